@@ -1,0 +1,142 @@
+"""The network seam: bytes to a provider and back.
+
+    attempt/run -> Wire.send(WireRequest) -> WireResponse.read() ... b"" -> aclose()
+                        |  failures, at any stage: WireFailure
+                        aiohttp_wire | httpx_wire | simulators.virtual.wire
+
+Every wire holds two of the five clocks itself, pool wait and connect, and takes its place from the same `Slots`.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+from urllib.parse import urlsplit
+
+SLOTS_PER_ORIGIN = 1000
+
+
+class Stage(StrEnum):
+    """How far a call had come."""
+
+    POOL = "pool"
+    RESOLVE = "resolve"
+    CONNECT = "connect"  # with TLS
+    SEND = "send"
+    WAIT = "wait"  # for the status line and headers
+    BODY = "body"
+
+
+class Kind(StrEnum):
+    """What happened there."""
+
+    REFUSED = "refused"  # also: the name does not resolve
+    RESET = "reset"
+    CLOSED = "closed"
+    TIMEOUT = "timeout"
+    PROTOCOL = "protocol"  # TLS, framing, encoding
+
+
+class WireFailure(Exception):
+    """A call that broke below HTTP.
+
+    `sent` is false only when no byte of the request can have reached the provider; doubt counts as sent.
+    `reused` says that a kept-alive connection broke: it proves nothing about the provider's health.
+    """
+
+    def __init__(
+        self, stage: Stage, kind: Kind, *, sent: bool, reused: bool = False, detail: str = ""
+    ) -> None:
+        super().__init__(f"{stage} {kind}" + (f": {detail}" if detail else ""))
+        self.stage = stage
+        self.kind = kind
+        self.sent = sent
+        self.reused = reused
+
+
+@dataclass(frozen=True, slots=True)
+class WireRequest:
+    """One call. Header names are lower case; headers carry the key, so they stay out of `repr`."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    pool_s: float = 1.0
+    connect_s: float = 3.0
+    fresh: bool = False  # never on a kept-alive connection
+
+    @property
+    def origin(self) -> str:
+        """`scheme://host:port`, the scope of connection slots and of the host's breaker."""
+        return origin_of(self.url)
+
+
+class WireResponse(Protocol):
+    """A status, headers (lower-case names) and a body still to be read."""
+
+    status: int
+    headers: Mapping[str, str]
+    reused: bool
+
+    async def read(self) -> bytes:
+        """The bytes that are ready, at least one; `b""` once at the body's proper end. Raises WireFailure."""
+        ...
+
+    async def aclose(self) -> None:
+        """Gives the connection back if the body was read to its end, else closes it at once. May be repeated."""
+        ...
+
+
+class Wire(Protocol):
+    """Cancelling `send` or `read` at any moment closes the connection and frees its slot."""
+
+    async def send(self, request: WireRequest) -> WireResponse: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Slots:
+    """Connections open at one time, bounded for each origin apart: a dead host must not starve the others."""
+
+    def __init__(self, per_origin_max: int = SLOTS_PER_ORIGIN) -> None:
+        self._per_origin_max = per_origin_max
+        self._free: dict[str, asyncio.Semaphore] = {}
+
+    async def take(self, origin: str, pool_s: float) -> "Slot":
+        """Waits up to `pool_s` seconds for a place. Raises WireFailure(pool, timeout)."""
+        semaphore = self._free.get(origin)
+        if semaphore is None:
+            semaphore = self._free[origin] = asyncio.Semaphore(self._per_origin_max)
+        if semaphore.locked():
+            try:
+                async with asyncio.timeout(pool_s):
+                    await semaphore.acquire()
+            except TimeoutError:
+                raise WireFailure(Stage.POOL, Kind.TIMEOUT, sent=False) from None
+        else:
+            await semaphore.acquire()  # does not suspend
+        return Slot(semaphore)
+
+
+class Slot:
+    """A place among the open connections; given back once, however often it is asked to."""
+
+    __slots__ = ("_semaphore",)
+
+    def __init__(self, semaphore: asyncio.Semaphore) -> None:
+        self._semaphore: asyncio.Semaphore | None = semaphore
+
+    def free(self) -> None:
+        """Gives the place back."""
+        if self._semaphore is not None:
+            self._semaphore.release()
+            self._semaphore = None
+
+
+def origin_of(url: str) -> str:
+    """`scheme://host:port` of a URL, the port always said."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"{parts.scheme}://{parts.hostname}:{port}"

@@ -1,0 +1,78 @@
+"""What a simulated provider does, as data.
+
+    request -> persona (a healthy script) -> fault, fault ... (script to script) -> front end plays it
+                                                              sockets.py | virtual/wire.py
+
+A script is a lazy sequence of actions, so an endless or a very slow answer costs nothing until it is played.
+The front end closes the script when the client leaves: a `finally` in a generator runs then.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing happens for `s` seconds."""
+
+    s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status line and headers. Without `content-length` the body is sent in HTTP chunks."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Bytes of the body; `tokens` says how many tokens of the answer they carry."""
+
+    data: bytes
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Bytes put on the connection as they are: for broken status lines and broken chunks."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The connection is reset (TCP RST)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The connection is closed (TCP FIN) without the end that the framing promised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """Nothing more happens until the client leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The body ends as its framing promised; the connection lives on."""
+
+
+Action = Wait | Head | Data | Raw | Reset | Close | Hang | End
+Script = Iterator[Action]
+
+
+@dataclass(frozen=True, slots=True)
+class SimRequest:
+    """A request as a provider sees it; header names are lower case, `path` is without the query."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+Respond = Callable[[SimRequest], Script]
