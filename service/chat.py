@@ -1,0 +1,139 @@
+"""The nouns. Everything may import them; they import nothing of ours."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Outcome(StrEnum):
+    """How a request ends: exactly one of these."""
+
+    COMPLETE = "complete"
+    DEGRADED = "degraded"  # a labelled substitute
+    REFUSED = "refused"  # never tried: invalid, over a limit, overload; or a provider's 400 that is the caller's
+    FAILED = "failed"  # an honest error before the first token
+    CUT = "cut"  # an honest error after it
+    CANCELLED = "cancelled"  # the client left
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `key` is a hash of the inbound key, or "anonymous": caches and limits are kept apart by it."""
+
+    key: str = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One model at one provider."""
+
+    provider: str
+    model: str
+
+    @property
+    def name(self) -> str:
+        """`provider/model`, as settings, headers and metrics write it."""
+        return f"{self.provider}/{self.model}"
+
+
+class Message(msgspec.Struct):
+    """One turn of a conversation. Fields we do not look at stay in `ChatRequest.fields`."""
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class StreamOptions(msgspec.Struct):
+    """What a client wants to know of its stream."""
+
+    include_usage: bool | None = None
+
+
+class ChatBody(msgspec.Struct):
+    """The part of a chat completion request that the service reads; the rest passes through unread."""
+
+    model: str
+    messages: list[Message]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    stop: str | list[str] | None = None
+    n: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    logprobs: bool | None = None
+    store: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A valid request. `fields` holds every top-level field as it came, also those nobody here knows."""
+
+    id: str
+    caller: Caller
+    body: ChatBody
+    fields: Mapping[str, msgspec.Raw] = field(repr=False)
+    cache_allowed: bool = True
+
+    @property
+    def stream(self) -> bool:
+        """Whether the client wants server-sent events."""
+        return bool(self.body.stream)
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the client asked for the usage chunk at the end of its stream."""
+        options = self.body.stream_options
+        return bool(options and options.include_usage)
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens, as the provider counted them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class Chunk(msgspec.Struct, frozen=True, gc=False):
+    """One event of an answer: `raw` is ready to go to an OpenAI client, the rest is what we had to look at."""
+
+    raw: bytes
+    has_content: bool = False
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """A whole JSON answer, `body` being a chat.completion object."""
+
+    body: bytes
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One line of the trail: a try at one target, in seconds since the request came in."""
+
+    target: str
+    started_s: float
+    ended_s: float
+    reason: str  # "ok", or why not: "http_530", "first_token_timeout", "connect_refused" ...
+    status: int | None = None
+    first_token_s: float | None = None
+    maybe_billed: bool = False
+    dropped: tuple[str, ...] = ()  # request fields this target's dialect does not know
+
+    @property
+    def ok(self) -> bool:
+        """Whether it gave the whole answer."""
+        return self.reason == "ok"

@@ -1,0 +1,89 @@
+"""Facts, told once each, in the past tense. The core emits them; telemetry subscribes.
+
+    attempt/run, gateway, breakers, cache --emit--> Events --> telemetry.metrics | .logs | .board
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.chat import Attempt, Outcome, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """A try at a target is over. `attempt.reason` is "ok", "cancelled" or the failure's name."""
+
+    request_id: str
+    route: str
+    provider: str
+    attempt: Attempt
+    blame: str  # "target", "host", "key" or "nobody"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnded:
+    """A request is over; durations in seconds. `target` is who answered; `overhead_s` is our own share of the
+    time before the first byte went out."""
+
+    request_id: str
+    caller: str
+    route: str
+    outcome: Outcome
+    code: str | None
+    target: str | None
+    stream: bool
+    cached: bool
+    first_token_s: float | None
+    total_s: float
+    overhead_s: float
+    usage: Usage | None
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged:
+    """A breaker moved between "closed", "open" and "half_open". `scope` is a target or a host."""
+
+    scope: str
+    before: str
+    after: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLooked:
+    """The cache was asked: "hit", "miss" or "error"."""
+
+    route: str
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrainBegan:
+    """The service was told to end; `in_flight` requests may still finish."""
+
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """A defect of ours was caught at the edge. `where` is the exception's type and place, never its message."""
+
+    request_id: str
+    where: str
+
+
+Event = AttemptEnded | RequestEnded | BreakerChanged | CacheLooked | DrainBegan | Crashed
+Subscriber = Callable[[Event], None]
+
+
+class Events:
+    """Hands each fact to each subscriber, in the order they joined. Subscribers must not raise or wait."""
+
+    def __init__(self, *subscribers: Subscriber) -> None:
+        self._subscribers = subscribers
+
+    def emit(self, event: Event) -> None:
+        """Tells a fact."""
+        for subscriber in self._subscribers:
+            subscriber(event)
