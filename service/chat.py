@@ -13,7 +13,9 @@ class Outcome(StrEnum):
 
     COMPLETE = "complete"
     DEGRADED = "degraded"  # a labelled substitute
-    REFUSED = "refused"  # never tried: invalid, over a limit, overload; or a provider's 400 that is the caller's
+    REFUSED = (
+        "refused"  # never tried: invalid, over a limit, overload; or a provider's 400 that is the caller's
+    )
     FAILED = "failed"  # an honest error before the first token
     CUT = "cut"  # an honest error after it
     CANCELLED = "cancelled"  # the client left
@@ -132,6 +134,7 @@ class Attempt:
     first_token_s: float | None = None
     maybe_billed: bool = False
     dropped: tuple[str, ...] = ()  # request fields this target's dialect does not know
+    tried: bool = True  # false: passed over, nothing was sent
 
     @property
     def ok(self) -> bool:

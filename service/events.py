@@ -1,6 +1,6 @@
 """Facts, told once each, in the past tense. The core emits them; telemetry subscribes.
 
-    attempt/run, gateway, breakers, cache --emit--> Events --> telemetry.metrics | .logs | .board
+attempt/run, gateway, breakers, cache --emit--> Events --> telemetry.metrics | .logs | .board
 """
 
 from collections.abc import Callable

@@ -1,0 +1,133 @@
+"""What a failure means: decided here, once, for retry, breaker, cool-down, metrics and the client's error alike.
+
+WireFailure | ProviderFault | ClockRanOut | Unsupported --classify--> Verdict(then, blame, cool_s, reason)
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from service.attempt.clocks import ClockRanOut
+from service.providers.base import ProviderFault, Unsupported
+from service.wire.base import Kind, Stage, WireFailure
+
+
+class Then(StrEnum):
+    """What follows."""
+
+    FRESH = "fresh"  # once more, on a new connection: the old one was stale
+    NEXT = "next"  # the next target
+    GIVE_UP = "give_up"  # nobody else would do better
+
+
+class Blame(StrEnum):
+    """Whom it counts against."""
+
+    TARGET = "target"
+    HOST = "host"
+    KEY = "key"
+    NOBODY = "nobody"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The one reading of a failure. `cool_s`: leave the blamed alone for so long."""
+
+    then: Then
+    blame: Blame
+    reason: str
+    cool_s: float = 0.0
+    status: int | None = None
+    message: str = ""
+    maybe_billed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row: the first whose conditions all hold is taken."""
+
+    then: Then
+    blame: Blame
+    statuses: frozenset[int] = frozenset()
+    codes: frozenset[str] = frozenset()
+    cool_s: float = 0.0  # where the provider did not say
+
+    def holds(self, fault: ProviderFault) -> bool:
+        """Whether this row speaks of the fault."""
+        return (not self.statuses or fault.status in self.statuses) and (
+            not self.codes or fault.code in self.codes
+        )
+
+
+CONTEXT_CODES = frozenset({"context_length_exceeded", "model_context_window_exceeded"})
+FILTER_CODES = frozenset({"content_filter", "content_policy_violation"})
+QUOTA_CODES = frozenset(
+    {
+        "insufficient_quota",
+        "credit_balance_exhausted",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+        "enforced_spend_limit_reached",
+        "contract_spend_limit_reached",
+    }
+)
+EDGE_STATUSES = frozenset({*range(520, 528), 530})  # Cloudflare speaking for an origin it cannot reach
+QUOTA_COOL_S = 3600.0
+LIMITED_COOL_S = 5.0
+KEY_COOL_S = 60.0
+
+STATUS_RULES = (
+    Rule(Then.NEXT, Blame.NOBODY, codes=CONTEXT_CODES),  # another target may have a larger window
+    Rule(Then.GIVE_UP, Blame.NOBODY, codes=FILTER_CODES),  # never routed around
+    Rule(Then.NEXT, Blame.KEY, frozenset({429}), QUOTA_CODES, QUOTA_COOL_S),
+    Rule(Then.NEXT, Blame.KEY, frozenset({429}), cool_s=LIMITED_COOL_S),
+    Rule(Then.NEXT, Blame.KEY, frozenset({401, 402, 403}), cool_s=KEY_COOL_S),
+    Rule(Then.GIVE_UP, Blame.NOBODY, frozenset({400, 422})),
+    Rule(Then.NEXT, Blame.NOBODY, frozenset({413})),
+    Rule(Then.NEXT, Blame.HOST, EDGE_STATUSES),
+    Rule(Then.NEXT, Blame.TARGET),
+)
+
+
+def classify(error: Exception) -> Verdict:
+    """The verdict on whatever ended an attempt."""
+    match error:
+        case ProviderFault(status=None):  # a 200 that was no answer
+            return Verdict(Then.NEXT, Blame.TARGET, error.reason, maybe_billed=True)
+        case ProviderFault():
+            return _of_status(error)
+        case WireFailure():
+            return _of_wire(error)
+        case ClockRanOut():
+            blame = Blame.NOBODY if error.clock == "deadline" else Blame.TARGET
+            return Verdict(Then.NEXT, blame, f"{error.clock}_timeout", maybe_billed=True)
+        case Unsupported():
+            return Verdict(Then.NEXT, Blame.NOBODY, f"unsupported_{error.param}")
+    raise error
+
+
+def _of_status(fault: ProviderFault) -> Verdict:
+    rule = next(rule for rule in STATUS_RULES if rule.holds(fault))
+    said = fault.retry_after_s
+    return Verdict(
+        rule.then,
+        rule.blame,
+        fault.reason,
+        cool_s=rule.cool_s if said is None else max(said, rule.cool_s if rule.codes else 0.0),
+        status=fault.status,
+        message=fault.message,
+    )
+
+
+def _of_wire(failure: WireFailure) -> Verdict:
+    reason = f"{failure.stage}_{failure.kind}"
+    if (
+        failure.reused
+        and failure.stage in (Stage.SEND, Stage.WAIT)
+        and failure.kind in (Kind.CLOSED, Kind.RESET)
+    ):
+        return Verdict(Then.FRESH, Blame.NOBODY, reason, maybe_billed=failure.sent)
+    if failure.stage is Stage.POOL:
+        return Verdict(Then.NEXT, Blame.NOBODY, reason)
+    blame = Blame.HOST if failure.stage in (Stage.RESOLVE, Stage.CONNECT) else Blame.TARGET
+    return Verdict(Then.NEXT, blame, reason, maybe_billed=failure.sent)

@@ -1,0 +1,75 @@
+"""The clocks of one request, on a single timer.
+
+    arm("first_token", 10.0) -> await ... -> disarm()      time runs only in between
+                                 | ran out
+                                 ClockRanOut("first_token"), or ClockRanOut("deadline") if that came first
+
+`asyncio.timeout` sets and removes a timer for each wait, which costs more than relaying a chunk. Here a wait moves
+one number, and the timer looks at it when it fires.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+NEVER = float("inf")
+
+
+class ClockRanOut(Exception):
+    """A wait took longer than it may. `clock` names which: a clock of the route, or "deadline"."""
+
+    def __init__(self, clock: str) -> None:
+        super().__init__(clock)
+        self.clock = clock
+
+
+class Watch:
+    """Guards the waits of one task, each with its own limit, all within one deadline (loop seconds)."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self.deadline_s = deadline_s
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
+        self._until_s = NEVER
+        self._ran_out = False
+
+    async def guard(self, clock: str, limit_s: float, wait: Awaitable[T]) -> T:
+        """`await wait`, for at most `limit_s` seconds. Raises ClockRanOut."""
+        until_s = min(self._loop.time() + limit_s, self.deadline_s)
+        self._until_s = until_s
+        if self._timer is None or self._timer.when() > until_s:
+            self._set_timer(until_s)
+        try:
+            return await wait
+        except asyncio.CancelledError:
+            if self._ran_out and self._task is not None:
+                self._ran_out = False
+                if self._task.uncancel() == 0:
+                    raise ClockRanOut("deadline" if until_s == self.deadline_s else clock) from None
+            raise  # somebody else cancelled us as well: theirs counts
+        finally:
+            self._until_s = NEVER
+
+    def close(self) -> None:
+        """No more waits; the timer goes."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self, at_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._until_s == NEVER:
+            return
+        if self._loop.time() < self._until_s:
+            self._set_timer(self._until_s)
+        elif self._task is not None:
+            self._ran_out = True
+            self._until_s = NEVER
+            self._task.cancel()

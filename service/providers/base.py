@@ -1,0 +1,150 @@
+"""What a dialect is: pure translation between our nouns and one provider's bytes.
+
+ChatRequest --encode--> Call --(attempt/run, wire)--> status, headers, body
+200 + JSON  --answer--> Reply           200 + SSE --stream().feed--> [Chunk] ... .end()
+otherwise   --fault---> ProviderFault   (raised, or returned: what attempt/classify.py reads)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+
+from service.chat import ChatRequest, Chunk, Reply
+
+MESSAGE_CHARS_MAX = 300
+
+
+class ProviderFault(Exception):
+    """A provider answered, and it was not an answer.
+
+    `reason` is a short name from a closed set (docs/reliability.md); `message` is the provider's own sentence,
+    shortened, and goes to a caller only where the fault is the caller's.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        status: int | None = None,
+        code: str = "",
+        message: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+        self.code = code
+        self.message = message[:MESSAGE_CHARS_MAX]
+        self.retry_after_s = retry_after_s
+
+
+class Unsupported(Exception):
+    """This dialect cannot carry a field of the request; another target may."""
+
+    def __init__(self, param: str) -> None:
+        super().__init__(param)
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request in a provider's own words. `dropped` names the fields it has no word for."""
+
+    path: str
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    dropped: tuple[str, ...] = ()
+
+
+class StreamReader(Protocol):
+    """Reads one stream of one dialect."""
+
+    finished: bool  # the provider has said that the answer is whole
+    ended: bool  # nothing more is to come
+
+    def feed(self, data: bytes) -> list[Chunk]:
+        """The chunks that `data` completes. Raises ProviderFault."""
+        ...
+
+    def end(self) -> list[Chunk]:
+        """The bytes are over: last chunks to pass on. Raises ProviderFault("truncated") unless the answer is whole."""
+        ...
+
+
+class Dialect(Protocol):
+    """One provider's way of speaking."""
+
+    def encode(self, request: ChatRequest, model: str, key: str | None) -> Call:
+        """The request for `model`, authenticated with `key`. Raises Unsupported."""
+        ...
+
+    def answer(self, body: bytes) -> Reply:
+        """A whole answer as a chat.completion. Raises ProviderFault if it is none."""
+        ...
+
+    def stream(self, request: ChatRequest, model: str) -> StreamReader:
+        """A reader for one streamed answer."""
+        ...
+
+    def fault(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
+        """What a status other than 200 means."""
+        ...
+
+
+class ErrorDetail(msgspec.Struct):
+    """The parts of a provider's error object that are worth reading; every provider leaves some out."""
+
+    message: object = None
+    type: object = None
+    code: object = None
+
+
+class ErrorBody(msgspec.Struct):
+    """The shapes of error bodies seen in the field: nested, flat, or a bare sentence."""
+
+    error: ErrorDetail | str | None = None
+    message: object = None
+    type: object = None
+    code: object = None
+    detail: object = None
+
+
+_ERROR = msgspec.json.Decoder(ErrorBody)
+
+
+def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
+    """A fault from a status and whatever body came with it: JSON of any known shape, text or HTML."""
+    code, message = read_error(body)
+    return ProviderFault(
+        f"http_{status}", status=status, code=code, message=message, retry_after_s=retry_after_s(headers)
+    )
+
+
+def read_error(body: bytes) -> tuple[str, str]:
+    """Code (or type) and message of an error body; empty where it has none. HTML says nothing a person wants."""
+    try:
+        parsed = _ERROR.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "", ""
+    detail = parsed.error
+    if isinstance(detail, str):
+        return "", detail
+    source = detail if detail is not None else parsed
+    message = source.message if isinstance(source.message, str) else ""
+    if not message and isinstance(parsed.detail, str):
+        message = parsed.detail
+    return str(source.code or source.type or ""), message
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """The provider's own word on when to come back, in seconds: `retry-after-ms`, then `retry-after`."""
+    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) / scale
+        except ValueError:
+            continue
+        if seconds == seconds and seconds != float("inf"):
+            return max(0.0, seconds)
+    return None

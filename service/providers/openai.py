@@ -1,0 +1,175 @@
+"""OpenAI's chat completions, and everybody who speaks them. Our own format too, so chunks pass as they came."""
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from service.chat import ChatRequest, Chunk, Reply, Usage
+from service.providers.base import Call, ProviderFault, read_error, status_fault
+from service.providers.sse import EventTooLong, SseDecoder
+
+DONE = b"[DONE]"
+WITH_USAGE = Raw(b'{"include_usage":true}')
+
+
+class _Part(Struct):
+    content: str | list[object] | None = None
+    refusal: str | None = None
+    tool_calls: list[object] | None = None
+    function_call: object = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+
+    def has_content(self) -> bool:
+        return bool(
+            self.content
+            or self.tool_calls
+            or self.refusal
+            or self.function_call
+            or self.reasoning_content
+            or self.reasoning
+        )
+
+
+class _Choice(Struct):
+    index: int = 0
+    delta: _Part | None = None
+    message: _Part | None = None
+    finish_reason: str | None = None
+
+
+class _Body(Struct):
+    choices: list[_Choice] | None | UnsetType = UNSET
+    usage: Usage | None = None
+    error: Raw | None | UnsetType = UNSET
+
+
+_BODY = msgspec.json.Decoder(_Body)
+
+
+class OpenAI:
+    """The dialect of `/chat/completions`."""
+
+    path = "/chat/completions"
+
+    def __init__(self, event_bytes_max: int) -> None:
+        self.event_bytes_max = event_bytes_max
+
+    def encode(self, request: ChatRequest, model: str, key: str | None) -> Call:
+        fields = dict(request.fields)
+        fields["model"] = Raw(msgspec.json.encode(model))
+        if request.stream:
+            fields["stream_options"] = _asking_for_usage(fields.get("stream_options"))
+        return Call(self.path, msgspec.json.encode(fields), bearer(key))
+
+    def answer(self, body: bytes) -> Reply:
+        parsed = decode_body(body)
+        if not parsed.choices:
+            raise ProviderFault("empty_answer")
+        finish = parsed.choices[0].finish_reason
+        if finish == "error":
+            raise ProviderFault("error_in_answer")
+        if finish != "content_filter" and not any(
+            c.message and c.message.has_content() for c in parsed.choices
+        ):
+            raise ProviderFault("empty_answer")
+        if any(choice.finish_reason is None for choice in parsed.choices):
+            raise ProviderFault("truncated")
+        return Reply(body, finish, parsed.usage)
+
+    def stream(self, request: ChatRequest, model: str) -> "OpenAIStream":
+        return OpenAIStream(request, self.event_bytes_max)
+
+    def fault(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
+        return status_fault(status, headers, body)
+
+
+class OpenAIStream:
+    """Relays chunks as received; takes the usage chunk out again where the client did not ask for it."""
+
+    def __init__(self, request: ChatRequest, event_bytes_max: int) -> None:
+        self.finished = False
+        self.ended = False
+        self._keep_usage = request.wants_usage
+        self._sse = SseDecoder(event_bytes_max)
+        self._open: set[int] = set()
+
+    def feed(self, data: bytes) -> list[Chunk]:
+        try:
+            events = self._sse.feed(data)
+        except EventTooLong:
+            raise ProviderFault("event_too_long") from None
+        chunks: list[Chunk] = []
+        for _, payload in events:
+            if self.ended or payload[:6] == DONE:
+                self.ended = True
+                break
+            chunk = self.chunk(payload)
+            if chunk is not None:
+                chunks.append(chunk)
+        return chunks
+
+    def end(self) -> list[Chunk]:
+        if not self.finished:
+            raise ProviderFault("truncated")
+        return []
+
+    def chunk(self, payload: bytes) -> Chunk | None:
+        """One event as a chunk; None if it is not for the client. Raises ProviderFault."""
+        parsed = decode_body(payload)
+        finish, content = None, False
+        for choice in parsed.choices or ():
+            if choice.delta is not None and choice.delta.has_content():
+                content = True
+            if choice.finish_reason is None:
+                self._open.add(choice.index)
+            else:
+                finish = choice.finish_reason
+                self._open.discard(choice.index)
+        if finish == "error":
+            raise ProviderFault("error_event")
+        if finish is not None and not self._open:
+            self.finished = True
+        if parsed.usage is not None and not parsed.choices and not self._keep_usage:
+            return Chunk(b"", usage=parsed.usage)
+        return Chunk(frame(payload), content, finish, parsed.usage)
+
+
+def decode_body(body: bytes) -> _Body:
+    """A completion or a chunk of one. Raises ProviderFault if it is an error, or nothing we know."""
+    try:
+        parsed = _BODY.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ProviderFault("not_json" if body[:1] not in (b"{", b"[") else "garbled") from None
+    if parsed.error is not UNSET and parsed.error is not None:
+        code, message = read_error(body)
+        raise ProviderFault("error_event", code=code, message=message)
+    if parsed.choices is UNSET:
+        raise ProviderFault("garbled")
+    return parsed
+
+
+def frame(payload: bytes) -> bytes:
+    """A payload as one server-sent event."""
+    if b"\n" in payload:
+        payload = payload.replace(b"\n", b"\ndata: ")
+    return b"data: " + payload + b"\n\n"
+
+
+def bearer(key: str | None) -> dict[str, str]:
+    """The headers of an authenticated JSON call."""
+    headers = {"content-type": "application/json"}
+    if key is not None:
+        headers["authorization"] = f"Bearer {key}"
+    return headers
+
+
+def _asking_for_usage(options: Raw | None) -> Raw:
+    """The client's stream options with `include_usage` switched on."""
+    if options is None:
+        return WITH_USAGE
+    given = msgspec.json.decode(options)
+    if not isinstance(given, dict):
+        return WITH_USAGE
+    return Raw(msgspec.json.encode({**given, "include_usage": True}))

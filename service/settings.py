@@ -1,0 +1,360 @@
+"""Everything that can be set, read once at the edge: a TOML file, then the environment over it.
+
+`load` returns frozen settings or raises `SettingsProblems`, which lists everything that is wrong at once, in words.
+The only file that reads the environment.
+"""
+
+import difflib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+ENV_PREFIX = "DUB5__"  # DUB5__SERVER__PORT=9000 sets [server] port
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+RouteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
+
+DIALECTS = ("openai", "mistral", "anthropic")
+WIRES = ("aiohttp", "httpx")
+
+
+class Clocks(Struct, frozen=True):
+    """How long each stage of an answer may take, in seconds. `total_s` is the deadline of the whole request."""
+
+    pool_s: Seconds = 1.0
+    connect_s: Seconds = 3.0
+    first_token_s: Seconds = 10.0
+    whole_answer_s: Seconds = 60.0
+    between_tokens_s: Seconds = 15.0
+    total_s: Seconds = 300.0
+    client_stall_s: Seconds = 30.0
+
+
+class BreakerOptions(Struct, frozen=True):
+    """When a target is left alone, and for how long."""
+
+    window_s: Annotated[int, Meta(ge=1, le=600)] = 30
+    calls_min: Count = 10
+    failure_share: Share = 0.5
+    failures_in_a_row: Count = 5
+    open_s: Seconds = 5.0
+    open_max_s: Seconds = 15.0
+    probes_max: Count = 1
+
+
+class CacheOptions(Struct, frozen=True):
+    """Whether finished answers of a route are kept, and how long. Only requests with temperature 0 are."""
+
+    enabled: bool = False
+    ttl_s: Seconds = 300.0
+
+
+class CacheBounds(Struct, frozen=True):
+    """How much the answer cache may hold, all routes together."""
+
+    entries_max: Count = 10_000
+    bytes_max: Count = 64 * 1024 * 1024
+
+
+class ServerSettings(Struct, frozen=True):
+    """Where the service listens, and its bounds."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
+    wire: str = "aiohttp"
+    caller_keys_env: tuple[Variable, ...] = ()
+    in_flight_max: Count = 10_000
+    connections_per_origin_max: Count = 1_000
+    request_bytes_max: Count = 25 * 1024 * 1024
+    answer_bytes_max: Count = 32 * 1024 * 1024
+    event_bytes_max: Count = 8 * 1024 * 1024
+    headers_max: Count = 100
+    json_depth_max: Count = 64
+    announce_s: Annotated[float, Meta(ge=0, le=600)] = 0.0
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 25.0
+
+
+class ProviderSettings(Struct, frozen=True):
+    """One provider: how it speaks and where. `key_env` names the environment variables that hold its keys."""
+
+    name: Name
+    dialect: str
+    base_url: str
+    key_env: tuple[Variable, ...] = ()
+    api_version: str | None = None
+    max_tokens: Count = 4096  # where the dialect wants a limit and the caller set none
+
+
+class RouteSettings(Struct, frozen=True):
+    """One model name that clients may ask for, and the targets behind it in order of preference."""
+
+    name: RouteName
+    targets: Annotated[tuple[str, ...], Meta(min_length=1)]
+    clocks: Clocks = Clocks()
+    cache: CacheOptions = CacheOptions()
+
+
+class Settings(Struct, frozen=True):
+    """The whole of it. `keys` and `caller_keys` are filled from the environment and never shown."""
+
+    provider: tuple[ProviderSettings, ...]
+    route: tuple[RouteSettings, ...]
+    server: ServerSettings = ServerSettings()
+    breaker: BreakerOptions = BreakerOptions()
+    cache: CacheBounds = CacheBounds()
+
+
+class Secret:
+    """A key that cannot be printed by accident."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The key itself, for the one header it belongs into."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+
+class Loaded(Struct, frozen=True):
+    """Settings, and the secrets they name."""
+
+    settings: Settings
+    provider_keys: Mapping[str, tuple[Secret, ...]]
+    caller_keys: tuple[Secret, ...]
+
+
+class SettingsProblems(Exception):
+    """What must be changed before the service can start, one plain sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load(
+    path: Path | None,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    host: str | None = None,
+    insecure: bool = False,
+) -> Loaded:
+    """Reads the file, lays the environment over it and checks all of it. Raises SettingsProblems."""
+    problems: list[str] = []
+    data = _file(path, problems)
+    _overlay(data, environ)
+    settings = _read(Settings, data, "", problems)
+    if isinstance(settings, Settings):
+        problems += _contradictions(settings)
+        problems += _exposure(settings.server, host or settings.server.host, insecure)
+        problems += _missing_keys(settings, environ)
+    if problems or settings is None:
+        raise SettingsProblems(problems)
+    return Loaded(
+        settings,
+        {p.name: _secrets(p.key_env, environ) for p in settings.provider},
+        _secrets(settings.server.caller_keys_env, environ),
+    )
+
+
+def _file(path: Path | None, problems: list[str]) -> dict[str, Any]:
+    if path is None:
+        problems.append("No settings file: name one with --config FILE.")
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        problems.append(f"{path}: cannot be read ({error.strerror}).")
+    except UnicodeDecodeError:
+        problems.append(f"{path}: is not UTF-8 text.")
+    except tomllib.TOMLDecodeError as error:
+        problems.append(f"{path}: is not valid TOML: {error}.")
+    return {}
+
+
+def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+    for variable, value in environ.items():
+        if variable.startswith(ENV_PREFIX) and "__" in (rest := variable[len(ENV_PREFIX) :].lower()):
+            table, field = rest.split("__", 1)
+            section = data.setdefault(table, {})
+            if isinstance(section, dict):
+                section[field] = _EnvText(value)
+
+
+class _EnvText(str):
+    """A value from the environment: text that may stand for a number or a list."""
+
+
+def _read(kind: type[Struct], data: Any, where: str, problems: list[str]) -> Any:
+    """`data` as `kind`, or None; each thing that is wrong adds a sentence to `problems`."""
+    if not isinstance(data, dict):
+        problems.append(f"{where or 'settings'}: must be a table.")
+        return None
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    for unknown in data.keys() - fields.keys():
+        problems.append(_unknown(where, unknown, list(fields)))
+    before, values = len(problems), {}
+    for name, field in fields.items():
+        here = f"{where}.{name}" if where else name
+        if name in data:
+            values[name] = _value(field.type, data[name], here, problems)
+        elif field.required:
+            problems.append(_required(here))
+    return kind(**values) if len(problems) == before else None
+
+
+def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return _read(kind, value, where, problems)
+    inner = get_args(kind)[0] if get_origin(kind) is tuple else None
+    if isinstance(inner, type) and issubclass(inner, Struct):
+        if not isinstance(value, list) or not value:
+            problems.append(f"{where}: write at least one [[{where}]] table.")
+            return ()
+        return tuple(_read(inner, one, _label(where, i, one), problems) for i, one in enumerate(value))
+    try:
+        if isinstance(value, _EnvText):
+            parts = (
+                [p.strip() for p in value.split(",") if p.strip()]
+                if get_origin(kind) is tuple
+                else str(value)
+            )
+            return msgspec.convert(parts, kind, strict=False)
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        if where.endswith(("key_env", "keys_env")):  # a key written here by mistake must not be shown
+            problems.append(f"{where}: must be a list of names of environment variables, not the keys.")
+        else:
+            problems.append(f"{where}: {_plain(str(error))} (it is {value!r}).")
+        return None
+
+
+def _label(where: str, index: int, data: Any) -> str:
+    name = data.get("name") if isinstance(data, dict) else None
+    return f"{where} {name!r}" if isinstance(name, str) else f"{where} number {index + 1}"
+
+
+def _required(where: str) -> str:
+    if where in ("provider", "route"):
+        return f"No {where} is configured: add a [[{where}]] table."
+    return f"{where}: is missing."
+
+
+def _unknown(where: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}."
+    return f"{where + '.' if where else ''}{name}: there is no such setting; {hint}"
+
+
+def _plain(message: str) -> str:
+    text = message.split(" - at `")[0]
+    for technical, plain in (
+        ("Expected `", "must be `"),
+        ("`str`", "text"),
+        ("`float`", "a number"),
+        ("`int`", "a whole number"),
+        ("`bool`", "true or false"),
+        ("`array`", "a list"),
+        (" matching regex ", ", of the form "),
+    ):
+        text = text.replace(technical, plain)
+    return text
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    """What each value alone does not show."""
+    found: list[str] = []
+    providers = [p.name for p in settings.provider]
+    found += [f"provider {n!r}: the name is used twice." for n in _twice(providers)]
+    found += [f"route {n!r}: the name is used twice." for n in _twice([r.name for r in settings.route])]
+    if settings.server.wire not in WIRES:
+        found.append(_choice("server.wire", settings.server.wire, WIRES))
+    for provider in settings.provider:
+        if provider.dialect not in DIALECTS:
+            found.append(_choice(f"provider {provider.name!r}.dialect", provider.dialect, DIALECTS))
+        found += _url_problems(provider)
+    for route in settings.route:
+        found += _route_problems(route, providers)
+    if settings.breaker.open_s > settings.breaker.open_max_s:
+        found.append("breaker.open_s: is longer than breaker.open_max_s.")
+    return found
+
+
+def _url_problems(provider: ProviderSettings) -> list[str]:
+    where = f"provider {provider.name!r}.base_url"
+    try:
+        parts = urlsplit(provider.base_url)
+        _ = parts.port
+    except ValueError as error:
+        return [f"{where}: is not an address: {error}."]
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return [f"{where}: must begin with http:// or https:// and name a host."]
+    if parts.username or parts.password or parts.query or parts.fragment:
+        return [f"{where}: must hold no user, password, query or fragment; keys come from key_env."]
+    return []
+
+
+def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:
+    found = [f"route {route.name!r}: target {t!r} is listed twice." for t in _twice(list(route.targets))]
+    for target in route.targets:
+        provider, slash, model = target.partition("/")
+        if not slash or not model:
+            found.append(f"route {route.name!r}: target {target!r} must be written provider/model.")
+        elif provider not in providers:
+            near = difflib.get_close_matches(provider, providers, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"configured: {', '.join(providers)}."
+            found.append(f"route {route.name!r}: target {target!r} names no configured provider; {hint}")
+    if route.clocks.first_token_s > route.clocks.total_s:
+        found.append(f"route {route.name!r}: clocks.first_token_s is longer than clocks.total_s.")
+    return found
+
+
+def _exposure(server: ServerSettings, host: str, insecure: bool) -> list[str]:
+    if server.caller_keys_env or insecure or _is_loopback(host):
+        return []
+    how = "name variables that hold keys in server.caller_keys_env, listen on 127.0.0.1, or start with --insecure"
+    return [f"server.host {host!r} is reachable from outside, and no caller keys are set: {how}."]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _missing_keys(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    wanted = [(f"provider {p.name!r}.key_env", v) for p in settings.provider for v in p.key_env]
+    wanted += [("server.caller_keys_env", v) for v in settings.server.caller_keys_env]
+    return [
+        f"{where}: the environment variable {variable} is not set or empty; set it, or take it off the list."
+        for where, variable in wanted
+        if not environ.get(variable, "").strip()
+    ]
+
+
+def _secrets(variables: tuple[str, ...], environ: Mapping[str, str]) -> tuple[Secret, ...]:
+    return tuple(Secret(environ[variable].strip()) for variable in variables)
+
+
+def _twice(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _choice(where: str, value: str, choices: tuple[str, ...]) -> str:
+    return f"{where}: must be one of {', '.join(choices)} (it is {value!r})."
