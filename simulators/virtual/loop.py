@@ -1,0 +1,366 @@
+"""An event loop whose time is a number, so that hours pass in milliseconds and equal seeds give equal runs.
+
+    ready?  yes -> shuffle them by the seed, run each, on_step(ns, name)
+            no  -> jump to the next timer;  no timer either -> Deadlock
+
+Nothing from outside gets in: sockets, threads, processes and signals raise Escaped.
+"""
+
+import asyncio
+import contextvars
+import gc
+import hashlib
+import heapq
+import itertools
+import random
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, NoReturn, TypeVar, TypeVarTuple
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+TURNS_MAX = 100_000  # an instant that has not ended after so many turns spins: time moves on all the same
+COLLECT_EVERY_STEPS = 50_000  # when the garbage collector runs must not depend on allocation
+EPOCH_S = 1_700_000_000
+SETTLE_TURNS = 100
+
+OUTSIDE = {
+    "sockets": """getaddrinfo getnameinfo create_connection create_server create_datagram_endpoint
+        create_unix_connection create_unix_server connect_accepted_socket sock_recv sock_recv_into sock_recvfrom
+        sock_recvfrom_into sock_sendall sock_sendto sock_connect sock_accept sock_sendfile sendfile start_tls
+        add_reader add_writer remove_reader remove_writer connect_read_pipe connect_write_pipe""",
+    "threads": "run_in_executor set_default_executor",
+    "subprocesses": "subprocess_shell subprocess_exec",
+    "signals": "add_signal_handler remove_signal_handler",
+}
+
+
+class Escaped(BaseException):
+    """Something reached for the world outside the loop. No `except Exception` may hide it."""
+
+
+class Deadlock(BaseException):
+    """Everything waits and nothing is scheduled. The message names each task and where it waits."""
+
+
+class Leaked(AssertionError):
+    """The main coroutine ended well but left tasks behind, or errors that nobody looked at."""
+
+
+class Trace:
+    """Give it to a loop as `on_step`: equal runs have equal digests. Keeps the last steps for the report."""
+
+    def __init__(self, keep: int = 200) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+        self.last: deque[tuple[int, str]] = deque(maxlen=keep)
+
+    def __call__(self, at_ns: int, name: str) -> None:
+        self._hash.update(f"{at_ns} {name}\n".encode())
+        self.last.append((at_ns, name))
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+class _Future(asyncio.Future[Any]):
+    """Hashed by its number: asyncio keeps futures in sets, whose order would follow memory addresses."""
+
+    def __init__(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self.number = number
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class _Task(asyncio.Task[Any]):
+    """Hashed by its number, for the same reason: a TaskGroup cancels its children in the order of a set."""
+
+    def __init__(self, number: int, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> None:
+        self.number = number  # first: the constructor of Task puts it into a set
+        super().__init__(coro, **kwargs)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """Virtual time in whole nanoseconds, from 0.
+
+    `seed` orders what is ready at the same turn and sets the date; None keeps asyncio's own order.
+    `on_step(at_ns, name)` is called after each callback: for traces, and for invariants, which may raise.
+    """
+
+    def __init__(self, seed: int | None = 0, *, on_step: Callable[[int, str], None] | None = None) -> None:
+        super().__init__()
+        self.on_step = on_step
+        self._ready: deque[asyncio.Handle]  # is the base class's
+        self._stopping: bool
+        self._thread_id: int | None
+        self._check_closed: Callable[[], None]
+        self._asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]]
+        self._now_ns = 0
+        self._timers: list[tuple[int, int, asyncio.TimerHandle]] = []
+        self._cancelled_timers = 0
+        self._numbers = itertools.count(1)
+        self._order = None if seed is None else random.Random(f"{seed}:order")
+        self._epoch_s = EPOCH_S if seed is None else EPOCH_S + random.Random(f"{seed}:wall").randrange(10**8)
+        self._generators: weakref.WeakKeyDictionary[AsyncGenerator[Any, Any], int] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._threads = set(threading.enumerate())
+        self._turns = self._steps = 0
+        self._escaped: Escaped | None = None
+        self.complaints: list[str] = []
+
+    # time
+
+    def time(self) -> float:
+        """Seconds since the loop began."""
+        return self._now_ns / 1e9
+
+    def time_ns(self) -> int:
+        """The same, exact."""
+        return self._now_ns
+
+    def wall(self) -> float:
+        """Epoch seconds, at a date that follows from the seed."""
+        return self._epoch_s + self._now_ns / 1e9
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        # A delay above zero takes at least a nanosecond, or a wait for a rest lost in rounding would never end.
+        delay_ns = round(delay * 1e9)
+        return self._at_ns(self._now_ns + (delay_ns or int(delay > 0)), callback, args, context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        when_ns = round(when * 1e9)
+        if when > self.time():
+            when_ns = max(when_ns, self._now_ns + 1)
+        return self._at_ns(when_ns, callback, args, context)
+
+    def _at_ns(
+        self, when_ns: int, callback: Callable[..., object], args: Any, context: contextvars.Context | None
+    ) -> asyncio.TimerHandle:
+        self._check_closed()
+        handle = asyncio.TimerHandle(when_ns / 1e9, callback, args, self, context)
+        heapq.heappush(self._timers, (when_ns, next(self._numbers), handle))
+        return handle
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        self._cancelled_timers += 1
+        if self._cancelled_timers > 1000 and self._cancelled_timers > len(self._timers) // 2:
+            self._timers = [timer for timer in self._timers if not timer[2].cancelled()]
+            heapq.heapify(self._timers)
+            self._cancelled_timers = 0
+
+    # turns
+
+    def _run_once(self) -> None:
+        if self._escaped:
+            raise self._escaped
+        self._turns += 1
+        self._drop_cancelled_timers()
+        if (not self._ready or self._turns > TURNS_MAX) and not self._stopping:
+            self._jump()
+        while self._timers and self._timers[0][0] <= self._now_ns:
+            self._ready.append(heapq.heappop(self._timers)[2])
+            self._drop_cancelled_timers()
+        if self._order is not None and len(self._ready) > 1:
+            turn = list(self._ready)
+            self._order.shuffle(turn)
+            self._ready.clear()
+            self._ready.extend(turn)
+        for _ in range(len(self._ready)):
+            self._step(self._ready.popleft())
+
+    def _drop_cancelled_timers(self) -> None:
+        while self._timers and self._timers[0][2].cancelled():
+            heapq.heappop(self._timers)
+            self._cancelled_timers -= 1
+
+    def _jump(self) -> None:
+        if not self._timers:
+            raise self._stuck("spins" if self._ready else "waits")
+        self._now_ns = max(self._now_ns, self._timers[0][0])
+        self._turns = 0
+
+    def _step(self, handle: asyncio.Handle) -> None:
+        if handle.cancelled():
+            return
+        name = _name(handle) if self.on_step else ""
+        handle._run()
+        self._steps += 1
+        if not self._steps % COLLECT_EVERY_STEPS:
+            gc.collect(1)
+        if self.on_step:
+            self.on_step(self._now_ns, name)
+
+    def _stuck(self, how: str) -> BaseException:
+        threads = sorted(thread.name for thread in set(threading.enumerate()) - self._threads)
+        if threads:
+            return Escaped(f"threads were started: {', '.join(threads)}; virtual time does not wait for them")
+        lines = [f"  {task.get_name()}: {_where(task)}" for task in self.unfinished()]
+        return Deadlock("\n".join([f"at {self.time()} s everything {how} and nothing is scheduled:", *lines]))
+
+    def _process_events(self, event_list: object) -> None: ...
+
+    def _write_to_self(self) -> None: ...
+
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        if self.is_running() and self._thread_id != threading.get_ident():
+            name = threading.current_thread().name
+            self._escaped = Escaped(f"thread {name} called into the loop; virtual time does not wait for it")
+            raise self._escaped
+        return self.call_soon(callback, *args, context=context)
+
+    # tasks, numbered in the order of their creation
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return _Future(next(self._numbers), self)
+
+    def create_task(  # type: ignore[override]  # newer Pythons pass more keywords
+        self, coro: Coroutine[Any, Any, T], *, name: object = None, **kwargs: Any
+    ) -> asyncio.Task[T]:
+        self._check_closed()
+        number = next(self._numbers)
+        title = getattr(coro, "__qualname__", type(coro).__name__)
+        return _Task(number, coro, loop=self, name=name or f"{title}#{number}", **kwargs)
+
+    def unfinished(self) -> list[asyncio.Task[Any]]:
+        """Tasks that have not ended, oldest first."""
+        return sorted(asyncio.all_tasks(self), key=hash)
+
+    def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[Any, Any]) -> None:
+        self._generators[agen] = next(self._numbers)
+        super()._asyncgen_firstiter_hook(agen)  # type: ignore[misc]
+
+    async def shutdown_asyncgens(self) -> None:
+        self._asyncgens_shutdown_called = True
+        for generator in sorted(self._asyncgens, key=lambda generator: self._generators[generator]):
+            await generator.aclose()
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.complaints.append(f"{context['message']}: {context.get('exception')!r}")
+        super().call_exception_handler(context)
+
+
+def run(
+    main: Coroutine[Any, Any, T],
+    *,
+    seed: int | None = 0,
+    on_step: Callable[[int, str], None] | None = None,
+    debug: bool = False,
+    leaks: bool = False,
+) -> T:
+    """The result of `main`, run in virtual time. Raises what it raises, Deadlock, Escaped, and Leaked if it
+    left tasks behind that do not end at the same instant, unless `leaks` allows them. They are cancelled."""
+    loop = VirtualLoop(seed, on_step=on_step)
+    loop.set_debug(debug)
+    collecting = gc.isenabled()
+    gc.disable()
+    leaked: list[str] = []
+    try:
+        task = loop.create_task(main, name="main", context=contextvars.Context())
+        result: T = loop.run_until_complete(task)
+        loop.run_until_complete(_settle(loop))
+        leaked = [f"{task.get_name()}: {_where(task)}" for task in loop.unfinished()]
+    finally:
+        _close(loop)
+        if collecting:
+            gc.enable()
+    if (leaked and not leaks) or loop.complaints:
+        raise Leaked("\n".join(["left behind:", *leaked, *loop.complaints]))
+    return result
+
+
+async def _settle(loop: VirtualLoop) -> None:
+    """Lets end what ends without time passing."""
+    for _ in range(SETTLE_TURNS):
+        if len(loop.unfinished()) == 1:
+            return
+        await asyncio.sleep(0)
+
+
+def _close(loop: VirtualLoop) -> None:
+    loop.on_step = None
+    try:
+        loop.run_until_complete(_cancel(loop))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+async def _cancel(loop: VirtualLoop) -> None:
+    """Ends the leftovers, oldest first; what they raise goes to the loop's complaints."""
+    leftovers = [task for task in loop.unfinished() if task is not asyncio.current_task()]
+    for task in leftovers:
+        task.cancel()
+    if leftovers:
+        await asyncio.wait(leftovers)
+
+
+def _name(handle: asyncio.Handle) -> str:
+    """The task that a callback moves on, else the function."""
+    callback: Any = handle._callback  # type: ignore[attr-defined]
+    owner = getattr(callback, "__self__", None)
+    if isinstance(owner, asyncio.Task):
+        return owner.get_name()
+    return str(getattr(callback, "__qualname__", None) or type(callback).__qualname__)
+
+
+def _where(task: asyncio.Task[Any]) -> str:
+    """Where a task waits, innermost last: its own functions, then the one that suspends."""
+    places = []
+    awaited: Any = task.get_coro()
+    while awaited is not None:
+        frame = next(
+            (
+                getattr(awaited, kind)
+                for kind in ("cr_frame", "ag_frame", "gi_frame")
+                if hasattr(awaited, kind)
+            ),
+            None,
+        )
+        if frame is not None:
+            places.append(f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})")
+        awaited = next(
+            (
+                getattr(awaited, kind)
+                for kind in ("cr_await", "ag_await", "gi_yieldfrom")
+                if hasattr(awaited, kind)
+            ),
+            None,
+        )
+    return " > ".join(places) or "not started"
+
+
+def _forbid(name: str, what: str) -> Callable[..., NoReturn]:
+    def escaped(self: VirtualLoop, *args: object, **kwargs: object) -> NoReturn:
+        raise Escaped(f"{name}: there are no {what} in virtual time")
+
+    return escaped
+
+
+for _what, _names in OUTSIDE.items():
+    for _method in _names.split():
+        setattr(VirtualLoop, _method, _forbid(_method, _what))
