@@ -1,0 +1,183 @@
+"""One line of JSON for each thing worth reading later: every request, and each change of state.
+
+    event --Logs--> line --Writer--> stderr, ten times a second; a warning at once
+
+Never in a line: a prompt, an answer, a key, a provider's body. Callers appear as the hash of their key. A reader of
+stderr who has stopped reading costs lines, which are counted, and never time: nothing here waits.
+"""
+
+import asyncio
+import os
+import select
+from collections import deque
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any, Protocol, assert_never
+
+import msgspec
+
+from service import clock
+from service.chat import Outcome
+from service.events import AttemptEnded, BreakerChanged, CacheLooked, Crashed, DrainBegan, Event, RequestEnded
+from service.telemetry.reading import ms, rows
+
+FLUSH_S = 0.1
+LINES_MAX = 10_000
+WRITE_BYTES_MAX = 4096  # what a pipe that is ready takes whole (PIPE_BUF on Linux)
+ROUTE_CHARS_MAX = 128  # a route nobody has is the caller's own text
+
+
+class Level(IntEnum):
+    """How much a line matters."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+
+
+LEVEL_OF = {Outcome.FAILED: Level.WARNING, Outcome.CUT: Level.WARNING}
+_ENCODE = msgspec.json.Encoder().encode
+
+
+class Writer:
+    """Lines to a file descriptor, several at a time."""
+
+    def __init__(self, descriptor: int = 2) -> None:
+        self._descriptor = descriptor
+        self._lines: deque[bytes] = deque()
+        self._lost = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def write(self, line: bytes, *, at_once: bool) -> None:
+        """Takes one line without its end."""
+        if len(self._lines) >= LINES_MAX:
+            self._lost += 1
+            return
+        self._lines.append(line + b"\n")
+        if at_once:
+            self.flush()
+        else:
+            self._later()
+
+    def flush(self) -> None:
+        """Writes what the reader takes now; the rest is tried again later."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._lost:
+            notice, self._lost = {"level": "WARNING", "event": "log_lines_lost", "lost": self._lost}, 0
+            self._lines.append(_ENCODE(notice) + b"\n")
+        try:
+            while self._lines and self._ready():
+                self._write(self._next())
+        except OSError:  # nobody is there to read, ever again
+            self._lost += len(self._lines)
+            self._lines.clear()
+            return
+        if self._lines:
+            self._later()
+
+    def _later(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+
+    def _ready(self) -> bool:
+        return bool(select.select([], [self._descriptor], [], 0)[1])
+
+    def _next(self) -> bytes:
+        """The lines that fit in one write; a longer one goes by itself, in pieces."""
+        first = self._lines.popleft()
+        if len(first) > WRITE_BYTES_MAX:
+            self._lines.appendleft(first[WRITE_BYTES_MAX:])
+            return first[:WRITE_BYTES_MAX]
+        parts, size = [first], len(first)
+        while self._lines and size + len(self._lines[0]) <= WRITE_BYTES_MAX:
+            size += len(self._lines[0])
+            parts.append(self._lines.popleft())
+        return b"".join(parts)
+
+    def _write(self, data: bytes) -> None:
+        written = os.write(self._descriptor, data)
+        if written < len(data):
+            self._lines.appendleft(data[written:])
+
+    def close(self) -> None:
+        """The last lines, as far as they are read, and no timer left."""
+        self.flush()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Write(Protocol):
+    """Takes one line without its end; `at_once`: somebody may be waiting for it."""
+
+    def __call__(self, line: bytes, *, at_once: bool) -> None: ...
+
+
+class Logs:
+    """A subscriber."""
+
+    def __init__(self, write: Write, level: Level = Level.INFO) -> None:
+        self._write = write
+        self._level = level
+        self._cache_fails = False
+
+    def tell(self, event: Event) -> None:
+        """The subscriber. Tries are part of their request's line; looks into the cache matter when they begin to
+        fail, and when they work again."""
+        match event:
+            case RequestEnded():
+                self._request(event)
+            case BreakerChanged():
+                level = Level.WARNING if event.after == "open" else Level.INFO
+                self._line(
+                    level, "breaker", scope=event.scope, before=event.before, after=event.after, why=event.why
+                )
+            case CacheLooked():
+                self._cache(event)
+            case DrainBegan():
+                self._line(Level.INFO, "drain", in_flight=event.in_flight)
+            case Crashed():
+                self._line(Level.ERROR, "crash", id=event.request_id, where=event.where)
+            case AttemptEnded():
+                pass
+            case _:
+                assert_never(event)
+
+    def _request(self, event: RequestEnded) -> None:
+        level = LEVEL_OF.get(event.outcome, Level.INFO)
+        if level < self._level:
+            return
+        usage = event.usage
+        self._line(
+            level,
+            "request",
+            id=event.request_id,
+            caller=event.caller,
+            route=event.route[:ROUTE_CHARS_MAX],
+            outcome=event.outcome,
+            code=event.code,
+            target=event.target,
+            stream=event.stream,
+            cached=event.cached,
+            first_token_ms=ms(event.first_token_s),
+            total_ms=ms(event.total_s),
+            overhead_ms=round(event.overhead_s * 1000, 3),
+            tokens=[usage.prompt_tokens, usage.completion_tokens] if usage else None,
+            trail=rows(event.attempts),
+        )
+
+    def _cache(self, event: CacheLooked) -> None:
+        fails = event.result == "error"
+        if fails != self._cache_fails:
+            self._cache_fails = fails
+            self._line(Level.WARNING if fails else Level.INFO, "cache", works=not fails)
+
+    def _line(self, level: Level, event: str, **fields: Any) -> None:
+        if level < self._level:
+            return
+        at = datetime.fromtimestamp(clock.wall(), UTC)
+        line = _ENCODE({"at": at, "level": level.name, "event": event, **fields})
+        self._write(line, at_once=level >= Level.WARNING)
