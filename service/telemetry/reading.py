@@ -21,8 +21,8 @@ def failed_over(event: RequestEnded) -> bool:
 
 
 def ms(seconds: float | None) -> float | None:
-    """Milliseconds, to a tenth."""
-    return None if seconds is None else round(seconds * 1000, 1)
+    """Milliseconds, to a tenth (`round` takes three times as long)."""
+    return None if seconds is None else int(seconds * 10_000 + 0.5) / 10
 
 
 def rows(attempts: Iterable[Attempt]) -> list[AttemptRow]:

@@ -1,0 +1,48 @@
+"""Facts as they are told, one of each kind, to be changed at will."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from service.chat import Attempt, Outcome, Usage
+from service.events import AttemptEnded, RequestEnded
+
+FAILED = Attempt("one/fast", 0.0, 0.2, "http_530", status=530)
+ANSWERED = Attempt("two/slow", 0.2, 1.5, "ok", status=200, first_token_s=0.5)
+
+
+@pytest.fixture
+def request_ended() -> Callable[..., RequestEnded]:
+    """A stream that the second target answered after the first had failed; keywords change it."""
+    told = RequestEnded(
+        request_id="r-1",
+        caller="anonymous",
+        route="chat",
+        outcome=Outcome.COMPLETE,
+        code=None,
+        target="two/slow",
+        stream=True,
+        cached=False,
+        first_token_s=0.5,
+        total_s=1.5,
+        overhead_s=0.0004,
+        usage=Usage(10, 11, 21),
+        attempts=(FAILED, ANSWERED),
+    )
+
+    def changed(**changes: Any) -> RequestEnded:
+        return replace(told, **changes)
+
+    return changed
+
+
+@pytest.fixture
+def attempt_ended() -> Callable[..., AttemptEnded]:
+    """A failed try at the first target; keywords change the attempt."""
+
+    def changed(**changes: Any) -> AttemptEnded:
+        return AttemptEnded("r-1", "chat", "one", replace(FAILED, **changes), "target")
+
+    return changed

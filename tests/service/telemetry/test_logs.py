@@ -1,0 +1,145 @@
+import asyncio
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from service.chat import Outcome
+from service.events import BreakerChanged, CacheLooked, Crashed, DrainBegan, RequestEnded
+from service.telemetry.logs import FLUSH_S, LINES_MAX, Level, Logs, Writer
+
+
+class Lines:
+    """Keeps what is written, decoded."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+        self.hurried: list[bool] = []
+
+    def write(self, line: bytes, *, at_once: bool) -> None:
+        assert b"\n" not in line
+        self.seen.append(json.loads(line))
+        self.hurried.append(at_once)
+
+
+async def test_a_request(request_ended: Callable[..., RequestEnded]) -> None:
+    """One line says who asked what, how it ended and what was tried on the way."""
+    lines = Lines()
+    Logs(lines.write).tell(request_ended(route='a"b\n' + "x" * 500))
+    (line,) = lines.seen
+    assert (line["event"], line["level"], line["id"], line["caller"]) == (
+        "request",
+        "INFO",
+        "r-1",
+        "anonymous",
+    )
+    assert (line["outcome"], line["target"], line["total_ms"]) == ("complete", "two/slow", 1500.0)
+    assert [(row["target"], row["reason"]) for row in line["trail"]] == [
+        ("one/fast", "http_530"),
+        ("two/slow", "ok"),
+    ]
+    assert line["route"].startswith('a"b\n') and len(line["route"]) < 200
+    assert lines.hurried == [False]
+
+
+async def test_only_changes_of_the_cache() -> None:
+    """A cache that is down for an hour says so once, and once more when it works again."""
+    lines = Lines()
+    logs = Logs(lines.write)
+    for result in ["miss", "error", "error", "error", "hit", "miss"]:
+        logs.tell(CacheLooked("chat", result))
+    assert [line["works"] for line in lines.seen] == [False, True]
+
+
+async def test_levels(request_ended: Callable[..., RequestEnded]) -> None:
+    """Below the level nothing is written; what went wrong is written at once."""
+    lines = Lines()
+    logs = Logs(lines.write, Level.WARNING)
+    logs.tell(request_ended())
+    logs.tell(DrainBegan(3))
+    logs.tell(BreakerChanged("one/fast", "open", "closed", "the probe succeeded"))
+    logs.tell(request_ended(outcome=Outcome.CUT, code="stream_cut"))
+    logs.tell(BreakerChanged("one/fast", "closed", "open", "5 failures in a row"))
+    logs.tell(Crashed("r-1", "KeyError at gateway.py:1"))
+    assert [(line["event"], line["level"]) for line in lines.seen] == [
+        ("request", "WARNING"),
+        ("breaker", "WARNING"),
+        ("crash", "ERROR"),
+    ]
+    assert all(lines.hurried)
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    yield reading, writing
+    for end in (reading, writing):
+        try:
+            os.close(end)
+        except OSError:
+            pass
+
+
+async def test_lines_wait_for_each_other(pipe: tuple[int, int]) -> None:
+    """Ordinary lines go out together a little later; a pressing one takes the waiting ones along, in order."""
+    reading, writing = pipe
+    writer = Writer(writing)
+    writer.write(b"one", at_once=False)
+    with pytest.raises(BlockingIOError):
+        os.read(reading, 100)
+    await asyncio.sleep(FLUSH_S * 2)
+    assert os.read(reading, 100) == b"one\n"
+
+    writer.write(b"two", at_once=False)
+    writer.write(b"three", at_once=True)
+    assert os.read(reading, 100) == b"two\nthree\n"
+
+
+async def test_a_reader_who_stopped_reading(pipe: tuple[int, int]) -> None:
+    """A full pipe holds nobody up. Lines beyond the bound are lost, counted and owned up to; none is torn."""
+    reading, writing = pipe
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    writer = Writer(writing)
+    for i in range(LINES_MAX + 500):
+        writer.write(json.dumps({"i": i, "pad": "x" * 50}).encode(), at_once=True)
+    writer.write(json.dumps({"long": "y" * 10_000}).encode(), at_once=True)
+
+    received = b""
+    for _ in range(10_000):
+        try:
+            received += os.read(reading, 65_536)
+        except BlockingIOError:
+            if not writer._lines:
+                break
+        writer.flush()
+    lines = [json.loads(line) for line in received.splitlines()]
+    numbers = [line["i"] for line in lines if "i" in line]
+    assert numbers == list(range(len(numbers)))
+    (notice,) = [line for line in lines if line.get("event") == "log_lines_lost"]
+    assert notice["lost"] + len(numbers) == LINES_MAX + 500 + 1
+    writer.close()
+
+
+async def test_a_long_line(pipe: tuple[int, int]) -> None:
+    """A line longer than one write arrives whole, its pieces next to each other."""
+    reading, writing = pipe
+    writer = Writer(writing)
+    writer.write(b"a" * 10_000, at_once=False)
+    writer.write(b"b", at_once=True)
+    assert os.read(reading, 65_536) == b"a" * 10_000 + b"\nb\n"
+
+
+async def test_nobody_reads(pipe: tuple[int, int]) -> None:
+    """A closed pipe is no reason to stop answering: the log falls silent, and no timer is left behind."""
+    reading, writing = pipe
+    os.close(reading)
+    writer = Writer(writing)
+    writer.write(b"one", at_once=True)
+    writer.write(b"two", at_once=False)
+    writer.close()
+    assert not writer._lines

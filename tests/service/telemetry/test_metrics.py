@@ -1,0 +1,195 @@
+import ast
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.chat import Attempt, Outcome, Target
+from service.events import AttemptEnded, BreakerChanged, CacheLooked, Crashed, DrainBegan, Event, RequestEnded
+from service.routing.health import Health, TargetState
+from service.telemetry import names
+from service.telemetry.metrics import COUNTED, LOG_ONLY, Metrics
+
+STATES = [
+    TargetState("one/fast", "one", Health.UNHEALTHY, "open", 3.0, 3.0, 0, False),
+    TargetState("two/slow", "two", Health.HEALTHY, "closed", 0.0, 0.0, 4, False),
+]
+
+
+@pytest.fixture
+def metrics() -> Iterator[Metrics]:
+    made = Metrics(
+        version="1.2.3",
+        routes=["chat"],
+        targets=[Target("one", "fast"), Target("two", "slow")],
+        hosts=["http://one:80"],
+        in_flight=lambda: 7,
+        states=lambda: STATES,
+    )
+    yield made
+    made.close()
+
+
+def read(metrics: Metrics) -> dict[str, float]:
+    """A scrape as `name{label="value",...}` to value, labels sorted, empty ones left out."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(metrics.scrape().decode()):
+        for sample in family.samples:
+            labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()) if v)
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+async def test_a_failed_over_stream(
+    metrics: Metrics,
+    request_ended: Callable[..., RequestEnded],
+    attempt_ended: Callable[..., AttemptEnded],
+) -> None:
+    """Each side is counted apart: what the client saw, what each target did, and that it was carried over."""
+    metrics.count(attempt_ended())
+    metrics.count(attempt_ended(target="two/slow", started_s=0.2, ended_s=1.5, reason="ok"))
+    metrics.count(request_ended())
+    seen = read(metrics)
+
+    assert seen['gateway_requests_total{outcome="complete",route="chat",stream="true"}'] == 1
+    assert seen['gateway_failovers_total{route="chat"}'] == 1
+    assert seen['gateway_attempts_total{reason="http_530",target="one/fast"}'] == 1
+    assert seen['gateway_attempts_total{reason="ok",target="two/slow"}'] == 1
+    assert seen['gen_ai_server_time_to_first_token_seconds_sum{cached="false",route="chat"}'] == 0.5
+    assert seen['gen_ai_server_time_per_output_token_seconds_sum{route="chat"}'] == pytest.approx(0.1)
+    slow = 'gen_ai_operation_name="chat",gen_ai_provider_name="two",gen_ai_request_model="slow"'
+    assert seen[f"gen_ai_client_operation_time_to_first_chunk_seconds_sum{{{slow}}}"] == pytest.approx(0.3)
+    assert seen[f"gen_ai_client_operation_duration_seconds_sum{{{slow}}}"] == pytest.approx(1.3)
+    assert seen[f'gen_ai_client_token_usage_sum{{{slow},gen_ai_token_type="output"}}'] == 11
+
+
+async def test_values_on_and_between_bounds(
+    metrics: Metrics, request_ended: Callable[..., RequestEnded]
+) -> None:
+    """A histogram counts a value into the first bucket whose bound is not below it, as Prometheus reads `le`."""
+    for overhead_s in (0.0001, 0.00011, 7.0):
+        metrics.count(request_ended(overhead_s=overhead_s))
+    seen = read(metrics)
+
+    assert seen['gateway_overhead_duration_seconds_bucket{le="0.0001",route="chat"}'] == 1
+    assert seen['gateway_overhead_duration_seconds_bucket{le="0.00025",route="chat"}'] == 2
+    assert seen['gateway_overhead_duration_seconds_bucket{le="0.1",route="chat"}'] == 2
+    assert seen['gateway_overhead_duration_seconds_bucket{le="+Inf",route="chat"}'] == 3
+    assert seen['gateway_overhead_duration_seconds_count{route="chat"}'] == 3
+
+
+async def test_strange_words(
+    metrics: Metrics,
+    request_ended: Callable[..., RequestEnded],
+    attempt_ended: Callable[..., AttemptEnded],
+) -> None:
+    """However many models, reasons and codes strangers invent, the number of series does not grow."""
+
+    def invent(i: int) -> None:
+        metrics.count(
+            request_ended(route=f"model-{i}", outcome=Outcome.REFUSED, code=f"code_{i}", target=f"x/{i}")
+        )
+        metrics.count(attempt_ended(target=f"x/{i}", reason=f"reason_{i}"))
+        metrics.count(attempt_ended(reason=f"http_{600 + i}"))
+        metrics.count(attempt_ended(reason=f"unsupported_{i}"))
+        metrics.count(BreakerChanged(f"http://h{i}", "closed", "open", "why"))
+        metrics.count(CacheLooked(f"model-{i}", "miss"))
+
+    invent(0)
+    after_one = set(read(metrics))
+    for i in range(1, 40):
+        invent(i)
+    assert set(read(metrics)) == after_one
+    assert read(metrics)['gateway_errors_total{code="other",route="other"}'] == 40
+
+
+async def test_gauges_ask_on_each_scrape(metrics: Metrics) -> None:
+    """What stands now comes from its owner at the moment of the scrape, not from remembered events."""
+    seen = read(metrics)
+    assert seen["gateway_requests_in_flight"] == 7
+    assert seen['gateway_breaker_state{target="one/fast"}'] == 2
+    assert seen['gateway_target_health{target="one/fast"}'] == 2
+    assert seen['gateway_target_in_flight{target="two/slow"}'] == 4
+    assert seen["process_resident_memory_bytes"] > 1_000_000
+    assert seen["process_open_fds"] > 2
+    assert seen['target_info{service_name="dub5",service_version="1.2.3"}'] == 1
+    assert (seen["gateway_draining"], seen["gateway_crashes_total"]) == (0, 0)
+
+    metrics.count(DrainBegan(7))
+    metrics.count(Crashed("r-1", "KeyError at gateway.py:1"))
+    seen = read(metrics)
+    assert (seen["gateway_draining"], seen["gateway_crashes_total"]) == (1, 1)
+
+
+async def test_passed_over(metrics: Metrics, request_ended: Callable[..., RequestEnded]) -> None:
+    """A target that was left alone is not a try, and no failover either."""
+    barred = Attempt("one/fast", 0.0, 0.0, "breaker_open", tried=False)
+    metrics.count(request_ended(attempts=(barred,)))
+    seen = read(metrics)
+    assert seen['gateway_passed_over_total{reason="breaker_open",target="one/fast"}'] == 1
+    assert not any(name.startswith(("gateway_attempts", "gateway_failovers")) for name in seen)
+
+
+async def test_cached_and_refused(metrics: Metrics, request_ended: Callable[..., RequestEnded]) -> None:
+    """An answer from the cache costs no tokens and its speed says nothing about providers; what was refused at
+    the door says nothing about our overhead."""
+    metrics.count(request_ended(cached=True, attempts=()))
+    metrics.count(
+        request_ended(outcome=Outcome.REFUSED, target=None, usage=None, attempts=(), first_token_s=None)
+    )
+    seen = read(metrics)
+    assert seen['gen_ai_server_time_to_first_token_seconds_count{cached="true",route="chat"}'] == 1
+    assert seen['gateway_overhead_duration_seconds_count{route="chat"}'] == 1
+    assert not any(name.startswith(("gen_ai_client", "gen_ai_server_time_per")) for name in seen)
+
+
+async def test_every_name_in_the_table(
+    metrics: Metrics,
+    request_ended: Callable[..., RequestEnded],
+    attempt_ended: Callable[..., AttemptEnded],
+) -> None:
+    """The table names what a scrape holds, with the same kinds and labels, and nothing else."""
+    barred = Attempt("one/fast", 0.0, 0.0, "breaker_open", tried=False)
+    metrics.count(attempt_ended())
+    metrics.count(request_ended())
+    metrics.count(request_ended(code="stream_cut", outcome=Outcome.CUT, attempts=(barred,)))
+    metrics.count(CacheLooked("chat", "hit"))
+    metrics.count(BreakerChanged("http://one:80", "closed", "open", "5 failures in a row"))
+    families = {f.name: f for f in text_string_to_metric_families(metrics.scrape().decode())}
+
+    assert {m.exposed.removesuffix("_total") for m in names.ALL} == set(families) - {"target"} - {
+        "target_info"
+    }
+    for metric in names.ALL:
+        family = families[metric.exposed.removesuffix("_total")]
+        assert (family.type, family.documentation) == (metric.kind, metric.help)
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == set(metric.labels), metric.name
+
+
+def test_every_event() -> None:
+    """Each event is counted, or said not to be."""
+    assert set(get_args(Event)) == COUNTED | LOG_ONLY
+    assert not COUNTED & LOG_ONLY
+
+
+def test_reasons_in_the_source() -> None:
+    """Every reason that the service's own code can give is one of the set."""
+    given = set()
+    for path in Path(names.__file__).parents[1].rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+                first = node.args[0]
+                if node.func.id in ("ProviderFault", "Barred") and isinstance(first, ast.Constant):
+                    given.add(first.value)
+    assert given
+    assert given <= names.REASONS | names.PASSED_OVER_REASONS
+
+
+async def test_no_thread(metrics: Metrics) -> None:
+    """Telemetry starts no thread: the simulation could not hold it."""
+    metrics.scrape()
+    assert threading.active_count() == 1
