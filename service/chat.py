@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -112,6 +112,23 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     has_content: bool = False
     finish_reason: str | None = None
     usage: Usage | None = None
+
+
+class Chunks(Protocol):
+    """A streamed answer past its commit point."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider counted, once it has said so."""
+        ...
+
+    async def read(self) -> list[Chunk]:
+        """The chunks that are ready, at least one; none at the proper end. Raises GatewayError."""
+        ...
+
+    async def aclose(self) -> None:
+        """Lets go of it, at any moment."""
+        ...
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):

@@ -7,6 +7,7 @@ The only file that reads the environment.
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
+
+from service.words import in_words
 
 ENV_PREFIX = "DUB5__"  # DUB5__SERVER__PORT=9000 sets [server] port
 
@@ -25,6 +28,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=6
 Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 RouteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 
+TARGET_OK = re.compile(r"[!#-+\--:<-~]+")  # it stands in headers and metrics
 DIALECTS = ("openai", "mistral", "anthropic")
 WIRES = ("aiohttp", "httpx")
 
@@ -38,7 +42,6 @@ class Clocks(Struct, frozen=True):
     whole_answer_s: Seconds = 60.0
     between_tokens_s: Seconds = 15.0
     total_s: Seconds = 300.0
-    client_stall_s: Seconds = 30.0
 
 
 class BreakerOptions(Struct, frozen=True):
@@ -75,6 +78,7 @@ class ServerSettings(Struct, frozen=True):
     wire: str = "aiohttp"
     caller_keys_env: tuple[Variable, ...] = ()
     in_flight_max: Count = 10_000
+    client_stall_s: Seconds = 30.0
     connections_per_origin_max: Count = 1_000
     request_bytes_max: Count = 25 * 1024 * 1024
     answer_bytes_max: Count = 32 * 1024 * 1024
@@ -152,16 +156,22 @@ def load(
     environ: Mapping[str, str] = os.environ,
     *,
     host: str | None = None,
+    port: int | None = None,
     insecure: bool = False,
 ) -> Loaded:
-    """Reads the file, lays the environment over it and checks all of it. Raises SettingsProblems."""
+    """Reads the file, lays the environment and then `host` and `port` over it, and checks all of it.
+
+    Raises SettingsProblems.
+    """
     problems: list[str] = []
     data = _file(path, problems)
     _overlay(data, environ)
+    if isinstance(server := data.setdefault("server", {}), dict):
+        server |= {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = _read(Settings, data, "", problems)
     if isinstance(settings, Settings):
         problems += _contradictions(settings)
-        problems += _exposure(settings.server, host or settings.server.host, insecure)
+        problems += _exposure(settings.server, insecure)
         problems += _missing_keys(settings, environ)
     if problems or settings is None:
         raise SettingsProblems(problems)
@@ -240,7 +250,7 @@ def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
         if where.endswith(("key_env", "keys_env")):  # a key written here by mistake must not be shown
             problems.append(f"{where}: must be a list of names of environment variables, not the keys.")
         else:
-            problems.append(f"{where}: {_plain(str(error))} (it is {value!r}).")
+            problems.append(f"{where}: {in_words(error)} (it is {value!r}).")
         return None
 
 
@@ -259,21 +269,6 @@ def _unknown(where: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}."
     return f"{where + '.' if where else ''}{name}: there is no such setting; {hint}"
-
-
-def _plain(message: str) -> str:
-    text = message.split(" - at `")[0]
-    for technical, plain in (
-        ("Expected `", "must be `"),
-        ("`str`", "text"),
-        ("`float`", "a number"),
-        ("`int`", "a whole number"),
-        ("`bool`", "true or false"),
-        ("`array`", "a list"),
-        (" matching regex ", ", of the form "),
-    ):
-        text = text.replace(technical, plain)
-    return text
 
 
 def _contradictions(settings: Settings) -> list[str]:
@@ -313,8 +308,10 @@ def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:
     found = [f"route {route.name!r}: target {t!r} is listed twice." for t in _twice(list(route.targets))]
     for target in route.targets:
         provider, slash, model = target.partition("/")
-        if not slash or not model:
-            found.append(f"route {route.name!r}: target {target!r} must be written provider/model.")
+        if not slash or not model or not TARGET_OK.fullmatch(target):
+            found.append(
+                f"route {route.name!r}: target {target!r} must be written provider/model, without spaces, commas or quotes."
+            )
         elif provider not in providers:
             near = difflib.get_close_matches(provider, providers, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"configured: {', '.join(providers)}."
@@ -324,7 +321,8 @@ def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:
     return found
 
 
-def _exposure(server: ServerSettings, host: str, insecure: bool) -> list[str]:
+def _exposure(server: ServerSettings, insecure: bool) -> list[str]:
+    host = server.host
     if server.caller_keys_env or insecure or _is_loopback(host):
         return []
     how = "name variables that hold keys in server.caller_keys_env, listen on 127.0.0.1, or start with --insecure"

@@ -59,7 +59,7 @@ class Task:
     watch: Watch
     started_s: float
     trail: list[Attempt] = field(default_factory=list)
-    upstream_s: float = 0.0  # spent on providers before the commit point
+    upstream_ns: int = 0  # spent on providers before the commit point
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +167,7 @@ class Try:
         self.task = task
         self.target = target
         self.started_s = clock.now()
+        self._started_ns = clock.tick_ns()
         self.first_token_s: float | None = None
         self.status: int | None = None
         self.dropped: tuple[str, ...] = ()
@@ -184,7 +185,7 @@ class Try:
         answer = await task.watch.guard(name, limit_s, self._answer(wire_request))
         now_s = clock.now()
         self.first_token_s = now_s - task.started_s
-        task.upstream_s += now_s - self.started_s
+        task.upstream_ns += clock.tick_ns() - self._started_ns
         if isinstance(answer, Whole):
             await self.end(None)
         else:
@@ -257,7 +258,7 @@ class Try:
         now_s, task = clock.now(), self.task
         self._leave.end(verdict, now_s)
         if self.first_token_s is None:
-            task.upstream_s += now_s - self.started_s
+            task.upstream_ns += clock.tick_ns() - self._started_ns
         attempt = Attempt(
             target=self.target.name,
             started_s=self.started_s - task.started_s,

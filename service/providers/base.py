@@ -5,6 +5,7 @@ ChatRequest --encode--> Call --(attempt/run, wire)--> status, headers, body
 otherwise   --fault---> ProviderFault   (raised, or returned: what attempt/classify.py reads)
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -145,6 +146,6 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
             seconds = float(headers.get(name, "")) / scale
         except ValueError:
             continue
-        if seconds == seconds and seconds != float("inf"):
+        if math.isfinite(seconds):
             return max(0.0, seconds)
     return None

@@ -41,6 +41,7 @@ class Board:
     """A subscriber of every event."""
 
     def __init__(self) -> None:
+        self.started_at = 0.0  # epoch seconds; set when the service opens
         self.outcomes = Counter({outcome.value: 0 for outcome in Outcome})
         self.happened = Counter(dict.fromkeys(HAPPENED, 0))
         self.standings: dict[str, Standing] = {}

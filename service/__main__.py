@@ -1,0 +1,148 @@
+"""python -m service serve | check"""
+
+import argparse
+import asyncio
+import resource
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from service import VERSION
+from service.app import Service
+from service.settings import Loaded, SettingsProblems, load
+from service.telemetry.logs import Logs, Writer
+
+EXAMPLE = """\
+the smallest settings file:
+  [[provider]]
+  name = "openai"
+  dialect = "openai"                    # openai, mistral or anthropic
+  base_url = "https://api.openai.com/v1"
+  key_env = ["OPENAI_API_KEY"]          # names of environment variables
+
+  [[route]]
+  name = "chat"                         # the model name that clients ask for
+  targets = ["openai/gpt-4o-mini"]      # asked in this order
+
+Any value of a table can be set from the environment: DUB5__SERVER__PORT=9000.
+"""
+
+
+class Server(uvicorn.Server):
+    """uvicorn, ended by a drain: the first signal lets open answers finish, a second one ends at once."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._drain: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Starts, and says where."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup()
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        if self._drain is not None or self._loop is None:
+            self.should_exit = True
+            self.force_exit = sig == signal.SIGINT
+            return
+        self._drain = self._loop.create_task(self._drained())
+        self._loop.call_soon_threadsafe(lambda: None)  # wakes the loop up, which a signal alone may not
+
+    async def _drained(self) -> None:
+        await self._service.drain()
+        self.should_exit = True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        loaded = load(options.config, host=options.host, port=options.port, insecure=options.insecure)
+    except SettingsProblems as error:
+        print(f"These settings cannot be used ({len(error.problems)} to mend):", file=sys.stderr)
+        for problem in error.problems:
+            print(f"  - {problem}", file=sys.stderr)
+        return 2
+    if options.command == "check":
+        print(_summary(loaded))
+        return 0
+    return _serve(loaded)
+
+
+def _serve(loaded: Loaded) -> int:
+    _raise_file_limit()
+    writer = Writer()
+    service = Service(loaded, log=Logs(writer.write).tell)
+    config = uvicorn.Config(
+        service.asgi,
+        host=loaded.settings.server.host,
+        port=loaded.settings.server.port,
+        lifespan="on",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+        timeout_graceful_shutdown=5,
+    )
+    server = Server(config, service)
+    try:
+        server.run()
+    finally:
+        writer.close()
+    return 0 if server.started else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="An OpenAI-compatible chat service over many unreliable providers.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dub5 {VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("serve", "run the service; SIGTERM or Ctrl-C lets open answers finish, a second one does not"),
+        ("check", "read the settings, say everything that is wrong with them, and end; needs no network"),
+    ):
+        command = commands.add_parser(
+            name, help=text, description=text, epilog=EXAMPLE, formatter_class=parser.formatter_class
+        )
+        command.add_argument("--config", type=Path, metavar="FILE", help="the TOML file with the settings")
+        command.add_argument("--host", help="listen here instead of where the settings say")
+        command.add_argument("--port", type=int, help="the same for the port; 0 takes any free one")
+        command.add_argument(
+            "--insecure", action="store_true", help="allow a public address without caller keys"
+        )
+    return parser
+
+
+def _summary(loaded: Loaded) -> str:
+    settings = loaded.settings
+    lines = [f"These settings can be used. Listening on {settings.server.host}:{settings.server.port}."]
+    lines += [
+        f"  provider {p.name}: {p.dialect} at {p.base_url}, {len(p.key_env)} keys" for p in settings.provider
+    ]
+    lines += [f"  model {r.name}: {' -> '.join(r.targets)}" for r in settings.route]
+    return "\n".join(lines)
+
+
+def _raise_file_limit() -> None:
+    """Two descriptors a stream: the soft limit of 1024 that many systems start with would be soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 65_536)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""POST /v1/chat/completions: one exchange, from the first byte read to the last byte sent.
+
+read body -> parse -> gateway.answer -> JSON, or head + events (api/stream)
+the client leaves, the drain ends it, a clock runs out: the task is cancelled once, and knows by whom
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+from litestar.types import Receive, Scope, Send
+
+from service import clock
+from service.api.errors import answered, error_body, error_headers
+from service.api.schema import deadline_s, parse_chat
+from service.api.stream import DONE, SSE_HEADERS, error_event, trail_header
+from service.attempt.clocks import NEVER, ClockRanOut, Watch
+from service.attempt.run import Task
+from service.chat import Outcome, Usage
+from service.errors import GatewayError, InvalidRequest, ShuttingDown, TooLarge
+from service.events import Events, RequestEnded
+from service.gateway import Answer, Gateway
+from service.policy.admission import Admission, Callers
+from service.settings import ServerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What every exchange needs."""
+
+    gateway: Gateway
+    admission: Admission
+    callers: Callers
+    events: Events
+    server: ServerSettings
+    new_id: Callable[[], str]
+
+
+class ClientLeft(Exception):
+    """Nobody is there any more."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the log will say of this exchange."""
+
+    caller: str = "anonymous"
+    route: str = ""
+    target: str | None = None
+    stream: bool = False
+    cached: bool = False
+    first_token_s: float | None = None
+    overhead_s: float = 0.0
+    code: str | None = None
+    usage: Usage | None = None
+    task: Task | None = field(default=None, repr=False)
+
+
+class Exchange:
+    """One chat request, as an ASGI application."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.id = desk.new_id()
+        self.started_s = clock.now()
+        self._started_ns = clock.tick_ns()
+        self._seen = _Seen()
+        self._watch = Watch(NEVER)
+        self._task = asyncio.current_task()
+        self._left = self._drained = self._head_sent = self._over = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watcher: asyncio.Task[None] | None = None
+        outcome = Outcome.FAILED
+        try:
+            self.desk.admission.enter(self)
+            body = await self._body(receive)
+            watcher = asyncio.create_task(self._until_left(receive), name=f"watch {self.id}")
+            await answered(self._answer(scope, body, send), self.id, self.desk.events)
+            outcome = Outcome.COMPLETE
+        except GatewayError as error:
+            outcome = await self._tell(error, send)
+        except (ClientLeft, ClockRanOut):
+            outcome = Outcome.CANCELLED
+        except asyncio.CancelledError:
+            outcome = await self._cancelled(send)
+        finally:
+            self._over = True
+            if self._left or self._drained:
+                self._uncancel()
+            self._watch.close()
+            if watcher is not None:
+                watcher.cancel()
+            self.desk.admission.leave(self)
+            self._end(outcome)
+
+    def cut_for_drain(self) -> None:
+        """The process ends: an honest error now."""
+        if not self._over and not self._drained:
+            self._drained = True
+            self._cancel()
+
+    async def _answer(self, scope: Scope, body: bytes, send: Send) -> None:
+        desk, seen = self.desk, self._seen
+        headers = _headers(scope, desk.server.headers_max)
+        caller = desk.callers.identify(headers.get("authorization", ""))
+        seen.caller = caller.key
+        request = parse_chat(self.id, caller, headers, body, desk.server.json_depth_max)
+        route = desk.gateway.route(request.body.model)
+        seen.route, seen.stream = route.settings.name, request.stream
+        clocks = route.settings.clocks
+        self._watch.deadline_s = self.started_s + min(clocks.total_s, deadline_s(headers) or clocks.total_s)
+        seen.task = Task(request, seen.route, clocks, self._watch, self.started_s)
+        answer = await desk.gateway.answer(seen.task, route)
+        seen.target, seen.cached = answer.target, bool(answer.cached)
+        if answer.stream is None:
+            await self._send_json(answer, send)
+        else:
+            try:
+                await self._send_stream(answer, send)
+            finally:
+                seen.usage = answer.stream.usage
+                await answer.stream.aclose()
+
+    async def _send_json(self, answer: Answer, send: Send) -> None:
+        assert answer.reply is not None, "an answer is a stream or a reply"
+        body, self._seen.usage = answer.reply.body, answer.reply.usage
+        headers = {"content-type": "application/json", "content-length": str(len(body))}
+        await self._send_head(200, headers | self._about(answer), send)
+        await self._send_body(body, send, more=False)
+
+    async def _send_stream(self, answer: Answer, send: Send) -> None:
+        stream = answer.stream
+        assert stream is not None, "an answer is a stream or a reply"
+        chunks = await stream.read()
+        await self._send_head(200, SSE_HEADERS | self._about(answer), send)
+        while chunks:
+            if data := b"".join([chunk.raw for chunk in chunks]):
+                await self._send_body(data, send, more=True)
+            chunks = await stream.read()
+        await self._send_body(DONE, send, more=False)
+
+    def _about(self, answer: Answer) -> dict[str, str]:
+        """The headers that say who answered, after what."""
+        seen = self._seen
+        assert seen.task is not None, "there is a task before there is an answer"
+        seen.first_token_s = clock.now() - self.started_s
+        seen.overhead_s = (clock.tick_ns() - self._started_ns - seen.task.upstream_ns) / 1e9
+        headers = {
+            "x-request-id": self.id,
+            "x-dub5-route": seen.route,
+            "x-dub5-target": answer.target,
+            "x-dub5-trail": trail_header(seen.task.trail, answer, seen.first_token_s),
+        }
+        if answer.cached is not None:
+            headers["x-dub5-cache"] = "hit" if answer.cached else "miss"
+        return headers
+
+    async def _tell(self, error: GatewayError, send: Send) -> Outcome:
+        """The error, as the head still allows: a status and JSON, or a last event."""
+        self._seen.code = error.code
+        outcome = Outcome.CUT if self._head_sent else Outcome(error.outcome)
+        body = msgspec.json.encode(error_body(error, self.id))
+        try:
+            if self._head_sent:
+                await self._send_body(error_event(body), send, more=False)
+            else:
+                headers = error_headers(error, self.id) | {"content-length": str(len(body))}
+                await self._send_head(error.status, headers, send)
+                await self._send_body(body, send, more=False)
+        except (ClockRanOut, asyncio.CancelledError):
+            return Outcome.CANCELLED
+        return outcome
+
+    async def _cancelled(self, send: Send) -> Outcome:
+        """By the client, by the drain, or by whoever runs us; only the last one wants the cancellation back."""
+        if self._left:
+            return Outcome.CANCELLED
+        if self._drained:
+            self._uncancel()  # or the sending below would be cancelled as well
+            attempts = self._seen.task.trail if self._seen.task else ()
+            error = ShuttingDown(
+                "This instance is shutting down; the answer is not whole.",
+                retry_after_s=1.0,
+                attempts=attempts,
+            )
+            return await self._tell(error, send)
+        raise asyncio.CancelledError
+
+    async def _send_head(self, status: int, headers: dict[str, str], send: Send) -> None:
+        raw = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+        self._head_sent = True
+        await self._to_client(send({"type": "http.response.start", "status": status, "headers": raw}))
+
+    async def _send_body(self, data: bytes, send: Send, *, more: bool) -> None:
+        await self._to_client(send({"type": "http.response.body", "body": data, "more_body": more}))
+
+    async def _to_client(self, sending: "asyncio.Future[None] | object") -> None:
+        """Waits while the client does not read, but not for ever."""
+        await self._watch.guard("client_stall", self.desk.server.client_stall_s, sending)  # type: ignore[arg-type]
+
+    async def _body(self, receive: Receive) -> bytes:
+        """The whole body, bounded in size and in patience. Raises TooLarge, ClientLeft, ClockRanOut."""
+        parts: list[bytes] = []
+        size, bytes_max = 0, self.desk.server.request_bytes_max
+        while True:
+            message = await self._watch.guard("client_stall", self.desk.server.client_stall_s, receive())
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            part: bytes = message["body"]  # type: ignore[typeddict-item]
+            size += len(part)
+            if size > bytes_max:
+                raise TooLarge(f"The body is larger than {bytes_max // (1024 * 1024)} MiB.")
+            parts.append(part)
+            if not message.get("more_body"):
+                return b"".join(parts)
+
+    async def _until_left(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not self._over:
+            self._left = True
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _uncancel(self) -> None:
+        while self._task is not None and self._task.cancelling():
+            self._task.uncancel()
+
+    def _end(self, outcome: Outcome) -> None:
+        seen = self._seen
+        self.desk.events.emit(
+            RequestEnded(
+                request_id=self.id,
+                caller=seen.caller,
+                route=seen.route,
+                outcome=outcome,
+                code=seen.code,
+                target=seen.target,
+                stream=seen.stream,
+                cached=seen.cached,
+                first_token_s=seen.first_token_s,
+                total_s=clock.now() - self.started_s,
+                overhead_s=seen.overhead_s,
+                usage=seen.usage,
+                attempts=tuple(seen.task.trail) if seen.task else (),
+            )
+        )
+
+
+def _headers(scope: Scope, headers_max: int) -> dict[str, str]:
+    raw = list(scope["headers"])
+    if len(raw) > headers_max:
+        raise InvalidRequest(f"The request has more than {headers_max} headers.")
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}

@@ -1,0 +1,100 @@
+"""Errors as clients see them: one shape, on every endpoint.
+
+{"error": {"message", "type", "code", "param", "id", "retry_after", "suggestion", "attempts": [...]}}
+"""
+
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+)
+
+from service.errors import GatewayError, Internal, InvalidRequest, MethodNotAllowed, NotFound
+from service.events import Crashed, Events
+from service.telemetry.reading import rows
+
+T = TypeVar("T")
+
+
+def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
+    """The error object."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "code": error.code,
+            "param": error.param,
+            "id": request_id,
+            "retry_after": error.retry_after_s,
+            "suggestion": error.suggestion,
+            "attempts": rows(error.attempts),
+        }
+    }
+
+
+def error_headers(error: GatewayError, request_id: str) -> dict[str, str]:
+    """What SDKs obey: when, and whether at all, to try again."""
+    headers = {
+        "content-type": "application/json",
+        "cache-control": "no-store",
+        "x-request-id": request_id,
+        "x-should-retry": "true" if error.worth_retrying else "false",
+    }
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        headers["retry-after-ms"] = str(round(error.retry_after_s * 1000))
+    return headers
+
+
+async def answered(work: Awaitable[T], request_id: str, events: Events) -> T:
+    """`await work`; a defect of ours becomes an Internal error that shows a person nothing of our inside."""
+    try:
+        return await work
+    except GatewayError:
+        raise
+    except Exception as error:
+        raise crashed(error, request_id, events) from None
+
+
+def crashed(error: Exception, request_id: str, events: Events) -> Internal:
+    """Tells the log where it happened, and the client that it did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename.rsplit('/', 2)[-1]}:{frames[-1].lineno}" if frames else "?"
+    events.emit(Crashed(request_id, f"{type(error).__name__} at {place}"))
+    return Internal("Something went wrong on our side.")
+
+
+def handler(events: Events, new_id: Callable[[], str]) -> Callable[[Request[Any, Any, Any], Exception], Any]:
+    """Litestar's way to us: whatever a route raises, and the paths and methods that no route has."""
+
+    def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+        request_id = new_id()
+        told = _as_gateway_error(request, error, request_id, events)
+        headers = error_headers(told, request_id)
+        if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
+            headers["allow"] = error.headers["Allow"]
+        body = msgspec.json.encode(error_body(told, request_id))
+        return Response(body, status_code=told.status, headers=headers, media_type="application/json")
+
+    return handle
+
+
+def _as_gateway_error(
+    request: Request[Any, Any, Any], error: Exception, request_id: str, events: Events
+) -> GatewayError:
+    match error:
+        case GatewayError():
+            return error
+        case NotFoundException():
+            return NotFound(f"There is nothing at {request.url.path[:200]!r}.")
+        case MethodNotAllowedException():
+            return MethodNotAllowed(f"{request.url.path[:200]!r} does not take {request.method}.")
+        case HTTPException(status_code=status) if 400 <= status < 500:
+            return InvalidRequest("The request could not be read.")
+    return crashed(error, request_id, events)

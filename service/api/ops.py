@@ -1,0 +1,93 @@
+"""What operators, platforms and monitors ask: is it alive, is it ready, how does it do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from service import VERSION
+from service.policy.admission import Admission
+from service.routing.health import Health, TargetState
+from service.settings import Settings
+from service.telemetry.board import Board
+
+
+@dataclass(frozen=True, slots=True)
+class Ops:
+    """Reads the state of the whole service; changes nothing."""
+
+    settings: Settings
+    admission: Admission
+    board: Board
+    states: Callable[[], list[TargetState]]
+
+    def ready(self) -> bool:
+        """Whether new requests should be sent here."""
+        return self.admission.ready
+
+    def health(self) -> dict[str, Any]:
+        """Shallow: this process, not the providers."""
+        return {"status": "ok" if self.ready() else "draining", "version": VERSION}
+
+    def deep_health(self) -> tuple[bool, dict[str, Any]]:
+        """Each component; well while every route has a target that may be asked."""
+        states = {state.name: state for state in self.states()}
+        routes = {
+            route.name: any(states[name].health is not Health.UNHEALTHY for name in route.targets)
+            for route in self.settings.route
+        }
+        well = self.ready() and all(routes.values())
+        components = {
+            "process": {
+                "status": "ok" if self.ready() else "draining",
+                "in_flight": self.admission.in_flight,
+            },
+            "routes": {name: {"status": "ok" if up else "down"} for name, up in routes.items()},
+            "targets": {
+                name: {"status": state.health.value, "breaker": state.breaker}
+                for name, state in states.items()
+            },
+        }
+        return well, {"status": "ok" if well else "failing", "version": VERSION, "components": components}
+
+    def status(self) -> dict[str, Any]:
+        """Everything the page shows."""
+        seen = self.board.snapshot()
+        standings: dict[str, dict[str, Any]] = seen.pop("targets")
+        dialects = {provider.name: provider.dialect for provider in self.settings.provider}
+        nothing = {"answered": 0, "failed": 0, "last_reason": None, "first_token_ms": None}
+        targets = [
+            {
+                "name": state.name,
+                "provider": state.provider,
+                "dialect": dialects[state.provider],
+                "health": state.health.value,
+                "breaker": state.breaker,
+                "cooling_s": round(state.cooling_s, 1),
+                "wait_s": round(state.wait_s, 1),
+                "in_flight": state.in_flight,
+                **standings.get(state.name, nothing),
+            }
+            for state in self.states()
+        ]
+        return {
+            "service": "dub5",
+            "version": VERSION,
+            "started": self.board.started_at,
+            "draining": self.admission.draining,
+            "in_flight": self.admission.in_flight,
+            "routes": [{"name": route.name, "targets": route.targets} for route in self.settings.route],
+            "targets": targets,
+            **seen,
+        }
+
+    def models(self) -> dict[str, Any]:
+        """The routes, as OpenAI lists models."""
+        return {"object": "list", "data": [self._model(route.name) for route in self.settings.route]}
+
+    def model(self, name: str) -> dict[str, Any] | None:
+        """One route, or None."""
+        known = any(route.name == name for route in self.settings.route)
+        return self._model(name) if known else None
+
+    def _model(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": int(self.board.started_at), "owned_by": "dub5"}

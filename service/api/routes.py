@@ -1,0 +1,124 @@
+"""Every path the service answers, in one place."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, FromQuery
+from litestar.types import ASGIApp
+
+from service.api.chat import Desk, Exchange
+from service.api.ops import Ops
+from service.api.page import File
+from service.errors import ModelNotFound, NotFound
+from service.telemetry.metrics import CONTENT_TYPE, Metrics
+
+Asked = Request[Any, Any, Any]
+JSON = "application/json"
+
+
+def routes(desk: Desk, ops: Ops, metrics: Metrics, page: Mapping[str, File]) -> list[HTTPRouteHandler]:
+    """The handlers, each closed over what it reads."""
+    return [
+        *_chat_routes(desk, ops),
+        *_health_routes(ops),
+        *_watching_routes(desk, ops, metrics),
+        *_page_routes(page),
+    ]
+
+
+def _chat_routes(desk: Desk, ops: Ops) -> list[HTTPRouteHandler]:
+    @post("/v1/chat/completions", status_code=200)
+    async def chat() -> ASGIApp:
+        """Answers a conversation, as JSON or as server-sent events."""
+        return Exchange(desk)
+
+    @get("/v1/models")
+    async def models(request: Asked) -> Response[bytes]:
+        """The models that can be asked."""
+        _known(desk, request)
+        return _json(ops.models())
+
+    @get("/v1/models/{name:path}")
+    async def model(request: Asked, name: FromPath[str]) -> Response[bytes]:
+        """One of them."""
+        _known(desk, request)
+        found = ops.model(name.removeprefix("/"))
+        if found is None:
+            raise ModelNotFound(f"There is no model {name.removeprefix('/')[:100]!r} here.", param="model")
+        return _json(found)
+
+    return [chat, models, model]
+
+
+def _health_routes(ops: Ops) -> list[HTTPRouteHandler]:
+    @get("/livez")
+    async def livez() -> Response[bytes]:
+        """Whether this process runs. Looks at nothing else, so that load cannot make it fail."""
+        return _json({"status": "ok"})
+
+    @get("/readyz")
+    async def readyz() -> Response[bytes]:
+        """Whether new requests should come here: 200 or 503."""
+        return _json({"status": "ok" if ops.ready() else "draining"}, 200 if ops.ready() else 503)
+
+    @get("/health")
+    async def health(deep: FromQuery[bool] = False) -> Response[bytes]:
+        """Shallow, or with `?deep=true` for each component: 200 or 503."""
+        if not deep:
+            return _json(ops.health(), 200 if ops.ready() else 503)
+        well, report = ops.deep_health()
+        return _json(report, 200 if well else 503)
+
+    return [livez, readyz, health]
+
+
+def _watching_routes(desk: Desk, ops: Ops, metrics: Metrics) -> list[HTTPRouteHandler]:
+    @get("/status")
+    async def status(request: Asked) -> Response[bytes]:
+        """What happens now: targets, counts, the last requests and incidents."""
+        _known(desk, request)
+        return _json(ops.status())
+
+    @get("/metrics")
+    async def scrape(request: Asked) -> Response[bytes]:
+        """For Prometheus."""
+        _known(desk, request)
+        return Response(metrics.scrape(), media_type=CONTENT_TYPE)
+
+    return [status, scrape]
+
+
+def _page_routes(page: Mapping[str, File]) -> list[HTTPRouteHandler]:
+    @get("/")
+    async def index(request: Asked) -> Response[bytes]:
+        """The page."""
+        return _served(request, page, "index.html")
+
+    @get("/web/{name:str}")
+    async def asset(request: Asked, name: FromPath[str]) -> Response[bytes]:
+        """The page's scripts, styles and pictures."""
+        return _served(request, page, name)
+
+    return [index, asset]
+
+
+def _served(request: Asked, page: Mapping[str, File], name: str) -> Response[bytes]:
+    file = page.get(name)
+    if file is None:
+        raise NotFound(f"The page has no file {name[:100]!r}.")
+    if request.headers.get("if-none-match") == file.etag:
+        return Response(b"", status_code=304, headers=file.headers, media_type=file.media_type)
+    return Response(file.body, headers=file.headers, media_type=file.media_type)
+
+
+def _known(desk: Desk, request: Asked) -> None:
+    """Raises Unauthorized where keys are set and the caller has none."""
+    desk.callers.identify(request.headers.get("authorization", ""))
+
+
+def _json(value: object, status: int = 200) -> Response[bytes]:
+    headers = {"cache-control": "no-store"}
+    return Response(msgspec.json.encode(value), status_code=status, media_type=JSON, headers=headers)

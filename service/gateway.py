@@ -1,0 +1,77 @@
+"""The recipe: how one request finds its answer."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from service import clock
+from service.answers.cache import AnswerCache, Stored
+from service.answers.replay import Recorded, Replayed, as_chunks, is_plain_text
+from service.attempt.run import Runner, Task, Whole
+from service.chat import Chunks, Reply, Target
+from service.errors import ModelNotFound
+from service.routing.router import order
+from service.settings import CacheOptions, RouteSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer: whole, or as a stream. `cached` is None where the cache had no say."""
+
+    target: str
+    reply: Reply | None = None
+    stream: Chunks | None = None
+    cached: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A model name and what stands behind it."""
+
+    settings: RouteSettings
+    targets: tuple[Target, ...]
+
+
+class Gateway:
+    """Answers chat requests."""
+
+    def __init__(self, routes: Mapping[str, Route], cache: AnswerCache, runner: Runner) -> None:
+        self.routes = routes
+        self.cache = cache
+        self.runner = runner
+
+    def route(self, model: str) -> Route:
+        """The route of this name. Raises ModelNotFound."""
+        route = self.routes.get(model)
+        if route is None:
+            raise ModelNotFound(f"There is no model {model[:100]!r} here.", param="model")
+        return route
+
+    async def answer(self, task: Task, route: Route) -> Answer:
+        """One request in; one answer out, or one GatewayError."""
+        options = route.settings.cache
+        key = self.cache.key(task.request, options)
+        if key is not None and (stored := await self.cache.look(key, task.route)) is not None:
+            return _replayed(stored, task)
+
+        fleet = self.runner.fleet
+        targets = order(route.targets, lambda target: fleet.state(target, clock.now()))
+        found = await self.runner.run(task, targets)
+
+        name, cached = found.target.name, None if key is None else False
+        if not isinstance(found, Whole):
+            if key is None:
+                return Answer(name, stream=found)
+            return Answer(name, stream=Recorded(found, self._keep(key, name, options)), cached=cached)
+        if key is not None and is_plain_text(found.reply.body):
+            await self.cache.keep(key, Stored(found.reply.body, name), options)
+        return Answer(name, reply=found.reply, cached=cached)
+
+    def _keep(self, key: str, target: str, options: CacheOptions) -> Callable[[bytes], Awaitable[None]]:
+        return lambda body: self.cache.keep(key, Stored(body, target), options)
+
+
+def _replayed(stored: Stored, task: Task) -> Answer:
+    if not task.request.stream:
+        return Answer(stored.target, reply=Reply(stored.body), cached=True)
+    chunks = as_chunks(stored.body, with_usage=task.request.wants_usage)
+    return Answer(stored.target, stream=Replayed(chunks), cached=True)

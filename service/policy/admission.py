@@ -1,0 +1,94 @@
+"""Who may pass: known callers, while there is room and the process is not about to end."""
+
+import asyncio
+import hashlib
+from collections.abc import Iterable
+from typing import Protocol
+
+from service.chat import Caller
+from service.errors import Overloaded, ShuttingDown, Unauthorized
+from service.settings import Secret
+
+ANONYMOUS = Caller()
+
+
+class Guest(Protocol):
+    """A request that is being answered."""
+
+    def cut_for_drain(self) -> None:
+        """The process ends: finish now, with an honest error."""
+        ...
+
+
+class Admission:
+    """The requests in the house, bounded; and the door, which a drain closes."""
+
+    def __init__(self, in_flight_max: int) -> None:
+        self.ready = True  # false: send new requests elsewhere; they are still answered here
+        self.draining = False  # true: they are not
+        self._empty = asyncio.Event()
+        self._in_flight_max = in_flight_max
+        self._guests: set[Guest] = set()
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being answered."""
+        return len(self._guests)
+
+    def enter(self, guest: Guest) -> None:
+        """Raises ShuttingDown or Overloaded."""
+        if self.draining:
+            raise ShuttingDown("This instance is shutting down.", retry_after_s=1.0)
+        if len(self._guests) >= self._in_flight_max:
+            raise Overloaded("More requests are open than this instance takes.", retry_after_s=1.0)
+        self._guests.add(guest)
+
+    def leave(self, guest: Guest) -> None:
+        """The request is over."""
+        self._guests.discard(guest)
+        if not self._guests:
+            self._empty.set()
+
+    async def announced(self, announce_s: float) -> None:
+        """Not ready any more: gives balancers time to hear of it, then closes the door."""
+        self.ready = False
+        await asyncio.sleep(announce_s)
+        self.draining = True
+
+    async def emptied(self, within_s: float) -> bool:
+        """Waits until nobody is left, for at most `within_s` seconds; whether nobody is."""
+        while self._guests:
+            self._empty.clear()
+            try:
+                async with asyncio.timeout(within_s):
+                    await self._empty.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    def cut_all(self) -> None:
+        """Ends what is still open, honestly."""
+        for guest in list(self._guests):
+            guest.cut_for_drain()
+
+
+class Callers:
+    """The inbound keys, as hashes."""
+
+    def __init__(self, keys: Iterable[Secret]) -> None:
+        self._known = {_digest(key.reveal()) for key in keys}
+
+    def identify(self, authorization: str) -> Caller:
+        """Who sends this `Authorization` header. Raises Unauthorized. Where no keys are set, all are anonymous."""
+        if not self._known:
+            return ANONYMOUS
+        scheme, _, key = authorization.partition(" ")
+        digest = _digest(key.strip())
+        if scheme.lower() != "bearer" or digest not in self._known:
+            raise Unauthorized("The API key is missing or not known here.")
+        return Caller(digest[:16])
+
+
+def _digest(key: str) -> str:
+    """Compared as hashes, so that the time a comparison takes says nothing about a key."""
+    return hashlib.sha256(key.encode()).hexdigest()

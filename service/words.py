@@ -1,0 +1,42 @@
+"""What the decoder says, in words that a person who did not write it understands."""
+
+import re
+
+import msgspec
+
+_WORDS = (
+    (re.compile(r"Object missing required field `(.+)`"), r"\1 is missing"),
+    (re.compile(r"Object contains unknown field `(.+)`"), r"\1 is not known here"),
+    (re.compile(r"Expected `str` matching regex (.+)"), r"must have the form \1"),
+    (re.compile(r"Expected `(str|array)` of length ([<>]=) (\d+)"), r"must have a length \2 \3"),
+    (re.compile(r"^Expected (.+), got (.+)$"), r"must be \1, not \2"),
+    (re.compile(r"^Expected (.+)$"), r"must be \1"),
+    (re.compile(r"Invalid value "), "must not be "),
+    (re.compile(r"`str`|\bstr\b"), "text"),
+    (re.compile(r"`float`|\bfloat\b"), "a number"),
+    (re.compile(r"`int`|\bint\b"), "a whole number"),
+    (re.compile(r"`bool`|\bbool\b"), "true or false"),
+    (re.compile(r"`array`|\barray\b"), "a list"),
+    (re.compile(r"`object`|\bobject\b"), "an object"),
+    (re.compile(r"`null`|\bnull\b"), "null"),
+    (re.compile(r"`? \| `?"), " or "),
+    (re.compile(r"`"), ""),
+)
+
+
+def in_words(error: msgspec.ValidationError) -> str:
+    """The sentence without the path, in plain words."""
+    text = str(error).split(" - at `")[0]
+    for technical, plain in _WORDS:
+        text = technical.sub(plain, text)
+    return text
+
+
+def where(error: msgspec.ValidationError) -> str:
+    """The path of the value at fault, as `messages[0].content`; empty for the whole."""
+    _, _, path = str(error).partition(" - at `")
+    path = path.rstrip("`").removeprefix("$").removeprefix(".")
+    missing = re.match(r"Object (?:missing required|contains unknown) field `(.+?)`", str(error))
+    if missing:
+        return f"{path}.{missing[1]}" if path else missing[1]
+    return path
