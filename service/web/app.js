@@ -1,0 +1,47 @@
+/**
+ * The page: two parts, one link between them.
+ *
+ *     chat.js  -- POST /v1/chat/completions, GET /v1/models     live.js -- GET /status, each second
+ *        ^                                                         |
+ *        +------------- routes, and "the service is back" ---------+
+ */
+
+import { startChat } from "./chat.js";
+import { byId } from "./dom.js";
+import { startLive } from "./live.js";
+
+const caller = {
+  key: "",
+  /** @returns {Record<string, string>} */
+  headers() {
+    return this.key ? { authorization: `Bearer ${this.key}` } : {};
+  },
+  /** The service answered 401. */
+  unauthorized() {
+    const form = byId("key-form");
+    if (!form.hidden) return;
+    form.hidden = false;
+    byId("key").focus();
+  },
+};
+
+/** On a narrow screen one part is shown at a time. @param {"chat" | "live"} part */
+function show(part) {
+  document.body.dataset.part = part;
+  byId("show-chat").setAttribute("aria-pressed", String(part === "chat"));
+  byId("show-live").setAttribute("aria-pressed", String(part === "live"));
+}
+
+const chat = startChat(caller);
+const live = startLive(caller, (status) => chat.learn(status.routes ?? []));
+
+byId("show-chat").addEventListener("click", () => show("chat"));
+byId("show-live").addEventListener("click", () => show("live"));
+
+byId("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  caller.key = /** @type {HTMLInputElement} */ (byId("key")).value.trim();
+  byId("key-form").hidden = true;
+  chat.loadModels();
+  live.now();
+});

@@ -1,0 +1,155 @@
+/**
+ * One question to the service, as it unfolds:
+ *
+ *     head -> text* -> exactly one of  whole | cut (after text) | failed (before any) | stopped (by the reader)
+ *
+ * A stream that ends without a finish reason is never whole, whatever else it looked like.
+ */
+
+import { SseReader } from "./sse.js";
+import { parseTrail, triesOf } from "./words.js";
+
+/** @typedef {import("./words.js").Try} Try */
+/** @typedef {{message: string, suggestion: string, id: string, code: string, retryAfterS: number | null, trail: Try[]}} Problem */
+/** @typedef {{target: string, route: string, cache: string, id: string, trail: Try[]}} Head */
+/** @typedef {{kind: "head", head: Head} | {kind: "text", text: string} | {kind: "whole", finish: string}
+ *    | {kind: "cut" | "failed", problem: Problem, status: number} | {kind: "stopped"}} Step */
+/** @typedef {{model: string, messages: {role: string, content: string}[], stream: boolean, repeatable: boolean}} Question */
+
+/**
+ * @param {Question} question
+ * @param {Record<string, string>} headers
+ * @param {AbortSignal} signal
+ * @returns {AsyncGenerator<Step, void>}
+ */
+export async function* ask(question, headers, signal) {
+  let said = false; // whether any text came
+  let status = 0;
+  try {
+    const response = await post(question, headers, signal);
+    status = response.status;
+    const head = headOf(response.headers);
+    if (!response.ok) {
+      const problem = problemOf(await bodyOf(response), head);
+      yield { kind: "failed", problem, status };
+      return;
+    }
+    yield { kind: "head", head };
+    for await (const step of question.stream ? streamed(response) : whole(response)) {
+      said ||= step.kind === "text" && step.text !== "";
+      yield step.kind === "cut" && !said ? { ...step, kind: "failed", status } : step;
+      if (step.kind !== "text") return;
+    }
+  } catch (error) {
+    if (signal.aborted) yield { kind: "stopped" };
+    else yield { kind: said ? "cut" : "failed", problem: unreachable(said, error), status };
+  }
+}
+
+/** @param {Question} question @param {Record<string, string>} headers @param {AbortSignal} signal */
+function post({ model, messages, stream, repeatable }, headers, signal) {
+  const body = { model, messages, stream, ...(repeatable ? { temperature: 0 } : {}) };
+  return fetch("/v1/chat/completions", {
+    method: "POST",
+    headers: { "content-type": "application/json", ...headers },
+    body: JSON.stringify(body),
+    signal,
+  });
+}
+
+/** @param {Response} response @returns {AsyncGenerator<Step, void>} */
+async function* streamed(response) {
+  let finish = "";
+  for await (const data of eventsOf(response)) {
+    if (data === "[DONE]") break;
+    const chunk = parsed(data);
+    if (chunk?.error) {
+      yield { kind: "cut", problem: problemOf(chunk, null), status: response.status };
+      return;
+    }
+    const choice = chunk?.choices?.[0];
+    const text = choice?.delta?.content ?? choice?.delta?.refusal;
+    if (typeof text === "string" && text !== "") yield { kind: "text", text };
+    finish ||= choice?.finish_reason ?? "";
+  }
+  if (finish) yield { kind: "whole", finish };
+  else yield { kind: "cut", problem: unfinished(), status: response.status };
+}
+
+/** @param {Response} response @returns {AsyncGenerator<string, void>} */
+async function* eventsOf(response) {
+  if (!response.body) return;
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
+  const events = new SseReader();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      for (const { data } of events.feed(decoder.decode(value, { stream: true }))) yield data;
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // it may have ended or broken already; there is nobody to tell
+  }
+}
+
+/** @param {Response} response @returns {AsyncGenerator<Step, void>} */
+async function* whole(response) {
+  const body = await bodyOf(response);
+  const choice = body?.choices?.[0];
+  const text = choice?.message?.content ?? choice?.message?.refusal;
+  if (typeof text === "string" && text !== "") yield { kind: "text", text };
+  if (choice?.finish_reason) yield { kind: "whole", finish: choice.finish_reason };
+  else yield { kind: "cut", problem: body?.error ? problemOf(body, null) : unfinished(), status: response.status };
+}
+
+/** @param {Headers} headers @returns {Head} */
+function headOf(headers) {
+  const target = headers.get("x-dub5-target") ?? "";
+  const trail = parseTrail(headers.get("x-dub5-trail"));
+  const cache = headers.get("x-dub5-cache") ?? "";
+  return { target, trail, cache, route: headers.get("x-dub5-route") ?? "", id: headers.get("x-request-id") ?? "" };
+}
+
+/** The one error shape, read with patience: a proxy in front may have answered instead. @param {any} body @param {Head | null} head @returns {Problem} */
+function problemOf(body, head) {
+  const error = body?.error ?? {};
+  return {
+    message: error.message || "The service answered with something that is not an answer.",
+    suggestion: error.suggestion || "Try again; if it happens again, look at what runs in front of the service.",
+    id: error.id || head?.id || "",
+    code: error.code || "",
+    retryAfterS: typeof error.retry_after === "number" ? error.retry_after : null,
+    trail: error.attempts?.length ? triesOf(error.attempts) : (head?.trail ?? []),
+  };
+}
+
+/** @param {string} message @param {string} suggestion @param {string} code @returns {Problem} */
+function ownProblem(message, suggestion, code) {
+  return { message, suggestion, code, id: "", retryAfterS: null, trail: [] };
+}
+
+function unfinished() {
+  return ownProblem("The stream ended without saying that it was finished.", "Ask again.", "unfinished");
+}
+
+/** @param {boolean} said @param {unknown} error */
+function unreachable(said, error) {
+  const why = error instanceof Error ? error.message : String(error);
+  if (said) return ownProblem("The connection to the service broke.", "Ask again.", why);
+  return ownProblem("The service could not be reached.", "Check that it runs and that you are online, then try again.", why);
+}
+
+/** @param {Response} response @returns {Promise<any>} */
+async function bodyOf(response) {
+  return parsed(await response.text());
+}
+
+/** @param {string} text @returns {any} */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null; // not JSON: whoever reads it says so
+  }
+}

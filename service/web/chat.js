@@ -1,0 +1,275 @@
+/** The chat part: what is asked, what is kept, what is said aloud. */
+
+import { ask } from "./ask.js";
+import { byId, h, put } from "./dom.js";
+import { TurnView, isAtFault, isOpen, newTurn } from "./turn.js";
+
+/** @typedef {import("./turn.js").Turn} Turn */
+/** @typedef {{name: string, targets: string[]}} Route */
+/** @typedef {{headers(): Record<string, string>, unauthorized(): void}} Caller */
+
+const KEPT = "dub5.chat"; // in sessionStorage: gone with the tab
+
+/** @param {Caller} caller */
+export function startChat(caller) {
+  const chat = new Chat(caller);
+  chat.listen();
+  chat.loadModels();
+  return chat;
+}
+
+class Chat {
+  /** @param {Caller} caller */
+  constructor(caller) {
+    this.caller = caller;
+    this.question = /** @type {HTMLTextAreaElement} */ (byId("question"));
+    this.model = /** @type {HTMLSelectElement} */ (byId("model"));
+    this.stream = /** @type {HTMLInputElement} */ (byId("stream"));
+    this.repeatable = /** @type {HTMLInputElement} */ (byId("repeatable"));
+    this.scroll = byId("scroll");
+    /** @type {Turn[]} */
+    this.turns = [];
+    /** @type {Map<Turn, TurnView>} */
+    this.views = new Map();
+    /** @type {AbortController | null} */
+    this.running = null;
+    /** @type {Route[]} */
+    this.routes = [];
+    this.wanted = ""; // the model chosen before the list came
+    this.loading = false;
+    this.restore();
+  }
+
+  listen() {
+    byId("ask").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.send();
+    });
+    this.question.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      this.send();
+    });
+    byId("chat").addEventListener("keydown", (event) => event.key === "Escape" && this.stop());
+    byId("stop").addEventListener("click", () => this.stop());
+    byId("new-chat").addEventListener("click", () => this.clear());
+    byId("examples").addEventListener("click", (event) => {
+      const example = event.target instanceof Element ? event.target.closest("button") : null;
+      if (!example) return;
+      this.question.value = example.textContent ?? "";
+      this.send();
+    });
+    this.model.addEventListener("change", () => this.showOrder());
+    addEventListener("pagehide", () => this.keep());
+  }
+
+  /** The routes as the service has them; also a sign that it is there. @param {Route[]} routes */
+  learn(routes) {
+    this.routes = routes;
+    this.showOrder();
+    if (this.model.disabled) this.loadModels();
+  }
+
+  async loadModels() {
+    if (this.loading) return;
+    this.loading = true;
+    try {
+      const response = await fetch("/v1/models", { headers: this.caller.headers() });
+      if (response.status === 401) this.caller.unauthorized();
+      if (response.ok) this.showModels((await response.json()).data.map((/** @type {{id: string}} */ m) => m.id));
+      else put(this.model.options[0], "none to be had");
+    } catch {
+      put(this.model.options[0], "service not reached"); // live.js keeps asking, and calls `learn` when it is back
+    } finally {
+      this.loading = false;
+    }
+  }
+
+  /** @param {string[]} names */
+  showModels(names) {
+    const chosen = this.wanted || this.model.value;
+    this.model.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
+    this.model.disabled = names.length === 0;
+    if (names.includes(chosen)) this.model.value = chosen;
+    this.showOrder();
+  }
+
+  showOrder() {
+    const route = this.routes.find((r) => r.name === this.model.value);
+    put(byId("order"), route ? `${route.name} asks ${route.targets.join(", then ")}.` : "");
+  }
+
+  send() {
+    const question = this.question.value.trim();
+    if (!question || this.running || this.model.disabled) return this.question.focus();
+    this.question.value = "";
+    const turn = newTurn(question, this.stream.checked);
+    this.turns.push(turn);
+    this.show(turn);
+    this.run(turn);
+  }
+
+  /** @param {Turn} turn */
+  show(turn) {
+    const view = new TurnView(turn, (again) => this.again(again));
+    this.views.set(turn, view);
+    byId("turns").append(view.node);
+    byId("empty").hidden = true;
+  }
+
+  /** Asks the last question anew, or hands it back to be edited where the question was at fault. @param {Turn} turn */
+  again(turn) {
+    if (this.running) return;
+    if (isAtFault(turn)) {
+      this.turns.pop();
+      this.views.get(turn)?.node.remove();
+      this.views.delete(turn);
+      this.question.value = turn.question;
+      this.question.focus();
+      byId("empty").hidden = this.turns.length > 0;
+      return this.refresh();
+    }
+    Object.assign(turn, newTurn(turn.question, this.stream.checked));
+    this.question.focus(); // the button goes away
+    this.run(turn);
+  }
+
+  stop() {
+    this.running?.abort();
+  }
+
+  clear() {
+    this.stop();
+    this.turns = [];
+    this.views.clear();
+    byId("turns").replaceChildren();
+    byId("empty").hidden = false;
+    this.keep();
+    this.question.focus();
+  }
+
+  /** From the question to its end, whatever that is. @param {Turn} turn */
+  async run(turn) {
+    const running = (this.running = new AbortController());
+    this.busy(true);
+    this.refresh();
+    this.toEnd(true);
+    const question = {
+      model: this.model.value, stream: turn.stream, repeatable: this.repeatable.checked, messages: this.historyFor(turn),
+    };
+    const startedMs = performance.now();
+    for await (const step of ask(question, this.caller.headers(), running.signal)) {
+      this.take(turn, step, performance.now() - startedMs);
+    }
+    this.running = null;
+    this.busy(false);
+    if (!this.turns.includes(turn)) return; // a new chat was begun meanwhile
+    this.refresh();
+    this.toEnd(false);
+    this.keep();
+    this.announce(turn);
+  }
+
+  /** @param {Turn} turn @param {import("./ask.js").Step} step @param {number} ms since the question was sent */
+  take(turn, step, ms) {
+    if (step.kind === "text") {
+      const pinned = this.pinned();
+      turn.answer += step.text;
+      if (turn.firstMs === null) turn.firstMs = ms;
+      if (turn.state === "waiting") {
+        turn.state = "streaming";
+        this.refresh();
+      } else this.views.get(turn)?.add(step.text);
+      if (pinned) this.toEnd(true);
+      return;
+    }
+    if (step.kind === "head") Object.assign(turn, { target: step.head.target, cache: step.head.cache, trail: step.head.trail });
+    else Object.assign(turn, { state: step.kind, totalMs: ms, endedAt: Date.now() / 1000 });
+    if (step.kind === "whole") turn.finish = step.finish;
+    if (step.kind === "cut" || step.kind === "failed") {
+      Object.assign(turn, { problem: step.problem, status: step.status });
+      if (step.problem.trail.length) turn.trail = step.problem.trail;
+      if (step.status === 401) this.caller.unauthorized();
+    }
+    this.views.get(turn)?.update(false);
+  }
+
+  /** Earlier turns that have an answer, then the question. @param {Turn} turn */
+  historyFor(turn) {
+    const before = this.turns.slice(0, this.turns.indexOf(turn)).filter((t) => t.answer);
+    return [
+      ...before.flatMap((t) => [{ role: "user", content: t.question }, { role: "assistant", content: t.answer }]),
+      { role: "user", content: turn.question },
+    ];
+  }
+
+  /** @param {boolean} on */
+  busy(on) {
+    const stop = byId("stop");
+    const hadFocus = document.activeElement === stop;
+    stop.hidden = !on;
+    byId("send").hidden = on;
+    if (hadFocus && !on) this.question.focus();
+  }
+
+  refresh() {
+    for (const [turn, view] of this.views) view.update(turn === this.turns.at(-1) && !isOpen(turn));
+  }
+
+  /** Whether the reader follows the end, and has not scrolled back to read. */
+  pinned() {
+    const { scrollHeight, scrollTop, clientHeight } = this.scroll;
+    return scrollHeight - scrollTop - clientHeight < 48;
+  }
+
+  /** @param {boolean} force */
+  toEnd(force) {
+    if (force || this.pinned()) this.scroll.scrollTop = this.scroll.scrollHeight;
+  }
+
+  /** Said once, at the end: word by word would be noise. @param {Turn} turn */
+  announce(turn) {
+    const said = {
+      whole: `${turn.target || "The service"} answered: ${turn.answer}`,
+      cut: `The answer was cut and is not whole. ${turn.problem?.message ?? ""} Text so far: ${turn.answer}`,
+      failed: `No answer. ${turn.problem?.message ?? ""} ${turn.problem?.suggestion ?? ""}`,
+      stopped: "Stopped.",
+      waiting: "", streaming: "",
+    };
+    put(byId("announce"), said[turn.state]);
+  }
+
+  keep() {
+    const { turns } = this;
+    const kept = { turns, draft: this.question.value, model: this.model.value || this.wanted };
+    try {
+      sessionStorage.setItem(KEPT, JSON.stringify({ ...kept, stream: this.stream.checked, repeatable: this.repeatable.checked }));
+    } catch {
+      // storage is full or forbidden: the conversation lives as long as the page
+    }
+  }
+
+  restore() {
+    const kept = read();
+    if (!kept) return;
+    this.question.value = kept.draft ?? "";
+    this.wanted = kept.model ?? "";
+    this.stream.checked = kept.stream ?? true;
+    this.repeatable.checked = kept.repeatable ?? false;
+    for (const turn of kept.turns ?? []) {
+      if (isOpen(turn)) turn.state = "stopped"; // the page was left before its end
+      this.turns.push(turn);
+      this.show(turn);
+    }
+    this.refresh();
+    this.toEnd(true);
+  }
+}
+
+function read() {
+  try {
+    return JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
+  } catch {
+    return null; // forbidden, or written by another version
+  }
+}

@@ -1,0 +1,148 @@
+/** One question and its answer, as they are shown. The turn itself is plain data, so that it can be kept. */
+
+import { h, icon, put } from "./dom.js";
+import { duration, finishInWords, kindOfTry, reasonInWords, timeOfDay } from "./words.js";
+
+/** @typedef {import("./words.js").Try} Try */
+/** @typedef {import("./ask.js").Problem} Problem */
+/** @typedef {"waiting" | "streaming" | "whole" | "cut" | "failed" | "stopped"} State */
+/**
+ * @typedef {object} Turn
+ * @property {string} question
+ * @property {string} answer
+ * @property {State} state
+ * @property {boolean} stream
+ * @property {string} target
+ * @property {string} cache
+ * @property {Try[]} trail
+ * @property {Problem | null} problem
+ * @property {number} status
+ * @property {string} finish
+ * @property {number | null} firstMs
+ * @property {number | null} totalMs
+ * @property {number} endedAt epoch seconds
+ */
+
+/** @param {string} question @param {boolean} stream @returns {Turn} */
+export function newTurn(question, stream) {
+  return {
+    question, stream, answer: "", state: "waiting", target: "", cache: "", trail: [], problem: null,
+    status: 0, finish: "", firstMs: null, totalMs: null, endedAt: 0,
+  };
+}
+
+/** Whether an answer is still under way. @param {Turn} turn */
+export function isOpen(turn) {
+  return turn.state === "waiting" || turn.state === "streaming";
+}
+
+/** Asking the same again cannot help. @param {Turn} turn */
+export function isAtFault(turn) {
+  return turn.state === "failed" && [400, 404, 413, 422].includes(turn.status);
+}
+
+export class TurnView {
+  /** @param {Turn} turn @param {(turn: Turn) => void} again */
+  constructor(turn, again) {
+    this.turn = turn;
+    this.text = document.createTextNode(turn.answer);
+    this.by = h("p.by");
+    this.note = h("div.note");
+    this.facts = h("div.facts");
+    this.bones = h("div.bones", {}, h("span.bone"), h("span.bone.short"));
+    this.again = h("button.quiet", { type: "button", onclick: () => again(turn) });
+    this.answer = h("div.answer", {}, this.by, h("p.text", {}, this.text), this.bones, this.note, this.facts);
+    this.node = h(
+      "article.turn", {},
+      h("p.question", {}, h("span.sr", {}, "You asked: "), turn.question),
+      this.answer,
+    );
+    this.update(false);
+  }
+
+  /** More of the answer. @param {string} text */
+  add(text) {
+    this.text.appendData(text);
+  }
+
+  /** Shows the turn as it is now; `last`: nothing was asked after it, so it may be asked again. @param {boolean} last */
+  update(last) {
+    const { turn } = this;
+    if (this.text.data !== turn.answer) this.text.data = turn.answer;
+    this.answer.dataset.state = turn.state;
+    this.answer.setAttribute("aria-busy", String(isOpen(turn)));
+    this.bones.hidden = turn.state !== "waiting";
+    this.by.replaceChildren(...speaker(turn));
+    this.note.replaceChildren(...noteOf(turn));
+    this.note.hidden = this.note.childElementCount === 0;
+    if (last && ["cut", "failed", "stopped"].includes(turn.state)) {
+      put(this.again, isAtFault(turn) ? "Edit the question" : "Ask again");
+      this.note.append(this.again);
+    }
+    this.facts.replaceChildren(...factsOf(turn));
+  }
+}
+
+/** @param {Turn} turn */
+function speaker(turn) {
+  const badges = [];
+  if (turn.cache === "hit") badges.push(h("span.badge.cached", {}, "from the cache"));
+  if (turn.state === "streaming") badges.push(h("span.badge", {}, "answering…"));
+  if (turn.state === "cut" || (turn.state === "stopped" && turn.answer)) {
+    badges.push(h("span.badge.unfinished", {}, icon("cut"), "unfinished"));
+  }
+  const waiting = turn.stream ? "Waiting for the first token…" : "Waiting for the whole answer…";
+  const nobody = turn.state === "waiting" ? waiting : turn.answer ? "Answer" : "No answer";
+  return [h("strong", {}, turn.target || nobody), ...badges];
+}
+
+/** @param {Turn} turn */
+function noteOf(turn) {
+  if (turn.state === "stopped") return [h("p", {}, "You stopped this answer.")];
+  if (turn.state === "whole") {
+    const said = finishInWords(turn.finish) || (turn.answer ? "" : "The answer is whole, and has no text.");
+    return said ? [h("p", {}, said)] : [];
+  }
+  if (!turn.problem) return [];
+  const { message, suggestion, id, code, retryAfterS } = turn.problem;
+  const after = retryAfterS === null ? "" : timeOfDay(turn.endedAt + retryAfterS);
+  const cut = turn.state === "cut";
+  return [
+    h("p", {}, icon(cut ? "cut" : "bad"), h("strong", {}, cut ? "The answer was cut. " : ""), message),
+    h("p", {}, suggestion, after && ` Worth trying again after ${after}.`),
+    h("p.small", {}, [code, id && `error id ${id}`].filter(Boolean).join(" · ")),
+  ];
+}
+
+/** @param {Turn} turn */
+function factsOf(turn) {
+  const times = [];
+  if (turn.firstMs !== null && turn.stream) times.push(`first token ${duration(turn.firstMs)}`);
+  if (turn.totalMs !== null) times.push(`${turn.state === "whole" ? "whole after" : "ended after"} ${duration(turn.totalMs)}`);
+  return [turn.trail.length > 0 && trailOf(turn.trail), times.length > 0 && h("p.times", {}, times.join(" · "))].filter(
+    (part) => part instanceof Node,
+  );
+}
+
+/**
+ * The tries of a request in order: a chip each, as wide as it took long, and named for a screen reader.
+ * @param {Try[]} trail
+ */
+export function trailOf(trail) {
+  const longest = Math.max(1, ...trail.map((t) => t.ms ?? 0));
+  return h("ol.trail", { "aria-label": "Who was tried" }, ...trail.map((t) => chip(t, longest)));
+}
+
+/** @param {Try} tried @param {number} longest */
+function chip({ target, reason, ms }, longest) {
+  const kind = kindOfTry(reason);
+  const bar = h("span.took", { "aria-hidden": "true" });
+  bar.style.width = `${Math.max(2, Math.round((100 * (ms ?? 0)) / longest))}%`;
+  const took = ms === null || kind === "skip" ? "" : duration(ms);
+  return h(
+    `li.try.${kind}`, {},
+    h("span.who", {}, icon(kind), target),
+    h("span.why", {}, [kind === "ok" ? "answered" : reasonInWords(reason), took].filter(Boolean).join(", ")),
+    bar,
+  );
+}

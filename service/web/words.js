@@ -1,0 +1,167 @@
+/**
+ * What codes, numbers and headers are called for a person. Pure: text in, text out.
+ */
+
+/** @typedef {{target: string, reason: string, ms: number | null}} Try */
+/** @typedef {{target: string, outcome?: string, reason: string, started_ms: number, ended_ms: number}} Attempt */
+
+const REASONS = new Map([
+  ["ok", "answered"],
+  ["cancelled", "you left"],
+  ["breaker_open", "passed over: its breaker is open"],
+  ["host_breaker_open", "passed over: the breaker of its host is open"],
+  ["cooling_down", "passed over: it asked to be left alone for a while"],
+  ["first_token_timeout", "no first token in time"],
+  ["whole_answer_timeout", "no answer in time"],
+  ["between_tokens_timeout", "fell silent in mid-answer"],
+  ["deadline_timeout", "the time for this request ran out"],
+  ["empty_answer", "answered with nothing"],
+  ["truncated", "ended before the answer was whole"],
+  ["error_event", "sent an error instead of an answer"],
+  ["error_in_answer", "sent an error dressed as an answer"],
+  ["not_json", "sent something that is not JSON"],
+  ["garbled", "sent JSON that is no answer"],
+  ["not_a_stream", "sent a page instead of a stream"],
+  ["event_too_long", "sent more in one piece than is allowed"],
+  ["answer_too_long", "sent more than is allowed"],
+  ["http_400", "found the request at fault (400)"],
+  ["http_401", "did not accept our key (401)"],
+  ["http_402", "wants to be paid first (402)"],
+  ["http_403", "does not allow our key this (403)"],
+  ["http_404", "does not know the model (404)"],
+  ["http_413", "found the request too large (413)"],
+  ["http_422", "could not work with the request (422)"],
+  ["http_429", "reached its rate limit (429)"],
+  ["http_500", "failed inside (500)"],
+  ["http_502", "its gateway got no proper answer (502)"],
+  ["http_503", "is not available (503)"],
+  ["http_504", "its gateway waited in vain (504)"],
+  ["http_529", "is overloaded (529)"],
+  ["http_530", "Cloudflare could not find its origin (530)"],
+]);
+
+const STAGES = new Map([
+  ["pool", "waiting for a free connection"],
+  ["resolve", "looking up its address"],
+  ["connect", "connecting"],
+  ["send", "sending the question"],
+  ["wait", "waiting for it to begin"],
+  ["body", "reading its answer"],
+]);
+
+const KINDS = new Map([
+  ["refused", "refused"],
+  ["reset", "connection reset"],
+  ["closed", "connection closed"],
+  ["timeout", "took too long"],
+  ["protocol", "broke the protocol"],
+]);
+
+const PASSED_OVER = new Set(["breaker_open", "host_breaker_open", "cooling_down"]);
+
+/** A reason ("http_530") in plain words. @param {string} reason */
+export function reasonInWords(reason) {
+  const known = REASONS.get(reason);
+  if (known) return known;
+  if (/^http_52\d$/.test(reason)) return `Cloudflare could not reach its origin (${reason.slice(5)})`;
+  if (/^http_\d+$/.test(reason)) return `answered with status ${reason.slice(5)}`;
+  if (reason.startsWith("unsupported_")) return `cannot carry the field “${reason.slice(12)}”`;
+  const [stage, kind] = reason.split("_");
+  if (STAGES.has(stage) && KINDS.has(kind)) return `${KINDS.get(kind)} while ${STAGES.get(stage)}`;
+  return reason.replaceAll("_", " ");
+}
+
+/** What became of a try: "ok", "skip" (never asked) or "bad". @param {string} reason */
+export function kindOfTry(reason) {
+  if (reason === "ok") return "ok";
+  return PASSED_OVER.has(reason) || reason.startsWith("unsupported_") ? "skip" : "bad";
+}
+
+/**
+ * The `x-dub5-trail` header: "one/gpt-sim=http_530;12ms, two/mistral-sim=ok;40ms".
+ * @param {string | null} header
+ * @returns {Try[]}
+ */
+export function parseTrail(header) {
+  return (header ?? "").split(",").flatMap((part) => {
+    const cut = part.lastIndexOf("=");
+    if (cut < 1) return [];
+    const [reason, ...rest] = part.slice(cut + 1).split(";").map((s) => s.trim());
+    const took = rest.find((s) => /^\d+(\.\d+)?ms$/.test(s));
+    return [{ target: part.slice(0, cut).trim(), reason, ms: took ? parseFloat(took) : null }];
+  });
+}
+
+/** The `attempts` of an error or of a recent request. @param {Attempt[] | undefined} attempts @returns {Try[]} */
+export function triesOf(attempts) {
+  return (attempts ?? []).map((a) => ({
+    target: a.target,
+    reason: a.reason || a.outcome || "unknown",
+    ms: a.ended_ms === undefined || a.started_ms === undefined ? null : Math.max(0, a.ended_ms - a.started_ms),
+  }));
+}
+
+/** "41 ms", "1.24 s", "12 s", "3 min". @param {number | null | undefined} ms */
+export function duration(ms) {
+  if (ms === null || ms === undefined || Number.isNaN(ms)) return "–";
+  if (ms < 10 && ms > 0) return `${ms < 1 ? "<1" : ms.toFixed(0)} ms`;
+  if (ms < 999.5) return `${Math.round(ms)} ms`;
+  if (ms < 9_995) return `${(ms / 1000).toFixed(2)} s`;
+  if (ms < 99_500) return `${(ms / 1000).toFixed(1)} s`;
+  const minutes = ms / 60_000;
+  if (minutes < 90) return `${Math.round(minutes)} min`;
+  return minutes < 2_880 ? `${Math.round(minutes / 60)} h` : `${Math.round(minutes / 1440)} days`;
+}
+
+/** 14:03:12. @param {number | string | null | undefined} at epoch seconds, or an ISO date */
+export function timeOfDay(at) {
+  const date = typeof at === "number" ? new Date(at * 1000) : new Date(at ?? NaN);
+  return Number.isNaN(date.getTime()) ? "" : date.toLocaleTimeString("en-GB");
+}
+
+const SMALL = new Intl.NumberFormat("en");
+const LARGE = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+
+/** 7, 9,999, 12.3K. @param {number | null | undefined} n */
+export function count(n) {
+  return n === null || n === undefined ? "–" : (n < 10_000 ? SMALL : LARGE).format(n);
+}
+
+const INCIDENTS = new Map([
+  ["breaker_opened", "breaker opened for"],
+  ["breaker_half_opened", "breaker half-open, probing"],
+  ["breaker_closed", "breaker closed again for"],
+  ["stream_cut", "answer cut by"],
+  ["failed_over", "failed over from"],
+  ["all_targets_down", "nobody could answer on"],
+]);
+
+/** "breaker opened for one/gpt-sim". @param {{what: string, target?: string | null}} incident */
+export function incidentInWords({ what, target }) {
+  const said = INCIDENTS.get(what);
+  if (!target) return (said ?? what).replaceAll("_", " ").replace(/ (for|by|from|on)$/, "");
+  return said ? `${said} ${target}` : `${what.replaceAll("_", " ")}: ${target}`;
+}
+
+const HAPPENED = new Map([
+  ["failed_over", ["failover", "failovers"]],
+  ["breaker_opened", ["breaker opening", "breaker openings"]],
+  ["breaker_half_opened", ["probe", "probes"]],
+  ["breaker_closed", ["breaker closing", "breaker closings"]],
+  ["stream_cut", ["cut stream", "cut streams"]],
+  ["cache_hit", ["cache hit", "cache hits"]],
+  ["cache_miss", ["cache miss", "cache misses"]],
+]);
+
+/** "12 failovers". @param {string} what @param {number} n */
+export function happenedInWords(what, n) {
+  const [one, many] = HAPPENED.get(what) ?? [what.replaceAll("_", " "), what.replaceAll("_", " ")];
+  return `${count(n)} ${n === 1 ? one : many}`;
+}
+
+/** A finish that is not simply "stop", in words; "" where nothing is to say. @param {string} finish */
+export function finishInWords(finish) {
+  if (finish === "length") return "The model stopped at its length limit; ask it to go on.";
+  if (finish === "content_filter") return "The provider’s content filter ended this answer.";
+  return "";
+}
