@@ -14,8 +14,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_sockets: runs on a real event loop, with real time")
-    if plugin := config.pluginmanager.get_plugin("asyncio"):
-        config.pluginmanager.unregister(plugin)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"virtual time: --seed {config.getoption('--seed')}"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -9,7 +9,6 @@ Nothing from outside gets in: sockets, threads, processes and signals raise Esca
 import asyncio
 import contextvars
 import gc
-import hashlib
 import heapq
 import itertools
 import random
@@ -25,7 +24,6 @@ Ts = TypeVarTuple("Ts")
 TURNS_MAX = 100_000  # an instant that has not ended after so many turns spins: time moves on all the same
 COLLECT_EVERY_STEPS = 50_000  # when the garbage collector runs must not depend on allocation
 EPOCH_S = 1_700_000_000
-SETTLE_TURNS = 100
 
 OUTSIDE = {
     "sockets": """getaddrinfo getnameinfo create_connection create_server create_datagram_endpoint
@@ -44,25 +42,6 @@ class Escaped(BaseException):
 
 class Deadlock(BaseException):
     """Everything waits and nothing is scheduled. The message names each task and where it waits."""
-
-
-class Leaked(AssertionError):
-    """The main coroutine ended well but left tasks behind, or errors that nobody looked at."""
-
-
-class Trace:
-    """Give it to a loop as `on_step`: equal runs have equal digests. Keeps the last steps for the report."""
-
-    def __init__(self, keep: int = 200) -> None:
-        self._hash = hashlib.blake2b(digest_size=16)
-        self.last: deque[tuple[int, str]] = deque(maxlen=keep)
-
-    def __call__(self, at_ns: int, name: str) -> None:
-        self._hash.update(f"{at_ns} {name}\n".encode())
-        self.last.append((at_ns, name))
-
-    def digest(self) -> str:
-        return self._hash.hexdigest()
 
 
 class _Future(asyncio.Future[Any]):
@@ -172,7 +151,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _run_once(self) -> None:
         if self._escaped:
-            raise self._escaped
+            escaped, self._escaped = self._escaped, None
+            raise escaped
         self._turns += 1
         self._drop_cancelled_timers()
         if (not self._ready or self._turns > TURNS_MAX) and not self._stopping:
@@ -194,10 +174,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._cancelled_timers -= 1
 
     def _jump(self) -> None:
+        self._turns = 0
         if not self._timers:
             raise self._stuck("spins" if self._ready else "waits")
         self._now_ns = max(self._now_ns, self._timers[0][0])
-        self._turns = 0
 
     def _step(self, handle: asyncio.Handle) -> None:
         if handle.cancelled():
@@ -214,7 +194,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         threads = sorted(thread.name for thread in set(threading.enumerate()) - self._threads)
         if threads:
             return Escaped(f"threads were started: {', '.join(threads)}; virtual time does not wait for them")
-        lines = [f"  {task.get_name()}: {_where(task)}" for task in self.unfinished()]
+        lines = [f"  {task.get_name()}: {where(task)}" for task in self.unfinished()]
         return Deadlock("\n".join([f"at {self.time()} s everything {how} and nothing is scheduled:", *lines]))
 
     def _process_events(self, event_list: object) -> None: ...
@@ -264,61 +244,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().call_exception_handler(context)
 
 
-def run(
-    main: Coroutine[Any, Any, T],
-    *,
-    seed: int | None = 0,
-    on_step: Callable[[int, str], None] | None = None,
-    debug: bool = False,
-    leaks: bool = False,
-) -> T:
-    """The result of `main`, run in virtual time. Raises what it raises, Deadlock, Escaped, and Leaked if it
-    left tasks behind that do not end at the same instant, unless `leaks` allows them. They are cancelled."""
-    loop = VirtualLoop(seed, on_step=on_step)
-    loop.set_debug(debug)
-    collecting = gc.isenabled()
-    gc.disable()
-    leaked: list[str] = []
-    try:
-        task = loop.create_task(main, name="main", context=contextvars.Context())
-        result: T = loop.run_until_complete(task)
-        loop.run_until_complete(_settle(loop))
-        leaked = [f"{task.get_name()}: {_where(task)}" for task in loop.unfinished()]
-    finally:
-        _close(loop)
-        if collecting:
-            gc.enable()
-    if (leaked and not leaks) or loop.complaints:
-        raise Leaked("\n".join(["left behind:", *leaked, *loop.complaints]))
-    return result
-
-
-async def _settle(loop: VirtualLoop) -> None:
-    """Lets end what ends without time passing."""
-    for _ in range(SETTLE_TURNS):
-        if len(loop.unfinished()) == 1:
-            return
-        await asyncio.sleep(0)
-
-
-def _close(loop: VirtualLoop) -> None:
-    loop.on_step = None
-    try:
-        loop.run_until_complete(_cancel(loop))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
-
-
-async def _cancel(loop: VirtualLoop) -> None:
-    """Ends the leftovers, oldest first; what they raise goes to the loop's complaints."""
-    leftovers = [task for task in loop.unfinished() if task is not asyncio.current_task()]
-    for task in leftovers:
-        task.cancel()
-    if leftovers:
-        await asyncio.wait(leftovers)
-
-
 def _name(handle: asyncio.Handle) -> str:
     """The task that a callback moves on, else the function."""
     callback: Any = handle._callback  # type: ignore[attr-defined]
@@ -328,7 +253,7 @@ def _name(handle: asyncio.Handle) -> str:
     return str(getattr(callback, "__qualname__", None) or type(callback).__qualname__)
 
 
-def _where(task: asyncio.Task[Any]) -> str:
+def where(task: asyncio.Task[Any]) -> str:
     """Where a task waits, innermost last: its own functions, then the one that suspends."""
     places = []
     awaited: Any = task.get_coro()

@@ -1,0 +1,142 @@
+"""The server's side of ASGI, without a server: one reply on its way, and an application's lifespan."""
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Message = dict[str, Any]
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class AppFault(AssertionError):
+    """The application broke the protocol: no whole reply, or no end after the client had left."""
+
+
+class Reply:
+    """A reply that is still arriving. Status and headers are there from the start."""
+
+    def __init__(self, buffer_bytes_max: int) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self._buffer_bytes_max = buffer_bytes_max
+        self._requests: deque[Message] = deque()
+        self._data: deque[bytes] = deque()
+        self._buffered = 0
+        self._complete = self._left = False
+        self._app: asyncio.Task[None]
+        self._to_app = asyncio.Event()  # a request message, room in the buffer, or the client has left
+        self._to_client = asyncio.Event()  # headers, data, or the application has ended
+
+    async def read(self) -> bytes:
+        """The next bytes as the application sent them; `b""` at the end of the reply."""
+        await self._until(lambda: self._data or self._complete)
+        if not self._data:
+            return b""
+        data = self._data.popleft()
+        self._buffered -= len(data)
+        self._to_app.set()
+        return data
+
+    async def body(self) -> bytes:
+        """All that is still to come."""
+        parts = []
+        while data := await self.read():
+            parts.append(data)
+        return b"".join(parts)
+
+    async def _until(self, arrived: Callable[[], object]) -> None:
+        while not arrived():
+            if self._app.done():
+                self._app.result()
+                raise AppFault(f"the application ended without a whole reply (status so far: {self.status})")
+            self._to_client.clear()
+            await self._to_client.wait()
+
+    def _ask(self, message: Message) -> None:
+        self._requests.append(message)
+        self._to_app.set()
+
+    def _leave(self) -> None:
+        self._left = True
+        self._to_app.set()
+
+    async def _receive(self) -> Message:
+        """ASGI `receive`: the disconnect overtakes what is left of the request, as on a real server."""
+        while True:
+            if self._left or self._complete:
+                return {"type": "http.disconnect"}
+            if self._requests:
+                return self._requests.popleft()
+            self._to_app.clear()
+            await self._to_app.wait()
+
+    async def _send(self, message: Message) -> None:
+        """ASGI `send`: waits while the buffer is full; after the client has left it says nothing."""
+        while self._buffered >= self._buffer_bytes_max and not self._left:
+            self._to_app.clear()
+            await self._to_app.wait()
+        if self._left:
+            return
+        if message["type"] == "http.response.start":
+            self.headers = _joined(message.get("headers", ()))
+            self.status = message["status"]
+        elif message["type"] == "http.response.body":
+            self._take(message.get("body", b""), message.get("more_body", False))
+        self._to_client.set()
+
+    def _take(self, data: bytes, more: bool) -> None:
+        if not self.status or self._complete:
+            raise AppFault("a body before the status line" if not self.status else "a body after the end")
+        if data:
+            self._data.append(bytes(data))
+            self._buffered += len(data)
+        if not more:
+            self._complete = True
+            self._to_app.set()
+
+
+class Lifespan:
+    """Start-up and shutdown of an application, in one task of its own."""
+
+    def __init__(self, app: App) -> None:
+        self.state: Message = {}
+        self.task: asyncio.Task[None]
+        self._app = app
+        self._orders: asyncio.Queue[Message] = asyncio.Queue()
+        self._heard: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def say(self, what: str) -> None:
+        """Raises what the application raises, or AppFault with its message if it fails."""
+        if what == "startup":
+            scope = {
+                "type": "lifespan",
+                "asgi": {"version": "3.0", "spec_version": "2.0"},
+                "state": self.state,
+            }
+            self.task = asyncio.create_task(
+                self._serve(scope), name="app lifespan", context=contextvars.Context()
+            )
+        self._orders.put_nowait({"type": f"lifespan.{what}"})
+        answer = asyncio.create_task(self._heard.get(), name=f"app lifespan {what}")
+        await asyncio.wait([self.task, answer], return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            answer.cancel()
+            await self.task
+            raise AppFault(f"the application ended before lifespan.{what}.complete")
+        if answer.result()["type"] != f"lifespan.{what}.complete":
+            await asyncio.wait([self.task])
+            self.task.result()
+            raise AppFault(f"{answer.result()['type']}: {answer.result().get('message', '')}")
+
+    async def _serve(self, scope: Message) -> None:
+        await self._app(scope, self._orders.get, self._heard.put)
+
+
+def _joined(headers: Any) -> dict[str, str]:
+    joined: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name, value = bytes(raw_name).decode("latin-1").lower(), bytes(raw_value).decode("latin-1")
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined

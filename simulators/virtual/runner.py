@@ -1,0 +1,89 @@
+"""Runs a coroutine in virtual time and leaves nothing behind."""
+
+import asyncio
+import gc
+import hashlib
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from simulators.virtual.loop import VirtualLoop, where
+
+T = TypeVar("T")
+
+SETTLE_TURNS = 100
+
+
+class Leaked(AssertionError):
+    """The main coroutine ended well but left tasks behind, or errors that nobody looked at."""
+
+
+class Trace:
+    """Give it to a loop as `on_step`: equal runs have equal digests. Keeps the last steps for the report."""
+
+    def __init__(self, keep: int = 200) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+        self.last: deque[tuple[int, str]] = deque(maxlen=keep)
+
+    def __call__(self, at_ns: int, name: str) -> None:
+        self._hash.update(f"{at_ns} {name}\n".encode())
+        self.last.append((at_ns, name))
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def run(
+    main: Coroutine[Any, Any, T],
+    *,
+    seed: int | None = 0,
+    on_step: Callable[[int, str], None] | None = None,
+    debug: bool = False,
+    leaks: bool = False,
+) -> T:
+    """The result of `main`, run in virtual time. Raises what it raises, Deadlock, Escaped, and Leaked if it
+    left tasks behind that do not end at the same instant, unless `leaks` allows them. They are cancelled."""
+    loop = VirtualLoop(seed, on_step=on_step)
+    loop.set_debug(debug)
+    collecting = gc.isenabled()
+    gc.disable()
+    leaked: list[str] = []
+    try:
+        task = loop.create_task(main, name="main")
+        result: T = loop.run_until_complete(task)
+        loop.run_until_complete(_settle(loop))
+        leaked = [f"{task.get_name()}: {where(task)}" for task in loop.unfinished()]
+    finally:
+        _close(loop)
+        if collecting:
+            gc.enable()
+    gc.collect(0)  # a task tells of an error that nobody looked at when it is deleted
+    if (leaked and not leaks) or loop.complaints:
+        raise Leaked("\n".join(["left behind:", *leaked, *loop.complaints]))
+    return result
+
+
+async def _settle(loop: VirtualLoop) -> None:
+    """Lets end what ends without time passing."""
+    for _ in range(SETTLE_TURNS):
+        if len(loop.unfinished()) == 1:
+            return
+        await asyncio.sleep(0)
+
+
+def _close(loop: VirtualLoop) -> None:
+    loop.on_step = None
+    try:
+        loop.run_until_complete(_cancel(loop))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+async def _cancel(loop: VirtualLoop) -> None:
+    """Ends the leftovers, oldest first; what they raise goes to the loop's complaints."""
+    leftovers = [task for task in loop.unfinished() if task is not asyncio.current_task()]
+    for task in leftovers:
+        task.cancel()
+    if leftovers:
+        await asyncio.wait(leftovers)

@@ -1,0 +1,280 @@
+"""The network in virtual time: plays the scripts of simulated providers.
+
+    send -> slot (pool_s) -> connection, new (connect_s) or kept alive -> script up to its Head -> response
+    response.read -> what the script has ready -> ... -> End: b"", the connection is kept
+
+A provider goes on at its own pace while nobody reads: what it has sent meanwhile is ready at once. Its script is
+played only when somebody looks, so a call costs no task.
+"""
+
+import asyncio
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from urllib.parse import urlsplit
+
+from service.wire.base import Kind, Slot, Slots, Stage, WireFailure, WireRequest, origin_of
+from simulators.script import Action, Data, End, Hang, Head, Raw, Reset, Respond, Script, SimRequest, Wait
+
+BODILESS = (204, 304)
+READ_BYTES_MAX = 64 * 1024
+
+
+class Connect(Enum):
+    """How a new connection fares."""
+
+    OPENS = auto()
+    REFUSED = auto()
+    STALLS = auto()
+    UNRESOLVED = auto()  # the name is unknown
+
+
+@dataclass
+class Link:
+    """The way to one origin; change it while the world runs."""
+
+    connect: Connect = Connect.OPENS
+    connect_s: float = 0.0
+    stale: bool = False  # kept-alive connections turn out to be closed at their next use
+    idle: int = 0  # connections kept alive
+
+
+class VirtualWire:
+    """A `service.wire.base.Wire` to simulated providers.
+
+    `respond_by_origin`: base URLs, or origins, and who answers there. Any other host does not resolve.
+    """
+
+    def __init__(self, respond_by_origin: Mapping[str, Respond], *, slots: Slots | None = None) -> None:
+        self._respond = {origin_of(url): respond for url, respond in respond_by_origin.items()}
+        self._links = {origin: Link() for origin in self._respond}
+        self._slots = slots or Slots()
+        self._open: dict[VirtualResponse, None] = {}
+
+    def link(self, url: str) -> Link:
+        """The switches of the origin of `url`."""
+        return self._links[origin_of(url)]
+
+    async def send(self, request: WireRequest) -> "VirtualResponse":
+        slot = await self._slots.take(request.origin, request.pool_s)
+        try:
+            link, reused = await self._connect(request)
+            script = self._respond[request.origin](_as_provider_sees(request))
+        except BaseException:
+            slot.free()
+            raise
+        response = VirtualResponse(script, link, slot, self._open, reused=reused)
+        await response.start(bodiless=request.method == "HEAD")
+        return response
+
+    async def aclose(self) -> None:
+        """Closes every connection."""
+        for response in list(self._open):
+            await response.aclose()
+
+    async def _connect(self, request: WireRequest) -> tuple[Link, bool]:
+        link = self._links.get(request.origin)
+        if link is None:
+            known = ", ".join(self._links) or "none"
+            detail = f"no simulated provider at {request.origin}; there are: {known}"
+            raise WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False, detail=detail)
+        if link.idle and not request.fresh:
+            link.idle -= 1
+            if link.stale:
+                raise WireFailure(Stage.WAIT, Kind.CLOSED, sent=True, reused=True)
+            return link, True
+        try:
+            async with asyncio.timeout(request.connect_s):
+                await _open(link)
+        except TimeoutError:
+            raise WireFailure(Stage.CONNECT, Kind.TIMEOUT, sent=False) from None
+        return link, False
+
+
+class VirtualResponse:
+    """A reply while its script is played."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    def __init__(
+        self,
+        script: Script,
+        link: Link,
+        slot: Slot,
+        open_responses: "dict[VirtualResponse, None]",
+        *,
+        reused: bool,
+    ) -> None:
+        self.reused = reused
+        self._script = script
+        self._next: Action | None = None  # taken from the script, not yet played
+        self._link = link
+        self._slot = slot
+        self._open = open_responses
+        self._open[self] = None
+        self._loop = asyncio.get_running_loop()
+        self._at_s = self._loop.time()  # how far the provider has come
+        self._left: int | None = None  # bytes still to come, as far as the framing says
+        self._keep = True
+        self._compressed = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def start(self, *, bodiless: bool) -> None:
+        """Plays the script up to its head. Raises WireFailure(wait, ...)."""
+        try:
+            head = await self._head()
+            self.status = head.status
+            self.headers = {name.lower(): value for name, value in head.headers.items()}
+            self._read_headers(bodiless or head.status in BODILESS)
+        except BaseException:
+            self._drop()
+            raise
+
+    async def read(self) -> bytes:
+        """All that is ready; `b""` at the proper end. Raises WireFailure(body, ...)."""
+        try:
+            if self._compressed:
+                raise self._broken(Stage.BODY, Kind.PROTOCOL, "compressed though not asked for")
+            return await self._body() or self._finish()
+        except BaseException:
+            self._drop()
+            raise
+
+    async def aclose(self) -> None:
+        """Gives the connection back if the body was received to its end, else closes it at once."""
+        if self._left == 0:
+            self._finish()
+        self._drop()
+
+    async def _head(self) -> Head:
+        while True:
+            await self._catch_up()
+            match next(self._script, None):
+                case Head() as head:
+                    return head
+                case Wait(s):
+                    self._at_s += s
+                case Hang():
+                    await self._sleep(None)
+                case Reset():
+                    raise self._broken(Stage.WAIT, Kind.RESET)
+                case Raw() | Data():
+                    raise self._broken(Stage.WAIT, Kind.PROTOCOL, "no status line")
+                case _:
+                    raise self._broken(Stage.WAIT, Kind.CLOSED)
+
+    def _read_headers(self, bodiless: bool) -> None:
+        self._keep = self.headers.get("connection", "").lower() != "close"
+        self._compressed = self.headers.get("content-encoding", "identity") not in ("identity", "")
+        length = self.headers.get("content-length")
+        if bodiless:
+            self._left = 0
+        elif length is not None:
+            if not length.isdecimal():
+                raise self._broken(Stage.WAIT, Kind.PROTOCOL, "content-length is no number")
+            self._left = int(length)
+
+    async def _body(self) -> bytes:
+        """Waits only while nothing is ready; empty when the framing says that the body is whole."""
+        ready = bytearray()
+        while self._left != 0 and len(ready) < READ_BYTES_MAX:
+            if not ready:
+                await self._catch_up()
+            elif self._at_s > self._loop.time():
+                break
+            action, self._next = self._next or next(self._script, None), None
+            match action:
+                case Wait(s):
+                    self._at_s += s
+                case Data(data):
+                    ready += self._framed(data)
+                case End() if self._left is None:
+                    self._next, self._left = action, 0
+                case _ if ready:
+                    self._next = action
+                    break
+                case Hang():
+                    await self._sleep(None)
+                case Reset():
+                    raise self._broken(Stage.BODY, Kind.RESET)
+                case Raw() | Head():
+                    raise self._broken(Stage.BODY, Kind.PROTOCOL, "bad framing")
+                case _:
+                    raise self._broken(Stage.BODY, Kind.CLOSED)
+        return bytes(ready)
+
+    def _framed(self, data: bytes) -> bytes:
+        """What of `data` belongs to the body."""
+        if self._left is None:
+            return data
+        inside = data[: self._left]
+        self._left -= len(inside)
+        self._keep = self._keep and len(inside) == len(data)
+        return inside
+
+    def _finish(self) -> bytes:
+        """The body is whole. Looks on, without waiting, whether the connection lives on."""
+        action = self._next or next(self._script, None)
+        while isinstance(action, Wait):
+            action = next(self._script, None)
+        if isinstance(action, End):
+            next(self._script, None)  # lets the script come to its own end
+            self._drop(keep=self._keep)
+        self._drop()
+        return b""
+
+    async def _catch_up(self) -> None:
+        """Waits for the provider, if it is not ahead of the reader."""
+        ahead_s = self._at_s - self._loop.time()
+        if ahead_s > 0:
+            await self._sleep(ahead_s)
+            self._at_s = self._loop.time()
+
+    async def _sleep(self, s: float | None) -> None:
+        """For `s` seconds, None: for ever; ends early when the connection is closed."""
+        waiter = self._waiter = self._loop.create_future()
+        timer = None if s is None else self._loop.call_later(s, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            if timer:
+                timer.cancel()
+
+    def _broken(self, stage: Stage, kind: Kind, detail: str = "") -> WireFailure:
+        return WireFailure(stage, kind, sent=True, reused=self.reused, detail=detail)
+
+    def _drop(self, *, keep: bool = False) -> None:
+        """The connection is over, or kept for the next call; the script learns that the client has left."""
+        if self not in self._open:
+            return
+        del self._open[self]
+        self._slot.free()
+        self._link.idle += keep
+        if isinstance(self._script, Generator):
+            self._script.close()
+        self._script = iter(())
+        if self._waiter:
+            _wake(self._waiter)
+
+
+async def _open(link: Link) -> None:
+    if link.connect is Connect.UNRESOLVED:
+        raise WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False)
+    if link.connect is Connect.STALLS:
+        await asyncio.get_running_loop().create_future()
+    if link.connect_s:
+        await asyncio.sleep(link.connect_s)
+    if link.connect is Connect.REFUSED:
+        raise WireFailure(Stage.CONNECT, Kind.REFUSED, sent=False)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _as_provider_sees(request: WireRequest) -> SimRequest:
+    url = urlsplit(request.url)
+    ours = {"host": url.netloc, "accept-encoding": "identity", "content-length": str(len(request.body))}
+    return SimRequest(request.method, url.path or "/", {**request.headers, **ours}, request.body)
