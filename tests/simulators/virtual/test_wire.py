@@ -1,0 +1,317 @@
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from service.wire.base import Kind, Slots, Stage, Wire, WireFailure, WireRequest, WireResponse
+from simulators.script import (
+    Action,
+    Close,
+    Data,
+    End,
+    Hang,
+    Head,
+    Raw,
+    Reset,
+    Respond,
+    Script,
+    SimRequest,
+    Wait,
+)
+from simulators.virtual import Connect, Deadlock, VirtualWire, run
+
+URL = "http://one.test:9001/v1/chat/completions"
+CALL = WireRequest("POST", URL + "?x=1", {"authorization": "Bearer k"}, b"{}")
+FRESH = WireRequest("POST", URL, {}, b"{}", fresh=True)
+SIZED = Head(200, {"Content-Length": "4"})
+WHOLE: list[Action] = [Head(), Data(b"data"), End()]
+
+
+def plays(*actions: Action) -> Respond:
+    return lambda request: (action for action in actions)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def whole(response: WireResponse) -> list[bytes]:
+    pieces = []
+    while data := await response.read():
+        pieces.append(data)
+    await response.aclose()
+    return pieces
+
+
+async def test_what_a_provider_sees() -> None:
+    """Method, path without its query, headers as they arrive and the body."""
+    seen: list[SimRequest] = []
+
+    def respond(request: SimRequest) -> Script:
+        seen.append(request)
+        return iter(WHOLE)
+
+    wire: Wire = VirtualWire({"http://one.test:9001": respond})
+    await whole(await wire.send(CALL))
+    assert (seen[0].method, seen[0].path, seen[0].body) == ("POST", "/v1/chat/completions", b"{}")
+    assert seen[0].headers["authorization"] == "Bearer k"
+    assert seen[0].headers["host"] == "one.test:9001"
+    assert seen[0].headers["accept-encoding"] == "identity"
+
+
+async def test_a_stream() -> None:
+    """Headers come when the provider sends them, each piece at its time; what is ready together comes together."""
+    script: list[Action] = [
+        Wait(0.5),
+        Head(201, {"X-A": "b"}),
+        Data(b"1"),
+        Wait(1),
+        Data(b"2"),
+        Data(b"3"),
+        Wait(1),
+        End(),
+    ]
+    response = await VirtualWire({URL: plays(*script)}).send(CALL)
+    assert (now(), response.status, response.headers) == (0.5, 201, {"x-a": "b"})
+    arrived = [(await response.read(), now()) for _ in range(4)]
+    assert arrived == [(b"1", 0.5), (b"23", 1.5), (b"", 2.5), (b"", 2.5)]
+
+
+async def test_a_slow_reader() -> None:
+    """A provider keeps its own pace while nobody reads: what it sent meanwhile is there at once."""
+    tick: list[Action] = [Wait(1), Data(b".")]
+    response = await VirtualWire({URL: plays(Head(), *tick * 6, End())}).send(CALL)
+    await asyncio.sleep(3.5)
+    assert (await response.read(), now()) == (b"...", 3.5)
+    assert (await response.read(), now()) == (b".", 4.0)
+    await response.aclose()
+
+
+async def test_an_endless_burst() -> None:
+    """A provider that never pauses is read in bounded pieces."""
+
+    def endless(request: SimRequest) -> Iterator[Action]:
+        yield Head()
+        while True:
+            yield Data(b"x" * 1000)
+
+    response = await VirtualWire({URL: endless}).send(CALL)
+    assert len(await response.read()) < 70_000
+    await response.aclose()
+
+
+BROKEN: dict[str, tuple[list[Action], Stage, Kind]] = {
+    "reset before the head": ([Wait(1), Reset()], Stage.WAIT, Kind.RESET),
+    "close before the head": ([Close()], Stage.WAIT, Kind.CLOSED),
+    "end before the head": ([End()], Stage.WAIT, Kind.CLOSED),
+    "nothing at all": ([], Stage.WAIT, Kind.CLOSED),
+    "no status line": ([Raw(b"garbage")], Stage.WAIT, Kind.PROTOCOL),
+    "a length that is no number": ([Head(200, {"content-length": "x"})], Stage.WAIT, Kind.PROTOCOL),
+    "reset in the body": ([Head(), Data(b"da"), Reset()], Stage.BODY, Kind.RESET),
+    "close in the body": ([Head(), Data(b"da"), Close()], Stage.BODY, Kind.CLOSED),
+    "close in a sized body": ([SIZED, Data(b"da"), Close()], Stage.BODY, Kind.CLOSED),
+    "end short of the length": ([SIZED, Data(b"da"), End()], Stage.BODY, Kind.CLOSED),
+    "a script that just stops": ([Head(), Data(b"da")], Stage.BODY, Kind.CLOSED),
+    "broken chunks": ([Head(), Data(b"da"), Raw(b"zz")], Stage.BODY, Kind.PROTOCOL),
+    "compressed": ([Head(200, {"content-encoding": "gzip"}), *WHOLE[1:]], Stage.BODY, Kind.PROTOCOL),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_a_script_that_breaks(name: str) -> None:
+    """Each fault has its stage and kind; bytes that came before it are handed over; slot and connection are gone."""
+    script, stage, kind = BROKEN[name]
+    slots = Slots(per_origin_max=1)
+    wire = VirtualWire({URL: plays(*script)}, slots=slots)
+    pieces = []
+    with pytest.raises(WireFailure) as broken:
+        response = await wire.send(CALL)
+        while data := await response.read():
+            pieces.append(data)
+    assert (broken.value.stage, broken.value.kind, broken.value.sent) == (stage, kind, True)
+    assert pieces == ([b"da"] if Data(b"da") in script else [])
+    assert wire.link(URL).idle == 0
+    (await slots.take(CALL.origin, 0)).free()
+
+
+WAYS = {
+    "refused": (Connect.REFUSED, 0.1, 0.1, Stage.CONNECT, Kind.REFUSED),
+    "slow": (Connect.OPENS, 9, 3, Stage.CONNECT, Kind.TIMEOUT),
+    "stalled": (Connect.STALLS, 0, 3, Stage.CONNECT, Kind.TIMEOUT),
+    "unresolved": (Connect.UNRESOLVED, 0, 0, Stage.RESOLVE, Kind.REFUSED),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+async def test_no_connection(name: str) -> None:
+    """Nothing was sent, the connect clock holds, and the slot is free again."""
+    connect, connect_s, ends_s, stage, kind = WAYS[name]
+    slots = Slots(per_origin_max=1)
+    wire = VirtualWire({URL: plays(*WHOLE)}, slots=slots)
+    wire.link(URL).connect, wire.link(URL).connect_s = connect, connect_s
+    with pytest.raises(WireFailure) as broken:
+        await wire.send(CALL)
+    assert (broken.value.stage, broken.value.kind, broken.value.sent) == (stage, kind, False)
+    assert now() == ends_s
+    (await slots.take(CALL.origin, 0)).free()
+
+
+async def test_an_unknown_host() -> None:
+    """Does not resolve; the error names those that are known."""
+    with pytest.raises(WireFailure, match="there are: http://one.test:9001") as broken:
+        await VirtualWire({URL: plays()}).send(WireRequest("GET", "http://two.test/", {}, b""))
+    assert broken.value.stage is Stage.RESOLVE
+
+
+async def test_no_slot() -> None:
+    """The pool clock holds; the end of a body or aclose frees the place."""
+    wire = VirtualWire({URL: plays(*WHOLE)}, slots=Slots(per_origin_max=1))
+    first = await wire.send(CALL)
+    with pytest.raises(WireFailure) as broken:
+        await wire.send(CALL)
+    assert (broken.value.stage, broken.value.kind, now()) == (Stage.POOL, Kind.TIMEOUT, CALL.pool_s)
+    await first.aclose()
+    await first.aclose()
+    assert await whole(await wire.send(CALL)) == [b"data"]
+    assert await whole(await wire.send(CALL)) == [b"data"]
+
+
+ENDS: dict[str, tuple[list[Action], int]] = {
+    "chunks": ([Head(), Data(b"data"), End()], 1),
+    "length": ([SIZED, Data(b"data"), End()], 1),
+    "length, then a late end": ([SIZED, Data(b"data"), Wait(5), End()], 1),
+    "no body": ([Head(204), End()], 1),
+    "length, then close": ([SIZED, Data(b"data"), Close()], 0),
+    "length, then more": ([SIZED, Data(b"data and more"), End()], 0),
+    "connection: close": ([Head(200, {"connection": "Close"}), Data(b"data"), End()], 0),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+async def test_a_body_that_ends(name: str) -> None:
+    """The body is whole at once when the framing says so; the connection lives on only after a proper end."""
+    script, idle = ENDS[name]
+    wire = VirtualWire({URL: plays(*script)})
+    assert b"".join(await whole(await wire.send(CALL))) == (b"" if name == "no body" else b"data")
+    assert (wire.link(URL).idle, now()) == (idle, 0)
+
+
+async def test_a_connection_kept_alive() -> None:
+    """Serves the next call, but not one that wants a fresh connection; an aborted one is not kept."""
+    wire = VirtualWire({URL: plays(*WHOLE)})
+    wire.link(URL).connect_s = 0.25
+    reused = []
+    for request in [CALL, CALL, FRESH, CALL]:
+        response = await wire.send(request)
+        reused.append(response.reused)
+        await whole(response)
+    assert (reused, now()) == ([False, True, False, True], 0.5)
+    assert wire.link(URL).idle == 2
+    await (await wire.send(CALL)).aclose()
+    assert wire.link(URL).idle == 1
+
+
+async def test_a_stale_connection() -> None:
+    """Breaks without a byte and says that it was a reused one; a fresh one works."""
+    wire = VirtualWire({URL: plays(*WHOLE)}, slots=Slots(per_origin_max=1))
+    await whole(await wire.send(CALL))
+    wire.link(URL).stale = True
+    with pytest.raises(WireFailure) as broken:
+        await wire.send(CALL)
+    assert (broken.value.kind, broken.value.reused) == (Kind.CLOSED, True)
+    assert await whole(await wire.send(FRESH)) == [b"data"]
+
+
+def test_a_hang() -> None:
+    """Lasts for ever: somebody's clock has to end it."""
+
+    async def call() -> None:
+        await VirtualWire({URL: plays(Hang())}).send(CALL)
+
+    async def with_a_clock() -> float:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(10):
+                await call()
+        return now()
+
+    assert run(with_a_clock()) == 10
+    with pytest.raises(Deadlock):
+        run(call())
+
+
+async def test_a_wire_that_is_closed() -> None:
+    """Ends what is still being read."""
+    wire = VirtualWire({URL: plays(Head(), Hang())})
+    response = await wire.send(CALL)
+    asyncio.get_running_loop().call_later(1, lambda: asyncio.ensure_future(wire.aclose()))
+    with pytest.raises(WireFailure) as broken:
+        await response.read()
+    assert (broken.value.kind, now()) == (Kind.CLOSED, 1)
+
+
+async def call_that_leaves(wire: VirtualWire, slots: Slots, told: list[str]) -> None:
+    """Waits for its slot, connects, reads all; checks that nothing is left of it."""
+    holder = await slots.take(CALL.origin, 0)
+    asyncio.get_running_loop().call_later(0.5, holder.free)
+
+    async def call() -> None:
+        await whole(await wire.send(CALL))
+
+    task = asyncio.create_task(call(), name="caller")
+    await asyncio.wait([task])
+    await asyncio.sleep(1)
+    (await slots.take(CALL.origin, 0)).free()
+    assert not wire._open
+    told.append("cancelled" if task.cancelled() else "ended")
+
+
+def test_leaving_at_any_moment() -> None:
+    """Cancelled after any step whatever: its slot is free, its script closed, and nothing is left open."""
+    stories = set()
+    for step in range(1000):
+        told: list[str] = []
+        wire, slots = VirtualWire({URL: tells(told)}), Slots(per_origin_max=1)
+        wire.link(URL).connect_s = 0.5
+        steps = 0
+
+        def cancel_at(at_ns: int, name: str, step: int = step) -> None:
+            nonlocal steps
+            steps += 1
+            if steps == step:
+                for task in asyncio.all_tasks():
+                    if task.get_name() == "caller":
+                        task.cancel()
+
+        run(call_that_leaves(wire, slots, told), on_step=cancel_at)
+        stories.add(tuple(told))
+        if steps < step:
+            break
+    else:
+        pytest.fail("the call never came to its own end")
+    assert stories == {
+        ("cancelled",),
+        ("asked", "left", "cancelled"),
+        ("asked", "head", "left", "cancelled"),
+        ("asked", "head", "body", "left", "cancelled"),
+        ("asked", "head", "body", "whole", "ended"),
+    }
+
+
+def tells(told: list[str]) -> Respond:
+    def respond(request: SimRequest) -> Iterator[Action]:
+        try:
+            told.append("asked")
+            yield Wait(1)
+            told.append("head")
+            yield Head()
+            yield Wait(1)
+            yield Data(b"1")
+            told.append("body")
+            yield Wait(1)
+            yield End()
+            told.append("whole")
+        except GeneratorExit:
+            told.append("left")
+            raise
+
+    return respond
