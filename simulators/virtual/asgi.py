@@ -9,6 +9,8 @@ from typing import Any
 Message = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
+LEAVE_S = 60.0  # how long an application may go on when it should end
+
 
 class AppFault(AssertionError):
     """The application broke the protocol: no whole reply, or no end after the client had left."""
@@ -126,8 +128,10 @@ class Lifespan:
             await self.task
             raise AppFault(f"the application ended before lifespan.{what}.complete")
         if answer.result()["type"] != f"lifespan.{what}.complete":
-            await asyncio.wait([self.task])
-            self.task.result()
+            await asyncio.wait([self.task], timeout=LEAVE_S)  # time to raise what it told of
+            if self.task.done():
+                self.task.result()
+            self.task.cancel()
             raise AppFault(f"{answer.result()['type']}: {answer.result().get('message', '')}")
 
     async def _serve(self, scope: Message) -> None:

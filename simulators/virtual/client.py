@@ -18,10 +18,9 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote
 
-from simulators.virtual.asgi import App, AppFault, Lifespan, Message, Reply
+from simulators.virtual.asgi import LEAVE_S, App, AppFault, Lifespan, Message, Reply
 
 BUFFER_BYTES_MAX = 64 * 1024
-LEAVE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
