@@ -106,7 +106,7 @@ async def test_a_reader_who_stopped_reading(pipe: tuple[int, int], monkeypatch: 
     reading, writing = pipe
     writer = Writer(writing)
     for i in range(150):
-        writer.write(json.dumps({"i": i, "pad": "x" * 5000}).encode(), at_once=True)
+        writer.write(json.dumps({"i": i, "pad": "x" * 10_000}).encode(), at_once=True)
 
     received = b""
     while writer._lines or not received:
