@@ -218,10 +218,7 @@ class VirtualResponse:
         action = self._next or next(self._script, None)
         while isinstance(action, Wait):
             action = next(self._script, None)
-        if isinstance(action, End):
-            next(self._script, None)  # lets the script come to its own end
-            self._drop(keep=self._keep)
-        self._drop()
+        self._drop(keep=self._keep and isinstance(action, End))
         return b""
 
     async def _catch_up(self) -> None:

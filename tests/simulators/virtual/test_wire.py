@@ -3,6 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.wire.aiohttp_wire import AiohttpWire
 from service.wire.base import Kind, Slots, Stage, Wire, WireFailure, WireRequest, WireResponse
 from simulators.script import (
     Action,
@@ -18,6 +19,7 @@ from simulators.script import (
     SimRequest,
     Wait,
 )
+from simulators.sockets import serve
 from simulators.virtual import Connect, Deadlock, VirtualWire, run
 
 URL = "http://one.test:9001/v1/chat/completions"
@@ -112,7 +114,7 @@ BROKEN: dict[str, tuple[list[Action], Stage, Kind]] = {
     "close in a sized body": ([SIZED, Data(b"da"), Close()], Stage.BODY, Kind.CLOSED),
     "end short of the length": ([SIZED, Data(b"da"), End()], Stage.BODY, Kind.CLOSED),
     "a script that just stops": ([Head(), Data(b"da")], Stage.BODY, Kind.CLOSED),
-    "broken chunks": ([Head(), Data(b"da"), Raw(b"zz")], Stage.BODY, Kind.PROTOCOL),
+    "broken chunks": ([Head(), Data(b"da"), Wait(1), Raw(b"zz")], Stage.BODY, Kind.PROTOCOL),
     "compressed": ([Head(200, {"content-encoding": "gzip"}), *WHOLE[1:]], Stage.BODY, Kind.PROTOCOL),
 }
 
@@ -290,17 +292,17 @@ def test_leaving_at_any_moment() -> None:
         pytest.fail("the call never came to its own end")
     assert stories == {
         ("cancelled",),
-        ("asked", "left", "cancelled"),
-        ("asked", "head", "left", "cancelled"),
-        ("asked", "head", "body", "left", "cancelled"),
-        ("asked", "head", "body", "whole", "ended"),
+        ("asked", "closed", "cancelled"),
+        ("asked", "head", "closed", "cancelled"),
+        ("asked", "head", "body", "closed", "cancelled"),
+        ("asked", "head", "body", "whole", "closed", "ended"),
     }
 
 
 def tells(told: list[str]) -> Respond:
     def respond(request: SimRequest) -> Iterator[Action]:
+        told.append("asked")
         try:
-            told.append("asked")
             yield Wait(1)
             told.append("head")
             yield Head()
@@ -308,10 +310,39 @@ def tells(told: list[str]) -> Respond:
             yield Data(b"1")
             told.append("body")
             yield Wait(1)
-            yield End()
             told.append("whole")
-        except GeneratorExit:
-            told.append("left")
-            raise
+            yield End()
+        finally:
+            told.append("closed")
 
     return respond
+
+
+async def story(wire: Wire, url: str, *, calls: int) -> list[object]:
+    """What calls come to: whether the connection was reused, status, body, and how it broke."""
+    told: list[object] = []
+    try:
+        for _ in range(calls):
+            response = await wire.send(WireRequest("POST", url, {}, b"{}"))
+            told += [response.reused, response.status, b"".join(await whole(response))]
+    except WireFailure as broken:
+        told.append((broken.stage, broken.kind, broken.sent, broken.reused))
+    await wire.aclose()
+    return told
+
+
+TOLD_APART_BY_CHANCE = "length, then more"  # real bytes of two kinds may come in one packet
+
+
+@pytest.mark.real_sockets
+@pytest.mark.parametrize("name", sorted((BROKEN.keys() | ENDS) - {TOLD_APART_BY_CHANCE}))
+async def test_real_sockets(name: str) -> None:
+    """Play the same scripts to the same end: what the virtual network tells is what a real one tells."""
+    script = BROKEN[name][0] if name in BROKEN else ENDS[name][0]
+    actions = [Wait(0.02) if isinstance(action, Wait) else action for action in script]
+    calls = 2 if End() in actions else 1
+    async with serve(plays(*actions)) as server:
+        virtual = VirtualWire({server.url: plays(*actions)})
+        assert await story(AiohttpWire(), server.url, calls=calls) == await story(
+            virtual, server.url, calls=calls
+        )
