@@ -5,7 +5,7 @@ import { count, duration, reasonInWords } from "./words.js";
 
 /**
  * @typedef {{name: string, provider: string, dialect: string, health: string, breaker: string, cooling_s: number,
- *   answered: number, failed: number, in_flight: number, last_reason: string | null, first_token_ms: number | null}} Target
+ *   wait_s?: number, answered: number, failed: number, in_flight: number, last_reason: string | null, first_token_ms: number | null}} Target
  */
 
 const BARS = 60; // one a poll: about a minute
@@ -27,7 +27,9 @@ export class Card {
     this.node = h(
       "li.target", {},
       h("div.head", {}, this.name, this.health),
-      h("div.body", {}, h("div", {}, this.breaker, this.reason), h("div.side", {}, this.bars.node, this.numbers)),
+      h("div.body", {}, this.breaker, this.bars.node),
+      this.numbers,
+      this.reason,
     );
     /** @type {{ok: number, bad: number}[]} */
     this.minute = [];
@@ -42,11 +44,12 @@ export class Card {
     put(this.name, target.name);
     marked(this.health, target.health, target.health);
     marked(this.breaker, target.breaker, BREAKERS.get(target.breaker) ?? target.breaker.replaceAll("_", " "));
-    if (target.cooling_s > 0) this.breaker.append(h("span.cooling", {}, `cooling, ${Math.ceil(target.cooling_s)} s left`));
-    put(this.reason, lastWords(target));
-    const flying = target.in_flight ? ` · ${count(target.in_flight)} under way` : "";
-    const first = target.first_token_ms ? ` · first token ${duration(target.first_token_ms)}` : "";
-    put(this.numbers, `${count(target.answered)} answered · ${count(target.failed)} failed${flying}${first}`);
+    const left = Math.ceil(Math.max(target.cooling_s, target.wait_s ?? 0));
+    const cooling = target.breaker === "open" ? `asked again in ${left} s` : `cooling, ${left} s left`;
+    if (left > 0) this.breaker.append(h("span.cooling", {}, cooling));
+    const bad = target.last_reason && target.last_reason !== "ok";
+    put(this.reason, bad ? `Last: ${reasonInWords(target.last_reason ?? "")}.` : "");
+    put(this.numbers, numbersOf(target));
     this.count(target);
   }
 
@@ -67,9 +70,12 @@ function marked(node, mark, text) {
 }
 
 /** @param {Target} target */
-function lastWords({ last_reason: reason, answered, failed }) {
-  if (!reason || reason === "ok") return answered + failed ? "The last request was answered." : "Not asked yet.";
-  return `Last: ${reasonInWords(reason)}.`;
+function numbersOf({ answered, failed, in_flight: flying, first_token_ms: firstMs }) {
+  if (!answered && !failed && !flying) return "not asked yet";
+  const numbers = [`${count(answered)} answered`, `${count(failed)} failed`];
+  if (flying) numbers.push(`${count(flying)} under way`);
+  if (firstMs) numbers.push(`first token ${duration(firstMs)}`);
+  return numbers.join(" · ");
 }
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -79,6 +85,7 @@ function bars() {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("class", "bars");
   svg.setAttribute("viewBox", `0 0 ${BARS * 2} ${HEIGHT}`);
+  svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("role", "img");
   const ok = document.createElementNS(SVG, "path");
   const bad = document.createElementNS(SVG, "path");

@@ -153,19 +153,19 @@ class Chat {
     const running = (this.running = new AbortController());
     this.busy(true);
     this.refresh();
-    this.toEnd(true);
+    this.toEnd();
     const question = {
       model: this.model.value, stream: turn.stream, repeatable: this.repeatable.checked, messages: this.historyFor(turn),
     };
     const startedMs = performance.now();
     for await (const step of ask(question, this.caller.headers(), running.signal)) {
-      this.take(turn, step, performance.now() - startedMs);
+      const ms = performance.now() - startedMs;
+      this.following(() => this.take(turn, step, ms));
     }
     this.running = null;
     this.busy(false);
     if (!this.turns.includes(turn)) return; // a new chat was begun meanwhile
-    this.refresh();
-    this.toEnd(false);
+    this.following(() => this.refresh());
     this.keep();
     this.announce(turn);
   }
@@ -173,14 +173,12 @@ class Chat {
   /** @param {Turn} turn @param {import("./ask.js").Step} step @param {number} ms since the question was sent */
   take(turn, step, ms) {
     if (step.kind === "text") {
-      const pinned = this.pinned();
       turn.answer += step.text;
       if (turn.firstMs === null) turn.firstMs = ms;
       if (turn.state === "waiting") {
         turn.state = "streaming";
         this.refresh();
       } else this.views.get(turn)?.add(step.text);
-      if (pinned) this.toEnd(true);
       return;
     }
     if (step.kind === "head") Object.assign(turn, { target: step.head.target, cache: step.head.cache, trail: step.head.trail });
@@ -216,15 +214,16 @@ class Chat {
     for (const [turn, view] of this.views) view.update(turn === this.turns.at(-1) && !isOpen(turn));
   }
 
-  /** Whether the reader follows the end, and has not scrolled back to read. */
-  pinned() {
+  /** Changes the page and stays at its end, unless the reader has scrolled back to read. @param {() => void} change */
+  following(change) {
     const { scrollHeight, scrollTop, clientHeight } = this.scroll;
-    return scrollHeight - scrollTop - clientHeight < 48;
+    const follows = scrollHeight - scrollTop - clientHeight < 48;
+    change();
+    if (follows) this.toEnd();
   }
 
-  /** @param {boolean} force */
-  toEnd(force) {
-    if (force || this.pinned()) this.scroll.scrollTop = this.scroll.scrollHeight;
+  toEnd() {
+    this.scroll.scrollTop = this.scroll.scrollHeight;
   }
 
   /** Said once, at the end: word by word would be noise. @param {Turn} turn */
@@ -262,7 +261,7 @@ class Chat {
       this.show(turn);
     }
     this.refresh();
-    this.toEnd(true);
+    this.toEnd();
   }
 }
 

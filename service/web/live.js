@@ -7,7 +7,7 @@ import { count, duration, happenedInWords, incidentInWords, timeOfDay, triesOf }
 
 /** @typedef {{at: number | string, what: string, target: string | null, why: string | null}} Incident */
 /**
- * @typedef {{id: string, at: number | string, route: string, outcome: string, target: string | null, stream: boolean,
+ * @typedef {{id: string, at: number | string, route: string, outcome: string, target: string | null, stream: boolean, cached?: boolean,
  *   first_token_ms: number | null, total_ms: number | null, attempts: import("./words.js").Attempt[]}} Recent
  * @typedef {{version: string, started: number | string, draining: boolean, in_flight: number,
  *   outcomes: Record<string, number>, happened: Record<string, number>, routes: {name: string, targets: string[]}[],
@@ -33,6 +33,7 @@ const OUTCOMES = new Map([
 export function startLive(caller, tell) {
   const live = new Live(caller, tell);
   document.addEventListener("visibilitychange", () => (document.hidden ? live.pause() : live.now()));
+  live.showOutcomes({}); // a dash each, until the service has said
   if (document.hidden) live.pause();
   else live.now();
   return live;
@@ -106,7 +107,7 @@ class Live {
     if (status.draining) link("draining", "shutting down: answers under way are finished, new ones refused");
     else link("live", "live");
     const up = this.seenAt - epochS(status.started);
-    put(byId("since"), up >= 0 ? `in the last ${duration(up * 1000)}` : "");
+    put(byId("since"), up < 90 ? "in the last minute" : `in the last ${duration(up * 1000)}`);
     this.showOutcomes(status.outcomes ?? {});
     this.showHappened(status.happened ?? {});
     this.showTargets(status.targets ?? []);
@@ -152,8 +153,8 @@ function newestFirst(a, b) {
 function showOutcomes(outcomes) {
   byId("outcomes").replaceChildren(
     ...[...OUTCOMES].map(([name, mark]) => {
-      const n = outcomes[name] ?? 0;
-      return h(`div.outcome.${name}`, { "data-zero": String(n === 0) }, h("dt", {}, icon(mark), name), h("dd", {}, count(n)));
+      const n = outcomes[name];
+      return h(`div.outcome.${name}`, { "data-zero": String(!n) }, h("dt", {}, icon(mark), name), h("dd", {}, count(n)));
     }),
   );
 }
@@ -189,12 +190,12 @@ function showRecent(recent) {
 function row(request) {
   const tries = triesOf(request.attempts);
   const eventful = tries.length > 1 || tries.some((t) => t.reason !== "ok");
-  const times = [request.first_token_ms && `first token ${duration(request.first_token_ms)}`, `${duration(request.total_ms)} in all`];
+  const times = [request.first_token_ms && `first ${duration(request.first_token_ms)}`, `all ${duration(request.total_ms)}`];
   return h(
     `li.request.${request.outcome}`, {},
     h("time", {}, timeOfDay(request.at)),
     h("span.outcome", {}, icon(OUTCOMES.get(request.outcome) ?? "wait"), request.outcome),
-    h("span.who", {}, request.target ?? "nobody"),
+    h("span.who", {}, request.target ?? "nobody", request.cached ? h("span.badge.cached", {}, "from the cache") : ""),
     h("span.times", {}, times.filter(Boolean).join(" · ")),
     eventful && trailOf(tries),
   );

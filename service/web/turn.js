@@ -124,8 +124,10 @@ function factsOf(turn) {
   );
 }
 
+const BAR_PX = 110; // of the try that took longest
+
 /**
- * The tries of a request in order: a chip each, as wide as it took long, and named for a screen reader.
+ * The tries of a request in order: a chip each, its bar as long as it took, and named for a screen reader.
  * @param {Try[]} trail
  */
 export function trailOf(trail) {
@@ -137,12 +139,12 @@ export function trailOf(trail) {
 function chip({ target, reason, ms }, longest) {
   const kind = kindOfTry(reason);
   const bar = h("span.took", { "aria-hidden": "true" });
-  bar.style.width = `${Math.max(2, Math.round((100 * (ms ?? 0)) / longest))}%`;
-  const took = ms === null || kind === "skip" ? "" : duration(ms);
+  bar.style.width = `${Math.max(2, Math.round((BAR_PX * (ms ?? 0)) / longest))}px`;
+  const took = ms === null || kind === "skip" || reason === "cache" ? "" : duration(ms);
   return h(
     `li.try.${kind}`, {},
     h("span.who", {}, icon(kind), target),
-    h("span.why", {}, [kind === "ok" ? "answered" : reasonInWords(reason), took].filter(Boolean).join(", ")),
+    h("span.why", {}, [reasonInWords(reason), took].filter(Boolean).join(", ")),
     bar,
   );
 }

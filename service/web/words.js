@@ -7,7 +7,8 @@
 
 const REASONS = new Map([
   ["ok", "answered"],
-  ["cancelled", "you left"],
+  ["cache", "kept from an earlier answer"],
+  ["cancelled", "stopped, because the reader left"],
   ["breaker_open", "passed over: its breaker is open"],
   ["host_breaker_open", "passed over: the breaker of its host is open"],
   ["cooling_down", "passed over: it asked to be left alone for a while"],
@@ -73,7 +74,7 @@ export function reasonInWords(reason) {
 
 /** What became of a try: "ok", "skip" (never asked) or "bad". @param {string} reason */
 export function kindOfTry(reason) {
-  if (reason === "ok") return "ok";
+  if (reason === "ok" || reason === "cache") return "ok";
   return PASSED_OVER.has(reason) || reason.startsWith("unsupported_") ? "skip" : "bad";
 }
 
@@ -133,7 +134,8 @@ const INCIDENTS = new Map([
   ["breaker_closed", "breaker closed again for"],
   ["stream_cut", "answer cut by"],
   ["failed_over", "failed over from"],
-  ["all_targets_down", "nobody could answer on"],
+  ["drained", "told to shut down"],
+  ["crashed", "a defect of ours was caught"],
 ]);
 
 /** "breaker opened for one/gpt-sim". @param {{what: string, target?: string | null}} incident */
@@ -150,7 +152,9 @@ const HAPPENED = new Map([
   ["breaker_closed", ["breaker closing", "breaker closings"]],
   ["stream_cut", ["cut stream", "cut streams"]],
   ["cache_hit", ["cache hit", "cache hits"]],
-  ["cache_miss", ["cache miss", "cache misses"]],
+  ["cache_error", ["cache error", "cache errors"]],
+  ["drained", ["shutdown", "shutdowns"]],
+  ["crashed", ["defect of ours", "defects of ours"]],
 ]);
 
 /** "12 failovers". @param {string} what @param {number} n */

@@ -1,0 +1,175 @@
+"""The page's files, read as text: what the Content-Security-Policy and the rest of the service rely on."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from service.api.page import TYPES
+from service.attempt.breaker import State
+from service.chat import Outcome
+from service.routing.health import Health
+from service.telemetry.board import HAPPENED
+
+ROOT = Path(__file__).parents[2]
+WEB = ROOT / "service" / "web"
+HTML = (WEB / "index.html").read_text()
+STYLE = (WEB / "style.css").read_text()
+SCRIPTS = {path.name: path.read_text() for path in sorted(WEB.glob("*.js"))}
+EVERY_SCRIPT = "\n".join(SCRIPTS.values())
+VOID = {"meta", "link", "input", "br", "img"}
+OWN_URL = re.compile(r"^(/web/[a-z]+\.(js|css|svg)|#[\w-]+)$")
+
+
+class Reader(HTMLParser):
+    """Every tag with its attributes, the text of each script and style, and whether all is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.inline: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes something else, line {self.getpos()[0]}"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("script", "style") and data.strip():
+            self.inline.append(data)
+
+
+@pytest.fixture(scope="module")
+def page() -> Reader:
+    reader = Reader()
+    reader.feed(HTML)
+    assert not reader.open
+    return reader
+
+
+def ids(page: Reader) -> list[str]:
+    return [attributes["id"] or "" for _, attributes in page.tags if "id" in attributes]
+
+
+def test_nothing_inline(page: Reader) -> None:
+    """No inline script, style or handler: the policy would block it, and the page would be broken."""
+    attributes = {name for _, attributes in page.tags for name in attributes}
+
+    assert page.inline == []
+    assert "style" not in [tag for tag, _ in page.tags]
+    assert not [name for name in attributes if name == "style" or name.startswith("on")]
+
+
+def test_nothing_from_elsewhere(page: Reader) -> None:
+    """Everything the page loads is its own: no address of another host in any file."""
+    urls = [a[name] or "" for _, a in page.tags for name in ("src", "href", "action", "srcset") if name in a]
+    everything = "\n".join([HTML, STYLE, EVERY_SCRIPT, (WEB / "favicon.svg").read_text()])
+    elsewhere = set(re.findall(r"(?:https?:)?//[a-z0-9][\w.-]*\.[a-z]{2,}[^\s\"')]*", everything))
+
+    assert [url for url in urls if not OWN_URL.match(url)] == []
+    assert elsewhere == {"http://www.w3.org/2000/svg"}  # a name, not an address
+    assert "@import" not in STYLE and "url(" not in STYLE
+
+
+def test_text_stays_text() -> None:
+    """Whatever a provider says is shown, never run: no way from text to markup or code is used."""
+    ways = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|srcdoc|DOMParser"
+
+    assert re.findall(ways, EVERY_SCRIPT) == []
+
+
+def test_ids(page: Reader) -> None:
+    """Every id is there once, and every id and icon that a script, a label or a link names is there."""
+    found = ids(page)
+    by_scripts = set(re.findall(r'byId\("([^"]+)"\)', EVERY_SCRIPT))
+    by_attributes = {
+        name
+        for _, a in page.tags
+        for attribute in ("for", "aria-labelledby", "aria-describedby")
+        for name in (a.get(attribute) or "").split()
+    } | {(a["href"] or "")[1:] for _, a in page.tags if (a.get("href") or "").startswith("#")}
+    icons = {f"i-{name}" for name in re.findall(r'\bicon\("([^"]+)"\)', EVERY_SCRIPT)}
+    icons |= {f"i-{state.value}" for state in (*State, *Health)}
+
+    assert len(found) == len(set(found))
+    assert by_scripts, "the pattern no longer finds how scripts name ids"
+    assert by_scripts | by_attributes | icons <= set(found)
+
+
+def test_modules_exist(page: Reader) -> None:
+    """Every file the page or a module names is there, of a type the service serves, and every file is used."""
+    named = {name for text in SCRIPTS.values() for name in re.findall(r'from "\./([\w.]+)"', text)}
+    named |= {(a.get("src") or a.get("href") or "").removeprefix("/web/") for _, a in page.tags}
+    there = {path.name for path in WEB.iterdir()}
+
+    assert {name for name in named if name and not name.startswith("#")} == there - {"index.html"}
+    assert {Path(name).suffix for name in there} <= set(TYPES)
+
+
+def test_labelled(page: Reader) -> None:
+    """Every field has a label, every picture says nothing or has a name."""
+    labelled = {a.get("for") for tag, a in page.tags if tag == "label"}
+    wrapped = re.findall(r'<label[^>]*>(?:(?!</label>).)*?id="([\w-]+)"', HTML, re.DOTALL)
+    fields = {a["id"] for tag, a in page.tags if tag in ("input", "select", "textarea")}
+
+    assert fields <= labelled | set(wrapped)
+    assert all(a.get("aria-hidden") == "true" for tag, a in page.tags if tag == "svg")
+
+
+def test_service_words() -> None:
+    """The page has words for every outcome, breaker state, event and reason of the service."""
+    reasons = set[str]()
+    for path in [*(ROOT / "service/providers").glob("*.py"), *(ROOT / "service/attempt").glob("*.py")]:
+        reasons |= set(re.findall(r'ProviderFault\(\s*"([a-z_]+)"', path.read_text()))
+        reasons |= {f"{clock}_timeout" for clock in re.findall(r'ClockRanOut\("([a-z_]+)"', path.read_text())}
+    reasons |= set(re.findall(r'Barred\("([a-z_]+)"', (ROOT / "service/routing/health.py").read_text()))
+
+    assert {"truncated", "breaker_open"} <= reasons, "the patterns no longer find the reasons"
+    assert [r for r in sorted(reasons) if f'["{r}",' not in SCRIPTS["words.js"]] == []
+    assert [h for h in HAPPENED if f'["{h}", [' not in SCRIPTS["words.js"]] == []
+    assert [o for o in Outcome if f'["{o}",' not in SCRIPTS["live.js"]] == []
+    assert [s for s in State if f'["{s}",' not in SCRIPTS["cards.js"]] == []
+
+
+# Who stands on what: text needs 4.5:1 (WCAG AA).
+PAIRS = [
+    *[(text, ground) for text in ("ink", "soft", "accent") for ground in ("page", "card", "sunk", "tint")],
+    *[(text, ground) for text in ("ok", "warn", "bad") for ground in ("page", "card")],
+    *[("ink", ground) for ground in ("warn-tint", "bad-tint")],
+    *[("soft", ground) for ground in ("warn-tint", "bad-tint")],
+    ("warn", "warn-tint"),
+    ("on-accent", "accent"),
+]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast(scheme: str) -> None:
+    """Every text colour reads well on every ground it stands on, in both colour schemes."""
+    light, dark = (_colours(part) for part in STYLE.split("@media (prefers-color-scheme: dark)")[:2])
+    colours = light if scheme == "light" else light | dark
+
+    weak = {pair: round(_contrast(colours[pair[0]], colours[pair[1]]), 2) for pair in PAIRS}
+    assert {pair: ratio for pair, ratio in weak.items() if ratio < 4.5} == {}
+
+
+def _colours(css: str) -> dict[str, str]:
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", css))
+
+
+def _contrast(one: str, other: str) -> float:
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
