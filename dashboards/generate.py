@@ -1,0 +1,145 @@
+"""Writes the Grafana dashboards from the panels named below.
+
+    python -m dashboards.generate            write dashboards/*.json
+    python -m dashboards.generate --check    write nothing; exit 1 if a file is not what would be written
+
+Metric names come from service.telemetry.names, so a renamed metric cannot leave a panel behind. The JSON is committed:
+Grafana reads files, and a change of a panel is to be seen in review.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dashboards.overview import OVERVIEW
+from dashboards.panels import Board, Panel, Query
+
+FOLDER = Path(__file__).parent
+BOARDS = (OVERVIEW,)
+COLUMNS = 24
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+SCHEMA_VERSION = 39  # Grafana 10 and later; newer ones lift it on load
+
+
+def dashboard(board: Board) -> dict[str, Any]:
+    """One board as Grafana reads it."""
+    return {
+        "annotations": {"list": []},
+        "description": board.description,
+        "editable": False,
+        "graphTooltip": 1,  # one crosshair for all panels
+        "id": None,
+        "panels": [panel_json(panel, place) for panel, place in layout(board)],
+        "refresh": "10s",
+        "schemaVersion": SCHEMA_VERSION,
+        "tags": ["dub5"],
+        "templating": {"list": variables(board)},
+        "time": {"from": "now-30m", "to": "now"},
+        "timezone": "browser",
+        "title": board.title,
+        "uid": board.uid,
+    }
+
+
+def layout(board: Board) -> Iterator[tuple[Panel, dict[str, int]]]:
+    """Panels from left to right; a row is as high as its highest panel."""
+    x = y = row_height = 0
+    for panel in board.panels:
+        if x + panel.width > COLUMNS:
+            x, y, row_height = 0, y + row_height, 0
+        yield panel, {"x": x, "y": y, "w": panel.width, "h": panel.height}
+        x, row_height = x + panel.width, max(row_height, panel.height)
+
+
+def panel_json(panel: Panel, place: dict[str, int]) -> dict[str, Any]:
+    """One panel."""
+    defaults: dict[str, Any] = {"unit": panel.unit, "mappings": [mapping(panel)] if panel.states else []}
+    if panel.largest is not None:
+        defaults |= {"min": 0, "max": panel.largest}
+    if panel.kind == "timeseries":
+        defaults["custom"] = {"fillOpacity": 15, "stacking": {"mode": "normal" if panel.stacked else "none"}}
+    return {
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.description,
+        "datasource": DATASOURCE,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "gridPos": place,
+        "options": {"legend": {"displayMode": "list", "placement": "bottom", "showLegend": True}}
+        if panel.kind != "stat"
+        else {"reduceOptions": {"calcs": ["lastNotNull"]}},
+        "targets": [target(query, letter) for query, letter in zip(panel.queries, "ABCDEFGH", strict=False)],
+    }
+
+
+def target(query: Query, letter: str) -> dict[str, Any]:
+    """One query of a panel."""
+    return {"datasource": DATASOURCE, "expr": query.expr, "legendFormat": query.legend, "refId": letter}
+
+
+def mapping(panel: Panel) -> dict[str, Any]:
+    """Numbers to words and colours."""
+    options = {
+        str(value): {"text": state.text, "color": state.color, "index": value}
+        for value, state in enumerate(panel.states)
+    }
+    return {"type": "value", "options": options}
+
+
+def variables(board: Board) -> list[dict[str, Any]]:
+    """What a reader of the board chooses: the data source, the job, the instances."""
+    source = {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
+    return [
+        source,
+        *(variable(board, name, match) for name, match in (("job", ""), ("instance", 'job=~"$job"'))),
+    ]
+
+
+def variable(board: Board, name: str, match: str) -> dict[str, Any]:
+    """A list of label values, all of them chosen at first."""
+    selector = f"{board.up}{{{match}}}" if match else board.up
+    return {
+        "name": name,
+        "label": name.capitalize(),
+        "type": "query",
+        "datasource": DATASOURCE,
+        "query": f"label_values({selector}, {name})",
+        "refresh": 2,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".+",
+        "current": {"text": "All", "value": "$__all"},
+    }
+
+
+def render(board: Board) -> str:
+    """The file's text: sorted, so that equal boards are equal files."""
+    return json.dumps(dashboard(board), indent=1, sort_keys=True) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dashboards.generate", description="Writes dashboards/*.json."
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is out of date")
+    check = parser.parse_args(arguments).check
+    stale = False
+    for board in BOARDS:
+        path, text = FOLDER / f"{board.file}.json", render(board)
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        if check:
+            print(f"{path.name} is out of date: run python -m dashboards.generate", file=sys.stderr)
+            stale = True
+        else:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path.name}")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

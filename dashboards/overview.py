@@ -1,0 +1,185 @@
+"""Is every request answered, and if not, who is to blame?"""
+
+from dashboards.panels import Board, Panel, Query, State, of, quantiles, rate
+from service.telemetry import names
+
+TARGET = "gen_ai_provider_name, gen_ai_request_model"
+TARGET_LEGEND = "{{gen_ai_provider_name}}/{{gen_ai_request_model}}"
+OURS_TO_ANSWER = 'outcome!~"refused|cancelled"'
+
+OVERVIEW = Board(
+    file="overview",
+    uid="dub5-overview",
+    title="DUB5 overview",
+    description="Is every request answered, and if not, who is to blame?",
+    up=names.IN_FLIGHT.exposed,
+    panels=(
+        Panel(
+            "Answered",
+            "Share of requests that got an answer, whole or a labelled substitute. Requests that were refused at the "
+            "door or given up by their client are left out.",
+            "percentunit",
+            (
+                Query(
+                    rate(names.REQUESTS, match='outcome=~"complete|degraded"')
+                    + " / "
+                    + rate(names.REQUESTS, match=OURS_TO_ANSWER),
+                    "answered",
+                ),
+            ),
+            kind="stat",
+            width=4,
+            largest=1,
+        ),
+        Panel(
+            "Requests by outcome",
+            "Requests a second by how they ended. Everything but complete deserves a look; cut is the worst.",
+            "reqps",
+            (Query(rate(names.REQUESTS, by="outcome"), "{{outcome}}"),),
+            width=10,
+            stacked=True,
+        ),
+        Panel(
+            "Errors by code",
+            "What clients were told, by error code.",
+            "reqps",
+            (Query(rate(names.ERRORS, by="code"), "{{code}}"),),
+            width=10,
+            stacked=True,
+            often_empty=True,
+        ),
+        Panel(
+            "First token, as clients see it",
+            "From a stream's request to its first content, failovers included, answers from the cache left out.",
+            "s",
+            quantiles(names.FIRST_TOKEN, match='cached="false"'),
+        ),
+        Panel(
+            "First token by target",
+            "From the start of a try to its first content. Targets are never summed: a fast one would hide a slow one.",
+            "s",
+            quantiles(names.FIRST_CHUNK, by=TARGET, legend=TARGET_LEGEND),
+        ),
+        Panel(
+            "Whole request",
+            "From a request's arrival to its last byte, answered requests only.",
+            "s",
+            quantiles(names.DURATION, match='outcome=~"complete|degraded"'),
+        ),
+        Panel(
+            "Tries by target and reason",
+            "Tries a second by target and how they ended. A reason other than ok is the provider's word or silence.",
+            "reqps",
+            (Query(rate(names.ATTEMPTS, by="target, reason"), "{{target}} {{reason}}"),),
+            width=12,
+            stacked=True,
+        ),
+        Panel(
+            "Failovers and targets passed over",
+            "Requests a second that one target answered after another had failed; and targets that were left alone "
+            "because they were known to be down or cooling.",
+            "reqps",
+            (
+                Query(rate(names.FAILOVERS, by="route"), "carried over on {{route}}"),
+                Query(rate(names.PASSED_OVER, by="target, reason"), "{{target}} {{reason}}"),
+            ),
+            width=12,
+            often_empty=True,
+        ),
+        Panel(
+            "Breakers",
+            "The state of each target's breaker, or of its host's if that is worse.",
+            "short",
+            (Query(f"max by (target) ({of(names.BREAKER_STATE)})", "{{target}}"),),
+            kind="state-timeline",
+            width=12,
+            states=(
+                State("closed", "green"),
+                State("half open", "yellow"),
+                State("open", "red"),
+                State("isolated", "purple"),
+            ),
+        ),
+        Panel(
+            "Health",
+            "What the router goes by: degraded targets are asked after healthy ones, unhealthy ones last.",
+            "short",
+            (Query(f"max by (target) ({of(names.TARGET_HEALTH)})", "{{target}}"),),
+            kind="state-timeline",
+            width=12,
+            states=(State("healthy", "green"), State("degraded", "yellow"), State("unhealthy", "red")),
+        ),
+        Panel(
+            "In flight",
+            "Requests being answered, and open tries by target.",
+            "short",
+            (
+                Query(f"sum ({of(names.IN_FLIGHT)})", "requests"),
+                Query(f"sum by (target) ({of(names.TARGET_IN_FLIGHT)})", "{{target}}"),
+            ),
+        ),
+        Panel(
+            "Cache",
+            "Looks into the answer cache a second, by result. Errors cost milliseconds, not answers.",
+            "reqps",
+            (Query(rate(names.CACHE, by="result"), "{{result}}"),),
+            stacked=True,
+            often_empty=True,
+        ),
+        Panel(
+            "Breaker moves",
+            "How often breakers moved, by scope and the state they moved to.",
+            "short",
+            (
+                Query(
+                    f"sum by (scope, after) (increase({of(names.BREAKER_CHANGES)}[$__rate_interval]))",
+                    "{{scope}} {{after}}",
+                ),
+            ),
+            often_empty=True,
+        ),
+        Panel(
+            "Our own share",
+            "What this service added before the first byte, providers' time taken off.",
+            "s",
+            quantiles(names.OVERHEAD),
+        ),
+        Panel(
+            "Processor",
+            "Processor seconds a second; one process cannot use more than about one.",
+            "short",
+            (Query(f"rate({of(names.CPU)}[$__rate_interval])", "{{instance}}"),),
+        ),
+        Panel(
+            "Memory",
+            "Resident memory of each process.",
+            "bytes",
+            (Query(of(names.MEMORY), "{{instance}}"),),
+        ),
+        Panel(
+            "Descriptors",
+            "Open file descriptors: two for each stream in flight. The usual hard limit is 20,000.",
+            "short",
+            (Query(of(names.DESCRIPTORS), "{{instance}}"),),
+        ),
+        Panel(
+            "Defects",
+            "Defects of ours, caught at the edge. Each one is in the log under its request's id.",
+            "short",
+            (Query(f"sum (increase({of(names.CRASHES)}[$__rate_interval]))", "crashes"),),
+        ),
+        Panel(
+            "Tokens",
+            "Tokens a second by target and kind, as the providers counted them.",
+            "short",
+            (
+                Query(
+                    f"sum by ({TARGET}, gen_ai_token_type) "
+                    f"(rate({of(names.TOKEN_USAGE, suffix='_sum')}[$__rate_interval]))",
+                    TARGET_LEGEND + " {{gen_ai_token_type}}",
+                ),
+            ),
+            stacked=True,
+        ),
+    ),
+)
