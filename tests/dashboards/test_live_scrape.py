@@ -62,6 +62,7 @@ def service() -> Service:
         route=(
             RouteSettings("chat", ("down/m", "up/m"), cache=CacheOptions(enabled=True)),
             RouteSettings("torn", ("torn/m",)),
+            RouteSettings("down", ("down/m",)),
         ),
     )
     wire = VirtualWire({f"http://{name}": respond for name, respond in names.items()})
@@ -70,13 +71,12 @@ def service() -> Service:
 
 async def scrape() -> str:
     """The metrics after a failed over answer of each kind, a cached one, a cut stream and an open breaker."""
+    requests = [("chat", True, 1), ("chat", False, 0), ("chat", False, 0), ("torn", True, 1)]
+    requests += [("down", False, 1)] * 8  # until its breaker opens, and beyond
     async with AppClient(service().asgi) as client:
-        for model, stream, temperature in [("chat", True, 1), *[("chat", False, 0)] * 8, ("torn", True, 1)]:
+        for model, stream, temperature in requests:
             ask = {"model": model, "messages": [{"role": "user", "content": "?"}], "stream": stream}
             await client.request("POST", "/v1/chat/completions", json=ask | {"temperature": temperature})
-        for _ in range(8):  # until the breaker of the first target opens
-            ask = {"model": "chat", "messages": [{"role": "user", "content": "?"}]}
-            await client.request("POST", "/v1/chat/completions", json=ask)
         return (await client.request("GET", "/metrics")).body.decode()
 
 
