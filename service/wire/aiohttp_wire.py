@@ -33,15 +33,23 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from yarl import URL
 
-from service.wire.base import Kind, Slot, Slots, Stage, WireFailure, WireRequest, origin_of
+from service.wire.base import (
+    HEADERS_OF_THE_WIRE,
+    KEEPALIVE_S,
+    Kind,
+    Slot,
+    Slots,
+    Stage,
+    WireFailure,
+    WireRequest,
+    origin_of,
+)
 
-KEEPALIVE_S = 30.0
 DNS_TTL_S = 60
 BUFFER_BYTES = 128 * 1024  # the provider is not read any more while twice this is waiting for us
 HEADER_BYTES_MAX = 8190  # of one header, and of the status line
 HEADERS_MAX = 128
 JOIN_BYTES_MAX = 64 * 1024  # up to here one copy is cheaper than a second write
-OURS = frozenset({"host", "content-length", "transfer-encoding", "accept-encoding", "connection"})
 NO_CLOCKS = ClientTimeout()  # every clock is ours
 DETAIL_CHARS_MAX = 200
 
@@ -300,7 +308,7 @@ class _Connections(TCPConnector):
             resolving = (to.connection_key.host, to.port) in self._throttle_dns_futures
             stage = Stage.RESOLVE if resolving else Stage.CONNECT
             raise WireFailure(stage, Kind.TIMEOUT, sent=False) from None
-        except (ClientError, OSError) as error:
+        except (ClientError, OSError, UnicodeError) as error:
             raise _not_connected(error) from error
         if self._closed:
             protocol.close()
@@ -322,7 +330,7 @@ def _destination(url: str) -> _Destination:
 def _head(request: WireRequest, to: _Destination) -> bytes:
     lines = [request.method, to.start]
     for name, value in request.headers.items():
-        if name not in OURS:
+        if name not in HEADERS_OF_THE_WIRE:
             lines.append(f"{name}: {value}\r\n")
     lines.append(f"content-length: {len(request.body)}\r\n\r\n")
     head = "".join(lines)
@@ -333,7 +341,7 @@ def _head(request: WireRequest, to: _Destination) -> bytes:
 
 
 def _not_connected(error: BaseException) -> WireFailure:
-    if isinstance(error, ClientConnectorDNSError):
+    if isinstance(error, ClientConnectorDNSError | UnicodeError):
         return WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False, detail=_detail(error))
     kind = _kind(error)
     if kind is Kind.RESET and getattr(error, "errno", None) not in RESETS:

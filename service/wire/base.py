@@ -11,10 +11,15 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import urlsplit
 
 SLOTS_PER_ORIGIN = 1000
+KEEPALIVE_S = 30.0
+HEADERS_OF_THE_WIRE = frozenset(
+    {"host", "content-length", "transfer-encoding", "accept-encoding", "connection"}
+)
 
 
 class Stage(StrEnum):
@@ -57,7 +62,10 @@ class WireFailure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
-    """One call. Header names are lower case; headers carry the key, so they stay out of `repr`."""
+    """One call. Header names are lower case; headers carry the key, so they stay out of `repr`.
+
+    The wire itself writes HEADERS_OF_THE_WIRE and nothing else: a `user-agent` is the dialect's.
+    """
 
     method: str
     url: str
@@ -74,7 +82,10 @@ class WireRequest:
 
 
 class WireResponse(Protocol):
-    """A status, headers (lower-case names) and a body still to be read."""
+    """A status, headers (lower-case names) and a body still to be read.
+
+    A compressed body is told by `read`, not by `send`: status and `retry-after` still count.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -135,6 +146,7 @@ class Slot:
             self._semaphore = None
 
 
+@lru_cache(maxsize=1024)
 def origin_of(url: str) -> str:
     """`scheme://host:port` of a URL, the port always said."""
     parts = urlsplit(url)

@@ -1,0 +1,252 @@
+"""The portable wire: any httpx transport, called directly, without httpx's client.
+
+    send:  Slots.take -> transport.handle_async_request -> status and headers -> HttpxResponse -> read ... aclose
+
+httpcore, behind httpx's own transport, tells what it does by trace events. They say whether a connection was
+opened, whether the request began to leave, and they start and stop the connect clock. A transport that traces
+nothing still works: then every failure counts as sent, and `reused` is never said.
+"""
+
+import asyncio
+import contextlib
+import errno
+import socket
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from functools import lru_cache
+from typing import cast
+
+import httpx
+
+from service.wire.base import (
+    HEADERS_OF_THE_WIRE,
+    KEEPALIVE_S,
+    Kind,
+    Slot,
+    Slots,
+    Stage,
+    WireFailure,
+    WireRequest,
+)
+
+IDENTITY = ("accept-encoding", "identity")
+DETAIL_CHARS_MAX = 200
+CLOSED_SAYS = ("Server disconnected", "peer closed connection")  # httpcore's and h11's words for an early end
+RESETS = (errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE)
+
+
+class HttpxWire:
+    """Calls through `transport`, or through httpx's own with certificates verified.
+
+    Calls that ask for a fresh connection go through `fresh`, which keeps none alive; a transport of your own
+    without a `fresh` beside it takes them too, and then cannot promise it.
+    """
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport | None = None,
+        *,
+        slots: Slots | None = None,
+        keepalive_s: float = KEEPALIVE_S,
+        tls: ssl.SSLContext | None = None,
+        fresh: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._slots = slots or Slots()
+        if transport is None:
+            tls = tls or ssl.create_default_context()
+            transport = _httpx_transport(tls, keepalive_s, kept=None)
+            fresh = fresh or _httpx_transport(tls, keepalive_s, kept=0)
+        self._transport = transport
+        self._fresh = fresh or transport
+
+    async def send(self, request: WireRequest) -> "HttpxResponse":
+        """Sends the request and waits for status and headers. Raises WireFailure."""
+        slot = await self._slots.take(request.origin, request.pool_s)
+        try:
+            return await self._send(request, slot)
+        except BaseException:
+            slot.free()
+            raise
+
+    async def _send(self, request: WireRequest, slot: Slot) -> "HttpxResponse":
+        transport = self._fresh if request.fresh else self._transport
+        try:
+            async with asyncio.timeout(None) as clock:
+                trace = _Trace(clock, request.connect_s)
+                response = await transport.handle_async_request(_httpx_request(request, trace))
+        except TimeoutError:
+            raise WireFailure(Stage.CONNECT, Kind.TIMEOUT, sent=False) from None
+        except (httpx.TransportError, OSError, UnicodeError) as error:
+            raise _not_answered(error, trace) from error
+        return HttpxResponse(response, slot, trace)
+
+    async def aclose(self) -> None:
+        """Closes every connection."""
+        await self._transport.aclose()
+        if self._fresh is not self._transport:
+            await self._fresh.aclose()
+
+
+class HttpxResponse:
+    """A status, headers and the body still to be read; see service.wire.base.WireResponse."""
+
+    status: int
+    headers: Mapping[str, str]
+    reused: bool
+
+    def __init__(self, response: httpx.Response, slot: Slot, trace: "_Trace") -> None:
+        self.status = response.status_code
+        self.headers = dict(response.headers.items())
+        self.reused = trace.reused
+        self._compressed = self.headers.get("content-encoding", "identity") not in ("identity", "")
+        self._stream = cast(httpx.AsyncByteStream, response.stream)
+        self._parts: AsyncIterator[bytes] = aiter(self._stream)
+        self._slot = slot
+        self._network = response.extensions.get("network_stream")
+        self._ended = False
+        self._closed = False
+
+    async def read(self) -> bytes:
+        """The bytes that are ready, at least one; `b""` once at the body's proper end. Raises WireFailure."""
+        if self._ended:
+            return b""
+        try:
+            if self._closed:
+                raise self._told(Kind.CLOSED, "closed by us")
+            if self._compressed:
+                raise self._told(Kind.PROTOCOL, "compressed though not asked for")
+            data = await self._next()
+        except (httpx.TransportError, httpx.StreamError, OSError) as error:
+            await self.aclose()
+            raise self._told(_kind(error), _detail(error)) from error
+        except BaseException:
+            await self.aclose()
+            raise
+        if not data:
+            self._ended = True
+            await self._drop_leftover()
+            await self.aclose()
+        return data
+
+    async def _next(self) -> bytes:
+        async for part in self._parts:
+            if part:
+                return part
+        return b""
+
+    async def _drop_leftover(self) -> None:
+        # httpcore would hand what came after this answer to the next caller as theirs.
+        inner: object = self._stream
+        for name in ("_httpcore_stream", "_stream", "_connection", "_h11_state"):
+            inner = getattr(inner, name, None)
+        if getattr(inner, "trailing_data", (b"",))[0] and self._network is not None:
+            await self._network.aclose()
+
+    async def aclose(self) -> None:
+        """Gives the connection back if the body was read to its end, else closes it at once."""
+        self._closed = True
+        try:
+            with contextlib.suppress(httpx.TransportError, OSError):
+                await self._stream.aclose()
+            if isinstance(self._parts, AsyncGenerator):
+                with contextlib.suppress(
+                    RuntimeError
+                ):  # another task reads: it is told by the closed connection
+                    await self._parts.aclose()
+        finally:
+            self._slot.free()
+
+    def _told(self, kind: Kind, detail: str) -> WireFailure:
+        return WireFailure(Stage.BODY, kind, sent=True, reused=self.reused, detail=detail)
+
+
+class _Trace:
+    """What httpcore has told about one call; holds the connect clock, from the name's look-up to the end of TLS."""
+
+    def __init__(self, clock: asyncio.Timeout, connect_s: float) -> None:
+        self._clock = clock
+        self._connect_s = connect_s
+        self._told = False
+        self._opened = False
+        self._sent = False
+
+    async def __call__(self, event: str, info: object) -> None:
+        if event.endswith("connect_tcp.started"):
+            self._opened = True
+            self._clock.reschedule(asyncio.get_running_loop().time() + self._connect_s)
+        elif event.endswith("send_request_headers.started"):
+            self._sent = True
+            self._clock.reschedule(None)
+        self._told = True
+
+    @property
+    def sent(self) -> bool:
+        return self._sent or not self._told
+
+    @property
+    def reused(self) -> bool:
+        return self._told and not self._opened
+
+
+@lru_cache(maxsize=1024)
+def _httpx_url(url: str) -> httpx.URL:
+    return httpx.URL(url)
+
+
+def _httpx_request(request: WireRequest, trace: _Trace) -> httpx.Request:
+    headers = [IDENTITY, *((k, v) for k, v in request.headers.items() if k not in HEADERS_OF_THE_WIRE)]
+    clocks = {"connect": request.connect_s, "pool": None, "read": None, "write": None}
+    return httpx.Request(
+        request.method,
+        _httpx_url(request.url),
+        headers=headers,
+        content=request.body,
+        extensions={"timeout": clocks, "trace": trace},
+    )
+
+
+def _httpx_transport(
+    tls: ssl.SSLContext, keepalive_s: float, *, kept: int | None
+) -> httpx.AsyncHTTPTransport:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=kept, keepalive_expiry=keepalive_s)
+    return httpx.AsyncHTTPTransport(verify=tls, limits=limits, trust_env=False, retries=0)
+
+
+def _not_answered(error: Exception, trace: _Trace) -> WireFailure:
+    kind, detail = _kind(error), _detail(error)
+    if isinstance(error, httpx.LocalProtocolError):  # a header that may not be sent
+        return WireFailure(Stage.SEND, Kind.PROTOCOL, sent=False, detail=detail)
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) or not trace.sent:
+        unresolved = any(isinstance(cause, socket.gaierror | UnicodeError) for cause in _causes(error))
+        return WireFailure(
+            Stage.RESOLVE if unresolved else Stage.CONNECT, kind, sent=trace.sent, detail=detail
+        )
+    stage = Stage.SEND if isinstance(error, httpx.WriteError | httpx.WriteTimeout) else Stage.WAIT
+    return WireFailure(stage, kind, sent=True, reused=trace.reused, detail=detail)
+
+
+def _kind(error: Exception) -> Kind:
+    causes = list(_causes(error))
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return Kind.PROTOCOL
+    codes = {cause.errno for cause in causes if isinstance(cause, OSError)}
+    if isinstance(error, httpx.TimeoutException) or errno.ETIMEDOUT in codes:
+        return Kind.TIMEOUT
+    if codes.intersection(RESETS):
+        return Kind.RESET
+    if isinstance(error, httpx.ConnectError | UnicodeError):
+        return Kind.REFUSED
+    if isinstance(error, httpx.RemoteProtocolError):
+        return Kind.CLOSED if str(error).startswith(CLOSED_SAYS) else Kind.PROTOCOL
+    return Kind.PROTOCOL if isinstance(error, httpx.LocalProtocolError) else Kind.CLOSED
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _detail(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:DETAIL_CHARS_MAX]
