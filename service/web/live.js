@@ -39,6 +39,9 @@ export function startLive(caller, tell) {
   return live;
 }
 
+/** The service is there, and does not tell. */
+class Refused extends Error {}
+
 class Live {
   /** @param {import("./chat.js").Caller} caller @param {(status: Status) => void} tell */
   constructor(caller, tell) {
@@ -65,8 +68,8 @@ class Live {
     try {
       this.show(await this.fetch());
       this.waitMs = EVERY_MS;
-    } catch {
-      this.gone();
+    } catch (error) {
+      this.gone(error instanceof Refused ? error.message : "no word from the service");
     } finally {
       this.asking = false;
     }
@@ -86,17 +89,21 @@ class Live {
       cache: "no-store",
       signal: AbortSignal.timeout(ANSWER_MAX_MS),
     });
-    if (response.status === 401) this.caller.unauthorized();
-    if (!response.ok) throw new Error(`status ${response.status}`);
+    if (response.status === 401) {
+      this.caller.unauthorized();
+      throw new Refused("the service wants a key");
+    }
+    if (!response.ok) throw new Refused(`the service answers with status ${response.status}`);
     return response.json();
   }
 
-  gone() {
+  /** @param {string} why */
+  gone(why) {
     this.waitMs = Math.min(this.waitMs * 2, EVERY_MAX_MS);
     const since = this.seenAt ? ` since ${timeOfDay(this.seenAt)}` : "";
-    link("gone", `reconnecting: no word from the service${since}`);
+    link("gone", `reconnecting: ${why}${since}`);
     byId("live").dataset.stale = String(Boolean(this.seenAt));
-    put(byId("stale"), this.seenAt ? `as of ${timeOfDay(this.seenAt)}` : "no word from the service yet");
+    put(byId("stale"), this.seenAt ? `as of ${timeOfDay(this.seenAt)}` : why);
   }
 
   /** @param {Status} status */
@@ -195,8 +202,8 @@ function row(request) {
     `li.request.${request.outcome}`, {},
     h("time", {}, timeOfDay(request.at)),
     h("span.outcome", {}, icon(OUTCOMES.get(request.outcome) ?? "wait"), request.outcome),
-    h("span.who", {}, request.target ?? "nobody", request.cached ? h("span.badge.cached", {}, "from the cache") : ""),
+    h("span.who", {}, request.target ?? "nobody", request.cached ? h("span.badge.cached", {}, "cached") : ""),
     h("span.times", {}, times.filter(Boolean).join(" · ")),
-    eventful && trailOf(tries),
+    eventful && trailOf(tries, false),
   );
 }

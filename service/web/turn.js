@@ -119,7 +119,7 @@ function factsOf(turn) {
   const times = [];
   if (turn.firstMs !== null && turn.stream) times.push(`first token ${duration(turn.firstMs)}`);
   if (turn.totalMs !== null) times.push(`${turn.state === "whole" ? "whole after" : "ended after"} ${duration(turn.totalMs)}`);
-  return [turn.trail.length > 0 && trailOf(turn.trail), times.length > 0 && h("p.times", {}, times.join(" · "))].filter(
+  return [turn.trail.length > 0 && trailOf(turn.trail, turn.stream), times.length > 0 && h("p.times", {}, times.join(" · "))].filter(
     (part) => part instanceof Node,
   );
 }
@@ -128,15 +128,16 @@ const BAR_PX = 110; // of the try that took longest
 
 /**
  * The tries of a request in order: a chip each, its bar as long as it took, and named for a screen reader.
- * @param {Try[]} trail
+ * `began`: the times of answers are those of their first word, as in the header of a stream.
+ * @param {Try[]} trail @param {boolean} began
  */
-export function trailOf(trail) {
+export function trailOf(trail, began) {
   const longest = Math.max(1, ...trail.map((t) => t.ms ?? 0));
-  return h("ol.trail", { "aria-label": "Who was tried" }, ...trail.map((t) => chip(t, longest)));
+  return h("ol.trail", { "aria-label": "Who was tried" }, ...trail.map((t) => chip(t, longest, began)));
 }
 
-/** @param {Try} tried @param {number} longest */
-function chip({ target, reason, ms }, longest) {
+/** @param {Try} tried @param {number} longest @param {boolean} began */
+function chip({ target, reason, ms }, longest, began) {
   const kind = kindOfTry(reason);
   const bar = h("span.took", { "aria-hidden": "true" });
   bar.style.width = `${Math.max(2, Math.round((BAR_PX * (ms ?? 0)) / longest))}px`;
@@ -144,7 +145,7 @@ function chip({ target, reason, ms }, longest) {
   return h(
     `li.try.${kind}`, {},
     h("span.who", {}, icon(kind), target),
-    h("span.why", {}, [reasonInWords(reason), took].filter(Boolean).join(", ")),
+    h("span.why", {}, [began && reason === "ok" ? "began to answer" : reasonInWords(reason), took].filter(Boolean).join(", ")),
     bar,
   );
 }

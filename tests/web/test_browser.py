@@ -1,0 +1,217 @@
+"""The page in a real browser, served by the real service in front of simulated providers: three processes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+from simulators.answers import Proof, judge
+
+from tests.web.browser import Page, chromium, open_page
+
+pytestmark = pytest.mark.real_sockets
+
+PERSONAS = {"one": "openai", "two": "mistral", "three": "anthropic"}
+TARGETS = ["one/gpt-sim", "two/mistral-sim", "three/claude-sim"]
+LAST = "[...document.querySelectorAll('.turn')].at(-1)"
+STATE = f"{LAST}?.querySelector('.answer').dataset.state"
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """The providers, and the door to their faults."""
+
+    urls: dict[str, str]
+    admin: str
+    token: str
+
+    async def fault(self, provider: str, **fault: object) -> None:
+        """From now on; without any, the provider is well again."""
+        url, headers = f"{self.admin}/faults/{provider}", {"authorization": f"Bearer {self.token}"}
+        verb = "PUT" if fault else "DELETE"
+        async with (
+            aiohttp.ClientSession(headers=headers) as client,
+            client.request(verb, url, json=fault or None) as response,
+        ):
+            assert response.status < 300, await response.text()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[str]:
+    with chromium() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def providers() -> Iterator[Simulated]:
+    named = [part for name, persona in PERSONAS.items() for part in ("--provider", f"{name}={persona}")]
+    with child("simulators", *named, "--admin-port", "0", "--leash") as process:
+        assert process.stdout is not None
+        said = json.loads(process.stdout.readline())
+        urls = {name: entry["url"] for name, entry in said["providers"].items()}
+        yield Simulated(urls, said["admin"], said["token"])
+
+
+@pytest.fixture
+def service(providers: Simulated, tmp_path: Path) -> Iterator[str]:
+    config = tmp_path / "dub5.toml"
+    config.write_text(settings(providers.urls))
+    with child("service", "serve", "--config", str(config), "--port", "0") as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().removeprefix("listening on ").strip()
+
+
+def settings(urls: dict[str, str]) -> str:
+    parts = ["[[route]]", 'name = "chat"', f"targets = {json.dumps(TARGETS)}"]
+    for name, dialect in PERSONAS.items():
+        url = urls[name] + ("" if dialect == "anthropic" else "/v1")
+        parts += ["[[provider]]", f'name = "{name}"', f'dialect = "{dialect}"', f'base_url = "{url}"']
+        parts += ['key_env = ["DUB5_TEST_KEY"]']
+    return "\n".join(parts)
+
+
+@contextmanager
+def child(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A module of ours as a process of its own, ended with the test."""
+    command = [sys.executable, "-m", *arguments]
+    environ = os.environ | {"DUB5_TEST_KEY": "a-key-for-a-simulator"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=environ, text=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def ask(page: Page, question: str) -> str:
+    """Types a question, waits for the end of its answer; the answer's state."""
+    await page.until("!document.querySelector('#model').disabled")
+    await page.evaluate("document.querySelector('#question').focus()")
+    await page.type(question)
+    await page.until(f"{LAST}?.querySelector('.question').textContent.endsWith({json.dumps(question)})")
+    return await ended(page)
+
+
+async def ended(page: Page) -> str:
+    await page.until(f"!['waiting', 'streaming', undefined].includes({STATE})")
+    return str(await page.evaluate(STATE))
+
+
+async def text(page: Page, selector: str) -> str:
+    return str(await page.evaluate(f"{LAST}.querySelector('{selector}').textContent"))
+
+
+async def test_answer(browser: str, service: str, providers: Simulated) -> None:
+    """Under the strict policy and without a complaint, the page streams a whole answer, names who gave it, and
+    shows the providers."""
+    async with open_page(browser, service) as page:
+        state = await ask(page, "Name three rivers.")
+        await page.until("document.querySelectorAll('.target:not(.ghost)').length === 3")
+        await page.until("document.querySelector('.outcome.complete dd').textContent === '1'")
+
+        assert state == "whole"
+        assert judge(await text(page, ".text"), "Name three rivers.") is Proof.whole
+        assert await text(page, ".by strong") == "one/gpt-sim"
+        assert "first token" in await text(page, ".times")
+        assert page.errors == []
+
+
+async def test_failover(browser: str, service: str, providers: Simulated) -> None:
+    """When the first provider answers 530, the next one's answer is shown, with both tries."""
+    await providers.fault("one", kind="status", status=530)
+    try:
+        async with open_page(browser, service) as page:
+            state = await ask(page, "Who answers now?")
+
+            assert state == "whole"
+            assert await text(page, ".by strong") == "two/mistral-sim"
+            assert "530" in await text(page, ".try.bad")
+            assert "two/mistral-sim" in await text(page, ".try.ok")
+            assert page.errors == []
+    finally:
+        await providers.fault("one")
+
+
+async def test_cut(browser: str, service: str, providers: Simulated) -> None:
+    """An answer cut after its first words keeps them, says that they are not all, and can be asked again."""
+    await providers.fault("one", kind="cut", after_tokens=4, how="close")
+    try:
+        async with open_page(browser, service) as page:
+            state = await ask(page, "Will this be whole?")
+
+            assert state == "cut"
+            assert judge(await text(page, ".text"), "Will this be whole?") is Proof.cut
+            assert "unfinished" in await text(page, ".by")
+            assert "The answer was cut." in await text(page, ".note")
+
+            await providers.fault("one")
+            await page.evaluate(f"{LAST}.querySelector('.note button').click()")
+            await page.until(f"{STATE} !== 'cut'")
+
+            assert await ended(page) == "whole"
+            assert judge(await text(page, ".text"), "Will this be whole?") is Proof.whole
+    finally:
+        await providers.fault("one")
+
+
+async def test_service_gone(browser: str, providers: Simulated, tmp_path: Path) -> None:
+    """When the service goes away the page says so and keeps what it knew."""
+    config = tmp_path / "dub5.toml"
+    config.write_text(settings(providers.urls))
+    with child("service", "serve", "--config", str(config), "--port", "0") as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().removeprefix("listening on ").strip()
+        async with open_page(browser, url) as page:
+            await page.until("document.querySelector('#link').dataset.state === 'live'")
+            process.kill()
+            await page.until("document.querySelector('#link').dataset.state === 'gone'")
+
+            assert "reconnecting" in await page.evaluate("document.querySelector('#link').textContent")
+            assert await page.evaluate("document.querySelectorAll('.target').length") == 3
+
+
+SPLITS = """(async () => {
+  const { SseReader } = await import("/web/sse.js");
+  const stream = "\\uFEFF: hello\\r\\ndata: one\\r\\n\\r\\ndata:two\\rdata: \\u{1F40B}\\r\\revent: odd\\nid: 7\\ndata\\n\\n" +
+    "data: left open";
+  const told = (pieces) => {
+    const reader = new SseReader();
+    return JSON.stringify(pieces.flatMap((piece) => reader.feed(piece)));
+  };
+  const split = (at, to) => [stream.slice(0, at), stream.slice(at, to), stream.slice(to)];
+  const all = new Set([told([stream]), told([...stream])]);
+  for (let at = 0; at <= stream.length; at++)
+    for (let to = at; to <= stream.length; to++) all.add(told(split(at, to)));
+  return [...all];
+})()"""
+
+TRAIL = """(async () => {
+  const { parseTrail } = await import("/web/words.js");
+  return parseTrail("one/gpt=http_530;12ms, or/meta/llama-3:free=ok;40ms, three/c=breaker_open").concat(parseTrail(null));
+})()"""
+
+
+async def test_parsers(browser: str, service: str) -> None:
+    """Events read the same however the network splits them; what the end leaves open is dropped."""
+    async with open_page(browser, service) as page:
+        told = [json.loads(text) for text in await page.evaluate(SPLITS)]
+        trail = await page.evaluate(TRAIL)
+
+    assert told == [
+        [
+            {"event": "message", "data": "one"},
+            {"event": "message", "data": "two\n\N{WHALE}"},
+            {"event": "odd", "data": ""},
+        ]
+    ]
+    assert [(t["target"], t["reason"], t["ms"]) for t in trail] == [
+        ("one/gpt", "http_530", 12),
+        ("or/meta/llama-3:free", "ok", 40),
+        ("three/c", "breaker_open", None),
+    ]
