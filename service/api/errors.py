@@ -77,12 +77,23 @@ def handler(events: Events, new_id: Callable[[], str]) -> Callable[[Request[Any,
         request_id = new_id()
         told = _as_gateway_error(request, error, request_id, events)
         headers = error_headers(told, request_id)
-        if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
-            headers["allow"] = error.headers["Allow"]
+        if isinstance(error, MethodNotAllowedException):
+            headers["allow"] = ", ".join(sorted(_methods(request)))
         body = msgspec.json.encode(error_body(told, request_id))
         return Response(body, status_code=told.status, headers=headers, media_type="application/json")
 
     return handle
+
+
+def _methods(request: Request[Any, Any, Any]) -> set[str]:
+    """What the path takes; a path with a parameter is one that is read."""
+    found = {
+        str(method)
+        for route in request.app.routes
+        if route.path == request.url.path
+        for method in route.methods
+    }
+    return found or {"GET", "OPTIONS"}
 
 
 def _as_gateway_error(

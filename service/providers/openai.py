@@ -42,7 +42,7 @@ class _Choice(Struct):
 class _Body(Struct):
     choices: list[_Choice] | None | UnsetType = UNSET
     usage: Usage | None = None
-    error: Raw | None | UnsetType = UNSET
+    error: object = None
 
 
 _BODY = msgspec.json.Decoder(_Body)
@@ -142,7 +142,7 @@ def decode_body(body: bytes) -> _Body:
         parsed = _BODY.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ProviderFault("not_json" if body[:1] not in (b"{", b"[") else "garbled") from None
-    if parsed.error is not UNSET and parsed.error is not None:
+    if parsed.error is not None:
         code, message = read_error(body)
         raise ProviderFault("error_event", code=code, message=message)
     if parsed.choices is UNSET:

@@ -1,0 +1,56 @@
+"""One table of failures and their one meaning."""
+
+import pytest
+
+from service.attempt.classify import Blame, Then, classify
+from service.attempt.clocks import ClockRanOut
+from service.providers.base import ProviderFault, Unsupported
+from service.wire.base import Kind, Stage, WireFailure
+
+
+def status(number: int, code: str = "", retry_after_s: float | None = None) -> ProviderFault:
+    return ProviderFault(f"http_{number}", status=number, code=code, retry_after_s=retry_after_s)
+
+
+@pytest.mark.parametrize(
+    ("failure", "then", "blame", "cool_s"),
+    [
+        (status(530), Then.NEXT, Blame.HOST, 0.0),
+        (status(522), Then.NEXT, Blame.HOST, 0.0),
+        (status(529), Then.NEXT, Blame.TARGET, 0.0),
+        (status(500), Then.NEXT, Blame.TARGET, 0.0),
+        (status(404), Then.NEXT, Blame.TARGET, 0.0),
+        (status(429), Then.NEXT, Blame.KEY, 5.0),
+        (status(429, retry_after_s=20.0), Then.NEXT, Blame.KEY, 20.0),
+        (status(429, "insufficient_quota", 1.0), Then.NEXT, Blame.KEY, 3600.0),
+        (status(401), Then.NEXT, Blame.KEY, 60.0),
+        (status(403), Then.NEXT, Blame.KEY, 60.0),
+        (status(400), Then.GIVE_UP, Blame.NOBODY, 0.0),
+        (status(422), Then.GIVE_UP, Blame.NOBODY, 0.0),
+        (status(400, "context_length_exceeded"), Then.NEXT, Blame.NOBODY, 0.0),
+        (status(400, "content_filter"), Then.GIVE_UP, Blame.NOBODY, 0.0),
+        (status(413), Then.NEXT, Blame.NOBODY, 0.0),
+        (ProviderFault("empty_answer"), Then.NEXT, Blame.TARGET, 0.0),
+        (ProviderFault("truncated"), Then.NEXT, Blame.TARGET, 0.0),
+        (ClockRanOut("first_token"), Then.NEXT, Blame.TARGET, 0.0),
+        (ClockRanOut("deadline"), Then.NEXT, Blame.NOBODY, 0.0),
+        (Unsupported("tools"), Then.NEXT, Blame.NOBODY, 0.0),
+        (WireFailure(Stage.POOL, Kind.TIMEOUT, sent=False), Then.NEXT, Blame.NOBODY, 0.0),
+        (WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False), Then.NEXT, Blame.HOST, 0.0),
+        (WireFailure(Stage.CONNECT, Kind.TIMEOUT, sent=False), Then.NEXT, Blame.HOST, 0.0),
+        (WireFailure(Stage.WAIT, Kind.RESET, sent=True), Then.NEXT, Blame.TARGET, 0.0),
+        (WireFailure(Stage.WAIT, Kind.CLOSED, sent=True, reused=True), Then.FRESH, Blame.NOBODY, 0.0),
+        (WireFailure(Stage.BODY, Kind.CLOSED, sent=True, reused=True), Then.NEXT, Blame.TARGET, 0.0),
+    ],
+    ids=repr,
+)
+def test_meaning(failure: Exception, then: Then, blame: Blame, cool_s: float) -> None:
+    """Each failure has one reading of what follows, whom it counts against, and for how long."""
+    verdict = classify(failure)
+    assert (verdict.then, verdict.blame, verdict.cool_s) == (then, blame, cool_s)
+
+
+def test_a_defect_of_ours_is_not_a_providers_failure() -> None:
+    """What is not a known failure is raised again, never blamed on a target."""
+    with pytest.raises(KeyError):
+        classify(KeyError("ours"))

@@ -1,0 +1,161 @@
+"""The openai dialect: what passes unchanged, and what is not an answer."""
+
+import msgspec
+import pytest
+
+from service.chat import Caller, ChatBody, ChatRequest, Chunk
+from service.providers.base import ProviderFault
+from service.providers.openai import OpenAI
+
+DIALECT = OpenAI(event_bytes_max=10_000)
+
+
+def request(**fields: object) -> ChatRequest:
+    body = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], **fields}
+    raw = msgspec.json.encode(body)
+    return ChatRequest(
+        "req_1", Caller(), msgspec.json.decode(raw, type=ChatBody), msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    )
+
+
+def read(data: bytes, **fields: object) -> list[Chunk]:
+    reader = DIALECT.stream(request(stream=True, **fields), "gpt")
+    return reader.feed(data) + reader.end()
+
+
+def event(**fields: object) -> bytes:
+    return b"data: " + msgspec.json.encode(fields) + b"\n\n"
+
+
+def choice(delta: dict[str, object], finish: str | None = None, index: int = 0) -> dict[str, object]:
+    return {"index": index, "delta": delta, "finish_reason": finish}
+
+
+CONTENT = event(choices=[choice({"content": "Hi"})])
+STOP = event(choices=[choice({}, "stop")])
+USAGE = event(choices=[], usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3})
+DONE = b"data: [DONE]\n\n"
+
+
+class TestRequest:
+    def test_unknown_fields_pass_unchanged(self) -> None:
+        """A field nobody here knows reaches the provider byte for byte."""
+        call = DIALECT.encode(request(reasoning_effort="high", top_k=7, nested={"a": [1.50, None]}), "gpt", "sk")
+        sent = msgspec.json.decode(call.body)
+        assert sent["model"] == "gpt"
+        assert (sent["reasoning_effort"], sent["top_k"], sent["nested"]) == ("high", 7, {"a": [1.5, None]})
+        assert b"1.50" not in call.body or b'"a":[1.50,null]' in call.body.replace(b" ", b"")
+        assert call.headers["authorization"] == "Bearer sk"
+
+    def test_usage_is_always_asked_for(self) -> None:
+        """The client's other stream options are kept."""
+        sent = msgspec.json.decode(
+            DIALECT.encode(request(stream=True, stream_options={"include_obfuscation": False}), "gpt", None).body
+        )
+        assert sent["stream_options"] == {"include_usage": True, "include_obfuscation": False}
+
+
+class TestStream:
+    def test_chunks_pass_as_received(self) -> None:
+        """What the provider sent is what the client gets, without the `[DONE]` that is ours to say."""
+        assert [chunk.raw for chunk in read(CONTENT + STOP + DONE)] == [CONTENT, STOP]
+
+    def test_usage_chunk(self) -> None:
+        """Counted always, relayed only to a client that asked."""
+        silent = read(CONTENT + STOP + USAGE + DONE)
+        assert silent[-1].raw == b""
+        assert silent[-1].usage is not None
+        asked = read(CONTENT + STOP + USAGE + DONE, stream_options={"include_usage": True})
+        assert asked[-1].raw == USAGE
+
+    @pytest.mark.parametrize(
+        ("data", "reason"),
+        [
+            (CONTENT + DONE, "truncated"),
+            (CONTENT, "truncated"),
+            (b"", "truncated"),
+            (CONTENT + STOP[:-30], "truncated"),
+            (event(error={"message": "overloaded", "code": 503}), "error_event"),
+            (CONTENT + event(choices=[choice({"content": ""}, "error")]), "error_event"),
+            (b"data: <html>\n\n", "not_json"),
+            (b'data: {"choices": [{"ind\n\n', "garbled"),
+            (event(hello="world"), "garbled"),
+            (event(choices=[choice({"content": "a"}, None, 0), choice({"content": "b"}, "stop", 1)]), "truncated"),
+        ],
+    )
+    def test_not_whole(self, data: bytes, reason: str) -> None:
+        """Anything but a finish reason in the provider's own words is a failure with its own name."""
+        with pytest.raises(ProviderFault, match=reason):
+            read(data)
+
+
+class TestAnswer:
+    def body(self, **choice_fields: object) -> bytes:
+        return msgspec.json.encode({"choices": [{"index": 0, "finish_reason": "stop", **choice_fields}]})
+
+    def test_whole(self) -> None:
+        """A JSON answer is relayed as it came."""
+        body = self.body(message={"role": "assistant", "content": "Hi"})
+        assert DIALECT.answer(body).body == body
+
+    def test_a_filtered_answer_is_an_answer(self) -> None:
+        """Empty by a content filter is not routed around."""
+        assert DIALECT.answer(self.body(message={"content": ""}, finish_reason="content_filter"))
+
+    @pytest.mark.parametrize(
+        ("body", "reason"),
+        [
+            (b"", "not_json"),
+            (b"<!DOCTYPE html>", "not_json"),
+            (b'{"choices": [', "garbled"),
+            (b'{"choices": []}', "empty_answer"),
+            (b'{"choices": null}', "empty_answer"),
+            (b"{}", "garbled"),
+            (b'{"error": {"message": "no", "code": 502}}', "error_event"),
+            (b'{"choices":[{"message":{"content":""},"finish_reason":"stop"}]}', "empty_answer"),
+            (b'{"choices":[{"message":{"content":"a"}}]}', "truncated"),
+            (b'{"choices":[{"message":{"content":"\xff"},"finish_reason":"stop"}]}', "garbled"),
+        ],
+    )
+    def test_no_answer(self, body: bytes, reason: str) -> None:
+        """A 200 without an answer in it is a failure."""
+        with pytest.raises(ProviderFault, match=reason):
+            DIALECT.answer(body)
+
+
+class TestFault:
+    @pytest.mark.parametrize(
+        ("body", "code", "message"),
+        [
+            (b'{"error":{"message":"m","type":"t","code":"c"}}', "c", "m"),
+            (b'{"error":{"message":"m","type":"t","code":null}}', "t", "m"),
+            (b'{"message":"m","request_id":"r"}', "", "m"),
+            (b'{"detail":"Unauthorized"}', "", "Unauthorized"),
+            (b'{"error":"m","status":402}', "", "m"),
+            (b'{"object":"error","message":"m","type":"t","code":"1300"}', "1300", "m"),
+            (b"error code: 1033", "", ""),
+            (b"<html>", "", ""),
+            (b"[" * 100_000, "", ""),
+            (b"\xff\xfe", "", ""),
+        ],
+        ids=lambda value: str(value)[:40],
+    )
+    def test_bodies(self, body: bytes, code: str, message: str) -> None:
+        """Every shape of error body seen in the field is read; none that is not can hurt."""
+        fault = DIALECT.fault(500, {}, body)
+        assert (fault.code, fault.message) == (code, message)
+
+    @pytest.mark.parametrize(
+        ("headers", "seconds"),
+        [
+            ({"retry-after": "20"}, 20.0),
+            ({"retry-after": "2", "retry-after-ms": "250"}, 0.25),
+            ({"retry-after": "-3"}, 0.0),
+            ({"retry-after": "nan"}, None),
+            ({"retry-after": "soon"}, None),
+            ({}, None),
+        ],
+    )
+    def test_retry_after(self, headers: dict[str, str], seconds: float | None) -> None:
+        """Milliseconds win over seconds; nonsense is nothing."""
+        assert DIALECT.fault(429, headers, b"").retry_after_s == seconds

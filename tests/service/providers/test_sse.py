@@ -1,0 +1,49 @@
+"""Server-sent events, however the bytes are cut."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.providers.sse import EventTooLong, SseDecoder
+
+STREAM = (
+    b"\xef\xbb\xbf: a comment\r\n\r\nevent: ping\ndata: {}\n\ndata: one\rdata: two\r\r"
+    b"data:no space\r\nid: 7\r\nretry: 10\r\n\r\ndata\n\n: OPENROUTER PROCESSING\n\ndata: cut off"
+)
+EVENTS = [(b"ping", b"{}"), (b"", b"one\ntwo"), (b"", b"no space"), (b"", b"")]
+
+
+def decode(*pieces: bytes) -> list[tuple[bytes, bytes]]:
+    decoder = SseDecoder(1000)
+    return [event for piece in pieces for event in decoder.feed(piece)]
+
+
+def test_the_whole_format() -> None:
+    """Comments, names, several data lines, all three line ends, a BOM; an unfinished event is none."""
+    assert decode(STREAM) == EVENTS
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
+def test_any_split(cuts: list[int]) -> None:
+    """Where the network cuts the bytes changes nothing."""
+    edges = [0, *sorted(cuts), len(STREAM)]
+    assert decode(*(STREAM[a:b] for a, b in zip(edges, edges[1:], strict=False))) == EVENTS
+
+
+def test_byte_by_byte() -> None:
+    """Nor does sending it one byte at a time."""
+    assert decode(*(bytes([byte]) for byte in STREAM)) == EVENTS
+
+
+@given(st.lists(st.binary(max_size=60), max_size=20))
+def test_any_bytes(pieces: list[bytes]) -> None:
+    """No input raises, and none is held beyond its event."""
+    decode(*pieces)
+
+
+@pytest.mark.parametrize("endless", [b"x" * 200, b"data: " + b"x" * 200, b"data: xxxxx\n" * 50])
+def test_an_endless_event(endless: bytes) -> None:
+    """What never ends is not kept for ever."""
+    decoder = SseDecoder(100)
+    with pytest.raises(EventTooLong):
+        decoder.feed(endless)
