@@ -73,6 +73,7 @@ class SimRequest:
     path: str
     headers: Mapping[str, str]
     body: bytes
+    query: str = ""
 
 
 Respond = Callable[[SimRequest], Script]

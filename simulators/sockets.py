@@ -1,0 +1,217 @@
+"""Plays scripts on real sockets, so that resets, early ends and lies about length are real.
+
+    client --bytes--> RequestReader --> respond --> Script
+    client <--bytes-- Framing <--- _play: runs the script up to its next wait; the timer, or a client
+                                   that reads again, calls it once more
+
+No task and no coroutine stands behind a connection: ten thousand of them cost ten thousand small objects.
+A script keeps its own time: what it waits is counted from when it should have been, not from when we were late.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Generator
+from typing import cast
+
+from simulators.http1 import PIPELINED_MAX, Framing, Incoming, Refused, RequestReader
+from simulators.script import Action, Close, Data, End, Hang, Head, Raw, Reset, Respond, Script, Wait
+
+BACKLOG = 1024
+ACTIONS_PER_TURN = 200  # then other connections have their turn
+BYTES_PER_WRITE = 64 * 1024
+LINGER_S = 1.0  # how long we read on after refusing a request: closing at once would reset our answer away
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Server:
+    """A listening front end. `url` has no slash at its end."""
+
+    def __init__(self, host: str, port: int, connections: "set[_Connection]") -> None:
+        self.host = host
+        self.port = port
+        self.url = f"http://{host}:{port}"
+        self._connections = connections
+
+    @property
+    def connections(self) -> int:
+        """How many are open now."""
+        return len(self._connections)
+
+
+@contextlib.asynccontextmanager
+async def serve(respond: Respond, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Server]:
+    """Listens while the block runs; port 0 takes any free one. Leaving the block drops every connection.
+
+    Raises OSError if the port is taken.
+    """
+    connections: set[_Connection] = set()
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(
+        lambda: _Connection(respond, connections), host, port, backlog=BACKLOG
+    )
+    try:
+        yield Server(host, listener.sockets[0].getsockname()[1], connections)
+    finally:
+        listener.close()
+        while connections:
+            for connection in list(connections):
+                connection.abort()
+            await asyncio.sleep(0)  # an aborted transport says goodbye in the loop's next round
+        await listener.wait_closed()
+
+
+class _Connection(asyncio.Protocol):
+    """One client: its requests are answered one after another."""
+
+    def __init__(self, respond: Respond, connections: "set[_Connection]") -> None:
+        self._respond = respond
+        self._connections = connections
+        self._loop = asyncio.get_running_loop()
+        self._reader = RequestReader()
+        self._waiting: deque[Incoming] = deque()
+        self._script: Script | None = None
+        self._resting = False  # the script waits, or hangs
+        self._stalled = False  # the client does not read
+        self._timer: asyncio.Handle | None = None
+        self._due_s = 0.0  # where the script is on its own time line
+        self._out = bytearray()
+        self._deaf = False  # the client has been refused
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # asyncio has set TCP_NODELAY on it
+        self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf or self._transport.is_closing():
+            return
+        try:
+            self._waiting.extend(self._reader.feed(data))
+        except Refused as refused:
+            self._refuse(refused)
+            return
+        if len(self._waiting) > PIPELINED_MAX:
+            self.abort()
+            return
+        if self._reader.expects_continue and self._script is None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._play()
+
+    def eof_received(self) -> None:
+        """No HTTP client that still wants its answer closes its half: it has left."""
+        self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        self._connections.discard(self)
+
+    def pause_writing(self) -> None:
+        self._stalled = True
+
+    def resume_writing(self) -> None:
+        self._stalled = False
+        self._play()
+
+    def abort(self) -> None:
+        """Ends the script and the connection, at once."""
+        self._stop()
+        self._transport.abort()
+
+    def _wake(self) -> None:
+        self._resting = False
+        self._play()
+
+    def _play(self) -> None:
+        try:
+            self._turn()
+            self._flush()
+        except BaseException:  # a broken script must not leave its client waiting for ever
+            self.abort()
+            raise
+
+    def _turn(self) -> None:
+        for _ in range(ACTIONS_PER_TURN):
+            if self._resting or self._stalled or self._transport.is_closing():
+                return
+            if self._script is None and not self._begin():
+                return
+            assert self._script is not None
+            self._act(next(self._script, None))
+            if len(self._out) > BYTES_PER_WRITE:
+                self._flush()
+        self._rest(self._loop.call_soon(self._wake))
+
+    def _begin(self) -> bool:
+        """Takes up the next request; false if there is none."""
+        if not self._waiting:
+            return False
+        incoming = self._waiting.popleft()
+        self._framing = Framing(incoming)
+        self._due_s = self._loop.time()
+        self._script = self._respond(incoming.request)
+        return True
+
+    def _act(self, action: Action | None) -> None:
+        match action:
+            case Data(data):
+                self._out += self._framing.data(data)
+            case Wait(s):
+                self._due_s += s
+                if self._due_s > self._loop.time():
+                    self._rest(self._loop.call_at(self._due_s, self._wake))
+            case Head():
+                self._out += self._framing.head(action)
+            case Raw(data):
+                self._out += data
+            case Hang():
+                self._rest(None)
+            case End():
+                self._out += self._framing.end()
+                self._finish(keep=self._framing.keeps)
+            case Reset():
+                self._reset()
+            case Close() | None:
+                self._finish(keep=False)
+
+    def _rest(self, timer: asyncio.Handle | None) -> None:
+        self._resting, self._timer = True, timer
+
+    def _finish(self, *, keep: bool) -> None:
+        self._stop()
+        if not keep:
+            self._flush()
+            self._transport.close()
+
+    def _reset(self) -> None:
+        self._flush()
+        self._stop()
+        sock = cast(socket.socket, self._transport.get_extra_info("socket"))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self._transport.abort()
+
+    def _flush(self) -> None:
+        if self._out and not self._transport.is_closing():
+            self._transport.write(bytes(self._out))
+        self._out.clear()
+
+    def _stop(self) -> None:
+        """The script is over, played to its end or not."""
+        script, self._script = self._script, None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._resting = None, False
+        if isinstance(script, Generator):
+            script.close()
+
+    def _refuse(self, refused: Refused) -> None:
+        """Says why, then reads on for a while without listening."""
+        if self._script is not None:
+            self.abort()
+            return
+        self._deaf = True
+        self._waiting.clear()
+        self._transport.write(refused.answer())
+        self._transport.write_eof()
+        self._rest(self._loop.call_later(LINGER_S, self.abort))
