@@ -5,14 +5,15 @@ the client leaves, the drain ends it, a clock runs out: the task is cancelled on
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 from litestar.types import Receive, Scope, Send
 
 from service import clock
-from service.api.errors import answered, error_body, error_headers
+from service.api.errors import ClientGone, answered, error_body, error_headers
 from service.api.schema import deadline_s, parse_chat
 from service.api.stream import DONE, SSE_HEADERS, error_event, trail_header
 from service.attempt.clocks import NEVER, ClockRanOut, Watch
@@ -25,6 +26,9 @@ from service.policy.admission import Admission, Callers
 from service.settings import ServerSettings
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True)
 class Desk:
     """What every exchange needs."""
@@ -35,10 +39,6 @@ class Desk:
     events: Events
     server: ServerSettings
     new_id: Callable[[], str]
-
-
-class ClientLeft(Exception):
-    """Nobody is there any more."""
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class Exchange:
             outcome = Outcome.COMPLETE
         except GatewayError as error:
             outcome = await self._tell(error, send)
-        except (ClientLeft, ClockRanOut):
+        except ClientGone:
             outcome = Outcome.CANCELLED
         except asyncio.CancelledError:
             outcome = await self._cancelled(send)
@@ -169,7 +169,7 @@ class Exchange:
                 headers = error_headers(error, self.id) | {"content-length": str(len(body))}
                 await self._send_head(error.status, headers, send)
                 await self._send_body(body, send, more=False)
-        except (ClockRanOut, asyncio.CancelledError):
+        except (ClientGone, asyncio.CancelledError):
             return Outcome.CANCELLED
         return outcome
 
@@ -196,18 +196,21 @@ class Exchange:
     async def _send_body(self, data: bytes, send: Send, *, more: bool) -> None:
         await self._to_client(send({"type": "http.response.body", "body": data, "more_body": more}))
 
-    async def _to_client(self, sending: "asyncio.Future[None] | object") -> None:
-        """Waits while the client does not read, but not for ever."""
-        await self._watch.guard("client_stall", self.desk.server.client_stall_s, sending)  # type: ignore[arg-type]
+    async def _to_client(self, exchange: Awaitable[T]) -> T:
+        """Waits for a client that does not read, or does not write, but not for ever. Raises ClientGone."""
+        try:
+            return await self._watch.guard("client_stall", self.desk.server.client_stall_s, exchange)
+        except ClockRanOut:
+            raise ClientGone from None
 
     async def _body(self, receive: Receive) -> bytes:
-        """The whole body, bounded in size and in patience. Raises TooLarge, ClientLeft, ClockRanOut."""
+        """The whole body, bounded in size and in patience. Raises TooLarge, ClientGone."""
         parts: list[bytes] = []
         size, bytes_max = 0, self.desk.server.request_bytes_max
         while True:
-            message = await self._watch.guard("client_stall", self.desk.server.client_stall_s, receive())
+            message = await self._to_client(receive())
             if message["type"] == "http.disconnect":
-                raise ClientLeft
+                raise ClientGone
             part: bytes = message["body"]  # type: ignore[typeddict-item]
             size += len(part)
             if size > bytes_max:

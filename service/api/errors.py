@@ -22,6 +22,10 @@ from service.telemetry.reading import rows
 T = TypeVar("T")
 
 
+class ClientGone(Exception):
+    """Nobody is there any more, or nobody who reads."""
+
+
 def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
     """The error object."""
     return {
@@ -56,7 +60,7 @@ async def answered(work: Awaitable[T], request_id: str, events: Events) -> T:
     """`await work`; a defect of ours becomes an Internal error that shows a person nothing of our inside."""
     try:
         return await work
-    except GatewayError:
+    except (GatewayError, ClientGone):
         raise
     except Exception as error:
         raise crashed(error, request_id, events) from None
