@@ -1,0 +1,226 @@
+"""One chat request over a real connection, timed piece by piece and judged at its end.
+
+Only the standard library: `HTTPResponse.read1` hands over what has arrived, at once. (Locust's own client waits until a
+block is full: it would report 800 ms for a first token that came after 50.) It blocks, so it needs a thread, or a
+greenlet under gevent, which patches the sockets below it.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from loadtests.mix import Ask
+from loadtests.sample import Outcome, Sample
+
+IDLE_S = 2.0  # servers close idle connections after a few seconds: a request must not meet that moment
+SILENCE_S = 90.0
+READ_BYTES = 65_536
+
+Judge = Callable[[str, str], str]
+"""(text, prompt) -> what is wrong with it, or nothing."""
+
+
+class Client:
+    """Asks one service. Connections are kept alive; as many are open as there are requests at one time."""
+
+    def __init__(
+        self, url: str, judge: Judge, *, key: str | None = None, began_s: float | None = None
+    ) -> None:
+        self._parts = urlsplit(url)
+        self._judge = judge
+        self._headers = {"content-type": "application/json"}
+        if key:
+            self._headers["authorization"] = f"Bearer {key}"
+        self._idle: deque[tuple[float, HTTPConnection]] = deque()
+        self._began_s = time.perf_counter() if began_s is None else began_s
+
+    def now_s(self) -> float:
+        """Seconds since the run began."""
+        return time.perf_counter() - self._began_s
+
+    def ask(self, kind: Ask, body: dict[str, Any], intended_s: float) -> Sample:
+        """Sends it now, and says how it went. Never raises for what the service or the network does."""
+        exchange = Exchange(self, kind, intended_s)
+        connection = self._connection()
+        try:
+            path = self._parts.path.rstrip("/") + "/v1/chat/completions"
+            connection.request("POST", path, msgspec.json.encode(body), self._headers)
+            connection.sock.settimeout(kind.leave_after_s or SILENCE_S)
+            response = connection.getresponse()
+            exchange.headed(response)
+            outcome, why = exchange.read(response, body["messages"][-1]["content"], self._judge)
+        except (OSError, HTTPException) as error:
+            outcome, why = exchange.broke(error)
+        if outcome in (Outcome.WHOLE, Outcome.ERROR) and response.isclosed():
+            self._idle.append((self.now_s(), connection))
+        else:
+            connection.close()
+        return exchange.sample(outcome, why)
+
+    def _connection(self) -> HTTPConnection:
+        while self._idle:
+            since_s, connection = self._idle.pop()
+            if self.now_s() - since_s < IDLE_S:
+                return connection
+            connection.close()
+        return HTTPConnection(self._parts.hostname or "", self._parts.port or 80, timeout=SILENCE_S)
+
+    def close(self) -> None:
+        """Closes the idle connections."""
+        while self._idle:
+            self._idle.pop()[1].close()
+
+
+class Left(Exception):
+    """The client has gone away."""
+
+
+class Exchange:
+    """One request on its way."""
+
+    def __init__(self, client: Client, kind: Ask, intended_s: float) -> None:
+        self._now_s = client.now_s
+        self._kind = kind
+        self._intended_s = intended_s
+        self._started_s = self._piece_s = client.now_s()
+        self._first_token_s: float | None = None
+        self._longest_gap_s = 0.0
+        self._target = ""
+        self._cached = False
+
+    def headed(self, response: HTTPResponse) -> None:
+        """Status and headers are there."""
+        self._target = response.getheader("x-dub5-target", "")
+        self._cached = response.getheader("x-dub5-cache") == "hit"
+
+    def broke(self, error: Exception) -> tuple[Outcome, str]:
+        """The connection failed, or the time to leave came while nothing did."""
+        if self._kind.leave_after_s is not None and isinstance(error, TimeoutError):
+            return Outcome.LEFT, ""
+        return Outcome.BROKEN, f"{type(error).__name__}: {error}"
+
+    def read(self, response: HTTPResponse, prompt: str, judge: Judge) -> tuple[Outcome, str]:
+        """The body to its end, or until it is time to leave."""
+        if response.status != 200:
+            return _error(response.status, response.read())
+        try:
+            text, problem = self._stream(response) if self._kind.stream else _whole(response.read())
+        except Left:
+            return Outcome.LEFT, ""
+        except Cut as cut:
+            return Outcome.CUT, cut.code
+        if not self._kind.stream:
+            self._first_token_s = self._now_s()
+        problem = problem or judge(text, prompt)
+        return (Outcome.FALSE, problem) if problem else (Outcome.WHOLE, "")
+
+    def _stream(self, response: HTTPResponse) -> tuple[str, str]:
+        """The text and what is wrong with the stream. Raises Cut if it says itself that it is not whole."""
+        text, finished, done = "", False, False
+        for event in _events(self._pieces(response)):
+            if event == b"[DONE]":
+                done = True
+                continue
+            try:
+                said = _CHUNK.decode(event)
+            except msgspec.DecodeError as error:
+                return text, f"an event that is not JSON: {error}"
+            if said.error is not None:
+                raise Cut(str(said.error.get("code")))
+            for choice in said.choices:
+                finished |= choice.finish_reason is not None
+                if choice.delta.content:
+                    text += choice.delta.content
+                    if self._first_token_s is None:
+                        self._first_token_s = self._piece_s
+        missing = [word for word, there in (("finish_reason", finished), ("[DONE]", done)) if not there]
+        return text, f"ended without {' and '.join(missing)}" if missing else ""
+
+    def _pieces(self, response: HTTPResponse) -> Iterator[bytes]:
+        while data := response.read1(READ_BYTES):
+            now_s = self._now_s()
+            if self._first_token_s is not None:
+                self._longest_gap_s = max(self._longest_gap_s, now_s - self._piece_s)
+            self._piece_s = now_s
+            yield data
+            leave = self._kind.leave_after_s
+            if leave is not None and self._now_s() - self._started_s > leave:
+                raise Left
+
+    def sample(self, outcome: Outcome, why: str) -> Sample:
+        """How it went."""
+        return Sample(
+            kind=self._kind.name,
+            stream=self._kind.stream,
+            outcome=outcome,
+            why=why,
+            intended_s=self._intended_s,
+            started_s=self._started_s,
+            first_token_s=self._first_token_s,
+            ended_s=self._now_s(),
+            longest_gap_s=self._longest_gap_s,
+            target=self._target,
+            cached=self._cached,
+        )
+
+
+class Cut(Exception):
+    """The stream says itself that it is not whole."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class Choice(msgspec.Struct):
+    delta: Delta = msgspec.field(default_factory=Delta)
+    message: Delta = msgspec.field(default_factory=Delta)
+    finish_reason: str | None = None
+
+
+class Chunk(msgspec.Struct):
+    choices: list[Choice] = []
+    error: dict[str, Any] | None = None
+
+
+_CHUNK = msgspec.json.Decoder(Chunk)
+
+
+def _events(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The data of each event. An event without its blank line has not arrived."""
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n\n")
+        for event in whole:
+            lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
+            if lines:
+                yield b"\n".join(lines)
+
+
+def _whole(body: bytes) -> tuple[str, str]:
+    """The text of a JSON answer and what is wrong with it."""
+    try:
+        (choice,) = _CHUNK.decode(body).choices
+    except (msgspec.DecodeError, ValueError) as error:
+        return "", f"an answer that is none: {error}"
+    return choice.message.content or "", "" if choice.finish_reason else "ended without finish_reason"
+
+
+def _error(status: int, body: bytes) -> tuple[Outcome, str]:
+    """An error is honest if a client can read what happened."""
+    try:
+        error = _CHUNK.decode(body).error or {}
+    except msgspec.DecodeError:
+        error = {}
+    if error.get("code") and error.get("message"):
+        return Outcome.ERROR, f"{status} {error['code']}"
+    return Outcome.FALSE, f"{status} without an error that can be read"

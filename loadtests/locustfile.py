@@ -1,0 +1,125 @@
+"""Locust, with open arrivals: one dispatcher sends each request at its time, whoever is still being answered.
+
+    locust -f loadtests/locustfile.py --headless -u 1 --host http://127.0.0.1:8080 --rate 20 --seconds 30
+
+`python -m loadtests` starts everything there is to start and runs this. Only Locust imports this file: it makes gevent
+of the standard library's sockets and threads, which no other part of the project could bear.
+"""
+
+# Locust is not in the environment that types are checked in.
+# mypy: disable-error-code="import-untyped,import-not-found,misc,untyped-decorator"
+
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import gevent
+import gevent.pool
+import msgspec
+from locust import User, events, task
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+from locust.exception import StopUser
+
+from loadtests import ruler
+from loadtests.arrivals import poisson
+from loadtests.client import Client
+from loadtests.judge import judge
+from loadtests.mix import load
+from loadtests.sample import Outcome, Sample
+
+LAST_ANSWERS_S = 60.0
+OPEN_MAX = 2000
+BENT_RULER = 3  # exit code
+
+
+@events.init_command_line_parser.add_listener
+def arguments(parser: LocustArgumentParser) -> None:
+    """Our own options, besides Locust's."""
+    parser.add_argument("--rate", type=float, default=20.0, help="requests a second, on average")
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long requests are sent")
+    parser.add_argument("--seed", default="0", help="of arrivals and questions")
+    parser.add_argument("--mix", default="chat", help="what is asked: a name from mixes.toml")
+    parser.add_argument("--model", default="chat", help="the model name to ask for")
+    parser.add_argument("--samples", type=Path, help="write each request as a line of JSON")
+
+
+class Dispatcher(User):
+    """Stands for all users at once."""
+
+    fixed_count = 1
+
+    @task
+    def send(self) -> None:
+        """The whole run."""
+        run = Run(self.environment)
+        run.dispatch()
+        run.write()
+        gevent.spawn(self.environment.runner.quit)
+        raise StopUser
+
+
+class Run:
+    """Requests by schedule."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.options = environment.parsed_options
+        self.fire = environment.events.request.fire
+        self.dice = Random(f"load:{self.options.seed}")
+        self.mix = load(self.options.mix)
+        self.client = Client(environment.host, judge)
+        self.samples: list[Sample] = []
+        self.unsent = 0
+        self.planned = 0
+
+    def dispatch(self) -> None:
+        """Sends everything at its time, then waits for the last answers."""
+        open_now = gevent.pool.Pool(OPEN_MAX)
+        arrivals = Random(f"arrivals:{self.options.seed}")
+        for at_s in poisson(self.options.rate, self.options.seconds, arrivals):
+            self.planned += 1
+            gevent.sleep(max(0.0, at_s - self.client.now_s()))
+            if open_now.full():
+                self.unsent += 1  # the run is not valid; queueing here would hide it
+            else:
+                open_now.spawn(self.ask, at_s)
+        open_now.join(timeout=LAST_ANSWERS_S)
+        open_now.kill()
+
+    def ask(self, at_s: float) -> None:
+        """One request, told to Locust's statistics."""
+        kind = self.mix.draw(self.dice)
+        sample = self.client.ask(kind, kind.body(self.options.model, self.dice), at_s)
+        self.samples.append(sample)
+        failed = sample.outcome not in (Outcome.WHOLE, Outcome.LEFT)
+        told: dict[str, Any] = {
+            "request_type": "chat",
+            "name": sample.kind,
+            "response_length": 0,
+            "exception": RuntimeError(f"{sample.outcome}: {sample.why}") if failed else None,
+            "context": {},
+            "start_time": time.time(),
+        }
+        self.fire(**told, response_time=(sample.ended_s - sample.intended_s) * 1000)
+        if sample.stream and sample.waited_for_token_s is not None:
+            told |= {"request_type": "first token", "exception": None}
+            self.fire(**told, response_time=sample.waited_for_token_s * 1000)
+
+    def write(self) -> None:
+        """The samples, and a first line about the run."""
+        path = self.options.samples
+        if path is None:
+            return
+        head = {"planned": self.planned, "unsent": self.unsent, "ended_s": self.client.now_s()}
+        lines = [msgspec.json.encode(line) for line in (head, *self.samples)]
+        path.write_bytes(b"\n".join(lines) + b"\n")
+
+
+@events.test_start.add_listener
+def measure_the_ruler(environment: Environment, **_: Any) -> None:
+    """Ends the run at once if times would not be true."""
+    if problem := ruler.check():
+        print(f"The load generator's own times are wrong: {problem}")
+        environment.process_exit_code = BENT_RULER
+        environment.runner.quit()

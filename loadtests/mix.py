@@ -1,0 +1,57 @@
+"""What is asked: kinds of requests and their shares, from mixes.toml."""
+
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+MIXES = Path(__file__).with_name("mixes.toml")
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Ask(Struct, frozen=True, forbid_unknown_fields=True):
+    """One kind of request. `prompts`: how many different questions it draws from; none: each one is new.
+    `leave_after_s`: the client goes away so long after the request was sent."""
+
+    name: str
+    share: Annotated[float, Meta(gt=0)]
+    stream: bool = True
+    tokens: Count = 40
+    temperature: float | None = None
+    prompts: Count | None = None
+    leave_after_s: Annotated[float, Meta(gt=0)] | None = None
+
+    def body(self, model: str, dice: Random) -> dict[str, Any]:
+        """A chat completion request."""
+        number = dice.randrange(self.prompts) if self.prompts else dice.getrandbits(48)
+        body: dict[str, Any] = {
+            "model": model,
+            "messages": [{"role": "user", "content": f"{self.name}, question {number}"}],
+            "max_tokens": self.tokens,
+        }
+        if self.stream:
+            body["stream"] = True
+        if self.temperature is not None:
+            body["temperature"] = self.temperature
+        return body
+
+
+class Mix(Struct, frozen=True, forbid_unknown_fields=True):
+    """Kinds of requests, drawn by their shares."""
+
+    why: str
+    ask: Annotated[tuple[Ask, ...], Meta(min_length=1)]
+
+    def draw(self, dice: Random) -> Ask:
+        """One kind."""
+        return dice.choices(self.ask, [ask.share for ask in self.ask])[0]
+
+
+def load(name: str, path: Path = MIXES) -> Mix:
+    """The mix of this name. Raises ValueError, which names those there are, or what is wrong with the file."""
+    mixes = msgspec.toml.decode(path.read_bytes(), type=dict[str, Mix])
+    if name not in mixes:
+        raise ValueError(f"There is no mix {name!r} in {path.name}. There are: {', '.join(mixes)}.")
+    return mixes[name]

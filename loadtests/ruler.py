@@ -1,0 +1,66 @@
+"""Is the ruler straight? A stream whose pieces come 50 ms apart must be reported so.
+
+Every load run begins with this check, since it is the client library that gets first tokens wrong: one that waits for
+full blocks reports the end of a short answer as its beginning. Plain sockets and threads, which under Locust are
+gevent's, as they are for the requests that count.
+"""
+
+import socket
+import threading
+import time
+
+import msgspec
+
+from loadtests.client import Client
+from loadtests.mix import Ask
+from loadtests.sample import Outcome
+
+PIECES = 6
+GAP_S = 0.05
+SLACK_S = 0.04  # a busy machine; the wrong way to read is off by 250 ms
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def check() -> str:
+    """What is wrong with the times that Client reports, or nothing. Takes a third of a second."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=_serve, args=(listener,), daemon=True)
+        server.start()
+        client = Client(f"http://127.0.0.1:{listener.getsockname()[1]}", judge=lambda text, prompt: "")
+        kind = Ask(name="ruler", share=1)
+        sample = client.ask(kind, {"messages": [{"role": "user", "content": "?"}]}, client.now_s())
+        client.close()
+        server.join(5)
+    if sample.outcome is not Outcome.WHOLE or sample.first_token_s is None:
+        return f"the stream was read as {sample.outcome}: {sample.why}"
+    spans = {
+        "first token": (sample.first_token_s - sample.started_s, GAP_S),
+        "gap": (sample.longest_gap_s, GAP_S),
+        "end": (sample.ended_s - sample.started_s, PIECES * GAP_S),
+    }
+    wrong = [
+        f"{name} {span_s * 1000:.0f} ms, true {true_s * 1000:.0f}"
+        for name, (span_s, true_s) in spans.items()
+        if not true_s - 0.01 <= span_s <= true_s + SLACK_S
+    ]
+    return "; ".join(wrong)
+
+
+def _serve(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.recv(65_536)
+        connection.sendall(HEAD)
+        for i in range(PIECES):
+            time.sleep(GAP_S)
+            connection.sendall(_piece({"delta": {"content": f"{i} "}}))
+        connection.sendall(_piece({"finish_reason": "stop"}) + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+
+def _piece(choice: object) -> bytes:
+    return _chunk(b"data: " + msgspec.json.encode({"choices": [choice]}) + b"\n\n")
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)

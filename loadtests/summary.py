@@ -1,0 +1,102 @@
+"""What a run of many requests was like, in numbers; and whether that is good enough."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from loadtests.sample import Outcome, Sample
+
+SLO = Path(__file__).with_name("slo.toml")
+WHYS_MAX = 10
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The generator's own record: how many requests the schedule wanted, and how many found no place."""
+
+    planned: int
+    unsent: int
+    ended_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One objective: what it is, what it may be at most or at least, what it was."""
+
+    name: str
+    bound: float
+    value: float | None
+
+    @property
+    def held(self) -> bool:
+        """Whether it is good enough. What could not be measured is not."""
+        if self.value is None:
+            return False
+        return self.value >= self.bound if self.name.endswith("_min") else self.value <= self.bound
+
+
+def read(path: Path) -> tuple[Head, list[Sample]]:
+    """A file of samples."""
+    head, *lines = path.read_bytes().splitlines()
+    decode = msgspec.json.Decoder(Sample).decode
+    return msgspec.json.decode(head, type=Head), [decode(line) for line in lines]
+
+
+def summarize(head: Head, samples: Sequence[Sample], seconds: float) -> dict[str, Any]:
+    """The numbers of a run. Milliseconds count from when a request should have been sent."""
+    ended = [sample for sample in samples if sample.outcome is not Outcome.LEFT]
+    counts = Counter(sample.outcome.value for sample in samples)
+    first_tokens = [s.waited_for_token_s for s in samples if s.stream and s.waited_for_token_s is not None]
+    last_start_s = max((sample.started_s for sample in samples), default=0.0)
+    return {
+        "planned": head.planned,
+        "sent": len(samples),
+        "achieved_share": _share(len(samples), head.planned) * min(1.0, seconds / max(last_start_s, seconds)),
+        "late_ms": quantiles([sample.started_s - sample.intended_s for sample in samples]),
+        "outcomes": {outcome.value: counts[outcome.value] for outcome in Outcome},
+        "whole_share": _share(sum(s.outcome is Outcome.WHOLE for s in ended), len(ended)),
+        "first_token_ms": quantiles(first_tokens),
+        "longest_gap_ms": quantiles([s.longest_gap_s for s in samples if s.stream]),
+        "json_ms": quantiles([s.ended_s - s.intended_s for s in ended if not s.stream and not s.cached]),
+        "cached_ms": quantiles([s.ended_s - s.intended_s for s in ended if s.cached]),
+        "by_kind": dict(Counter(sample.kind for sample in samples)),
+        "by_target": dict(Counter(sample.target or "none" for sample in samples)),
+        "why": dict(Counter(s.why for s in samples if s.why).most_common(WHYS_MAX)),
+    }
+
+
+def quantiles(seconds: Sequence[float]) -> dict[str, float | None]:
+    """p50, p95, p99 and p99.9 in milliseconds, the nearest rank, not rounded to Locust's coarse steps."""
+    ordered = sorted(seconds)
+    return {
+        name: round(ordered[max(0, math.ceil(share * len(ordered)) - 1)] * 1000, 2) if ordered else None
+        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("p999", 0.999))
+    }
+
+
+def objectives(mix: str, path: Path = SLO) -> dict[str, float]:
+    """slo.toml, what holds for every mix and for this one: a name of the summary with `_min` or `_max` behind it,
+    and the bound."""
+    tables = msgspec.toml.decode(path.read_bytes(), type=dict[str, dict[str, float]])
+    return tables["every"] | tables.get(mix, {})
+
+
+def judge(summary: dict[str, Any], bounds: dict[str, float]) -> list[Row]:
+    """Each objective against what was measured. Raises KeyError for a name that the summary does not have."""
+    return [Row(name, bound, _value(summary, name.rsplit("_", 1)[0])) for name, bound in bounds.items()]
+
+
+def _value(summary: dict[str, Any], path: str) -> float | None:
+    """`first_token_ms.p95` is the p95 within first_token_ms."""
+    found: Any = summary
+    for part in path.split("."):
+        found = found[part]
+    return None if found is None else float(found)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

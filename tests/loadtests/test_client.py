@@ -1,0 +1,154 @@
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPResponse
+
+import pytest
+
+from loadtests import ruler
+from loadtests.client import Client
+from loadtests.mix import Ask
+from loadtests.sample import Outcome, Sample
+from simulators.script import Action, Close, Data, End, Hang, Head, Reset, Script, SimRequest
+from simulators.sockets import serve
+
+STREAM = Head(200, {"content-type": "text/event-stream"})
+BODY = {"messages": [{"role": "user", "content": "?"}]}
+
+
+def event(**data: object) -> Data:
+    return Data(b"data: " + json.dumps(data).encode() + b"\n\n")
+
+
+def choice(**fields: object) -> Data:
+    return event(choices=[fields])
+
+
+HELLO, STOP, DONE = (
+    choice(delta={"content": "hello"}),
+    choice(finish_reason="stop"),
+    Data(b"data: [DONE]\n\n"),
+)
+TOLD = {"code": "all_targets_down", "message": "No provider can answer."}
+
+
+def script(*actions: Action) -> Callable[[SimRequest], Script]:
+    def respond(_: SimRequest) -> Iterator[Action]:
+        yield from actions
+
+    return respond
+
+
+def says_hello(text: str, prompt: str) -> str:
+    return "" if (text, prompt) == ("hello", "?") else f"wrong text {text!r}"
+
+
+async def ask(*actions: Action, kind: Ask | None = None) -> Sample:
+    """One request to a server that plays these actions."""
+    kind = kind or Ask("stream", 1)
+    async with serve(script(*actions)) as server:
+        client = Client(server.url, says_hello)
+        sample = await asyncio.to_thread(client.ask, kind, BODY, client.now_s())
+        client.close()
+    return sample
+
+
+@pytest.mark.real_sockets
+@pytest.mark.parametrize(
+    ("actions", "outcome", "why"),
+    [
+        ((STREAM, HELLO, STOP, DONE, End()), Outcome.WHOLE, ""),
+        ((STREAM, HELLO, event(error=TOLD), End()), Outcome.CUT, "all_targets_down"),
+        ((STREAM, HELLO, End()), Outcome.FALSE, "ended without finish_reason and [DONE]"),
+        ((STREAM, HELLO, DONE, End()), Outcome.FALSE, "ended without finish_reason"),
+        ((STREAM, choice(delta={"content": "he"}), STOP, DONE, End()), Outcome.FALSE, "wrong text 'he'"),
+        ((STREAM, Data(b"data: {nonsense\n\n"), End()), Outcome.FALSE, "an event that is not JSON"),
+        ((STREAM, HELLO, Close()), Outcome.BROKEN, "IncompleteRead"),
+        ((STREAM, HELLO, Reset()), Outcome.BROKEN, "ConnectionResetError"),
+        ((Close(),), Outcome.BROKEN, "RemoteDisconnected"),
+        (
+            (Head(503), Data(json.dumps({"error": TOLD}).encode()), End()),
+            Outcome.ERROR,
+            "503 all_targets_down",
+        ),
+        ((Head(502), Data(b"<html>bad gateway</html>"), End()), Outcome.FALSE, "502 without an error"),
+    ],
+)
+async def test_how_a_stream_ends(actions: tuple[Action, ...], outcome: Outcome, why: str) -> None:
+    """Only a stream that says it is whole, and is, counts; a failure is honest if a program can read it."""
+    sample = await ask(*actions)
+    assert sample.outcome is outcome, sample.why
+    assert sample.why.startswith(why)
+
+
+@pytest.mark.real_sockets
+async def test_a_json_answer() -> None:
+    """A whole answer is judged like a stream; without a finish_reason it is not whole."""
+    kind = Ask("json", 1, stream=False)
+    head = Head(200, {"content-type": "application/json", "x-dub5-cache": "hit", "x-dub5-target": "one/m"})
+    answer = {"message": {"content": "hello"}, "finish_reason": "stop"}
+    sample = await ask(head, Data(json.dumps({"choices": [answer]}).encode()), End(), kind=kind)
+    assert (sample.outcome, sample.cached, sample.target) == (Outcome.WHOLE, True, "one/m")
+    assert sample.first_token_s is not None
+
+    del answer["finish_reason"]
+    sample = await ask(head, Data(json.dumps({"choices": [answer]}).encode()), End(), kind=kind)
+    assert sample.outcome is Outcome.FALSE
+
+
+@pytest.mark.real_sockets
+@pytest.mark.parametrize(
+    "before", [(), (STREAM,), (STREAM, HELLO)], ids=["head", "first token", "second token"]
+)
+async def test_leaving(before: tuple[Action, ...]) -> None:
+    """A client that means to leave does so in time, whatever it is waiting for."""
+    kind = Ask("leaves", 1, leave_after_s=0.05)
+    sample = await ask(*before, Hang(), kind=kind)
+    assert sample.outcome is Outcome.LEFT
+    assert sample.ended_s - sample.started_s < 1
+
+
+@pytest.mark.real_sockets
+async def test_late_requests() -> None:
+    """A request that is sent late waits from the moment it should have been sent."""
+    async with serve(script(STREAM, HELLO, STOP, DONE, End())) as server:
+        client = Client(server.url, says_hello)
+        sample = await asyncio.to_thread(client.ask, Ask("stream", 1), BODY, client.now_s() - 3)
+        client.close()
+    assert sample.waited_for_token_s is not None and sample.waited_for_token_s > 3
+    assert sample.first_token_s is not None and sample.first_token_s - sample.started_s < 1
+
+
+@pytest.mark.real_sockets
+async def test_connections_live_on() -> None:
+    """Requests one after another share a connection."""
+    async with serve(script(STREAM, HELLO, STOP, DONE, End())) as server:
+        client = Client(server.url, says_hello)
+        for _ in range(3):
+            await asyncio.to_thread(client.ask, Ask("stream", 1), BODY, 0.0)
+        assert server.connections == 1
+        client.close()
+
+
+def test_the_ruler_is_straight() -> None:
+    """Pieces 50 ms apart are reported 50 ms apart, the first one too."""
+    assert ruler.check() == ""
+
+
+def test_a_bent_ruler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that waits for full blocks is found out before it can report anything."""
+    monkeypatch.setattr(HTTPResponse, "read1", HTTPResponse.read)
+    assert ruler.check().startswith("first token 3")
+
+
+def test_a_slow_ruler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that stamps pieces late is found out as well."""
+    now_s = Client.now_s
+
+    def late(client: Client) -> float:
+        time.sleep(0.05)
+        return now_s(client)
+
+    monkeypatch.setattr(Client, "now_s", late)
+    assert "first token" in ruler.check()

@@ -1,0 +1,149 @@
+import ast
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from statistics import pstdev
+
+import pytest
+
+import loadtests
+from loadtests.arrivals import poisson
+from loadtests.mix import MIXES, Ask, Mix, load
+from loadtests.sample import Outcome, Sample
+from loadtests.summary import Head, judge, objectives, quantiles, summarize
+
+
+def sample(
+    intended_s: float = 0.0,
+    *,
+    late_s: float = 0.0,
+    first_token_s: float | None = 0.1,
+    outcome: Outcome = Outcome.WHOLE,
+    stream: bool = True,
+) -> Sample:
+    started_s = intended_s + late_s
+    return Sample(
+        "stream",
+        stream,
+        outcome,
+        "",
+        intended_s,
+        started_s,
+        None if first_token_s is None else started_s + first_token_s,
+        started_s + 0.5,
+        0.02,
+        "one/m",
+        False,
+    )
+
+
+def test_arrivals() -> None:
+    """As many as the rate says, irregular as independent people are, and the same for the same seed."""
+    moments = list(poisson(50, 100, Random("7")))
+    assert len(moments) == pytest.approx(5000, rel=0.05)
+    assert moments == sorted(moments) and moments[-1] < 100
+    gaps = [later - earlier for earlier, later in pairwise(moments)]
+    assert pstdev(gaps) == pytest.approx(1 / 50, rel=0.1)  # an exponential's deviation is its mean
+    assert moments == list(poisson(50, 100, Random("7")))
+
+
+def test_mixes() -> None:
+    """Each mix in the file can be read and says why it is there."""
+    for name in ("chat", "streams"):
+        assert load(name).why
+    with pytest.raises(ValueError, match="There are: chat, streams"):
+        load("nonsense")
+    assert MIXES.is_file()
+
+
+def test_shares() -> None:
+    """Kinds are drawn by their shares."""
+    mix = Mix("", (Ask("often", 3), Ask("seldom", 1)))
+    dice = Random("1")
+    drawn = [mix.draw(dice).name for _ in range(4000)]
+    assert drawn.count("often") == pytest.approx(3000, rel=0.05)
+
+
+def test_questions() -> None:
+    """A kind draws from as many questions as it says; one that says nothing never asks the same twice."""
+    dice = Random("1")
+    repeated = Ask("repeated", 1, stream=False, temperature=0.0, prompts=3)
+    asked = {repeated.body("chat", dice)["messages"][0]["content"] for _ in range(100)}
+    assert len(asked) == 3
+    body = repeated.body("chat", dice)
+    assert (body["model"], body["temperature"], "stream" in body) == ("chat", 0.0, False)
+    new = Ask("new", 1)
+    assert len({new.body("chat", dice)["messages"][0]["content"] for _ in range(100)}) == 100
+
+
+def test_a_good_run() -> None:
+    """A run that keeps its pace and answers everything holds every objective of the file."""
+    samples = [sample(at / 20) for at in range(600)]
+    seen = summarize(Head(600, 0, 31.0), samples, 30.0)
+    seen["cached_ms"] = quantiles([0.001])
+    rows = judge(seen, objectives("chat"))
+    assert rows and all(row.held for row in rows), [row for row in rows if not row.held]
+    assert seen["first_token_ms"]["p99"] == 100.0
+
+
+@pytest.mark.parametrize(
+    ("head", "samples"),
+    [
+        (Head(100, 3, 30.0), [sample(at / 4) for at in range(97)]),
+        (Head(100, 0, 40.0), [sample(at * 0.35) for at in range(100)]),
+    ],
+    ids=["requests that found no place", "a schedule that took longer"],
+)
+def test_a_generator_that_cannot_keep_up(head: Head, samples: list[Sample]) -> None:
+    """What was not sent in its time makes the run invalid, however good the rest looks."""
+    (row,) = judge(summarize(head, samples, 30.0), {"achieved_share_min": 0.98})
+    assert not row.held
+
+
+def test_one_false_answer() -> None:
+    """One answer that only looks whole, among ten thousand, fails the run."""
+    samples = [sample()] * 9999 + [sample(outcome=Outcome.FALSE)]
+    seen = summarize(Head(10_000, 0, 1.0), samples, 30.0)
+    assert [row.name for row in judge(seen, objectives("chat")) if not row.held and row.value] == [
+        "outcomes.false_max"
+    ]
+
+
+def test_waiting_counts_from_the_schedule() -> None:
+    """A service that stood still for five seconds is seen as slow by all who had to wait, not by one alone."""
+    samples = [sample(at / 20, late_s=max(0.0, 5 - at / 20)) for at in range(600)]
+    seen = summarize(Head(600, 0, 31.0), samples, 30.0)
+    assert seen["first_token_ms"]["p95"] > 2000
+    assert seen["late_ms"]["p99"] > 4000
+
+
+def test_people_who_left() -> None:
+    """Leaving is neither an answer nor a failure."""
+    samples = [sample(), sample(outcome=Outcome.LEFT, first_token_s=None)]
+    seen = summarize(Head(2, 0, 1.0), samples, 30.0)
+    assert (seen["whole_share"], seen["outcomes"]["left"]) == (1.0, 1)
+
+
+def test_quantiles() -> None:
+    """The nearest rank, in milliseconds; of nothing there is none, and nothing holds no objective."""
+    assert quantiles([i / 1000 for i in range(1, 1001)]) == {
+        "p50": 500.0,
+        "p95": 950.0,
+        "p99": 990.0,
+        "p999": 999.0,
+    }
+    assert quantiles([]) == {"p50": None, "p95": None, "p99": None, "p999": None}
+    (row,) = judge({"cached_ms": {"p95": None}}, {"cached_ms.p95_max": 50})
+    assert not row.held
+
+
+def test_locust_is_imported_by_one_file_alone() -> None:
+    """Importing Locust patches sockets and threads for the whole process: only its own child process may."""
+    for path in Path(loadtests.__path__[0]).rglob("*.py"):
+        names = [
+            alias.name if isinstance(node, ast.Import) else str(node.module)
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        ]
+        assert path.name == "locustfile.py" or not any(n.split(".")[0] in ("locust", "gevent") for n in names)
