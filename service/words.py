@@ -5,8 +5,8 @@ import re
 import msgspec
 
 _WORDS = (
-    (re.compile(r"Object missing required field `(.+)`"), r"\1 is missing"),
-    (re.compile(r"Object contains unknown field `(.+)`"), r"\1 is not known here"),
+    (re.compile(r"Object missing required field `(.+)`"), "is missing"),
+    (re.compile(r"Object contains unknown field `(.+)`"), "is not known here"),
     (re.compile(r"Expected `str` matching regex (.+)"), r"must have the form \1"),
     (re.compile(r"Expected `(str|array)` of length ([<>]=) (\d+)"), r"must have a length \2 \3"),
     (re.compile(r"^Expected (.+), got (.+)$"), r"must be \1, not \2"),
