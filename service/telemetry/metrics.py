@@ -44,7 +44,6 @@ Labels = tuple[str, ...]
 Read = Callable[[], Iterable[tuple[Labels, float]]]
 TRUTH = {True: "true", False: "false"}
 CHAT = "chat"  # gen_ai.operation.name
-NOT_TIMED = (Outcome.REFUSED,)  # ended before anything was tried
 
 
 class Histogram:
@@ -229,7 +228,7 @@ class Metrics:
                 target = self._scopes.get(attempt.target, OTHER)
                 self._passed_over[target, self._reason(attempt.reason)] += 1
         self._duration.record(event.total_s, route, event.outcome)
-        if event.outcome not in NOT_TIMED:
+        if event.first_token_s is not None:
             self._overhead.record(event.overhead_s, route)
         if event.stream:
             self._stream_ended(event, route)

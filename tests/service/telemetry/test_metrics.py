@@ -133,12 +133,12 @@ async def test_passed_over(metrics: Metrics, request_ended: Callable[..., Reques
     assert not any(name.startswith(("gateway_attempts", "gateway_failovers")) for name in seen)
 
 
-async def test_cached_and_refused(metrics: Metrics, request_ended: Callable[..., RequestEnded]) -> None:
-    """An answer from the cache costs no tokens and its speed says nothing about providers; what was refused at
-    the door says nothing about our overhead."""
+async def test_cached_and_failed(metrics: Metrics, request_ended: Callable[..., RequestEnded]) -> None:
+    """An answer from the cache costs no tokens and its speed says nothing about providers; what got no answer
+    says nothing about our overhead."""
     metrics.count(request_ended(cached=True, attempts=()))
     metrics.count(
-        request_ended(outcome=Outcome.REFUSED, target=None, usage=None, attempts=(), first_token_s=None)
+        request_ended(outcome=Outcome.FAILED, target=None, usage=None, attempts=(), first_token_s=None)
     )
     seen = read(metrics)
     assert seen['gen_ai_server_time_to_first_token_seconds_count{cached="true",route="chat"}'] == 1
