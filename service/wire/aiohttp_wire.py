@@ -20,6 +20,7 @@ from typing import cast
 from aiohttp import (
     ClientConnectionError,
     ClientConnectorDNSError,
+    ClientConnectorError,
     ClientError,
     ClientRequest,
     ClientTimeout,
@@ -52,6 +53,7 @@ HEADERS_MAX = 128
 JOIN_BYTES_MAX = 64 * 1024  # up to here one copy is cheaper than a second write
 NO_CLOCKS = ClientTimeout()  # every clock is ours
 DETAIL_CHARS_MAX = 200
+RESETS = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
 class AiohttpWire:
@@ -343,13 +345,11 @@ def _head(request: WireRequest, to: _Destination) -> bytes:
 def _not_connected(error: BaseException) -> WireFailure:
     if isinstance(error, ClientConnectorDNSError | UnicodeError):
         return WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False, detail=_detail(error))
-    kind = _kind(error)
-    if kind is Kind.RESET and getattr(error, "errno", None) not in RESETS:
-        kind = Kind.REFUSED  # refused, unreachable, no route
+    cause = error.os_error if isinstance(error, ClientConnectorError) else error
+    kind = _kind(cause)
+    if kind is Kind.RESET and not isinstance(cause, RESETS):
+        kind = Kind.REFUSED  # also: unreachable, no route
     return WireFailure(Stage.CONNECT, kind, sent=False, detail=_detail(error))
-
-
-RESETS = (errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE)
 
 
 def _kind(error: BaseException) -> Kind:

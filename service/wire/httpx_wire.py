@@ -9,13 +9,13 @@ nothing still works: then every failure counts as sent, and `reused` is never sa
 
 import asyncio
 import contextlib
-import errno
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from functools import lru_cache
 from typing import cast
 
+import httpcore
 import httpx
 
 from service.wire.base import (
@@ -32,7 +32,7 @@ from service.wire.base import (
 IDENTITY = ("accept-encoding", "identity")
 DETAIL_CHARS_MAX = 200
 CLOSED_SAYS = ("Server disconnected", "peer closed connection")  # httpcore's and h11's words for an early end
-RESETS = (errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE)
+RESETS = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
 class HttpxWire:
@@ -70,14 +70,16 @@ class HttpxWire:
 
     async def _send(self, request: WireRequest, slot: Slot) -> "HttpxResponse":
         transport = self._fresh if request.fresh else self._transport
+        trace = _Trace(request.connect_s)
         try:
-            async with asyncio.timeout(None) as clock:
-                trace = _Trace(clock, request.connect_s)
+            async with trace.clock:
                 response = await transport.handle_async_request(_httpx_request(request, trace))
         except TimeoutError:
             raise WireFailure(Stage.CONNECT, Kind.TIMEOUT, sent=False) from None
         except (httpx.TransportError, OSError, UnicodeError) as error:
             raise _not_answered(error, trace) from error
+        finally:
+            await trace.close_unused()
         return HttpxResponse(response, slot, trace)
 
     async def aclose(self) -> None:
@@ -163,21 +165,29 @@ class HttpxResponse:
 class _Trace:
     """What httpcore has told about one call; holds the connect clock, from the name's look-up to the end of TLS."""
 
-    def __init__(self, clock: asyncio.Timeout, connect_s: float) -> None:
-        self._clock = clock
+    def __init__(self, connect_s: float) -> None:
+        self.clock = asyncio.timeout(None)
         self._connect_s = connect_s
         self._told = False
         self._opened = False
         self._sent = False
+        self._stream: httpcore.AsyncNetworkStream | None = None
 
-    async def __call__(self, event: str, info: object) -> None:
+    async def __call__(self, event: str, info: Mapping[str, object]) -> None:
+        self._told = True
         if event.endswith("connect_tcp.started"):
             self._opened = True
-            self._clock.reschedule(asyncio.get_running_loop().time() + self._connect_s)
+            self.clock.reschedule(asyncio.get_running_loop().time() + self._connect_s)
+        elif event.endswith("connect_tcp.complete"):
+            self._stream = cast(httpcore.AsyncNetworkStream, info["return_value"])
         elif event.endswith("send_request_headers.started"):
             self._sent = True
-            self._clock.reschedule(None)
-        self._told = True
+            self.clock.reschedule(None)
+
+    async def close_unused(self) -> None:
+        """httpcore forgets the connection of a handshake that is cancelled: it would stay open."""
+        if self._stream is not None and not self._sent:
+            await self._stream.aclose()
 
     @property
     def sent(self) -> bool:
@@ -229,10 +239,9 @@ def _kind(error: Exception) -> Kind:
     causes = list(_causes(error))
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return Kind.PROTOCOL
-    codes = {cause.errno for cause in causes if isinstance(cause, OSError)}
-    if isinstance(error, httpx.TimeoutException) or errno.ETIMEDOUT in codes:
+    if isinstance(error, httpx.TimeoutException) or any(isinstance(cause, TimeoutError) for cause in causes):
         return Kind.TIMEOUT
-    if codes.intersection(RESETS):
+    if any(isinstance(cause, RESETS) for cause in causes):
         return Kind.RESET
     if isinstance(error, httpx.ConnectError | UnicodeError):
         return Kind.REFUSED
@@ -245,7 +254,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
         yield cause
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__
 
 
 def _detail(error: Exception) -> str:
