@@ -16,5 +16,3 @@ def dialect_of(provider: ProviderSettings, event_bytes_max: int) -> Dialect:
             return Mistral(event_bytes_max)
         case "anthropic":
             return Anthropic(event_bytes_max, provider.api_version, provider.max_tokens)
-        case other:
-            raise ValueError(f"no dialect {other!r}; settings should have refused it")

@@ -117,7 +117,7 @@ def healthy(*, first_s: float = 0.1, gap_s: float = 0.02, words: tuple[str, ...]
     """Answers whole, JSON or stream as asked."""
 
     def respond(request: SimRequest) -> Script:
-        if json.loads(request.body)["stream"]:
+        if json.loads(request.body).get("stream"):
             yield Head(200, SSE)
             yield Wait(first_s)
             for word in words:
