@@ -14,7 +14,10 @@ def request(**fields: object) -> ChatRequest:
     body = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], **fields}
     raw = msgspec.json.encode(body)
     return ChatRequest(
-        "req_1", Caller(), msgspec.json.decode(raw, type=ChatBody), msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        "req_1",
+        Caller(),
+        msgspec.json.decode(raw, type=ChatBody),
+        msgspec.json.decode(raw, type=dict[str, msgspec.Raw]),
     )
 
 
@@ -40,7 +43,9 @@ DONE = b"data: [DONE]\n\n"
 class TestRequest:
     def test_unknown_fields_pass_unchanged(self) -> None:
         """A field nobody here knows reaches the provider byte for byte."""
-        call = DIALECT.encode(request(reasoning_effort="high", top_k=7, nested={"a": [1.50, None]}), "gpt", "sk")
+        call = DIALECT.encode(
+            request(reasoning_effort="high", top_k=7, nested={"a": [1.50, None]}), "gpt", "sk"
+        )
         sent = msgspec.json.decode(call.body)
         assert sent["model"] == "gpt"
         assert (sent["reasoning_effort"], sent["top_k"], sent["nested"]) == ("high", 7, {"a": [1.5, None]})
@@ -50,7 +55,9 @@ class TestRequest:
     def test_usage_is_always_asked_for(self) -> None:
         """The client's other stream options are kept."""
         sent = msgspec.json.decode(
-            DIALECT.encode(request(stream=True, stream_options={"include_obfuscation": False}), "gpt", None).body
+            DIALECT.encode(
+                request(stream=True, stream_options={"include_obfuscation": False}), "gpt", None
+            ).body
         )
         assert sent["stream_options"] == {"include_usage": True, "include_obfuscation": False}
 
@@ -80,7 +87,10 @@ class TestStream:
             (b"data: <html>\n\n", "not_json"),
             (b'data: {"choices": [{"ind\n\n', "garbled"),
             (event(hello="world"), "garbled"),
-            (event(choices=[choice({"content": "a"}, None, 0), choice({"content": "b"}, "stop", 1)]), "truncated"),
+            (
+                event(choices=[choice({"content": "a"}, None, 0), choice({"content": "b"}, "stop", 1)]),
+                "truncated",
+            ),
         ],
     )
     def test_not_whole(self, data: bytes, reason: str) -> None:
