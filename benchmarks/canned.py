@@ -1,0 +1,181 @@
+"""What is measured: the real application over a provider that answers at once; and what it is measured against.
+
+    client -> service (everything but sockets) -> CannedWire     the thing
+    client -> Litestar echo                                      the reference
+
+Both go through the same in-process client, so that client and event loop cancel out.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from litestar import Litestar, post
+from litestar.params import JSONBody
+from litestar.response import Stream
+
+from service.app import Service
+from service.settings import CacheOptions, Loaded, ProviderSettings, RouteSettings, Settings
+from service.telemetry.logs import Logs, Writer
+from service.wire.base import WireRequest
+from simulators.virtual import AppClient
+
+CHUNKS = 50
+MESSAGES = [
+    {"role": "system", "content": "You are a helpful assistant."},
+    {"role": "user", "content": "Why is the sky blue? " * 10},
+]
+
+
+def event(value: object) -> bytes:
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+
+
+def chunk(**choice: object) -> bytes:
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    return event(head | {"choices": [{"index": 0, "finish_reason": None, "delta": {}} | choice]})
+
+
+USAGE = {"prompt_tokens": 60, "completion_tokens": CHUNKS, "total_tokens": 60 + CHUNKS}
+STREAM = (
+    *(chunk(delta={"content": f"word{i} "}) for i in range(CHUNKS)),
+    chunk(finish_reason="stop"),
+    event(
+        {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "choices": [], "usage": USAGE}
+    ),
+    b"data: [DONE]\n\n",
+)
+MESSAGE = {"role": "assistant", "content": "word " * CHUNKS}
+WHOLE = msgspec.json.encode(
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "message": MESSAGE, "finish_reason": "stop"}],
+        "usage": USAGE,
+    }
+)
+
+
+class CannedResponse:
+    """Bytes that are there already, one chunk a read."""
+
+    status = 200
+    reused = True
+
+    def __init__(self, parts: tuple[bytes, ...], media_type: str) -> None:
+        self.headers: Mapping[str, str] = {"content-type": media_type}
+        self._parts = iter(parts)
+
+    async def read(self) -> bytes:
+        return next(self._parts, b"")
+
+    async def aclose(self) -> None:
+        return None
+
+
+class CannedWire:
+    """A provider without a network."""
+
+    async def send(self, request: WireRequest) -> CannedResponse:
+        if b'"stream":true' in request.body or b'"stream": true' in request.body:
+            return CannedResponse(STREAM, "text/event-stream")
+        return CannedResponse((WHOLE,), "application/json")
+
+    async def aclose(self) -> None:
+        return None
+
+
+def service() -> Service:
+    """The application as it is served, its log going nowhere."""
+    settings = Settings(
+        provider=(ProviderSettings("one", "openai", "http://one/v1"),),
+        route=(RouteSettings("chat", ("one/m",), cache=CacheOptions(enabled=True)),),
+    )
+    writer = Writer(os.open(os.devnull, os.O_WRONLY))
+    return Service(Loaded(settings, {}, ()), wire=CannedWire(), seed="0", log=Logs(writer.write).tell)
+
+
+class Body(msgspec.Struct):
+    """What the reference reads of a request."""
+
+    model: str
+    messages: list[dict[str, str]]
+    stream: bool = False
+
+
+@post("/v1/chat/completions", status_code=200)
+async def echo(data: JSONBody[Body]) -> Body:
+    """The least a typed Litestar route does."""
+    return data
+
+
+@post("/v1/stream", status_code=200)
+async def echo_stream(data: JSONBody[Body]) -> Stream:
+    """The least a streaming one does."""
+
+    async def events() -> AsyncIterator[bytes]:
+        for part in STREAM:
+            yield part
+
+    return Stream(events(), media_type="text/event-stream")
+
+
+def bare() -> Litestar:
+    """The reference."""
+    return Litestar([echo, echo_stream], openapi_config=None, logging_config=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One kind of request, and what it is compared with."""
+
+    name: str
+    fields: Mapping[str, Any]
+    reference_path: str = "/v1/chat/completions"
+
+    @property
+    def body(self) -> bytes:
+        return msgspec.json.encode({"model": "chat", "messages": MESSAGES, **self.fields})
+
+
+CASES = (
+    Case("json", {}),
+    Case("json_cached", {"temperature": 0}),
+    Case("stream", {"stream": True}, "/v1/stream"),
+    Case("stream_cached", {"stream": True, "temperature": 0}, "/v1/stream"),
+)
+
+
+async def batch(client: AppClient, path: str, body: bytes, count: int) -> None:
+    """`count` requests one after another, each read to its end."""
+    headers = {"content-type": "application/json"}
+    for _ in range(count):
+        answer = await client.request("POST", path, body=body, headers=headers)
+        assert answer.status == 200
+
+
+Run = Callable[[], None]
+
+
+class Pair:
+    """The thing and the reference, each ready to run a batch on one loop."""
+
+    def __init__(self, runner: asyncio.Runner, thing: AppClient, reference: AppClient, count: int) -> None:
+        self._runner = runner
+        self._thing = thing
+        self._reference = reference
+        self._count = count
+
+    def thing(self, case: Case) -> Run:
+        return self._of(self._thing, "/v1/chat/completions", case.body)
+
+    def reference(self, case: Case) -> Run:
+        return self._of(self._reference, case.reference_path, case.body)
+
+    def _of(self, client: AppClient, path: str, body: bytes) -> Run:
+        return lambda: self._runner.run(batch(client, path, body, self._count))

@@ -1,0 +1,88 @@
+"""Runs benchmarks on one event loop, and ends with a table: what, how much, on which machine."""
+
+import asyncio
+import datetime
+import os
+import platform
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from benchmarks.canned import Pair, bare, service
+from benchmarks.paired import Ratio
+from simulators.virtual import AppClient
+
+BUDGETS = tomllib.loads(Path(__file__).with_name("budgets.toml").read_text(encoding="utf-8"))
+BATCH = 100
+MEASURED = pytest.StashKey[list[tuple[str, Ratio, float, int]]]()
+
+
+class Gate:
+    """Checks a ratio against its budget, and remembers it for the table."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._rows = config.stash.setdefault(MEASURED, [])
+        self.enabled = not config.getoption("benchmark_disable") or config.getoption("benchmark_enable")
+
+    def budget(self, name: str) -> float:
+        """What budgets.toml allows."""
+        return float(BUDGETS["ratio"][name])
+
+    def hold(self, name: str, ratio: Ratio, inner: int) -> None:
+        """Fails if the thing costs more than its budget."""
+        self._rows.append((name, ratio, self.budget(name), inner))
+        assert ratio.value <= self.budget(name), (
+            f"{name} costs {ratio.value:.2f} times its reference; the budget is {self.budget(name)}"
+        )
+
+
+@pytest.fixture
+def gate(request: pytest.FixtureRequest) -> Gate:
+    made = Gate(request.config)
+    if not made.enabled:
+        pytest.skip("benchmarks run with --benchmark-enable")
+    return made
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator[Pair]:
+    with asyncio.Runner() as runner:
+        thing, reference = AppClient(service().asgi), AppClient(bare())
+        for client in (thing, reference):
+            runner.run(client.__aenter__())
+        yield Pair(runner, thing, reference, BATCH)
+        for client in (thing, reference):
+            runner.run(client.__aexit__(None, None, None))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    rows = config.stash.get(MEASURED, [])
+    if not rows:
+        return
+    write = terminalreporter.write_line
+    terminalreporter.section("cost against a reference in the same process")
+    write(f"{'what':<16}{'us each':>10}{'reference us':>14}{'ratio':>8}{'budget':>8}")
+    for name, ratio, budget, inner in rows:
+        each, reference = (span_s / inner * 1e6 for span_s in (ratio.thing_s, ratio.reference_s))
+        mark = "" if ratio.value <= budget else "  over budget"
+        write(f"{name:<16}{each:>10.1f}{reference:>14.1f}{ratio.value:>8.2f}{budget:>8.2f}{mark}")
+    write(_machine())
+
+
+def _machine() -> str:
+    names = ("litestar", "msgspec", "opentelemetry-sdk")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    today = datetime.datetime.now(datetime.UTC).date()
+    return f"{today}, Python {platform.python_version()}, {versions}; {_processor()}, {os.cpu_count()} cores, {platform.system()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

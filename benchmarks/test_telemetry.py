@@ -1,0 +1,67 @@
+"""What it costs to count, log and show a request: against reading and writing its answer with msgspec."""
+
+import asyncio
+import os
+
+import msgspec
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.canned import WHOLE
+from benchmarks.conftest import Gate
+from benchmarks.paired import within
+from service.chat import Attempt, Outcome, Target, Usage
+from service.events import AttemptEnded, Events, RequestEnded
+from service.telemetry.board import Board
+from service.telemetry.logs import Logs, Writer
+from service.telemetry.metrics import Metrics
+
+BATCH = 1000
+ATTEMPT = Attempt("one/m", 0.001, 1.2, "ok", status=200, first_token_s=0.4)
+FACTS = (
+    AttemptEnded("req_1", "chat", "one", ATTEMPT, "nobody"),
+    RequestEnded(
+        request_id="req_1",
+        caller="anonymous",
+        route="chat",
+        outcome=Outcome.COMPLETE,
+        code=None,
+        target="one/m",
+        stream=True,
+        cached=False,
+        first_token_s=0.4,
+        total_s=1.2,
+        overhead_s=0.0004,
+        usage=Usage(60, 50, 110),
+        attempts=(ATTEMPT,),
+    ),
+)
+
+
+def test_telling_a_request(gate: Gate, benchmark: BenchmarkFixture) -> None:
+    """All three subscribers together cost about as much as handling the answer's JSON a few times."""
+    metrics = Metrics(
+        version="0",
+        routes=["chat"],
+        targets=[Target("one", "m")],
+        hosts=[],
+        in_flight=lambda: 0,
+        states=list,
+    )
+    writer = Writer(os.open(os.devnull, os.O_WRONLY))
+    events = Events(metrics.count, Board().note, Logs(writer.write).tell)
+
+    async def tell() -> None:
+        for _ in range(BATCH):
+            for fact in FACTS:
+                events.emit(fact)
+        writer.flush()
+
+    def codec() -> None:
+        for _ in range(BATCH):
+            msgspec.json.encode(msgspec.json.decode(WHOLE))
+
+    with asyncio.Runner() as runner:
+        ratio = within(lambda: runner.run(tell()), codec, gate.budget("telemetry"))
+        benchmark.pedantic(lambda: runner.run(tell()), rounds=5)  # type: ignore[no-untyped-call]
+    metrics.close()
+    gate.hold("telemetry", ratio, BATCH)
