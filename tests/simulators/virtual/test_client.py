@@ -90,6 +90,19 @@ async def test_a_request_piece_by_piece() -> None:
     assert arrived == [(b"A", 1), (b"B", 2), (b"!", 2), (b"", 2)]
 
 
+async def test_leaving_in_the_middle_of_a_request() -> None:
+    """Ends the upload too."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+            await asyncio.sleep(1)
+
+    async with AppClient(ticks, lifespan=False).stream("POST", "/", body=endless()) as reply:
+        assert await reply.body() == b"01234"
+    assert now() == 5
+
+
 @pytest.mark.parametrize("pieces", [0, 2])
 async def test_leaving_early(pieces: int) -> None:
     """The application is told at once, whether the client has read anything or not."""
@@ -124,15 +137,21 @@ async def test_leaving_before_the_headers() -> None:
 
 
 async def test_the_end_of_a_reply() -> None:
-    """Is followed by http.disconnect: Litestar's Stream waits for it, others do too."""
+    """Is followed by http.disconnect at once: Litestar's Stream waits for it, others do too."""
+    told: list[float] = []
 
     async def app(scope: Any, receive: Receive, send: Send) -> None:
-        await ticks(scope, receive, send)
         await receive()
+        streaming = asyncio.create_task(ticks(scope, receive, send))
         for _ in range(2):
             assert (await receive())["type"] == "http.disconnect"
+            told.append(now())
+        await streaming
 
-    assert (await AppClient(app, lifespan=False).request("GET", "/")).body == b"01234"
+    async with AppClient(app, lifespan=False).stream("GET", "/") as reply:
+        await reply.body()
+        await asyncio.sleep(3)
+    assert told == [5, 5]
 
 
 async def test_a_slow_reader() -> None:
@@ -235,17 +254,18 @@ def with_lifespan(startup: str, shutdown: str) -> Any:
             if message == "raise":
                 raise LookupError("told")
             await send({"type": message, "message": "why"})
+        await asyncio.sleep(1)
 
     return app
 
 
 async def test_lifespan() -> None:
-    """Start-up is done before the first request, whose state it filled; shutdown is done after the block."""
+    """Start-up is done before the first request, whose state it filled; after the block the application ends."""
     app = with_lifespan("lifespan.startup.complete", "lifespan.shutdown.complete")
     async with AppClient(app) as client:
         assert now() == 1
         assert (await client.request("GET", "/")).status == 204
-    assert now() == 2
+    assert now() == 3
 
 
 @pytest.mark.parametrize(

@@ -262,10 +262,14 @@ def test_a_task_left_behind() -> None:
         finally:
             ended.append(name)
 
+    async def quick() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
     async def main() -> str:
         for name in ["zoe", "adam"]:
             asyncio.create_task(forgotten(name), name=name)
-        asyncio.create_task(asyncio.sleep(0), name="quick")
+        asyncio.create_task(quick(), name="quick")
         await asyncio.sleep(0)
         return "done"
 
@@ -290,24 +294,25 @@ def test_an_error_that_nobody_looks_at() -> None:
         run(main())
 
 
-def test_a_generator_left_open() -> None:
-    """Is closed at the end of the run, in virtual time."""
-    closed: list[float] = []
+def test_generators_left_open() -> None:
+    """Are closed at the end of the run, in virtual time, in the order in which they began."""
+    closed: list[tuple[int, float]] = []
     kept: list[AsyncIterator[int]] = []
 
-    async def numbers() -> AsyncIterator[int]:
+    async def numbers(name: int) -> AsyncIterator[int]:
         try:
-            yield 1
+            yield name
         finally:
             await asyncio.sleep(1)
-            closed.append(loop().time())
+            closed.append((name, loop().time()))
 
     async def main() -> None:
-        kept.append(numbers())
-        assert await anext(kept[0]) == 1
+        kept.extend(numbers(name) for name in range(8))
+        for generator in reversed(kept):
+            await anext(generator)
 
     run(main())
-    assert closed == [1.0]
+    assert closed == [(7 - number, number + 1.0) for number in range(8)]
 
 
 def test_an_invariant_that_breaks() -> None:

@@ -89,6 +89,12 @@ async def test_a_slow_reader() -> None:
     await response.aclose()
 
 
+async def test_what_is_ready_after_odd_waits() -> None:
+    """Comes together, though the sum of the waits is not to the bit what the clock says."""
+    script: list[Action] = [Wait(0.1), Head(), Wait(0.2), Data(b"1"), Data(b"2"), End()]
+    assert await whole(await VirtualWire({URL: plays(*script)}).send(CALL)) == [b"12"]
+
+
 async def test_an_endless_burst() -> None:
     """A provider that never pauses is read in bounded pieces."""
 
@@ -210,6 +216,15 @@ async def test_a_connection_kept_alive() -> None:
     assert (reused, now()) == ([False, True, False, True], 0.5)
     assert wire.link(URL).idle == 2
     await (await wire.send(CALL)).aclose()
+    assert wire.link(URL).idle == 1
+
+
+async def test_a_reader_that_stops_at_the_length() -> None:
+    """Has had the whole body: its connection is kept."""
+    wire = VirtualWire({URL: plays(SIZED, Data(b"data"), End())})
+    response = await wire.send(CALL)
+    await response.read()
+    await response.aclose()
     assert wire.link(URL).idle == 1
 
 
