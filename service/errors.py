@@ -169,6 +169,7 @@ class ShuttingDown(Unavailable):
 class ProviderRefused(GatewayError):
     """A provider found the request itself at fault; another one would too."""
 
+    status = 400
     type = "invalid_request_error"
     code = "provider_refused"
     suggestion = InvalidRequest.suggestion
@@ -176,7 +177,7 @@ class ProviderRefused(GatewayError):
 
     def __init__(self, message: str, status: int, *, attempts: Iterable[Attempt] = ()) -> None:
         super().__init__(message, attempts=attempts)
-        self.status = status  # type: ignore[misc]  # the provider's own, 400 or 422
+        self.status = status  # type: ignore[misc]  # the provider's own: 400 or 422
 
 
 class StreamCut(GatewayError):
