@@ -18,7 +18,6 @@ class Ask(Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     share: Annotated[float, Meta(gt=0)]
     stream: bool = True
-    tokens: Count = 40
     temperature: float | None = None
     prompts: Count | None = None
     leave_after_s: Annotated[float, Meta(gt=0)] | None = None
@@ -29,7 +28,6 @@ class Ask(Struct, frozen=True, forbid_unknown_fields=True):
         body: dict[str, Any] = {
             "model": model,
             "messages": [{"role": "user", "content": f"{self.name}, question {number}"}],
-            "max_tokens": self.tokens,
         }
         if self.stream:
             body["stream"] = True

@@ -1,0 +1,73 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from loadtests import __main__ as command
+from loadtests.sample import Outcome, Sample
+from loadtests.stack import NotStarted, Stack, settings
+from service.settings import load
+
+PROVIDERS = {
+    "one": {"url": "http://127.0.0.1:9001", "persona": "openai"},
+    "two": {"url": "http://127.0.0.1:9002", "persona": "mistral"},
+    "three": {"url": "http://127.0.0.1:9003", "persona": "anthropic"},
+}
+
+
+def test_the_service_takes_its_settings(tmp_path: Path) -> None:
+    """The file written for the service is one that it accepts: a route over all three dialects."""
+    path = tmp_path / "service.toml"
+    path.write_text(settings(PROVIDERS))
+    loaded = load(path, {}).settings
+    assert loaded.route[0].targets == ("one/gpt-sim", "two/mistral-sim", "three/claude-sim")
+    assert [provider.base_url for provider in loaded.provider][-1] == "http://127.0.0.1:9003"
+
+
+def test_without_locust(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where Locust is not installed, the command says how to get it."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert command.main([]) == 2
+    assert "pip install" in capsys.readouterr().err
+
+
+def test_a_mix_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown mix is answered with those there are."""
+    assert command.main(["--mix", "nonsense"]) == 2
+    assert "chat, streams" in capsys.readouterr().err
+
+
+def test_a_process_that_does_not_start(tmp_path: Path) -> None:
+    """The last words of a process that ended at once are passed on."""
+    stack = Stack()
+    with pytest.raises(NotStarted, match="service.toml"), stack._exits:
+        stack._start(tmp_path, "service", "check", "--config", str(tmp_path / "service.toml"))
+
+
+@pytest.mark.parametrize(("outcome", "code"), [(Outcome.WHOLE, 0), (Outcome.FALSE, 1)])
+def test_the_verdict(
+    outcome: Outcome,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The exit code is the verdict; table and report name what did not hold."""
+    sample = Sample("stream", True, outcome, "a reason", 0.0, 0.0, 0.1, 0.5, 0.02, "one/m", False)
+
+    def run(words: list[str], **_: object) -> object:
+        path = Path(words[words.index("--samples") + 1])
+        lines = [msgspec.json.encode(line) for line in ({"planned": 1, "unsent": 0, "ended_s": 1.0}, sample)]
+        path.write_bytes(b"\n".join(lines))
+        return type("Ended", (), {"returncode": 0})
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(command.subprocess, "run", run)
+    url = ["--url", "http://127.0.0.1:1", "--mix", "streams", "--reports", str(tmp_path)]
+    assert command.main(url) == code
+    assert ("NOT HELD" in capsys.readouterr().out) == bool(code)
+    report = json.loads((tmp_path / "load.json").read_text())
+    held = {row["name"]: row["held"] for row in report["objectives"]}
+    assert held["outcomes.false_max"] is (code == 0)
