@@ -210,6 +210,19 @@ class TestRequest:
             assert await whole(wire, call(server.url)) == b"data"
 
 
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """A host that drops every SYN, as one with a full backlog does."""
+    with socket.socket() as full, contextlib.ExitStack() as filling:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            sock = filling.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        yield f"http://127.0.0.1:{full.getsockname()[1]}"
+
+
 class TestNoConnection:
     async def test_refused(self, kind: str) -> None:
         """Nobody listens."""
@@ -228,22 +241,15 @@ class TestNoConnection:
         assert told(broken) == (Stage.RESOLVE, Kind.REFUSED, False, False)
         await wire.aclose()
 
-    async def test_connect_stalls(self, kind: str) -> None:
-        """A host that drops our SYN is given up after connect_s. (A full backlog does that.)"""
+    async def test_connect_stalls(self, kind: str, deaf: str) -> None:
+        """A host that drops our SYN is given up after connect_s."""
         slots = Slots(1)
-        with socket.socket() as full, contextlib.ExitStack() as filling:
-            full.bind(("127.0.0.1", 0))
-            full.listen(0)
-            for _ in range(4):
-                sock = filling.enter_context(socket.socket())
-                sock.setblocking(False)
-                sock.connect_ex(full.getsockname())
-            url = f"http://127.0.0.1:{full.getsockname()[1]}"
-            wire = make(kind, slots)
-            broken = await failure(wire.send(replace(call(url), connect_s=0.05)))
-            assert told(broken) == (Stage.CONNECT, Kind.TIMEOUT, False, False)
-            assert await is_free(slots, call(url).origin)
-            await wire.aclose()
+        wire = make(kind, slots)
+        async with asyncio.timeout(SOON_S):
+            broken = await failure(wire.send(replace(call(deaf), connect_s=0.05)))
+        assert told(broken) == (Stage.CONNECT, Kind.TIMEOUT, False, False)
+        assert await is_free(slots, call(deaf).origin)
+        await wire.aclose()
 
     async def test_tls_stalls(self, kind: str) -> None:
         """The connect clock covers the handshake; the provider sees us leave."""
@@ -406,6 +412,9 @@ class TestFaults:
         """Bytes that arrive together with the end of the connection are not lost."""
         async with calling(kind, plays(Head(), Data(b"da"), Close())) as (wire, server):
             response = await wire.send(call(server.url))
+            if isinstance(response, AiohttpResponse):
+                while not response._protocol.exception():  # both have arrived before anybody reads
+                    await asyncio.sleep(0)
             assert await response.read() == b"da"
             assert (await failure(response.read())).kind is Kind.CLOSED
             await response.aclose()
@@ -567,6 +576,28 @@ class TestKeptConnections:
         """What follows an answer unasked is never read as the answer of the next call."""
         async with calling(kind, in_turn([SIZED, Data(b"data"), Raw(more), End()], WHOLE)) as (wire, server):
             assert await whole(wire, call(server.url)) == b"data"
+            second = await wire.send(call(server.url))
+            assert not second.reused and await pieces(second) == [b"data"]
+
+    @pytest.mark.only("aiohttp")
+    @pytest.mark.parametrize("more", [OTHER_ANSWER, OTHER_ANSWER[:12]], ids=["an answer", "half an answer"])
+    async def test_bytes_on_an_idle_connection(self, kind: str, more: bytes) -> None:
+        """Nor what comes while the connection is kept."""
+        gate = Gate()
+
+        def first(request: SimRequest) -> Script:
+            yield from WHOLE[:2]
+            yield from gate.script()
+            yield Raw(more)
+            yield Hang()
+
+        turn: Iterator[Respond] = iter([first, plays(*WHOLE)])
+        async with calling(kind, lambda request: next(turn)(request)) as (wire, server):
+            response = await wire.send(call(server.url))
+            assert isinstance(response, AiohttpResponse) and await pieces(response) == [b"data"]
+            gate.opened = True
+            while not response._protocol.should_close:  # it has arrived
+                await asyncio.sleep(0)
             second = await wire.send(call(server.url))
             assert not second.reused and await pieces(second) == [b"data"]
 
