@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -64,7 +65,7 @@ def test_the_verdict(
         return type("Ended", (), {"returncode": 0})
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(command.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     url = ["--url", "http://127.0.0.1:1", "--mix", "streams", "--reports", str(tmp_path)]
     assert command.main(url) == code
     assert ("NOT HELD" in capsys.readouterr().out) == bool(code)
