@@ -50,7 +50,7 @@ def test_reasons(reason: str) -> None:
 @pytest.mark.parametrize("page", sorted([README, *DOCS.rglob("*.md")]), ids=lambda page: page.name)
 def test_toml_examples(page: Path, tmp_path: Path) -> None:
     """Settings files shown in the documentation can be used as they stand."""
-    for block in re.findall(r"```toml\n(.*?)```", page.read_text(), re.S):
+    for block in re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL):
         assert tomllib.loads(block)
         if "[[provider]]" in block and "[[route]]" in block:
             file = tmp_path / "dub5.toml"

@@ -25,7 +25,6 @@ from service.gateway import Answer, Gateway
 from service.policy.admission import Admission, Callers
 from service.settings import ServerSettings
 
-
 T = TypeVar("T")
 
 

@@ -50,7 +50,7 @@ class TestFailover:
         ],
         ids=["530", "500", "401", "429", "404", "reset", "closed", "cut", "html", "error_in_200", "nothing"],
     )
-    async def test_unseen(self, broken, reason: str | None, stream: bool) -> None:  # noqa: ANN001
+    async def test_unseen(self, broken, reason: str | None, stream: bool) -> None:
         """Whatever the first provider does instead of answering, the client gets the second one's answer."""
         async with World(one=broken, two=healthy()) as world:
             answer = await world.ask(stream=stream)
@@ -155,7 +155,7 @@ class TestCommitPoint:
         ],
         ids=["closed", "reset", "end", "done_without_finish", "error_event", "garbage", "stall"],
     )
-    async def test_cut(self, ending) -> None:  # noqa: ANN001
+    async def test_cut(self, ending) -> None:
         """After the first content every bad end is an error event, and never a `[DONE]`."""
         cut = script(Head(200, SSE), chunk({"content": "half"}), Wait(0.1), *ending)
         async with World(one=cut, two=healthy(), clocks=CLOCKS) as world:
@@ -206,7 +206,7 @@ class TestClocks:
     @pytest.mark.parametrize(
         "stall", [(Hang(),), (Head(200, SSE), Hang())], ids=["before_head", "after_head"]
     )
-    async def test_first_token(self, stall) -> None:  # noqa: ANN001
+    async def test_first_token(self, stall) -> None:
         """A stream without a first token is left after `first_token_s`."""
         async with World(one=script(*stall), two=healthy(first_s=0), clocks=CLOCKS) as world:
             async with world.stream() as answer:
@@ -224,20 +224,19 @@ class TestClocks:
     async def test_comments_reset_no_clock(self) -> None:
         """A provider that only says that it is still there is left all the same."""
 
-        def chatty(request):  # noqa: ANN001, ANN202
+        def chatty(request):
             yield Head(200, SSE)
             while True:
                 yield Wait(1.0)
                 yield Data(b": OPENROUTER PROCESSING\n\n")
 
-        async with World(one=chatty, two=healthy(), clocks=CLOCKS) as world:
-            async with world.stream():
-                assert clock.now() == pytest.approx(10.1)
+        async with World(one=chatty, two=healthy(), clocks=CLOCKS) as world, world.stream():
+            assert clock.now() == pytest.approx(10.1)
 
     async def test_between_tokens(self) -> None:
         """After its first token a stream may pause for `between_tokens_s`, comments or not."""
 
-        def pausing(request):  # noqa: ANN001, ANN202
+        def pausing(request):
             yield Head(200, SSE)
             yield chunk({"content": "a"})
             yield Wait(14.0)
@@ -265,11 +264,10 @@ class TestClocks:
     async def test_a_reader_who_stopped(self) -> None:
         """A client that reads nothing for 30 s has left, and the provider is told."""
         endless = healthy(words=("x" * 40_000,) * 1000, gap_s=0.01)
-        async with World(one=endless, clocks=CLOCKS) as world:
-            async with world.stream() as answer:
-                await answer.read()
-                await asyncio.sleep(40)
-                assert world.outcomes() == {"cancelled": 1}
+        async with World(one=endless, clocks=CLOCKS) as world, world.stream() as answer:
+            await answer.read()
+            await asyncio.sleep(40)
+            assert world.outcomes() == {"cancelled": 1}
 
     async def test_total(self) -> None:
         """The deadline ends what every other clock would let live, honestly."""
@@ -306,7 +304,7 @@ class TestLeaving:
         """Nobody pays for words that nobody reads: the call is closed in the instant the client leaves."""
         closed_at_s: list[float] = []
 
-        def slow(request):  # noqa: ANN001, ANN202
+        def slow(request):
             try:
                 yield from healthy(gap_s=10.0)(request)
             finally:
@@ -393,7 +391,7 @@ class TestCache:
     @pytest.mark.parametrize(
         "fields", [{}, {"temperature": 0.7}, {"temperature": 0, "tools": [{"type": "f"}]}]
     )
-    async def test_may_not_be_cached(self, fields) -> None:  # noqa: ANN001
+    async def test_may_not_be_cached(self, fields) -> None:
         """Where chance or tools have a say, every request is a new one."""
         async with World(one=healthy(), route={"cache": CacheOptions(enabled=True)}) as world:
             for _ in range(2):

@@ -20,7 +20,7 @@ targets = ["one/gpt"]
 
 
 @pytest.fixture
-def read(tmp_path: Path):  # noqa: ANN201
+def read(tmp_path: Path):
     def read(text: str, environ: dict[str, str] | None = None, **options: object) -> Loaded:
         path = tmp_path / "dub5.toml"
         path.write_text(text, encoding="utf-8")
@@ -29,13 +29,13 @@ def read(tmp_path: Path):  # noqa: ANN201
     return read
 
 
-def problems(read, text: str, environ: dict[str, str] | None = None, **options: object) -> list[str]:  # noqa: ANN001
+def problems(read, text: str, environ: dict[str, str] | None = None, **options: object) -> list[str]:
     with pytest.raises(SettingsProblems) as caught:
         read(text, environ, **options)
     return caught.value.problems
 
 
-def test_the_smallest_file(read) -> None:  # noqa: ANN001
+def test_the_smallest_file(read) -> None:
     """A provider and a route are enough; everything else has a default."""
     loaded = read(GOOD)
     assert loaded.settings.server.host == "127.0.0.1"
@@ -43,9 +43,11 @@ def test_the_smallest_file(read) -> None:  # noqa: ANN001
     assert loaded.provider_keys["one"][0].reveal() == "sk-1"
 
 
-def test_all_problems_at_once(read) -> None:  # noqa: ANN001
+def test_all_problems_at_once(read) -> None:
     """One look at the list is enough to mend the file."""
-    text = GOOD.replace("dialect", "dialekt").replace('"one/gpt"', '"oen/gpt", "gpt"') + "\n[srever]\nport = 1\n"
+    text = (
+        GOOD.replace("dialect", "dialekt").replace('"one/gpt"', '"oen/gpt", "gpt"') + "\n[srever]\nport = 1\n"
+    )
     said = problems(read, text + "\n[server]\nport = 'http'\n")
     assert any("dialekt: there is no such setting; did you mean 'dialect'?" in line for line in said)
     assert any("srever: there is no such setting; did you mean 'server'?" in line for line in said)
@@ -63,33 +65,36 @@ def test_all_problems_at_once(read) -> None:  # noqa: ANN001
         (("https://one.example/v1", "one.example/v1"), "must begin with http:// or https://"),
         (("https://one.example/v1", "https://me:secret@one.example"), "must hold no user, password"),
         (('name = "chat"', 'name = "chat"\nclocks = {first_token_s = 400}'), "is longer than clocks.total_s"),
-        (('name = "chat"', 'name = "chat"\nclocks = {first_token_s = 0}'), "first_token_s: must be a number > 0"),
+        (
+            ('name = "chat"', 'name = "chat"\nclocks = {first_token_s = 0}'),
+            "first_token_s: must be a number > 0",
+        ),
         (("[[route]]", "[[rout]]"), "No route is configured: add a [[route]] table."),
     ],
     ids=lambda value: value if isinstance(value, str) else value[1],
 )
-def test_contradictions(read, change: tuple[str, str], said: str) -> None:  # noqa: ANN001
+def test_contradictions(read, change: tuple[str, str], said: str) -> None:
     """What the types alone do not show is found before the service starts."""
     assert any(said in line for line in problems(read, GOOD.replace(*change)))
 
 
-def test_a_key_that_is_not_set(read) -> None:  # noqa: ANN001
+def test_a_key_that_is_not_set(read) -> None:
     """The variable is named, so that it can be set."""
     assert "environment variable KEY_ONE is not set" in problems(read, GOOD, {})[0]
 
 
-def test_a_key_in_the_wrong_place_is_not_shown(read) -> None:  # noqa: ANN001
+def test_a_key_in_the_wrong_place_is_not_shown(read) -> None:
     """Somebody who writes a key where a variable's name belongs does not find it in a log."""
     for value in ('["sk-proj-abc"]', '"sk-proj-abc"'):
         assert "sk-proj" not in "".join(problems(read, GOOD.replace('["KEY_ONE"]', value)))
 
 
-def test_secrets_do_not_print(read) -> None:  # noqa: ANN001
+def test_secrets_do_not_print(read) -> None:
     """No repr of anything loaded holds a key."""
     assert "sk-1" not in repr(read(GOOD))
 
 
-def test_the_environment_lies_over_the_file(read) -> None:  # noqa: ANN001
+def test_the_environment_lies_over_the_file(read) -> None:
     """Numbers and lists may come as text."""
     environ = {"KEY_ONE": "k", "DUB5__SERVER__PORT": "9000", "DUB5__SERVER__CALLER_KEYS_ENV": "KEY_ONE"}
     loaded = read(GOOD, environ)
@@ -99,20 +104,22 @@ def test_the_environment_lies_over_the_file(read) -> None:  # noqa: ANN001
 
 
 class TestExposure:
-    def test_a_public_address_without_keys(self, read) -> None:  # noqa: ANN001
+    def test_a_public_address_without_keys(self, read) -> None:
         """Listening for the world without caller keys must be meant."""
-        assert "reachable from outside" in problems(read, GOOD, host="0.0.0.0")[0]  # noqa: S104
-        assert read(GOOD, host="0.0.0.0", insecure=True)  # noqa: S104
-        assert read(GOOD + '\n[server]\ncaller_keys_env = ["KEY_ONE"]\n', host="0.0.0.0")  # noqa: S104
+        assert "reachable from outside" in problems(read, GOOD, host="0.0.0.0")[0]
+        assert read(GOOD, host="0.0.0.0", insecure=True)
+        assert read(GOOD + '\n[server]\ncaller_keys_env = ["KEY_ONE"]\n', host="0.0.0.0")
 
     @pytest.mark.parametrize("host", ["localhost", "::1", "127.0.0.5"])
-    def test_loopback_needs_none(self, read, host: str) -> None:  # noqa: ANN001
+    def test_loopback_needs_none(self, read, host: str) -> None:
         """Nobody else can reach it there."""
         assert read(GOOD, host=host)
 
 
-@pytest.mark.parametrize("text", ["", "provider = 3", "[[provider]]", "\x00", "[", "route = []\nprovider = [1]"])
-def test_broken_files(read, text: str) -> None:  # noqa: ANN001
+@pytest.mark.parametrize(
+    "text", ["", "provider = 3", "[[provider]]", "\x00", "[", "route = []\nprovider = [1]"]
+)
+def test_broken_files(read, text: str) -> None:
     """Whatever is in the file, the answer is a list of sentences."""
     assert all(line.strip() and line.endswith((".", ")")) for line in problems(read, text))
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 from service.app import Service
 from service.settings import (
@@ -57,11 +57,11 @@ class World:
         self.service = Service(loaded, wire=self.wire, seed="test")
         self.client = AppClient(self.service.asgi)
 
-    async def __aenter__(self) -> "World":
+    async def __aenter__(self) -> Self:
         await self.client.__aenter__()
         return self
 
-    async def __aexit__(self, *error: Any) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.client.__aexit__(*error)
 
     def _noting(self, name: str, respond: Respond) -> Respond:
@@ -154,7 +154,7 @@ def script(*actions: Action) -> Respond:
 def in_turn(*responds: Respond) -> Respond:
     """The first call gets the first, and so on; the last one stays."""
     left = list(responds)
-    take: Callable[[], Respond] = lambda: left.pop(0) if len(left) > 1 else left[0]  # noqa: E731
+    take: Callable[[], Respond] = lambda: left.pop(0) if len(left) > 1 else left[0]
     return lambda request: take()(request)
 
 

@@ -201,7 +201,7 @@ def test_anything(sent: bytes) -> None:
 async def test_a_defect_of_ours() -> None:
     """If our own code breaks, the client hears an id and nothing of our inside; the log hears where."""
 
-    def broken(request):  # noqa: ANN001, ANN202
+    def broken(request):
         raise ZeroDivisionError("SECRET inside")
 
     async with World(one=broken) as world:

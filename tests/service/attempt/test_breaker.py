@@ -10,7 +10,13 @@ from service.attempt.breaker import Breaker, End, Permit, State
 from service.settings import BreakerOptions
 
 OPTIONS = BreakerOptions(
-    window_s=30, calls_min=10, failure_share=0.5, failures_in_a_row=5, open_s=4.0, open_max_s=15.0, probes_max=1
+    window_s=30,
+    calls_min=10,
+    failure_share=0.5,
+    failures_in_a_row=5,
+    open_s=4.0,
+    open_max_s=15.0,
+    probes_max=1,
 )
 
 

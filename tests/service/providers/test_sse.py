@@ -1,5 +1,7 @@
 """Server-sent events, however the bytes are cut."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ def test_the_whole_format() -> None:
 def test_any_split(cuts: list[int]) -> None:
     """Where the network cuts the bytes changes nothing."""
     edges = [0, *sorted(cuts), len(STREAM)]
-    assert decode(*(STREAM[a:b] for a, b in zip(edges, edges[1:], strict=False))) == EVENTS
+    assert decode(*(STREAM[a:b] for a, b in pairwise(edges))) == EVENTS
 
 
 def test_byte_by_byte() -> None:
