@@ -118,7 +118,7 @@ def _write(options: argparse.Namespace, seen: dict[str, Any], rows: list[summary
     report = {
         "at": datetime.datetime.now(datetime.UTC),
         "machine": {
-            "system": platform.platform(),
+            "system": " ".join(os.uname()[::2]),
             "cores": os.cpu_count(),
             "python": platform.python_version(),
         },
