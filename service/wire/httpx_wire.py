@@ -254,7 +254,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
         yield cause
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+        cause = cause.__cause__ or cause.__context__  # httpcore raises `from None` and hides the cause there
 
 
 def _detail(error: Exception) -> str:
