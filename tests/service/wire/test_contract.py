@@ -494,6 +494,11 @@ class TestStream:
             assert await pieces(response) == [b"2"]
             assert await response.read() == b""
 
+    async def test_slow_answer(self, kind: str) -> None:
+        """The connect clock stops when the connection is there: a provider may think for longer."""
+        async with calling(kind, plays(Wait(0.3), *WHOLE)) as (wire, server):
+            assert await whole(wire, replace(call(server.url), connect_s=0.2)) == b"data"
+
     @pytest.mark.only("aiohttp")
     async def test_all_that_is_ready(self, kind: str) -> None:
         """A burst of chunks is handed over in a few pieces, not one by one."""
