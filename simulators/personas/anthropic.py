@@ -1,0 +1,224 @@
+"""Anthropic Messages, in both API versions that the official package has spoken."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from simulators.personas.base import Asked, Page, Persona, Refusal, Spoken, Turn, speak, streamed
+from simulators.personas.openai import arguments
+from simulators.script import Script, SimRequest
+
+VERSIONS = ("2023-06-01", "2026-10-21")
+SAMPLING = ("temperature", "top_p", "top_k")  # refused by the newer version
+REQUIRED = ("max_tokens", "messages", "model")
+FIELDS = """max_tokens messages model cache_control container context_management diagnostics inference_geo mcp_servers
+    metadata output_config output_format service_tier speed stop_sequences system thinking tool_choice tools
+    user_profile_id workspace_id stream temperature top_p top_k"""
+KNOWN = frozenset(FIELDS.split())
+TYPICAL = {  # status: type, message
+    400: ("invalid_request_error", "invalid request"),
+    401: ("authentication_error", "invalid x-api-key"),
+    402: ("billing_error", "Your credit balance is too low to access the API."),
+    403: ("permission_error", "Your API key does not have permission to use the specified resource."),
+    404: ("not_found_error", "Not found"),
+    413: ("request_too_large", "Request exceeds the maximum size"),
+    429: ("rate_limit_error", "This request would exceed your organization's rate limit."),
+    500: ("api_error", "Internal server error"),
+    504: ("timeout_error", "Request timed out"),
+    529: ("overloaded_error", "Overloaded"),
+}
+
+
+class Anthropic(Persona):
+    """`/v1/messages`."""
+
+    name = "anthropic"
+    chat_path = "/v1/messages"
+    models = ("claude-sim", "claude-sim-haiku")
+
+    def headers(self, turn: Turn) -> dict[str, str]:
+        return {
+            "request-id": f"req_{turn.hex(24)}",
+            "anthropic-organization-id": "00000000-0000-4000-8000-000000000000",
+            "server": "cloudflare",
+            "cf-ray": f"{turn.hex(16)}-FRA",
+            "via": "1.1 google",
+        }
+
+    def key_of(self, request: SimRequest) -> str:
+        return request.headers.get("x-api-key", "") or super().key_of(request)
+
+    def check(self, request: SimRequest, fields: Mapping[str, Any]) -> None:
+        version = request.headers.get("anthropic-version")
+        if version is None:
+            raise Refusal(400, "anthropic-version: header is required")
+        if version not in VERSIONS:
+            raise Refusal(400, f'anthropic-version: "{version}" is not a valid version')
+        for name in REQUIRED:
+            if fields.get(name) is None:
+                raise Refusal(400, f"{name}: Field required")
+        for name in sorted(fields.keys() - KNOWN):
+            raise Refusal(400, f"{name}: Extra inputs are not permitted")
+        for name in SAMPLING:
+            if version != VERSIONS[0] and name in fields:
+                raise Refusal(400, f"{name}: not supported by anthropic-version {version}")
+        if not 0 <= (fields.get("temperature") or 0) <= 1:
+            raise Refusal(400, "temperature: range: 0..1")
+        if not isinstance(fields["max_tokens"], int) or fields["max_tokens"] < 1:
+            raise Refusal(400, "max_tokens: Input should be a whole number greater than or equal to 1")
+        check_messages(fields["messages"])
+
+    def chat(self, asked: Asked, turn: Turn) -> Script:
+        fields = asked.fields or {}
+        tool = forced_tool(fields)
+        spoken = speak(asked, turn, fields["max_tokens"])
+        if tool is not None:
+            spoken = arguments(spoken)
+        pace = turn.profile.latency.pace(turn.chance)
+        if not asked.stream:
+            count = len(spoken.tokens)
+            return self.page(200, message(asked, turn, spoken, tool), turn).after(pace.whole(count), count)
+        opening, tokens, closing = events(asked, turn, spoken, tool)
+        return streamed(self.stream_head(turn), opening, tokens, closing, pace)
+
+    def refusal(self, refusal: Refusal, turn: Turn) -> Page:
+        kind, _ = TYPICAL.get(refusal.status, ("invalid_request_error", ""))
+        text = refusal.message
+        match refusal.details.get("kind"):
+            case "key":
+                text = "invalid x-api-key" if text else "x-api-key header is required"
+            case "path":
+                text = "Not found"
+            case "method":
+                text = "Method Not Allowed"
+            case "model":
+                text = f"model: {text}"
+        return self._page(refusal.status, kind, text, turn)
+
+    def error(self, status: int, turn: Turn) -> Page:
+        kind, text = TYPICAL.get(status, ("api_error", "Internal server error"))
+        return self._page(status, kind, text, turn)
+
+    def error_event(self, turn: Turn) -> bytes:
+        error = {"type": "overloaded_error", "message": "Overloaded"}
+        body = {"type": "error", "error": error, "request_id": f"req_{turn.hex(24)}"}
+        return sse("error", msgspec.json.encode(body))
+
+    def blank(self, body: bytes) -> bytes:
+        said = msgspec.json.decode(body)
+        said["content"], said["stop_reason"] = [], "end_turn"
+        said["usage"]["output_tokens"] = 0
+        return msgspec.json.encode(said)
+
+    def model_card(self, model: str, turn: Turn) -> dict[str, Any]:
+        card = {"type": "model", "id": model, "display_name": model, "created_at": "2026-01-01T00:00:00Z"}
+        return {**card, "lifecycle": "active"}
+
+    def model_list(self, cards: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"data": cards, "has_more": False, "first_id": cards[0]["id"], "last_id": cards[-1]["id"]}
+
+    def _page(self, status: int, kind: str, text: str, turn: Turn) -> Page:
+        page = self.page(status, None, turn)
+        body = {
+            "type": "error",
+            "error": {"type": kind, "message": text},
+            "request_id": page.headers["request-id"],
+        }
+        return Page(status, page.headers, msgspec.json.encode(body))
+
+
+def check_messages(messages: object) -> None:
+    """Raises Refusal unless these are turns of user and assistant."""
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise Refusal(400, "messages: Input should be a valid list")
+    if not messages:
+        raise Refusal(400, "messages: at least one message is required")
+    for i, turn in enumerate(messages):
+        role = turn.get("role")
+        if role == "system":
+            text = 'top-level `system` parameter, not "system" as an input message role.'
+            raise Refusal(400, f'messages: Unexpected role "system". The Messages API accepts a {text}')
+        if role not in ("user", "assistant"):
+            raise Refusal(400, f"messages.{i}.role: Input should be 'user' or 'assistant'")
+        if not turn.get("content"):
+            raise Refusal(400, f"messages.{i}.content: Field required")
+
+
+def forced_tool(fields: Mapping[str, Any]) -> str | None:
+    """The tool that must be used: the one named, or the first of them; None if words will do."""
+    choice, tools = fields.get("tool_choice"), fields.get("tools")
+    if not isinstance(choice, dict) or not isinstance(tools, list):
+        return None
+    names = [str(tool.get("name")) for tool in tools if isinstance(tool, dict) and tool.get("name")]
+    wanted = [str(choice.get("name"))] if choice.get("type") == "tool" else names
+    return wanted[0] if wanted and choice.get("type") in ("tool", "any") else None
+
+
+def message(asked: Asked, turn: Turn, spoken: Spoken, tool: str | None) -> dict[str, Any]:
+    """The whole answer as one object."""
+    block: dict[str, Any] = {"type": "text", "text": spoken.text}
+    if tool is not None:
+        block = {
+            "type": "tool_use",
+            "id": f"toolu_{turn.hex(24)}",
+            "name": tool,
+            "input": msgspec.Raw(spoken.text),
+        }
+    usage = {"input_tokens": asked.prompt_tokens, "output_tokens": len(spoken.tokens)}
+    usage |= {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+    return {
+        **envelope(asked, turn),
+        "content": [block],
+        "stop_reason": stop_reason(spoken, tool),
+        "usage": {**usage, "service_tier": "standard"},
+    }
+
+
+def envelope(asked: Asked, turn: Turn) -> dict[str, Any]:
+    """A message before anything is said."""
+    head = {"id": f"msg_{turn.hex(24)}", "type": "message", "role": "assistant", "model": asked.model}
+    return {**head, "content": [], "stop_reason": None, "stop_sequence": None}
+
+
+def events(
+    asked: Asked, turn: Turn, spoken: Spoken, tool: str | None
+) -> tuple[Iterable[bytes], Iterable[bytes], Iterable[bytes]]:
+    """The stream: what comes before the tokens, one event per token, what comes after."""
+    begun = {**envelope(asked, turn), "usage": {"input_tokens": asked.prompt_tokens, "output_tokens": 1}}
+    block: dict[str, Any] = {"type": "text", "text": ""}
+    delta = b'{"type":"text_delta","text":%b}'
+    if tool is not None:
+        block = {"type": "tool_use", "id": f"toolu_{turn.hex(24)}", "name": tool, "input": {}}
+        delta = b'{"type":"input_json_delta","partial_json":%b}'
+    end = {"stop_reason": stop_reason(spoken, tool), "stop_sequence": None}
+    opening = [
+        typed("message_start", message=begun),
+        typed("content_block_start", index=0, content_block=block),
+        typed("ping"),
+    ]
+    stem = b'{"type":"content_block_delta","index":0,"delta":' + delta + b"}"
+    tokens = (sse("content_block_delta", stem % msgspec.json.encode(token)) for token in spoken.tokens)
+    closing = [
+        typed("content_block_stop", index=0),
+        typed("message_delta", delta=end, usage={"output_tokens": len(spoken.tokens)}),
+        typed("message_stop"),
+    ]
+    return opening, tokens, closing
+
+
+def stop_reason(spoken: Spoken, tool: str | None) -> str:
+    """Why the answer ends."""
+    if tool is not None:
+        return "tool_use"
+    return "end_turn" if spoken.whole else "max_tokens"
+
+
+def typed(kind: str, **fields: Any) -> bytes:
+    """An event whose data repeats its name as `type`."""
+    return sse(kind, msgspec.json.encode({"type": kind, **fields}))
+
+
+def sse(event: str, data: bytes) -> bytes:
+    """One server-sent event."""
+    return b"event: %b\ndata: %b\n\n" % (event.encode(), data)

@@ -1,0 +1,254 @@
+"""What every persona shares: reading the request, choosing the answer, playing it in time.
+
+SimRequest + Asked + Turn -> Persona.answer -> Script      a Refusal on the way -> the persona's error page
+"""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from simulators.answers import answer_text, pieces
+from simulators.latency import Latency, Pace
+from simulators.script import Data, End, Head, Script, SimRequest
+
+JSON = "application/json"
+SSE = "text/event-stream; charset=utf-8"
+MODELS_PATH = "/v1/models"
+CHARS_PER_TOKEN = 4  # of prompts; tokens of answers are counted
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What one simulated provider is like. `key`: the only one accepted; None accepts any, and none."""
+
+    name: str
+    latency: Latency
+    words: int = 40  # of an answer that no `max_tokens` cuts short
+    key: str | None = None
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One request's share of the world: the provider's profile, the date, and its own chance."""
+
+    profile: Profile
+    created: int  # epoch seconds
+    chance: random.Random
+
+    def hex(self, digits: int) -> str:
+        """A fresh id."""
+        return f"{self.chance.getrandbits(digits * 4):0{digits}x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request's body, leniently read. `fields` is None if it is no JSON object."""
+
+    fields: Mapping[str, Any] | None
+    model: str = ""
+    prompt: str = ""  # content of the last user message
+    stream: bool = False
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """The answer as tokens; `whole` is false if `max_tokens` cut it short."""
+
+    tokens: Sequence[str]
+    whole: bool
+
+    @property
+    def text(self) -> str:
+        """All that is said."""
+        return "".join(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A whole answer of known length."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def script(self) -> Script:
+        """The page at once, without delay."""
+        return self.after((), 0)
+
+    def after(self, waits: Iterable[Any], tokens: int) -> Script:
+        """The page after some waits; its body carries so many tokens."""
+        yield from waits
+        yield Head(self.status, {**self.headers, "content-length": str(len(self.body))})
+        yield Data(self.body, tokens)
+        yield End()
+
+
+class Refusal(Exception):
+    """A request that the provider turns down. `details` are for the persona's own error shape."""
+
+    def __init__(self, status: int, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.details = details
+
+
+class Persona(ABC):
+    """One provider's way of speaking. It keeps nothing: one instance serves any number of providers."""
+
+    name: str
+    chat_path: str
+    models: tuple[str, ...]
+
+    def answer(self, request: SimRequest, asked: Asked, turn: Turn) -> Script:
+        """The healthy script, or the provider's own refusal of a wrong request."""
+        try:
+            return self._route(request, asked, turn)
+        except Refusal as refusal:
+            return self.refusal(refusal, turn).script()
+
+    @abstractmethod
+    def refusal(self, refusal: Refusal, turn: Turn) -> Page:
+        """The refusal in this provider's words."""
+
+    @abstractmethod
+    def error(self, status: int, turn: Turn) -> Page:
+        """The typical page of a status: this provider's fault, or the limit that the caller has met."""
+
+    @abstractmethod
+    def error_event(self, turn: Turn) -> bytes:
+        """The event that breaks a stream off."""
+
+    @abstractmethod
+    def blank(self, body: bytes) -> bytes:
+        """A whole JSON answer without its words: nothing said, yet properly finished."""
+
+    @abstractmethod
+    def headers(self, turn: Turn) -> dict[str, str]:
+        """What every answer carries, beside its content type."""
+
+    @abstractmethod
+    def check(self, request: SimRequest, fields: Mapping[str, Any]) -> None:
+        """Raises Refusal if this is no proper chat request."""
+
+    @abstractmethod
+    def chat(self, asked: Asked, turn: Turn) -> Script:
+        """The answer to a proper chat request."""
+
+    @abstractmethod
+    def model_card(self, model: str, turn: Turn) -> dict[str, Any]:
+        """One line of the list of models."""
+
+    def model_list(self, cards: list[dict[str, Any]]) -> dict[str, Any]:
+        """The list of models."""
+        return {"object": "list", "data": cards}
+
+    def not_json(self) -> Refusal:
+        """The body is no JSON object."""
+        return Refusal(400, "The request body is not valid JSON")
+
+    def key_of(self, request: SimRequest) -> str:
+        """The key that came with the request, "" if there is none."""
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        return key.strip() if scheme.lower() == "bearer" else ""
+
+    def page(self, status: int, body: object, turn: Turn, **more: str) -> Page:
+        """`body` as JSON, with this provider's headers."""
+        headers = {"content-type": JSON, **self.headers(turn), **more}
+        return Page(status, headers, msgspec.json.encode(body))
+
+    def stream_head(self, turn: Turn) -> Head:
+        """How a stream begins."""
+        return Head(200, {"content-type": SSE, "cache-control": "no-cache", **self.headers(turn)})
+
+    def _route(self, request: SimRequest, asked: Asked, turn: Turn) -> Script:
+        chat, listing = request.path == self.chat_path, request.path == MODELS_PATH
+        if not (chat or listing or request.path.startswith(MODELS_PATH + "/")):
+            raise Refusal(404, f"Invalid URL ({request.method} {request.path})", kind="path")
+        if request.method != ("POST" if chat else "GET"):
+            raise Refusal(405, f"Not allowed to {request.method} on {request.path}.", kind="method")
+        self._check_key(request, turn.profile.key)
+        if chat:
+            if asked.fields is None:
+                raise self.not_json()
+            self.check(request, asked.fields)
+            return self.chat(asked, turn)
+        cards = [self.model_card(model, turn) for model in turn.profile.models or self.models]
+        if listing:
+            return self.page(200, self.model_list(cards), turn).script()
+        wanted = request.path.removeprefix(MODELS_PATH + "/")
+        for card in cards:
+            if card["id"] == wanted:
+                return self.page(200, card, turn).script()
+        raise Refusal(404, f"The model '{wanted}' does not exist", kind="model")
+
+    def _check_key(self, request: SimRequest, wanted: str | None) -> None:
+        given = self.key_of(request)
+        if wanted is not None and given != wanted:
+            raise Refusal(401, given, kind="key")
+
+
+def read_asked(body: bytes) -> Asked:
+    """What a body asks, as far as it can be told."""
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Asked(None)
+    if not isinstance(fields, dict):
+        return Asked(None)
+    said = [fields.get("system"), *_contents(fields.get("messages"), None)]
+    length = sum(len(_text(content)) for content in said)
+    users = _contents(fields.get("messages"), "user")
+    return Asked(
+        fields,
+        model=str(fields.get("model") or ""),
+        prompt=_text(users[-1]) if users else "",
+        stream=fields.get("stream") is True,
+        prompt_tokens=max(1, length // CHARS_PER_TOKEN),
+    )
+
+
+def speak(asked: Asked, turn: Turn, tokens_max: int | None) -> Spoken:
+    """The self-proving answer to what was asked, in at most so many tokens."""
+    tokens = pieces(answer_text(turn.profile.name, asked.prompt, turn.profile.words))
+    if tokens_max is not None and tokens_max < len(tokens):
+        return Spoken(tokens[:tokens_max], whole=False)
+    return Spoken(tokens, whole=True)
+
+
+def streamed(
+    head: Head, opening: Iterable[bytes], tokens: Iterable[bytes], closing: Iterable[bytes], pace: Pace
+) -> Script:
+    """Head, opening events, one event per token, closing events, in time."""
+    yield from pace.head()
+    yield head
+    for event in opening:
+        yield Data(event)
+    waits = pace.first_token()
+    for token in tokens:
+        yield from waits
+        yield Data(token, 1)
+        waits = pace.gap()
+    for event in closing:
+        yield Data(event)
+    yield End()
+
+
+def _contents(messages: object, role: str | None) -> list[object]:
+    """The contents of all messages, or of those of one role."""
+    turns = messages if isinstance(messages, list) else []
+    return [m.get("content") for m in turns if isinstance(m, dict) and role in (None, m.get("role"))]
+
+
+def _text(content: object) -> str:
+    """Content as one string, whether it came as a string or in parts."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "".join(str(p["text"]) for p in parts if isinstance(p, dict) and isinstance(p.get("text"), str))

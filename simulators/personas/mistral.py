@@ -1,0 +1,135 @@
+"""Mistral: where it differs from OpenAI, and nothing else."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from simulators.personas.base import Asked, Page, Refusal, Spoken, Turn
+from simulators.personas.openai import DONE, OpenAI, envelope, finish, usage
+from simulators.script import SimRequest
+
+FIELDS = """model messages temperature top_p top_k max_tokens min_tokens stream stop random_seed metadata n prediction
+    response_format tools tool_choice parallel_tool_calls presence_penalty frequency_penalty repetition_penalty
+    logprobs top_logprobs prompt_logprobs top_prompt_logprobs reasoning_effort prompt_mode guardrails safe_prompt
+    prompt_cache_key service_tier"""
+KNOWN = frozenset(FIELDS.split())
+TYPICAL: dict[int, tuple[str, str, str | None]] = {  # status: message, type, code
+    429: ("Rate limit exceeded", "rate_limited", "1300"),
+    500: ("Internal server error", "internal_server_error", "1000"),
+    503: ("Service tier capacity exceeded for this model.", "invalid_request_error", None),
+}
+
+
+class Mistral(OpenAI):
+    """`/v1/chat/completions`, strict about fields it does not know."""
+
+    name = "mistral"
+    models = ("mistral-sim", "mistral-sim-small")
+    id_prefix = ""
+
+    def headers(self, turn: Turn) -> dict[str, str]:
+        return {"mistral-correlation-id": turn.hex(32)}
+
+    def check(self, request: SimRequest, fields: Mapping[str, Any]) -> None:
+        wrong = [
+            _problem(name, "missing", "Field required")
+            for name in ("model", "messages")
+            if name not in fields
+        ]
+        messages = fields.get("messages", [])
+        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+            wrong.append(_problem("messages", "list_type", "Input should be a valid list"))
+        limit = fields.get("max_tokens")
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            wrong.append(
+                _problem("max_tokens", "greater_than_equal", "Input should be a whole number from 1 up")
+            )
+        if fields.get("n") not in (None, 1):
+            wrong.append(_problem("n", "less_than_equal", "Input should be 1 in this simulation"))
+        for name in fields.keys() - KNOWN:
+            wrong.append(_problem(name, "extra_forbidden", "Extra inputs are not permitted"))
+        if wrong:
+            raise Refusal(422, "", detail=wrong)
+
+    def completion(self, asked: Asked, turn: Turn, spoken: Spoken, tool: str | None) -> dict[str, Any]:
+        choice = {
+            "index": 0,
+            "finish_reason": finish(spoken, tool),
+            "message": self.message(turn, spoken, tool),
+        }
+        head = envelope(turn.hex(32), "chat.completion", asked, turn)
+        return {**head, "choices": [choice], "usage": usage(asked, spoken)}
+
+    def message(self, turn: Turn, spoken: Spoken, tool: str | None) -> dict[str, Any]:
+        if tool is None:
+            return {"role": "assistant", "tool_calls": None, "content": spoken.text}
+        return {"role": "assistant", "tool_calls": [_call(turn, tool, spoken.text)], "content": ""}
+
+    def events(
+        self, asked: Asked, turn: Turn, spoken: Spoken, tool: str | None
+    ) -> tuple[Iterable[bytes], Iterable[bytes], Iterable[bytes]]:
+        head = envelope(turn.hex(32), "chat.completion.chunk", asked, turn)
+        stem = b"data: " + msgspec.json.encode(head)[:-1] + b',"choices":['
+
+        def event(delta: bytes, reason: bytes = b"null", more: bytes = b"") -> bytes:
+            choice = b'{"index":0,"delta":%b,"finish_reason":%b}' % (delta, reason)
+            return stem + choice + b"]" + more + b"}\n\n"
+
+        first = [event(b'{"role":"assistant","content":""}')]
+        counts = b',"usage":' + msgspec.json.encode(usage(asked, spoken))
+        reason = b'"%b"' % finish(spoken, tool).encode()
+        if tool is not None:  # a call comes in one piece
+            call = msgspec.json.encode({"content": "", "tool_calls": [_call(turn, tool, spoken.text)]})
+            return first, [event(call, reason, counts)], [DONE]
+        tokens = (event(b'{"content":%b}' % msgspec.json.encode(token)) for token in spoken.tokens)
+        return first, tokens, [event(b'{"content":""}', reason, counts), DONE]
+
+    def refusal(self, refusal: Refusal, turn: Turn) -> Page:
+        detail: object = refusal.details.get("detail")
+        match refusal.details.get("kind"):
+            case "key":
+                detail = "Unauthorized"
+            case "method":
+                detail = "Method Not Allowed"
+            case "model":
+                detail = f"Model not found: {refusal.message}"
+            case "path":
+                body = {"message": "no Route matched with those values", "request_id": turn.hex(32)}
+                return self.page(404, body, turn)
+        return self.page(refusal.status, {"detail": detail}, turn)
+
+    def not_json(self) -> Refusal:
+        return Refusal(
+            422, "", detail=[{"loc": ["body", 0], "msg": "JSON decode error", "type": "json_invalid"}]
+        )
+
+    def error(self, status: int, turn: Turn) -> Page:
+        if status == 401:
+            return self.page(401, {"detail": "Unauthorized"}, turn)
+        message, kind, code = TYPICAL.get(status, (f"Error {status}", "invalid_request_error", None))
+        body = {"object": "error", "message": message, "type": kind, "param": None, "code": code}
+        return self.page(status, {**body, "raw_status_code": status} if status == 429 else body, turn)
+
+    def error_event(self, turn: Turn) -> bytes:
+        choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
+        head = {"id": turn.hex(32), "object": "chat.completion.chunk", "created": turn.created, "model": ""}
+        return b"data: " + msgspec.json.encode({**head, "choices": [choice]}) + b"\n\n"
+
+    def model_card(self, model: str, turn: Turn) -> dict[str, Any]:
+        card = {
+            "id": model,
+            "object": "model",
+            "created": turn.created,
+            "owned_by": "mistralai",
+            "type": "base",
+        }
+        return {**card, "capabilities": {"completion_chat": True, "function_calling": True}}
+
+
+def _problem(field: str, kind: str, message: str) -> dict[str, Any]:
+    return {"loc": ["body", field], "msg": message, "type": kind}
+
+
+def _call(turn: Turn, tool: str, arguments: str) -> dict[str, Any]:
+    return {"id": turn.hex(9), "function": {"name": tool, "arguments": arguments}, "index": 0}

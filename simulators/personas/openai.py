@@ -1,0 +1,252 @@
+"""OpenAI chat completions, as the official package reads and writes them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from simulators.answers import pieces
+from simulators.personas.base import Asked, Page, Persona, Refusal, Spoken, Turn, speak, streamed
+from simulators.script import Script, SimRequest
+
+DONE = b"data: [DONE]\n\n"
+SORRY = "The server had an error while processing your request. Sorry about that!"
+NOT_JSON = (
+    "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP "
+    "library correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)"
+)
+NO_KEY = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer "
+    "auth (i.e. Authorization: Bearer YOUR_KEY)."
+)
+RATE_LIMIT = (
+    "Rate limit reached for gpt-sim in organization org-sim on requests per min (RPM): Limit 500, Used 500, "
+    "Requested 1. Please try again in 20s. Visit https://platform.openai.com/account/rate-limits to learn more."
+)
+TYPICAL: dict[int, tuple[str, str, str | None]] = {  # status: message, type, code
+    400: ("Invalid request.", "invalid_request_error", None),
+    401: ("Incorrect API key provided.", "invalid_request_error", "invalid_api_key"),
+    403: (
+        "Country, region, or territory not supported",
+        "request_forbidden",
+        "unsupported_country_region_territory",
+    ),
+    404: (
+        "The model does not exist or you do not have access to it.",
+        "invalid_request_error",
+        "model_not_found",
+    ),
+    429: (RATE_LIMIT, "requests", "rate_limit_exceeded"),
+    503: (
+        "The engine is currently overloaded, please try again later",
+        "service_unavailable_error",
+        "server_is_overloaded",
+    ),
+}
+
+
+class OpenAI(Persona):
+    """`/v1/chat/completions`."""
+
+    name = "openai"
+    chat_path = "/v1/chat/completions"
+    models = ("gpt-sim", "gpt-sim-mini")
+    id_prefix = "chatcmpl-"
+    tool_id_prefix = "call_"
+
+    def headers(self, turn: Turn) -> dict[str, str]:
+        return {
+            "x-request-id": f"req_{turn.hex(32)}",
+            "openai-organization": "org-sim",
+            "openai-processing-ms": "12",
+            "openai-version": "2020-10-01",
+        }
+
+    def check(self, request: SimRequest, fields: Mapping[str, Any]) -> None:
+        if not fields.get("model"):
+            raise Refusal(400, "you must provide a model parameter")
+        messages = fields.get("messages")
+        if messages is None:
+            code = "missing_required_parameter"
+            raise Refusal(400, "Missing required parameter: 'messages'.", param="messages", code=code)
+        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+            message = "Invalid type for 'messages': expected an array of objects."
+            raise Refusal(400, message, param="messages", code="invalid_type")
+        if not messages:
+            message = "Invalid 'messages': empty array. Expected an array with minimum length 1."
+            raise Refusal(400, message, param="messages", code="empty_array")
+        if fields.get("stream_options") is not None and fields.get("stream") is not True:
+            message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+            raise Refusal(400, message, param="stream_options")
+        for param in ("max_tokens", "max_completion_tokens"):
+            check_minimum(fields, param)
+        if fields.get("n") not in (None, 1):
+            raise Refusal(400, "Only n = 1 is simulated.", param="n", code="unsupported_value")
+
+    def chat(self, asked: Asked, turn: Turn) -> Script:
+        fields = asked.fields or {}
+        tool = forced_tool(fields)
+        spoken = speak(asked, turn, fields.get("max_completion_tokens") or fields.get("max_tokens"))
+        if tool is not None:
+            spoken = arguments(spoken)
+        pace = turn.profile.latency.pace(turn.chance)
+        if not asked.stream:
+            count = len(spoken.tokens)
+            return self.page(200, self.completion(asked, turn, spoken, tool), turn).after(
+                pace.whole(count), count
+            )
+        opening, tokens, closing = self.events(asked, turn, spoken, tool)
+        return streamed(self.stream_head(turn), opening, tokens, closing, pace)
+
+    def completion(self, asked: Asked, turn: Turn, spoken: Spoken, tool: str | None) -> dict[str, Any]:
+        """The whole answer as one object."""
+        message = {**self.message(turn, spoken, tool), "refusal": None, "annotations": []}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish(spoken, tool)}
+        details = {
+            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+            "completion_tokens_details": {
+                "reasoning_tokens": 0,
+                "audio_tokens": 0,
+                "accepted_prediction_tokens": 0,
+                "rejected_prediction_tokens": 0,
+            },
+        }
+        return {
+            **envelope(self.id_prefix + turn.hex(24), "chat.completion", asked, turn),
+            "choices": [choice],
+            "usage": {**usage(asked, spoken), **details},
+            "service_tier": "default",
+            "system_fingerprint": "fp_sim",
+        }
+
+    def message(self, turn: Turn, spoken: Spoken, tool: str | None) -> dict[str, Any]:
+        """What the assistant says, in words or as a call."""
+        if tool is None:
+            return {"role": "assistant", "content": spoken.text}
+        function = {"name": tool, "arguments": spoken.text}
+        call = {"id": self.tool_id_prefix + turn.hex(24), "type": "function", "function": function}
+        return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+    def events(
+        self, asked: Asked, turn: Turn, spoken: Spoken, tool: str | None
+    ) -> tuple[Iterable[bytes], Iterable[bytes], Iterable[bytes]]:
+        """The stream: what comes before the tokens, one event per token, what comes after."""
+        options = (asked.fields or {}).get("stream_options")
+        wants_usage = isinstance(options, dict) and options.get("include_usage") is True
+        head = envelope(self.id_prefix + turn.hex(24), "chat.completion.chunk", asked, turn)
+        head |= {"service_tier": "default", "system_fingerprint": "fp_sim"}
+        stem = b"data: " + msgspec.json.encode(head)[:-1] + b',"choices":['
+        tail = b'],"usage":null}\n\n' if wants_usage else b"]}\n\n"
+
+        def event(delta: bytes, reason: bytes = b"null") -> bytes:
+            choice = b'{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}' % (delta, reason)
+            return stem + choice + tail
+
+        said = (msgspec.json.encode(token) for token in spoken.tokens)
+        if tool is None:
+            first = b'{"role":"assistant","content":"","refusal":null}'
+            tokens = (event(b'{"content":%b}' % text) for text in said)
+        else:
+            call = {"index": 0, "id": self.tool_id_prefix + turn.hex(24), "type": "function"}
+            call |= {"function": {"name": tool, "arguments": ""}}
+            first = msgspec.json.encode({"role": "assistant", "content": None, "tool_calls": [call]})
+            tokens = (
+                event(b'{"tool_calls":[{"index":0,"function":{"arguments":%b}}]}' % text) for text in said
+            )
+        closing = [event(b"{}", b'"%b"' % finish(spoken, tool).encode())]
+        if wants_usage:
+            closing.append(stem + b'],"usage":' + msgspec.json.encode(usage(asked, spoken)) + b"}\n\n")
+        return [event(first)], tokens, [*closing, DONE]
+
+    def refusal(self, refusal: Refusal, turn: Turn) -> Page:
+        message, param, code = refusal.message, refusal.details.get("param"), refusal.details.get("code")
+        match refusal.details.get("kind"):
+            case "key" if not message:
+                message = NO_KEY
+            case "key":
+                message, code = f"Incorrect API key provided: {message[:7]}***.", "invalid_api_key"
+            case "method":
+                message += " (HINT: Perhaps you meant to use a different HTTP method?)"
+                code = "method_not_supported"
+            case "model":
+                param, code = "model", "model_not_found"
+        error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+        return self.page(refusal.status, {"error": error}, turn)
+
+    def not_json(self) -> Refusal:
+        return Refusal(400, NOT_JSON)
+
+    def error(self, status: int, turn: Turn) -> Page:
+        message, kind, code = TYPICAL.get(status, (SORRY, "server_error", None))
+        return self.page(
+            status, {"error": {"message": message, "type": kind, "param": None, "code": code}}, turn
+        )
+
+    def error_event(self, turn: Turn) -> bytes:
+        error = {"message": SORRY, "type": "server_error", "param": None, "code": None}
+        return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
+
+    def blank(self, body: bytes) -> bytes:
+        said = msgspec.json.decode(body)
+        message = said["choices"][0]["message"]
+        message["content"] = ""
+        message.pop("tool_calls", None)
+        said["choices"][0]["finish_reason"] = "stop"
+        said["usage"] |= {"completion_tokens": 0, "total_tokens": said["usage"]["prompt_tokens"]}
+        return msgspec.json.encode(said)
+
+    def model_card(self, model: str, turn: Turn) -> dict[str, Any]:
+        return {"id": model, "object": "model", "created": 1_763_700_000, "owned_by": "simulators"}
+
+
+def envelope(id: str, kind: str, asked: Asked, turn: Turn) -> dict[str, Any]:
+    """What a completion and each of its chunks begin with."""
+    return {"id": id, "object": kind, "created": turn.created, "model": asked.model}
+
+
+def check_minimum(fields: Mapping[str, Any], param: str) -> None:
+    """Raises Refusal unless the field is absent or a whole number from 1 up."""
+    value = fields.get(param)
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        message = f"Invalid type for '{param}': expected an integer."
+        raise Refusal(400, message, param=param, code="invalid_type")
+    if value < 1:
+        message = (
+            f"Invalid '{param}': integer below minimum value. Expected a value >= 1, but got {value} instead."
+        )
+        raise Refusal(400, message, param=param, code="integer_below_min_value")
+
+
+def forced_tool(fields: Mapping[str, Any]) -> str | None:
+    """The function that must be called: the one named, or the first of them; None if words will do."""
+    choice, tools = fields.get("tool_choice"), fields.get("tools")
+    if isinstance(choice, dict):
+        return _function_name(choice)
+    if choice not in ("required", "any") or not isinstance(tools, list):
+        return None
+    return next(filter(None, map(_function_name, tools)), None)
+
+
+def _function_name(tool: object) -> str | None:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    return str(function.get("name") or "") or None if isinstance(function, dict) else None
+
+
+def arguments(spoken: Spoken) -> Spoken:
+    """The answer as a function's arguments: `{"answer": "..."}` in fragments."""
+    return Spoken(pieces(msgspec.json.encode({"answer": spoken.text}).decode()), whole=True)
+
+
+def finish(spoken: Spoken, tool: str | None) -> str:
+    """Why the answer ends."""
+    if tool is not None:
+        return "tool_calls"
+    return "stop" if spoken.whole else "length"
+
+
+def usage(asked: Asked, spoken: Spoken) -> dict[str, int]:
+    """Tokens of prompt and answer."""
+    given, said = asked.prompt_tokens, len(spoken.tokens)
+    return {"prompt_tokens": given, "completion_tokens": said, "total_tokens": given + said}
