@@ -1,0 +1,50 @@
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from dashboards.generate import FOLDER
+from service.telemetry import names
+
+RULES = (FOLDER / "alerts.yml").read_text(encoding="utf-8")
+TESTS = (FOLDER / "alerts.test.yml").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def promtool() -> str:
+    found = shutil.which("promtool")
+    if found is None:
+        assert "CI" not in os.environ, "promtool must be installed where CI is set"
+        pytest.skip("promtool is not installed: the alerts were not tried")
+    return found
+
+
+def test_alerts_speak_when_they_should(promtool: str) -> None:
+    """Prometheus itself plays each incident of alerts.test.yml and hears the right alerts, and no others."""
+    tried = subprocess.run(
+        [promtool, "test", "rules", str(FOLDER / "alerts.test.yml")],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+
+
+def test_each_alert_is_tried() -> None:
+    """No alert without an incident that sets it off."""
+    alerts = re.findall(r"- alert: (\w+)", RULES)
+    assert len(alerts) > 5
+    for alert in alerts:
+        assert re.search(rf"alertname: {alert}\n\s+exp_alerts:\n", TESTS), alert
+
+
+def test_alerts_ask_for_what_is_told() -> None:
+    """Every metric and label of a rule is in the table of metrics."""
+    by_name = {metric.exposed: metric for metric in names.ALL}
+    asked = re.findall(r"\b((?:gateway|gen_ai|process)_\w+?)(?:_bucket)?(?=[{)\[ ])(?:\{([^}]*)\})?", RULES)
+    assert len(asked) > 8
+    for name, selector in asked:
+        assert name in by_name
+        assert set(re.findall(r"(\w+)(?:=~|!~|!=|=)", selector)) <= set(by_name[name].labels)
