@@ -7,65 +7,20 @@ from collections.abc import Iterator
 from prometheus_client.parser import text_string_to_metric_families
 
 from dashboards.generate import BOARDS, render
+from dashboards.providers import PROVIDERS, TARGETS
 from service.app import Service
 from service.settings import CacheOptions, Loaded, ProviderSettings, RouteSettings, Settings
-from simulators.script import Close, Data, End, Head, Script, SimRequest, Wait
 from simulators.virtual import AppClient, VirtualWire
 
-EVENT_STREAM = {"content-type": "text/event-stream"}
-JSON = {"content-type": "application/json"}
 IGNORED = {"le", "job", "instance"}  # added by the histogram's text and by Prometheus itself
 
 
-def answers(request: SimRequest) -> Script:
-    """A healthy provider."""
-    if json.loads(request.body).get("stream"):
-        yield Head(200, EVENT_STREAM)
-        for delta in ({"role": "assistant", "content": "so"}, {"content": " be it"}):
-            yield Wait(0.02)
-            yield Data(event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}))
-        yield Data(event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
-        usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
-        yield Data(event({"choices": [], "usage": usage}) + b"data: [DONE]\n\n")
-    else:
-        yield Head(200, JSON)
-        message = {"role": "assistant", "content": "so be it"}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        yield Data(json.dumps({"id": "c", "object": "chat.completion", "choices": [choice]}).encode())
-    yield End()
-
-
-def is_down(request: SimRequest) -> Script:
-    """A provider behind a tunnel that is gone."""
-    yield Head(530, {"content-type": "text/plain"})
-    yield Data(b"error code: 1033")
-    yield End()
-
-
-def breaks_off(request: SimRequest) -> Script:
-    """A provider that closes the connection in the middle of its answer."""
-    yield Head(200, EVENT_STREAM)
-    yield Data(event({"choices": [{"index": 0, "delta": {"content": "so"}, "finish_reason": None}]}))
-    yield Wait(0.02)
-    yield Close()
-
-
-def event(data: object) -> bytes:
-    return b"data: " + json.dumps(data).encode() + b"\n\n"
-
-
 def service() -> Service:
-    names = {"down": is_down, "up": answers, "torn": breaks_off}
-    providers = tuple(ProviderSettings(name, "openai", f"http://{name}/v1") for name in names)
-    settings = Settings(
-        provider=providers,
-        route=(
-            RouteSettings("chat", ("down/m", "up/m"), cache=CacheOptions(enabled=True)),
-            RouteSettings("torn", ("torn/m",)),
-            RouteSettings("down", ("down/m",)),
-        ),
-    )
-    wire = VirtualWire({f"http://{name}": respond for name, respond in names.items()})
+    providers = tuple(ProviderSettings(name, "openai", f"http://{name}/v1") for name in PROVIDERS)
+    cache = CacheOptions(enabled=True)
+    routes = tuple(RouteSettings(name, targets, cache=cache) for name, targets in TARGETS.items())
+    settings = Settings(provider=providers, route=routes)
+    wire = VirtualWire({f"http://{name}": respond for name, respond in PROVIDERS.items()})
     return Service(Loaded(settings, {}, ()), wire=wire, seed="0")
 
 

@@ -1,0 +1,210 @@
+"""Does every panel show what happened? Asked of a real Prometheus.
+
+    python -m dashboards.verify
+
+Starts the service over three providers (one answers, one is down, one breaks off), a Prometheus that reads it once a
+second, and sends twenty seconds of requests. Then every query of every panel must give finite numbers, the rate must be
+the one that was sent, and the first token's p95 must lie within a bucket of what the client saw.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from dashboards.generate import BOARDS, dashboard
+from dashboards.providers import PROVIDERS, TARGETS
+from service.telemetry import names
+from simulators.sockets import serve
+
+RATE_PER_S = 20
+SECONDS = 20
+RATE_INTERVAL = "10s"
+START_S = 20.0
+OUTCOME_PANEL, FIRST_TOKEN_PANEL = "Requests by outcome", "First token, as clients see it"
+# Requests per turn: failovers, cached answers, cut streams, and a route whose only target's breaker opens.
+TURN = (
+    [("chat", True, 1)] * 10 + [("chat", False, 0)] * 4 + [("torn", True, 1)] * 2 + [("down", False, 1)] * 4
+)
+
+
+async def verify(prometheus: str) -> list[str]:
+    """What is wrong with the panels."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dub5-dashboards-")))
+        urls = {name: (await stack.enter_async_context(serve(play))).url for name, play in PROVIDERS.items()}
+        service = await stack.enter_async_context(_service(folder, urls))
+        database = await stack.enter_async_context(_prometheus(prometheus, folder, service))
+        client = await stack.enter_async_context(httpx.AsyncClient(timeout=30, trust_env=False))
+        print(f"{RATE_PER_S} requests a second for {SECONDS} s ...", flush=True)
+        first_tokens_s = await _drive(client, service)
+        await asyncio.sleep(1.5)  # one more scrape
+        return await _problems(client, database, first_tokens_s)
+
+
+async def _drive(client: httpx.AsyncClient, service: str) -> list[float]:
+    """Sends requests at an even rate; seconds to the first content of those streams that were answered."""
+    first_tokens_s: list[float] = []
+
+    async def ask(model: str, stream: bool, temperature: int) -> None:
+        question = {"role": "user", "content": "?"}
+        body = {"model": model, "messages": [question], "stream": stream, "temperature": temperature}
+        began_s = time.perf_counter()
+        async with client.stream("POST", f"{service}/v1/chat/completions", json=body) as response:
+            async for line in response.aiter_lines():
+                if stream and '"content"' in line:
+                    first_tokens_s.append(time.perf_counter() - began_s)
+                    stream = False
+
+    began_s = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number in range(RATE_PER_S * SECONDS):
+            await asyncio.sleep(max(0.0, began_s + number / RATE_PER_S - time.perf_counter()))
+            group.create_task(ask(*TURN[number % len(TURN)]))
+    return first_tokens_s
+
+
+async def _problems(client: httpx.AsyncClient, database: str, first_tokens_s: list[float]) -> list[str]:
+    problems: list[str] = []
+    end_s = time.time()
+    for board in BOARDS:
+        for panel in dashboard(board)["panels"]:
+            seen = [await _query(client, database, target["expr"], end_s) for target in panel["targets"]]
+            problems += _unread(panel, seen)
+            if panel["title"] == OUTCOME_PANEL and seen[0]:
+                problems += _wrong_rate(seen[0])
+            if panel["title"] == FIRST_TOKEN_PANEL and seen[1]:
+                problems += _wrong_p95(seen[1][0], first_tokens_s)
+    return problems
+
+
+async def _query(client: httpx.AsyncClient, database: str, expr: str, end_s: float) -> list[list[float]]:
+    """The values of each line, over the last seconds of the run."""
+    for variable, value in (("$__rate_interval", RATE_INTERVAL), ("$job", ".+"), ("$instance", ".+")):
+        expr = expr.replace(variable, value)
+    asked: dict[str, str | float] = {"query": expr, "start": end_s - 5, "end": end_s, "step": 1}
+    answer = (await client.get(f"{database}/api/v1/query_range", params=asked)).json()
+    if answer["status"] != "success":
+        raise ValueError(f"{expr}: {answer.get('error')}")
+    return [[float(value) for _, value in line["values"]] for line in answer["data"]["result"]]
+
+
+def _unread(panel: dict[str, Any], seen: list[list[list[float]]]) -> list[str]:
+    problems = [
+        f"{panel['title']}: query {target['refId']} is empty"
+        for target, lines in zip(panel["targets"], seen, strict=True)
+        if not lines
+    ]
+    # A quantile of a second without requests is NaN, and drawn as a gap; a line of nothing else is a mistake.
+    if any(not any(map(math.isfinite, line)) for lines in seen for line in lines):
+        problems.append(f"{panel['title']}: a line has no finite number")
+    return problems
+
+
+def _wrong_rate(lines: list[list[float]]) -> list[str]:
+    shown = sum(max(line) for line in lines)
+    if abs(shown - RATE_PER_S) <= RATE_PER_S * 0.1:
+        return []
+    return [f"{OUTCOME_PANEL}: shows {shown:.1f} requests a second, {RATE_PER_S} were sent"]
+
+
+def _wrong_p95(line: list[float], first_tokens_s: list[float]) -> list[str]:
+    true_s = sorted(first_tokens_s)[int(len(first_tokens_s) * 0.95)]
+    bounds = [0.0, *names.FIRST_TOKEN.buckets]
+    bucket = next(i for i, bound in enumerate(bounds) if true_s <= bound)
+    if bounds[max(0, bucket - 2)] <= line[-1] <= bounds[min(bucket + 1, len(bounds) - 1)]:
+        return []
+    return [f"{FIRST_TOKEN_PANEL}: p95 {line[-1] * 1000:.0f} ms, clients saw {true_s * 1000:.0f} ms"]
+
+
+@asynccontextmanager
+async def _service(folder: Path, urls: dict[str, str]) -> AsyncIterator[str]:
+    """A running service over these providers; its URL."""
+    lines = []
+    for name, url in urls.items():
+        lines += ["[[provider]]", f'name = "{name}"', 'dialect = "openai"', f'base_url = "{url}/v1"']
+    for route, targets in TARGETS.items():
+        lines += ["[[route]]", f'name = "{route}"', f"targets = {json.dumps(targets)}"]
+        lines += ["[route.cache]", "enabled = true"]
+    config = folder / "service.toml"
+    config.write_text("\n".join(lines), encoding="utf-8")
+    command = (sys.executable, "-m", "service", "serve", "--config", str(config), "--port", "0")
+    async with _process(folder, *command) as process:
+        assert process.stdout is not None, "it was asked for"
+        said = await asyncio.wait_for(process.stdout.readline(), START_S)
+        yield said.decode().removeprefix("listening on ").strip()
+
+
+@asynccontextmanager
+async def _prometheus(program: str, folder: Path, service: str) -> AsyncIterator[str]:
+    """A running Prometheus that reads the service once a second; its URL."""
+    host = service.removeprefix("http://")
+    config = folder / "prometheus.json"
+    job = {"job_name": "dub5", "scrape_interval": "1s", "static_configs": [{"targets": [host]}]}
+    config.write_text(json.dumps({"scrape_configs": [job]}), encoding="utf-8")  # JSON is YAML
+    with socket.create_server(("127.0.0.1", 0)) as borrowed:
+        url = f"http://127.0.0.1:{borrowed.getsockname()[1]}"  # free again once this block is left
+    flags = {"config.file": config, "storage.tsdb.path": folder / "data", "web.listen-address": url[7:]}
+    async with _process(folder, program, *(f"--{name}={value}" for name, value in flags.items())):
+        await _until_ready(url)
+        yield url
+
+
+async def _until_ready(url: str) -> None:
+    async with asyncio.timeout(START_S), httpx.AsyncClient(trust_env=False) as client:
+        while True:
+            try:
+                if (await client.get(f"{url}/-/ready")).is_success:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def _process(folder: Path, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A child process, ended with the block."""
+    pipe, log = asyncio.subprocess.PIPE, (folder / f"{Path(command[0]).name}.log").open("ab")
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=log)
+    try:
+        yield process
+    finally:
+        log.close()
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code: 0 every panel is right, 1 one is not, 2 there is no Prometheus."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dashboards.verify",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--prometheus", default="prometheus", help="the program (found on PATH)")
+    program = shutil.which(parser.parse_args(arguments).prometheus)
+    if program is None:
+        print("There is no prometheus on PATH: install it, or name one with --prometheus.", file=sys.stderr)
+        return 2
+    problems = asyncio.run(verify(program))
+    for problem in problems:
+        print(problem)
+    panels = sum(len(board.panels) for board in BOARDS)
+    print(f"{panels} panels, {len(problems)} problems")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
