@@ -18,6 +18,7 @@ from typing import cast
 import httpcore
 import httpx
 
+from service.clock import now
 from service.wire.base import (
     HEADERS_OF_THE_WIRE,
     KEEPALIVE_S,
@@ -100,7 +101,7 @@ class HttpxResponse:
         self.status = response.status_code
         self.headers = dict(response.headers.items())
         self.reused = trace.reused
-        self._compressed = self.headers.get("content-encoding", "identity") not in ("identity", "")
+        self._compressed = self.headers.get("content-encoding", "identity").lower() not in ("identity", "")
         self._stream = cast(httpx.AsyncByteStream, response.stream)
         self._parts: AsyncIterator[bytes] = aiter(self._stream)
         self._slot = slot
@@ -177,7 +178,7 @@ class _Trace:
         self._told = True
         if event.endswith("connect_tcp.started"):
             self._opened = True
-            self.clock.reschedule(asyncio.get_running_loop().time() + self._connect_s)
+            self.clock.reschedule(now() + self._connect_s)
         elif event.endswith("connect_tcp.complete"):
             self._stream = cast(httpcore.AsyncNetworkStream, info["return_value"])
         elif event.endswith("send_request_headers.started"):

@@ -1,0 +1,150 @@
+"""aiohttp's connections for the wire: pooled or opened, and never handed out dirty.
+
+    Connections.pooled | opened -> Connection -> Protocol.is_clean? -> kept, or closed
+
+Below its documented surface aiohttp may change with any version: tests/service/wire/ pins down what is used.
+"""
+
+import asyncio
+import errno
+import ssl
+from functools import lru_cache, partial
+from typing import cast
+
+from aiohttp import (
+    ClientConnectionError,
+    ClientConnectorDNSError,
+    ClientConnectorError,
+    ClientError,
+    ClientRequest,
+    ClientTimeout,
+    ServerDisconnectedError,
+    TCPConnector,
+)
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from service.wire.base import Kind, Stage, WireFailure, origin_of
+
+DNS_TTL_S = 60
+NO_CLOCKS = ClientTimeout()  # every clock is ours
+DETAIL_CHARS_MAX = 200
+RESETS = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+
+
+class Destination:
+    """What the connector asks a request about."""
+
+    proxy = None
+    proxy_headers = None
+    server_hostname = None
+    ssl = True
+
+    def __init__(self, url: str) -> None:
+        self.url = URL(url)
+        host = self.url.raw_host
+        if not host or self.url.scheme not in ("http", "https"):
+            raise ValueError(f"not an http or https address: {url!r}")
+        self.port = self.url.port
+        self.origin = origin_of(url)
+        self.connection_key = ConnectionKey(host, self.port, self.is_ssl(), True, None, None, None, None)
+        self.start = (
+            f" {self.url.raw_path_qs} HTTP/1.1\r\n"
+            f"host: {self.url.host_port_subcomponent}\r\n"
+            "accept-encoding: identity\r\n"
+        )
+
+    def is_ssl(self) -> bool:
+        return self.url.scheme == "https"
+
+
+class Protocol(ResponseHandler):
+    """aiohttp's protocol, which forgets two things: a reader, and what came after an answer."""
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
+        """Also tells the reader of the body, who would wait for ever when a chunk's size is not a number."""
+        cause = exc_cause or exc.__cause__ or exc
+        super().set_exception(exc, cause)
+        payload = self._payload
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(exc, cause)
+
+    def is_clean(self) -> bool:
+        """After an answer: all was sent, and not a byte more has come. What comes later lands in the tail, which
+        makes `should_close` true; asked only once."""
+        parser, self._parser = self._parser, None
+        if parser is None or self.transport is None or self.transport.get_write_buffer_size():
+            return False
+        try:
+            return parser.feed_eof() is None
+        except (ClientError, HttpProcessingError):
+            return False
+
+
+class Connections(TCPConnector):
+    def __init__(self, keepalive_s: float, tls: ssl.SSLContext | bool) -> None:
+        super().__init__(limit=0, keepalive_timeout=keepalive_s, ttl_dns_cache=DNS_TTL_S, ssl=tls)
+        self._factory = cast("partial[ResponseHandler]", partial(Protocol, loop=self._loop))
+
+    async def pooled(self, to: Destination) -> Connection | None:
+        """A kept-alive connection, if there is one on which nothing was said since its last answer."""
+        while (connection := await self._get(to.connection_key, [])) is not None:
+            protocol = connection.protocol
+            if protocol is not None and not protocol.should_close:
+                return connection
+            connection.close()
+        return None
+
+    async def opened(self, to: Destination, connect_s: float) -> Connection:
+        """A new connection. Raises WireFailure (resolve or connect), after `connect_s` seconds at the latest."""
+        try:
+            async with asyncio.timeout(connect_s):
+                protocol = await self._create_connection(cast(ClientRequest, to), [], NO_CLOCKS)
+        except TimeoutError:
+            resolving = (to.connection_key.host, to.port) in self._throttle_dns_futures
+            stage = Stage.RESOLVE if resolving else Stage.CONNECT
+            raise WireFailure(stage, Kind.TIMEOUT, sent=False) from None
+        except (ClientError, OSError, UnicodeError) as error:
+            raise _not_connected(error) from error
+        if self._closed:
+            protocol.close()
+            raise WireFailure(Stage.CONNECT, Kind.CLOSED, sent=False, detail="the wire was closed")
+        self._acquired.add(protocol)
+        return Connection(self, to.connection_key, protocol, self._loop)
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        for protocol in self._acquired:  # aiohttp wakes those who wait for headers, but nobody in a body
+            protocol.set_exception(ClientConnectionError("the wire was closed"))
+        await super().close(abort_ssl=abort_ssl)
+
+
+@lru_cache(maxsize=1024)
+def destination(url: str) -> Destination:
+    return Destination(url)
+
+
+def _not_connected(error: BaseException) -> WireFailure:
+    if isinstance(error, ClientConnectorDNSError | UnicodeError):
+        return WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False, detail=detail_of(error))
+    cause = error.os_error if isinstance(error, ClientConnectorError) else error
+    kind = kind_of(cause)
+    if kind is Kind.RESET and not isinstance(cause, RESETS):
+        kind = Kind.REFUSED  # also: unreachable, no route
+    return WireFailure(Stage.CONNECT, kind, sent=False, detail=detail_of(error))
+
+
+def kind_of(error: BaseException) -> Kind:
+    if isinstance(error, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
+        return Kind.PROTOCOL
+    if isinstance(error, OSError):
+        return Kind.TIMEOUT if error.errno == errno.ETIMEDOUT else Kind.RESET
+    return Kind.CLOSED if isinstance(error, ClientConnectionError) else Kind.PROTOCOL
+
+
+def detail_of(error: BaseException) -> str:
+    if isinstance(error, ServerDisconnectedError):  # its text would be the headers that had come
+        return type(error).__name__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:DETAIL_CHARS_MAX]
