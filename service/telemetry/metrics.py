@@ -44,6 +44,7 @@ Labels = tuple[str, ...]
 Read = Callable[[], Iterable[tuple[Labels, float]]]
 TRUTH = {True: "true", False: "false"}
 CHAT = "chat"  # gen_ai.operation.name
+FAILED = "failed"  # error.type of a try's duration; a histogram for each reason would make scrapes slow
 
 
 class Histogram:
@@ -211,10 +212,10 @@ class Metrics:
         attempt = event.attempt
         reason = self._reason(attempt.reason)
         self._attempts[self._scopes.get(attempt.target, OTHER), reason] += 1
-        error = "" if attempt.ok else reason
-        self._attempt_duration.record(
-            attempt.ended_s - attempt.started_s, *self._labels(attempt.target), error
-        )
+        if attempt.reason != "cancelled":
+            error = "" if attempt.ok else FAILED
+            took_s = attempt.ended_s - attempt.started_s
+            self._attempt_duration.record(took_s, *self._labels(attempt.target), error)
 
     def _request_ended(self, event: RequestEnded) -> None:
         route = self._routes.get(event.route, OTHER)

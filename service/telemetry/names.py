@@ -168,7 +168,7 @@ ATTEMPT_DURATION = Metric(
     "gen_ai_client_operation_duration",
     Kind.HISTOGRAM,
     "s",
-    "From a try's start to its end.",
+    "From a try's start to its end, cancelled ones left out.",
     (*PROVIDER_LABELS, "error_type"),
     LONG_S,
 )

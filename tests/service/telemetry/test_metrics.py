@@ -51,6 +51,7 @@ async def test_a_failed_over_stream(
     """Each side is counted apart: what the client saw, what each target did, and that it was carried over."""
     metrics.count(attempt_ended())
     metrics.count(attempt_ended(target="two/slow", started_s=0.2, ended_s=1.5, reason="ok"))
+    metrics.count(attempt_ended(target="two/slow", started_s=0.0, ended_s=9.0, reason="cancelled"))
     metrics.count(request_ended())
     seen = read(metrics)
 
@@ -63,6 +64,10 @@ async def test_a_failed_over_stream(
     slow = 'gen_ai_operation_name="chat",gen_ai_provider_name="two",gen_ai_request_model="slow"'
     assert seen[f"gen_ai_client_operation_time_to_first_chunk_seconds_sum{{{slow}}}"] == pytest.approx(0.3)
     assert seen[f"gen_ai_client_operation_duration_seconds_sum{{{slow}}}"] == pytest.approx(1.3)
+    fast = slow.replace("two", "one").replace("slow", "fast")
+    assert seen[
+        f'gen_ai_client_operation_duration_seconds_sum{{error_type="failed",{fast}}}'
+    ] == pytest.approx(0.2)
     assert seen[f'gen_ai_client_token_usage_sum{{{slow},gen_ai_token_type="output"}}'] == 11
 
 
