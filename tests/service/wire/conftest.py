@@ -20,7 +20,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    if not inspect.iscoroutinefunction(pyfuncitem.obj) or "uvloop" not in str(pyfuncitem.funcargs.get("kind")):
+    if not inspect.iscoroutinefunction(pyfuncitem.obj) or "uvloop" not in str(
+        pyfuncitem.funcargs.get("kind")
+    ):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     uvloop.run(pyfuncitem.obj(**arguments))
