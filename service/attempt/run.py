@@ -10,6 +10,7 @@
 Before the commit point nothing has been sent to the client and any target may still answer. After it, none may.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -35,6 +36,7 @@ from service.wire.base import Wire, WireFailure, WireRequest, WireResponse
 
 ATTEMPT_MIN_S = 0.05  # with less time left than this, no try can bring an answer
 ERROR_BYTES_MAX = 64 * 1024
+ERROR_BODY_S = 1.0
 TAIL_S = 1.0  # how long a provider may take to end a stream whose answer is already whole
 
 BROKEN = (WireFailure, ProviderFault, ClockRanOut, Unsupported)
@@ -197,10 +199,9 @@ class Try:
         self.status = response.status
         dialect = self._upstream.dialect
         if response.status != 200:
-            body = await self._read_up_to(ERROR_BYTES_MAX, cut=True)
-            raise dialect.fault(response.status, response.headers, body)
+            raise dialect.fault(response.status, response.headers, await self._error_body())
         if not self.task.request.stream:
-            return Whole(self.target, dialect.answer(await self._read_up_to(self.runner.answer_bytes_max)))
+            return Whole(self.target, dialect.answer(await self._whole_body()))
         if response.headers.get("content-type", "").startswith(("text/html", "application/json")):
             raise ProviderFault("not_a_stream")
         reader = dialect.stream(self.task.request, self.target.model)
@@ -224,17 +225,26 @@ class Try:
         assert self._response is not None, "nothing is read before the wire answered"
         return await self._response.read()
 
-    async def _read_up_to(self, bytes_max: int, *, cut: bool = False) -> bytes:
+    async def _whole_body(self) -> bytes:
         parts: list[bytes] = []
         size = 0
         while data := await self.read():
             size += len(data)
-            if size > bytes_max:
-                if cut:
-                    break
+            if size > self.runner.answer_bytes_max:
                 raise ProviderFault("answer_too_long")
             parts.append(data)
         return b"".join(parts)
+
+    async def _error_body(self) -> bytes:
+        """As much of an error's body as can be read soon: the status alone already says that it is one."""
+        body = b""
+        try:
+            async with asyncio.timeout(ERROR_BODY_S):
+                while len(body) < ERROR_BYTES_MAX and (data := await self.read()):
+                    body += data
+        except (TimeoutError, WireFailure):
+            pass
+        return body
 
     def _request(self, fresh: bool) -> WireRequest:
         clocks, upstream = self.task.clocks, self._upstream

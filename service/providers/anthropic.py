@@ -13,7 +13,7 @@ from msgspec import Struct
 from service import clock
 from service.chat import ChatRequest, Chunk, Message, Reply, Usage
 from service.providers.base import Call, ProviderFault, Unsupported, read_error, status_fault
-from service.providers.openai import frame
+from service.providers.openai import bearer, frame
 from service.providers.sse import EventTooLong, SseDecoder
 
 OLD_VERSION = "2023-06-01"
@@ -135,7 +135,7 @@ class Anthropic:
         return status_fault(status, headers, body)
 
     def _headers(self, key: str | None) -> dict[str, str]:
-        headers = {"content-type": "application/json", "anthropic-version": self.api_version}
+        headers = bearer(None) | {"anthropic-version": self.api_version}
         if key is not None and self.api_version == OLD_VERSION:
             headers["x-api-key"] = key
         elif key is not None:

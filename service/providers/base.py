@@ -12,8 +12,10 @@ from typing import Protocol
 
 import msgspec
 
+from service import VERSION
 from service.chat import ChatRequest, Chunk, Reply
 
+USER_AGENT = f"dub5/{VERSION}"
 MESSAGE_CHARS_MAX = 300
 
 

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from service.chat import ChatRequest, Chunk, Reply, Usage
-from service.providers.base import Call, ProviderFault, read_error, status_fault
+from service.providers.base import USER_AGENT, Call, ProviderFault, read_error, status_fault
 from service.providers.sse import EventTooLong, SseDecoder
 
 DONE = b"[DONE]"
@@ -159,7 +159,7 @@ def frame(payload: bytes) -> bytes:
 
 def bearer(key: str | None) -> dict[str, str]:
     """The headers of an authenticated JSON call."""
-    headers = {"content-type": "application/json"}
+    headers = {"content-type": "application/json", "user-agent": USER_AGENT}
     if key is not None:
         headers["authorization"] = f"Bearer {key}"
     return headers

@@ -41,6 +41,8 @@ class TestFailover:
             (status(401, b'{"error":{"message":"bad key"}}'), "http_401"),
             (status(429, b"{}", {"retry-after": "20"}), "http_429"),
             (status(404, b"{}"), "http_404"),
+            (script(Head(429), Data(b'{"error":'), Reset()), "http_429"),
+            (script(Head(503), Hang()), "http_503"),
             (script(Reset()), "wait_reset"),
             (script(Close()), "wait_closed"),
             (script(Head(200, SSE), Data(b": hello\n\n"), Close()), "body_closed"),
@@ -48,7 +50,7 @@ class TestFailover:
             (lambda request: reply(200, b'{"error":{"message":"no"}}'), None),
             (lambda request: reply(200, b""), None),
         ],
-        ids=["530", "500", "401", "429", "404", "reset", "closed", "cut", "html", "error_in_200", "nothing"],
+        ids=["530", "500", "401", "429", "404", "reset_429", "hung_503", "reset", "closed", "cut", "html", "error_in_200", "nothing"],
     )
     async def test_unseen(self, broken, reason: str | None, stream: bool) -> None:
         """Whatever the first provider does instead of answering, the client gets the second one's answer."""
