@@ -11,8 +11,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from simulators.answers import Proof, judge
 
+from simulators.answers import Proof, judge
 from tests.web.browser import Page, chromium, open_page
 
 pytestmark = pytest.mark.real_sockets
@@ -58,13 +58,24 @@ def providers() -> Iterator[Simulated]:
         yield Simulated(urls, said["admin"], said["token"])
 
 
-@pytest.fixture
-def service(providers: Simulated, tmp_path: Path) -> Iterator[str]:
-    config = tmp_path / "dub5.toml"
-    config.write_text(settings(providers.urls))
+@pytest.fixture(scope="module")
+def config(providers: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("web") / "dub5.toml"
+    path.write_text(settings(providers.urls))
+    return path
+
+
+@pytest.fixture(scope="module")
+def service(config: Path) -> Iterator[str]:
+    with serving(config) as (url, _):
+        yield url
+
+
+@contextmanager
+def serving(config: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     with child("service", "serve", "--config", str(config), "--port", "0") as process:
         assert process.stdout is not None
-        yield process.stdout.readline().removeprefix("listening on ").strip()
+        yield process.stdout.readline().removeprefix("listening on ").strip(), process
 
 
 def settings(urls: dict[str, str]) -> str:
@@ -81,7 +92,7 @@ def child(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """A module of ours as a process of its own, ended with the test."""
     command = [sys.executable, "-m", *arguments]
     environ = os.environ | {"DUB5_TEST_KEY": "a-key-for-a-simulator"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, env=environ, text=True, **pipes) as process:  # type: ignore[call-overload]
         try:
             yield process
@@ -113,10 +124,10 @@ async def test_answer(browser: str, service: str, providers: Simulated) -> None:
     async with open_page(browser, service) as page:
         state = await ask(page, "Name three rivers.")
         await page.until("document.querySelectorAll('.target:not(.ghost)').length === 3")
-        await page.until("document.querySelector('.outcome.complete dd').textContent === '1'")
+        await page.until("Number(document.querySelector('.outcome.complete dd').textContent) > 0")
 
         assert state == "whole"
-        assert judge(await text(page, ".text"), "Name three rivers.") is Proof.whole
+        assert judge(await text(page, ".text"), "Name three rivers.") is Proof.WHOLE
         assert await text(page, ".by strong") == "one/gpt-sim"
         assert "first token" in await text(page, ".times")
         assert page.errors == []
@@ -146,7 +157,7 @@ async def test_cut(browser: str, service: str, providers: Simulated) -> None:
             state = await ask(page, "Will this be whole?")
 
             assert state == "cut"
-            assert judge(await text(page, ".text"), "Will this be whole?") is Proof.cut
+            assert judge(await text(page, ".text"), "Will this be whole?") is Proof.CUT
             assert "unfinished" in await text(page, ".by")
             assert "The answer was cut." in await text(page, ".note")
 
@@ -155,18 +166,14 @@ async def test_cut(browser: str, service: str, providers: Simulated) -> None:
             await page.until(f"{STATE} !== 'cut'")
 
             assert await ended(page) == "whole"
-            assert judge(await text(page, ".text"), "Will this be whole?") is Proof.whole
+            assert judge(await text(page, ".text"), "Will this be whole?") is Proof.WHOLE
     finally:
         await providers.fault("one")
 
 
-async def test_service_gone(browser: str, providers: Simulated, tmp_path: Path) -> None:
+async def test_service_gone(browser: str, config: Path) -> None:
     """When the service goes away the page says so and keeps what it knew."""
-    config = tmp_path / "dub5.toml"
-    config.write_text(settings(providers.urls))
-    with child("service", "serve", "--config", str(config), "--port", "0") as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().removeprefix("listening on ").strip()
+    with serving(config) as (url, process):
         async with open_page(browser, url) as page:
             await page.until("document.querySelector('#link').dataset.state === 'live'")
             process.kill()
@@ -215,3 +222,49 @@ async def test_parsers(browser: str, service: str) -> None:
         ("or/meta/llama-3:free", "ok", 40),
         ("three/c", "breaker_open", None),
     ]
+
+
+ENDS = """(async () => {
+  const { ask } = await import("/web/ask.js");
+  const told = async (stream, ...events) => {
+    window.fetch = async () => new Response(stream ? events.map((e) => `data: ${e}\n\n`).join("") : events[0]);
+    const steps = [];
+    for await (const step of ask({ stream, messages: [] }, {}, new AbortController().signal)) steps.push(step.kind);
+    return steps.slice(1).join(" ");
+  };
+  const choice = (fields) => JSON.stringify({ choices: [fields] });
+  const text = choice({ delta: { content: "a" }, finish_reason: null });
+  const finish = choice({ delta: {}, finish_reason: "stop" });
+  const error = JSON.stringify({ error: { message: "cut", attempts: [] } });
+  return {
+    finished: await told(true, text, text, finish, "[DONE]"),
+    done_without_finish: await told(true, text, "[DONE]"),
+    nothing_more: await told(true, text),
+    error: await told(true, text, error),
+    error_after_finish: await told(true, text, finish, error),
+    nothing_at_all: await told(true),
+    not_json: await told(true, "<html>", "[DONE]"),
+    whole_json: await told(false, choice({ message: { content: "a" }, finish_reason: "stop" })),
+    half_json: await told(false, choice({ message: { content: "a" }, finish_reason: null })),
+    html: await told(false, "<html>"),
+  };
+})()"""
+
+
+async def test_ends(browser: str, service: str) -> None:
+    """Only an answer with a finish reason, and no error after it, is whole; text that came is never thrown away."""
+    async with open_page(browser, service) as page:
+        ends = await page.evaluate(ENDS)
+
+    assert ends == {
+        "finished": "text text whole",
+        "done_without_finish": "text cut",
+        "nothing_more": "text cut",
+        "error": "text cut",
+        "error_after_finish": "text cut",
+        "nothing_at_all": "failed",
+        "not_json": "failed",
+        "whole_json": "text whole",
+        "half_json": "text cut",
+        "html": "failed",
+    }
