@@ -31,7 +31,7 @@ EPILOG = """\
 exit codes: 0 every objective held, 1 one did not, 2 the run could not be made
 
   python -m loadtests --seconds 30 --rate 20
-  python -m loadtests --mix streams --rate 50
+  python -m loadtests --mix added --rate 50     what the service adds to the first token
   python -m loadtests --url http://127.0.0.1:8080     a service that runs already, over simulated providers
 """
 
@@ -40,33 +40,40 @@ def main(arguments: list[str] | None = None) -> int:
     """The exit code."""
     options = _parser().parse_args(arguments)
     try:
-        load(options.mix)
+        mix = load(options.mix)
     except ValueError as error:
         print(error, file=sys.stderr)
+        return 2
+    if options.url and not options.direct and any(ask.direct for ask in mix.ask):
+        print(
+            f"The mix {options.mix!r} also asks a provider: say which one with --direct URL.", file=sys.stderr
+        )
         return 2
     if importlib.util.find_spec("locust") is None:
         print(NO_LOCUST, file=sys.stderr)
         return 2
     options.reports.mkdir(parents=True, exist_ok=True)
     try:
-        with nullcontext() if options.url else Stack() as stack:
-            return _run(options, stack.url if stack else options.url)
+        with nullcontext() if options.url else Stack(mix.latency) as stack:
+            if stack is not None:
+                options.url, options.direct = stack.url, stack.direct
+            return _run(options)
     except NotStarted as error:
         print(error, file=sys.stderr)
         return 2
 
 
-def _run(options: argparse.Namespace, url: str) -> int:
+def _run(options: argparse.Namespace) -> int:
     samples_file = options.reports.resolve() / "load.samples.jsonl"
     samples_file.unlink(missing_ok=True)
     log = options.reports / "locust.log"
     print(
-        f"{options.rate:g} requests a second for {options.seconds:g} s to {url}, mix {options.mix!r}",
+        f"{options.rate:g} requests a second for {options.seconds:g} s to {options.url}, mix {options.mix!r}",
         flush=True,
     )
     with log.open("wb") as output:
         ended = subprocess.run(
-            _locust(options, url, samples_file), cwd=ROOT, stdout=output, stderr=output, check=False
+            _locust(options, samples_file), cwd=ROOT, stdout=output, stderr=output, check=False
         )
     if ended.returncode or not samples_file.is_file():
         print(f"Locust ended with {ended.returncode}:\n{log.read_text()[-2000:]}", file=sys.stderr)
@@ -79,9 +86,10 @@ def _run(options: argparse.Namespace, url: str) -> int:
     return 0 if all(row.held for row in rows) else 1
 
 
-def _locust(options: argparse.Namespace, url: str, samples: Path) -> list[str]:
+def _locust(options: argparse.Namespace, samples: Path) -> list[str]:
     ours = {
-        "--host": url,
+        "--host": options.url,
+        "--direct": options.direct or "",
         "--rate": options.rate,
         "--seconds": options.seconds,
         "--seed": options.seed,
@@ -97,8 +105,18 @@ def _locust(options: argparse.Namespace, url: str, samples: Path) -> list[str]:
 
 def _table(seen: dict[str, Any], rows: list[summary.Row]) -> str:
     lines = [f"{'ms':<16}{'p50':>9}{'p95':>9}{'p99':>9}{'p99.9':>9}"]
-    for name in ("first_token_ms", "longest_gap_ms", "json_ms", "cached_ms", "late_ms"):
-        spans = ["-" if value is None else f"{value:.1f}" for value in seen[name].values()]
+    for name in (
+        "first_token_ms",
+        "direct_ms",
+        "added_ms",
+        "longest_gap_ms",
+        "json_ms",
+        "cached_ms",
+        "late_ms",
+    ):
+        if seen[name]["p50"] is None:
+            continue
+        spans = [f"{value:.1f}" for value in seen[name].values()]
         lines.append(
             f"{name.removesuffix('_ms').replace('_', ' '):<16}" + "".join(f"{span:>9}" for span in spans)
         )
@@ -151,7 +169,10 @@ def _parser() -> argparse.ArgumentParser:
         "--mix", default="chat", help="what is asked: a name from loadtests/mixes.toml (chat)"
     )
     parser.add_argument("--seed", default="0", help="of arrivals and questions (0)")
-    parser.add_argument("--url", help="a service that runs already; nothing is started then")
+    parser.add_argument("--url", metavar="URL", help="a service that runs already; nothing is started then")
+    parser.add_argument(
+        "--direct", metavar="URL", help="the OpenAI-like provider behind it, for mixes that ask it too"
+    )
     parser.add_argument("--reports", type=Path, default=Path("reports"), help="where reports go (reports)")
     return parser
 

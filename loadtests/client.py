@@ -37,11 +37,11 @@ class Client:
         if key:
             self._headers["authorization"] = f"Bearer {key}"
         self._idle: deque[tuple[float, HTTPConnection]] = deque()
-        self._began_s = time.perf_counter() if began_s is None else began_s
+        self.began_s = time.perf_counter() if began_s is None else began_s
 
     def now_s(self) -> float:
         """Seconds since the run began."""
-        return time.perf_counter() - self._began_s
+        return time.perf_counter() - self.began_s
 
     def ask(self, kind: Ask, body: dict[str, Any], intended_s: float) -> Sample:
         """Sends it now, and says how it went. Never raises for what the service or the network does."""
@@ -166,6 +166,7 @@ class Exchange:
             longest_gap_s=self._longest_gap_s,
             target=self._target,
             cached=self._cached,
+            direct=self._kind.direct,
         )
 
 

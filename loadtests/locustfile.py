@@ -28,9 +28,11 @@ from loadtests.client import Client
 from loadtests.judge import judge
 from loadtests.mix import load
 from loadtests.sample import Outcome, Sample
+from loadtests.stack import MODELS
 
 LAST_ANSWERS_S = 60.0
 OPEN_MAX = 2000
+DIRECT_MODEL = MODELS["openai"]
 BENT_RULER = 3  # exit code
 
 
@@ -42,6 +44,7 @@ def arguments(parser: LocustArgumentParser) -> None:
     parser.add_argument("--seed", default="0", help="of arrivals and questions")
     parser.add_argument("--mix", default="chat", help="what is asked: a name from mixes.toml")
     parser.add_argument("--model", default="chat", help="the model name to ask for")
+    parser.add_argument("--direct", help="a provider that requests marked direct go to")
     parser.add_argument("--samples", type=Path, help="write each request as a line of JSON")
 
 
@@ -69,6 +72,7 @@ class Run:
         self.dice = Random(f"load:{self.options.seed}")
         self.mix = load(self.options.mix)
         self.client = Client(environment.host, judge)
+        self.direct = Client(self.options.direct or "", judge, began_s=self.client.began_s)
         self.samples: list[Sample] = []
         self.unsent = 0
         self.planned = 0
@@ -90,7 +94,8 @@ class Run:
     def ask(self, at_s: float) -> None:
         """One request, told to Locust's statistics."""
         kind = self.mix.draw(self.dice)
-        sample = self.client.ask(kind, kind.body(self.options.model, self.dice), at_s)
+        client, model = (self.direct, DIRECT_MODEL) if kind.direct else (self.client, self.options.model)
+        sample = client.ask(kind, kind.body(model, self.dice), at_s)
         self.samples.append(sample)
         failed = sample.outcome not in (Outcome.WHOLE, Outcome.LEFT)
         told: dict[str, Any] = {

@@ -13,7 +13,8 @@ Count = Annotated[int, Meta(ge=1)]
 
 class Ask(Struct, frozen=True, forbid_unknown_fields=True):
     """One kind of request. `prompts`: how many different questions it draws from; none: each one is new.
-    `leave_after_s`: the client goes away so long after the request was sent."""
+    `leave_after_s`: the client goes away so long after the request was sent. `direct`: it goes straight to a provider,
+    past the service."""
 
     name: str
     share: Annotated[float, Meta(gt=0)]
@@ -21,6 +22,7 @@ class Ask(Struct, frozen=True, forbid_unknown_fields=True):
     temperature: float | None = None
     prompts: Count | None = None
     leave_after_s: Annotated[float, Meta(gt=0)] | None = None
+    direct: bool = False
 
     def body(self, model: str, dice: Random) -> dict[str, Any]:
         """A chat completion request."""
@@ -37,10 +39,11 @@ class Ask(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Mix(Struct, frozen=True, forbid_unknown_fields=True):
-    """Kinds of requests, drawn by their shares."""
+    """Kinds of requests, drawn by their shares. `latency`: how fast the simulated providers are."""
 
     why: str
     ask: Annotated[tuple[Ask, ...], Meta(min_length=1)]
+    latency: str = "quick"
 
     def draw(self, dice: Random) -> Ask:
         """One kind."""

@@ -17,12 +17,21 @@ from loadtests.sample import Outcome
 
 PIECES = 6
 GAP_S = 0.05
-SLACK_S = 0.04  # a busy machine; the wrong way to read is off by 250 ms
+SLACK_S = 0.04  # the wrong way to read is off by 250 ms, every time
+TRIES = 4  # a busy machine may be off now and then
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 def check() -> str:
-    """What is wrong with the times that Client reports, or nothing. Takes a third of a second."""
+    """What is wrong with the times that Client reports, or nothing. Takes a third of a second if all is well."""
+    for _ in range(TRIES):
+        problem = _measure()
+        if not problem:
+            break
+    return problem
+
+
+def _measure() -> str:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = threading.Thread(target=_serve, args=(listener,), daemon=True)
         server.start()

@@ -32,6 +32,7 @@ class Sample(Struct, frozen=True):
     longest_gap_s: float
     target: str
     cached: bool
+    direct: bool = False
 
     @property
     def waited_for_token_s(self) -> float | None:

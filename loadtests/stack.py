@@ -23,16 +23,19 @@ class NotStarted(Exception):
 
 
 class Stack:
-    """Three providers and one service, on free ports of this machine."""
+    """Three providers of one `latency` and one service, on free ports of this machine. `url` is the service, `direct`
+    the provider that speaks as the service does."""
 
-    def __init__(self) -> None:
-        self.url = ""
+    def __init__(self, latency: str = "quick") -> None:
+        self.url = self.direct = ""
+        self._latency = latency
         self._exits = ExitStack()
 
     def __enter__(self) -> Self:
         try:
             folder = Path(self._exits.enter_context(tempfile.TemporaryDirectory(prefix="dub5-load-")))
             providers = self._providers(folder)
+            self.direct = providers["one"]["url"]
             config = folder / "service.toml"
             config.write_text(settings(providers), encoding="utf-8")
             said = self._start(folder, "service", "serve", "--config", str(config), "--port", "0")
@@ -49,7 +52,7 @@ class Stack:
 
     def _providers(self, folder: Path) -> dict[str, Any]:
         named = [word for name, persona in PERSONAS.items() for word in ("--provider", f"{name}={persona}")]
-        said = json.loads(self._start(folder, "simulators", *named, "--leash"))
+        said = json.loads(self._start(folder, "simulators", *named, "--latency", self._latency, "--leash"))
         providers: dict[str, Any] = said["providers"]
         return providers
 

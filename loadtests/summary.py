@@ -50,7 +50,8 @@ def summarize(head: Head, samples: Sequence[Sample], seconds: float) -> dict[str
     """The numbers of a run. Milliseconds count from when a request should have been sent."""
     ended = [sample for sample in samples if sample.outcome is not Outcome.LEFT]
     counts = Counter(sample.outcome.value for sample in samples)
-    first_tokens = [s.waited_for_token_s for s in samples if s.stream and s.waited_for_token_s is not None]
+    first_token_ms = quantiles(_first_tokens(samples, direct=False))
+    direct_ms = quantiles(_first_tokens(samples, direct=True))
     last_start_s = max((sample.started_s for sample in samples), default=0.0)
     return {
         "planned": head.planned,
@@ -59,14 +60,25 @@ def summarize(head: Head, samples: Sequence[Sample], seconds: float) -> dict[str
         "late_ms": quantiles([sample.started_s - sample.intended_s for sample in samples]),
         "outcomes": {outcome.value: counts[outcome.value] for outcome in Outcome},
         "whole_share": _share(sum(s.outcome is Outcome.WHOLE for s in ended), len(ended)),
-        "first_token_ms": quantiles(first_tokens),
-        "longest_gap_ms": quantiles([s.longest_gap_s for s in samples if s.stream]),
+        "first_token_ms": first_token_ms,
+        "direct_ms": direct_ms,
+        "added_ms": {name: _less(first_token_ms[name], direct_ms[name]) for name in direct_ms},
+        "longest_gap_ms": quantiles([s.longest_gap_s for s in samples if s.stream and not s.direct]),
         "json_ms": quantiles([s.ended_s - s.intended_s for s in ended if not s.stream and not s.cached]),
         "cached_ms": quantiles([s.ended_s - s.intended_s for s in ended if s.cached]),
         "by_kind": dict(Counter(sample.kind for sample in samples)),
         "by_target": dict(Counter(sample.target or "none" for sample in samples)),
         "why": dict(Counter(s.why for s in samples if s.why).most_common(WHYS_MAX)),
     }
+
+
+def _first_tokens(samples: Sequence[Sample], *, direct: bool) -> list[float]:
+    waits = [s.waited_for_token_s for s in samples if s.stream and s.direct is direct]
+    return [wait_s for wait_s in waits if wait_s is not None]
+
+
+def _less(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else round(one - other, 2)
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float | None]:

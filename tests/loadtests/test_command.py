@@ -37,7 +37,13 @@ def test_without_locust(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_a_mix_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown mix is answered with those there are."""
     assert command.main(["--mix", "nonsense"]) == 2
-    assert "chat, streams" in capsys.readouterr().err
+    assert "chat, added" in capsys.readouterr().err
+
+
+def test_a_mix_that_asks_a_provider_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """A service that runs already does not say which provider is behind it: the caller must."""
+    assert command.main(["--mix", "added", "--url", "http://127.0.0.1:1"]) == 2
+    assert "--direct URL" in capsys.readouterr().err
 
 
 def test_a_process_that_does_not_start(tmp_path: Path) -> None:
@@ -56,7 +62,7 @@ def test_the_verdict(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The exit code is the verdict; table and report name what did not hold."""
-    sample = Sample("stream", True, outcome, "a reason", 0.0, 0.0, 0.1, 0.5, 0.02, "one/m", False)
+    sample = Sample("stream", True, outcome, "a reason", 0.0, 0.0, 0.02, 0.05, 0.02, "one/m", cached=True)
 
     def run(words: list[str], **_: object) -> object:
         path = Path(words[words.index("--samples") + 1])
@@ -66,7 +72,7 @@ def test_the_verdict(
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(subprocess, "run", run)
-    url = ["--url", "http://127.0.0.1:1", "--mix", "streams", "--reports", str(tmp_path)]
+    url = ["--url", "http://127.0.0.1:1", "--mix", "chat", "--reports", str(tmp_path)]
     assert command.main(url) == code
     assert ("NOT HELD" in capsys.readouterr().out) == bool(code)
     report = json.loads((tmp_path / "load.json").read_text())

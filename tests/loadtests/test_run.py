@@ -4,6 +4,7 @@ from pathlib import Path
 from random import Random
 from statistics import pstdev
 
+import msgspec
 import pytest
 
 import loadtests
@@ -49,9 +50,9 @@ def test_arrivals() -> None:
 
 def test_mixes() -> None:
     """Each mix in the file can be read and says why it is there."""
-    for name in ("chat", "streams"):
+    for name in ("chat", "added"):
         assert load(name).why
-    with pytest.raises(ValueError, match="There are: chat, streams"):
+    with pytest.raises(ValueError, match="There are: chat, added"):
         load("nonsense")
     assert MIXES.is_file()
 
@@ -115,6 +116,15 @@ def test_waiting_counts_from_the_schedule() -> None:
     seen = summarize(Head(600, 0, 31.0), samples, 30.0)
     assert seen["first_token_ms"]["p95"] > 2000
     assert seen["late_ms"]["p99"] > 4000
+
+
+def test_what_the_service_adds() -> None:
+    """Requests past the service are the measure: what it adds is the difference, at each quantile."""
+    through = [sample(first_token_s=0.003 if i < 90 else 0.02) for i in range(100)]
+    direct = [msgspec.structs.replace(sample(first_token_s=0.001), direct=True) for _ in range(100)]
+    seen = summarize(Head(200, 0, 1.0), through + direct, 30.0)
+    assert (seen["added_ms"]["p50"], seen["added_ms"]["p95"]) == (2.0, 19.0)
+    assert seen["first_token_ms"]["p50"] == 3.0
 
 
 def test_people_who_left() -> None:
