@@ -1,0 +1,30 @@
+"""Server-sent events as a client reads them. On purpose not the service's own reader: one must be able to catch
+the other out."""
+
+import codecs
+
+
+class EventReader:
+    """Bytes in, the data of each complete event out. Lines end with \\n, \\r\\n or \\r, in any cut of the bytes."""
+
+    def __init__(self) -> None:
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._rest = ""
+        self._data: list[str] = []
+
+    def feed(self, data: bytes) -> list[str]:
+        """The events that `data` completes."""
+        text = self._rest + self._decode(data)
+        held = "\r" if text.endswith("\r") else ""  # its \n may come with the next bytes
+        *lines, tail = text[: len(text) - len(held)].replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        self._rest = tail + held
+        return [event for line in lines if (event := self._line(line)) is not None]
+
+    def _line(self, line: str) -> str | None:
+        if not line:
+            data, self._data = self._data, []
+            return "\n".join(data) if data else None
+        name, _, value = line.partition(":")
+        if name == "data":
+            self._data.append(value.removeprefix(" "))
+        return None
