@@ -5,22 +5,24 @@ run to loadtests/slo.toml. Writes reports/load.json and reports/load.html.
 """
 
 import argparse
+import asyncio
 import datetime
 import importlib.util
 import os
 import platform
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from chaos.processes import NotStarted
 from loadtests import summary
 from loadtests.mix import load
-from loadtests.stack import ROOT, NotStarted, Stack
+from loadtests.stack import stack
 
+ROOT = Path(__file__).parents[1]
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 LAST_ANSWERS_S = 90
 NO_LOCUST = """\
@@ -54,13 +56,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     options.reports.mkdir(parents=True, exist_ok=True)
     try:
-        with nullcontext() if options.url else Stack(mix.latency) as stack:
-            if stack is not None:
-                options.url, options.direct = stack.url, stack.direct
-            return _run(options)
+        return asyncio.run(_started(options, mix.latency))
     except NotStarted as error:
         print(error, file=sys.stderr)
         return 2
+
+
+async def _started(options: argparse.Namespace, latency: str) -> int:
+    """The run, over a service that runs already or one of our own."""
+    if options.url:
+        return await asyncio.to_thread(_run, options)
+    async with stack(latency) as up:
+        options.url, options.direct = up.url, up.direct
+        return await asyncio.to_thread(_run, options)
 
 
 def _run(options: argparse.Namespace) -> int:

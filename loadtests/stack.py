@@ -1,94 +1,58 @@
 """Starts what a load run needs, each as a process of its own: simulated providers, then the service over them.
 
-with Stack() as stack: stack.url      both end with the block, the service by its own drain
+async with stack(latency) as up: up.url, up.direct      all of it ends with the block, or with this process
 """
 
 import json
-import subprocess
+import os
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-ROOT = Path(__file__).parents[1]
-STOP_S = 40.0  # longer than a drain
+from chaos.processes import child
+from service.settings import ENV_PREFIX
+
 PERSONAS = {"one": "openai", "two": "mistral", "three": "anthropic"}
 MODELS = {"openai": "gpt-sim", "mistral": "mistral-sim", "anthropic": "claude-sim"}
+LISTENING = "listening on "
 
 
-class NotStarted(Exception):
-    """A process did not say that it is ready."""
-
-
+@dataclass(frozen=True, slots=True)
 class Stack:
-    """Three providers of one `latency` and one service, on free ports of this machine. `url` is the service, `direct`
-    the provider that speaks as the service does."""
+    """`url` is the service, `direct` a provider behind it that speaks as the service does."""
 
-    def __init__(self, latency: str = "quick") -> None:
-        self.url = self.direct = ""
-        self._latency = latency
-        self._exits = ExitStack()
+    url: str
+    direct: str
 
-    def __enter__(self) -> Self:
-        try:
-            folder = Path(self._exits.enter_context(tempfile.TemporaryDirectory(prefix="dub5-load-")))
-            providers = self._providers(folder)
-            self.direct = providers["one"]["url"]
+
+@asynccontextmanager
+async def stack(latency: str) -> AsyncIterator[Stack]:
+    """Three providers of this latency and one service, on free ports. Raises chaos.processes.NotStarted."""
+    python = (sys.executable, "-m")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    named = [word for name, persona in PERSONAS.items() for word in ("--provider", f"{name}={persona}")]
+    providers = [*python, "simulators", *named, "--latency", latency]
+    with tempfile.TemporaryDirectory(prefix="dub5-load-") as name:
+        folder = Path(name)
+        async with child("simulators", providers, folder, is_ready("{"), environ) as simulators:
+            said = json.loads(simulators.ready_line)["providers"]
             config = folder / "service.toml"
-            config.write_text(settings(providers), encoding="utf-8")
-            said = self._start(folder, "service", "serve", "--config", str(config), "--port", "0")
-            self.url = said.removeprefix("listening on ").strip()
-        except BaseException:
-            self._exits.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._exits.close()
-
-    def _providers(self, folder: Path) -> dict[str, Any]:
-        named = [word for name, persona in PERSONAS.items() for word in ("--provider", f"{name}={persona}")]
-        said = json.loads(self._start(folder, "simulators", *named, "--latency", self._latency, "--leash"))
-        providers: dict[str, Any] = said["providers"]
-        return providers
-
-    def _start(self, folder: Path, module: str, *arguments: str) -> str:
-        """The first line that it prints. Raises NotStarted with its last words."""
-        errors = folder / f"{module}.log"
-        with errors.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-            )
-        self._exits.callback(_stop, process)
-        assert process.stdout is not None, "it was asked for"
-        line = process.stdout.readline()
-        if not line:
-            raise NotStarted(f"python -m {module} did not start:\n{errors.read_text()[-2000:]}")
-        return line
+            config.write_text(settings(said), encoding="utf-8")
+            serve = [*python, "service", "serve", "--config", str(config), "--port", "0"]
+            async with child("service", serve, folder, is_ready(LISTENING), environ) as service:
+                yield Stack(service.ready_line.removeprefix(LISTENING), said["one"]["url"])
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
+def is_ready(beginning: str) -> Callable[[str], bool]:
+    """Tells the line that a process prints once it is ready."""
+    return lambda line: line.startswith(beginning)
 
 
-def settings(providers: dict[str, Any]) -> str:
+def settings(providers: Mapping[str, Any]) -> str:
     """The service's settings file: one route over all providers, its cache on."""
     lines = []
     for name, provider in providers.items():
@@ -96,12 +60,6 @@ def settings(providers: dict[str, Any]) -> str:
         base = provider["url"] + ("" if dialect == "anthropic" else "/v1")
         lines += ["[[provider]]", f'name = "{name}"', f'dialect = "{dialect}"', f'base_url = "{base}"', ""]
     targets = [f"{name}/{MODELS[provider['persona']]}" for name, provider in providers.items()]
-    lines += [
-        "[[route]]",
-        'name = "chat"',
-        f"targets = {json.dumps(targets)}",
-        "[route.cache]",
-        "enabled = true",
-        "",
-    ]
+    lines += ["[[route]]", 'name = "chat"', f"targets = {json.dumps(targets)}"]
+    lines += ["[route.cache]", "enabled = true", ""]
     return "\n".join(lines)

@@ -56,6 +56,7 @@ def summarize(head: Head, samples: Sequence[Sample], seconds: float) -> dict[str
     return {
         "planned": head.planned,
         "sent": len(samples),
+        "hung": head.planned - head.unsent - len(samples),  # given up on after a minute
         "achieved_share": _share(len(samples), head.planned) * min(1.0, seconds / max(last_start_s, seconds)),
         "late_ms": quantiles([sample.started_s - sample.intended_s for sample in samples]),
         "outcomes": {outcome.value: counts[outcome.value] for outcome in Outcome},

@@ -8,7 +8,7 @@ import pytest
 
 from loadtests import __main__ as command
 from loadtests.sample import Outcome, Sample
-from loadtests.stack import NotStarted, Stack, settings
+from loadtests.stack import settings
 from service.settings import load
 
 PROVIDERS = {
@@ -44,13 +44,6 @@ def test_a_mix_that_asks_a_provider_too(capsys: pytest.CaptureFixture[str]) -> N
     """A service that runs already does not say which provider is behind it: the caller must."""
     assert command.main(["--mix", "added", "--url", "http://127.0.0.1:1"]) == 2
     assert "--direct URL" in capsys.readouterr().err
-
-
-def test_a_process_that_does_not_start(tmp_path: Path) -> None:
-    """The last words of a process that ended at once are passed on."""
-    stack = Stack()
-    with pytest.raises(NotStarted, match="service.toml"), stack._exits:
-        stack._start(tmp_path, "service", "check", "--config", str(tmp_path / "service.toml"))
 
 
 @pytest.mark.parametrize(("outcome", "code"), [(Outcome.WHOLE, 0), (Outcome.FALSE, 1)])

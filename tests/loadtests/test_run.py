@@ -101,6 +101,12 @@ def test_a_generator_that_cannot_keep_up(head: Head, samples: list[Sample]) -> N
     assert not row.held
 
 
+def test_one_request_that_never_ended() -> None:
+    """A request that was sent and is still open a minute after the last one has no sample; it is seen all the same."""
+    seen = summarize(Head(1000, 0, 91.0), [sample(at / 50) for at in range(999)], 30.0)
+    assert [row.name for row in judge(seen, objectives("chat")) if not row.held and row.value] == ["hung_max"]
+
+
 def test_one_false_answer() -> None:
     """One answer that only looks whole, among ten thousand, fails the run."""
     samples = [sample()] * 9999 + [sample(outcome=Outcome.FALSE)]
