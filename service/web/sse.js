@@ -4,6 +4,7 @@
  *     feed("data: a\r") -> []      feed("\n\r\nda") -> [{event: "message", data: "a"}]      feed("ta: b\n\n") -> ...
  *
  * Pure: no network, no clock. An event that the end of the stream leaves open is dropped, as the standard says.
+ * A byte order mark is the decoder's business.
  */
 
 /** @typedef {{event: string, data: string}} ServerEvent */
@@ -12,7 +13,6 @@ export class SseReader {
   constructor() {
     this.line = ""; // begun, not yet ended
     this.afterCr = false; // the last piece ended in CR: a LF that follows belongs to it
-    this.first = true; // a byte order mark may stand before everything
     this.event = "";
     /** @type {string[]} */
     this.data = [];
@@ -25,10 +25,8 @@ export class SseReader {
    */
   feed(piece) {
     if (piece === "") return [];
-    if (this.first) piece = piece.replace(/^\uFEFF/, "");
-    this.first = false;
     if (this.afterCr && piece.startsWith("\n")) piece = piece.slice(1);
-    this.afterCr = piece === "" ? false : piece.endsWith("\r");
+    this.afterCr = piece.endsWith("\r");
     const lines = (this.line + piece).split(/\r\n|\r|\n/);
     this.line = lines.pop() ?? "";
     return lines.flatMap((line) => this.#take(line));

@@ -18,7 +18,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -37,11 +43,13 @@ KEY_ENTER = {"key": "Enter", "code": "Enter", "text": "\r", "windowsVirtualKeyCo
 
 def find_chromium() -> str:
     """Its path. Without one: a loud skip, and a failure under CI=true."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        missing = f"no browser: none of {', '.join(NAMES)} is installed, so the page was not tried for real"
-        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
-    return found
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is not None:
+        return found
+    missing = f"no browser: none of {', '.join(NAMES)} is installed, so the page was not tried for real"
+    if os.environ.get("CI") == "true":
+        pytest.fail(missing)
+    pytest.skip(missing)
 
 
 @contextmanager

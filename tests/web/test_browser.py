@@ -160,6 +160,7 @@ async def test_cut(browser: str, service: str, providers: Simulated) -> None:
             assert judge(await text(page, ".text"), "Will this be whole?") is Proof.CUT
             assert "unfinished" in await text(page, ".by")
             assert "The answer was cut." in await text(page, ".note")
+            assert "one/gpt-sim" in await text(page, ".try.bad")
 
             await providers.fault("one")
             await page.evaluate(f"{LAST}.querySelector('.note button').click()")
@@ -185,8 +186,8 @@ async def test_service_gone(browser: str, config: Path) -> None:
 
 SPLITS = """(async () => {
   const { SseReader } = await import("/web/sse.js");
-  const stream = "\\uFEFF: hello\\r\\ndata: one\\r\\n\\r\\ndata:two\\rdata: \\u{1F40B}\\r\\revent: odd\\nid: 7\\ndata\\n\\n" +
-    "data: left open";
+  const stream = ": hello\\r\\ndata: one\\r\\rdata:two\\r\\ndata: \\u{1F40B}\\r\\n\\r\\n" +
+    "event: odd\\nid: 7\\ndata\\n\\ndata: left open";
   const told = (pieces) => {
     const reader = new SseReader();
     return JSON.stringify(pieces.flatMap((piece) => reader.feed(piece)));
