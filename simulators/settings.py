@@ -1,0 +1,158 @@
+"""What to simulate, read from the command line and, if there is one, a TOML file. The command line wins."""
+
+import dataclasses
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from simulators.faults import BadFault, Fault, parse_fault
+from simulators.latency import PRESETS
+from simulators.personas import PERSONAS
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DEFAULT_PROVIDERS = {"one": "openai", "two": "mistral", "three": "anthropic"}
+
+PORT_MAX = 65_535
+Port = Annotated[int, Meta(ge=0, le=PORT_MAX)]
+Words = Annotated[int, Meta(ge=1, le=100_000)]
+
+
+class BadSettings(ValueError):
+    """Settings that cannot be used; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    """One provider. `port` 0 takes any free one; `key` None accepts any key, and none."""
+
+    name: str
+    persona: str
+    port: int = 0
+    latency: str = "quick"
+    words: int = 40
+    key: str | None = field(default=None, repr=False)
+    models: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All providers, the port of the admin API, and the seed of everything that chance decides."""
+
+    providers: tuple[ProviderSettings, ...]
+    admin_port: int = 0
+    seed: int = 0
+
+
+class _ProviderTable(Struct, forbid_unknown_fields=True):
+    name: str
+    persona: str
+    port: Port = 0
+    latency: str | None = None
+    words: Words | None = None
+    key: str | None = None
+    models: list[str] = []
+    fault: list[dict[str, Any]] = []
+
+
+class _File(Struct, forbid_unknown_fields=True):
+    seed: int = 0
+    admin_port: Port = 0
+    latency: str = "quick"
+    words: Words = 40
+    provider: list[_ProviderTable] = []
+
+
+def build(
+    file: Mapping[str, Any],
+    providers: Sequence[str] = (),
+    keys: Sequence[str] = (),
+    *,
+    port_base: int | None = None,
+    **over: Any,
+) -> Settings:
+    """Settings from a parsed file and the command line's words. Raises BadSettings.
+
+    `providers` are `name=persona`, `keys` are `name=key`; `over` may set latency, words, seed and admin_port.
+    """
+    given = {name: value for name, value in over.items() if value is not None}
+    try:
+        read = msgspec.convert({**file, **given}, _File)
+    except msgspec.ValidationError as error:
+        raise BadSettings(f"settings: {error}") from None
+    tables = _tables(read, [_pair(p, "--provider", "one=openai") for p in providers])
+    made = [_provider(table, read, set(given)) for table in tables]
+    known = {provider.name: provider for provider in made}
+    for name, key in (_pair(k, "--require-key", "one=sk-test") for k in keys):
+        if name not in known:
+            raise BadSettings(f"--require-key: no provider `{name}`; there are: {', '.join(known)}")
+        known[name] = dataclasses.replace(known[name], key=key)
+    listed = list(known.values())
+    if len(listed) < len(made):
+        raise BadSettings("two providers have the same name")
+    if port_base is not None:
+        listed = [dataclasses.replace(p, port=port_base + i) for i, p in enumerate(listed)]
+    ports = [*(p.port for p in listed), read.admin_port]
+    if not all(0 <= port <= PORT_MAX for port in ports):
+        raise BadSettings(f"ports end at {PORT_MAX}")
+    taken = [port for port in ports if port]
+    if len(set(taken)) < len(taken):
+        raise BadSettings(f"one port is given twice among {', '.join(map(str, taken))}")
+    return Settings(tuple(listed), read.admin_port, read.seed)
+
+
+def read_file(path: str) -> Mapping[str, Any]:
+    """A TOML file as it is. Raises BadSettings."""
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise BadSettings(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSettings(f"{path} is no TOML: {error}") from None
+
+
+def _tables(read: _File, pairs: Sequence[tuple[str, str]]) -> list[_ProviderTable]:
+    """The file's providers, then those of the command line, which take the place of any of their name."""
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        raise BadSettings("two providers have the same name")
+    if not read.provider and not pairs:
+        named = DEFAULT_PROVIDERS
+    kept = [table for table in read.provider if table.name not in named]
+    return kept + [_ProviderTable(name, persona) for name, persona in named.items()]
+
+
+def _provider(table: _ProviderTable, read: _File, given: set[str]) -> ProviderSettings:
+    if not NAME.fullmatch(table.name):
+        raise BadSettings(f"`{table.name}` is no name: letters, digits, `.`, `_` and `-`, please")
+    _choose(table.persona, PERSONAS, f"persona of `{table.name}`")
+    latency = read.latency if "latency" in given or table.latency is None else table.latency
+    _choose(latency, PRESETS, f"latency of `{table.name}`")
+    words = read.words if "words" in given or table.words is None else table.words
+    try:
+        faults = tuple(parse_fault(fault) for fault in table.fault)
+    except BadFault as error:
+        raise BadSettings(f"a fault of `{table.name}`: {error}") from None
+    models = tuple(table.models)
+    return ProviderSettings(table.name, table.persona, table.port, latency, words, table.key, models, faults)
+
+
+def _pair(text: str, option: str, example: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise BadSettings(f"{option} takes a pair such as {example}, not `{text}`")
+    return name, value
+
+
+def _choose(value: str, known: Mapping[str, object], what: str) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(value, known, n=1)
+        hint = f"; did you mean `{near[0]}`?" if near else ""
+        raise BadSettings(f"{what}: `{value}` is unknown; there are: {', '.join(known)}{hint}")
