@@ -25,8 +25,13 @@ LEAD_S = 0.2  # between the last preparation and the first request
 class World(Protocol):
     """What an engine brings: a service to ask, and hands on its providers."""
 
-    door: Door
-    notes: Sequence[str]  # for people: what this run could not do as the scenario says
+    @property
+    def door(self) -> Door: ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """For people: what this run cannot do as the scenario says."""
+        ...
 
     async def apply(self, fault: Fault) -> str:
         """Begins a fault; says who carries it out, empty if nobody can."""
@@ -109,11 +114,12 @@ class Play:
 
     async def _break(self, world: World, fault: Fault) -> None:
         await asyncio.sleep(fault.at_s - self._now_s())
+        from_s = round(self._now_s(), 3)  # before: a stream may feel it while it is being applied
         by = await world.apply(fault)
         if not by:
             self.journal.notes.append(f"{fault.kind} at {fault.provider}: nobody here can do that; left out.")
             return
-        window = Window(fault.provider, fault.kind, fault.label, by, fault.cuts, round(self._now_s(), 3))
+        window = Window(fault.provider, fault.kind, fault.label, by, fault.cuts, from_s)
         self.journal.windows.append(window)
         self._watch.changed(window)
         try:

@@ -1,17 +1,20 @@
 """Processes that end with us. Each is held on a leash (leash.py), tells when it is ready, and keeps a log."""
 
 import asyncio
-import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 LEASH = Path(__file__).with_name("leash.py")
 READY_S = 20.0
 STOP_S = 12.0  # the leash itself gives up on its command earlier
 TAIL_CHARS = 1500
+
+T = TypeVar("T")
+Tell = Callable[[str], None]
 
 
 class NotStarted(Exception):
@@ -80,7 +83,7 @@ async def child(
     command: Sequence[str],
     folder: Path,
     is_ready: Callable[[str], bool],
-    environ: Mapping[str, str] | None = None,
+    environ: Mapping[str, str],
 ) -> AsyncIterator[Child]:
     """A process that is ready; it ends with the block. Its log is `folder/name.log`. Raises NotStarted."""
     log = folder / f"{name}.log"
@@ -90,7 +93,7 @@ async def child(
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, **(environ or {})},
+            env=environ,
             start_new_session=True,
         )
     running = Child(name, process, log)
@@ -99,3 +102,15 @@ async def child(
         yield running
     finally:
         await asyncio.shield(running.stop())
+
+
+def run_until_told(main: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, which SIGTERM and SIGHUP end as Ctrl-C does: in order, with KeyboardInterrupt at the end."""
+    return asyncio.run(_listening(main))
+
+
+async def _listening(main: Coroutine[Any, Any, T]) -> T:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, signal.raise_signal, signal.SIGINT)
+    return await main

@@ -1,0 +1,1 @@
+"""The ways to run a scenario: `run(scenario, seed, watch, ...) -> Journal`, by name."""
