@@ -141,6 +141,7 @@ const INCIDENTS = new Map([
 /** "breaker opened for one/gpt-sim". @param {{what: string, target?: string | null}} incident */
 export function incidentInWords({ what, target }) {
   const said = INCIDENTS.get(what);
+  target = target?.replace(/^https?:\/\//, "host "); // a breaker of a host, not of a target
   if (!target) return (said ?? what).replaceAll("_", " ").replace(/ (for|by|from|on)$/, "");
   return said ? `${said} ${target}` : `${what.replaceAll("_", " ")}: ${target}`;
 }
