@@ -11,6 +11,7 @@ const REASONS = new Map([
   ["cancelled", "stopped, because the reader left"],
   ["breaker_open", "passed over: its breaker is open"],
   ["host_breaker_open", "passed over: the breaker of its host is open"],
+  ["key_refused", "passed over: it does not accept our key"],
   ["cooling_down", "passed over: it asked to be left alone for a while"],
   ["first_token_timeout", "no first token in time"],
   ["whole_answer_timeout", "no answer in time"],
@@ -58,7 +59,7 @@ const KINDS = new Map([
   ["protocol", "broke the protocol"],
 ]);
 
-const PASSED_OVER = new Set(["breaker_open", "host_breaker_open", "cooling_down"]);
+const PASSED_OVER = new Set(["breaker_open", "host_breaker_open", "key_refused", "cooling_down"]);
 
 /** A reason ("http_530") in plain words. @param {string} reason */
 export function reasonInWords(reason) {

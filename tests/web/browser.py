@@ -64,7 +64,7 @@ def chromium() -> Iterator[str]:
             try:
                 yield _address(process)
             finally:
-                process.kill()
+                process.terminate()
 
 
 def _address(process: "subprocess.Popen[str]") -> str:
