@@ -1,26 +1,23 @@
-# The commands for people; each makes what it needs. `nox -l` lists the rest.
-PYTHON := .venv/bin/python
+# Works with GNU make 3.81 and newer. Everything real is in .ci/setup and in `dub5` (chaos/cli.py).
+DUB5 = .venv/bin/python -m chaos
 
-.PHONY: help setup demo test serve clean
+.PHONY: help demo test serve
 
 help:
-	@echo "make demo    three providers, one bad minute: live view, verdict, report (about 70 s)"
+	@echo "make demo    a minute of an incident: three failing providers, one service, live, with a verdict and a report"
+	@echo "make serve   the service and simulated providers, kept running; prints the page's address"
 	@echo "make test    the whole test suite"
-	@echo "make serve   simulated providers and the service, until Ctrl-C; prints the page's address"
-	@echo "make clean   remove .venv, .tools, .nox and reports"
-	@echo "more: .venv/bin/nox -l, and .venv/bin/dub5 --help"
+	@echo
+	@echo "Each makes .venv first, with the versions of constraints.txt. All verbs: .venv/bin/nox -l"
 
-setup:
-	@.ci/setup
+demo:
+	@sh .ci/setup toxiproxy
+	@$(DUB5) demo
 
-demo: setup
-	@$(PYTHON) -m chaos demo
+serve:
+	@sh .ci/setup
+	@$(DUB5) serve
 
-serve: setup
-	@$(PYTHON) -m chaos serve
-
-test: setup
-	@$(PYTHON) -m pytest
-
-clean:
-	rm -rf .venv .tools .nox reports
+test:
+	@sh .ci/setup
+	@.venv/bin/python -m pytest

@@ -96,4 +96,4 @@ class _Exchange:
         )
 
     def _since_due_s(self) -> float:
-        return round(self._loop.time() - self._due_s, 4)
+        return round(self._loop.time() - self._due_s, 4) + 0.0  # no -0.0

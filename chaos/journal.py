@@ -75,7 +75,7 @@ class Journal(msgspec.Struct):
     engine: str
     seed: int
     machine: str
-    started: str  # date and time, for people
+    started: str  # date and time, UTC, for people
     seconds: float = 0.0  # how long the load really lasted
     planned: int = 0
     requests: list[Seen] = msgspec.field(default_factory=list)

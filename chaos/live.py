@@ -5,8 +5,7 @@ On a terminal a table that is redrawn twice a second; elsewhere (a log, CI) one 
 
 from collections import Counter, deque
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -41,13 +40,14 @@ class LiveView:
         self._fresh: list[Seen] = []
         self._second = 0
 
-    def __enter__(self) -> "LiveView":
-        self._block: AbstractContextManager[object] = self._live or nullcontext()
-        self._block.__enter__()
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._block.__exit__(*error)
+        if self._live is not None:
+            self._live.stop()
 
     # what a watch hears
 

@@ -78,7 +78,7 @@ class Play:
             engine,
             seed,
             machine=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-            started=datetime.now(UTC).isoformat(" ", "seconds"),
+            started=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),  # UTC
         )
         self._watch = watch or Nobody()
         self._scenario = scenario

@@ -59,7 +59,7 @@ def _ran(journal: Journal) -> Iterable[Line]:
     in_time = sum(seen.late_s <= LATE_S_MAX for seen in journal.requests)
     yield Line(
         Question.RAN,
-        f"at least {RATE_SHARE_MIN:.0%} of {journal.planned} planned requests sent in time",
+        f"{_percent(RATE_SHARE_MIN)} of the {journal.planned} planned requests sent in time",
         f"{in_time}",
         ok=in_time >= RATE_SHARE_MIN * journal.planned > 0,
     )

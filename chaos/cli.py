@@ -1,0 +1,180 @@
+"""The `dub5` command: demo | serve | chaos."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from chaos import report
+from chaos.journal import Journal
+from chaos.live import LiveView
+from chaos.processes import NotStarted
+from chaos.scenario import ENGINES, Scenario, ScenarioProblems, read
+from chaos.verdict import Question, Verdict, judge_run
+from service import VERSION
+
+HELD, DEVIATED, UNUSABLE, DID_NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 130
+SCENARIOS = files("chaos") / "scenarios"
+EXAMPLES = """\
+examples:
+  dub5 demo                               a minute of an incident, live, with a verdict and a report
+  dub5 serve                              simulators and service kept running; prints the page's address
+  dub5 chaos --list                       the scenarios that come with it
+  dub5 chaos demo --engine virtual        one of them, on virtual time
+  dub5 chaos mine.toml --engine all       your own, on every engine it names
+  dub5 chaos demo --engine virtual --runs 20    with 20 seeds; a failure prints its own
+
+exit codes: 0 it held; 1 it did not hold, or did not recover in time; 2 the scenario cannot be used; 3 it did not run
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        code: int = options.run(options, console)
+    except ScenarioProblems as error:
+        _complain(str(error))
+        return UNUSABLE
+    except NotStarted as error:
+        _complain(str(error))
+        return DID_NOT_RUN
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+        return INTERRUPTED
+    return code
+
+
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _demo(options: argparse.Namespace, console: Console) -> int:
+    scenario = _scenario("demo")
+    seed = _seed(options.seed)
+    return _play(scenario, "toxiproxy", seed, options.reports, console)
+
+
+def _serve(options: argparse.Namespace, console: Console) -> int:
+    serve: Any = importlib.import_module("chaos.serve")  # only when asked for: it brings much with it
+    try:
+        code: int = serve.serve(options.port, console)
+    except KeyboardInterrupt:
+        console.print("Stopped; nothing is left running.")
+        return 0
+    return code
+
+
+def _chaos(options: argparse.Namespace, console: Console) -> int:
+    if options.list:
+        for scenario in map(_scenario, _names()):
+            console.print(
+                f"{scenario.name}: {scenario.title} ({', '.join(scenario.engines)})", highlight=False
+            )
+        return HELD
+    worst = HELD
+    for scenario in map(_scenario, options.scenario or _names()):
+        for engine in _engines(scenario, options.engine):
+            first = _seed(options.seed)
+            for seed in range(first, first + options.runs):
+                worst = max(worst, _play(scenario, engine, seed, options.reports, console))
+    return worst
+
+
+def _engines(scenario: Scenario, wanted: str) -> tuple[str, ...]:
+    if wanted == "all":
+        return scenario.engines
+    if wanted not in scenario.engines:
+        raise ScenarioProblems(scenario.name, [f"it is for {', '.join(scenario.engines)}, not for {wanted}."])
+    return (wanted,)
+
+
+def _play(scenario: Scenario, name: str, seed: int, reports: Path, console: Console) -> int:
+    """One run: live, verdict, report."""
+    engine: Any = importlib.import_module(
+        f"chaos.engines.{name}"
+    )  # the other one brings a whole service with it
+    console.rule(f"{scenario.title} - engine {name}, seed {seed}", align="left")
+    with LiveView(scenario, name, console) as view:
+        journal: Journal = engine.run(scenario, seed, view, lambda line: console.print(line, highlight=False))
+    verdict = judge_run(journal)
+    page, record = report.write(journal, verdict, reports)
+    console.print(_table(verdict))
+    for note in journal.notes:
+        console.print(note, highlight=False)
+    console.print(f"report:  {page}\njournal: {record}", highlight=False, soft_wrap=True)
+    if not verdict.ok:
+        again = f"dub5 chaos {scenario.name} --engine {name} --seed {seed}"
+        console.print(f"The service did not hold. Once more: {again}", style="bold red", highlight=False)
+    return HELD if verdict.ok else DEVIATED if verdict.answer(Question.RAN) else DID_NOT_RUN
+
+
+def _table(verdict: Verdict) -> Table:
+    table = Table(title="VERDICT: " + ("held" if verdict.ok else "DID NOT HOLD"), title_justify="left")
+    for title in ("question", "expected", "seen", ""):
+        table.add_column(title)
+    for line in verdict.lines:
+        mark = "[green]yes[/]" if line.ok else "[bold red]NO[/]"
+        table.add_row(line.question.value, line.expectation, line.seen, mark)
+    return table
+
+
+def _seed(said: int | None) -> int:
+    return Random().randrange(1_000_000) if said is None else said
+
+
+def _names() -> list[str]:
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in SCENARIOS.iterdir() if entry.name.endswith(".toml")
+    )
+
+
+def _scenario(said: str) -> Scenario:
+    """One of ours by its name, or a file."""
+    if said in _names():
+        with as_file(SCENARIOS / f"{said}.toml") as path:
+            return read(path)
+    if not said.endswith(".toml"):
+        raise ScenarioProblems(said, [f"there is no such scenario here; there are: {', '.join(_names())}."])
+    return read(Path(said))
+
+
+def _parser() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="dub5",
+        description="Proves that a chat service over unreliable providers always answers honestly.",
+        epilog=EXAMPLES,
+        formatter_class=form,
+    )
+    parser.add_argument("--version", action="version", version=f"dub5 {VERSION}")
+    commands = parser.add_subparsers(required=True, metavar="demo | serve | chaos")
+    demo = commands.add_parser("demo", help="a minute of an incident on real sockets, watched live")
+    demo.set_defaults(run=_demo)
+    serve = commands.add_parser("serve", help="simulators and service kept running, until Ctrl-C")
+    serve.set_defaults(run=_serve)
+    serve.add_argument("--port", type=int, default=8080, help="of the page, if free; else any (default 8080)")
+    chaos = commands.add_parser("chaos", help="scenarios, judged", epilog=EXAMPLES, formatter_class=form)
+    chaos.set_defaults(run=_chaos)
+    chaos.add_argument("scenario", nargs="*", help="names or files; without any: all that come with it")
+    chaos.add_argument("--engine", choices=(*ENGINES, "all"), default="all", help="default: all it is for")
+    chaos.add_argument(
+        "--runs", type=int, default=1, metavar="N", help="as many runs, with seeds that follow"
+    )
+    chaos.add_argument("--list", action="store_true", help="say what scenarios there are, and end")
+    for command in (demo, chaos):
+        command.add_argument(
+            "--seed", type=int, metavar="N", help="of requests and chances; drawn if not said"
+        )
+        command.add_argument(
+            "--reports", type=Path, default=Path("reports"), metavar="DIR", help="default: reports"
+        )
+    return parser

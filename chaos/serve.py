@@ -1,0 +1,46 @@
+"""Simulated providers and the service over them, kept running for a person to look at."""
+
+import asyncio
+
+from rich.console import Console
+
+from chaos.processes import run_until_told
+from chaos.scenario import PROVIDERS
+from chaos.stack import Stack, free_port, stack
+
+WATCH_S = 0.5
+CLOCKS = {"first_token_s": 5.0, "whole_answer_s": 15.0, "total_s": 60.0}
+
+
+def serve(port: int, console: Console) -> int:
+    """Runs until Ctrl-C or SIGTERM. Returns the exit code."""
+    return run_until_told(_serve(free_port(port), console))
+
+
+async def _serve(port: int, console: Console) -> int:
+    def tell(line: str) -> None:
+        console.print(line, highlight=False)
+
+    async with stack(PROVIDERS, CLOCKS, None, tell, port=port) as running:
+        console.print(_welcome(running), highlight=False, markup=False, soft_wrap=True)
+        while not running.dead():
+            await asyncio.sleep(WATCH_S)
+        for dead in running.dead():
+            console.print(
+                f"{dead.name} has ended by itself.\n{dead.last_words()}", highlight=False, markup=False
+            )
+    return 3
+
+
+def _welcome(running: Stack) -> str:
+    admin = running.admin
+    return f"""
+The page:     {running.url}/
+Ask it:       curl -N {running.url}/v1/chat/completions -H 'content-type: application/json' \\
+                -d '{{"model": "chat", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+Break one:    curl -X PUT {admin.url}/faults/one -H 'authorization: Bearer {admin.token}' \\
+                -d '{{"kind": "status", "status": 530, "body": "cloudflare_1033_text"}}'
+Heal it:      curl -X DELETE {admin.url}/faults/one -H 'authorization: Bearer {admin.token}'
+
+Ctrl-C stops all of it.
+"""
