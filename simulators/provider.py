@@ -28,9 +28,9 @@ class SetFault:
     seen: int = 0
     applied: int = 0
 
-    def strikes(self, chance: random.Random) -> bool:
-        """Whether it hits the request at hand. Draws in any case, so that one fault never moves another's luck."""
-        drawn = chance.random()
+    def strikes(self, luck: random.Random) -> bool:
+        """Whether it hits the request at hand. Draws in any case: the luck of the faults after it stays the same."""
+        drawn = luck.random()
         self.seen += 1
         if drawn >= self.fault.share or (self.fault.first is not None and self.seen > self.fault.first):
             return False
@@ -79,10 +79,10 @@ class Provider:
     def __call__(self, request: SimRequest) -> Script:
         self._requests += 1
         at_s = self.now()
-        chance = random.Random(self._chance.getrandbits(64))
+        chance, luck = (random.Random(self._chance.getrandbits(64)) for _ in range(2))
         turn = Turn(self.profile, self._epoch_s + int(at_s), chance)
         asked = read_asked(request.body)
-        struck = [known.fault for known in self.faults if known.strikes(chance)]
+        struck = [known.fault for known in self.faults if known.strikes(luck)]
         script = self.persona.answer(request, asked, turn)
         for fault in struck:
             script = fault.on(script, self.persona, turn)

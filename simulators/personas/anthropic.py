@@ -63,7 +63,8 @@ class Anthropic(Persona):
         for name in SAMPLING:
             if version != VERSIONS[0] and name in fields:
                 raise Refusal(400, f"{name}: not supported by anthropic-version {version}")
-        if not 0 <= (fields.get("temperature") or 0) <= 1:
+        heat = fields.get("temperature", 0)
+        if not isinstance(heat, (int, float)) or not 0 <= heat <= 1:
             raise Refusal(400, "temperature: range: 0..1")
         if not isinstance(fields["max_tokens"], int) or fields["max_tokens"] < 1:
             raise Refusal(400, "max_tokens: Input should be a whole number greater than or equal to 1")

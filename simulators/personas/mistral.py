@@ -107,6 +107,9 @@ class Mistral(OpenAI):
     def error(self, status: int, turn: Turn) -> Page:
         if status == 401:
             return self.page(401, {"detail": "Unauthorized"}, turn)
+        if status == 422:
+            detail = [_problem("messages", "value_error", "Value error")]
+            return self.page(422, {"detail": detail}, turn)
         message, kind, code = TYPICAL.get(status, (f"Error {status}", "invalid_request_error", None))
         body = {"object": "error", "message": message, "type": kind, "param": None, "code": code}
         return self.page(status, {**body, "raw_status_code": status} if status == 429 else body, turn)
