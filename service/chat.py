@@ -135,7 +135,6 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     """A whole JSON answer, `body` being a chat.completion object."""
 
     body: bytes
-    finish_reason: str | None = None
     usage: Usage | None = None
 
 

@@ -49,7 +49,10 @@ class AnswerCache:
         if any(bytes(request.fields.get(name, b"null")) not in (b"null", b"false") for name in NEVER_WITH):
             return None
         fields = {name: raw for name, raw in request.fields.items() if name not in NOT_IN_KEY}
-        parsed = {name: msgspec.json.decode(raw) for name, raw in fields.items()}
+        try:
+            parsed = {name: msgspec.json.decode(raw) for name, raw in fields.items()}
+        except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
+            return None  # a field that we only pass on, and cannot read
         text = msgspec.json.encode([request.caller.key, body.model, parsed], order="sorted")
         return hashlib.sha256(text).hexdigest()
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from service.chat import Chunk, Chunks, Usage
-from service.providers.openai import frame
+from service.providers.openai import frame, payload_of, usage_of
 
 RECORDED_BYTES_MAX = 1024 * 1024
 PIECE_CHARS = 400  # a replayed stream comes in pieces, so that clients see it grow
@@ -21,34 +21,45 @@ def assemble(payloads: Iterable[bytes]) -> bytes | None:
     head: dict[str, Any] = {}
     text: list[str] = []
     usage = finish = None
-    for payload in payloads:
-        chunk = msgspec.json.decode(payload)
-        head = head or {name: chunk[name] for name in ("id", "created", "model") if name in chunk}
-        usage = chunk.get("usage") or usage
-        for choice in chunk["choices"]:
-            delta = choice.get("delta") or {}
-            if choice.get("index", 0) != 0 or any(delta.get(name) for name in delta if name not in _PLAIN):
-                return None
-            text.append(delta.get("content") or "")
-            finish = choice.get("finish_reason") or finish
+    try:
+        for payload in payloads:
+            chunk = msgspec.json.decode(payload)
+            head = head or {name: chunk[name] for name in ("id", "created", "model") if name in chunk}
+            usage = chunk.get("usage") or usage
+            for choice in chunk.get("choices") or ():
+                delta = choice.get("delta") or {}
+                if choice.get("index", 0) != 0 or any(
+                    delta.get(name) for name in delta if name not in _PLAIN
+                ):
+                    return None
+                text.append(delta.get("content") or "")
+                finish = choice.get("finish_reason") or finish
+        said = "".join(text)
+    except NOT_OURS:
+        return None
     if finish not in _WHOLE:
         return None
-    message = {"role": "assistant", "content": "".join(text), "refusal": None}
+    message = {"role": "assistant", "content": said, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
     return msgspec.json.encode({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
 
 
+NOT_OURS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError, AttributeError)
 _PLAIN = frozenset({"role", "content"})
 _WHOLE = ("stop", "length")
 
 
 def is_plain_text(completion: bytes) -> bool:
     """Whether nothing but the text of one choice would have to be replayed."""
-    choices = msgspec.json.decode(completion)["choices"]
-    message = choices[0]["message"]
-    known = {"role", "content", "refusal", "annotations"}
-    plain = not any(value for name, value in message.items() if name not in known)
-    return plain and len(choices) == 1 and choices[0]["finish_reason"] in _WHOLE
+    try:
+        choices = msgspec.json.decode(completion)["choices"]
+        message = choices[0]["message"]
+        plain = isinstance(message["content"], str) and not any(
+            message[name] for name in message if name not in _PLAIN
+        )
+        return plain and len(choices) == 1 and choices[0]["finish_reason"] in _WHOLE
+    except NOT_OURS:
+        return False
 
 
 def as_chunks(completion: bytes, *, with_usage: bool) -> list[Chunk]:
@@ -61,9 +72,8 @@ def as_chunks(completion: bytes, *, with_usage: bool) -> list[Chunk]:
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}, *({"content": p} for p in pieces)]
     chunks = [_chunk(head, delta, None) for delta in deltas]
     chunks.append(_chunk(head, {}, choice["finish_reason"]))
-    usage = msgspec.convert(whole.get("usage") or {}, Usage)
     if with_usage:
-        chunks.append(Chunk(_frame(head, [], whole.get("usage")), usage=usage))
+        chunks.append(Chunk(_frame(head, [], whole.get("usage")), usage=usage_of(whole.get("usage"))))
     return chunks
 
 
@@ -113,7 +123,7 @@ class Recorded:
         chunks = await self._source.read()
         for chunk in chunks:
             if chunk.raw and self._bytes <= RECORDED_BYTES_MAX:
-                self._payloads.append(chunk.raw[len(b"data: ") :])
+                self._payloads.append(payload_of(chunk.raw))
                 self._bytes += len(chunk.raw)
         if not chunks and self._bytes <= RECORDED_BYTES_MAX:
             body = assemble(self._payloads)

@@ -87,15 +87,14 @@ STATUS_RULES = (
     Rule(Then.NEXT, Blame.HOST, EDGE_STATUSES),
     Rule(Then.NEXT, Blame.TARGET),
 )
+CODE_RULES = tuple(rule for rule in STATUS_RULES if rule.codes)  # these hold inside a 200 as well
 
 
 def classify(error: Exception) -> Verdict:
     """The verdict on whatever ended an attempt."""
     match error:
-        case ProviderFault(status=None):  # a 200 that was no answer
-            return Verdict(Then.NEXT, Blame.TARGET, error.reason, maybe_billed=True)
         case ProviderFault():
-            return _of_status(error)
+            return _of_fault(error)
         case WireFailure():
             return _of_wire(error)
         case ClockRanOut():
@@ -106,7 +105,9 @@ def classify(error: Exception) -> Verdict:
     raise error
 
 
-def _of_status(fault: ProviderFault) -> Verdict:
+def _of_fault(fault: ProviderFault) -> Verdict:
+    if fault.status is None and not any(rule.holds(fault) for rule in CODE_RULES):
+        return Verdict(Then.NEXT, Blame.TARGET, fault.reason, maybe_billed=True)  # a 200 that was no answer
     rule = next(rule for rule in STATUS_RULES if rule.holds(fault))
     said = fault.retry_after_s
     return Verdict(

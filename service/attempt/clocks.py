@@ -51,6 +51,11 @@ class Watch:
             raise  # somebody else cancelled us as well: theirs counts
         finally:
             self._until_s = NEVER
+            if (
+                self._ran_out and self._task is not None
+            ):  # what we waited for made something else of our cancel
+                self._ran_out = False
+                self._task.uncancel()
 
     def close(self) -> None:
         """No more waits; the timer goes."""

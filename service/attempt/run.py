@@ -11,6 +11,7 @@ Before the commit point nothing has been sent to the client and any target may s
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,7 @@ from service.errors import (
     ProviderRefused,
     StreamCut,
     StreamStalled,
+    TooLarge,
 )
 from service.events import AttemptEnded, Events
 from service.providers.base import Dialect, ProviderFault, StreamReader, Unsupported
@@ -37,6 +39,7 @@ from service.wire.base import Wire, WireFailure, WireRequest, WireResponse
 ATTEMPT_MIN_S = 0.05  # with less time left than this, no try can bring an answer
 ERROR_BYTES_MAX = 64 * 1024
 ERROR_BODY_S = 1.0
+LINGER_S = 0.05
 TAIL_S = 1.0  # how long a provider may take to end a stream whose answer is already whole
 
 BROKEN = (WireFailure, ProviderFault, ClockRanOut, Unsupported)
@@ -91,22 +94,30 @@ class Runner:
 
     async def run(self, task: Task, targets: Sequence[Target]) -> "Whole | Streaming":
         """The first answer to be had. Raises GatewayError; the trail in `task` says what was tried."""
-        refusal: Verdict | None = None
+        verdicts: list[Verdict] = []
         for target in targets:
             if task.watch.deadline_s - clock.now() < ATTEMPT_MIN_S:
                 break
             outcome = await self._ask(task, target)
             if not isinstance(outcome, Verdict):
                 return outcome
+            verdicts.append(outcome)
             if outcome.then is Then.GIVE_UP:
-                refusal = outcome
                 break
-        raise self._why_not(task, targets, refusal)
+        raise self._why_not(task, targets, verdicts)
 
     async def _ask(self, task: Task, target: Target) -> "Whole | Streaming | Verdict":
-        """One target: an answer, or the verdict on why not. A stale connection earns one more try."""
+        """One target: an answer, or the verdict on why not. Each of its keys may be tried; a stale connection earns
+        one more try, unless the provider may have acted on the request already."""
         verdict = await self._try(task, target, fresh=False)
-        if isinstance(verdict, Verdict) and verdict.then is Then.FRESH:
+        for _ in range(self.fleet.keys(target) - 1):
+            if isinstance(verdict, Verdict) and verdict.blame is Blame.KEY:
+                verdict = await self._try(task, target, fresh=False)
+        if (
+            isinstance(verdict, Verdict)
+            and verdict.then is Then.FRESH
+            and not (task.request.body.store and verdict.maybe_billed)
+        ):
             verdict = await self._try(task, target, fresh=True)
         return verdict
 
@@ -121,20 +132,25 @@ class Runner:
             return await attempt.open(fresh)
         except BROKEN as error:
             verdict = classify(error)
-            await attempt.end(verdict)
+            attempt.end(verdict)
+            await attempt.close()
             return verdict
-        except (
-            BaseException
-        ):  # cancelled, or a defect of ours: the pass and the connection go back all the same
-            await attempt.end(CANCELLED)
+        except BaseException:  # cancelled, or a defect of ours: what was taken goes back all the same
+            attempt.end(CANCELLED)
+            await attempt.close()
             raise
 
-    def _why_not(self, task: Task, targets: Sequence[Target], refusal: Verdict | None) -> GatewayError:
+    def _why_not(self, task: Task, targets: Sequence[Target], verdicts: Sequence[Verdict]) -> GatewayError:
         """The honest error for a request that nobody answered."""
         trail, now_s = task.trail, clock.now()
-        if refusal is not None:
+        refusal = verdicts[-1] if verdicts else None
+        if refusal is not None and (refusal.then is Then.GIVE_UP or all(map(_at_fault, verdicts))):
+            if refusal.status == TooLarge.status:
+                return TooLarge(
+                    "The request is too large for every provider behind this model.", attempts=trail
+                )
             said = refusal.message or "A provider found the request at fault."
-            return ProviderRefused(said, refusal.status or 400, attempts=trail)
+            return ProviderRefused(said, 422 if refusal.status == 422 else 400, attempts=trail)
         if task.watch.deadline_s - now_s < ATTEMPT_MIN_S:
             return DeadlineExceeded(
                 "No provider answered within the time allowed.",
@@ -159,6 +175,11 @@ class Runner:
         return AllTargetsDown(
             "No provider behind this model can answer at the moment.", retry_after_s=wait_s, attempts=trail
         )
+
+
+def _at_fault(verdict: Verdict) -> bool:
+    """Whether a provider found the request itself at fault: too long for it, say."""
+    return verdict.blame is Blame.NOBODY and verdict.status is not None
 
 
 class Try:
@@ -189,7 +210,8 @@ class Try:
         self.first_token_s = now_s - task.started_s
         task.upstream_ns += clock.tick_ns() - self._started_ns
         if isinstance(answer, Whole):
-            await self.end(None)
+            self.end(None)
+            await self.close()
         else:
             self._leave.commit(now_s)
         return answer
@@ -211,12 +233,18 @@ class Try:
     async def _until_content(self, reader: StreamReader) -> list[Chunk]:
         """What came before and with the first content. A finish without any is `empty_answer`."""
         held: list[Chunk] = []
+        size = 0
         while True:
             data = await self.read()
             chunks = reader.feed(data) if data else reader.end()
+            if reader.fault is not None:
+                raise reader.fault
             held += chunks
+            size += len(data)
             if any(chunk.has_content or chunk.finish_reason == "content_filter" for chunk in chunks):
                 return held
+            if size > self.runner.answer_bytes_max:
+                raise ProviderFault("answer_too_long")
             if reader.finished or reader.ended or not data:
                 raise ProviderFault("empty_answer")
 
@@ -260,13 +288,13 @@ class Try:
             fresh=fresh,
         )
 
-    async def end(self, verdict: Verdict | None) -> None:
+    def end(self, verdict: Verdict | None) -> None:
         """The try is over; None: it gave its whole answer. Only the first call counts."""
         if self._ended:
             return
         self._ended = True
         now_s, task = clock.now(), self.task
-        self._leave.end(verdict, now_s)
+        self._leave.end(verdict, now_s, reached=self.status is not None)
         if self.first_token_s is None:
             task.upstream_ns += clock.tick_ns() - self._started_ns
         attempt = Attempt(
@@ -284,8 +312,17 @@ class Try:
         self.runner.events.emit(
             AttemptEnded(task.request.id, task.route, self.target.provider, attempt, blame)
         )
-        if self._response is not None:
-            await self._response.aclose()
+
+    async def close(self, *, at_end: bool = False) -> None:
+        """Lets the connection go; `at_end`: the answer is over, and the last bytes of its framing may still be on
+        their way. With them read, the connection can be used again."""
+        if self._response is None:
+            return
+        if at_end:
+            with contextlib.suppress(ClockRanOut, WireFailure):
+                while await self.task.watch.guard("linger", LINGER_S, self.read()):
+                    pass
+        await self._response.aclose()
 
 
 class Streaming:
@@ -312,23 +349,26 @@ class Streaming:
                 if self._reader.finished:  # the answer is whole; only the ending was bad
                     chunks, self._over = self._reader.end(), True
                 else:
-                    raise await self._cut(classify(error)) from None
+                    raise self._cut(classify(error)) from None
             if chunks:
                 return self._seen(chunks)
-        await self._attempt.end(None)
+        self._attempt.end(None)
         return []
 
     async def aclose(self) -> None:
         """The client left, or the answer is over."""
-        await self._attempt.end(CANCELLED)
+        self._attempt.end(CANCELLED)
+        await self._attempt.close(at_end=self._over and self._reader.ended)
 
     async def _next(self) -> list[Chunk]:
         """One read. The clock between tokens runs only while we wait, and only content sets it back."""
+        if self._reader.fault is not None:
+            raise self._reader.fault
         if self._reader.ended:
             self._over = True
             return self._reader.end()
         clocks, before_s = self._attempt.task.clocks, clock.now()
-        limit_s = TAIL_S if self._reader.finished else clocks.between_tokens_s - self._waited_s
+        limit_s = (TAIL_S if self._reader.finished else clocks.between_tokens_s) - self._waited_s
         data = await self._attempt.task.watch.guard("between_tokens", limit_s, self._attempt.read())
         self._waited_s += clock.now() - before_s
         if not data:
@@ -338,14 +378,14 @@ class Streaming:
 
     def _seen(self, chunks: list[Chunk]) -> list[Chunk]:
         for chunk in chunks:
-            if chunk.has_content:
+            if chunk.has_content or chunk.finish_reason is not None:
                 self._waited_s = 0.0
             if chunk.usage is not None:
                 self.usage = chunk.usage
         return chunks
 
-    async def _cut(self, verdict: Verdict) -> StreamCut:
-        await self._attempt.end(verdict)
+    def _cut(self, verdict: Verdict) -> StreamCut:
+        self._attempt.end(verdict)
         trail = self._attempt.task.trail
         if verdict.reason.endswith("_timeout"):
             return StreamStalled("The answer stopped coming before it was whole.", attempts=trail)

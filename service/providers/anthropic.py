@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from service import clock
 from service.chat import ChatRequest, Chunk, Message, Reply, Usage
-from service.providers.base import Call, ProviderFault, Unsupported, read_error, status_fault
-from service.providers.openai import bearer, frame
+from service.providers.base import Call, ProviderFault, Unsupported, named, read_error, status_fault
+from service.providers.openai import TOKENS_MAX, bearer, frame
 from service.providers.sse import EventTooLong, SseDecoder
 
 OLD_VERSION = "2023-06-01"
@@ -31,6 +31,7 @@ TRANSLATED = frozenset(
     + ("temperature", "top_p", "n")
 )
 CANNOT = ("tools", "functions", "response_format", "logprobs")  # leaving these out would change the answer
+NOTHING: tuple[object, ...] = (None, False, [], {"type": "text"})
 SAMPLING = ("temperature", "top_p")  # answered with 400 by versions after OLD_VERSION
 
 
@@ -49,7 +50,7 @@ class _Tokens(Struct):
 class _Message(Struct):
     id: str = ""
     model: str = ""
-    content: list[_Text] = []
+    content: list[_Text] | None = None
     stop_reason: str | None = None
     usage: _Tokens | None = None
     type: str = ""
@@ -80,12 +81,7 @@ class Anthropic:
     def encode(self, request: ChatRequest, model: str, key: str | None) -> Call:
         body = request.body
         for param in CANNOT:
-            if bytes(request.fields.get(param, b"null")) not in (
-                b"null",
-                b"false",
-                b"[]",
-                b'{"type":"text"}',
-            ):
+            if param in request.fields and _decoded(request.fields[param]) not in NOTHING:
                 raise Unsupported(param)
         if (body.n or 1) != 1:
             raise Unsupported("n")
@@ -109,7 +105,7 @@ class Anthropic:
                 call[param] = min(value, 1.0)  # OpenAI allows up to 2
         if request.stream:
             call["stream"] = True
-        return Call(self.path, msgspec.json.encode(call), self._headers(key), tuple(dropped))
+        return Call(self.path, msgspec.json.encode(call), self._headers(key), named(dropped))
 
     def answer(self, body: bytes) -> Reply:
         try:
@@ -122,11 +118,11 @@ class Anthropic:
         if message.stop_reason is None:
             raise ProviderFault("truncated")
         finish = FINISH.get(message.stop_reason, "stop")
-        text = "".join(part.text for part in message.content if part.type == "text")
+        text = "".join(part.text for part in message.content or () if part.type == "text")
         if not text and finish != "content_filter":
             raise ProviderFault("empty_answer")
         usage = _usage(message.usage)
-        return Reply(_completion(message, text, finish, usage), finish, usage)
+        return Reply(_completion(message, text, finish, usage), usage)
 
     def stream(self, request: ChatRequest, model: str) -> "AnthropicStream":
         return AnthropicStream(request, model, self.event_bytes_max)
@@ -149,17 +145,26 @@ class AnthropicStream:
     def __init__(self, request: ChatRequest, model: str, event_bytes_max: int) -> None:
         self.finished = False
         self.ended = False
+        self.fault: ProviderFault | None = None
+        self._said_why = False  # a stop reason came
         self._sse = SseDecoder(event_bytes_max)
         self._keep_usage = request.wants_usage
         self._head = {"id": "chatcmpl-" + request.id, "created": int(clock.wall()), "model": model}
         self._usage = _Tokens()
 
     def feed(self, data: bytes) -> list[Chunk]:
+        chunks: list[Chunk] = []
         try:
-            events = self._sse.feed(data)
+            for _, payload in self._sse.feed(data):
+                if self.ended:
+                    break
+                if (chunk := self._chunk(payload)) is not None:
+                    chunks.append(chunk)
         except EventTooLong:
-            raise ProviderFault("event_too_long") from None
-        return [chunk for _, payload in events if (chunk := self._chunk(payload)) is not None]
+            self.fault = ProviderFault("event_too_long")
+        except ProviderFault as fault:
+            self.fault = fault
+        return chunks
 
     def end(self) -> list[Chunk]:
         if not self.finished:
@@ -179,15 +184,18 @@ class AnthropicStream:
                 self._count(event.message.usage)
                 self._head["model"] = event.message.model or self._head["model"]
                 return self._delta({"role": "assistant", "content": ""})
+            case "content_block_start" if event.content_block is not None:
+                return self._content(event.content_block)
             case "content_block_delta" if event.delta is not None:
                 return self._content(event.delta)
             case "message_delta":
                 self._count(event.usage)
                 reason = event.delta.stop_reason if event.delta else None
                 if reason is not None:
+                    self._said_why = True
                     return self._delta({}, FINISH.get(reason, "stop"))
             case "message_stop":
-                self.finished = self.ended = True
+                self.finished, self.ended = self._said_why, True
                 return Chunk(b"", usage=_usage(self._usage))
             case "error":
                 code, message = read_error(payload)
@@ -218,6 +226,13 @@ class AnthropicStream:
             self._usage.output_tokens = tokens.output_tokens or self._usage.output_tokens
 
 
+def _decoded(raw: msgspec.Raw) -> object:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return "unreadable"
+
+
 def _turns(messages: list[Message]) -> list[dict[str, Any]]:
     """User and assistant turns; neighbours of one role are joined, as the endpoint wants them to alternate."""
     turns: list[dict[str, Any]] = []
@@ -244,6 +259,7 @@ def _text(message: Message) -> str:
 
 def _usage(tokens: _Tokens | None) -> Usage:
     given, made = (tokens.input_tokens or 0, tokens.output_tokens or 0) if tokens else (0, 0)
+    given, made = (min(max(count, 0), TOKENS_MAX) for count in (given, made))
     return Usage(given, made, given + made)
 
 

@@ -17,6 +17,8 @@ from service.chat import ChatRequest, Chunk, Reply
 
 USER_AGENT = f"dub5/{VERSION}"
 MESSAGE_CHARS_MAX = 300
+RETRY_AFTER_MAX_S = 86_400.0  # nobody is left alone for longer than a day on one word of theirs
+DROPPED_MAX = 20
 
 
 class ProviderFault(Exception):
@@ -61,14 +63,20 @@ class Call:
     dropped: tuple[str, ...] = ()
 
 
+def named(dropped: list[str]) -> tuple[str, ...]:
+    """Names for the trail, which is kept: few and short, whatever the caller made up."""
+    return tuple(name[:64] for name in dropped[:DROPPED_MAX])
+
+
 class StreamReader(Protocol):
     """Reads one stream of one dialect."""
 
     finished: bool  # the provider has said that the answer is whole
     ended: bool  # nothing more is to come
+    fault: ProviderFault | None  # what came after the last good chunk, unless the answer was whole by then
 
     def feed(self, data: bytes) -> list[Chunk]:
-        """The chunks that `data` completes. Raises ProviderFault."""
+        """The good chunks that `data` completes; then look at `fault`."""
         ...
 
     def end(self) -> list[Chunk]:
@@ -149,5 +157,5 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             continue
         if math.isfinite(seconds):
-            return max(0.0, seconds)
+            return min(max(0.0, seconds), RETRY_AFTER_MAX_S)
     return None

@@ -6,8 +6,8 @@ import msgspec
 from msgspec import Raw
 
 from service.chat import ChatRequest, Chunk, Reply
-from service.providers.base import Call, ProviderFault, status_fault
-from service.providers.openai import OpenAI, OpenAIStream, bearer, frame
+from service.providers.base import Call, ProviderFault, named, status_fault
+from service.providers.openai import OpenAI, OpenAIStream, bearer, frame, payload_of
 
 # What its chat endpoint takes; any other field is answered with 422.
 KNOWN = frozenset(
@@ -32,7 +32,7 @@ class Mistral(OpenAI):
             elif name not in SILENT and bytes(value) != b"null":
                 dropped.append(name)
         fields["model"] = Raw(msgspec.json.encode(model))
-        return Call(self.path, msgspec.json.encode(fields), bearer(key), tuple(dropped))
+        return Call(self.path, msgspec.json.encode(fields), bearer(key), named(dropped))
 
     def answer(self, body: bytes) -> Reply:
         return super().answer(_flat(body))
@@ -61,7 +61,7 @@ class MistralStream(OpenAIStream):
         super().end()
         if not self._keep_usage or self._last is None:
             return []
-        said = msgspec.json.decode(self._last.raw[len(b"data: ") :])
+        said = msgspec.json.decode(payload_of(self._last.raw))
         return [Chunk(frame(msgspec.json.encode({**said, "choices": []})), usage=self._last.usage)]
 
 

@@ -41,11 +41,13 @@ class _Choice(Struct):
 
 class _Body(Struct):
     choices: list[_Choice] | None | UnsetType = UNSET
-    usage: Usage | None = None
+    usage: object = None  # read leniently: odd numbers must not cost a good answer
     error: object = None
 
 
 _BODY = msgspec.json.Decoder(_Body)
+_OPTIONS = msgspec.json.Decoder(dict[str, Raw])
+TOKENS_MAX = 2**53
 
 
 class OpenAI:
@@ -76,7 +78,7 @@ class OpenAI:
             raise ProviderFault("empty_answer")
         if any(choice.finish_reason is None for choice in parsed.choices):
             raise ProviderFault("truncated")
-        return Reply(body, finish, parsed.usage)
+        return Reply(body, usage_of(parsed.usage))
 
     def stream(self, request: ChatRequest, model: str) -> "OpenAIStream":
         return OpenAIStream(request, self.event_bytes_max)
@@ -91,23 +93,28 @@ class OpenAIStream:
     def __init__(self, request: ChatRequest, event_bytes_max: int) -> None:
         self.finished = False
         self.ended = False
+        self.fault: ProviderFault | None = None
         self._keep_usage = request.wants_usage
         self._sse = SseDecoder(event_bytes_max)
-        self._open: set[int] = set()
+        self._choices = request.body.n or 1
+        self._seen: set[int] = set()
+        self._whole: set[int] = set()  # choices that have said how they ended
 
     def feed(self, data: bytes) -> list[Chunk]:
-        try:
-            events = self._sse.feed(data)
-        except EventTooLong:
-            raise ProviderFault("event_too_long") from None
         chunks: list[Chunk] = []
-        for _, payload in events:
-            if self.ended or payload[:6] == DONE:
-                self.ended = True
-                break
-            chunk = self.chunk(payload)
-            if chunk is not None:
-                chunks.append(chunk)
+        try:
+            for _, payload in self._sse.feed(data):
+                if self.ended or payload[:6] == DONE:
+                    self.ended = True
+                    break
+                if (chunk := self.chunk(payload)) is not None:
+                    chunks.append(chunk)
+        except EventTooLong:
+            self.fault = ProviderFault("event_too_long")
+        except ProviderFault as fault:
+            self.fault = fault
+        if self.fault is not None and self.finished:
+            self.fault, self.ended = None, True  # the answer is whole; only what follows it is not
         return chunks
 
     def end(self) -> list[Chunk]:
@@ -122,18 +129,18 @@ class OpenAIStream:
         for choice in parsed.choices or ():
             if choice.delta is not None and choice.delta.has_content():
                 content = True
-            if choice.finish_reason is None:
-                self._open.add(choice.index)
-            else:
+            if choice.finish_reason == "error":
+                raise ProviderFault("error_event")
+            self._seen.add(choice.index)
+            if choice.finish_reason is not None:
                 finish = choice.finish_reason
-                self._open.discard(choice.index)
-        if finish == "error":
-            raise ProviderFault("error_event")
-        if finish is not None and not self._open:
-            self.finished = True
-        if parsed.usage is not None and not parsed.choices and not self._keep_usage:
-            return Chunk(b"", usage=parsed.usage)
-        return Chunk(frame(payload), content, finish, parsed.usage)
+                self._whole.add(choice.index)
+        if finish is not None:
+            self.finished = len(self._whole) >= self._choices and self._whole == self._seen
+        usage = usage_of(parsed.usage)
+        if usage is not None and not parsed.choices and not self._keep_usage:
+            return Chunk(b"", usage=usage)
+        return Chunk(frame(payload), content, finish, usage)
 
 
 def decode_body(body: bytes) -> _Body:
@@ -157,6 +164,22 @@ def frame(payload: bytes) -> bytes:
     return b"data: " + payload + b"\n\n"
 
 
+def payload_of(raw: bytes) -> bytes:
+    """What `frame` was given."""
+    return raw[len(b"data: ") : -2].replace(b"\ndata: ", b"\n")
+
+
+def usage_of(said: object) -> Usage | None:
+    """A provider's count of tokens, as far as it makes sense."""
+    if not isinstance(said, dict):
+        return None
+    prompt, completion, total = (
+        min(count, TOKENS_MAX) if isinstance(count, int) and count > 0 else 0
+        for count in (said.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    )
+    return Usage(prompt, completion, total or prompt + completion)
+
+
 def bearer(key: str | None) -> dict[str, str]:
     """The headers of an authenticated JSON call."""
     headers = {"content-type": "application/json", "user-agent": USER_AGENT}
@@ -169,7 +192,8 @@ def _asking_for_usage(options: Raw | None) -> Raw:
     """The client's stream options with `include_usage` switched on."""
     if options is None:
         return WITH_USAGE
-    given = msgspec.json.decode(options)
-    if not isinstance(given, dict):
+    try:
+        given = _OPTIONS.decode(options)
+    except (msgspec.DecodeError, UnicodeDecodeError):  # null
         return WITH_USAGE
-    return Raw(msgspec.json.encode({**given, "include_usage": True}))
+    return Raw(msgspec.json.encode({**given, "include_usage": Raw(b"true")}))

@@ -13,11 +13,12 @@ class EventTooLong(Exception):
 class SseDecoder:
     """Takes bytes as they come and gives whole events. An event that the stream's end cuts off is never given."""
 
-    __slots__ = ("_buffer", "_data", "_event_bytes_max", "_name", "_size", "_started")
+    __slots__ = ("_data", "_event_bytes_max", "_name", "_size", "_started", "_waiting", "_waiting_bytes")
 
     def __init__(self, event_bytes_max: int) -> None:
         self._event_bytes_max = event_bytes_max
-        self._buffer = b""
+        self._waiting: list[bytes] = []  # the beginning of a line
+        self._waiting_bytes = 0
         self._started = False
         self._name = b""
         self._data: list[bytes] = []
@@ -25,15 +26,24 @@ class SseDecoder:
 
     def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
         """The events that `data` completes. Raises EventTooLong."""
-        buffer = self._buffer + data
+        if b"\n" not in data and b"\r" not in data and self._started:
+            # No line ends here. Joining each time would cost the square of a long event's length.
+            self._waiting.append(data)
+            self._waiting_bytes += len(data)
+            if self._waiting_bytes + self._size > self._event_bytes_max:
+                raise EventTooLong
+            return []
+        buffer = b"".join((*self._waiting, data))
+        self._waiting, self._waiting_bytes = [], 0
         if not self._started:
             if len(buffer) < len(BOM) and BOM.startswith(buffer):
-                self._buffer = buffer
+                self._waiting = [buffer]
                 return []
             buffer = buffer.removeprefix(BOM)
             self._started = True
-        lines, self._buffer = _lines(buffer)
-        if len(self._buffer) + self._size > self._event_bytes_max:
+        lines, rest = _lines(buffer)
+        self._waiting, self._waiting_bytes = [rest], len(rest)
+        if len(rest) + self._size > self._event_bytes_max:
             raise EventTooLong
         events: list[tuple[bytes, bytes]] = []
         for line in lines:

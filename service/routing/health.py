@@ -57,6 +57,7 @@ class _Entry:
         self.origin = origin
         self.keys = keys
         self.cool_until_s = [0.0] * len(keys)
+        self.refused = [False] * len(keys)  # why it cools: refused, or limited
         self.breaker = breaker
         self.in_flight = 0
 
@@ -90,7 +91,7 @@ class Fleet:
         host = self._hosts[entry.origin]
         key = min(range(len(entry.keys)), key=lambda i: entry.cool_until_s[i])
         if entry.cool_until_s[key] > now_s:
-            return Barred("cooling_down")
+            return Barred("key_refused" if entry.refused[key] else "cooling_down")
         if not host.may_enter(now_s):
             return Barred("host_breaker_open")
         permit = entry.breaker.enter(now_s)
@@ -99,6 +100,10 @@ class Fleet:
         host_permit = host.enter(now_s)
         assert host_permit is not None, "may_enter said so, and nothing ran in between"
         return Pass(entry, key, permit, host_permit)
+
+    def keys(self, target: Target) -> int:
+        """How many keys a target has."""
+        return len(self._entries[target].keys)
 
     def state(self, target: Target, now_s: float) -> TargetState:
         """How a target stands."""
@@ -160,21 +165,33 @@ class Pass:
         self._host.end(End.SUCCESS, now_s)
         self._target.commit(now_s)
 
-    def end(self, verdict: Verdict | None, now_s: float) -> None:
-        """The attempt is over: None if it gave its whole answer, else what went wrong."""
+    def end(self, verdict: Verdict | None, now_s: float, *, reached: bool) -> None:
+        """The attempt is over: None if it gave its whole answer, else what went wrong. `reached`: the provider sent
+        at least a status, so its host is up."""
         self._entry.in_flight -= 1
         not_before_s = now_s + verdict.cool_s if verdict else 0.0
         blame = verdict.blame if verdict else None
-        self._target.end(_end(blame, Blame.TARGET), now_s, not_before_s)
-        self._host.end(_end(blame, Blame.HOST), now_s, not_before_s)
+        self._target.end(_target_end(verdict), now_s, not_before_s)
+        self._host.end(_host_end(verdict, reached), now_s, not_before_s)
         if blame is Blame.KEY:
             # Two refusals may cross: the later end of the cool-down holds.
             cool = self._entry.cool_until_s
             cool[self._index] = max(cool[self._index], not_before_s)
+            self._entry.refused[self._index] = verdict is not None and verdict.status in REFUSED
 
 
-def _end(blame: Blame | None, scope: Blame) -> End:
-    """What an attempt's end says of one scope: a target that answered with an error has a host that is up."""
-    if blame is None or (scope is Blame.HOST and blame in (Blame.TARGET, Blame.KEY)):
+REFUSED = frozenset({401, 402, 403})
+
+
+def _target_end(verdict: Verdict | None) -> End:
+    """A caller's own 400 proves that the target is alive; a client that left proves nothing."""
+    if verdict is None or (verdict.blame is Blame.NOBODY and verdict.status is not None):
         return End.SUCCESS
-    return End.FAILURE if blame is scope else End.IGNORED
+    return End.FAILURE if verdict.blame is Blame.TARGET else End.IGNORED
+
+
+def _host_end(verdict: Verdict | None, reached: bool) -> End:
+    """Whoever sent a status is up, whatever it said, unless an edge in front said that its host is not."""
+    if verdict is not None and verdict.blame is Blame.HOST:
+        return End.FAILURE
+    return End.SUCCESS if reached else End.IGNORED

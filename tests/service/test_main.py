@@ -77,7 +77,7 @@ async def test_a_client_that_leaves_is_noticed_by_the_provider(tmp_path: Path) -
     """Within 100 ms when idle."""
     closed = asyncio.Event()
 
-    def watched(request: SimRequest):  # noqa: ANN202
+    def watched(request: SimRequest):
         try:
             yield from ENDLESS(request)
         finally:

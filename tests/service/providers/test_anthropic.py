@@ -32,7 +32,10 @@ ALL = START + event("ping") + THINKING + TEXT + STOP + END
 
 async def read(data: bytes, **fields: object) -> list[Chunk]:
     reader = OLD.stream(request(stream=True, **fields), "claude")
-    return reader.feed(data) + reader.end()
+    chunks = reader.feed(data)
+    if reader.fault is not None:
+        raise reader.fault
+    return chunks + reader.end()
 
 
 class TestRequest:
@@ -100,6 +103,7 @@ class TestStream:
         [
             (START + TEXT, "truncated"),
             (START + TEXT + STOP, "truncated"),
+            (START + TEXT + END, "truncated"),
             (
                 START + event("error", error={"type": "overloaded_error", "message": "Overloaded"}),
                 "error_event",

@@ -23,7 +23,10 @@ def request(**fields: object) -> ChatRequest:
 
 def read(data: bytes, **fields: object) -> list[Chunk]:
     reader = DIALECT.stream(request(stream=True, **fields), "gpt")
-    return reader.feed(data) + reader.end()
+    chunks = reader.feed(data)
+    if reader.fault is not None:
+        raise reader.fault
+    return chunks + reader.end()
 
 
 def event(**fields: object) -> bytes:
