@@ -1,0 +1,78 @@
+"""Real sockets and virtual time play the same scripts: a client cannot tell them apart."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from service.wire.aiohttp_wire import AiohttpWire
+from service.wire.base import Wire, WireFailure, WireRequest
+from simulators.faults import parse_fault
+from simulators.ledger import Line
+from simulators.provider import Provider
+from simulators.sockets import serve
+from simulators.virtual import VirtualWire, run
+from tests.simulators.play import ASK_ANTHROPIC, PATHS, provider
+
+FAULTS: list[dict[str, Any]] = [
+    {"kind": "slow", "factor": 1},
+    {"kind": "status", "status": 530, "body": "cloudflare_1033_json"},
+    {"kind": "cut", "after_tokens": 3, "how": "close"},
+    {"kind": "cut", "after_tokens": 3, "how": "reset"},
+    {"kind": "cut", "after_tokens": 3, "how": "error_event"},
+    {"kind": "cut", "after_tokens": 3, "how": "end_without_finish"},
+    {"kind": "garbage", "where": "json"},
+    {"kind": "garbage", "where": "sse"},
+    {"kind": "empty"},
+    {"kind": "reset"},
+    {"kind": "close"},
+    {"kind": "close", "before": "first_token"},
+]
+
+
+async def met(wire: Wire, url: str, persona: str, stream: bool) -> tuple[object, ...]:
+    """What a client meets: status, headers, body, and how it broke."""
+    headers = {"anthropic-version": "2023-06-01"} if persona == "anthropic" else {}
+    body = json.dumps({**ASK_ANTHROPIC, "stream": stream}).encode()
+    status, told, received, broke = 0, {}, b"", ""
+    try:
+        async with asyncio.timeout(10):
+            response = await wire.send(WireRequest("POST", url + PATHS[persona], headers, body))
+            status = response.status
+            told = {n: v for n, v in response.headers.items() if n not in ("transfer-encoding", "connection")}
+            try:
+                while data := await response.read():
+                    received += data
+            finally:
+                await response.aclose()
+    except WireFailure as failure:
+        broke = f"{failure.stage} {failure.kind}"
+    await wire.aclose()
+    return status, told, received, broke
+
+
+def struck(persona: str, fault: dict[str, Any]) -> Provider:
+    return provider(persona, parse_fault(fault))
+
+
+async def on_sockets(one: Provider, persona: str, stream: bool) -> tuple[object, ...]:
+    async with serve(one) as server:
+        return await met(AiohttpWire(), server.url, persona, stream)
+
+
+async def on_virtual_time(one: Provider, persona: str, stream: bool) -> tuple[object, ...]:
+    return await met(VirtualWire({"http://one": one}), "http://one", persona, stream)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "json"])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: "-".join(map(str, fault.values())))
+@pytest.mark.parametrize("persona", ["openai", "anthropic"])
+def test_same_script(persona: str, fault: dict[str, Any], stream: bool) -> None:
+    """Same status, headers and bytes, same kind of break at the same stage, and the same line in the ledger."""
+    real, virtual = struck(persona, fault), struck(persona, fault)
+
+    assert asyncio.run(on_sockets(real, persona, stream)) == run(on_virtual_time(virtual, persona, stream))
+
+    lines: list[list[Line]] = [one.ledger.lines() for one in (real, virtual)]
+    assert lines[0] == lines[1] and len(lines[0]) == 1
