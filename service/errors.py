@@ -135,7 +135,7 @@ class Unavailable(GatewayError):
     status = 503
     type = "service_unavailable_error"
     code = "unavailable"
-    suggestion = "Try again after the time in Retry-After; the request was not at fault."
+    suggestion = "Try again a little later (Retry-After says when); the request was not at fault."
 
 
 class AllTargetsDown(Unavailable):

@@ -5,7 +5,7 @@ the client leaves, the drain ends it, a clock runs out: the task is cancelled on
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,16 +16,19 @@ from service import clock
 from service.api.errors import ClientGone, answered, error_body, error_headers
 from service.api.schema import deadline_s, parse_chat
 from service.api.stream import DONE, SSE_HEADERS, error_event, trail_header
-from service.attempt.clocks import NEVER, ClockRanOut, Watch
+from service.attempt.clocks import ClockRanOut, Watch
 from service.attempt.run import Task
-from service.chat import Outcome, Usage
-from service.errors import GatewayError, InvalidRequest, ShuttingDown, TooLarge
+from service.chat import Caller, Outcome, Usage
+from service.errors import GatewayError, InvalidRequest, ShuttingDown, StreamStalled, TooLarge
 from service.events import Events, RequestEnded
 from service.gateway import Answer, Gateway
 from service.policy.admission import Admission, Callers
 from service.settings import ServerSettings
 
 T = TypeVar("T")
+UPLOAD_S = 300.0
+LAST_WORDS_S = 2.0  # for an error's own bytes, whatever clock has run out before
+PIECE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +68,22 @@ class Exchange:
         self.started_s = clock.now()
         self._started_ns = clock.tick_ns()
         self._seen = _Seen()
-        self._watch = Watch(NEVER)
+        self._watch = Watch(self.started_s + UPLOAD_S)  # until the request says which deadline it has
         self._task = asyncio.current_task()
-        self._left = self._drained = self._head_sent = self._over = False
+        self._left = self._drained = self._head_sent = self._streaming = self._telling = self._over = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watcher: asyncio.Task[None] | None = None
         outcome = Outcome.FAILED
         try:
             self.desk.admission.enter(self)
+            headers = _headers(scope, self.desk.server.headers_max)
+            caller = self.desk.callers.identify(headers.get("authorization", ""))
+            self._seen.caller = caller.key
             body = await self._body(receive)
+            self._started_ns = clock.tick_ns()  # a slow upload is not our overhead
             watcher = asyncio.create_task(self._until_left(receive), name=f"watch {self.id}")
-            await answered(self._answer(scope, body, send), self.id, self.desk.events)
+            await answered(self._answer(headers, caller, body, send), self.id, self.desk.events)
             outcome = Outcome.COMPLETE
         except GatewayError as error:
             outcome = await self._tell(error, send)
@@ -96,15 +103,12 @@ class Exchange:
 
     def cut_for_drain(self) -> None:
         """The process ends: an honest error now."""
-        if not self._over and not self._drained:
+        if not (self._over or self._drained or self._telling):
             self._drained = True
             self._cancel()
 
-    async def _answer(self, scope: Scope, body: bytes, send: Send) -> None:
+    async def _answer(self, headers: Mapping[str, str], caller: Caller, body: bytes, send: Send) -> None:
         desk, seen = self.desk, self._seen
-        headers = _headers(scope, desk.server.headers_max)
-        caller = desk.callers.identify(headers.get("authorization", ""))
-        seen.caller = caller.key
         request = parse_chat(self.id, caller, headers, body, desk.server.json_depth_max)
         route = desk.gateway.route(request.body.model)
         seen.route, seen.stream = route.settings.name, request.stream
@@ -127,13 +131,17 @@ class Exchange:
         body, self._seen.usage = answer.reply.body, answer.reply.usage
         headers = {"content-type": "application/json", "content-length": str(len(body))}
         await self._send_head(200, headers | self._about(answer), send)
-        await self._send_body(body, send, more=False)
+        # In pieces, so that a client that does not read is noticed before all of it lies in our memory.
+        for at in range(0, len(body), PIECE_BYTES):
+            more = at + PIECE_BYTES < len(body)
+            await self._send_body(body[at : at + PIECE_BYTES], send, more=more)
 
     async def _send_stream(self, answer: Answer, send: Send) -> None:
         stream = answer.stream
         assert stream is not None, "an answer is a stream or a reply"
         chunks = await stream.read()
         await self._send_head(200, SSE_HEADERS | self._about(answer), send)
+        self._streaming = True
         while chunks:
             if data := b"".join([chunk.raw for chunk in chunks]):
                 await self._send_body(data, send, more=True)
@@ -156,41 +164,46 @@ class Exchange:
             headers["x-dub5-cache"] = "hit" if answer.cached else "miss"
         return headers
 
-    async def _tell(self, error: GatewayError, send: Send) -> Outcome:
+    async def _tell(self, error: GatewayError, send: Send, outcome: Outcome | None = None) -> Outcome:
         """The error, as the head still allows: a status and JSON, or a last event."""
+        self._telling = True
         self._seen.code = error.code
-        outcome = Outcome.CUT if self._head_sent else Outcome(error.outcome)
+        self._watch.deadline_s = clock.now() + LAST_WORDS_S
         body = msgspec.json.encode(error_body(error, self.id))
         try:
-            if self._head_sent:
-                await self._send_body(error_event(body), send, more=False)
-            else:
+            if not self._head_sent:
                 headers = error_headers(error, self.id) | {"content-length": str(len(body))}
                 await self._send_head(error.status, headers, send)
                 await self._send_body(body, send, more=False)
-        except (ClientGone, asyncio.CancelledError):
+                return outcome or Outcome(error.outcome)
+            if self._streaming:
+                await self._send_body(error_event(body), send, more=False)
+        except (ClientGone, StreamStalled):
             return Outcome.CANCELLED
-        return outcome
+        except asyncio.CancelledError:
+            if not self._left:
+                raise
+            return Outcome.CANCELLED
+        return (
+            Outcome.CUT
+        )  # inside a JSON body nothing can be said: it ends too short, which its length shows
 
     async def _cancelled(self, send: Send) -> Outcome:
         """By the client, by the drain, or by whoever runs us; only the last one wants the cancellation back."""
         if self._left:
             return Outcome.CANCELLED
-        if self._drained:
-            self._uncancel()  # or the sending below would be cancelled as well
-            attempts = self._seen.task.trail if self._seen.task else ()
-            error = ShuttingDown(
-                "This instance is shutting down; the answer is not whole.",
-                retry_after_s=1.0,
-                attempts=attempts,
-            )
-            return await self._tell(error, send)
-        raise asyncio.CancelledError
+        if not self._drained:
+            raise asyncio.CancelledError
+        self._uncancel()  # or the sending below would be cancelled as well
+        attempts = self._seen.task.trail if self._seen.task else ()
+        how = "the answer is not whole" if self._head_sent else "no provider had answered yet"
+        error = ShuttingDown(f"This instance is shutting down; {how}.", retry_after_s=1.0, attempts=attempts)
+        return await self._tell(error, send, Outcome.FAILED)
 
     async def _send_head(self, status: int, headers: dict[str, str], send: Send) -> None:
         raw = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]
-        self._head_sent = True
         await self._to_client(send({"type": "http.response.start", "status": status, "headers": raw}))
+        self._head_sent = True
 
     async def _send_body(self, data: bytes, send: Send, *, more: bool) -> None:
         await self._to_client(send({"type": "http.response.body", "body": data, "more_body": more}))
@@ -199,8 +212,10 @@ class Exchange:
         """Waits for a client that does not read, or does not write, but not for ever. Raises ClientGone."""
         try:
             return await self._watch.guard("client_stall", self.desk.server.client_stall_s, exchange)
-        except ClockRanOut:
-            raise ClientGone from None
+        except ClockRanOut as ran_out:
+            if ran_out.clock == "client_stall" or not self._streaming:
+                raise ClientGone from None
+            raise StreamStalled("The time allowed ran out before the answer was whole.") from None
 
     async def _body(self, receive: Receive) -> bytes:
         """The whole body, bounded in size and in patience. Raises TooLarge, ClientGone."""

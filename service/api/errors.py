@@ -3,6 +3,7 @@
 {"error": {"message", "type", "code", "param", "id", "retry_after", "suggestion", "attempts": [...]}}
 """
 
+import math
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -51,8 +52,8 @@ def error_headers(error: GatewayError, request_id: str) -> dict[str, str]:
         "x-should-retry": "true" if error.worth_retrying else "false",
     }
     if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
-        headers["retry-after-ms"] = str(round(error.retry_after_s * 1000))
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
     return headers
 
 

@@ -14,18 +14,20 @@ _BODY = msgspec.json.Decoder(ChatBody)
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 DEADLINE_MS_MAX = 86_400_000
+PARTS_MAX = 500_000  # strings' quotes, arrays and objects: far above any conversation, far below what hurts
 
 
 def parse_chat(
     request_id: str, caller: Caller, headers: Mapping[str, str], body: bytes, json_depth_max: int
 ) -> ChatRequest:
     """A valid chat request. Raises InvalidRequest."""
-    content_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
         # Also keeps web pages of other origins out: a browser asks first before it sends JSON across.
-        raise InvalidRequest("The body must be sent as application/json.", param="content-type")
-    if _too_deep(body, json_depth_max):
-        raise InvalidRequest(f"The body is nested more than {json_depth_max} levels deep.")
+        raise InvalidRequest(
+            "The body must be sent with content-type: application/json.", param="content-type"
+        )
+    _check_structure(body, json_depth_max)
     try:
         parsed = _BODY.decode(body)
         fields = _FIELDS.decode(body)
@@ -35,10 +37,9 @@ def parse_chat(
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidRequest("The body is not valid JSON.") from None
     _check(parsed)
-    no_store = "no-store" in headers.get("cache-control", "") or "no-cache" in headers.get(
-        "cache-control", ""
-    )
-    return ChatRequest(request_id, caller, parsed, fields, cache_allowed=not no_store)
+    caching = headers.get("cache-control", "").lower()
+    cache_allowed = "no-store" not in caching and "no-cache" not in caching
+    return ChatRequest(request_id, caller, parsed, fields, cache_allowed)
 
 
 def deadline_s(headers: Mapping[str, str]) -> float | None:
@@ -46,7 +47,7 @@ def deadline_s(headers: Mapping[str, str]) -> float | None:
     said = headers.get("x-deadline-ms")
     if said is None:
         return None
-    if not (said.isascii() and said.isdigit()) or not 0 < int(said[:12]) <= DEADLINE_MS_MAX:
+    if not (said.isascii() and said.isdigit() and len(said) <= 8) or not 0 < int(said) <= DEADLINE_MS_MAX:
         raise InvalidRequest(
             "X-Deadline-Ms must be a whole number of milliseconds above 0.", param="x-deadline-ms"
         )
@@ -64,22 +65,25 @@ def _check(body: ChatBody) -> None:
             )
 
 
-def _too_deep(body: bytes, depth_max: int) -> bool:
-    """Whether arrays and objects stand more than `depth_max` levels inside each other.
+def _check_structure(body: bytes, depth_max: int) -> None:
+    """Refuses what is nested too deeply, or made of too many parts to be decoded in little time and memory.
 
     Strings are taken out, then the innermost pairs of brackets, level by level, all at the speed of C: a loop over
     the bytes of a large body would hold up everybody else.
     """
-    if body.count(b"[") + body.count(b"{") <= depth_max:
-        return False
+    brackets = body.count(b"[") + body.count(b"{")
+    if brackets <= depth_max and body.count(b'"') <= PARTS_MAX:
+        return
     unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = b"".join(unescaped.translate(_ROUND_TO_SQUARE, _NO_BRACKET).split(b'"')[::2])
+    if unescaped.count(b'"') + brackets > PARTS_MAX:
+        raise InvalidRequest(f"The body is made of more than {PARTS_MAX} parts.")
+    nested = b"".join(unescaped.translate(_CURLY_TO_SQUARE, _NO_BRACKET).split(b'"')[::2])
     for _ in range(depth_max):
-        brackets = brackets.replace(b"[]", b"")
-        if not brackets:
-            return False
-    return True
+        nested = nested.replace(b"[]", b"")
+        if not nested:
+            return
+    raise InvalidRequest(f"The body is nested more than {depth_max} levels deep.")
 
 
-_ROUND_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_CURLY_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKET = bytes(set(range(256)) - set(b'[]{}"'))

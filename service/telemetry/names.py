@@ -232,7 +232,7 @@ def _reasons() -> Iterator[str]:
     yield from (f"http_{status}" for status in (500, 501, 502, 503, 504, 529, 530, *range(520, 528)))
 
 
-PASSED_OVER_REASONS = frozenset({"cooling_down", "breaker_open", "host_breaker_open"})
+PASSED_OVER_REASONS = frozenset({"cooling_down", "key_refused", "breaker_open", "host_breaker_open"})
 REASONS = frozenset(_reasons())
 CODES = frozenset(kind.code for kind in every_error())
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from service.chat import Attempt
 from service.events import RequestEnded
 
-AttemptRow = dict[str, str | int | bool | float | None]
+AttemptRow = dict[str, str | int | bool | float | None | tuple[str, ...]]
 
 
 def failed(attempt: Attempt) -> bool:
@@ -31,13 +31,18 @@ def rows(attempts: Iterable[Attempt]) -> list[AttemptRow]:
 
 
 def _row(attempt: Attempt) -> AttemptRow:
-    return {
+    row: AttemptRow = {
         "target": attempt.target,
         "outcome": _outcome(attempt),
         "reason": attempt.reason,
         "started_ms": ms(attempt.started_s),
         "ended_ms": ms(attempt.ended_s),
     }
+    if attempt.dropped:
+        row["dropped"] = attempt.dropped
+    if attempt.maybe_billed:
+        row["maybe_billed"] = True
+    return row
 
 
 def _outcome(attempt: Attempt) -> str:

@@ -8,7 +8,7 @@ import pytest
 from service import clock
 from service.settings import BreakerOptions, CacheOptions, Clocks
 from simulators.script import Close, Data, End, Hang, Head, Reset, Wait
-from simulators.virtual import Connect
+from simulators.virtual import AppFault, Connect
 from tests.service.world import (
     SSE,
     WORDS,
@@ -50,7 +50,21 @@ class TestFailover:
             (lambda request: reply(200, b'{"error":{"message":"no"}}'), None),
             (lambda request: reply(200, b""), None),
         ],
-        ids=["530", "500", "401", "429", "404", "reset_429", "hung_503", "reset", "closed", "cut", "html", "error_in_200", "nothing"],
+        ids=[
+            "530",
+            "500",
+            "401",
+            "429",
+            "404",
+            "reset_429",
+            "hung_503",
+            "reset",
+            "closed",
+            "cut",
+            "html",
+            "error_in_200",
+            "nothing",
+        ],
     )
     async def test_unseen(self, broken, reason: str | None, stream: bool) -> None:
         """Whatever the first provider does instead of answering, the client gets the second one's answer."""
@@ -87,6 +101,52 @@ class TestFailover:
             answer = await world.ask()
         assert answer.headers["x-dub5-target"] == "one/m"
         assert world.service.board.standings["one/m"].answered == 2
+
+    async def test_the_next_key(self) -> None:
+        """A provider with two keys is asked with the other one before anybody else is."""
+
+        def by_key(request):
+            limited = request.headers["authorization"] == "Bearer sk-one"
+            return status(429, b"{}", {"retry-after": "20"})(request) if limited else healthy()(request)
+
+        async with World(one=by_key, two=healthy(), keys={"one": ("sk-one", "sk-spare")}) as world:
+            answers = [await world.ask() for _ in range(2)]
+        assert [answer.headers["x-dub5-target"] for answer in answers] == ["one/m", "one/m"]
+        assert len(world.asked["one"]) == 3
+        assert world.asked["two"] == []
+
+    @pytest.mark.parametrize(
+        ("refusal", "status_then"),
+        [
+            (status(400, b'{"error":{"message":"too long","code":"context_length_exceeded"}}'), 400),
+            (status(413, b"{}"), 413),
+        ],
+        ids=["context", "size"],
+    )
+    async def test_too_long_for_everybody(self, refusal, status_then: int) -> None:
+        """What no provider has room for is the caller's fault, and not worth another try."""
+        async with World(one=refusal, two=refusal) as world:
+            answer = await world.ask()
+        assert (answer.status, answer.headers["x-should-retry"]) == (status_then, "false")
+        assert len(world.asked["one"]) == len(world.asked["two"]) == 1
+        assert world.outcomes() == {"refused": 1}
+
+    @pytest.mark.parametrize("inside", [200, 201, 502])
+    async def test_content_filter(self, inside: int) -> None:
+        """A filter's word is never routed around, and never passed on with an odd status."""
+        filtered = status(inside, b'{"error":{"message":"no","code":"content_filter"}}')
+        async with World(one=filtered, two=healthy()) as world:
+            answer = await world.ask()
+        assert answer.status == 400
+        assert world.asked["two"] == []
+
+    async def test_stale_connection_with_side_effects(self) -> None:
+        """What the provider may have stored already is not sent to it a second time."""
+        async with World(one=healthy(), two=healthy()) as world:
+            await world.ask()
+            world.wire.link("http://one.test/v1").stale = True
+            answer = await world.ask(store=True)
+        assert answer.headers["x-dub5-target"] == "two/m"
 
     async def test_the_callers_fault(self) -> None:
         """A provider's 400 is final, in the provider's own words, and nobody else is asked."""
@@ -127,6 +187,22 @@ class TestAllDown:
         assert answer.json()["error"]["code"] == "all_targets_limited"
         assert again.status == 429
         assert len(world.asked["one"]) == len(world.asked["two"]) == 1  # nobody is asked while it cools down
+
+    async def test_refused_keys_are_no_rate_limit(self) -> None:
+        """Our key's problem never reaches the caller as one of theirs."""
+        async with World(one=status(401, b"{}")) as world:
+            answers = [await world.ask() for _ in range(2)]
+        assert [answer.status for answer in answers] == [503, 503]
+        assert len(world.asked["one"]) == 1
+
+    @pytest.mark.parametrize("said", ["1e308", "99999999999"])
+    async def test_absurd_retry_after(self, said: str) -> None:
+        """No provider is left alone for ever on one word of its own."""
+        async with World(one=in_turn(status(429, b"{}", {"retry-after": said}), healthy())) as world:
+            answer = await world.ask()
+            assert (answer.status, answer.headers["retry-after"]) == (429, "86400")
+            await asyncio.sleep(86_400)
+            assert (await world.ask()).status == 200
 
     async def test_sdks_are_told_not_to_wait_for_hours(self) -> None:
         """A quota that comes back tomorrow is no reason to try again in this request."""
@@ -170,6 +246,22 @@ class TestCommitPoint:
         assert world.asked["two"] == []
         assert world.outcomes() == {"cut": 1}
         assert world.happened("stream_cut") == 1
+
+    async def test_chatty_after_the_finish(self) -> None:
+        """Comments after the finish do not delay the end."""
+
+        def chatty(request):
+            yield Head(200, SSE)
+            yield chunk({"content": "all"})
+            yield chunk({}, "stop")
+            while True:
+                yield Wait(0.5)
+                yield Data(b": bye\n\n")
+
+        async with World(one=chatty) as world:
+            answer = await world.ask(stream=True)
+        assert payloads(answer.body)[-1] == "[DONE]"
+        assert clock.now() < 2
 
     async def test_finished_but_never_closed(self) -> None:
         """An answer that is whole stays whole, however badly its stream ends."""
@@ -271,6 +363,31 @@ class TestClocks:
             await asyncio.sleep(40)
             assert world.outcomes() == {"cancelled": 1}
 
+    async def test_the_deadline_of_a_slow_reader(self) -> None:
+        """A client that reads, however slowly, is told when its time is over."""
+        wide = healthy(words=("x" * 60_000,) * 100, gap_s=0)
+        async with World(one=wide) as world, world.stream(headers={"x-deadline-ms": "12000"}) as answer:
+            data = b""
+            while piece := await answer.read():
+                data += piece
+                await asyncio.sleep(1)
+        assert payloads(data)[-1]["error"]["code"] == "stream_stalled"
+        assert world.outcomes() == {"cut": 1}
+
+    async def test_an_endless_upload(self) -> None:
+        """A body that trickles in is not waited for without end."""
+
+        async def trickle():
+            while True:
+                await asyncio.sleep(20)
+                yield b" "
+
+        async with World(one=healthy()) as world:
+            with pytest.raises(AppFault):
+                await world.client.request("POST", "/v1/chat/completions", body=trickle())
+            assert clock.now() <= 320
+        assert world.outcomes() == {"cancelled": 1}
+
     async def test_total(self) -> None:
         """The deadline ends what every other clock would let live, honestly."""
         endless = healthy(words=("x",) * 1000, gap_s=1.0)
@@ -347,6 +464,28 @@ class TestBreaker:
             "http://one.test:80"
         ]
 
+    async def test_an_unreachable_host_is_not_up(self) -> None:
+        """A probe whose connection stalls does not close the host's breaker, whichever clock ends it."""
+        hasty = Clocks(first_token_s=2.0, connect_s=3.0)
+        async with World(one=in_turn(*[DOWN] * 5, healthy()), two=healthy(), clocks=hasty) as world:
+            for _ in range(5):
+                await world.ask()
+            world.wire.link("http://one.test/v1").connect = Connect.STALLS
+            world.wire.link("http://one.test/v1").idle = 0
+            await asyncio.sleep(5)
+            await world.ask(stream=True)
+        assert world.happened("breaker_closed") == 0
+
+    async def test_a_probe_answered_by_400(self) -> None:
+        """A refusal of the request itself proves that the target is back."""
+        back = in_turn(*[status(500, b"{}")] * 5, status(400, b"{}"))
+        async with World(one=back, two=healthy()) as world:
+            for _ in range(5):
+                await world.ask()
+            await asyncio.sleep(5)
+            assert (await world.ask()).status == 400
+        assert world.happened("breaker_closed") == 1
+
     async def test_a_client_that_leaves_proves_nothing(self) -> None:
         """However many leave, no breaker opens."""
         async with World(one=script(Hang())) as world:
@@ -416,6 +555,16 @@ class TestDrain:
         assert (refused.status, ready.status, alive.status) == (503, 503, 200)
         assert refused.json()["error"]["code"] == "shutting_down"
         assert clock.now() < 10
+
+    async def test_before_the_first_token(self) -> None:
+        """What is still waiting for a provider then fails honestly, with a status."""
+        async with World(one=script(Hang())) as world:
+            waiting = asyncio.create_task(world.ask(stream=True))
+            await asyncio.sleep(0.1)
+            world.service.admission.cut_all()
+            answer = await waiting
+        assert (answer.status, answer.json()["error"]["code"]) == (503, "shutting_down")
+        assert world.outcomes() == {"failed": 1}
 
     async def test_endless_streams_are_cut_honestly(self) -> None:
         """At the end of the drain's time every open stream gets an error event."""

@@ -34,6 +34,7 @@ class World:
         server: ServerSettings | None = None,
         route: Mapping[str, Any] | None = None,
         caller_keys: tuple[str, ...] = (),
+        keys: Mapping[str, tuple[str, ...]] | None = None,
         **providers: Respond,
     ) -> None:
         self.asked: dict[str, list[SimRequest]] = {name: [] for name in providers}
@@ -52,8 +53,8 @@ class World:
             breaker=breaker or BreakerOptions(),
             server=server or ServerSettings(),
         )
-        keys = {name: (Secret(f"sk-{name}"),) for name in providers}
-        loaded = Loaded(settings, keys, tuple(map(Secret, caller_keys)))
+        secrets = {name: tuple(map(Secret, (keys or {}).get(name, (f"sk-{name}",)))) for name in providers}
+        loaded = Loaded(settings, secrets, tuple(map(Secret, caller_keys)))
         self.service = Service(loaded, wire=self.wire, seed="test")
         self.client = AppClient(self.service.asgi)
 

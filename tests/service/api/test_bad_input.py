@@ -11,6 +11,7 @@ from simulators.virtual import Answer, run
 from tests.service.world import World, body, healthy
 
 CHAT = "/v1/chat/completions"
+JSON = {"content-type": "application/json"}
 FIELDS = {"message", "type", "code", "param", "id", "retry_after", "suggestion", "attempts"}
 
 
@@ -60,14 +61,15 @@ def deep(levels: int) -> bytes:
         (b'{"model": "chat", "messages": [{"role": "user", "content": "\\ud800"}]}', "not valid JSON"),
         (deep(65), "nested more than 64 levels"),
         (deep(100_000), "nested more than 64 levels"),
-        (b"[" * 1_000_000, "nested more than 64 levels"),
+        (json.dumps(body(stop=[""] * 300_000)).encode(), "more than 500000 parts"),
+        (b"[" * 1_000_000, "more than 500000 parts"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
 async def test_bodies(sent: bytes, said: str) -> None:
     """A body that is not a chat request is refused with the place and the reason."""
     async with World(one=healthy()) as world:
-        answer = await world.client.request("POST", CHAT, body=sent)
+        answer = await world.client.request("POST", CHAT, body=sent, headers=JSON)
     assert_told(answer, 400, "invalid_request")
     assert said in answer.json()["error"]["message"]
     assert world.asked["one"] == []
@@ -77,7 +79,7 @@ async def test_bodies(sent: bytes, said: str) -> None:
 async def test_deep_but_allowed() -> None:
     """Brackets in text are text, and sixty levels are within the limit."""
     async with World(one=healthy()) as world:
-        assert (await world.client.request("POST", CHAT, body=deep(60))).status == 200
+        assert (await world.client.request("POST", CHAT, body=deep(60), headers=JSON)).status == 200
         text = '[{"' * 500 + "\\"
         assert (await world.ask(messages=[{"role": "user", "content": text}] * 20)).status == 200
 
@@ -132,7 +134,9 @@ async def test_paths_and_methods(method: str, path: str, status: int, code: str)
         {"x-deadline-ms": "-5"},
         {"x-deadline-ms": "0"},
         {"x-deadline-ms": "9" * 400},
+        {"x-deadline-ms": "0" * 4000 + "1"},
         {"content-type": "text/plain"},
+        {"content-type": ""},
         {"content-type": "application/x-www-form-urlencoded"},
         {f"x-{n}": "v" for n in range(101)},
     ],
@@ -191,7 +195,7 @@ def test_anything(sent: bytes) -> None:
 
     async def send() -> None:
         async with World(one=healthy()) as world:
-            answer = await world.client.request("POST", CHAT, body=sent)
+            answer = await world.client.request("POST", CHAT, body=sent, headers=JSON)
             assert answer.status < 500
             assert answer.status == 200 or set(answer.json()["error"]) == FIELDS
 
