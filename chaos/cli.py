@@ -21,6 +21,7 @@ from chaos.verdict import Question, Verdict, judge_run
 from service import VERSION
 
 HELD, DEVIATED, UNUSABLE, DID_NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 130
+LOG_WIDTH = 120  # where nobody says how wide it is
 SCENARIOS = files("chaos") / "scenarios"
 EXAMPLES = """\
 examples:
@@ -38,7 +39,7 @@ exit codes: 0 it held; 1 it did not hold, or did not recover in time; 2 the scen
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code."""
     options = _parser().parse_args(arguments)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
     try:
         code: int = options.run(options, console)
     except ScenarioProblems as error:

@@ -62,8 +62,8 @@ class LiveView:
         if window.until_s is None:
             self._windows.append(window)
         if self._live is None:
-            what = "begins" if window.until_s is None else "is over"
-            self._console.print(f"{self._at_s:5.1f} s  {what}: {window.label} ({window.by})", highlight=False)
+            at_s, what = (window.from_s, "begins") if window.until_s is None else (window.until_s, "is over")
+            self._tell(f"{at_s:5.1f} s  {what}: {window.label} ({window.by})")
 
     def sampled(self, at_s: float, status: Mapping[str, Any] | None) -> None:
         """Half a second has passed."""
@@ -75,11 +75,14 @@ class LiveView:
             self._seconds.append(self._fresh)
             self._fresh, self._second = [], int(self._at_s)
             if self._live is None:
-                self._console.print(self._line(), highlight=False)
+                self._tell(self._line())
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
 
     # how it looks
+
+    def _tell(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _line(self) -> str:
         last = second(self._second, self._seconds[-1])

@@ -66,7 +66,7 @@ async def stack(
         tell(f"simulators: {', '.join(f'{name} speaks {persona}' for name, persona in providers.items())}")
         children, proxies, note = [simulators], {}, ""
         if found is not None and found.path is not None:
-            server, toxiproxy = await _toxiproxy(found.path, folder, exits)
+            server, toxiproxy = await exits.enter_async_context(toxiproxy_server(found.path, folder))
             children.append(server)
             proxies = {name: await _proxy(toxiproxy, name, url, exits) for name, url in urls.items()}
             urls = {name: f"http://{proxy.listen}" for name, proxy in proxies.items()}
@@ -101,19 +101,23 @@ def _environ() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("DUB5__")}
 
 
-async def _toxiproxy(path: Path, folder: Path, exits: contextlib.AsyncExitStack) -> tuple[Child, Toxiproxy]:
-    """The server, on a port that was free a moment ago: another try if somebody was faster."""
+@asynccontextmanager
+async def toxiproxy_server(path: Path, folder: Path) -> AsyncIterator[tuple[Child, Toxiproxy]]:
+    """The server, on a port that was free a moment ago: another try if somebody was faster. Raises NotStarted."""
     for left in reversed(range(PORT_TRIES)):
         port = free_port()
         command = [str(path), "-host", HOST, "-port", str(port)]
-        running = child("toxiproxy", command, folder, lambda line: TOXIPROXY_READY in line, _environ())
-        server = await exits.enter_async_context(running)
-        api = Toxiproxy(HOST, port)
-        if await _answers(server, api):
-            return server, api
-        if not left:
-            raise NotStarted(f"toxiproxy does not answer.\n{server.last_words()}")
-    raise AssertionError("the last try returns or raises")
+        async with child("toxiproxy", command, folder, _toxiproxy_starts, _environ()) as server:
+            api = Toxiproxy(HOST, port)
+            if await _answers(server, api):
+                yield server, api
+                return
+            if not left:
+                raise NotStarted(f"toxiproxy does not answer.\n{server.last_words()}")
+
+
+def _toxiproxy_starts(line: str) -> bool:
+    return TOXIPROXY_READY in line
 
 
 async def _answers(server: Child, api: Toxiproxy) -> bool:

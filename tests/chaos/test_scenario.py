@@ -1,0 +1,136 @@
+"""A scenario file is read strictly, and every mistake is told in words that say what to mend."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from chaos.cli import SCENARIOS
+from chaos.scenario import ScenarioProblems, parse, read
+
+GOOD = """
+title = "t"
+why = "w"
+[workload]
+seconds = 10
+[[fault]]
+at_s = 2
+for_s = 3
+provider = "one"
+kind = "status"
+status = 530
+[expect]
+"""
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ScenarioProblems) as caught:
+        parse(text, "mine")
+    return caught.value.problems
+
+
+def test_the_smallest_scenario() -> None:
+    """What is not said has a default: three providers, twenty requests a second, everything honest."""
+    scenario = parse(GOOD, "mine")
+    assert ["one", "two", "three"] == list(scenario.providers)
+    assert 20.0 == scenario.workload.rate_per_s
+    assert 1.0 == scenario.expect.honest_share
+    assert "status status 530" == scenario.faults[0].label
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "said"),
+    [
+        ("seconds = 10", "second = 10", "workload.second: there is no such setting; did you mean 'seconds'?"),
+        ("seconds = 10", 'seconds = "ten"', "workload.seconds: must be a number (it is 'ten')."),
+        ("seconds = 10", "seconds = true", "workload.seconds: must be a number (it is True)."),
+        ("seconds = 10", "", "workload.seconds: is missing."),
+        ("seconds = 10", "seconds = 0", "workload.seconds: must be above 0."),
+        ("seconds = 10", "seconds = 4", "fault 1: ends at 5 s, after the load does."),
+        ('"status"', '"statsu"', "fault 1: there is no fault 'statsu'; did you mean 'status'?"),
+        ('"one"', '"ones"', "fault 1: there is no provider 'ones'; did you mean 'one'?"),
+        (
+            "status = 530",
+            "statuss = 530",
+            "fault 1: statuss: there is no such setting; did you mean 'status'?",
+        ),
+        ("at_s = 2", "", "fault 1: at_s: is missing."),
+        ("at_s = 2", "at_s = -1", "fault 1: must begin at 0 or later, and last."),
+        ("[expect]", "[expect]\nhonest_share = 1.1", "expect.honest_share: must be from 0 to 1 (it is 1.1)."),
+        (
+            "[expect]",
+            '[expect]\nhappened = ["failover"]',
+            "expect.happened: 'failover' is not known; did you mean 'failed_over'?",
+        ),
+        ("title", "titel", "titel: there is no such setting; did you mean 'title'?"),
+        (
+            "[expect]",
+            "[providers]\none = 'opanai'\n[expect]",
+            "providers: 'opanai' is not known; did you mean 'openai'?",
+        ),
+        (
+            "[expect]",
+            "[clocks]\ntotal = 3\n[expect]",
+            "clocks.total: there is no such setting; did you mean 'total_s'?",
+        ),
+    ],
+)
+def test_a_mistake(wrong: str, right: str, said: str) -> None:
+    """One sentence names the place, what is wrong and what was probably meant."""
+    assert said in problems(GOOD.replace(wrong, right, 1))
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("kind = 'latency'\nlatency = 2.5", "fault 1: latency: must be a whole number (it is 2.5)."),
+        ("kind = 'latency'", "fault 1: latency: is missing."),
+        (
+            "kind = 'reset_peer'\ntimeout = 0\nstream = 'down'",
+            "fault 1: stream: must be 'upstream' or 'downstream'.",
+        ),
+        (
+            "kind = 'bandwidth'\nrate = 0",
+            "fault 1: rate: must be at least 1; use 'timeout' to let nothing through.",
+        ),
+    ],
+)
+def test_a_fault_of_the_connection(fault: str, said: str) -> None:
+    """TCP faults take Toxiproxy's fields, and none that would freeze its server."""
+    assert said in problems(GOOD.replace('kind = "status"\nstatus = 530', fault))
+
+
+def test_what_the_simulators_refuse() -> None:
+    """Faults of the answer are checked by those who play them."""
+    (said,) = problems(GOOD.replace("status = 530", 'status = 530\nbody = "cloudflare"'))
+    assert "unknown body" in said
+
+
+def test_all_mistakes_at_once() -> None:
+    """Nobody mends a file one error at a time."""
+    assert 3 == len(problems(GOOD.replace("seconds = 10", "seconds = 1\nrate_per_s = 0\ndeadline_s = 0")))
+
+
+def test_two_faults_of_one_kind_at_once() -> None:
+    """The end of the first would end the second as well: refused."""
+    twin = GOOD[GOOD.index("[[fault]]") : GOOD.index("[expect]")].replace("at_s = 2", "at_s = 4")
+    assert "begins before it ends" in problems(GOOD.replace("[expect]", twin + "[expect]"))[0]
+
+
+def test_a_file_that_is_not_there() -> None:
+    """The message names the file."""
+    with pytest.raises(
+        ScenarioProblems, match=r"nowhere\.toml cannot be used:\n  - cannot be read: No such file"
+    ):
+        read(Path("nowhere.toml"))
+
+
+def test_ours() -> None:
+    """Every scenario that comes with the house can be used, and says where it comes from."""
+    names = [entry for entry in SCENARIOS.iterdir() if entry.name.endswith(".toml")]
+    assert names
+    for entry in names:
+        scenario = parse(entry.read_text(), entry.name)
+        assert scenario.why
+        assert scenario.expect.happened, "a run in which nothing happened must not pass"
+        assert tomllib.loads(entry.read_text())["expect"]["honest_share"] == 1.0
