@@ -52,8 +52,15 @@ at_s = 14
 for_s = 3
 provider = "three"
 kind = "down"
+[[fault]]
+at_s = 18
+for_s = 2
+provider = "one"
+kind = "cut"
+after_tokens = 5
+share = 0.5
 [expect]
-happened = ["breaker_opened", "failed_over"]
+happened = ["breaker_opened", "failed_over", "stream_cut"]
 first_token_p95_s = 1.0
 recover_s = 10
 """
@@ -64,12 +71,13 @@ def played(text: str = SHORT, seed: int = 1) -> Journal:
 
 
 def test_the_service_holds() -> None:
-    """Two providers down at once, the connection of one torn: every request is answered whole, by the third."""
+    """Two providers fail at once, then the third is gone, then streams break off: every request gets its whole answer,
+    or is told that it was cut."""
     journal = played()
     verdict = judge_run(journal)
     assert verdict.ok, [line for line in verdict.lines if not line.ok]
     assert {"one", "two", "three"} == {seen.provider for seen in journal.requests}
-    assert ["one", "two", "three"] == [window.provider for window in journal.windows]
+    assert ["one", "two", "three", "one"] == [window.provider for window in journal.windows]
 
 
 def test_the_same_seed() -> None:
@@ -204,7 +212,12 @@ class Bare:
 
 def quick() -> Scenario:
     text = SHORT.replace("seconds = 30", "seconds = 1").replace("rate_per_s = 4", "rate_per_s = 20")
-    for at_s in ("at_s = 4\nfor_s = 5", "at_s = 5\nfor_s = 3", "at_s = 14\nfor_s = 3"):
+    for at_s in (
+        "at_s = 18\nfor_s = 2",
+        "at_s = 4\nfor_s = 5",
+        "at_s = 5\nfor_s = 3",
+        "at_s = 14\nfor_s = 3",
+    ):
         text = text.replace(at_s, "at_s = 0.1\nfor_s = 0.1")
     return parse(text, "quick")
 
@@ -221,7 +234,7 @@ async def test_any_gateway() -> None:
     assert {Outcome.COMPLETE} == {seen.outcome for seen in journal.requests}
     assert {"any"} == {seen.provider for seen in journal.requests}
     assert "no /status" in journal.told_by
-    assert 3 == len(journal.notes)
+    assert 4 == len(journal.notes)
     assert not judge_run(journal).ok
 
 

@@ -138,17 +138,32 @@ async def test_conflicts(server_path: Path, tmp_path: Path) -> None:
 async def test_lifting_a_latency_whose_clients_left(server_path: Path, tmp_path: Path) -> None:
     """Server 2.12 freezes when a latency is simply removed while data of clients that left is queued: we set it to 0
     first, and it still answers."""
-    async with proxied(server_path, tmp_path, b"x" * 200_000) as (api, proxy):
-        toxic = await asyncio.to_thread(proxy.add, "latency", {"latency": 1000})
-        for _ in range(5):
-            reader, writer = await asyncio.open_connection(*proxy.listen.split(":"))
-            writer.write(b"ping")
+    answered = asyncio.Semaphore(0)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            await reader.read(100)
+            writer.write(b"x" * 200_000)
+            answered.release()
             await writer.drain()
-            writer.transport.abort()
-            del reader
+            await reader.read()
+        writer.close()
+
+    async with toxiproxy_server(server_path, tmp_path) as (_, api):
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        proxy = await asyncio.to_thread(api.create, "one", address)
+        toxic = await asyncio.to_thread(proxy.add, "latency", {"latency": 1000})
+        host, port = proxy.listen.split(":")
+        for _ in range(5):
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"ping")
+            await answered.acquire()
+            writer.close()
         await asyncio.to_thread(proxy.lift, toxic)
         assert ["one"] == list(await asyncio.to_thread(api.proxies))
         await asyncio.to_thread(proxy.delete)
+        server.close()
 
 
 async def test_nobody_there() -> None:
