@@ -4,6 +4,7 @@ Where a program is missing, a session says so and is skipped; under CI=true that
 """
 
 import os
+import shutil
 
 import nox
 
@@ -12,6 +13,9 @@ from chaos import tools
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests"]
+
+# The certificates that this machine trusts, as pip does: uv would bring its own, and fail behind a company's proxy.
+os.environ.setdefault("UV_SYSTEM_CERTS", "true")
 
 CI = os.environ.get("CI") == "true"
 FOLDERS = ("service", "simulators", "chaos", "loadtests", "benchmarks", "dashboards", "tests")
@@ -43,6 +47,7 @@ def types(session: nox.Session) -> None:
     """Every type, strictly."""
     install(session, "-e", ".[dev,load]")
     session.run("mypy", *TYPED)
+    session.run("mypy", "--explicit-package-bases", "dashboards", "benchmarks")
 
 
 @nox.session
@@ -76,3 +81,14 @@ def bench(session: nox.Session) -> None:
     install(session, "-e", ".[test]")
     flags = ("-p", "no:cacheprovider", "--benchmark-enable")
     session.run("python", "-m", "pytest", "benchmarks", *flags, *session.posargs)
+
+
+@nox.session
+def dashboards(session: nox.Session) -> None:
+    """Whether the dashboards are what the generator makes, and tell the truth about real traffic on a real Prometheus."""
+    install(session, "-e", ".[test]")
+    session.run("python", "-m", "dashboards.generate", "--check")
+    if shutil.which("prometheus") is None:
+        missing(session, "no prometheus on PATH (Debian, Ubuntu: apt install prometheus)")
+    else:
+        session.run("python", "-m", "dashboards.verify")
