@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return DID_NOT_RUN
     except KeyboardInterrupt:
-        console.print("Stopped.")
-        return INTERRUPTED
+        console.print("Stopped; nothing is left running.")
+        return HELD if options.run is _serve else INTERRUPTED  # there is no other way to end a server
     return code
 
 
@@ -66,11 +66,7 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
 
 def _serve(options: argparse.Namespace, console: Console) -> int:
     serve: Any = importlib.import_module("chaos.serve")  # only when asked for: it brings much with it
-    try:
-        code: int = serve.serve(options.port, console)
-    except KeyboardInterrupt:
-        console.print("Stopped; nothing is left running.")
-        return 0
+    code: int = serve.serve(options.port, console)
     return code
 
 

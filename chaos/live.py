@@ -103,9 +103,7 @@ class LiveView:
         done = min(self._at_s, workload.seconds)
         bar = ProgressBar(workload.seconds, done, width=30)
         head.add_row(bar, f"{done:.0f} of {workload.seconds:g} s", f"engine {self._engine}")
-        return Group(
-            Text(self._scenario.title, style="bold"), head, "", self._providers(), "", self._outcomes()
-        )
+        return Group(head, "", self._providers(), "", self._outcomes())
 
     def _providers(self) -> Table:
         table = Table(expand=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
