@@ -92,12 +92,15 @@ class RequestReader:
         self._in_head = False
         self._head_bytes = len(self._url) + self._header_bytes
         self._check_head()
+        length = self._headers.get("content-length", "")
+        if length.isdecimal() and int(length) > BODY_BYTES_MAX:
+            self._too_large()
         self.expects_continue = self._headers.get("expect", "").lower() == "100-continue"
 
     def on_body(self, data: bytes) -> None:
         self.expects_continue = False
         if len(self._body) + len(data) > BODY_BYTES_MAX:
-            self._refused = Refused(413, f"the body is larger than {BODY_BYTES_MAX} bytes")
+            self._too_large()
         else:
             self._body += data
 
@@ -109,6 +112,9 @@ class RequestReader:
         self._body = bytearray()
         chunked_ok = self._parser.get_http_version() != "1.0"
         self._done.append(Incoming(request, self._parser.should_keep_alive(), chunked_ok))
+
+    def _too_large(self) -> None:
+        self._refused = Refused(413, f"the body is larger than {BODY_BYTES_MAX} bytes")
 
     def _check_head(self) -> None:
         if self._head_bytes > HEAD_BYTES_MAX:

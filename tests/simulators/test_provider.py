@@ -6,14 +6,21 @@ import random
 import pytest
 
 from simulators.answers import prompt_tag
-from simulators.faults import parse_fault
+from simulators.faults import Fault, parse_fault
 from simulators.latency import PRESETS, Latency
 from simulators.ledger import Ended, Ledger
-from simulators.personas.base import Profile
+from simulators.personas.base import Persona, Profile, Turn
 from simulators.provider import Provider, make
-from simulators.script import Data, Hang, SimRequest
+from simulators.script import Data, Hang, Script, SimRequest
 from simulators.settings import BadSettings, build
 from tests.simulators.play import ASK, play, post
+
+
+class Nothing(Fault, frozen=True, tag="nothing"):
+    """A fault that leaves nothing of the script."""
+
+    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+        return iter(())
 
 
 class Clock:
@@ -89,6 +96,12 @@ class TestLedger:
         assert (line.ended, line.left_at_s, line.duration_s) == (Ended.CLIENT_LEFT, 107.5, 7.5)
         assert line.tokens_sent == (0 if hanging else 1)
         assert one.ledger.open == {"one": 0}
+
+    def test_script_without_an_end(self, one: Provider) -> None:
+        """A script that just runs out is a cut of ours: its client has not left."""
+        one.set_faults([Nothing()])
+        play(one(post("openai")))
+        assert [line.ended for line in one.ledger.lines()] == [Ended.CUT]
 
     def test_only_the_newest(self, clock: Clock) -> None:
         """The ring forgets the oldest, numbers go on, and a reader gets what came after the last it has."""

@@ -27,6 +27,7 @@ from simulators.sockets import Server, serve
 pytestmark = pytest.mark.real_sockets
 
 GET = b"GET /x HTTP/1.1\r\nhost: h\r\n\r\n"
+CHUNK = b"100000\r\n" + bytes(0x100000) + b"\r\n"
 FIVE = Head(200, {"content-length": "5"})
 
 
@@ -64,6 +65,13 @@ class TestFraming:
         )
         assert first == answer[: len(first)]
         assert answer[len(first) :] == first.replace(b"chunked\r\n", b"chunked\r\nconnection: close\r\n")
+
+    async def test_provider_closes(self) -> None:
+        """A head that says `connection: close` is the last on its connection."""
+        script = always(Head(200, {"content-length": "2", "Connection": "close"}), Data(b"ok"), End())
+        assert await said(script, GET + GET) == (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nConnection: close\r\n\r\nok"
+        )
 
     async def test_lie_about_length(self) -> None:
         """A body shorter or longer than promised is sent as it is, and costs the connection."""
@@ -118,14 +126,18 @@ class TestRequests:
             (b"\x16\x03\x01\x02 hello, TLS?\r\n\r\n", 400),
             (b"GET / HTTP/1.1\r\nx: " + b"a" * (HEAD_BYTES_MAX + 1), 431),
             (b"GET / HTTP/1.1\r\n" + b"x: a\r\n" * (HEAD_BYTES_MAX // 5) + b"\r\n", 431),
-            (
-                b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % (BODY_BYTES_MAX + 1)
-                + bytes(BODY_BYTES_MAX + 1),
-                413,
-            ),
+            (b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % (BODY_BYTES_MAX + 1), 413),
+            (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + CHUNK * 33, 413),
             (b"GET / HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n", 400),
         ],
-        ids=["no HTTP", "endless header", "too many headers", "too large a body", "upgrade"],
+        ids=[
+            "no HTTP",
+            "endless header",
+            "too many headers",
+            "too large a body",
+            "endless chunks",
+            "upgrade",
+        ],
     )
     async def test_no_proper_request(self, sent: bytes, status: int) -> None:
         """What is no request, or too large, is refused with a reason, and the client can still read it."""

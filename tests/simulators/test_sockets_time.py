@@ -4,7 +4,7 @@ import asyncio
 from typing import cast
 
 from simulators.script import Action, Data, End, Head, Wait
-from simulators.sockets import _Connection
+from simulators.sockets import LINGER_S, _Connection
 
 GET = b"GET / HTTP/1.1\r\n\r\n"
 STEPS: list[Action] = [
@@ -27,7 +27,14 @@ class Wire(asyncio.Transport):
 
     def write(self, data: object) -> None:
         assert isinstance(data, bytes)
-        self.written.append((asyncio.get_running_loop().time(), data[-1:]))
+        said = data if data.isupper() else data[-1:]
+        self.written.append((asyncio.get_running_loop().time(), said))
+
+    def write_eof(self) -> None:
+        self.write(b"EOF")
+
+    def abort(self) -> None:
+        self.write(b"ABORT")
 
     def is_closing(self) -> bool:
         return False
@@ -70,3 +77,12 @@ async def test_reader_again_during_a_wait() -> None:
     connection.data_received(GET)  # nor does the next request
     await asyncio.sleep(3)
     assert wire.written[:4] == [(0, b"\n"), (1, b"a"), (2, b"b"), (3, b"\n")]
+
+
+async def test_refused() -> None:
+    """A client that is refused may send on for a while unheard: closing at once would reset the answer away."""
+    connection, wire = connected()
+    connection.data_received(b"no HTTP\r\n\r\n")
+    connection.data_received(GET)
+    await asyncio.sleep(10)
+    assert wire.written == [(0, b"\n"), (0, b"EOF"), (LINGER_S, b"ABORT")]
