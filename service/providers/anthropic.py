@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from service import clock
 from service.chat import ChatRequest, Chunk, Message, Reply, Usage
-from service.providers.base import Call, ProviderFault, Unsupported, named, read_error, status_fault
+from service.providers.base import Call, ProviderFault, Unsupported, named, status_fault
+from service.providers.error_body import read_error
 from service.providers.openai import TOKENS_MAX, bearer, frame
 from service.providers.sse import EventTooLong, SseDecoder
 

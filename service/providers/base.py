@@ -5,19 +5,17 @@ ChatRequest --encode--> Call --(attempt/run, wire)--> status, headers, body
 otherwise   --fault---> ProviderFault   (raised, or returned: what attempt/classify.py reads)
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import msgspec
-
-from service import VERSION
+from service import VERSION, clock
 from service.chat import ChatRequest, Chunk, Reply
+from service.providers.error_body import read_error
+from service.providers.retry_after import retry_after_s
 
 USER_AGENT = f"dub5/{VERSION}"
 MESSAGE_CHARS_MAX = 300
-RETRY_AFTER_MAX_S = 86_400.0  # nobody is left alone for longer than a day on one word of theirs
 DROPPED_MAX = 20
 
 
@@ -104,58 +102,13 @@ class Dialect(Protocol):
         ...
 
 
-class ErrorDetail(msgspec.Struct):
-    """The parts of a provider's error object that are worth reading; every provider leaves some out."""
-
-    message: object = None
-    type: object = None
-    code: object = None
-
-
-class ErrorBody(msgspec.Struct):
-    """The shapes of error bodies seen in the field: nested, flat, or a bare sentence."""
-
-    error: ErrorDetail | str | None = None
-    message: object = None
-    type: object = None
-    code: object = None
-    detail: object = None
-
-
-_ERROR = msgspec.json.Decoder(ErrorBody)
-
-
 def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
     """A fault from a status and whatever body came with it: JSON of any known shape, text or HTML."""
     code, message = read_error(body)
     return ProviderFault(
-        f"http_{status}", status=status, code=code, message=message, retry_after_s=retry_after_s(headers)
+        f"http_{status}",
+        status=status,
+        code=code,
+        message=message,
+        retry_after_s=retry_after_s(headers, message, clock.wall()),
     )
-
-
-def read_error(body: bytes) -> tuple[str, str]:
-    """Code (or type) and message of an error body; empty where it has none. HTML says nothing a person wants."""
-    try:
-        parsed = _ERROR.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return "", ""
-    detail = parsed.error
-    if isinstance(detail, str):
-        return "", detail
-    source = detail if detail is not None else parsed
-    message = source.message if isinstance(source.message, str) else ""
-    if not message and isinstance(parsed.detail, str):
-        message = parsed.detail
-    return str(source.code or source.type or ""), message
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The provider's own word on when to come back, in seconds: `retry-after-ms`, then `retry-after`."""
-    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers.get(name, "")) / scale
-        except ValueError:
-            continue
-        if math.isfinite(seconds):
-            return min(max(0.0, seconds), RETRY_AFTER_MAX_S)
-    return None

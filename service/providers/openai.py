@@ -6,7 +6,8 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from service.chat import ChatRequest, Chunk, Reply, Usage
-from service.providers.base import USER_AGENT, Call, ProviderFault, read_error, status_fault
+from service.providers.base import USER_AGENT, Call, ProviderFault, status_fault
+from service.providers.error_body import read_error
 from service.providers.sse import EventTooLong, SseDecoder
 
 DONE = b"[DONE]"

@@ -146,29 +146,28 @@ class TestFault:
             (b'{"detail":"Unauthorized"}', "", "Unauthorized"),
             (b'{"error":"m","status":402}', "", "m"),
             (b'{"object":"error","message":"m","type":"t","code":"1300"}', "1300", "m"),
-            (b"error code: 1033", "", ""),
+            (
+                b'{"type":"error","error":{"type":"t","message":"m","details":{"error_code":"ramp"}}}',
+                "ramp",
+                "m",
+            ),
+            (b'{"error":{"code":429,"message":"m","metadata":{}}}', "429", "m"),
+            (
+                b'{"detail":[{"loc":["body","messages"],"msg":"Field required"}]}',
+                "",
+                "messages: Field required",
+            ),
+            (b'{"title":"Error 1033","status":530,"cloudflare_error":true,"error_code":1033}', "1033", ""),
+            (b"error code: 1033", "1033", ""),
+            (b"<title>Cloudflare Tunnel error</title><script>x={errorCode:1016}", "1016", ""),
+            (b'{"error":{"code":"a\\r\\nset-cookie: x","message":"m"}}', "", "m"),
             (b"<html>", "", ""),
             (b"[" * 100_000, "", ""),
             (b"\xff\xfe", "", ""),
         ],
         ids=lambda value: str(value)[:40],
     )
-    def test_bodies(self, body: bytes, code: str, message: str) -> None:
+    async def test_bodies(self, body: bytes, code: str, message: str) -> None:
         """Every shape of error body seen in the field is read; none that is not can hurt."""
         fault = DIALECT.fault(500, {}, body)
         assert (fault.code, fault.message) == (code, message)
-
-    @pytest.mark.parametrize(
-        ("headers", "seconds"),
-        [
-            ({"retry-after": "20"}, 20.0),
-            ({"retry-after": "2", "retry-after-ms": "250"}, 0.25),
-            ({"retry-after": "-3"}, 0.0),
-            ({"retry-after": "nan"}, None),
-            ({"retry-after": "soon"}, None),
-            ({}, None),
-        ],
-    )
-    def test_retry_after(self, headers: dict[str, str], seconds: float | None) -> None:
-        """Milliseconds win over seconds; nonsense is nothing."""
-        assert DIALECT.fault(429, headers, b"").retry_after_s == seconds

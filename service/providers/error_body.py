@@ -1,0 +1,77 @@
+"""What an error body says: JSON of every shape seen in the field, Cloudflare's text and pages.
+
+{"error": {"message", "type", "code"}}        OpenAI, Groq, OpenRouter (code may be a number)
+{"error": {"type", "details": {"error_code"}}}    Anthropic
+{"message", "code", "type"} | {"detail": ...} | {"error": "...", "status"}      Mistral, Pollinations
+{"cloudflare_error": true, "error_code": 1033} | error code: 1033 | ... errorCode:1033 ...
+"""
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+CODE_OK = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # a code goes into logs and trails: nothing else may
+EDGE_CODE = re.compile(rb"error code: (\d{3,4})\b|errorCode:\s*[\"']?(\d{4})\b")
+EDGE_BYTES = 4096
+
+
+class _Details(msgspec.Struct):
+    error_code: object = None
+
+
+class _Detail(msgspec.Struct):
+    message: object = None
+    type: object = None
+    code: object = None
+    details: object = None
+
+
+class _Body(msgspec.Struct):
+    error: object = None
+    message: object = None
+    type: object = None
+    code: object = None
+    detail: object = None
+    error_code: object = None
+
+
+_BODY = msgspec.json.Decoder(_Body)
+
+
+def read_error(body: bytes) -> tuple[str, str]:
+    """Code and message; empty where the body has none. A page says nothing that a person wants to read."""
+    try:
+        parsed = _BODY.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = EDGE_CODE.search(body[:EDGE_BYTES])
+        return ((found[1] or found[2]).decode(), "") if found else ("", "")
+    if isinstance(parsed.error, str):
+        return _code(parsed.code), parsed.error
+    inner = _lenient(parsed.error, _Detail) or _Detail(parsed.message, parsed.type, parsed.code)
+    special = _lenient(inner.details, _Details)
+    message = inner.message if isinstance(inner.message, str) else _sentence(parsed.detail)
+    for candidate in (special.error_code if special else None, parsed.error_code, inner.code, inner.type):
+        if code := _code(candidate):
+            return code, message
+    return "", message
+
+
+def _lenient(value: object, kind: type[T]) -> T | None:
+    return msgspec.convert(value, kind) if isinstance(value, dict) else None
+
+
+def _code(value: object) -> str:
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    return text if CODE_OK.fullmatch(text) else ""
+
+
+def _sentence(detail: object) -> str:
+    """Mistral's `detail`: a sentence, or a list of places with a sentence each."""
+    if isinstance(detail, str):
+        return detail
+    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
+        place = ".".join(str(part) for part in detail[0].get("loc", ()) if part != "body")
+        return f"{place}: {detail[0].get('msg', '')}" if place else str(detail[0].get("msg", ""))
+    return ""
