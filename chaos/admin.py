@@ -20,9 +20,9 @@ class Admin:
     """Speaks to one process of simulators."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
-        self.url = url
-        self.token = token
         self._session = session
+        self._url = url
+        self._headers = {"authorization": f"Bearer {token}"}
 
     async def set_fault(self, provider: str, fault: Mapping[str, Value]) -> None:
         """Begins a fault; it takes the place of one of its kind. Raises AdminRefused."""
@@ -45,9 +45,8 @@ class Admin:
         return lines
 
     async def _call(self, method: str, path: str, **more: Any) -> Any:
-        headers = {"authorization": f"Bearer {self.token}"}
         async with self._session.request(
-            method, self.url + path, headers=headers, timeout=CALL_S, **more
+            method, self._url + path, headers=self._headers, timeout=CALL_S, **more
         ) as response:
             said = await response.json()
             if response.status >= 400:

@@ -15,7 +15,7 @@ from rich.table import Table
 from chaos import report
 from chaos.journal import Journal
 from chaos.live import LiveView
-from chaos.processes import NotStarted
+from chaos.processes import HarnessFailed, NotStarted
 from chaos.scenario import ENGINES, Scenario, ScenarioProblems, read
 from chaos.verdict import Question, Verdict, judge_run
 from service import VERSION
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ScenarioProblems as error:
         _complain(str(error))
         return UNUSABLE
-    except NotStarted as error:
+    except (NotStarted, HarnessFailed) as error:
         _complain(str(error))
         return DID_NOT_RUN
     except KeyboardInterrupt:

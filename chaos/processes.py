@@ -21,6 +21,10 @@ class NotStarted(Exception):
     """A process ended, or said nothing, before it was ready; with its last words."""
 
 
+class HarnessFailed(Exception):
+    """A run came to nothing through our own fault: it says nothing about the service."""
+
+
 class Child:
     """A running process."""
 

@@ -55,7 +55,7 @@ class Fault:
     for_s: float
     provider: str
     kind: str
-    options: Mapping[str, Value]
+    options: Mapping[str, Value] = field(hash=False)
     label: str  # for people: the file's own words, or made from kind and fields
 
     @property

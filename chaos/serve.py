@@ -21,7 +21,7 @@ async def _serve(port: int, console: Console) -> int:
     def tell(line: str) -> None:
         console.print(line, highlight=False)
 
-    async with stack(PROVIDERS, CLOCKS, None, tell, port=port) as running:
+    async with stack(PROVIDERS, CLOCKS, tell, port=port) as running:
         console.print(_welcome(running), highlight=False, markup=False, soft_wrap=True)
         while not running.dead():
             await asyncio.sleep(WATCH_S)
@@ -33,14 +33,13 @@ async def _serve(port: int, console: Console) -> int:
 
 
 def _welcome(running: Stack) -> str:
-    admin = running.admin
     return f"""
 The page:     {running.url}/
 Ask it:       curl -N {running.url}/v1/chat/completions -H 'content-type: application/json' \\
                 -d '{{"model": "chat", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
-Break one:    curl -X PUT {admin.url}/faults/one -H 'authorization: Bearer {admin.token}' \\
+Break one:    curl -X PUT {running.admin}/faults/one -H 'authorization: Bearer {running.token}' \\
                 -d '{{"kind": "status", "status": 530, "body": "cloudflare_1033_text"}}'
-Heal it:      curl -X DELETE {admin.url}/faults/one -H 'authorization: Bearer {admin.token}'
+Heal it:      curl -X DELETE {running.admin}/faults/one -H 'authorization: Bearer {running.token}'
 
 Ctrl-C stops all of it.
 """

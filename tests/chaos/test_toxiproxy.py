@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from chaos.stack import free_port, toxiproxy_server
+from chaos.proxies import toxiproxy_server
+from chaos.stack import free_port
 from chaos.toxiproxy import Conflict, NoSuch, Proxy, Toxiproxy, ToxiproxyError
 
 pytestmark = pytest.mark.real_sockets
