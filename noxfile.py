@@ -18,7 +18,6 @@ nox.options.sessions = ["lint", "types", "tests"]
 os.environ.setdefault("UV_SYSTEM_CERTS", "true")
 
 CI = os.environ.get("CI") == "true"
-FOLDERS = ("service", "simulators", "chaos", "loadtests", "benchmarks", "dashboards", "tests")
 TYPED = ("service", "simulators", "chaos", "loadtests")
 
 
