@@ -109,8 +109,9 @@ def _play(scenario: Scenario, name: str, seed: int, reports: Path, console: Cons
         console.print(note, highlight=False)
     console.print(f"report:  {page}\njournal: {record}", highlight=False, soft_wrap=True)
     if not verdict.ok:
+        what = "The service did not hold." if verdict.answer(Question.RAN) else "The run was not as planned."
         again = f"dub5 chaos {scenario.name} --engine {name} --seed {seed}"
-        console.print(f"The service did not hold. Once more: {again}", style="bold red", highlight=False)
+        console.print(f"{what} Once more: {again}", style="bold red", highlight=False)
     return HELD if verdict.ok else DEVIATED if verdict.answer(Question.RAN) else DID_NOT_RUN
 
 
