@@ -18,6 +18,7 @@ from service.api.errors import handler
 from service.api.ops import Ops
 from service.api.page import read_files
 from service.api.routes import routes
+from service.attempt.notice import Notices
 from service.attempt.run import Runner, Upstream
 from service.chat import Target
 from service.events import DrainBegan, Events, Subscriber
@@ -130,7 +131,7 @@ def _target(name: str) -> Target:
 
 
 def _route(settings: RouteSettings) -> Route:
-    return Route(settings, tuple(_target(name) for name in settings.targets))
+    return Route(settings, tuple(_target(name) for name in settings.targets), Notices(settings.notices))
 
 
 def _upstreams(settings: Settings) -> dict[Target, Upstream]:

@@ -147,6 +147,7 @@ class Attempt:
     ended_s: float
     reason: str  # "ok", or why not: "http_530", "first_token_timeout", "connect_refused" ...
     status: int | None = None
+    code: str = ""  # the provider's own, as "1033" or "insufficient_quota"
     first_token_s: float | None = None
     maybe_billed: bool = False
     dropped: tuple[str, ...] = ()  # request fields this target's dialect does not know

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from service import clock
 from service.answers.cache import AnswerCache, Stored
 from service.answers.replay import Recorded, Replayed, as_chunks, is_plain_text
+from service.attempt.notice import Notices
 from service.attempt.run import Runner, Task, Whole
 from service.chat import Chunks, Reply, Target
 from service.errors import ModelNotFound
@@ -29,6 +30,7 @@ class Route:
 
     settings: RouteSettings
     targets: tuple[Target, ...]
+    notices: Notices
 
 
 class Gateway:

@@ -107,6 +107,7 @@ class RouteSettings(Struct, frozen=True):
     targets: Annotated[tuple[str, ...], Meta(min_length=1)]
     clocks: Clocks = Clocks()
     cache: CacheOptions = CacheOptions()
+    notices: tuple[str, ...] = ()
 
 
 class Settings(Struct, frozen=True):
@@ -314,6 +315,11 @@ def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:
             near = difflib.get_close_matches(provider, providers, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"configured: {', '.join(providers)}."
             found.append(f"route {route.name!r}: target {target!r} names no configured provider; {hint}")
+    for pattern in route.notices:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            found.append(f"route {route.name!r}: notices: {pattern!r} is not a regular expression: {error}.")
     if route.clocks.first_token_s > route.clocks.total_s:
         found.append(f"route {route.name!r}: clocks.first_token_s is longer than clocks.total_s.")
     return found

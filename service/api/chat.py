@@ -114,7 +114,7 @@ class Exchange:
         seen.route, seen.stream = route.settings.name, request.stream
         clocks = route.settings.clocks
         self._watch.deadline_s = self.started_s + min(clocks.total_s, deadline_s(headers) or clocks.total_s)
-        seen.task = Task(request, seen.route, clocks, self._watch, self.started_s)
+        seen.task = Task(request, seen.route, clocks, route.notices, self._watch, self.started_s)
         answer = await desk.gateway.answer(seen.task, route)
         seen.target, seen.cached = answer.target, bool(answer.cached)
         if answer.stream is None:

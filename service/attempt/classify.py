@@ -28,14 +28,24 @@ class Blame(StrEnum):
     NOBODY = "nobody"
 
 
+class Rest(StrEnum):
+    """Why a key is left alone for a while, as the trail says it."""
+
+    LIMITED = "cooling_down"
+    QUOTA = "quota_used_up"
+    REFUSED = "key_refused"
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The one reading of a failure. `cool_s`: leave the blamed alone for so long."""
+    """The one reading of a failure. `cool_s`: so long nobody asks this target with this key, because of `rest`."""
 
     then: Then
     blame: Blame
     reason: str
     cool_s: float = 0.0
+    rest: Rest = Rest.LIMITED
+    code: str = ""
     status: int | None = None
     message: str = ""
     maybe_billed: bool = False
@@ -49,12 +59,16 @@ class Rule:
     blame: Blame
     statuses: frozenset[int] = frozenset()
     codes: frozenset[str] = frozenset()
-    cool_s: float = 0.0  # where the provider did not say
+    says: str = ""  # somewhere in its message
+    cool_s: float = 0.0  # where the provider did not say; at least so long where it is a quota
+    rest: Rest = Rest.LIMITED
 
     def holds(self, fault: ProviderFault) -> bool:
         """Whether this row speaks of the fault."""
-        return (not self.statuses or fault.status in self.statuses) and (
-            not self.codes or fault.code in self.codes
+        return (
+            (not self.statuses or fault.status in self.statuses)
+            and (not self.codes or fault.code in self.codes)
+            and self.says in fault.message
         )
 
 
@@ -73,19 +87,25 @@ QUOTA_CODES = frozenset(
 )
 EDGE_STATUSES = frozenset({*range(520, 528), 530})  # Cloudflare speaking for an origin it cannot reach
 QUOTA_COOL_S = 3600.0
+QUOTA_ABOVE_S = 600.0  # whoever says to come back later than this has no rate limit in mind
 LIMITED_COOL_S = 5.0
 KEY_COOL_S = 60.0
 
 STATUS_RULES = (
     Rule(Then.NEXT, Blame.NOBODY, codes=CONTEXT_CODES),  # another target may have a larger window
     Rule(Then.GIVE_UP, Blame.NOBODY, codes=FILTER_CODES),  # never routed around
-    Rule(Then.NEXT, Blame.KEY, frozenset({429}), QUOTA_CODES, QUOTA_COOL_S),
+    Rule(Then.NEXT, Blame.KEY, frozenset({429}), QUOTA_CODES, cool_s=QUOTA_COOL_S, rest=Rest.QUOTA),
+    Rule(Then.NEXT, Blame.KEY, frozenset({429}), says="per day", cool_s=LIMITED_COOL_S, rest=Rest.QUOTA),
+    Rule(Then.NEXT, Blame.NOBODY, frozenset({429}), says="Request too large"),  # would never succeed here
+    Rule(
+        Then.NEXT, Blame.TARGET, frozenset({429}), says="capacity exceeded"
+    ),  # theirs is full, not ours used up
     Rule(Then.NEXT, Blame.KEY, frozenset({429}), cool_s=LIMITED_COOL_S),
-    Rule(Then.NEXT, Blame.KEY, frozenset({401, 402, 403}), cool_s=KEY_COOL_S),
+    Rule(Then.NEXT, Blame.KEY, frozenset({401, 402, 403}), cool_s=KEY_COOL_S, rest=Rest.REFUSED),
     Rule(Then.GIVE_UP, Blame.NOBODY, frozenset({400, 422})),
     Rule(Then.NEXT, Blame.NOBODY, frozenset({413})),
     Rule(Then.NEXT, Blame.HOST, EDGE_STATUSES),
-    Rule(Then.NEXT, Blame.TARGET),
+    Rule(Then.NEXT, Blame.TARGET),  # 5xx, 529, 498 of a full tier, 404 of a model that is gone, 408, 3xx
 )
 CODE_RULES = tuple(rule for rule in STATUS_RULES if rule.codes)  # these hold inside a 200 as well
 
@@ -110,11 +130,16 @@ def _of_fault(fault: ProviderFault) -> Verdict:
         return Verdict(Then.NEXT, Blame.TARGET, fault.reason, maybe_billed=True)  # a 200 that was no answer
     rule = next(rule for rule in STATUS_RULES if rule.holds(fault))
     said = fault.retry_after_s
+    floor_s = rule.cool_s if rule.codes else 0.0
+    cool_s = rule.cool_s if said is None else max(said, floor_s)
+    rest = Rest.QUOTA if rule.rest is Rest.LIMITED and cool_s > QUOTA_ABOVE_S else rule.rest
     return Verdict(
         rule.then,
         rule.blame,
         fault.reason,
-        cool_s=rule.cool_s if said is None else max(said, rule.cool_s if rule.codes else 0.0),
+        cool_s=0.0 if rule.blame is Blame.NOBODY else cool_s,
+        rest=rest,
+        code=fault.code,
         status=fault.status,
         message=fault.message,
     )

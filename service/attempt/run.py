@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from service import clock
-from service.attempt.classify import Blame, Then, Verdict, classify
+from service.attempt.classify import Blame, Rest, Then, Verdict, classify
 from service.attempt.clocks import ClockRanOut, Watch
+from service.attempt.notice import JUDGED_CHARS, JUDGED_S, Notices, beginning_of, beginning_of_reply
 from service.chat import Attempt, ChatRequest, Chunk, Reply, Target, Usage
 from service.errors import (
     AllTargetsDown,
@@ -43,6 +44,7 @@ LINGER_S = 0.05
 TAIL_S = 1.0  # how long a provider may take to end a stream whose answer is already whole
 
 BROKEN = (WireFailure, ProviderFault, ClockRanOut, Unsupported)
+LIMITED = frozenset({"http_429", Rest.LIMITED, Rest.QUOTA})
 CANCELLED = Verdict(Then.GIVE_UP, Blame.NOBODY, "cancelled")
 
 
@@ -61,6 +63,7 @@ class Task:
     request: ChatRequest
     route: str
     clocks: Clocks
+    notices: Notices
     watch: Watch
     started_s: float
     trail: list[Attempt] = field(default_factory=list)
@@ -131,7 +134,7 @@ class Runner:
         try:
             return await attempt.open(fresh)
         except BROKEN as error:
-            verdict = classify(error)
+            verdict = leave.reconsider(classify(error), clock.now())
             attempt.end(verdict)
             await attempt.close()
             return verdict
@@ -166,7 +169,7 @@ class Runner:
                 attempts=trail,
             )
         wait_s = max(1.0, min(self.fleet.state(target, now_s).wait_s for target in targets))
-        if all(a.reason in ("http_429", "cooling_down") for a in trail):
+        if all(a.reason in LIMITED for a in trail):
             return AllTargetsLimited(
                 "Every provider behind this model has reached a rate limit.",
                 retry_after_s=wait_s,
@@ -197,6 +200,7 @@ class Try:
         self._leave = leave
         self._upstream = runner.upstreams[target]
         self._response: WireResponse | None = None
+        self._reading: asyncio.Future[bytes] | None = None
         self._ended = False
 
     async def open(self, fresh: bool) -> "Whole | Streaming":
@@ -206,6 +210,8 @@ class Try:
         limit_s = task.clocks.first_token_s if request.stream else task.clocks.whole_answer_s
         name = "first_token" if request.stream else "whole_answer"
         answer = await task.watch.guard(name, limit_s, self._answer(wire_request))
+        if task.notices:
+            await self._refuse_notices(answer)
         now_s = clock.now()
         self.first_token_s = now_s - task.started_s
         task.upstream_ns += clock.tick_ns() - self._started_ns
@@ -248,10 +254,36 @@ class Try:
             if reader.finished or reader.ended or not data:
                 raise ProviderFault("empty_answer")
 
+    async def _refuse_notices(self, answer: "Whole | Streaming") -> None:
+        """Holds the beginning of an answer back until it can be judged. Raises ProviderFault("notice")."""
+        notices = self.task.notices
+        if isinstance(answer, Whole):
+            if notices.match(beginning_of_reply(answer.reply.body)):
+                raise ProviderFault("notice")
+            return
+        until_s = clock.now() + JUDGED_S
+        while True:
+            beginning = beginning_of(answer.held)
+            if notices.match(beginning):
+                raise ProviderFault("notice")
+            if len(beginning) >= JUDGED_CHARS or not await answer.hold_more(until_s - clock.now()):
+                return
+
     async def read(self) -> bytes:
         """The next bytes of the body; none at its end."""
         assert self._response is not None, "nothing is read before the wire answered"
+        if self._reading is not None:
+            reading, self._reading = self._reading, None
+            return await reading
         return await self._response.read()
+
+    async def read_within(self, limit_s: float) -> bytes | None:
+        """The next bytes if they come in time. A read that is cancelled closes the connection, so one that does not
+        come is left for the next `read`."""
+        assert self._response is not None, "nothing is read before the wire answered"
+        reading = self._reading = asyncio.ensure_future(self._response.read())
+        await asyncio.wait({reading}, timeout=max(0.0, limit_s))
+        return await self.read() if reading.done() else None
 
     async def _whole_body(self) -> bytes:
         parts: list[bytes] = []
@@ -303,6 +335,7 @@ class Try:
             ended_s=now_s - task.started_s,
             reason=verdict.reason if verdict else "ok",
             status=self.status,
+            code=verdict.code if verdict else "",
             first_token_s=self.first_token_s,
             maybe_billed=bool(verdict and (verdict.maybe_billed or verdict is CANCELLED)),
             dropped=self.dropped,
@@ -316,6 +349,9 @@ class Try:
     async def close(self, *, at_end: bool = False) -> None:
         """Lets the connection go; `at_end`: the answer is over, and the last bytes of its framing may still be on
         their way. With them read, the connection can be used again."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
         if self._response is None:
             return
         if at_end:
@@ -333,14 +369,15 @@ class Streaming:
         self.usage: Usage | None = None
         self._attempt = attempt
         self._reader = reader
-        self._held = held
+        self.held = held
         self._waited_s = 0.0
+        self._at_end = False  # there are no more bytes
         self._over = False
 
     async def read(self) -> list[Chunk]:
         """The chunks that are ready, at least one; none at the answer's proper end. Raises StreamCut."""
-        if self._held:
-            chunks, self._held = self._held, []
+        if self.held:
+            chunks, self.held = self.held, []
             return self._seen(chunks)
         while not self._over:
             try:
@@ -354,6 +391,19 @@ class Streaming:
                 return self._seen(chunks)
         self._attempt.end(None)
         return []
+
+    async def hold_more(self, limit_s: float) -> bool:
+        """Reads on before the commit point; false when there is no more, or not in time. Raises ProviderFault."""
+        if self._reader.ended or self._reader.finished:
+            return False
+        data = await self._attempt.read_within(limit_s)
+        self._at_end = data == b""
+        if not data:
+            return False
+        self.held += self._reader.feed(data)
+        if self._reader.fault is not None:
+            raise self._reader.fault
+        return True
 
     async def aclose(self) -> None:
         """The client left, or the answer is over."""
@@ -369,7 +419,9 @@ class Streaming:
             return self._reader.end()
         clocks, before_s = self._attempt.task.clocks, clock.now()
         limit_s = (TAIL_S if self._reader.finished else clocks.between_tokens_s) - self._waited_s
-        data = await self._attempt.task.watch.guard("between_tokens", limit_s, self._attempt.read())
+        data = b""
+        if not self._at_end:
+            data = await self._attempt.task.watch.guard("between_tokens", limit_s, self._attempt.read())
         self._waited_s += clock.now() - before_s
         if not data:
             self._over = True

@@ -6,12 +6,13 @@ state(target) -> healthy | degraded | unhealthy  all the router reads
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from random import Random
 
 from service.attempt.breaker import Breaker, End, Permit, State
-from service.attempt.classify import Blame, Verdict
+from service.attempt.burst import Burst
+from service.attempt.classify import Blame, Rest, Then, Verdict
 from service.chat import Target
 from service.events import BreakerChanged, Events
 from service.settings import BreakerOptions, Secret
@@ -57,7 +58,8 @@ class _Entry:
         self.origin = origin
         self.keys = keys
         self.cool_until_s = [0.0] * len(keys)
-        self.refused = [False] * len(keys)  # why it cools: refused, or limited
+        self.rest = [Rest.LIMITED] * len(keys)  # why it cools
+        self.burst = Burst()
         self.breaker = breaker
         self.in_flight = 0
 
@@ -91,7 +93,7 @@ class Fleet:
         host = self._hosts[entry.origin]
         key = min(range(len(entry.keys)), key=lambda i: entry.cool_until_s[i])
         if entry.cool_until_s[key] > now_s:
-            return Barred("key_refused" if entry.refused[key] else "cooling_down")
+            return Barred(entry.rest[key])
         if not host.may_enter(now_s):
             return Barred("host_breaker_open")
         permit = entry.breaker.enter(now_s)
@@ -170,17 +172,26 @@ class Pass:
         at least a status, so its host is up."""
         self._entry.in_flight -= 1
         not_before_s = now_s + verdict.cool_s if verdict else 0.0
-        blame = verdict.blame if verdict else None
         self._target.end(_target_end(verdict), now_s, not_before_s)
         self._host.end(_host_end(verdict, reached), now_s, not_before_s)
-        if blame is Blame.KEY:
+        if verdict is None:
+            self._entry.burst.record(refused=False, now_s=now_s)
+        elif verdict.cool_s > 0:
             # Two refusals may cross: the later end of the cool-down holds.
             cool = self._entry.cool_until_s
             cool[self._index] = max(cool[self._index], not_before_s)
-            self._entry.refused[self._index] = verdict is not None and verdict.status in REFUSED
+            self._entry.rest[self._index] = verdict.rest
+
+    def reconsider(self, verdict: Verdict, now_s: float) -> Verdict:
+        """The verdict, or another one if this target refuses what it took a minute ago."""
+        if verdict.then is not Then.GIVE_UP or verdict.status not in BAD_REQUEST:
+            return verdict
+        if self._entry.burst.record(refused=True, now_s=now_s):
+            return replace(verdict, then=Then.NEXT, blame=Blame.TARGET)
+        return verdict
 
 
-REFUSED = frozenset({401, 402, 403})
+BAD_REQUEST = frozenset({400, 422})
 
 
 def _target_end(verdict: Verdict | None) -> End:

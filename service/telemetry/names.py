@@ -223,7 +223,7 @@ def _reasons() -> Iterator[str]:
     """Why a try may end: our own words, the clocks, the wire's stages and kinds, and statuses seen in the field."""
     yield from ("ok", "cancelled", "unsupported")
     yield from ("empty_answer", "error_in_answer", "error_event", "truncated", "garbled", "not_json")
-    yield from ("not_a_stream", "answer_too_long", "event_too_long")
+    yield from ("not_a_stream", "answer_too_long", "event_too_long", "notice")
     yield from (f"{name}_timeout" for name in ("first_token", "whole_answer", "between_tokens", "deadline"))
     yield from (f"{stage}_{kind}" for stage in Stage for kind in WireKind)
     yield from (
@@ -232,7 +232,9 @@ def _reasons() -> Iterator[str]:
     yield from (f"http_{status}" for status in (500, 501, 502, 503, 504, 529, 530, *range(520, 528)))
 
 
-PASSED_OVER_REASONS = frozenset({"cooling_down", "key_refused", "breaker_open", "host_breaker_open"})
+PASSED_OVER_REASONS = frozenset(
+    {"cooling_down", "quota_used_up", "key_refused", "breaker_open", "host_breaker_open"}
+)
 REASONS = frozenset(_reasons())
 CODES = frozenset(kind.code for kind in every_error())
 

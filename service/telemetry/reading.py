@@ -38,6 +38,8 @@ def _row(attempt: Attempt) -> AttemptRow:
         "started_ms": ms(attempt.started_s),
         "ended_ms": ms(attempt.ended_s),
     }
+    if attempt.code:
+        row["code"] = attempt.code
     if attempt.dropped:
         row["dropped"] = attempt.dropped
     if attempt.maybe_billed:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from types import MappingProxyType
 
 import pytest
 
@@ -175,7 +176,7 @@ class TestAllDown:
         assert error["id"] == answer.headers["x-request-id"]
         assert answer.headers["retry-after"] == "1"
         assert b"SECRET" not in answer.body
-        assert b"1033" not in answer.body
+        assert b"error code" not in answer.body
 
     async def test_all_limited(self) -> None:
         """Where every provider is rate limited, the client hears 429 and the shortest wait."""
@@ -271,6 +272,75 @@ class TestCommitPoint:
         assert payloads(answer.body)[-1] == "[DONE]"
         assert clock.now() < 2
         assert world.outcomes() == {"complete": 1}
+
+
+class TestNotices:
+    """Routes that name patterns hold the beginning of an answer back until it can be judged."""
+
+    NOTICE = ("The legacy ", "text API is being ", "deprecated for authenticated users.")
+    ROUTE = MappingProxyType({"notices": (r"legacy text API is being deprecated",)})
+
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_notice(self, stream: bool) -> None:
+        """A notice sold as an answer is a failure, and somebody else answers."""
+        async with World(one=healthy(words=self.NOTICE), two=healthy(), route=self.ROUTE) as world:
+            answer = await world.ask(stream=stream)
+        assert answer.headers["x-dub5-trail"].startswith("one/m=notice;")
+        assert answer.headers["x-dub5-target"] == "two/m"
+
+    @pytest.mark.parametrize(
+        "answering",
+        [
+            healthy(words=("word ",) * 100, gap_s=0.001),
+            healthy(words=("one ", "two"), gap_s=5.0),
+            healthy(words=("short",)),
+            script(Head(200, SSE), chunk({"content": "a"}), Wait(0.1), chunk({}, "stop"), End()),
+        ],
+        ids=["long", "slow", "short", "ends_while_judged"],
+    )
+    async def test_answer(self, answering) -> None:
+        """An answer passes whole, however it comes."""
+        async with World(one=answering, route=self.ROUTE) as world:
+            answer = await world.ask(stream=True)
+        assert payloads(answer.body)[-1] == "[DONE]"
+        assert world.outcomes() == {"complete": 1}
+
+    async def test_held_back_for_a_moment_only(self) -> None:
+        """A slow second word does not keep the first one back for longer than 300 ms."""
+        slow = healthy(words=("one ", "two"), gap_s=5.0)
+        async with World(one=slow, route=self.ROUTE) as world, world.stream() as answer:
+            assert clock.now() == pytest.approx(0.1 + 0.3)
+            assert text_of(await answer.body()) == "one two"
+
+    async def test_leaving_while_held_back(self) -> None:
+        """A client that leaves then leaves nothing behind."""
+        async with World(one=healthy(gap_s=5.0), route=self.ROUTE) as world:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2), world.stream():
+                    pass
+        assert world.outcomes() == {"cancelled": 1}
+
+
+class TestBurst:
+    async def test_a_target_that_refuses_all_of_a_sudden(self) -> None:
+        """400s that burst where it was quiet before are the target's fault: the request moves on, the breaker opens."""
+        suddenly = in_turn(*[healthy()] * 12, status(400, b'{"error":{"message":"mismatch"}}'))
+        async with World(one=suddenly, two=healthy()) as world:
+            for _ in range(12):
+                await world.ask()
+            await asyncio.sleep(40)
+            answers = [await world.ask() for _ in range(20)]
+        statuses = [answer.status for answer in answers]
+        assert statuses[:9] == [400] * 9
+        assert statuses[9:] == [200] * 11
+        assert world.happened("breaker_opened") == 1
+
+    async def test_a_caller_who_is_always_wrong(self) -> None:
+        """Where bad requests are nothing new they stay the callers'."""
+        async with World(one=status(400, b"{}"), two=healthy()) as world:
+            answers = [await world.ask() for _ in range(60)]
+        assert {answer.status for answer in answers} == {400}
+        assert world.asked["two"] == []
 
 
 class TestClocks:

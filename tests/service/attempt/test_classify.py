@@ -2,14 +2,22 @@
 
 import pytest
 
-from service.attempt.classify import Blame, Then, classify
+from service.attempt.classify import Blame, Rest, Then, classify
 from service.attempt.clocks import ClockRanOut
 from service.providers.base import ProviderFault, Unsupported
 from service.wire.base import Kind, Stage, WireFailure
 
 
-def status(number: int, code: str = "", retry_after_s: float | None = None) -> ProviderFault:
-    return ProviderFault(f"http_{number}", status=number, code=code, retry_after_s=retry_after_s)
+def status(
+    number: int, code: str = "", retry_after_s: float | None = None, message: str = ""
+) -> ProviderFault:
+    return ProviderFault(
+        f"http_{number}", status=number, code=code, message=message, retry_after_s=retry_after_s
+    )
+
+
+TOO_LARGE = "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 30601."
+PER_DAY = "Rate limit reached for model x on tokens per day (TPD): Limit 100000, Used 97050."
 
 
 @pytest.mark.parametrize(
@@ -23,6 +31,12 @@ def status(number: int, code: str = "", retry_after_s: float | None = None) -> P
         (status(429), Then.NEXT, Blame.KEY, 5.0),
         (status(429, retry_after_s=20.0), Then.NEXT, Blame.KEY, 20.0),
         (status(429, "insufficient_quota", 1.0), Then.NEXT, Blame.KEY, 3600.0),
+        (status(429, "rate_limit_exceeded", message=TOO_LARGE), Then.NEXT, Blame.NOBODY, 0.0),
+        (status(429, message="Service tier capacity exceeded for this model."), Then.NEXT, Blame.TARGET, 0.0),
+        (status(429, "rate_limit_exceeded", 578.0, PER_DAY), Then.NEXT, Blame.KEY, 578.0),
+        (status(498), Then.NEXT, Blame.TARGET, 0.0),
+        (status(503, retry_after_s=7.0), Then.NEXT, Blame.TARGET, 7.0),
+        (status(530, "1033", 120.0), Then.NEXT, Blame.HOST, 120.0),
         (status(401), Then.NEXT, Blame.KEY, 60.0),
         (status(403), Then.NEXT, Blame.KEY, 60.0),
         (status(400), Then.GIVE_UP, Blame.NOBODY, 0.0),
@@ -48,6 +62,22 @@ def test_meaning(failure: Exception, then: Then, blame: Blame, cool_s: float) ->
     """Each failure has one reading of what follows, whom it counts against, and for how long."""
     verdict = classify(failure)
     assert (verdict.then, verdict.blame, verdict.cool_s) == (then, blame, cool_s)
+
+
+@pytest.mark.parametrize(
+    ("failure", "rest"),
+    [
+        (status(429, retry_after_s=20.0), Rest.LIMITED),
+        (status(429, retry_after_s=601.0), Rest.QUOTA),
+        (status(429, "insufficient_quota"), Rest.QUOTA),
+        (status(429, message=PER_DAY), Rest.QUOTA),
+        (status(401), Rest.REFUSED),
+    ],
+    ids=str,
+)
+def test_why_a_key_rests(failure: ProviderFault, rest: Rest) -> None:
+    """Seconds are a rate limit, more than ten minutes a quota, whatever the provider calls it."""
+    assert classify(failure).rest is rest
 
 
 def test_a_defect_of_ours_is_not_a_providers_failure() -> None:

@@ -1,0 +1,56 @@
+"""Tells a caller's bad request from a target that suddenly finds every request bad.
+
+A provider's 400 is the caller's fault, except where they burst on one target that was quiet before: then something
+over there is broken (Azure OpenAI on 2026-03-09 answered 400 for one model for 20 hours).
+
+    earlier: 10 minutes, nearly no 400s  |  last 30 s: 10 calls or more, half of them 400   -> a burst
+                                            ... until the share of 400s has fallen by half  -> over
+"""
+
+from collections import deque
+
+RECENT_S = 30
+EARLIER_S = 600
+CALLS_MIN = 10
+SHARE = 0.5
+QUIET_SHARE = 0.1
+
+
+class Burst:
+    """Counts the answers of one target, in buckets of a second. Times are loop seconds."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self._recent: deque[list[int]] = deque()  # [second, calls, refused]
+        self._earlier: deque[list[int]] = deque()
+
+    def record(self, *, refused: bool, now_s: float) -> bool:
+        """One more answer; whether refusals count against the target now."""
+        second = int(now_s)
+        self._age(second)
+        if not self._recent or self._recent[-1][0] != second:
+            self._recent.append([second, 0, 0])
+        self._recent[-1][1] += 1
+        self._recent[-1][2] += refused
+        calls, share = _share(self._recent)
+        if self.on:
+            self.on = share >= SHARE / 2
+        elif refused and calls >= CALLS_MIN and share >= SHARE:
+            earlier, before = _share(self._earlier)
+            self.on = earlier >= CALLS_MIN and before < QUIET_SHARE
+        return self.on
+
+    def _age(self, second: int) -> None:
+        """What is no longer recent becomes the earlier time, unless it was part of a burst."""
+        while self._recent and self._recent[0][0] <= second - RECENT_S:
+            old = self._recent.popleft()
+            if not self.on:
+                self._earlier.append(old)
+        while self._earlier and self._earlier[0][0] <= second - EARLIER_S:
+            self._earlier.popleft()
+
+
+def _share(buckets: deque[list[int]]) -> tuple[int, float]:
+    calls = sum(bucket[1] for bucket in buckets)
+    refused = sum(bucket[2] for bucket in buckets)
+    return calls, refused / calls if calls else 0.0
