@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from litestar import Request, Response, get, post
+from litestar import Request, Response, get, head, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery
 from litestar.types import ASGIApp
@@ -72,7 +72,17 @@ def _health_routes(ops: Ops) -> list[HTTPRouteHandler]:
         well, report = ops.deep_health()
         return _json(report, 200 if well else 503)
 
-    return [livez, readyz, health]
+    @head("/livez")
+    async def livez_head() -> Response[None]:
+        """The same for monitors that want no body."""
+        return Response(None, media_type="text/plain")
+
+    @head(["/readyz", "/health"])
+    async def readyz_head() -> Response[None]:
+        """The same: 200 or 503."""
+        return Response(None, status_code=200 if ops.ready() else 503, media_type="text/plain")
+
+    return [livez, readyz, health, livez_head, readyz_head]
 
 
 def _watching_routes(desk: Desk, ops: Ops, metrics: Metrics) -> list[HTTPRouteHandler]:
