@@ -116,7 +116,7 @@ class Anthropic:
         if message.type == "error":
             code, said = read_error(body)
             raise ProviderFault("error_event", code=code, message=said)
-        if message.stop_reason is None:
+        if not message.stop_reason:
             raise ProviderFault("truncated")
         finish = FINISH.get(message.stop_reason, "stop")
         text = "".join(part.text for part in message.content or () if part.type == "text")
@@ -192,7 +192,7 @@ class AnthropicStream:
             case "message_delta":
                 self._count(event.usage)
                 reason = event.delta.stop_reason if event.delta else None
-                if reason is not None:
+                if reason:
                     self._said_why = True
                     return self._delta({}, FINISH.get(reason, "stop"))
             case "message_stop":

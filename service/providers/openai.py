@@ -71,13 +71,13 @@ class OpenAI:
         if not parsed.choices:
             raise ProviderFault("empty_answer")
         finish = parsed.choices[0].finish_reason
-        if finish == "error":
+        if any(choice.finish_reason == "error" for choice in parsed.choices):
             raise ProviderFault("error_in_answer")
         if finish != "content_filter" and not any(
             c.message and c.message.has_content() for c in parsed.choices
         ):
             raise ProviderFault("empty_answer")
-        if any(choice.finish_reason is None for choice in parsed.choices):
+        if not all(choice.finish_reason for choice in parsed.choices):  # "" is no reason either
             raise ProviderFault("truncated")
         return Reply(body, usage_of(parsed.usage))
 
@@ -133,10 +133,10 @@ class OpenAIStream:
             if choice.finish_reason == "error":
                 raise ProviderFault("error_event")
             self._seen.add(choice.index)
-            if choice.finish_reason is not None:
+            if choice.finish_reason:  # some servers write "" into every chunk
                 finish = choice.finish_reason
                 self._whole.add(choice.index)
-        if finish is not None:
+        if finish or self.finished:  # a choice may begin after another's end
             self.finished = len(self._whole) >= self._choices and self._whole == self._seen
         usage = usage_of(parsed.usage)
         if usage is not None and not parsed.choices and not self._keep_usage:
@@ -148,6 +148,8 @@ def decode_body(body: bytes) -> _Body:
     """A completion or a chunk of one. Raises ProviderFault if it is an error, or nothing we know."""
     try:
         parsed = _BODY.decode(body)
+        if not body.isascii():
+            body.decode()  # msgspec does not look into the strings that it skips; clients will
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ProviderFault("not_json" if body[:1] not in (b"{", b"[") else "garbled") from None
     if parsed.error is not None:

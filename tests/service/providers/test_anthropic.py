@@ -104,6 +104,7 @@ class TestStream:
             (START + TEXT, "truncated"),
             (START + TEXT + STOP, "truncated"),
             (START + TEXT + END, "truncated"),
+            (START + TEXT + event("message_delta", delta={"stop_reason": ""}) + END, "truncated"),
             (
                 START + event("error", error={"type": "overloaded_error", "message": "Overloaded"}),
                 "error_event",
@@ -142,6 +143,7 @@ class TestAnswer:
             (b'{"type":"error","error":{"type":"overloaded_error"}}', "error_event"),
             (b'{"content":[],"stop_reason":"end_turn"}', "empty_answer"),
             (b'{"content":[{"type":"text","text":"a"}]}', "truncated"),
+            (b'{"content":[{"type":"text","text":"a"}],"stop_reason":""}', "truncated"),
             (b"<html>", "not_json"),
         ],
     )

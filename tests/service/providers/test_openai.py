@@ -94,6 +94,9 @@ class TestStream:
                 event(choices=[choice({"content": "a"}, None, 0), choice({"content": "b"}, "stop", 1)]),
                 "truncated",
             ),
+            (event(choices=[choice({"content": "Hi"}, "")]) + DONE, "truncated"),
+            (event(choices=[choice({}, "stop", 1)]) + CONTENT + DONE, "truncated"),
+            (b'data: {"choices":[],"extra":"\xff"}\n\n', "garbled"),
         ],
     )
     def test_not_whole(self, data: bytes, reason: str) -> None:
@@ -127,7 +130,9 @@ class TestAnswer:
             (b'{"error": {"message": "no", "code": 502}}', "error_event"),
             (b'{"choices":[{"message":{"content":""},"finish_reason":"stop"}]}', "empty_answer"),
             (b'{"choices":[{"message":{"content":"a"}}]}', "truncated"),
+            (b'{"choices":[{"message":{"content":"a"},"finish_reason":""}]}', "truncated"),
             (b'{"choices":[{"message":{"content":"\xff"},"finish_reason":"stop"}]}', "garbled"),
+            (b'{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}],"extra":"\xff"}', "garbled"),
         ],
     )
     def test_no_answer(self, body: bytes, reason: str) -> None:
