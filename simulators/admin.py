@@ -16,7 +16,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from simulators.faults import BadFault, described, parse_fault
+from simulators.fault import described
+from simulators.faults import BadFault, parse_fault
 from simulators.ledger import Ledger
 from simulators.personas.base import JSON, Page
 from simulators.provider import Provider

@@ -2,48 +2,34 @@
 
     healthy script -> fault -> fault -> what is played
 
-A fault is written as an object with a `kind`: {"kind": "cut", "after_tokens": 5, "how": "reset"}. Every fault may
-carry `share` (0 to 1: of the requests, drawn) and `first` (only so many requests from the moment it is set).
+A fault is written as an object with a `kind`: {"kind": "cut", "after_tokens": 5, "how": "reset"}, or in short as
+"cut:5:reset": the kind and its own fields in their order. What says when it strikes is in fault.py.
 """
 
-from abc import abstractmethod
+import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
+from simulators.bad_bytes import Broken
 from simulators.edges import EDGE_PAGES
+from simulators.fault import Count, Fault, Point, Seconds, insert, is_stream, unmeasured
 from simulators.personas.base import Page, Persona, Turn
-from simulators.script import Action, Close, Data, End, Hang, Head, Reset, Script, Wait
-
-Seconds = Annotated[float, Meta(ge=0, le=86_400)]
-Count = Annotated[int, Meta(ge=0)]
-Point = Literal["head", "first_token"]
+from simulators.script import Close, Data, End, Hang, Head, Reset, Script, Wait
 
 LIMIT_RETRY_AFTER_S = 20.0  # with a 429, unless the fault says otherwise
+DEPRECATED = (
+    "\u26a0\ufe0f **IMPORTANT NOTICE** \u26a0\ufe0f\n\nThe legacy text API is being deprecated for **authenticated users**. "
+    "Please migrate to our new service."
+)
 GARBAGE_JSON = b'{"id":"chatcmpl-sim","object":"chat.comp\x00\xff<<<'
 GARBAGE_EVENT = b'data: {"id":"chatcmpl-sim","choices":[{"index":0,"delta":{"conte\n\n'
 
 
 class BadFault(ValueError):
     """A fault that cannot be understood; the message says what would be."""
-
-
-class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """What all faults share."""
-
-    share: Annotated[float, Meta(ge=0, le=1)] = 1.0
-    first: Count | None = None
-
-    @property
-    def kind(self) -> str:
-        """Its name."""
-        return str(self.__struct_config__.tag)
-
-    @abstractmethod
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
-        """The script with this fault in it."""
 
 
 class Status(Fault, frozen=True, tag="status"):
@@ -57,6 +43,7 @@ class Status(Fault, frozen=True, tag="status"):
     retry_after_s: Seconds | None | UnsetType = UNSET
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.body is not None and self.body not in EDGE_PAGES:
             raise ValueError(f"unknown body `{self.body}`; there are: {', '.join(EDGE_PAGES)}")
 
@@ -74,7 +61,7 @@ class Status(Fault, frozen=True, tag="status"):
 
 
 class Stall(Fault, frozen=True, tag="stall"):
-    """Nothing comes: for `s` seconds, or for ever."""
+    """Nothing comes: for `s` seconds, or for ever. Before the end is a stream that lingers after its last event."""
 
     before: Point = "head"
     s: Seconds | None = None
@@ -182,50 +169,78 @@ class Slow(Fault, frozen=True, tag="slow"):
             yield Wait(action.s * self.factor) if isinstance(action, Wait) else action
 
 
-AnyFault = Status | Stall | ResetAt | CloseAt | Cut | Garbage | Empty | Slow
+class Notice(Fault, frozen=True, tag="notice"):
+    """A proper 200 whose words are no answer but an announcement: sold as an answer, it says nothing of the kind."""
+
+    text: str = DEPRECATED
+
+    def prepared(self, turn: Turn) -> Turn:
+        return dataclasses.replace(turn, profile=dataclasses.replace(turn.profile, saying=self.text))
+
+    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+        return script
+
+
+class Sequence(Fault, frozen=True, tag="sequence"):
+    """An exact list: what happens to the 1st, 2nd, ... POST from the moment it is set.
+
+    steps: faults as objects or in short, and "ok" for none. After the last all is well, or, with `loop`, from the top.
+    """
+
+    steps: Annotated[list[str | dict[str, Any]], Meta(min_length=1, max_length=100_000)]
+    loop: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for said in self.steps:
+            try:
+                step = _step(said)
+            except BadFault as error:
+                raise ValueError(f"step {said!r}: {error}") from None
+            if step is not None and step.kind == "sequence":
+                raise ValueError("a step cannot be a sequence")
+
+    def step(self, n: int) -> Fault | None:
+        """The fault of the nth request, from 1."""
+        if n > len(self.steps) and not self.loop:
+            return None
+        return _step(self.steps[(n - 1) % len(self.steps)])
+
+    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+        return script  # its steps act, one at a time
+
+
+AnyFault = Status | Stall | ResetAt | CloseAt | Cut | Garbage | Empty | Slow | Broken | Notice | Sequence
 KINDS: Mapping[str, type[Fault]] = {str(f.__struct_config__.tag): f for f in get_args(AnyFault)}
 
 
 def parse_fault(fault: object) -> Fault:
-    """A fault from its JSON or TOML object. Raises BadFault."""
-    if not isinstance(fault, dict):
+    """A fault from its JSON or TOML object, or from its short form with a colon. Raises BadFault."""
+    said = _spelled_out(fault) if isinstance(fault, str) and ":" in fault else fault
+    if not isinstance(said, dict):
         raise BadFault('a fault is an object, for example {"kind": "status", "status": 503}')
-    known = KINDS.get(str(fault.get("kind")))
+    known = KINDS.get(str(said.get("kind")))
     if known is None:
-        raise BadFault(f"unknown kind `{fault.get('kind', '')}`; there are: {', '.join(KINDS)}")
+        raise BadFault(f"unknown kind `{said.get('kind', '')}`; there are: {', '.join(KINDS)}")
     try:
-        return msgspec.convert(fault, known)
+        return msgspec.convert(said, known, strict=said is fault)
     except msgspec.ValidationError as error:
         fields = ", ".join(known.__struct_fields__)
-        raise BadFault(f"{fault['kind']}: {error}. It takes: {fields}") from None
+        raise BadFault(f"{said['kind']}: {error}. It takes: {fields}") from None
 
 
-def described(fault: Fault) -> dict[str, Any]:
-    """A fault as the object that `parse_fault` reads."""
-    said: dict[str, Any] = msgspec.to_builtins(fault)
-    return {name: value for name, value in said.items() if value is not None or name == "retry_after_s"}
+def _step(said: str | dict[str, Any]) -> Fault | None:
+    if said == "ok":
+        return None
+    return parse_fault(said if isinstance(said, dict) or ":" in said else f"{said}:")
 
 
-def insert(script: Script, before: Point, action: Action) -> Script:
-    """The script with one action more. Before the head is at once, before the first token is where it would come."""
-    pending = True
-    if before == "head":
-        pending = False
-        yield action
-    for known in script:
-        if pending and isinstance(known, Data) and known.tokens:
-            pending = False
-            yield action
-        yield known
-
-
-def is_stream(head: Head) -> bool:
-    """Whether the answer comes as server-sent events."""
-    return head.headers.get("content-type", "").startswith("text/event-stream")
-
-
-def unmeasured(head: Head) -> Head:
-    """The head without a length, for a body that is about to change."""
-    return Head(
-        head.status, {name: value for name, value in head.headers.items() if name != "content-length"}
-    )
+def _spelled_out(text: str) -> dict[str, Any]:
+    """ "cut:5:reset" as an object; a value left empty keeps its default."""
+    kind, *values = text.split(":")
+    if kind not in KINDS:
+        return {"kind": kind}
+    own = [name for name in KINDS[kind].__struct_fields__ if name not in Fault.__struct_fields__]
+    if any(values[len(own) :]):
+        raise BadFault(f"`{text}` has too many values; {kind} takes: {', '.join(own) or 'none'}")
+    return {"kind": kind, **{name: value for name, value in zip(own, values, strict=False) if value}}

@@ -5,10 +5,10 @@ request -> persona -> fault ... -> watched by the ledger -> front end
 
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 from simulators.answers import prompt_tag
-from simulators.faults import Fault
+from simulators.fault import Fault
+from simulators.in_force import SetFault
 from simulators.latency import PRESETS
 from simulators.ledger import Ended, Ledger, Line
 from simulators.personas import PERSONAS
@@ -18,24 +18,6 @@ from simulators.settings import Settings
 
 EPOCH_S = 1_763_700_000
 ENDS: Mapping[type, Ended] = {End: Ended.END, Close: Ended.CUT, Reset: Ended.RESET}
-
-
-@dataclass
-class SetFault:
-    """A fault in force, and how often it was met."""
-
-    fault: Fault
-    seen: int = 0
-    applied: int = 0
-
-    def strikes(self, luck: random.Random) -> bool:
-        """Whether it hits the request at hand. Draws in any case: the luck of the faults after it stays the same."""
-        drawn = luck.random()
-        self.seen += 1
-        if drawn >= self.fault.share or (self.fault.first is not None and self.seen > self.fault.first):
-            return False
-        self.applied += 1
-        return True
 
 
 class Provider:
@@ -59,18 +41,26 @@ class Provider:
         self.ledger = ledger or Ledger()
         self.faults: list[SetFault] = []
         self._chance = chance
+        self._outages = (
+            random.Random()
+        )  # for windows that are drawn: apart, as faults must change nothing else
+        self._outages.setstate(chance.getstate())
         self.now = now
         self._epoch_s = epoch_s
         self._requests = 0
 
     def set_faults(self, faults: Iterable[Fault]) -> None:
         """These faults, in this order, and no others, for requests from now on."""
-        self.faults = [SetFault(fault) for fault in faults]
+        self.faults = [self._in_force(fault) for fault in faults]
 
     def set_fault(self, fault: Fault) -> None:
         """One fault more, in place of any other of its kind."""
         kept = [known for known in self.faults if known.fault.kind != fault.kind]
-        self.faults = [*kept, SetFault(fault)]
+        self.faults = [*kept, self._in_force(fault)]
+
+    def add_fault(self, fault: Fault, outages: random.Random) -> None:
+        """One fault more, beside all others; `outages` draws its windows, if they are drawn."""
+        self.faults = [*self.faults, SetFault(fault, self.now(), outages)]
 
     def clear_faults(self, kind: str | None = None) -> None:
         """Heals the provider: of one kind of fault, or of all."""
@@ -82,12 +72,18 @@ class Provider:
         chance, luck = (random.Random(self._chance.getrandbits(64)) for _ in range(2))
         turn = Turn(self.profile, self._epoch_s + int(at_s), chance)
         asked = read_asked(request.body)
-        struck = [known.fault for known in self.faults if known.strikes(luck)]
+        strikes = [known.strike(request, asked, at_s, luck) for known in self.faults]
+        struck = [fault for fault in strikes if fault is not None]
+        for fault in struck:
+            turn = fault.prepared(turn)
         script = self.persona.answer(request, asked, turn)
         for fault in struck:
             script = fault.on(script, self.persona, turn)
         attempt = _Attempt(self, request, asked, at_s, tuple(fault.kind for fault in struck), self._requests)
         return attempt.watch(script)
+
+    def _in_force(self, fault: Fault) -> SetFault:
+        return SetFault(fault, self.now(), random.Random(self._outages.getrandbits(64)))
 
 
 def make(
@@ -101,6 +97,9 @@ def make(
         provider = Provider(wanted.persona, profile, chance=chance, now=now, ledger=ledger, epoch_s=epoch_s)
         provider.set_faults(wanted.faults)
         providers[wanted.name] = provider
+    for i, (fault, names) in enumerate(settings.shared_faults):
+        for name in names:  # the same chance for each: what is drawn strikes all of them at once
+            providers[name].add_fault(fault, random.Random(f"{settings.seed}/shared/{i}"))
     return providers, ledger
 
 

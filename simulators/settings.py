@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from simulators.faults import BadFault, Fault, parse_fault
+from simulators.fault import Fault
+from simulators.faults import BadFault, parse_fault
 from simulators.latency import PRESETS
 from simulators.personas import PERSONAS
 
@@ -48,6 +49,7 @@ class Settings:
     providers: tuple[ProviderSettings, ...]
     admin_port: int = 0
     seed: int = 0
+    shared_faults: tuple[tuple[Fault, tuple[str, ...]], ...] = ()  # and the names they strike, all at once
 
 
 class _ProviderTable(Struct, forbid_unknown_fields=True):
@@ -67,6 +69,7 @@ class _File(Struct, forbid_unknown_fields=True):
     latency: str = "quick"
     words: Words = 40
     provider: list[_ProviderTable] = []
+    fault: list[dict[str, Any]] = []
 
 
 def build(
@@ -104,7 +107,8 @@ def build(
     taken = [port for port in ports if port]
     if len(set(taken)) < len(taken):
         raise BadSettings(f"one port is given twice among {', '.join(map(str, taken))}")
-    return Settings(tuple(listed), read.admin_port, read.seed)
+    shared = tuple(_shared(dict(table), known) for table in read.fault)
+    return Settings(tuple(listed), read.admin_port, read.seed, shared)
 
 
 def read_file(path: str) -> Mapping[str, Any]:
@@ -142,6 +146,17 @@ def _provider(table: _ProviderTable, read: _File, given: set[str]) -> ProviderSe
         raise BadSettings(f"a fault of `{table.name}`: {error}") from None
     models = tuple(table.models)
     return ProviderSettings(table.name, table.persona, table.port, latency, words, table.key, models, faults)
+
+
+def _shared(table: dict[str, Any], known: Mapping[str, object]) -> tuple[Fault, tuple[str, ...]]:
+    """A fault of the whole world: of the providers it names, or of all."""
+    names = table.pop("providers", list(known))
+    if not isinstance(names, list) or not set(map(str, names)) <= set(known):
+        raise BadSettings(f"fault: `providers` is a list of these: {', '.join(known)}")
+    try:
+        return parse_fault(table), tuple(dict.fromkeys(names))
+    except BadFault as error:
+        raise BadSettings(f"a fault of {', '.join(names)}: {error}") from None
 
 
 def _pair(text: str, option: str, example: str) -> tuple[str, str]:

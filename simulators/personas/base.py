@@ -30,6 +30,7 @@ class Profile:
     words: int = 40  # of an answer that no `max_tokens` cuts short
     key: str | None = None
     models: tuple[str, ...] = ()
+    saying: str | None = None  # what it says whatever it is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,8 @@ def read_asked(body: bytes) -> Asked:
 
 def speak(asked: Asked, turn: Turn, tokens_max: int | None) -> Spoken:
     """The self-proving answer to what was asked, in at most so many tokens."""
-    tokens = pieces(answer_text(turn.profile.name, asked.prompt, turn.profile.words))
+    profile = turn.profile
+    tokens = pieces(profile.saying or answer_text(profile.name, asked.prompt, profile.words))
     if tokens_max is not None and tokens_max < len(tokens):
         return Spoken(tokens[:tokens_max], whole=False)
     return Spoken(tokens, whole=True)

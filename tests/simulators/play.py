@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from simulators.faults import Fault
+from simulators.fault import Fault
 from simulators.latency import PRESETS
 from simulators.personas.base import Profile
 from simulators.provider import Provider

@@ -8,7 +8,8 @@ import pytest
 
 from simulators.answers import Proof, judge
 from simulators.edges import EDGE_PAGES
-from simulators.faults import KINDS, BadFault, described, parse_fault
+from simulators.fault import described
+from simulators.faults import KINDS, BadFault, parse_fault
 from simulators.script import Close, Reset
 from tests.simulators.play import Played, ask, ended_well, hangs, play, post, provider
 

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from simulators.answers import prompt_tag
-from simulators.faults import Fault, parse_fault
+from simulators.fault import Fault
+from simulators.faults import parse_fault
 from simulators.latency import PRESETS, Latency
 from simulators.ledger import Ended, Ledger
 from simulators.personas.base import Persona, Profile, Turn

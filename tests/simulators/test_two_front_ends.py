@@ -28,7 +28,18 @@ FAULTS: list[dict[str, Any]] = [
     {"kind": "reset"},
     {"kind": "close"},
     {"kind": "close", "before": "first_token"},
+    {"kind": "close", "before": "end"},
+    {"kind": "reset", "before": "body"},
+    {"kind": "notice"},
+    {"kind": "sequence", "steps": ["cut:3"]},
+    *({"kind": "broken", "how": how} for how in ("length_long", "utf8", "html", "text", "not_sse")),
 ]
+GIVES_UP_EARLY = (
+    "status_line",
+    "chunk",
+    "gzip",
+    "no_content",
+)  # the client leaves before the script has ended
 
 
 async def met(wire: Wire, url: str, persona: str, stream: bool) -> tuple[object, ...]:
@@ -76,3 +87,14 @@ def test_same_script(persona: str, fault: dict[str, Any], stream: bool) -> None:
 
     lines: list[list[Line]] = [one.ledger.lines() for one in (real, virtual)]
     assert lines[0] == lines[1] and len(lines[0]) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "json"])
+@pytest.mark.parametrize("how", GIVES_UP_EARLY)
+def test_client_gives_up_early(how: str, stream: bool) -> None:
+    """Where a client sees at once that this is no HTTP, it sees the same on both."""
+    fault = {"kind": "broken", "how": how}
+    real, virtual = struck("openai", fault), struck("openai", fault)
+    on_real = asyncio.run(on_sockets(real, "openai", stream))
+    assert on_real == run(on_virtual_time(virtual, "openai", stream))
+    assert ("protocol" in str(on_real[3])) == (how != "no_content")

@@ -1,0 +1,76 @@
+"""A fault that is set: whether it strikes the request at hand. Time and luck are given; equal ones decide alike."""
+
+import random
+from dataclasses import dataclass, field
+
+from simulators.fault import Fault
+from simulators.faults import Sequence
+from simulators.personas.base import Asked
+from simulators.script import SimRequest
+
+
+@dataclass
+class Flap:
+    """An outage that comes and goes: off and on for times that are drawn around their means."""
+
+    up_s: float
+    down_s: float
+    chance: random.Random
+    on: bool = False
+    until_s: float = -1.0
+
+    def is_on(self, t_s: float) -> bool:
+        """Whether it is on at `t_s` after it began; asked in the order of time."""
+        if self.until_s < 0:
+            self.until_s = self._drawn()
+        while t_s >= self.until_s:
+            self.on = not self.on
+            self.until_s += self._drawn()
+        return self.on
+
+    def _drawn(self) -> float:
+        return self.chance.expovariate(1 / (self.down_s if self.on else self.up_s))
+
+
+@dataclass
+class SetFault:
+    """A fault in force since `since_s`, and how often it was met."""
+
+    fault: Fault
+    since_s: float = 0.0
+    chance: random.Random = field(default_factory=lambda: random.Random(0))
+    seen: int = 0  # requests that matched while its window was open
+    applied: int = 0
+
+    def __post_init__(self) -> None:
+        up_s, down_s = self.fault.up_s, self.fault.down_s
+        self._flap = Flap(up_s, down_s, self.chance) if up_s and down_s else None
+
+    def strike(self, request: SimRequest, asked: Asked, now_s: float, luck: random.Random) -> Fault | None:
+        """What hits this request, if anything. Draws in any case: the luck of the faults after it stays the same."""
+        drawn = luck.random()
+        if not (self._matches(request, asked) and self.is_on(now_s)):
+            return None
+        self.seen += 1
+        if drawn >= self.fault.share or (self.fault.first is not None and self.seen > self.fault.first):
+            return None
+        struck = self.fault.step(self.seen) if isinstance(self.fault, Sequence) else self.fault
+        self.applied += struck is not None
+        return struck
+
+    def is_on(self, now_s: float) -> bool:
+        """Whether its window is open."""
+        fault = self.fault
+        t_s = now_s - self.since_s - (fault.at_s or 0.0)
+        if t_s < 0:
+            return False
+        if fault.every_s is not None:
+            t_s %= fault.every_s
+        if fault.for_s is not None and t_s >= fault.for_s:
+            return False
+        return self._flap is None or self._flap.is_on(t_s)
+
+    def _matches(self, request: SimRequest, asked: Asked) -> bool:
+        if isinstance(self.fault, Sequence) and request.method != "POST":
+            return False  # a look at the models must not use up a step
+        return self.fault.model in (None, asked.model)
