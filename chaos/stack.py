@@ -5,7 +5,9 @@
 Imports little, so that a start costs little; who speaks to these processes is elsewhere.
 """
 
+import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -21,6 +23,7 @@ from chaos.processes import Child, Tell, child
 
 HOST = "127.0.0.1"
 SERVICE_READY = "listening on "
+POLL_S = 0.01
 
 Urls = Mapping[str, str]  # by provider
 Front = Callable[[Urls, Path, contextlib.AsyncExitStack], Awaitable[Urls]]
@@ -54,18 +57,44 @@ async def stack(
     """Simulators and service; all of it ends with the block. Port 0 is any free one. Raises NotStarted."""
     async with contextlib.AsyncExitStack() as exits:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="dub5-")))
-        simulators = await exits.enter_async_context(_simulators(providers, folder))
-        said = json.loads(simulators.ready_line)
-        urls: Urls = {name: one["url"] for name, one in said["providers"].items()}
-        tell(f"simulators: {', '.join(f'{name} speaks {persona}' for name, persona in providers.items())}")
-        if front is not None:
-            urls = await front(urls, folder, exits)
         config = folder / "service.toml"
-        config.write_text(settings(providers, urls, clocks), encoding="utf-8")
-        service = await exits.enter_async_context(_service(config, folder, port))
+        os.mkfifo(config)  # the service starts at once, and waits for its settings where it reads them
+        booting = asyncio.create_task(exits.enter_async_context(_service(config, folder, port)))
+        try:
+            simulators = await exits.enter_async_context(_simulators(providers, folder))
+            said = json.loads(simulators.ready_line)
+            urls: Urls = {name: one["url"] for name, one in said["providers"].items()}
+            tell(
+                f"simulators: {', '.join(f'{name} speaks {persona}' for name, persona in providers.items())}"
+            )
+            if front is not None:
+                urls = await front(urls, folder, exits)
+            await _hand_over(config, settings(providers, urls, clocks), booting)
+            service = await booting
+        finally:
+            booting.cancel()
+            await asyncio.wait([booting])
         url = service.ready_line.removeprefix(SERVICE_READY)
         tell(f"service: {url}")
         yield Stack(url, said["admin"], said["token"], simulators, service)
+
+
+async def _hand_over(fifo: Path, text: str, reader: "asyncio.Task[Child]") -> None:
+    """Writes a file for whoever waits for it, and leaves it there as an ordinary one."""
+    while not reader.done():
+        try:
+            descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nobody reads yet
+                raise
+            await asyncio.sleep(POLL_S)
+        else:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as pipe:
+                pipe.write(text)
+            break
+    plain = fifo.with_suffix(".plain")
+    plain.write_text(text, encoding="utf-8")
+    plain.replace(fifo)
 
 
 def _simulators(providers: Mapping[str, str], folder: Path) -> contextlib.AbstractAsyncContextManager[Child]:

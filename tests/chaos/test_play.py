@@ -12,9 +12,10 @@ import pytest
 
 from chaos import report
 from chaos.cli import main
-from chaos.door import HttpDoor, Reply, Unreachable, http_session
+from chaos.door import Reply, Unreachable
 from chaos.drive import GRACE_S, Clients
 from chaos.engines import virtual
+from chaos.http_door import HttpDoor, http_session
 from chaos.journal import Asked, Journal, Seen
 from chaos.judge import Outcome
 from chaos.play import Nobody, Play, derived
