@@ -1,0 +1,176 @@
+"""What bytes say, read a second time and with nothing of the service's own code: the oracle of the fuzz run.
+
+Deliberately slow and plain: the whole body at once, the standard library's JSON.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+Texts = dict[int, str]  # by choice
+TRANSLATED = "replace"  # bad bytes in what is not passed on are nobody's trouble
+
+
+@dataclass
+class Told:
+    """What an answer amounts to. `whole`: its texts at the first moment at which it was whole, None if never."""
+
+    texts: Texts = field(default_factory=dict)
+    whole: Texts | None = None
+    open: bool = False  # a choice has begun that has not ended
+    done: int = 0  # how many times the end was said
+    error: Any = None
+    odd: str = ""  # the first event that is none
+
+
+def events(body: bytes) -> list[tuple[str, bytes]]:
+    """Name and data of each server-sent event; one that is not closed by an empty line is none."""
+    lines = re.split(rb"\r\n|\r|\n", body.removeprefix(b"\xef\xbb\xbf"))[:-1]
+    found: list[tuple[str, bytes]] = []
+    name, data = "", []
+    for line in lines:
+        key, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if not line:
+            if data:
+                found.append((name, b"\n".join(data)))
+            name, data = "", []
+        elif key == b"data":
+            data.append(value)
+        elif key == b"event":
+            name = value.decode("latin-1")
+    return found
+
+
+def parsed(data: bytes, errors: str = "strict") -> Any:
+    """JSON as the standard has it. Raises ValueError."""
+    try:
+        return json.loads(data.decode("utf-8", errors), parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def said(content: Any) -> str:
+    """Text of a content field, whether a string or parts."""
+    if isinstance(content, str):
+        return content
+    pieces = content if isinstance(content, list) else []
+    return "".join(
+        p["text"]
+        for p in pieces
+        if isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str)
+    )
+
+
+def reason(value: Any) -> bool:
+    """Whether this says that an answer is at its end: neither nothing, nor that it failed."""
+    return isinstance(value, str) and value not in ("", "error")
+
+
+def openai_stream(body: bytes) -> Told:
+    """A stream of chat.completion.chunk objects: whole when every choice that was seen has a reason to end."""
+    told, ended = Told(), set[int]()
+    for _, data in events(body):
+        if data.startswith(b"[DONE]"):
+            told.done += 1
+            continue
+        try:
+            chunk = parsed(data)
+        except ValueError:
+            chunk = None
+        if not isinstance(chunk, dict):
+            told.odd = told.odd or repr(data[:200])
+            continue
+        if chunk.get("error") is not None:
+            told.error = chunk["error"]
+        for choice in dicts(chunk.get("choices")):
+            index, delta = choice.get("index", 0), choice.get("delta")
+            if not isinstance(index, int):
+                continue
+            text = said(delta.get("content")) if isinstance(delta, dict) else ""
+            told.texts[index] = told.texts.get(index, "") + text
+            if reason(choice.get("finish_reason")):
+                ended.add(index)
+        told.open = ended != told.texts.keys()
+        if told.whole is None and ended and not told.open:
+            told.whole = dict(told.texts)
+    return told
+
+
+def anthropic_stream(body: bytes) -> Told:
+    """A stream of Messages events: whole at message_stop, if a stop reason came before it."""
+    told, stopped = Told(texts={0: ""}), False
+    for _, data in events(body):
+        try:
+            event = parsed(data, TRANSLATED)
+        except ValueError:
+            continue
+        if not isinstance(event, dict):
+            continue
+        delta = event.get("delta")
+        match event.get("type"):
+            case "content_block_start" | "content_block_delta":
+                part = event.get("content_block") if event["type"].endswith("start") else delta
+                if isinstance(part, dict) and isinstance(part.get("text"), str):
+                    told.texts[0] += part["text"]
+            case "message_delta":
+                stopped = stopped or (isinstance(delta, dict) and bool(delta.get("stop_reason")))
+            case "message_stop" if stopped and told.whole is None:
+                told.whole = dict(told.texts)
+    return told
+
+
+def openai_json(body: bytes) -> Told:
+    """A chat.completion: whole if every choice has a reason to end."""
+    try:
+        answer = parsed(body)
+    except ValueError as error:
+        return Told(odd=f"{error}: {body[:200]!r}")
+    if not isinstance(answer, dict):
+        return Told(odd=repr(body[:200]))
+    told = Told(error=answer.get("error"))
+    choices = dicts(answer.get("choices"))
+    for choice in choices:
+        message = choice.get("message")
+        index = choice.get("index", 0)
+        text = said(message.get("content")) if isinstance(message, dict) else ""
+        told.texts[index if isinstance(index, int) else -1] = text
+    if choices and told.error is None and all(reason(choice.get("finish_reason")) for choice in choices):
+        told.whole = dict(told.texts)
+    return told
+
+
+def anthropic_json(body: bytes) -> Told:
+    """A message: whole if it says why it stopped."""
+    try:
+        message = parsed(body, TRANSLATED)
+    except ValueError as error:
+        return Told(odd=str(error))
+    if not isinstance(message, dict):
+        return Told(odd="no object")
+    told = Told({0: said(message.get("content"))})
+    if message.get("stop_reason") and message.get("type") != "error":
+        told.whole = dict(told.texts)
+    return told
+
+
+def upstream(persona: str, stream: bool, body: bytes) -> Told:
+    """What a provider's body says, in its dialect."""
+    if persona == "anthropic":
+        return anthropic_stream(body) if stream else anthropic_json(body)
+    return openai_stream(body) if stream else openai_json(body)
+
+
+def begins(text: Texts, whole: Texts) -> bool:
+    """Whether each text is the beginning of the one it should become."""
+    return all(whole.get(index, "").startswith(part) for index, part in text.items())
+
+
+def dicts(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
