@@ -101,12 +101,14 @@ def _play(scenario: Scenario, name: str, seed: int, reports: Path, console: Cons
     )  # the other one brings a whole service with it
     console.rule(f"{scenario.title} - engine {name}, seed {seed}", align="left")
     with LiveView(scenario, name, console) as view:
-        journal: Journal = engine.run(scenario, seed, view, lambda line: console.print(line, highlight=False))
+        journal: Journal = engine.run(
+            scenario, seed, view, lambda line: console.print(line, highlight=False, soft_wrap=True)
+        )
     verdict = judge_run(journal)
     page, record = report.write(journal, verdict, reports)
     console.print(_table(verdict))
     for note in journal.notes:
-        console.print(note, highlight=False)
+        console.print(note, highlight=False, soft_wrap=True)
     console.print(f"report:  {page}\njournal: {record}", highlight=False, soft_wrap=True)
     if not verdict.ok:
         what = "The service did not hold." if verdict.answer(Question.RAN) else "The run was not as planned."
