@@ -32,6 +32,13 @@ def test_any_split(cuts: list[int]) -> None:
     assert decode(*(STREAM[a:b] for a, b in pairwise(edges))) == EVENTS
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"], ids=["LF", "CR", "CRLF"])
+def test_the_last_event(end: bytes) -> None:
+    """Is there as soon as its empty line is, whatever ends a line: nothing more may come after it."""
+    assert decode(b"data: one" + end + end) == [(b"", b"one")]
+    assert decode(b"data: one" + end, end) == [(b"", b"one")]
+
+
 def test_byte_by_byte() -> None:
     """Nor does sending it one byte at a time."""
     assert decode(*(bytes([byte]) for byte in STREAM)) == EVENTS
@@ -49,3 +56,11 @@ def test_an_endless_event(endless: bytes) -> None:
     decoder = SseDecoder(100)
     with pytest.raises(EventTooLong):
         decoder.feed(endless)
+
+
+def test_an_event_that_began_before() -> None:
+    """The quick way for whole events is not taken inside another one."""
+    assert decode(b"\n", b"data\n", b"data: x\n\n") == [(b"", b"\nx")]
+    assert decode(b"\n", b"event: e\n", b"data: x\n\n") == [(b"e", b"x")]
+    assert decode(b"\n", b"da", b"ta: x\n\n") == [(b"", b"x")]
+    assert decode(b"\n", b"data: a\n\ndata: b\ndata: c\n\n") == [(b"", b"a"), (b"", b"b\nc")]
