@@ -179,7 +179,7 @@ def parts(dice: Random, reply: Upstream) -> None:
         choice = said["choices"][0]
         part = choice.get("delta") or choice["message"]
         text = part["content"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return
     thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
     part["content"] = [thinking, {"type": "text", "text": text}][dice.randrange(2) :]

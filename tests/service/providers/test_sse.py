@@ -39,6 +39,14 @@ def test_the_last_event(end: bytes) -> None:
     assert decode(b"data: one" + end, end) == [(b"", b"one")]
 
 
+def test_an_empty_line_of_data() -> None:
+    """Is the first half of its event, though the other half comes alone."""
+    assert decode(b": begun\n\ndata:\n", b"data: two\n\n", b"data: three\n\n") == [
+        (b"", b"\ntwo"),
+        (b"", b"three"),
+    ]
+
+
 def test_byte_by_byte() -> None:
     """Nor does sending it one byte at a time."""
     assert decode(*(bytes([byte]) for byte in STREAM)) == EVENTS
