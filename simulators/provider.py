@@ -6,18 +6,18 @@ request -> persona -> fault ... -> watched by the ledger -> front end
 import random
 from collections.abc import Callable, Iterable, Mapping
 
-from simulators.answers import prompt_tag
+from simulators.attempt import Attempt
 from simulators.fault import Fault
 from simulators.in_force import SetFault
 from simulators.latency import PRESETS
-from simulators.ledger import Ended, Ledger, Line
+from simulators.ledger import Ledger
+from simulators.limits import Account, Limits, distorted, price
 from simulators.personas import PERSONAS
-from simulators.personas.base import Asked, Profile, Turn, read_asked
-from simulators.script import Action, Close, Data, End, Head, Reset, Script, SimRequest
+from simulators.personas.base import Asked, Page, Profile, Turn, answer_tokens, read_asked
+from simulators.script import Head, Script, SimRequest
 from simulators.settings import Settings
 
 EPOCH_S = 1_763_700_000
-ENDS: Mapping[type, Ended] = {End: Ended.END, Close: Ended.CUT, Reset: Ended.RESET}
 
 
 class Provider:
@@ -35,19 +35,21 @@ class Provider:
         now: Callable[[], float],
         ledger: Ledger | None = None,
         epoch_s: int = EPOCH_S,
+        limits: Limits | None = None,
+        account: Account | None = None,
     ) -> None:
         self.persona = PERSONAS[persona]
         self.profile = profile
         self.ledger = ledger or Ledger()
         self.faults: list[SetFault] = []
         self._chance = chance
-        self._outages = (
-            random.Random()
-        )  # for windows that are drawn: apart, as faults must change nothing else
+        self._outages = random.Random()  # draws windows; apart, as a fault must change nothing but its share
         self._outages.setstate(chance.getstate())
         self.now = now
         self._epoch_s = epoch_s
         self._requests = 0
+        self._limits = limits or Limits()
+        self.account = account or self._limits.account(daily_windows=self.persona.daily_windows)
 
     def set_faults(self, faults: Iterable[Fault]) -> None:
         """These faults, in this order, and no others, for requests from now on."""
@@ -76,11 +78,31 @@ class Provider:
         struck = [fault for fault in strikes if fault is not None]
         for fault in struck:
             turn = fault.prepared(turn)
-        script = self.persona.answer(request, asked, turn)
+        names = [fault.kind for fault in struck]
+        if request.method == "POST" and (limited := self._limited(asked, turn)):
+            script = limited.script()
+            names.append("limit")
+        else:
+            script = self.persona.answer(request, asked, turn)
+        if self._limits.headers and self.account.limited:
+            script = with_headers(script, self._told(at_s, refused="limit" in names))
         for fault in struck:
             script = fault.on(script, self.persona, turn)
-        attempt = _Attempt(self, request, asked, at_s, tuple(fault.kind for fault in struck), self._requests)
-        return attempt.watch(script)
+        attempt = Attempt(self.profile.name, request, asked, at_s, tuple(names), self._requests)
+        return attempt.watch(script, self.ledger, self.now)
+
+    def _limited(self, asked: Asked, turn: Turn) -> Page | None:
+        """The refusal, if the caller's limits do not cover this request; else it is paid for."""
+        now_s = self._epoch_s + self.now()
+        excess = self.account.take(price(asked.prompt_tokens, answer_tokens(asked, turn.profile)), now_s)
+        if excess is None:
+            return None
+        page = self.persona.limited(excess, turn)
+        return Page(page.status, distorted(page.headers, self._limits, excess.wait_s, now_s), page.body)
+
+    def _told(self, at_s: float, *, refused: bool) -> dict[str, str]:
+        now_s = self._epoch_s + at_s
+        return self.persona.limit_headers(self.account.standings(now_s), now_s, refused=refused)
 
     def _in_force(self, fault: Fault) -> SetFault:
         return SetFault(fault, self.now(), random.Random(self._outages.getrandbits(64)))
@@ -91,10 +113,23 @@ def make(
 ) -> tuple[dict[str, Provider], Ledger]:
     """All providers by name, and the ledger they share. `now`: as in Provider."""
     ledger, providers = Ledger(), {}
+    accounts: dict[str, Account] = {}
     for wanted in settings.providers:
         profile = Profile(wanted.name, PRESETS[wanted.latency], wanted.words, wanted.key, wanted.models)
         chance = random.Random(f"{settings.seed}/{wanted.name}")
-        provider = Provider(wanted.persona, profile, chance=chance, now=now, ledger=ledger, epoch_s=epoch_s)
+        shared = accounts.get(wanted.limits.organisation)
+        provider = Provider(
+            wanted.persona,
+            profile,
+            chance=chance,
+            now=now,
+            ledger=ledger,
+            epoch_s=epoch_s,
+            limits=wanted.limits,
+            account=shared,
+        )
+        if wanted.limits.organisation:
+            accounts[wanted.limits.organisation] = provider.account
         provider.set_faults(wanted.faults)
         providers[wanted.name] = provider
     for i, (fault, names) in enumerate(settings.shared_faults):
@@ -103,69 +138,7 @@ def make(
     return providers, ledger
 
 
-class _Attempt:
-    """Counts what goes out, and writes the line when it is over."""
-
-    def __init__(
-        self,
-        provider: Provider,
-        request: SimRequest,
-        asked: Asked,
-        at_s: float,
-        faults: tuple[str, ...],
-        number: int,
-    ) -> None:
-        self._provider = provider
-        self._request = request
-        self._asked = asked
-        self._at_s = at_s
-        self._faults = faults
-        self._number = number
-        self._status = self._bytes = self._tokens = 0
-
-    def watch(self, script: Script) -> Script:
-        ended = Ended.CLIENT_LEFT
-        self._provider.ledger.opened(self._provider.profile.name)
-        try:
-            for action in script:
-                ended = self._count(action)
-                yield action
-            if ended is Ended.CLIENT_LEFT:
-                ended = Ended.CUT  # a script that just runs out leaves its client without an end
-        finally:
-            self._write(ended)
-
-    def _count(self, action: Action) -> Ended:
-        """Takes note of an action; says how it would have ended if nothing came after it."""
-        match action:
-            case Head(status):
-                self._status = status
-            case Data(data, tokens):
-                self._bytes += len(data)
-                self._tokens += tokens
-        return ENDS.get(type(action), Ended.CLIENT_LEFT)
-
-    def _write(self, ended: Ended) -> None:
-        ledger, request, now_s = self._provider.ledger, self._request, self._provider.now()
-        retry = request.headers.get("x-stainless-retry-count", "")
-        ledger.add(
-            Line(
-                n=ledger.last + 1,
-                provider=self._provider.profile.name,
-                request=self._number,
-                at_s=round(self._at_s, 6),
-                duration_s=round(now_s - self._at_s, 6),
-                method=request.method,
-                path=request.path,
-                model=self._asked.model,
-                prompt=prompt_tag(self._asked.prompt) if self._asked.prompt else "",
-                stream=self._asked.stream,
-                retry=int(retry[:6]) if retry.isdecimal() else 0,
-                faults=self._faults,
-                status=self._status,
-                bytes_sent=self._bytes,
-                tokens_sent=self._tokens,
-                ended=ended,
-                left_at_s=round(now_s, 6) if ended is Ended.CLIENT_LEFT else None,
-            )
-        )
+def with_headers(script: Script, more: Mapping[str, str]) -> Script:
+    """The script with more headers; those it has already stay."""
+    for action in script:
+        yield Head(action.status, {**more, **action.headers}) if isinstance(action, Head) else action

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from simulators.fault import Fault
 from simulators.faults import BadFault, parse_fault
 from simulators.latency import PRESETS
+from simulators.limits import Limits
 from simulators.personas import PERSONAS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -40,6 +41,7 @@ class ProviderSettings:
     key: str | None = field(default=None, repr=False)
     models: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class _ProviderTable(Struct, forbid_unknown_fields=True):
     key: str | None = None
     models: list[str] = []
     fault: list[dict[str, Any]] = []
+    limits: Limits = Limits()
 
 
 class _File(Struct, forbid_unknown_fields=True):
@@ -145,7 +148,9 @@ def _provider(table: _ProviderTable, read: _File, given: set[str]) -> ProviderSe
     except BadFault as error:
         raise BadSettings(f"a fault of `{table.name}`: {error}") from None
     models = tuple(table.models)
-    return ProviderSettings(table.name, table.persona, table.port, latency, words, table.key, models, faults)
+    return ProviderSettings(
+        table.name, table.persona, table.port, latency, words, table.key, models, faults, table.limits
+    )
 
 
 def _shared(table: dict[str, Any], known: Mapping[str, object]) -> tuple[Fault, tuple[str, ...]]:

@@ -1,11 +1,14 @@
 """Anthropic Messages, in both API versions that the official package has spoken."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from simulators.personas.base import Asked, Page, Persona, Refusal, Spoken, Turn, speak, streamed
+from simulators.limits import Excess, Standing, by_kind
+from simulators.personas.base import Asked, Page, Persona, Refusal, Spoken, Turn, retry_after, speak, streamed
 from simulators.personas.openai import arguments
 from simulators.script import Script, SimRequest
 
@@ -100,6 +103,25 @@ class Anthropic(Persona):
     def error(self, status: int, turn: Turn) -> Page:
         kind, text = TYPICAL.get(status, ("api_error", "Internal server error"))
         return self._page(status, kind, text, turn)
+
+    def limited(self, excess: Excess, turn: Turn) -> Page:
+        standing = excess.standing
+        unit = f"{standing.what.replace('_', ' ')} per {standing.span}"
+        text = f"This request would exceed your organization's rate limit of {standing.limit:,} {unit}"
+        page = self._page(429, "rate_limit_error", text, turn)
+        return Page(429, {**page.headers, **retry_after(excess)}, page.body)
+
+    def limit_headers(self, standings: Sequence[Standing], now_s: float, *, refused: bool) -> dict[str, str]:
+        found = {}
+        for what, standing in by_kind(standings, "minute", "second", "day").items():
+            stem, full_at = (
+                f"anthropic-ratelimit-{what.replace('_', '-')}",
+                math.ceil(now_s + standing.reset_s),
+            )
+            found[f"{stem}-limit"] = str(standing.limit)
+            found[f"{stem}-remaining"] = str(standing.remaining)
+            found[f"{stem}-reset"] = f"{datetime.fromtimestamp(full_at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return found
 
     def error_event(self, turn: Turn) -> bytes:
         error = {"type": "overloaded_error", "message": "Overloaded"}

@@ -3,6 +3,7 @@
 SimRequest + Asked + Turn -> Persona.answer -> Script      a Refusal on the way -> the persona's error page
 """
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,12 +14,14 @@ import msgspec
 
 from simulators.answers import answer_text, pieces
 from simulators.latency import Latency, Pace
+from simulators.limits import Excess, Standing
 from simulators.script import Data, End, Head, Script, SimRequest
 
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
 MODELS_PATH = "/v1/models"
 CHARS_PER_TOKEN = 4  # of prompts; tokens of answers are counted
+OPENING_TOKENS = 7  # of an answer, beside its words
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ class Persona(ABC):
     name: str
     chat_path: str
     models: tuple[str, ...]
+    daily_windows = False  # whether limits per day begin anew at midnight, not bit by bit
 
     def answer(self, request: SimRequest, asked: Asked, turn: Turn) -> Script:
         """The healthy script, or the provider's own refusal of a wrong request."""
@@ -121,6 +125,15 @@ class Persona(ABC):
     @abstractmethod
     def error(self, status: int, turn: Turn) -> Page:
         """The typical page of a status: this provider's fault, or the limit that the caller has met."""
+
+    def limited(self, excess: Excess, turn: Turn) -> Page:
+        """The refusal of a request that the caller's limits do not cover."""
+        page = self.error(429, turn)
+        return Page(429, {**page.headers, **retry_after(excess)}, page.body)
+
+    def limit_headers(self, standings: Sequence[Standing], now_s: float, *, refused: bool) -> dict[str, str]:
+        """How the limits stand, as this provider's answers tell it; `now_s` is the epoch time."""
+        return {}
 
     @abstractmethod
     def error_event(self, turn: Turn) -> bytes:
@@ -213,6 +226,18 @@ def read_asked(body: bytes) -> Asked:
         stream=fields.get("stream") is True,
         prompt_tokens=max(1, length // CHARS_PER_TOKEN),
     )
+
+
+def retry_after(excess: Excess) -> dict[str, str]:
+    """Whole seconds, never too few; nothing for what will never fit."""
+    return {} if excess.too_large else {"retry-after": str(math.ceil(excess.wait_s))}
+
+
+def answer_tokens(asked: Asked, profile: Profile) -> int:
+    """How long the answer will be."""
+    fields, length = asked.fields or {}, profile.words + OPENING_TOKENS
+    limits = [fields.get(name) for name in ("max_tokens", "max_completion_tokens")]
+    return min([length, *(n for n in limits if isinstance(n, int) and n > 0)])
 
 
 def speak(asked: Asked, turn: Turn, tokens_max: int | None) -> Spoken:

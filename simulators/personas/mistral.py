@@ -1,11 +1,12 @@
 """Mistral: where it differs from OpenAI, and nothing else."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from simulators.personas.base import Asked, Page, Refusal, Spoken, Turn
+from simulators.limits import Excess, Standing
+from simulators.personas.base import Asked, Page, Persona, Refusal, Spoken, Turn
 from simulators.personas.openai import DONE, OpenAI, envelope, finish, usage
 from simulators.script import SimRequest
 
@@ -113,6 +114,13 @@ class Mistral(OpenAI):
         message, kind, code = TYPICAL.get(status, (f"Error {status}", "invalid_request_error", None))
         body = {"object": "error", "message": message, "type": kind, "param": None, "code": code}
         return self.page(status, {**body, "raw_status_code": status} if status == 429 else body, turn)
+
+    def limited(self, excess: Excess, turn: Turn) -> Page:
+        return Persona.limited(self, excess, turn)
+
+    def limit_headers(self, standings: Sequence[Standing], now_s: float, *, refused: bool) -> dict[str, str]:
+        left = [s.remaining for s in standings if s.what == "requests"]
+        return {"x-ratelimit-remaining": str(min(left))} if left else {}
 
     def error_event(self, turn: Turn) -> bytes:
         choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}

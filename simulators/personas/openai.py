@@ -1,12 +1,15 @@
 """OpenAI chat completions, as the official package reads and writes them."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from simulators.answers import pieces
-from simulators.personas.base import Asked, Page, Persona, Refusal, Spoken, Turn, speak, streamed
+from simulators.limits import Excess, Standing, by_kind
+from simulators.personas.base import Asked, Page, Persona, Refusal, Spoken, Turn, retry_after, speak, streamed
+from simulators.personas.limit_words import limit_error, ratelimit_headers
 from simulators.script import Script, SimRequest
 
 DONE = b"data: [DONE]\n\n"
@@ -181,6 +184,14 @@ class OpenAI(Persona):
         return self.page(
             status, {"error": {"message": message, "type": kind, "param": None, "code": code}}, turn
         )
+
+    def limited(self, excess: Excess, turn: Turn) -> Page:
+        page = self.page(429, {"error": limit_error(excess, self.models[0])}, turn)
+        ms = {} if excess.too_large else {"retry-after-ms": str(math.ceil(excess.wait_s * 1000))}
+        return Page(429, {**page.headers, **retry_after(excess), **ms}, page.body)
+
+    def limit_headers(self, standings: Sequence[Standing], now_s: float, *, refused: bool) -> dict[str, str]:
+        return ratelimit_headers(by_kind(standings, "minute", "second", "day"))
 
     def error_event(self, turn: Turn) -> bytes:
         error = {"message": SORRY, "type": "server_error", "param": None, "code": None}

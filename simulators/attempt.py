@@ -1,0 +1,77 @@
+"""One request at a provider, as the ledger will tell of it."""
+
+from collections.abc import Callable, Mapping
+
+from simulators.answers import prompt_tag
+from simulators.ledger import Ended, Ledger, Line
+from simulators.personas.base import Asked
+from simulators.script import Action, Close, Data, End, Head, Reset, Script, SimRequest
+
+ENDS: Mapping[type, Ended] = {End: Ended.END, Close: Ended.CUT, Reset: Ended.RESET}
+
+
+class Attempt:
+    """Counts what goes out, and writes the line when it is over."""
+
+    def __init__(
+        self,
+        provider: str,
+        request: SimRequest,
+        asked: Asked,
+        at_s: float,
+        faults: tuple[str, ...],
+        number: int,
+    ) -> None:
+        self._provider = provider
+        self._request = request
+        self._asked = asked
+        self._at_s = at_s
+        self._faults = faults
+        self._number = number
+        self._status = self._bytes = self._tokens = 0
+
+    def watch(self, script: Script, ledger: Ledger, now: Callable[[], float]) -> Script:
+        """The script, with its line in the ledger at its end."""
+        ended = Ended.CLIENT_LEFT
+        ledger.opened(self._provider)
+        try:
+            for action in script:
+                ended = self._count(action)
+                yield action
+            if ended is Ended.CLIENT_LEFT:
+                ended = Ended.CUT  # a script that just runs out leaves its client without an end
+        finally:
+            ledger.add(self._line(ledger.last + 1, ended, now()))
+
+    def _count(self, action: Action) -> Ended:
+        """Takes note of an action; says how it would have ended if nothing came after it."""
+        match action:
+            case Head(status):
+                self._status = status
+            case Data(data, tokens):
+                self._bytes += len(data)
+                self._tokens += tokens
+        return ENDS.get(type(action), Ended.CLIENT_LEFT)
+
+    def _line(self, n: int, ended: Ended, now_s: float) -> Line:
+        request = self._request
+        retry = request.headers.get("x-stainless-retry-count", "")
+        return Line(
+            n=n,
+            provider=self._provider,
+            request=self._number,
+            at_s=round(self._at_s, 6),
+            duration_s=round(now_s - self._at_s, 6),
+            method=request.method,
+            path=request.path,
+            model=self._asked.model,
+            prompt=prompt_tag(self._asked.prompt) if self._asked.prompt else "",
+            stream=self._asked.stream,
+            retry=int(retry[:6]) if retry.isdecimal() else 0,
+            faults=self._faults,
+            status=self._status,
+            bytes_sent=self._bytes,
+            tokens_sent=self._tokens,
+            ended=ended,
+            left_at_s=round(now_s, 6) if ended is Ended.CLIENT_LEFT else None,
+        )

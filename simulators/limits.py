@@ -1,0 +1,183 @@
+"""What a provider grants: buckets of requests and of tokens, which the providers of one organisation share.
+
+request --price--> Account.take --every bucket has it--> Standing (what the headers of the answer tell)
+                                --one has not----------> Excess   (what the 429 tells: which bucket, how long)
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Granted = Annotated[int, Meta(ge=1, le=10**12)]
+Distortion = Literal["true", "none", "zero", "date", "garbage"]
+SPANS_S = {"second": 1.0, "minute": 60.0, "day": 86_400.0}
+MARGIN = 1e-6  # of a token: what rounding may cost
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much is granted in which time; what is left out is without limit.
+
+    headers: whether answers tell what is left. retry_after: "true" to the bucket, "none", "zero", an HTTP "date",
+    "garbage", or always so many seconds.
+    """
+
+    requests_per_second: Granted | None = None
+    requests_per_minute: Granted | None = None
+    requests_per_day: Granted | None = None
+    tokens_per_minute: Granted | None = None
+    tokens_per_day: Granted | None = None
+    input_tokens_per_minute: Granted | None = None
+    output_tokens_per_minute: Granted | None = None
+    organisation: str = ""
+    headers: bool = True
+    retry_after: Distortion | Annotated[float, Meta(ge=0, le=10**6)] = "true"
+
+    def account(self, *, daily_windows: bool) -> "Account":
+        """A new one, with nothing used. Minutes refill steadily, days too, unless they begin anew at midnight (UTC)."""
+        found = []
+        for name in self.__struct_fields__:
+            what, per, span = name.partition("_per_")
+            limit = getattr(self, name)
+            if per and limit is not None:
+                found.append(Bucket(what, span, limit, windowed=daily_windows and span == "day"))
+        return Account(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a bucket stands: what a header can tell."""
+
+    what: str  # requests, tokens, input_tokens, output_tokens
+    span: str  # second, minute, day
+    limit: int
+    remaining: int
+    reset_s: float  # until it is full again
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """A request that does not fit. `wait_s` is infinite if it never will."""
+
+    standing: Standing
+    requested: int
+    wait_s: float
+
+    @property
+    def too_large(self) -> bool:
+        """Whether the request is larger than the bucket."""
+        return math.isinf(self.wait_s)
+
+
+@dataclass
+class Bucket:
+    """One limit and how much of it is used; times are epoch seconds and never go back."""
+
+    what: str
+    span: str
+    limit: int
+    windowed: bool = False
+    used: float = 0.0
+    at_s: float = 0.0
+
+    def wait_s(self, n: int, now_s: float) -> float:
+        """Seconds until `n` more fit; 0: they do; infinite: they never will."""
+        self._pass_time(now_s)
+        over = self.used + n - self.limit
+        if over <= MARGIN:
+            return 0.0
+        if n > self.limit:
+            return math.inf
+        span_s = SPANS_S[self.span]
+        return span_s - now_s % span_s if self.windowed else over * span_s / self.limit
+
+    def standing(self, now_s: float) -> Standing:
+        """How it stands now."""
+        self._pass_time(now_s)
+        span_s = SPANS_S[self.span]
+        reset_s = span_s - now_s % span_s if self.windowed else self.used * span_s / self.limit
+        return Standing(
+            self.what, self.span, self.limit, max(0, int(self.limit - self.used + MARGIN)), reset_s
+        )
+
+    def _pass_time(self, now_s: float) -> None:
+        span_s = SPANS_S[self.span]
+        if not self.windowed:
+            self.used = max(0.0, self.used - (now_s - self.at_s) * self.limit / span_s)
+        elif now_s // span_s > self.at_s // span_s:
+            self.used = 0.0
+        self.at_s = now_s
+
+
+class Account:
+    """The buckets of one organisation. A request takes from all of them, or from none."""
+
+    def __init__(self, buckets: Sequence[Bucket]) -> None:
+        self._buckets = buckets
+        self.limited = bool(buckets)
+
+    def take(self, price: Mapping[str, int], now_s: float) -> Excess | None:
+        """Pays for one request; what it cannot pay for longest is told."""
+        worst: Excess | None = None
+        for bucket in self._buckets:
+            wait_s = bucket.wait_s(price[bucket.what], now_s)
+            if wait_s > (worst.wait_s if worst else 0.0):
+                worst = Excess(bucket.standing(now_s), price[bucket.what], wait_s)
+        if worst is None:
+            for bucket in self._buckets:
+                bucket.used += price[bucket.what]
+        return worst
+
+    def standings(self, now_s: float) -> list[Standing]:
+        """How all of them stand."""
+        return [bucket.standing(now_s) for bucket in self._buckets]
+
+
+def price(input_tokens: int, output_tokens: int) -> dict[str, int]:
+    """What a request costs in every currency."""
+    both = {"input_tokens": input_tokens, "output_tokens": output_tokens}
+    return {"requests": 1, "tokens": input_tokens + output_tokens, **both}
+
+
+def distorted(headers: Mapping[str, str], limits: Limits, wait_s: float, now_s: float) -> dict[str, str]:
+    """The headers of a refusal, with the Retry-After that these limits tell."""
+    how = limits.retry_after
+    if how == "true":
+        return dict(headers)
+    kept = {name: value for name, value in headers.items() if not name.startswith("retry-after")}
+    match how:
+        case "none":
+            return kept
+        case "zero":
+            told = "0"
+        case "date":
+            told = formatdate(math.ceil(now_s + min(wait_s, 86_400)), usegmt=True)
+        case "garbage":
+            told = "soon"
+        case _:
+            told = f"{how:g}"
+    return {**kept, "retry-after": told}
+
+
+def by_kind(standings: Sequence[Standing], *spans: str) -> dict[str, Standing]:
+    """One standing for each thing that is counted: of the first of these spans that is limited."""
+    found: dict[str, Standing] = {}
+    for span in spans:
+        for standing in standings:
+            if standing.span == span:
+                found.setdefault(standing.what, standing)
+    return found
+
+
+def duration(s: float) -> str:
+    """As Go writes it: 12ms, 1s, 6m0s, 2m59.56s, 23h0m5s."""
+    ms = math.ceil(s * 1000 - MARGIN)
+    if ms < 1000:
+        return f"{ms}ms"
+    hours, rest = divmod(ms, 3_600_000)
+    minutes, rest = divmod(rest, 60_000)
+    seconds = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    return f"{hours}h{minutes}m{seconds}" if hours else f"{minutes}m{seconds}" if minutes else seconds
