@@ -98,11 +98,12 @@ class ChatRequest:
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens, as the provider counted them."""
+    """Tokens, as the provider counted them; `estimated`: as we did, because it did not."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
+    estimated: bool = False
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):

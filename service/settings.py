@@ -26,9 +26,12 @@ Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", max_length=64)]
+HeaderText = Annotated[str, Meta(pattern=r"^[ -~]*$", max_length=1024)]
 RouteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 
 TARGET_OK = re.compile(r"[!#-+\--:<-~]+")  # it stands in headers and metrics
+OUR_HEADERS = ("authorization", "x-api-key", "host", "content-type", "content-length", "accept-encoding")
 DialectName = Literal["openai", "mistral", "anthropic"]
 WireName = Literal["aiohttp", "httpx"]
 
@@ -89,6 +92,20 @@ class ServerSettings(Struct, frozen=True):
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 25.0
 
 
+class Differences(Struct, frozen=True):
+    """What a provider does otherwise than its dialect. Names are those of the request's fields; `messages.name` in
+    `drops` is a field of every message."""
+
+    headers: Mapping[HeaderName, HeaderText] = {}  # sent with each request, as they are; never keys
+    renames: Mapping[str, str] = {}  # it knows the field under another name
+    drops: tuple[str, ...] = ()  # it refuses the field: left out, and named in the trail
+    refuses: tuple[str, ...] = ()  # it cannot do that: another target is asked
+    developer_role: bool = True  # false: developer turns go to it as system turns
+
+
+AS_THE_DIALECT = Differences()
+
+
 class ProviderSettings(Struct, frozen=True):
     """One provider: how it speaks and where. `key_env` names the environment variables that hold its keys."""
 
@@ -98,6 +115,7 @@ class ProviderSettings(Struct, frozen=True):
     key_env: tuple[Variable, ...] = ()
     api_version: str | None = None
     max_tokens: Count = 4096  # where the dialect wants a limit and the caller set none
+    differs: Differences = AS_THE_DIALECT
 
 
 class RouteSettings(Struct, frozen=True):
@@ -282,6 +300,11 @@ def _contradictions(settings: Settings) -> list[str]:
     found += [f"route {n!r}: the name is used twice." for n in _twice([r.name for r in settings.route])]
     for provider in settings.provider:
         found += _url_problems(provider)
+        found += [
+            f"provider {provider.name!r}.differs.headers: {name} is set by the service itself; keys come from key_env."
+            for name in provider.differs.headers
+            if name.lower() in OUR_HEADERS
+        ]
     for route in settings.route:
         found += _route_problems(route, providers)
     if settings.breaker.open_s > settings.breaker.open_max_s:

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from service.chat import Chunk, Chunks, Usage
-from service.providers.openai import frame, payload_of, usage_of
+from service.providers.openai import frame, payload_of
+from service.providers.usage import usage_of
 
 RECORDED_BYTES_MAX = 1024 * 1024
 PIECE_CHARS = 400  # a replayed stream comes in pieces, so that clients see it grow

@@ -229,7 +229,7 @@ class Try:
         if response.status != 200:
             raise dialect.fault(response.status, response.headers, await self._error_body())
         if not self.task.request.stream:
-            return Whole(self.target, dialect.answer(await self._whole_body()))
+            return Whole(self.target, dialect.answer(await self._whole_body(), self.task.request))
         if response.headers.get("content-type", "").startswith(("text/html", "application/json")):
             raise ProviderFault("not_a_stream")
         reader = dialect.stream(self.task.request, self.target.model)

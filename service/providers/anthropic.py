@@ -1,7 +1,8 @@
-"""Anthropic Messages, translated both ways.
+"""Anthropic Messages, as an OpenAI client wants to read them. The request's way there is in anthropic_request.py.
 
-messages, system turns    -> system + alternating user/assistant turns
-content_block_delta ...   -> chat.completion.chunk; whole only after message_stop
+text, thinking, tool_use blocks -> content, reasoning_content, tool_calls
+content_block_delta ...         -> chat.completion.chunk; whole only after a stop reason and message_stop
+stop_reason, usage              -> finish_reason, usage (tokens written to and read from the cache are prompt tokens)
 """
 
 from collections.abc import Mapping
@@ -11,13 +12,16 @@ import msgspec
 from msgspec import Struct
 
 from service import clock
-from service.chat import ChatRequest, Chunk, Message, Reply, Usage
-from service.providers.base import Call, ProviderFault, Unsupported, named, status_fault
+from service.chat import ChatRequest, Chunk, Reply, Usage
+from service.providers.anthropic_request import OLD_VERSION, translated
+from service.providers.base import Call, ProviderFault, named, status_fault
 from service.providers.error_body import read_error
-from service.providers.openai import TOKENS_MAX, bearer, frame
+from service.providers.fields import differ
+from service.providers.openai import bearer, frame
 from service.providers.sse import EventTooLong, SseDecoder
+from service.providers.usage import estimated, prompt_chars, tokens, usage_json
+from service.settings import AS_THE_DIALECT, Differences
 
-OLD_VERSION = "2023-06-01"
 FINISH = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -27,31 +31,34 @@ FINISH = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
-TRANSLATED = frozenset(
-    ("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "stop")
-    + ("temperature", "top_p", "n")
-)
-CANNOT = ("tools", "functions", "response_format", "logprobs")  # leaving these out would change the answer
-NOTHING: tuple[object, ...] = (None, False, [], {"type": "text"})
-SAMPLING = ("temperature", "top_p")  # answered with 400 by versions after OLD_VERSION
 
 
-class _Text(Struct):
+class _Block(Struct):
+    """A block of content, or the delta of one."""
+
     type: str = ""
     text: str = ""
     thinking: str = ""
+    id: str = ""
+    name: str = ""
+    input: object = None
+    partial_json: str = ""
     stop_reason: str | None = None
 
 
 class _Tokens(Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    """Counts are read leniently: an odd one must not cost a good answer."""
+
+    input_tokens: object = None
+    output_tokens: object = None
+    cache_creation_input_tokens: object = None
+    cache_read_input_tokens: object = None
 
 
 class _Message(Struct):
     id: str = ""
     model: str = ""
-    content: list[_Text] | None = None
+    content: list[_Block] | None = None
     stop_reason: str | None = None
     usage: _Tokens | None = None
     type: str = ""
@@ -59,9 +66,10 @@ class _Message(Struct):
 
 class _Event(Struct):
     type: str = ""
+    index: int = 0
     message: _Message | None = None
-    delta: _Text | None = None
-    content_block: _Text | None = None
+    delta: _Block | None = None
+    content_block: _Block | None = None
     usage: _Tokens | None = None
 
 
@@ -74,41 +82,24 @@ class Anthropic:
 
     path = "/v1/messages"
 
-    def __init__(self, event_bytes_max: int, api_version: str | None, max_tokens: int) -> None:
+    def __init__(
+        self,
+        event_bytes_max: int,
+        api_version: str | None,
+        max_tokens: int,
+        differs: Differences = AS_THE_DIALECT,
+    ) -> None:
         self.event_bytes_max = event_bytes_max
         self.api_version = api_version or OLD_VERSION
         self.max_tokens = max_tokens
+        self.differs = differs
 
     def encode(self, request: ChatRequest, model: str, key: str | None) -> Call:
-        body = request.body
-        for param in CANNOT:
-            if param in request.fields and _decoded(request.fields[param]) not in NOTHING:
-                raise Unsupported(param)
-        if (body.n or 1) != 1:
-            raise Unsupported("n")
-        dropped = [f for f, raw in request.fields.items() if f not in TRANSLATED and bytes(raw) != b"null"]
-        call: dict[str, Any] = {
-            "model": model,
-            "max_tokens": body.max_completion_tokens or body.max_tokens or self.max_tokens,
-            "messages": _turns(body.messages),
-        }
-        if system := "\n\n".join(_text(m) for m in body.messages if m.role in ("system", "developer")):
-            call["system"] = system
-        if body.stop:
-            call["stop_sequences"] = [body.stop] if isinstance(body.stop, str) else body.stop
-        for param in SAMPLING:
-            value = getattr(body, param)
-            if value is None:
-                continue
-            if self.api_version != OLD_VERSION:
-                dropped.append(param)
-            else:
-                call[param] = min(value, 1.0)  # OpenAI allows up to 2
-        if request.stream:
-            call["stream"] = True
-        return Call(self.path, msgspec.json.encode(call), self._headers(key), named(dropped))
+        fields, dropped = differ(request.fields, self.differs)
+        body, left_out = translated(fields, model, self.api_version, self.max_tokens)
+        return Call(self.path, msgspec.json.encode(body), self._headers(key), named(dropped + left_out))
 
-    def answer(self, body: bytes) -> Reply:
+    def answer(self, body: bytes, request: ChatRequest) -> Reply:
         try:
             message = _MESSAGE.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -119,11 +110,11 @@ class Anthropic:
         if not message.stop_reason:
             raise ProviderFault("truncated")
         finish = FINISH.get(message.stop_reason, "stop")
-        text = "".join(part.text for part in message.content or () if part.type == "text")
-        if not text and finish != "content_filter":
+        said_there = _said(message.content or [])
+        if finish != "content_filter" and not any(said_there.values()):
             raise ProviderFault("empty_answer")
-        usage = _usage(message.usage)
-        return Reply(_completion(message, text, finish, usage), usage)
+        usage = _usage(message.usage) or estimated(prompt_chars(request), len(str(said_there)))
+        return Reply(_completion(message, said_there, finish, _told(usage, message.usage)), usage)
 
     def stream(self, request: ChatRequest, model: str) -> "AnthropicStream":
         return AnthropicStream(request, model, self.event_bytes_max)
@@ -132,7 +123,7 @@ class Anthropic:
         return status_fault(status, headers, body)
 
     def _headers(self, key: str | None) -> dict[str, str]:
-        headers = bearer(None) | {"anthropic-version": self.api_version}
+        headers = {**self.differs.headers, **bearer(None), "anthropic-version": self.api_version}
         if key is not None and self.api_version == OLD_VERSION:
             headers["x-api-key"] = key
         elif key is not None:
@@ -149,9 +140,12 @@ class AnthropicStream:
         self.fault: ProviderFault | None = None
         self._said_why = False  # a stop reason came
         self._sse = SseDecoder(event_bytes_max)
-        self._keep_usage = request.wants_usage
+        self._request = request
         self._head = {"id": "chatcmpl-" + request.id, "created": int(clock.wall()), "model": model}
-        self._usage = _Tokens()
+        self._tokens = _Tokens()
+        self._said_chars = 0
+        self._calls: dict[int, int] = {}  # index of a tool_use block -> index of the tool call
+        self._without_arguments: set[int] = set()  # such blocks, until their first argument comes
 
     def feed(self, data: bytes) -> list[Chunk]:
         chunks: list[Chunk] = []
@@ -170,10 +164,9 @@ class AnthropicStream:
     def end(self) -> list[Chunk]:
         if not self.finished:
             raise ProviderFault("truncated")
-        if not self._keep_usage:
-            return []
-        usage = _usage(self._usage)
-        return [Chunk(self._frame([], msgspec.to_builtins(usage)), usage=usage)]
+        usage = _usage(self._tokens) or estimated(prompt_chars(self._request), self._said_chars)
+        raw = self._frame([], _told(usage, self._tokens)) if self._request.wants_usage else b""
+        return [Chunk(raw, usage=usage)]
 
     def _chunk(self, payload: bytes) -> Chunk | None:
         try:
@@ -186,9 +179,15 @@ class AnthropicStream:
                 self._head["model"] = event.message.model or self._head["model"]
                 return self._delta({"role": "assistant", "content": ""})
             case "content_block_start" if event.content_block is not None:
-                return self._content(event.content_block)
+                if event.content_block.type == "tool_use":
+                    return self._call(event.index, event.content_block)
+                return self._content(event.index, event.content_block)
             case "content_block_delta" if event.delta is not None:
-                return self._content(event.delta)
+                return self._content(event.index, event.delta)
+            case "content_block_stop" if event.index in self._without_arguments:
+                return self._arguments(
+                    event.index, "{}"
+                )  # a tool without parameters is still called with an object
             case "message_delta":
                 self._count(event.usage)
                 reason = event.delta.stop_reason if event.delta else None
@@ -197,82 +196,105 @@ class AnthropicStream:
                     return self._delta({}, FINISH.get(reason, "stop"))
             case "message_stop":
                 self.finished, self.ended = self._said_why, True
-                return Chunk(b"", usage=_usage(self._usage))
             case "error":
                 code, message = read_error(payload)
                 raise ProviderFault("error_event", code=code, message=message)
         return None
 
-    def _content(self, delta: _Text) -> Chunk | None:
+    def _content(self, index: int, delta: _Block) -> Chunk | None:
         if delta.text:
+            self._said_chars += len(delta.text)
             return self._delta({"content": delta.text}, content=True)
         if delta.thinking:
+            self._said_chars += len(delta.thinking)
             return self._delta({"reasoning_content": delta.thinking}, content=True)
+        if delta.partial_json and index in self._calls:
+            return self._arguments(index, delta.partial_json)
         return None
 
-    def _delta(self, delta: dict[str, str], finish: str | None = None, content: bool = False) -> Chunk:
+    def _call(self, index: int, block: _Block) -> Chunk:
+        """A tool call begins: everything but its arguments, which most send piece by piece."""
+        number = self._calls.setdefault(index, len(self._calls))
+        given = msgspec.json.encode(block.input).decode() if block.input else ""
+        if not given:
+            self._without_arguments.add(index)
+        self._said_chars += len(block.name) + len(given)
+        function = {"name": block.name, "arguments": given}
+        call = {"index": number, "id": block.id, "type": "function", "function": function}
+        return self._delta({"tool_calls": [call]}, content=True)
+
+    def _arguments(self, index: int, piece: str) -> Chunk:
+        self._without_arguments.discard(index)
+        self._said_chars += len(piece)
+        call = {"index": self._calls[index], "function": {"arguments": piece}}
+        return self._delta({"tool_calls": [call]}, content=True)
+
+    def _delta(self, delta: dict[str, Any], finish: str | None = None, content: bool = False) -> Chunk:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return Chunk(self._frame([choice], None), content, finish)
 
     def _frame(self, choices: list[dict[str, Any]], usage: object) -> bytes:
-        return frame(
-            msgspec.json.encode(
-                {**self._head, "object": "chat.completion.chunk", "choices": choices, "usage": usage}
-            )
+        body = {**self._head, "object": "chat.completion.chunk", "choices": choices, "usage": usage}
+        return frame(msgspec.json.encode(body))
+
+    def _count(self, counted: _Tokens | None) -> None:
+        """Counts are told twice, the later ones being the final ones; a count left out stays."""
+        for name in _Tokens.__struct_fields__ if counted is not None else ():
+            if tokens(getattr(counted, name)):
+                setattr(self._tokens, name, getattr(counted, name))
+
+
+def _usage(counted: _Tokens | None) -> Usage | None:
+    """The count in OpenAI's terms, where the prompt includes what came from the cache; None if there is none."""
+    if counted is None:
+        return None
+    made = tokens(counted.output_tokens)
+    given = sum(
+        map(
+            tokens,
+            (counted.input_tokens, counted.cache_creation_input_tokens, counted.cache_read_input_tokens),
         )
-
-    def _count(self, tokens: _Tokens | None) -> None:
-        if tokens is not None:
-            self._usage.input_tokens = tokens.input_tokens or self._usage.input_tokens
-            self._usage.output_tokens = tokens.output_tokens or self._usage.output_tokens
+    )
+    return Usage(given, made, given + made) if given or made else None
 
 
-def _decoded(raw: msgspec.Raw) -> object:
-    try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return "unreadable"
+def _told(usage: Usage, counted: _Tokens | None) -> dict[str, Any]:
+    """The usage object, with what the cache saved."""
+    cached = tokens(counted.cache_read_input_tokens) if counted else 0
+    return usage_json(usage) | ({"prompt_tokens_details": {"cached_tokens": cached}} if cached else {})
 
 
-def _turns(messages: list[Message]) -> list[dict[str, Any]]:
-    """User and assistant turns; neighbours of one role are joined, as the endpoint wants them to alternate."""
-    turns: list[dict[str, Any]] = []
-    for message in messages:
-        if message.role in ("system", "developer"):
-            continue
-        if message.role not in ("user", "assistant") or message.tool_calls:
-            raise Unsupported("messages")
-        text = _text(message)
-        if turns and turns[-1]["role"] == message.role:
-            turns[-1]["content"] += "\n\n" + text
-        else:
-            turns.append({"role": message.role, "content": text})
-    return turns
+def _said(blocks: list[_Block]) -> dict[str, Any]:
+    """Text, reasoning and tool calls of a message."""
+    said: dict[str, Any] = {"content": "".join(b.text for b in blocks if b.type == "text") or None}
+    if thoughts := "".join(b.thinking for b in blocks if b.type == "thinking"):
+        said["reasoning_content"] = thoughts
+    calls = [
+        {
+            "id": b.id,
+            "type": "function",
+            "function": {"name": b.name, "arguments": msgspec.json.encode(b.input or {}).decode()},
+        }
+        for b in blocks
+        if b.type == "tool_use"
+    ]
+    return said | ({"tool_calls": calls} if calls else {})
 
 
-def _text(message: Message) -> str:
-    if message.content is None or isinstance(message.content, str):
-        return message.content or ""
-    if any(part.get("type") != "text" for part in message.content):
-        raise Unsupported("messages")
-    return "".join(str(part.get("text", "")) for part in message.content)
-
-
-def _usage(tokens: _Tokens | None) -> Usage:
-    given, made = (tokens.input_tokens or 0, tokens.output_tokens or 0) if tokens else (0, 0)
-    given, made = (min(max(count, 0), TOKENS_MAX) for count in (given, made))
-    return Usage(given, made, given + made)
-
-
-def _completion(message: _Message, text: str, finish: str, usage: Usage) -> bytes:
-    said = {"role": "assistant", "content": text, "refusal": None}
+def _completion(message: _Message, said: dict[str, Any], finish: str, usage: dict[str, Any]) -> bytes:
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "refusal": None, **said},
+        "logprobs": None,
+        "finish_reason": finish,
+    }
     return msgspec.json.encode(
         {
             "id": "chatcmpl-" + message.id,
             "object": "chat.completion",
             "created": int(clock.wall()),
             "model": message.model,
-            "choices": [{"index": 0, "message": said, "logprobs": None, "finish_reason": finish}],
+            "choices": [choice],
             "usage": usage,
         }
     )

@@ -5,6 +5,7 @@ ChatRequest --encode--> Call --(attempt/run, wire)--> status, headers, body
 otherwise   --fault---> ProviderFault   (raised, or returned: what attempt/classify.py reads)
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,6 +18,7 @@ from service.providers.retry_after import retry_after_s
 USER_AGENT = f"dub5/{VERSION}"
 MESSAGE_CHARS_MAX = 300
 DROPPED_MAX = 20
+_ODD = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 class ProviderFault(Exception):
@@ -62,8 +64,9 @@ class Call:
 
 
 def named(dropped: list[str]) -> tuple[str, ...]:
-    """Names for the trail, which is kept: few and short, whatever the caller made up."""
-    return tuple(name[:64] for name in dropped[:DROPPED_MAX])
+    """Names for the trail, which is kept and stands in a header: few, short and harmless, whatever the caller made
+    up."""
+    return tuple(_ODD.sub("?", name[:64]) for name in list(dict.fromkeys(dropped))[:DROPPED_MAX])
 
 
 class StreamReader(Protocol):
@@ -78,7 +81,8 @@ class StreamReader(Protocol):
         ...
 
     def end(self) -> list[Chunk]:
-        """The bytes are over: last chunks to pass on. Raises ProviderFault("truncated") unless the answer is whole."""
+        """The bytes are over: last chunks to pass on; by now one of all chunks has told the usage. Raises
+        ProviderFault("truncated") unless the answer is whole."""
         ...
 
 
@@ -89,8 +93,8 @@ class Dialect(Protocol):
         """The request for `model`, authenticated with `key`. Raises Unsupported."""
         ...
 
-    def answer(self, body: bytes) -> Reply:
-        """A whole answer as a chat.completion. Raises ProviderFault if it is none."""
+    def answer(self, body: bytes, request: ChatRequest) -> Reply:
+        """A whole answer as a chat.completion, with usage. Raises ProviderFault if it is none."""
         ...
 
     def stream(self, request: ChatRequest, model: str) -> StreamReader:

@@ -1,90 +1,150 @@
 """Mistral: OpenAI's shape with its own list of fields, usage on the last chunk, content sometimes in parts."""
 
-from collections.abc import Mapping
+import hashlib
+import re
+from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from service.chat import ChatRequest, Chunk, Reply
-from service.providers.base import Call, ProviderFault, named, status_fault
-from service.providers.openai import OpenAI, OpenAIStream, bearer, frame, payload_of
+from service.providers.base import Call, Unsupported, named
+from service.providers.fields import decoded, differ, left_out, neutral
+from service.providers.openai import OpenAI, OpenAIStream
 
 # What its chat endpoint takes; any other field is answered with 422.
 KNOWN = frozenset(
-    ("model", "messages", "stream", "temperature", "top_p", "max_tokens", "stop", "random_seed", "n")
-    + ("response_format", "tools", "tool_choice", "parallel_tool_calls", "presence_penalty")
-    + ("frequency_penalty", "safe_prompt", "prediction", "prompt_mode", "metadata")
+    ("model", "messages", "stream", "temperature", "top_p", "max_tokens", "min_tokens", "stop", "random_seed")
+    + ("n", "response_format", "tools", "tool_choice", "parallel_tool_calls", "presence_penalty", "top_k")
+    + ("frequency_penalty", "repetition_penalty", "logprobs", "top_logprobs", "prompt_logprobs")
+    + ("top_prompt_logprobs", "reasoning_effort", "prompt_mode", "guardrails", "safe_prompt", "prediction")
+    + ("metadata", "prompt_cache_key", "service_tier")
 )
 RENAMED = {"max_completion_tokens": "max_tokens", "seed": "random_seed"}
-SILENT = frozenset({"stream_options"})  # usage comes anyway: nothing is lost
+REFUSED = frozenset({"functions", "function_call", "audio", "modalities", "web_search_options"})
+MESSAGE = {  # what a message of each role may hold; any other field is answered with 422
+    "system": frozenset({"role", "content"}),
+    "user": frozenset({"role", "content"}),
+    "assistant": frozenset({"role", "content", "tool_calls", "prefix"}),
+    "tool": frozenset({"role", "content", "tool_call_id", "name"}),
+}
+PARTS = frozenset({"text", "image_url", "document_url", "reference", "thinking"})
+ID_OK = re.compile(r"[A-Za-z0-9]{9}")  # anything else is answered with 400, code 3280
+TO_TRANSLATE = re.compile(rb'"content": ?\[|"tool_calls"|"model_length"')
+
+Json = dict[str, Any]
 
 
 class Mistral(OpenAI):
     """The differences from OpenAI, and nothing else."""
 
     def encode(self, request: ChatRequest, model: str, key: str | None) -> Call:
+        given, dropped = differ(request.fields, self.differs)
         fields: dict[str, Raw] = {}
-        dropped: list[str] = []
-        for name, value in request.fields.items():
-            name_there = RENAMED.get(name, name)
-            if name_there in KNOWN:
-                fields[name_there] = value
-            elif name not in SILENT and bytes(value) != b"null":
+        for name, raw in given.items():
+            there = RENAMED.get(name, name)
+            if there in KNOWN:
+                if there == name or bytes(raw) != b"null":
+                    fields[there] = raw
+            elif name == "stream_options":  # usage comes unasked
+                dropped += [f"{name}.{n}" for n in decoded(name, raw) or () if n != "include_usage"]
+            elif not neutral(name, decoded(name, raw)):
+                if name in REFUSED:
+                    raise Unsupported(name)
                 dropped.append(name)
         fields["model"] = Raw(msgspec.json.encode(model))
-        return Call(self.path, msgspec.json.encode(fields), bearer(key), named(dropped))
+        fields["messages"] = Raw(
+            msgspec.json.encode(_messages(decoded("messages", given["messages"]), dropped))
+        )
+        return Call(self.path, msgspec.json.encode(fields), self.headers(key), named(dropped))
 
-    def answer(self, body: bytes) -> Reply:
-        return super().answer(_flat(body))
+    def answer(self, body: bytes, request: ChatRequest) -> Reply:
+        return super().answer(_as_openai(body), request)
 
     def stream(self, request: ChatRequest, model: str) -> "MistralStream":
         return MistralStream(request, self.event_bytes_max)
-
-    def fault(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
-        return status_fault(status, headers, body)
 
 
 class MistralStream(OpenAIStream):
     """Usage rides on the chunk with the finish reason; a client that asked for it gets a chunk of its own."""
 
-    def __init__(self, request: ChatRequest, event_bytes_max: int) -> None:
-        super().__init__(request, event_bytes_max)
-        self._last: Chunk | None = None
-
     def chunk(self, payload: bytes) -> Chunk | None:
-        chunk = super().chunk(_flat(payload))
-        if chunk is not None and chunk.usage is not None:
-            self._last = chunk
-        return chunk
+        return super().chunk(_as_openai(payload))
 
     def end(self) -> list[Chunk]:
-        super().end()
-        if not self._keep_usage or self._last is None:
+        if chunks := super().end():
+            return chunks
+        if not self._keep_usage or self._usage is None:
             return []
-        said = msgspec.json.decode(payload_of(self._last.raw))
-        return [Chunk(frame(msgspec.json.encode({**said, "choices": []})), usage=self._last.usage)]
+        return [Chunk(self.usage_chunk(self._usage), usage=self._usage)]
 
 
-def _flat(body: bytes) -> bytes:
-    """Content given as a list of parts becomes OpenAI's: text as text, thinking as `reasoning_content`."""
-    if b'"content":[' not in body and b'"content": [' not in body:
+def _messages(messages: list[Json], dropped: list[str]) -> list[Json]:
+    """Messages with what each role may hold. Raises Unsupported."""
+    for index, message in enumerate(messages):
+        if message["role"] == "developer":
+            message["role"] = "system"
+        known = MESSAGE.get(message["role"])
+        if known is None:
+            raise Unsupported(f"messages[{index}].role")
+        if message.get("refusal") and not message.get("content"):
+            message["content"] = message.pop("refusal")
+        dropped += left_out(message, message.keys() - known)
+        for number, part in enumerate(_parts(message)):
+            if part.get("type") == "refusal":
+                part["type"], part["text"] = "text", part.pop("refusal", "")
+            elif part.get("type") not in PARTS:
+                raise Unsupported(f"messages[{index}].content[{number}].type")
+        for call in message.get("tool_calls") or ():
+            call["id"] = _id(call.get("id"))
+        if message.get("tool_call_id") is not None:
+            message["tool_call_id"] = _id(message["tool_call_id"])
+    return messages
+
+
+def _parts(message: Json) -> list[Json]:
+    content = message.get("content")
+    return content if isinstance(content, list) else []
+
+
+def _id(said: object) -> str:
+    """A tool call's id; another provider's becomes one that is taken here, the same for call and result."""
+    text = str(said)
+    return text if ID_OK.fullmatch(text) else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:9]
+
+
+def _as_openai(body: bytes) -> bytes:
+    """What Mistral says in its own way becomes OpenAI's: content in parts, tool calls, one finish reason."""
+    if not TO_TRANSLATE.search(body):
         return body
     try:
         parsed = msgspec.json.decode(body)
         for choice in parsed["choices"]:
+            if choice.get("finish_reason") == "model_length":
+                choice["finish_reason"] = "length"
             part = choice.get("delta") or choice.get("message")
             if isinstance(part.get("content"), list):
                 _flatten(part)
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+            for index, call in enumerate(part.get("tool_calls") or ()):
+                _complete(call, index)
+        return msgspec.json.encode(parsed)
+    except (msgspec.DecodeError, UnicodeError, RecursionError, LookupError, TypeError, AttributeError):
         return body  # not what we know: the decoder after us names the fault
-    return msgspec.json.encode(parsed)
 
 
-def _flatten(part: dict[str, object]) -> None:
+def _flatten(part: Json) -> None:
+    """Text as text, thinking as `reasoning_content`."""
     pieces = part["content"]
-    assert isinstance(pieces, list)
-    text = "".join(p.get("text", "") for p in pieces if p.get("type") == "text")
     thoughts = [t for p in pieces if p.get("type") == "thinking" for t in p.get("thinking", ())]
-    part["content"] = text
+    part["content"] = "".join(p.get("text", "") for p in pieces if p.get("type") == "text")
     if thoughts:
         part["reasoning_content"] = "".join(t.get("text", "") for t in thoughts)
+
+
+def _complete(call: Json, index: int) -> None:
+    """A tool call with all that OpenAI's clients look for."""
+    call.setdefault("type", "function")
+    call.setdefault("index", index)
+    function = call["function"]
+    if isinstance(function.get("arguments"), dict):
+        function["arguments"] = msgspec.json.encode(function["arguments"]).decode()

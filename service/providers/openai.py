@@ -6,9 +6,20 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from service.chat import ChatRequest, Chunk, Reply, Usage
-from service.providers.base import USER_AGENT, Call, ProviderFault, status_fault
+from service.providers.base import USER_AGENT, Call, ProviderFault, named, status_fault
 from service.providers.error_body import read_error
+from service.providers.fields import differ
 from service.providers.sse import EventTooLong, SseDecoder
+from service.providers.usage import (
+    calls_chars,
+    estimated,
+    prompt_chars,
+    text_chars,
+    usage_json,
+    usage_of,
+    with_usage,
+)
+from service.settings import AS_THE_DIALECT, Differences
 
 DONE = b"[DONE]"
 WITH_USAGE = Raw(b'{"include_usage":true}')
@@ -32,6 +43,11 @@ class _Part(Struct):
             or self.reasoning
         )
 
+    def chars(self) -> int:
+        """How much it says, for an estimate of the tokens."""
+        said = (self.content, self.refusal, self.reasoning_content or self.reasoning)
+        return sum(map(text_chars, said)) + calls_chars(self.tool_calls)
+
 
 class _Choice(Struct):
     index: int = 0
@@ -48,7 +64,6 @@ class _Body(Struct):
 
 _BODY = msgspec.json.Decoder(_Body)
 _OPTIONS = msgspec.json.Decoder(dict[str, Raw])
-TOKENS_MAX = 2**53
 
 
 class OpenAI:
@@ -56,17 +71,22 @@ class OpenAI:
 
     path = "/chat/completions"
 
-    def __init__(self, event_bytes_max: int) -> None:
+    def __init__(self, event_bytes_max: int, differs: Differences = AS_THE_DIALECT) -> None:
         self.event_bytes_max = event_bytes_max
+        self.differs = differs
 
     def encode(self, request: ChatRequest, model: str, key: str | None) -> Call:
-        fields = dict(request.fields)
+        fields, dropped = differ(request.fields, self.differs)
         fields["model"] = Raw(msgspec.json.encode(model))
-        if request.stream:
+        if request.stream and "stream_options" not in self.differs.drops:
             fields["stream_options"] = _asking_for_usage(fields.get("stream_options"))
-        return Call(self.path, msgspec.json.encode(fields), bearer(key))
+        return Call(self.path, msgspec.json.encode(fields), self.headers(key), named(dropped))
 
-    def answer(self, body: bytes) -> Reply:
+    def headers(self, key: str | None) -> dict[str, str]:
+        """Of every call."""
+        return {**self.differs.headers, **bearer(key)}
+
+    def answer(self, body: bytes, request: ChatRequest) -> Reply:
         parsed = decode_body(body)
         if not parsed.choices:
             raise ProviderFault("empty_answer")
@@ -79,7 +99,11 @@ class OpenAI:
             raise ProviderFault("empty_answer")
         if not all(choice.finish_reason for choice in parsed.choices):  # "" is no reason either
             raise ProviderFault("truncated")
-        return Reply(body, usage_of(parsed.usage))
+        if (usage := usage_of(parsed.usage)) is not None:
+            return Reply(body, usage)
+        said = sum(c.message.chars() for c in parsed.choices if c.message)
+        usage = estimated(prompt_chars(request), said)
+        return Reply(with_usage(body, usage), usage)
 
     def stream(self, request: ChatRequest, model: str) -> "OpenAIStream":
         return OpenAIStream(request, self.event_bytes_max)
@@ -95,7 +119,11 @@ class OpenAIStream:
         self.finished = False
         self.ended = False
         self.fault: ProviderFault | None = None
+        self._request = request
         self._keep_usage = request.wants_usage
+        self._usage: Usage | None = None
+        self._said_chars = 0
+        self._last = b""
         self._sse = SseDecoder(event_bytes_max)
         self._choices = request.body.n or 1
         self._seen: set[int] = set()
@@ -121,7 +149,15 @@ class OpenAIStream:
     def end(self) -> list[Chunk]:
         if not self.finished:
             raise ProviderFault("truncated")
-        return []
+        if self._usage is not None:
+            return []
+        self._usage = estimated(prompt_chars(self._request), self._said_chars)
+        return [Chunk(self.usage_chunk(self._usage) if self._keep_usage else b"", usage=self._usage)]
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        """The chunk of a stream that tells its usage and nothing else."""
+        head = msgspec.json.decode(self._last)
+        return frame(msgspec.json.encode({**head, "choices": [], "usage": usage_json(usage)}))
 
     def chunk(self, payload: bytes) -> Chunk | None:
         """One event as a chunk; None if it is not for the client. Raises ProviderFault."""
@@ -130,6 +166,7 @@ class OpenAIStream:
         for choice in parsed.choices or ():
             if choice.delta is not None and choice.delta.has_content():
                 content = True
+                self._said_chars += choice.delta.chars()
             if choice.finish_reason == "error":
                 raise ProviderFault("error_event")
             self._seen.add(choice.index)
@@ -138,8 +175,11 @@ class OpenAIStream:
                 self._whole.add(choice.index)
         if finish or self.finished:  # a choice may begin after another's end
             self.finished = len(self._whole) >= self._choices and self._whole == self._seen
+        if parsed.choices:
+            self._last = payload
         usage = usage_of(parsed.usage)
-        if usage is not None and not parsed.choices and not self._keep_usage:
+        self._usage = usage or self._usage
+        if not parsed.choices and parsed.usage is not None and (usage is None or not self._keep_usage):
             return Chunk(b"", usage=usage)
         return Chunk(frame(payload), content, finish, usage)
 
@@ -170,17 +210,6 @@ def frame(payload: bytes) -> bytes:
 def payload_of(raw: bytes) -> bytes:
     """What `frame` was given."""
     return raw[len(b"data: ") : -2].replace(b"\ndata: ", b"\n")
-
-
-def usage_of(said: object) -> Usage | None:
-    """A provider's count of tokens, as far as it makes sense."""
-    if not isinstance(said, dict):
-        return None
-    prompt, completion, total = (
-        min(count, TOKENS_MAX) if isinstance(count, int) and count > 0 else 0
-        for count in (said.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
-    )
-    return Usage(prompt, completion, total or prompt + completion)
 
 
 def bearer(key: str | None) -> dict[str, str]:

@@ -11,8 +11,8 @@ def dialect_of(provider: ProviderSettings, event_bytes_max: int) -> Dialect:
     """The dialect a provider's settings name."""
     match provider.dialect:
         case "openai":
-            return OpenAI(event_bytes_max)
+            return OpenAI(event_bytes_max, provider.differs)
         case "mistral":
-            return Mistral(event_bytes_max)
+            return Mistral(event_bytes_max, provider.differs)
         case "anthropic":
-            return Anthropic(event_bytes_max, provider.api_version, provider.max_tokens)
+            return Anthropic(event_bytes_max, provider.api_version, provider.max_tokens, provider.differs)

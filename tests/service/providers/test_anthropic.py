@@ -69,12 +69,18 @@ class TestRequest:
 
     def test_what_it_has_no_word_for(self) -> None:
         """Left out and named, never in silence."""
-        assert OLD.encode(request(seed=1, user="me"), "claude", None).dropped == ("seed", "user")
+        assert OLD.encode(request(seed=1, service_tier="flex"), "claude", None).dropped == (
+            "seed",
+            "service_tier",
+        )
 
     @pytest.mark.parametrize(
         ("fields", "param"),
         [
-            ({"tools": [{"type": "function"}]}, "tools"),
+            ({"tools": [{"type": "custom"}]}, "tools"),
+            ({"tool_choice": "required"}, "tool_choice"),
+            ({"logprobs": True}, "logprobs"),
+            ({"modalities": ["text", "audio"]}, "modalities"),
             ({"response_format": {"type": "json_object"}}, "response_format"),
             ({"n": 2}, "n"),
             ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
@@ -132,7 +138,7 @@ class TestAnswer:
                 "usage": {"input_tokens": 5, "output_tokens": 1},
             }
         )
-        answer = json.loads(OLD.answer(body).body)
+        answer = json.loads(OLD.answer(body, request()).body)
         assert answer["choices"][0]["message"]["content"] == "Hi"
         assert answer["choices"][0]["finish_reason"] == "length"
         assert answer["usage"]["total_tokens"] == 6
@@ -150,4 +156,4 @@ class TestAnswer:
     async def test_no_answer(self, body: bytes, reason: str) -> None:
         """A 200 without an answer in it is a failure."""
         with pytest.raises(ProviderFault, match=reason):
-            OLD.answer(body)
+            OLD.answer(body, request())

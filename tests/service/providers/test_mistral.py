@@ -1,7 +1,11 @@
 """The mistral dialect: its differences from openai."""
 
 import json
+import re
 
+import pytest
+
+from service.providers.base import Unsupported
 from service.providers.mistral import Mistral
 from tests.service.providers.test_openai import CONTENT, DONE, choice, event, request
 from tests.service.world import payloads
@@ -17,7 +21,11 @@ LAST = event(
 def test_only_what_it_knows_is_sent() -> None:
     """Anything else would be answered with 422: renamed where it has a name for it, else left out and named."""
     asked = request(
-        max_completion_tokens=9, seed=7, logit_bias={}, stream=True, stream_options={"include_usage": True}
+        max_completion_tokens=9,
+        seed=7,
+        logit_bias={"5": -100},
+        stream=True,
+        stream_options={"include_usage": True},
     )
     call = DIALECT.encode(asked, "mistral-small", "sk")
     assert json.loads(call.body) == {
@@ -49,3 +57,57 @@ def test_content_in_parts() -> None:
     delta = payloads(chunk.raw)[0]["choices"][0]["delta"]
     assert delta == {"content": "Hi", "reasoning_content": "Hm"}
     assert chunk.has_content
+
+
+def test_messages_hold_what_each_role_may() -> None:
+    """What other providers put into a conversation is refused there: it is translated, or left out and named."""
+    call = {"id": "call_abc", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    asked = request(
+        messages=[
+            {"role": "developer", "content": "Be short."},
+            {"role": "user", "content": "Hi", "name": "ann"},
+            {
+                "role": "assistant",
+                "content": None,
+                "refusal": None,
+                "tool_calls": [call],
+                "reasoning_content": "Hm",
+            },
+            {"role": "tool", "tool_call_id": "call_abc", "content": "1"},
+        ]
+    )
+    there = DIALECT.encode(asked, "m", None)
+    system, user, assistant, tool = json.loads(there.body)["messages"]
+    assert (system["role"], user) == ("system", {"role": "user", "content": "Hi"})
+    assert assistant.keys() == {"role", "content", "tool_calls"}
+    made = assistant["tool_calls"][0]["id"]
+    assert made == tool["tool_call_id"]
+    assert re.fullmatch("[A-Za-z0-9]{9}", made), "the only ids it takes"
+    assert there.dropped == ("messages.name", "messages.reasoning_content")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"messages": [{"role": "function", "name": "f", "content": "1"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages[0].content[0].type"),
+    ],
+)
+def test_what_it_cannot_do(fields: dict[str, object], param: str) -> None:
+    """Better another target than an answer to another question."""
+    with pytest.raises(Unsupported) as caught:
+        DIALECT.encode(request(**fields), "m", None)
+    assert caught.value.param == param
+
+
+def test_an_answer_in_its_own_words() -> None:
+    """Tool calls get the type and index that clients look for, and `model_length` is `length`."""
+    call = {"id": "D681PevKs", "function": {"name": "f", "arguments": {"a": 1}}}
+    said = {"role": "assistant", "content": "", "tool_calls": [call, call]}
+    body = {"choices": [{"index": 0, "message": said, "finish_reason": "model_length"}]}
+    choice = json.loads(DIALECT.answer(json.dumps(body).encode(), request()).body)["choices"][0]
+    assert choice["finish_reason"] == "length"
+    assert [c["index"] for c in choice["message"]["tool_calls"]] == [0, 1]
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"a":1}'
+    assert choice["message"]["tool_calls"][0]["type"] == "function"

@@ -68,7 +68,7 @@ class TestRequest:
 class TestStream:
     def test_chunks_pass_as_received(self) -> None:
         """What the provider sent is what the client gets, without the `[DONE]` that is ours to say."""
-        assert [chunk.raw for chunk in read(CONTENT + STOP + DONE)] == [CONTENT, STOP]
+        assert [chunk.raw for chunk in read(CONTENT + STOP + USAGE + DONE)] == [CONTENT, STOP, b""]
 
     def test_usage_chunk(self) -> None:
         """Counted always, relayed only to a client that asked."""
@@ -111,12 +111,13 @@ class TestAnswer:
 
     def test_whole(self) -> None:
         """A JSON answer is relayed as it came."""
-        body = self.body(message={"role": "assistant", "content": "Hi"})
-        assert DIALECT.answer(body).body == body
+        usage = b'{ "prompt_tokens": 1, "completion_tokens": 2 , "total_tokens": 3}'
+        body = self.body(message={"role": "assistant", "content": "Hi"})[:-1] + b', "usage":' + usage + b"}"
+        assert DIALECT.answer(body, request()).body == body
 
     def test_a_filtered_answer_is_an_answer(self) -> None:
         """Empty by a content filter is not routed around."""
-        assert DIALECT.answer(self.body(message={"content": ""}, finish_reason="content_filter"))
+        assert DIALECT.answer(self.body(message={"content": ""}, finish_reason="content_filter"), request())
 
     @pytest.mark.parametrize(
         ("body", "reason"),
@@ -138,7 +139,7 @@ class TestAnswer:
     def test_no_answer(self, body: bytes, reason: str) -> None:
         """A 200 without an answer in it is a failure."""
         with pytest.raises(ProviderFault, match=reason):
-            DIALECT.answer(body)
+            DIALECT.answer(body, request())
 
 
 class TestFault:

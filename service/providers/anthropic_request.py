@@ -1,0 +1,261 @@
+"""A chat completion request in the words of Anthropic's Messages.
+
+system, developer turns      -> system
+user, assistant turns        -> the same; neighbours of one role are joined
+assistant tool_calls         -> tool_use blocks        tool turns -> tool_result blocks of a user turn
+image_url parts              -> image blocks           tools, tool_choice -> tools, tool_choice
+response_format json_schema  -> output_config.format   user -> metadata.user_id
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from service.providers.base import Unsupported
+from service.providers.fields import decoded, left_out, neutral
+
+Json = dict[str, Any]
+
+OLD_VERSION = "2023-06-01"
+TRANSLATED = frozenset(
+    ("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "stop")
+    + ("temperature", "top_p", "top_k", "tools", "tool_choice", "parallel_tool_calls", "response_format")
+    + ("user", "safety_identifier")
+)
+REFUSED = frozenset(  # leaving these out would answer another question
+    ("n", "functions", "function_call", "logprobs", "top_logprobs", "audio", "modalities")
+    + ("web_search_options",)
+)
+SAMPLING = ("temperature", "top_p", "top_k")  # answered with 400 by versions after OLD_VERSION
+MESSAGE = {
+    "system": frozenset({"role", "content"}),
+    "developer": frozenset({"role", "content"}),
+    "user": frozenset({"role", "content"}),
+    "assistant": frozenset({"role", "content", "refusal", "tool_calls"}),
+    "tool": frozenset({"role", "content", "tool_call_id"}),
+}
+CHOICES = {"auto": "auto", "none": "none", "required": "any"}
+USER_CHARS_MAX = 256
+IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+ID_OK = re.compile(r"[A-Za-z0-9_-]{1,64}")
+DATA_URL = re.compile(r"data:([a-z]+/[a-z0-9.+-]+);base64,", re.IGNORECASE)
+
+
+def translated(
+    fields: Mapping[str, Raw], model: str, api_version: str, max_tokens: int
+) -> tuple[Json, list[str]]:
+    """The body of the call, and the names of what has no word there. Raises Unsupported."""
+    given: Json = {}
+    dropped: list[str] = []
+    for name, raw in fields.items():
+        value = decoded(name, raw)
+        if neutral(name, value):
+            continue
+        if name in REFUSED:
+            raise Unsupported(name)
+        if name in TRANSLATED:
+            given[name] = value
+        else:
+            dropped.append(name)
+    limit = given.get("max_completion_tokens") or given.get("max_tokens") or max_tokens
+    call: Json = {"model": model, "max_tokens": limit}
+    call |= _conversation(given["messages"], dropped)
+    if stop := given.get("stop"):
+        call["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+    call |= _sampling(given, api_version, dropped) | _tools(given, dropped)
+    call |= _format(given.get("response_format")) | _user(given, dropped)
+    dropped += [
+        f"stream_options.{name}" for name in given.get("stream_options", {}) if name != "include_usage"
+    ]
+    if given.get("stream"):
+        call["stream"] = True
+    return call, dropped
+
+
+def _conversation(messages: list[Json], dropped: list[str]) -> Json:
+    system: list[str] = []
+    turns: list[Json] = []
+    for index, message in enumerate(messages):
+        place, role = f"messages[{index}]", message["role"]
+        if role not in MESSAGE:
+            raise Unsupported(f"{place}.role")
+        dropped += left_out(message, message.keys() - MESSAGE[role])
+        if role in ("system", "developer"):
+            system.append(_text(message.get("content"), place, dropped))
+        elif blocks := _blocks(message, place, dropped):
+            _add(turns, "assistant" if role == "assistant" else "user", blocks)
+    said: Json = {"messages": [{**turn, "content": _simple(turn["content"])} for turn in turns]}
+    if text := "\n\n".join(filter(None, system)):
+        if not turns:  # at least one turn is wanted: instructions alone are the question
+            return {"messages": [{"role": "user", "content": text}]}
+        said["system"] = text
+    return said
+
+
+def _add(turns: list[Json], role: str, blocks: list[Json]) -> None:
+    if turns and turns[-1]["role"] == role:
+        turns[-1]["content"] += blocks
+    else:
+        turns.append({"role": role, "content": blocks})
+
+
+def _simple(blocks: list[Json]) -> str | list[Json]:
+    """Text alone needs no blocks."""
+    if all(block["type"] == "text" for block in blocks):
+        return "\n\n".join(block["text"] for block in blocks)
+    return blocks
+
+
+def _blocks(message: Json, place: str, dropped: list[str]) -> list[Json]:
+    if message["role"] == "tool":
+        result: Json = {"type": "tool_result", "tool_use_id": _id(message.get("tool_call_id"))}
+        content = _parts(message.get("content"), f"{place}.content", dropped)
+        return [result | ({"content": _simple(content)} if content else {})]
+    blocks = _parts(message.get("content") or message.get("refusal"), f"{place}.content", dropped)
+    for index, call in enumerate(message.get("tool_calls") or ()):
+        blocks.append(_tool_use(call, f"{place}.tool_calls[{index}]"))
+    return blocks
+
+
+def _text(content: object, place: str, dropped: list[str]) -> str:
+    blocks = _parts(content, f"{place}.content", dropped)
+    if any(block["type"] != "text" for block in blocks):
+        raise Unsupported(f"{place}.content")
+    return "".join(block["text"] for block in blocks)
+
+
+def _parts(content: object, place: str, dropped: list[str]) -> list[Json]:
+    """Blocks of a message. Text that is empty is left out: the endpoint refuses it."""
+    if not isinstance(content, list):
+        content = [{"type": "text", "text": content or ""}]
+    blocks: list[Json] = []
+    for index, part in enumerate(content):
+        kind, here = part.get("type"), f"{place}[{index}]"
+        known: tuple[str, ...] = ("type", str(kind))
+        match kind:
+            case "text" | "refusal":
+                text = str(part.get(kind, ""))
+                if blocks and blocks[-1]["type"] == "text":
+                    blocks[-1]["text"] += text
+                elif text.strip():
+                    blocks.append({"type": "text", "text": text})
+            case "image_url":
+                blocks.append({"type": "image", "source": _image(part.get("image_url"), here, dropped)})
+            case _:
+                raise Unsupported(f"{here}.type")
+        dropped += [f"messages.content.{name}" for name in part.keys() - set(known)]
+    return blocks
+
+
+def _image(image: object, place: str, dropped: list[str]) -> Json:
+    url = image.get("url") if isinstance(image, dict) else image
+    if isinstance(image, dict) and image.get("detail") not in (None, "auto"):
+        dropped.append("messages.content.image_url.detail")
+    if isinstance(url, str) and url.startswith(("https://", "http://")):
+        return {"type": "url", "url": url}
+    found = DATA_URL.match(url) if isinstance(url, str) else None
+    if found is None or (media := found[1].lower()) not in IMAGE_TYPES:
+        raise Unsupported(f"{place}.image_url")
+    return {"type": "base64", "media_type": media, "data": str(url)[found.end() :]}
+
+
+def _tool_use(call: Json, place: str) -> Json:
+    function = call.get("function")
+    if not isinstance(function, dict):
+        raise Unsupported(f"{place}.type")
+    try:
+        arguments = msgspec.json.decode(str(function.get("arguments") or "{}"))
+    except (msgspec.DecodeError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise Unsupported(f"{place}.function.arguments")
+    return {"type": "tool_use", "id": _id(call.get("id")), "name": function.get("name"), "input": arguments}
+
+
+def _id(said: object) -> str:
+    """A tool call's id; one that another provider made may have to become another, the same for call and result."""
+    text = str(said)
+    return text if ID_OK.fullmatch(text) else "call_" + hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _sampling(given: Json, api_version: str, dropped: list[str]) -> Json:
+    asked = [name for name in SAMPLING if name in given]
+    if api_version != OLD_VERSION:
+        dropped += asked
+        return {}
+    if "temperature" in asked and "top_p" in asked:  # newer models take one of the two
+        asked.remove("top_p")
+        dropped.append("top_p")
+    return {name: min(given[name], 1.0) if name == "temperature" else given[name] for name in asked}
+
+
+def _tools(given: Json, dropped: list[str]) -> Json:
+    asked, one_at_a_time = given.get("tools"), "parallel_tool_calls" in given
+    if not asked:
+        if given.get("tool_choice") not in (None, "auto", "none"):
+            raise Unsupported("tool_choice")
+        dropped += ["parallel_tool_calls"] if one_at_a_time else []
+        return {}
+    said: Json = {"tools": [_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked)]}
+    choice = _choice(given.get("tool_choice"))
+    if one_at_a_time and choice != {"type": "none"}:
+        choice = (choice or {"type": "auto"}) | {"disable_parallel_tool_use": True}
+    return said | ({"tool_choice": choice} if choice else {})
+
+
+def _tool(tool: Json, place: str) -> Json:
+    function = tool.get("function")
+    if tool.get("type") != "function" or not isinstance(function, dict):
+        raise Unsupported(f"{place}.type")
+    said: Json = {"name": function.get("name")}
+    said["input_schema"] = function.get("parameters") or {"type": "object", "properties": {}}
+    if function.get("description"):
+        said["description"] = function["description"]
+    if function.get("strict"):
+        said["strict"] = True
+    return said
+
+
+def _choice(choice: object) -> Json | None:
+    if choice is None:
+        return None
+    if isinstance(choice, str) and choice in CHOICES:
+        return {"type": CHOICES[choice]}
+    if isinstance(choice, dict) and isinstance(function := choice.get("function"), dict):
+        return {"type": "tool", "name": function.get("name")}
+    raise Unsupported("tool_choice")
+
+
+def _format(asked: object) -> Json:
+    if asked is None:
+        return {}
+    wanted = asked.get("json_schema") if isinstance(asked, dict) else None
+    schema = wanted.get("schema") if isinstance(wanted, dict) else None
+    if not isinstance(schema, dict):  # json_object: there is no such thing as any JSON
+        raise Unsupported("response_format")
+    return {"output_config": {"format": {"type": "json_schema", "schema": _closed(schema)}}}
+
+
+def _closed(schema: Any) -> Any:
+    """The schema with its objects closed, as the endpoint wants them. Raises Unsupported for one that is open."""
+    if isinstance(schema, list):
+        return [_closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: _closed(value) for name, value in schema.items()}
+    if closed.get("type") == "object" and isinstance(closed.get("properties", {}), dict):
+        if closed.get("additionalProperties", False) is not False:
+            raise Unsupported("response_format")
+        closed["additionalProperties"] = False
+    return closed
+
+
+def _user(given: Json, dropped: list[str]) -> Json:
+    asked = [name for name in ("safety_identifier", "user") if name in given]
+    fits = [name for name in asked if isinstance(given[name], str) and len(given[name]) <= USER_CHARS_MAX]
+    dropped += [name for name in asked if name not in fits[:1]]
+    return {"metadata": {"user_id": given[fits[0]]}} if fits else {}

@@ -1,0 +1,87 @@
+"""Tokens: as the provider counted them, or estimated and marked so.
+
+An estimate is one token for each four characters of text, rounded up: of the messages and tools for the prompt, of
+text, reasoning, refusals and tool calls for the answer. It is rough (right within a factor of two for English, too low
+for most other languages), and better than nothing only because it says what it is.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from service.chat import ChatRequest, Usage
+
+CHARS_PER_TOKEN = 4
+TOKENS_MAX = 2**53
+_FIELDS = msgspec.json.Decoder(dict[str, Raw])
+
+
+def usage_of(said: object) -> Usage | None:
+    """A provider's count, as far as it makes sense; None if it counted nothing."""
+    if not isinstance(said, dict):
+        return None
+    prompt, completion, total = (
+        tokens(said.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    )
+    if not (prompt or completion or total):
+        return None
+    return Usage(prompt, completion, total or prompt + completion, said.get("estimated") is True)
+
+
+def tokens(count: object) -> int:
+    """A count that can be added up, whatever it was."""
+    return min(count, TOKENS_MAX) if isinstance(count, int) and count > 0 else 0
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """The usage object of an answer."""
+    counts = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+    return {**counts, "estimated": True} if usage.estimated else counts
+
+
+def estimated(prompt_chars: int, said_chars: int) -> Usage:
+    """The estimate for so many characters."""
+    prompt, completion = (-(-chars // CHARS_PER_TOKEN) for chars in (prompt_chars, said_chars))
+    return Usage(prompt, completion, prompt + completion, estimated=True)
+
+
+def prompt_chars(request: ChatRequest) -> int:
+    """The characters of what was asked."""
+    chars = len(bytes(request.fields.get("tools", b"")))
+    for message in request.body.messages:
+        chars += text_chars(message.content) + calls_chars(message.tool_calls)
+    return chars
+
+
+def text_chars(content: object) -> int:
+    """The characters of a text, or of the text in a list of parts."""
+    if isinstance(content, str):
+        return len(content)
+    if not isinstance(content, list):
+        return 0
+    texts = (part.get("text") for part in content if isinstance(part, dict))
+    return sum(len(text) for text in texts if isinstance(text, str))
+
+
+def calls_chars(calls: object) -> int:
+    """The characters of tool calls: names and arguments."""
+    if not isinstance(calls, list):
+        return 0
+    functions = (call.get("function") for call in calls if isinstance(call, dict))
+    return sum(
+        len(value)
+        for function in functions
+        if isinstance(function, dict)
+        for value in (function.get("name"), function.get("arguments"))
+        if isinstance(value, str)
+    )
+
+
+def with_usage(body: bytes, usage: Usage) -> bytes:
+    """A JSON answer that lacks its usage, with it; every other field as it came."""
+    return msgspec.json.encode({**_FIELDS.decode(body), "usage": usage_json(usage)})

@@ -1,0 +1,180 @@
+"""The table in docs/dialects.md and the code, held together: each row is sent through each dialect."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.providers.anthropic import Anthropic
+from service.providers.base import Call, Dialect, Unsupported
+from service.providers.mistral import Mistral
+from service.providers.openai import OpenAI
+from service.settings import Differences
+from tests.service.providers.test_openai import request
+
+PAGE = (Path(__file__).parents[3] / "docs" / "dialects.md").read_text()
+NEWER = "2026-10-21"
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False}
+HI = {"role": "user", "content": "Hi"}
+
+
+def said(**message: object) -> dict[str, object]:
+    return {"messages": [HI, {"role": "user", "content": "Ho", **message}]}
+
+
+SAMPLES: dict[str, dict[str, Any]] = {
+    "`messages`: role `developer`": said(role="developer"),
+    "`messages`: images": said(content=[{"type": "image_url", "image_url": {"url": "https://a.test/a.png"}}]),
+    "`messages`: audio, files": said(
+        content=[{"type": "input_audio", "input_audio": {"data": "", "format": "mp3"}}]
+    ),
+    "`messages`: tool calls": said(role="assistant", content=None, tool_calls=[CALL]),
+    "`messages`: tool results": said(role="tool", tool_call_id="call_1", content="1"),
+    "`messages`: role `function`": said(role="function", name="f"),
+    "`messages`: `name`": said(name="ann"),
+    "`messages`: `reasoning_content`": said(role="assistant", reasoning_content="Hm"),
+    "`max_completion_tokens`": {"max_completion_tokens": 9},
+    "`max_tokens`": {"max_tokens": 9},
+    "`temperature`": {"temperature": 0.5},
+    "`temperature`, version 2026-10-21": {"temperature": 0.5},
+    "`top_p`": {"top_p": 0.5},
+    "`stop`": {"stop": ["x"]},
+    "`n`": {"n": 2},
+    "`seed`": {"seed": 7},
+    "`user`": {"user": "u-1"},
+    "`response_format`: JSON schema": {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
+    },
+    "`response_format`: any JSON object": {"response_format": {"type": "json_object"}},
+    "`tools`": {"tools": [TOOL]},
+    "`tool_choice`": {"tools": [TOOL], "tool_choice": "required"},
+    "`parallel_tool_calls`": {"tools": [TOOL], "parallel_tool_calls": False},
+    "`functions`": {"functions": [{"name": "f"}]},
+    "`logprobs`": {"logprobs": True},
+    "`top_logprobs`": {"top_logprobs": 2},
+    "`modalities` with audio": {"modalities": ["text", "audio"]},
+    "`web_search_options`": {"web_search_options": {"search_context_size": "low"}},
+    "`stream`": {"stream": True},
+    "`stream_options`: `include_usage`": {"stream": True, "stream_options": {"include_usage": True}},
+    "`stream_options`: others": {
+        "stream": True,
+        "stream_options": {"include_usage": True, "include_obfuscation": True},
+    },
+    "`presence_penalty`, `frequency_penalty`": {"presence_penalty": 0.5, "frequency_penalty": 0.5},
+    "`logit_bias`": {"logit_bias": {"5": -100}},
+    "`reasoning_effort`": {"reasoning_effort": "high"},
+    "`prediction`": {"prediction": {"type": "content", "content": "Hi"}},
+    "`metadata`": {"metadata": {"a": "b"}},
+    "`store`": {"store": True},
+    "`service_tier`": {"service_tier": "flex"},
+    "a field nobody here knows": {"unheard_of": 1},
+}
+
+
+def table(first_cell: str, heading: str) -> list[list[str]]:
+    """The rows of the table under `heading` whose head begins with `first_cell`."""
+    part = PAGE.split(heading, 1)[1].split(f"| {first_cell} |", 1)[1].split("\n\n", 1)[0]
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in part.splitlines()[2:]]
+
+
+ROWS = table("field", "# Dialects")
+COLUMNS = ("openai", "anthropic", "mistral")
+
+
+def dialect(name: str, row: str) -> Dialect:
+    version = NEWER if NEWER in row else None
+    known: dict[str, Dialect] = {
+        "openai": OpenAI(10_000),
+        "anthropic": Anthropic(10_000, version, 4096),
+        "mistral": Mistral(10_000),
+    }
+    return known[name]
+
+
+def observed(speaker: Dialect, fields: dict[str, Any]) -> tuple[str, Call | None]:
+    """What became of the last of these fields, in the table's words."""
+    name = list(fields)[-1]
+    try:
+        call = speaker.encode(request(**fields), "m", None)
+    except Unsupported as error:
+        assert re.split(r"[.\[]", error.param)[0] == name, "the error names the field"
+        return "400", None
+    if any(re.split(r"[.\[]", one)[0] == name for one in call.dropped):
+        return "dropped", call
+    there = json.loads(call.body)
+    return ("passed" if there.get(name) == fields[name] else "translated"), call
+
+
+def test_every_row_has_a_sample() -> None:
+    """A row without one would say what nobody checks."""
+    assert [row[0] for row in ROWS] == list(SAMPLES)
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_table(row: list[str], column: str) -> None:
+    """What the page says is what happens, and nothing goes missing in silence."""
+    fields = SAMPLES[row[0]]
+    became, call = observed(dialect(column, row[0]), fields)
+    assert became == re.split(r"[:;,( ]", row[1 + COLUMNS.index(column)])[0]
+    if became == "translated" and call is not None:
+        without = {name: value for name, value in fields.items() if name != list(fields)[-1]}
+        before = dialect(column, row[0]).encode(request(**without), "m", None)
+        usage_of_ours = "stream_options" in fields
+        assert usage_of_ours or json.loads(before.body) != json.loads(call.body), "it left a trace"
+
+
+class TestDifferences:
+    """Settings of providers that are only nearly compatible."""
+
+    def encode(self, differs: Differences, **fields: object) -> tuple[dict[str, Any], tuple[str, ...]]:
+        call = OpenAI(10_000, differs).encode(request(**fields), "m", "sk")
+        return json.loads(call.body), call.dropped
+
+    def test_names(self) -> None:
+        """Another name; one that the client used already stays the client's."""
+        differs = Differences(renames={"max_completion_tokens": "max_tokens"})
+        assert self.encode(differs, max_completion_tokens=9)[0]["max_tokens"] == 9
+        there, dropped = self.encode(differs, max_completion_tokens=9, max_tokens=5)
+        assert (there["max_tokens"], dropped) == (5, ("max_completion_tokens",))
+
+    def test_left_out(self) -> None:
+        """Named, unless it said nothing."""
+        differs = Differences(
+            drops=("logit_bias", "user", "messages.name", "stream_options"), developer_role=False
+        )
+        messages = [{"role": "developer", "content": "a", "name": "x"}, {"role": "user", "content": "b"}]
+        there, dropped = self.encode(differs, messages=messages, logit_bias={"5": 1}, user=None, stream=True)
+        assert there.keys() == {"model", "messages", "stream"}
+        assert there["messages"][0] == {"role": "system", "content": "a"}
+        assert dropped == ("logit_bias", "messages.name")
+
+    def test_what_it_cannot_do(self) -> None:
+        """Another target is asked, unless the field says nothing."""
+        differs = Differences(refuses=("n", "logprobs"))
+        assert "n" not in self.encode(differs, n=1, logprobs=False)[0]
+        with pytest.raises(Unsupported, match="n"):
+            self.encode(differs, n=2)
+
+    @pytest.mark.parametrize("name", COLUMNS)
+    def test_headers(self, name: str) -> None:
+        """Sent as they are, and never in place of ours."""
+        differs = Differences(headers={"X-Title": "t", "user-agent": "other"})
+        speaker = {
+            "openai": OpenAI(10_000, differs),
+            "anthropic": Anthropic(10_000, None, 9, differs),
+            "mistral": Mistral(10_000, differs),
+        }[name]
+        headers = speaker.encode(request(), "m", "sk").headers
+        assert headers["X-Title"] == "t"
+        assert headers["user-agent"].startswith("dub5/")
+
+
+def test_names_of_dropped_fields_are_harmless() -> None:
+    """The caller chooses them, and they stand in a header."""
+    dropped = Anthropic(10_000, None, 9).encode(request(**{"x\r\nset-cookie: a=b,": 1}), "m", None).dropped
+    assert dropped == ("x??set-cookie??a?b?",)
