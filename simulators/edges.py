@@ -1,19 +1,20 @@
-"""What stands in front of a provider and answers in its place when it is gone: Cloudflare, nginx.
+"""What stands in front of a provider and answers in its place when it is gone: Cloudflare, nginx, Vercel.
 
 HTTP 530 is Cloudflare's "the origin cannot be resolved"; the cause is a 1xxx code inside the body, which comes
 as JSON, as a page or as one line of text, and reads the same in none of them.
 """
 
+import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import msgspec
 
 from simulators.personas.base import Page, Turn
 
-ERRORS_URL = (
-    "https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-1xxx-errors"
-)
+ERRORS_URL = "https://developers.cloudflare.com/support/troubleshooting/http-status-codes"
 ZONE = "provider.example"
 TUNNEL_DOWN = (
     "The host is configured as a Cloudflare Tunnel, and Cloudflare is currently unable to resolve it. "
@@ -22,22 +23,21 @@ TUNNEL_DOWN = (
 TUNNEL_ADVICE = (
     "If you are the owner of this website, make sure that cloudflared is running and can reach the network."
 )
-RETRY_AFTER_S = 120  # what Cloudflare says of a 1033, which may last for days
 
-HTML_1033 = """<!DOCTYPE html>
+HTML = """<!DOCTYPE html>
 <!--[if lt IE 7]> <html class="no-js ie6 oldie" lang="en-US"> <![endif]-->
 <!--[if gt IE 8]><!--> <html class="no-js" lang="en-US"> <!--<![endif]-->
 <head>
-<title>Cloudflare Tunnel error | {zone} | Cloudflare</title>
+<title>{title} | {zone} | Cloudflare</title>
 <meta charset="UTF-8" />
 <script>(function(){{window._cf_translation = {{}};}})();
-var cfError = {{"errorCode":1033,"rayId":"{ray}"}};</script>
+var cfError = {{"errorCode":{code},"rayId":"{ray}"}};</script>
 </head>
 <body>
 <div id="cf-wrapper"><div id="cf-error-details" class="p-0">
-<h1><span>Error</span> <span>1033</span></h1>
+<h1><span>Error</span> <span>{code}</span></h1>
 <p>Ray ID: {ray} &bull; {at} UTC</p>
-<h2>Cloudflare Tunnel error</h2>
+<h2>{title}</h2>
 <p>{what}</p>
 </div></div>
 </body>
@@ -45,51 +45,90 @@ var cfError = {{"errorCode":1033,"rayId":"{ray}"}};</script>
 """
 
 
-def _cloudflare(turn: Turn, content_type: str, cause: str, **more: str) -> dict[str, str]:
-    ray = {"cf-ray": f"{turn.hex(16)}-FRA", "server": "cloudflare", "cache-control": "private, no-store"}
-    return {"content-type": content_type, **ray, "cf-error-type": cause, **more}
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What Cloudflare says of an error of its own. `retry_after_s` None: not worth another try."""
+
+    title: str
+    name: str
+    category: str
+    detail: str
+    retry_after_s: int | None
 
 
-def _text(code: int) -> Callable[[int, Turn], Page]:
-    def page(status: int, turn: Turn) -> Page:
-        headers = _cloudflare(turn, "text/plain; charset=UTF-8", str(code))
-        return Page(status, headers, b"error code: %d" % code)
+CAUSES: Mapping[int, Cause] = {
+    1033: Cause("Cloudflare Tunnel error", "tunnel_error", "config", TUNNEL_DOWN, 120),
+    1016: Cause("Origin DNS error", "origin_dns_error", "config", "The origin could not be resolved.", None),
+    1015: Cause("You are being rate limited", "rate_limited", "rate_limit", "Too many requests.", 30),
+    502: Cause("Bad gateway", "bad_gateway", "origin", "The origin reported a bad gateway.", 60),
+    504: Cause("Gateway time-out", "gateway_timeout", "origin", "The origin reported a time-out.", 120),
+    520: Cause("Web server is returning an unknown error", "unknown_error", "origin", "An empty answer.", 60),
+    521: Cause("Web server is down", "web_server_down", "origin", "The origin refused the connection.", 120),
+    522: Cause("Connection timed out", "connection_timed_out", "origin", "The origin is silent.", 120),
+    523: Cause(
+        "Origin is unreachable", "origin_unreachable", "origin", "There is no way to the origin.", 120
+    ),
+    524: Cause("A timeout occurred", "timeout_occurred", "origin", "The origin did not answer in time.", 120),
+    525: Cause(
+        "SSL handshake failed", "ssl_handshake_failed", "origin", "No handshake with the origin.", None
+    ),
+    526: Cause(
+        "Invalid SSL certificate", "invalid_ssl_certificate", "origin", "An invalid certificate.", None
+    ),
+}
 
-    return page
+
+def cloudflare(status: int, turn: Turn, code: int | None = None) -> Page:
+    """Cloudflare's own error, as JSON for those who accept just that, else as a page."""
+    wants_json = "application/json" in turn.accept and "text/html" not in turn.accept
+    page = cloudflare_json if wants_json else cloudflare_html
+    return page(status, turn, code or _cause_of(status))
 
 
-def _json_1033(status: int, turn: Turn) -> Page:
-    headers = _cloudflare(turn, "application/json", "1033", **{"retry-after": str(RETRY_AFTER_S)})
+def cloudflare_text(status: int, turn: Turn, code: int) -> Page:
+    """One line, as old as the other two are rich."""
+    headers = _headers(turn, "text/plain; charset=UTF-8", code)
+    return Page(status, headers, b"error code: %d" % code)
+
+
+def cloudflare_json(status: int, turn: Turn, code: int) -> Page:
+    """The form for programs, with advice on when to come back."""
+    cause, headers = CAUSES[code], _headers(turn, "application/json", code)
     ray = headers["cf-ray"].partition("-")[0]
     body = {
-        "type": f"{ERRORS_URL}/error-1033/",
-        "title": "Error 1033: Cloudflare Tunnel error",
+        "type": f"{ERRORS_URL}/cloudflare-{'1xxx' if code > 999 else '5xx'}-errors/error-{code}/",
+        "title": f"Error {code}: {cause.title}",
         "status": status,
-        "detail": TUNNEL_DOWN,
+        "detail": cause.detail,
         "instance": ray,
-        "error_code": 1033,
-        "error_name": "tunnel_error",
-        "error_category": "config",
+        "error_code": code,
+        "error_name": cause.name,
+        "error_category": cause.category,
         "ray_id": ray,
         "timestamp": f"{datetime.fromtimestamp(turn.created, UTC):%Y-%m-%dT%H:%M:%SZ}",
         "zone": ZONE,
         "cloudflare_error": True,
-        "retryable": True,
-        "retry_after": RETRY_AFTER_S,
+        "retryable": cause.retry_after_s is not None,
         "owner_action_required": True,
-        "what_you_should_do": TUNNEL_ADVICE,
+        "what_you_should_do": TUNNEL_ADVICE if code == 1033 else "Try again later.",
         "footer": "This error was generated by Cloudflare on behalf of the website owner.",
     }
+    if cause.retry_after_s is not None:
+        body["retry_after"] = cause.retry_after_s
+        headers["retry-after"] = str(cause.retry_after_s)
     return Page(status, headers, msgspec.json.encode(body))
 
 
-def _html_1033(status: int, turn: Turn) -> Page:
-    headers = _cloudflare(turn, "text/html; charset=UTF-8", "1033")
+def cloudflare_html(status: int, turn: Turn, code: int) -> Page:
+    """The page for people."""
+    cause, headers = CAUSES[code], _headers(turn, "text/html; charset=UTF-8", code)
     ray, at = headers["cf-ray"].partition("-")[0], f"{datetime.fromtimestamp(turn.created, UTC):%F %T}"
-    return Page(status, headers, HTML_1033.format(zone=ZONE, ray=ray, at=at, what=TUNNEL_DOWN).encode())
+    page = HTML.format(zone=ZONE, ray=ray, at=at, code=code, title=cause.title, what=cause.detail)
+    return Page(status, headers, page.encode())
 
 
-def _nginx(status: int, turn: Turn) -> Page:
+def nginx(status: int, turn: Turn) -> Page:
+    """nginx's page, the same for every reader."""
     title = {502: "502 Bad Gateway", 503: "503 Service Temporarily Unavailable", 504: "504 Gateway Time-out"}
     name = title.get(status, str(status))
     head = f"<html>\r\n<head><title>{name}</title></head>\r\n<body>\r\n<center><h1>{name}</h1></center>\r\n"
@@ -97,10 +136,47 @@ def _nginx(status: int, turn: Turn) -> Page:
     return Page(status, {"content-type": "text/html", "server": "nginx"}, body.encode())
 
 
+def vercel(status: int, turn: Turn) -> Page:
+    """Vercel's line about a function that took too long."""
+    id = f"fra1::{turn.hex(5)}-{turn.created}000-{turn.hex(12)}"
+    body = f"An error occurred with your deployment\n\nFUNCTION_INVOCATION_TIMEOUT\n\n{id}\n"
+    headers = {"content-type": "text/plain; charset=utf-8", "server": "Vercel", "x-vercel-id": id}
+    return Page(status, {**headers, "x-vercel-error": "FUNCTION_INVOCATION_TIMEOUT"}, body.encode())
+
+
+def _headers(turn: Turn, content_type: str, code: int) -> dict[str, str]:
+    ray = {"cf-ray": f"{turn.hex(16)}-FRA", "server": "cloudflare", "cache-control": "private, no-store"}
+    return {"content-type": content_type, **ray, "cf-error-type": "52x" if 520 <= code < 530 else str(code)}
+
+
+def _cause_of(status: int) -> int:
+    return status if status in CAUSES else 1033 if status == 530 else 520
+
+
+class Edge(NamedTuple):
+    """What stands in front of a provider, and the statuses that it answers in its place."""
+
+    page: Callable[[int, Turn], Page]
+    statuses: frozenset[int]
+
+
+EDGES: Mapping[str, Edge] = {
+    "none": Edge(cloudflare, frozenset()),
+    "cloudflare": Edge(cloudflare, frozenset({502, 504, *range(520, 527), 530})),
+    "nginx": Edge(nginx, frozenset({502, 504})),
+    "vercel": Edge(vercel, frozenset({504})),
+}
+
 EDGE_PAGES: Mapping[str, Callable[[int, Turn], Page]] = {
-    "cloudflare_1033_text": _text(1033),
-    "cloudflare_1033_json": _json_1033,
-    "cloudflare_1033_html": _html_1033,
-    "cloudflare_1016_text": _text(1016),
-    "nginx_502_html": _nginx,
+    "cloudflare": cloudflare,
+    "cloudflare_1016": functools.partial(cloudflare, code=1016),
+    "cloudflare_1033_text": functools.partial(cloudflare_text, code=1033),
+    "cloudflare_1033_json": functools.partial(cloudflare_json, code=1033),
+    "cloudflare_1033_html": functools.partial(cloudflare_html, code=1033),
+    "cloudflare_1016_text": functools.partial(cloudflare_text, code=1016),
+    "cloudflare_1015_text": functools.partial(cloudflare_text, code=1015),
+    "cloudflare_502_text": functools.partial(cloudflare_text, code=502),
+    "nginx_502_html": nginx,
+    "nginx": nginx,
+    "vercel": vercel,
 }

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from simulators.bad_bytes import Broken
-from simulators.edges import EDGE_PAGES
+from simulators.edges import EDGE_PAGES, EDGES
 from simulators.fault import Count, Fault, Point, Seconds, insert, is_stream, unmeasured
 from simulators.personas.base import Page, Persona, Turn
 from simulators.script import Close, Data, End, Hang, Head, Reset, Script, Wait
@@ -33,7 +33,7 @@ class BadFault(ValueError):
 
 
 class Status(Fault, frozen=True, tag="status"):
-    """Another answer: a status with the persona's own body for it, or with that of an edge in front.
+    """Another answer: a status with the persona's own body for it, or with that of the edge that stands in front.
 
     A 429 says when to come back, in 20 s; `retry_after_s` sets that time for any status, null leaves it out.
     """
@@ -48,7 +48,7 @@ class Status(Fault, frozen=True, tag="status"):
             raise ValueError(f"unknown body `{self.body}`; there are: {', '.join(EDGE_PAGES)}")
 
     def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
-        page = EDGE_PAGES[self.body](self.status, turn) if self.body else persona.error(self.status, turn)
+        page = self._page(persona, turn)
         headers = dict(page.headers)
         wait_s = self.retry_after_s
         if wait_s is UNSET and self.status == 429:
@@ -58,6 +58,14 @@ class Status(Fault, frozen=True, tag="status"):
         if isinstance(wait_s, (int, float)):
             headers["retry-after"] = f"{wait_s:g}"
         return Page(page.status, headers, page.body).script()
+
+    def _page(self, persona: Persona, turn: Turn) -> Page:
+        if self.body is not None:
+            return EDGE_PAGES[self.body](self.status, turn)
+        edge = EDGES[turn.profile.edge or persona.edge]
+        return (
+            edge.page(self.status, turn) if self.status in edge.statuses else persona.error(self.status, turn)
+        )
 
 
 class Stall(Fault, frozen=True, tag="stall"):

@@ -72,7 +72,7 @@ class Provider:
         self._requests += 1
         at_s = self.now()
         chance, luck = (random.Random(self._chance.getrandbits(64)) for _ in range(2))
-        turn = Turn(self.profile, self._epoch_s + int(at_s), chance)
+        turn = Turn(self.profile, self._epoch_s + int(at_s), chance, request.headers.get("accept", ""))
         asked = read_asked(request.body)
         strikes = [known.strike(request, asked, at_s, luck) for known in self.faults]
         struck = [fault for fault in strikes if fault is not None]
@@ -115,7 +115,8 @@ def make(
     ledger, providers = Ledger(), {}
     accounts: dict[str, Account] = {}
     for wanted in settings.providers:
-        profile = Profile(wanted.name, PRESETS[wanted.latency], wanted.words, wanted.key, wanted.models)
+        latency = PRESETS[wanted.latency]
+        profile = Profile(wanted.name, latency, wanted.words, wanted.key, wanted.models, wanted.edge)
         chance = random.Random(f"{settings.seed}/{wanted.name}")
         shared = accounts.get(wanted.limits.organisation)
         provider = Provider(

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from simulators.edges import EDGES
 from simulators.fault import Fault
 from simulators.faults import BadFault, parse_fault
 from simulators.latency import PRESETS
@@ -42,6 +43,7 @@ class ProviderSettings:
     models: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    edge: str | None = None  # none, cloudflare, nginx, vercel; None: what stands in front of the original
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class _ProviderTable(Struct, forbid_unknown_fields=True):
     models: list[str] = []
     fault: list[dict[str, Any]] = []
     limits: Limits = Limits()
+    edge: str | None = None
 
 
 class _File(Struct, forbid_unknown_fields=True):
@@ -142,6 +145,8 @@ def _provider(table: _ProviderTable, read: _File, given: set[str]) -> ProviderSe
     _choose(table.persona, PERSONAS, f"persona of `{table.name}`")
     latency = read.latency if "latency" in given or table.latency is None else table.latency
     _choose(latency, PRESETS, f"latency of `{table.name}`")
+    if table.edge is not None:
+        _choose(table.edge, EDGES, f"edge of `{table.name}`")
     words = read.words if "words" in given or table.words is None else table.words
     try:
         faults = tuple(parse_fault(fault) for fault in table.fault)
@@ -149,7 +154,16 @@ def _provider(table: _ProviderTable, read: _File, given: set[str]) -> ProviderSe
         raise BadSettings(f"a fault of `{table.name}`: {error}") from None
     models = tuple(table.models)
     return ProviderSettings(
-        table.name, table.persona, table.port, latency, words, table.key, models, faults, table.limits
+        table.name,
+        table.persona,
+        table.port,
+        latency,
+        words,
+        table.key,
+        models,
+        faults,
+        table.limits,
+        table.edge,
     )
 
 

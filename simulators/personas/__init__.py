@@ -4,7 +4,12 @@ from collections.abc import Mapping
 
 from simulators.personas.anthropic import Anthropic
 from simulators.personas.base import Persona
+from simulators.personas.free import Free
+from simulators.personas.groq import Groq
 from simulators.personas.mistral import Mistral
 from simulators.personas.openai import OpenAI
+from simulators.personas.openrouter import OpenRouter
 
-PERSONAS: Mapping[str, Persona] = {persona.name: persona for persona in (OpenAI(), Mistral(), Anthropic())}
+PERSONAS: Mapping[str, Persona] = {
+    persona.name: persona for persona in (OpenAI(), Mistral(), Anthropic(), OpenRouter(), Groq(), Free())
+}

@@ -104,6 +104,9 @@ class Anthropic(Persona):
         kind, text = TYPICAL.get(status, ("api_error", "Internal server error"))
         return self._page(status, kind, text, turn)
 
+    def overloaded(self, turn: Turn) -> Page:
+        return self.error(529, turn)
+
     def limited(self, excess: Excess, turn: Turn) -> Page:
         standing = excess.standing
         unit = f"{standing.what.replace('_', ' ')} per {standing.span}"

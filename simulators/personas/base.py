@@ -33,6 +33,7 @@ class Profile:
     words: int = 40  # of an answer that no `max_tokens` cuts short
     key: str | None = None
     models: tuple[str, ...] = ()
+    edge: str | None = None  # what stands in front; None: what does at the original
     saying: str | None = None  # what it says whatever it is asked
 
 
@@ -43,6 +44,7 @@ class Turn:
     profile: Profile
     created: int  # epoch seconds
     chance: random.Random
+    accept: str = ""  # the header of that name
 
     def hex(self, digits: int) -> str:
         """A fresh id."""
@@ -109,6 +111,8 @@ class Persona(ABC):
     name: str
     chat_path: str
     models: tuple[str, ...]
+    other_paths: tuple[str, ...] = ()
+    edge = "none"  # what stands in front of the original
     daily_windows = False  # whether limits per day begin anew at midnight, not bit by bit
 
     def answer(self, request: SimRequest, asked: Asked, turn: Turn) -> Script:
@@ -125,6 +129,10 @@ class Persona(ABC):
     @abstractmethod
     def error(self, status: int, turn: Turn) -> Page:
         """The typical page of a status: this provider's fault, or the limit that the caller has met."""
+
+    def overloaded(self, turn: Turn) -> Page:
+        """What is told to those for whom there is no room in the queue."""
+        return self.error(503, turn)
 
     def limited(self, excess: Excess, turn: Turn) -> Page:
         """The refusal of a request that the caller's limits do not cover."""
@@ -155,6 +163,10 @@ class Persona(ABC):
     def chat(self, asked: Asked, turn: Turn) -> Script:
         """The answer to a proper chat request."""
 
+    def other(self, path: str, fields: Mapping[str, Any], turn: Turn) -> Script:
+        """The answer to a POST to one of `other_paths`."""
+        raise NotImplementedError(path)
+
     @abstractmethod
     def model_card(self, model: str, turn: Turn) -> dict[str, Any]:
         """One line of the list of models."""
@@ -182,15 +194,18 @@ class Persona(ABC):
         return Head(200, {"content-type": SSE, "cache-control": "no-cache", **self.headers(turn)})
 
     def _route(self, request: SimRequest, asked: Asked, turn: Turn) -> Script:
-        chat, listing = request.path == self.chat_path, request.path == MODELS_PATH
-        if not (chat or listing or request.path.startswith(MODELS_PATH + "/")):
+        listing = request.path == MODELS_PATH
+        posted = request.path in (self.chat_path, *self.other_paths)
+        if not (posted or listing or request.path.startswith(MODELS_PATH + "/")):
             raise Refusal(404, f"Invalid URL ({request.method} {request.path})", kind="path")
-        if request.method != ("POST" if chat else "GET"):
+        if request.method != ("POST" if posted else "GET"):
             raise Refusal(405, f"Not allowed to {request.method} on {request.path}.", kind="method")
         self._check_key(request, turn.profile.key)
-        if chat:
+        if posted:
             if asked.fields is None:
                 raise self.not_json()
+            if request.path != self.chat_path:
+                return self.other(request.path, asked.fields, turn)
             self.check(request, asked.fields)
             return self.chat(asked, turn)
         cards = [self.model_card(model, turn) for model in turn.profile.models or self.models]

@@ -6,12 +6,12 @@ from typing import Any
 from simulators.limits import Excess, Standing, duration
 
 
-def limit_error(excess: Excess, model: str) -> dict[str, Any]:
+def limit_error(excess: Excess, model: str, organisation: str = "org-sim") -> dict[str, Any]:
     """In which the numbers are true."""
     standing = excess.standing
     unit = f"{standing.what.replace('_', ' ')} per {'min' if standing.span == 'minute' else standing.span}"
     short = f"{standing.what[0].upper()}P{standing.span[0].upper()}"
-    where = f"{model} in organization org-sim on {unit} ({short})"
+    where = f"{model} in organization {organisation} on {unit} ({short})"
     url = "Visit https://platform.openai.com/account/rate-limits to learn more."
     if excess.too_large:
         text = f"Request too large for {where}: Limit {standing.limit}, Requested {excess.requested}. {url}"

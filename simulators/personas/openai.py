@@ -9,6 +9,7 @@ import msgspec
 from simulators.answers import pieces
 from simulators.limits import Excess, Standing, by_kind
 from simulators.personas.base import Asked, Page, Persona, Refusal, Spoken, Turn, retry_after, speak, streamed
+from simulators.personas.embeddings import embeddings
 from simulators.personas.limit_words import limit_error, ratelimit_headers
 from simulators.script import Script, SimRequest
 
@@ -49,10 +50,11 @@ TYPICAL: dict[int, tuple[str, str, str | None]] = {  # status: message, type, co
 
 
 class OpenAI(Persona):
-    """`/v1/chat/completions`."""
+    """`/v1/chat/completions` and `/v1/embeddings`."""
 
     name = "openai"
     chat_path = "/v1/chat/completions"
+    other_paths: tuple[str, ...] = ("/v1/embeddings",)
     models = ("gpt-sim", "gpt-sim-mini")
     id_prefix = "chatcmpl-"
     tool_id_prefix = "call_"
@@ -100,6 +102,11 @@ class OpenAI(Persona):
             )
         opening, tokens, closing = self.events(asked, turn, spoken, tool)
         return streamed(self.stream_head(turn), opening, tokens, closing, pace)
+
+    def other(self, path: str, fields: Mapping[str, Any], turn: Turn) -> Script:
+        body = embeddings(fields)
+        pace = turn.profile.latency.pace(turn.chance)
+        return self.page(200, body, turn).after(pace.whole(1), 1)
 
     def completion(self, asked: Asked, turn: Turn, spoken: Spoken, tool: str | None) -> dict[str, Any]:
         """The whole answer as one object."""
@@ -199,6 +206,8 @@ class OpenAI(Persona):
 
     def blank(self, body: bytes) -> bytes:
         said = msgspec.json.decode(body)
+        if "choices" not in said:
+            return msgspec.json.encode({**said, "data": []})
         message = said["choices"][0]["message"]
         message["content"] = ""
         message.pop("tool_calls", None)

@@ -8,17 +8,14 @@ from typing import Any
 
 from simulators.fault import Fault
 from simulators.latency import PRESETS
+from simulators.personas import PERSONAS
 from simulators.personas.base import Profile
 from simulators.provider import Provider
 from simulators.script import Action, Data, End, Hang, Head, Script, SimRequest, Wait
 
 ASK = {"model": "m-sim", "messages": [{"role": "user", "content": "hi"}]}
 ASK_ANTHROPIC = {**ASK, "max_tokens": 1000}
-PATHS = {
-    "openai": "/v1/chat/completions",
-    "mistral": "/v1/chat/completions",
-    "anthropic": "/v1/messages",
-}
+PATHS = {name: persona.chat_path for name, persona in PERSONAS.items()}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulators.answers import Proof, answer_text, judge
+from simulators.personas import PERSONAS
 from simulators.script import SimRequest
 from tests.simulators.play import ASK, ASK_ANTHROPIC, Played, ask, ended_well, play, post, provider
 
@@ -145,7 +146,7 @@ class TestOpenAI:
                 ("GET", "models"),
                 ("GET", "models/b"),
                 ("GET", "models/c"),
-                ("POST", "embeddings"),
+                ("POST", "completions"),
                 ("GET", "chat/completions"),
             ]
         )
@@ -153,7 +154,7 @@ class TestOpenAI:
         assert [card["id"] for card in listing.json["data"]] == ["a", "b"]
         assert one.json == listing.json["data"][1]
         assert (none.status, none.json["error"]["code"]) == (404, "model_not_found")
-        assert (path.status, path.json["error"]["message"]) == (404, "Invalid URL (POST /v1/embeddings)")
+        assert (path.status, path.json["error"]["message"]) == (404, "Invalid URL (POST /v1/completions)")
         assert (method.status, method.json["error"]["code"]) == (405, "method_not_supported")
 
 
@@ -305,7 +306,7 @@ def with_key(persona: str, **headers: str) -> Played:
     return play(provider(persona, key="right")(post(persona, **headers)))
 
 
-@pytest.mark.parametrize("persona", ["openai", "mistral", "anthropic"])
+@pytest.mark.parametrize("persona", PERSONAS)
 class TestEveryPersona:
     def test_key(self, persona: str) -> None:
         """By default any key will do, and none; a provider that wants a certain one refuses every other with 401."""

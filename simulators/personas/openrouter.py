@@ -1,0 +1,124 @@
+"""OpenRouter: one API before many hosts. Once a host has begun, its errors come with status 200, in the body."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from simulators.limits import Excess, Standing
+from simulators.personas.base import Asked, Page, Refusal, Spoken, Turn, retry_after
+from simulators.personas.openai import OpenAI, check_minimum
+from simulators.script import Data, Script, Wait
+
+COMMENT = b": OPENROUTER PROCESSING\n\n"
+COMMENT_S = 0.5  # so often it comes while the host is silent
+HOST = "Sim Host"
+USER = "user_sim"
+TYPICAL = {  # status: message
+    400: "Invalid request",
+    401: "User not found.",
+    402: "Insufficient credits. Add more using https://openrouter.ai/credits",
+    403: "Your chosen model requires moderation and your input was flagged",
+    408: "Your request timed out",
+    429: "Provider returned error",
+    502: "Provider returned error",
+    503: "There is no available model provider that meets your routing requirements",
+}
+UPSTREAM = (429, 502)
+
+
+class OpenRouter(OpenAI):
+    """`/v1/chat/completions`; the original has it below /api."""
+
+    name = "openrouter"
+    other_paths = ()
+    models = ("sim/chat-large:free", "sim/chat-small:free")
+    id_prefix = "gen-"
+    daily_windows = True
+
+    def headers(self, turn: Turn) -> dict[str, str]:
+        generation = f"gen-{turn.created}-{turn.hex(20)}"
+        return {"x-generation-id": generation, "server": "cloudflare", "cf-ray": f"{turn.hex(16)}-FRA"}
+
+    def check(self, request: Any, fields: Mapping[str, Any]) -> None:
+        messages = fields.get("messages")
+        if not fields.get("model"):
+            raise Refusal(400, "No models provided")
+        if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
+            raise Refusal(400, 'Input required: specify "prompt" or "messages"')
+        check_minimum(fields, "max_tokens")
+        check_minimum(fields, "max_completion_tokens")
+
+    def chat(self, asked: Asked, turn: Turn) -> Script:
+        script = super().chat(asked, turn)
+        return commented(script) if asked.stream else script
+
+    def completion(self, asked: Asked, turn: Turn, spoken: Spoken, tool: str | None) -> dict[str, Any]:
+        said = super().completion(asked, turn, spoken, tool)
+        said["choices"][0]["native_finish_reason"] = said["choices"][0]["finish_reason"]
+        return {"provider": HOST, **said}
+
+    def refusal(self, refusal: Refusal, turn: Turn) -> Page:
+        message = "No auth credentials found" if refusal.details.get("kind") == "key" else refusal.message
+        body = {"error": {"message": message, "code": refusal.status}, "user_id": USER}
+        return self.page(refusal.status, body, turn)
+
+    def error(self, status: int, turn: Turn) -> Page:
+        error: dict[str, Any] = {"code": status, "message": TYPICAL.get(status, "Internal Server Error")}
+        if status in UPSTREAM:
+            raw = f"{self.models[0]} is temporarily rate-limited upstream. Please retry shortly, or add your own key."
+            error["metadata"] = {
+                "raw": raw if status == 429 else '{"error":"upstream error"}',
+                "provider_name": HOST,
+            }
+        return self.page(status, {"error": error, "user_id": USER}, turn)
+
+    def limited(self, excess: Excess, turn: Turn) -> Page:
+        span = {"minute": "free-models-per-min", "day": "free-models-per-day"}.get(
+            excess.standing.span, "rate"
+        )
+        error = {"code": 429, "message": f"Rate limit exceeded: {span}. "}
+        page = self.page(429, {"error": error, "user_id": USER}, turn)
+        return Page(429, {**page.headers, **retry_after(excess)}, page.body)
+
+    def limit_headers(self, standings: Sequence[Standing], now_s: float, *, refused: bool) -> dict[str, str]:
+        """Only a refusal tells anything: the emptiest bucket, its reset in epoch milliseconds."""
+        requests = [s for s in standings if s.what == "requests"]
+        if not refused or not requests:
+            return {}
+        worst = min(requests, key=lambda standing: standing.remaining)
+        reset_ms = int((now_s + worst.reset_s) * 1000)
+        told = {"limit": worst.limit, "remaining": worst.remaining, "reset": reset_ms}
+        return {f"x-ratelimit-{name}": str(value) for name, value in told.items()}
+
+    def error_event(self, turn: Turn) -> bytes:
+        """An error beside a choice that ends with `error`; its code is a string here, a number elsewhere."""
+        error = {"code": "server_error", "message": "Provider disconnected unexpectedly"}
+        choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
+        head = {"id": f"gen-{turn.hex(24)}", "object": "chat.completion.chunk", "created": turn.created}
+        body = {**head, "model": self.models[0], "provider": HOST, "error": error, "choices": [choice]}
+        return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+def commented(script: Script) -> Script:
+    """The head goes out at once, and comments while the host is silent, so that nobody in between loses patience."""
+    held: list[Wait] = []
+    begun = False
+    for action in script:
+        if isinstance(action, Wait) and not begun:
+            held.append(action)
+            continue
+        yield action
+        if not begun:
+            begun = True
+            yield Data(COMMENT)
+            for wait in held:
+                yield from _filled(wait.s)
+
+
+def _filled(s: float) -> Script:
+    while s > COMMENT_S:
+        yield Wait(COMMENT_S)
+        yield Data(COMMENT)
+        s -= COMMENT_S
+    yield Wait(s)
