@@ -156,7 +156,7 @@ class OpenAIStream:
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """The chunk of a stream that tells its usage and nothing else."""
-        head = msgspec.json.decode(self._last)
+        head = _OPTIONS.decode(self._last)  # what nobody reads here may be unreadable: 1e999, say
         return frame(msgspec.json.encode({**head, "choices": [], "usage": usage_json(usage)}))
 
     def chunk(self, payload: bytes) -> Chunk | None:
