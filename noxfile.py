@@ -91,3 +91,18 @@ def dashboards(session: nox.Session) -> None:
         missing(session, "no prometheus on PATH (Debian, Ubuntu: apt install prometheus)")
     else:
         session.run("python", "-m", "dashboards.verify")
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Random upstream bytes through the whole service, on virtual time: `-- --streams 100000 --seed N`."""
+    install(session, "-e", ".[test]")
+    session.run("python", "-m", "tests.simulation.fuzz_upstream", *(session.posargs or ("--streams", "100000")))
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Ten thousand streams through one real process: connections, permits and memory come back. About two minutes."""
+    install(session, "-e", ".[test]")
+    numbers = os.path.join(session.create_tmp(), "soak.json")
+    session.run("python", "-m", "benchmarks.soak", *(session.posargs or ("--out", numbers)))

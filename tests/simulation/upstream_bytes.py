@@ -446,9 +446,9 @@ def _with(event: bytes, name: bytes, value: bytes, only: bytes | None) -> bytes:
 def _broken(dice: Random, data: bytes) -> bytes:
     try:
         said = json.loads(data)
+        places = list(_places(said))
     except (ValueError, RecursionError):
         return data
-    places = list(_places(said))
     if not places:
         return data
     holder, key = dice.choice(places)

@@ -1,0 +1,290 @@
+"""Ten thousand streams through one real process: what was taken is back afterwards, and the memory too.
+
+    client (here) -> python -m service serve -> python -m simulators        three processes, real sockets
+
+    warm-up     one after another, then 500 at a time: what the process needs at all
+    steady      one after another, then 500 at a time
+    rough       500 at a time, while providers cut, reset and refuse, and every tenth client leaves
+
+    python -m benchmarks.soak --streams 10000
+
+Linux only: memory and open files are read from /proc.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from simulators.answers import Proof, judge
+
+AT_A_TIME = 500
+WARM_UP = 1500
+LEAVES_EVERY = 10
+GROWTH_MAX = 0.05
+CONNECTIONS_GONE_S = 80.0  # the service keeps an idle connection for 30 s, and looks every 30 s
+STOP_S = 40.0
+ROUGH = (
+    {"kind": "cut", "after_tokens": 5, "how": "close", "share": 0.1},
+    {"kind": "reset", "share": 0.1},
+    {"kind": "status", "status": 530, "body": "cloudflare_1033_text", "share": 0.1},
+    {"kind": "garbage", "where": "sse", "share": 0.1},
+)
+SETTINGS = """
+[server]
+port = 0
+[[provider]]
+name = "one"
+dialect = "openai"
+base_url = "{one}/v1"
+[[provider]]
+name = "two"
+dialect = "mistral"
+base_url = "{two}/v1"
+[[provider]]
+name = "three"
+dialect = "anthropic"
+base_url = "{three}"
+[[route]]
+name = "chat"
+targets = ["one/gpt-sim", "two/mistral-sim", "three/claude-sim"]
+[[route]]
+name = "chat-three"
+targets = ["three/claude-sim", "one/gpt-sim"]
+"""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a process holds at one moment."""
+
+    at: str
+    rss_mib: float
+    sockets: int
+
+    def __str__(self) -> str:
+        return f"{self.at:24} {self.rss_mib:7.1f} MiB {self.sockets:5} sockets"
+
+
+def read(pid: int, at: str) -> Reading:
+    """From /proc."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+    return Reading(at, kib / 1024, sum(map(_is_socket, Path(f"/proc/{pid}/fd").iterdir())))
+
+
+def _is_socket(descriptor: Path) -> bool:
+    try:
+        return os.readlink(descriptor).startswith("socket:")
+    except FileNotFoundError:  # closed meanwhile
+        return False
+
+
+@asynccontextmanager
+async def process(
+    folder: Path, name: str, *command: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """`python -m command`, and the line it prints when it is ready. It is told to end when the block ends."""
+    with (folder / f"{name}.log").open("wb") as log:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+        )
+        assert child.stdout is not None
+        line = (await child.stdout.readline()).decode().strip()
+        rest = asyncio.create_task(child.stdout.read(), name=f"output of {name}")
+        try:
+            if not line:
+                raise SystemExit(f"{name} did not start; see {log.name}")
+            yield child, line
+        finally:
+            if child.returncode is None:
+                child.terminate()
+            async with asyncio.timeout(STOP_S):
+                await child.wait()
+            await rest
+
+
+class Soak:
+    """The client: asks, judges, counts."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self.url = url
+        self.counts: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self._session = session
+        self._number = 0
+
+    async def one_after_another(self, streams: int) -> None:
+        for _ in range(streams):
+            await self.ask()
+
+    async def many_at_a_time(self, streams: int, *, leaving: bool = False) -> None:
+        """500 are open at any moment."""
+        left = iter(range(streams))
+
+        async def asks() -> None:
+            for number in left:
+                await self.ask(leaves=leaving and number % LEAVES_EVERY == 0)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(AT_A_TIME, streams)):
+                group.create_task(asks())
+
+    async def ask(self, *, leaves: bool = False) -> None:
+        """One stream, judged: whole, honestly broken, or wrong."""
+        self._number += 1
+        prompt = f"soak {self._number}"
+        body = {
+            "model": "chat-three" if self._number % 4 == 0 else "chat",
+            "messages": [{"role": "user", "content": prompt}],
+            "stream": True,
+        }
+        async with self._session.post(f"{self.url}/v1/chat/completions", json=body) as reply:
+            if reply.status != 200:
+                await reply.read()
+                self.counts["refused"] += 1
+                return
+            if leaves:
+                await reply.content.readany()
+                reply.close()
+                self.counts["left"] += 1
+                return
+            self._judge(await reply.read(), prompt)
+
+    def _judge(self, data: bytes, prompt: str) -> None:
+        events = [line[6:] for line in data.split(b"\n") if line.startswith(b"data: ")]
+        done = events[-1:] == [b"[DONE]"]
+        chunks = [json.loads(event) for event in events if event != b"[DONE]"]
+        text = "".join(
+            choice["delta"].get("content") or "" for chunk in chunks for choice in chunk.get("choices", ())
+        )
+        proof = judge(text, prompt)
+        if done and proof is Proof.WHOLE:
+            self.counts["complete"] += 1
+        elif not done and proof is Proof.CUT and "error" in chunks[-1]:
+            self.counts["cut"] += 1
+        else:
+            self.wrong.append(f"{prompt}: {proof}, done={done}: {data[-300:]!r}")
+
+    async def json(self, method: str, url: str, token: str = "", body: object = None) -> Any:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        async with self._session.request(method, url, headers=headers, json=body) as reply:
+            return await reply.json()
+
+
+async def soak(streams: int, folder: Path) -> tuple[list[str], list[Reading], Counter[str]]:
+    """What is wrong afterwards (nothing, one hopes), the readings on the way, and how the streams ended."""
+    async with process(folder, "simulators", "simulators", "--latency", "zero", "--leash") as (_, line):
+        ready = json.loads(line)
+        config = folder / "soak.toml"
+        config.write_text(SETTINGS.format(**{name: one["url"] for name, one in ready["providers"].items()}))
+        async with process(folder, "service", "service", "serve", "--config", str(config)) as (service, said):
+            connector = aiohttp.TCPConnector(limit=0, force_close=False)
+            async with aiohttp.ClientSession(connector=connector, read_bufsize=2**20) as session:
+                client = Soak(session, said.rpartition(" ")[2])
+                admin = (ready["admin"], ready["token"])
+                return await _phases(client, service.pid, admin, streams)
+
+
+async def _phases(
+    client: Soak, pid: int, admin: tuple[str, str], streams: int
+) -> tuple[list[str], list[Reading], Counter[str]]:
+    readings = []
+
+    def note(at: str) -> None:
+        readings.append(read(pid, at))
+        print(readings[-1], flush=True)
+
+    await client.json("GET", f"{client.url}/status")
+    note("at the start")
+    await client.one_after_another(WARM_UP // 3)
+    await client.many_at_a_time(WARM_UP - WARM_UP // 3)
+    note("after the warm-up")
+    await client.one_after_another(streams * 2 // 5)
+    note("one after another")
+    await client.many_at_a_time(streams * 2 // 5)
+    note("500 at a time")
+    await client.json("PUT", f"{admin[0]}/faults/one", admin[1], ROUGH)
+    await client.many_at_a_time(streams - 2 * (streams * 2 // 5), leaving=True)
+    note("500 at a time, rough")
+    await client.json("DELETE", f"{admin[0]}/faults/one", admin[1])
+    left = await _until_gone(client, pid, admin, readings[0].sockets)
+    note("at rest")
+    return [*_judged(client, readings), *left], readings, client.counts
+
+
+async def _until_gone(client: Soak, pid: int, admin: tuple[str, str], sockets: int) -> list[str]:
+    """Waits until the service has let go of every idle connection; what is still there then."""
+    until = time.monotonic() + CONNECTIONS_GONE_S
+    while time.monotonic() < until:
+        if read(pid, "").sockets <= sockets:
+            break
+        await asyncio.sleep(0.5)
+    status = await client.json("GET", f"{client.url}/status")
+    ledger = await client.json("GET", f"{admin[0]}/ledger?limit=0", admin[1])
+    counted = {
+        "sockets": max(0, read(pid, "").sockets - sockets),
+        "requests in flight": status["in_flight"],
+        "attempts in flight": sum(target["in_flight"] for target in status["targets"]),
+        "attempts open at the providers": sum(ledger["open"].values()),
+    }
+    return [f"{count} {what} are left" for what, count in counted.items() if count]
+
+
+def _judged(client: Soak, readings: list[Reading]) -> list[str]:
+    before, after = readings[1].rss_mib, readings[-1].rss_mib
+    growth = after / before - 1
+    print(f"memory: {before:.1f} -> {after:.1f} MiB, {growth:+.1%} (allowed: +{GROWTH_MAX:.0%})")
+    wrong = client.wrong[:5]
+    if growth > GROWTH_MAX:
+        wrong.append(f"memory grew by {growth:.1%}")
+    if client.counts["refused"] > sum(client.counts.values()) / 100:
+        wrong.append(f"{client.counts['refused']} streams were refused")
+    return wrong
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.soak",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--streams", type=int, default=10_000, help="after the warm-up (10000)")
+    parser.add_argument("--out", type=Path, help="write the numbers here, as JSON")
+    asked = parser.parse_args()
+    if not Path("/proc/self/status").exists():
+        print("SKIPPED: memory and open files are read from /proc, which only Linux has.")
+        return 0
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="dub5-soak-") as folder:
+        wrong, readings, counts = asyncio.run(soak(asked.streams, Path(folder)))
+    took_s = time.perf_counter() - began
+    print(f"{', '.join(f'{count} {what}' for what, count in counts.most_common())}; {took_s:.0f} s")
+    if asked.out is not None:
+        figures = [{"at": r.at, "rss_mib": round(r.rss_mib, 1), "sockets": r.sockets} for r in readings]
+        told = {"streams": dict(counts), "readings": figures, "wrong": wrong, "took_s": round(took_s, 1)}
+        asked.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    for problem in wrong:
+        print(f"WRONG: {problem}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
