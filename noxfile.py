@@ -97,7 +97,9 @@ def dashboards(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Random upstream bytes through the whole service, on virtual time: `-- --streams 100000 --seed N`."""
     install(session, "-e", ".[test]")
-    session.run("python", "-m", "tests.simulation.fuzz_upstream", *(session.posargs or ("--streams", "100000")))
+    session.run(
+        "python", "-m", "tests.simulation.fuzz_upstream", *(session.posargs or ("--streams", "100000"))
+    )
 
 
 @nox.session

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.api import chat
+from service.api import chat, stream
 from service.attempt.run import Streaming, Try
 from service.providers import openai
 from service.providers.base import ProviderFault
@@ -27,8 +27,7 @@ def always_whole(patch: pytest.MonkeyPatch) -> None:
 
 
 def done_after_an_error(patch: pytest.MonkeyPatch) -> None:
-    event = chat.error_event
-    patch.setattr(chat, "error_event", lambda body: event(body) + chat.DONE)
+    patch.setattr(chat, "error_event", lambda body: stream.error_event(body) + stream.DONE)
 
 
 def never_closed(patch: pytest.MonkeyPatch) -> None:

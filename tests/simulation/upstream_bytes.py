@@ -15,7 +15,26 @@ from simulators.personas import PERSONAS
 from simulators.personas.base import Profile, Turn, read_asked
 from simulators.script import Action, Close, Data, End, Hang, Head, Raw, Reset, Script, SimRequest, Wait
 
-STATUSES = (201, 204, 206, 301, 304, 400, 401, 402, 403, 404, 408, 409, 413, 418, 422, 429, 498, 499)
+STATUSES: tuple[int, ...] = (
+    201,
+    204,
+    206,
+    301,
+    304,
+    400,
+    401,
+    402,
+    403,
+    404,
+    408,
+    409,
+    413,
+    418,
+    422,
+    429,
+    498,
+    499,
+)
 STATUSES += (500, 502, 503, 504, 520, 522, 524, 526, 529, 530, 599, 999)
 TYPES = (
     "",
@@ -40,7 +59,7 @@ WAITS = (
 )
 ENDINGS = ((), (Close(),), (Reset(),), (Hang(),), (Raw(b"zz\r\n"),), (Wait(30), End()))
 STALL_S = 30.0  # longer than every clock of the route
-ODD = (
+ODD: tuple[object, ...] = (
     None,
     True,
     False,

@@ -28,7 +28,8 @@ def events(body: bytes) -> list[tuple[str, bytes]]:
     """Name and data of each server-sent event; one that is not closed by an empty line is none."""
     lines = re.split(rb"\r\n|\r|\n", body.removeprefix(b"\xef\xbb\xbf"))[:-1]
     found: list[tuple[str, bytes]] = []
-    name, data = "", []
+    name = ""
+    data: list[bytes] = []
     for line in lines:
         key, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
