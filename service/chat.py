@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
@@ -91,10 +91,45 @@ class ChatRequest:
         return bool(self.body.stream)
 
     @property
+    def stored(self) -> bool:
+        """Whether the provider is to keep the answer: then asking twice leaves two."""
+        return bool(self.body.store)
+
+    @property
     def wants_usage(self) -> bool:
         """Whether the client asked for the usage chunk at the end of its stream."""
         options = self.body.stream_options
         return bool(options and options.include_usage)
+
+
+class EmbedBody(msgspec.Struct):
+    """The part of an embeddings request that the service reads. `input`: a text, or a list of texts, of token numbers,
+    or of lists of those."""
+
+    model: str
+    input: str | list[Any]
+    encoding_format: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """A valid request for embeddings."""
+
+    id: str
+    caller: Caller
+    body: EmbedBody
+    fields: Mapping[str, msgspec.Raw] = field(repr=False)
+    stream: ClassVar[bool] = False
+    stored: ClassVar[bool] = False
+
+    @property
+    def count(self) -> int:
+        """How many vectors are wanted."""
+        given = self.body.input
+        return 1 if isinstance(given, str) or isinstance(given[0], int) else len(given)
+
+
+Asked = ChatRequest | EmbedRequest
 
 
 class Usage(msgspec.Struct, frozen=True):

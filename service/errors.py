@@ -81,7 +81,7 @@ class NotFound(GatewayError):
     status = 404
     type = "not_found_error"
     code = "not_found"
-    suggestion = "Chat is at POST /v1/chat/completions, the models are at GET /v1/models."
+    suggestion = "Chat is at POST /v1/chat/completions, vectors are at POST /v1/embeddings, the models at GET /v1/models."
     outcome = "refused"
 
 

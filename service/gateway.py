@@ -8,8 +8,8 @@ from service.answers.cache import AnswerCache, Stored
 from service.answers.replay import Recorded, Replayed, as_chunks, is_plain_text
 from service.attempt.notice import Notices
 from service.attempt.run import Runner, Task, Whole
-from service.chat import Chunks, Reply, Target
-from service.errors import ModelNotFound
+from service.chat import ChatRequest, Chunks, Reply, Target
+from service.errors import InvalidRequest, ModelNotFound
 from service.routing.router import order
 from service.settings import CacheOptions, RouteSettings
 
@@ -22,6 +22,7 @@ class Answer:
     reply: Reply | None = None
     stream: Chunks | None = None
     cached: bool | None = None
+    dropped: tuple[str, ...] = ()  # of a stream, whose own try is not in the trail yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Route:
 
 
 class Gateway:
-    """Answers chat requests."""
+    """Answers chat requests, and requests for embeddings."""
 
     def __init__(self, routes: Mapping[str, Route], cache: AnswerCache, runner: Runner) -> None:
         self.routes = routes
@@ -50,10 +51,11 @@ class Gateway:
 
     async def answer(self, task: Task, route: Route) -> Answer:
         """One request in; one answer out, or one GatewayError."""
-        options = route.settings.cache
-        key = self.cache.key(task.request, options)
+        request, options = task.request, route.settings.cache
+        assert isinstance(request, ChatRequest), "vectors come from `embed`"
+        key = self.cache.key(request, options)
         if key is not None and (stored := await self.cache.look(key, task.route)) is not None:
-            return _replayed(stored, task)
+            return _replayed(stored, request)
 
         fleet = self.runner.fleet
         targets = order(route.targets, lambda target: fleet.state(target, clock.now()))
@@ -62,18 +64,30 @@ class Gateway:
         name, cached = found.target.name, None if key is None else False
         if not isinstance(found, Whole):
             if key is None:
-                return Answer(name, stream=found)
-            return Answer(name, stream=Recorded(found, self._keep(key, name, options)), cached=cached)
+                return Answer(name, stream=found, dropped=found.dropped)
+            recorded = Recorded(found, self._keep(key, name, options))
+            return Answer(name, stream=recorded, cached=cached, dropped=found.dropped)
         if key is not None and is_plain_text(found.reply.body):
             await self.cache.keep(key, Stored(found.reply.body, name), options)
         return Answer(name, reply=found.reply, cached=cached)
+
+    async def embed(self, task: Task, route: Route) -> Answer:
+        """Vectors, of one model only: those of two cannot be compared. The first target that embeds says which."""
+        upstreams, fleet = self.runner.upstreams, self.runner.fleet
+        able = [target for target in route.targets if upstreams[target].dialect.embeds]
+        if not able:
+            raise InvalidRequest(f"No target behind {route.settings.name!r} makes embeddings.", param="model")
+        same = [target for target in able if target.model == able[0].model]
+        found = await self.runner.run(task, order(same, lambda target: fleet.state(target, clock.now())))
+        assert isinstance(found, Whole), "vectors are not streamed"
+        return Answer(found.target.name, reply=found.reply)
 
     def _keep(self, key: str, target: str, options: CacheOptions) -> Callable[[bytes], Awaitable[None]]:
         return lambda body: self.cache.keep(key, Stored(body, target), options)
 
 
-def _replayed(stored: Stored, task: Task) -> Answer:
-    if not task.request.stream:
+def _replayed(stored: Stored, request: ChatRequest) -> Answer:
+    if not request.stream:
         return Answer(stored.target, reply=Reply(stored.body), cached=True)
-    chunks = as_chunks(stored.body, with_usage=task.request.wants_usage)
+    chunks = as_chunks(stored.body, with_usage=request.wants_usage)
     return Answer(stored.target, stream=Replayed(chunks), cached=True)

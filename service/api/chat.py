@@ -18,10 +18,10 @@ from service.api.schema import deadline_s, parse_chat
 from service.api.stream import DONE, SSE_HEADERS, error_event, trail_header
 from service.attempt.clocks import ClockRanOut, Watch
 from service.attempt.run import Task
-from service.chat import Caller, Outcome, Usage
+from service.chat import Asked, Caller, Outcome, Usage
 from service.errors import GatewayError, InvalidRequest, ShuttingDown, StreamStalled, TooLarge
 from service.events import Events, RequestEnded
-from service.gateway import Answer, Gateway
+from service.gateway import Answer, Gateway, Route
 from service.policy.admission import Admission, Callers
 from service.settings import ServerSettings
 
@@ -109,13 +109,13 @@ class Exchange:
 
     async def _answer(self, headers: Mapping[str, str], caller: Caller, body: bytes, send: Send) -> None:
         desk, seen = self.desk, self._seen
-        request = parse_chat(self.id, caller, headers, body, desk.server.json_depth_max)
+        request = self._parse(headers, caller, body)
         route = desk.gateway.route(request.body.model)
         seen.route, seen.stream = route.settings.name, request.stream
         clocks = route.settings.clocks
         self._watch.deadline_s = self.started_s + min(clocks.total_s, deadline_s(headers) or clocks.total_s)
         seen.task = Task(request, seen.route, clocks, route.notices, self._watch, self.started_s)
-        answer = await desk.gateway.answer(seen.task, route)
+        answer = await self._ask(seen.task, route)
         seen.target, seen.cached = answer.target, bool(answer.cached)
         if answer.stream is None:
             await self._send_json(answer, send)
@@ -125,6 +125,12 @@ class Exchange:
             finally:
                 seen.usage = answer.stream.usage
                 await answer.stream.aclose()
+
+    def _parse(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> Asked:
+        return parse_chat(self.id, caller, headers, body, self.desk.server.json_depth_max)
+
+    async def _ask(self, task: Task, route: Route) -> Answer:
+        return await self.desk.gateway.answer(task, route)
 
     async def _send_json(self, answer: Answer, send: Send) -> None:
         assert answer.reply is not None, "an answer is a stream or a reply"

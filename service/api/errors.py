@@ -101,6 +101,23 @@ def _methods(request: Request[Any, Any, Any]) -> set[str]:
     return found or {"GET", "OPTIONS"}
 
 
+NOT_SPOKEN = {
+    "/v1/responses": "OpenAI's Responses",
+    "/v1/messages": "Anthropic's Messages",
+    "/v1/completions": "OpenAI's old text completions",
+}
+
+
+def _not_spoken(path: str) -> str:
+    """What is spoken instead, where a client knocks that speaks something else."""
+    for known, whose in NOT_SPOKEN.items():
+        if path == known or path.startswith(known + "/"):
+            return (
+                f": {whose} are not spoken here, OpenAI's chat completions are, at POST /v1/chat/completions"
+            )
+    return ""
+
+
 def _as_gateway_error(
     request: Request[Any, Any, Any], error: Exception, request_id: str, events: Events
 ) -> GatewayError:
@@ -108,7 +125,7 @@ def _as_gateway_error(
         case GatewayError():
             return error
         case NotFoundException():
-            return NotFound(f"There is nothing at {request.url.path[:200]!r}.")
+            return NotFound(f"There is nothing at {request.url.path[:200]!r}{_not_spoken(request.url.path)}.")
         case MethodNotAllowedException():
             return MethodNotAllowed(f"{request.url.path[:200]!r} does not take {request.method}.")
         case HTTPException(status_code=status) if 400 <= status < 500:

@@ -10,6 +10,7 @@ from litestar.params import FromPath, FromQuery
 from litestar.types import ASGIApp
 
 from service.api.chat import Desk, Exchange
+from service.api.embeddings import Embedding
 from service.api.ops import Ops
 from service.api.page import File
 from service.errors import ModelNotFound, NotFound
@@ -35,6 +36,11 @@ def _chat_routes(desk: Desk, ops: Ops) -> list[HTTPRouteHandler]:
         """Answers a conversation, as JSON or as server-sent events."""
         return Exchange(desk)
 
+    @post("/v1/embeddings", status_code=200)
+    async def embeddings() -> ASGIApp:
+        """Turns texts into vectors."""
+        return Embedding(desk)
+
     @get("/v1/models")
     async def models(request: Asked) -> Response[bytes]:
         """The models that can be asked."""
@@ -50,7 +56,7 @@ def _chat_routes(desk: Desk, ops: Ops) -> list[HTTPRouteHandler]:
             raise ModelNotFound(f"There is no model {name.removeprefix('/')[:100]!r} here.", param="model")
         return _json(found)
 
-    return [chat, models, model]
+    return [chat, embeddings, models, model]
 
 
 def _health_routes(ops: Ops) -> list[HTTPRouteHandler]:

@@ -1,6 +1,7 @@
 """A request's bytes into a ChatRequest, or into a sentence about what is wrong with them."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -9,6 +10,7 @@ from service.chat import Caller, ChatBody, ChatRequest
 from service.errors import InvalidRequest
 from service.words import in_words, where
 
+T = TypeVar("T")
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 _BODY = msgspec.json.Decoder(ChatBody)
 
@@ -21,6 +23,17 @@ def parse_chat(
     request_id: str, caller: Caller, headers: Mapping[str, str], body: bytes, json_depth_max: int
 ) -> ChatRequest:
     """A valid chat request. Raises InvalidRequest."""
+    parsed, fields = read_json(headers, body, json_depth_max, _BODY)
+    _check(parsed)
+    caching = headers.get("cache-control", "").lower()
+    cache_allowed = "no-store" not in caching and "no-cache" not in caching
+    return ChatRequest(request_id, caller, parsed, fields, cache_allowed)
+
+
+def read_json(
+    headers: Mapping[str, str], body: bytes, json_depth_max: int, decoder: msgspec.json.Decoder[T]
+) -> tuple[T, dict[str, Raw]]:
+    """The body as the decoder's type, and each of its fields as it came. Raises InvalidRequest."""
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
         # Also keeps web pages of other origins out: a browser asks first before it sends JSON across.
@@ -29,17 +42,12 @@ def parse_chat(
         )
     _check_structure(body, json_depth_max)
     try:
-        parsed = _BODY.decode(body)
-        fields = _FIELDS.decode(body)
+        return decoder.decode(body), _FIELDS.decode(body)
     except msgspec.ValidationError as error:
         path = where(error)
         raise InvalidRequest(f"{path or 'The body'}: {in_words(error)}.", param=path or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidRequest("The body is not valid JSON.") from None
-    _check(parsed)
-    caching = headers.get("cache-control", "").lower()
-    cache_allowed = "no-store" not in caching and "no-cache" not in caching
-    return ChatRequest(request_id, caller, parsed, fields, cache_allowed)
 
 
 def deadline_s(headers: Mapping[str, str]) -> float | None:

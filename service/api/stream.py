@@ -19,10 +19,15 @@ def error_event(body: bytes) -> bytes:
 
 
 def trail_header(trail: Sequence[Attempt], answer: Answer, first_token_s: float) -> str:
-    """`one/gpt=http_530;12ms, two/mistral=ok;40ms`. A stream's own try is still under way: its line says how long
+    """`one/gpt=http_530;12ms, two/mistral=ok;40ms;dropped:user`. A stream's own try is still under way: its line says how long
     it took to the first content."""
-    lines = [f"{a.target}={a.reason};{round((a.ended_s - a.started_s) * 1000)}ms" for a in trail]
+    lines = [_line(a.target, a.reason, a.ended_s - a.started_s, a.dropped) for a in trail]
     if answer.stream is not None and not answer.cached:
         began_s = trail[-1].ended_s if trail else 0.0
-        lines.append(f"{answer.target}=ok;{round((first_token_s - began_s) * 1000)}ms")
+        lines.append(_line(answer.target, "ok", first_token_s - began_s, answer.dropped))
     return ", ".join(lines) or f"{answer.target}=cache;0ms"
+
+
+def _line(target: str, reason: str, took_s: float, dropped: Sequence[str]) -> str:
+    line = f"{target}={reason};{round(took_s * 1000)}ms"
+    return f"{line};dropped:{'+'.join(dropped)}" if dropped else line

@@ -19,7 +19,7 @@ from service import clock
 from service.attempt.classify import Blame, Rest, Then, Verdict, classify
 from service.attempt.clocks import ClockRanOut, Watch
 from service.attempt.notice import JUDGED_CHARS, JUDGED_S, Notices, beginning_of, beginning_of_reply
-from service.chat import Attempt, ChatRequest, Chunk, Reply, Target, Usage
+from service.chat import Asked, Attempt, Chunk, EmbedRequest, Reply, Target, Usage
 from service.errors import (
     AllTargetsDown,
     AllTargetsLimited,
@@ -32,7 +32,7 @@ from service.errors import (
     TooLarge,
 )
 from service.events import AttemptEnded, Events
-from service.providers.base import Dialect, ProviderFault, StreamReader, Unsupported
+from service.providers.base import Dialect, ProviderFault, StreamReader, Unsupported, call_of, reply_of
 from service.routing.health import Barred, Fleet, Pass
 from service.settings import Clocks
 from service.wire.base import Wire, WireFailure, WireRequest, WireResponse
@@ -60,7 +60,7 @@ class Upstream:
 class Task:
     """One request on its way: who asks what, until when, and the trail so far. Times are loop seconds."""
 
-    request: ChatRequest
+    request: Asked
     route: str
     clocks: Clocks
     notices: Notices
@@ -119,7 +119,7 @@ class Runner:
         if (
             isinstance(verdict, Verdict)
             and verdict.then is Then.FRESH
-            and not (task.request.body.store and verdict.maybe_billed)
+            and not (task.request.stored and verdict.maybe_billed)
         ):
             verdict = await self._try(task, target, fresh=True)
         return verdict
@@ -228,11 +228,12 @@ class Try:
         dialect = self._upstream.dialect
         if response.status != 200:
             raise dialect.fault(response.status, response.headers, await self._error_body())
-        if not self.task.request.stream:
-            return Whole(self.target, dialect.answer(await self._whole_body(), self.task.request))
+        request = self.task.request
+        if isinstance(request, EmbedRequest) or not request.stream:
+            return Whole(self.target, reply_of(dialect, request, await self._whole_body()))
         if response.headers.get("content-type", "").startswith(("text/html", "application/json")):
             raise ProviderFault("not_a_stream")
-        reader = dialect.stream(self.task.request, self.target.model)
+        reader = dialect.stream(request, self.target.model)
         held = await self._until_content(reader)
         return Streaming(self, reader, held)
 
@@ -308,7 +309,7 @@ class Try:
 
     def _request(self, fresh: bool) -> WireRequest:
         clocks, upstream = self.task.clocks, self._upstream
-        call = upstream.dialect.encode(self.task.request, self.target.model, self._leave.key)
+        call = call_of(upstream.dialect, self.task.request, self.target.model, self._leave.key)
         self.dropped = call.dropped
         return WireRequest(
             "POST",
@@ -373,6 +374,11 @@ class Streaming:
         self._waited_s = 0.0
         self._at_end = False  # there are no more bytes
         self._over = False
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The fields of the request that this target's dialect has no word for."""
+        return self._attempt.dropped
 
     async def read(self) -> list[Chunk]:
         """The chunks that are ready, at least one; none at the answer's proper end. Raises StreamCut."""

@@ -12,9 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from service import clock
-from service.chat import ChatRequest, Chunk, Reply, Usage
+from service.chat import ChatRequest, Chunk, EmbedRequest, Reply, Usage
 from service.providers.anthropic_request import OLD_VERSION, translated
-from service.providers.base import Call, ProviderFault, named, status_fault
+from service.providers.base import Call, ProviderFault, Unsupported, named, status_fault
 from service.providers.error_body import read_error
 from service.providers.fields import differ
 from service.providers.openai import bearer, frame
@@ -81,6 +81,7 @@ class Anthropic:
     """The dialect of `/v1/messages`."""
 
     path = "/v1/messages"
+    embeds = False
 
     def __init__(
         self,
@@ -118,6 +119,12 @@ class Anthropic:
 
     def stream(self, request: ChatRequest, model: str) -> "AnthropicStream":
         return AnthropicStream(request, model, self.event_bytes_max)
+
+    def encode_embeddings(self, request: EmbedRequest, model: str, key: str | None) -> Call:
+        raise Unsupported("input")
+
+    def embeddings(self, body: bytes, request: EmbedRequest) -> Reply:
+        raise ProviderFault("garbled")
 
     def fault(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
         return status_fault(status, headers, body)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from service import VERSION, clock
-from service.chat import ChatRequest, Chunk, Reply
+from service.chat import Asked, ChatRequest, Chunk, EmbedRequest, Reply
 from service.providers.error_body import read_error
 from service.providers.retry_after import retry_after_s
 
@@ -89,6 +89,8 @@ class StreamReader(Protocol):
 class Dialect(Protocol):
     """One provider's way of speaking."""
 
+    embeds: bool  # whether it has embeddings at all
+
     def encode(self, request: ChatRequest, model: str, key: str | None) -> Call:
         """The request for `model`, authenticated with `key`. Raises Unsupported."""
         ...
@@ -101,9 +103,31 @@ class Dialect(Protocol):
         """A reader for one streamed answer."""
         ...
 
+    def encode_embeddings(self, request: EmbedRequest, model: str, key: str | None) -> Call:
+        """The request for vectors. Raises Unsupported."""
+        ...
+
+    def embeddings(self, body: bytes, request: EmbedRequest) -> Reply:
+        """As many vectors as were wanted, as OpenAI's list of them. Raises ProviderFault."""
+        ...
+
     def fault(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
         """What a status other than 200 means."""
         ...
+
+
+def call_of(dialect: Dialect, request: Asked, model: str, key: str | None) -> Call:
+    """Either kind of request, encoded. Raises Unsupported."""
+    if isinstance(request, EmbedRequest):
+        return dialect.encode_embeddings(request, model, key)
+    return dialect.encode(request, model, key)
+
+
+def reply_of(dialect: Dialect, request: Asked, body: bytes) -> Reply:
+    """The JSON answer to either kind of request. Raises ProviderFault."""
+    if isinstance(request, EmbedRequest):
+        return dialect.embeddings(body, request)
+    return dialect.answer(body, request)
 
 
 def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from service.chat import ChatRequest, Chunk, Reply
+from service.chat import ChatRequest, Chunk, EmbedRequest, Reply
 from service.providers.base import Call, Unsupported, named
 from service.providers.fields import decoded, differ, left_out, neutral
 from service.providers.openai import OpenAI, OpenAIStream
@@ -30,6 +30,8 @@ MESSAGE = {  # what a message of each role may hold; any other field is answered
 }
 PARTS = frozenset({"text", "image_url", "document_url", "reference", "thinking"})
 ID_OK = re.compile(r"[A-Za-z0-9]{9}")  # anything else is answered with 400, code 3280
+EMBED_KNOWN = frozenset({"model", "input", "metadata", "output_dimension", "output_dtype"})
+EMBED_RENAMED = {"dimensions": "output_dimension"}
 TO_TRANSLATE = re.compile(rb'"content": ?\[|"tool_calls"|"model_length"')
 
 Json = dict[str, Any]
@@ -63,6 +65,22 @@ class Mistral(OpenAI):
 
     def stream(self, request: ChatRequest, model: str) -> "MistralStream":
         return MistralStream(request, self.event_bytes_max)
+
+    def encode_embeddings(self, request: EmbedRequest, model: str, key: str | None) -> Call:
+        given, dropped = differ(request.fields, self.differs)
+        if not isinstance(request.body.input, str) and not isinstance(request.body.input[0], str):
+            raise Unsupported("input")  # token numbers of somebody else's tokenizer
+        fields: dict[str, Raw] = {}
+        for name, raw in given.items():
+            there = EMBED_RENAMED.get(name, name)
+            if there in EMBED_KNOWN:
+                fields[there] = raw
+            elif name != "encoding_format" and not neutral(
+                name, decoded(name, raw)
+            ):  # the format is made by us
+                dropped.append(name)
+        fields["model"] = Raw(msgspec.json.encode(model))
+        return Call(self.embeddings_path, msgspec.json.encode(fields), self.headers(key), named(dropped))
 
 
 class MistralStream(OpenAIStream):

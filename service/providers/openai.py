@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from service.chat import ChatRequest, Chunk, Reply, Usage
+from service.chat import ChatRequest, Chunk, EmbedRequest, Reply, Usage
 from service.providers.base import USER_AGENT, Call, ProviderFault, named, status_fault
+from service.providers.embeddings import reply_with_vectors
 from service.providers.error_body import read_error
 from service.providers.fields import differ
 from service.providers.sse import EventTooLong, SseDecoder
@@ -70,6 +71,8 @@ class OpenAI:
     """The dialect of `/chat/completions`."""
 
     path = "/chat/completions"
+    embeddings_path = "/embeddings"
+    embeds = True
 
     def __init__(self, event_bytes_max: int, differs: Differences = AS_THE_DIALECT) -> None:
         self.event_bytes_max = event_bytes_max
@@ -107,6 +110,14 @@ class OpenAI:
 
     def stream(self, request: ChatRequest, model: str) -> "OpenAIStream":
         return OpenAIStream(request, self.event_bytes_max)
+
+    def encode_embeddings(self, request: EmbedRequest, model: str, key: str | None) -> Call:
+        fields, dropped = differ(request.fields, self.differs)
+        fields["model"] = Raw(msgspec.json.encode(model))
+        return Call(self.embeddings_path, msgspec.json.encode(fields), self.headers(key), named(dropped))
+
+    def embeddings(self, body: bytes, request: EmbedRequest) -> Reply:
+        return reply_with_vectors(body, request)
 
     def fault(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
         return status_fault(status, headers, body)

@@ -40,9 +40,9 @@ class SseDecoder:
             self._after_cr = False
             data = data.removeprefix(b"\n")
         if data[-2:] == b"\n\n" and not (self._waiting_bytes or self._data or self._name) and self._started:
-            events = _whole_events(data)
-            if events is not None and len(data) <= self._event_bytes_max:
-                return events
+            whole = _whole_events(data)
+            if whole is not None and len(data) <= self._event_bytes_max:
+                return whole
         if b"\n" not in data and b"\r" not in data and self._started:
             # No line ends here. Joining each time would cost the square of a long event's length.
             self._waiting.append(data)

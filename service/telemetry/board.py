@@ -124,5 +124,7 @@ def _request_row(at: float, event: RequestEnded) -> dict[str, Any]:
         "cached": event.cached,
         "first_token_ms": ms(event.first_token_s),
         "total_ms": ms(event.total_s),
+        "tokens": [event.usage.prompt_tokens, event.usage.completion_tokens] if event.usage else None,
+        "tokens_estimated": bool(event.usage and event.usage.estimated),
         "attempts": rows(event.attempts),
     }

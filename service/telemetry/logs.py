@@ -166,6 +166,7 @@ class Logs:
             total_ms=ms(event.total_s),
             overhead_ms=round(event.overhead_s * 1000, 3),
             tokens=[usage.prompt_tokens, usage.completion_tokens] if usage else None,
+            **({"tokens_estimated": True} if usage and usage.estimated else {}),
             trail=rows(event.attempts),
         )
 

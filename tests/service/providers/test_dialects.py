@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from service.chat import Caller, EmbedBody, EmbedRequest
 from service.providers.anthropic import Anthropic
 from service.providers.base import Call, Dialect, Unsupported
 from service.providers.mistral import Mistral
@@ -126,6 +128,40 @@ def test_table(row: list[str], column: str) -> None:
         before = dialect(column, row[0]).encode(request(**without), "m", None)
         usage_of_ours = "stream_options" in fields
         assert usage_of_ours or json.loads(before.body) != json.loads(call.body), "it left a trace"
+
+
+EMBED_SAMPLES: dict[str, dict[str, Any]] = {
+    "`input`": {"input": ["a"]},
+    "`input`: token numbers": {"input": [1, 2]},
+    "`dimensions`": {"dimensions": 3},
+    "`encoding_format`": {"encoding_format": "base64"},
+    "`user`": {"user": "u-1"},
+}
+EMBED_ROWS = table("field", "### Embeddings")
+
+
+def embed_request(**fields: object) -> EmbedRequest:
+    raw = msgspec.json.encode({"model": "e", "input": "Hi", **fields})
+    body = msgspec.json.decode(raw, type=EmbedBody)
+    return EmbedRequest("req_1", Caller(), body, msgspec.json.decode(raw, type=dict[str, msgspec.Raw]))
+
+
+@pytest.mark.parametrize("column", ("openai", "mistral"))
+@pytest.mark.parametrize("row", EMBED_ROWS, ids=lambda row: row[0])
+def test_embeddings_table(row: list[str], column: str) -> None:
+    """The same for vectors; how the format is translated shows in the answer (api/test_embeddings.py)."""
+    assert [one[0] for one in EMBED_ROWS] == list(EMBED_SAMPLES)
+    fields, speaker = EMBED_SAMPLES[row[0]], dialect(column, "")
+    [(name, value)] = fields.items()
+    said = re.split(r"[:;,( ]", row[1 if column == "openai" else 2])[0]
+    try:
+        call = speaker.encode_embeddings(embed_request(**fields), "m", None)
+    except Unsupported as error:
+        assert (said, error.param) == ("400", name)
+        return
+    there = json.loads(call.body)
+    became = "dropped" if name in call.dropped else "passed" if there.get(name) == value else "translated"
+    assert became == said
 
 
 class TestDifferences:

@@ -1,0 +1,45 @@
+"""POST /v1/embeddings: an exchange like any other, with another body and nothing to stream."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from service.api.chat import Exchange
+from service.api.schema import read_json
+from service.attempt.run import Task
+from service.chat import Asked, Caller, EmbedBody, EmbedRequest
+from service.errors import InvalidRequest
+from service.gateway import Answer, Route
+
+_BODY = msgspec.json.Decoder(EmbedBody)
+FORMATS = (None, "float", "base64")
+
+
+class Embedding(Exchange):
+    """One request for vectors, as an ASGI application."""
+
+    def _parse(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> Asked:
+        parsed, fields = read_json(headers, body, self.desk.server.json_depth_max, _BODY)
+        if not _is_input(parsed.input):
+            raise InvalidRequest("input: must be text, a list of texts, or token numbers.", param="input")
+        if parsed.encoding_format not in FORMATS:
+            raise InvalidRequest("encoding_format: must be float or base64.", param="encoding_format")
+        return EmbedRequest(self.id, caller, parsed, fields)
+
+    async def _ask(self, task: Task, route: Route) -> Answer:
+        return await self.desk.gateway.embed(task, route)
+
+
+def _is_input(given: object) -> bool:
+    """Text, texts, token numbers, or lists of those; never nothing."""
+    if not isinstance(given, list):
+        return isinstance(given, str)
+    return bool(given) and (_all(given, str) or _is_tokens(given) or all(map(_is_tokens, given)))
+
+
+def _is_tokens(given: object) -> bool:
+    return isinstance(given, list) and bool(given) and _all(given, int)
+
+
+def _all(given: list[object], kind: type) -> bool:
+    return all(type(one) is kind for one in given)

@@ -1,0 +1,99 @@
+"""Embeddings: as many vectors as were wanted, as numbers or as base64, whichever the client asked for.
+
+{"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.1, ...] | "zczMPQ=="}], "usage": {...}}
+"""
+
+import base64
+import binascii
+import math
+import sys
+from array import array
+
+import msgspec
+from msgspec import Raw, Struct
+
+from service.chat import EmbedRequest, Reply
+from service.providers.base import ProviderFault
+from service.providers.error_body import read_error
+from service.providers.usage import estimated, usage_of, with_usage
+
+
+class _Body(Struct):
+    data: list[dict[str, Raw]] | None = None
+    usage: object = None
+    error: object = None
+
+
+_BODY = msgspec.json.Decoder(_Body)
+_FIELDS = msgspec.json.Decoder(dict[str, Raw])
+_NUMBERS = msgspec.json.Decoder(list[float])
+_TEXT = msgspec.json.Decoder(str)
+
+
+def reply_with_vectors(body: bytes, request: EmbedRequest) -> Reply:
+    """The answer as the client wants it; as it came, where that is the same. Raises ProviderFault."""
+    try:
+        parsed = _BODY.decode(body)
+        if not body.isascii():
+            body.decode()  # the decoder does not look into what it skips
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ProviderFault("not_json" if body[:1] not in (b"{", b"[") else "garbled") from None
+    if parsed.error is not None:
+        code, message = read_error(body)
+        raise ProviderFault("error_event", code=code, message=message)
+    if parsed.data is None:
+        raise ProviderFault("garbled")
+    if len(parsed.data) != request.count:
+        raise ProviderFault("truncated" if parsed.data else "empty_answer")
+    as_text = request.body.encoding_format == "base64"
+    vectors = [_vector(bytes(item.get("embedding", b"null")), as_text) for item in parsed.data]
+    if any(vector is not None for vector in vectors):
+        data = [
+            item if vector is None else {**item, "embedding": vector}
+            for item, vector in zip(parsed.data, vectors, strict=True)
+        ]
+        body = msgspec.json.encode({**_FIELDS.decode(body), "data": data})
+    if (usage := usage_of(parsed.usage)) is not None:
+        return Reply(body, usage)
+    usage = estimated(_chars(request.body.input), 0)
+    return Reply(with_usage(body, usage), usage)
+
+
+def _vector(raw: bytes, as_text: bool) -> Raw | None:
+    """The vector in the other format; None where it is in the right one."""
+    if len(raw) <= 2 or raw[:1] not in (b"[", b'"'):
+        raise ProviderFault("garbled")
+    if (raw[:1] == b'"') == as_text:
+        return None
+    try:
+        if as_text:
+            return Raw(
+                msgspec.json.encode(base64.b64encode(_little(array("f", _NUMBERS.decode(raw)))).decode())
+            )
+        packed = base64.b64decode(_TEXT.decode(raw), validate=True)
+        return Raw(msgspec.json.encode(_numbers(packed)))
+    except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, ValueError, OverflowError):
+        raise ProviderFault("garbled") from None
+
+
+def _little(numbers: "array[float]") -> bytes:
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def _numbers(packed: bytes) -> list[float]:
+    numbers = array("f")
+    numbers.frombytes(packed)  # ValueError unless it is whole floats
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("JSON has no such numbers")
+    return numbers.tolist()
+
+
+def _chars(given: object) -> int:
+    """Characters of texts; a token number counts as the four that a token is taken for."""
+    if isinstance(given, list):
+        return sum(map(_chars, given))
+    return len(given) if isinstance(given, str) else 4
