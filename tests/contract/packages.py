@@ -1,0 +1,88 @@
+"""The packages in their versions, each in an environment of its own, kept under .nox/contract-packages."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(".nox/contract-packages")
+CHILD = Path(__file__).parent / "child" / "probe.py"
+NEW = {"openai": "3.52.0", "anthropic": "2.11.0", "mistralai": "3.7.0"}
+OLD = {"openai": "2.54.0", "anthropic": "0.125.0", "mistralai": "1.12.4"}
+THREADS = 12
+
+
+class Failed(Exception):
+    """A program that did not do its work; with the end of what it said."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One package in one version. `age`: old or new, as measured before; or newest, whatever that is today."""
+
+    package: str
+    age: str
+    wanted: str = ""  # "": the newest
+
+    @property
+    def name(self) -> str:
+        """Unique among all."""
+        return f"{self.package}-{self.age}"
+
+    @property
+    def python(self) -> Path:
+        """The interpreter of its environment."""
+        return FOLDER / f"{self.package}-{self.wanted or 'newest'}" / "bin" / "python"
+
+
+COLUMNS = tuple(
+    column
+    for package in NEW
+    for column in (
+        Column(package, "new", NEW[package]),
+        Column(package, "newest"),
+        Column(package, "old", OLD[package]),
+    )
+)
+
+
+async def installed(column: Column) -> str:
+    """Makes the column's environment, or keeps it. Returns the version. Raises Failed if it cannot be had."""
+    if not column.python.exists():
+        await run("uv", "venv", "--quiet", "--python", sys.executable, column.python.parent.parent)
+    pin = f"{column.package}=={column.wanted}" if column.wanted else column.package
+    fresh = () if column.wanted else ("--upgrade-package", column.package)
+    await run("uv", "pip", "install", "--quiet", "--python", column.python, *fresh, pin)
+    code = f"import importlib.metadata; print(importlib.metadata.version({column.package!r}))"
+    return (await run(column.python, "-c", code)).strip()
+
+
+async def asked(column: Column, cases: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What the package does in each case, by the case's name."""
+    task = json.dumps({"package": column.package, "threads": THREADS, "cases": cases})
+    lines = (await run(column.python, CHILD, stdin=task, proxies=False)).splitlines()
+    return {seen["name"]: seen for seen in map(json.loads, lines)}
+
+
+async def run(*command: object, stdin: str = "", proxies: bool = True) -> str:
+    """What a program prints. Raises Failed."""
+    environment = {k: v for k, v in os.environ.items() if proxies or not k.lower().endswith("_proxy")}
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment,
+    )
+    try:
+        out, complaint = await process.communicate(stdin.encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode:
+        raise Failed(complaint.decode(errors="replace").strip()[-800:])
+    return out.decode()
