@@ -7,7 +7,9 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 
 from simulators.attempt import Attempt
+from simulators.capacity import Capacity, Desk
 from simulators.fault import Fault
+from simulators.faults import Status
 from simulators.in_force import SetFault
 from simulators.latency import PRESETS
 from simulators.ledger import Ledger
@@ -37,6 +39,7 @@ class Provider:
         epoch_s: int = EPOCH_S,
         limits: Limits | None = None,
         account: Account | None = None,
+        capacity: Capacity | None = None,
     ) -> None:
         self.persona = PERSONAS[persona]
         self.profile = profile
@@ -48,6 +51,7 @@ class Provider:
         self.now = now
         self._epoch_s = epoch_s
         self._requests = 0
+        self._desk = Desk(capacity or Capacity(), now)
         self._limits = limits or Limits()
         self.account = account or self._limits.account(daily_windows=self.persona.daily_windows)
 
@@ -78,18 +82,26 @@ class Provider:
         struck = [fault for fault in strikes if fault is not None]
         for fault in struck:
             turn = fault.prepared(turn)
-        names = [fault.kind for fault in struck]
-        if request.method == "POST" and (limited := self._limited(asked, turn)):
-            script = limited.script()
-            names.append("limit")
-        else:
-            script = self.persona.answer(request, asked, turn)
+        script, refused = self._answer(request, asked, turn)
         if self._limits.headers and self.account.limited:
-            script = with_headers(script, self._told(at_s, refused="limit" in names))
+            script = with_headers(script, self._told(at_s, refused=refused == "limit"))
         for fault in struck:
             script = fault.on(script, self.persona, turn)
-        attempt = Attempt(self.profile.name, request, asked, at_s, tuple(names), self._requests)
+        works = request.method == "POST" and not refused and not any(isinstance(f, Status) for f in struck)
+        if works:
+            script = self._desk.serve(script)
+        names = (*(fault.kind for fault in struck), *([refused] if refused else []))
+        attempt = Attempt(self.profile.name, request, asked, at_s, names, self._requests)
         return attempt.watch(script, self.ledger, self.now)
+
+    def _answer(self, request: SimRequest, asked: Asked, turn: Turn) -> tuple[Script, str]:
+        """What the persona says; and "limit" or "queue_full" if that is all it says."""
+        if request.method == "POST":
+            if limited := self._limited(asked, turn):
+                return limited.script(), "limit"
+            if self._desk.is_full():
+                return self.persona.overloaded(turn).script(), "queue_full"
+        return self.persona.answer(request, asked, turn), ""
 
     def _limited(self, asked: Asked, turn: Turn) -> Page | None:
         """The refusal, if the caller's limits do not cover this request; else it is paid for."""
@@ -128,6 +140,7 @@ def make(
             epoch_s=epoch_s,
             limits=wanted.limits,
             account=shared,
+            capacity=wanted.capacity,
         )
         if wanted.limits.organisation:
             accounts[wanted.limits.organisation] = provider.account

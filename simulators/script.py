@@ -18,6 +18,31 @@ class Wait:
     s: float
 
 
+class Gate:
+    """Holds up one script at a time, until somebody opens it."""
+
+    def __init__(self) -> None:
+        self._wake: Callable[[], None] | None = None
+
+    def hold(self, wake: Callable[[], None]) -> None:
+        """For front ends: `wake` is called when the gate opens, once."""
+        self._wake = wake
+
+    def open(self) -> None:
+        """Lets through whoever is held up now; the script looks again whether its turn has come."""
+        wake, self._wake = self._wake, None
+        if wake is not None:
+            wake()
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """Nothing happens until the gate is opened, or until `s` seconds have passed. Only before the head."""
+
+    gate: Gate
+    s: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """Status line and headers. Without `content-length` the body is sent in HTTP chunks."""
@@ -61,7 +86,7 @@ class End:
     """The body ends as its framing promised; the connection lives on."""
 
 
-Action = Wait | Head | Data | Raw | Reset | Close | Hang | End
+Action = Wait | Until | Head | Data | Raw | Reset | Close | Hang | End
 Script = Iterator[Action]
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from simulators.capacity import Capacity
 from simulators.edges import EDGES
 from simulators.fault import Fault
 from simulators.faults import BadFault, parse_fault
@@ -43,6 +44,7 @@ class ProviderSettings:
     models: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    capacity: Capacity = field(default_factory=Capacity)
     edge: str | None = None  # none, cloudflare, nginx, vercel; None: what stands in front of the original
 
 
@@ -66,6 +68,7 @@ class _ProviderTable(Struct, forbid_unknown_fields=True):
     models: list[str] = []
     fault: list[dict[str, Any]] = []
     limits: Limits = Limits()
+    capacity: Capacity = Capacity()
     edge: str | None = None
 
 
@@ -152,18 +155,18 @@ def _provider(table: _ProviderTable, read: _File, given: set[str]) -> ProviderSe
         faults = tuple(parse_fault(fault) for fault in table.fault)
     except BadFault as error:
         raise BadSettings(f"a fault of `{table.name}`: {error}") from None
-    models = tuple(table.models)
     return ProviderSettings(
-        table.name,
-        table.persona,
-        table.port,
-        latency,
-        words,
-        table.key,
-        models,
-        faults,
-        table.limits,
-        table.edge,
+        name=table.name,
+        persona=table.persona,
+        port=table.port,
+        latency=latency,
+        words=words,
+        key=table.key,
+        models=tuple(table.models),
+        faults=faults,
+        limits=table.limits,
+        capacity=table.capacity,
+        edge=table.edge,
     )
 
 

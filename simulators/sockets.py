@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Generator
 from typing import cast
 
 from simulators.http1 import PIPELINED_MAX, Framing, Incoming, Refused, RequestReader
-from simulators.script import Action, Close, Data, End, Hang, Head, Raw, Reset, Respond, Script, Wait
+from simulators.script import Action, Close, Data, End, Hang, Head, Raw, Reset, Respond, Script, Until, Wait
 
 BACKLOG = 1024
 ACTIONS_PER_TURN = 200  # then other connections have their turn
@@ -123,6 +123,17 @@ class _Connection(asyncio.Protocol):
         self._resting = False
         self._play()
 
+    def _called(self) -> None:
+        """A gate opens, in the midst of another connection's doings: we go on in the loop's next round."""
+        if self._script is not None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_soon(self._wake_anew)
+
+    def _wake_anew(self) -> None:
+        self._due_s = self._loop.time()
+        self._wake()
+
     def _play(self) -> None:
         try:
             self._turn()
@@ -161,6 +172,9 @@ class _Connection(asyncio.Protocol):
                 self._due_s += s
                 if self._due_s > self._loop.time():
                     self._rest(self._loop.call_at(self._due_s, self._wake))
+            case Until(gate, s):
+                self._rest(None if s is None else self._loop.call_later(s, self._wake_anew))
+                gate.hold(self._called)
             case Head():
                 self._out += self._framing.head(action)
             case Raw(data):

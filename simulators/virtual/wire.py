@@ -8,13 +8,28 @@ played only when somebody looks, so a call costs no task.
 """
 
 import asyncio
+import functools
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from urllib.parse import urlsplit
 
 from service.wire.base import Kind, Slot, Slots, Stage, WireFailure, WireRequest, origin_of
-from simulators.script import Action, Data, End, Hang, Head, Raw, Reset, Respond, Script, SimRequest, Wait
+from simulators.script import (
+    Action,
+    Data,
+    End,
+    Gate,
+    Hang,
+    Head,
+    Raw,
+    Reset,
+    Respond,
+    Script,
+    SimRequest,
+    Until,
+    Wait,
+)
 
 BODILESS = (204, 304)
 READ_BYTES_MAX = 64 * 1024
@@ -155,6 +170,9 @@ class VirtualResponse:
                     return head
                 case Wait(s):
                     self._at_s += s
+                case Until(gate, s):
+                    await self._sleep(s, gate)
+                    self._at_s = self._loop.time()
                 case Hang():
                     await self._sleep(None)
                 case Reset():
@@ -228,9 +246,11 @@ class VirtualResponse:
             await self._sleep(ahead_s)
             self._at_s = self._loop.time()
 
-    async def _sleep(self, s: float | None) -> None:
-        """For `s` seconds, None: for ever; ends early when the connection is closed."""
+    async def _sleep(self, s: float | None, gate: Gate | None = None) -> None:
+        """For `s` seconds, None: for ever; ends early when the connection is closed, or the gate opened."""
         waiter = self._waiter = self._loop.create_future()
+        if gate is not None:
+            gate.hold(functools.partial(_wake, waiter))
         timer = None if s is None else self._loop.call_later(s, _wake, waiter)
         try:
             await waiter
