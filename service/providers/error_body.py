@@ -72,6 +72,7 @@ def _sentence(detail: object) -> str:
     if isinstance(detail, str):
         return detail
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):
-        place = ".".join(str(part) for part in detail[0].get("loc", ()) if part != "body")
+        where = detail[0].get("loc")
+        place = ".".join(str(part) for part in where if part != "body") if isinstance(where, list) else ""
         return f"{place}: {detail[0].get('msg', '')}" if place else str(detail[0].get("msg", ""))
     return ""

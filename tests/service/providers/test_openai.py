@@ -80,7 +80,9 @@ class TestStream:
 
     def test_a_number_that_cannot_be_read(self) -> None:
         """In a field nobody here reads costs nothing: the usage chunk repeats it as it came."""
-        odd = b'data: {"id":-1e999,"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\n'
+        odd = (
+            b'data: {"id":-1e999,"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\n'
+        )
         chunks = read(odd + DONE, stream_options={"include_usage": True})
         assert b'"id":-1e999' in chunks[-1].raw and chunks[-1].usage is not None
 
