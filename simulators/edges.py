@@ -168,7 +168,7 @@ EDGES: Mapping[str, Edge] = {
 }
 
 EDGE_PAGES: Mapping[str, Callable[[int, Turn], Page]] = {
-    "cloudflare": cloudflare,
+    "cloudflare_1033": functools.partial(cloudflare, code=1033),
     "cloudflare_1016": functools.partial(cloudflare, code=1016),
     "cloudflare_1033_text": functools.partial(cloudflare_text, code=1033),
     "cloudflare_1033_json": functools.partial(cloudflare_json, code=1033),

@@ -287,8 +287,8 @@ class TestParsing:
             ({"kind": "status"}, "missing required field `status`"),
             ({"kind": "status", "status": 99}, ">= 200"),
             (
-                {"kind": "status", "status": 530, "body": "cloudflair"},
-                "there are: cloudflare, cloudflare_1016, ",
+                {"kind": "status", "status": 530, "body": "cloudflare"},
+                "there are: cloudflare_1033, cloudflare_1016, ",
             ),
             ({"kind": "stall", "befor": "head"}, "unknown field `befor`"),
             ({"kind": "stall", "before": "lunch"}, "'lunch'"),

@@ -1,0 +1,43 @@
+"""A fixture for any project that talks to AI providers; pytest finds it where this package is installed.
+
+    def test_we_ask_again(dub5_provider):
+        provider = dub5_provider("openai", {"kind": "sequence", "steps": ["status:500"]})
+        assert our_client(base_url=f"{provider.url}/v1").ask("hi")
+        assert [line.status for line in provider.ledger()] == [500, 200]
+
+Nothing but this file is loaded until a test asks for the fixture.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from simulators.beside import Beside, Simulated
+
+
+@pytest.fixture(scope="session")
+def dub5_beside() -> "Iterator[Beside]":
+    """The thread that all simulated providers of the session live in."""
+    beside: Beside = importlib.import_module("simulators.beside").Beside()
+    yield beside
+    beside.close()
+
+
+@pytest.fixture
+def dub5_provider(dub5_beside: "Beside") -> "Iterator[Callable[..., Simulated]]":
+    """Starts providers: `dub5_provider(persona="openai", *faults, **table)`; they end with the test.
+
+    Faults as in `PUT /faults`, or in short ("cut:5:reset"); `table` as a `[[provider]]` of the TOML file, and `seed`.
+    """
+    started: list[Simulated] = []
+
+    def start(persona: str = "openai", *faults: object, **table: object) -> "Simulated":
+        started.append(dub5_beside.start(persona, faults, table))
+        return started[-1]
+
+    yield start
+    for simulated in started:
+        simulated.close()
