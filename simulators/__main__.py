@@ -33,11 +33,15 @@ Break a provider, see what it did, heal it ($ADMIN and $TOKEN are from that line
   curl "$ADMIN/ledger?provider=one" -H "Authorization: Bearer $TOKEN"
   curl -X DELETE $ADMIN/faults/one -H "Authorization: Bearer $TOKEN"
 
-Faults, any of them with "share" (0 to 1, of the requests) and "first" (only the first n):
+Faults, any of them with "share" (0 to 1, of the requests), "first" (only the first n), "model", or as an outage
+("at_s", "for_s", "every_s"; or "up_s" and "down_s", drawn):
   {{"kind": "status", "status": 429, "retry_after_s": 2}}   {{"kind": "stall", "before": "first_token", "s": 30}}
   {{"kind": "cut", "after_tokens": 5, "how": "reset"}}      {{"kind": "garbage", "where": "sse"}}
   {{"kind": "reset", "before": "head"}}                     {{"kind": "close", "before": "head"}}
   {{"kind": "slow", "factor": 10}}                          {{"kind": "empty"}}
+  {{"kind": "broken", "how": "chunk"}}                      {{"kind": "notice"}}
+  {{"kind": "sequence", "steps": ["status:500", "ok", "cut:5:reset"], "loop": true}}   one step for each request
+docs/simulators.md has all of them, and limits, capacity and edges.
 
 A file for --config; everything in it may be left out:
   seed = 1
@@ -49,6 +53,7 @@ A file for --config; everything in it may be left out:
   words = 60                    # of an answer, unless max_tokens is smaller
   key = "sk-test"               # no other is accepted
   models = ["gpt-sim"]
+  limits = {{ requests_per_minute = 500 }}
   [[provider.fault]]
   kind = "status"
   status = 500

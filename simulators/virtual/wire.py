@@ -33,6 +33,7 @@ from simulators.script import (
 
 BODILESS = (204, 304)
 READ_BYTES_MAX = 64 * 1024
+HEAD_BYTES_MAX = 8 * 1024
 
 
 class Connect(Enum):
@@ -177,6 +178,8 @@ class VirtualResponse:
                     await self._sleep(None)
                 case Reset():
                     raise self._broken(Stage.WAIT, Kind.RESET)
+                case Raw(data) if _goes_on(data):
+                    pass
                 case Raw() | Data():
                     raise self._broken(Stage.WAIT, Kind.PROTOCOL, "no status line")
                 case _:
@@ -284,6 +287,14 @@ async def _open(link: Link) -> None:
         await asyncio.sleep(link.connect_s)
     if link.connect is Connect.REFUSED:
         raise WireFailure(Stage.CONNECT, Kind.REFUSED, sent=False)
+
+
+def _goes_on(raw: bytes) -> bool:
+    """Whether this may still become an answer: a head without its end, or one that only informs."""
+    if len(raw) > HEAD_BYTES_MAX or not raw.startswith(b"HTTP/1.1 "):
+        return False
+    heads = raw.split(b"\r\n\r\n")
+    return all(head.startswith((b"HTTP/1.1 100 ", b"HTTP/1.1 103 ")) for head in heads[:-1])
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -1,0 +1,76 @@
+"""What docs/simulators.md shows can be used as it stands."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from simulators.edges import EDGE_PAGES, EDGES
+from simulators.faults import KINDS, parse_fault
+from simulators.latency import PRESETS
+from simulators.limits import Limits
+from simulators.personas import PERSONAS
+from simulators.provider import make
+from simulators.settings import build
+from tests.simulators.play import play, post, provider
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "simulators.md").read_text()
+SHORT = sorted({said for said in re.findall(r"`([a-z]+:[a-z0-9_:]*)`", PAGE)})
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_file() -> None:
+    """The file shown is one that can be simulated."""
+    (file,) = blocks("toml")
+    providers, _ = make(build(tomllib.loads(file)), now=lambda: 0.0)
+    assert [p.persona.name for p in providers.values()] == ["openai", "groq", "free", "anthropic"]
+    assert [len(p.faults) for p in providers.values()] == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("said", [*SHORT, *filter(None, "".join(blocks("json")).splitlines())])
+def test_faults(said: str) -> None:
+    """Every fault shown can be set, and played, streamed or not."""
+    fault = parse_fault(json.loads(said) if said.startswith("{") else said)
+    for stream in (True, False):
+        play(provider("openai", fault)(post("openai", {"model": "m", "messages": [{}], "stream": stream})))
+
+
+def test_nothing_is_missing() -> None:
+    """Every kind of fault, persona, edge, preset and limit is on the page."""
+    for name in (*KINDS, *PERSONAS, *EDGES, *PRESETS):
+        assert re.search(rf"\b{name}\b", PAGE), name
+    for name in Limits.__struct_fields__:
+        assert re.search(rf"`{name}|`_{name.rpartition('_')[2]}`", PAGE), name
+    assert len(SHORT) > 25
+    for body in re.findall(r"`((?:cloudflare|nginx|vercel)_[0-9a-z_]+)`", PAGE):
+        assert body in EDGE_PAGES
+
+
+def test_fixture(tmp_path: Path) -> None:
+    """The test shown passes."""
+    (test,) = blocks("python")
+    (tmp_path / "test_shown.py").write_text(test)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "simulators.pytest_plugin",
+        "-p",
+        "no:cacheprovider",
+    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "1 passed" in ended.stdout, ended.stdout + ended.stderr
