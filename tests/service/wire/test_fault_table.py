@@ -1,0 +1,273 @@
+"""One table of faults, four ways to meet them: each must tell the same story."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import uvloop
+
+from service.app import Service
+from service.chat import Outcome
+from service.events import AttemptEnded, Event, RequestEnded
+from service.settings import (
+    BreakerOptions,
+    Clocks,
+    Loaded,
+    ProviderSettings,
+    RouteSettings,
+    ServerSettings,
+    Settings,
+)
+from service.wire.aiohttp_wire import AiohttpWire
+from service.wire.base import Wire
+from service.wire.httpx_wire import HttpxWire
+from simulators.script import Action, Data, End, Hang, Head, Respond, Script, SimRequest
+from simulators.sockets import serve
+from simulators.virtual import AppClient, Connect, VirtualWire, run
+from tests.service.wire.fault_table import (
+    ANSWERED,
+    CUT,
+    HI,
+    JSON,
+    NEXT,
+    ROWS,
+    SSE,
+    TOLD,
+    WHOLE,
+    Row,
+    Seen,
+    page,
+)
+
+T = TypeVar("T")
+WIRES: dict[str, Callable[[], Wire]] = {
+    "aiohttp": AiohttpWire,
+    "aiohttp on uvloop": AiohttpWire,
+    "httpx": HttpxWire,
+}
+CLOCKS = Clocks(connect_s=1, first_token_s=1.5, whole_answer_s=1.5, between_tokens_s=1.5, total_s=20)
+NEVER = BreakerOptions(calls_min=10**9, failures_in_a_row=10**9)
+AT_A_TIME = 8
+FAULTS_MD = Path(__file__).parents[3] / "docs" / "faults.md"
+
+
+def on_a_loop(wire: str, main: Coroutine[Any, Any, T]) -> T:
+    if wire == "virtual":
+        return run(main)
+    return uvloop.run(main) if "uvloop" in wire else asyncio.run(main)
+
+
+def plays(row: Row) -> Respond:
+    return lambda request: (action for action in row.actions)
+
+
+def well(request: SimRequest) -> Script:
+    """The target after it: whole, in the shape that was asked for."""
+    if b'"stream":true' in request.body.replace(b" ", b""):
+        return iter(
+            [Head(200, SSE), Data(HI + b'data: {"choices":[{"index":0,"finish_reason":"stop"}]}\n\n'), End()]
+        )
+    return iter([Head(200, JSON), Data(WHOLE), End()])
+
+
+class Places:
+    """Where the rows' providers are, on real sockets."""
+
+    def __init__(self, stack: contextlib.AsyncExitStack) -> None:
+        self._stack = stack
+
+    async def url(self, row: Row) -> str:
+        match row.connect:
+            case Connect.REFUSED:
+                bound = self._stack.enter_context(socket.socket())
+                bound.bind(("127.0.0.1", 0))  # not listening, and nobody else can
+                return f"http://127.0.0.1:{bound.getsockname()[1]}"
+            case Connect.UNRESOLVED:
+                return "http://" + "a" * 64 + ".invalid"  # a label too long for any resolver
+            case Connect.STALLS if row.tls:
+                return await self._mute()
+            case Connect.STALLS:
+                return f"http://127.0.0.1:{self._stack.enter_context(deaf())}"
+        return (await self._stack.enter_async_context(serve(plays(row)))).url
+
+    async def _mute(self) -> str:
+        async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+                await reader.read(-1)
+
+        server = await asyncio.start_server(mute, "127.0.0.1", 0)
+        self._stack.callback(server.close)
+        return f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[int]:
+    """A port that drops every SYN, as one with a full backlog does."""
+    with socket.socket() as full, contextlib.ExitStack() as filling:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            sock = filling.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        yield full.getsockname()[1]
+
+
+@contextlib.asynccontextmanager
+async def places(wire: str, rows: list[Row]) -> AsyncIterator[tuple[dict[str, str], Wire]]:
+    """Each row's provider by name, `well` among them, and the wire to them."""
+    async with contextlib.AsyncExitStack() as stack:
+        if wire != "virtual":
+            real = Places(stack)
+            urls = {row.name: await real.url(row) for row in rows}
+            urls["well"] = (await stack.enter_async_context(serve(well))).url
+            yield urls, WIRES[wire]()
+            return
+        urls = {row.name: f"http://{i}.test" for i, row in enumerate(rows)} | {"well": "http://well.test"}
+        virtual = VirtualWire({urls["well"]: well} | {urls[row.name]: plays(row) for row in rows})
+        for row in rows:
+            virtual.link(urls[row.name]).connect = row.connect
+        yield urls, virtual
+
+
+def service_for(rows: list[Row], urls: dict[str, str], wire: Wire, note: Callable[[Event], None]) -> Service:
+    settings = Settings(
+        provider=(
+            *(ProviderSettings(row.name, row.dialect, urls[row.name]) for row in rows),  # type: ignore[arg-type]
+            ProviderSettings("well", "openai", urls["well"]),
+        ),
+        route=tuple(RouteSettings(row.name, (f"{row.name}/m", "well/m"), clocks=CLOCKS) for row in rows),
+        breaker=NEVER,
+        server=ServerSettings(),
+    )
+    return Service(Loaded(settings, {}, ()), wire=wire, seed="table", log=note)
+
+
+async def story(wire: str) -> dict[str, Seen]:
+    """What became of each row's first try, and of its request."""
+    rows = list(ROWS)
+    tries: dict[str, AttemptEnded] = {}
+    ended: dict[str, RequestEnded] = {}
+
+    def note(event: Event) -> None:
+        if isinstance(event, AttemptEnded) and event.provider != "well":
+            tries.setdefault(event.route, event)
+        elif isinstance(event, RequestEnded):
+            ended[event.route] = event
+
+    async with places(wire, rows) as (urls, made):
+        client = AppClient(service_for(rows, urls, made, note).asgi)
+        places_free = asyncio.Semaphore(AT_A_TIME)
+
+        async def ask(row: Row) -> None:
+            messages = [{"role": "user", "content": "Hi"}]
+            async with contextlib.nullcontext() if row.waits else places_free:
+                asked = {"model": row.name, "messages": messages, "stream": row.stream}
+                await client.request("POST", "/v1/chat/completions", json=asked)
+
+        async with client, asyncio.TaskGroup() as group:
+            for row in rows:
+                group.create_task(ask(row))
+    return {row.name: as_seen(tries[row.name], ended[row.name]) for row in rows}
+
+
+def as_seen(tried: AttemptEnded, ended: RequestEnded) -> Seen:
+    if tried.attempt.ok:
+        then = ANSWERED
+    elif ended.target is not None and ended.target.startswith("well/"):
+        then = NEXT
+    else:
+        then = {Outcome.CUT: CUT, Outcome.REFUSED: TOLD}.get(ended.outcome, f"{ended.outcome}?")
+    attempt = tried.attempt
+    return Seen(attempt.reason, then, tried.blame, attempt.maybe_billed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wire", [*WIRES, "virtual"])
+def test_the_table(wire: str) -> None:
+    """Each fault has the same reason, the same consequence and the same blame on every wire."""
+    seen = on_a_loop(wire, story(wire))
+    differ = [f"{row.name}: {seen[row.name]}, not {row.seen}" for row in ROWS if seen[row.name] != row.seen]
+    assert not differ, "\n".join(differ)
+
+
+def test_the_page() -> None:
+    """docs/faults.md is what the table says: python -m tests.service.wire.fault_table > docs/faults.md"""
+    assert FAULTS_MD.read_text(encoding="utf-8") == page()
+
+
+LEAVES: dict[str, tuple[bool, tuple[Action, ...], bytes]] = {
+    "while a JSON answer is awaited": (False, (Hang(),), b""),
+    "in the midst of a JSON answer": (False, (Head(200, JSON), Data(WHOLE[:20]), Hang()), b""),
+    "before the headers": (True, (Hang(),), b""),
+    "before the first token": (True, (Head(200, SSE), Data(b": wait\n\n"), Hang()), b""),
+    "in the midst of a stream": (True, (Head(200, SSE), Data(HI), Hang()), HI),
+}
+HEARD_WITHIN_S = 0.1
+TRIES = 3  # another process may have our core for a while
+
+
+class Hears:
+    """A provider that notes when it was asked, and when its client had gone."""
+
+    def __init__(self, actions: tuple[Action, ...]) -> None:
+        self.asked, self.left = asyncio.Event(), asyncio.Event()
+        self._actions = actions
+
+    def __call__(self, request: SimRequest) -> Script:
+        try:
+            for action in self._actions:
+                if action == self._actions[-1]:
+                    self.asked.set()
+                yield action
+        finally:
+            self.left.set()
+
+
+async def heard_after_s(wire: str, leave: str) -> float:
+    """From the client's leaving until the provider knows."""
+    is_stream, actions, first = LEAVES[leave]
+    provider, loop = Hears(actions), asyncio.get_running_loop()
+    async with contextlib.AsyncExitStack() as stack:
+        url = "http://one.test"
+        made: Wire = VirtualWire({url: provider})
+        if wire != "virtual":
+            url, made = (await stack.enter_async_context(serve(provider))).url, WIRES[wire]()
+        settings = Settings((ProviderSettings("one", "openai", url),), (RouteSettings("r", ("one/m",)),))
+        client = await stack.enter_async_context(AppClient(Service(Loaded(settings, {}, ()), wire=made).asgi))
+        body = {"model": "r", "messages": [{"role": "user", "content": "Hi"}], "stream": is_stream}
+
+        async def read() -> None:
+            async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+                while True:
+                    assert await reply.read() == first
+                    reading.set()
+
+        reading = asyncio.Event()
+        if not first:
+            reading.set()
+        caller = asyncio.create_task(read())
+        async with asyncio.timeout(10):
+            await provider.asked.wait()
+            await reading.wait()
+            if actions[0] != Hang():
+                await asyncio.sleep(0.05)  # the bytes before are on their way
+            left_at_s = loop.time()
+            caller.cancel()
+            await provider.left.wait()
+            took_s = loop.time() - left_at_s
+            await asyncio.wait([caller])
+    return took_s
+
+
+@pytest.mark.parametrize("leave", LEAVES)
+@pytest.mark.parametrize("wire", [*WIRES, "virtual"])
+def test_the_client_leaves(wire: str, leave: str) -> None:
+    """At whatever stage, the provider hears of it within 100 ms."""
+    took_s = [on_a_loop(wire, heard_after_s(wire, leave))]
+    while min(took_s) > HEARD_WITHIN_S and len(took_s) < TRIES:
+        took_s.append(on_a_loop(wire, heard_after_s(wire, leave)))
+    assert min(took_s) <= HEARD_WITHIN_S
