@@ -11,14 +11,15 @@ import msgspec
 
 from service.chat import Chunk, Chunks, Usage
 from service.providers.openai import frame, payload_of
-from service.providers.usage import usage_of
+from service.providers.usage import usage_json, usage_of
 
 RECORDED_BYTES_MAX = 1024 * 1024
 PIECE_CHARS = 400  # a replayed stream comes in pieces, so that clients see it grow
 
 
-def assemble(payloads: Iterable[bytes]) -> bytes | None:
-    """A chat.completion from the chunks of a finished stream, or None if it is more than plain text."""
+def assemble(payloads: Iterable[bytes], counted: Usage | None = None) -> bytes | None:
+    """A chat.completion from the chunks of a finished stream, or None if it is more than plain text. `counted`: its
+    usage, where the chunks that passed do not tell it, since the client did not ask."""
     head: dict[str, Any] = {}
     text: list[str] = []
     usage = finish = None
@@ -40,6 +41,7 @@ def assemble(payloads: Iterable[bytes]) -> bytes | None:
         return None
     if finish not in _WHOLE:
         return None
+    usage = usage or (usage_json(counted) if counted else None)
     message = {"role": "assistant", "content": said, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
     return msgspec.json.encode({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
@@ -127,7 +129,7 @@ class Recorded:
                 self._payloads.append(payload_of(chunk.raw))
                 self._bytes += len(chunk.raw)
         if not chunks and self._bytes <= RECORDED_BYTES_MAX:
-            body = assemble(self._payloads)
+            body = assemble(self._payloads, self._source.usage)
             if body is not None:
                 await self._keep(body)
         return chunks

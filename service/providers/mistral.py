@@ -54,6 +54,10 @@ class Mistral(OpenAI):
                 if name in REFUSED:
                     raise Unsupported(name)
                 dropped.append(name)
+        if request.body.tools and "tools" in given:
+            fields["tools"] = Raw(
+                msgspec.json.encode([_tool(tool) for tool in decoded("tools", given["tools"])])
+            )
         fields["model"] = Raw(msgspec.json.encode(model))
         fields["messages"] = Raw(
             msgspec.json.encode(_messages(decoded("messages", given["messages"]), dropped))
@@ -118,6 +122,14 @@ def _messages(messages: list[Json], dropped: list[str]) -> list[Json]:
         if message.get("tool_call_id") is not None:
             message["tool_call_id"] = _id(message["tool_call_id"])
     return messages
+
+
+def _tool(tool: Json) -> Json:
+    """A tool whose function takes nothing must say so there."""
+    function = tool.get("function")
+    if not isinstance(function, dict) or function.get("parameters"):
+        return tool
+    return {**tool, "function": {**function, "parameters": {"type": "object", "properties": {}}}}
 
 
 def _parts(message: Json) -> list[Json]:

@@ -13,7 +13,7 @@ from service.providers.anthropic import Anthropic
 from service.providers.base import Call, Dialect, Unsupported
 from service.providers.mistral import Mistral
 from service.providers.openai import OpenAI
-from service.settings import Differences
+from service.settings import Differences, SettingsProblems, load
 from tests.service.providers.test_openai import request
 
 PAGE = (Path(__file__).parents[3] / "docs" / "dialects.md").read_text()
@@ -208,6 +208,29 @@ class TestDifferences:
         headers = speaker.encode(request(), "m", "sk").headers
         assert headers["X-Title"] == "t"
         assert headers["user-agent"].startswith("dub5/")
+
+
+def test_headers_of_ours_stay_ours(tmp_path: Path) -> None:
+    """A key in the settings file would be a key in the repository."""
+    file = tmp_path / "dub5.toml"
+    file.write_text(
+        """
+        [[provider]]
+        name = "one"
+        dialect = "openai"
+        base_url = "https://one.test/v1"
+        [provider.differs.headers]
+        Authorization = "Bearer sk-1"
+        [[route]]
+        name = "chat"
+        targets = ["one/m"]
+        """
+    )
+    with pytest.raises(
+        SettingsProblems, match=r"provider 'one'.differs.headers: Authorization is set by"
+    ) as caught:
+        load(file, {})
+    assert "sk-1" not in str(caught.value)
 
 
 def test_names_of_dropped_fields_are_harmless() -> None:

@@ -101,6 +101,13 @@ def test_what_it_cannot_do(fields: dict[str, object], param: str) -> None:
     assert caught.value.param == param
 
 
+def test_a_tool_without_parameters() -> None:
+    """Must say that it takes nothing."""
+    tools = [{"type": "function", "function": {"name": "now"}}]
+    there = json.loads(DIALECT.encode(request(tools=tools), "m", None).body)["tools"]
+    assert there[0]["function"]["parameters"] == {"type": "object", "properties": {}}
+
+
 def test_an_answer_in_its_own_words() -> None:
     """Tool calls get the type and index that clients look for, and `model_length` is `length`."""
     call = {"id": "D681PevKs", "function": {"name": "f", "arguments": {"a": 1}}}

@@ -11,9 +11,10 @@ from service.providers.base import Dialect
 from service.providers.mistral import Mistral
 from service.providers.openai import OpenAI
 from service.providers.usage import prompt_chars, usage_of
+from service.settings import CacheOptions
 from simulators.script import Data, End, Head
 from tests.service.providers.test_anthropic import END, START, STOP, event
-from tests.service.providers.test_openai import CONTENT, DONE, request
+from tests.service.providers.test_openai import CONTENT, DONE, USAGE, request
 from tests.service.providers.test_openai import STOP as STOPPED
 from tests.service.world import World, completion, payloads, reply, script
 
@@ -112,3 +113,17 @@ async def test_end_to_end() -> None:
         answer = await world.ask(stream=True, stream_options={"include_usage": True})
         assert payloads(answer.body)[-2]["usage"]["estimated"] is True
         assert payloads(answer.body)[-1] == "[DONE]"
+
+
+async def test_from_the_cache() -> None:
+    """A stream whose client did not ask for usage is replayed to one that does, with it."""
+    actions = (
+        Head(200, {"content-type": "text/event-stream"}),
+        *map(Data, (CONTENT, STOPPED, USAGE, DONE)),
+        End(),
+    )
+    async with World(one=script(*actions), route={"cache": CacheOptions(enabled=True)}) as world:
+        await world.ask(stream=True, temperature=0)
+        answer = await world.ask(temperature=0)
+    assert answer.headers["x-dub5-cache"] == "hit"
+    assert answer.json()["usage"] == {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
