@@ -73,4 +73,5 @@ PRESETS = {
     "frontier": Latency(0.6, 0.35, 0.013, 0.1),
     "hosted-70b": Latency(0.5, 0.25, 0.024, 0.07),
     "free-shared": Latency(1.25, 0.24, 0.097, 0.28, slow_share=0.15, slow_s=19.0, slow_sigma=0.8),
+    "cold-start": Latency(0.53, 0.16, 0.0097, 0.28, slow_share=0.03, slow_s=10.8, slow_sigma=2.1),
 }

@@ -76,3 +76,25 @@ async def test_faults(fault: dict[str, Any], error: type[Exception] | None) -> N
         else:
             assert error is None
     assert judge(text, "hi") is Proof.CUT
+
+
+@pytest.mark.parametrize("persona", ["groq", "openrouter", "free"])
+async def test_compatibles(persona: str) -> None:
+    """Those who copy OpenAI are understood as well, comments and fields of their own included."""
+    async with serve(provider(persona)) as server, client(server.url) as ai:
+        text = ""
+        async for chunk in await ai.chat.completions.create(model="m", messages=MESSAGES, stream=True):
+            text += "".join(choice.delta.content or "" for choice in chunk.choices)
+        assert judge(text, "hi") is Proof.WHOLE
+        whole = await ai.chat.completions.create(model="m", messages=MESSAGES)
+        assert judge(whole.choices[0].message.content or "", "hi") is Proof.WHOLE
+
+
+async def test_embeddings() -> None:
+    """The package asks for base64 without being told to, and gets numbers out of it; its strict mode forgets that."""
+    async with (
+        serve(provider("openai")) as server,
+        openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="k") as ai,
+    ):
+        answer = await ai.embeddings.create(model="m", input=["a", "b"], dimensions=8)
+        assert [len(item.embedding) for item in answer.data] == [8, 8]
