@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.contract.cases import CASES, Case
+from tests.contract.expected import expected, explained
 from tests.contract.matrix import Matrix, Seen
 from tests.contract.packages import COLUMNS, Column, Failed, asked, installed
 from tests.contract.reading import sent, words
@@ -83,10 +84,22 @@ async def _had(column: Column) -> str | Failed:
 async def _against_simulators(column: Column, seen: Seen, stage: Stage) -> None:
     known = [case for case in CASES if column.package in case.packages]
     for alone in (False, True):
-        cases = [case for case in known if case.alone is alone]
-        found = await asked(column, [_call(column, case, stage) for case in cases])
-        for case in cases:
-            seen.cells[column, case.name] = _cell(column, case, found[case.name], stage)
+        await _look(column, [case for case in known if case.alone is alone], seen, stage)
+    odd = [case for case in known if _odd(column, case, seen.cells[column, case.name])]
+    seen.again += len(odd)  # a busy machine makes clients time out: what is real is seen twice
+    for case in odd:
+        stage.forget(column.name, case)
+        await _look(column, [case], seen, stage)
+
+
+async def _look(column: Column, cases: Sequence[Case], seen: Seen, stage: Stage) -> None:
+    found = await asked(column, [_call(column, case, stage) for case in cases])
+    for case in cases:
+        seen.cells[column, case.name] = _cell(column, case, found[case.name], stage)
+
+
+def _odd(column: Column, case: Case, said: str) -> bool:
+    return said != expected(column, case) and not explained(column, case.name, said)
 
 
 def _call(column: Column, case: Case, stage: Stage) -> Mapping[str, Any]:

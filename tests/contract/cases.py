@@ -10,7 +10,7 @@ from tests.contract import faults
 from tests.contract.faults import Shape
 
 TIMEOUT_S = 1.5
-PATIENT_S = 10.0
+PATIENT_S = 15.0
 ALL = ("openai", "anthropic", "mistralai")
 STATUSES = (
     400,

@@ -5,17 +5,15 @@ A provider that stalls within TLS, refuses, or has no name needs no script: see 
 
 import gzip
 import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from simulators.faults import is_stream, unmeasured
-from simulators.script import Action, Close, Data, End, Hang, Head, Raw, Reset, Script, Wait
+from simulators.script import Action, Close, Data, End, Head, Raw, Script, Wait
 
 Shape = Callable[[Script, str], Script]  # the second is the persona's name
 
 GAP_S = 0.5
 GAPS = 5  # together longer than the clients' timeout
-LINGER_S = 3.0
+LINGER_S = 5.0
 BIG_BYTES = 8 * 1024 * 1024
 HTML = b"<!DOCTYPE html><html><body><h1>Service Suspended</h1></body></html>"
 ERROR = {"message": "overloaded", "type": "server_error", "param": None, "code": "server_is_overloaded"}
@@ -75,7 +73,8 @@ def body_as(change: Callable[[bytes], bytes], **more: str) -> Shape:
 
     def shape(script: Script, persona: str) -> Script:
         head, body = whole(script)
-        yield Head(200, {**unmeasured(head).headers, **{k.replace("_", "-"): v for k, v in more.items()}})
+        kept = {name: value for name, value in head.headers.items() if name != "content-length"}
+        yield Head(200, {**kept, **{k.replace("_", "-"): v for k, v in more.items()}})
         yield Data(change(body))
         yield End()
 
@@ -117,7 +116,7 @@ def zipped(body: bytes) -> bytes:
 
 def trickled_head(script: Script, persona: str) -> Script:
     """Header after header, slowly."""
-    head, body = whole(script)
+    _, body = whole(script)
     yield Raw(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
     for n in range(GAPS):
         yield Wait(GAP_S)
@@ -281,7 +280,6 @@ def named(persona: str, name: str, data: bytes) -> bytes:
 def whole(script: Script) -> tuple[Head, bytes]:
     """A JSON answer's head and body."""
     head = head_of(script)
-    assert not is_stream(head)
     return head, b"".join(action.data for action in script if isinstance(action, Data))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from tests.contract.cases import GROUPS
 from tests.contract.expected import expected, explained
 from tests.contract.packages import Column
-from tests.contract.service import SERVICE_CASES
+from tests.contract.service import SERVICE_CASES, SERVICE_DIFFERENCES
 
 HEAD = """# What official packages make of it
 
@@ -30,6 +30,7 @@ class Seen:
     missing: dict[Column, str] = field(default_factory=dict)
     cells: dict[tuple[Column, str], str] = field(default_factory=dict)
     service: dict[tuple[Column, str], str] = field(default_factory=dict)
+    again: int = 0  # cells that were looked at twice
 
 
 class Matrix:
@@ -93,7 +94,8 @@ class Matrix:
             cells = [case.name, case.expected]
             for column in columns:
                 said = self._seen.service[column, case.name]
-                cells.append(self._cell(column, case.name, case.expected, said, ""))
+                known, why = SERVICE_DIFFERENCES.get(case.name, ("", ""))
+                cells.append(self._cell(column, case.name, case.expected, said, why if said == known else ""))
             lines.append(_row(cells))
         return [*lines, ""]
 

@@ -113,6 +113,18 @@ SERVICE_CASES = (
     ),
 )
 
+RESTING = (
+    "The probe cuts the package's sleeps short, so its next tries arrive while the only target still rests. The "
+    "service tells any rest that a provider asked for as 429 `all_targets_limited`, after a 503 too: the same waits, "
+    "another class."
+)
+SERVICE_DIFFERENCES = {  # case: what is seen, why
+    "all down, for 5 s: it comes back then": (
+        "3x RateLimitError (all_targets_limited), waits ~5, ~5",
+        RESTING,
+    ),
+}
+
 
 def settings(addresses: Sequence[Sequence[str]]) -> str:
     """The service's file: a route for each case, with that case's targets."""
@@ -149,12 +161,17 @@ async def serving() -> AsyncIterator[str]:
             stderr=asyncio.subprocess.DEVNULL,
         )
         stack.push_async_callback(process.wait)
-        stack.callback(lambda: process.returncode is None and process.kill())
+        stack.callback(_end, process)
         assert process.stdout is not None
         line = (await asyncio.wait_for(process.stdout.readline(), READY_S)).decode()
         if not line.startswith("listening on "):
             raise Failed(f"the service did not start: {line!r}")
         yield line.split()[-1]
+
+
+def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
 
 
 def calls(url: str) -> list[dict[str, Any]]:

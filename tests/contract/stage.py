@@ -44,6 +44,11 @@ class Stage:
                 return self.tls
         return f"{self.url}/{column}/{CASES.index(case)}"
 
+    def forget(self, column: str, case: Case) -> None:
+        """As if it had not been played yet."""
+        for known in (self.requests, self.headers, self._providers):
+            known.pop((column, case.name), None)
+
     def __call__(self, request: SimRequest) -> Script:
         _, column, number, path = request.path.split("/", 3)
         case = CASES[int(number)]

@@ -1,6 +1,7 @@
 """The calls of the anthropic package."""
 
 import asyncio
+import time
 from typing import Any
 
 import anthropic
@@ -11,8 +12,14 @@ TOOL: Any = {
     "tool_choice": {"type": "tool", "name": "reply"},
 }
 KNOWN = (
-    "message_start content_block_start content_block_delta content_block_stop message_delta message_stop ping"
-).split()
+    "message_start",
+    "content_block_start",
+    "content_block_delta",
+    "content_block_stop",
+    "message_delta",
+    "message_stop",
+    "ping",
+)
 
 
 def client(url: str, timeout_s: float) -> anthropic.Anthropic:
@@ -76,6 +83,7 @@ class Heard:
 
     def hear(self, event: Any) -> None:
         self.seen["events"] += 1
+        self.seen["last_event_s"] = time.monotonic()
         kind = getattr(event, "type", "")
         self.seen["odd"] += kind not in KNOWN
         if kind == "content_block_delta":

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 
 try:
@@ -81,6 +82,7 @@ class Heard:
 
     def hear(self, chunk: Any) -> None:
         self.seen["events"] += 1
+        self.seen["last_event_s"] = time.monotonic()
         for choice in chunk.choices:
             content, reason = choice.delta.content, choice.finish_reason
             self.seen["text"] += content if isinstance(content, str) else ""

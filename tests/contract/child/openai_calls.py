@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import openai
@@ -86,6 +87,7 @@ class Heard:
 
     def hear(self, chunk: Any) -> None:
         self.seen["events"] += 1
+        self.seen["last_event_s"] = time.monotonic()
         choices = getattr(chunk, "choices", None)
         self.seen["odd"] += choices is None
         for choice in choices or ():

@@ -52,14 +52,13 @@ def tried(
 ) -> dict[str, Any]:
     """One call, and what it came to."""
     noted.attempts, noted.waits = 0, []
-    begun_s = time.monotonic()
     try:
         seen = call(case["url"], case["timeout_s"], case["params"])
         seen["text"] = seen["text"][:TEXT_MAX]
-    except Exception as error:  # what it raises is what we came to see
+    except Exception as error:  # noqa: BLE001  # what it raises is what we came to see
         seen = {"error": told(error)}
-    took_s = time.monotonic() - begun_s
-    return {"name": case["name"], "attempts": noted.attempts, "waits": noted.waits, "took_s": took_s, **seen}
+    tail_s = time.monotonic() - seen.pop("last_event_s", 0.0)
+    return {"name": case["name"], "attempts": noted.attempts, "waits": noted.waits, "tail_s": tail_s, **seen}
 
 
 def told(error: BaseException) -> dict[str, Any]:
