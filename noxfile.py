@@ -108,3 +108,10 @@ def soak(session: nox.Session) -> None:
     install(session, "-e", ".[test]")
     numbers = os.path.join(session.create_tmp(), "soak.json")
     session.run("python", "-m", "benchmarks.soak", *(session.posargs or ("--out", numbers)))
+
+
+@nox.session
+def contract(session: nox.Session) -> None:
+    """The official packages, old, new and newest, against simulators and service; writes docs/contract.md."""
+    install(session, "-e", ".", "uv")
+    session.run("python", "-m", "tests.contract", *session.posargs)
