@@ -28,6 +28,7 @@ class Seen:
 
     versions: dict[Column, str] = field(default_factory=dict)
     missing: dict[Column, str] = field(default_factory=dict)
+    same: list[str] = field(default_factory=list)  # packages whose newest version is the new one
     cells: dict[tuple[Column, str], str] = field(default_factory=dict)
     service: dict[tuple[Column, str], str] = field(default_factory=dict)
     again: int = 0  # cells that were looked at twice
@@ -101,7 +102,8 @@ class Matrix:
 
     def _head(self, column: Column) -> str:
         version = self._seen.versions[column]
-        return f"{version} (newest)" if column.age == "newest" else version
+        newest = column.age == "newest" or (column.age == "new" and column.package in self._seen.same)
+        return f"{version} (newest)" if newest else version
 
     def _cell(self, column: Column, case: str, wanted: str, said: str, why: str) -> str:
         self.compared += 1

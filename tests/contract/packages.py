@@ -14,6 +14,7 @@ CHILD = Path(__file__).parent / "child" / "probe.py"
 NEW = {"openai": "3.52.0", "anthropic": "2.11.0", "mistralai": "3.7.0"}
 OLD = {"openai": "2.54.0", "anthropic": "0.125.0", "mistralai": "1.12.4"}
 THREADS = 12
+PATIENCE_S = 30.0
 
 
 class Failed(Exception):
@@ -61,9 +62,13 @@ async def installed(column: Column) -> str:
     return (await run(column.python, "-c", code)).strip()
 
 
-async def asked(column: Column, cases: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What the package does in each case, by the case's name."""
-    task = json.dumps({"package": column.package, "threads": THREADS, "cases": cases})
+async def asked(
+    column: Column, cases: Sequence[Mapping[str, Any]], patience_s: float = PATIENCE_S
+) -> dict[str, dict[str, Any]]:
+    """What the package does in each case, by the case's name. `patience_s`: how long nothing may be done."""
+    task = json.dumps(
+        {"package": column.package, "threads": THREADS, "cases": cases, "patience_s": patience_s}
+    )
     lines = (await run(column.python, CHILD, stdin=task, proxies=False)).splitlines()
     return {seen["name"]: seen for seen in map(json.loads, lines)}
 

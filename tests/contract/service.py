@@ -174,7 +174,7 @@ def _end(process: asyncio.subprocess.Process) -> None:
         process.kill()
 
 
-def calls(url: str) -> list[dict[str, Any]]:
+def service_calls(url: str) -> list[dict[str, Any]]:
     """The cases for a probe."""
     return [
         {
