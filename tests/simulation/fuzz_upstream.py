@@ -54,6 +54,7 @@ ERROR_FIELDS = {"message", "type", "code", "param", "id", "retry_after", "sugges
 KNOWN = {(error.code, error.type): error.status for error in every_error()}
 DEFECT = "internal_error"
 KEY = "sk-secret"
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
 FAILED = (AssertionError, ExceptionGroup, LookupError, TypeError, ValueError, Deadlock, Escaped)
 
 
@@ -72,6 +73,7 @@ class Ask:
     cached: bool  # may be answered from the cache
     leaves_after: int | None  # reads
     slow: bool
+    tool: bool = False
     played: list[Upstream] = field(default_factory=list)
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -87,6 +89,8 @@ class Ask:
         }
         if self.usage and self.stream:
             fields["stream_options"] = {"include_usage": True}
+        if self.tool:
+            fields |= {"tools": [TOOL], "tool_choice": "required"}
         return fields | ({"temperature": 0} if self.cached else {})
 
 
@@ -158,6 +162,7 @@ class World:
             cached=dice.random() < 0.3,
             leaves_after=leaves_after,
             slow=dice.random() < 0.05,
+            tool=dice.random() < 0.2,
         )
         self.asks[number] = ask
         return ask
@@ -200,6 +205,7 @@ class World:
         try:
             outcome = _check_left(ask) if ask.left else _check_whole(ask)
             self.counts[outcome] += 1
+            self.counts["tool calls"] += outcome == "complete" and ask.tool
             if outcome == "complete" and ask.cached and ask.number % 2:
                 await self._check_cached(ask)
         except Violation as violation:
@@ -208,7 +214,9 @@ class World:
     async def _check_cached(self, ask: Ask) -> None:
         """The same question again: from the cache it is the same answer."""
         before = len(ask.played)
-        again = Ask(ask.number, ask.route, ask.number % 4 == 1, ask.usage, True, None, False, ask.played)
+        again = Ask(
+            ask.number, ask.route, ask.number % 4 == 1, ask.usage, True, None, False, ask.tool, ask.played
+        )
         await self._ask(again)
         if again.headers.get("x-dub5-cache") != "hit":
             return
@@ -252,6 +260,10 @@ def _check_whole(ask: Ask) -> str:
         ),
         f"told as whole, and no provider said so: {told.texts}",
     )
+    if ask.tool and ask.played[-1].harmless:
+        _hold(
+            _same_json(told.calls, sources[-1].calls), f"another call: {told.calls!r}, {sources[-1].calls!r}"
+        )
     return "complete"
 
 
@@ -305,6 +317,10 @@ def _sources(ask: Ask) -> list[Told]:
         for up in ask.played
         if up.persona == target and up.status == 200 and (up.stream or up.received()[1])
     ]
+
+
+def _same_json(one: str, other: str) -> bool:
+    return bool(json.loads(one) == json.loads(other))
 
 
 def _turned_away(ask: Ask) -> bool:

@@ -12,7 +12,7 @@ from tests.simulation.fuzz_upstream import Violation, fuzz
 
 SEED = 1
 WORLDS = 8
-OUTCOMES = {"complete", "cut", "refused", "left", "cache hits"}
+OUTCOMES = {"complete", "cut", "refused", "left", "cache hits", "tool calls"}
 
 
 def test_two_thousand_streams() -> None:

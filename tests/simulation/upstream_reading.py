@@ -18,6 +18,7 @@ class Told:
 
     texts: Texts = field(default_factory=dict)
     whole: Texts | None = None
+    calls: str = ""  # arguments of the tools that are called
     open: bool = False  # a choice has begun that has not ended
     done: int = 0  # how many times the end was said
     error: Any = None
@@ -64,6 +65,13 @@ def said(content: Any) -> str:
     )
 
 
+def arguments(delta: Any) -> str:
+    """Of the calls in a message, or in a piece of one."""
+    calls = dicts(delta.get("tool_calls")) if isinstance(delta, dict) else []
+    said = [call["function"].get("arguments") for call in calls if isinstance(call.get("function"), dict)]
+    return "".join(one for one in said if isinstance(one, str))
+
+
 def reason(value: Any) -> bool:
     """Whether this says that an answer is at its end: neither nothing, nor that it failed."""
     return isinstance(value, str) and value not in ("", "error")
@@ -91,6 +99,7 @@ def openai_stream(body: bytes) -> Told:
                 continue
             text = said(delta.get("content")) if isinstance(delta, dict) else ""
             told.texts[index] = told.texts.get(index, "") + text
+            told.calls += arguments(delta)
             if reason(choice.get("finish_reason")):
                 ended.add(index)
         told.open = ended != told.texts.keys()
@@ -115,6 +124,8 @@ def anthropic_stream(body: bytes) -> Told:
                 part = event.get("content_block") if event["type"].endswith("start") else delta
                 if isinstance(part, dict) and isinstance(part.get("text"), str):
                     told.texts[0] += part["text"]
+                if isinstance(part, dict) and isinstance(part.get("partial_json"), str):
+                    told.calls += part["partial_json"]
             case "message_delta":
                 stopped = stopped or (isinstance(delta, dict) and bool(delta.get("stop_reason")))
             case "message_stop" if stopped and told.whole is None:
@@ -136,6 +147,7 @@ def openai_json(body: bytes) -> Told:
         message = choice.get("message")
         index = choice.get("index", 0)
         text = said(message.get("content")) if isinstance(message, dict) else ""
+        told.calls += arguments(message)
         told.texts[index if isinstance(index, int) else -1] = text
     if choices and told.error is None and all(reason(choice.get("finish_reason")) for choice in choices):
         told.whole = dict(told.texts)
@@ -151,6 +163,9 @@ def anthropic_json(body: bytes) -> Told:
     if not isinstance(message, dict):
         return Told(odd="no object")
     told = Told({0: said(message.get("content"))})
+    told.calls = "".join(
+        json.dumps(part["input"]) for part in dicts(message.get("content")) if part.get("input")
+    )
     if message.get("stop_reason") and message.get("type") != "error":
         told.whole = dict(told.texts)
     return told
