@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+import os
 import resource
 import signal
+import socket
 import sys
 from pathlib import Path
 from types import FrameType
@@ -40,12 +42,12 @@ class Server(uvicorn.Server):
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts, and says where."""
         self._loop = asyncio.get_running_loop()
-        await super().startup()
-        if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
             print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -94,12 +96,32 @@ def _serve(loaded: Loaded) -> int:
         log_level="warning",
         timeout_graceful_shutdown=5,
     )
+    try:
+        listening = _listen(config.host, config.port)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        print(
+            f"Cannot listen on {config.host}:{config.port}: {reason}. Choose another with --port.",
+            file=sys.stderr,
+        )
+        return 1
     server = Server(config, service)
     try:
-        server.run()
+        server.run(sockets=[listening])
     finally:
         writer.close()
     return 0 if server.started else 1
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bound before anything is built, so that a port in use is told at once. Raises OSError."""
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(address)
+    return listening
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -131,7 +153,7 @@ def _summary(loaded: Loaded) -> str:
     settings = loaded.settings
     lines = [f"These settings can be used. Listening on {settings.server.host}:{settings.server.port}."]
     lines += [
-        f"  provider {p.name}: {p.dialect} at {p.base_url}, {len(p.key_env)} keys" for p in settings.provider
+        f"  provider {p.name}: {p.dialect} at {p.base_url}, keys: {len(p.key_env)}" for p in settings.provider
     ]
     lines += [f"  model {r.name}: {' -> '.join(r.targets)}" for r in settings.route]
     return "\n".join(lines)

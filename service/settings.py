@@ -184,12 +184,14 @@ def load(
     """
     problems: list[str] = []
     data = _file(path, problems)
+    if problems:
+        raise SettingsProblems(problems)
     _overlay(data, environ)
     if isinstance(server := data.setdefault("server", {}), dict):
         server |= {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = _read(Settings, data, "", problems)
     if isinstance(settings, Settings):
-        problems += _contradictions(settings)
+        problems += _contradictions(settings, _names(data.get("provider")))
         problems += _exposure(settings.server, insecure)
         problems += _missing_keys(settings, environ)
     if problems or settings is None:
@@ -237,14 +239,21 @@ def _read(kind: type[Struct], data: Any, where: str, problems: list[str]) -> Any
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
     for unknown in data.keys() - fields.keys():
         problems.append(_unknown(where, unknown, list(fields)))
-    before, values = len(problems), {}
+    values, whole = {}, True
     for name, field in fields.items():
         here = f"{where}.{name}" if where else name
-        if name in data:
-            values[name] = _value(field.type, data[name], here, problems)
+        before = len(problems)
+        value = _value(field.type, data[name], here, problems) if name in data else None
+        if value is not None and len(problems) == before:
+            values[name] = value
+        elif field.required and name in data:
+            # Half of a list of tables can still be looked at; half of a value cannot.
+            whole = whole and isinstance(value, tuple)
+            values[name] = value
         elif field.required:
             problems.append(_required(here))
-    return kind(**values) if len(problems) == before else None
+            whole = False
+    return kind(**values) if whole else None  # an optional value that is wrong: looked at as its default
 
 
 def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
@@ -255,7 +264,8 @@ def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
         if not isinstance(value, list) or not value:
             problems.append(f"{where}: write at least one [[{where}]] table.")
             return ()
-        return tuple(_read(inner, one, _label(where, i, one), problems) for i, one in enumerate(value))
+        found = [_read(inner, one, _label(where, i, one), problems) for i, one in enumerate(value)]
+        return tuple(one for one in found if one is not None)
     try:
         if isinstance(value, _EnvText):
             parts = (
@@ -288,15 +298,20 @@ def _required(where: str) -> str:
 
 def _unknown(where: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
+    if "key" in name and "key_env" in known:
+        near = ["key_env"]
     hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}."
     return f"{where + '.' if where else ''}{name}: there is no such setting; {hint}"
 
 
-def _contradictions(settings: Settings) -> list[str]:
-    """What each value alone does not show."""
-    found: list[str] = []
-    providers = [p.name for p in settings.provider]
-    found += [f"provider {n!r}: the name is used twice." for n in _twice(providers)]
+def _names(tables: object) -> list[str]:
+    rows = tables if isinstance(tables, list) else []
+    return [str(row["name"]) for row in rows if isinstance(row, dict) and "name" in row]
+
+
+def _contradictions(settings: Settings, providers: list[str]) -> list[str]:
+    """What each value alone does not show. `providers`: all that the file names, also those that cannot be used."""
+    found = [f"provider {n!r}: the name is used twice." for n in _twice(providers)]
     found += [f"route {n!r}: the name is used twice." for n in _twice([r.name for r in settings.route])]
     for provider in settings.provider:
         found += _url_problems(provider)

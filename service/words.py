@@ -24,7 +24,7 @@ _WORDS = (
 )
 
 
-def in_words(error: msgspec.ValidationError) -> str:
+def in_words(error: msgspec.ValidationError | str) -> str:
     """The sentence without the path, in plain words."""
     text = str(error).split(" - at `")[0]
     for technical, plain in _WORDS:

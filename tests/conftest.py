@@ -4,8 +4,13 @@ import asyncio
 import inspect
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from simulators.virtual import run
+
+# A busy machine makes an example slow, not wrong.
+settings.register_profile("dub5", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("dub5")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -234,7 +234,7 @@ class Exchange:
             part: bytes = message["body"]  # type: ignore[typeddict-item]
             size += len(part)
             if size > bytes_max:
-                raise TooLarge(f"The body is larger than {bytes_max // (1024 * 1024)} MiB.")
+                raise TooLarge(f"The body is larger than {bytes_max:,} bytes.")
             parts.append(part)
             if not message.get("more_body"):
                 return b"".join(parts)

@@ -19,6 +19,7 @@ from litestar.exceptions import (
 from service.errors import GatewayError, Internal, InvalidRequest, MethodNotAllowed, NotFound
 from service.events import Crashed, Events
 from service.telemetry.reading import rows
+from service.words import in_words
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
             "code": error.code,
             "param": error.param,
             "id": request_id,
-            "retry_after": error.retry_after_s,
+            "retry_after": None if error.retry_after_s is None else round(error.retry_after_s, 3),
             "suggestion": error.suggestion,
             "attempts": rows(error.attempts),
         }
@@ -128,6 +129,10 @@ def _as_gateway_error(
             return NotFound(f"There is nothing at {request.url.path[:200]!r}{_not_spoken(request.url.path)}.")
         case MethodNotAllowedException():
             return MethodNotAllowed(f"{request.url.path[:200]!r} does not take {request.method}.")
+        case HTTPException(status_code=status, extra=[{"key": str(key), "message": str(said)}, *_]) if (
+            status == 400
+        ):
+            return InvalidRequest(f"{key}: {in_words(said)}.", param=key)
         case HTTPException(status_code=status) if 400 <= status < 500:
             return InvalidRequest("The request could not be read.")
     return crashed(error, request_id, events)

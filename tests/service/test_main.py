@@ -91,6 +91,25 @@ async def test_a_client_that_leaves_is_noticed_by_the_provider(tmp_path: Path) -
         assert asyncio.get_running_loop().time() - left_s < 0.1
 
 
+async def test_a_port_in_use(tmp_path: Path) -> None:
+    """Said in one line, with what to do."""
+    async with serve(ENDLESS) as taken:
+        config = tmp_path / "dub5.toml"
+        config.write_text(
+            f'[[provider]]\nname = "one"\ndialect = "openai"\nbase_url = "{taken.url}"\n'
+            '[[route]]\nname = "chat"\ntargets = ["one/m"]\n'
+        )
+        port = taken.url.rpartition(":")[2]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "service", "serve", "--config", str(config), "--port", port),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode == 1
+    assert said.decode().strip().endswith("Choose another with --port.")
+    assert b"Traceback" not in said
+
+
 def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`check` says everything that is wrong, and fails; it needs no network."""
     config = tmp_path / "dub5.toml"

@@ -116,6 +116,21 @@ class TestExposure:
         assert read(GOOD, host=host)
 
 
+def test_one_look_is_enough(read) -> None:
+    """What is wrong in one place does not hide what is wrong in another."""
+    text = GOOD + '[[route]]\nname = "o p"\ntargets = []\n' + GOOD.replace("https://", "")
+    said = "\n".join(problems(read, text + "[cache]\nentries_max = 0\n"))
+    for part in (
+        "provider 'one': the name is used twice",
+        "route 'chat': the name is used twice",
+        "must begin with http://",
+        "route 'o p'.targets: must have",
+        "cache.entries_max: must be",
+    ):
+        assert part in said
+    assert "no configured provider" not in said
+
+
 @pytest.mark.parametrize(
     "text", ["", "provider = 3", "[[provider]]", "\x00", "[", "route = []\nprovider = [1]"]
 )
