@@ -17,7 +17,7 @@ from tests.contract.expected import expected, explained
 from tests.contract.matrix import Matrix, Seen
 from tests.contract.packages import COLUMNS, NEW, PATIENCE_S, Column, Failed, asked, installed
 from tests.contract.reading import sent, words
-from tests.contract.service import SERVICE_CASES, serving, service_calls
+from tests.contract.service import SERVICE_CASES, service_calls, serving
 from tests.contract.stage import Stage, playing
 
 PAGE = Path("docs/contract.md")
@@ -40,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     begun_s = time.monotonic()
     seen = asyncio.run(run(columns))
+    for column, why in seen.missing.items():
+        print(f"contract: NOT MEASURED: {column.name}: {why}", file=sys.stderr)
+    if not seen.versions:
+        return 2
     matrix = Matrix(seen)
     page = matrix.page()
     print(page)
@@ -49,8 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"{said}{len(matrix.unexplained)} differences unexplained, {len(seen.missing)} versions not to be had"
     )
-    for column, why in seen.missing.items():
-        print(f"contract: NOT MEASURED: {column.name}: {why}", file=sys.stderr)
     return 1 if matrix.unexplained else 0
 
 

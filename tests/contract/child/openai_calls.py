@@ -65,11 +65,6 @@ def models(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]
     return {"text": "", "models": [model.id for model in client(url, timeout_s).models.list()]}
 
 
-def embeddings(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
-    reply = client(url, timeout_s).embeddings.create(model="m", input="hi", **params)
-    return {"text": "", "numbers": len(reply.data[0].embedding)}
-
-
 def read_reply(reply: Any) -> dict[str, Any]:
     if isinstance(reply, str):
         return {"text": reply, "form": "a str"}
@@ -107,5 +102,4 @@ CALLS = {
     "async_stream": async_stream,
     "helper": helper,
     "models": models,
-    "embeddings": embeddings,
 }
