@@ -62,7 +62,7 @@ def test_a_version_that_cannot_be_had() -> None:
     assert "**NOT MEASURED**: mistralai 9.9.9 could not be had" in page and "address" not in page
 
 
-@pytest.mark.parametrize("case", [case.name for case in (*CASES, *SERVICE_CASES)])
+@pytest.mark.parametrize("case", [case.name for case in CASES] + [case.name for case in SERVICE_CASES])
 def test_page(case: str) -> None:
     """Every case has its row; no difference on the page lacks its explanation."""
     page = PAGE.read_text(encoding="utf-8")
