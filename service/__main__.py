@@ -95,6 +95,7 @@ def _serve(loaded: Loaded) -> int:
         server_header=False,
         log_level="warning",
         timeout_graceful_shutdown=5,
+        timeout_keep_alive=75,  # longer than clients and balancers keep theirs: the server must not close first
     )
     try:
         listening = _listen(config.host, config.port)

@@ -7,9 +7,11 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+import uvicorn
 
 from service.__main__ import main
 from simulators.script import Respond, SimRequest
@@ -19,6 +21,7 @@ from tests.service.world import body, healthy, payloads, status
 pytestmark = pytest.mark.real_sockets
 ENDLESS = healthy(first_s=0.01, gap_s=0.05, words=("word ",) * 10_000)
 PATIENCE_S = 30.0
+BALANCERS_S = 60  # how long those in front keep an idle connection
 
 
 @asynccontextmanager
@@ -108,6 +111,24 @@ async def test_a_port_in_use(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert said.decode().strip().endswith("Choose another with --port.")
     assert b"Traceback" not in said
+
+
+def test_idle_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are the client's to close, or it would send a request into a connection that is just being closed."""
+    config, seen = tmp_path / "dub5.toml", dict[str, Any]()
+    config.write_text(
+        '[[provider]]\nname = "one"\ndialect = "openai"\nbase_url = "http://h"\n'
+        '[[route]]\nname = "chat"\ntargets = ["one/m"]\n'
+    )
+
+    def noting(app: object, **options: Any) -> None:
+        seen.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(uvicorn, "Config", noting)
+    with pytest.raises(InterruptedError):
+        main(["serve", "--config", str(config)])
+    assert seen["timeout_keep_alive"] > BALANCERS_S
 
 
 def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
