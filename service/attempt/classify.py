@@ -32,6 +32,7 @@ class Rest(StrEnum):
     """Why a key is left alone for a while, as the trail says it."""
 
     LIMITED = "cooling_down"
+    WAITING = "told_to_wait"  # a Retry-After that came with something else than a limit
     QUOTA = "quota_used_up"
     REFUSED = "key_refused"
 
@@ -132,7 +133,9 @@ def _of_fault(fault: ProviderFault) -> Verdict:
     said = fault.retry_after_s
     floor_s = rule.cool_s if rule.codes else 0.0
     cool_s = rule.cool_s if said is None else max(said, floor_s)
-    rest = Rest.QUOTA if rule.rest is Rest.LIMITED and cool_s > QUOTA_ABOVE_S else rule.rest
+    rest = rule.rest if rule.blame is Blame.KEY else Rest.WAITING
+    if rest is Rest.LIMITED and cool_s > QUOTA_ABOVE_S:
+        rest = Rest.QUOTA
     return Verdict(
         rule.then,
         rule.blame,

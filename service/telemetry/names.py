@@ -233,7 +233,7 @@ def _reasons() -> Iterator[str]:
 
 
 PASSED_OVER_REASONS = frozenset(
-    {"cooling_down", "quota_used_up", "key_refused", "breaker_open", "host_breaker_open"}
+    {"cooling_down", "told_to_wait", "quota_used_up", "key_refused", "breaker_open", "host_breaker_open"}
 )
 REASONS = frozenset(_reasons())
 CODES = frozenset(kind.code for kind in every_error())

@@ -11,6 +11,7 @@ const REASONS = new Map([
   ["cancelled", "stopped, because the reader left"],
   ["breaker_open", "passed over: its breaker is open"],
   ["host_breaker_open", "passed over: the breaker of its host is open"],
+  ["told_to_wait", "passed over: it failed, and asked to be left alone for a while"],
   ["quota_used_up", "passed over: our quota there is used up"],
   ["notice", "it sold a notice as an answer"],
   ["key_refused", "passed over: it does not accept our key"],
@@ -61,7 +62,7 @@ const KINDS = new Map([
   ["protocol", "broke the protocol"],
 ]);
 
-const PASSED_OVER = new Set(["breaker_open", "host_breaker_open", "key_refused", "quota_used_up", "cooling_down"]);
+const PASSED_OVER = new Set(["breaker_open", "host_breaker_open", "key_refused", "quota_used_up", "told_to_wait", "cooling_down"]);
 
 /** A reason ("http_530") in plain words. @param {string} reason */
 export function reasonInWords(reason) {

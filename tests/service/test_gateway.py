@@ -189,6 +189,14 @@ class TestAllDown:
         assert again.status == 429
         assert len(world.asked["one"]) == len(world.asked["two"]) == 1  # nobody is asked while it cools down
 
+    async def test_told_to_wait_is_no_rate_limit(self) -> None:
+        """A 503 with a Retry-After is obeyed, and told as what it is."""
+        async with World(one=status(503, b"{}", {"retry-after": "20"})) as world:
+            answers = [await world.ask() for _ in range(2)]
+        assert [answer.status for answer in answers] == [503, 503]
+        assert answers[1].headers["retry-after"] == "20"
+        assert len(world.asked["one"]) == 1
+
     async def test_refused_keys_are_no_rate_limit(self) -> None:
         """Our key's problem never reaches the caller as one of theirs."""
         async with World(one=status(401, b"{}")) as world:

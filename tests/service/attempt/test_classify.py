@@ -72,6 +72,7 @@ def test_meaning(failure: Exception, then: Then, blame: Blame, cool_s: float) ->
         (status(429, "insufficient_quota"), Rest.QUOTA),
         (status(429, message=PER_DAY), Rest.QUOTA),
         (status(401), Rest.REFUSED),
+        (status(503, retry_after_s=20.0), Rest.WAITING),
     ],
     ids=str,
 )
