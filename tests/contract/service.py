@@ -24,7 +24,7 @@ READY_S = 30.0
 TIMEOUT_S = 10.0  # of the package: the service's own clocks must speak first
 BASES = {"openai": "/v1", "mistral": "/v1", "anthropic": ""}
 OPENAI = ("openai", ())
-LATE = {"kind": "status", "status": 503, "retry_after_s": 300}
+LATE = {"kind": "status", "status": 503, "retry_after_s": 100}  # the package alone would obey up to 120
 SOON = {"kind": "status", "status": 503, "retry_after_s": 5}
 DOWN = {"kind": "status", "status": 500}
 
@@ -67,7 +67,7 @@ SERVICE_CASES = (
         upstreams=(("openai", (DOWN,)), ("mistral", ())),
     ),
     ServiceCase(
-        name="all down, for 300 s: x-should-retry: false",
+        name="all down, for 100 s: x-should-retry: false",
         expected="1x InternalServerError (all_targets_down), waits none",
         upstreams=(("openai", (LATE,)), ("mistral", (LATE,))),
     ),
@@ -83,9 +83,9 @@ SERVICE_CASES = (
         upstreams=(("openai", (SOON,)),),
     ),
     ServiceCase(
-        name="all at their limit, for 300 s",
+        name="all at their limit, for 100 s",
         expected="1x RateLimitError (all_targets_limited), waits none",
-        upstreams=(limited(300), limited(300)),
+        upstreams=(limited(100), limited(100)),
     ),
     ServiceCase(
         name="all at their limit, for 5 s",
