@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from tests.contract.cases import GROUPS
 from tests.contract.expected import expected, explained
 from tests.contract.packages import Column
-from tests.contract.service import SERVICE_CASES, SERVICE_DIFFERENCES
+from tests.contract.service import SERVICE_CASES
 
 HEAD = """# What official packages make of it
 
@@ -98,8 +98,7 @@ class Matrix:
             cells = [case.name, case.expected]
             for column in columns:
                 said = self._seen.service[column, case.name]
-                known, why = SERVICE_DIFFERENCES.get(case.name, ("", ""))
-                cells.append(self._cell(column, case.name, case.expected, said, why if said == known else ""))
+                cells.append(self._cell(column, case.name, case.expected, said, why=""))
             lines.append(_row(cells))
         return [*lines, ""]
 

@@ -113,18 +113,6 @@ SERVICE_CASES = (
     ),
 )
 
-RESTING = (
-    "The probe cuts the package's sleeps short, so its next tries arrive while the only target still rests. The "
-    "service tells any rest that a provider asked for as 429 `all_targets_limited`, after a 503 too: the same waits, "
-    "another class."
-)
-SERVICE_DIFFERENCES = {  # case: what is seen, why
-    "all down, for 5 s: it comes back then": (
-        "3x RateLimitError (all_targets_limited), waits ~5, ~5",
-        RESTING,
-    ),
-}
-
 
 def settings(addresses: Sequence[Sequence[str]]) -> str:
     """The service's file: a route for each case, with that case's targets."""
