@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -95,7 +96,8 @@ def _engines(scenario: Scenario, wanted: str) -> tuple[str, ...]:
 
 
 def _play(scenario: Scenario, name: str, seed: int, reports: Path, console: Console) -> int:
-    """One run: live, verdict, report."""
+    """One run: live, verdict, report. Raises NotStarted, before the run, if the report could not be written."""
+    _writable(reports)
     engine: Any = importlib.import_module(
         f"chaos.engines.{name}"
     )  # the other one brings a whole service with it
@@ -115,6 +117,29 @@ def _play(scenario: Scenario, name: str, seed: int, reports: Path, console: Cons
         again = f"dub5 chaos {scenario.name} --engine {name} --seed {seed}"
         console.print(f"{what} Once more: {again}", style="bold red", highlight=False)
     return HELD if verdict.ok else DEVIATED if verdict.answer(Question.RAN) else DID_NOT_RUN
+
+
+def _writable(reports: Path) -> None:
+    try:
+        reports.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=reports):
+            pass
+    except OSError as error:
+        raise NotStarted(
+            f"Reports cannot be written to {reports} ({error.strerror}): name another folder with --reports."
+        ) from None
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError("must be a port from 0 to 65535")
+    return int(text)
 
 
 def _table(verdict: Verdict) -> Table:
@@ -156,18 +181,20 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=form,
     )
     parser.add_argument("--version", action="version", version=f"dub5 {VERSION}")
-    commands = parser.add_subparsers(required=True, metavar="demo | serve | chaos")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="a minute of an incident on real sockets, watched live")
     demo.set_defaults(run=_demo)
     serve = commands.add_parser("serve", help="simulators and service kept running, until Ctrl-C")
     serve.set_defaults(run=_serve)
-    serve.add_argument("--port", type=int, default=8080, help="of the page, if free; else any (default 8080)")
+    serve.add_argument(
+        "--port", type=_port, default=8080, help="of the page, if free; else any (default 8080)"
+    )
     chaos = commands.add_parser("chaos", help="scenarios, judged", epilog=EXAMPLES, formatter_class=form)
     chaos.set_defaults(run=_chaos)
     chaos.add_argument("scenario", nargs="*", help="names or files; without any: all that come with it")
     chaos.add_argument("--engine", choices=(*ENGINES, "all"), default="all", help="default: all it is for")
     chaos.add_argument(
-        "--runs", type=int, default=1, metavar="N", help="as many runs, with seeds that follow"
+        "--runs", type=_count, default=1, metavar="N", help="as many runs, with seeds that follow"
     )
     chaos.add_argument("--list", action="store_true", help="say what scenarios there are, and end")
     for command in (demo, chaos):

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping
+from typing import get_args
 
+from service.settings import DialectName
 from simulators.personas import PERSONAS
 
 ROUTE = "chat"
@@ -13,8 +15,9 @@ def settings(providers: Mapping[str, str], urls: Mapping[str, str], clocks: Mapp
     """The file. `providers` maps names to personas, `urls` to where they are; clocks in seconds."""
     lines = []
     for name, persona in providers.items():
-        base = urls[name] + ("" if persona == "anthropic" else "/v1")
-        lines += ["[[provider]]", f'name = "{name}"', f'dialect = "{persona}"', f'base_url = "{base}"', ""]
+        dialect = persona if persona in get_args(DialectName) else "openai"  # openrouter, groq ... speak it
+        base = urls[name] + ("" if dialect == "anthropic" else "/v1")
+        lines += ["[[provider]]", f'name = "{name}"', f'dialect = "{dialect}"', f'base_url = "{base}"', ""]
     lines += ["[[route]]", f'name = "{ROUTE}"', f"targets = {json.dumps(targets(providers))}"]
     lines += ["[route.clocks]", *(f"{name} = {float(value)}" for name, value in clocks.items())]
     return "\n".join([*lines, ""])

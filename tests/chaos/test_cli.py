@@ -1,0 +1,46 @@
+"""The `dub5` command refuses what cannot work before it starts anything."""
+
+from pathlib import Path
+
+import pytest
+
+from chaos.cli import DID_NOT_RUN, UNUSABLE, main
+from chaos.configure import settings
+from service.settings import load
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("chaos", "--runs", "0", "demo"), "must be 1 or more"),
+        (("chaos", "--runs", "-1", "demo"), "must be 1 or more"),
+        (("serve", "--port", "99999"), "must be a port from 0 to 65535"),
+        (("chaos", "--engine", "none"), "invalid choice"),
+    ],
+    ids=" ".join,
+)
+def test_numbers_that_make_no_sense(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run of nothing must not be green."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == UNUSABLE
+    assert said in capsys.readouterr().err
+
+
+def test_reports_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Found out before a minute of load, not after it."""
+    taken = tmp_path / "file"
+    taken.touch()
+    assert main(["chaos", "demo", "--engine", "virtual", "--reports", str(taken)]) == DID_NOT_RUN
+    assert "name another folder with --reports" in capsys.readouterr().err
+
+
+def test_compatible_personas(tmp_path: Path) -> None:
+    """Personas that speak another one's dialect get settings the service can use."""
+    personas = {"one": "openrouter", "two": "groq", "three": "anthropic"}
+    file = tmp_path / "dub5.toml"
+    file.write_text(settings(personas, dict.fromkeys(personas, "http://127.0.0.1:1"), {"total_s": 9}))
+    dialects = [provider.dialect for provider in load(file, {}).settings.provider]
+    assert dialects == ["openai", "openai", "anthropic"]
