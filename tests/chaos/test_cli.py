@@ -41,6 +41,6 @@ def test_compatible_personas(tmp_path: Path) -> None:
     """Personas that speak another one's dialect get settings the service can use."""
     personas = {"one": "openrouter", "two": "groq", "three": "anthropic"}
     file = tmp_path / "dub5.toml"
-    file.write_text(settings(personas, dict.fromkeys(personas, "http://127.0.0.1:1"), {"total_s": 9}))
+    file.write_text(settings(personas, dict.fromkeys(personas, "http://127.0.0.1:1"), {"total_s": 30}))
     dialects = [provider.dialect for provider in load(file, {}).settings.provider]
     assert dialects == ["openai", "openai", "anthropic"]
