@@ -39,7 +39,7 @@ class Admin:
         while more:
             page = await self._call("GET", f"/ledger?since={since}&limit={LINES_PER_PAGE}")
             lines += [
-                Asked(line["provider"], line["prompt"], ", ".join(line["faults"])) for line in page["lines"]
+                Asked(line["provider"], line["prompt"], tuple(line["faults"])) for line in page["lines"]
             ]
             since, more = page["last"], page["more"]
         return lines

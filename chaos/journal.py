@@ -65,7 +65,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     provider: str
     tag: str
-    fault: str
+    faults: tuple[str, ...]
 
 
 class Journal(msgspec.Struct):

@@ -117,7 +117,7 @@ def _providers(journal: Journal) -> str:
     for name, persona in journal.scenario.providers.items():
         attempts = [line for line in journal.ledger if line.provider == name]
         whole = [s for s in journal.requests if s.provider == name and s.outcome is Outcome.COMPLETE]
-        hit = sum(bool(line.fault) for line in attempts)
+        hit = sum(bool(line.faults) for line in attempts)
         rows.append((escape(name), escape(persona), str(len(attempts)), str(hit), str(len(whole))))
     return _table(("provider", "speaks", "was asked", "of these with a fault", "whole answers"), rows)
 

@@ -1,6 +1,6 @@
 """python -m chaos.tools: finds the Toxiproxy server, or builds it where Go is. Standard library only.
 
-PATH -> .tools/bin -> go install -> none: TCP faults are then played by the simulators
+PATH -> .tools/bin (outside a checkout: ~/.cache/dub5/bin) -> go install -> none: TCP faults are then played by the simulators
 """
 
 import os
@@ -14,7 +14,9 @@ from pathlib import Path
 NAME = "toxiproxy-server"
 PACKAGE = "github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
 BUILT_AS = "server"  # `go install` names the program after its folder
-TOOLS = Path(__file__).resolve().parent.parent / ".tools" / "bin"
+ROOT = Path(__file__).resolve().parent.parent
+IN_CHECKOUT = (ROOT / "pyproject.toml").exists()
+TOOLS = ROOT / ".tools" / "bin" if IN_CHECKOUT else Path.home() / ".cache" / "dub5" / "bin"
 BUILD_S = 300.0
 
 
@@ -41,10 +43,14 @@ def find_or_build(tools: Path = TOOLS) -> Found:
     go = shutil.which("go")
     if go is None:
         return Found(
-            None, f"{NAME} is neither on PATH nor in .tools/bin, and there is no Go to build it with"
+            None, f"{NAME} is neither on PATH nor in {_shown(tools)}, and there is no Go to build it with"
         )
     print(f"toxiproxy: building {PACKAGE} (once, about a minute) ...", flush=True)
     return _build(go, tools)
+
+
+def _shown(tools: Path) -> str:
+    return str(tools.relative_to(ROOT)) if tools.is_relative_to(ROOT) else str(tools)
 
 
 def _build(go: str, tools: Path) -> Found:

@@ -4,11 +4,13 @@ takes an error page for an answer.
     with server.proxy("one", upstream) as proxy:                 deleted at the end, whatever happened
         with proxy.toxic("latency", {"latency": 300}): ...       lifted the safe way
 
-Two rules of server 2.12 are kept here. Lifting a latency while its clients leave freezes the whole server: it is set
-to 0 first. POST /reset freezes it likewise: there is none here; what ends is one proxy. Calls block: use a thread.
+Lifting a latency whose clients have left freezes the whole server 2.12, and so does POST /reset. So there is no reset
+here; a latency is set to 0 and left to drain before it is lifted; and if the server still freezes, its proxy is
+deleted, which thaws it, and made anew on the same port. Calls block: use a thread.
 """
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from toxiproxy.exceptions import InvalidToxic, NotFound, ProxyExists
 
 TIMEOUT_S = 5.0  # of every call: a frozen server must not freeze us
 DIRECT = {"http": "", "https": ""}  # no proxy of the environment stands between us and 127.0.0.1
+DRAIN_S = 0.1  # what was held back by a latency leaves
 SAFE_TO_LIFT: Mapping[str, Mapping[str, int]] = {"latency": {"latency": 0, "jitter": 0}}
 
 
@@ -29,6 +32,10 @@ class ToxiproxyError(Exception):
 
 class Conflict(ToxiproxyError):
     """A name is taken."""
+
+
+class NoAnswer(ToxiproxyError):
+    """Nothing came in time: the server is gone, or frozen."""
 
 
 class NoSuch(ToxiproxyError):
@@ -68,7 +75,7 @@ class _Api:
         except InvalidToxic as error:
             raise ToxiproxyError(_text(error)) from None
         except requests.RequestException as error:
-            raise ToxiproxyError(f"no answer from {self._base}: {type(error).__name__}") from None
+            raise NoAnswer(f"no answer from {self._base}: {type(error).__name__}") from None
         if response.status_code >= 400:
             raise ToxiproxyError(f"{response.status_code}: {response.text.strip()[:200]}")
         return response.json() if response.content else None
@@ -113,10 +120,19 @@ class Proxy:
         return _toxic(self._api.patch(f"{self._path}/toxics/{toxic.name}", {"attributes": dict(attributes)}))
 
     def lift(self, toxic: Toxic) -> None:
-        """Removes a toxic."""
-        if toxic.kind in SAFE_TO_LIFT:
-            self.update(toxic, SAFE_TO_LIFT[toxic.kind])
-        self._api.delete(f"{self._path}/toxics/{toxic.name}")
+        """Removes a toxic. If the server freezes over it, every connection of this proxy ends, and all its toxics."""
+        try:
+            if toxic.kind in SAFE_TO_LIFT:
+                self.update(toxic, SAFE_TO_LIFT[toxic.kind])
+                time.sleep(DRAIN_S)
+            self._api.delete(f"{self._path}/toxics/{toxic.name}")
+        except NoAnswer:
+            self.thaw()
+
+    def thaw(self) -> None:
+        """The same proxy anew, without toxics: deleting it is what a frozen server still does."""
+        self.delete()
+        self._api.post("/proxies", {"name": self.name, "upstream": self.upstream, "listen": self.listen})
 
     def toxics(self) -> list[Toxic]:
         """What is set now."""

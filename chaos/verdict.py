@@ -70,6 +70,17 @@ def _ran(journal: Journal) -> Iterable[Line]:
         f"{len(journal.windows)} of {len(faults)}",
         ok=len(journal.windows) == len(faults),
     )
+    answers = [fault for fault in faults if not fault.tcp]  # what happens on a connection is in no ledger
+    met = sum(
+        any(fault.kind in line.faults for line in journal.ledger if line.provider == fault.provider)
+        for fault in answers
+    )
+    yield Line(
+        Question.RAN,
+        "every fault of an answer met by a request",
+        f"{met} of {len(answers)}",
+        ok=met == len(answers),
+    )
     early = [s for s in journal.requests if s.ended_s < journal.scenario.first_fault_s - SETTLE_S]
     complete = sum(s.outcome is Outcome.COMPLETE for s in early)
     yield Line(

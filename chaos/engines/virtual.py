@@ -79,4 +79,4 @@ class VirtualWorld:
             self.providers[fault.provider].clear_faults(str(said["kind"]))
 
     async def ledger(self) -> list[Asked]:
-        return [Asked(line.provider, line.prompt, ", ".join(line.faults)) for line in self.book.lines()]
+        return [Asked(line.provider, line.prompt, line.faults) for line in self.book.lines()]

@@ -267,7 +267,7 @@ def test_what_clients_and_ledgers_show() -> None:
         seen(2, "", Outcome.FAILED),
     ]
     journal.ledger = [
-        Asked(name, f"tag{tag}", "") for name, tag in (("one", 0), ("two", 0), ("one", 1), ("one", 2))
+        Asked(name, f"tag{tag}", ()) for name, tag in (("one", 0), ("two", 0), ("one", 1), ("one", 2))
     ]
     assert {"failed_over": 1, "stream_cut": 1} == derived(journal)
 

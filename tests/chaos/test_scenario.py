@@ -102,7 +102,7 @@ def test_a_fault_of_the_connection(fault: str, said: str) -> None:
 
 def test_what_the_simulators_refuse() -> None:
     """Faults of the answer are checked by those who play them."""
-    (said,) = problems(GOOD.replace("status = 530", 'status = 530\nbody = "cloudflare"'))
+    (said,) = problems(GOOD.replace("status = 530", 'status = 530\nbody = "nonsense"'))
     assert "unknown body" in said
 
 

@@ -38,8 +38,8 @@ async def test_a_stack() -> None:
         async with door.ask(body, {}) as reply:
             assert 200 == reply.status
             assert reply.headers["x-dub5-target"].startswith("two/")
-        assert [("one", "status"), ("two", "")] == [
-            (line.provider, line.fault) for line in await admin.ledger()
+        assert [("one", ("status",)), ("two", ())] == [
+            (line.provider, line.faults) for line in await admin.ledger()
         ]
         status = await door.status()
         assert status is not None

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from chaos import toxiproxy
 from chaos.proxies import toxiproxy_server
 from chaos.stack import free_port
-from chaos.toxiproxy import Conflict, NoSuch, Proxy, Toxiproxy, ToxiproxyError
+from chaos.toxiproxy import Conflict, NoSuch, Proxy, Toxic, Toxiproxy, ToxiproxyError
 
 pytestmark = pytest.mark.real_sockets
 
@@ -136,9 +137,9 @@ async def test_conflicts(server_path: Path, tmp_path: Path) -> None:
         await asyncio.to_thread(all_of_them)
 
 
-async def test_lifting_a_latency_whose_clients_left(server_path: Path, tmp_path: Path) -> None:
-    """Server 2.12 freezes when a latency is simply removed while data of clients that left is queued: we set it to 0
-    first, and it still answers."""
+@asynccontextmanager
+async def left_behind(path: Path, folder: Path) -> AsyncIterator[tuple[Toxiproxy, Proxy, Toxic]]:
+    """Five clients behind a latency of a second, gone, with data still on its way to them."""
     answered = asyncio.Semaphore(0)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -150,7 +151,7 @@ async def test_lifting_a_latency_whose_clients_left(server_path: Path, tmp_path:
             await reader.read()
         writer.close()
 
-    async with toxiproxy_server(server_path, tmp_path) as (_, api):
+    async with toxiproxy_server(path, folder) as (_, api):
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         proxy = await asyncio.to_thread(api.create, "one", address)
@@ -161,10 +162,28 @@ async def test_lifting_a_latency_whose_clients_left(server_path: Path, tmp_path:
             writer.write(b"ping")
             await answered.acquire()
             writer.close()
-        await asyncio.to_thread(proxy.lift, toxic)
-        assert ["one"] == list(await asyncio.to_thread(api.proxies))
+        yield api, proxy, toxic
         await asyncio.to_thread(proxy.delete)
         server.close()
+
+
+async def test_lifting_a_latency_whose_clients_left(server_path: Path, tmp_path: Path) -> None:
+    """Server 2.12 freezes when such a latency is simply removed; lifted our way, it still answers."""
+    async with left_behind(server_path, tmp_path) as (api, proxy, toxic):
+        await asyncio.to_thread(proxy.lift, toxic)
+        assert not await asyncio.to_thread(proxy.toxics)
+        assert ["one"] == list(await asyncio.to_thread(api.proxies))
+
+
+async def test_a_frozen_server(server_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it freezes all the same, the proxy is made anew on the same port, and the toxic is gone as it should be."""
+    monkeypatch.setattr(toxiproxy, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(toxiproxy, "SAFE_TO_LIFT", {})
+    async with left_behind(server_path, tmp_path) as (api, proxy, toxic):
+        await asyncio.to_thread(proxy.lift, toxic)
+        assert not await asyncio.to_thread(proxy.toxics)
+        assert [proxy.listen] == [one.listen for one in (await asyncio.to_thread(api.proxies)).values()]
+        assert b"xxxx" == await said(proxy)
 
 
 async def test_nobody_there() -> None:

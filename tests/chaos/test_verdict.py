@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from chaos.journal import Journal, Seen, Window
+from chaos.journal import Asked, Journal, Seen, Window
 from chaos.judge import Outcome
 from chaos.scenario import Expect, Fault, Scenario, Workload
 from chaos.verdict import Question, judge_run, percentile
@@ -41,6 +41,7 @@ def good() -> Journal:
     journal = Journal(SCENARIO, "virtual", 1, "machine", "2026-01-01 00:00:00", seconds=30.0, planned=60)
     journal.requests = [request(n, provider="two" if 20 <= n < 40 else "one") for n in range(60)]
     journal.windows = [Window("one", "cut", "...", "the simulators", True, 10.0, 20.0)]
+    journal.ledger = [Asked("one", "", ()), Asked("one", "", ("cut",))]
     journal.happened = {"failed_over": 3}
     return journal
 
@@ -70,6 +71,10 @@ def sent_late(journal: Journal) -> None:
 
 def fault_left_out(journal: Journal) -> None:
     journal.windows.clear()
+
+
+def fault_never_met(journal: Journal) -> None:
+    journal.ledger = [Asked("one", "", ("status",)), Asked("two", "", ("cut",))]
 
 
 def ill_from_the_start(journal: Journal) -> None:
@@ -122,6 +127,7 @@ def failing_at_the_end(journal: Journal) -> None:
         (nothing_sent, Question.RAN, "planned requests sent in time"),
         (sent_late, Question.RAN, "planned requests sent in time"),
         (fault_left_out, Question.RAN, "every fault of the scenario applied"),
+        (fault_never_met, Question.RAN, "met by a request"),
         (ill_from_the_start, Question.RAN, "all complete before the first fault"),
         (one_lie, Question.HELD, "honest"),
         (one_hangs, Question.HELD, "honest"),
