@@ -45,7 +45,7 @@ TAIL_S = 1.0  # how long a provider may take to end a stream whose answer is alr
 
 BROKEN = (WireFailure, ProviderFault, ClockRanOut, Unsupported)
 LIMITED = frozenset({"http_429", Rest.LIMITED, Rest.QUOTA})
-CANCELLED = Verdict(Then.GIVE_UP, Blame.NOBODY, "cancelled")
+CANCELLED = Verdict(Then.GIVE_UP, Blame.NOBODY, "cancelled", maybe_billed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +338,7 @@ class Try:
             status=self.status,
             code=verdict.code if verdict else "",
             first_token_s=self.first_token_s,
-            maybe_billed=bool(verdict and (verdict.maybe_billed or verdict is CANCELLED)),
+            maybe_billed=bool(verdict and verdict.maybe_billed),
             dropped=self.dropped,
         )
         task.trail.append(attempt)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from service.attempt.classify import Rest
 from service.errors import every_error
 from service.wire.base import Kind as WireKind
 from service.wire.base import Stage
@@ -232,9 +233,7 @@ def _reasons() -> Iterator[str]:
     yield from (f"http_{status}" for status in (500, 501, 502, 503, 504, 529, 530, *range(520, 528)))
 
 
-PASSED_OVER_REASONS = frozenset(
-    {"cooling_down", "told_to_wait", "quota_used_up", "key_refused", "breaker_open", "host_breaker_open"}
-)
+PASSED_OVER_REASONS = frozenset({"breaker_open", "host_breaker_open", *(rest.value for rest in Rest)})
 REASONS = frozenset(_reasons())
 CODES = frozenset(kind.code for kind in every_error())
 
