@@ -84,6 +84,7 @@ class ChatRequest:
     body: ChatBody
     fields: Mapping[str, msgspec.Raw] = field(repr=False)
     cache_allowed: bool = True
+    operation: ClassVar[str] = "chat"
 
     @property
     def stream(self) -> bool:
@@ -119,6 +120,7 @@ class EmbedRequest:
     caller: Caller
     body: EmbedBody
     fields: Mapping[str, msgspec.Raw] = field(repr=False)
+    operation: ClassVar[str] = "embeddings"
     stream: ClassVar[bool] = False
     stored: ClassVar[bool] = False
 

@@ -18,6 +18,7 @@ class AttemptEnded:
     provider: str
     attempt: Attempt
     blame: str  # "target", "host", "key" or "nobody"
+    operation: str = "chat"  # or "embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class RequestEnded:
     overhead_s: float
     usage: Usage | None
     attempts: tuple[Attempt, ...]
+    operation: str = "chat"  # or "embeddings"
 
 
 @dataclass(frozen=True, slots=True)

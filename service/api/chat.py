@@ -18,7 +18,7 @@ from service.api.schema import deadline_s, parse_chat
 from service.api.stream import DONE, SSE_HEADERS, error_event, trail_header
 from service.attempt.clocks import ClockRanOut, Watch
 from service.attempt.run import Task
-from service.chat import Asked, Caller, Outcome, Usage
+from service.chat import Asked, Caller, ChatRequest, Outcome, Usage
 from service.errors import GatewayError, InvalidRequest, ShuttingDown, StreamStalled, TooLarge
 from service.events import Events, RequestEnded
 from service.gateway import Answer, Gateway, Route
@@ -61,6 +61,8 @@ class _Seen:
 
 class Exchange:
     """One chat request, as an ASGI application."""
+
+    operation = ChatRequest.operation
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -271,6 +273,7 @@ class Exchange:
                 overhead_s=seen.overhead_s,
                 usage=seen.usage,
                 attempts=tuple(seen.task.trail) if seen.task else (),
+                operation=self.operation,
             )
         )
 

@@ -18,6 +18,8 @@ FORMATS = (None, "float", "base64")
 class Embedding(Exchange):
     """One request for vectors, as an ASGI application."""
 
+    operation = EmbedRequest.operation
+
     def _parse(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> Asked:
         parsed, fields = read_json(headers, body, self.desk.server.json_depth_max, _BODY)
         if not _is_input(parsed.input):

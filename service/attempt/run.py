@@ -344,7 +344,9 @@ class Try:
         task.trail.append(attempt)
         blame = verdict.blame if verdict else Blame.NOBODY
         self.runner.events.emit(
-            AttemptEnded(task.request.id, task.route, self.target.provider, attempt, blame)
+            AttemptEnded(
+                task.request.id, task.route, self.target.provider, attempt, blame, task.request.operation
+            )
         )
 
     async def close(self, *, at_end: bool = False) -> None:
