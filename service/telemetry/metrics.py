@@ -29,7 +29,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry, generate_latest
 
 from service import clock
-from service.chat import Outcome, Target
+from service.chat import ChatRequest, Outcome, Target
 from service.events import AttemptEnded, BreakerChanged, CacheLooked, Crashed, DrainBegan, Event, RequestEnded
 from service.routing.health import TargetState
 from service.telemetry import names, process
@@ -43,7 +43,6 @@ LOG_ONLY: frozenset[type] = frozenset()
 Labels = tuple[str, ...]
 Read = Callable[[], Iterable[tuple[Labels, float]]]
 TRUTH = {True: "true", False: "false"}
-CHAT = "chat"  # gen_ai.operation.name
 FAILED = "failed"  # error.type of a try's duration; a histogram for each reason would make scrapes slow
 
 
@@ -120,7 +119,7 @@ class Metrics:
     ) -> None:
         targets = tuple(targets)
         self._routes = {route: route for route in routes}
-        self._targets = {target.name: (CHAT, target.provider, target.model) for target in targets}
+        self._targets = {target.name: (target.provider, target.model) for target in targets}
         self._scopes = {scope: scope for scope in (*self._targets, *hosts)}
         self._reasons: dict[str, str] = {reason: reason for reason in names.REASONS}
         self._histograms: list[Histogram] = []
@@ -215,7 +214,7 @@ class Metrics:
         if attempt.reason != "cancelled":
             error = "" if attempt.ok else FAILED
             took_s = attempt.ended_s - attempt.started_s
-            self._attempt_duration.record(took_s, *self._labels(attempt.target), error)
+            self._attempt_duration.record(took_s, *self._labels(event, attempt.target), error)
 
     def _request_ended(self, event: RequestEnded) -> None:
         route = self._routes.get(event.route, OTHER)
@@ -234,16 +233,16 @@ class Metrics:
         if event.stream:
             self._stream_ended(event, route)
         if event.usage is not None and event.target is not None and not event.cached:
-            labels = self._labels(event.target)
+            labels = self._labels(event, event.target)
             self._token_usage.record(event.usage.prompt_tokens, *labels, "input")
-            self._token_usage.record(event.usage.completion_tokens, *labels, "output")
+            if event.operation == ChatRequest.operation:  # nothing else writes any
+                self._token_usage.record(event.usage.completion_tokens, *labels, "output")
 
     def _stream_ended(self, event: RequestEnded, route: str) -> None:
         for attempt in event.attempts:
             if attempt.first_token_s is not None:
-                self._first_chunk.record(
-                    attempt.first_token_s - attempt.started_s, *self._labels(attempt.target)
-                )
+                took_s = attempt.first_token_s - attempt.started_s
+                self._first_chunk.record(took_s, *self._labels(event, attempt.target))
         if event.first_token_s is None:
             return
         self._first_token.record(event.first_token_s, route, TRUTH[event.cached])
@@ -252,8 +251,8 @@ class Metrics:
             if gaps > 0:
                 self._per_token.record((event.total_s - event.first_token_s) / gaps, route)
 
-    def _labels(self, target: str) -> tuple[str, str, str]:
-        return self._targets.get(target, (CHAT, OTHER, OTHER))
+    def _labels(self, event: AttemptEnded | RequestEnded, target: str) -> tuple[str, str, str]:
+        return event.operation, *self._targets.get(target, (OTHER, OTHER))
 
     def _reason(self, reason: str) -> str:
         known = self._reasons.get(reason)

@@ -3,8 +3,8 @@
 Where OpenTelemetry's conventions for generative AI have a name, it is used (as of `SCHEMA_URL`; all of them are still
 in development). Dots are written as underscores, since Prometheus 2 knows no others.
 
-Labels are bounded: routes, targets and hosts come from the settings, outcomes, codes and reasons from closed sets.
-What is in none of them counts as "other".
+Labels are bounded: routes, targets and hosts come from the settings; outcomes, codes, reasons and operations are closed
+sets. What is in none of them counts as "other".
 """
 
 from collections.abc import Iterator

@@ -1,17 +1,21 @@
 import ast
+import json
+import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.chat import Attempt, Outcome, Target
+from service.chat import Attempt, Outcome, Target, Usage
 from service.events import AttemptEnded, BreakerChanged, CacheLooked, Crashed, DrainBegan, Event, RequestEnded
 from service.routing.health import Health, TargetState
 from service.telemetry import names
 from service.telemetry.metrics import COUNTED, LOG_ONLY, Metrics
+from tests.service.world import World, status
 
 STATES = [
     TargetState("one/fast", "one", Health.UNHEALTHY, "open", 3.0, 3.0, 0, False),
@@ -69,6 +73,36 @@ async def test_a_failed_over_stream(
         f'gen_ai_client_operation_duration_seconds_sum{{error_type="failed",{fast}}}'
     ] == pytest.approx(0.2)
     assert seen[f'gen_ai_client_token_usage_sum{{{slow},gen_ai_token_type="output"}}'] == 11
+
+
+async def test_vectors(
+    metrics: Metrics,
+    request_ended: Callable[..., RequestEnded],
+    attempt_ended: Callable[..., AttemptEnded],
+) -> None:
+    """What providers do for embeddings stands apart from chat, and writes no tokens."""
+    metrics.count(replace(attempt_ended(reason="ok"), operation="embeddings"))
+    metrics.count(
+        request_ended(operation="embeddings", target="one/fast", stream=False, usage=Usage(9, 0, 9))
+    )
+    seen = read(metrics)
+
+    fast = 'gen_ai_operation_name="embeddings",gen_ai_provider_name="one",gen_ai_request_model="fast"'
+    assert seen[f"gen_ai_client_operation_duration_seconds_sum{{{fast}}}"] == pytest.approx(0.2)
+    tokens = {name: value for name, value in seen.items() if name.startswith("gen_ai_client_token_usage_sum")}
+    assert tokens == {f'gen_ai_client_token_usage_sum{{{fast},gen_ai_token_type="input"}}': 9}
+    assert not any('gen_ai_operation_name="chat"' in name for name in seen)
+
+
+async def test_which_operation_it_was() -> None:
+    """The service itself tells a try and a request for vectors as such."""
+    vectors = {"data": [{"embedding": [1.0], "index": 0}], "usage": {"prompt_tokens": 9, "total_tokens": 9}}
+    async with World(one=status(200, json.dumps(vectors).encode())) as world:
+        answer = await world.client.request("POST", "/v1/embeddings", json={"model": "chat", "input": "Hi"})
+        scrape = (await world.client.request("GET", "/metrics")).body.decode()
+    assert answer.status == 200
+    for name in ("gen_ai_client_operation_duration_seconds_sum", "gen_ai_client_token_usage_sum"):
+        assert re.findall(f'^{name}{{.*gen_ai_operation_name="(.*?)"', scrape, re.MULTILINE) == ["embeddings"]
 
 
 async def test_values_on_and_between_bounds(
