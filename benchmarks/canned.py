@@ -18,7 +18,8 @@ from litestar.params import JSONBody
 from litestar.response import Stream
 
 from service.app import Service
-from service.settings import CacheOptions, Loaded, ProviderSettings, RouteSettings, Settings
+from service.options import CacheOptions
+from service.settings import Loaded, ProviderSettings, RouteSettings, Settings
 from service.telemetry.logs import Logs, Writer
 from service.wire.base import WireRequest
 from simulators.virtual import AppClient

@@ -10,8 +10,9 @@ from service.attempt.notice import Notices
 from service.attempt.run import Runner, Task, Whole
 from service.chat import ChatRequest, Chunks, Reply, Target
 from service.errors import InvalidRequest, ModelNotFound
+from service.options import CacheOptions
 from service.routing.router import order
-from service.settings import CacheOptions, RouteSettings
+from service.settings import RouteSettings
 
 
 @dataclass(frozen=True, slots=True)

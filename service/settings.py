@@ -17,13 +17,24 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from service.options import (
+    BreakerOptions,
+    BudgetOptions,
+    CacheBounds,
+    CacheOptions,
+    Clocks,
+    Count,
+    HealthOptions,
+    LimiterOptions,
+    Pause,
+    ProbeOptions,
+    RetryOptions,
+    Seconds,
+)
 from service.words import in_words
 
 ENV_PREFIX = "DUB5__"  # DUB5__SERVER__PORT=9000 sets [server] port
 
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Count = Annotated[int, Meta(ge=1)]
-Share = Annotated[float, Meta(gt=0, le=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", max_length=64)]
@@ -34,43 +45,7 @@ TARGET_OK = re.compile(r"[!#-+\--:<-~]+")  # it stands in headers and metrics
 OUR_HEADERS = ("authorization", "x-api-key", "host", "content-type", "content-length", "accept-encoding")
 DialectName = Literal["openai", "mistral", "anthropic"]
 WireName = Literal["aiohttp", "httpx"]
-
-
-class Clocks(Struct, frozen=True):
-    """How long each stage of an answer may take, in seconds. `total_s` is the deadline of the whole request."""
-
-    pool_s: Seconds = 1.0
-    connect_s: Seconds = 3.0
-    first_token_s: Seconds = 10.0
-    whole_answer_s: Seconds = 60.0
-    between_tokens_s: Seconds = 15.0
-    total_s: Seconds = 300.0
-
-
-class BreakerOptions(Struct, frozen=True):
-    """When a target is left alone, and for how long."""
-
-    window_s: Annotated[int, Meta(ge=1, le=600)] = 30
-    calls_min: Count = 10
-    failure_share: Share = 0.5
-    failures_in_a_row: Count = 5
-    open_s: Seconds = 5.0
-    open_max_s: Seconds = 15.0
-    probes_max: Count = 1
-
-
-class CacheOptions(Struct, frozen=True):
-    """Whether finished answers of a route are kept, and how long. Only requests with temperature 0 are."""
-
-    enabled: bool = False
-    ttl_s: Seconds = 300.0
-
-
-class CacheBounds(Struct, frozen=True):
-    """How much the answer cache may hold, all routes together."""
-
-    entries_max: Count = 10_000
-    bytes_max: Count = 64 * 1024 * 1024
+PolicyName = Literal["ordered", "balanced"]
 
 
 class ServerSettings(Struct, frozen=True):
@@ -88,8 +63,8 @@ class ServerSettings(Struct, frozen=True):
     event_bytes_max: Count = 8 * 1024 * 1024
     headers_max: Count = 100
     json_depth_max: Count = 64
-    announce_s: Annotated[float, Meta(ge=0, le=600)] = 0.0
-    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 25.0
+    announce_s: Pause = 0.0
+    drain_s: Pause = 25.0
 
 
 class Differences(Struct, frozen=True):
@@ -123,6 +98,7 @@ class RouteSettings(Struct, frozen=True):
 
     name: RouteName
     targets: Annotated[tuple[str, ...], Meta(min_length=1)]
+    policy: PolicyName = "ordered"
     clocks: Clocks = Clocks()
     cache: CacheOptions = CacheOptions()
     notices: tuple[str, ...] = ()
@@ -135,6 +111,11 @@ class Settings(Struct, frozen=True):
     route: tuple[RouteSettings, ...]
     server: ServerSettings = ServerSettings()
     breaker: BreakerOptions = BreakerOptions()
+    retry: RetryOptions = RetryOptions()
+    budget: BudgetOptions = BudgetOptions()
+    limiter: LimiterOptions = LimiterOptions()
+    health: HealthOptions = HealthOptions()
+    probe: ProbeOptions = ProbeOptions()
     cache: CacheBounds = CacheBounds()
 
 
@@ -324,6 +305,8 @@ def _contradictions(settings: Settings, providers: list[str]) -> list[str]:
         found += _route_problems(route, providers)
     if settings.breaker.open_s > settings.breaker.open_max_s:
         found.append("breaker.open_s: is longer than breaker.open_max_s.")
+    if settings.limiter.min > settings.limiter.max:
+        found.append("limiter.min: is more than limiter.max.")
     return found
 
 

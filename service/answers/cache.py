@@ -15,7 +15,7 @@ from aiocache import SimpleMemoryCache
 
 from service.chat import ChatRequest
 from service.events import CacheLooked, Events
-from service.settings import CacheBounds, CacheOptions
+from service.options import CacheBounds, CacheOptions
 
 # Fields that say how the answer travels, or whom it is for; all others are part of the key, known or not.
 NOT_IN_KEY = frozenset(

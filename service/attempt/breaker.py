@@ -16,7 +16,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from random import Random
 
-from service.settings import BreakerOptions
+from service.options import BreakerOptions
 
 
 class State(StrEnum):

@@ -32,9 +32,9 @@ from service.errors import (
     TooLarge,
 )
 from service.events import AttemptEnded, Events
+from service.options import Clocks
 from service.providers.base import Dialect, ProviderFault, StreamReader, Unsupported, call_of, reply_of
 from service.routing.health import Barred, Fleet, Pass
-from service.settings import Clocks
 from service.wire.base import Wire, WireFailure, WireRequest, WireResponse
 
 ATTEMPT_MIN_S = 0.05  # with less time left than this, no try can bring an answer

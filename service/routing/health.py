@@ -15,7 +15,8 @@ from service.attempt.burst import Burst
 from service.attempt.classify import Blame, Rest, Then, Verdict
 from service.chat import Target
 from service.events import BreakerChanged, Events
-from service.settings import BreakerOptions, Secret
+from service.options import BreakerOptions
+from service.settings import Secret
 
 
 class Health(StrEnum):

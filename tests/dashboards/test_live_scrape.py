@@ -9,7 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from dashboards.generate import BOARDS, render
 from dashboards.providers import PROVIDERS, TARGETS
 from service.app import Service
-from service.settings import CacheOptions, Loaded, ProviderSettings, RouteSettings, Settings
+from service.options import CacheOptions
+from service.settings import Loaded, ProviderSettings, RouteSettings, Settings
 from simulators.virtual import AppClient, VirtualWire
 
 IGNORED = {"le", "job", "instance"}  # added by the histogram's text and by Prometheus itself

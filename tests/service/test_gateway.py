@@ -7,7 +7,7 @@ from types import MappingProxyType
 import pytest
 
 from service import clock
-from service.settings import BreakerOptions, CacheOptions, Clocks
+from service.options import BreakerOptions, CacheOptions, Clocks
 from simulators.script import Close, Data, End, Hang, Head, Reset, Wait
 from simulators.virtual import AppFault, Connect
 from tests.service.world import (

@@ -5,16 +5,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Self
 
 from service.app import Service
-from service.settings import (
-    BreakerOptions,
-    Clocks,
-    Loaded,
-    ProviderSettings,
-    RouteSettings,
-    Secret,
-    ServerSettings,
-    Settings,
-)
+from service.options import BreakerOptions, Clocks
+from service.settings import Loaded, ProviderSettings, RouteSettings, Secret, ServerSettings, Settings
 from simulators.script import Action, Data, End, Head, Respond, Script, SimRequest, Wait
 from simulators.virtual import Answer, AppClient, VirtualWire
 

@@ -23,17 +23,8 @@ from typing import Any
 from service.app import Service
 from service.errors import every_error
 from service.events import Crashed, Event
-from service.settings import (
-    BreakerOptions,
-    CacheOptions,
-    Clocks,
-    Loaded,
-    ProviderSettings,
-    RouteSettings,
-    Secret,
-    ServerSettings,
-    Settings,
-)
+from service.options import BreakerOptions, CacheOptions, Clocks
+from service.settings import Loaded, ProviderSettings, RouteSettings, Secret, ServerSettings, Settings
 from service.wire.base import Slots
 from simulators.personas.base import read_asked
 from simulators.script import Respond, Script, SimRequest

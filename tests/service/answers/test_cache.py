@@ -10,7 +10,7 @@ from service.answers.cache import NOT_IN_KEY, AnswerCache, Stored
 from service.answers.replay import as_chunks, assemble
 from service.chat import Caller, ChatBody, ChatRequest
 from service.events import Events
-from service.settings import CacheBounds, CacheOptions
+from service.options import CacheBounds, CacheOptions
 from tests.service.world import completion, payloads
 
 ON = CacheOptions(enabled=True, ttl_s=60.0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from service.attempt.breaker import Breaker, End, Permit, State
-from service.settings import BreakerOptions
+from service.options import BreakerOptions
 
 OPTIONS = BreakerOptions(
     window_s=30,

@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from service.chat import Usage
+from service.options import CacheOptions
 from service.providers.anthropic import Anthropic
 from service.providers.base import Dialect
 from service.providers.mistral import Mistral
 from service.providers.openai import OpenAI
 from service.providers.usage import prompt_chars, usage_of
-from service.settings import CacheOptions
 from simulators.script import Data, End, Head
 from tests.service.providers.test_anthropic import END, START, STOP, event
 from tests.service.providers.test_openai import CONTENT, DONE, USAGE, request

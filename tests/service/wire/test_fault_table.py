@@ -13,15 +13,8 @@ import uvloop
 from service.app import Service
 from service.chat import Outcome
 from service.events import AttemptEnded, Event, RequestEnded
-from service.settings import (
-    BreakerOptions,
-    Clocks,
-    Loaded,
-    ProviderSettings,
-    RouteSettings,
-    ServerSettings,
-    Settings,
-)
+from service.options import BreakerOptions, Clocks
+from service.settings import Loaded, ProviderSettings, RouteSettings, ServerSettings, Settings
 from service.wire.aiohttp_wire import AiohttpWire
 from service.wire.base import Wire, WireRequest
 from service.wire.httpx_wire import HttpxWire

@@ -1,0 +1,99 @@
+"""What each mechanism may be told, with its defaults. Seconds end in `_s`; a share is between 0 and 1.
+
+Each default says where it comes from in docs/reliability.md.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Pause = Annotated[float, Meta(ge=0, le=86_400)]
+Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Window = Annotated[int, Meta(ge=1, le=600)]
+
+
+class Clocks(Struct, frozen=True):
+    """How long each stage of an answer may take, in seconds. `total_s` is the deadline of the whole request."""
+
+    pool_s: Seconds = 1.0
+    connect_s: Seconds = 3.0
+    first_token_s: Seconds = 10.0
+    whole_answer_s: Seconds = 60.0
+    between_tokens_s: Seconds = 15.0
+    total_s: Seconds = 300.0
+
+
+class BreakerOptions(Struct, frozen=True):
+    """When a target, or a host, is left alone, and for how long. A first token is slow when it took more than
+    `slow_of_clock` of the route's first-token clock."""
+
+    window_s: Window = 30
+    calls_min: Count = 10
+    failure_share: Share = 0.5
+    slow_share: Share = 0.6
+    slow_of_clock: Share = 0.5
+    failures_in_a_row: Count = 5
+    open_s: Seconds = 5.0
+    open_max_s: Seconds = 12.0
+    host_open_max_s: Seconds = 55.0
+    probes_max: Count = 1
+    probe_s: Seconds = 10.0
+    ramp_s: Pause = 10.0
+
+
+class RetryOptions(Struct, frozen=True):
+    """Asking the same target again. `wait_max_s`: a limit that says to come back within so long is waited for."""
+
+    same_target_max: Annotated[int, Meta(ge=0, le=10)] = 1
+    last_target_max: Annotated[int, Meta(ge=0, le=10)] = 2
+    base_s: Seconds = 0.1
+    max_s: Seconds = 2.0
+    wait_max_s: Pause = 3.0
+
+
+class BudgetOptions(Struct, frozen=True):
+    """What same-target retries and hedges may add to a provider's load, measured over `window_s`."""
+
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    floor_per_s: Annotated[float, Meta(ge=0)] = 1.0
+    window_s: Window = 10
+
+
+class LimiterOptions(Struct, frozen=True):
+    """How many requests a provider is given at one time: `max` until it shows that this is too many."""
+
+    min: Count = 4
+    max: Count = 1_000
+    decrease: Annotated[float, Meta(gt=0, lt=1)] = 0.7
+    growth: Share = 0.1
+
+
+class HealthOptions(Struct, frozen=True):
+    """When a target that still answers stands behind the others."""
+
+    window_s: Window = 30
+    failure_share: Share = 0.05
+    failures_min: Count = 2
+
+
+class ProbeOptions(Struct, frozen=True):
+    """Asking a target that nobody asks any more whether it is back; `idle_s`: after so long without a request."""
+
+    enabled: bool = True
+    idle_s: Seconds = 2.0
+
+
+class CacheOptions(Struct, frozen=True):
+    """Whether finished answers of a route are kept, and how long. Only requests with temperature 0 are."""
+
+    enabled: bool = False
+    ttl_s: Seconds = 300.0
+
+
+class CacheBounds(Struct, frozen=True):
+    """How much the answer cache may hold, all routes together."""
+
+    entries_max: Count = 10_000
+    bytes_max: Count = 64 * 1024 * 1024
