@@ -147,4 +147,5 @@ def _upstreams(settings: Settings) -> dict[Target, Upstream]:
 
 def _wire(server: ServerSettings) -> Wire:
     slots = Slots(server.connections_per_origin_max)
-    return HttpxWire(slots=slots) if server.wire == "httpx" else AiohttpWire(slots)
+    kind = HttpxWire if server.wire == "httpx" else AiohttpWire
+    return kind(slots=slots, proxy=server.proxy)

@@ -54,6 +54,7 @@ class ServerSettings(Struct, frozen=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
     wire: WireName = "aiohttp"
+    proxy: str | None = None
     caller_keys_env: tuple[Variable, ...] = ()
     in_flight_max: Count = 10_000
     client_stall_s: Seconds = 30.0
@@ -294,6 +295,7 @@ def _contradictions(settings: Settings, providers: list[str]) -> list[str]:
     """What each value alone does not show. `providers`: all that the file names, also those that cannot be used."""
     found = [f"provider {n!r}: the name is used twice." for n in _twice(providers)]
     found += [f"route {n!r}: the name is used twice." for n in _twice([r.name for r in settings.route])]
+    found += _proxy_problems(settings.server.proxy)
     for provider in settings.provider:
         found += _url_problems(provider)
         found += [
@@ -308,6 +310,22 @@ def _contradictions(settings: Settings, providers: list[str]) -> list[str]:
     if settings.limiter.min > settings.limiter.max:
         found.append("limiter.min: is more than limiter.max.")
     return found
+
+
+def _proxy_problems(proxy: str | None) -> list[str]:
+    """Never shows the address: it may hold a password that does not belong there."""
+    if proxy is None:
+        return []
+    try:
+        parts = urlsplit(proxy)
+        _ = parts.port
+    except ValueError:
+        return ["server.proxy: is not an address."]
+    if parts.username is not None or parts.password is not None:
+        return ["server.proxy: must hold no user or password; a proxy that asks for them cannot be used."]
+    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
+        return ["server.proxy: must be written http://host:port, with nothing after it."]
+    return []
 
 
 def _url_problems(provider: ProviderSettings) -> list[str]:

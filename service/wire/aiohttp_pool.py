@@ -1,6 +1,7 @@
 """aiohttp's connections for the wire: pooled or opened, and never handed out dirty.
 
     Connections.pooled | opened -> Connection -> Protocol.is_clean? -> kept, or closed
+                           TCP -> TLS, or by way of a proxy: TCP -> CONNECT -> TLS
 
 Below its documented surface aiohttp may change with any version: tests/service/wire/ pins down what is used.
 """
@@ -28,6 +29,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from service.wire.base import Kind, Stage, WireFailure, origin_of
+from service.wire.proxy import is_near, no_tunnel
 
 DNS_TTL_S = 60
 NO_CLOCKS = ClientTimeout()  # every clock is ours
@@ -36,29 +38,37 @@ RESETS = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
 class Destination:
-    """What the connector asks a request about."""
+    """What the connector asks a request about; `via`: the proxy on the way there."""
 
     proxy = None
     proxy_headers = None
     server_hostname = None
     ssl = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, proxy: str | None = None) -> None:
         self.url = URL(url)
         host = self.url.raw_host
         if not host or self.url.scheme not in ("http", "https"):
             raise ValueError(f"not an http or https address: {url!r}")
+        self.host = host.rstrip(".")  # certificates hold names without the last dot
         self.port = self.url.port
+        self.via = None if proxy is None or is_near(host) else Destination(proxy)
         self.origin = origin_of(url)
         self.connection_key = ConnectionKey(host, self.port, self.is_ssl(), True, None, None, None, None)
+        in_full = f"http://{self.url.host_port_subcomponent}" if self.via and not self.is_ssl() else ""
         self.start = (
-            f" {self.url.raw_path_qs} HTTP/1.1\r\n"
+            f" {in_full}{self.url.raw_path_qs} HTTP/1.1\r\n"
             f"host: {self.url.host_port_subcomponent}\r\n"
             "accept-encoding: identity\r\n"
         )
 
     def is_ssl(self) -> bool:
         return self.url.scheme == "https"
+
+    def connect(self) -> bytes:
+        """What a proxy is asked for a tunnel."""
+        address = f"{self.url.host_subcomponent}:{self.port}"
+        return f"CONNECT {address} HTTP/1.1\r\nhost: {address}\r\n\r\n".encode("ascii")
 
 
 class Protocol(ResponseHandler):
@@ -102,18 +112,41 @@ class Connections(TCPConnector):
         """A new connection. Raises WireFailure (resolve or connect), after `connect_s` seconds at the latest."""
         try:
             async with asyncio.timeout(connect_s):
-                protocol = await self._create_connection(cast(ClientRequest, to), [], NO_CLOCKS)
+                protocol = await self._connected(to)
         except TimeoutError:
-            resolving = (to.connection_key.host, to.port) in self._throttle_dns_futures
+            first = to.via or to
+            resolving = (first.connection_key.host, first.port) in self._throttle_dns_futures
             stage = Stage.RESOLVE if resolving else Stage.CONNECT
             raise WireFailure(stage, Kind.TIMEOUT, sent=False) from None
-        except (ClientError, OSError, UnicodeError) as error:
+        except (ClientError, HttpProcessingError, OSError, UnicodeError) as error:
             raise _not_connected(error) from error
         if self._closed:
             protocol.close()
             raise WireFailure(Stage.CONNECT, Kind.CLOSED, sent=False, detail="the wire was closed")
         self._acquired.add(protocol)
         return Connection(self, to.connection_key, protocol, self._loop)
+
+    async def _connected(self, to: Destination) -> ResponseHandler:
+        if to.via is None:
+            return await self._create_connection(cast(ClientRequest, to), [], NO_CLOCKS)
+        protocol = await self._create_connection(cast(ClientRequest, to.via), [], NO_CLOCKS)
+        return await self._tunnel(to, protocol) if to.is_ssl() else protocol
+
+    async def _tunnel(self, to: Destination, protocol: ResponseHandler) -> ResponseHandler:
+        transport = protocol.transport
+        if transport is None:
+            raise ServerDisconnectedError
+        try:
+            protocol.set_response_params(skip_payload=True, read_until_eof=True)
+            transport.write(to.connect())
+            message, _ = await protocol.read()
+            if not 200 <= message.code < 300:
+                raise no_tunnel(message.code)
+            request = cast(ClientRequest, to)
+            return (await self._start_tls_connection(transport, req=request, timeout=NO_CLOCKS))[1]
+        except BaseException:
+            transport.abort()
+            raise
 
     async def close(self, *, abort_ssl: bool = False) -> None:
         for protocol in self._acquired:  # aiohttp wakes those who wait for headers, but nobody in a body
@@ -122,8 +155,8 @@ class Connections(TCPConnector):
 
 
 @lru_cache(maxsize=1024)
-def destination(url: str) -> Destination:
-    return Destination(url)
+def destination(url: str, proxy: str | None = None) -> Destination:
+    return Destination(url, proxy)
 
 
 def _not_connected(error: BaseException) -> WireFailure:

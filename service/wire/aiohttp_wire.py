@@ -36,7 +36,8 @@ JOIN_BYTES_MAX = 64 * 1024  # up to here one copy is cheaper than a second write
 
 
 class AiohttpWire:
-    """Calls over TCP and TLS, certificates verified, connections kept alive for `keepalive_s` seconds.
+    """Calls over TCP and TLS, certificates verified, connections kept alive for `keepalive_s` seconds. `proxy`: the
+    `http://host:port` by way of which providers outside our own network are reached.
 
     Made anywhere; belongs to the event loop of its first call.
     """
@@ -47,8 +48,10 @@ class AiohttpWire:
         *,
         keepalive_s: float = KEEPALIVE_S,
         tls: ssl.SSLContext | None = None,
+        proxy: str | None = None,
     ) -> None:
         self._slots = slots or Slots()
+        self._proxy = proxy
         self._keepalive_s = keepalive_s
         self._tls: ssl.SSLContext | bool = tls or True
         self._connections: Connections | None = None
@@ -58,7 +61,7 @@ class AiohttpWire:
 
         Raises WireFailure, and ValueError for an address that is not http or https.
         """
-        to = destination(request.url)
+        to = destination(request.url, self._proxy)
         head = _head(request, to)
         connections = self._connections
         if connections is None:

@@ -29,6 +29,7 @@ from service.wire.base import (
     WireFailure,
     WireRequest,
 )
+from service.wire.proxy import is_near, no_tunnel
 
 IDENTITY = ("accept-encoding", "identity")
 DETAIL_CHARS_MAX = 200
@@ -40,7 +41,8 @@ class HttpxWire:
     """Calls through `transport`, or through httpx's own with certificates verified.
 
     Calls that ask for a fresh connection go through `fresh`, which keeps none alive; a transport of your own
-    without a `fresh` beside it takes them too, and then cannot promise it.
+    without a `fresh` beside it takes them too, and then cannot promise it. `proxy`: the `http://host:port` by way of
+    which providers outside our own network are reached; a transport of your own sees to that itself.
     """
 
     def __init__(
@@ -51,14 +53,16 @@ class HttpxWire:
         keepalive_s: float = KEEPALIVE_S,
         tls: ssl.SSLContext | None = None,
         fresh: httpx.AsyncBaseTransport | None = None,
+        proxy: str | None = None,
     ) -> None:
         self._slots = slots or Slots()
+        self._near: dict[bool, httpx.AsyncBaseTransport]  # by whether a fresh connection is asked for
         if transport is None:
             tls = tls or ssl.create_default_context()
-            transport = _httpx_transport(tls, keepalive_s, kept=None)
-            fresh = fresh or _httpx_transport(tls, keepalive_s, kept=0)
-        self._transport = transport
-        self._fresh = fresh or transport
+            self._near = _httpx_transports(tls, keepalive_s, None)
+            self._far = _httpx_transports(tls, keepalive_s, proxy) if proxy else self._near
+        else:
+            self._near = self._far = {False: transport, True: fresh or transport}
 
     async def send(self, request: WireRequest) -> "HttpxResponse":
         """Sends the request and waits for status and headers. Raises WireFailure."""
@@ -70,24 +74,29 @@ class HttpxWire:
             raise
 
     async def _send(self, request: WireRequest, slot: Slot) -> "HttpxResponse":
-        transport = self._fresh if request.fresh else self._transport
+        transport = self._transport(request)
         trace = _Trace(request.connect_s)
         try:
             async with trace.clock:
                 response = await transport.handle_async_request(_httpx_request(request, trace))
         except TimeoutError:
             raise WireFailure(Stage.CONNECT, Kind.TIMEOUT, sent=False) from None
+        except httpx.ProxyError as error:
+            raise no_tunnel(int(str(error)[:3])) from error
         except (httpx.TransportError, OSError, UnicodeError) as error:
             raise _not_answered(error, trace) from error
         finally:
             await trace.close_unused()
         return HttpxResponse(response, slot, trace)
 
+    def _transport(self, request: WireRequest) -> httpx.AsyncBaseTransport:
+        transports = self._near if is_near(_httpx_url(request.url).host) else self._far
+        return transports[request.fresh]
+
     async def aclose(self) -> None:
         """Closes every connection."""
-        await self._transport.aclose()
-        if self._fresh is not self._transport:
-            await self._fresh.aclose()
+        for transport in {*self._near.values(), *self._far.values()}:
+            await transport.aclose()
 
 
 class HttpxResponse:
@@ -181,7 +190,7 @@ class _Trace:
             self.clock.reschedule(now() + self._connect_s)
         elif event.endswith("connect_tcp.complete"):
             self._stream = cast(httpcore.AsyncNetworkStream, info["return_value"])
-        elif event.endswith("send_request_headers.started"):
+        elif event.endswith("send_request_headers.started") and not _is_connect(info):
             self._sent = True
             self.clock.reschedule(None)
 
@@ -197,6 +206,11 @@ class _Trace:
     @property
     def reused(self) -> bool:
         return self._told and not self._opened
+
+
+def _is_connect(info: Mapping[str, object]) -> bool:
+    """Whether the proxy is asked for a tunnel: the provider is not reached yet."""
+    return cast(httpcore.Request, info["request"]).method == b"CONNECT"
 
 
 @lru_cache(maxsize=1024)
@@ -216,11 +230,18 @@ def _httpx_request(request: WireRequest, trace: _Trace) -> httpx.Request:
     )
 
 
+def _httpx_transports(
+    tls: ssl.SSLContext, keepalive_s: float, proxy: str | None
+) -> dict[bool, httpx.AsyncBaseTransport]:
+    """One that keeps connections, and under True one that keeps none."""
+    return {fresh: _httpx_transport(tls, keepalive_s, 0 if fresh else None, proxy) for fresh in (False, True)}
+
+
 def _httpx_transport(
-    tls: ssl.SSLContext, keepalive_s: float, *, kept: int | None
+    tls: ssl.SSLContext, keepalive_s: float, kept: int | None, proxy: str | None
 ) -> httpx.AsyncHTTPTransport:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=kept, keepalive_expiry=keepalive_s)
-    return httpx.AsyncHTTPTransport(verify=tls, limits=limits, trust_env=False, retries=0)
+    return httpx.AsyncHTTPTransport(verify=tls, limits=limits, trust_env=False, retries=0, proxy=proxy)
 
 
 def _not_answered(error: Exception, trace: _Trace) -> WireFailure:
