@@ -137,7 +137,7 @@ class Connections(TCPConnector):
         if transport is None:
             raise ServerDisconnectedError
         try:
-            protocol.set_response_params(skip_payload=True, read_until_eof=True)
+            protocol.set_response_params(read_until_eof=True)
             transport.write(to.connect())
             message, _ = await protocol.read()
             if not 200 <= message.code < 300:
@@ -162,7 +162,7 @@ def destination(url: str, proxy: str | None = None) -> Destination:
 def _not_connected(error: BaseException) -> WireFailure:
     if isinstance(error, ClientConnectorDNSError | UnicodeError):
         return WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False, detail=detail_of(error))
-    cause = error.os_error if isinstance(error, ClientConnectorError) else error
+    cause = error.os_error if isinstance(error, ClientConnectorError) else error.__cause__ or error
     kind = kind_of(cause)
     if kind is Kind.RESET and not isinstance(cause, RESETS):
         kind = Kind.REFUSED  # also: unreachable, no route

@@ -86,7 +86,7 @@ class HttpxWire:
         except (httpx.TransportError, OSError, UnicodeError) as error:
             raise _not_answered(error, trace) from error
         finally:
-            await trace.close_unused()
+            await trace.close_unused(transport)
         return HttpxResponse(response, slot, trace)
 
     def _transport(self, request: WireRequest) -> httpx.AsyncBaseTransport:
@@ -148,9 +148,7 @@ class HttpxResponse:
 
     async def _drop_leftover(self) -> None:
         # httpcore would hand what came after this answer to the next caller as theirs.
-        inner: object = self._stream
-        for name in ("_httpcore_stream", "_stream", "_connection", "_h11_state"):
-            inner = getattr(inner, name, None)
+        inner = _follow(self._stream, "_httpcore_stream", "_stream", "_connection", "_h11_state")
         if getattr(inner, "trailing_data", (b"",))[0] and self._network is not None:
             await self._network.aclose()
 
@@ -194,10 +192,14 @@ class _Trace:
             self._sent = True
             self.clock.reschedule(None)
 
-    async def close_unused(self) -> None:
-        """httpcore forgets the connection of a handshake that is cancelled: it would stay open."""
+    async def close_unused(self, transport: httpx.AsyncBaseTransport) -> None:
+        """httpcore forgets the connection of a handshake that is cancelled, which would stay open; a proxy's tunnel
+        in which there was no handshake it never forgets."""
         if self._stream is not None and not self._sent:
             await self._stream.aclose()
+            for connection in getattr(getattr(transport, "_pool", None), "connections", ()):
+                if _follow(connection, "_connection", "_connection", "_network_stream") is self._stream:
+                    await connection.aclose()
 
     @property
     def sent(self) -> bool:
@@ -206,6 +208,13 @@ class _Trace:
     @property
     def reused(self) -> bool:
         return self._told and not self._opened
+
+
+def _follow(inner: object, *names: str) -> object:
+    """What lies within, as far as httpcore still calls it that."""
+    for name in names:
+        inner = getattr(inner, name, None)
+    return inner
 
 
 def _is_connect(info: Mapping[str, object]) -> bool:

@@ -1,6 +1,9 @@
 """Each contract test runs for each wire; the default one also on uvloop, where it runs in production."""
 
 import inspect
+import os
+import subprocess
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -27,3 +30,25 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     uvloop.run(pyfuncitem.obj(**arguments))
     return True
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 and provider.test that nobody else trusts, with its key."""
+    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    names = [
+        "-addext",
+        "subjectAltName=IP:127.0.0.1,DNS:provider.test",
+        "-keyout",
+        str(path) + ".key",
+        "-out",
+        str(path),
+    ]
+    try:
+        subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    except FileNotFoundError:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip("openssl is not installed: no certificate to test with")
+    return path

@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import os
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -301,21 +299,6 @@ class TestNoConnection:
             assert await whole(wire, call(other.url)) == b"data"
             await busy.aclose()
             await (await wire.send(call(server.url))).aclose()
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that nobody else trusts, with its key."""
-    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path) + ".key", "-out", str(path)]
-    try:
-        subprocess.run([*command.split(), *names], check=True, capture_output=True)
-    except FileNotFoundError:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip("openssl is not installed: no certificate to test with")
-    return path
 
 
 class TestTls:
