@@ -3,6 +3,7 @@
 settings -> wire, dialects, fleet, cache -> runner -> gateway -> desk -> Litestar routes
 """
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,13 +20,15 @@ from service.api.ops import Ops
 from service.api.page import read_files
 from service.api.routes import routes
 from service.attempt.notice import Notices
-from service.attempt.run import Runner, Upstream
+from service.attempt.run import Runner
+from service.attempt.tries import Means, Upstream
 from service.chat import Target
 from service.events import DrainBegan, Events, Subscriber
 from service.gateway import Gateway, Route
 from service.policy.admission import Admission, Callers
 from service.providers.registry import dialect_of
-from service.routing.health import Fleet
+from service.routing.fleet import Fleet, Guards
+from service.routing.probes import Prober
 from service.settings import Loaded, RouteSettings, ServerSettings, Settings
 from service.telemetry.board import Board
 from service.telemetry.metrics import Metrics
@@ -68,15 +71,21 @@ class Service:
         )
         subscribers = [self.metrics.count, self.board.note]
         self.events = Events(*subscribers, *([log] if log else []))
-        self.fleet = Fleet(origins, loaded.provider_keys, settings.breaker, dice("breaker"), self.events)
+        guards = Guards(settings.breaker, settings.budget, settings.limiter, settings.health)
+        isolated = [provider.name for provider in settings.provider if provider.isolated]
+        self.fleet = Fleet(origins, loaded.provider_keys, guards, dice("breaker"), self.events, isolated)
         self.wire = wire or _wire(settings.server)
         self.cache = AnswerCache(settings.cache, self.events)
-        runner = Runner(self.wire, upstreams, self.fleet, self.events, settings.server.answer_bytes_max)
-        gateway = Gateway({route.name: _route(route) for route in settings.route}, self.cache, runner)
+        means = Means(self.wire, upstreams, self.events, settings.server.answer_bytes_max)
+        self.runner = Runner(means, self.fleet, settings.retry, dice("backoff"))
+        routes = {route.name: _route(route) for route in settings.route}
+        gateway = Gateway(routes, self.cache, self.runner, dice("router"))
         new_id = _ids(dice("ids"))
         desk = Desk(
             gateway, self.admission, Callers(loaded.caller_keys), self.events, settings.server, new_id
         )
+        clocks = {target: route.settings.clocks for route in routes.values() for target in route.targets}
+        self._prober = Prober(self.runner, clocks, settings.probe, dice("probes"), new_id)
         self.asgi = self._application(desk, new_id)
 
     def _application(self, desk: Desk, new_id: Callable[[], str]) -> Litestar:
@@ -85,9 +94,12 @@ class Service:
         @asynccontextmanager
         async def lifespan(app: Litestar) -> AsyncIterator[None]:
             self.board.started_at = clock.wall()
+            probes = asyncio.create_task(self._prober.run(), name="probes")
             try:
                 yield
             finally:
+                probes.cancel()
+                await asyncio.gather(probes, return_exceptions=True)
                 await self.aclose()
 
         ops = Ops(self.settings, self.admission, self.board, lambda: self.fleet.states(clock.now()))
@@ -111,6 +123,7 @@ class Service:
 
     async def aclose(self) -> None:
         """Closes what was opened."""
+        await self.runner.aclose()
         await self.cache.aclose()
         await self.wire.aclose()
         self.metrics.close()
@@ -139,7 +152,11 @@ def _upstreams(settings: Settings) -> dict[Target, Upstream]:
     names = dict.fromkeys(name for route in settings.route for name in route.targets)
     event_bytes_max = settings.server.event_bytes_max
     return {
-        target: Upstream(dialect_of(provider, event_bytes_max), provider.base_url.rstrip("/"))
+        target: Upstream(
+            dialect_of(provider, event_bytes_max),
+            provider.base_url.rstrip("/"),
+            provider.prices.get(target.model),
+        )
         for target in map(_target, names)
         for provider in [providers[target.provider]]
     }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import msgspec
 
@@ -143,6 +143,17 @@ class Usage(msgspec.Struct, frozen=True):
     estimated: bool = False
 
 
+class Price(msgspec.Struct, frozen=True):
+    """What tokens cost, in US dollars per million."""
+
+    prompt: Annotated[float, msgspec.Meta(ge=0)]
+    completion: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+    def of(self, usage: Usage) -> float:
+        """Dollars."""
+        return (usage.prompt_tokens * self.prompt + usage.completion_tokens * self.completion) / 1e6
+
+
 class Chunk(msgspec.Struct, frozen=True, gc=False):
     """One event of an answer: `raw` is ready to go to an OpenAI client, the rest is what we had to look at."""
 
@@ -189,6 +200,9 @@ class Attempt:
     first_token_s: float | None = None
     maybe_billed: bool = False
     dropped: tuple[str, ...] = ()  # request fields this target's dialect does not know
+    kind: str = "first"  # or "retry", "fresh", "key", "hedge", "probe": why it was made
+    usage: Usage | None = None  # tokens that it used, or may have
+    cost_usd: float | None = None  # of those; None without a price
     tried: bool = True  # false: passed over, nothing was sent
 
     @property

@@ -53,6 +53,42 @@ class BreakerChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthChanged:
+    """A target is "healthy", "degraded" (others go first) or "unhealthy" (nobody asks it)."""
+
+    target: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitLowered:
+    """A provider showed that it has less room: so many requests at one time, instead of `before`."""
+
+    provider: str
+    before: int
+    after: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetSpent:
+    """A retry or hedge was not made, because this provider has had enough of them."""
+
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hedged:
+    """A second target is asked at once, beside this one. `why`: "probe": nobody should wait for its probe."""
+
+    request_id: str
+    route: str
+    target: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class CacheLooked:
     """The cache was asked: "hit", "miss" or "error"."""
 
@@ -75,7 +111,18 @@ class Crashed:
     where: str
 
 
-Event = AttemptEnded | RequestEnded | BreakerChanged | CacheLooked | DrainBegan | Crashed
+Event = (
+    AttemptEnded
+    | RequestEnded
+    | BreakerChanged
+    | HealthChanged
+    | LimitLowered
+    | BudgetSpent
+    | Hedged
+    | CacheLooked
+    | DrainBegan
+    | Crashed
+)
 Subscriber = Callable[[Event], None]
 
 

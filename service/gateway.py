@@ -1,13 +1,15 @@
 """The recipe: how one request finds its answer."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 
 from service import clock
 from service.answers.cache import AnswerCache, Stored
 from service.answers.replay import Recorded, Replayed, as_chunks, is_plain_text
 from service.attempt.notice import Notices
-from service.attempt.run import Runner, Task, Whole
+from service.attempt.run import Runner
+from service.attempt.tries import Task, Whole
 from service.chat import ChatRequest, Chunks, Reply, Target
 from service.errors import InvalidRequest, ModelNotFound
 from service.options import CacheOptions
@@ -24,6 +26,7 @@ class Answer:
     stream: Chunks | None = None
     cached: bool | None = None
     dropped: tuple[str, ...] = ()  # of a stream, whose own try is not in the trail yet
+    began_s: float = 0.0  # of that try, from the start of the request
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,11 @@ class Route:
 class Gateway:
     """Answers chat requests, and requests for embeddings."""
 
-    def __init__(self, routes: Mapping[str, Route], cache: AnswerCache, runner: Runner) -> None:
+    def __init__(self, routes: Mapping[str, Route], cache: AnswerCache, runner: Runner, dice: Random) -> None:
         self.routes = routes
         self.cache = cache
         self.runner = runner
+        self._dice = dice
 
     def route(self, model: str) -> Route:
         """The route of this name. Raises ModelNotFound."""
@@ -58,30 +62,34 @@ class Gateway:
         if key is not None and (stored := await self.cache.look(key, task.route)) is not None:
             return _replayed(stored, request)
 
-        fleet = self.runner.fleet
-        targets = order(route.targets, lambda target: fleet.state(target, clock.now()))
-        found = await self.runner.run(task, targets)
+        found = await self.runner.run(task, self._order(route, route.targets))
 
         name, cached = found.target.name, None if key is None else False
         if not isinstance(found, Whole):
             if key is None:
-                return Answer(name, stream=found, dropped=found.dropped)
+                return Answer(name, stream=found, dropped=found.dropped, began_s=found.started_s)
             recorded = Recorded(found, self._keep(key, name, options))
-            return Answer(name, stream=recorded, cached=cached, dropped=found.dropped)
+            return Answer(
+                name, stream=recorded, cached=cached, dropped=found.dropped, began_s=found.started_s
+            )
         if key is not None and is_plain_text(found.reply.body):
             await self.cache.keep(key, Stored(found.reply.body, name), options)
         return Answer(name, reply=found.reply, cached=cached)
 
     async def embed(self, task: Task, route: Route) -> Answer:
         """Vectors, of one model only: those of two cannot be compared. The first target that embeds says which."""
-        upstreams, fleet = self.runner.upstreams, self.runner.fleet
+        upstreams = self.runner.means.upstreams
         able = [target for target in route.targets if upstreams[target].dialect.embeds]
         if not able:
             raise InvalidRequest(f"No target behind {route.settings.name!r} makes embeddings.", param="model")
         same = [target for target in able if target.model == able[0].model]
-        found = await self.runner.run(task, order(same, lambda target: fleet.state(target, clock.now())))
+        found = await self.runner.run(task, self._order(route, same))
         assert isinstance(found, Whole), "vectors are not streamed"
         return Answer(found.target.name, reply=found.reply)
+
+    def _order(self, route: Route, targets: Sequence[Target]) -> list[Target]:
+        fleet, now_s = self.runner.fleet, clock.now()
+        return order(targets, route.settings.policy, lambda target: fleet.standing(target, now_s), self._dice)
 
     def _keep(self, key: str, target: str, options: CacheOptions) -> Callable[[bytes], Awaitable[None]]:
         return lambda body: self.cache.keep(key, Stored(body, target), options)

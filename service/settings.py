@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from service.chat import Price
 from service.options import (
     BreakerOptions,
     BudgetOptions,
@@ -92,6 +93,8 @@ class ProviderSettings(Struct, frozen=True):
     api_version: str | None = None
     max_tokens: Count = 4096  # where the dialect wants a limit and the caller set none
     differs: Differences = AS_THE_DIALECT
+    isolated: bool = False  # by hand: nobody is sent there
+    prices: Mapping[str, Price] = {}  # of its models, in US dollars per million tokens
 
 
 class RouteSettings(Struct, frozen=True):

@@ -23,8 +23,7 @@ def trail_header(trail: Sequence[Attempt], answer: Answer, first_token_s: float)
     it took to the first content."""
     lines = [_line(a.target, a.reason, a.ended_s - a.started_s, a.dropped) for a in trail]
     if answer.stream is not None and not answer.cached:
-        began_s = trail[-1].ended_s if trail else 0.0
-        lines.append(_line(answer.target, "ok", first_token_s - began_s, answer.dropped))
+        lines.append(_line(answer.target, "ok", first_token_s - answer.began_s, answer.dropped))
     return ", ".join(lines) or f"{answer.target}=cache;0ms"
 
 

@@ -1,14 +1,18 @@
 """A circuit breaker: leaves alone what keeps failing, and lets a probe find out when that is over.
 
-                 too many failures                  open time over, on the next call
-    closed ----------------------------> open --------------------------------------> half_open
-      ^                                    ^        a probe failed (longer open time)     |
-      |                                    +----------------------------------------------+
-      +--------------------------------- a probe succeeded -------------------------------+
+                 too many failures, or slow            open time over, on the next call
+    closed ---------------------------------> open --------------------------------------> half_open
+    (a ramp first)                             ^        a probe failed, or never came back     |
+      ^                                        +------- (longer open time) -------------------+
+      +--------------------------------- a probe succeeded -----------------------------------+
 
-A permit ends in one of three ways. A cancelled probe is `ignored`: it says nothing, and its place is free again.
-Results of calls that began before the last change of state are not counted. The window follows resilience4j's time
-window of one-second buckets, the permit Netflix's three-way listener.
+    isolated: by an operator's hand, until the same hand lets go
+
+A permit ends in one of four ways. A cancelled probe is `ignored`: it says nothing, and its place is free again. A probe
+that has not come back after `probe_s` counts as failed, so a hanging provider cannot hold the place. The open time runs
+from the start of the probe that failed. Results of calls that began before the last change of state are not counted.
+
+The window follows resilience4j's time window, the permit Netflix's three-way listener, the ramp Envoy's slow start.
 """
 
 from collections import deque
@@ -16,7 +20,10 @@ from collections.abc import Callable
 from enum import StrEnum
 from random import Random
 
+from service.attempt.window import Window
 from service.options import BreakerOptions
+
+RAMP_FROM = 0.1  # the share of calls that a ramp lets through at its beginning
 
 
 class State(StrEnum):
@@ -25,12 +32,14 @@ class State(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
+    ISOLATED = "isolated"
 
 
 class End(StrEnum):
     """How a permit ends."""
 
     SUCCESS = "success"
+    SLOW = "slow"  # it answered, late
     FAILURE = "failure"
     IGNORED = "ignored"
 
@@ -41,27 +50,38 @@ Tell = Callable[[State, State, str], None]
 class Breaker:
     """Decides from what it is told; reads no clock. Times are loop seconds."""
 
-    def __init__(self, options: BreakerOptions, dice: Random, tell: Tell) -> None:
+    def __init__(self, options: BreakerOptions, open_max_s: float, dice: Random, tell: Tell) -> None:
         self.state = State.CLOSED
         self.opened_until_s = 0.0
+        self.slow = False  # it is open for slowness alone: better than nobody
         self.era = 0
         self._options = options
+        self._open_max_s = open_max_s
         self._dice = dice
         self._tell = tell
         self._openings = 0  # in a row, without a success between
         self._in_a_row = 0
-        self._probes = 0
-        self._buckets: deque[list[int]] = deque()  # [second, calls, failures]
+        self._ramp_until_s = 0.0
+        self._probes: deque[float] = deque()  # when each that is out began
+        self._window = Window(options.window_s, 3)  # calls, failures, slow ones
+
+    @property
+    def probing(self) -> int:
+        """How many probes are out."""
+        return len(self._probes)
 
     def may_enter(self, now_s: float) -> bool:
         """Whether `enter` would give a permit."""
+        self._give_up_lost_probes(now_s)
         match self.state:
             case State.CLOSED:
                 return True
             case State.OPEN:
                 return now_s >= self.opened_until_s
             case State.HALF_OPEN:
-                return self._probes < self._options.probes_max
+                return len(self._probes) < self._options.probes_max
+            case State.ISOLATED:
+                return False
 
     def enter(self, now_s: float) -> "Permit | None":
         """A permit for one call, or None: leave it alone."""
@@ -70,83 +90,120 @@ class Breaker:
         if self.state is State.OPEN:
             self._move(State.HALF_OPEN, "open time is over")
         if self.state is State.HALF_OPEN:
-            self._probes += 1
-        return Permit(self, self.era, probe=self.state is State.HALF_OPEN)
+            self._probes.append(now_s)
+        return Permit(self, self.era, now_s, probe=self.state is State.HALF_OPEN)
 
-    def record(self, end: End, now_s: float, not_before_s: float = 0.0) -> None:
+    def enter_slow(self, now_s: float) -> "Permit | None":
+        """A permit although it is open, if for slowness alone: there is nobody else. Its result moves nothing."""
+        return Permit(self, -1, now_s, probe=False) if self.state is State.OPEN and self.slow else None
+
+    def ramped(self, now_s: float) -> bool:
+        """Whether a call may pass the ramp that follows a recovery: a share that grows from a tenth to all."""
+        left_s = self._ramp_until_s - now_s
+        if self.state is not State.CLOSED or left_s <= 0:
+            return True
+        return self._dice.random() < max(RAMP_FROM, 1.0 - left_s / self._options.ramp_s)
+
+    def on_ramp(self, now_s: float) -> bool:
+        """Whether it closed a moment ago."""
+        return self.state is State.CLOSED and now_s < self._ramp_until_s
+
+    def record(self, end: End, now_s: float, began_s: float, not_before_s: float = 0.0) -> None:
         """How a call of this era ended; `not_before_s` is the time a provider asked to be left alone until."""
         if self.state is State.HALF_OPEN:
-            self._probes -= 1
+            self._probes.remove(began_s)
             if end is End.SUCCESS:
-                self._close()
-            elif end is End.FAILURE:
-                self._open(now_s, not_before_s, "the probe failed")
+                self._close(now_s)
+            elif end is not End.IGNORED:
+                slow = end is End.SLOW
+                self._open(
+                    began_s, not_before_s, "the probe was slow" if slow else "the probe failed", slow=slow
+                )
         elif end is not End.IGNORED:
             self._count(end, now_s)
-            if end is End.FAILURE and (why := self._too_many()):
-                self._open(now_s, not_before_s, why)
+            if end is not End.SUCCESS and (why := self._too_many()):
+                self._open(now_s, not_before_s, why, slow=end is End.SLOW)
+
+    def isolate(self, on: bool, now_s: float) -> None:
+        """By hand: nobody enters until the same hand lets go."""
+        if on and self.state is not State.ISOLATED:
+            self._move(State.ISOLATED, "isolated by the settings")
+        elif not on and self.state is State.ISOLATED:
+            self._close(now_s, "no longer isolated by the settings")
+
+    def adopt(self, options: BreakerOptions, open_max_s: float) -> None:
+        """Other options from now on; the state stays, the counts begin anew."""
+        self._options, self._open_max_s = options, open_max_s
+        self._window = Window(options.window_s, 3)
 
     def _count(self, end: End, now_s: float) -> None:
-        second = int(now_s)
-        while self._buckets and self._buckets[0][0] <= second - self._options.window_s:
-            self._buckets.popleft()
-        if not self._buckets or self._buckets[-1][0] != second:
-            self._buckets.append([second, 0, 0])
-        self._buckets[-1][1] += 1
-        if end is End.FAILURE:
-            self._buckets[-1][2] += 1
-            self._in_a_row += 1
-        else:
-            self._in_a_row = 0
+        self._window.add(now_s, 1, end is End.FAILURE, end is End.SLOW)
+        self._in_a_row = self._in_a_row + 1 if end is End.FAILURE else 0
 
     def _too_many(self) -> str:
         """Why to open, or nothing."""
-        if self._in_a_row >= self._options.failures_in_a_row:
+        options = self._options
+        if self._in_a_row >= options.failures_in_a_row:
             return f"{self._in_a_row} failures in a row"
-        calls = sum(bucket[1] for bucket in self._buckets)
-        failures = sum(bucket[2] for bucket in self._buckets)
-        if calls >= self._options.calls_min and failures >= calls * self._options.failure_share:
-            return f"{failures} of {calls} calls failed within {self._options.window_s} s"
+        calls, failures, slow = self._window.sums
+        if calls < options.calls_min:
+            return ""
+        if failures >= calls * options.failure_share:
+            return f"{failures} of {calls} calls failed within {options.window_s} s"
+        if slow >= calls * options.slow_share:
+            return f"{slow} of {calls} first tokens were slow within {options.window_s} s"
         return ""
 
-    def _open(self, now_s: float, not_before_s: float, why: str) -> None:
-        longest_s = min(self._options.open_s * 2.0**self._openings, self._options.open_max_s)
-        self.opened_until_s = max(now_s + longest_s * self._dice.uniform(0.75, 1.0), not_before_s)
+    def _give_up_lost_probes(self, now_s: float) -> None:
+        if (
+            self.state is State.HALF_OPEN
+            and self._probes
+            and now_s >= self._probes[0] + self._options.probe_s
+        ):
+            self._open(self._probes[0], 0.0, "the probe did not come back")
+
+    def _open(self, from_s: float, not_before_s: float, why: str, *, slow: bool = False) -> None:
+        longest_s = min(self._options.open_s * 2.0**self._openings, self._open_max_s)
+        self.opened_until_s = max(from_s + longest_s * self._dice.uniform(0.75, 1.0), not_before_s)
         self._openings = min(self._openings + 1, 30)
+        self.slow = slow
         self._move(State.OPEN, why)
 
-    def _close(self) -> None:
+    def _close(self, now_s: float, why: str = "the probe succeeded") -> None:
         self._openings = 0
-        self._buckets.clear()
-        self._move(State.CLOSED, "the probe succeeded")
+        self._ramp_until_s = now_s + self._options.ramp_s
+        self._window.clear()
+        self._move(State.CLOSED, why)
 
     def _move(self, after: State, why: str) -> None:
         before, self.state = self.state, after
         self.era += 1
-        self._probes = self._in_a_row = 0
+        self._in_a_row = 0
+        self._probes.clear()
         self._tell(before, after, why)
 
 
 class Permit:
     """Leave for one call. Ends once; ending it again does nothing."""
 
-    __slots__ = ("_breaker", "_era", "_open", "probe")
+    __slots__ = ("_began_s", "_breaker", "_era", "_open", "probe")
 
-    def __init__(self, breaker: Breaker, era: int, probe: bool) -> None:
+    def __init__(self, breaker: Breaker, era: int, began_s: float, probe: bool) -> None:
         self._breaker = breaker
         self._era = era
+        self._began_s = began_s
         self._open = True
         self.probe = probe
 
     def end(self, how: End, now_s: float, not_before_s: float = 0.0) -> None:
         """Tells the breaker how the call went, if it is still of its era."""
         if self._open and self._era == self._breaker.era:
-            self._breaker.record(how, now_s, not_before_s)
+            self._breaker.record(how, now_s, self._began_s, not_before_s)
         self._open = False
 
-    def commit(self, now_s: float) -> None:
+    def commit(self, how: End, now_s: float) -> None:
         """The first content came. A probe has then proven its point and its place is needed: the stream that
         follows counts as an ordinary call. Any other call is counted when it ends."""
         if self.probe:
-            self.end(End.SUCCESS, now_s)
+            self.end(how, now_s)
             self._era, self._open, self.probe = self._breaker.era, True, False

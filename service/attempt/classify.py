@@ -15,6 +15,7 @@ class Then(StrEnum):
     """What follows."""
 
     FRESH = "fresh"  # once more, on a new connection: the old one was stale
+    RETRY = "retry"  # once more here, if it may (backoff), else the next target
     NEXT = "next"  # the next target
     GIVE_UP = "give_up"  # nobody else would do better
 
@@ -39,7 +40,8 @@ class Rest(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The one reading of a failure. `cool_s`: so long nobody asks this target with this key, because of `rest`."""
+    """The one reading of a failure. `cool_s`: so long nobody asks this target with this key, because of `rest`.
+    `overload`: the provider had no room, so it is given less (limiter)."""
 
     then: Then
     blame: Blame
@@ -50,6 +52,7 @@ class Verdict:
     status: int | None = None
     message: str = ""
     maybe_billed: bool = False
+    overload: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ QUOTA_CODES = frozenset(
     }
 )
 EDGE_STATUSES = frozenset({*range(520, 528), 530})  # Cloudflare speaking for an origin it cannot reach
+BLINKS = frozenset({500, 502, 503, 504})  # may be over at once
+FULL = frozenset({429, 498, 529})
 QUOTA_COOL_S = 3600.0
 QUOTA_ABOVE_S = 600.0  # whoever says to come back later than this has no rate limit in mind
 LIMITED_COOL_S = 5.0
@@ -106,7 +111,8 @@ STATUS_RULES = (
     Rule(Then.GIVE_UP, Blame.NOBODY, frozenset({400, 422})),
     Rule(Then.NEXT, Blame.NOBODY, frozenset({413})),
     Rule(Then.NEXT, Blame.HOST, EDGE_STATUSES),
-    Rule(Then.NEXT, Blame.TARGET),  # 5xx, 529, 498 of a full tier, 404 of a model that is gone, 408, 3xx
+    Rule(Then.RETRY, Blame.TARGET, BLINKS),
+    Rule(Then.NEXT, Blame.TARGET),  # 529, 498 of a full tier, 404 of a model that is gone, 408, 3xx
 )
 CODE_RULES = tuple(rule for rule in STATUS_RULES if rule.codes)  # these hold inside a 200 as well
 
@@ -120,7 +126,8 @@ def classify(error: Exception) -> Verdict:
             return _of_wire(error)
         case ClockRanOut():
             blame = Blame.NOBODY if error.clock == "deadline" else Blame.TARGET
-            return Verdict(Then.NEXT, blame, f"{error.clock}_timeout", maybe_billed=True)
+            late = blame is Blame.TARGET
+            return Verdict(Then.NEXT, blame, f"{error.clock}_timeout", maybe_billed=True, overload=late)
         case Unsupported():
             return Verdict(Then.NEXT, Blame.NOBODY, f"unsupported_{error.param}")
     raise error
@@ -136,8 +143,9 @@ def _of_fault(fault: ProviderFault) -> Verdict:
     rest = rule.rest if rule.blame is Blame.KEY else Rest.WAITING
     if rest is Rest.LIMITED and cool_s > QUOTA_ABOVE_S:
         rest = Rest.QUOTA
+    limited = rule.blame is Blame.KEY and rest is Rest.LIMITED
     return Verdict(
-        rule.then,
+        Then.RETRY if limited and said is not None else rule.then,
         rule.blame,
         fault.reason,
         cool_s=0.0 if rule.blame is Blame.NOBODY else cool_s,
@@ -145,6 +153,7 @@ def _of_fault(fault: ProviderFault) -> Verdict:
         code=fault.code,
         status=fault.status,
         message=fault.message,
+        overload=fault.status in FULL and rest is not Rest.QUOTA and rule.blame is not Blame.NOBODY,
     )
 
 
@@ -158,5 +167,7 @@ def _of_wire(failure: WireFailure) -> Verdict:
         return Verdict(Then.FRESH, Blame.NOBODY, reason, maybe_billed=failure.sent)
     if failure.stage is Stage.POOL:
         return Verdict(Then.NEXT, Blame.NOBODY, reason)
-    blame = Blame.HOST if failure.stage in (Stage.RESOLVE, Stage.CONNECT) else Blame.TARGET
-    return Verdict(Then.NEXT, blame, reason, maybe_billed=failure.sent)
+    if failure.stage in (Stage.RESOLVE, Stage.CONNECT):
+        return Verdict(Then.NEXT, Blame.HOST, reason, maybe_billed=failure.sent, overload=True)
+    then = Then.RETRY if failure.kind in (Kind.CLOSED, Kind.RESET) else Then.NEXT
+    return Verdict(then, Blame.TARGET, reason, maybe_billed=failure.sent)

@@ -171,9 +171,19 @@ class AnthropicStream:
     def end(self) -> list[Chunk]:
         if not self.finished:
             raise ProviderFault("truncated")
-        usage = _usage(self._tokens) or estimated(prompt_chars(self._request), self._said_chars)
+        usage = self.so_far()
         raw = self._frame([], _told(usage, self._tokens)) if self._request.wants_usage else b""
         return [Chunk(raw, usage=usage)]
+
+    def so_far(self) -> Usage:
+        counted = _usage(self._tokens)
+        if counted is not None and self.finished:
+            return counted
+        guess = estimated(prompt_chars(self._request), self._said_chars)
+        if counted is None:
+            return guess
+        completion = max(counted.completion_tokens, guess.completion_tokens)  # it counts them at the end
+        return Usage(counted.prompt_tokens, completion, counted.prompt_tokens + completion, estimated=True)
 
     def _chunk(self, payload: bytes) -> Chunk | None:
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from service import VERSION, clock
-from service.chat import Asked, ChatRequest, Chunk, EmbedRequest, Reply
+from service.chat import Asked, ChatRequest, Chunk, EmbedRequest, Reply, Usage
 from service.providers.error_body import read_error
 from service.providers.retry_after import retry_after_s
 
@@ -83,6 +83,10 @@ class StreamReader(Protocol):
     def end(self) -> list[Chunk]:
         """The bytes are over: last chunks to pass on; by now one of all chunks has told the usage. Raises
         ProviderFault("truncated") unless the answer is whole."""
+        ...
+
+    def so_far(self) -> Usage:
+        """The tokens of a stream that may not be whole: as the provider counted them, or estimated."""
         ...
 
 

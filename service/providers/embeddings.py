@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 from service.chat import EmbedRequest, Reply
 from service.providers.base import ProviderFault
 from service.providers.error_body import read_error
-from service.providers.usage import estimated, usage_of, with_usage
+from service.providers.usage import prompt_only, usage_of, with_usage
 
 
 class _Body(Struct):
@@ -55,7 +55,7 @@ def reply_with_vectors(body: bytes, request: EmbedRequest) -> Reply:
         body = msgspec.json.encode({**_FIELDS.decode(body), "data": data})
     if (usage := usage_of(parsed.usage)) is not None:
         return Reply(body, usage)
-    usage = estimated(_chars(request.body.input), 0)
+    usage = prompt_only(request)
     return Reply(with_usage(body, usage), usage)
 
 
@@ -90,10 +90,3 @@ def _numbers(packed: bytes) -> list[float]:
     if not all(map(math.isfinite, numbers)):
         raise ValueError("JSON has no such numbers")
     return numbers.tolist()
-
-
-def _chars(given: object) -> int:
-    """Characters of texts; a token number counts as the four that a token is taken for."""
-    if isinstance(given, list):
-        return sum(map(_chars, given))
-    return len(given) if isinstance(given, str) else 4

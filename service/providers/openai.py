@@ -162,8 +162,11 @@ class OpenAIStream:
             raise ProviderFault("truncated")
         if self._usage is not None:
             return []
-        self._usage = estimated(prompt_chars(self._request), self._said_chars)
+        self._usage = self.so_far()
         return [Chunk(self.usage_chunk(self._usage) if self._keep_usage else b"", usage=self._usage)]
+
+    def so_far(self) -> Usage:
+        return self._usage or estimated(prompt_chars(self._request), self._said_chars)
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """The chunk of a stream that tells its usage and nothing else."""

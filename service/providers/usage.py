@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from service.chat import ChatRequest, Usage
+from service.chat import Asked, ChatRequest, EmbedRequest, Usage
 
 CHARS_PER_TOKEN = 4
 TOKENS_MAX = 2**53
@@ -56,6 +56,20 @@ def prompt_chars(request: ChatRequest) -> int:
     for message in request.body.messages:
         chars += text_chars(message.content) + calls_chars(message.tool_calls)
     return chars
+
+
+def prompt_only(request: Asked) -> Usage:
+    """The estimate for a request that brought no answer."""
+    if isinstance(request, EmbedRequest):
+        return estimated(input_chars(request.body.input), 0)
+    return estimated(prompt_chars(request), 0)
+
+
+def input_chars(given: object) -> int:
+    """Characters of texts to embed; a token number counts as the four that a token is taken for."""
+    if isinstance(given, list):
+        return sum(map(input_chars, given))
+    return len(given) if isinstance(given, str) else CHARS_PER_TOKEN
 
 
 def text_chars(content: object) -> int:

@@ -6,7 +6,19 @@ from typing import Any, assert_never
 
 from service import clock
 from service.chat import Outcome
-from service.events import AttemptEnded, BreakerChanged, CacheLooked, Crashed, DrainBegan, Event, RequestEnded
+from service.events import (
+    AttemptEnded,
+    BreakerChanged,
+    BudgetSpent,
+    CacheLooked,
+    Crashed,
+    DrainBegan,
+    Event,
+    HealthChanged,
+    Hedged,
+    LimitLowered,
+    RequestEnded,
+)
 from service.telemetry.reading import failed, failed_over, ms, rows
 
 RECENT_MAX = 50
@@ -64,6 +76,8 @@ class Board:
                 self._incident("drained", None, f"told to end with {in_flight} requests in flight")
             case Crashed(where=where):
                 self._incident("crashed", None, where)
+            case HealthChanged() | LimitLowered() | BudgetSpent() | Hedged():
+                pass
             case _:
                 assert_never(event)
 

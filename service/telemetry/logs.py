@@ -18,7 +18,19 @@ import msgspec
 
 from service import clock
 from service.chat import Outcome
-from service.events import AttemptEnded, BreakerChanged, CacheLooked, Crashed, DrainBegan, Event, RequestEnded
+from service.events import (
+    AttemptEnded,
+    BreakerChanged,
+    BudgetSpent,
+    CacheLooked,
+    Crashed,
+    DrainBegan,
+    Event,
+    HealthChanged,
+    Hedged,
+    LimitLowered,
+    RequestEnded,
+)
 from service.telemetry.reading import ms, rows
 
 FLUSH_S = 0.1
@@ -142,6 +154,8 @@ class Logs:
             case Crashed():
                 self._line(Level.ERROR, "crash", id=event.request_id, where=event.where)
             case AttemptEnded():
+                pass
+            case HealthChanged() | LimitLowered() | BudgetSpent() | Hedged():
                 pass
             case _:
                 assert_never(event)

@@ -30,7 +30,19 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from service import clock
 from service.chat import ChatRequest, Outcome, Target
-from service.events import AttemptEnded, BreakerChanged, CacheLooked, Crashed, DrainBegan, Event, RequestEnded
+from service.events import (
+    AttemptEnded,
+    BreakerChanged,
+    BudgetSpent,
+    CacheLooked,
+    Crashed,
+    DrainBegan,
+    Event,
+    HealthChanged,
+    Hedged,
+    LimitLowered,
+    RequestEnded,
+)
 from service.routing.health import TargetState
 from service.telemetry import names, process
 from service.telemetry.names import OTHER, Kind, Metric
@@ -204,6 +216,8 @@ class Metrics:
                 self._draining = 1
             case Crashed():
                 self._crashes[()] += 1
+            case HealthChanged() | LimitLowered() | BudgetSpent() | Hedged():
+                pass
             case _:
                 assert_never(event)
 

@@ -10,7 +10,7 @@ AttemptRow = dict[str, str | int | bool | float | None | tuple[str, ...]]
 
 def failed(attempt: Attempt) -> bool:
     """Whether a target was asked and did not give its whole answer, without anybody having stopped it."""
-    return attempt.tried and attempt.reason not in ("ok", "cancelled")
+    return attempt.tried and attempt.reason not in ("ok", "cancelled", "outrun")
 
 
 def failed_over(event: RequestEnded) -> bool:
@@ -42,6 +42,8 @@ def _row(attempt: Attempt) -> AttemptRow:
         row["code"] = attempt.code
     if attempt.dropped:
         row["dropped"] = attempt.dropped
+    if attempt.kind != "first":
+        row["kind"] = attempt.kind
     if attempt.maybe_billed:
         row["maybe_billed"] = True
     return row
@@ -50,4 +52,4 @@ def _row(attempt: Attempt) -> AttemptRow:
 def _outcome(attempt: Attempt) -> str:
     if not attempt.tried:
         return "passed_over"
-    return attempt.reason if attempt.reason in ("ok", "cancelled") else "failed"
+    return attempt.reason if attempt.reason in ("ok", "cancelled", "outrun") else "failed"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from service.api import chat, stream
-from service.attempt.run import Streaming, Try
+from service.attempt.tries import Streaming, Try
 from service.providers import openai
 from service.providers.base import ProviderFault
 from tests.simulation.fuzz_upstream import Violation, fuzz

@@ -18,8 +18,8 @@ from service.telemetry.metrics import COUNTED, LOG_ONLY, Metrics
 from tests.service.world import World, status
 
 STATES = [
-    TargetState("one/fast", "one", Health.UNHEALTHY, "open", 3.0, 3.0, 0, False),
-    TargetState("two/slow", "two", Health.HEALTHY, "closed", 0.0, 0.0, 4, False),
+    TargetState("one/fast", "one", Health.UNHEALTHY, "open", 3.0, 3.0, 0, 0, False, 1000, 0),
+    TargetState("two/slow", "two", Health.HEALTHY, "closed", 0.0, 0.0, 4, 0, False, 1000, 0),
 ]
 
 

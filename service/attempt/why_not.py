@@ -1,0 +1,63 @@
+"""The honest error for a request that nobody answered. Pure."""
+
+from service.attempt.classify import Blame, Rest, Then, Verdict
+from service.attempt.tries import Task
+from service.errors import (
+    AllTargetsDown,
+    AllTargetsLimited,
+    DeadlineExceeded,
+    GatewayError,
+    InvalidRequest,
+    Overloaded,
+    ProviderRefused,
+    TooLarge,
+)
+
+LIMITED = frozenset({"http_429", Rest.LIMITED, Rest.QUOTA})
+FULL = "provider_full"
+
+
+def why_not(task: Task, wait_s: float, *, out_of_time: bool) -> GatewayError:
+    """What to tell the client. `wait_s`: until a target may be asked again; `out_of_time`: its deadline is near."""
+    trail = task.trail
+    if refusal := _refusal(task):
+        return refusal
+    if out_of_time:
+        return DeadlineExceeded("No provider answered within the time allowed.", attempts=trail)
+    reasons = [attempt.reason for attempt in trail]
+    if reasons and all(reason.startswith("unsupported_") for reason in reasons):
+        param = reasons[0].removeprefix("unsupported_")
+        return InvalidRequest(
+            f"No model behind {task.route!r} can carry the field {param!r}.", param=param, attempts=trail
+        )
+    wait_s = max(1.0, wait_s)
+    if reasons and all(reason == FULL for reason in reasons):
+        return Overloaded(
+            "Every provider behind this model has as much to do as it can take.",
+            retry_after_s=wait_s,
+            attempts=trail,
+        )
+    if all(reason in LIMITED for reason in reasons):
+        return AllTargetsLimited(
+            "Every provider behind this model has reached a rate limit.", retry_after_s=wait_s, attempts=trail
+        )
+    return AllTargetsDown(
+        "No provider behind this model can answer at the moment.", retry_after_s=wait_s, attempts=trail
+    )
+
+
+def _refusal(task: Task) -> GatewayError | None:
+    """What a provider had against the request itself, if that is why."""
+    verdicts = task.verdicts
+    if not verdicts or not (task.given_up or all(map(_at_fault, verdicts))):
+        return None
+    refusal = next((v for v in verdicts if v.then is Then.GIVE_UP), verdicts[-1])
+    if refusal.status == TooLarge.status:
+        return TooLarge("The request is too large for every provider behind this model.", attempts=task.trail)
+    said = refusal.message or "A provider found the request at fault."
+    return ProviderRefused(said, 422 if refusal.status == 422 else 400, attempts=task.trail)
+
+
+def _at_fault(verdict: Verdict) -> bool:
+    """Whether a provider found the request itself at fault: too long for it, say."""
+    return verdict.blame is Blame.NOBODY and verdict.status is not None

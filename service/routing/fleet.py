@@ -1,0 +1,338 @@
+"""All targets, and who may be asked: every guard is asked here, in one place, and told here how it went.
+
+enter(target) -> Pass(key) -> commit, end(verdict)     one per try, always ended
+              -> Barred(reason)                        leave it alone
+
+    scope      guards
+    key        cool-down (Retry-After, quota, refused)
+    host       breaker of resolve, connect and edge failures
+    target     breaker, ramp, burst of bad requests, record of the last 30 s, time to first token
+    provider   limiter, retry budget
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from random import Random
+
+from service.attempt.backoff import Fare
+from service.attempt.breaker import Breaker, End, Permit, State
+from service.attempt.budget import Budget
+from service.attempt.burst import Burst
+from service.attempt.classify import Blame, Rest, Then, Verdict
+from service.attempt.limiter import Limiter, Load
+from service.chat import Target
+from service.events import BreakerChanged, BudgetSpent, Events, HealthChanged, LimitLowered
+from service.options import BreakerOptions, BudgetOptions, HealthOptions, LimiterOptions
+from service.routing.ewma import PeakEwma
+from service.routing.health import Health, Record, Standing, TargetState
+from service.settings import Secret
+
+BAD_REQUEST = frozenset({400, 422})
+_RANK = {Health.HEALTHY: 0, Health.DEGRADED: 1, Health.UNHEALTHY: 2}
+_SEVERITY = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2, State.ISOLATED: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Barred:
+    """Why a target is passed over. `soft`: it is still better than nobody."""
+
+    reason: str
+    soft: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """The options of all of them."""
+
+    breaker: BreakerOptions
+    budget: BudgetOptions
+    limiter: LimiterOptions
+    health: HealthOptions
+
+
+class _Provider:
+    """What all targets of one provider share."""
+
+    def __init__(self, name: str, options: Guards) -> None:
+        self.name = name
+        self.limiter = Limiter(options.limiter)
+        self.budget = Budget(options.budget)
+
+
+class _Entry:
+    """One target's standing."""
+
+    def __init__(
+        self,
+        target: Target,
+        provider: _Provider,
+        host: Breaker,
+        keys: tuple[Secret | None, ...],
+        breaker: Breaker,
+        record: Record,
+    ) -> None:
+        self.target = target
+        self.provider = provider
+        self.host = host
+        self.keys = keys
+        self.cool_until_s = [0.0] * len(keys)
+        self.rest = [Rest.LIMITED] * len(keys)  # why it cools
+        self.burst = Burst()
+        self.breaker = breaker
+        self.record = record
+        self.first_token = PeakEwma()
+        self.told = Health.HEALTHY
+        self.in_flight = 0
+        self.asked_s = 0.0  # when somebody was let in last
+
+
+class Fleet:
+    """Every target's guards. Times are loop seconds."""
+
+    def __init__(
+        self,
+        origins: Mapping[Target, str],
+        keys: Mapping[str, tuple[Secret, ...]],
+        options: Guards,
+        dice: Random,
+        events: Events,
+        isolated: Collection[str] = (),
+    ) -> None:
+        def breaker(scope: str, open_max_s: float) -> Breaker:
+            def tell(before: State, after: State, why: str) -> None:
+                events.emit(BreakerChanged(scope, before, after, why))
+
+            return Breaker(options.breaker, open_max_s, dice, tell)
+
+        self._events = events
+        self._slow_of_clock = options.breaker.slow_of_clock
+        self._hosts = {
+            origin: breaker(origin, options.breaker.host_open_max_s)
+            for origin in sorted(set(origins.values()))
+        }
+        self._providers = {
+            name: _Provider(name, options) for name in dict.fromkeys(target.provider for target in origins)
+        }
+        self._entries = {
+            target: _Entry(
+                target,
+                self._providers[target.provider],
+                self._hosts[origin],
+                tuple(keys.get(target.provider) or (None,)),
+                breaker(target.name, options.breaker.open_max_s),
+                Record(options.health),
+            )
+            for target, origin in origins.items()
+        }
+        for target, entry in self._entries.items():
+            entry.breaker.isolate(target.provider in isolated, 0.0)
+
+    def enter(
+        self, target: Target, now_s: float, fare: Fare = Fare.FIRST, *, last_resort: bool = False
+    ) -> "Pass | Barred":
+        """Leave to ask a target once, with one of its keys; or why not.
+        `last_resort`: there is nobody else, so being slow or just recovered is no reason to be left alone."""
+        entry = self._entries[target]
+        key = min(range(len(entry.keys)), key=entry.cool_until_s.__getitem__)
+        if entry.cool_until_s[key] > now_s:
+            return Barred(entry.rest[key])
+        if barred := self._barred(entry, now_s, last_resort):
+            return barred
+        if fare is Fare.PAID and not entry.provider.budget.withdraw(now_s):
+            self._events.emit(BudgetSpent(entry.provider.name))
+            return Barred("retry_budget_spent")
+        if fare is Fare.FIRST:
+            entry.provider.budget.deposit(now_s)
+        permit = (entry.breaker.enter_slow(now_s) if last_resort else None) or entry.breaker.enter(now_s)
+        host = entry.host.enter(now_s)
+        assert permit is not None and host is not None, "nothing ran since they said so"
+        entry.asked_s = now_s
+        return Pass(self, entry, key, permit, host)
+
+    def _barred(self, entry: _Entry, now_s: float, last_resort: bool) -> Barred | None:
+        breaker, host = entry.breaker, entry.host
+        if breaker.state is State.ISOLATED:
+            return Barred("isolated")
+        if not host.may_enter(now_s):
+            return Barred("host_breaker_open")
+        if not breaker.may_enter(now_s):
+            soft = breaker.state is State.OPEN and breaker.slow
+            if not (soft and last_resort):
+                return Barred("breaker_open", soft)
+        if not (last_resort or (breaker.ramped(now_s) and host.ramped(now_s))):
+            return Barred("slow_start", soft=True)
+        if not entry.provider.limiter.has_room():
+            return Barred("provider_full")
+        return None
+
+    def may_ask(self, target: Target, now_s: float) -> bool:
+        """Whether `enter` would let somebody in, if need be as the last resort."""
+        entry = self._entries[target]
+        return min(entry.cool_until_s) <= now_s and self._barred(entry, now_s, last_resort=True) is None
+
+    def keys(self, target: Target) -> int:
+        """How many keys a target has."""
+        return len(self._entries[target].keys)
+
+    def has_free_key(self, target: Target, now_s: float) -> bool:
+        """Whether one of them does not cool down."""
+        return min(self._entries[target].cool_until_s) <= now_s
+
+    def does_well(self, target: Target, now_s: float) -> bool:
+        """Whether a failure of it is likely to be a blink."""
+        entry = self._entries[target]
+        closed = entry.breaker.state is State.CLOSED and entry.host.state is State.CLOSED
+        return closed and not entry.record.degraded(now_s)
+
+    def standing(self, target: Target, now_s: float) -> Standing:
+        """What the router wants to know. A target that is due for a probe stands where a healthy one would, or nobody
+        would ever find out that it is back."""
+        entry = self._entries[target]
+        rank = 0 if self._probe_due(entry, now_s) else _RANK[self._health(entry, now_s)]
+        return Standing(rank, entry.first_token.value_s * (entry.in_flight + 1))
+
+    def wait_s(self, target: Target, now_s: float) -> float:
+        """How long nobody may ask it."""
+        entry = self._entries[target]
+        cooling_s = min(entry.cool_until_s) - now_s
+        return max(0.0, cooling_s, _open_s(entry.breaker, now_s), _open_s(entry.host, now_s))
+
+    def state(self, target: Target, now_s: float) -> TargetState:
+        """How a target stands."""
+        entry = self._entries[target]
+        worse = max((entry.breaker, entry.host), key=lambda b: _SEVERITY[b.state])
+        return TargetState(
+            target.name,
+            target.provider,
+            self._health(entry, now_s),
+            worse.state,
+            cooling_s=max(0.0, min(entry.cool_until_s) - now_s),
+            wait_s=self.wait_s(target, now_s),
+            in_flight=entry.in_flight,
+            probing=entry.breaker.probing + entry.host.probing,
+            probe_due=self._probe_due(entry, now_s),
+            limit=int(entry.provider.limiter.limit),
+            provider_in_flight=entry.provider.limiter.in_flight,
+        )
+
+    def states(self, now_s: float) -> list[TargetState]:
+        """Every target, in the order of settings."""
+        return [self.state(target, now_s) for target in self._entries]
+
+    def forgotten(self, now_s: float, idle_s: float) -> list[Target]:
+        """Who is due for a probe, and has not been asked for so long."""
+        return [
+            target
+            for target, entry in self._entries.items()
+            if self._probe_due(entry, now_s) and self._due_since_s(entry) + idle_s <= now_s
+        ]
+
+    def _due_since_s(self, entry: _Entry) -> float:
+        return max(
+            entry.asked_s, entry.breaker.opened_until_s, entry.host.opened_until_s, min(entry.cool_until_s)
+        )
+
+    def _probe_due(self, entry: _Entry, now_s: float) -> bool:
+        breaker, host = entry.breaker, entry.host
+        if breaker.state is State.CLOSED and host.state is State.CLOSED:
+            return False
+        return min(entry.cool_until_s) <= now_s and breaker.may_enter(now_s) and host.may_enter(now_s)
+
+    def _health(self, entry: _Entry, now_s: float) -> Health:
+        states = (entry.breaker.state, entry.host.state)
+        if State.OPEN in states or State.ISOLATED in states or min(entry.cool_until_s) > now_s:
+            health = Health.UNHEALTHY
+        elif State.HALF_OPEN in states or entry.record.degraded(now_s):
+            health = Health.DEGRADED
+        else:
+            health = Health.HEALTHY
+        if health is not entry.told:
+            before, entry.told = entry.told, health
+            self._events.emit(HealthChanged(entry.target.name, before, health))
+        return health
+
+
+def _open_s(breaker: Breaker, now_s: float) -> float:
+    return max(0.0, breaker.opened_until_s - now_s) if breaker.state is State.OPEN else 0.0
+
+
+class Pass:
+    """Leave for one try. `end` must be called when it is over, whatever happened; only the first call counts."""
+
+    __slots__ = ("_entry", "_fleet", "_host", "_index", "_limit_era", "_over", "_slow", "_target", "probe")
+
+    def __init__(self, fleet: Fleet, entry: _Entry, index: int, target: Permit, host: Permit) -> None:
+        self.probe = target.probe or host.probe
+        self._fleet = fleet
+        self._entry = entry
+        self._index = index
+        self._target = target
+        self._host = host
+        self._slow = self._over = False
+        self._limit_era = entry.provider.limiter.enter()
+        entry.in_flight += 1
+
+    @property
+    def key(self) -> str | None:
+        """The provider key to use."""
+        secret = self._entry.keys[self._index]
+        return secret.reveal() if secret else None
+
+    def commit(self, now_s: float, first_token_s: float, clock_s: float) -> None:
+        """The first content of a stream came, after so long; its clock would have waited for `clock_s`."""
+        self._slow = first_token_s > clock_s * self._fleet._slow_of_clock
+        self._entry.first_token.observe(first_token_s, now_s)
+        self._host.end(End.SUCCESS, now_s)
+        self._target.commit(End.SLOW if self._slow else End.SUCCESS, now_s)
+
+    def end(self, verdict: Verdict | None, now_s: float, *, reached: bool) -> None:
+        """The try is over: None if it gave its whole answer, else what went wrong. `reached`: the provider sent
+        at least a status, so its host is up."""
+        if self._over:
+            return
+        self._over = True
+        entry = self._entry
+        entry.in_flight -= 1
+        not_before_s = now_s + verdict.cool_s if verdict else 0.0
+        if verdict is None:
+            entry.burst.record(refused=False, now_s=now_s)
+        elif verdict.cool_s > 0:
+            # Two refusals may cross: the later end of the cool-down holds.
+            cool = entry.cool_until_s
+            cool[self._index] = max(cool[self._index], not_before_s)
+            entry.rest[self._index] = verdict.rest
+        if verdict is None or verdict.blame in (Blame.TARGET, Blame.HOST):
+            entry.record.add(verdict is not None, now_s)
+        self._target.end(_target_end(verdict, self._slow), now_s, not_before_s)
+        self._host.end(_host_end(verdict, reached), now_s, not_before_s)
+        self._leave_limiter(verdict)
+
+    def _leave_limiter(self, verdict: Verdict | None) -> None:
+        limiter = self._entry.provider.limiter
+        load = Load.TAKEN if verdict is None else Load.DROPPED if verdict.overload else Load.UNKNOWN
+        before = int(limiter.limit)
+        if limiter.leave(self._limit_era, load):
+            why = verdict.reason if verdict else ""
+            self._fleet._events.emit(LimitLowered(self._entry.provider.name, before, int(limiter.limit), why))
+
+    def reconsider(self, verdict: Verdict, now_s: float) -> Verdict:
+        """The verdict, or another one if this target refuses what it took a minute ago."""
+        if verdict.then is not Then.GIVE_UP or verdict.status not in BAD_REQUEST:
+            return verdict
+        if self._entry.burst.record(refused=True, now_s=now_s):
+            return replace(verdict, then=Then.NEXT, blame=Blame.TARGET)
+        return verdict
+
+
+def _target_end(verdict: Verdict | None, slow: bool) -> End:
+    """A caller's own 400 proves that the target is alive; a client that left proves nothing."""
+    if verdict is None or (verdict.blame is Blame.NOBODY and verdict.status is not None):
+        return End.SLOW if slow else End.SUCCESS
+    return End.FAILURE if verdict.blame is Blame.TARGET else End.IGNORED
+
+
+def _host_end(verdict: Verdict | None, reached: bool) -> End:
+    """Whoever sent a status is up, whatever it said, unless an edge in front said that its host is not."""
+    if verdict is not None and verdict.blame is Blame.HOST:
+        return End.FAILURE
+    return End.SUCCESS if reached else End.IGNORED
