@@ -71,11 +71,12 @@ class LimiterOptions(Struct, frozen=True):
 
 
 class HealthOptions(Struct, frozen=True):
-    """When a target that still answers stands behind the others."""
+    """When a target that still answers stands behind the others. `calls_min`: fewer prove nothing, and a target that
+    fails all of them has opened its breaker before."""
 
     window_s: Window = 30
+    calls_min: Count = 20
     failure_share: Share = 0.05
-    failures_min: Count = 2
 
 
 class ProbeOptions(Struct, frozen=True):

@@ -57,4 +57,4 @@ class Record:
         self._window.age(now_s)
         calls, failures = self._window.sums
         options = self._options
-        return failures >= options.failures_min and failures >= calls * options.failure_share
+        return calls >= options.calls_min and failures >= calls * options.failure_share
