@@ -72,8 +72,7 @@ class Service:
         subscribers = [self.metrics.count, self.board.note]
         self.events = Events(*subscribers, *([log] if log else []))
         guards = Guards(settings.breaker, settings.budget, settings.limiter, settings.health)
-        isolated = [provider.name for provider in settings.provider if provider.isolated]
-        self.fleet = Fleet(origins, loaded.provider_keys, guards, dice("breaker"), self.events, isolated)
+        self.fleet = Fleet(origins, loaded.provider_keys, guards, dice("breaker"), self.events)
         self.wire = wire or _wire(settings.server)
         self.cache = AnswerCache(settings.cache, self.events)
         means = Means(self.wire, upstreams, self.events, settings.server.answer_bytes_max)
@@ -94,6 +93,8 @@ class Service:
         @asynccontextmanager
         async def lifespan(app: Litestar) -> AsyncIterator[None]:
             self.board.started_at = clock.wall()
+            isolated = [provider.name for provider in self.settings.provider if provider.isolated]
+            self.fleet.isolate(isolated, clock.now())
             probes = asyncio.create_task(self._prober.run(), name="probes")
             try:
                 yield

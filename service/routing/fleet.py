@@ -96,7 +96,6 @@ class Fleet:
         options: Guards,
         dice: Random,
         events: Events,
-        isolated: Collection[str] = (),
     ) -> None:
         def breaker(scope: str, open_max_s: float) -> Breaker:
             def tell(before: State, after: State, why: str) -> None:
@@ -124,8 +123,11 @@ class Fleet:
             )
             for target, origin in origins.items()
         }
+
+    def isolate(self, providers: Collection[str], now_s: float) -> None:
+        """By hand: nobody is sent to these providers; the others are let go again."""
         for target, entry in self._entries.items():
-            entry.breaker.isolate(target.provider in isolated, 0.0)
+            entry.breaker.isolate(target.provider in providers, now_s)
 
     def enter(
         self, target: Target, now_s: float, fare: Fare = Fare.FIRST, *, last_resort: bool = False
