@@ -116,10 +116,11 @@ def _serve(loaded: Loaded) -> int:
 
 def _listen(host: str, port: int) -> socket.socket:
     """Bound before anything is built, so that a port in use is told at once. Raises OSError."""
-    family, _, _, _, address = socket.getaddrinfo(
+    family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    listening = socket.socket(family)
+    # The protocol is said because asyncio sets TCP_NODELAY only on connections that know themselves to be TCP.
+    listening = socket.socket(family, kind, protocol)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(address)
     return listening
@@ -153,6 +154,8 @@ def _parser() -> argparse.ArgumentParser:
 def _summary(loaded: Loaded) -> str:
     settings = loaded.settings
     lines = [f"These settings can be used. Listening on {settings.server.host}:{settings.server.port}."]
+    if settings.server.proxy is not None:
+        lines.append(f"  by way of {settings.server.proxy}, except to what is in this network")
     lines += [
         f"  provider {p.name}: {p.dialect} at {p.base_url}, keys: {len(p.key_env)}" for p in settings.provider
     ]
