@@ -97,6 +97,15 @@ class CacheLooked:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingsReloaded:
+    """The settings were read again. `ok`: they hold from now on, else the old ones do. `problems`: why not, or what
+    of them has to wait for a restart, one sentence each."""
+
+    ok: bool
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DrainBegan:
     """The service was told to end; `in_flight` requests may still finish."""
 
@@ -120,6 +129,7 @@ Event = (
     | BudgetSpent
     | Hedged
     | CacheLooked
+    | SettingsReloaded
     | DrainBegan
     | Crashed
 )

@@ -18,6 +18,7 @@ from service.events import (
     Hedged,
     LimitLowered,
     RequestEnded,
+    SettingsReloaded,
 )
 from service.telemetry.reading import failed, failed_over, ms, rows
 
@@ -57,6 +58,7 @@ class Board:
         self.outcomes = Counter({outcome.value: 0 for outcome in Outcome})
         self.happened = Counter(dict.fromkeys(HAPPENED, 0))
         self.standings: dict[str, Standing] = {}
+        self.reloaded: dict[str, Any] | None = None  # the last time the settings were read again
         self._recent: deque[tuple[float, RequestEnded]] = deque(maxlen=RECENT_MAX)
         self._incidents: deque[dict[str, Any]] = deque(maxlen=INCIDENTS_MAX)
 
@@ -72,6 +74,8 @@ class Board:
             case CacheLooked(result=result):
                 if result != "miss":
                     self.happened[f"cache_{result}"] += 1
+            case SettingsReloaded():
+                self._settings(event)
             case DrainBegan(in_flight=in_flight):
                 self._incident("drained", None, f"told to end with {in_flight} requests in flight")
             case Crashed(where=where):
@@ -101,6 +105,12 @@ class Board:
             self.happened["stream_cut"] += 1
         self._recent.append((clock.wall(), event))
 
+    def _settings(self, event: SettingsReloaded) -> None:
+        at, problems = round(clock.wall(), 3), [problem[:TEXT_CHARS_MAX] for problem in event.problems]
+        self.reloaded = {"at": at, "ok": event.ok, "problems": problems}
+        what = "settings_reloaded" if event.ok else "settings_refused"
+        self._incident(what, None, problems[0] if problems else "read again")
+
     def _incident(self, what: str, target: str | None, why: str) -> None:
         self.happened[what] += 1
         at = round(clock.wall(), 3)
@@ -112,6 +122,7 @@ class Board:
             "outcomes": dict(self.outcomes),
             "happened": dict(self.happened),
             "targets": {name: _standing(standing) for name, standing in self.standings.items()},
+            "reloaded": self.reloaded,
             "recent": [_request_row(at, event) for at, event in reversed(self._recent)],
             "incidents": list(reversed(self._incidents)),
         }

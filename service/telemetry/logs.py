@@ -30,6 +30,7 @@ from service.events import (
     Hedged,
     LimitLowered,
     RequestEnded,
+    SettingsReloaded,
 )
 from service.telemetry.reading import ms, rows
 
@@ -149,6 +150,9 @@ class Logs:
                 )
             case CacheLooked():
                 self._cache(event)
+            case SettingsReloaded(ok=ok, problems=problems):
+                level = Level.WARNING if problems else Level.INFO
+                self._line(level, "settings", applied=ok, problems=problems)
             case DrainBegan():
                 self._line(Level.INFO, "drain", in_flight=event.in_flight)
             case Crashed():

@@ -42,6 +42,7 @@ from service.events import (
     Hedged,
     LimitLowered,
     RequestEnded,
+    SettingsReloaded,
 )
 from service.routing.health import TargetState
 from service.telemetry import names, process
@@ -49,7 +50,9 @@ from service.telemetry.names import OTHER, Kind, Metric
 from service.telemetry.reading import failed_over
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-COUNTED = frozenset({AttemptEnded, RequestEnded, BreakerChanged, CacheLooked, DrainBegan, Crashed})
+COUNTED = frozenset(
+    {AttemptEnded, RequestEnded, BreakerChanged, CacheLooked, DrainBegan, Crashed, SettingsReloaded}
+)
 LOG_ONLY: frozenset[type] = frozenset()
 
 Labels = tuple[str, ...]
@@ -129,10 +132,10 @@ class Metrics:
         in_flight: Callable[[], int],
         states: Callable[[], Sequence[TargetState]],
     ) -> None:
-        targets = tuple(targets)
-        self._routes = {route: route for route in routes}
-        self._targets = {target.name: (target.provider, target.model) for target in targets}
-        self._scopes = {scope: scope for scope in (*self._targets, *hosts)}
+        self._routes: dict[str, str] = {}
+        self._targets: dict[str, tuple[str, str]] = {}
+        self._scopes: dict[str, str] = {}
+        self.know(routes, targets, hosts)
         self._reasons: dict[str, str] = {reason: reason for reason in names.REASONS}
         self._histograms: list[Histogram] = []
         self._registry = CollectorRegistry()
@@ -147,6 +150,12 @@ class Metrics:
         self._make_histograms()
         self._make_gauges(in_flight, states)
 
+    def know(self, routes: Iterable[str], targets: Iterable[Target], hosts: Iterable[str]) -> None:
+        """More that the settings name. What they named before stays: it may still be asked."""
+        self._routes |= {route: route for route in routes}
+        self._targets |= {target.name: (target.provider, target.model) for target in targets}
+        self._scopes |= {scope: scope for scope in (*self._targets, *hosts)}
+
     def _make_tallies(self) -> None:
         self._requests = self._tally(names.REQUESTS)
         self._errors = self._tally(names.ERRORS)
@@ -155,6 +164,7 @@ class Metrics:
         self._attempts = self._tally(names.ATTEMPTS)
         self._passed_over = self._tally(names.PASSED_OVER)
         self._breaker_changes = self._tally(names.BREAKER_CHANGES)
+        self._reloads = self._tally(names.RELOADS)
         self._crashes = self._tally(names.CRASHES)
         self._crashes[()] = 0  # a counter that may stay at nought is to be seen all the same
 
@@ -212,6 +222,8 @@ class Metrics:
                 self._cache[self._routes.get(route, OTHER), result] += 1
             case BreakerChanged(scope=scope, after=after):
                 self._breaker_changes[self._scopes.get(scope, OTHER), after] += 1
+            case SettingsReloaded(ok=ok):
+                self._reloads["applied" if ok else "refused",] += 1
             case DrainBegan():
                 self._draining = 1
             case Crashed():

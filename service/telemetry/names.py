@@ -207,6 +207,13 @@ TARGET_IN_FLIGHT = Metric("gateway_target_in_flight", Kind.GAUGE, "{attempt}", "
 # The process.
 IN_FLIGHT = Metric("gateway_requests_in_flight", Kind.GAUGE, "{request}", "Requests being answered.")
 DRAINING = Metric("gateway_draining", Kind.GAUGE, "", "1 once the service was told to end.")
+RELOADS = Metric(
+    "gateway_settings_reloads",
+    Kind.COUNTER,
+    "{reload}",
+    "Settings read again, and what came of it.",
+    ("result",),
+)
 CRASHES = Metric("gateway_crashes", Kind.COUNTER, "{crash}", "Defects of ours, caught at the edge.")
 CPU = Metric("process_cpu", Kind.COUNTER, "s", "User and system time of this process.")
 MEMORY = Metric(
