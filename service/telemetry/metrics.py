@@ -166,7 +166,8 @@ class Metrics:
         self._breaker_changes = self._tally(names.BREAKER_CHANGES)
         self._reloads = self._tally(names.RELOADS)
         self._crashes = self._tally(names.CRASHES)
-        self._crashes[()] = 0  # a counter that may stay at nought is to be seen all the same
+        self._crashes[()] = 0  # counters that may stay at nought are to be seen all the same
+        self._reloads["applied",] = self._reloads["refused",] = 0
 
     def _make_histograms(self) -> None:
         self._duration = self._histogram(names.DURATION)
