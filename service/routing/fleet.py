@@ -8,10 +8,14 @@ enter(target) -> Pass(key) -> commit, end(verdict)     one per try, always ended
     host       breaker of resolve, connect and edge failures
     target     breaker, ramp, burst of bad requests, record of the last 30 s, time to first token
     provider   limiter, retry budget
+
+A fleet of new settings takes over what the one `before` knows of targets that have kept their address: the objects
+themselves, so that a try that is still out gives back what it holds, whichever of the two let it in.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from random import Random
 
 from service.attempt.backoff import Fare
@@ -53,10 +57,28 @@ class Guards:
 class _Provider:
     """What all targets of one provider share."""
 
-    def __init__(self, name: str, options: Guards) -> None:
+    def __init__(self, name: str, origin: str, options: Guards) -> None:
         self.name = name
+        self.origin = origin
         self.limiter = Limiter(options.limiter)
         self.budget = Budget(options.budget)
+
+
+class _Key:
+    """One of a provider's keys, as one target takes it."""
+
+    __slots__ = ("cool_until_s", "rest", "secret")
+
+    def __init__(self, secret: Secret | None) -> None:
+        self.secret = secret
+        self.cool_until_s = 0.0
+        self.rest = Rest.LIMITED  # why it cools
+
+    def reveal(self) -> str | None:
+        return self.secret.reveal() if self.secret else None
+
+
+_COOL_UNTIL_S = attrgetter("cool_until_s")
 
 
 class _Entry:
@@ -67,16 +89,13 @@ class _Entry:
         target: Target,
         provider: _Provider,
         host: Breaker,
-        keys: tuple[Secret | None, ...],
         breaker: Breaker,
         record: Record,
     ) -> None:
         self.target = target
         self.provider = provider
         self.host = host
-        self.keys = keys
-        self.cool_until_s = [0.0] * len(keys)
-        self.rest = [Rest.LIMITED] * len(keys)  # why it cools
+        self.keys: tuple[_Key, ...] = ()
         self.burst = Burst()
         self.breaker = breaker
         self.record = record
@@ -84,6 +103,18 @@ class _Entry:
         self.told = Health.HEALTHY
         self.in_flight = 0
         self.asked_s = 0.0  # when somebody was let in last
+
+    @property
+    def cool_until_s(self) -> float:
+        """When the first of its keys may be used."""
+        return min(key.cool_until_s for key in self.keys)
+
+    def use(self, secrets: Collection[Secret]) -> None:
+        """These keys from now on; what is known of those that stay is kept."""
+        known = {key.reveal(): key for key in self.keys}
+        self.keys = tuple(known.get(secret.reveal()) or _Key(secret) for secret in secrets) or (
+            known.get(None) or _Key(None),
+        )
 
 
 class Fleet:
@@ -96,33 +127,75 @@ class Fleet:
         options: Guards,
         dice: Random,
         events: Events,
+        before: "Fleet | None" = None,
     ) -> None:
-        def breaker(scope: str, open_max_s: float) -> Breaker:
-            def tell(before: State, after: State, why: str) -> None:
-                events.emit(BreakerChanged(scope, before, after, why))
-
-            return Breaker(options.breaker, open_max_s, dice, tell)
-
         self._events = events
+        self._dice = dice
+        self._options = options
         self._slow_of_clock = options.breaker.slow_of_clock
-        self._hosts = {
-            origin: breaker(origin, options.breaker.host_open_max_s)
-            for origin in sorted(set(origins.values()))
-        }
+        self._hosts: dict[str, Breaker] = {}
+        self._providers: dict[str, _Provider] = {}
+        self._entries: dict[Target, _Entry] = {}
+        if before is not None:
+            self._take_over(before, origins)
+        for target, origin in origins.items():
+            self._entries[target] = entry = self._entries.pop(target, None) or self._new(target, origin)
+            entry.use(keys.get(target.provider, ()))
+
+    def _new(self, target: Target, origin: str) -> _Entry:
+        options = self._options
+        if origin not in self._hosts:
+            self._hosts[origin] = self._breaker(origin, options.breaker.host_open_max_s)
+        if target.provider not in self._providers:
+            self._providers[target.provider] = _Provider(target.provider, origin, options)
+        return _Entry(
+            target,
+            self._providers[target.provider],
+            self._hosts[origin],
+            self._breaker(target.name, options.breaker.open_max_s),
+            Record(options.health),
+        )
+
+    def _breaker(self, scope: str, open_max_s: float) -> Breaker:
+        events = self._events
+
+        def tell(before: State, after: State, why: str) -> None:
+            events.emit(BreakerChanged(scope, before, after, why))
+
+        return Breaker(self._options.breaker, open_max_s, self._dice, tell)
+
+    def _take_over(self, before: "Fleet", origins: Mapping[Target, str]) -> None:
+        """What is known of hosts, providers and targets that are still there, where they were."""
+        addresses = {target.provider: origin for target, origin in origins.items()}
+        self._hosts = {origin: b for origin, b in before._hosts.items() if origin in addresses.values()}
         self._providers = {
-            name: _Provider(name, options) for name in dict.fromkeys(target.provider for target in origins)
+            name: provider
+            for name, provider in before._providers.items()
+            if addresses.get(name) == provider.origin
         }
         self._entries = {
-            target: _Entry(
-                target,
-                self._providers[target.provider],
-                self._hosts[origin],
-                tuple(keys.get(target.provider) or (None,)),
-                breaker(target.name, options.breaker.open_max_s),
-                Record(options.health),
-            )
-            for target, origin in origins.items()
+            target: entry
+            for target, entry in before._entries.items()
+            if target in origins and target.provider in self._providers
         }
+        self._adopt(before._options)
+
+    def _adopt(self, old: Guards) -> None:
+        """The new options, where they are new: counts that they judge begin anew."""
+        new = self._options
+        if new.breaker != old.breaker:
+            for host in self._hosts.values():
+                host.adopt(new.breaker, new.breaker.host_open_max_s)
+            for entry in self._entries.values():
+                entry.breaker.adopt(new.breaker, new.breaker.open_max_s)
+        if new.health != old.health:
+            for entry in self._entries.values():
+                entry.record = Record(new.health)
+        for provider in self._providers.values():
+            if new.limiter != old.limiter:
+                provider.limiter.adopt(new.limiter)
+            if new.budget != old.budget:
+                provider.budget = Budget(new.budget)
 
     def isolate(self, providers: Collection[str], now_s: float) -> None:
         """By hand: nobody is sent to these providers; the others are let go again."""
@@ -135,9 +208,9 @@ class Fleet:
         """Leave to ask a target once, with one of its keys; or why not.
         `last_resort`: there is nobody else, so being slow or just recovered is no reason to be left alone."""
         entry = self._entries[target]
-        key = min(range(len(entry.keys)), key=entry.cool_until_s.__getitem__)
-        if entry.cool_until_s[key] > now_s:
-            return Barred(entry.rest[key])
+        key = min(entry.keys, key=_COOL_UNTIL_S)
+        if key.cool_until_s > now_s:
+            return Barred(key.rest)
         if barred := self._barred(entry, now_s, last_resort):
             return barred
         if fare is Fare.PAID and not entry.provider.budget.withdraw(now_s):
@@ -170,7 +243,7 @@ class Fleet:
     def may_ask(self, target: Target, now_s: float) -> bool:
         """Whether `enter` would let somebody in, if need be as the last resort."""
         entry = self._entries[target]
-        return min(entry.cool_until_s) <= now_s and self._barred(entry, now_s, last_resort=True) is None
+        return entry.cool_until_s <= now_s and self._barred(entry, now_s, last_resort=True) is None
 
     def keys(self, target: Target) -> int:
         """How many keys a target has."""
@@ -178,7 +251,7 @@ class Fleet:
 
     def has_free_key(self, target: Target, now_s: float) -> bool:
         """Whether one of them does not cool down."""
-        return min(self._entries[target].cool_until_s) <= now_s
+        return self._entries[target].cool_until_s <= now_s
 
     def does_well(self, target: Target, now_s: float) -> bool:
         """Whether a failure of it is likely to be a blink."""
@@ -196,7 +269,7 @@ class Fleet:
     def wait_s(self, target: Target, now_s: float) -> float:
         """How long nobody may ask it."""
         entry = self._entries[target]
-        cooling_s = min(entry.cool_until_s) - now_s
+        cooling_s = entry.cool_until_s - now_s
         return max(0.0, cooling_s, _open_s(entry.breaker, now_s), _open_s(entry.host, now_s))
 
     def state(self, target: Target, now_s: float) -> TargetState:
@@ -208,7 +281,7 @@ class Fleet:
             target.provider,
             self._health(entry, now_s),
             worse.state,
-            cooling_s=max(0.0, min(entry.cool_until_s) - now_s),
+            cooling_s=max(0.0, entry.cool_until_s - now_s),
             wait_s=self.wait_s(target, now_s),
             in_flight=entry.in_flight,
             probing=entry.breaker.probing + entry.host.probing,
@@ -230,19 +303,17 @@ class Fleet:
         ]
 
     def _due_since_s(self, entry: _Entry) -> float:
-        return max(
-            entry.asked_s, entry.breaker.opened_until_s, entry.host.opened_until_s, min(entry.cool_until_s)
-        )
+        return max(entry.asked_s, entry.breaker.opened_until_s, entry.host.opened_until_s, entry.cool_until_s)
 
     def _probe_due(self, entry: _Entry, now_s: float) -> bool:
         breaker, host = entry.breaker, entry.host
         if breaker.state is State.CLOSED and host.state is State.CLOSED:
             return False
-        return min(entry.cool_until_s) <= now_s and breaker.may_enter(now_s) and host.may_enter(now_s)
+        return entry.cool_until_s <= now_s and breaker.may_enter(now_s) and host.may_enter(now_s)
 
     def _health(self, entry: _Entry, now_s: float) -> Health:
         states = (entry.breaker.state, entry.host.state)
-        if State.OPEN in states or State.ISOLATED in states or min(entry.cool_until_s) > now_s:
+        if State.OPEN in states or State.ISOLATED in states or entry.cool_until_s > now_s:
             health = Health.UNHEALTHY
         elif State.HALF_OPEN in states or entry.record.degraded(now_s):
             health = Health.DEGRADED
@@ -261,13 +332,13 @@ def _open_s(breaker: Breaker, now_s: float) -> float:
 class Pass:
     """Leave for one try. `end` must be called when it is over, whatever happened; only the first call counts."""
 
-    __slots__ = ("_entry", "_fleet", "_host", "_index", "_limit_era", "_over", "_slow", "_target", "probe")
+    __slots__ = ("_entry", "_fleet", "_host", "_key", "_limit_era", "_over", "_slow", "_target", "probe")
 
-    def __init__(self, fleet: Fleet, entry: _Entry, index: int, target: Permit, host: Permit) -> None:
+    def __init__(self, fleet: Fleet, entry: _Entry, key: _Key, target: Permit, host: Permit) -> None:
         self.probe = target.probe or host.probe
         self._fleet = fleet
         self._entry = entry
-        self._index = index
+        self._key = key
         self._target = target
         self._host = host
         self._slow = self._over = False
@@ -277,8 +348,7 @@ class Pass:
     @property
     def key(self) -> str | None:
         """The provider key to use."""
-        secret = self._entry.keys[self._index]
-        return secret.reveal() if secret else None
+        return self._key.reveal()
 
     def commit(self, now_s: float, first_token_s: float, clock_s: float) -> None:
         """The first content of a stream came, after so long; its clock would have waited for `clock_s`."""
@@ -300,9 +370,8 @@ class Pass:
             entry.burst.record(refused=False, now_s=now_s)
         elif verdict.cool_s > 0:
             # Two refusals may cross: the later end of the cool-down holds.
-            cool = entry.cool_until_s
-            cool[self._index] = max(cool[self._index], not_before_s)
-            entry.rest[self._index] = verdict.rest
+            self._key.cool_until_s = max(self._key.cool_until_s, not_before_s)
+            self._key.rest = verdict.rest
         if verdict is None or verdict.blame in (Blame.TARGET, Blame.HOST):
             entry.record.add(verdict is not None, now_s)
         self._target.end(_target_end(verdict, self._slow), now_s, not_before_s)
