@@ -204,6 +204,10 @@ class Permit:
     def commit(self, how: End, now_s: float) -> None:
         """The first content came. A probe has then proven its point and its place is needed: the stream that
         follows counts as an ordinary call. Any other call is counted when it ends."""
-        if self.probe:
-            self.end(how, now_s)
-            self._era, self._open, self.probe = self._breaker.era, True, False
+        if not self.probe:
+            return
+        self.probe = False
+        counts = self._open and self._era == self._breaker.era
+        self.end(how, now_s)
+        if counts and self._breaker.state is State.CLOSED:
+            self._era, self._open = self._breaker.era, True
