@@ -31,11 +31,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A model name and what stands behind it."""
+    """A model name and what stands behind it. `mark` is another where another answer may be given."""
 
     settings: RouteSettings
     targets: tuple[Target, ...]
     notices: Notices
+    mark: str
 
 
 class Gateway:
@@ -58,7 +59,7 @@ class Gateway:
         """One request in; one answer out, or one GatewayError."""
         request, options = task.request, route.settings.cache
         assert isinstance(request, ChatRequest), "vectors come from `embed`"
-        key = self.cache.key(request, options)
+        key = self.cache.key(request, options, route.mark)
         if key is not None and (stored := await self.cache.look(key, task.route)) is not None:
             return _replayed(stored, request)
 

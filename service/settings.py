@@ -140,11 +140,12 @@ class Secret:
 
 
 class Loaded(Struct, frozen=True):
-    """Settings, and the secrets they name."""
+    """Settings, and the secrets they name. `remarks`: what is worth saying of settings that can be used."""
 
     settings: Settings
     provider_keys: Mapping[str, tuple[Secret, ...]]
     caller_keys: tuple[Secret, ...]
+    remarks: tuple[str, ...] = ()
 
 
 class SettingsProblems(Exception):

@@ -28,7 +28,7 @@ LEVELS = (
     ("service.policy", "service.answers", "service.routing", "service.attempt"),
     ("service.gateway",),
     ("service.api", "service.telemetry"),
-    ("service.app",),
+    ("service.app", "service.generation"),
     ("service.__main__",),
 )
 MAY_IMPORT = {

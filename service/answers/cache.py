@@ -1,6 +1,6 @@
 """Whole answers, kept for the next caller who asks exactly the same.
 
-    key   caller + route + every field of the body that can change the answer
+    key   caller + route and who stands behind it + every field of the body that can change the answer
     kept  finished plain-text answers to requests with temperature 0, as chat.completion objects
     given as JSON or as a stream, whichever is asked
 
@@ -35,14 +35,14 @@ class AnswerCache:
     """Keeps answers in memory, the longest unused going first."""
 
     def __init__(self, bounds: CacheBounds, events: Events) -> None:
-        self._bounds = bounds
+        self.bounds = bounds  # others hold from the next answer on
         self._events = events
         self._storage = SimpleMemoryCache(timeout=0)
         self._sizes: OrderedDict[str, int] = OrderedDict()
         self._bytes = 0
 
-    def key(self, request: ChatRequest, options: CacheOptions) -> str | None:
-        """Where the answer would be, or None if it may not be kept at all."""
+    def key(self, request: ChatRequest, options: CacheOptions, mark: str) -> str | None:
+        """Where the answer would be, or None if it may not be kept at all. `mark`: the route's."""
         body = request.body
         if not options.enabled or not request.cache_allowed or body.temperature != 0 or (body.n or 1) != 1:
             return None
@@ -53,7 +53,7 @@ class AnswerCache:
             parsed = {name: msgspec.json.decode(raw) for name, raw in fields.items()}
         except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
             return None  # a field that we only pass on, and cannot read
-        text = msgspec.json.encode([request.caller.key, body.model, parsed], order="sorted")
+        text = msgspec.json.encode([request.caller.key, body.model, mark, parsed], order="sorted")
         return hashlib.sha256(text).hexdigest()
 
     async def look(self, key: str, route: str) -> Stored | None:
@@ -69,13 +69,13 @@ class AnswerCache:
     async def keep(self, key: str, stored: Stored, options: CacheOptions) -> None:
         """Stores a whole answer, and lets the longest unused go to make room."""
         size = len(stored.body) + len(key)
-        if size > self._bounds.bytes_max:
+        if size > self.bounds.bytes_max:
             return
         self._forget(key)
         self._sizes[key] = size
         self._bytes += size
         await self._storage.set(key, stored, ttl=options.ttl_s)
-        while len(self._sizes) > self._bounds.entries_max or self._bytes > self._bounds.bytes_max:
+        while len(self._sizes) > self.bounds.entries_max or self._bytes > self.bounds.bytes_max:
             oldest = next(iter(self._sizes))
             self._forget(oldest)
             await self._storage.delete(oldest)

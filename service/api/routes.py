@@ -1,7 +1,7 @@
 """Every path the service answers, in one place."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 from litestar import Request, Response, get, head, post
@@ -16,11 +16,15 @@ from service.api.page import File
 from service.errors import ModelNotFound, NotFound
 from service.telemetry.metrics import CONTENT_TYPE, Metrics
 
+T = TypeVar("T")
+Now = Callable[[], T]  # a reload of the settings puts another one in its place
 Asked = Request[Any, Any, Any]
 JSON = "application/json"
 
 
-def routes(desk: Desk, ops: Ops, metrics: Metrics, page: Mapping[str, File]) -> list[HTTPRouteHandler]:
+def routes(
+    desk: Now[Desk], ops: Now[Ops], metrics: Metrics, page: Mapping[str, File]
+) -> list[HTTPRouteHandler]:
     """The handlers, each closed over what it reads."""
     return [
         *_chat_routes(desk, ops),
@@ -30,28 +34,28 @@ def routes(desk: Desk, ops: Ops, metrics: Metrics, page: Mapping[str, File]) -> 
     ]
 
 
-def _chat_routes(desk: Desk, ops: Ops) -> list[HTTPRouteHandler]:
+def _chat_routes(desk: Now[Desk], ops: Now[Ops]) -> list[HTTPRouteHandler]:
     @post("/v1/chat/completions", status_code=200)
     async def chat() -> ASGIApp:
         """Answers a conversation, as JSON or as server-sent events."""
-        return Exchange(desk)
+        return Exchange(desk())
 
     @post("/v1/embeddings", status_code=200)
     async def embeddings() -> ASGIApp:
         """Turns texts into vectors."""
-        return Embedding(desk)
+        return Embedding(desk())
 
     @get("/v1/models")
     async def models(request: Asked) -> Response[bytes]:
         """The models that can be asked."""
-        _known(desk, request)
-        return _json(ops.models())
+        _known(desk(), request)
+        return _json(ops().models())
 
     @get("/v1/models/{name:path}")
     async def model(request: Asked, name: FromPath[str]) -> Response[bytes]:
         """One of them."""
-        _known(desk, request)
-        found = ops.model(name.removeprefix("/"))
+        _known(desk(), request)
+        found = ops().model(name.removeprefix("/"))
         if found is None:
             raise ModelNotFound(f"There is no model {name.removeprefix('/')[:100]!r} here.", param="model")
         return _json(found)
@@ -59,7 +63,7 @@ def _chat_routes(desk: Desk, ops: Ops) -> list[HTTPRouteHandler]:
     return [chat, embeddings, models, model]
 
 
-def _health_routes(ops: Ops) -> list[HTTPRouteHandler]:
+def _health_routes(ops: Now[Ops]) -> list[HTTPRouteHandler]:
     @get("/livez")
     async def livez() -> Response[bytes]:
         """Whether this process runs. Looks at nothing else, so that load cannot make it fail."""
@@ -68,14 +72,14 @@ def _health_routes(ops: Ops) -> list[HTTPRouteHandler]:
     @get("/readyz")
     async def readyz() -> Response[bytes]:
         """Whether new requests should come here: 200 or 503."""
-        return _json({"status": "ok" if ops.ready() else "draining"}, 200 if ops.ready() else 503)
+        return _json({"status": "ok" if ops().ready() else "draining"}, 200 if ops().ready() else 503)
 
     @get("/health")
     async def health(deep: FromQuery[bool] = False) -> Response[bytes]:
         """Shallow, or with `?deep=true` for each component: 200 or 503."""
         if not deep:
-            return _json(ops.health(), 200 if ops.ready() else 503)
-        well, report = ops.deep_health()
+            return _json(ops().health(), 200 if ops().ready() else 503)
+        well, report = ops().deep_health()
         return _json(report, 200 if well else 503)
 
     @head("/livez")
@@ -86,22 +90,22 @@ def _health_routes(ops: Ops) -> list[HTTPRouteHandler]:
     @head(["/readyz", "/health"])
     async def readyz_head() -> Response[None]:
         """The same: 200 or 503."""
-        return Response(None, status_code=200 if ops.ready() else 503, media_type="text/plain")
+        return Response(None, status_code=200 if ops().ready() else 503, media_type="text/plain")
 
     return [livez, readyz, health, livez_head, readyz_head]
 
 
-def _watching_routes(desk: Desk, ops: Ops, metrics: Metrics) -> list[HTTPRouteHandler]:
+def _watching_routes(desk: Now[Desk], ops: Now[Ops], metrics: Metrics) -> list[HTTPRouteHandler]:
     @get("/status")
     async def status(request: Asked) -> Response[bytes]:
         """What happens now: targets, counts, the last requests and incidents."""
-        _known(desk, request)
-        return _json(ops.status())
+        _known(desk(), request)
+        return _json(ops().status())
 
     @get("/metrics")
     async def scrape(request: Asked) -> Response[bytes]:
         """For Prometheus."""
-        _known(desk, request)
+        _known(desk(), request)
         return Response(metrics.scrape(), media_type=CONTENT_TYPE)
 
     return [status, scrape]

@@ -27,7 +27,7 @@ class Admission:
         self.ready = True  # false: send new requests elsewhere; they are still answered here
         self.draining = False  # true: they are not
         self._empty = asyncio.Event()
-        self._in_flight_max = in_flight_max
+        self.in_flight_max = in_flight_max
         self._guests: set[Guest] = set()
 
     @property
@@ -39,7 +39,7 @@ class Admission:
         """Raises ShuttingDown or Overloaded."""
         if self.draining:
             raise ShuttingDown("This instance is shutting down.", retry_after_s=1.0)
-        if len(self._guests) >= self._in_flight_max:
+        if len(self._guests) >= self.in_flight_max:
             raise Overloaded("More requests are open than this instance takes.", retry_after_s=1.0)
         self._guests.add(guest)
 

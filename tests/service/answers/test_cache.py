@@ -33,7 +33,7 @@ def request(caller: str = "a", **fields: object) -> ChatRequest:
 
 
 def key(caller: str = "a", **fields: object) -> str | None:
-    return AnswerCache(CacheBounds(), Events()).key(request(caller, **fields), ON)
+    return AnswerCache(CacheBounds(), Events()).key(request(caller, **fields), ON, "mark")
 
 
 @given(FIELDS, FIELDS)
