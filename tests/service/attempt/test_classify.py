@@ -26,16 +26,22 @@ PER_DAY = "Rate limit reached for model x on tokens per day (TPD): Limit 100000,
         (status(530), Then.NEXT, Blame.HOST, 0.0),
         (status(522), Then.NEXT, Blame.HOST, 0.0),
         (status(529), Then.NEXT, Blame.TARGET, 0.0),
-        (status(500), Then.NEXT, Blame.TARGET, 0.0),
+        (status(500), Then.RETRY, Blame.TARGET, 0.0),
+        (status(502), Then.RETRY, Blame.TARGET, 0.0),
+        (status(504), Then.RETRY, Blame.TARGET, 0.0),
+        (status(501), Then.NEXT, Blame.TARGET, 0.0),
+        (status(408), Then.NEXT, Blame.TARGET, 0.0),
         (status(404), Then.NEXT, Blame.TARGET, 0.0),
         (status(429), Then.NEXT, Blame.KEY, 5.0),
-        (status(429, retry_after_s=20.0), Then.NEXT, Blame.KEY, 20.0),
+        (status(429, retry_after_s=20.0), Then.RETRY, Blame.KEY, 20.0),
+        (status(429, retry_after_s=0.0), Then.RETRY, Blame.KEY, 0.0),
+        (status(429, retry_after_s=700.0), Then.NEXT, Blame.KEY, 700.0),
         (status(429, "insufficient_quota", 1.0), Then.NEXT, Blame.KEY, 3600.0),
         (status(429, "rate_limit_exceeded", message=TOO_LARGE), Then.NEXT, Blame.NOBODY, 0.0),
         (status(429, message="Service tier capacity exceeded for this model."), Then.NEXT, Blame.TARGET, 0.0),
         (status(429, "rate_limit_exceeded", 578.0, PER_DAY), Then.NEXT, Blame.KEY, 578.0),
         (status(498), Then.NEXT, Blame.TARGET, 0.0),
-        (status(503, retry_after_s=7.0), Then.NEXT, Blame.TARGET, 7.0),
+        (status(503, retry_after_s=7.0), Then.RETRY, Blame.TARGET, 7.0),
         (status(530, "1033", 120.0), Then.NEXT, Blame.HOST, 120.0),
         (status(401), Then.NEXT, Blame.KEY, 60.0),
         (status(403), Then.NEXT, Blame.KEY, 60.0),
@@ -52,9 +58,11 @@ PER_DAY = "Rate limit reached for model x on tokens per day (TPD): Limit 100000,
         (WireFailure(Stage.POOL, Kind.TIMEOUT, sent=False), Then.NEXT, Blame.NOBODY, 0.0),
         (WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False), Then.NEXT, Blame.HOST, 0.0),
         (WireFailure(Stage.CONNECT, Kind.TIMEOUT, sent=False), Then.NEXT, Blame.HOST, 0.0),
-        (WireFailure(Stage.WAIT, Kind.RESET, sent=True), Then.NEXT, Blame.TARGET, 0.0),
+        (WireFailure(Stage.WAIT, Kind.RESET, sent=True), Then.RETRY, Blame.TARGET, 0.0),
         (WireFailure(Stage.WAIT, Kind.CLOSED, sent=True, reused=True), Then.FRESH, Blame.NOBODY, 0.0),
-        (WireFailure(Stage.BODY, Kind.CLOSED, sent=True, reused=True), Then.NEXT, Blame.TARGET, 0.0),
+        (WireFailure(Stage.WAIT, Kind.TIMEOUT, sent=True), Then.NEXT, Blame.TARGET, 0.0),
+        (WireFailure(Stage.BODY, Kind.PROTOCOL, sent=True), Then.NEXT, Blame.TARGET, 0.0),
+        (WireFailure(Stage.BODY, Kind.CLOSED, sent=True, reused=True), Then.RETRY, Blame.TARGET, 0.0),
     ],
     ids=repr,
 )
@@ -79,6 +87,50 @@ def test_meaning(failure: Exception, then: Then, blame: Blame, cool_s: float) ->
 def test_why_a_key_rests(failure: ProviderFault, rest: Rest) -> None:
     """Seconds are a rate limit, more than ten minutes a quota, whatever the provider calls it."""
     assert classify(failure).rest is rest
+
+
+@pytest.mark.parametrize(
+    ("failure", "overload"),
+    [
+        (status(429), True),
+        (status(429, retry_after_s=2.0), True),
+        (status(498), True),
+        (status(529), True),
+        (status(429, message="Service tier capacity exceeded for this model."), True),
+        (ClockRanOut("first_token"), True),
+        (ClockRanOut("whole_answer"), True),
+        (WireFailure(Stage.CONNECT, Kind.REFUSED, sent=False), True),
+        (status(429, "insufficient_quota"), False),
+        (status(429, message=PER_DAY), False),
+        (status(429, retry_after_s=700.0), False),
+        (status(429, message=TOO_LARGE), False),
+        (status(500), False),
+        (status(503), False),
+        (status(401), False),
+        (ClockRanOut("deadline"), False),
+        (WireFailure(Stage.POOL, Kind.TIMEOUT, sent=False), False),
+        (WireFailure(Stage.WAIT, Kind.RESET, sent=True), False),
+    ],
+    ids=repr,
+)
+def test_overload(failure: Exception, overload: bool) -> None:
+    """Only what says that the provider had no room lowers its limit: no quota, no caller's deadline, no pool of
+    ours."""
+    assert classify(failure).overload is overload
+
+
+@pytest.mark.parametrize(
+    ("code", "then", "blame"),
+    [
+        ("context_length_exceeded", Then.NEXT, Blame.NOBODY),
+        ("content_filter", Then.GIVE_UP, Blame.NOBODY),
+        ("something_new", Then.NEXT, Blame.TARGET),
+    ],
+)
+def test_inside_a_200(code: str, then: Then, blame: Blame) -> None:
+    """A known code in an error event means what it means with a status; an unknown one is the target's fault."""
+    verdict = classify(ProviderFault("error_event", code=code))
+    assert (verdict.then, verdict.blame) == (then, blame)
 
 
 def test_a_defect_of_ours_is_not_a_providers_failure() -> None:

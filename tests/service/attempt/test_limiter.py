@@ -107,14 +107,14 @@ class LimiterMachine(RuleBasedStateMachine):
         if not self.out:
             return
         limiter, busy = self.limiter, len(self.out)
-        era, before, era_before = self.out.pop(data.draw(st.integers(0, busy - 1))), limiter.limit, limiter.era
+        era, before, news_of = self.out.pop(data.draw(st.integers(0, busy - 1))), limiter.limit, limiter.era
         lowered = limiter.leave(era, load)
         half_used = busy * 2 >= before
         assert lowered == (int(limiter.limit) < int(before)), "what it says is what happened"
-        if load is Load.DROPPED and era == era_before:
+        if load is Load.DROPPED and era == news_of:
             floor = float(OPTIONS.min)
             assert limiter.limit == min(before, max(floor, min(before, busy) * OPTIONS.decrease))
-            assert limiter.era > era_before, "the rest of this overload is no news"
+            assert limiter.era > news_of, "the rest of this overload is no news"
         elif load is Load.TAKEN and half_used:
             assert before <= limiter.limit <= before + max(1.0, before * OPTIONS.growth) / before
             assert limiter.limit > before or before == OPTIONS.max
