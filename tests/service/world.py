@@ -16,7 +16,8 @@ NAMES = ("one", "two", "three")
 
 
 class World:
-    """`async with World(one=script, two=script) as world`: providers in this order behind the model "chat"."""
+    """`async with World(one=script, two=script) as world`: providers in this order behind the model "chat".
+    `options`: further tables of the settings, as `{"retry": RetryOptions()}`."""
 
     def __init__(
         self,
@@ -25,6 +26,7 @@ class World:
         breaker: BreakerOptions | None = None,
         server: ServerSettings | None = None,
         route: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
         caller_keys: tuple[str, ...] = (),
         keys: Mapping[str, tuple[str, ...]] | None = None,
         **providers: Respond,
@@ -44,6 +46,7 @@ class World:
             ),
             breaker=breaker or BreakerOptions(),
             server=server or ServerSettings(),
+            **(options or {}),
         )
         secrets = {name: tuple(map(Secret, (keys or {}).get(name, (f"sk-{name}",)))) for name in providers}
         loaded = Loaded(settings, secrets, tuple(map(Secret, caller_keys)))

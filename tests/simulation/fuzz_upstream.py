@@ -23,7 +23,7 @@ from typing import Any
 from service.app import Service
 from service.errors import every_error
 from service.events import Crashed, Event
-from service.options import BreakerOptions, CacheOptions, Clocks
+from service.options import BreakerOptions, CacheOptions, Clocks, ProbeOptions
 from service.settings import Loaded, ProviderSettings, RouteSettings, Secret, ServerSettings, Settings
 from service.wire.base import Slots
 from simulators.personas.base import read_asked
@@ -92,6 +92,7 @@ class World:
         self.seed = f"{seed}/{number}"
         self.dice = Random(f"{self.seed}/asks")
         self.left = streams
+        self.probing = number % 4 == 0
         self.crashes: list[str] = []
         self.asks: dict[int, Ask] = {}
         self.counts: Counter[str] = Counter()
@@ -101,7 +102,8 @@ class World:
         settings = Settings(
             provider=tuple(ProviderSettings(d, d, urls[d]) for d in DIALECTS),  # type: ignore[arg-type]
             route=tuple(_routes()),
-            breaker=BreakerOptions() if number % 4 == 0 else NEVER,
+            breaker=BreakerOptions() if self.probing else NEVER,
+            probe=ProbeOptions(enabled=False),
             server=SERVER,
         )
         secrets = {d: (Secret(KEY),) for d in DIALECTS}
@@ -134,6 +136,8 @@ class World:
                 async with asyncio.TaskGroup() as group:
                     for ask in asks:
                         group.create_task(self._ask(ask))
+                if self.probing:
+                    await asyncio.sleep(CLOCKS.whole_answer_s)  # probes that were outrun are heard out
                 self._at_rest(quiet, asks)
                 for ask in asks:
                     await self._check(ask)
@@ -315,8 +319,11 @@ def _same_json(one: str, other: str) -> bool:
 
 
 def _turned_away(ask: Ask) -> bool:
-    """Whether the last provider gave a whole, good answer."""
-    return bool(ask.played) and ask.played[-1].harmless
+    """Whether the last provider gave a whole, good answer. Of one that was outrun nobody wanted any."""
+    target = ask.headers.get("x-dub5-target", "").partition("/")[0]
+    heard = [up for up in ask.played if up.persona == target] if target else ask.played
+    outrun = not target and b'"outrun"' in ask.body
+    return bool(heard) and heard[-1].harmless and not outrun
 
 
 def _hold(true: bool, otherwise: str) -> None:
