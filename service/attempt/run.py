@@ -173,7 +173,8 @@ class _Walk:
         others that were outrun are ended."""
         runner, task = self._runner, self._task
         runner.means.events.emit(Hedged(task.request.id, task.route, target.name, "probe"))
-        own_s = max(self._watch.deadline_s, clock.now() + task.clocks.first_token_s)
+        alone_s = task.clocks.connect_s + task.clocks.first_token_s  # it may have to go on without us
+        own_s = max(self._watch.deadline_s, clock.now() + alone_s)
         probe = _Leg(runner, task, own_s, lambda walk: walk._ask(target, leave, "probe", last=False))
         others = _Leg(runner, task, self._watch.deadline_s, lambda walk: walk.to_the_end(rest, "hedge"))
         found: Found | None = None

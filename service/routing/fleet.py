@@ -109,6 +109,16 @@ class _Entry:
         """When the first of its keys may be used."""
         return min(key.cool_until_s for key in self.keys)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether no breaker has anything against it."""
+        return self.breaker.state is State.CLOSED and self.host.state is State.CLOSED
+
+    def note_recovery(self, was_well: bool) -> None:
+        """What failed before a recovery is no news any more."""
+        if self.is_closed and not was_well:
+            self.record.clear()
+
     def use(self, secrets: Collection[Secret]) -> None:
         """These keys from now on; what is known of those that stay is kept."""
         known = {key.reveal(): key for key in self.keys}
@@ -256,7 +266,7 @@ class Fleet:
     def does_well(self, target: Target, now_s: float) -> bool:
         """Whether a failure of it is likely to be a blink."""
         entry = self._entries[target]
-        closed = entry.breaker.state is State.CLOSED and entry.host.state is State.CLOSED
+        closed = entry.is_closed
         return closed and not entry.record.degraded(now_s)
 
     def standing(self, target: Target, now_s: float) -> Standing:
@@ -354,8 +364,10 @@ class Pass:
         """The first content of a stream came, after so long; its clock would have waited for `clock_s`."""
         self._slow = first_token_s > clock_s * self._fleet._slow_of_clock
         self._entry.first_token.observe(first_token_s, now_s)
+        was_well = self._entry.is_closed
         self._host.end(End.SUCCESS, now_s)
         self._target.commit(End.SLOW if self._slow else End.SUCCESS, now_s)
+        self._entry.note_recovery(was_well)
 
     def end(self, verdict: Verdict | None, now_s: float, *, reached: bool) -> None:
         """The try is over: None if it gave its whole answer, else what went wrong. `reached`: the provider sent
@@ -374,8 +386,10 @@ class Pass:
             self._key.rest = verdict.rest
         if verdict is None or verdict.blame in (Blame.TARGET, Blame.HOST):
             entry.record.add(verdict is not None, now_s)
+        was_well = entry.is_closed
         self._target.end(_target_end(verdict, self._slow), now_s, not_before_s)
         self._host.end(_host_end(verdict, reached), now_s, not_before_s)
+        entry.note_recovery(was_well)
         self._leave_limiter(verdict)
 
     def _leave_limiter(self, verdict: Verdict | None) -> None:

@@ -52,6 +52,10 @@ class Record:
         """One more answer, or one more failure that was the target's or its host's."""
         self._window.add(now_s, 1, failed)
 
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._window.clear()
+
     def degraded(self, now_s: float) -> bool:
         """Whether too many of the last calls failed."""
         self._window.age(now_s)
