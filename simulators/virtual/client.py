@@ -93,8 +93,10 @@ class AppClient:
         headers: Mapping[str, str] | None = None,
         body: bytes | AsyncIterator[bytes] = b"",
         json: Any = None,
+        context: contextvars.Context | None = None,
     ) -> AsyncIterator[Reply]:
-        """A reply from its first byte on. `path` is raw, with its query; `body` may arrive in pieces.
+        """A reply from its first byte on. `path` is raw, with its query; `body` may arrive in pieces. `context`: what
+        the application runs in; else in one as empty as a server's.
 
         Leaving the block tells the application that the client has left, and waits until it has ended.
         """
@@ -104,8 +106,9 @@ class AppClient:
         name = f"app {self._count} {method} {path}"
         reply = Reply(self._buffer_bytes_max)
         scope = self._scope(method, path, self._header_lines(headers, body, json is not None))
-        context = contextvars.Context()  # as a server would: nothing of the caller's
-        reply._app = asyncio.create_task(self._serve(scope, reply), name=name, context=context)
+        reply._app = asyncio.create_task(
+            self._serve(scope, reply), name=name, context=context or contextvars.Context()
+        )
         reply._app.add_done_callback(lambda _: reply._to_client.set())
         tasks = [reply._app]
         if isinstance(body, bytes):

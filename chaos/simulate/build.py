@@ -1,0 +1,107 @@
+"""Makes a world real: the settings of the service, read as it reads them, and the simulated providers."""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import get_args
+
+import msgspec
+
+from chaos.simulate.world import STALE, Provider, Trouble, World
+from service.chat import Price
+from service.settings import (
+    DialectName,
+    Loaded,
+    ProviderSettings,
+    RouteSettings,
+    Secret,
+    ServerSettings,
+    Settings,
+)
+from simulators import provider as simulated
+from simulators.capacity import Capacity
+from simulators.faults import parse_fault
+from simulators.latency import PRESETS
+from simulators.ledger import Ledger
+from simulators.limits import Limits
+from simulators.personas.base import Profile
+
+PRICE = Price(prompt=2.0, completion=8.0)
+
+
+def url(name: str) -> str:
+    """Where a provider is."""
+    return f"http://{name}.test"
+
+
+def keys(provider: Provider) -> tuple[str, ...]:
+    """Its keys, the bad ones first. A simulated provider accepts any key, or one: beside bad ones at most one is good."""
+    bad = [f"bad-{provider.name}-{i}" for i in range(provider.bad_keys)]
+    good = provider.keys - provider.bad_keys
+    return (*bad, *[f"sk-{provider.name}-{i}" for i in range(min(good, 1) if bad else good)])
+
+
+def loaded(world: World) -> Loaded:
+    """The settings of the service."""
+    tuning, drain = world.tuning, world.drain
+    settings = Settings(
+        provider=tuple(map(_settings, world.providers)),
+        route=tuple(
+            RouteSettings(route.name, route.targets, policy=route.policy, clocks=tuning.clocks) for route in world.routes
+        ),
+        server=ServerSettings(
+            client_stall_s=tuning.client_stall_s,
+            connections_per_origin_max=tuning.connections_per_origin_max,
+            in_flight_max=tuning.in_flight_max,
+            **({"drain_s": drain.drain_s, "announce_s": drain.announce_s} if drain else {}),
+        ),
+        breaker=tuning.breaker,
+        retry=tuning.retry,
+        budget=tuning.budget,
+        limiter=tuning.limiter,
+        health=tuning.health,
+        probe=tuning.probe,
+    )
+    secrets = {provider.name: tuple(map(Secret, keys(provider))) for provider in world.providers}
+    return Loaded(settings, secrets, ())
+
+
+def _settings(provider: Provider) -> ProviderSettings:
+    persona = provider.persona
+    dialect: DialectName = persona if persona in get_args(DialectName) else "openai"  # type: ignore[assignment]
+    return ProviderSettings(
+        provider.name,
+        dialect,
+        url(provider.name) + ("" if dialect == "anthropic" else "/v1"),
+        isolated=provider.isolated,
+        prices=dict.fromkeys(provider.models, PRICE) if provider.priced else {},
+    )
+
+
+def providers(world: World, now: Callable[[], float], epoch_s: int) -> tuple[dict[str, simulated.Provider], Ledger]:
+    """The simulated ones by name, with all their troubles set for their time, and the ledger that they share."""
+    ledger = Ledger()
+    return {p.name: _provider(world, p, now, epoch_s, ledger) for p in world.providers}, ledger
+
+
+def _provider(
+    world: World, provider: Provider, now: Callable[[], float], epoch_s: int, ledger: Ledger
+) -> simulated.Provider:
+    only = f"sk-{provider.name}-0" if provider.bad_keys else None
+    profile = Profile(provider.name, PRESETS[provider.latency], provider.words, only, provider.models)
+    made = simulated.Provider(
+        provider.persona,
+        profile,
+        chance=random.Random(f"{world.seed}:{provider.name}"),
+        now=now,
+        ledger=ledger,
+        epoch_s=epoch_s,
+        limits=msgspec.convert(provider.limits or {}, Limits),
+        capacity=msgspec.convert(provider.capacity or {}, Capacity),
+    )
+    struck = [trouble for trouble in world.troubles if trouble.provider == provider.name]
+    made.set_faults([parse_fault(_timed(trouble)) for trouble in struck if trouble.fault["kind"] != STALE])
+    return made
+
+
+def _timed(trouble: Trouble) -> Mapping[str, object]:
+    return {**trouble.fault, "at_s": trouble.at_s, "for_s": trouble.for_s}

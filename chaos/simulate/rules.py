@@ -1,0 +1,222 @@
+"""The safety rules, held at every event: each try is looked at as it goes out, each fact as it is told.
+
+                 S4 S5 S6 S7 S8                       S10
+    service -----sent-------> seam <------closed----- service
+            --AttemptEnded, BreakerChanged, ...-->  S1 S11, and what the checks above must know
+
+The rules keep books of their own; of the service's insides they read one number, the limit of a provider.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from chaos.simulate.books import ASKED, Books, Case, Trial
+from chaos.simulate.world import World
+from service.chat import Attempt
+from service.events import (
+    AttemptEnded,
+    BreakerChanged,
+    BudgetSpent,
+    Crashed,
+    Event,
+    HealthChanged,
+    Hedged,
+    LimitLowered,
+    RequestEnded,
+)
+from service.wire.base import WireRequest, WireResponse
+
+LEAVE_S = 0.1  # so soon a provider sees that the client has left
+EPSILON_S = 1e-6
+FINAL = frozenset({400, 404, 405, 413, 422})  # to send it there again cannot help
+KEY_REFUSED = frozenset({401, 402, 403})
+SAID_WAIT = frozenset({429, 498, 500, 502, 503, 504, 529})
+SECONDS = re.compile(r"\d+(\.\d+)?")
+
+
+class _Model(msgspec.Struct):
+    model: str
+
+
+@dataclass
+class Guard:
+    """A breaker, as its events tell of it."""
+
+    state: str = "closed"
+    slow: bool = False
+    probes: dict[Trial, None] = field(default_factory=dict)
+
+
+class Rules:
+    """Looks on at the seam, and hears the events. `limit`: how many requests a provider is given at one time."""
+
+    def __init__(self, world: World, books: Books, now: Callable[[], float], limit: Callable[[str], int]) -> None:
+        self._world = world
+        self._books = books
+        self._now = now
+        self._limit = limit
+        self._open: dict[tuple[object, str], Trial] = {}
+        self.in_flight = dict.fromkeys((p.name for p in world.providers), 0)
+        self.guards: dict[str, Guard] = {}
+        self.cool_until_s: dict[tuple[str, str], float] = {}  # by key and target
+        self._lowered_s: dict[str, float] = {}
+
+    # at the seam
+
+    def sent(self, request: WireRequest) -> Trial:
+        """A try goes out."""
+        now_s, origin = self._now(), request.origin
+        provider = origin.removeprefix("http://").partition(".")[0]
+        target = f"{provider}/{msgspec.json.decode(request.body, type=_Model).model}"
+        key = request.headers.get("authorization") or request.headers.get("x-api-key", "")
+        trial = Trial(ASKED.get(), target, key, now_s)
+        self._books.tell(f"#{trial.number} -> {target}")
+        if trial.number is None:
+            self._books.probes.append(trial)
+        else:
+            self._of_its_request(trial, self._books.cases[trial.number], now_s)
+        self._past_its_guards(trial, origin)
+        self._within_its_limit(trial, now_s)
+        until_s = self.cool_until_s.get((key, target), 0.0)
+        if now_s < until_s - EPSILON_S:
+            self._books.violated("S7", f"#{trial.number} asks {target} {until_s - now_s:.3f} s before its Retry-After")
+        owner = self._owner(trial.number)
+        if (owner, target) in self._open:
+            self._books.violated("S3", f"#{trial.number} asks {target} twice at one time")
+        self._open[owner, target] = trial
+        return trial
+
+    def answered(self, trial: Trial, response: WireResponse) -> None:
+        """Status and headers are here."""
+        trial.head_s, trial.status = self._now(), response.status
+        said = response.headers.get("retry-after", "")
+        if response.status in SAID_WAIT and SECONDS.fullmatch(said):
+            trial.retry_after_s = float(said)
+
+    def closed(self, trial: Trial) -> None:
+        """Its connection is free, or closed."""
+        if trial.closed_s is not None:
+            return
+        trial.closed_s = now_s = self._now()
+        self._books.tell(f"#{trial.number} -| {trial.target}")
+        if trial.number is None:
+            return
+        case = self._books.cases[trial.number]
+        kind = trial.attempt.kind if trial.attempt else "?"
+        if kind == "probe":
+            until_s = max(case.deadline_s, trial.began_s + self._world.tuning.clocks.first_token_s)
+            if now_s > until_s + LEAVE_S:
+                self._books.violated("S10", f"#{trial.number}: the probe of {trial.target} was heard out for too long")
+        elif case.left_s is not None and now_s > case.left_s + LEAVE_S:
+            late_s = now_s - case.left_s
+            self._books.violated("S10", f"#{trial.number}: {trial.target} went on {late_s:.3f} s after the client left")
+
+    def _of_its_request(self, trial: Trial, case: Case, now_s: float) -> None:
+        case.trials.append(trial)
+        if now_s > case.deadline_s + EPSILON_S:
+            self._books.violated("S4", f"#{trial.number} asks {trial.target} after its deadline")
+        if case.ended is not None:
+            self._books.violated("S4", f"#{trial.number} asks {trial.target} after it has ended")
+        if case.left_s is not None and now_s > case.left_s + LEAVE_S:
+            self._books.violated("S4", f"#{trial.number} asks {trial.target} after its client has left")
+        if {(trial.target, ""), (trial.target, trial.key)} & case.refused_by:
+            self._books.violated("S8", f"#{trial.number} asks {trial.target} again, which has refused it for good")
+
+    def _past_its_guards(self, trial: Trial, origin: str) -> None:
+        for scope in (trial.target, origin):
+            guard = self.guards.setdefault(scope, Guard())
+            if guard.state == "isolated":
+                self._books.violated("S4", f"#{trial.number} asks {trial.target}, which is isolated")
+            elif guard.state == "open" and guard.slow and scope == trial.target:
+                trial.slow_open = True
+                self._books.sometimes["last resort used"] += 1
+            elif guard.state == "open":
+                self._books.violated("S4", f"#{trial.number} asks {trial.target} past the open breaker of {scope}")
+            elif guard.state == "half_open":
+                guard.probes[trial] = None
+                if len(guard.probes) > self._world.tuning.breaker.probes_max:
+                    self._books.violated("S5", f"#{trial.number} is probe {len(guard.probes)} of {scope}")
+
+    def _within_its_limit(self, trial: Trial, now_s: float) -> None:
+        name = trial.provider
+        self.in_flight[name] += 1
+        limit = self._limit(name)
+        if self.in_flight[name] > limit and self._lowered_s.get(name) != now_s:
+            self._books.violated("S6", f"{self.in_flight[name]} requests are out at {name}, which is given {limit}")
+
+    # facts
+
+    def heard(self, event: Event) -> None:
+        """The subscriber of the service's events."""
+        match event:
+            case AttemptEnded():
+                self._attempt(event)
+            case RequestEnded():
+                self._request(event)
+            case BreakerChanged(scope=scope, before=before, after=after, why=why):
+                self._books.tell(f"breaker {scope}: {before} -> {after} ({why})")
+                guard = self.guards.setdefault(scope, Guard())
+                guard.state, guard.slow = after, "slow" in why
+                guard.probes.clear()
+            case LimitLowered(provider=provider, before=before, after=after):
+                self._books.tell(f"limit of {provider}: {before} -> {after}")
+                self._lowered_s[provider] = self._now()
+            case HealthChanged(target=target, after=after):
+                self._books.tell(f"health of {target}: {after}")
+            case BudgetSpent(provider=provider):
+                self._books.tell(f"budget of {provider} is spent")
+            case Hedged(target=target):
+                self._books.tell(f"#{ASKED.get()} hedges {target}")
+            case Crashed(where=where):
+                self._books.violated("S1", f"a defect inside the service: {where}")
+
+    def _attempt(self, event: AttemptEnded) -> None:
+        number, attempt = ASKED.get(), event.attempt
+        self._books.tell(f"#{number} <- {attempt.target} {attempt.kind} {attempt.reason}")
+        trial = self._open.pop((self._owner(number), attempt.target), None)
+        if trial is None:
+            self._books.violated("S11", f"#{number}: a try at {attempt.target} is told of that was not made, or twice")
+            return
+        trial.attempt = attempt
+        self.in_flight[trial.provider] -= 1
+        for guard in self.guards.values():
+            guard.probes.pop(trial, None)
+        if attempt.reason in ("cancelled", "outrun"):
+            return
+        if trial.retry_after_s is not None and trial.head_s is not None:
+            place = trial.key, trial.target
+            until_s = trial.head_s + trial.retry_after_s
+            self.cool_until_s[place] = max(until_s, self.cool_until_s.get(place, 0.0))
+        if number is not None and attempt.status is not None:
+            self._refused(self._books.cases[number], trial, attempt)
+
+    def _refused(self, case: Case, trial: Trial, attempt: Attempt) -> None:
+        if attempt.status in FINAL:
+            case.refused_by.add((trial.target, ""))
+        elif attempt.status in KEY_REFUSED:
+            case.refused_by.add((trial.target, trial.key))
+
+    def _request(self, event: RequestEnded) -> None:
+        number = ASKED.get()
+        self._books.tell(f"#{number} ended {event.outcome} {event.code}")
+        if number is None:
+            self._books.violated("S1", "a request ended that nobody had sent")
+            return
+        case = self._books.cases[number]
+        if case.ended is not None:
+            self._books.violated("S1", f"#{number} has ended twice")
+        case.ended, case.ended_s = event, self._now()
+
+    def _owner(self, number: int | None) -> object:
+        """Who makes a try: a request, or the task of a probe."""
+        return asyncio.current_task() if number is None else number
+
+    def left_open(self) -> list[Trial]:
+        """Tries whose end was never told."""
+        return list(self._open.values())
+
+
