@@ -266,8 +266,7 @@ class Fleet:
     def does_well(self, target: Target, now_s: float) -> bool:
         """Whether a failure of it is likely to be a blink."""
         entry = self._entries[target]
-        closed = entry.is_closed
-        return closed and not entry.record.degraded(now_s)
+        return entry.is_closed and not entry.record.degraded(now_s)
 
     def standing(self, target: Target, now_s: float) -> Standing:
         """What the router wants to know. A target that is due for a probe stands where a healthy one would, or nobody
