@@ -95,7 +95,8 @@ class Breaker:
 
     def enter_slow(self, now_s: float) -> "Permit | None":
         """A permit although it is open, if for slowness alone: there is nobody else. Its result moves nothing."""
-        return Permit(self, -1, now_s, probe=False) if self.state is State.OPEN and self.slow else None
+        trouble = self.state in (State.OPEN, State.HALF_OPEN)
+        return Permit(self, -1, now_s, probe=False) if trouble and self.slow else None
 
     def ramped(self, now_s: float) -> bool:
         """Whether a call may pass the ramp that follows a recovery: a share that grows from a tenth to all."""
