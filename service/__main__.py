@@ -7,6 +7,8 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -14,7 +16,7 @@ import uvicorn
 
 from service import VERSION
 from service.app import Service
-from service.settings import Loaded, SettingsProblems, load
+from service.settings import Loaded, Settings, SettingsProblems, load
 from service.telemetry.logs import Logs, Writer
 
 EXAMPLE = """\
@@ -30,21 +32,36 @@ the smallest settings file:
   targets = ["openai/gpt-4o-mini"]      # asked in this order
 
 Any value of a table can be set from the environment: DUB5__SERVER__PORT=9000.
+A key can also be in a file that is named by OPENAI_API_KEY_FILE: kill -HUP reads it, and all of this, again.
 """
 
 
-class Server(uvicorn.Server):
-    """uvicorn, ended by a drain: the first signal lets open answers finish, a second one ends at once."""
+SERVE = (
+    "run the service; SIGTERM or Ctrl-C lets open answers finish, a second one does not; "
+    "SIGHUP reads the settings again, for new requests"
+)
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+
+class Server(uvicorn.Server):
+    """uvicorn, ended by a drain: the first signal lets open answers finish, a second one ends at once. SIGHUP reads the
+    settings again, or means that the terminal is gone."""
+
+    def __init__(
+        self, config: uvicorn.Config, service: Service, read_again: Callable[[Settings], Loaded]
+    ) -> None:
         super().__init__(config)
         self._service = service
+        self._read_again = read_again
+        self._attended = False
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts, and says where."""
         self._loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP"):
+            self._attended = _attended()
+            self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         await super().startup(sockets)
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
@@ -59,6 +76,18 @@ class Server(uvicorn.Server):
         self._drain = self._loop.create_task(self._drained())
         self._loop.call_soon_threadsafe(lambda: None)  # wakes the loop up, which a signal alone may not
 
+    def _hung_up(self) -> None:
+        """SIGHUP came: the end if our terminal was closed, else the settings are read again."""
+        if self._drain is not None or not self.started:
+            return
+        if self._attended and _terminal_group() is None:
+            self.handle_exit(signal.SIGHUP, None)
+            return
+        try:
+            self._service.reload(self._read_again(self._service.settings))
+        except SettingsProblems as error:
+            self._service.refuse(error.problems)
+
     async def _drained(self) -> None:
         await self._service.drain()
         self.should_exit = True
@@ -67,8 +96,9 @@ class Server(uvicorn.Server):
 def main(arguments: list[str] | None = None) -> int:
     """The command line; the exit code."""
     options = _parser().parse_args(arguments)
+    read = partial(load, options.config, host=options.host, port=options.port, insecure=options.insecure)
     try:
-        loaded = load(options.config, host=options.host, port=options.port, insecure=options.insecure)
+        loaded = read()
     except SettingsProblems as error:
         print(f"These settings cannot be used ({len(error.problems)} to mend):", file=sys.stderr)
         for problem in error.problems:
@@ -77,10 +107,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "check":
         print(_summary(loaded))
         return 0
-    return _serve(loaded)
+    for remark in loaded.remarks:
+        print(f"To note: {remark}", file=sys.stderr)
+    return _serve(loaded, lambda running: read(running=running))
 
 
-def _serve(loaded: Loaded) -> int:
+def _serve(loaded: Loaded, read_again: Callable[[Settings], Loaded]) -> int:
     _raise_file_limit()
     writer = Writer()
     service = Service(loaded, log=Logs(writer.write).tell)
@@ -106,7 +138,7 @@ def _serve(loaded: Loaded) -> int:
             file=sys.stderr,
         )
         return 1
-    server = Server(config, service)
+    server = Server(config, service, read_again)
     try:
         server.run(sockets=[listening])
     finally:
@@ -136,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dub5 {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
-        ("serve", "run the service; SIGTERM or Ctrl-C lets open answers finish, a second one does not"),
+        ("serve", SERVE),
         ("check", "read the settings, say everything that is wrong with them, and end; needs no network"),
     ):
         command = commands.add_parser(
@@ -160,7 +192,27 @@ def _summary(loaded: Loaded) -> str:
         f"  provider {p.name}: {p.dialect} at {p.base_url}, keys: {len(p.key_env)}" for p in settings.provider
     ]
     lines += [f"  model {r.name}: {' -> '.join(r.targets)}" for r in settings.route]
+    lines += [f"To note: {remark}" for remark in loaded.remarks]
     return "\n".join(lines)
+
+
+def _attended() -> bool:
+    """Whether somebody started us in the foreground of a terminal, without nohup, and takes us to end with it."""
+    return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _terminal_group() == os.getpgrp()
+
+
+def _terminal_group() -> int | None:
+    """Which process group our terminal belongs to; None: there is no terminal, or none any more."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return None
+    try:
+        return os.tcgetpgrp(terminal)
+    except OSError:
+        return None
+    finally:
+        os.close(terminal)
 
 
 def _raise_file_limit() -> None:

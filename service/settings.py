@@ -1,6 +1,7 @@
-"""Everything that can be set, read once at the edge: a TOML file, then the environment over it.
+"""Everything that can be set, read at the edge: a TOML file, then the environment over it.
 
 `load` returns frozen settings or raises `SettingsProblems`, which lists everything that is wrong at once, in words.
+A reload calls it again, with those of the `running` service: what cannot change while it runs stays as it is there.
 The only file that reads the environment.
 """
 
@@ -18,6 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from service.chat import Price
+from service.keys import Keys, text_of
 from service.options import (
     BreakerOptions,
     BudgetOptions,
@@ -42,6 +44,7 @@ HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", max_length=64)]
 HeaderText = Annotated[str, Meta(pattern=r"^[ -~]*$", max_length=1024)]
 RouteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 
+BOUND_AT_START = ("host", "port", "wire", "proxy", "connections_per_origin_max")  # of [server]
 TARGET_OK = re.compile(r"[!#-+\--:<-~]+")  # it stands in headers and metrics
 OUR_HEADERS = ("authorization", "x-api-key", "host", "content-type", "content-length", "accept-encoding")
 DialectName = Literal["openai", "mistral", "anthropic"]
@@ -163,38 +166,56 @@ def load(
     host: str | None = None,
     port: int | None = None,
     insecure: bool = False,
+    running: Settings | None = None,
 ) -> Loaded:
-    """Reads the file, lays the environment and then `host` and `port` over it, and checks all of it.
+    """Reads the file, lays the environment and then `host` and `port` over it, and checks all of it. `running`: the
+    settings that a service was started with.
 
     Raises SettingsProblems.
     """
     problems: list[str] = []
-    data = _file(path, problems)
+    again = running is not None
+    data = _file(path, again, problems)
     if problems:
         raise SettingsProblems(problems)
     _overlay(data, environ)
     if isinstance(server := data.setdefault("server", {}), dict):
         server |= {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = _read(Settings, data, "", problems)
-    if isinstance(settings, Settings):
-        problems += _contradictions(settings, _names(data.get("provider")))
-        problems += _exposure(settings.server, insecure)
-        problems += _missing_keys(settings, environ)
-    if problems or settings is None:
+    if not isinstance(settings, Settings):
         raise SettingsProblems(problems)
-    return Loaded(
-        settings,
-        {p.name: _secrets(p.key_env, environ) for p in settings.provider},
-        _secrets(settings.server.caller_keys_env, environ),
+    problems += _contradictions(settings, _names(data.get("provider")))
+    kept, waiting = _kept(settings, running)
+    problems += _exposure(settings.server, insecure) or _exposure(kept.server, insecure)
+    keys = Keys(environ, again, problems)
+    loaded = Loaded(
+        kept,
+        {p.name: _secrets(keys.read(f"provider {p.name!r}.key_env", p.key_env)) for p in kept.provider},
+        _secrets(keys.read("server.caller_keys_env", kept.server.caller_keys_env)),
+        (*waiting, *_remarks(kept)),
     )
+    if problems:
+        raise SettingsProblems(problems)
+    return loaded
 
 
-def _file(path: Path | None, problems: list[str]) -> dict[str, Any]:
+def _kept(settings: Settings, running: Settings | None) -> tuple[Settings, list[str]]:
+    """The settings with what was bound at the start as it is; a sentence for each value that has to wait."""
+    if running is None:
+        return settings, []
+    old = {name: getattr(running.server, name) for name in BOUND_AT_START}
+    waiting = [name for name in BOUND_AT_START if getattr(settings.server, name) != old[name]]
+    server = msgspec.structs.replace(settings.server, **old)
+    told = [f"server.{name}: needs a restart; the old value stays." for name in waiting]
+    return msgspec.structs.replace(settings, server=server), told
+
+
+def _file(path: Path | None, again: bool, problems: list[str]) -> dict[str, Any]:
     if path is None:
         problems.append("No settings file: name one with --config FILE.")
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(text_of(path, again))
     except OSError as error:
         problems.append(f"{path}: cannot be read ({error.strerror}).")
     except UnicodeDecodeError:
@@ -264,6 +285,8 @@ def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     except msgspec.ValidationError as error:
         if where.endswith(("key_env", "keys_env")):  # a key written here by mistake must not be shown
             problems.append(f"{where}: must be a list of names of environment variables, not the keys.")
+        elif where.endswith(".headers"):  # one of them may be a secret after all
+            problems.append(f"{where}: {in_words(error)}.")
         elif get_origin(kind) is Literal:
             problems.append(f"{where}: must be one of {', '.join(get_args(kind))} (it is {value!r}).")
         else:
@@ -309,11 +332,35 @@ def _contradictions(settings: Settings, providers: list[str]) -> list[str]:
         ]
     for route in settings.route:
         found += _route_problems(route, providers)
-    if settings.breaker.open_s > settings.breaker.open_max_s:
-        found.append("breaker.open_s: is longer than breaker.open_max_s.")
-    if settings.limiter.min > settings.limiter.max:
+    breaker, retry, limiter = settings.breaker, settings.retry, settings.limiter
+    for longest in ("open_max_s", "host_open_max_s"):
+        if breaker.open_s > getattr(breaker, longest):
+            found.append(f"breaker.open_s: is longer than breaker.{longest}.")
+    if retry.base_s > retry.max_s:
+        found.append("retry.base_s: is longer than retry.max_s.")
+    if limiter.min > limiter.max:
         found.append("limiter.min: is more than limiter.max.")
     return found
+
+
+def _remarks(settings: Settings) -> list[str]:
+    """What can be used, and is yet hardly meant."""
+    said, isolated = [], {provider.name for provider in settings.provider if provider.isolated}
+    for route in settings.route:
+        if {target.partition("/")[0] for target in route.targets} <= isolated:
+            said.append(f"route {route.name!r}: every provider behind it is isolated: nobody will answer.")
+        if route.clocks.first_token_s > settings.breaker.probe_s:
+            said.append(
+                f"route {route.name!r}: clocks.first_token_s is longer than breaker.probe_s: a target that takes"
+                " longer than that to answer a probe is not found to be back."
+            )
+    known = {target for route in settings.route for target in route.targets}
+    return said + [
+        f"provider {provider.name!r}.prices: the model {model!r} is behind no route."
+        for provider in settings.provider
+        for model in provider.prices
+        if f"{provider.name}/{model}" not in known
+    ]
 
 
 def _proxy_problems(proxy: str | None) -> list[str]:
@@ -383,18 +430,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _missing_keys(settings: Settings, environ: Mapping[str, str]) -> list[str]:
-    wanted = [(f"provider {p.name!r}.key_env", v) for p in settings.provider for v in p.key_env]
-    wanted += [("server.caller_keys_env", v) for v in settings.server.caller_keys_env]
-    return [
-        f"{where}: the environment variable {variable} is not set or empty; set it, or take it off the list."
-        for where, variable in wanted
-        if not environ.get(variable, "").strip()
-    ]
-
-
-def _secrets(variables: tuple[str, ...], environ: Mapping[str, str]) -> tuple[Secret, ...]:
-    return tuple(Secret(environ[variable].strip()) for variable in variables)
+def _secrets(keys: tuple[str, ...]) -> tuple[Secret, ...]:
+    return tuple(map(Secret, keys))
 
 
 def _twice(names: list[str]) -> list[str]:
