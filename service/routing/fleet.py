@@ -107,6 +107,8 @@ class _Entry:
     @property
     def cool_until_s(self) -> float:
         """When the first of its keys may be used."""
+        if len(self.keys) == 1:
+            return self.keys[0].cool_until_s
         return min(key.cool_until_s for key in self.keys)
 
     @property
@@ -218,7 +220,7 @@ class Fleet:
         """Leave to ask a target once, with one of its keys; or why not.
         `last_resort`: there is nobody else, so being slow or just recovered is no reason to be left alone."""
         entry = self._entries[target]
-        key = min(entry.keys, key=_COOL_UNTIL_S)
+        key = entry.keys[0] if len(entry.keys) == 1 else min(entry.keys, key=_COOL_UNTIL_S)
         if key.cool_until_s > now_s:
             return Barred(key.rest)
         if barred := self._barred(entry, now_s, last_resort):
@@ -228,7 +230,7 @@ class Fleet:
             return Barred("retry_budget_spent")
         if fare is Fare.FIRST:
             entry.provider.budget.deposit(now_s)
-        permit = (entry.breaker.enter_slow(now_s) if last_resort else None) or entry.breaker.enter(now_s)
+        permit = entry.breaker.enter(now_s) or entry.breaker.enter_slow(now_s)
         host = entry.host.enter(now_s)
         assert permit is not None and host is not None, "nothing ran since they said so"
         entry.asked_s = now_s
@@ -241,9 +243,8 @@ class Fleet:
         if not host.may_enter(now_s):
             return Barred("host_breaker_open")
         if not breaker.may_enter(now_s):
-            soft = breaker.state is State.OPEN and breaker.slow
-            if not (soft and last_resort):
-                return Barred("breaker_open", soft)
+            if not (breaker.slow and last_resort):
+                return Barred("breaker_open", soft=breaker.slow)
         if not (last_resort or (breaker.ramped(now_s) and host.ramped(now_s))):
             return Barred("slow_start", soft=True)
         if not entry.provider.limiter.has_room():
