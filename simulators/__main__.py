@@ -13,11 +13,13 @@ import time
 from collections.abc import Sequence
 
 from simulators.admin import Admin
+from simulators.faults import BadFault
 from simulators.latency import PRESETS
 from simulators.personas import PERSONAS
 from simulators.provider import make
 from simulators.settings import BadSettings, Settings, build, read_file
 from simulators.sockets import serve
+from simulators.tls import NoCertificates, certificates
 
 HOST = "127.0.0.1"
 
@@ -40,8 +42,10 @@ Faults, any of them with "share" (0 to 1, of the requests), "first" (only the fi
   {{"kind": "reset", "before": "head"}}                     {{"kind": "close", "before": "head"}}
   {{"kind": "slow", "factor": 10}}                          {{"kind": "empty"}}
   {{"kind": "broken", "how": "chunk"}}                      {{"kind": "notice"}}
+  {{"kind": "unreachable", "stage": "connect", "how": "refused"}}   new connections only; more with "closes_open"
   {{"kind": "sequence", "steps": ["status:500", "ok", "cut:5:reset"], "loop": true}}   one step for each request
-docs/simulators.md has all of them, and limits, capacity and edges.
+docs/simulators.md has all of them, and limits, capacity and edges. Limits and capacity can be changed, too:
+  curl -X PUT $ADMIN/capacity/one -H "Authorization: Bearer $TOKEN" -d '{{"slots": 4, "queue_max": 20}}'
 
 A file for --config; everything in it may be left out:
   seed = 1
@@ -54,6 +58,7 @@ A file for --config; everything in it may be left out:
   key = "sk-test"               # no other is accepted
   models = ["gpt-sim"]
   limits = {{ requests_per_minute = 500 }}
+  tls = false                   # true: its url is https, and the line above names its `ca_file`
   [[provider.fault]]
   kind = "status"
   status = 500
@@ -76,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=options.seed,
         )
         asyncio.run(run(settings, leash=options.leash))
-    except BadSettings as error:
+    except (BadSettings, NoCertificates) as error:
         print(f"simulators: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -86,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def run(settings: Settings, *, leash: bool = False) -> None:
-    """Serves until told to stop. Raises OSError if a port is taken."""
+    """Serves until told to stop. Raises OSError if a port is taken, BadSettings, NoCertificates."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -94,11 +99,19 @@ async def run(settings: Settings, *, leash: bool = False) -> None:
     started_s = loop.time()
     providers, ledger = make(settings, now=lambda: loop.time() - started_s, epoch_s=int(time.time()))
     async with contextlib.AsyncExitStack() as stack:
+        tls = stack.enter_context(certificates()) if any(p.tls for p in settings.providers) else None
         said = {}
         for wanted in settings.providers:
-            provider = providers[wanted.name]
-            server = await stack.enter_async_context(serve(provider, host=HOST, port=wanted.port))
+            shown = tls if wanted.tls else None
+            try:
+                server = await stack.enter_async_context(
+                    serve(providers[wanted.name], host=HOST, port=wanted.port, tls=shown)
+                )
+            except BadFault as error:
+                raise BadSettings(f"a fault of `{wanted.name}`: {error}") from None
             said[wanted.name] = {"url": server.url, "persona": wanted.persona}
+            if shown is not None:
+                said[wanted.name]["ca_file"] = shown.ca_file
         token = secrets.token_urlsafe(24)
         admin = Admin(providers, ledger, token)
         server = await stack.enter_async_context(serve(admin, host=HOST, port=settings.admin_port))

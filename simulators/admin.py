@@ -1,30 +1,38 @@
-"""Faults and ledger over HTTP, for whoever holds the token printed at the start.
+"""Faults, limits, capacity and ledger over HTTP, for whoever holds the token printed at the start.
 
     GET    /faults                            what is set, on every provider
+    GET    /faults/{provider}                 on one
     PUT    /faults/{provider}                 a fault: replaces the one of its kind; a list: replaces all
     DELETE /faults/{provider}[?kind=stall]    heals it, of all faults or of one kind
+    GET    /limits, /limits/{provider}        its buckets, and how they stand
+    PUT    /limits/{provider}                 other limits, in place of all that it had
+    DELETE /limits/{provider}                 those of the start
+    ...    /capacity                          just so
     GET    /ledger[?provider=one&since=N&limit=M]   lines with numbers above N, oldest first
 
 Only loopback names are taken as Host, and a page of another origin is refused: a browser must not be talked into it.
 """
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
+from simulators.capacity import Capacity
 from simulators.fault import described
-from simulators.faults import BadFault, parse_fault
+from simulators.faults import parse_fault
 from simulators.ledger import Ledger
+from simulators.limits import Limits
 from simulators.personas.base import JSON, Page
 from simulators.provider import Provider
 from simulators.script import Script, SimRequest
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 LINES_PER_PAGE = 10_000
+T = TypeVar("T", Limits, Capacity)
 
 
 class Refused(Exception):
@@ -66,37 +74,26 @@ class Admin:
     def _route(self, request: SimRequest) -> object:
         query = {name: values[-1] for name, values in parse_qs(request.query).items()}
         match request.path.strip("/").split("/"):
-            case ["faults"]:
+            case ["faults" | "limits" | "capacity" as what]:
                 _need(request, "GET")
-                return {name: _faults_of(provider) for name, provider in self.providers.items()}
-            case ["faults", name]:
-                return self._faults(request, self._provider(unquote(name)), query.get("kind"))
+                return {name: READ[what](provider) for name, provider in self.providers.items()}
+            case ["faults" | "limits" | "capacity" as what, name]:
+                _need(request, "GET", "PUT", "DELETE")
+                provider = self._provider(unquote(name))
+                if request.method == "PUT":
+                    _put(what, provider, _json(request.body))
+                elif request.method == "DELETE":
+                    _delete(what, provider, query.get("kind"))
+                return {"provider": provider.profile.name, what: READ[what](provider)}
             case ["ledger"]:
                 _need(request, "GET")
                 return self._lines(query)
-        raise Refused(404, "there are GET /faults, PUT and DELETE /faults/{provider}, and GET /ledger")
+        raise Refused(404, "there are GET, PUT and DELETE of /faults, /limits and /capacity, and GET /ledger")
 
     def _provider(self, name: str) -> Provider:
         if name not in self.providers:
             raise Refused(404, f"no provider `{name}`; there are: {', '.join(self.providers)}")
         return self.providers[name]
-
-    def _faults(self, request: SimRequest, provider: Provider, kind: str | None) -> object:
-        _need(request, "PUT", "DELETE")
-        if request.method == "DELETE":
-            provider.clear_faults(kind)
-            return {"provider": provider.profile.name, "faults": _faults_of(provider)}
-        try:
-            said = msgspec.json.decode(request.body)
-            if isinstance(said, list):
-                provider.set_faults([parse_fault(one) for one in said])
-            else:
-                provider.set_fault(parse_fault(said))
-        except BadFault as error:
-            raise Refused(400, str(error)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Refused(400, f"the body is no JSON: {error}") from None
-        return {"provider": provider.profile.name, "faults": _faults_of(provider)}
 
     def _lines(self, query: Mapping[str, str]) -> object:
         name = query.get("provider")
@@ -111,6 +108,63 @@ class Admin:
 
 def _faults_of(provider: Provider) -> list[dict[str, Any]]:
     return [{**described(f.fault), "seen": f.seen, "applied": f.applied} for f in provider.faults]
+
+
+def _limits_of(provider: Provider) -> dict[str, Any]:
+    said = msgspec.to_builtins(provider.limits)
+    buckets = msgspec.to_builtins(provider.standings())
+    return {**{name: value for name, value in said.items() if value is not None}, "buckets": buckets}
+
+
+def _capacity_of(provider: Provider) -> dict[str, Any]:
+    return {**msgspec.to_builtins(provider.desk.capacity), **provider.desk.standing()}
+
+
+READ: Mapping[str, Callable[[Provider], object]] = {
+    "faults": _faults_of,
+    "limits": _limits_of,
+    "capacity": _capacity_of,
+}
+
+
+def _put(what: str, provider: Provider, said: object) -> None:
+    try:
+        match what:
+            case "limits":
+                provider.set_limits(_read(said, Limits))
+            case "capacity":
+                provider.set_capacity(_read(said, Capacity))
+            case _ if isinstance(said, list):
+                provider.set_faults([parse_fault(one) for one in said])
+            case _:
+                provider.set_fault(parse_fault(said))
+    except ValueError as error:  # also BadFault
+        raise Refused(400, str(error)) from None
+
+
+def _delete(what: str, provider: Provider, kind: str | None) -> None:
+    match what:
+        case "limits":
+            provider.set_limits()
+        case "capacity":
+            provider.set_capacity()
+        case _:
+            provider.clear_faults(kind)
+
+
+def _read(said: object, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(said, kind)
+    except msgspec.ValidationError as error:
+        raise Refused(400, f"{error}. There are: {', '.join(kind.__struct_fields__)}") from None
+
+
+def _json(body: bytes) -> object:
+    try:
+        said: object = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, f"the body is no JSON: {error}") from None
+    return said
 
 
 def _page(status: int, body: object, **headers: str) -> Page:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from simulators.answers import prompt_tag
 from simulators.ledger import Ended, Ledger, Line
 from simulators.personas.base import Asked
-from simulators.script import Action, Close, Data, End, Head, Reset, Script, SimRequest
+from simulators.script import Action, Close, Data, Dropped, End, Head, Reset, Script, SimRequest
 
 ENDS: Mapping[type, Ended] = {End: Ended.END, Close: Ended.CUT, Reset: Ended.RESET}
 
@@ -40,6 +40,8 @@ class Attempt:
                 yield action
             if ended is Ended.CLIENT_LEFT:
                 ended = Ended.CUT  # a script that just runs out leaves its client without an end
+        except Dropped:
+            ended = Ended.CUT
         finally:
             ledger.add(self._line(ledger.last + 1, ended, now()))
 

@@ -14,6 +14,7 @@ from simulators.ledger import Line
 from simulators.provider import Provider, make
 from simulators.settings import build
 from simulators.sockets import serve
+from simulators.tls import certificates
 
 T = TypeVar("T")
 START_S = 30.0
@@ -39,9 +40,13 @@ class Beside:
         loop, begun_s = self._loop, self._loop.time()
         ((_, provider),) = make(settings, now=lambda: loop.time() - begun_s)[0].items()
         simulated = Simulated(provider, self)
-        if faults:
-            simulated.set_faults(*faults)
-        simulated.open()
+        simulated.open(tls=settings.providers[0].tls)
+        try:
+            if faults:
+                simulated.set_faults(*faults)
+        except ValueError:
+            simulated.close()
+            raise
         return simulated
 
     def close(self) -> None:
@@ -52,18 +57,25 @@ class Beside:
 
 
 class Simulated:
-    """One provider: where it is, what is wrong with it, what it has seen."""
+    """One provider: where it is, what is wrong with it, what it has seen.
+
+    With `tls=True` clients must trust the CA in `ca_file`.
+    """
 
     url: str
+    ca_file: str = ""
 
     def __init__(self, provider: Provider, beside: Beside) -> None:
         self._provider = provider
         self._beside = beside
         self._stack = AsyncExitStack()
 
-    def open(self) -> None:
+    def open(self, *, tls: bool = False) -> None:
         """Listens from now on."""
-        self.url = self._beside.run(self._stack.enter_async_context(serve(self._provider))).url
+        shown = self._stack.enter_context(certificates()) if tls else None
+        self.ca_file = shown.ca_file if shown else ""
+        entering = self._stack.enter_async_context(serve(self._provider, tls=shown))
+        self.url = self._beside.run(entering).url
 
     def close(self) -> None:
         """Listens no more; every connection is dropped."""

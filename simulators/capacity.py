@@ -5,6 +5,7 @@
             --the line is full> turned away
 
 When a client leaves, a server that `abandons` frees the slot at once; another one finishes for nobody.
+The capacity may change meanwhile: whoever has a slot or stands in line keeps it; a slot too many is not filled again.
 """
 
 import heapq
@@ -31,22 +32,30 @@ class Desk:
     """The slots of one provider and the line before them; `now` as in Provider."""
 
     def __init__(self, capacity: Capacity, now: Callable[[], float]) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
         self._now = now
         self._busy = 0
         self._unseen_until_s: list[float] = []  # slots that work for clients who have left
         self._line: deque[Gate] = deque()
 
+    def change(self, capacity: Capacity) -> None:
+        """Another capacity from now on; the next in line is called if there is room for it."""
+        self.capacity = capacity
+        self._call_next()
+
+    def standing(self) -> dict[str, int]:
+        """How many are being served, how many of them for nobody, and how many wait."""
+        self._has_room()
+        unseen = len(self._unseen_until_s)
+        return {"busy": self._busy + unseen, "unseen": unseen, "waiting": len(self._line)}
+
     def is_full(self) -> bool:
         """Whether the next one would be turned away."""
-        queue_max = self._capacity.queue_max
+        queue_max = self.capacity.queue_max
         return queue_max is not None and len(self._line) >= queue_max and not self._has_room()
 
     def serve(self, script: Script) -> Script:
         """The script, as soon as there is a slot for it, and only while it has one."""
-        if not self._capacity.slots:
-            yield from script
-            return
         yield from self._wait_in_line()
         self._busy += 1
         over, resumes_s = False, 0.0
@@ -58,7 +67,7 @@ class Desk:
             over = True
         finally:
             self._busy -= 1
-            if not over and not self._capacity.abandons:
+            if not over and not self.capacity.abandons:
                 heapq.heappush(self._unseen_until_s, max(resumes_s, self._now()) + _left_s(script))
             self._call_next()
 
@@ -76,7 +85,8 @@ class Desk:
     def _has_room(self) -> bool:
         while self._unseen_until_s and self._unseen_until_s[0] <= self._now():
             heapq.heappop(self._unseen_until_s)
-        return self._busy + len(self._unseen_until_s) < self._capacity.slots
+        slots = self.capacity.slots
+        return not slots or self._busy + len(self._unseen_until_s) < slots
 
     def _call_next(self) -> None:
         if self._line:

@@ -18,6 +18,7 @@ from simulators.edges import EDGE_PAGES, EDGES
 from simulators.fault import Count, Fault, Point, Seconds, insert, is_stream, unmeasured
 from simulators.personas.base import Page, Persona, Turn
 from simulators.script import Close, Data, End, Hang, Head, Reset, Script, Wait
+from simulators.unreachable import Unreachable
 
 LIMIT_RETRY_AFTER_S = 20.0  # with a 429, unless the fault says otherwise
 DEPRECATED = (
@@ -193,6 +194,7 @@ class Sequence(Fault, frozen=True, tag="sequence"):
     """An exact list: what happens to the 1st, 2nd, ... POST from the moment it is set.
 
     steps: faults as objects or in short, and "ok" for none. After the last all is well, or, with `loop`, from the top.
+    A step "unreachable:..." is for the next new connection; POSTs on open ones are well until then.
     """
 
     steps: Annotated[list[str | dict[str, Any]], Meta(min_length=1, max_length=100_000)]
@@ -207,6 +209,8 @@ class Sequence(Fault, frozen=True, tag="sequence"):
                 raise ValueError(f"step {said!r}: {error}") from None
             if step is not None and step.kind == "sequence":
                 raise ValueError("a step cannot be a sequence")
+            if isinstance(step, Unreachable) and (step.closes_open or self.model is not None):
+                raise ValueError("a step that is unreachable goes with neither `closes_open` nor `model`")
 
     def step(self, n: int) -> Fault | None:
         """The fault of the nth request, from 1."""
@@ -218,7 +222,20 @@ class Sequence(Fault, frozen=True, tag="sequence"):
         return script  # its steps act, one at a time
 
 
-AnyFault = Status | Stall | ResetAt | CloseAt | Cut | Garbage | Empty | Slow | Broken | Notice | Sequence
+AnyFault = (
+    Status
+    | Stall
+    | ResetAt
+    | CloseAt
+    | Cut
+    | Garbage
+    | Empty
+    | Slow
+    | Broken
+    | Notice
+    | Unreachable
+    | Sequence
+)
 KINDS: Mapping[str, type[Fault]] = {str(f.__struct_config__.tag): f for f in get_args(AnyFault)}
 
 

@@ -1,4 +1,7 @@
-"""A fault that is set: whether it strikes the request at hand. Time and luck are given; equal ones decide alike."""
+"""A fault that is set: whether it strikes the request, or the connection, at hand.
+
+Time and luck are given; equal ones decide alike.
+"""
 
 import random
 from dataclasses import dataclass, field
@@ -7,6 +10,7 @@ from simulators.fault import Fault
 from simulators.faults import Sequence
 from simulators.personas.base import Asked
 from simulators.script import SimRequest
+from simulators.unreachable import Stage, Unreachable
 
 
 @dataclass
@@ -18,6 +22,7 @@ class Flap:
     chance: random.Random
     on: bool = False
     until_s: float = -1.0
+    openings: int = 0  # how often it has begun
 
     def is_on(self, t_s: float) -> bool:
         """Whether it is on at `t_s` after it began; asked in the order of time."""
@@ -25,6 +30,7 @@ class Flap:
             self.until_s = self._drawn()
         while t_s >= self.until_s:
             self.on = not self.on
+            self.openings += self.on
             self.until_s += self._drawn()
         return self.on
 
@@ -32,14 +38,14 @@ class Flap:
         return self.chance.expovariate(1 / (self.down_s if self.on else self.up_s))
 
 
-@dataclass
+@dataclass(eq=False)
 class SetFault:
     """A fault in force since `since_s`, and how often it was met."""
 
     fault: Fault
     since_s: float = 0.0
     chance: random.Random = field(default_factory=lambda: random.Random(0))
-    seen: int = 0  # requests that matched while its window was open
+    seen: int = 0  # requests, or connections, that matched while its window was open
     applied: int = 0
 
     def __post_init__(self) -> None:
@@ -49,19 +55,20 @@ class SetFault:
     def strike(self, request: SimRequest, asked: Asked, now_s: float, luck: random.Random) -> Fault | None:
         """What hits this request, if anything. Draws in any case: the luck of the faults after it stays the same."""
         drawn = luck.random()
-        if not (self._matches(request, asked) and self.is_on(now_s)):
+        if isinstance(self._due(), Unreachable) or not (self._matches(request, asked) and self.is_on(now_s)):
             return None
-        self.seen += 1
-        if drawn >= self.fault.share or (self.fault.first is not None and self.seen > self.fault.first):
+        return self._struck(drawn)
+
+    def strike_connection(self, stage: Stage, now_s: float, luck: random.Random) -> Unreachable | None:
+        """What hits a new connection at this stage, if anything; draws in any case."""
+        drawn, due = luck.random(), self._due()
+        if not isinstance(due, Unreachable) or due.stage != stage or not self.is_on(now_s):
             return None
-        struck = self.fault.step(self.seen) if isinstance(self.fault, Sequence) else self.fault
-        self.applied += struck is not None
-        return struck
+        return due if self._struck(drawn) else None
 
     def is_on(self, now_s: float) -> bool:
         """Whether its window is open."""
-        fault = self.fault
-        t_s = now_s - self.since_s - (fault.at_s or 0.0)
+        fault, t_s = self.fault, self._t_s(now_s)
         if t_s < 0:
             return False
         if fault.every_s is not None:
@@ -69,6 +76,48 @@ class SetFault:
         if fault.for_s is not None and t_s >= fault.for_s:
             return False
         return self._flap is None or self._flap.is_on(t_s)
+
+    def openings(self, now_s: float) -> int:
+        """How often its window has opened until now."""
+        fault, t_s = self.fault, self._t_s(now_s)
+        if t_s < 0:
+            return 0
+        if self._flap is not None:
+            self._flap.is_on(t_s if fault.for_s is None else min(t_s, fault.for_s))
+            return self._flap.openings
+        return 1 if fault.every_s is None else 1 + int(t_s // fault.every_s)
+
+    def next_change_s(self, now_s: float) -> float | None:
+        """When its window opens or closes next, if it ever does."""
+        fault, t_s = self.fault, self._t_s(now_s)
+        if t_s < 0:
+            return now_s - t_s
+        if fault.every_s is not None and fault.for_s is not None:
+            t_s %= fault.every_s
+            return now_s - t_s + (fault.for_s if t_s < fault.for_s else fault.every_s)
+        if fault.for_s is not None and t_s >= fault.for_s:
+            return None
+        ends = [] if fault.for_s is None else [fault.for_s]
+        if self._flap is not None:
+            self._flap.is_on(t_s)
+            ends.append(self._flap.until_s)
+        return now_s - t_s + min(ends) if ends else None
+
+    def _t_s(self, now_s: float) -> float:
+        """Seconds since it can strike; below 0 before that."""
+        return now_s - self.since_s - (self.fault.at_s or 0.0)
+
+    def _due(self) -> Fault | None:
+        """What strikes next, if anything does."""
+        return self.fault.step(self.seen + 1) if isinstance(self.fault, Sequence) else self.fault
+
+    def _struck(self, drawn: float) -> Fault | None:
+        due = self._due()
+        self.seen += 1
+        if drawn >= self.fault.share or (self.fault.first is not None and self.seen > self.fault.first):
+            return None
+        self.applied += due is not None
+        return due
 
     def _matches(self, request: SimRequest, asked: Asked) -> bool:
         if isinstance(self.fault, Sequence) and request.method != "POST":

@@ -38,13 +38,17 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def account(self, *, daily_windows: bool) -> "Account":
         """A new one, with nothing used. Minutes refill steadily, days too, unless they begin anew at midnight (UTC)."""
+        return Account(self.buckets(daily_windows=daily_windows))
+
+    def buckets(self, *, daily_windows: bool) -> "list[Bucket]":
+        """One for each limit, full."""
         found = []
         for name in self.__struct_fields__:
             what, per, span = name.partition("_per_")
             limit = getattr(self, name)
             if per and limit is not None:
                 found.append(Bucket(what, span, limit, windowed=daily_windows and span == "day"))
-        return Account(found)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,21 @@ class Account:
 
     def __init__(self, buckets: Sequence[Bucket]) -> None:
         self._buckets = buckets
-        self.limited = bool(buckets)
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return bool(self._buckets)
+
+    def change(self, buckets: Sequence[Bucket], now_s: float) -> None:
+        """Other limits from now on. What is used stays used, but never more than the new limit."""
+        before = {(bucket.what, bucket.span): bucket for bucket in self._buckets}
+        for bucket in buckets:
+            bucket.at_s = now_s
+            if known := before.get((bucket.what, bucket.span)):
+                known.standing(now_s)
+                bucket.used = min(known.used, bucket.limit)
+        self._buckets = buckets
 
     def take(self, price: Mapping[str, int], now_s: float) -> Excess | None:
         """Pays for one request; what it cannot pay for longest is told."""

@@ -6,6 +6,8 @@ request -> persona -> fault ... -> watched by the ledger -> front end
 import random
 from collections.abc import Callable, Iterable, Mapping
 
+import msgspec
+
 from simulators.attempt import Attempt
 from simulators.capacity import Capacity, Desk
 from simulators.fault import Fault
@@ -13,11 +15,12 @@ from simulators.faults import Status
 from simulators.in_force import SetFault
 from simulators.latency import PRESETS
 from simulators.ledger import Ledger
-from simulators.limits import Account, Limits, distorted, price
+from simulators.limits import Account, Limits, Standing, distorted, price
 from simulators.personas import PERSONAS
 from simulators.personas.base import Asked, Page, Profile, Turn, answer_tokens, read_asked
 from simulators.script import Head, Script, SimRequest
 from simulators.settings import Settings
+from simulators.way import Way
 
 EPOCH_S = 1_763_700_000
 
@@ -51,26 +54,53 @@ class Provider:
         self.now = now
         self._epoch_s = epoch_s
         self._requests = 0
-        self._desk = Desk(capacity or Capacity(), now)
-        self._limits = limits or Limits()
-        self.account = account or self._limits.account(daily_windows=self.persona.daily_windows)
+        self.way = Way(now, _apart(self._outages))
+        self.desk = Desk(capacity or Capacity(), now)
+        self.limits = limits or Limits()
+        self.account = account or self.limits.account(daily_windows=self.persona.daily_windows)
+        self._started_with = (self.limits, self.desk.capacity)
 
     def set_faults(self, faults: Iterable[Fault]) -> None:
-        """These faults, in this order, and no others, for requests from now on."""
-        self.faults = [self._in_force(fault) for fault in faults]
+        """These faults, in this order, and no others, from now on. Raises BadFault if the front end cannot do one."""
+        wanted = list(faults)
+        self.way.check(wanted)
+        self._use([self._in_force(fault) for fault in wanted])
 
     def set_fault(self, fault: Fault) -> None:
-        """One fault more, in place of any other of its kind."""
+        """One fault more, in place of any other of its kind. Raises BadFault."""
+        self.way.check([fault])
         kept = [known for known in self.faults if known.fault.kind != fault.kind]
-        self.faults = [*kept, self._in_force(fault)]
+        self._use([*kept, self._in_force(fault)])
 
     def add_fault(self, fault: Fault, outages: random.Random) -> None:
-        """One fault more, beside all others; `outages` draws its windows, if they are drawn."""
-        self.faults = [*self.faults, SetFault(fault, self.now(), outages)]
+        """One fault more, beside all others; `outages` draws its windows, if they are drawn. Raises BadFault."""
+        self.way.check([fault])
+        self._use([*self.faults, SetFault(fault, self.now(), outages)])
 
     def clear_faults(self, kind: str | None = None) -> None:
         """Heals the provider: of one kind of fault, or of all."""
-        self.faults = [known for known in self.faults if kind is not None and known.fault.kind != kind]
+        self._use([known for known in self.faults if kind is not None and known.fault.kind != kind])
+
+    def set_capacity(self, capacity: Capacity | None = None) -> None:
+        """Another capacity from now on; None: that of the start. Requests under way keep their place."""
+        self.desk.change(self._started_with[1] if capacity is None else capacity)
+
+    def set_limits(self, limits: Limits | None = None) -> None:
+        """Other limits from now on, for its whole organisation; None: those of the start. What is used stays used.
+
+        Raises ValueError if they name another organisation.
+        """
+        wanted = self._started_with[0] if limits is None else limits
+        ours = self.limits.organisation
+        if wanted.organisation not in ("", ours):
+            raise ValueError(f"the organisation is `{ours}` from the start, and cannot become another")
+        self.limits = msgspec.structs.replace(wanted, organisation=ours)
+        buckets = wanted.buckets(daily_windows=self.persona.daily_windows)
+        self.account.change(buckets, self._epoch_s + self.now())
+
+    def standings(self) -> list[Standing]:
+        """How its buckets stand now."""
+        return self.account.standings(self._epoch_s + self.now())
 
     def __call__(self, request: SimRequest) -> Script:
         self._requests += 1
@@ -83,13 +113,13 @@ class Provider:
         for fault in struck:
             turn = fault.prepared(turn)
         script, refused = self._answer(request, asked, turn)
-        if self._limits.headers and self.account.limited:
+        if self.limits.headers and self.account.limited:
             script = with_headers(script, self._told(at_s, refused=refused == "limit"))
         for fault in struck:
             script = fault.on(script, self.persona, turn)
         works = request.method == "POST" and not refused and not any(isinstance(f, Status) for f in struck)
         if works:
-            script = self._desk.serve(script)
+            script = self.desk.serve(script)
         names = (*(fault.kind for fault in struck), *([refused] if refused else []))
         attempt = Attempt(self.profile.name, request, asked, at_s, names, self._requests)
         return attempt.watch(script, self.ledger, self.now)
@@ -99,7 +129,7 @@ class Provider:
         if request.method == "POST":
             if limited := self._limited(asked, turn):
                 return limited.script(), "limit"
-            if self._desk.is_full():
+            if self.desk.is_full():
                 return self.persona.overloaded(turn).script(), "queue_full"
         return self.persona.answer(request, asked, turn), ""
 
@@ -110,11 +140,15 @@ class Provider:
         if excess is None:
             return None
         page = self.persona.limited(excess, turn)
-        return Page(page.status, distorted(page.headers, self._limits, excess.wait_s, now_s), page.body)
+        return Page(page.status, distorted(page.headers, self.limits, excess.wait_s, now_s), page.body)
 
     def _told(self, at_s: float, *, refused: bool) -> dict[str, str]:
         now_s = self._epoch_s + at_s
         return self.persona.limit_headers(self.account.standings(now_s), now_s, refused=refused)
+
+    def _use(self, faults: list[SetFault]) -> None:
+        self.faults = faults
+        self.way.use(faults)
 
     def _in_force(self, fault: Fault) -> SetFault:
         return SetFault(fault, self.now(), random.Random(self._outages.getrandbits(64)))
@@ -150,6 +184,13 @@ def make(
         for name in names:  # the same chance for each: what is drawn strikes all of them at once
             providers[name].add_fault(fault, random.Random(f"{settings.seed}/shared/{i}"))
     return providers, ledger
+
+
+def _apart(chance: random.Random) -> random.Random:
+    """Luck of its own, so that the other's draws stay as they are."""
+    copy = random.Random()
+    copy.setstate(chance.getstate())
+    return random.Random(f"connections/{copy.getrandbits(64)}")
 
 
 def with_headers(script: Script, more: Mapping[str, str]) -> Script:

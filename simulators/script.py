@@ -7,7 +7,8 @@ A script is a lazy sequence of actions, so an endless or a very slow answer cost
 The front end closes the script when the client leaves: a `finally` in a generator runs then.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 
 
@@ -102,3 +103,14 @@ class SimRequest:
 
 
 Respond = Callable[[SimRequest], Script]
+
+
+class Dropped(Exception):
+    """Thrown into a script when its connection is lost, and not by the client."""
+
+
+def drop(script: Script) -> None:
+    """Ends a script whose connection is lost at the provider's side."""
+    if isinstance(script, Generator):
+        with contextlib.suppress(Dropped, StopIteration):
+            script.throw(Dropped())

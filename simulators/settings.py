@@ -45,6 +45,7 @@ class ProviderSettings:
     faults: tuple[Fault, ...] = ()
     limits: Limits = field(default_factory=Limits)
     capacity: Capacity = field(default_factory=Capacity)
+    tls: bool = False
     edge: str | None = None  # none, cloudflare, nginx, vercel; None: what stands in front of the original
 
 
@@ -69,6 +70,7 @@ class _ProviderTable(Struct, forbid_unknown_fields=True):
     fault: list[dict[str, Any]] = []
     limits: Limits = Limits()
     capacity: Capacity = Capacity()
+    tls: bool = False
     edge: str | None = None
 
 
@@ -166,6 +168,7 @@ def _provider(table: _ProviderTable, read: _File, given: set[str]) -> ProviderSe
         faults=faults,
         limits=table.limits,
         capacity=table.capacity,
+        tls=table.tls,
         edge=table.edge,
     )
 

@@ -10,29 +10,42 @@ A script keeps its own time: what it waits is counted from when it should have b
 
 import asyncio
 import contextlib
-import socket
-import struct
 from collections import deque
 from collections.abc import AsyncIterator, Generator
 from typing import cast
 
 from simulators.http1 import PIPELINED_MAX, Framing, Incoming, Refused, RequestReader
-from simulators.script import Action, Close, Data, End, Hang, Head, Raw, Reset, Respond, Script, Until, Wait
+from simulators.listener import Listener
+from simulators.script import (
+    Action,
+    Close,
+    Data,
+    End,
+    Hang,
+    Head,
+    Raw,
+    Reset,
+    Respond,
+    Script,
+    Until,
+    Wait,
+    drop,
+)
+from simulators.tls import Certificates, Droppable, reset
+from simulators.way import way_of
 
-BACKLOG = 1024
 ACTIONS_PER_TURN = 200  # then other connections have their turn
 BYTES_PER_WRITE = 64 * 1024
 LINGER_S = 1.0  # how long we read on after refusing a request: closing at once would reset our answer away
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Server:
     """A listening front end. `url` has no slash at its end."""
 
-    def __init__(self, host: str, port: int, connections: "set[_Connection]") -> None:
+    def __init__(self, host: str, port: int, connections: set[Droppable], tls: Certificates | None) -> None:
         self.host = host
         self.port = port
-        self.url = f"http://{host}:{port}"
+        self.url = f"{'https' if tls else 'http'}://{host}:{port}"
         self._connections = connections
 
     @property
@@ -42,31 +55,31 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def serve(respond: Respond, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Server]:
+async def serve(
+    respond: Respond, *, host: str = "127.0.0.1", port: int = 0, tls: Certificates | None = None
+) -> AsyncIterator[Server]:
     """Listens while the block runs; port 0 takes any free one. Leaving the block drops every connection.
 
-    Raises OSError if the port is taken.
+    Raises OSError if the port is taken, BadFault if a fault that is set cannot be done here.
     """
-    connections: set[_Connection] = set()
-    loop = asyncio.get_running_loop()
-    listener = await loop.create_server(
-        lambda: _Connection(respond, connections), host, port, backlog=BACKLOG
+    connections: set[Droppable] = set()
+    listener = Listener(
+        host, port, lambda: _Connection(respond, connections), connections, way=way_of(respond), tls=tls
     )
     try:
-        yield Server(host, listener.sockets[0].getsockname()[1], connections)
+        yield Server(host, listener.port, connections, tls)
     finally:
-        listener.close()
+        await listener.aclose()
         while connections:
             for connection in list(connections):
                 connection.abort()
             await asyncio.sleep(0)  # an aborted transport says goodbye in the loop's next round
-        await listener.wait_closed()
 
 
 class _Connection(asyncio.Protocol):
     """One client: its requests are answered one after another."""
 
-    def __init__(self, respond: Respond, connections: "set[_Connection]") -> None:
+    def __init__(self, respond: Respond, connections: set[Droppable]) -> None:
         self._respond = respond
         self._connections = connections
         self._loop = asyncio.get_running_loop()
@@ -81,7 +94,7 @@ class _Connection(asyncio.Protocol):
         self._deaf = False  # the client has been refused
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # asyncio has set TCP_NODELAY on it
+        self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -118,6 +131,12 @@ class _Connection(asyncio.Protocol):
         """Ends the script and the connection, at once."""
         self._stop()
         self._transport.abort()
+
+    def drop(self) -> None:
+        """The same, because the provider is gone."""
+        if self._script is not None:
+            drop(self._script)
+        self.abort()
 
     def _wake(self) -> None:
         self._resting = False
@@ -201,9 +220,7 @@ class _Connection(asyncio.Protocol):
     def _reset(self) -> None:
         self._flush()
         self._stop()
-        sock = cast(socket.socket, self._transport.get_extra_info("socket"))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        self._transport.abort()
+        reset(self._transport)
 
     def _flush(self) -> None:
         if self._out and not self._transport.is_closing():
@@ -227,5 +244,6 @@ class _Connection(asyncio.Protocol):
         self._deaf = True
         self._waiting.clear()
         self._transport.write(refused.answer())
-        self._transport.write_eof()
+        if self._transport.can_write_eof():  # not with TLS
+            self._transport.write_eof()
         self._rest(self._loop.call_later(LINGER_S, self.abort))

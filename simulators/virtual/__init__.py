@@ -2,9 +2,10 @@
 
 from simulators.virtual.asgi import AppFault, Reply
 from simulators.virtual.client import Answer, AppClient
+from simulators.virtual.connect import Connect, Link
 from simulators.virtual.loop import Deadlock, Escaped, VirtualLoop
 from simulators.virtual.runner import Leaked, Trace, run
-from simulators.virtual.wire import Connect, Link, VirtualWire
+from simulators.virtual.wire import VirtualWire
 
 __all__ = [
     "Answer",

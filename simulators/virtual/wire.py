@@ -10,8 +10,6 @@ played only when somebody looks, so a call costs no task.
 import asyncio
 import functools
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
-from enum import Enum, auto
 from urllib.parse import urlsplit
 
 from service.wire.base import Kind, Slot, Slots, Stage, WireFailure, WireRequest, origin_of
@@ -29,30 +27,14 @@ from simulators.script import (
     SimRequest,
     Until,
     Wait,
+    drop,
 )
+from simulators.virtual.connect import Door, Link, connected
+from simulators.way import way_of
 
 BODILESS = (204, 304)
 READ_BYTES_MAX = 64 * 1024
 HEAD_BYTES_MAX = 8 * 1024
-
-
-class Connect(Enum):
-    """How a new connection fares."""
-
-    OPENS = auto()
-    REFUSED = auto()
-    STALLS = auto()
-    UNRESOLVED = auto()  # the name is unknown
-
-
-@dataclass
-class Link:
-    """The way to one origin; change it while the world runs."""
-
-    connect: Connect = Connect.OPENS
-    connect_s: float = 0.0
-    stale: bool = False  # kept-alive connections turn out to be closed at their next use
-    idle: int = 0  # connections kept alive
 
 
 class VirtualWire:
@@ -66,6 +48,10 @@ class VirtualWire:
         self._links = {origin: Link() for origin in self._respond}
         self._slots = slots or Slots()
         self._open: dict[VirtualResponse, None] = {}
+        self._doors: dict[str, Door] = {}
+        for origin, respond in self._respond.items():
+            if (way := way_of(respond)) is not None:
+                self._doors[origin] = Door(origin, self._links[origin], way, self._open)
 
     def link(self, url: str) -> Link:
         """The switches of the origin of `url`."""
@@ -80,6 +66,8 @@ class VirtualWire:
             slot.free()
             raise
         response = VirtualResponse(script, link, slot, self._open, reused=reused)
+        if door := self._doors.get(request.origin):
+            door.changed()
         await response.start(bodiless=request.method == "HEAD")
         return response
 
@@ -87,23 +75,24 @@ class VirtualWire:
         """Closes every connection."""
         for response in list(self._open):
             await response.aclose()
+        for door in self._doors.values():
+            door.close()
 
     async def _connect(self, request: WireRequest) -> tuple[Link, bool]:
-        link = self._links.get(request.origin)
+        link, door = self._links.get(request.origin), self._doors.get(request.origin)
         if link is None:
             known = ", ".join(self._links) or "none"
             detail = f"no simulated provider at {request.origin}; there are: {known}"
             raise WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False, detail=detail)
+        if door is not None:
+            door.changed()
         if link.idle and not request.fresh:
             link.idle -= 1
             if link.stale:
                 raise WireFailure(Stage.WAIT, Kind.CLOSED, sent=True, reused=True)
             return link, True
-        try:
-            async with asyncio.timeout(request.connect_s):
-                await _open(link)
-        except TimeoutError:
-            raise WireFailure(Stage.CONNECT, Kind.TIMEOUT, sent=False) from None
+        tls = request.origin.startswith("https:")
+        await connected(link, door.way if door else None, tls=tls, connect_s=request.connect_s)
         return link, False
 
 
@@ -125,12 +114,12 @@ class VirtualResponse:
         self.reused = reused
         self._script = script
         self._next: Action | None = None  # taken from the script, not yet played
-        self._link = link
+        self.link = link
         self._slot = slot
         self._open = open_responses
         self._open[self] = None
-        self._loop = asyncio.get_running_loop()
-        self._at_s = self._loop.time()  # how far the provider has come
+        self.loop = asyncio.get_running_loop()
+        self._at_s = self.loop.time()  # how far the provider has come
         self._left: int | None = None  # bytes still to come, as far as the framing says
         self._keep = True
         self._compressed = False
@@ -163,6 +152,12 @@ class VirtualResponse:
             self._finish()
         self._drop()
 
+    def drop(self) -> None:
+        """The provider closes the connection, whatever was still to come."""
+        if self in self._open:
+            drop(self._script)
+            self._drop()
+
     async def _head(self) -> Head:
         while True:
             await self._catch_up()
@@ -173,7 +168,7 @@ class VirtualResponse:
                     self._at_s += s
                 case Until(gate, s):
                     await self._sleep(s, gate)
-                    self._at_s = self._loop.time()
+                    self._at_s = self.loop.time()
                 case Hang():
                     await self._sleep(None)
                 case Reset():
@@ -202,7 +197,7 @@ class VirtualResponse:
         while self._left != 0 and len(ready) < READ_BYTES_MAX:
             if not ready:
                 await self._catch_up()
-            elif self._at_s > self._loop.time():
+            elif self._at_s > self.loop.time():
                 break
             action, self._next = self._next or next(self._script, None), None
             match action:
@@ -244,17 +239,17 @@ class VirtualResponse:
 
     async def _catch_up(self) -> None:
         """Waits for the provider, if it is not ahead of the reader."""
-        ahead_s = self._at_s - self._loop.time()
+        ahead_s = self._at_s - self.loop.time()
         if ahead_s > 0:
             await self._sleep(ahead_s)
-            self._at_s = self._loop.time()
+            self._at_s = self.loop.time()
 
     async def _sleep(self, s: float | None, gate: Gate | None = None) -> None:
         """For `s` seconds, None: for ever; ends early when the connection is closed, or the gate opened."""
-        waiter = self._waiter = self._loop.create_future()
+        waiter = self._waiter = self.loop.create_future()
         if gate is not None:
             gate.hold(functools.partial(_wake, waiter))
-        timer = None if s is None else self._loop.call_later(s, _wake, waiter)
+        timer = None if s is None else self.loop.call_later(s, _wake, waiter)
         try:
             await waiter
         finally:
@@ -270,23 +265,12 @@ class VirtualResponse:
             return
         del self._open[self]
         self._slot.free()
-        self._link.idle += keep
+        self.link.idle += keep
         if isinstance(self._script, Generator):
             self._script.close()
         self._script = iter(())
         if self._waiter:
             _wake(self._waiter)
-
-
-async def _open(link: Link) -> None:
-    if link.connect is Connect.UNRESOLVED:
-        raise WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False)
-    if link.connect is Connect.STALLS:
-        await asyncio.get_running_loop().create_future()
-    if link.connect_s:
-        await asyncio.sleep(link.connect_s)
-    if link.connect is Connect.REFUSED:
-        raise WireFailure(Stage.CONNECT, Kind.REFUSED, sent=False)
 
 
 def _goes_on(raw: bytes) -> bool:

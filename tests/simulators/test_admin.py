@@ -1,13 +1,14 @@
 """The admin API does what it says, for whoever holds the token, and for nobody else."""
 
 import json
-from typing import Any
+from collections.abc import Generator
+from typing import Any, cast
 
 import pytest
 
 from simulators.admin import Admin
 from simulators.provider import make
-from simulators.script import SimRequest
+from simulators.script import Action, SimRequest
 from simulators.settings import build
 from tests.simulators.play import Played, play, post
 
@@ -87,13 +88,55 @@ class TestFaults:
         assert len(call(admin, "GET", "/faults").json["one"]) == 2
 
 
+class TestLimitsAndCapacity:
+    def test_limits(self, admin: Admin) -> None:
+        """Set, they hold from the next request on and tell how they stand; deleted, those of the start are back."""
+        answer = call(admin, "PUT", "/limits/one", {"requests_per_day": 1, "retry_after": 7})
+        assert answer.json["limits"]["buckets"][0]["remaining"] == 1
+        assert [play(admin.providers["one"](post("openai"))).status for _ in range(2)] == [200, 429]
+        told = call(admin, "GET", "/limits").json
+        assert (told["one"]["requests_per_day"], told["one"]["buckets"][0]["remaining"]) == (1, 0)
+        assert told["two"]["buckets"] == []
+        assert call(admin, "DELETE", "/limits/one").json["limits"]["buckets"] == []
+        assert play(admin.providers["one"](post("openai"))).status == 200
+
+    def test_capacity(self, admin: Admin) -> None:
+        """The same for slots; who is at work keeps his."""
+        at_work = [
+            cast(Generator[Action, None, None], admin.providers["one"](post("openai"))) for _ in range(2)
+        ]
+        for script in at_work:
+            next(script)
+        answer = call(admin, "PUT", "/capacity/one", {"slots": 1, "queue_max": 0})
+        assert answer.json["capacity"] == {
+            "slots": 1,
+            "queue_max": 0,
+            "abandons": True,
+            "busy": 2,
+            "unseen": 0,
+            "waiting": 0,
+        }
+        assert play(admin.providers["one"](post("openai"))).status == 503
+        for script in at_work:
+            script.close()
+        assert call(admin, "GET", "/capacity/one").json["capacity"]["busy"] == 0
+        assert play(admin.providers["one"](post("openai"))).status == 200
+        assert call(admin, "DELETE", "/capacity/one").json["capacity"]["slots"] == 0
+
+
 @pytest.mark.parametrize(
     "method, url, body, status, words",
     [
-        ("GET", "/", b"", 404, "there are GET /faults"),
-        ("GET", "/faults/one/cut", b"", 404, "there are GET /faults"),
+        ("GET", "/", b"", 404, "there are GET, PUT and DELETE of /faults"),
+        ("GET", "/faults/one/cut", b"", 404, "there are GET, PUT and DELETE of /faults"),
         ("PUT", "/faults/four", CUT, 404, "no provider `four`; there are: one, two, three"),
-        ("GET", "/faults/one", b"", 405, "takes PUT, DELETE, not GET"),
+        ("POST", "/faults/one", b"", 405, "takes GET, PUT, DELETE, not POST"),
+        ("PUT", "/limits", {}, 405, "takes GET, not PUT"),
+        ("PUT", "/limits/one", {"requests_per_hour": 1}, 400, "There are: requests_per_second"),
+        ("PUT", "/limits/one", {"organisation": "x"}, 400, "the organisation is ``"),
+        ("PUT", "/capacity/one", {"slots": -1}, 400, "There are: slots, queue_max, abandons"),
+        ("PUT", "/capacity/one", [], 400, "Expected `object`"),
+        ("PUT", "/faults/one", {"kind": "unreachable", "how": "x"}, 400, "unreachable: Invalid enum value"),
         ("POST", "/faults", b"", 405, "takes GET"),
         ("DELETE", "/ledger", b"", 405, "takes GET"),
         ("PUT", "/faults/one", b"{", 400, "the body is no JSON"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from service.wire.base import WireRequest
+from simulators.capacity import Capacity
 from simulators.provider import Provider, make
 from simulators.settings import build
 from simulators.sockets import serve
@@ -90,6 +91,42 @@ async def test_provider_that_is_gone_needs_no_slot() -> None:
     broken = provider(from_now, slots=1)
     assert await ask(VirtualWire({"http://one": broken})) == (530, 2)
     assert await served == (200, 10)
+
+
+class TestChanges:
+    async def test_halved(self) -> None:
+        """Who has a slot keeps it; no new one is served until fewer than the new number are busy."""
+        one = provider(slots=4)
+        wire = VirtualWire({"http://one": one})
+        calls = [asyncio.create_task(ask(wire)) for _ in range(4)]
+        await asyncio.sleep(5)
+        calls += [asyncio.create_task(ask(wire)) for _ in range(3)]
+        await asyncio.sleep(0)
+        one.set_capacity(Capacity(slots=2))
+        await asyncio.sleep(0)
+        assert one.desk.standing() == {"busy": 4, "unseen": 0, "waiting": 3}
+        assert sorted([await call for call in calls]) == [(200, 10)] * 4 + [(200, 20)] * 2 + [(200, 30)]
+
+    async def test_raised(self) -> None:
+        """All for whom there is room now are called at once."""
+        one = provider(slots=1)
+        wire = VirtualWire({"http://one": one})
+        calls = [asyncio.create_task(ask(wire)) for _ in range(4)]
+        await asyncio.sleep(4)
+        one.set_capacity(Capacity(slots=3))
+        assert sorted([await call for call in calls]) == [(200, 10), (200, 14), (200, 14), (200, 20)]
+
+    async def test_from_no_bound_and_back(self) -> None:
+        """Those who came when there was no bound count; None is the capacity of the start."""
+        one = provider()
+        wire = VirtualWire({"http://one": one})
+        calls = [asyncio.create_task(ask(wire)) for _ in range(3)]
+        await asyncio.sleep(2)
+        one.set_capacity(Capacity(slots=1, queue_max=1))
+        calls += [asyncio.create_task(ask(wire)) for _ in range(2)]
+        await asyncio.sleep(2)
+        one.set_capacity()
+        assert sorted([await call for call in calls]) == [(200, 10)] * 3 + [(200, 14), (503, 2)]
 
 
 @pytest.mark.real_sockets

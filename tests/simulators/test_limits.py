@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulators.limits import Bucket, duration
+from simulators.limits import Bucket, Limits, duration
 from simulators.provider import make
 from simulators.settings import BadSettings, build
 from tests.simulators.play import ASK, ASK_ANTHROPIC, Played, play, post
@@ -85,6 +85,40 @@ def test_one_organisation() -> None:
     file = {"latency": "zero", "provider": [{"name": name, **table} for name in ("one", "two")]}
     providers, _ = make(build(file), now=lambda: 0.0)
     assert [play(providers[name](post("openai"))).status for name in ("one", "two")] == [200, 429]
+
+
+class TestChanges:
+    def test_what_is_used_stays_used(self) -> None:
+        """Raised in mid-run there is more left by the difference, lowered there is nothing left, and it refills anew."""
+        world = World("openai", requests_per_minute=10)
+        one = world.providers["one"]
+        assert [world.ask().status for _ in range(10)] == [200] * 10
+        one.set_limits(Limits(requests_per_minute=12))
+        assert [world.ask().status for _ in range(3)] == [200, 200, 429]
+        one.set_limits(Limits(requests_per_minute=2))
+        assert world.ask().headers["retry-after"] == "30"
+        assert [world.ask(30).status for _ in range(2)] == [200, 429]
+
+    def test_gone_and_back(self) -> None:
+        """Without limits all pass and no header tells of any; None brings back those of the start."""
+        world = World("openai", requests_per_minute=1)
+        one = world.providers["one"]
+        one.set_limits(Limits())
+        answers = [world.ask() for _ in range(3)]
+        assert {answer.status for answer in answers} == {200}
+        assert not any(name.startswith("x-ratelimit") for name in answers[0].headers)
+        one.set_limits()
+        assert [world.ask().status for _ in range(2)] == [200, 429]
+
+    def test_one_organisation(self) -> None:
+        """They change for all of its providers; nobody moves to another."""
+        table = {"persona": "openai", "limits": {"requests_per_day": 1, "organisation": "org"}}
+        file = {"latency": "zero", "provider": [{"name": name, **table} for name in ("one", "two")]}
+        providers, _ = make(build(file), now=lambda: 0.0)
+        providers["one"].set_limits(Limits(requests_per_day=2))
+        assert [play(providers["two"](post("openai"))).status for _ in range(3)] == [200, 200, 429]
+        with pytest.raises(ValueError, match="the organisation is `org` from the start"):
+            providers["one"].set_limits(Limits(organisation="other"))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import ssl
 import subprocess
 import sys
 import urllib.error
@@ -64,6 +65,39 @@ def test_from_start_to_end(tmp_path: Path) -> None:
 
         process.send_signal(signal.SIGTERM)
         assert process.wait(END_S) == 0
+
+
+def test_tls(tmp_path: Path) -> None:
+    """With `tls` a provider's url is https, whoever trusts the CA that is told gets through, and handshakes can fail."""
+    file = tmp_path / "sim.toml"
+    file.write_text('[[provider]]\nname = "one"\npersona = "openai"\ntls = true\n')
+    with simulators("--config", str(file), "--provider", "two=mistral") as (_, ready):
+        told, admin, token = ready["providers"]["one"], ready["admin"], ready["token"]
+        assert "ca_file" not in ready["providers"]["two"]
+        trusting = ssl.create_default_context(cafile=told["ca_file"])
+
+        def look() -> int:
+            with urllib.request.urlopen(f"{told['url']}/v1/models", timeout=END_S, context=trusting) as reply:
+                return int(reply.status)
+
+        assert look() == 200
+        fault = {"kind": "unreachable", "stage": "tls", "how": "expired", "first": 1}
+        assert call("PUT", f"{admin}/faults/one", fault, token)[0] == 200
+        with pytest.raises(urllib.error.URLError, match="certificate has expired"):
+            look()
+        assert look() == 200
+        status, why = call("PUT", f"{admin}/faults/two", fault, token)
+        assert status == 400 and b"start it with `tls = true`" in why
+
+
+def test_fault_that_cannot_be_done(tmp_path: Path) -> None:
+    """One in the file is told at the start."""
+    file = tmp_path / "sim.toml"
+    file.write_text('[[fault]]\nkind = "unreachable"\nstage = "resolve"\n')
+    command = [sys.executable, "-m", "simulators", "--config", str(file)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=END_S, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "a fault of `one`: unreachable: a name is looked up before" in ended.stderr
 
 
 def test_leash() -> None:

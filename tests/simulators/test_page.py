@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from simulators.capacity import Capacity
 from simulators.edges import EDGE_PAGES, EDGES
 from simulators.faults import KINDS, parse_fault
 from simulators.latency import PRESETS
@@ -17,6 +18,7 @@ from simulators.limits import Limits
 from simulators.personas import PERSONAS
 from simulators.provider import make
 from simulators.settings import build
+from simulators.unreachable import HOWS, Unreachable
 from tests.simulators.play import play, post, provider
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,6 +52,12 @@ def test_nothing_is_missing() -> None:
         assert re.search(rf"\b{name}\b", PAGE), name
     for name in Limits.__struct_fields__:
         assert re.search(rf"`{name}|`_{name.rpartition('_')[2]}`", PAGE), name
+    for name in (
+        *Capacity.__struct_fields__,
+        *Unreachable.__struct_fields__,
+        *(how for h in HOWS.values() for how in h),
+    ):
+        assert re.search(rf"\b{name}\b", PAGE), name
     assert len(SHORT) > 25
     for body in re.findall(r"`((?:cloudflare|nginx|vercel)_[0-9a-z_]+)`", PAGE):
         assert body in EDGE_PAGES

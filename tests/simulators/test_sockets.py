@@ -22,7 +22,7 @@ from simulators.script import (
     SimRequest,
     Wait,
 )
-from simulators.sockets import Server, serve
+from simulators.sockets import Server, _Connection, serve
 
 pytestmark = pytest.mark.real_sockets
 
@@ -267,6 +267,7 @@ async def test_no_delay() -> None:
 
     def spy(request: SimRequest) -> Script:
         for connection in connections:
+            assert isinstance(connection, _Connection)
             sock = connection._transport.get_extra_info("socket")
             options.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         return iter([Head(204), Close()])

@@ -30,6 +30,9 @@ class Wire(asyncio.Transport):
         said = data if data.isupper() else data[-1:]
         self.written.append((asyncio.get_running_loop().time(), said))
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None:
         self.write(b"EOF")
 

@@ -1,0 +1,145 @@
+"""How a new connection fares in virtual time: by the switches of its link, and by the faults that are set.
+
+look-up -> port (connect_s) -> handshake, if it is https -> open
+resolve    connect             tls
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from service.wire.base import Kind, Stage, WireFailure
+from simulators.unreachable import Unreachable
+from simulators.way import Way
+
+SYN_AGAIN_S = 1.0  # a dropped SYN is sent again: who still waits then may find the port open
+TIMER_S_MIN = 1e-6
+HANDSHAKE = {"close": Kind.RESET, "reset": Kind.RESET}  # asyncio tells an end in the handshake as a reset
+NO_TLS = "the provider's address here is plain http, so there is no handshake to fail: give VirtualWire an https one"
+
+
+class Connect(Enum):
+    """How a new connection fares."""
+
+    OPENS = auto()
+    REFUSED = auto()
+    STALLS = auto()
+    UNRESOLVED = auto()  # the name is unknown
+
+
+@dataclass
+class Link:
+    """The way to one origin; change it while the world runs."""
+
+    connect: Connect = Connect.OPENS
+    connect_s: float = 0.0
+    stale: bool = False  # kept-alive connections turn out to be closed at their next use
+    idle: int = 0  # connections kept alive
+
+
+class Call(Protocol):
+    """A call under way."""
+
+    link: Link
+    loop: asyncio.AbstractEventLoop
+
+    def drop(self) -> None:
+        """The provider closes its connection."""
+        ...
+
+
+class Door:
+    """Where one provider's faults meet its connections: `simulators.way.Front`."""
+
+    def __init__(self, origin: str, link: Link, way: Way, calls: Iterable[Call]) -> None:
+        self.way = way
+        self._origin = origin
+        self._link = link
+        self._calls = calls
+        self._losses = way.losses()
+        self._timer: asyncio.TimerHandle | None = None
+        way.attach(self)
+
+    def cannot(self, fault: Unreachable, *, counted: bool) -> str:
+        return NO_TLS if fault.stage == "tls" and not self._origin.startswith("https:") else ""
+
+    def changed(self) -> None:
+        """Drops every connection if a fault says so; looks again in time while there are calls under way."""
+        self._forget_timer()
+        losses, after_s = self.way.losses(), self.way.next_change_s()
+        if losses == self._losses and after_s is None:
+            return
+        ours = [call for call in self._calls if call.link is self._link]
+        if losses != self._losses:
+            self._losses, self._link.idle = losses, 0
+            for call in ours:
+                call.drop()
+        elif ours and after_s is not None:
+            self._timer = ours[0].loop.call_later(max(after_s, TIMER_S_MIN), self.changed)
+
+    def close(self) -> None:
+        """Faults are no more acted upon."""
+        self.way.detach(self)
+        self._forget_timer()
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+async def connected(link: Link, way: Way | None, *, tls: bool, connect_s: float) -> None:
+    """Returns when the connection is open. Raises WireFailure, after `connect_s` seconds at the latest."""
+    stage = Stage.RESOLVE
+    try:
+        async with asyncio.timeout(connect_s):
+            await _resolve(link, way)
+            stage = Stage.CONNECT
+            await _connect(link, way)
+            if tls:
+                await _handshake(way)
+    except TimeoutError:
+        raise WireFailure(stage, Kind.TIMEOUT, sent=False) from None
+
+
+async def _resolve(link: Link, way: Way | None) -> None:
+    fault = way.meets("resolve") if way else None
+    if link.connect is Connect.UNRESOLVED or (fault and fault.how == "refused"):
+        raise WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False)
+    if fault:
+        await _for_ever()
+
+
+async def _connect(link: Link, way: Way | None) -> None:
+    if link.connect is Connect.STALLS:
+        await _for_ever()
+    fault = way.meets("connect") if way else None
+    if way and fault and fault.how == "stall":
+        await _dropped(way, fault)
+        fault = None
+    if link.connect_s:
+        await asyncio.sleep(link.connect_s)
+    if fault or link.connect is Connect.REFUSED:
+        raise WireFailure(Stage.CONNECT, Kind.REFUSED, sent=False)
+
+
+async def _dropped(way: Way, fault: Unreachable) -> None:
+    while way.still(fault):
+        await asyncio.sleep(SYN_AGAIN_S)
+
+
+async def _handshake(way: Way | None) -> None:
+    fault = way.meets("tls") if way else None
+    if fault is None:
+        return
+    if fault.how == "stall":
+        await _for_ever()
+    raise WireFailure(
+        Stage.CONNECT, HANDSHAKE.get(fault.how, Kind.PROTOCOL), sent=False, detail=f"tls: {fault.how}"
+    )
+
+
+async def _for_ever() -> None:
+    await asyncio.get_running_loop().create_future()
