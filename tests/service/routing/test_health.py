@@ -1,0 +1,51 @@
+"""Whether a target fails a little."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.options import HealthOptions
+from service.routing.health import Record
+
+OPTIONS = HealthOptions(window_s=30, calls_min=20, failure_share=0.1)
+
+
+def record(calls: int, failures: int, now_s: float = 0.0) -> Record:
+    made = Record(OPTIONS)
+    for i in range(calls):
+        made.add(i < failures, now_s)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("calls", "failures", "degraded"),
+    [(19, 19, False), (20, 1, False), (20, 2, True), (100, 9, False), (100, 10, True), (0, 0, False)],
+)
+def test_where_it_begins(calls: int, failures: int, degraded: bool) -> None:
+    """A tenth of the calls, of twenty at least: fewer calls prove nothing."""
+    assert record(calls, failures).degraded(0.0) is degraded
+
+
+def test_it_passes() -> None:
+    """What lies further back than the window is forgiven."""
+    made = record(20, 20)
+    assert made.degraded(29.9)
+    assert not made.degraded(30.0)
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 4.0), st.booleans()), max_size=120), st.floats(0.0, 40.0))
+def test_equals_a_plain_list(answers: list[tuple[float, bool]], idle_s: float) -> None:
+    """At any moment: the share among the answers of the last thirty seconds."""
+    made, listed, now_s = Record(OPTIONS), list[tuple[float, bool]](), 0.0
+
+    def as_listed() -> bool:
+        recent = [failed for at_s, failed in listed if int(at_s) > int(now_s) - OPTIONS.window_s]
+        return len(recent) >= OPTIONS.calls_min and sum(recent) >= len(recent) * OPTIONS.failure_share
+
+    for pause_s, failed in answers:
+        now_s += pause_s
+        made.add(failed, now_s)
+        listed.append((now_s, failed))
+        assert made.degraded(now_s) is as_listed()
+    now_s += idle_s
+    assert made.degraded(now_s) is as_listed()
