@@ -101,10 +101,9 @@ class _Walk:
             if leave is None:
                 continue
             rest = targets[i + 1 :]
-            last = not any(self._fleet.may_ask(other, clock.now()) for other in (*rest, *self._soft))
-            if leave.probe and not last:
+            if leave.probe and not self._is_last(rest):
                 return await self._race(target, leave, rest)
-            found = await self._ask(target, leave, kind, last=last)
+            found = await self._ask(target, leave, kind, rest)
             if found is not None:
                 return found
             kind = "first"
@@ -121,8 +120,13 @@ class _Walk:
             self._soft.append(target)
         return None
 
-    async def _ask(self, target: Target, leave: Pass, kind: str, *, last: bool) -> Found | None:
-        """One target, and the same again while that is sensible."""
+    def _is_last(self, rest: Sequence[Target]) -> bool:
+        """Whether nobody else can be asked now."""
+        now_s = clock.now()
+        return not any(self._fleet.may_ask(other, now_s) for other in (*rest, *self._soft))
+
+    async def _ask(self, target: Target, leave: Pass, kind: str, rest: Sequence[Target]) -> Found | None:
+        """One target, and the same again while that is sensible; `rest` is who comes after it."""
         task, tries = self._task, Tries()
         while True:
             outcome = await self._try(target, leave, kind, fresh=tries.fresh)
@@ -130,6 +134,7 @@ class _Walk:
                 return outcome
             task.verdicts.append(outcome)
             task.given_up = task.given_up or outcome.then is Then.GIVE_UP
+            last = self._is_last(rest)
             following = self._again(target, outcome, tries, last)
             if following is None or not self._has_time(following.wait_s):
                 return None
@@ -175,7 +180,7 @@ class _Walk:
         runner.means.events.emit(Hedged(task.request.id, task.route, target.name, "probe"))
         alone_s = task.clocks.connect_s + task.clocks.first_token_s  # it may have to go on without us
         own_s = max(self._watch.deadline_s, clock.now() + alone_s)
-        probe = _Leg(runner, task, own_s, lambda walk: walk._ask(target, leave, "probe", last=False))
+        probe = _Leg(runner, task, own_s, lambda walk: walk._ask(target, leave, "probe", rest))
         others = _Leg(runner, task, self._watch.deadline_s, lambda walk: walk.to_the_end(rest, "hedge"))
         found: Found | None = None
         try:
