@@ -16,7 +16,9 @@ from service.telemetry.logs import Logs, Writer
 from service.telemetry.metrics import Metrics
 
 BATCH = 1000
-ATTEMPT = Attempt("one/m", 0.001, 1.2, "ok", status=200, first_token_s=0.4)
+ATTEMPT = Attempt(
+    "one/m", 0.001, 1.2, "ok", status=200, first_token_s=0.4, usage=Usage(60, 50, 110), cost_usd=0.00002
+)
 FACTS = (
     AttemptEnded("req_1", "chat", "one", ATTEMPT, "nobody"),
     RequestEnded(

@@ -8,7 +8,7 @@ from service import VERSION
 from service.policy.admission import Admission
 from service.routing.health import Health, TargetState
 from service.settings import Settings
-from service.telemetry.board import Board
+from service.telemetry.board import Board, Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ class Ops:
         seen = self.board.snapshot()
         standings: dict[str, dict[str, Any]] = seen.pop("targets")
         dialects = {provider.name: provider.dialect for provider in self.settings.provider}
-        nothing = {"answered": 0, "failed": 0, "last_reason": None, "first_token_ms": None}
+        prices = {provider.name: provider.prices for provider in self.settings.provider}
+        nothing = Standing().told()
         targets = [
             {
                 "name": state.name,
@@ -65,6 +66,10 @@ class Ops:
                 "cooling_s": round(state.cooling_s, 1),
                 "wait_s": round(state.wait_s, 1),
                 "in_flight": state.in_flight,
+                "provider_in_flight": state.provider_in_flight,
+                "limit": state.limit,
+                "limit_max": self.settings.limiter.max,
+                "priced": state.name.partition("/")[2] in prices[state.provider],
                 **standings.get(state.name, nothing),
             }
             for state in self.states()

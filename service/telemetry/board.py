@@ -1,7 +1,7 @@
 """What an operator sees now: /status and the page read this. Counts since the start, and the last of each kind."""
 
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from service import clock
@@ -20,16 +20,26 @@ from service.events import (
     RequestEnded,
     SettingsReloaded,
 )
-from service.telemetry.reading import failed, failed_over, ms, rows
+from service.telemetry.reading import cost_usd, failed, failed_over, ms, rows_with_cost, stopped
+from service.telemetry.spending import Spending
 
 RECENT_MAX = 50
 INCIDENTS_MAX = 100
 TEXT_CHARS_MAX = 200
+LIMIT_TOLD_EVERY_S = 60.0  # one provider's limit as an incident: it may be lowered many times in one overload
 
 HAPPENED = (
     "breaker_opened",
     "breaker_half_opened",
     "breaker_closed",
+    "breaker_isolated",
+    "probe_succeeded",
+    "health_degraded",
+    "health_restored",
+    "limit_lowered",
+    "budget_spent",
+    "retried",
+    "hedged",
     "failed_over",
     "stream_cut",
     "cache_hit",
@@ -37,17 +47,33 @@ HAPPENED = (
     "drained",
     "crashed",
 )
-BREAKER_HAPPENED = {"open": "breaker_opened", "half_open": "breaker_half_opened", "closed": "breaker_closed"}
+BREAKER_HAPPENED = {
+    "open": "breaker_opened",
+    "half_open": "breaker_half_opened",
+    "closed": "breaker_closed",
+    "isolated": "breaker_isolated",
+}
 
 
 @dataclass(slots=True)
 class Standing:
-    """One target's record. `last_reason` is of its last try that nobody cancelled."""
+    """One target's record. `last_reason` is of its last try that nobody stopped."""
 
     answered: int = 0
     failed: int = 0
     last_reason: str | None = None
     first_token_ms: float | None = None  # of its last answer
+    spending: Spending = field(default_factory=Spending)
+
+    def told(self) -> dict[str, Any]:
+        """As /status says it."""
+        return {
+            "answered": self.answered,
+            "failed": self.failed,
+            "last_reason": self.last_reason,
+            "first_token_ms": self.first_token_ms,
+            "spent": self.spending.told(),
+        }
 
 
 class Board:
@@ -61,6 +87,7 @@ class Board:
         self.reloaded: dict[str, Any] | None = None  # the last time the settings were read again
         self._recent: deque[tuple[float, RequestEnded]] = deque(maxlen=RECENT_MAX)
         self._incidents: deque[dict[str, Any]] = deque(maxlen=INCIDENTS_MAX)
+        self._limit_told_s: dict[str, float] = {}  # loop seconds, by provider
 
     def note(self, event: Event) -> None:
         """The subscriber."""
@@ -69,8 +96,16 @@ class Board:
                 self._attempt(event)
             case RequestEnded():
                 self._request(event)
-            case BreakerChanged(scope=scope, after=after, why=why):
-                self._incident(BREAKER_HAPPENED.get(after, f"breaker_{after}"), scope, why)
+            case BreakerChanged():
+                self._breaker(event)
+            case HealthChanged():
+                self._health(event)
+            case LimitLowered():
+                self._limit(event)
+            case BudgetSpent():
+                self.happened["budget_spent"] += 1
+            case Hedged():
+                self.happened["hedged"] += 1
             case CacheLooked(result=result):
                 if result != "miss":
                     self.happened[f"cache_{result}"] += 1
@@ -80,19 +115,22 @@ class Board:
                 self._incident("drained", None, f"told to end with {in_flight} requests in flight")
             case Crashed(where=where):
                 self._incident("crashed", None, where)
-            case HealthChanged() | LimitLowered() | BudgetSpent() | Hedged():
-                pass
             case _:
                 assert_never(event)
 
     def _attempt(self, event: AttemptEnded) -> None:
         attempt = event.attempt
-        standing = self.standings.setdefault(attempt.target, Standing())
+        standing = self.standings.get(attempt.target)
+        if standing is None:
+            standing = self.standings[attempt.target] = Standing()
         if attempt.ok:
             standing.answered += 1
         elif failed(attempt):
             standing.failed += 1
-        if attempt.reason != "cancelled":
+        if attempt.kind == "retry":
+            self.happened["retried"] += 1
+        standing.spending.note(attempt)
+        if not stopped(attempt):
             standing.last_reason = attempt.reason
         if attempt.first_token_s is not None:
             standing.first_token_ms = ms(attempt.first_token_s - attempt.started_s)
@@ -105,6 +143,26 @@ class Board:
             self.happened["stream_cut"] += 1
         self._recent.append((clock.wall(), event))
 
+    def _breaker(self, event: BreakerChanged) -> None:
+        if (event.before, event.after) == ("half_open", "closed"):
+            self.happened["probe_succeeded"] += 1
+        self._incident(BREAKER_HAPPENED[event.after], event.scope, event.why)
+
+    def _health(self, event: HealthChanged) -> None:
+        """Only counted: whatever made a target worse is told by itself."""
+        if event.after == "healthy":
+            self.happened["health_restored"] += 1
+        elif (event.before, event.after) == ("healthy", "degraded"):
+            self.happened["health_degraded"] += 1
+
+    def _limit(self, event: LimitLowered) -> None:
+        self.happened["limit_lowered"] += 1
+        now_s = clock.now()
+        if now_s - self._limit_told_s.get(event.provider, float("-inf")) >= LIMIT_TOLD_EVERY_S:
+            self._limit_told_s[event.provider] = now_s
+            why = f"from {event.before} to {event.after} requests at one time ({event.why})"
+            self._tell("limit_lowered", event.provider, why)
+
     def _settings(self, event: SettingsReloaded) -> None:
         at, problems = round(clock.wall(), 3), [problem[:TEXT_CHARS_MAX] for problem in event.problems]
         self.reloaded = {"at": at, "ok": event.ok, "problems": problems}
@@ -113,28 +171,26 @@ class Board:
 
     def _incident(self, what: str, target: str | None, why: str) -> None:
         self.happened[what] += 1
+        self._tell(what, target, why)
+
+    def _tell(self, what: str, target: str | None, why: str) -> None:
         at = round(clock.wall(), 3)
         self._incidents.append({"at": at, "what": what, "target": target, "why": why[:TEXT_CHARS_MAX]})
 
     def snapshot(self) -> dict[str, Any]:
         """Plain data for /status, the newest first; "targets" maps a name to its record. Times are epoch seconds."""
+        all_of_it = Spending()
+        for standing in self.standings.values():
+            all_of_it.add(standing.spending)
         return {
             "outcomes": dict(self.outcomes),
             "happened": dict(self.happened),
-            "targets": {name: _standing(standing) for name, standing in self.standings.items()},
+            "targets": {name: standing.told() for name, standing in self.standings.items()},
+            "spent": all_of_it.told(),
             "reloaded": self.reloaded,
             "recent": [_request_row(at, event) for at, event in reversed(self._recent)],
             "incidents": list(reversed(self._incidents)),
         }
-
-
-def _standing(standing: Standing) -> dict[str, Any]:
-    return {
-        "answered": standing.answered,
-        "failed": standing.failed,
-        "last_reason": standing.last_reason,
-        "first_token_ms": standing.first_token_ms,
-    }
 
 
 def _request_row(at: float, event: RequestEnded) -> dict[str, Any]:
@@ -151,5 +207,6 @@ def _request_row(at: float, event: RequestEnded) -> dict[str, Any]:
         "total_ms": ms(event.total_s),
         "tokens": [event.usage.prompt_tokens, event.usage.completion_tokens] if event.usage else None,
         "tokens_estimated": bool(event.usage and event.usage.estimated),
-        "attempts": rows(event.attempts),
+        "cost_usd": cost_usd(event.attempts),
+        "attempts": rows_with_cost(event.attempts),
     }

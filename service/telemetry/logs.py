@@ -9,7 +9,7 @@ stderr who has stopped reading costs lines, which are counted, and never time: n
 import asyncio
 import os
 import select
-from collections import deque
+from collections import Counter, deque
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any, Protocol, assert_never
@@ -32,11 +32,12 @@ from service.events import (
     RequestEnded,
     SettingsReloaded,
 )
-from service.telemetry.reading import ms, rows
+from service.telemetry.reading import cost_usd, ms, rows_with_cost
 
 FLUSH_S = 0.1
 LINES_MAX = 10_000
 WRITE_BYTES_MAX = 4096  # what a pipe that is ready takes whole (PIPE_BUF on Linux)
+TOLD_EVERY_S = 1.0  # of one provider, what comes many times in one overload
 ROUTE_CHARS_MAX = 128  # a route nobody has is the caller's own text
 
 
@@ -136,13 +137,17 @@ class Logs:
         self._write = write
         self._level = level
         self._cache_fails = False
+        self._told_s: dict[tuple[str, str], float] = {}  # loop seconds
+        self._untold: Counter[tuple[str, str]] = Counter()
 
     def tell(self, event: Event) -> None:
-        """The subscriber. Tries are part of their request's line; looks into the cache matter when they begin to
-        fail, and when they work again."""
+        """The subscriber. Tries and hedges are part of their request's line; looks into the cache matter when they
+        begin to fail, and when they work again."""
         match event:
             case RequestEnded():
                 self._request(event)
+            case AttemptEnded() | Hedged():
+                pass
             case BreakerChanged():
                 level = Level.WARNING if event.after == "open" else Level.INFO
                 self._line(
@@ -157,10 +162,13 @@ class Logs:
                 self._line(Level.INFO, "drain", in_flight=event.in_flight)
             case Crashed():
                 self._line(Level.ERROR, "crash", id=event.request_id, where=event.where)
-            case AttemptEnded():
-                pass
-            case HealthChanged() | LimitLowered() | BudgetSpent() | Hedged():
-                pass
+            case HealthChanged():
+                level = Level.WARNING if event.before == "healthy" else Level.INFO
+                self._line(level, "health", target=event.target, before=event.before, after=event.after)
+            case LimitLowered(provider=provider, before=before, after=after, why=why):
+                self._now_and_then("limit_lowered", provider, before=before, after=after, why=why)
+            case BudgetSpent(provider=provider):
+                self._now_and_then("retry_denied", provider)
             case _:
                 assert_never(event)
 
@@ -168,7 +176,7 @@ class Logs:
         level = LEVEL_OF.get(event.outcome, Level.INFO)
         if level < self._level:
             return
-        usage = event.usage
+        usage, cost = event.usage, cost_usd(event.attempts)
         self._line(
             level,
             "request",
@@ -185,7 +193,8 @@ class Logs:
             overhead_ms=round(event.overhead_s * 1000, 3),
             tokens=[usage.prompt_tokens, usage.completion_tokens] if usage else None,
             **({"tokens_estimated": True} if usage and usage.estimated else {}),
-            trail=rows(event.attempts),
+            **({} if cost is None else {"cost_usd": cost}),
+            trail=rows_with_cost(event.attempts),
         )
 
     def _cache(self, event: CacheLooked) -> None:
@@ -193,6 +202,14 @@ class Logs:
         if fails != self._cache_fails:
             self._cache_fails = fails
             self._line(Level.WARNING if fails else Level.INFO, "cache", works=not fails)
+
+    def _now_and_then(self, event: str, provider: str, **fields: Any) -> None:
+        """One line in `TOLD_EVERY_S`; `times`: how often it came since the last one."""
+        key, now_s = (event, provider), clock.now()
+        self._untold[key] += 1
+        if now_s - self._told_s.get(key, float("-inf")) >= TOLD_EVERY_S:
+            self._told_s[key] = now_s
+            self._line(Level.WARNING, event, provider=provider, times=self._untold.pop(key), **fields)
 
     def _line(self, level: Level, event: str, **fields: Any) -> None:
         if level < self._level:

@@ -9,7 +9,7 @@ are read by observable instruments, and histograms, which OpenTelemetry cannot o
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, assert_never
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -47,11 +47,24 @@ from service.events import (
 from service.routing.health import TargetState
 from service.telemetry import names, process
 from service.telemetry.names import OTHER, Kind, Metric
-from service.telemetry.reading import failed_over
+from service.telemetry.reading import failed_over, stopped
+from service.telemetry.spending import Spending
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 COUNTED = frozenset(
-    {AttemptEnded, RequestEnded, BreakerChanged, CacheLooked, DrainBegan, Crashed, SettingsReloaded}
+    {
+        AttemptEnded,
+        RequestEnded,
+        BreakerChanged,
+        HealthChanged,
+        LimitLowered,
+        BudgetSpent,
+        Hedged,
+        CacheLooked,
+        SettingsReloaded,
+        DrainBegan,
+        Crashed,
+    }
 )
 LOG_ONLY: frozenset[type] = frozenset()
 
@@ -119,7 +132,7 @@ class Metrics:
     """A subscriber of every event, and the text Prometheus reads.
 
     `routes`, `targets` and `hosts` are all that the settings name: nothing else becomes a label.
-    `in_flight` and `states` are asked on each scrape.
+    `in_flight` and `states` are asked on each scrape, `states` once and first: who looks at health may hear it change.
     """
 
     def __init__(
@@ -134,27 +147,49 @@ class Metrics:
     ) -> None:
         self._routes: dict[str, str] = {}
         self._targets: dict[str, tuple[str, str]] = {}
+        self._providers: dict[str, str] = {}
         self._scopes: dict[str, str] = {}
-        self.know(routes, targets, hosts)
         self._reasons: dict[str, str] = {reason: reason for reason in names.REASONS}
         self._histograms: list[Histogram] = []
         self._registry = CollectorRegistry()
-        self._provider = MeterProvider(
+        self._meters = MeterProvider(
             metric_readers=[Reader(self._registry, self._histograms)],
             resource=Resource({"service.name": "dub5", "service.version": version}),
             shutdown_on_exit=False,
         )
-        self._meter = self._provider.get_meter("dub5", version, names.SCHEMA_URL)
+        self._meter = self._meters.get_meter("dub5", version, names.SCHEMA_URL)
         self._draining = 0
+        self._states = states
+        self._seen: Sequence[TargetState] = ()  # at this scrape
         self._make_tallies()
+        self.know(routes, targets, hosts)
         self._make_histograms()
-        self._make_gauges(in_flight, states)
+        self._make_gauges(in_flight)
+        self._spending: defaultdict[str, Spending] = defaultdict(Spending)  # by target
+        self._observe(names.TOKENS_SPENT, self._tokens)
+        self._observe(names.COST, self._costs)
 
     def know(self, routes: Iterable[str], targets: Iterable[Target], hosts: Iterable[str]) -> None:
         """More that the settings name. What they named before stays: it may still be asked."""
+        targets = tuple(targets)
         self._routes |= {route: route for route in routes}
         self._targets |= {target.name: (target.provider, target.model) for target in targets}
+        self._providers |= {target.provider: target.provider for target in targets}
         self._scopes |= {scope: scope for scope in (*self._targets, *hosts)}
+        self._begin_at_nought()
+
+    def _begin_at_nought(self) -> None:
+        """A counter that may never move is to be seen all the same; and what begins at one has no rate."""
+        self._crashes[()] += 0
+        for result in ("applied", "refused"):
+            self._reloads[result,] += 0
+        for provider in self._providers:
+            self._retries_denied[provider,] += 0
+            self._limit_lowered[provider,] += 0
+        for target in self._targets:
+            self._hedges[target, "probe"] += 0
+            for after in names.HEALTH_LEVEL:
+                self._health_changes[target, after] += 0
 
     def _make_tallies(self) -> None:
         self._requests = self._tally(names.REQUESTS)
@@ -164,10 +199,12 @@ class Metrics:
         self._attempts = self._tally(names.ATTEMPTS)
         self._passed_over = self._tally(names.PASSED_OVER)
         self._breaker_changes = self._tally(names.BREAKER_CHANGES)
+        self._health_changes = self._tally(names.HEALTH_CHANGES)
+        self._hedges = self._tally(names.HEDGES)
+        self._retries_denied = self._tally(names.RETRIES_DENIED)
+        self._limit_lowered = self._tally(names.LIMIT_LOWERED)
         self._reloads = self._tally(names.RELOADS)
         self._crashes = self._tally(names.CRASHES)
-        self._crashes[()] = 0  # counters that may stay at nought are to be seen all the same
-        self._reloads["applied",] = self._reloads["refused",] = 0
 
     def _make_histograms(self) -> None:
         self._duration = self._histogram(names.DURATION)
@@ -178,15 +215,20 @@ class Metrics:
         self._first_chunk = self._histogram(names.FIRST_CHUNK)
         self._token_usage = self._histogram(names.TOKEN_USAGE)
 
-    def _make_gauges(self, in_flight: Callable[[], int], states: Callable[[], Sequence[TargetState]]) -> None:
+    def _make_gauges(self, in_flight: Callable[[], int]) -> None:
         def per_target(value: Callable[[TargetState], float]) -> Read:
-            return lambda: [((state.name,), value(state)) for state in states()]
+            return lambda: [((state.name,), value(state)) for state in self._seen]
+
+        def per_provider(value: Callable[[TargetState], float]) -> Read:
+            return lambda: {(state.provider,): value(state) for state in self._seen}.items()
 
         self._observe(names.IN_FLIGHT, lambda: [((), in_flight())])
         self._observe(names.DRAINING, lambda: [((), self._draining)])
         self._observe(names.BREAKER_STATE, per_target(lambda state: names.BREAKER_LEVEL[state.breaker]))
         self._observe(names.TARGET_HEALTH, per_target(lambda state: names.HEALTH_LEVEL[state.health]))
         self._observe(names.TARGET_IN_FLIGHT, per_target(lambda state: state.in_flight))
+        self._observe(names.PROVIDER_LIMIT, per_provider(lambda state: state.limit))
+        self._observe(names.PROVIDER_IN_FLIGHT, per_provider(lambda state: state.provider_in_flight))
         self._observe(names.CPU, lambda: [((), process.cpu_s())])
         self._observe(names.MEMORY, lambda: [((), process.memory_bytes())])
         self._observe(names.DESCRIPTORS, lambda: [((), process.descriptors())])
@@ -229,16 +271,26 @@ class Metrics:
                 self._draining = 1
             case Crashed():
                 self._crashes[()] += 1
-            case HealthChanged() | LimitLowered() | BudgetSpent() | Hedged():
-                pass
+            case HealthChanged(target=target, after=after):
+                self._health_changes[self._scopes.get(target, OTHER), after] += 1
+            case LimitLowered(provider=provider):
+                self._limit_lowered[self._providers.get(provider, OTHER),] += 1
+            case BudgetSpent(provider=provider):
+                self._retries_denied[self._providers.get(provider, OTHER),] += 1
+            case Hedged(target=target, why=why):
+                known = why if why in names.HEDGED_FOR else OTHER
+                self._hedges[self._scopes.get(target, OTHER), known] += 1
             case _:
                 assert_never(event)
 
     def _attempt_ended(self, event: AttemptEnded) -> None:
         attempt = event.attempt
-        reason = self._reason(attempt.reason)
-        self._attempts[self._scopes.get(attempt.target, OTHER), reason] += 1
-        if attempt.reason != "cancelled":
+        target = self._scopes.get(attempt.target, OTHER)
+        kind = attempt.kind if attempt.kind in names.KINDS else OTHER
+        self._attempts[target, self._reason(attempt.reason), kind] += 1
+        if attempt.usage is not None:
+            self._spending[target].note(attempt)
+        if not stopped(attempt):
             error = "" if attempt.ok else FAILED
             took_s = attempt.ended_s - attempt.started_s
             self._attempt_duration.record(took_s, *self._labels(event, attempt.target), error)
@@ -285,10 +337,23 @@ class Metrics:
         known = self._reasons.get(reason)
         return known if known is not None else names.reason_label(reason)
 
+    def _tokens(self) -> Iterator[tuple[Labels, float]]:
+        for target, spending in self._spending.items():
+            for certainty, spent in spending.parts():
+                yield (target, "input", certainty), spent.prompt_tokens
+                yield (target, "output", certainty), spent.completion_tokens
+
+    def _costs(self) -> Iterator[tuple[Labels, float]]:
+        for target, spending in self._spending.items():
+            for certainty, spent in spending.parts():
+                if spent.cost_usd is not None:
+                    yield (target, certainty), spent.cost_usd
+
     def scrape(self) -> bytes:
         """Everything, as `CONTENT_TYPE`. Called inside the running loop, whose clock dates the histograms."""
+        self._seen = self._states()
         return generate_latest(self._registry)
 
     def close(self) -> None:
         """Lets go of OpenTelemetry; a later scrape is empty."""
-        self._provider.shutdown()
+        self._meters.shutdown()

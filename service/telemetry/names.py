@@ -3,8 +3,8 @@
 Where OpenTelemetry's conventions for generative AI have a name, it is used (as of `SCHEMA_URL`; all of them are still
 in development). Dots are written as underscores, since Prometheus 2 knows no others.
 
-Labels are bounded: routes, targets and hosts come from the settings; outcomes, codes, reasons and operations are closed
-sets. What is in none of them counts as "other".
+Labels are bounded: routes, providers, targets and hosts come from the settings; outcomes, codes, reasons, kinds and
+operations are closed sets. What is in none of them counts as "other".
 """
 
 from collections.abc import Iterator
@@ -155,8 +155,8 @@ ATTEMPTS = Metric(
     "gateway_attempts",
     Kind.COUNTER,
     "{attempt}",
-    "Tries at a target, by how they ended.",
-    ("target", "reason"),
+    "Tries at a target, by how they ended and why they were made.",
+    ("target", "reason", "kind"),
 )
 PASSED_OVER = Metric(
     "gateway_passed_over",
@@ -169,7 +169,7 @@ ATTEMPT_DURATION = Metric(
     "gen_ai_client_operation_duration",
     Kind.HISTOGRAM,
     "s",
-    "From a try's start to its end, cancelled ones left out.",
+    "From a try's start to its end; cancelled and outrun ones left out.",
     (*PROVIDER_LABELS, "error_type"),
     LONG_S,
 )
@@ -203,6 +203,64 @@ TARGET_HEALTH = Metric(
     "gateway_target_health", Kind.GAUGE, "", "0 healthy, 1 degraded, 2 unhealthy.", ("target",)
 )
 TARGET_IN_FLIGHT = Metric("gateway_target_in_flight", Kind.GAUGE, "{attempt}", "Open tries.", ("target",))
+HEALTH_CHANGES = Metric(
+    "gateway_health_changes",
+    Kind.COUNTER,
+    "{change}",
+    "Moves of a target's health, by what it moved to.",
+    ("target", "after"),
+)
+HEDGES = Metric(
+    "gateway_hedges",
+    Kind.COUNTER,
+    "{hedge}",
+    "Requests that went to a second target beside this one, and why.",
+    ("target", "why"),
+)
+RETRIES_DENIED = Metric(
+    "gateway_retries_denied",
+    Kind.COUNTER,
+    "{attempt}",
+    "Retries and hedges not made, because the provider's budget for them was spent.",
+    ("provider",),
+)
+LIMIT_LOWERED = Metric(
+    "gateway_limit_lowered",
+    Kind.COUNTER,
+    "{change}",
+    "How often a provider was given fewer requests at one time, because it showed that it has less room.",
+    ("provider",),
+)
+PROVIDER_LIMIT = Metric(
+    "gateway_provider_limit",
+    Kind.GAUGE,
+    "{attempt}",
+    "Requests that a provider is given at one time, at most.",
+    ("provider",),
+)
+PROVIDER_IN_FLIGHT = Metric(
+    "gateway_provider_in_flight",
+    Kind.GAUGE,
+    "{attempt}",
+    "Open tries at all targets of a provider.",
+    ("provider",),
+)
+
+# What it costs. "billed": the answer came whole; "maybe": given up, cut or left, and perhaps billed all the same.
+TOKENS_SPENT = Metric(
+    "gateway_tokens",
+    Kind.COUNTER,
+    "{token}",
+    "Tokens of all tries, counted by the provider or estimated.",
+    ("target", "gen_ai_token_type", "certainty"),
+)
+COST = Metric(
+    "gateway_cost_usd",
+    Kind.COUNTER,
+    "{USD}",
+    "What these tokens cost in US dollars, where settings name a price.",
+    ("target", "certainty"),
+)
 
 # The process.
 IN_FLIGHT = Metric("gateway_requests_in_flight", Kind.GAUGE, "{request}", "Requests being answered.")
@@ -225,11 +283,13 @@ ALL = tuple(value for value in tuple(globals().values()) if isinstance(value, Me
 
 BREAKER_LEVEL = {"closed": 0, "half_open": 1, "open": 2, "isolated": 3}
 HEALTH_LEVEL = {"healthy": 0, "degraded": 1, "unhealthy": 2}
+KINDS = frozenset({"first", "retry", "fresh", "key", "hedge", "probe"})  # why a try was made
+HEDGED_FOR = frozenset({"probe"})
 
 
 def _reasons() -> Iterator[str]:
     """Why a try may end: our own words, the clocks, the wire's stages and kinds, and statuses seen in the field."""
-    yield from ("ok", "cancelled", "unsupported")
+    yield from ("ok", "cancelled", "outrun", "unsupported")
     yield from ("empty_answer", "error_in_answer", "error_event", "truncated", "garbled", "not_json")
     yield from ("not_a_stream", "answer_too_long", "event_too_long", "notice")
     yield from (f"{name}_timeout" for name in ("first_token", "whole_answer", "between_tokens", "deadline"))
@@ -240,7 +300,17 @@ def _reasons() -> Iterator[str]:
     yield from (f"http_{status}" for status in (500, 501, 502, 503, 504, 529, 530, *range(520, 528)))
 
 
-PASSED_OVER_REASONS = frozenset({"breaker_open", "host_breaker_open", *(rest.value for rest in Rest)})
+PASSED_OVER_REASONS = frozenset(
+    {
+        "breaker_open",
+        "host_breaker_open",
+        "isolated",
+        "slow_start",
+        "provider_full",
+        "retry_budget_spent",
+        *(rest.value for rest in Rest),
+    }
+)
 REASONS = frozenset(_reasons())
 CODES = frozenset(kind.code for kind in every_error())
 

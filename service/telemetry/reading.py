@@ -5,12 +5,18 @@ from collections.abc import Iterable
 from service.chat import Attempt
 from service.events import RequestEnded
 
-AttemptRow = dict[str, str | int | bool | float | None | tuple[str, ...]]
+AttemptRow = dict[str, str | int | bool | float | None | tuple[str, ...] | tuple[int, int]]
+STOPPED = frozenset({"cancelled", "outrun"})
+
+
+def stopped(attempt: Attempt) -> bool:
+    """Whether somebody stopped it, so that it says nothing about its target."""
+    return attempt.reason in STOPPED
 
 
 def failed(attempt: Attempt) -> bool:
     """Whether a target was asked and did not give its whole answer, without anybody having stopped it."""
-    return attempt.tried and attempt.reason not in ("ok", "cancelled", "outrun")
+    return attempt.tried and not attempt.ok and not stopped(attempt)
 
 
 def failed_over(event: RequestEnded) -> bool:
@@ -26,8 +32,33 @@ def ms(seconds: float | None) -> float | None:
 
 
 def rows(attempts: Iterable[Attempt]) -> list[AttemptRow]:
-    """The trail as the log and /status show it."""
+    """The trail as a client reads it."""
     return [_row(attempt) for attempt in attempts]
+
+
+def rows_with_cost(attempts: Iterable[Attempt]) -> list[AttemptRow]:
+    """The trail as the log and /status show it: what a try without an answer used, too, which is no client's
+    business. What the answer used is told beside the trail."""
+    return [_row(attempt) if attempt.ok else _row_with_cost(attempt) for attempt in attempts]
+
+
+def cost_usd(attempts: Iterable[Attempt]) -> float | None:
+    """What the answer among these tries cost in dollars; None without an answer, or without a price."""
+    for attempt in attempts:
+        if attempt.reason == "ok":
+            return attempt.cost_usd
+    return None
+
+
+def _row_with_cost(attempt: Attempt) -> AttemptRow:
+    row, usage = _row(attempt), attempt.usage
+    if usage is not None:
+        row["tokens"] = (usage.prompt_tokens, usage.completion_tokens)
+        if usage.estimated:
+            row["tokens_estimated"] = True
+        if attempt.cost_usd is not None:
+            row["cost_usd"] = attempt.cost_usd
+    return row
 
 
 def _row(attempt: Attempt) -> AttemptRow:
@@ -52,4 +83,4 @@ def _row(attempt: Attempt) -> AttemptRow:
 def _outcome(attempt: Attempt) -> str:
     if not attempt.tried:
         return "passed_over"
-    return attempt.reason if attempt.reason in ("ok", "cancelled", "outrun") else "failed"
+    return attempt.reason if attempt.ok or stopped(attempt) else "failed"

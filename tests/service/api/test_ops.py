@@ -1,11 +1,17 @@
 """What operators, platforms and monitors ask."""
 
 import asyncio
+import re
+from typing import Any
 
 import pytest
 
 from service import clock
-from tests.service.world import World, healthy, status
+from service.app import Service
+from service.chat import Price
+from service.settings import Loaded, ProviderSettings, RouteSettings, Settings
+from simulators.virtual import AppClient, VirtualWire
+from tests.service.world import World, body, healthy, status
 
 HEALTH = ("/livez", "/readyz", "/health", "/health?deep=true")
 
@@ -61,6 +67,80 @@ async def test_status() -> None:
     assert seen["outcomes"]["complete"] == 2
     assert seen["happened"]["failed_over"] == 1
     assert [row["reason"] for row in seen["recent"][-1]["attempts"]] == ["http_429", "ok"]
+
+
+async def test_strain() -> None:
+    """The page also sees how much a provider is given, and that it is less once one has said so."""
+    async with World(one=status(429, b"{}", {"retry-after": "20"}), two=healthy()) as world:
+        await world.ask()
+        seen = (await world.client.request("GET", "/status")).json()
+    one, two = seen["targets"]
+    assert one["limit"] < one["limit_max"] == two["limit"]
+    assert (one["provider_in_flight"], two["provider_in_flight"]) == (0, 0)
+    assert seen["happened"]["limit_lowered"] == 1
+    assert [incident["target"] for incident in seen["incidents"] if incident["what"] == "limit_lowered"] == [
+        "one"
+    ]
+    assert (one["priced"], two["priced"]) == (False, False)
+    assert two["spent"]["billed"] | {"cost_usd": None} == seen["spent"]["billed"]
+    assert two["spent"]["billed"]["prompt_tokens"] == 1
+
+
+def provider(name: str, **more: Any) -> ProviderSettings:
+    return ProviderSettings(name, "openai", f"http://{name}.test/v1", **more)
+
+
+def service(*providers: ProviderSettings) -> Service:
+    targets = tuple(f"{one.name}/m" for one in providers)
+    settings = Settings(provider=providers, route=(RouteSettings("chat", targets),))
+    wire = VirtualWire({f"http://{one.name}.test/v1": healthy() for one in providers})
+    return Service(Loaded(settings, {}, ()), wire=wire, seed="test")
+
+
+async def test_costs() -> None:
+    """With a price for its model, every answer and every stream that was left early counts in dollars, in /status
+    and in the metrics alike."""
+    price = Price(prompt=2_000_000.0, completion=1_000_000.0)  # in dollars a million: 2 a token, and 1
+    async with AppClient(service(provider("one", prices={"m": price})).asgi) as client:
+        await client.request("POST", "/v1/chat/completions", json=body())
+        async with client.stream("POST", "/v1/chat/completions", json=body(stream=True)) as answer:
+            await answer.read()
+        await asyncio.sleep(1)
+        seen = (await client.request("GET", "/status")).json()
+        scrape = (await client.request("GET", "/metrics")).body.decode()
+    (one,) = seen["targets"]
+    assert one["priced"]
+    assert one["spent"] == seen["spent"]
+    assert seen["spent"]["billed"] == {
+        "prompt_tokens": 1,
+        "completion_tokens": 3,
+        "estimated_tokens": 0,
+        "cost_usd": 5.0,
+    }
+    left = seen["spent"]["maybe"]
+    assert left["cost_usd"] == 2.0 * left["prompt_tokens"] + left["completion_tokens"] > 0
+    assert left["estimated_tokens"] == left["prompt_tokens"] + left["completion_tokens"]
+    assert [row["cost_usd"] for row in seen["recent"]] == [None, 5.0]
+    told = dict(re.findall(r'gateway_cost_usd_total\{certainty="(\w+)",target="one/m"\} (\S+)', scrape))
+    assert {name: float(value) for name, value in told.items()} == {
+        name: seen["spent"][name]["cost_usd"] for name in ("billed", "maybe")
+    }
+
+
+@pytest.fixture
+def built_before_the_loop() -> Service:
+    return service(provider("one", isolated=True), provider("two"))
+
+
+async def test_isolated(built_before_the_loop: Service) -> None:
+    """A provider that the settings isolate is told as such, from the start, and asked by nobody."""
+    async with AppClient(built_before_the_loop.asgi) as client:
+        answer = await client.request("POST", "/v1/chat/completions", json=body())
+        seen = (await client.request("GET", "/status")).json()
+    assert answer.headers["x-dub5-target"] == "two/m"
+    assert (seen["targets"][0]["breaker"], seen["targets"][0]["health"]) == ("isolated", "unhealthy")
+    assert seen["happened"]["breaker_isolated"] == 1
+    assert [row["target"] for row in seen["recent"][0]["attempts"]] == ["two/m"]
 
 
 async def test_models() -> None:

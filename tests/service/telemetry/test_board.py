@@ -1,10 +1,25 @@
+import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
 
 from service import clock
-from service.chat import Outcome
-from service.events import AttemptEnded, BreakerChanged, CacheLooked, Crashed, DrainBegan, RequestEnded
-from service.telemetry.board import INCIDENTS_MAX, RECENT_MAX, Board
+from service.chat import Attempt, Outcome, Usage
+from service.events import (
+    AttemptEnded,
+    BreakerChanged,
+    BudgetSpent,
+    CacheLooked,
+    Crashed,
+    DrainBegan,
+    HealthChanged,
+    Hedged,
+    LimitLowered,
+    RequestEnded,
+)
+from service.telemetry.board import INCIDENTS_MAX, LIMIT_TOLD_EVERY_S, RECENT_MAX, Board
 
 
 async def test_empty() -> None:
@@ -44,6 +59,8 @@ async def test_an_incident(
         "drained": 1,
     }
     one, two = seen["targets"]["one/fast"], seen["targets"]["two/slow"]
+    spent = one.pop("spent"), two.pop("spent")
+    assert spent[0] == spent[1] == seen["spent"]  # nothing yet
     assert one == {"answered": 0, "failed": 1, "last_reason": "http_530", "first_token_ms": None}
     assert two == {"answered": 1, "failed": 0, "last_reason": "ok", "first_token_ms": 300.0}
     assert [incident["what"] for incident in seen["incidents"]] == ["drained", "crashed", "breaker_opened"]
@@ -56,6 +73,125 @@ async def test_an_incident(
         "started_ms": 0.0,
         "ended_ms": 200.0,
     }
+
+
+def counted(board: Board) -> dict[str, int]:
+    return {what: count for what, count in board.happened.items() if count}
+
+
+async def test_what_the_guards_did(attempt_ended: Callable[..., AttemptEnded]) -> None:
+    """Each thing that was done for or against a target is counted under its own name."""
+    board = Board()
+    board.note(HealthChanged("one/fast", "healthy", "degraded"))
+    board.note(HealthChanged("one/fast", "degraded", "unhealthy"))
+    board.note(HealthChanged("one/fast", "unhealthy", "degraded"))  # on its way back: no news
+    board.note(HealthChanged("one/fast", "degraded", "healthy"))
+    board.note(BudgetSpent("one"))
+    board.note(BudgetSpent("one"))
+    board.note(Hedged("r-1", "chat", "one/fast", "probe"))
+    for kind in ("first", "retry", "fresh", "key", "hedge", "probe"):
+        board.note(attempt_ended(kind=kind))
+    assert counted(board) == {
+        "health_degraded": 1,
+        "health_restored": 1,
+        "budget_spent": 2,
+        "hedged": 1,
+        "retried": 1,
+    }
+    assert board.snapshot()["incidents"] == []
+
+
+async def test_probes() -> None:
+    """A breaker that a probe closed is told apart from one that an operator's hand let go."""
+    board = Board()
+    board.note(BreakerChanged("one/fast", "half_open", "open", "the probe failed"))
+    board.note(BreakerChanged("one/fast", "half_open", "closed", "the probe succeeded"))
+    board.note(BreakerChanged("one/fast", "closed", "isolated", "isolated by the settings"))
+    board.note(BreakerChanged("one/fast", "isolated", "closed", "no longer isolated by the settings"))
+    assert counted(board) == {
+        "breaker_opened": 1,
+        "breaker_closed": 2,
+        "breaker_isolated": 1,
+        "probe_succeeded": 1,
+    }
+    assert [incident["what"] for incident in board.snapshot()["incidents"]] == [
+        "breaker_closed",
+        "breaker_isolated",
+        "breaker_closed",
+        "breaker_opened",
+    ]
+
+
+async def test_a_long_overload() -> None:
+    """Every lowering of a limit is counted; the incidents tell it once a minute for each provider."""
+    board = Board()
+    for second in range(int(LIMIT_TOLD_EVERY_S) + 5):
+        board.note(LimitLowered("one", 400 - second, 399 - second, "http_429"))
+        await asyncio.sleep(1)
+    board.note(LimitLowered("two", 40, 28, "connect_timeout"))
+    seen = board.snapshot()
+    assert seen["happened"]["limit_lowered"] == LIMIT_TOLD_EVERY_S + 6
+    assert [(incident["target"], incident["why"]) for incident in seen["incidents"]] == [
+        ("two", "from 40 to 28 requests at one time (connect_timeout)"),
+        ("one", "from 340 to 339 requests at one time (http_429)"),
+        ("one", "from 400 to 399 requests at one time (http_429)"),
+    ]
+
+
+async def test_outrun(attempt_ended: Callable[..., AttemptEnded]) -> None:
+    """A try that was given up because another target was faster is no failure, and no last word on its target."""
+    board = Board()
+    board.note(attempt_ended(reason="first_token_timeout"))
+    board.note(attempt_ended(reason="outrun"))
+    standing = board.snapshot()["targets"]["one/fast"]
+    assert (standing["failed"], standing["last_reason"]) == (1, "first_token_timeout")
+
+
+async def test_costs(
+    attempt_ended: Callable[..., AttemptEnded], request_ended: Callable[..., RequestEnded]
+) -> None:
+    """What is billed stands apart from what may be, by target and in all; estimates say that they are."""
+    board = Board()
+    answer = {"reason": "ok", "usage": Usage(100, 50, 150), "cost_usd": 0.02}
+    cut = {"reason": "body_closed", "usage": Usage(9, 1, 10, estimated=True), "cost_usd": 0.001}
+    board.note(attempt_ended(**cut))
+    board.note(attempt_ended(**answer))
+    board.note(attempt_ended(**answer))
+    board.note(attempt_ended(target="two/slow", **answer | {"cost_usd": None}))
+    tries = attempt_ended(**cut).attempt, attempt_ended(**answer).attempt
+    board.note(request_ended(attempts=tries))
+    seen = json.loads(json.dumps(board.snapshot()))
+
+    billed, maybe = seen["spent"]["billed"], seen["spent"]["maybe"]
+    assert billed == {
+        "prompt_tokens": 300,
+        "completion_tokens": 150,
+        "estimated_tokens": 0,
+        "cost_usd": pytest.approx(0.04),
+    }
+    assert maybe == {
+        "prompt_tokens": 9,
+        "completion_tokens": 1,
+        "estimated_tokens": 10,
+        "cost_usd": pytest.approx(0.001),
+    }
+    assert seen["targets"]["one/fast"]["spent"]["billed"]["cost_usd"] == pytest.approx(0.04)
+    assert seen["targets"]["two/slow"]["spent"]["billed"]["cost_usd"] is None
+    (row,) = seen["recent"]
+    assert row["cost_usd"] == 0.02
+    lost, whole = row["attempts"]
+    assert (lost["tokens"], lost["tokens_estimated"], lost["cost_usd"]) == ([9, 1], True, 0.001)
+    assert not {"tokens", "cost_usd"} & set(whole)  # told beside the trail
+
+
+async def test_a_request_without_an_answer(request_ended: Callable[..., RequestEnded]) -> None:
+    """Nothing was billed for it: what it may have cost stands in its trail."""
+    lost = replace(Attempt("one/fast", 0.0, 0.2, "cancelled"), usage=Usage(9, 1, 10), cost_usd=0.001)
+    board = Board()
+    board.note(request_ended(outcome=Outcome.CANCELLED, target=None, attempts=(lost,)))
+    (row,) = board.snapshot()["recent"]
+    assert row["cost_usd"] is None
+    assert row["attempts"][0]["cost_usd"] == 0.001
 
 
 async def test_long_days(request_ended: Callable[..., RequestEnded]) -> None:

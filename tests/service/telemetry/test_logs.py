@@ -6,8 +6,18 @@ from typing import Any
 
 import pytest
 
-from service.chat import Outcome
-from service.events import BreakerChanged, CacheLooked, Crashed, DrainBegan, RequestEnded
+from service.chat import Attempt, Outcome, Usage
+from service.events import (
+    BreakerChanged,
+    BudgetSpent,
+    CacheLooked,
+    Crashed,
+    DrainBegan,
+    HealthChanged,
+    Hedged,
+    LimitLowered,
+    RequestEnded,
+)
 from service.telemetry import logs
 from service.telemetry.logs import FLUSH_S, Level, Logs, Writer
 
@@ -52,6 +62,56 @@ async def test_only_changes_of_the_cache() -> None:
     for result in ["miss", "error", "error", "error", "hit", "miss"]:
         log.tell(CacheLooked("chat", result))
     assert [line["works"] for line in lines.seen] == [False, True]
+
+
+async def test_costs(request_ended: Callable[..., RequestEnded]) -> None:
+    """A line says what its answer cost, and each try without one what it may have; without prices, neither."""
+    lines = Lines()
+    log = Logs(lines.write)
+    lost = Attempt("one/fast", 0.0, 0.2, "body_reset", usage=Usage(9, 1, 10, estimated=True), cost_usd=0.001)
+    answer = Attempt("two/slow", 0.2, 1.5, "ok", usage=Usage(10, 11, 21), cost_usd=0.25)
+    log.tell(request_ended(attempts=(lost, answer)))
+    log.tell(request_ended())
+    priced, plain = lines.seen
+    assert priced["cost_usd"] == 0.25
+    assert (priced["trail"][0]["cost_usd"], priced["trail"][0]["tokens"]) == (0.001, [9, 1])
+    assert "cost_usd" not in plain and not any("cost_usd" in row for row in plain["trail"])
+
+
+async def test_health() -> None:
+    """A target that begins to do badly is a warning; what follows is for the record."""
+    lines = Lines()
+    log = Logs(lines.write)
+    log.tell(HealthChanged("one/fast", "healthy", "degraded"))
+    log.tell(HealthChanged("one/fast", "degraded", "unhealthy"))
+    log.tell(HealthChanged("one/fast", "unhealthy", "healthy"))
+    log.tell(Hedged("r-1", "chat", "one/fast", "probe"))  # stands in the trail
+    assert [(line["level"], line["event"], line["target"], line["after"]) for line in lines.seen] == [
+        ("WARNING", "health", "one/fast", "degraded"),
+        ("INFO", "health", "one/fast", "unhealthy"),
+        ("INFO", "health", "one/fast", "healthy"),
+    ]
+
+
+async def test_an_overload_does_not_flood_the_log() -> None:
+    """Denied retries and lowered limits: a line a second for each provider, which says how many there were."""
+    lines = Lines()
+    log = Logs(lines.write)
+    for _ in range(40):
+        log.tell(BudgetSpent("one"))
+        await asyncio.sleep(0.05)
+    log.tell(BudgetSpent("two"))
+    log.tell(LimitLowered("one", 40, 28, "http_429"))
+    log.tell(LimitLowered("one", 28, 19, "http_429"))
+    said = [(line["event"], line["provider"], line["times"]) for line in lines.seen]
+    assert said == [
+        ("retry_denied", "one", 1),
+        ("retry_denied", "one", 20),
+        ("retry_denied", "two", 1),
+        ("limit_lowered", "one", 1),
+    ]
+    assert {line["level"] for line in lines.seen} == {"WARNING"}
+    assert (lines.seen[-1]["before"], lines.seen[-1]["after"], lines.seen[-1]["why"]) == (40, 28, "http_429")
 
 
 async def test_levels(request_ended: Callable[..., RequestEnded]) -> None:

@@ -11,7 +11,19 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.chat import Attempt, Outcome, Target, Usage
-from service.events import AttemptEnded, BreakerChanged, CacheLooked, Crashed, DrainBegan, Event, RequestEnded
+from service.events import (
+    AttemptEnded,
+    BreakerChanged,
+    BudgetSpent,
+    CacheLooked,
+    Crashed,
+    DrainBegan,
+    Event,
+    HealthChanged,
+    Hedged,
+    LimitLowered,
+    RequestEnded,
+)
 from service.routing.health import Health, TargetState
 from service.telemetry import names
 from service.telemetry.metrics import COUNTED, LOG_ONLY, Metrics
@@ -19,7 +31,7 @@ from tests.service.world import World, status
 
 STATES = [
     TargetState("one/fast", "one", Health.UNHEALTHY, "open", 3.0, 3.0, 0, 0, False, 1000, 0),
-    TargetState("two/slow", "two", Health.HEALTHY, "closed", 0.0, 0.0, 4, 0, False, 1000, 0),
+    TargetState("two/slow", "two", Health.HEALTHY, "closed", 0.0, 0.0, 4, 0, False, 28, 5),
 ]
 
 
@@ -61,8 +73,8 @@ async def test_a_failed_over_stream(
 
     assert seen['gateway_requests_total{outcome="complete",route="chat",stream="true"}'] == 1
     assert seen['gateway_failovers_total{route="chat"}'] == 1
-    assert seen['gateway_attempts_total{reason="http_530",target="one/fast"}'] == 1
-    assert seen['gateway_attempts_total{reason="ok",target="two/slow"}'] == 1
+    assert seen['gateway_attempts_total{kind="first",reason="http_530",target="one/fast"}'] == 1
+    assert seen['gateway_attempts_total{kind="first",reason="ok",target="two/slow"}'] == 1
     assert seen['gen_ai_server_time_to_first_token_seconds_sum{cached="false",route="chat"}'] == 0.5
     assert seen['gen_ai_server_time_per_output_token_seconds_sum{route="chat"}'] == pytest.approx(0.1)
     slow = 'gen_ai_operation_name="chat",gen_ai_provider_name="two",gen_ai_request_model="slow"'
@@ -131,7 +143,11 @@ async def test_strange_words(
         metrics.count(
             request_ended(route=f"model-{i}", outcome=Outcome.REFUSED, code=f"code_{i}", target=f"x/{i}")
         )
-        metrics.count(attempt_ended(target=f"x/{i}", reason=f"reason_{i}"))
+        metrics.count(attempt_ended(target=f"x/{i}", reason=f"reason_{i}", kind=f"kind_{i}", usage=Usage(1)))
+        metrics.count(HealthChanged(f"x/{i}", "healthy", "degraded"))
+        metrics.count(LimitLowered(f"x{i}", 9, 6, "http_429"))
+        metrics.count(BudgetSpent(f"x{i}"))
+        metrics.count(Hedged(f"r-{i}", "chat", f"x/{i}", f"why_{i}"))
         metrics.count(attempt_ended(reason=f"http_{600 + i}"))
         metrics.count(attempt_ended(reason=f"unsupported_{i}"))
         metrics.count(BreakerChanged(f"http://h{i}", "closed", "open", "why"))
@@ -163,6 +179,72 @@ async def test_gauges_ask_on_each_scrape(metrics: Metrics) -> None:
     assert (seen["gateway_draining"], seen["gateway_crashes_total"]) == (1, 1)
 
 
+async def test_a_provider_under_strain(metrics: Metrics, attempt_ended: Callable[..., AttemptEnded]) -> None:
+    """Why a try was made, and what was done to spare a provider, can be told apart from the first scrape on."""
+    before = read(metrics)
+    metrics.count(attempt_ended(kind="retry"))
+    metrics.count(BudgetSpent("one"))
+    metrics.count(BudgetSpent("one"))
+    metrics.count(LimitLowered("two", 40, 28, "http_429"))
+    metrics.count(HealthChanged("one/fast", "healthy", "degraded"))
+    metrics.count(Hedged("r-1", "chat", "one/fast", "probe"))
+    seen = read(metrics)
+
+    moved = {name: value - before[name] for name, value in seen.items() if value != before.get(name, value)}
+    assert moved.pop("process_cpu_seconds_total", 0) >= 0
+    assert {name: value for name, value in moved.items() if name.startswith("gateway")} == {
+        'gateway_retries_denied_total{provider="one"}': 2,
+        'gateway_limit_lowered_total{provider="two"}': 1,
+        'gateway_health_changes_total{after="degraded",target="one/fast"}': 1,
+        'gateway_hedges_total{target="one/fast",why="probe"}': 1,
+    }
+    assert seen['gateway_attempts_total{kind="retry",reason="http_530",target="one/fast"}'] == 1
+    assert seen['gateway_provider_limit{provider="two"}'] == 28
+    assert seen['gateway_provider_in_flight{provider="two"}'] == 5
+
+
+async def test_costs(metrics: Metrics, attempt_ended: Callable[..., AttemptEnded]) -> None:
+    """What a whole answer used is billed; what any other try used may be. Without a price there are tokens only."""
+    metrics.count(attempt_ended(reason="ok", usage=Usage(100, 50, 150), cost_usd=0.5))
+    metrics.count(attempt_ended(reason="ok", usage=Usage(100, 50, 150), cost_usd=0.25))
+    for reason in ("cancelled", "outrun", "between_tokens_timeout"):
+        metrics.count(attempt_ended(reason=reason, usage=Usage(10, 1, 11, estimated=True), cost_usd=0.125))
+    metrics.count(attempt_ended(target="two/slow", reason="ok", usage=Usage(7, 0, 7)))
+    metrics.count(attempt_ended())  # nothing was used
+    seen = read(metrics)
+
+    money = {name: value for name, value in seen.items() if name.startswith("gateway_cost_usd_total")}
+    assert money == {
+        'gateway_cost_usd_total{certainty="billed",target="one/fast"}': 0.75,
+        'gateway_cost_usd_total{certainty="maybe",target="one/fast"}': 0.375,
+    }
+    of_one = 'gen_ai_token_type="{}",target="one/fast"}}'
+    assert seen['gateway_tokens_total{certainty="billed",' + of_one.format("input")] == 200
+    assert seen['gateway_tokens_total{certainty="maybe",' + of_one.format("output")] == 3
+    assert seen['gateway_tokens_total{certainty="billed",gen_ai_token_type="input",target="two/slow"}'] == 7
+
+
+async def test_a_try_that_was_stopped(metrics: Metrics, attempt_ended: Callable[..., AttemptEnded]) -> None:
+    """How long a try took says nothing about its target if the client left, or another target was faster."""
+    metrics.count(attempt_ended(reason="outrun"))
+    metrics.count(attempt_ended(reason="cancelled"))
+    assert not any(name.startswith("gen_ai_client_operation_duration") for name in read(metrics))
+
+
+async def test_looking_changes_health() -> None:
+    """Health moves when somebody looks: a change that the scrape itself finds is in that scrape."""
+
+    def look() -> list[TargetState]:
+        made.count(HealthChanged("one/fast", "healthy", "unhealthy"))
+        return STATES
+
+    made = Metrics(
+        version="0", routes=[], targets=[Target("one", "fast")], hosts=[], in_flight=lambda: 0, states=look
+    )
+    assert read(made)['gateway_health_changes_total{after="unhealthy",target="one/fast"}'] == 1
+    made.close()
+
+
 async def test_passed_over(metrics: Metrics, request_ended: Callable[..., RequestEnded]) -> None:
     """A target that was left alone is not a try, and no failover either."""
     barred = Attempt("one/fast", 0.0, 0.0, "breaker_open", tried=False)
@@ -192,7 +274,7 @@ async def test_every_name_in_the_table(
 ) -> None:
     """The table names what a scrape holds, with the same kinds and labels, and nothing else."""
     barred = Attempt("one/fast", 0.0, 0.0, "breaker_open", tried=False)
-    metrics.count(attempt_ended())
+    metrics.count(attempt_ended(usage=Usage(1, 1, 2), cost_usd=0.1))
     metrics.count(request_ended())
     metrics.count(request_ended(code="stream_cut", outcome=Outcome.CUT, attempts=(barred,)))
     metrics.count(CacheLooked("chat", "hit"))
@@ -215,17 +297,47 @@ def test_every_event() -> None:
     assert not COUNTED & LOG_ONLY
 
 
-def test_reasons_in_the_source() -> None:
-    """Every reason that the service's own code can give is one of the set."""
-    given = set()
+def said(function: str, place: int) -> set[str]:
+    """The words that the service's source gives to a function or method, as its argument at this place."""
+    found = set()
     for path in Path(names.__file__).parents[1].rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
-                first = node.args[0]
-                if node.func.id in ("ProviderFault", "Barred") and isinstance(first, ast.Constant):
-                    given.add(first.value)
-    assert given
-    assert given <= names.REASONS | names.PASSED_OVER_REASONS
+            if isinstance(node, ast.Call) and len(node.args) > place:
+                called = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+                for part in ast.walk(node.args[place]):  # `"a" if x else "b"` says both
+                    if called == function and isinstance(part, ast.Constant) and isinstance(part.value, str):
+                        found.add(part.value)
+    return found
+
+
+def test_reasons_in_the_source() -> None:
+    """Every reason that the service's own code can give is one of the set."""
+    faults, barred, verdicts = said("ProviderFault", 0), said("Barred", 0), said("Verdict", 2)
+    clocks = said("guard", 0) - {"linger", "race", "client_stall"}  # these end no try
+    assert {"truncated", "empty_answer"} <= faults
+    assert {"isolated", "slow_start", "provider_full", "retry_budget_spent"} <= barred
+    assert {"cancelled", "outrun"} <= verdicts
+    assert clocks
+    whole = {
+        word for word in faults | verdicts if word.strip("_") == word
+    }  # not the ends of "http_" + status
+    assert whole | {f"{clock}_timeout" for clock in clocks} <= names.REASONS
+    assert barred <= names.PASSED_OVER_REASONS
+
+
+def test_kinds_in_the_source() -> None:
+    """Every word for why a try is made, and why a request is hedged, is one of the set."""
+    kinds = {"first"} | said("Again", 0) | said("over", 1) | said("to_the_end", 1) | said("_ask", 2)
+    assert kinds == names.KINDS
+    assert said("Hedged", 3) == names.HEDGED_FOR
+
+
+@pytest.mark.parametrize("reason", sorted(names.PASSED_OVER_REASONS))
+def test_passed_over_reasons_are_explained(reason: str) -> None:
+    """Each has its row in the documentation, with what to do."""
+    page = (Path(names.__file__).parents[2] / "docs" / "reasons.md").read_text()
+    (row,) = re.findall(rf"^\| `{reason}` \|(.*)\|$", page, re.MULTILINE)
+    assert all(cell.strip() for cell in row.split("|"))
 
 
 async def test_no_thread(metrics: Metrics) -> None:
