@@ -380,9 +380,9 @@ class Pass:
         not_before_s = now_s + verdict.cool_s if verdict else 0.0
         if verdict is None:
             entry.burst.record(refused=False, now_s=now_s)
-        elif verdict.cool_s > 0:
-            # Two refusals may cross: the later end of the cool-down holds.
-            self._key.cool_until_s = max(self._key.cool_until_s, not_before_s)
+        elif verdict.cool_s > 0 and not_before_s >= self._key.cool_until_s:
+            # Two refusals may cross: the later end of the cool-down holds, and its reason.
+            self._key.cool_until_s = not_before_s
             self._key.rest = verdict.rest
         if verdict is None or verdict.blame in (Blame.TARGET, Blame.HOST):
             entry.record.add(verdict is not None, now_s)
