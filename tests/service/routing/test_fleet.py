@@ -1,5 +1,6 @@
 """The guards together, situation by situation, all of them real: what one scope knows, and who else hears of it."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -41,8 +42,8 @@ class Yard:
         health: HealthOptions = HealthOptions(),  # noqa: B008
     ) -> None:
         self.events: list[Event] = []
-        guards = Guards(breaker, budget, limiter, health)
-        self.fleet = Fleet(ORIGINS, KEYS, guards, Random(3), Events(self.events.append))
+        self.guards = Guards(breaker, budget, limiter, health)
+        self.fleet = Fleet(ORIGINS, KEYS, self.guards, Random(3), Events(self.events.append))
 
     def told(self, kind: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -101,6 +102,7 @@ class TestKeys:
         one.end(REFUSED, 0.0, reached=True)
         other.end(LIMITED, 1.0, reached=True)
         assert yard.fleet.wait_s(FAR, 1.0) == 59.0
+        assert yard.barred(FAR, 30.0) == Barred(Rest.REFUSED)
 
     def test_per_model(self) -> None:
         """A limit is one of key and model: the other model of the provider may be asked."""
@@ -324,6 +326,13 @@ class TestStanding:
             HealthChanged(name, "degraded", "healthy"),
         ]
 
+    def test_a_recovery_is_a_new_page(self) -> None:
+        """What failed before a probe succeeded does not keep its target behind the others."""
+        yard = Yard(health=HealthOptions(calls_min=5))
+        yard.call(SMALL, DOWN, times=5)
+        yard.call(SMALL, None, 4.0)
+        assert yard.fleet.standing(SMALL, 4.0).rank == 0
+
     @pytest.mark.parametrize("trouble", [DOWN, GONE])
     def test_due_for_a_probe_it_stands_in_front(self, trouble: Verdict) -> None:
         """Behind everybody while its breaker is open; where it always stood as soon as somebody should find out; and
@@ -375,3 +384,45 @@ class TestForgotten:
         yard.call(FAR, DOWN, times=5)
         yard.enter(FAR, 4.0)
         assert yard.fleet.forgotten(60.0, 2.0) == [FAR]
+
+
+class TestNewSettings:
+    """A fleet that follows another one."""
+
+    @staticmethod
+    def follow(yard: Yard, origins: dict[Target, str] = ORIGINS, **changed: object) -> None:
+        options = replace(yard.guards, **changed)  # type: ignore[arg-type]
+        yard.fleet = Fleet(origins, KEYS, options, Random(4), Events(yard.events.append), yard.fleet)
+
+    def test_what_is_known_stays(self) -> None:
+        """Open breakers, resting keys and who is out are where they were; a try ends where it began."""
+        yard = Yard()
+        yard.call(SMALL, DOWN, times=5)
+        yard.call(NEIGHBOUR, REFUSED)
+        out = yard.enter(LARGE)
+        before = yard.fleet.states(1.0)
+        self.follow(yard)
+        assert yard.fleet.states(1.0) == before
+        out.end(LIMITED, 1.0, reached=True)
+        assert yard.fleet.state(LARGE, 1.0).in_flight == 0
+        assert yard.enter(LARGE, 1.0).key == "second"
+
+    def test_a_new_address_is_somebody_else(self) -> None:
+        """What a provider did at its old address is not held against the new one, and does not come back to it."""
+        yard = Yard()
+        yard.call(FAR, DOWN, times=4)
+        out = yard.enter(FAR)
+        self.follow(yard, ORIGINS | {FAR: "https://c"})
+        out.end(DOWN, 0.0, reached=True)
+        assert yard.fleet.state(FAR, 0.0).in_flight == 0
+        yard.enter(FAR)
+
+    def test_a_lower_limit(self) -> None:
+        """Fewer places at once; whoever is out by the old limit is counted by the new one."""
+        yard = Yard()
+        out = [yard.enter(SMALL) for _ in range(3)]
+        self.follow(yard, limiter=LimiterOptions(min=1, max=2))
+        assert yard.barred(LARGE) == Barred("provider_full")
+        for leave in out[:2]:
+            leave.end(None, 0.0, reached=True)
+        yard.enter(LARGE)
