@@ -3,7 +3,7 @@ r"""The time to first token that a target shows now, worst first: a peak-sensiti
     seen  .    |.       |        a longer time counts at once, a shorter one little by little:
     value  \___| \______|  \__   after `TAU_S` seconds two thirds of it
 
-From Finagle's PeakEwma.
+Without news it fades likewise: whoever is avoided for a slow answer is asked again one day. From Finagle's PeakEwma.
 """
 
 from math import exp
@@ -17,6 +17,10 @@ class PeakEwma:
     def __init__(self) -> None:
         self.value_s = 0.0  # none seen yet
         self._at_s = 0.0
+
+    def at(self, now_s: float) -> float:
+        """What is left of it now."""
+        return self.value_s * exp(-(now_s - self._at_s) / TAU_S)
 
     def observe(self, took_s: float, now_s: float) -> None:
         """One more."""

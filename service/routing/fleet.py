@@ -274,7 +274,7 @@ class Fleet:
         would ever find out that it is back."""
         entry = self._entries[target]
         rank = 0 if self._probe_due(entry, now_s) else _RANK[self._health(entry, now_s)]
-        return Standing(rank, entry.first_token.value_s * (entry.in_flight + 1))
+        return Standing(rank, entry.first_token.at(now_s) * (entry.in_flight + 1))
 
     def wait_s(self, target: Target, now_s: float) -> float:
         """How long nobody may ask it."""
