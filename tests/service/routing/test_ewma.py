@@ -36,3 +36,15 @@ def test_decay(peak_s: float, after_s: float) -> None:
         for step in range(1, steps + 1):
             ewma.observe(0.5, after_s * step / steps)
         assert ewma.value_s == pytest.approx(0.5 + (peak_s - 0.5) * exp(-after_s / TAU_S))
+
+
+@given(SEEN, st.floats(0.0, 200.0), st.floats(0.0, 200.0))
+def test_what_nobody_sees_fades(seen: list[tuple[float, float]], idle_s: float, more_s: float) -> None:
+    """Without news a time counts less and less: who is avoided for it is asked again one day. Looking moves nothing."""
+    ewma, now_s = PeakEwma(), 0.0
+    for pause_s, took_s in seen:
+        now_s += pause_s
+        ewma.observe(took_s, now_s)
+    assert ewma.at(now_s) == ewma.value_s
+    assert ewma.at(now_s + idle_s) == pytest.approx(ewma.value_s * exp(-idle_s / TAU_S))
+    assert ewma.at(now_s + idle_s + more_s) <= ewma.at(now_s + idle_s)

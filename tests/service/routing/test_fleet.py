@@ -355,6 +355,16 @@ class TestStanding:
         assert yard.fleet.standing(FAR, 0.5).load_s == 0.5
 
 
+    def test_one_slow_answer_is_lived_down(self) -> None:
+        """A balanced route avoids who was slow once, and so hears nothing new of it: not for ever."""
+        yard = Yard()
+        yard.slow(FAR, took_s=4.0)
+        for second in range(60):
+            yard.slow(NEIGHBOUR, float(second), took_s=0.2)
+        assert yard.fleet.standing(FAR, 5.0).load_s > yard.fleet.standing(NEIGHBOUR, 59.0).load_s
+        assert yard.fleet.standing(FAR, 59.0).load_s < yard.fleet.standing(NEIGHBOUR, 59.0).load_s
+
+
 class TestForgotten:
     @pytest.mark.parametrize("trouble", [DOWN, GONE])
     def test_nobody_asks_any_more(self, trouble: Verdict) -> None:
