@@ -25,8 +25,8 @@ class World:
         clocks: Clocks | None = None,
         breaker: BreakerOptions | None = None,
         server: ServerSettings | None = None,
-        route: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
+        route: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
         caller_keys: tuple[str, ...] = (),
         keys: Mapping[str, tuple[str, ...]] | None = None,
         **providers: Respond,
@@ -34,19 +34,16 @@ class World:
         self.asked: dict[str, list[SimRequest]] = {name: [] for name in providers}
         urls = {name: f"http://{name}.test/v1" for name in providers}
         self.wire = VirtualWire({urls[name]: self._noting(name, providers[name]) for name in providers})
+        targets = tuple(f"{name}/m" for name in providers)
         settings = Settings(
             provider=tuple(ProviderSettings(name, "openai", urls[name]) for name in providers),
             route=(
                 RouteSettings(
-                    "chat",
-                    tuple(f"{name}/m" for name in providers),
-                    clocks=clocks or Clocks(),
-                    **(route or {}),
+                    **{"name": "chat", "targets": targets, "clocks": clocks or Clocks()} | (route or {})
                 ),
             ),
-            breaker=breaker or BreakerOptions(),
-            server=server or ServerSettings(),
-            **(options or {}),
+            **{"breaker": breaker or BreakerOptions(), "server": server or ServerSettings()}
+            | (options or {}),
         )
         secrets = {name: tuple(map(Secret, (keys or {}).get(name, (f"sk-{name}",)))) for name in providers}
         loaded = Loaded(settings, secrets, tuple(map(Secret, caller_keys)))

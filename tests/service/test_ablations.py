@@ -1,0 +1,265 @@
+"""Every mechanism earns its place: with it a verdict holds, without it the same verdict fails.
+
+Each scenario plays the whole service in virtual time and returns what an operator would measure. `without` switches the
+one mechanism off: by its settings, or, where nobody may switch it off, by taking its decision away.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from service import clock
+from service.attempt.breaker import Breaker
+from service.attempt.run import _Walk
+from service.options import (
+    BreakerOptions,
+    BudgetOptions,
+    Clocks,
+    HealthOptions,
+    LimiterOptions,
+    ProbeOptions,
+    RetryOptions,
+)
+from simulators.script import Hang, Script, SimRequest
+from simulators.virtual import Connect
+from tests.service.test_resilience import limited, share, until
+from tests.service.world import World, healthy, reply, script, status
+
+Options = dict[str, Any]
+STALLS = script(Hang())
+NEVER = 10**6
+NO_BREAKER = BreakerOptions(failures_in_a_row=NEVER, calls_min=NEVER)
+
+
+class Crowd:
+    """Many people ask at a steady rate, whatever becomes of the others."""
+
+    def __init__(self, world: World, *, stream: bool = True, deadline_s: float = 30.0) -> None:
+        self.world = world
+        self.took_s: list[float] = []
+        self.statuses: list[int] = []
+        self._stream = stream
+        self._headers = {"x-deadline-ms": str(round(deadline_s * 1000))}
+
+    async def ask(self, times: int, every_s: float) -> "Crowd":
+        """Returns when all have their answer."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(times):
+                group.create_task(self._one())
+                await asyncio.sleep(every_s)
+        return self
+
+    async def _one(self) -> None:
+        began_s = clock.now()
+        answer = await self.world.ask(stream=self._stream, headers=self._headers)
+        self.took_s.append(clock.now() - began_s)
+        self.statuses.append(answer.status)
+
+    def answered(self) -> float:
+        """The share that got an answer."""
+        return self.statuses.count(200) / len(self.statuses)
+
+    def waited(self, longer_than_s: float) -> int:
+        """How many waited longer."""
+        return sum(took_s > longer_than_s for took_s in self.took_s)
+
+
+async def breaker(options: Options) -> bool:
+    """A target hangs for five minutes: hardly anybody waits for it."""
+    async with World(one=STALLS, two=healthy(), options=options, clocks=Clocks(first_token_s=3)) as world:
+        crowd = await Crowd(world).ask(300, 1.0)
+    return crowd.waited(1.0) <= 10
+
+
+async def host_breaker(options: Options) -> bool:
+    """Three models at one host that is gone: what one of them met, the others need not learn."""
+    targets = {"targets": ("one/a", "one/b", "one/c", "two/m")}
+    async with World(one=healthy(), two=healthy(), route=targets, options=options) as world:
+        world.wire.link("http://one.test/v1").connect = Connect.STALLS
+        crowd = await Crowd(world).ask(60, 1.0)
+    return crowd.waited(6.0) <= 4
+
+
+async def hedged_probe(options: Options) -> bool:
+    """A target hangs; whoever probes it is answered as soon as everybody else."""
+    options = {
+        **options,
+        "breaker": BreakerOptions(failures_in_a_row=2),
+        "probe": ProbeOptions(enabled=False),
+    }
+    async with World(one=STALLS, two=healthy(), options=options) as world:
+        await Crowd(world).ask(2, 0.0)
+        crowd = await Crowd(world).ask(120, 1.0)
+    return crowd.waited(1.0) == 0
+
+
+async def active_probe(options: Options) -> bool:
+    """Nobody asks for a while; when somebody does, the target that is back is known to be back."""
+    async with World(one=until(30, STALLS, healthy()), two=healthy(), options=options) as world:
+        await Crowd(world).ask(5, 0.1)
+        await asyncio.sleep(60 - clock.now())
+        answer = await world.ask()
+        return "one/m=ok" in answer.headers["x-dub5-trail"] and world.happened("breaker_closed") == 1
+
+
+async def slow_start(options: Options) -> bool:
+    """A provider comes back cold, and has more room the longer it is used: it warms up, instead of falling over."""
+    cold = _Cold(back_s=20.0)
+    async with World(one=cold, two=healthy(), options=options) as world:
+        await Crowd(world).ask(900, 0.05)
+    return cold.fell_over < 6
+
+
+async def slowness(options: Options) -> bool:
+    """A target's first tokens take six seconds: people do not wait for them while another one is quick."""
+    async with World(one=healthy(first_s=6.0), two=healthy(), options=options) as world:
+        crowd = await Crowd(world).ask(120, 1.0)
+    return crowd.waited(3.0) <= 24
+
+
+async def last_candidate(options: Options) -> bool:
+    """All that is left is slow: everybody is answered, slowly."""
+    async with World(one=healthy(first_s=6.0), options=options) as world:
+        crowd = await Crowd(world).ask(60, 1.0)
+    return crowd.answered() == 1.0
+
+
+async def retry(options: Options) -> bool:
+    """One provider, and one answer in twenty is a 500: nobody sees it."""
+    async with World(one=share(0.05, status(500, b"{}"), healthy()), options=options) as world:
+        crowd = await Crowd(world).ask(400, 0.1)
+    return crowd.answered() >= 0.995
+
+
+async def retry_after(options: Options) -> bool:
+    """One provider that says 429 for a second now and then, and when it ends: nobody sees it."""
+    limits = share(0.02, limited("1"), healthy())
+    async with World(one=limits, options={**options, "budget": BudgetOptions(floor_per_s=NEVER)}) as world:
+        crowd = await Crowd(world).ask(300, 2.0)
+    return crowd.answered() >= 0.995
+
+
+async def budget(options: Options) -> bool:
+    """A provider fails every request for a minute: it gets a tenth more, not three times as many."""
+    async with World(one=status(500, b"{}"), options={**options, "breaker": NO_BREAKER}) as world:
+        await Crowd(world).ask(1200, 0.05)
+        return len(world.asked["one"]) <= 1200 * 1.2
+
+
+async def limiter(options: Options) -> bool:
+    """A provider that has room for ten at a time is given ten, all the time: hardly any is turned away."""
+    room = _Room(10)
+    async with World(one=room, two=healthy(), options={**options, "breaker": NO_BREAKER}) as world:
+        await Crowd(world).ask(1200, 0.05)
+        return room.turned_away < 60 and len(world.asked["one"]) > 400
+
+
+async def health(options: Options) -> bool:
+    """A quarter of a target's requests hang, too few for its breaker: others go first, so few people wait."""
+    sick = share(0.25, STALLS, healthy())
+    async with World(one=sick, two=healthy(), options=options, clocks=Clocks(first_token_s=5)) as world:
+        crowd = await Crowd(world).ask(1200, 0.1)
+    return crowd.waited(3.0) < 1200 * 0.08
+
+
+async def balanced(options: Options) -> bool:
+    """One of two equals takes ten times as long, though not too long for any clock: most people do not notice."""
+    route = {"policy": options.get("policy", "balanced")}
+    async with World(one=healthy(first_s=3.0), two=healthy(first_s=0.3), route=route) as world:
+        crowd = await Crowd(world).ask(300, 0.1)
+    return crowd.waited(1.0) < 100
+
+
+@dataclass
+class _Room:
+    """Answers so many at a time within a second, and turns the others away."""
+
+    places: int
+    busy: int = 0
+    turned_away: int = 0
+
+    def __call__(self, request: SimRequest) -> Script:
+        if self.busy >= self.places:
+            self.turned_away += 1
+            yield from reply(529, b"{}")
+            return
+        self.busy += 1
+        try:
+            yield from healthy(first_s=1.0)(request)
+        finally:
+            self.busy -= 1
+
+
+@dataclass
+class _Cold:
+    """Down until `back_s`, then cold: room for two, and for one more with every second that it is used."""
+
+    back_s: float
+    used_s: float | None = None
+    fell_over: int = 0
+    busy: int = 0
+
+    def __call__(self, request: SimRequest) -> Script:
+        now_s = clock.now()
+        if now_s < self.back_s:
+            yield from reply(500, b"{}")
+            return
+        self.used_s = now_s if self.used_s is None else self.used_s
+        if self.busy >= 2 + now_s - self.used_s:
+            self.fell_over += 1
+            yield from reply(500, b"{}")
+            return
+        self.busy += 1
+        try:
+            yield from healthy(first_s=0.5)(request)
+        finally:
+            self.busy -= 1
+
+
+def _only(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """Takes decisions away that no setting takes."""
+
+    def take(patch: pytest.MonkeyPatch) -> None:
+        if "race" in names:
+            patch.setattr(_Walk, "_is_last", lambda walk, rest: True)
+        if "last_resort" in names:
+            patch.setattr(Breaker, "enter_slow", lambda breaker, now_s: None)
+
+    return take
+
+
+Scenario = Callable[[Options], Awaitable[bool]]
+KEEP: Callable[[pytest.MonkeyPatch], None] = lambda patch: None
+MECHANISMS: list[tuple[Scenario, Options, Callable[[pytest.MonkeyPatch], None]]] = [
+    (breaker, {"breaker": NO_BREAKER, "health": HealthOptions(calls_min=NEVER)}, KEEP),
+    (host_breaker, {"breaker": NO_BREAKER, "health": HealthOptions(calls_min=NEVER)}, KEEP),
+    (hedged_probe, {}, _only("race")),
+    (active_probe, {"probe": ProbeOptions(enabled=False)}, KEEP),
+    (slow_start, {"breaker": BreakerOptions(ramp_s=0.0)}, KEEP),
+    (slowness, {"breaker": BreakerOptions(slow_share=1.0, slow_of_clock=1.0)}, KEEP),
+    (last_candidate, {}, _only("last_resort")),
+    (retry, {"retry": RetryOptions(same_target_max=0, last_target_max=0)}, KEEP),
+    (retry_after, {"retry": RetryOptions(wait_max_s=0.0)}, KEEP),
+    (budget, {"budget": BudgetOptions(share=1.0, floor_per_s=NEVER)}, KEEP),
+    (limiter, {"limiter": LimiterOptions(min=1000, max=1000)}, KEEP),
+    (health, {"health": HealthOptions(calls_min=NEVER)}, KEEP),
+    (balanced, {"policy": "ordered"}, KEEP),
+]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "without", "take"), MECHANISMS, ids=[case[0].__name__ for case in MECHANISMS]
+)
+async def test_ablation(
+    scenario: Scenario,
+    without: Options,
+    take: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It holds with the mechanism, and only with it."""
+    assert await scenario({})
+    take(monkeypatch)
+    assert not await scenario(without)
