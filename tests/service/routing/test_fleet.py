@@ -354,7 +354,6 @@ class TestStanding:
         yard.call(FAR, None, 3.0)
         assert yard.fleet.standing(FAR, 0.5).load_s == 0.5
 
-
     def test_one_slow_answer_is_lived_down(self) -> None:
         """A balanced route avoids who was slow once, and so hears nothing new of it: not for ever."""
         yard = Yard()

@@ -145,9 +145,7 @@ class FleetMachine(RuleBasedStateMachine):
         for target in ORIGINS:
             state = self.state(target)
             assert state.in_flight == sum(one.target == target for one in self.out)
-            assert state.provider_in_flight == sum(
-                one.target.provider == target.provider for one in self.out
-            )
+            assert state.provider_in_flight == sum(one.target.provider == target.provider for one in self.out)
             assert state.probing <= 2, "one for the target, one for its host"
 
     @invariant()
