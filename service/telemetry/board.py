@@ -44,6 +44,8 @@ HAPPENED = (
     "stream_cut",
     "cache_hit",
     "cache_error",
+    "settings_reloaded",
+    "settings_refused",
     "drained",
     "crashed",
 )

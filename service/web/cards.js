@@ -1,11 +1,12 @@
 /** A card per target, kept up to date in place; with the last minute as small bars. */
 
 import { h, icon, put } from "./dom.js";
-import { count, duration, reasonInWords } from "./words.js";
+import { count, dollars, duration, reasonInWords } from "./words.js";
 
 /**
  * @typedef {{name: string, provider: string, dialect: string, health: string, breaker: string, cooling_s: number,
- *   wait_s?: number, answered: number, failed: number, in_flight: number, last_reason: string | null, first_token_ms: number | null}} Target
+ *   wait_s?: number, limit?: number, limit_max?: number, provider_in_flight?: number, priced?: boolean,
+ *   spent?: {billed: import("./words.js").Spent, maybe: import("./words.js").Spent}, answered: number, failed: number, in_flight: number, last_reason: string | null, first_token_ms: number | null}} Target
  */
 
 const BARS = 60; // one a poll: about a minute
@@ -13,7 +14,7 @@ const BREAKERS = new Map([
   ["closed", "breaker closed"],
   ["open", "breaker open"],
   ["half_open", "breaker half-open"],
-  ["isolated", "isolated by hand"],
+  ["isolated", "isolated by the settings"],
 ]);
 
 export class Card {
@@ -23,12 +24,14 @@ export class Card {
     this.breaker = h("p.breaker");
     this.reason = h("p.reason");
     this.numbers = h("p.numbers");
+    this.room = h("p.room");
     this.bars = bars();
     this.node = h(
       "li.target", {},
       h("div.head", {}, this.name, this.health),
       h("div.body", {}, this.breaker, this.bars.node),
       this.numbers,
+      this.room,
       this.reason,
     );
     /** @type {{ok: number, bad: number}[]} */
@@ -50,6 +53,8 @@ export class Card {
     const bad = target.last_reason && target.last_reason !== "ok";
     put(this.reason, bad ? `Last: ${reasonInWords(target.last_reason ?? "")}.` : "");
     put(this.numbers, numbersOf(target));
+    put(this.room, roomOf(target));
+    this.room.dataset.lowered = String((target.limit ?? 0) < (target.limit_max ?? 0));
     this.count(target);
   }
 
@@ -70,12 +75,20 @@ function marked(node, mark, text) {
 }
 
 /** @param {Target} target */
-function numbersOf({ answered, failed, in_flight: flying, first_token_ms: firstMs }) {
+function numbersOf({ answered, failed, in_flight: flying, first_token_ms: firstMs, priced, spent }) {
   if (!answered && !failed && !flying) return "not asked yet";
   const numbers = [`${count(answered)} answered`, `${count(failed)} failed`];
   if (flying) numbers.push(`${count(flying)} under way`);
   if (firstMs) numbers.push(`first token ${duration(firstMs)}`);
+  if (priced && spent) numbers.push(dollars(spent.billed.cost_usd));
   return numbers.join(" · ");
+}
+
+/** How much its provider is given at one time; targets of one provider share it. @param {Target} target */
+function roomOf({ provider, limit, limit_max: most, provider_in_flight: flying }) {
+  if (limit === undefined || most === undefined) return "";
+  const lowered = limit < most ? `, lowered from ${count(most)}` : "";
+  return `${provider}: ${count(flying)} of at most ${count(limit)} requests at one time${lowered}`;
 }
 
 const SVG = "http://www.w3.org/2000/svg";

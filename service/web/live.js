@@ -3,15 +3,15 @@
 import { Card } from "./cards.js";
 import { byId, h, icon, onChange, put } from "./dom.js";
 import { trailOf } from "./turn.js";
-import { count, duration, happenedInWords, incidentInWords, timeOfDay, triesOf } from "./words.js";
+import { count, dollars, duration, happenedInWords, incidentInWords, spentInWords, timeOfDay, triesOf } from "./words.js";
 
 /** @typedef {{at: number | string, what: string, target: string | null, why: string | null}} Incident */
 /**
- * @typedef {{id: string, at: number | string, route: string, outcome: string, target: string | null, stream: boolean, cached?: boolean,
+ * @typedef {{id: string, at: number | string, route: string, outcome: string, target: string | null, stream: boolean, cached?: boolean, cost_usd?: number | null,
  *   first_token_ms: number | null, total_ms: number | null, attempts: import("./words.js").Attempt[]}} Recent
  * @typedef {{version: string, started: number | string, draining: boolean, in_flight: number,
  *   outcomes: Record<string, number>, happened: Record<string, number>, routes: {name: string, targets: string[]}[],
- *   targets: import("./cards.js").Target[], recent: Recent[], incidents: Incident[]}} Status
+ *   spent?: {billed: import("./words.js").Spent, maybe: import("./words.js").Spent}, targets: import("./cards.js").Target[], recent: Recent[], incidents: Incident[]}} Status
  */
 
 const EVERY_MS = 1_000;
@@ -117,6 +117,9 @@ class Live {
     put(byId("since"), up < 90 ? "in the last minute" : `in the last ${duration(up * 1000)}`);
     this.showOutcomes(status.outcomes ?? {});
     this.showHappened(status.happened ?? {});
+    const priced = (status.targets ?? []).filter((target) => target.priced).length;
+    byId("spent").hidden = priced === 0;
+    put(byId("spent"), spentInWords(status.spent, priced < status.targets?.length));
     this.showTargets(status.targets ?? []);
     this.showIncidents((status.incidents ?? []).slice().sort(newestFirst).slice(0, INCIDENTS_SHOWN));
     this.showRecent((status.recent ?? []).slice().sort(newestFirst).slice(0, RECENT_SHOWN));
@@ -174,7 +177,7 @@ function showHappened(happened) {
 
 /** @param {Incident[]} incidents */
 function showIncidents(incidents) {
-  const marks = new Map([["breaker_opened", "open"], ["breaker_half_opened", "half_open"], ["breaker_closed", "closed"], ["stream_cut", "cut"]]);
+  const marks = new Map([["breaker_opened", "open"], ["breaker_half_opened", "half_open"], ["breaker_closed", "closed"], ["breaker_isolated", "isolated"], ["settings_reloaded", "ok"], ["stream_cut", "cut"]]);
   const none = h("li.none", {}, "Nothing has gone wrong since the service began.");
   const rows = incidents.map((incident) =>
     h(
@@ -197,7 +200,7 @@ function showRecent(recent) {
 function row(request) {
   const tries = triesOf(request.attempts);
   const eventful = tries.length > 1 || tries.some((t) => t.reason !== "ok");
-  const times = [request.first_token_ms && `first ${duration(request.first_token_ms)}`, `all ${duration(request.total_ms)}`];
+  const times = [request.first_token_ms && `first ${duration(request.first_token_ms)}`, `all ${duration(request.total_ms)}`, request.cost_usd && dollars(request.cost_usd)];
   return h(
     `li.request.${request.outcome}`, {},
     h("time", {}, timeOfDay(request.at)),

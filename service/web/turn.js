@@ -1,7 +1,7 @@
 /** One question and its answer, as they are shown. The turn itself is plain data, so that it can be kept. */
 
 import { h, icon, put } from "./dom.js";
-import { duration, finishInWords, kindOfTry, reasonInWords, timeOfDay } from "./words.js";
+import { duration, finishInWords, kindOfTry, reasonInWords, timeOfDay, tryInWords } from "./words.js";
 
 /** @typedef {import("./words.js").Try} Try */
 /** @typedef {import("./ask.js").Problem} Problem */
@@ -137,15 +137,16 @@ export function trailOf(trail, began) {
 }
 
 /** @param {Try} tried @param {number} longest @param {boolean} began */
-function chip({ target, reason, ms }, longest, began) {
+function chip({ target, reason, ms, kind: made }, longest, began) {
   const kind = kindOfTry(reason);
   const bar = h("span.took", { "aria-hidden": "true" });
   bar.style.width = `${Math.max(2, Math.round((BAR_PX * (ms ?? 0)) / longest))}px`;
   const took = ms === null || kind === "skip" || reason === "cache" ? "" : duration(ms);
+  const said = began && reason === "ok" ? "began to answer" : reasonInWords(reason);
   return h(
     `li.try.${kind}`, {},
     h("span.who", {}, icon(kind), target),
-    h("span.why", {}, [began && reason === "ok" ? "began to answer" : reasonInWords(reason), took].filter(Boolean).join(", ")),
+    h("span.why", {}, [tryInWords(made), [said, took].filter(Boolean).join(", ")].filter(Boolean).join(": ")),
     bar,
   );
 }

@@ -2,13 +2,15 @@
  * What codes, numbers and headers are called for a person. Pure: text in, text out.
  */
 
-/** @typedef {{target: string, reason: string, ms: number | null}} Try */
-/** @typedef {{target: string, outcome?: string, reason: string, started_ms: number, ended_ms: number}} Attempt */
+/** @typedef {{target: string, reason: string, ms: number | null, kind?: string}} Try */
+/** @typedef {{target: string, outcome?: string, reason: string, started_ms: number, ended_ms: number, kind?: string}} Attempt */
+/** @typedef {{prompt_tokens: number, completion_tokens: number, estimated_tokens: number, cost_usd: number | null}} Spent */
 
 const REASONS = new Map([
   ["ok", "answered"],
   ["cache", "kept from an earlier answer"],
   ["cancelled", "stopped, because the reader left"],
+  ["outrun", "stopped, because another target was faster"],
   ["breaker_open", "passed over: its breaker is open"],
   ["host_breaker_open", "passed over: the breaker of its host is open"],
   ["told_to_wait", "passed over: it failed, and asked to be left alone for a while"],
@@ -16,6 +18,10 @@ const REASONS = new Map([
   ["notice", "it sold a notice as an answer"],
   ["key_refused", "passed over: it does not accept our key"],
   ["cooling_down", "passed over: it asked to be left alone for a while"],
+  ["isolated", "passed over: the settings isolate it"],
+  ["slow_start", "passed over: it has just come back, and gets few requests at first"],
+  ["provider_full", "passed over: it has as many requests as it can take"],
+  ["retry_budget_spent", "not asked again: it has had its share of retries"],
   ["first_token_timeout", "no first token in time"],
   ["whole_answer_timeout", "no answer in time"],
   ["between_tokens_timeout", "fell silent in mid-answer"],
@@ -62,7 +68,15 @@ const KINDS = new Map([
   ["protocol", "broke the protocol"],
 ]);
 
-const PASSED_OVER = new Set(["breaker_open", "host_breaker_open", "key_refused", "quota_used_up", "told_to_wait", "cooling_down"]);
+const PASSED_OVER = new Set(["breaker_open", "host_breaker_open", "key_refused", "quota_used_up", "told_to_wait", "cooling_down", "isolated", "slow_start", "provider_full", "retry_budget_spent"]);
+
+const TRY_KINDS = new Map([
+  ["retry", "asked again"],
+  ["fresh", "asked again on a new connection"],
+  ["key", "asked again with another key"],
+  ["hedge", "asked at once, beside a probe"],
+  ["probe", "a probe"],
+]);
 
 /** A reason ("http_530") in plain words. @param {string} reason */
 export function reasonInWords(reason) {
@@ -76,9 +90,15 @@ export function reasonInWords(reason) {
   return reason.replaceAll("_", " ");
 }
 
-/** What became of a try: "ok", "skip" (never asked) or "bad". @param {string} reason */
+/** Why a try was made, where it was not simply the target's turn; else nothing. @param {string | undefined} kind */
+export function tryInWords(kind) {
+  return TRY_KINDS.get(kind ?? "") ?? "";
+}
+
+/** What became of a try: "ok", "skip" (not asked, or not needed any more) or "bad". @param {string} reason */
 export function kindOfTry(reason) {
   if (reason === "ok" || reason === "cache") return "ok";
+  if (reason === "outrun") return "skip";
   return PASSED_OVER.has(reason) || reason.startsWith("unsupported_") ? "skip" : "bad";
 }
 
@@ -103,6 +123,7 @@ export function triesOf(attempts) {
     target: a.target,
     reason: a.reason || a.outcome || "unknown",
     ms: a.ended_ms === undefined || a.started_ms === undefined ? null : Math.max(0, a.ended_ms - a.started_ms),
+    kind: a.kind,
   }));
 }
 
@@ -132,10 +153,36 @@ export function count(n) {
   return n === null || n === undefined ? "–" : (n < 10_000 ? SMALL : LARGE).format(n);
 }
 
+/** "$0.0004", "$1.24", "$1,240". @param {number | null | undefined} usd */
+export function dollars(usd) {
+  if (!usd) return "$0";
+  if (usd < 0.0001) return "<$0.0001";
+  const digits = usd < 0.1 ? 4 : usd < 1000 ? 2 : 0;
+  return `$${usd.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })}`;
+}
+
+/**
+ * "$0.0123 for 12.3K tokens, and perhaps $0.0004 more for answers that did not come whole".
+ * @param {{billed: Spent, maybe: Spent} | undefined} spent @param {boolean} unpriced whether some target has no price
+ */
+export function spentInWords(spent, unpriced) {
+  if (!spent) return "";
+  const { billed, maybe } = spent;
+  const tokens = billed.prompt_tokens + billed.completion_tokens;
+  const more = maybe.cost_usd ? `, and perhaps ${dollars(maybe.cost_usd)} more for answers that did not come whole` : "";
+  const guessed = billed.estimated_tokens || (maybe.cost_usd && maybe.estimated_tokens) ? " (some tokens are estimated)" : "";
+  const without = unpriced ? ", some of them without a price" : "";
+  return `${dollars(billed.cost_usd)} for ${count(tokens)} tokens${without}${more}${guessed}`;
+}
+
 const INCIDENTS = new Map([
   ["breaker_opened", "breaker opened for"],
   ["breaker_half_opened", "breaker half-open, probing"],
   ["breaker_closed", "breaker closed again for"],
+  ["breaker_isolated", "isolated by the settings:"],
+  ["limit_lowered", "fewer requests at one time for"],
+  ["settings_reloaded", "settings read again"],
+  ["settings_refused", "new settings refused"],
   ["stream_cut", "answer cut by"],
   ["failed_over", "failed over from"],
   ["drained", "told to shut down"],
@@ -154,10 +201,20 @@ const HAPPENED = new Map([
   ["failed_over", ["failover", "failovers"]],
   ["breaker_opened", ["breaker opening", "breaker openings"]],
   ["breaker_half_opened", ["probe", "probes"]],
+  ["probe_succeeded", ["probe that succeeded", "probes that succeeded"]],
   ["breaker_closed", ["breaker closing", "breaker closings"]],
+  ["breaker_isolated", ["isolation by hand", "isolations by hand"]],
+  ["health_degraded", ["target that began to fail", "times that a target began to fail"]],
+  ["health_restored", ["target healthy again", "times that a target was healthy again"]],
+  ["limit_lowered", ["limit lowered", "limits lowered"]],
+  ["retried", ["retry", "retries"]],
+  ["budget_spent", ["retry denied", "retries denied"]],
+  ["hedged", ["request asked of two at once", "requests asked of two at once"]],
   ["stream_cut", ["cut stream", "cut streams"]],
   ["cache_hit", ["cache hit", "cache hits"]],
   ["cache_error", ["cache error", "cache errors"]],
+  ["settings_reloaded", ["change of settings", "changes of settings"]],
+  ["settings_refused", ["refusal of new settings", "refusals of new settings"]],
   ["drained", ["shutdown", "shutdowns"]],
   ["crashed", ["defect of ours", "defects of ours"]],
 ]);

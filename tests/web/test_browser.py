@@ -84,6 +84,7 @@ def settings(urls: dict[str, str]) -> str:
         url = urls[name] + ("" if dialect == "anthropic" else "/v1")
         parts += ["[[provider]]", f'name = "{name}"', f'dialect = "{dialect}"', f'base_url = "{url}"']
         parts += ['key_env = ["DUB5_TEST_KEY"]']
+    parts += ["[provider.prices]", '"claude-sim" = {prompt = 3.0, completion = 15.0}']
     return "\n".join(parts)
 
 
@@ -182,6 +183,124 @@ async def test_service_gone(browser: str, config: Path) -> None:
 
             assert "reconnecting" in await page.evaluate("document.querySelector('#link').textContent")
             assert await page.evaluate("document.querySelectorAll('.target').length") == 3
+
+
+async def test_cost(browser: str, service: str, providers: Simulated) -> None:
+    """Where a target has a price, the page shows what was spent: in all, at that target, and on each request."""
+    await providers.fault("one", kind="status", status=530)
+    await providers.fault("two", kind="status", status=530)
+    try:
+        async with open_page(browser, service) as page:
+            assert await ask(page, "What does this cost?") == "whole"
+            await page.until("document.querySelector('#spent').textContent.startsWith('$0.0')")
+            cards = "[...document.querySelectorAll('.target:not(.ghost) .numbers')].map((p) => p.textContent)"
+            await page.until(f"({cards})[2].includes('$')")
+            await page.until("document.querySelector('#recent .request .times').textContent.includes('$')")
+
+            assert ["$" in said for said in await page.evaluate(cards)] == [False, False, True]
+            assert "some of them without a price" in await page.evaluate(
+                "document.querySelector('#spent').textContent"
+            )
+            assert await page.evaluate("!document.querySelector('#spent').hidden")
+            assert page.errors == []
+    finally:
+        await providers.fault("one")
+        await providers.fault("two")
+
+
+CARDS = """(async () => {
+  const { Card } = await import("/web/cards.js");
+  const seen = (more) => {
+    const card = new Card();
+    const spent = { billed: { cost_usd: null }, maybe: { cost_usd: null } };
+    card.update({ name: "one/m", provider: "one", dialect: "openai", health: "healthy", breaker: "closed", cooling_s: 0,
+      answered: 3, failed: 1, in_flight: 0, last_reason: "ok", first_token_ms: null, limit: 1000, limit_max: 1000,
+      provider_in_flight: 2, priced: false, spent, ...more });
+    document.body.append(card.node);
+    const of = (part) => card.node.querySelector(part);
+    const colour = (part) => getComputedStyle(of(part)).color;
+    const told = [of(".health").textContent, of(".breaker").textContent, of(".room").textContent, of(".numbers").textContent];
+    const marks = [of(".health use").getAttribute("href"), of(".breaker use").getAttribute("href")];
+    const odd = [".health", ".breaker", ".room"].map(colour);
+    card.node.remove();
+    return { told, marks, odd };
+  };
+  const well = seen({});
+  const changed = (more) => {
+    const { told, marks, odd } = seen(more);
+    return [...told, ...marks, odd.map((colour, i) => colour !== well.odd[i])];
+  };
+  return [
+    changed({}),
+    changed({ health: "degraded" }),
+    changed({ health: "unhealthy", breaker: "isolated" }),
+    changed({ limit: 28 }),
+    changed({ priced: true, spent: { billed: { cost_usd: 1.5 }, maybe: { cost_usd: 0.2 } } }),
+  ];
+})()"""
+
+
+async def test_cards(browser: str, service: str) -> None:
+    """A target that does less well, is isolated, or whose provider is given less, says so in words, and stands out."""
+    async with open_page(browser, service) as page:
+        well, degraded, isolated, lowered, priced = await page.evaluate(CARDS)
+
+    room = "one: 2 of at most 1,000 requests at one time"
+    numbers = "3 answered · 1 failed"
+    nothing = [False, False, False]
+    assert well == ["healthy", "breaker closed", room, numbers, "#i-healthy", "#i-closed", nothing]
+    assert degraded[0] == "degraded" and degraded[4] == "#i-degraded" and degraded[6] == [True, False, False]
+    assert isolated[1] == "isolated by the settings" and isolated[5] == "#i-isolated"
+    assert isolated[6] == [True, True, False]
+    assert lowered[2] == "one: 2 of at most 28 requests at one time, lowered from 1,000"
+    assert lowered[6] == [False, False, True]
+    assert priced[3] == f"{numbers} · $1.50"
+
+
+WORDS = """(async () => {
+  const { dollars, happenedInWords, incidentInWords, spentInWords, triesOf } = await import("/web/words.js");
+  const { trailOf } = await import("/web/turn.js");
+  const spent = (prompt_tokens, cost_usd, estimated_tokens = 0) =>
+    ({ prompt_tokens, completion_tokens: 0, estimated_tokens, cost_usd });
+  const attempt = (target, reason, kind) => ({ target, reason, started_ms: 0, ended_ms: 20, kind });
+  const trail = trailOf(triesOf([
+    attempt("one/m", "outrun", "probe"), attempt("two/m", "http_503", "hedge"), attempt("two/m", "ok", "retry"),
+  ]), false);
+  return {
+    dollars: [0, null, 0.00001, 0.00042, 0.0999, 1.239, 1240.4].map(dollars),
+    spent: [
+      spentInWords({ billed: spent(0, null), maybe: spent(0, null) }, false),
+      spentInWords({ billed: spent(12000, 0.5), maybe: spent(3, 0.0004) }, false),
+      spentInWords({ billed: spent(9, 0.5, 2), maybe: spent(0, null) }, true),
+    ],
+    happened: [happenedInWords("budget_spent", 1), happenedInWords("hedged", 2)],
+    incidents: [
+      incidentInWords({ what: "limit_lowered", target: "one" }),
+      incidentInWords({ what: "breaker_isolated", target: "one/m" }),
+    ],
+    trail: [...trail.querySelectorAll(".try")].map((t) => [t.className, t.querySelector(".why").textContent]),
+  };
+})()"""
+
+
+async def test_words(browser: str, service: str) -> None:
+    """Sums, events and the reasons for a try read as a person would say them."""
+    async with open_page(browser, service) as page:
+        words = await page.evaluate(WORDS)
+
+    assert words["dollars"] == ["$0", "$0", "<$0.0001", "$0.0004", "$0.0999", "$1.24", "$1,240"]
+    assert words["spent"] == [
+        "$0 for 0 tokens",
+        "$0.50 for 12K tokens, and perhaps $0.0004 more for answers that did not come whole",
+        "$0.50 for 9 tokens, some of them without a price (some tokens are estimated)",
+    ]
+    assert words["happened"] == ["1 retry denied", "2 requests asked of two at once"]
+    assert words["incidents"] == ["fewer requests at one time for one", "isolated by the settings: one/m"]
+    assert words["trail"] == [
+        ["try skip", "a probe: stopped, because another target was faster"],
+        ["try bad", "asked at once, beside a probe: is not available (503), 20 ms"],
+        ["try ok", "asked again: answered, 20 ms"],
+    ]
 
 
 SPLITS = """(async () => {

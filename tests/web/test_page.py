@@ -12,6 +12,7 @@ from service.attempt.classify import Rest
 from service.chat import Outcome
 from service.routing.health import Health
 from service.telemetry.board import HAPPENED
+from service.telemetry.names import KINDS, PASSED_OVER_REASONS
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "service" / "web"
@@ -131,10 +132,11 @@ def test_service_words() -> None:
     for path in [*(ROOT / "service/providers").glob("*.py"), *(ROOT / "service/attempt").glob("*.py")]:
         reasons |= set(re.findall(r'ProviderFault\(\s*"([a-z_]+)"', path.read_text()))
         reasons |= {f"{clock}_timeout" for clock in re.findall(r'ClockRanOut\("([a-z_]+)"', path.read_text())}
-    barred = re.findall(r"Barred\((.+)\)", (ROOT / "service/routing/health.py").read_text())
+    barred = re.findall(r"Barred\((.+)\)", (ROOT / "service/routing/fleet.py").read_text())
     passed_over = {name for said in barred for name in re.findall(r'"([a-z_]+)"', said)}
     passed_over |= {rest.value for rest in Rest}
-    reasons |= passed_over
+    assert passed_over == PASSED_OVER_REASONS
+    reasons |= passed_over | {"cancelled", "outrun"}
 
     assert {"truncated", "breaker_open", "cooling_down"} <= reasons, "the patterns no longer find the reasons"
     assert [
@@ -142,6 +144,7 @@ def test_service_words() -> None:
     ] == []
     assert [r for r in sorted(reasons) if f'["{r}",' not in SCRIPTS["words.js"]] == []
     assert [h for h in HAPPENED if f'["{h}", [' not in SCRIPTS["words.js"]] == []
+    assert [k for k in KINDS - {"first"} if f'["{k}",' not in SCRIPTS["words.js"]] == []
     assert [o for o in Outcome if f'["{o}",' not in SCRIPTS["live.js"]] == []
     assert [s for s in State if f'["{s}",' not in SCRIPTS["cards.js"]] == []
 
