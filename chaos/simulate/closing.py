@@ -1,17 +1,19 @@
 """The end of a run: nothing is left, and everybody tells the same story, to the request."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 from chaos.judge import HONEST, Outcome
-from chaos.simulate.books import Books, Case
+from chaos.simulate.books import Books, Case, Trial
+from chaos.simulate.build import PRICE
 from chaos.simulate.rules import Rules
 from chaos.simulate.world import World
 from service.app import Service
 from service.chat import Outcome as Told
-from simulators.ledger import Ledger
-from simulators.virtual import VirtualWire
+from simulators.answers import Proof, judge, prompt_tag
+from simulators.ledger import Ended, Ledger, Line
+from simulators.virtual import VirtualLoop, VirtualWire
 
 LATE_S = 0.1  # an end may come so long after the deadline
 LAST_WORDS_S = 2.0  # and so much later where the client does not read
@@ -37,29 +39,57 @@ class Closing:
         self._service = service
         self._wire = wire
         self._ledger = ledger
+        self._resting: set[asyncio.Task[Any]] = set()
 
-    async def quiet(self) -> None:
-        """Nobody asks any more: soon nothing moves, and everything that was taken is back."""
+    def at_rest(self) -> None:
+        """Nobody has asked yet: these are the tasks of a service that has nothing to do."""
+        self._resting = set(_loop().unfinished())
+
+    async def quiet(self, quiet_s: float) -> None:
+        """Nobody asks any more: when every clock has run out, everything that was taken is back (S6)."""
+        loop = _loop()
         await asyncio.sleep(SETTLE_S)
+        while self._rules.left_open() and quiet_s > 0:  # probes that are heard out, or the service's own
+            await asyncio.sleep(SETTLE_S)
+            quiet_s -= SETTLE_S
+        tell = self._books.violated
+        for trial in self._rules.left_open():
+            tell("S6", f"#{trial.number}: the try at {trial.target} of {trial.began_s:.3f} s never ended")
+        for trial in self._books.trials():
+            if trial.attempt is not None and trial.closed_s is None:
+                tell("S6", f"#{trial.number}: the connection to {trial.target} was never closed")
+        for name, provider in self._service.fleet._providers.items():
+            if provider.limiter.in_flight:
+                tell("S6", f"{provider.limiter.in_flight} permits of {name} have not come back")
+        for state in self._service.fleet.states(loop.time()):
+            if state.in_flight or state.probing:
+                tell("S6", f"{state.name}: {state.in_flight} in flight, {state.probing} probes out, and nobody asks")
+        if self._service.admission.in_flight:
+            tell("S6", f"{self._service.admission.in_flight} requests are still in the house")
+        if left := [task.get_name() for task in loop.unfinished() if task not in self._resting]:
+            tell("S6", f"tasks are left: {', '.join(left[:5])}")
 
     def agree(self, status: dict[str, Any]) -> None:
         """The client's view, the service's events, its status and the ledger are of one opinion."""
         for case in self._books.cases.values():
             self._honest(case)
             self._one_ending(case)
+            self._one_answer(case)
+            self._counted_once(case)
         told = Counter(case.ended.outcome.value for case in self._books.cases.values() if case.ended)
         if +Counter(status["outcomes"]) != told:
             self._books.violated("S1", f"/status counts {status['outcomes']}, the events {dict(told)}")
-
-    def over(self) -> None:
-        """The service is closed."""
+        if status["in_flight"]:
+            self._books.violated("S1", f"/status has {status['in_flight']} in flight")
+        self._with_ledger()
 
     def _honest(self, case: Case) -> None:
+        """An end in time, and one that does not lie."""
         ending, ask = case.ending, case.ask
         assert ending is not None, "the clients have all gone home"
         slow_s = LAST_WORDS_S if ask.pause_s else 0.0
         late_s = (case.ended_s if ask.pause_s else case.ending_s) - case.deadline_s
-        self._books.measured("an end after the deadline", late_s)
+        self._books.measured("end after the deadline", late_s - slow_s)
         if late_s > LATE_S + slow_s:
             self._books.violated("deadline", f"#{ask.number} ended {late_s:.3f} s after its deadline")
         stalled = ask.pause_s > 0 and case.ended is not None and case.ended.outcome is Told.CANCELLED
@@ -67,6 +97,7 @@ class Closing:
             self._books.violated("honest", f"#{ask.number} is {ending.outcome}: {ending.reason}")
 
     def _one_ending(self, case: Case) -> None:
+        """S1: one end, and the same to everybody."""
         ending, ended, number = case.ending, case.ended, case.ask.number
         assert ending is not None, "the clients have all gone home"
         if ended is None:
@@ -82,4 +113,68 @@ class Closing:
         elif ended.code is not None and ended.code != ending.reason:
             self._books.violated("S1", f"#{number} is told {ending.reason}, the events say {ended.code}")
 
+    def _one_answer(self, case: Case) -> None:
+        """S2: what a client read is the beginning of one answer, whole or not."""
+        if case.text and judge(case.text, case.ask.prompt) not in (Proof.WHOLE, Proof.CUT):
+            self._books.violated("S2", f"#{case.ask.number} read {case.text[:200]!r}")
 
+    def _counted_once(self, case: Case) -> None:
+        """S11: each try is in the trail once, with its own tokens and their price."""
+        if case.ended is None:
+            return
+        made = {id(trial.attempt) for trial in case.trials}
+        trail = [id(attempt) for attempt in case.ended.attempts if attempt.tried]
+        if len(set(trail)) < len(trail) or not set(trail) <= made:
+            self._books.violated("S11", f"the trail of #{case.ask.number} tells of tries that were not made, or twice")
+        for trial in case.trials:
+            attempt = trial.attempt
+            if attempt is None:
+                continue  # told above
+            priced = self._world.provider(trial.provider).priced and attempt.usage is not None
+            price = PRICE.of(attempt.usage) if priced and attempt.usage else None
+            if attempt.cost_usd != price:
+                self._books.violated("S11", f"#{case.ask.number} at {trial.target} costs {attempt.cost_usd}, not {price}")
+
+    def _with_ledger(self) -> None:
+        """Each try that reached a provider is one line there, and each line is one try."""
+        lines: dict[tuple[str, str], list[Line]] = defaultdict(list)
+        for line in sorted(self._ledger.lines(), key=lambda line: line.at_s):
+            lines[line.prompt, line.provider].append(line)
+        known = {prompt_tag(case.ask.prompt): case for case in self._books.cases.values()}
+        for tag, case in known.items():
+            for provider in {trial.provider for trial in case.trials}:
+                self._pair([t for t in case.trials if t.provider == provider], lines.pop((tag, provider), []))
+        for (tag, provider), rest in lines.items():
+            if tag in known:
+                self._books.violated("ledger", f"{provider} has {len(rest)} tries of #{known[tag].ask.number} unknown to us")
+
+    def _pair(self, trials: list[Trial], lines: list[Line]) -> None:
+        """Tries of one request at one provider, with their lines, both by time."""
+        number, provider = trials[0].number, trials[0].provider
+        reached = [t for t in trials if _reached(t) is not False]
+        sure = [t for t in reached if _reached(t)]
+        if not len(sure) <= len(lines) <= len(reached):
+            self._books.violated("ledger", f"{provider} has {len(lines)} lines of #{number}, we made {len(reached)} tries")
+            return
+        by_status = Counter(trial.status for trial in sure)
+        if by_status - Counter(line.status for line in lines):
+            self._books.violated("ledger", f"#{number} at {provider}: {by_status} is not what the ledger says")
+        whole = sum(bool(trial.attempt and trial.attempt.ok) for trial in trials)
+        if whole > sum(line.status == 200 and line.ended is not Ended.CLIENT_LEFT for line in lines):
+            self._books.violated("ledger", f"#{number} was answered by {provider}, which was not done when we left")
+
+
+def _reached(trial: Trial) -> bool | None:
+    """Whether it came as far as the provider's own code; None: the service could not know."""
+    if trial.status is not None:
+        return True
+    reason = trial.attempt.reason if trial.attempt else ""
+    if reason.startswith(("pool_", "resolve_", "connect_")):
+        return False
+    return None
+
+
+def _loop() -> VirtualLoop:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return loop

@@ -15,8 +15,12 @@ from chaos.simulate.asks import asks
 from chaos.simulate.books import Books
 from chaos.simulate.clients import Clients
 from chaos.simulate.closing import Closing
+from chaos.simulate.recovery import Recovery
 from chaos.simulate.rules import Rules
 from chaos.simulate.seam import CheckedWire
+from chaos.simulate.sometimes import look_back
+from chaos.simulate.spending import spending
+from chaos.simulate.wholeness import wholeness
 from chaos.simulate.world import STALE, World
 from service.app import Service
 from service.wire.base import Slots
@@ -89,6 +93,7 @@ class Stage:
         clients = Clients(door, narrow, books, world.tuning.clocks.total_s)
         closing = Closing(world, books, rules, service, wire, ledger)
         async with door:
+            closing.at_rest()
             aside = [asyncio.create_task(self._stale(wire), name="stale connections")]
             drain = asyncio.create_task(self._drain(service), name="drain")
             await clients.send_all(asks(world))
@@ -97,9 +102,12 @@ class Stage:
                 task.cancel()
             await asyncio.gather(*aside, return_exceptions=True)
             await asyncio.sleep(max(0.0, world.end_s - loop.time()) if not world.drain else 0.0)
-            await closing.quiet()
+            await closing.quiet(world.tuning.clocks.total_s)
             closing.agree((await door.request("GET", "/status")).json())
-        closing.over()
+            spending(world, books)
+            Recovery(world, books, rules).check(loop.time())
+            wholeness(world, books)
+            look_back(world, books)
         self.end_s = loop.time()
 
     async def _drain(self, service: Service) -> None:

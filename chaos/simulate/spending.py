@@ -1,0 +1,48 @@
+"""S3: how often one target is asked for one request, and how much of a provider's load nobody had to make."""
+
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+
+from chaos.simulate.books import Books, Trial
+from chaos.simulate.build import keys
+from chaos.simulate.world import World
+
+FREE = ("first", "hedge", "probe")
+EDGE = 1.0  # a window of whole seconds may hold one more than a window that slides
+
+
+def spending(world: World, books: Books) -> None:
+    """Looks at all tries together."""
+    retry = world.tuning.retry
+    retries_max = max(retry.same_target_max, retry.last_target_max)
+    by_provider: dict[str, list[Trial]] = defaultdict(list)
+    for trial in books.trials():
+        if trial.attempt is not None:
+            by_provider[trial.provider].append(trial)
+    for number, case in books.cases.items():
+        if len(case.trials) < 2:
+            continue
+        kinds = Counter((t.target, t.attempt.kind if t.attempt.kind not in FREE else "first") for t in case.trials if t.attempt)
+        for (target, kind), count in kinds.items():
+            provider = world.provider(target.partition("/")[0])
+            allowed = {"first": 1, "fresh": 1, "retry": retries_max, "key": len(keys(provider)) - 1}[kind]
+            if count > allowed:
+                books.violated("S3", f"#{number} asks {target} {count} times as {kind}; the policy allows {allowed}")
+    for name, trials in by_provider.items():
+        _within_budget(world, books, name, trials)
+
+
+def _within_budget(world: World, books: Books, name: str, trials: list[Trial]) -> None:
+    """Over any window that ends with a try that was paid for: so many were paid as its first tries have earned."""
+    options = world.tuning.budget
+    first = [t.began_s for t in trials if t.attempt and t.attempt.kind in FREE]
+    paid = [t.began_s for t in trials if t.attempt and t.attempt.kind == "retry"]
+    for n, at_s in enumerate(paid, start=1):
+        from_s = int(at_s) - options.window_s + 1
+        earned = options.share * (bisect_right(first, at_s) - bisect_left(first, from_s))
+        spent = n - bisect_left(paid, from_s)
+        bound = earned + options.floor_per_s * options.window_s + EDGE
+        if spent > bound:
+            books.violated(
+                "S3", f"{name}: {spent} paid tries in the {options.window_s} s before {at_s:.3f} s, {bound:.1f} allowed"
+            )
