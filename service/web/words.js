@@ -74,7 +74,7 @@ const TRY_KINDS = new Map([
   ["retry", "asked again"],
   ["fresh", "asked again on a new connection"],
   ["key", "asked again with another key"],
-  ["hedge", "asked at once, beside a probe"],
+  ["hedge", "asked at once, beside the one before"],
   ["probe", "a probe"],
 ]);
 

@@ -298,7 +298,7 @@ async def test_words(browser: str, service: str) -> None:
     assert words["incidents"] == ["fewer requests at one time for one", "isolated by the settings: one/m"]
     assert words["trail"] == [
         ["try skip", "a probe: stopped, because another target was faster"],
-        ["try bad", "asked at once, beside a probe: is not available (503), 20 ms"],
+        ["try bad", "asked at once, beside the one before: is not available (503), 20 ms"],
         ["try ok", "asked again: answered, 20 ms"],
     ]
 
