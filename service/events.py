@@ -80,7 +80,8 @@ class BudgetSpent:
 
 @dataclass(frozen=True, slots=True)
 class Hedged:
-    """A second target is asked at once, beside this one. `why`: "probe": nobody should wait for its probe."""
+    """A second target is asked at once, beside this one, for nobody should wait for it. `why`: "probe" (it may be
+    down) or "degraded" (it fails now and then)."""
 
     request_id: str
     route: str

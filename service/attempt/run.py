@@ -3,7 +3,7 @@
     run     walk the targets in order; then those that are better than nobody; then say why not
     walk    enter     a pass from the guards, or the next target
             ask       a try; once more here if backoff says so and the budget pays
-            race      a probe and the rest of the walk side by side: nobody waits for a target that may be dead
+            race      a probe or trial and the rest of the walk side by side: nobody waits for who may be dead
 
 A failure is classified once; the guards, the trail and this loop all take that verdict. Before the commit point
 nothing has been sent to the client and any target may still answer. After it, none may.
@@ -101,7 +101,7 @@ class _Walk:
             if leave is None:
                 continue
             rest = targets[i + 1 :]
-            if leave.probe and not self._is_last(rest):
+            if self._is_trial(target, leave, rest):
                 return await self._race(target, leave, rest)
             found = await self._ask(target, leave, kind, rest)
             if found is not None:
@@ -119,6 +119,15 @@ class _Walk:
         if leave.soft and not last_resort:
             self._soft.append(target)
         return None
+
+    def _is_trial(self, target: Target, leave: Pass, rest: Sequence[Target]) -> bool:
+        """Whether this one may be dead or sick, and somebody else can be asked instead."""
+        now_s = clock.now()
+        if leave.probe:
+            return not self._is_last(rest)
+        if self._fleet.does_well(target, now_s):
+            return False
+        return any(self._fleet.does_well(other, now_s) and self._fleet.may_ask(other, now_s) for other in rest)
 
     def _is_last(self, rest: Sequence[Target]) -> bool:
         """Whether nobody else can be asked now."""
@@ -174,13 +183,14 @@ class _Walk:
             raise
 
     async def _race(self, target: Target, leave: Pass, rest: Sequence[Target]) -> Found | None:
-        """A probe, and the rest of the way beside it: the first content wins. A probe that was outrun is heard out;
-        others that were outrun are ended."""
+        """A probe or trial, and the rest of the way beside it: the first content wins. A probe that was outrun is
+        heard out; others that were outrun are ended."""
         runner, task = self._runner, self._task
-        runner.means.events.emit(Hedged(task.request.id, task.route, target.name, "probe"))
+        kind, why = ("probe", "probe") if leave.probe else ("first", "degraded")
+        runner.means.events.emit(Hedged(task.request.id, task.route, target.name, why))
         alone_s = task.clocks.connect_s + task.clocks.first_token_s  # it may have to go on without us
         own_s = max(self._watch.deadline_s, clock.now() + alone_s)
-        probe = _Leg(runner, task, own_s, lambda walk: walk._ask(target, leave, "probe", rest))
+        probe = _Leg(runner, task, own_s, lambda walk: walk._ask(target, leave, kind, rest))
         others = _Leg(runner, task, self._watch.deadline_s, lambda walk: walk.to_the_end(rest, "hedge"))
         found: Found | None = None
         try:

@@ -270,10 +270,12 @@ class Fleet:
         return entry.is_closed and not entry.record.degraded(now_s)
 
     def standing(self, target: Target, now_s: float) -> Standing:
-        """What the router wants to know. A target that is due for a probe stands where a healthy one would, or nobody
-        would ever find out that it is back."""
+        """What the router wants to know. A target that is due for a probe, or fails a little and was not asked for a
+        while, stands where a healthy one would, or nobody would ever find out that it is back."""
         entry = self._entries[target]
         rank = 0 if self._probe_due(entry, now_s) else _RANK[self._health(entry, now_s)]
+        if rank == _RANK[Health.DEGRADED] and now_s - entry.asked_s >= self._options.health.trial_s:
+            rank = 0
         return Standing(rank, entry.first_token.at(now_s) * (entry.in_flight + 1))
 
     def wait_s(self, target: Target, now_s: float) -> float:
