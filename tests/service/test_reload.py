@@ -190,7 +190,9 @@ class TestWhatIsKnown:
 
     async def test_counts_that_nothing_new_judges(self) -> None:
         """A reload that changes a key does not hide four failures from the fifth."""
-        async with World(one=DOWN, two=healthy(), breaker=BreakerOptions(failures_in_a_row=5)) as world:
+        fifth = BreakerOptions(failures_in_a_row=100, calls_min=5)
+        async with World(one=DOWN, two=healthy(), breaker=fifth) as world:
+            reload(world, retry=ASKED_ONCE)
             for _ in range(4):
                 await world.ask()
             reload(world, keys={"one": ("sk-new",)})
@@ -297,6 +299,7 @@ class TestProbes:
             assert state(world, "one/m").probing
             reload(world, probe=ProbeOptions(enabled=False))
         assert asyncio.all_tasks() == others
+        assert world.service.board.standings["one/m"].failed == 1  # the probe was not torn down, but ended
 
 
 class TestIsolated:
