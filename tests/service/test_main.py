@@ -1,4 +1,4 @@
-"""The service as its own process, on real sockets: start, leave, SIGTERM."""
+"""The service as its own process, on real sockets: start, leave, SIGTERM, SIGHUP."""
 
 import asyncio
 import os
@@ -14,13 +14,17 @@ import pytest
 import uvicorn
 
 from service.__main__ import main
-from simulators.script import Respond, SimRequest
+from simulators.script import Respond, Script, SimRequest
 from simulators.sockets import serve
 from tests.service.world import body, healthy, payloads, status
 
 pytestmark = pytest.mark.real_sockets
 ENDLESS = healthy(first_s=0.01, gap_s=0.05, words=("word ",) * 10_000)
 PATIENCE_S = 30.0
+SMALLEST = (
+    '[[provider]]\nname = "one"\ndialect = "openai"\nbase_url = "http://h"\n'
+    '[[route]]\nname = "chat"\ntargets = ["one/m"]\n'
+)
 BALANCERS_S = 60  # how long those in front keep an idle connection
 
 
@@ -76,6 +80,93 @@ async def test_sigterm_during_fifty_streams(tmp_path: Path) -> None:
         assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
 
 
+async def test_sighup(tmp_path: Path) -> None:
+    """Reads the file and the keys again: a stream goes on, a new name answers, and a broken file changes nothing."""
+    used: list[str | None] = []
+
+    def noting(request: SimRequest) -> Script:
+        used.append(request.headers.get("authorization"))
+        return ENDLESS(request)
+
+    key = tmp_path / "key"
+    key.write_text("sk-old\n")
+    async with running(tmp_path, noting, KEY_TWO_FILE=str(key)) as (process, url):
+        chat = url + "/v1/chat/completions"
+        async with aiohttp.ClientSession() as session, session.post(chat, json=body(stream=True)) as stream:
+            await stream.content.readany()
+
+            config = tmp_path / "dub5.toml"
+            text = config.read_text().replace('"chat"', '"other"')
+            text = text.replace('"two"', '"two"\nkey_env = ["KEY_TWO"]') + "[server]\nport = 1\n"
+            config.write_text(text)
+            told = await reloaded(process, session, url)
+            assert (told["ok"], told["problems"]) == (True, [])  # --port still lies over the file
+            key.write_text("sk-new\n")
+            config.write_text(text + 'wire = "httpx"\n')
+            told = await reloaded(process, session, url)
+            assert told["problems"] == ["server.wire: needs a restart; the old value stays."]
+            async with session.post(chat, json=body(model="other")) as answer:
+                assert answer.headers["x-dub5-target"] == "two/m"
+
+            config.write_text("[[route]")
+            told = await reloaded(process, session, url)
+            assert told["ok"] is False
+            assert "is not valid TOML" in told["problems"][0]
+            async with session.post(chat, json=body(model="other")) as answer:
+                assert answer.status == 200
+
+            while b'"word "' not in await stream.content.readany():
+                pass
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+    assert used == [None, "Bearer sk-new", "Bearer sk-new"]
+
+
+async def reloaded(
+    process: asyncio.subprocess.Process, session: aiohttp.ClientSession, url: str
+) -> dict[str, Any]:
+    """Sends SIGHUP; what /status tells of it then."""
+
+    async def told() -> dict[str, Any] | None:
+        async with session.get(url + "/status") as answer:
+            return (await answer.json())["reloaded"]
+
+    before = await told()
+    process.send_signal(signal.SIGHUP)
+    async with asyncio.timeout(PATIENCE_S):
+        while (after := await told()) == before:
+            pass
+    assert after is not None
+    return after
+
+
+async def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
+    """Ends the service that was started in it: SIGHUP means just that there."""
+    in_it = (
+        "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    config = tmp_path / "dub5.toml"
+    config.write_text(SMALLEST)
+    terminal, inside = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", in_it, "-m", "service", "serve", "--config", str(config), "--port", "0"),
+        stdin=inside,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    os.close(inside)
+    try:
+        assert process.stdout is not None
+        assert (await asyncio.wait_for(process.stdout.readline(), PATIENCE_S)).startswith(b"listening")
+        os.close(terminal)
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
 async def test_a_client_that_leaves_is_noticed_by_the_provider(tmp_path: Path) -> None:
     """Within 100 ms when idle."""
     closed = asyncio.Event()
@@ -116,10 +207,7 @@ async def test_a_port_in_use(tmp_path: Path) -> None:
 def test_idle_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Are the client's to close, or it would send a request into a connection that is just being closed."""
     config, seen = tmp_path / "dub5.toml", dict[str, Any]()
-    config.write_text(
-        '[[provider]]\nname = "one"\ndialect = "openai"\nbase_url = "http://h"\n'
-        '[[route]]\nname = "chat"\ntargets = ["one/m"]\n'
-    )
+    config.write_text(SMALLEST)
 
     def noting(app: object, **options: Any) -> None:
         seen.update(options)
