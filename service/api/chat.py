@@ -73,6 +73,7 @@ class Exchange:
         self._watch = Watch(self.started_s + UPLOAD_S)  # until the request says which deadline it has
         self._task = asyncio.current_task()
         self._left = self._drained = self._head_sent = self._streaming = self._telling = self._over = False
+        self._all_sent = False  # from then on nothing can be cut: what looks like a client that left is the end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watcher: asyncio.Task[None] | None = None
@@ -105,7 +106,7 @@ class Exchange:
 
     def cut_for_drain(self) -> None:
         """The process ends: an honest error now."""
-        if not (self._over or self._drained or self._telling):
+        if not (self._over or self._all_sent or self._drained or self._telling):
             self._drained = True
             self._cancel()
 
@@ -215,6 +216,7 @@ class Exchange:
 
     async def _send_body(self, data: bytes, send: Send, *, more: bool) -> None:
         await self._to_client(send({"type": "http.response.body", "body": data, "more_body": more}))
+        self._all_sent = not more
 
     async def _to_client(self, exchange: Awaitable[T]) -> T:
         """Waits for a client that does not read, or does not write, but not for ever. Raises ClientGone."""
@@ -244,7 +246,7 @@ class Exchange:
     async def _until_left(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        if not self._over:
+        if not (self._over or self._all_sent):
             self._left = True
             self._cancel()
 
