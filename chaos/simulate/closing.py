@@ -12,7 +12,7 @@ from chaos.simulate.world import World
 from service.app import Service
 from service.chat import Outcome as Told
 from simulators.answers import Proof, judge, prompt_tag
-from simulators.ledger import Ended, Ledger, Line
+from simulators.ledger import Ledger, Line
 from simulators.virtual import VirtualLoop, VirtualWire
 
 LATE_S = 0.1  # an end may come so long after the deadline
@@ -160,8 +160,9 @@ class Closing:
         if by_status - Counter(line.status for line in lines):
             self._books.violated("ledger", f"#{number} at {provider}: {by_status} is not what the ledger says")
         whole = sum(bool(trial.attempt and trial.attempt.ok) for trial in trials)
-        if whole > sum(line.status == 200 and line.ended is not Ended.CLIENT_LEFT for line in lines):
-            self._books.violated("ledger", f"#{number} was answered by {provider}, which was not done when we left")
+        words = self._world.provider(provider).words
+        if whole > sum(line.status == 200 and line.tokens_sent >= words for line in lines):
+            self._books.violated("ledger", f"#{number} was answered by {provider}, which had not said all of it")
 
 
 def _reached(trial: Trial) -> bool | None:
