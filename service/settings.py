@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from service import words
 from service.chat import Price
 from service.keys import Keys, text_of
 from service.options import (
@@ -34,7 +35,6 @@ from service.options import (
     RetryOptions,
     Seconds,
 )
-from service.words import in_words
 
 ENV_PREFIX = "DUB5__"  # DUB5__SERVER__PORT=9000 sets [server] port
 
@@ -283,14 +283,16 @@ def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
             return msgspec.convert(parts, kind, strict=False)
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        if where.endswith(("key_env", "keys_env")):  # a key written here by mistake must not be shown
+        inside = words.where(error)
+        where += inside if inside.startswith("[") or not inside else f".{inside}"
+        if "key_env" in where or "keys_env" in where:  # a key written here by mistake must not be shown
             problems.append(f"{where}: must be a list of names of environment variables, not the keys.")
-        elif where.endswith(".headers"):  # one of them may be a secret after all
-            problems.append(f"{where}: {in_words(error)}.")
+        elif ".headers" in where:  # one of them may be a secret after all
+            problems.append(f"{where}: {words.in_words(error)}.")
         elif get_origin(kind) is Literal:
             problems.append(f"{where}: must be one of {', '.join(get_args(kind))} (it is {value!r}).")
         else:
-            problems.append(f"{where}: {in_words(error)} (it is {value!r}).")
+            problems.append(f"{where}: {words.in_words(error)} (it is {value!r}).")
         return None
 
 

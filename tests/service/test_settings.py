@@ -1,8 +1,10 @@
 """Settings: everything that is wrong is said at once, in words, and nothing secret is said at all."""
 
+import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from service.settings import Loaded, SettingsProblems, load
 
@@ -69,6 +71,18 @@ def test_all_problems_at_once(read) -> None:
             ('name = "chat"', 'name = "chat"\nclocks = {first_token_s = 0}'),
             "first_token_s: must be a number > 0",
         ),
+        (
+            ("[[route]]", "[breaker]\nopen_s = 20\n[[route]]"),
+            "breaker.open_s: is longer than breaker.open_max_s",
+        ),
+        (
+            ("[[route]]", "[breaker]\nhost_open_max_s = 4\n[[route]]"),
+            "breaker.open_s: is longer than breaker.host_open_max_s",
+        ),
+        (('"openai"', '"openai"\nprices = {gpt = {input = 1}}'), "one'.prices[...].prompt: is missing"),
+        (('["one/gpt"]', '["one/gpt", 3]'), "route 'chat'.targets[1]: must be text, not a whole number"),
+        (("[[route]]", "[retry]\nmax_s = 0.05\n[[route]]"), "retry.base_s: is longer than retry.max_s"),
+        (("[[route]]", "[limiter]\nmax = 3\n[[route]]"), "limiter.min: is more than limiter.max"),
         (("[[route]]", "[[rout]]"), "No route is configured: add a [[route]] table."),
     ],
     ids=lambda value: value if isinstance(value, str) else value[1],
@@ -87,6 +101,78 @@ def test_a_key_in_the_wrong_place_is_not_shown(read) -> None:
     """Somebody who writes a key where a variable's name belongs does not find it in a log."""
     for value in ('["sk-proj-abc"]', '"sk-proj-abc"'):
         assert "sk-proj" not in "".join(problems(read, GOOD.replace('["KEY_ONE"]', value)))
+
+    headers = 'differs = {headers = {"x-token" = "sk-proj-abc", "not ok" = "x"}}\n[[route]]'
+    said = problems(read, GOOD.replace("[[route]]", headers))
+    assert "differs.headers" in said[0]
+    assert "sk-proj" not in said[0]
+
+
+class TestKeysInFiles:
+    def test_read(self, read, tmp_path: Path) -> None:
+        """KEY_ONE_FILE names a file that holds the key, as Docker and Kubernetes give secrets."""
+        file = tmp_path / "key"
+        file.write_text("sk-2\n")
+        assert read(GOOD, {"KEY_ONE_FILE": str(file)}).provider_keys["one"][0].reveal() == "sk-2"
+        assert "both set" in problems(read, GOOD, {"KEY_ONE_FILE": str(file), "KEY_ONE": "sk-1"})[0]
+
+    @pytest.mark.parametrize("held", [b"", b"two words", b"sk-one\nsk-two", b"sk-\xff"])
+    def test_no_key(self, read, tmp_path: Path, held: bytes) -> None:
+        """What cannot stand in a header is no key, and is not shown."""
+        file = tmp_path / "key"
+        file.write_bytes(held)
+        said = problems(read, GOOD, {"KEY_ONE_FILE": str(file)})[0]
+        assert said.startswith("provider 'one'.key_env: the file that KEY_ONE_FILE names must hold a key")
+        assert "sk-" not in said
+
+    def test_no_file(self, read, tmp_path: Path) -> None:
+        """The variable is named, and why."""
+        said = problems(read, GOOD, {"KEY_ONE_FILE": str(tmp_path / "none")})[0]
+        assert "KEY_ONE_FILE names cannot be read (No such file" in said
+
+
+class TestRunning:
+    def test_what_is_bound_at_the_start(self, read) -> None:
+        """Stays, and is said to need a restart; all else is taken."""
+        running = read(GOOD).settings
+        text = '[server]\nhost = "::1"\nport = 9\nwire = "httpx"\nproxy = "http://p:1"\nheaders_max = 7\n'
+        loaded = read(text + "connections_per_origin_max = 9\n" + GOOD, running=running)
+        assert loaded.settings.server == replace(running.server, headers_max=7)
+        assert loaded.remarks == tuple(
+            f"server.{name}: needs a restart; the old value stays."
+            for name in ("host", "port", "wire", "proxy", "connections_per_origin_max")
+        )
+
+    def test_exposure(self, read) -> None:
+        """Keys are not taken off a service that can be reached from outside, whatever host the file now says."""
+        keys = '\n[server]\nhost = "0.0.0.0"\ncaller_keys_env = ["KEY_ONE"]\n'
+        running = read(GOOD + keys).settings
+        assert "'0.0.0.0' is reachable from outside" in problems(read, GOOD, running=running)[0]
+
+    def test_pipes(self, read, tmp_path: Path) -> None:
+        """What can be read only once is not waited for."""
+        os.mkfifo(tmp_path / "pipe")
+        running = read(GOOD).settings
+        said = problems(read, GOOD, {"KEY_ONE_FILE": str(tmp_path / "pipe")}, running=running)
+        assert "a pipe can be read only once" in said[0]
+        with pytest.raises(SettingsProblems, match="only once"):
+            load(tmp_path / "pipe", {}, running=running)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('"openai"', '"openai"\nisolated = true'), "every provider behind it is isolated"),
+        (('"openai"', '"openai"\nprices = {gpd = {prompt = 1, completion = 2}}'), "'gpd' is behind no route"),
+        (('name = "chat"', 'name = "chat"\nclocks = {first_token_s = 30}'), "longer than breaker.probe_s"),
+    ],
+    ids=["isolated", "prices", "probe"],
+)
+def test_remarks(read, change: tuple[str, str], said: str) -> None:
+    """What can be used, and is hardly meant, is said and not refused."""
+    assert read(GOOD).remarks == ()
+    (remark,) = read(GOOD.replace(*change)).remarks
+    assert said in remark
 
 
 def test_secrets_do_not_print(read) -> None:
