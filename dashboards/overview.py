@@ -110,6 +110,35 @@ OVERVIEW = Board(
             states=(State("healthy", "green"), State("degraded", "yellow"), State("unhealthy", "red")),
         ),
         Panel(
+            "Retries, hedges and probes",
+            "Tries a second that were not simply a target's turn, by why they were made; and requests that went to a "
+            "second target at once, beside one that might have kept them waiting.",
+            "reqps",
+            (
+                Query(rate(names.ATTEMPTS, by="target, kind", match='kind!="first"'), "{{target}} {{kind}}"),
+                Query(rate(names.HEDGES, by="target, why"), "hedged beside {{target}}: {{why}}"),
+            ),
+            often_empty=True,
+        ),
+        Panel(
+            "Retries denied",
+            "Retries and hedges a second that were not made, because their provider's budget was spent. A provider in "
+            "trouble is not to be asked even more; if this lasts, look at what fails there.",
+            "reqps",
+            (Query(rate(names.RETRIES_DENIED, by="provider"), "{{provider}}"),),
+            often_empty=True,
+        ),
+        Panel(
+            "Room at providers",
+            "Requests that each provider is given at one time, and those under way. A provider that shows that it has "
+            "less room is given less; how often that happened stands below.",
+            "short",
+            (
+                Query(f"sum by (provider) ({of(names.PROVIDER_LIMIT)})", "{{provider}} limit"),
+                Query(f"sum by (provider) ({of(names.PROVIDER_IN_FLIGHT)})", "{{provider}} under way"),
+            ),
+        ),
+        Panel(
             "In flight",
             "Requests being answered, and open tries by target.",
             "short",
@@ -127,13 +156,21 @@ OVERVIEW = Board(
             often_empty=True,
         ),
         Panel(
-            "Breaker moves",
-            "How often breakers moved, by scope and the state they moved to.",
+            "Moves",
+            "How often breakers and health moved, by what they moved to; and how often a provider's limit was lowered.",
             "short",
             (
                 Query(
                     f"sum by (scope, after) (increase({of(names.BREAKER_CHANGES)}[$__rate_interval]))",
-                    "{{scope}} {{after}}",
+                    "{{scope}} breaker {{after}}",
+                ),
+                Query(
+                    f"sum by (target, after) (increase({of(names.HEALTH_CHANGES)}[$__rate_interval]))",
+                    "{{target}} {{after}}",
+                ),
+                Query(
+                    f"sum by (provider) (increase({of(names.LIMIT_LOWERED)}[$__rate_interval]))",
+                    "{{provider}} limit lowered",
                 ),
             ),
             often_empty=True,
@@ -170,16 +207,30 @@ OVERVIEW = Board(
         ),
         Panel(
             "Tokens",
-            "Tokens a second by target and kind, as the providers counted them.",
+            "Tokens a second by target and kind. Those that may be billed belong to tries without a whole answer: cut, "
+            "given up, left by their client, or outrun by another target. Some are estimated.",
             "short",
             (
                 Query(
-                    f"sum by ({TARGET}, gen_ai_token_type) "
-                    f"(rate({of(names.TOKEN_USAGE, suffix='_sum')}[$__rate_interval]))",
-                    TARGET_LEGEND + " {{gen_ai_token_type}}",
+                    rate(names.TOKENS_SPENT, by="target, gen_ai_token_type, certainty"),
+                    "{{target}} {{gen_ai_token_type}} {{certainty}}",
                 ),
             ),
             stacked=True,
+        ),
+        Panel(
+            "Cost",
+            "US dollars an hour by target, where the settings name a price. Whole answers are billed; what was spent "
+            "on others may be.",
+            "currencyUSD",
+            (
+                Query(
+                    f"3600 * {rate(names.COST, by='target, certainty')}",
+                    "{{target}} {{certainty}}",
+                ),
+            ),
+            stacked=True,
+            often_empty=True,
         ),
     ),
 )

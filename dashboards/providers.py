@@ -1,8 +1,10 @@
-"""Three providers that a dashboard must tell apart: one that answers, one that is down, one that breaks off."""
+"""Four providers that a dashboard must tell apart: one that answers, one that is down, one that breaks off, and one
+that blinks, so that it is asked again until its budget for that is spent."""
 
 import json
+from itertools import cycle
 
-from simulators.script import Close, Data, End, Head, Script, SimRequest, Wait
+from simulators.script import Close, Data, End, Head, Respond, Script, SimRequest, Wait
 
 EVENT_STREAM = {"content-type": "text/event-stream"}
 JSON = {"content-type": "application/json"}
@@ -47,5 +49,25 @@ def event(data: object) -> bytes:
     return b"data: " + json.dumps(data).encode() + b"\n\n"
 
 
-PROVIDERS = {"down": is_down, "up": answers, "torn": breaks_off}
-TARGETS = {"chat": ("down/m", "up/m"), "torn": ("torn/m",), "down": ("down/m",)}  # by route
+def blinks() -> Respond:
+    """A provider that fails inside two times of five: too seldom for its breaker, too often for its retries."""
+    fails = cycle((False, True, False, True, False))
+
+    def respond(request: SimRequest) -> Script:
+        if next(fails):
+            yield Head(503, {"content-type": "text/plain", "content-length": "0"})
+            yield End()
+        else:
+            yield from answers(request)
+
+    return respond
+
+
+PRICE = (2.5, 10.0)  # of every model: dollars a million tokens, prompt and completion
+PROVIDERS: dict[str, Respond] = {"down": is_down, "up": answers, "torn": breaks_off, "blinks": blinks()}
+TARGETS = {  # by route
+    "chat": ("down/m", "up/m"),
+    "torn": ("torn/m",),
+    "down": ("down/m",),
+    "blinks": ("blinks/m",),
+}

@@ -2,9 +2,10 @@
 
     python -m dashboards.verify
 
-Starts the service over three providers (one answers, one is down, one breaks off), a Prometheus that reads it once a
-second, and sends twenty seconds of requests. Then every query of every panel must give finite numbers, the rate must be
-the one that was sent, and the first token's p95 must lie within a bucket of what the client saw.
+Starts the service over four providers (one answers, one is down, one breaks off, one blinks), a Prometheus that reads it
+once a second, and sends twenty seconds of requests. Then every query of every panel must give finite numbers, the rate
+must be the one that was sent, the first token's p95 must lie within a bucket of what the client saw, and what was done
+about the ailing providers must show.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from typing import Any
 import httpx
 
 from dashboards.generate import BOARDS, dashboard
-from dashboards.providers import PROVIDERS, TARGETS
+from dashboards.providers import PRICE, PROVIDERS, TARGETS
 from service.telemetry import names
 from simulators.sockets import serve
 
@@ -33,9 +34,21 @@ SECONDS = 20
 RATE_INTERVAL = "10s"
 START_S = 20.0
 OUTCOME_PANEL, FIRST_TOKEN_PANEL = "Requests by outcome", "First token, as clients see it"
-# Requests per turn: failovers, cached answers, cut streams, and a route whose only target's breaker opens.
+MOVING = (
+    "Retries, hedges and probes",
+    "Retries denied",
+    "Moves",
+    "Tokens",
+    "Cost",
+)  # not all of it at nought
+# Requests per turn: failovers, cached answers, cut streams, a route whose only target's breaker opens, and one whose
+# retries are more than its budget pays.
 TURN = (
-    [("chat", True, 1)] * 10 + [("chat", False, 0)] * 4 + [("torn", True, 1)] * 2 + [("down", False, 1)] * 4
+    [("chat", True, 1)] * 10
+    + [("chat", False, 0)] * 4
+    + [("torn", True, 1)] * 2
+    + [("down", False, 1)] * 4
+    + [("blinks", False, 1)] * 6
 )
 
 
@@ -82,6 +95,10 @@ async def _problems(client: httpx.AsyncClient, database: str, first_tokens_s: li
         for panel in dashboard(board)["panels"]:
             seen = [await _query(client, database, target["expr"], end_s) for target in panel["targets"]]
             problems += _unread(panel, seen)
+            if panel["title"] in MOVING and not any(
+                value > 0 for lines in seen for line in lines for value in line
+            ):
+                problems.append(f"{panel['title']}: nothing moves")
             if panel["title"] == OUTCOME_PANEL and seen[0]:
                 problems += _wrong_rate(seen[0])
             if panel["title"] == FIRST_TOKEN_PANEL and seen[1]:
@@ -134,6 +151,7 @@ async def _service(folder: Path, urls: dict[str, str]) -> AsyncIterator[str]:
     lines = []
     for name, url in urls.items():
         lines += ["[[provider]]", f'name = "{name}"', 'dialect = "openai"', f'base_url = "{url}/v1"']
+        lines += ["[provider.prices]", f"m = {{prompt = {PRICE[0]}, completion = {PRICE[1]}}}"]
     for route, targets in TARGETS.items():
         lines += ["[[route]]", f'name = "{route}"', f"targets = {json.dumps(targets)}"]
         lines += ["[route.cache]", "enabled = true"]

@@ -187,7 +187,7 @@ class Metrics:
             self._retries_denied[provider,] += 0
             self._limit_lowered[provider,] += 0
         for target in self._targets:
-            for why in names.HEDGED_FOR:
+            for why in sorted(names.HEDGED_FOR):
                 self._hedges[target, why] += 0
             for after in names.HEALTH_LEVEL:
                 self._health_changes[target, after] += 0

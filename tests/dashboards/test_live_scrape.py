@@ -1,5 +1,6 @@
 """Do the dashboards ask for what the service tells? Real requests through the real application, in virtual time."""
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -7,8 +8,9 @@ from collections.abc import Iterator
 from prometheus_client.parser import text_string_to_metric_families
 
 from dashboards.generate import BOARDS, render
-from dashboards.providers import PROVIDERS, TARGETS
+from dashboards.providers import PRICE, PROVIDERS, TARGETS
 from service.app import Service
+from service.chat import Price
 from service.options import CacheOptions
 from service.settings import Loaded, ProviderSettings, RouteSettings, Settings
 from simulators.virtual import AppClient, VirtualWire
@@ -17,7 +19,10 @@ IGNORED = {"le", "job", "instance"}  # added by the histogram's text and by Prom
 
 
 def service() -> Service:
-    providers = tuple(ProviderSettings(name, "openai", f"http://{name}/v1") for name in PROVIDERS)
+    prices = {"m": Price(*PRICE)}
+    providers = tuple(
+        ProviderSettings(name, "openai", f"http://{name}/v1", prices=prices) for name in PROVIDERS
+    )
     cache = CacheOptions(enabled=True)
     routes = tuple(RouteSettings(name, targets, cache=cache) for name, targets in TARGETS.items())
     settings = Settings(provider=providers, route=routes)
@@ -26,14 +31,23 @@ def service() -> Service:
 
 
 async def scrape() -> str:
-    """The metrics after a failed over answer of each kind, a cached one, a cut stream and an open breaker."""
+    """The metrics after a failed over answer of each kind, a cached one, a cut stream, an open breaker, more retries
+    than are paid, and a probe that is hedged."""
     requests = [("chat", True, 1), ("chat", False, 0), ("chat", False, 0), ("torn", True, 1)]
     requests += [("down", False, 1)] * 8  # until its breaker opens, and beyond
+    requests += [("blinks", False, 1)] * 60
     async with AppClient(service().asgi) as client:
         for model, stream, temperature in requests:
-            ask = {"model": model, "messages": [{"role": "user", "content": "?"}], "stream": stream}
-            await client.request("POST", "/v1/chat/completions", json=ask | {"temperature": temperature})
+            await client.request("POST", "/v1/chat/completions", json=body(model, stream, temperature))
+        for _ in range(6):
+            await asyncio.sleep(1)  # the breaker is due for a probe, which traffic makes
+            await client.request("POST", "/v1/chat/completions", json=body("chat", True, 1))
         return (await client.request("GET", "/metrics")).body.decode()
+
+
+def body(model: str, stream: bool, temperature: int) -> dict[str, object]:
+    question = {"role": "user", "content": "?"}
+    return {"model": model, "messages": [question], "stream": stream, "temperature": temperature}
 
 
 def asked() -> Iterator[tuple[str, str, set[str]]]:
@@ -51,11 +65,15 @@ def asked() -> Iterator[tuple[str, str, set[str]]]:
 async def test_every_series_on_the_boards() -> None:
     """What a panel asks for is told by a service that has lived through an incident, with every label used."""
     told: dict[str, set[str]] = {}
+    moved: dict[str, float] = {}
     for family in text_string_to_metric_families(await scrape()):
         for sample in family.samples:
+            moved[sample.name] = moved.get(sample.name, 0.0) + sample.value
             told.setdefault(sample.name, set()).update(name for name, value in sample.labels.items() if value)
     wanted = list(asked())
     assert {panel for panel, _, _ in wanted} == {panel.title for board in BOARDS for panel in board.panels}
     for panel, name, labels in wanted:
         assert name in told, f"{panel} asks for {name}, which nobody tells"
         assert labels <= told[name], f"{panel}: {name} has no {labels - told[name]}"
+    for name in ("gateway_retries_denied_total", "gateway_hedges_total", "gateway_health_changes_total"):
+        assert moved[name] > 0, f"{name} has not moved: the incident was no incident"
