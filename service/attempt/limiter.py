@@ -57,5 +57,6 @@ class Limiter:
 
     def adopt(self, options: LimiterOptions) -> None:
         """Other options from now on."""
+        untried = self.limit >= self._options.max
         self._options = options
-        self.limit = min(max(self.limit, float(options.min)), float(options.max))
+        self.limit = float(options.max) if untried else min(max(self.limit, options.min), float(options.max))
