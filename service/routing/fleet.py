@@ -31,6 +31,7 @@ from service.routing.ewma import PeakEwma
 from service.routing.health import Health, Record, Standing, TargetState
 from service.settings import Secret
 
+ISOLATED_S = 60.0  # when to look again whether an operator has let go
 BAD_REQUEST = frozenset({400, 422})
 _RANK = {Health.HEALTHY: 0, Health.DEGRADED: 1, Health.UNHEALTHY: 2}
 _SEVERITY = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2, State.ISOLATED: 3}
@@ -242,9 +243,8 @@ class Fleet:
             return Barred("isolated")
         if not host.may_enter(now_s):
             return Barred("host_breaker_open")
-        if not breaker.may_enter(now_s):
-            if not (breaker.slow and last_resort):
-                return Barred("breaker_open", soft=breaker.slow)
+        if not breaker.may_enter(now_s) and not (breaker.slow and last_resort):
+            return Barred("breaker_open", soft=breaker.slow)
         if not (last_resort or (breaker.ramped(now_s) and host.ramped(now_s))):
             return Barred("slow_start", soft=True)
         if not entry.provider.limiter.has_room():
@@ -279,8 +279,11 @@ class Fleet:
         return Standing(rank, entry.first_token.at(now_s) * (entry.in_flight + 1))
 
     def wait_s(self, target: Target, now_s: float) -> float:
-        """How long nobody may ask it."""
+        """How long nobody may ask it, as far as that can be known."""
         entry = self._entries[target]
+        return ISOLATED_S if entry.breaker.state is State.ISOLATED else self._wait_s(entry, now_s)
+
+    def _wait_s(self, entry: _Entry, now_s: float) -> float:
         cooling_s = entry.cool_until_s - now_s
         return max(0.0, cooling_s, _open_s(entry.breaker, now_s), _open_s(entry.host, now_s))
 
@@ -294,7 +297,7 @@ class Fleet:
             self._health(entry, now_s),
             worse.state,
             cooling_s=max(0.0, entry.cool_until_s - now_s),
-            wait_s=self.wait_s(target, now_s),
+            wait_s=self._wait_s(entry, now_s),
             in_flight=entry.in_flight,
             probing=entry.breaker.probing + entry.host.probing,
             probe_due=self._probe_due(entry, now_s),

@@ -360,3 +360,12 @@ class TestIsolated:
             answer = await world.ask()
         assert answer.status == 503
         assert answer.json()["error"]["attempts"][0]["reason"] == "isolated"
+        assert answer.headers["retry-after"] == "60"
+
+    async def test_beside_one_that_is_down(self) -> None:
+        """It is the other one's return that is worth waiting for."""
+        async with World(one=healthy(), two=DOWN, breaker=ONCE) as world:
+            reload(world, provider=isolating(world.service.settings, "one"), retry=ASKED_ONCE)
+            await world.ask()
+            answer = await world.ask()
+        assert 25 <= int(answer.headers["retry-after"]) <= 40
