@@ -1,4 +1,4 @@
-"""The `dub5` command: demo | serve | chaos."""
+"""The `dub5` command: demo | serve | chaos | simulate."""
 
 import argparse
 import importlib
@@ -18,6 +18,8 @@ from chaos.journal import Journal
 from chaos.live import LiveView
 from chaos.processes import HarnessFailed, NotStarted
 from chaos.scenario import ENGINES, Scenario, ScenarioProblems, read
+from chaos.simulate.options import EXAMPLES as SIMULATE
+from chaos.simulate.options import add as add_simulate
 from chaos.verdict import Question, Verdict, judge_run
 from service import VERSION
 
@@ -119,6 +121,12 @@ def _play(scenario: Scenario, name: str, seed: int, reports: Path, console: Cons
     return HELD if verdict.ok else DEVIATED if verdict.answer(Question.RAN) else DID_NOT_RUN
 
 
+def _simulate(options: argparse.Namespace, console: Console) -> int:
+    command: Any = importlib.import_module("chaos.simulate.command")  # it brings a whole service with it
+    code: int = command.run(options, console)
+    return code
+
+
 def _writable(reports: Path) -> None:
     try:
         reports.mkdir(parents=True, exist_ok=True)
@@ -197,6 +205,14 @@ def _parser() -> argparse.ArgumentParser:
         "--runs", type=_count, default=1, metavar="N", help="as many runs, with seeds that follow"
     )
     chaos.add_argument("--list", action="store_true", help="say what scenarios there are, and end")
+    simulate = commands.add_parser(
+        "simulate",
+        help="drawn worlds, by the hundred, on virtual time",
+        epilog=SIMULATE,
+        formatter_class=form,
+    )
+    simulate.set_defaults(run=_simulate)
+    add_simulate(simulate)
     for command in (demo, chaos):
         command.add_argument(
             "--seed", type=int, metavar="N", help="of requests and chances; drawn if not said"

@@ -27,7 +27,11 @@ class Ask:
 
     def body(self) -> dict[str, Any]:
         """The request as OpenAI clients write it."""
-        return {"model": self.route, "messages": [{"role": "user", "content": self.prompt}], "stream": self.stream}
+        return {
+            "model": self.route,
+            "messages": [{"role": "user", "content": self.prompt}],
+            "stream": self.stream,
+        }
 
 
 def asks(world: World) -> list[Ask]:
@@ -53,7 +57,11 @@ def _ask(world: World, number: int, at_s: float) -> Ask:
     dice, load = Random(f"{world.seed}:ask:{number}"), world.load
     last = at_s >= world.end_s
     stream = dice.random() < load.stream_share
-    leaves, slow, by_time = dice.random() < load.leave_share, dice.random() < load.slow_share, dice.random() < 0.6
+    leaves, slow, by_time = (
+        dice.random() < load.leave_share,
+        dice.random() < load.slow_share,
+        dice.random() < 0.6,
+    )
     soon_s, words = dice.choice((0.02, 0.3, 2.0)) * dice.random(), dice.randint(1, 6)
     pause_s = dice.choice((0.05, 0.5, 3.0, 40.0))
     shortest_s, longest_s = load.deadline_s

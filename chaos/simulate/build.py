@@ -46,13 +46,15 @@ def loaded(world: World) -> Loaded:
     settings = Settings(
         provider=tuple(map(_settings, world.providers)),
         route=tuple(
-            RouteSettings(route.name, route.targets, policy=route.policy, clocks=tuning.clocks) for route in world.routes
+            RouteSettings(route.name, route.targets, policy=route.policy, clocks=tuning.clocks)
+            for route in world.routes
         ),
         server=ServerSettings(
             client_stall_s=tuning.client_stall_s,
             connections_per_origin_max=tuning.connections_per_origin_max,
             in_flight_max=tuning.in_flight_max,
-            **({"drain_s": drain.drain_s, "announce_s": drain.announce_s} if drain else {}),
+            drain_s=drain.drain_s if drain else 25.0,
+            announce_s=drain.announce_s if drain else 0.0,
         ),
         breaker=tuning.breaker,
         retry=tuning.retry,
@@ -77,7 +79,9 @@ def _settings(provider: Provider) -> ProviderSettings:
     )
 
 
-def providers(world: World, now: Callable[[], float], epoch_s: int) -> tuple[dict[str, simulated.Provider], Ledger]:
+def providers(
+    world: World, now: Callable[[], float], epoch_s: int
+) -> tuple[dict[str, simulated.Provider], Ledger]:
     """The simulated ones by name, with all their troubles set for their time, and the ledger that they share."""
     ledger = Ledger()
     return {p.name: _provider(world, p, now, epoch_s, ledger) for p in world.providers}, ledger

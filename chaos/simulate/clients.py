@@ -79,7 +79,9 @@ class Client:
         context = contextvars.Context()
         context.run(ASKED.set, ask.number)
         headers = {"x-deadline-ms": str(round(ask.deadline_s * 1000))}
-        async with self._door.stream("POST", CHAT, json=ask.body(), headers=headers, context=context) as reply:
+        async with self._door.stream(
+            "POST", CHAT, json=ask.body(), headers=headers, context=context
+        ) as reply:
             reading = self._reading = Reading(reply.status, ask.prompt, stream=ask.stream)
             return await self._read(reply, reading)
 

@@ -63,7 +63,10 @@ class Closing:
                 tell("S6", f"{provider.limiter.in_flight} permits of {name} have not come back")
         for state in self._service.fleet.states(loop.time()):
             if state.in_flight or state.probing:
-                tell("S6", f"{state.name}: {state.in_flight} in flight, {state.probing} probes out, and nobody asks")
+                tell(
+                    "S6",
+                    f"{state.name}: {state.in_flight} in flight, {state.probing} probes out, and nobody asks",
+                )
         if self._service.admission.in_flight:
             tell("S6", f"{self._service.admission.in_flight} requests are still in the house")
         if left := [task.get_name() for task in loop.unfinished() if task not in self._resting]:
@@ -109,7 +112,9 @@ class Closing:
             if not case.ask.pause_s:
                 self._books.violated("S1", f"#{number} is told as cancelled, and was {ending.outcome}")
         elif ending.outcome not in SAME[ended.outcome]:
-            self._books.violated("S1", f"#{number} is {ending.outcome} to its client, {ended.outcome} in the events")
+            self._books.violated(
+                "S1", f"#{number} is {ending.outcome} to its client, {ended.outcome} in the events"
+            )
         elif ended.code is not None and ended.code != ending.reason:
             self._books.violated("S1", f"#{number} is told {ending.reason}, the events say {ended.code}")
 
@@ -125,7 +130,9 @@ class Closing:
         made = {id(trial.attempt) for trial in case.trials}
         trail = [id(attempt) for attempt in case.ended.attempts if attempt.tried]
         if len(set(trail)) < len(trail) or not set(trail) <= made:
-            self._books.violated("S11", f"the trail of #{case.ask.number} tells of tries that were not made, or twice")
+            self._books.violated(
+                "S11", f"the trail of #{case.ask.number} tells of tries that were not made, or twice"
+            )
         for trial in case.trials:
             attempt = trial.attempt
             if attempt is None:
@@ -133,7 +140,9 @@ class Closing:
             priced = self._world.provider(trial.provider).priced and attempt.usage is not None
             price = PRICE.of(attempt.usage) if priced and attempt.usage else None
             if attempt.cost_usd != price:
-                self._books.violated("S11", f"#{case.ask.number} at {trial.target} costs {attempt.cost_usd}, not {price}")
+                self._books.violated(
+                    "S11", f"#{case.ask.number} at {trial.target} costs {attempt.cost_usd}, not {price}"
+                )
 
     def _with_ledger(self) -> None:
         """Each try that reached a provider is one line there, and each line is one try."""
@@ -146,7 +155,9 @@ class Closing:
                 self._pair([t for t in case.trials if t.provider == provider], lines.pop((tag, provider), []))
         for (tag, provider), rest in lines.items():
             if tag in known:
-                self._books.violated("ledger", f"{provider} has {len(rest)} tries of #{known[tag].ask.number} unknown to us")
+                self._books.violated(
+                    "ledger", f"{provider} has {len(rest)} tries of #{known[tag].ask.number} unknown to us"
+                )
 
     def _pair(self, trials: list[Trial], lines: list[Line]) -> None:
         """Tries of one request at one provider, with their lines, both by time."""
@@ -154,15 +165,21 @@ class Closing:
         reached = [t for t in trials if _reached(t) is not False]
         sure = [t for t in reached if _reached(t)]
         if not len(sure) <= len(lines) <= len(reached):
-            self._books.violated("ledger", f"{provider} has {len(lines)} lines of #{number}, we made {len(reached)} tries")
+            self._books.violated(
+                "ledger", f"{provider} has {len(lines)} lines of #{number}, we made {len(reached)} tries"
+            )
             return
         by_status = Counter(trial.status for trial in sure)
         if by_status - Counter(line.status for line in lines):
-            self._books.violated("ledger", f"#{number} at {provider}: {by_status} is not what the ledger says")
+            self._books.violated(
+                "ledger", f"#{number} at {provider}: {by_status} is not what the ledger says"
+            )
         whole = sum(bool(trial.attempt and trial.attempt.ok) for trial in trials)
         words = self._world.provider(provider).words
         if whole > sum(line.status == 200 and line.tokens_sent >= words for line in lines):
-            self._books.violated("ledger", f"#{number} was answered by {provider}, which had not said all of it")
+            self._books.violated(
+                "ledger", f"#{number} was answered by {provider}, which had not said all of it"
+            )
 
 
 def _reached(trial: Trial) -> bool | None:

@@ -60,7 +60,9 @@ def _load(dice: Random, seconds: float, warm_s: float, storm_s: float) -> Load:
         stream_share=dice.choice((0.0, 0.3, 0.5, 0.7, 1.0)),
         leave_share=dice.choice((0.0, 0.0, 0.05, 0.3)),
         slow_share=dice.choice((0.0, 0.0, 0.05, 0.2)),
-        deadline_s=dice.choice(((300.0, 300.0), (60.0, 120.0), (round(short, 1), 60.0), (0.5, round(short, 1)))),
+        deadline_s=dice.choice(
+            ((300.0, 300.0), (60.0, 120.0), (round(short, 1), 60.0), (0.5, round(short, 1)))
+        ),
         bursts=bursts,
     )
 
@@ -80,7 +82,9 @@ def _provider(dice: Random, name: str, rate_per_s: float) -> Provider:
         limits = {
             "requests_per_minute": max(1, int(rate_per_s * 60 * share)),
             "headers": dice.random() < 0.7,
-            "retry_after": dice.choice(("true", "true", "none", "zero", "date", "garbage", 1.0, 2.5, 8.0, 40.0)),
+            "retry_after": dice.choice(
+                ("true", "true", "none", "zero", "date", "garbage", 1.0, 2.5, 8.0, 40.0)
+            ),
         }
     if _one_in(dice, 5):
         capacity = {
@@ -122,7 +126,9 @@ def _tuning(seed: int, rate_per_s: float) -> Tuning:
     clocks, breaker, retry, budget = dice("clocks"), dice("breaker"), dice("retry"), dice("budget")
     limiter, health, probe, server = dice("limiter"), dice("health"), dice("probe"), dice("server")
     return Tuning(
-        clocks=_clocks(clocks) if clocks else Clocks(first_token_s=4.0, whole_answer_s=8.0, between_tokens_s=4.0),
+        clocks=_clocks(clocks)
+        if clocks
+        else Clocks(first_token_s=4.0, whole_answer_s=8.0, between_tokens_s=4.0),
         breaker=_breaker(breaker) if breaker else BreakerOptions(),
         retry=_retry(retry) if retry else RetryOptions(),
         budget=BudgetOptions(
@@ -138,7 +144,9 @@ def _tuning(seed: int, rate_per_s: float) -> Tuning:
         health=HealthOptions(window_s=health.choice((10, 30)), failure_share=health.choice((0.02, 0.05, 0.2)))
         if health
         else HealthOptions(),
-        probe=ProbeOptions(enabled=not _one_in(probe, 4), idle_s=probe.choice((0.5, 1.0, 2.0))) if probe else ProbeOptions(),
+        probe=ProbeOptions(enabled=not _one_in(probe, 4), idle_s=probe.choice((0.5, 1.0, 2.0)))
+        if probe
+        else ProbeOptions(),
         client_stall_s=server.choice((1.0, 5.0)) if server else 30.0,
         connections_per_origin_max=server.choice((2, 8, 1000)) if server else 1000,
         in_flight_max=server.choice((15, 10_000)) if server else 10_000,

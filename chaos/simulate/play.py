@@ -24,10 +24,22 @@ from chaos.simulate.wholeness import wholeness
 from chaos.simulate.world import STALE, World
 from service.app import Service
 from service.wire.base import Slots
-from simulators.virtual import AppClient, Deadlock, Escaped, Leaked, VirtualLoop, VirtualWire, run
+from simulators.virtual import AppClient, Deadlock, Escaped, VirtualLoop, VirtualWire, run
 
 ROOM_BYTES = 300  # before a client that reads slowly
-SETTLE_S = 1.0
+# What the service, or the loop, may raise at us; anything else is a defect of the simulation.
+BROKEN = (
+    AssertionError,
+    AttributeError,
+    ExceptionGroup,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    Deadlock,
+    Escaped,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +63,8 @@ def play(world: World, on_step: Callable[[int, str], None] | None = None) -> Res
     began_s, stage = time.perf_counter(), Stage(world)
     try:
         run(stage.play(), seed=world.seed, on_step=on_step)
-    except (Deadlock, Escaped, Leaked) as error:
+    except BROKEN as error:
         stage.books.violated(type(error).__name__, str(error))
-    except Exception as error:
-        stage.books.violated("crash", f"{type(error).__name__}: {error}")
     books = stage.books
     return Result(
         seed=world.seed,
@@ -87,7 +97,9 @@ class Stage:
         urls = {build.url(name): provider for name, provider in providers.items()}
         wire = VirtualWire(urls, slots=Slots(world.tuning.connections_per_origin_max))
         rules = Rules(world, books, loop.time, lambda name: int(service.fleet._providers[name].limiter.limit))
-        service = Service(build.loaded(world), wire=CheckedWire(wire, rules), seed=str(world.seed), log=rules.heard)
+        service = Service(
+            build.loaded(world), wire=CheckedWire(wire, rules), seed=str(world.seed), log=rules.heard
+        )
         door = AppClient(service.asgi)
         narrow = AppClient(service.asgi, lifespan=False, buffer_bytes_max=ROOM_BYTES)
         clients = Clients(door, narrow, books, world.tuning.clocks.total_s)
@@ -130,5 +142,6 @@ class Stage:
             await asyncio.sleep(moment - loop.time())
             for provider in self._world.providers:
                 wire.link(build.url(provider.name)).stale = any(
-                    trouble.provider == provider.name and trouble.at_s <= moment < trouble.until_s for trouble in stale
+                    trouble.provider == provider.name and trouble.at_s <= moment < trouble.until_s
+                    for trouble in stale
                 )

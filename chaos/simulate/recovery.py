@@ -57,15 +57,22 @@ class Recovery:
             self._books.sometimes["recovery noticed"] += 1
         if asked_s is None or asked_s > due_s:
             when = "never" if asked_s is None else f"{asked_s - rested_s:.1f} s later"
-            self._books.violated("recovery", f"{target} was well at {well_s:.1f} s, free at {rested_s:.1f} s, asked {when}")
+            self._books.violated(
+                "recovery", f"{target} was well at {well_s:.1f} s, free at {rested_s:.1f} s, asked {when}"
+            )
 
     def _closed(self, provider: Provider, target: str, now_s: float) -> None:
         """At the end of the rest every breaker of a target that is well is closed."""
-        if self._rests_until_s(provider, target, now_s) + HOST_SOON_S > now_s or now_s < self._world.heal_s + HOST_SOON_S:
+        if (
+            self._rests_until_s(provider, target, now_s) + HOST_SOON_S > now_s
+            or now_s < self._world.heal_s + HOST_SOON_S
+        ):
             return
         for scope in (target, origin_of(url(provider.name))):
             if (state := self._state(scope, now_s)) != "closed":
-                self._books.violated("recovery", f"the breaker of {scope} is still {state}, though all is well")
+                self._books.violated(
+                    "recovery", f"the breaker of {scope} is still {state}, though all is well"
+                )
 
     def _state(self, scope: str, at_s: float) -> str:
         guard = self._rules.guards.get(scope)

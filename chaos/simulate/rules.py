@@ -71,7 +71,9 @@ class Guard:
 class Rules:
     """Looks on at the seam, and hears the events. `limit`: how many requests a provider is given at one time."""
 
-    def __init__(self, world: World, books: Books, now: Callable[[], float], limit: Callable[[str], int]) -> None:
+    def __init__(
+        self, world: World, books: Books, now: Callable[[], float], limit: Callable[[str], int]
+    ) -> None:
         self._world = world
         self._books = books
         self._now = now
@@ -100,7 +102,9 @@ class Rules:
         self._within_its_limit(trial, now_s)
         until_s = self.cool_until_s.get((key, target), 0.0)
         if now_s < until_s - EPSILON_S:
-            self._books.violated("S7", f"#{trial.number} asks {target} {until_s - now_s:.3f} s before its Retry-After")
+            self._books.violated(
+                "S7", f"#{trial.number} asks {target} {until_s - now_s:.3f} s before its Retry-After"
+            )
         owner = self._owner(trial.number)
         if (owner, target) in self._open:
             self._books.violated("S3", f"#{trial.number} asks {target} twice at one time")
@@ -126,10 +130,14 @@ class Rules:
         if kind == "probe":
             until_s = max(case.deadline_s, trial.began_s + self._world.tuning.clocks.first_token_s)
             if now_s > until_s + LEAVE_S:
-                self._books.violated("S10", f"#{trial.number}: the probe of {trial.target} was heard out for too long")
+                self._books.violated(
+                    "S10", f"#{trial.number}: the probe of {trial.target} was heard out for too long"
+                )
         elif case.left_s is not None and now_s > case.left_s + LEAVE_S:
             late_s = now_s - case.left_s
-            self._books.violated("S10", f"#{trial.number}: {trial.target} went on {late_s:.3f} s after the client left")
+            self._books.violated(
+                "S10", f"#{trial.number}: {trial.target} went on {late_s:.3f} s after the client left"
+            )
 
     def _of_its_request(self, trial: Trial, case: Case, now_s: float) -> None:
         case.trials.append(trial)
@@ -140,7 +148,9 @@ class Rules:
         if case.left_s is not None and now_s > case.left_s + LEAVE_S:
             self._books.violated("S4", f"#{trial.number} asks {trial.target} after its client has left")
         if {(trial.target, ""), (trial.target, trial.key)} & case.refused_by:
-            self._books.violated("S8", f"#{trial.number} asks {trial.target} again, which has refused it for good")
+            self._books.violated(
+                "S8", f"#{trial.number} asks {trial.target} again, which has refused it for good"
+            )
 
     def _past_its_guards(self, trial: Trial, origin: str, now_s: float) -> None:
         for scope in (trial.target, origin):
@@ -154,14 +164,18 @@ class Rules:
             elif guard.state == "half_open":
                 self._books.violated("S5", f"#{trial.number} is one probe too many of {scope}")
             elif guard.state != "closed":
-                self._books.violated("S4", f"#{trial.number} asks {trial.target}: the breaker of {scope} is {guard.state}")
+                self._books.violated(
+                    "S4", f"#{trial.number} asks {trial.target}: the breaker of {scope} is {guard.state}"
+                )
 
     def _within_its_limit(self, trial: Trial, now_s: float) -> None:
         name = trial.provider
         self.in_flight[name] += 1
         limit = self._limit(name)
         if self.in_flight[name] > limit and self._lowered_s.get(name) != now_s:
-            self._books.violated("S6", f"{self.in_flight[name]} requests are out at {name}, which is given {limit}")
+            self._books.violated(
+                "S6", f"{self.in_flight[name]} requests are out at {name}, which is given {limit}"
+            )
 
     # facts
 
@@ -207,7 +221,9 @@ class Rules:
         self._books.tell(f"#{number} <- {attempt.target} {attempt.kind} {attempt.reason}")
         trial = self._open.pop((self._owner(number), attempt.target), None)
         if trial is None:
-            self._books.violated("S11", f"#{number}: a try at {attempt.target} is told of that was not made, or twice")
+            self._books.violated(
+                "S11", f"#{number}: a try at {attempt.target} is told of that was not made, or twice"
+            )
             return
         trial.attempt = attempt
         self.in_flight[trial.provider] -= 1
@@ -251,7 +267,9 @@ class Rules:
                 others = {a.target for a in event.attempts if a.started_s <= trial.attempt.started_s}
                 others |= {other.target for other in case.trials if other.began_s <= trial.began_s}
                 if missing := set(route.targets) - others:
-                    self._books.violated("S4", f"#{number} asks {trial.target}, open for slowness, before {missing}")
+                    self._books.violated(
+                        "S4", f"#{number} asks {trial.target}, open for slowness, before {missing}"
+                    )
                 self._books.sometimes["last resort used"] += 1
         if event.code != "all_targets_down":
             return
@@ -268,8 +286,6 @@ class Rules:
     def left_open(self) -> list[Trial]:
         """Tries whose end was never told."""
         return list(self._open.values())
-
-
 
 
 def _wait_s(headers: Mapping[str, str]) -> float | None:

@@ -92,7 +92,9 @@ def _tries(books: Books, case: Case) -> None:
         if attempt is None or ended is None:
             continue
         if attempt.kind == "probe" and hedged:
-            sometimes["probe hedged and won" if ended.target == trial.target else "probe hedged and lost"] += 1
+            sometimes[
+                "probe hedged and won" if ended.target == trial.target else "probe hedged and lost"
+            ] += 1
             sometimes["probe heard out"] += (trial.closed_s or 0.0) > case.ended_s
         if attempt.kind == "retry":
             sometimes["same-target retry succeeded"] += attempt.ok

@@ -22,12 +22,18 @@ def spending(world: World, books: Books) -> None:
     for number, case in books.cases.items():
         if len(case.trials) < 2:
             continue
-        kinds = Counter((t.target, t.attempt.kind if t.attempt.kind not in FREE else "first") for t in case.trials if t.attempt)
+        kinds = Counter(
+            (t.target, t.attempt.kind if t.attempt.kind not in FREE else "first")
+            for t in case.trials
+            if t.attempt
+        )
         for (target, kind), count in kinds.items():
             provider = world.provider(target.partition("/")[0])
             allowed = {"first": 1, "fresh": 1, "retry": retries_max, "key": len(keys(provider)) - 1}[kind]
             if count > allowed:
-                books.violated("S3", f"#{number} asks {target} {count} times as {kind}; the policy allows {allowed}")
+                books.violated(
+                    "S3", f"#{number} asks {target} {count} times as {kind}; the policy allows {allowed}"
+                )
     for name, trials in by_provider.items():
         _within_budget(world, books, name, trials)
 
@@ -44,5 +50,6 @@ def _within_budget(world: World, books: Books, name: str, trials: list[Trial]) -
         bound = earned + options.floor_per_s * options.window_s + EDGE
         if spent > bound:
             books.violated(
-                "S3", f"{name}: {spent} paid tries in the {options.window_s} s before {at_s:.3f} s, {bound:.1f} allowed"
+                "S3",
+                f"{name}: {spent} paid tries in the {options.window_s} s before {at_s:.3f} s, {bound:.1f} allowed",
             )

@@ -19,7 +19,9 @@ def storm(seed: int, providers: Sequence[Provider], from_s: float, for_s: float)
     found = []
     for _ in range(dice.randint(0, 7) if dice.random() < 0.95 else 0):
         at_s = from_s + dice.random() * for_s * 0.9
-        until_s = min(from_s + for_s, at_s + dice.choice((0.5, 3.0, 10.0, 30.0, 60.0)) * dice.uniform(0.5, 1.5))
+        until_s = min(
+            from_s + for_s, at_s + dice.choice((0.5, 3.0, 10.0, 30.0, 60.0)) * dice.uniform(0.5, 1.5)
+        )
         fault = KINDS[dice.choice(kinds)](dice)
         struck = names if dice.random() < 0.15 else [dice.choice(names)]
         found += [Trouble(name, round(at_s, 2), round(until_s - at_s, 2) + 0.01, fault) for name in struck]
@@ -49,7 +51,12 @@ def _edge(dice: Random) -> dict[str, Any]:
 
 def _limited(dice: Random) -> dict[str, Any]:
     wait_s = dice.choice((None, 0.0, 0.2, 1.0, 2.5, 5.0, 20.0, 90.0, 900.0))
-    return {"kind": "status", "status": dice.choice((429, 429, 429, 503, 529)), "retry_after_s": wait_s, **_often(dice)}
+    return {
+        "kind": "status",
+        "status": dice.choice((429, 429, 429, 503, 529)),
+        "retry_after_s": wait_s,
+        **_often(dice),
+    }
 
 
 def _refused(dice: Random) -> dict[str, Any]:
@@ -71,7 +78,11 @@ def _cut(dice: Random) -> dict[str, Any]:
 
 
 def _broken_off(dice: Random) -> dict[str, Any]:
-    return {"kind": dice.choice(("reset", "close")), "before": dice.choice(("head", "body", "first_token")), **_often(dice)}
+    return {
+        "kind": dice.choice(("reset", "close")),
+        "before": dice.choice(("head", "body", "first_token")),
+        **_often(dice),
+    }
 
 
 def _nonsense(dice: Random) -> dict[str, Any]:
@@ -86,7 +97,11 @@ def _nonsense(dice: Random) -> dict[str, Any]:
 
 
 def _gone(dice: Random) -> dict[str, Any]:
-    fault = {"kind": "unreachable", "stage": dice.choice(("connect", "connect", "resolve")), "how": dice.choice(("refused", "stall"))}
+    fault = {
+        "kind": "unreachable",
+        "stage": dice.choice(("connect", "connect", "resolve")),
+        "how": dice.choice(("refused", "stall")),
+    }
     if fault["stage"] == "connect" and dice.random() < 0.5:
         return {**fault, "closes_open": True}
     return {**fault, **({"share": 0.5} if dice.random() < 0.2 else {})}

@@ -29,7 +29,9 @@ def _judge(books: Books, when: str, cases: list[Case]) -> None:
     if len(failed) > (1 - SHARE) * len(cases):
         case = failed[0]
         said = case.ended.code if case.ended else "nothing"
-        books.violated("complete", f"{len(failed)} of {len(cases)} failed {when}: #{case.ask.number} with {said}")
+        books.violated(
+            "complete", f"{len(failed)} of {len(cases)} failed {when}: #{case.ask.number} with {said}"
+        )
 
 
 def _could(world: World, case: Case, targets: Collection[str]) -> bool:

@@ -1,11 +1,11 @@
 """A world: all that one run is made of, as plain data. A seed draws it (draw.py); shrinking makes it smaller.
 
-    |-- warm_s --|------ storm_s ------|---- calm_s ----|-- rest_s --|
-      all is well   troubles come and go   traffic, or none   no traffic; then some last questions, and the end
-                                         ^ heal: every trouble is over
+|-- warm_s --|------ storm_s ------|---- calm_s ----|-- rest_s --|
+  all is well   troubles come and go   traffic, or none   no traffic; then some last questions, and the end
+                                     ^ heal: every trouble is over
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,13 @@ class Load:
 class Tuning:
     """The settings of the service."""
 
-    clocks: Clocks = Clocks()
-    breaker: BreakerOptions = BreakerOptions()
-    retry: RetryOptions = RetryOptions()
-    budget: BudgetOptions = BudgetOptions()
-    limiter: LimiterOptions = LimiterOptions()
-    health: HealthOptions = HealthOptions()
-    probe: ProbeOptions = ProbeOptions()
+    clocks: Clocks = field(default_factory=Clocks)
+    breaker: BreakerOptions = field(default_factory=BreakerOptions)
+    retry: RetryOptions = field(default_factory=RetryOptions)
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
+    limiter: LimiterOptions = field(default_factory=LimiterOptions)
+    health: HealthOptions = field(default_factory=HealthOptions)
+    probe: ProbeOptions = field(default_factory=ProbeOptions)
     client_stall_s: float = 30.0
     connections_per_origin_max: int = 1000
     in_flight_max: int = 10_000
@@ -148,16 +148,18 @@ class World:
     def lines(self) -> list[str]:
         """For people, a few lines."""
         load = self.load
-        said = [
+        head = (
             f"world {self.seed}: warm {self.warm_s:g} s, storm {self.storm_s:g} s, calm {self.calm_s:g} s, rest "
             f"{self.rest_s:g} s; {load.rate_per_s:g} requests/s, {load.stream_share:.0%} streams, "
             f"{load.leave_share:.0%} leave, {load.slow_share:.0%} read slowly, deadlines "
             f"{load.deadline_s[0]:g}-{load.deadline_s[1]:g} s"
-        ]
-        said += [f"  burst of {count} at {at_s:g} s" for at_s, count in load.bursts]
+        )
+        said = [head, *(f"  burst of {count} at {at_s:g} s" for at_s, count in load.bursts)]
         said += [f"  route {r.name} ({r.policy}): {', '.join(r.targets)}" for r in self.routes]
         said += [f"  provider {_told(provider)}" for provider in self.providers]
-        said += [f"  {t.at_s:6.1f} - {t.until_s:5.1f} s  {t.provider}: {_short(t.fault)}" for t in self.troubles]
+        said += [
+            f"  {t.at_s:6.1f} - {t.until_s:5.1f} s  {t.provider}: {_short(t.fault)}" for t in self.troubles
+        ]
         if self.drain:
             said.append(f"  drained at {self.drain.at_s:g} s, within {self.drain.drain_s:g} s")
         if self.kept is not None:
@@ -179,7 +181,10 @@ def read(path: Path) -> World:
 def _told(provider: Provider) -> str:
     more = [f"{provider.words} words"]
     if provider.keys != 1 or provider.bad_keys:
-        more.append(f"{provider.keys or 'no'} keys" + (f", {provider.bad_keys} of them bad" if provider.bad_keys else ""))
+        more.append(
+            f"{provider.keys or 'no'} keys"
+            + (f", {provider.bad_keys} of them bad" if provider.bad_keys else "")
+        )
     more += [_short(part) for part in (provider.limits, provider.capacity) if part]
     if provider.isolated:
         more.append("isolated")

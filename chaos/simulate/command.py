@@ -1,0 +1,96 @@
+"""`dub5 simulate`: worlds by their seeds, a page about all of them, everything about those that failed."""
+
+import argparse
+import logging
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from chaos.simulate import summary
+from chaos.simulate import world as worlds
+from chaos.simulate.batch import Total, play_all
+from chaos.simulate.draw import draw
+from chaos.simulate.mutant import mutated
+from chaos.simulate.options import SEEDS
+from chaos.simulate.play import Result, play
+from chaos.simulate.shrink import Shrinker, rules_of
+from chaos.simulate.world import World
+
+FAILURES_SHOWN = 3
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """The command. Returns the exit code."""
+    logging.disable(logging.ERROR)  # what goes wrong is told once, in words
+    if options.world is not None:
+        return _one(worlds.read(options.world), f"dub5 simulate --world {options.world}", options, console)
+    if options.seed is not None:
+        return _one(draw(options.seed), f"dub5 simulate --seed {options.seed}", options, console)
+    return _all(options, console)
+
+
+def _one(world: World, again: str, options: argparse.Namespace, console: Console) -> int:
+    with mutated(options.mutant):
+        result = play(world)
+        console.print("\n".join(world.lines()), highlight=False, markup=False, soft_wrap=True)
+        total = Total()
+        total.add(result)
+        console.print(f"{result.requests} requests: {dict(result.outcomes)}", highlight=False)
+        console.print(f"trace: {result.digest}", highlight=False)
+        if result.violations:
+            _fail(result, world, again, options, console)
+    return 1 if result.violations else 0
+
+
+def _all(options: argparse.Namespace, console: Console) -> int:
+    total, began_s = Total(), time.perf_counter()
+    seeds = range(options.first, options.first + options.seeds)
+    with _bar(console) as bar:
+        task = bar.add_task("worlds", total=len(seeds), said="")
+        for result in play_all(seeds, options.jobs, options.mutant):
+            total.add(result)
+            speed = total.requests / (time.perf_counter() - began_s)
+            bar.update(task, advance=1, said=f"{speed:,.0f} requests/s, {len(total.failed)} failed")
+    summary.page(total, time.perf_counter() - began_s, console)
+    failed = sorted(total.failed, key=lambda result: result.seed)
+    with mutated(options.mutant):
+        for result in failed[:FAILURES_SHOWN]:
+            _fail(result, draw(result.seed), f"dub5 simulate --seed {result.seed}", options, console)
+    if failed:
+        numbers = ", ".join(str(result.seed) for result in failed[:20])
+        console.print(
+            f"{len(failed)} of {total.seeds} worlds FAILED: {numbers}", style="bold red", highlight=False
+        )
+    never = total.never() if len(seeds) >= SEEDS else []
+    for name in never:
+        console.print(f"NEVER HAPPENED: {name}", style="bold red", highlight=False)
+    if not failed and not never:
+        console.print("every promise was kept", style="bold green", highlight=False)
+    return 1 if failed or never else 0
+
+
+def _fail(result: Result, world: World, again: str, options: argparse.Namespace, console: Console) -> None:
+    """Tells it, makes it smaller, and keeps it."""
+    mutant = f" --mutant {options.mutant}" if options.mutant else ""
+    summary.failure(result, world, again + mutant, console)
+    if not options.shrink:
+        return
+    shrinker = Shrinker(rules_of(result), options.shrink)
+    smaller = shrinker.shrink(world)
+    path = options.reports / f"world-{world.seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    worlds.write(smaller, path)
+    console.print(f"made smaller, {shrinker.tried} worlds later:", highlight=False)
+    summary.failure(play(smaller), smaller, f"dub5 simulate --world {path}{mutant}", console)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[said]}"),
+        console=console,
+    )
