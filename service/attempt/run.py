@@ -83,11 +83,16 @@ class _Walk:
         self._watch = watch
         self._soft: list[Target] = []  # passed over, though better than nobody
 
-    async def to_the_end(self, targets: Sequence[Target], kind: str = "first") -> Found | None:
-        """The first answer of all targets, at last of those that were passed over and are better than nobody."""
+    async def to_the_end(
+        self, targets: Sequence[Target], kind: str = "first", soft: Sequence[Target] = ()
+    ) -> Found | None:
+        """The first answer of all targets, at last of those that were passed over, now or before (`soft`), and are
+        better than nobody."""
+        self._soft += soft
         found = await self.over(targets, kind)
         if found is None and self._soft:
-            found = await self.over(self._soft, kind, last_resort=True)
+            soft, self._soft = self._soft, []
+            found = await self.over(soft, kind, last_resort=True)
         return found
 
     async def over(
@@ -191,7 +196,8 @@ class _Walk:
         alone_s = task.clocks.connect_s + task.clocks.first_token_s  # it may have to go on without us
         own_s = max(self._watch.deadline_s, clock.now() + alone_s)
         probe = _Leg(runner, task, own_s, lambda walk: walk._ask(target, leave, kind, rest))
-        others = _Leg(runner, task, self._watch.deadline_s, lambda walk: walk.to_the_end(rest, "hedge"))
+        soft, self._soft = self._soft, []
+        others = _Leg(runner, task, self._watch.deadline_s, lambda walk: walk.to_the_end(rest, "hedge", soft))
         found: Found | None = None
         try:
             found = await self._waited(self._watch.guard("race", NEVER, _first(task, probe, others)))

@@ -129,6 +129,22 @@ class TestProbes:
         assert answer.headers["x-dub5-target"] == "two/m"
         assert world.happened("breaker_closed") == 1
 
+    async def test_beside_one_that_just_came_back(self) -> None:
+        """Who is still on its ramp is asked beside a probe of another, before that one's clock has run out."""
+        async with World(
+            one=until(3, status(529, b"{}"), healthy()),
+            two=STALLS,
+            breaker=BreakerOptions(failures_in_a_row=2, ramp_s=60.0),
+            clocks=self.CLOCKS,
+            options=NO_PROBES,
+        ) as world:
+            await asyncio.gather(*(world.ask(stream=True) for _ in range(2)))
+            await asyncio.sleep(6)
+            await world.ask(stream=True)
+            slowest_s = max([await took(lambda: world.ask(stream=True)) for _ in range(200)])
+        assert world.happened("hedged") >= 2
+        assert slowest_s < 0.3
+
     async def test_the_probe_may_win(self) -> None:
         """The faster one answers, whole; the other is told at once."""
         async with self.world(until(4, STALLS, healthy()), healthy(first_s=5.0)) as world:
