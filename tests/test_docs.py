@@ -2,15 +2,21 @@
 
 import re
 import tomllib
+from importlib import import_module
 from pathlib import Path
 from typing import get_args, get_origin
 
 import msgspec
 import pytest
 
+from service import options
 from service.errors import every_error
+from service.events import Event
+from service.options import CacheBounds, CacheOptions, Clocks
 from service.settings import Settings, SettingsProblems, load
 from service.telemetry import names
+from service.telemetry.board import HAPPENED
+from tests.service.test_ablations import MECHANISMS
 
 DOCS = Path(__file__).parent.parent / "docs"
 README = DOCS.parent / "README.md"
@@ -67,3 +73,113 @@ def test_links(page: Path) -> None:
     """Links to files of the repository lead somewhere."""
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+RELIABILITY = DOCS / "reliability.md"
+INTRODUCTION = ("From symptom to setting",)
+ANATOMY = ["What it does", "Defaults", "What you see", "How to tune", "When not to"]
+NOT_OF_RELIABILITY = (CacheOptions, CacheBounds)
+WHERE = {Clocks: "route.clocks"} | {field.type: field.name for field in msgspec.structs.fields(Settings)}
+OPTIONS = [
+    (f"{WHERE[kind]}.{field.name}", field.default)
+    for kind in vars(options).values()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == options.__name__
+    if kind not in NOT_OF_RELIABILITY
+    for field in msgspec.structs.fields(kind)
+]
+SOURCES = ("api/ops", "telemetry/board", "telemetry/logs", "telemetry/reading", "telemetry/spending")
+
+
+def mechanisms() -> dict[str, str]:
+    """The sections of the page that describe one, by name."""
+    sections = re.split(r"^## ", RELIABILITY.read_text(), flags=re.MULTILINE)[1:]
+    named = {name: text for name, _, text in (section.partition("\n") for section in sections)}
+    return {name: text for name, text in named.items() if name not in INTRODUCTION}
+
+
+def seen(line: str) -> list[str]:
+    """What stands in code under "What you see", in lines that begin with this word."""
+    lines = re.findall(rf"^- {line}: (.*)$", RELIABILITY.read_text(), re.MULTILINE)
+    return [word for line in lines for word in re.findall(r"`([^`]+)`", line)]
+
+
+def shown(value: object) -> str:
+    """A default as the page writes it."""
+    if isinstance(value, bool) or value in ((), {}, None):
+        return str(value).lower() if isinstance(value, bool) else "none"
+    return f"{value:,.10g}" if isinstance(value, int | float) else str(value)
+
+
+def default_of(setting: str) -> object:
+    """What a setting is where nobody says anything; its name as in docs/settings.md."""
+    kind: type[msgspec.Struct] = Settings
+    *tables, name = setting.split(".")
+    for table in tables:
+        (field,) = (field for field in msgspec.structs.fields(kind) if field.name == table)
+        kind = get_args(field.type)[0] if get_origin(field.type) is tuple else field.type
+    (field,) = (field for field in msgspec.structs.fields(kind) if field.name == name)
+    return field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+
+
+class TestReliability:
+    @pytest.mark.parametrize("setting", [name for name, _ in OPTIONS])
+    def test_every_option(self, setting: str) -> None:
+        """Each setting of a mechanism stands in exactly one table of defaults, with its source."""
+        rows = re.findall(rf"^\| `{setting}` \| [^|]+ \| [^|]+ \|$", RELIABILITY.read_text(), re.MULTILINE)
+        assert len(rows) == 1
+
+    def test_defaults_are_true(self) -> None:
+        """Whatever a table of defaults says, of a setting or of a fixed number, is so."""
+        page = RELIABILITY.read_text()
+        settings = re.findall(r"^\| `([a-z_]+(?:\.[a-z_]+)+)` \| ([^|]+) \|", page, re.MULTILINE)
+        fixed = re.findall(r"^\| `([A-Z_]+)` in `([a-z_/]+)\.py` \| ([^|]+) \|", page, re.MULTILINE)
+        told = {name: value for name, value in settings} | {f"{file}:{name}": v for name, file, v in fixed}
+        true = {name: shown(default_of(name)) for name, _ in settings}
+        for name, file, _ in fixed:
+            true[f"{file}:{name}"] = shown(getattr(import_module(file.replace("/", ".")), name))
+        assert len(told) > len(OPTIONS)
+        assert told == true
+
+    @pytest.mark.parametrize("name", mechanisms())
+    def test_anatomy(self, name: str) -> None:
+        """Each mechanism is told in the same five parts, and says which test holds it."""
+        text = mechanisms()[name]
+        assert re.findall(r"^### (.*)$", text, re.MULTILINE) == ANATOMY
+        assert re.search(r"^(Ablation|Test)s?: ", text, re.MULTILINE)
+
+    def test_ablations(self) -> None:
+        """Each ablation is named by its mechanism, and there is no other."""
+        lines = re.findall(r"^Ablations?: (.*) in \[", RELIABILITY.read_text(), re.MULTILINE)
+        named = [name for line in lines for name in re.findall(r"`([a-z_]+)`", line)]
+        assert sorted(named) == sorted(case[0].__name__ for case in MECHANISMS)
+
+    def test_trail(self) -> None:
+        """Reasons and kinds exist, and each reason for passing over a target is somewhere on the page."""
+        rows = {"attempts", "maybe_billed"}
+        assert set(seen("Trail")) <= names.REASONS | names.PASSED_OVER_REASONS | names.KINDS | rows
+        assert names.PASSED_OVER_REASONS - {"retry_budget_spent"} <= set(seen("Trail"))
+
+    def test_metrics(self) -> None:
+        """Metrics named anywhere on the page exist, with the labels that are said of them."""
+        metrics = {metric.exposed for metric in names.ALL}
+        labels = {label for metric in names.ALL for label in metric.labels}
+        page = RELIABILITY.read_text()
+        assert set(re.findall(r"`((?:gateway|gen_ai|process)_[a-z_]+)`", page)) <= metrics
+        assert set(seen("Metrics")) <= metrics | labels
+
+    def test_events(self) -> None:
+        """Events exist."""
+        named = {word for word in seen("Events") if word[0].isupper()}
+        assert named <= {kind.__name__ for kind in get_args(Event)}
+
+    def test_happened(self) -> None:
+        """What /status counts, it counts."""
+        assert set(seen("Happened")) <= set(HAPPENED)
+
+    @pytest.mark.parametrize("line", ["Status", "Log"])
+    def test_fields(self, line: str) -> None:
+        """Fields of /status and of the log stand in the files that write them."""
+        text = "".join((DOCS.parent / f"service/{file}.py").read_text() for file in SOURCES)
+        states = {*names.BREAKER_LEVEL, *names.HEALTH_LEVEL, "/health?deep=true"}
+        known = set(re.findall(r'"([a-z_]+)"', text)) | set(re.findall(r"\b([a-z_]+)=", text)) | states
+        assert set(seen(line)) <= known
