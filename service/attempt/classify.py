@@ -168,6 +168,7 @@ def _of_wire(failure: WireFailure) -> Verdict:
     if failure.stage is Stage.POOL:
         return Verdict(Then.NEXT, Blame.NOBODY, reason)
     if failure.stage in (Stage.RESOLVE, Stage.CONNECT):
-        return Verdict(Then.NEXT, Blame.HOST, reason, maybe_billed=failure.sent, overload=True)
+        late = failure.kind is Kind.TIMEOUT
+        return Verdict(Then.NEXT, Blame.HOST, reason, maybe_billed=failure.sent, overload=late)
     then = Then.RETRY if failure.kind in (Kind.CLOSED, Kind.RESET) else Then.NEXT
     return Verdict(then, Blame.TARGET, reason, maybe_billed=failure.sent)

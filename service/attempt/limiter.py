@@ -1,13 +1,15 @@
 """How many requests a provider is given at one time: found by trying (additive increase, multiplicative decrease).
 
-    limit |‾‾‾‾‾|            /|      a drop (429, 529, a timeout, no connection): 0.7 times what was in flight
-          |     |        _/   |_     a success near the limit: a little more, a tenth of it per round of answers
-          |     |____/
-                drop          drop
+    limit |‾‾‾‾‾|              ___/    a drop (429, 529, a timeout): 0.7 times what was in flight
+          |     |        ___ /         the beginning of an answer, near the limit: one more, up to what the last
+          |     |       /              overload left; beyond that a tenth more per round of answers
+          |     |_______|
+               drop     answers
 
 Losses alone move it, never latency: how long an answer takes depends on how long it is (Netflix concurrency-limits
 recommends the same for clients). Tries that began before the last decrease do not decrease it again: they are news
-of the same overload.
+of the same overload. The two speeds of growth are TCP's slow start and congestion avoidance (RFC 5681): without the
+first, a provider whose answers take a minute would need a quarter of an hour to get its load back.
 """
 
 from enum import StrEnum
@@ -30,6 +32,8 @@ class Limiter:
         self.limit = float(options.max)
         self.in_flight = 0
         self.era = 0  # grows with each decrease
+        self._sound = self.limit  # so much the last overload left; more is found out slowly
+        self._answered = True  # since the last decrease
         self._options = options
 
     def has_room(self) -> bool:
@@ -41,19 +45,29 @@ class Limiter:
         self.in_flight += 1
         return self.era
 
+    def taken(self) -> None:
+        """The provider began to answer one that is in flight."""
+        self._answered = True
+        if self.in_flight * 2 >= self.limit:
+            fast = self.limit < self._sound
+            step = 1.0 if fast else max(1.0, self.limit * self._options.growth) / self.limit
+            self.limit = min(self.limit + step, float(self._options.max))
+
     def leave(self, era: int, load: Load) -> bool:
         """One is back; whether the limit was lowered."""
-        busy, self.in_flight = self.in_flight, self.in_flight - 1
-        if load is Load.TAKEN and busy * 2 >= self.limit:
-            step = max(1.0, self.limit * self._options.growth) / self.limit
-            self.limit = min(self.limit + step, float(self._options.max))
-        elif load is Load.DROPPED and era == self.era:
-            self.era += 1
-            before = int(self.limit)
-            cut = min(self.limit, busy) * self._options.decrease
-            self.limit = min(self.limit, max(cut, float(self._options.min)))
-            return int(self.limit) < before
-        return False
+        busy = self.in_flight
+        if load is Load.TAKEN:
+            self.taken()
+        self.in_flight -= 1
+        if load is not Load.DROPPED or era != self.era:
+            return False
+        self.era += 1
+        before = int(self.limit)
+        cut = min(self.limit, busy) * self._options.decrease
+        self.limit = min(self.limit, max(cut, float(self._options.min)))
+        if self._answered:  # else it is still the same trouble, which says nothing about room
+            self._sound, self._answered = self.limit, False
+        return int(self.limit) < before
 
     def adopt(self, options: LimiterOptions) -> None:
         """Other options from now on."""

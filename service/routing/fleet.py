@@ -347,7 +347,18 @@ def _open_s(breaker: Breaker, now_s: float) -> float:
 class Pass:
     """Leave for one try. `end` must be called when it is over, whatever happened; only the first call counts."""
 
-    __slots__ = ("_entry", "_fleet", "_host", "_key", "_limit_era", "_over", "_slow", "_target", "probe")
+    __slots__ = (
+        "_committed",
+        "_entry",
+        "_fleet",
+        "_host",
+        "_key",
+        "_limit_era",
+        "_over",
+        "_slow",
+        "_target",
+        "probe",
+    )
 
     def __init__(self, fleet: Fleet, entry: _Entry, key: _Key, target: Permit, host: Permit) -> None:
         self.probe = target.probe or host.probe
@@ -356,7 +367,7 @@ class Pass:
         self._key = key
         self._target = target
         self._host = host
-        self._slow = self._over = False
+        self._slow = self._over = self._committed = False
         self._limit_era = entry.provider.limiter.enter()
         entry.in_flight += 1
 
@@ -369,6 +380,8 @@ class Pass:
         """The first content of a stream came, after so long; its clock would have waited for `clock_s`."""
         self._slow = first_token_s > clock_s * self._fleet._slow_of_clock
         self._entry.first_token.observe(first_token_s, now_s)
+        self._entry.provider.limiter.taken()
+        self._committed = True
         was_well = self._entry.is_closed
         self._host.end(End.SUCCESS, now_s)
         self._target.commit(End.SLOW if self._slow else End.SUCCESS, now_s)
@@ -399,7 +412,10 @@ class Pass:
 
     def _leave_limiter(self, verdict: Verdict | None) -> None:
         limiter = self._entry.provider.limiter
-        load = Load.TAKEN if verdict is None else Load.DROPPED if verdict.overload else Load.UNKNOWN
+        if verdict is None:
+            load = Load.UNKNOWN if self._committed else Load.TAKEN  # a stream was taken when it began
+        else:
+            load = Load.DROPPED if verdict.overload else Load.UNKNOWN
         before = int(limiter.limit)
         if limiter.leave(self._limit_era, load):
             why = verdict.reason if verdict else ""
