@@ -96,7 +96,7 @@ def test_an_outage_is_not_a_lesson_about_room() -> None:
         for era in in_flight:
             limiter.leave(era, Load.DROPPED)
         in_flight = fill(limiter)
-    for _ in range(5):
+    for _ in range(7):
         for _ in in_flight:
             limiter.taken()  # a first token; no answer ends
         in_flight = fill(limiter)
