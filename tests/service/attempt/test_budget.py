@@ -82,4 +82,4 @@ class BudgetMachine(RuleBasedStateMachine):
 
 
 TestBudgetMachine = BudgetMachine.TestCase
-TestBudgetMachine.settings = settings(max_examples=60, stateful_step_count=30)
+TestBudgetMachine.settings = settings(max_examples=40, stateful_step_count=25)

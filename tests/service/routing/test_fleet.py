@@ -344,6 +344,15 @@ class TestStanding:
         yard.enter(SMALL, 4.0)
         assert yard.fleet.standing(SMALL, 4.5).rank == 1 and not yard.fleet.state(SMALL, 4.5).probe_due
 
+    def test_a_failing_target_is_tried_now_and_then(self) -> None:
+        """Degraded, and not asked for `trial_s`: one request goes to it, or nobody would find out that it is well."""
+        yard = Yard(health=HealthOptions(calls_min=5, trial_s=2.0))
+        yard.call(SMALL, times=4)
+        yard.call(SMALL, DOWN)
+        assert [yard.fleet.standing(SMALL, now_s).rank for now_s in (0.0, 1.9, 2.0)] == [1, 1, 0]
+        yard.call(SMALL, None, 2.0)
+        assert yard.fleet.standing(SMALL, 2.1).rank == 1
+
     def test_load(self) -> None:
         """The time to first token times one more than are in flight; a whole answer tells nothing about it."""
         yard = Yard()

@@ -166,4 +166,4 @@ class FleetMachine(RuleBasedStateMachine):
 
 
 TestFleetMachine = FleetMachine.TestCase
-TestFleetMachine.settings = settings(max_examples=60, stateful_step_count=40)
+TestFleetMachine.settings = settings(max_examples=50, stateful_step_count=35)
