@@ -122,8 +122,8 @@ class Breaker:
                 )
         elif end is not End.IGNORED:
             self._count(end, now_s)
-            if end is not End.SUCCESS and (why := self._too_many()):
-                self._open(now_s, not_before_s, why, slow=end is End.SLOW)
+            if end is not End.SUCCESS:
+                self._judge(now_s, not_before_s)
 
     def isolate(self, on: bool, now_s: float) -> None:
         """By hand: nobody enters until the same hand lets go."""
@@ -141,19 +141,20 @@ class Breaker:
         self._window.add(now_s, 1, end is End.FAILURE, end is End.SLOW)
         self._in_a_row = self._in_a_row + 1 if end is End.FAILURE else 0
 
-    def _too_many(self) -> str:
-        """Why to open, or nothing."""
-        options = self._options
-        if self._in_a_row >= options.failures_in_a_row:
-            return f"{self._in_a_row} failures in a row"
+    def _judge(self, now_s: float, not_before_s: float) -> None:
+        """Opens if there is a reason to."""
+        options, in_a_row = self._options, self._in_a_row
         calls, failures, slow = self._window.sums
-        if calls < options.calls_min:
-            return ""
-        if failures >= calls * options.failure_share:
-            return f"{failures} of {calls} calls failed within {options.window_s} s"
-        if slow >= calls * options.slow_share:
-            return f"{slow} of {calls} first tokens were slow within {options.window_s} s"
-        return ""
+        if in_a_row >= options.failures_in_a_row:
+            self._open(now_s, not_before_s, f"{in_a_row} failures in a row")
+        elif calls < options.calls_min:
+            return
+        elif failures >= calls * options.failure_share:
+            why = f"{failures} of {calls} calls failed within {options.window_s} s"
+            self._open(now_s, not_before_s, why)
+        elif slow >= calls * options.slow_share:
+            why = f"{slow} of {calls} first tokens were slow within {options.window_s} s"
+            self._open(now_s, not_before_s, why, slow=True)
 
     def _give_up_lost_probes(self, now_s: float) -> None:
         if (

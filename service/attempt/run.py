@@ -132,7 +132,9 @@ class _Walk:
             return not self._is_last(rest)
         if self._fleet.does_well(target, now_s):
             return False
-        return any(self._fleet.does_well(other, now_s) and self._fleet.may_ask(other, now_s) for other in rest)
+        return any(
+            self._fleet.does_well(other, now_s) and self._fleet.may_ask(other, now_s) for other in rest
+        )
 
     def _is_last(self, rest: Sequence[Target]) -> bool:
         """Whether nobody else can be asked now."""
@@ -189,7 +191,7 @@ class _Walk:
 
     async def _race(self, target: Target, leave: Pass, rest: Sequence[Target]) -> Found | None:
         """A probe or trial, and the rest of the way beside it: the first content wins. A probe that was outrun is
-        heard out; others that were outrun are ended."""
+        heard out, and so is a trial, unless that would cost a whole answer; others that were outrun are ended."""
         runner, task = self._runner, self._task
         kind, why = ("probe", "probe") if leave.probe else ("first", "degraded")
         runner.means.events.emit(Hedged(task.request.id, task.route, target.name, why))
@@ -209,7 +211,10 @@ class _Walk:
             await others.end(self.outrun)
             raise
         if not probe.task.done():
-            runner.hear_out(probe)
+            if leave.probe or task.request.stream:
+                runner.hear_out(probe)
+            else:
+                await probe.end(outrun=True)
         if found is None or found is probe.found:
             await others.end(outrun=True)
         if isinstance(found, Streaming):

@@ -73,6 +73,7 @@ class Means:
     upstreams: dict[Target, Upstream]
     events: Events
     answer_bytes_max: int
+    asked_for: dict[Target, str] = field(default_factory=dict)  # the operation that each was last asked for
 
 
 class Try:
@@ -94,6 +95,7 @@ class Try:
         self.usage: Usage | None = None
         self._leave = leave
         self._upstream = means.upstreams[target]
+        means.asked_for[target] = task.request.operation
         self._response: WireResponse | None = None
         self._reading: asyncio.Future[bytes] | None = None
         self._ended = False

@@ -22,7 +22,7 @@ from service.attempt.backoff import Fare
 from service.attempt.breaker import Breaker, End, Permit, State
 from service.attempt.budget import Budget
 from service.attempt.burst import Burst
-from service.attempt.classify import Blame, Rest, Then, Verdict
+from service.attempt.classify import FILTER_CODES, Blame, Rest, Then, Verdict
 from service.attempt.limiter import Limiter, Load
 from service.chat import Target
 from service.events import BreakerChanged, BudgetSpent, Events, HealthChanged, LimitLowered
@@ -409,6 +409,8 @@ class Pass:
         self._host.end(_host_end(verdict, reached), now_s, not_before_s)
         entry.note_recovery(was_well)
         self._leave_limiter(verdict)
+        if verdict is not None or entry.told is not Health.HEALTHY:
+            self._fleet._health(entry, now_s)  # tells of a change
 
     def _leave_limiter(self, verdict: Verdict | None) -> None:
         limiter = self._entry.provider.limiter
@@ -425,6 +427,8 @@ class Pass:
         """The verdict, or another one if this target refuses what it took a minute ago."""
         if verdict.then is not Then.GIVE_UP or verdict.status not in BAD_REQUEST:
             return verdict
+        if verdict.code in FILTER_CODES:
+            return verdict  # never routed around
         if self._entry.burst.record(refused=True, now_s=now_s):
             return replace(verdict, then=Then.NEXT, blame=Blame.TARGET)
         return verdict

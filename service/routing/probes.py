@@ -1,7 +1,8 @@
 """Recovery without traffic: a target that is due for a probe, and that nobody asks, is asked by us.
 
 Only targets in trouble are asked, as often as their breaker allows: up to 15 s apart, 60 s where the host is gone. A
-probe is a short chat, left at its first content, on the same way as any request: its guards hear how it went.
+probe is what the target was last asked for, in short: a chat that is left at its first content, or one vector. It goes
+the way of any request: the target's guards hear how it went.
 """
 
 import asyncio
@@ -15,17 +16,20 @@ from service.attempt.clocks import Watch
 from service.attempt.notice import Notices
 from service.attempt.run import Runner
 from service.attempt.tries import Task
-from service.chat import Caller, ChatBody, ChatRequest, Message, Target
+from service.chat import Asked, Caller, ChatBody, ChatRequest, EmbedBody, EmbedRequest, Message, Target
 from service.options import Clocks, ProbeOptions
 
 LOOK_EVERY_S = 1.0
 ASKED = "Reply with one word: ok"
-BODY = ChatBody("probe", [Message("user", ASKED)], stream=True)
-FIELDS = {
-    "model": Raw(b'"probe"'),
+MODEL = Raw(b'"probe"')
+CHAT = ChatBody("probe", [Message("user", ASKED)], stream=True)
+CHAT_FIELDS = {
+    "model": MODEL,
     "messages": Raw(b'[{"role":"user","content":"' + ASKED.encode() + b'"}]'),
     "stream": Raw(b"true"),
 }
+VECTOR = EmbedBody("probe", "ok")
+VECTOR_FIELDS = {"model": MODEL, "input": Raw(b'"ok"')}
 ROUTE = "probe"
 
 
@@ -58,9 +62,15 @@ class Prober:
 
     async def _probe(self, target: Target) -> None:
         clocks, now_s = self._clocks[target], clock.now()
-        request = ChatRequest(self._new_id(), Caller(ROUTE), BODY, FIELDS, cache_allowed=False)
+        request = self._request(target)
         watch = Watch(now_s + clocks.first_token_s + clocks.connect_s)
         try:
             await self._runner.probe(Task(request, ROUTE, clocks, Notices(()), watch, now_s), target)
         finally:
             watch.close()
+
+    def _request(self, target: Target) -> Asked:
+        new_id, caller = self._new_id(), Caller(ROUTE)
+        if self._runner.means.asked_for.get(target) == EmbedRequest.operation:
+            return EmbedRequest(new_id, caller, VECTOR, VECTOR_FIELDS)
+        return ChatRequest(new_id, caller, CHAT, CHAT_FIELDS, cache_allowed=False)

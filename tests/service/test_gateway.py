@@ -343,6 +343,17 @@ class TestBurst:
         assert statuses[9:] == [200] * 11
         assert world.happened("breaker_opened") == 1
 
+    async def test_filtered_content_is_never_routed_around(self) -> None:
+        """Not even while other bad requests burst."""
+        bad = status(400, b'{"error":{"message":"mismatch"}}')
+        filtered = status(400, b'{"error":{"message":"no","code":"content_filter"}}')
+        async with World(one=in_turn(*[healthy()] * 12, *[bad] * 12, filtered), two=healthy()) as world:
+            for _ in range(12):
+                await world.ask()
+            await asyncio.sleep(40)
+            answers = [await world.ask() for _ in range(13)]
+        assert [answer.status for answer in answers[-2:]] == [200, 400]
+
     async def test_a_caller_who_is_always_wrong(self) -> None:
         """Where bad requests are nothing new they stay the callers'."""
         async with World(one=status(400, b"{}"), two=healthy()) as world:

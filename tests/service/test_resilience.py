@@ -212,6 +212,21 @@ class TestProbes:
         assert world.happened("breaker_closed") == 1
         assert world.outcomes() == {"failed": 2}
 
+    async def test_a_target_that_only_makes_vectors(self) -> None:
+        """It is probed with what it was asked for: a chat would say 404 for ever."""
+        vector = {"object": "embedding", "index": 0, "embedding": [0.5]}
+        vectors = json.dumps({"object": "list", "model": "m", "data": [vector]}).encode()
+
+        def back(request: SimRequest) -> Script:
+            known = request.path.endswith("/embeddings")
+            return reply(200, vectors) if known else reply(404, b'{"error":{"message":"no chat model"}}')
+
+        async with World(one=until(3, status(500, b"{}"), back), breaker=self.BREAKER) as world:
+            for _ in range(2):
+                await world.client.request("POST", "/v1/embeddings", json={"model": "chat", "input": "x"})
+            await asyncio.sleep(20)
+        assert world.happened("breaker_closed") == 1
+
 
 class TestSlowness:
     BREAKER = BreakerOptions(calls_min=5, ramp_s=0.0)
@@ -231,6 +246,21 @@ class TestSlowness:
             answers = [await world.ask(stream=True) for _ in range(20)]
         assert {answer.status for answer in answers} == {200}
         assert world.happened("breaker_opened") >= 2
+
+    @pytest.mark.parametrize("last_call", [STALLS, healthy(first_s=6.0)], ids=["fails", "slow"])
+    async def test_the_reason_counts_not_the_last_call(self, last_call: Respond) -> None:
+        """A breaker that opened for slowness is better than nobody, one that opened for failures is not, whichever
+        call was the one too many."""
+        breaker = BreakerOptions(window_s=600, calls_min=10, failures_in_a_row=100)
+        slow, fails = healthy(first_s=6.0), STALLS
+        # 6 slow of 10 with a failure last; 5 failures of 10 with a slow one last
+        calls = [slow] * 6 + [healthy()] * 3 + [fails] if last_call is STALLS else [fails] * 5 + [slow] * 5
+        async with World(one=in_turn(*calls, healthy()), breaker=breaker, options=NO_PROBES) as world:
+            for _ in range(10):
+                await world.ask(stream=True)
+            answer = await world.ask(stream=True)
+        assert world.happened("breaker_opened") == 1
+        assert answer.status == (200 if last_call is STALLS else 503)
 
 
 class TestLoad:
