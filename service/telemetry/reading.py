@@ -21,9 +21,9 @@ def failed(attempt: Attempt) -> bool:
 
 def failed_over(event: RequestEnded) -> bool:
     """Whether one target answered after another one had failed."""
-    return event.target is not None and any(
-        failed(attempt) and attempt.target != event.target for attempt in event.attempts
-    )
+    if event.target is None or len(event.attempts) < 2:  # most requests: told at once
+        return False
+    return any(failed(attempt) and attempt.target != event.target for attempt in event.attempts)
 
 
 def ms(seconds: float | None) -> float | None:
