@@ -77,6 +77,8 @@ class Protocol(ResponseHandler):
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """Also tells the reader of the body, who would wait for ever when a chunk's size is not a number."""
         cause = exc_cause or exc.__cause__ or exc
+        if isinstance(cause, ssl.SSLError) and cause is not exc:
+            exc.__cause__ = cause  # else only those who wait for headers would learn what kind it was
         super().set_exception(exc, cause)
         payload = self._payload
         if payload is not None and not payload.is_eof() and payload.exception() is None:
@@ -164,7 +166,9 @@ def _not_connected(error: BaseException) -> WireFailure:
         return WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False, detail=detail_of(error))
     cause = error.os_error if isinstance(error, ClientConnectorError) else error.__cause__ or error
     kind = kind_of(cause)
-    if kind is Kind.RESET and not isinstance(cause, RESETS):
+    if isinstance(cause, ConnectionResetError) and cause.errno is None:
+        kind = Kind.CLOSED  # so both loops tell an end in the handshake; a reset has its number
+    elif kind is Kind.RESET and not isinstance(cause, RESETS):
         kind = Kind.REFUSED  # also: unreachable, no route
     return WireFailure(Stage.CONNECT, kind, sent=False, detail=detail_of(error))
 

@@ -267,18 +267,28 @@ def _not_answered(error: Exception, trace: _Trace) -> WireFailure:
 
 
 def _kind(error: Exception) -> Kind:
-    causes = list(_causes(error))
-    if any(isinstance(cause, ssl.SSLError) for cause in causes):
-        return Kind.PROTOCOL
-    if isinstance(error, httpx.TimeoutException) or any(isinstance(cause, TimeoutError) for cause in causes):
+    if isinstance(error, httpx.TimeoutException):
         return Kind.TIMEOUT
-    if any(isinstance(cause, RESETS) for cause in causes):
-        return Kind.RESET
+    told = next(filter(None, map(_system_kind, _causes(error))), None)
+    if told is not None:
+        return told
     if isinstance(error, httpx.ConnectError | UnicodeError):
         return Kind.REFUSED
     if isinstance(error, httpx.RemoteProtocolError):
         return Kind.CLOSED if str(error).startswith(CLOSED_SAYS) else Kind.PROTOCOL
     return Kind.PROTOCOL if isinstance(error, httpx.LocalProtocolError) else Kind.CLOSED
+
+
+def _system_kind(cause: BaseException) -> Kind | None:
+    """What loop and TLS say of it. The nearest cause counts: behind a reset there may be TLS that waited for bytes."""
+    match cause:
+        case ssl.SSLEOFError():
+            return Kind.CLOSED
+        case ssl.SSLError():
+            return Kind.PROTOCOL
+        case TimeoutError():
+            return Kind.TIMEOUT
+    return Kind.RESET if isinstance(cause, RESETS) else None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -16,7 +16,7 @@ from simulators.way import Way
 
 SYN_AGAIN_S = 1.0  # a dropped SYN is sent again: who still waits then may find the port open
 TIMER_S_MIN = 1e-6
-HANDSHAKE = {"close": Kind.RESET, "reset": Kind.RESET}  # asyncio tells an end in the handshake as a reset
+HANDSHAKE = {"close": Kind.CLOSED, "reset": Kind.RESET}  # else it is no TLS, or none to trust
 NO_TLS = "the provider's address here is plain http, so there is no handshake to fail: give VirtualWire an https one"
 
 

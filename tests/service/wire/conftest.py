@@ -1,12 +1,16 @@
 """Each contract test runs for each wire; the default one also on uvloop, where it runs in production."""
 
+import contextlib
 import inspect
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import uvloop
+
+from simulators.tls import Certificates, NoCertificates, certificates
 
 KINDS = ("aiohttp", "aiohttp on uvloop", "httpx")
 
@@ -52,3 +56,16 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
             raise
         pytest.skip("openssl is not installed: no certificate to test with")
     return path
+
+
+@pytest.fixture(scope="session")
+def tls() -> Iterator[Certificates]:
+    """What a provider may show, good and bad."""
+    with contextlib.ExitStack() as stack:
+        try:
+            made = stack.enter_context(certificates())
+        except NoCertificates as missing:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(str(missing))
+        yield made

@@ -32,7 +32,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Row:
-    """A fault, in a whole answer or in a stream. `connect`: it never comes to a request."""
+    """A fault, in a whole answer or in a stream. `connect` and `tls`: it never comes to a request."""
 
     what: str
     seen: Seen
@@ -40,7 +40,7 @@ class Row:
     stream: bool = False
     dialect: str = "openai"
     connect: Connect = Connect.OPENS
-    tls: bool = False  # the handshake stalls, not the connection
+    tls: str = ""  # how the handshake fails, in the words of simulators.unreachable
     waits: bool = False  # until a clock runs out
 
     @property
@@ -92,6 +92,15 @@ OVERLOADED = typed("error", error={"type": "overloaded_error", "message": "Overl
 OK = Seen("ok", ANSWERED, Blame.NOBODY, billed=False)
 
 
+HANDSHAKES = (
+    ("closed in the TLS handshake", "close", "connect_closed"),
+    ("reset in the TLS handshake", "reset", "connect_reset"),
+    ("plain HTTP in the TLS handshake", "garbage", "connect_protocol"),
+    ("certificate has expired", "expired", "connect_protocol"),
+    ("certificate is for another name", "wrong_name", "connect_protocol"),
+)
+
+
 def _no_connection() -> Iterator[Row]:
     for is_stream in (False, True):
         clock = "connect_timeout"
@@ -100,10 +109,10 @@ def _no_connection() -> Iterator[Row]:
         unknown = Seen("resolve_refused", NEXT, Blame.HOST, billed=False)
         yield Row("name does not resolve", unknown, stream=is_stream, connect=Connect.UNRESOLVED)
         stalled = Seen(clock, NEXT, Blame.HOST, billed=False)
-        yield Row(
-            "TLS handshake stalls", stalled, stream=is_stream, connect=Connect.STALLS, tls=True, waits=True
-        )
         yield Row("SYN is dropped", stalled, stream=is_stream, connect=Connect.STALLS, waits=True)
+        yield Row("TLS handshake stalls", stalled, stream=is_stream, tls="stall", waits=True)
+        for what, how, reason in HANDSHAKES:
+            yield Row(what, Seen(reason, NEXT, Blame.HOST, billed=False), stream=is_stream, tls=how)
 
 
 def _before_the_head() -> Iterator[Row]:

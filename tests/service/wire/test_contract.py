@@ -273,19 +273,6 @@ class TestNoConnection:
             broken = await failure(wire.send(call(server.url.replace("http:", "https:"))))
             assert told(broken) == (Stage.CONNECT, Kind.PROTOCOL, False, False)
 
-    async def test_tls_is_closed(self, kind: str) -> None:
-        """A handshake that ends early: nothing was sent."""
-
-        async def leaves(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read(1)
-
-        async with listening(leaves) as address:
-            wire = make(kind)
-            broken = await failure(wire.send(call(f"https://{address}")))
-            assert (broken.stage, broken.sent) == (Stage.CONNECT, False)
-            assert broken.kind in (Kind.RESET, Kind.CLOSED, Kind.PROTOCOL)
-            await wire.aclose()
-
     async def test_no_place_free(self, kind: str) -> None:
         """With every slot taken a call waits for pool_s, and another host's calls do not."""
         slots = Slots(1)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +19,11 @@ from service.settings import Loaded, ProviderSettings, RouteSettings, ServerSett
 from service.wire.aiohttp_wire import AiohttpWire
 from service.wire.base import Wire, WireRequest
 from service.wire.httpx_wire import HttpxWire
+from simulators.provider import make
 from simulators.script import Action, Data, End, Hang, Head, Respond, Script, SimRequest
+from simulators.settings import build
 from simulators.sockets import serve
+from simulators.tls import Certificates
 from simulators.virtual import AppClient, Connect, VirtualWire, run
 from tests.service.wire.fault_table import (
     ANSWERED,
@@ -37,7 +41,7 @@ from tests.service.wire.fault_table import (
 )
 
 T = TypeVar("T")
-WIRES: dict[str, Callable[[], Wire]] = {
+WIRES: dict[str, Callable[..., Wire]] = {
     "aiohttp": AiohttpWire,
     "aiohttp on uvloop": AiohttpWire,
     "httpx": HttpxWire,
@@ -55,7 +59,11 @@ def on_a_loop(wire: str, main: Coroutine[Any, Any, T]) -> T:
 
 
 def plays(row: Row) -> Respond:
-    return lambda request: (action for action in row.actions)
+    if not row.tls:
+        return lambda request: (action for action in row.actions)
+    fault = {"kind": "unreachable", "stage": "tls", "how": row.tls}
+    file = {"provider": [{"name": "one", "persona": row.dialect, "fault": [fault]}]}
+    return make(build(file), now=asyncio.get_running_loop().time)[0]["one"]
 
 
 def well(request: SimRequest) -> Script:
@@ -70,8 +78,9 @@ def well(request: SimRequest) -> Script:
 class Places:
     """Where the rows' providers are, on real sockets."""
 
-    def __init__(self, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(self, stack: contextlib.AsyncExitStack, tls: Certificates) -> None:
         self._stack = stack
+        self._tls = tls
 
     async def url(self, row: Row) -> str:
         match row.connect:
@@ -81,20 +90,10 @@ class Places:
                 return f"http://127.0.0.1:{bound.getsockname()[1]}"
             case Connect.UNRESOLVED:
                 return "http://" + "a" * 64 + ".invalid"  # a label too long for any resolver
-            case Connect.STALLS if row.tls:
-                return await self._mute()
             case Connect.STALLS:
                 return f"http://127.0.0.1:{self._stack.enter_context(deaf())}"
-        return (await self._stack.enter_async_context(serve(plays(row)))).url
-
-    async def _mute(self) -> str:
-        async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.closing(writer), contextlib.suppress(ConnectionError):
-                await reader.read(-1)
-
-        server = await asyncio.start_server(mute, "127.0.0.1", 0)
-        self._stack.callback(server.close)
-        return f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        shown = self._tls if row.tls else None
+        return (await self._stack.enter_async_context(serve(plays(row), tls=shown))).url
 
 
 @contextlib.contextmanager
@@ -111,16 +110,19 @@ def deaf() -> Iterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def places(wire: str, rows: list[Row]) -> AsyncIterator[tuple[dict[str, str], Wire]]:
+async def places(
+    wire: str, rows: list[Row], tls: Certificates | None
+) -> AsyncIterator[tuple[dict[str, str], Wire]]:
     """Each row's provider by name, `well` among them, and the wire to them."""
     async with contextlib.AsyncExitStack() as stack:
-        if wire != "virtual":
-            real = Places(stack)
+        if tls is not None:
+            real = Places(stack, tls)
             urls = {row.name: await real.url(row) for row in rows}
             urls["well"] = (await stack.enter_async_context(serve(well))).url
-            yield urls, WIRES[wire]()
+            yield urls, WIRES[wire](tls=ssl.create_default_context(cafile=tls.ca_file))
             return
-        urls = {row.name: f"http://{i}.test" for i, row in enumerate(rows)} | {"well": "http://well.test"}
+        urls = {row.name: f"http{'s' if row.tls else ''}://{i}.test" for i, row in enumerate(rows)}
+        urls["well"] = "http://well.test"
         virtual = VirtualWire({urls["well"]: well} | {urls[row.name]: plays(row) for row in rows})
         for row in rows:
             virtual.link(urls[row.name]).connect = row.connect
@@ -140,7 +142,7 @@ def service_for(rows: list[Row], urls: dict[str, str], wire: Wire, note: Callabl
     return Service(Loaded(settings, {}, ()), wire=wire, seed="table", log=note)
 
 
-async def story(wire: str) -> dict[str, Seen]:
+async def story(wire: str, tls: Certificates | None) -> dict[str, Seen]:
     """What became of each row's first try, and of its request."""
     rows = list(ROWS)
     tries: dict[str, AttemptEnded] = {}
@@ -152,7 +154,7 @@ async def story(wire: str) -> dict[str, Seen]:
         elif isinstance(event, RequestEnded):
             ended[event.route] = event
 
-    async with places(wire, rows) as (urls, made):
+    async with places(wire, rows, tls) as (urls, made):
         client = AppClient(service_for(rows, urls, made, note).asgi)
         places_free = asyncio.Semaphore(AT_A_TIME)
 
@@ -180,9 +182,10 @@ def as_seen(tried: AttemptEnded, ended: RequestEnded) -> Seen:
 
 
 @pytest.mark.parametrize("wire", [*WIRES, "virtual"])
-def test_the_table(wire: str) -> None:
+def test_the_table(wire: str, request: pytest.FixtureRequest) -> None:
     """Each fault has the same reason, the same consequence and the same blame on every wire."""
-    seen = on_a_loop(wire, story(wire))
+    tls = None if wire == "virtual" else request.getfixturevalue("tls")
+    seen = on_a_loop(wire, story(wire, tls))
     differ = [f"{row.name}: {seen[row.name]}, not {row.seen}" for row in ROWS if seen[row.name] != row.seen]
     assert not differ, "\n".join(differ)
 

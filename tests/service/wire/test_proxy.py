@@ -20,6 +20,7 @@ from service.wire.proxy import is_near
 from simulators.script import Close, Data, Hang, Head, Respond, Script, SimRequest
 from simulators.sockets import serve
 from tests.service.wire.forward_proxy import (
+    PIECE_BYTES,
     Client,
     ForwardProxy,
     Says,
@@ -223,6 +224,15 @@ async def speaks_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     await Says(b"HTTP/1.1 400 Bad Request\r\n\r\n")(reader, writer)
 
 
+def in_the_handshake(leaves: Client) -> Client:
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await reader.read(PIECE_BYTES)
+        await leaves(reader, writer)
+
+    return client
+
+
 ANSWERS: dict[str, tuple[Client, Kind]] = {
     "407": (Says(b"HTTP/1.1 407 Who Are You\r\ncontent-length: 4\r\n\r\nwho?"), Kind.PROTOCOL),
     "403": (Says(b"HTTP/1.1 403 Forbidden\r\n\r\n"), Kind.PROTOCOL),
@@ -234,6 +244,8 @@ ANSWERS: dict[str, tuple[Client, Kind]] = {
     "no TLS behind it": (speaks_http, Kind.PROTOCOL),
     "closed": (closes, Kind.CLOSED),
     "reset": (resets, Kind.RESET),
+    "closed in the handshake": (in_the_handshake(closes), Kind.CLOSED),
+    "reset in the handshake": (in_the_handshake(resets), Kind.RESET),
     "nothing": (Says(b""), Kind.TIMEOUT),
     "half a head": (Says(b"HTTP/1.1 200 OK\r\n"), Kind.TIMEOUT),
     "a tunnel to nowhere": (Says(b"HTTP/1.1 200 OK\r\n\r\n"), Kind.TIMEOUT),
