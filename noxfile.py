@@ -68,6 +68,13 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate(session: nox.Session) -> None:
+    """The whole service against 200 drawn worlds, on virtual time: `-- --seeds 20000`, `-- --seed N`, `-- --help`."""
+    install(session, "-e", ".[chaos]")
+    session.run("python", "-m", "chaos", "simulate", *session.posargs)
+
+
+@nox.session
 def load(session: nox.Session) -> None:
     """Load, held to objectives: half a minute, or what the arguments say. Locust patches what it meets, so it lives apart."""
     install(session, "-e", ".[load]")

@@ -62,7 +62,7 @@ def play_all(seeds: Sequence[int], jobs: int, mutant: str | None = None) -> Iter
         left, running = iter(seeds), set[Future[Result]]()
         submit: Callable[[int], None] = lambda seed: running.add(pool.submit(play_seed, seed, mutant))
         try:
-            for seed, _ in zip(left, range(jobs * AHEAD), strict=False):
+            for _, seed in zip(range(jobs * AHEAD), left, strict=False):
                 submit(seed)
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)

@@ -2,17 +2,17 @@
 
 from chaos.simulate.world import Provider, World
 
-# Latency presets whose first token never comes near the clock, and how long the clock must be for that.
-PROMPT = {"zero": 0.0, "quick": 1.0, "lpu": 1.0, "frontier": 4.0, "hosted-70b": 3.0}
+# Latency presets whose first token has no tail to speak of, and the time within which it practically always comes.
+PROMPT = {"zero": 0.0, "quick": 0.4, "lpu": 0.6, "frontier": 3.0, "hosted-70b": 1.6}
 
 
 def sound(world: World, provider: Provider) -> bool:
-    """Nothing is wrong with it but its troubles: no limit, no bound on what it does at once, a good key, and quick
-    enough for the clocks of this world."""
-    enough_s = PROMPT.get(provider.latency)
+    """Nothing is wrong with it but its troubles: no limit, no bound on what it does at once, a good key, and never as
+    slow as this world's settings call slow."""
+    clocks, enough_s = world.tuning.clocks, PROMPT.get(provider.latency)
     return (
         enough_s is not None
-        and enough_s <= world.tuning.clocks.first_token_s
+        and enough_s <= clocks.first_token_s * world.tuning.breaker.slow_of_clock
         and not provider.limits
         and not provider.capacity
         and not provider.isolated
