@@ -12,6 +12,7 @@ from service.app import Service
 from service.options import (
     BreakerOptions,
     BudgetOptions,
+    CacheBounds,
     CacheOptions,
     Clocks,
     HealthOptions,
@@ -208,6 +209,16 @@ class TestCache:
             one = world.service.settings.provider[0]
             reload(world, keys={"one": ("sk-new",)}, provider=(replace(one, key_env=("NEW",)),))
             assert (await world.ask(temperature=0)).headers["x-dub5-cache"] == "hit"
+
+    async def test_bounds(self) -> None:
+        """Less room lets go of what was unused the longest."""
+        async with World(one=healthy(), route=CACHED) as world:
+            await world.ask(temperature=0, seed=1)
+            reload(world, cache=CacheBounds(entries_max=1))
+            for seed in (2, 2, 1):
+                answer = await world.ask(temperature=0, seed=seed)
+        assert world.happened("cache_hit") == 1
+        assert answer.headers["x-dub5-cache"] == "miss"
 
     @pytest.mark.parametrize("change", ["target", "address", "notices"])
     async def test_not_from_others(self, change: str) -> None:
