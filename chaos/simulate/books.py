@@ -51,6 +51,7 @@ class Case:
     left_s: float | None = None  # when the client left
     text: str = ""
     content_seen: bool = False
+    raced: set[str] = field(default_factory=set)  # targets that were asked beside others
     refused_by: set[tuple[str, str]] = field(default_factory=set)  # target, and key or ""
 
 

@@ -4,6 +4,7 @@ Every choice comes from a stream of chance with a name of its own, so that a new
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import TypeVar
 
@@ -34,13 +35,16 @@ def draw(seed: int) -> World:
     calm_s = dice.choice((0.0, round(dice.uniform(5, 40), 1), round(dice.uniform(20, 40), 1)))
     load = _load(Random(f"{seed}:load"), warm_s + storm_s + calm_s, warm_s, storm_s)
     providers = _providers(Random(f"{seed}:providers"), load.rate_per_s)
+    spared = _spared(Random(f"{seed}:spared"), providers)
+    if spared is not None:
+        providers = tuple(spared if p.name == spared.name else p for p in providers)
     return World(
         seed=seed,
         providers=providers,
         routes=_routes(Random(f"{seed}:routes"), [t for p in providers for t in p.targets]),
-        troubles=storm(seed, providers, warm_s, storm_s),
+        troubles=storm(seed, [p for p in providers if p is not spared], warm_s, storm_s),
         load=load,
-        tuning=_tuning(seed, load.rate_per_s),
+        tuning=_tuning(seed, roomy=spared is not None),
         warm_s=warm_s,
         storm_s=storm_s,
         calm_s=calm_s,
@@ -107,6 +111,22 @@ def _provider(dice: Random, name: str, rate_per_s: float) -> Provider:
     )
 
 
+def _spared(dice: Random, providers: Sequence[Provider]) -> Provider | None:
+    """In some worlds one provider is healthy throughout."""
+    if not _one_in(dice, 3):
+        return None
+    one = dice.choice(providers)
+    return replace(
+        one,
+        latency=dice.choice(("zero", "quick", "lpu")),
+        keys=min(one.keys, 1),
+        bad_keys=0,
+        limits=None,
+        capacity=None,
+        isolated=False,
+    )
+
+
 def _routes(dice: Random, targets: Sequence[str]) -> tuple[Route, ...]:
     routes = [Route("chat", dice.choice(("ordered", "ordered", "balanced")), tuple(targets))]
     if _one_in(dice, 4):
@@ -115,16 +135,17 @@ def _routes(dice: Random, targets: Sequence[str]) -> tuple[Route, ...]:
     return tuple(routes)
 
 
-def _tuning(seed: int, rate_per_s: float) -> Tuning:
+def _tuning(seed: int, *, roomy: bool) -> Tuning:
     """Half of all worlds change nothing in a mechanism; the other half what it is told, within what the promises
-    of the design still allow."""
+    of the design still allow. `roomy`: as many requests at one time as come."""
 
     def dice(name: str) -> Random | None:
         found = Random(f"{seed}:{name}")
         return found if found.random() < 0.5 else None
 
     clocks, breaker, retry, budget = dice("clocks"), dice("breaker"), dice("retry"), dice("budget")
-    limiter, health, probe, server = dice("limiter"), dice("health"), dice("probe"), dice("server")
+    health, probe = dice("health"), dice("probe")
+    limiter, server = (None, None) if roomy else (dice("limiter"), dice("server"))
     return Tuning(
         clocks=_clocks(clocks)
         if clocks

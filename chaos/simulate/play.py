@@ -14,7 +14,7 @@ from chaos.simulate import build
 from chaos.simulate.asks import asks
 from chaos.simulate.books import Books
 from chaos.simulate.clients import Clients
-from chaos.simulate.closing import Closing
+from chaos.simulate.closing import LAST_WORDS_S, LATE_S, Closing
 from chaos.simulate.recovery import Recovery
 from chaos.simulate.rules import Rules
 from chaos.simulate.seam import CheckedWire
@@ -132,6 +132,8 @@ class Stage:
         self.books.tell("drain is over")
         late_s = loop.time() - drain.at_s - drain.announce_s - drain.drain_s
         self.books.measured("drain, beyond its time", late_s)
+        if late_s > LAST_WORDS_S + LATE_S:
+            self.books.violated("drain", f"it took {late_s:.3f} s longer than it may")
 
     async def _stale(self, wire: VirtualWire) -> None:
         """Kept-alive connections that turn out to be dead, while that trouble lasts."""

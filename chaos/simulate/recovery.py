@@ -75,8 +75,7 @@ class Recovery:
                 )
 
     def _state(self, scope: str, at_s: float) -> str:
-        guard = self._rules.guards.get(scope)
-        return guard.state_at(at_s) if guard else "closed"
+        return self._rules.guards.of(scope).state_at(at_s)
 
     def _rests_until_s(self, provider: Provider, target: str, at_s: float) -> float:
         """Until when every key was told to wait, by tries that began before."""

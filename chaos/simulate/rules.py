@@ -10,11 +10,11 @@ The rules keep books of their own; of the service's insides they read one number
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import msgspec
 
 from chaos.simulate.books import ASKED, Books, Case, Trial
+from chaos.simulate.guards import Guards
 from chaos.simulate.world import World
 from service.chat import Attempt
 from service.events import (
@@ -42,32 +42,6 @@ class _Model(msgspec.Struct):
     model: str
 
 
-@dataclass
-class Guard:
-    """A breaker, as its events tell of it."""
-
-    state: str = "closed"
-    slow: bool = False  # it opened last for slowness alone
-    changed_s: float = -1.0
-    slow_since_s: float = 0.0
-    history: list[tuple[float, str]] = field(default_factory=list)
-    probes: dict[Trial, None] = field(default_factory=dict)
-
-    def change(self, after: str, why: str, now_s: float) -> None:
-        """It moved."""
-        slow = after == "open" and "slow" in why
-        if slow and not self.slow:
-            self.slow_since_s = now_s
-        self.slow = slow or (self.slow and after == "half_open")
-        self.state, self.changed_s = after, now_s
-        self.history.append((now_s, after))
-        self.probes.clear()
-
-    def state_at(self, at_s: float) -> str:
-        """Where it was then."""
-        return next((state for since_s, state in reversed(self.history) if since_s <= at_s), "closed")
-
-
 class Rules:
     """Looks on at the seam, and hears the events. `limit`: how many requests a provider is given at one time."""
 
@@ -80,7 +54,7 @@ class Rules:
         self._limit = limit
         self._open: dict[tuple[object, str], Trial] = {}
         self.in_flight = dict.fromkeys((p.name for p in world.providers), 0)
-        self.guards: dict[str, Guard] = {}
+        self.guards = Guards(world, books)
         self.cool_until_s: dict[tuple[str, str], float] = {}  # by key and target
         self._lowered_s: dict[str, float] = {}
 
@@ -98,7 +72,7 @@ class Rules:
             self._books.probes.append(trial)
         else:
             self._of_its_request(trial, self._books.cases[trial.number], now_s)
-        self._past_its_guards(trial, origin, now_s)
+        self.guards.passed(trial, origin, now_s)
         self._within_its_limit(trial, now_s)
         until_s = self.cool_until_s.get((key, target), 0.0)
         if now_s < until_s - EPSILON_S:
@@ -125,14 +99,11 @@ class Rules:
         self._books.tell(f"#{trial.number} -| {trial.target}")
         if trial.number is None:
             return
-        case = self._books.cases[trial.number]
-        kind = trial.attempt.kind if trial.attempt else "?"
-        if kind == "probe":
-            until_s = max(case.deadline_s, trial.began_s + self._world.tuning.clocks.first_token_s)
+        case, clocks = self._books.cases[trial.number], self._world.tuning.clocks
+        if trial.target in case.raced and _answered_elsewhere(case, trial):
+            until_s = max(case.deadline_s, trial.began_s + clocks.connect_s + clocks.first_token_s)
             if now_s > until_s + LEAVE_S:
-                self._books.violated(
-                    "S10", f"#{trial.number}: the probe of {trial.target} was heard out for too long"
-                )
+                self._books.violated("S10", f"#{trial.number}: {trial.target} was heard out for too long")
         elif case.left_s is not None and now_s > case.left_s + LEAVE_S:
             late_s = now_s - case.left_s
             self._books.violated(
@@ -152,22 +123,6 @@ class Rules:
                 "S8", f"#{trial.number} asks {trial.target} again, which has refused it for good"
             )
 
-    def _past_its_guards(self, trial: Trial, origin: str, now_s: float) -> None:
-        for scope in (trial.target, origin):
-            guard = self.guards.setdefault(scope, Guard())
-            if guard.changed_s == now_s and guard.state == "open":
-                continue  # it was let in a moment ago, within this instant
-            if guard.state == "half_open" and len(guard.probes) < self._world.tuning.breaker.probes_max:
-                guard.probes[trial] = None
-            elif guard.state != "closed" and guard.slow and scope == trial.target:
-                trial.slow_open = True
-            elif guard.state == "half_open":
-                self._books.violated("S5", f"#{trial.number} is one probe too many of {scope}")
-            elif guard.state != "closed":
-                self._books.violated(
-                    "S4", f"#{trial.number} asks {trial.target}: the breaker of {scope} is {guard.state}"
-                )
-
     def _within_its_limit(self, trial: Trial, now_s: float) -> None:
         name = trial.provider
         self.in_flight[name] += 1
@@ -186,10 +141,9 @@ class Rules:
                 self._attempt(event)
             case RequestEnded():
                 self._request(event)
-            case BreakerChanged(scope=scope, before=before, after=after, why=why):
-                self._books.tell(f"breaker {scope}: {before} -> {after} ({why})")
-                self.guards.setdefault(scope, Guard()).change(after, why, self._now())
-                self._breaker(scope, before, after, why)
+            case BreakerChanged():
+                self._books.tell(f"breaker {event.scope}: {event.before} -> {event.after} ({event.why})")
+                self.guards.changed(event, self._now())
             case LimitLowered(provider=provider, before=was, after=now):
                 self._books.tell(f"limit of {provider}: {was} -> {now}")
                 self._lowered_s[provider] = self._now()
@@ -200,21 +154,14 @@ class Rules:
             case BudgetSpent(provider=provider):
                 self._books.tell(f"budget of {provider} is spent")
                 self._books.sometimes["budget spent"] += 1
-            case Hedged(target=target):
-                self._books.tell(f"#{ASKED.get()} hedges {target}")
-                self._books.sometimes["probe hedged"] += 1
+            case Hedged(target=target, why=why):
+                number = ASKED.get()
+                self._books.tell(f"#{number} hedges {target}: {why}")
+                self._books.sometimes[f"hedged: {why}"] += 1
+                if number is not None:
+                    self._books.cases[number].raced.add(target)
             case Crashed(where=where):
                 self._books.violated("S1", f"a defect inside the service: {where}")
-
-    def _breaker(self, scope: str, before: str, after: str, why: str) -> None:
-        sometimes, host = self._books.sometimes, "host " if "://" in scope else ""
-        sometimes[f"{host}breaker {before} -> {after}"] += 1
-        if after == "open" and "slow" in why:
-            sometimes["breaker open for slowness"] += 1
-        if "did not come back" in why:
-            sometimes["probe lost"] += 1
-        if after == "closed" and ASKED.get() is None:
-            sometimes["breaker closed by an active probe"] += 1
 
     def _attempt(self, event: AttemptEnded) -> None:
         number, attempt = ASKED.get(), event.attempt
@@ -227,8 +174,7 @@ class Rules:
             return
         trial.attempt = attempt
         self.in_flight[trial.provider] -= 1
-        for guard in self.guards.values():
-            guard.probes.pop(trial, None)
+        self.guards.ended(trial)
         if attempt.reason in ("cancelled", "outrun"):
             return
         if trial.retry_after_s is not None and trial.head_s is not None:
@@ -255,29 +201,7 @@ class Rules:
         if case.ended is not None:
             self._books.violated("S1", f"#{number} has ended twice")
         case.ended, case.ended_s = event, self._now()
-        self._last_resort(case, event)
-
-    def _last_resort(self, case: Case, event: RequestEnded) -> None:
-        """Whoever is open for slowness alone is asked when there is nobody else; and only then."""
-        number = case.ask.number
-        route = next(route for route in self._world.routes if route.name == case.ask.route)
-        last = {attempt.target: attempt for attempt in event.attempts}
-        for trial in case.trials:
-            if trial.slow_open and trial.attempt is not None:
-                others = {a.target for a in event.attempts if a.started_s <= trial.attempt.started_s}
-                others |= {other.target for other in case.trials if other.began_s <= trial.began_s}
-                if missing := set(route.targets) - others:
-                    self._books.violated(
-                        "S4", f"#{number} asks {trial.target}, open for slowness, before {missing}"
-                    )
-                self._books.sometimes["last resort used"] += 1
-        if event.code != "all_targets_down":
-            return
-        for target in route.targets:
-            guard = self.guards.get(target, Guard())
-            left = target in last and not last[target].tried and last[target].reason == "breaker_open"
-            if left and guard.slow and guard.slow_since_s < case.ended_s - event.total_s:
-                self._books.violated("S12", f"#{number} is turned away while {target} is only slow")
+        self.guards.last_resort(case, event)
 
     def _owner(self, number: int | None) -> object:
         """Who makes a try: a request, or the task of a probe."""
@@ -294,3 +218,9 @@ def _wait_s(headers: Mapping[str, str]) -> float | None:
         if NUMBER.fullmatch(said := headers.get(name, "")):
             return float(said) * unit_s
     return None
+
+
+def _answered_elsewhere(case: Case, trial: Trial) -> bool:
+    """Whether another target was faster: then a probe may be heard out, client or no client."""
+    others = [other for other in case.trials if other is not trial]
+    return any(other.attempt is not None and other.attempt.first_token_s is not None for other in others)

@@ -13,6 +13,8 @@ def storm(seed: int, providers: Sequence[Provider], from_s: float, for_s: float)
     """The troubles between warm-up and heal. Some worlds spare one provider; some strike all at once."""
     dice = Random(f"{seed}:storm")
     names = [provider.name for provider in providers]
+    if not names:
+        return ()
     if len(names) > 1 and dice.random() < 0.4:
         names.remove(dice.choice(names))
     kinds = dice.sample(sorted(KINDS), dice.randint(1, 4))
@@ -74,7 +76,16 @@ def _slow(dice: Random) -> dict[str, Any]:
 
 
 def _cut(dice: Random) -> dict[str, Any]:
-    return {"kind": "cut", "after_tokens": dice.randint(0, 6), "how": dice.choice(CUTS), **_often(dice)}
+    return {"kind": "cut", "after_tokens": dice.randint(0, 8), "how": dice.choice(CUTS), **_often(dice)}
+
+
+def _cut_late(dice: Random) -> dict[str, Any]:
+    return {
+        "kind": "cut",
+        "after_tokens": dice.randint(3, 8),
+        "how": dice.choice(CUTS),
+        "share": dice.choice((0.1, 0.5)),
+    }
 
 
 def _broken_off(dice: Random) -> dict[str, Any]:
@@ -119,6 +130,7 @@ KINDS = {
     "stall": _stall,
     "slow": _slow,
     "cut": _cut,
+    "cut_late": _cut_late,
     "broken_off": _broken_off,
     "nonsense": _nonsense,
     "gone": _gone,
