@@ -1,22 +1,29 @@
-"""Usage is known at the end of every whole answer: the provider's own, or an estimate that says so."""
+"""Usage is known at the end of every whole answer: the provider's own, or an estimate that says so. It is known of
+answers that broke off, too, and of every try that may be billed."""
 
+import asyncio
 import json
 
 import msgspec
 import pytest
 
-from service.chat import Usage
-from service.options import CacheOptions
+from service.app import Service
+from service.chat import Outcome, Price, Usage
+from service.events import AttemptEnded, Event, RequestEnded
+from service.options import CacheOptions, Clocks
 from service.providers.anthropic import Anthropic
 from service.providers.base import Dialect
 from service.providers.mistral import Mistral
 from service.providers.openai import OpenAI
 from service.providers.usage import prompt_chars, usage_of
-from simulators.script import Data, End, Head
+from service.settings import Loaded, ProviderSettings, RouteSettings, Settings
+from simulators.script import Action, Close, Data, End, Hang, Head, Reset, Wait
+from simulators.virtual import AppClient, VirtualWire
 from tests.service.providers.test_anthropic import END, START, STOP, event
-from tests.service.providers.test_openai import CONTENT, DONE, USAGE, request
+from tests.service.providers.test_openai import CONTENT, DONE, USAGE, choice, request
 from tests.service.providers.test_openai import STOP as STOPPED
-from tests.service.world import World, completion, payloads, reply, script
+from tests.service.providers.test_openai import event as chunk
+from tests.service.world import SSE, World, body, completion, payloads, reply, script, text_of
 
 LONG = "x" * 41
 SAID = {"index": 0, "message": {"role": "assistant", "content": LONG}, "finish_reason": "stop"}
@@ -127,3 +134,223 @@ async def test_from_the_cache() -> None:
         answer = await world.ask(temperature=0)
     assert answer.headers["x-dub5-cache"] == "hit"
     assert answer.json()["usage"] == {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+
+
+DIALECTS = ("openai", "mistral", "anthropic")
+PRICE = Price(prompt=2.5, completion=10.0)
+PROMPT = "x" * 41  # estimated as 11 tokens
+PIECES = ("One two ", "three four ", "five")  # after two of them 19 characters, so 5 tokens
+COUNTED = {"prompt_tokens": 500, "completion_tokens": 40, "total_tokens": 540}
+OPENING = event("message_start", message={"id": "m", "model": "m", "usage": {"input_tokens": 500}})
+CLOCKS = Clocks(first_token_s=2, whole_answer_s=2, between_tokens_s=2)
+WELL = (Head(200, SSE), Data(CONTENT + STOPPED + USAGE + DONE), End())
+
+
+def saying(dialect: str, piece: str) -> bytes:
+    """A piece of the answer, as this dialect's stream says it."""
+    match dialect:
+        case "anthropic":
+            return event("content_block_delta", index=0, delta={"type": "text_delta", "text": piece})
+        case "mistral":
+            return chunk(choices=[choice({"content": [{"type": "text", "text": piece}]})])
+    return chunk(choices=[choice({"content": piece})])
+
+
+def ending(dialect: str) -> bytes:
+    """The end of a whole stream, with what the provider counted."""
+    match dialect:
+        case "anthropic":
+            why = {"stop_reason": "end_turn"}
+            return event("message_delta", delta=why, usage={"output_tokens": 40}) + END
+        case "mistral":
+            return chunk(choices=[choice({}, "stop")], usage=COUNTED) + DONE
+    return STOPPED + chunk(choices=[], usage=COUNTED) + DONE
+
+
+def begun(dialect: str, count: int) -> list[Action]:
+    """A stream up to so many pieces, 100 ms apart."""
+    pieces = [action for piece in PIECES[:count] for action in (Data(saying(dialect, piece)), Wait(0.1))]
+    return [Head(200, SSE), *([Data(OPENING)] if dialect == "anthropic" else []), Wait(0.1), *pieces]
+
+
+def whole(dialect: str) -> tuple[Action, ...]:
+    return (*begun(dialect, 3), Data(ending(dialect)), End())
+
+
+def so_far(dialect: str, completion_tokens: int) -> Usage:
+    """The estimate. Messages tells its prompt's tokens at the beginning."""
+    prompt = 500 if dialect == "anthropic" else 11
+    return Usage(prompt, completion_tokens, prompt + completion_tokens, estimated=True)
+
+
+class Billed:
+    """A route to "one", which plays `actions`, and then to "two", which is well. What they cost is told."""
+
+    def __init__(self, dialect: str, *actions: Action, prices: bool = True) -> None:
+        self.tries: dict[str, AttemptEnded] = {}
+        self.ended: RequestEnded
+        urls = {"one": "http://one.test", "two": "http://two.test"}
+        cost = {"m": PRICE} if prices else {}
+        providers = (
+            ProviderSettings("one", dialect, urls["one"], prices=cost),  # type: ignore[arg-type]
+            ProviderSettings("two", "openai", urls["two"], prices=cost),
+        )
+        settings = Settings(providers, (RouteSettings("chat", ("one/m", "two/m"), clocks=CLOCKS),))
+        wire = VirtualWire({urls["one"]: script(*actions), urls["two"]: script(*WELL)})
+        self._client = AppClient(Service(Loaded(settings, {}, ()), wire=wire, log=self._note).asgi)
+
+    async def ask(self, *, stream: bool = True, leave_at_s: float | None = None) -> str:
+        """What the client has read when it is over, or when it leaves."""
+        asked = body(stream=stream, messages=[{"role": "user", "content": PROMPT}])
+        received = b""
+        async with self._client as client:
+            try:
+                async with (
+                    asyncio.timeout(leave_at_s),
+                    client.stream("POST", "/v1/chat/completions", json=asked) as reply,
+                ):
+                    while data := await reply.read():
+                        received += data
+            except TimeoutError:
+                pass
+        return text_of(received)
+
+    def _note(self, fact: Event) -> None:
+        if isinstance(fact, AttemptEnded):
+            self.tries[fact.provider] = fact
+        elif isinstance(fact, RequestEnded):
+            self.ended = fact
+
+
+def cost_usd(usage: Usage) -> float:
+    return (usage.prompt_tokens * 2.5 + usage.completion_tokens * 10.0) / 1e6
+
+
+BREAKS: dict[str, tuple[Action, ...]] = {"closed": (Close(),), "reset": (Reset(),), "silent": (Hang(),)}
+
+
+class TestBrokenOff:
+    @pytest.mark.parametrize("dialect", DIALECTS)
+    @pytest.mark.parametrize("how", BREAKS)
+    async def test_cut(self, dialect: str, how: str) -> None:
+        """A stream that breaks off has used its prompt and what was said, and that is what it costs."""
+        billed = Billed(dialect, *begun(dialect, 2), *BREAKS[how])
+        assert await billed.ask() == "One two three four "
+        usage, tried = so_far(dialect, 5), billed.tries["one"].attempt
+        assert billed.ended.outcome is Outcome.CUT
+        assert billed.ended.usage == tried.usage == usage
+        assert tried.maybe_billed and tried.cost_usd == cost_usd(usage)
+
+    @pytest.mark.parametrize("dialect", DIALECTS)
+    async def test_client_leaves(self, dialect: str) -> None:
+        """So has one whose client leaves: no more than had been said by then."""
+        billed = Billed(dialect, *whole(dialect))
+        assert await billed.ask(leave_at_s=0.25) == "One two three four "
+        usage, tried = so_far(dialect, 5), billed.tries["one"].attempt
+        assert (billed.ended.outcome, tried.reason) == (Outcome.CANCELLED, "cancelled")
+        assert billed.ended.usage == tried.usage == usage
+        assert tried.maybe_billed and tried.cost_usd == cost_usd(usage)
+
+    @pytest.mark.parametrize("dialect", DIALECTS)
+    async def test_client_leaves_before_content(self, dialect: str) -> None:
+        """The prompt was read all the same."""
+        billed = Billed(dialect, *whole(dialect))
+        assert await billed.ask(leave_at_s=0.05) == ""
+        usage, tried = so_far(dialect, 0), billed.tries["one"].attempt
+        assert billed.ended.outcome is Outcome.CANCELLED
+        assert (tried.usage, tried.cost_usd) == (usage, cost_usd(usage))
+
+    async def test_counted_along(self) -> None:
+        """A provider that counts in each chunk has counted a stream that is cut, too."""
+        said = chunk(choices=[choice({"content": "Hi"})], usage=COUNTED)
+        billed = Billed("openai", Head(200, SSE), Data(said), Close())
+        assert await billed.ask() == "Hi"
+        assert billed.ended.usage == billed.tries["one"].attempt.usage == Usage(500, 40, 540)
+
+    async def test_counted_at_the_beginning(self) -> None:
+        """The first count of Messages holds a token or two of the answer: the estimate is never below it."""
+        usage = {"input_tokens": 500, "output_tokens": 9}
+        start = event("message_start", message={"id": "m", "model": "m", "usage": usage})
+        billed = Billed("anthropic", Head(200, SSE), Data(start + saying("anthropic", "Hi")), Close())
+        await billed.ask()
+        assert billed.ended.usage == Usage(500, 9, 509, estimated=True)
+
+
+NO_CONTENT: dict[str, tuple[bool, tuple[Action, ...]]] = {
+    "reset before the headers": (True, (Reset(),)),
+    "silence before the headers": (True, (Hang(),)),
+    "silence after the headers": (True, (Head(200, SSE), Hang())),
+    "a finish and nothing else": (True, (Head(200, SSE), Data(STOPPED + DONE), End())),
+    "a page of HTML": (True, (Head(200, {"content-type": "text/html"}), Data(b"<p>"), End())),
+    "half a JSON answer": (False, (Head(200, {}), Data(completion("Hi")[:40]), Close())),
+    "JSON that comes too late": (False, (Head(200, {}), Wait(9), Data(completion("Hi")), End())),
+}
+NOT_BILLED: dict[str, tuple[Action, ...]] = {
+    "429": tuple(reply(429)),
+    "500": tuple(reply(500)),
+    "530": tuple(reply(530)),
+}
+
+
+class TestWithoutContent:
+    @pytest.mark.parametrize("name", NO_CONTENT)
+    async def test_perhaps_billed(self, name: str) -> None:
+        """Each try that came to nothing may cost its prompt; the answer's own usage is that of who gave it."""
+        is_stream, actions = NO_CONTENT[name]
+        billed = Billed("openai", *actions)
+        await billed.ask(stream=is_stream)
+        tried = billed.tries["one"].attempt
+        assert tried.maybe_billed and tried.usage == Usage(11, 0, 11, estimated=True)
+        assert tried.cost_usd == 11 * 2.5 / 1e6
+        if is_stream:
+            assert billed.ended.target == "two/m" and billed.ended.usage == Usage(1, 2, 3)
+            *failed, last = [one.cost_usd for one in billed.ended.attempts]
+            assert set(failed) == {11 * 2.5 / 1e6} and last == (2.5 + 20.0) / 1e6
+
+    async def test_prompt_as_counted(self) -> None:
+        """Where the provider has told the prompt's tokens by then, they are its own."""
+        role = chunk(
+            choices=[choice({"role": "assistant"})], usage={"prompt_tokens": 500, "total_tokens": 500}
+        )
+        for dialect, opening in (("anthropic", OPENING), ("openai", role)):
+            billed = Billed(dialect, Head(200, SSE), Data(opening), Close())
+            await billed.ask()
+            told = billed.tries["one"].attempt.usage
+            assert told == Usage(500, 0, 500, estimated=dialect == "anthropic")
+
+    @pytest.mark.parametrize("name", NOT_BILLED)
+    async def test_not_billed(self, name: str) -> None:
+        """A refusal costs nothing."""
+        billed = Billed("openai", *NOT_BILLED[name])
+        await billed.ask()
+        tried = billed.tries["one"].attempt
+        assert (tried.maybe_billed, tried.usage, tried.cost_usd) == (False, None, None)
+
+
+class TestWhole:
+    @pytest.mark.parametrize("dialect", DIALECTS)
+    async def test_stream(self, dialect: str) -> None:
+        """The provider's own count, and no estimate."""
+        billed = Billed(dialect, *whole(dialect))
+        assert await billed.ask() == "".join(PIECES)
+        tried = billed.tries["one"].attempt
+        assert billed.ended.outcome is Outcome.COMPLETE
+        assert billed.ended.usage == tried.usage == Usage(500, 40, 540)
+        assert not tried.maybe_billed and tried.cost_usd == (500 * 2.5 + 40 * 10.0) / 1e6
+
+    async def test_json(self) -> None:
+        """So it is without a stream."""
+        billed = Billed("openai", *reply(200, completion("Hi")))
+        await billed.ask(stream=False)
+        tried = billed.tries["one"].attempt
+        assert billed.ended.usage == tried.usage == Usage(1, 3, 4)
+        assert tried.cost_usd == (2.5 + 30.0) / 1e6
+
+    @pytest.mark.parametrize("count", [2, 3])
+    async def test_no_price(self, count: int) -> None:
+        """Tokens are known, cut or whole; what they cost is not."""
+        end = (Close(),) if count == 2 else (Data(ending("openai")), End())
+        billed = Billed("openai", *begun("openai", count), *end, prices=False)
+        await billed.ask()
+        tried = billed.tries["one"].attempt
+        assert tried.usage is not None and tried.cost_usd is None
