@@ -68,6 +68,7 @@ class LimiterOptions(Struct, frozen=True):
     max: Count = 1_000
     decrease: Annotated[float, Meta(gt=0, lt=1)] = 0.7
     growth: Share = 0.1
+    forget_s: Seconds = 60.0
 
 
 class HealthOptions(Struct, frozen=True):

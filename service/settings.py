@@ -49,6 +49,7 @@ TARGET_OK = re.compile(r"[!#-+\--:<-~]+")  # it stands in headers and metrics
 OUR_HEADERS = ("authorization", "x-api-key", "host", "content-type", "content-length", "accept-encoding")
 DialectName = Literal["openai", "mistral", "anthropic"]
 WireName = Literal["aiohttp", "httpx"]
+DeliveryName = Literal["live", "whole"]
 PolicyName = Literal["ordered", "balanced"]
 
 
@@ -106,6 +107,7 @@ class RouteSettings(Struct, frozen=True):
     name: RouteName
     targets: Annotated[tuple[str, ...], Meta(min_length=1)]
     policy: PolicyName = "ordered"
+    delivery: DeliveryName = "live"
     clocks: Clocks = Clocks()
     cache: CacheOptions = CacheOptions()
     notices: tuple[str, ...] = ()

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
-from litestar.types import Receive, Scope, Send
+from litestar.types import HTTPResponseStartEvent, Receive, Scope, Send
 
 from service import clock
 from service.api.errors import ClientGone, answered, error_body, error_headers
-from service.api.schema import deadline_s, parse_chat
-from service.api.stream import DONE, SSE_HEADERS, error_event, trail_header
+from service.api.schema import deadline_s, delivery, parse_chat
+from service.api.stream import DONE, HEARTBEAT, HEARTBEAT_S, SSE_HEADERS, error_event, trail_header
 from service.attempt.clocks import ClockRanOut, Watch
 from service.attempt.tries import Task
 from service.chat import Asked, Caller, ChatRequest, Outcome, Usage
@@ -73,7 +73,10 @@ class Exchange:
         self._watch = Watch(self.started_s + UPLOAD_S)  # until the request says which deadline it has
         self._task = asyncio.current_task()
         self._left = self._drained = self._head_sent = self._streaming = self._telling = self._over = False
-        self._all_sent = False  # from then on nothing can be cut: what looks like a client that left is the end
+        self._began = False  # some of the answer was sent
+        self._all_sent = (
+            False  # from then on nothing can be cut: what looks like a client that left is the end
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watcher: asyncio.Task[None] | None = None
@@ -117,8 +120,16 @@ class Exchange:
         seen.route, seen.stream = route.settings.name, request.stream
         clocks = route.settings.clocks
         self._watch.deadline_s = self.started_s + min(clocks.total_s, deadline_s(headers) or clocks.total_s)
-        seen.task = Task(request, seen.route, clocks, route.notices, self._watch, self.started_s)
-        answer = await self._ask(seen.task, route)
+        how = delivery(headers) or route.settings.delivery
+        seen.task = task = Task(request, seen.route, clocks, route.notices, self._watch, self.started_s)
+        task.whole = request.stream and how == "whole"
+        beats = asyncio.create_task(self._beats(send), name=f"beats {self.id}") if task.whole else None
+        try:
+            answer = await self._ask(task, route)
+        finally:
+            if beats is not None:
+                beats.cancel()
+                await asyncio.wait({beats})
         seen.target, seen.cached = answer.target, bool(answer.cached)
         if answer.stream is None:
             await self._send_json(answer, send)
@@ -140,6 +151,7 @@ class Exchange:
         body, self._seen.usage = answer.reply.body, answer.reply.usage
         headers = {"content-type": "application/json", "content-length": str(len(body))}
         await self._send_head(200, headers | self._about(answer), send)
+        self._began = True
         # In pieces, so that a client that does not read is noticed before all of it lies in our memory.
         for at in range(0, len(body), PIECE_BYTES):
             more = at + PIECE_BYTES < len(body)
@@ -149,13 +161,36 @@ class Exchange:
         stream = answer.stream
         assert stream is not None, "an answer is a stream or a reply"
         chunks = await stream.read()
-        await self._send_head(200, SSE_HEADERS | self._about(answer), send)
+        about = self._about(answer)
+        if not self._head_sent:
+            await self._send_head(200, SSE_HEADERS | about, send)
         self._streaming = True
+        self._began = True
         while chunks:
             if data := b"".join([chunk.raw for chunk in chunks]):
                 await self._send_body(data, send, more=True)
             chunks = await stream.read()
         await self._send_body(DONE, send, more=False)
+
+    async def _beats(self, send: Send) -> None:
+        """Keeps a client patient whose answer is held until it is whole: a comment now and then. The first one commits
+        the status."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            try:
+                async with asyncio.timeout(self.desk.server.client_stall_s):
+                    if not self._head_sent:
+                        self._head_sent = self._streaming = True
+                        await send(
+                            _head(
+                                200, SSE_HEADERS | {"x-request-id": self.id, "x-dub5-route": self._seen.route}
+                            )
+                        )
+                    await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+            except TimeoutError:
+                self._left = True
+                self._cancel()
+                return
 
     def _about(self, answer: Answer) -> dict[str, str]:
         """The headers that say who answered, after what."""
@@ -187,6 +222,8 @@ class Exchange:
                 return outcome or Outcome(error.outcome)
             if self._streaming:
                 await self._send_body(error_event(body), send, more=False)
+            if not self._began:  # only heartbeats so far: it is no cut answer, it is none
+                return outcome or Outcome(error.outcome)
         except (ClientGone, StreamStalled):
             return Outcome.CANCELLED
         except asyncio.CancelledError:
@@ -210,8 +247,7 @@ class Exchange:
         return await self._tell(error, send, Outcome.FAILED)
 
     async def _send_head(self, status: int, headers: dict[str, str], send: Send) -> None:
-        raw = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]
-        await self._to_client(send({"type": "http.response.start", "status": status, "headers": raw}))
+        await self._to_client(send(_head(status, headers)))
         self._head_sent = True
 
     async def _send_body(self, data: bytes, send: Send, *, more: bool) -> None:
@@ -278,6 +314,11 @@ class Exchange:
                 operation=self.operation,
             )
         )
+
+
+def _head(status: int, headers: Mapping[str, str]) -> HTTPResponseStartEvent:
+    raw = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": raw}
 
 
 def _headers(scope: Scope, headers_max: int) -> dict[str, str]:

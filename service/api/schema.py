@@ -8,6 +8,7 @@ from msgspec import Raw
 
 from service.chat import Caller, ChatBody, ChatRequest
 from service.errors import InvalidRequest
+from service.settings import DeliveryName
 from service.words import in_words, where
 
 T = TypeVar("T")
@@ -60,6 +61,16 @@ def deadline_s(headers: Mapping[str, str]) -> float | None:
             "X-Deadline-Ms must be a whole number of milliseconds above 0.", param="x-deadline-ms"
         )
     return int(said) / 1000
+
+
+def delivery(headers: Mapping[str, str]) -> DeliveryName | None:
+    """How the caller wants a stream, from `X-Dub5-Delivery`. Raises InvalidRequest."""
+    match headers.get("x-dub5-delivery"):
+        case None:
+            return None
+        case "live" | "whole" as said:
+            return said
+    raise InvalidRequest("X-Dub5-Delivery must be live or whole.", param="x-dub5-delivery")
 
 
 def _check(body: ChatBody) -> None:

@@ -6,6 +6,8 @@ from service.chat import Attempt
 from service.gateway import Answer
 
 DONE = b"data: [DONE]\n\n"
+HEARTBEAT = b": the answer is on its way\n\n"
+HEARTBEAT_S = 10.0
 SSE_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",

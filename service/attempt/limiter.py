@@ -8,13 +8,18 @@
 
 Losses alone move it, never latency: how long an answer takes depends on how long it is (Netflix concurrency-limits
 recommends the same for clients). Tries that began before the last decrease do not decrease it again: they are news
-of the same overload. The two speeds of growth are TCP's slow start and congestion avoidance (RFC 5681): without the
+of the same overload; after a minute without one it is forgotten. The two speeds of growth are TCP's slow start and congestion avoidance (RFC 5681): without the
 first, a provider whose answers take a minute would need a quarter of an hour to get its load back.
 """
 
 from enum import StrEnum
+from math import inf
 
 from service.options import LimiterOptions
+
+PRESUMED = (
+    20  # so much anybody takes, until shown otherwise: one 429 with one in flight is no proof of the contrary
+)
 
 
 class Load(StrEnum):
@@ -26,7 +31,7 @@ class Load(StrEnum):
 
 
 class Limiter:
-    """Decides from what it is told; reads no clock."""
+    """Decides from what it is told; reads no clock. Times are loop seconds."""
 
     def __init__(self, options: LimiterOptions) -> None:
         self.limit = float(options.max)
@@ -34,10 +39,14 @@ class Limiter:
         self.era = 0  # grows with each decrease
         self._sound = self.limit  # so much the last overload left; more is found out slowly
         self._answered = True  # since the last decrease
+        self._forget_at_s = inf  # what the last overload taught
         self._options = options
 
-    def has_room(self) -> bool:
+    def has_room(self, now_s: float) -> bool:
         """Whether one more may be sent."""
+        if now_s >= self._forget_at_s:
+            self.limit = self._sound = float(self._options.max)
+            self._forget_at_s = inf
         return self.in_flight < int(self.limit)
 
     def enter(self) -> int:
@@ -53,7 +62,7 @@ class Limiter:
             step = 1.0 if fast else max(1.0, self.limit * self._options.growth) / self.limit
             self.limit = min(self.limit + step, float(self._options.max))
 
-    def leave(self, era: int, load: Load) -> bool:
+    def leave(self, era: int, load: Load, now_s: float) -> bool:
         """One is back; whether the limit was lowered."""
         busy = self.in_flight
         if load is Load.TAKEN:
@@ -62,12 +71,13 @@ class Limiter:
         if load is not Load.DROPPED or era != self.era:
             return False
         self.era += 1
-        before = int(self.limit)
-        cut = min(self.limit, busy) * self._options.decrease
-        self.limit = min(self.limit, max(cut, float(self._options.min)))
+        self._forget_at_s = now_s + self._options.forget_s
+        before = self.limit
+        cut = min(before, max(busy, PRESUMED)) * self._options.decrease
+        self.limit = min(before, max(cut, float(self._options.min)))
         if self._answered:  # else it is still the same trouble, which says nothing about room
             self._sound, self._answered = self.limit, False
-        return int(self.limit) < before
+        return int(self.limit) < int(before)
 
     def adopt(self, options: LimiterOptions) -> None:
         """Other options from now on."""

@@ -25,6 +25,7 @@ from service.wire.base import Wire, WireFailure, WireRequest, WireResponse
 ERROR_BYTES_MAX = 64 * 1024
 ERROR_BODY_S = 1.0
 LINGER_S = 0.05
+WHOLE_BYTES_MAX = 4 * 1024 * 1024  # of a stream that is held to its end
 TAIL_S = 1.0  # how long a provider may take to end a stream whose answer is already whole
 
 BROKEN = (WireFailure, ProviderFault, ClockRanOut, Unsupported)
@@ -51,6 +52,7 @@ class Task:
     notices: Notices
     watch: Watch
     started_s: float
+    whole: bool = False  # a stream is held to its end, so that it can fail over until then
     trail: list[Attempt] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)  # on those that were tried
     given_up: bool = False  # nobody else would do better
@@ -117,6 +119,8 @@ class Try:
             await self.close()
         else:
             self._leave.commit(now_s, now_s - self.started_s, limit_s)
+            if task.whole:
+                await answer.hold_all()
         return answer
 
     async def _answer(self, wire_request: WireRequest) -> "Whole | Streaming":
@@ -305,16 +309,25 @@ class Streaming:
             return self._seen(chunks)
         while not self._over:
             try:
-                chunks = await self._next()
+                chunks = await self._more()
             except BROKEN as error:
-                if self._reader.finished:  # the answer is whole; only the ending was bad
-                    chunks, self._over = self._reader.end(), True
-                else:
-                    raise self._cut(classify(error)) from None
+                raise self._cut(classify(error)) from None
             if chunks:
-                return self._seen(chunks)
+                return chunks
         self._attempt.end(None)
         return []
+
+    async def hold_all(self) -> None:
+        """Reads to the answer's proper end, and keeps all of it for `read`: the commit point is moved there. Raises one
+        of BROKEN."""
+        size = 0
+        while not self._over:
+            chunks = await self._more()
+            self.held += chunks
+            size += sum(len(chunk.raw) for chunk in chunks)
+            if size > WHOLE_BYTES_MAX:
+                raise ProviderFault("answer_too_long")
+        self._attempt.end(None)
 
     async def hold_more(self, limit_s: float) -> bool:
         """Reads on before the commit point; false when there is no more, or not in time. Raises ProviderFault."""
@@ -333,6 +346,16 @@ class Streaming:
         """The client left, or the answer is over; or it is not wanted, as `verdict` says."""
         self._attempt.end(verdict)
         await self._attempt.close(at_end=self._over and self._reader.ended)
+
+    async def _more(self) -> list[Chunk]:
+        """One read, or the last words of an answer that is whole though its ending was bad. Raises one of BROKEN."""
+        try:
+            return self._seen(await self._next())
+        except BROKEN:
+            if not self._reader.finished:
+                raise
+            self._over = True
+            return self._seen(self._reader.end())
 
     async def _next(self) -> list[Chunk]:
         """One read. The clock between tokens runs only while we wait, and only content sets it back."""

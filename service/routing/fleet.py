@@ -247,7 +247,7 @@ class Fleet:
             return Barred("breaker_open", soft=breaker.slow)
         if not (last_resort or (breaker.ramped(now_s) and host.ramped(now_s))):
             return Barred("slow_start", soft=True)
-        if not entry.provider.limiter.has_room():
+        if not entry.provider.limiter.has_room(now_s):
             return Barred("provider_full")
         return None
 
@@ -408,18 +408,18 @@ class Pass:
         self._target.end(_target_end(verdict, self._slow), now_s, not_before_s)
         self._host.end(_host_end(verdict, reached), now_s, not_before_s)
         entry.note_recovery(was_well)
-        self._leave_limiter(verdict)
+        self._leave_limiter(verdict, now_s)
         if verdict is not None or entry.told is not Health.HEALTHY:
             self._fleet._health(entry, now_s)  # tells of a change
 
-    def _leave_limiter(self, verdict: Verdict | None) -> None:
+    def _leave_limiter(self, verdict: Verdict | None, now_s: float) -> None:
         limiter = self._entry.provider.limiter
         if verdict is None:
             load = Load.UNKNOWN if self._committed else Load.TAKEN  # a stream was taken when it began
         else:
             load = Load.DROPPED if verdict.overload else Load.UNKNOWN
         before = int(limiter.limit)
-        if limiter.leave(self._limit_era, load):
+        if limiter.leave(self._limit_era, load, now_s):
             why = verdict.reason if verdict else ""
             self._fleet._events.emit(LimitLowered(self._entry.provider.name, before, int(limiter.limit), why))
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from service.attempt.limiter import Limiter, Load
+from service.attempt.limiter import PRESUMED, Limiter, Load
 from service.options import LimiterOptions
 
 OPTIONS = LimiterOptions(min=3, max=40, decrease=0.7, growth=0.1)
@@ -14,7 +14,7 @@ OPTIONS = LimiterOptions(min=3, max=40, decrease=0.7, growth=0.1)
 def fill(limiter: Limiter) -> list[int]:
     """As many requests as there is room for."""
     eras = []
-    while limiter.has_room():
+    while limiter.has_room(0.0):
         eras.append(limiter.enter())
     return eras
 
@@ -24,14 +24,14 @@ def test_a_provider_without_limits_is_never_held_back() -> None:
     limiter = Limiter(OPTIONS)
     eras = fill(limiter)
     assert len(eras) == OPTIONS.max
-    assert not any(limiter.leave(era, Load.TAKEN) for era in eras)
+    assert not any(limiter.leave(era, Load.TAKEN, 0.0) for era in eras)
     assert limiter.limit == OPTIONS.max
 
 
 def test_one_overload_is_one_decrease() -> None:
     """Forty requests that fail in the same overload lower the limit once, to 0.7 of what was in flight."""
     limiter = Limiter(OPTIONS)
-    lowered = [limiter.leave(era, Load.DROPPED) for era in fill(limiter)]
+    lowered = [limiter.leave(era, Load.DROPPED, 0.0) for era in fill(limiter)]
     assert lowered == [True] + [False] * 39
     assert limiter.limit == pytest.approx(40 * 0.7)
 
@@ -41,23 +41,32 @@ def test_the_next_overload_is_another_decrease() -> None:
     limiter = Limiter(OPTIONS)
     for _ in range(2):
         for era in fill(limiter):
-            limiter.leave(era, Load.DROPPED)
+            limiter.leave(era, Load.DROPPED, 0.0)
     assert limiter.limit == pytest.approx(28 * 0.7)
 
 
 def test_it_learns_from_what_was_in_flight() -> None:
-    """A drop with ten in flight says that ten were too many, however high the limit stood."""
+    """A drop with thirty in flight says that thirty were too many, however high the limit stood."""
     limiter = Limiter(OPTIONS)
-    eras = [limiter.enter() for _ in range(10)]
-    assert limiter.leave(eras[0], Load.DROPPED)
-    assert limiter.limit == pytest.approx(10 * 0.7)
+    eras = [limiter.enter() for _ in range(30)]
+    assert limiter.leave(eras[0], Load.DROPPED, 0.0)
+    assert limiter.limit == pytest.approx(30 * 0.7)
+
+
+def test_one_refusal_at_a_quiet_time() -> None:
+    """A drop with one in flight hardly speaks of room: a few may still be sent, and a minute later it is forgotten."""
+    limiter = Limiter(OPTIONS)
+    assert limiter.leave(limiter.enter(), Load.DROPPED, 0.0)
+    assert limiter.limit == pytest.approx(PRESUMED * 0.7)
+    assert limiter.has_room(59.9) and limiter.limit < OPTIONS.max
+    assert limiter.has_room(60.0) and limiter.limit == OPTIONS.max
 
 
 def test_a_maximum_below_the_minimum() -> None:
     """Settings that allow two at most are kept, whatever the minimum says."""
     limiter = Limiter(LimiterOptions(min=4, max=2))
     for era in fill(limiter):
-        limiter.leave(era, Load.DROPPED)
+        limiter.leave(era, Load.DROPPED, 0.0)
     assert limiter.limit == 2.0
 
 
@@ -69,7 +78,7 @@ def test_it_settles_near_the_capacity(capacity: int) -> None:
         eras = fill(limiter)
         sent.append(len(eras))
         for i, era in enumerate(reversed(eras)):
-            limiter.leave(era, Load.DROPPED if i < len(eras) - capacity else Load.TAKEN)
+            limiter.leave(era, Load.DROPPED if i < len(eras) - capacity else Load.TAKEN, 0.0)
     assert min(sent[20:]) >= int(capacity * 0.7)
     assert max(sent) == OPTIONS.max and max(sent[20:]) <= capacity * 1.1 + 1
 
@@ -79,10 +88,10 @@ def test_it_comes_back_under_load(drops: int) -> None:
     """However far it fell: nothing but successes, with every place taken, and it is at its maximum again soon."""
     limiter = Limiter(OPTIONS)
     for _ in range(drops):
-        limiter.leave(limiter.enter(), Load.DROPPED)
+        limiter.leave(limiter.enter(), Load.DROPPED, 0.0)
     out, answers = fill(limiter), 0
     while limiter.limit < OPTIONS.max:
-        limiter.leave(out.pop(), Load.TAKEN)
+        limiter.leave(out.pop(), Load.TAKEN, 0.0)
         out += fill(limiter)
         answers += 1
         assert answers <= 600, "a tenth a round is twenty-odd rounds of at most forty answers"
@@ -94,7 +103,7 @@ def test_an_outage_is_not_a_lesson_about_room() -> None:
     in_flight = [limiter.enter() for _ in range(30)]
     while limiter.limit > OPTIONS.min:  # nothing but timeouts
         for era in in_flight:
-            limiter.leave(era, Load.DROPPED)
+            limiter.leave(era, Load.DROPPED, 0.0)
         in_flight = fill(limiter)
     for _ in range(7):
         for _ in in_flight:
@@ -114,7 +123,7 @@ class LimiterMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 30))
     def enter(self, count: int) -> None:
         for _ in range(count):
-            if self.limiter.has_room():
+            if self.limiter.has_room(0.0):
                 self.out.append(self.limiter.enter())
 
     @rule(data=st.data(), load=st.sampled_from(Load))
@@ -123,12 +132,14 @@ class LimiterMachine(RuleBasedStateMachine):
             return
         limiter, busy = self.limiter, len(self.out)
         era, before, news_of = self.out.pop(data.draw(st.integers(0, busy - 1))), limiter.limit, limiter.era
-        lowered = limiter.leave(era, load)
+        lowered = limiter.leave(era, load, 0.0)
         half_used, sound = busy * 2 >= before, limiter._sound
         assert lowered == (int(limiter.limit) < int(before)), "what it says is what happened"
         if load is Load.DROPPED and era == news_of:
             floor = float(OPTIONS.min)
-            assert limiter.limit == min(before, max(floor, min(before, busy) * OPTIONS.decrease))
+            assert limiter.limit == min(
+                before, max(floor, min(before, max(busy, PRESUMED)) * OPTIONS.decrease)
+            )
             assert limiter.era > news_of, "the rest of this overload is no news"
         elif load is Load.TAKEN and half_used:
             slowly = max(1.0, before * OPTIONS.growth) / before
@@ -150,7 +161,7 @@ class LimiterMachine(RuleBasedStateMachine):
     def bounds(self) -> None:
         assert OPTIONS.min <= self.limiter.limit <= OPTIONS.max
         assert self.limiter.in_flight == len(self.out)
-        assert self.limiter.has_room() == (len(self.out) < int(self.limiter.limit))
+        assert self.limiter.has_room(0.0) == (len(self.out) < int(self.limiter.limit))
 
 
 TestLimiterMachine = LimiterMachine.TestCase

@@ -1,0 +1,121 @@
+"""How a stream is delivered: live, or whole. Whatever happens to a held stream, its client sees one answer, or one error."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import clock
+from service.options import Clocks
+from simulators.script import Action, Close, Data, End, Hang, Head, Reset, Wait
+from simulators.virtual import run
+from tests.service.world import SSE, World, chunk, healthy, payloads, script, text_of
+
+WORDS = ("one ", "two ", "three ", "four ", "five ", "six")
+WHOLE = {"route": {"delivery": "whole"}}
+ENDS: dict[str, tuple[Action, ...]] = {
+    "closed": (Close(),),
+    "reset": (Reset(),),
+    "stalled": (Hang(),),
+    "ended without a finish": (Data(b"data: [DONE]\n\n"), End()),
+    "garbage": (Data(b"data: {{{{\n\n"), End()),
+    "an error event": (Data(b'data: {"error":{"message":"overloaded"}}\n\n'), End()),
+}
+
+
+def cut_after(words: int, *how: Action) -> list[Action]:
+    """The beginning of an answer, and its bad end."""
+    said = [action for word in WORDS[:words] for action in (chunk({"content": word}), Wait(0.01))]
+    return [Head(200, SSE), chunk({"role": "assistant", "content": ""}), *said, *how]
+
+
+@given(words=st.integers(0, len(WORDS)), how=st.sampled_from(sorted(ENDS)))
+def test_cut_anywhere(words: int, how: str) -> None:
+    """A held stream that dies after any word, in any way, is whole from the next target: nothing repeated or missing."""
+
+    async def play() -> tuple[int, bytes]:
+        dying = script(*cut_after(words, *ENDS[how]))
+        async with World(one=dying, two=healthy(words=WORDS), **WHOLE) as world:
+            answer = await world.ask(stream=True)
+            return answer.status, answer.body
+
+    status, body = run(play(), seed=1)
+    assert status == 200
+    assert text_of(body) == "".join(WORDS)
+    assert payloads(body)[-1] == "[DONE]"
+
+
+@pytest.mark.parametrize("how", sorted(ENDS))
+async def test_live_is_cut_honestly(how: str) -> None:
+    """The same stream relayed live ends in an error event and no [DONE]."""
+    dying = script(*cut_after(3, *ENDS[how]))
+    async with World(one=dying, two=healthy(words=WORDS)) as world:
+        answer = await world.ask(stream=True)
+    assert "error" in payloads(answer.body)[-1]
+    assert "[DONE]" not in payloads(answer.body)
+
+
+async def test_a_request_may_choose() -> None:
+    """The header goes before the route's setting, either way; anything else is refused in words."""
+    dying = script(*cut_after(3, Close()))
+    async with World(one=dying, two=healthy(words=WORDS), **WHOLE) as world:
+        live = await world.ask(stream=True, headers={"x-dub5-delivery": "live"})
+        odd = await world.ask(stream=True, headers={"x-dub5-delivery": "soon"})
+    async with World(one=dying, two=healthy(words=WORDS)) as world:
+        whole = await world.ask(stream=True, headers={"x-dub5-delivery": "whole"})
+    assert "error" in payloads(live.body)[-1]
+    assert text_of(whole.body) == "".join(WORDS)
+    assert odd.json()["error"]["param"] == "x-dub5-delivery"
+
+
+async def test_nothing_before_the_end() -> None:
+    """Not a byte is sent while the provider is still writing; then all of it at once."""
+    async with World(one=healthy(first_s=0.1, gap_s=1.0, words=WORDS), **WHOLE) as world:
+        async with world.stream() as reply:
+            head_s = clock.now()
+            await reply.read()
+        assert head_s == pytest.approx(6.1, abs=0.1)
+
+
+async def test_heartbeats() -> None:
+    """After ten seconds a comment goes out, and then every ten: proxies and SDKs stay patient."""
+    slow = healthy(first_s=1.0, gap_s=4.0, words=WORDS)
+    async with World(one=slow, **WHOLE) as world, world.stream() as reply:
+        began_s, beats, body = clock.now(), 0, b""
+        while data := await reply.read():
+            beats += data.startswith(b": ")
+            body += b"" if data.startswith(b": ") else data
+    assert began_s == pytest.approx(10.0, abs=0.1)
+    assert beats == 2
+    assert text_of(body) == "".join(WORDS)
+    assert world.outcomes() == {"complete": 1}
+
+
+async def test_nobody_answers_after_a_heartbeat() -> None:
+    """The status is sent by then: the error is an event, and the outcome is failed, not cut."""
+    slow = Clocks(first_token_s=8.0)
+    async with World(one=script(Hang()), two=script(Hang()), clocks=slow, **WHOLE) as world:
+        answer = await world.ask(stream=True)
+    assert answer.status == 200
+    assert payloads(answer.body)[-1]["error"]["code"] == "all_targets_down"
+    assert world.outcomes() == {"failed": 1}
+
+
+async def test_leaving_while_it_is_held() -> None:
+    """The provider is told at once, as with any stream."""
+    async with World(one=healthy(gap_s=5.0, words=WORDS), **WHOLE) as world:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(12.0):
+                await world.ask(stream=True)
+        assert world.service.fleet.states(clock.now())[0].in_flight == 0
+    assert world.outcomes() == {"cancelled": 1}
+
+
+async def test_an_endless_answer() -> None:
+    """What is held is bounded: a stream that never ends is that target's failure."""
+    big = chunk({"content": "x" * 100_000})
+    async with World(one=script(Head(200, SSE), *[big] * 50, Hang()), two=healthy(), **WHOLE) as world:
+        answer = await world.ask(stream=True)
+    assert "one/m=answer_too_long" in answer.headers["x-dub5-trail"]
+    assert answer.headers["x-dub5-target"] == "two/m"
