@@ -211,6 +211,22 @@ class TestHalfOpen:
         following.end(End.SUCCESS, 17.0)
         assert breaker.state is State.CLOSED
 
+    def test_lost_probe_speaks_after_a_recovery(self, breaker: Breaker, probe: Permit) -> None:
+        """A stream that began before the breaker closed again is none of the calls that it counts."""
+        call(breaker, End.SUCCESS, 14.0)
+        probe.commit(End.SUCCESS, 15.0)
+        probe.end(End.FAILURE, 16.0)
+        for _ in range(4):
+            call(breaker, End.FAILURE, 16.0)
+        assert breaker.state is State.CLOSED
+
+    def test_a_recovery_is_a_new_beginning(self, breaker: Breaker, probe: Permit) -> None:
+        """After a success the open time is as short as the first one was."""
+        probe.end(End.FAILURE, 4.5)
+        call(breaker, End.SUCCESS, 12.0)
+        trip(breaker, 20.0)
+        assert breaker.opened_until_s <= 24.0
+
 
 class TestRamp:
     @staticmethod

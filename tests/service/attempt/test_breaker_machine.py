@@ -85,16 +85,22 @@ class BreakerMachine(RuleBasedStateMachine):
         if self.state is State.HALF_OPEN and began_s + OPTIONS.probe_s <= self.now_s:
             self.expect_open(began_s, 0.0, slow=False)
 
-    def too_many(self) -> bool:
+    def too_many(self) -> str:
         recent = [how for at_s, how in self.ends if int(at_s) > int(self.now_s) - OPTIONS.window_s]
-        failing = recent.count(End.FAILURE) >= len(recent) * OPTIONS.failure_share
-        slow = recent.count(End.SLOW) >= len(recent) * OPTIONS.slow_share
-        return self.in_a_row >= OPTIONS.failures_in_a_row or (
-            len(recent) >= OPTIONS.calls_min and (failing or slow)
-        )
+        if self.in_a_row >= OPTIONS.failures_in_a_row:
+            return "failures"
+        if len(recent) < OPTIONS.calls_min:
+            return ""
+        if recent.count(End.FAILURE) >= len(recent) * OPTIONS.failure_share:
+            return "failures"
+        return "slow" if recent.count(End.SLOW) >= len(recent) * OPTIONS.slow_share else ""
 
     def expect_end(self, one: Out, how: End, not_before_s: float) -> None:
-        if not one.live or how is End.IGNORED:
+        if how is End.IGNORED:
+            return
+        if not one.live:
+            if one.probe and how is End.SUCCESS and self.state in (State.OPEN, State.HALF_OPEN):
+                self.expect_closed()  # given up, and it answered after all
             return
         if one.probe:
             if how is End.SUCCESS:
@@ -104,8 +110,8 @@ class BreakerMachine(RuleBasedStateMachine):
         elif self.state is State.CLOSED:
             self.ends.append((self.now_s, how))
             self.in_a_row = self.in_a_row + 1 if how is End.FAILURE else 0
-            if how is not End.SUCCESS and self.too_many():
-                self.expect_open(self.now_s, not_before_s, how is End.SLOW)
+            if how is not End.SUCCESS and (why := self.too_many()):
+                self.expect_open(self.now_s, not_before_s, why == "slow")
 
     # What happens.
 

@@ -42,6 +42,13 @@ def test_it_ends() -> None:
     assert not any(answers(burst, "x" * 3, 140.0))
 
 
+def test_a_second_burst() -> None:
+    """The first burst is no part of what the second one is compared with."""
+    burst = quiet()
+    answers(burst, "x" * 200 + "." * 200, 60.0)
+    assert answers(burst, "x" * 30, 460.0)[-1]
+
+
 def test_a_long_burst_does_not_become_the_usual() -> None:
     """Hours of 400s stay the target's fault to the end: they are never what it is compared with."""
     burst = quiet()

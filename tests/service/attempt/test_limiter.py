@@ -112,6 +112,17 @@ def test_an_outage_is_not_a_lesson_about_room() -> None:
     assert limiter.in_flight >= 30 * OPTIONS.decrease
 
 
+def test_hardly_used() -> None:
+    """Successes with most places empty say nothing about more: the limit stays."""
+    limiter = Limiter(OPTIONS)
+    for era in fill(limiter):
+        limiter.leave(era, Load.DROPPED, 0.0)
+    lowered = limiter.limit
+    for _ in range(200):
+        limiter.leave(limiter.enter(), Load.TAKEN, 1.0)
+    assert limiter.limit == lowered < OPTIONS.max
+
+
 class LimiterMachine(RuleBasedStateMachine):
     """Requests come, and come back in any order with any news."""
 

@@ -250,10 +250,10 @@ class TestProvider:
     def test_a_drop_lowers_it_for_both(self) -> None:
         """A limit that one model showed is one for the other, told once for one overload."""
         yard = Yard(limiter=LimiterOptions(min=2, max=100))
-        for leave in [yard.enter(SMALL) for _ in range(10)]:
+        for leave in [yard.enter(SMALL) for _ in range(50)]:
             leave.end(LIMITED, 0.0, reached=True)
-        assert yard.fleet.state(LARGE, 0.0).limit == 7
-        assert yard.told(LimitLowered) == [LimitLowered("one", 100, 7, "http_429")]
+        assert yard.fleet.state(LARGE, 0.0).limit == 35
+        assert yard.told(LimitLowered) == [LimitLowered("one", 100, 35, "http_429")]
 
     def test_a_budget_is_shared(self) -> None:
         """Retries at one model are paid from what first tries at both brought in; then no more, and it is told."""
@@ -263,7 +263,9 @@ class TestProvider:
         yard.enter(LARGE, fare=Fare.PAID)
         assert yard.fleet.enter(SMALL, 0.0, Fare.PAID) == Barred("retry_budget_spent")
         assert yard.told(BudgetSpent) == [BudgetSpent("one")]
-        yard.enter(SMALL, fare=Fare.FREE)
+        for _ in range(30):
+            yard.enter(SMALL, fare=Fare.FREE)
+        assert yard.fleet.enter(SMALL, 0.0, Fare.PAID) == Barred("retry_budget_spent")
 
     def test_who_is_barred_pays_nothing(self) -> None:
         """A retry that a breaker forbids leaves the purse as it was."""
@@ -393,6 +395,7 @@ class TestForgotten:
         leave = yard.enter(FAR)
         yard.call(FAR, DOWN, times=5)
         leave.end(REFUSED, 0.0, reached=True)
+        assert yard.fleet.standing(FAR, 50.0).rank == 2
         assert yard.fleet.forgotten(61.9, 2.0) == []
         assert yard.fleet.forgotten(62.0, 2.0) == [FAR]
 
