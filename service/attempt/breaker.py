@@ -9,8 +9,9 @@
     isolated: by an operator's hand, until the same hand lets go
 
 A permit ends in one of four ways. A cancelled probe is `ignored`: it says nothing, and its place is free again. A probe
-that has not come back after `probe_s` counts as failed, so a hanging provider cannot hold the place. The open time runs
-from the start of the probe that failed. Results of calls that began before the last change of state are not counted.
+that has not come back after `probe_s` counts as failed, so a hanging provider cannot hold the place; should it answer
+later all the same, that closes the breaker. The open time runs from the start of the probe that failed. Results of
+other calls that began before the last change of state are not counted.
 
 The window follows resilience4j's time window, the permit Netflix's three-way listener, the ramp Envoy's slow start.
 """
@@ -125,6 +126,11 @@ class Breaker:
             if end is not End.SUCCESS:
                 self._judge(now_s, not_before_s)
 
+    def vouch(self, now_s: float) -> None:
+        """A probe that was given up has answered after all: long answers prove as much as short ones."""
+        if self.state in (State.OPEN, State.HALF_OPEN):
+            self._close(now_s, "a late probe succeeded")
+
     def isolate(self, on: bool, now_s: float) -> None:
         """By hand: nobody enters until the same hand lets go."""
         if on and self.state is not State.ISOLATED:
@@ -201,6 +207,8 @@ class Permit:
         """Tells the breaker how the call went, if it is still of its era."""
         if self._open and self._era == self._breaker.era:
             self._breaker.record(how, now_s, self._began_s, not_before_s)
+        elif self._open and self.probe and how is End.SUCCESS:
+            self._breaker.vouch(now_s)
         self._open = False
 
     def commit(self, how: End, now_s: float) -> None:
@@ -208,8 +216,8 @@ class Permit:
         follows counts as an ordinary call. Any other call is counted when it ends."""
         if not self.probe:
             return
-        self.probe = False
         counts = self._open and self._era == self._breaker.era
         self.end(how, now_s)
+        self.probe = False
         if counts and self._breaker.state is State.CLOSED:
             self._era, self._open = self._breaker.era, True

@@ -202,6 +202,13 @@ class TestProbes:
             await asyncio.gather(*asks, return_exceptions=True)
         assert 100 < answered_s <= 115
 
+    async def test_long_answers(self) -> None:
+        """JSON answers that take longer than a probe may still show that their target is back."""
+        async with self.world(until(5, status(500, b"{}"), healthy(first_s=20.0)), healthy()) as world:
+            for _ in range(60):
+                await asyncio.gather(world.ask(), asyncio.sleep(1.0))
+        assert world.happened("breaker_closed") >= 1
+
     async def test_without_traffic(self) -> None:
         """Nobody asks, and a target that is back is found to be so within 15 s."""
         async with self.world(until(100, STALLS, healthy()), options={}) as world:
