@@ -101,6 +101,12 @@ class TestClosed:
         call(breaker, End.SLOW, 0.0)
         assert breaker.state is State.OPEN and breaker.slow
 
+    def test_failing_and_slow(self, breaker: Breaker) -> None:
+        """A late answer may be the last straw, but where half of the calls fail, slowness is not the reason."""
+        for how in [End.FAILURE, End.SLOW] * 5:
+            call(breaker, how, 0.0)
+        assert breaker.state is State.OPEN and not breaker.slow
+
 
 class TestOpen:
     def test_nobody_enters_until_its_time_is_over(self, breaker: Breaker) -> None:
