@@ -59,10 +59,10 @@ class Shrinker:
         def only(some: Sequence[Sequence[int]]) -> World:
             return dataclasses.replace(world, kept=_ranges([number for block in some for number in block]))
 
-        blocks = self._fewest(blocks, only)
-        if len(blocks) <= 8:
-            return only(self._fewest([[number] for block in blocks for number in block], only))
-        return only(blocks)
+        left = self._fewest(blocks, only)
+        if len(left) <= 8:
+            left = self._fewest([[number] for block in left for number in block], only)
+        return only(left) if sum(map(len, left)) < len(numbers) else world
 
     def _fewest(self, items: Sequence[Any], world_of: Callable[[Sequence[Any]], World]) -> list[Any]:
         """Delta debugging: leaves out ever smaller parts, as long as it still fails."""

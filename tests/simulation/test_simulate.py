@@ -1,0 +1,105 @@
+"""The simulation itself: it holds, it repeats, and what it says can be played again."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chaos import cli
+from chaos.simulate import world as worlds
+from chaos.simulate.batch import Total, play_seed
+from chaos.simulate.draw import draw
+from chaos.simulate.play import play
+from chaos.simulate.sometimes import REQUIRED
+
+SEEDS = (5, 22)  # quick ones; `nox -s simulate` plays many more
+DIGESTS = """
+from chaos.simulate.draw import draw
+from chaos.simulate.play import play
+from simulators.virtual import Trace
+steps = Trace()
+print(play(draw({seed}), on_step=steps).digest, steps.digest())
+"""
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_few_worlds_hold(seed: int) -> None:
+    """Every promise is kept in worlds drawn at random."""
+    assert not play_seed(seed).violations
+
+
+def test_the_same_seed_is_the_same_run_whatever_the_hash_seed() -> None:
+    """Every step of the loop and every event, in two processes that hash strings differently."""
+
+    def digests(hash_seed: str) -> subprocess.Popen[str]:
+        code = DIGESTS.format(seed=12)
+        environ = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        return subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True)
+
+    one, other = digests("1"), digests("2")
+    said = one.communicate()[0]
+    assert said and said == other.communicate()[0]
+
+
+def test_another_seed_is_another_run() -> None:
+    """Or the digest would prove nothing."""
+    assert play_seed(5).digest != play_seed(22).digest
+
+
+def test_a_world_that_was_kept_plays_as_it_did(tmp_path: Path) -> None:
+    """A world is data: written to a file and read again it gives the same trace."""
+    world = draw(22)
+    worlds.write(world, tmp_path / "world.json")
+    again = worlds.read(tmp_path / "world.json")
+    assert again == world
+    assert play(again).digest == play(world).digest
+
+
+def test_a_branch_that_was_never_taken_is_a_failure() -> None:
+    """One world alone cannot have shown everything."""
+    total = Total()
+    assert total.never() == list(REQUIRED)
+    total.add(play_seed(22))
+    assert 0 < len(total.never()) < len(REQUIRED)
+
+
+def test_a_failure_is_told_with_its_world_made_smaller_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The report of a broken build: what broke, the last events, the command, and a smaller world that fails too."""
+    mutant = "tests.simulation.mutants:retry_after_ignored"
+    arguments = [
+        "simulate",
+        "--seed",
+        "13",
+        "--mutant",
+        mutant,
+        "--shrink",
+        "1.5",
+        "--reports",
+        str(tmp_path),
+    ]
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr().out
+    assert "S7" in said or "S8" in said
+    assert "world 13: " in said and "VIOLATED" in said
+    assert "dub5 simulate --seed 13" in said
+    kept = worlds.read(tmp_path / "world-13.json")
+    assert len(kept.troubles) < len(draw(13).troubles)
+    assert str(tmp_path / "world-13.json") in said.replace("\n", "")
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    """`dub5 simulate --help` shows what one would type."""
+    with pytest.raises(SystemExit):
+        cli.main(["simulate", "--help"])
+    assert "dub5 simulate --seed 17" in capsys.readouterr().out
+
+
+def test_many_worlds_give_one_page(capsys: pytest.CaptureFixture[str]) -> None:
+    """Counts, outcomes and the worst times of all of them."""
+    assert cli.main(["simulate", "--seeds", "2", "--from", "22", "--jobs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "2 worlds" in said and "requests/s" in said and "every promise was kept" in said

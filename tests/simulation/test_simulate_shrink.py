@@ -1,0 +1,41 @@
+"""A failing world becomes small: only what makes it fail is left."""
+
+from collections import Counter
+
+from chaos.simulate.draw import draw
+from chaos.simulate.play import Result
+from chaos.simulate.shrink import Shrinker
+from chaos.simulate.world import World
+
+
+def result(world: World, *violations: str) -> Result:
+    return Result(world.seed, 1, 1.0, 1.0, "", Counter(), Counter(), {}, violations)
+
+
+def world_with_troubles() -> World:
+    return next(world for seed in range(100) if len((world := draw(seed)).troubles) > 5)
+
+
+def test_only_the_guilty_trouble_is_left() -> None:
+    """One trouble of many breaks a rule: it stays, with few requests and no more providers than it needs."""
+    world = world_with_troubles()
+    guilty = world.troubles[3]
+
+    def play(candidate: World) -> Result:
+        return result(candidate, *["S4 at 1 s: ..."] * (guilty in candidate.troubles))
+
+    small = Shrinker(frozenset({"S4"}), 60.0, play).shrink(world)
+    assert small.troubles == (guilty,)
+    assert [provider.name for provider in small.providers] == [guilty.provider]
+    assert small.kept == ()
+    assert small.rest_s == 0.0
+
+
+def test_another_failure_is_not_the_same_one() -> None:
+    """A smaller world that breaks another rule is no smaller world of this failure."""
+    world = world_with_troubles()
+
+    def play(candidate: World) -> Result:
+        return result(candidate, "S4 at 1 s" if candidate == world else "S9 at 1 s")
+
+    assert Shrinker(frozenset({"S4"}), 60.0, play).shrink(world) == world
