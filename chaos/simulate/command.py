@@ -2,8 +2,10 @@
 
 import argparse
 import logging
+import sys
 import time
 
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -24,7 +26,12 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """The command. Returns the exit code."""
     logging.disable(logging.ERROR)  # what goes wrong is told once, in words
     if options.world is not None:
-        return _one(worlds.read(options.world), f"dub5 simulate --world {options.world}", options, console)
+        try:
+            world = worlds.read(options.world)
+        except (OSError, msgspec.DecodeError) as error:
+            print(f"{options.world} is no world that was kept: {error}", file=sys.stderr)
+            return 2
+        return _one(world, f"dub5 simulate --world {options.world}", options, console)
     if options.seed is not None:
         return _one(draw(options.seed), f"dub5 simulate --seed {options.seed}", options, console)
     return _all(options, console)
