@@ -81,7 +81,7 @@ class BudgetSpent:
 @dataclass(frozen=True, slots=True)
 class Hedged:
     """A second target is asked at once, beside this one, for nobody should wait for it. `why`: "probe" (it may be
-    down) or "degraded" (it fails now and then)."""
+    down), "degraded" (it fails now and then) or "slow" (it takes longer than it uses to)."""
 
     request_id: str
     route: str
@@ -91,10 +91,27 @@ class Hedged:
 
 @dataclass(frozen=True, slots=True)
 class CacheLooked:
-    """The cache was asked: "hit", "miss" or "error"."""
+    """The cache was asked: "hit", "stale" (given though its time is over), "miss" or "error" (it could not answer)."""
 
     route: str
     result: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheInvalidated:
+    """Kept answers are given no more: `by` "model", "route", "caller", "key" or "everything", and which."""
+
+    by: str
+    which: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheWarmed:
+    """So many answers of a route's file are kept from the start; `problems`: those that are not, a sentence each."""
+
+    route: str
+    kept: int
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +147,8 @@ Event = (
     | BudgetSpent
     | Hedged
     | CacheLooked
+    | CacheInvalidated
+    | CacheWarmed
     | SettingsReloaded
     | DrainBegan
     | Crashed

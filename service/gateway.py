@@ -6,6 +6,7 @@ from random import Random
 
 from service import clock
 from service.answers.cache import AnswerCache, Stored
+from service.answers.key import Key
 from service.answers.replay import Recorded, Replayed, as_chunks, is_plain_text
 from service.attempt.notice import Notices
 from service.attempt.run import Runner
@@ -60,8 +61,10 @@ class Gateway:
         request, options = task.request, route.settings.cache
         assert isinstance(request, ChatRequest), "vectors come from `embed`"
         key = self.cache.key(request, options, route.mark)
-        if key is not None and (stored := await self.cache.look(key, task.route)) is not None:
-            return _replayed(stored, request)
+        if key is not None:
+            known = await self.cache.look(key, task.route, options)
+            if known is not None and known.fresh:
+                return _replayed(known.stored, request)
 
         found = await self.runner.run(task, self._order(route, route.targets))
 
@@ -92,7 +95,7 @@ class Gateway:
         fleet, now_s = self.runner.fleet, clock.now()
         return order(targets, route.settings.policy, lambda target: fleet.standing(target, now_s), self._dice)
 
-    def _keep(self, key: str, target: str, options: CacheOptions) -> Callable[[bytes], Awaitable[None]]:
+    def _keep(self, key: Key, target: str, options: CacheOptions) -> Callable[[bytes], Awaitable[None]]:
         return lambda body: self.cache.keep(key, Stored(body, target), options)
 
 

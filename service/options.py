@@ -89,14 +89,39 @@ class ProbeOptions(Struct, frozen=True):
 
 
 class CacheOptions(Struct, frozen=True):
-    """Whether finished answers of a route are kept, and how long. Only requests with temperature 0 are."""
+    """Whether finished answers of a route are kept, and how long. Only requests with temperature 0 are. Older than
+    `ttl_s` they are stale. `warm_from`: a file with answers that are there from the start, for every caller."""
 
     enabled: bool = False
     ttl_s: Seconds = 300.0
 
 
 class CacheBounds(Struct, frozen=True):
-    """How much the answer cache may hold, all routes together."""
+    """How much the answer cache may hold in memory, all routes together, and of how many bytes an answer may be."""
 
     entries_max: Count = 10_000
     bytes_max: Count = 64 * 1024 * 1024
+    stale_while_revalidate_s: Pause = 0.0
+    stale_if_error_s: Pause = 0.0
+    warm_from: str | None = None
+
+
+class RedisOptions(Struct, frozen=True):
+    """A Redis that all processes share; none unless `url` or `url_env` says where. `timeout_s`: the longest that a
+    request waits for it, all calls together. Of equal questions at one time one is asked: the others wait `turn_s` for
+    its answer, and the one who asks is believed to be at it for `claim_s`."""
+
+    url: str | None = None
+    url_env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)] | None = None
+    prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$", max_length=64)] = "dub5"
+    timeout_s: Annotated[float, Meta(ge=0.005, le=5)] = 0.05
+    connections_max: Annotated[int, Meta(ge=1, le=10_000)] = 16
+    claim_s: Seconds = 30.0
+    turn_s: Pause = 1.0
+
+    @property
+    def used(self) -> bool:
+        """Whether answers are kept there."""
+        return self.url is not None or self.url_env is not None
+    entry_bytes_max: Count = 1024 * 1024
+    redis: RedisOptions = RedisOptions()

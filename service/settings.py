@@ -6,6 +6,7 @@ The only file that reads the environment.
 """
 
 import difflib
+import importlib.util
 import ipaddress
 import os
 import re
@@ -33,6 +34,7 @@ from service.options import (
     Pause,
     ProbeOptions,
     RetryOptions,
+    RedisOptions,
     Seconds,
 )
 
@@ -46,6 +48,7 @@ RouteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_l
 
 BOUND_AT_START = ("host", "port", "wire", "proxy", "connections_per_origin_max")  # of [server]
 TARGET_OK = re.compile(r"[!#-+\--:<-~]+")  # it stands in headers and metrics
+TOKEN_CHARS_MIN = 16
 OUR_HEADERS = ("authorization", "x-api-key", "host", "content-type", "content-length", "accept-encoding")
 DialectName = Literal["openai", "mistral", "anthropic"]
 WireName = Literal["aiohttp", "httpx"]
@@ -114,6 +117,12 @@ class RouteSettings(Struct, frozen=True):
 
 
 class Settings(Struct, frozen=True):
+class AdminSettings(Struct, frozen=True):
+    """Who may give orders to the running service. Without `token_env` it makes a token, and shows it at the start."""
+
+    token_env: Variable | None = None
+
+
     """The whole of it. `keys` and `caller_keys` are filled from the environment and never shown."""
 
     provider: tuple[ProviderSettings, ...]
@@ -128,6 +137,7 @@ class Settings(Struct, frozen=True):
     cache: CacheBounds = CacheBounds()
 
 
+    admin: AdminSettings = AdminSettings()
 class Secret:
     """A key that cannot be printed by accident."""
 
@@ -153,6 +163,8 @@ class Loaded(Struct, frozen=True):
     remarks: tuple[str, ...] = ()
 
 
+    redis_url: Secret | None = None  # with its password
+    admin_token: Secret | None = None
 class SettingsProblems(Exception):
     """What must be changed before the service can start, one plain sentence each."""
 
@@ -197,6 +209,8 @@ def load(
         (*waiting, *_remarks(kept)),
     )
     if problems:
+        _redis_url(kept.cache.redis, keys, problems),
+        _admin_token(kept.admin, keys, problems),
         raise SettingsProblems(problems)
     return loaded
 
@@ -209,7 +223,10 @@ def _kept(settings: Settings, running: Settings | None) -> tuple[Settings, list[
     waiting = [name for name in BOUND_AT_START if getattr(settings.server, name) != old[name]]
     server = msgspec.structs.replace(settings.server, **old)
     told = [f"server.{name}: needs a restart; the old value stays." for name in waiting]
-    return msgspec.structs.replace(settings, server=server), told
+    if settings.cache.redis != running.cache.redis:
+        told.append("cache.redis: needs a restart; the old values stay.")
+    cache = msgspec.structs.replace(settings.cache, redis=running.cache.redis)
+    return msgspec.structs.replace(settings, server=server, cache=cache), told
 
 
 def _file(path: Path | None, again: bool, problems: list[str]) -> dict[str, Any]:
@@ -289,7 +306,7 @@ def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
         where += inside if inside.startswith("[") or not inside else f".{inside}"
         if "key_env" in where or "keys_env" in where:  # a key written here by mistake must not be shown
             problems.append(f"{where}: must be a list of names of environment variables, not the keys.")
-        elif ".headers" in where:  # one of them may be a secret after all
+        elif where.endswith((".url_env", ".token_env", ".url")) or ".headers" in where:  # nor a password
             problems.append(f"{where}: {words.in_words(error)}.")
         elif get_origin(kind) is Literal:
             problems.append(f"{where}: must be one of {', '.join(get_args(kind))} (it is {value!r}).")
@@ -326,7 +343,7 @@ def _contradictions(settings: Settings, providers: list[str]) -> list[str]:
     """What each value alone does not show. `providers`: all that the file names, also those that cannot be used."""
     found = [f"provider {n!r}: the name is used twice." for n in _twice(providers)]
     found += [f"route {n!r}: the name is used twice." for n in _twice([r.name for r in settings.route])]
-    found += _proxy_problems(settings.server.proxy)
+    found += _proxy_problems(settings.server.proxy) + _redis_problems(settings.cache.redis)
     for provider in settings.provider:
         found += _url_problems(provider)
         found += [
@@ -360,6 +377,7 @@ def _remarks(settings: Settings) -> list[str]:
             )
     known = {target for route in settings.route for target in route.targets}
     return said + [
+        said += _cache_remarks(route)
         f"provider {provider.name!r}.prices: the model {model!r} is behind no route."
         for provider in settings.provider
         for model in provider.prices
@@ -369,6 +387,75 @@ def _remarks(settings: Settings) -> list[str]:
 
 def _proxy_problems(proxy: str | None) -> list[str]:
     """Never shows the address: it may hold a password that does not belong there."""
+def _cache_remarks(route: RouteSettings) -> list[str]:
+    where, cache = f"route {route.name!r}: cache", route.cache
+    if not cache.enabled:
+        named = [
+            name
+            for name in ("stale_while_revalidate_s", "stale_if_error_s", "warm_from")
+            if getattr(cache, name)
+        ]
+        return [f"{where}.{name}: does nothing, as cache.enabled is false." for name in named]
+    if cache.warm_from is not None and not Path(cache.warm_from).is_file():
+        return [f"{where}.warm_from: there is no file {cache.warm_from!r}."]
+    return []
+
+
+def _redis_problems(redis: RedisOptions) -> list[str]:
+    if not redis.used:
+        return []
+    found = []
+    if importlib.util.find_spec("redis") is None:
+        found.append("cache.redis: the package redis is missing; install dub5[redis].")
+    if redis.url is not None and redis.url_env is not None:
+        found.append("cache.redis: url and url_env are both set; take one away.")
+    if redis.url is not None:
+        found += [f"cache.redis.url: {problem}" for problem in _redis_url_problems(redis.url)]
+        if "@" in redis.url:
+            found.append(
+                "cache.redis.url: must hold no user or password; name a variable in cache.redis.url_env."
+            )
+    return found
+
+
+def _redis_url_problems(url: str) -> list[str]:
+    """Never shows the address: it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return ["is not an address."]
+    database = parts.path.strip("/")
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.query or parts.fragment:
+        return [
+            "must be written redis://host:port, or rediss:// for TLS, with at most a database number after it."
+        ]
+    if not (database.isascii() and database.isdecimal() or database == ""):
+        return ["the database after the slash must be a number."]
+    return []
+
+
+def _redis_url(redis: RedisOptions, keys: Keys, problems: list[str]) -> Secret | None:
+    if redis.url_env is None:
+        return None if redis.url is None else Secret(redis.url)
+    where = "cache.redis.url_env"
+    urls = keys.read(where, (redis.url_env,))
+    for url in urls:
+        problems += [f"{where}: what {redis.url_env} holds {problem}" for problem in _redis_url_problems(url)]
+    return Secret(urls[0]) if urls else None
+
+
+def _admin_token(admin: AdminSettings, keys: Keys, problems: list[str]) -> Secret | None:
+    if admin.token_env is None:
+        return None
+    tokens = keys.read("admin.token_env", (admin.token_env,))
+    if tokens and len(tokens[0]) < TOKEN_CHARS_MIN:
+        problems.append(
+            f"admin.token_env: what {admin.token_env} holds must have {TOKEN_CHARS_MIN} characters or more."
+        )
+    return Secret(tokens[0]) if tokens else None
+
+
     if proxy is None:
         return []
     try:

@@ -1,27 +1,32 @@
 """Whole answers, kept for the next caller who asks exactly the same.
 
-    key   caller + route and who stands behind it + every field of the body that can change the answer
+    0 ........ ttl_s ........ + stale_while_revalidate_s     fresh, then stale: given at once, and somebody asks anew
+    0 ........ ttl_s ........ + stale_if_error_s             given when no provider answers
     kept  finished plain-text answers to requests with temperature 0, as chat.completion objects
     given as JSON or as a stream, whichever is asked
 
-aiocache is the storage; the bounds are ours, as its memory has none.
+A lost storage is a miss: no method but `invalidate` raises for it.
 """
 
-import hashlib
-from collections import OrderedDict
+import asyncio
+from random import Random
 
 import msgspec
-from aiocache import SimpleMemoryCache
 
+from service import clock
+from service.answers.key import Key, key_of
+from service.answers.storage import EVERYTHING, VERSION, Entry, Generations, Storage, StorageLost, stamp_of
+from service.answers.storage_guard import Guard, NoGuard, Patience
+from service.answers.storage_memory import MemoryStorage
 from service.chat import ChatRequest
-from service.events import CacheLooked, Events
+from service.events import CacheInvalidated, CacheLooked, Events
 from service.options import CacheBounds, CacheOptions
 
-# Fields that say how the answer travels, or whom it is for; all others are part of the key, known or not.
-NOT_IN_KEY = frozenset(
-    {"stream", "stream_options", "user", "metadata", "safety_identifier", "prompt_cache_key"}
-)
-NEVER_WITH = ("tools", "functions", "logprobs", "store", "audio", "modalities", "response_format")
+INVALIDATE_S = 1.0  # an operator waits longer than a request does
+TURN_POLL_S = (
+    0.02,
+    0.1,
+)  # between two looks at what another process is about to bring: the first, the longest
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -31,61 +36,201 @@ class Stored(msgspec.Struct, frozen=True):
     target: str
 
 
+class Looked(msgspec.Struct, frozen=True):
+    """What was found. Not `fresh`: give it at once, and see that it is asked for again."""
+
+    stored: Stored
+    fresh: bool
+    age_s: float
+
+
+class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which answers: all of a model (or of one target, `provider/model`), of a route, of a caller (the hash that the
+    log shows), of one key, or everything. One of these."""
+
+    model: str | None = None
+    route: str | None = None
+    caller: str | None = None
+    key: str | None = None
+    everything: bool = False
+
+    def chosen(self) -> tuple[str, str] | None:
+        """By what, and which; None unless exactly one is named."""
+        said = {name: value for name, value in msgspec.structs.asdict(self).items() if value}
+        if len(said) != 1:
+            return None
+        ((by, which),) = said.items()
+        return by, "" if by == EVERYTHING else which
+
+
 class AnswerCache:
-    """Keeps answers in memory, the longest unused going first."""
+    """Keeps answers in a storage: this process's memory, unless another one is given with its guard."""
 
-    def __init__(self, bounds: CacheBounds, events: Events) -> None:
-        self.bounds = bounds  # others hold from the next answer on
+    def __init__(
+        self,
+        bounds: CacheBounds,
+        events: Events,
+        storage: Storage | None = None,
+        guard: Guard | None = None,
+        dice: Random | None = None,
+    ) -> None:
+        self._bounds = bounds
         self._events = events
-        self._storage = SimpleMemoryCache(timeout=0)
-        self._sizes: OrderedDict[str, int] = OrderedDict()
-        self._bytes = 0
+        self._storage = storage or MemoryStorage(bounds)
+        self._guard = guard or NoGuard()
+        self._dice = dice or Random()
 
-    def key(self, request: ChatRequest, options: CacheOptions, mark: str) -> str | None:
+    @property
+    def bounds(self) -> CacheBounds:
+        """Others hold from the next answer on."""
+        return self._bounds
+
+    @bounds.setter
+    def bounds(self, bounds: CacheBounds) -> None:
+        self._bounds = bounds
+        if isinstance(self._storage, MemoryStorage):
+            self._storage.bounds = bounds
+
+    def key(self, request: ChatRequest, options: CacheOptions, mark: str) -> Key | None:
         """Where the answer would be, or None if it may not be kept at all. `mark`: the route's."""
-        body = request.body
-        if not options.enabled or not request.cache_allowed or body.temperature != 0 or (body.n or 1) != 1:
-            return None
-        if any(bytes(request.fields.get(name, b"null")) not in (b"null", b"false") for name in NEVER_WITH):
-            return None
-        fields = {name: raw for name, raw in request.fields.items() if name not in NOT_IN_KEY}
+        return key_of(request, options, mark, self._guard.patience_s)
+
+    async def look(self, key: Key, route: str, options: CacheOptions) -> Looked | None:
+        """The stored answer, if there is one that is fresh, or stale and still good enough to be given at once."""
         try:
-            parsed = {name: msgspec.json.decode(raw) for name, raw in fields.items()}
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
-            return None  # a field that we only pass on, and cannot read
-        text = msgspec.json.encode([request.caller.key, body.model, mark, parsed], order="sorted")
-        return hashlib.sha256(text).hexdigest()
+            entry = await self._find(key)
+        except StorageLost:
+            self._events.emit(CacheLooked(route, "error"))
+            return None
+        looked = None if entry is None else self._judged(entry, options, options.stale_while_revalidate_s)
+        if looked is None:
+            key.spare = entry
+        self._told(route, looked)
+        return looked
 
-    async def look(self, key: str, route: str) -> Stored | None:
-        """The stored answer, if there is one."""
-        stored: Stored | None = await self._storage.get(key)
-        if stored is None:
-            self._forget(key)
-        else:
-            self._sizes.move_to_end(key)
-        self._events.emit(CacheLooked(route, "miss" if stored is None else "hit"))
-        return stored
+    async def fallback(self, key: Key, route: str, options: CacheOptions) -> Stored | None:
+        """No provider answers: the stored answer, if it is not too old even for that."""
+        try:
+            entry = await self._find(key)
+        except StorageLost:
+            entry = key.spare
+        looked = None if entry is None else self._judged(entry, options, options.stale_if_error_s)
+        if looked is None:
+            return None
+        self._told(route, looked)
+        return looked.stored
 
-    async def keep(self, key: str, stored: Stored, options: CacheOptions) -> None:
-        """Stores a whole answer, and lets the longest unused go to make room."""
-        size = len(stored.body) + len(key)
-        if size > self.bounds.bytes_max:
-            return
-        self._forget(key)
-        self._sizes[key] = size
-        self._bytes += size
-        await self._storage.set(key, stored, ttl=options.ttl_s)
-        while len(self._sizes) > self.bounds.entries_max or self._bytes > self.bounds.bytes_max:
-            oldest = next(iter(self._sizes))
-            self._forget(oldest)
-            await self._storage.delete(oldest)
+    async def claim(self, key: Key) -> bool:
+        """Whether we are the one to ask for it now: nobody else is at it, in no process. Ends with `keep`, with
+        `release`, or by itself."""
+        for_s, key.claimed_by = (
+            self._bounds.redis.claim_s,
+            self._token(),
+        )  # ours even if we are cancelled meanwhile
+        try:
+            won = await self._guard.call(
+                key.patience, lambda: self._storage.claim(key.place, key.claimed_by, for_s)
+            )
+        except StorageLost:
+            won = False
+        if not won:
+            key.claimed_by = ""
+        return won
+
+    async def turn(self, key: Key, route: str, options: CacheOptions) -> Looked | None:
+        """After a miss: None if it is ours to ask the providers; else the answer, which another process asked for
+        meanwhile. Who waits too long for that asks as well. Within one process there is nothing to wait for."""
+        if not self._storage.across_processes or key.generations is None:
+            return None
+        until_s, pause_s = clock.now() + self._bounds.redis.turn_s, TURN_POLL_S[0]
+        while True:
+            ours = await self.claim(key)
+            try:
+                entry = await self._find(key)
+            except StorageLost:
+                return None
+            looked = None if entry is None else self._judged(entry, options, 0.0)
+            if looked is not None:
+                await self.release(key)
+                self._told(route, looked)
+                return looked
+            if ours or clock.now() + pause_s > until_s:
+                return None
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, TURN_POLL_S[1])
+
+    async def release(self, key: Key) -> None:
+        """We do not ask any more: it failed, or nobody wants it."""
+        if key.claimed_by:
+            claimed_by, key.claimed_by = key.claimed_by, ""
+            try:
+                await self._guard.call(key.patience, lambda: self._storage.release(key.place, claimed_by))
+            except StorageLost:
+                pass  # it ends by itself
+
+    async def keep(self, key: Key, stored: Stored, options: CacheOptions) -> None:
+        """Stores a whole answer, for who asked it."""
+        await self._keep(key, key.place, key.caller, stored, options)
+        await self.release(key)
+
+    async def offer(self, key: Key, stored: Stored, options: CacheOptions) -> None:
+        """Stores an answer for everybody, unless a fresh one is there. Raises StorageLost."""
+        assert key.shared is not None, "only routes with `warm_from` have answers for everybody"
+        (entry,), generations = await self._read(key, (key.shared,))
+        if entry is None or not entry.valid(generations) or self._judged(entry, options, 0.0) is None:
+            await self._keep(key, key.shared, "", stored, options)
+
+    async def invalidate(self, selection: Selection) -> None:
+        """None of these are given any more, by no process that shares the storage. Raises StorageLost: then they may
+        still be."""
+        chosen = selection.chosen()
+        if chosen is None:
+            raise ValueError("a selection names one thing")
+        by, which = chosen
+        selector = EVERYTHING if by == EVERYTHING else f"{by}:{which}"
+        patience, token = Patience(INVALIDATE_S), self._token()
+        await self._guard.call(patience, lambda: self._storage.invalidate((selector,), token), insist=True)
+        self._events.emit(CacheInvalidated(by, which))
 
     async def aclose(self) -> None:
-        """Lets everything go, and the timers with it."""
-        for key in list(self._sizes):
-            await self._storage.delete(key)
-        self._sizes.clear()
-        self._bytes = 0
+        """Lets go of the storage."""
+        await self._storage.aclose()
 
-    def _forget(self, key: str) -> None:
-        self._bytes -= self._sizes.pop(key, 0)
+    async def _find(self, key: Key) -> Entry | None:
+        """The youngest valid entry. Raises StorageLost."""
+        found, generations = await self._read(
+            key, (key.place,) if key.shared is None else (key.place, key.shared)
+        )
+        entries = [entry for entry in found if entry is not None and entry.valid(generations)]
+        return max(entries, key=lambda entry: entry.kept_at_s, default=None)
+
+    async def _read(self, key: Key, places: tuple[str, ...]) -> tuple[list[Entry | None], Generations]:
+        found, generations = await self._guard.call(key.patience, lambda: self._storage.read(places))
+        if key.generations is None:
+            key.generations = generations  # an answer belongs to the time when it was asked for
+        return found, generations
+
+    async def _keep(self, key: Key, place: str, caller: str, stored: Stored, options: CacheOptions) -> None:
+        if key.generations is None or len(stored.body) > self._bounds.entry_bytes_max:
+            return
+        stamp = stamp_of(key.generations, place, key.route, caller, stored.target)
+        now_s = self._storage.now()
+        entry = Entry(VERSION, place, key.route, caller, stored.target, now_s, stamp, stored.body)
+        life_s = options.ttl_s + max(options.stale_while_revalidate_s, options.stale_if_error_s)
+        try:
+            await self._guard.call(key.patience, lambda: self._storage.write(entry, life_s))
+        except StorageLost:
+            pass  # its breaker has told
+
+    def _token(self) -> str:
+        return f"{self._dice.getrandbits(64):016x}"
+
+    def _judged(self, entry: Entry, options: CacheOptions, stale_s: float) -> Looked | None:
+        age_s = max(0.0, self._storage.now() - entry.kept_at_s)
+        if age_s >= options.ttl_s + stale_s:
+            return None
+        return Looked(Stored(entry.body, entry.target), age_s < options.ttl_s, age_s)
+
+    def _told(self, route: str, looked: Looked | None) -> None:
+        result = "miss" if looked is None else "hit" if looked.fresh else "stale"
+        self._events.emit(CacheLooked(route, result))

@@ -10,7 +10,9 @@ from service.events import (
     AttemptEnded,
     BreakerChanged,
     BudgetSpent,
+    CacheInvalidated,
     CacheLooked,
+    CacheWarmed,
     Crashed,
     DrainBegan,
     Event,
@@ -43,7 +45,9 @@ HAPPENED = (
     "failed_over",
     "stream_cut",
     "cache_hit",
+    "cache_stale",
     "cache_error",
+    "cache_invalidated",
     "settings_reloaded",
     "settings_refused",
     "drained",
@@ -111,6 +115,10 @@ class Board:
             case CacheLooked(result=result):
                 if result != "miss":
                     self.happened[f"cache_{result}"] += 1
+            case CacheInvalidated():
+                self.happened["cache_invalidated"] += 1
+            case CacheWarmed():
+                pass
             case SettingsReloaded():
                 self._settings(event)
             case DrainBegan(in_flight=in_flight):

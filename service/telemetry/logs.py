@@ -22,7 +22,9 @@ from service.events import (
     AttemptEnded,
     BreakerChanged,
     BudgetSpent,
+    CacheInvalidated,
     CacheLooked,
+    CacheWarmed,
     Crashed,
     DrainBegan,
     Event,
@@ -155,6 +157,11 @@ class Logs:
                 )
             case CacheLooked():
                 self._cache(event)
+            case CacheInvalidated(by=by, which=which):
+                self._line(Level.INFO, "cache_invalidated", by=by, which=which)
+            case CacheWarmed(route=route, kept=kept, problems=problems):
+                level = Level.WARNING if problems else Level.INFO
+                self._line(level, "cache_warmed", route=route, kept=kept, problems=problems)
             case SettingsReloaded(ok=ok, problems=problems):
                 level = Level.WARNING if problems else Level.INFO
                 self._line(level, "settings", applied=ok, problems=problems)

@@ -34,7 +34,9 @@ from service.events import (
     AttemptEnded,
     BreakerChanged,
     BudgetSpent,
+    CacheInvalidated,
     CacheLooked,
+    CacheWarmed,
     Crashed,
     DrainBegan,
     Event,
@@ -66,7 +68,7 @@ COUNTED = frozenset(
         Crashed,
     }
 )
-LOG_ONLY: frozenset[type] = frozenset()
+LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed})
 
 Labels = tuple[str, ...]
 Read = Callable[[], Iterable[tuple[Labels, float]]]
@@ -281,6 +283,8 @@ class Metrics:
             case Hedged(target=target, why=why):
                 known = why if why in names.HEDGED_FOR else OTHER
                 self._hedges[self._scopes.get(target, OTHER), known] += 1
+            case CacheInvalidated() | CacheWarmed():
+                pass
             case _:
                 assert_never(event)
 

@@ -1,74 +1,250 @@
-"""The cache: what shares a key, what never does, and its bounds."""
+"""The cache in memory: its bounds, how long an answer is given, and what ends that sooner."""
 
 import asyncio
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.answers.cache import NOT_IN_KEY, AnswerCache, Stored
+from service.answers.cache import AnswerCache, Looked, Selection, Stored
+from service.answers.key import Key
 from service.answers.replay import as_chunks, assemble
-from service.chat import Caller, ChatBody, ChatRequest
+from service.answers.storage_memory import ENTRY_OVERHEAD_BYTES, MemoryStorage
 from service.events import Events
 from service.options import CacheBounds, CacheOptions
+from tests.service.answers.questions import MARK, ON, Heard, request
 from tests.service.world import completion, payloads
 
-ON = CacheOptions(enabled=True, ttl_s=60.0)
-VALUES = (
-    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
-)
-FIELDS = st.dictionaries(
-    st.sampled_from(["max_tokens_x", "seed", "top_k", "presence_penalty", "stop_x", "unheard_of"]),
-    VALUES,
-    max_size=3,
-)
+STALE = CacheOptions(enabled=True, ttl_s=60.0, stale_while_revalidate_s=30.0, stale_if_error_s=600.0)
+ANSWER = Stored(b"answer", "one/m")
 
 
-def request(caller: str = "a", **fields: object) -> ChatRequest:
-    raw = msgspec.json.encode(
-        {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0, **fields}
-    )
-    body = msgspec.json.decode(raw, type=ChatBody)
-    return ChatRequest("req_1", Caller(caller), body, msgspec.json.decode(raw, type=dict[str, msgspec.Raw]))
+class Small:
+    """A cache, and questions by name."""
+
+    def __init__(self, bounds: CacheBounds | None = None, options: CacheOptions = ON) -> None:
+        self.heard = Heard()
+        self.storage = MemoryStorage(bounds or CacheBounds())
+        self.cache = AnswerCache(self.storage.bounds, Events(self.heard), self.storage)
+        self.options = options
+
+    def key(self, name: str, caller: str = "a", model: str = "chat") -> Key:
+        key = self.cache.key(request(caller, model=model, name=name), self.options, MARK)
+        assert key is not None
+        return key
+
+    async def look(self, name: str, caller: str = "a", model: str = "chat") -> Looked | None:
+        return await self.cache.look(self.key(name, caller, model), model, self.options)
+
+    async def ask(self, name: str, stored: Stored = ANSWER, caller: str = "a", model: str = "chat") -> None:
+        """A request that finds nothing, and the answer of a provider."""
+        key = self.key(name, caller, model)
+        await self.cache.look(key, model, self.options)
+        await self.cache.keep(key, stored, self.options)
 
 
-def key(caller: str = "a", **fields: object) -> str | None:
-    return AnswerCache(CacheBounds(), Events()).key(request(caller, **fields), ON, "mark")
+async def test_the_longest_unused_goes_first() -> None:
+    """By number."""
+    small = Small(CacheBounds(entries_max=2))
+    await small.ask("a")
+    await small.ask("b")
+    assert await small.look("a")
+    await small.ask("c")
+    assert await small.look("a") and await small.look("c")
+    assert await small.look("b") is None
+    assert small.storage.entries == 2
 
 
-@given(FIELDS, FIELDS)
-def test_bodies_that_differ_share_no_key(one: dict[str, object], other: dict[str, object]) -> None:
-    """Any field may change the answer, known here or not."""
-    assert (key(**one) == key(**other)) == (
-        msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted")
-    )
+async def test_bytes_are_bounded() -> None:
+    """By bytes, all together and each; an answer that has room nowhere drives out no other."""
+    one = 100 + ENTRY_OVERHEAD_BYTES
+    small = Small(CacheBounds(bytes_max=3 * one, entry_bytes_max=2 * one))
+    for name in "abcd":
+        await small.ask(name, Stored(b"x" * 100, "one/m"))
+    assert small.storage.bytes == 3 * one
+    await small.ask("large", Stored(b"x" * 700, "one/m"))
+    assert await small.look("large")
+    assert small.storage.bytes == 700 + ENTRY_OVERHEAD_BYTES + one
+    await small.ask("too large", Stored(b"x" * 1300, "one/m"))
+    assert await small.look("too large") is None
+    assert await small.look("large")
 
 
-def test_how_it_travels_is_no_difference() -> None:
-    """A stream and a JSON answer to one question are one answer."""
-    assert key() == key(stream=True, stream_options={"include_usage": True}, user="u")
-    assert {"stream", "stream_options", "user"} <= NOT_IN_KEY
-
-
-def test_callers_share_nothing() -> None:
-    """The same question from somebody else has a place of its own."""
-    assert key("a") != key("b")
-
-
-async def test_bounds() -> None:
-    """The longest unused goes first, by number and by bytes."""
-    cache = AnswerCache(CacheBounds(entries_max=2, bytes_max=1000), Events())
+async def test_other_bounds_hold_from_the_next_answer_on() -> None:
+    """As a reload of the settings sets them."""
+    small = Small()
     for name in "abc":
-        await cache.keep(name, Stored(b"x" * 100, "one/m"), ON)
-        await cache.look("a", "chat")
-    assert await cache.look("a", "chat") is not None
-    assert await cache.look("b", "chat") is None
-    await cache.keep("large", Stored(b"x" * 950, "one/m"), ON)
-    assert await cache.look("a", "chat") is None
-    await cache.keep("too large", Stored(b"x" * 2000, "one/m"), ON)
-    assert await cache.look("too large", "chat") is None
-    assert await cache.look("large", "chat") is not None
-    await cache.aclose()
+        await small.ask(name)
+    small.cache.bounds = CacheBounds(entries_max=1)
+    await small.ask("d")
+    assert small.storage.entries == 1
+
+
+async def test_an_answer_lives_as_long_as_the_route_says() -> None:
+    """Then it is gone, from the count and the bytes as well."""
+    small = Small()
+    await small.ask("a")
+    await asyncio.sleep(59)
+    assert await small.look("a")
+    await asyncio.sleep(1)
+    assert await small.look("a") is None
+    assert (small.storage.entries, small.storage.bytes) == (0, 0)
+
+
+async def test_what_has_expired_takes_no_place() -> None:
+    """A full cache forgets the dead before the living, however lately the dead were used."""
+    small = Small(CacheBounds(entries_max=2))
+    await small.ask("old")
+    await asyncio.sleep(30)
+    await small.ask("young")
+    assert await small.look("old")
+    await asyncio.sleep(31)
+    await small.ask("new")
+    assert await small.look("young")
+
+
+async def test_an_answer_that_is_replaced_lives_anew() -> None:
+    """The end of the old one is not the end of the new one."""
+    small = Small()
+    await small.ask("a")
+    await asyncio.sleep(40)
+    await small.ask("a", Stored(b"newer", "one/m"))
+    await asyncio.sleep(40)
+    found = await small.look("a")
+    assert found and found.stored.body == b"newer" and found.age_s == pytest.approx(40)
+
+
+async def test_many_replacements_leave_nothing_behind() -> None:
+    """The list of ends does not grow with them."""
+    small = Small()
+    for _ in range(1_000):
+        await small.ask("a")
+    assert len(small.storage._ends) < 200
+
+
+class TestStale:
+    async def test_while_it_is_asked_for_again(self) -> None:
+        """Past its time it is given at once, marked, for a while; then not."""
+        small = Small(options=STALE)
+        await small.ask("a")
+        ages = []
+        for _ in range(4):
+            found = await small.look("a")
+            ages.append((found.fresh, found.age_s) if found else None)
+            await asyncio.sleep(30)
+        assert ages == [(True, 0), (True, 30), (False, 60), None]
+        assert small.heard.results == ["miss", "hit", "hit", "stale", "miss"]
+
+    async def test_one_asks_again(self) -> None:
+        """Of all who are given a stale answer, until the new one is there or that has failed."""
+        small = Small(options=STALE)
+        await small.ask("a")
+        first, second, third = small.key("a"), small.key("a"), small.key("a")
+        assert [await small.cache.claim(key) for key in (first, second)] == [True, False]
+        await small.cache.release(second)
+        assert not await small.cache.claim(third)
+        await small.cache.release(first)
+        assert await small.cache.claim(third)
+        await asyncio.sleep(31)
+        assert await small.cache.claim(first), "who claimed it is taken to be gone"
+
+    async def test_a_new_answer_ends_the_claim(self) -> None:
+        """The next one to find it stale may ask."""
+        small = Small(options=STALE)
+        key = small.key("a")
+        await small.cache.look(key, "chat", STALE)
+        assert await small.cache.claim(key)
+        await small.cache.keep(key, ANSWER, STALE)
+        assert await small.cache.claim(small.key("a"))
+
+    async def test_when_nobody_answers(self) -> None:
+        """Then a much older answer is better than none; not one of any age."""
+        small = Small(options=STALE)
+        await small.ask("a")
+        await asyncio.sleep(600)
+        key = small.key("a")
+        assert await small.cache.look(key, "chat", STALE) is None
+        assert await small.cache.fallback(key, "chat", STALE) == ANSWER
+        assert small.heard.results[-2:] == ["miss", "stale"]
+        await asyncio.sleep(61)
+        assert await small.cache.fallback(small.key("a"), "chat", STALE) is None
+
+    async def test_off_unless_asked_for(self) -> None:
+        """By default nothing is given past its time."""
+        small = Small()
+        await small.ask("a")
+        key = small.key("a")
+        await asyncio.sleep(61)
+        assert await small.cache.look(key, "chat", ON) is None
+        assert await small.cache.fallback(key, "chat", ON) is None
+
+
+GONE = {
+    "everything": (Selection(everything=True), []),
+    "route": (Selection(route="chat"), ["other"]),
+    "caller": (Selection(caller="a"), ["chat b"]),
+    "model": (Selection(model="m"), ["other"]),
+    "target": (Selection(model="one/m"), ["other"]),
+    "another's model": (Selection(model="three/m"), ["chat", "chat b", "other"]),
+}
+
+
+class TestInvalidation:
+    @pytest.mark.parametrize(("selection", "left"), GONE.values(), ids=GONE)
+    async def test_what_is_named_is_gone(self, selection: Selection, left: list[str]) -> None:
+        """And nothing else."""
+        small = Small()
+        asked = {
+            "chat": ("a", "chat", "one/m"),
+            "chat b": ("b", "chat", "one/m"),
+            "other": ("a", "other", "two/n"),
+        }
+        for caller, model, target in asked.values():
+            await small.ask("q", Stored(b"x", target), caller, model)
+        if selection.caller:
+            del asked["other"]
+        await small.cache.invalidate(selection)
+        assert [
+            name for name, (caller, model, _) in asked.items() if await small.look("q", caller, model)
+        ] == left
+
+    async def test_one_key(self) -> None:
+        """The answer to one question of one caller."""
+        small = Small()
+        await small.ask("q")
+        await small.ask("r")
+        await small.cache.invalidate(Selection(key=small.key("q").place))
+        assert await small.look("q") is None
+        assert await small.look("r")
+        assert small.storage.entries == 1
+
+    async def test_what_is_on_its_way(self) -> None:
+        """An answer that was asked for before is not kept after: it may be what was wrong."""
+        small = Small()
+        key = small.key("q")
+        await small.cache.look(key, "chat", ON)
+        await small.cache.invalidate(Selection(route="chat"))
+        await small.cache.keep(key, ANSWER, ON)
+        assert await small.look("q") is None
+        await small.ask("q")
+        assert await small.look("q")
+
+    async def test_a_thousand_selections(self) -> None:
+        """Tokens are bounded: rather is everything asked anew."""
+        small = Small()
+        for number in range(1_002):
+            await small.cache.invalidate(Selection(caller=str(number)))
+        await small.ask("q")
+        await small.cache.invalidate(Selection(caller="x"))
+        assert len(small.storage._generations) < 1_002
+
+    def test_exactly_one_is_named(self) -> None:
+        """Whoever names two may mean both or either."""
+        assert Selection(route="a").chosen() == ("route", "a")
+        assert Selection(everything=True).chosen() == ("everything", "")
+        assert Selection().chosen() is None
+        assert Selection(route="a", model="b").chosen() is None
 
 
 @given(st.text(max_size=2000))
@@ -79,14 +255,3 @@ def test_there_and_back(text: str) -> None:
     assert whole is not None
     assert msgspec.json.decode(whole)["choices"][0]["message"]["content"] == text
     assert payloads(chunks[-1].raw)[0]["usage"]["total_tokens"] == 4
-
-
-async def test_ttl() -> None:
-    """An answer lives as long as the route says."""
-    cache = AnswerCache(CacheBounds(), Events())
-    await cache.keep("a", Stored(b"x", "one/m"), ON)
-    await asyncio.sleep(59)
-    assert await cache.look("a", "chat") is not None
-    await asyncio.sleep(2)
-    assert await cache.look("a", "chat") is None
-    await cache.aclose()

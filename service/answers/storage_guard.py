@@ -1,0 +1,93 @@
+"""A storage that may be slow or gone costs a request milliseconds, never its answer.
+
+call --breaker open--> StorageLost, at once
+     --patience of this request used up--> StorageLost, at once
+     --late, or failed--> StorageLost, and the breaker hears of it
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Protocol, TypeVar
+
+from service import clock
+from service.answers.storage import StorageLost
+from service.attempt.breaker import Breaker, End, Tell
+from service.options import BreakerOptions
+
+T = TypeVar("T")
+
+SLOW_SHARE = 0.5  # of the patience: a call that takes longer is slow
+LEAST_S = 0.005  # with less patience left, a call would prove nothing
+OUR_FAULT_S = 0.02  # so late comes a timeout only when we were busy ourselves
+OPEN_MAX_S = 4.0
+BREAKER = BreakerOptions(
+    window_s=10, calls_min=20, failures_in_a_row=3, open_s=1.0, open_max_s=OPEN_MAX_S, probe_s=1.0, ramp_s=0.0
+)
+
+
+class Patience:
+    """How long one request may still wait for the storage, all its calls together."""
+
+    __slots__ = ("left_s",)
+
+    def __init__(self, left_s: float) -> None:
+        self.left_s = left_s
+
+
+class Guard(Protocol):
+    """Stands between the cache and its storage."""
+
+    patience_s: float
+
+    async def call(self, patience: Patience, work: Callable[[], Awaitable[T]], *, insist: bool = False) -> T:
+        """`await work()`. Raises StorageLost. `insist`: even if the breaker is open."""
+        ...
+
+
+class NoGuard:
+    """For a storage that can be neither slow nor gone."""
+
+    patience_s = 0.0
+
+    async def call(self, patience: Patience, work: Callable[[], Awaitable[T]], *, insist: bool = False) -> T:
+        """See Guard."""
+        return await work()
+
+
+class BreakerGuard:
+    """For a storage behind a network."""
+
+    def __init__(
+        self, patience_s: float, failures: tuple[type[Exception], ...], dice: Random, tell: Tell
+    ) -> None:
+        self.patience_s = patience_s
+        self.breaker = Breaker(BREAKER, OPEN_MAX_S, dice, tell)
+        self._failures = failures
+
+    async def call(self, patience: Patience, work: Callable[[], Awaitable[T]], *, insist: bool = False) -> T:
+        """See Guard."""
+        if patience.left_s < LEAST_S:
+            raise StorageLost("this request has waited long enough for it")
+        began_s = clock.now()
+        permit = self.breaker.enter(began_s)
+        if permit is None and not insist:
+            raise StorageLost("its breaker is open")
+        end, until_s = End.IGNORED, began_s + patience.left_s
+        try:
+            async with asyncio.timeout_at(until_s):
+                found = await work()
+            took_s = clock.now() - began_s
+            end = End.SLOW if took_s > self.patience_s * SLOW_SHARE and not insist else End.SUCCESS
+            return found
+        except TimeoutError:
+            late_s = clock.now() - until_s
+            end = End.FAILURE if late_s < OUR_FAULT_S else End.IGNORED
+            raise StorageLost("it did not answer in time") from None
+        except self._failures as error:
+            end = End.FAILURE
+            raise StorageLost(type(error).__name__) from None
+        finally:
+            patience.left_s -= clock.now() - began_s
+            if permit is not None:
+                permit.end(end, clock.now())
