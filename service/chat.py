@@ -92,6 +92,11 @@ class ChatRequest:
         return bool(self.body.stream)
 
     @property
+    def size(self) -> int:
+        """The bytes of what is asked."""
+        return memoryview(self.fields["messages"]).nbytes
+
+    @property
     def stored(self) -> bool:
         """Whether the provider is to keep the answer: then asking twice leaves two."""
         return bool(self.body.store)
@@ -123,6 +128,11 @@ class EmbedRequest:
     operation: ClassVar[str] = "embeddings"
     stream: ClassVar[bool] = False
     stored: ClassVar[bool] = False
+
+    @property
+    def size(self) -> int:
+        """The bytes of what is asked."""
+        return memoryview(self.fields["input"]).nbytes
 
     @property
     def count(self) -> int:

@@ -17,6 +17,7 @@ from service import clock
 from service.answers.cache import AnswerCache
 from service.api.chat import Desk
 from service.api.ops import Ops
+from service.attempt.hedge import Hedges
 from service.attempt.notice import Notices
 from service.attempt.run import Runner
 from service.attempt.tries import Means, Upstream
@@ -62,7 +63,8 @@ class Generation:
             house.events,
             before.fleet if before else None,
         )
-        means = Means(house.wire, upstreams, house.events, settings.server.answer_bytes_max)
+        hedges = Hedges(settings.hedge)
+        means = Means(house.wire, upstreams, house.events, settings.server.answer_bytes_max, hedges)
         self.runner = Runner(means, self.fleet, settings.retry, house.dice("backoff"))
         self.desk = Desk(
             Gateway(routes, house.cache, self.runner, house.dice("router")),

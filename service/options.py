@@ -81,6 +81,15 @@ class HealthOptions(Struct, frozen=True):
     trial_s: Seconds = 2.0
 
 
+class HedgeOptions(Struct, frozen=True):
+    """Asking a second target beside one that takes longer than usual. `share`: of all requests; 0 switches it off."""
+
+    share: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
+    percentile: Annotated[float, Meta(gt=0.5, lt=1)] = 0.95
+    samples_min: Count = 20
+    delay_min_s: Seconds = 0.1
+
+
 class ProbeOptions(Struct, frozen=True):
     """Asking a target that nobody asks any more whether it is back; `idle_s`: after so long without a request."""
 
@@ -94,13 +103,6 @@ class CacheOptions(Struct, frozen=True):
 
     enabled: bool = False
     ttl_s: Seconds = 300.0
-
-
-class CacheBounds(Struct, frozen=True):
-    """How much the answer cache may hold in memory, all routes together, and of how many bytes an answer may be."""
-
-    entries_max: Count = 10_000
-    bytes_max: Count = 64 * 1024 * 1024
     stale_while_revalidate_s: Pause = 0.0
     stale_if_error_s: Pause = 0.0
     warm_from: str | None = None
@@ -123,5 +125,12 @@ class RedisOptions(Struct, frozen=True):
     def used(self) -> bool:
         """Whether answers are kept there."""
         return self.url is not None or self.url_env is not None
+
+
+class CacheBounds(Struct, frozen=True):
+    """How much the answer cache may hold in memory, all routes together, and of how many bytes an answer may be."""
+
+    entries_max: Count = 10_000
+    bytes_max: Count = 64 * 1024 * 1024
     entry_bytes_max: Count = 1024 * 1024
     redis: RedisOptions = RedisOptions()

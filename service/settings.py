@@ -30,11 +30,12 @@ from service.options import (
     Clocks,
     Count,
     HealthOptions,
+    HedgeOptions,
     LimiterOptions,
     Pause,
     ProbeOptions,
-    RetryOptions,
     RedisOptions,
+    RetryOptions,
     Seconds,
 )
 
@@ -47,8 +48,8 @@ HeaderText = Annotated[str, Meta(pattern=r"^[ -~]*$", max_length=1024)]
 RouteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 
 BOUND_AT_START = ("host", "port", "wire", "proxy", "connections_per_origin_max")  # of [server]
-TARGET_OK = re.compile(r"[!#-+\--:<-~]+")  # it stands in headers and metrics
 TOKEN_CHARS_MIN = 16
+TARGET_OK = re.compile(r"[!#-+\--:<-~]+")  # it stands in headers and metrics
 OUR_HEADERS = ("authorization", "x-api-key", "host", "content-type", "content-length", "accept-encoding")
 DialectName = Literal["openai", "mistral", "anthropic"]
 WireName = Literal["aiohttp", "httpx"]
@@ -116,13 +117,13 @@ class RouteSettings(Struct, frozen=True):
     notices: tuple[str, ...] = ()
 
 
-class Settings(Struct, frozen=True):
 class AdminSettings(Struct, frozen=True):
     """Who may give orders to the running service. Without `token_env` it makes a token, and shows it at the start."""
 
     token_env: Variable | None = None
 
 
+class Settings(Struct, frozen=True):
     """The whole of it. `keys` and `caller_keys` are filled from the environment and never shown."""
 
     provider: tuple[ProviderSettings, ...]
@@ -134,10 +135,11 @@ class AdminSettings(Struct, frozen=True):
     limiter: LimiterOptions = LimiterOptions()
     health: HealthOptions = HealthOptions()
     probe: ProbeOptions = ProbeOptions()
+    hedge: HedgeOptions = HedgeOptions()
     cache: CacheBounds = CacheBounds()
-
-
     admin: AdminSettings = AdminSettings()
+
+
 class Secret:
     """A key that cannot be printed by accident."""
 
@@ -161,10 +163,10 @@ class Loaded(Struct, frozen=True):
     provider_keys: Mapping[str, tuple[Secret, ...]]
     caller_keys: tuple[Secret, ...]
     remarks: tuple[str, ...] = ()
-
-
     redis_url: Secret | None = None  # with its password
     admin_token: Secret | None = None
+
+
 class SettingsProblems(Exception):
     """What must be changed before the service can start, one plain sentence each."""
 
@@ -207,10 +209,10 @@ def load(
         {p.name: _secrets(keys.read(f"provider {p.name!r}.key_env", p.key_env)) for p in kept.provider},
         _secrets(keys.read("server.caller_keys_env", kept.server.caller_keys_env)),
         (*waiting, *_remarks(kept)),
-    )
-    if problems:
         _redis_url(kept.cache.redis, keys, problems),
         _admin_token(kept.admin, keys, problems),
+    )
+    if problems:
         raise SettingsProblems(problems)
     return loaded
 
@@ -375,9 +377,9 @@ def _remarks(settings: Settings) -> list[str]:
                 f"route {route.name!r}: clocks.first_token_s is longer than breaker.probe_s: a target that takes"
                 " longer than that to answer a probe is not found to be back."
             )
+        said += _cache_remarks(route)
     known = {target for route in settings.route for target in route.targets}
     return said + [
-        said += _cache_remarks(route)
         f"provider {provider.name!r}.prices: the model {model!r} is behind no route."
         for provider in settings.provider
         for model in provider.prices
@@ -385,8 +387,6 @@ def _remarks(settings: Settings) -> list[str]:
     ]
 
 
-def _proxy_problems(proxy: str | None) -> list[str]:
-    """Never shows the address: it may hold a password that does not belong there."""
 def _cache_remarks(route: RouteSettings) -> list[str]:
     where, cache = f"route {route.name!r}: cache", route.cache
     if not cache.enabled:
@@ -456,6 +456,8 @@ def _admin_token(admin: AdminSettings, keys: Keys, problems: list[str]) -> Secre
     return Secret(tokens[0]) if tokens else None
 
 
+def _proxy_problems(proxy: str | None) -> list[str]:
+    """Never shows the address: it may hold a password that does not belong there."""
     if proxy is None:
         return []
     try:

@@ -24,6 +24,10 @@ class ClockRanOut(Exception):
         self.clock = clock
 
 
+class Interrupted(Exception):
+    """The wait is of no use any more."""
+
+
 class Watch:
     """Guards the waits of one task, each with its own limit, all within one deadline (loop seconds)."""
 
@@ -34,19 +38,24 @@ class Watch:
         self._timer: asyncio.TimerHandle | None = None
         self._until_s = NEVER
         self._ran_out = False
+        self._interrupted = False
 
     async def guard(self, clock: str, limit_s: float, wait: Awaitable[T]) -> T:
-        """`await wait`, for at most `limit_s` seconds. Raises ClockRanOut."""
+        """`await wait`, for at most `limit_s` seconds. Raises ClockRanOut, Interrupted."""
         until_s = min(self._loop.time() + limit_s, self.deadline_s)
         self._until_s = until_s
         if self._timer is None or self._timer.when() > until_s:
             self._set_timer(until_s)
+        if self._interrupted:
+            self._loop.call_soon(self._ring_if_waiting)
         try:
             return await wait
         except asyncio.CancelledError:
             if self._ran_out and self._task is not None:
                 self._ran_out = False
                 if self._task.uncancel() == 0:
+                    if self._interrupted:
+                        raise Interrupted from None
                     raise ClockRanOut("deadline" if until_s == self.deadline_s else clock) from None
             raise  # somebody else cancelled us as well: theirs counts
         finally:
@@ -56,6 +65,15 @@ class Watch:
             ):  # what we waited for made something else of our cancel
                 self._ran_out = False
                 self._task.uncancel()
+
+    def interrupt(self) -> None:
+        """Ends the wait that is guarded now, and those after it at once, with Interrupted, until `calm`."""
+        self._interrupted = True
+        self._ring_if_waiting()
+
+    def calm(self) -> None:
+        """Waits are of use again."""
+        self._interrupted = False
 
     def close(self) -> None:
         """No more waits; the timer goes."""
@@ -74,7 +92,15 @@ class Watch:
             return
         if self._loop.time() < self._until_s:
             self._set_timer(self._until_s)
-        elif self._task is not None:
+        else:
+            self._ring()
+
+    def _ring_if_waiting(self) -> None:
+        if self._interrupted and self._until_s != NEVER:
+            self._ring()
+
+    def _ring(self) -> None:
+        if self._task is not None:
             self._ran_out = True
             self._until_s = NEVER
             self._task.cancel()

@@ -3,6 +3,7 @@
     run     walk the targets in order; then those that are better than nobody; then say why not
     walk    enter     a pass from the guards, or the next target
             ask       a try; once more here if backoff says so and the budget pays
+            hedge     a target that takes longer than usual gets another one beside it
             race      a probe or trial and the rest of the walk side by side: nobody waits for who may be dead
 
 A failure is classified once; the guards, the trail and this loop all take that verdict. Before the commit point
@@ -10,14 +11,16 @@ nothing has been sent to the client and any target may still answer. After it, n
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
 from service import clock
-from service.attempt.backoff import Again, Tries, again
+from service.attempt.backoff import Again, Fare, Tries, again
 from service.attempt.classify import Then, Verdict, classify
-from service.attempt.clocks import NEVER, ClockRanOut, Watch
+from service.attempt.clocks import NEVER, ClockRanOut, Interrupted, Watch
 from service.attempt.tries import BROKEN, CANCELLED, OUTRUN, Means, Streaming, Task, Try, Whole
 from service.attempt.why_not import why_not
 from service.chat import Attempt, Target
@@ -43,6 +46,7 @@ class Runner:
 
     async def run(self, task: Task, targets: Sequence[Target]) -> Found:
         """The first answer to be had. Raises GatewayError; the trail in `task` says what was tried."""
+        self.means.hedges.note_request(clock.now())
         found = await _Walk(self, task, task.watch).to_the_end(targets)
         if found is None:
             raise self._why_not(task, targets)
@@ -84,39 +88,51 @@ class _Walk:
         self._soft: list[Target] = []  # passed over, though better than nobody
 
     async def to_the_end(
-        self, targets: Sequence[Target], kind: str = "first", soft: Sequence[Target] = ()
+        self,
+        targets: Sequence[Target],
+        kind: str = "first",
+        soft: Sequence[Target] = (),
+        fare: Fare = Fare.FIRST,
     ) -> Found | None:
         """The first answer of all targets, at last of those that were passed over, now or before (`soft`), and are
-        better than nobody."""
+        better than nobody. `kind` and `fare` are of the first try."""
         self._soft += soft
-        found = await self.over(targets, kind)
+        found = await self.over(targets, kind, fare)
         if found is None and self._soft:
             soft, self._soft = self._soft, []
             found = await self.over(soft, kind, last_resort=True)
         return found
 
     async def over(
-        self, targets: Sequence[Target], kind: str = "first", *, last_resort: bool = False
+        self,
+        targets: Sequence[Target],
+        kind: str = "first",
+        fare: Fare = Fare.FIRST,
+        *,
+        last_resort: bool = False,
     ) -> Found | None:
         """The first answer on this way; None: nobody gave one."""
         for i, target in enumerate(targets):
             if self._task.given_up or not self._has_time():
                 return None
-            leave = self._enter(target, last_resort)
+            leave = self._enter(target, fare, last_resort)
             if leave is None:
                 continue
             rest = targets[i + 1 :]
             if self._is_trial(target, leave, rest):
                 return await self._race(target, leave, rest)
-            found = await self._ask(target, leave, kind, rest)
-            if found is not None:
+            if (delay_s := self._hedge_delay_s(target, rest)) is not None:
+                found, at_the_end = await self._ask_hedged(target, leave, rest, delay_s)
+            else:
+                found, at_the_end = await self._ask(target, leave, kind, rest), False
+            if found is not None or at_the_end:
                 return found
-            kind = "first"
+            kind, fare = "first", Fare.FIRST
         return None
 
-    def _enter(self, target: Target, last_resort: bool) -> Pass | None:
+    def _enter(self, target: Target, fare: Fare, last_resort: bool) -> Pass | None:
         task, now_s = self._task, clock.now()
-        leave = self._fleet.enter(target, now_s, last_resort=last_resort)
+        leave = self._fleet.enter(target, now_s, fare, last_resort=last_resort)
         if isinstance(leave, Pass):
             return leave
         at_s = now_s - task.started_s
@@ -155,7 +171,8 @@ class _Walk:
             if following is None or not self._has_time(following.wait_s):
                 return None
             if following.wait_s:
-                await self._waited(asyncio.sleep(following.wait_s))
+                pause = asyncio.sleep(following.wait_s)
+                await self._waited(self._watch.guard("backoff", NEVER, pause))
             entered = self._fleet.enter(target, clock.now(), following.fare, last_resort=last)
             if isinstance(entered, Barred):
                 return None
@@ -184,10 +201,72 @@ class _Walk:
             attempt.end(verdict)
             await attempt.close()
             return verdict
+        except Interrupted:
+            attempt.end(OUTRUN)
+            await attempt.close()
+            raise
         except BaseException:  # cancelled, or a defect of ours: what was taken goes back all the same
             attempt.end(OUTRUN if self.outrun else CANCELLED)
             await attempt.close()
             raise
+
+    def _hedge_delay_s(self, target: Target, rest: Sequence[Target]) -> float | None:
+        """After how long another target is asked beside this one; None: not at all."""
+        request, hedges = self._task.request, self._runner.means.hedges
+        if self._watch is not self._task.watch or not rest or request.stored:
+            return None
+        return hedges.delay_s(target.name, request.stream, request.size)
+
+    async def _ask_hedged(
+        self, target: Target, leave: Pass, rest: Sequence[Target], delay_s: float
+    ) -> tuple[Found | None, bool]:
+        """One target, and after a while another one beside it: the first content wins. Also whether the rest of the
+        way was walked."""
+        watch, beside = self._watch, _Beside()
+        timer = asyncio.get_running_loop().call_later(delay_s, self._hedge, target, rest, beside)
+        found: Found | None = None
+        try:
+            try:
+                with contextlib.suppress(Interrupted):
+                    found = await self._ask(target, leave, "first", rest)
+            finally:
+                timer.cancel()
+                beside.may_interrupt = False
+                watch.calm()
+            if found is None and beside.leg is not None and not self._task.given_up:
+                with contextlib.suppress(ClockRanOut):  # the deadline: there is nothing to tell but that
+                    found = await self._waited(watch.guard("race", NEVER, _first(self._task, beside.leg)))
+        finally:
+            if beside.leg is not None and (found is None or found is not beside.leg.found):
+                await beside.leg.end(outrun=found is not None)
+        if isinstance(found, Streaming):
+            found.move_to(watch)
+        return found, beside.leg is not None
+
+    def _hedge(self, target: Target, rest: Sequence[Target], beside: "_Beside") -> None:
+        """The time is up: another target is asked, if one does well, its budget pays, and not too many were."""
+        fleet, runner, task, now_s = self._fleet, self._runner, self._task, clock.now()
+        well = [
+            other
+            for other in rest
+            if other.provider != target.provider
+            and fleet.does_well(other, now_s)
+            and fleet.may_ask(other, now_s)
+        ]
+        if not well or not runner.means.hedges.may_send(now_s) or not fleet.pay(well[0], now_s):
+            return
+        runner.means.hedges.note_hedge(now_s)
+        runner.means.events.emit(Hedged(task.request.id, task.route, target.name, "slow"))
+        way = [well[0], *(other for other in rest if other is not well[0])]
+        beside.leg = leg = _Leg(
+            runner, task, self._watch.deadline_s, lambda walk: walk.to_the_end(way, "hedge", fare=Fare.FREE)
+        )
+
+        def done(_: object) -> None:
+            if beside.may_interrupt and leg.found is not None:
+                self._watch.interrupt()
+
+        leg.task.add_done_callback(done)
 
     async def _race(self, target: Target, leave: Pass, rest: Sequence[Target]) -> Found | None:
         """A probe or trial, and the rest of the way beside it: the first content wins. A probe that was outrun is
@@ -272,6 +351,14 @@ class _Leg:
         finally:
             if isinstance(self.found, Streaming):
                 await self.found.aclose(OUTRUN)
+
+
+@dataclass(slots=True)
+class _Beside:
+    """The other leg of a hedged try, once there is one. It ends the first one's wait when it has found something."""
+
+    leg: _Leg | None = None
+    may_interrupt: bool = True
 
 
 async def _first(task: Task, *legs: _Leg) -> Found | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from service import clock
 from service.attempt.classify import Blame, Then, Verdict, classify
 from service.attempt.clocks import ClockRanOut, Watch
+from service.attempt.hedge import Hedges
 from service.attempt.notice import JUDGED_CHARS, JUDGED_S, Notices, beginning_of, beginning_of_reply
 from service.chat import Asked, Attempt, Chunk, EmbedRequest, Price, Reply, Target, Usage
 from service.errors import StreamCut, StreamStalled
@@ -75,6 +76,7 @@ class Means:
     upstreams: dict[Target, Upstream]
     events: Events
     answer_bytes_max: int
+    hedges: Hedges
     asked_for: dict[Target, str] = field(default_factory=dict)  # the operation that each was last asked for
 
 
@@ -113,6 +115,7 @@ class Try:
             await self._refuse_notices(answer)
         now_s = clock.now()
         self.first_token_s = now_s - task.started_s
+        self._tell_hedges(now_s)
         if isinstance(answer, Whole):
             self.usage = answer.reply.usage
             self.end(None)
@@ -228,6 +231,8 @@ class Try:
             return
         self._ended = True
         now_s, task = clock.now(), self.task
+        if verdict is OUTRUN and self.first_token_s is None:
+            self._tell_hedges(now_s)  # or only the quick ones would ever be counted
         self._leave.end(verdict, now_s, reached=self.status is not None)
         usage, price = self._spent(verdict), self._upstream.price
         attempt = Attempt(
@@ -251,6 +256,10 @@ class Try:
                 task.request.id, task.route, self.target.provider, attempt, blame, task.request.operation
             )
         )
+
+    def _tell_hedges(self, now_s: float) -> None:
+        request = self.task.request
+        self.means.hedges.observe(self.target.name, request.stream, request.size, now_s - self.started_s)
 
     def _spent(self, verdict: Verdict | None) -> Usage | None:
         """The tokens that were used, or may have been; None where there is nothing to pay."""

@@ -226,8 +226,7 @@ class Fleet:
             return Barred(key.rest)
         if barred := self._barred(entry, now_s, last_resort):
             return barred
-        if fare is Fare.PAID and not entry.provider.budget.withdraw(now_s):
-            self._events.emit(BudgetSpent(entry.provider.name))
+        if fare is Fare.PAID and not self.pay(target, now_s):
             return Barred("retry_budget_spent")
         if fare is Fare.FIRST:
             entry.provider.budget.deposit(now_s)
@@ -250,6 +249,14 @@ class Fleet:
         if not entry.provider.limiter.has_room(now_s):
             return Barred("provider_full")
         return None
+
+    def pay(self, target: Target, now_s: float) -> bool:
+        """Whether the budget of its provider covers a try that nobody has to make; then it is paid."""
+        provider = self._entries[target].provider
+        paid = provider.budget.withdraw(now_s)
+        if not paid:
+            self._events.emit(BudgetSpent(provider.name))
+        return paid
 
     def may_ask(self, target: Target, now_s: float) -> bool:
         """Whether `enter` would let somebody in, if need be as the last resort."""

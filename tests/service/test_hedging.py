@@ -1,0 +1,176 @@
+"""A second target beside one that takes longer than usual, in virtual time."""
+
+import asyncio
+
+import pytest
+
+from service import clock
+from service.attempt.clocks import Interrupted, Watch
+from service.options import BreakerOptions, BudgetOptions, HealthOptions, HedgeOptions, ProbeOptions
+from simulators.script import Hang, Respond, Script, SimRequest, Wait
+from simulators.virtual import Connect
+from tests.service.test_ablations import Crowd
+from tests.service.test_resilience import share, until
+from tests.service.world import World, body, healthy, in_turn, reply, script, status, text_of
+
+STALLS = script(Hang())
+CALM = HedgeOptions(delay_min_s=0.2)  # simulated answers all take 0.1 s: their 95th percentile is no outlier
+PLENTY = {"budget": BudgetOptions(floor_per_s=1000.0), "probe": ProbeOptions(enabled=False), "hedge": CALM}
+EAGER = {**PLENTY, "hedge": HedgeOptions(share=0.5, delay_min_s=0.2)}
+
+
+def then(usual: Respond, after: Respond, calls: int = 40) -> Respond:
+    """As usual for so many calls, then otherwise."""
+    return in_turn(*[usual] * calls, after)
+
+
+async def warm(world: World, *, stream: bool = True, calls: int = 40) -> None:
+    """So many requests, so that it is known what is usual."""
+    for _ in range(calls):
+        await world.ask(stream=stream)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_second_answers(stream: bool) -> None:
+    """A first token, or a JSON answer, that does not come as soon as usual is asked for elsewhere, and taken from there."""
+    async with World(one=then(healthy(), STALLS), two=healthy(), options=EAGER) as world:
+        await warm(world, stream=stream)
+        began_s = clock.now()
+        answer = await world.ask(stream=stream)
+        took_s = clock.now() - began_s
+        assert [state.in_flight for state in world.service.fleet.states(clock.now())] == [0, 0]
+    assert took_s < 0.5
+    assert "one/m=outrun" in answer.headers["x-dub5-trail"]
+    assert answer.headers["x-dub5-target"] == "two/m"
+    assert not stream or text_of(answer.body) == "hello big world"
+    assert world.happened("hedged") == 1
+    assert world.outcomes() == {"complete": 41}
+
+
+async def test_the_first_answers_after_all() -> None:
+    """Then the second is told at once."""
+    slower = healthy(first_s=0.6)
+    async with World(one=then(healthy(), slower), two=STALLS, options=EAGER) as world:
+        await warm(world)
+        answer = await world.ask(stream=True)
+        assert world.service.fleet.states(clock.now())[1].in_flight == 0
+    assert answer.headers["x-dub5-target"] == "one/m"
+    assert text_of(answer.body) == "hello big world"
+    assert len(world.asked["two"]) == 1
+
+
+async def test_the_first_fails_while_the_second_is_asked() -> None:
+    """The second is waited for; nobody is asked twice."""
+
+    def late_failure(request: SimRequest) -> Script:
+        yield Wait(0.5)
+        yield from reply(529, b"{}")
+
+    async with World(
+        one=then(healthy(), late_failure), two=healthy(first_s=1.0), three=healthy(), options=EAGER
+    ) as world:
+        await warm(world)
+        answer = await world.ask(stream=True)
+    assert answer.status == 200
+    assert len(world.asked["two"]) + len(world.asked["three"]) == 1
+
+
+async def test_both_fail() -> None:
+    """The rest of the way is walked beside the first one, each target once, and the error is honest."""
+    broken = status(529, b"{}")
+    breaker = BreakerOptions(failures_in_a_row=1000, calls_min=1000)
+    never = {**EAGER, "health": HealthOptions(calls_min=1000)}
+    async with World(
+        one=then(healthy(), STALLS), two=broken, three=broken, options=never, breaker=breaker
+    ) as world:
+        await warm(world)
+        answer = await world.ask(stream=True, headers={"x-deadline-ms": "3000"})
+    assert answer.json()["error"]["code"] == "deadline_exceeded"
+    assert len(world.asked["two"]) == len(world.asked["three"]) == 1
+
+
+async def test_leaving_while_two_are_asked() -> None:
+    """Both are told at once."""
+    async with World(one=then(healthy(), STALLS), two=STALLS, options=EAGER) as world:
+        await warm(world)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await world.ask(stream=True)
+        assert [state.in_flight for state in world.service.fleet.states(clock.now())] == [0, 0]
+    assert len(world.asked["two"]) == 1
+
+
+async def test_at_most_a_twentieth() -> None:
+    """Where every tenth request is slow, hedges still stay within five in a hundred."""
+    slow = share(0.1, healthy(first_s=3.0), healthy())
+    async with World(one=slow, two=healthy(), options=PLENTY) as world:
+        await Crowd(world).ask(600, 0.1)
+    assert 10 < world.happened("hedged") <= 600 * 0.05 + 1
+
+
+async def test_the_purse_is_the_receivers() -> None:
+    """A provider that has had enough of extra tries gets no hedges."""
+    broke = {**EAGER, "budget": BudgetOptions(share=0.0, floor_per_s=0.0)}
+    async with World(one=then(healthy(), healthy(first_s=1.0)), two=healthy(), options=broke) as world:
+        await warm(world)
+        await world.ask(stream=True)
+    assert world.asked["two"] == []
+
+
+async def test_not_toward_trouble() -> None:
+    """Nor does anybody whose breaker is not closed."""
+    async with World(one=until(60, healthy(), healthy(first_s=1.0)), two=healthy(), options=EAGER) as world:
+        for _ in range(20):
+            await world.ask(stream=True)
+        world.wire.link("http://one.test/v1").connect = Connect.REFUSED
+        world.wire.link("http://one.test/v1").idle = 0
+        world.wire.link("http://two.test/v1").connect = Connect.REFUSED
+        for _ in range(5):
+            await world.ask(stream=True)
+        world.wire.link("http://one.test/v1").connect = Connect.OPENS
+        await asyncio.sleep(60)
+        await world.ask(stream=True)
+        assert world.service.fleet.states(clock.now())[1].breaker != "closed"
+        hedged = world.happened("hedged")
+        before = len(world.asked["two"])
+        await warm(world, calls=5)
+    assert len(world.asked["two"]) == before or world.happened("hedged") == hedged
+
+
+async def test_side_effects() -> None:
+    """What a provider is to keep is asked for once."""
+    async with World(one=then(healthy(), healthy(first_s=1.0)), two=healthy(), options=EAGER) as world:
+        await warm(world)
+        await world.ask(stream=True, store=True)
+    assert world.asked["two"] == []
+
+
+async def test_ablation() -> None:
+    """One in thirty waits five seconds for its first token: with hedging hardly anybody does."""
+
+    async def waited(options: dict[str, object]) -> int:
+        slow = share(0.03, healthy(first_s=4.9), healthy())
+        async with World(one=slow, two=healthy(), options={**PLENTY, **options}) as world:
+            return (await Crowd(world).ask(600, 0.1)).waited(1.0)
+
+    assert await waited({}) <= 4
+    assert await waited({"hedge": HedgeOptions(share=0.0)}) >= 15
+
+
+async def test_an_interrupted_wait() -> None:
+    """It ends at once, and so do those after it, until the watch is calm again; nothing of it is left."""
+    watch = Watch(clock.now() + 10.0)
+    asyncio.get_running_loop().call_later(0.5, watch.interrupt)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            await watch.guard("first_token", 5.0, asyncio.sleep(3.0))
+        assert clock.now() == pytest.approx(0.5, abs=0.01)
+    watch.calm()
+    await watch.guard("first_token", 5.0, asyncio.sleep(1.0))
+    watch.close()
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+
+
+def test_the_body_of_a_request_has_a_size() -> None:
+    """Prompts are told apart by their bytes."""
+    assert len(str(body()["messages"])) < 2_000
