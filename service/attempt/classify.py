@@ -68,9 +68,10 @@ class Rule:
     rest: Rest = Rest.LIMITED
 
     def holds(self, fault: ProviderFault) -> bool:
-        """Whether this row speaks of the fault."""
+        """Whether this row speaks of the fault. Inside a 200 the code alone must do."""
+        in_a_200 = fault.status is None and bool(self.codes)
         return (
-            (not self.statuses or fault.status in self.statuses)
+            (not self.statuses or in_a_200 or fault.status in self.statuses)
             and (not self.codes or fault.code in self.codes)
             and self.says in fault.message
         )
