@@ -51,7 +51,7 @@ class Case:
     left_s: float | None = None  # when the client left
     text: str = ""
     content_seen: bool = False
-    raced: set[str] = field(default_factory=set)  # targets that were asked beside others
+    hedged: dict[str, str] = field(default_factory=dict)  # targets that got another one beside them, and why
     refused_by: set[tuple[str, str]] = field(default_factory=set)  # target, and key or ""
 
 
@@ -62,6 +62,7 @@ class Books:
         self.cases: dict[int, Case] = {}
         self.probes: list[Trial] = []
         self.sometimes: Counter[str] = Counter()
+        self.moves: Counter[str] = Counter()  # of breakers, by where they moved to
         self.worst: dict[str, float] = {}
         self.violations: list[str] = []
         self.trace: deque[str] = deque(maxlen=TRACE_MAX)

@@ -1,18 +1,18 @@
 """The end of a run: nothing is left, and everybody tells the same story, to the request."""
 
 import asyncio
-from collections import Counter, defaultdict
 from typing import Any
 
 from chaos.judge import HONEST, Outcome
-from chaos.simulate.books import Books, Case, Trial
+from chaos.simulate.agreement import WithLedger, with_status
+from chaos.simulate.books import Books, Case
 from chaos.simulate.build import PRICE
 from chaos.simulate.rules import Rules
 from chaos.simulate.world import World
 from service.app import Service
 from service.chat import Outcome as Told
-from simulators.answers import Proof, judge, prompt_tag
-from simulators.ledger import Ledger, Line
+from simulators.answers import Proof, judge
+from simulators.ledger import Ledger
 from simulators.virtual import VirtualLoop, VirtualWire
 
 LATE_S = 0.1  # an end may come so long after the deadline
@@ -79,12 +79,8 @@ class Closing:
             self._one_ending(case)
             self._one_answer(case)
             self._counted_once(case)
-        told = Counter(case.ended.outcome.value for case in self._books.cases.values() if case.ended)
-        if +Counter(status["outcomes"]) != told:
-            self._books.violated("S1", f"/status counts {status['outcomes']}, the events {dict(told)}")
-        if status["in_flight"]:
-            self._books.violated("S1", f"/status has {status['in_flight']} in flight")
-        self._with_ledger()
+        with_status(self._books, status)
+        WithLedger(self._world, self._books).check(self._ledger)
 
     def _honest(self, case: Case) -> None:
         """An end in time, and one that does not lie."""
@@ -149,53 +145,6 @@ class Closing:
                 self._books.violated(
                     "S11", f"#{case.ask.number} at {trial.target} costs {attempt.cost_usd}, not {price}"
                 )
-
-    def _with_ledger(self) -> None:
-        """Each try that reached a provider is one line there, and each line is one try."""
-        lines: dict[tuple[str, str], list[Line]] = defaultdict(list)
-        for line in sorted(self._ledger.lines(), key=lambda line: line.at_s):
-            lines[line.prompt, line.provider].append(line)
-        known = {prompt_tag(case.ask.prompt): case for case in self._books.cases.values()}
-        for tag, case in known.items():
-            for provider in {trial.provider for trial in case.trials}:
-                self._pair([t for t in case.trials if t.provider == provider], lines.pop((tag, provider), []))
-        for (tag, provider), rest in lines.items():
-            if tag in known:
-                self._books.violated(
-                    "ledger", f"{provider} has {len(rest)} tries of #{known[tag].ask.number} unknown to us"
-                )
-
-    def _pair(self, trials: list[Trial], lines: list[Line]) -> None:
-        """Tries of one request at one provider, with their lines, both by time."""
-        number, provider = trials[0].number, trials[0].provider
-        reached = [t for t in trials if _reached(t) is not False]
-        sure = [t for t in reached if _reached(t)]
-        if not len(sure) <= len(lines) <= len(reached):
-            self._books.violated(
-                "ledger", f"{provider} has {len(lines)} lines of #{number}, we made {len(reached)} tries"
-            )
-            return
-        by_status = Counter(trial.status for trial in sure)
-        if by_status - Counter(line.status for line in lines):
-            self._books.violated(
-                "ledger", f"#{number} at {provider}: {by_status} is not what the ledger says"
-            )
-        whole = sum(bool(trial.attempt and trial.attempt.ok) for trial in trials)
-        words = self._world.provider(provider).words
-        if whole > sum(line.status == 200 and line.tokens_sent >= words for line in lines):
-            self._books.violated(
-                "ledger", f"#{number} was answered by {provider}, which had not said all of it"
-            )
-
-
-def _reached(trial: Trial) -> bool | None:
-    """Whether it came as far as the provider's own code; None: the service could not know."""
-    if trial.status is not None:
-        return True
-    reason = trial.attempt.reason if trial.attempt else ""
-    if reason.startswith(("pool_", "resolve_", "connect_")):
-        return False
-    return None
 
 
 def _loop() -> VirtualLoop:

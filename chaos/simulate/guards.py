@@ -71,6 +71,7 @@ class Guards:
         """One of them moved."""
         scope, after, why = event.scope, event.after, event.why
         self.of(scope).change(after, why, now_s)
+        self._books.moves[after] += 1
         sometimes, host = self._books.sometimes, "host " if "://" in scope else ""
         sometimes[f"{host}breaker {event.before} -> {after}"] += 1
         if after == "open" and "slow" in why:

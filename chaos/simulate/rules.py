@@ -100,7 +100,7 @@ class Rules:
         if trial.number is None:
             return
         case, clocks = self._books.cases[trial.number], self._world.tuning.clocks
-        if trial.target in case.raced and _answered_elsewhere(case, trial):
+        if case.hedged.get(trial.target, "slow") != "slow" and _answered_elsewhere(case, trial):
             until_s = max(case.deadline_s, trial.began_s + clocks.connect_s + clocks.first_token_s)
             if now_s > until_s + LEAVE_S:
                 self._books.violated("S10", f"#{trial.number}: {trial.target} was heard out for too long")
@@ -159,7 +159,7 @@ class Rules:
                 self._books.tell(f"#{number} hedges {target}: {why}")
                 self._books.sometimes[f"hedged: {why}"] += 1
                 if number is not None:
-                    self._books.cases[number].raced.add(target)
+                    self._books.cases[number].hedged[target] = why
             case Crashed(where=where):
                 self._books.violated("S1", f"a defect inside the service: {where}")
 

@@ -7,7 +7,11 @@ from chaos.simulate.books import Books, Trial
 from chaos.simulate.build import keys
 from chaos.simulate.world import World
 
-FREE = ("first", "hedge", "probe")
+FREE = (
+    "first",
+    "hedge",
+    "probe",
+)  # a hedge is free beside a probe or trial, paid beside a target that is only slow
 EDGE = 1.0  # a window of whole seconds may hold one more than a window that slides
 
 
@@ -41,8 +45,8 @@ def spending(world: World, books: Books) -> None:
 def _within_budget(world: World, books: Books, name: str, trials: list[Trial]) -> None:
     """Over any window that ends with a try that was paid for: so many were paid as its first tries have earned."""
     options = world.tuning.budget
-    first = [t.began_s for t in trials if t.attempt and t.attempt.kind in FREE]
-    paid = [t.began_s for t in trials if t.attempt and t.attempt.kind == "retry"]
+    paid = [t.began_s for t in trials if _paid(books, t)]
+    first = [t.began_s for t in trials if t.attempt and t.attempt.kind in FREE and not _paid(books, t)]
     for n, at_s in enumerate(paid, start=1):
         from_s = int(at_s) - options.window_s + 1
         earned = options.share * (bisect_right(first, at_s) - bisect_left(first, from_s))
@@ -53,3 +57,11 @@ def _within_budget(world: World, books: Books, name: str, trials: list[Trial]) -
                 "S3",
                 f"{name}: {spent} paid tries in the {options.window_s} s before {at_s:.3f} s, {bound:.1f} allowed",
             )
+
+
+def _paid(books: Books, trial: Trial) -> bool:
+    """Whether nobody had to make it."""
+    kind = trial.attempt.kind if trial.attempt else ""
+    if kind != "hedge" or trial.number is None:
+        return kind == "retry"
+    return set(books.cases[trial.number].hedged.values()) == {"slow"}
