@@ -12,6 +12,7 @@ of the same overload; after a minute without one it is forgotten. The two speeds
 first, a provider whose answers take a minute would need a quarter of an hour to get its load back.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 from math import inf
 
@@ -38,6 +39,7 @@ class Limiter:
         self.in_flight = 0
         self.era = 0  # grows with each decrease
         self._sound = self.limit  # so much the last overload left; more is found out slowly
+        self.on_room: Callable[[], None] | None = None  # called when one more may be sent
         self._answered = True  # since the last decrease
         self._forget_at_s = inf  # what the last overload taught
         self._options = options
@@ -61,6 +63,7 @@ class Limiter:
             fast = self.limit < self._sound
             step = 1.0 if fast else max(1.0, self.limit * self._options.growth) / self.limit
             self.limit = min(self.limit + step, float(self._options.max))
+            self._tell_room()
 
     def leave(self, era: int, load: Load, now_s: float) -> bool:
         """One is back; whether the limit was lowered."""
@@ -68,8 +71,11 @@ class Limiter:
         if load is Load.TAKEN:
             self.taken()
         self.in_flight -= 1
-        if load is not Load.DROPPED or era != self.era:
-            return False
+        lowered = load is Load.DROPPED and era == self.era and self._lower(busy, now_s)
+        self._tell_room()
+        return lowered
+
+    def _lower(self, busy: int, now_s: float) -> bool:
         self.era += 1
         self._forget_at_s = now_s + self._options.forget_s
         before = self.limit
@@ -78,6 +84,10 @@ class Limiter:
         if self._answered:  # else it is still the same trouble, which says nothing about room
             self._sound, self._answered = self.limit, False
         return int(self.limit) < int(before)
+
+    def _tell_room(self) -> None:
+        if self.on_room is not None and self.in_flight < int(self.limit):
+            self.on_room()
 
     def adopt(self, options: LimiterOptions) -> None:
         """Other options from now on."""

@@ -13,7 +13,7 @@ A fleet of new settings takes over what the one `before` knows of targets that h
 themselves, so that a try that is still out gives back what it holds, whichever of the two let it in.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from random import Random
@@ -31,6 +31,7 @@ from service.routing.ewma import PeakEwma
 from service.routing.health import Health, Record, Standing, TargetState
 from service.settings import Secret
 
+FULL = "provider_full"
 ISOLATED_S = 60.0  # when to look again whether an operator has let go
 BAD_REQUEST = frozenset({400, 422})
 _RANK = {Health.HEALTHY: 0, Health.DEGRADED: 1, Health.UNHEALTHY: 2}
@@ -247,7 +248,7 @@ class Fleet:
         if not (last_resort or (breaker.ramped(now_s) and host.ramped(now_s))):
             return Barred("slow_start", soft=True)
         if not entry.provider.limiter.has_room(now_s):
-            return Barred("provider_full")
+            return Barred(FULL)
         return None
 
     def pay(self, target: Target, now_s: float) -> bool:
@@ -262,6 +263,23 @@ class Fleet:
         """Whether `enter` would let somebody in, if need be as the last resort."""
         entry = self._entries[target]
         return entry.cool_until_s <= now_s and self._barred(entry, now_s, last_resort=True) is None
+
+    def must_wait(self, targets: Iterable[Target], now_s: float) -> bool:
+        """Whether nobody may be asked, and somebody could be if only its provider had room."""
+        full = False
+        for target in targets:
+            entry = self._entries[target]
+            if entry.cool_until_s <= now_s:
+                barred = self._barred(entry, now_s, last_resort=True)
+                if barred is None:
+                    return False
+                full = full or barred.reason == FULL
+        return full
+
+    def on_room(self, targets: Iterable[Target], tell: Callable[[], None]) -> None:
+        """`tell` is called whenever the provider of one of them has room for one more. It must not raise."""
+        for target in targets:
+            self._entries[target].provider.limiter.on_room = tell
 
     def keys(self, target: Target) -> int:
         """How many keys a target has."""
