@@ -23,7 +23,7 @@ from simulators.personas import PERSONAS
 
 T = TypeVar("T")
 NAMES = ("one", "two", "three", "four", "five")
-LATENCIES = ("zero", "quick", "quick", "lpu", "frontier", "hosted-70b", "free-shared", "cold-start")
+LATENCIES = ("zero", "quick", "quick", "quick", "lpu", "lpu", "frontier", "hosted-70b", "free-shared", "cold-start")
 REQUESTS = (80, 460)  # of one world, about
 REST_S = 80.0  # longer than a host that was gone may be left alone
 
@@ -81,7 +81,7 @@ def _provider(dice: Random, name: str, rate_per_s: float) -> Provider:
     known = PERSONAS[persona].models
     keys = 0 if persona == "free" else dice.choice((1, 1, 1, 2, 3))
     limits = capacity = None
-    if _one_in(dice, 5):
+    if _one_in(dice, 7):
         share = dice.uniform(0.2, 0.9)
         limits = {
             "requests_per_minute": max(1, int(rate_per_s * 60 * share)),
@@ -90,7 +90,7 @@ def _provider(dice: Random, name: str, rate_per_s: float) -> Provider:
                 ("true", "true", "none", "zero", "date", "garbage", 1.0, 2.5, 8.0, 40.0)
             ),
         }
-    if _one_in(dice, 5):
+    if _one_in(dice, 7):
         capacity = {
             "slots": dice.randint(1, 8),
             "queue_max": dice.choice((0, 2, 10, None)),
@@ -103,7 +103,7 @@ def _provider(dice: Random, name: str, rate_per_s: float) -> Provider:
         words=dice.randint(3, 8),
         models=tuple(known[: 2 if _one_in(dice, 5) else 1]),
         keys=keys,
-        bad_keys=dice.randint(1, keys) if keys and _one_in(dice, 8) else 0,
+        bad_keys=dice.randint(1, keys) if keys and _one_in(dice, 12) else 0,
         limits=limits,
         capacity=capacity,
         priced=_one_in(dice, 2),
@@ -209,7 +209,7 @@ def _retry(dice: Random) -> RetryOptions:
 
 
 def _drain(dice: Random, from_s: float, for_s: float) -> Drain | None:
-    if not _one_in(dice, 7):
+    if not _one_in(dice, 10):
         return None
     at_s = round(from_s + dice.random() * for_s, 1)
     return Drain(at_s, dice.choice((0.5, 3.0, 25.0)), dice.choice((0.0, 0.0, 2.0)))

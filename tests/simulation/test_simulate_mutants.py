@@ -11,11 +11,11 @@ from tests.simulation import mutants
 SEEDS_MAX = 200
 # Where to look first, so that it is quick, and the rules that should speak.
 CAUGHT = {
-    "permit_kept_on_cancel": (12, {"S6"}),
-    "retry_after_commit": (6, {"S2", "honest"}),
-    "budget_ignored": (12, {"S3"}),
-    "retry_after_ignored": (13, {"S7", "S8"}),
-    "last_candidate_ejected": (66, {"S12"}),
+    "permit_kept_on_cancel": (3, {"S6"}),
+    "retry_after_commit": (13, {"S2", "honest"}),
+    "budget_ignored": (10, {"S3"}),
+    "retry_after_ignored": (11, {"S7", "S8"}),
+    "last_candidate_ejected": (16, {"S12"}),
 }
 
 
