@@ -170,7 +170,10 @@ class AnswerCache:
 
     async def keep(self, key: Key, stored: Stored, options: CacheOptions) -> None:
         """Stores a whole answer, for who asked it."""
-        await self._keep(key, key.place, key.caller, stored, options)
+        try:
+            await self._write(key, key.place, key.caller, stored, options)
+        except StorageLost:
+            pass  # its breaker has told
         await self.release(key)
 
     async def offer(self, key: Key, stored: Stored, options: CacheOptions) -> None:
@@ -178,7 +181,7 @@ class AnswerCache:
         assert key.shared is not None, "only routes with `warm_from` have answers for everybody"
         (entry,), generations = await self._read(key, (key.shared,))
         if entry is None or not entry.valid(generations) or self._judged(entry, options, 0.0) is None:
-            await self._keep(key, key.shared, "", stored, options)
+            await self._write(key, key.shared, "", stored, options)
 
     async def invalidate(self, selection: Selection) -> None:
         """None of these are given any more, by no process that shares the storage. Raises StorageLost: then they may
@@ -210,17 +213,15 @@ class AnswerCache:
             key.generations = generations  # an answer belongs to the time when it was asked for
         return found, generations
 
-    async def _keep(self, key: Key, place: str, caller: str, stored: Stored, options: CacheOptions) -> None:
+    async def _write(self, key: Key, place: str, caller: str, stored: Stored, options: CacheOptions) -> None:
+        """Raises StorageLost."""
         if key.generations is None or len(stored.body) > self._bounds.entry_bytes_max:
             return
         stamp = stamp_of(key.generations, place, key.route, caller, stored.target)
         now_s = self._storage.now()
         entry = Entry(VERSION, place, key.route, caller, stored.target, now_s, stamp, stored.body)
         life_s = options.ttl_s + max(options.stale_while_revalidate_s, options.stale_if_error_s)
-        try:
-            await self._guard.call(key.patience, lambda: self._storage.write(entry, life_s))
-        except StorageLost:
-            pass  # its breaker has told
+        await self._guard.call(key.patience, lambda: self._storage.write(entry, life_s))
 
     def _token(self) -> str:
         return f"{self._dice.getrandbits(64):016x}"

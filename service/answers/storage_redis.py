@@ -78,7 +78,15 @@ class RedisStorage:
     across_processes = True
 
     def __init__(self, url: str, options: RedisOptions, dice: Random) -> None:
-        self.failures = (RedisError, OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError)
+        self.failures: tuple[type[Exception], ...] = (
+            RedisError,
+            OSError,
+            EOFError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+            LookupError,
+        )
         self._cache = _connected(url, options)
         self._prefix = options.prefix
         self._dice = dice

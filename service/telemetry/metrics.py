@@ -29,6 +29,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry, generate_latest
 
 from service import clock
+from service.answers.opening import SCOPE
 from service.chat import ChatRequest, Outcome, Target
 from service.events import (
     AttemptEnded,
@@ -177,7 +178,7 @@ class Metrics:
         self._routes |= {route: route for route in routes}
         self._targets |= {target.name: (target.provider, target.model) for target in targets}
         self._providers |= {target.provider: target.provider for target in targets}
-        self._scopes |= {scope: scope for scope in (*self._targets, *hosts)}
+        self._scopes |= {scope: scope for scope in (*self._targets, *hosts, SCOPE)}
         self._begin_at_nought()
 
     def _begin_at_nought(self) -> None:
