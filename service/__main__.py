@@ -65,6 +65,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
+            if self._service.admin.own_token:
+                print(f"admin token: {self._service.admin.token.reveal()}", file=sys.stderr, flush=True)
             print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -16,7 +16,9 @@ from weakref import WeakSet
 from litestar import Litestar
 
 from service import VERSION, clock
-from service.answers.cache import AnswerCache
+from service.answers.opening import opened
+from service.answers.warming import Warm, warm
+from service.api.admin import Admin, admin_routes
 from service.api.errors import handler
 from service.api.page import read_files
 from service.api.routes import routes
@@ -33,6 +35,7 @@ from service.wire.base import Slots, Wire
 from service.wire.httpx_wire import HttpxWire
 
 WEB = Path(str(files("service") / "web"))
+WARM_S = 2.0
 LAST_WORDS_S = 2.0  # for the error events of streams that a drain cuts
 
 
@@ -63,12 +66,14 @@ class Service:
         )
         self.events = Events(self.metrics.count, self.board.note, *([log] if log else []))
         self.wire = wire or _wire(settings.server)
-        self.cache = AnswerCache(settings.cache, self.events)
+        self.cache = opened(settings.cache, loaded.redis_url, self.events, dice("cache"))
+        self.admin = Admin(self.cache, loaded.admin_token)
         self._house = House(
             self.wire, self.cache, self.admission, self.board, self.events, dice, _ids(dice("ids"))
         )
         self._runners: WeakSet[Runner] = WeakSet()  # also old ones, as long as a request has need of them
         self._probing: set[asyncio.Task[None]] = set()
+        self._warming: set[asyncio.Task[None]] = set()
         self._current = self._next(loaded, None)
         self.asgi = self._application()
 
@@ -95,13 +100,14 @@ class Service:
             self.board.started_at = clock.wall()
             self._begin()
             try:
+                await self._warm()
                 yield
             finally:
                 await self.aclose()
 
         desk, ops = (lambda: self._current.desk), (lambda: self._current.ops)
         return Litestar(
-            routes(desk, ops, self.metrics, read_files(WEB)),
+            [*routes(desk, ops, self.metrics, read_files(WEB)), *admin_routes(self.admin)],
             lifespan=[lifespan],
             exception_handlers={Exception: handler(self.events, self._house.new_id)},
             openapi_config=None,
@@ -118,11 +124,20 @@ class Service:
         self._probing.add(probing)
         probing.add_done_callback(self._probing.discard)
 
+    async def _warm(self) -> None:
+        """Answers that are there from the start. Whatever takes longer than `WARM_S` comes while requests do."""
+        gateway = self._current.desk.gateway
+        plan = [Warm(name, route.settings.cache, route.mark) for name, route in gateway.routes.items()]
+        if any(one.options.warm_from is not None for one in plan):
+            self._warming.add(asyncio.create_task(warm(self.cache, plan, self.events), name="warming"))
+            await asyncio.wait(self._warming, timeout=WARM_S)
+
     def reload(self, loaded: Loaded) -> None:
         """These settings from now on, for new requests. Those in flight keep theirs to their end. Only while open."""
         self._current = self._next(loaded, self._current)
         self.admission.in_flight_max = loaded.settings.server.in_flight_max
         self.cache.bounds = loaded.settings.cache
+        self.admin.reload(loaded.admin_token)
         self._begin()
         self.events.emit(SettingsReloaded(True, loaded.remarks))
 
@@ -141,10 +156,10 @@ class Service:
 
     async def aclose(self) -> None:
         """Closes what was opened."""
-        probing = list(self._probing)
-        for task in probing:
+        busy = [*self._probing, *self._warming]
+        for task in busy:
             task.cancel()
-        await asyncio.gather(*probing, return_exceptions=True)
+        await asyncio.gather(*busy, return_exceptions=True)
         for runner in list(self._runners):
             await runner.aclose()
         await self.cache.aclose()
