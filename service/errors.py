@@ -4,9 +4,10 @@
     ├── InvalidRequest 400      ├── RateLimited 429 ── AllTargetsLimited
     ├── Unauthorized 401        ├── Unavailable 503
     ├── NotFound 404            │   ├── AllTargetsDown   ├── DeadlineExceeded
-    │   └── ModelNotFound       │   ├── Overloaded       └── ShuttingDown
-    ├── MethodNotAllowed 405    ├── ProviderRefused (the provider's own 400, 422)
-    ├── TooLarge 413            └── Internal 500 (a defect of ours)
+    │   └── ModelNotFound       │   ├── Overloaded       ├── FeatureUnavailable
+    ├── MethodNotAllowed 405    │   └── ShuttingDown
+    ├── TooLarge 413            ├── ProviderRefused (the provider's own 400, 422)
+    │                           └── Internal 500 (a defect of ours)
     └── StreamCut, StreamStalled: only ever inside a stream, after its first content
 
 Never 502 or 504: a CDN in front would replace their bodies. `type` and `code` come from this table alone.
@@ -156,6 +157,13 @@ class Overloaded(Unavailable):
 
     code = "overloaded"
     outcome = "refused"
+
+
+class FeatureUnavailable(Unavailable):
+    """Only targets that do not answer now have what the request needs; the others answer requests without it."""
+
+    code = "feature_unavailable"
+    suggestion = "Ask without it, or wait as long as Retry-After says. GET /v1/models shows what is available now."
 
 
 class ShuttingDown(Unavailable):

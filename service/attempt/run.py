@@ -22,7 +22,7 @@ from service.attempt.backoff import Again, Fare, Tries, again
 from service.attempt.classify import Then, Verdict, classify
 from service.attempt.clocks import NEVER, ClockRanOut, Interrupted, Watch
 from service.attempt.tries import BROKEN, CANCELLED, OUTRUN, Means, Streaming, Task, Try, Whole
-from service.attempt.why_not import why_not
+from service.attempt.why_not import UNSUPPORTED, why_not
 from service.chat import Attempt, Target
 from service.errors import GatewayError
 from service.events import Hedged
@@ -72,8 +72,15 @@ class Runner:
 
     def _why_not(self, task: Task, targets: Sequence[Target]) -> GatewayError:
         now_s = clock.now()
-        wait_s = min(self.fleet.wait_s(target, now_s) for target in targets)
-        return why_not(task, wait_s, out_of_time=task.watch.deadline_s - now_s < ATTEMPT_MIN_S)
+        unable = {attempt.target for attempt in task.trail if attempt.reason.startswith(UNSUPPORTED)}
+        able = [
+            target
+            for target in targets
+            if target.name not in unable and self.means.upstreams[target].carries(task.request)
+        ]
+        wait_s = min(self.fleet.wait_s(target, now_s) for target in able or targets)
+        out_of_time = task.watch.deadline_s - now_s < ATTEMPT_MIN_S
+        return why_not(task, wait_s, out_of_time=out_of_time, able=bool(able))
 
 
 class _Walk:
@@ -145,7 +152,7 @@ class _Walk:
         """Whether this one may be dead or sick, and somebody else can be asked instead."""
         now_s = clock.now()
         if leave.probe:
-            return not self._is_last(rest)
+            return self._task.stand_in or not self._is_last(rest)
         if self._fleet.does_well(target, now_s):
             return False
         return any(
@@ -279,9 +286,12 @@ class _Walk:
         probe = _Leg(runner, task, own_s, lambda walk: walk._ask(target, leave, kind, rest))
         soft, self._soft = self._soft, []
         others = _Leg(runner, task, self._watch.deadline_s, lambda walk: walk.to_the_end(rest, "hedge", soft))
+        unless = others if leave.probe and task.stand_in else None
         found: Found | None = None
         try:
-            found = await self._waited(self._watch.guard("race", NEVER, _first(task, probe, others)))
+            found = await self._waited(
+                self._watch.guard("race", NEVER, _first(task, probe, others, unless=unless))
+            )
         except ClockRanOut:
             pass  # the deadline: there is nothing to tell but that
         except BaseException:
@@ -361,8 +371,8 @@ class _Beside:
     may_interrupt: bool = True
 
 
-async def _first(task: Task, *legs: _Leg) -> Found | None:
-    """What the first leg found; None when all have ended without, or the request has no hope."""
+async def _first(task: Task, *legs: _Leg, unless: _Leg | None = None) -> Found | None:
+    """What the first leg found; None when all have ended without, or `unless` has, or the request has no hope."""
     running = list(legs)
     while running:
         await asyncio.wait([leg.task for leg in running], return_when=asyncio.FIRST_COMPLETED)
@@ -371,7 +381,7 @@ async def _first(task: Task, *legs: _Leg) -> Found | None:
                 leg.task.result()  # a defect of ours is raised
                 if leg.found is not None:
                     return leg.found
-        if task.given_up:
+        if task.given_up or (unless is not None and unless.task.done()):
             return None
         running = [leg for leg in running if not leg.task.done()]
     return None

@@ -7,6 +7,7 @@ Streaming.aclose  always called: gives the pass back, closes the connection, wri
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from service import clock
@@ -19,6 +20,7 @@ from service.errors import StreamCut, StreamStalled
 from service.events import AttemptEnded, Events
 from service.options import Clocks
 from service.providers.base import Dialect, ProviderFault, StreamReader, Unsupported, call_of, reply_of
+from service.providers.features import NOTHING, Feature, fits, needed
 from service.providers.usage import prompt_only
 from service.routing.fleet import Pass
 from service.wire.base import Wire, WireFailure, WireRequest, WireResponse
@@ -41,6 +43,14 @@ class Upstream:
     dialect: Dialect
     base_url: str
     price: Price | None = None
+    lacks: Mapping[Feature, str] = NOTHING
+    context_tokens: int | None = None
+
+    def carries(self, request: Asked) -> bool:
+        """Whether this target has all that the request needs, as far as that can be told without asking it."""
+        if not fits(request, self.context_tokens):
+            return False
+        return not self.lacks or not needed(request) & self.lacks.keys()
 
 
 @dataclass(slots=True)
@@ -57,6 +67,7 @@ class Task:
     trail: list[Attempt] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)  # on those that were tried
     given_up: bool = False  # nobody else would do better
+    stand_in: bool = False  # there is something to say at once where nobody but a probe could answer
     upstream_ns: int = 0  # spent on providers before the commit point
 
 
@@ -213,6 +224,8 @@ class Try:
 
     def _request(self, fresh: bool) -> WireRequest:
         clocks, upstream = self.task.clocks, self._upstream
+        if not fits(self.task.request, upstream.context_tokens):
+            raise Unsupported(Feature.LONG_CONTEXT)
         call = call_of(upstream.dialect, self.task.request, self.target.model, self._leave.key)
         self.dropped = call.dropped
         return WireRequest(

@@ -6,43 +6,67 @@ from service.errors import (
     AllTargetsDown,
     AllTargetsLimited,
     DeadlineExceeded,
+    FeatureUnavailable,
     GatewayError,
     InvalidRequest,
     Overloaded,
     ProviderRefused,
     TooLarge,
 )
+from service.providers.features import WORDS, Feature, feature_of
 
 LIMITED = frozenset({"http_429", Rest.LIMITED, Rest.QUOTA})
 FULL = "provider_full"
+UNSUPPORTED = "unsupported_"  # before the field that a target cannot carry
 
 
-def why_not(task: Task, wait_s: float, *, out_of_time: bool) -> GatewayError:
-    """What to tell the client. `wait_s`: until a target may be asked again; `out_of_time`: its deadline is near."""
+def why_not(task: Task, wait_s: float, *, out_of_time: bool, able: bool = True) -> GatewayError:
+    """What to tell the client. `wait_s`: until a target may be asked again; `out_of_time`: its deadline is near; `able`:
+    whether there is a target that has all that the request needs."""
     trail = task.trail
     if refusal := _refusal(task):
         return refusal
     if out_of_time:
         return DeadlineExceeded("No provider answered within the time allowed.", attempts=trail)
     reasons = [attempt.reason for attempt in trail]
-    if reasons and all(reason.startswith("unsupported_") for reason in reasons):
-        param = reasons[0].removeprefix("unsupported_")
-        return InvalidRequest(
-            f"No model behind {task.route!r} can carry the field {param!r}.", param=param, attempts=trail
-        )
     wait_s = max(1.0, wait_s)
+    if params := [reason.removeprefix(UNSUPPORTED) for reason in reasons if reason.startswith(UNSUPPORTED)]:
+        return _lacking(task, params, wait_s) if able else _unsupported(task, params[0])
     if reasons and all(reason == FULL for reason in reasons):
         return Overloaded(
             "Every provider behind this model has as much to do as it can take.",
             retry_after_s=wait_s,
             attempts=trail,
         )
-    if all(reason in LIMITED for reason in reasons):
+    if reasons and all(reason in LIMITED for reason in reasons):
         return AllTargetsLimited(
             "Every provider behind this model has reached a rate limit.", retry_after_s=wait_s, attempts=trail
         )
     return AllTargetsDown(
         "No provider behind this model can answer at the moment.", retry_after_s=wait_s, attempts=trail
+    )
+
+
+def _unsupported(task: Task, param: str) -> GatewayError:
+    """Nobody behind this route ever could."""
+    if param == Feature.LONG_CONTEXT:
+        said = f"The conversation is longer than any model behind {task.route!r} takes."
+        return InvalidRequest(said, param="messages", attempts=task.trail)
+    return InvalidRequest(
+        f"No model behind {task.route!r} can carry the field {param!r}.", param=param, attempts=task.trail
+    )
+
+
+def _lacking(task: Task, params: list[str], wait_s: float) -> GatewayError:
+    """Who could does not answer now; who does answer cannot."""
+    features = list(dict.fromkeys(filter(None, map(feature_of, params))))
+    what = " and ".join(WORDS[feature] for feature in features) or f"the field {params[0]!r}"
+    return FeatureUnavailable(
+        f"{what[0].upper()}{what[1:]} cannot be had behind {task.route!r} at the moment. Plain chat can: requests"
+        " without that are answered.",
+        param=features[0].value if features else params[0],
+        retry_after_s=wait_s,
+        attempts=task.trail,
     )
 
 

@@ -27,6 +27,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {  # values that say nothing, beside
     "reasoning_effort": ("none",),
     "service_tier": ("auto",),
 }
+PART = "messages.content."
 ONLY_NAMED_FALSE = frozenset({"parallel_tool_calls"})  # here false says something
 
 
@@ -51,6 +52,7 @@ def differ(fields: Mapping[str, Raw], differs: Differences) -> tuple[dict[str, R
     """The fields as a provider's settings want them, and the names of those left out. Raises Unsupported."""
     taken: dict[str, Raw] = {}
     dropped: list[str] = []
+    _refuse_parts(fields, [n for n in differs.refuses if n.startswith(PART)])
     for name, raw in fields.items():
         there = differs.renames.get(name, name)
         if name in differs.refuses and not neutral(name, decoded(name, raw)):
@@ -65,6 +67,17 @@ def differ(fields: Mapping[str, Raw], differs: Differences) -> tuple[dict[str, R
         taken["messages"], left_out = _messages(taken["messages"], inner, differs.developer_role)
         dropped += left_out
     return taken, dropped
+
+
+def _refuse_parts(fields: Mapping[str, Raw], refused: list[str]) -> None:
+    """`messages.content.image_url` stands for parts of that type. Raises Unsupported."""
+    if not refused or "messages" not in fields:
+        return
+    for message in decoded("messages", fields["messages"]):
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            if (name := f"{PART}{part.get('type')}") in refused:
+                raise Unsupported(name)
 
 
 def _messages(raw: Raw, drops: frozenset[str], developer_role: bool) -> tuple[Raw, list[str]]:

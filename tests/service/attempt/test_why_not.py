@@ -12,6 +12,7 @@ from service.errors import (
     AllTargetsDown,
     AllTargetsLimited,
     DeadlineExceeded,
+    FeatureUnavailable,
     GatewayError,
     InvalidRequest,
     Overloaded,
@@ -30,7 +31,11 @@ STALLED = Verdict(Then.NEXT, Blame.TARGET, "first_token_timeout")
 
 
 def told(
-    *what: Verdict | str, wait_s: float = WAIT_S, out_of_time: bool = False, given_up: bool = False
+    *what: Verdict | str,
+    wait_s: float = WAIT_S,
+    out_of_time: bool = False,
+    given_up: bool = False,
+    able: bool = False,
 ) -> GatewayError:
     """The error after these, in order: a verdict on a target that was tried, or why one was passed over."""
     request = ChatRequest("id", Caller(), ChatBody("chat", []), {})
@@ -41,7 +46,7 @@ def told(
             task.trail.append(Attempt(f"p/{i}", 0.0, 1.0, one.reason))
         else:
             task.trail.append(Attempt(f"p/{i}", 1.0, 1.0, one, tried=False))
-    error = why_not(task, wait_s, out_of_time=out_of_time)
+    error = why_not(task, wait_s, out_of_time=out_of_time, able=able)
     assert error.attempts == tuple(task.trail), "the client sees every line of the trail"
     return error
 
@@ -58,7 +63,8 @@ def told(
         (("provider_full", "provider_full"), Overloaded),
         (("provider_full", "breaker_open"), AllTargetsDown),
         (("unsupported_tools", "unsupported_tools"), InvalidRequest),
-        (("unsupported_tools", "breaker_open"), AllTargetsDown),
+        (("unsupported_tools", "breaker_open"), InvalidRequest),
+        ((), AllTargetsDown),
         ((TOO_LONG, DOWN), AllTargetsDown),
     ],
     ids=lambda what: (
@@ -108,3 +114,29 @@ async def test_no_time_left() -> None:
 async def test_the_field_is_named() -> None:
     """A field that no dialect of the route can carry is the one in `param`."""
     assert told("unsupported_tools", "unsupported_tools").param == "tools"
+
+
+@pytest.mark.parametrize(
+    ("param", "feature", "words"),
+    [
+        ("tools", "tools", "Tools cannot"),
+        ("messages[3].tool_calls[0].type", "tools", "Tools cannot"),
+        ("messages.content.image_url", "vision", "Images cannot"),
+        ("messages[0].content[1].image_url", "vision", "Images cannot"),
+        ("response_format", "json_schema", "Answers by a JSON schema cannot"),
+        ("long_context", "long_context", "Conversations this long cannot"),
+        ("audio", "audio", "The field 'audio' cannot"),
+    ],
+)
+async def test_what_is_missing(param: str, feature: str, words: str) -> None:
+    """Where a target that could is merely down, the error names what cannot be had now, and what can."""
+    error = told(f"unsupported_{param}", "breaker_open", able=True)
+    assert type(error) is FeatureUnavailable
+    assert (error.status, error.param, error.retry_after_s) == (503, feature, WAIT_S)
+    assert error.message.startswith(words) and "Plain chat can" in error.message
+
+
+async def test_a_conversation_that_is_too_long_for_all() -> None:
+    """Nobody ever could: the caller's to shorten."""
+    error = told("unsupported_long_context")
+    assert (error.status, error.param) == (400, "messages")

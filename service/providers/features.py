@@ -1,0 +1,129 @@
+"""What a request needs beyond plain chat, and which targets cannot give it: asked of a dialect without sending.
+
+A dialect says what it cannot carry when it writes a request down (`Unsupported`). So for each feature the smallest
+request that needs it is written down once, for each target, when the settings are read.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from service.chat import Asked, Caller, ChatBody, ChatRequest
+from service.providers.base import Dialect, Unsupported
+from service.providers.fields import decoded, neutral
+from service.providers.usage import CHARS_PER_TOKEN, prompt_chars
+
+
+class Feature(StrEnum):
+    """What a request may need."""
+
+    TOOLS = "tools"
+    VISION = "vision"
+    JSON_SCHEMA = "json_schema"
+    JSON_OBJECT = "json_object"
+    LOGPROBS = "logprobs"
+    LONG_CONTEXT = "long_context"  # more than the smallest target of the route takes
+
+
+WORDS = {
+    Feature.TOOLS: "tools",
+    Feature.VISION: "images",
+    Feature.JSON_SCHEMA: "answers by a JSON schema",
+    Feature.JSON_OBJECT: "answers in JSON",
+    Feature.LOGPROBS: "logprobs",
+    Feature.LONG_CONTEXT: "conversations this long",
+}
+NOTHING: Mapping[Feature, str] = MappingProxyType({})
+_TEXT = [{"role": "user", "content": "Hi"}]
+_PIXEL = "data:image/png;base64,iVBORw0KGgo="
+_SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+_SAMPLES: Mapping[Feature, Mapping[str, object]] = {
+    Feature.TOOLS: {
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    },
+    Feature.VISION: {
+        "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": _PIXEL}}]}]
+    },
+    Feature.JSON_SCHEMA: {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": _SCHEMA}}
+    },
+    Feature.JSON_OBJECT: {"response_format": {"type": "json_object"}},
+    Feature.LOGPROBS: {"logprobs": True},
+}
+
+
+def lacking(dialect: Dialect, model: str) -> Mapping[Feature, str]:
+    """What this target has not got, each with the field that its dialect cannot carry."""
+    found = {}
+    for feature, sample in _SAMPLES.items():
+        fields = {"model": model, "messages": _TEXT, **sample}
+        body = msgspec.convert(fields, ChatBody)
+        raw = {name: Raw(msgspec.json.encode(value)) for name, value in fields.items()}
+        try:
+            dialect.encode(ChatRequest("sample", Caller(), body, raw), model, None)
+        except Unsupported as error:
+            found[feature] = error.param
+    return found
+
+
+def needed(request: Asked) -> frozenset[Feature]:
+    """What it needs; long context apart, as that depends on the target."""
+    if not isinstance(request, ChatRequest):
+        return frozenset()
+    found = set()
+    if request.body.tools or _value("functions", request):
+        found.add(Feature.TOOLS)
+    if any(_has_image(message.content) for message in request.body.messages):
+        found.add(Feature.VISION)
+    if asked := _format(_value("response_format", request)):
+        found.add(asked)
+    if request.body.logprobs:
+        found.add(Feature.LOGPROBS)
+    return frozenset(found)
+
+
+def fits(request: Asked, context_tokens: int | None) -> bool:
+    """Whether the conversation is, by our estimate, within a window of so many tokens."""
+    if context_tokens is None or not isinstance(request, ChatRequest):
+        return True
+    return prompt_chars(request) <= context_tokens * CHARS_PER_TOKEN
+
+
+def feature_of(param: str) -> Feature | None:
+    """The feature that a field belongs to; None: no feature of ours."""
+    if param == Feature.LONG_CONTEXT:
+        return Feature.LONG_CONTEXT
+    if param.startswith(("tool", "function", "parallel_tool")) or ".tool_calls" in param:
+        return Feature.TOOLS
+    if "image_url" in param:
+        return Feature.VISION
+    if param.startswith("response_format"):
+        return Feature.JSON_SCHEMA
+    return Feature.LOGPROBS if "logprobs" in param else None
+
+
+def _value(name: str, request: ChatRequest) -> Any:
+    """A field that is only passed on; None where it is not there, says nothing, or cannot be read."""
+    try:
+        value = decoded(name, request.fields[name])
+    except (KeyError, Unsupported):
+        return None
+    return None if neutral(name, value) else value
+
+
+def _has_image(content: object) -> bool:
+    return isinstance(content, list) and any(part.get("type") == "image_url" for part in content)
+
+
+def _format(value: Any) -> Feature | None:
+    kind = value.get("type") if isinstance(value, dict) else None
+    return Feature(kind) if kind in (Feature.JSON_SCHEMA, Feature.JSON_OBJECT) else None
