@@ -134,3 +134,12 @@ class CacheBounds(Struct, frozen=True):
     bytes_max: Count = 64 * 1024 * 1024
     entry_bytes_max: Count = 1024 * 1024
     redis: RedisOptions = RedisOptions()
+
+
+class DegradedOptions(Struct, frozen=True):
+    """Whether a route gives a labelled substitute when nobody can answer. `answer_within_s`: so long providers are
+    asked, until one of them has committed. `templates`: a file of texts that go before ours."""
+
+    enabled: bool = False
+    answer_within_s: Seconds | None = None
+    templates: str | None = None

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from service import words
+from service import templates, words
 from service.chat import Price
 from service.keys import Keys, text_of
 from service.options import (
@@ -29,6 +29,7 @@ from service.options import (
     CacheOptions,
     Clocks,
     Count,
+    DegradedOptions,
     HealthOptions,
     HedgeOptions,
     LimiterOptions,
@@ -103,6 +104,7 @@ class ProviderSettings(Struct, frozen=True):
     differs: Differences = AS_THE_DIALECT
     isolated: bool = False  # by hand: nobody is sent there
     prices: Mapping[str, Price] = {}  # of its models, in US dollars per million tokens
+    context_tokens: Mapping[str, Count] = {}  # of its models: a longer conversation goes to another target
 
 
 class RouteSettings(Struct, frozen=True):
@@ -114,6 +116,7 @@ class RouteSettings(Struct, frozen=True):
     delivery: DeliveryName = "live"
     clocks: Clocks = Clocks()
     cache: CacheOptions = CacheOptions()
+    degraded: DegradedOptions = DegradedOptions()
     notices: tuple[str, ...] = ()
 
 
@@ -377,12 +380,13 @@ def _remarks(settings: Settings) -> list[str]:
                 f"route {route.name!r}: clocks.first_token_s is longer than breaker.probe_s: a target that takes"
                 " longer than that to answer a probe is not found to be back."
             )
-        said += _cache_remarks(route)
+        said += _cache_remarks(route) + _degraded_remarks(route)
     known = {target for route in settings.route for target in route.targets}
     return said + [
         f"provider {provider.name!r}.prices: the model {model!r} is behind no route."
         for provider in settings.provider
-        for model in provider.prices
+        for table in ("prices", "context_tokens")
+        for model in getattr(provider, table)
         if f"{provider.name}/{model}" not in known
     ]
 
@@ -486,6 +490,20 @@ def _url_problems(provider: ProviderSettings) -> list[str]:
     return []
 
 
+def _degraded_remarks(route: RouteSettings) -> list[str]:
+    where, degraded, first_s = f"route {route.name!r}: degraded", route.degraded, route.clocks.first_token_s
+    within_s = degraded.answer_within_s
+    if not degraded.enabled:
+        named = [name for name in ("answer_within_s", "templates") if getattr(degraded, name) is not None]
+        return [f"{where}.{name}: does nothing, as degraded.enabled is false." for name in named]
+    if within_s is not None and within_s <= first_s:
+        return [
+            f"{where}.answer_within_s: is not longer than clocks.first_token_s: a target that stalls is never found to"
+            " be failing, and nobody else is asked in its place."
+        ]
+    return []
+
+
 def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:
     found = [f"route {route.name!r}: target {t!r} is listed twice." for t in _twice(list(route.targets))]
     for target in route.targets:
@@ -503,6 +521,9 @@ def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:
             re.compile(pattern)
         except re.error as error:
             found.append(f"route {route.name!r}: notices: {pattern!r} is not a regular expression: {error}.")
+    if route.degraded.templates is not None:
+        _, problems = templates.read(Path(route.degraded.templates))
+        found += [f"route {route.name!r}: degraded.templates: {problem}" for problem in problems]
     if route.clocks.first_token_s > route.clocks.total_s:
         found.append(f"route {route.name!r}: clocks.first_token_s is longer than clocks.total_s.")
     return found

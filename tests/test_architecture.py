@@ -22,7 +22,7 @@ ALL = [
 # Low to high; peers of one level may import each other as long as no cycle comes of it.
 LEVELS = (
     ("service", "service.clock", "service.chat", "service.errors", "service.words"),
-    ("service.events", "service.keys", "service.options", "service.settings"),
+    ("service.events", "service.keys", "service.options", "service.settings", "service.templates"),
     ("service.wire",),
     ("service.providers",),
     ("service.policy", "service.answers", "service.routing", "service.attempt"),

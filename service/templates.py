@@ -1,0 +1,93 @@
+"""Texts for when nobody can answer: a TOML file, a table for each language, a text for each kind of question.
+
+[en]
+greeting = "Hello! ... Ask again {wait}."
+soon = "in a little while"              # what {wait} becomes; "seconds" and "minutes" hold {n}
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+BYTES_MAX = 256 * 1024
+TEXT_CHARS_MAX = 4_000
+
+
+class Kind(StrEnum):
+    """What a question is about, as far as that can be told without a model."""
+
+    CRISIS = "crisis"
+    MEDICAL = "medical"
+    LEGAL = "legal"
+    TRANSLATION = "translation"
+    SUMMARY = "summary"
+    CODE = "code"
+    GREETING = "greeting"
+    THANKS = "thanks"
+    ABOUT = "about"
+    GENERAL = "general"
+
+
+OFFLINE = "offline"  # for a client that cannot reach us
+PHRASES = ("soon", "seconds", "minutes")
+NAMES = (*(kind.value for kind in Kind), OFFLINE, *PHRASES)
+Templates = Mapping[str, Mapping[str, str]]  # by language, then by name
+_LANGUAGE = re.compile(r"[a-z]{2,3}")
+_HOLE = re.compile(r"\{[^{}]*\}")
+
+
+def read(path: Path) -> tuple[Templates, list[str]]:
+    """What can be used of a file, and a sentence for each thing that cannot."""
+    problems: list[str] = []
+    try:
+        with path.open("rb") as file:
+            data = file.read(BYTES_MAX + 1)
+        if len(data) > BYTES_MAX:
+            return {}, [f"{str(path)!r} is larger than {BYTES_MAX:,} bytes."]
+        tables = tomllib.loads(data.decode())
+    except OSError as error:
+        return {}, [f"{str(path)!r} cannot be read ({error.strerror})."]
+    except UnicodeDecodeError:
+        return {}, [f"{str(path)!r} is not UTF-8 text."]
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        return {}, [f"{str(path)!r} is not valid TOML: {error}."]
+    found = {language: _table(language, table, problems) for language, table in tables.items()}
+    return {language: texts for language, texts in found.items() if texts}, problems
+
+
+def merged(below: Templates, above: Templates) -> Templates:
+    """Both, where they differ the second one."""
+    return {name: {**below.get(name, {}), **above.get(name, {})} for name in (*below, *above)}
+
+
+def _table(language: str, table: Any, problems: list[str]) -> dict[str, str]:
+    if not _LANGUAGE.fullmatch(language) or not isinstance(table, dict):
+        problems.append(f"{language!r}: write a table for each language, as [en].")
+        return {}
+    texts = {}
+    for name, text in table.items():
+        if problem := _problem(name, text):
+            problems.append(f"{language}.{name}: {problem}")
+        else:
+            texts[name] = text
+    return texts
+
+
+def _problem(name: str, text: Any) -> str:
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(NAMES)}."
+        return f"there is no such text; {hint}"
+    if not isinstance(text, str) or not text.strip():
+        return "must be a text."
+    if len(text) > TEXT_CHARS_MAX:
+        return f"is longer than {TEXT_CHARS_MAX:,} characters."
+    known = {"soon": (), "seconds": ("{n}",), "minutes": ("{n}",)}.get(name, ("{wait}",))
+    strange = [hole for hole in _HOLE.findall(text) if hole not in known]
+    if strange:
+        return f"holds {strange[0]!r}, which nobody fills in."
+    return ""
