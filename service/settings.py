@@ -383,7 +383,7 @@ def _remarks(settings: Settings) -> list[str]:
         said += _cache_remarks(route) + _degraded_remarks(route)
     known = {target for route in settings.route for target in route.targets}
     return said + [
-        f"provider {provider.name!r}.prices: the model {model!r} is behind no route."
+        f"provider {provider.name!r}.{table}: the model {model!r} is behind no route."
         for provider in settings.provider
         for table in ("prices", "context_tokens")
         for model in getattr(provider, table)
