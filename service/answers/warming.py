@@ -17,7 +17,7 @@ from service.answers.storage_guard import Patience
 from service.chat import Caller, ChatBody, ChatRequest
 from service.events import CacheWarmed, Events
 from service.options import CacheOptions
-from service.words import in_words
+from service.words import in_words, where
 
 LINE_BYTES_MAX = 4 * 1024 * 1024
 PROBLEMS_MAX = 20  # told; the others are only counted
@@ -94,7 +94,7 @@ async def _keep(cache: AnswerCache, one: Warm, line: bytes) -> None:
         fields.setdefault("model", msgspec.Raw(msgspec.json.encode(one.route)))
         body = msgspec.json.decode(msgspec.json.encode(fields), type=ChatBody)
     except msgspec.ValidationError as error:
-        raise _Unusable(in_words(error)) from None
+        raise _Unusable(f"{where(error)} {in_words(error)}".strip()) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _Unusable("it is not valid JSON") from None
     if body.model != one.route:
