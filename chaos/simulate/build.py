@@ -25,6 +25,7 @@ from simulators.ledger import Ledger
 from simulators.limits import Limits
 from simulators.personas.base import Profile
 
+REWRITES = ("empty",)  # reads the whole answer, so it comes before what breaks it off
 PRICE = Price(prompt=2.0, completion=8.0)
 
 
@@ -102,8 +103,9 @@ def _provider(
         limits=msgspec.convert(provider.limits or {}, Limits),
         capacity=msgspec.convert(provider.capacity or {}, Capacity),
     )
-    struck = [trouble for trouble in world.troubles if trouble.provider == provider.name]
-    made.set_faults([parse_fault(_timed(trouble)) for trouble in struck if trouble.fault["kind"] != STALE])
+    struck = [t for t in world.troubles if t.provider == provider.name and t.fault["kind"] != STALE]
+    struck.sort(key=lambda trouble: trouble.fault["kind"] not in REWRITES)
+    made.set_faults([parse_fault(_timed(trouble)) for trouble in struck])
     return made
 
 

@@ -23,7 +23,18 @@ from simulators.personas import PERSONAS
 
 T = TypeVar("T")
 NAMES = ("one", "two", "three", "four", "five")
-LATENCIES = "zero quick quick quick lpu lpu frontier hosted-70b free-shared cold-start".split()
+LATENCIES = [
+    "zero",
+    "quick",
+    "quick",
+    "quick",
+    "lpu",
+    "lpu",
+    "frontier",
+    "hosted-70b",
+    "free-shared",
+    "cold-start",
+]
 REQUESTS = (80, 460)  # of one world, about
 REST_S = 80.0  # longer than a host that was gone may be left alone
 

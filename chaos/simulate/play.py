@@ -117,8 +117,9 @@ class Stage:
             await closing.quiet(world.tuning.clocks.total_s)
             closing.agree((await door.request("GET", "/status")).json())
             spending(world, books)
-            Recovery(world, books, rules).check(loop.time())
-            wholeness(world, books)
+            recovery = Recovery(world, books, rules)
+            recovery.check(loop.time())
+            wholeness(world, books, recovery)
             look_back(world, books)
         self.end_s = loop.time()
 

@@ -47,7 +47,7 @@ class Recovery:
         if all(self._state(scope, well_s) == "closed" for scope in scopes):
             return
         host = self._state(scopes[1], well_s) != "closed"
-        rested_s = max(well_s, self._rests_until_s(provider, target, well_s))
+        rested_s = max(well_s, self.rests_until_s(provider, target, well_s))
         due_s = rested_s + (HOST_SOON_S if host else SOON_S)
         if due_s > until_s:
             return
@@ -76,7 +76,7 @@ class Recovery:
     def _closed(self, provider: Provider, target: str, now_s: float) -> None:
         """At the end of the rest every breaker of a target that is well is closed."""
         if (
-            self._rests_until_s(provider, target, now_s) + HOST_SOON_S > now_s
+            self.rests_until_s(provider, target, now_s) + HOST_SOON_S > now_s
             or now_s < self._world.heal_s + HOST_SOON_S
         ):
             return
@@ -89,7 +89,7 @@ class Recovery:
     def _state(self, scope: str, at_s: float) -> str:
         return self._rules.guards.of(scope).state_at(at_s)
 
-    def _rests_until_s(self, provider: Provider, target: str, at_s: float) -> float:
+    def rests_until_s(self, provider: Provider, target: str, at_s: float) -> float:
         """Until when every key was told to wait, by tries that began before."""
         until_s = dict.fromkeys(keys(provider), 0.0) or {"": 0.0}
         for trial in self._trials.get(target, ()):

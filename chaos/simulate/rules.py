@@ -35,6 +35,7 @@ EPSILON_S = 1e-6
 FINAL = frozenset({400, 404, 405, 413, 422})  # to send it there again cannot help
 KEY_REFUSED = frozenset({401, 402, 403})
 SAID_WAIT = frozenset({429, 498, 500, 502, 503, 504, 529})
+STALE = frozenset({"send_closed", "send_reset", "wait_closed", "wait_reset"})
 NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
@@ -114,9 +115,9 @@ class Rules:
         case.trials.append(trial)
         if now_s > case.deadline_s + EPSILON_S:
             self._books.violated("S4", f"#{trial.number} asks {trial.target} after its deadline")
-        if case.ended is not None:
+        if case.ended is not None and not _goes_on(case, trial):
             self._books.violated("S4", f"#{trial.number} asks {trial.target} after it has ended")
-        if case.left_s is not None and now_s > case.left_s + LEAVE_S:
+        elif case.ended is None and case.left_s is not None and now_s > case.left_s + LEAVE_S:
             self._books.violated("S4", f"#{trial.number} asks {trial.target} after its client has left")
         if {(trial.target, ""), (trial.target, trial.key)} & case.refused_by:
             self._books.violated(
@@ -224,3 +225,10 @@ def _answered_elsewhere(case: Case, trial: Trial) -> bool:
     """Whether another target was faster: then a probe may be heard out, client or no client."""
     others = [other for other in case.trials if other is not trial]
     return any(other.attempt is not None and other.attempt.first_token_s is not None for other in others)
+
+
+def _goes_on(case: Case, trial: Trial) -> bool:
+    """Whether it is a probe or trial that is heard out, and that had met a dead connection, which tells nothing."""
+    before = [other.attempt for other in case.trials if other.target == trial.target and other is not trial]
+    heard_out = case.hedged.get(trial.target, "slow") != "slow"
+    return heard_out and len(before) == 1 and before[0] is not None and before[0].reason in STALE

@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from chaos.simulate.books import Books, Case
 from chaos.simulate.healthy import healthy_throughout, needed_s, sound
+from chaos.simulate.recovery import HOST_SOON_S, Recovery
 from chaos.simulate.world import World
 from service.chat import Outcome
 
@@ -11,13 +12,14 @@ SHARE = 0.995
 GIVEN_UP = frozenset({"provider_refused", "request_too_large"})
 
 
-def wholeness(world: World, books: Books) -> None:
+def wholeness(world: World, books: Books, recovery: Recovery) -> None:
     """Looks at all requests that could be answered."""
     healthy = {t for p in world.providers if healthy_throughout(world, p) for t in p.targets}
-    recovered = {t for p in world.providers if sound(world, p) for t in p.targets}
+    sound_ones = [(p, t) for p in world.providers if sound(world, p) for t in p.targets]
+    recovered = {t for p, t in sound_ones if recovery.rests_until_s(p, t, world.end_s) < world.end_s}
     could = [case for case in books.cases.values() if not case.ask.last and _could(world, case, healthy)]
     _judge(books, "with a healthy target", could)
-    if world.tuning.probe.enabled:
+    if world.tuning.probe.enabled and world.end_s - world.heal_s > HOST_SOON_S:
         last = [case for case in books.cases.values() if case.ask.last and _could(world, case, recovered)]
         _judge(books, "after the rest", last)
 
