@@ -26,6 +26,7 @@ from service.attempt.run import Runner
 from service.events import DrainBegan, Events, SettingsReloaded, Subscriber
 from service.generation import Generation, House
 from service.policy.admission import Admission
+from service.policy.queue import Queue
 from service.routing.fleet import Fleet
 from service.settings import Loaded, ServerSettings, Settings
 from service.telemetry.board import Board
@@ -62,14 +63,23 @@ class Service:
             targets=(),
             hosts=(),
             in_flight=lambda: self.admission.in_flight,
+            waiting=lambda: self.queue.waiting,
             states=lambda: self._current.states(),
         )
         self.events = Events(self.metrics.count, self.board.note, *([log] if log else []))
+        self.queue = Queue(settings.admission, self.events)
         self.wire = wire or _wire(settings.server)
         self.cache = opened(settings.cache, loaded.redis_url, self.events, dice("cache"))
         self.admin = Admin(self.cache, loaded.admin_token)
         self._house = House(
-            self.wire, self.cache, self.admission, self.board, self.events, dice, _ids(dice("ids"))
+            self.wire,
+            self.cache,
+            self.admission,
+            self.queue,
+            self.board,
+            self.events,
+            dice,
+            _ids(dice("ids")),
         )
         self._runners: WeakSet[Runner] = WeakSet()  # also old ones, as long as a request has need of them
         self._probing: set[asyncio.Task[None]] = set()
@@ -136,6 +146,7 @@ class Service:
         """These settings from now on, for new requests. Those in flight keep theirs to their end. Only while open."""
         self._current = self._next(loaded, self._current)
         self.admission.in_flight_max = loaded.settings.server.in_flight_max
+        self.queue.options = loaded.settings.admission
         self.cache.bounds = loaded.settings.cache
         self.admin.reload(loaded.admin_token)
         self._begin()

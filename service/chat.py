@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Annotated, Any, ClassVar, Protocol
 
 import msgspec
@@ -21,11 +21,25 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"  # the client left
 
 
+class Priority(IntEnum):
+    """Who goes first when there is not room for all."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+    @property
+    def label(self) -> str:
+        """As settings and metrics write it."""
+        return self.name.lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks. `key` is a hash of the inbound key, or "anonymous": caches and limits are kept apart by it."""
 
     key: str = "anonymous"
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,19 @@ class BudgetSpent:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueLeft:
+    """A request had to wait, as every provider was full, or would have had to. `how`: "served" (it got a place), "left"
+    (its client did), "expired" (less time was left than an answer needs), "overloaded" (it waited too long while the
+    line stood) or "full" (too many wait)."""
+
+    request_id: str
+    route: str
+    priority: str  # "high", "normal" or "low"
+    how: str
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hedged:
     """A second target is asked at once, beside this one, for nobody should wait for it. `why`: "probe" (it may be
     down), "degraded" (it fails now and then) or "slow" (it takes longer than it uses to)."""
@@ -145,6 +158,7 @@ Event = (
     | HealthChanged
     | LimitLowered
     | BudgetSpent
+    | QueueLeft
     | Hedged
     | CacheLooked
     | CacheInvalidated

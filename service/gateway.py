@@ -14,6 +14,7 @@ from service.attempt.tries import Task, Whole
 from service.chat import ChatRequest, Chunks, Reply, Target
 from service.errors import InvalidRequest, ModelNotFound
 from service.options import CacheOptions
+from service.policy.queue import Queue
 from service.routing.router import order
 from service.settings import RouteSettings
 
@@ -43,9 +44,12 @@ class Route:
 class Gateway:
     """Answers chat requests, and requests for embeddings."""
 
-    def __init__(self, routes: Mapping[str, Route], cache: AnswerCache, runner: Runner, dice: Random) -> None:
+    def __init__(
+        self, routes: Mapping[str, Route], cache: AnswerCache, queue: Queue, runner: Runner, dice: Random
+    ) -> None:
         self.routes = routes
         self.cache = cache
+        self.queue = queue
         self.runner = runner
         self._dice = dice
 
@@ -66,7 +70,8 @@ class Gateway:
             if known is not None and known.fresh:
                 return _replayed(known.stored, request)
 
-        found = await self.runner.run(task, self._order(route, route.targets))
+        async with self.queue.turn(task, self.runner.fleet, route.targets):
+            found = await self.runner.run(task, self._order(route, route.targets))
 
         name, cached = found.target.name, None if key is None else False
         if not isinstance(found, Whole):
@@ -87,7 +92,8 @@ class Gateway:
         if not able:
             raise InvalidRequest(f"No target behind {route.settings.name!r} makes embeddings.", param="model")
         same = [target for target in able if target.model == able[0].model]
-        found = await self.runner.run(task, self._order(route, same))
+        async with self.queue.turn(task, self.runner.fleet, same):
+            found = await self.runner.run(task, self._order(route, same))
         assert isinstance(found, Whole), "vectors are not streamed"
         return Answer(found.target.name, reply=found.reply)
 

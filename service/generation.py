@@ -25,6 +25,7 @@ from service.chat import Target
 from service.events import Events
 from service.gateway import Gateway, Route
 from service.policy.admission import Admission, Callers
+from service.policy.queue import Queue
 from service.providers.registry import dialect_of
 from service.routing.fleet import Fleet, Guards
 from service.routing.health import TargetState
@@ -41,6 +42,7 @@ class House:
     wire: Wire
     cache: AnswerCache
     admission: Admission
+    queue: Queue
     board: Board
     events: Events
     dice: Callable[[str], Random]
@@ -67,14 +69,14 @@ class Generation:
         means = Means(house.wire, upstreams, house.events, settings.server.answer_bytes_max, hedges)
         self.runner = Runner(means, self.fleet, settings.retry, house.dice("backoff"))
         self.desk = Desk(
-            Gateway(routes, house.cache, self.runner, house.dice("router")),
+            Gateway(routes, house.cache, house.queue, self.runner, house.dice("router")),
             house.admission,
-            Callers(loaded.caller_keys),
+            Callers(loaded.caller_keys, settings.server.caller_keys_env, settings.admission.priorities),
             house.events,
             settings.server,
             house.new_id,
         )
-        self.ops = Ops(settings, house.admission, house.board, self.states)
+        self.ops = Ops(settings, house.admission, house.queue, house.board, self.states)
         clocks = {target: route.settings.clocks for route in routes.values() for target in route.targets}
         self.prober = Prober(self.runner, clocks, settings.probe, house.dice("probes"), house.new_id)
 

@@ -3,7 +3,8 @@
 Each default says where it comes from in docs/reliability.md.
 """
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -12,6 +13,7 @@ Pause = Annotated[float, Meta(ge=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Window = Annotated[int, Meta(ge=1, le=600)]
+PriorityName = Literal["high", "normal", "low"]
 
 
 class Clocks(Struct, frozen=True):
@@ -88,6 +90,17 @@ class HedgeOptions(Struct, frozen=True):
     percentile: Annotated[float, Meta(gt=0.5, lt=1)] = 0.95
     samples_min: Count = 20
     delay_min_s: Seconds = 0.1
+
+
+class AdmissionOptions(Struct, frozen=True):
+    """Waiting while every provider is full. `waiting_max` 0: nobody does. When even the shortest wait of the last
+    `interval_s` was above `target_s`, those go who have waited for more than twice that. `priorities`: of callers, by
+    the variable that holds their key (one of server.caller_keys_env); `others`: of all that are not named."""
+
+    waiting_max: Annotated[int, Meta(ge=0, le=100_000)] = 1_000
+    target_s: Seconds = 0.5
+    interval_s: Seconds = 2.0
+    priorities: Mapping[str, PriorityName] = {}
 
 
 class ProbeOptions(Struct, frozen=True):

@@ -23,6 +23,7 @@ from service import templates, words
 from service.chat import Price
 from service.keys import Keys, text_of
 from service.options import (
+    AdmissionOptions,
     BreakerOptions,
     BudgetOptions,
     CacheBounds,
@@ -50,6 +51,7 @@ RouteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_l
 
 BOUND_AT_START = ("host", "port", "wire", "proxy", "connections_per_origin_max")  # of [server]
 TOKEN_CHARS_MIN = 16
+OTHERS = "others"  # of admission.priorities: every caller that is not named
 TARGET_OK = re.compile(r"[!#-+\--:<-~]+")  # it stands in headers and metrics
 OUR_HEADERS = ("authorization", "x-api-key", "host", "content-type", "content-length", "accept-encoding")
 DialectName = Literal["openai", "mistral", "anthropic"]
@@ -138,6 +140,7 @@ class Settings(Struct, frozen=True):
     limiter: LimiterOptions = LimiterOptions()
     health: HealthOptions = HealthOptions()
     probe: ProbeOptions = ProbeOptions()
+    admission: AdmissionOptions = AdmissionOptions()
     hedge: HedgeOptions = HedgeOptions()
     cache: CacheBounds = CacheBounds()
     admin: AdminSettings = AdminSettings()
@@ -358,6 +361,7 @@ def _contradictions(settings: Settings, providers: list[str]) -> list[str]:
         ]
     for route in settings.route:
         found += _route_problems(route, providers)
+    found += _priority_problems(settings.admission, settings.server)
     breaker, retry, limiter = settings.breaker, settings.retry, settings.limiter
     for longest in ("open_max_s", "host_open_max_s"):
         if breaker.open_s > getattr(breaker, longest):
@@ -367,6 +371,15 @@ def _contradictions(settings: Settings, providers: list[str]) -> list[str]:
     if limiter.min > limiter.max:
         found.append("limiter.min: is more than limiter.max.")
     return found
+
+
+def _priority_problems(admission: AdmissionOptions, server: ServerSettings) -> list[str]:
+    known = (*server.caller_keys_env, OTHERS)
+    return [
+        f"admission.priorities: {name!r} is not in server.caller_keys_env; `{OTHERS}` stands for all that are not named."
+        for name in admission.priorities
+        if name not in known
+    ]
 
 
 def _remarks(settings: Settings) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from service import VERSION
 from service.policy.admission import Admission
+from service.policy.queue import Queue
 from service.routing.health import Health, TargetState
 from service.settings import Settings
 from service.telemetry.board import Board, Standing
@@ -17,6 +18,7 @@ class Ops:
 
     settings: Settings
     admission: Admission
+    queue: Queue
     board: Board
     states: Callable[[], list[TargetState]]
 
@@ -80,6 +82,7 @@ class Ops:
             "started": self.board.started_at,
             "draining": self.admission.draining,
             "in_flight": self.admission.in_flight,
+            "queue": self.queue.told(),
             "routes": [{"name": route.name, "targets": route.targets} for route in self.settings.route],
             "targets": targets,
             **seen,

@@ -2,12 +2,12 @@
 
 import asyncio
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from service.chat import Caller
+from service.chat import Caller, Priority
 from service.errors import Overloaded, ShuttingDown, Unauthorized
-from service.settings import Secret
+from service.settings import OTHERS, Secret
 
 ANONYMOUS = Caller()
 
@@ -73,10 +73,15 @@ class Admission:
 
 
 class Callers:
-    """The inbound keys, as hashes."""
+    """The inbound keys, as hashes. `variables`: where each comes from; `priorities`: by these names."""
 
-    def __init__(self, keys: Iterable[Secret]) -> None:
-        self._known = {_digest(key.reveal()) for key in keys}
+    def __init__(
+        self, keys: Iterable[Secret], variables: Iterable[str] = (), priorities: Mapping[str, str] = {}
+    ) -> None:
+        digests = [_digest(key.reveal()) for key in keys]
+        self._known = {digest: Caller(digest[:16], _priority(OTHERS, priorities)) for digest in digests}
+        for digest, variable in zip(digests, variables, strict=False):
+            self._known[digest] = Caller(digest[:16], _priority(variable, priorities))
 
     def identify(self, authorization: str) -> Caller:
         """Who sends this `Authorization` header. Raises Unauthorized. Where no keys are set, all are anonymous."""
@@ -84,9 +89,15 @@ class Callers:
             return ANONYMOUS
         scheme, _, key = authorization.partition(" ")
         digest = _digest(key.strip())
-        if scheme.lower() != "bearer" or digest not in self._known:
+        caller = self._known.get(digest)
+        if scheme.lower() != "bearer" or caller is None:
             raise Unauthorized("The API key is missing or not known here.")
-        return Caller(digest[:16])
+        return caller
+
+
+def _priority(variable: str, priorities: Mapping[str, str]) -> Priority:
+    name = priorities.get(variable) or priorities.get(OTHERS) or Priority.NORMAL.label
+    return Priority[name.upper()]
 
 
 def _digest(key: str) -> str:

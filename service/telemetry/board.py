@@ -19,6 +19,7 @@ from service.events import (
     HealthChanged,
     Hedged,
     LimitLowered,
+    QueueLeft,
     RequestEnded,
     SettingsReloaded,
 )
@@ -40,6 +41,10 @@ HAPPENED = (
     "health_restored",
     "limit_lowered",
     "budget_spent",
+    "queued",
+    "shed_full",
+    "shed_overloaded",
+    "shed_expired",
     "retried",
     "hedged",
     "failed_over",
@@ -110,6 +115,10 @@ class Board:
                 self._limit(event)
             case BudgetSpent():
                 self.happened["budget_spent"] += 1
+            case QueueLeft(how=how):
+                self.happened["queued"] += 1
+                if how not in ("served", "left"):
+                    self.happened[f"shed_{how}"] += 1
             case Hedged():
                 self.happened["hedged"] += 1
             case CacheLooked(result=result):

@@ -31,6 +31,7 @@ from service.events import (
     HealthChanged,
     Hedged,
     LimitLowered,
+    QueueLeft,
     RequestEnded,
     SettingsReloaded,
 )
@@ -176,6 +177,9 @@ class Logs:
                 self._now_and_then("limit_lowered", provider, before=before, after=after, why=why)
             case BudgetSpent(provider=provider):
                 self._now_and_then("retry_denied", provider)
+            case QueueLeft(route=route, how=how):
+                if how not in ("served", "left"):
+                    self._now_and_then("shed", route, of="route", why=how)
             case _:
                 assert_never(event)
 
@@ -210,13 +214,13 @@ class Logs:
             self._cache_fails = fails
             self._line(Level.WARNING if fails else Level.INFO, "cache", works=not fails)
 
-    def _now_and_then(self, event: str, provider: str, **fields: Any) -> None:
+    def _now_and_then(self, event: str, name: str, *, of: str = "provider", **fields: Any) -> None:
         """One line in `TOLD_EVERY_S`; `times`: how often it came since the last one."""
-        key, now_s = (event, provider), clock.now()
+        key, now_s = (event, name), clock.now()
         self._untold[key] += 1
         if now_s - self._told_s.get(key, float("-inf")) >= TOLD_EVERY_S:
             self._told_s[key] = now_s
-            self._line(Level.WARNING, event, provider=provider, times=self._untold.pop(key), **fields)
+            self._line(Level.WARNING, event, **{of: name, "times": self._untold.pop(key)}, **fields)
 
     def _line(self, level: Level, event: str, **fields: Any) -> None:
         if level < self._level:

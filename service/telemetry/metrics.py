@@ -44,6 +44,7 @@ from service.events import (
     HealthChanged,
     Hedged,
     LimitLowered,
+    QueueLeft,
     RequestEnded,
     SettingsReloaded,
 )
@@ -62,6 +63,7 @@ COUNTED = frozenset(
         HealthChanged,
         LimitLowered,
         BudgetSpent,
+        QueueLeft,
         Hedged,
         CacheLooked,
         SettingsReloaded,
@@ -135,7 +137,7 @@ class Metrics:
     """A subscriber of every event, and the text Prometheus reads.
 
     `routes`, `targets` and `hosts` are all that the settings name: nothing else becomes a label.
-    `in_flight` and `states` are asked on each scrape, `states` once and first: who looks at health may hear it change.
+    `in_flight`, `waiting` and `states` are asked on each scrape, `states` once and first: who looks at health may hear it change.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class Metrics:
         targets: Iterable[Target],
         hosts: Iterable[str],
         in_flight: Callable[[], int],
+        waiting: Callable[[], int],
         states: Callable[[], Sequence[TargetState]],
     ) -> None:
         self._routes: dict[str, str] = {}
@@ -168,6 +171,7 @@ class Metrics:
         self.know(routes, targets, hosts)
         self._make_histograms()
         self._make_gauges(in_flight)
+        self._observe(names.QUEUE_WAITING, lambda: [((), waiting())])
         self._spending: defaultdict[str, Spending] = defaultdict(Spending)  # by target
         self._observe(names.TOKENS_SPENT, self._tokens)
         self._observe(names.COST, self._costs)
@@ -199,6 +203,7 @@ class Metrics:
         self._requests = self._tally(names.REQUESTS)
         self._errors = self._tally(names.ERRORS)
         self._failovers = self._tally(names.FAILOVERS)
+        self._queue = self._tally(names.QUEUE)
         self._cache = self._tally(names.CACHE)
         self._attempts = self._tally(names.ATTEMPTS)
         self._passed_over = self._tally(names.PASSED_OVER)
@@ -215,6 +220,7 @@ class Metrics:
         self._first_token = self._histogram(names.FIRST_TOKEN)
         self._per_token = self._histogram(names.PER_TOKEN)
         self._overhead = self._histogram(names.OVERHEAD)
+        self._queue_wait = self._histogram(names.QUEUE_WAIT)
         self._attempt_duration = self._histogram(names.ATTEMPT_DURATION)
         self._first_chunk = self._histogram(names.FIRST_CHUNK)
         self._token_usage = self._histogram(names.TOKEN_USAGE)
@@ -281,6 +287,10 @@ class Metrics:
                 self._limit_lowered[self._providers.get(provider, OTHER),] += 1
             case BudgetSpent(provider=provider):
                 self._retries_denied[self._providers.get(provider, OTHER),] += 1
+            case QueueLeft(route=route, priority=priority, how=how, waited_s=waited_s):
+                route = self._routes.get(route, OTHER)
+                self._queue[route, priority, how] += 1
+                self._queue_wait.record(waited_s, route, how)
             case Hedged(target=target, why=why):
                 known = why if why in names.HEDGED_FOR else OTHER
                 self._hedges[self._scopes.get(target, OTHER), known] += 1

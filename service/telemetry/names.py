@@ -145,6 +145,24 @@ FAILOVERS = Metric(
     "Requests answered by one target after another one had failed.",
     ("route",),
 )
+QUEUE = Metric(
+    "gateway_queue_left",
+    Kind.COUNTER,
+    "{request}",
+    "Requests that waited, or would have had to, as every provider was full; and how they left the queue.",
+    ("route", "priority", "how"),
+)
+QUEUE_WAIT = Metric(
+    "gateway_queue_duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Time in the queue of those who had to wait.",
+    ("route", "how"),
+    FIRST_S,
+)
+QUEUE_WAITING = Metric(
+    "gateway_queue_waiting", Kind.GAUGE, "{request}", "Requests that wait while every provider is full."
+)
 CACHE = Metric(
     "gateway_cache_lookups", Kind.COUNTER, "{lookup}", "Looks into the answer cache.", ("route", "result")
 )

@@ -7,7 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from service import clock
-from service.options import BreakerOptions, BudgetOptions, Clocks, LimiterOptions, ProbeOptions, RetryOptions
+from service.options import (
+    AdmissionOptions,
+    BreakerOptions,
+    BudgetOptions,
+    Clocks,
+    LimiterOptions,
+    ProbeOptions,
+    RetryOptions,
+)
 from simulators.script import Hang, Head, Respond, Script, SimRequest, Wait
 from tests.service.world import SSE, World, healthy, in_turn, reply, script, status, text_of
 
@@ -316,8 +324,8 @@ class TestLoad:
         assert world.outcomes() == {"complete": 1200}
 
     async def test_everybody_is_full(self) -> None:
-        """Then it is said at once, and as what it is."""
-        options = {"limiter": LimiterOptions(min=2, max=2)}
+        """Where nobody waits it is said at once, and as what it is."""
+        options = {"limiter": LimiterOptions(min=2, max=2), "admission": AdmissionOptions(waiting_max=0)}
         async with World(one=healthy(first_s=1.0), options=options) as world:
             answers = await asyncio.gather(*(world.ask() for _ in range(5)))
         refused = [answer for answer in answers if answer.status == 503]
