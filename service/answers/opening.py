@@ -22,5 +22,6 @@ def opened(bounds: CacheBounds, redis_url: Secret | None, events: Events, dice: 
         events.emit(BreakerChanged(SCOPE, before, after, why))
 
     storage = RedisStorage(redis_url.reveal(), bounds.redis, dice)
-    guard = BreakerGuard(bounds.redis.timeout_s, storage.failures, dice, tell)
+    redis = bounds.redis
+    guard = BreakerGuard(redis.timeout_s, redis.connections_max, storage.failures, dice, tell)
     return AnswerCache(bounds, events, storage, guard, dice)

@@ -19,8 +19,9 @@ T = TypeVar("T")
 
 SLOW_SHARE = 0.5  # of the patience: a call that takes longer is slow
 LEAST_S = 0.005  # with less patience left, a call would prove nothing
-OUR_FAULT_S = 0.02  # so late comes a timeout only when we were busy ourselves
+OUR_FAULT_S = 0.01  # so late comes a timeout only when we were busy ourselves
 OPEN_MAX_S = 4.0
+QUEUE_PER_CALL = 8  # more of us at one time would wait in vain, all of them
 BREAKER = BreakerOptions(
     window_s=10, calls_min=20, failures_in_a_row=3, open_s=1.0, open_max_s=OPEN_MAX_S, probe_s=1.0, ramp_s=0.0
 )
@@ -56,38 +57,53 @@ class NoGuard:
 
 
 class BreakerGuard:
-    """For a storage behind a network."""
+    """For a storage behind a network. `calls_max`: so many at one time; others wait here, for which it has no blame."""
 
     def __init__(
-        self, patience_s: float, failures: tuple[type[Exception], ...], dice: Random, tell: Tell
+        self,
+        patience_s: float,
+        calls_max: int,
+        failures: tuple[type[Exception], ...],
+        dice: Random,
+        tell: Tell,
     ) -> None:
         self.patience_s = patience_s
         self.breaker = Breaker(BREAKER, OPEN_MAX_S, dice, tell)
+        self._room = asyncio.Semaphore(calls_max)
+        self._here_max = calls_max * QUEUE_PER_CALL
+        self._here = 0
         self._failures = failures
 
     async def call(self, patience: Patience, work: Callable[[], Awaitable[T]], *, insist: bool = False) -> T:
         """See Guard."""
         if patience.left_s < LEAST_S:
             raise StorageLost("this request has waited long enough for it")
+        if self._here >= self._here_max:
+            raise StorageLost("too many ask at one time")
         began_s = clock.now()
         permit = self.breaker.enter(began_s)
         if permit is None and not insist:
             raise StorageLost("its breaker is open")
-        end, until_s = End.IGNORED, began_s + patience.left_s
+        end, asked_s, until_s = End.IGNORED, None, began_s + patience.left_s
+        self._here += 1
         try:
-            async with asyncio.timeout_at(until_s):
+            async with asyncio.timeout_at(until_s), self._room:
+                asked_s = clock.now()
                 found = await work()
-            took_s = clock.now() - began_s
-            end = End.SLOW if took_s > self.patience_s * SLOW_SHARE and not insist else End.SUCCESS
+            end = End.SLOW if self._slow(asked_s) and not insist else End.SUCCESS
             return found
         except TimeoutError:
-            late_s = clock.now() - until_s
-            end = End.FAILURE if late_s < OUR_FAULT_S else End.IGNORED
+            its_fault = self._slow(asked_s) and clock.now() - until_s < OUR_FAULT_S
+            end = End.FAILURE if its_fault else End.IGNORED
             raise StorageLost("it did not answer in time") from None
         except self._failures as error:
             end = End.FAILURE
             raise StorageLost(type(error).__name__) from None
         finally:
+            self._here -= 1
             patience.left_s -= clock.now() - began_s
             if permit is not None:
                 permit.end(end, clock.now())
+
+    def _slow(self, asked_s: float | None) -> bool:
+        return asked_s is not None and clock.now() - asked_s > self.patience_s * SLOW_SHARE

@@ -56,7 +56,7 @@ class House:
         self.down = False
         self.refreshing: list[asyncio.Task[bool]] = []
         guards = [
-            BreakerGuard(0.05, (), Random(1), lambda *_: None) if guarded else NoGuard()
+            BreakerGuard(0.05, 64, (), Random(1), lambda *_: None) if guarded else NoGuard()
             for _ in range(processes)
         ]
         self.caches = [

@@ -8,17 +8,18 @@ import pytest
 
 from service import clock
 from service.answers.storage import StorageLost
-from service.answers.storage_guard import OPEN_MAX_S, BreakerGuard, Patience
+from service.answers.storage_guard import OPEN_MAX_S, QUEUE_PER_CALL, BreakerGuard, Patience
 from service.attempt.breaker import State
 
 PATIENCE_S = 0.05
+CALLS_MAX = 16
 
 
 class Remote:
     """Something to ask, that can be slow or broken; and its guard."""
 
     def __init__(self) -> None:
-        self.guard = BreakerGuard(PATIENCE_S, (ConnectionError,), Random(1), lambda *change: None)
+        self.guard = BreakerGuard(PATIENCE_S, CALLS_MAX, (ConnectionError,), Random(1), lambda *change: None)
         self.delay_s = 0.0
         self.error: Exception | None = None
         self.asked = 0
@@ -116,6 +117,26 @@ async def test_our_own_delay_is_not_its_fault(monkeypatch: pytest.MonkeyPatch) -
     for _ in range(10):
         await remote.ask()
     assert remote.guard.breaker.state is State.CLOSED
+
+
+async def test_a_crowd_is_not_its_fault() -> None:
+    """Who waited in vain for a place in our own queue, or found none, proves nothing, however many they are."""
+    remote = Remote()
+    remote.delay_s = 0.02
+    began_s = clock.now()
+    found = await asyncio.gather(*[remote.ask() for _ in range(500)])
+    assert found.count("found") == 2 * CALLS_MAX
+    assert clock.now() - began_s <= PATIENCE_S
+    assert remote.guard.breaker.state is State.CLOSED
+    assert await remote.ask() == "found"
+
+
+async def test_a_queue_that_is_too_long() -> None:
+    """Most of it would wait in vain: those who come then ask nobody."""
+    remote = Remote()
+    remote.delay_s = 0.001
+    found = await asyncio.gather(*[remote.ask() for _ in range(500)])
+    assert found.count("found") == CALLS_MAX * QUEUE_PER_CALL
 
 
 async def test_an_operator_insists() -> None:
