@@ -47,6 +47,7 @@ def test_telling_a_request(gate: Gate, benchmark: BenchmarkFixture) -> None:
         targets=[Target("one", "m")],
         hosts=[],
         in_flight=lambda: 0,
+        waiting=lambda: 0,
         states=list,
     )
     writer = Writer(os.open(os.devnull, os.O_WRONLY))

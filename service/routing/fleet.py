@@ -248,7 +248,7 @@ class Fleet:
         if not (last_resort or (breaker.ramped(now_s) and host.ramped(now_s))):
             return Barred("slow_start", soft=True)
         if not entry.provider.limiter.has_room(now_s):
-            return Barred(FULL)
+            return Barred("provider_full")
         return None
 
     def pay(self, target: Target, now_s: float) -> bool:

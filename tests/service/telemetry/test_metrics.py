@@ -43,6 +43,7 @@ def metrics() -> Iterator[Metrics]:
         targets=[Target("one", "fast"), Target("two", "slow")],
         hosts=["http://one:80"],
         in_flight=lambda: 7,
+        waiting=lambda: 0,
         states=lambda: STATES,
     )
     yield made
@@ -239,7 +240,13 @@ async def test_looking_changes_health() -> None:
         return STATES
 
     made = Metrics(
-        version="0", routes=[], targets=[Target("one", "fast")], hosts=[], in_flight=lambda: 0, states=look
+        version="0",
+        routes=[],
+        targets=[Target("one", "fast")],
+        hosts=[],
+        in_flight=lambda: 0,
+        waiting=lambda: 0,
+        states=look,
     )
     assert read(made)['gateway_health_changes_total{after="unhealthy",target="one/fast"}'] == 1
     made.close()
