@@ -66,6 +66,7 @@ class Books:
         self.worst: dict[str, float] = {}
         self.violations: list[str] = []
         self.trace: deque[str] = deque(maxlen=TRACE_MAX)
+        self.before: tuple[str, ...] = ()  # the first violation, and what came before it
         self._now_ns = now_ns
         self._digest = hashlib.blake2b(digest_size=16)
 
@@ -82,6 +83,7 @@ class Books:
     def violated(self, rule: str, what: str) -> None:
         """A promise was broken."""
         self.tell(f"VIOLATED {rule}: {what}")
+        self.before = self.before or tuple(self.trace)
         if len(self.violations) < VIOLATIONS_MAX:
             self.violations.append(f"{rule} at {self._now_ns() / 1e9:.3f} s: {what}")
 

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 def _one(world: World, again: str, options: argparse.Namespace, console: Console) -> int:
     with mutated(options.mutant):
         result = play(world)
-        console.print("\n".join(world.lines()), highlight=False, markup=False, soft_wrap=True)
+        console.print("\n".join(world.lines()), highlight=False, markup=False, soft_wrap=True, emoji=False)
         total = Total()
         total.add(result)
         console.print(f"{result.requests} requests: {dict(result.outcomes)}", highlight=False)

@@ -44,7 +44,8 @@ BROKEN = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a world. Times are in seconds; `worst` are the worst times seen; `trace` are the last lines."""
+    """What came of a world. Times are in seconds; `worst` are the worst times seen; `trace` are
+    the last lines, up to the first violation."""
 
     seed: int
     requests: int
@@ -76,7 +77,7 @@ def play(world: World, on_step: Callable[[int, str], None] | None = None) -> Res
         sometimes=books.sometimes,
         worst=books.worst,
         violations=tuple(books.violations),
-        trace=tuple(books.trace),
+        trace=books.before or tuple(books.trace),
     )
 
 

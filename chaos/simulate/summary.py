@@ -38,14 +38,9 @@ def failure(result: Result, world: World, again: str, console: Console) -> None:
     """What went wrong, in which world, after what, and how to see it once more."""
     console.rule(f"seed {result.seed} FAILED", align="left")
     for line in result.violations:
-        console.print(line, style="bold red", highlight=False, markup=False)
-    console.print("\n".join(world.lines()), highlight=False, markup=False, soft_wrap=True)
+        console.print(line, style="bold red", highlight=False, markup=False, emoji=False)
+    console.print("\n".join(world.lines()), highlight=False, markup=False, soft_wrap=True, emoji=False)
     console.print(f"last {TRACE_LINES} events before the first violation:", highlight=False)
-    for line in _before(result.trace):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"once more: {again}", style="bold", highlight=False)
-
-
-def _before(trace: tuple[str, ...]) -> tuple[str, ...]:
-    first = next((i for i, line in enumerate(trace) if " VIOLATED " in line), len(trace) - 1)
-    return trace[max(0, first + 1 - TRACE_LINES) : first + 1]
+    for line in result.trace[-TRACE_LINES:]:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True, emoji=False)
+    console.print(f"once more: {again}", style="bold", highlight=False, soft_wrap=True)
