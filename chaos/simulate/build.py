@@ -60,6 +60,7 @@ def loaded(world: World) -> Loaded:
         breaker=tuning.breaker,
         retry=tuning.retry,
         budget=tuning.budget,
+        hedge=tuning.hedge,
         limiter=tuning.limiter,
         health=tuning.health,
         probe=tuning.probe,

@@ -15,6 +15,7 @@ from service.options import (
     BudgetOptions,
     Clocks,
     HealthOptions,
+    HedgeOptions,
     LimiterOptions,
     ProbeOptions,
     RetryOptions,
@@ -155,7 +156,7 @@ def _tuning(seed: int, *, roomy: bool) -> Tuning:
         return found if found.random() < 0.5 else None
 
     clocks, breaker, retry, budget = dice("clocks"), dice("breaker"), dice("retry"), dice("budget")
-    health, probe = dice("health"), dice("probe")
+    health, probe, hedge = dice("health"), dice("probe"), dice("hedge")
     limiter, server = (None, None) if roomy else (dice("limiter"), dice("server"))
     return Tuning(
         clocks=_clocks(clocks)
@@ -170,6 +171,13 @@ def _tuning(seed: int, *, roomy: bool) -> Tuning:
         )
         if budget
         else BudgetOptions(),
+        hedge=HedgeOptions(
+            share=hedge.choice((0.0, 0.1, 0.3)),
+            percentile=hedge.choice((0.7, 0.9)),
+            samples_min=hedge.choice((5, 20)),
+        )
+        if hedge
+        else HedgeOptions(),
         limiter=LimiterOptions(min=limiter.choice((1, 2, 4)), max=limiter.choice((4, 8, 20, 100)))
         if limiter
         else LimiterOptions(),

@@ -22,6 +22,8 @@ REQUIRED = (
     "health degraded -> healthy",
     "hedged: probe",
     "hedged: degraded",
+    "hedged: slow",
+    "hedge of a slow one won",
     "probe hedged and won",
     "probe hedged and lost",
     "probe heard out",
@@ -97,6 +99,8 @@ def _tries(books: Books, case: Case) -> None:
                 "probe hedged and won" if ended.target == trial.target else "probe hedged and lost"
             ] += 1
             sometimes["probe heard out"] += (trial.closed_s or 0.0) > case.ended_s
+        if attempt.kind == "hedge" and "slow" in case.hedged.values():
+            sometimes["hedge of a slow one won"] += ended.target == trial.target
         if attempt.kind == "retry":
             sometimes["same-target retry succeeded"] += attempt.ok
             sometimes["Retry-After waited out"] += trial.target in limited

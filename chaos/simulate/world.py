@@ -16,6 +16,7 @@ from service.options import (
     BudgetOptions,
     Clocks,
     HealthOptions,
+    HedgeOptions,
     LimiterOptions,
     ProbeOptions,
     RetryOptions,
@@ -92,6 +93,7 @@ class Tuning:
     breaker: BreakerOptions = field(default_factory=BreakerOptions)
     retry: RetryOptions = field(default_factory=RetryOptions)
     budget: BudgetOptions = field(default_factory=BudgetOptions)
+    hedge: HedgeOptions = field(default_factory=HedgeOptions)
     limiter: LimiterOptions = field(default_factory=LimiterOptions)
     health: HealthOptions = field(default_factory=HealthOptions)
     probe: ProbeOptions = field(default_factory=ProbeOptions)
