@@ -40,6 +40,7 @@ class RequestEnded:
     usage: Usage | None
     attempts: tuple[Attempt, ...]
     operation: str = "chat"  # or "embeddings"
+    shared: bool = False  # its tries and their cost are counted with another request that had the same answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,16 @@ class Hedged:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """A request takes part in a call that an equal one has begun: "joined"; or left such a call to the others, though it
+    had been there longest: "handed_over"."""
+
+    request_id: str
+    route: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class CacheLooked:
     """The cache was asked: "hit", "stale" (given though its time is over), "miss" or "error" (it could not answer)."""
 
@@ -160,6 +171,7 @@ Event = (
     | BudgetSpent
     | QueueLeft
     | Hedged
+    | Shared
     | CacheLooked
     | CacheInvalidated
     | CacheWarmed

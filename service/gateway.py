@@ -1,13 +1,14 @@
 """The recipe: how one request finds its answer."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from service import clock
 from service.answers.cache import AnswerCache, Stored
 from service.answers.key import Key
 from service.answers.replay import Recorded, Replayed, as_chunks, is_plain_text
+from service.answers.single_flight import Flights, Seat
 from service.attempt.notice import Notices
 from service.attempt.run import Runner
 from service.attempt.tries import Task, Whole
@@ -29,6 +30,7 @@ class Answer:
     cached: bool | None = None
     dropped: tuple[str, ...] = ()  # of a stream, whose own try is not in the trail yet
     began_s: float = 0.0  # of that try, from the start of the request
+    shared: bool = False  # with an equal request that came before
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Gateway:
         self.cache = cache
         self.queue = queue
         self.runner = runner
+        self._flights: Flights[Answer] = Flights(runner.means.events, runner.means.answer_bytes_max)
         self._dice = dice
 
     def route(self, model: str) -> Route:
@@ -69,7 +72,14 @@ class Gateway:
             known = await self.cache.look(key, task.route, options)
             if known is not None and known.fresh:
                 return _replayed(known.stored, request)
+        if key is None or not options.share:
+            return await self._asked(task, route, key)
+        seat = await self._flights.join(key, task, lambda own: self._asked(own, route, key))
+        return _seated(seat)
 
+    async def _asked(self, task: Task, route: Route, key: Key | None) -> Answer:
+        """A provider's answer, which is kept."""
+        options = route.settings.cache
         async with self.queue.turn(task, self.runner.fleet, route.targets):
             found = await self.runner.run(task, self._order(route, route.targets))
 
@@ -103,6 +113,11 @@ class Gateway:
 
     def _keep(self, key: Key, target: str, options: CacheOptions) -> Callable[[bytes], Awaitable[None]]:
         return lambda body: self.cache.keep(key, Stored(body, target), options)
+
+
+def _seated(seat: Seat[Answer]) -> Answer:
+    stream = None if seat.answer.stream is None else seat
+    return replace(seat.answer, stream=stream, began_s=seat.began_s, shared=seat.joined)
 
 
 def _replayed(stored: Stored, request: ChatRequest) -> Answer:

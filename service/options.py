@@ -112,13 +112,15 @@ class ProbeOptions(Struct, frozen=True):
 
 class CacheOptions(Struct, frozen=True):
     """Whether finished answers of a route are kept, and how long. Only requests with temperature 0 are. Older than
-    `ttl_s` they are stale. `warm_from`: a file with answers that are there from the start, for every caller."""
+    `ttl_s` they are stale. `warm_from`: a file with answers that are there from the start, for every caller. `share`: equal requests at one
+    time share one call."""
 
     enabled: bool = False
     ttl_s: Seconds = 300.0
     stale_while_revalidate_s: Pause = 0.0
     stale_if_error_s: Pause = 0.0
     warm_from: str | None = None
+    share: bool = True
 
 
 class RedisOptions(Struct, frozen=True):

@@ -206,6 +206,8 @@ class Exchange:
         }
         if answer.cached is not None:
             headers["x-dub5-cache"] = "hit" if answer.cached else "miss"
+        if answer.shared:
+            headers["x-dub5-shared"] = "true"
         return headers
 
     async def _tell(self, error: GatewayError, send: Send, outcome: Outcome | None = None) -> Outcome:
@@ -312,6 +314,7 @@ class Exchange:
                 usage=seen.usage,
                 attempts=tuple(seen.task.trail) if seen.task else (),
                 operation=self.operation,
+                shared=bool(seen.task and seen.task.shared),
             )
         )
 

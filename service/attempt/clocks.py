@@ -29,21 +29,27 @@ class Interrupted(Exception):
 
 
 class Watch:
-    """Guards the waits of one task, each with its own limit, all within one deadline (loop seconds)."""
+    """Guards the waits of one task, each with its own limit, all within one deadline (loop seconds). `within`: the
+    watch of a task that waits for this one."""
 
-    def __init__(self, deadline_s: float) -> None:
+    def __init__(self, deadline_s: float, within: "Watch | None" = None) -> None:
         self.deadline_s = deadline_s
+        self._within = within
+        self._parts: list[Watch] = []
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
         self._until_s = NEVER
+        self._limit_s = NEVER  # the same without the deadline
         self._ran_out = False
         self._interrupted = False
+        if within is not None:
+            within._parts.append(self)
 
     async def guard(self, clock: str, limit_s: float, wait: Awaitable[T]) -> T:
         """`await wait`, for at most `limit_s` seconds. Raises ClockRanOut, Interrupted."""
-        until_s = min(self._loop.time() + limit_s, self.deadline_s)
-        self._until_s = until_s
+        self._limit_s = self._loop.time() + limit_s
+        self._until_s = until_s = min(self._limit_s, self.deadline_s)
         if self._timer is None or self._timer.when() > until_s:
             self._set_timer(until_s)
         if self._interrupted:
@@ -56,7 +62,7 @@ class Watch:
                 if self._task.uncancel() == 0:
                     if self._interrupted:
                         raise Interrupted from None
-                    raise ClockRanOut("deadline" if until_s == self.deadline_s else clock) from None
+                    raise ClockRanOut("deadline" if self.deadline_s <= self._limit_s else clock) from None
             raise  # somebody else cancelled us as well: theirs counts
         finally:
             self._until_s = NEVER
@@ -65,6 +71,16 @@ class Watch:
             ):  # what we waited for made something else of our cancel
                 self._ran_out = False
                 self._task.uncancel()
+
+    def extend(self, deadline_s: float) -> None:
+        """A later deadline, also for the wait that is guarded now, and for the watches within this one."""
+        if deadline_s <= self.deadline_s:
+            return
+        self.deadline_s = deadline_s
+        if self._until_s != NEVER:
+            self._until_s = min(self._limit_s, deadline_s)
+        for part in self._parts:
+            part.extend(deadline_s)
 
     def interrupt(self) -> None:
         """Ends the wait that is guarded now, and those after it at once, with Interrupted, until `calm`."""
@@ -77,6 +93,9 @@ class Watch:
 
     def close(self) -> None:
         """No more waits; the timer goes."""
+        if self._within is not None:
+            self._within._parts.remove(self)
+            self._within = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

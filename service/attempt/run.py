@@ -336,7 +336,7 @@ class _Leg:
     async def _run(
         self, runner: Runner, task: Task, deadline_s: float, go: Callable[[_Walk], Awaitable[Found | None]]
     ) -> None:
-        watch = Watch(deadline_s)
+        watch = Watch(deadline_s, within=task.watch)
         self._walk = _Walk(runner, task, watch)
         try:
             self.found = await go(self._walk)

@@ -69,6 +69,7 @@ class Task:
     given_up: bool = False  # nobody else would do better
     stand_in: bool = False  # there is something to say at once where nobody but a probe could answer
     upstream_ns: int = 0  # spent on providers before the commit point
+    shared: bool = False  # its tries are counted with another request, which shares its answer
 
 
 @dataclass(frozen=True, slots=True)

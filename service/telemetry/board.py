@@ -22,6 +22,7 @@ from service.events import (
     QueueLeft,
     RequestEnded,
     SettingsReloaded,
+    Shared,
 )
 from service.telemetry.reading import cost_usd, failed, failed_over, ms, rows_with_cost, stopped
 from service.telemetry.spending import Spending
@@ -49,6 +50,8 @@ HAPPENED = (
     "hedged",
     "failed_over",
     "stream_cut",
+    "shared",
+    "handed_over",
     "cache_hit",
     "cache_stale",
     "cache_error",
@@ -121,6 +124,8 @@ class Board:
                     self.happened[f"shed_{how}"] += 1
             case Hedged():
                 self.happened["hedged"] += 1
+            case Shared(what=what):
+                self.happened["shared" if what == "joined" else what] += 1
             case CacheLooked(result=result):
                 if result != "miss":
                     self.happened[f"cache_{result}"] += 1
@@ -222,6 +227,7 @@ def _request_row(at: float, event: RequestEnded) -> dict[str, Any]:
         "target": event.target,
         "stream": event.stream,
         "cached": event.cached,
+        "shared": event.shared,
         "first_token_ms": ms(event.first_token_s),
         "total_ms": ms(event.total_s),
         "tokens": [event.usage.prompt_tokens, event.usage.completion_tokens] if event.usage else None,

@@ -34,6 +34,7 @@ from service.events import (
     QueueLeft,
     RequestEnded,
     SettingsReloaded,
+    Shared,
 )
 from service.telemetry.reading import cost_usd, ms, rows_with_cost
 
@@ -149,7 +150,7 @@ class Logs:
         match event:
             case RequestEnded():
                 self._request(event)
-            case AttemptEnded() | Hedged():
+            case AttemptEnded() | Hedged() | Shared():
                 pass
             case BreakerChanged():
                 level = Level.WARNING if event.after == "open" else Level.INFO
@@ -199,6 +200,7 @@ class Logs:
             target=event.target,
             stream=event.stream,
             cached=event.cached,
+            **({"shared": True} if event.shared else {}),
             first_token_ms=ms(event.first_token_s),
             total_ms=ms(event.total_s),
             overhead_ms=round(event.overhead_s * 1000, 3),

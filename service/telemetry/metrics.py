@@ -47,6 +47,7 @@ from service.events import (
     QueueLeft,
     RequestEnded,
     SettingsReloaded,
+    Shared,
 )
 from service.routing.health import TargetState
 from service.telemetry import names, process
@@ -66,6 +67,7 @@ COUNTED = frozenset(
         QueueLeft,
         Hedged,
         CacheLooked,
+        Shared,
         SettingsReloaded,
         DrainBegan,
         Crashed,
@@ -188,6 +190,9 @@ class Metrics:
     def _begin_at_nought(self) -> None:
         """A counter that may never move is to be seen all the same; and what begins at one has no rate."""
         self._crashes[()] += 0
+        for route in self._routes:
+            for what in ("joined", "handed_over"):
+                self._shared[route, what] += 0
         for result in ("applied", "refused"):
             self._reloads[result,] += 0
         for provider in self._providers:
@@ -205,6 +210,7 @@ class Metrics:
         self._failovers = self._tally(names.FAILOVERS)
         self._queue = self._tally(names.QUEUE)
         self._cache = self._tally(names.CACHE)
+        self._shared = self._tally(names.SHARED)
         self._attempts = self._tally(names.ATTEMPTS)
         self._passed_over = self._tally(names.PASSED_OVER)
         self._breaker_changes = self._tally(names.BREAKER_CHANGES)
@@ -273,6 +279,8 @@ class Metrics:
                 self._request_ended(event)
             case CacheLooked(route=route, result=result):
                 self._cache[self._routes.get(route, OTHER), result] += 1
+            case Shared(route=route, what=what):
+                self._shared[self._routes.get(route, OTHER), what] += 1
             case BreakerChanged(scope=scope, after=after):
                 self._breaker_changes[self._scopes.get(scope, OTHER), after] += 1
             case SettingsReloaded(ok=ok):
@@ -318,7 +326,7 @@ class Metrics:
             self._errors[route, event.code if event.code in names.CODES else OTHER] += 1
         if failed_over(event):
             self._failovers[route,] += 1
-        for attempt in event.attempts:
+        for attempt in () if event.shared else event.attempts:
             if not attempt.tried:
                 target = self._scopes.get(attempt.target, OTHER)
                 self._passed_over[target, self._reason(attempt.reason)] += 1
@@ -327,21 +335,21 @@ class Metrics:
             self._overhead.record(event.overhead_s, route)
         if event.stream:
             self._stream_ended(event, route)
-        if event.usage is not None and event.target is not None and not event.cached:
+        if event.usage is not None and event.target is not None and not (event.cached or event.shared):
             labels = self._labels(event, event.target)
             self._token_usage.record(event.usage.prompt_tokens, *labels, "input")
             if event.operation == ChatRequest.operation:  # nothing else writes any
                 self._token_usage.record(event.usage.completion_tokens, *labels, "output")
 
     def _stream_ended(self, event: RequestEnded, route: str) -> None:
-        for attempt in event.attempts:
+        for attempt in () if event.shared else event.attempts:
             if attempt.first_token_s is not None:
                 took_s = attempt.first_token_s - attempt.started_s
                 self._first_chunk.record(took_s, *self._labels(event, attempt.target))
         if event.first_token_s is None:
             return
         self._first_token.record(event.first_token_s, route, TRUTH[event.cached])
-        if event.outcome is Outcome.COMPLETE and event.usage and not event.cached:
+        if event.outcome is Outcome.COMPLETE and event.usage and not (event.cached or event.shared):
             gaps = event.usage.completion_tokens - 1
             if gaps > 0:
                 self._per_token.record((event.total_s - event.first_token_s) / gaps, route)

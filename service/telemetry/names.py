@@ -166,6 +166,13 @@ QUEUE_WAITING = Metric(
 CACHE = Metric(
     "gateway_cache_lookups", Kind.COUNTER, "{lookup}", "Looks into the answer cache.", ("route", "result")
 )
+SHARED = Metric(
+    "gateway_shared",
+    Kind.COUNTER,
+    "{request}",
+    "Requests that joined an equal one's call, and calls that were handed over to those who had joined.",
+    ("route", "what"),
+)
 
 # What providers do.
 PROVIDER_LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")

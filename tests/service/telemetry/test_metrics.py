@@ -320,7 +320,7 @@ def said(function: str, place: int) -> set[str]:
 def test_reasons_in_the_source() -> None:
     """Every reason that the service's own code can give is one of the set."""
     faults, barred, verdicts = said("ProviderFault", 0), said("Barred", 0), said("Verdict", 2)
-    clocks = said("guard", 0) - {"linger", "race", "client_stall"}  # these end no try
+    clocks = said("guard", 0) - {"linger", "race", "client_stall", "shared"}  # these end no try
     assert {"truncated", "empty_answer"} <= faults
     assert {"isolated", "slow_start", "provider_full", "retry_budget_spent"} <= barred
     assert {"cancelled", "outrun"} <= verdicts

@@ -1,0 +1,335 @@
+"""Equal requests at one time share one call to a provider, and are otherwise as they would be alone."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from service import clock
+from service.events import Event, RequestEnded
+from service.options import CacheOptions, Clocks
+from simulators.script import Close, Hang, Head, Respond, Wait
+from tests.service.world import (
+    SSE,
+    WORDS,
+    World,
+    chunk,
+    healthy,
+    in_turn,
+    payloads,
+    script,
+    status,
+    text_of,
+)
+
+ON: dict[str, Any] = {"route": {"cache": CacheOptions(enabled=True)}}
+OFF: dict[str, Any] = {"route": {"cache": CacheOptions(enabled=True, share=False)}}
+SLOW = healthy(first_s=1.0, gap_s=1.0)  # words at 1, 2 and 3 s, whole at 4 s
+
+
+async def crowd(world: World, size: int, **fields: Any) -> list[Any]:
+    """Many ask the same at once."""
+    return await asyncio.gather(*(world.ask(temperature=0, **fields) for _ in range(size)))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_one_call(stream: bool) -> None:
+    """A crowd with one question makes one call, and everybody has the whole answer; all but one are told so."""
+    async with World(one=SLOW, **ON) as world:
+        answers = await crowd(world, 20, stream=stream)
+        assert len(world.asked["one"]) == 1
+        assert world.outcomes() == {"complete": 20}
+        assert world.happened("shared") == 19
+    assert {answer.body for answer in answers} == {answers[0].body}
+    assert (text_of(answers[0].body) if stream else answers[0].json()["model"]) in ("".join(WORDS), "m")
+    assert [answer.headers.get("x-dub5-shared") for answer in answers].count("true") == 19
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 20
+    assert {answer.headers["x-dub5-cache"] for answer in answers} == {"miss"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_ablation(stream: bool) -> None:
+    """Without sharing the same crowd makes as many calls as it has heads."""
+    async with World(one=SLOW, **OFF) as world:
+        answers = await crowd(world, 20, stream=stream)
+        assert len(world.asked["one"]) == 20
+    assert all("x-dub5-shared" not in answer.headers for answer in answers)
+
+
+@pytest.mark.parametrize(
+    "different",
+    [
+        {"headers": {"authorization": "Bearer other"}},
+        {"headers": {"cache-control": "no-store"}},
+        {"temperature": 0.5},
+        {"max_tokens": 7},
+        {"seed": 1},
+        {"stream": True},
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+    ],
+    ids=str,
+)
+async def test_only_equals_share(different: dict[str, Any]) -> None:
+    """Another caller, another question, another shape, or one that may not be cached: a call of its own."""
+    keys = {"caller_keys": ("mine", "other")}
+    mine = {"headers": {"authorization": "Bearer mine"}}
+    fields = {**mine, **different}
+    fields["headers"] = mine["headers"] | fields["headers"]
+    async with World(one=SLOW, **ON, **keys) as world:
+        answers = await asyncio.gather(
+            world.ask(temperature=0, **mine), world.ask(**{"temperature": 0, **fields})
+        )
+        assert [answer.status for answer in answers] == [200, 200]
+        assert len(world.asked["one"]) == 2
+    assert all("x-dub5-shared" not in answer.headers for answer in answers)
+
+
+async def test_usage_only_for_who_asked() -> None:
+    """Who wants the usage chunk gets it, who does not does not, though both ask at once."""
+    async with World(one=SLOW, **ON) as world:
+        plain, wanted = await asyncio.gather(
+            world.ask(stream=True, temperature=0),
+            world.ask(stream=True, temperature=0, stream_options={"include_usage": True}),
+        )
+        assert len(world.asked["one"]) == 2
+    assert text_of(plain.body) == text_of(wanted.body) == "".join(WORDS)
+
+
+async def test_a_late_joiner_has_the_beginning_at_once() -> None:
+    """Who comes in the middle reads what was said so far without waiting, then goes along."""
+    async with World(one=SLOW, **ON) as world:
+        first = asyncio.ensure_future(world.ask(stream=True, temperature=0))
+        await asyncio.sleep(2.5)
+        async with world.stream(temperature=0) as late:
+            began_s = clock.now()
+            assert text_of(await late.read()) == WORDS[0] + WORDS[1]
+            assert clock.now() == pytest.approx(began_s, abs=0.01)
+            assert late.headers["x-dub5-trail"].startswith("one/m=ok;1000ms")
+            rest = b"".join([data async for data in _all(late)])
+        assert text_of(rest) == WORDS[2]
+        assert payloads(rest)[-1] == "[DONE]"
+        assert text_of((await first).body) == "".join(WORDS)
+        assert len(world.asked["one"]) == 1
+
+
+async def test_who_began_it_leaves() -> None:
+    """The others go on unharmed, and the provider is not told."""
+    async with World(one=SLOW, **ON) as world:
+        async with world.stream(temperature=0):
+            others = [asyncio.ensure_future(world.ask(stream=True, temperature=0)) for _ in range(3)]
+            await asyncio.sleep(0.5)
+        answers = await asyncio.gather(*others)
+        assert len(world.asked["one"]) == 1
+        assert world.happened("handed_over") == 1
+        assert world.outcomes() == {"complete": 3, "cancelled": 1}
+    assert {text_of(answer.body) for answer in answers} == {"".join(WORDS)}
+    assert all(payloads(answer.body)[-1] == "[DONE]" for answer in answers)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("every_s", [0.0, 0.3, 1.2])
+async def test_all_leave(stream: bool, every_s: float) -> None:
+    """With the last client the call ends, at once; before its head, before its first content, or after it."""
+    left: list[float] = []
+    async with World(one=_noting_the_end(left, SLOW if stream else _later(9.0, SLOW)), **ON) as world:
+        asking = [asyncio.ensure_future(world.ask(stream=stream, temperature=0)) for _ in range(3)]
+        for task in asking:
+            await asyncio.sleep(every_s)
+            assert not left
+            gone_s = clock.now()
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        assert len(left) == len(world.asked["one"]) <= 1
+        assert all(end_s <= gone_s + 0.1 for end_s in left)
+        assert not _flying()
+
+
+async def test_an_error_is_shared() -> None:
+    """Nobody asks again what has failed for all: one try, the same error, each with an id of its own."""
+    async with World(one=in_turn(_later(1.0, status(530))), **ON) as world:
+        answers = await crowd(world, 5, stream=True)
+        assert len(world.asked["one"]) == 1
+        assert world.outcomes() == {"failed": 5}
+    errors = [answer.json()["error"] for answer in answers]
+    assert {answer.status for answer in answers} == {503}
+    assert {error["code"] for error in errors} == {"all_targets_down"}
+    assert len({error["id"] for error in errors}) == 5
+    assert [row["reason"] for error in errors for row in error["attempts"]] == ["http_530"] * 5
+
+
+async def test_a_refusal_is_shared() -> None:
+    """A provider's 422 keeps its status and its words."""
+    said = b'{"error": {"message": "max_tokens is too large"}}'
+    async with World(one=_later(1.0, status(422, said)), **ON) as world:
+        answers = await crowd(world, 3)
+        assert len(world.asked["one"]) == 1
+    assert [answer.status for answer in answers] == [422] * 3
+    assert {answer.json()["error"]["message"] for answer in answers} == {"max_tokens is too large"}
+
+
+async def test_a_cut_is_a_cut_for_all() -> None:
+    """Also for those who come after the first content: what there is, then an error event and no [DONE]."""
+    dying = script(Head(200, SSE), chunk({"content": "hello "}), Wait(2.0), Close())
+    async with World(one=dying, **ON) as world:
+        first = asyncio.ensure_future(world.ask(stream=True, temperature=0))
+        await asyncio.sleep(1.0)
+        answers = [await world.ask(stream=True, temperature=0), await first]
+        assert len(world.asked["one"]) == 1
+        assert world.outcomes() == {"cut": 2}
+    for answer in answers:
+        assert text_of(answer.body) == "hello "
+        assert payloads(answer.body)[-1]["error"]["code"] == "stream_cut"
+        assert "[DONE]" not in payloads(answer.body)
+
+
+class TestDeadlines:
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize("hasty_first", [False, True])
+    async def test_each_its_own(self, stream: bool, hasty_first: bool) -> None:
+        """Who has less time gets its own error at that time; who has more gets the answer, whoever came first."""
+        async with World(one=_later(3.0, healthy()), **ON) as world:
+            ask = {
+                True: lambda: world.ask(stream=stream, temperature=0, headers={"x-deadline-ms": "2000"}),
+                False: lambda: world.ask(stream=stream, temperature=0),
+            }
+            asked_s, tasks = {}, {}
+            for is_hasty in (hasty_first, not hasty_first):
+                asked_s[is_hasty] = clock.now()
+                tasks[is_hasty] = asyncio.ensure_future(ask[is_hasty]())
+                await asyncio.sleep(0.1)
+            hasty = await tasks[True]
+            assert clock.now() == pytest.approx(asked_s[True] + 2.0)
+            patient = await tasks[False]
+            assert len(world.asked["one"]) == 1
+        assert hasty.json()["error"]["code"] == "deadline_exceeded"
+        assert patient.status == 200
+
+    async def test_in_the_middle(self) -> None:
+        """A stream whose time is over ends honestly; the other one goes on."""
+        async with World(one=SLOW, **ON) as world:
+            hasty, patient = await asyncio.gather(
+                world.ask(stream=True, temperature=0, headers={"x-deadline-ms": "2500"}),
+                world.ask(stream=True, temperature=0),
+            )
+            assert len(world.asked["one"]) == 1
+        assert text_of(hasty.body) == WORDS[0] + WORDS[1]
+        assert payloads(hasty.body)[-1]["error"]["code"] == "stream_stalled"
+        assert text_of(patient.body) == "".join(WORDS)
+
+    async def test_over_for_all(self) -> None:
+        """Nobody has time left: the try is told as in time of its own, and nothing goes on."""
+        async with World(one=script(Hang()), **ON) as world:
+            headers = {"x-deadline-ms": "2000"}
+            answers = await crowd(world, 3, headers=headers)
+            await asyncio.sleep(0.1)
+            assert not _flying()
+        async with World(one=script(Hang()), **OFF) as world:
+            alone = await world.ask(temperature=0, headers=headers)
+        errors = [answer.json()["error"] for answer in (*answers, alone)]
+        assert [row["reason"] for error in errors for row in error["attempts"]] == ["deadline_timeout"] * 4
+        assert {error["code"] for error in errors} == {"deadline_exceeded"}
+
+    async def test_a_race_goes_on_for_who_has_time(self) -> None:
+        """Also while two targets are asked at once: their time is extended with the call's."""
+        one = in_turn(*[status(530)] * 1, script(Hang()))
+        async with World(
+            one=one, two=in_turn(healthy(), _later(3.0, healthy())), clocks=Clocks(first_token_s=9), **ON
+        ) as world:
+            await world.ask(messages=[{"role": "user", "content": "Before"}])
+            await asyncio.sleep(20.0)
+            hasty = asyncio.ensure_future(world.ask(temperature=0, headers={"x-deadline-ms": "2000"}))
+            await asyncio.sleep(0.5)
+            patient = await world.ask(temperature=0)
+            assert (await hasty).status == 503
+            assert patient.status == 200
+
+
+class TestBooks:
+    async def test_cost_is_counted_once(self) -> None:
+        """The tries, tokens and dollars of a shared answer stand in one request's line."""
+        async with World(one=SLOW, **ON) as world:
+            ended = _ended(world)
+            await crowd(world, 4)
+        assert [event.shared for event in ended].count(False) == 1
+        assert len([a for event in ended for a in event.attempts if a.usage is not None]) == 1
+        assert all(len(event.attempts) == 1 and event.target == "one/m" for event in ended)
+
+    async def test_who_stays_has_the_bill(self) -> None:
+        """If who began it leaves, what it costs is counted with who has been there longest."""
+        async with World(one=SLOW, **ON) as world:
+            ended = _ended(world)
+            async with world.stream(temperature=0):
+                others = [asyncio.ensure_future(world.ask(stream=True, temperature=0)) for _ in range(2)]
+                await asyncio.sleep(0.5)
+            await asyncio.gather(*others)
+        assert [(ended[0].outcome, ended[0].shared, ended[0].attempts)] == [("cancelled", True, ())]
+        assert {event.shared: [a.usage is not None for a in event.attempts] for event in ended[1:]} == {
+            False: [True],
+            True: [False],
+        }
+
+    async def test_kept_once(self) -> None:
+        """A shared answer is stored once, and the next one who asks has it from there."""
+        async with World(one=SLOW, **ON) as world:
+            kept = _counting(world)
+            await crowd(world, 4, stream=True)
+            again = await world.ask(stream=True, temperature=0)
+            assert len(world.asked["one"]) == 1
+        assert kept == [1]
+        assert again.headers["x-dub5-cache"] == "hit"
+        assert "x-dub5-shared" not in again.headers
+
+
+async def _all(reader: Any) -> Any:
+    while data := await reader.read():
+        yield data
+
+
+def _later(seconds: float, respond: Respond) -> Respond:
+    def late(request: Any) -> Any:
+        yield Wait(seconds)
+        yield from respond(request)
+
+    return late
+
+
+def _noting_the_end(left: list[float], slowly: Respond) -> Respond:
+    """Tells when nobody wanted more of it."""
+
+    def respond(request: Any) -> Any:
+        try:
+            yield from slowly(request)
+        finally:
+            left.append(clock.now())
+
+    return respond
+
+
+def _flying() -> list[str]:
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("flight")]
+
+
+def _ended(world: World) -> list[RequestEnded]:
+    """The ends of requests, from now on."""
+    ended: list[RequestEnded] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, RequestEnded):
+            ended.append(event)
+
+    world.service.events._subscribers += (note,)
+    return ended
+
+
+def _counting(world: World) -> list[int]:
+    """How often an answer is kept, from now on."""
+    cache, count = world.service.cache, [0]
+    whole = cache.keep
+
+    async def keep(*given: Any) -> None:
+        count[0] += 1
+        await whole(*given)
+
+    cache.keep = keep  # type: ignore[method-assign]
+    return count
