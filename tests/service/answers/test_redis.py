@@ -184,6 +184,16 @@ async def test_what_we_did_not_write_is_a_miss(server: RedisServer, foreign: byt
         assert await one.look() == ANSWER.body
 
 
+async def test_an_answer_in_a_wrong_place_is_a_miss(server: RedisServer) -> None:
+    """Whole and valid, but to another caller's question."""
+    async with Process(server, "moved") as one, Redis(port=server.port) as redis:
+        await one.ask()
+        there, here = one.key(caller="a").place, one.key(caller="b").place
+        assert await redis.copy(f"moved:answer:{there}", f"moved:answer:{here}")
+        assert await one.look(caller="a") == ANSWER.body
+        assert await one.look(caller="b") is None
+
+
 async def test_our_keys_in_other_hands(server: RedisServer) -> None:
     """Keys of another kind than ours, even the tokens: an error that is counted, and nobody's answer."""
     async with Process(server, "hands") as one, Redis(port=server.port) as redis:
