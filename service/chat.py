@@ -98,6 +98,7 @@ class ChatRequest:
     body: ChatBody
     fields: Mapping[str, msgspec.Raw] = field(repr=False)
     cache_allowed: bool = True
+    languages: str = ""  # the Accept-Language header
     operation: ClassVar[str] = "chat"
 
     @property

@@ -151,6 +151,11 @@ class DeadlineExceeded(Unavailable):
     code = "deadline_exceeded"
     suggestion = "Allow more time with the X-Deadline-Ms header, or ask for a shorter answer."
 
+    @property
+    def worth_retrying(self) -> bool:
+        """Not by itself: an SDK would spend the same time again, on providers that are slow as it is."""
+        return False
+
 
 class Overloaded(Unavailable):
     """More requests are open than this process takes."""

@@ -40,6 +40,7 @@ class RequestEnded:
     usage: Usage | None
     attempts: tuple[Attempt, ...]
     operation: str = "chat"  # or "embeddings"
+    degraded: str | None = None  # where a substitute came from: "stale", "template" or "words"
     shared: bool = False  # its tries and their cost are counted with another request that had the same answer
 
 

@@ -6,6 +6,7 @@ from random import Random
 
 from service import clock
 from service.answers.cache import AnswerCache, Stored
+from service.answers.degraded import MODEL, NOBODY_COULD, Stale, Substitutes
 from service.answers.key import Key
 from service.answers.replay import Recorded, Replayed, as_chunks, is_plain_text
 from service.answers.single_flight import Flights, Seat
@@ -13,8 +14,8 @@ from service.attempt.notice import Notices
 from service.attempt.run import Runner
 from service.attempt.tries import Task, Whole
 from service.chat import ChatRequest, Chunks, Reply, Target
-from service.errors import InvalidRequest, ModelNotFound
-from service.options import CacheOptions
+from service.errors import GatewayError, InvalidRequest, ModelNotFound
+from service.options import CacheOptions, DegradedOptions
 from service.policy.queue import Queue
 from service.routing.router import order
 from service.settings import RouteSettings
@@ -30,6 +31,7 @@ class Answer:
     cached: bool | None = None
     dropped: tuple[str, ...] = ()  # of a stream, whose own try is not in the trail yet
     began_s: float = 0.0  # of that try, from the start of the request
+    degraded: str | None = None  # where a substitute comes from
     shared: bool = False  # with an equal request that came before
 
 
@@ -41,6 +43,7 @@ class Route:
     targets: tuple[Target, ...]
     notices: Notices
     mark: str
+    substitutes: Substitutes = Substitutes(DegradedOptions())
 
 
 class Gateway:
@@ -64,7 +67,38 @@ class Gateway:
         return route
 
     async def answer(self, task: Task, route: Route) -> Answer:
-        """One request in; one answer out, or one GatewayError."""
+        """One request in; one answer out, or a substitute that is labelled where the route wants one, or one
+        GatewayError."""
+        request, deadline_s = task.request, task.watch.deadline_s
+        assert isinstance(request, ChatRequest), "vectors come from `embed`"
+        upstreams, substitutes = self.runner.means.upstreams, route.substitutes
+        stands_in = substitutes.may_stand_in(request)
+        task.stand_in = stands_in or not all(upstreams[target].carries(request) for target in route.targets)
+        if stands_in:
+            task.watch.deadline_s = substitutes.until_s(task.started_s, deadline_s)
+        try:
+            return await self._found(task, route)
+        except NOBODY_COULD as error:
+            if not stands_in:
+                raise
+            return await self._instead(error, request, route)
+        finally:
+            task.watch.deadline_s = deadline_s
+
+    async def _instead(self, error: GatewayError, request: ChatRequest, route: Route) -> Answer:
+        """Nobody could: a stale answer, or words of ours."""
+        options, stale = route.settings.cache, None
+        if route.substitutes.wants_stale(request):
+            key = self.cache.key(request, options, route.mark)
+            known = None if key is None else await self.cache.fallback(key, route.settings.name, options)
+            stale = None if known is None else Stale(known.stored.body, known.age_s)
+        found = route.substitutes.instead(error, request, stale)
+        source = found.label.source
+        if not request.stream:
+            return Answer(MODEL, reply=Reply(found.body), degraded=source)
+        return Answer(MODEL, stream=Replayed(found.chunks(with_usage=request.wants_usage)), degraded=source)
+
+    async def _found(self, task: Task, route: Route) -> Answer:
         request, options = task.request, route.settings.cache
         assert isinstance(request, ChatRequest), "vectors come from `embed`"
         key = self.cache.key(request, options, route.mark)

@@ -15,7 +15,10 @@ import msgspec
 
 from service import clock
 from service.answers.cache import AnswerCache
+from service.answers.degraded import Substitutes
+from service.answers.offline import pack
 from service.api.chat import Desk
+from service.api.features import Able
 from service.api.ops import Ops
 from service.attempt.hedge import Hedges
 from service.attempt.notice import Notices
@@ -26,6 +29,7 @@ from service.events import Events
 from service.gateway import Gateway, Route
 from service.policy.admission import Admission, Callers
 from service.policy.queue import Queue
+from service.providers.features import lacking
 from service.providers.registry import dialect_of
 from service.routing.fleet import Fleet, Guards
 from service.routing.health import TargetState
@@ -76,7 +80,12 @@ class Generation:
             settings.server,
             house.new_id,
         )
-        self.ops = Ops(settings, house.admission, house.queue, house.board, self.states)
+        offline = pack((route.settings, route.substitutes) for route in routes.values())
+        able = {
+            target.name: Able(upstream.lacks.keys(), upstream.context_tokens)
+            for target, upstream in upstreams.items()
+        }
+        self.ops = Ops(settings, house.admission, house.queue, house.board, self.states, able, offline)
         clocks = {target: route.settings.clocks for route in routes.values() for target in route.targets}
         self.prober = Prober(self.runner, clocks, settings.probe, house.dice("probes"), house.new_id)
 
@@ -96,12 +105,15 @@ def _upstreams(settings: Settings) -> dict[Target, Upstream]:
     event_bytes_max = settings.server.event_bytes_max
     return {
         target: Upstream(
-            dialect_of(provider, event_bytes_max),
+            dialect,
             provider.base_url.rstrip("/"),
             provider.prices.get(target.model),
+            lacking(dialect, target.model),
+            provider.context_tokens.get(target.model),
         )
         for target in map(_target, names)
         for provider in [providers[target.provider]]
+        for dialect in [dialect_of(provider, event_bytes_max)]
     }
 
 
@@ -114,12 +126,12 @@ def _route(settings: RouteSettings, providers: dict[str, ProviderSettings]) -> R
     targets = tuple(_target(name) for name in settings.targets)
     behind = [(target.name, _answering(providers[target.provider])) for target in targets]
     mark = hashlib.sha256(msgspec.json.encode([behind, settings.notices], order="sorted")).hexdigest()
-    return Route(settings, targets, Notices(settings.notices), mark)
+    return Route(settings, targets, Notices(settings.notices), mark, Substitutes(settings.degraded))
 
 
 def _answering(provider: ProviderSettings) -> ProviderSettings:
     """The provider without what changes no answer of it."""
-    return msgspec.structs.replace(provider, key_env=(), isolated=False, prices={})
+    return msgspec.structs.replace(provider, key_env=(), isolated=False, prices={}, context_tokens={})
 
 
 def _target(name: str) -> Target:

@@ -108,17 +108,16 @@ class AnswerCache:
         self._told(route, looked)
         return looked
 
-    async def fallback(self, key: Key, route: str, options: CacheOptions) -> Stored | None:
+    async def fallback(self, key: Key, route: str, options: CacheOptions) -> Looked | None:
         """No provider answers: the stored answer, if it is not too old even for that."""
         try:
             entry = await self._find(key)
         except StorageLost:
             entry = key.spare
         looked = None if entry is None else self._judged(entry, options, options.stale_if_error_s)
-        if looked is None:
-            return None
-        self._told(route, looked)
-        return looked.stored
+        if looked is not None:
+            self._told(route, looked)
+        return looked
 
     async def claim(self, key: Key) -> bool:
         """Whether we are the one to ask for it now: nobody else is at it, in no process. Ends with `keep`, with

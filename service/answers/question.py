@@ -64,7 +64,7 @@ _CODE = _any(
     r"programmier\w*|quellcode|codigo|programa en|code source|script",
 )
 _CODE_MARKS = re.compile(
-    r"```|\bdef \w+\(|\bfunction \w*\(|#include\b|\bselect .{1,80} from\b|=>|;\s*$|\bc\+\+", re.M
+    r"```|\bdef \w+\(|\bfunction \w*\(|#include\b|\bselect .{1,80} from\b|=>|;\s*$|\bc\+\+", re.MULTILINE
 )
 _GREETING = re.compile(
     r"(?:hi+|hello|hey+|howdy|greetings|good (?:morning|evening|afternoon|day)|hallo|guten (?:tag|morgen|abend)|moin"
@@ -148,6 +148,8 @@ def language_of(question: str, accept_language: str, known: Collection[str]) -> 
     """The language to answer in, one of `known`: the question's, if that is plain; else what the client accepts; else
     English."""
     words = _WORD.findall(plain(question[:1_000]))
+    if "es" in known and re.search("[¿¡]", question[:1_000]):
+        return "es"
     if words and _OPENINGS.get(words[0]) in known and len(words) <= 3:
         return _OPENINGS[words[0]]
     hits = {name: len(marks.intersection(words)) for name, marks in _WORDS.items() if name in known}

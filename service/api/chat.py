@@ -52,6 +52,7 @@ class _Seen:
     target: str | None = None
     stream: bool = False
     cached: bool = False
+    degraded: str | None = None
     first_token_s: float | None = None
     overhead_s: float = 0.0
     code: str | None = None
@@ -90,7 +91,7 @@ class Exchange:
             self._started_ns = clock.tick_ns()  # a slow upload is not our overhead
             watcher = asyncio.create_task(self._until_left(receive), name=f"watch {self.id}")
             await answered(self._answer(headers, caller, body, send), self.id, self.desk.events)
-            outcome = Outcome.COMPLETE
+            outcome = Outcome.DEGRADED if self._seen.degraded else Outcome.COMPLETE
         except GatewayError as error:
             outcome = await self._tell(error, send)
         except ClientGone:
@@ -130,7 +131,9 @@ class Exchange:
             if beats is not None:
                 beats.cancel()
                 await asyncio.wait({beats})
-        seen.target, seen.cached = answer.target, bool(answer.cached)
+        seen.target, seen.cached, seen.degraded = answer.target, bool(answer.cached), answer.degraded
+        if answer.degraded is not None:  # the time may be up: that is why
+            self._watch.deadline_s = max(self._watch.deadline_s, clock.now() + LAST_WORDS_S)
         if answer.stream is None:
             await self._send_json(answer, send)
         else:
@@ -206,6 +209,8 @@ class Exchange:
         }
         if answer.cached is not None:
             headers["x-dub5-cache"] = "hit" if answer.cached else "miss"
+        if answer.degraded is not None:
+            headers["x-dub5-degraded"] = answer.degraded
         if answer.shared:
             headers["x-dub5-shared"] = "true"
         return headers
@@ -308,6 +313,7 @@ class Exchange:
                 target=seen.target,
                 stream=seen.stream,
                 cached=seen.cached,
+                degraded=seen.degraded,
                 first_token_s=seen.first_token_s,
                 total_s=clock.now() - self.started_s,
                 overhead_s=seen.overhead_s,

@@ -1,10 +1,12 @@
 """What operators, platforms and monitors ask: is it alive, is it ready, how does it do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from service import VERSION
+from service.answers.offline import Pack
+from service.api.features import Able, features
 from service.policy.admission import Admission
 from service.policy.queue import Queue
 from service.routing.health import Health, TargetState
@@ -21,6 +23,8 @@ class Ops:
     queue: Queue
     board: Board
     states: Callable[[], list[TargetState]]
+    able: Mapping[str, Able]
+    offline: Pack
 
     def ready(self) -> bool:
         """Whether new requests should be sent here."""
@@ -83,19 +87,33 @@ class Ops:
             "draining": self.admission.draining,
             "in_flight": self.admission.in_flight,
             "queue": self.queue.told(),
-            "routes": [{"name": route.name, "targets": route.targets} for route in self.settings.route],
+            "routes": [
+                {"name": name, "targets": targets, "features": features}
+                for name, targets, features in self.features()
+            ],
             "targets": targets,
             **seen,
         }
 
     def models(self) -> dict[str, Any]:
         """The routes, as OpenAI lists models."""
-        return {"object": "list", "data": [self._model(route.name) for route in self.settings.route]}
+        return {
+            "object": "list",
+            "data": [self._model(name, features) for name, _, features in self.features()],
+        }
 
     def model(self, name: str) -> dict[str, Any] | None:
         """One route, or None."""
-        known = any(route.name == name for route in self.settings.route)
-        return self._model(name) if known else None
+        return next(
+            (self._model(name, features) for known, _, features in self.features() if known == name), None
+        )
 
-    def _model(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": int(self.board.started_at), "owned_by": "dub5"}
+    def features(self) -> Iterator[tuple[str, tuple[str, ...], dict[str, str]]]:
+        """Each route, its targets, and what can be had of it now."""
+        states = {state.name: state for state in self.states()}
+        for route in self.settings.route:
+            yield route.name, route.targets, features(route.targets, self.able, states)
+
+    def _model(self, name: str, features: dict[str, str]) -> dict[str, Any]:
+        head = {"id": name, "object": "model", "created": int(self.board.started_at), "owned_by": "dub5"}
+        return {**head, "features": features}

@@ -60,7 +60,17 @@ def _chat_routes(desk: Now[Desk], ops: Now[Ops]) -> list[HTTPRouteHandler]:
             raise ModelNotFound(f"There is no model {name.removeprefix('/')[:100]!r} here.", param="model")
         return _json(found)
 
-    return [chat, embeddings, models, model]
+    @get("/v1/offline")
+    async def offline(request: Asked) -> Response[bytes]:
+        """What a client may keep, to answer when it cannot reach us."""
+        _known(desk(), request)
+        found = ops().offline
+        headers = {"etag": found.etag, "cache-control": "private, max-age=300", "vary": "authorization"}
+        if request.headers.get("if-none-match") == found.etag:
+            return Response(b"", status_code=304, headers=headers, media_type=JSON)
+        return Response(found.body, headers=headers, media_type=JSON)
+
+    return [chat, embeddings, models, model, offline]
 
 
 def _health_routes(ops: Now[Ops]) -> list[HTTPRouteHandler]:

@@ -28,7 +28,7 @@ def parse_chat(
     _check(parsed)
     caching = headers.get("cache-control", "").lower()
     cache_allowed = "no-store" not in caching and "no-cache" not in caching
-    return ChatRequest(request_id, caller, parsed, fields, cache_allowed)
+    return ChatRequest(request_id, caller, parsed, fields, cache_allowed, headers.get("accept-language", ""))
 
 
 def read_json(

@@ -27,7 +27,9 @@ def why_not(task: Task, wait_s: float, *, out_of_time: bool, able: bool = True) 
     if refusal := _refusal(task):
         return refusal
     if out_of_time:
-        return DeadlineExceeded("No provider answered within the time allowed.", attempts=trail)
+        return DeadlineExceeded(
+            "No provider answered within the time allowed.", retry_after_s=max(1.0, wait_s), attempts=trail
+        )
     reasons = [attempt.reason for attempt in trail]
     wait_s = max(1.0, wait_s)
     if params := [reason.removeprefix(UNSUPPORTED) for reason in reasons if reason.startswith(UNSUPPORTED)]:

@@ -6,6 +6,7 @@ from typing import Any, assert_never
 
 from service import clock
 from service.chat import Outcome
+from service.errors import FeatureUnavailable
 from service.events import (
     AttemptEnded,
     BreakerChanged,
@@ -50,6 +51,10 @@ HAPPENED = (
     "hedged",
     "failed_over",
     "stream_cut",
+    "degraded_stale",
+    "degraded_template",
+    "degraded_words",
+    "feature_unavailable",
     "shared",
     "handed_over",
     "cache_hit",
@@ -163,6 +168,10 @@ class Board:
         self.outcomes[event.outcome.value] += 1
         if failed_over(event):
             self.happened["failed_over"] += 1
+        if event.outcome is Outcome.DEGRADED:
+            self.happened[f"degraded_{event.degraded}"] += 1
+        if event.code == FeatureUnavailable.code:
+            self.happened["feature_unavailable"] += 1
         if event.outcome is Outcome.CUT:
             self.happened["stream_cut"] += 1
         self._recent.append((clock.wall(), event))
@@ -227,6 +236,7 @@ def _request_row(at: float, event: RequestEnded) -> dict[str, Any]:
         "target": event.target,
         "stream": event.stream,
         "cached": event.cached,
+        "degraded": event.degraded,
         "shared": event.shared,
         "first_token_ms": ms(event.first_token_s),
         "total_ms": ms(event.total_s),

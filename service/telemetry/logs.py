@@ -200,6 +200,7 @@ class Logs:
             target=event.target,
             stream=event.stream,
             cached=event.cached,
+            **({"degraded": event.degraded} if event.degraded else {}),
             **({"shared": True} if event.shared else {}),
             first_token_ms=ms(event.first_token_s),
             total_ms=ms(event.total_s),

@@ -208,6 +208,7 @@ class Metrics:
         self._requests = self._tally(names.REQUESTS)
         self._errors = self._tally(names.ERRORS)
         self._failovers = self._tally(names.FAILOVERS)
+        self._degraded = self._tally(names.DEGRADED)
         self._queue = self._tally(names.QUEUE)
         self._cache = self._tally(names.CACHE)
         self._shared = self._tally(names.SHARED)
@@ -326,6 +327,8 @@ class Metrics:
             self._errors[route, event.code if event.code in names.CODES else OTHER] += 1
         if failed_over(event):
             self._failovers[route,] += 1
+        if event.outcome is Outcome.DEGRADED and event.degraded is not None:
+            self._degraded[route, event.degraded] += 1
         for attempt in () if event.shared else event.attempts:
             if not attempt.tried:
                 target = self._scopes.get(attempt.target, OTHER)

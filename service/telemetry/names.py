@@ -163,6 +163,13 @@ QUEUE_WAIT = Metric(
 QUEUE_WAITING = Metric(
     "gateway_queue_waiting", Kind.GAUGE, "{request}", "Requests that wait while every provider is full."
 )
+DEGRADED = Metric(
+    "gateway_degraded",
+    Kind.COUNTER,
+    "{request}",
+    "Requests that got a labelled substitute, by where it came from.",
+    ("route", "source"),
+)
 CACHE = Metric(
     "gateway_cache_lookups", Kind.COUNTER, "{lookup}", "Looks into the answer cache.", ("route", "result")
 )

@@ -285,6 +285,7 @@ async def test_every_name_in_the_table(
     metrics.count(request_ended())
     metrics.count(request_ended(code="stream_cut", outcome=Outcome.CUT, attempts=(barred,)))
     metrics.count(CacheLooked("chat", "hit"))
+    metrics.count(request_ended(outcome=Outcome.DEGRADED, degraded="stale"))
     metrics.count(BreakerChanged("http://one:80", "closed", "open", "5 failures in a row"))
     families = {f.name: f for f in text_string_to_metric_families(metrics.scrape().decode())}
 

@@ -1,0 +1,45 @@
+"""Which features of a route can be had now.
+
+available     a target that has it may be asked
+unavailable   only targets that are out of reach have it
+unsupported   none of them has it
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from service.providers.features import Feature
+from service.routing.health import Health, TargetState
+
+CHAT = "chat"
+
+
+@dataclass(frozen=True, slots=True)
+class Able:
+    """What a target can do; `context_tokens` None: how much it takes is not known."""
+
+    lacks: Collection[str]
+    context_tokens: int | None = None
+
+
+def features(
+    targets: Sequence[str], able: Mapping[str, Able], states: Mapping[str, TargetState]
+) -> dict[str, str]:
+    """Each feature, and whether it can be had. `long_context` only where targets are told to differ in it."""
+    well = [name for name in targets if states[name].health is not Health.UNHEALTHY]
+    told = {CHAT: _told(well, targets, targets)}
+    for feature in Feature:
+        if feature is not Feature.LONG_CONTEXT:
+            told[feature] = _told(well, targets, [n for n in targets if feature not in able[n].lacks])
+    windows = {name: able[name].context_tokens or 0 for name in targets}
+    known = [tokens for tokens in windows.values() if tokens]
+    if known and any(tokens != min(known) for tokens in windows.values()):
+        longer = [name for name, tokens in windows.items() if tokens == 0 or tokens > min(known)]
+        told[Feature.LONG_CONTEXT] = _told(well, targets, longer)
+    return told
+
+
+def _told(well: Sequence[str], targets: Sequence[str], having: Sequence[str]) -> str:
+    if not having:
+        return "unsupported"
+    return "available" if any(name in well for name in having) else "unavailable"

@@ -1,0 +1,399 @@
+"""Nobody can answer: a route that wants it gives a labelled substitute at once, every other one an honest error."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from service import clock
+from service.options import BreakerOptions, CacheOptions, Clocks, DegradedOptions, ProbeOptions
+from simulators.script import Hang, Head, Respond
+from simulators.virtual import Answer, Connect
+from tests.service.world import SSE, World, chunk, healthy, in_turn, payloads, script, status, text_of
+
+STALLS = script(Hang())
+DOWN = status(500, b"{}")
+ON = {"degraded": DegradedOptions(enabled=True)}
+QUICK = {"degraded": DegradedOptions(enabled=True, answer_within_s=0.25)}
+TOOL = {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]}
+SCHEMA = {"response_format": {"type": "json_object"}}
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def label_of(answer: Answer) -> dict[str, Any]:
+    label: dict[str, Any] = answer.json()["degraded"]
+    return label
+
+
+async def dead(world: World, times: int = 8) -> None:
+    """Everybody's breaker opens."""
+    for _ in range(times):
+        await world.ask(**TOOL)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "respond",
+    [status(530, b""), DOWN, status(429, b"{}", {"retry-after": "1"}), status(429, b"{}"), STALLS],
+    ids=["530", "500", "429, soon", "429", "stalls"],
+)
+async def test_all_down(respond: Respond, stream: bool) -> None:
+    """However they are down, and through probes that find out that they still are: an answer within 300 ms, labelled."""
+    route = QUICK | {"targets": ("one/m", "two/m")}
+    async with World(one=respond, two=respond, route=route) as world:
+        for _ in range(80):
+            began_s = clock.now()
+            answer = await world.ask(stream=stream)
+            assert clock.now() - began_s <= 0.3
+            assert answer.status == 200 and answer.headers["x-dub5-degraded"] == "template"
+            await asyncio.sleep(0.2)
+    assert world.outcomes() == {"degraded": 80}
+
+
+async def test_all_gone() -> None:
+    """Nobody listens at their addresses: the same."""
+    async with World(one=healthy(), two=healthy(), route=QUICK) as world:
+        for name in ("one", "two"):
+            world.wire.link(f"http://{name}.test/v1").connect = Connect.STALLS
+        for _ in range(50):
+            began_s = clock.now()
+            assert (await world.ask()).headers["x-dub5-degraded"]
+            assert clock.now() - began_s <= 0.3
+
+
+async def test_breakers_open() -> None:
+    """Once it is known that nobody is there, nobody waits, whatever the clocks would allow: not even who probes."""
+    async with World(one=STALLS, two=STALLS, route=ON, clocks=Clocks(first_token_s=2.0)) as world:
+        for _ in range(6):
+            await world.ask(stream=True)
+        assert world.happened("breaker_opened") == 2
+        for _ in range(100):
+            began_s = clock.now()
+            assert (await world.ask(stream=True)).headers["x-dub5-degraded"]
+            assert clock.now() - began_s < 0.01
+            await asyncio.sleep(0.5)
+        assert world.happened("breaker_half_opened") > 2, "they were probed all the same"
+
+
+async def test_recovery() -> None:
+    """Requests that got a substitute find out that a target is back; no probe of the background is needed."""
+    first_dead = in_turn(*[STALLS] * 6, healthy())
+    options = {"probe": ProbeOptions(enabled=False)}
+    async with World(one=first_dead, route=ON, clocks=Clocks(first_token_s=1.0), options=options) as world:
+        headers = [(await world.ask(stream=True)).headers]
+        while "x-dub5-degraded" in headers[-1] and clock.now() < 60:
+            await asyncio.sleep(1.0)
+            headers.append((await world.ask(stream=True)).headers)
+    assert headers[-1]["x-dub5-target"] == "one/m"
+    assert clock.now() < 30
+
+
+async def test_not_opted_in() -> None:
+    """A route that did not ask for it tells the error, within the deadline, and when to come back."""
+    async with World(one=STALLS, two=DOWN) as world:
+        for _ in range(20):
+            began_s = clock.now()
+            answer = await world.ask(headers={"x-deadline-ms": "3000"})
+            assert clock.now() - began_s <= 3.0
+            assert answer.status == 503 and "x-dub5-degraded" not in answer.headers
+            assert int(answer.headers["retry-after"]) >= 1
+    assert world.outcomes() == {"failed": 20}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        TOOL,
+        SCHEMA,
+        {"logprobs": True},
+        {"n": 2},
+        {"modalities": ["text", "audio"], "audio": {"voice": "a", "format": "wav"}},
+        {"functions": [{"name": "f"}]},
+        {"messages": [*user("Hi"), {"role": "assistant", "content": "He"}]},
+    ],
+    ids=["tools", "json", "logprobs", "n", "audio", "functions", "the last word is not the user's"],
+)
+async def test_never_for_programs(fields: dict[str, Any]) -> None:
+    """Where a program reads the answer there is no substitute, though the route wants them."""
+    async with World(one=DOWN, route=ON) as world:
+        answer = await world.ask(**fields)
+    assert answer.status == 503 and "x-dub5-degraded" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "fields", [{"tools": []}, {"response_format": {"type": "text"}}, {"n": 1}, {"logprobs": False}]
+)
+async def test_fields_that_say_nothing(fields: dict[str, Any]) -> None:
+    """SDKs send such fields unasked: they take nothing away."""
+    async with World(one=DOWN, route=ON) as world:
+        assert (await world.ask(**fields)).headers["x-dub5-degraded"] == "template"
+
+
+@pytest.mark.parametrize(
+    ("respond", "code"),
+    [
+        (status(400, b'{"error":{"message":"no","code":"bad"}}'), "provider_refused"),
+        (status(400, b'{"error":{"message":"no","code":"content_filter"}}'), "provider_refused"),
+        (status(413, b"{}"), "request_too_large"),
+    ],
+)
+async def test_never_for_the_callers_fault(respond: Respond, code: str) -> None:
+    """Who is at fault is told so: nothing friendly is put over it."""
+    async with World(one=respond, route=ON) as world:
+        assert (await world.ask()).json()["error"]["code"] == code
+
+
+async def test_never_after_the_first_content() -> None:
+    """A stream that has begun ends as honestly as ever."""
+    begun = script(Head(200, SSE), chunk({"content": "He"}), Hang())
+    async with World(one=begun, route=ON, clocks=Clocks(between_tokens_s=1.0)) as world:
+        answer = await world.ask(stream=True)
+    events = payloads(answer.body)
+    assert events[-1]["error"]["code"] == "stream_stalled" and "[DONE]" not in events
+    assert not any("degraded" in event for event in events)
+    assert world.outcomes() == {"cut": 1}
+
+
+async def test_json() -> None:
+    """What an official SDK reads, and what the label says."""
+    async with World(one=status(429, b"{}", {"retry-after": "42"}), route=ON) as world:
+        answer = await world.ask(messages=user("Guten Morgen!"))
+    parsed = ChatCompletion.model_validate(answer.json(), strict=False)
+    assert parsed.model == "dub5/degraded" and parsed.choices[0].finish_reason == "stop"
+    assert "42 Sekunden" in str(parsed.choices[0].message.content)
+    assert label_of(answer) == {
+        "source": "template",
+        "reason": "all_targets_limited",
+        "retry_after": pytest.approx(42, abs=1),
+        "age_s": None,
+        "model": None,
+        "kind": "greeting",
+        "language": "de",
+    }
+    assert answer.headers["x-dub5-target"] == "dub5/degraded"
+    assert answer.headers["x-dub5-trail"].startswith("one/m=http_429")
+
+
+@pytest.mark.parametrize("usage", [False, True])
+async def test_stream(usage: bool) -> None:
+    """The label is on the first and on the last chunk; the stream is whole as any other."""
+    options = {"stream_options": {"include_usage": True}} if usage else {}
+    async with World(one=DOWN, route=ON) as world:
+        answer = await world.ask(stream=True, **options)
+    *events, done = payloads(answer.body)
+    chunks = [ChatCompletionChunk.model_validate(event) for event in events]
+    assert done == "[DONE]" and {c.model for c in chunks} == {"dub5/degraded"}
+    assert events[0]["degraded"] == events[-1]["degraded"]
+    assert events[0]["degraded"]["reason"] == "all_targets_down"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert (chunks[-1].usage is not None) == usage
+    assert "cannot be reached" in text_of(answer.body)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_official_sdk(stream: bool) -> None:
+    """The openai package takes both for answers, and shows the label to who looks for it."""
+    async with World(one=DOWN, route=ON) as world:
+        answer = await world.ask(stream=stream)
+    kept = httpx.MockTransport(
+        lambda request: httpx.Response(200, headers=answer.headers, content=answer.body)
+    )
+    with openai.OpenAI(
+        api_key="k", base_url="http://x.test/v1", http_client=httpx.Client(transport=kept)
+    ) as client:
+        if stream:
+            with client.chat.completions.stream(
+                model="chat", messages=[{"role": "user", "content": "Hi"}]
+            ) as events:
+                events.until_done()
+                whole = events.get_final_completion()
+        else:
+            whole = client.chat.completions.create(model="chat", messages=[{"role": "user", "content": "Hi"}])
+    assert whole.choices[0].finish_reason == "stop" and whole.choices[0].message.content
+    assert (whole.model_extra or {})["degraded"]["source"] == "template"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_stale(stream: bool) -> None:
+    """An answer from before is better than any words of ours, however it is asked for; its age and model are told."""
+    route = ON | {"cache": CacheOptions(enabled=True, ttl_s=10, stale_if_error_s=600)}
+    async with World(one=in_turn(healthy(), DOWN), route=route) as world:
+        fresh = await world.ask(temperature=0)
+        await asyncio.sleep(60)
+        stale = await world.ask(temperature=0, stream=stream)
+        await asyncio.sleep(600)
+        gone = await world.ask(temperature=0)
+    label = payloads(stale.body)[-2]["degraded"] if stream else label_of(stale)
+    said = text_of(stale.body) if stream else stale.json()["choices"][0]["message"]["content"]
+    assert stale.headers["x-dub5-degraded"] == label["source"] == "stale"
+    assert said == fresh.json()["choices"][0]["message"]["content"] == "hello big world"
+    assert (label["age_s"], label["model"]) == (pytest.approx(60, abs=2), "m")
+    assert gone.headers["x-dub5-degraded"] == "template"
+    assert world.outcomes() == {"complete": 1, "degraded": 2}
+
+
+async def test_crisis() -> None:
+    """Who may be in danger reads whom to call, in their language, before anything that was kept."""
+    route = ON | {"cache": CacheOptions(enabled=True, ttl_s=10, stale_if_error_s=600)}
+    question = {"messages": user("Ich möchte nicht mehr leben."), "temperature": 0}
+    async with World(one=in_turn(healthy(), DOWN), route=route) as world:
+        assert (await world.ask(**question)).status == 200
+        await asyncio.sleep(60)
+        answer = await world.ask(**question)
+    assert (label_of(answer)["kind"], label_of(answer)["source"]) == ("crisis", "template")
+    assert "112" in answer.json()["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize(
+    ("question", "accepts", "source", "kind", "language"),
+    [
+        ("Write a function in Python", "de", "template", "code", "en"),
+        ("Bitte übersetze das ins Englische", "", "template", "translation", "de"),
+        ("¿Qué tiempo hace en Madrid?", "", "words", "general", "es"),
+        ("42", "fr-CH, de;q=0.5", "words", "general", "fr"),
+        ("42", "xx", "words", "general", "en"),
+    ],
+)
+async def test_what_is_said(question: str, accepts: str, source: str, kind: str, language: str) -> None:
+    """In the question's language, or in one that the client accepts; what fits its kind, or plain words."""
+    async with World(one=DOWN, route=ON) as world:
+        answer = await world.ask(messages=user(question), headers={"accept-language": accepts})
+    assert answer.headers["x-dub5-degraded"] == source
+    assert (label_of(answer)["kind"], label_of(answer)["language"]) == (kind, language)
+    assert "{" not in answer.json()["choices"][0]["message"]["content"]
+
+
+async def test_own_texts(tmp_path: Any) -> None:
+    """An operator's texts go before ours, text by text; a language of their own is spoken where it is accepted."""
+    file = tmp_path / "texts.toml"
+    file.write_text(
+        '[en]\ngreeting = "Moo. Back {wait}."\n[nl]\ngeneral = "Nu niet. {wait}"\nsoon = "Straks"\n'
+    )
+    route = {"degraded": DegradedOptions(enabled=True, templates=str(file))}
+    async with World(one=DOWN, route=route) as world:
+        said = [
+            (await world.ask(messages=user(text), headers={"accept-language": accepts})).json()
+            for text, accepts in (("Hi", ""), ("thank you", ""), ("42", "nl"))
+        ]
+    texts = [one["choices"][0]["message"]["content"] for one in said]
+    assert texts[0].startswith("Moo. Back in about")
+    assert texts[1].startswith("You are welcome")
+    assert texts[2].startswith("Nu niet.") and said[2]["degraded"]["language"] == "nl"
+
+
+async def test_counted_apart() -> None:
+    """A substitute is no complete answer, for nobody who counts, and no first token."""
+    async with World(one=DOWN, route=ON) as world:
+        await world.ask(stream=True)
+        seen = (await world.client.request("GET", "/status")).json()
+        scraped = (await world.client.request("GET", "/metrics")).body.decode()
+    assert (seen["outcomes"]["degraded"], seen["outcomes"]["complete"]) == (1, 0)
+    assert seen["happened"]["degraded_template"] == 1
+    assert (seen["recent"][0]["outcome"], seen["recent"][0]["degraded"]) == ("degraded", "template")
+    assert 'gateway_degraded_total{route="chat",source="template"} 1.0' in scraped
+    assert 'outcome="degraded"' in scraped and 'outcome="complete"' not in scraped
+    assert "time_to_first_token_seconds_count" not in scraped
+
+
+async def test_within() -> None:
+    """While nobody has committed, so long and no longer; who has committed by then goes on as long as it takes."""
+    route = {"degraded": DegradedOptions(enabled=True, answer_within_s=2.0)}
+    slow = in_turn(healthy(first_s=1.9, gap_s=1.0), healthy(first_s=2.1))
+    async with World(one=slow, route=route) as world:
+        whole, late = await world.ask(stream=True), await world.ask(stream=True)
+    assert text_of(whole.body) == "hello big world" and "x-dub5-degraded" not in whole.headers
+    assert payloads(late.body)[0]["degraded"]["reason"] == "deadline_exceeded"
+    assert world.wire.link("http://one.test/v1") is not None
+
+
+async def test_the_callers_own_deadline() -> None:
+    """Who has little time gets the substitute when it is up."""
+    async with World(one=STALLS, route=ON) as world:
+        answer = await world.ask(headers={"x-deadline-ms": "400"})
+    assert label_of(answer)["reason"] == "deadline_exceeded" and clock.now() <= 0.41
+
+
+async def test_whole_delivery() -> None:
+    """A stream that is held to its end and never gets there: the heartbeats have gone out, the label comes with the
+    chunks."""
+    route = ON | {"delivery": "whole"}
+    dies = script(Head(200, SSE), chunk({"content": "x"}), Hang())
+    async with World(one=dies, route=route, clocks=Clocks(between_tokens_s=12.0)) as world:
+        answer = await world.ask(stream=True)
+    events = payloads(answer.body)
+    assert b": the answer is on its way" in answer.body
+    assert events[0]["degraded"] == events[-2]["degraded"] and events[-1] == "[DONE]"
+    assert world.outcomes() == {"degraded": 1}
+
+
+class TestOffline:
+    async def test_pack(self, tmp_path: Any) -> None:
+        """Texts in every language, and common answers, to be kept by a client; nothing that nobody filled in."""
+        line = {
+            "request": {"messages": user("When do you open?"), "temperature": 0},
+            "answer": {
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": "At nine."},
+                        "finish_reason": "stop",
+                    }
+                ]
+            },
+        }
+        file = tmp_path / "warm.jsonl"
+        file.write_text(json.dumps(line) + "\nnot JSON\n")
+        route = ON | {"cache": CacheOptions(enabled=True, warm_from=str(file))}
+        async with World(one=DOWN, route=route) as world:
+            found = await world.client.request("GET", "/v1/offline")
+            again = await world.client.request(
+                "GET", "/v1/offline", headers={"if-none-match": found.headers["etag"]}
+            )
+        pack = found.json()["routes"]["chat"]
+        assert pack["answers"] == [{"question": "When do you open?", "answer": "At nine."}]
+        assert set(pack["texts"]) == {"en", "de", "es", "fr"}
+        assert "offline" in pack["texts"]["en"]["offline"] and b"{wait}" not in found.body
+        assert (again.status, again.body) == (304, b"")
+        assert "max-age" in found.headers["cache-control"]
+
+    async def test_bounded(self, tmp_path: Any) -> None:
+        """What does not fit is left out, and that is said."""
+        answer = {
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": "x" * 30_000},
+                    "finish_reason": "stop",
+                }
+            ]
+        }
+        lines = [json.dumps({"request": {"messages": user(str(i))}, "answer": answer}) for i in range(30)]
+        file = tmp_path / "warm.jsonl"
+        file.write_text("\n".join(lines))
+        route = ON | {"cache": CacheOptions(enabled=True, warm_from=str(file))}
+        async with World(one=DOWN, route=route) as world:
+            found = await world.client.request("GET", "/v1/offline")
+        pack = found.json()["routes"]["chat"]
+        assert len(found.body) <= 520 * 1024
+        assert len(pack["answers"]) + pack["left_out"] == 30 and pack["left_out"] > 0
+
+    async def test_keys(self) -> None:
+        """Only for callers that are known."""
+        async with World(one=DOWN, route=ON, caller_keys=("secret",)) as world:
+            refused = await world.client.request("GET", "/v1/offline")
+            given = await world.client.request(
+                "GET", "/v1/offline", headers={"authorization": "Bearer secret"}
+            )
+        assert (refused.status, given.status) == (401, 200)
+
+    async def test_not_opted_in(self) -> None:
+        """A route that gives no substitutes has none to keep."""
+        async with World(one=DOWN) as world:
+            assert (await world.client.request("GET", "/v1/offline")).json()["routes"] == {}
