@@ -351,6 +351,8 @@ class Metrics:
                 self._first_chunk.record(took_s, *self._labels(event, attempt.target))
         if event.first_token_s is None:
             return
+        if event.outcome is Outcome.DEGRADED:
+            return  # nobody waited for a token
         self._first_token.record(event.first_token_s, route, TRUTH[event.cached])
         if event.outcome is Outcome.COMPLETE and event.usage and not (event.cached or event.shared):
             gaps = event.usage.completion_tokens - 1
