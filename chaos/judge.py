@@ -3,6 +3,7 @@
 bytes -> Reading.feed ... -> Reading.end(how) -> Ending(outcome, reason)
 
 complete  the whole answer, properly ended          refused   an error that blames the request, or a limit
+degraded  a substitute, labelled from end to end
 failed    an honest error before the first content  cut       an honest error after it
 dishonest looks like an answer and is none, or ends without a word
 hung      no end within the deadline
@@ -70,6 +71,7 @@ class Reading:
         self._done = False
         self._error: str | None = None  # the code of an error told inside the stream
         self._lie = ""  # the first thing that no honest stream does
+        self._labels: list[str | None] = []  # of a substitute: its source on each event with choices or usage
 
     @property
     def answered_by(self) -> str:
@@ -107,6 +109,7 @@ class Reading:
         elif "error" in chunk:
             self._error = _code(chunk)
         else:
+            self._labels.append(_source(chunk))
             for choice in chunk.get("choices") or ():
                 self._choice(choice)
 
@@ -146,13 +149,26 @@ class Reading:
         except (TypeError, KeyError, IndexError):
             return Ending(Outcome.DISHONEST, "unreadable_answer")
         self.content_seen = bool(self.text)
+        self._labels = [_source(body)]
         return self._proven() if self._finish else Ending(Outcome.DISHONEST, "answer_without_finish")
 
     def _proven(self) -> Ending:
         proof = judge(self.text, self._prompt)
+        if any(self._labels):
+            return self._substitute(proof)
         if proof is Proof.WHOLE:
             return Ending(Outcome.COMPLETE)
         return Ending(Outcome.DISHONEST, f"{proof.value}_answer_sold_as_whole")
+
+    def _substitute(self, proof: Proof) -> Ending:
+        """Labelled first and last, and what its label says: a stale answer is whole, words of the service are nobody
+        else's."""
+        first, last = self._labels[0], self._labels[-1]
+        if first is None or first != last or not self.text:
+            return Ending(Outcome.DISHONEST, "half_labelled_substitute" if self.text else "empty_substitute")
+        if (proof is Proof.WHOLE) != (first == "stale") or (first != "stale" and self.answered_by):
+            return Ending(Outcome.DISHONEST, f"{proof.value}_answer_labelled_{first}")
+        return Ending(Outcome.DEGRADED, first)
 
     def _end_of_error(self, stop: Stop) -> Ending:
         if stop is Stop.BROKEN:
@@ -170,6 +186,11 @@ def _decoded(data: str | bytes | bytearray) -> Any:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def _source(body: dict[str, Any]) -> str | None:
+    label = body.get("degraded")
+    return str(label.get("source")) if isinstance(label, dict) else None
 
 
 def _code(body: Any) -> str:

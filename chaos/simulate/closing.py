@@ -21,6 +21,7 @@ SETTLE_S = 1.0
 # How a client's own judgement and the service's event name the same end.
 SAME = {
     Told.COMPLETE: {Outcome.COMPLETE},
+    Told.DEGRADED: {Outcome.DEGRADED},
     Told.REFUSED: {Outcome.REFUSED},
     Told.FAILED: {Outcome.FAILED, Outcome.REFUSED},
     Told.CUT: {Outcome.CUT},
@@ -121,7 +122,9 @@ class Closing:
             self._books.violated("S1", f"#{number} is told {ending.reason}, the events say {ended.code}")
 
     def _one_answer(self, case: Case) -> None:
-        """S2: what a client read is the beginning of one answer, whole or not."""
+        """S2: what a client read is the beginning of one answer, whole or not; of a substitute its label judges."""
+        if case.ended is not None and case.ended.degraded:
+            return
         if case.text and judge(case.text, case.ask.prompt) not in (Proof.WHOLE, Proof.CUT):
             self._books.violated("S2", f"#{case.ask.number} read {case.text[:200]!r}")
 

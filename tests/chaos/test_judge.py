@@ -144,3 +144,47 @@ def test_events_in_any_cut_of_the_bytes(end: str) -> None:
         reader = EventReader()
         parts = [data[at : at + size] for at in range(0, len(data), size)]
         assert ["grüße\nzwei", "[DONE]"] == [event for part in parts for event in reader.feed(part)]
+
+
+class TestSubstitute:
+    WORDS = "No AI model can answer at the moment."
+
+    @staticmethod
+    def labelled(event: str, source: str = "words") -> str:
+        return json.dumps({**json.loads(event), "degraded": {"source": source}})
+
+    def json_of(self, text: str, source: str) -> Ending:
+        return replied(200, {**completion(text), "degraded": {"source": source}})
+
+    def test_labelled(self) -> None:
+        """First and last: it is what it says, and no complete answer."""
+        first, last = self.labelled(delta(self.WORDS)), self.labelled(finish())
+        assert streamed(first, last, DONE) == Ending(Outcome.DEGRADED, "words")
+        assert self.json_of(self.WORDS, "template") == Ending(Outcome.DEGRADED, "template")
+
+    def test_stale(self) -> None:
+        """An answer from before is proven like any other."""
+        assert self.json_of(TEXT, "stale") == Ending(Outcome.DEGRADED, "stale")
+        assert self.json_of(TEXT[:HALF], "stale").reason == "cut_answer_labelled_stale"
+        assert self.json_of(answer_text("one", "?", 12), "stale").reason == "foreign_answer_labelled_stale"
+
+    def test_no_label(self) -> None:
+        """The same words without it are sold as an answer."""
+        assert streamed(delta(self.WORDS), finish(), DONE).outcome is Outcome.DISHONEST
+
+    @pytest.mark.parametrize("which", [0, 1])
+    def test_half_a_label(self, which: int) -> None:
+        """Who looks at one end only must see it."""
+        events = [delta(self.WORDS), finish()]
+        events[which] = self.labelled(events[which])
+        assert streamed(*events, DONE) == Ending(Outcome.DISHONEST, "half_labelled_substitute")
+
+    def test_a_label_over_an_answer(self) -> None:
+        """A provider's answer, or a piece of it, is not passed off as words of the service; nor is nothing."""
+        assert self.json_of(TEXT, "words").outcome is Outcome.DISHONEST
+        assert self.json_of(TEXT[:HALF], "template").outcome is Outcome.DISHONEST
+        assert self.json_of("", "words").reason == "empty_substitute"
+
+    def test_it_must_end_as_well(self) -> None:
+        """A label excuses no stream that breaks off."""
+        assert streamed(self.labelled(delta(self.WORDS))).outcome is Outcome.DISHONEST
