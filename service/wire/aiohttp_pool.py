@@ -6,7 +6,6 @@
 Below its documented surface aiohttp may change with any version: tests/service/wire/ pins down what is used.
 """
 
-import asyncio
 import errno
 import ssl
 from functools import lru_cache, partial
@@ -28,7 +27,7 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from service.wire.base import Kind, Stage, WireFailure, origin_of
+from service.wire.base import ConnectClock, Kind, Stage, WireFailure, origin_of
 from service.wire.proxy import is_near, no_tunnel
 
 DNS_TTL_S = 60
@@ -111,9 +110,10 @@ class Connections(TCPConnector):
         return None
 
     async def opened(self, to: Destination, connect_s: float) -> Connection:
-        """A new connection. Raises WireFailure (resolve or connect), after `connect_s` seconds at the latest."""
+        """A new connection. Raises WireFailure (resolve or connect), after `connect_s` seconds if we are awake."""
         try:
-            async with asyncio.timeout(connect_s):
+            async with ConnectClock() as clock:
+                clock.start(connect_s)
                 protocol = await self._connected(to)
         except TimeoutError:
             first = to.via or to

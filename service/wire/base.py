@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 from urllib.parse import urlsplit
 
 SLOTS_PER_ORIGIN = 1000
 KEEPALIVE_S = 30.0
+STOOD_STILL_S = 0.1  # a timer that is later than this says that our own loop did not turn
 HEADERS_OF_THE_WIRE = frozenset(
     {"host", "content-length", "transfer-encoding", "accept-encoding", "connection"}
 )
@@ -106,6 +108,43 @@ class Wire(Protocol):
     async def send(self, request: WireRequest) -> WireResponse: ...
 
     async def aclose(self) -> None: ...
+
+
+class ConnectClock:
+    """The clock of a connection that opens. It starts afresh where our own loop stood still: the connection may have
+    been open for long, and nobody could look; that is no fault of the host's."""
+
+    def __init__(self) -> None:
+        self._timeout = asyncio.timeout(None)
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        await self._timeout.__aexit__(kind, error, trace)
+
+    def start(self, limit_s: float) -> None:
+        """TimeoutError after so long, counted from now."""
+        self.stop()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(limit_s, self._look, loop.time() + limit_s, limit_s)
+
+    def stop(self) -> None:
+        """It runs no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, due_s: float, limit_s: float) -> None:
+        if asyncio.get_running_loop().time() - due_s > STOOD_STILL_S:
+            self.start(limit_s)
+        else:
+            self._timeout.reschedule(due_s)
 
 
 class Slots:

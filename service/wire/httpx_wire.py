@@ -4,10 +4,9 @@
 
 httpcore, behind httpx's own transport, tells what it does by trace events. They say whether a connection was
 opened, whether the request began to leave, and they start and stop the connect clock. A transport that traces
-nothing still works: then every failure counts as sent, and `reused` is never said.
+nothing still works: then every failure counts as sent, `reused` is never said, and connecting has no clock of its own.
 """
 
-import asyncio
 import contextlib
 import socket
 import ssl
@@ -18,10 +17,10 @@ from typing import cast
 import httpcore
 import httpx
 
-from service.clock import now
 from service.wire.base import (
     HEADERS_OF_THE_WIRE,
     KEEPALIVE_S,
+    ConnectClock,
     Kind,
     Slot,
     Slots,
@@ -174,7 +173,7 @@ class _Trace:
     """What httpcore has told about one call; holds the connect clock, from the name's look-up to the end of TLS."""
 
     def __init__(self, connect_s: float) -> None:
-        self.clock = asyncio.timeout(None)
+        self.clock = ConnectClock()
         self._connect_s = connect_s
         self._told = False
         self._opened = False
@@ -185,12 +184,12 @@ class _Trace:
         self._told = True
         if event.endswith("connect_tcp.started"):
             self._opened = True
-            self.clock.reschedule(now() + self._connect_s)
+            self.clock.start(self._connect_s)
         elif event.endswith("connect_tcp.complete"):
             self._stream = cast(httpcore.AsyncNetworkStream, info["return_value"])
         elif event.endswith("send_request_headers.started") and not _is_connect(info):
             self._sent = True
-            self.clock.reschedule(None)
+            self.clock.stop()
 
     async def close_unused(self, transport: httpx.AsyncBaseTransport) -> None:
         """httpcore forgets the connection of a handshake that is cancelled, which would stay open; a proxy's tunnel
@@ -229,7 +228,7 @@ def _httpx_url(url: str) -> httpx.URL:
 
 def _httpx_request(request: WireRequest, trace: _Trace) -> httpx.Request:
     headers = [IDENTITY, *((k, v) for k, v in request.headers.items() if k not in HEADERS_OF_THE_WIRE)]
-    clocks = {"connect": request.connect_s, "pool": None, "read": None, "write": None}
+    clocks = dict.fromkeys(("connect", "pool", "read", "write"))  # ours see whether it was us who stood still
     return httpx.Request(
         request.method,
         _httpx_url(request.url),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -250,6 +251,19 @@ class TestNoConnection:
         assert told(broken) == (Stage.CONNECT, Kind.TIMEOUT, False, False)
         assert await is_free(slots, call(deaf).origin)
         await wire.aclose()
+
+    async def test_we_stand_still(self, kind: str) -> None:
+        """A connection that opened while nobody here could look is no failure of the host, though connect_s is over."""
+        loop = asyncio.get_running_loop()
+
+        def stand_still(turns: int) -> None:
+            time.sleep(0.4)
+            if turns > 1:
+                loop.call_soon(stand_still, turns - 1)
+
+        async with calling(kind, plays(*WHOLE)) as (wire, server):
+            loop.call_soon(stand_still, 4)
+            assert await whole(wire, replace(call(server.url), connect_s=0.15)) == b"data"
 
     async def test_tls_stalls(self, kind: str) -> None:
         """The connect clock covers the handshake; the provider sees us leave."""
