@@ -118,7 +118,15 @@ class Flight(Generic[G]):
         """One more."""
         seat = Seat(self, task, joined)
         self.seats.append(seat)
+        self.allow(task.watch.deadline_s)
         return seat
+
+    def allow(self, until_s: float) -> None:
+        """The call may take as long as the most patient of them."""
+        if until_s > self.deadline_s:
+            self.deadline_s = until_s
+            if self._watch is not None:
+                self._watch.extend(until_s)
 
     async def leave(self, seat: "Seat[G]") -> None:
         """One less. The last one sees the call end."""
@@ -140,12 +148,8 @@ class Flight(Generic[G]):
                 self.task.cancel()
             await asyncio.wait({self.task})
 
-    def change(self, until_s: float) -> asyncio.Future[None]:
-        """Done when there is more to see. The call may take as long as the most patient of those who wait for it."""
-        if until_s > self.deadline_s:
-            self.deadline_s = until_s
-            if self._watch is not None:
-                self._watch.extend(until_s)
+    def change(self) -> asyncio.Future[None]:
+        """Done when there is more to see."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         return waiter
@@ -275,6 +279,7 @@ class Seat(Generic[G]):
     async def read(self) -> list[Chunk]:
         """The chunks that are ready, at least one; none at the answer's proper end. Raises GatewayError."""
         flight = self._flight
+        flight.allow(self.task.watch.deadline_s)  # which may be later than it was before the commit point
         while True:
             if chunks := flight.take(self):
                 return chunks
@@ -294,7 +299,7 @@ class Seat(Generic[G]):
         flight, task = self._flight, self.task
         if not flight.ended:
             try:
-                await task.watch.guard("shared", NEVER, flight.change(task.watch.deadline_s))
+                await task.watch.guard("shared", NEVER, flight.change())
                 return
             except ClockRanOut:
                 if task.watch.deadline_s >= flight.deadline_s:  # it ends now by itself, and tells how
