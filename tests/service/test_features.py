@@ -1,0 +1,217 @@
+"""What a request needs beyond plain chat: had where a target has it, told at once where only targets out of reach do."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from service import clock
+from service.api.features import Able, features
+from service.app import Service
+from service.providers.features import Feature, feature_of, lacking
+from service.providers.registry import dialect_of
+from service.routing.health import Health, TargetState
+from service.settings import Differences, Loaded, ProviderSettings, RouteSettings, Settings
+from simulators.script import Hang, Respond, Script, SimRequest
+from simulators.virtual import AppClient, VirtualWire
+from tests.service.world import body, healthy, script, status
+
+DOWN = status(500, b"{}")
+TOOL = {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]}
+IMAGE = {
+    "messages": [
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}]}
+    ]
+}
+JSON = {"response_format": {"type": "json_object"}}
+LOGPROBS = {"logprobs": True}
+LONG = {"messages": [{"role": "user", "content": "x" * 40_000}]}
+PLAIN_ONLY = Differences(
+    refuses=("tools", "functions", "response_format", "logprobs", "messages.content.image_url")
+)
+
+
+class Pair:
+    """`able/m` can do everything, `plain/m` only chat, in that order behind "chat"."""
+
+    def __init__(
+        self, able: Respond, plain: Respond, windows: tuple[int | None, int | None] = (None, None)
+    ) -> None:
+        self.asked: list[str] = []
+        responds = {
+            "http://able.test/v1": self._noting("able", able),
+            "http://plain.test/v1": self._noting("plain", plain),
+        }
+        tokens = [{} if window is None else {"m": window} for window in windows]
+        providers = (
+            ProviderSettings("able", "openai", "http://able.test/v1", context_tokens=tokens[0]),
+            ProviderSettings(
+                "plain", "openai", "http://plain.test/v1", context_tokens=tokens[1], differs=PLAIN_ONLY
+            ),
+        )
+        settings = Settings(providers, (RouteSettings("chat", ("able/m", "plain/m")),))
+        self.client = AppClient(
+            Service(Loaded(settings, {}, ()), wire=VirtualWire(responds), seed="test").asgi
+        )
+
+    def _noting(self, name: str, respond: Respond) -> Respond:
+        def noted(request: SimRequest) -> Script:
+            self.asked.append(name)
+            return respond(request)
+
+        return noted
+
+    async def __aenter__(self) -> "Pair":
+        await self.client.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.client.__aexit__(*error)
+
+    async def ask(self, **fields: Any) -> Any:
+        return await self.client.request("POST", "/v1/chat/completions", json=body(**fields))
+
+    async def told(self) -> dict[str, str]:
+        found = (await self.client.request("GET", "/v1/models/chat")).json()["features"]
+        status_ = (await self.client.request("GET", "/status")).json()
+        listed = (await self.client.request("GET", "/v1/models")).json()["data"]
+        assert status_["routes"][0]["features"] == found == listed[0]["features"]
+        return dict(found)
+
+
+NEEDS = [(TOOL, "tools"), (IMAGE, "vision"), (JSON, "json_schema"), (LOGPROBS, "logprobs")]
+
+
+@pytest.mark.parametrize(("needs", "feature"), NEEDS, ids=[feature for _, feature in NEEDS])
+async def test_a_feature_that_is_out_of_reach(needs: dict[str, Any], feature: str) -> None:
+    """Its only target is down: who needs it hears so at once, by name, and when to come back; plain chat lives."""
+    async with Pair(DOWN, healthy()) as pair:
+        for _ in range(8):
+            assert (await pair.ask()).status == 200
+        began_s = clock.now()
+        answer = await pair.ask(**needs)
+        assert clock.now() - began_s < 0.01
+        error = answer.json()["error"]
+        assert (answer.status, error["code"], error["param"]) == (503, "feature_unavailable", feature)
+        assert "Plain chat can" in error["message"]
+        assert 1 <= int(answer.headers["retry-after"]) <= 12
+        assert (await pair.ask()).headers["x-dub5-target"] == "plain/m"
+
+
+async def test_nobody_waits_for_a_probe() -> None:
+    """Neither does who needs the feature, however long its target stalls; the probe finds out that it is back."""
+    back_s = 60.0
+    until = lambda request: (script(Hang()) if clock.now() < back_s else healthy())(request)  # noqa: E731
+    async with Pair(until, healthy()) as pair:
+        while (await pair.told())["tools"] == "available":
+            await pair.ask(stream=True)
+        while (answer := await pair.ask(**TOOL)).status == 503:
+            began_s = clock.now()
+            await pair.ask(**TOOL)
+            assert clock.now() - began_s < 0.2
+            await asyncio.sleep(1.0)
+        assert answer.headers["x-dub5-target"] == "able/m"
+        assert back_s < clock.now() < back_s + 15
+
+
+async def test_a_feature_that_nobody_has() -> None:
+    """That is the caller's to change, whether anybody is down or not."""
+    async with Pair(DOWN, healthy(), (1_000, 1_000)) as pair:
+        for _ in range(8):
+            await pair.ask()
+        answer = await pair.ask(**LONG)
+    error = answer.json()["error"]
+    assert (answer.status, error["code"], error["param"]) == (400, "invalid_request", "messages")
+
+
+async def test_all_down() -> None:
+    """Where plain chat is down as well, the feature is not to blame."""
+    async with Pair(DOWN, DOWN) as pair:
+        for _ in range(8):
+            await pair.ask()
+        assert (await pair.ask(**TOOL)).json()["error"]["code"] == "all_targets_down"
+
+
+async def test_both_up() -> None:
+    """A request goes where its feature is, and the one that lacks it is not even called."""
+    async with Pair(healthy(), healthy()) as pair:
+        assert (await pair.ask(**TOOL)).headers["x-dub5-target"] == "able/m"
+    assert pair.asked == ["able"]
+
+
+class TestLongContext:
+    async def test_goes_to_the_larger_window(self) -> None:
+        """A conversation that the first target cannot take goes to the next, without a call in vain."""
+        async with Pair(healthy(), healthy(), (8_000, 128_000)) as pair:
+            assert (await pair.ask(**LONG)).headers["x-dub5-target"] == "plain/m"
+            assert (await pair.ask()).headers["x-dub5-target"] == "able/m"
+        assert pair.asked == ["plain", "able"]
+
+    async def test_out_of_reach(self) -> None:
+        """The larger one is down: long conversations wait, short ones do not."""
+        async with Pair(DOWN, healthy(), (128_000, 8_000)) as pair:
+            for _ in range(8):
+                await pair.ask()
+            answer = await pair.ask(**LONG)
+            assert answer.json()["error"]["param"] == "long_context"
+            assert answer.json()["error"]["code"] == "feature_unavailable"
+            assert (await pair.ask()).status == 200
+            assert (await pair.told())["long_context"] == "unavailable"
+
+
+async def test_what_can_be_had_now() -> None:
+    """/status and the list of models say it, and change as targets go and come back."""
+    async with Pair(DOWN, healthy()) as pair:
+        before = await pair.told()
+        for _ in range(8):
+            await pair.ask()
+        after = await pair.told()
+    assert set(before.values()) == {"available"} and "long_context" not in before
+    assert after == {name: "available" if name == "chat" else "unavailable" for name in before}
+
+
+async def test_counted() -> None:
+    """By its code, and on the board."""
+    async with Pair(DOWN, healthy()) as pair:
+        for _ in range(8):
+            await pair.ask()
+        await pair.ask(**TOOL)
+        scraped = (await pair.client.request("GET", "/metrics")).body.decode()
+        seen = (await pair.client.request("GET", "/status")).json()
+    assert 'gateway_errors_total{code="feature_unavailable",route="chat"} 1.0' in scraped
+    assert seen["happened"]["feature_unavailable"] == 1
+
+
+def state(name: str, health: Health) -> TargetState:
+    return TargetState(name, "p", health, "closed", 0.0, 0.0, 0, 0, False, 1, 0)
+
+
+def test_unsupported() -> None:
+    """What no target has is told apart from what is merely out of reach; a degraded target still counts."""
+    able = {"p/a": Able({"tools", "vision"}), "p/b": Able({"vision", "logprobs"})}
+    states = {"p/a": state("p/a", Health.DEGRADED), "p/b": state("p/b", Health.UNHEALTHY)}
+    told = features(("p/a", "p/b"), able, states)
+    assert told == {
+        "chat": "available",
+        "tools": "unavailable",
+        "vision": "unsupported",
+        "json_schema": "available",
+        "json_object": "available",
+        "logprobs": "available",
+    }
+
+
+@pytest.mark.parametrize(
+    ("dialect", "lacks"),
+    [
+        ("openai", set()),
+        ("mistral", set()),
+        ("anthropic", {Feature.JSON_OBJECT, Feature.LOGPROBS}),
+    ],
+)
+def test_dialects(dialect: Any, lacks: set[Feature]) -> None:
+    """What each dialect lacks is asked of its own translation, and every field it names is of that feature."""
+    found = lacking(dialect_of(ProviderSettings("p", dialect, "http://p.test"), 1_000), "m")
+    assert set(found) == lacks
+    for feature, param in found.items():
+        assert feature_of(param) in (feature, Feature.JSON_SCHEMA)
