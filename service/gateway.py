@@ -1,6 +1,6 @@
 """The recipe: how one request finds its answer."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -10,6 +10,7 @@ from service.answers.degraded import MODEL, NOBODY_COULD, Stale, Substitutes
 from service.answers.key import Key
 from service.answers.replay import Recorded, Replayed, as_chunks, is_plain_text
 from service.answers.single_flight import Flights, Seat
+from service.answers.storage import stamp_of
 from service.attempt.notice import Notices
 from service.attempt.run import Runner
 from service.attempt.tries import Task, Whole
@@ -108,8 +109,8 @@ class Gateway:
                 return _replayed(known.stored, request)
         if key is None or not options.share:
             return await self._asked(task, route, key)
-        seat = await self._flights.join(key, task, lambda own: self._asked(own, route, key))
-        return _seated(seat)
+        asked = lambda own: self._asked(own, route, key)
+        return _seated(await self._flights.join(_since(key, route), task, asked))
 
     async def _asked(self, task: Task, route: Route, key: Key | None) -> Answer:
         """A provider's answer, which is kept."""
@@ -147,6 +148,12 @@ class Gateway:
 
     def _keep(self, key: Key, target: str, options: CacheOptions) -> Callable[[bytes], Awaitable[None]]:
         return lambda body: self.cache.keep(key, Stored(body, target), options)
+
+
+def _since(key: Key, route: Route) -> Hashable:
+    """Equal for requests that may share a call: the same question, and nothing was invalidated in between."""
+    known = key.generations or {}
+    return key, *(stamp_of(known, key.place, key.route, key.caller, target.name) for target in route.targets)
 
 
 def _seated(seat: Seat[Answer]) -> Answer:

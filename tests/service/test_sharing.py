@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from service import clock
+from service.answers.cache import Selection
 from service.events import Event, RequestEnded
 from service.options import CacheOptions, Clocks
 from simulators.script import Close, Hang, Head, Respond, Wait
@@ -82,6 +83,18 @@ async def test_only_equals_share(different: dict[str, Any]) -> None:
         assert [answer.status for answer in answers] == [200, 200]
         assert len(world.asked["one"]) == 2
     assert all("x-dub5-shared" not in answer.headers for answer in answers)
+
+
+async def test_what_was_invalidated_is_not_joined() -> None:
+    """Who asks after an invalidation gets an answer from after it."""
+    async with World(one=SLOW, **ON) as world:
+        before = asyncio.ensure_future(world.ask(temperature=0, stream=True))
+        await asyncio.sleep(0.5)
+        await world.service.cache.invalidate(Selection(model="m"))
+        after = await world.ask(temperature=0, stream=True)
+        assert len(world.asked["one"]) == 2
+    assert "x-dub5-shared" not in after.headers
+    assert text_of((await before).body) == text_of(after.body) == "".join(WORDS)
 
 
 async def test_usage_only_for_who_asked() -> None:
