@@ -10,6 +10,7 @@ from service.answers.cache import Selection
 from service.events import Event, RequestEnded
 from service.options import CacheOptions, Clocks
 from simulators.script import Close, Hang, Head, Respond, Wait
+from simulators.virtual import AppFault
 from tests.service.world import (
     SSE,
     WORDS,
@@ -22,9 +23,11 @@ from tests.service.world import (
     status,
     text_of,
 )
+from tests.simulation import mutants
 
 ON: dict[str, Any] = {"route": {"cache": CacheOptions(enabled=True)}}
 OFF: dict[str, Any] = {"route": {"cache": CacheOptions(enabled=True, share=False)}}
+ANOTHER_CALLER: dict[str, Any] = {"headers": {"authorization": "Bearer other"}}
 SLOW = healthy(first_s=1.0, gap_s=1.0)  # words at 1, 2 and 3 s, whole at 4 s
 
 
@@ -60,7 +63,7 @@ async def test_ablation(stream: bool) -> None:
 @pytest.mark.parametrize(
     "different",
     [
-        {"headers": {"authorization": "Bearer other"}},
+        ANOTHER_CALLER,
         {"headers": {"cache-control": "no-store"}},
         {"temperature": 0.5},
         {"max_tokens": 7},
@@ -292,6 +295,21 @@ class TestBooks:
         assert kept == [1]
         assert again.headers["x-dub5-cache"] == "hit"
         assert "x-dub5-shared" not in again.headers
+
+
+class TestMutants:
+    async def test_follower_killed_with_leader(self) -> None:
+        """Is caught."""
+        with (
+            mutants.follower_killed_with_leader(),
+            pytest.raises((AssertionError, AppFault, asyncio.CancelledError)),
+        ):
+            await test_who_began_it_leaves()
+
+    async def test_caller_missing_in_key(self) -> None:
+        """Is caught."""
+        with mutants.caller_missing_in_key(), pytest.raises(AssertionError):
+            await test_only_equals_share(ANOTHER_CALLER)
 
 
 async def _all(reader: Any) -> Any:

@@ -4,15 +4,18 @@ dub5 simulate --mutant tests.simulation.mutants:budget_ignored
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+from service.answers import cache, single_flight
 from service.attempt import run, tries
 from service.attempt.breaker import Breaker
 from service.attempt.budget import Budget
 from service.attempt.classify import Verdict, classify
 from service.attempt.tries import CANCELLED, Streaming, Try
+from service.chat import Caller, ChatRequest
 from service.errors import StreamCut
 from service.routing.fleet import Pass
 
@@ -90,6 +93,32 @@ def last_candidate_ejected() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def follower_killed_with_leader() -> Iterator[None]:
+    """A shared call ends when the request leaves that began it, whoever else is there."""
+    whole = single_flight.Flight.leave
+
+    async def leave(self: Any, seat: Any) -> None:
+        if not seat.joined and not self.ended:
+            self.task.cancel()
+        await whole(self, seat)
+
+    with mock.patch.object(single_flight.Flight, "leave", leave):
+        yield
+
+
+@contextlib.contextmanager
+def caller_missing_in_key() -> Iterator[None]:
+    """Whoever asks the same has the same answer, kept or under way."""
+    whole = cache.key_of
+
+    def for_anybody(request: ChatRequest, *rest: Any) -> Any:
+        return whole(dataclasses.replace(request, caller=Caller()), *rest)
+
+    with mock.patch.object(cache, "key_of", for_anybody):
+        yield
+
+
 def _fields(verdict: Verdict) -> dict[str, Any]:
     return {name: getattr(verdict, name) for name in verdict.__slots__}
 
@@ -101,3 +130,7 @@ MUTANTS = (
     retry_after_ignored,
     last_candidate_ejected,
 )
+SHARING = (
+    follower_killed_with_leader,
+    caller_missing_in_key,
+)  # wants equal questions at one time: tests/service/test_sharing.py
