@@ -12,7 +12,7 @@ import pytest
 from service import options
 from service.errors import every_error
 from service.events import Event
-from service.options import CacheBounds, CacheOptions, Clocks, RedisOptions
+from service.options import CacheBounds, CacheOptions, Clocks, DegradedOptions, RedisOptions
 from service.settings import Settings, SettingsProblems, load
 from service.telemetry import names
 from service.telemetry.board import HAPPENED
@@ -78,7 +78,7 @@ def test_links(page: Path) -> None:
 RELIABILITY = DOCS / "reliability.md"
 INTRODUCTION = ("From symptom to setting",)
 ANATOMY = ["What it does", "Defaults", "What you see", "How to tune", "When not to"]
-NOT_OF_RELIABILITY = (CacheOptions, RedisOptions, CacheBounds)
+NOT_OF_RELIABILITY = (CacheOptions, RedisOptions, CacheBounds, DegradedOptions)
 WHERE = {Clocks: "route.clocks"} | {field.type: field.name for field in msgspec.structs.fields(Settings)}
 OPTIONS = [
     (f"{WHERE[kind]}.{field.name}", field.default)

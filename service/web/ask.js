@@ -11,8 +11,8 @@ import { parseTrail, triesOf } from "./words.js";
 
 /** @typedef {import("./words.js").Try} Try */
 /** @typedef {{message: string, suggestion: string, id: string, code: string, retryAfterS: number | null, trail: Try[]}} Problem */
-/** @typedef {{target: string, route: string, cache: string, id: string, trail: Try[]}} Head */
-/** @typedef {{kind: "head", head: Head} | {kind: "text", text: string} | {kind: "whole", finish: string}
+/** @typedef {{target: string, route: string, cache: string, degraded: string, id: string, trail: Try[]}} Head */
+/** @typedef {{kind: "head", head: Head} | {kind: "degraded", source: string} | {kind: "text", text: string} | {kind: "whole", finish: string}
  *    | {kind: "cut" | "failed", problem: Problem, status: number} | {kind: "stopped"}} Step */
 /** @typedef {{model: string, messages: {role: string, content: string}[], stream: boolean, repeatable: boolean}} Question */
 
@@ -38,7 +38,7 @@ export async function* ask(question, headers, signal) {
     for await (const step of question.stream ? streamed(response) : whole(response)) {
       said ||= step.kind === "text" && step.text !== "";
       yield step.kind === "cut" && !said ? { ...step, kind: "failed", status } : step;
-      if (step.kind !== "text") return;
+      if (step.kind !== "text" && step.kind !== "degraded") return;
     }
   } catch (error) {
     if (signal.aborted) yield { kind: "stopped" };
@@ -67,6 +67,7 @@ async function* streamed(response) {
       yield { kind: "cut", problem: problemOf(chunk, null), status: response.status };
       return;
     }
+    if (chunk?.degraded?.source) yield { kind: "degraded", source: chunk.degraded.source };
     const choice = chunk?.choices?.[0];
     const text = choice?.delta?.content ?? choice?.delta?.refusal;
     if (typeof text === "string" && text !== "") yield { kind: "text", text };
@@ -108,7 +109,8 @@ function headOf(headers) {
   const target = headers.get("x-dub5-target") ?? "";
   const trail = parseTrail(headers.get("x-dub5-trail"));
   const cache = headers.get("x-dub5-cache") ?? "";
-  return { target, trail, cache, route: headers.get("x-dub5-route") ?? "", id: headers.get("x-request-id") ?? "" };
+  const degraded = headers.get("x-dub5-degraded") ?? "";
+  return { target, trail, cache, degraded, route: headers.get("x-dub5-route") ?? "", id: headers.get("x-request-id") ?? "" };
 }
 
 /** The one error shape, read with patience: a proxy in front may have answered instead. @param {any} body @param {Head | null} head @returns {Problem} */

@@ -181,7 +181,10 @@ class Chat {
       } else this.views.get(turn)?.add(step.text);
       return;
     }
-    if (step.kind === "head") Object.assign(turn, { target: step.head.target, cache: step.head.cache, trail: step.head.trail });
+    if (step.kind === "head") {
+      const { target, cache, degraded, trail } = step.head;
+      Object.assign(turn, { target, cache, degraded, trail });
+    } else if (step.kind === "degraded") turn.degraded = step.source; // the heartbeats were too early for a header
     else Object.assign(turn, { state: step.kind, totalMs: ms, endedAt: Date.now() / 1000 });
     if (step.kind === "whole") turn.finish = step.finish;
     if (step.kind === "cut" || step.kind === "failed") {
@@ -194,7 +197,7 @@ class Chat {
 
   /** Earlier turns that have an answer, then the question. @param {Turn} turn */
   historyFor(turn) {
-    const before = this.turns.slice(0, this.turns.indexOf(turn)).filter((t) => t.answer);
+    const before = this.turns.slice(0, this.turns.indexOf(turn)).filter((t) => t.answer && !t.degraded);
     return [
       ...before.flatMap((t) => [{ role: "user", content: t.question }, { role: "assistant", content: t.answer }]),
       { role: "user", content: turn.question },

@@ -3,14 +3,14 @@
 import { Card } from "./cards.js";
 import { byId, h, icon, onChange, put } from "./dom.js";
 import { trailOf } from "./turn.js";
-import { count, dollars, duration, happenedInWords, incidentInWords, spentInWords, timeOfDay, triesOf } from "./words.js";
+import { count, dollars, duration, happenedInWords, incidentInWords, reducedInWords, spentInWords, timeOfDay, triesOf } from "./words.js";
 
 /** @typedef {{at: number | string, what: string, target: string | null, why: string | null}} Incident */
 /**
  * @typedef {{id: string, at: number | string, route: string, outcome: string, target: string | null, stream: boolean, cached?: boolean, cost_usd?: number | null,
  *   first_token_ms: number | null, total_ms: number | null, attempts: import("./words.js").Attempt[]}} Recent
  * @typedef {{version: string, started: number | string, draining: boolean, in_flight: number,
- *   outcomes: Record<string, number>, happened: Record<string, number>, routes: {name: string, targets: string[]}[],
+ *   outcomes: Record<string, number>, happened: Record<string, number>, routes: {name: string, targets: string[], features?: Record<string, string>}[],
  *   spent?: {billed: import("./words.js").Spent, maybe: import("./words.js").Spent}, targets: import("./cards.js").Target[], recent: Recent[], incidents: Incident[]}} Status
  */
 
@@ -120,6 +120,9 @@ class Live {
     const priced = (status.targets ?? []).filter((target) => target.priced).length;
     byId("spent").hidden = priced === 0;
     put(byId("spent"), spentInWords(status.spent, priced < status.targets?.length));
+    const reduced = reducedInWords(status.routes ?? []);
+    byId("reduced").hidden = reduced === "";
+    put(byId("reduced"), reduced);
     this.showTargets(status.targets ?? []);
     this.showIncidents((status.incidents ?? []).slice().sort(newestFirst).slice(0, INCIDENTS_SHOWN));
     this.showRecent((status.recent ?? []).slice().sort(newestFirst).slice(0, RECENT_SHOWN));

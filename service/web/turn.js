@@ -1,7 +1,7 @@
 /** One question and its answer, as they are shown. The turn itself is plain data, so that it can be kept. */
 
 import { h, icon, put } from "./dom.js";
-import { duration, finishInWords, kindOfTry, reasonInWords, timeOfDay, tryInWords } from "./words.js";
+import { duration, finishInWords, kindOfTry, reasonInWords, substituteInWords, timeOfDay, tryInWords } from "./words.js";
 
 /** @typedef {import("./words.js").Try} Try */
 /** @typedef {import("./ask.js").Problem} Problem */
@@ -14,6 +14,7 @@ import { duration, finishInWords, kindOfTry, reasonInWords, timeOfDay, tryInWord
  * @property {boolean} stream
  * @property {string} target
  * @property {string} cache
+ * @property {string} degraded where a substitute comes from; "" for an answer
  * @property {Try[]} trail
  * @property {Problem | null} problem
  * @property {number} status
@@ -26,7 +27,7 @@ import { duration, finishInWords, kindOfTry, reasonInWords, timeOfDay, tryInWord
 /** @param {string} question @param {boolean} stream @returns {Turn} */
 export function newTurn(question, stream) {
   return {
-    question, stream, answer: "", state: "waiting", target: "", cache: "", trail: [], problem: null,
+    question, stream, answer: "", state: "waiting", target: "", cache: "", degraded: "", trail: [], problem: null,
     status: 0, finish: "", firstMs: null, totalMs: null, endedAt: 0,
   };
 }
@@ -87,6 +88,7 @@ export class TurnView {
 function speaker(turn) {
   const badges = [];
   if (turn.cache === "hit") badges.push(h("span.badge.cached", {}, "from the cache"));
+  if (turn.degraded) badges.push(h("span.badge.unfinished", {}, icon("substitute"), "substitute"));
   if (turn.state === "streaming") badges.push(h("span.badge", {}, "answering…"));
   if (turn.state === "cut" || (turn.state === "stopped" && turn.answer)) {
     badges.push(h("span.badge.unfinished", {}, icon("cut"), "unfinished"));
@@ -100,7 +102,7 @@ function speaker(turn) {
 function noteOf(turn) {
   if (turn.state === "stopped") return [h("p", {}, "You stopped this answer.")];
   if (turn.state === "whole") {
-    const said = finishInWords(turn.finish) || (turn.answer ? "" : "The answer is whole, and has no text.");
+    const said = substituteInWords(turn.degraded) || finishInWords(turn.finish) || (turn.answer ? "" : "The answer is whole, and has no text.");
     return said ? [h("p", {}, said)] : [];
   }
   if (!turn.problem) return [];

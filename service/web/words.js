@@ -211,6 +211,10 @@ const HAPPENED = new Map([
   ["budget_spent", ["retry denied", "retries denied"]],
   ["hedged", ["request asked of two at once", "requests asked of two at once"]],
   ["stream_cut", ["cut stream", "cut streams"]],
+  ["degraded_stale", ["older answer given as a substitute", "older answers given as substitutes"]],
+  ["degraded_template", ["fitting text given as a substitute", "fitting texts given as substitutes"]],
+  ["degraded_words", ["plain excuse given as a substitute", "plain excuses given as substitutes"]],
+  ["feature_unavailable", ["request for a feature out of reach", "requests for features out of reach"]],
   ["cache_hit", ["cache hit", "cache hits"]],
   ["cache_error", ["cache error", "cache errors"]],
   ["settings_reloaded", ["change of settings", "changes of settings"]],
@@ -223,6 +227,30 @@ const HAPPENED = new Map([
 export function happenedInWords(what, n) {
   const [one, many] = HAPPENED.get(what) ?? [what.replaceAll("_", " "), what.replaceAll("_", " ")];
   return `${count(n)} ${n === 1 ? one : many}`;
+}
+
+const SUBSTITUTES = new Map([
+  ["stale", "No model could answer: this is an older answer to the same question."],
+  ["template", "No model could answer: this is an automatic text."],
+  ["words", "No model could answer: this is an automatic text."],
+]);
+
+/** What a substitute is ("" for an answer). @param {string} source */
+export function substituteInWords(source) {
+  return source && (SUBSTITUTES.get(source) ?? "No model could answer: this is a substitute.");
+}
+
+/**
+ * "chat: no tools, vision at the moment" for each route that has lost something; "" where nothing is out of reach.
+ * @param {{name: string, features?: Record<string, string>}[]} routes
+ */
+export function reducedInWords(routes) {
+  const lost = routes.flatMap(({ name, features }) => {
+    if (!features || features.chat === "unavailable") return features ? [`${name}: nobody can answer at the moment`] : [];
+    const missing = Object.keys(features).filter((feature) => features[feature] === "unavailable");
+    return missing.length ? [`${name}: no ${missing.join(", ").replaceAll("_", " ")} at the moment, plain chat works`] : [];
+  });
+  return lost.join(" · ");
 }
 
 /** A finish that is not simply "stop", in words; "" where nothing is to say. @param {string} finish */

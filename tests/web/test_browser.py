@@ -388,3 +388,40 @@ async def test_ends(browser: str, service: str) -> None:
         "half_json": "text cut",
         "html": "failed",
     }
+
+
+SUBSTITUTE = """(async () => {
+  const { newTurn, TurnView } = await import("/web/turn.js");
+  const { reducedInWords } = await import("/web/words.js");
+  const shown = (degraded) => {
+    const turn = { ...newTurn("Why?", true), state: "whole", answer: "Because.", finish: "stop", degraded };
+    const { by, note } = new TurnView(turn, () => {});
+    return [by.textContent.includes("substitute"), note.textContent];
+  };
+  const reduced = (features) => reducedInWords([{ name: "chat", features }, { name: "old" }]);
+  return {
+    answer: shown(""),
+    stale: shown("stale"),
+    words: shown("words"),
+    reduced: [
+      reduced({ chat: "available", tools: "available", vision: "unsupported" }),
+      reduced({ chat: "available", tools: "unavailable", long_context: "unavailable" }),
+      reduced({ chat: "unavailable", tools: "unavailable" }),
+    ],
+  };
+})()"""
+
+
+async def test_substitutes(browser: str, service: str) -> None:
+    """A substitute is never shown as an answer, and what is out of reach is said."""
+    async with open_page(browser, service) as page:
+        seen = await page.evaluate(SUBSTITUTE)
+
+    assert seen["answer"] == [False, ""]
+    assert seen["stale"] == [True, "No model could answer: this is an older answer to the same question."]
+    assert seen["words"] == [True, "No model could answer: this is an automatic text."]
+    assert seen["reduced"] == [
+        "",
+        "chat: no tools, long context at the moment, plain chat works",
+        "chat: nobody can answer at the moment",
+    ]
