@@ -57,6 +57,10 @@ def _all(options: argparse.Namespace, console: Console) -> int:
         task = bar.add_task("worlds", total=len(seeds), said="")
         for result in play_all(seeds, options.jobs, options.mutant):
             total.add(result)
+            if result.violations:  # at once: a long run may be ended before its page
+                bar.console.print(
+                    f"seed {result.seed}: {result.violations[0]}", style="bold red", highlight=False
+                )
             speed = total.requests / (time.perf_counter() - began_s)
             bar.update(task, advance=1, said=f"{speed:,.0f} requests/s, {len(total.failed)} failed")
     summary.page(total, time.perf_counter() - began_s, console)
