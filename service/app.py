@@ -24,6 +24,7 @@ from service.api.page import read_files
 from service.api.routes import routes
 from service.attempt.run import Runner
 from service.events import DrainBegan, Events, SettingsReloaded, Subscriber
+from service.gateway import Gateway
 from service.generation import Generation, House
 from service.policy.admission import Admission
 from service.policy.queue import Queue
@@ -81,7 +82,8 @@ class Service:
             dice,
             _ids(dice("ids")),
         )
-        self._runners: WeakSet[Runner] = WeakSet()  # also old ones, as long as a request has need of them
+        self._gateways: WeakSet[Gateway] = WeakSet()  # also old ones, as long as a request has need of them
+        self._runners: WeakSet[Runner] = WeakSet()
         self._probing: set[asyncio.Task[None]] = set()
         self._warming: set[asyncio.Task[None]] = set()
         self._current = self._next(loaded, None)
@@ -99,6 +101,7 @@ class Service:
 
     def _next(self, loaded: Loaded, before: Generation | None) -> Generation:
         following = Generation(loaded, self._house, before)
+        self._gateways.add(following.desk.gateway)
         self._runners.add(following.runner)
         routes = [route.name for route in following.settings.route]
         self.metrics.know(routes, following.targets, sorted(set(following.targets.values())))
@@ -171,6 +174,8 @@ class Service:
         for task in busy:
             task.cancel()
         await asyncio.gather(*busy, return_exceptions=True)
+        for gateway in list(self._gateways):
+            await gateway.aclose()
         for runner in list(self._runners):
             await runner.aclose()
         await self.cache.aclose()

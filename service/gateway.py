@@ -1,39 +1,61 @@
-"""The recipe: how one request finds its answer."""
+"""The recipe: how one request finds its answer.
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+answer    known before?            the cache: fresh, or stale and asked for anew behind it
+          asked at this moment?    one call for all who ask the same
+          else                     wait for a place, then ask the providers, and keep what they say
+          nobody could             a labelled substitute, where the route wants one
+"""
+
+import asyncio
+from collections.abc import Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from random import Random
+from typing import Any
 
 from service import clock
-from service.answers.cache import AnswerCache, Stored
+from service.answers.cache import AnswerCache, Looked, Stored
 from service.answers.degraded import MODEL, NOBODY_COULD, Stale, Substitutes
 from service.answers.key import Key
 from service.answers.replay import Recorded, Replayed, as_chunks, is_plain_text
 from service.answers.single_flight import Flights, Seat
 from service.answers.storage import stamp_of
+from service.attempt.clocks import Watch
 from service.attempt.notice import Notices
-from service.attempt.run import Runner
+from service.attempt.run import Found, Runner
 from service.attempt.tries import Task, Whole
-from service.chat import ChatRequest, Chunks, Reply, Target
+from service.chat import Asked, ChatRequest, Chunks, Reply, Target
 from service.errors import GatewayError, InvalidRequest, ModelNotFound
-from service.options import CacheOptions, DegradedOptions
 from service.policy.queue import Queue
 from service.routing.router import order
 from service.settings import RouteSettings
 
 
+class FromCache(StrEnum):
+    """What the cache knew of a question."""
+
+    HIT = "hit"
+    STALE = "stale"  # given at once, and asked for anew
+    MISS = "miss"
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer: whole, or as a stream. `cached` is None where the cache had no say."""
+    """An answer: whole, or as a stream. `cache` is None where the cache had no say."""
 
     target: str
     reply: Reply | None = None
     stream: Chunks | None = None
-    cached: bool | None = None
+    cache: FromCache | None = None
     dropped: tuple[str, ...] = ()  # of a stream, whose own try is not in the trail yet
     began_s: float = 0.0  # of that try, from the start of the request
     degraded: str | None = None  # where a substitute comes from
     shared: bool = False  # with an equal request that came before
+
+    @property
+    def cached(self) -> bool:
+        """Whether no provider was asked for it."""
+        return self.cache in (FromCache.HIT, FromCache.STALE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +66,7 @@ class Route:
     targets: tuple[Target, ...]
     notices: Notices
     mark: str
-    substitutes: Substitutes = Substitutes(DegradedOptions())
+    substitutes: Substitutes
 
 
 class Gateway:
@@ -59,6 +81,7 @@ class Gateway:
         self.runner = runner
         self._flights: Flights[Answer] = Flights(runner.means.events, runner.means.answer_bytes_max)
         self._dice = dice
+        self._working: dict[asyncio.Task[None], None] = {}
 
     def route(self, model: str) -> Route:
         """The route of this name. Raises ModelNotFound."""
@@ -72,63 +95,105 @@ class Gateway:
         GatewayError."""
         request, deadline_s = task.request, task.watch.deadline_s
         assert isinstance(request, ChatRequest), "vectors come from `embed`"
+        key = self.cache.key(request, route.settings.cache, route.mark)
+        stands_in = self._stands_in(task, request, route)
+        try:
+            return await self._known(task, route, key) or await self._asked_once(task, route, key)
+        except NOBODY_COULD as error:
+            if not stands_in:
+                raise
+            return await self._instead(error, request, route, key)
+        finally:
+            task.watch.deadline_s = deadline_s
+
+    def _stands_in(self, task: Task, request: ChatRequest, route: Route) -> bool:
+        """Whether the route has a substitute for this request; then providers have only so long."""
         upstreams, substitutes = self.runner.means.upstreams, route.substitutes
         stands_in = substitutes.may_stand_in(request)
         task.stand_in = stands_in or not all(upstreams[target].carries(request) for target in route.targets)
         if stands_in:
-            task.watch.deadline_s = substitutes.until_s(task.started_s, deadline_s)
-        try:
-            return await self._found(task, route)
-        except NOBODY_COULD as error:
-            if not stands_in:
-                raise
-            return await self._instead(error, request, route)
-        finally:
-            task.watch.deadline_s = deadline_s
+            task.watch.deadline_s = substitutes.until_s(task.started_s, task.watch.deadline_s)
+        return stands_in
 
-    async def _instead(self, error: GatewayError, request: ChatRequest, route: Route) -> Answer:
+    async def _known(self, task: Task, route: Route, key: Key | None) -> Answer | None:
+        """What was answered before. A stale answer is given at once, and asked for anew."""
+        if key is None:
+            return None
+        looked = await self.cache.look(key, task.route, route.settings.cache)
+        if looked is None:
+            return None
+        if not looked.fresh:
+            self._in_background(self._refresh(task, route, key), f"refresh {task.request.id}")
+        return _replayed(looked, task.request)
+
+    async def _asked_once(self, task: Task, route: Route, key: Key | None) -> Answer:
+        """A provider's answer, from one call for all who ask the same at one time."""
+        if key is None or not route.settings.cache.share:
+            return await self._asked(task, route, key)
+        seat = await self._flights.join(_since(key, route), task, lambda own: self._asked(own, route, key))
+        return _seated(seat)
+
+    async def _asked(self, task: Task, route: Route, key: Key | None) -> Answer:
+        """A provider's answer, which is kept where it may be."""
+        if key is None:
+            return _given(await self._run(task, route))
+        options = route.settings.cache
+        known = await self.cache.turn(key, task.route, options)
+        if known is not None:  # another process has asked meanwhile
+            return _replayed(known, task.request)
+        try:
+            found = await self._run(task, route)
+        except BaseException:
+            await self.cache.release(key)
+            raise
+        name = found.target.name
+        if not isinstance(found, Whole):
+            recorded = Recorded(
+                found,
+                lambda body: self.cache.keep(key, Stored(body, name), options),
+                lambda: self.cache.release(key),
+            )
+            return replace(_given(found), stream=recorded, cache=FromCache.MISS)
+        if is_plain_text(found.reply.body):
+            await self.cache.keep(key, Stored(found.reply.body, name), options)
+        else:
+            await self.cache.release(key)
+        return replace(_given(found), cache=FromCache.MISS)
+
+    async def _run(self, task: Task, route: Route) -> Found:
+        async with self.queue.turn(task, self.runner.fleet, route.targets):
+            return await self.runner.run(task, self._order(route, route.targets))
+
+    async def _refresh(self, before: Task, route: Route, key: Key) -> None:
+        """Asks anew for what a stale answer was given to, unless somebody else is at it."""
+        if not await self.cache.claim(key):
+            return
+        now_s = clock.now()
+        watch = Watch(now_s + before.clocks.total_s)
+        task = Task(before.request, before.route, before.clocks, before.notices, watch, now_s)
+        try:
+            answer = await self._asked(task, route, key)
+            if answer.stream is not None:
+                await _drained(answer.stream)
+        except GatewayError:
+            pass  # the old one is given for as long as it may be
+        finally:
+            await self.cache.release(key)
+            watch.close()
+
+    async def _instead(
+        self, error: GatewayError, request: ChatRequest, route: Route, key: Key | None
+    ) -> Answer:
         """Nobody could: a stale answer, or words of ours."""
-        options, stale = route.settings.cache, None
-        if route.substitutes.wants_stale(request):
-            key = self.cache.key(request, options, route.mark)
-            known = None if key is None else await self.cache.fallback(key, route.settings.name, options)
+        stale = None
+        if key is not None and route.substitutes.wants_stale(request):
+            known = await self.cache.fallback(key, route.settings.name, route.settings.cache)
             stale = None if known is None else Stale(known.stored.body, known.age_s)
         found = route.substitutes.instead(error, request, stale)
         source = found.label.source
         if not request.stream:
             return Answer(MODEL, reply=Reply(found.body), degraded=source)
         return Answer(MODEL, stream=Replayed(found.chunks(with_usage=request.wants_usage)), degraded=source)
-
-    async def _found(self, task: Task, route: Route) -> Answer:
-        request, options = task.request, route.settings.cache
-        assert isinstance(request, ChatRequest), "vectors come from `embed`"
-        key = self.cache.key(request, options, route.mark)
-        if key is not None:
-            known = await self.cache.look(key, task.route, options)
-            if known is not None and known.fresh:
-                return _replayed(known.stored, request)
-        if key is None or not options.share:
-            return await self._asked(task, route, key)
-        asked = lambda own: self._asked(own, route, key)
-        return _seated(await self._flights.join(_since(key, route), task, asked))
-
-    async def _asked(self, task: Task, route: Route, key: Key | None) -> Answer:
-        """A provider's answer, which is kept."""
-        options = route.settings.cache
-        async with self.queue.turn(task, self.runner.fleet, route.targets):
-            found = await self.runner.run(task, self._order(route, route.targets))
-
-        name, cached = found.target.name, None if key is None else False
-        if not isinstance(found, Whole):
-            if key is None:
-                return Answer(name, stream=found, dropped=found.dropped, began_s=found.started_s)
-            recorded = Recorded(found, self._keep(key, name, options))
-            return Answer(
-                name, stream=recorded, cached=cached, dropped=found.dropped, began_s=found.started_s
-            )
-        if key is not None and is_plain_text(found.reply.body):
-            await self.cache.keep(key, Stored(found.reply.body, name), options)
-        return Answer(name, reply=found.reply, cached=cached)
 
     async def embed(self, task: Task, route: Route) -> Answer:
         """Vectors, of one model only: those of two cannot be compared. The first target that embeds says which."""
@@ -146,8 +211,32 @@ class Gateway:
         fleet, now_s = self.runner.fleet, clock.now()
         return order(targets, route.settings.policy, lambda target: fleet.standing(target, now_s), self._dice)
 
-    def _keep(self, key: Key, target: str, options: CacheOptions) -> Callable[[bytes], Awaitable[None]]:
-        return lambda body: self.cache.keep(key, Stored(body, target), options)
+    def _in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._working[task] = None
+        task.add_done_callback(self._working.pop)
+
+    async def aclose(self) -> None:
+        """Ends what goes on behind the requests."""
+        working = list(self._working)
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+
+
+async def _drained(stream: Chunks) -> None:
+    try:
+        while await stream.read():
+            pass
+    finally:
+        await stream.aclose()
+
+
+def _given(found: Found) -> Answer:
+    name = found.target.name
+    if isinstance(found, Whole):
+        return Answer(name, reply=found.reply)
+    return Answer(name, stream=found, dropped=found.dropped, began_s=found.started_s)
 
 
 def _since(key: Key, route: Route) -> Hashable:
@@ -161,8 +250,10 @@ def _seated(seat: Seat[Answer]) -> Answer:
     return replace(seat.answer, stream=stream, began_s=seat.began_s, shared=seat.joined)
 
 
-def _replayed(stored: Stored, request: ChatRequest) -> Answer:
+def _replayed(looked: Looked, request: Asked) -> Answer:
+    stored, cache = looked.stored, FromCache.HIT if looked.fresh else FromCache.STALE
+    assert isinstance(request, ChatRequest), "vectors are not kept"
     if not request.stream:
-        return Answer(stored.target, reply=Reply(stored.body), cached=True)
+        return Answer(stored.target, reply=Reply(stored.body), cache=cache)
     chunks = as_chunks(stored.body, with_usage=request.wants_usage)
-    return Answer(stored.target, stream=Replayed(chunks), cached=True)
+    return Answer(stored.target, stream=Replayed(chunks), cache=cache)

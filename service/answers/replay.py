@@ -108,11 +108,17 @@ class Replayed:
 
 
 class Recorded:
-    """A stream whose answer goes to `keep` once it is whole."""
+    """A stream whose answer goes to `keep` once it is whole; `let_go` hears of every end."""
 
-    def __init__(self, source: Chunks, keep: Callable[[bytes], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        source: Chunks,
+        keep: Callable[[bytes], Awaitable[None]],
+        let_go: Callable[[], Awaitable[None]],
+    ) -> None:
         self._source = source
         self._keep = keep
+        self._let_go = let_go
         self._payloads: list[bytes] = []
         self._bytes = 0
 
@@ -136,4 +142,7 @@ class Recorded:
 
     async def aclose(self) -> None:
         """Closes the source."""
-        await self._source.aclose()
+        try:
+            await self._source.aclose()
+        finally:
+            await self._let_go()

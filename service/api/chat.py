@@ -131,7 +131,7 @@ class Exchange:
             if beats is not None:
                 beats.cancel()
                 await asyncio.wait({beats})
-        seen.target, seen.cached, seen.degraded = answer.target, bool(answer.cached), answer.degraded
+        seen.target, seen.cached, seen.degraded = answer.target, answer.cached, answer.degraded
         if answer.degraded is not None:  # the time may be up: that is why
             self._watch.deadline_s = max(self._watch.deadline_s, clock.now() + LAST_WORDS_S)
         if answer.stream is None:
@@ -207,8 +207,8 @@ class Exchange:
             "x-dub5-target": answer.target,
             "x-dub5-trail": trail_header(seen.task.trail, answer, seen.first_token_s),
         }
-        if answer.cached is not None:
-            headers["x-dub5-cache"] = "hit" if answer.cached else "miss"
+        if answer.cache is not None:
+            headers["x-dub5-cache"] = answer.cache
         if answer.degraded is not None:
             headers["x-dub5-degraded"] = answer.degraded
         if answer.shared:
