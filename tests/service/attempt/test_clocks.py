@@ -76,3 +76,21 @@ async def test_a_finished_wait_leaves_nothing_behind() -> None:
     watch.close()
     await asyncio.sleep(100)
     assert clock.now() == pytest.approx(101.0)
+
+
+async def test_a_loop_that_stood_still() -> None:
+    """What came while our own loop was busy is taken: the clock ran out, and it was nobody's fault but ours."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str] = loop.create_future()
+
+    def stand_still() -> None:
+        loop._now_ns += 3_000_000_000  # type: ignore[attr-defined]
+        loop.call_later(0.01, answer.set_result, "here")
+
+    loop.call_later(0.5, stand_still)
+    watch = Watch(loop.time() + 60.0)
+    assert await watch.guard("first_token", 1.0, answer) == "here"
+    with pytest.raises(ClockRanOut):
+        await watch.guard("first_token", 1.0, loop.create_future())
+    assert loop.time() == pytest.approx(4.51, abs=0.01), "the next wait has its own time, no more"
+    watch.close()
