@@ -73,9 +73,10 @@ def _lacking(task: Task, params: list[str], wait_s: float) -> GatewayError:
 
 
 def _refusal(task: Task) -> GatewayError | None:
-    """What a provider had against the request itself, if that is why."""
-    verdicts = task.verdicts
-    if not verdicts or not (task.given_up or all(map(_at_fault, verdicts))):
+    """What a provider had against the request itself, if that is why: nobody else would do better, or everybody was
+    asked and said so."""
+    verdicts, everybody = task.verdicts, all(attempt.tried for attempt in task.trail)
+    if not verdicts or not (task.given_up or (everybody and all(map(_at_fault, verdicts)))):
         return None
     refusal = next((v for v in verdicts if v.then is Then.GIVE_UP), verdicts[-1])
     if refusal.status == TooLarge.status:

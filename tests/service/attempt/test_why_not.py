@@ -66,6 +66,7 @@ def told(
         (("unsupported_tools", "breaker_open"), InvalidRequest),
         ((), AllTargetsDown),
         ((TOO_LONG, DOWN), AllTargetsDown),
+        ((TOO_BIG, Rest.LIMITED), AllTargetsDown),  # the other might take it, a little later
     ],
     ids=lambda what: (
         " + ".join(getattr(one, "reason", one) for one in what) if isinstance(what, tuple) else ""
