@@ -13,7 +13,7 @@ import msgspec
 
 T = TypeVar("T")
 CODE_OK = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # a code goes into logs and trails: nothing else may
-EDGE_CODE = re.compile(rb"error code: (\d{3,4})\b|errorCode:\s*[\"']?(\d{4})\b")
+EDGE_CODE = re.compile(rb"error code: (\d{3,4})\b|errorCode[\"']?:\s*[\"']?(\d{4})\b")
 EDGE_BYTES = 4096
 
 
