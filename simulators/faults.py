@@ -165,7 +165,14 @@ class Empty(Fault, frozen=True, tag="empty"):
             elif not isinstance(action, Data) or not action.tokens:
                 yield action
             elif not streamed:
-                yield Data(persona.blank(action.data))
+                yield _blanked(action, persona)
+
+
+def _blanked(action: Data, persona: Persona) -> Data:
+    try:
+        return Data(persona.blank(action.data))
+    except msgspec.DecodeError:
+        return action  # another fault has had it before
 
 
 class Slow(Fault, frozen=True, tag="slow"):

@@ -199,6 +199,12 @@ class TestGarbageAndEmpty:
         assert struck("openai", on_stream, stream=False).body == ask("openai").body
 
     @pytest.mark.parametrize("persona", PERSONAS)
+    def test_empty_after_a_cut(self, persona: str) -> None:
+        """What is no whole answer any more stays as it is."""
+        cut = [{"kind": "cut", "after_tokens": 3, "how": "end_without_finish"}, {"kind": "empty"}]
+        assert struck(persona, *cut, stream=False).status == 200
+
+    @pytest.mark.parametrize("persona", PERSONAS)
     def test_empty(self, persona: str) -> None:
         """Nothing is said, yet the answer is properly finished."""
         stream = struck(persona, {"kind": "empty"})
