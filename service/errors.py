@@ -168,7 +168,9 @@ class FeatureUnavailable(Unavailable):
     """Only targets that do not answer now have what the request needs; the others answer requests without it."""
 
     code = "feature_unavailable"
-    suggestion = "Ask without it, or wait as long as Retry-After says. GET /v1/models shows what is available now."
+    suggestion = (
+        "Ask without it, or wait as long as Retry-After says. GET /v1/models shows what is available now."
+    )
 
 
 class ShuttingDown(Unavailable):

@@ -511,8 +511,10 @@ def _degraded_remarks(route: RouteSettings) -> list[str]:
         return [f"{where}.{name}: does nothing, as degraded.enabled is false." for name in named]
     if within_s is not None and within_s <= first_s:
         return [
-            f"{where}.answer_within_s: is not longer than clocks.first_token_s: a target that stalls is never found"
-            " to be failing, and nobody else is asked in its place."
+            (
+                f"{where}.answer_within_s: is not longer than clocks.first_token_s: a target that stalls is never found"
+                " to be failing, and nobody else is asked in its place."
+            )
         ]
     return []
 

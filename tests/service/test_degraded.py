@@ -10,7 +10,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from service import clock
-from service.options import BreakerOptions, CacheOptions, Clocks, DegradedOptions, ProbeOptions
+from service.options import CacheOptions, Clocks, DegradedOptions, ProbeOptions
 from simulators.script import Hang, Head, Respond
 from simulators.virtual import Answer, Connect
 from tests.service.world import SSE, World, chunk, healthy, in_turn, payloads, script, status, text_of
@@ -311,6 +311,20 @@ async def test_within() -> None:
     assert text_of(whole.body) == "hello big world" and "x-dub5-degraded" not in whole.headers
     assert payloads(late.body)[0]["degraded"]["reason"] == "deadline_exceeded"
     assert world.wire.link("http://one.test/v1") is not None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_within_of_a_shared_call(stream: bool) -> None:
+    """Who shares a call waits no longer than alone; and a call that has committed goes on for all of them."""
+    route = QUICK | {"cache": CacheOptions(enabled=True)}
+    async with World(one=in_turn(STALLS, healthy(first_s=0.2, gap_s=1.0)), route=route) as world:
+        began_s = clock.now()
+        late = await asyncio.gather(*(world.ask(stream=stream, temperature=0) for _ in range(5)))
+        assert clock.now() - began_s <= 0.3 and len(world.asked["one"]) == 1
+        whole = await asyncio.gather(*(world.ask(stream=stream, temperature=0) for _ in range(5)))
+    assert {one.headers["x-dub5-degraded"] for one in late} == {"template"}
+    assert not any("x-dub5-degraded" in one.headers for one in whole) and len(world.asked["one"]) == 2
+    assert world.outcomes() == {"degraded": 5, "complete": 5}
 
 
 async def test_the_callers_own_deadline() -> None:

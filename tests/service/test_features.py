@@ -1,7 +1,7 @@
 """What a request needs beyond plain chat: had where a target has it, told at once where only targets out of reach do."""
 
 import asyncio
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -61,7 +61,7 @@ class Pair:
 
         return noted
 
-    async def __aenter__(self) -> "Pair":
+    async def __aenter__(self) -> Self:
         await self.client.__aenter__()
         return self
 
@@ -101,7 +101,7 @@ async def test_a_feature_that_is_out_of_reach(needs: dict[str, Any], feature: st
 async def test_nobody_waits_for_a_probe() -> None:
     """Neither does who needs the feature, however long its target stalls; the probe finds out that it is back."""
     back_s = 60.0
-    until = lambda request: (script(Hang()) if clock.now() < back_s else healthy())(request)  # noqa: E731
+    until = lambda request: (script(Hang()) if clock.now() < back_s else healthy())(request)
     async with Pair(until, healthy()) as pair:
         while (await pair.told())["tools"] == "available":
             await pair.ask(stream=True)

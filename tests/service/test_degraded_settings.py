@@ -1,0 +1,70 @@
+"""What is said of the settings of substitutes and windows before anybody asks."""
+
+from pathlib import Path
+
+import pytest
+
+from service.settings import SettingsProblems, load
+
+FILE = """
+[[provider]]
+name = "one"
+dialect = "openai"
+base_url = "http://127.0.0.1:9001/v1"
+context_tokens = {{m = 8000{more}}}
+
+[[route]]
+name = "chat"
+targets = ["one/m"]
+[route.degraded]
+{degraded}
+"""
+
+
+def remarks(tmp_path: Path, degraded: str, more: str = "") -> tuple[str, ...]:
+    file = tmp_path / "dub5.toml"
+    file.write_text(FILE.format(degraded=degraded, more=more))
+    return load(file, {}).remarks
+
+
+@pytest.mark.parametrize(
+    ("degraded", "said"),
+    [
+        ("enabled = true\nanswer_within_s = 10.0", "is not longer than clocks.first_token_s"),
+        ("answer_within_s = 20.0", "answer_within_s: does nothing, as degraded.enabled is false"),
+    ],
+)
+def test_hardly_meant(tmp_path: Path, degraded: str, said: str) -> None:
+    """It can be used, and is told."""
+    (remark,) = remarks(tmp_path, degraded)
+    assert said in remark
+
+
+def test_a_window_of_nobody(tmp_path: Path) -> None:
+    """A window for a model that no route uses is most likely a slip."""
+    (remark,) = remarks(tmp_path, "enabled = true", ", n = 9000")
+    assert remark == "provider 'one'.context_tokens: the model 'n' is behind no route."
+
+
+def test_nothing_to_say(tmp_path: Path) -> None:
+    """What is meant is not commented on."""
+    assert remarks(tmp_path, "enabled = true\nanswer_within_s = 12.0") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read"),
+        ("[en]\ngreting = 'Hi'", "did you mean 'greeting'?"),
+        ("[en", "not valid TOML"),
+    ],
+)
+def test_texts_that_cannot_be_used(tmp_path: Path, text: str | None, said: str) -> None:
+    """The service does not start with them, and says why."""
+    texts = tmp_path / "texts.toml"
+    if text is not None:
+        texts.write_text(text)
+    with pytest.raises(SettingsProblems) as caught:
+        remarks(tmp_path, f'enabled = true\ntemplates = "{texts}"')
+    (problem,) = caught.value.problems
+    assert problem.startswith("route 'chat': degraded.templates: ") and said in problem
