@@ -12,8 +12,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from service import clock
 from service.options import CacheOptions, Clocks, DegradedOptions, ProbeOptions
 from simulators.script import Hang, Head, Respond
-from simulators.virtual import Answer, Connect
-from tests.service.world import SSE, World, chunk, healthy, in_turn, payloads, script, status, text_of
+from simulators.virtual import Answer, AppClient, Connect
+from tests.service.world import SSE, World, body, chunk, healthy, in_turn, payloads, script, status, text_of
 
 STALLS = script(Hang())
 DOWN = status(500, b"{}")
@@ -332,6 +332,23 @@ async def test_the_callers_own_deadline() -> None:
     async with World(one=STALLS, route=ON) as world:
         answer = await world.ask(headers={"x-deadline-ms": "400"})
     assert label_of(answer)["reason"] == "deadline_exceeded" and clock.now() <= 0.41
+
+
+async def test_a_slow_reader() -> None:
+    """The time is up when the substitute is sent; somebody who reads it slowly gets it all the same."""
+    async with World(one=STALLS, route=ON) as world:
+        client = AppClient(world.service.asgi, buffer_bytes_max=1, lifespan=False)
+        asked = client.stream(
+            "POST", "/v1/chat/completions", json=body(stream=True), headers={"x-deadline-ms": "400"}
+        )
+        read = b""
+        async with asked as answer:
+            await asyncio.sleep(0.5)
+            while data := await answer.read():
+                read += data
+                await asyncio.sleep(0.5)
+    assert payloads(read)[-1] == "[DONE]"
+    assert world.outcomes() == {"degraded": 1}
 
 
 async def test_whole_delivery() -> None:

@@ -98,6 +98,15 @@ async def test_a_feature_that_is_out_of_reach(needs: dict[str, Any], feature: st
         assert (await pair.ask()).headers["x-dub5-target"] == "plain/m"
 
 
+async def test_when_to_come_back() -> None:
+    """When the target that has the feature may be asked again; that others are free now helps nobody."""
+    async with Pair(status(429, b"{}", {"retry-after": "300"}), healthy()) as pair:
+        await pair.ask()
+        answer = await pair.ask(**TOOL)
+    assert answer.json()["error"]["code"] == "feature_unavailable"
+    assert 298 <= int(answer.headers["retry-after"]) <= 300
+
+
 async def test_nobody_waits_for_a_probe() -> None:
     """Neither does who needs the feature, however long its target stalls; the probe finds out that it is back."""
     back_s = 60.0
