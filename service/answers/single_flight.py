@@ -76,11 +76,16 @@ class Flights(Generic[G]):
         joined = flight is not None
         if flight is None:
             flight = self._open[kind] = Flight(
-                task, ask, self._events, self._bytes_max, lambda: self._open.pop(kind, None)
+                task, ask, self._events, self._bytes_max, lambda ended: self._close(kind, ended)
             )
         else:
             self._events.emit(Shared(request.id, task.route, "joined"))
         return flight.take_seat(task, joined)
+
+    def _close(self, kind: Hashable, flight: "Flight[G]") -> None:
+        """Nobody joins it any more. Another one may have begun since it was told so the first time."""
+        if self._open.get(kind) is flight:
+            del self._open[kind]
 
 
 class Flight(Generic[G]):
@@ -92,7 +97,7 @@ class Flight(Generic[G]):
         ask: Ask[G],
         events: Events,
         bytes_max: int,
-        close: Callable[[], object],
+        close: Callable[["Flight[G]"], None],
     ) -> None:
         self.answer: G | None = None
         self.answered_s = 0.0
@@ -138,7 +143,7 @@ class Flight(Generic[G]):
                 self._events.emit(Shared(seat.task.request.id, seat.task.route, "handed_over"))
             return
         if not self.ended:
-            self._close()
+            self._close(self)
             self.counted_with = seat
             self.task.cancel()
         try:
@@ -199,7 +204,7 @@ class Flight(Generic[G]):
     def _forget(self) -> None:
         """Of a long stream only what somebody here has not read."""
         if self._bytes > KEPT_BYTES_MAX and self.seats:
-            self._close()
+            self._close(self)
             read = min(seat.chunks_read for seat in self.seats)
             del self._chunks[: read - self._dropped]
             self._dropped = read
@@ -219,7 +224,7 @@ class Flight(Generic[G]):
         if self.ended:
             return
         self.ended, self.whole = True, whole
-        self._close()
+        self._close(self)
         if self.seats:
             self.counted_with = self.seats[0]
         self._tell()
