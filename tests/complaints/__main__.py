@@ -55,7 +55,7 @@ def _here(row: Row) -> Iterator[str]:
     if row.by_design:
         yield f"**By design.** {row.by_design}"
         yield ", ".join(f"[{path.rpartition('/')[2]}](../{path})" for path in row.place) + "."
-    yield _code(row.caught_by)
+    yield _code(row.caught_by) + "."
     if row.note:
         yield row.note
 
