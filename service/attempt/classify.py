@@ -67,11 +67,11 @@ class Rule:
     cool_s: float = 0.0  # where the provider did not say; at least so long where it is a quota
     rest: Rest = Rest.LIMITED
 
-    def holds(self, fault: ProviderFault) -> bool:
+    def holds(self, fault: ProviderFault, status: int | None) -> bool:
         """Whether this row speaks of the fault. Inside a 200 the code alone must do."""
-        in_a_200 = fault.status is None and bool(self.codes)
+        in_a_200 = status is None and bool(self.codes)
         return (
-            (not self.statuses or in_a_200 or fault.status in self.statuses)
+            (not self.statuses or in_a_200 or status in self.statuses)
             and (not self.codes or fault.code in self.codes)
             and self.says in fault.message
         )
@@ -93,6 +93,9 @@ QUOTA_CODES = frozenset(
 EDGE_STATUSES = frozenset({*range(520, 528), 530})  # Cloudflare speaking for an origin it cannot reach
 BLINKS = frozenset({500, 502, 503, 504})  # may be over at once
 FULL = frozenset({429, 498, 529})
+SAID_INSIDE = frozenset(
+    {*map(str, (401, 402, 403, 408, 429, 498)), *map(str, range(500, 600))}
+)  # as an error's code
 QUOTA_COOL_S = 3600.0
 QUOTA_ABOVE_S = 600.0  # whoever says to come back later than this has no rate limit in mind
 LIMITED_COOL_S = 5.0
@@ -135,9 +138,10 @@ def classify(error: Exception) -> Verdict:
 
 
 def _of_fault(fault: ProviderFault) -> Verdict:
-    if fault.status is None and not any(rule.holds(fault) for rule in CODE_RULES):
+    status = int(fault.code) if fault.status is None and fault.code in SAID_INSIDE else fault.status
+    if status is None and not any(rule.holds(fault, None) for rule in CODE_RULES):
         return Verdict(Then.NEXT, Blame.TARGET, fault.reason, maybe_billed=True)  # a 200 that was no answer
-    rule = next(rule for rule in STATUS_RULES if rule.holds(fault))
+    rule = next(rule for rule in STATUS_RULES if rule.holds(fault, status))
     said = fault.retry_after_s
     floor_s = rule.cool_s if rule.codes else 0.0
     cool_s = rule.cool_s if said is None else max(said, floor_s)
@@ -154,7 +158,8 @@ def _of_fault(fault: ProviderFault) -> Verdict:
         code=fault.code,
         status=fault.status,
         message=fault.message,
-        overload=fault.status in FULL and rest is not Rest.QUOTA and rule.blame is not Blame.NOBODY,
+        maybe_billed=fault.status is None,  # it had begun
+        overload=status in FULL and rest is not Rest.QUOTA and rule.blame is not Blame.NOBODY,
     )
 
 
