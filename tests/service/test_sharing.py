@@ -1,14 +1,16 @@
 """Equal requests at one time share one call to a provider, and are otherwise as they would be alone."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from service import clock
 from service.answers.cache import Selection
+from service.chat import Attempt
 from service.events import Event, RequestEnded
-from service.options import CacheOptions, Clocks
+from service.options import BreakerOptions, CacheOptions, DegradedOptions, ProbeOptions
 from simulators.script import Close, Hang, Head, Respond, Wait
 from simulators.virtual import AppFault
 from tests.service.world import (
@@ -28,6 +30,8 @@ from tests.simulation import mutants
 ON: dict[str, Any] = {"route": {"cache": CacheOptions(enabled=True)}}
 OFF: dict[str, Any] = {"route": {"cache": CacheOptions(enabled=True, share=False)}}
 ANOTHER_CALLER: dict[str, Any] = {"headers": {"authorization": "Bearer other"}}
+ONE_FAILURE = BreakerOptions(failures_in_a_row=1, open_s=5.0)
+NO_PROBES = {"probe": ProbeOptions(enabled=False)}
 SLOW = healthy(first_s=1.0, gap_s=1.0)  # words at 1, 2 and 3 s, whole at 4 s
 
 
@@ -111,6 +115,20 @@ async def test_usage_only_for_who_asked() -> None:
     assert text_of(plain.body) == text_of(wanted.body) == "".join(WORDS)
 
 
+async def test_delivery_is_not_mixed() -> None:
+    """Who wants it live has it live, who wants it whole has it whole: two calls."""
+    async with World(one=SLOW, **ON) as world:
+        whole = asyncio.ensure_future(
+            world.ask(stream=True, temperature=0, headers={"x-dub5-delivery": "whole"})
+        )
+        await asyncio.sleep(0)
+        async with world.stream(temperature=0) as live:
+            assert clock.now() == pytest.approx(1.0)
+            assert text_of(await live.read()) == WORDS[0]
+            assert text_of((await whole).body) == "".join(WORDS)
+        assert len(world.asked["one"]) == 2
+
+
 async def test_a_late_joiner_has_the_beginning_at_once() -> None:
     """Who comes in the middle reads what was said so far without waiting, then goes along."""
     async with World(one=SLOW, **ON) as world:
@@ -172,6 +190,21 @@ async def test_an_error_is_shared() -> None:
     assert {error["code"] for error in errors} == {"all_targets_down"}
     assert len({error["id"] for error in errors}) == 5
     assert [row["reason"] for error in errors for row in error["attempts"]] == ["http_530"] * 5
+
+
+async def test_everybody_has_a_clock_of_their_own() -> None:
+    """Who came later is told of the tries in its own time, and waiting for them is not our overhead."""
+    async with World(one=_later(1.0, status(530)), **ON) as world:
+        first = asyncio.ensure_future(world.ask(temperature=0))
+        await asyncio.sleep(0.4)
+        late = await world.ask(temperature=0)
+        rows = [answer.json()["error"]["attempts"][0] for answer in (await first, late)]
+    assert [row["started_ms"] for row in rows] == pytest.approx([0, -400], abs=0.2)
+    assert [row["ended_ms"] for row in rows] == pytest.approx([1000, 600], abs=0.2)
+    async with World(one=SLOW, **ON) as world:
+        ended = _ended(world)
+        await crowd(world, 3, stream=True)
+    assert [event.overhead_s for event in ended] == [0.0] * 3
 
 
 async def test_a_refusal_is_shared() -> None:
@@ -247,18 +280,26 @@ class TestDeadlines:
         assert {error["code"] for error in errors} == {"deadline_exceeded"}
 
     async def test_a_race_goes_on_for_who_has_time(self) -> None:
-        """Also while two targets are asked at once: their time is extended with the call's."""
-        one = in_turn(*[status(530)] * 1, script(Hang()))
-        async with World(
-            one=one, two=in_turn(healthy(), _later(3.0, healthy())), clocks=Clocks(first_token_s=9), **ON
-        ) as world:
+        """Also while two targets are asked at once: the time of both is extended with the call's."""
+        one, two = in_turn(status(530), script(Hang())), in_turn(healthy(), _later(3.0, healthy()))
+        async with World(one=one, two=two, breaker=ONE_FAILURE, options=NO_PROBES, **ON) as world:
             await world.ask(messages=[{"role": "user", "content": "Before"}])
-            await asyncio.sleep(20.0)
+            await asyncio.sleep(6.0)
             hasty = asyncio.ensure_future(world.ask(temperature=0, headers={"x-deadline-ms": "2000"}))
             await asyncio.sleep(0.5)
             patient = await world.ask(temperature=0)
-            assert (await hasty).status == 503
-            assert patient.status == 200
+            assert world.happened("hedged") == 1
+        assert (await hasty).json()["error"]["code"] == "deadline_exceeded"
+        assert patient.status == 200
+        assert patient.headers["x-dub5-shared"] == "true"
+
+    async def test_a_short_time_to_commit(self) -> None:
+        """A route that gives substitutes soon shortens the time to the first content, not the answer's."""
+        soon = {"route": {**ON["route"], "degraded": DegradedOptions(enabled=True, answer_within_s=2.0)}}
+        async with World(one=SLOW, **soon) as world:
+            answers = await crowd(world, 2, stream=True)
+            assert world.outcomes() == {"complete": 2}
+        assert [text_of(answer.body) for answer in answers] == ["".join(WORDS)] * 2
 
 
 class TestBooks:
@@ -270,6 +311,20 @@ class TestBooks:
         assert [event.shared for event in ended].count(False) == 1
         assert len([a for event in ended for a in event.attempts if a.usage is not None]) == 1
         assert all(len(event.attempts) == 1 and event.target == "one/m" for event in ended)
+
+    async def test_metrics_count_a_try_once(self) -> None:
+        """Tokens, first chunks and targets passed over: once, however many clients the answer has."""
+        async with World(one=SLOW, **ON) as world:
+            ended = _ended(world)
+            await crowd(world, 4, stream=True)
+            counts = _counts(world)
+            assert counts["gen_ai_client_operation_time_to_first_chunk_seconds_count"] == [1.0]
+            assert counts["gen_ai_client_token_usage_count"] == [1.0, 1.0]  # input, output
+            assert counts["gateway_shared_total"] == [0.0, 3.0]  # handed over, joined
+            barred = Attempt("one/m", 0.0, 0.0, "breaker_open", tried=False)
+            for event in ended:
+                world.service.metrics.count(replace(event, attempts=(barred,)))
+            assert _counts(world)["gateway_passed_over_total"] == [1.0]
 
     async def test_who_stays_has_the_bill(self) -> None:
         """If who began it leaves, what it costs is counted with who has been there longest."""
@@ -351,6 +406,15 @@ def _ended(world: World) -> list[RequestEnded]:
 
     world.service.events._subscribers += (note,)
     return ended
+
+
+def _counts(world: World) -> dict[str, list[float]]:
+    """The values of each metric, sorted."""
+    counts: dict[str, list[float]] = {}
+    for line in world.service.metrics.scrape().decode().splitlines():
+        if not line.startswith("#"):
+            counts.setdefault(line.split("{")[0], []).append(float(line.rsplit(" ")[-1]))
+    return {name: sorted(values) for name, values in counts.items()}
 
 
 def _counting(world: World) -> list[int]:

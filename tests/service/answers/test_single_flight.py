@@ -236,12 +236,12 @@ def test_nobody_leads(comes: list[float], first_leaves_s: float) -> None:
 class TestPace:
     async def test_a_slow_reader_holds_nobody_up(self) -> None:
         """One reads a chunk a minute, the other as they come: that one has all of it when the provider has said it."""
-        house = House([b"x" * 1000] * 50, gap_s=0.1)
+        house = House([b"x" * 20_000] * 50, gap_s=0.1)
         async with house.seat() as slow, house.seat() as fast:
             crawling = asyncio.create_task(all_of(slow, pace_s=60.0))
-            assert len(await all_of(fast)) == 50_000
+            assert len(await all_of(fast)) == 1_000_000
             assert clock.now() == pytest.approx(1.0 + 50 * 0.1)
-            assert len(await crawling) == 50_000
+            assert len(await crawling) == 1_000_000
 
     async def test_nobody_reads(self) -> None:
         """The provider is read a little ahead of the fastest reader, no further."""
@@ -303,6 +303,40 @@ async def test_a_defect_is_everybodys() -> None:
 
     found = await asyncio.gather(one(), one(), return_exceptions=True)
     assert [type(error) for error in found] == [ZeroDivisionError] * 2
+
+
+async def test_too_little_time_is_nobody_elses() -> None:
+    """A call that had no chance in the time of who began it is made again for those who have more."""
+
+    class Busy(House):
+        async def ask(self, task: Task) -> Source:
+            until_s = task.watch.deadline_s
+            await asyncio.sleep(1.0)
+            if until_s < 5.0:
+                raise DeadlineExceeded("Less time is left than an answer needs.")
+            return await super().ask(task)
+
+    house = Busy([b"a", b"b"])
+
+    async def one(comes_s: float, within_s: float) -> bytes:
+        await asyncio.sleep(comes_s)
+        async with house.seat(within_s) as seat:
+            return await all_of(seat)
+
+    asking = one(0.0, 2.0), one(0.5, LONG_S), one(0.7, LONG_S)
+    hasty, *patient = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(hasty, DeadlineExceeded)
+    assert patient == [b"ab", b"ab"]
+    assert len(house.calls) == 1
+
+
+async def test_no_timer_is_left() -> None:
+    """A call that is over leaves nothing that would ring later."""
+    house = House([b"a"])
+    async with house.seat() as seat:
+        await all_of(seat)
+    assert seat._flight._watch is not None
+    assert seat._flight._watch._timer is None
 
 
 async def test_more_time_for_one_is_more_time_for_the_call() -> None:
