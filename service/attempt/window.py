@@ -13,26 +13,34 @@ class Window:
         self.sums = [0] * counts
         self._length_s = length_s
         self._buckets: deque[tuple[int, list[int]]] = deque()
+        self._second = -1  # of the last bucket
+        self._last = self.sums
 
     def add(self, now_s: float, *amounts: int) -> None:
         """More of each count."""
-        self.age(now_s)
         second = int(now_s)
-        if not self._buckets or self._buckets[-1][0] != second:
-            self._buckets.append((second, [0] * len(self.sums)))
-        bucket = self._buckets[-1][1]
+        if second != self._second:
+            self.age(now_s)
+            self._second, self._last = second, [0] * len(self.sums)
+            self._buckets.append((second, self._last))
+        sums, last = self.sums, self._last
         for i, amount in enumerate(amounts):
-            bucket[i] += amount
-            self.sums[i] += amount
+            if amount:
+                last[i] += amount
+                sums[i] += amount
 
     def age(self, now_s: float) -> None:
         """Forgets what is older than the window."""
-        oldest = int(now_s) - self._length_s
-        while self._buckets and self._buckets[0][0] <= oldest:
-            for i, amount in enumerate(self._buckets.popleft()[1]):
+        buckets, oldest = self._buckets, int(now_s) - self._length_s
+        while buckets and buckets[0][0] <= oldest:
+            second, counts = buckets.popleft()
+            if second == self._second:
+                self._second = -1
+            for i, amount in enumerate(counts):
                 self.sums[i] -= amount
 
     def clear(self) -> None:
         """Forgets everything."""
         self._buckets.clear()
         self.sums = [0] * len(self.sums)
+        self._second = -1
