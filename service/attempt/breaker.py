@@ -141,6 +141,8 @@ class Breaker:
     def adopt(self, options: BreakerOptions, open_max_s: float) -> None:
         """Other options from now on; the state stays, the counts begin anew."""
         self._options, self._open_max_s = options, open_max_s
+        if not options.ramp_s:
+            self._ramp_until_s = 0.0
         self._window = Window(options.window_s, 3)
 
     def _count(self, end: End, now_s: float) -> None:

@@ -262,6 +262,13 @@ class TestRamp:
         breaker = self.recovered(BreakerOptions(open_s=4.0, ramp_s=0.0))
         assert all(breaker.ramped(4.0) for _ in range(100))
 
+    def test_a_ramp_that_is_switched_off_half_way(self) -> None:
+        """Settings without a ramp, read while one goes on: it is over."""
+        options = BreakerOptions(open_s=4.0, ramp_s=10.0)
+        breaker = self.recovered(options)
+        breaker.adopt(BreakerOptions(open_s=4.0, ramp_s=0.0), 30.0)
+        assert all(breaker.ramped(5.0) for _ in range(100)) and not breaker.on_ramp(5.0)
+
     def test_opened_again(self) -> None:
         """What it let through still opens it, and the ramp does not stand in the way of the next probe."""
         breaker = self.recovered()
