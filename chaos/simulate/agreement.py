@@ -9,6 +9,11 @@ from chaos.simulate.world import World
 from simulators.answers import prompt_tag
 from simulators.ledger import Ledger, Line
 
+COUNTED = (
+    *("queued", "shed_full", "shed_overloaded", "shed_expired", "hedged", "budget_spent"),
+    *("degraded_stale", "degraded_template", "degraded_words"),
+    *("shared", "handed_over", "cache_hit", "cache_stale"),
+)
 MOVES = {"open": "breaker_opened", "half_open": "breaker_half_opened", "closed": "breaker_closed"}
 
 
@@ -24,6 +29,13 @@ def with_status(books: Books, status: dict[str, Any]) -> None:
             books.violated(
                 "S1", f"/status counts {status['happened'][name]} {name}, the events {books.moves[after]}"
             )
+    for name in COUNTED:
+        if status["happened"][name] != books.told[name]:
+            books.violated(
+                "S1", f"/status counts {status['happened'][name]} {name}, the events {books.told[name]}"
+            )
+    if status["queue"]["waiting"] or status["queue"]["lines"]:
+        books.violated("S13", f"/status has a line, and nobody asks: {status['queue']}")
     by_target: dict[str, list[Trial]] = defaultdict(list)
     for trial in books.trials():
         by_target[trial.target].append(trial)
@@ -66,18 +78,23 @@ class WithLedger:
         lines: dict[tuple[str, str], list[Line]] = defaultdict(list)
         for line in sorted(ledger.lines(), key=lambda line: line.at_s):
             lines[line.prompt, line.provider].append(line)
-        known = {prompt_tag(case.ask.prompt): case for case in self._books.cases.values()}
-        for tag, case in known.items():
-            for provider in {trial.provider for trial in case.trials}:
-                self._pair([t for t in case.trials if t.provider == provider], lines.pop((tag, provider), []))
+        tries: dict[str, dict[str, list[Trial]]] = {}  # by question, and by provider
+        for case in self._books.cases.values():
+            by_provider = tries.setdefault(case.ask.prompt, {})
+            for trial in case.trials:
+                by_provider.setdefault(trial.provider, []).append(trial)
+        tags = {prompt_tag(prompt): prompt for prompt in tries}
+        for tag, prompt in tags.items():
+            for provider, trials in tries[prompt].items():
+                self._pair(trials, lines.pop((tag, provider), []))
         for (tag, provider), rest in lines.items():
-            if tag in known:
+            if tag in tags:
                 self._books.violated(
-                    "ledger", f"{provider} has {len(rest)} tries of #{known[tag].ask.number} unknown to us"
+                    "ledger", f"{provider} has {len(rest)} tries of {tags[tag]!r} unknown to us"
                 )
 
     def _pair(self, trials: list[Trial], lines: list[Line]) -> None:
-        """Tries of one request at one provider, with their lines, both by time."""
+        """Tries for one question at one provider, with their lines, both by time."""
         number, provider = trials[0].number, trials[0].provider
         reached = [t for t in trials if _reached(t) is not False]
         sure = [t for t in reached if _reached(t)]

@@ -6,7 +6,7 @@ from typing import get_args
 
 import msgspec
 
-from chaos.simulate.world import STALE, Provider, Trouble, World
+from chaos.simulate.world import STALE, Provider, Route, Trouble, Tuning, World
 from service.chat import Price
 from service.settings import (
     DialectName,
@@ -34,23 +34,39 @@ def url(name: str) -> str:
     return f"http://{name}.test"
 
 
-def keys(provider: Provider) -> tuple[str, ...]:
-    """Its keys, the bad ones first. A simulated provider accepts any key, or one: beside bad ones at most one is good."""
+def keys(provider: Provider, *, rotated: bool = False) -> tuple[str, ...]:
+    """Its keys, the bad ones first. A simulated provider accepts any key, or one: beside bad ones at most one is good.
+    `rotated`: those that come after them."""
+    if rotated:
+        return tuple(f"sk-{provider.name}-new-{i}" for i in range(provider.keys))
     bad = [f"bad-{provider.name}-{i}" for i in range(provider.bad_keys)]
     good = provider.keys - provider.bad_keys
     return (*bad, *[f"sk-{provider.name}-{i}" for i in range(min(good, 1) if bad else good)])
 
 
-def loaded(world: World) -> Loaded:
-    """The settings of the service."""
-    tuning, drain = world.tuning, world.drain
+def keys_at(world: World, provider: Provider, at_s: float) -> tuple[str, ...]:
+    """Those that are used then."""
+    reload = world.reload
+    rotated = reload is not None and at_s >= reload.at_s and provider.name in reload.rotated
+    return keys(provider, rotated=rotated)
+
+
+def caller_key(number: int) -> str:
+    """The inbound key of a caller."""
+    return f"caller-{number}"
+
+
+def loaded(world: World, generation: int = 0) -> Loaded:
+    """The settings of the service, as they are first, or after they have changed."""
+    tuning, drain = world.tunings[generation], world.drain
+    reload = world.reload if generation else None
+    isolated = reload.isolated if reload else ()
+    variables = tuple(f"CALLER_{number}" for number in range(len(world.callers)))
     settings = Settings(
-        provider=tuple(map(_settings, world.providers)),
-        route=tuple(
-            RouteSettings(route.name, route.targets, policy=route.policy, clocks=tuning.clocks)
-            for route in world.routes
-        ),
+        provider=tuple(_settings(provider, provider.name in isolated) for provider in world.providers),
+        route=tuple(_route(route, tuning) for route in world.routes),
         server=ServerSettings(
+            caller_keys_env=variables,
             client_stall_s=tuning.client_stall_s,
             connections_per_origin_max=tuning.connections_per_origin_max,
             in_flight_max=tuning.in_flight_max,
@@ -64,19 +80,35 @@ def loaded(world: World) -> Loaded:
         limiter=tuning.limiter,
         health=tuning.health,
         probe=tuning.probe,
+        admission=msgspec.structs.replace(
+            tuning.admission, priorities=dict(zip(variables, world.callers, strict=True))
+        ),
     )
-    secrets = {provider.name: tuple(map(Secret, keys(provider))) for provider in world.providers}
-    return Loaded(settings, secrets, ())
+    rotated = reload.rotated if reload else ()
+    secrets = {p.name: tuple(map(Secret, keys(p, rotated=p.name in rotated))) for p in world.providers}
+    return Loaded(settings, secrets, tuple(Secret(caller_key(i)) for i in range(len(world.callers))))
 
 
-def _settings(provider: Provider) -> ProviderSettings:
+def _route(route: Route, tuning: Tuning) -> RouteSettings:
+    return RouteSettings(
+        route.name,
+        route.targets,
+        policy=route.policy,
+        delivery=route.delivery,
+        clocks=tuning.clocks,
+        cache=route.cache,
+        degraded=route.degraded,
+    )
+
+
+def _settings(provider: Provider, isolated: bool) -> ProviderSettings:
     persona = provider.persona
     dialect: DialectName = persona if persona in get_args(DialectName) else "openai"  # type: ignore[assignment]
     return ProviderSettings(
         provider.name,
         dialect,
         url(provider.name) + ("" if dialect == "anthropic" else "/v1"),
-        isolated=provider.isolated,
+        isolated=provider.isolated or isolated,
         prices=dict.fromkeys(provider.models, PRICE) if provider.priced else {},
     )
 

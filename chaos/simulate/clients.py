@@ -8,6 +8,7 @@ from chaos.door import CHAT
 from chaos.judge import Ending, Outcome, Reading, Stop
 from chaos.simulate.asks import Ask
 from chaos.simulate.books import ASKED, Books, Case
+from chaos.simulate.world import World
 from simulators.virtual import AppClient, AppFault, Reply
 
 PATIENCE_S = 5.0  # beyond the deadline, and beyond what a slow reader takes: then a request hangs
@@ -18,11 +19,11 @@ LEFT = Ending(Outcome.CANCELLED, "left")
 class Clients:
     """Everybody who asks. Slow readers have a door of their own, with little room before it."""
 
-    def __init__(self, door: AppClient, narrow: AppClient, books: Books, total_s: float) -> None:
+    def __init__(self, door: AppClient, narrow: AppClient, books: Books, world: World) -> None:
         self._door = door
         self._narrow = narrow
         self._books = books
-        self._total_s = total_s
+        self._world = world
 
     async def send_all(self, asks: Sequence[Ask]) -> None:
         """The whole plan; returns when the last one has ended."""
@@ -38,7 +39,10 @@ class Clients:
 
     async def _send(self, ask: Ask) -> None:
         began_s = asyncio.get_running_loop().time()
-        case = Case(ask, began_s + min(ask.deadline_s, self._total_s))
+        total_s = self._world.tuning_at(began_s).clocks.total_s
+        case = Case(
+            ask, began_s + min(ask.deadline_s, total_s), began_s, generation=self._world.generation(began_s)
+        )
         self._books.cases[ask.number] = case
         self._books.tell(f"#{ask.number} asks {ask.route}{' stream' if ask.stream else ''}")
         await Client(case, self._narrow if ask.pause_s else self._door, self._books).run()
@@ -78,18 +82,23 @@ class Client:
         ask = self._case.ask
         context = contextvars.Context()
         context.run(ASKED.set, ask.number)
-        headers = {"x-deadline-ms": str(round(ask.deadline_s * 1000))}
         async with self._door.stream(
-            "POST", CHAT, json=ask.body(), headers=headers, context=context
+            "POST", CHAT, json=ask.body(), headers=ask.headers(), context=context
         ) as reply:
+            self._case.headers = reply.headers
             reading = self._reading = Reading(reply.status, ask.prompt, stream=ask.stream)
             return await self._read(reply, reading)
 
     async def _read(self, reply: Reply, reading: Reading) -> Ending:
-        ask = self._case.ask
+        case, ask = self._case, self._case.ask
+        heard_s = case.began_s
         try:
             while data := await reply.read():
                 reading.feed(data)
+                now_s = self._loop.time()
+                case.silent_s, heard_s = max(case.silent_s, now_s - heard_s), now_s
+                if reading.content_seen and not case.content_s:
+                    case.content_s = now_s
                 if ask.leave_words is not None and reading.text.count(" ") >= ask.leave_words:
                     self._left()
                     return LEFT

@@ -1,6 +1,7 @@
 """The end of a run: nothing is left, and everybody tells the same story, to the request."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 from chaos.judge import HONEST, Outcome
@@ -10,6 +11,8 @@ from chaos.simulate.build import PRICE
 from chaos.simulate.rules import Rules
 from chaos.simulate.world import World
 from service.app import Service
+from service.attempt.why_not import UNSUPPORTED
+from service.chat import Attempt
 from service.chat import Outcome as Told
 from simulators.answers import Proof, judge
 from simulators.ledger import Ledger
@@ -40,11 +43,12 @@ class Closing:
         self._service = service
         self._wire = wire
         self._ledger = ledger
-        self._resting: set[asyncio.Task[Any]] = set()
+        self._resting: Counter[str] = Counter()
 
     def at_rest(self) -> None:
         """Nobody has asked yet: these are the tasks of a service that has nothing to do."""
-        self._resting = set(_loop().unfinished())
+        self._resting = _names()
+        self._resting["probes"] = 1  # other settings may begin, or end them
 
     async def quiet(self, quiet_s: float) -> None:
         """Nobody asks any more: when every clock has run out, everything that was taken is back (S6)."""
@@ -70,12 +74,17 @@ class Closing:
                 )
         if self._service.admission.in_flight:
             tell("S6", f"{self._service.admission.in_flight} requests are still in the house")
-        if left := [task.get_name() for task in loop.unfinished() if task not in self._resting]:
+        if self._service.queue.waiting:
+            tell("S6", f"{self._service.queue.waiting} requests still stand in line")
+        if left := list((_names() - self._resting).elements()):
             tell("S6", f"tasks are left: {', '.join(left[:5])}")
 
     def agree(self, status: dict[str, Any]) -> None:
         """The client's view, the service's events, its status and the ledger are of one opinion."""
         for case in self._books.cases.values():
+            if case.ending is None:
+                self._books.violated("honest", f"#{case.ask.number} never heard how it ended")
+                continue
             self._honest(case)
             self._one_ending(case)
             self._one_answer(case)
@@ -129,15 +138,21 @@ class Closing:
             self._books.violated("S2", f"#{case.ask.number} read {case.text[:200]!r}")
 
     def _counted_once(self, case: Case) -> None:
-        """S11: each try is in the trail once, with its own tokens and their price."""
+        """S11: each try is in the trail once, with its own tokens and their price; what is shared costs one of them."""
         if case.ended is None:
             return
-        made = {id(trial.attempt) for trial in case.trials}
-        trail = [id(attempt) for attempt in case.ended.attempts if attempt.tried]
-        if len(set(trail)) < len(trail) or not set(trail) <= made:
+        made = Counter(_told(trial.attempt) for trial in case.lead.trials if trial.attempt)
+        trail = [attempt for attempt in case.ended.attempts if attempt.tried and _sent(attempt)]
+        if Counter(map(_told, trail)) - made:
             self._books.violated(
                 "S11", f"the trail of #{case.ask.number} tells of tries that were not made, or twice"
             )
+        if case.sharers:
+            paying = [one.ask.number for one in (case, *case.sharers) if one.ended and not one.ended.shared]
+            if len(paying) != 1:
+                self._books.violated("S11", f"the call of #{case.ask.number} is paid by {paying}")
+        if case.ended.shared and any(attempt.usage for attempt in trail):
+            self._books.violated("S11", f"#{case.ask.number} tells what its call cost, and another one pays")
         for trial in case.trials:
             attempt = trial.attempt
             if attempt is None:
@@ -148,6 +163,19 @@ class Closing:
                 self._books.violated(
                     "S11", f"#{case.ask.number} at {trial.target} costs {attempt.cost_usd}, not {price}"
                 )
+
+
+def _told(attempt: Attempt) -> tuple[str, str, str, int | None]:
+    return attempt.target, attempt.kind, attempt.reason, attempt.status
+
+
+def _sent(attempt: Attempt) -> bool:
+    return not attempt.reason.startswith(UNSUPPORTED)
+
+
+def _names() -> Counter[str]:
+    """Of all tasks: those of a service at rest may be others after a while, but not more."""
+    return Counter(task.get_name() for task in _loop().unfinished())
 
 
 def _loop() -> VirtualLoop:

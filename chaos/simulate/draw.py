@@ -8,17 +8,13 @@ from dataclasses import replace
 from random import Random
 from typing import TypeVar
 
+from chaos.simulate.draw_tuning import drawn_tuning
 from chaos.simulate.troubles import storm
-from chaos.simulate.world import Drain, Load, Provider, Route, Tuning, World
+from chaos.simulate.world import Drain, Load, Provider, Reload, Route, Tuning, World
 from service.options import (
-    BreakerOptions,
-    BudgetOptions,
-    Clocks,
-    HealthOptions,
-    HedgeOptions,
-    LimiterOptions,
-    ProbeOptions,
-    RetryOptions,
+    CacheOptions,
+    DegradedOptions,
+    PriorityName,
 )
 from simulators.personas import PERSONAS
 
@@ -50,18 +46,83 @@ def draw(seed: int) -> World:
     spared = _spared(Random(f"{seed}:spared"), providers)
     if spared is not None:
         providers = tuple(spared if p.name == spared.name else p for p in providers)
+    routes = _routes(Random(f"{seed}:routes"), [t for p in providers for t in p.targets])
+    tuning = drawn_tuning(seed, roomy=spared is not None)
+    reload = _reload(Random(f"{seed}:reload"), seed, tuning, providers, spared, warm_s + storm_s)
     return World(
         seed=seed,
         providers=providers,
-        routes=_routes(Random(f"{seed}:routes"), [t for p in providers for t in p.targets]),
+        routes=tuple(_answering(Random(f"{seed}:answers:{route.name}"), route) for route in routes),
         troubles=storm(seed, [p for p in providers if p is not spared], warm_s, storm_s),
-        load=load,
-        tuning=_tuning(seed, roomy=spared is not None),
+        load=_repeating(Random(f"{seed}:repeats"), load),
+        tuning=tuning,
         warm_s=warm_s,
         storm_s=storm_s,
         calm_s=calm_s,
         rest_s=REST_S,
         drain=_drain(Random(f"{seed}:drain"), warm_s, storm_s + calm_s),
+        callers=_callers(Random(f"{seed}:callers")),
+        reload=reload,
+    )
+
+
+def _callers(dice: Random) -> tuple[PriorityName, ...]:
+    """In some worlds nobody has a key."""
+    names: tuple[PriorityName, ...] = ("high", "normal", "low")
+    return tuple(dice.choice(names) for _ in range(dice.choice((0, 1, 2, 3))))
+
+
+def _repeating(dice: Random, load: Load) -> Load:
+    return replace(
+        load,
+        repeat_share=dice.choice((0.0, 0.3, 0.8)),
+        questions=dice.choice((1, 2, 5, 20)),
+        program_share=dice.choice((0.0, 0.1)),
+        delivery_share=dice.choice((0.0, 0.0, 0.3)),
+    )
+
+
+def _answering(dice: Random, route: Route) -> Route:
+    """How a route answers: from memory, whole, with something else where nobody can."""
+    kept = CacheOptions(
+        enabled=True,
+        ttl_s=dice.choice((0.3, 3.0, 20.0)),
+        stale_while_revalidate_s=dice.choice((0.0, 0.0, 5.0, 60.0)),
+        stale_if_error_s=dice.choice((0.0, 60.0, 600.0)),
+        share=not _one_in(dice, 6),
+    )
+    stands_in = DegradedOptions(enabled=True, answer_within_s=dice.choice((None, None, 5.0, 12.0)))
+    return replace(
+        route,
+        delivery="whole" if _one_in(dice, 4) else "live",
+        cache=kept if dice.random() < 0.6 else CacheOptions(),
+        degraded=stands_in if _one_in(dice, 3) else DegradedOptions(),
+    )
+
+
+def _reload(
+    dice: Random,
+    seed: int,
+    tuning: Tuning,
+    providers: Sequence[Provider],
+    spared: Provider | None,
+    until_s: float,
+) -> Reload | None:
+    """In mid-traffic. Whoever is spared stays as it is."""
+    if not _one_in(dice, 4):
+        return None
+    others = [provider for provider in providers if provider is not spared]
+    other = drawn_tuning(seed + 500_000, roomy=spared is not None) if dice.random() < 0.7 else tuning
+    bound = replace(
+        other,
+        client_stall_s=tuning.client_stall_s,
+        connections_per_origin_max=tuning.connections_per_origin_max,
+    )
+    return Reload(
+        at_s=round(dice.uniform(2.0, until_s), 1) + 0.0123,  # never with a request in the same instant
+        tuning=bound,
+        isolated=tuple(p.name for p in others if _one_in(dice, 4)),
+        rotated=tuple(p.name for p in others if p.keys and not p.bad_keys and _one_in(dice, 3)),
     )
 
 
@@ -112,7 +173,7 @@ def _provider(dice: Random, name: str, rate_per_s: float) -> Provider:
         name,
         persona,
         dice.choice(LATENCIES),
-        words=dice.randint(3, 8),
+        words=dice.randint(2, 5),
         models=tuple(known[: 2 if _one_in(dice, 5) else 1]),
         keys=keys,
         bad_keys=dice.randint(1, keys) if keys and _one_in(dice, 12) else 0,
@@ -145,86 +206,6 @@ def _routes(dice: Random, targets: Sequence[str]) -> tuple[Route, ...]:
         some = dice.sample(targets, dice.randint(1, len(targets)))
         routes.append(Route("other", dice.choice(("ordered", "balanced")), tuple(some)))
     return tuple(routes)
-
-
-def _tuning(seed: int, *, roomy: bool) -> Tuning:
-    """Half of all worlds change nothing in a mechanism; the other half what it is told, within what the promises
-    of the design still allow. `roomy`: as many requests at one time as come."""
-
-    def dice(name: str) -> Random | None:
-        found = Random(f"{seed}:{name}")
-        return found if found.random() < 0.5 else None
-
-    clocks, breaker, retry, budget = dice("clocks"), dice("breaker"), dice("retry"), dice("budget")
-    health, probe, hedge = dice("health"), dice("probe"), dice("hedge")
-    limiter, server = (None, None) if roomy else (dice("limiter"), dice("server"))
-    return Tuning(
-        clocks=_clocks(clocks)
-        if clocks
-        else Clocks(first_token_s=4.0, whole_answer_s=8.0, between_tokens_s=4.0),
-        breaker=_breaker(breaker) if breaker else BreakerOptions(),
-        retry=_retry(retry) if retry else RetryOptions(),
-        budget=BudgetOptions(
-            share=budget.choice((0.0, 0.1, 0.2)),
-            floor_per_s=budget.choice((0.0, 0.05, 0.2, 1.0)),
-            window_s=budget.choice((5, 10, 20)),
-        )
-        if budget
-        else BudgetOptions(),
-        hedge=HedgeOptions(
-            share=hedge.choice((0.0, 0.1, 0.3)),
-            percentile=hedge.choice((0.7, 0.9)),
-            samples_min=hedge.choice((5, 20)),
-        )
-        if hedge
-        else HedgeOptions(),
-        limiter=LimiterOptions(min=limiter.choice((1, 2, 4)), max=limiter.choice((4, 8, 20, 100)))
-        if limiter
-        else LimiterOptions(),
-        health=HealthOptions(window_s=health.choice((10, 30)), failure_share=health.choice((0.02, 0.05, 0.2)))
-        if health
-        else HealthOptions(),
-        probe=ProbeOptions(enabled=not _one_in(probe, 4), idle_s=probe.choice((0.5, 1.0, 2.0)))
-        if probe
-        else ProbeOptions(),
-        client_stall_s=server.choice((1.0, 5.0)) if server else 30.0,
-        connections_per_origin_max=server.choice((2, 8, 1000)) if server else 1000,
-        in_flight_max=server.choice((15, 10_000)) if server else 10_000,
-    )
-
-
-def _clocks(dice: Random) -> Clocks:
-    first_token_s = dice.choice((1.5, 3.0, 10.0))
-    return Clocks(
-        pool_s=dice.choice((0.2, 1.0)),
-        connect_s=dice.choice((0.5, 3.0)),
-        first_token_s=first_token_s,
-        whole_answer_s=dice.choice((first_token_s * 2, 20.0)),
-        between_tokens_s=dice.choice((1.0, 5.0, 15.0)),
-        total_s=dice.choice((10.0, 60.0, 300.0)),
-    )
-
-
-def _breaker(dice: Random) -> BreakerOptions:
-    return BreakerOptions(
-        window_s=dice.choice((10, 30)),
-        calls_min=dice.choice((4, 10, 20)),
-        failures_in_a_row=dice.choice((3, 5, 8)),
-        slow_of_clock=dice.choice((0.1, 0.3, 0.5)),
-        slow_share=dice.choice((0.3, 0.6)),
-        open_s=dice.choice((1.0, 3.0, 5.0)),
-        probes_max=dice.choice((1, 1, 2, 3)),
-        ramp_s=dice.choice((0.0, 5.0, 10.0)),
-    )
-
-
-def _retry(dice: Random) -> RetryOptions:
-    return RetryOptions(
-        same_target_max=dice.choice((0, 1, 2, 5)),
-        last_target_max=dice.choice((0, 2, 5)),
-        base_s=dice.choice((0.05, 0.1, 0.5)),
-        wait_max_s=dice.choice((0.0, 3.0, 10.0)),
-    )
 
 
 def _drain(dice: Random, from_s: float, for_s: float) -> Drain | None:

@@ -6,6 +6,8 @@ from chaos.simulate.books import ASKED, Books, Case, Trial
 from chaos.simulate.world import World
 from service.events import BreakerChanged, RequestEnded
 
+AGAIN = ("retry", "key", "fresh")  # at a target that opened meanwhile: nobody else could be asked
+
 
 @dataclass
 class Guard:
@@ -56,7 +58,8 @@ class Guards:
             guard = self.of(scope)
             if guard.changed_s == now_s and guard.state == "open":
                 continue  # it was let in a moment ago, within this instant
-            if guard.state == "half_open" and len(guard.probes) < self._world.tuning.breaker.probes_max:
+            probes_max = self._world.tuning_at(now_s).breaker.probes_max
+            if guard.state == "half_open" and len(guard.probes) < probes_max:
                 guard.probes[trial] = None
             elif guard.state != "closed" and guard.slow and scope == trial.target:
                 trial.slow_open = True
@@ -84,10 +87,10 @@ class Guards:
     def last_resort(self, case: Case, event: RequestEnded) -> None:
         """Whoever is open for slowness alone is asked when there is nobody else; and only then."""
         number = case.ask.number
-        route = next(route for route in self._world.routes if route.name == case.ask.route)
+        route, since_s = self._world.route(case.ask.route), case.lead.began_s
         last = {attempt.target: attempt for attempt in event.attempts}
         for trial in case.trials:
-            if trial.slow_open and trial.attempt is not None:
+            if trial.slow_open and trial.attempt is not None and trial.attempt.kind not in AGAIN:
                 others = {a.target for a in event.attempts if a.started_s <= trial.attempt.started_s}
                 others |= {other.target for other in case.trials if other.began_s <= trial.began_s}
                 if missing := set(route.targets) - others:
@@ -100,5 +103,5 @@ class Guards:
         for target in route.targets:
             guard = self.of(target)
             left = target in last and not last[target].tried and last[target].reason == "breaker_open"
-            if left and guard.slow and guard.slow_since_s < case.ended_s - event.total_s:
+            if left and guard.slow and guard.slow_since_s < since_s:
                 self._books.violated("S12", f"#{number} is turned away while {target} is only slow")

@@ -15,11 +15,15 @@ from chaos.simulate.asks import asks
 from chaos.simulate.books import Books
 from chaos.simulate.clients import Clients
 from chaos.simulate.closing import LAST_WORDS_S, LATE_S, Closing
+from chaos.simulate.delivery import delivery
+from chaos.simulate.hedging import hedging
 from chaos.simulate.recovery import Recovery
 from chaos.simulate.rules import Rules
 from chaos.simulate.seam import CheckedWire
 from chaos.simulate.sometimes import look_back
 from chaos.simulate.spending import spending
+from chaos.simulate.substitutes import substitutes
+from chaos.simulate.waiting import waiting
 from chaos.simulate.wholeness import wholeness
 from chaos.simulate.world import STALE, World
 from service.app import Service
@@ -103,11 +107,14 @@ class Stage:
         )
         door = AppClient(service.asgi)
         narrow = AppClient(service.asgi, lifespan=False, buffer_bytes_max=ROOM_BYTES)
-        clients = Clients(door, narrow, books, world.tuning.clocks.total_s)
+        clients = Clients(door, narrow, books, world)
         closing = Closing(world, books, rules, service, wire, ledger)
         async with door:
             closing.at_rest()
-            aside = [asyncio.create_task(self._stale(wire), name="stale connections")]
+            aside = [
+                asyncio.create_task(self._stale(wire), name="stale connections"),
+                asyncio.create_task(self._reload(service), name="reload"),
+            ]
             drain = asyncio.create_task(self._drain(service), name="drain")
             await clients.send_all(asks(world))
             await drain
@@ -115,9 +122,11 @@ class Stage:
                 task.cancel()
             await asyncio.gather(*aside, return_exceptions=True)
             await asyncio.sleep(max(0.0, world.end_s - loop.time()) if not world.drain else 0.0)
-            await closing.quiet(world.tuning.clocks.total_s)
-            closing.agree((await door.request("GET", "/status")).json())
-            spending(world, books)
+            await closing.quiet(max(tuning.clocks.total_s for tuning in world.tunings))
+            for look in (spending, waiting, hedging, delivery, substitutes):
+                look(world, books)
+            known = {"authorization": f"Bearer {build.caller_key(0)}"} if world.callers else {}
+            closing.agree((await door.request("GET", "/status", headers=known)).json())
             recovery = Recovery(world, books, rules)
             recovery.check(loop.time())
             wholeness(world, books, recovery)
@@ -136,6 +145,12 @@ class Stage:
         self.books.measured("drain, beyond its time", late_s)
         if late_s > LAST_WORDS_S + LATE_S:
             self.books.violated("drain", f"it took {late_s:.3f} s longer than it may")
+
+    async def _reload(self, service: Service) -> None:
+        loop, reload = asyncio.get_running_loop(), self._world.reload
+        if reload is not None:
+            await asyncio.sleep(reload.at_s - loop.time())
+            service.reload(build.loaded(self._world, 1))
 
     async def _stale(self, wire: VirtualWire) -> None:
         """Kept-alive connections that turn out to be dead, while that trouble lasts."""

@@ -4,7 +4,7 @@ its recovery or of the end of its Retry-After, whichever is later. With traffic 
 from collections.abc import Iterator, Sequence
 
 from chaos.simulate.books import Books, Trial
-from chaos.simulate.build import keys, url
+from chaos.simulate.build import keys_at, url
 from chaos.simulate.healthy import sound
 from chaos.simulate.rules import Rules
 from chaos.simulate.world import Provider, World
@@ -30,7 +30,7 @@ class Recovery:
     def check(self, now_s: float) -> None:
         """Every recovery of every target that lasted long enough to be judged."""
         world = self._world
-        if world.drain is not None or not world.tuning.probe.enabled:
+        if world.drain is not None or not all(tuning.probe.enabled for tuning in world.tunings):
             return
         for provider in world.providers:
             if not sound(world, provider):
@@ -91,11 +91,12 @@ class Recovery:
 
     def rests_until_s(self, provider: Provider, target: str, at_s: float) -> float:
         """Until when every key was told to wait, by tries that began before."""
-        until_s = dict.fromkeys(keys(provider), 0.0) or {"": 0.0}
+        until_s = dict.fromkeys(keys_at(self._world, provider, at_s), 0.0) or {"": 0.0}
         for trial in self._trials.get(target, ()):
             if trial.began_s < at_s and trial.head_s is not None:
                 key = trial.key.removeprefix("Bearer ")
-                until_s[key] = max(until_s.get(key, 0.0), trial.head_s + _rest_s(trial))
+                if key in until_s:
+                    until_s[key] = max(until_s[key], trial.head_s + _rest_s(trial))
         return min(until_s.values())
 
 

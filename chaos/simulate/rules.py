@@ -13,20 +13,26 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from chaos.simulate.books import ASKED, Books, Case, Trial
+from chaos.simulate.books import ASKED, Books, Case, Trial, Wait
 from chaos.simulate.guards import Guards
+from chaos.simulate.sharing import Sharing
 from chaos.simulate.world import World
+from service.attempt.why_not import UNSUPPORTED
 from service.chat import Attempt
 from service.events import (
     AttemptEnded,
     BreakerChanged,
     BudgetSpent,
+    CacheLooked,
     Crashed,
     Event,
     HealthChanged,
     Hedged,
     LimitLowered,
+    QueueLeft,
     RequestEnded,
+    SettingsReloaded,
+    Shared,
 )
 from service.wire.base import WireRequest, WireResponse
 
@@ -41,6 +47,9 @@ NUMBER = re.compile(r"\d+(\.\d+)?")
 
 class _Model(msgspec.Struct):
     model: str
+
+
+_MODEL = msgspec.json.Decoder(_Model)
 
 
 class Rules:
@@ -58,6 +67,7 @@ class Rules:
         self.guards = Guards(world, books)
         self.cool_until_s: dict[tuple[str, str], float] = {}  # by key and target
         self._lowered_s: dict[str, float] = {}
+        self._sharing = Sharing(world, books, now)
 
     # at the seam
 
@@ -65,7 +75,7 @@ class Rules:
         """A try goes out."""
         now_s, origin = self._now(), request.origin
         provider = origin.removeprefix("http://").partition(".")[0]
-        target = f"{provider}/{msgspec.json.decode(request.body, type=_Model).model}"
+        target = f"{provider}/{_MODEL.decode(request.body).model}"
         key = request.headers.get("authorization") or request.headers.get("x-api-key", "")
         trial = Trial(ASKED.get(), target, key, now_s)
         self._books.tell(f"#{trial.number} -> {target}")
@@ -100,25 +110,32 @@ class Rules:
         self._books.tell(f"#{trial.number} -| {trial.target}")
         if trial.number is None:
             return
-        case, clocks = self._books.cases[trial.number], self._world.tuning.clocks
+        case = self._books.cases[trial.number]
+        clocks = self._world.tunings[case.generation].clocks
+        gone_s = case.gone_s()
         if case.hedged.get(trial.target, "slow") != "slow" and _answered_elsewhere(case, trial):
-            until_s = max(case.deadline_s, trial.began_s + clocks.connect_s + clocks.first_token_s)
+            until_s = max(
+                case.until_s(clocks.total_s), trial.began_s + clocks.connect_s + clocks.first_token_s
+            )
             if now_s > until_s + LEAVE_S:
                 self._books.violated("S10", f"#{trial.number}: {trial.target} was heard out for too long")
-        elif case.left_s is not None and now_s > case.left_s + LEAVE_S:
-            late_s = now_s - case.left_s
+        elif gone_s is not None and now_s > gone_s + LEAVE_S:
             self._books.violated(
-                "S10", f"#{trial.number}: {trial.target} went on {late_s:.3f} s after the client left"
+                "S10", f"#{trial.number}: {trial.target} went on {now_s - gone_s:.3f} s after the client left"
             )
 
     def _of_its_request(self, trial: Trial, case: Case, now_s: float) -> None:
+        self._sharing.asks(case, now_s)
         case.trials.append(trial)
-        if now_s > case.deadline_s + EPSILON_S:
+        if now_s > case.until_s(self._world.tunings[case.generation].clocks.total_s) + EPSILON_S:
             self._books.violated("S4", f"#{trial.number} asks {trial.target} after its deadline")
-        if case.ended is not None and not _goes_on(case, trial):
+        gone_s = case.gone_s()
+        if case.over() and not _goes_on(case, trial):
             self._books.violated("S4", f"#{trial.number} asks {trial.target} after it has ended")
-        elif case.ended is None and case.left_s is not None and now_s > case.left_s + LEAVE_S:
+        elif not case.over() and gone_s is not None and now_s > gone_s + LEAVE_S:
             self._books.violated("S4", f"#{trial.number} asks {trial.target} after its client has left")
+        if case.waits and case.waits[-1].how not in ("served", "left"):
+            self._books.violated("S13", f"#{trial.number} asks {trial.target}, and was {case.waits[-1].how}")
         if {(trial.target, ""), (trial.target, trial.key)} & case.refused_by:
             self._books.violated(
                 "S8", f"#{trial.number} asks {trial.target} again, which has refused it for good"
@@ -142,6 +159,15 @@ class Rules:
                 self._attempt(event)
             case RequestEnded():
                 self._request(event)
+            case CacheLooked(result=result):
+                self._sharing.looked(self._of(ASKED.get()), result)
+            case Shared(what=what):
+                self._sharing.shared(self._of(ASKED.get()), what)
+            case QueueLeft():
+                self._queue_left(event)
+            case SettingsReloaded():
+                self._books.tell("other settings")
+                self._books.sometimes["settings reloaded"] += 1
             case BreakerChanged():
                 self._books.tell(f"breaker {event.scope}: {event.before} -> {event.after} ({event.why})")
                 self.guards.changed(event, self._now())
@@ -154,26 +180,51 @@ class Rules:
                 self._books.sometimes[f"health {before} -> {after}"] += 1
             case BudgetSpent(provider=provider):
                 self._books.tell(f"budget of {provider} is spent")
+                self._books.told["budget_spent"] += 1
                 self._books.sometimes["budget spent"] += 1
             case Hedged(target=target, why=why):
                 number = ASKED.get()
                 self._books.tell(f"#{number} hedges {target}: {why}")
                 self._books.sometimes[f"hedged: {why}"] += 1
+                self._books.told["hedged"] += 1
                 if number is not None:
-                    self._books.cases[number].hedged[target] = why
+                    self._hedged(self._books.cases[number], target, why)
             case Crashed(where=where):
                 self._books.violated("S1", f"a defect inside the service: {where}")
+
+    def _hedged(self, case: Case, target: str, why: str) -> None:
+        case.hedged[target] = why
+        if why == "slow":
+            self._books.hedges.append((self._now(), case.generation))
+
+    def _queue_left(self, event: QueueLeft) -> None:
+        case, now_s, how = self._of(ASKED.get()), self._now(), event.how
+        self._books.tell(f"#{case.ask.number} {how} after {event.waited_s:.3f} s in line")
+        case.waits.append(Wait(now_s - event.waited_s, now_s, how))
+        self._books.told["queued"] += 1
+        self._books.sometimes[f"queue: {how}"] += 1
+        if how not in ("served", "left"):
+            self._books.told[f"shed_{how}"] += 1
+
+    def _of(self, number: int | None) -> Case:
+        assert number is not None, "only requests look into the cache, share and stand in line"
+        return self._books.cases[number]
 
     def _attempt(self, event: AttemptEnded) -> None:
         number, attempt = ASKED.get(), event.attempt
         self._books.tell(f"#{number} <- {attempt.target} {attempt.kind} {attempt.reason}")
         trial = self._open.pop((self._owner(number), attempt.target), None)
+        if trial is None and attempt.reason.startswith(UNSUPPORTED):
+            self._books.unsent.append((attempt.target.partition("/")[0], self._now()))
+            return  # nothing was sent
         if trial is None:
             self._books.violated(
                 "S11", f"#{number}: a try at {attempt.target} is told of that was not made, or twice"
             )
             return
-        trial.attempt = attempt
+        trial.attempt, trial.ended_s = attempt, self._now()
+        if attempt.ok and number is not None:
+            self._sharing.kept(self._books.cases[number], trial.ended_s)
         self.in_flight[trial.provider] -= 1
         self.guards.ended(trial)
         if attempt.reason in ("cancelled", "outrun"):

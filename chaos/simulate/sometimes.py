@@ -5,7 +5,7 @@ from chaos.simulate.world import World
 from service.chat import Outcome
 
 REQUIRED = (
-    *(f"ended {outcome}" for outcome in Outcome if outcome is not Outcome.DEGRADED),
+    *(f"ended {outcome}" for outcome in Outcome),
     "breaker closed -> open",
     "breaker open -> half_open",
     "breaker half_open -> closed",
@@ -24,6 +24,24 @@ REQUIRED = (
     "hedged: degraded",
     "hedged: slow",
     "hedge of a slow one won",
+    "hedge of a slow one lost",
+    "cache: hit",
+    "cache: stale",
+    "a stale answer was asked for anew",
+    "shared call: joined",
+    "shared call: handed_over",
+    "asked again, with more time",
+    "degraded: stale",
+    "degraded: template",
+    "degraded: words",
+    "whole: failed over after content",
+    "heartbeat",
+    "queue: served",
+    "queue: expired",
+    "queue: overloaded",
+    "queue: full",
+    "queue: left",
+    "settings reloaded",
     "probe hedged and won",
     "probe hedged and lost",
     "probe heard out",
@@ -101,6 +119,8 @@ def _tries(books: Books, case: Case) -> None:
             sometimes["probe heard out"] += (trial.closed_s or 0.0) > case.ended_s
         if attempt.kind == "hedge" and "slow" in case.hedged.values():
             sometimes["hedge of a slow one won"] += ended.target == trial.target
+            sometimes["hedge of a slow one lost"] += attempt.reason == "outrun"
+        sometimes["a stale answer was asked for anew"] += case.refreshes and attempt.ok
         if attempt.kind == "retry":
             sometimes["same-target retry succeeded"] += attempt.ok
             sometimes["Retry-After waited out"] += trial.target in limited

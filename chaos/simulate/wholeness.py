@@ -9,6 +9,7 @@ from chaos.simulate.world import World
 from service.chat import Outcome
 
 SHARE = 0.995
+JSON_MODE = 1  # asks.PROGRAMS: not every dialect has it
 GIVEN_UP = frozenset({"provider_refused", "request_too_large"})
 
 
@@ -19,7 +20,7 @@ def wholeness(world: World, books: Books, recovery: Recovery) -> None:
     recovered = {t for p, t in sound_ones if recovery.rests_until_s(p, t, world.end_s) < world.end_s}
     could = [case for case in books.cases.values() if not case.ask.last and _could(world, case, healthy)]
     _judge(books, "with a healthy target", could)
-    if world.tuning.probe.enabled and world.end_s - world.heal_s > HOST_SOON_S:
+    if all(tuning.probe.enabled for tuning in world.tunings) and world.end_s - world.heal_s > HOST_SOON_S:
         last = [case for case in books.cases.values() if case.ask.last and _could(world, case, recovered)]
         _judge(books, "after the rest", last)
 
@@ -39,14 +40,19 @@ def _judge(books: Books, when: str, cases: list[Case]) -> None:
 def _could(world: World, case: Case, targets: Collection[str]) -> bool:
     """Whether one of these targets could have answered it: it had the time, and nothing final came from another."""
     ask, ended = case.ask, case.ended
-    route = next(route for route in world.routes if route.name == ask.route)
-    time_s = min(ask.deadline_s, world.tuning.clocks.total_s)
-    if not set(route.targets) & set(targets) or time_s < needed_s(world, route.targets, stream=ask.stream):
+    route, tuning = world.route(ask.route), world.tunings[case.generation]
+    time_s = min(ask.deadline_s, tuning.clocks.total_s)
+    if route.degraded.enabled:
+        time_s = min(time_s, route.degraded.answer_within_s or time_s)
+    needs_s = needed_s(tuning, route.targets, stream=ask.stream, whole=ask.whole)
+    if not set(route.targets) & set(targets) or time_s < needs_s or ask.program == JSON_MODE:
         return False
     if case.left_s is not None or ask.pause_s or (world.drain and ask.at_s + time_s > world.drain.at_s):
         return False
     if ended is None or ended.outcome is Outcome.COMPLETE:
         return True
-    elsewhere = {trial.target for trial in case.trials} - set(targets)
-    committed = ended.outcome is Outcome.CUT and ended.target in elsewhere  # by then it was too late
+    elsewhere = {trial.target for trial in case.lead.trials} - set(targets)
+    committed = (
+        not ask.whole and ended.outcome is Outcome.CUT and ended.target in elsewhere
+    )  # by then it was too late
     return not committed and not (ended.code in GIVEN_UP and elsewhere)

@@ -3,21 +3,29 @@
 dub5 simulate --mutant tests.simulation.mutants:budget_ignored
 """
 
+import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+from msgspec.structs import replace
+
 from service.answers import cache, single_flight
+from service.answers.degraded import Substitutes
+from service.answers.replay import Recorded, assemble
+from service.app import Service
 from service.attempt import run, tries
 from service.attempt.breaker import Breaker
 from service.attempt.budget import Budget
 from service.attempt.classify import Verdict, classify
 from service.attempt.tries import CANCELLED, Streaming, Try
-from service.chat import Caller, ChatRequest
+from service.chat import Caller, ChatRequest, Chunk
 from service.errors import StreamCut
+from service.policy import line
 from service.routing.fleet import Pass
+from service.settings import Loaded
 
 
 @contextlib.contextmanager
@@ -119,6 +127,91 @@ def caller_missing_in_key() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def loser_not_cancelled() -> Iterator[None]:
+    """Whoever was outrun goes on to the end."""
+
+    async def end(self: run._Leg, outrun: bool) -> None:
+        going = asyncio.create_task(self.close(), name="loser")
+        LOSERS.add(going)
+        going.add_done_callback(LOSERS.discard)
+
+    with mock.patch.object(run._Leg, "end", end):
+        yield
+
+
+@contextlib.contextmanager
+def cut_answer_cached() -> Iterator[None]:
+    """What came of a stream that broke off is kept as if it were all of it."""
+    whole = Recorded.read
+
+    async def read(self: Recorded) -> list[Chunk]:
+        try:
+            return await whole(self)
+        except StreamCut:
+            said = [*self._payloads, b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}']
+            if (body := assemble(said)) is not None:
+                await self._keep(body)
+            raise
+
+    with mock.patch.object(Recorded, "read", read):
+        yield
+
+
+@contextlib.contextmanager
+def whole_delivered_early() -> Iterator[None]:
+    """A stream that is to be held until it is whole goes out from its first word on."""
+
+    async def hold_all(self: Streaming) -> None:
+        pass
+
+    with mock.patch.object(Streaming, "hold_all", hold_all):
+        yield
+
+
+@contextlib.contextmanager
+def expired_work_sent() -> Iterator[None]:
+    """Who stands in line is asked for, however little time is left."""
+    with mock.patch.object(line.Waiter, "expired", lambda self, now_s: False):
+        yield
+
+
+@contextlib.contextmanager
+def lower_class_first() -> Iterator[None]:
+    """Whose turn it is in line: the lowest class first."""
+
+    def highest(self: line.Line) -> Any:
+        return next(priority for priority in reversed(self.lanes) if self.lanes[priority].waiting)
+
+    with mock.patch.object(line.Line, "highest", highest):
+        yield
+
+
+@contextlib.contextmanager
+def substitute_for_programs() -> Iterator[None]:
+    """Whoever asks gets words of ours, also where a program reads them."""
+    with mock.patch.object(Substitutes, "may_stand_in", lambda self, request: self.options.enabled):
+        yield
+
+
+@contextlib.contextmanager
+def old_settings_for_new_requests() -> Iterator[None]:
+    """A reload changes keys, and nothing else."""
+    whole = Service.reload
+
+    def reload(self: Service, loaded: Loaded) -> None:
+        settings = loaded.settings
+        before = {provider.name: provider for provider in self.settings.provider}
+        kept = tuple(replace(p, isolated=before[p.name].isolated) for p in settings.provider)
+        whole(self, replace(loaded, settings=replace(self.settings, provider=kept)))
+
+    with mock.patch.object(Service, "reload", reload):
+        yield
+
+
+LOSERS: set[asyncio.Task[None]] = set()
+
+
 def _fields(verdict: Verdict) -> dict[str, Any]:
     return {name: getattr(verdict, name) for name in verdict.__slots__}
 
@@ -129,8 +222,13 @@ MUTANTS = (
     budget_ignored,
     retry_after_ignored,
     last_candidate_ejected,
-)
-SHARING = (
     follower_killed_with_leader,
     caller_missing_in_key,
-)  # wants equal questions at one time: tests/service/test_sharing.py
+    loser_not_cancelled,
+    cut_answer_cached,
+    whole_delivered_early,
+    expired_work_sent,
+    lower_class_first,
+    substitute_for_programs,
+    old_settings_for_new_requests,
+)
