@@ -73,6 +73,8 @@ class Flights(Generic[G]):
         request = task.request
         kind = (key, request.stream, getattr(request, "wants_usage", False), task.whole)
         flight = self._open.get(kind)
+        if flight is not None and flight.deadline_s <= clock.now():
+            flight = None  # its time is over in this very moment
         joined = flight is not None
         if flight is None:
             flight = self._open[kind] = Flight(

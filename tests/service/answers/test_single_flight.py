@@ -195,6 +195,9 @@ async def play(house: House, clients: list[Client]) -> list[Told]:
 @example(  # the last one leaves in the very moment in which another one comes
     [Client(0.0, 0.0, 0.1, 0.5), Client(0.1, 0.0, None, 0.5), Client(0.2, 0.0, None, 0.5)], 0, None, 0
 )
+@example(  # one comes in the very moment in which the other one's time is over
+    [Client(0.9, 0.0, None, 2.0), Client(2.9, 0.0, None, 0.5)], 1, None, 0
+)
 def test_everybody_reads_the_one_answer(
     clients: list[Client], words: int, end: GatewayError | None, seed: int
 ) -> None:
