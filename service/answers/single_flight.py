@@ -317,7 +317,7 @@ class Seat(Generic[G]):
         if flight.ended and not self._left:
             await asyncio.wait({flight.task})
             flight.task.result()  # a defect of ours is raised
-        if flight.answer is None:
+        if flight.answer is None or not self.chunks_read:  # it may have come in this very moment: too late
             raise DeadlineExceeded("No provider answered within the time allowed.", attempts=self._note())
         raise StreamStalled("The time allowed ran out before the answer was whole.", attempts=self._note())
 

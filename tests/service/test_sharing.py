@@ -12,7 +12,7 @@ from service.chat import Attempt
 from service.events import Event, RequestEnded
 from service.options import BreakerOptions, CacheOptions, DegradedOptions, ProbeOptions
 from simulators.script import Close, Hang, Head, Respond, Wait
-from simulators.virtual import AppFault
+from simulators.virtual import AppFault, run
 from tests.service.world import (
     SSE,
     WORDS,
@@ -265,6 +265,24 @@ class TestDeadlines:
         assert text_of(hasty.body) == WORDS[0] + WORDS[1]
         assert payloads(hasty.body)[-1]["error"]["code"] == "stream_stalled"
         assert text_of(patient.body) == "".join(WORDS)
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_the_answer_comes_in_that_very_moment(self, stream: bool) -> None:
+        """Too late for who has left, whatever came first: an error before the first byte, of a request not answered."""
+
+        async def play() -> None:
+            clocks, at_once = Clocks(first_token_s=2.0, whole_answer_s=2.0), healthy(first_s=0.0, gap_s=0.0)
+            async with World(one=script(Hang()), two=at_once, clocks=clocks, **ON) as world:
+                hasty, patient = await asyncio.gather(
+                    world.ask(temperature=0, stream=stream, headers={"x-deadline-ms": "2000"}),
+                    world.ask(temperature=0, stream=stream),
+                )
+                assert (hasty.status, hasty.json()["error"]["code"]) == (503, "deadline_exceeded")
+                assert patient.status == 200
+                assert world.outcomes() == {"failed": 1, "complete": 1}
+
+        for seed in range(8):
+            run(play(), seed=seed)
 
     async def test_over_for_all(self) -> None:
         """Nobody has time left: the try is told as in time of its own, and nothing goes on."""
