@@ -10,7 +10,7 @@ from service import clock
 from service.answers.cache import Selection
 from service.chat import Attempt
 from service.events import Event, RequestEnded
-from service.options import BreakerOptions, CacheOptions, DegradedOptions, ProbeOptions
+from service.options import BreakerOptions, CacheOptions, Clocks, DegradedOptions, ProbeOptions
 from simulators.script import Close, Hang, Head, Respond, Wait
 from simulators.virtual import AppFault, run
 from tests.service.world import (
