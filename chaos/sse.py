@@ -15,8 +15,11 @@ class EventReader:
     def feed(self, data: bytes) -> list[str]:
         """The events that `data` completes."""
         text = self._rest + self._decode(data)
-        held = "\r" if text.endswith("\r") else ""  # its \n may come with the next bytes
-        *lines, tail = text[: len(text) - len(held)].replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        held = ""
+        if "\r" in text:
+            held = "\r" if text.endswith("\r") else ""  # its \n may come with the next bytes
+            text = text[: len(text) - len(held)].replace("\r\n", "\n").replace("\r", "\n")
+        *lines, tail = text.split("\n")
         self._rest = tail + held
         return [event for line in lines if (event := self._line(line)) is not None]
 

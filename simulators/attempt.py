@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from simulators.answers import prompt_tag
 from simulators.ledger import Ended, Ledger, Line
 from simulators.personas.base import Asked
-from simulators.script import Action, Close, Data, Dropped, End, Head, Reset, Script, SimRequest
+from simulators.script import Close, Data, Dropped, End, Head, Reset, Script, SimRequest
 
 ENDS: Mapping[type, Ended] = {End: Ended.END, Close: Ended.CUT, Reset: Ended.RESET}
 
@@ -36,7 +36,12 @@ class Attempt:
         ledger.opened(self._provider)
         try:
             for action in script:
-                ended = self._count(action)
+                if isinstance(action, Data):
+                    self._bytes += len(action.data)
+                    self._tokens += action.tokens
+                elif isinstance(action, Head):
+                    self._status = action.status
+                ended = ENDS.get(type(action), Ended.CLIENT_LEFT)  # if nothing comes after it
                 yield action
             if ended is Ended.CLIENT_LEFT:
                 ended = Ended.CUT  # a script that just runs out leaves its client without an end
@@ -44,16 +49,6 @@ class Attempt:
             ended = Ended.CUT
         finally:
             ledger.add(self._line(ledger.last + 1, ended, now()))
-
-    def _count(self, action: Action) -> Ended:
-        """Takes note of an action; says how it would have ended if nothing came after it."""
-        match action:
-            case Head(status):
-                self._status = status
-            case Data(data, tokens):
-                self._bytes += len(data)
-                self._tokens += tokens
-        return ENDS.get(type(action), Ended.CLIENT_LEFT)
 
     def _line(self, n: int, ended: Ended, now_s: float) -> Line:
         request = self._request

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from simulators.script import Action, Close, End, Gate, Hang, Reset, Script, Until, Wait
+from simulators.script import Action, Close, Data, End, Gate, Hang, Reset, Script, Until, Wait
 
 UNSEEN_S_MAX = 600.0  # so long at most goes on what nobody waits for
 
@@ -61,8 +61,9 @@ class Desk:
         over, resumes_s = False, 0.0
         try:
             for action in script:
-                over = isinstance(action, (End, Close, Reset))
-                resumes_s = self._now() + _wait_s(action)
+                if not isinstance(action, Data):
+                    over = isinstance(action, (End, Close, Reset))
+                    resumes_s = self._now() + _wait_s(action)
                 yield action
             over = True
         finally:

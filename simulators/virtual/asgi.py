@@ -33,7 +33,8 @@ class Reply:
 
     async def read(self) -> bytes:
         """The next bytes as the application sent them; `b""` at the end of the reply."""
-        await self._until(lambda: self._data or self._complete)
+        if not (self._data or self._complete):
+            await self._until(lambda: self._data or self._complete)
         if not self._data:
             return b""
         data = self._data.popleft()

@@ -45,13 +45,16 @@ class Deadlock(BaseException):
 
 
 class _Future(asyncio.Future[Any]):
-    """Hashed by its number: asyncio keeps futures in sets, whose order would follow memory addresses."""
+    """Hashed by a number: asyncio keeps futures in sets, whose order would follow memory addresses. Few are ever
+    hashed, so each gets its number then."""
 
-    def __init__(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self.number = number
+    number = 0
 
     def __hash__(self) -> int:
+        if not self.number:
+            loop = self.get_loop()
+            assert isinstance(loop, VirtualLoop), "it was made there"
+            self.number = next(loop._numbers)
         return self.number
 
 
@@ -78,6 +81,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.on_step = on_step
         self._ready: deque[asyncio.Handle]  # is the base class's
         self._stopping: bool
+        self._debug: bool
+        self._closed: bool
         self._thread_id: int | None
         self._check_closed: Callable[[], None]
         self._asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]]
@@ -154,19 +159,25 @@ class VirtualLoop(asyncio.BaseEventLoop):
             escaped, self._escaped = self._escaped, None
             raise escaped
         self._turns += 1
-        self._drop_cancelled_timers()
-        if (not self._ready or self._turns > TURNS_MAX) and not self._stopping:
+        ready = self._ready
+        if (not ready or self._turns > TURNS_MAX) and not self._stopping:
             self._jump()
-        while self._timers and self._timers[0][0] <= self._now_ns:
-            self._ready.append(heapq.heappop(self._timers)[2])
-            self._drop_cancelled_timers()
-        if self._order is not None and len(self._ready) > 1:
-            turn = list(self._ready)
+        timers, now_ns = self._timers, self._now_ns
+        while timers and timers[0][0] <= now_ns:
+            timer = heapq.heappop(timers)[2]
+            if timer._cancelled:
+                self._cancelled_timers -= 1
+            else:
+                ready.append(timer)
+        if len(ready) > 1 and self._order is not None:
+            turn = list(ready)
             self._order.shuffle(turn)
-            self._ready.clear()
-            self._ready.extend(turn)
-        for _ in range(len(self._ready)):
-            self._step(self._ready.popleft())
+            ready.clear()
+            ready.extend(turn)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                self._step(handle)
 
     def _drop_cancelled_timers(self) -> None:
         while self._timers and self._timers[0][2].cancelled():
@@ -175,13 +186,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _jump(self) -> None:
         self._turns = 0
+        self._drop_cancelled_timers()
         if not self._timers:
             raise self._stuck("spins" if self._ready else "waits")
         self._now_ns = max(self._now_ns, self._timers[0][0])
 
     def _step(self, handle: asyncio.Handle) -> None:
-        if handle.cancelled():
-            return
         name = _name(handle) if self.on_step else ""
         handle._run()
         self._steps += 1
@@ -201,6 +211,18 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _write_to_self(self) -> None: ...
 
+    def call_soon(
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        if self._debug or self._closed:
+            return super().call_soon(callback, *args, context=context)
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
     def call_soon_threadsafe(
         self,
         callback: Callable[[*Ts], object],
@@ -216,7 +238,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     # tasks, numbered in the order of their creation
 
     def create_future(self) -> asyncio.Future[Any]:
-        return _Future(next(self._numbers), self)
+        return _Future(loop=self)
 
     def create_task(  # type: ignore[override]  # newer Pythons pass more keywords
         self, coro: Coroutine[Any, Any, T], *, name: object = None, **kwargs: Any
