@@ -69,8 +69,7 @@ def _canonical(fields: Mapping[str, msgspec.Raw]) -> str | None:
     if sum(map(len, chosen.values())) > QUESTION_BYTES_MAX:
         return None
     try:
-        read = {name: json.loads(raw.decode(), **_STRICTLY) for name, raw in chosen.items()}
-        return json.dumps(read, sort_keys=True, separators=(",", ":"))
+        return _CANONICAL.encode({name: _STRICT.decode(raw.decode()) for name, raw in chosen.items()})
     except (ValueError, RecursionError):
         return None
 
@@ -86,7 +85,9 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number in JSON")
 
 
-_STRICTLY: dict[str, Any] = {"object_pairs_hook": _once, "parse_constant": _no_number}
+# Made once: `json.loads` and `json.dumps` would make them anew for each field.
+_STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def _digest(text: str) -> str:
