@@ -93,6 +93,7 @@ QUOTA_CODES = frozenset(
 EDGE_STATUSES = frozenset({*range(520, 528), 530})  # Cloudflare speaking for an origin it cannot reach
 BLINKS = frozenset({500, 502, 503, 504})  # may be over at once
 FULL = frozenset({429, 498, 529})
+OVERLOADED = ("overloaded", "capacity exceeded", "slow down")  # said with a 503 by who is up, and has no room
 SAID_INSIDE = frozenset(
     {*map(str, (401, 402, 403, 408, 429, 498)), *map(str, range(500, 600))}
 )  # as an error's code
@@ -159,8 +160,13 @@ def _of_fault(fault: ProviderFault) -> Verdict:
         status=fault.status,
         message=fault.message,
         maybe_billed=fault.status is None,  # it had begun
-        overload=status in FULL and rest is not Rest.QUOTA and rule.blame is not Blame.NOBODY,
+        overload=_has_no_room(fault, status) and rest is not Rest.QUOTA and rule.blame is not Blame.NOBODY,
     )
+
+
+def _has_no_room(fault: ProviderFault, status: int | None) -> bool:
+    said = fault.message.lower()
+    return status in FULL or (status == 503 and any(words in said for words in OVERLOADED))
 
 
 def _of_wire(failure: WireFailure) -> Verdict:

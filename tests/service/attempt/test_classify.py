@@ -142,3 +142,17 @@ def test_a_defect_of_ours_is_not_a_providers_failure() -> None:
     """What is not a known failure is raised again, never blamed on a target."""
     with pytest.raises(KeyError):
         classify(KeyError("ours"))
+
+
+@pytest.mark.parametrize(
+    ("said", "overload"),
+    [
+        ("The engine is currently overloaded, please try again later.", True),
+        ("Service tier capacity exceeded for this model.", True),
+        ("The server had an error.", False),
+    ],
+)
+def test_a_503_that_says_why(said: str, overload: bool) -> None:
+    """Who is up and has no room is given less; it may be asked again, as with any other 503."""
+    verdict = classify(ProviderFault("http_503", status=503, message=said))
+    assert (verdict.overload, verdict.then) == (overload, Then.RETRY)
