@@ -71,11 +71,12 @@ class Limiter:
         if load is Load.TAKEN:
             self.taken()
         self.in_flight -= 1
-        lowered = load is Load.DROPPED and era == self.era and self._lower(busy, now_s)
+        lowered = load is Load.DROPPED and era == self.era and self.lower(busy, now_s)
         self._tell_room()
         return lowered
 
-    def _lower(self, busy: int, now_s: float) -> bool:
+    def lower(self, busy: int, now_s: float) -> bool:
+        """`busy` at one time are too many; whether the limit was lowered."""
         self.era += 1
         self._forget_at_s = now_s + self._options.forget_s
         before = self.limit

@@ -110,6 +110,7 @@ class Try:
         self.reader: StreamReader | None = None
         self.usage: Usage | None = None
         self._leave = leave
+        leave.streams = task.request.stream
         self._upstream = means.upstreams[target]
         means.asked_for[target] = task.request.operation
         self._response: WireResponse | None = None

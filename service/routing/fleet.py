@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from random import Random
 
+from service.attempt.backlog import Backlog
 from service.attempt.backoff import Fare
 from service.attempt.breaker import Breaker, End, Permit, State
 from service.attempt.budget import Budget
@@ -34,6 +35,7 @@ from service.settings import Secret
 FULL = "provider_full"
 ISOLATED_S = 60.0  # when to look again whether an operator has let go
 BAD_REQUEST = frozenset({400, 422})
+GAVE_UP = frozenset({"cancelled", "deadline_timeout"})  # the client did
 _RANK = {Health.HEALTHY: 0, Health.DEGRADED: 1, Health.UNHEALTHY: 2}
 _SEVERITY = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2, State.ISOLATED: 3}
 
@@ -102,6 +104,7 @@ class _Entry:
         self.breaker = breaker
         self.record = record
         self.first_token = PeakEwma()
+        self.streams, self.whole = Backlog(), Backlog()
         self.told = Health.HEALTHY
         self.in_flight = 0
         self.asked_s = 0.0  # when somebody was let in last
@@ -373,7 +376,9 @@ class Pass:
     """Leave for one try. `end` must be called when it is over, whatever happened; only the first call counts."""
 
     __slots__ = (
+        "_busy",
         "_committed",
+        "_entered_s",
         "_entry",
         "_fleet",
         "_host",
@@ -383,6 +388,7 @@ class Pass:
         "_slow",
         "_target",
         "probe",
+        "streams",
     )
 
     def __init__(self, fleet: Fleet, entry: _Entry, key: _Key, target: Permit, host: Permit) -> None:
@@ -393,7 +399,10 @@ class Pass:
         self._target = target
         self._host = host
         self._slow = self._over = self._committed = False
+        self.streams = False  # the answer is to come as a stream
+        self._entered_s = entry.asked_s
         self._limit_era = entry.provider.limiter.enter()
+        self._busy = entry.provider.limiter.in_flight
         entry.in_flight += 1
 
     @property
@@ -407,6 +416,7 @@ class Pass:
         self._entry.first_token.observe(first_token_s, now_s)
         self._entry.provider.limiter.taken()
         self._committed = True
+        self._note_backlog(now_s)
         was_well = self._entry.is_closed
         self._host.end(End.SUCCESS, now_s)
         self._target.commit(End.SLOW if self._slow else End.SUCCESS, now_s)
@@ -437,11 +447,26 @@ class Pass:
         if verdict is not None or entry.told is not Health.HEALTHY:
             self._fleet._health(entry, now_s)  # tells of a change
 
+    def _note_backlog(self, now_s: float, *, in_vain: bool = False) -> None:
+        """Its answer is here, or begins, or was waited for in vain. If it was sent before the limit was lowered last it
+        waited in the line of then: no news."""
+        entry, limiter = self._entry, self._entry.provider.limiter
+        backlog, took_s = entry.streams if self.streams else entry.whole, now_s - self._entered_s
+        if self._limit_era == limiter.era and backlog.note(took_s, self._busy, now_s, in_vain=in_vain):
+            before = int(limiter.limit)
+            if limiter.lower(limiter.in_flight, now_s):
+                name, after = entry.provider.name, int(limiter.limit)
+                self._fleet._events.emit(LimitLowered(name, before, after, "backlog"))
+
     def _leave_limiter(self, verdict: Verdict | None, now_s: float) -> None:
         limiter = self._entry.provider.limiter
         if verdict is None:
             load = Load.UNKNOWN if self._committed else Load.TAKEN  # a stream was taken when it began
+            if not self._committed:
+                self._note_backlog(now_s)
         else:
+            if not self._committed and verdict.reason in GAVE_UP:
+                self._note_backlog(now_s, in_vain=True)
             load = Load.DROPPED if verdict.overload else Load.UNKNOWN
         before = int(limiter.limit)
         if limiter.leave(self._limit_era, load, now_s):
