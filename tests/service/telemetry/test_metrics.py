@@ -22,6 +22,7 @@ from service.events import (
     HealthChanged,
     Hedged,
     LimitLowered,
+    QueueLeft,
     RequestEnded,
 )
 from service.routing.health import Health, TargetState
@@ -284,8 +285,9 @@ async def test_every_name_in_the_table(
     metrics.count(attempt_ended(usage=Usage(1, 1, 2), cost_usd=0.1))
     metrics.count(request_ended())
     metrics.count(request_ended(code="stream_cut", outcome=Outcome.CUT, attempts=(barred,)))
-    metrics.count(CacheLooked("chat", "hit"))
     metrics.count(request_ended(outcome=Outcome.DEGRADED, degraded="stale"))
+    metrics.count(CacheLooked("chat", "hit"))
+    metrics.count(QueueLeft("req_1", "chat", "normal", "served", 0.2))
     metrics.count(BreakerChanged("http://one:80", "closed", "open", "5 failures in a row"))
     families = {f.name: f for f in text_string_to_metric_families(metrics.scrape().decode())}
 
@@ -321,7 +323,7 @@ def said(function: str, place: int) -> set[str]:
 def test_reasons_in_the_source() -> None:
     """Every reason that the service's own code can give is one of the set."""
     faults, barred, verdicts = said("ProviderFault", 0), said("Barred", 0), said("Verdict", 2)
-    clocks = said("guard", 0) - {"linger", "race", "client_stall", "shared"}  # these end no try
+    clocks = said("guard", 0) - {"linger", "race", "backoff", "client_stall", "shared"}  # these end no try
     assert {"truncated", "empty_answer"} <= faults
     assert {"isolated", "slow_start", "provider_full", "retry_budget_spent"} <= barred
     assert {"cancelled", "outrun"} <= verdicts
