@@ -60,6 +60,7 @@ class Runner:
 
     def hear_out(self, leg: "_Leg") -> None:
         """A probe that was outrun goes on by itself, until it has told whether its target is back."""
+        leg.go_on_for_nobody()
         heard = asyncio.create_task(leg.close(), name="probe heard out")
         self._heard[heard] = None
         heard.add_done_callback(self._heard.pop)
@@ -88,6 +89,7 @@ class _Walk:
 
     def __init__(self, runner: Runner, task: Task, watch: Watch) -> None:
         self.outrun = False
+        self.for_nobody = False  # the request has its answer
         self._runner = runner
         self._fleet = runner.fleet
         self._task = task
@@ -180,6 +182,8 @@ class _Walk:
             if following.wait_s:
                 pause = asyncio.sleep(following.wait_s)
                 await self._waited(self._watch.guard("backoff", NEVER, pause))
+            if self.for_nobody and following.fare is Fare.PAID:
+                return None
             entered = self._fleet.enter(target, clock.now(), following.fare, last_resort=last)
             if isinstance(entered, Barred):
                 return None
@@ -331,6 +335,7 @@ class _Leg:
     ) -> None:
         self.found: Found | None = None
         self._walk: _Walk | None = None
+        self._for_nobody = False
         self.task = asyncio.create_task(self._run(runner, task, deadline_s, go))
 
     async def _run(
@@ -338,10 +343,17 @@ class _Leg:
     ) -> None:
         watch = Watch(deadline_s, within=task.watch)
         self._walk = _Walk(runner, task, watch)
+        self._walk.for_nobody = self._for_nobody
         try:
             self.found = await go(self._walk)
         finally:
             watch.close()
+
+    def go_on_for_nobody(self) -> None:
+        """The request has its answer; what is out may tell how its target does, and is not repeated."""
+        self._for_nobody = True
+        if self._walk is not None:
+            self._walk.for_nobody = True
 
     async def end(self, outrun: bool) -> None:
         """It is not wanted any more."""

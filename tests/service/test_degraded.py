@@ -10,8 +10,8 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from service import clock
-from service.options import CacheOptions, Clocks, DegradedOptions, ProbeOptions
-from simulators.script import Hang, Head, Respond
+from service.options import BreakerOptions, CacheOptions, Clocks, DegradedOptions, ProbeOptions
+from simulators.script import Close, Hang, Head, Respond, Wait
 from simulators.virtual import Answer, AppClient, Connect
 from tests.service.world import SSE, World, body, chunk, healthy, in_turn, payloads, script, status, text_of
 
@@ -93,6 +93,20 @@ async def test_recovery() -> None:
             headers.append((await world.ask(stream=True)).headers)
     assert headers[-1]["x-dub5-target"] == "one/m"
     assert clock.now() < 30
+
+
+async def test_a_probe_that_fails_behind_a_substitute() -> None:
+    """It has told what there was to tell: it is not repeated for a request that has its answer."""
+    broken = script(Head(200, SSE), chunk({"content": "hello "}), Wait(0.1), Close())
+    options = {"probe": ProbeOptions(enabled=False)}
+    breaker = BreakerOptions(failures_in_a_row=2, ramp_s=0.0)
+    route = ON | {"delivery": "whole"}
+    async with World(one=in_turn(DOWN, DOWN, broken), route=route, breaker=breaker, options=options) as world:
+        await world.ask(stream=True)
+        await asyncio.sleep(30.0)
+        assert (await world.ask(stream=True)).headers["x-dub5-degraded"]
+        await asyncio.sleep(30.0)
+        assert len(world.asked["one"]) == 3
 
 
 async def test_not_opted_in() -> None:
