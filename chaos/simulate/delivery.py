@@ -18,9 +18,8 @@ def delivery(world: World, books: Books) -> None:
 def _whole(world: World, books: Books, case: Case) -> None:
     number, ended = case.ask.number, case.ended
     assert ended is not None, "asked above"
-    books.sometimes["heartbeat"] += (
-        bool(case.headers) and "x-dub5-target" not in case.headers and case.content_s > 0
-    )
+    streamed = case.headers.get("content-type", "").startswith("text/event-stream")
+    books.sometimes["heartbeat"] += streamed and "x-dub5-target" not in case.headers
     if not case.ask.pause_s:
         books.measured("a held stream said nothing for", case.silent_s)
         if case.silent_s > HEARTBEAT_S + LATE_S:

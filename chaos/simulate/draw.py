@@ -32,7 +32,7 @@ LATENCIES = [
     "free-shared",
     "cold-start",
 ]
-REQUESTS = (80, 460)  # of one world, about
+REQUESTS = (120, 720)  # of one world, about
 REST_S = 80.0  # longer than a host that was gone may be left alone
 
 

@@ -113,7 +113,7 @@ class Rules:
         case = self._books.cases[trial.number]
         clocks = self._world.tunings[case.generation].clocks
         gone_s = case.gone_s()
-        if case.hedged.get(trial.target, "slow") != "slow" and _answered_elsewhere(case, trial):
+        if case.hedged.get(trial.target, "slow") != "slow" and _has_answer(case, trial):
             until_s = max(
                 case.until_s(clocks.total_s), trial.began_s + clocks.connect_s + clocks.first_token_s
             )
@@ -272,8 +272,10 @@ def _wait_s(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def _answered_elsewhere(case: Case, trial: Trial) -> bool:
-    """Whether another target was faster: then a probe may be heard out, client or no client."""
+def _has_answer(case: Case, trial: Trial) -> bool:
+    """Whether another target, or a substitute, was faster: then a probe may be heard out, client or no client."""
+    if case.ended is not None and case.ended.degraded:
+        return True
     others = [other for other in case.trials if other is not trial]
     return any(other.attempt is not None and other.attempt.first_token_s is not None for other in others)
 

@@ -30,7 +30,6 @@ REQUIRED = (
     "a stale answer was asked for anew",
     "shared call: joined",
     "shared call: handed_over",
-    "asked again, with more time",
     "degraded: stale",
     "degraded: template",
     "degraded: words",

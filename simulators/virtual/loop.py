@@ -174,10 +174,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._order.shuffle(turn)
             ready.clear()
             ready.extend(turn)
-        for _ in range(len(ready)):
+        on_step, steps = self.on_step, len(ready)
+        for _ in range(steps):
             handle = ready.popleft()
-            if not handle._cancelled:
-                self._step(handle)
+            if handle._cancelled:
+                continue
+            if on_step is None:
+                handle._run()
+            else:
+                name = _name(handle)
+                handle._run()
+                on_step(self._now_ns, name)
+        self._steps += steps
+        if self._steps >= COLLECT_EVERY_STEPS:
+            self._steps = 0
+            gc.collect(1)
 
     def _drop_cancelled_timers(self) -> None:
         while self._timers and self._timers[0][2].cancelled():
@@ -190,15 +201,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if not self._timers:
             raise self._stuck("spins" if self._ready else "waits")
         self._now_ns = max(self._now_ns, self._timers[0][0])
-
-    def _step(self, handle: asyncio.Handle) -> None:
-        name = _name(handle) if self.on_step else ""
-        handle._run()
-        self._steps += 1
-        if not self._steps % COLLECT_EVERY_STEPS:
-            gc.collect(1)
-        if self.on_step:
-            self.on_step(self._now_ns, name)
 
     def _stuck(self, how: str) -> BaseException:
         threads = sorted(thread.name for thread in set(threading.enumerate()) - self._threads)
