@@ -126,6 +126,8 @@ class _Walk:
                 return None
             leave = self._enter(target, fare, last_resort)
             if leave is None:
+                if fare is Fare.FREE:  # who was paid for has no room any more
+                    kind, fare = "first", Fare.FIRST
                 continue
             rest = targets[i + 1 :]
             if self._is_trial(target, leave, rest):
@@ -263,6 +265,7 @@ class _Walk:
             if other.provider != target.provider
             and fleet.does_well(other, now_s)
             and fleet.may_ask(other, now_s)
+            and not fleet.on_ramp(other, now_s)
         ]
         if not well or not runner.means.hedges.may_send(now_s) or not fleet.pay(well[0], now_s):
             return

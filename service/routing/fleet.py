@@ -297,6 +297,11 @@ class Fleet:
         entry = self._entries[target]
         return entry.is_closed and not entry.record.degraded(now_s)
 
+    def on_ramp(self, target: Target, now_s: float) -> bool:
+        """Whether it recovered a moment ago, and is spared."""
+        entry = self._entries[target]
+        return entry.breaker.on_ramp(now_s) or entry.host.on_ramp(now_s)
+
     def standing(self, target: Target, now_s: float) -> Standing:
         """What the router wants to know. A target that is due for a probe, or fails a little and was not asked for a
         while, stands where a healthy one would, or nobody would ever find out that it is back."""

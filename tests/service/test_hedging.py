@@ -6,6 +6,7 @@ import pytest
 
 from service import clock
 from service.attempt.clocks import Interrupted, Watch
+from service.chat import Target
 from service.options import BreakerOptions, BudgetOptions, HealthOptions, HedgeOptions, ProbeOptions
 from simulators.script import Hang, Respond, Script, SimRequest, Wait
 from simulators.virtual import Connect
@@ -45,6 +46,21 @@ async def test_the_second_answers(stream: bool) -> None:
     assert not stream or text_of(answer.body) == "hello big world"
     assert world.happened("hedged") == 1
     assert world.outcomes() == {"complete": 41}
+
+
+async def test_each_pays_from_its_own_purse() -> None:
+    """Who has just recovered is spared, and pays for nobody else: the next one is asked if its own budget allows it."""
+    options = {**EAGER, "budget": BudgetOptions(share=0.0, floor_per_s=1.0)}
+    async with World(one=then(healthy(), STALLS), two=healthy(), three=healthy(), options=options) as world:
+        await warm(world)
+        fleet = world.service.fleet
+        fleet.isolate(["two"], clock.now())
+        fleet.isolate([], clock.now())
+        while fleet.pay(Target("three", "m"), clock.now()):
+            pass
+        await world.ask(stream=True, headers={"x-deadline-ms": "1000"})
+        assert world.happened("hedged") == 0
+        assert not (world.asked["two"] or world.asked["three"])
 
 
 async def test_the_first_answers_after_all() -> None:
