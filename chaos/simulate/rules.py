@@ -274,7 +274,7 @@ def _wait_s(headers: Mapping[str, str]) -> float | None:
 
 def _has_answer(case: Case, trial: Trial) -> bool:
     """Whether another target, or a substitute, was faster: then a probe may be heard out, client or no client."""
-    if case.ended is not None and case.ended.degraded:
+    if any(one.ended is not None and one.ended.degraded for one in (case, *case.sharers)):
         return True
     others = [other for other in case.trials if other is not trial]
     return any(other.attempt is not None and other.attempt.first_token_s is not None for other in others)
