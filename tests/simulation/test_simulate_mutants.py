@@ -17,8 +17,8 @@ SEEDS_MAX = 200
 CAUGHT = {
     "permit_kept_on_cancel": (5, {"S6"}),
     "retry_after_commit": (45, {"S2", "honest"}),
-    "budget_ignored": (8, {"S3"}),
-    "retry_after_ignored": (13, {"S7", "S8"}),
+    "budget_ignored": (20, {"S3"}),
+    "retry_after_ignored": (28, {"S7", "S8"}),
     "last_candidate_ejected": (48, {"S12"}),
     "follower_killed_with_leader": (38, {"honest"}),
     "caller_missing_in_key": (5, {"S9"}),
