@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from chaos.simulate.books import ASKED, Books, Case, Trial, Wait
+from chaos.simulate.build import keys
 from chaos.simulate.guards import Guards
 from chaos.simulate.sharing import Sharing
-from chaos.simulate.world import World
+from chaos.simulate.world import Reload, World
 from service.attempt.why_not import UNSUPPORTED
 from service.chat import Attempt
 from service.events import (
@@ -90,11 +91,22 @@ class Rules:
             self._books.violated(
                 "S7", f"#{trial.number} asks {target} {until_s - now_s:.3f} s before its Retry-After"
             )
+        if self._world.reload is not None:
+            self._by_its_settings(trial, self._world.reload, now_s)
         owner = self._owner(trial.number)
         if (owner, target) in self._open:
             self._books.violated("S3", f"#{trial.number} asks {target} twice at one time")
         self._open[owner, target] = trial
         return trial
+
+    def _by_its_settings(self, trial: Trial, reload: Reload, now_s: float) -> None:
+        """Whoever comes after the settings have changed is asked for with the new keys."""
+        since_s = now_s if trial.number is None else self._books.cases[trial.number].began_s
+        if trial.provider not in reload.rotated or since_s <= reload.at_s:
+            return
+        self._books.sometimes["asked with a new key"] += 1
+        if trial.key.removeprefix("Bearer ") not in keys(self._world.provider(trial.provider), rotated=True):
+            self._books.violated("S17", f"#{trial.number} asks {trial.target} with a key that was taken away")
 
     def answered(self, trial: Trial, response: WireResponse) -> None:
         """Status and headers are here."""

@@ -41,6 +41,7 @@ REQUIRED = (
     "queue: full",
     "queue: left",
     "settings reloaded",
+    "asked with a new key",
     "probe hedged and won",
     "probe hedged and lost",
     "probe heard out",
