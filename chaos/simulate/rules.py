@@ -8,14 +8,14 @@ The rules keep books of their own; of the service's insides they read one number
 """
 
 import asyncio
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
 from chaos.simulate.books import ASKED, Books, Case, Trial, Wait
 from chaos.simulate.build import keys
 from chaos.simulate.guards import Guards
+from chaos.simulate.reading import goes_on, has_answer, wait_s
 from chaos.simulate.sharing import Sharing
 from chaos.simulate.world import Reload, World
 from service.attempt.why_not import UNSUPPORTED
@@ -42,8 +42,6 @@ EPSILON_S = 1e-6
 FINAL = frozenset({400, 404, 405, 413, 422})  # to send it there again cannot help
 KEY_REFUSED = frozenset({401, 402, 403})
 SAID_WAIT = frozenset({429, 498, 500, 502, 503, 504, 529})
-STALE = frozenset({"send_closed", "send_reset", "wait_closed", "wait_reset"})
-NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 class _Model(msgspec.Struct):
@@ -112,7 +110,7 @@ class Rules:
         """Status and headers are here."""
         trial.head_s, trial.status = self._now(), response.status
         if response.status in SAID_WAIT:
-            trial.retry_after_s = _wait_s(response.headers)
+            trial.retry_after_s = wait_s(response.headers)
 
     def closed(self, trial: Trial) -> None:
         """Its connection is free, or closed."""
@@ -125,7 +123,7 @@ class Rules:
         case = self._books.cases[trial.number]
         clocks = self._world.tunings[case.generation].clocks
         gone_s = case.gone_s()
-        if case.hedged.get(trial.target, "slow") != "slow" and _has_answer(case, trial):
+        if case.hedged.get(trial.target, "slow") != "slow" and has_answer(case, trial):
             until_s = max(
                 case.until_s(clocks.total_s), trial.began_s + clocks.connect_s + clocks.first_token_s
             )
@@ -142,7 +140,7 @@ class Rules:
         if now_s > case.until_s(self._world.tunings[case.generation].clocks.total_s) + EPSILON_S:
             self._books.violated("S4", f"#{trial.number} asks {trial.target} after its deadline")
         gone_s = case.gone_s()
-        if case.over() and not _goes_on(case, trial):
+        if case.over() and not goes_on(case, trial):
             self._books.violated("S4", f"#{trial.number} asks {trial.target} after it has ended")
         elif not case.over() and gone_s is not None and now_s > gone_s + LEAVE_S:
             self._books.violated("S4", f"#{trial.number} asks {trial.target} after its client has left")
@@ -274,26 +272,3 @@ class Rules:
     def left_open(self) -> list[Trial]:
         """Tries whose end was never told."""
         return list(self._open.values())
-
-
-def _wait_s(headers: Mapping[str, str]) -> float | None:
-    """What a reply says in so many words; milliseconds before seconds. Dates and nonsense are left to the service."""
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        if NUMBER.fullmatch(said := headers.get(name, "")):
-            return float(said) * unit_s
-    return None
-
-
-def _has_answer(case: Case, trial: Trial) -> bool:
-    """Whether another target, or a substitute, was faster: then a probe may be heard out, client or no client."""
-    if any(one.ended is not None and one.ended.degraded for one in (case, *case.sharers)):
-        return True
-    others = [other for other in case.trials if other is not trial]
-    return any(other.attempt is not None and other.attempt.first_token_s is not None for other in others)
-
-
-def _goes_on(case: Case, trial: Trial) -> bool:
-    """Whether it is a probe or trial that is heard out, and that had met a dead connection, which tells nothing."""
-    before = [other.attempt for other in case.trials if other.target == trial.target and other is not trial]
-    heard_out = case.hedged.get(trial.target, "slow") != "slow"
-    return heard_out and len(before) == 1 and before[0] is not None and before[0].reason in STALE

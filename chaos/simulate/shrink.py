@@ -10,7 +10,7 @@ from typing import Any
 
 from chaos.simulate.asks import asks
 from chaos.simulate.play import Result, play
-from chaos.simulate.world import Tuning, World
+from chaos.simulate.world import Route, Tuning, World
 
 Play = Callable[[World], Result]
 
@@ -106,7 +106,12 @@ def _plainer(world: World) -> Iterator[World]:
     """With one thing less that is out of the ordinary."""
     if world.drain is not None:
         yield dataclasses.replace(world, drain=None)
+    if world.reload is not None:
+        yield dataclasses.replace(world, reload=None)
+    if world.callers:
+        yield dataclasses.replace(world, callers=())
     plain: dict[str, Any] = {"leave_share": 0.0, "slow_share": 0.0, "bursts": (), "last": 0}
+    plain |= {"repeat_share": 0.0, "program_share": 0.0, "delivery_share": 0.0}
     for name, value in plain.items():
         if getattr(world.load, name) != value:
             yield dataclasses.replace(world, load=dataclasses.replace(world.load, **{name: value}))
@@ -116,6 +121,13 @@ def _plainer(world: World) -> Iterator[World]:
             yield dataclasses.replace(
                 world, tuning=dataclasses.replace(world.tuning, **{name: getattr(usual, name)})
             )
+    for i, route in enumerate(world.routes):
+        for name in ("delivery", "cache", "degraded"):
+            usual_one = getattr(Route(route.name, route.policy, route.targets), name)
+            if getattr(route, name) != usual_one:
+                plainer_route = dataclasses.replace(route, **{name: usual_one})
+                routes = (*world.routes[:i], plainer_route, *world.routes[i + 1 :])
+                yield dataclasses.replace(world, routes=routes)
     for i, provider in enumerate(world.providers):
         if provider.limits or provider.capacity:
             plainer = dataclasses.replace(provider, limits=None, capacity=None)
