@@ -27,6 +27,7 @@ from service.events import DrainBegan, Events, SettingsReloaded, Subscriber
 from service.gateway import Gateway
 from service.generation import Generation, House
 from service.policy.admission import Admission
+from service.policy.needs import Needs
 from service.policy.queue import Queue
 from service.routing.fleet import Fleet
 from service.settings import Loaded, ServerSettings, Settings
@@ -67,8 +68,9 @@ class Service:
             waiting=lambda: self.queue.waiting,
             states=lambda: self._current.states(),
         )
-        self.events = Events(self.metrics.count, self.board.note, *([log] if log else []))
-        self.queue = Queue(settings.admission, self.events)
+        needs = Needs()
+        self.events = Events(self.metrics.count, self.board.note, needs.note, *([log] if log else []))
+        self.queue = Queue(settings.admission, needs, self.events)
         self.wire = wire or _wire(settings.server)
         self.cache = opened(settings.cache, loaded.redis_url, self.events, dice("cache"))
         self.admin = Admin(self.cache, loaded.admin_token)

@@ -161,8 +161,8 @@ class Gateway:
         return replace(_given(found), cache=FromCache.MISS)
 
     async def _run(self, task: Task, route: Route) -> Found:
-        async with self.queue.turn(task, self.runner.fleet, route.targets):
-            return await self.runner.run(task, self._order(route, route.targets))
+        await self.queue.turn(task, self.runner.fleet, route.targets)
+        return await self.runner.run(task, self._order(route, route.targets))
 
     async def _refresh(self, before: Task, route: Route, key: Key) -> None:
         """Asks anew for what a stale answer was given to, unless somebody else is at it."""
@@ -202,8 +202,8 @@ class Gateway:
         if not able:
             raise InvalidRequest(f"No target behind {route.settings.name!r} makes embeddings.", param="model")
         same = [target for target in able if target.model == able[0].model]
-        async with self.queue.turn(task, self.runner.fleet, same):
-            found = await self.runner.run(task, self._order(route, same))
+        await self.queue.turn(task, self.runner.fleet, same)
+        found = await self.runner.run(task, self._order(route, same))
         assert isinstance(found, Whole), "vectors are not streamed"
         return Answer(found.target.name, reply=found.reply)
 

@@ -8,7 +8,8 @@ from typing import Any
 from service.chat import Priority, Target
 from service.errors import GatewayError
 from service.options import AdmissionOptions
-from service.policy.codel import Codel, Fastest
+from service.policy.codel import Codel
+from service.policy.needs import Fastest
 from service.routing.fleet import Fleet
 
 TIME_MIN_S = 0.05  # with less left nobody can be asked
@@ -20,7 +21,7 @@ RETRY_AFTER_MAX_S = 60.0
 class Waiter:
     """One request in line. `called`: set when it may go, or is refused with `error`; `how` it left the queue."""
 
-    __slots__ = ("called", "deadline_s", "error", "how", "joined_s", "line", "priority", "times")
+    __slots__ = ("called", "deadline_s", "error", "how", "joined_s", "line", "need", "priority")
 
     def __init__(
         self,
@@ -29,20 +30,20 @@ class Waiter:
         called: "asyncio.Future[None]",
         joined_s: float,
         deadline_s: float,
-        times: Fastest,
+        need: Fastest,
     ) -> None:
         self.line = line
         self.priority = priority
         self.called = called
         self.joined_s = joined_s
         self.deadline_s = deadline_s
-        self.times = times
+        self.need = need
         self.error: GatewayError | None = None
         self.how = "left"
 
     def expired(self, now_s: float) -> bool:
         """Whether less time is left than an answer to such a request needs."""
-        return self.deadline_s - now_s < max(TIME_MIN_S, self.times.read(now_s))
+        return self.deadline_s - now_s < max(TIME_MIN_S, self.need.read(now_s))
 
 
 class Lane:

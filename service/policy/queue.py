@@ -14,7 +14,7 @@ and keeps its place in line if somebody was faster. One is called at a time, and
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from service import clock
 from service.attempt.tries import Task
@@ -22,8 +22,8 @@ from service.chat import Attempt, Target
 from service.errors import DeadlineExceeded, Overloaded
 from service.events import Events, QueueLeft
 from service.options import AdmissionOptions
-from service.policy.codel import Fastest
 from service.policy.line import Line, Waiter
+from service.policy.needs import Needs
 from service.routing.fleet import FULL, Fleet
 
 TICK_S = 0.05  # how often those who wait are looked at; a refusal goes out at once
@@ -34,27 +34,26 @@ TOO_LATE = "Every provider behind this model was busy, and less time is left now
 class Queue:
     """Everybody who waits. Times are loop seconds."""
 
-    def __init__(self, options: AdmissionOptions, events: Events) -> None:
+    def __init__(self, options: AdmissionOptions, needs: Needs, events: Events) -> None:
         self.options = options
         self.waiting = 0
+        self._needs = needs
         self._events = events
         self._lines: dict[tuple[Fleet, tuple[Target, ...]], Line] = {}  # whose turn comes last, last
-        self._times: dict[tuple[str, bool], Fastest] = {}  # by route, and whether it is a stream
         self._called: Waiter | None = None  # was told to go, and has not gone yet
         self._timer: asyncio.TimerHandle | None = None
 
-    def turn(self, task: Task, fleet: Fleet, targets: Sequence[Target]) -> "Turn":
-        """`async with` it: inside, one of the targets may be asked. Raises Overloaded, DeadlineExceeded."""
-        return Turn(self, task, fleet, targets)
+    async def turn(self, task: Task, fleet: Fleet, targets: Sequence[Target]) -> None:
+        """Returns when one of the targets may be asked: then, in the same step. Raises Overloaded, DeadlineExceeded."""
+        if not self._passes(fleet, targets, clock.now()):
+            await self._wait(task, fleet, targets)
 
-    def passes(self, fleet: Fleet, targets: Sequence[Target], now_s: float) -> bool:
-        """Whether a request need not wait."""
+    def _passes(self, fleet: Fleet, targets: Sequence[Target], now_s: float) -> bool:
         if self.waiting and any(line.providers & {t.provider for t in targets} for line in self._busy()):
             return False
         return not self.options.waiting_max or not fleet.must_wait(targets, now_s)
 
-    async def wait(self, task: Task, fleet: Fleet, targets: Sequence[Target]) -> None:
-        """Until there is a place. Raises Overloaded, DeadlineExceeded."""
+    async def _wait(self, task: Task, fleet: Fleet, targets: Sequence[Target]) -> None:
         now_s, began_ns, loop = clock.now(), clock.tick_ns(), asyncio.get_running_loop()
         waiter = Waiter(
             self._line(fleet, tuple(targets)),
@@ -62,7 +61,7 @@ class Queue:
             loop.create_future(),
             now_s,
             task.watch.deadline_s,
-            self.times(task),
+            self._needs.of(task.route, task.request.operation, task.request.stream),
         )
         try:
             self._join(waiter, now_s)
@@ -174,44 +173,11 @@ class Queue:
         more = self.waiting > 0
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick) if more else None
 
-    def times(self, task: Task) -> Fastest:
-        """How long answers to such requests take."""
-        key = (task.route, task.request.stream)
-        times = self._times.get(key)
-        if times is None:
-            times = self._times[key] = Fastest()
-        return times
-
     def told(self) -> dict[str, Any]:
         """As /status says it."""
         now_s = clock.now()
         lines = [line.told(now_s) for line in self._busy()]
         return {"waiting": self.waiting, "waiting_max": self.options.waiting_max, "lines": lines}
-
-
-class Turn:
-    """One request's way through the queue; inside, its time to an answer is taken."""
-
-    __slots__ = ("_began_s", "_fleet", "_queue", "_targets", "_task")
-
-    def __init__(self, queue: Queue, task: Task, fleet: Fleet, targets: Sequence[Target]) -> None:
-        self._queue = queue
-        self._task = task
-        self._fleet = fleet
-        self._targets = targets
-        self._began_s = 0.0
-
-    async def __aenter__(self) -> Self:
-        self._began_s = now_s = clock.now()
-        if not self._queue.passes(self._fleet, self._targets, now_s):
-            await self._queue.wait(self._task, self._fleet, self._targets)
-            self._began_s = clock.now()
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            now_s = clock.now()
-            self._queue.times(self._task).note(now_s - self._began_s, now_s)
 
 
 def _passed_over(task: Task, targets: Sequence[Target], since_s: float) -> tuple[Attempt, ...]:

@@ -61,6 +61,7 @@ class Scene:
     clocks: Clocks = field(default_factory=Clocks)
     options: dict[str, Any] = field(default_factory=dict)
     stream: bool = True
+    latency: Latency = LATENCY
     callers: Mapping[str, float] = field(
         default_factory=dict
     )  # variables of their keys, and each one's share
@@ -68,7 +69,7 @@ class Scene:
 
     async def play(self) -> "Played":
         """Returns when all have their answer, or have left."""
-        stage = _Stage(self)
+        stage = Stage(self)
         async with stage.client, asyncio.TaskGroup() as group:
             group.create_task(stage.change())
             await stage.arrive(group)
@@ -112,7 +113,9 @@ class StubbornDesk(Desk):
             here.open()
 
 
-class _Stage:
+class Stage:
+    """The service, its providers, and the people's side of it."""
+
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.asked: list[Asked] = []
@@ -137,7 +140,7 @@ class _Stage:
         self.client = AppClient(self.service.asgi)
 
     def _provider(self, name: str) -> Provider:
-        profile = Profile(name, LATENCY, words=WORDS)
+        profile = Profile(name, self.scene.latency, words=WORDS)
         chance = random.Random(f"{self.scene.seed}/{name}")
         provider = Provider(
             self.scene.persona,
@@ -196,7 +199,7 @@ class _Stage:
 class Played:
     """What came of it."""
 
-    def __init__(self, scene: Scene, stage: _Stage) -> None:
+    def __init__(self, scene: Scene, stage: Stage) -> None:
         self.scene = scene
         self.asked = sorted(stage.asked, key=lambda asked: asked.at_s)
         self.lines = stage.ledger.lines()

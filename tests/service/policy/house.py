@@ -12,6 +12,7 @@ from service.chat import Caller, ChatBody, ChatRequest, Priority, Target
 from service.errors import GatewayError
 from service.events import Event, Events, QueueLeft
 from service.options import AdmissionOptions, Clocks
+from service.policy.needs import Needs
 from service.policy.queue import Queue
 from service.routing.fleet import Fleet
 
@@ -53,7 +54,8 @@ class House:
     def __init__(self, places: int = 0, options: AdmissionOptions | None = None, **free: int) -> None:
         self.places = Places(**{"one": places, **free})
         self.events: list[QueueLeft] = []
-        self.queue = Queue(options or AdmissionOptions(), Events(self._note))
+        self.needs = Needs()
+        self.queue = Queue(options or AdmissionOptions(), self.needs, Events(self._note))
         self.inside: list[int] = []  # in the order in which they went in
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.errors: dict[int, Any] = {}
@@ -82,9 +84,9 @@ class House:
 
     async def _one(self, number: int, task: Task, targets: Sequence[Target]) -> None:
         try:
-            async with self.queue.turn(task, cast(Fleet, self.places), targets):
-                self.places.take(targets)
-                self.inside.append(number)
+            await self.queue.turn(task, cast(Fleet, self.places), targets)
+            self.places.take(targets)
+            self.inside.append(number)
         except GatewayError as error:
             self.errors[number] = error
         finally:

@@ -1,7 +1,7 @@
 """A burst makes a line long for a moment, overload keeps it long: which of the two is it?"""
 
 from service.options import AdmissionOptions
-from service.policy.codel import FASTEST_S, Codel, Fastest
+from service.policy.codel import Codel
 
 OPTIONS = AdmissionOptions(target_s=0.5, interval_s=2.0)
 
@@ -38,20 +38,3 @@ class TestStands:
         assert not codel.stands(now_s)
         codel.note(3.0, now_s)
         assert not codel.stands(now_s + 1.9) and codel.stands(now_s + 2.0)
-
-
-class TestFastest:
-    def test_the_least_counts(self) -> None:
-        """Nobody is turned away for needing what one of the last ones needed."""
-        fastest = Fastest()
-        for took_s in (2.0, 0.7, 5.0):
-            fastest.note(took_s, 1.0)
-        assert fastest.read(2.0) == 0.7
-
-    def test_it_is_forgotten(self) -> None:
-        """After ten to twenty seconds; where nothing is known nobody needs anything."""
-        fastest = Fastest()
-        assert fastest.read(0.0) == 0.0
-        fastest.note(0.7, 1.0)
-        assert fastest.read(FASTEST_S) == 0.7
-        assert fastest.read(2 * FASTEST_S + 1.0) == 0.0

@@ -7,7 +7,6 @@ import pytest
 from service.chat import Priority
 from service.errors import DeadlineExceeded, Overloaded
 from service.options import AdmissionOptions
-from service.policy.codel import Fastest
 from tests.service.policy.house import ONE, TWO, House, settle
 
 HIGH, NORMAL, LOW = Priority
@@ -133,7 +132,7 @@ class TestPlaces:
         """With no room in the queue nobody waits: the walk over the targets says why not."""
         house = House(1, AdmissionOptions(waiting_max=0))
         house.places.free["one"] = 0
-        assert house.queue.passes(house.places, [ONE], 0.0)  # type: ignore[arg-type]
+        assert house.queue._passes(house.places, [ONE], 0.0)  # type: ignore[arg-type]
 
 
 class TestOrder:
@@ -203,10 +202,9 @@ class TestRefusals:
         assert house.inside == [1]
 
     async def test_out_of_time(self) -> None:
-        """Who has less time left than the quickest answer of late took is told while it can still do something."""
+        """Who has less time left than the quickest answer took of late is told while it can still do something."""
         house = House(0)
-        house.queue._times["chat", True] = fastest = Fastest()
-        fastest.note(0.8, 0.0)
+        house.needs.of("chat", "chat", True).note(0.8, 0.0)
         await house.come(2, within_s=2.0)
         await house.come(3, within_s=0.7)
         await asyncio.sleep(3.0)
