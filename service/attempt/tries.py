@@ -20,7 +20,7 @@ from service.errors import StreamCut, StreamStalled
 from service.events import AttemptEnded, Events
 from service.options import Clocks
 from service.providers.base import Dialect, ProviderFault, StreamReader, Unsupported, call_of, reply_of
-from service.providers.features import NOTHING, Feature, fits, needed
+from service.providers.features import Feature, fits, needed
 from service.providers.usage import prompt_only
 from service.routing.fleet import Pass
 from service.wire.base import Wire, WireFailure, WireRequest, WireResponse
@@ -43,7 +43,7 @@ class Upstream:
     dialect: Dialect
     base_url: str
     price: Price | None = None
-    lacks: Mapping[Feature, str] = NOTHING
+    lacks: Mapping[Feature, str] = field(default_factory=dict)
     context_tokens: int | None = None
 
     def carries(self, request: Asked) -> bool:
