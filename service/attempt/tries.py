@@ -369,7 +369,8 @@ class Streaming:
     async def aclose(self, verdict: Verdict = CANCELLED) -> None:
         """The client left, or the answer is over; or it is not wanted, as `verdict` says."""
         self._attempt.end(verdict)
-        await self._attempt.close(at_end=self._over and self._reader.ended)
+        wanted = verdict is not OUTRUN  # else nothing is waited for: the watch is of a task that has ended
+        await self._attempt.close(at_end=wanted and self._over and self._reader.ended)
 
     async def _more(self) -> list[Chunk]:
         """One read, or the last words of an answer that is whole though its ending was bad. Raises one of BROKEN."""

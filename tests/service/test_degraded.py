@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from service import clock
 from service.options import BreakerOptions, CacheOptions, Clocks, DegradedOptions, ProbeOptions
-from simulators.script import Close, Hang, Head, Respond, Wait
+from simulators.script import Close, End, Hang, Head, Respond, Script, SimRequest, Wait
 from simulators.virtual import Answer, AppClient, Connect
 from tests.service.world import SSE, World, body, chunk, healthy, in_turn, payloads, script, status, text_of
 
@@ -107,6 +107,33 @@ async def test_a_probe_that_fails_behind_a_substitute() -> None:
         assert (await world.ask(stream=True)).headers["x-dub5-degraded"]
         await asyncio.sleep(30.0)
         assert len(world.asked["one"]) == 3
+
+
+async def test_a_probe_that_succeeds_behind_a_substitute() -> None:
+    """Its answer is wanted by nobody: the connection is let go, however long the provider takes to end it."""
+    ended: list[float] = []
+
+    def lingers(request: SimRequest) -> Script:
+        try:
+            yield Wait(0.1)
+            yield from healthy()(request)
+            yield Wait(20.0)
+        finally:
+            ended.append(clock.now())
+
+    def slow_to_end(request: SimRequest) -> Script:
+        return (action for action in lingers(request) if not isinstance(action, End))
+
+    options = {"probe": ProbeOptions(enabled=False)}
+    route = ON | {"delivery": "whole"}
+    async with World(one=in_turn(*[DOWN] * 5, slow_to_end), route=route, options=options) as world:
+        for _ in range(3):
+            await world.ask(stream=True)
+        await asyncio.sleep(10.0)
+        assert (await world.ask(stream=True)).headers["x-dub5-degraded"]
+        began_s = clock.now()
+        await asyncio.sleep(30.0)
+        assert ended == [pytest.approx(began_s, abs=0.5)]
 
 
 async def test_not_opted_in() -> None:
