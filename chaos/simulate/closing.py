@@ -147,7 +147,7 @@ class Closing:
             self._books.violated(
                 "S11", f"the trail of #{case.ask.number} tells of tries that were not made, or twice"
             )
-        if case.sharers:
+        if case.sharers and case.trials:
             paying = [one.ask.number for one in (case, *case.sharers) if one.ended and not one.ended.shared]
             if len(paying) != 1:
                 self._books.violated("S11", f"the call of #{case.ask.number} is paid by {paying}")

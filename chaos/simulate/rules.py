@@ -210,6 +210,7 @@ class Rules:
     def _queue_left(self, event: QueueLeft) -> None:
         case, now_s, how = self._of(ASKED.get()), self._now(), event.how
         self._books.tell(f"#{case.ask.number} {how} after {event.waited_s:.3f} s in line")
+        self._sharing.waited(case)
         case.waits.append(Wait(now_s - event.waited_s, now_s, how))
         self._books.told["queued"] += 1
         self._books.sometimes[f"queue: {how}"] += 1

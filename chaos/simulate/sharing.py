@@ -96,6 +96,11 @@ class Sharing:
         case.leader = leader
         leader.sharers.append(case)
 
+    def waited(self, case: Case) -> None:
+        """It stood in line itself."""
+        if case.leader is not None:
+            self._apart(case, case.leader, self._now())
+
     def asks(self, case: Case, now_s: float) -> None:
         """A try goes out for it: is it the one who asks?"""
         number = case.ask.number
@@ -123,7 +128,8 @@ class Sharing:
         until_s = (
             leader.deadline_s if within_s is None else min(leader.deadline_s, leader.looked_s + within_s)
         )
-        if now_s < until_s - EPSILON_S:
+        dropped = bool(leader.waits) and leader.waits[-1].how == "expired"
+        if now_s < until_s - EPSILON_S and not dropped:
             self._books.violated(
                 "S9", f"#{case.ask.number} asks what #{leader.ask.number} is asking for both"
             )
