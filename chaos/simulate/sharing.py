@@ -138,8 +138,10 @@ class Sharing:
         case.leader = None
         kind = _kind(case)
         self._calls[kind] = case
-        for other in self._again.pop(kind, []):
-            if other.leader is leader and other is not case:
+        ended_s = leader.waits[-1].to_s if dropped else until_s
+        again = self._again.pop(kind, [])
+        for other in list(leader.sharers):
+            if other in again or other.looked_s > ended_s:
                 leader.sharers.remove(other)
                 other.leader = case
                 case.sharers.append(other)
