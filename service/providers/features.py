@@ -6,7 +6,6 @@ request that needs it is written down once, for each target, when the settings a
 
 from collections.abc import Mapping
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -37,7 +36,6 @@ WORDS = {
     Feature.LOGPROBS: "logprobs",
     Feature.LONG_CONTEXT: "conversations this long",
 }
-NOTHING: Mapping[Feature, str] = MappingProxyType({})
 _TEXT = [{"role": "user", "content": "Hi"}]
 _PIXEL = "data:image/png;base64,iVBORw0KGgo="
 _SCHEMA = {

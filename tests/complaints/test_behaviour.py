@@ -84,11 +84,9 @@ async def test_a_limit_in_the_middle_of_a_stream(begun: bool) -> None:
     async with World(one=limited, two=limited) as world:
         answers = await asyncio.gather(*(world.ask(stream=True) for _ in range(20)))
         took_s = clock.now()
-    assert [len(world.asked[name]) for name in ("one", "two")] == (
-        [20, 0] if begun else [5, 5]
-    )  # the breakers
+    assert [len(world.asked[name]) for name in ("one", "two")] == ([20, 0] if begun else [1, 1])
     assert took_s < 1.0
-    assert {answer.status for answer in answers} == {200 if begun else 503}
+    assert {answer.status for answer in answers} <= ({200} if begun else {429, 503})
     assert not any(b"[DONE]" in answer.body for answer in answers)
 
 
