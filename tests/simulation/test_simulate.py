@@ -15,17 +15,16 @@ from chaos.simulate.batch import Total, play_seed
 from chaos.simulate.draw import draw
 from chaos.simulate.play import play
 from chaos.simulate.sometimes import REQUIRED
+from simulators.virtual import Trace
 
 SEEDS = (14, 22)  # quick ones; `nox -s simulate` plays many more
 played = cache(play_seed)
-DIGESTS = """
-from dataclasses import replace
-from chaos.simulate.draw import draw
-from chaos.simulate.play import play
-from simulators.virtual import Trace
-steps, world = Trace(), replace(draw({seed}), kept=((0, 80),), rest_s=5.0)
-print(play(world, on_step=steps).digest, steps.digest())
-"""
+
+
+def digests(seed: int) -> str:
+    """Of the events, and of each step of the loop."""
+    steps, world = Trace(), replace(draw(seed), kept=((0, 80),), rest_s=5.0)
+    return f"{play(world, on_step=steps).digest} {steps.digest()}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -36,15 +35,13 @@ def test_a_few_worlds_hold(seed: int) -> None:
 
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed() -> None:
     """Every step of the loop and every event, in two processes that hash strings differently."""
-
-    def digests(hash_seed: str) -> subprocess.Popen[str]:
-        code = DIGESTS.format(seed=12)
-        environ = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        return subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True)
-
-    one, other = digests("1"), digests("2")
-    said = one.communicate()[0]
-    assert said and said == other.communicate()[0]
+    code = f"from {__name__} import digests; print(digests(12))"
+    environ = {**os.environ, "PYTHONHASHSEED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True
+    ) as other:
+        said = digests(12)
+        assert other.stdout is not None and other.stdout.read() == f"{said}\n"
 
 
 def test_another_seed_is_another_run() -> None:
