@@ -18,9 +18,10 @@ STANDS_S = 1.0  # a line is what stands for so long
 SAMPLES = 5
 TIMES = 2.0  # late is what takes so many times as long as the quickest
 SLACK_S = 0.5  # and longer than it by at least so much
-BELIEVED_S = 60.0
-HELPED = 0.9  # having less in flight helped if the quickest takes at most so much of what it took before
-LESS = 0.85  # of what was in flight then
+HELPED = 0.9  # fewer in flight helped if the quickest takes at most so much of what it took before
+LESS = 0.85  # fewer are so many of those of then
+ALIKE_MIN = 2  # so often in a row it did not help
+BELIEVED_S = 120.0
 
 
 class Backlog:
@@ -31,9 +32,8 @@ class Backlog:
         self._turn_at_s = 0.0
         self._late_since_s: float | None = None  # and none was in time
         self._late: deque[float] = deque(maxlen=SAMPLES)  # the last of those
-        self._then: tuple[float, int] | None = (
-            None  # of when it was told last: the quickest, the number in flight
-        )
+        self._then = (inf, 0)  # of when it was told last: the quickest, and how many were in flight
+        self._alike = 0
         self._usual_s = 0.0  # believed to be no line
         self._believed_until_s = 0.0
 
@@ -47,7 +47,7 @@ class Backlog:
         usual_s = max(best_s, self._usual_s) if now_s < self._believed_until_s else best_s
         if took_s <= max(TIMES * usual_s, usual_s + SLACK_S):
             if not in_vain:
-                self._late_since_s = self._then = None
+                self._late_since_s, self._then, self._alike = None, (inf, 0), 0
             return False
         if self._late_since_s is None:
             self._late_since_s = now_s
@@ -59,13 +59,15 @@ class Backlog:
         return not self._is_usual(busy, now_s)
 
     def _is_usual(self, busy: int, now_s: float) -> bool:
-        """Whether fewer than last time take as long."""
-        quickest_s = min(self._late)
-        then, self._then = self._then, (quickest_s, busy)
-        if then is None or busy > then[1] * LESS or quickest_s <= then[0] * HELPED or quickest_s == inf:
+        """Whether fewer than last time take as long, and so it was the time before."""
+        quickest_s, (then_s, then_busy) = min(self._late), self._then
+        self._then = (quickest_s, busy)
+        alike = inf not in self._late and HELPED <= quickest_s / then_s <= 1 / HELPED
+        self._alike = self._alike + 1 if alike and busy <= then_busy * LESS else 0
+        if self._alike < ALIKE_MIN:
             return False
         self._usual_s, self._believed_until_s = quickest_s, now_s + BELIEVED_S
-        self._then = None
+        self._alike = 0
         return True
 
     def _turn(self, now_s: float) -> None:

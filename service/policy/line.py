@@ -9,7 +9,7 @@ from service.chat import Priority, Target
 from service.errors import GatewayError
 from service.options import AdmissionOptions
 from service.policy.codel import Codel
-from service.policy.needs import Fastest
+from service.policy.needs import Need
 from service.routing.fleet import Fleet
 
 TIME_MIN_S = 0.05  # with less left nobody can be asked
@@ -30,7 +30,7 @@ class Waiter:
         called: "asyncio.Future[None]",
         joined_s: float,
         deadline_s: float,
-        need: Fastest,
+        need: Need,
     ) -> None:
         self.line = line
         self.priority = priority
@@ -43,7 +43,7 @@ class Waiter:
 
     def expired(self, now_s: float) -> bool:
         """Whether less time is left than an answer to such a request needs."""
-        return self.deadline_s - now_s < max(TIME_MIN_S, self.need.read(now_s))
+        return self.deadline_s - now_s < max(TIME_MIN_S, self.need.seconds)
 
 
 class Lane:

@@ -108,11 +108,13 @@ def _run_by(policy: Policy) -> Iterator[None]:
         yield
 
 
-def scene(policy: Policy, load: float, *, works_for_nobody: bool, slots: int = SLOTS) -> Scene:
+def scene(
+    policy: Policy, load: float, *, works_for_nobody: bool, slots: int = SLOTS, end_s: float = END_S
+) -> Scene:
     """What is played."""
     return Scene(
         rate_per_s=load * slots,
-        seconds=END_S,
+        seconds=end_s,
         capacity=Capacity(slots=slots, abandons=not works_for_nobody),
         later={
             FROM_S: Capacity(slots=slots // 2, abandons=not works_for_nobody),
@@ -126,25 +128,28 @@ def scene(policy: Policy, load: float, *, works_for_nobody: bool, slots: int = S
     )
 
 
-def play(policy: Policy, load: float, *, works_for_nobody: bool, slots: int = SLOTS) -> Outcome:
+def play(
+    policy: Policy, load: float, *, works_for_nobody: bool, slots: int = SLOTS, end_s: float = END_S
+) -> Outcome:
     """One cell of the table."""
+    played = scene(policy, load, works_for_nobody=works_for_nobody, slots=slots, end_s=end_s)
     with _run_by(policy):
-        return judged(run(scene(policy, load, works_for_nobody=works_for_nobody, slots=slots).play()))
+        return judged(run(played.play()))
 
 
 def judged(played: Played) -> Outcome:
     """How it went."""
-    good = partial(good_share, played)
+    good, end_s = partial(good_share, played), played.scene.seconds
     back_s, at_s = None, TO_S
-    while at_s < END_S - 10.0:
+    while at_s < end_s - 10.0:
         if good(at_s, at_s + 10.0) < 0.95:
             back_s = None
         elif back_s is None:
             back_s = at_s - TO_S
         at_s += 10.0
-    came = len(played.during(END_S - 60.0, END_S))
-    tries = played.tries(END_S - 60.0, END_S) / max(1, came)
-    return Outcome(back_s, good(FROM_S, TO_S), good(END_S - 60.0, END_S - 10.0), tries)
+    came = len(played.during(end_s - 60.0, end_s))
+    tries = played.tries(end_s - 60.0, end_s) / max(1, came)
+    return Outcome(back_s, good(FROM_S, TO_S), good(end_s - 60.0, end_s - 10.0), tries)
 
 
 def good_share(played: Played, from_s: float, to_s: float) -> float:

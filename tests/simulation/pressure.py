@@ -119,6 +119,7 @@ class Stage:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.asked: list[Asked] = []
+        self._began_s = clock.now()
         self.dice = random.Random(scene.seed)
         self.ledger = Ledger(lines_max=1_000_000)
         names = [f"p{i}" for i in range(scene.providers)]
@@ -146,7 +147,7 @@ class Stage:
             self.scene.persona,
             profile,
             chance=chance,
-            now=lambda: asyncio.get_running_loop().time(),
+            now=self.now_s,
             ledger=self.ledger,
             capacity=self.scene.capacity,
         )
@@ -154,24 +155,31 @@ class Stage:
             provider.desk = StubbornDesk(self.scene.capacity, provider.now)
         return provider
 
+    def now_s(self) -> float:
+        """Since the scene began."""
+        return clock.now() - self._began_s
+
     async def change(self) -> None:
+        """Capacities that change, in their time."""
         for at_s, capacity in sorted(self.scene.later.items()):
-            await asyncio.sleep(at_s - clock.now())
+            await asyncio.sleep(at_s - self.now_s())
             for provider in self.providers.values():
                 provider.set_capacity(capacity)
 
     async def arrive(self, group: asyncio.TaskGroup) -> None:
+        """People come, until the scene is over."""
         scene, names = self.scene, list(self.scene.callers)
         shares = list(scene.callers.values())
         while True:
             await asyncio.sleep(self.dice.expovariate(scene.rate_per_s))
-            if clock.now() >= scene.seconds:
+            if self.now_s() >= scene.seconds:
                 return
             caller = self.dice.choices(range(len(names)), shares)[0] if names else 0
-            group.create_task(self._ask(caller))
+            group.create_task(self.ask(caller))
 
-    async def _ask(self, caller: int) -> None:
-        scene, began_s = self.scene, clock.now()
+    async def ask(self, caller: int = 0) -> None:
+        """One person's request."""
+        scene, began_s = self.scene, self.now_s()
         status, first_s, data = 0, 0.0, b""
         headers = {"authorization": f"Bearer key-{list(scene.callers)[caller]}"} if scene.callers else {}
         if scene.deadline_s is not None:
@@ -183,7 +191,7 @@ class Stage:
                 async with self.client.stream(
                     "POST", "/v1/chat/completions", json=body, headers=headers
                 ) as reply:
-                    status, first_s = reply.status, clock.now() - began_s
+                    status, first_s = reply.status, self.now_s() - began_s
                     retry_after = reply.headers.get("retry-after-ms")
                     data = await reply.body()
         except TimeoutError:
@@ -193,7 +201,9 @@ class Stage:
         if status != 200 and data:
             code = data.split(b'"code":"', 1)[1].split(b'"', 1)[0].decode()
         wait_s = int(retry_after) / 1000 if retry_after else None
-        self.asked.append(Asked(began_s, caller, status, first_s, clock.now() - began_s, whole, code, wait_s))
+        self.asked.append(
+            Asked(began_s, caller, status, first_s, self.now_s() - began_s, whole, code, wait_s)
+        )
 
 
 class Played:

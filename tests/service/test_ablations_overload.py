@@ -1,0 +1,151 @@
+"""What keeps the service useful under pressure earns its place: with it a verdict holds, without it the same one fails."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from statistics import median
+from typing import Any
+
+import pytest
+
+from service.attempt import classify
+from service.attempt.backlog import Backlog
+from service.options import AdmissionOptions, LimiterOptions
+from service.policy.codel import Codel
+from service.policy.line import Lane, Line, Waiter
+from service.settings import ServerSettings
+from simulators.capacity import Capacity
+from simulators.latency import Latency
+from tests.simulation.pressure import Scene, Stage
+
+Options = dict[str, Any]
+Patch = pytest.MonkeyPatch
+SLOTS = 8  # and each answers one request a second
+FROM_S, TO_S = 8.0, 24.0
+LINE = Capacity(slots=SLOTS, queue_max=SLOTS // 2)
+NO_ROOM = AdmissionOptions(waiting_max=0)
+
+
+def twice(capacity: Capacity, options: Options, **more: Any) -> Scene:
+    return Scene(rate_per_s=2.0 * SLOTS, seconds=TO_S, capacity=capacity, options=options, **more)
+
+
+async def queue(options: Options) -> bool:
+    """A burst of a second and a half, twice the load on a provider that can be known to be full: everybody gets an answer."""
+    options = {**options, "limiter": _limit(SLOTS)}
+    played = await Scene(2.0 * SLOTS, 1.5, Capacity(slots=SLOTS), options=options).play()
+    return all(asked.whole for asked in played.asked)
+
+
+async def codel(options: Options) -> bool:
+    """People wait for three seconds: those who are answered are answered in time, the others hear so soon."""
+    played = await twice(LINE, options, patience_s=3.0).play()
+    return played.good_per_s(FROM_S, TO_S) >= 0.85 * SLOTS
+
+
+async def newest_first(options: Options) -> bool:
+    """Nobody's answer begins late, since those who are asked for are those who have just come."""
+    options = {**options, "limiter": _limit(SLOTS)}
+    played = await twice(Capacity(slots=SLOTS), options).play()
+    return median(asked.first_s for asked in played.during(FROM_S, TO_S) if asked.whole) < 0.9
+
+
+async def expiry(options: Options) -> bool:
+    """People allow a second and a half: no provider is asked for an answer that would come too late."""
+    options = {**options, "limiter": _limit(SLOTS)}
+    played = await twice(Capacity(slots=SLOTS), options, deadline_s=1.4).play()
+    return played.good_per_s(FROM_S, TO_S) >= 0.4 * played.tries(FROM_S, TO_S) / (TO_S - FROM_S)
+
+
+async def priorities(options: Options) -> bool:
+    """A third of the callers is named high: they do not notice the overload."""
+    callers = {"KEY_WEB": 1.0, "KEY_APP": 2.0}
+    options = {"server": ServerSettings(caller_keys_env=tuple(callers)), **options}
+    played = await twice(LINE, options, callers=callers).play()
+    high = [asked for asked in played.during(FROM_S, TO_S) if asked.caller == 0]
+    return sum(asked.whole for asked in high) >= 0.95 * len(high)
+
+
+async def last_one_stays(options: Options) -> bool:
+    """One slot, and now and then two people at one time: the second one waits for its turn, as there is nobody else."""
+    slow = Latency(1.0, 0.0, 0.5, 0.0)  # five seconds in all
+    scene = Scene(
+        0.0, 0.0, Capacity(slots=1), options={**options, "limiter": _limit(1)}, latency=slow, patience_s=60.0
+    )
+    stage = Stage(scene)
+    async with stage.client, asyncio.TaskGroup() as group:
+        for _ in range(5):
+            for _ in range(2):
+                group.create_task(stage.ask())
+            await asyncio.sleep(20.0)
+    return all(asked.whole for asked in stage.asked)
+
+
+async def backlog(options: Options) -> bool:
+    """The provider takes everything and says nothing: people have answers, not places in its line."""
+    played = await twice(Capacity(slots=SLOTS), options, patience_s=5.0).play()
+    return played.good_per_s(FROM_S, TO_S) >= 0.9 * SLOTS
+
+
+async def backlog_in_vain(options: Options) -> bool:
+    """The same, but it also works for those who have left; and they leave early, so that it answers nobody in time."""
+    stubborn = Capacity(slots=16, abandons=False)
+    scene = Scene(32.0, 24.0, stubborn, options=options, patience_s=2.0, works_for_nobody=True)
+    return (await scene.play()).good_per_s(12.0, 24.0) >= 5.0
+
+
+async def overload_by_words(options: Options) -> bool:
+    """The provider says 503, and in words that it has no room: it is given what it has room for."""
+    played = await twice(LINE, options, persona="openai").play()
+    return played.good_per_s(FROM_S, TO_S) >= 0.85 * SLOTS
+
+
+def _limit(places: int) -> Any:
+    return LimiterOptions(min=places, max=places)
+
+
+def _expired_only_then(waiter: Waiter, now_s: float) -> bool:
+    return waiter.deadline_s <= now_s
+
+
+def _not_in_vain(note: Callable[..., bool]) -> Callable[..., bool]:
+    return lambda backlog, *told, in_vain=False: not in_vain and note(backlog, *told)
+
+
+def _also_the_last(too_long: Callable[..., Any]) -> Callable[..., Any]:
+    def all_of_them(line: Line, now_s: float) -> Any:
+        for waiter in list(line):
+            if line.lanes[waiter.priority].codel.too_long(now_s - waiter.joined_s, now_s):
+                yield waiter
+
+    return all_of_them
+
+
+Scenario = Callable[[Options], Awaitable[bool]]
+KEEP: Callable[[Patch], None] = lambda patch: None
+MECHANISMS: list[tuple[Scenario, Options, Options, Callable[[Patch], None]]] = [
+    (queue, {}, {"admission": NO_ROOM}, KEEP),
+    (codel, {}, {}, lambda patch: patch.setattr(Codel, "stands", lambda *_: False)),
+    (newest_first, {}, {}, lambda patch: patch.setattr(Lane, "following", lambda lane, _: lane.oldest())),
+    (expiry, {}, {}, lambda patch: patch.setattr(Waiter, "expired", _expired_only_then)),
+    (priorities, {"admission": AdmissionOptions(priorities={"KEY_WEB": "high"})}, {}, KEEP),
+    (last_one_stays, {}, {}, lambda patch: patch.setattr(Line, "too_long", _also_the_last(Line.too_long))),
+    (backlog, {}, {}, lambda patch: patch.setattr(Backlog, "note", lambda *_, **__: False)),
+    (backlog_in_vain, {}, {}, lambda patch: patch.setattr(Backlog, "note", _not_in_vain(Backlog.note))),
+    (overload_by_words, {}, {}, lambda patch: patch.setattr(classify, "OVERLOADED", ())),
+]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "having", "without", "take"), MECHANISMS, ids=[case[0].__name__ for case in MECHANISMS]
+)
+async def test_ablation(
+    scenario: Scenario,
+    having: Options,
+    without: Options,
+    take: Callable[[Patch], None],
+    monkeypatch: Patch,
+) -> None:
+    """It holds with the mechanism, and only with it."""
+    assert await scenario(having)
+    take(monkeypatch)
+    assert not await scenario(without)
