@@ -158,7 +158,7 @@ class DeadlineExceeded(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """More requests are open than this process takes."""
+    """More requests are open than this process takes, or than all providers do."""
 
     code = "overloaded"
     outcome = "refused"
