@@ -1,26 +1,33 @@
 """How long answers take: with less time left it is more likely than not that one comes too late."""
 
-from service.attempt.hedge import Percentile
+from collections import deque
+
 from service.chat import Outcome
 from service.events import Event, RequestEnded
 
 SAMPLES_MIN = 5
+SAMPLES_MAX = 50
 
 
 class Need:
-    """Half of the last answers took longer than this."""
+    """Half of the last answers took longer than this. Most are noted and never asked for: it is found when it is."""
 
     def __init__(self) -> None:
-        self._took_s = Percentile(0.5)
+        self._took_s: deque[float] = deque(maxlen=SAMPLES_MAX)
+        self._middle_s: float | None = 0.0  # None: not found yet
 
     def note(self, took_s: float) -> None:
         """One more."""
-        self._took_s.add(took_s)
+        self._took_s.append(took_s)
+        self._middle_s = None
 
     @property
     def seconds(self) -> float:
         """0 where too little is known."""
-        return self._took_s.read(SAMPLES_MIN) or 0.0
+        if self._middle_s is None:
+            known = len(self._took_s) >= SAMPLES_MIN
+            self._middle_s = sorted(self._took_s)[len(self._took_s) // 2] if known else 0.0
+        return self._middle_s
 
 
 class Needs:
