@@ -109,6 +109,7 @@ class _Walk:
         found = await self.over(targets, kind, fare)
         if found is None and self._soft:
             soft, self._soft = self._soft, []
+            kind = "first" if fare is Fare.FREE else kind  # what was paid for was another one
             found = await self.over(soft, kind, last_resort=True)
         return found
 

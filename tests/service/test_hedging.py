@@ -63,6 +63,21 @@ async def test_each_pays_from_its_own_purse() -> None:
         assert not (world.asked["two"] or world.asked["three"])
 
 
+async def test_only_who_was_paid_for_is_told_of_as_a_hedge() -> None:
+    """It fails, and the way goes on to who has just recovered: a first try there, which nobody has to pay."""
+    full = status(429, b"{}")
+    async with World(one=then(healthy(), STALLS), two=full, three=healthy(), options=EAGER) as world:
+        await warm(world)
+        fleet = world.service.fleet
+        fleet.isolate(["three"], clock.now())
+        fleet.isolate([], clock.now())
+        answer = await world.ask(stream=True)
+        _, ended = world.service.board._recent[-1]
+    assert answer.headers["x-dub5-target"] == "three/m"
+    tried = [(attempt.target, attempt.kind) for attempt in ended.attempts if attempt.tried]
+    assert sorted(tried) == [("one/m", "first"), ("three/m", "first"), ("two/m", "hedge")]
+
+
 async def test_the_first_answers_after_all() -> None:
     """Then the second is told at once."""
     slower = healthy(first_s=0.6)
