@@ -20,7 +20,7 @@ from tests.simulation.pressure import Scene, Stage
 Options = dict[str, Any]
 Patch = pytest.MonkeyPatch
 SLOTS = 8  # and each answers one request a second
-FROM_S, TO_S = 8.0, 24.0
+FROM_S, TO_S = 8.0, 20.0
 LINE = Capacity(slots=SLOTS, queue_max=SLOTS // 2)
 NO_ROOM = AdmissionOptions(waiting_max=0)
 

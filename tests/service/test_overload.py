@@ -11,7 +11,7 @@ from simulators.capacity import Capacity
 from tests.simulation.pressure import Played, Scene, Stage
 
 SLOTS = 12  # and each answers one request a second
-FROM_S, TO_S = 10.0, 45.0  # the first seconds are a burst, and are absorbed
+FROM_S, TO_S = 10.0, 32.0  # the first seconds are a burst, and are absorbed
 KINDS = {
     "a short line, then refuses": Capacity(slots=SLOTS, queue_max=SLOTS // 2),
     "takes all, says nothing": Capacity(slots=SLOTS),
@@ -39,7 +39,7 @@ async def test_twice_the_load(kind: str) -> None:
 def _refusals(played: Played) -> None:
     """They come soon, and say when to come back."""
     refused = [asked for asked in played.during(FROM_S, TO_S) if asked.status == 503]
-    assert len(refused) > 200
+    assert len(refused) > 120
     waited_s = sorted(asked.took_s for asked in refused)
     assert waited_s[len(refused) * 9 // 10] < 1.5  # twice the target, and the next looks
     assert {asked.code for asked in refused} <= {"overloaded", "deadline_exceeded", "all_targets_down"}
@@ -68,7 +68,7 @@ async def test_operators_do_not_queue() -> None:
     stage = Stage(twice(KINDS["takes all, says nothing"]))
     async with stage.client, asyncio.TaskGroup() as group:
         people = group.create_task(stage.arrive(group))
-        await asyncio.sleep(30.0)
+        await asyncio.sleep(20.0)
         async with asyncio.timeout(0.0005):
             for path in ("/livez", "/readyz", "/health"):
                 assert (await stage.client.request("GET", path)).status == 200
