@@ -10,6 +10,7 @@ hung      no end within the deadline
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -109,7 +110,7 @@ class Reading:
         elif "error" in chunk:
             self._error = _code(chunk)
         else:
-            self._labels.append(_source(chunk))
+            self._labels.append(label_of(chunk.get("degraded")))
             for choice in chunk.get("choices") or ():
                 self._choice(choice)
 
@@ -149,26 +150,17 @@ class Reading:
         except (TypeError, KeyError, IndexError):
             return Ending(Outcome.DISHONEST, "unreadable_answer")
         self.content_seen = bool(self.text)
-        self._labels = [_source(body)]
+        self._labels = [label_of(body.get("degraded"))]
         return self._proven() if self._finish else Ending(Outcome.DISHONEST, "answer_without_finish")
 
     def _proven(self) -> Ending:
         proof = judge(self.text, self._prompt)
         if any(self._labels):
-            return self._substitute(proof)
+            lie = mislabelled(self._labels, self.text, proof)
+            return Ending(Outcome.DISHONEST, lie) if lie else Ending(Outcome.DEGRADED, self._labels[0] or "")
         if proof is Proof.WHOLE:
             return Ending(Outcome.COMPLETE)
         return Ending(Outcome.DISHONEST, f"{proof.value}_answer_sold_as_whole")
-
-    def _substitute(self, proof: Proof) -> Ending:
-        """Labelled first and last, and what its label says: a stale answer is whole, words of the service are nobody
-        else's."""
-        first, last = self._labels[0], self._labels[-1]
-        if first is None or first != last or not self.text:
-            return Ending(Outcome.DISHONEST, "half_labelled_substitute" if self.text else "empty_substitute")
-        if (proof is Proof.WHOLE) != (first == "stale") or (first != "stale" and self.answered_by):
-            return Ending(Outcome.DISHONEST, f"{proof.value}_answer_labelled_{first}")
-        return Ending(Outcome.DEGRADED, first)
 
     def _end_of_error(self, stop: Stop) -> Ending:
         if stop is Stop.BROKEN:
@@ -181,16 +173,29 @@ class Reading:
 NO_REPLY = Ending(Outcome.DISHONEST, "no_reply")
 
 
+def label_of(degraded: object) -> str | None:
+    """The source that the object `degraded` of a body names; None: it is no substitute."""
+    return str(degraded.get("source")) if isinstance(degraded, dict) else None
+
+
+def mislabelled(labels: Sequence[str | None], text: str, proof: Proof) -> str:
+    """What is wrong with a substitute, or nothing. It is labelled first and last, and is what its label says: a stale
+    answer is whole, words of the service are nobody else's."""
+    first, last = labels[0], labels[-1]
+    if not text:
+        return "empty_substitute"
+    if first is None or first != last:
+        return "half_labelled_substitute"
+    if (proof is Proof.WHOLE) != (first == "stale") or (first != "stale" and ANSWERED_BY.match(text)):
+        return f"{proof.value}_answer_labelled_{first}"
+    return ""
+
+
 def _decoded(data: str | bytes | bytearray) -> Any:
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-
-
-def _source(body: dict[str, Any]) -> str | None:
-    label = body.get("degraded")
-    return str(label.get("source")) if isinstance(label, dict) else None
 
 
 def _code(body: Any) -> str:

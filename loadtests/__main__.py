@@ -120,6 +120,7 @@ def _table(seen: dict[str, Any], rows: list[summary.Row]) -> str:
         "longest_gap_ms",
         "json_ms",
         "cached_ms",
+        "degraded_ms",
         "late_ms",
     ):
         if seen[name]["p50"] is None:

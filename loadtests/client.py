@@ -14,15 +14,19 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from chaos.judge import label_of, mislabelled
 from loadtests.mix import Ask
 from loadtests.sample import Outcome, Sample
+from simulators.answers import Proof
 
 IDLE_S = 2.0  # servers close idle connections after a few seconds: a request must not meet that moment
 SILENCE_S = 90.0
 READ_BYTES = 65_536
 
-Judge = Callable[[str, str], str]
-"""(text, prompt) -> what is wrong with it, or nothing."""
+HONEST = (Outcome.WHOLE, Outcome.DEGRADED, Outcome.ERROR)
+
+Judge = Callable[[str, str], Proof]
+"""(text, prompt) -> what the text shows about itself."""
 
 
 class Client:
@@ -56,7 +60,7 @@ class Client:
             outcome, why = exchange.read(response, body["messages"][-1]["content"], self._judge)
         except (OSError, HTTPException) as error:
             outcome, why = exchange.broke(error)
-        if outcome in (Outcome.WHOLE, Outcome.ERROR) and response.isclosed():
+        if outcome in HONEST and response.isclosed():
             self._idle.append((self.now_s(), connection))
         else:
             connection.close()
@@ -92,11 +96,14 @@ class Exchange:
         self._longest_gap_s = 0.0
         self._target = ""
         self._cached = False
+        self._labels: list[str | None] = []  # of a substitute: its source, by the head and by each event
 
     def headed(self, response: HTTPResponse) -> None:
         """Status and headers are there."""
         self._target = response.getheader("x-dub5-target", "")
         self._cached = response.getheader("x-dub5-cache") == "hit"
+        if source := response.getheader("x-dub5-degraded"):
+            self._labels.append(source)
 
     def broke(self, error: Exception) -> tuple[Outcome, str]:
         """The connection failed, or the time to leave came while nothing did."""
@@ -109,15 +116,30 @@ class Exchange:
         if response.status != 200:
             return _error(response.status, response.read())
         try:
-            text, problem = self._stream(response) if self._kind.stream else _whole(response.read())
+            text, problem = self._stream(response) if self._kind.stream else self._whole(response.read())
         except Left:
             return Outcome.LEFT, ""
         except Cut as cut:
             return Outcome.CUT, cut.code
         if not self._kind.stream:
             self._first_token_s = self._now_s()
-        problem = problem or judge(text, prompt)
-        return (Outcome.FALSE, problem) if problem else (Outcome.WHOLE, "")
+        if problem:
+            return Outcome.FALSE, problem
+        proof = judge(text, prompt)
+        if any(self._labels):
+            lie = mislabelled(self._labels, text, proof)
+            return (Outcome.FALSE, lie) if lie else (Outcome.DEGRADED, self._labels[0] or "")
+        return (Outcome.WHOLE, "") if proof is Proof.WHOLE else (Outcome.FALSE, f"the text is {proof.value}")
+
+    def _whole(self, body: bytes) -> tuple[str, str]:
+        """The text of a JSON answer and what is wrong with it."""
+        try:
+            said = _CHUNK.decode(body)
+            (choice,) = said.choices
+        except (msgspec.DecodeError, ValueError) as error:
+            return "", f"an answer that is none: {error}"
+        self._labels.append(label_of(said.degraded))
+        return choice.message.content or "", "" if choice.finish_reason else "ended without finish_reason"
 
     def _stream(self, response: HTTPResponse) -> tuple[str, str]:
         """The text and what is wrong with the stream. Raises Cut if it says itself that it is not whole."""
@@ -132,6 +154,7 @@ class Exchange:
                 return text, f"an event that is not JSON: {error}"
             if said.error is not None:
                 raise Cut(str(said.error.get("code")))
+            self._labels.append(label_of(said.degraded))
             for choice in said.choices:
                 finished |= choice.finish_reason is not None
                 if choice.delta.content:
@@ -191,6 +214,7 @@ class Choice(msgspec.Struct):
 class Chunk(msgspec.Struct):
     choices: list[Choice] = []
     error: dict[str, Any] | None = None
+    degraded: dict[str, Any] | None = None
 
 
 _CHUNK = msgspec.json.Decoder(Chunk)
@@ -205,15 +229,6 @@ def _events(pieces: Iterator[bytes]) -> Iterator[bytes]:
             lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
             if lines:
                 yield b"\n".join(lines)
-
-
-def _whole(body: bytes) -> tuple[str, str]:
-    """The text of a JSON answer and what is wrong with it."""
-    try:
-        (choice,) = _CHUNK.decode(body).choices
-    except (msgspec.DecodeError, ValueError) as error:
-        return "", f"an answer that is none: {error}"
-    return choice.message.content or "", "" if choice.finish_reason else "ended without finish_reason"
 
 
 def _error(status: int, body: bytes) -> tuple[Outcome, str]:

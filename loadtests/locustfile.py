@@ -25,10 +25,10 @@ from locust.exception import StopUser
 from loadtests import ruler
 from loadtests.arrivals import poisson
 from loadtests.client import Client
-from loadtests.judge import judge
 from loadtests.mix import load
 from loadtests.sample import Outcome, Sample
 from loadtests.stack import MODELS
+from simulators.answers import judge
 
 LAST_ANSWERS_S = 60.0
 OPEN_MAX = 2000

@@ -14,6 +14,7 @@ import msgspec
 from loadtests.client import Client
 from loadtests.mix import Ask
 from loadtests.sample import Outcome
+from simulators.answers import Proof
 
 PIECES = 6
 GAP_S = 0.05
@@ -35,7 +36,9 @@ def _measure() -> str:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = threading.Thread(target=_serve, args=(listener,), daemon=True)
         server.start()
-        client = Client(f"http://127.0.0.1:{listener.getsockname()[1]}", judge=lambda text, prompt: "")
+        client = Client(
+            f"http://127.0.0.1:{listener.getsockname()[1]}", judge=lambda text, prompt: Proof.WHOLE
+        )
         kind = Ask(name="ruler", share=1)
         sample = client.ask(kind, {"messages": [{"role": "user", "content": "?"}]}, client.now_s())
         client.close()

@@ -9,6 +9,7 @@ class Outcome(StrEnum):
     """How it ended. Everything but `false` and `broken` is honest."""
 
     WHOLE = "whole"  # the whole answer, and the right one
+    DEGRADED = "degraded"  # a substitute that says so, and is what it says
     ERROR = "error"  # an error that says so, before any content
     CUT = "cut"  # an error that says so, after some content
     LEFT = "left"  # we went away, as planned

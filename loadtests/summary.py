@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ def read(path: Path) -> tuple[Head, list[Sample]]:
 
 
 def summarize(head: Head, samples: Sequence[Sample], seconds: float) -> dict[str, Any]:
-    """The numbers of a run. Milliseconds count from when a request should have been sent."""
+    """The numbers of a run. Milliseconds count from when a request should have been sent. Substitutes have a row of
+    their own: they come at once, and would make everything else look quick."""
     ended = [sample for sample in samples if sample.outcome is not Outcome.LEFT]
     counts = Counter(sample.outcome.value for sample in samples)
     first_token_ms = quantiles(_first_tokens(samples, direct=False))
@@ -65,8 +66,9 @@ def summarize(head: Head, samples: Sequence[Sample], seconds: float) -> dict[str
         "direct_ms": direct_ms,
         "added_ms": {name: _less(first_token_ms[name], direct_ms[name]) for name in direct_ms},
         "longest_gap_ms": quantiles([s.longest_gap_s for s in samples if s.stream and not s.direct]),
-        "json_ms": quantiles([s.ended_s - s.intended_s for s in ended if not s.stream and not s.cached]),
-        "cached_ms": quantiles([s.ended_s - s.intended_s for s in ended if s.cached]),
+        "json_ms": _spans(s for s in ended if not (s.stream or s.cached or s.outcome is Outcome.DEGRADED)),
+        "cached_ms": _spans(s for s in ended if s.cached),
+        "degraded_ms": _spans(s for s in ended if s.outcome is Outcome.DEGRADED),
         "by_kind": dict(Counter(sample.kind for sample in samples)),
         "by_target": dict(Counter(sample.target or "none" for sample in samples)),
         "why": dict(Counter(s.why for s in samples if s.why).most_common(WHYS_MAX)),
@@ -74,8 +76,13 @@ def summarize(head: Head, samples: Sequence[Sample], seconds: float) -> dict[str
 
 
 def _first_tokens(samples: Sequence[Sample], *, direct: bool) -> list[float]:
-    waits = [s.waited_for_token_s for s in samples if s.stream and s.direct is direct]
+    heard = [s for s in samples if s.stream and s.direct is direct and s.outcome is not Outcome.DEGRADED]
+    waits = [s.waited_for_token_s for s in heard]
     return [wait_s for wait_s in waits if wait_s is not None]
+
+
+def _spans(samples: Iterable[Sample]) -> dict[str, float | None]:
+    return quantiles([s.ended_s - s.intended_s for s in samples])
 
 
 def _less(one: float | None, other: float | None) -> float | None:

@@ -10,6 +10,7 @@ from loadtests import ruler
 from loadtests.client import Client
 from loadtests.mix import Ask
 from loadtests.sample import Outcome, Sample
+from simulators.answers import Proof
 from simulators.script import Action, Close, Data, End, Hang, Head, Reset, Script, SimRequest
 from simulators.sockets import serve
 
@@ -40,8 +41,8 @@ def script(*actions: Action) -> Callable[[SimRequest], Script]:
     return respond
 
 
-def says_hello(text: str, prompt: str) -> str:
-    return "" if (text, prompt) == ("hello", "?") else f"wrong text {text!r}"
+def says_hello(text: str, prompt: str) -> Proof:
+    return Proof.WHOLE if (text, prompt) == ("hello", "?") else Proof.CUT
 
 
 async def ask(*actions: Action, kind: Ask | None = None) -> Sample:
@@ -62,7 +63,7 @@ async def ask(*actions: Action, kind: Ask | None = None) -> Sample:
         ((STREAM, HELLO, event(error=TOLD), End()), Outcome.CUT, "all_targets_down"),
         ((STREAM, HELLO, End()), Outcome.FALSE, "ended without finish_reason and [DONE]"),
         ((STREAM, HELLO, DONE, End()), Outcome.FALSE, "ended without finish_reason"),
-        ((STREAM, choice(delta={"content": "he"}), STOP, DONE, End()), Outcome.FALSE, "wrong text 'he'"),
+        ((STREAM, choice(delta={"content": "he"}), STOP, DONE, End()), Outcome.FALSE, "the text is cut"),
         ((STREAM, Data(b"data: {nonsense\n\n"), End()), Outcome.FALSE, "an event that is not JSON"),
         ((STREAM, HELLO, Close()), Outcome.BROKEN, "IncompleteRead"),
         ((STREAM, HELLO, Reset()), Outcome.BROKEN, "ConnectionResetError"),
@@ -80,6 +81,57 @@ async def test_how_a_stream_ends(actions: tuple[Action, ...], outcome: Outcome, 
     sample = await ask(*actions)
     assert sample.outcome is outcome, sample.why
     assert sample.why.startswith(why)
+
+
+SORRY = {"delta": {"content": "Nobody can answer."}}
+LABEL = {"source": "words", "reason": "all_targets_down"}
+
+
+def labelled(source: str, text: str = "Nobody can answer.", header: str | None = None) -> tuple[Action, ...]:
+    """A substitute, as a stream."""
+    head = Head(200, {"content-type": "text/event-stream", **({"x-dub5-degraded": header} if header else {})})
+    said, end = (
+        {"choices": [one], "degraded": {"source": source}}
+        for one in ({"delta": {"content": text}}, {"finish_reason": "stop"})
+    )
+    return head, event(**said), event(**end), DONE, End()
+
+
+@pytest.mark.real_sockets
+@pytest.mark.parametrize(
+    ("actions", "outcome", "why"),
+    [
+        (labelled("words", header="words"), Outcome.DEGRADED, "words"),
+        (labelled("words"), Outcome.DEGRADED, "words"),  # its head has gone out with a heartbeat before
+        (labelled("stale", "hello", "stale"), Outcome.DEGRADED, "stale"),
+        (labelled("stale", "hel", "stale"), Outcome.FALSE, "cut_answer_labelled_stale"),
+        (labelled("words", "hello", "words"), Outcome.FALSE, "whole_answer_labelled_words"),
+        (labelled("words", header="stale"), Outcome.FALSE, "half_labelled_substitute"),
+        (labelled("words", "", "words"), Outcome.FALSE, "empty_substitute"),
+        ((STREAM, event(choices=[SORRY]), STOP, DONE, End()), Outcome.FALSE, "the text is cut"),
+        (
+            (STREAM, event(choices=[SORRY], degraded=LABEL), STOP, DONE, End()),
+            Outcome.FALSE,
+            "half_labelled_substitute",
+        ),
+        ((*labelled("words")[:2], End()), Outcome.FALSE, "ended without"),
+    ],
+)
+async def test_a_substitute(actions: tuple[Action, ...], outcome: Outcome, why: str) -> None:
+    """Labelled from the head to the end, and what its label says: then it is honest, and no whole answer either."""
+    sample = await ask(*actions)
+    assert sample.outcome is outcome, sample.why
+    assert sample.why.startswith(why)
+
+
+@pytest.mark.real_sockets
+async def test_a_json_substitute() -> None:
+    """As JSON the same."""
+    head = Head(200, {"content-type": "application/json", "x-dub5-degraded": "words"})
+    answer = {"message": {"content": "Nobody can answer."}, "finish_reason": "stop"}
+    whole = Data(json.dumps({"choices": [answer], "degraded": LABEL}).encode())
+    sample = await ask(head, whole, End(), kind=Ask("json", 1, stream=False))
+    assert (sample.outcome, sample.why) == (Outcome.DEGRADED, "words")
 
 
 @pytest.mark.real_sockets

@@ -133,6 +133,16 @@ def test_what_the_service_adds() -> None:
     assert seen["first_token_ms"]["p50"] == 3.0
 
 
+def test_substitutes_count_apart() -> None:
+    """No whole answer, no first token; they have a row of their own."""
+    quick = [sample(first_token_s=0.001, outcome=Outcome.DEGRADED)] * 30
+    seen = summarize(Head(60, 0, 1.0), [sample()] * 30 + quick, 30.0)
+    assert (seen["whole_share"], seen["outcomes"]["degraded"]) == (0.5, 30)
+    assert seen["first_token_ms"]["p50"] == 100.0 and seen["degraded_ms"]["p50"] == 500.0
+    held = {row.name: row.held for row in judge(seen, objectives("chat"))}
+    assert held["outcomes.false_max"] and not held["whole_share_min"]
+
+
 def test_people_who_left() -> None:
     """Leaving is neither an answer nor a failure."""
     samples = [sample(), sample(outcome=Outcome.LEFT, first_token_s=None)]
