@@ -139,6 +139,38 @@ OVERVIEW = Board(
             ),
         ),
         Panel(
+            "Waiting in line",
+            "Requests that wait while every provider that could answer them is full. A line is no trouble while it "
+            "moves; the next two panels say whether it does.",
+            "short",
+            (Query(f"sum ({of(names.QUEUE_WAITING)})", "waiting"),),
+        ),
+        Panel(
+            "Time in line",
+            "How long those waited who were let through.",
+            "s",
+            quantiles(names.QUEUE_WAIT, match='how="served"'),
+            often_empty=True,
+        ),
+        Panel(
+            "Out of the line",
+            "How requests left it, by class: served, left by their client, or refused, as the line stood "
+            "(overloaded), was too long (full), or left them too little time (expired).",
+            "reqps",
+            (Query(rate(names.QUEUE, by="priority, how"), "{{priority}} {{how}}"),),
+            stacked=True,
+            often_empty=True,
+        ),
+        Panel(
+            "Substitutes",
+            "Labelled substitutes a second for requests that nobody could answer, by where they came from. People "
+            "read something, but not what they asked for.",
+            "reqps",
+            (Query(rate(names.DEGRADED, by="route, source"), "{{route}} {{source}}"),),
+            stacked=True,
+            often_empty=True,
+        ),
+        Panel(
             "In flight",
             "Requests being answered, and open tries by target.",
             "short",
@@ -149,11 +181,19 @@ OVERVIEW = Board(
         ),
         Panel(
             "Cache",
-            "Looks into the answer cache a second, by result. Errors cost milliseconds, not answers.",
+            "Looks into the answer cache a second, by result. Stale answers were given all the same: while somebody "
+            "asked anew, or as nobody answered. Errors cost milliseconds, not answers.",
             "reqps",
             (Query(rate(names.CACHE, by="result"), "{{result}}"),),
             stacked=True,
             often_empty=True,
+        ),
+        Panel(
+            "Shared calls",
+            "Requests a second that joined the call of an equal one, and asked no provider; and calls that went on "
+            "for them after whoever began had left.",
+            "reqps",
+            (Query(rate(names.SHARED, by="what"), "{{what}}"),),
         ),
         Panel(
             "Moves",

@@ -1,7 +1,8 @@
-"""Four providers that a dashboard must tell apart: one that answers, one that is down, one that breaks off, and one
-that blinks, so that it is asked again until its budget for that is spent."""
+"""Five providers that a dashboard must tell apart: one that answers, one that is down, one that breaks off, one that
+blinks, so that it is asked again until its budget for that is spent, and one that is slow, so that it is full soon."""
 
 import json
+from collections.abc import Mapping
 from itertools import cycle
 
 from simulators.script import Close, Data, End, Head, Respond, Script, SimRequest, Wait
@@ -9,6 +10,7 @@ from simulators.script import Close, Data, End, Head, Respond, Script, SimReques
 EVENT_STREAM = {"content-type": "text/event-stream"}
 JSON = {"content-type": "application/json"}
 FIRST_TOKEN_S = 0.02
+SLOW_S = 0.5
 
 
 def answers(request: SimRequest) -> Script:
@@ -27,6 +29,12 @@ def answers(request: SimRequest) -> Script:
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         yield Data(json.dumps({"id": "c", "object": "chat.completion", "choices": [choice]}).encode())
     yield End()
+
+
+def is_slow(request: SimRequest) -> Script:
+    """A healthy provider that thinks."""
+    yield Wait(SLOW_S)
+    yield from answers(request)
 
 
 def is_down(request: SimRequest) -> Script:
@@ -64,10 +72,30 @@ def blinks() -> Respond:
 
 
 PRICE = (2.5, 10.0)  # of every model: dollars a million tokens, prompt and completion
-PROVIDERS: dict[str, Respond] = {"down": is_down, "up": answers, "torn": breaks_off, "blinks": blinks()}
-TARGETS = {  # by route
-    "chat": ("down/m", "up/m"),
-    "torn": ("torn/m",),
-    "down": ("down/m",),
-    "blinks": ("blinks/m",),
+PROVIDERS: dict[str, Respond] = {
+    "down": is_down,
+    "up": answers,
+    "torn": breaks_off,
+    "blinks": blinks(),
+    "slow": is_slow,
 }
+STALE_SOON = ("ttl_s = 1", "stale_while_revalidate_s = 60")
+ROUTES: dict[str, tuple[str, ...]] = {  # lines of settings, the last table being the cache's
+    "chat": ('targets = ["down/m", "up/m"]', "[route.cache]", *STALE_SOON),
+    "torn": ('targets = ["torn/m"]', "[route.cache]"),
+    "down": ('targets = ["down/m"]', "[route.cache]"),
+    "sorry": ('targets = ["down/m"]', "[route.degraded]", "enabled = true", "[route.cache]"),
+    "blinks": ('targets = ["blinks/m"]', "[route.cache]"),
+    "slow": ('targets = ["slow/m"]', "[route.cache]", "ttl_s = 0.1"),
+}
+
+
+def settings(urls: Mapping[str, str]) -> str:
+    """The settings of a service over these providers, all of which have little room."""
+    lines = ["[limiter]", "max = 4"]
+    for name, url in urls.items():
+        lines += ["[[provider]]", f'name = "{name}"', 'dialect = "openai"', f'base_url = "{url}/v1"']
+        lines += ["[provider.prices]", f"m = {{prompt = {PRICE[0]}, completion = {PRICE[1]}}}"]
+    for route, more in ROUTES.items():
+        lines += ["[[route]]", f'name = "{route}"', *more, "enabled = true"]
+    return "\n".join(lines)

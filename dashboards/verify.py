@@ -2,8 +2,8 @@
 
     python -m dashboards.verify
 
-Starts the service over four providers (one answers, one is down, one breaks off, one blinks), a Prometheus that reads it
-once a second, and sends twenty seconds of requests. Then every query of every panel must give finite numbers, the rate
+Starts the service over five providers (one answers, one is down, one breaks off, one blinks, one is slow), a Prometheus
+that reads it once a second, and sends twenty seconds of requests. Then every query of every panel must give finite numbers, the rate
 must be the one that was sent, the first token's p95 must lie within a bucket of what the client saw, and what was done
 about the ailing providers must show.
 """
@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 
 from dashboards.generate import BOARDS, dashboard
-from dashboards.providers import PRICE, PROVIDERS, TARGETS
+from dashboards.providers import PROVIDERS, settings
 from service.telemetry import names
 from simulators.sockets import serve
 
@@ -34,21 +34,27 @@ SECONDS = 20
 RATE_INTERVAL = "10s"
 START_S = 20.0
 OUTCOME_PANEL, FIRST_TOKEN_PANEL = "Requests by outcome", "First token, as clients see it"
-MOVING = (
+MOVING = (  # not all of it at nought
     "Retries, hedges and probes",
     "Retries denied",
+    "Out of the line",
+    "Substitutes",
+    "Shared calls",
     "Moves",
     "Tokens",
     "Cost",
-)  # not all of it at nought
-# Requests per turn: failovers, cached answers, cut streams, a route whose only target's breaker opens, and one whose
-# retries are more than its budget pays.
+)
+# Requests per turn: failovers, cached answers, cut streams, a route whose only target's breaker opens, one that has a
+# substitute then, one whose retries are more than its budget pays, and one with equal questions and too little room.
 TURN = (
-    [("chat", True, 1)] * 10
-    + [("chat", False, 0)] * 4
-    + [("torn", True, 1)] * 2
-    + [("down", False, 1)] * 4
-    + [("blinks", False, 1)] * 6
+    [("chat", True, 1)] * 7
+    + [("chat", False, 0)] * 3
+    + [("torn", True, 1)]
+    + [("down", False, 1)] * 3
+    + [("sorry", False, 1)]
+    + [("blinks", False, 1)] * 7
+    + [("slow", False, 0)] * 2
+    + [("slow", False, 1)] * 5
 )
 
 
@@ -148,15 +154,8 @@ def _wrong_p95(line: list[float], first_tokens_s: list[float]) -> list[str]:
 @asynccontextmanager
 async def _service(folder: Path, urls: dict[str, str]) -> AsyncIterator[str]:
     """A running service over these providers; its URL."""
-    lines = []
-    for name, url in urls.items():
-        lines += ["[[provider]]", f'name = "{name}"', 'dialect = "openai"', f'base_url = "{url}/v1"']
-        lines += ["[provider.prices]", f"m = {{prompt = {PRICE[0]}, completion = {PRICE[1]}}}"]
-    for route, targets in TARGETS.items():
-        lines += ["[[route]]", f'name = "{route}"', f"targets = {json.dumps(targets)}"]
-        lines += ["[route.cache]", "enabled = true"]
     config = folder / "service.toml"
-    config.write_text("\n".join(lines), encoding="utf-8")
+    config.write_text(settings(urls), encoding="utf-8")
     command = (sys.executable, "-m", "service", "serve", "--config", str(config), "--port", "0")
     async with _process(folder, *command) as process:
         assert process.stdout is not None, "it was asked for"

@@ -4,39 +4,38 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from dashboards.generate import BOARDS, render
-from dashboards.providers import PRICE, PROVIDERS, TARGETS
+from dashboards.providers import PROVIDERS, settings
 from service.app import Service
-from service.chat import Price
-from service.options import CacheOptions
-from service.settings import Loaded, ProviderSettings, RouteSettings, Settings
+from service.settings import load
 from simulators.virtual import AppClient, VirtualWire
 
 IGNORED = {"le", "job", "instance"}  # added by the histogram's text and by Prometheus itself
 
 
-def service() -> Service:
-    prices = {"m": Price(*PRICE)}
-    providers = tuple(
-        ProviderSettings(name, "openai", f"http://{name}/v1", prices=prices) for name in PROVIDERS
-    )
-    cache = CacheOptions(enabled=True)
-    routes = tuple(RouteSettings(name, targets, cache=cache) for name, targets in TARGETS.items())
-    settings = Settings(provider=providers, route=routes)
+def service(folder: Path) -> Service:
+    config = folder / "service.toml"
+    config.write_text(settings({name: f"http://{name}" for name in PROVIDERS}))
     wire = VirtualWire({f"http://{name}": respond for name, respond in PROVIDERS.items()})
-    return Service(Loaded(settings, {}, ()), wire=wire, seed="0")
+    return Service(load(config, {}), wire=wire, seed="0")
 
 
-async def scrape() -> str:
+async def scrape(folder: Path) -> str:
     """The metrics after a failed over answer of each kind, a cached one, a cut stream, an open breaker, more retries
-    than are paid, and a probe that is hedged."""
+    than are paid, a probe that is hedged, a substitute, a line and a shared call."""
     requests = [("chat", True, 1), ("chat", False, 0), ("chat", False, 0), ("torn", True, 1)]
     requests += [("down", False, 1)] * 8  # until its breaker opens, and beyond
+    requests += [("sorry", False, 1)]
     requests += [("blinks", False, 1)] * 60
-    async with AppClient(service().asgi) as client:
+    at_one_time = [("slow", False, 1)] * 6 + [("slow", False, 0)] * 2
+    async with AppClient(service(folder).asgi) as client:
+        await asyncio.gather(
+            *(client.request("POST", "/v1/chat/completions", json=body(*one)) for one in at_one_time)
+        )
         for model, stream, temperature in requests:
             await client.request("POST", "/v1/chat/completions", json=body(model, stream, temperature))
         for _ in range(6):
@@ -62,11 +61,11 @@ def asked() -> Iterator[tuple[str, str, set[str]]]:
                     yield panel["title"], name, used - IGNORED
 
 
-async def test_every_series_on_the_boards() -> None:
+async def test_every_series_on_the_boards(tmp_path: Path) -> None:
     """What a panel asks for is told by a service that has lived through an incident, with every label used."""
     told: dict[str, set[str]] = {}
     moved: dict[str, float] = {}
-    for family in text_string_to_metric_families(await scrape()):
+    for family in text_string_to_metric_families(await scrape(tmp_path)):
         for sample in family.samples:
             moved[sample.name] = moved.get(sample.name, 0.0) + sample.value
             told.setdefault(sample.name, set()).update(name for name, value in sample.labels.items() if value)
@@ -75,5 +74,10 @@ async def test_every_series_on_the_boards() -> None:
     for panel, name, labels in wanted:
         assert name in told, f"{panel} asks for {name}, which nobody tells"
         assert labels <= told[name], f"{panel}: {name} has no {labels - told[name]}"
-    for name in ("gateway_retries_denied_total", "gateway_hedges_total", "gateway_health_changes_total"):
+    for name in (
+        "gateway_retries_denied_total",
+        "gateway_hedges_total",
+        "gateway_health_changes_total",
+        "gateway_shared_total",
+    ):
         assert moved[name] > 0, f"{name} has not moved: the incident was no incident"
