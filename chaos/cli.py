@@ -17,7 +17,8 @@ from chaos import report
 from chaos.journal import Journal
 from chaos.live import LiveView
 from chaos.processes import HarnessFailed, NotStarted
-from chaos.scenario import ENGINES, Scenario, ScenarioProblems, read
+from chaos.scenario import ENGINES, Scenario
+from chaos.scenario_file import ScenarioProblems, read
 from chaos.simulate.options import EXAMPLES as SIMULATE
 from chaos.simulate.options import add as add_simulate
 from chaos.verdict import Question, Verdict, judge_run

@@ -59,7 +59,7 @@ class _Exchange:
         workload, ask = self._clients.workload, self._ask
         headers = {"x-deadline-ms": str(round(workload.deadline_s * 1000))}
         try:
-            async with self._clients.door.ask(ask.body(workload.model), headers) as reply:
+            async with self._clients.door.ask(ask.body(), headers) as reply:
                 self._reply = reply
                 self._reading = Reading(reply.status, ask.prompt, stream=ask.stream)
                 return self._reading.end(await self._read(reply, self._reading))
@@ -93,6 +93,7 @@ class _Exchange:
             tag=prompt_tag(self._ask.prompt),
             id=headers.get("x-request-id", ""),
             trail=headers.get("x-dub5-trail", ""),
+            route=self._ask.route,
         )
 
     def _since_due_s(self) -> float:

@@ -3,12 +3,17 @@
 HTTP and tokens   the simulators' names (simulators/faults.py); they speak inside the answer
 TCP               Toxiproxy's names, fields and units; it sits on the connection
                   and, where there is no Toxiproxy, `stand_in` says what the simulators do instead
+house             what is no fault of an answer: a provider's `capacity` (simulators/capacity.py), or the `settings` of
+                  the service, which cannot be read when it reads them again; in virtual time only
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from chaos.tables import Types, missing, near, unknown, wrong_type
+from simulators.capacity import Capacity
 from simulators.faults import KINDS as HTTP_KINDS
 from simulators.faults import BadFault, parse_fault
 
@@ -34,6 +39,8 @@ TCP_KINDS: Mapping[str, Tcp] = {
     "limit_data": Tcp({"bytes": int}, ("bytes",), cuts=True),
     "down": Tcp({}, (), cuts=True),  # the port refuses
 }
+CAPACITY, SETTINGS = "capacity", "settings"
+HOUSE_KINDS: Mapping[str, tuple[str, ...]] = {CAPACITY: Capacity.__struct_fields__, SETTINGS: ()}
 CUTTING = frozenset({"cut"} | {kind for kind, tcp in TCP_KINDS.items() if tcp.cuts})
 
 
@@ -41,8 +48,10 @@ def problems_of(kind: str, options: Mapping[str, Value]) -> list[str]:
     """What is wrong with a fault, one sentence each."""
     if kind in TCP_KINDS:
         return _tcp_problems(TCP_KINDS[kind], options)
+    if kind in HOUSE_KINDS:
+        return _house_problems(kind, options)
     if kind not in HTTP_KINDS:
-        return [f"there is no fault {kind!r}; {near(kind, [*HTTP_KINDS, *TCP_KINDS])}"]
+        return [f"there is no fault {kind!r}; {near(kind, [*HTTP_KINDS, *TCP_KINDS, *HOUSE_KINDS])}"]
     known = HTTP_KINDS[kind].__struct_fields__
     if problems := unknown(options, known, ""):
         return problems
@@ -50,6 +59,16 @@ def problems_of(kind: str, options: Mapping[str, Value]) -> list[str]:
         parse_fault({"kind": kind, **options})
     except BadFault as error:
         return [str(error)]
+    return []
+
+
+def _house_problems(kind: str, options: Mapping[str, Value]) -> list[str]:
+    if problems := unknown(options, HOUSE_KINDS[kind], ""):
+        return problems
+    try:
+        msgspec.convert(options, Capacity)
+    except msgspec.ValidationError as error:
+        return [f"{kind}: {error}."]
     return []
 
 

@@ -24,6 +24,7 @@ class Seen(msgspec.Struct, frozen=True):
     tag: str = ""  # stands for the prompt, here as in the providers' ledgers
     id: str = ""  # the service's own
     trail: str = ""  # the service's own account of its tries
+    route: str = ""
 
     @property
     def ended_s(self) -> float:
@@ -58,6 +59,7 @@ class Sample(msgspec.Struct, frozen=True):
     health: str
     breaker: str
     cooling_s: float
+    target: str = ""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -92,6 +94,11 @@ class Journal(msgspec.Struct):
             window.cuts and window.provider == seen.provider and window.covers(seen.at_s, seen.ended_s)
             for window in self.windows
         )
+
+    def well(self, seen: Seen) -> bool:
+        """Whether its client noticed nothing: a whole answer, with its first words as soon as ever."""
+        first_s = seen.first_token_s if seen.first_token_s is not None else seen.total_s
+        return seen.outcome is Outcome.COMPLETE and first_s <= self.scenario.expect.usual_s
 
     def json(self) -> bytes:
         """For the file."""

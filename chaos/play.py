@@ -19,6 +19,7 @@ from chaos.scenario import Fault, Scenario
 from chaos.workload import plan
 
 SAMPLE_S = 0.5
+SPARSE_SAMPLE_S = 30.0
 LEAD_S = 0.2  # between the last preparation and the first request
 
 
@@ -87,7 +88,7 @@ class Play:
     async def run(self, world: World) -> Journal:
         """Plays it to the end of its last request; what was broken is healed whatever happens."""
         scenario, journal = self._scenario, self.journal
-        asks = plan(scenario.workload, journal.seed)
+        asks = plan(scenario, journal.seed)
         journal.planned, journal.notes = len(asks), list(world.notes)
         before = await world.door.status()
         self._began_s = asyncio.get_running_loop().time() + LEAD_S
@@ -136,7 +137,16 @@ class Play:
             if status is not None:
                 self.journal.samples += _samples(at_s, status)
             self._watch.sampled(at_s, status)
-            await asyncio.sleep(SAMPLE_S)
+            await asyncio.sleep(self._pause_s(at_s))
+
+    def _pause_s(self, at_s: float) -> float:
+        """Until the next look: soon where the load is dense, and not before it is dense again elsewhere."""
+        workload = self._scenario.workload
+        for _, until_s, rate_per_s in self._scenario.stretches:
+            if at_s < until_s:
+                dense = rate_per_s == workload.rate_per_s
+                return SAMPLE_S if dense else min(SPARSE_SAMPLE_S, max(SAMPLE_S, until_s - at_s))
+        return SAMPLE_S
 
     def _count(self, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> None:
         """What happened meanwhile: by the service's own count if it keeps one."""
@@ -163,6 +173,6 @@ def derived(journal: Journal) -> dict[str, int]:
 
 def _samples(at_s: float, status: Mapping[str, Any]) -> list[Sample]:
     return [
-        Sample(at_s, row["provider"], row["health"], row["breaker"], row["cooling_s"])
+        Sample(at_s, row["provider"], row["health"], row["breaker"], row["cooling_s"], row["name"])
         for row in status.get("targets", ())
     ]

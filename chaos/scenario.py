@@ -1,50 +1,47 @@
-"""A scenario: the TOML file as a frozen value, or everything that is wrong with it.
+"""A scenario: what goes wrong when, who asks meanwhile, and what must hold. Read from a file by scenario_file.py.
 
 steady --------|fault|---|fault|----- heal ----- steady
 0          at_s      +for_s      last fault's end        seconds
 """
 
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from chaos.faults import CUTTING, TCP_KINDS, Value, problems_of
-from chaos.tables import Types, missing, near, unknown, wrong_type
-from simulators.personas import PERSONAS
+from chaos.faults import CUTTING, HOUSE_KINDS, TCP_KINDS, Value
 
 ENGINES = ("toxiproxy", "virtual")
-HAPPENED = (
-    "breaker_opened",
-    "breaker_half_opened",
-    "breaker_closed",
-    "failed_over",
-    "stream_cut",
-    "cache_hit",
-)
 PROVIDERS = {"one": "openai", "two": "mistral", "three": "anthropic"}
-CLOCKS = ("pool_s", "connect_s", "first_token_s", "whole_answer_s", "between_tokens_s", "total_s")
-NUMBER = (int, float)
+ROUTE = "chat"
+LEAD_S = 10.0  # so long before an edge the load is dense already
 
 
-class ScenarioProblems(Exception):
-    """What must be mended in a scenario file, one sentence each."""
+@dataclass(frozen=True, slots=True)
+class Neighbourhood:
+    """The providers, and the service over them. `providers`: name -> persona; `simulated`: more about one, as the
+    simulators say it; `clocks` of the service, in seconds; `routes`: none is `chat`, over all providers in their order."""
 
-    def __init__(self, path: str, problems: list[str]) -> None:
-        super().__init__("\n".join([f"{path} cannot be used:", *(f"  - {p}" for p in problems)]))
-        self.problems = problems
+    providers: Mapping[str, str] = field(default_factory=lambda: dict(PROVIDERS))
+    clocks: Mapping[str, float] = field(default_factory=dict)
+    simulated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Who asks what, how often. Requests start when the plan says, however slow the answers are."""
+    """Who asks what, how often. Requests start when the plan says, however slow the answers are. With a
+    `plateau_rate_per_s` the load is dense for `edge_s` after each change only, and so sparse elsewhere: for what took
+    hours."""
 
     seconds: float
     rate_per_s: float = 20.0
+    plateau_rate_per_s: float | None = None
+    edge_s: float = 60.0
     stream_share: float = 0.7
     deadline_s: float = 30.0  # told to the service in X-Deadline-Ms
-    model: str = "chat"
+    mix: Mapping[str, float] = field(
+        default_factory=lambda: {ROUTE: 1.0}
+    )  # route -> its part of the requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +65,11 @@ class Fault:
         return self.kind in TCP_KINDS
 
     @property
+    def house(self) -> bool:
+        """Whether it happens to no answer at all."""
+        return self.kind in HOUSE_KINDS
+
+    @property
     def cuts(self) -> bool:
         """Whether it may end a stream that is already under way."""
         return self.kind in CUTTING
@@ -75,12 +77,20 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """What must hold. Shares are of all requests; cuts that a fault planned do not lower `complete_share`."""
+    """What must hold. Shares are of all requests; cuts that a fault planned do not lower `complete_share`.
+
+    `failover_s`: so long after a fault has begun, requests are as before: complete, the first words (of JSON: all of
+    it) within `usual_s`. `amplification_max`: tries at providers for each request of the faults' time. `answered_by`:
+    `route/provider` -> its least share of that route's complete answers."""
 
     honest_share: float = 1.0
     complete_share: float = 1.0
     first_token_p95_s: float | None = None
+    failover_s: float | None = None
+    usual_s: float = 3.0
     recover_s: float | None = None
+    amplification_max: float | None = None
+    answered_by: Mapping[str, float] = field(default_factory=dict)
     happened: tuple[str, ...] = ()
 
 
@@ -95,8 +105,15 @@ class Scenario:
     faults: tuple[Fault, ...]
     expect: Expect
     engines: tuple[str, ...] = ENGINES
-    providers: Mapping[str, str] = field(default_factory=lambda: dict(PROVIDERS))  # name -> persona
-    clocks: Mapping[str, float] = field(default_factory=dict)  # of the service under test, in seconds
+    around: Neighbourhood = field(default_factory=Neighbourhood)
+    source: str = ""  # where the incident is told
+    confidence: str = ""
+    off: str = "failover"  # the mechanism without which it must not hold
+
+    @property
+    def providers(self) -> Mapping[str, str]:
+        """Name -> persona."""
+        return self.around.providers
 
     @property
     def first_fault_s(self) -> float:
@@ -107,155 +124,24 @@ class Scenario:
         """When the last fault has ended."""
         return max((fault.until_s for fault in self.faults), default=0.0)
 
-
-TOP: Mapping[str, Types] = {
-    "title": str,
-    "why": str,
-    "engines": list,
-    "providers": dict,
-    "workload": dict,
-    "clocks": dict,
-    "fault": list,
-    "expect": dict,
-}
-WORKLOAD: Mapping[str, Types] = {
-    "seconds": NUMBER,
-    "rate_per_s": NUMBER,
-    "stream_share": NUMBER,
-    "deadline_s": NUMBER,
-    "model": str,
-}
-FAULT: Mapping[str, Types] = {"at_s": NUMBER, "for_s": NUMBER, "provider": str, "kind": str, "label": str}
-EXPECT: Mapping[str, Types] = {
-    "honest_share": NUMBER,
-    "complete_share": NUMBER,
-    "first_token_p95_s": NUMBER,
-    "recover_s": NUMBER,
-    "happened": list,
-}
-
-
-def read(path: Path) -> Scenario:
-    """The scenario in a file. Raises ScenarioProblems."""
-    try:
-        return parse(path.read_text(encoding="utf-8"), path.stem)
-    except OSError as error:
-        raise ScenarioProblems(str(path), [f"cannot be read: {error.strerror}."]) from None
-    except UnicodeDecodeError:
-        raise ScenarioProblems(str(path), ["is not UTF-8 text."]) from None
-
-
-def parse(text: str, name: str) -> Scenario:
-    """The scenario in a text. Raises ScenarioProblems."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ScenarioProblems(name, [f"is not valid TOML: {error}."]) from None
-    problems = _shape(data)
-    if not problems:
-        problems = _contents(data)
-    if problems:
-        raise ScenarioProblems(name, problems)
-    return Scenario(
-        name=name,
-        title=data["title"],
-        why=data["why"],
-        workload=Workload(**data["workload"]),
-        faults=tuple(_fault(table) for table in data.get("fault", [])),
-        expect=_expect(data["expect"]),
-        engines=tuple(data.get("engines", ENGINES)),
-        providers=data.get("providers", dict(PROVIDERS)),
-        clocks=data.get("clocks", {}),
-    )
-
-
-def _shape(data: Mapping[str, Any]) -> list[str]:
-    """Whether every table is there and is one."""
-    problems = unknown(data, TOP, "") + wrong_type(data, TOP, "")
-    return problems + missing(data, ("title", "why", "workload", "expect"), "")
-
-
-def _contents(data: Mapping[str, Any]) -> list[str]:
-    """What is wrong inside the tables."""
-    providers = data.get("providers", PROVIDERS)
-    workload, expect = data["workload"], data["expect"]
-    problems = _of_table(workload, WORKLOAD, "workload.")
-    problems += missing(workload, ("seconds",), "workload.")
-    problems += _of_table(expect, EXPECT, "expect.")
-    problems += _of_table(data.get("clocks", {}), dict.fromkeys(CLOCKS, NUMBER), "clocks.")
-    problems += _choices(data.get("engines", []), ENGINES, "engines")
-    problems += _choices(expect.get("happened", []), HAPPENED, "expect.happened")
-    problems += _choices(list(providers.values()), tuple(PERSONAS), "providers")
-    for index, table in enumerate(data.get("fault", []), 1):
-        problems += _of_fault(table, f"fault {index}: ", providers)
-    return problems or _ranges(data)
-
-
-def _of_table(table: Mapping[str, Any], known: Mapping[str, Any], where: str) -> list[str]:
-    return unknown(table, known, where) + wrong_type(table, known, where)
-
-
-def _choices(values: list[Any], known: tuple[str, ...], where: str) -> list[str]:
-    return [
-        f"{where}: {value!r} is not known; {near(str(value), known)}"
-        for value in values
-        if value not in known
-    ]
-
-
-def _of_fault(table: object, where: str, providers: Mapping[str, str]) -> list[str]:
-    if not isinstance(table, dict):
-        return [f"{where}write it as a [[fault]] table."]
-    problems = missing(table, ("at_s", "for_s", "provider", "kind"), where)
-    problems += wrong_type(table, FAULT, where)
-    if problems:
-        return problems
-    if table["provider"] not in providers:
-        problems.append(
-            f"{where}there is no provider {table['provider']!r}; {near(table['provider'], providers)}"
+    @property
+    def stretches(self) -> tuple[tuple[float, float, float], ...]:
+        """The load over time: from, until (seconds), requests a second."""
+        load = self.workload
+        if load.plateau_rate_per_s is None:
+            return ((0.0, load.seconds, load.rate_per_s),)
+        edges = {0.0, *(fault.at_s for fault in self.faults), *(fault.until_s for fault in self.faults)}
+        made: list[tuple[float, float, float]] = []
+        until_s = 0.0
+        for edge_s in sorted(edges):
+            begins_s = max(until_s, edge_s - LEAD_S)
+            if begins_s > until_s:
+                made.append((until_s, begins_s, load.plateau_rate_per_s))
+            until_s = max(until_s, min(edge_s + load.edge_s, load.seconds))
+            if until_s > begins_s:
+                made.append((begins_s, until_s, load.rate_per_s))
+        return (
+            (*made, (until_s, load.seconds, load.plateau_rate_per_s))
+            if until_s < load.seconds
+            else tuple(made)
         )
-    return problems + [f"{where}{problem}" for problem in problems_of(table["kind"], _options(table))]
-
-
-def _ranges(data: Mapping[str, Any]) -> list[str]:
-    """What each value alone does not show."""
-    faults = [_fault(table) for table in data.get("fault", [])]
-    workload, expect = Workload(**data["workload"]), _expect(data["expect"])
-    problems = []
-    for name in ("seconds", "rate_per_s", "deadline_s"):
-        if getattr(workload, name) <= 0:
-            problems.append(f"workload.{name}: must be above 0.")
-    shares = {"workload.stream_share": workload.stream_share, "expect.honest_share": expect.honest_share}
-    shares["expect.complete_share"] = expect.complete_share
-    problems += [f"{name}: must be from 0 to 1 (it is {v})." for name, v in shares.items() if not 0 <= v <= 1]
-    for index, fault in enumerate(faults, 1):
-        if fault.at_s < 0 or fault.for_s <= 0:
-            problems.append(f"fault {index}: must begin at 0 or later, and last.")
-        elif fault.until_s > workload.seconds:
-            problems.append(f"fault {index}: ends at {fault.until_s:g} s, after the load does.")
-        twins = [f for f in faults if (f.provider, f.kind) == (fault.provider, fault.kind) and f is not fault]
-        if any(fault.at_s <= twin.at_s < fault.until_s for twin in twins):
-            problems.append(f"fault {index}: another {fault.kind} at {fault.provider} begins before it ends.")
-    return problems
-
-
-def _fault(table: Mapping[str, Any]) -> Fault:
-    options = _options(table)
-    label = table.get("label") or _label(table["kind"], options)
-    return Fault(table["at_s"], table["for_s"], table["provider"], table["kind"], options, label)
-
-
-def _options(table: Mapping[str, Any]) -> dict[str, Value]:
-    return {name: value for name, value in table.items() if name not in FAULT}
-
-
-def _label(kind: str, options: Mapping[str, Value]) -> str:
-    return (
-        f"{kind} {' '.join(f'{name} {value}' for name, value in options.items() if name != 'stream')}".strip()
-    )
-
-
-def _expect(table: Mapping[str, Any]) -> Expect:
-    known = {one.name for one in fields(Expect)}
-    values = {name: value for name, value in table.items() if name in known}
-    return Expect(**{**values, "happened": tuple(table.get("happened", ()))})

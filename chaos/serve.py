@@ -5,11 +5,11 @@ import asyncio
 from rich.console import Console
 
 from chaos.processes import run_until_told
-from chaos.scenario import PROVIDERS
+from chaos.scenario import Neighbourhood
 from chaos.stack import Stack, free_port, stack
 
 WATCH_S = 0.5
-CLOCKS = {"first_token_s": 5.0, "whole_answer_s": 15.0, "total_s": 60.0}
+AROUND = Neighbourhood(clocks={"first_token_s": 5.0, "whole_answer_s": 15.0, "total_s": 60.0})
 
 
 def serve(port: int, console: Console) -> int:
@@ -21,7 +21,7 @@ async def _serve(port: int, console: Console) -> int:
     def tell(line: str) -> None:
         console.print(line, highlight=False)
 
-    async with stack(PROVIDERS, CLOCKS, tell, port=port) as running:
+    async with stack(AROUND, tell, port=port) as running:
         console.print(_welcome(running), highlight=False, markup=False, soft_wrap=True)
         while not running.dead():
             await asyncio.sleep(WATCH_S)

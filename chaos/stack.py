@@ -18,8 +18,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos.configure import WORDS, settings
+from chaos.configure import settings, simulated, toml
 from chaos.processes import Child, Tell, child
+from chaos.scenario import Neighbourhood
 
 HOST = "127.0.0.1"
 SERVICE_READY = "listening on "
@@ -47,8 +48,7 @@ class Stack:
 
 @asynccontextmanager
 async def stack(
-    providers: Mapping[str, str],
-    clocks: Mapping[str, float],
+    around: Neighbourhood,
     tell: Tell,
     *,
     front: Front | None = None,
@@ -61,15 +61,15 @@ async def stack(
         os.mkfifo(config)  # the service starts at once, and waits for its settings where it reads them
         booting = asyncio.create_task(exits.enter_async_context(_service(config, folder, port)))
         try:
-            simulators = await exits.enter_async_context(_simulators(providers, folder))
+            simulators = await exits.enter_async_context(_simulators(around, folder))
             said = json.loads(simulators.ready_line)
             urls: Urls = {name: one["url"] for name, one in said["providers"].items()}
             tell(
-                f"simulators: {', '.join(f'{name} speaks {persona}' for name, persona in providers.items())}"
+                f"simulators: {', '.join(f'{name} speaks {persona}' for name, persona in around.providers.items())}"
             )
             if front is not None:
                 urls = await front(urls, folder, exits)
-            await _hand_over(config, settings(providers, urls, clocks), booting)
+            await _hand_over(config, settings(around, urls), booting)
             service = await booting
         finally:
             booting.cancel()
@@ -97,9 +97,12 @@ async def _hand_over(fifo: Path, text: str, reader: "asyncio.Task[Child]") -> No
     plain.replace(fifo)
 
 
-def _simulators(providers: Mapping[str, str], folder: Path) -> contextlib.AbstractAsyncContextManager[Child]:
-    named = [word for name, persona in providers.items() for word in ("--provider", f"{name}={persona}")]
-    command = [sys.executable, "-m", "simulators", *named, "--words", str(WORDS)]
+def _simulators(around: Neighbourhood, folder: Path) -> contextlib.AbstractAsyncContextManager[Child]:
+    config = folder / "simulators.toml"
+    config.write_text(
+        "\n".join(f"{name} = {toml(value)}" for name, value in simulated(around).items()), encoding="utf-8"
+    )
+    command = [sys.executable, "-m", "simulators", "--config", str(config)]
     return child("simulators", command, folder, lambda line: line.startswith("{"), environ())
 
 

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from chaos.journal import Journal, Seen
+from chaos.journal import Journal, Seen, Window
 from chaos.judge import Outcome
 
 RATE_SHARE_MIN = 0.98  # of the planned requests must have been sent in time, or the run says nothing
 LATE_S_MAX = 0.5  # a request that we send later than this was not sent in time
+WELL_SHARE = 0.99  # of the requests, when people notice a fault no more
 SETTLE_S = 1.0  # a request sent just before the first fault may still meet it
 
 
@@ -70,7 +71,8 @@ def _ran(journal: Journal) -> Iterable[Line]:
         f"{len(journal.windows)} of {len(faults)}",
         ok=len(journal.windows) == len(faults),
     )
-    answers = [fault for fault in faults if not fault.tcp]  # what happens on a connection is in no ledger
+    # What happens on a connection, or to the house, is in no ledger.
+    answers = [fault for fault in faults if not fault.tcp and not fault.house and fault.kind != "unreachable"]
     met = sum(
         any(fault.kind in line.faults for line in journal.ledger if line.provider == fault.provider)
         for fault in answers
@@ -107,9 +109,62 @@ def _held(journal: Journal) -> Iterable[Line]:
             "no stream" if p95_s is None else f"{p95_s:.2f} s",
             ok=p95_s is not None and p95_s <= expect.first_token_p95_s,
         )
+    if expect.failover_s is not None:
+        yield _failover(journal, expect.failover_s)
+    if expect.amplification_max is not None:
+        yield _amplification(journal, expect.amplification_max)
+    for pair, least in expect.answered_by.items():
+        yield _answered_by(journal, pair, least)
     for name in expect.happened:
         count = journal.happened.get(name, 0)
         yield Line(Question.HELD, f"{name} happened", f"{count} times", ok=count > 0)
+
+
+def _failover(journal: Journal, within_s: float) -> Line:
+    """The slowest of all faults: how long after its beginning people noticed it last."""
+    took_s = {window.label: _noticed_s(journal, window) for window in journal.windows}
+    worst = max(took_s, key=lambda label: took_s[label], default="")
+    return Line(
+        Question.HELD,
+        f"within {within_s:g} s of each fault's beginning, requests are as before",
+        f"after {took_s[worst]:.1f} s ({worst})" if worst else "no fault",
+        ok=bool(worst) and took_s[worst] <= within_s,
+    )
+
+
+def _noticed_s(journal: Journal, window: Window) -> float:
+    """From the fault's beginning to the moment from which on `WELL_SHARE` of the requests that it met were well."""
+    until_s = journal.seconds if window.until_s is None else window.until_s
+    met = [seen for seen in journal.requests if window.from_s <= seen.at_s < until_s]
+    met.sort(key=lambda seen: seen.at_s)
+    bad, last_s = 0, 0.0
+    for count, seen in enumerate(reversed(met), 1):
+        if not journal.well(seen):
+            bad += 1
+            if bad > (1 - WELL_SHARE) * count:
+                last_s = max(last_s, seen.at_s - window.from_s)
+    return last_s
+
+
+def _amplification(journal: Journal, most: float) -> Line:
+    """Of the requests that came while something was wrong; the service's own probes are nobody's requests."""
+    scenario = journal.scenario
+    tags = {s.tag for s in journal.requests if scenario.first_fault_s <= s.at_s < scenario.heal_s}
+    tries = sum(line.tag in tags for line in journal.ledger)
+    share = tries / max(1, len(tags))
+    return Line(
+        Question.HELD,
+        f"at most {most:g} tries at providers for each request while something was wrong",
+        f"{share:.2f}",
+        ok=bool(tags) and share <= most,
+    )
+
+
+def _answered_by(journal: Journal, pair: str, least: float) -> Line:
+    route, _, provider = pair.partition("/")
+    done = [s for s in journal.requests if s.route == route and s.outcome is Outcome.COMPLETE]
+    count = sum(seen.provider == provider for seen in done)
+    return _share(f"of {route} answered by {provider}", count, len(done), least)
 
 
 def _recovered(journal: Journal) -> Iterable[Line]:

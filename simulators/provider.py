@@ -72,10 +72,16 @@ class Provider:
         kept = [known for known in self.faults if known.fault.kind != fault.kind]
         self._use([*kept, self._in_force(fault)])
 
-    def add_fault(self, fault: Fault, outages: random.Random) -> None:
+    def add_fault(self, fault: Fault, outages: random.Random) -> SetFault:
         """One fault more, beside all others; `outages` draws its windows, if they are drawn. Raises BadFault."""
         self.way.check([fault])
-        self._use([*self.faults, SetFault(fault, self.now(), outages)])
+        added = SetFault(fault, self.now(), outages)
+        self._use([*self.faults, added])
+        return added
+
+    def drop_fault(self, added: SetFault) -> None:
+        """Heals the provider of one that was added."""
+        self._use([known for known in self.faults if known is not added])
 
     def clear_faults(self, kind: str | None = None) -> None:
         """Heals the provider: of one kind of fault, or of all."""

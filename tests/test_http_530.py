@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chaos import cli
-from chaos.scenario import read
+from chaos.scenario_file import read
 from service.attempt.classify import EDGE_STATUSES
 from service.options import BreakerOptions, HealthOptions
 from simulators.faults import parse_fault

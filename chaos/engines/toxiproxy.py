@@ -39,7 +39,7 @@ async def _play(scenario: Scenario, seed: int, watch: Watch, tell: Tell, found: 
         return said
 
     async with (
-        stack(scenario.providers, scenario.clocks, tell, front=front) as running,
+        stack(scenario.around, tell, front=front) as running,
         contextlib.AsyncExitStack() as exits,
     ):
         world = await hands.take(running, exits, notes)

@@ -4,17 +4,22 @@ import asyncio
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
-from chaos.configure import WORDS, settings
+import msgspec
+
+from chaos.configure import settings, simulated
 from chaos.door import AppDoor, Door
-from chaos.faults import stand_in
+from chaos.faults import CAPACITY, stand_in
 from chaos.journal import Asked, Journal
 from chaos.play import Play, Watch
 from chaos.processes import Tell
 from chaos.scenario import Fault, Scenario
 from service.app import Service
-from service.settings import Loaded, load
+from service.settings import Loaded, SettingsProblems, load
+from simulators.capacity import Capacity
 from simulators.faults import parse_fault
+from simulators.in_force import SetFault
 from simulators.ledger import Ledger
 from simulators.provider import Provider, make
 from simulators.settings import build
@@ -31,22 +36,25 @@ def run(scenario: Scenario, seed: int, watch: Watch, tell: Tell) -> Journal:
 
 
 async def _play(scenario: Scenario, seed: int, watch: Watch) -> Journal:
-    named = [f"{name}={persona}" for name, persona in scenario.providers.items()]
-    simulated = build({}, named, words=WORDS, seed=seed)
-    providers, ledger = make(simulated, now=asyncio.get_running_loop().time)
+    providers, ledger = make(
+        build({**simulated(scenario.around), "seed": seed}), now=asyncio.get_running_loop().time
+    )
     wire = VirtualWire({f"http://{name}": provider for name, provider in providers.items()})
     service = Service(_loaded(scenario), wire=wire, seed=str(seed))
     async with AppClient(service.asgi) as client:
-        world = VirtualWorld(AppDoor(client), providers, wire, ledger)
+        world = VirtualWorld(AppDoor(client), providers, wire, ledger, service)
         return await Play(scenario, NAME, seed, watch).run(world)
 
 
 def _loaded(scenario: Scenario) -> Loaded:
-    """The settings of the service, read as it would read them."""
-    urls = {name: f"http://{name}" for name in scenario.providers}
+    return _read(settings(scenario.around, {name: f"http://{name}" for name in scenario.providers}))
+
+
+def _read(text: str) -> Loaded:
+    """The settings of the service, read as it would read them. Raises SettingsProblems."""
     with tempfile.TemporaryDirectory(prefix="dub5-") as folder:
         path = Path(folder) / "service.toml"
-        path.write_text(settings(scenario.providers, urls, scenario.clocks), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         return load(path, {})
 
 
@@ -58,9 +66,13 @@ class VirtualWorld:
     providers: dict[str, Provider]
     wire: VirtualWire
     book: Ledger
+    service: Service
     notes: list[str] = field(default_factory=list)
+    applied: dict[Fault, SetFault] = field(default_factory=dict)
 
     async def apply(self, fault: Fault) -> str:
+        if fault.house:
+            return self._apply_to_house(fault)
         if fault.kind == "down":
             link = self.wire.link(f"http://{fault.provider}")
             link.connect, link.idle = Connect.REFUSED, 0
@@ -68,15 +80,26 @@ class VirtualWorld:
         said = stand_in(fault.kind, fault.options) if fault.tcp else {"kind": fault.kind, **fault.options}
         if said is None:
             return ""
-        self.providers[fault.provider].set_fault(parse_fault(said))
+        self.applied[fault] = self.providers[fault.provider].add_fault(parse_fault(said), Random(fault.label))
         return "the simulators"
 
+    def _apply_to_house(self, fault: Fault) -> str:
+        if fault.kind == CAPACITY:
+            self.providers[fault.provider].set_capacity(msgspec.convert(fault.options, Capacity))
+            return "the simulators"
+        try:
+            self.service.reload(_read("there is nothing to be read here"))
+        except SettingsProblems as error:
+            self.service.refuse(error.problems)
+        return "the settings file"
+
     async def lift(self, fault: Fault) -> None:
-        said = stand_in(fault.kind, fault.options) if fault.tcp else {"kind": fault.kind}
         if fault.kind == "down":
             self.wire.link(f"http://{fault.provider}").connect = Connect.OPENS
-        elif said is not None:
-            self.providers[fault.provider].clear_faults(str(said["kind"]))
+        elif fault.kind == CAPACITY:
+            self.providers[fault.provider].set_capacity()
+        elif fault in self.applied:
+            self.providers[fault.provider].drop_fault(self.applied.pop(fault))
 
     async def ledger(self) -> list[Asked]:
         return [Asked(line.provider, line.prompt, line.faults) for line in self.book.lines()]

@@ -6,6 +6,7 @@ import pytest
 
 from chaos.cli import DID_NOT_RUN, UNUSABLE, main
 from chaos.configure import settings
+from chaos.scenario import Neighbourhood
 from service.settings import load
 
 
@@ -41,6 +42,8 @@ def test_compatible_personas(tmp_path: Path) -> None:
     """Personas that speak another one's dialect get settings the service can use."""
     personas = {"one": "openrouter", "two": "groq", "three": "anthropic"}
     file = tmp_path / "dub5.toml"
-    file.write_text(settings(personas, dict.fromkeys(personas, "http://127.0.0.1:1"), {"total_s": 30}))
+    file.write_text(
+        settings(Neighbourhood(personas, {"total_s": 30}), dict.fromkeys(personas, "http://127.0.0.1:1"))
+    )
     dialects = [provider.dialect for provider in load(file, {}).settings.provider]
     assert dialects == ["openai", "openai", "anthropic"]

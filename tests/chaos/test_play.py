@@ -19,7 +19,8 @@ from chaos.http_door import HttpDoor, http_session
 from chaos.journal import Asked, Journal, Seen
 from chaos.judge import Outcome
 from chaos.play import Nobody, Play, derived
-from chaos.scenario import Fault, Scenario, Workload, parse
+from chaos.scenario import Expect, Fault, Scenario, Workload
+from chaos.scenario_file import parse
 from chaos.verdict import judge_run
 from chaos.workload import plan
 from simulators.latency import Latency
@@ -140,14 +141,19 @@ def test_command_without_a_scenario(name: str, said: str, capsys: pytest.Capture
     assert said in capsys.readouterr().err
 
 
+def of(workload: Workload) -> Scenario:
+    """Nothing but load."""
+    return Scenario("s", "title", "why", workload, (), Expect())
+
+
 def test_plan() -> None:
     """Requests come as they would from many people, about as often as asked for, no two alike; a seed repeats them."""
-    asks = plan(Workload(100.0, rate_per_s=20.0, stream_share=0.7), 1)
+    asks = plan(of(Workload(100.0, rate_per_s=20.0, stream_share=0.7)), 1)
     assert 1800 < len(asks) < 2200
     assert 0.65 < sum(ask.stream for ask in asks) / len(asks) < 0.75
     assert len(asks) == len({ask.prompt for ask in asks})
-    assert asks == plan(Workload(100.0, rate_per_s=20.0, stream_share=0.7), 1)
-    assert asks != plan(Workload(100.0, rate_per_s=20.0, stream_share=0.7), 2)
+    assert asks == plan(of(Workload(100.0, rate_per_s=20.0, stream_share=0.7)), 1)
+    assert asks != plan(of(Workload(100.0, rate_per_s=20.0, stream_share=0.7)), 2)
 
 
 class Stuck:
@@ -173,7 +179,9 @@ class Shut(Stuck):
 
 async def sent_to(door: Any, workload: Workload) -> list[Seen]:
     seen: list[Seen] = []
-    await Clients(door, workload, asyncio.get_running_loop().time(), seen.append).send_all(plan(workload, 1))
+    await Clients(door, workload, asyncio.get_running_loop().time(), seen.append).send_all(
+        plan(of(workload), 1)
+    )
     return seen
 
 

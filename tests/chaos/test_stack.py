@@ -11,8 +11,10 @@ from chaos.admin import Admin, AdminRefused
 from chaos.hands import INSTEAD, SIMULATORS, RealWorld
 from chaos.http_door import HttpDoor, http_session
 from chaos.processes import NotStarted
-from chaos.scenario import PROVIDERS, Fault
+from chaos.scenario import Fault, Neighbourhood
 from chaos.stack import Urls, stack
+
+AROUND = Neighbourhood(clocks={"total_s": 10.0})
 
 
 def ignore(line: str) -> None:
@@ -29,7 +31,7 @@ async def test_a_stack() -> None:
         return urls
 
     body = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}]}
-    async with stack(PROVIDERS, {"total_s": 10.0}, ignore, front=front) as running, http_session() as session:
+    async with stack(AROUND, ignore, front=front) as running, http_session() as session:
         config = seen[0] / "service.toml"
         assert stat.S_ISREG(config.stat().st_mode), "who reads the settings again must not wait for ever"
         assert "total_s = 10.0" in config.read_text()
@@ -55,10 +57,10 @@ async def test_a_stack() -> None:
 async def test_a_stack_that_cannot_start() -> None:
     """The first process that cannot start is told with its own words, and the others do not stay behind."""
     with pytest.raises(NotStarted, match=r"simulators ended before it was ready(?s:.*)nonsense"):
-        async with stack({"one": "nonsense"}, {}, ignore):
+        async with stack(Neighbourhood({"one": "nonsense"}), ignore):
             pass
     with pytest.raises(NotStarted, match=r"service ended before it was ready(?s:.*)first_token_s"):
-        async with stack(PROVIDERS, {"first_token_s": -1.0}, ignore):
+        async with stack(Neighbourhood(clocks={"first_token_s": -1.0}), ignore):
             pass
 
 
