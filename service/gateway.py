@@ -165,14 +165,14 @@ class Gateway:
         return await self.runner.run(task, self._order(route, route.targets))
 
     async def _refresh(self, before: Task, route: Route, key: Key) -> None:
-        """Asks anew for what a stale answer was given to, unless somebody else is at it."""
-        if not await self.cache.claim(key):
+        """Asks anew for what a stale answer was given to, unless somebody else is at it. Others may join the call."""
+        if not await self.cache.renew(key):
             return
         now_s = clock.now()
         watch = Watch(now_s + before.clocks.total_s)
         task = Task(before.request, before.route, before.clocks, before.notices, watch, now_s)
         try:
-            answer = await self._asked(task, route, key)
+            answer = await self._asked_once(task, route, key)
             if answer.stream is not None:
                 await _drained(answer.stream)
         except GatewayError:

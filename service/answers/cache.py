@@ -136,14 +136,21 @@ class AnswerCache:
             key.claimed_by = ""
         return won
 
+    async def renew(self, key: Key) -> bool:
+        """Whether we are the one to ask anew for an answer that was given stale. Nobody waits for that: the storage may
+        take as long for it as for a request of its own."""
+        key.patience = Patience(self._guard.patience_s)
+        return await self.claim(key)
+
     async def turn(self, key: Key, route: str, options: CacheOptions) -> Looked | None:
-        """After a miss: None if it is ours to ask the providers; else the answer, which another process asked for
-        meanwhile. Who waits too long for that asks as well. Within one process there is nothing to wait for."""
+        """After a miss, or with the claim in hand: None if it is ours to ask the providers; else the answer, which
+        another process asked for meanwhile. Who waits too long for that asks as well. Within one process there is
+        nothing to wait for."""
         if not self._storage.across_processes or key.generations is None:
             return None
         until_s, pause_s = clock.now() + self._bounds.redis.turn_s, TURN_POLL_S[0]
         while True:
-            ours = await self.claim(key)
+            ours = bool(key.claimed_by) or await self.claim(key)
             try:
                 entry = await self._find(key)
             except StorageLost:

@@ -71,7 +71,7 @@ class House:
         if found is not None and found.fresh:
             return True
         if found is not None:
-            if await cache.claim(key):
+            if await cache.renew(key):
                 self.refreshing.append(asyncio.create_task(self._provider(cache, key)))
             return True
         if await self._provider(cache, key):
