@@ -1,7 +1,7 @@
 """The nouns. Everything may import them; they import nothing of ours."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, ClassVar, Protocol
 
@@ -42,8 +42,7 @@ class Caller:
     priority: Priority = Priority.NORMAL
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True, cache_hash=True):
     """One model at one provider."""
 
     provider: str
@@ -89,14 +88,13 @@ class ChatBody(msgspec.Struct):
     store: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(msgspec.Struct, frozen=True):
     """A valid request. `fields` holds every top-level field as it came, also those nobody here knows."""
 
     id: str
     caller: Caller
     body: ChatBody
-    fields: Mapping[str, msgspec.Raw] = field(repr=False)
+    fields: Mapping[str, msgspec.Raw]
     cache_allowed: bool = True
     languages: str = ""  # the Accept-Language header
     operation: ClassVar[str] = "chat"
@@ -132,14 +130,13 @@ class EmbedBody(msgspec.Struct):
     encoding_format: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedRequest:
+class EmbedRequest(msgspec.Struct, frozen=True):
     """A valid request for embeddings."""
 
     id: str
     caller: Caller
     body: EmbedBody
-    fields: Mapping[str, msgspec.Raw] = field(repr=False)
+    fields: Mapping[str, msgspec.Raw]
     operation: ClassVar[str] = "embeddings"
     stream: ClassVar[bool] = False
     stored: ClassVar[bool] = False
@@ -212,8 +209,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     usage: Usage | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True):
     """One line of the trail: a try at one target, in seconds since the request came in."""
 
     target: str

@@ -4,13 +4,13 @@ attempt/run, gateway, breakers, cache --emit--> Events --> telemetry.metrics | .
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from service.chat import Attempt, Outcome, Usage
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptEnded:
+class AttemptEnded(Struct, frozen=True):
     """A try at a target is over. `attempt.reason` is "ok", "cancelled" or the failure's name."""
 
     request_id: str
@@ -21,8 +21,7 @@ class AttemptEnded:
     operation: str = "chat"  # or "embeddings"
 
 
-@dataclass(frozen=True, slots=True)
-class RequestEnded:
+class RequestEnded(Struct, frozen=True):
     """A request is over; durations in seconds. `target` is who answered; `overhead_s` is our own share of the
     time before the first byte went out."""
 
@@ -44,8 +43,7 @@ class RequestEnded:
     shared: bool = False  # its tries and their cost are counted with another request that had the same answer
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerChanged:
+class BreakerChanged(Struct, frozen=True):
     """A breaker moved between "closed", "open" and "half_open". `scope` is a target or a host."""
 
     scope: str
@@ -54,8 +52,7 @@ class BreakerChanged:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class HealthChanged:
+class HealthChanged(Struct, frozen=True):
     """A target is "healthy", "degraded" (others go first) or "unhealthy" (nobody asks it)."""
 
     target: str
@@ -63,8 +60,7 @@ class HealthChanged:
     after: str
 
 
-@dataclass(frozen=True, slots=True)
-class LimitLowered:
+class LimitLowered(Struct, frozen=True):
     """A provider showed that it has less room: so many requests at one time, instead of `before`."""
 
     provider: str
@@ -73,15 +69,13 @@ class LimitLowered:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetSpent:
+class BudgetSpent(Struct, frozen=True):
     """A retry or hedge was not made, because this provider has had enough of them."""
 
     provider: str
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLeft:
+class QueueLeft(Struct, frozen=True):
     """A request had to wait, as every provider was full, or would have had to. `how`: "served" (it got a place), "left"
     (its client did), "expired" (less time was left than an answer needs), "overloaded" (it waited too long while the
     line stood) or "full" (too many wait)."""
@@ -93,8 +87,7 @@ class QueueLeft:
     waited_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Hedged:
+class Hedged(Struct, frozen=True):
     """A second target is asked at once, beside this one, for nobody should wait for it. `why`: "probe" (it may be
     down), "degraded" (it fails now and then) or "slow" (it takes longer than it uses to)."""
 
@@ -104,8 +97,7 @@ class Hedged:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
+class Shared(Struct, frozen=True):
     """A request takes part in a call that an equal one has begun: "joined"; or left such a call to the others, though it
     had been there longest: "handed_over"."""
 
@@ -114,24 +106,21 @@ class Shared:
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class CacheLooked:
+class CacheLooked(Struct, frozen=True):
     """The cache was asked: "hit", "stale" (given though its time is over), "miss" or "error" (it could not answer)."""
 
     route: str
     result: str
 
 
-@dataclass(frozen=True, slots=True)
-class CacheInvalidated:
+class CacheInvalidated(Struct, frozen=True):
     """Kept answers are given no more: `by` "model", "route", "caller", "key" or "everything", and which."""
 
     by: str
     which: str
 
 
-@dataclass(frozen=True, slots=True)
-class CacheWarmed:
+class CacheWarmed(Struct, frozen=True):
     """So many answers of a route's file are kept from the start; `problems`: those that are not, a sentence each."""
 
     route: str
@@ -139,8 +128,7 @@ class CacheWarmed:
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SettingsReloaded:
+class SettingsReloaded(Struct, frozen=True):
     """The settings were read again. `ok`: they hold from now on, else the old ones do. `problems`: why not, or what
     of them has to wait for a restart, one sentence each."""
 
@@ -148,15 +136,13 @@ class SettingsReloaded:
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DrainBegan:
+class DrainBegan(Struct, frozen=True):
     """The service was told to end; `in_flight` requests may still finish."""
 
     in_flight: int
 
 
-@dataclass(frozen=True, slots=True)
-class Crashed:
+class Crashed(Struct, frozen=True):
     """A defect of ours was caught at the edge. `where` is the exception's type and place, never its message."""
 
     request_id: str

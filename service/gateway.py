@@ -8,10 +8,13 @@ answer    known before?            the cache: fresh, or stale and asked for anew
 
 import asyncio
 from collections.abc import Coroutine, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from service import clock
 from service.answers.cache import AnswerCache, Looked, Stored
@@ -39,8 +42,7 @@ class FromCache(StrEnum):
     MISS = "miss"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """An answer: whole, or as a stream. `cache` is None where the cache had no say."""
 
     target: str

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from msgspec import Struct
 
 from service import events
 from service.telemetry import metrics
@@ -174,4 +175,4 @@ def test_every_event_is_heard() -> None:
 
 
 def _is_event(kind: type) -> bool:
-    return kind.__module__ == "service.events" and hasattr(kind, "__dataclass_fields__")
+    return kind.__module__ == "service.events" and issubclass(kind, Struct)

@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
+from msgspec import structs
+
 from service import clock
 from service.attempt.clocks import NEVER, ClockRanOut, Watch
 from service.attempt.tries import Task
@@ -335,13 +337,13 @@ def _seen(attempt: Attempt, later_s: float, shared: bool) -> Attempt:
     if later_s == 0.0 and not shared:
         return attempt
     first_s = attempt.first_token_s
-    moved = replace(
+    moved = structs.replace(
         attempt,
         started_s=attempt.started_s + later_s,
         ended_s=attempt.ended_s + later_s,
         first_token_s=None if first_s is None else first_s + later_s,
     )
-    return replace(moved, usage=None, cost_usd=None) if shared else moved
+    return structs.replace(moved, usage=None, cost_usd=None) if shared else moved
 
 
 def _retold(error: GatewayError, attempts: list[Attempt]) -> GatewayError:

@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from service import clock
 from service.attempt.classify import Blame, Then, Verdict, classify
 from service.attempt.clocks import ClockRanOut, Watch
@@ -72,8 +74,7 @@ class Task:
     shared: bool = False  # its tries are counted with another request, which shares its answer
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(Struct, frozen=True):
     """A JSON answer, all of it."""
 
     target: Target

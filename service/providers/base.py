@@ -7,8 +7,9 @@ otherwise   --fault---> ProviderFault   (raised, or returned: what attempt/class
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct
 
 from service import VERSION, clock
 from service.chat import Asked, ChatRequest, Chunk, EmbedRequest, Reply, Usage
@@ -53,14 +54,16 @@ class Unsupported(Exception):
         self.param = param
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A request in a provider's own words. `dropped` names the fields it has no word for."""
 
     path: str
-    body: bytes = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
+    body: bytes
+    headers: Mapping[str, str]
     dropped: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Call({self.path})"
 
 
 def named(dropped: list[str]) -> tuple[str, ...]:

@@ -9,12 +9,13 @@ Every wire holds two of the five clocks itself, pool wait and connect, and takes
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from types import TracebackType
 from typing import Protocol, Self
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 SLOTS_PER_ORIGIN = 1000
 KEEPALIVE_S = 30.0
@@ -62,8 +63,7 @@ class WireFailure(Exception):
         self.reused = reused
 
 
-@dataclass(frozen=True, slots=True)
-class WireRequest:
+class WireRequest(Struct, frozen=True):
     """One call. Header names are lower case; headers carry the key, so they stay out of `repr`.
 
     The wire itself writes HEADERS_OF_THE_WIRE and nothing else: a `user-agent` is the dialect's.
@@ -71,11 +71,14 @@ class WireRequest:
 
     method: str
     url: str
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
+    headers: Mapping[str, str]
+    body: bytes
     pool_s: float = 1.0
     connect_s: float = 3.0
     fresh: bool = False  # never on a kept-alive connection
+
+    def __repr__(self) -> str:
+        return f"WireRequest({self.method} {self.url})"
 
     @property
     def origin(self) -> str:

@@ -1,10 +1,10 @@
 """Equal requests at one time share one call to a provider, and are otherwise as they would be alone."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from service import clock
 from service.answers.cache import Selection

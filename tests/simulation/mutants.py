@@ -5,7 +5,6 @@ dub5 simulate --mutant tests.simulation.mutants:budget_ignored
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -121,7 +120,7 @@ def caller_missing_in_key() -> Iterator[None]:
     whole = cache.key_of
 
     def for_anybody(request: ChatRequest, *rest: Any) -> Any:
-        return whole(dataclasses.replace(request, caller=Caller()), *rest)
+        return whole(replace(request, caller=Caller()), *rest)
 
     with mock.patch.object(cache, "key_of", for_anybody):
         yield

@@ -1,10 +1,10 @@
 """Facts as they are told, one of each kind, to be changed at will."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from service.chat import Attempt, Outcome, Usage
 from service.events import AttemptEnded, RequestEnded

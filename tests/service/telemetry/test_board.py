@@ -1,9 +1,9 @@
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from service import clock
 from service.chat import Attempt, Outcome, Usage

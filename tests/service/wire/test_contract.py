@@ -6,10 +6,10 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from service.wire.aiohttp_wire import AiohttpResponse, AiohttpWire
 from service.wire.base import Kind, Slots, Stage, Wire, WireFailure, WireRequest, WireResponse

@@ -5,11 +5,11 @@ import contextlib
 import re
 import ssl
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from aiohttp.resolver import DefaultResolver
+from msgspec.structs import replace
 
 from service.app import Service
 from service.settings import SettingsProblems, load
