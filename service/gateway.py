@@ -78,6 +78,7 @@ class Gateway:
         self, routes: Mapping[str, Route], cache: AnswerCache, queue: Queue, runner: Runner, dice: Random
     ) -> None:
         self.routes = routes
+        self.stands_in = any(route.settings.degraded.enabled for route in routes.values())
         self.cache = cache
         self.queue = queue
         self.runner = runner
@@ -107,6 +108,19 @@ class Gateway:
             return await self._instead(error, request, route, key)
         finally:
             task.watch.deadline_s = deadline_s
+
+    async def answer_unasked(self, error: GatewayError, task: Task, route: Route) -> Answer:
+        """There is no room to ask anybody: an answer from the cache, or a substitute, where the route wants one. Else
+        raises `error`."""
+        request = task.request
+        assert isinstance(request, ChatRequest), "nothing stands in for vectors"
+        if not route.substitutes.may_stand_in(request):
+            raise error
+        key = self.cache.key(request, route.settings.cache, route.mark)
+        looked = None if key is None else await self.cache.look(key, task.route, route.settings.cache)
+        if looked is not None:
+            return _replayed(looked, request)
+        return await self._instead(error, request, route, key)
 
     def _stands_in(self, task: Task, request: ChatRequest, route: Route) -> bool:
         """Whether the route has a substitute for this request; then providers have only so long."""

@@ -29,6 +29,8 @@ T = TypeVar("T")
 UPLOAD_S = 300.0
 LAST_WORDS_S = 2.0  # for an error's own bytes, whatever clock has run out before
 PIECE_BYTES = 64 * 1024
+SPARE_S = 0.2  # for the body of a request without a place
+SPARE_BYTES_MAX = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Exchange:
         self._watch = Watch(self.started_s + UPLOAD_S)  # until the request says which deadline it has
         self._task = asyncio.current_task()
         self._left = self._drained = self._head_sent = self._streaming = self._telling = self._over = False
+        self._refusal: GatewayError | None = None  # there was no place: nobody may be asked
         self._began = False  # some of the answer was sent
         self._all_sent = (
             False  # from then on nothing can be cut: what looks like a client that left is the end
@@ -83,11 +86,11 @@ class Exchange:
         watcher: asyncio.Task[None] | None = None
         outcome = Outcome.FAILED
         try:
-            self.desk.admission.enter(self)
+            self._refusal = self._enter()
             headers = _headers(scope, self.desk.server.headers_max)
             caller = self.desk.callers.identify(headers.get("authorization", ""))
             self._seen.caller = caller.key
-            body = await self._body(receive)
+            body = await self._upload(receive)
             self._started_ns = clock.tick_ns()  # a slow upload is not our overhead
             watcher = asyncio.create_task(self._until_left(receive), name=f"watch {self.id}")
             await answered(self._answer(headers, caller, body, send), self.id, self.desk.events)
@@ -143,10 +146,15 @@ class Exchange:
                 seen.usage = answer.stream.usage
                 await answer.stream.aclose()
 
+    def _enter(self) -> GatewayError | None:
+        return self.desk.admission.enter(self, spare=self.desk.gateway.stands_in)
+
     def _parse(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> Asked:
         return parse_chat(self.id, caller, headers, body, self.desk.server.json_depth_max)
 
     async def _ask(self, task: Task, route: Route) -> Answer:
+        if self._refusal is not None:
+            return await self.desk.gateway.answer_unasked(self._refusal, task, route)
         return await self.desk.gateway.answer(task, route)
 
     async def _send_json(self, answer: Answer, send: Send) -> None:
@@ -270,10 +278,21 @@ class Exchange:
                 raise ClientGone from None
             raise StreamStalled("The time allowed ran out before the answer was whole.") from None
 
-    async def _body(self, receive: Receive) -> bytes:
+    async def _upload(self, receive: Receive) -> bytes:
+        """The body. That of a request without a place is small and soon here. Raises TooLarge, ClientGone, the refusal."""
+        bytes_max = self.desk.server.request_bytes_max
+        if self._refusal is None:
+            return await self._body(receive, bytes_max)
+        try:
+            async with asyncio.timeout(SPARE_S):
+                return await self._body(receive, min(bytes_max, SPARE_BYTES_MAX))
+        except (TimeoutError, TooLarge):
+            raise self._refusal from None
+
+    async def _body(self, receive: Receive, bytes_max: int) -> bytes:
         """The whole body, bounded in size and in patience. Raises TooLarge, ClientGone."""
         parts: list[bytes] = []
-        size, bytes_max = 0, self.desk.server.request_bytes_max
+        size = 0
         while True:
             message = await self._to_client(receive())
             if message["type"] == "http.disconnect":

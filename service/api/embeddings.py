@@ -8,7 +8,7 @@ from service.api.chat import Exchange
 from service.api.schema import read_json
 from service.attempt.tries import Task
 from service.chat import Asked, Caller, EmbedBody, EmbedRequest
-from service.errors import InvalidRequest
+from service.errors import GatewayError, InvalidRequest
 from service.gateway import Answer, Route
 
 _BODY = msgspec.json.Decoder(EmbedBody)
@@ -19,6 +19,9 @@ class Embedding(Exchange):
     """One request for vectors, as an ASGI application."""
 
     operation = EmbedRequest.operation
+
+    def _enter(self) -> GatewayError | None:
+        return self.desk.admission.enter(self)
 
     def _parse(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> Asked:
         parsed, fields = read_json(headers, body, self.desk.server.json_depth_max, _BODY)

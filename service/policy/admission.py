@@ -10,6 +10,7 @@ from service.errors import Overloaded, ShuttingDown, Unauthorized
 from service.settings import OTHERS, Secret
 
 ANONYMOUS = Caller()
+SPARE_MAX = 256  # places for those who find none: for a moment, to be told something better than no
 
 
 class Guest(Protocol):
@@ -35,13 +36,18 @@ class Admission:
         """How many requests are being answered."""
         return len(self._guests)
 
-    def enter(self, guest: Guest) -> None:
-        """Raises ShuttingDown or Overloaded."""
+    def enter(self, guest: Guest, *, spare: bool = False) -> Overloaded | None:
+        """None: it has a place. Raises ShuttingDown or Overloaded. With `spare` the latter is returned, as long as there
+        is a spare place: the guest is in, but no provider may be asked for it."""
         if self.draining:
             raise ShuttingDown("This instance is shutting down.", retry_after_s=1.0)
-        if len(self._guests) >= self.in_flight_max:
-            raise Overloaded("More requests are open than this instance takes.", retry_after_s=1.0)
+        refusal, over = None, len(self._guests) - self.in_flight_max
+        if over >= 0:
+            refusal = Overloaded("More requests are open than this instance takes.", retry_after_s=1.0)
+            if not spare or over >= SPARE_MAX:
+                raise refusal
         self._guests.add(guest)
+        return refusal
 
     def leave(self, guest: Guest) -> None:
         """The request is over."""

@@ -11,6 +11,7 @@ from service.answers.degraded import Substitutes
 from service.attempt.run import _Walk
 from service.attempt.tries import Upstream
 from service.options import CacheOptions, Clocks, DegradedOptions
+from service.settings import ServerSettings
 from simulators.script import Hang
 from tests.service.test_features import DOWN, TOOL, Pair
 from tests.service.world import World, healthy, in_turn, script, status
@@ -61,6 +62,15 @@ async def stale(degraded: DegradedOptions, stale_if_error_s: float = 3_600.0) ->
     return "hello big world" in answer.body.decode()
 
 
+async def spare(degraded: DegradedOptions) -> bool:
+    """The process has no room: whoever comes then reads something at once, and no provider has more to do."""
+    stays, server = healthy(gap_s=10.0, words=("a ",) * 10), ServerSettings(in_flight_max=1)
+    async with World(one=stays, route={"degraded": degraded}, server=server) as world, world.stream():
+        waited_s = await longest_s(world, 20, 0.1)
+        answers = [await world.ask() for _ in range(20)]
+        return all(one.status == 200 for one in answers) and waited_s <= 0.3 and len(world.asked["one"]) == 1
+
+
 async def reduced(_: DegradedOptions) -> bool:
     """Tools are out of reach: the error says so, and that the rest works."""
     async with Pair(DOWN, healthy()) as pair:
@@ -100,6 +110,7 @@ MECHANISMS: list[tuple[Play, DegradedOptions, DegradedOptions, Callable[[pytest.
     (answer_within, DegradedOptions(enabled=True, answer_within_s=0.5), ON, lambda patch: None),
     (stand_in, ON, ON, no_stand_in),
     (stale, ON, ON, lambda patch: patch.setattr(Substitutes, "wants_stale", lambda self, request: False)),
+    (spare, ON, ON, lambda patch: patch.setattr("service.policy.admission.SPARE_MAX", 0)),
     (reduced, ON, ON, lambda patch: patch.setattr(Upstream, "carries", lambda self, request: False)),
     (context, ON, ON, blind),
 ]

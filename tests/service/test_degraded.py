@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from service import clock
 from service.options import BreakerOptions, CacheOptions, Clocks, DegradedOptions, ProbeOptions
+from service.settings import ServerSettings
 from simulators.script import Close, End, Hang, Head, Respond, Script, SimRequest, Wait
 from simulators.virtual import Answer, AppClient, Connect
 from tests.service.world import SSE, World, body, chunk, healthy, in_turn, payloads, script, status, text_of
@@ -373,6 +375,103 @@ async def test_the_callers_own_deadline() -> None:
     async with World(one=STALLS, route=ON) as world:
         answer = await world.ask(headers={"x-deadline-ms": "400"})
     assert label_of(answer)["reason"] == "deadline_exceeded" and clock.now() <= 0.41
+
+
+async def unfinished(world: World) -> Answer:
+    """A request whose body never comes to its end."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"model": '
+        await asyncio.sleep(60)
+
+    return await world.client.request("POST", "/v1/chat/completions", body=pieces())
+
+
+STAYS = healthy(gap_s=10.0, words=("a ",) * 100)
+
+
+class TestNoPlace:
+    """More requests are open than the process takes: nobody is asked, and there is an answer at once all the same."""
+
+    SERVER = ServerSettings(in_flight_max=1)
+
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_a_substitute(self, stream: bool) -> None:
+        """At once, labelled, and no provider hears of it."""
+        async with World(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
+            began_s = clock.now()
+            answer = await world.ask(stream=stream)
+            assert clock.now() - began_s < 0.01
+        label = payloads(answer.body)[0]["degraded"] if stream else label_of(answer)
+        assert (answer.status, answer.headers["x-dub5-degraded"]) == (200, "template")
+        assert label["reason"] == "overloaded" and len(world.asked["one"]) == 1
+        assert world.outcomes() == {"cancelled": 1, "degraded": 1}
+
+    async def test_from_the_cache(self) -> None:
+        """What is fresh is a whole answer; what is old is better than words of ours."""
+        cached = CacheOptions(enabled=True, ttl_s=60.0, stale_if_error_s=600.0)
+        async with World(one=STAYS, route=ON | {"cache": cached}, server=self.SERVER) as world:
+            await world.ask(temperature=0)
+            async with world.stream():
+                fresh = await world.ask(temperature=0)
+                await asyncio.sleep(100)
+                old = await world.ask(temperature=0)
+        assert (fresh.headers["x-dub5-cache"], "x-dub5-degraded" in fresh.headers) == ("hit", False)
+        assert old.headers["x-dub5-degraded"] == "stale"
+        assert len(world.asked["one"]) == 2
+
+    @pytest.mark.parametrize(
+        ("route", "fields"), [({}, {}), (ON, TOOL), (ON, SCHEMA)], ids=["not opted in", "tools", "json"]
+    )
+    async def test_a_refusal(self, route: dict[str, Any], fields: dict[str, Any]) -> None:
+        """Where there is no substitute it is an honest one, at once."""
+        async with World(one=STAYS, route=route, server=self.SERVER) as world, world.stream():
+            began_s = clock.now()
+            answer = await world.ask(**fields)
+            assert clock.now() - began_s < 0.01
+        assert (answer.status, answer.json()["error"]["code"]) == (503, "overloaded")
+        assert answer.headers["retry-after"] == "1" and len(world.asked["one"]) == 1
+
+    @pytest.mark.parametrize("large", [False, True])
+    async def test_whoever_takes_long_to_ask(self, large: bool) -> None:
+        """Nobody holds a spare place: a body that is large, or not here soon, is refused."""
+        async with World(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
+            began_s = clock.now()
+            if large:
+                answer = await world.ask(messages=user("x" * 300_000))
+            else:
+                answer = await unfinished(world)
+            assert clock.now() - began_s <= 0.25
+        assert (answer.status, answer.json()["error"]["code"]) == (503, "overloaded")
+
+    async def test_spare_places_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Beyond them nothing is read."""
+        monkeypatch.setattr("service.policy.admission.SPARE_MAX", 2)
+        async with World(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
+            slow = [asyncio.create_task(unfinished(world)) for _ in range(2)]
+            await asyncio.sleep(0.01)
+            answer = await world.ask()
+            await asyncio.gather(*slow)
+            later = await world.ask()
+        assert (answer.status, later.status) == (503, 200)
+
+    async def test_vectors(self) -> None:
+        """Nothing stands in for them."""
+        async with World(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
+            answer = await world.client.request(
+                "POST", "/v1/embeddings", json={"model": "chat", "input": "x"}
+            )
+        assert (answer.status, answer.json()["error"]["code"]) == (503, "overloaded")
+
+    async def test_about_to_end(self) -> None:
+        """In a drain it is the honest refusal: another process answers."""
+        async with World(one=STAYS, route=ON) as world:
+            async with world.stream():
+                draining = asyncio.create_task(world.service.drain())
+                await asyncio.sleep(0.01)
+                answer = await world.ask()
+            await draining
+        assert (answer.status, answer.json()["error"]["code"]) == (503, "shutting_down")
 
 
 async def test_a_slow_reader() -> None:
