@@ -91,7 +91,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._cancelled_timers = 0
         self._numbers = itertools.count(1)
         self._order = None if seed is None else random.Random(f"{seed}:order")
-        self._epoch_s = EPOCH_S if seed is None else EPOCH_S + random.Random(f"{seed}:wall").randrange(10**8)
+        date_s = 0 if seed is None else random.Random(f"{seed}:wall").randrange(10**8)
+        self._epoch_s = float(EPOCH_S + date_s)
         self._generators: weakref.WeakKeyDictionary[AsyncGenerator[Any, Any], int] = (
             weakref.WeakKeyDictionary()
         )
@@ -113,6 +114,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def wall(self) -> float:
         """Epoch seconds, at a date that follows from the seed."""
         return self._epoch_s + self._now_ns / 1e9
+
+    def jump_wall(self, s: float) -> None:
+        """The host's clock is set forwards, or back. Time itself goes on as before."""
+        self._epoch_s += s
 
     def call_later(
         self,

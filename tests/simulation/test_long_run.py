@@ -1,0 +1,347 @@
+"""What shows only after hours: quotas that begin anew at midnight, limits of half a day, an answer of ten minutes, a host
+whose clock is set, a day of troubles that leaves nothing behind."""
+
+import asyncio
+import gc
+import json
+import random
+from collections.abc import Iterator, Mapping
+from email.utils import formatdate
+from itertools import pairwise
+from types import TracebackType
+from typing import Any, Self, cast
+
+import pytest
+
+from service import clock
+from service.app import Service
+from service.options import CacheOptions, Clocks
+from service.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
+from simulators.answers import Proof, judge
+from simulators.faults import parse_fault
+from simulators.latency import PRESETS
+from simulators.ledger import Ledger, Line
+from simulators.limits import Limits
+from simulators.personas.base import Profile
+from simulators.provider import Provider
+from simulators.script import Action, Data, End, Head, Script, SimRequest, Wait
+from simulators.virtual import Answer, AppClient, VirtualLoop, VirtualWire, run
+from tests.service.world import SSE, World, chunk, completion, reply, text_of
+
+MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
+AT_ONCE_S = 1.0  # nobody waits for anything but an answer
+NAMES = ("one", "two")
+SEED_OF_MORNING = 0
+
+
+class House:
+    """The service over two simulated providers, `one` before `two`; people ask at a steady pace."""
+
+    def __init__(self, persona: str = "free", limits: Limits | None = None) -> None:
+        self.ledger = Ledger()
+        loop = asyncio.get_running_loop()
+        self.epoch_s = int(clock.wall() - clock.now())
+        self.providers = {
+            name: Provider(
+                persona if name == "one" else "openai",
+                Profile(name, PRESETS["quick"], 5),
+                chance=random.Random(name),
+                now=loop.time,
+                ledger=self.ledger,
+                epoch_s=self.epoch_s,
+                limits=limits if name == "one" else None,
+            )
+            for name in NAMES
+        }
+        urls = {name: f"http://{name}.test/v1" for name in NAMES}
+        self.wire = VirtualWire({urls[name]: provider for name, provider in self.providers.items()})
+        settings = Settings(
+            provider=tuple(ProviderSettings(name, "openai", urls[name]) for name in NAMES),
+            route=(RouteSettings("chat", tuple(f"{name}/m" for name in NAMES)),),
+        )
+        secrets = {name: (Secret("sk"),) for name in NAMES}
+        self.service = Service(Loaded(settings, secrets, ()), wire=self.wire, seed="long")
+        self.client = AppClient(self.service.asgi)
+        self.waits_s: list[float] = []
+        self.answered: list[str] = []
+
+    async def __aenter__(self) -> Self:
+        await self.client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.client.__aexit__(kind, error, trace)
+
+    async def ask(self, n: int) -> None:
+        """One person; whoever gets no whole answer fails the test."""
+        prompt, began_s = f"Question {n}", clock.now()
+        body = {"model": "chat", "messages": [{"role": "user", "content": prompt}], "stream": True}
+        async with self.client.stream("POST", "/v1/chat/completions", json=body) as got:
+            self.waits_s.append(clock.now() - began_s)
+            data = await got.body()
+        assert got.status == 200, data
+        assert judge(text_of(data), prompt) is Proof.WHOLE
+        self.answered.append(got.headers["x-dub5-target"].partition("/")[0])
+
+    async def people(self, until_s: float, every_s: float) -> None:
+        """One after the other, until then."""
+        while clock.now() < until_s:
+            await self.ask(len(self.answered))
+            await asyncio.sleep(every_s)
+
+    def asked(self, name: str) -> list[Line]:
+        """What this provider was asked."""
+        return self.ledger.lines(provider=name)
+
+    def midnights_s(self, until_s: float) -> list[float]:
+        """When a new day begins for the providers."""
+        return [
+            at_s - self.epoch_s
+            for at_s in range(0, self.epoch_s + int(until_s), int(DAY_S))
+            if at_s > self.epoch_s
+        ]
+
+
+# quotas and long limits
+
+
+@pytest.mark.parametrize("persona", ["free", "openrouter"])
+async def test_a_daily_quota(persona: str) -> None:
+    """Once used up it is left alone until it begins anew, and asked again by the next who comes. Nobody waits."""
+    until_s, every_s = 2 * DAY_S, 5 * MINUTE_S
+    async with House(persona, Limits(requests_per_day=100)) as house:
+        await house.people(until_s, every_s)
+        refused = [line for line in house.asked("one") if line.status == 429]
+        assert len(refused) in (2, 3)  # once for each day that had more requests than the quota
+        midnights_s = house.midnights_s(until_s)
+        for line in refused:
+            back_s = min((at_s for at_s in midnights_s if at_s > line.at_s), default=until_s)
+            after = [other for other in house.asked("one") if other.at_s > line.at_s]
+            assert not after or back_s <= after[0].at_s <= back_s + every_s + MINUTE_S
+            assert not after or after[0].status == 200
+        assert max(house.waits_s) < AT_ONCE_S
+        assert house.answered.count("one") + house.answered.count("two") == len(house.waits_s)
+
+
+@pytest.mark.parametrize("headers", ["date", 4 * HOUR_S])
+async def test_a_quota_that_says_when(headers: Any) -> None:
+    """As a date, or longer than it takes: a provider's own word holds."""
+    async with House("free", Limits(requests_per_day=10, retry_after=headers)) as house:
+        await house.people(DAY_S / 2, 2 * MINUTE_S)
+        asked = house.asked("one")
+        refused = [line for line in asked if line.status == 429]
+        told_s = headers if isinstance(headers, float) else DAY_S
+        for line, following in pairwise(refused):
+            assert following.at_s - line.at_s >= min(told_s, house.midnights_s(DAY_S)[0] - line.at_s)
+        assert 1 <= len(refused) <= 4
+        assert max(house.waits_s) < AT_ONCE_S
+
+
+async def test_limited_for_hours() -> None:
+    """429 with hours of Retry-After: one refusal, four hours of silence, and back with the next who asks."""
+    async with House() as house:
+        limited = parse_fault({"kind": "status", "status": 429, "retry_after_s": 4 * HOUR_S})
+        await house.people(HOUR_S, MINUTE_S)
+        house.providers["one"].set_fault(limited)
+        await house.people(1.5 * HOUR_S, MINUTE_S)
+        house.providers["one"].clear_faults()
+        await house.people(6 * HOUR_S, MINUTE_S)
+        (refused,) = [line for line in house.asked("one") if line.status == 429]
+        after = [line for line in house.asked("one") if line.at_s > refused.at_s]
+        assert refused.at_s + 4 * HOUR_S <= after[0].at_s <= refused.at_s + 4 * HOUR_S + 2 * MINUTE_S
+        assert {line.status for line in after} == {200}
+        assert max(house.waits_s) < AT_ONCE_S
+
+
+# a long answer
+
+TOKENS, GAP_S = 120, 5.0
+
+
+def ten_minutes(request: SimRequest) -> Script:
+    """A word every five seconds, comments in between."""
+    yield Head(200, SSE)
+    for n in range(TOKENS):
+        yield Data(b": still here\n\n")
+        yield Wait(GAP_S)
+        yield chunk({"content": f"{n} "})
+    yield chunk({}, "stop")
+    yield Data(b"data: [DONE]\n\n")
+    yield End()
+
+
+WORDS = "".join(f"{n} " for n in range(TOKENS))
+
+
+@pytest.mark.parametrize("delivery", ["live", "whole"])
+async def test_an_answer_of_ten_minutes(delivery: str) -> None:
+    """No clock, guard or timer of ours ends an answer that comes steadily, if its route gives it the time."""
+    clocks = Clocks(total_s=900.0)
+    async with World(one=ten_minutes, two=ten_minutes, clocks=clocks, route={"delivery": delivery}) as world:
+        began_s = clock.now()
+        answer = await world.ask(stream=True)
+        assert clock.now() - began_s == pytest.approx(TOKENS * GAP_S, abs=1.0)
+        assert answer.body.endswith(b"data: [DONE]\n\n") and text_of(content_of(answer)) == WORDS
+        assert len(world.asked["one"]) == 1 and not world.asked["two"]
+        assert world.outcomes() == {"complete": 1}
+
+
+async def test_ten_minutes_with_the_default_deadline() -> None:
+    """Five minutes are the deadline unless a route says otherwise: then the end is an honest one."""
+    async with World(one=ten_minutes) as world:
+        answer = await world.ask(stream=True)
+        assert clock.now() == pytest.approx(300.0, abs=1.0)
+        assert b"[DONE]" not in answer.body and b'"error":' in answer.body
+        assert WORDS.startswith(text_of(content_of(answer))) and world.outcomes() == {"cut": 1}
+
+
+def content_of(answer: Answer) -> bytes:
+    """A stream without its comments."""
+    return b"".join(event + b"\n\n" for event in answer.body.split(b"\n\n") if event.startswith(b"data: "))
+
+
+# the host's clock
+
+JUMPS = pytest.mark.parametrize("jump_s", [HOUR_S, -HOUR_S])
+
+
+def jump(s: float) -> None:
+    """The host's clock is set."""
+    cast(VirtualLoop, asyncio.get_running_loop()).jump_wall(s)
+
+
+class Dated:
+    """A provider with a right clock of its own: so many 429s with a date to come back at, then answers."""
+
+    def __init__(self, refusals: int, wait_s: float) -> None:
+        self._epoch_s = clock.wall() - clock.now()
+        self._left = refusals
+        self._wait_s = wait_s
+
+    def __call__(self, request: SimRequest) -> Iterator[Action]:
+        now_s = self._epoch_s + clock.now()
+        if self._left:
+            self._left -= 1
+            back = {
+                "date": formatdate(now_s, usegmt=True),
+                "retry-after": formatdate(now_s + self._wait_s, usegmt=True),
+            }
+            return reply(429, b'{"error":"slow down"}', back)
+        return reply(200, completion("well again"))
+
+
+@JUMPS
+async def test_a_date_to_come_back_at(jump_s: float) -> None:
+    """It is read against the provider's own clock: ours may be an hour off. Set while it rests, it changes nothing."""
+    one = Dated(1, 1_000.0)
+    async with World(one=one, two=lambda request: reply(200, completion("from two"))) as world:
+        jump(jump_s)
+        assert "from two" in (await world.ask()).body.decode()
+        await asyncio.sleep(500.0)
+        jump(2 * jump_s)
+        await asyncio.sleep(498.0)
+        assert "from two" in (await world.ask()).body.decode()
+        await asyncio.sleep(3.0)
+        assert "well again" in (await world.ask()).body.decode()
+        assert len(world.asked["one"]) == 2
+
+
+def test_a_clock_that_is_set_in_the_middle_of_traffic() -> None:
+    """An hour forwards, two back, one forwards: who is asked, and when, is what it would have been. A quota is used up
+    and begins anew meanwhile; nobody waits, nobody is refused."""
+
+    async def day(*jumps_s: float) -> list[tuple[float, str, int]]:
+        until_s, every_s = 0.75 * DAY_S, 5 * MINUTE_S
+        async with House("free", Limits(requests_per_day=40)) as house:
+            house.providers["one"].set_fault(parse_fault({"kind": "status", "status": 503, "share": 0.1}))
+            for n, s in enumerate(jumps_s, start=1):
+                await house.people(until_s * n / (len(jumps_s) + 1), every_s)
+                jump(s)
+            await house.people(until_s, every_s)
+            assert max(house.waits_s) < AT_ONCE_S
+            return [(line.at_s, line.provider, line.status) for line in house.ledger.lines()]
+
+    calm = run(day(0.0, 0.0, 0.0), seed=SEED_OF_MORNING)
+    assert {status for _, _, status in calm} == {200, 429, 503}
+    assert run(day(HOUR_S, -2 * HOUR_S, HOUR_S), seed=SEED_OF_MORNING) == calm
+
+
+@JUMPS
+async def test_kept_answers_are_as_old_as_they_are(jump_s: float) -> None:
+    """The cache counts by the loop's clock: a jump makes no answer older, and none younger."""
+    answers = iter(["first", "second"])
+    respond = lambda request: reply(200, completion(next(answers)))
+    cache: Mapping[str, Any] = {"cache": CacheOptions(enabled=True, ttl_s=300.0)}
+    async with World(one=respond, route=dict(cache)) as world:
+        said = []
+        for pause_s in (0.0, 100.0, 198.0, 4.0):
+            await asyncio.sleep(pause_s)
+            answer = await world.ask(temperature=0)
+            said.append(json.loads(answer.body)["choices"][0]["message"]["content"])
+            jump(jump_s)
+        assert said == ["first", "first", "first", "second"]
+
+
+@JUMPS
+def test_the_wall_clock_of_a_real_loop(jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two looks at the host's clock it goes on with the loop's, so no request sees it jump; a minute after a jump
+    at the latest it is right again."""
+
+    class Loop(asyncio.SelectorEventLoop):
+        at_s = 1_000.0
+
+        def time(self) -> float:
+            return self.at_s
+
+    async def read() -> float:
+        return wall()
+
+    loop, wall = Loop(), clock._Wall().read
+    monkeypatch.setattr(clock.time, "time", lambda: host_s + loop.at_s)
+    try:
+        host_s = 1.7e9
+        right_s = loop.run_until_complete(read())
+        host_s += jump_s
+        loop.at_s += 59.0
+        assert loop.run_until_complete(read()) == right_s + 59.0
+        loop.at_s += 2.0
+        assert loop.run_until_complete(read()) == right_s + 61.0 + jump_s
+    finally:
+        loop.close()
+
+
+# nothing is left behind
+
+
+async def test_a_day_leaves_nothing_behind() -> None:
+    """Failures, limits, stalls and cuts for a day, then the house is as empty as it was in the morning."""
+    async with House("free", Limits(requests_per_minute=20, requests_per_day=500)) as house:
+        troubles: list[dict[str, Any]] = [
+            {"kind": "status", "status": 530, "up_s": 4 * HOUR_S, "down_s": 20 * MINUTE_S},
+            {"kind": "status", "status": 500, "share": 0.05},
+            {"kind": "stall", "share": 0.01},
+            {"kind": "empty", "share": 0.02},
+        ]
+        house.providers["one"].set_faults(map(parse_fault, troubles))
+        seen = []
+        for hours in (6, 12, 18, 24):
+            await house.people(hours * HOUR_S, 3 * MINUTE_S)
+            await asyncio.sleep(2 * MINUTE_S)
+            seen.append(held(house))
+        assert house.answered.count("one") > 30 and house.answered.count("two") > 30
+        first, *_, last = seen
+        assert last["tasks"] == first["tasks"] and last["timers"] <= first["timers"] + 2
+        assert last["objects"] - first["objects"] < 500  # 360 requests: what each leaves must be nothing
+        assert not house.wire._open and house.service.admission.in_flight == 0
+        assert all(not state.in_flight for state in house.service.fleet.states(clock.now()))
+
+
+def held(house: House) -> dict[str, int]:
+    """What there is in this process."""
+    house.ledger._lines.clear()
+    gc.collect()
+    loop = cast(VirtualLoop, asyncio.get_running_loop())
+    alive = [timer for timer in loop._timers if not timer[2].cancelled()]
+    return {"tasks": len(loop.unfinished()), "timers": len(alive), "objects": len(gc.get_objects())}
