@@ -15,6 +15,7 @@ from enum import IntEnum
 from typing import Any, Protocol, assert_never
 
 import msgspec
+from msgspec import Struct
 
 from service import clock
 from service.chat import Outcome
@@ -36,7 +37,7 @@ from service.events import (
     SettingsReloaded,
     Shared,
 )
-from service.telemetry.reading import cost_usd, ms, rows_with_cost
+from service.telemetry.reading import AttemptRow, cost_usd, ms, rows_with_cost
 
 FLUSH_S = 0.1
 LINES_MAX = 10_000
@@ -56,6 +57,31 @@ class Level(IntEnum):
 
 LEVEL_OF = {Outcome.FAILED: Level.WARNING, Outcome.CUT: Level.WARNING}
 _ENCODE = msgspec.json.Encoder().encode
+
+
+class RequestLine(Struct, kw_only=True, omit_defaults=True):
+    """What is said of a request. A field that has a default is left out where it says nothing."""
+
+    at: datetime
+    level: str
+    event: str
+    id: str
+    caller: str
+    route: str
+    outcome: Outcome
+    code: str | None
+    target: str | None
+    stream: bool
+    cached: bool
+    degraded: str | None = None
+    shared: bool = False
+    first_token_ms: float | None
+    total_ms: float | None
+    overhead_ms: float
+    tokens: tuple[int, int] | None
+    tokens_estimated: bool = False
+    cost_usd: float | None = None
+    trail: list[AttemptRow]
 
 
 class Writer:
@@ -188,10 +214,11 @@ class Logs:
         level = LEVEL_OF.get(event.outcome, Level.INFO)
         if level < self._level:
             return
-        usage, cost = event.usage, cost_usd(event.attempts)
-        self._line(
-            level,
-            "request",
+        usage = event.usage
+        line = RequestLine(
+            at=_now(),
+            level=level.name,
+            event="request",
             id=event.request_id,
             caller=event.caller,
             route=event.route[:ROUTE_CHARS_MAX],
@@ -200,16 +227,17 @@ class Logs:
             target=event.target,
             stream=event.stream,
             cached=event.cached,
-            **({"degraded": event.degraded} if event.degraded else {}),
-            **({"shared": True} if event.shared else {}),
+            degraded=event.degraded,
+            shared=event.shared,
             first_token_ms=ms(event.first_token_s),
             total_ms=ms(event.total_s),
             overhead_ms=round(event.overhead_s * 1000, 3),
-            tokens=[usage.prompt_tokens, usage.completion_tokens] if usage else None,
-            **({"tokens_estimated": True} if usage and usage.estimated else {}),
-            **({} if cost is None else {"cost_usd": cost}),
+            tokens=(usage.prompt_tokens, usage.completion_tokens) if usage else None,
+            tokens_estimated=usage.estimated if usage else False,
+            cost_usd=cost_usd(event.attempts),
             trail=rows_with_cost(event.attempts),
         )
+        self._write(_ENCODE(line), at_once=level >= Level.WARNING)
 
     def _cache(self, event: CacheLooked) -> None:
         fails = event.result == "error"
@@ -228,6 +256,9 @@ class Logs:
     def _line(self, level: Level, event: str, **fields: Any) -> None:
         if level < self._level:
             return
-        at = datetime.fromtimestamp(clock.wall(), UTC)
-        line = _ENCODE({"at": at, "level": level.name, "event": event, **fields})
+        line = _ENCODE({"at": _now(), "level": level.name, "event": event, **fields})
         self._write(line, at_once=level >= Level.WARNING)
+
+
+def _now() -> datetime:
+    return datetime.fromtimestamp(clock.wall(), UTC)
