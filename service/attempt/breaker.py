@@ -24,6 +24,7 @@ from random import Random
 from service.attempt.window import Window
 from service.options import BreakerOptions
 
+CALLS, FAILURES, SLOW = range(3)  # in its window
 RAMP_FROM = 0.1  # the share of calls that a ramp lets through at its beginning
 
 
@@ -64,7 +65,7 @@ class Breaker:
         self._in_a_row = 0
         self._ramp_until_s = 0.0
         self._probes: deque[float] = deque()  # when each that is out began
-        self._window = Window(options.window_s, 3)  # calls, failures, slow ones
+        self._window = Window(options.window_s, 3)
 
     @property
     def probing(self) -> int:
@@ -73,31 +74,36 @@ class Breaker:
 
     def may_enter(self, now_s: float) -> bool:
         """Whether `enter` would give a permit."""
+        if self.state is State.CLOSED:
+            return True
         self._give_up_lost_probes(now_s)
         match self.state:
-            case State.CLOSED:
-                return True
             case State.OPEN:
                 return now_s >= self.opened_until_s
             case State.HALF_OPEN:
                 return len(self._probes) < self._options.probes_max
-            case State.ISOLATED:
+            case _:
                 return False
 
     def enter(self, now_s: float) -> "Permit | None":
         """A permit for one call, or None: leave it alone."""
+        if self.state is State.CLOSED:
+            return Permit(self, self.era, now_s, probe=False)
         if not self.may_enter(now_s):
             return None
         if self.state is State.OPEN:
             self._move(State.HALF_OPEN, "open time is over")
-        if self.state is State.HALF_OPEN:
-            self._probes.append(now_s)
-        return Permit(self, self.era, now_s, probe=self.state is State.HALF_OPEN)
+        self._probes.append(now_s)
+        return Permit(self, self.era, now_s, probe=True)
 
     def enter_slow(self, now_s: float) -> "Permit | None":
         """A permit although it is open, if for slowness alone: there is nobody else. Its result moves nothing."""
         trouble = self.state in (State.OPEN, State.HALF_OPEN)
         return Permit(self, -1, now_s, probe=False) if trouble and self.slow else None
+
+    def is_steady(self, now_s: float) -> bool:
+        """Whether it is closed, and no recovery was a moment ago: it has nothing to say."""
+        return self.state is State.CLOSED and now_s >= self._ramp_until_s
 
     def ramped(self, now_s: float) -> bool:
         """Whether a call may pass the ramp that follows a recovery: a share that grows from a tenth to all."""
@@ -112,7 +118,10 @@ class Breaker:
 
     def record(self, end: End, now_s: float, began_s: float, not_before_s: float = 0.0) -> None:
         """How a call of this era ended; `not_before_s` is the time a provider asked to be left alone until."""
-        if self.state is State.HALF_OPEN:
+        if end is End.SUCCESS and self.state is not State.HALF_OPEN:  # most
+            self._window.count(now_s, CALLS)
+            self._in_a_row = 0
+        elif self.state is State.HALF_OPEN:
             self._probes.remove(began_s)
             if end is End.SUCCESS:
                 self._close(now_s)
@@ -122,9 +131,10 @@ class Breaker:
                     began_s, not_before_s, "the probe was slow" if slow else "the probe failed", slow=slow
                 )
         elif end is not End.IGNORED:
-            self._count(end, now_s)
-            if end is not End.SUCCESS:
-                self._judge(now_s, not_before_s)
+            failed = end is End.FAILURE
+            self._window.count(now_s, CALLS, FAILURES if failed else SLOW)
+            self._in_a_row = self._in_a_row + 1 if failed else 0
+            self._judge(now_s, not_before_s)
 
     def vouch(self, now_s: float) -> None:
         """A probe that was given up has answered after all: long answers prove as much as short ones."""
@@ -144,10 +154,6 @@ class Breaker:
         if not options.ramp_s:
             self._ramp_until_s = 0.0
         self._window = Window(options.window_s, 3)
-
-    def _count(self, end: End, now_s: float) -> None:
-        self._window.add(now_s, 1, end is End.FAILURE, end is End.SLOW)
-        self._in_a_row = self._in_a_row + 1 if end is End.FAILURE else 0
 
     def _judge(self, now_s: float, not_before_s: float) -> None:
         """Opens if there is a reason to."""

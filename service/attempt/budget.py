@@ -11,23 +11,25 @@ Finagle's RetryBudget. Failover to another target is free: a request must not fa
 from service.attempt.window import Window
 from service.options import BudgetOptions
 
+FIRSTS, PAID = range(2)
+
 
 class Budget:
     """Decides from what it is told; reads no clock. Times are loop seconds."""
 
     def __init__(self, options: BudgetOptions) -> None:
         self._options = options
-        self._window = Window(options.window_s, 2)  # first tries, paid ones
+        self._window = Window(options.window_s, 2)
 
     def deposit(self, now_s: float) -> None:
         """A first try was made."""
-        self._window.add(now_s, 1, 0)
+        self._window.count(now_s, FIRSTS)
 
     def withdraw(self, now_s: float) -> bool:
         """Pays for one more try, or does not: then it must not be made."""
         if self.balance(now_s) < 1.0:
             return False
-        self._window.add(now_s, 0, 1)
+        self._window.count(now_s, PAID)
         return True
 
     def balance(self, now_s: float) -> float:

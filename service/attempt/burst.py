@@ -30,12 +30,15 @@ class Burst:
         self._age(second)
         if not self._recent or self._recent[-1][0] != second:
             self._recent.append([second, 0, 0])
-        self._recent[-1][1] += 1
-        self._recent[-1][2] += refused
+        last = self._recent[-1]
+        last[1] += 1
+        last[2] += refused
+        if not (refused or self.on):
+            return False
         calls, share = _share(self._recent)
         if self.on:
             self.on = share >= SHARE / 2
-        elif refused and calls >= CALLS_MIN and share >= SHARE:
+        elif calls >= CALLS_MIN and share >= SHARE:
             earlier, before = _share(self._earlier)
             self.on = earlier >= CALLS_MIN and before < QUIET_SHARE
         return self.on

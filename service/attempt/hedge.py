@@ -8,7 +8,7 @@
 From "The Tail at Scale" (Dean and Barroso, 2013), with Finagle's percentile delay and one purse with the retries.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import deque
 
 from service.attempt.window import Window
@@ -16,6 +16,7 @@ from service.options import HedgeOptions
 
 SAMPLES_MAX = 200
 WINDOW_S = 60
+REQUESTS, HEDGES = range(2)  # in it
 SIZES = (2_000, 20_000)  # bytes of a prompt: small, medium, large
 
 
@@ -37,7 +38,7 @@ class Percentile:
         self._newest.append(value)
         insort(self._sorted, value)
         if len(self._newest) > SAMPLES_MAX:
-            self._sorted.remove(self._newest.popleft())
+            del self._sorted[bisect_left(self._sorted, self._newest.popleft())]
 
     def read(self, samples_min: int) -> float | None:
         """None while there are fewer samples than that."""
@@ -51,15 +52,15 @@ class Hedges:
     def __init__(self, options: HedgeOptions) -> None:
         self._options = options
         self._took: dict[tuple[str, bool, int], Percentile] = {}
-        self._window = Window(WINDOW_S, 2)  # requests, hedges
+        self._window = Window(WINDOW_S, 2)
 
     def note_request(self, now_s: float) -> None:
         """A request began."""
-        self._window.add(now_s, 1, 0)
+        self._window.count(now_s, REQUESTS)
 
     def note_hedge(self, now_s: float) -> None:
         """A hedge was sent."""
-        self._window.add(now_s, 0, 1)
+        self._window.count(now_s, HEDGES)
 
     def observe(self, target: str, stream: bool, size: int, took_s: float) -> None:
         """So long a target took, or had taken when it was outrun."""

@@ -16,18 +16,17 @@ class Window:
         self._second = -1  # of the last bucket
         self._last = self.sums
 
-    def add(self, now_s: float, *amounts: int) -> None:
-        """More of each count."""
+    def count(self, now_s: float, *which: int) -> None:
+        """One more of each of these, by their places in `sums`."""
         second = int(now_s)
         if second != self._second:
             self.age(now_s)
             self._second, self._last = second, [0] * len(self.sums)
             self._buckets.append((second, self._last))
         sums, last = self.sums, self._last
-        for i, amount in enumerate(amounts):
-            if amount:
-                last[i] += amount
-                sums[i] += amount
+        for i in which:
+            last[i] += 1
+            sums[i] += 1
 
     def age(self, now_s: float) -> None:
         """Forgets what is older than the window."""

@@ -48,6 +48,9 @@ class Barred:
     soft: bool = False
 
 
+NO_ROOM = Barred("provider_full")
+
+
 @dataclass(frozen=True, slots=True)
 class Guards:
     """The options of all of them."""
@@ -121,9 +124,9 @@ class _Entry:
         """Whether no breaker has anything against it."""
         return self.breaker.state is State.CLOSED and self.host.state is State.CLOSED
 
-    def note_recovery(self, was_well: bool) -> None:
-        """What failed before a recovery is no news any more."""
-        if self.is_closed and not was_well:
+    def note_recovery(self) -> None:
+        """It was not closed. If it is now, what failed before is no news any more."""
+        if self.is_closed:
             self.record.clear()
 
     def use(self, secrets: Collection[Secret]) -> None:
@@ -241,18 +244,10 @@ class Fleet:
         return Pass(self, entry, key, permit, host)
 
     def _barred(self, entry: _Entry, now_s: float, last_resort: bool) -> Barred | None:
-        breaker, host = entry.breaker, entry.host
-        if breaker.state is State.ISOLATED:
-            return Barred("isolated")
-        if not host.may_enter(now_s):
-            return Barred("host_breaker_open")
-        if not breaker.may_enter(now_s) and not (breaker.slow and last_resort):
-            return Barred("breaker_open", soft=breaker.slow)
-        if not (last_resort or (breaker.ramped(now_s) and host.ramped(now_s))):
-            return Barred("slow_start", soft=True)
-        if not entry.provider.limiter.has_room(now_s):
-            return Barred("provider_full")
-        return None
+        steady = entry.breaker.is_steady(now_s) and entry.host.is_steady(now_s)
+        if not steady and (barred := _troubled(entry, now_s, last_resort)):
+            return barred
+        return None if entry.provider.limiter.has_room(now_s) else NO_ROOM
 
     def pay(self, target: Target, now_s: float) -> bool:
         """Whether the budget of its provider covers a try that nobody has to make; then it is paid."""
@@ -373,6 +368,20 @@ class Fleet:
         return health
 
 
+def _troubled(entry: _Entry, now_s: float, last_resort: bool) -> Barred | None:
+    """What its breakers say."""
+    breaker, host = entry.breaker, entry.host
+    if breaker.state is State.ISOLATED:
+        return Barred("isolated")
+    if not host.may_enter(now_s):
+        return Barred("host_breaker_open")
+    if not breaker.may_enter(now_s) and not (breaker.slow and last_resort):
+        return Barred("breaker_open", soft=breaker.slow)
+    if not (last_resort or (breaker.ramped(now_s) and host.ramped(now_s))):
+        return Barred("slow_start", soft=True)
+    return None
+
+
 def _open_s(breaker: Breaker, now_s: float) -> float:
     return max(0.0, breaker.opened_until_s - now_s) if breaker.state is State.OPEN else 0.0
 
@@ -425,7 +434,8 @@ class Pass:
         was_well = self._entry.is_closed
         self._host.end(End.SUCCESS, now_s)
         self._target.commit(End.SLOW if self._slow else End.SUCCESS, now_s)
-        self._entry.note_recovery(was_well)
+        if not was_well:
+            self._entry.note_recovery()
 
     def end(self, verdict: Verdict | None, now_s: float, *, reached: bool) -> None:
         """The try is over: None if it gave its whole answer, else what went wrong. `reached`: the provider sent
@@ -447,7 +457,8 @@ class Pass:
         was_well = entry.is_closed
         self._target.end(_target_end(verdict, self._slow), now_s, not_before_s)
         self._host.end(_host_end(verdict, reached), now_s, not_before_s)
-        entry.note_recovery(was_well)
+        if not was_well:
+            entry.note_recovery()
         self._leave_limiter(verdict, now_s)
         if verdict is not None or entry.told is not Health.HEALTHY:
             self._fleet._health(entry, now_s)  # tells of a change

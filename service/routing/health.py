@@ -7,6 +7,8 @@ from typing import NamedTuple
 from service.attempt.window import Window
 from service.options import HealthOptions
 
+CALLS, FAILURES = range(2)
+
 
 class Health(StrEnum):
     """How well a target does."""
@@ -46,11 +48,14 @@ class Record:
 
     def __init__(self, options: HealthOptions) -> None:
         self._options = options
-        self._window = Window(options.window_s, 2)  # calls, failures
+        self._window = Window(options.window_s, 2)
 
     def add(self, failed: bool, now_s: float) -> None:
         """One more answer, or one more failure that was the target's or its host's."""
-        self._window.add(now_s, 1, failed)
+        if failed:
+            self._window.count(now_s, CALLS, FAILURES)
+        else:
+            self._window.count(now_s, CALLS)
 
     def clear(self) -> None:
         """Forgets everything."""

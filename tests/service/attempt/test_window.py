@@ -22,7 +22,7 @@ def test_sums_equal_a_plain_list(
 
     for pause_s, one, other in steps:
         now_s += pause_s
-        window.add(now_s, one, other)
+        window.count(now_s, *[0] * one, *[1] * other)
         everything.append((now_s, one, other))
         assert window.sums == as_listed()
     now_s += idle_s
@@ -38,16 +38,16 @@ def test_it_keeps_no_more_than_one_bucket_a_second(
     window, now_s = Window(length_s, 2), 0.0
     for pause_s, one, other in steps * 3:
         now_s += pause_s / 10
-        window.add(now_s, one, other)
+        window.count(now_s, *[0] * one, *[1] * other)
         assert len(window._buckets) <= length_s
 
 
 def test_cleared() -> None:
     """After `clear` nothing of before counts, not even when its second passes out of the window."""
     window = Window(5, 1)
-    window.add(1.0, 7)
+    window.count(1.0, 0, 0, 0)
     window.clear()
-    window.add(1.5, 2)
+    window.count(1.5, 0, 0)
     assert window.sums == [2]
     window.age(6.5)
     assert window.sums == [0]
