@@ -69,6 +69,8 @@ class Call(Struct, frozen=True):
 def named(dropped: list[str]) -> tuple[str, ...]:
     """Names for the trail, which is kept and stands in a header: few, short and harmless, whatever the caller made
     up."""
+    if not dropped:
+        return ()
     return tuple(_ODD.sub("?", name[:64]) for name in list(dict.fromkeys(dropped))[:DROPPED_MAX])
 
 

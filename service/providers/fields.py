@@ -50,6 +50,8 @@ def neutral(name: str, value: object) -> bool:
 
 def differ(fields: Mapping[str, Raw], differs: Differences) -> tuple[dict[str, Raw], list[str]]:
     """The fields as a provider's settings want them, and the names of those left out. Raises Unsupported."""
+    if not (differs.renames or differs.drops or differs.refuses) and differs.developer_role:
+        return dict(fields), []
     taken: dict[str, Raw] = {}
     dropped: list[str] = []
     _refuse_parts(fields, [n for n in differs.refuses if n.startswith(PART)])

@@ -46,8 +46,11 @@ class _Part(Struct):
 
     def chars(self) -> int:
         """How much it says, for an estimate of the tokens."""
-        said = (self.content, self.refusal, self.reasoning_content or self.reasoning)
-        return sum(map(text_chars, said)) + calls_chars(self.tool_calls)
+        chars = text_chars(self.content)
+        for more in (self.refusal, self.reasoning_content or self.reasoning):
+            if more:
+                chars += len(more)
+        return chars + calls_chars(self.tool_calls) if self.tool_calls else chars
 
 
 class _Choice(Struct):
@@ -93,14 +96,15 @@ class OpenAI:
         parsed = decode_body(body)
         if not parsed.choices:
             raise ProviderFault("empty_answer")
-        finish = parsed.choices[0].finish_reason
-        if any(choice.finish_reason == "error" for choice in parsed.choices):
-            raise ProviderFault("error_in_answer")
-        if finish != "content_filter" and not any(
-            c.message and c.message.has_content() for c in parsed.choices
-        ):
+        whole, says = True, parsed.choices[0].finish_reason == "content_filter"
+        for choice in parsed.choices:
+            if choice.finish_reason == "error":
+                raise ProviderFault("error_in_answer")
+            whole = whole and bool(choice.finish_reason)  # "" is no reason either
+            says = says or (choice.message is not None and choice.message.has_content())
+        if not says:
             raise ProviderFault("empty_answer")
-        if not all(choice.finish_reason for choice in parsed.choices):  # "" is no reason either
+        if not whole:
             raise ProviderFault("truncated")
         if (usage := usage_of(parsed.usage)) is not None:
             return Reply(body, usage)

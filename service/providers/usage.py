@@ -21,9 +21,8 @@ def usage_of(said: object) -> Usage | None:
     """A provider's count, as far as it makes sense; None if it counted nothing."""
     if not isinstance(said, dict):
         return None
-    prompt, completion, total = (
-        tokens(said.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
-    )
+    prompt, completion = tokens(said.get("prompt_tokens")), tokens(said.get("completion_tokens"))
+    total = tokens(said.get("total_tokens"))
     if not (prompt or completion or total):
         return None
     return Usage(prompt, completion, total or prompt + completion, said.get("estimated") is True)
