@@ -179,7 +179,7 @@ class Exchange:
         self._began = True
         while chunks:
             if data := b"".join([chunk.raw for chunk in chunks]):
-                await self._send_body(data, send, more=True)
+                await self._to_client(send({"type": "http.response.body", "body": data, "more_body": True}))
             chunks = await stream.read()
         await self._send_body(DONE, send, more=False)
 

@@ -41,6 +41,7 @@ class Watch:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_s = NEVER  # when it looks; NEVER without a timer
         self._until_s = NEVER
         self._limit_s = NEVER  # the same without the deadline
         self._ran_out = False
@@ -51,10 +52,10 @@ class Watch:
 
     async def guard(self, clock: str, limit_s: float, wait: Awaitable[T]) -> T:
         """`await wait`, for at most `limit_s` seconds. Raises ClockRanOut, Interrupted."""
-        self._limit_s = self._loop.time() + limit_s
-        self._until_s = until_s = min(self._limit_s, self.deadline_s)
+        self._limit_s = at_s = self._loop.time() + limit_s
+        self._until_s = until_s = min(at_s, self.deadline_s)
         self._spared = False
-        if self._timer is None or self._timer.when() > until_s:
+        if until_s < self._rings_s:
             self._set_timer(until_s)
         if self._interrupted:
             self._loop.call_soon(self._ring_if_waiting)
@@ -70,10 +71,8 @@ class Watch:
             raise  # somebody else cancelled us as well: theirs counts
         finally:
             self._until_s = NEVER
-            if (
-                self._ran_out and self._task is not None
-            ):  # what we waited for made something else of our cancel
-                self._ran_out = False
+            if self._ran_out and self._task is not None:
+                self._ran_out = False  # what we waited for made something else of our cancel
                 self._task.uncancel()
 
     def extend(self, deadline_s: float) -> None:
@@ -102,15 +101,15 @@ class Watch:
             self._within = None
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._rings_s = None, NEVER
 
     def _set_timer(self, at_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(at_s, self._look)
+        self._timer, self._rings_s = self._loop.call_at(at_s, self._look), at_s
 
     def _look(self) -> None:
-        self._timer = None
+        self._timer, self._rings_s = None, NEVER
         if self._until_s == NEVER:
             return
         now_s = self._loop.time()

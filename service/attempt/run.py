@@ -123,15 +123,16 @@ class _Walk:
     ) -> Found | None:
         """The first answer on this way; None: nobody gave one."""
         for i, target in enumerate(targets):
-            if self._task.given_up or not self._has_time():
+            now_s = clock.now()
+            if self._task.given_up or self._watch.deadline_s - now_s < ATTEMPT_MIN_S:
                 return None
-            leave = self._enter(target, fare, last_resort)
+            leave = self._enter(target, now_s, fare, last_resort)
             if leave is None:
                 if fare is Fare.FREE:  # who was paid for has no room any more
                     kind, fare = "first", Fare.FIRST
                 continue
             rest = targets[i + 1 :]
-            if self._is_trial(target, leave, rest):
+            if self._is_trial(target, leave, rest, now_s):
                 return await self._race(target, leave, rest)
             if (delay_s := self._hedge_delay_s(target, rest)) is not None:
                 found, at_the_end = await self._ask_hedged(target, leave, rest, delay_s)
@@ -142,20 +143,18 @@ class _Walk:
             kind, fare = "first", Fare.FIRST
         return None
 
-    def _enter(self, target: Target, fare: Fare, last_resort: bool) -> Pass | None:
-        task, now_s = self._task, clock.now()
+    def _enter(self, target: Target, now_s: float, fare: Fare, last_resort: bool) -> Pass | None:
         leave = self._fleet.enter(target, now_s, fare, last_resort=last_resort)
         if isinstance(leave, Pass):
             return leave
-        at_s = now_s - task.started_s
-        task.trail.append(Attempt(target.name, at_s, at_s, leave.reason, tried=False))
+        at_s = now_s - self._task.started_s
+        self._task.trail.append(Attempt(target.name, at_s, at_s, leave.reason, tried=False))
         if leave.soft and not last_resort:
             self._soft.append(target)
         return None
 
-    def _is_trial(self, target: Target, leave: Pass, rest: Sequence[Target]) -> bool:
+    def _is_trial(self, target: Target, leave: Pass, rest: Sequence[Target], now_s: float) -> bool:
         """Whether this one may be dead or sick, and somebody else can be asked instead."""
-        now_s = clock.now()
         if leave.probe:
             return self._task.stand_in or not self._is_last(rest)
         if self._fleet.does_well(target, now_s):
@@ -318,7 +317,7 @@ class _Walk:
             found.move_to(self._watch)
         return found
 
-    def _has_time(self, wait_s: float = 0.0) -> bool:
+    def _has_time(self, wait_s: float) -> bool:
         return self._watch.deadline_s - clock.now() >= wait_s + ATTEMPT_MIN_S
 
     async def _waited(self, wait: Awaitable[T]) -> T:

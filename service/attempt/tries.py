@@ -50,7 +50,7 @@ class Upstream:
 
     def carries(self, request: Asked) -> bool:
         """Whether this target has all that the request needs, as far as that can be told without asking it."""
-        if not fits(request, self.context_tokens):
+        if self.context_tokens is not None and not fits(request, self.context_tokens):
             return False
         return not self.lacks or not needed(request) & self.lacks.keys()
 
