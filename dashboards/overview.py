@@ -190,8 +190,8 @@ OVERVIEW = Board(
         ),
         Panel(
             "Shared calls",
-            "Requests a second that joined the call of an equal one, and asked no provider; and calls that went on "
-            "for them after whoever began had left.",
+            "Requests a second that joined the call of an equal one, and asked no provider; calls that went on for "
+            "them after whoever began had left; and calls that were made behind a stale answer.",
             "reqps",
             (Query(rate(names.SHARED, by="what"), "{{what}}"),),
         ),

@@ -99,7 +99,7 @@ class Hedged(Struct, frozen=True):
 
 class Shared(Struct, frozen=True):
     """A request takes part in a call that an equal one has begun: "joined"; or left such a call to the others, though it
-    had been there longest: "handed_over"."""
+    had been there longest: "handed_over". Or it was given a stale answer, and asks anew behind it: "renewed"."""
 
     request_id: str
     route: str

@@ -29,6 +29,7 @@ from service.attempt.run import Found, Runner
 from service.attempt.tries import Task, Whole
 from service.chat import Asked, ChatRequest, Chunks, Reply, Target
 from service.errors import GatewayError, InvalidRequest, ModelNotFound
+from service.events import Shared
 from service.policy.queue import Queue
 from service.routing.router import order
 from service.settings import RouteSettings
@@ -187,6 +188,8 @@ class Gateway:
         now_s = clock.now()
         watch = Watch(now_s + before.clocks.total_s)
         task = Task(before.request, before.route, before.clocks, before.notices, watch, now_s)
+        task.stand_in = before.stand_in  # or those who join would wait where nobody else does
+        self.runner.means.events.emit(Shared(task.request.id, task.route, "renewed"))
         try:
             answer = await self._asked_once(task, route, key)
             if answer.stream is not None:

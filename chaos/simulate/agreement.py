@@ -12,7 +12,7 @@ from simulators.ledger import Ledger, Line
 COUNTED = (
     *("queued", "shed_full", "shed_overloaded", "shed_expired", "hedged", "budget_spent"),
     *("degraded_stale", "degraded_template", "degraded_words"),
-    *("shared", "handed_over", "cache_hit", "cache_stale"),
+    *("shared", "handed_over", "renewed", "cache_hit", "cache_stale"),
 )
 MOVES = {"open": "breaker_opened", "half_open": "breaker_half_opened", "closed": "breaker_closed"}
 

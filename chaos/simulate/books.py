@@ -78,18 +78,18 @@ class Case:
 
     def until_s(self, total_s: float) -> float:
         """Until when its tries may go out: those who share them wait for as long as the most patient."""
-        if self.refreshes:
-            return self.looked_s + total_s
-        return max([self.deadline_s, *(sharer.deadline_s for sharer in self.sharers)])
+        return max(
+            case.looked_s + total_s if case.refreshes else case.deadline_s for case in (self, *self.sharers)
+        )
 
     def over(self) -> bool:
         """Whether everybody who waits for its tries has an end."""
-        return not self.refreshes and all(case.ended is not None for case in (self, *self.sharers))
+        return all(case.ended is not None and not case.refreshes for case in (self, *self.sharers))
 
     def gone_s(self) -> float | None:
         """When the last one who waits for its tries left; None: somebody stays, or nobody has left."""
         everybody = (self, *self.sharers)
-        if self.refreshes or all(case.left_s is None for case in everybody):
+        if any(case.refreshes for case in everybody) or all(case.left_s is None for case in everybody):
             return None
         ends = [case.left_s if case.left_s is not None else _end_s(case) for case in everybody]
         return max(ends) if None not in ends else None  # type: ignore[type-var]

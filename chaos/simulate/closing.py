@@ -148,8 +148,9 @@ class Closing:
                 "S11", f"the trail of #{case.ask.number} tells of tries that were not made, or twice"
             )
         if case.sharers and case.trials:
-            paying = [one.ask.number for one in (case, *case.sharers) if one.ended and not one.ended.shared]
-            if len(paying) != 1:
+            everybody = (case, *case.sharers)
+            paying = [c.ask.number for c in everybody if c.ended and not c.refreshes and not c.ended.shared]
+            if len(paying) != 1 and (paying or not any(c.refreshes for c in everybody)):
                 self._books.violated("S11", f"the call of #{case.ask.number} is paid by {paying}")
         if case.ended.shared and any(attempt.usage for attempt in trail):
             self._books.violated("S11", f"#{case.ask.number} tells what its call cost, and another one pays")

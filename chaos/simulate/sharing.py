@@ -65,10 +65,14 @@ class Sharing:
             if 0.0 < age_s < options.ttl_s - EPSILON_S:
                 self._books.violated("S9", f"#{case.ask.number} is a {result}, and a fresh answer was kept")
         if result == "miss" and options.share:
-            kind = _kind(case)
-            if (before := self._calls.get(kind)) is not None:
-                self._beside[case.ask.number] = before
-            self._calls[kind] = case
+            self._comes(case)
+
+    def _comes(self, case: Case) -> None:
+        """It joins the call that is there, or begins another one."""
+        kind = _kind(case)
+        if (before := self._calls.get(kind)) is not None:
+            self._beside[case.ask.number] = before
+        self._calls[kind] = case
 
     def _allowed(self, case: Case, ages_s: list[float], result: str, age_max_s: float) -> None:
         if not any(age_s < age_max_s + EPSILON_S for age_s in ages_s):
@@ -82,6 +86,8 @@ class Sharing:
         self._books.tell(f"#{case.ask.number} {what}")
         self._books.told["shared" if what == "joined" else what] += 1
         self._books.sometimes[f"shared call: {what}"] += 1
+        if what == "renewed" and self._world.route(case.ask.route).cache.share:
+            self._comes(case)
         if what != "joined":
             return
         kind = _kind(case)
@@ -111,6 +117,8 @@ class Sharing:
             if other is not case and now_s < other.looked_s + CLAIM_S and _is_out(other, now_s):
                 self._books.violated("S9", f"#{number} asks anew, and #{other.ask.number} is at it")
             self._refreshing[_place(case)] = case
+            if case.leader is not None:
+                self._apart(case, case.leader, now_s)
         elif case.leader is not None:
             self._apart(case, case.leader, now_s)
         elif not case.trials and (before := self._beside.pop(number, None)) is not None:
@@ -152,7 +160,7 @@ def _place(case: Case) -> Hashable:
 
 
 def _kind(case: Case) -> Hashable:
-    return _place(case), case.ask.stream, case.ask.whole, case.generation
+    return _place(case), case.ask.stream, case.ask.whole and not case.refreshes, case.generation
 
 
 def _is_out(case: Case, now_s: float) -> bool:

@@ -57,6 +57,7 @@ HAPPENED = (
     "feature_unavailable",
     "shared",
     "handed_over",
+    "renewed",
     "cache_hit",
     "cache_stale",
     "cache_error",

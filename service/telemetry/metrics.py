@@ -191,7 +191,7 @@ class Metrics:
         """A counter that may never move is to be seen all the same; and what begins at one has no rate."""
         self._crashes[()] += 0
         for route in self._routes:
-            for what in ("joined", "handed_over"):
+            for what in ("joined", "handed_over", "renewed"):
                 self._shared[route, what] += 0
         for result in ("applied", "refused"):
             self._reloads[result,] += 0

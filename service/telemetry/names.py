@@ -177,7 +177,7 @@ SHARED = Metric(
     "gateway_shared",
     Kind.COUNTER,
     "{request}",
-    "Requests that joined an equal one's call, and calls that were handed over to those who had joined.",
+    "Requests that joined an equal one's call, calls handed over to those who had joined, calls behind a stale answer.",
     ("route", "what"),
 )
 

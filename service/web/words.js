@@ -216,6 +216,7 @@ const HAPPENED = new Map([
   ["shed_expired", ["request that waited too long", "requests that waited too long"]],
   ["shared", ["request that shared an answer", "requests that shared an answer"]],
   ["handed_over", ["shared answer handed over", "shared answers handed over"]],
+  ["renewed", ["older answer asked for anew", "older answers asked for anew"]],
   ["stream_cut", ["cut stream", "cut streams"]],
   ["degraded_stale", ["older answer given as a substitute", "older answers given as substitutes"]],
   ["degraded_template", ["fitting text given as a substitute", "fitting texts given as substitutes"]],

@@ -338,7 +338,7 @@ class TestBooks:
             counts = _counts(world)
             assert counts["gen_ai_client_operation_time_to_first_chunk_seconds_count"] == [1.0]
             assert counts["gen_ai_client_token_usage_count"] == [1.0, 1.0]  # input, output
-            assert counts["gateway_shared_total"] == [0.0, 3.0]  # handed over, joined
+            assert counts["gateway_shared_total"] == [0.0, 0.0, 3.0]  # handed over, renewed, joined
             barred = Attempt("one/m", 0.0, 0.0, "breaker_open", tried=False)
             for event in ended:
                 world.service.metrics.count(replace(event, attempts=(barred,)))

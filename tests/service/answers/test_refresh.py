@@ -9,11 +9,11 @@ import pytest
 from service import clock
 from service.answers.storage_guard import BreakerGuard
 from service.answers.storage_memory import MemoryStorage
-from service.options import CacheBounds, CacheOptions
+from service.options import CacheBounds, CacheOptions, Clocks, DegradedOptions, ProbeOptions
 from service.settings import Loaded
-from simulators.script import Respond, Script, SimRequest, Wait
+from simulators.script import Hang, Respond, Script, SimRequest, Wait
 from tests.service.answers.test_ablations import VirtualRedis
-from tests.service.world import World, healthy, in_turn, status, text_of
+from tests.service.world import World, healthy, in_turn, script, status, text_of
 
 ROUTE = {"cache": CacheOptions(enabled=True, ttl_s=10.0, stale_while_revalidate_s=60.0)}
 OLD, NEW = healthy(words=("old",)), healthy(words=("new",))
@@ -103,6 +103,27 @@ class TestOneCall:
             served.service.reload(Loaded(served.service.settings, {}, ()))
             said += await asyncio.gather(*(self.at(at_s, served) for at_s in (25.0, 41.0)))
         assert said == ["old", "old", "old", "new"] and len(served.asked["one"]) == 2
+
+
+async def test_nobody_waits_for_its_probe() -> None:
+    """All are known to be down, and the call behind a stale answer finds out whether they still are: who joins it has a
+    substitute at once, as without it."""
+    route = {
+        "cache": CacheOptions(enabled=True, ttl_s=10, stale_while_revalidate_s=8.5),
+        "degraded": DegradedOptions(enabled=True),
+    }
+    clocks, options = Clocks(whole_answer_s=2.0), {"probe": ProbeOptions(enabled=False)}
+    async with World(one=in_turn(OLD, script(Hang())), route=route, clocks=clocks, options=options) as served:
+        await served.ask(temperature=0)
+        for _ in range(5):
+            await served.ask()  # until its breaker is open
+        await asyncio.sleep(18.0 - clock.now())
+        assert (await served.ask(temperature=0)).headers["x-dub5-cache"] == "stale"
+        await asyncio.sleep(1.0)
+        assert len(served.asked["one"]) == 7, "the probe is out"
+        began_s = clock.now()
+        assert (await served.ask(temperature=0)).headers["x-dub5-degraded"]
+        assert clock.now() - began_s < 0.01 and served.happened("renewed") == 1
 
 
 @pytest.mark.parametrize("delay_s", [0.001, 0.015], ids=["quick", "nearly too slow"])
