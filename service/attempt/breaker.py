@@ -13,6 +13,10 @@ that has not come back after `probe_s` counts as failed, so a hanging provider c
 later all the same, that closes the breaker. The open time runs from the start of the probe that failed. Results of
 other calls that began before the last change of state are not counted.
 
+A closed one is under suspicion after two failures in a row for which somebody had to wait, and after a recovery, until
+five calls in a row have succeeded. It lets everybody in then; who else can be asked is asked at the same time. With
+little traffic a window never fills, and one good answer proves little.
+
 The window follows resilience4j's time window, the permit Netflix's three-way listener, the ramp Envoy's slow start.
 """
 
@@ -25,6 +29,9 @@ from service.attempt.window import Window
 from service.options import BreakerOptions
 
 CALLS, FAILURES, SLOW = range(3)  # in its window
+SUSPECT_AFTER = 2  # failures in a row,
+WAITED_S = 1.0  # the last of which took as long; one that comes at once costs nobody anything
+PROOFS = 5  # successes in a row that end a suspicion
 RAMP_FROM = 0.1  # the share of calls that a ramp lets through at its beginning
 
 
@@ -63,6 +70,7 @@ class Breaker:
         self._tell = tell
         self._openings = 0  # in a row, without a success between
         self._in_a_row = 0
+        self._proofs_due = 0
         self._ramp_until_s = 0.0
         self._probes: deque[float] = deque()  # when each that is out began
         self._window = Window(options.window_s, 3)
@@ -71,6 +79,11 @@ class Breaker:
     def probing(self) -> int:
         """How many probes are out."""
         return len(self._probes)
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it is closed, and yet has to prove that it is well."""
+        return self._proofs_due > 0 and self.state is State.CLOSED
 
     def may_enter(self, now_s: float) -> bool:
         """Whether `enter` would give a permit."""
@@ -121,6 +134,8 @@ class Breaker:
         if end is End.SUCCESS and self.state is not State.HALF_OPEN:  # most
             self._window.count(now_s, CALLS)
             self._in_a_row = 0
+            if self._proofs_due:
+                self._proofs_due -= 1
         elif self.state is State.HALF_OPEN:
             self._probes.remove(began_s)
             if end is End.SUCCESS:
@@ -134,6 +149,8 @@ class Breaker:
             failed = end is End.FAILURE
             self._window.count(now_s, CALLS, FAILURES if failed else SLOW)
             self._in_a_row = self._in_a_row + 1 if failed else 0
+            if failed:
+                self._suspect(waited=now_s - began_s >= WAITED_S)
             self._judge(now_s, not_before_s)
 
     def vouch(self, now_s: float) -> None:
@@ -154,6 +171,11 @@ class Breaker:
         if not options.ramp_s:
             self._ramp_until_s = 0.0
         self._window = Window(options.window_s, 3)
+
+    def _suspect(self, *, waited: bool) -> None:
+        """It failed: must it prove that it is well?"""
+        if self._proofs_due or (waited and self._in_a_row >= SUSPECT_AFTER):
+            self._proofs_due = PROOFS
 
     def _judge(self, now_s: float, not_before_s: float) -> None:
         """Opens if there is a reason to."""
@@ -187,6 +209,7 @@ class Breaker:
 
     def _close(self, now_s: float, why: str = "the probe succeeded") -> None:
         self._openings = 0
+        self._proofs_due = PROOFS
         self._ramp_until_s = now_s + self._options.ramp_s
         self._window.clear()
         self._move(State.CLOSED, why)

@@ -290,7 +290,8 @@ class Fleet:
     def does_well(self, target: Target, now_s: float) -> bool:
         """Whether a failure of it is likely to be a blink."""
         entry = self._entries[target]
-        return entry.is_closed and not entry.record.degraded(now_s)
+        suspect = entry.breaker.suspect or entry.host.suspect
+        return entry.is_closed and not suspect and not entry.record.degraded(now_s)
 
     def on_ramp(self, target: Target, now_s: float) -> bool:
         """Whether it recovered a moment ago, and is spared."""

@@ -96,6 +96,19 @@ async def hedged_probe(options: Options) -> bool:
     return crowd.waited(1.0) == 0
 
 
+async def suspicion(options: Options) -> bool:
+    """Now and then somebody asks, and nobody else probes. For an hour a provider takes half a minute longer, which ends
+    each stream, and no answer in one piece. Some people wait for a stream at first, and hardly any later."""
+    options = {**options, "probe": ProbeOptions(enabled=False)}
+    late = until(clock.now() + 3600, healthy(first_s=30.0), healthy())
+    async with World(one=late, two=healthy(), options=options) as world:
+        streams, whole = Crowd(world), Crowd(world, stream=False, deadline_s=60.0)
+        for _ in range(60):
+            await whole.ask(1, 20.0)
+            await streams.ask(2, 20.0)
+    return streams.waited(1.0) <= 8
+
+
 async def active_probe(options: Options) -> bool:
     """Nobody asks for a while; when somebody does, the target that is back is known to be back."""
     async with World(one=until(30, STALLS, healthy()), two=healthy(), options=options) as world:
@@ -225,6 +238,8 @@ def _only(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
     def take(patch: pytest.MonkeyPatch) -> None:
         if "race" in names:
             patch.setattr(_Walk, "_is_last", lambda walk, rest: True)
+        if "suspicion" in names:
+            patch.setattr(Breaker, "suspect", False)
         if "last_resort" in names:
             patch.setattr(Breaker, "enter_slow", lambda breaker, now_s: None)
 
@@ -234,9 +249,10 @@ def _only(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
 Scenario = Callable[[Options], Awaitable[bool]]
 KEEP: Callable[[pytest.MonkeyPatch], None] = lambda patch: None
 MECHANISMS: list[tuple[Scenario, Options, Callable[[pytest.MonkeyPatch], None]]] = [
-    (breaker, {"breaker": NO_BREAKER, "health": HealthOptions(calls_min=NEVER)}, KEEP),
-    (host_breaker, {"breaker": NO_BREAKER, "health": HealthOptions(calls_min=NEVER)}, KEEP),
+    (breaker, {"breaker": NO_BREAKER, "health": HealthOptions(calls_min=NEVER)}, _only("suspicion")),
+    (host_breaker, {"breaker": NO_BREAKER, "health": HealthOptions(calls_min=NEVER)}, _only("suspicion")),
     (hedged_probe, {}, _only("race")),
+    (suspicion, {}, _only("suspicion")),
     (active_probe, {"probe": ProbeOptions(enabled=False)}, KEEP),
     (slow_start, {"breaker": BreakerOptions(ramp_s=0.0)}, KEEP),
     (slowness, {"breaker": BreakerOptions(slow_share=1.0, slow_of_clock=1.0)}, KEEP),

@@ -67,6 +67,20 @@ class TestClosed:
         assert told == [(State.CLOSED, State.OPEN, "5 failures in a row")]
         assert not breaker.slow
 
+    def test_suspicion(self, breaker: Breaker) -> None:
+        """One failure is a blink, one that comes at once costs nobody anything; two in a row, the last of which was waited
+        for, want five successes in a row, and another failure wants them anew."""
+        call(breaker, End.FAILURE, 0.0)
+        call(breaker, End.FAILURE, 0.0)
+        assert not breaker.suspect
+        entered(breaker, 0.0).end(End.FAILURE, 1.0)
+        for end in [End.SUCCESS] * 4 + [End.FAILURE] + [End.SUCCESS] * 4 + [End.SLOW, End.IGNORED]:
+            call(breaker, end, 0.0)
+            assert breaker.suspect
+        call(breaker, End.SUCCESS, 0.0)
+        assert not breaker.suspect
+        assert breaker.state is State.CLOSED
+
     def test_failure_share(self, breaker: Breaker) -> None:
         """Half of ten calls failing opens it, though never five in a row."""
         for _ in range(5):
