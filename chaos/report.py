@@ -1,17 +1,29 @@
 """One HTML file that explains a run to somebody who was not there. It needs nothing else: no script, no network."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from chaos.figures import story
+from chaos.axis import clock
 from chaos.journal import Journal, Seen
 from chaos.judge import Outcome
+from chaos.scenario import Scenario
+from chaos.story import LONG_S, notes, story, waited
 from chaos.timeline import Picture
 from chaos.verdict import Question, Verdict, outcomes
 
 ROWS_MAX = 60
+CELL_MAX = 300  # characters of what a client or the service said
+ADDRESS = re.compile(
+    r"(?:https?://)?(?:[a-z0-9-]+\.)+[a-z]{2,}(?::\d+)?(?:/[\w./?=&%#~+-]*[\w/])?", re.IGNORECASE
+)
+CONFIDENCE = {
+    "primary": "the provider's own account",
+    "secondary source": "news, trackers and digests: the shape is played, not each detail vouched for",
+    "unverified": "nobody has checked it",
+}
 ANSWERS = {
     Question.RAN: ("It ran as planned.", "It did not run as planned: the rest says little."),
     Question.HELD: ("The service held.", "The service did not hold."),
@@ -38,12 +50,13 @@ def html(journal: Journal, verdict: Verdict) -> str:
     facts = f"{journal.started} UTC, engine {journal.engine}, seed {journal.seed}, {journal.machine}"
     parts = [
         f'<header><p class="badge {kind}">{word}</p><h1>{escape(scenario.title)}</h1>',
-        f"<p>{escape(scenario.why.strip())}</p><p class=quiet>{escape(facts)}</p></header>",
-        _section("What happened", _sentences([*_answers(verdict), *story(journal), *journal.notes])),
+        f"<p>{escape(scenario.why.strip())}</p>{_source(scenario)}<p class=quiet>{escape(facts)}</p></header>",
+        _section("What happened", _sentences([*_answers(verdict), *story(journal), *notes(journal)])),
         _section("The run in one picture", _legend(journal) + _framed(Picture(journal).svg())),
         _section("The verdict, line by line", _verdict(verdict)),
         _section("How requests ended", _outcomes(journal)),
         _section("The providers", _providers(journal)),
+        _routes(journal),
         _section("Every request that was not whole", _not_whole(journal)),
         _section("Once more", _again(journal)),
     ]
@@ -53,6 +66,27 @@ def html(journal: Journal, verdict: Verdict) -> str:
         f"<title>{word}: {escape(scenario.title)}</title><style>{STYLE}</style></head>"
         f"<body><main>{''.join(parts)}</main></body></html>\n"
     )
+
+
+def _source(scenario: Scenario) -> str:
+    """Where the incident is told, with links, and how far that can be believed."""
+    if not scenario.source:
+        return ""
+    confidence = scenario.confidence
+    meaning = f" ({CONFIDENCE[confidence]})" if confidence in CONFIDENCE else ""
+    sure = f" Confidence: {confidence}{meaning}." if confidence else ""
+    return f"<p>Source: {_linked(scenario.source)}.{escape(sure)}</p>"
+
+
+def _linked(text: str) -> str:
+    """The text with its addresses as links. What is none stays text: no other scheme can come through."""
+    made, done = [], 0
+    for found in ADDRESS.finditer(text):
+        said = found.group()
+        address = said if said.lower().startswith("http") else f"https://{said}"
+        made += [escape(text[done : found.start()]), f'<a href="{escape(address)}">{escape(said)}</a>']
+        done = found.end()
+    return "".join(made) + escape(text[done:])
 
 
 def _section(title: str, body: str) -> str:
@@ -122,6 +156,20 @@ def _providers(journal: Journal) -> str:
     return _table(("provider", "speaks", "was asked", "of these with a fault", "whole answers"), rows)
 
 
+def _routes(journal: Journal) -> str:
+    """Empty if all asked for the same one."""
+    asked: dict[str, list[Seen]] = {}
+    for seen in journal.requests:
+        asked.setdefault(seen.route, []).append(seen)
+    if len(asked) < 2:
+        return ""
+    rows = []
+    for route, those in sorted(asked.items()):
+        whole = sum(seen.outcome is Outcome.COMPLETE for seen in those)
+        rows.append((escape(route), str(len(those)), str(whole), escape(waited(those))))
+    return _section("The routes", _table(("route", "requests", "whole answers", "first words"), rows))
+
+
 def _not_whole(journal: Journal) -> str:
     bad = [seen for seen in journal.requests if seen.outcome is not Outcome.COMPLETE]
     if not bad:
@@ -135,14 +183,18 @@ def _not_whole(journal: Journal) -> str:
 
 def _row(journal: Journal, seen: Seen) -> tuple[str, ...]:
     return (
-        f"{seen.at_s:.1f} s",
+        clock(seen.at_s) if journal.scenario.workload.seconds > LONG_S else f"{seen.at_s:.1f} s",
         seen.outcome.value,
-        escape(seen.reason),
+        escape(_short(seen.reason)),
         escape(seen.provider or "nobody"),
         f"{seen.total_s:.2f} s",
         "yes" if journal.planned_cut(seen) else "no",
-        escape(seen.trail),
+        escape(_short(seen.trail)),
     )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= CELL_MAX else f"{text[:CELL_MAX]}…"
 
 
 def _again(journal: Journal) -> str:
