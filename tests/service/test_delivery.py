@@ -46,14 +46,20 @@ def test_cut_anywhere(words: int, how: str) -> None:
     assert payloads(body)[-1] == "[DONE]"
 
 
-@pytest.mark.parametrize("how", sorted(ENDS))
-async def test_live_is_cut_honestly(how: str) -> None:
-    """The same stream relayed live ends in an error event and no [DONE]."""
-    dying = script(*cut_after(3, *ENDS[how]))
-    async with World(one=dying, two=healthy(words=WORDS)) as world:
-        answer = await world.ask(stream=True)
-    assert "error" in payloads(answer.body)[-1]
-    assert "[DONE]" not in payloads(answer.body)
+@given(words=st.integers(0, len(WORDS)), how=st.sampled_from(sorted(ENDS)))
+def test_live_is_cut_honestly(words: int, how: str) -> None:
+    """The same stream relayed live ends in an error event and no [DONE], after the words that came; before the first one
+    it is whole from the next target."""
+
+    async def play() -> bytes:
+        dying = script(*cut_after(words, *ENDS[how]))
+        async with World(one=dying, two=healthy(words=WORDS)) as world:
+            return (await world.ask(stream=True)).body
+
+    body = run(play(), seed=1)
+    assert text_of(body) == "".join(WORDS[:words] if words else WORDS)
+    assert ("[DONE]" in payloads(body)) == (words == 0)
+    assert words == 0 or "error" in payloads(body)[-1]
 
 
 async def test_a_request_may_choose() -> None:
