@@ -102,6 +102,8 @@ class Gateway:
         key = self.cache.key(request, route.settings.cache, route.mark)
         stands_in = self._stands_in(task, request, route)
         try:
+            if key is None:
+                return _given(await self._run(task, route))
             return await self._known(task, route, key) or await self._asked_once(task, route, key)
         except NOBODY_COULD as error:
             if not stands_in:
@@ -132,10 +134,8 @@ class Gateway:
             task.watch.deadline_s = substitutes.until_s(task.started_s, task.watch.deadline_s)
         return stands_in
 
-    async def _known(self, task: Task, route: Route, key: Key | None) -> Answer | None:
+    async def _known(self, task: Task, route: Route, key: Key) -> Answer | None:
         """What was answered before. A stale answer is given at once, and asked for anew."""
-        if key is None:
-            return None
         looked = await self.cache.look(key, task.route, route.settings.cache)
         if looked is None:
             return None
@@ -143,17 +143,15 @@ class Gateway:
             self._in_background(self._refresh(task, route, key), f"refresh {task.request.id}")
         return _replayed(looked, task.request)
 
-    async def _asked_once(self, task: Task, route: Route, key: Key | None) -> Answer:
+    async def _asked_once(self, task: Task, route: Route, key: Key) -> Answer:
         """A provider's answer, from one call for all who ask the same at one time."""
-        if key is None or not route.settings.cache.share:
+        if not route.settings.cache.share:
             return await self._asked(task, route, key)
         seat = await self._flights.join(_since(key, route), task, lambda own: self._asked(own, route, key))
         return _seated(seat)
 
-    async def _asked(self, task: Task, route: Route, key: Key | None) -> Answer:
+    async def _asked(self, task: Task, route: Route, key: Key) -> Answer:
         """A provider's answer, which is kept where it may be."""
-        if key is None:
-            return _given(await self._run(task, route))
         options = route.settings.cache
         known = await self.cache.turn(key, task.route, options)
         if known is not None:  # another process has asked meanwhile

@@ -7,7 +7,7 @@ Streaming.aclose  always called: gives the pass back, closes the connection, wri
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 
 from msgspec import Struct
@@ -188,13 +188,13 @@ class Try:
             if len(beginning) >= JUDGED_CHARS or not await answer.hold_more(until_s - clock.now()):
                 return
 
-    async def read(self) -> bytes:
+    def read(self) -> Awaitable[bytes]:
         """The next bytes of the body; none at its end."""
         assert self._response is not None, "nothing is read before the wire answered"
         if self._reading is not None:
             reading, self._reading = self._reading, None
-            return await reading
-        return await self._response.read()
+            return reading
+        return self._response.read()
 
     async def read_within(self, limit_s: float) -> bytes | None:
         """The next bytes if they come in time. A read that is cancelled closes the connection, so one that does not

@@ -195,8 +195,10 @@ class OpenAIStream:
             self.finished = len(self._whole) >= self._choices and self._whole == self._seen
         if parsed.choices:
             self._last = payload
-        usage = usage_of(parsed.usage)
-        self._usage = usage or self._usage
+        usage = None
+        if parsed.usage is not None:
+            usage = usage_of(parsed.usage)
+            self._usage = usage or self._usage
         if not parsed.choices and parsed.usage is not None and (usage is None or not self._keep_usage):
             return Chunk(b"", usage=usage)
         return Chunk(frame(payload), content, finish, usage)
