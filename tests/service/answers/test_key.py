@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.answers.key import NEVER_WITH, NOT_IN_KEY, QUESTION_BYTES_MAX, key_of
+from service.chat import ChatBody
 from service.options import CacheOptions
 from tests.service.answers.questions import MARK, ON, request
 
@@ -18,7 +19,17 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
 )
 KNOWN = ("max_tokens_x", "seed", "top_k", "presence_penalty", "stop_x", "unheard_of")
-FIELDS = st.dictionaries(st.sampled_from(KNOWN), VALUES, max_size=3)
+TYPED = {*ChatBody.__struct_fields__, *NOT_IN_KEY, *NEVER_WITH}
+NAMES = st.sampled_from(KNOWN) | st.text(min_size=1, max_size=8).filter(lambda name: name not in TYPED)
+FIELDS = st.dictionaries(NAMES, VALUES, max_size=3)
+TALK = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(("system", "user", "assistant")), "content": st.text(max_size=5)},
+        optional={"name": st.text(min_size=1, max_size=3)},
+    ),
+    min_size=1,
+    max_size=3,
+)
 
 
 def place(caller: str = "a", mark: str = MARK, options: CacheOptions = ON, **asked: Any) -> str | None:
@@ -44,7 +55,37 @@ def test_bodies_that_differ_share_no_key(one: dict[str, object], other: dict[str
     assert (places[0] == places[1]) == (exact(one) == exact(other))
 
 
-@given(FIELDS, st.sampled_from(KNOWN), VALUES)
+@given(TALK, TALK, st.sampled_from((None, "swapped", "longer")))
+def test_talks_that_differ_share_no_key(one: list[Any], other: list[Any], how: str | None) -> None:
+    """Every message, its role, its name and its place in the talk."""
+    if how is not None:
+        other = one[::-1] if how == "swapped" else [*one, one[0]]
+    assert (place(messages=one) == place(messages=other)) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("max_tokens", n) for n in (1, 2)),
+        ("max_completion_tokens", 1),
+        ("top_p", 0.5),
+        ("seed", 1),
+        ("stop", "x"),
+        ("stop", ["x"]),
+        ("presence_penalty", 0.5),
+        ("frequency_penalty", 0.5),
+        ("logit_bias", {"1": 1}),
+        ("reasoning_effort", "low"),
+        ("service_tier", "flex"),
+        ("extra_body", {"a": 1}),
+    ],
+)
+def test_fields_that_matter(name: str, value: object) -> None:
+    """What a provider may answer otherwise for."""
+    assert place() != place(**{name: value}) is not None
+
+
+@given(FIELDS, NAMES, VALUES)
 def test_one_field_more_or_other_is_another_key(fields: dict[str, object], name: str, value: object) -> None:
     """The least difference there can be."""
     changed = {**fields, name: value}
