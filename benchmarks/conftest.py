@@ -71,11 +71,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         each, reference = (span_s / inner * 1e6 for span_s in (ratio.thing_s, ratio.reference_s))
         mark = "" if ratio.value <= budget else "  over budget"
         write(f"{name:<16}{each:>10.1f}{reference:>14.1f}{ratio.value:>8.2f}{budget:>8.2f}{mark}")
-    write(_machine())
+    write(machine())
 
 
-def _machine() -> str:
-    names = ("litestar", "msgspec", "opentelemetry-sdk")
+def machine() -> str:
+    """When, with what and on what it was measured."""
+    names = ("aiohttp", "litestar", "msgspec", "opentelemetry-sdk")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     today = datetime.datetime.now(datetime.UTC).date()
     return f"{today}, Python {platform.python_version()}, {versions}; {_processor()}, {os.cpu_count()} cores, {platform.system()}"
