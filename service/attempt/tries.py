@@ -374,32 +374,26 @@ class Streaming:
         await self._attempt.close(at_end=wanted and self._over and self._reader.ended)
 
     async def _more(self) -> list[Chunk]:
-        """One read, or the last words of an answer that is whole though its ending was bad. Raises one of BROKEN."""
+        """One read, or the last words of an answer that is whole though its ending was bad. The clock between tokens
+        runs only while we wait, and only content sets it back. Raises one of BROKEN."""
+        reader, attempt, data = self._reader, self._attempt, b""
         try:
-            return self._seen(await self._next())
+            if reader.fault is not None:
+                raise reader.fault
+            if not (reader.ended or self._at_end):
+                before_s = clock.now()
+                limit_s = TAIL_S if reader.finished else attempt.task.clocks.between_tokens_s
+                limit_s -= self._waited_s
+                data = await attempt.watch.guard("between_tokens", limit_s, attempt.read())
+                self._waited_s += clock.now() - before_s
+            self._over = not data
+            chunks = reader.feed(data) if data else reader.end()
         except BROKEN:
-            if not self._reader.finished:
+            if not reader.finished:
                 raise
             self._over = True
-            return self._seen(self._reader.end())
-
-    async def _next(self) -> list[Chunk]:
-        """One read. The clock between tokens runs only while we wait, and only content sets it back."""
-        if self._reader.fault is not None:
-            raise self._reader.fault
-        if self._reader.ended:
-            self._over = True
-            return self._reader.end()
-        clocks, before_s = self._attempt.task.clocks, clock.now()
-        limit_s = (TAIL_S if self._reader.finished else clocks.between_tokens_s) - self._waited_s
-        data = b""
-        if not self._at_end:
-            data = await self._attempt.watch.guard("between_tokens", limit_s, self._attempt.read())
-        self._waited_s += clock.now() - before_s
-        if not data:
-            self._over = True
-            return self._reader.end()
-        return self._reader.feed(data)
+            chunks = reader.end()
+        return self._seen(chunks)
 
     def _seen(self, chunks: list[Chunk]) -> list[Chunk]:
         for chunk in chunks:
