@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from importlib.resources import as_file, files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -165,19 +166,23 @@ def _seed(said: int | None) -> int:
     return Random().randrange(1_000_000) if said is None else said
 
 
-def _names() -> list[str]:
+def _names(folder: Traversable = SCENARIOS) -> list[str]:
     return sorted(
-        entry.name.removesuffix(".toml") for entry in SCENARIOS.iterdir() if entry.name.endswith(".toml")
+        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
     )
 
 
 def _scenario(said: str) -> Scenario:
-    """One of ours by its name, or a file."""
-    if said in _names():
-        with as_file(SCENARIOS / f"{said}.toml") as path:
-            return read(path)
+    """One of ours by its name, an incident by its name, or a file."""
+    for folder in (SCENARIOS, SCENARIOS / "incidents"):
+        if said in _names(folder):
+            with as_file(folder / f"{said}.toml") as path:
+                return read(path)
     if not said.endswith(".toml"):
-        raise ScenarioProblems(said, [f"there is no such scenario here; there are: {', '.join(_names())}."])
+        ours = f"there are: {', '.join(_names())}"
+        raise ScenarioProblems(
+            said, [f"there is no such scenario here; {ours}, and incidents (docs/incidents.md)."]
+        )
     return read(Path(said))
 
 

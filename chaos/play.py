@@ -19,7 +19,7 @@ from chaos.scenario import Fault, Scenario
 from chaos.workload import plan
 
 SAMPLE_S = 0.5
-SPARSE_SAMPLE_S = 30.0
+LONG_SAMPLE_S, SPARSE_SAMPLE_S = 2.0, 30.0  # in a run of hours: where the load is dense, and elsewhere
 LEAD_S = 0.2  # between the last preparation and the first request
 
 
@@ -144,8 +144,9 @@ class Play:
         workload = self._scenario.workload
         for _, until_s, rate_per_s in self._scenario.stretches:
             if at_s < until_s:
-                dense = rate_per_s == workload.rate_per_s
-                return SAMPLE_S if dense else min(SPARSE_SAMPLE_S, max(SAMPLE_S, until_s - at_s))
+                if rate_per_s == workload.plateau_rate_per_s:
+                    return min(SPARSE_SAMPLE_S, max(SAMPLE_S, until_s - at_s))
+                return SAMPLE_S if workload.plateau_rate_per_s is None else LONG_SAMPLE_S
         return SAMPLE_S
 
     def _count(self, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> None:

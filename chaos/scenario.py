@@ -72,7 +72,7 @@ class Fault:
     @property
     def cuts(self) -> bool:
         """Whether it may end a stream that is already under way."""
-        return self.kind in CUTTING
+        return self.kind in CUTTING or bool(self.options.get("closes_open"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,17 +122,17 @@ def _held(journal: Journal) -> Iterable[Line]:
 
 def _failover(journal: Journal, within_s: float) -> Line:
     """The slowest of all faults: how long after its beginning people noticed it last."""
-    took_s = {window.label: _noticed_s(journal, window) for window in journal.windows}
-    worst = max(took_s, key=lambda label: took_s[label], default="")
+    worst = max(journal.windows, key=lambda window: noticed_s(journal, window), default=None)
+    took_s = noticed_s(journal, worst) if worst else 0.0
     return Line(
         Question.HELD,
         f"within {within_s:g} s of each fault's beginning, requests are as before",
-        f"after {took_s[worst]:.1f} s ({worst})" if worst else "no fault",
-        ok=bool(worst) and took_s[worst] <= within_s,
+        f"after {took_s:.1f} s ({worst.label})" if worst else "no fault",
+        ok=worst is not None and took_s <= within_s,
     )
 
 
-def _noticed_s(journal: Journal, window: Window) -> float:
+def noticed_s(journal: Journal, window: Window) -> float:
     """From the fault's beginning to the moment from which on `WELL_SHARE` of the requests that it met were well."""
     until_s = journal.seconds if window.until_s is None else window.until_s
     met = [seen for seen in journal.requests if window.from_s <= seen.at_s < until_s]
@@ -147,17 +147,21 @@ def _noticed_s(journal: Journal, window: Window) -> float:
 
 
 def _amplification(journal: Journal, most: float) -> Line:
-    """Of the requests that came while something was wrong; the service's own probes are nobody's requests."""
-    scenario = journal.scenario
-    tags = {s.tag for s in journal.requests if scenario.first_fault_s <= s.at_s < scenario.heal_s}
-    tries = sum(line.tag in tags for line in journal.ledger)
-    share = tries / max(1, len(tags))
+    """The service's own probes are nobody's requests."""
+    share = tries_each(journal)
     return Line(
         Question.HELD,
         f"at most {most:g} tries at providers for each request while something was wrong",
         f"{share:.2f}",
-        ok=bool(tags) and share <= most,
+        ok=0 < share <= most,
     )
+
+
+def tries_each(journal: Journal) -> float:
+    """How many tries each request has cost that came while something was wrong."""
+    scenario = journal.scenario
+    tags = {s.tag for s in journal.requests if scenario.first_fault_s <= s.at_s < scenario.heal_s}
+    return sum(line.tag in tags for line in journal.ledger) / max(1, len(tags))
 
 
 def _answered_by(journal: Journal, pair: str, least: float) -> Line:

@@ -9,6 +9,8 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from chaos import incidents
+from chaos.incidents_page import page, percent
 from chaos.simulate import summary
 from chaos.simulate import world as worlds
 from chaos.simulate.batch import Total, play_all
@@ -25,6 +27,8 @@ FAILURES_SHOWN = 3
 def run(options: argparse.Namespace, console: Console) -> int:
     """The command. Returns the exit code."""
     logging.disable(logging.ERROR)  # what goes wrong is told once, in words
+    if options.incidents is not None:
+        return _incidents(options, console)
     if options.world is not None:
         try:
             world = worlds.read(options.world)
@@ -79,6 +83,46 @@ def _all(options: argparse.Namespace, console: Console) -> int:
     if not failed and not never:
         console.print("every promise was kept", style="bold green", highlight=False)
     return 1 if failed or never else 0
+
+
+def _incidents(options: argparse.Namespace, console: Console) -> int:
+    known = incidents.names()
+    wanted = options.incidents or known
+    if strange := [name for name in wanted if name not in known]:
+        print(f"There is no incident {strange[0]!r}; there are: {', '.join(known)}", file=sys.stderr)
+        return 2
+    began_s, done, seed = time.perf_counter(), [], options.seed or incidents.SEED
+    with _bar(console) as bar:
+        task = bar.add_task("incidents", total=len(wanted), said="")
+        for one in incidents.replay_all(wanted, options.reports / "incidents", seed, options.jobs):
+            done.append(one)
+            bar.update(task, advance=1, said=f"{one.name} {'held' if one.ok else 'NOT HELD'}")
+            bar.console.print(
+                f"{one.name}: {one.requests} requests, {percent(one.complete)} whole, noticed for {one.noticed_s:.1f} s; "
+                f"without {one.scenario.off} {percent(one.complete_without)} whole; {one.page}",
+                style=None if one.ok else "bold red",
+                highlight=False,
+                soft_wrap=True,
+            )
+            for line in one.lines:
+                if not line.ok:
+                    bar.console.print(
+                        f"  NOT HELD: {line.expectation}: {line.seen}", style="bold red", highlight=False
+                    )
+            if not one.missed:
+                bar.console.print(f"  IT CANNOT FAIL: all holds without {one.scenario.off}", style="bold red")
+    if options.index is not None:
+        options.index.write_text(page(done), encoding="utf-8")
+    failed = [one.name for one in done if not one.ok]
+    requests, took_s = sum(one.requests for one in done), time.perf_counter() - began_s
+    console.print(f"{len(done)} incidents, {requests:,} requests, twice, in {took_s:.0f} s", highlight=False)
+    if failed:
+        console.print(f"NOT HELD: {', '.join(failed)}", style="bold red", highlight=False)
+    else:
+        console.print(
+            "all held, and none would have without its mechanism", style="bold green", highlight=False
+        )
+    return 1 if failed else 0
 
 
 def _fail(result: Result, world: World, again: str, options: argparse.Namespace, console: Console) -> None:

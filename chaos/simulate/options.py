@@ -12,6 +12,7 @@ examples:
   dub5 simulate --seed 17          world 17 alone, with the digest of its trace
   dub5 simulate --seed 17 --shrink 0
   dub5 simulate --world failed.json    a world that was kept, exactly
+  dub5 simulate --incidents        what has happened to others, each with a report page; names play some of them
 
 A world that fails is printed with what broke, its last events and the command that plays it again; then it is made
 smaller for a while, and kept under --reports. Exit codes: 0 all held; 1 a promise was broken, or a branch never taken.
@@ -36,6 +37,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--reports", type=Path, default=Path("reports"), metavar="DIR", help="default: reports"
+    )
+    parser.add_argument(
+        "--incidents", nargs="*", metavar="NAME", help="what has happened to others, all of it or these"
+    )
+    parser.add_argument(
+        "--index", type=Path, metavar="FILE", help="with --incidents: the page of all verdicts"
     )
     parser.add_argument("--mutant", help=argparse.SUPPRESS)
 

@@ -190,3 +190,42 @@ def test_99_99_is_not_100() -> None:
 def test_percentile(values: list[float], share: float, wanted: float | None) -> None:
     """A percentile is a value that was seen, and nothing for no values."""
     assert wanted == percentile(values, share)
+
+
+class TestOfIncidents:
+    """What people notice, what providers are asked, and who answers."""
+
+    def journal(self, **expect: object) -> Journal:
+        journal = good()
+        journal.scenario = dataclasses.replace(
+            SCENARIO, expect=Expect(complete_share=0.9, usual_s=1.0, **expect)
+        )
+        journal.ledger += [Asked("one", f"tag {n}", ()) for n in range(60)]
+        journal.requests = [
+            msgspec.structs.replace(seen, tag=f"tag {seen.number}", route="chat") for seen in journal.requests
+        ]
+        return journal
+
+    def test_failover(self) -> None:
+        """Who waited when the fault began is news for as long as somebody does; a wait before it is none."""
+        journal = self.journal(failover_s=2.0)
+        assert [] == failing(journal)
+        change(journal, 5, first_token_s=9.0)
+        change(journal, 20, first_token_s=9.0)
+        change(journal, 23, outcome=Outcome.CUT)
+        assert [] == failing(journal)
+        change(journal, 25, first_token_s=9.0)
+        assert [Question.HELD] == [question for question, _ in failing(journal)]
+
+    def test_amplification(self) -> None:
+        """Tries of requests in the faults' time count, those of others do not."""
+        journal = self.journal(amplification_max=1.5)
+        journal.ledger += [Asked("two", f"tag {n}", ()) for n in range(10)]
+        assert [] == failing(journal)
+        journal.ledger += [Asked("two", f"tag {n}", ()) for n in range(20, 31)]
+        assert [Question.HELD] == [question for question, _ in failing(journal)]
+
+    def test_who_answers(self) -> None:
+        """A third of all went to the second provider."""
+        assert [] == failing(self.journal(answered_by={"chat/one": 0.6}))
+        assert [Question.HELD] == [q for q, _ in failing(self.journal(answered_by={"chat/one": 0.7}))]

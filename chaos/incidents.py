@@ -1,0 +1,117 @@
+"""What has happened to others, played against this service 1:1, and once more without what saves it.
+
+scenarios/incidents/*.toml -> a job each, in worker processes -> Replayed -> a report page each, the index of all
+"""
+
+import logging
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from time import perf_counter
+
+from chaos import report
+from chaos.engines import virtual
+from chaos.journal import Journal
+from chaos.judge import Outcome
+from chaos.off import without
+from chaos.play import Nobody
+from chaos.scenario import Scenario
+from chaos.scenario_file import read
+from chaos.verdict import Line, Question, Verdict, judge_run, noticed_s, tries_each
+
+FOLDER = files("chaos") / "scenarios" / "incidents"
+SEED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What came of an incident. `missed`: what did not hold without its mechanism; if that is nothing, it cannot fail.
+    `noticed_s`: how long people noticed a fault, the one that they noticed for longest."""
+
+    name: str
+    scenario: Scenario
+    lines: tuple[Line, ...]
+    missed: tuple[str, ...]
+    requests: int
+    complete: float  # share
+    complete_without: float
+    noticed_s: float
+    tries_each: float
+    cpu_s: float
+    page: Path
+
+    @property
+    def held(self) -> bool:
+        """With everything."""
+        return all(line.ok for line in self.lines)
+
+    @property
+    def ok(self) -> bool:
+        """It held, and would not have."""
+        return self.held and bool(self.missed)
+
+
+def names() -> list[str]:
+    """All that there are."""
+    return sorted(one.name.removesuffix(".toml") for one in FOLDER.iterdir() if one.name.endswith(".toml"))
+
+
+def incident(name: str) -> Scenario:
+    """One of them. Raises ScenarioProblems."""
+    with as_file(FOLDER / f"{name}.toml") as path:
+        return read(path)
+
+
+def replay(name: str, reports: Path, seed: int) -> Replayed:
+    """One job. Writes the report of the run with everything."""
+    logging.disable(logging.ERROR)  # what goes wrong is in the verdict; asyncio's own lines would bury it
+    began_s, scenario = perf_counter(), incident(name)
+    journal = _played(nullcontext(scenario), seed)
+    lesser = _played(without(scenario.off, scenario), seed)
+    verdict = judge_run(journal)
+    return Replayed(
+        name,
+        scenario,
+        verdict.lines,
+        tuple(line.expectation for line in judge_run(lesser).lines if _counts(line)),
+        len(journal.requests),
+        _complete(journal),
+        _complete(lesser),
+        max((noticed_s(journal, window) for window in journal.windows), default=0.0),
+        tries_each(journal),
+        perf_counter() - began_s,
+        _page(journal, verdict, reports),
+    )
+
+
+def replay_all(wanted: Sequence[str], reports: Path, seed: int, jobs: int) -> Iterator[Replayed]:
+    """As they come, in no order."""
+    reports.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")  # the same on every system, and nothing inherited
+    with ProcessPoolExecutor(jobs, context) as pool:
+        for future in as_completed([pool.submit(replay, name, reports, seed) for name in wanted]):
+            yield future.result()
+
+
+def _played(switched: AbstractContextManager[Scenario], seed: int) -> Journal:
+    with switched as scenario:
+        return virtual.run(scenario, seed, Nobody(), lambda line: None)
+
+
+def _counts(line: Line) -> bool:
+    """Whether a line says that people were let down: that a mechanism did not act is no news where it is off."""
+    return not line.ok and line.question is not Question.RAN and not line.expectation.endswith(" happened")
+
+
+def _complete(journal: Journal) -> float:
+    return sum(seen.outcome is Outcome.COMPLETE for seen in journal.requests) / len(journal.requests)
+
+
+def _page(journal: Journal, verdict: Verdict, reports: Path) -> Path:
+    path = reports / f"{journal.scenario.name}.html"
+    path.write_text(report.html(journal, verdict), encoding="utf-8")
+    return path
