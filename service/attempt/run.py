@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from service import clock
 from service.attempt.backoff import Again, Fare, Tries, again
+from service.attempt.breaker import PROOFS
 from service.attempt.classify import Then, Verdict, classify
 from service.attempt.clocks import NEVER, ClockRanOut, Interrupted, Watch
 from service.attempt.tries import BROKEN, CANCELLED, OUTRUN, Means, Streaming, Task, Try, Whole
@@ -57,6 +58,11 @@ class Runner:
         found = await _Walk(self, task, task.watch).over([target], "probe")
         if isinstance(found, Streaming):
             await found.aclose(OUTRUN)
+
+    @property
+    def hearing(self) -> int:
+        """How many are heard out now."""
+        return len(self._heard)
 
     def hear_out(self, leg: "_Leg") -> None:
         """A probe that was outrun goes on by itself, until it has told whether its target is back."""
@@ -284,7 +290,8 @@ class _Walk:
 
     async def _race(self, target: Target, leave: Pass, rest: Sequence[Target]) -> Found | None:
         """A probe or trial, and the rest of the way beside it: the first content wins. A probe that was outrun is
-        heard out, and so is a trial, unless that would cost a whole answer; others that were outrun are ended."""
+        heard out, and so is a trial, unless that would cost a whole answer and there are proofs enough; others that were
+        outrun are ended."""
         runner, task = self._runner, self._task
         kind, why = ("probe", "probe") if leave.probe else ("first", "degraded")
         runner.means.events.emit(Hedged(task.request.id, task.route, target.name, why))
@@ -307,7 +314,7 @@ class _Walk:
             await others.end(self.outrun)
             raise
         if not probe.task.done():
-            if leave.probe or task.request.stream:
+            if leave.probe or task.request.stream or self._lacks_proof(target):
                 runner.hear_out(probe)
             else:
                 await probe.end(outrun=True)
@@ -316,6 +323,10 @@ class _Walk:
         if isinstance(found, Streaming):
             found.move_to(self._watch)
         return found
+
+    def _lacks_proof(self, target: Target) -> bool:
+        """Whether a whole answer that nobody waits for is worth its price: it may end a suspicion, which costs more."""
+        return self._fleet.is_suspect(target) and self._runner.hearing < PROOFS
 
     def _has_time(self, wait_s: float) -> bool:
         return self._watch.deadline_s - clock.now() >= wait_s + ATTEMPT_MIN_S

@@ -290,8 +290,12 @@ class Fleet:
     def does_well(self, target: Target, now_s: float) -> bool:
         """Whether a failure of it is likely to be a blink."""
         entry = self._entries[target]
-        suspect = entry.breaker.suspect or entry.host.suspect
-        return entry.is_closed and not suspect and not entry.record.degraded(now_s)
+        return entry.is_closed and not self.is_suspect(target) and not entry.record.degraded(now_s)
+
+    def is_suspect(self, target: Target) -> bool:
+        """Whether it lacks proofs that it is well."""
+        entry = self._entries[target]
+        return entry.breaker.suspect or entry.host.suspect
 
     def on_ramp(self, target: Target, now_s: float) -> bool:
         """Whether it recovered a moment ago, and is spared."""
@@ -456,7 +460,9 @@ class Pass:
         if verdict is None or verdict.blame in (Blame.TARGET, Blame.HOST):
             entry.record.add(verdict is not None, now_s)
         was_well = entry.is_closed
-        self._target.end(_target_end(verdict, self._slow), now_s, not_before_s)
+        # A trial that had begun to answer, and whose answer nobody needs: it is well all the same.
+        began = self._committed and not self.probe and verdict is not None and verdict.reason == "outrun"
+        self._target.end(_target_end(None if began else verdict, self._slow), now_s, not_before_s)
         self._host.end(_host_end(verdict, reached), now_s, not_before_s)
         if not was_well:
             entry.note_recovery()

@@ -24,9 +24,9 @@ from simulators.ledger import Ledger, Line
 from simulators.limits import Limits
 from simulators.personas.base import Profile
 from simulators.provider import Provider
-from simulators.script import Action, Data, End, Head, Script, SimRequest, Wait
+from simulators.script import Action, Close, Data, End, Head, Script, SimRequest, Wait
 from simulators.virtual import Answer, AppClient, VirtualLoop, VirtualWire, run
-from tests.service.world import SSE, World, chunk, completion, reply, text_of
+from tests.service.world import SSE, World, chunk, completion, healthy, in_turn, reply, script, text_of
 
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
 AT_ONCE_S = 1.0  # nobody waits for anything but an answer
@@ -310,6 +310,24 @@ def test_the_wall_clock_of_a_real_loop(jump_s: float, monkeypatch: pytest.Monkey
         assert loop.run_until_complete(read()) == right_s + 61.0 + jump_s
     finally:
         loop.close()
+
+
+# a suspicion ends
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+async def test_a_suspicion_ends(stream: bool) -> None:
+    """Who has failed is asked beside another one until it has given five proofs. It gives them though the other one is
+    always quicker: else every request would be asked twice for the rest of the year."""
+    fails = script(Wait(1.5), Close())
+    one = in_turn(*[fails] * 12, healthy(first_s=0.3))
+    async with World(one=one, two=healthy(first_s=0.1)) as world:
+        for n in range(60):
+            if n == 40:
+                before = len(world.asked["two"])
+            await world.ask(stream=stream)
+            await asyncio.sleep(10.0)
+        assert before > 10 and len(world.asked["two"]) == before
 
 
 # nothing is left behind
