@@ -10,12 +10,12 @@ Everybody streams, and nobody leaves. What was read is judged against what was a
 """
 
 import asyncio
-import json
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
+
+import msgspec
 
 from service import clock
 from service.app import Service
@@ -173,7 +173,7 @@ async def read(wire: VirtualWire, url: str, prompt: str, reading: Reading) -> No
     body = {"model": "m", "messages": [{"role": "user", "content": prompt}], "stream": True}
     headers = {"content-type": "application/json", "accept": "application/json", "authorization": "Bearer sk"}
     request = WireRequest(
-        "POST", f"{url}/chat/completions", headers, json.dumps(body).encode(), connect_s=CONNECT_S
+        "POST", f"{url}/chat/completions", headers, msgspec.json.encode(body), connect_s=CONNECT_S
     )
     response: WireResponse | None = None
     try:
@@ -200,7 +200,7 @@ def refused(response: WireResponse) -> Failed:
     return Failed(f"http_{response.status}", again=again, retry_after_s=wait_s)
 
 
-async def events(response: WireResponse) -> AsyncIterator[str]:
+async def events(response: WireResponse) -> AsyncIterator[bytes]:
     """The payloads of a stream, without comments, up to [DONE] or its end."""
     left = b""
     while True:
@@ -211,14 +211,14 @@ async def events(response: WireResponse) -> AsyncIterator[str]:
             if event.startswith(b"data: "):
                 if event == b"data: [DONE]":
                     return
-                yield event[6:].decode()
+                yield event[6:]
         if not data:
             return
 
 
-def take(payload: str, reading: Reading) -> None:
+def take(payload: bytes, reading: Reading) -> None:
     """One event, as an SDK takes it: an error in it is raised, everything else is an answer."""
-    event: dict[str, Any] = json.loads(payload)
+    event: dict[str, Any] = msgspec.json.decode(payload)
     if event.get("error"):
         raise Failed("error event")
     for choice in event.get("choices", ()):
@@ -232,23 +232,22 @@ class Served:
     """The service with its defaults; or, `told`, with what an operator of a free route would switch on as well: the
     patterns of notices, and substitutes."""
 
-    def __init__(self, stage: Stage, *, told: bool = False, names: Sequence[str] = ()) -> None:
-        free = [one for one in PROVIDERS if not names or one.name in names]
+    def __init__(self, stage: Stage, *, told: bool = False) -> None:
         route = RouteSettings(
             "chat",
-            tuple(f"{one.name}/m" for one in free),
+            tuple(f"{one.name}/m" for one in PROVIDERS),
             notices=NOTICES if told else (),
             degraded=DegradedOptions(enabled=told),
         )
         settings = Settings(
-            provider=tuple(ProviderSettings(one.name, one.dialect, one.url) for one in free), route=(route,)
+            provider=tuple(ProviderSettings(one.name, one.dialect, one.url) for one in PROVIDERS),
+            route=(route,),
         )
-        secrets = {one.name: () if one.name == KEYLESS else (Secret("sk"),) for one in free}
+        secrets = {one.name: () if one.name == KEYLESS else (Secret("sk"),) for one in PROVIDERS}
         self.service = Service(
             Loaded(settings, secrets, ()), wire=stage.wire, seed=f"week {stage.world.seed}"
         )
         self._client = AppClient(self.service.asgi)
-        self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -264,11 +263,11 @@ class Served:
             reading.first_s = clock.now()
             data = await reply.body()
         if reply.status != 200:
-            return "failed", json.loads(data)["error"]["code"]
-        payloads = [event[6:] for event in data.decode().split("\n\n") if event.startswith("data: ")]
+            return "failed", msgspec.json.decode(data)["error"]["code"]
+        payloads = [event[6:] for event in data.split(b"\n\n") if event.startswith(b"data: ")]
         try:
             for payload in payloads:
-                if payload == "[DONE]":
+                if payload == b"[DONE]":
                     reading.finished = True
                 else:
                     take(payload, reading)

@@ -89,7 +89,10 @@ def play(world: FreeWorld, which: str, *, tell: bool = False) -> Week:
         await stage.play(gateway(stage, which), progress(world, which) if tell else lambda at_s: None)
         return Week(world, stage.asked, stage.ledger.last / len(stage.asked))
 
-    return run(week(), seed=world.seed)
+    played = run(week(), seed=world.seed)
+    if tell:
+        print(played.row(which), file=sys.stderr, flush=True)
+    return played
 
 
 def gateway(stage: Stage, which: str) -> Gateway:
@@ -115,6 +118,15 @@ def progress(world: FreeWorld, which: str) -> Callable[[float], None]:
             print(f"{which}: day {at_s / DAY_S:.1f} of {world.days:g}", file=sys.stderr, flush=True)
 
     return tell
+
+
+def owed(week: Week, name: str) -> Iterator[str]:
+    """What is behind the service's line: what was lost, and whether somebody could have answered."""
+    could = [one for one in week.asked if one.able]
+    none = sum(one.ending in ("failed", "degraded") for one in could)
+    lost = ", ".join(f"{n:,} {why}" for why, n in week.lost())
+    yield f"Not complete, {name}: {lost or 'nothing'}. At {percent(len(could) / len(week.asked))} of the moments when"
+    yield f"somebody asked, a provider could answer; of those requests {none:,} were given no answer."
 
 
 def seconds(s: float) -> str:
@@ -165,8 +177,7 @@ def report(world: FreeWorld, rows: Mapping[str, str]) -> Iterator[str]:
     yield ""
     for which in (SERVICE, TOLD):
         if which in weeks:
-            lost = ", ".join(f"{n:,} {why}" for why, n in weeks[which].lost())
-            yield f"Not complete, {which}: {lost}."
+            yield from owed(weeks[which], which)
             yield ""
     yield from providers(world)
     yield ""

@@ -179,12 +179,11 @@ SET_PIECES = (  # in days from the start, then for how long
 
 @dataclass(frozen=True)
 class FreeWorld:
-    """`pieces`: whether the set pieces are played, at the same share of a shorter time."""
+    """In a shorter time the set pieces are played at the same share of it."""
 
     seed: int = 1
     requests: int = 100_000
     days: float = 7.0
-    pieces: bool = True
 
     @property
     def end_s(self) -> float:
@@ -195,12 +194,15 @@ class FreeWorld:
     def outages(self) -> tuple[Outage, ...]:
         """All of them, by their start."""
         found = [outage for free in PROVIDERS for outage in self._drawn(free)]
-        if self.pieces:
-            scale = self.days / 7.0
-            found += [
-                Outage(name, kind, at * DAY_S * scale, for_s * scale) for name, kind, at, for_s in SET_PIECES
-            ]
+        scale = self.days / 7.0
+        found += [
+            Outage(name, kind, at * DAY_S * scale, for_s * scale) for name, kind, at, for_s in SET_PIECES
+        ]
         return tuple(sorted(found, key=lambda outage: outage.at_s))
+
+    @cached_property
+    def _outages_of(self) -> Mapping[str, list[Outage]]:
+        return {free.name: [o for o in self.outages if o.provider == free.name] for free in PROVIDERS}
 
     def _drawn(self, free: Free) -> list[Outage]:
         """Off and on. A host that is off is off for everybody, until it is on again."""
@@ -238,30 +240,20 @@ class FreeWorld:
             epoch_s=epoch_s,
             limits=Limits(**free.grants),
         )
-        struck = [
-            fault for outage in self.outages if outage.provider == free.name for fault in outage.faults()
-        ]
+        struck = [fault for outage in self._outages_of[free.name] for fault in outage.faults()]
         struck.sort(key=lambda fault: fault.kind != "empty")
         made.set_faults([*map(parse_fault, ALWAYS), *struck])
         return made
 
     def able(self, name: str, at_s: float, provider: Provider) -> bool:
         """Whether this provider could answer now: no outage is near, and it still grants something."""
-        near = (o for o in self.outages if o.provider == name)
-        if any(o.at_s - 2 * MINUTE_S <= at_s < o.excused_until_s for o in near):
+        if any(o.at_s - 2 * MINUTE_S <= at_s < o.excused_until_s for o in self._outages_of[name]):
             return False
-        return all(
-            standing.remaining >= 100 or standing.what == "requests" and standing.remaining >= 2
-            for standing in provider.standings()
-        )
+        needed = {"requests": 2, "tokens": 200}
+        return all(s.remaining >= min(needed[s.what], s.limit) for s in provider.standings())
 
 
 def busy(at_s: float) -> float:
     """How much is asked at this time of day, 1 in the mean: most at two in the afternoon, least at two at night."""
     from_peak_h = abs(at_s % DAY_S / HOUR_S - 14.0)
     return 1.7 - 1.4 * min(from_peak_h, 24.0 - from_peak_h) / 12.0
-
-
-def a_day(world: FreeWorld, requests: int) -> FreeWorld:
-    """The same in a day, with all its set pieces."""
-    return replace(world, days=1.0, requests=requests)

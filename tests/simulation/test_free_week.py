@@ -8,7 +8,7 @@ from tests.simulation.free_people import Asked
 from tests.simulation.free_week import FIRST, IN_TURN, RETRIES, SERVICE, TOLD, Week, off_share, percent, play
 from tests.simulation.free_world import PROVIDERS, FreeWorld
 
-WORLD = FreeWorld(seed=1, requests=900, days=0.5)  # the whole: python -m tests.simulation.free_week
+WORLD = FreeWorld(seed=1, requests=700, days=0.5)  # the whole: python -m tests.simulation.free_week
 ALONE, AGAIN = f"{FIRST}:0", f"{FIRST}:{RETRIES}"
 DEADLINE_S = 300.0
 
