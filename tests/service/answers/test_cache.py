@@ -1,6 +1,7 @@
 """The cache in memory: its bounds, how long an answer is given, and what ends that sooner."""
 
 import asyncio
+import json
 
 import msgspec
 import pytest
@@ -13,8 +14,9 @@ from service.answers.replay import as_chunks, assemble
 from service.answers.storage_memory import ENTRY_OVERHEAD_BYTES, MemoryStorage
 from service.events import Events
 from service.options import CacheBounds, CacheOptions
+from simulators.script import Data, End, Head, Script, SimRequest
 from tests.service.answers.questions import MARK, ON, Heard, request
-from tests.service.world import completion, payloads
+from tests.service.world import SSE, World, chunk, completion, payloads, reply
 
 STALE = CacheOptions(enabled=True, ttl_s=60.0, stale_while_revalidate_s=30.0, stale_if_error_s=600.0)
 ANSWER = Stored(b"answer", "one/m")
@@ -258,3 +260,27 @@ def test_there_and_back(text: str) -> None:
     assert whole is not None
     assert msgspec.json.decode(whole)["choices"][0]["message"]["content"] == text
     assert payloads(chunks[-1].raw)[0]["usage"]["total_tokens"] == 4
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("finish", "kept"), [("stop", True), ("length", True), ("content_filter", False), ("tool_calls", False)]
+)
+async def test_only_what_came_to_its_own_end(finish: str, kept: bool, stream: bool) -> None:
+    """Half of an answer, as a filter leaves it, is given to who asked for it, and to nobody after."""
+
+    def ends(request: SimRequest) -> Script:
+        if not json.loads(request.body).get("stream"):
+            yield from reply(200, completion("hello", finish))
+            return
+        yield Head(200, SSE)
+        yield chunk({"content": "hello"})
+        yield chunk({}, finish)
+        yield Data(b"data: [DONE]\n\n")
+        yield End()
+
+    async with World(one=ends, route={"cache": ON}) as world:
+        for _ in range(2):
+            answer = await world.ask(stream=stream, temperature=0)
+            assert answer.status == 200 and b"hello" in answer.body
+    assert len(world.asked["one"]) == (1 if kept else 2)
