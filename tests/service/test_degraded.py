@@ -158,10 +158,24 @@ async def test_not_opted_in() -> None:
         {"logprobs": True},
         {"n": 2},
         {"modalities": ["text", "audio"], "audio": {"voice": "a", "format": "wav"}},
+        {"modalities": ["text", "audio"]},
+        {"audio": {"voice": "a", "format": "wav"}},
+        {"top_logprobs": 2},
         {"functions": [{"name": "f"}]},
         {"messages": [*user("Hi"), {"role": "assistant", "content": "He"}]},
     ],
-    ids=["tools", "json", "logprobs", "n", "audio", "functions", "the last word is not the user's"],
+    ids=[
+        "tools",
+        "json",
+        "logprobs",
+        "n",
+        "speech",
+        "modalities",
+        "audio",
+        "top_logprobs",
+        "functions",
+        "the last word is not the user's",
+    ],
 )
 async def test_never_for_programs(fields: dict[str, Any]) -> None:
     """Where a program reads the answer there is no substitute, though the route wants them."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from service import clock
 from service.options import Clocks
+from service.settings import ServerSettings
 from simulators.script import Action, Close, Data, End, Hang, Head, Reset, Wait
 from simulators.virtual import run
 from tests.service.world import SSE, World, chunk, healthy, payloads, script, text_of
@@ -123,5 +124,17 @@ async def test_an_endless_answer() -> None:
     big = chunk({"content": "x" * 100_000})
     async with World(one=script(Head(200, SSE), *[big] * 50, Hang()), two=healthy(), **WHOLE) as world:
         answer = await world.ask(stream=True)
+    assert "one/m=answer_too_long" in answer.headers["x-dub5-trail"]
+    assert answer.headers["x-dub5-target"] == "two/m"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_lot_of_nothing(stream: bool) -> None:
+    """So is what comes before the first content, and a JSON answer: one that is too long is that target's failure."""
+    nothing = chunk({"role": "assistant"}) if stream else Data(b" " * 10_000)
+    head = Head(200, SSE if stream else {"content-type": "application/json"})
+    server = ServerSettings(answer_bytes_max=100_000, event_bytes_max=100_000)
+    async with World(one=script(head, *[nothing] * 2_000, Hang()), two=healthy(), server=server) as world:
+        answer = await world.ask(stream=stream)
     assert "one/m=answer_too_long" in answer.headers["x-dub5-trail"]
     assert answer.headers["x-dub5-target"] == "two/m"
