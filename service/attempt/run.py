@@ -28,7 +28,9 @@ from service.chat import Attempt, Target
 from service.errors import GatewayError
 from service.events import Hedged
 from service.options import RetryOptions
-from service.routing.fleet import Barred, Fleet, Pass
+from service.routing.entry import Barred
+from service.routing.fleet import Fleet
+from service.routing.leave import Pass
 
 T = TypeVar("T")
 Found = Whole | Streaming

@@ -24,7 +24,7 @@ from service.options import Clocks
 from service.providers.base import Dialect, ProviderFault, StreamReader, Unsupported, call_of, reply_of
 from service.providers.features import Feature, fits, needed
 from service.providers.usage import prompt_only
-from service.routing.fleet import Pass
+from service.routing.leave import Pass
 from service.wire.base import Wire, WireFailure, WireRequest, WireResponse
 
 ERROR_BYTES_MAX = 64 * 1024

@@ -24,7 +24,8 @@ from service.events import Events, QueueLeft
 from service.options import AdmissionOptions
 from service.policy.line import Line, Waiter
 from service.policy.needs import Needs
-from service.routing.fleet import FULL, Fleet
+from service.routing.entry import FULL
+from service.routing.fleet import Fleet
 
 TICK_S = 0.05  # how often those who wait are looked at; a refusal goes out at once
 BUSY = "Every provider behind this model has as much to do as it can take."

@@ -29,7 +29,7 @@ from service.errors import StreamCut
 from service.gateway import Answer
 from service.policy.admission import Admission
 from service.providers.sse import SseDecoder
-from service.routing.fleet import Pass
+from service.routing.leave import Pass
 from simulators.virtual import AppClient, run
 from tests.simulation.fuzz_upstream import fuzz
 from tests.simulation.mutants import permit_kept_on_cancel

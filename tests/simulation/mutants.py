@@ -23,7 +23,7 @@ from service.attempt.tries import CANCELLED, Streaming, Try
 from service.chat import Caller, ChatRequest, Chunk
 from service.errors import StreamCut
 from service.policy import line
-from service.routing.fleet import Pass
+from service.routing.leave import Pass
 from service.settings import Loaded
 
 
@@ -50,9 +50,12 @@ def retry_after_commit() -> Iterator[None]:
             return await whole(self)
         except StreamCut:
             lost = self._attempt
-            leave = lost._leave._fleet.enter(self.target, lost.watch._loop.time())
-            if not isinstance(leave, Pass):
+            entry, now_s = lost._leave._entry, lost.watch._loop.time()
+            if entry.barred(now_s, last_resort=False):
                 raise
+            permit, host = entry.breaker.enter(now_s), entry.host.enter(now_s)
+            assert permit is not None and host is not None
+            leave = Pass(entry, lost._leave._key, permit, host, 1.0)
             once_more = Try(lost.means, lost.task, self.target, leave, lost.watch, "retry")
             try:
                 again = await once_more.open(fresh=True)

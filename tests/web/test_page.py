@@ -132,7 +132,8 @@ def test_service_words() -> None:
     for path in [*(ROOT / "service/providers").glob("*.py"), *(ROOT / "service/attempt").glob("*.py")]:
         reasons |= set(re.findall(r'ProviderFault\(\s*"([a-z_]+)"', path.read_text()))
         reasons |= {f"{clock}_timeout" for clock in re.findall(r'ClockRanOut\("([a-z_]+)"', path.read_text())}
-    barred = re.findall(r"Barred\((.+)\)", (ROOT / "service/routing/fleet.py").read_text())
+    guards = "".join(path.read_text() for path in (ROOT / "service/routing").glob("*.py"))
+    barred = re.findall(r"Barred\((.+)\)", guards)
     passed_over = {name for said in barred for name in re.findall(r'"([a-z_]+)"', said)}
     passed_over |= {rest.value for rest in Rest}
     assert passed_over == PASSED_OVER_REASONS

@@ -11,8 +11,10 @@ from service.attempt.classify import Blame, Rest, Then, Verdict
 from service.chat import Target
 from service.events import BreakerChanged, BudgetSpent, Event, Events, HealthChanged, LimitLowered
 from service.options import BreakerOptions, BudgetOptions, HealthOptions, LimiterOptions
-from service.routing.fleet import Barred, Fleet, Guards, Pass
+from service.routing.entry import Barred
+from service.routing.fleet import Fleet, Guards
 from service.routing.health import Health
+from service.routing.leave import Pass
 from service.settings import Secret
 
 SMALL, LARGE = Target("one", "small"), Target("one", "large")  # one provider, one host

@@ -12,8 +12,9 @@ from service.attempt.classify import Blame, Rest, Then, Verdict
 from service.chat import Target
 from service.events import BreakerChanged, Event, Events, HealthChanged
 from service.options import BreakerOptions, BudgetOptions, HealthOptions, LimiterOptions
-from service.routing.fleet import Fleet, Guards, Pass
+from service.routing.fleet import Fleet, Guards
 from service.routing.health import TargetState
+from service.routing.leave import Pass
 from service.settings import Secret
 
 SMALL, LARGE = Target("one", "small"), Target("one", "large")  # one provider, one host
