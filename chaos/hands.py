@@ -68,9 +68,11 @@ class RealWorld:
     proxies: Mapping[str, Proxy]  # none without Toxiproxy
     notes: Sequence[str]
     toxics: dict[Fault, Toxic] = field(default_factory=dict)
+    latest: dict[tuple[str, str], Fault] = field(default_factory=dict)  # by provider and kind
 
     async def apply(self, fault: Fault) -> str:
         if not fault.tcp:
+            self.latest[fault.provider, fault.kind] = fault
             await self.admin.set_fault(fault.provider, {"kind": fault.kind, **fault.options})
             return SIMULATORS
         if self.proxies:
@@ -85,7 +87,8 @@ class RealWorld:
     async def lift(self, fault: Fault) -> None:
         instead = stand_in(fault.kind, fault.options)
         if not fault.tcp:
-            await self.admin.clear_fault(fault.provider, fault.kind)
+            if self.latest[fault.provider, fault.kind] is fault:  # else another one has taken its place, just now
+                await self.admin.clear_fault(fault.provider, fault.kind)
         elif self.proxies:
             await asyncio.to_thread(self._lift_toxic, fault)
         elif instead is not None:

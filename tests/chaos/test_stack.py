@@ -106,6 +106,19 @@ async def test_without_toxiproxy(kind: str, options: Mapping[str, int], by: str,
     assert calls == admin.calls
 
 
+async def test_a_fault_that_follows_another() -> None:
+    """One ends in the moment in which the next of its kind begins: that one stays."""
+    admin = Recorder()
+    world = RealWorld(None, admin, {}, [])  # type: ignore[arg-type]
+    first, second = (Fault(at_s, 1, "two", "status", {"status": 500}, "") for at_s in (0, 1))
+    await world.apply(first)
+    await world.apply(second)
+    await world.lift(first)
+    assert admin.calls == [("two", {"kind": "status", "status": 500})] * 2
+    await world.lift(second)
+    assert admin.calls[-1] == ("two", "status")
+
+
 class TestTools:
     def test_on_path_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A server on PATH wins over one of ours."""
