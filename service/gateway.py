@@ -25,8 +25,9 @@ from service.answers.single_flight import Flights, Seat
 from service.answers.storage import stamp_of
 from service.attempt.clocks import Watch
 from service.attempt.notice import Notices
-from service.attempt.run import Found, Runner
-from service.attempt.tries import Task, Whole
+from service.attempt.run import Runner
+from service.attempt.task import Task, Whole
+from service.attempt.tries import Found
 from service.chat import Asked, ChatRequest, Chunks, Reply, Target
 from service.errors import GatewayError, InvalidRequest, ModelNotFound
 from service.events import Shared

@@ -23,7 +23,7 @@ from service.api.ops import Ops
 from service.attempt.hedge import Hedges
 from service.attempt.notice import Notices
 from service.attempt.run import Runner
-from service.attempt.tries import Means, Upstream
+from service.attempt.task import Means, Upstream
 from service.chat import Target
 from service.events import Events
 from service.gateway import Gateway, Route

@@ -19,7 +19,7 @@ from msgspec import structs
 
 from service import clock
 from service.attempt.clocks import NEVER, ClockRanOut, Watch
-from service.attempt.tries import Task
+from service.attempt.task import Task
 from service.chat import Attempt, Chunk, Chunks, Usage
 from service.errors import DeadlineExceeded, GatewayError, StreamStalled
 from service.events import Events, Shared

@@ -17,7 +17,7 @@ from service.api.errors import ClientGone, answered, error_body, error_headers
 from service.api.schema import deadline_s, delivery, parse_chat
 from service.api.stream import DONE, HEARTBEAT, HEARTBEAT_S, SSE_HEADERS, error_event, trail_header
 from service.attempt.clocks import ClockRanOut, Watch
-from service.attempt.tries import Task
+from service.attempt.task import Task
 from service.chat import Asked, Caller, ChatRequest, Outcome, Usage
 from service.errors import GatewayError, InvalidRequest, ShuttingDown, StreamStalled, TooLarge
 from service.events import Events, RequestEnded

@@ -6,7 +6,7 @@ import msgspec
 
 from service.api.chat import Exchange
 from service.api.schema import read_json
-from service.attempt.tries import Task
+from service.attempt.task import Task
 from service.chat import Asked, Caller, EmbedBody, EmbedRequest
 from service.errors import GatewayError, InvalidRequest
 from service.gateway import Answer, Route

@@ -12,8 +12,7 @@ nothing has been sent to the client and any target may still answer. After it, n
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Sequence
 from random import Random
 from typing import TypeVar
 
@@ -22,7 +21,9 @@ from service.attempt.backoff import Again, Fare, Tries, again
 from service.attempt.breaker import PROOFS
 from service.attempt.classify import Then, Verdict, classify
 from service.attempt.clocks import NEVER, ClockRanOut, Interrupted, Watch
-from service.attempt.tries import BROKEN, CANCELLED, OUTRUN, Means, Streaming, Task, Try, Whole
+from service.attempt.legs import Beside, Leg, first
+from service.attempt.task import Means, Task
+from service.attempt.tries import BROKEN, CANCELLED, OUTRUN, Found, Streaming, Try
 from service.attempt.why_not import UNSUPPORTED, why_not
 from service.chat import Attempt, Target
 from service.errors import GatewayError
@@ -33,7 +34,6 @@ from service.routing.fleet import Fleet
 from service.routing.leave import Pass
 
 T = TypeVar("T")
-Found = Whole | Streaming
 ATTEMPT_MIN_S = 0.05  # with less time left than this, no try can bring an answer
 
 
@@ -66,7 +66,7 @@ class Runner:
         """How many are heard out now."""
         return len(self._heard)
 
-    def hear_out(self, leg: "_Leg") -> None:
+    def hear_out(self, leg: Leg) -> None:
         """A probe that was outrun goes on by itself, until it has told whether its target is back."""
         leg.go_on_for_nobody()
         heard = asyncio.create_task(leg.close(), name="probe heard out")
@@ -95,9 +95,8 @@ class Runner:
 class _Walk:
     """One way over targets, for one request. `watch` guards its waits."""
 
-    def __init__(self, runner: Runner, task: Task, watch: Watch) -> None:
-        self.outrun = False
-        self.for_nobody = False  # the request has its answer
+    def __init__(self, runner: Runner, task: Task, watch: Watch, leg: Leg | None = None) -> None:
+        self._leg = leg  # None: the request's own
         self._runner = runner
         self._fleet = runner.fleet
         self._task = task
@@ -192,7 +191,7 @@ class _Walk:
             if following.wait_s:
                 pause = asyncio.sleep(following.wait_s)
                 await self._waited(self._watch.guard("backoff", NEVER, pause))
-            if self.for_nobody and following.fare is Fare.PAID:
+            if self._leg is not None and self._leg.for_nobody and following.fare is Fare.PAID:
                 return None
             entered = self._fleet.enter(target, clock.now(), following.fare, last_resort=last)
             if isinstance(entered, Barred):
@@ -243,7 +242,7 @@ class _Walk:
     ) -> tuple[Found | None, bool]:
         """One target, and after a while another one beside it: the first content wins. Also whether the rest of the
         way was walked."""
-        watch, beside = self._watch, _Beside()
+        watch, beside = self._watch, Beside()
         timer = asyncio.get_running_loop().call_later(delay_s, self._hedge, target, rest, beside)
         found: Found | None = None
         try:
@@ -256,7 +255,7 @@ class _Walk:
                 watch.calm()
             if found is None and beside.leg is not None and not self._task.given_up:
                 with contextlib.suppress(ClockRanOut):  # the deadline: there is nothing to tell but that
-                    found = await self._waited(watch.guard("race", NEVER, _first(self._task, beside.leg)))
+                    found = await self._waited(watch.guard("race", NEVER, first(self._task, beside.leg)))
         finally:
             if beside.leg is not None and (found is None or found is not beside.leg.found):
                 await beside.leg.end(outrun=found is not None)
@@ -264,7 +263,7 @@ class _Walk:
             found.move_to(watch)
         return found, beside.leg is not None
 
-    def _hedge(self, target: Target, rest: Sequence[Target], beside: "_Beside") -> None:
+    def _hedge(self, target: Target, rest: Sequence[Target], beside: Beside) -> None:
         """The time is up: another target is asked, if one does well, its budget pays, and not too many were."""
         fleet, runner, task, now_s = self._fleet, self._runner, self._task, clock.now()
         well = [
@@ -280,8 +279,10 @@ class _Walk:
         runner.means.hedges.note_hedge(now_s)
         runner.means.events.emit(Hedged(task.request.id, task.route, target.name, "slow"))
         way = [well[0], *(other for other in rest if other is not well[0])]
-        beside.leg = leg = _Leg(
-            runner, task, self._watch.deadline_s, lambda walk: walk.to_the_end(way, "hedge", fare=Fare.FREE)
+        beside.leg = leg = Leg(
+            task,
+            self._watch.deadline_s,
+            lambda leg, watch: _Walk(runner, task, watch, leg).to_the_end(way, "hedge", fare=Fare.FREE),
         )
 
         def done(_: object) -> None:
@@ -299,14 +300,20 @@ class _Walk:
         runner.means.events.emit(Hedged(task.request.id, task.route, target.name, why))
         alone_s = task.clocks.connect_s + task.clocks.first_token_s  # it may have to go on without us
         own_s = max(self._watch.deadline_s, clock.now() + alone_s)
-        probe = _Leg(runner, task, own_s, lambda walk: walk._ask(target, leave, kind, rest))
+        probe = Leg(
+            task, own_s, lambda leg, watch: _Walk(runner, task, watch, leg)._ask(target, leave, kind, rest)
+        )
         soft, self._soft = self._soft, []
-        others = _Leg(runner, task, self._watch.deadline_s, lambda walk: walk.to_the_end(rest, "hedge", soft))
+        others = Leg(
+            task,
+            self._watch.deadline_s,
+            lambda leg, watch: _Walk(runner, task, watch, leg).to_the_end(rest, "hedge", soft),
+        )
         unless = others if leave.probe and task.stand_in else None
         found: Found | None = None
         try:
             found = await self._waited(
-                self._watch.guard("race", NEVER, _first(task, probe, others, unless=unless))
+                self._watch.guard("race", NEVER, first(task, probe, others, unless=unless))
             )
         except ClockRanOut:
             pass  # the deadline: there is nothing to tell but that
@@ -333,6 +340,11 @@ class _Walk:
     def _has_time(self, wait_s: float) -> bool:
         return self._watch.deadline_s - clock.now() >= wait_s + ATTEMPT_MIN_S
 
+    @property
+    def outrun(self) -> bool:
+        """Whether another way was faster."""
+        return self._leg is not None and self._leg.outrun
+
     async def _waited(self, wait: Awaitable[T]) -> T:
         """Waits, and counts the time as the providers', not ours."""
         task, before_ns = self._task, clock.tick_ns()
@@ -341,75 +353,3 @@ class _Walk:
         finally:
             if self._watch is task.watch:
                 task.upstream_ns += clock.tick_ns() - before_ns
-
-
-class _Leg:
-    """A way of its own, in a task of its own: one side of a race."""
-
-    def __init__(
-        self, runner: Runner, task: Task, deadline_s: float, go: Callable[[_Walk], Awaitable[Found | None]]
-    ) -> None:
-        self.found: Found | None = None
-        self._walk: _Walk | None = None
-        self._for_nobody = False
-        self.task = asyncio.create_task(self._run(runner, task, deadline_s, go))
-
-    async def _run(
-        self, runner: Runner, task: Task, deadline_s: float, go: Callable[[_Walk], Awaitable[Found | None]]
-    ) -> None:
-        watch = Watch(deadline_s, within=task.watch)
-        self._walk = _Walk(runner, task, watch)
-        self._walk.for_nobody = self._for_nobody
-        try:
-            self.found = await go(self._walk)
-        finally:
-            watch.close()
-
-    def go_on_for_nobody(self) -> None:
-        """The request has its answer; what is out may tell how its target does, and is not repeated."""
-        self._for_nobody = True
-        if self._walk is not None:
-            self._walk.for_nobody = True
-
-    async def end(self, outrun: bool) -> None:
-        """It is not wanted any more."""
-        if self._walk is not None:
-            self._walk.outrun = outrun
-        self.task.cancel()
-        await self.close()
-
-    async def close(self) -> None:
-        """Waits for its end, and lets go of what it found."""
-        try:
-            await asyncio.wait({self.task})
-        except asyncio.CancelledError:
-            self.task.cancel()
-            await asyncio.wait({self.task})
-            raise
-        finally:
-            if isinstance(self.found, Streaming):
-                await self.found.aclose(OUTRUN)
-
-
-@dataclass(slots=True)
-class _Beside:
-    """The other leg of a hedged try, once there is one. It ends the first one's wait when it has found something."""
-
-    leg: _Leg | None = None
-    may_interrupt: bool = True
-
-
-async def _first(task: Task, *legs: _Leg, unless: _Leg | None = None) -> Found | None:
-    """What the first leg found; None when all have ended without, or `unless` has, or the request has no hope."""
-    running = list(legs)
-    while running:
-        await asyncio.wait([leg.task for leg in running], return_when=asyncio.FIRST_COMPLETED)
-        for leg in running:
-            if leg.task.done():
-                leg.task.result()  # a defect of ours is raised
-                if leg.found is not None:
-                    return leg.found
-        if task.given_up or (unless is not None and unless.task.done()):
-            return None
-        running = [leg for leg in running if not leg.task.done()]
-    return None

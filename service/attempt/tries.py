@@ -5,92 +5,27 @@ Streaming.read    pump: chunks as they are ready; the end is honest or it is a S
 Streaming.aclose  always called: gives the pass back, closes the connection, writes the trail
 """
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field
-
-from msgspec import Struct
-
 from service import clock
+from service.attempt.body import Body
 from service.attempt.classify import Blame, Then, Verdict, classify
 from service.attempt.clocks import ClockRanOut, Watch
-from service.attempt.hedge import Hedges
-from service.attempt.notice import JUDGED_CHARS, JUDGED_S, Notices, beginning_of, beginning_of_reply
-from service.chat import Asked, Attempt, Chunk, EmbedRequest, Price, Reply, Target, Usage
+from service.attempt.notice import JUDGED_CHARS, JUDGED_S, beginning_of, beginning_of_reply
+from service.attempt.task import Means, Task, Whole
+from service.chat import Attempt, Chunk, EmbedRequest, Target, Usage
 from service.errors import StreamCut, StreamStalled
-from service.events import AttemptEnded, Events
-from service.options import Clocks
-from service.providers.base import Dialect, ProviderFault, StreamReader, Unsupported, call_of, reply_of
-from service.providers.features import Feature, fits, needed
+from service.events import AttemptEnded
+from service.providers.base import ProviderFault, StreamReader, Unsupported, call_of, reply_of
+from service.providers.features import Feature, fits
 from service.providers.usage import prompt_only
 from service.routing.leave import Pass
-from service.wire.base import Wire, WireFailure, WireRequest, WireResponse
+from service.wire.base import WireFailure, WireRequest
 
-ERROR_BYTES_MAX = 64 * 1024
-ERROR_BODY_S = 1.0
-LINGER_S = 0.05
 WHOLE_BYTES_MAX = 4 * 1024 * 1024  # of a stream that is held to its end
 TAIL_S = 1.0  # how long a provider may take to end a stream whose answer is already whole
 
 BROKEN = (WireFailure, ProviderFault, ClockRanOut, Unsupported)
 CANCELLED = Verdict(Then.GIVE_UP, Blame.NOBODY, "cancelled", maybe_billed=True)
 OUTRUN = Verdict(Then.GIVE_UP, Blame.NOBODY, "outrun", maybe_billed=True)  # another target was faster
-
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """Where a target is, how it speaks, and what it costs."""
-
-    dialect: Dialect
-    base_url: str
-    price: Price | None = None
-    lacks: Mapping[Feature, str] = field(default_factory=dict)
-    context_tokens: int | None = None
-
-    def carries(self, request: Asked) -> bool:
-        """Whether this target has all that the request needs, as far as that can be told without asking it."""
-        if self.context_tokens is not None and not fits(request, self.context_tokens):
-            return False
-        return not self.lacks or not needed(request) & self.lacks.keys()
-
-
-@dataclass(slots=True)
-class Task:
-    """One request on its way: who asks what, until when, and the trail so far. Times are loop seconds."""
-
-    request: Asked
-    route: str
-    clocks: Clocks
-    notices: Notices
-    watch: Watch
-    started_s: float
-    whole: bool = False  # a stream is held to its end, so that it can fail over until then
-    trail: list[Attempt] = field(default_factory=list)
-    verdicts: list[Verdict] = field(default_factory=list)  # on those that were tried
-    given_up: bool = False  # nobody else would do better
-    stand_in: bool = False  # there is something to say at once where nobody but a probe could answer
-    upstream_ns: int = 0  # spent on providers before the commit point
-    shared: bool = False  # its tries are counted with another request, which shares its answer
-
-
-class Whole(Struct, frozen=True):
-    """A JSON answer, all of it."""
-
-    target: Target
-    reply: Reply
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What every try needs."""
-
-    wire: Wire
-    upstreams: dict[Target, Upstream]
-    events: Events
-    answer_bytes_max: int
-    hedges: Hedges
-    asked_for: dict[Target, str] = field(default_factory=dict)  # the operation that each was last asked for
 
 
 class Try:
@@ -114,8 +49,7 @@ class Try:
         leave.streams = task.request.stream
         self._upstream = means.upstreams[target]
         means.asked_for[target] = task.request.operation
-        self._response: WireResponse | None = None
-        self._reading: asyncio.Future[bytes] | None = None
+        self.body: Body | None = None
         self._ended = False
 
     async def open(self, fresh: bool) -> "Whole | Streaming":
@@ -141,26 +75,29 @@ class Try:
         return answer
 
     async def _answer(self, wire_request: WireRequest) -> "Whole | Streaming":
-        self._response = response = await self.means.wire.send(wire_request)
+        response = await self.means.wire.send(wire_request)
+        self.body = body = Body(response)
         self.status = response.status
         dialect = self._upstream.dialect
         if response.status != 200:
-            raise dialect.fault(response.status, response.headers, await self._error_body())
+            raise dialect.fault(response.status, response.headers, await body.beginning())
         request = self.task.request
         if isinstance(request, EmbedRequest) or not request.stream:
-            return Whole(self.target, reply_of(dialect, request, await self._whole_body()))
+            return Whole(
+                self.target, reply_of(dialect, request, await body.whole(self.means.answer_bytes_max))
+            )
         if response.headers.get("content-type", "").startswith(("text/html", "application/json")):
             raise ProviderFault("not_a_stream")
         self.reader = dialect.stream(request, self.target.model)
-        held = await self._until_content(self.reader)
-        return Streaming(self, self.reader, held)
+        held = await self._until_content(body, self.reader)
+        return Streaming(self, body, self.reader, held)
 
-    async def _until_content(self, reader: StreamReader) -> list[Chunk]:
+    async def _until_content(self, body: Body, reader: StreamReader) -> list[Chunk]:
         """What came before and with the first content. A finish without any is `empty_answer`."""
         held: list[Chunk] = []
         size = 0
         while True:
-            data = await self.read()
+            data = await body.read()
             chunks = reader.feed(data) if data else reader.end()
             if reader.fault is not None:
                 raise reader.fault
@@ -187,43 +124,6 @@ class Try:
                 raise ProviderFault("notice")
             if len(beginning) >= JUDGED_CHARS or not await answer.hold_more(until_s - clock.now()):
                 return
-
-    def read(self) -> Awaitable[bytes]:
-        """The next bytes of the body; none at its end."""
-        assert self._response is not None, "nothing is read before the wire answered"
-        if self._reading is not None:
-            reading, self._reading = self._reading, None
-            return reading
-        return self._response.read()
-
-    async def read_within(self, limit_s: float) -> bytes | None:
-        """The next bytes if they come in time. A read that is cancelled closes the connection, so one that does not
-        come is left for the next `read`."""
-        assert self._response is not None, "nothing is read before the wire answered"
-        reading = self._reading = asyncio.ensure_future(self._response.read())
-        await asyncio.wait({reading}, timeout=max(0.0, limit_s))
-        return await self.read() if reading.done() else None
-
-    async def _whole_body(self) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        while data := await self.read():
-            size += len(data)
-            if size > self.means.answer_bytes_max:
-                raise ProviderFault("answer_too_long")
-            parts.append(data)
-        return b"".join(parts)
-
-    async def _error_body(self) -> bytes:
-        """As much of an error's body as can be read soon: the status alone already says that it is one."""
-        body = b""
-        try:
-            async with asyncio.timeout(ERROR_BODY_S):
-                while len(body) < ERROR_BYTES_MAX and (data := await self.read()):
-                    body += data
-        except (TimeoutError, WireFailure):
-            pass
-        return body
 
     def _request(self, fresh: bool) -> WireRequest:
         clocks, upstream = self.task.clocks, self._upstream
@@ -288,25 +188,18 @@ class Try:
     async def close(self, *, at_end: bool = False) -> None:
         """Lets the connection go; `at_end`: the answer is over, and the last bytes of its framing may still be on
         their way. With them read, the connection can be used again."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
-        if self._response is None:
-            return
-        if at_end:
-            with contextlib.suppress(ClockRanOut, WireFailure):
-                while await self.watch.guard("linger", LINGER_S, self.read()):
-                    pass
-        await self._response.aclose()
+        if self.body is not None:
+            await self.body.close(self.watch if at_end else None)
 
 
 class Streaming:
     """An answer past its commit point."""
 
-    def __init__(self, attempt: Try, reader: StreamReader, held: list[Chunk]) -> None:
+    def __init__(self, attempt: Try, body: Body, reader: StreamReader, held: list[Chunk]) -> None:
         self.target = attempt.target
         self.started_s = attempt.started_s - attempt.task.started_s
         self._attempt = attempt
+        self._body = body
         self._reader = reader
         self.held = held
         self._waited_s = 0.0
@@ -358,7 +251,7 @@ class Streaming:
         """Reads on before the commit point; false when there is no more, or not in time. Raises ProviderFault."""
         if self._reader.ended or self._reader.finished:
             return False
-        data = await self._attempt.read_within(limit_s)
+        data = await self._body.read_within(limit_s)
         self._at_end = data == b""
         if not data:
             return False
@@ -384,7 +277,7 @@ class Streaming:
                 before_s = clock.now()
                 limit_s = TAIL_S if reader.finished else attempt.task.clocks.between_tokens_s
                 limit_s -= self._waited_s
-                data = await attempt.watch.guard("between_tokens", limit_s, attempt.read())
+                data = await attempt.watch.guard("between_tokens", limit_s, self._body.read())
                 self._waited_s += clock.now() - before_s
             self._over = not data
             chunks = reader.feed(data) if data else reader.end()
@@ -409,3 +302,6 @@ class Streaming:
         if verdict.reason.endswith("_timeout"):
             return StreamStalled("The answer stopped coming before it was whole.", attempts=trail)
         return StreamCut("The provider ended the answer before it was whole.", attempts=trail)
+
+
+Found = Whole | Streaming

@@ -1,7 +1,7 @@
 """The honest error for a request that nobody answered. Pure."""
 
 from service.attempt.classify import Blame, Rest, Then, Verdict
-from service.attempt.tries import Task
+from service.attempt.task import Task
 from service.errors import (
     AllTargetsDown,
     AllTargetsLimited,

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from service import clock
-from service.attempt.tries import Task
+from service.attempt.task import Task
 from service.chat import Attempt, Target
 from service.errors import DeadlineExceeded, Overloaded
 from service.events import Events, QueueLeft

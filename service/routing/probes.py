@@ -15,7 +15,7 @@ from service import clock
 from service.attempt.clocks import Watch
 from service.attempt.notice import Notices
 from service.attempt.run import Runner
-from service.attempt.tries import Task
+from service.attempt.task import Task
 from service.chat import Asked, Caller, ChatBody, ChatRequest, EmbedBody, EmbedRequest, Message, Target
 from service.options import Clocks, ProbeOptions
 

@@ -9,7 +9,7 @@ import pytest
 from service import clock
 from service.answers.degraded import Substitutes
 from service.attempt.run import _Walk
-from service.attempt.tries import Upstream
+from service.attempt.task import Upstream
 from service.options import CacheOptions, Clocks, DegradedOptions
 from service.settings import ServerSettings
 from simulators.script import Hang
@@ -102,7 +102,8 @@ def no_stand_in(patch: pytest.MonkeyPatch) -> None:
 
 
 def blind(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("service.attempt.tries.fits", lambda request, tokens: True)
+    for module in ("task", "tries"):
+        patch.setattr(f"service.attempt.{module}.fits", lambda request, tokens: True)
 
 
 MECHANISMS: list[tuple[Play, DegradedOptions, DegradedOptions, Callable[[pytest.MonkeyPatch], None]]] = [

@@ -15,7 +15,7 @@ from service.answers import cache, single_flight
 from service.answers.degraded import Substitutes
 from service.answers.replay import Recorded, assemble
 from service.app import Service
-from service.attempt import run, tries
+from service.attempt import legs, run, tries
 from service.attempt.breaker import Breaker
 from service.attempt.budget import Budget
 from service.attempt.classify import Verdict, classify
@@ -65,7 +65,8 @@ def retry_after_commit() -> Iterator[None]:
                 raise StreamCut("It broke off again.") from None
             assert isinstance(again, Streaming)
             await lost.close()
-            self._attempt, self._reader, self.held = again._attempt, again._reader, again.held
+            self._attempt, self._body = again._attempt, again._body
+            self._reader, self.held = again._reader, again.held
             return await whole(self)
 
     with mock.patch.object(Streaming, "read", read):
@@ -133,12 +134,12 @@ def caller_missing_in_key() -> Iterator[None]:
 def loser_not_cancelled() -> Iterator[None]:
     """Whoever was outrun goes on to the end."""
 
-    async def end(self: run._Leg, outrun: bool) -> None:
+    async def end(self: legs.Leg, outrun: bool) -> None:
         going = asyncio.create_task(self.close(), name="loser")
         LOSERS.add(going)
         going.add_done_callback(LOSERS.discard)
 
-    with mock.patch.object(run._Leg, "end", end):
+    with mock.patch.object(legs.Leg, "end", end):
         yield
 
 

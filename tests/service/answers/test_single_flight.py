@@ -13,7 +13,7 @@ from service import clock
 from service.answers.single_flight import AHEAD_BYTES_MAX, KEPT_BYTES_MAX, PIECE_BYTES_MAX, Flights, Seat
 from service.attempt.clocks import ClockRanOut, Watch
 from service.attempt.notice import Notices
-from service.attempt.tries import Task
+from service.attempt.task import Task
 from service.chat import Chunk, Usage
 from service.errors import AllTargetsDown, DeadlineExceeded, GatewayError, StreamCut, StreamStalled
 from service.events import Events

@@ -5,7 +5,7 @@ import pytest
 from service.attempt.classify import Blame, Rest, Then, Verdict
 from service.attempt.clocks import NEVER, Watch
 from service.attempt.notice import Notices
-from service.attempt.tries import Task
+from service.attempt.task import Task
 from service.attempt.why_not import why_not
 from service.chat import Attempt, Caller, ChatBody, ChatRequest
 from service.errors import (

@@ -7,7 +7,7 @@ from typing import Any, cast
 from service import clock
 from service.attempt.clocks import Watch
 from service.attempt.notice import Notices
-from service.attempt.tries import Task
+from service.attempt.task import Task
 from service.chat import Caller, ChatBody, ChatRequest, Priority, Target
 from service.errors import GatewayError
 from service.events import Event, Events, QueueLeft
