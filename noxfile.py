@@ -58,18 +58,22 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """The scenarios, judged: on virtual time with several seeds, then through a real Toxiproxy."""
+    """The scenarios, judged: on virtual time with several seeds, then through a real Toxiproxy; or what the arguments say,
+    as `-- openai-2024-12-04 --engine toxiproxy`."""
     install(session, "-e", ".[chaos]")
     found = tools.find_or_build()
     if found.path is None:
         missing(session, f"{found.why}; the simulators play the TCP faults")
+    if session.posargs:
+        session.run("python", "-m", "chaos", "chaos", *session.posargs)
+        return
     session.run("python", "-m", "chaos", "chaos", "--engine", "virtual", "--seed", "1", "--runs", "3")
     session.run("python", "-m", "chaos", "chaos", "--engine", "toxiproxy", "--seed", "1")
 
 
 @nox.session
 def simulate(session: nox.Session) -> None:
-    """The whole service against 200 drawn worlds, on virtual time: `-- --seeds 20000`, `-- --seed N`, `-- --help`."""
+    """The whole service against 200 drawn worlds, on virtual time: `-- --seeds 20000`, `-- --seed N`, `-- --incidents`."""
     install(session, "-e", ".[chaos]")
     session.run("python", "-m", "chaos", "simulate", *session.posargs)
 

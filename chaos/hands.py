@@ -87,7 +87,9 @@ class RealWorld:
     async def lift(self, fault: Fault) -> None:
         instead = stand_in(fault.kind, fault.options)
         if not fault.tcp:
-            if self.latest[fault.provider, fault.kind] is fault:  # else another one has taken its place, just now
+            if (
+                self.latest[fault.provider, fault.kind] is fault
+            ):  # else another one has taken its place, just now
                 await self.admin.clear_fault(fault.provider, fault.kind)
         elif self.proxies:
             await asyncio.to_thread(self._lift_toxic, fault)
