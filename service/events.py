@@ -89,7 +89,8 @@ class QueueLeft(Struct, frozen=True):
 
 class Hedged(Struct, frozen=True):
     """A second target is asked at once, beside this one, for nobody should wait for it. `why`: "probe" (it may be
-    down), "degraded" (it fails now and then) or "slow" (it takes longer than it uses to)."""
+    down), "degraded" (it fails now and then), "slow" (it takes longer than it uses to) or "late" (half of the time that
+    the request has is gone, and this one may use up all of it)."""
 
     request_id: str
     route: str

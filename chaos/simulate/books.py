@@ -15,6 +15,9 @@ ASKED: ContextVar[int | None] = ContextVar("asked", default=None)  # for whose r
 VIOLATIONS_MAX = 20
 TRACE_MAX = 200
 HASH_EVERY = 200
+HEARD_OUT = frozenset(
+    {"probe", "degraded"}
+)  # why a target got another one beside it: others end when they lose
 
 
 @dataclass(slots=True, eq=False)

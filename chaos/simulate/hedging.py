@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 
-from chaos.simulate.books import Books, Case, Trial
+from chaos.simulate.books import HEARD_OUT, Books, Case, Trial
 from chaos.simulate.world import World
 from service.chat import Attempt
 
@@ -49,7 +49,7 @@ def _losers(books: Books, case: Case) -> None:
         if (
             _won_s(case, trial) == won_s
             or trial.began_s > won_s
-            or case.hedged.get(trial.target, "slow") != "slow"
+            or case.hedged.get(trial.target) in HEARD_OUT
         ):
             continue
         books.measured("loser cancelled after", late_s)

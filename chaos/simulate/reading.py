@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from chaos.simulate.books import Case, Trial
+from chaos.simulate.books import HEARD_OUT, Case, Trial
 
 STALE = frozenset({"send_closed", "send_reset", "wait_closed", "wait_reset"})
 NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -28,5 +28,5 @@ def has_answer(case: Case, trial: Trial) -> bool:
 def goes_on(case: Case, trial: Trial) -> bool:
     """Whether it is a probe or trial that is heard out, and that had met a dead connection, which tells nothing."""
     before = [other.attempt for other in case.trials if other.target == trial.target and other is not trial]
-    heard_out = case.hedged.get(trial.target, "slow") != "slow"
+    heard_out = case.hedged.get(trial.target) in HEARD_OUT
     return heard_out and len(before) == 1 and before[0] is not None and before[0].reason in STALE

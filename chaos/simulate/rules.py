@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from chaos.simulate.books import ASKED, Books, Case, Trial, Wait
+from chaos.simulate.books import ASKED, HEARD_OUT, Books, Case, Trial, Wait
 from chaos.simulate.build import keys
 from chaos.simulate.guards import Guards
 from chaos.simulate.reading import goes_on, has_answer, wait_s
@@ -123,7 +123,7 @@ class Rules:
         case = self._books.cases[trial.number]
         clocks = self._world.tunings[case.generation].clocks
         gone_s = case.gone_s()
-        if case.hedged.get(trial.target, "slow") != "slow" and has_answer(case, trial):
+        if case.hedged.get(trial.target) in HEARD_OUT and has_answer(case, trial):
             until_s = max(
                 case.until_s(clocks.total_s), trial.began_s + clocks.connect_s + clocks.first_token_s
             )

@@ -10,7 +10,7 @@ call beside another one for the same.
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 
-from chaos.simulate.books import Books, Case
+from chaos.simulate.books import HEARD_OUT, Books, Case
 from chaos.simulate.world import World
 
 CLAIM_S = 30.0  # whoever asks anew for a stale answer is believed to be at it for so long
@@ -166,6 +166,6 @@ def _kind(case: Case) -> Hashable:
 def _is_out(case: Case, now_s: float) -> bool:
     """Whether its call has surely not ended: a try is out that it waits for."""
     return any(
-        trial.attempt is None and trial.began_s < now_s and case.hedged.get(trial.target, "slow") == "slow"
+        trial.attempt is None and trial.began_s < now_s and case.hedged.get(trial.target) not in HEARD_OUT
         for trial in case.trials
     )

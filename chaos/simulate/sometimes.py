@@ -23,6 +23,7 @@ REQUIRED = (
     "hedged: probe",
     "hedged: degraded",
     "hedged: slow",
+    "hedged: late",
     "hedge of a slow one won",
     "hedge of a slow one lost",
     "cache: hit",

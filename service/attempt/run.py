@@ -3,7 +3,7 @@
     run     walk the targets in order; then those that are better than nobody; then say why not
     walk    enter     a pass from the guards, or the next target
             ask       a try; once more here if backoff says so and the budget pays
-            hedge     a target that takes longer than usual gets another one beside it
+            hedge     a target that takes longer than usual, or half the time there is, gets another one beside it
             race      a probe or trial and the rest of the walk side by side: nobody waits for who may be dead
 
 A failure is classified once; the guards, the trail and this loop all take that verdict. Before the commit point
@@ -12,7 +12,7 @@ nothing has been sent to the client and any target may still answer. After it, n
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from random import Random
 from typing import TypeVar
 
@@ -141,8 +141,8 @@ class _Walk:
             rest = targets[i + 1 :]
             if self._is_trial(target, leave, rest, now_s):
                 return await self._race(target, leave, rest)
-            if (delay_s := self._hedge_delay_s(target, rest)) is not None:
-                found, at_the_end = await self._ask_hedged(target, leave, rest, delay_s)
+            if delays_s := self._hedge_delays_s(target, rest):
+                found, at_the_end = await self._ask_hedged(target, leave, rest, delays_s)
             else:
                 found, at_the_end = await self._ask(target, leave, kind, rest), False
             if found is not None or at_the_end:
@@ -230,27 +230,38 @@ class _Walk:
             await attempt.close()
             raise
 
-    def _hedge_delay_s(self, target: Target, rest: Sequence[Target]) -> float | None:
-        """After how long another target is asked beside this one; None: not at all."""
-        request, hedges = self._task.request, self._runner.means.hedges
-        if self._watch is not self._task.watch or not rest or request.stored:
-            return None
-        return hedges.delay_s(target.name, request.stream, request.size)
+    def _hedge_delays_s(self, target: Target, rest: Sequence[Target]) -> dict[str, float]:
+        """After how long another target is asked beside this one, and why then; nothing: not at all."""
+        task, hedges = self._task, self._runner.means.hedges
+        request, clocks = task.request, task.clocks
+        if self._watch is not task.watch or not rest or request.stored:
+            return {}
+        delays_s = {}
+        if (usual_s := hedges.delay_s(target.name, request.stream, request.size)) is not None:
+            delays_s["slow"] = usual_s
+        left_s = task.watch.deadline_s - clock.now()
+        if left_s <= (clocks.first_token_s if request.stream else clocks.whole_answer_s):
+            delays_s["late"] = left_s / 2  # else this one could use up all the time there is
+        return delays_s
 
     async def _ask_hedged(
-        self, target: Target, leave: Pass, rest: Sequence[Target], delay_s: float
+        self, target: Target, leave: Pass, rest: Sequence[Target], delays_s: Mapping[str, float]
     ) -> tuple[Found | None, bool]:
         """One target, and after a while another one beside it: the first content wins. Also whether the rest of the
         way was walked."""
-        watch, beside = self._watch, Beside()
-        timer = asyncio.get_running_loop().call_later(delay_s, self._hedge, target, rest, beside)
+        watch, beside, loop = self._watch, Beside(), asyncio.get_running_loop()
+        timers = [
+            loop.call_later(delay_s, self._hedge, target, rest, beside, why)
+            for why, delay_s in delays_s.items()
+        ]
         found: Found | None = None
         try:
             try:
                 with contextlib.suppress(Interrupted):
                     found = await self._ask(target, leave, "first", rest)
             finally:
-                timer.cancel()
+                for timer in timers:
+                    timer.cancel()
                 beside.may_interrupt = False
                 watch.calm()
             if found is None and beside.leg is not None and not self._task.given_up:
@@ -263,9 +274,13 @@ class _Walk:
             found.move_to(watch)
         return found, beside.leg is not None
 
-    def _hedge(self, target: Target, rest: Sequence[Target], beside: Beside) -> None:
-        """The time is up: another target is asked, if one does well, its budget pays, and not too many were."""
+    def _hedge(self, target: Target, rest: Sequence[Target], beside: Beside, why: str) -> None:
+        """The time is up: another target is asked, if one does well. One that is slow must be within the share of
+        hedges, and is paid for; one that is late is a failover that gives nobody up: free."""
         fleet, runner, task, now_s = self._fleet, self._runner, self._task, clock.now()
+        hedges, late = runner.means.hedges, why == "late"
+        if beside.leg is not None:
+            return
         well = [
             other
             for other in rest
@@ -274,15 +289,17 @@ class _Walk:
             and fleet.may_ask(other, now_s)
             and not fleet.on_ramp(other, now_s)
         ]
-        if not well or not runner.means.hedges.may_send(now_s) or not fleet.pay(well[0], now_s):
+        if not well or not (late or (hedges.may_send(now_s) and fleet.pay(well[0], now_s))):
             return
-        runner.means.hedges.note_hedge(now_s)
-        runner.means.events.emit(Hedged(task.request.id, task.route, target.name, "slow"))
+        if not late:
+            hedges.note_hedge(now_s)
+        runner.means.events.emit(Hedged(task.request.id, task.route, target.name, why))
         way = [well[0], *(other for other in rest if other is not well[0])]
+        fare = Fare.FIRST if late else Fare.FREE
         beside.leg = leg = Leg(
             task,
             self._watch.deadline_s,
-            lambda leg, watch: _Walk(runner, task, watch, leg).to_the_end(way, "hedge", fare=Fare.FREE),
+            lambda leg, watch: _Walk(runner, task, watch, leg).to_the_end(way, "hedge", fare=fare),
         )
 
         def done(_: object) -> None:

@@ -316,7 +316,7 @@ ALL = tuple(value for value in tuple(globals().values()) if isinstance(value, Me
 BREAKER_LEVEL = {"closed": 0, "half_open": 1, "open": 2, "isolated": 3}
 HEALTH_LEVEL = {"healthy": 0, "degraded": 1, "unhealthy": 2}
 KINDS = frozenset({"first", "retry", "fresh", "key", "hedge", "probe"})  # why a try was made
-HEDGED_FOR = frozenset({"probe", "degraded", "slow"})
+HEDGED_FOR = frozenset({"probe", "degraded", "slow", "late"})
 
 
 def _reasons() -> Iterator[str]:

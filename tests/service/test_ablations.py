@@ -96,6 +96,14 @@ async def hedged_probe(options: Options) -> bool:
     return crowd.waited(1.0) == 0
 
 
+async def late(options: Options) -> bool:
+    """A target stalls, and programs wait for twenty seconds for answers that may take a minute: they get theirs."""
+    options = {**options, "budget": BudgetOptions(share=0.0, floor_per_s=0.0)}
+    async with World(one=STALLS, two=healthy(), options=options) as world:
+        crowd = await Crowd(world, stream=False, deadline_s=20.0).ask(40, 0.2)
+    return crowd.answered() == 1.0
+
+
 async def suspicion(options: Options) -> bool:
     """Now and then somebody asks, and nobody else probes. For an hour a provider takes half a minute longer, which ends
     each stream, and no answer in one piece. Some people wait for a stream at first, and hardly any later."""
@@ -240,6 +248,8 @@ def _only(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
             patch.setattr(_Walk, "_is_last", lambda walk, rest: True)
         if "suspicion" in names:
             patch.setattr(Breaker, "suspect", False)
+        if "late" in names:
+            patch.setattr(_Walk, "_hedge_delays_s", lambda walk, target, rest: {})
         if "last_resort" in names:
             patch.setattr(Breaker, "enter_slow", lambda breaker, now_s: None)
 
@@ -252,6 +262,7 @@ MECHANISMS: list[tuple[Scenario, Options, Callable[[pytest.MonkeyPatch], None]]]
     (breaker, {"breaker": NO_BREAKER, "health": HealthOptions(calls_min=NEVER)}, _only("suspicion")),
     (host_breaker, {"breaker": NO_BREAKER, "health": HealthOptions(calls_min=NEVER)}, _only("suspicion")),
     (hedged_probe, {}, _only("race")),
+    (late, {}, _only("late")),
     (suspicion, {}, _only("suspicion")),
     (active_probe, {"probe": ProbeOptions(enabled=False)}, KEEP),
     (slow_start, {"breaker": BreakerOptions(ramp_s=0.0)}, KEEP),

@@ -7,7 +7,7 @@ import pytest
 from service import clock
 from service.attempt.clocks import Interrupted, Watch
 from service.chat import Target
-from service.options import BreakerOptions, BudgetOptions, HealthOptions, HedgeOptions, ProbeOptions
+from service.options import BreakerOptions, BudgetOptions, Clocks, HealthOptions, HedgeOptions, ProbeOptions
 from simulators.script import Hang, Respond, Script, SimRequest, Wait
 from simulators.virtual import Connect
 from tests.service.test_ablations import Crowd
@@ -48,10 +48,26 @@ async def test_the_second_answers(stream: bool) -> None:
     assert world.outcomes() == {"complete": 41}
 
 
+async def test_half_the_time_is_gone() -> None:
+    """A caller who cannot wait for as long as an answer may take is asked for elsewhere at half its time, free, from the
+    first request on; nobody is given up for it. Who has time enough waits for the clock."""
+    options = {**PLENTY, "budget": BudgetOptions(share=0.0, floor_per_s=0.0)}
+    clocks = Clocks(whole_answer_s=60.0)
+    async with World(one=healthy(first_s=10.0), two=healthy(), options=options, clocks=clocks) as world:
+        soon = await world.ask(stream=False, headers={"x-deadline-ms": "8000"})
+        later = await world.ask(stream=False, headers={"x-deadline-ms": "30000"})
+        patient = await world.ask(stream=False, headers={"x-deadline-ms": "61000"})
+    assert soon.headers["x-dub5-trail"] == "two/m=ok;100ms, one/m=outrun;4100ms"
+    assert later.headers["x-dub5-trail"] == patient.headers["x-dub5-trail"] == "one/m=ok;10000ms"
+    assert world.happened("hedged") == 1
+
+
 async def test_each_pays_from_its_own_purse() -> None:
     """Who has just recovered is spared, and pays for nobody else: the next one is asked if its own budget allows it."""
     options = {**EAGER, "budget": BudgetOptions(share=0.0, floor_per_s=1.0)}
-    async with World(one=then(healthy(), STALLS), two=healthy(), three=healthy(), options=options) as world:
+    clocks = Clocks(first_token_s=0.97)  # then there is no time for anybody else
+    providers = {"one": then(healthy(), STALLS), "two": healthy(), "three": healthy()}
+    async with World(**providers, options=options, clocks=clocks) as world:
         await warm(world)
         fleet = world.service.fleet
         fleet.isolate(["two"], clock.now())
