@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.processes import child
-from service.settings import ENV_PREFIX
+from service.settings_file import ENV_PREFIX
 
 PERSONAS = {"one": "openai", "two": "mistral", "three": "anthropic"}
 MODELS = {"openai": "gpt-sim", "mistral": "mistral-sim", "anthropic": "claude-sim"}

@@ -16,7 +16,8 @@ import uvicorn
 
 from service import VERSION
 from service.app import Service
-from service.settings import Loaded, Settings, SettingsProblems, load
+from service.settings import Loaded, Settings, SettingsProblems
+from service.settings_file import load
 from service.telemetry.logs import Logs, Writer
 
 EXAMPLE = """\

@@ -23,7 +23,15 @@ ALL = [
 # Low to high; peers of one level may import each other as long as no cycle comes of it.
 LEVELS = (
     ("service", "service.clock", "service.chat", "service.errors", "service.words"),
-    ("service.events", "service.keys", "service.options", "service.settings", "service.templates"),
+    (
+        "service.events",
+        "service.keys",
+        "service.options",
+        "service.settings",
+        "service.settings_checks",
+        "service.settings_file",
+        "service.templates",
+    ),
     ("service.wire",),
     ("service.providers",),
     ("service.policy", "service.answers", "service.routing", "service.attempt"),
@@ -48,8 +56,8 @@ BANNED_MODULES = {
 BANNED_CALLS = {
     "datetime.now": (set(), "service.clock.wall"),
     "datetime.utcnow": (set(), "service.clock.wall"),
-    "os.environ": ({"settings.py"}, "service.settings"),
-    "os.getenv": ({"settings.py"}, "service.settings"),
+    "os.environ": ({"settings_file.py"}, "service.settings_file"),
+    "os.getenv": ({"settings_file.py"}, "service.settings_file"),
     "httpx.AsyncClient": ({"httpx_wire.py"}, "a Wire"),
     "aiohttp.ClientSession": ({"aiohttp_wire.py"}, "a Wire"),
     "asyncio.to_thread": (set(), "nothing: no thread on the request path"),

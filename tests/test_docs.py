@@ -13,7 +13,8 @@ from service import options
 from service.errors import every_error
 from service.events import Event
 from service.options import CacheBounds, CacheOptions, Clocks, DegradedOptions, RedisOptions
-from service.settings import Settings, SettingsProblems, load
+from service.settings import Settings, SettingsProblems
+from service.settings_file import load
 from service.telemetry import names
 from service.telemetry.board import HAPPENED
 from tests.service.test_ablations import MECHANISMS

@@ -16,7 +16,8 @@ from chaos.play import Play, Watch
 from chaos.processes import Tell
 from chaos.scenario import Fault, Scenario
 from service.app import Service
-from service.settings import Loaded, SettingsProblems, load
+from service.settings import Loaded, SettingsProblems
+from service.settings_file import load
 from simulators.capacity import Capacity
 from simulators.faults import parse_fault
 from simulators.in_force import SetFault

@@ -7,7 +7,7 @@ import pytest
 from chaos.cli import DID_NOT_RUN, UNUSABLE, main
 from chaos.configure import settings
 from chaos.scenario import Neighbourhood
-from service.settings import load
+from service.settings_file import load
 
 
 @pytest.mark.parametrize(

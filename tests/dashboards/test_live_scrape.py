@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dashboards.generate import BOARDS, render
 from dashboards.providers import PROVIDERS, settings
 from service.app import Service
-from service.settings import load
+from service.settings_file import load
 from simulators.virtual import AppClient, VirtualWire
 
 IGNORED = {"le", "job", "instance"}  # added by the histogram's text and by Prometheus itself

@@ -9,7 +9,7 @@ import pytest
 from loadtests import __main__ as command
 from loadtests.sample import Outcome, Sample
 from loadtests.stack import settings
-from service.settings import load
+from service.settings_file import load
 
 PROVIDERS = {
     "one": {"url": "http://127.0.0.1:9001", "persona": "openai"},

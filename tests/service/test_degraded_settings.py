@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import SettingsProblems, load
+from service.settings import SettingsProblems
+from service.settings_file import load
 
 FILE = """
 [[provider]]

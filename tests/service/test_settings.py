@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from service.settings import Loaded, SettingsProblems, load
+from service.settings import Loaded, SettingsProblems
+from service.settings_file import load
 
 GOOD = """
 [[provider]]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Loaded, SettingsProblems, load
+from service.settings import Loaded, SettingsProblems
+from service.settings_file import load
 
 BASE = """
 [[provider]]

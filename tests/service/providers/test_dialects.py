@@ -13,7 +13,8 @@ from service.providers.anthropic import Anthropic
 from service.providers.base import Call, Dialect, Unsupported
 from service.providers.mistral import Mistral
 from service.providers.openai import OpenAI
-from service.settings import Differences, SettingsProblems, load
+from service.settings import Differences, SettingsProblems
+from service.settings_file import load
 from tests.service.providers.test_openai import request
 
 PAGE = (Path(__file__).parents[3] / "docs" / "dialects.md").read_text()

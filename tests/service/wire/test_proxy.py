@@ -12,7 +12,8 @@ from aiohttp.resolver import DefaultResolver
 from msgspec.structs import replace
 
 from service.app import Service
-from service.settings import SettingsProblems, load
+from service.settings import SettingsProblems
+from service.settings_file import load
 from service.wire.aiohttp_wire import AiohttpWire
 from service.wire.base import Kind, Slots, Stage, Wire, WireFailure, WireRequest
 from service.wire.httpx_wire import HttpxWire
