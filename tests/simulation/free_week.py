@@ -177,7 +177,7 @@ def report(world: FreeWorld, rows: Mapping[str, str]) -> Iterator[str]:
     yield ""
     for which in (SERVICE, TOLD):
         if which in weeks:
-            yield from owed(weeks[which], which)
+            yield from owed(weeks[which], rows[which].replace("*", ""))
             yield ""
     yield from providers(world)
     yield ""
