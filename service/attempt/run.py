@@ -269,7 +269,7 @@ class _Walk:
                     found = await self._waited(watch.guard("race", NEVER, first(self._task, beside.leg)))
         finally:
             if beside.leg is not None and (found is None or found is not beside.leg.found):
-                await beside.leg.end(outrun=found is not None)
+                await self._end_beside(beside.leg, found)
         if isinstance(found, Streaming):
             found.move_to(watch)
         return found, beside.leg is not None
@@ -339,16 +339,29 @@ class _Walk:
             leave.end(CANCELLED, clock.now(), reached=False)  # the probe may not even have begun
             await others.end(self.outrun)
             raise
-        if not probe.task.done():
-            if leave.probe or task.request.stream or self._lacks_proof(target):
-                runner.hear_out(probe)
-            else:
-                await probe.end(outrun=True)
-        if found is None or found is probe.found:
-            await others.end(outrun=True)
+        try:
+            if not probe.task.done():
+                if leave.probe or task.request.stream or self._lacks_proof(target):
+                    runner.hear_out(probe)
+                else:
+                    await probe.end(outrun=True)
+            if found is None or found is probe.found:
+                await others.end(outrun=True)
+        except BaseException:  # cancelled meanwhile: nobody takes what was found
+            await probe.end(self.outrun)
+            await others.end(self.outrun)
+            raise
         if isinstance(found, Streaming):
             found.move_to(self._watch)
         return found
+
+    async def _end_beside(self, leg: Leg, found: Found | None) -> None:
+        try:
+            await leg.end(outrun=found is not None)
+        except BaseException:  # cancelled meanwhile: nobody takes what was found
+            if isinstance(found, Streaming):
+                await found.aclose(OUTRUN if self.outrun else CANCELLED)
+            raise
 
     def _lacks_proof(self, target: Target) -> bool:
         """Whether a whole answer that nobody waits for is worth its price: it may end a suspicion, which costs more."""

@@ -136,8 +136,7 @@ class World:
                 async with asyncio.TaskGroup() as group:
                     for ask in asks:
                         group.create_task(self._ask(ask))
-                if self.probing:
-                    await asyncio.sleep(CLOCKS.whole_answer_s)  # probes that were outrun are heard out
+                await asyncio.sleep(CLOCKS.total_s)  # probes and trials that were outrun are heard out
                 self._at_rest(quiet, asks)
                 for ask in asks:
                     await self._check(ask)
@@ -255,7 +254,7 @@ def _check_whole(ask: Ask) -> str:
         ),
         f"told as whole, and no provider said so: {told.texts}",
     )
-    if ask.tool and ask.played[-1].harmless:
+    if ask.tool and _answering(ask)[-1].harmless:
         _hold(
             _same_json(told.calls, sources[-1].calls), f"another call: {told.calls!r}, {sources[-1].calls!r}"
         )
@@ -306,9 +305,14 @@ def _check_error(said: Any, status: int | None) -> None:
 
 def _sources(ask: Ask) -> list[Told]:
     """What the attempts at the target that answered have said."""
+    return [upstream_reading.upstream(up.persona, up.stream, up.received()[0]) for up in _answering(ask)]
+
+
+def _answering(ask: Ask) -> list[Upstream]:
+    """The attempts at the target that answered; another one may have been asked beside it, and later."""
     target = ask.headers["x-dub5-target"].partition("/")[0]
     return [
-        upstream_reading.upstream(up.persona, up.stream, up.received()[0])
+        up
         for up in ask.played
         if up.persona == target and up.status == 200 and (up.stream or up.received()[1])
     ]

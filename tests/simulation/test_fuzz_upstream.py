@@ -22,6 +22,11 @@ def test_two_thousand_streams() -> None:
     assert all(counts[outcome] > 20 for outcome in OUTCOMES), counts
 
 
+def test_cancelled_while_the_loser_ends() -> None:
+    """A race within a race: the inner one had its answer, and was ending its loser when the outer one was over."""
+    fuzz(0, 6)
+
+
 def always_whole(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(openai.OpenAIStream, "end", lambda self: [])
 
