@@ -81,7 +81,8 @@ class Entry:
         self.streams, self.whole = Backlog(), Backlog()
         self.told = Health.HEALTHY
         self.in_flight = 0
-        self.asked_s = 0.0  # when somebody was let in last
+        self.asked_s = 0.0  # when somebody was let in last,
+        self.asked_at = 0  # and how many had been by then, here or elsewhere
 
     @property
     def cool_until_s(self) -> float:

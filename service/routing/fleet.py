@@ -30,6 +30,7 @@ from service.routing.leave import Pass
 from service.settings import Secret
 
 ISOLATED_S = 60.0  # when to look again whether an operator has let go
+TRIAL_EVERY, TRIAL_S_MAX = 5, 60.0  # requests between two trials, unless that takes longer
 _RANK = {Health.HEALTHY: 0, Health.DEGRADED: 1, Health.UNHEALTHY: 2}
 _SEVERITY = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2, State.ISOLATED: 3}
 
@@ -66,6 +67,7 @@ class Fleet:
         self._hosts: dict[str, Breaker] = {}
         self._providers: dict[str, Provider] = {}
         self._entries: dict[Target, Entry] = {}
+        self._let_in = before._let_in if before else 0  # first tries, of all targets together
         if before is not None:
             self._take_over(before, origins)
         for target, origin in origins.items():
@@ -154,6 +156,8 @@ class Fleet:
         host = entry.host.enter(now_s)
         assert permit is not None and host is not None, "nothing ran since they said so"
         entry.asked_s = now_s
+        self._let_in += fare is Fare.FIRST
+        entry.asked_at = self._let_in
         return Pass(entry, key, permit, host, self._slow_of_clock)
 
     def pay(self, target: Target, now_s: float) -> bool:
@@ -214,9 +218,16 @@ class Fleet:
         while, stands where a healthy one would, or nobody would ever find out that it is back."""
         entry = self._entries[target]
         rank = 0 if entry.probe_due(now_s) else _RANK[entry.health(now_s)]
-        if rank == _RANK[Health.DEGRADED] and now_s - entry.asked_s >= self._options.health.trial_s:
+        if rank == _RANK[Health.DEGRADED] and self._trial_due(entry, now_s):
             rank = 0
         return Standing(rank, entry.first_token.at(now_s) * (entry.in_flight + 1))
+
+    def _trial_due(self, entry: Entry, now_s: float) -> bool:
+        """Whether nobody has asked it for a while; with little traffic every request would be after one."""
+        idle_s = now_s - entry.asked_s
+        return idle_s >= self._options.health.trial_s and (
+            self._let_in - entry.asked_at >= TRIAL_EVERY or idle_s >= TRIAL_S_MAX
+        )
 
     def wait_s(self, target: Target, now_s: float) -> float:
         """How long nobody may ask it, as far as that can be known."""

@@ -1,5 +1,6 @@
 """How well a target does: all that the router, the page and the metrics see of it."""
 
+from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -8,6 +9,14 @@ from service.attempt.window import Window
 from service.options import HealthOptions
 
 CALLS, FAILURES = range(2)
+
+
+LAST, LAST_MIN, LAST_S = (
+    20,
+    10,
+    600.0,
+)  # calls that count where the window has too few, and how old they may be
+LAST_SHARE = 0.25  # of them: one failure in four is no chance
 
 
 class Health(StrEnum):
@@ -44,11 +53,15 @@ class TargetState:
 
 
 class Record:
-    """Whether a target fails a little: long before its breaker opens, others go first. Pure; times are loop seconds."""
+    """Whether a target fails a little: long before its breaker opens, others go first. Pure; times are loop seconds.
+
+    With little traffic the window never has calls enough. Then the last ones count, of some minutes, and a larger share.
+    """
 
     def __init__(self, options: HealthOptions) -> None:
         self._options = options
         self._window = Window(options.window_s, 2)
+        self._last: deque[tuple[float, bool]] = deque(maxlen=LAST)
 
     def add(self, failed: bool, now_s: float) -> None:
         """One more answer, or one more failure that was the target's or its host's."""
@@ -56,14 +69,24 @@ class Record:
             self._window.count(now_s, CALLS, FAILURES)
         else:
             self._window.count(now_s, CALLS)
+        self._last.append((now_s, failed))
 
     def clear(self) -> None:
         """Forgets everything."""
         self._window.clear()
+        self._last.clear()
 
     def degraded(self, now_s: float) -> bool:
         """Whether too many of the last calls failed."""
         self._window.age(now_s)
         calls, failures = self._window.sums
         options = self._options
-        return calls >= options.calls_min and failures >= calls * options.failure_share
+        if calls >= options.calls_min:
+            return failures >= calls * options.failure_share
+        return self._failed_last(now_s)
+
+    def _failed_last(self, now_s: float) -> bool:
+        last = self._last
+        while last and last[0][0] <= now_s - LAST_S:
+            last.popleft()
+        return len(last) >= LAST_MIN and sum(failed for _, failed in last) >= len(last) * LAST_SHARE

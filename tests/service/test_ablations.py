@@ -23,6 +23,7 @@ from service.options import (
     ProbeOptions,
     RetryOptions,
 )
+from service.routing.health import Record
 from simulators.script import Hang, Script, SimRequest
 from simulators.virtual import Connect
 from tests.service.test_resilience import limited, share, until
@@ -186,6 +187,14 @@ async def health(options: Options) -> bool:
     return crowd.waited(3.0) < 1200 * 0.08
 
 
+async def few_calls(options: Options) -> bool:
+    """Six requests a minute, and every second one hangs: no window ever fills, and yet few people wait."""
+    sick = share(0.5, STALLS, healthy())
+    async with World(one=sick, two=healthy(), options=options) as world:
+        crowd = await Crowd(world).ask(120, 10.0)
+    return crowd.waited(3.0) <= 12
+
+
 async def balanced(options: Options) -> bool:
     """One of two equals takes ten times as long, though not too long for any clock: most people do not notice."""
     route = {"policy": options.get("policy", "balanced")}
@@ -250,6 +259,8 @@ def _only(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
             patch.setattr(Breaker, "suspect", False)
         if "late" in names:
             patch.setattr(_Walk, "_hedge_delays_s", lambda walk, target, rest: {})
+        if "few_calls" in names:
+            patch.setattr(Record, "_failed_last", lambda record, now_s: False)
         if "last_resort" in names:
             patch.setattr(Breaker, "enter_slow", lambda breaker, now_s: None)
 
@@ -272,7 +283,8 @@ MECHANISMS: list[tuple[Scenario, Options, Callable[[pytest.MonkeyPatch], None]]]
     (retry_after, {"retry": RetryOptions(wait_max_s=0.0)}, KEEP),
     (budget, {"budget": BudgetOptions(share=1.0, floor_per_s=NEVER)}, KEEP),
     (limiter, {"limiter": LimiterOptions(min=1000, max=1000)}, KEEP),
-    (health, {"health": HealthOptions(calls_min=NEVER)}, KEEP),
+    (health, {"health": HealthOptions(calls_min=NEVER)}, _only("few_calls")),
+    (few_calls, {}, _only("few_calls")),
     (balanced, {"policy": "ordered"}, KEEP),
 ]
 

@@ -349,12 +349,17 @@ class TestStanding:
         assert yard.fleet.standing(SMALL, 4.5).rank == 1 and not yard.fleet.state(SMALL, 4.5).probe_due
 
     def test_a_failing_target_is_tried_now_and_then(self) -> None:
-        """Degraded, and not asked for `trial_s`: one request goes to it, or nobody would find out that it is well."""
-        yard = Yard(health=HealthOptions(calls_min=5, trial_s=2.0))
+        """Degraded, and not asked for `trial_s` and five requests, or a minute: one request goes to it, or nobody would
+        find out that it is well."""
+        yard = Yard(health=HealthOptions(calls_min=5, trial_s=2.0, window_s=300))
         yard.call(SMALL, times=4)
         yard.call(SMALL, DOWN)
+        yard.call(FAR, times=4)
+        assert [yard.fleet.standing(SMALL, now_s).rank for now_s in (2.0, 59.9, 60.0)] == [1, 1, 0]
+        yard.call(FAR)
         assert [yard.fleet.standing(SMALL, now_s).rank for now_s in (0.0, 1.9, 2.0)] == [1, 1, 0]
         yard.call(SMALL, None, 2.0)
+        yard.call(FAR, None, 2.0, times=5)
         assert yard.fleet.standing(SMALL, 2.1).rank == 1
 
     def test_load(self) -> None:
