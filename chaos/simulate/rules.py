@@ -265,6 +265,7 @@ class Rules:
             self._books.violated("S1", f"#{number} has ended twice")
         case.ended, case.ended_s = event, self._now()
         self.guards.last_resort(case, event)
+        self._sharing.ended(case)
 
     def _owner(self, number: int | None) -> object:
         """Who makes a try: a request, or the task of a probe."""

@@ -102,6 +102,13 @@ class Sharing:
         case.leader = leader
         leader.sharers.append(case)
 
+    def ended(self, case: Case) -> None:
+        """Who was sent away at the door has neither asked nor joined: the call that was there is there still."""
+        kind, before = _kind(case), self._beside.pop(case.ask.number, None)
+        at_the_door = case.leader is None and not case.trials and not case.waits
+        if before is not None and at_the_door and self._calls.get(kind) is case:
+            self._calls[kind] = before
+
     def waited(self, case: Case) -> None:
         """It stood in line itself."""
         if case.leader is not None:
