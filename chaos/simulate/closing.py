@@ -57,6 +57,7 @@ class Closing:
         while self._rules.left_open() and quiet_s > 0:  # probes that are heard out, or the service's own
             await asyncio.sleep(SETTLE_S)
             quiet_s -= SETTLE_S
+        await asyncio.sleep(SETTLE_S)  # the last one may have ended in this very moment, and its task not yet
         tell = self._books.violated
         for trial in self._rules.left_open():
             tell("S6", f"#{trial.number}: the try at {trial.target} of {trial.began_s:.3f} s never ended")

@@ -4,16 +4,18 @@ from chaos.simulate.world import Provider, Tuning, World
 
 # Latency presets whose first token has no tail to speak of, and the time within which it practically always comes.
 SLOWLY_S = 20.0  # for an answer's tokens, of a provider that is slow
+CONNECTIONS_MIN = 8  # for a few requests at one time, each of which may have another one beside it
 PROMPT = {"zero": 0.0, "quick": 0.4, "lpu": 0.6, "frontier": 3.0, "hosted-70b": 1.6}
 
 
 def sound(world: World, provider: Provider) -> bool:
-    """Nothing is wrong with it but its troubles: no limit, no bound on what it does at once, a good key, and never as
+    """Nothing is wrong with it but its troubles: no limit, hardly a bound on what it does at once, a good key, and never as
     slow as this world's settings call slow."""
     enough_s = PROMPT.get(provider.latency)
     return (
         enough_s is not None
         and all(enough_s <= t.clocks.first_token_s * t.breaker.slow_of_clock for t in world.tunings)
+        and all(t.connections_per_origin_max >= CONNECTIONS_MIN for t in world.tunings)
         and not (world.reload and provider.name in world.reload.isolated)
         and not provider.limits
         and not provider.capacity
