@@ -30,6 +30,7 @@ class Admission:
         self._empty = asyncio.Event()
         self.in_flight_max = in_flight_max
         self._guests: set[Guest] = set()
+        self._spared: set[Guest] = set()  # those of them who have a spare place
 
     @property
     def in_flight(self) -> int:
@@ -41,17 +42,19 @@ class Admission:
         is a spare place: the guest is in, but no provider may be asked for it."""
         if self.draining:
             raise ShuttingDown("This instance is shutting down.", retry_after_s=1.0)
-        refusal, over = None, len(self._guests) - self.in_flight_max
-        if over >= 0:
+        refusal = None
+        if len(self._guests) - len(self._spared) >= self.in_flight_max:
             refusal = Overloaded("More requests are open than this instance takes.", retry_after_s=1.0)
-            if not spare or over >= SPARE_MAX:
+            if not spare or len(self._spared) >= SPARE_MAX:
                 raise refusal
+            self._spared.add(guest)
         self._guests.add(guest)
         return refusal
 
     def leave(self, guest: Guest) -> None:
         """The request is over."""
         self._guests.discard(guest)
+        self._spared.discard(guest)
         if not self._guests:
             self._empty.set()
 

@@ -469,6 +469,17 @@ class TestNoPlace:
             later = await world.ask()
         assert (answer.status, later.status) == (503, 200)
 
+    async def test_a_spare_place_is_no_other(self) -> None:
+        """Whoever has one takes none from those who come when there is room again."""
+        async with World(one=STAYS, two=healthy(), route=ON, server=self.SERVER) as world:
+            async with world.stream():
+                slow = asyncio.create_task(unfinished(world))
+                await asyncio.sleep(0.01)
+            async with world.stream() as answer:
+                assert "x-dub5-degraded" not in answer.headers
+            await slow
+        assert len(world.asked["one"]) == 2
+
     async def test_vectors(self) -> None:
         """Nothing stands in for them."""
         async with World(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
