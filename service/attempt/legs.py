@@ -60,8 +60,9 @@ class Beside:
     may_interrupt: bool = True
 
 
-async def first(task: Task, *legs: Leg, unless: Leg | None = None) -> Found | None:
-    """What the first leg found; None when all have ended without, or `unless` has, or the request has no hope."""
+async def first(task: Task, *legs: Leg, unless: Leg | None = None, sure: Leg | None = None) -> Found | None:
+    """What the first leg found; None when all have ended without, or `unless` has, or the request has no hope, and
+    `sure` says so too."""
     running = list(legs)
     while running:
         await asyncio.wait([leg.task for leg in running], return_when=asyncio.FIRST_COMPLETED)
@@ -70,7 +71,8 @@ async def first(task: Task, *legs: Leg, unless: Leg | None = None) -> Found | No
                 leg.task.result()  # a defect of ours is raised
                 if leg.found is not None:
                     return leg.found
-        if task.given_up or (unless is not None and unless.task.done()):
+        hopeless = task.given_up and (sure is None or sure.task.done())
+        if hopeless or (unless is not None and unless.task.done()):
             return None
         running = [leg for leg in running if not leg.task.done()]
     return None

@@ -102,6 +102,7 @@ class _Walk:
         self._task = task
         self._watch = watch
         self._soft: list[Target] = []  # passed over, though better than nobody
+        self._trying: Try | None = None
 
     async def to_the_end(
         self,
@@ -129,10 +130,14 @@ class _Walk:
         last_resort: bool = False,
     ) -> Found | None:
         """The first answer on this way; None: nobody gave one."""
+        stored = self._task.request.stored  # asked twice leaves two: nobody is asked beside anybody
         for i, target in enumerate(targets):
             now_s = clock.now()
             if self._task.given_up or self._watch.deadline_s - now_s < ATTEMPT_MIN_S:
                 return None
+            if stored and not last_resort and self._fleet.probe_due(target, now_s):
+                self._soft.append(target)  # it may be dead, and nobody may be asked beside it
+                continue
             leave = self._enter(target, now_s, fare, last_resort)
             if leave is None:
                 if fare is Fare.FREE:  # who was paid for has no room any more
@@ -162,9 +167,10 @@ class _Walk:
 
     def _is_trial(self, target: Target, leave: Pass, rest: Sequence[Target], now_s: float) -> bool:
         """Whether this one may be dead or sick, and somebody else can be asked instead."""
+        stored = self._task.request.stored
         if leave.probe:
-            return self._task.stand_in or not self._is_last(rest)
-        if self._fleet.does_well(target, now_s):
+            return self._task.stand_in or not (stored or self._is_last(rest))
+        if stored or self._fleet.does_well(target, now_s):
             return False
         return any(
             self._fleet.does_well(other, now_s) and self._fleet.may_ask(other, now_s) for other in rest
@@ -213,7 +219,7 @@ class _Walk:
         )
 
     async def _try(self, target: Target, leave: Pass, kind: str, *, fresh: bool) -> Found | Verdict:
-        attempt = Try(self._runner.means, self._task, target, leave, self._watch, kind)
+        self._trying = attempt = Try(self._runner.means, self._task, target, leave, self._watch, kind)
         try:
             return await self._waited(attempt.open(fresh))
         except BROKEN as error:
@@ -279,8 +285,9 @@ class _Walk:
         hedges, and is paid for; one that is late is a failover that gives nobody up: free."""
         fleet, runner, task, now_s = self._fleet, self._runner, self._task, clock.now()
         hedges, late = runner.means.hedges, why == "late"
-        if beside.leg is not None:
-            return
+        began = self._trying is not None and self._trying.first_token_s is not None
+        if beside.leg is not None or not self._has_time(0.0) or (began and not late):
+            return  # a stream that is held until it is whole may take long and be as quick as usual
         well = [
             other
             for other in rest
@@ -321,16 +328,20 @@ class _Walk:
             task, own_s, lambda leg, watch: _Walk(runner, task, watch, leg)._ask(target, leave, kind, rest)
         )
         soft, self._soft = self._soft, []
+        now_s = clock.now()
+        # Those who do well go first, or each of the others would be raced again, all at one time.
+        way = sorted(rest, key=lambda other: not self._fleet.does_well(other, now_s))
         others = Leg(
             task,
             self._watch.deadline_s,
-            lambda leg, watch: _Walk(runner, task, watch, leg).to_the_end(rest, "hedge", soft),
+            lambda leg, watch: _Walk(runner, task, watch, leg).to_the_end(way, "hedge", soft),
         )
         unless = others if leave.probe and task.stand_in else None
+        sure = None if leave.probe else probe  # a trial may answer what another one refuses
         found: Found | None = None
         try:
             found = await self._waited(
-                self._watch.guard("race", NEVER, first(task, probe, others, unless=unless))
+                self._watch.guard("race", NEVER, first(task, probe, others, unless=unless, sure=sure))
             )
         except ClockRanOut:
             pass  # the deadline: there is nothing to tell but that
@@ -341,7 +352,8 @@ class _Walk:
             raise
         try:
             if not probe.task.done():
-                if leave.probe or task.request.stream or self._lacks_proof(target):
+                begins = task.request.stream and not task.whole  # then it is heard until its first content
+                if leave.probe or begins or self._lacks_proof(target):
                     runner.hear_out(probe)
                 else:
                     await probe.end(outrun=True)

@@ -203,6 +203,10 @@ class Fleet:
         entry = self._entries[target]
         return entry.is_closed and not self.is_suspect(target) and not entry.record.degraded(now_s)
 
+    def probe_due(self, target: Target, now_s: float) -> bool:
+        """Whether whoever goes there now finds out if it is back."""
+        return self._entries[target].probe_due(now_s)
+
     def is_suspect(self, target: Target) -> bool:
         """Whether it lacks proofs that it is well."""
         entry = self._entries[target]

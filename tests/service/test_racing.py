@@ -1,0 +1,108 @@
+"""Who is asked beside a target that may be sick, and what must not come of it. In virtual time."""
+
+import asyncio
+
+import pytest
+
+from service import clock
+from service.options import BreakerOptions, HedgeOptions, ProbeOptions
+from simulators.script import Hang
+from tests.service.world import World, healthy, script, status
+
+CALM = {"probe": ProbeOptions(enabled=False), "breaker": BreakerOptions(ramp_s=0.0)}
+WHOLE = {"x-dub5-delivery": "whole"}
+STALLS = script(Hang())
+
+
+def doubt(world: World, *providers: str) -> None:
+    """They have just come back, and owe five proofs that they are well."""
+    fleet = world.service.fleet
+    fleet.isolate(providers, clock.now())
+    fleet.isolate([], clock.now())
+
+
+def calls(world: World) -> list[int]:
+    """How often each provider was asked."""
+    return [len(asked) for asked in world.asked.values()]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_is_stored_is_never_asked_twice(stream: bool) -> None:
+    """Under suspicion it goes where it would go, alone; a probe is left to others as long as somebody else answers."""
+    breaker = {"breaker": BreakerOptions(ramp_s=0.0, failures_in_a_row=1, open_s=1.0)}
+    async with World(one=healthy(first_s=0.5), two=healthy(), options=CALM | breaker) as world:
+        doubt(world, "one")
+        await world.ask(stream=stream, store=True)
+        await asyncio.sleep(5)
+        assert calls(world) == [1, 0]
+    async with World(one=STALLS, two=healthy(), options=CALM | breaker) as world:
+        await world.ask(stream=True)
+        await asyncio.sleep(5)
+        began_s, before = clock.now(), calls(world)
+        answer = await world.ask(stream=stream, store=True)
+        assert (answer.status, before, calls(world)) == (200, [1, 1], [1, 2])
+        assert clock.now() - began_s < 0.5
+
+
+async def test_what_is_stored_is_a_probe_where_nobody_else_answers() -> None:
+    """One after the other."""
+    options = CALM | {"breaker": BreakerOptions(ramp_s=0.0, failures_in_a_row=1, open_s=1.0)}
+    async with World(one=STALLS, two=STALLS, options=options) as world:
+        await world.ask(stream=True)
+        await asyncio.sleep(5)
+        before = calls(world)
+        await world.ask(stream=True, store=True)
+        assert (before, calls(world)) == ([1, 1], [2, 2])
+
+
+async def test_another_ones_refusal_is_not_the_last_word() -> None:
+    """A request that its first target takes is answered, though one that is asked beside it takes less."""
+    async with World(one=healthy(first_s=0.5), two=status(400), options=CALM) as world:
+        doubt(world, "one")
+        answer = await world.ask(stream=True)
+        both = await world.ask(stream=True)
+    assert (answer.status, both.status) == (200, 200)
+
+
+async def test_both_refuse() -> None:
+    """Then it is the caller's fault."""
+    async with World(one=status(400), two=status(400), options=CALM) as world:
+        doubt(world, "one")
+        assert (await world.ask(stream=True)).status == 400
+
+
+async def test_one_is_asked_beside_it() -> None:
+    """Three models of a provider are under suspicion: one of them is asked, and one that does well."""
+    targets = {"targets": ("one/a", "one/b", "one/c", "two/m")}
+    async with World(one=healthy(first_s=0.5), two=healthy(), route=targets, options=CALM) as world:
+        doubt(world, "one")
+        await world.ask(stream=True)
+        await asyncio.sleep(3)
+        assert calls(world) == [1, 1]
+
+
+async def test_few_whole_streams_are_heard_out() -> None:
+    """A stream that is held until it is whole costs as much as a JSON answer: a few prove enough."""
+    lasts = healthy(first_s=0.5, gap_s=1.0, words=("a ",) * 40)
+    async with World(one=lasts, two=healthy(), options=CALM) as world:
+        doubt(world, "one")
+        for _ in range(20):
+            await world.ask(stream=True, headers=WHOLE)
+        assert world.service.fleet.states(clock.now())[0].in_flight == 5
+
+
+async def test_a_whole_stream_that_has_begun_is_not_slow() -> None:
+    """Usual is the first token; that the rest is waited for too makes nobody slow."""
+    lasts = healthy(first_s=0.1, gap_s=0.5, words=("a ",) * 20)
+    options = CALM | {"hedge": HedgeOptions(share=0.5, delay_min_s=0.2)}
+    async with World(one=lasts, two=lasts, options=options) as world:
+        for _ in range(30):
+            await world.ask(stream=True, headers=WHOLE)
+        assert (world.happened("hedged"), calls(world)) == (0, [30, 0])
+
+
+async def test_too_late_for_late() -> None:
+    """Nobody is asked who could not answer in time, and nobody says so."""
+    async with World(one=STALLS, two=healthy(), options=CALM) as world:
+        await world.ask(headers={"x-deadline-ms": "90"})
+        assert (world.happened("hedged"), calls(world)) == (0, [1, 0])
