@@ -93,7 +93,7 @@ class Pass:
         if not was_well:
             entry.note_recovery()
         self._leave_limiter(verdict, now_s)
-        if verdict is not None or entry.told is not Health.HEALTHY:
+        if verdict is not None or self._slow or entry.told is not Health.HEALTHY:
             entry.health(now_s)  # tells of a change
 
     def _note_backlog(self, now_s: float, *, in_vain: bool = False) -> None:

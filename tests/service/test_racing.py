@@ -6,6 +6,7 @@ import pytest
 
 from service import clock
 from service.options import BreakerOptions, HedgeOptions, ProbeOptions
+from service.routing.health import Health
 from simulators.script import Hang
 from tests.service.world import World, healthy, script, status
 
@@ -106,3 +107,11 @@ async def test_too_late_for_late() -> None:
     async with World(one=STALLS, two=healthy(), options=CALM) as world:
         await world.ask(headers={"x-deadline-ms": "90"})
         assert (world.happened("hedged"), calls(world)) == (0, [1, 0])
+
+
+async def test_slowness_is_told_when_it_opens_a_breaker() -> None:
+    """Not when somebody asks next."""
+    async with World(one=healthy(first_s=6.0), options=CALM) as world:
+        await asyncio.gather(*(world.ask(stream=True) for _ in range(12)))
+        assert world.happened("breaker_opened") == 1
+        assert [entry.told for entry in world.service.fleet._entries.values()] == [Health.UNHEALTHY]
