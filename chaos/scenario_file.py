@@ -32,6 +32,7 @@ CONFIDENCE = ("primary", "secondary source", "unverified")
 MECHANISMS = ("failover", "standing_per_target", "last_settings")  # chaos/off.py switches them off
 CLOCKS = ("pool_s", "connect_s", "first_token_s", "whole_answer_s", "between_tokens_s", "total_s")
 NUMBER = (int, float)
+TIMES_MAX = 1_000
 
 
 class ScenarioProblems(Exception):
@@ -151,7 +152,11 @@ def _contents(data: Mapping[str, Any]) -> list[str]:
     problems += missing(workload, ("seconds",), "workload.")
     problems += _of_table(expect, EXPECT, "expect.")
     problems += _of_table(data.get("clocks", {}), dict.fromkeys(CLOCKS, NUMBER), "clocks.")
+    problems += _numbers(workload, "mix", "workload.") + _numbers(expect, "answered_by", "expect.")
+    if wrong_type(workload, WORKLOAD, "") or wrong_type(expect, EXPECT, ""):
+        return problems  # what is in them cannot be looked at
     problems += _choices(data.get("engines", []), ENGINES, "engines")
+    problems += [] if data.get("engines", ENGINES) else ["engines: must not be empty."]
     problems += _choices(expect.get("happened", []), HAPPENED, "expect.happened")
     problems += _choices([data["confidence"]] if "confidence" in data else [], CONFIDENCE, "confidence")
     problems += _choices([data.get("off", "failover")], tuple(MECHANISMS), "off")
@@ -178,16 +183,29 @@ def _of_providers(data: Mapping[str, Any]) -> list[str]:
 
 def _of_routes(data: Mapping[str, Any], providers: Mapping[str, Any]) -> list[str]:
     """Targets are `provider/model`; the mix and `answered_by` name what there is."""
-    routes = data.get("routes", {ROUTE: []})
-    if not all(
-        isinstance(targets, list) and all(isinstance(t, str) for t in targets) for targets in routes.values()
-    ):
+    routes = data.get("routes") or {ROUTE: []}
+    if "routes" in data and not all(map(_is_way, data["routes"].values())):
         return ["routes: each is a list of targets, such as 'one/gpt-sim'."]
     named = [target.partition("/")[0] for targets in routes.values() for target in targets]
     found = _choices(named, tuple(providers), "routes")
-    found += _choices(list(data["workload"].get("mix", {})), tuple(routes), "workload.mix")
+    found += _choices(list(data["workload"].get("mix", [ROUTE])), tuple(routes), "workload.mix")
     pairs = tuple(f"{route}/{provider}" for route in routes for provider in providers)
     return found + _choices(list(data["expect"].get("answered_by", {})), pairs, "expect.answered_by")
+
+
+def _is_way(targets: object) -> bool:
+    """Whether it is a list of `provider/model`, and not an empty one."""
+    if not isinstance(targets, list) or not targets:
+        return False
+    return all(isinstance(target, str) and all(target.partition("/")) for target in targets)
+
+
+def _numbers(table: Mapping[str, Any], name: str, where: str) -> list[str]:
+    """Of a table in it, whose names anybody may choose."""
+    inner = table.get(name, {})
+    return (
+        wrong_type(inner, dict.fromkeys(inner, NUMBER), f"{where}{name}.") if isinstance(inner, dict) else []
+    )
 
 
 def _of_table(table: Mapping[str, Any], known: Mapping[str, Any], where: str) -> list[str]:
@@ -209,6 +227,8 @@ def _of_fault(table: object, where: str, providers: Mapping[str, object]) -> lis
     problems += wrong_type(table, FAULT, where)
     if problems:
         return problems
+    if not 1 <= table.get("times", 1) <= TIMES_MAX:
+        problems.append(f"{where}times: must be from 1 to {TIMES_MAX}.")
     if table["provider"] not in providers:
         problems.append(
             f"{where}there is no provider {table['provider']!r}; {near(table['provider'], providers)}"
@@ -221,11 +241,18 @@ def _ranges(data: Mapping[str, Any]) -> list[str]:
     faults = _faults(data)
     workload, expect = Workload(**data["workload"]), _expect(data["expect"])
     problems = []
-    for name in ("seconds", "rate_per_s", "deadline_s", "edge_s"):
-        if getattr(workload, name) <= 0:
+    for name in ("seconds", "rate_per_s", "deadline_s", "edge_s", "plateau_rate_per_s"):
+        if (value := getattr(workload, name)) is not None and value <= 0:
             problems.append(f"workload.{name}: must be above 0.")
+    problems += [f"clocks.{name}: must be above 0." for name, v in data.get("clocks", {}).items() if v <= 0]
+    for name in ("first_token_p95_s", "failover_s", "usual_s", "recover_s", "amplification_max"):
+        if (value := getattr(expect, name)) is not None and value < 0:
+            problems.append(f"expect.{name}: must not be below 0.")
+    if min(workload.mix.values(), default=0) < 0 or not sum(workload.mix.values()):
+        problems.append("workload.mix: parts of the requests, none below 0, some above.")
     shares = {"workload.stream_share": workload.stream_share, "expect.honest_share": expect.honest_share}
     shares["expect.complete_share"] = expect.complete_share
+    shares |= {f"expect.answered_by.{pair}": least for pair, least in expect.answered_by.items()}
     problems += [f"{name}: must be from 0 to 1 (it is {v})." for name, v in shares.items() if not 0 <= v <= 1]
     for index, fault in enumerate(faults, 1):
         if fault.at_s < 0 or fault.for_s <= 0:

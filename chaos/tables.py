@@ -1,6 +1,7 @@
 """Strict reading of TOML tables: every mistake becomes one plain sentence, and all of them are told at once."""
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,7 +24,9 @@ def unknown(data: Mapping[str, Any], known: Iterable[str], where: str) -> list[s
 
 
 def is_a(value: object, types: Types) -> bool:
-    """Whether a TOML value has one of the types; true and false are no numbers."""
+    """Whether a TOML value has one of the types; true and false are no numbers, nor are `nan` and `inf`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     wanted = types if isinstance(types, tuple) else (types,)
     return isinstance(value, wanted) and (bool in wanted or not isinstance(value, bool))
 

@@ -100,6 +100,54 @@ def test_a_fault_of_the_connection(fault: str, said: str) -> None:
     assert said in problems(GOOD.replace('kind = "status"\nstatus = 530', fault))
 
 
+@pytest.mark.parametrize(
+    ("at", "line", "said"),
+    [
+        ("seconds = 10", "mix = 1.5", "workload.mix: must be a table (it is 1.5)."),
+        ("seconds = 10", "mix = {chat = 'a'}", "workload.mix.chat: must be a number (it is 'a')."),
+        ("seconds = 10", "mix = {}", "workload.mix: parts of the requests, none below 0, some above."),
+        (
+            "seconds = 10",
+            "mix = {chat = -1}",
+            "workload.mix: parts of the requests, none below 0, some above.",
+        ),
+        ("seconds = 10", "rate_per_s = inf", "workload.rate_per_s: must be a number (it is inf)."),
+        ("seconds = 10", "plateau_rate_per_s = 0", "workload.plateau_rate_per_s: must be above 0."),
+        ("status = 530", "times = 0", "fault 1: times: must be from 1 to 1000."),
+        ("status = 530", "times = 1_000_000_000", "fault 1: times: must be from 1 to 1000."),
+        ("[expect]", "happened = true", "expect.happened: must be a list (it is True)."),
+        ("[expect]", "answered_by = 1.5", "expect.answered_by: must be a table (it is 1.5)."),
+        (
+            "[expect]",
+            "answered_by = {'chat/one' = 'x'}",
+            "expect.answered_by.chat/one: must be a number (it is 'x').",
+        ),
+        (
+            "[expect]",
+            "answered_by = {'chat/one' = 2}",
+            "expect.answered_by.chat/one: must be from 0 to 1 (it is 2).",
+        ),
+        ("[expect]", "failover_s = -1", "expect.failover_s: must not be below 0."),
+        ('why = "w"', "engines = []", "engines: must not be empty."),
+        ('why = "w"', "clocks = {total_s = 0}", "clocks.total_s: must be above 0."),
+        ('why = "w"', "routes = {chat = []}", "routes: each is a list of targets, such as 'one/gpt-sim'."),
+        (
+            'why = "w"',
+            "routes = {chat = ['one']}",
+            "routes: each is a list of targets, such as 'one/gpt-sim'.",
+        ),
+        (
+            'why = "w"',
+            "routes = {a = ['one/gpt-sim']}",
+            "workload.mix: 'chat' is not known; known here: a.",
+        ),
+    ],
+)
+def test_what_could_not_be_played(at: str, line: str, said: str) -> None:
+    """It is said before anything is played, and nothing that plays nothing passes."""
+    assert said in problems(GOOD.replace(at, f"{at}\n{line}", 1))
+
+
 def test_what_the_simulators_refuse() -> None:
     """Faults of the answer are checked by those who play them."""
     (said,) = problems(GOOD.replace("status = 530", 'status = 530\nbody = "nonsense"'))
