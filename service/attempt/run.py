@@ -46,6 +46,7 @@ class Runner:
         self.options = options
         self.dice = dice
         self._heard: dict[asyncio.Task[None], None] = {}
+        self._ending: dict[asyncio.Future[list[None]], None] = {}
 
     async def run(self, task: Task, targets: Sequence[Target]) -> Found:
         """The first answer to be had. Raises GatewayError; the trail in `task` says what was tried."""
@@ -73,11 +74,20 @@ class Runner:
         self._heard[heard] = None
         heard.add_done_callback(self._heard.pop)
 
+    async def end(self, *legs: Leg, outrun: bool) -> None:
+        """They are not wanted any more. Who is cancelled meanwhile need not wait: they end, and give back what they
+        took, all the same."""
+        ending = asyncio.gather(*(leg.end(outrun) for leg in legs))
+        self._ending[ending] = None
+        ending.add_done_callback(self._ending.pop)
+        await asyncio.shield(ending)
+
     async def aclose(self) -> None:
         """Ends the probes that are still out."""
         for heard in list(self._heard):
             heard.cancel()
             await asyncio.gather(heard, return_exceptions=True)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     def _why_not(self, task: Task, targets: Sequence[Target]) -> GatewayError:
         now_s = clock.now()
@@ -346,9 +356,10 @@ class _Walk:
         except ClockRanOut:
             pass  # the deadline: there is nothing to tell but that
         except BaseException:
-            await probe.end(self.outrun)
-            leave.end(CANCELLED, clock.now(), reached=False)  # the probe may not even have begun
-            await others.end(self.outrun)
+            try:
+                await runner.end(probe, others, outrun=self.outrun)
+            finally:
+                leave.end(CANCELLED, clock.now(), reached=False)  # the probe may not even have begun
             raise
         try:
             if not probe.task.done():
@@ -356,12 +367,11 @@ class _Walk:
                 if leave.probe or begins or self._lacks_proof(target):
                     runner.hear_out(probe)
                 else:
-                    await probe.end(outrun=True)
+                    await runner.end(probe, outrun=True)
             if found is None or found is probe.found:
-                await others.end(outrun=True)
+                await runner.end(others, outrun=True)
         except BaseException:  # cancelled meanwhile: nobody takes what was found
-            await probe.end(self.outrun)
-            await others.end(self.outrun)
+            await runner.end(probe, others, outrun=self.outrun)
             raise
         if isinstance(found, Streaming):
             found.move_to(self._watch)
@@ -369,7 +379,7 @@ class _Walk:
 
     async def _end_beside(self, leg: Leg, found: Found | None) -> None:
         try:
-            await leg.end(outrun=found is not None)
+            await self._runner.end(leg, outrun=found is not None)
         except BaseException:  # cancelled meanwhile: nobody takes what was found
             if isinstance(found, Streaming):
                 await found.aclose(OUTRUN if self.outrun else CANCELLED)

@@ -115,3 +115,20 @@ async def test_slowness_is_told_when_it_opens_a_breaker() -> None:
         await asyncio.gather(*(world.ask(stream=True) for _ in range(12)))
         assert world.happened("breaker_opened") == 1
         assert [entry.told for entry in world.service.fleet._entries.values()] == [Health.UNHEALTHY]
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_whoever_is_cancelled_twice_leaves_nothing_behind(turns: int) -> None:
+    """The client leaves, and the process is told to end while both sides of the race do."""
+    async with World(one=healthy(first_s=0.5), two=healthy(first_s=0.5), options=CALM) as world:
+        doubt(world, "one")
+        asking = asyncio.ensure_future(world.ask(stream=True))
+        await asyncio.sleep(0.2)
+        (app,) = (task for task in asyncio.all_tasks() if "POST /v1/chat" in task.get_name())
+        app.cancel()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        app.cancel()
+        await asyncio.gather(app, asking, return_exceptions=True)
+        await asyncio.sleep(60)
+        assert [state.in_flight for state in world.service.fleet.states(clock.now())] == [0, 0]
