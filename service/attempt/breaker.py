@@ -13,8 +13,9 @@ that has not come back after `probe_s` counts as failed, so a hanging provider c
 later all the same, that closes the breaker. The open time runs from the start of the probe that failed. Results of
 other calls that began before the last change of state are not counted.
 
-A closed one is under suspicion after two failures in a row for which somebody had to wait, and after a recovery, until
-five calls in a row have succeeded. It lets everybody in then; who else can be asked is asked at the same time. With
+A closed one is under suspicion after two failures in a row for which somebody had to wait, after two that somebody gave
+up for another one or for lack of time, without an answer between, and after a recovery, until five calls in a row have
+succeeded. It lets everybody in then; who else can be asked is asked at the same time. With
 little traffic a window never fills, and one good answer proves little.
 
 The window follows resilience4j's time window, the permit Netflix's three-way listener, the ramp Envoy's slow start.
@@ -70,6 +71,7 @@ class Breaker:
         self._tell = tell
         self._openings = 0  # in a row, without a success between
         self._in_a_row = 0
+        self._in_vain = 0  # waited for, without an answer between
         self._proofs_due = 0
         self._ramp_until_s = 0.0
         self._probes: deque[float] = deque()  # when each that is out began
@@ -133,7 +135,7 @@ class Breaker:
         """How a call of this era ended; `not_before_s` is the time a provider asked to be left alone until."""
         if end is End.SUCCESS and self.state is not State.HALF_OPEN:  # most
             self._window.count(now_s, CALLS)
-            self._in_a_row = 0
+            self._in_a_row = self._in_vain = 0
             if self._proofs_due:
                 self._proofs_due -= 1
         elif self.state is State.HALF_OPEN:
@@ -149,9 +151,17 @@ class Breaker:
             failed = end is End.FAILURE
             self._window.count(now_s, CALLS, FAILURES if failed else SLOW)
             self._in_a_row = self._in_a_row + 1 if failed else 0
+            self._in_vain = self._in_vain if failed else 0
             if failed:
                 self._suspect(waited=now_s - began_s >= WAITED_S)
             self._judge(now_s, not_before_s)
+
+    def doubt(self) -> None:
+        """Somebody waited for it, and had the answer from another one or none in time: nobody's failure, and no proof."""
+        if self.state is State.CLOSED:
+            self._in_vain += 1
+            if self._in_vain >= SUSPECT_AFTER:
+                self._proofs_due = PROOFS
 
     def vouch(self, now_s: float) -> None:
         """A probe that was given up has answered after all: long answers prove as much as short ones."""
@@ -217,7 +227,7 @@ class Breaker:
     def _move(self, after: State, why: str) -> None:
         before, self.state = self.state, after
         self.era += 1
-        self._in_a_row = 0
+        self._in_a_row = self._in_vain = 0
         self._probes.clear()
         self._tell(before, after, why)
 

@@ -238,6 +238,7 @@ class _Walk:
             await attempt.close()
             return verdict
         except Interrupted:
+            leave.doubt(clock.now())
             attempt.end(OUTRUN)
             await attempt.close()
             raise
@@ -291,28 +292,27 @@ class _Walk:
         return found, beside.leg is not None
 
     def _hedge(self, target: Target, rest: Sequence[Target], beside: Beside, why: str) -> None:
-        """The time is up: another target is asked, if one does well. One that is slow must be within the share of
-        hedges, and is paid for; one that is late is a failover that gives nobody up: free."""
+        """The time is up: another target is asked. One that is slow must be within the share of hedges, and is paid for;
+        one that is late is a failover that gives nobody up: free, if somebody does well, and else paid for."""
         fleet, runner, task, now_s = self._fleet, self._runner, self._task, clock.now()
         hedges, late = runner.means.hedges, why == "late"
         began = self._trying is not None and self._trying.first_token_s is not None
         if beside.leg is not None or not self._has_time(0.0) or (began and not late):
             return  # a stream that is held until it is whole may take long and be as quick as usual
-        well = [
-            other
-            for other in rest
-            if other.provider != target.provider
-            and fleet.does_well(other, now_s)
-            and fleet.may_ask(other, now_s)
-            and not fleet.on_ramp(other, now_s)
-        ]
-        if not well or not (late or (hedges.may_send(now_s) and fleet.pay(well[0], now_s))):
+        away = [o for o in rest if o.provider != target.provider and fleet.may_ask(o, now_s)]
+        well = [o for o in away if fleet.does_well(o, now_s) and not fleet.on_ramp(o, now_s)]
+        if late and not well:  # or nobody would learn that one of them is back
+            other = next((o for o in away if not fleet.probe_due(o, now_s)), None)
+        else:
+            other = well[0] if well else None
+        free = late and bool(well)
+        if other is None or not (free or ((late or hedges.may_send(now_s)) and fleet.pay(other, now_s))):
             return
         if not late:
             hedges.note_hedge(now_s)
         runner.means.events.emit(Hedged(task.request.id, task.route, target.name, why))
-        way = [well[0], *(other for other in rest if other is not well[0])]
-        fare = Fare.FIRST if late else Fare.FREE
+        way = [other, *(o for o in rest if o is not other)]
+        fare = Fare.FIRST if free else Fare.FREE
         beside.leg = leg = Leg(
             task,
             self._watch.deadline_s,

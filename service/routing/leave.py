@@ -6,7 +6,7 @@ end        once, whatever happened
 
 from dataclasses import replace
 
-from service.attempt.breaker import End, Permit
+from service.attempt.breaker import WAITED_S, End, Permit
 from service.attempt.classify import FILTER_CODES, Blame, Then, Verdict
 from service.attempt.limiter import Load
 from service.events import LimitLowered
@@ -14,7 +14,8 @@ from service.routing.entry import Entry, Key
 from service.routing.health import Health
 
 BAD_REQUEST = frozenset({400, 422})
-GAVE_UP = frozenset({"cancelled", "deadline_timeout"})  # the client did
+DEADLINE = "deadline_timeout"
+GAVE_UP = frozenset({"cancelled", DEADLINE})  # the client did
 
 
 class Pass:
@@ -68,6 +69,11 @@ class Pass:
         if not was_well:
             self._entry.note_recovery()
 
+    def doubt(self, now_s: float) -> None:
+        """Nothing came for so long that another one answered, or that the time was up."""
+        if not self._committed and now_s - self._entered_s >= WAITED_S:
+            self._entry.breaker.doubt()
+
     def end(self, verdict: Verdict | None, now_s: float, *, reached: bool) -> None:
         """The try is over: None if it gave its whole answer, else what went wrong. `reached`: the provider sent
         at least a status, so its host is up."""
@@ -83,6 +89,8 @@ class Pass:
             # Two refusals may cross: the later end of the cool-down holds, and its reason.
             self._key.cool_until_s = not_before_s
             self._key.rest = verdict.rest
+        if verdict is not None and verdict.reason == DEADLINE:
+            self.doubt(now_s)
         if verdict is None or verdict.blame in (Blame.TARGET, Blame.HOST):
             entry.record.add(verdict is not None, now_s)
         was_well = entry.is_closed

@@ -8,6 +8,7 @@ from service import clock
 from service.options import BreakerOptions, HedgeOptions, ProbeOptions
 from service.routing.health import Health
 from simulators.script import Hang
+from tests.service.test_ablations import Crowd
 from tests.service.world import World, healthy, script, status
 
 CALM = {"probe": ProbeOptions(enabled=False), "breaker": BreakerOptions(ramp_s=0.0)}
@@ -132,3 +133,29 @@ async def test_whoever_is_cancelled_twice_leaves_nothing_behind(turns: int) -> N
         await asyncio.gather(app, asking, return_exceptions=True)
         await asyncio.sleep(60)
         assert [state.in_flight for state in world.service.fleet.states(clock.now())] == [0, 0]
+
+
+@pytest.mark.parametrize("every_s", [0.5, 20.0])
+async def test_who_is_always_late_is_under_suspicion(every_s: float) -> None:
+    """Each answer comes from another one at half the time, so nothing ever fails: those who ask then wait no more."""
+    async with World(one=STALLS, two=healthy(), options=CALM) as world:
+        crowd = await Crowd(world, stream=False, deadline_s=20.0).ask(100, every_s)
+    assert crowd.answered() == 1.0
+    assert crowd.waited(1.0) <= 2 + 10.0 / every_s
+
+
+async def test_one_that_is_back_is_found_though_all_are_under_suspicion() -> None:
+    """Nobody does well, one of them hangs, and no time is left for another one."""
+    async with World(one=STALLS, two=healthy(), options=CALM) as world:
+        doubt(world, "one", "two")
+        crowd = await Crowd(world, stream=False, deadline_s=20.0).ask(100, 5.0)
+    assert crowd.answered() == 1.0
+    assert crowd.waited(1.0) <= 7
+
+
+async def test_when_all_hang_late_ones_are_paid_for() -> None:
+    """A total outage, and deadlines so short that no clock runs out: calls beyond the first stay within the purse."""
+    async with World(one=STALLS, two=STALLS, options=CALM) as world:
+        crowd = await Crowd(world, stream=False, deadline_s=20.0).ask(300, 0.5)
+    assert crowd.answered() == 0.0
+    assert calls(world)[1] <= 300 * 0.1 + 160
