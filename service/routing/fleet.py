@@ -67,7 +67,7 @@ class Fleet:
         self._hosts: dict[str, Breaker] = {}
         self._providers: dict[str, Provider] = {}
         self._entries: dict[Target, Entry] = {}
-        self._let_in = before._let_in if before else 0  # first tries, of all targets together
+        self._let_in: int = before._let_in if before else 0  # first tries, of all targets together
         if before is not None:
             self._take_over(before, origins)
         for target, origin in origins.items():
