@@ -34,6 +34,7 @@ from service.routing.fleet import Fleet
 from service.routing.leave import Pass
 
 T = TypeVar("T")
+LATEST = 0.75  # of the time left is when another one is asked at last
 ATTEMPT_MIN_S = 0.05  # with less time left than this, no try can bring an answer
 
 
@@ -258,7 +259,8 @@ class _Walk:
             delays_s["slow"] = usual_s
         left_s = task.watch.deadline_s - clock.now()
         if left_s <= (clocks.first_token_s if request.stream else clocks.whole_answer_s):
-            delays_s["late"] = left_s / 2  # else this one could use up all the time there is
+            # Else this one could use up all the time there is. One that often takes longer than half of it is waited for.
+            delays_s["late"] = max(left_s / 2, min(usual_s or 0.0, left_s * LATEST))
         return delays_s
 
     async def _ask_hedged(

@@ -62,6 +62,16 @@ async def test_half_the_time_is_gone() -> None:
     assert world.happened("hedged") == 1
 
 
+async def test_who_often_takes_long_is_not_late_at_half_the_time() -> None:
+    """Where answers take seven seconds of the ten that callers have, they cost one call each, once that is known."""
+    slow = then(healthy(first_s=7.0), healthy(first_s=6.5), calls=20)
+    async with World(one=slow, two=healthy(first_s=7.0), options={"hedge": HedgeOptions(share=0.0)}) as world:
+        for _ in range(60):
+            await world.ask(stream=False, headers={"x-deadline-ms": "10000"})
+    assert world.outcomes() == {"complete": 60}
+    assert len(world.asked["two"]) <= 21
+
+
 async def test_each_pays_from_its_own_purse() -> None:
     """Who has just recovered is spared, and pays for nobody else: the next one is asked if its own budget allows it."""
     options = {**EAGER, "budget": BudgetOptions(share=0.0, floor_per_s=1.0)}
