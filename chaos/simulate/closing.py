@@ -54,10 +54,11 @@ class Closing:
         """Nobody asks any more: when every clock has run out, everything that was taken is back (S6)."""
         loop = _loop()
         await asyncio.sleep(SETTLE_S)
-        while self._rules.left_open() and quiet_s > 0:  # probes that are heard out, or the service's own
+        while (
+            self._rules.left_open() or self._left()
+        ) and quiet_s > 0:  # probes: heard out, or the service's own
             await asyncio.sleep(SETTLE_S)
             quiet_s -= SETTLE_S
-        await asyncio.sleep(SETTLE_S)  # the last one may have ended in this very moment, and its task not yet
         tell = self._books.violated
         for trial in self._rules.left_open():
             tell("S6", f"#{trial.number}: the try at {trial.target} of {trial.began_s:.3f} s never ended")
@@ -77,8 +78,12 @@ class Closing:
             tell("S6", f"{self._service.admission.in_flight} requests are still in the house")
         if self._service.queue.waiting:
             tell("S6", f"{self._service.queue.waiting} requests still stand in line")
-        if left := list((_names() - self._resting).elements()):
+        if left := self._left():
             tell("S6", f"tasks are left: {', '.join(left[:5])}")
+
+    def _left(self) -> list[str]:
+        """The names of tasks that a service with nothing to do has not."""
+        return list((_names() - self._resting).elements())
 
     def agree(self, status: dict[str, Any]) -> None:
         """The client's view, the service's events, its status and the ledger are of one opinion."""
