@@ -13,7 +13,6 @@ import aiohttp
 
 from chaos.admin import Admin, AdminRefused
 from chaos.door import Door
-from chaos.faults import stand_in
 from chaos.http_door import HttpDoor, http_session
 from chaos.journal import Asked
 from chaos.processes import Child
@@ -71,30 +70,23 @@ class RealWorld:
     latest: dict[tuple[str, str], Fault] = field(default_factory=dict)  # by provider and kind
 
     async def apply(self, fault: Fault) -> str:
-        if not fault.tcp:
-            self.latest[fault.provider, fault.kind] = fault
-            await self.admin.set_fault(fault.provider, {"kind": fault.kind, **fault.options})
-            return SIMULATORS
-        if self.proxies:
+        if fault.tcp and self.proxies:
             await asyncio.to_thread(self._apply_toxic, fault)
             return TOXIPROXY
-        instead = stand_in(fault.kind, fault.options)
-        if instead is None:
+        said = fault.said
+        if said is None:
             return ""
-        await self.admin.set_fault(fault.provider, instead)
-        return INSTEAD
+        self.latest[fault.provider, str(said["kind"])] = fault
+        await self.admin.set_fault(fault.provider, said)
+        return INSTEAD if fault.tcp else SIMULATORS
 
     async def lift(self, fault: Fault) -> None:
-        instead = stand_in(fault.kind, fault.options)
-        if not fault.tcp:
-            if (
-                self.latest[fault.provider, fault.kind] is fault
-            ):  # else another one has taken its place, just now
-                await self.admin.clear_fault(fault.provider, fault.kind)
-        elif self.proxies:
+        if fault.tcp and self.proxies:
             await asyncio.to_thread(self._lift_toxic, fault)
-        elif instead is not None:
-            await self.admin.clear_fault(fault.provider, str(instead["kind"]))
+        elif (said := fault.said) is not None:
+            kind = str(said["kind"])
+            if self.latest[fault.provider, kind] is fault:  # else another one has taken its place, just now
+                await self.admin.clear_fault(fault.provider, kind)
 
     async def ledger(self) -> list[Asked]:
         return await self.admin.ledger()

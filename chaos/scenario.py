@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chaos.faults import CUTTING, HOUSE_KINDS, TCP_KINDS, Value
+from chaos.faults import CUTTING, HOUSE_KINDS, TCP_KINDS, Value, stand_in
 
 ENGINES = ("toxiproxy", "virtual")
 PROVIDERS = {"one": "openai", "two": "mistral", "three": "anthropic"}
@@ -63,6 +63,11 @@ class Fault:
     def tcp(self) -> bool:
         """Whether it happens on the connection rather than in the answer."""
         return self.kind in TCP_KINDS
+
+    @property
+    def said(self) -> dict[str, Value] | None:
+        """As the simulators are told it; of one on the connection the nearest that they can do, if there is any."""
+        return stand_in(self.kind, self.options) if self.tcp else {"kind": self.kind, **self.options}
 
     @property
     def house(self) -> bool:

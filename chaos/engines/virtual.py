@@ -10,7 +10,7 @@ import msgspec
 
 from chaos.configure import settings, simulated
 from chaos.door import AppDoor, Door
-from chaos.faults import CAPACITY, stand_in
+from chaos.faults import CAPACITY
 from chaos.journal import Asked, Journal
 from chaos.play import Play, Watch
 from chaos.processes import Tell
@@ -78,8 +78,7 @@ class VirtualWorld:
             link = self.wire.link(f"http://{fault.provider}")
             link.connect, link.idle = Connect.REFUSED, 0
             return "the virtual network"
-        said = stand_in(fault.kind, fault.options) if fault.tcp else {"kind": fault.kind, **fault.options}
-        if said is None:
+        if (said := fault.said) is None:
             return ""
         self.applied[fault] = self.providers[fault.provider].add_fault(parse_fault(said), Random(fault.label))
         return "the simulators"

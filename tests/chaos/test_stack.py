@@ -106,17 +106,26 @@ async def test_without_toxiproxy(kind: str, options: Mapping[str, int], by: str,
     assert calls == admin.calls
 
 
-async def test_a_fault_that_follows_another() -> None:
+@pytest.mark.parametrize(
+    ("kind", "options", "told"),
+    [
+        ("status", {"status": 500}, {"kind": "status", "status": 500}),
+        ("reset_peer", {"timeout": 0}, {"kind": "reset", "before": "head"}),
+    ],
+)
+async def test_a_fault_that_follows_another(
+    kind: str, options: Mapping[str, int], told: Mapping[str, object]
+) -> None:
     """One ends in the moment in which the next of its kind begins: that one stays."""
     admin = Recorder()
     world = RealWorld(None, admin, {}, [])  # type: ignore[arg-type]
-    first, second = (Fault(at_s, 1, "two", "status", {"status": 500}, "") for at_s in (0, 1))
+    first, second = (Fault(at_s, 1, "two", kind, options, "") for at_s in (0, 1))
     await world.apply(first)
     await world.apply(second)
     await world.lift(first)
-    assert admin.calls == [("two", {"kind": "status", "status": 500})] * 2
+    assert admin.calls == [("two", told)] * 2
     await world.lift(second)
-    assert admin.calls[-1] == ("two", "status")
+    assert admin.calls[-1] == ("two", told["kind"])
 
 
 class TestTools:
