@@ -5,8 +5,6 @@ import importlib
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.resources import as_file, files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,7 +17,7 @@ from chaos.journal import Journal
 from chaos.live import LiveView
 from chaos.processes import HarnessFailed, NotStarted
 from chaos.scenario import ENGINES, Scenario
-from chaos.scenario_file import ScenarioProblems, read
+from chaos.scenario_file import INCIDENTS, SCENARIOS, ScenarioProblems, names, ours, read
 from chaos.simulate.options import EXAMPLES as SIMULATE
 from chaos.simulate.options import add as add_simulate
 from chaos.verdict import Question, Verdict, judge_run
@@ -27,7 +25,6 @@ from service import VERSION
 
 HELD, DEVIATED, UNUSABLE, DID_NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 130
 LOG_WIDTH = 120  # where nobody says how wide it is
-SCENARIOS = files("chaos") / "scenarios"
 EXAMPLES = """\
 examples:
   dub5 demo                               a minute of an incident, live, with a verdict and a report
@@ -77,13 +74,13 @@ def _serve(options: argparse.Namespace, console: Console) -> int:
 
 def _chaos(options: argparse.Namespace, console: Console) -> int:
     if options.list:
-        for scenario in map(_scenario, _names()):
+        for scenario in map(_scenario, names(SCENARIOS)):
             console.print(
                 f"{scenario.name}: {scenario.title} ({', '.join(scenario.engines)})", highlight=False
             )
         return HELD
     worst = HELD
-    for scenario in map(_scenario, options.scenario or _names()):
+    for scenario in map(_scenario, options.scenario or names(SCENARIOS)):
         for engine in _engines(scenario, options.engine):
             first = _seed(options.seed)
             for seed in range(first, first + options.runs):
@@ -166,22 +163,15 @@ def _seed(said: int | None) -> int:
     return Random().randrange(1_000_000) if said is None else said
 
 
-def _names(folder: Traversable = SCENARIOS) -> list[str]:
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
-    )
-
-
 def _scenario(said: str) -> Scenario:
     """One of ours by its name, an incident by its name, or a file."""
-    for folder in (SCENARIOS, SCENARIOS / "incidents"):
-        if said in _names(folder):
-            with as_file(folder / f"{said}.toml") as path:
-                return read(path)
+    for folder in (SCENARIOS, INCIDENTS):
+        if said in names(folder):
+            return ours(folder, said)
     if not said.endswith(".toml"):
-        ours = f"there are: {', '.join(_names())}"
+        known = f"there are: {', '.join(names(SCENARIOS))}"
         raise ScenarioProblems(
-            said, [f"there is no such scenario here; {ours}, and incidents (docs/incidents.md)."]
+            said, [f"there is no such scenario here; {known}, and incidents (docs/incidents.md)."]
         )
     return read(Path(said))
 

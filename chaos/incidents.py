@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 from time import perf_counter
 
@@ -20,10 +19,9 @@ from chaos.judge import Outcome
 from chaos.off import without
 from chaos.play import Nobody
 from chaos.scenario import Scenario
-from chaos.scenario_file import read
+from chaos.scenario_file import INCIDENTS, ours
 from chaos.verdict import Line, Question, Verdict, judge_run, noticed_s, tries_each
 
-FOLDER = files("chaos") / "scenarios" / "incidents"
 SEED = 1
 
 
@@ -55,21 +53,10 @@ class Replayed:
         return self.held and bool(self.missed)
 
 
-def names() -> list[str]:
-    """All that there are."""
-    return sorted(one.name.removesuffix(".toml") for one in FOLDER.iterdir() if one.name.endswith(".toml"))
-
-
-def incident(name: str) -> Scenario:
-    """One of them. Raises ScenarioProblems."""
-    with as_file(FOLDER / f"{name}.toml") as path:
-        return read(path)
-
-
 def replay(name: str, reports: Path, seed: int) -> Replayed:
     """One job. Writes the report of the run with everything."""
     logging.disable(logging.ERROR)  # what goes wrong is in the verdict; asyncio's own lines would bury it
-    began_s, scenario = perf_counter(), incident(name)
+    began_s, scenario = perf_counter(), ours(INCIDENTS, name)
     journal = _played(nullcontext(scenario), seed)
     lesser = _played(without(scenario.off, scenario), seed)
     verdict = judge_run(journal)

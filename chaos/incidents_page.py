@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from chaos.incidents import Replayed
-from chaos.verdict import Line, Question
+from chaos.verdict import Line, Question, percent
 
 HEAD = """\
 # Incidents
@@ -65,11 +65,6 @@ def _expectations(rows: Sequence[Replayed]) -> Iterator[str]:
 
 def _told(line: Line) -> str:
     return f"{line.expectation}: {line.seen}"
-
-
-def percent(share: float) -> str:
-    """Rounded down: 99.99 % must not read as 100 %."""
-    return f"{int(share * 10_000) / 100:g} %"
 
 
 def lasted(seconds: float) -> str:

@@ -3,6 +3,8 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
+from importlib.resources import as_file, files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ MECHANISMS = ("failover", "standing_per_target", "last_settings")  # chaos/off.p
 CLOCKS = ("pool_s", "connect_s", "first_token_s", "whole_answer_s", "between_tokens_s", "total_s")
 NUMBER = (int, float)
 TIMES_MAX = 1_000
+SCENARIOS = files("chaos") / "scenarios"
+INCIDENTS = SCENARIOS / "incidents"
 
 
 class ScenarioProblems(Exception):
@@ -96,6 +100,19 @@ def read(path: Path) -> Scenario:
         raise ScenarioProblems(str(path), [f"cannot be read: {error.strerror}."]) from None
     except UnicodeDecodeError:
         raise ScenarioProblems(str(path), ["is not UTF-8 text."]) from None
+
+
+def names(folder: Traversable) -> list[str]:
+    """The scenarios in one of our own folders."""
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
+    )
+
+
+def ours(folder: Traversable, name: str) -> Scenario:
+    """One of them. Raises ScenarioProblems."""
+    with as_file(folder / f"{name}.toml") as path:
+        return read(path)
 
 
 def parse(text: str, name: str) -> Scenario:

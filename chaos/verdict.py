@@ -60,7 +60,7 @@ def _ran(journal: Journal) -> Iterable[Line]:
     in_time = sum(seen.late_s <= LATE_S_MAX for seen in journal.requests)
     yield Line(
         Question.RAN,
-        f"{_percent(RATE_SHARE_MIN)} of the {journal.planned} planned requests sent in time",
+        f"{percent(RATE_SHARE_MIN)} of the {journal.planned} planned requests sent in time",
         f"{in_time}",
         ok=in_time >= RATE_SHARE_MIN * journal.planned > 0,
     )
@@ -190,8 +190,8 @@ def _recovered(journal: Journal) -> Iterable[Line]:
 
 def _share(what: str, count: int, total: int, least: float) -> Line:
     share = count / total if total else 0.0
-    seen = f"{_percent(share)} ({total - count} of {total} not)"
-    return Line(Question.HELD, f"{_percent(least)} {what}", seen, ok=share >= least)
+    seen = f"{percent(share)} ({total - count} of {total} not)"
+    return Line(Question.HELD, f"{percent(least)} {what}", seen, ok=share >= least)
 
 
 def _within(what: str, took_s: float | None, within_s: float) -> Line:
@@ -211,7 +211,7 @@ def percentile(values: Iterable[float], share: float) -> float | None:
     return ordered[min(len(ordered) - 1, max(0, -(-len(ordered) * round(share * 1000) // 1000) - 1))]
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """Rounded down: 99.99 % must not read as 100 %."""
     return f"{int(share * 10_000) / 100:g} %"
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chaos import incidents
-from chaos.incidents_page import page, percent
+from chaos.incidents_page import page
+from chaos.scenario_file import INCIDENTS, names
 from chaos.simulate import summary
 from chaos.simulate import world as worlds
 from chaos.simulate.batch import Total, play_all
@@ -20,6 +21,7 @@ from chaos.simulate.options import SEEDS
 from chaos.simulate.play import Result, play
 from chaos.simulate.shrink import Shrinker, rules_of
 from chaos.simulate.world import World
+from chaos.verdict import percent
 
 FAILURES_SHOWN = 3
 
@@ -86,7 +88,7 @@ def _all(options: argparse.Namespace, console: Console) -> int:
 
 
 def _incidents(options: argparse.Namespace, console: Console) -> int:
-    known = incidents.names()
+    known = names(INCIDENTS)
     wanted = options.incidents or known
     if strange := [name for name in wanted if name not in known]:
         print(f"There is no incident {strange[0]!r}; there are: {', '.join(known)}", file=sys.stderr)

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos import cli
-from chaos.incidents import incident, names, replay
+from chaos.incidents import replay
 from chaos.incidents_page import page
 from chaos.scenario import LEAD_S, Expect, Fault, Scenario, Workload
-from chaos.scenario_file import CONFIDENCE
+from chaos.scenario_file import CONFIDENCE, INCIDENTS, names, ours
 from chaos.shorter import EDGE_S, shorter
 from chaos.workload import plan
 
+NAMES = names(INCIDENTS)
 INDEX = Path(__file__).parents[2] / "docs" / "incidents.md"
 OTHERS_THAN_FAILOVER = {
     "openai-2024-12-26": "standing_per_target",  # chat was never hit
@@ -24,10 +25,10 @@ OTHERS_THAN_FAILOVER = {
 FAULT = Fault(0, 1, "one", "status", {"status": 500}, "one answers 500")
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NAMES)
 def test_a_file(name: str) -> None:
     """It says what happened to whom, who says so, how sure that is, and what must be seen."""
-    scenario = incident(name)
+    scenario = ours(INCIDENTS, name)
     assert scenario.title.partition(": ")[2]
     assert scenario.source and scenario.confidence in CONFIDENCE
     assert len(scenario.providers) >= 3, "a neighbourhood, as real ones are"
@@ -41,14 +42,14 @@ def test_a_file(name: str) -> None:
 def test_the_index() -> None:
     """It has every incident, and all of them held."""
     text = INDEX.read_text()
-    assert [name for name in names() if f"[{name}]" not in text] == []
-    assert f"{len(names())} of {len(names())} held" in text
+    assert [name for name in NAMES if f"[{name}]" not in text] == []
+    assert f"{len(NAMES)} of {len(NAMES)} held" in text
     assert "NOT HELD" not in text and "not held" not in text
 
 
 def test_eight_on_real_sockets() -> None:
     """So many are also for Toxiproxy."""
-    assert sum("toxiproxy" in incident(name).engines for name in names()) >= 8
+    assert sum("toxiproxy" in ours(INCIDENTS, name).engines for name in NAMES) >= 8
 
 
 def test_one_is_replayed(tmp_path: Path) -> None:

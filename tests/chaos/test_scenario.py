@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.cli import SCENARIOS
-from chaos.scenario_file import ScenarioProblems, parse, read
+from chaos.scenario_file import SCENARIOS, ScenarioProblems, parse, read
 
 GOOD = """
 title = "t"
