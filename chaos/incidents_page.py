@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from chaos.axis import span
 from chaos.incidents import Replayed
 from chaos.verdict import Line, Question, percent
 
@@ -48,7 +49,7 @@ def _table(rows: Sequence[Replayed]) -> Iterator[str]:
         scenario = one.scenario
         link = f"[{one.name}](../chaos/scenarios/incidents/{one.name}.toml)"
         yield (
-            f"| {link} | {scenario.title.partition(': ')[2]} | {lasted(scenario.heal_s - scenario.first_fault_s)} | "
+            f"| {link} | {scenario.title.partition(': ')[2]} | {span(scenario.heal_s - scenario.first_fault_s)} | "
             f"{one.requests:,} | {percent(one.complete)} | {one.noticed_s:.1f} s | {one.tries_each:.2f} | "
             f"`{scenario.off}`: {percent(one.complete_without)} | {'held' if one.ok else '**NOT HELD**'} |"
         )
@@ -65,10 +66,3 @@ def _expectations(rows: Sequence[Replayed]) -> Iterator[str]:
 
 def _told(line: Line) -> str:
     return f"{line.expectation}: {line.seen}"
-
-
-def lasted(seconds: float) -> str:
-    """As people say it."""
-    minutes = round(seconds / 60)
-    hours, rest = divmod(minutes, 60)
-    return f"{hours} h {rest} min" if hours and rest else f"{hours} h" if hours else f"{minutes} min"

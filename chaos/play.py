@@ -83,6 +83,7 @@ class Play:
         )
         self._watch = watch or Nobody()
         self._scenario = scenario
+        self._stretches = scenario.stretches
         self._began_s = 0.0
 
     async def run(self, world: World) -> Journal:
@@ -142,7 +143,7 @@ class Play:
     def _pause_s(self, at_s: float) -> float:
         """Until the next look: soon where the load is dense, and not before it is dense again elsewhere."""
         workload = self._scenario.workload
-        for _, until_s, rate_per_s in self._scenario.stretches:
+        for _, until_s, rate_per_s in self._stretches:
             if at_s < until_s:
                 if rate_per_s == workload.plateau_rate_per_s:
                     return min(SPARSE_SAMPLE_S, max(SAMPLE_S, until_s - at_s))
