@@ -135,6 +135,8 @@ class Axis:
         """Where a moment is drawn; what lies outside the run, at its nearer end."""
         at_s = min(max(at_s, 0.0), self.seconds)
         piece = self.pieces[bisect_right(self._starts, at_s) - 1]
+        if at_s >= piece.until_s:
+            return piece.until_x  # exactly, however the way there was rounded
         return min(piece.from_x + (at_s - piece.from_s) * piece.px_per_s, piece.until_x)
 
     def buckets(self, load: Sequence[Stretch], edges: Iterable[float] = ()) -> list[Span]:

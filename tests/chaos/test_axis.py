@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chaos.axis import BREAKS_MAX, BUCKET_PX, EDGE_PX, FEW, Axis, Span, Stretch, axis, clock, span
@@ -42,7 +42,12 @@ def test_time_goes_right(load: list[Stretch], moments: list[float]) -> None:
     assert all(LEFT <= x <= RIGHT for x in drawn_at)
 
 
+ROUNDED = [(0.0, 1.0, 0.1), (1.0, 2.0, 10.0), (2.0, 3.0, 0.1), (3.0, 404.0, 10.0), (404.0, 13182.0, 0.1)]
+ROUNDED += [(13182.0, 13183.0, 10.0), (13183.0, 13184.0, 0.1), (13184.0, 32768.596308681634, 10.0)]
+
+
 @given(loads())
+@example(ROUNDED)
 def test_the_whole_run_is_drawn(load: list[Stretch]) -> None:
     """Pieces follow one another without a gap, in time and on paper, from end to end; each has some room."""
     made = drawn(load)
