@@ -1,5 +1,5 @@
 # Works with GNU make 3.81 and newer. Everything real is in .ci/setup and in `dub5` (chaos/cli.py).
-DUB5 = .venv/bin/python -m chaos
+DUB5 = .venv/bin/python -m dub5
 
 .PHONY: help demo test serve
 

@@ -8,8 +8,6 @@ import shutil
 
 import nox
 
-from chaos import tools
-
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests"]
@@ -18,7 +16,6 @@ nox.options.sessions = ["lint", "types", "tests"]
 os.environ.setdefault("UV_SYSTEM_CERTS", "true")
 
 CI = os.environ.get("CI") == "true"
-TYPED = ("service", "simulators", "chaos", "loadtests")
 
 
 def install(session: nox.Session, *what: str) -> None:
@@ -45,7 +42,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Every type, strictly."""
     install(session, "-e", ".[dev,load]")
-    session.run("mypy", *TYPED)
+    session.run("mypy", "-p", "dub5")
     session.run("mypy", "--explicit-package-bases", "dashboards", "benchmarks")
 
 
@@ -61,28 +58,27 @@ def chaos(session: nox.Session) -> None:
     """The scenarios, judged: on virtual time with several seeds, then through a real Toxiproxy; or what the arguments say,
     as `-- openai-2024-12-04 --engine toxiproxy`."""
     install(session, "-e", ".[chaos]")
-    found = tools.find_or_build()
-    if found.path is None:
-        missing(session, f"{found.why}; the simulators play the TCP faults")
+    if not session.run("python", "-m", "dub5.chaos.engines.find_toxiproxy", success_codes=[0, 1]):
+        missing(session, "no Toxiproxy; the simulators play the TCP faults")
     if session.posargs:
-        session.run("python", "-m", "chaos", "chaos", *session.posargs)
+        session.run("python", "-m", "dub5", "chaos", *session.posargs)
         return
-    session.run("python", "-m", "chaos", "chaos", "--engine", "virtual", "--seed", "1", "--runs", "3")
-    session.run("python", "-m", "chaos", "chaos", "--engine", "toxiproxy", "--seed", "1")
+    session.run("python", "-m", "dub5", "chaos", "--engine", "virtual", "--seed", "1", "--runs", "3")
+    session.run("python", "-m", "dub5", "chaos", "--engine", "toxiproxy", "--seed", "1")
 
 
 @nox.session
 def simulate(session: nox.Session) -> None:
     """The whole service against 200 drawn worlds, on virtual time: `-- --seeds 20000`, `-- --seed N`, `-- --incidents`."""
     install(session, "-e", ".[chaos]")
-    session.run("python", "-m", "chaos", "simulate", *session.posargs)
+    session.run("python", "-m", "dub5", "simulate", *session.posargs)
 
 
 @nox.session
 def load(session: nox.Session) -> None:
     """Load, held to objectives: half a minute, or what the arguments say. Locust patches what it meets, so it lives apart."""
     install(session, "-e", ".[load]")
-    session.run("python", "-m", "loadtests", *(session.posargs or ("--seconds", "30")))
+    session.run("python", "-m", "dub5.loadtests", *(session.posargs or ("--seconds", "30")))
 
 
 @nox.session
@@ -109,7 +105,7 @@ def fuzz(session: nox.Session) -> None:
     """Random upstream bytes through the whole service, on virtual time: `-- --streams 100000 --seed N`."""
     install(session, "-e", ".[test]")
     session.run(
-        "python", "-m", "tests.simulation.fuzz_upstream", *(session.posargs or ("--streams", "100000"))
+        "python", "-m", "tests.experiments.fuzz_upstream", *(session.posargs or ("--streams", "100000"))
     )
 
 

@@ -17,12 +17,12 @@ from litestar import Litestar, post
 from litestar.params import JSONBody
 from litestar.response import Stream
 
-from service.app import Service
-from service.options import CacheOptions
-from service.settings import Loaded, ProviderSettings, RouteSettings, Settings
-from service.telemetry.logs import Logs, Writer
-from service.wire.base import WireRequest
-from simulators.virtual import AppClient
+from dub5.service.app import Service
+from dub5.service.config.options import CacheOptions
+from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Settings
+from dub5.service.telemetry.logs import Logs, Writer
+from dub5.service.wire.base import WireRequest
+from dub5.simulators.virtual import AppClient
 
 CHUNKS = 50
 MESSAGES = [

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.canned import Pair, bare, service
 from benchmarks.paired import Ratio
-from simulators.virtual import AppClient
+from dub5.simulators.virtual import AppClient
 
 BUDGETS = tomllib.loads(Path(__file__).with_name("budgets.toml").read_text(encoding="utf-8"))
 BATCH = 100

@@ -146,7 +146,7 @@ async def compare(rounds: int, folder: Path) -> tuple[Cost, Cost]:
     async with process(folder, "upstream", here, "--serve", "") as (_, upstream):
         config.write_text(SETTINGS.format(upstream=upstream), encoding="utf-8")
         async with (
-            process(folder, "service", "service", "serve", "--config", str(config)) as (service, said),
+            process(folder, "service", "dub5.service", "serve", "--config", str(config)) as (service, said),
             process(folder, "relay", here, "--serve", upstream) as (bare, relay_url),
             aiohttp.ClientSession() as session,
         ):

@@ -27,7 +27,7 @@ from typing import Any
 
 import aiohttp
 
-from simulators.answers import Proof, judge
+from dub5.simulators.answers import Proof, judge
 
 AT_A_TIME = 500
 WARM_UP = 1500
@@ -190,11 +190,14 @@ class Soak:
 
 async def soak(streams: int, folder: Path) -> tuple[list[str], list[Reading], Counter[str]]:
     """What is wrong afterwards (nothing, one hopes), the readings on the way, and how the streams ended."""
-    async with process(folder, "simulators", "simulators", "--latency", "zero", "--leash") as (_, line):
+    async with process(folder, "simulators", "dub5.simulators", "--latency", "zero", "--leash") as (_, line):
         ready = json.loads(line)
         config = folder / "soak.toml"
         config.write_text(SETTINGS.format(**{name: one["url"] for name, one in ready["providers"].items()}))
-        async with process(folder, "service", "service", "serve", "--config", str(config)) as (service, said):
+        async with process(folder, "service", "dub5.service", "serve", "--config", str(config)) as (
+            service,
+            said,
+        ):
             connector = aiohttp.TCPConnector(limit=0, force_close=False)
             async with aiohttp.ClientSession(connector=connector, read_bufsize=2**20) as session:
                 client = Soak(session, said.rpartition(" ")[2])

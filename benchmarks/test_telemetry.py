@@ -9,11 +9,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.canned import WHOLE
 from benchmarks.conftest import Gate
 from benchmarks.paired import within
-from service.chat import Attempt, Outcome, Target, Usage
-from service.events import AttemptEnded, Events, RequestEnded
-from service.telemetry.board import Board
-from service.telemetry.logs import Logs, Writer
-from service.telemetry.metrics import Metrics
+from dub5.service.events import AttemptEnded, Events, RequestEnded
+from dub5.service.model import Attempt, Outcome, Target, Usage
+from dub5.service.telemetry.board import Board
+from dub5.service.telemetry.logs import Logs, Writer
+from dub5.service.telemetry.metrics import Metrics
 
 BATCH = 1000
 ATTEMPT = Attempt(

@@ -1,8 +1,3 @@
-"""python -m chaos: the `dub5` command."""
+from dub5.chaos.cli import main
 
-import sys
-
-from chaos.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main())
+raise SystemExit(main())

@@ -12,16 +12,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from chaos import report
-from chaos.journal import Journal
-from chaos.live import LiveView
-from chaos.processes import HarnessFailed, NotStarted
-from chaos.scenario import ENGINES, Scenario
-from chaos.scenario_file import INCIDENTS, SCENARIOS, ScenarioProblems, names, ours, read
-from chaos.simulate.options import EXAMPLES as SIMULATE
-from chaos.simulate.options import add as add_simulate
-from chaos.verdict import Question, Verdict, judge_run
-from service import VERSION
+from dub5.chaos.engines.processes import HarnessFailed, NotStarted
+from dub5.chaos.report import html as report
+from dub5.chaos.report.live import LiveView
+from dub5.chaos.run.journal import Journal
+from dub5.chaos.run.verdict import Question, Verdict, judge_run
+from dub5.chaos.scenario.model import ENGINES, Scenario
+from dub5.chaos.scenario.parse import INCIDENTS, SCENARIOS, ScenarioProblems, names, ours, read
+from dub5.chaos.simulation.command_options import EXAMPLES as SIMULATE
+from dub5.chaos.simulation.command_options import add as add_simulate
+from dub5.service import VERSION
 
 HELD, DEVIATED, UNUSABLE, DID_NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 130
 LOG_WIDTH = 120  # where nobody says how wide it is
@@ -67,7 +67,9 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
 
 
 def _serve(options: argparse.Namespace, console: Console) -> int:
-    serve: Any = importlib.import_module("chaos.serve")  # only when asked for: it brings much with it
+    serve: Any = importlib.import_module(
+        "dub5.chaos.engines.serve"
+    )  # only when asked for: it brings much with it
     code: int = serve.serve(options.port, console)
     return code
 
@@ -100,7 +102,7 @@ def _play(scenario: Scenario, name: str, seed: int, reports: Path, console: Cons
     """One run: live, verdict, report. Raises NotStarted, before the run, if the report could not be written."""
     _writable(reports)
     engine: Any = importlib.import_module(
-        f"chaos.engines.{name}"
+        f"dub5.chaos.engines.{name}"
     )  # the other one brings a whole service with it
     console.rule(f"{scenario.title} - engine {name}, seed {seed}", align="left")
     with LiveView(scenario, name, console) as view:
@@ -121,7 +123,9 @@ def _play(scenario: Scenario, name: str, seed: int, reports: Path, console: Cons
 
 
 def _simulate(options: argparse.Namespace, console: Console) -> int:
-    command: Any = importlib.import_module("chaos.simulate.command")  # it brings a whole service with it
+    command: Any = importlib.import_module(
+        "dub5.chaos.simulation.command"
+    )  # it brings a whole service with it
     code: int = command.run(options, console)
     return code
 

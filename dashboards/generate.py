@@ -3,7 +3,7 @@
     python -m dashboards.generate            write dashboards/*.json
     python -m dashboards.generate --check    write nothing; exit 1 if a file is not what would be written
 
-Metric names come from service.telemetry.names, so a renamed metric cannot leave a panel behind. The JSON is committed:
+Metric names come from dub5.service.telemetry.names, so a renamed metric cannot leave a panel behind. The JSON is committed:
 Grafana reads files, and a change of a panel is to be seen in review.
 """
 

@@ -1,7 +1,7 @@
 """Is every request answered, and if not, who is to blame?"""
 
 from dashboards.panels import Board, Panel, Query, State, of, quantiles, rate
-from service.telemetry import names
+from dub5.service.telemetry import names
 
 TARGET = "gen_ai_provider_name, gen_ai_request_model"
 TARGET_LEGEND = "{{gen_ai_provider_name}}/{{gen_ai_request_model}}"

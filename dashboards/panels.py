@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from service.telemetry.names import Metric
+from dub5.service.telemetry.names import Metric
 
 WHO = 'job=~"$job",instance=~"$instance"'
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from itertools import cycle
 
-from simulators.script import Close, Data, End, Head, Respond, Script, SimRequest, Wait
+from dub5.simulators.script import Close, Data, End, Head, Respond, Script, SimRequest, Wait
 
 EVENT_STREAM = {"content-type": "text/event-stream"}
 JSON = {"content-type": "application/json"}

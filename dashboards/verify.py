@@ -26,8 +26,8 @@ import httpx
 
 from dashboards.generate import BOARDS, dashboard
 from dashboards.providers import PROVIDERS, settings
-from service.telemetry import names
-from simulators.sockets import serve
+from dub5.service.telemetry import names
+from dub5.simulators.server.sockets import serve
 
 RATE_PER_S = 20
 SECONDS = 20
@@ -163,7 +163,7 @@ async def _service(folder: Path, urls: dict[str, str]) -> AsyncIterator[str]:
     """A running service over these providers; its URL."""
     config = folder / "service.toml"
     config.write_text(settings(urls), encoding="utf-8")
-    command = (sys.executable, "-m", "service", "serve", "--config", str(config), "--port", "0")
+    command = (sys.executable, "-m", "dub5.service", "serve", "--config", str(config), "--port", "0")
     async with _process(folder, *command) as process:
         assert process.stdout is not None, "it was asked for"
         said = await asyncio.wait_for(process.stdout.readline(), START_S)

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from chaos.judge import label_of, mislabelled
-from loadtests.mix import Ask
-from loadtests.sample import Outcome, Sample
-from simulators.answers import Proof
+from dub5.chaos.run.judge import label_of, mislabelled
+from dub5.loadtests.mix import Ask
+from dub5.loadtests.sample import Outcome, Sample
+from dub5.simulators.answers import Proof
 
 IDLE_S = 2.0  # servers close idle connections after a few seconds: a request must not meet that moment
 SILENCE_S = 90.0

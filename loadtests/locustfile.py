@@ -22,13 +22,13 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.exception import StopUser
 
-from loadtests import ruler
-from loadtests.arrivals import poisson
-from loadtests.client import Client
-from loadtests.mix import load
-from loadtests.sample import Outcome, Sample
-from loadtests.stack import MODELS
-from simulators.answers import judge
+from dub5.loadtests import ruler
+from dub5.loadtests.arrivals import poisson
+from dub5.loadtests.client import Client
+from dub5.loadtests.mix import load
+from dub5.loadtests.sample import Outcome, Sample
+from dub5.loadtests.stack import MODELS
+from dub5.simulators.answers import judge
 
 LAST_ANSWERS_S = 60.0
 OPEN_MAX = 2000

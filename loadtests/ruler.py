@@ -11,10 +11,10 @@ import time
 
 import msgspec
 
-from loadtests.client import Client
-from loadtests.mix import Ask
-from loadtests.sample import Outcome
-from simulators.answers import Proof
+from dub5.loadtests.client import Client
+from dub5.loadtests.mix import Ask
+from dub5.loadtests.sample import Outcome
+from dub5.simulators.answers import Proof
 
 PIECES = 6
 GAP_S = 0.05

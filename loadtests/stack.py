@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos.processes import child
-from service.settings_file import ENV_PREFIX
+from dub5.chaos.engines.processes import child
+from dub5.service.config.load import ENV_PREFIX
 
 PERSONAS = {"one": "openai", "two": "mistral", "three": "anthropic"}
 MODELS = {"openai": "gpt-sim", "mistral": "mistral-sim", "anthropic": "claude-sim"}
@@ -31,18 +31,18 @@ class Stack:
 
 @asynccontextmanager
 async def stack(latency: str) -> AsyncIterator[Stack]:
-    """Three providers of this latency and one service, on free ports. Raises chaos.processes.NotStarted."""
+    """Three providers of this latency and one service, on free ports. Raises dub5.chaos.engines.processes.NotStarted."""
     python = (sys.executable, "-m")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     named = [word for name, persona in PERSONAS.items() for word in ("--provider", f"{name}={persona}")]
-    providers = [*python, "simulators", *named, "--latency", latency]
+    providers = [*python, "dub5.simulators", *named, "--latency", latency]
     with tempfile.TemporaryDirectory(prefix="dub5-load-") as name:
         folder = Path(name)
         async with child("simulators", providers, folder, is_ready("{"), environ) as simulators:
             said = json.loads(simulators.ready_line)["providers"]
             config = folder / "service.toml"
             config.write_text(settings(said), encoding="utf-8")
-            serve = [*python, "service", "serve", "--config", str(config), "--port", "0"]
+            serve = [*python, "dub5.service", "serve", "--config", str(config), "--port", "0"]
             async with child("service", serve, folder, is_ready(LISTENING), environ) as service:
                 yield Stack(service.ready_line.removeprefix(LISTENING), said["one"]["url"])
 

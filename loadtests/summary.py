@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from loadtests.sample import Outcome, Sample
+from dub5.loadtests.sample import Outcome, Sample
 
 SLO = Path(__file__).with_name("slo.toml")
 WHYS_MAX = 10

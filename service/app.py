@@ -15,29 +15,29 @@ from weakref import WeakSet
 
 from litestar import Litestar
 
-from service import VERSION, clock
-from service.answers.opening import opened
-from service.answers.warming import Warm, warm
-from service.api.admin import Admin, admin_routes
-from service.api.errors import handler
-from service.api.page import read_files
-from service.api.routes import routes
-from service.attempt.run import Runner
-from service.events import DrainBegan, Events, SettingsReloaded, Subscriber
-from service.gateway import Gateway
-from service.generation import Generation, House
-from service.policy.admission import Admission
-from service.policy.needs import Needs
-from service.policy.queue import Queue
-from service.routing.fleet import Fleet
-from service.settings import Loaded, ServerSettings, Settings
-from service.telemetry.board import Board
-from service.telemetry.metrics import Metrics
-from service.wire.aiohttp_wire import AiohttpWire
-from service.wire.base import Slots, Wire
-from service.wire.httpx_wire import HttpxWire
+from dub5.service import VERSION, clock
+from dub5.service.admission.admission import Admission
+from dub5.service.admission.queue import Queue
+from dub5.service.admission.service_time import Needs
+from dub5.service.api.admin import Admin, admin_routes
+from dub5.service.api.errors import handler
+from dub5.service.api.page import read_files
+from dub5.service.api.routes import routes
+from dub5.service.cache.opening import opened
+from dub5.service.cache.warming import Warm, warm
+from dub5.service.config.settings import Loaded, ServerSettings, Settings
+from dub5.service.events import DrainBegan, Events, SettingsReloaded, Subscriber
+from dub5.service.failover.loop import Runner
+from dub5.service.gateway import Gateway
+from dub5.service.resilience.fleet import Fleet
+from dub5.service.runtime import Generation, House
+from dub5.service.telemetry.board import Board
+from dub5.service.telemetry.metrics import Metrics
+from dub5.service.wire.aiohttp_wire import AiohttpWire
+from dub5.service.wire.base import Slots, Wire
+from dub5.service.wire.httpx_wire import HttpxWire
 
-WEB = Path(str(files("service") / "web"))
+WEB = Path(str(files("dub5.service") / "web"))
 WARM_S = 2.0
 LAST_WORDS_S = 2.0  # for the error events of streams that a drain cuts
 

@@ -16,7 +16,7 @@ Never 502 or 504: a CDN in front would replace their bodies. `type` and `code` c
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
-from service.chat import Attempt
+from dub5.service.model import Attempt
 
 SDK_WAIT_MAX_S = (
     60.0  # official SDKs sleep at least this long for a Retry-After; above it they give up or hang

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from service.chat import Attempt, Outcome, Usage
+from dub5.service.model import Attempt, Outcome, Usage
 
 
 class AttemptEnded(Struct, frozen=True):

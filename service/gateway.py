@@ -16,24 +16,24 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from service import clock
-from service.answers.cache import AnswerCache, Looked, Stored
-from service.answers.degraded import MODEL, NOBODY_COULD, Stale, Substitutes
-from service.answers.key import Key
-from service.answers.replay import Recorded, Replayed, as_chunks, is_plain_text
-from service.answers.single_flight import Flights, Seat
-from service.answers.storage import stamp_of
-from service.attempt.clocks import Watch
-from service.attempt.notice import Notices
-from service.attempt.run import Runner
-from service.attempt.task import Task, Whole
-from service.attempt.tries import Found
-from service.chat import Asked, ChatRequest, Chunks, Reply, Target
-from service.errors import GatewayError, InvalidRequest, ModelNotFound
-from service.events import Shared
-from service.policy.queue import Queue
-from service.routing.router import order
-from service.settings import RouteSettings
+from dub5.service import clock
+from dub5.service.admission.queue import Queue
+from dub5.service.cache.cache import AnswerCache, Looked, Stored
+from dub5.service.cache.key import Key
+from dub5.service.cache.replay import Recorded, Replayed, as_chunks, is_plain_text
+from dub5.service.cache.storage import stamp_of
+from dub5.service.config.settings import RouteSettings
+from dub5.service.errors import GatewayError, InvalidRequest, ModelNotFound
+from dub5.service.events import Shared
+from dub5.service.failover.attempt import Found
+from dub5.service.failover.context import Task, Whole
+from dub5.service.failover.loop import Runner
+from dub5.service.failover.order import order
+from dub5.service.failover.rejected_content import Notices
+from dub5.service.fallback.fallback import MODEL, NOBODY_COULD, Stale, Substitutes
+from dub5.service.model import Asked, ChatRequest, Chunks, Reply, Target
+from dub5.service.single_flight import Flights, Seat
+from dub5.service.timeouts import Watch
 
 
 class FromCache(StrEnum):

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from simulators.script import Wait
+from dub5.simulators.script import Wait
 
 HEAD_SHARE = 0.5  # of the time to the first token has passed when status and headers go out
 GAP_SHAPE = 3.0  # of the gamma distribution of gaps within one answer

@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from simulators.attempt import Attempt
-from simulators.capacity import Capacity, Desk
-from simulators.fault import Fault
-from simulators.faults import Status
-from simulators.in_force import SetFault
-from simulators.latency import PRESETS
-from simulators.ledger import Ledger
-from simulators.limits import Account, Limits, Standing, distorted, price
-from simulators.personas import PERSONAS
-from simulators.personas.base import Asked, Page, Profile, Turn, answer_tokens, read_asked
-from simulators.script import Head, Script, SimRequest
-from simulators.settings import Settings
-from simulators.way import Way
+from dub5.simulators.faults.active import SetFault
+from dub5.simulators.faults.answers import Status
+from dub5.simulators.faults.base import Fault
+from dub5.simulators.faults.reachability import Way
+from dub5.simulators.latency import PRESETS
+from dub5.simulators.ledger import Ledger
+from dub5.simulators.ledger_line import Attempt
+from dub5.simulators.limits.concurrency import Capacity, Desk
+from dub5.simulators.limits.rate import Account, Limits, Standing, distorted, price
+from dub5.simulators.personas import PERSONAS
+from dub5.simulators.personas.base import Asked, Page, Profile, Turn, answer_tokens, read_asked
+from dub5.simulators.script import Head, Script, SimRequest
+from dub5.simulators.settings import Settings
 
 EPOCH_S = 1_763_700_000
 

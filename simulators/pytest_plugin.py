@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from simulators.beside import Beside, Simulated
+    from dub5.simulators.server.thread import Beside, Simulated
 
 
 @pytest.fixture(scope="session")
 def dub5_beside() -> "Iterator[Beside]":
     """The thread that all simulated providers of the session live in."""
-    beside: Beside = importlib.import_module("simulators.beside").Beside()
+    beside: Beside = importlib.import_module("dub5.simulators.server.thread").Beside()
     yield beside
     beside.close()
 

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from simulators.capacity import Capacity
-from simulators.edges import EDGES
-from simulators.fault import Fault
-from simulators.faults import BadFault, parse_fault
-from simulators.latency import PRESETS
-from simulators.limits import Limits
-from simulators.personas import PERSONAS
+from dub5.simulators.faults.answers import BadFault, parse_fault
+from dub5.simulators.faults.base import Fault
+from dub5.simulators.latency import PRESETS
+from dub5.simulators.limits.concurrency import Capacity
+from dub5.simulators.limits.rate import Limits
+from dub5.simulators.personas import PERSONAS
+from dub5.simulators.personas.edges import EDGES
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DEFAULT_PROVIDERS = {"one": "openai", "two": "mistral", "three": "anthropic"}

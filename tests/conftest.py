@@ -6,7 +6,7 @@ import inspect
 import pytest
 from hypothesis import HealthCheck, settings
 
-from simulators.virtual import run
+from dub5.simulators.virtual import run
 
 # A busy machine makes an example slow, not wrong.
 settings.register_profile("dub5", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,48 +1,38 @@
-"""The rules of the house, held by a test: who may import whom, how long a function is, what goes through which door."""
+"""The rules of the house: who may import whom, how long a function is, what goes through which door.
+
+Each test reads every file and lists all offenders at once.
+"""
 
 import ast
 import inspect
-from collections.abc import Iterator
-from pathlib import Path
+import sys
+from collections import defaultdict
 from typing import get_args
 
-import pytest
 from msgspec import Struct
 
-from service import events
-from service.telemetry import metrics
+from dub5.service import events
+from dub5.service.telemetry import metrics
+from tests.support.source import PARTS, Source, is_ours, sources
 
-ROOT = Path(__file__).parent.parent
-SERVICE = sorted((ROOT / "service").rglob("*.py"))
-ALL = [
-    path
-    for top in ("service", "simulators", "chaos", "loadtests")
-    for path in sorted((ROOT / top).rglob("*.py"))
-]
-
-# Low to high; peers of one level may import each other as long as no cycle comes of it.
+# Low to high. Peers of one level may import each other, as long as no cycle comes of it, and no two folders do it both ways.
 LEVELS = (
-    ("service", "service.clock", "service.chat", "service.errors", "service.words"),
-    (
-        "service.events",
-        "service.keys",
-        "service.options",
-        "service.settings",
-        "service.settings_checks",
-        "service.settings_file",
-        "service.templates",
-    ),
-    ("service.wire",),
-    ("service.providers",),
-    ("service.policy", "service.answers", "service.routing", "service.attempt"),
-    ("service.gateway",),
-    ("service.api", "service.telemetry"),
-    ("service.app", "service.generation"),
-    ("service.__main__",),
+    ("", "clock", "model", "errors", "timeouts", "config.decode_messages"),
+    ("config", "events"),
+    ("wire",),
+    ("providers",),
+    ("resilience",),
+    ("failover",),
+    ("cache", "fallback", "admission", "single_flight"),
+    ("gateway",),
+    ("api", "telemetry"),
+    ("app", "runtime"),
+    ("command",),
+    ("__main__",),
 )
 MAY_IMPORT = {
     "service": {"service"},
-    "simulators": {"simulators", "service.wire.base", "service.chat"},
+    "simulators": {"simulators", "service.wire.base", "service.model"},
     "chaos": {"chaos", "service", "simulators"},
     "loadtests": {"loadtests", "chaos", "service", "simulators"},
 }
@@ -50,128 +40,141 @@ FUNCTION_LINES_MAX = 70
 
 # What is banned in service/, where it is allowed all the same, and what to use instead.
 BANNED_MODULES = {
-    "time": ({"clock.py"}, "service.clock"),
+    "time": ({"clock.py"}, "dub5.service.clock"),
     "requests": (set(), "the wire"),
 }
 BANNED_CALLS = {
-    "datetime.now": (set(), "service.clock.wall"),
-    "datetime.utcnow": (set(), "service.clock.wall"),
-    "os.environ": ({"settings_file.py"}, "service.settings_file"),
-    "os.getenv": ({"settings_file.py"}, "service.settings_file"),
+    "datetime.now": (set(), "dub5.service.clock.wall"),
+    "datetime.utcnow": (set(), "dub5.service.clock.wall"),
+    "os.environ": ({"load.py"}, "dub5.service.config.load"),
+    "os.getenv": ({"load.py"}, "dub5.service.config.load"),
     "httpx.AsyncClient": ({"httpx_wire.py"}, "a Wire"),
     "aiohttp.ClientSession": ({"aiohttp_wire.py"}, "a Wire"),
     "asyncio.to_thread": (set(), "nothing: no thread on the request path"),
 }
-BLIND_EXCEPT_ALLOWED = {"attempt/run.py", "api/errors.py"}
+BLIND_EXCEPT_ALLOWED = {"service/failover/loop.py", "service/api/errors.py"}
 
 
-def module_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imports_of(path: Path) -> Iterator[tuple[str, ast.stmt]]:
-    """Every module imported at run time, with the statement; names of packages are resolved to their modules."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield (inner if _exists(inner) else node.module), node
-
-
-def _exists(module: str) -> bool:
-    base = ROOT.joinpath(*module.split("."))
-    return base.with_suffix(".py").exists() or (base / "__init__.py").exists()
+def service() -> list[Source]:
+    return [source for source in sources() if source.part == "service"]
 
 
 def level_of(module: str) -> int:
+    """Return the level of a module of the service: that of the longest name in LEVELS which begins its own."""
     levels = {name: level for level, names in enumerate(LEVELS) for name in names}
-    parts = module.split(".")
+    parts = module.split(".")[2:]
     for length in range(len(parts), 0, -1):
-        name = ".".join(parts[:length])
-        if name in levels and (name != "service" or module == "service"):
+        if (name := ".".join(parts[:length])) in levels:
             return levels[name]
-    raise AssertionError(f"{module} has no level: give it one in LEVELS")
+    assert not parts, f"{module} has no level: give it one in LEVELS"
+    return levels[""]
 
 
-def named(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
-@pytest.mark.parametrize("path", SERVICE, ids=named)
-def test_levels(path: Path) -> None:
+def test_levels() -> None:
     """No file of the service imports from above; what must call upward is handed in by app.py."""
-    module = module_of(path)
-    above = [m for m, _ in imports_of(path) if m.startswith("service") and level_of(m) > level_of(module)]
-    assert not above, f"{module} imports from a higher level: {above}"
+    above = [
+        f"{source.name} imports {module}"
+        for source in service()
+        for module in source.imports
+        if module.startswith("dub5.service") and level_of(module) > level_of(source.module)
+    ]
+    assert not above, "\n".join(above)
 
 
-@pytest.mark.parametrize("path", ALL, ids=named)
-def test_houses(path: Path) -> None:
+def test_parts() -> None:
     """The service knows none of the others; the simulators know only what lets them stand beside any gateway."""
-    allowed = MAY_IMPORT[module_of(path).partition(".")[0]]
-    for module, _ in imports_of(path):
-        if module.partition(".")[0] in (*MAY_IMPORT, "tests", "benchmarks", "dashboards"):
-            assert any(module == a or module.startswith(a + ".") for a in allowed), f"may not import {module}"
+    wrong = []
+    for source in sources():
+        allowed = [f"dub5.{name}" for name in MAY_IMPORT[source.part]]
+        for module in source.imports:
+            if module.partition(".")[0] in ("dub5", *PARTS, "tests", "benchmarks", "dashboards") and not any(
+                module == name or module.startswith(name + ".") for name in allowed
+            ):
+                wrong.append(f"{source.name} may not import {module}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_no_cycles() -> None:
     """The graph of files has no cycle."""
-    graph = {module_of(path): {m for m, _ in imports_of(path) if _exists(m)} for path in ALL}
+    graph = {source.module: [m for m in source.imports if is_ours(m)] for source in sources()}
     done: set[str] = set()
 
-    def visit(module: str, way: tuple[str, ...]) -> None:
-        assert module not in way, f"cycle: {' -> '.join((*way[way.index(module) :], module))}"
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"cycle: {' -> '.join((*path[path.index(module) :], module))}"
         if module not in done:
             for other in sorted(graph.get(module, ())):
                 if other != module:
-                    visit(other, (*way, module))
+                    visit(other, (*path, module))
             done.add(module)
 
     for module in graph:
         visit(module, ())
 
 
-@pytest.mark.parametrize("path", ALL, ids=named)
-def test_functions(path: Path) -> None:
+def test_folders() -> None:
+    """No two folders import each other."""
+    folder_of = {source.module: source.folder for source in sources()}
+    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for source in sources():
+        for module in source.imports:
+            there = folder_of.get(module)
+            if there is not None and there != source.folder:
+                reasons[source.folder, there].append(f"{source.name} imports {module}")
+    both = [
+        f"{here} <-> {there}:\n  " + "\n  ".join((*reasons[here, there], *reasons[there, here]))
+        for here, there in sorted(reasons)
+        if here < there and (there, here) in reasons
+    ]
+    assert not both, "\n".join(both)
+
+
+def test_functions() -> None:
     """A function fits on a screen, and imports nothing of ours inside."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+    wrong = []
+    for source in sources():
+        for node in source.functions():
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            assert lines <= FUNCTION_LINES_MAX, f"{node.name} has {lines} lines"
+            if lines > FUNCTION_LINES_MAX:
+                wrong.append(f"{source.name}: {node.name} has {lines} lines")
             for inner in ast.walk(node):
                 if isinstance(inner, ast.ImportFrom | ast.Import):
-                    source = getattr(inner, "module", None) or inner.names[0].name
-                    assert source.partition(".")[0] not in MAY_IMPORT, f"{node.name} imports {source} inside"
+                    module = getattr(inner, "module", None) or inner.names[0].name
+                    if module.partition(".")[0] == "dub5":
+                        wrong.append(f"{source.name}: {node.name} imports {module} inside")
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", SERVICE, ids=named)
-def test_doors(path: Path) -> None:
+def test_doors() -> None:
     """Time, chance, the environment and the network come in through one door each."""
-    for module, _ in imports_of(path):
-        allowed, instead = BANNED_MODULES.get(module, ({path.name}, ""))
-        assert path.name in allowed, f"imports {module}; use {instead}"
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            said = f"{node.value.id}.{node.attr}"
-            allowed, instead = BANNED_CALLS.get(said, ({path.name}, ""))
-            assert path.name in allowed, f"line {node.lineno}: {said}; use {instead}"
-            seeded = node.value.id != "random" or node.attr == "Random"
-            assert seeded, f"line {node.lineno}: {said}; use an injected random.Random"
+    wrong = []
+    for source in service():
+        file = source.path.name
+        for module in source.imports:
+            allowed, instead = BANNED_MODULES.get(module, ({file}, ""))
+            if file not in allowed:
+                wrong.append(f"{source.name} imports {module}; use {instead}")
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                name = f"{node.value.id}.{node.attr}"
+                allowed, instead = BANNED_CALLS.get(name, ({file}, ""))
+                if node.value.id == "random" and node.attr != "Random":
+                    allowed, instead = set(), "an injected random.Random"
+                if file not in allowed:
+                    wrong.append(f"{source.name}, line {node.lineno}: {name}; use {instead}")
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", SERVICE, ids=named)
-def test_blind_excepts(path: Path) -> None:
+def test_blind_excepts() -> None:
     """Only the two edges may swallow what they do not know; others may clean up and raise it again."""
-    if "/".join(path.parts[-2:]) in BLIND_EXCEPT_ALLOWED:
-        return
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ExceptHandler):
-            blind = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
-            again = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
-            assert again or not blind, f"line {node.lineno} swallows everything"
+    wrong = []
+    for source in service():
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.ExceptHandler) and source.name not in BLIND_EXCEPT_ALLOWED:
+                blind = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
+                again = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+                if blind and not again:
+                    wrong.append(f"{source.name}, line {node.lineno} swallows everything")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_every_event_is_heard() -> None:
@@ -183,4 +186,9 @@ def test_every_event_is_heard() -> None:
 
 
 def _is_event(kind: type) -> bool:
-    return kind.__module__ == "service.events" and issubclass(kind, Struct)
+    return kind.__module__ == events.__name__ and issubclass(kind, Struct)
+
+
+def test_one_import_name() -> None:
+    """Whatever the suite has imported so far, it came as `dub5`: an application's own `service` is safe."""
+    assert not {name.partition(".")[0] for name in sys.modules} & set(PARTS)

@@ -9,17 +9,18 @@ from typing import get_args, get_origin
 import msgspec
 import pytest
 
-from service import options
-from service.errors import every_error
-from service.events import Event
-from service.options import CacheBounds, CacheOptions, Clocks, DegradedOptions, RedisOptions
-from service.settings import Settings, SettingsProblems
-from service.settings_file import load
-from service.telemetry import names
-from service.telemetry.board import HAPPENED
+from dub5.service.config import options
+from dub5.service.config.load import load
+from dub5.service.config.options import CacheBounds, CacheOptions, Clocks, DegradedOptions, RedisOptions
+from dub5.service.config.settings import Settings, SettingsProblems
+from dub5.service.errors import every_error
+from dub5.service.events import Event
+from dub5.service.telemetry import names
+from dub5.service.telemetry.board import HAPPENED
 from tests.service.test_ablations import MECHANISMS
+from tests.support.source import ROOT
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = ROOT / "docs"
 README = DOCS.parent / "README.md"
 
 
@@ -88,7 +89,7 @@ OPTIONS = [
     if kind not in NOT_OF_RELIABILITY
     for field in msgspec.structs.fields(kind)
 ]
-SOURCES = ("api/ops", "telemetry/board", "telemetry/logs", "telemetry/reading", "telemetry/spending")
+SOURCES = ("api/ops", "telemetry/board", "telemetry/logs", "telemetry/attempt_views", "telemetry/costs")
 
 
 def mechanisms() -> dict[str, str]:
@@ -137,7 +138,7 @@ class TestReliability:
         told = {name: value for name, value in settings} | {f"{file}:{name}": v for name, file, v in fixed}
         true = {name: shown(default_of(name)) for name, _ in settings}
         for name, file, _ in fixed:
-            true[f"{file}:{name}"] = shown(getattr(import_module(file.replace("/", ".")), name))
+            true[f"{file}:{name}"] = shown(getattr(import_module("dub5." + file.replace("/", ".")), name))
         assert len(told) > len(OPTIONS)
         assert told == true
 

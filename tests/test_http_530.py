@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from chaos import cli
-from chaos.scenario_file import read
-from service.attempt.classify import EDGE_STATUSES
-from service.options import BreakerOptions, HealthOptions
-from simulators.faults import parse_fault
-from tests.service.world import World, healthy, text_of
-from tests.simulators.play import provider
+from dub5.chaos import cli
+from dub5.chaos.scenario.parse import read
+from dub5.service.config.options import BreakerOptions, HealthOptions
+from dub5.service.resilience.classify import EDGE_STATUSES
+from dub5.simulators.faults.answers import parse_fault
+from tests.support.play import provider
+from tests.support.source import ROOT
+from tests.support.world import World, healthy, text_of
 
-ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "http-530.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 FORMS = {

@@ -6,13 +6,13 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from chaos.journal import Journal
-from chaos.play import Play, Watch
-from chaos.processes import HarnessFailed, Tell, run_until_told
-from chaos.scenario import Scenario
-from chaos.shorter import shorter
-from chaos.stack import Urls, stack
-from chaos.tools import Found, find_or_build
+from dub5.chaos.engines.find_toxiproxy import Found, find_or_build
+from dub5.chaos.engines.processes import HarnessFailed, Tell, run_until_told
+from dub5.chaos.engines.stack import Urls, stack
+from dub5.chaos.run.journal import Journal
+from dub5.chaos.run.runner import Play, Watch
+from dub5.chaos.scenario.compress import shorter
+from dub5.chaos.scenario.model import Scenario
 
 NAME = "toxiproxy"
 
@@ -34,7 +34,9 @@ async def _play(scenario: Scenario, seed: int, watch: Watch, tell: Tell, found: 
 
     async def front(urls: Urls, folder: Path, exits: contextlib.AsyncExitStack) -> Urls:
         nonlocal hands
-        module = await asyncio.to_thread(importlib.import_module, "chaos.hands")  # while the service starts
+        module = await asyncio.to_thread(
+            importlib.import_module, "dub5.chaos.engines.real_world"
+        )  # while the service starts
         hands = module.Hands(found.path)
         said: Urls = await hands.front(urls, folder, exits)
         return said

@@ -8,24 +8,24 @@ from random import Random
 
 import msgspec
 
-from chaos.configure import settings, simulated
-from chaos.door import AppDoor, Door
-from chaos.faults import CAPACITY
-from chaos.journal import Asked, Journal
-from chaos.play import Play, Watch
-from chaos.processes import Tell
-from chaos.scenario import Fault, Scenario
-from service.app import Service
-from service.settings import Loaded, SettingsProblems
-from service.settings_file import load
-from simulators.capacity import Capacity
-from simulators.faults import parse_fault
-from simulators.in_force import SetFault
-from simulators.ledger import Ledger
-from simulators.provider import Provider, make
-from simulators.settings import build
-from simulators.virtual import AppClient, Connect, VirtualWire
-from simulators.virtual import run as run_in_virtual_time
+from dub5.chaos.engines.processes import Tell
+from dub5.chaos.run.endpoint import AppDoor, Door
+from dub5.chaos.run.journal import Asked, Journal
+from dub5.chaos.run.runner import Play, Watch
+from dub5.chaos.scenario.faults import CAPACITY
+from dub5.chaos.scenario.model import Fault, Scenario
+from dub5.chaos.scenario.service_config import settings, simulated
+from dub5.service.app import Service
+from dub5.service.config.load import load
+from dub5.service.config.settings import Loaded, SettingsProblems
+from dub5.simulators.faults.active import SetFault
+from dub5.simulators.faults.answers import parse_fault
+from dub5.simulators.ledger import Ledger
+from dub5.simulators.limits.concurrency import Capacity
+from dub5.simulators.provider import Provider, make
+from dub5.simulators.settings import build
+from dub5.simulators.virtual import AppClient, Connect, VirtualWire
+from dub5.simulators.virtual import run as run_in_virtual_time
 
 NAME = "virtual"
 

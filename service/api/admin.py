@@ -17,11 +17,11 @@ import msgspec
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
 
-from service.answers.cache import AnswerCache, Selection
-from service.answers.storage import StorageLost
-from service.api.schema import read_json
-from service.errors import InvalidRequest, NotFound, TooLarge, Unauthorized, Unavailable
-from service.settings import Secret
+from dub5.service.api.schema import read_json
+from dub5.service.cache.cache import AnswerCache, Selection
+from dub5.service.cache.storage import StorageLost
+from dub5.service.config.settings import Secret
+from dub5.service.errors import InvalidRequest, NotFound, TooLarge, Unauthorized, Unavailable
 
 BODY_BYTES_MAX = 16 * 1024
 NAME_CHARS_MAX = 512

@@ -12,18 +12,18 @@ from typing import TypeVar
 import msgspec
 from litestar.types import HTTPResponseStartEvent, Receive, Scope, Send
 
-from service import clock
-from service.api.errors import ClientGone, answered, error_body, error_headers
-from service.api.schema import deadline_s, delivery, parse_chat
-from service.api.stream import DONE, HEARTBEAT, HEARTBEAT_S, SSE_HEADERS, error_event, trail_header
-from service.attempt.clocks import ClockRanOut, Watch
-from service.attempt.task import Task
-from service.chat import Asked, Caller, ChatRequest, Outcome, Usage
-from service.errors import GatewayError, InvalidRequest, ShuttingDown, StreamStalled, TooLarge
-from service.events import Events, RequestEnded
-from service.gateway import Answer, Gateway, Route
-from service.policy.admission import Admission, Callers
-from service.settings import ServerSettings
+from dub5.service import clock
+from dub5.service.admission.admission import Admission, Callers
+from dub5.service.api.errors import ClientGone, answered, error_body, error_headers
+from dub5.service.api.schema import deadline_s, delivery, parse_chat
+from dub5.service.api.stream import DONE, HEARTBEAT, HEARTBEAT_S, SSE_HEADERS, error_event, trail_header
+from dub5.service.config.settings import ServerSettings
+from dub5.service.errors import GatewayError, InvalidRequest, ShuttingDown, StreamStalled, TooLarge
+from dub5.service.events import Events, RequestEnded
+from dub5.service.failover.context import Task
+from dub5.service.gateway import Answer, Gateway, Route
+from dub5.service.model import Asked, Caller, ChatRequest, Outcome, Usage
+from dub5.service.timeouts import ClockRanOut, Watch
 
 T = TypeVar("T")
 UPLOAD_S = 300.0

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from service.api.chat import Exchange
-from service.api.schema import read_json
-from service.attempt.task import Task
-from service.chat import Asked, Caller, EmbedBody, EmbedRequest
-from service.errors import GatewayError, InvalidRequest
-from service.gateway import Answer, Route
+from dub5.service.api.chat import Exchange
+from dub5.service.api.schema import read_json
+from dub5.service.errors import GatewayError, InvalidRequest
+from dub5.service.failover.context import Task
+from dub5.service.gateway import Answer, Route
+from dub5.service.model import Asked, Caller, EmbedBody, EmbedRequest
 
 _BODY = msgspec.json.Decoder(EmbedBody)
 FORMATS = (None, "float", "base64")

@@ -16,10 +16,10 @@ from litestar.exceptions import (
     NotFoundException,
 )
 
-from service.errors import GatewayError, Internal, InvalidRequest, MethodNotAllowed, NotFound
-from service.events import Crashed, Events
-from service.telemetry.reading import rows
-from service.words import in_words
+from dub5.service.config.decode_messages import in_words
+from dub5.service.errors import GatewayError, Internal, InvalidRequest, MethodNotAllowed, NotFound
+from dub5.service.events import Crashed, Events
+from dub5.service.telemetry.attempt_views import rows
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ unsupported   none of them has it
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from service.providers.features import Feature
-from service.routing.health import Health, TargetState
+from dub5.service.providers.features import Feature
+from dub5.service.resilience.health import Health, TargetState
 
 CHAT = "chat"
 

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from service import VERSION
-from service.answers.offline import Pack
-from service.api.features import Able, features
-from service.policy.admission import Admission
-from service.policy.queue import Queue
-from service.routing.health import Health, TargetState
-from service.settings import Settings
-from service.telemetry.board import Board, Standing
+from dub5.service import VERSION
+from dub5.service.admission.admission import Admission
+from dub5.service.admission.queue import Queue
+from dub5.service.api.features import Able, features
+from dub5.service.config.settings import Settings
+from dub5.service.fallback.offline_pack import Pack
+from dub5.service.resilience.health import Health, TargetState
+from dub5.service.telemetry.board import Board, Standing
 
 
 @dataclass(frozen=True, slots=True)

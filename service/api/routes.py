@@ -9,12 +9,12 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery
 from litestar.types import ASGIApp
 
-from service.api.chat import Desk, Exchange
-from service.api.embeddings import Embedding
-from service.api.ops import Ops
-from service.api.page import File
-from service.errors import ModelNotFound, NotFound
-from service.telemetry.metrics import CONTENT_TYPE, Metrics
+from dub5.service.api.chat import Desk, Exchange
+from dub5.service.api.embeddings import Embedding
+from dub5.service.api.ops import Ops
+from dub5.service.api.page import File
+from dub5.service.errors import ModelNotFound, NotFound
+from dub5.service.telemetry.metrics import CONTENT_TYPE, Metrics
 
 T = TypeVar("T")
 Now = Callable[[], T]  # a reload of the settings puts another one in its place

@@ -6,10 +6,10 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw
 
-from service.chat import Caller, ChatBody, ChatRequest
-from service.errors import InvalidRequest
-from service.settings import DeliveryName
-from service.words import in_words, where
+from dub5.service.config.decode_messages import in_words, where
+from dub5.service.config.settings import DeliveryName
+from dub5.service.errors import InvalidRequest
+from dub5.service.model import Caller, ChatBody, ChatRequest
 
 T = TypeVar("T")
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from service.chat import Attempt
-from service.gateway import Answer
+from dub5.service.gateway import Answer
+from dub5.service.model import Attempt
 
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": the answer is on its way\n\n"

@@ -11,16 +11,16 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from service import clock
-from service.chat import ChatRequest, Chunk, EmbedRequest, Reply, Usage
-from service.providers.anthropic_request import OLD_VERSION, translated
-from service.providers.base import Call, ProviderFault, Unsupported, named, status_fault
-from service.providers.error_body import read_error
-from service.providers.fields import differ
-from service.providers.openai import bearer, frame
-from service.providers.sse import EventTooLong, SseDecoder
-from service.providers.usage import estimated, prompt_chars, tokens, usage_json
-from service.settings import AS_THE_DIALECT, Differences
+from dub5.service import clock
+from dub5.service.config.settings import AS_THE_DIALECT, Differences
+from dub5.service.model import ChatRequest, Chunk, EmbedRequest, Reply, Usage
+from dub5.service.providers.anthropic_request import OLD_VERSION, translated
+from dub5.service.providers.base import Call, ProviderFault, Unsupported, named, status_fault
+from dub5.service.providers.error_body import read_error
+from dub5.service.providers.fields import differ
+from dub5.service.providers.openai import bearer, frame
+from dub5.service.providers.sse import EventTooLong, SseDecoder
+from dub5.service.providers.usage import estimated, prompt_chars, tokens, usage_json
 
 FINISH = {
     "end_turn": "stop",

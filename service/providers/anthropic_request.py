@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from service.providers.base import Unsupported
-from service.providers.fields import decoded, left_out, neutral
+from dub5.service.providers.base import Unsupported
+from dub5.service.providers.fields import decoded, left_out, neutral
 
 Json = dict[str, Any]
 

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from service import VERSION, clock
-from service.chat import Asked, ChatRequest, Chunk, EmbedRequest, Reply, Usage
-from service.providers.error_body import read_error
-from service.providers.retry_after import retry_after_s
+from dub5.service import VERSION, clock
+from dub5.service.model import Asked, ChatRequest, Chunk, EmbedRequest, Reply, Usage
+from dub5.service.providers.error_body import read_error
+from dub5.service.providers.retry_after import retry_after_s
 
 USER_AGENT = f"dub5/{VERSION}"
 MESSAGE_CHARS_MAX = 300

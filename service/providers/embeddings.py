@@ -12,10 +12,10 @@ from array import array
 import msgspec
 from msgspec import Raw, Struct
 
-from service.chat import EmbedRequest, Reply
-from service.providers.base import ProviderFault
-from service.providers.error_body import read_error
-from service.providers.usage import prompt_only, usage_of, with_usage
+from dub5.service.model import EmbedRequest, Reply
+from dub5.service.providers.base import ProviderFault
+from dub5.service.providers.error_body import read_error
+from dub5.service.providers.usage import prompt_only, usage_of, with_usage
 
 
 class _Body(Struct):

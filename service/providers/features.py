@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from service.chat import Asked, Caller, ChatBody, ChatRequest
-from service.providers.base import Dialect, Unsupported
-from service.providers.fields import decoded, neutral
-from service.providers.usage import CHARS_PER_TOKEN, prompt_chars
+from dub5.service.model import Asked, Caller, ChatBody, ChatRequest
+from dub5.service.providers.base import Dialect, Unsupported
+from dub5.service.providers.fields import decoded, neutral
+from dub5.service.providers.usage import CHARS_PER_TOKEN, prompt_chars
 
 
 class Feature(StrEnum):

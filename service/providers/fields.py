@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from service.providers.base import Unsupported
-from service.settings import Differences
+from dub5.service.config.settings import Differences
+from dub5.service.providers.base import Unsupported
 
 NEUTRAL: Mapping[str, tuple[object, ...]] = {  # values that say nothing, beside null, false and what is empty
     "n": (1,),

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from service.chat import ChatRequest, Chunk, EmbedRequest, Reply
-from service.providers.base import Call, Unsupported, named
-from service.providers.fields import decoded, differ, left_out, neutral
-from service.providers.openai import OpenAI, OpenAIStream
+from dub5.service.model import ChatRequest, Chunk, EmbedRequest, Reply
+from dub5.service.providers.base import Call, Unsupported, named
+from dub5.service.providers.fields import decoded, differ, left_out, neutral
+from dub5.service.providers.openai import OpenAI, OpenAIStream
 
 # What its chat endpoint takes; any other field is answered with 422.
 KNOWN = frozenset(

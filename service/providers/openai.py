@@ -5,13 +5,14 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from service.chat import ChatRequest, Chunk, EmbedRequest, Reply, Usage
-from service.providers.base import USER_AGENT, Call, ProviderFault, named, status_fault
-from service.providers.embeddings import reply_with_vectors
-from service.providers.error_body import read_error
-from service.providers.fields import differ
-from service.providers.sse import EventTooLong, SseDecoder
-from service.providers.usage import (
+from dub5.service.config.settings import AS_THE_DIALECT, Differences
+from dub5.service.model import ChatRequest, Chunk, EmbedRequest, Reply, Usage
+from dub5.service.providers.base import USER_AGENT, Call, ProviderFault, named, status_fault
+from dub5.service.providers.embeddings import reply_with_vectors
+from dub5.service.providers.error_body import read_error
+from dub5.service.providers.fields import differ
+from dub5.service.providers.sse import EventTooLong, SseDecoder
+from dub5.service.providers.usage import (
     calls_chars,
     estimated,
     prompt_chars,
@@ -20,7 +21,6 @@ from service.providers.usage import (
     usage_of,
     with_usage,
 )
-from service.settings import AS_THE_DIALECT, Differences
 
 DONE = b"[DONE]"
 WITH_USAGE = Raw(b'{"include_usage":true}')

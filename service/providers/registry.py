@@ -1,10 +1,10 @@
 """Which dialect each configured provider speaks."""
 
-from service.providers.anthropic import Anthropic
-from service.providers.base import Dialect
-from service.providers.mistral import Mistral
-from service.providers.openai import OpenAI
-from service.settings import ProviderSettings
+from dub5.service.config.settings import ProviderSettings
+from dub5.service.providers.anthropic import Anthropic
+from dub5.service.providers.base import Dialect
+from dub5.service.providers.mistral import Mistral
+from dub5.service.providers.openai import OpenAI
 
 
 def dialect_of(provider: ProviderSettings, event_bytes_max: int) -> Dialect:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from service.chat import Asked, ChatRequest, EmbedRequest, Usage
+from dub5.service.model import Asked, ChatRequest, EmbedRequest, Usage
 
 CHARS_PER_TOKEN = 4
 TOKENS_MAX = 2**53

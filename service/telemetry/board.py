@@ -4,10 +4,9 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from service import clock
-from service.chat import Outcome
-from service.errors import FeatureUnavailable
-from service.events import (
+from dub5.service import clock
+from dub5.service.errors import FeatureUnavailable
+from dub5.service.events import (
     AttemptEnded,
     BreakerChanged,
     BudgetSpent,
@@ -25,8 +24,9 @@ from service.events import (
     SettingsReloaded,
     Shared,
 )
-from service.telemetry.reading import cost_usd, failed, failed_over, ms, rows_with_cost, stopped
-from service.telemetry.spending import Spending
+from dub5.service.model import Outcome
+from dub5.service.telemetry.attempt_views import cost_usd, failed, failed_over, ms, rows_with_cost, stopped
+from dub5.service.telemetry.costs import Spending
 
 RECENT_MAX = 50
 INCIDENTS_MAX = 100

@@ -17,9 +17,8 @@ from typing import Any, Protocol, assert_never
 import msgspec
 from msgspec import Struct
 
-from service import clock
-from service.chat import Outcome
-from service.events import (
+from dub5.service import clock
+from dub5.service.events import (
     AttemptEnded,
     BreakerChanged,
     BudgetSpent,
@@ -37,7 +36,8 @@ from service.events import (
     SettingsReloaded,
     Shared,
 )
-from service.telemetry.reading import AttemptRow, cost_usd, ms, rows_with_cost
+from dub5.service.model import Outcome
+from dub5.service.telemetry.attempt_views import AttemptRow, cost_usd, ms, rows_with_cost
 
 FLUSH_S = 0.1
 LINES_MAX = 10_000

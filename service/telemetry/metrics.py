@@ -28,10 +28,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service import clock
-from service.answers.opening import SCOPE
-from service.chat import ChatRequest, Outcome, Target
-from service.events import (
+from dub5.service import clock
+from dub5.service.cache.opening import SCOPE
+from dub5.service.events import (
     AttemptEnded,
     BreakerChanged,
     BudgetSpent,
@@ -49,11 +48,12 @@ from service.events import (
     SettingsReloaded,
     Shared,
 )
-from service.routing.health import TargetState
-from service.telemetry import names, process
-from service.telemetry.names import OTHER, Kind, Metric
-from service.telemetry.reading import failed_over, stopped
-from service.telemetry.spending import Spending
+from dub5.service.model import ChatRequest, Outcome, Target
+from dub5.service.resilience.health import TargetState
+from dub5.service.telemetry import names, process
+from dub5.service.telemetry.attempt_views import failed_over, stopped
+from dub5.service.telemetry.costs import Spending
+from dub5.service.telemetry.names import OTHER, Kind, Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 COUNTED = frozenset(

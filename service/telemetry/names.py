@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from service.attempt.classify import Rest
-from service.errors import every_error
-from service.wire.base import Kind as WireKind
-from service.wire.base import Stage
+from dub5.service.errors import every_error
+from dub5.service.resilience.classify import Rest
+from dub5.service.wire.base import Kind as WireKind
+from dub5.service.wire.base import Stage
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.38.0"
 OTHER = "other"

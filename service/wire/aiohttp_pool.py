@@ -27,8 +27,8 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from service.wire.base import ConnectClock, Kind, Stage, WireFailure, origin_of
-from service.wire.proxy import is_near, no_tunnel
+from dub5.service.wire.base import ConnectClock, Kind, Stage, WireFailure, origin_of
+from dub5.service.wire.proxy import is_near, no_tunnel
 
 DNS_TTL_S = 60
 NO_CLOCKS = ClientTimeout()  # every clock is ours

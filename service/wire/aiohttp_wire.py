@@ -17,8 +17,8 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
-from service.wire.aiohttp_pool import Connections, Destination, Protocol, destination, detail_of, kind_of
-from service.wire.base import (
+from dub5.service.wire.aiohttp_pool import Connections, Destination, Protocol, destination, detail_of, kind_of
+from dub5.service.wire.base import (
     HEADERS_OF_THE_WIRE,
     KEEPALIVE_S,
     Kind,
@@ -89,7 +89,7 @@ class AiohttpWire:
 
 
 class AiohttpResponse:
-    """A status, headers and the body still to be read; see service.wire.base.WireResponse."""
+    """A status, headers and the body still to be read; see dub5.service.wire.base.WireResponse."""
 
     __slots__ = (
         "_compressed",

@@ -2,7 +2,7 @@
 
     attempt/run -> Wire.send(WireRequest) -> WireResponse.read() ... b"" -> aclose()
                         |  failures, at any stage: WireFailure
-                        aiohttp_wire | httpx_wire | simulators.virtual.wire
+                        aiohttp_wire | httpx_wire | dub5.simulators.virtual.wire
 
 Every wire holds two of the five clocks itself, pool wait and connect, and takes its place from the same `Slots`.
 """

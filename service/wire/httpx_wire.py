@@ -17,7 +17,7 @@ from typing import cast
 import httpcore
 import httpx
 
-from service.wire.base import (
+from dub5.service.wire.base import (
     HEADERS_OF_THE_WIRE,
     KEEPALIVE_S,
     ConnectClock,
@@ -28,7 +28,7 @@ from service.wire.base import (
     WireFailure,
     WireRequest,
 )
-from service.wire.proxy import is_near, no_tunnel
+from dub5.service.wire.proxy import is_near, no_tunnel
 
 IDENTITY = ("accept-encoding", "identity")
 DETAIL_CHARS_MAX = 200
@@ -99,7 +99,7 @@ class HttpxWire:
 
 
 class HttpxResponse:
-    """A status, headers and the body still to be read; see service.wire.base.WireResponse."""
+    """A status, headers and the body still to be read; see dub5.service.wire.base.WireResponse."""
 
     status: int
     headers: Mapping[str, str]

@@ -8,7 +8,7 @@ in our own network (`is_near`): no proxy
 import ipaddress
 from functools import lru_cache
 
-from service.wire.base import Kind, Stage, WireFailure
+from dub5.service.wire.base import Kind, Stage, WireFailure
 
 NEAR_ENDINGS = (".localhost", ".local", ".internal")
 NOT_REACHED = {502: Kind.REFUSED, 503: Kind.REFUSED, 504: Kind.TIMEOUT}  # what proxies say of the provider

@@ -7,10 +7,20 @@ from typing import Any
 
 import msgspec
 
-from simulators.limits import Excess, Standing, by_kind
-from simulators.personas.base import Asked, Page, Persona, Refusal, Spoken, Turn, retry_after, speak, streamed
-from simulators.personas.openai import arguments
-from simulators.script import Script, SimRequest
+from dub5.simulators.limits.rate import Excess, Standing, by_kind
+from dub5.simulators.personas.base import (
+    Asked,
+    Page,
+    Persona,
+    Refusal,
+    Spoken,
+    Turn,
+    retry_after,
+    speak,
+    streamed,
+)
+from dub5.simulators.personas.openai import arguments
+from dub5.simulators.script import Script, SimRequest
 
 VERSIONS = ("2023-06-01", "2026-10-21")
 SAMPLING = ("temperature", "top_p", "top_k")  # refused by the newer version

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from simulators.answers import answer_text, pieces
-from simulators.latency import Latency, Pace
-from simulators.limits import Excess, Standing
-from simulators.script import Data, End, Head, Script, SimRequest
+from dub5.simulators.answers import answer_text, pieces
+from dub5.simulators.latency import Latency, Pace
+from dub5.simulators.limits.rate import Excess, Standing
+from dub5.simulators.script import Data, End, Head, Script, SimRequest
 
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"

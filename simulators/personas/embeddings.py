@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simulators.personas.base import CHARS_PER_TOKEN, Refusal
+from dub5.simulators.personas.base import CHARS_PER_TOKEN, Refusal
 
 DIMENSIONS = 256  # unless others are asked for
 DIMENSIONS_MAX = 4096

@@ -6,9 +6,9 @@ The origin's own 429 is its limit; a 429 of a host behind it leaves as 502. When
 from datetime import UTC, datetime
 from typing import Any
 
-from simulators.limits import Excess
-from simulators.personas.base import Page, Refusal, Turn, retry_after
-from simulators.personas.openai import OpenAI
+from dub5.simulators.limits.rate import Excess
+from dub5.simulators.personas.base import Page, Refusal, Turn, retry_after
+from dub5.simulators.personas.openai import OpenAI
 
 TIER = "Model not found or tier not high enough. Your tier: anonymous, required tier: seed. See our docs for tiers."
 TYPICAL = {  # status: message, code

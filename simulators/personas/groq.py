@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from simulators.limits import Excess, Standing, by_kind
-from simulators.personas.base import Asked, Page, Spoken, Turn, retry_after
-from simulators.personas.limit_words import limit_error, ratelimit_headers
-from simulators.personas.openai import OpenAI, usage
+from dub5.simulators.limits.rate import Excess, Standing, by_kind
+from dub5.simulators.personas.base import Asked, Page, Spoken, Turn, retry_after
+from dub5.simulators.personas.limit_words import limit_error, ratelimit_headers
+from dub5.simulators.personas.openai import OpenAI, usage
 
 CAPACITY = "Over capacity, please try again later. See https://console.groq.com/docs/flex-processing"
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from simulators.limits import Excess, Standing, duration
+from dub5.simulators.limits.rate import Excess, Standing, duration
 
 
 def limit_error(excess: Excess, model: str, organisation: str = "org-sim") -> dict[str, Any]:

@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from simulators.limits import Excess, Standing
-from simulators.personas.base import Asked, Page, Persona, Refusal, Spoken, Turn
-from simulators.personas.openai import DONE, OpenAI, envelope, finish, usage
-from simulators.script import SimRequest
+from dub5.simulators.limits.rate import Excess, Standing
+from dub5.simulators.personas.base import Asked, Page, Persona, Refusal, Spoken, Turn
+from dub5.simulators.personas.openai import DONE, OpenAI, envelope, finish, usage
+from dub5.simulators.script import SimRequest
 
 FIELDS = """model messages temperature top_p top_k max_tokens min_tokens stream stop random_seed metadata n prediction
     response_format tools tool_choice parallel_tool_calls presence_penalty frequency_penalty repetition_penalty

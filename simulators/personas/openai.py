@@ -6,12 +6,22 @@ from typing import Any
 
 import msgspec
 
-from simulators.answers import pieces
-from simulators.limits import Excess, Standing, by_kind
-from simulators.personas.base import Asked, Page, Persona, Refusal, Spoken, Turn, retry_after, speak, streamed
-from simulators.personas.embeddings import embeddings
-from simulators.personas.limit_words import limit_error, ratelimit_headers
-from simulators.script import Script, SimRequest
+from dub5.simulators.answers import pieces
+from dub5.simulators.limits.rate import Excess, Standing, by_kind
+from dub5.simulators.personas.base import (
+    Asked,
+    Page,
+    Persona,
+    Refusal,
+    Spoken,
+    Turn,
+    retry_after,
+    speak,
+    streamed,
+)
+from dub5.simulators.personas.embeddings import embeddings
+from dub5.simulators.personas.limit_words import limit_error, ratelimit_headers
+from dub5.simulators.script import Script, SimRequest
 
 DONE = b"data: [DONE]\n\n"
 SORRY = "The server had an error while processing your request. Sorry about that!"

@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from simulators.limits import Excess, Standing
-from simulators.personas.base import Asked, Page, Refusal, Spoken, Turn, retry_after
-from simulators.personas.openai import OpenAI, check_minimum
-from simulators.script import Data, Script, Wait
+from dub5.simulators.limits.rate import Excess, Standing
+from dub5.simulators.personas.base import Asked, Page, Refusal, Spoken, Turn, retry_after
+from dub5.simulators.personas.openai import OpenAI, check_minimum
+from dub5.simulators.script import Data, Script, Wait
 
 COMMENT = b": OPENROUTER PROCESSING\n\n"
 COMMENT_S = 0.5  # so often it comes while the host is silent

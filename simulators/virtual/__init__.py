@@ -1,11 +1,11 @@
 """Virtual time: an event loop, a network and a client that need no real one."""
 
-from simulators.virtual.asgi import AppFault, Reply
-from simulators.virtual.client import Answer, AppClient
-from simulators.virtual.connect import Connect, Link
-from simulators.virtual.loop import Deadlock, Escaped, VirtualLoop
-from simulators.virtual.runner import Leaked, Trace, run
-from simulators.virtual.wire import VirtualWire
+from dub5.simulators.virtual.asgi import AppFault, Reply
+from dub5.simulators.virtual.client import Answer, AppClient
+from dub5.simulators.virtual.connect import Connect, Link
+from dub5.simulators.virtual.loop import Deadlock, Escaped, VirtualLoop
+from dub5.simulators.virtual.runner import Leaked, Trace, run
+from dub5.simulators.virtual.wire import VirtualWire
 
 __all__ = [
     "Answer",

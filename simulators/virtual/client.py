@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote
 
-from simulators.virtual.asgi import LEAVE_S, App, AppFault, Lifespan, Message, Reply
+from dub5.simulators.virtual.asgi import LEAVE_S, App, AppFault, Lifespan, Message, Reply
 
 BUFFER_BYTES_MAX = 64 * 1024
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
-from service.wire.base import Kind, Stage, WireFailure
-from simulators.unreachable import Unreachable
-from simulators.way import Way
+from dub5.service.wire.base import Kind, Stage, WireFailure
+from dub5.simulators.faults.connections import Unreachable
+from dub5.simulators.faults.reachability import Way
 
 SYN_AGAIN_S = 1.0  # a dropped SYN is sent again: who still waits then may find the port open
 TIMER_S_MIN = 1e-6
@@ -51,7 +51,7 @@ class Call(Protocol):
 
 
 class Door:
-    """Where one provider's faults meet its connections: `simulators.way.Front`."""
+    """Where one provider's faults meet its connections: `dub5.simulators.faults.reachability.Front`."""
 
     def __init__(self, origin: str, link: Link, way: Way, calls: Iterable[Call]) -> None:
         self.way = way

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from simulators.virtual.loop import VirtualLoop, where
+from dub5.simulators.virtual.loop import VirtualLoop, where
 
 T = TypeVar("T")
 

@@ -12,8 +12,9 @@ import functools
 from collections.abc import Generator, Mapping
 from urllib.parse import urlsplit
 
-from service.wire.base import Kind, Slot, Slots, Stage, WireFailure, WireRequest, origin_of
-from simulators.script import (
+from dub5.service.wire.base import Kind, Slot, Slots, Stage, WireFailure, WireRequest, origin_of
+from dub5.simulators.faults.reachability import way_of
+from dub5.simulators.script import (
     Action,
     Data,
     End,
@@ -29,8 +30,7 @@ from simulators.script import (
     Wait,
     drop,
 )
-from simulators.virtual.connect import Door, Link, connected
-from simulators.way import way_of
+from dub5.simulators.virtual.connect import Door, Link, connected
 
 BODILESS = (204, 304)
 READ_BYTES_MAX = 64 * 1024
@@ -38,7 +38,7 @@ HEAD_BYTES_MAX = 8 * 1024
 
 
 class VirtualWire:
-    """A `service.wire.base.Wire` to simulated providers.
+    """A `dub5.service.wire.base.Wire` to simulated providers.
 
     `respond_by_origin`: base URLs, or origins, and who answers there. Any other host does not resolve.
     """

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos import tools
+from dub5.chaos.engines import find_toxiproxy as tools
 
 
 @pytest.fixture
@@ -12,9 +12,9 @@ def server_path() -> Path:
     path = tools.find()
     if path is None:
         assert os.environ.get("CI") != "true", (
-            "toxiproxy-server must be there under CI: python -m chaos.tools"
+            "toxiproxy-server must be there under CI: python -m dub5.chaos.engines.find_toxiproxy"
         )
         pytest.skip(
-            "no toxiproxy-server (python -m chaos.tools builds it): our client was not tried on a real one"
+            "no toxiproxy-server (python -m dub5.chaos.engines.find_toxiproxy builds it): our client was not tried on a real one"
         )
     return path

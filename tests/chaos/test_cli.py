@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from chaos.cli import DID_NOT_RUN, UNUSABLE, main
-from chaos.configure import settings
-from chaos.scenario import Neighbourhood
-from service.settings_file import load
+from dub5.chaos.cli import DID_NOT_RUN, UNUSABLE, main
+from dub5.chaos.scenario.model import Neighbourhood
+from dub5.chaos.scenario.service_config import settings
+from dub5.service.config.load import load
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from dashboards.generate import FOLDER
-from service.telemetry import names
+from dub5.service.telemetry import names
 
 RULES = (FOLDER / "alerts.yml").read_text(encoding="utf-8")
 TESTS = (FOLDER / "alerts.test.yml").read_text(encoding="utf-8")

@@ -10,9 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dashboards.generate import BOARDS, render
 from dashboards.providers import PROVIDERS, settings
-from service.app import Service
-from service.settings_file import load
-from simulators.virtual import AppClient, VirtualWire
+from dub5.service.app import Service
+from dub5.service.config.load import load
+from dub5.simulators.virtual import AppClient, VirtualWire
 
 IGNORED = {"le", "job", "instance"}  # added by the histogram's text and by Prometheus itself
 

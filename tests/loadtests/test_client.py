@@ -6,13 +6,13 @@ from http.client import HTTPResponse
 
 import pytest
 
-from loadtests import ruler
-from loadtests.client import Client
-from loadtests.mix import Ask
-from loadtests.sample import Outcome, Sample
-from simulators.answers import Proof
-from simulators.script import Action, Close, Data, End, Hang, Head, Reset, Script, SimRequest
-from simulators.sockets import serve
+from dub5.loadtests import ruler
+from dub5.loadtests.client import Client
+from dub5.loadtests.mix import Ask
+from dub5.loadtests.sample import Outcome, Sample
+from dub5.simulators.answers import Proof
+from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Reset, Script, SimRequest
+from dub5.simulators.server.sockets import serve
 
 STREAM = Head(200, {"content-type": "text/event-stream"})
 BODY = {"messages": [{"role": "user", "content": "?"}]}

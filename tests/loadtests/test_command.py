@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from loadtests import __main__ as command
-from loadtests.sample import Outcome, Sample
-from loadtests.stack import settings
-from service.settings_file import load
+from dub5.loadtests import command
+from dub5.loadtests.sample import Outcome, Sample
+from dub5.loadtests.stack import settings
+from dub5.service.config.load import load
 
 PROVIDERS = {
     "one": {"url": "http://127.0.0.1:9001", "persona": "openai"},

@@ -7,11 +7,11 @@ from statistics import pstdev
 import msgspec
 import pytest
 
-import loadtests
-from loadtests.arrivals import poisson
-from loadtests.mix import MIXES, Ask, Mix, load
-from loadtests.sample import Outcome, Sample
-from loadtests.summary import Head, judge, objectives, quantiles, summarize
+from dub5 import loadtests
+from dub5.loadtests.arrivals import poisson
+from dub5.loadtests.mix import MIXES, Ask, Mix, load
+from dub5.loadtests.sample import Outcome, Sample
+from dub5.loadtests.summary import Head, judge, objectives, quantiles, summarize
 
 
 def sample(

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from service import clock
-from service.attempt.breaker import Breaker
-from service.attempt.run import _Walk
-from service.options import (
+from dub5.service import clock
+from dub5.service.config.options import (
     BreakerOptions,
     BudgetOptions,
     Clocks,
@@ -23,11 +21,13 @@ from service.options import (
     ProbeOptions,
     RetryOptions,
 )
-from service.routing.health import Record
-from simulators.script import Hang, Script, SimRequest
-from simulators.virtual import Connect
+from dub5.service.failover.loop import _Walk
+from dub5.service.resilience.circuit_breaker import Breaker
+from dub5.service.resilience.health import Record
+from dub5.simulators.script import Hang, Script, SimRequest
+from dub5.simulators.virtual import Connect
 from tests.service.test_resilience import limited, share, until
-from tests.service.world import World, healthy, reply, script, status
+from tests.support.world import World, healthy, reply, script, status
 
 Options = dict[str, Any]
 STALLS = script(Hang())

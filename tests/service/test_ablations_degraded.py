@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from service import clock
-from service.answers.degraded import Substitutes
-from service.attempt.run import _Walk
-from service.attempt.task import Upstream
-from service.options import CacheOptions, Clocks, DegradedOptions
-from service.settings import ServerSettings
-from simulators.script import Hang
+from dub5.service import clock
+from dub5.service.config.options import CacheOptions, Clocks, DegradedOptions
+from dub5.service.config.settings import ServerSettings
+from dub5.service.failover.context import Upstream
+from dub5.service.failover.loop import _Walk
+from dub5.service.fallback.fallback import Substitutes
+from dub5.simulators.script import Hang
 from tests.service.test_features import DOWN, TOOL, Pair
-from tests.service.world import World, healthy, in_turn, script, status
+from tests.support.world import World, healthy, in_turn, script, status
 
 STALLS = script(Hang())
 CLOCKS = Clocks(first_token_s=2.0)
@@ -102,8 +102,8 @@ def no_stand_in(patch: pytest.MonkeyPatch) -> None:
 
 
 def blind(patch: pytest.MonkeyPatch) -> None:
-    for module in ("task", "tries"):
-        patch.setattr(f"service.attempt.{module}.fits", lambda request, tokens: True)
+    for module in ("context", "attempt"):
+        patch.setattr(f"dub5.service.failover.{module}.fits", lambda request, tokens: True)
 
 
 MECHANISMS: list[tuple[Play, DegradedOptions, DegradedOptions, Callable[[pytest.MonkeyPatch], None]]] = [
@@ -111,7 +111,7 @@ MECHANISMS: list[tuple[Play, DegradedOptions, DegradedOptions, Callable[[pytest.
     (answer_within, DegradedOptions(enabled=True, answer_within_s=0.5), ON, lambda patch: None),
     (stand_in, ON, ON, no_stand_in),
     (stale, ON, ON, lambda patch: patch.setattr(Substitutes, "wants_stale", lambda self, request: False)),
-    (spare, ON, ON, lambda patch: patch.setattr("service.policy.admission.SPARE_MAX", 0)),
+    (spare, ON, ON, lambda patch: patch.setattr("dub5.service.admission.admission.SPARE_MAX", 0)),
     (reduced, ON, ON, lambda patch: patch.setattr(Upstream, "carries", lambda self, request: False)),
     (context, ON, ON, blind),
 ]

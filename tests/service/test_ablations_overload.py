@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from service.attempt import classify
-from service.attempt.backlog import Backlog
-from service.options import AdmissionOptions, LimiterOptions
-from service.policy.codel import Codel
-from service.policy.line import Lane, Line, Waiter
-from service.settings import ServerSettings
-from simulators.capacity import Capacity
-from simulators.latency import Latency
-from tests.simulation.pressure import Scene, Stage
+from dub5.service.admission.codel import Codel
+from dub5.service.admission.wait_queue import Lane, Line, Waiter
+from dub5.service.config.options import AdmissionOptions, LimiterOptions
+from dub5.service.config.settings import ServerSettings
+from dub5.service.resilience import classify
+from dub5.service.resilience.queue_delay import Backlog
+from dub5.simulators.latency import Latency
+from dub5.simulators.limits.concurrency import Capacity
+from tests.experiments.pressure import Scene, Stage
 
 Options = dict[str, Any]
 Patch = pytest.MonkeyPatch

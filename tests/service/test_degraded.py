@@ -10,12 +10,12 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from service import clock
-from service.options import BreakerOptions, CacheOptions, Clocks, DegradedOptions, ProbeOptions
-from service.settings import ServerSettings
-from simulators.script import Close, End, Hang, Head, Respond, Script, SimRequest, Wait
-from simulators.virtual import Answer, AppClient, Connect
-from tests.service.world import SSE, World, body, chunk, healthy, in_turn, payloads, script, status, text_of
+from dub5.service import clock
+from dub5.service.config.options import BreakerOptions, CacheOptions, Clocks, DegradedOptions, ProbeOptions
+from dub5.service.config.settings import ServerSettings
+from dub5.simulators.script import Close, End, Hang, Head, Respond, Script, SimRequest, Wait
+from dub5.simulators.virtual import Answer, AppClient, Connect
+from tests.support.world import SSE, World, body, chunk, healthy, in_turn, payloads, script, status, text_of
 
 STALLS = script(Hang())
 DOWN = status(500, b"{}")
@@ -460,7 +460,7 @@ class TestNoPlace:
 
     async def test_spare_places_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Beyond them nothing is read."""
-        monkeypatch.setattr("service.policy.admission.SPARE_MAX", 2)
+        monkeypatch.setattr("dub5.service.admission.admission.SPARE_MAX", 2)
         async with World(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
             slow = [asyncio.create_task(unfinished(world)) for _ in range(2)]
             await asyncio.sleep(0.01)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import SettingsProblems
-from service.settings_file import load
+from dub5.service.config.load import load
+from dub5.service.config.settings import SettingsProblems
 
 FILE = """
 [[provider]]

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import clock
-from service.options import Clocks
-from service.settings import ServerSettings
-from simulators.script import Action, Close, Data, End, Hang, Head, Reset, Wait
-from simulators.virtual import run
-from tests.service.world import SSE, World, chunk, healthy, payloads, script, text_of
+from dub5.service import clock
+from dub5.service.config.options import Clocks
+from dub5.service.config.settings import ServerSettings
+from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Reset, Wait
+from dub5.simulators.virtual import run
+from tests.support.world import SSE, World, chunk, healthy, payloads, script, text_of
 
 WORDS = ("one ", "two ", "three ", "four ", "five ", "six")
 WHOLE = {"route": {"delivery": "whole"}}

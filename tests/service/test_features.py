@@ -5,16 +5,16 @@ from typing import Any, Self
 
 import pytest
 
-from service import clock
-from service.api.features import Able, features
-from service.app import Service
-from service.providers.features import Feature, feature_of, lacking
-from service.providers.registry import dialect_of
-from service.routing.health import Health, TargetState
-from service.settings import Differences, Loaded, ProviderSettings, RouteSettings, Settings
-from simulators.script import Hang, Respond, Script, SimRequest
-from simulators.virtual import AppClient, VirtualWire
-from tests.service.world import body, healthy, script, status
+from dub5.service import clock
+from dub5.service.api.features import Able, features
+from dub5.service.app import Service
+from dub5.service.config.settings import Differences, Loaded, ProviderSettings, RouteSettings, Settings
+from dub5.service.providers.features import Feature, feature_of, lacking
+from dub5.service.providers.registry import dialect_of
+from dub5.service.resilience.health import Health, TargetState
+from dub5.simulators.script import Hang, Respond, Script, SimRequest
+from dub5.simulators.virtual import AppClient, VirtualWire
+from tests.support.world import body, healthy, script, status
 
 DOWN = status(500, b"{}")
 TOOL = {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]}

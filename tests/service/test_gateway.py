@@ -6,11 +6,11 @@ from types import MappingProxyType
 
 import pytest
 
-from service import clock
-from service.options import BreakerOptions, CacheOptions, Clocks
-from simulators.script import Close, Data, End, Hang, Head, Reset, Wait
-from simulators.virtual import AppFault, Connect
-from tests.service.world import (
+from dub5.service import clock
+from dub5.service.config.options import BreakerOptions, CacheOptions, Clocks
+from dub5.simulators.script import Close, Data, End, Hang, Head, Reset, Wait
+from dub5.simulators.virtual import AppFault, Connect
+from tests.support.world import (
     SSE,
     WORDS,
     World,

@@ -4,15 +4,22 @@ import asyncio
 
 import pytest
 
-from service import clock
-from service.attempt.clocks import Interrupted, Watch
-from service.chat import Target
-from service.options import BreakerOptions, BudgetOptions, Clocks, HealthOptions, HedgeOptions, ProbeOptions
-from simulators.script import Hang, Respond, Script, SimRequest, Wait
-from simulators.virtual import Connect
+from dub5.service import clock
+from dub5.service.config.options import (
+    BreakerOptions,
+    BudgetOptions,
+    Clocks,
+    HealthOptions,
+    HedgeOptions,
+    ProbeOptions,
+)
+from dub5.service.model import Target
+from dub5.service.timeouts import Interrupted, Watch
+from dub5.simulators.script import Hang, Respond, Script, SimRequest, Wait
+from dub5.simulators.virtual import Connect
 from tests.service.test_ablations import Crowd
 from tests.service.test_resilience import share, until
-from tests.service.world import World, body, healthy, in_turn, reply, script, status, text_of
+from tests.support.world import World, body, healthy, in_turn, reply, script, status, text_of
 
 STALLS = script(Hang())
 CALM = HedgeOptions(delay_min_s=0.2)  # simulated answers all take 0.1 s: their 95th percentile is no outlier

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from uvicorn.config import LOOP_FACTORIES
 
-from service.__main__ import Server, main
+from dub5.service.command import Server, main
 
 SETTINGS = """
 [[provider]]

@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 import uvicorn
 
-from service.__main__ import main
-from simulators.script import Respond, Script, SimRequest
-from simulators.sockets import serve
-from tests.service.world import body, healthy, payloads, status
+from dub5.service.command import main
+from dub5.simulators.script import Respond, Script, SimRequest
+from dub5.simulators.server.sockets import serve
+from tests.support.world import body, healthy, payloads, status
 
 pytestmark = pytest.mark.real_sockets
 ENDLESS = healthy(first_s=0.01, gap_s=0.05, words=("word ",) * 10_000)
@@ -43,7 +43,7 @@ async def running(
             + '[[route]]\nname = "chat"\ntargets = ["one/m", "two/m"]\n'
         )
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service", "serve", "--config", str(config), "--port", "0"),
+            *(sys.executable, "-m", "dub5.service", "serve", "--config", str(config), "--port", "0"),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             env=os.environ | environ,
@@ -150,7 +150,7 @@ async def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     config.write_text(SMALLEST)
     terminal, inside = os.openpty()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", in_it, "-m", "service", "serve", "--config", str(config), "--port", "0"),
+        *(sys.executable, "-c", in_it, "-m", "dub5.service", "serve", "--config", str(config), "--port", "0"),
         stdin=inside,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -195,7 +195,7 @@ async def test_a_port_in_use(tmp_path: Path) -> None:
         )
         port = taken.url.rpartition(":")[2]
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service", "serve", "--config", str(config), "--port", port),
+            *(sys.executable, "-m", "dub5.service", "serve", "--config", str(config), "--port", port),
             stderr=asyncio.subprocess.PIPE,
         )
         _, said = await asyncio.wait_for(process.communicate(), PATIENCE_S)

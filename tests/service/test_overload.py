@@ -5,10 +5,10 @@ from statistics import median
 
 import pytest
 
-from service.options import AdmissionOptions
-from service.settings import ServerSettings
-from simulators.capacity import Capacity
-from tests.simulation.pressure import Played, Scene, Stage
+from dub5.service.config.options import AdmissionOptions
+from dub5.service.config.settings import ServerSettings
+from dub5.simulators.limits.concurrency import Capacity
+from tests.experiments.pressure import Played, Scene, Stage
 
 SLOTS = 12  # and each answers one request a second
 FROM_S, TO_S = 10.0, 32.0  # the first seconds are a burst, and are absorbed

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from service import clock
-from service.options import BreakerOptions, HedgeOptions, ProbeOptions
-from service.routing.health import Health
-from simulators.script import Hang
+from dub5.service import clock
+from dub5.service.config.options import BreakerOptions, HedgeOptions, ProbeOptions
+from dub5.service.resilience.health import Health
+from dub5.simulators.script import Hang
 from tests.service.test_ablations import Crowd
-from tests.service.world import World, healthy, script, status
+from tests.support.world import World, healthy, script, status
 
 CALM = {"probe": ProbeOptions(enabled=False), "breaker": BreakerOptions(ramp_s=0.0)}
 WHOLE = {"x-dub5-delivery": "whole"}

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from service import clock
-from service.app import Service
-from service.options import (
+from dub5.service import clock
+from dub5.service.app import Service
+from dub5.service.config.options import (
     BreakerOptions,
     BudgetOptions,
     CacheBounds,
@@ -20,11 +20,11 @@ from service.options import (
     ProbeOptions,
     RetryOptions,
 )
-from service.routing.health import TargetState
-from service.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
-from simulators.script import End, Hang, Head, Wait
-from simulators.virtual import AppClient
-from tests.service.world import SSE, WORDS, World, chunk, healthy, payloads, script, status, text_of
+from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
+from dub5.service.resilience.health import TargetState
+from dub5.simulators.script import End, Hang, Head, Wait
+from dub5.simulators.virtual import AppClient
+from tests.support.world import SSE, WORDS, World, chunk, healthy, payloads, script, status, text_of
 
 DOWN = status(530, b"error code: 1033")
 SLOW = healthy(first_s=0.01, gap_s=5.0)  # an answer of fifteen seconds

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from service import clock
-from service.options import (
+from dub5.service import clock
+from dub5.service.config.options import (
     AdmissionOptions,
     BreakerOptions,
     BudgetOptions,
@@ -16,8 +16,8 @@ from service.options import (
     ProbeOptions,
     RetryOptions,
 )
-from simulators.script import Hang, Head, Respond, Script, SimRequest, Wait
-from tests.service.world import SSE, World, healthy, in_turn, reply, script, status, text_of
+from dub5.simulators.script import Hang, Head, Respond, Script, SimRequest, Wait
+from tests.support.world import SSE, World, healthy, in_turn, reply, script, status, text_of
 
 NO_PROBES = {"probe": ProbeOptions(enabled=False)}
 STALLS = script(Hang())

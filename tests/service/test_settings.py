@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from service.settings import Loaded, SettingsProblems
-from service.settings_file import load
+from dub5.service.config.load import load
+from dub5.service.config.settings import Loaded, SettingsProblems
 
 GOOD = """
 [[provider]]

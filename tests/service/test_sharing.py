@@ -6,26 +6,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from service import clock
-from service.answers.cache import Selection
-from service.chat import Attempt
-from service.events import Event, RequestEnded
-from service.options import BreakerOptions, CacheOptions, Clocks, DegradedOptions, ProbeOptions
-from simulators.script import Close, Hang, Head, Respond, Wait
-from simulators.virtual import AppFault, run
-from tests.service.world import (
-    SSE,
-    WORDS,
-    World,
-    chunk,
-    healthy,
-    in_turn,
-    payloads,
-    script,
-    status,
-    text_of,
-)
+from dub5.service import clock
+from dub5.service.cache.cache import Selection
+from dub5.service.config.options import BreakerOptions, CacheOptions, Clocks, DegradedOptions, ProbeOptions
+from dub5.service.events import Event, RequestEnded
+from dub5.service.model import Attempt
+from dub5.simulators.script import Close, Hang, Head, Respond, Wait
+from dub5.simulators.virtual import AppFault, run
 from tests.simulation import mutants
+from tests.support.world import SSE, WORDS, World, chunk, healthy, in_turn, payloads, script, status, text_of
 
 ON: dict[str, Any] = {"route": {"cache": CacheOptions(enabled=True)}}
 OFF: dict[str, Any] = {"route": {"cache": CacheOptions(enabled=True, share=False)}}

@@ -11,20 +11,23 @@ from unittest import mock
 
 from msgspec.structs import replace
 
-from service.answers import cache, single_flight
-from service.answers.degraded import Substitutes
-from service.answers.replay import Recorded, assemble
-from service.app import Service
-from service.attempt import legs, run, tries
-from service.attempt.breaker import Breaker
-from service.attempt.budget import Budget
-from service.attempt.classify import Verdict, classify
-from service.attempt.tries import CANCELLED, Streaming, Try
-from service.chat import Caller, ChatRequest, Chunk
-from service.errors import StreamCut
-from service.policy import line
-from service.routing.leave import Pass
-from service.settings import Loaded
+from dub5.service import single_flight
+from dub5.service.admission import wait_queue as line
+from dub5.service.app import Service
+from dub5.service.cache import cache
+from dub5.service.cache.replay import Recorded, assemble
+from dub5.service.config.settings import Loaded
+from dub5.service.errors import StreamCut
+from dub5.service.failover import attempt as tries
+from dub5.service.failover import loop as run
+from dub5.service.failover import race as legs
+from dub5.service.failover.attempt import CANCELLED, Streaming, Try
+from dub5.service.fallback.fallback import Substitutes
+from dub5.service.model import Caller, ChatRequest, Chunk
+from dub5.service.resilience.circuit_breaker import Breaker
+from dub5.service.resilience.classify import Verdict, classify
+from dub5.service.resilience.permit import Pass
+from dub5.service.resilience.retry_budget import Budget
 
 
 @contextlib.contextmanager

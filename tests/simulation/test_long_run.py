@@ -13,20 +13,20 @@ from typing import Any, Self, cast
 
 import pytest
 
-from service import clock
-from service.app import Service
-from service.options import CacheOptions, Clocks
-from service.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
-from simulators.answers import Proof, judge
-from simulators.faults import parse_fault
-from simulators.latency import PRESETS
-from simulators.ledger import Ledger, Line
-from simulators.limits import Limits
-from simulators.personas.base import Profile
-from simulators.provider import Provider
-from simulators.script import Action, Close, Data, End, Head, Script, SimRequest, Wait
-from simulators.virtual import Answer, AppClient, VirtualLoop, VirtualWire, run
-from tests.service.world import SSE, World, chunk, completion, healthy, in_turn, reply, script, text_of
+from dub5.service import clock
+from dub5.service.app import Service
+from dub5.service.config.options import CacheOptions, Clocks
+from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
+from dub5.simulators.answers import Proof, judge
+from dub5.simulators.faults.answers import parse_fault
+from dub5.simulators.latency import PRESETS
+from dub5.simulators.ledger import Ledger, Line
+from dub5.simulators.limits.rate import Limits
+from dub5.simulators.personas.base import Profile
+from dub5.simulators.provider import Provider
+from dub5.simulators.script import Action, Close, Data, End, Head, Script, SimRequest, Wait
+from dub5.simulators.virtual import Answer, AppClient, VirtualLoop, VirtualWire, run
+from tests.support.world import SSE, World, chunk, completion, healthy, in_turn, reply, script, text_of
 
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
 AT_ONCE_S = 1.0  # nobody waits for anything but an answer

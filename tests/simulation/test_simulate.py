@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from chaos import cli
-from chaos.simulate import world as worlds
-from chaos.simulate.batch import Total, play_seed
-from chaos.simulate.draw import draw
-from chaos.simulate.play import play
-from chaos.simulate.sometimes import REQUIRED
-from simulators.virtual import Trace
+from dub5.chaos import cli
+from dub5.chaos.simulation.batch import Total, play_seed
+from dub5.chaos.simulation.invariants.coverage import REQUIRED
+from dub5.chaos.simulation.run import play
+from dub5.chaos.simulation.world import model as worlds
+from dub5.chaos.simulation.world.generate import draw
+from dub5.simulators.virtual import Trace
 
 SEEDS = (14, 22)  # quick ones; `nox -s simulate` plays many more
 played = cache(play_seed)

@@ -1,7 +1,7 @@
 """What the simulation found in the service, each kept as a test of its own."""
 
-from simulators.script import Data, End, Head, Wait
-from tests.service.world import SSE, World, chunk, script
+from dub5.simulators.script import Data, End, Head, Wait
+from tests.support.world import SSE, World, chunk, script
 
 
 async def test_a_provider_that_lingers_after_the_end_leaves_the_answer_complete() -> None:

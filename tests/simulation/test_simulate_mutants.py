@@ -5,11 +5,11 @@ from functools import cache
 
 import pytest
 
-from chaos.simulate.draw import draw
-from chaos.simulate.mutant import mutated
-from chaos.simulate.play import play
-from chaos.simulate.shrink import rules_of
-from chaos.simulate.world import World
+from dub5.chaos.simulation.mutant import mutated
+from dub5.chaos.simulation.run import play
+from dub5.chaos.simulation.shrink import rules_of
+from dub5.chaos.simulation.world.generate import draw
+from dub5.chaos.simulation.world.model import World
 from tests.simulation import mutants
 
 SEEDS_MAX = 200

@@ -2,10 +2,10 @@
 
 from collections import Counter
 
-from chaos.simulate.draw import draw
-from chaos.simulate.play import Result
-from chaos.simulate.shrink import Shrinker
-from chaos.simulate.world import World
+from dub5.chaos.simulation.run import Result
+from dub5.chaos.simulation.shrink import Shrinker
+from dub5.chaos.simulation.world.generate import draw
+from dub5.chaos.simulation.world.model import World
 
 
 def result(world: World, *violations: str) -> Result:

@@ -3,7 +3,7 @@
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from simulators.answers import Proof, answer_text, judge, pieces, prompt_tag
+from dub5.simulators.answers import Proof, answer_text, judge, pieces, prompt_tag
 
 prompts = st.text(max_size=30)
 names = st.from_regex(r"[a-z][a-z0-9.-]{0,6}", fullmatch=True)

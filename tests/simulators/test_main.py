@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from tests.simulators.play import ASK
+from tests.support.play import ASK
 
 END_S = 10.0
 
 
 @contextmanager
 def simulators(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
-    command = [sys.executable, "-m", "simulators", "--latency", "zero", *arguments]
+    command = [sys.executable, "-m", "dub5.simulators", "--latency", "zero", *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:
@@ -94,7 +94,7 @@ def test_fault_that_cannot_be_done(tmp_path: Path) -> None:
     """One in the file is told at the start."""
     file = tmp_path / "sim.toml"
     file.write_text('[[fault]]\nkind = "unreachable"\nstage = "resolve"\n')
-    command = [sys.executable, "-m", "simulators", "--config", str(file)]
+    command = [sys.executable, "-m", "dub5.simulators", "--config", str(file)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=END_S, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "a fault of `one`: unreachable: a name is looked up before" in ended.stderr
@@ -118,7 +118,7 @@ def test_leash() -> None:
 def test_cannot_start(arguments: list[str], words: str) -> None:
     """What is wrong is said in one line, with exit code 2."""
     ended = subprocess.run(
-        [sys.executable, "-m", "simulators", *arguments],
+        [sys.executable, "-m", "dub5.simulators", *arguments],
         capture_output=True,
         text=True,
         timeout=END_S,
@@ -132,7 +132,7 @@ def test_port_is_taken() -> None:
     """A port in use is named."""
     with simulators("--provider", "one=openai") as (_, ready):
         port = ready["providers"]["one"]["url"].rpartition(":")[2]
-        command = [sys.executable, "-m", "simulators", "--port-base", port]
+        command = [sys.executable, "-m", "dub5.simulators", "--port-base", port]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=END_S, check=False)
     assert ended.returncode == 2
     assert port in ended.stderr and "address already in use" in ended.stderr

@@ -6,10 +6,10 @@ from typing import Any, cast
 import openai
 import pytest
 
-from simulators.answers import Proof, judge
-from simulators.faults import parse_fault
-from simulators.sockets import serve
-from tests.simulators.play import provider
+from dub5.simulators.answers import Proof, judge
+from dub5.simulators.faults.answers import parse_fault
+from dub5.simulators.server.sockets import serve
+from tests.support.play import provider
 
 pytestmark = pytest.mark.real_sockets
 

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from simulators.capacity import Capacity
-from simulators.edges import EDGE_PAGES, EDGES
-from simulators.faults import KINDS, parse_fault
-from simulators.latency import PRESETS
-from simulators.limits import Limits
-from simulators.personas import PERSONAS
-from simulators.provider import make
-from simulators.settings import build
-from simulators.unreachable import HOWS, Unreachable
-from tests.simulators.play import play, post, provider
+from dub5.simulators.faults.answers import KINDS, parse_fault
+from dub5.simulators.faults.connections import HOWS, Unreachable
+from dub5.simulators.latency import PRESETS
+from dub5.simulators.limits.concurrency import Capacity
+from dub5.simulators.limits.rate import Limits
+from dub5.simulators.personas import PERSONAS
+from dub5.simulators.personas.edges import EDGE_PAGES, EDGES
+from dub5.simulators.provider import make
+from dub5.simulators.settings import build
+from tests.support.play import play, post, provider
+from tests.support.source import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "simulators.md").read_text()
 SHORT = sorted({said for said in re.findall(r"`([a-z]+:[a-z0-9_:]*)`", PAGE)})
 
@@ -73,7 +73,7 @@ def test_fixture(tmp_path: Path) -> None:
         "pytest",
         "-q",
         "-p",
-        "simulators.pytest_plugin",
+        "dub5.simulators.pytest_plugin",
         "-p",
         "no:cacheprovider",
     ]

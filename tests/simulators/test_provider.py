@@ -5,16 +5,16 @@ import random
 
 import pytest
 
-from simulators.answers import prompt_tag
-from simulators.fault import Fault
-from simulators.faults import parse_fault
-from simulators.latency import PRESETS, Latency
-from simulators.ledger import Ended, Ledger
-from simulators.personas.base import Persona, Profile, Turn
-from simulators.provider import Provider, make
-from simulators.script import Data, Hang, Script, SimRequest
-from simulators.settings import BadSettings, build
-from tests.simulators.play import ASK, play, post
+from dub5.simulators.answers import prompt_tag
+from dub5.simulators.faults.answers import parse_fault
+from dub5.simulators.faults.base import Fault
+from dub5.simulators.latency import PRESETS, Latency
+from dub5.simulators.ledger import Ended, Ledger
+from dub5.simulators.personas.base import Persona, Profile, Turn
+from dub5.simulators.provider import Provider, make
+from dub5.simulators.script import Data, Hang, Script, SimRequest
+from dub5.simulators.settings import BadSettings, build
+from tests.support.play import ASK, play, post
 
 
 class Nothing(Fault, frozen=True, tag="nothing"):

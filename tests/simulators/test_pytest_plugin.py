@@ -6,11 +6,12 @@ import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.source import ROOT
+
 THEIRS = """
 import json, urllib.error, urllib.request
 import pytest
-from simulators.answers import Proof, judge
+from dub5.simulators.answers import Proof, judge
 
 ASK = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
 
@@ -62,11 +63,11 @@ def test_in_another_project(tmp_path: Path) -> None:
         "pytest",
         "-q",
         "-p",
-        "simulators.pytest_plugin",
+        "dub5.simulators.pytest_plugin",
         "-p",
         "no:cacheprovider",
     ]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     ended = subprocess.run(
         command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
     )
@@ -75,8 +76,8 @@ def test_in_another_project(tmp_path: Path) -> None:
 
 def test_costs_nothing_unless_used() -> None:
     """Loading the plugin loads no other file of ours, and its name is the one that is announced."""
-    code = "import sys, simulators.pytest_plugin as p; print(*sorted(m for m in sys.modules if m.startswith('simulators')))"
+    code = "import sys, dub5.simulators.pytest_plugin as p; print(*sorted(m for m in sys.modules if m.startswith('dub5')))"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert said.stdout.split() == ["simulators", "simulators.pytest_plugin"]
+    assert said.stdout.split() == ["dub5", "dub5.simulators", "dub5.simulators.pytest_plugin"]
     announced = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
-    assert announced == {"dub5": "simulators.pytest_plugin"}
+    assert announced == {"dub5": "dub5.simulators.pytest_plugin"}

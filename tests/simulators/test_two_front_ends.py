@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from service.wire.aiohttp_wire import AiohttpWire
-from service.wire.base import Wire, WireFailure, WireRequest
-from simulators.faults import parse_fault
-from simulators.ledger import Line
-from simulators.provider import Provider
-from simulators.sockets import serve
-from simulators.virtual import VirtualWire, run
-from tests.simulators.play import ASK_ANTHROPIC, PATHS, provider
+from dub5.service.wire.aiohttp_wire import AiohttpWire
+from dub5.service.wire.base import Wire, WireFailure, WireRequest
+from dub5.simulators.faults.answers import parse_fault
+from dub5.simulators.ledger import Line
+from dub5.simulators.provider import Provider
+from dub5.simulators.server.sockets import serve
+from dub5.simulators.virtual import VirtualWire, run
+from tests.support.play import ASK_ANTHROPIC, PATHS, provider
 
 FAULTS: list[dict[str, Any]] = [
     {"kind": "slow", "factor": 1},

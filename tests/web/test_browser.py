@@ -12,8 +12,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from simulators.answers import Proof, judge
-from tests.web.browser import Page, chromium, open_page
+from dub5.simulators.answers import Proof, judge
+from tests.support.browser import Page, chromium, open_page
 
 pytestmark = pytest.mark.real_sockets
 

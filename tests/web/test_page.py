@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from service.api.page import TYPES
-from service.attempt.breaker import State
-from service.attempt.classify import Rest
-from service.chat import Outcome
-from service.routing.health import Health
-from service.telemetry.board import HAPPENED
-from service.telemetry.names import KINDS, PASSED_OVER_REASONS
+from dub5.service.api.page import TYPES
+from dub5.service.model import Outcome
+from dub5.service.resilience.circuit_breaker import State
+from dub5.service.resilience.classify import Rest
+from dub5.service.resilience.health import Health
+from dub5.service.telemetry.board import HAPPENED
+from dub5.service.telemetry.names import KINDS, PASSED_OVER_REASONS
+from tests.support.source import ROOT
 
-ROOT = Path(__file__).parents[2]
 WEB = ROOT / "service" / "web"
 HTML = (WEB / "index.html").read_text()
 STYLE = (WEB / "style.css").read_text()
@@ -129,10 +129,10 @@ def test_labelled(page: Reader) -> None:
 def test_service_words() -> None:
     """The page has words for every outcome, breaker state, event and reason of the service."""
     reasons = set[str]()
-    for path in [*(ROOT / "service/providers").glob("*.py"), *(ROOT / "service/attempt").glob("*.py")]:
+    for path in [*(ROOT / "service/providers").glob("*.py"), *(ROOT / "service/failover").glob("*.py")]:
         reasons |= set(re.findall(r'ProviderFault\(\s*"([a-z_]+)"', path.read_text()))
         reasons |= {f"{clock}_timeout" for clock in re.findall(r'ClockRanOut\("([a-z_]+)"', path.read_text())}
-    guards = "".join(path.read_text() for path in (ROOT / "service/routing").glob("*.py"))
+    guards = "".join(path.read_text() for path in (ROOT / "service/resilience").glob("*.py"))
     barred = re.findall(r"Barred\((.+)\)", guards)
     passed_over = {name for said in barred for name in re.findall(r'"([a-z_]+)"', said)}
     passed_over |= {rest.value for rest in Rest}

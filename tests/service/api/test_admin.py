@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from service.answers.cache import AnswerCache, Selection
-from service.answers.storage import StorageLost
-from service.api.admin import BODY_BYTES_MAX
-from service.options import CacheOptions
-from service.settings import Secret
-from simulators.virtual import Answer, AppClient
-from tests.service.world import World, healthy
+from dub5.service.api.admin import BODY_BYTES_MAX
+from dub5.service.cache.cache import AnswerCache, Selection
+from dub5.service.cache.storage import StorageLost
+from dub5.service.config.options import CacheOptions
+from dub5.service.config.settings import Secret
+from dub5.simulators.virtual import Answer, AppClient
+from tests.support.world import World, healthy
 
 PATH = "/admin/cache/invalidate"
 ROUTE = {"cache": CacheOptions(enabled=True)}
@@ -217,7 +217,7 @@ async def test_the_token_is_printed_only_if_it_is_our_own(tmp_path: Path, named:
     file.write_text(SETTINGS + ('[admin]\ntoken_env = "ADMIN_TOKEN"\n' if named else ""))
     environment = {**os.environ, "ADMIN_TOKEN": "chosen-by-the-operator"}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service", "serve", "--config", str(file), "--port", "0"),
+        *(sys.executable, "-m", "dub5.service", "serve", "--config", str(file), "--port", "0"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simulators.virtual import Answer, run
-from tests.service.world import World, body, healthy
+from dub5.simulators.virtual import Answer, run
+from tests.support.world import World, body, healthy
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}

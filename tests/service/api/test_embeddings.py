@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from service.app import Service
-from service.settings import Loaded, ProviderSettings, RouteSettings, Settings
-from simulators.script import Respond, Script, SimRequest
-from simulators.virtual import Answer, AppClient, VirtualWire
-from tests.service.world import reply, status
+from dub5.service.app import Service
+from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Settings
+from dub5.simulators.script import Respond, Script, SimRequest
+from dub5.simulators.virtual import Answer, AppClient, VirtualWire
+from tests.support.world import reply, status
 
 VECTOR = [0.5, -0.25, 1.0]
 PACKED = base64.b64encode(struct.pack("<3f", *VECTOR)).decode()

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from service import clock
-from service.app import Service
-from service.chat import Price
-from service.settings import Loaded, ProviderSettings, RouteSettings, Settings
-from simulators.virtual import AppClient, VirtualWire
-from tests.service.world import World, body, healthy, status
+from dub5.service import clock
+from dub5.service.app import Service
+from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Settings
+from dub5.service.model import Price
+from dub5.simulators.virtual import AppClient, VirtualWire
+from tests.support.world import World, body, healthy, status
 
 HEALTH = ("/livez", "/readyz", "/health", "/health?deep=true")
 

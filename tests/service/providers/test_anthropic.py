@@ -5,11 +5,11 @@ import json
 import msgspec
 import pytest
 
-from service.chat import Chunk
-from service.providers.anthropic import Anthropic
-from service.providers.base import ProviderFault, Unsupported
+from dub5.service.model import Chunk
+from dub5.service.providers.anthropic import Anthropic
+from dub5.service.providers.base import ProviderFault, Unsupported
 from tests.service.providers.test_openai import request
-from tests.service.world import payloads, text_of
+from tests.support.world import payloads, text_of
 
 OLD = Anthropic(event_bytes_max=10_000, api_version=None, max_tokens=4096)
 NEW = Anthropic(event_bytes_max=10_000, api_version="2026-10-21", max_tokens=4096)

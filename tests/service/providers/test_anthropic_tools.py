@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.providers.base import Unsupported
+from dub5.service.providers.base import Unsupported
 from tests.service.providers.test_anthropic import NEW, OLD, START, event, read
 from tests.service.providers.test_openai import request
-from tests.service.world import payloads
+from tests.support.world import payloads
 
 WEATHER = {
     "type": "function",

@@ -8,16 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.chat import Caller, EmbedBody, EmbedRequest
-from service.providers.anthropic import Anthropic
-from service.providers.base import Call, Dialect, Unsupported
-from service.providers.mistral import Mistral
-from service.providers.openai import OpenAI
-from service.settings import Differences, SettingsProblems
-from service.settings_file import load
+from dub5.service.config.load import load
+from dub5.service.config.settings import Differences, SettingsProblems
+from dub5.service.model import Caller, EmbedBody, EmbedRequest
+from dub5.service.providers.anthropic import Anthropic
+from dub5.service.providers.base import Call, Dialect, Unsupported
+from dub5.service.providers.mistral import Mistral
+from dub5.service.providers.openai import OpenAI
 from tests.service.providers.test_openai import request
+from tests.support.source import ROOT
 
-PAGE = (Path(__file__).parents[3] / "docs" / "dialects.md").read_text()
+PAGE = (ROOT / "docs" / "dialects.md").read_text()
 NEWER = "2026-10-21"
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}

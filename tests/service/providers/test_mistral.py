@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from service.providers.base import Unsupported
-from service.providers.mistral import Mistral
+from dub5.service.providers.base import Unsupported
+from dub5.service.providers.mistral import Mistral
 from tests.service.providers.test_openai import CONTENT, DONE, choice, event, request
-from tests.service.world import payloads
+from tests.support.world import payloads
 
 DIALECT = Mistral(event_bytes_max=10_000)
 LAST = event(

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.chat import Chunk
-from service.providers.anthropic import Anthropic
-from service.providers.base import Dialect, ProviderFault
-from service.providers.embeddings import reply_with_vectors
-from service.providers.mistral import Mistral
-from service.providers.openai import OpenAI
+from dub5.service.model import Chunk
+from dub5.service.providers.anthropic import Anthropic
+from dub5.service.providers.base import Dialect, ProviderFault
+from dub5.service.providers.embeddings import reply_with_vectors
+from dub5.service.providers.mistral import Mistral
+from dub5.service.providers.openai import OpenAI
 from tests.service.providers.test_dialects import embed_request
 from tests.service.providers.test_openai import request
-from tests.service.world import payloads
+from tests.support.world import payloads
 
 Path = tuple[str | int, ...]
 USAGE = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}

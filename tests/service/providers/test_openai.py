@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from service.chat import Caller, ChatBody, ChatRequest, Chunk
-from service.providers.base import ProviderFault
-from service.providers.openai import OpenAI
+from dub5.service.model import Caller, ChatBody, ChatRequest, Chunk
+from dub5.service.providers.base import ProviderFault
+from dub5.service.providers.openai import OpenAI
 
 DIALECT = OpenAI(event_bytes_max=10_000)
 

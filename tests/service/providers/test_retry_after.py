@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.providers.retry_after import LONGEST_S, retry_after_s
+from dub5.service.providers.retry_after import LONGEST_S, retry_after_s
 
 NOW_S = 1_763_700_000.0  # 2025-11-21 04:40:00 UTC
 DATE = "Fri, 21 Nov 2025 04:40:00 GMT"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.providers.sse import EventTooLong, SseDecoder
+from dub5.service.providers.sse import EventTooLong, SseDecoder
 
 STREAM = (
     b"\xef\xbb\xbf: a comment\r\n\r\nevent: ping\ndata: {}\n\ndata: one\rdata: two\r\r"

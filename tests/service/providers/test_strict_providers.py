@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from service.app import Service
-from service.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
-from simulators.virtual import Answer, AppClient, VirtualWire
-from tests.service.world import payloads
-from tests.simulators.play import provider
+from dub5.service.app import Service
+from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
+from dub5.simulators.virtual import Answer, AppClient, VirtualWire
+from tests.support.play import provider
+from tests.support.world import payloads
 
 TARGETS = {"openai": "gpt-sim", "anthropic": "claude-sim", "mistral": "mistral-sim"}
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}

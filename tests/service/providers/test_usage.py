@@ -7,23 +7,23 @@ import json
 import msgspec
 import pytest
 
-from service.app import Service
-from service.chat import Outcome, Price, Usage
-from service.events import AttemptEnded, Event, RequestEnded
-from service.options import CacheOptions, Clocks
-from service.providers.anthropic import Anthropic
-from service.providers.base import Dialect
-from service.providers.mistral import Mistral
-from service.providers.openai import OpenAI
-from service.providers.usage import prompt_chars, usage_of
-from service.settings import Loaded, ProviderSettings, RouteSettings, Settings
-from simulators.script import Action, Close, Data, End, Hang, Head, Reset, Wait
-from simulators.virtual import AppClient, VirtualWire
+from dub5.service.app import Service
+from dub5.service.config.options import CacheOptions, Clocks
+from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Settings
+from dub5.service.events import AttemptEnded, Event, RequestEnded
+from dub5.service.model import Outcome, Price, Usage
+from dub5.service.providers.anthropic import Anthropic
+from dub5.service.providers.base import Dialect
+from dub5.service.providers.mistral import Mistral
+from dub5.service.providers.openai import OpenAI
+from dub5.service.providers.usage import prompt_chars, usage_of
+from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Reset, Wait
+from dub5.simulators.virtual import AppClient, VirtualWire
 from tests.service.providers.test_anthropic import END, START, STOP, event
 from tests.service.providers.test_openai import CONTENT, DONE, USAGE, choice, request
 from tests.service.providers.test_openai import STOP as STOPPED
 from tests.service.providers.test_openai import event as chunk
-from tests.service.world import SSE, World, body, completion, payloads, reply, script, text_of
+from tests.support.world import SSE, World, body, completion, payloads, reply, script, text_of
 
 LONG = "x" * 41
 SAID = {"index": 0, "message": {"role": "assistant", "content": LONG}, "finish_reason": "stop"}

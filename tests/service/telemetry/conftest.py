@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from service.chat import Attempt, Outcome, Usage
-from service.events import AttemptEnded, RequestEnded
+from dub5.service.events import AttemptEnded, RequestEnded
+from dub5.service.model import Attempt, Outcome, Usage
 
 FAILED = Attempt("one/fast", 0.0, 0.2, "http_530", status=530)
 ANSWERED = Attempt("two/slow", 0.2, 1.5, "ok", status=200, first_token_s=0.5)

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from service import clock
-from service.chat import Attempt, Outcome, Usage
-from service.events import (
+from dub5.service import clock
+from dub5.service.events import (
     AttemptEnded,
     BreakerChanged,
     BudgetSpent,
@@ -19,7 +18,8 @@ from service.events import (
     LimitLowered,
     RequestEnded,
 )
-from service.telemetry.board import INCIDENTS_MAX, LIMIT_TOLD_EVERY_S, RECENT_MAX, Board
+from dub5.service.model import Attempt, Outcome, Usage
+from dub5.service.telemetry.board import INCIDENTS_MAX, LIMIT_TOLD_EVERY_S, RECENT_MAX, Board
 
 
 async def test_empty() -> None:

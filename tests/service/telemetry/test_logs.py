@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.chat import Attempt, Outcome, Usage
-from service.events import (
+from dub5.service.events import (
     BreakerChanged,
     BudgetSpent,
     CacheLooked,
@@ -18,8 +17,9 @@ from service.events import (
     LimitLowered,
     RequestEnded,
 )
-from service.telemetry import logs
-from service.telemetry.logs import FLUSH_S, Level, Logs, Writer
+from dub5.service.model import Attempt, Outcome, Usage
+from dub5.service.telemetry import logs
+from dub5.service.telemetry.logs import FLUSH_S, Level, Logs, Writer
 
 
 class Lines:

@@ -3,15 +3,13 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import get_args
 
 import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.chat import Attempt, Outcome, Target, Usage
-from service.events import (
+from dub5.service.events import (
     AttemptEnded,
     BreakerChanged,
     BudgetSpent,
@@ -25,10 +23,12 @@ from service.events import (
     QueueLeft,
     RequestEnded,
 )
-from service.routing.health import Health, TargetState
-from service.telemetry import names
-from service.telemetry.metrics import COUNTED, LOG_ONLY, Metrics
-from tests.service.world import World, status
+from dub5.service.model import Attempt, Outcome, Target, Usage
+from dub5.service.resilience.health import Health, TargetState
+from dub5.service.telemetry import names
+from dub5.service.telemetry.metrics import COUNTED, LOG_ONLY, Metrics
+from tests.support.source import ROOT
+from tests.support.world import World, status
 
 STATES = [
     TargetState("one/fast", "one", Health.UNHEALTHY, "open", 3.0, 3.0, 0, 0, False, 1000, 0),
@@ -310,7 +310,7 @@ def test_every_event() -> None:
 def said(function: str, place: int) -> set[str]:
     """The words that the service's source gives to a function or method, as its argument at this place."""
     found = set()
-    for path in Path(names.__file__).parents[1].rglob("*.py"):
+    for path in (ROOT / "service").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and len(node.args) > place:
                 called = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
@@ -345,7 +345,7 @@ def test_kinds_in_the_source() -> None:
 @pytest.mark.parametrize("reason", sorted(names.PASSED_OVER_REASONS))
 def test_passed_over_reasons_are_explained(reason: str) -> None:
     """Each has its row in the documentation, with what to do."""
-    page = (Path(names.__file__).parents[2] / "docs" / "reasons.md").read_text()
+    page = (ROOT / "docs" / "reasons.md").read_text()
     (row,) = re.findall(rf"^\| `{reason}` \|(.*)\|$", page, re.MULTILINE)
     assert all(cell.strip() for cell in row.split("|"))
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from service.events import Event, QueueLeft
-from service.telemetry.board import Board
-from service.telemetry.logs import Logs
+from dub5.service.events import Event, QueueLeft
+from dub5.service.telemetry.board import Board
+from dub5.service.telemetry.logs import Logs
 
 HOW = ("served", "served", "left", "expired", "overloaded", "overloaded", "full")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from simulators.tls import Certificates, NoCertificates, certificates
+from dub5.simulators.server.tls import Certificates, NoCertificates, certificates
 
 KINDS = ("aiohttp", "aiohttp on uvloop", "httpx")
 

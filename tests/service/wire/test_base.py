@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from service.wire.base import Kind, Slots, Stage, WireFailure, WireRequest, origin_of
+from dub5.service.wire.base import Kind, Slots, Stage, WireFailure, WireRequest, origin_of
 
 ONE, OTHER = "http://one.test:80", "https://other.test:443"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from service.wire.aiohttp_wire import AiohttpResponse, AiohttpWire
-from service.wire.base import Kind, Slots, Stage, Wire, WireFailure, WireRequest, WireResponse
-from service.wire.httpx_wire import HttpxWire
-from simulators.script import (
+from dub5.service.wire.aiohttp_wire import AiohttpResponse, AiohttpWire
+from dub5.service.wire.base import Kind, Slots, Stage, Wire, WireFailure, WireRequest, WireResponse
+from dub5.service.wire.httpx_wire import HttpxWire
+from dub5.simulators.script import (
     Action,
     Close,
     Data,
@@ -28,7 +28,7 @@ from simulators.script import (
     SimRequest,
     Wait,
 )
-from simulators.sockets import Server, serve
+from dub5.simulators.server.sockets import Server, serve
 
 pytestmark = pytest.mark.real_sockets
 

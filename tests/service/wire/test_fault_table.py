@@ -5,27 +5,26 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import uvloop
 
-from service.app import Service
-from service.chat import Outcome
-from service.events import AttemptEnded, Event, RequestEnded
-from service.options import BreakerOptions, Clocks
-from service.settings import Loaded, ProviderSettings, RouteSettings, ServerSettings, Settings
-from service.wire.aiohttp_wire import AiohttpWire
-from service.wire.base import Wire, WireRequest
-from service.wire.httpx_wire import HttpxWire
-from simulators.provider import make
-from simulators.script import Action, Data, End, Hang, Head, Respond, Script, SimRequest
-from simulators.settings import build
-from simulators.sockets import serve
-from simulators.tls import Certificates
-from simulators.virtual import AppClient, Connect, VirtualWire, run
-from tests.service.wire.fault_table import (
+from dub5.service.app import Service
+from dub5.service.config.options import BreakerOptions, Clocks
+from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, ServerSettings, Settings
+from dub5.service.events import AttemptEnded, Event, RequestEnded
+from dub5.service.model import Outcome
+from dub5.service.wire.aiohttp_wire import AiohttpWire
+from dub5.service.wire.base import Wire, WireRequest
+from dub5.service.wire.httpx_wire import HttpxWire
+from dub5.simulators.provider import make
+from dub5.simulators.script import Action, Data, End, Hang, Head, Respond, Script, SimRequest
+from dub5.simulators.server.sockets import serve
+from dub5.simulators.server.tls import Certificates
+from dub5.simulators.settings import build
+from dub5.simulators.virtual import AppClient, Connect, VirtualWire, run
+from tests.experiments.fault_table import (
     ANSWERED,
     CUT,
     HI,
@@ -39,6 +38,7 @@ from tests.service.wire.fault_table import (
     Seen,
     page,
 )
+from tests.support.source import ROOT
 
 T = TypeVar("T")
 WIRES: dict[str, Callable[..., Wire]] = {
@@ -49,7 +49,7 @@ WIRES: dict[str, Callable[..., Wire]] = {
 CLOCKS = Clocks(connect_s=1, first_token_s=1.5, whole_answer_s=1.5, between_tokens_s=1.5, total_s=20)
 NEVER = BreakerOptions(calls_min=10**9, failures_in_a_row=10**9)
 AT_A_TIME = 8
-FAULTS_MD = Path(__file__).parents[3] / "docs" / "faults.md"
+FAULTS_MD = ROOT / "docs" / "faults.md"
 
 
 def on_a_loop(wire: str, main: Coroutine[Any, Any, T]) -> T:
@@ -191,7 +191,7 @@ def test_the_table(wire: str, request: pytest.FixtureRequest) -> None:
 
 
 def test_the_page() -> None:
-    """docs/faults.md is what the table says: python -m tests.service.wire.fault_table > docs/faults.md"""
+    """docs/faults.md is what the table says: python -m tests.experiments.fault_table > docs/faults.md"""
     assert FAULTS_MD.read_text(encoding="utf-8") == page()
 
 

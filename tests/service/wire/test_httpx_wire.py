@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from service.wire.base import Kind, Slots, Stage, WireFailure, WireRequest
-from service.wire.httpx_wire import HttpxWire
+from dub5.service.wire.base import Kind, Slots, Stage, WireFailure, WireRequest
+from dub5.service.wire.httpx_wire import HttpxWire
 
 CALL = WireRequest("POST", "http://one.test:9001/v1/chat", {"authorization": "Bearer k"}, b"{}")
 

@@ -11,25 +11,15 @@ import pytest
 from aiohttp.resolver import DefaultResolver
 from msgspec.structs import replace
 
-from service.app import Service
-from service.settings import SettingsProblems
-from service.settings_file import load
-from service.wire.aiohttp_wire import AiohttpWire
-from service.wire.base import Kind, Slots, Stage, Wire, WireFailure, WireRequest
-from service.wire.httpx_wire import HttpxWire
-from service.wire.proxy import is_near
-from simulators.script import Close, Data, Hang, Head, Respond, Script, SimRequest
-from simulators.sockets import serve
-from tests.service.wire.forward_proxy import (
-    PIECE_BYTES,
-    Client,
-    ForwardProxy,
-    Says,
-    closes,
-    in_front_of,
-    listening,
-    resets,
-)
+from dub5.service.app import Service
+from dub5.service.config.load import load
+from dub5.service.config.settings import SettingsProblems
+from dub5.service.wire.aiohttp_wire import AiohttpWire
+from dub5.service.wire.base import Kind, Slots, Stage, Wire, WireFailure, WireRequest
+from dub5.service.wire.httpx_wire import HttpxWire
+from dub5.service.wire.proxy import is_near
+from dub5.simulators.script import Close, Data, Hang, Head, Respond, Script, SimRequest
+from dub5.simulators.server.sockets import serve
 from tests.service.wire.test_contract import (
     SOON_S,
     WHOLE,
@@ -43,6 +33,16 @@ from tests.service.wire.test_contract import (
     plays,
     told,
     whole,
+)
+from tests.support.forward_proxy import (
+    PIECE_BYTES,
+    Client,
+    ForwardProxy,
+    Says,
+    closes,
+    in_front_of,
+    listening,
+    resets,
 )
 
 pytestmark = pytest.mark.real_sockets

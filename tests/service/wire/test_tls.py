@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import pytest
 
-from service.wire.base import Kind, Slots, Stage
-from simulators.tls import Certificates
-from tests.service.wire.forward_proxy import PIECE_BYTES, closes, listening, resets
+from dub5.service.wire.base import Kind, Slots, Stage
+from dub5.simulators.server.tls import Certificates
 from tests.service.wire.test_contract import call, failure, is_free, make, told
+from tests.support.forward_proxy import PIECE_BYTES, closes, listening, resets
 
 pytestmark = pytest.mark.real_sockets
 

@@ -8,7 +8,7 @@ import pytest
 from litestar import Litestar, get
 from litestar.response import Stream
 
-from simulators.virtual import AppClient, AppFault, Trace, run
+from dub5.simulators.virtual import AppClient, AppFault, Trace, run
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

@@ -7,13 +7,11 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 
-from simulators.virtual import Deadlock, Escaped, Leaked, Trace, VirtualLoop, run
-
-ROOT = Path(__file__).parents[3]
+from dub5.simulators.virtual import Deadlock, Escaped, Leaked, Trace, VirtualLoop, run
+from tests.support.source import ROOT
 
 
 def loop() -> VirtualLoop:

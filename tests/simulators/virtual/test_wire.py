@@ -3,9 +3,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.wire.aiohttp_wire import AiohttpWire
-from service.wire.base import Kind, Slots, Stage, Wire, WireFailure, WireRequest, WireResponse
-from simulators.script import (
+from dub5.service.wire.aiohttp_wire import AiohttpWire
+from dub5.service.wire.base import Kind, Slots, Stage, Wire, WireFailure, WireRequest, WireResponse
+from dub5.simulators.script import (
     Action,
     Close,
     Data,
@@ -19,8 +19,8 @@ from simulators.script import (
     SimRequest,
     Wait,
 )
-from simulators.sockets import serve
-from simulators.virtual import Connect, Deadlock, VirtualWire, run
+from dub5.simulators.server.sockets import serve
+from dub5.simulators.virtual import Connect, Deadlock, VirtualWire, run
 
 URL = "http://one.test:9001/v1/chat/completions"
 CALL = WireRequest("POST", URL + "?x=1", {"authorization": "Bearer k"}, b"{}")

@@ -1,0 +1,88 @@
+"""python -m dub5.chaos.engines.find_toxiproxy: finds the Toxiproxy server, or builds it where Go is. Standard library only.
+
+PATH -> .tools/bin (outside a checkout: ~/.cache/dub5/bin) -> go install -> none: TCP faults are then played by the simulators
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = "toxiproxy-server"
+PACKAGE = "github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
+BUILT_AS = "server"  # `go install` names the program after its folder
+ROOT = Path(__file__).resolve().parents[2]
+IN_CHECKOUT = (ROOT / "pyproject.toml").exists()
+TOOLS = ROOT / ".tools" / "bin" if IN_CHECKOUT else Path.home() / ".cache" / "dub5" / "bin"
+BUILD_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The server's path, or why there is none."""
+
+    path: Path | None
+    why: str = ""
+
+
+def find(tools: Path = TOOLS) -> Path | None:
+    """The server if it is there."""
+    for place in (shutil.which(NAME), tools / NAME):
+        if place is not None and os.access(place, os.X_OK):
+            return Path(place)
+    return None
+
+
+def find_or_build(tools: Path = TOOLS) -> Found:
+    """The server, built if need be; says what it does, as it may take a minute."""
+    if (path := find(tools)) is not None:
+        return Found(path)
+    go = shutil.which("go")
+    if go is None:
+        return Found(
+            None, f"{NAME} is neither on PATH nor in {_shown(tools)}, and there is no Go to build it with"
+        )
+    print(f"toxiproxy: building {PACKAGE} (once, about a minute) ...", flush=True)
+    return _build(go, tools)
+
+
+def _shown(tools: Path) -> str:
+    return str(tools.relative_to(ROOT)) if tools.is_relative_to(ROOT) else str(tools)
+
+
+def _build(go: str, tools: Path) -> Found:
+    tools.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=tools) as folder:
+        environ = {**os.environ, "GOBIN": folder, "CGO_ENABLED": "0"}
+        try:
+            done = subprocess.run(
+                [go, "install", PACKAGE],
+                env=environ,
+                capture_output=True,
+                text=True,
+                timeout=BUILD_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Found(None, f"building {NAME} took longer than {BUILD_S:g} s")
+        except OSError as error:
+            return Found(None, f"{go} cannot be run: {error.strerror}")
+        if done.returncode != 0:
+            said = (done.stderr.strip() or "go said nothing").splitlines()[-1]
+            return Found(None, f"{NAME} could not be built: {said}")
+        os.replace(Path(folder) / BUILT_AS, tools / NAME)  # at once: two builders cannot see half a file
+    return Found(tools / NAME)
+
+
+def main() -> int:
+    """Exit code 1 if there is no server; the line says why, and what follows."""
+    found = find_or_build()
+    print(f"toxiproxy: {found.path or found.why}", flush=True)
+    return 0 if found.path else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""A run without one mechanism: what shows that a scenario can fail.
+
+failover             each route has its first target only
+standing_per_target  what is known of one model of a provider is taken for the provider's: its models stand or fall together
+last_settings        settings that cannot be read are taken for empty ones
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from unittest import mock
+
+from dub5.chaos.scenario.model import Scenario
+from dub5.chaos.scenario.service_config import routes
+from dub5.service.app import Service
+from dub5.service.config.settings import Loaded, Settings
+from dub5.service.model import Target
+from dub5.service.resilience.fleet import Fleet
+
+Without = AbstractContextManager[Scenario]
+
+
+@contextlib.contextmanager
+def _failover(scenario: Scenario) -> Iterator[Scenario]:
+    first = {name: targets[:1] for name, targets in routes(scenario.around).items()}
+    yield replace(scenario, around=replace(scenario.around, routes=first))
+
+
+@contextlib.contextmanager
+def _standing_per_target(scenario: Scenario) -> Iterator[Scenario]:
+    made = Fleet._new
+
+    def new(fleet: Fleet, target: Target, origin: str) -> object:
+        entry = made(fleet, target, origin)
+        for known in fleet._entries.values():
+            if known.target.provider == target.provider:
+                entry.breaker, entry.record = known.breaker, known.record
+        return entry
+
+    with mock.patch.object(Fleet, "_new", new):
+        yield scenario
+
+
+@contextlib.contextmanager
+def _last_settings(scenario: Scenario) -> Iterator[Scenario]:
+    def refuse(service: Service, problems: Sequence[str]) -> None:
+        service.reload(Loaded(Settings(provider=(), route=()), {}, ()))
+
+    with mock.patch.object(Service, "refuse", refuse):
+        yield scenario
+
+
+def without(mechanism: str, scenario: Scenario) -> Without:
+    """For so long, the service without it, and the scenario to be played then."""
+    switches = {
+        "failover": _failover,
+        "standing_per_target": _standing_per_target,
+        "last_settings": _last_settings,
+    }
+    return switches[mechanism](scenario)

@@ -1,0 +1,186 @@
+"""What the live view and the report show, worked out from a journal: requests by time, strips of states, faults."""
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dub5.chaos.report.axis import Axis, Span
+from dub5.chaos.run.journal import Sample, Seen, Window
+from dub5.chaos.run.judge import Outcome
+from dub5.chaos.run.verdict import percentile
+
+COOLING = "cooling"  # no breaker is open, but the provider has asked to be left alone
+WORSE = ("closed", COOLING, "half_open", "isolated", "open")  # from well to ill
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The requests that were to start within one stretch of time."""
+
+    from_s: float
+    until_s: float
+    answered: Counter[str]  # by provider
+    ended: Counter[Outcome]
+    first_token_p50_s: float | None
+    first_token_p95_s: float | None
+
+    @property
+    def requests(self) -> int:
+        return self.ended.total()
+
+    @property
+    def rate_per_s(self) -> float:
+        return self.requests / (self.until_s - self.from_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """How the service held one target over some time."""
+
+    name: str  # of the target; of its provider where that has only one
+    provider: str
+    state: str  # closed, half_open, open, isolated, cooling
+    from_s: float
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that was done to one provider, once or again and again."""
+
+    provider: str
+    label: str
+    by: str
+    spans: tuple[Span, ...]
+
+    @property
+    def from_s(self) -> float:
+        return self.spans[0][0]
+
+    @property
+    def until_s(self) -> float:
+        return max(until_s for _, until_s in self.spans)
+
+
+def in_buckets(requests: Iterable[Seen], spans: Sequence[Span]) -> list[Bucket]:
+    """One bucket for each span, empty ones too; who came after the last one counts there."""
+    starts = [from_s for from_s, _ in spans]
+    rows: list[list[Seen]] = [[] for _ in spans]
+    for seen in requests:
+        rows[max(0, bisect_right(starts, seen.at_s) - 1)].append(seen)
+    return [bucket(*each, row) for each, row in zip(spans, rows, strict=True)]
+
+
+def bucket(from_s: float, until_s: float, seen: Sequence[Seen]) -> Bucket:
+    """One of them."""
+    waits = [one.first_token_s for one in seen if one.first_token_s is not None]
+    return Bucket(
+        from_s,
+        until_s,
+        Counter(one.provider for one in seen if one.outcome is Outcome.COMPLETE),
+        Counter(one.outcome for one in seen),
+        percentile(waits, 0.5),
+        percentile(waits, 0.95),
+    )
+
+
+def state_of(breaker: str, cooling_s: float) -> str:
+    """One word for how a target stands."""
+    return COOLING if breaker == "closed" and cooling_s > 0 else breaker
+
+
+def worst(states: Iterable[str]) -> str:
+    """The one that most stands in the way of requests; a state that nobody here knows is the worst."""
+    return max(states, key=lambda state: WORSE.index(state) if state in WORSE else len(WORSE))
+
+
+def strips(samples: Iterable[Sample], seconds: float) -> list[Strip]:
+    """Samples joined while nothing changes, target by target."""
+    made: dict[tuple[str, str], list[Strip]] = {}
+    for sample in samples:
+        at_s, state = max(0.0, sample.at_s), state_of(sample.breaker, sample.cooling_s)
+        row = made.setdefault((sample.provider, sample.target), [])
+        if row:
+            row[-1] = _ending(row[-1], at_s)
+        if not row or row[-1].state != state:
+            row.append(Strip(sample.target, sample.provider, state, at_s, seconds))
+    targets = Counter(provider for provider, _ in made)
+    return [
+        Strip(
+            strip.name if targets[strip.provider] > 1 else strip.provider,
+            strip.provider,
+            strip.state,
+            strip.from_s,
+            strip.until_s,
+        )
+        for row in made.values()
+        for strip in [*row[:-1], _ending(row[-1], seconds)]
+    ]
+
+
+def _ending(strip: Strip, until_s: float) -> Strip:
+    return Strip(strip.name, strip.provider, strip.state, strip.from_s, until_s)
+
+
+def visible(row: Iterable[Strip], axis: Axis, least_px: float) -> list[Strip]:
+    """The strips of one target, those joined that are too narrow to be seen; together they show their worst state."""
+    made: list[Strip] = []
+    narrow: list[Strip] = []
+    for strip in row:
+        wide = axis.x(strip.until_s) - axis.x(strip.from_s) >= least_px
+        if wide and narrow:
+            _join(made, narrow)
+            narrow = []
+        if wide:
+            _join(made, [strip])
+            continue
+        narrow.append(strip)
+        if axis.x(strip.until_s) - axis.x(narrow[0].from_s) >= least_px:
+            _join(made, narrow)
+            narrow = []
+    if narrow:
+        _join(made, narrow)
+    return made
+
+
+def _join(made: list[Strip], parts: Sequence[Strip]) -> None:
+    """Parts as one strip, at the end of the strips made; with the last of those, if it shows the same state."""
+    first, state = parts[0], worst(part.state for part in parts)
+    if made and made[-1].state == state:
+        first = made.pop()
+    made.append(Strip(first.name, first.provider, state, first.from_s, parts[-1].until_s))
+
+
+def troubles(windows: Iterable[Window], seconds: float, most: int) -> list[Trouble]:
+    """The faults by what they are, in the order in which they began; those beyond `most` as one."""
+    made: dict[tuple[str, str], list[Window]] = {}
+    for window in sorted(windows, key=lambda window: window.from_s):
+        made.setdefault((window.provider, window.label), []).append(window)
+    told = [_trouble(provider, label, same, seconds) for (provider, label), same in made.items()]
+    if len(told) <= most:
+        return told
+    rest = [span for trouble in told[most - 1 :] for span in trouble.spans]
+    label = f"{len(told) - most + 1} more kinds of fault; the journal has them all"
+    return [*told[: most - 1], Trouble("", label, "", tuple(sorted(rest)))]
+
+
+def _trouble(provider: str, label: str, windows: Sequence[Window], seconds: float) -> Trouble:
+    ends = (seconds if window.until_s is None else window.until_s for window in windows)
+    spans = tuple((window.from_s, until_s) for window, until_s in zip(windows, ends, strict=True))
+    return Trouble(provider, label, ", ".join(dict.fromkeys(window.by for window in windows)), spans)
+
+
+def during(ordered: Sequence[Seen], spans: Iterable[Span]) -> list[Seen]:
+    """Of requests in the order of their start, those that started in one of the spans; each once."""
+    found: list[Seen] = []
+    until = 0
+    for from_s, until_s in sorted(spans):
+        first = max(until, bisect_left(ordered, from_s, key=_start))
+        until = max(first, bisect_left(ordered, until_s, key=_start))
+        found += ordered[first:until]
+    return found
+
+
+def _start(seen: Seen) -> float:
+    return seen.at_s

@@ -1,0 +1,205 @@
+"""One HTML file that explains a run to somebody who was not there. It needs nothing else: no script, no network."""
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from dub5.chaos.report.axis import clock
+from dub5.chaos.report.story import LONG_S, notes, story, waited
+from dub5.chaos.report.timeline import Picture
+from dub5.chaos.run.journal import Journal, Seen
+from dub5.chaos.run.judge import Outcome
+from dub5.chaos.run.verdict import Question, Verdict, outcomes
+from dub5.chaos.scenario.model import Scenario
+
+ROWS_MAX = 60
+CELL_MAX = 300  # characters of what a client or the service said
+ADDRESS = re.compile(
+    r"(?:https?://)?(?:[a-z0-9-]+\.)+[a-z]{2,}(?::\d+)?(?:/[\w./?=&%#~+-]*[\w/])?", re.IGNORECASE
+)
+CONFIDENCE = {
+    "primary": "the provider's own account",
+    "secondary source": "news, trackers and digests: the shape is played, not each detail vouched for",
+    "unverified": "nobody has checked it",
+}
+ANSWERS = {
+    Question.RAN: ("It ran as planned.", "It did not run as planned: the rest says little."),
+    Question.HELD: ("The service held.", "The service did not hold."),
+    Question.RECOVERED: ("It recovered in time.", "It did not recover in time."),
+}
+STYLE = (files("dub5.chaos.report") / "report.css").read_text(encoding="utf-8")
+
+
+def write(journal: Journal, verdict: Verdict, folder: Path) -> tuple[Path, Path]:
+    """The report and the journal beside it; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = journal.started.replace(":", "").replace(" ", "-")
+    page = folder / f"{journal.scenario.name}-{journal.engine}-{stamp}.html"
+    record = page.with_suffix(".json")
+    page.write_text(html(journal, verdict), encoding="utf-8")
+    record.write_bytes(journal.json())
+    return page, record
+
+
+def html(journal: Journal, verdict: Verdict) -> str:
+    """The whole page."""
+    scenario = journal.scenario
+    word, kind = ("HELD", "good") if verdict.ok else ("DID NOT HOLD", "bad")
+    facts = f"{journal.started} UTC, engine {journal.engine}, seed {journal.seed}, {journal.machine}"
+    parts = [
+        f'<header><p class="badge {kind}">{word}</p><h1>{escape(scenario.title)}</h1>',
+        f"<p>{escape(scenario.why.strip())}</p>{_source(scenario)}<p class=quiet>{escape(facts)}</p></header>",
+        _section("What happened", _sentences([*_answers(verdict), *story(journal), *notes(journal)])),
+        _section("The run in one picture", _legend(journal) + _framed(Picture(journal).svg())),
+        _section("The verdict, line by line", _verdict(verdict)),
+        _section("How requests ended", _outcomes(journal)),
+        _section("The providers", _providers(journal)),
+        _routes(journal),
+        _section("Every request that was not whole", _not_whole(journal)),
+        _section("Once more", _again(journal)),
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{word}: {escape(scenario.title)}</title><style>{STYLE}</style></head>"
+        f"<body><main>{''.join(parts)}</main></body></html>\n"
+    )
+
+
+def _source(scenario: Scenario) -> str:
+    """Where the incident is told, with links, and how far that can be believed."""
+    if not scenario.source:
+        return ""
+    confidence = scenario.confidence
+    meaning = f" ({CONFIDENCE[confidence]})" if confidence in CONFIDENCE else ""
+    sure = f" Confidence: {confidence}{meaning}." if confidence else ""
+    return f"<p>Source: {_linked(scenario.source)}.{escape(sure)}</p>"
+
+
+def _linked(text: str) -> str:
+    """The text with its addresses as links. What is none stays text: no other scheme can come through."""
+    made, done = [], 0
+    for found in ADDRESS.finditer(text):
+        said = found.group()
+        address = said if said.lower().startswith("http") else f"https://{said}"
+        made += [escape(text[done : found.start()]), f'<a href="{escape(address)}">{escape(said)}</a>']
+        done = found.end()
+    return "".join(made) + escape(text[done:])
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{title}</h2>{body}</section>"
+
+
+def _sentences(lines: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+
+
+def _framed(svg: str) -> str:
+    return f'<div class="wide">{svg}</div>'
+
+
+def _answers(verdict: Verdict) -> list[str]:
+    asked = dict.fromkeys(line.question for line in verdict.lines)
+    return [" ".join(ANSWERS[question][0 if verdict.answer(question) else 1] for question in asked)]
+
+
+def _legend(journal: Journal) -> str:
+    keys = [(f"p{index % 6}", name) for index, name in enumerate(journal.scenario.providers)]
+    met = outcomes(journal.requests)
+    keys += [
+        (outcome.value, outcome.value) for outcome in Outcome if met[outcome] and outcome != Outcome.COMPLETE
+    ]
+    spans = (f'<span><i class="{kind}"></i>{escape(name)}</span>' for kind, name in keys)
+    return f'<p class="legend">{"".join(spans)}</p>'
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells are HTML already."""
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    titles = "".join(f"<th scope=col>{title}</th>" for title in head)
+    return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _verdict(verdict: Verdict) -> str:
+    return _table(
+        ("", "question", "expected", "seen"),
+        (
+            (
+                f'<b class="{"good" if line.ok else "bad"}">{"yes" if line.ok else "NO"}</b>',
+                line.question.value,
+                escape(line.expectation),
+                escape(line.seen),
+            )
+            for line in verdict.lines
+        ),
+    )
+
+
+def _outcomes(journal: Journal) -> str:
+    counted = outcomes(journal.requests)
+    rows = [(outcome.value, str(count)) for outcome, count in counted.items() if count]
+    happened = [(name.replace("_", " "), str(count)) for name, count in journal.happened.items() if count]
+    told = f"<p>What happened inside, counted by {escape(journal.told_by)}:</p>"
+    return _table(("outcome", "requests"), rows) + told + _table(("event", "times"), happened)
+
+
+def _providers(journal: Journal) -> str:
+    rows = []
+    for name, persona in journal.scenario.providers.items():
+        attempts = [line for line in journal.ledger if line.provider == name]
+        whole = [s for s in journal.requests if s.provider == name and s.outcome is Outcome.COMPLETE]
+        hit = sum(bool(line.faults) for line in attempts)
+        rows.append((escape(name), escape(persona), str(len(attempts)), str(hit), str(len(whole))))
+    return _table(("provider", "speaks", "was asked", "of these with a fault", "whole answers"), rows)
+
+
+def _routes(journal: Journal) -> str:
+    """Empty if all asked for the same one."""
+    asked: dict[str, list[Seen]] = {}
+    for seen in journal.requests:
+        asked.setdefault(seen.route, []).append(seen)
+    if len(asked) < 2:
+        return ""
+    rows = []
+    for route, those in sorted(asked.items()):
+        whole = sum(seen.outcome is Outcome.COMPLETE for seen in those)
+        rows.append((escape(route), str(len(those)), str(whole), escape(waited(those))))
+    return _section("The routes", _table(("route", "requests", "whole answers", "first words"), rows))
+
+
+def _not_whole(journal: Journal) -> str:
+    bad = [seen for seen in journal.requests if seen.outcome is not Outcome.COMPLETE]
+    if not bad:
+        return "<p>There was none.</p>"
+    bad.sort(key=lambda seen: (seen.honest, seen.at_s))
+    rows = [_row(journal, seen) for seen in bad[:ROWS_MAX]]
+    more = f"<p>And {len(bad) - ROWS_MAX} more, in the journal.</p>" if len(bad) > ROWS_MAX else ""
+    head = ("sent at", "outcome", "what the client was told", "from", "ended after", "planned", "tries")
+    return _table(head, rows) + more
+
+
+def _row(journal: Journal, seen: Seen) -> tuple[str, ...]:
+    return (
+        clock(seen.at_s) if journal.scenario.workload.seconds > LONG_S else f"{seen.at_s:.1f} s",
+        seen.outcome.value,
+        escape(_short(seen.reason)),
+        escape(seen.provider or "nobody"),
+        f"{seen.total_s:.2f} s",
+        "yes" if journal.planned_cut(seen) else "no",
+        escape(_short(seen.trail)),
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= CELL_MAX else f"{text[:CELL_MAX]}…"
+
+
+def _again(journal: Journal) -> str:
+    command = f"dub5 chaos {journal.scenario.name} --engine {journal.engine} --seed {journal.seed}"
+    return (
+        f"<p>The same requests at the same moments: <code>{escape(command)}</code>. On virtual time the run repeats "
+        "exactly; on real sockets the machine adds its own moods. Beside this page lies the journal, as JSON.</p>"
+    )

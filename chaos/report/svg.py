@@ -1,0 +1,43 @@
+"""Shapes and words of a picture, as SVG text."""
+
+from html import escape
+
+from dub5.chaos.report.axis import CHAR_PX
+
+
+def box(x: float, width: float, y: float, height: float) -> str:
+    """A rectangle as a piece of a path: a thousand of them are one element."""
+    return f"M{x:.1f} {y:.1f}h{width:.1f}v{height:.1f}h-{width:.1f}z"
+
+
+def boxes(kind: str, shapes: str, title: str = "") -> str:
+    """A path of boxes; nothing, if there are none."""
+    told = f"<title>{escape(title)}</title>" if title else ""
+    return f'<path class="{kind}" d="{shapes}">{told}</path>' if shapes else ""
+
+
+def rect(kind: str, x: float, width: float, y: float, height: float, title: str) -> str:
+    """A rectangle that says what it is when pointed at."""
+    return (
+        f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}">'
+        f"<title>{escape(title)}</title></rect>"
+    )
+
+
+def text(words: str, x: float, y: float, anchor: str = "start", kind: str = "") -> str:
+    """A line of text."""
+    style = f' class="{kind}"' if kind else ""
+    return f'<text{style} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def torn(x: float, top: int, bottom: int, deep_px: float) -> str:
+    """A tear through whatever is there: left and right of it, time does not run alike."""
+    tooth = f"l{deep_px:g} 5l{-2 * deep_px:g} 10l{deep_px:g} 5"
+    path = f'd="M{x:.1f} {top}{tooth * ((bottom - top) // 20)}"'
+    return f'<path class="tear" {path}/><path class="torn" {path}/>'
+
+
+def short(words: str, width_px: float) -> str:
+    """As much of it as fits."""
+    most = max(1, int(width_px / CHAR_PX))
+    return words if len(words) <= most else words[: most - 1] + "…"

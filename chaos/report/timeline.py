@@ -1,0 +1,294 @@
+"""The picture of a run, as SVG: what was done to the providers, who answered, how they stood, how long people waited.
+
+x is time, shared by all rows (axis.py); colours and dark mode come from the page's style (report.py)
+"""
+
+from collections.abc import Iterable, Iterator
+from html import escape
+from itertools import pairwise
+
+from dub5.chaos.report.axis import CHAR_PX, axis, clock
+from dub5.chaos.report.figures import Bucket, Strip, Trouble, in_buckets, strips, troubles, visible
+from dub5.chaos.report.svg import box, boxes, rect, short, text, torn
+from dub5.chaos.run.journal import Journal
+from dub5.chaos.run.judge import Outcome
+
+LEFT, LEFT_MAX, RIGHT, WIDTH = 84, 190, 14, 1080
+ROW, BAR, BARS, RATES, LINES, GAP = 22, 15, 150, 34, 96, 40
+TROUBLES_MAX = 14
+LEVEL_PX = 40.0  # from here on a line is level along a bar
+DEEP_PX, SHALLOW_PX, NARROW_PX = 3.0, 1.5, 30.0  # teeth of a tear; of one beside a plateau that is no wider
+SEEN_PX = 4.0  # even of one in a thousand
+STRIP_PX, TOLD_PX = 2.0, 12.0  # a strip is seen from here on; and says what it is
+NOT_WHOLE = (
+    Outcome.DEGRADED,
+    Outcome.CANCELLED,
+    Outcome.CUT,
+    Outcome.FAILED,
+    Outcome.REFUSED,
+    Outcome.DISHONEST,
+    Outcome.HUNG,
+)
+
+
+class Picture:
+    """Draws from the top down; `y` is where the next row begins."""
+
+    def __init__(self, journal: Journal) -> None:
+        scenario = journal.scenario
+        self._names = list(scenario.providers)
+        seconds = max(1, round(scenario.workload.seconds))
+        self._held = _by_name(strips(journal.samples, seconds), self._names)
+        self._left = min(max(LEFT, 12 + CHAR_PX * max(map(len, self._held), default=0)), LEFT_MAX)
+        sparse = [
+            (a, b) for a, b, rate_per_s in scenario.stretches if rate_per_s < scenario.workload.rate_per_s
+        ]
+        self._axis = axis(seconds, self._left, WIDTH - RIGHT, sparse)
+        self._x = self._axis.x
+        edges = {at_s for window in journal.windows for at_s in (window.from_s, window.until_s or seconds)}
+        self._rows = in_buckets(journal.requests, self._axis.buckets(scenario.stretches, edges))
+        # Counts can be compared while every bar stands for a second of the same load.
+        self._counted = not sparse and all(row.until_s - row.from_s <= 1 for row in self._rows)
+        self._troubles = troubles(journal.windows, seconds, TROUBLES_MAX)
+        self._y = 24
+        self._shapes: list[str] = []
+        self._words: list[str] = []  # over all shapes
+
+    def svg(self) -> str:
+        """The whole picture."""
+        top = self._y
+        self._faults()
+        self._answers()
+        if not self._counted:
+            self._rates()
+            self._not_whole()
+        self._states()
+        self._waits()
+        behind, tears = self._behind(top, self._y), self._tears(top, self._y)
+        self._moments()
+        size = f'viewBox="0 0 {WIDTH} {self._y}" role="img" aria-labelledby="picture-title"'
+        title = '<title id="picture-title">Faults, answers by provider, breakers and waiting times over the run</title>'
+        drawn = "".join((*behind, *self._shapes, *tears, *self._words))
+        return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{title}{drawn}</svg>'
+
+    def _add(self, *shapes: str) -> None:
+        self._shapes += shapes
+
+    def _say(self, words: str) -> None:
+        self._words.append(words)
+
+    def _heading(self, words: str) -> None:
+        self._say(text(words, 0, self._y, kind="heading"))
+        self._y += 10
+
+    def _name(self, name: str) -> None:
+        self._say(text(short(name, self._left - 8), self._left - 8, self._y + 12, "end"))
+
+    def _kind(self, provider: str) -> str:
+        return f"p{self._names.index(provider) % 6 if provider in self._names else 6}"
+
+    def _behind(self, top: int, bottom: int) -> Iterator[str]:
+        for trouble in self._troubles:
+            yield boxes("shade", self._boxes(trouble, top, bottom - top))
+        for piece in self._axis.pieces:
+            if piece.plateau:
+                yield boxes("plateau", box(piece.from_x, piece.until_x - piece.from_x, top, bottom - top))
+
+    def _tears(self, top: int, bottom: int) -> Iterator[str]:
+        narrow = any(p.plateau and p.until_x - p.from_x <= NARROW_PX for p in self._axis.pieces)
+        for before, after in pairwise(self._axis.pieces):
+            if before.plateau or after.plateau:
+                yield torn(after.from_x, top, bottom, SHALLOW_PX if narrow else DEEP_PX)
+
+    def _boxes(self, trouble: Trouble, y: float, height: float) -> str:
+        ends = ((self._x(from_s), self._x(until_s)) for from_s, until_s in trouble.spans)
+        return "".join(box(from_x, max(1.0, until_x - from_x), y, height) for from_x, until_x in ends)
+
+    def _faults(self) -> None:
+        self._heading("What was done to the providers")
+        for trouble in self._troubles:
+            self._fault(trouble)
+        self._y += GAP
+
+    def _fault(self, trouble: Trouble) -> None:
+        """A row of bars, with words after, before or above them: where there is room."""
+        times = f" ({len(trouble.spans)} times)" if len(trouble.spans) > 1 else ""
+        by = f", by {trouble.by}" if trouble.by else ""
+        right = WIDTH - RIGHT
+        label = short(trouble.label, right - self._left - CHAR_PX * len(times)) + times
+        from_x, until_x, width = self._x(trouble.from_s), self._x(trouble.until_s), CHAR_PX * len(label)
+        down = 0
+        if width <= right - until_x - 6:
+            words = text(label, until_x + 6, self._y + 12)
+        elif width <= from_x - self._left - 6:
+            words = text(label, from_x - 6, self._y + 12, "end")
+        else:
+            words, down = text(label, max(self._left, min(from_x, right - width)), self._y + 12), 17
+        shapes = self._boxes(trouble, self._y + down, BAR)
+        self._add(boxes(self._kind(trouble.provider), shapes, trouble.label + times + by))
+        self._say(words)
+        self._y += ROW + down
+
+    def _answers(self) -> None:
+        if self._counted:
+            self._heading("Requests by the second they were sent in: who answered")
+            most = max((row.requests for row in self._rows), default=1) or 1
+            marks = [(float(most), str(most)), (most / 2, f"{most / 2:g}"), (0.0, "0")]
+        else:
+            self._heading("Of the requests sent in each stretch of time: who answered")
+            most, marks = 1, [(1.0, "100 %"), (0.5, "50 %"), (0.0, "0")]
+        for row in self._rows:
+            self._bar(row, BARS / (most if self._counted else max(1, row.requests)))
+        self._scale(BARS, marks, most)
+        self._y += BARS + GAP
+
+    def _bar(self, row: Bucket, height: float) -> None:
+        """One stretch of time; `height` is that of one request."""
+        x, width, y = *self._across(row), float(self._y + BARS)
+        when, of = (f"second {row.from_s:g}", "") if self._counted else (_when(row), f" of {row.requests}")
+        for kind, count, what in self._stack(row):
+            y -= height * count
+            self._add(rect(kind, x, width, y, height * count, f"{when}: {what} {count}{of}"))
+
+    def _across(self, row: Bucket) -> tuple[float, float]:
+        """x and width of its bar. What is counted is spaced like things that are counted; shares adjoin."""
+        x, width = self._x(row.from_s), self._x(row.until_s) - self._x(row.from_s)
+        return (x + 0.5, max(1.0, width - 1)) if self._counted else (x, width)
+
+    def _stack(self, row: Bucket) -> Iterator[tuple[str, int, str]]:
+        """The pieces of one bar, from the bottom up."""
+        for name in [*self._names, *sorted(row.answered.keys() - set(self._names))]:
+            if count := row.answered[name]:
+                yield self._kind(name), count, f"{name} answered"
+        for outcome in NOT_WHOLE:
+            if count := row.ended[outcome]:
+                yield outcome.value, count, outcome.value
+
+    def _rates(self) -> None:
+        """A share of three requests is not one of three hundred."""
+        self._y -= 12
+        self._heading("How many they were a second")
+        most = max((row.rate_per_s for row in self._rows), default=0.0) or 1.0
+        shapes = ""
+        for row in self._rows:
+            x, height = self._x(row.from_s), RATES * row.rate_per_s / most
+            shapes += box(x, self._x(row.until_s) - x, self._y + RATES - height, height) if height else ""
+        self._add(boxes("rate", shapes))
+        self._scale(RATES, [(most, f"{most:.3g}"), (0.0, "0")], most)
+        self._y += RATES + GAP
+
+    def _not_whole(self) -> None:
+        """What is too thin to be seen among the shares."""
+        met = [outcome for outcome in NOT_WHOLE if any(row.ended[outcome] for row in self._rows)]
+        if not met:
+            return
+        self._heading("Requests that did not get their whole answer")
+        for outcome in met:
+            self._name(outcome.value)
+            self._line(self._y + BAR)
+            shapes = "".join(self._mark(row, row.ended[outcome]) for row in self._rows if row.ended[outcome])
+            total = sum(row.ended[outcome] for row in self._rows)
+            self._add(boxes(outcome.value, shapes, f"{outcome.value}: {total} in all"))
+            self._y += ROW
+        self._y += GAP
+
+    def _mark(self, row: Bucket, count: int) -> str:
+        """That it happened at all, first of all; the higher, the larger its share."""
+        (x, width), height = self._across(row), SEEN_PX + (BAR - SEEN_PX) * count / row.requests
+        return box(x, max(2.0, width), self._y + BAR - height, height)
+
+    def _states(self) -> None:
+        if not any(self._held.values()):
+            return
+        self._heading("How the service held each provider: breaker")
+        for name, row in self._held.items():
+            self._name(name)
+            shown = visible(row, self._axis, STRIP_PX)
+            for state in dict.fromkeys(strip.state for strip in shown):
+                self._add(self._narrow(state, [s for s in shown if s.state == state and not self._roomy(s)]))
+            self._add(*(self._strip(strip) for strip in shown if self._roomy(strip)))
+            self._y += ROW
+        self._y += GAP
+
+    def _roomy(self, strip: Strip) -> bool:
+        return self._x(strip.until_s) - self._x(strip.from_s) >= TOLD_PX
+
+    def _narrow(self, state: str, same: Iterable[Strip]) -> str:
+        ends = ((self._x(strip.from_s), self._x(strip.until_s)) for strip in same)
+        shapes = "".join(box(from_x, max(0.5, until_x - from_x), self._y, BAR) for from_x, until_x in ends)
+        return boxes(f"s-{escape(state)}", shapes, _words(state))
+
+    def _strip(self, strip: Strip) -> str:
+        x, width = self._x(strip.from_s), self._x(strip.until_s) - self._x(strip.from_s)
+        words = _words(strip.state)
+        if self._counted:
+            when = f"from {strip.from_s:.1f} to {strip.until_s:.1f} s"
+        else:
+            when = f"from {clock(strip.from_s)} to {clock(strip.until_s)}"
+        shape = rect(f"s-{escape(strip.state)}", x, width, self._y, BAR, f"{strip.name}: {words} {when}")
+        if width >= len(words) * CHAR_PX + 8:
+            self._say(text(words, x + 5, self._y + 12, kind="pale" if strip.state == "closed" else "on"))
+        return shape
+
+    def _waits(self) -> None:
+        waits = [row.first_token_p95_s for row in self._rows if row.first_token_p95_s is not None]
+        if not waits:
+            return
+        self._heading("Seconds to the first token of a stream: half of all wait at most (thick), 95 % (thin)")
+        top_s = max(0.5, max(waits) * 1.1)
+        bottom = self._y + LINES
+        p95 = [row.first_token_p95_s for row in self._rows]
+        for kind, values in (("p95", p95), ("p50", [row.first_token_p50_s for row in self._rows])):
+            points = " ".join(
+                f"{x:.1f},{bottom - LINES * value / top_s:.1f}"
+                for row, value in zip(self._rows, values, strict=True)
+                if value is not None
+                for x in self._corners(row)
+            )
+            self._add(f'<polyline class="{kind}" points="{points}"/>')
+        self._scale(LINES, [(top_s, f"{top_s:.1f} s"), (top_s / 2, f"{top_s / 2:.1f} s"), (0.0, "0")], top_s)
+        self._y = bottom + 18
+
+    def _corners(self, row: Bucket) -> tuple[float, ...]:
+        """Where a line passes its value: in the middle, or at both ends of a wide one."""
+        x, until_x = self._x(row.from_s), self._x(row.until_s)
+        return (x, until_x) if until_x - x >= LEVEL_PX else ((x + until_x) / 2,)
+
+    def _scale(self, height: int, marks: Iterable[tuple[float, str]], most: float) -> None:
+        for value, words in marks:
+            y = self._y + height * (1 - value / most)
+            self._line(y)
+            self._say(text(words, self._left - 8, y + 4, "end"))
+
+    def _line(self, y: float) -> None:
+        self._add(
+            f'<line class="grid" x1="{self._left:.1f}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+
+    def _moments(self) -> None:
+        """The axis: moments below what is drawn wide; below what is narrow, how long it was."""
+        for tick in self._axis.ticks():
+            self._say(text(tick.label, tick.x, self._y, "middle"))
+        for long in (lengths := self._axis.lengths()):
+            self._say(text(long.label, long.x, self._y + 20 + 16 * long.row, "middle", "break"))
+        self._y += 22 + max((20 + 16 * long.row for long in lengths), default=0)
+
+
+def _by_name(made: list[Strip], providers: list[str]) -> dict[str, list[Strip]]:
+    """Row by row, the targets of a provider together; a provider that nobody spoke of has an empty row."""
+    held: dict[str, list[Strip]] = {}
+    for provider in dict.fromkeys([*providers, *(strip.provider for strip in made)]):
+        same = [strip for strip in made if strip.provider == provider]
+        for strip in same:
+            held.setdefault(strip.name, []).append(strip)
+        if not same:
+            held[provider] = []
+    return held
+
+
+def _when(row: Bucket) -> str:
+    return f"{clock(row.from_s)} to {clock(row.until_s)}"
+
+
+def _words(state: str) -> str:
+    return state.replace("_", "-")

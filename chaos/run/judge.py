@@ -1,0 +1,205 @@
+"""How a request ended, as its client can tell. Believes nothing: a 200 is complete only if the answer proves it.
+
+bytes -> Reading.feed ... -> Reading.end(how) -> Ending(outcome, reason)
+
+complete  the whole answer, properly ended          refused   an error that blames the request, or a limit
+degraded  a substitute, labelled from end to end
+failed    an honest error before the first content  cut       an honest error after it
+dishonest looks like an answer and is none, or ends without a word
+hung      no end within the deadline
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from dub5.chaos.run.sse import EventReader
+from dub5.simulators.answers import Proof, judge
+
+ANSWERED_BY = re.compile(r"([A-Za-z0-9._-]+) answers ")
+REFUSALS = frozenset({400, 401, 404, 405, 413, 422})
+REFUSED_CODES = frozenset({"rate_limited", "overloaded", "shutting_down"})
+
+
+class Outcome(StrEnum):
+    """The six ends a request may have, and the two it must never have."""
+
+    COMPLETE = "complete"
+    DEGRADED = "degraded"
+    REFUSED = "refused"
+    FAILED = "failed"
+    CUT = "cut"
+    CANCELLED = "cancelled"
+    DISHONEST = "dishonest"
+    HUNG = "hung"
+
+
+HONEST = frozenset(Outcome) - {Outcome.DISHONEST, Outcome.HUNG}
+
+
+class Stop(StrEnum):
+    """How the bytes ended."""
+
+    END = "end"  # as HTTP promised
+    BROKEN = "broken"  # the connection failed
+    TIMEOUT = "timeout"  # the client's patience ran out
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The verdict on one request. `reason` is short; empty for a complete answer."""
+
+    outcome: Outcome
+    reason: str = ""
+
+
+class Reading:
+    """One reply while it is read. `content_seen` turns true with the first content."""
+
+    def __init__(self, status: int, prompt: str, *, stream: bool) -> None:
+        self.content_seen = False
+        self.text = ""
+        self._status = status
+        self._prompt = prompt
+        self._stream = stream and status == 200
+        self._events = EventReader()
+        self._body = bytearray()
+        self._finish: str | None = None
+        self._done = False
+        self._error: str | None = None  # the code of an error told inside the stream
+        self._lie = ""  # the first thing that no honest stream does
+        self._labels: list[str | None] = []  # of a substitute: its source on each event with choices or usage
+
+    @property
+    def answered_by(self) -> str:
+        """The provider whose answer it is, by the answer's own words."""
+        said = ANSWERED_BY.match(self.text)
+        return said[1] if said else ""
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes of the body."""
+        if self._stream:
+            for event in self._events.feed(data):
+                self._take(event)
+        else:
+            self._body += data
+
+    def end(self, stop: Stop) -> Ending:
+        """The bytes are over: what was it?"""
+        if stop is Stop.TIMEOUT:
+            return Ending(Outcome.HUNG, "no_end_in_time")
+        if self._status != 200:
+            return self._end_of_error(stop)
+        return self._end_of_stream(stop) if self._stream else self._end_of_json(stop)
+
+    def _take(self, event: str) -> None:
+        if self._done or self._error is not None:
+            self._lie = self._lie or "goes_on_after_its_end"
+        elif event == "[DONE]":
+            self._done = True
+        else:
+            self._chunk(_decoded(event))
+
+    def _chunk(self, chunk: Any) -> None:
+        if not isinstance(chunk, dict):
+            self._lie = self._lie or "unreadable_event"
+        elif "error" in chunk:
+            self._error = _code(chunk)
+        else:
+            self._labels.append(label_of(chunk.get("degraded")))
+            for choice in chunk.get("choices") or ():
+                self._choice(choice)
+
+    def _choice(self, choice: dict[str, Any]) -> None:
+        content = (choice.get("delta") or {}).get("content") or ""
+        if content and self._finish:
+            self._lie = self._lie or "content_after_finish"
+        if content:
+            self.content_seen = True
+            self.text += content
+        if (finish := choice.get("finish_reason")) is not None:
+            if self._finish:
+                self._lie = self._lie or "finishes_twice"
+            self._finish = finish
+
+    def _end_of_stream(self, stop: Stop) -> Ending:
+        if self._lie:
+            return Ending(Outcome.DISHONEST, self._lie)
+        if self._error is not None:
+            return Ending(Outcome.CUT if self.content_seen else Outcome.FAILED, self._error)
+        if stop is Stop.BROKEN and not self._done:
+            return Ending(Outcome.DISHONEST, "breaks_off_without_a_word")
+        if not self._done:
+            return Ending(Outcome.DISHONEST, "ends_without_done")
+        if self._finish is None:
+            return Ending(Outcome.DISHONEST, "done_without_finish")
+        return self._proven()
+
+    def _end_of_json(self, stop: Stop) -> Ending:
+        if stop is Stop.BROKEN:
+            return Ending(Outcome.DISHONEST, "breaks_off_without_a_word")
+        body = _decoded(self._body)
+        try:
+            choice = body["choices"][0]
+            self.text = choice["message"]["content"] or ""
+            self._finish = choice["finish_reason"]
+        except (TypeError, KeyError, IndexError):
+            return Ending(Outcome.DISHONEST, "unreadable_answer")
+        self.content_seen = bool(self.text)
+        self._labels = [label_of(body.get("degraded"))]
+        return self._proven() if self._finish else Ending(Outcome.DISHONEST, "answer_without_finish")
+
+    def _proven(self) -> Ending:
+        proof = judge(self.text, self._prompt)
+        if any(self._labels):
+            lie = mislabelled(self._labels, self.text, proof)
+            return Ending(Outcome.DISHONEST, lie) if lie else Ending(Outcome.DEGRADED, self._labels[0] or "")
+        if proof is Proof.WHOLE:
+            return Ending(Outcome.COMPLETE)
+        return Ending(Outcome.DISHONEST, f"{proof.value}_answer_sold_as_whole")
+
+    def _end_of_error(self, stop: Stop) -> Ending:
+        if stop is Stop.BROKEN:
+            return Ending(Outcome.DISHONEST, "breaks_off_without_a_word")
+        code = _code(_decoded(self._body)) or f"http_{self._status}"
+        refused = self._status in REFUSALS or code in REFUSED_CODES
+        return Ending(Outcome.REFUSED if refused else Outcome.FAILED, code)
+
+
+NO_REPLY = Ending(Outcome.DISHONEST, "no_reply")
+
+
+def label_of(degraded: object) -> str | None:
+    """The source that the object `degraded` of a body names; None: it is no substitute."""
+    return str(degraded.get("source")) if isinstance(degraded, dict) else None
+
+
+def mislabelled(labels: Sequence[str | None], text: str, proof: Proof) -> str:
+    """What is wrong with a substitute, or nothing. It is labelled first and last, and is what its label says: a stale
+    answer is whole, words of the service are nobody else's."""
+    first, last = labels[0], labels[-1]
+    if not text:
+        return "empty_substitute"
+    if first is None or first != last:
+        return "half_labelled_substitute"
+    if (proof is Proof.WHOLE) != (first == "stale") or (first != "stale" and ANSWERED_BY.match(text)):
+        return f"{proof.value}_answer_labelled_{first}"
+    return ""
+
+
+def _decoded(data: str | bytes | bytearray) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _code(body: Any) -> str:
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        return str(error or "")
+    return str(error.get("code") or error.get("type") or "error")

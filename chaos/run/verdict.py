@@ -1,0 +1,222 @@
+"""Did it run? did it hold? did it recover? Pure: a journal in, one line for each expectation out.
+
+run       the load was as planned, every fault was applied, requests met it, and all was well before
+hold      what [expect] says, over all requests
+recover   after the last fault, within recover_s: every request complete, and the first provider answers again
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dub5.chaos.run.journal import Journal, Seen, Window
+from dub5.chaos.run.judge import Outcome
+
+RATE_SHARE_MIN = 0.98  # of the planned requests must have been sent in time, or the run says nothing
+LATE_S_MAX = 0.5  # a request that we send later than this was not sent in time
+WELL_SHARE = 0.99  # of the requests, when people notice a fault no more
+SETTLE_S = 1.0  # a request sent just before the first fault may still meet it
+
+
+class Question(StrEnum):
+    """Three answers, kept apart."""
+
+    RAN = "did it run"
+    HELD = "did it hold"
+    RECOVERED = "did it recover"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One expectation and what was seen."""
+
+    question: Question
+    expectation: str
+    seen: str
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """All lines."""
+
+    lines: tuple[Line, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(line.ok for line in self.lines)
+
+    def answer(self, question: Question) -> bool:
+        """Whether every line of one question holds."""
+        return all(line.ok for line in self.lines if line.question is question)
+
+
+def judge_run(journal: Journal) -> Verdict:
+    """The verdict on a run."""
+    return Verdict((*_ran(journal), *_held(journal), *_recovered(journal)))
+
+
+def _ran(journal: Journal) -> Iterable[Line]:
+    in_time = sum(seen.late_s <= LATE_S_MAX for seen in journal.requests)
+    yield Line(
+        Question.RAN,
+        f"{percent(RATE_SHARE_MIN)} of the {journal.planned} planned requests sent in time",
+        f"{in_time}",
+        ok=in_time >= RATE_SHARE_MIN * journal.planned > 0,
+    )
+    faults = journal.scenario.faults
+    yield Line(
+        Question.RAN,
+        "every fault of the scenario applied",
+        f"{len(journal.windows)} of {len(faults)}",
+        ok=len(journal.windows) == len(faults),
+    )
+    # What happens on a connection, or to the house, is in no ledger.
+    answers = [fault for fault in faults if not fault.tcp and not fault.house and fault.kind != "unreachable"]
+    met = sum(
+        any(fault.kind in line.faults for line in journal.ledger if line.provider == fault.provider)
+        for fault in answers
+    )
+    yield Line(
+        Question.RAN,
+        "every fault of an answer met by a request",
+        f"{met} of {len(answers)}",
+        ok=met == len(answers),
+    )
+    early = [s for s in journal.requests if s.ended_s < journal.scenario.first_fault_s - SETTLE_S]
+    complete = sum(s.outcome is Outcome.COMPLETE for s in early)
+    yield Line(
+        Question.RAN,
+        "all complete before the first fault",
+        f"{complete} of {len(early)}",
+        ok=complete == len(early) > 0,
+    )
+
+
+def _held(journal: Journal) -> Iterable[Line]:
+    expect, requests = journal.scenario.expect, journal.requests
+    honest = sum(seen.honest for seen in requests)
+    yield _share("honest, and within the deadline", honest, len(requests), expect.honest_share)
+    complete = sum(seen.outcome is Outcome.COMPLETE for seen in requests)
+    cuts = sum(journal.planned_cut(seen) for seen in requests)
+    apart = f" (apart from {cuts} planned cuts)" if cuts else ""
+    yield _share(f"complete{apart}", complete, len(requests) - cuts, expect.complete_share)
+    if expect.first_token_p95_s is not None:
+        p95_s = percentile([s.first_token_s for s in requests if s.first_token_s is not None], 0.95)
+        yield Line(
+            Question.HELD,
+            f"first token p95 of streams at most {expect.first_token_p95_s:g} s",
+            "no stream" if p95_s is None else f"{p95_s:.2f} s",
+            ok=p95_s is not None and p95_s <= expect.first_token_p95_s,
+        )
+    if expect.failover_s is not None:
+        yield _failover(journal, expect.failover_s)
+    if expect.amplification_max is not None:
+        yield _amplification(journal, expect.amplification_max)
+    for pair, least in expect.answered_by.items():
+        yield _answered_by(journal, pair, least)
+    for name in expect.happened:
+        count = journal.happened.get(name, 0)
+        yield Line(Question.HELD, f"{name} happened", f"{count} times", ok=count > 0)
+
+
+def _failover(journal: Journal, within_s: float) -> Line:
+    """The slowest of all faults: how long after its beginning people noticed it last."""
+    worst = max(journal.windows, key=lambda window: noticed_s(journal, window), default=None)
+    took_s = noticed_s(journal, worst) if worst else 0.0
+    return Line(
+        Question.HELD,
+        f"within {within_s:g} s of each fault's beginning, requests are as before",
+        f"after {took_s:.1f} s ({worst.label})" if worst else "no fault",
+        ok=worst is not None and took_s <= within_s,
+    )
+
+
+def noticed_s(journal: Journal, window: Window) -> float:
+    """From the fault's beginning to the moment from which on `WELL_SHARE` of the requests that it met were well."""
+    until_s = journal.seconds if window.until_s is None else window.until_s
+    met = [seen for seen in journal.requests if window.from_s <= seen.at_s < until_s]
+    met.sort(key=lambda seen: seen.at_s)
+    bad, last_s = 0, 0.0
+    for count, seen in enumerate(reversed(met), 1):
+        if not journal.well(seen):
+            bad += 1
+            if bad > (1 - WELL_SHARE) * count:
+                last_s = max(last_s, seen.at_s - window.from_s)
+    return last_s
+
+
+def _amplification(journal: Journal, most: float) -> Line:
+    """The service's own probes are nobody's requests."""
+    share = tries_each(journal)
+    return Line(
+        Question.HELD,
+        f"at most {most:g} tries at providers for each request while something was wrong",
+        f"{share:.2f}",
+        ok=0 < share <= most,
+    )
+
+
+def tries_each(journal: Journal) -> float:
+    """How many tries each request has cost that came while something was wrong."""
+    scenario = journal.scenario
+    tags = {s.tag for s in journal.requests if scenario.first_fault_s <= s.at_s < scenario.heal_s}
+    return sum(line.tag in tags for line in journal.ledger) / max(1, len(tags))
+
+
+def _answered_by(journal: Journal, pair: str, least: float) -> Line:
+    route, _, provider = pair.partition("/")
+    done = [s for s in journal.requests if s.route == route and s.outcome is Outcome.COMPLETE]
+    count = sum(seen.provider == provider for seen in done)
+    return _share(f"of {route} answered by {provider}", count, len(done), least)
+
+
+def _recovered(journal: Journal) -> Iterable[Line]:
+    """Counted from when the last fault was really lifted."""
+    within_s = journal.scenario.expect.recover_s
+    if within_s is None:
+        return
+    healed_s = max((window.until_s or journal.seconds for window in journal.windows), default=0.0)
+    after = sorted((s for s in journal.requests if s.at_s >= healed_s), key=lambda s: s.at_s)
+    bad = [seen for seen in after if seen.outcome is not Outcome.COMPLETE]
+    well_s = bad[-1].at_s - healed_s if bad else 0.0
+    yield _within(
+        "every request complete again", well_s if after and after[-1] not in bad else None, within_s
+    )
+    first = next(iter(journal.scenario.providers))
+    back = next((s for s in after if s.provider == first and s.outcome is Outcome.COMPLETE), None)
+    yield _within(f"provider {first} answers again", back.ended_s - healed_s if back else None, within_s)
+
+
+def _share(what: str, count: int, total: int, least: float) -> Line:
+    share = count / total if total else 0.0
+    seen = f"{percent(share)} ({total - count} of {total} not)"
+    return Line(Question.HELD, f"{percent(least)} {what}", seen, ok=share >= least)
+
+
+def _within(what: str, took_s: float | None, within_s: float) -> Line:
+    return Line(
+        Question.RECOVERED,
+        f"{what} within {within_s:g} s of the last fault's end",
+        "never" if took_s is None else f"after {took_s:.1f} s",
+        ok=took_s is not None and took_s <= within_s,
+    )
+
+
+def percentile(values: Iterable[float], share: float) -> float | None:
+    """The smallest value that so large a share of all do not pass."""
+    ordered = sorted(values)
+    if not ordered:
+        return None
+    return ordered[min(len(ordered) - 1, max(0, -(-len(ordered) * round(share * 1000) // 1000) - 1))]
+
+
+def percent(share: float) -> str:
+    """Rounded down: 99.99 % must not read as 100 %."""
+    return f"{int(share * 10_000) / 100:g} %"
+
+
+def outcomes(requests: Iterable[Seen]) -> dict[Outcome, int]:
+    """How many ended in each way, in the order of Outcome."""
+    seen = list(requests)
+    return {outcome: sum(s.outcome is outcome for s in seen) for outcome in Outcome}

@@ -1,0 +1,64 @@
+"""What is asked, and when: made before the run, so that a slow service is asked as often as a fast one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from dub5.chaos.scenario.model import Scenario
+
+SUBJECTS = (
+    "why the sky is blue",
+    "how bread rises",
+    "what a circuit breaker does",
+    "how to learn a poem by heart",
+    "the difference between weather and climate",
+    "how tides come about",
+    "what a flashcard should say",
+    "how to begin a letter of application",
+)
+WAYS = ("Explain", "Tell a child", "Sum up", "Write a few lines about", "Answer an exam question on")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request of the plan. `at_s` is when it starts, counted from the start of the run."""
+
+    number: int
+    at_s: float
+    prompt: str
+    stream: bool
+    route: str
+
+    def body(self) -> dict[str, Any]:
+        """The request as OpenAI clients write it. Without a temperature: no cache may answer it."""
+        return {
+            "model": self.route,
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": self.prompt},
+            ],
+            "stream": self.stream,
+        }
+
+
+def plan(scenario: Scenario, seed: int) -> list[Ask]:
+    """Requests at random moments, as many independent people would send them (a Poisson process, of the rate that the
+    load has then)."""
+    dice, workload = Random(f"{seed}:workload"), scenario.workload
+    routes, parts = list(workload.mix), list(workload.mix.values())
+    asks: list[Ask] = []
+    for at_s in _moments(scenario, dice):
+        prompt = f"{dice.choice(WAYS)} {dice.choice(SUBJECTS)}. (question {len(asks) + 1} of run {seed})"
+        stream = dice.random() < workload.stream_share
+        route = routes[0] if len(routes) == 1 else dice.choices(routes, parts)[0]
+        asks.append(Ask(len(asks), at_s, prompt, stream, route))
+    return asks
+
+
+def _moments(scenario: Scenario, dice: Random) -> Iterator[float]:
+    for from_s, until_s, rate_per_s in scenario.stretches:
+        at_s = from_s + dice.expovariate(rate_per_s)  # a Poisson process forgets, so each stretch begins anew
+        while at_s < until_s:
+            yield at_s
+            at_s += dice.expovariate(rate_per_s)

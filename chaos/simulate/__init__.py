@@ -1,1 +1,0 @@
-"""The deterministic simulation: the whole service against drawn worlds, in virtual time, every promise watched."""

@@ -1,0 +1,76 @@
+"""Many worlds, in worker processes: one seed is one job."""
+
+import logging
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from dub5.chaos.simulation.invariants.coverage import REQUIRED
+from dub5.chaos.simulation.mutant import mutated
+from dub5.chaos.simulation.run import Result, play
+from dub5.chaos.simulation.world.generate import draw
+
+AHEAD = 4  # jobs given to each worker in advance
+
+
+@dataclass
+class Total:
+    """What came of all worlds so far. `worst` are (value, seed)."""
+
+    seeds: int = 0
+    requests: int = 0
+    virtual_s: float = 0.0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    sometimes: Counter[str] = field(default_factory=Counter)
+    worst: dict[str, tuple[float, int]] = field(default_factory=dict)
+    failed: list[Result] = field(default_factory=list)
+
+    def add(self, result: Result) -> None:
+        """One more world."""
+        self.seeds += 1
+        self.requests += result.requests
+        self.virtual_s += result.virtual_s
+        self.outcomes += result.outcomes
+        self.sometimes += result.sometimes
+        for name, value in result.worst.items():
+            self.worst[name] = max(self.worst.get(name, (value, result.seed)), (value, result.seed))
+        if result.violations:
+            self.failed.append(result)
+
+    def never(self) -> list[str]:
+        """What should have happened, and did not."""
+        return [name for name in REQUIRED if not self.sometimes[name]]
+
+
+def play_seed(seed: int, mutant: str | None = None) -> Result:
+    """One job."""
+    logging.disable(logging.ERROR)  # what goes wrong is in the result; asyncio's own lines would bury it
+    with mutated(mutant):
+        return play(draw(seed))
+
+
+def play_all(seeds: Sequence[int], jobs: int, mutant: str | None = None) -> Iterator[Result]:
+    """Results as they come, in no order."""
+    if jobs == 1:
+        for seed in seeds:
+            yield play_seed(seed, mutant)
+        return
+    context = multiprocessing.get_context("spawn")  # the same on every system, and nothing inherited
+    with ProcessPoolExecutor(jobs, context) as pool:
+        left, running = iter(seeds), set[Future[Result]]()
+        submit: Callable[[int], None] = lambda seed: running.add(pool.submit(play_seed, seed, mutant))
+        try:
+            for _, seed in zip(range(jobs * AHEAD), left, strict=False):
+                submit(seed)
+            while running:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    running.discard(future)
+                    if (seed_or_none := next(left, None)) is not None:
+                        submit(seed_or_none)
+                    yield future.result()
+        finally:
+            for future in running:
+                future.cancel()

@@ -1,0 +1,160 @@
+"""Makes a failing world smaller, as long as it fails by the same rule: what is left is what matters.
+
+troubles (ddmin) -> drain -> requests (halves of halves) -> slowness, leaving, bursts -> settings -> providers -> times
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from dub5.chaos.simulation.run import Result, play
+from dub5.chaos.simulation.world.model import Route, Tuning, World
+from dub5.chaos.simulation.world.requests import asks
+
+Play = Callable[[World], Result]
+
+
+class Shrinker:
+    """Tries smaller worlds for at most `seconds`."""
+
+    def __init__(self, rules: frozenset[str], seconds: float, play_one: Play = play) -> None:
+        self._rules = rules
+        self._until_s = time.monotonic() + seconds
+        self._play = play_one
+        self.tried = 0
+
+    def shrink(self, world: World) -> World:
+        """The smallest that was found."""
+        before = None
+        while world != before and self._has_time():
+            before = world
+            for smaller in (
+                self._troubles,
+                self._requests,
+                self._plainer,
+                self._fewer_providers,
+                self._shorter,
+            ):
+                world = smaller(world)
+        return world
+
+    def _fails(self, world: World) -> bool:
+        if not self._has_time():
+            return False
+        self.tried += 1
+        return bool(self._rules & rules_of(self._play(world)))
+
+    def _has_time(self) -> bool:
+        return time.monotonic() < self._until_s
+
+    def _troubles(self, world: World) -> World:
+        kept = self._fewest(world.troubles, lambda some: dataclasses.replace(world, troubles=tuple(some)))
+        return dataclasses.replace(world, troubles=tuple(kept))
+
+    def _requests(self, world: World) -> World:
+        numbers = [ask.number for ask in asks(world)]
+        blocks = [numbers[i : i + 8] for i in range(0, len(numbers), 8)]
+
+        def only(some: Sequence[Sequence[int]]) -> World:
+            return dataclasses.replace(world, kept=_ranges([number for block in some for number in block]))
+
+        left = self._fewest(blocks, only)
+        if len(left) <= 8:
+            left = self._fewest([[number] for block in left for number in block], only)
+        return only(left) if sum(map(len, left)) < len(numbers) else world
+
+    def _fewest(self, items: Sequence[Any], world_of: Callable[[Sequence[Any]], World]) -> list[Any]:
+        """Delta debugging: leaves out ever smaller parts, as long as it still fails."""
+        left, part = list(items), max(1, len(items) // 2)
+        while left and part:
+            at = 0
+            while at < len(left) and self._has_time():
+                without = left[:at] + left[at + part :]
+                if self._fails(world_of(without)):
+                    left = without
+                else:
+                    at += part
+            part //= 2
+        return left
+
+    def _plainer(self, world: World) -> World:
+        for plainer in _plainer(world):
+            if self._fails(plainer):
+                return self._plainer(plainer)
+        return world
+
+    def _fewer_providers(self, world: World) -> World:
+        for provider in world.providers:
+            if len(world.providers) > 1 and self._fails(fewer := _without(world, provider.name)):
+                return self._fewer_providers(fewer)
+        return world
+
+    def _shorter(self, world: World) -> World:
+        for shorter in (dataclasses.replace(world, rest_s=0.0), dataclasses.replace(world, calm_s=0.0)):
+            if shorter != world and self._fails(shorter):
+                return shorter
+        return world
+
+
+def rules_of(result: Result) -> frozenset[str]:
+    """Which were broken."""
+    return frozenset(violation.split(" ", 1)[0] for violation in result.violations)
+
+
+def _plainer(world: World) -> Iterator[World]:
+    """With one thing less that is out of the ordinary."""
+    if world.drain is not None:
+        yield dataclasses.replace(world, drain=None)
+    if world.reload is not None:
+        yield dataclasses.replace(world, reload=None)
+    if world.callers:
+        yield dataclasses.replace(world, callers=())
+    plain: dict[str, Any] = {"leave_share": 0.0, "slow_share": 0.0, "bursts": (), "last": 0}
+    plain |= {"repeat_share": 0.0, "program_share": 0.0, "delivery_share": 0.0}
+    for name, value in plain.items():
+        if getattr(world.load, name) != value:
+            yield dataclasses.replace(world, load=dataclasses.replace(world.load, **{name: value}))
+    usual = Tuning()
+    for name in Tuning.__slots__:
+        if getattr(world.tuning, name) != getattr(usual, name):
+            yield dataclasses.replace(
+                world, tuning=dataclasses.replace(world.tuning, **{name: getattr(usual, name)})
+            )
+    for i, route in enumerate(world.routes):
+        for name in ("delivery", "cache", "degraded"):
+            usual_one = getattr(Route(route.name, route.policy, route.targets), name)
+            if getattr(route, name) != usual_one:
+                plainer_route = dataclasses.replace(route, **{name: usual_one})
+                routes = (*world.routes[:i], plainer_route, *world.routes[i + 1 :])
+                yield dataclasses.replace(world, routes=routes)
+    for i, provider in enumerate(world.providers):
+        if provider.limits or provider.capacity:
+            plainer = dataclasses.replace(provider, limits=None, capacity=None)
+            yield dataclasses.replace(
+                world, providers=(*world.providers[:i], plainer, *world.providers[i + 1 :])
+            )
+
+
+def _without(world: World, name: str) -> World:
+    routes = [
+        dataclasses.replace(route, targets=tuple(t for t in route.targets if not t.startswith(f"{name}/")))
+        for route in world.routes
+    ]
+    return dataclasses.replace(
+        world,
+        providers=tuple(provider for provider in world.providers if provider.name != name),
+        routes=tuple(route for route in routes if route.targets),
+        troubles=tuple(trouble for trouble in world.troubles if trouble.provider != name),
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """1 2 3 7 as 1-3, 7-7."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return tuple(found)

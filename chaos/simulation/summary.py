@@ -1,0 +1,46 @@
+"""What is said of a run: a bar while it goes on, a page at its end, and everything about a world that failed."""
+
+from rich.console import Console
+from rich.table import Table
+
+from dub5.chaos.simulation.batch import Total
+from dub5.chaos.simulation.invariants.coverage import REQUIRED
+from dub5.chaos.simulation.run import Result
+from dub5.chaos.simulation.world.model import World
+
+TRACE_LINES = 40
+COLUMNS = 3
+
+
+def page(total: Total, wall_s: float, console: Console) -> None:
+    """The one page."""
+    speed = total.requests / wall_s if wall_s else 0.0
+    console.print(
+        f"{total.seeds:,} worlds, {total.requests:,} requests, {total.virtual_s / 3600:,.1f} virtual hours in "
+        f"{wall_s:,.1f} s: {speed:,.0f} requests/s",
+        highlight=False,
+    )
+    ends = ", ".join(f"{name} {count:,}" for name, count in total.outcomes.most_common())
+    console.print(f"outcomes: {ends}", highlight=False)
+    table = Table(title="how often it happened", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for _ in range(COLUMNS):
+        table.add_column("", justify="right")
+        table.add_column("")
+    cells = [(f"{total.sometimes[name]:,}", name) for name in REQUIRED]
+    for i in range(0, len(cells), COLUMNS):
+        table.add_row(*(text for cell in cells[i : i + COLUMNS] for text in cell))
+    console.print(table)
+    for name, (value, seed) in sorted(total.worst.items()):
+        console.print(f"worst {name}: {value:.3f} (seed {seed})", highlight=False)
+
+
+def failure(result: Result, world: World, again: str, console: Console) -> None:
+    """What went wrong, in which world, after what, and how to see it once more."""
+    console.rule(f"seed {result.seed} FAILED", align="left")
+    for line in result.violations:
+        console.print(line, style="bold red", highlight=False, markup=False, emoji=False)
+    console.print("\n".join(world.lines()), highlight=False, markup=False, soft_wrap=True, emoji=False)
+    console.print(f"last {TRACE_LINES} events before the first violation:", highlight=False)
+    for line in result.trace[-TRACE_LINES:]:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True, emoji=False)
+    console.print(f"once more: {again}", style="bold", highlight=False, soft_wrap=True)

@@ -1,0 +1,146 @@
+"""Makes a world real: the settings of the service, read as it reads them, and the simulated providers."""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import get_args
+
+import msgspec
+
+from dub5.chaos.simulation.world.model import STALE, Provider, Route, Trouble, Tuning, World
+from dub5.service.config.settings import (
+    DialectName,
+    Loaded,
+    ProviderSettings,
+    RouteSettings,
+    Secret,
+    ServerSettings,
+    Settings,
+)
+from dub5.service.model import Price
+from dub5.simulators import provider as simulated
+from dub5.simulators.faults.answers import parse_fault
+from dub5.simulators.latency import PRESETS
+from dub5.simulators.ledger import Ledger
+from dub5.simulators.limits.concurrency import Capacity
+from dub5.simulators.limits.rate import Limits
+from dub5.simulators.personas.base import Profile
+
+REWRITES = ("empty",)  # reads the whole answer, so it comes before what breaks it off
+PRICE = Price(prompt=2.0, completion=8.0)
+
+
+def url(name: str) -> str:
+    """Where a provider is."""
+    return f"http://{name}.test"
+
+
+def keys(provider: Provider, *, rotated: bool = False) -> tuple[str, ...]:
+    """Its keys, the bad ones first. A simulated provider accepts any key, or one: beside bad ones at most one is good.
+    `rotated`: those that come after them."""
+    if rotated:
+        return tuple(f"sk-{provider.name}-new-{i}" for i in range(provider.keys))
+    bad = [f"bad-{provider.name}-{i}" for i in range(provider.bad_keys)]
+    good = provider.keys - provider.bad_keys
+    return (*bad, *[f"sk-{provider.name}-{i}" for i in range(min(good, 1) if bad else good)])
+
+
+def keys_at(world: World, provider: Provider, at_s: float) -> tuple[str, ...]:
+    """Those that are used then."""
+    reload = world.reload
+    rotated = reload is not None and at_s >= reload.at_s and provider.name in reload.rotated
+    return keys(provider, rotated=rotated)
+
+
+def caller_key(number: int) -> str:
+    """The inbound key of a caller."""
+    return f"caller-{number}"
+
+
+def loaded(world: World, generation: int = 0) -> Loaded:
+    """The settings of the service, as they are first, or after they have changed."""
+    tuning, drain = world.tunings[generation], world.drain
+    reload = world.reload if generation else None
+    isolated = reload.isolated if reload else ()
+    variables = tuple(f"CALLER_{number}" for number in range(len(world.callers)))
+    settings = Settings(
+        provider=tuple(_settings(provider, provider.name in isolated) for provider in world.providers),
+        route=tuple(_route(route, tuning) for route in world.routes),
+        server=ServerSettings(
+            caller_keys_env=variables,
+            client_stall_s=tuning.client_stall_s,
+            connections_per_origin_max=tuning.connections_per_origin_max,
+            in_flight_max=tuning.in_flight_max,
+            drain_s=drain.drain_s if drain else 25.0,
+            announce_s=drain.announce_s if drain else 0.0,
+        ),
+        breaker=tuning.breaker,
+        retry=tuning.retry,
+        budget=tuning.budget,
+        hedge=tuning.hedge,
+        limiter=tuning.limiter,
+        health=tuning.health,
+        probe=tuning.probe,
+        admission=msgspec.structs.replace(
+            tuning.admission, priorities=dict(zip(variables, world.callers, strict=True))
+        ),
+    )
+    rotated = reload.rotated if reload else ()
+    secrets = {p.name: tuple(map(Secret, keys(p, rotated=p.name in rotated))) for p in world.providers}
+    return Loaded(settings, secrets, tuple(Secret(caller_key(i)) for i in range(len(world.callers))))
+
+
+def _route(route: Route, tuning: Tuning) -> RouteSettings:
+    return RouteSettings(
+        route.name,
+        route.targets,
+        policy=route.policy,
+        delivery=route.delivery,
+        clocks=tuning.clocks,
+        cache=route.cache,
+        degraded=route.degraded,
+    )
+
+
+def _settings(provider: Provider, isolated: bool) -> ProviderSettings:
+    persona = provider.persona
+    dialect: DialectName = persona if persona in get_args(DialectName) else "openai"  # type: ignore[assignment]
+    return ProviderSettings(
+        provider.name,
+        dialect,
+        url(provider.name) + ("" if dialect == "anthropic" else "/v1"),
+        isolated=provider.isolated or isolated,
+        prices=dict.fromkeys(provider.models, PRICE) if provider.priced else {},
+    )
+
+
+def providers(
+    world: World, now: Callable[[], float], epoch_s: int
+) -> tuple[dict[str, simulated.Provider], Ledger]:
+    """The simulated ones by name, with all their troubles set for their time, and the ledger that they share."""
+    ledger = Ledger()
+    return {p.name: _provider(world, p, now, epoch_s, ledger) for p in world.providers}, ledger
+
+
+def _provider(
+    world: World, provider: Provider, now: Callable[[], float], epoch_s: int, ledger: Ledger
+) -> simulated.Provider:
+    only = f"sk-{provider.name}-0" if provider.bad_keys else None
+    profile = Profile(provider.name, PRESETS[provider.latency], provider.words, only, provider.models)
+    made = simulated.Provider(
+        provider.persona,
+        profile,
+        chance=random.Random(f"{world.seed}:{provider.name}"),
+        now=now,
+        ledger=ledger,
+        epoch_s=epoch_s,
+        limits=msgspec.convert(provider.limits or {}, Limits),
+        capacity=msgspec.convert(provider.capacity or {}, Capacity),
+    )
+    struck = [t for t in world.troubles if t.provider == provider.name and t.fault["kind"] != STALE]
+    struck.sort(key=lambda trouble: trouble.fault["kind"] not in REWRITES)
+    made.set_faults([parse_fault(_timed(trouble)) for trouble in struck])
+    return made
+
+
+def _timed(trouble: Trouble) -> Mapping[str, object]:
+    return {**trouble.fault, "at_s": trouble.at_s, "for_s": trouble.for_s}

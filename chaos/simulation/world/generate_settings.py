@@ -1,0 +1,106 @@
+"""Draws the settings of a world's service: each mechanism's own, from a stream of chance of its own."""
+
+from random import Random
+
+from dub5.chaos.simulation.world.model import Tuning
+from dub5.service.config.options import (
+    AdmissionOptions,
+    BreakerOptions,
+    BudgetOptions,
+    Clocks,
+    HealthOptions,
+    HedgeOptions,
+    LimiterOptions,
+    ProbeOptions,
+    RetryOptions,
+)
+
+
+def drawn_tuning(seed: int, *, roomy: bool) -> Tuning:
+    """Half of all worlds change nothing in a mechanism; the other half what it is told, within what the promises
+    of the design still allow. `roomy`: as many requests at one time as come."""
+
+    def dice(name: str) -> Random | None:
+        found = Random(f"{seed}:{name}")
+        return found if found.random() < 0.5 else None
+
+    clocks, breaker, retry, budget = dice("clocks"), dice("breaker"), dice("retry"), dice("budget")
+    health, probe, hedge = dice("health"), dice("probe"), dice("hedge")
+    limiter, server = (None, None) if roomy else (dice("limiter"), dice("server"))
+    admission = dice("admission")
+    return Tuning(
+        clocks=_clocks(clocks)
+        if clocks
+        else Clocks(first_token_s=4.0, whole_answer_s=8.0, between_tokens_s=4.0),
+        breaker=_breaker(breaker) if breaker else BreakerOptions(),
+        retry=_retry(retry) if retry else RetryOptions(),
+        budget=BudgetOptions(
+            share=budget.choice((0.0, 0.1, 0.2)),
+            floor_per_s=budget.choice((0.0, 0.05, 0.2, 1.0)),
+            window_s=budget.choice((5, 10, 20)),
+        )
+        if budget
+        else BudgetOptions(),
+        hedge=HedgeOptions(
+            share=hedge.choice((0.0, 0.1, 0.3)),
+            percentile=hedge.choice((0.7, 0.9)),
+            samples_min=hedge.choice((5, 20)),
+        )
+        if hedge
+        else HedgeOptions(),
+        limiter=LimiterOptions(min=limiter.choice((1, 2, 4)), max=limiter.choice((4, 8, 20, 100)))
+        if limiter
+        else LimiterOptions(),
+        health=HealthOptions(window_s=health.choice((10, 30)), failure_share=health.choice((0.02, 0.05, 0.2)))
+        if health
+        else HealthOptions(),
+        probe=ProbeOptions(enabled=not probe.random() < 0.25, idle_s=probe.choice((0.5, 1.0, 2.0)))
+        if probe
+        else ProbeOptions(),
+        admission=_admission(admission) if admission else AdmissionOptions(),
+        client_stall_s=server.choice((1.0, 5.0)) if server else 30.0,
+        connections_per_origin_max=server.choice((2, 8, 1000)) if server else 1000,
+        in_flight_max=server.choice((15, 10_000)) if server else 10_000,
+    )
+
+
+def _admission(dice: Random) -> AdmissionOptions:
+    return AdmissionOptions(
+        waiting_max=dice.choice((0, 3, 10, 1000)),
+        target_s=dice.choice((0.1, 0.5)),
+        interval_s=dice.choice((0.5, 2.0)),
+    )
+
+
+def _clocks(dice: Random) -> Clocks:
+    first_token_s = dice.choice((1.5, 3.0, 10.0))
+    return Clocks(
+        pool_s=dice.choice((0.2, 1.0)),
+        connect_s=dice.choice((0.5, 3.0)),
+        first_token_s=first_token_s,
+        whole_answer_s=dice.choice((first_token_s * 2, 20.0)),
+        between_tokens_s=dice.choice((1.0, 5.0, 15.0)),
+        total_s=dice.choice((10.0, 60.0, 300.0)),
+    )
+
+
+def _breaker(dice: Random) -> BreakerOptions:
+    return BreakerOptions(
+        window_s=dice.choice((10, 30)),
+        calls_min=dice.choice((4, 10, 20)),
+        failures_in_a_row=dice.choice((3, 5, 8)),
+        slow_of_clock=dice.choice((0.1, 0.3, 0.5)),
+        slow_share=dice.choice((0.3, 0.6)),
+        open_s=dice.choice((1.0, 3.0, 5.0)),
+        probes_max=dice.choice((1, 1, 2, 3)),
+        ramp_s=dice.choice((0.0, 5.0, 10.0)),
+    )
+
+
+def _retry(dice: Random) -> RetryOptions:
+    return RetryOptions(
+        same_target_max=dice.choice((0, 1, 2, 5)),
+        last_target_max=dice.choice((0, 2, 5)),
+        base_s=dice.choice((0.05, 0.1, 0.5)),
+        wait_max_s=dice.choice((0.0, 3.0, 10.0)),
+    )

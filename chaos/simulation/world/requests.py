@@ -1,0 +1,127 @@
+"""What clients ask, and how they behave: drawn request by request, each from its own chance, so that leaving some out
+changes none of the others."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from dub5.chaos.simulation.world.build import caller_key
+from dub5.chaos.simulation.world.model import Load, World
+from dub5.service.config.settings import DeliveryName
+
+# Most questions are about nothing in particular; for some there is a text of our own.
+ABOUT = ("", "", "Explain this python code. ", "Please summarize. ", "What is the right dosage? ")
+PROGRAMS: tuple[dict[str, Any], ...] = (
+    {"tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]},
+    {"response_format": {"type": "json_object"}},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request. `leave_s`: the client leaves so long after asking; `leave_words`: as soon as it has read so much of a
+    stream; `pause_s`: it waits so long before it reads on, each time."""
+
+    number: int
+    at_s: float
+    route: str
+    stream: bool
+    deadline_s: float
+    prompt: str
+    leave_s: float | None = None
+    leave_words: int | None = None
+    pause_s: float = 0.0
+    last: bool = False  # asked after the rest
+    caller: int | None = None  # None: without a key
+    cacheable: bool = False  # may be answered from the cache, or together with an equal one
+    whole: bool = False  # a stream that is held until it is whole
+    delivery: DeliveryName | None = None  # as its header says
+    program: int | None = None  # reads the answer, and wants it in a shape: which one
+
+    def body(self) -> dict[str, Any]:
+        """The request as OpenAI clients write it."""
+        return {
+            "model": self.route,
+            "messages": [{"role": "user", "content": self.prompt}],
+            "stream": self.stream,
+            **({"temperature": 0} if self.cacheable else {}),
+            **(PROGRAMS[self.program] if self.program is not None else {}),
+        }
+
+    def headers(self) -> dict[str, str]:
+        """What is said beside it."""
+        said = {"x-deadline-ms": str(round(self.deadline_s * 1000))}
+        if self.caller is not None:
+            said["authorization"] = f"Bearer {caller_key(self.caller)}"
+        if self.delivery is not None:
+            said["x-dub5-delivery"] = self.delivery
+        return said
+
+
+def asks(world: World) -> list[Ask]:
+    """All of them, by time."""
+    numbered = enumerate(sorted(_moments(world)))
+    return [_ask(world, number, at_s) for number, at_s in numbered if _kept(world, number)]
+
+
+def _moments(world: World) -> Iterator[float]:
+    dice, load = Random(f"{world.seed}:arrivals"), world.load
+    at_s = dice.expovariate(load.rate_per_s)
+    while at_s < world.traffic_s:
+        yield at_s
+        at_s += dice.expovariate(load.rate_per_s)
+    for from_s, count in load.bursts:
+        yield from (from_s + i * 1e-6 for i in range(count))
+    if world.drain is None:
+        for i in range(load.last * len(world.routes)):
+            yield world.end_s + i * 0.3
+
+
+def _ask(world: World, number: int, at_s: float) -> Ask:
+    dice, load = Random(f"{world.seed}:ask:{number}"), world.load
+    last = at_s >= world.end_s
+    stream = dice.random() < load.stream_share
+    leaves, slow, by_time = (
+        dice.random() < load.leave_share,
+        dice.random() < load.slow_share,
+        dice.random() < 0.6,
+    )
+    soon_s, words = dice.choice((0.02, 0.3, 2.0)) * dice.random(), dice.randint(1, 6)
+    pause_s = dice.choice((0.05, 0.5, 3.0, 40.0))
+    shortest_s, longest_s = load.deadline_s
+    deadline_s = round(dice.uniform(shortest_s, longest_s), 2) if not last else 300.0
+    route = world.routes[number % len(world.routes)]
+    program = dice.randrange(len(PROGRAMS)) if dice.random() < load.program_share and not last else None
+    repeats = dice.random() < load.repeat_share and not last and program is None
+    delivery: DeliveryName | None = None
+    if dice.random() < load.delivery_share:
+        delivery = dice.choice(("live", "whole"))
+    return Ask(
+        number=number,
+        at_s=at_s,
+        route=route.name,
+        stream=stream,
+        deadline_s=deadline_s,
+        prompt=_prompt(world.seed, load, dice, number, repeats),
+        caller=dice.randrange(len(world.callers)) if world.callers else None,
+        cacheable=repeats and route.cache.enabled,
+        whole=stream and (delivery or route.delivery) == "whole",
+        delivery=delivery,
+        program=program,
+        leave_s=soon_s if leaves and (by_time or not stream) and not last else None,
+        leave_words=words if leaves and stream and not by_time and not last else None,
+        pause_s=pause_s if slow and stream and not last else 0.0,
+        last=last,
+    )
+
+
+def _prompt(seed: int, load: Load, dice: Random, number: int, repeats: bool) -> str:
+    if repeats:
+        number = dice.randrange(load.questions)
+        return f"{ABOUT[number % len(ABOUT)]}Question {number} of world {seed}, as ever"
+    return f"{dice.choice(ABOUT)}Question {number} of world {seed}"
+
+
+def _kept(world: World, number: int) -> bool:
+    return world.kept is None or any(first <= number <= last for first, last in world.kept)

@@ -1,0 +1,186 @@
+"""Where requests wait while every provider that could answer them has as much to do as it takes.
+
+    turn --somebody may be asked, and nobody waits for them-----------------------------> go on
+      '--all are full--> in line: high | normal | low --a place is free, it is called---> go on
+                             |-- its client left                         (one call for one place)
+                             |-- less time is left than an answer needs  503 deadline_exceeded
+                             |-- the line stands, and it waited for more than twice the target
+                             '-- too many wait: the oldest of the lowest class    503 overloaded
+
+A line that moves is first come, first served; one that stands (codel.py) is served newest first: who has waited
+longest is nearest to giving up. Nothing is reserved: whoever is called looks again, in the same step in which it asks,
+and keeps its place in line if somebody was faster. One is called at a time, and calls the next.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from dub5.service import clock
+from dub5.service.admission.service_time import Needs
+from dub5.service.admission.wait_queue import Line, Waiter
+from dub5.service.config.options import AdmissionOptions
+from dub5.service.errors import DeadlineExceeded, Overloaded
+from dub5.service.events import Events, QueueLeft
+from dub5.service.failover.context import Task
+from dub5.service.model import Attempt, Target
+from dub5.service.resilience.fleet import Fleet
+from dub5.service.resilience.target import FULL
+
+TICK_S = 0.05  # how often those who wait are looked at; a refusal goes out at once
+BUSY = "Every provider behind this model has as much to do as it can take."
+TOO_LATE = "Every provider behind this model was busy, and less time is left now than an answer needs."
+
+
+class Queue:
+    """Everybody who waits. Times are loop seconds."""
+
+    def __init__(self, options: AdmissionOptions, needs: Needs, events: Events) -> None:
+        self.options = options
+        self.waiting = 0
+        self._needs = needs
+        self._events = events
+        self._lines: dict[tuple[Fleet, tuple[Target, ...]], Line] = {}  # whose turn comes last, last
+        self._called: Waiter | None = None  # was told to go, and has not gone yet
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def turn(self, task: Task, fleet: Fleet, targets: Sequence[Target]) -> None:
+        """Returns when one of the targets may be asked: then, in the same step. Raises Overloaded, DeadlineExceeded."""
+        if not self._passes(fleet, targets, clock.now()):
+            await self._wait(task, fleet, targets)
+
+    def _passes(self, fleet: Fleet, targets: Sequence[Target], now_s: float) -> bool:
+        if self.waiting and any(line.providers & {t.provider for t in targets} for line in self._busy()):
+            return False
+        return not self.options.waiting_max or not fleet.must_wait(targets, now_s)
+
+    async def _wait(self, task: Task, fleet: Fleet, targets: Sequence[Target]) -> None:
+        now_s, began_ns, loop = clock.now(), clock.tick_ns(), asyncio.get_running_loop()
+        waiter = Waiter(
+            self._line(fleet, tuple(targets)),
+            task.request.caller.priority,
+            loop.create_future(),
+            now_s,
+            task.watch.deadline_s,
+            self._needs.of(task.route, task.request.operation, task.request.stream),
+        )
+        try:
+            self._join(waiter, now_s)
+            await self._place(waiter)
+        finally:
+            self._remove(waiter)
+            loop.call_soon(self.call)  # by then the one that goes has taken its place
+            task.upstream_ns += clock.tick_ns() - began_ns
+            priority, waited_s = waiter.priority.label, clock.now() - now_s
+            self._events.emit(QueueLeft(task.request.id, task.route, priority, waiter.how, waited_s))
+        if waiter.error is not None:
+            waiter.error.attempts = _passed_over(task, targets, now_s)
+            raise waiter.error
+
+    async def _place(self, waiter: Waiter) -> None:
+        """Until it may go, or is refused."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await waiter.called
+            if waiter.error is not None:
+                return
+            self._called, now_s = None, clock.now()
+            if waiter.line.may_go(now_s):
+                waiter.line.served(now_s)
+                waiter.how = "served"
+                return
+            waiter.called = loop.create_future()  # somebody was faster
+            loop.call_soon(self.call)
+
+    def _busy(self) -> list[Line]:
+        return [line for line in self._lines.values() if len(line)]
+
+    def _line(self, fleet: Fleet, targets: tuple[Target, ...]) -> Line:
+        key = (fleet, targets)
+        if key not in self._lines:
+            # Those of settings that hold no more are forgotten.
+            self._lines = {k: line for k, line in self._lines.items() if len(line) or k[0] is fleet}
+            self._lines[key] = Line(fleet, targets, self.options)
+        return self._lines[key]
+
+    def _join(self, waiter: Waiter, now_s: float) -> None:
+        line = waiter.line
+        if waiter.expired(now_s):
+            self._refuse(waiter, "expired", now_s)
+            return
+        if self.waiting >= self.options.waiting_max and not self._makes_room(waiter, now_s):
+            self._refuse(waiter, "full", now_s)
+            return
+        line.add(waiter)
+        self.waiting += 1
+        line.fleet.on_room(line.targets, self.call)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        self.call()
+
+    def _makes_room(self, waiter: Waiter, now_s: float) -> bool:
+        """Whether somebody goes for this one: of a lower class, or an older one of a lane that stands."""
+        own = waiter.line.lanes[waiter.priority]
+        lanes = (lane for line in self._busy() for lane in line.lanes.values() if lane.waiting)
+        lower = [oldest for lane in lanes if (oldest := lane.oldest()).priority > waiter.priority]
+        if lower:
+            self._refuse(max(lower, key=lambda other: (other.priority, -other.joined_s)), "full", now_s)
+        elif own.codel.stands(now_s):
+            self._refuse(own.oldest(), "full", now_s)
+        else:
+            return False
+        return True
+
+    def _refuse(self, waiter: Waiter, how: str, now_s: float) -> None:
+        self._remove(waiter)
+        retry_after_s = waiter.line.retry_after_s(waiter.priority, now_s)
+        if how == "expired":
+            waiter.error = DeadlineExceeded(TOO_LATE, retry_after_s=retry_after_s)
+        else:
+            waiter.error = Overloaded(BUSY, retry_after_s=retry_after_s)
+        waiter.how = how
+        if not waiter.called.done():
+            waiter.called.set_result(None)
+
+    def _remove(self, waiter: Waiter) -> None:
+        self.waiting -= waiter.line.remove(waiter)
+        if self._called is waiter:
+            self._called = None
+
+    def call(self) -> None:
+        """Tells the next one to go, if there is a place for it: the highest class first, lines of one class by turns."""
+        if self._called is not None or not self.waiting:
+            return
+        now_s = clock.now()
+        for line in sorted(self._busy(), key=Line.highest):
+            if line.may_go(now_s):
+                self._called = waiter = line.following(now_s)
+                if not waiter.called.done():
+                    waiter.called.set_result(None)
+                self._lines[line.fleet, line.targets] = self._lines.pop((line.fleet, line.targets))
+                return
+
+    def _tick(self) -> None:
+        """Looks at everybody who waits."""
+        now_s = clock.now()
+        for line in self._busy():
+            for waiter in list(line):
+                if waiter.expired(now_s):
+                    self._refuse(waiter, "expired", now_s)
+            line.note_delays(now_s)
+            for waiter in line.too_long(now_s):
+                self._refuse(waiter, "overloaded", now_s)
+        self.call()  # a cool-down may be over, a breaker half open: nobody says so
+        more = self.waiting > 0
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick) if more else None
+
+    def told(self) -> dict[str, Any]:
+        """As /status says it."""
+        now_s = clock.now()
+        lines = [line.told(now_s) for line in self._busy()]
+        return {"waiting": self.waiting, "waiting_max": self.options.waiting_max, "lines": lines}
+
+
+def _passed_over(task: Task, targets: Sequence[Target], since_s: float) -> tuple[Attempt, ...]:
+    from_s, to_s = since_s - task.started_s, clock.now() - task.started_s
+    return (*task.trail, *(Attempt(t.name, from_s, to_s, FULL, tried=False) for t in targets))

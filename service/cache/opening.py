@@ -1,0 +1,27 @@
+"""The cache that the settings ask for: in memory, or in a Redis with a guard before it."""
+
+from random import Random
+
+from dub5.service.cache.cache import AnswerCache
+from dub5.service.cache.storage_guard import BreakerGuard
+from dub5.service.cache.storage_redis import RedisStorage
+from dub5.service.config.options import CacheBounds
+from dub5.service.config.settings import Secret
+from dub5.service.events import BreakerChanged, Events
+from dub5.service.resilience.circuit_breaker import State
+
+SCOPE = "cache"  # of its breaker
+
+
+def opened(bounds: CacheBounds, redis_url: Secret | None, events: Events, dice: Random) -> AnswerCache:
+    """Connects to nothing yet. `redis_url`: where the settings name a Redis."""
+    if redis_url is None:
+        return AnswerCache(bounds, events, dice=dice)
+
+    def tell(before: State, after: State, why: str) -> None:
+        events.emit(BreakerChanged(SCOPE, before, after, why))
+
+    storage = RedisStorage(redis_url.reveal(), bounds.redis, dice)
+    redis = bounds.redis
+    guard = BreakerGuard(redis.timeout_s, redis.connections_max, storage.failures, dice, tell)
+    return AnswerCache(bounds, events, storage, guard, dice)

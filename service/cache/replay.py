@@ -1,0 +1,148 @@
+"""One answer in both shapes: chunks into a chat.completion, and back.
+
+Recorded  passes a stream on, and keeps what went through once it has ended properly
+Replayed  gives a stored answer as a stream
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from dub5.service.model import Chunk, Chunks, Usage
+from dub5.service.providers.openai import frame, payload_of
+from dub5.service.providers.usage import usage_json, usage_of
+
+RECORDED_BYTES_MAX = 1024 * 1024
+PIECE_CHARS = 400  # a replayed stream comes in pieces, so that clients see it grow
+
+
+def assemble(payloads: Iterable[bytes], counted: Usage | None = None) -> bytes | None:
+    """A chat.completion from the chunks of a finished stream, or None if it is more than plain text. `counted`: its
+    usage, where the chunks that passed do not tell it, since the client did not ask."""
+    head: dict[str, Any] = {}
+    text: list[str] = []
+    usage = finish = None
+    try:
+        for payload in payloads:
+            chunk = msgspec.json.decode(payload)
+            head = head or {name: chunk[name] for name in ("id", "created", "model") if name in chunk}
+            usage = chunk.get("usage") or usage
+            for choice in chunk.get("choices") or ():
+                delta = choice.get("delta") or {}
+                if choice.get("index", 0) != 0 or any(
+                    delta.get(name) for name in delta if name not in _PLAIN
+                ):
+                    return None
+                text.append(delta.get("content") or "")
+                finish = choice.get("finish_reason") or finish
+        said = "".join(text)
+    except NOT_OURS:
+        return None
+    if finish not in _WHOLE:
+        return None
+    usage = usage or (usage_json(counted) if counted else None)
+    message = {"role": "assistant", "content": said, "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+    return msgspec.json.encode({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+
+NOT_OURS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError, AttributeError)
+_PLAIN = frozenset({"role", "content"})
+_WHOLE = ("stop", "length")
+
+
+def is_plain_text(completion: bytes) -> bool:
+    """Whether nothing but the text of one choice would have to be replayed."""
+    try:
+        choices = msgspec.json.decode(completion)["choices"]
+        message = choices[0]["message"]
+        plain = isinstance(message["content"], str) and not any(
+            message[name] for name in message if name not in _PLAIN
+        )
+        return plain and len(choices) == 1 and choices[0]["finish_reason"] in _WHOLE
+    except NOT_OURS:
+        return False
+
+
+def as_chunks(completion: bytes, *, with_usage: bool) -> list[Chunk]:
+    """The stream that would have given this chat.completion."""
+    whole = msgspec.json.decode(completion)
+    head = {name: whole[name] for name in ("id", "created", "model") if name in whole}
+    choice = whole["choices"][0]
+    text = choice["message"]["content"] or ""
+    pieces = [text[at : at + PIECE_CHARS] for at in range(0, len(text), PIECE_CHARS)]
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}, *({"content": p} for p in pieces)]
+    chunks = [_chunk(head, delta, None) for delta in deltas]
+    chunks.append(_chunk(head, {}, choice["finish_reason"]))
+    if with_usage:
+        chunks.append(Chunk(_frame(head, [], whole.get("usage")), usage=usage_of(whole.get("usage"))))
+    return chunks
+
+
+def _chunk(head: dict[str, Any], delta: dict[str, Any], finish: str | None) -> Chunk:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return Chunk(_frame(head, [choice], None), bool(delta.get("content")), finish)
+
+
+def _frame(head: dict[str, Any], choices: list[dict[str, Any]], usage: object) -> bytes:
+    body = {**head, "object": "chat.completion.chunk", "choices": choices, "usage": usage}
+    return frame(msgspec.json.encode(body))
+
+
+class Replayed:
+    """A stored answer, as a stream."""
+
+    usage: Usage | None = None
+
+    def __init__(self, chunks: list[Chunk]) -> None:
+        self._chunks = chunks
+
+    async def read(self) -> list[Chunk]:
+        """All of it, then nothing."""
+        chunks, self._chunks = self._chunks, []
+        return chunks
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+class Recorded:
+    """A stream whose answer goes to `keep` once it is whole; `let_go` hears of every end."""
+
+    def __init__(
+        self,
+        source: Chunks,
+        keep: Callable[[bytes], Awaitable[None]],
+        let_go: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._source = source
+        self._keep = keep
+        self._let_go = let_go
+        self._payloads: list[bytes] = []
+        self._bytes = 0
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the source counted."""
+        return self._source.usage
+
+    async def read(self) -> list[Chunk]:
+        """The source's chunks. Raises what it raises; then nothing is kept."""
+        chunks = await self._source.read()
+        for chunk in chunks:
+            if chunk.raw and self._bytes <= RECORDED_BYTES_MAX:
+                self._payloads.append(payload_of(chunk.raw))
+                self._bytes += len(chunk.raw)
+        if not chunks and self._bytes <= RECORDED_BYTES_MAX:
+            body = assemble(self._payloads, self._source.usage)
+            if body is not None:
+                await self._keep(body)
+        return chunks
+
+    async def aclose(self) -> None:
+        """Closes the source."""
+        try:
+            await self._source.aclose()
+        finally:
+            await self._let_go()

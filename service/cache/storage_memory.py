@@ -1,0 +1,129 @@
+"""Answers in the memory of this process, bounded by number and bytes; the longest unused goes first.
+
+aiocache holds them; the bounds are ours, as its memory has none, and so is the end of their time: its timers outlive
+what they were set for.
+"""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiocache import SimpleMemoryCache
+
+from dub5.service import clock
+from dub5.service.cache.storage import EVERYTHING, Entry, Generations, next_generations
+from dub5.service.config.options import CacheBounds
+
+ENTRY_OVERHEAD_BYTES = 500  # of an entry's own parts, its places in our tables included
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    size: int
+    ends_s: float
+
+
+class MemoryStorage:
+    """A Storage that is lost with the process."""
+
+    across_processes = False
+    failures: tuple[type[Exception], ...] = ()
+
+    def __init__(self, bounds: CacheBounds) -> None:
+        self.bounds = bounds  # others hold from the next entry on
+        self._cache = SimpleMemoryCache(timeout=0)
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._ends: list[
+            tuple[float, str]
+        ] = []  # a heap; of an entry that was replaced, the old time as well
+        self._bytes = 0
+        self._claims: dict[str, tuple[str, float]] = {}
+        self._generations: Generations = {EVERYTHING: ""}
+
+    @property
+    def entries(self) -> int:
+        """How many are held."""
+        return len(self._held)
+
+    @property
+    def bytes(self) -> int:
+        """How much they take."""
+        return self._bytes
+
+    def now(self) -> float:
+        """The loop's clock: a jump of the host's makes no answer older."""
+        return clock.now()
+
+    async def read(self, places: Sequence[str]) -> tuple[list[Entry | None], Generations]:
+        """See Storage."""
+        await self._drop_expired()
+        for place in places:
+            if place in self._held:
+                self._held.move_to_end(place)
+        return [await self._cache.get(place) for place in places], self._generations
+
+    async def write(self, entry: Entry, life_s: float) -> None:
+        """See Storage. What is too large for the bounds is not kept."""
+        size = len(entry.body) + ENTRY_OVERHEAD_BYTES
+        await self._drop_expired()
+        await self._drop(entry.place)
+        if size > self.bounds.bytes_max:
+            return
+        while len(self._held) >= self.bounds.entries_max or self._bytes + size > self.bounds.bytes_max:
+            await self._drop(next(iter(self._held)))
+        ends_s = self.now() + life_s
+        self._held[entry.place] = _Held(size, ends_s)
+        self._bytes += size
+        heapq.heappush(self._ends, (ends_s, entry.place))
+        self._tidy()
+        await self._cache.set(entry.place, entry)
+
+    async def claim(self, place: str, owner: str, for_s: float) -> bool:
+        """See Storage."""
+        now_s = self.now()
+        if self._claims.get(place, ("", 0.0))[1] > now_s:
+            return False
+        if len(self._claims) >= self.bounds.entries_max:
+            self._claims = {place: claim for place, claim in self._claims.items() if claim[1] > now_s}
+        self._claims[place] = (owner, now_s + for_s)
+        return True
+
+    async def release(self, place: str, owner: str) -> None:
+        """See Storage."""
+        if self._claims.get(place, ("", 0.0))[0] == owner:
+            del self._claims[place]
+
+    async def invalidate(self, selectors: Sequence[str], token: str) -> None:
+        """See Storage."""
+        self._generations = next_generations(self._generations, selectors, token)
+        for place in list(self._held):
+            entry: Entry = await self._cache.get(place)
+            if not entry.valid(self._generations):
+                await self._drop(place)
+
+    async def aclose(self) -> None:
+        """See Storage."""
+        for place in list(self._held):
+            await self._drop(place)
+        self._ends.clear()
+        self._claims.clear()
+
+    async def _drop_expired(self) -> None:
+        now_s = self.now()
+        while self._ends and self._ends[0][0] <= now_s:
+            ends_s, place = heapq.heappop(self._ends)
+            if place in self._held and self._held[place].ends_s == ends_s:
+                await self._drop(place)
+
+    async def _drop(self, place: str) -> None:
+        held = self._held.pop(place, None)
+        if held is not None:
+            self._bytes -= held.size
+            await self._cache.delete(place)
+
+    def _tidy(self) -> None:
+        """The heap holds what was replaced or dropped, too: not more of that than of what is held."""
+        if len(self._ends) > 2 * len(self._held) + 100:
+            self._ends = [(held.ends_s, place) for place, held in self._held.items()]
+            heapq.heapify(self._ends)

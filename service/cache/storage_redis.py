@@ -1,0 +1,165 @@
+"""Answers in Redis, for all processes that have the same prefix; aiocache speaks to it.
+
+    <prefix>:answer:<place>   an Entry in MessagePack, with its life as expiry
+    <prefix>:claim:<place>    who is about to fetch it, with an expiry
+    <prefix>:version          another token after each invalidation, read beside every answer
+    <prefix>:generations      a hash, selector -> token, read only when the version is another than the one known
+
+One round trip to look. Where Redis has lost version or generations (a restart, eviction), all that was kept is invalid.
+"""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from aiocache.serializers import BaseSerializer
+
+from dub5.service import clock
+from dub5.service.cache.storage import EVERYTHING, SELECTORS_MAX, Entry, Generations, packed, unpacked
+from dub5.service.config.options import RedisOptions
+
+try:
+    from aiocache.backends.redis import RedisCache
+    from redis.asyncio import BlockingConnectionPool, SSLConnection
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import RedisError
+except ImportError:  # settings that name a Redis are refused then
+    RedisCache = None
+
+CLOSE_S = 0.5
+
+# Both are atomic: no process may see a new version with old generations. ARGV[1] is a new token.
+_LEARN = """
+if redis.call('exists', KEYS[1]) == 0 or redis.call('hexists', KEYS[2], 'everything') == 0 then
+  redis.call('del', KEYS[2])
+  redis.call('hset', KEYS[2], 'everything', ARGV[1])
+  redis.call('set', KEYS[1], ARGV[1])
+end
+return {redis.call('get', KEYS[1]), redis.call('hgetall', KEYS[2])}
+"""
+_INVALIDATE = """
+local known = redis.call('hlen', KEYS[2])
+if known == 0 or known > tonumber(ARGV[2]) then
+  redis.call('del', KEYS[2])
+  redis.call('hset', KEYS[2], 'everything', ARGV[1])
+end
+for i = 3, #ARGV do redis.call('hset', KEYS[2], ARGV[i], ARGV[1]) end
+redis.call('set', KEYS[1], ARGV[1])
+return 1
+"""
+_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
+
+
+class _AsTheyAre(BaseSerializer):  # type: ignore[misc]
+    """Bytes in, bytes out: aiocache would take them for text."""
+
+    DEFAULT_ENCODING = None
+
+    def dumps(self, value: bytes) -> bytes:
+        return value
+
+    def loads(self, value: bytes | None) -> bytes | None:
+        return value
+
+
+class RedisStorage:
+    """A Storage that all processes share. Connects when it is first asked. No call has a time limit of its own:
+    storage_guard gives it one."""
+
+    across_processes = True
+
+    def __init__(self, url: str, options: RedisOptions, dice: Random) -> None:
+        self.failures: tuple[type[Exception], ...] = (
+            RedisError,
+            OSError,
+            EOFError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+            LookupError,
+        )
+        self._cache = _connected(url, options)
+        self._prefix = options.prefix
+        self._dice = dice
+        self._keys = (f"{self._prefix}:version", f"{self._prefix}:generations")
+        self._version: bytes | None = None
+        self._generations: Generations = {}
+
+    def now(self) -> float:
+        """The host's clock: processes on several hosts agree on nothing better."""
+        return clock.wall()
+
+    async def read(self, places: Sequence[str]) -> tuple[list[Entry | None], Generations]:
+        """See Storage."""
+        keys = [*map(self._answer, places), self._keys[0]]
+        *found, version = await self._cache.multi_get(keys)
+        if version is None or version != self._version:
+            await self._learn()
+        return [unpacked(one, place) for one, place in zip(found, places, strict=True)], self._generations
+
+    async def write(self, entry: Entry, life_s: float) -> None:
+        """See Storage."""
+        await self._cache.set(self._answer(entry.place), packed(entry), ttl=float(max(life_s, 0.001)))
+
+    async def claim(self, place: str, owner: str, for_s: float) -> bool:
+        """See Storage."""
+        life_ms = max(1, round(for_s * 1000))
+        return bool(await self._cache.raw("set", self._claim(place), owner, nx=True, px=life_ms))
+
+    async def release(self, place: str, owner: str) -> None:
+        """See Storage."""
+        await self._cache.raw("eval", _RELEASE, 1, self._claim(place), owner)
+
+    async def invalidate(self, selectors: Sequence[str], token: str) -> None:
+        """See Storage."""
+        selectors_max = 0 if EVERYTHING in selectors else SELECTORS_MAX
+        await self._cache.raw("eval", _INVALIDATE, 2, *self._keys, token, selectors_max, *selectors)
+
+    async def aclose(self) -> None:
+        """Closes the connections; the answers stay."""
+        await self._cache.client.aclose()
+        await self._cache.client.connection_pool.disconnect()
+
+    async def _learn(self) -> None:
+        token = f"{self._dice.getrandbits(64):016x}"
+        version, flat = await self._cache.raw("eval", _LEARN, 2, *self._keys, token)
+        texts = [one.decode() for one in flat]
+        generations = dict(zip(texts[::2], texts[1::2], strict=True))
+        if EVERYTHING not in generations:
+            raise ValueError("somebody else writes to our keys")
+        self._version, self._generations = version, generations
+
+    def _answer(self, place: str) -> str:
+        return f"{self._prefix}:answer:{place}"
+
+    def _claim(self, place: str) -> str:
+        return f"{self._prefix}:claim:{place}"
+
+
+def _connected(url: str, options: RedisOptions) -> Any:
+    """aiocache's client, without what would wait or try again behind our back."""
+    parts = urlsplit(url)
+    more: dict[str, Any] = {
+        "timeout": None,  # for a free connection: ours holds
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,  # spares a round trip to each new connection
+        "socket_timeout": None,
+        "driver_info": None,
+    }
+    if parts.username:
+        more["username"] = unquote(parts.username)
+    if parts.scheme == "rediss":
+        more["connection_class"] = SSLConnection
+    return RedisCache(
+        serializer=_AsTheyAre(),
+        timeout=0,
+        endpoint=parts.hostname or "127.0.0.1",
+        port=parts.port or 6379,
+        db=int(parts.path.strip("/") or 0),
+        password=unquote(parts.password) if parts.password else None,
+        pool_max_size=options.connections_max,
+        connection_pool_class=BlockingConnectionPool,
+        connection_pool_kwargs=more,
+    )

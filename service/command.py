@@ -1,0 +1,229 @@
+"""python -m service serve | check"""
+
+import argparse
+import asyncio
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from dub5.service import VERSION
+from dub5.service.app import Service
+from dub5.service.config.load import load
+from dub5.service.config.settings import Loaded, Settings, SettingsProblems
+from dub5.service.telemetry.logs import Logs, Writer
+
+EXAMPLE = """\
+the smallest settings file:
+  [[provider]]
+  name = "openai"
+  dialect = "openai"                    # openai, mistral or anthropic
+  base_url = "https://api.openai.com/v1"
+  key_env = ["OPENAI_API_KEY"]          # names of environment variables
+
+  [[route]]
+  name = "chat"                         # the model name that clients ask for
+  targets = ["openai/gpt-4o-mini"]      # asked in this order
+
+Any value of a table can be set from the environment: DUB5__SERVER__PORT=9000.
+A key can also be in a file that is named by OPENAI_API_KEY_FILE: kill -HUP reads it, and all of this, again.
+"""
+
+
+SERVE = (
+    "run the service; SIGTERM or Ctrl-C lets open answers finish, a second one does not; "
+    "SIGHUP reads the settings again, for new requests"
+)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, ended by a drain: the first signal lets open answers finish, a second one ends at once. SIGHUP reads the
+    settings again, or means that the terminal is gone."""
+
+    def __init__(
+        self, config: uvicorn.Config, service: Service, read_again: Callable[[Settings], Loaded]
+    ) -> None:
+        super().__init__(config)
+        self._service = service
+        self._read_again = read_again
+        self._attended = False
+        self._drain: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts, and says where."""
+        self._loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP"):
+            self._attended = _attended()
+            self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            if self._service.admin.own_token:
+                print(f"admin token: {self._service.admin.token.reveal()}", file=sys.stderr, flush=True)
+            print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        if self._drain is not None or self._loop is None:
+            self.should_exit = True
+            self.force_exit = sig == signal.SIGINT
+            return
+        self._drain = self._loop.create_task(self._drained())
+        self._loop.call_soon_threadsafe(lambda: None)  # wakes the loop up, which a signal alone may not
+
+    def _hung_up(self) -> None:
+        """SIGHUP came: the end if our terminal was closed, else the settings are read again."""
+        if self._drain is not None or not self.started:
+            return
+        if self._attended and _terminal_group() is None:
+            self.handle_exit(signal.SIGHUP, None)
+            return
+        try:
+            self._service.reload(self._read_again(self._service.settings))
+        except SettingsProblems as error:
+            self._service.refuse(error.problems)
+
+    async def _drained(self) -> None:
+        await self._service.drain()
+        self.should_exit = True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; the exit code."""
+    options = _parser().parse_args(arguments)
+    read = partial(load, options.config, host=options.host, port=options.port, insecure=options.insecure)
+    try:
+        loaded = read()
+    except SettingsProblems as error:
+        print(f"These settings cannot be used ({len(error.problems)} to mend):", file=sys.stderr)
+        for problem in error.problems:
+            print(f"  - {problem}", file=sys.stderr)
+        return 2
+    if options.command == "check":
+        print(_summary(loaded))
+        return 0
+    for remark in loaded.remarks:
+        print(f"To note: {remark}", file=sys.stderr)
+    return _serve(loaded, lambda running: read(running=running))
+
+
+def _serve(loaded: Loaded, read_again: Callable[[Settings], Loaded]) -> int:
+    _raise_file_limit()
+    writer = Writer()
+    service = Service(loaded, log=Logs(writer.write).tell)
+    config = uvicorn.Config(
+        service.asgi,
+        host=loaded.settings.server.host,
+        port=loaded.settings.server.port,
+        lifespan="on",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+        timeout_graceful_shutdown=5,
+        timeout_keep_alive=75,  # longer than clients and balancers keep theirs: the server must not close first
+    )
+    try:
+        listening = _listen(config.host, config.port)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        print(
+            f"Cannot listen on {config.host}:{config.port}: {reason}. Choose another with --port.",
+            file=sys.stderr,
+        )
+        return 1
+    server = Server(config, service, read_again)
+    try:
+        server.run(sockets=[listening])
+    finally:
+        writer.close()
+    return 0 if server.started else 1
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bound before anything is built, so that a port in use is told at once. Raises OSError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    # The protocol is said because asyncio sets TCP_NODELAY only on connections that know themselves to be TCP.
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(address)
+    return listening
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="An OpenAI-compatible chat service over many unreliable providers.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dub5 {VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("serve", SERVE),
+        ("check", "read the settings, say everything that is wrong with them, and end; needs no network"),
+    ):
+        command = commands.add_parser(
+            name, help=text, description=text, epilog=EXAMPLE, formatter_class=parser.formatter_class
+        )
+        command.add_argument("--config", type=Path, metavar="FILE", help="the TOML file with the settings")
+        command.add_argument("--host", help="listen here instead of where the settings say")
+        command.add_argument("--port", type=int, help="the same for the port; 0 takes any free one")
+        command.add_argument(
+            "--insecure", action="store_true", help="allow a public address without caller keys"
+        )
+    return parser
+
+
+def _summary(loaded: Loaded) -> str:
+    settings = loaded.settings
+    lines = [f"These settings can be used. Listening on {settings.server.host}:{settings.server.port}."]
+    if settings.server.proxy is not None:
+        lines.append(f"  by way of {settings.server.proxy}, except to what is in this network")
+    lines += [
+        f"  provider {p.name}: {p.dialect} at {p.base_url}, keys: {len(p.key_env)}" for p in settings.provider
+    ]
+    lines += [f"  model {r.name}: {' -> '.join(r.targets)}" for r in settings.route]
+    lines += [f"To note: {remark}" for remark in loaded.remarks]
+    return "\n".join(lines)
+
+
+def _attended() -> bool:
+    """Whether somebody started us in the foreground of a terminal, without nohup, and takes us to end with it."""
+    return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _terminal_group() == os.getpgrp()
+
+
+def _terminal_group() -> int | None:
+    """Which process group our terminal belongs to; None: there is no terminal, or none any more."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return None
+    try:
+        return os.tcgetpgrp(terminal)
+    except OSError:
+        return None
+    finally:
+        os.close(terminal)
+
+
+def _raise_file_limit() -> None:
+    """Two descriptors a stream: the soft limit of 1024 that many systems start with would be soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 65_536)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

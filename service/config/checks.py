@@ -1,0 +1,211 @@
+"""What contradicts itself in settings that could be read, and what is worth saying of others: a sentence each. Pure."""
+
+import difflib
+import importlib.util
+import ipaddress
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dub5.service.config import templates
+from dub5.service.config.options import AdmissionOptions, RedisOptions
+from dub5.service.config.settings import OTHERS, ProviderSettings, RouteSettings, ServerSettings, Settings
+
+TARGET_OK = re.compile(r"[!#-+\--:<-~]+")  # it stands in headers and metrics
+OUR_HEADERS = ("authorization", "x-api-key", "host", "content-type", "content-length", "accept-encoding")
+
+
+def contradictions(settings: Settings, providers: list[str]) -> list[str]:
+    """What each value alone does not show. `providers`: all that the file names, also those that cannot be used."""
+    found = [f"provider {n!r}: the name is used twice." for n in _twice(providers)]
+    found += [f"route {n!r}: the name is used twice." for n in _twice([r.name for r in settings.route])]
+    found += _proxy_problems(settings.server.proxy) + _redis_problems(settings.cache.redis)
+    for provider in settings.provider:
+        found += _url_problems(provider)
+        found += [
+            f"provider {provider.name!r}.differs.headers: {name} is set by the service itself; keys come from key_env."
+            for name in provider.differs.headers
+            if name.lower() in OUR_HEADERS
+        ]
+    for route in settings.route:
+        found += _route_problems(route, providers)
+    found += _priority_problems(settings.admission, settings.server)
+    breaker, retry, limiter = settings.breaker, settings.retry, settings.limiter
+    for longest in ("open_max_s", "host_open_max_s"):
+        if breaker.open_s > getattr(breaker, longest):
+            found.append(f"breaker.open_s: is longer than breaker.{longest}.")
+    if retry.base_s > retry.max_s:
+        found.append("retry.base_s: is longer than retry.max_s.")
+    if limiter.min > limiter.max:
+        found.append("limiter.min: is more than limiter.max.")
+    return found
+
+
+def _priority_problems(admission: AdmissionOptions, server: ServerSettings) -> list[str]:
+    known = (*server.caller_keys_env, OTHERS)
+    return [
+        f"admission.priorities: {name!r} is not in server.caller_keys_env; `{OTHERS}` stands for all that are not named."
+        for name in admission.priorities
+        if name not in known
+    ]
+
+
+def remarks(settings: Settings) -> list[str]:
+    """What can be used, and is yet hardly meant."""
+    said, isolated = [], {provider.name for provider in settings.provider if provider.isolated}
+    for route in settings.route:
+        if {target.partition("/")[0] for target in route.targets} <= isolated:
+            said.append(f"route {route.name!r}: every provider behind it is isolated: nobody will answer.")
+        if route.clocks.first_token_s > settings.breaker.probe_s:
+            said.append(
+                f"route {route.name!r}: clocks.first_token_s is longer than breaker.probe_s: a target that takes"
+                " longer than that to answer a probe is not found to be back."
+            )
+        said += _cache_remarks(route) + _degraded_remarks(route)
+    known = {target for route in settings.route for target in route.targets}
+    return said + [
+        f"provider {provider.name!r}.{table}: the model {model!r} is behind no route."
+        for provider in settings.provider
+        for table in ("prices", "context_tokens")
+        for model in getattr(provider, table)
+        if f"{provider.name}/{model}" not in known
+    ]
+
+
+def _cache_remarks(route: RouteSettings) -> list[str]:
+    where, cache = f"route {route.name!r}: cache", route.cache
+    if not cache.enabled:
+        named = [
+            name
+            for name in ("stale_while_revalidate_s", "stale_if_error_s", "warm_from")
+            if getattr(cache, name)
+        ]
+        return [f"{where}.{name}: does nothing, as cache.enabled is false." for name in named]
+    if cache.warm_from is not None and not Path(cache.warm_from).is_file():
+        return [f"{where}.warm_from: there is no file {cache.warm_from!r}."]
+    return []
+
+
+def _redis_problems(redis: RedisOptions) -> list[str]:
+    if not redis.used:
+        return []
+    found = []
+    if importlib.util.find_spec("redis") is None:
+        found.append("cache.redis: the package redis is missing; install dub5[redis].")
+    if redis.url is not None and redis.url_env is not None:
+        found.append("cache.redis: url and url_env are both set; take one away.")
+    if redis.url is not None:
+        found += [f"cache.redis.url: {problem}" for problem in redis_url_problems(redis.url)]
+        if "@" in redis.url:
+            found.append(
+                "cache.redis.url: must hold no user or password; name a variable in cache.redis.url_env."
+            )
+    return found
+
+
+def redis_url_problems(url: str) -> list[str]:
+    """Never shows the address: it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return ["is not an address."]
+    database = parts.path.strip("/")
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.query or parts.fragment:
+        return [
+            "must be written redis://host:port, or rediss:// for TLS, with at most a database number after it."
+        ]
+    if not (database.isascii() and database.isdecimal() or database == ""):
+        return ["the database after the slash must be a number."]
+    return []
+
+
+def _proxy_problems(proxy: str | None) -> list[str]:
+    """Never shows the address: it may hold a password that does not belong there."""
+    if proxy is None:
+        return []
+    try:
+        parts = urlsplit(proxy)
+        _ = parts.port
+    except ValueError:
+        return ["server.proxy: is not an address."]
+    if parts.username is not None or parts.password is not None:
+        return ["server.proxy: must hold no user or password; a proxy that asks for them cannot be used."]
+    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
+        return ["server.proxy: must be written http://host:port, with nothing after it."]
+    return []
+
+
+def _url_problems(provider: ProviderSettings) -> list[str]:
+    where = f"provider {provider.name!r}.base_url"
+    try:
+        parts = urlsplit(provider.base_url)
+        _ = parts.port
+    except ValueError as error:
+        return [f"{where}: is not an address: {error}."]
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return [f"{where}: must begin with http:// or https:// and name a host."]
+    if parts.username or parts.password or parts.query or parts.fragment:
+        return [f"{where}: must hold no user, password, query or fragment; keys come from key_env."]
+    return []
+
+
+def _degraded_remarks(route: RouteSettings) -> list[str]:
+    where, degraded, first_s = f"route {route.name!r}: degraded", route.degraded, route.clocks.first_token_s
+    within_s = degraded.answer_within_s
+    if not degraded.enabled:
+        named = [name for name in ("answer_within_s", "templates") if getattr(degraded, name) is not None]
+        return [f"{where}.{name}: does nothing, as degraded.enabled is false." for name in named]
+    if within_s is not None and within_s <= first_s:
+        return [
+            (
+                f"{where}.answer_within_s: is not longer than clocks.first_token_s: a target that stalls is never found"
+                " to be failing, and nobody else is asked in its place."
+            )
+        ]
+    return []
+
+
+def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:
+    found = [f"route {route.name!r}: target {t!r} is listed twice." for t in _twice(list(route.targets))]
+    for target in route.targets:
+        provider, slash, model = target.partition("/")
+        if not slash or not model or not TARGET_OK.fullmatch(target):
+            found.append(
+                f"route {route.name!r}: target {target!r} must be written provider/model, without spaces, commas or quotes."
+            )
+        elif provider not in providers:
+            near = difflib.get_close_matches(provider, providers, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"configured: {', '.join(providers)}."
+            found.append(f"route {route.name!r}: target {target!r} names no configured provider; {hint}")
+    for pattern in route.notices:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            found.append(f"route {route.name!r}: notices: {pattern!r} is not a regular expression: {error}.")
+    if route.degraded.templates is not None:
+        _, problems = templates.read(Path(route.degraded.templates))
+        found += [f"route {route.name!r}: degraded.templates: {problem}" for problem in problems]
+    if route.clocks.first_token_s > route.clocks.total_s:
+        found.append(f"route {route.name!r}: clocks.first_token_s is longer than clocks.total_s.")
+    return found
+
+
+def exposure(server: ServerSettings, insecure: bool) -> list[str]:
+    """A service that anybody may use is not opened to the network by accident."""
+    host = server.host
+    if server.caller_keys_env or insecure or _is_loopback(host):
+        return []
+    how = "name variables that hold keys in server.caller_keys_env, listen on 127.0.0.1, or start with --insecure"
+    return [f"server.host {host!r} is reachable from outside, and no caller keys are set: {how}."]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _twice(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})

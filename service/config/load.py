@@ -1,0 +1,217 @@
+"""Settings are read at the edge: a TOML file, then the environment over it.
+
+`load` returns frozen settings or raises `SettingsProblems`, which lists everything that is wrong at once, in words.
+A reload calls it again, with those of the `running` service: what cannot change while it runs stays as it is there.
+The only file that reads the environment.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+from msgspec import Struct
+
+from dub5.service.config import decode_messages as words
+from dub5.service.config.checks import contradictions, exposure, redis_url_problems, remarks
+from dub5.service.config.options import RedisOptions
+from dub5.service.config.secrets import Keys, text_of
+from dub5.service.config.settings import AdminSettings, Loaded, Secret, Settings, SettingsProblems
+
+ENV_PREFIX = "DUB5__"  # DUB5__SERVER__PORT=9000 sets [server] port
+BOUND_AT_START = ("host", "port", "wire", "proxy", "connections_per_origin_max")  # of [server]
+TOKEN_CHARS_MIN = 16
+
+
+def load(
+    path: Path | None,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    insecure: bool = False,
+    running: Settings | None = None,
+) -> Loaded:
+    """Reads the file, lays the environment and then `host` and `port` over it, and checks all of it. `running`: the
+    settings that a service was started with.
+
+    Raises SettingsProblems.
+    """
+    problems: list[str] = []
+    again = running is not None
+    data = _file(path, again, problems)
+    if problems:
+        raise SettingsProblems(problems)
+    _overlay(data, environ)
+    if isinstance(server := data.setdefault("server", {}), dict):
+        server |= {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = _read(Settings, data, "", problems)
+    if not isinstance(settings, Settings):
+        raise SettingsProblems(problems)
+    problems += contradictions(settings, _names(data.get("provider")))
+    kept, waiting = _kept(settings, running)
+    problems += exposure(settings.server, insecure) or exposure(kept.server, insecure)
+    keys = Keys(environ, again, problems)
+    loaded = Loaded(
+        kept,
+        {p.name: _secrets(keys.read(f"provider {p.name!r}.key_env", p.key_env)) for p in kept.provider},
+        _secrets(keys.read("server.caller_keys_env", kept.server.caller_keys_env)),
+        (*waiting, *remarks(kept)),
+        _redis_url(kept.cache.redis, keys, problems),
+        _admin_token(kept.admin, keys, problems),
+    )
+    if problems:
+        raise SettingsProblems(problems)
+    return loaded
+
+
+def _kept(settings: Settings, running: Settings | None) -> tuple[Settings, list[str]]:
+    """The settings with what was bound at the start as it is; a sentence for each value that has to wait."""
+    if running is None:
+        return settings, []
+    old = {name: getattr(running.server, name) for name in BOUND_AT_START}
+    waiting = [name for name in BOUND_AT_START if getattr(settings.server, name) != old[name]]
+    server = msgspec.structs.replace(settings.server, **old)
+    told = [f"server.{name}: needs a restart; the old value stays." for name in waiting]
+    if settings.cache.redis != running.cache.redis:
+        told.append("cache.redis: needs a restart; the old values stay.")
+    cache = msgspec.structs.replace(settings.cache, redis=running.cache.redis)
+    return msgspec.structs.replace(settings, server=server, cache=cache), told
+
+
+def _file(path: Path | None, again: bool, problems: list[str]) -> dict[str, Any]:
+    if path is None:
+        problems.append("No settings file: name one with --config FILE.")
+        return {}
+    try:
+        return tomllib.loads(text_of(path, again))
+    except OSError as error:
+        problems.append(f"{path}: cannot be read ({error.strerror}).")
+    except UnicodeDecodeError:
+        problems.append(f"{path}: is not UTF-8 text.")
+    except tomllib.TOMLDecodeError as error:
+        problems.append(f"{path}: is not valid TOML: {error}.")
+    return {}
+
+
+def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+    for variable, value in environ.items():
+        if variable.startswith(ENV_PREFIX) and "__" in (rest := variable[len(ENV_PREFIX) :].lower()):
+            table, field = rest.split("__", 1)
+            section = data.setdefault(table, {})
+            if isinstance(section, dict):
+                section[field] = _EnvText(value)
+
+
+class _EnvText(str):
+    """A value from the environment: text that may stand for a number or a list."""
+
+
+def _read(kind: type[Struct], data: Any, where: str, problems: list[str]) -> Any:
+    """`data` as `kind`, or None; each thing that is wrong adds a sentence to `problems`."""
+    if not isinstance(data, dict):
+        problems.append(f"{where or 'settings'}: must be a table.")
+        return None
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    for unknown in data.keys() - fields.keys():
+        problems.append(_unknown(where, unknown, list(fields)))
+    values, whole = {}, True
+    for name, field in fields.items():
+        here = f"{where}.{name}" if where else name
+        before = len(problems)
+        value = _value(field.type, data[name], here, problems) if name in data else None
+        if value is not None and len(problems) == before:
+            values[name] = value
+        elif field.required and name in data:
+            # Half of a list of tables can still be looked at; half of a value cannot.
+            whole = whole and isinstance(value, tuple)
+            values[name] = value
+        elif field.required:
+            problems.append(_required(here))
+            whole = False
+    return kind(**values) if whole else None  # an optional value that is wrong: looked at as its default
+
+
+def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return _read(kind, value, where, problems)
+    inner = get_args(kind)[0] if get_origin(kind) is tuple else None
+    if isinstance(inner, type) and issubclass(inner, Struct):
+        if not isinstance(value, list) or not value:
+            problems.append(f"{where}: write at least one [[{where}]] table.")
+            return ()
+        found = [_read(inner, one, _label(where, i, one), problems) for i, one in enumerate(value)]
+        return tuple(one for one in found if one is not None)
+    try:
+        if isinstance(value, _EnvText):
+            parts = (
+                [p.strip() for p in value.split(",") if p.strip()]
+                if get_origin(kind) is tuple
+                else str(value)
+            )
+            return msgspec.convert(parts, kind, strict=False)
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        inside = words.where(error)
+        where += inside if inside.startswith("[") or not inside else f".{inside}"
+        if "key_env" in where or "keys_env" in where:  # a key written here by mistake must not be shown
+            problems.append(f"{where}: must be a list of names of environment variables, not the keys.")
+        elif where.endswith((".url_env", ".token_env", ".url")) or ".headers" in where:  # nor a password
+            problems.append(f"{where}: {words.in_words(error)}.")
+        elif get_origin(kind) is Literal:
+            problems.append(f"{where}: must be one of {', '.join(get_args(kind))} (it is {value!r}).")
+        else:
+            problems.append(f"{where}: {words.in_words(error)} (it is {value!r}).")
+        return None
+
+
+def _label(where: str, index: int, data: Any) -> str:
+    name = data.get("name") if isinstance(data, dict) else None
+    return f"{where} {name!r}" if isinstance(name, str) else f"{where} number {index + 1}"
+
+
+def _required(where: str) -> str:
+    if where in ("provider", "route"):
+        return f"No {where} is configured: add a [[{where}]] table."
+    return f"{where}: is missing."
+
+
+def _unknown(where: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    if "key" in name and "key_env" in known:
+        near = ["key_env"]
+    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}."
+    return f"{where + '.' if where else ''}{name}: there is no such setting; {hint}"
+
+
+def _names(tables: object) -> list[str]:
+    rows = tables if isinstance(tables, list) else []
+    return [str(row["name"]) for row in rows if isinstance(row, dict) and "name" in row]
+
+
+def _redis_url(redis: RedisOptions, keys: Keys, problems: list[str]) -> Secret | None:
+    if redis.url_env is None:
+        return None if redis.url is None else Secret(redis.url)
+    where = "cache.redis.url_env"
+    urls = keys.read(where, (redis.url_env,))
+    for url in urls:
+        problems += [f"{where}: what {redis.url_env} holds {problem}" for problem in redis_url_problems(url)]
+    return Secret(urls[0]) if urls else None
+
+
+def _admin_token(admin: AdminSettings, keys: Keys, problems: list[str]) -> Secret | None:
+    if admin.token_env is None:
+        return None
+    tokens = keys.read("admin.token_env", (admin.token_env,))
+    if tokens and len(tokens[0]) < TOKEN_CHARS_MIN:
+        problems.append(
+            f"admin.token_env: what {admin.token_env} holds must have {TOKEN_CHARS_MIN} characters or more."
+        )
+    return Secret(tokens[0]) if tokens else None
+
+
+def _secrets(keys: tuple[str, ...]) -> tuple[Secret, ...]:
+    return tuple(map(Secret, keys))

@@ -1,0 +1,48 @@
+"""Notices sold as answers: "This API is being deprecated ..." as the content of a 200.
+
+A route that names patterns holds back the beginning of an answer until it is long enough to be judged: 200 characters,
+or 300 ms after the first content, whichever comes first. Other routes hold nothing back.
+"""
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from dub5.service.model import Chunk
+from dub5.service.providers.openai import payload_of
+
+JUDGED_CHARS = 200
+JUDGED_S = 0.3
+
+
+class Notices:
+    """The patterns of one route, case folded, anywhere within an answer's beginning."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._patterns = [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
+
+    def __bool__(self) -> bool:
+        return bool(self._patterns)
+
+    def match(self, beginning: str) -> bool:
+        """Whether this is how a notice begins."""
+        return any(pattern.search(beginning[:JUDGED_CHARS]) for pattern in self._patterns)
+
+
+def beginning_of(chunks: Iterable[Chunk]) -> str:
+    """The text of a stream so far."""
+    return "".join(_text(payload_of(chunk.raw), "delta") for chunk in chunks if chunk.has_content)
+
+
+def beginning_of_reply(body: bytes) -> str:
+    """The text of a JSON answer."""
+    return _text(body, "message")
+
+
+def _text(payload: bytes, part: str) -> str:
+    try:
+        content = msgspec.json.decode(payload)["choices"][0][part]["content"]
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
+        return ""
+    return content if isinstance(content, str) else ""

@@ -1,0 +1,184 @@
+"""A labelled substitute for a request that nobody could answer, where its route wants one.
+
+    crisis -> the words of safety, always
+    else   -> a stale answer from the cache -> the template of the question's kind -> plain words with what to do
+
+Never where a program reads the answer (tools, JSON, logprobs, several choices, audio): a person can read a label, a
+program cannot. Each substitute says what it is: `model`, a top-level object `degraded`, and x-dub5-degraded.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dub5.service import clock
+from dub5.service.cache.replay import as_chunks
+from dub5.service.config import templates
+from dub5.service.config.options import DegradedOptions
+from dub5.service.config.templates import Kind, Templates
+from dub5.service.errors import AllTargetsDown, AllTargetsLimited, DeadlineExceeded, GatewayError, Overloaded
+from dub5.service.fallback.question import kind_of, language_of, last_words
+from dub5.service.model import ChatRequest, Chunk
+from dub5.service.providers.base import Unsupported
+from dub5.service.providers.fields import decoded, neutral
+from dub5.service.providers.openai import frame, payload_of
+
+MODEL = "dub5/degraded"
+NOBODY_COULD = (AllTargetsDown, AllTargetsLimited, DeadlineExceeded, Overloaded)
+NEVER_WITH = ("tools", "functions", "logprobs", "top_logprobs", "audio", "modalities", "response_format", "n")
+NO_TOKENS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+MINUTES_FROM_S = 90.0
+SOON_TO_S = 600.0  # later than this nobody should count the minutes
+
+
+class Source(StrEnum):
+    """Where a substitute comes from."""
+
+    STALE = "stale"
+    TEMPLATE = "template"
+    WORDS = "words"
+
+
+class Label(msgspec.Struct, frozen=True):
+    """The object `degraded` of an answer. `reason`: the code of the error that it stands in for."""
+
+    source: Source
+    reason: str
+    retry_after: float | None = None  # seconds
+    age_s: float | None = None  # of a stale answer
+    model: str | None = None  # that gave the stale answer
+    kind: str | None = None
+    language: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """An answer from before."""
+
+    body: bytes
+    age_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Substitute:
+    """An answer that is none, and says so. `body` is a chat.completion."""
+
+    label: Label
+    body: bytes
+
+    def chunks(self, *, with_usage: bool) -> list[Chunk]:
+        """The same as a stream: the label is on the first chunk, on the finish, and on whatever comes after."""
+        chunks = as_chunks(self.body, with_usage=with_usage)
+        said = next(i for i, chunk in enumerate(chunks) if chunk.finish_reason is not None)
+        for i in (0, *range(said, len(chunks))):
+            chunks[i] = self._labelled(chunks[i])
+        return chunks
+
+    def _labelled(self, chunk: Chunk) -> Chunk:
+        event = {**msgspec.json.decode(payload_of(chunk.raw)), "degraded": self.label}
+        return msgspec.structs.replace(chunk, raw=frame(msgspec.json.encode(event)))
+
+
+class Substitutes:
+    """What a route says when nobody can answer."""
+
+    def __init__(self, options: DegradedOptions) -> None:
+        self.options = options
+        self.templates: Templates = ours() if options.enabled else {}
+        if options.enabled and options.templates is not None:
+            own, _ = templates.read(Path(options.templates))
+            self.templates = templates.merged(self.templates, own)
+
+    def may_stand_in(self, request: ChatRequest) -> bool:
+        """Whether a person reads the answer, and the last word is theirs."""
+        if not self.options.enabled or request.body.messages[-1].role != "user":
+            return False
+        return all(_says_nothing(name, request) for name in NEVER_WITH)
+
+    def until_s(self, started_s: float, deadline_s: float) -> float:
+        """How long providers are asked. Times are loop seconds."""
+        within_s = self.options.answer_within_s
+        return deadline_s if within_s is None else min(deadline_s, started_s + within_s)
+
+    def wants_stale(self, request: ChatRequest) -> bool:
+        """Whether an answer from before would be better than words of ours."""
+        return kind_of(last_words(request)) is not Kind.CRISIS
+
+    def instead(self, error: GatewayError, request: ChatRequest, stale: Stale | None) -> Substitute:
+        """The best there is."""
+        if stale is not None:
+            return _from_before(error, request, stale)
+        question = last_words(request)
+        kind, language = kind_of(question), language_of(question, request.languages, self.templates)
+        kind, language, text = self._text(kind, language)
+        source = Source.WORDS if kind is Kind.GENERAL else Source.TEMPLATE
+        label = _label(error, source, kind=kind.value, language=language)
+        text = text.replace("{wait}", waiting(self.templates, language, error.retry_after_s))
+        message = {"role": "assistant", "content": text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+        return Substitute(label, _completion(request, label, [choice]))
+
+    def _text(self, kind: Kind, language: str) -> tuple[Kind, str, str]:
+        """The text for this kind, or the general one; in English where the language has neither. A crisis is told
+        nothing general."""
+        for tongue in (language, "en"):
+            for known in dict.fromkeys((kind, kind if kind is Kind.CRISIS else Kind.GENERAL)):
+                if known in self.templates[tongue]:
+                    return known, tongue, self.templates[tongue][known]
+        raise AssertionError("our own texts in English are whole")
+
+
+def waiting(texts: Templates, language: str, wait_s: float | None) -> str:
+    """What stands for {wait}."""
+    if wait_s is None or wait_s > SOON_TO_S:
+        name, n = "soon", 0
+    elif wait_s < MINUTES_FROM_S:
+        name, n = "seconds", max(2, round(wait_s))
+    else:
+        name, n = "minutes", max(2, round(wait_s / 60))
+    phrases = texts[language] if name in texts[language] else texts["en"]
+    return phrases[name].replace("{n}", str(n))
+
+
+@cache
+def ours() -> Templates:
+    """The texts that come with the service."""
+    found: Templates = {}
+    for path in sorted(Path(str(files("dub5.service") / "fallback" / "templates")).glob("*.toml")):
+        texts, problems = templates.read(path)
+        assert not problems, problems
+        found = templates.merged(found, texts)
+    return found
+
+
+def _says_nothing(name: str, request: ChatRequest) -> bool:
+    if name not in request.fields:
+        return True
+    try:
+        return neutral(name, decoded(name, request.fields[name]))
+    except Unsupported:
+        return False
+
+
+def _from_before(error: GatewayError, request: ChatRequest, stale: Stale) -> Substitute:
+    before: dict[str, Any] = msgspec.json.decode(stale.body)
+    age_s = None if stale.age_s is None else round(stale.age_s, 1)
+    label = _label(error, Source.STALE, age_s=age_s, model=before.get("model"))
+    return Substitute(label, _completion(request, label, before["choices"]))
+
+
+def _label(error: GatewayError, source: Source, **more: Any) -> Label:
+    retry_after = None if error.retry_after_s is None else round(error.retry_after_s, 3)
+    return Label(source, error.code, retry_after, **more)
+
+
+def _completion(request: ChatRequest, label: Label, choices: list[Mapping[str, Any]]) -> bytes:
+    head = {"id": f"chatcmpl-{request.id}", "object": "chat.completion", "created": int(clock.wall())}
+    body = {**head, "model": MODEL, "choices": choices, "usage": NO_TOKENS, "degraded": label}
+    return msgspec.json.encode(body)

@@ -1,0 +1,96 @@
+"""What a client may keep, to answer when it cannot reach us: the texts of a route, and common questions with their
+answers. Built when the settings are read; bounded, so that a phone can keep it.
+
+The common answers are those of `route.cache.warm_from` that answer one question of one message.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dub5.service.cache.replay import is_plain_text
+from dub5.service.config.settings import RouteSettings
+from dub5.service.config.templates import PHRASES, Templates
+from dub5.service.fallback.fallback import Substitutes, waiting
+
+PACK_BYTES_MAX = 512 * 1024
+LINE_BYTES_MAX = 64 * 1024
+LINES_MAX = 10_000  # looked at
+UNUSABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """The body of GET /v1/offline, and its tag."""
+
+    body: bytes
+    etag: str
+
+
+def pack(routes: Iterable[tuple[RouteSettings, Substitutes]]) -> Pack:
+    """Of the routes that give substitutes."""
+    left = PACK_BYTES_MAX
+    found: dict[str, Any] = {}
+    for route, substitutes in routes:
+        if not route.degraded.enabled:
+            continue
+        texts = _spoken(substitutes.templates)
+        answers, left_out = _within(_common(route), left - len(msgspec.json.encode(texts)))
+        found[route.name] = {"texts": texts, "answers": answers, "left_out": left_out}
+        left -= len(msgspec.json.encode(found[route.name]))
+    body = msgspec.json.encode({"object": "offline_pack", "routes": found})
+    return Pack(body, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+
+
+def _spoken(texts: Templates) -> Mapping[str, Mapping[str, str]]:
+    """The texts as they would be said by somebody who cannot know when to ask again."""
+    return {
+        language: {
+            name: text.replace("{wait}", waiting(texts, language, None))
+            for name, text in named.items()
+            if name not in PHRASES
+        }
+        for language, named in texts.items()
+    }
+
+
+def _within(answers: Iterator[dict[str, str]], bytes_max: int) -> tuple[list[dict[str, str]], int]:
+    """As many as there is room for, and how many there are besides."""
+    taken, size, left_out = [], 0, 0
+    for answer in answers:
+        size += len(msgspec.json.encode(answer)) + 1
+        if size > bytes_max:
+            left_out += 1
+        else:
+            taken.append(answer)
+    return taken, left_out
+
+
+def _common(route: RouteSettings) -> Iterator[dict[str, str]]:
+    if not route.cache.enabled or route.cache.warm_from is None:
+        return
+    try:
+        with Path(route.cache.warm_from).open("rb") as file:
+            for line in islice(iter(lambda: file.readline(LINE_BYTES_MAX), b""), LINES_MAX):
+                if (answer := _answer(line)) is not None:
+                    yield answer
+    except OSError:
+        return  # the log says so, when the cache is warmed
+
+
+def _answer(line: bytes) -> dict[str, str] | None:
+    try:
+        said = msgspec.json.decode(line)
+        (message,) = said["request"]["messages"]
+        answer = said["answer"]["choices"][0]["message"]["content"]
+        usable = message["role"] == "user" and isinstance(message["content"], str)
+        if not usable or not is_plain_text(msgspec.json.encode(said["answer"])):
+            return None
+    except (*UNUSABLE, ValueError):
+        return None
+    return {"question": message["content"], "answer": answer}

@@ -1,0 +1,70 @@
+"""What tries cost: tokens and dollars, those that are paid for apart from those that may be."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dub5.service.model import Attempt
+
+COST_DIGITS = 9  # of dollars: one token of the cheapest model is a few of the last
+
+
+@dataclass(slots=True)
+class Spent:
+    """A sum. `estimated_tokens` of the tokens were counted by us, not by the provider; `cost_usd` is None while
+    nothing in it had a price."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    estimated_tokens: int = 0
+    cost_usd: float | None = None
+
+    def add(self, other: "Spent") -> None:
+        """That too."""
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.estimated_tokens += other.estimated_tokens
+        if other.cost_usd is not None:
+            self.cost_usd = (self.cost_usd or 0.0) + other.cost_usd
+
+    def told(self) -> dict[str, Any]:
+        """As /status says it."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "estimated_tokens": self.estimated_tokens,
+            "cost_usd": None if self.cost_usd is None else round(self.cost_usd, COST_DIGITS),
+        }
+
+
+@dataclass(slots=True)
+class Spending:
+    """`billed`: whole answers. `maybe`: what was given up, cut, left or outrun, and may be charged all the same."""
+
+    billed: Spent = field(default_factory=Spent)
+    maybe: Spent = field(default_factory=Spent)
+
+    def note(self, attempt: Attempt) -> None:
+        """One more try."""
+        usage = attempt.usage
+        if usage is None:
+            return
+        spent = self.billed if attempt.reason == "ok" else self.maybe
+        spent.prompt_tokens += usage.prompt_tokens
+        spent.completion_tokens += usage.completion_tokens
+        if usage.estimated:
+            spent.estimated_tokens += usage.prompt_tokens + usage.completion_tokens
+        if attempt.cost_usd is not None:
+            spent.cost_usd = (spent.cost_usd or 0.0) + attempt.cost_usd
+
+    def add(self, other: "Spending") -> None:
+        """All of that too."""
+        self.billed.add(other.billed)
+        self.maybe.add(other.maybe)
+
+    def parts(self) -> tuple[tuple[str, Spent], ...]:
+        """The sums by how sure they are."""
+        return ("billed", self.billed), ("maybe", self.maybe)
+
+    def told(self) -> dict[str, Any]:
+        """As /status says it."""
+        return {certainty: spent.told() for certainty, spent in self.parts()}

@@ -1,0 +1,125 @@
+"""A fault that is set: whether it strikes the request, or the connection, at hand.
+
+Time and luck are given; equal ones decide alike.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+from dub5.simulators.faults.answers import Sequence
+from dub5.simulators.faults.base import Fault
+from dub5.simulators.faults.connections import Stage, Unreachable
+from dub5.simulators.personas.base import Asked
+from dub5.simulators.script import SimRequest
+
+
+@dataclass
+class Flap:
+    """An outage that comes and goes: off and on for times that are drawn around their means."""
+
+    up_s: float
+    down_s: float
+    chance: random.Random
+    on: bool = False
+    until_s: float = -1.0
+    openings: int = 0  # how often it has begun
+
+    def is_on(self, t_s: float) -> bool:
+        """Whether it is on at `t_s` after it began; asked in the order of time."""
+        if self.until_s < 0:
+            self.until_s = self._drawn()
+        while t_s >= self.until_s:
+            self.on = not self.on
+            self.openings += self.on
+            self.until_s += self._drawn()
+        return self.on
+
+    def _drawn(self) -> float:
+        return self.chance.expovariate(1 / (self.down_s if self.on else self.up_s))
+
+
+@dataclass(eq=False)
+class SetFault:
+    """A fault in force since `since_s`, and how often it was met."""
+
+    fault: Fault
+    since_s: float = 0.0
+    chance: random.Random = field(default_factory=lambda: random.Random(0))
+    seen: int = 0  # requests, or connections, that matched while its window was open
+    applied: int = 0
+
+    def __post_init__(self) -> None:
+        up_s, down_s = self.fault.up_s, self.fault.down_s
+        self._flap = Flap(up_s, down_s, self.chance) if up_s and down_s else None
+
+    def strike(self, request: SimRequest, asked: Asked, now_s: float, luck: random.Random) -> Fault | None:
+        """What hits this request, if anything. Draws in any case: the luck of the faults after it stays the same."""
+        drawn = luck.random()
+        if isinstance(self._due(), Unreachable) or not (self._matches(request, asked) and self.is_on(now_s)):
+            return None
+        return self._struck(drawn)
+
+    def strike_connection(self, stage: Stage, now_s: float, luck: random.Random) -> Unreachable | None:
+        """What hits a new connection at this stage, if anything; draws in any case."""
+        drawn, due = luck.random(), self._due()
+        if not isinstance(due, Unreachable) or due.stage != stage or not self.is_on(now_s):
+            return None
+        return due if self._struck(drawn) else None
+
+    def is_on(self, now_s: float) -> bool:
+        """Whether its window is open."""
+        fault, t_s = self.fault, self._t_s(now_s)
+        if t_s < 0:
+            return False
+        if fault.every_s is not None:
+            t_s %= fault.every_s
+        if fault.for_s is not None and t_s >= fault.for_s:
+            return False
+        return self._flap is None or self._flap.is_on(t_s)
+
+    def openings(self, now_s: float) -> int:
+        """How often its window has opened until now."""
+        fault, t_s = self.fault, self._t_s(now_s)
+        if t_s < 0:
+            return 0
+        if self._flap is not None:
+            self._flap.is_on(t_s if fault.for_s is None else min(t_s, fault.for_s))
+            return self._flap.openings
+        return 1 if fault.every_s is None else 1 + int(t_s // fault.every_s)
+
+    def next_change_s(self, now_s: float) -> float | None:
+        """When its window opens or closes next, if it ever does."""
+        fault, t_s = self.fault, self._t_s(now_s)
+        if t_s < 0:
+            return now_s - t_s
+        if fault.every_s is not None and fault.for_s is not None:
+            t_s %= fault.every_s
+            return now_s - t_s + (fault.for_s if t_s < fault.for_s else fault.every_s)
+        if fault.for_s is not None and t_s >= fault.for_s:
+            return None
+        ends = [] if fault.for_s is None else [fault.for_s]
+        if self._flap is not None:
+            self._flap.is_on(t_s)
+            ends.append(self._flap.until_s)
+        return now_s - t_s + min(ends) if ends else None
+
+    def _t_s(self, now_s: float) -> float:
+        """Seconds since it can strike; below 0 before that."""
+        return now_s - self.since_s - (self.fault.at_s or 0.0)
+
+    def _due(self) -> Fault | None:
+        """What strikes next, if anything does."""
+        return self.fault.step(self.seen + 1) if isinstance(self.fault, Sequence) else self.fault
+
+    def _struck(self, drawn: float) -> Fault | None:
+        due = self._due()
+        self.seen += 1
+        if drawn >= self.fault.share or (self.fault.first is not None and self.seen > self.fault.first):
+            return None
+        self.applied += due is not None
+        return due
+
+    def _matches(self, request: SimRequest, asked: Asked) -> bool:
+        if isinstance(self.fault, Sequence) and request.method != "POST":
+            return False  # a look at the models must not use up a step
+        return self.fault.model in (None, asked.model)

@@ -1,0 +1,74 @@
+"""One request at a provider, as the ledger will tell of it."""
+
+from collections.abc import Callable, Mapping
+
+from dub5.simulators.answers import prompt_tag
+from dub5.simulators.ledger import Ended, Ledger, Line
+from dub5.simulators.personas.base import Asked
+from dub5.simulators.script import Close, Data, Dropped, End, Head, Reset, Script, SimRequest
+
+ENDS: Mapping[type, Ended] = {End: Ended.END, Close: Ended.CUT, Reset: Ended.RESET}
+
+
+class Attempt:
+    """Counts what goes out, and writes the line when it is over."""
+
+    def __init__(
+        self,
+        provider: str,
+        request: SimRequest,
+        asked: Asked,
+        at_s: float,
+        faults: tuple[str, ...],
+        number: int,
+    ) -> None:
+        self._provider = provider
+        self._request = request
+        self._asked = asked
+        self._at_s = at_s
+        self._faults = faults
+        self._number = number
+        self._status = self._bytes = self._tokens = 0
+
+    def watch(self, script: Script, ledger: Ledger, now: Callable[[], float]) -> Script:
+        """The script, with its line in the ledger at its end."""
+        ended = Ended.CLIENT_LEFT
+        ledger.opened(self._provider)
+        try:
+            for action in script:
+                if isinstance(action, Data):
+                    self._bytes += len(action.data)
+                    self._tokens += action.tokens
+                elif isinstance(action, Head):
+                    self._status = action.status
+                ended = ENDS.get(type(action), Ended.CLIENT_LEFT)  # if nothing comes after it
+                yield action
+            if ended is Ended.CLIENT_LEFT:
+                ended = Ended.CUT  # a script that just runs out leaves its client without an end
+        except Dropped:
+            ended = Ended.CUT
+        finally:
+            ledger.add(self._line(ledger.last + 1, ended, now()))
+
+    def _line(self, n: int, ended: Ended, now_s: float) -> Line:
+        request = self._request
+        retry = request.headers.get("x-stainless-retry-count", "")
+        return Line(
+            n=n,
+            provider=self._provider,
+            request=self._number,
+            at_s=round(self._at_s, 6),
+            duration_s=round(now_s - self._at_s, 6),
+            method=request.method,
+            path=request.path,
+            model=self._asked.model,
+            prompt=prompt_tag(self._asked.prompt) if self._asked.prompt else "",
+            stream=self._asked.stream,
+            retry=int(retry[:6]) if retry.isdecimal() else 0,
+            faults=self._faults,
+            status=self._status,
+            bytes_sent=self._bytes,
+            tokens_sent=self._tokens,
+            ended=ended,
+            left_at_s=round(now_s, 6) if ended is Ended.CLIENT_LEFT else None,
+        )

@@ -1,0 +1,192 @@
+"""Faults, limits, capacity and ledger over HTTP, for whoever holds the token printed at the start.
+
+    GET    /faults                            what is set, on every provider
+    GET    /faults/{provider}                 on one
+    PUT    /faults/{provider}                 a fault: replaces the one of its kind; a list: replaces all
+    DELETE /faults/{provider}[?kind=stall]    heals it, of all faults or of one kind
+    GET    /limits, /limits/{provider}        its buckets, and how they stand
+    PUT    /limits/{provider}                 other limits, in place of all that it had
+    DELETE /limits/{provider}                 those of the start
+    ...    /capacity                          just so
+    GET    /ledger[?provider=one&since=N&limit=M]   lines with numbers above N, oldest first
+
+Only loopback names are taken as Host, and a page of another origin is refused: a browser must not be talked into it.
+"""
+
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import msgspec
+
+from dub5.simulators.faults.answers import parse_fault
+from dub5.simulators.faults.base import described
+from dub5.simulators.ledger import Ledger
+from dub5.simulators.limits.concurrency import Capacity
+from dub5.simulators.limits.rate import Limits
+from dub5.simulators.personas.base import JSON, Page
+from dub5.simulators.provider import Provider
+from dub5.simulators.script import Script, SimRequest
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+LINES_PER_PAGE = 10_000
+T = TypeVar("T", Limits, Capacity)
+
+
+class Refused(Exception):
+    """A call that is turned down, with its status and a sentence."""
+
+    def __init__(self, status: int, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """Answers admin calls; give it to `sockets.serve`."""
+
+    providers: Mapping[str, Provider]
+    ledger: Ledger
+    token: str
+
+    def __call__(self, request: SimRequest) -> Script:
+        try:
+            self._check(request)
+            return _page(200, self._route(request)).script()
+        except Refused as refused:
+            return _page(refused.status, {"error": str(refused)}, **refused.headers).script()
+
+    def _check(self, request: SimRequest) -> None:
+        host = request.headers.get("host", "")
+        if _name_of(f"//{host}") not in LOOPBACK:
+            raise Refused(403, f"the Host must be a loopback name, not `{host}`")
+        origin = request.headers.get("origin")
+        if origin is not None and origin != f"http://{host}":
+            raise Refused(403, f"calls from pages of `{origin}` are refused")
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self.token.encode()):
+            message = "send the token printed at the start, as the header Authorization: Bearer TOKEN"
+            raise Refused(401, message, **{"www-authenticate": "Bearer"})
+
+    def _route(self, request: SimRequest) -> object:
+        query = {name: values[-1] for name, values in parse_qs(request.query).items()}
+        match request.path.strip("/").split("/"):
+            case ["faults" | "limits" | "capacity" as what]:
+                _need(request, "GET")
+                return {name: READ[what](provider) for name, provider in self.providers.items()}
+            case ["faults" | "limits" | "capacity" as what, name]:
+                _need(request, "GET", "PUT", "DELETE")
+                provider = self._provider(unquote(name))
+                if request.method == "PUT":
+                    _put(what, provider, _json(request.body))
+                elif request.method == "DELETE":
+                    _delete(what, provider, query.get("kind"))
+                return {"provider": provider.profile.name, what: READ[what](provider)}
+            case ["ledger"]:
+                _need(request, "GET")
+                return self._lines(query)
+        raise Refused(404, "there are GET, PUT and DELETE of /faults, /limits and /capacity, and GET /ledger")
+
+    def _provider(self, name: str) -> Provider:
+        if name not in self.providers:
+            raise Refused(404, f"no provider `{name}`; there are: {', '.join(self.providers)}")
+        return self.providers[name]
+
+    def _lines(self, query: Mapping[str, str]) -> object:
+        name = query.get("provider")
+        if name is not None:
+            self._provider(name)
+        lines = self.ledger.lines(since=_number(query, "since", 0), provider=name)
+        limit = _number(query, "limit", LINES_PER_PAGE)
+        more = len(lines) > limit
+        last = lines[limit - 1].n if more and limit else self.ledger.last
+        return {"lines": lines[:limit], "last": last, "more": more, "open": self.ledger.open}
+
+
+def _faults_of(provider: Provider) -> list[dict[str, Any]]:
+    return [{**described(f.fault), "seen": f.seen, "applied": f.applied} for f in provider.faults]
+
+
+def _limits_of(provider: Provider) -> dict[str, Any]:
+    said = msgspec.to_builtins(provider.limits)
+    buckets = msgspec.to_builtins(provider.standings())
+    return {**{name: value for name, value in said.items() if value is not None}, "buckets": buckets}
+
+
+def _capacity_of(provider: Provider) -> dict[str, Any]:
+    return {**msgspec.to_builtins(provider.desk.capacity), **provider.desk.standing()}
+
+
+READ: Mapping[str, Callable[[Provider], object]] = {
+    "faults": _faults_of,
+    "limits": _limits_of,
+    "capacity": _capacity_of,
+}
+
+
+def _put(what: str, provider: Provider, said: object) -> None:
+    try:
+        match what:
+            case "limits":
+                provider.set_limits(_read(said, Limits))
+            case "capacity":
+                provider.set_capacity(_read(said, Capacity))
+            case _ if isinstance(said, list):
+                provider.set_faults([parse_fault(one) for one in said])
+            case _:
+                provider.set_fault(parse_fault(said))
+    except ValueError as error:  # also BadFault
+        raise Refused(400, str(error)) from None
+
+
+def _delete(what: str, provider: Provider, kind: str | None) -> None:
+    match what:
+        case "limits":
+            provider.set_limits()
+        case "capacity":
+            provider.set_capacity()
+        case _:
+            provider.clear_faults(kind)
+
+
+def _read(said: object, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(said, kind)
+    except msgspec.ValidationError as error:
+        raise Refused(400, f"{error}. There are: {', '.join(kind.__struct_fields__)}") from None
+
+
+def _json(body: bytes) -> object:
+    try:
+        said: object = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, f"the body is no JSON: {error}") from None
+    return said
+
+
+def _page(status: int, body: object, **headers: str) -> Page:
+    headers = {"content-type": JSON, "cache-control": "no-store", **headers}
+    return Page(status, headers, msgspec.json.encode(body) + b"\n")
+
+
+def _need(request: SimRequest, *methods: str) -> None:
+    if request.method not in methods:
+        allowed = ", ".join(methods)
+        raise Refused(405, f"{request.path} takes {allowed}, not {request.method}", allow=allowed)
+
+
+def _name_of(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def _number(query: Mapping[str, str], name: str, default: int) -> int:
+    value = query.get(name, str(default))
+    if not value.isascii() or not value.isdecimal() or len(value) > 15:
+        raise Refused(400, f"{name} must be a whole number from 0 up, not `{value}`")
+    return int(value)

@@ -1,0 +1,229 @@
+"""The port of a provider: open, refusing or deaf, as the faults in force say; and TLS for who comes in.
+
+    open <--> refused   the port is held, but nobody listens: the kernel refuses
+      ^-----> stall     the backlog is full: the kernel drops every SYN (Linux)
+
+Existing connections live on, unless a fault says that they end as well.
+"""
+
+import asyncio
+import contextlib
+import errno
+import socket
+import ssl
+import sys
+from collections.abc import Callable
+
+from dub5.simulators.faults.connections import Unreachable
+from dub5.simulators.faults.reachability import Way
+from dub5.simulators.server.tls import BadHandshake, Certificates, Droppable
+
+BACKLOG = 1024
+ACCEPTS_PER_TURN = 100  # then other connections have their turn
+FILLERS = 3  # connections that fill a backlog of none
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+EXHAUSTED_S = 1.0
+TIMER_S_MIN = 0.001
+
+NO_NAMES = (
+    "a name is looked up before anybody comes here: point the client at a name that does not resolve, "
+    "for example one under `.invalid`, or use the virtual wire"
+)
+NO_TLS = "this provider speaks plain http, so there is no handshake to fail: start it with `tls = true`"
+NO_COUNT = (
+    "on real sockets the kernel refuses, one like the other: connections cannot be drawn or counted, "
+    "so leave out `share`, `first` and sequences; windows (at_s, for_s, every_s, up_s, down_s) work"
+)
+NO_BACKLOG = "a stalled connect needs a backlog that can be filled, as on Linux; use the virtual wire"
+
+
+class Listener:
+    """Listens from the moment it is made. Raises OSError if the port is taken, BadFault if a fault set cannot be done."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        factory: Callable[[], asyncio.BaseProtocol],
+        connections: set[Droppable],
+        *,
+        way: Way | None,
+        tls: Certificates | None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._address = (host, port)
+        self._factory = factory
+        self._connections = connections
+        self._way = way
+        self._tls = tls
+        self._state = "open"
+        self._fillers: list[socket.socket] = []
+        self._ghosts: set[object] = set()  # addresses of fillers that may still wait in the backlog
+        self._opening: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None
+        if way is not None:
+            way.attach(self)
+        try:
+            self._socket = self._bound()
+            self._address = self._socket.getsockname()[:2]
+            self._listen()
+        except BaseException:
+            self._detach()
+            raise
+        self._losses = way.losses() if way else 0
+        self.changed()
+
+    @property
+    def port(self) -> int:
+        """Where."""
+        return int(self._address[1])
+
+    def cannot(self, fault: Unreachable, *, counted: bool) -> str:
+        match fault.stage:
+            case "resolve":
+                return NO_NAMES
+            case "tls":
+                return "" if self._tls else NO_TLS
+            case _ if counted:
+                return NO_COUNT
+        return NO_BACKLOG if fault.how == "stall" and sys.platform != "linux" else ""
+
+    def changed(self) -> None:
+        """Does what the faults of this moment say, and looks again when that may change."""
+        if self._way is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        fault = self._way.held()
+        state = "open" if fault is None else fault.how
+        if state != self._state:
+            self._become(state)
+        losses = self._way.losses()
+        if losses != self._losses:
+            self._losses = losses
+            self._drop_all()
+        after_s = self._way.next_change_s()
+        if after_s is not None:
+            self._timer = self._loop.call_later(max(after_s, TIMER_S_MIN), self.changed)
+
+    async def aclose(self) -> None:
+        """Listens no more; connections that are not yet open never will be."""
+        self._detach()
+        for timer in (self._timer, self._rest):
+            if timer is not None:
+                timer.cancel()
+        self._pause()
+        self._unfill()
+        self._socket.close()
+        opening = list(self._opening)
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
+
+    def _become(self, state: str) -> None:
+        if self._state == "open":
+            self._accept()  # they came before the fault
+        self._pause()
+        self._state = state
+        match state:
+            case "refused":
+                self._unfill()
+                self._socket.close()
+                self._socket = self._bound()
+            case "stall":
+                self._socket.listen(0)
+                self._fill()
+            case _:
+                self._unfill()
+                self._listen()
+
+    def _bound(self) -> socket.socket:
+        """A socket that holds the port; until it listens, the kernel refuses."""
+        host, port = self._address
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setblocking(False)
+            sock.bind((host, port))
+        except OSError as error:
+            sock.close()
+            raise OSError(error.errno, f"{host}:{port}: {(error.strerror or '').lower()}") from None
+        return sock
+
+    def _listen(self) -> None:
+        self._socket.listen(BACKLOG)
+        self._loop.add_reader(self._socket, self._accept)
+
+    def _pause(self) -> None:
+        self._loop.remove_reader(self._socket)
+
+    def _fill(self) -> None:
+        for _ in range(FILLERS):
+            filler = socket.socket(self._socket.family)
+            filler.setblocking(False)
+            filler.connect_ex(self._address)
+            self._fillers.append(filler)
+
+    def _unfill(self) -> None:
+        self._ghosts = {filler.getsockname() for filler in self._fillers}
+        for filler in self._fillers:
+            filler.close()
+        self._fillers.clear()
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, peer = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in EXHAUSTED:
+                    raise
+                self._pause()
+                self._rest = self._loop.call_later(EXHAUSTED_S, self._resume)
+                return
+            if peer in self._ghosts:
+                self._ghosts.discard(peer)
+                sock.close()
+            else:
+                sock.setblocking(False)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # small pieces are not held back
+                self._welcome(sock)
+
+    def _resume(self) -> None:
+        if self._state == "open":
+            self._loop.add_reader(self._socket, self._accept)
+
+    def _welcome(self, sock: socket.socket) -> None:
+        factory, context = self._factory, None
+        if self._tls is not None:
+            fault = self._way.meets("tls") if self._way else None
+            how = fault.how if fault else "good"
+            context = self._tls.contexts.get(how)
+            if context is None:
+                factory = lambda: BadHandshake(how, self._connections)
+        task = self._loop.create_task(self._open(sock, factory, context))
+        self._opening.add(task)
+        task.add_done_callback(lambda done: self._opened(done, sock))
+
+    def _opened(self, task: asyncio.Task[None], sock: socket.socket) -> None:
+        self._opening.discard(task)
+        if task.cancelled():
+            sock.close()  # it may not even have begun
+
+    async def _open(
+        self, sock: socket.socket, factory: Callable[[], asyncio.BaseProtocol], context: ssl.SSLContext | None
+    ) -> None:
+        with contextlib.suppress(OSError):  # the client did not like our certificate, or has left
+            await self._loop.connect_accepted_socket(factory, sock, ssl=context)
+
+    def _drop_all(self) -> None:
+        for task in self._opening:
+            task.cancel()
+        for connection in list(self._connections):
+            connection.drop()
+
+    def _detach(self) -> None:
+        if self._way is not None:
+            self._way.detach(self)

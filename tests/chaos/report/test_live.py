@@ -1,0 +1,79 @@
+"""The live view: on a terminal and in a log, as much of a day as of a minute."""
+
+import re
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+
+from dub5.chaos.report.live import LINES_MAX, REDRAWN_MAX, LiveView
+from dub5.chaos.run.journal import Window
+from tests.support.journals import scenario, seen
+
+
+def status(*breakers: str) -> dict[str, Any]:
+    return {"targets": [{"provider": "one", "breaker": breaker, "cooling_s": 0.0} for breaker in breakers]}
+
+
+def watched(seconds: float, changes: int = 0, *, terminal: bool = False, step_s: float = 0.5) -> str:
+    """What a view shows of a run of that length, looked at every `step_s`, with a request at each look."""
+    out = StringIO()
+    console = Console(file=out, width=140, height=40, force_terminal=terminal, color_system=None)
+    with LiveView(scenario(seconds, plateau_rate_per_s=None), "virtual", console) as view:
+        for n in range(changes):
+            view.changed(Window("one", "status", f"fault {n}", "x", False, n * 1.0))
+        for n in range(round(seconds / step_s) + 1):
+            view.ended(seen(n * step_s, "one" if n % 2 else "two"))
+            view.sampled(n * step_s, status("closed"))
+    return out.getvalue()
+
+
+def test_a_minute_in_a_log() -> None:
+    """A line each second."""
+    lines = watched(60).splitlines()
+    assert len(lines) == 60
+    assert lines[8].startswith(
+        "    9 s  answers: one  1  two  1  three  0 | one closed | complete 19 | first token"
+    )
+
+
+def test_a_day_in_a_log() -> None:
+    """As many lines as of a run of two or three minutes; and not every one of a thousand faults."""
+    lines = watched(72_000, changes=1000, step_s=5).splitlines()
+    assert 100 < len([line for line in lines if "answers:" in line]) <= LINES_MAX
+    assert len([line for line in lines if "begins" in line]) <= LINES_MAX + 1
+    assert lines[-1].strip().startswith("20 h ")
+
+
+def test_plateaus_are_seldom_looked_at() -> None:
+    """A look every 30 s: a column of a run of minutes may stand for more than it should, and none is lost."""
+    lines = watched(240, step_s=30).splitlines()
+    assert len(lines) == 8
+    assert "complete 9" in lines[-1]
+
+
+def test_a_day_on_a_terminal() -> None:
+    """Drawn anew about as often as a run of five minutes; the share of answers, since loads differ."""
+    shown = watched(72_000, terminal=True, step_s=5)
+    assert 300 < shown.count("share of answers") <= REDRAWN_MAX + 2
+    assert "20 h of 20 h" in shown
+    assert "first token, last 10 min" in shown
+    assert re.search(r"one \(openai\) +closed +[▁▂▃▄▅▆▇█]{30} +50 %", shown)
+
+
+def test_a_minute_on_a_terminal() -> None:
+    """Drawn anew at every look, and counted by the second."""
+    shown = watched(60, terminal=True)
+    assert shown.count("answers a second") >= 120
+    assert "60 of 60 s" in shown
+    assert "first token, last 5 s" in shown
+
+
+def test_the_worst_model() -> None:
+    """A provider with several models stands as its worst, and says of how many that holds."""
+    out = StringIO()
+    view = LiveView(scenario(60, plateau_rate_per_s=None), "virtual", Console(file=out, width=140))
+    view.sampled(1.0, status("closed", "open", "closed"))
+    assert "one open, 1 of 3" in out.getvalue()
+    view.sampled(2.0, status("open", "open"))
+    assert "| one open | " in out.getvalue()

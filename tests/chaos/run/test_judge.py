@@ -1,0 +1,190 @@
+"""What a client receives is believed only as far as it proves itself."""
+
+import json
+from collections.abc import Iterable
+
+import pytest
+
+from dub5.chaos.run.judge import Ending, Outcome, Reading, Stop
+from dub5.chaos.run.sse import EventReader
+from dub5.simulators.answers import answer_text
+
+PROMPT = "Why is the sky blue?"
+TEXT = answer_text("one", PROMPT, 12)
+OTHER = answer_text("two", PROMPT, 12)
+HALF = len(TEXT) // 2
+DONE = "[DONE]"
+ERROR = json.dumps({"error": {"code": "stream_cut", "message": "..."}})
+
+
+def delta(content: str) -> str:
+    return json.dumps({"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": None}]})
+
+
+def finish(reason: str = "stop") -> str:
+    return json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+
+
+def streamed(*events: str, stop: Stop = Stop.END) -> Ending:
+    reading = Reading(200, PROMPT, stream=True)
+    reading.feed("".join(f"data: {event}\n\n" for event in events).encode())
+    return reading.end(stop)
+
+
+def replied(status: int, body: object, stop: Stop = Stop.END) -> Ending:
+    reading = Reading(status, PROMPT, stream=False)
+    reading.feed(body if isinstance(body, bytes) else json.dumps(body).encode())
+    return reading.end(stop)
+
+
+def completion(text: str, reason: str | None = "stop") -> dict[str, object]:
+    return {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": reason}]}
+
+
+class TestStream:
+    def test_whole(self) -> None:
+        """The whole text, a finish, [DONE], the end: complete, and it is known who spoke."""
+        reading = Reading(200, PROMPT, stream=True)
+        for event in (delta(TEXT[:HALF]), delta(TEXT[HALF:]), finish(), DONE):
+            reading.feed(f"data: {event}\n\n".encode())
+        assert Ending(Outcome.COMPLETE) == reading.end(Stop.END)
+        assert "one" == reading.answered_by
+
+    def test_honest_cut(self) -> None:
+        """An error event after content, and nothing more."""
+        assert Ending(Outcome.CUT, "stream_cut") == streamed(delta(TEXT[:HALF]), ERROR)
+
+    def test_error_before_content(self) -> None:
+        """The same before any content is a failure, not a cut."""
+        assert Ending(Outcome.FAILED, "stream_cut") == streamed(ERROR)
+
+    def test_told_before_the_line_broke(self) -> None:
+        """An error that was told stays told when the connection breaks after it."""
+        assert Outcome.CUT is streamed(delta(TEXT[:HALF]), ERROR, stop=Stop.BROKEN).outcome
+
+    @pytest.mark.parametrize(
+        ("events", "stop", "reason"),
+        [
+            ((delta(TEXT[:HALF]), finish(), DONE), Stop.END, "cut_answer_sold_as_whole"),
+            ((delta(TEXT[:HALF] + OTHER[HALF:]), finish(), DONE), Stop.END, "spliced_answer_sold_as_whole"),
+            ((delta(answer_text("one", "?", 12)), finish(), DONE), Stop.END, "foreign_answer_sold_as_whole"),
+            ((finish(), DONE), Stop.END, "cut_answer_sold_as_whole"),
+            ((delta(TEXT), DONE), Stop.END, "done_without_finish"),
+            ((delta(TEXT), finish()), Stop.END, "ends_without_done"),
+            ((delta(TEXT[:HALF]),), Stop.END, "ends_without_done"),
+            ((), Stop.END, "ends_without_done"),
+            ((delta(TEXT[:HALF]),), Stop.BROKEN, "breaks_off_without_a_word"),
+            ((delta(TEXT[:HALF]), ERROR, DONE), Stop.END, "goes_on_after_its_end"),
+            ((delta(TEXT), finish(), DONE, DONE), Stop.END, "goes_on_after_its_end"),
+            ((delta(TEXT), finish(), finish(), DONE), Stop.END, "finishes_twice"),
+            ((delta(TEXT[:HALF]), finish(), delta(TEXT[HALF:]), DONE), Stop.END, "content_after_finish"),
+            (("{", delta(TEXT), finish(), DONE), Stop.END, "unreadable_event"),
+        ],
+    )
+    def test_dishonest(self, events: Iterable[str], stop: Stop, reason: str) -> None:
+        """A stream that pretends, or ends without a word, is never taken for an answer."""
+        assert Ending(Outcome.DISHONEST, reason) == streamed(*events, stop=stop)
+
+    def test_patience_ran_out(self) -> None:
+        """However much came: without an end in time it hangs."""
+        assert Outcome.HUNG is streamed(delta(TEXT), finish(), stop=Stop.TIMEOUT).outcome
+
+
+class TestJson:
+    def test_whole(self) -> None:
+        """A whole text with a finish is complete."""
+        assert Ending(Outcome.COMPLETE) == replied(200, completion(TEXT))
+
+    @pytest.mark.parametrize(
+        ("body", "reason"),
+        [
+            (completion(TEXT[:HALF]), "cut_answer_sold_as_whole"),
+            (completion(TEXT, None), "answer_without_finish"),
+            ({"choices": []}, "unreadable_answer"),
+            (b'{"choices": [', "unreadable_answer"),
+            (b"<html>", "unreadable_answer"),
+        ],
+    )
+    def test_dishonest(self, body: object, reason: str) -> None:
+        """A 200 that does not prove itself is dishonest."""
+        assert Ending(Outcome.DISHONEST, reason) == replied(200, body)
+
+    @pytest.mark.parametrize(
+        ("status", "code", "outcome"),
+        [
+            (503, "all_targets_down", Outcome.FAILED),
+            (429, "all_targets_limited", Outcome.FAILED),
+            (429, "rate_limited", Outcome.REFUSED),
+            (503, "overloaded", Outcome.REFUSED),
+            (400, "invalid_request", Outcome.REFUSED),
+            (500, "internal_error", Outcome.FAILED),
+        ],
+    )
+    def test_error(self, status: int, code: str, outcome: Outcome) -> None:
+        """An error says whose doing it is."""
+        assert Ending(outcome, code) == replied(status, {"error": {"code": code}})
+
+    def test_error_page(self) -> None:
+        """A page instead of an error object is still an honest failure, by its status."""
+        assert Ending(Outcome.FAILED, "http_502") == replied(502, b"<html>Bad Gateway</html>")
+
+    def test_torn_error(self) -> None:
+        """An error whose connection breaks has told nobody anything."""
+        assert Outcome.DISHONEST is replied(503, b'{"err', Stop.BROKEN).outcome
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_events_in_any_cut_of_the_bytes(end: str) -> None:
+    """Line ends of three kinds, comments, fields we do not know, text of several bytes: cut anywhere, read the same."""
+    text = end.join(
+        (": hello", "event: x", "data: grüße", "data:zwei", "", "data: [DONE]", "", "data: never ends")
+    )
+    data = text.encode()
+    for size in (1, 2, 3, 7, len(data)):
+        reader = EventReader()
+        parts = [data[at : at + size] for at in range(0, len(data), size)]
+        assert ["grüße\nzwei", "[DONE]"] == [event for part in parts for event in reader.feed(part)]
+
+
+class TestSubstitute:
+    WORDS = "No AI model can answer at the moment."
+
+    @staticmethod
+    def labelled(event: str, source: str = "words") -> str:
+        return json.dumps({**json.loads(event), "degraded": {"source": source}})
+
+    def json_of(self, text: str, source: str) -> Ending:
+        return replied(200, {**completion(text), "degraded": {"source": source}})
+
+    def test_labelled(self) -> None:
+        """First and last: it is what it says, and no complete answer."""
+        first, last = self.labelled(delta(self.WORDS)), self.labelled(finish())
+        assert streamed(first, last, DONE) == Ending(Outcome.DEGRADED, "words")
+        assert self.json_of(self.WORDS, "template") == Ending(Outcome.DEGRADED, "template")
+
+    def test_stale(self) -> None:
+        """An answer from before is proven like any other."""
+        assert self.json_of(TEXT, "stale") == Ending(Outcome.DEGRADED, "stale")
+        assert self.json_of(TEXT[:HALF], "stale").reason == "cut_answer_labelled_stale"
+        assert self.json_of(answer_text("one", "?", 12), "stale").reason == "foreign_answer_labelled_stale"
+
+    def test_no_label(self) -> None:
+        """The same words without it are sold as an answer."""
+        assert streamed(delta(self.WORDS), finish(), DONE).outcome is Outcome.DISHONEST
+
+    @pytest.mark.parametrize("which", [0, 1])
+    def test_half_a_label(self, which: int) -> None:
+        """Who looks at one end only must see it."""
+        events = [delta(self.WORDS), finish()]
+        events[which] = self.labelled(events[which])
+        assert streamed(*events, DONE) == Ending(Outcome.DISHONEST, "half_labelled_substitute")
+
+    def test_a_label_over_an_answer(self) -> None:
+        """A provider's answer, or a piece of it, is not passed off as words of the service; nor is nothing."""
+        assert self.json_of(TEXT, "words").outcome is Outcome.DISHONEST
+        assert self.json_of(TEXT[:HALF], "template").outcome is Outcome.DISHONEST
+        assert self.json_of("", "words").reason == "empty_substitute"
+
+    def test_it_must_end_as_well(self) -> None:
+        """A label excuses no stream that breaks off."""
+        assert streamed(self.labelled(delta(self.WORDS))).outcome is Outcome.DISHONEST

@@ -1,0 +1,284 @@
+"""A scenario from its file to its verdict and report, on virtual time; and the clients alone, at doors that misbehave."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from dub5.chaos.cli import main
+from dub5.chaos.engines import virtual
+from dub5.chaos.engines.http_endpoint import HttpDoor, http_session
+from dub5.chaos.report import html as report
+from dub5.chaos.run.clients import GRACE_S, Clients
+from dub5.chaos.run.endpoint import Reply, Unreachable
+from dub5.chaos.run.journal import Asked, Journal, Seen
+from dub5.chaos.run.judge import Outcome
+from dub5.chaos.run.runner import Nobody, Play, derived
+from dub5.chaos.run.verdict import judge_run
+from dub5.chaos.scenario.model import Expect, Fault, Scenario, Workload
+from dub5.chaos.scenario.parse import parse
+from dub5.chaos.scenario.workload import plan
+from dub5.simulators.latency import Latency
+from dub5.simulators.personas.base import Profile
+from dub5.simulators.provider import Provider
+from dub5.simulators.script import Close, Data, Head, Script, SimRequest
+from dub5.simulators.server.sockets import serve
+
+SHORT = """
+title = "One fails & <falls>"
+why = "a test"
+[workload]
+seconds = 30
+rate_per_s = 4
+[clocks]
+first_token_s = 2
+[[fault]]
+at_s = 4
+for_s = 5
+provider = "one"
+kind = "status"
+status = 530
+[[fault]]
+at_s = 5
+for_s = 3
+provider = "two"
+kind = "reset_peer"
+timeout = 0
+[[fault]]
+at_s = 14
+for_s = 3
+provider = "three"
+kind = "down"
+[[fault]]
+at_s = 18
+for_s = 2
+provider = "one"
+kind = "cut"
+after_tokens = 5
+share = 0.5
+[expect]
+happened = ["breaker_opened", "failed_over", "stream_cut"]
+first_token_p95_s = 1.0
+recover_s = 10
+"""
+
+
+def played(text: str = SHORT, seed: int = 1) -> Journal:
+    return virtual.run(parse(text, "short"), seed, Nobody(), lambda line: None)
+
+
+def test_the_service_holds() -> None:
+    """Two providers fail at once, then the third is gone, then streams break off: every request gets its whole answer,
+    or is told that it was cut."""
+    journal = played()
+    verdict = judge_run(journal)
+    assert verdict.ok, [line for line in verdict.lines if not line.ok]
+    assert {"one", "two", "three"} == {seen.provider for seen in journal.requests}
+    assert ["one", "two", "three", "one"] == [window.provider for window in journal.windows]
+
+
+def test_the_same_seed() -> None:
+    """Equal seeds give equal runs, to the last millisecond; another seed gives another."""
+    first, second, other = played(), played(), played(seed=2)
+    assert first.requests == second.requests
+    assert first.samples == second.samples
+    assert first.requests != other.requests
+
+
+def test_nobody_left_to_answer() -> None:
+    """When every provider is down, the run does not hold; yet every failure is an honest one."""
+    everybody = "".join(
+        f'[[fault]]\nat_s = 4\nfor_s = 5\nprovider = "{name}"\nkind = "down"\n'
+        for name in ("one", "two", "three")
+    )
+    text = SHORT[: SHORT.index("[[fault]]")] + everybody + "[expect]\n"
+    journal = played(text)
+    assert not judge_run(journal).ok
+    assert {Outcome.COMPLETE, Outcome.FAILED} == {seen.outcome for seen in journal.requests}
+    assert {"all_targets_down"} == {seen.reason for seen in journal.requests if seen.reason}
+
+
+def test_report(tmp_path: Path) -> None:
+    """One file that needs no other: no script, no address it would load; what comes from a file is escaped."""
+    journal = played()
+    page, record = report.write(journal, judge_run(journal), tmp_path)
+    html = page.read_text()
+    assert "<svg" in html
+    assert "One fails &amp; &lt;falls&gt;" in html
+    assert not re.search(r"<script|<link|<img|src=|@import|url\(", html)
+    assert record.read_bytes().startswith(b"{")
+    assert page.stem == record.stem
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`dub5 chaos FILE` prints the verdict, where the report lies, and ends with 0 only if it held."""
+    file = tmp_path / "mine.toml"
+    file.write_text(SHORT)
+    common = [str(file), "--engine", "virtual", "--seed", "1", "--reports", str(tmp_path)]
+    assert 0 == main(["chaos", *common])
+    assert "VERDICT: held" in capsys.readouterr().out
+    file.write_text(
+        SHORT.replace("[expect]", "[expect]\ncomplete_share = 1.0").replace('"failed_over"', '"cache_hit"')
+    )
+    assert 1 == main(["chaos", *common])
+    said = capsys.readouterr().out
+    assert "VERDICT: DID NOT HOLD" in said
+    assert "--engine virtual --seed 1" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("dmo", "there are: "), ("nowhere.toml", "cannot be read"), ("demo.toml", "cannot be read")],
+)
+def test_command_without_a_scenario(name: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name nobody knows and a file that is not there are told, with exit code 2."""
+    assert 2 == main(["chaos", name])
+    assert said in capsys.readouterr().err
+
+
+def of(workload: Workload) -> Scenario:
+    """Nothing but load."""
+    return Scenario("s", "title", "why", workload, (), Expect())
+
+
+def test_plan() -> None:
+    """Requests come as they would from many people, about as often as asked for, no two alike; a seed repeats them."""
+    asks = plan(of(Workload(100.0, rate_per_s=20.0, stream_share=0.7)), 1)
+    assert 1800 < len(asks) < 2200
+    assert 0.65 < sum(ask.stream for ask in asks) / len(asks) < 0.75
+    assert len(asks) == len({ask.prompt for ask in asks})
+    assert asks == plan(of(Workload(100.0, rate_per_s=20.0, stream_share=0.7)), 1)
+    assert asks != plan(of(Workload(100.0, rate_per_s=20.0, stream_share=0.7)), 2)
+
+
+class Stuck:
+    """A door behind which nothing ever happens."""
+
+    @asynccontextmanager
+    async def ask(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[Reply]:
+        await asyncio.get_running_loop().create_future()
+        yield self  # type: ignore[misc]
+
+    async def status(self) -> None:
+        return None
+
+
+class Shut(Stuck):
+    """A door that refuses."""
+
+    @asynccontextmanager
+    async def ask(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[Reply]:
+        raise Unreachable("refused")
+        yield
+
+
+async def sent_to(door: Any, workload: Workload) -> list[Seen]:
+    seen: list[Seen] = []
+    await Clients(door, workload, asyncio.get_running_loop().time(), seen.append).send_all(
+        plan(of(workload), 1)
+    )
+    return seen
+
+
+async def test_a_service_that_hangs() -> None:
+    """Each client gives up shortly after the deadline, and says that it hung; the plan is kept all the same."""
+    workload = Workload(10.0, rate_per_s=2.0, deadline_s=5.0)
+    seen = await sent_to(Stuck(), workload)
+    assert {Outcome.HUNG} == {one.outcome for one in seen}
+    assert {workload.deadline_s + GRACE_S} == {round(one.total_s, 3) for one in seen}
+    assert {0.0} == {one.late_s for one in seen}
+
+
+async def test_a_service_that_is_not_there() -> None:
+    """No reply at all is no honest answer."""
+    seen = await sent_to(Shut(), Workload(5.0, rate_per_s=2.0))
+    assert {("no_reply", Outcome.DISHONEST)} == {(one.reason, one.outcome) for one in seen}
+
+
+class Bare:
+    """A world without status and without hands: any gateway."""
+
+    notes: Sequence[str] = ()
+
+    def __init__(self, door: Any, ledger: list[Asked]) -> None:
+        self.door = door
+        self._ledger = ledger
+
+    async def apply(self, fault: Fault) -> str:
+        return ""
+
+    async def lift(self, fault: Fault) -> None:
+        raise AssertionError("what nobody applied, nobody lifts")
+
+    async def ledger(self) -> list[Asked]:
+        return self._ledger
+
+
+def quick() -> Scenario:
+    text = SHORT.replace("seconds = 30", "seconds = 1").replace("rate_per_s = 4", "rate_per_s = 20")
+    for at_s in (
+        "at_s = 18\nfor_s = 2",
+        "at_s = 4\nfor_s = 5",
+        "at_s = 5\nfor_s = 3",
+        "at_s = 14\nfor_s = 3",
+    ):
+        text = text.replace(at_s, "at_s = 0.1\nfor_s = 0.1")
+    return parse(text, "quick")
+
+
+@pytest.mark.real_sockets
+async def test_any_gateway() -> None:
+    """A server that only speaks OpenAI is judged as well: what happened is told by clients and ledgers, and a fault
+    that nobody can apply is said to be left out."""
+    loop = asyncio.get_running_loop()
+    chance = Random("any")
+    provider = Provider("openai", Profile("any", Latency(), models=("chat",)), chance=chance, now=loop.time)
+    async with serve(provider) as server, http_session() as session:
+        journal = await Play(quick(), "test", 1).run(Bare(HttpDoor(session, server.url), []))
+    assert {Outcome.COMPLETE} == {seen.outcome for seen in journal.requests}
+    assert {"any"} == {seen.provider for seen in journal.requests}
+    assert "no /status" in journal.told_by
+    assert 4 == len(journal.notes)
+    assert not judge_run(journal).ok
+
+
+@pytest.mark.real_sockets
+async def test_a_connection_that_breaks() -> None:
+    """On a real socket, an answer that ends before HTTP says so is a broken one; a shut port is no reply."""
+
+    def torn(request: SimRequest) -> Script:
+        yield Head(200, {"content-type": "text/event-stream"})
+        yield Data(b'data: {"choices": [{"index": 0, "delta": {"content": "one answers "}}]}\n\n')
+        yield Close()
+
+    async with http_session() as session:
+        async with serve(torn) as server:
+            seen = await sent_to(
+                HttpDoor(session, server.url), Workload(0.2, rate_per_s=20.0, stream_share=1.0)
+            )
+            assert {"breaks_off_without_a_word"} == {one.reason for one in seen}
+        seen = await sent_to(HttpDoor(session, server.url), Workload(0.2, rate_per_s=20.0))
+        assert {"no_reply"} == {one.reason for one in seen}
+
+
+def test_what_clients_and_ledgers_show() -> None:
+    """Failed over is a request that two providers have seen; a cut is what a client was told."""
+    journal = Journal(quick(), "test", 1, "", "")
+    journal.requests = [
+        seen(0, "two", Outcome.COMPLETE),
+        seen(1, "one", Outcome.CUT),
+        seen(2, "", Outcome.FAILED),
+    ]
+    journal.ledger = [
+        Asked(name, f"tag{tag}", ()) for name, tag in (("one", 0), ("two", 0), ("one", 1), ("one", 2))
+    ]
+    assert {"failed_over": 1, "stream_cut": 1} == derived(journal)
+
+
+def seen(number: int, provider: str, outcome: Outcome) -> Seen:
+    return Seen(number, 0.0, 0.0, True, outcome, "", provider, None, 1.0, tag=f"tag{number}")

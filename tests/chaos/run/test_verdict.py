@@ -1,0 +1,231 @@
+"""The verdict: every expectation holds on a good run, and is seen to fail on a bad one."""
+
+import dataclasses
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from dub5.chaos.run.journal import Asked, Journal, Seen, Window
+from dub5.chaos.run.judge import Outcome
+from dub5.chaos.run.verdict import Question, judge_run, percentile
+from dub5.chaos.scenario.model import Expect, Fault, Scenario, Workload
+
+FAULT = Fault(10, 10, "one", "cut", {"after_tokens": 5}, "streams of one break off")
+EXPECT = Expect(
+    honest_share=1.0,
+    complete_share=0.9,
+    first_token_p95_s=1.0,
+    recover_s=5.0,
+    happened=("failed_over",),
+)
+SCENARIO = Scenario("s", "title", "why", Workload(30.0, rate_per_s=2.0), (FAULT,), EXPECT)
+
+
+def request(number: int, outcome: Outcome = Outcome.COMPLETE, provider: str = "one") -> Seen:
+    return Seen(
+        number=number,
+        at_s=number / 2,
+        late_s=0.0,
+        stream=True,
+        outcome=outcome,
+        reason="",
+        provider=provider,
+        first_token_s=0.2,
+        total_s=0.5,
+    )
+
+
+def good() -> Journal:
+    """Sixty requests over thirty seconds; from 10 to 20 s the fault is on, and the second provider answers."""
+    journal = Journal(SCENARIO, "virtual", 1, "machine", "2026-01-01 00:00:00", seconds=30.0, planned=60)
+    journal.requests = [request(n, provider="two" if 20 <= n < 40 else "one") for n in range(60)]
+    journal.windows = [Window("one", "cut", "...", "the simulators", True, 10.0, 20.0)]
+    journal.ledger = [Asked("one", "", ()), Asked("one", "", ("cut",))]
+    journal.happened = {"failed_over": 3}
+    return journal
+
+
+def change(journal: Journal, number: int, **values: object) -> None:
+    journal.requests[number] = msgspec.structs.replace(journal.requests[number], **values)
+
+
+def failing(journal: Journal) -> list[tuple[Question, str]]:
+    return [(line.question, line.expectation) for line in judge_run(journal).lines if not line.ok]
+
+
+def test_a_good_run() -> None:
+    """Everything holds."""
+    assert [] == failing(good())
+    assert judge_run(good()).ok
+
+
+def nothing_sent(journal: Journal) -> None:
+    journal.planned, journal.requests = 0, []
+
+
+def sent_late(journal: Journal) -> None:
+    for number in (1, 2):
+        change(journal, number, late_s=0.6)
+
+
+def fault_left_out(journal: Journal) -> None:
+    journal.windows.clear()
+
+
+def fault_never_met(journal: Journal) -> None:
+    journal.ledger = [Asked("one", "", ("status",)), Asked("two", "", ("cut",))]
+
+
+def ill_from_the_start(journal: Journal) -> None:
+    change(journal, 3, outcome=Outcome.FAILED)
+
+
+def one_lie(journal: Journal) -> None:
+    change(journal, 25, outcome=Outcome.DISHONEST)
+
+
+def one_hangs(journal: Journal) -> None:
+    change(journal, 25, outcome=Outcome.HUNG)
+
+
+def too_many_fail(journal: Journal) -> None:
+    for number in range(22, 29):
+        change(journal, number, outcome=Outcome.FAILED)
+
+
+def cut_without_a_fault_there(journal: Journal) -> None:
+    for number in range(22, 29):
+        change(journal, number, outcome=Outcome.CUT, provider="two")
+
+
+def slow_first_tokens(journal: Journal) -> None:
+    for number in range(22, 26):
+        change(journal, number, first_token_s=1.5)
+
+
+def nothing_happened(journal: Journal) -> None:
+    journal.happened = {"failed_over": 0}
+
+
+def still_failing_late(journal: Journal) -> None:
+    change(journal, 52, outcome=Outcome.FAILED)
+
+
+def first_provider_stays_away(journal: Journal) -> None:
+    for number in range(40, 60):
+        change(journal, number, provider="two")
+
+
+def failing_at_the_end(journal: Journal) -> None:
+    change(journal, 59, outcome=Outcome.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "question", "said"),
+    [
+        (nothing_sent, Question.RAN, "planned requests sent in time"),
+        (sent_late, Question.RAN, "planned requests sent in time"),
+        (fault_left_out, Question.RAN, "every fault of the scenario applied"),
+        (fault_never_met, Question.RAN, "met by a request"),
+        (ill_from_the_start, Question.RAN, "all complete before the first fault"),
+        (one_lie, Question.HELD, "honest"),
+        (one_hangs, Question.HELD, "honest"),
+        (too_many_fail, Question.HELD, "complete"),
+        (cut_without_a_fault_there, Question.HELD, "complete"),
+        (slow_first_tokens, Question.HELD, "first token p95"),
+        (nothing_happened, Question.HELD, "failed_over happened"),
+        (still_failing_late, Question.RECOVERED, "every request complete again"),
+        (failing_at_the_end, Question.RECOVERED, "every request complete again"),
+        (first_provider_stays_away, Question.RECOVERED, "provider one answers again"),
+    ],
+)
+def test_each_expectation_can_fail(spoil: Callable[[Journal], None], question: Question, said: str) -> None:
+    """A run that misses one expectation is told so, by the question that it belongs to."""
+    journal = good()
+    spoil(journal)
+    assert not judge_run(journal).ok
+    assert not judge_run(journal).answer(question)
+    assert any(asked is question and said in expectation for asked, expectation in failing(journal))
+
+
+def test_planned_cuts_stand_apart() -> None:
+    """Cuts that a fault of the scenario made do not lower the share of complete answers; they are counted in words."""
+    journal = good()
+    for number in range(22, 32):
+        change(journal, number, outcome=Outcome.CUT, provider="one")
+    assert judge_run(journal).ok
+    assert any("(apart from 10 planned cuts)" in line.expectation for line in judge_run(journal).lines)
+
+
+@pytest.mark.parametrize(
+    ("provider", "at_s", "total_s", "planned"),
+    [("one", 12.0, 0.5, True), ("two", 12.0, 0.5, False), ("one", 9.6, 0.5, True), ("one", 9.0, 0.5, False)],
+)
+def test_whose_cut_it_is(provider: str, at_s: float, total_s: float, planned: bool) -> None:
+    """Planned is a cut at the fault's provider while the fault was on, if only for the stream's last moment."""
+    cut = msgspec.structs.replace(request(0, Outcome.CUT, provider), at_s=at_s, total_s=total_s)
+    assert planned is good().planned_cut(cut)
+
+
+def test_no_recovery_expected() -> None:
+    """A scenario that says nothing of recovery is not asked about it."""
+    journal = good()
+    journal.scenario = dataclasses.replace(SCENARIO, expect=dataclasses.replace(EXPECT, recover_s=None))
+    still_failing_late(journal)
+    assert Question.RECOVERED not in {line.question for line in judge_run(journal).lines}
+
+
+def test_99_99_is_not_100() -> None:
+    """Shares are rounded down: one lie in twenty thousand still reads as less than all."""
+    journal = good()
+    journal.requests = [request(0)] * 19_999 + [request(0, Outcome.DISHONEST)]
+    (line,) = [line for line in judge_run(journal).lines if "honest" in line.expectation]
+    assert line.seen.startswith("99.99 %")
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "wanted"), [([], 0.5, None), ([3, 1, 2], 0.5, 2), (range(1, 101), 0.95, 95)]
+)
+def test_percentile(values: list[float], share: float, wanted: float | None) -> None:
+    """A percentile is a value that was seen, and nothing for no values."""
+    assert wanted == percentile(values, share)
+
+
+class TestOfIncidents:
+    """What people notice, what providers are asked, and who answers."""
+
+    def journal(self, **expect: object) -> Journal:
+        journal = good()
+        journal.scenario = dataclasses.replace(
+            SCENARIO, expect=Expect(complete_share=0.9, usual_s=1.0, **expect)
+        )
+        journal.ledger += [Asked("one", f"tag {n}", ()) for n in range(60)]
+        journal.requests = [
+            msgspec.structs.replace(seen, tag=f"tag {seen.number}", route="chat") for seen in journal.requests
+        ]
+        return journal
+
+    def test_failover(self) -> None:
+        """Who waited when the fault began is news for as long as somebody does; a wait before it is none."""
+        journal = self.journal(failover_s=2.0)
+        assert [] == failing(journal)
+        change(journal, 5, first_token_s=9.0)
+        change(journal, 20, first_token_s=9.0)
+        change(journal, 23, outcome=Outcome.CUT)
+        assert [] == failing(journal)
+        change(journal, 25, first_token_s=9.0)
+        assert [Question.HELD] == [question for question, _ in failing(journal)]
+
+    def test_amplification(self) -> None:
+        """Tries of requests in the faults' time count, those of others do not."""
+        journal = self.journal(amplification_max=1.5)
+        journal.ledger += [Asked("two", f"tag {n}", ()) for n in range(10)]
+        assert [] == failing(journal)
+        journal.ledger += [Asked("two", f"tag {n}", ()) for n in range(20, 31)]
+        assert [Question.HELD] == [question for question, _ in failing(journal)]
+
+    def test_who_answers(self) -> None:
+        """A third of all went to the second provider."""
+        assert [] == failing(self.journal(answered_by={"chat/one": 0.6}))
+        assert [Question.HELD] == [q for q, _ in failing(self.journal(answered_by={"chat/one": 0.7}))]

@@ -1,0 +1,183 @@
+"""A scenario file is read strictly, and every mistake is told in words that say what to mend."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dub5.chaos.scenario.parse import SCENARIOS, ScenarioProblems, parse, read
+
+GOOD = """
+title = "t"
+why = "w"
+[workload]
+seconds = 10
+[[fault]]
+at_s = 2
+for_s = 3
+provider = "one"
+kind = "status"
+status = 530
+[expect]
+"""
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ScenarioProblems) as caught:
+        parse(text, "mine")
+    return caught.value.problems
+
+
+def test_the_smallest_scenario() -> None:
+    """What is not said has a default: three providers, twenty requests a second, everything honest."""
+    scenario = parse(GOOD, "mine")
+    assert ["one", "two", "three"] == list(scenario.providers)
+    assert 20.0 == scenario.workload.rate_per_s
+    assert 1.0 == scenario.expect.honest_share
+    assert "status status 530" == scenario.faults[0].label
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "said"),
+    [
+        ("seconds = 10", "second = 10", "workload.second: there is no such setting; did you mean 'seconds'?"),
+        ("seconds = 10", 'seconds = "ten"', "workload.seconds: must be a number (it is 'ten')."),
+        ("seconds = 10", "seconds = true", "workload.seconds: must be a number (it is True)."),
+        ("seconds = 10", "", "workload.seconds: is missing."),
+        ("seconds = 10", "seconds = 0", "workload.seconds: must be above 0."),
+        ("seconds = 10", "seconds = 4", "fault 1: ends at 5 s, after the load does."),
+        ('"status"', '"statsu"', "fault 1: there is no fault 'statsu'; did you mean 'status'?"),
+        ('"one"', '"ones"', "fault 1: there is no provider 'ones'; did you mean 'one'?"),
+        (
+            "status = 530",
+            "statuss = 530",
+            "fault 1: statuss: there is no such setting; did you mean 'status'?",
+        ),
+        ("at_s = 2", "", "fault 1: at_s: is missing."),
+        ("at_s = 2", "at_s = -1", "fault 1: must begin at 0 or later, and last."),
+        ("[expect]", "[expect]\nhonest_share = 1.1", "expect.honest_share: must be from 0 to 1 (it is 1.1)."),
+        (
+            "[expect]",
+            '[expect]\nhappened = ["failover"]',
+            "expect.happened: 'failover' is not known; did you mean 'failed_over'?",
+        ),
+        ("title", "titel", "titel: there is no such setting; did you mean 'title'?"),
+        (
+            "[expect]",
+            "[providers]\none = 'opanai'\n[expect]",
+            "providers: 'opanai' is not known; did you mean 'openai'?",
+        ),
+        (
+            "[expect]",
+            "[clocks]\ntotal = 3\n[expect]",
+            "clocks.total: there is no such setting; did you mean 'total_s'?",
+        ),
+    ],
+)
+def test_a_mistake(wrong: str, right: str, said: str) -> None:
+    """One sentence names the place, what is wrong and what was probably meant."""
+    assert said in problems(GOOD.replace(wrong, right, 1))
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("kind = 'latency'\nlatency = 2.5", "fault 1: latency: must be a whole number (it is 2.5)."),
+        ("kind = 'latency'", "fault 1: latency: is missing."),
+        (
+            "kind = 'reset_peer'\ntimeout = 0\nstream = 'down'",
+            "fault 1: stream: must be 'upstream' or 'downstream'.",
+        ),
+        (
+            "kind = 'bandwidth'\nrate = 0",
+            "fault 1: rate: must be at least 1; use 'timeout' to let nothing through.",
+        ),
+    ],
+)
+def test_a_fault_of_the_connection(fault: str, said: str) -> None:
+    """TCP faults take Toxiproxy's fields, and none that would freeze its server."""
+    assert said in problems(GOOD.replace('kind = "status"\nstatus = 530', fault))
+
+
+@pytest.mark.parametrize(
+    ("at", "line", "said"),
+    [
+        ("seconds = 10", "mix = 1.5", "workload.mix: must be a table (it is 1.5)."),
+        ("seconds = 10", "mix = {chat = 'a'}", "workload.mix.chat: must be a number (it is 'a')."),
+        ("seconds = 10", "mix = {}", "workload.mix: parts of the requests, none below 0, some above."),
+        (
+            "seconds = 10",
+            "mix = {chat = -1}",
+            "workload.mix: parts of the requests, none below 0, some above.",
+        ),
+        ("seconds = 10", "rate_per_s = inf", "workload.rate_per_s: must be a number (it is inf)."),
+        ("seconds = 10", "plateau_rate_per_s = 0", "workload.plateau_rate_per_s: must be above 0."),
+        ("status = 530", "times = 0", "fault 1: times: must be from 1 to 1000."),
+        ("status = 530", "times = 1_000_000_000", "fault 1: times: must be from 1 to 1000."),
+        ("[expect]", "happened = true", "expect.happened: must be a list (it is True)."),
+        ("[expect]", "answered_by = 1.5", "expect.answered_by: must be a table (it is 1.5)."),
+        (
+            "[expect]",
+            "answered_by = {'chat/one' = 'x'}",
+            "expect.answered_by.chat/one: must be a number (it is 'x').",
+        ),
+        (
+            "[expect]",
+            "answered_by = {'chat/one' = 2}",
+            "expect.answered_by.chat/one: must be from 0 to 1 (it is 2).",
+        ),
+        ("[expect]", "failover_s = -1", "expect.failover_s: must not be below 0."),
+        ('why = "w"', "engines = []", "engines: must not be empty."),
+        ('why = "w"', "clocks = {total_s = 0}", "clocks.total_s: must be above 0."),
+        ('why = "w"', "routes = {chat = []}", "routes: each is a list of targets, such as 'one/gpt-sim'."),
+        (
+            'why = "w"',
+            "routes = {chat = ['one']}",
+            "routes: each is a list of targets, such as 'one/gpt-sim'.",
+        ),
+        (
+            'why = "w"',
+            "routes = {a = ['one/gpt-sim']}",
+            "workload.mix: 'chat' is not known; known here: a.",
+        ),
+    ],
+)
+def test_what_could_not_be_played(at: str, line: str, said: str) -> None:
+    """It is said before anything is played, and nothing that plays nothing passes."""
+    assert said in problems(GOOD.replace(at, f"{at}\n{line}", 1))
+
+
+def test_what_the_simulators_refuse() -> None:
+    """Faults of the answer are checked by those who play them."""
+    (said,) = problems(GOOD.replace("status = 530", 'status = 530\nbody = "nonsense"'))
+    assert "unknown body" in said
+
+
+def test_all_mistakes_at_once() -> None:
+    """Nobody mends a file one error at a time."""
+    assert 3 == len(problems(GOOD.replace("seconds = 10", "seconds = 1\nrate_per_s = 0\ndeadline_s = 0")))
+
+
+def test_two_faults_of_one_kind_at_once() -> None:
+    """The end of the first would end the second as well: refused."""
+    twin = GOOD[GOOD.index("[[fault]]") : GOOD.index("[expect]")].replace("at_s = 2", "at_s = 4")
+    assert "begins before it ends" in problems(GOOD.replace("[expect]", twin + "[expect]"))[0]
+
+
+def test_a_file_that_is_not_there() -> None:
+    """The message names the file."""
+    with pytest.raises(
+        ScenarioProblems, match=r"nowhere\.toml cannot be used:\n  - cannot be read: No such file"
+    ):
+        read(Path("nowhere.toml"))
+
+
+def test_ours() -> None:
+    """Every scenario that comes with the house can be used, and says where it comes from."""
+    names = [entry for entry in SCENARIOS.iterdir() if entry.name.endswith(".toml")]
+    assert names
+    for entry in names:
+        scenario = parse(entry.read_text(), entry.name)
+        assert scenario.why
+        assert scenario.expect.happened, "a run in which nothing happened must not pass"
+        assert tomllib.loads(entry.read_text())["expect"]["honest_share"] == 1.0

@@ -1,0 +1,75 @@
+"""docs/complaints.md, from rows.toml: python -m tests.complaints > docs/complaints.md"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from tests.experiments.complaints.mutants import MUTANTS
+from tests.experiments.complaints.table import THEMES, Row, rows
+
+HEAD = """\
+# Complaints
+
+What users of other gateways have complained about in public, and what would catch it here. Each row is a real thread or
+several; what happened is told in our words, and some of it is fixed by now in newer versions: look before you quote it.
+"?" marks what we know from its reporter, or its title, alone.
+
+{counts}
+
+A test is named by its path and name, a rule of the [simulation](simulation.md) by its number. A test holds that all of
+them exist, and that this page is what `python -m tests.complaints > docs/complaints.md` makes of
+[the table](../tests/complaints/rows.toml).
+"""
+TAIL = """\
+## Whether it would be caught
+
+For each theme the service is broken on purpose, as its users once met it; the test named here must fail then, and hold in
+the build as it is: [mutants.py](../tests/complaints/mutants.py). The simulation has [more of these](simulation.md#broken-builds).
+
+| theme | broken how | fails |
+|---|---|---|
+"""
+
+
+def page() -> str:
+    """All of it."""
+    counts = Counter(row.kind for row in rows())
+    told = ", ".join(f"{counts[kind]} {kind}" for kind in ("caught", "by design", "not built yet"))
+    parts = [HEAD.format(counts=f"Of {len(rows())}: {told}.")]
+    for theme in THEMES:
+        parts.append(f"## {theme.capitalize()}\n\n| # | what happened | here |\n|---|---|---|\n")
+        parts[-1] += "".join(_line(row) for row in rows() if row.theme == theme)
+    mutants = "".join(f"| {m.theme} | {m.broken} | {_code([m.test])} |\n" for m in MUTANTS)
+    return "\n".join([*parts, TAIL + mutants])
+
+
+def _line(row: Row) -> str:
+    mark = "" if row.surely else " ?"
+    here = " ".join(_here(row))
+    return f"| {row.number} | {row.happened}{mark} {' '.join(_links(row.threads))} | {here} |\n"
+
+
+def _here(row: Row) -> Iterator[str]:
+    if row.not_built:
+        yield f"**Not built yet.** {row.not_built}"
+    if row.by_design:
+        yield f"**By design.** {row.by_design}"
+        yield ", ".join(f"[{path.rpartition('/')[2]}](../{path})" for path in row.place) + "."
+    yield _code(row.caught_by) + "."
+    if row.note:
+        yield row.note
+
+
+def _links(threads: Iterable[str]) -> Iterator[str]:
+    for thread in threads:
+        repository, _, number = thread.partition("#")
+        name = repository.partition("/")[2]
+        yield f"[{name}#{number}](https://github.com/{repository}/issues/{number})"
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name.removeprefix('simulate:')}`" for name in names)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -1,0 +1,276 @@
+"""For each theme a service that is broken as somebody else's once was, and the test that must fail then.
+
+mutant.breaks()                 the breakage, for as long as the block lasts
+mutant.check()                  what the test does, in virtual time; raises AssertionError if it fails
+"""
+
+import asyncio
+import contextlib
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+from litestar.types import Receive
+
+from benchmarks.canned import CASES, Pair, bare
+from benchmarks.canned import service as canned_service
+from benchmarks.conftest import BUDGETS
+from benchmarks.paired import compare
+from dub5.service.admission.admission import Admission
+from dub5.service.api import chat, stream
+from dub5.service.cache import key
+from dub5.service.errors import StreamCut
+from dub5.service.failover.attempt import Streaming, Try
+from dub5.service.gateway import Answer
+from dub5.service.model import Attempt, Chunk
+from dub5.service.providers.sse import SseDecoder
+from dub5.service.resilience.circuit_breaker import Breaker
+from dub5.service.resilience.classify import Verdict
+from dub5.service.resilience.permit import Pass
+from dub5.simulators.virtual import AppClient, run
+from tests.experiments.fuzz_upstream import fuzz
+from tests.simulation.mutants import permit_kept_on_cancel
+
+BATCH = 10  # requests for one measurement
+
+
+@contextlib.contextmanager
+def cut_in_silence() -> Iterator[None]:
+    """A stream that breaks off is ended as if it were whole."""
+    whole = Streaming.read
+
+    async def read(self: Streaming) -> list[Chunk]:
+        try:
+            return await whole(self)
+        except StreamCut:
+            return []
+
+    with mock.patch.object(Streaming, "read", read):
+        yield
+
+
+@contextlib.contextmanager
+def deadline_begins_anew() -> Iterator[None]:
+    """A try on a fresh connection has the whole time again."""
+    whole = Try.open
+
+    async def open(self: Try, fresh: bool) -> Any:
+        if fresh:
+            self.watch.deadline_s += 60.0
+        return await whole(self, fresh)
+
+    with mock.patch.object(Try, "open", open):
+        yield
+
+
+@contextlib.contextmanager
+def earlier_end_kept() -> Iterator[None]:
+    """Who is told to rest while resting is let back at the first, earlier time."""
+    whole = Pass.end
+
+    def end(self: Pass, verdict: Verdict | None, now_s: float, *, reached: bool) -> None:
+        before_s = self._key.cool_until_s
+        whole(self, verdict, now_s, reached=reached)
+        if before_s > now_s:
+            self._key.cool_until_s = before_s
+
+    with mock.patch.object(Pass, "end", end):
+        yield
+
+
+@contextlib.contextmanager
+def breaker_cannot_open() -> Iterator[None]:
+    """Whatever fails, everybody asks again."""
+    with mock.patch.object(Breaker, "_judge", lambda self, now_s, not_before_s: None):
+        yield
+
+
+@contextlib.contextmanager
+def connections_left_open() -> Iterator[None]:
+    """What a try has opened is not closed."""
+
+    async def close(self: Try, *, at_end: bool = False) -> None: ...
+
+    with mock.patch.object(Try, "close", close):
+        yield
+
+
+@contextlib.contextmanager
+def leaving_noticed_late() -> Iterator[None]:
+    """A client has been gone for two seconds before anybody looks."""
+    whole = chat.Exchange._until_left
+
+    async def until_left(self: chat.Exchange, receive: Receive) -> None:
+        await asyncio.sleep(2.0)
+        await whole(self, receive)
+
+    with mock.patch.object(chat.Exchange, "_until_left", until_left):
+        yield
+
+
+@contextlib.contextmanager
+def drain_waits_for_nobody() -> Iterator[None]:
+    """At the end of the process open streams are ended at once."""
+
+    async def emptied(self: Admission, within_s: float) -> bool:
+        return False
+
+    with mock.patch.object(Admission, "emptied", emptied):
+        yield
+
+
+@contextlib.contextmanager
+def field_not_in_the_key() -> Iterator[None]:
+    """The cache does not look at the seed."""
+    with mock.patch.object(key, "NOT_IN_KEY", key.NOT_IN_KEY | {"seed"}):
+        yield
+
+
+@contextlib.contextmanager
+def chunks_lost() -> Iterator[None]:
+    """What came of an event so far is forgotten with each read."""
+    whole = SseDecoder.feed
+
+    def feed(self: SseDecoder, data: bytes) -> list[tuple[bytes, bytes]]:
+        self._waiting, self._waiting_bytes = [], 0
+        return whole(self, data)
+
+    with mock.patch.object(SseDecoder, "feed", feed):
+        yield
+
+
+@contextlib.contextmanager
+def slow_for_everybody() -> Iterator[None]:
+    """A few milliseconds of work for each answer that nobody needs."""
+    whole = stream.trail_header
+
+    def trail_header(trail: list[Attempt], answer: Answer, first_token_s: float) -> str:
+        sum(range(200_000))
+        return whole(trail, answer, first_token_s)
+
+    with mock.patch.object(chat, "trail_header", trail_header):
+        yield
+
+
+def within_its_budget() -> None:
+    """What benchmarks/test_requests.py asks of a JSON answer, with fewer requests. Twice the budget, as few are noisy."""
+    case = CASES[0]
+    with asyncio.Runner() as runner:
+        thing, reference = AppClient(canned_service().asgi), AppClient(bare())
+        for client in (thing, reference):
+            runner.run(client.__aenter__())
+        pair = Pair(runner, thing, reference, BATCH)
+        ratio = compare(pair.thing(case), pair.reference(case), rounds=3)
+        for client in (thing, reference):
+            runner.run(client.__aexit__(None, None, None))
+    assert ratio.value <= 2 * BUDGETS["ratio"][case.name]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """`broken`: in words. `test`: who must notice; called with `arguments`, unless `instead` is its essence."""
+
+    theme: str
+    breaks: Callable[[], contextlib.AbstractContextManager[None]]
+    broken: str
+    test: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    instead: Callable[[], object] | None = None
+
+    def check(self) -> None:
+        """Raises AssertionError if the promise does not hold."""
+        found = (self.instead or _found(self.test))(**self.arguments)
+        if inspect.iscoroutine(found):
+            run(found)
+
+
+def _found(test: str) -> Callable[..., object]:
+    """The test itself; of one that hypothesis feeds, what is inside."""
+    file, *names = test.split("::")
+    here: Any = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    for name in names:
+        here = getattr(here() if inspect.isclass(here) else here, name)
+    given = getattr(here, "hypothesis", None)
+    return given.inner_test if given else here  # type: ignore[no-any-return]
+
+
+GATEWAY = "tests/service/test_gateway.py"
+BEHAVIOUR = "tests/experiments/complaints/test_behaviour.py"
+MUTANTS = (
+    Mutant(
+        "streams",
+        cut_in_silence,
+        "a stream that breaks off is ended as if it were whole",
+        f"{BEHAVIOUR}::test_a_limit_in_the_middle_of_a_stream",
+        {"begun": True},
+    ),
+    Mutant(
+        "clocks",
+        deadline_begins_anew,
+        "a try on a fresh connection has the whole time again",
+        f"{BEHAVIOUR}::test_a_dead_connection_does_not_move_the_deadline",
+    ),
+    Mutant(
+        "retry and routing",
+        earlier_end_kept,
+        "who is limited again while it rests is let back at the earlier time",
+        f"{BEHAVIOUR}::test_resting_again_lasts_longer",
+    ),
+    Mutant(
+        "dependencies",
+        breaker_cannot_open,
+        "the breaker before Redis cannot open",
+        "tests/service/cache/test_storage_guard.py::test_nobody_asks_what_is_lost",
+        {"hang_s": 0.0},
+    ),
+    Mutant(
+        "memory and pools",
+        connections_left_open,
+        "what a try has opened is not closed",
+        "tests/experiments/test_fuzz_upstream.py::test_two_thousand_streams",
+        instead=lambda: fuzz(1, 1, 40),
+    ),
+    Mutant(
+        "cancel",
+        leaving_noticed_late,
+        "a client has been gone for two seconds before anybody looks",
+        f"{GATEWAY}::TestLeaving::test_the_provider_is_told_at_once",
+        {"at_s": 0.15},
+    ),
+    Mutant(
+        "limits",
+        permit_kept_on_cancel,
+        "a place is not given back when its request is cancelled",
+        f"{GATEWAY}::TestLeaving::test_the_provider_is_told_at_once",
+        {"at_s": 0.05},
+    ),
+    Mutant(
+        "drain and probes",
+        drain_waits_for_nobody,
+        "the end of the process ends open streams at once",
+        f"{GATEWAY}::TestDrain::test_open_streams_finish",
+    ),
+    Mutant(
+        "cache",
+        field_not_in_the_key,
+        "a field that changes the answer is left out of the key",
+        "tests/service/cache/test_key.py::test_bodies_that_differ_share_no_key",
+        {"one": {"seed": 1}, "other": {"seed": 2}},
+    ),
+    Mutant(
+        "bodies and isolation",
+        chunks_lost,
+        "the beginning of an event is forgotten when the rest comes in another read",
+        "tests/service/providers/test_sse.py::test_byte_by_byte",
+    ),
+    Mutant(
+        "speed",
+        slow_for_everybody,
+        "each answer costs a few milliseconds more",
+        "benchmarks/test_requests.py::test_a_request",
+        instead=within_its_budget,
+    ),
+)

@@ -1,0 +1,96 @@
+"""The rows of rows.toml, and whether what they name exists."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+from tests.support.source import ROOT
+
+THEMES = (
+    "streams",
+    "clocks",
+    "retry and routing",
+    "dependencies",
+    "memory and pools",
+    "cancel",
+    "limits",
+    "drain and probes",
+    "cache",
+    "bodies and isolation",
+    "speed",
+)
+COUNT = 42
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One complaint. See rows.toml."""
+
+    number: int
+    theme: str
+    threads: list[str]
+    happened: str
+    caught_by: list[str]
+    surely: bool = True
+    by_design: str = ""
+    place: list[str] = []
+    not_built: str = ""
+    note: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What becomes of it here."""
+        return "not built yet" if self.not_built else "by design" if self.by_design else "caught"
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    row: list[Row]
+
+
+@cache
+def rows() -> tuple[Row, ...]:
+    """All of them, as written."""
+    text = (Path(__file__).parent / "rows.toml").read_bytes()
+    return tuple(msgspec.toml.decode(text, type=_File).row)
+
+
+def missing(name: str) -> str:
+    """What is wrong with a name in `caught_by`; nothing if it exists."""
+    kind, _, what = name.partition(":") if re.match(r"[a-z]+:[^:]", name) else ("", "", name)
+    match kind:
+        case "simulate":
+            return "" if what in rules() else f"{what} is no rule of the simulation"
+        case "scenario":
+            path = ROOT / "chaos" / "scenarios" / f"{what}.toml"
+            return "" if path.is_file() else f"there is no scenario {what}"
+    file, _, test = what.partition("::")
+    if not (ROOT / file).is_file():
+        return f"{file} is not there"
+    return "" if not test or test in tests_of(file) else f"{file} has no test {test}"
+
+
+@cache
+def tests_of(file: str) -> frozenset[str]:
+    """The tests of a file, those of classes as `Class::test`. Nothing is run or imported."""
+    found = []
+    for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
+        inside = node.body if isinstance(node, ast.ClassDef) else [node]
+        prefix = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
+        found += [
+            prefix + one.name
+            for one in inside
+            if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) and one.name.startswith("test_")
+        ]
+    return frozenset(found)
+
+
+@cache
+def rules() -> frozenset[str]:
+    """The rules that the simulation's code tells a violation of, and its page explains."""
+    code = "".join(path.read_text() for path in sorted((ROOT / "chaos" / "simulation").rglob("*.py")))
+    page = (ROOT / "docs" / "simulation.md").read_text(encoding="utf-8")
+    return frozenset(re.findall(r'"(S\d+)"', code)) & frozenset(
+        re.findall(r"^\| (S\d+) \|", page, re.MULTILINE)
+    )

@@ -1,0 +1,348 @@
+"""Every way in which a provider breaks, and what the service makes of it: the same on every wire.
+
+    python -m tests.experiments.fault_table > docs/faults.md
+
+A row is a script, played on real sockets to aiohttp (on asyncio and on uvloop) and to httpx, and in virtual time.
+test_fault_table.py holds all four to `seen`.
+"""
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dub5.service.resilience.classify import Blame
+from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Raw, Reset, Wait
+from dub5.simulators.virtual import Connect
+
+JSON, SSE = {"content-type": "application/json"}, {"content-type": "text/event-stream"}
+NEXT, ANSWERED, CUT, TOLD = "next target", "answered", "cut, with an error event", "told to the caller"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one try came to. `billed`: the provider may charge for it."""
+
+    reason: str
+    then: str
+    blame: Blame = Blame.TARGET
+    billed: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault, in a whole answer or in a stream. `connect` and `tls`: it never comes to a request."""
+
+    what: str
+    seen: Seen
+    actions: tuple[Action, ...] = ()
+    stream: bool = False
+    dialect: str = "openai"
+    connect: Connect = Connect.OPENS
+    tls: str = ""  # how the handshake fails, in the words of dub5.simulators.faults.connections
+    waits: bool = False  # until a clock runs out
+
+    @property
+    def name(self) -> str:
+        """Fit for a route's name."""
+        return ("stream-" if self.stream else "json-") + "".join(c if c.isalnum() else "-" for c in self.what)
+
+
+def said(text: object = "Hi", finish: object = "stop", **more: Any) -> bytes:
+    """A JSON answer."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    return json.dumps({"id": "c", "object": "chat.completion", "choices": [choice], **more}).encode()
+
+
+def body(data: bytes, *more: Action, **headers: str) -> tuple[Action, ...]:
+    """A 200 with a JSON type and this body; then `more`, or its proper end."""
+    return (Head(200, JSON | headers), Data(data), *(more or (End(),)))
+
+
+def sized(status: int, data: bytes, **headers: str) -> tuple[Action, ...]:
+    """A whole page."""
+    return (Head(status, JSON | {"content-length": str(len(data)), **headers}), Data(data), End())
+
+
+def event(content: str | None = None, finish: str | None = None) -> bytes:
+    """An event of a stream."""
+    delta = {} if content is None else {"content": content}
+    return b"data: " + json.dumps({"choices": [_choice(delta, finish)]}).encode() + b"\n\n"
+
+
+def _choice(delta: Mapping[str, Any], finish: str | None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "finish_reason": finish}
+
+
+def stream(*parts: bytes | Action) -> tuple[Action, ...]:
+    """A 200 of events."""
+    return (Head(200, SSE), *(Data(part) if isinstance(part, bytes) else part for part in parts))
+
+
+def typed(kind: str, **fields: Any) -> bytes:
+    """An event of the Messages dialect."""
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
+
+
+HI, STOP, DONE = event("Hi"), event(None, "stop"), b"data: [DONE]\n\n"
+WHOLE = said()
+TEXT = typed("content_block_delta", index=0, delta={"type": "text_delta", "text": "Hi"})
+OVERLOADED = typed("error", error={"type": "overloaded_error", "message": "Overloaded"})
+OK = Seen("ok", ANSWERED, Blame.NOBODY, billed=False)
+
+
+HANDSHAKES = (
+    ("closed in the TLS handshake", "close", "connect_closed"),
+    ("reset in the TLS handshake", "reset", "connect_reset"),
+    ("plain HTTP in the TLS handshake", "garbage", "connect_protocol"),
+    ("certificate has expired", "expired", "connect_protocol"),
+    ("certificate is for another name", "wrong_name", "connect_protocol"),
+)
+
+
+def _no_connection() -> Iterator[Row]:
+    for is_stream in (False, True):
+        clock = "connect_timeout"
+        refused = Seen("connect_refused", NEXT, Blame.HOST, billed=False)
+        yield Row("refused", refused, stream=is_stream, connect=Connect.REFUSED)
+        unknown = Seen("resolve_refused", NEXT, Blame.HOST, billed=False)
+        yield Row("name does not resolve", unknown, stream=is_stream, connect=Connect.UNRESOLVED)
+        stalled = Seen(clock, NEXT, Blame.HOST, billed=False)
+        yield Row("SYN is dropped", stalled, stream=is_stream, connect=Connect.STALLS, waits=True)
+        yield Row("TLS handshake stalls", stalled, stream=is_stream, tls="stall", waits=True)
+        for what, how, reason in HANDSHAKES:
+            yield Row(what, Seen(reason, NEXT, Blame.HOST, billed=False), stream=is_stream, tls=how)
+
+
+def _before_the_head() -> Iterator[Row]:
+    for is_stream in (False, True):
+        clock = "first_token_timeout" if is_stream else "whole_answer_timeout"
+        head = Head(200, SSE if is_stream else JSON)
+        broken: tuple[tuple[str, str, tuple[Action, ...]], ...] = (
+            ("reset before the headers", "wait_reset", (Reset(),)),
+            ("closed before the headers", "wait_closed", (Close(),)),
+            ("closed inside the headers", "wait_closed", (Raw(b"HTTP/1.1 200 OK\r\nx-a: "), Close())),
+            (
+                "reset inside the headers",
+                "wait_reset",
+                (Raw(b"HTTP/1.1 200 OK\r\nx-a: "), Wait(0.05), Reset()),
+            ),
+            (
+                "an endless header",
+                "wait_protocol",
+                (Raw(b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * 200_000), Hang()),
+            ),
+            ("garbage for a status line", "wait_protocol", (Raw(b"BLAH blah\r\n\r\n"), Hang())),
+        )
+        for what, reason, actions in broken:
+            yield Row(what, Seen(reason, NEXT), actions, is_stream)
+        yield Row("silence before the headers", Seen(clock, NEXT), (Hang(),), is_stream, waits=True)
+        yield Row("silence after the headers", Seen(clock, NEXT), (head, Hang()), is_stream, waits=True)
+
+
+def _whole_answers() -> Iterator[Row]:
+    half = WHOLE[: len(WHOLE) // 2]
+    short = {"content-length": str(len(WHOLE))}
+    broken: tuple[tuple[str, str, tuple[Action, ...]], ...] = (
+        ("shorter than its length", "body_closed", (Head(200, JSON | short), Data(half), Close())),
+        ("reset in the body", "body_reset", (Head(200, JSON | short), Data(half), Wait(0.05), Reset())),
+        ("chunks without their end", "body_closed", body(half, Close())),
+        ("bad chunk framing", "body_protocol", body(half, Wait(0.05), Raw(b"zz\r\n"), Hang())),
+        (
+            "gzip though not asked for",
+            "body_protocol",
+            body(gzip.compress(WHOLE), **{"content-encoding": "gzip"}),
+        ),
+        ("half a gzip", "body_protocol", body(gzip.compress(WHOLE)[:20], **{"content-encoding": "gzip"})),
+        ("gzip that does not say so", "not_json", body(gzip.compress(WHOLE, mtime=0))),
+        ("a 200 of HTML", "not_json", sized(200, b"<!DOCTYPE html><title>503</title>")),
+        ("nothing in a 200", "not_json", sized(200, b"")),
+        ("half the JSON, properly ended", "garbled", sized(200, half)),
+        ("an error inside a 200", "error_event", sized(200, b'{"error":{"message":"no","code":502}}')),
+        ("bytes that are no UTF-8", "garbled", sized(200, WHOLE.replace(b"Hi", b"\xff\xfe"))),
+        (
+            "bytes that are no UTF-8, in a field nobody reads",
+            "garbled",
+            sized(200, said(x="Ho").replace(b"Ho", b"\xff")),
+        ),
+        ("no choices", "empty_answer", sized(200, b'{"choices":[]}')),
+        ("choices that are null", "empty_answer", sized(200, b'{"choices":null}')),
+        ("no choices field", "garbled", sized(200, b'{"id":"c"}')),
+        ("content that is null", "empty_answer", sized(200, said(None))),
+        ("content that is empty", "empty_answer", sized(200, said(""))),
+        ("content of another type", "garbled", sized(200, said(5))),
+        ("no finish reason", "truncated", sized(200, said(finish=None))),
+        ("an empty finish reason", "truncated", sized(200, said(finish=""))),
+        ("finish reason `error`", "error_in_answer", sized(200, said(finish="error"))),
+    )
+    for what, reason, actions in broken:
+        yield Row(what, Seen(reason, NEXT), actions)
+    trickle = tuple(action for byte in WHOLE[:9] for action in (Wait(0.02), Data(bytes([byte]))))
+    hints = Raw(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
+    yield Row("100 and 103 before it", OK, (hints, *sized(200, WHOLE)))
+    yield Row("trickled within the clock", OK, (Head(200, JSON), *trickle, Data(WHOLE[9:]), End()))
+    drip: tuple[Action, ...] = (Wait(0.3), Data(b" ")) * 20
+    endless = (Head(200, JSON), *drip, Data(WHOLE), End())
+    yield Row("trickled beyond the clock", Seen("whole_answer_timeout", NEXT), endless, waits=True)
+    yield Row("JSON as text/plain", OK, sized(200, WHOLE, **{"content-type": "text/plain"}))
+    yield Row("line breaks before the JSON", OK, sized(200, b"\n\n  \n" + WHOLE))
+    yield Row("closed right after its length", OK, (*sized(200, WHOLE)[:2], Close()))
+
+
+def _streams() -> Iterator[Row]:
+    bad_json, in_line = b'data: {"choices":[{"ind\n\n', b'data: {"choices":[{"index":0,"delta":{"content":"Ho'
+    error = b'data: {"error":{"message":"Provider disconnected","code":"server_error"}}\n\n'
+    flat_error = b'data: {"object":"error","message":"no"}\n\n'
+    broken: tuple[tuple[str, str, tuple[bytes | Action, ...]], ...] = (
+        ("ended without finish or `[DONE]`", "truncated", (End(),)),
+        ("`[DONE]` without a finish", "truncated", (DONE, End())),
+        ("closed without the last chunk", "body_closed", (Close(),)),
+        ("reset", "body_reset", (Wait(0.05), Reset())),
+        ("bad chunk framing", "body_protocol", (Wait(0.05), Raw(b"zz\r\n"), Hang())),
+        ("broken JSON in an event", "garbled", (bad_json, End())),
+        ("cut inside a line", "truncated", (in_line, End())),
+        ("an error event", "error_event", (error, End())),
+        ("an error event of the flat kind", "garbled", (flat_error, End())),
+        ("an event that is no chunk", "garbled", (b'data: {"hello":1}\n\n', End())),
+        ("finish reason `error`", "error_event", (event("", "error"), DONE, End())),
+        ("a page of HTML", "not_json", (b"data: <html>\n\n", End())),
+    )
+    for what, reason, parts in broken:
+        before = "empty_answer" if parts[0] == DONE else reason
+        yield Row(f"{what}, before any content", Seen(before, NEXT), stream(*parts), True)
+        yield Row(f"{what}, after content", Seen(reason, CUT), stream(HI, Wait(0.02), *parts), True)
+    yield Row(
+        "silence between chunks", Seen("between_tokens_timeout", CUT), stream(HI, Hang()), True, waits=True
+    )
+    comments = [part for _ in range(20) for part in (Wait(0.3), b": keep-alive\n\n")]
+    late = Seen("first_token_timeout", NEXT)
+    yield Row("nothing but comments", late, stream(*comments, HI, STOP, DONE, End()), True, waits=True)
+    yield Row(
+        "HTML instead of events",
+        Seen("not_a_stream", NEXT),
+        (Head(200, {"content-type": "text/html"}), Data(b"<p>"), End()),
+        True,
+    )
+    yield Row("JSON instead of events", Seen("not_a_stream", NEXT), sized(200, b'{"error":"no"}'), True)
+    yield Row("empty body", Seen("truncated", NEXT), stream(End()), True)
+    yield Row("finish without content", Seen("empty_answer", NEXT), stream(STOP, DONE, End()), True)
+    yield Row(
+        "gzip though not asked for",
+        Seen("body_protocol", NEXT),
+        (Head(200, SSE | {"content-encoding": "gzip"}), Data(HI), End()),
+        True,
+    )
+    whole: tuple[tuple[str, tuple[bytes | Action, ...]], ...] = (
+        ("finish, but no `[DONE]`", (HI, STOP, End())),
+        ("finish, then closed", (HI, STOP, Wait(0.05), Close())),
+        ("finish, then reset", (HI, STOP, Wait(0.05), Reset())),
+        ("finish, then broken JSON", (HI, STOP, bad_json, End())),
+        ("lingers after the end", (HI, STOP, DONE, Hang())),
+        ("comments, then content", (b": x\n\n", Wait(0.05), b": x\n\n", HI, STOP, DONE, End())),
+        ("one event of a megabyte", (event("x" * 1_000_000), STOP, DONE, End())),
+        ("CRLF line ends", (HI.replace(b"\n", b"\r\n"), STOP.replace(b"\n", b"\r\n"), DONE, End())),
+        ("byte by byte", (*(bytes([byte]) for byte in HI + STOP + DONE), End())),
+    )
+    for what, parts in whole:
+        yield Row(what, OK, stream(*parts), True)
+
+
+def _messages() -> Iterator[Row]:
+    end = typed("message_delta", delta={"stop_reason": "end_turn"}) + typed("message_stop")
+    rows: tuple[tuple[str, Seen, tuple[bytes | Action, ...]], ...] = (
+        ("`event: error`, before any content", Seen("error_event", NEXT), (OVERLOADED, End())),
+        ("`event: error`, after content", Seen("error_event", CUT), (TEXT, Wait(0.02), OVERLOADED, End())),
+        ("a stop reason, but no `message_stop`", Seen("truncated", CUT), (TEXT, Wait(0.02), end[:60], End())),
+        (
+            "`message_stop` without a stop reason",
+            Seen("truncated", CUT),
+            (TEXT, Wait(0.02), typed("message_stop"), End()),
+        ),
+        ("an unknown event", OK, (typed("news"), TEXT, end, End())),
+        ("events without names", OK, (b"data: " + (TEXT + end).split(b"data: ", 1)[1], End())),
+        ("lingers after the end (Messages)", OK, (TEXT, end, Hang())),
+    )
+    for what, seen, parts in rows:
+        yield Row(what, seen, stream(*parts), True, "anthropic")
+
+
+STATUSES: Mapping[int, tuple[str, Blame]] = {
+    **dict.fromkeys((400, 422), (TOLD, Blame.NOBODY)),
+    **dict.fromkeys((401, 402, 403, 429), (NEXT, Blame.KEY)),
+    413: (NEXT, Blame.NOBODY),
+    **dict.fromkeys((520, 521, 522, 523, 524, 525, 526, 527, 530), (NEXT, Blame.HOST)),
+    **dict.fromkeys((204, 307, 404, 408, 409, 498, 499, 500, 502, 503, 504, 529), (NEXT, Blame.TARGET)),
+}
+
+
+def _statuses() -> Iterator[Row]:
+    for number, (then, blame) in sorted(STATUSES.items()):
+        seen = Seen(f"http_{number}", then, blame, billed=False)
+        page = (Head(204), End()) if number == 204 else sized(number, b'{"error":{"message":"no"}}')
+        for is_stream in (False, True):
+            yield Row(f"status {number}", seen, page, is_stream)
+
+
+def _words() -> Iterator[Row]:
+    """A status that its body says more about."""
+    rows: tuple[tuple[int, str, str, str, Blame], ...] = (
+        (400, "context_length_exceeded", "", NEXT, Blame.NOBODY),
+        (400, "content_filter", "", TOLD, Blame.NOBODY),
+        (429, "rate_limit_exceeded", "", NEXT, Blame.KEY),
+        (429, "insufficient_quota", "", NEXT, Blame.KEY),
+        (429, "rate_limit_exceeded", "Request too large for gpt-4o", NEXT, Blame.NOBODY),
+        (429, "", "Service tier capacity exceeded for this model.", NEXT, Blame.TARGET),
+    )
+    for number, code, message, then, blame in rows:
+        page = sized(number, json.dumps({"error": {"code": code, "message": message}}).encode())
+        seen = Seen(f"http_{number}", then, blame, billed=False)
+        words = " and ".join(filter(None, (code and f"code `{code}`", message and f'"{message}"')))
+        yield Row(f"status {number} with {words}", seen, page)
+
+
+SECTIONS: Mapping[str, tuple[Row, ...]] = {
+    "No connection": tuple(_no_connection()),
+    "Before the answer": tuple(_before_the_head()),
+    "Whole answers": tuple(_whole_answers()),
+    "Streams": tuple(_streams()),
+    "Streams of the Messages dialect": tuple(_messages()),
+    "Statuses": tuple(_statuses()),
+    "Statuses with a word of their own": tuple(_words()),
+}
+ROWS = tuple(row for rows in SECTIONS.values() for row in rows)
+
+INTRODUCTION = """# Faults
+
+What a provider can do wrong, and what comes of it. `reason` is what the trail, the log and the metrics say
+([reasons](reasons.md)); the next target is asked only as long as nothing has gone to the client. Every row is
+played to each wire over real sockets and to the simulation's, and must come out the same:
+`tests/experiments/fault_table.py`, which also writes this page.
+"""
+
+
+def page() -> str:
+    """docs/faults.md."""
+    lines = [INTRODUCTION]
+    for title, rows in SECTIONS.items():
+        lines += [
+            f"## {title}",
+            "",
+            "| what happens | in | reason | then | counts against | may be billed |",
+            "|---|---|---|---|---|---|",
+        ]
+        merged: dict[tuple[str, Seen], list[str]] = {}
+        for row in rows:
+            merged.setdefault((row.what, row.seen), []).append("stream" if row.stream else "JSON")
+        for (what, seen), modes in merged.items():
+            billed = "yes" if seen.billed else "no"
+            against = "nobody" if seen.blame is Blame.NOBODY else f"the {seen.blame}"
+            lines.append(
+                f"| {what} | {', '.join(modes)} | `{seen.reason}` | {seen.then} | {against} | {billed} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,191 @@
+"""The table of metastable failure, with the real service in virtual time.
+
+    python -m tests.experiments.metastable              all of it, as docs/overload.md shows it: some minutes
+    python -m tests.experiments.metastable --load 0.8   one column
+
+A provider can do 25 requests a second. For a minute it can do half of that; then it is well again. Is the service?
+Good is an answer within four seconds: nobody waits for longer.
+
+    policy       tries of two seconds, at most 1 + 3 where it retries     people who leave
+    naive        whatever failed, a timeout too, is asked again           are served on
+    + expiry     as naive                                                 are noticed, their deadline is kept
+    budget       retries add a fifth at most                              are served on
+    no retries   one try                                                  are served on
+    ours         the defaults of the service                              are noticed, their deadline is kept
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+from dub5.service.config.options import (
+    AdmissionOptions,
+    BreakerOptions,
+    BudgetOptions,
+    Clocks,
+    HedgeOptions,
+    LimiterOptions,
+    ProbeOptions,
+    RetryOptions,
+)
+from dub5.service.failover import loop as runner
+from dub5.service.resilience.classify import Then, Verdict
+from dub5.service.resilience.retry import Again, again
+from dub5.simulators.limits.concurrency import Capacity
+from dub5.simulators.virtual import run
+from tests.experiments.pressure import Played, Scene
+
+SLOTS = 25  # and each does one request a second
+FROM_S, TO_S, END_S = 20.0, 80.0, 200.0
+PATIENCE_S = 4.0
+TRY = Clocks(first_token_s=2.0)
+NEVER = 10**6
+UNGUARDED: dict[str, Any] = {
+    "breaker": BreakerOptions(failures_in_a_row=NEVER, calls_min=NEVER),
+    "limiter": LimiterOptions(min=NEVER, max=NEVER),
+    "hedge": HedgeOptions(share=0.0),
+    "probe": ProbeOptions(enabled=False),
+    "admission": AdmissionOptions(waiting_max=0),
+}
+THREE = RetryOptions(same_target_max=3, last_target_max=3)
+UNPAID = BudgetOptions(share=1.0, floor_per_s=NEVER)
+LOADS = (0.6, 0.7, 0.8)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A way to run the service. `expiry`: it hears when people leave, and what their deadline is."""
+
+    name: str
+    options: dict[str, Any]
+    clocks: Clocks = TRY
+    expiry: bool = False
+    again: bool = True  # timeouts are tried again, which the service itself never does
+
+
+POLICIES = (
+    Policy("naive, 3 retries", UNGUARDED | {"retry": THREE, "budget": UNPAID}),
+    Policy("naive + expiry", UNGUARDED | {"retry": THREE, "budget": UNPAID}, expiry=True),
+    Policy("20 % budget", UNGUARDED | {"retry": THREE, "budget": BudgetOptions(share=0.2, floor_per_s=0.0)}),
+    Policy("no retries", UNGUARDED | {"budget": UNPAID}, again=False),
+    Policy("ours", {}, clocks=Clocks(), expiry=True, again=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one run. `back_s`: from the end of the trouble until 95 % are good for good; None: never."""
+
+    back_s: float | None
+    during: float  # share that was good while it lasted
+    at_last: float  # and in the last minute
+    tries: float  # the provider was asked in the last minute, for each request
+
+    def __str__(self) -> str:
+        end = (
+            f"back in {self.back_s:.0f} s" if self.back_s is not None else f"**stuck at {self.at_last:.0%}**"
+        )
+        return f"{end}, {self.tries:.1f}x load"
+
+
+def _all_again(verdict: Verdict, tries: Any, **known: Any) -> Again | None:
+    if verdict.reason.endswith("_timeout") and verdict.reason != "deadline_timeout":
+        verdict = replace(verdict, then=Then.RETRY)
+    return again(verdict, tries, **known | {"last": True})
+
+
+@contextmanager
+def _run_by(policy: Policy) -> Iterator[None]:
+    if not policy.again:
+        yield
+        return
+    with patch.object(runner, "again", _all_again):
+        yield
+
+
+def scene(
+    policy: Policy, load: float, *, works_for_nobody: bool, slots: int = SLOTS, end_s: float = END_S
+) -> Scene:
+    """What is played."""
+    return Scene(
+        rate_per_s=load * slots,
+        seconds=end_s,
+        capacity=Capacity(slots=slots, abandons=not works_for_nobody),
+        later={
+            FROM_S: Capacity(slots=slots // 2, abandons=not works_for_nobody),
+            TO_S: Capacity(slots=slots, abandons=not works_for_nobody),
+        },
+        patience_s=PATIENCE_S if policy.expiry else 20.0,
+        deadline_s=PATIENCE_S if policy.expiry else None,
+        works_for_nobody=works_for_nobody,
+        clocks=policy.clocks,
+        options=policy.options,
+    )
+
+
+def play(
+    policy: Policy, load: float, *, works_for_nobody: bool, slots: int = SLOTS, end_s: float = END_S
+) -> Outcome:
+    """One cell of the table."""
+    played = scene(policy, load, works_for_nobody=works_for_nobody, slots=slots, end_s=end_s)
+    with _run_by(policy):
+        return judged(run(played.play()))
+
+
+def judged(played: Played) -> Outcome:
+    """How it went."""
+    good, end_s = partial(good_share, played), played.scene.seconds
+    back_s, at_s = None, TO_S
+    while at_s < end_s - 10.0:
+        if good(at_s, at_s + 10.0) < 0.95:
+            back_s = None
+        elif back_s is None:
+            back_s = at_s - TO_S
+        at_s += 10.0
+    came = len(played.during(end_s - 60.0, end_s))
+    tries = played.tries(end_s - 60.0, end_s) / max(1, came)
+    return Outcome(back_s, good(FROM_S, TO_S), good(end_s - 60.0, end_s - 10.0), tries)
+
+
+def good_share(played: Played, from_s: float, to_s: float) -> float:
+    """Of those who came in this time, who had their answer in time."""
+    came = played.during(from_s, to_s)
+    return sum(asked.whole and asked.took_s <= PATIENCE_S for asked in came) / max(1, len(came))
+
+
+def table(loads: tuple[float, ...]) -> Iterator[str]:
+    """Its lines, in Markdown."""
+    for works_for_nobody in (False, True):
+        kind = "finishes what nobody waits for" if works_for_nobody else "drops what nobody waits for"
+        yield f"The provider {kind}:"
+        yield ""
+        yield "| policy | " + " | ".join(f"load {load:.0%}" for load in loads) + " | good in the trouble |"
+        yield "|---" * (len(loads) + 2) + "|"
+        for policy in POLICIES:
+            cells = [play(policy, load, works_for_nobody=works_for_nobody) for load in loads]
+            yield f"| {policy.name} | {' | '.join(map(str, cells))} | {cells[-1].during:.0%} |"
+        yield ""
+
+
+def main(args: list[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.experiments.metastable",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--load", type=float, action="append", help="share of the capacity, 0.6 0.7 0.8 if not given"
+    )
+    loads = tuple(parser.parse_args(args).load or LOADS)
+    for line in table(loads):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

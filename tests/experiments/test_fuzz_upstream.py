@@ -1,0 +1,73 @@
+"""A short run of the fuzz, and proof that it sees what it is there to see."""
+
+from collections.abc import Callable
+
+import pytest
+
+from dub5.service.api import chat, stream
+from dub5.service.failover.attempt import Streaming, Try
+from dub5.service.providers import openai
+from dub5.service.providers.base import ProviderFault
+from tests.experiments.fuzz_upstream import Violation, fuzz
+
+SEED = 1
+WORLDS = 8
+OUTCOMES = {"complete", "cut", "refused", "left", "cache hits", "tool calls"}
+
+
+def test_two_thousand_streams() -> None:
+    """Whole, cut and mutated: nothing crashes or is left over, and nothing is told as whole that is not."""
+    counts = sum((fuzz(SEED, number) for number in range(WORLDS)), start=fuzz(SEED, WORLDS, 1))
+    assert counts["streams"] >= 2000
+    assert all(counts[outcome] > 20 for outcome in OUTCOMES), counts
+
+
+def test_cancelled_while_the_loser_ends() -> None:
+    """A race within a race: the inner one had its answer, and was ending its loser when the outer one was over."""
+    fuzz(0, 6)
+
+
+def always_whole(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(openai.OpenAIStream, "end", lambda self: [])
+
+
+def done_after_an_error(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(chat, "error_event", lambda body: stream.error_event(body) + stream.DONE)
+
+
+def never_closed(patch: pytest.MonkeyPatch) -> None:
+    async def close(self: Try, *, at_end: bool = False) -> None: ...
+
+    patch.setattr(Try, "close", close)
+
+
+def a_pass_kept(patch: pytest.MonkeyPatch) -> None:
+    async def aclose(self: Streaming) -> None:
+        await self._attempt.close()
+
+    patch.setattr(Streaming, "aclose", aclose)
+
+
+def a_fault_of_ours(patch: pytest.MonkeyPatch) -> None:
+    decode = openai.decode_body
+
+    def raw(body: bytes) -> openai._Body:
+        try:
+            return decode(body)
+        except ProviderFault:
+            raise ValueError from None
+
+    patch.setattr(openai, "decode_body", raw)
+
+
+MUTANTS = (always_whole, done_after_an_error, never_closed, a_pass_kept, a_fault_of_ours)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_a_broken_service_is_seen(
+    mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each way to break the promise is found within one world."""
+    mutant(monkeypatch)
+    with pytest.raises(Violation):
+        fuzz(SEED, 1)

@@ -1,0 +1,143 @@
+"""What a client is told when nobody answered: from the trail and the verdicts alone."""
+
+import pytest
+
+from dub5.service.config.options import Clocks
+from dub5.service.errors import (
+    AllTargetsDown,
+    AllTargetsLimited,
+    DeadlineExceeded,
+    FeatureUnavailable,
+    GatewayError,
+    InvalidRequest,
+    Overloaded,
+    ProviderRefused,
+    TooLarge,
+)
+from dub5.service.failover.context import Task
+from dub5.service.failover.final_error import why_not
+from dub5.service.failover.rejected_content import Notices
+from dub5.service.model import Attempt, Caller, ChatBody, ChatRequest
+from dub5.service.resilience.classify import Blame, Rest, Then, Verdict
+from dub5.service.timeouts import NEVER, Watch
+
+WAIT_S = 7.5
+BAD_REQUEST = Verdict(Then.GIVE_UP, Blame.NOBODY, "http_400", status=400, message="No such role.")
+UNPROCESSABLE = Verdict(Then.GIVE_UP, Blame.NOBODY, "http_422", status=422)
+TOO_LONG = Verdict(Then.NEXT, Blame.NOBODY, "http_400", status=400, message="Too many tokens.")
+TOO_BIG = Verdict(Then.NEXT, Blame.NOBODY, "http_413", status=413)
+DOWN = Verdict(Then.NEXT, Blame.TARGET, "http_500", status=500, message="Internal.")
+STALLED = Verdict(Then.NEXT, Blame.TARGET, "first_token_timeout")
+
+
+def told(
+    *what: Verdict | str,
+    wait_s: float = WAIT_S,
+    out_of_time: bool = False,
+    given_up: bool = False,
+    able: bool = False,
+) -> GatewayError:
+    """The error after these, in order: a verdict on a target that was tried, or why one was passed over."""
+    request = ChatRequest("id", Caller(), ChatBody("chat", []), {})
+    task = Task(request, "chat", Clocks(), Notices(()), Watch(NEVER), 0.0, given_up=given_up)
+    for i, one in enumerate(what):
+        if isinstance(one, Verdict):
+            task.verdicts.append(one)
+            task.trail.append(Attempt(f"p/{i}", 0.0, 1.0, one.reason))
+        else:
+            task.trail.append(Attempt(f"p/{i}", 1.0, 1.0, one, tried=False))
+    error = why_not(task, wait_s, out_of_time=out_of_time, able=able)
+    assert error.attempts == tuple(task.trail), "the client sees every line of the trail"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ((DOWN, "breaker_open"), AllTargetsDown),
+        (("isolated", "host_breaker_open"), AllTargetsDown),
+        ((Rest.LIMITED, Rest.QUOTA, "http_429"), AllTargetsLimited),
+        ((Rest.LIMITED, DOWN), AllTargetsDown),
+        ((Rest.REFUSED,), AllTargetsDown),
+        ((Rest.WAITING,), AllTargetsDown),
+        (("provider_full", "provider_full"), Overloaded),
+        (("provider_full", "breaker_open"), AllTargetsDown),
+        (("unsupported_tools", "unsupported_tools"), InvalidRequest),
+        (("unsupported_tools", "breaker_open"), InvalidRequest),
+        ((), AllTargetsDown),
+        ((TOO_LONG, DOWN), AllTargetsDown),
+        ((TOO_BIG, Rest.LIMITED), AllTargetsDown),  # the other might take it, a little later
+    ],
+    ids=lambda what: (
+        " + ".join(getattr(one, "reason", one) for one in what) if isinstance(what, tuple) else ""
+    ),
+)
+async def test_kinds(what: tuple[Verdict | str, ...], error: type[GatewayError]) -> None:
+    """One reason for all of them is named; a mixture is plainly down."""
+    assert type(told(*what)) is error
+
+
+@pytest.mark.parametrize(("wait_s", "told_s"), [(0.0, 1.0), (0.3, 1.0), (7.5, 7.5), (3_600.0, 3_600.0)])
+@pytest.mark.parametrize("reason", ["breaker_open", Rest.LIMITED, "provider_full"])
+async def test_when_to_come_back(reason: str, wait_s: float, told_s: float) -> None:
+    """As soon as a target may be asked again, and never at once: that would be a storm."""
+    assert told(reason, wait_s=wait_s).retry_after_s == told_s
+
+
+async def test_the_callers_fault() -> None:
+    """A request that a provider found at fault ends with the provider's own words and status, not to be retried."""
+    error = told(STALLED, BAD_REQUEST, given_up=True)
+    assert type(error) is ProviderRefused
+    assert (error.status, error.message, error.retry_after_s) == (400, "No such role.", None)
+    assert told(UNPROCESSABLE, given_up=True).status == 422
+
+
+async def test_too_long_for_everybody() -> None:
+    """Where each target in turn found it too long, the client hears that, not that all are down."""
+    error = told(TOO_LONG, TOO_LONG)
+    assert type(error) is ProviderRefused and error.message == "Too many tokens."
+    assert type(told(TOO_BIG, TOO_BIG)) is TooLarge
+
+
+async def test_a_providers_words_stay_inside() -> None:
+    """Only what is the caller's fault is quoted; a provider's trouble is its own."""
+    assert "Internal." not in told(DOWN, DOWN).message
+
+
+async def test_no_time_left() -> None:
+    """The caller's own clock is named before whatever was wrong with the targets, but not before the caller's own
+    mistake."""
+    assert type(told(STALLED, out_of_time=True)) is DeadlineExceeded
+    assert type(told(Rest.LIMITED, out_of_time=True)) is DeadlineExceeded
+    assert type(told(BAD_REQUEST, out_of_time=True, given_up=True)) is ProviderRefused
+
+
+async def test_the_field_is_named() -> None:
+    """A field that no dialect of the route can carry is the one in `param`."""
+    assert told("unsupported_tools", "unsupported_tools").param == "tools"
+
+
+@pytest.mark.parametrize(
+    ("param", "feature", "words"),
+    [
+        ("tools", "tools", "Tools cannot"),
+        ("messages[3].tool_calls[0].type", "tools", "Tools cannot"),
+        ("messages.content.image_url", "vision", "Images cannot"),
+        ("messages[0].content[1].image_url", "vision", "Images cannot"),
+        ("response_format", "json_schema", "Answers by a JSON schema cannot"),
+        ("long_context", "long_context", "Conversations this long cannot"),
+        ("audio", "audio", "The field 'audio' cannot"),
+    ],
+)
+async def test_what_is_missing(param: str, feature: str, words: str) -> None:
+    """Where a target that could is merely down, the error names what cannot be had now, and what can."""
+    error = told(f"unsupported_{param}", "breaker_open", able=True)
+    assert type(error) is FeatureUnavailable
+    assert (error.status, error.param, error.retry_after_s) == (503, feature, WAIT_S)
+    assert error.message.startswith(words) and "Plain chat can" in error.message
+
+
+async def test_a_conversation_that_is_too_long_for_all() -> None:
+    """Nobody ever could: the caller's to shorten."""
+    error = told("unsupported_long_context")
+    assert (error.status, error.param) == (400, "messages")

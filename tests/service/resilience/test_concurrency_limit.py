@@ -1,0 +1,179 @@
+"""The limit on requests in flight, as hypothesis moves it, and as a provider with a fixed capacity does."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from dub5.service.config.options import LimiterOptions
+from dub5.service.resilience.concurrency_limit import PRESUMED, Limiter, Load
+
+OPTIONS = LimiterOptions(min=3, max=40, decrease=0.7, growth=0.1)
+
+
+def fill(limiter: Limiter) -> list[int]:
+    """As many requests as there is room for."""
+    eras = []
+    while limiter.has_room(0.0):
+        eras.append(limiter.enter())
+    return eras
+
+
+def test_a_provider_without_limits_is_never_held_back() -> None:
+    """It begins with all it may ever give, and successes leave it there."""
+    limiter = Limiter(OPTIONS)
+    eras = fill(limiter)
+    assert len(eras) == OPTIONS.max
+    assert not any(limiter.leave(era, Load.TAKEN, 0.0) for era in eras)
+    assert limiter.limit == OPTIONS.max
+
+
+def test_one_overload_is_one_decrease() -> None:
+    """Forty requests that fail in the same overload lower the limit once, to 0.7 of what was in flight."""
+    limiter = Limiter(OPTIONS)
+    lowered = [limiter.leave(era, Load.DROPPED, 0.0) for era in fill(limiter)]
+    assert lowered == [True] + [False] * 39
+    assert limiter.limit == pytest.approx(40 * 0.7)
+
+
+def test_the_next_overload_is_another_decrease() -> None:
+    """Whoever was sent after a decrease is news again."""
+    limiter = Limiter(OPTIONS)
+    for _ in range(2):
+        for era in fill(limiter):
+            limiter.leave(era, Load.DROPPED, 0.0)
+    assert limiter.limit == pytest.approx(28 * 0.7)
+
+
+def test_it_learns_from_what_was_in_flight() -> None:
+    """A drop with thirty in flight says that thirty were too many, however high the limit stood."""
+    limiter = Limiter(OPTIONS)
+    eras = [limiter.enter() for _ in range(30)]
+    assert limiter.leave(eras[0], Load.DROPPED, 0.0)
+    assert limiter.limit == pytest.approx(30 * 0.7)
+
+
+def test_one_refusal_at_a_quiet_time() -> None:
+    """A drop with one in flight hardly speaks of room: a few may still be sent, and a minute later it is forgotten."""
+    limiter = Limiter(OPTIONS)
+    assert limiter.leave(limiter.enter(), Load.DROPPED, 0.0)
+    assert limiter.limit == pytest.approx(PRESUMED * 0.7)
+    assert limiter.has_room(59.9) and limiter.limit < OPTIONS.max
+    assert limiter.has_room(60.0) and limiter.limit == OPTIONS.max
+
+
+def test_a_maximum_below_the_minimum() -> None:
+    """Settings that allow two at most are kept, whatever the minimum says."""
+    limiter = Limiter(LimiterOptions(min=4, max=2))
+    for era in fill(limiter):
+        limiter.leave(era, Load.DROPPED, 0.0)
+    assert limiter.limit == 2.0
+
+
+@given(capacity=st.integers(5, 39))
+def test_it_settles_near_the_capacity(capacity: int) -> None:
+    """Against a provider that takes so many at once and drops the rest, it swings between 0.7 and a little more."""
+    limiter, sent = Limiter(OPTIONS), []
+    for _ in range(60):
+        eras = fill(limiter)
+        sent.append(len(eras))
+        for i, era in enumerate(reversed(eras)):
+            limiter.leave(era, Load.DROPPED if i < len(eras) - capacity else Load.TAKEN, 0.0)
+    assert min(sent[20:]) >= int(capacity * 0.7)
+    assert max(sent) == OPTIONS.max and max(sent[20:]) <= capacity * 1.1 + 1
+
+
+@given(drops=st.integers(1, 12))
+def test_it_comes_back_under_load(drops: int) -> None:
+    """However far it fell: nothing but successes, with every place taken, and it is at its maximum again soon."""
+    limiter = Limiter(OPTIONS)
+    for _ in range(drops):
+        limiter.leave(limiter.enter(), Load.DROPPED, 0.0)
+    out, answers = fill(limiter), 0
+    while limiter.limit < OPTIONS.max:
+        limiter.leave(out.pop(), Load.TAKEN, 0.0)
+        out += fill(limiter)
+        answers += 1
+        assert answers <= 600, "a tenth a round is twenty-odd rounds of at most forty answers"
+
+
+def test_an_outage_is_not_a_lesson_about_room() -> None:
+    """A provider that was gone gets its load back within a few first tokens, however long its answers take."""
+    limiter = Limiter(OPTIONS)
+    in_flight = [limiter.enter() for _ in range(30)]
+    while limiter.limit > OPTIONS.min:  # nothing but timeouts
+        for era in in_flight:
+            limiter.leave(era, Load.DROPPED, 0.0)
+        in_flight = fill(limiter)
+    for _ in range(7):
+        for _ in in_flight:
+            limiter.taken()  # a first token; no answer ends
+        in_flight = fill(limiter)
+    assert limiter.in_flight >= 30 * OPTIONS.decrease
+
+
+def test_hardly_used() -> None:
+    """Successes with most places empty say nothing about more: the limit stays."""
+    limiter = Limiter(OPTIONS)
+    for era in fill(limiter):
+        limiter.leave(era, Load.DROPPED, 0.0)
+    lowered = limiter.limit
+    for _ in range(200):
+        limiter.leave(limiter.enter(), Load.TAKEN, 1.0)
+    assert limiter.limit == lowered < OPTIONS.max
+
+
+class LimiterMachine(RuleBasedStateMachine):
+    """Requests come, and come back in any order with any news."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limiter = Limiter(OPTIONS)
+        self.out: list[int] = []
+
+    @rule(count=st.integers(1, 30))
+    def enter(self, count: int) -> None:
+        for _ in range(count):
+            if self.limiter.has_room(0.0):
+                self.out.append(self.limiter.enter())
+
+    @rule(data=st.data(), load=st.sampled_from(Load))
+    def leave(self, data: st.DataObject, load: Load) -> None:
+        if not self.out:
+            return
+        limiter, busy = self.limiter, len(self.out)
+        era, before, news_of = self.out.pop(data.draw(st.integers(0, busy - 1))), limiter.limit, limiter.era
+        lowered = limiter.leave(era, load, 0.0)
+        half_used, sound = busy * 2 >= before, limiter._sound
+        assert lowered == (int(limiter.limit) < int(before)), "what it says is what happened"
+        if load is Load.DROPPED and era == news_of:
+            floor = float(OPTIONS.min)
+            assert limiter.limit == min(
+                before, max(floor, min(before, max(busy, PRESUMED)) * OPTIONS.decrease)
+            )
+            assert limiter.era > news_of, "the rest of this overload is no news"
+        elif load is Load.TAKEN and half_used:
+            slowly = max(1.0, before * OPTIONS.growth) / before
+            assert before <= limiter.limit <= before + (1.0 if before < sound else slowly)
+            assert limiter.limit > before or before == OPTIONS.max
+        else:
+            assert limiter.limit == before, "nothing was said about its load"
+
+    @rule(min_=st.integers(1, 10), more=st.integers(0, 50))
+    def adopt(self, min_: int, more: int) -> None:
+        other = LimiterOptions(min=min_, max=min_ + more)
+        before = self.limiter.limit
+        self.limiter.adopt(other)
+        untried = before == OPTIONS.max
+        assert self.limiter.limit == (other.max if untried else min(max(before, other.min), other.max))
+        self.limiter.adopt(OPTIONS)
+
+    @invariant()
+    def bounds(self) -> None:
+        assert OPTIONS.min <= self.limiter.limit <= OPTIONS.max
+        assert self.limiter.in_flight == len(self.out)
+        assert self.limiter.has_room(0.0) == (len(self.out) < int(self.limiter.limit))
+
+
+TestLimiterMachine = LimiterMachine.TestCase
+TestLimiterMachine.settings = settings(max_examples=60, stateful_step_count=30)

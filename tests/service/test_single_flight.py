@@ -1,0 +1,358 @@
+"""Calls that are shared: whoever comes and goes, and however fast each reads, everybody reads the one answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dub5.service import clock
+from dub5.service.config.options import Clocks
+from dub5.service.errors import AllTargetsDown, DeadlineExceeded, GatewayError, StreamCut, StreamStalled
+from dub5.service.events import Events
+from dub5.service.failover.context import Task
+from dub5.service.failover.rejected_content import Notices
+from dub5.service.model import Chunk, Usage
+from dub5.service.single_flight import AHEAD_BYTES_MAX, KEPT_BYTES_MAX, PIECE_BYTES_MAX, Flights, Seat
+from dub5.service.timeouts import ClockRanOut, Watch
+from dub5.simulators.virtual import run
+from tests.support.questions import request
+
+BYTES_MAX = 32 * 1024 * 1024
+LONG_S = 1000.0
+
+
+@dataclass
+class Source:
+    """An answer past its commit point: a chunk, then one every `gap_s`; at the end nothing, or what is wrong with it."""
+
+    watch: Watch
+    chunks: list[bytes]
+    gap_s: float = 1.0
+    error: GatewayError | None = None
+    usage: Usage | None = None
+    began_s: float = 0.0
+    given: int = 0
+    closed_s: float | None = None
+
+    @property
+    def stream(self) -> "Source":
+        return self
+
+    async def read(self) -> list[Chunk]:
+        if self.given:
+            try:
+                await self.watch.guard("between_tokens", LONG_S, asyncio.sleep(self.gap_s))
+            except ClockRanOut:
+                raise StreamStalled("No time is left.") from None
+        if self.given == len(self.chunks):
+            if self.error is not None:
+                raise self.error
+            return []
+        self.given += 1
+        return [Chunk(self.chunks[self.given - 1])]
+
+    async def aclose(self) -> None:
+        self.closed_s = clock.now()
+
+
+@dataclass
+class House:
+    """Calls to a provider that always gives the same answer, and what became of them."""
+
+    chunks: list[bytes]
+    first_s: float = 1.0
+    gap_s: float = 1.0
+    error: GatewayError | None = None
+    bytes_max: int = BYTES_MAX
+    calls: list[Source] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.flights: Flights[Source] = Flights(Events(), self.bytes_max)
+
+    async def ask(self, task: Task) -> Source:
+        source = Source(task.watch, self.chunks, self.gap_s, self.error)
+        self.calls.append(source)
+        try:
+            await task.watch.guard("first_token", LONG_S, asyncio.sleep(self.first_s))
+            if self.error is not None and not self.chunks:
+                raise self.error
+            return source
+        except ClockRanOut:
+            await source.aclose()
+            raise DeadlineExceeded("No time is left.") from None
+        except BaseException:
+            await source.aclose()
+            raise
+
+    @property
+    def open(self) -> list[Source]:
+        return [call for call in self.calls if call.closed_s is None]
+
+    @asynccontextmanager
+    async def seat(self, within_s: float = LONG_S) -> AsyncIterator[Seat[Source]]:
+        """A place at the call for the one question that is asked here."""
+        watch = Watch(clock.now() + within_s)
+        task = Task(request(stream=True), "chat", Clocks(), Notices(()), watch, clock.now())
+        try:
+            seat = await self.flights.join("question", task, self.ask)
+            try:
+                yield seat
+            finally:
+                await seat.aclose()
+        finally:
+            watch.close()
+
+
+async def all_of(seat: Seat[Source], pace_s: float = 0.0) -> bytes:
+    """All that can be read, with a pause after each read."""
+    read = b""
+    while chunks := await seat.read():
+        read += b"".join(chunk.raw for chunk in chunks)
+        await asyncio.sleep(pace_s)
+    return read
+
+
+@dataclass(frozen=True)
+class Client:
+    """Comes, reads with a pause after each read, and leaves: when it likes, or at the end; or its time is over."""
+
+    comes_s: float
+    pace_s: float
+    leaves_after_s: float | None
+    within_s: float
+
+
+@dataclass
+class Told:
+    """What one client saw."""
+
+    read: bytes = b""
+    whole: bool = False
+    error: GatewayError | None = None
+    until_s: float = 0.0
+
+
+TENTHS = st.integers(0, 80).map(lambda tenths: tenths / 10)
+CLIENTS = st.builds(
+    Client,
+    comes_s=TENTHS,
+    pace_s=st.sampled_from([0.0, 0.3, 1.0, 4.0]),
+    leaves_after_s=st.none() | TENTHS,
+    within_s=st.sampled_from([0.5, 2.0, 5.0, LONG_S]),
+)
+ENDS = st.sampled_from(
+    [None, StreamCut("It broke off."), AllTargetsDown("Nobody is there.", retry_after_s=1.0)]
+)
+
+
+async def visit(house: House, client: Client, told: Told) -> None:
+    """From coming to leaving."""
+    await asyncio.sleep(client.comes_s)
+    try:
+        async with asyncio.timeout(client.leaves_after_s), house.seat(client.within_s) as seat:
+            while chunks := await seat.read():
+                told.read += b"".join(chunk.raw for chunk in chunks)
+                await seat.task.watch.guard("client_stall", LONG_S, asyncio.sleep(client.pace_s))
+            told.whole = True
+    except TimeoutError:
+        pass
+    except ClockRanOut:
+        told.error = StreamStalled("It took its time.")
+    except GatewayError as error:
+        told.error = error
+    finally:
+        told.until_s = clock.now()
+
+
+async def play(house: House, clients: list[Client]) -> list[Told]:
+    """All of them; no two calls are ever open at once, and none where nobody is."""
+    told = [Told() for _ in clients]
+    visits = [
+        asyncio.create_task(visit(house, client, one)) for client, one in zip(clients, told, strict=True)
+    ]
+    while not all(one.done() for one in visits):
+        await asyncio.sleep(0.113)
+        assert len(house.open) <= 1
+        here = [c for c, v in zip(clients, visits, strict=True) if c.comes_s <= clock.now() and not v.done()]
+        assert here or not house.open
+    await asyncio.gather(*visits)
+    assert not house.flights._open
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("flight")]
+    return told
+
+
+@settings(max_examples=200)
+@given(
+    clients=st.lists(CLIENTS, min_size=1, max_size=6),
+    words=st.integers(0, 5),
+    end=ENDS,
+    seed=st.integers(0, 3),
+)
+@example(  # the last one leaves in the very moment in which another one comes
+    [Client(0.0, 0.0, 0.1, 0.5), Client(0.1, 0.0, None, 0.5), Client(0.2, 0.0, None, 0.5)], 0, None, 0
+)
+@example(  # one comes in the very moment in which the other one's time is over
+    [Client(0.9, 0.0, None, 2.0), Client(2.9, 0.0, None, 0.5)], 1, None, 0
+)
+def test_everybody_reads_the_one_answer(
+    clients: list[Client], words: int, end: GatewayError | None, seed: int
+) -> None:
+    """Whoever comes, reads and leaves, in any order: all read a prefix of the answer, who stays reads all of it or is
+    told why not, in time; there is one call while anybody is there, and none after that."""
+    chunks = [f"word{n} ".encode() for n in range(words)]
+    house = House(chunks, error=end)
+    answer = b"".join(chunks)
+    for client, told in zip(clients, run(play(house, clients), seed=seed), strict=True):
+        assert answer.startswith(told.read)
+        assert not told.whole or told.read == answer
+        if isinstance(told.error, DeadlineExceeded | StreamStalled):
+            assert told.until_s == pytest.approx(client.comes_s + client.within_s)
+        elif told.error is not None:
+            assert end is not None and type(told.error) is type(end)
+            assert told.error is not end
+            assert told.read == answer
+        elif not told.whole:
+            assert client.leaves_after_s is not None
+            assert told.until_s == pytest.approx(client.comes_s + client.leaves_after_s)
+        if told.whole:
+            assert end is None
+
+
+@given(
+    comes=st.lists(TENTHS, min_size=2, max_size=8), first_leaves_s=st.integers(0, 90).map(lambda n: n / 10)
+)
+def test_nobody_leads(comes: list[float], first_leaves_s: float) -> None:
+    """Who began the call leaves at any moment; as long as somebody is there it is the same call, and it is whole."""
+    house = House([b"a", b"b", b"c"], gap_s=4.0)
+    first, *others = sorted(comes)
+    clients = [Client(first, 0.0, first_leaves_s, LONG_S), *(Client(at, 0.0, None, LONG_S) for at in others)]
+    told = run(play(house, clients))
+    assert [one.read for one in told[1:]] == [b"abc"] * len(others)
+    if others[0] < first + first_leaves_s:
+        assert len(house.calls) == 1
+
+
+class TestPace:
+    async def test_a_slow_reader_holds_nobody_up(self) -> None:
+        """One reads a chunk a minute, the other as they come: that one has all of it when the provider has said it."""
+        house = House([b"x" * 20_000] * 50, gap_s=0.1)
+        async with house.seat() as slow, house.seat() as fast:
+            crawling = asyncio.create_task(all_of(slow, pace_s=60.0))
+            assert len(await all_of(fast)) == 1_000_000
+            assert clock.now() == pytest.approx(1.0 + 50 * 0.1)
+            assert len(await crawling) == 1_000_000
+
+    async def test_nobody_reads(self) -> None:
+        """The provider is read a little ahead of the fastest reader, no further."""
+        house = House([b"x" * 1024] * 2000, gap_s=0.0)
+        async with house.seat() as seat:
+            await asyncio.sleep(60.0)
+            (call,) = house.calls
+            assert call.given * 1024 == pytest.approx(AHEAD_BYTES_MAX, abs=2048)
+            assert len(await all_of(seat)) == 2000 * 1024
+
+    async def test_far_behind(self) -> None:
+        """So far behind that it costs too much memory: then the others wait for it."""
+        house = House([b"x" * 1024] * 4000, gap_s=0.0, bytes_max=2 * KEPT_BYTES_MAX)
+        async with house.seat() as fast:
+            async with house.seat():
+                reading = asyncio.create_task(all_of(fast))
+                await asyncio.sleep(60.0)
+                assert house.calls[0].given * 1024 == pytest.approx(2 * KEPT_BYTES_MAX, abs=2048)
+            assert len(await reading) == 4000 * 1024
+
+    async def test_a_piece_at_a_time(self) -> None:
+        """What has piled up is given in pieces, so that a client that does not read is noticed."""
+        house = House([b"x" * 10_000] * 50, gap_s=0.0)
+        async with house.seat() as first, house.seat() as late:
+            await all_of(first)
+            sizes = []
+            while chunks := await late.read():
+                sizes.append(sum(len(chunk.raw) for chunk in chunks))
+        assert sum(sizes) == 500_000
+        assert max(sizes) <= PIECE_BYTES_MAX
+
+    async def test_too_long_to_join(self) -> None:
+        """Of a long answer only what somebody has yet to read is kept: who comes then has a call of its own."""
+        house = House([b"x" * 10_000] * 300, gap_s=0.01)
+        async with house.seat() as first:
+            reading = asyncio.create_task(all_of(first))
+            await asyncio.sleep(2.9)
+            assert house.calls[0].given * 10_000 > KEPT_BYTES_MAX
+            async with house.seat() as late:
+                assert len(house.calls) == 2
+                assert first._flight._bytes > KEPT_BYTES_MAX
+                assert sum(len(chunk.raw) for chunk in first._flight._chunks) < 100_000
+                assert len(await all_of(late)) == len(await reading) == 3_000_000
+
+
+async def test_a_defect_is_everybodys() -> None:
+    """What is wrong with us is raised where somebody hears it, in each request."""
+
+    class Broken(House):
+        async def ask(self, task: Task) -> Source:
+            await asyncio.sleep(1.0)
+            raise ZeroDivisionError
+
+    house = Broken([])
+
+    async def one() -> None:
+        async with house.seat():
+            pass
+
+    found = await asyncio.gather(one(), one(), return_exceptions=True)
+    assert [type(error) for error in found] == [ZeroDivisionError] * 2
+
+
+async def test_too_little_time_is_nobody_elses() -> None:
+    """A call that had no chance in the time of who began it is made again for those who have more."""
+
+    class Busy(House):
+        async def ask(self, task: Task) -> Source:
+            until_s = task.watch.deadline_s
+            await asyncio.sleep(1.0)
+            if until_s < 5.0:
+                raise DeadlineExceeded("Less time is left than an answer needs.")
+            return await super().ask(task)
+
+    house = Busy([b"a", b"b"])
+
+    async def one(comes_s: float, within_s: float) -> bytes:
+        await asyncio.sleep(comes_s)
+        async with house.seat(within_s) as seat:
+            return await all_of(seat)
+
+    asking = one(0.0, 2.0), one(0.5, LONG_S), one(0.7, LONG_S)
+    hasty, *patient = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(hasty, DeadlineExceeded)
+    assert patient == [b"ab", b"ab"]
+    assert len(house.calls) == 1
+
+
+async def test_no_timer_is_left() -> None:
+    """A call that is over leaves nothing that would ring later."""
+    house = House([b"a"])
+    async with house.seat() as seat:
+        await all_of(seat)
+    assert seat._flight._watch is not None
+    assert seat._flight._watch._timer is None
+
+
+async def test_more_time_for_one_is_more_time_for_the_call() -> None:
+    """The call's own wait under way is extended too, and named as what it is when it ends."""
+    watch = Watch(clock.now() + 1.0)
+    part = Watch(clock.now() + 1.0, within=watch)
+    asyncio.get_running_loop().call_later(0.5, watch.extend, clock.now() + 3.0)
+    with pytest.raises(ClockRanOut, match="deadline"):
+        await watch.guard("first_token", 9.0, asyncio.sleep(20))
+    assert clock.now() == pytest.approx(3.0)
+    assert part.deadline_s == watch.deadline_s
+    watch.extend(60.0)
+    with pytest.raises(ClockRanOut, match="first_token"):
+        await watch.guard("first_token", 9.0, asyncio.sleep(20))
+    part.close()
+    watch.close()

@@ -1,0 +1,33 @@
+"""Questions for the tests of the cache, and an ear for what it tells."""
+
+import msgspec
+
+from dub5.service.config.options import CacheOptions
+from dub5.service.events import CacheLooked, Event
+from dub5.service.model import Caller, ChatBody, ChatRequest
+
+ON = CacheOptions(enabled=True, ttl_s=60.0)
+MARK = "mark"
+
+
+def request(caller: str = "a", text: str | None = None, **fields: object) -> ChatRequest:
+    """A request that may be answered from the cache. `text`: its JSON as it came, in place of `fields`."""
+    asked = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0, **fields}
+    raw = msgspec.json.encode(asked) if text is None else text.encode()
+    body = msgspec.json.decode(raw, type=ChatBody)
+    return ChatRequest("req_1", Caller(caller), body, msgspec.json.decode(raw, type=dict[str, msgspec.Raw]))
+
+
+class Heard:
+    """A subscriber that remembers."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def results(self) -> list[str]:
+        """What the looks into the cache found."""
+        return [event.result for event in self.events if isinstance(event, CacheLooked)]

@@ -1,0 +1,110 @@
+"""A provider that is nothing but places, and people who want one."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+from dub5.service import clock
+from dub5.service.admission.queue import Queue
+from dub5.service.admission.service_time import Needs
+from dub5.service.config.options import AdmissionOptions, Clocks
+from dub5.service.errors import GatewayError
+from dub5.service.events import Event, Events, QueueLeft
+from dub5.service.failover.context import Task
+from dub5.service.failover.rejected_content import Notices
+from dub5.service.model import Caller, ChatBody, ChatRequest, Priority, Target
+from dub5.service.resilience.fleet import Fleet
+from dub5.service.timeouts import Watch
+
+ONE, TWO = Target("one", "m"), Target("two", "m")
+LONG_S = 1_000.0
+
+
+class Places:
+    """Stands for a fleet. `free` places at each provider; `tell` is what it was asked to call."""
+
+    def __init__(self, **free: int) -> None:
+        self.free = free
+        self.tell: Callable[[], None] | None = None
+        self.looked = 0
+
+    def must_wait(self, targets: Iterable[Target], now_s: float) -> bool:
+        self.looked += 1
+        return all(self.free[target.provider] <= 0 for target in targets)
+
+    def on_room(self, targets: Iterable[Target], tell: Callable[[], None]) -> None:
+        self.tell = tell
+
+    def take(self, targets: Iterable[Target]) -> str:
+        """The provider whose place was taken. One must be free."""
+        name = next(target.provider for target in targets if self.free[target.provider] > 0)
+        self.free[name] -= 1
+        return name
+
+    def give(self, name: str = "one") -> None:
+        """A place is free again."""
+        self.free[name] += 1
+        if self.tell is not None:
+            self.tell()
+
+
+class House:
+    """The queue, the places, and who has come, by number."""
+
+    def __init__(self, places: int = 0, options: AdmissionOptions | None = None, **free: int) -> None:
+        self.places = Places(**{"one": places, **free})
+        self.events: list[QueueLeft] = []
+        self.needs = Needs()
+        self.queue = Queue(options or AdmissionOptions(), self.needs, Events(self._note))
+        self.inside: list[int] = []  # in the order in which they went in
+        self.tasks: dict[int, asyncio.Task[None]] = {}
+        self.errors: dict[int, Any] = {}
+        self.ended_s: dict[int, float] = {}
+
+    def _note(self, event: Event) -> None:
+        assert isinstance(event, QueueLeft)
+        self.events.append(event)
+
+    async def come(
+        self,
+        number: int,
+        priority: Priority = Priority.NORMAL,
+        *,
+        within_s: float = LONG_S,
+        targets: Sequence[Target] = (ONE,),
+        route: str = "chat",
+    ) -> None:
+        """One more asks; returns when it waits, or is inside."""
+        body = ChatBody("chat", [], stream=True)
+        request = ChatRequest(f"req_{number}", Caller("someone", priority), body, {})
+        watch = Watch(clock.now() + within_s)
+        task = Task(request, route, Clocks(), Notices(()), watch, clock.now())
+        self.tasks[number] = asyncio.create_task(self._one(number, task, targets))
+        await settle()
+
+    async def _one(self, number: int, task: Task, targets: Sequence[Target]) -> None:
+        try:
+            await self.queue.turn(task, cast(Fleet, self.places), targets)
+            self.places.take(targets)
+            self.inside.append(number)
+        except GatewayError as error:
+            self.errors[number] = error
+        finally:
+            self.ended_s[number] = clock.now()
+
+    async def leave(self, number: int) -> None:
+        """Its client is gone."""
+        self.tasks[number].cancel()
+        await asyncio.wait({self.tasks[number]})
+
+    async def close(self) -> None:
+        """Everybody leaves."""
+        for number in self.tasks:
+            await self.leave(number)
+        await asyncio.sleep(1.0)
+
+
+async def settle() -> None:
+    """Whatever can happen without time passing has happened."""
+    for _ in range(20):
+        await asyncio.sleep(0)

@@ -1,0 +1,174 @@
+"""A service in virtual time with providers whose scripts a test writes down in full."""
+
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Self
+
+from dub5.service.app import Service
+from dub5.service.config.options import BreakerOptions, Clocks
+from dub5.service.config.settings import (
+    Loaded,
+    ProviderSettings,
+    RouteSettings,
+    Secret,
+    ServerSettings,
+    Settings,
+)
+from dub5.simulators.script import Action, Data, End, Head, Respond, Script, SimRequest, Wait
+from dub5.simulators.virtual import Answer, AppClient, VirtualWire
+
+WORDS = ("hello ", "big ", "world")
+SSE = {"content-type": "text/event-stream"}
+NAMES = ("one", "two", "three")
+
+
+class World:
+    """`async with World(one=script, two=script) as world`: providers in this order behind the model "chat".
+    `options`: further tables of the settings, as `{"retry": RetryOptions()}`."""
+
+    def __init__(
+        self,
+        *,
+        clocks: Clocks | None = None,
+        breaker: BreakerOptions | None = None,
+        server: ServerSettings | None = None,
+        route: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        caller_keys: tuple[str, ...] = (),
+        keys: Mapping[str, tuple[str, ...]] | None = None,
+        **providers: Respond,
+    ) -> None:
+        self.asked: dict[str, list[SimRequest]] = {name: [] for name in providers}
+        urls = {name: f"http://{name}.test/v1" for name in providers}
+        self.wire = VirtualWire({urls[name]: self._noting(name, providers[name]) for name in providers})
+        targets = tuple(f"{name}/m" for name in providers)
+        settings = Settings(
+            provider=tuple(ProviderSettings(name, "openai", urls[name]) for name in providers),
+            route=(
+                RouteSettings(
+                    **{"name": "chat", "targets": targets, "clocks": clocks or Clocks()} | (route or {})
+                ),
+            ),
+            **{"breaker": breaker or BreakerOptions(), "server": server or ServerSettings()}
+            | (options or {}),
+        )
+        secrets = {name: tuple(map(Secret, (keys or {}).get(name, (f"sk-{name}",)))) for name in providers}
+        loaded = Loaded(settings, secrets, tuple(map(Secret, caller_keys)))
+        self.service = Service(loaded, wire=self.wire, seed="test")
+        self.client = AppClient(self.service.asgi)
+
+    async def __aenter__(self) -> Self:
+        await self.client.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.client.__aexit__(*error)
+
+    def _noting(self, name: str, respond: Respond) -> Respond:
+        def noted(request: SimRequest) -> Script:
+            self.asked[name].append(request)
+            return respond(request)
+
+        return noted
+
+    def ask(
+        self, *, stream: bool = False, headers: Mapping[str, str] | None = None, **fields: Any
+    ) -> Awaitable[Answer]:
+        """One chat request, its whole reply."""
+        return self.client.request(
+            "POST", "/v1/chat/completions", json=body(stream=stream, **fields), headers=headers
+        )
+
+    def stream(self, headers: Mapping[str, str] | None = None, **fields: Any) -> Any:
+        """One streamed chat request, to be read as it comes."""
+        return self.client.stream(
+            "POST", "/v1/chat/completions", json=body(stream=True, **fields), headers=headers
+        )
+
+    def happened(self, what: str) -> int:
+        """How often, by the service's own count."""
+        return self.service.board.happened[what]
+
+    def outcomes(self) -> dict[str, int]:
+        """The endings so far, without those that never came."""
+        return {name: count for name, count in self.service.board.outcomes.items() if count}
+
+
+def body(*, stream: bool = False, **fields: Any) -> dict[str, Any]:
+    """A request's JSON."""
+    return {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "stream": stream, **fields}
+
+
+def chunk(delta: Mapping[str, Any], finish: str | None = None) -> Data:
+    """One event of a stream."""
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    payload = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    return Data(b"data: " + json.dumps(payload).encode() + b"\n\n")
+
+
+def completion(text: str, finish: str | None = "stop") -> bytes:
+    """A JSON answer."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
+    return json.dumps({"id": "c", "created": 1, "model": "m", "choices": [choice], "usage": usage}).encode()
+
+
+def healthy(*, first_s: float = 0.1, gap_s: float = 0.02, words: tuple[str, ...] = WORDS) -> Respond:
+    """Answers whole, JSON or stream as asked."""
+
+    def respond(request: SimRequest) -> Script:
+        if json.loads(request.body).get("stream"):
+            yield Head(200, SSE)
+            yield Wait(first_s)
+            for word in words:
+                yield chunk({"content": word})
+                yield Wait(gap_s)
+            yield chunk({}, "stop")
+            yield Data(b"data: [DONE]\n\n")
+            yield End()
+        else:
+            yield Wait(first_s)
+            yield from reply(200, completion("".join(words)))
+
+    return respond
+
+
+def reply(status: int, data: bytes = b"", headers: Mapping[str, str] | None = None) -> Iterator[Action]:
+    """A whole HTTP reply."""
+    known = {"content-type": "application/json", "content-length": str(len(data))}
+    yield Head(status, known | dict(headers or {}))
+    yield Data(data)
+    yield End()
+
+
+def status(number: int, data: bytes = b"", headers: Mapping[str, str] | None = None) -> Respond:
+    """Always this status."""
+    return lambda request: reply(number, data, headers)
+
+
+def script(*actions: Action) -> Respond:
+    """Always these actions."""
+    return lambda request: iter(actions)
+
+
+def in_turn(*responds: Respond) -> Respond:
+    """The first call gets the first, and so on; the last one stays."""
+    left = list(responds)
+    take: Callable[[], Respond] = lambda: left.pop(0) if len(left) > 1 else left[0]
+    return lambda request: take()(request)
+
+
+def text_of(data: bytes) -> str:
+    """What a stream said."""
+    return "".join(
+        choice["delta"].get("content") or ""
+        for payload in payloads(data)
+        if isinstance(payload, dict)
+        for choice in payload.get("choices", ())
+    )
+
+
+def payloads(data: bytes) -> list[Any]:
+    """The events of a stream, decoded; `[DONE]` as itself."""
+    found = [line.removeprefix(b"data: ") for line in data.split(b"\n\n") if line.startswith(b"data: ")]
+    return ["[DONE]" if one == b"[DONE]" else json.loads(one) for one in found]
