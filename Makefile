@@ -1,4 +1,4 @@
-# Works with GNU make 3.81 and newer. Everything real is in .ci/setup and in `dub5` (chaos/cli.py).
+# Works with GNU make 3.81 and newer. Everything real is in .ci/setup and in `dub5` (src/dub5/cli.py).
 DUB5 = .venv/bin/python -m dub5
 
 .PHONY: help demo test serve
@@ -16,7 +16,7 @@ demo:
 
 serve:
 	@sh .ci/setup
-	@$(DUB5) serve
+	@$(DUB5) playground
 
 test:
 	@sh .ci/setup

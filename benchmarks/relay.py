@@ -1,6 +1,6 @@
 """What the service costs beside the least that could stand in its place: an aiohttp relay that only passes bytes on.
 
-    client (here) --by turns--> python -m service serve --+--> canned upstream       four processes, real sockets
+    client (here) --by turns--> dub5 serve --+--> canned upstream       four processes, real sockets
                            '--> a bare aiohttp relay    --'
 
     json        one JSON answer

@@ -1,6 +1,6 @@
 """Ten thousand streams through one real process: what was taken is back afterwards, and the memory too.
 
-    client (here) -> python -m service serve -> python -m simulators        three processes, real sockets
+    client (here) -> dub5 serve -> python -m simulators        three processes, real sockets
 
     warm-up     one after another, then 500 at a time: what the process needs at all
     steady      one after another, then 500 at a time

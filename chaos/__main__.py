@@ -1,3 +1,3 @@
-from dub5.chaos.cli import main
+from dub5.cli import main
 
 raise SystemExit(main())

@@ -1,10 +1,11 @@
-"""The `dub5` command: demo | serve | chaos | simulate."""
+"""The verbs of the harness: `dub5 playground`, `demo`, `chaos` and `simulate`."""
 
 import argparse
 import importlib
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,29 +22,77 @@ from dub5.chaos.scenario.model import ENGINES, Scenario
 from dub5.chaos.scenario.parse import INCIDENTS, SCENARIOS, ScenarioProblems, names, ours, read
 from dub5.chaos.simulation.command_options import EXAMPLES as SIMULATE
 from dub5.chaos.simulation.command_options import add as add_simulate
-from dub5.service import VERSION
 
 HELD, DEVIATED, UNUSABLE, DID_NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 130
 LOG_WIDTH = 120  # where nobody says how wide it is
 EXAMPLES = """\
 examples:
-  dub5 demo                               a minute of an incident, live, with a verdict and a report
-  dub5 serve                              simulators and service kept running; prints the page's address
-  dub5 chaos --list                       the scenarios that come with it
-  dub5 chaos demo --engine virtual        one of them, on virtual time
-  dub5 chaos mine.toml --engine all       your own, on every engine it names
-  dub5 chaos demo --engine virtual --runs 20    with 20 seeds; a failure prints its own
+  dub5 chaos --list                       list the scenarios that come with it
+  dub5 chaos demo --engine virtual        run one of them on virtual time
+  dub5 chaos mine.toml --engine all       run your own on every engine that it names
+  dub5 chaos demo --engine virtual --runs 20    run it with 20 seeds; a failure prints its seed
 
 exit codes: 0 it held; 1 it did not hold, or did not recover in time; 2 the scenario cannot be used; 3 it did not run
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit code."""
-    options = _parser().parse_args(arguments)
+def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Add the options of one verb: `playground`, `demo`, `chaos` or `simulate`."""
+    command: Callable[[argparse.Namespace, Console], int]
+    match verb:
+        case "playground":
+            command = _playground
+            parser.add_argument(
+                "--port",
+                type=_port,
+                default=8080,
+                help="port of the page; another free one if taken (default 8080)",
+            )
+        case "demo":
+            command = _demo
+            _add_run_options(parser)
+        case "chaos":
+            command = _chaos
+            parser.epilog = EXAMPLES
+            parser.add_argument(
+                "scenario", nargs="*", help="names or files (default: every scenario shipped)"
+            )
+            parser.add_argument(
+                "--engine",
+                choices=(*ENGINES, "all"),
+                default="all",
+                help="default: every engine the scenario lists",
+            )
+            parser.add_argument(
+                "--runs", type=_count, default=1, metavar="N", help="number of runs, with consecutive seeds"
+            )
+            parser.add_argument("--list", action="store_true", help="list the scenarios and exit")
+            _add_run_options(parser)
+        case _:
+            command = _simulate
+            parser.epilog = SIMULATE
+            add_simulate(parser)
+    parser.set_defaults(run=partial(run, command))
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="seed for workload and faults (default: random)"
+    )
+    parser.add_argument(
+        "--reports",
+        type=Path,
+        default=Path("reports"),
+        metavar="DIR",
+        help="folder for reports (default: reports)",
+    )
+
+
+def run(command: Callable[[argparse.Namespace, Console], int], options: argparse.Namespace) -> int:
+    """Run one verb. Return the exit code."""
     console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
     try:
-        code: int = options.run(options, console)
+        return command(options, console)
     except ScenarioProblems as error:
         _complain(str(error))
         return UNUSABLE
@@ -52,8 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DID_NOT_RUN
     except KeyboardInterrupt:
         console.print("Stopped; nothing is left running.")
-        return HELD if options.run is _serve else INTERRUPTED  # there is no other way to end a server
-    return code
+        return HELD if command is _playground else INTERRUPTED  # there is no other way to end a server
 
 
 def _complain(text: str) -> None:
@@ -66,10 +114,8 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
     return _play(scenario, "toxiproxy", seed, options.reports, console)
 
 
-def _serve(options: argparse.Namespace, console: Console) -> int:
-    serve: Any = importlib.import_module(
-        "dub5.chaos.engines.serve"
-    )  # only when asked for: it brings much with it
+def _playground(options: argparse.Namespace, console: Console) -> int:
+    serve: Any = importlib.import_module("dub5.chaos.engines.serve")  # it brings much with it
     code: int = serve.serve(options.port, console)
     return code
 
@@ -178,46 +224,3 @@ def _scenario(said: str) -> Scenario:
             said, [f"there is no such scenario here; {known}, and incidents (docs/incidents.md)."]
         )
     return read(Path(said))
-
-
-def _parser() -> argparse.ArgumentParser:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="dub5",
-        description="Proves that a chat service over unreliable providers always answers honestly.",
-        epilog=EXAMPLES,
-        formatter_class=form,
-    )
-    parser.add_argument("--version", action="version", version=f"dub5 {VERSION}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    demo = commands.add_parser("demo", help="a minute of an incident on real sockets, watched live")
-    demo.set_defaults(run=_demo)
-    serve = commands.add_parser("serve", help="simulators and service kept running, until Ctrl-C")
-    serve.set_defaults(run=_serve)
-    serve.add_argument(
-        "--port", type=_port, default=8080, help="of the page, if free; else any (default 8080)"
-    )
-    chaos = commands.add_parser("chaos", help="scenarios, judged", epilog=EXAMPLES, formatter_class=form)
-    chaos.set_defaults(run=_chaos)
-    chaos.add_argument("scenario", nargs="*", help="names or files; without any: all that come with it")
-    chaos.add_argument("--engine", choices=(*ENGINES, "all"), default="all", help="default: all it is for")
-    chaos.add_argument(
-        "--runs", type=_count, default=1, metavar="N", help="as many runs, with seeds that follow"
-    )
-    chaos.add_argument("--list", action="store_true", help="say what scenarios there are, and end")
-    simulate = commands.add_parser(
-        "simulate",
-        help="drawn worlds, by the hundred, on virtual time",
-        epilog=SIMULATE,
-        formatter_class=form,
-    )
-    simulate.set_defaults(run=_simulate)
-    add_simulate(simulate)
-    for command in (demo, chaos):
-        command.add_argument(
-            "--seed", type=int, metavar="N", help="of requests and chances; drawn if not said"
-        )
-        command.add_argument(
-            "--reports", type=Path, default=Path("reports"), metavar="DIR", help="default: reports"
-        )
-    return parser

@@ -1,4 +1,4 @@
-"""python -m service serve | check"""
+"""Run the service, or check its settings: `dub5 serve`, `dub5 check`."""
 
 import argparse
 import asyncio
@@ -37,10 +37,15 @@ A key can also be in a file that is named by OPENAI_API_KEY_FILE: kill -HUP read
 """
 
 
-SERVE = (
-    "run the service; SIGTERM or Ctrl-C lets open answers finish, a second one does not; "
-    "SIGHUP reads the settings again, for new requests"
-)
+VERBS = {
+    "serve": "Run the service. SIGTERM or Ctrl-C lets open answers finish; a second one does not. SIGHUP reloads the"
+    " settings for new requests.",
+    "check": "Check the settings offline: list every error, or say what would be served.",
+}
+DEFAULT_CONFIG = Path("dub5.toml")
+NO_CONFIG = """\
+No settings: there is no dub5.toml here. Name a file with --config FILE; `dub5 serve --help` shows the smallest one.
+To try the service without any provider: dub5 playground"""
 
 
 class Server(uvicorn.Server):
@@ -97,9 +102,41 @@ class Server(uvicorn.Server):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; the exit code."""
-    options = _parser().parse_args(arguments)
-    read = partial(load, options.config, host=options.host, port=options.port, insecure=options.insecure)
+    """Run `python -m dub5.service`: `serve` or `check`. Return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dub5.service",
+        description="An OpenAI-compatible chat service over many unreliable providers.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dub5 {VERSION}")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name, text in VERBS.items():
+        verb = verbs.add_parser(name, help=text, formatter_class=parser.formatter_class)
+        add_arguments(verb, name)
+    options = parser.parse_args(arguments)
+    return run(options)
+
+
+def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Add the options of `serve` or `check`."""
+    parser.description, parser.epilog = VERBS[verb], EXAMPLE
+    parser.set_defaults(run=run)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: dub5.toml)")
+    parser.add_argument("--host", help="listen on this address instead of [server] host")
+    parser.add_argument(
+        "--port", type=_port, help="listen on this port instead of [server] port; 0: any free one"
+    )
+    parser.add_argument("--insecure", action="store_true", help="allow a public address without caller keys")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run `serve` or `check`. Return the exit code."""
+    config = options.config or _default_config()
+    if config is None:
+        print(NO_CONFIG, file=sys.stderr)
+        return 2
+    read = partial(load, config, host=options.host, port=options.port, insecure=options.insecure)
     try:
         loaded = read()
     except SettingsProblems as error:
@@ -107,12 +144,22 @@ def main(arguments: list[str] | None = None) -> int:
         for problem in error.problems:
             print(f"  - {problem}", file=sys.stderr)
         return 2
-    if options.command == "check":
+    if options.verb == "check":
         print(_summary(loaded))
         return 0
     for remark in loaded.remarks:
         print(f"To note: {remark}", file=sys.stderr)
     return _serve(loaded, lambda running: read(running=running))
+
+
+def _default_config() -> Path | None:
+    return DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError("must be a port from 0 to 65535")
+    return int(text)
 
 
 def _serve(loaded: Loaded, read_again: Callable[[Settings], Loaded]) -> int:
@@ -161,31 +208,6 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m service",
-        description="An OpenAI-compatible chat service over many unreliable providers.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"dub5 {VERSION}")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("serve", SERVE),
-        ("check", "read the settings, say everything that is wrong with them, and end; needs no network"),
-    ):
-        command = commands.add_parser(
-            name, help=text, description=text, epilog=EXAMPLE, formatter_class=parser.formatter_class
-        )
-        command.add_argument("--config", type=Path, metavar="FILE", help="the TOML file with the settings")
-        command.add_argument("--host", help="listen here instead of where the settings say")
-        command.add_argument("--port", type=int, help="the same for the port; 0 takes any free one")
-        command.add_argument(
-            "--insecure", action="store_true", help="allow a public address without caller keys"
-        )
-    return parser
-
-
 def _summary(loaded: Loaded) -> str:
     settings = loaded.settings
     lines = [f"These settings can be used. Listening on {settings.server.host}:{settings.server.port}."]
@@ -223,7 +245,3 @@ def _raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 65_536)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,3 @@
-"""python -m dub5: the `dub5` command."""
+from dub5.cli import main
 
-import sys
-
-from dub5.chaos.cli import main
-
-sys.exit(main())
+raise SystemExit(main())

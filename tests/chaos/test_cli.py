@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from dub5.chaos.cli import DID_NOT_RUN, UNUSABLE, main
+from dub5.chaos.cli import DID_NOT_RUN, UNUSABLE
 from dub5.chaos.scenario.model import Neighbourhood
 from dub5.chaos.scenario.service_config import settings
+from dub5.cli import main
 from dub5.service.config.load import load
 
 
@@ -15,7 +16,7 @@ from dub5.service.config.load import load
     [
         (("chaos", "--runs", "0", "demo"), "must be 1 or more"),
         (("chaos", "--runs", "-1", "demo"), "must be 1 or more"),
-        (("serve", "--port", "99999"), "must be a port from 0 to 65535"),
+        (("playground", "--port", "99999"), "must be a port from 0 to 65535"),
         (("chaos", "--engine", "none"), "invalid choice"),
     ],
     ids=" ".join,

@@ -1,4 +1,4 @@
-"""What `python -m service serve` makes of the connections it accepts."""
+"""What `dub5 serve` makes of the connections it accepts."""
 
 import asyncio
 import os

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dub5.chaos import cli
+from dub5 import cli
 from dub5.chaos.simulation.batch import Total, play_seed
 from dub5.chaos.simulation.invariants.coverage import REQUIRED
 from dub5.chaos.simulation.run import play

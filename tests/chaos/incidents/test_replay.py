@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.chaos import cli
+from dub5 import cli
 from dub5.chaos.incidents.page import page
 from dub5.chaos.incidents.replay import replay
 from dub5.chaos.scenario.compress import EDGE_S, shorter

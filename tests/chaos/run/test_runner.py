@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from dub5.chaos.cli import main
 from dub5.chaos.engines import virtual
 from dub5.chaos.engines.http_endpoint import HttpDoor, http_session
 from dub5.chaos.report import html as report
@@ -23,6 +22,7 @@ from dub5.chaos.run.verdict import judge_run
 from dub5.chaos.scenario.model import Expect, Fault, Scenario, Workload
 from dub5.chaos.scenario.parse import parse
 from dub5.chaos.scenario.workload import plan
+from dub5.cli import main
 from dub5.simulators.latency import Latency
 from dub5.simulators.personas.base import Profile
 from dub5.simulators.provider import Provider

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dub5.chaos import cli
+from dub5 import cli
 from dub5.chaos.scenario.faults import HOUSE_KINDS, TCP_KINDS
 from dub5.chaos.scenario.model import ENGINES, Expect, Workload
 from dub5.chaos.scenario.parse import CONFIDENCE, FAULT, HAPPENED, MECHANISMS, TOP

@@ -1,0 +1,80 @@
+"""The `dub5` command. A verb's module is imported only when that verb is asked for: `serve` brings no harness with it,
+and works where only the bare package is installed."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from dub5.service import VERSION
+
+EXTRAS = {
+    "rich": "chaos",
+    "toxiproxy": "chaos",
+    "requests": "chaos",
+}  # a package, and the extra that brings it
+EXAMPLES = """\
+examples:
+  dub5 check --config dub5.toml           say everything that is wrong with the settings, offline
+  dub5 serve --config dub5.toml           run the service; `dub5 serve --help` shows the smallest settings file
+  dub5 playground                         try it without any provider: simulated ones and the service over them
+  dub5 demo                               watch a minute of an incident, with a verdict and a report
+  dub5 chaos --list                       list the scenarios that come with it
+  dub5 chaos mine.toml                    check your own scenario, on every engine that it names
+  dub5 simulate                           run 200 generated worlds on virtual time
+
+`dub5 VERB --help` tells the rest.
+"""
+
+
+class Verb(NamedTuple):
+    """One verb: the module that has its options and runs it, and one line of help."""
+
+    module: str
+    help: str
+
+
+VERBS = {
+    "serve": Verb("dub5.service.command", "run the service over your providers"),
+    "check": Verb("dub5.service.command", "check the settings offline and list every error"),
+    "playground": Verb("dub5.chaos.cli", "run the service over simulated providers, to try it"),
+    "demo": Verb("dub5.chaos.cli", "watch a minute of an incident on real sockets"),
+    "chaos": Verb("dub5.chaos.cli", "run chaos scenarios and check their expectations"),
+    "simulate": Verb("dub5.chaos.cli", "run generated worlds on virtual time and check every invariant"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the verb that the command line names. Return the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    named = next((word for word in words if not word.startswith("-")), None)
+    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
+    for name, verb in VERBS.items():
+        one = verbs.add_parser(
+            name, help=verb.help, formatter_class=argparse.RawDescriptionHelpFormatter, description=verb.help
+        )
+        if name == named:
+            try:
+                module: Any = importlib.import_module(verb.module)
+            except ModuleNotFoundError as error:
+                if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
+                    raise
+                print(f"dub5 {name} needs more packages: pip install 'dub5[{extra}]'", file=sys.stderr)
+                return 2
+            module.add_arguments(one, name)
+    options = parser.parse_args(words)
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dub5",
+        description="A chat service over many unreliable AI providers, and the harness that proves it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dub5 {VERSION}")
+    return parser

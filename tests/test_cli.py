@@ -1,0 +1,59 @@
+"""The `dub5` command: one command for the product and its harness, and the bare package is enough for the product."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dub5.cli import VERBS, main
+
+SETTINGS = """
+[[provider]]
+name = "one"
+dialect = "openai"
+base_url = "http://127.0.0.1:9"
+[[route]]
+name = "chat"
+targets = ["one/model"]
+"""
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every verb has a help of its own, which says what it does."""
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: dub5 {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["serve", "check"])
+def test_no_settings(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a settings file the exit code is 2, and the message names what to try instead."""
+    monkeypatch.chdir(tmp_path)
+    assert main([verb]) == 2
+    assert "dub5 playground" in capsys.readouterr().err
+
+
+def test_default_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file `dub5.toml` of the current folder needs no option."""
+    (tmp_path / "dub5.toml").write_text(SETTINGS)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check"]) == 0
+    assert "one: openai at http://127.0.0.1:9" in capsys.readouterr().out
+
+
+def test_no_extras(tmp_path: Path) -> None:
+    """Without the harness's packages `check` works, and `chaos` names the extra to install."""
+    (tmp_path / "dub5.toml").write_text(SETTINGS)
+    code = "import sys; sys.modules |= dict.fromkeys(('rich', 'toxiproxy', 'requests', 'redis', 'pytest')); "
+    code += "from dub5.cli import main; sys.exit(10 * main(['check']) + main(['chaos', '--list']))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, "pip install 'dub5[chaos]'" in ended.stderr) == (2, True), ended.stderr
