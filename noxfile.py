@@ -41,7 +41,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Every type, strictly."""
-    install(session, "-e", ".[dev,load]")
+    install(session, "-e", ".[chaos,redis,load]", "--group", "dev")
     session.run("mypy", "-p", "dub5")
     session.run("mypy", "--explicit-package-bases", "dashboards", "benchmarks")
 
@@ -49,7 +49,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The test suite, as `make test` runs it; arguments go to pytest."""
-    install(session, "-e", ".[test]")
+    install(session, "-e", ".[chaos,redis]", "--group", "test")
     session.run("python", "-m", "pytest", *session.posargs)
 
 
@@ -84,7 +84,7 @@ def load(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Benchmarks, as ratios within one process."""
-    install(session, "-e", ".[test]")
+    install(session, "-e", ".[chaos,redis]", "--group", "test")
     flags = ("-p", "no:cacheprovider", "--benchmark-enable")
     session.run("python", "-m", "pytest", "benchmarks", *flags, *session.posargs)
 
@@ -92,7 +92,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def dashboards(session: nox.Session) -> None:
     """Whether the dashboards are what the generator makes, and tell the truth about real traffic on a real Prometheus."""
-    install(session, "-e", ".[test]")
+    install(session, "-e", ".[chaos,redis]", "--group", "test")
     session.run("python", "-m", "dashboards.generate", "--check")
     if shutil.which("prometheus") is None:
         missing(session, "no prometheus on PATH (Debian, Ubuntu: apt install prometheus)")
@@ -103,7 +103,7 @@ def dashboards(session: nox.Session) -> None:
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Random upstream bytes through the whole service, on virtual time: `-- --streams 100000 --seed N`."""
-    install(session, "-e", ".[test]")
+    install(session, "-e", ".[chaos,redis]", "--group", "test")
     session.run(
         "python", "-m", "tests.experiments.fuzz_upstream", *(session.posargs or ("--streams", "100000"))
     )
@@ -112,7 +112,7 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def soak(session: nox.Session) -> None:
     """Ten thousand streams through one real process: connections, permits and memory come back. About two minutes."""
-    install(session, "-e", ".[test]")
+    install(session, "-e", ".[chaos,redis]", "--group", "test")
     numbers = os.path.join(session.create_tmp(), "soak.json")
     session.run("python", "-m", "benchmarks.soak", *(session.posargs or ("--out", numbers)))
 

@@ -135,7 +135,7 @@ class TestReliability:
         page = RELIABILITY.read_text()
         settings = re.findall(r"^\| `([a-z_]+(?:\.[a-z_]+)+)` \| ([^|]+) \|", page, re.MULTILINE)
         fixed = re.findall(r"^\| `([A-Z_]+)` in `([a-z_/]+)\.py` \| ([^|]+) \|", page, re.MULTILINE)
-        told = {name: value for name, value in settings} | {f"{file}:{name}": v for name, file, v in fixed}
+        told = dict(settings) | {f"{file}:{name}": v for name, file, v in fixed}
         true = {name: shown(default_of(name)) for name, _ in settings}
         for name, file, _ in fixed:
             true[f"{file}:{name}"] = shown(getattr(import_module("dub5." + file.replace("/", ".")), name))

@@ -161,8 +161,8 @@ class Axis:
     def ticks(self) -> list[Tick]:
         """Round moments, labelled, none over another; a plateau has none."""
         made: list[Tick] = []
-        for tick in (tick for piece in self.pieces if not piece.plateau for tick in _ticks(piece)):
-            tick = self._inside(tick)
+        for whole in (tick for piece in self.pieces if not piece.plateau for tick in _ticks(piece)):
+            tick = self._inside(whole)
             if not made or tick.from_x > made[-1].until_x:
                 made.append(tick)
         return made

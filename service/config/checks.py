@@ -115,7 +115,7 @@ def redis_url_problems(url: str) -> list[str]:
         return [
             "must be written redis://host:port, or rediss:// for TLS, with at most a database number after it."
         ]
-    if not (database.isascii() and database.isdecimal() or database == ""):
+    if not ((database.isascii() and database.isdecimal()) or database == ""):
         return ["the database after the slash must be a number."]
     return []
 

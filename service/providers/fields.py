@@ -45,7 +45,7 @@ def neutral(name: str, value: object) -> bool:
         return True
     if value is False and name not in ONLY_NAMED_FALSE:
         return True
-    return any(value == one and type(value) is not bool or value is one for one in NEUTRAL.get(name, ()))
+    return any((value == one and type(value) is not bool) or value is one for one in NEUTRAL.get(name, ()))
 
 
 def differ(fields: Mapping[str, Raw], differs: Differences) -> tuple[dict[str, Raw], list[str]]:

@@ -61,7 +61,7 @@ class _Choice(Struct):
 
 
 class _Body(Struct):
-    choices: list[_Choice] | None | UnsetType = UNSET
+    choices: list[_Choice] | UnsetType | None = UNSET
     usage: object = None  # read leniently: odd numbers must not cost a good answer
     error: object = None
 

@@ -1,8 +1,8 @@
 r"""Whether a provider lets everybody wait: it has taken more than it can do, and says nothing.
 
     first     |          . .:.:.:.:       a line of its own: even the quickest answer takes much longer than
-    token     |   .  . :´                 the quickest of the last minutes
-              | .:.:´:.
+    token     |   .  . :'                 the quickest of the last minutes
+              | .:.:':.
     quickest  |_____________________
 
 CoDel's question, put to a line that is somebody else's: not how long one answer took, but the least of a while. Slow

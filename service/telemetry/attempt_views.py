@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dub5.service.events import RequestEnded
 from dub5.service.model import Attempt
 
-AttemptRow = dict[str, str | int | bool | float | None | tuple[str, ...] | tuple[int, int]]
+AttemptRow = dict[str, str | int | bool | float | tuple[str, ...] | tuple[int, int] | None]
 STOPPED = frozenset({"cancelled", "outrun"})
 
 

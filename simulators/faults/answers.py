@@ -41,7 +41,7 @@ class Status(Fault, frozen=True, tag="status"):
 
     status: Annotated[int, Meta(ge=200, le=999)]
     body: str | None = None
-    retry_after_s: Seconds | None | UnsetType = UNSET
+    retry_after_s: Seconds | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
         super().__post_init__()

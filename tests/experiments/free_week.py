@@ -184,7 +184,7 @@ def report(world: FreeWorld, rows: Mapping[str, str]) -> Iterator[str]:
     yield (
         f"Seed {world.seed}, {world.requests:,} requests in {world.days:g} days; dub5 {VERSION}, Python "
         f"{platform.python_version()}, {platform.system()} {platform.machine()} with {os.cpu_count()} cores, "
-        f"{datetime.date.today()}."
+        f"{datetime.datetime.now(datetime.UTC).date()}."
     )
 
 

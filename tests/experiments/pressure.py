@@ -196,7 +196,7 @@ class Stage:
                     data = await reply.body()
         except TimeoutError:
             pass
-        whole = status == 200 and (data.endswith(b"data: [DONE]\n\n") or not scene.stream and bool(data))
+        whole = status == 200 and (data.endswith(b"data: [DONE]\n\n") or (not scene.stream and bool(data)))
         code = ""
         if status != 200 and data:
             code = data.split(b'"code":"', 1)[1].split(b'"', 1)[0].decode()

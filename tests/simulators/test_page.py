@@ -23,7 +23,7 @@ from tests.support.play import play, post, provider
 from tests.support.source import ROOT
 
 PAGE = (ROOT / "docs" / "simulators.md").read_text()
-SHORT = sorted({said for said in re.findall(r"`([a-z]+:[a-z0-9_:]*)`", PAGE)})
+SHORT = sorted(set(re.findall(r"`([a-z]+:[a-z0-9_:]*)`", PAGE)))
 
 
 def blocks(language: str) -> list[str]:

@@ -38,7 +38,7 @@ BY_STATUS: Mapping[str, Mapping[int, str]] = {
         504: "3x GatewayTimeoutError",
         529: "3x OverloadedError",
     },
-    "mistralai": {number: "1x SDKError" for number in STATUSES} | {422: "1x HTTPValidationError"},
+    "mistralai": dict.fromkeys(STATUSES, "1x SDKError") | {422: "1x HTTPValidationError"},
 }
 
 

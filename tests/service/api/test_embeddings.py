@@ -40,7 +40,7 @@ class House:
         )
         providers = tuple(ProviderSettings(n, dialects.get(n, "openai"), urls[n]) for n in names)  # type: ignore[arg-type]
         settings = Settings(provider=providers, route=(RouteSettings("e", tuple(targets)),))
-        self.service = Service(Loaded(settings, {n: () for n in names}, ()), wire=wire, seed="test")
+        self.service = Service(Loaded(settings, dict.fromkeys(names, ()), ()), wire=wire, seed="test")
         self.client = AppClient(self.service.asgi)
 
     def _noting(self, name: str, respond: Respond) -> Respond:

@@ -1,0 +1,111 @@
+"""The wheel in an application of somebody else: it claims one import name, and its command and its plugin work there."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.source import ROOT
+
+PATIENCE_S = 60
+SETTINGS = """
+[[provider]]
+name = "one"
+dialect = "openai"
+base_url = "http://127.0.0.1:9"
+[[route]]
+name = "chat"
+targets = ["one/model"]
+"""
+THEIR_TEST = """
+import service, simulators
+
+def test_both(dub5_provider):
+    assert (service.OWNER, simulators.OWNER) == ("them", "them")
+    assert dub5_provider("openai").url.startswith("http://127.0.0.1:")
+"""
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    ended = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment that has the wheel, and whatever else is installed here."""
+    folder = tmp_path_factory.mktemp("theirs") / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=ROOT)
+    python = folder / "bin" / "python"
+    run(sys.executable, "-m", "uv", "pip", "install", "-q", "--no-deps", "--python", python, wheel, cwd=ROOT)
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(run(python, "-c", code, cwd=folder).strip())
+    (packages / "zz_ours.pth").write_text(sysconfig.get_path("purelib") + "\n")  # after the wheel's own
+    return python
+
+
+@pytest.fixture
+def application(tmp_path: Path) -> Path:
+    for name in ("service", "simulators"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text('OWNER = "them"\n')
+    (tmp_path / "dub5.toml").write_text(SETTINGS)
+    (tmp_path / "test_theirs.py").write_text(THEIR_TEST)
+    return tmp_path
+
+
+def test_one_name(wheel: Path) -> None:
+    """Everything in the wheel lies below `dub5`, data files too, and no file of a test is in it."""
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"dub5"}
+    assert {
+        "dub5/cli.py",
+        "dub5/py.typed",
+        "dub5/service/web/index.html",
+        "dub5/service/fallback/templates/en.toml",
+        "dub5/chaos/scenarios/demo.toml",
+        "dub5/chaos/report/report.css",
+        "dub5/loadtests/mixes.toml",
+    } <= set(names)
+    assert not [name for name in names if "__pycache__" in name or re.search(r"\btests?/", name)]
+
+
+def test_their_own_tests(python: Path, application: Path) -> None:
+    """Their `service` and `simulators` stay theirs, and our fixture is there."""
+    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_theirs.py", cwd=application)
+    code = "import dub5.service; print(dub5.service.__file__)"
+    assert str(ROOT) not in run(python, "-c", code, cwd=application)
+
+
+def test_serve(python: Path, application: Path) -> None:
+    """`dub5 serve` answers where the current folder has packages of the same names."""
+    with subprocess.Popen(
+        [python.with_name("dub5"), "serve", "--port", "0"],
+        cwd=application,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={name: value for name, value in os.environ.items() if not name.startswith("DUB5__")},
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip().removeprefix("listening on ")
+            with urllib.request.urlopen(f"{url}/livez", timeout=PATIENCE_S) as answer:
+                assert answer.status == 200
+        finally:
+            process.terminate()
+    assert process.returncode == 0
