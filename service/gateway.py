@@ -204,7 +204,7 @@ class Gateway:
     ) -> Answer:
         """Nobody could: a stale answer, or words of ours."""
         stale = None
-        if key is not None and route.substitutes.wants_stale(request):
+        if key is not None:
             known = await self.cache.fallback(key, route.settings.name, route.settings.cache)
             stale = None if known is None else Stale(known.stored.body, known.age_s)
         found = route.substitutes.instead(error, request, stale)

@@ -156,14 +156,16 @@ def _degraded_remarks(route: RouteSettings) -> list[str]:
     if not degraded.enabled:
         named = [name for name in ("answer_within_s", "templates") if getattr(degraded, name) is not None]
         return [f"{where}.{name}: does nothing, as degraded.enabled is false." for name in named]
+    said: list[str] = []
+    if degraded.templates is not None and (names := templates.unused(Path(degraded.templates))):
+        what = ", ".join(names)
+        said.append(f"{where}.templates: {what}: not used any more; questions are not sorted, use 'general'.")
     if within_s is not None and within_s <= first_s:
-        return [
-            (
-                f"{where}.answer_within_s: is not longer than clocks.first_token_s: a target that stalls is never found"
-                " to be failing, and nobody else is asked in its place."
-            )
-        ]
-    return []
+        said.append(
+            f"{where}.answer_within_s: is not longer than clocks.first_token_s: a target that stalls is never found"
+            " to be failing, and nobody else is asked in its place."
+        )
+    return said
 
 
 def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:

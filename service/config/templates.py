@@ -1,7 +1,7 @@
-"""Texts for when nobody can answer: a TOML file, a table for each language, a text for each kind of question.
+"""Texts for when no provider can answer: a TOML file with a table for each language.
 
 [en]
-greeting = "Hello! ... Ask again {wait}."
+general = "Our assistant is having a break. Ask again {wait}."
 soon = "in a little while"              # what {wait} becomes; "seconds" and "minutes" hold {n}
 """
 
@@ -9,7 +9,6 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,14 @@ BYTES_MAX = 256 * 1024
 TEXT_CHARS_MAX = 4_000
 
 
-class Kind(StrEnum):
-    """What a question is about, as far as that can be told without a model."""
-
-    CRISIS = "crisis"
-    MEDICAL = "medical"
-    LEGAL = "legal"
-    TRANSLATION = "translation"
-    SUMMARY = "summary"
-    CODE = "code"
-    GREETING = "greeting"
-    THANKS = "thanks"
-    ABOUT = "about"
-    GENERAL = "general"
-
-
+GENERAL = "general"  # for a request that no provider could answer
 OFFLINE = "offline"  # for a client that cannot reach us
 PHRASES = ("soon", "seconds", "minutes")
-NAMES = (*(kind.value for kind in Kind), OFFLINE, *PHRASES)
+NAMES = (GENERAL, OFFLINE, *PHRASES)
+# Questions are not sorted by keywords any more: these texts of older files are read and never used.
+UNUSED = frozenset(
+    {"greeting", "thanks", "about", "code", "translation", "summary", "medical", "legal", "crisis"}
+)
 Templates = Mapping[str, Mapping[str, str]]  # by language, then by name
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
 _HOLE = re.compile(r"\{[^{}]*\}")
@@ -59,6 +48,16 @@ def read(path: Path) -> tuple[Templates, list[str]]:
     return {language: texts for language, texts in found.items() if texts}, problems
 
 
+def unused(path: Path) -> list[str]:
+    """Return the names of texts in a file that are read and never used, as "en.greeting"."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []  # `read` says why
+    named = {language: table for language, table in tables.items() if isinstance(table, dict)}
+    return [f"{language}.{name}" for language, table in named.items() for name in table if name in UNUSED]
+
+
 def merged(below: Templates, above: Templates) -> Templates:
     """Both, where they differ the second one."""
     return {name: {**below.get(name, {}), **above.get(name, {})} for name in (*below, *above)}
@@ -70,6 +69,8 @@ def _table(language: str, table: Any, problems: list[str]) -> dict[str, str]:
         return {}
     texts = {}
     for name, text in table.items():
+        if name in UNUSED:
+            continue
         if problem := _problem(name, text):
             problems.append(f"{language}.{name}: {problem}")
         else:

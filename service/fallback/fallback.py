@@ -1,7 +1,6 @@
 """A labelled substitute for a request that nobody could answer, where its route wants one.
 
-    crisis -> the words of safety, always
-    else   -> a stale answer from the cache -> the template of the question's kind -> plain words with what to do
+    a stale answer from the cache -> the operator's own text -> our text, with what to do
 
 Never where a program reads the answer (tools, JSON, logprobs, several choices, audio): a person can read a label, a
 program cannot. Each substitute says what it is: `model`, a top-level object `degraded`, and x-dub5-degraded.
@@ -21,9 +20,8 @@ from dub5.service import clock
 from dub5.service.cache.replay import as_chunks
 from dub5.service.config import templates
 from dub5.service.config.options import DegradedOptions
-from dub5.service.config.templates import Kind, Templates
+from dub5.service.config.templates import GENERAL, Templates
 from dub5.service.errors import AllTargetsDown, AllTargetsLimited, DeadlineExceeded, GatewayError, Overloaded
-from dub5.service.fallback.question import kind_of, language_of, last_words
 from dub5.service.model import ChatRequest, Chunk
 from dub5.service.providers.base import Unsupported
 from dub5.service.providers.fields import decoded, neutral
@@ -53,7 +51,6 @@ class Label(msgspec.Struct, frozen=True):
     retry_after: float | None = None  # seconds
     age_s: float | None = None  # of a stale answer
     model: str | None = None  # that gave the stale answer
-    kind: str | None = None
     language: str | None = None
 
 
@@ -91,9 +88,10 @@ class Substitutes:
     def __init__(self, options: DegradedOptions) -> None:
         self.options = options
         self.templates: Templates = ours() if options.enabled else {}
+        self._own: Templates = {}
         if options.enabled and options.templates is not None:
-            own, _ = templates.read(Path(options.templates))
-            self.templates = templates.merged(self.templates, own)
+            self._own, _ = templates.read(Path(options.templates))
+            self.templates = templates.merged(self.templates, self._own)
 
     def may_stand_in(self, request: ChatRequest) -> bool:
         """Whether a person reads the answer, and the last word is theirs."""
@@ -106,32 +104,32 @@ class Substitutes:
         within_s = self.options.answer_within_s
         return deadline_s if within_s is None else min(deadline_s, started_s + within_s)
 
-    def wants_stale(self, request: ChatRequest) -> bool:
-        """Whether an answer from before would be better than words of ours."""
-        return kind_of(last_words(request)) is not Kind.CRISIS
-
     def instead(self, error: GatewayError, request: ChatRequest, stale: Stale | None) -> Substitute:
         """The best there is."""
         if stale is not None:
             return _from_before(error, request, stale)
-        question = last_words(request)
-        kind, language = kind_of(question), language_of(question, request.languages, self.templates)
-        kind, language, text = self._text(kind, language)
-        source = Source.WORDS if kind is Kind.GENERAL else Source.TEMPLATE
-        label = _label(error, source, kind=kind.value, language=language)
+        accepted = accepted_languages(request.languages)
+        language = next((name for name in accepted if GENERAL in self.templates.get(name, {})), "en")
+        source = Source.TEMPLATE if GENERAL in self._own.get(language, {}) else Source.WORDS
+        label, text = _label(error, source, language=language), self.templates[language][GENERAL]
         text = text.replace("{wait}", waiting(self.templates, language, error.retry_after_s))
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
         return Substitute(label, _completion(request, label, [choice]))
 
-    def _text(self, kind: Kind, language: str) -> tuple[Kind, str, str]:
-        """The text for this kind, or the general one; in English where the language has neither. A crisis is told
-        nothing general."""
-        for tongue in (language, "en"):
-            for known in dict.fromkeys((kind, kind if kind is Kind.CRISIS else Kind.GENERAL)):
-                if known in self.templates[tongue]:
-                    return known, tongue, self.templates[tongue][known]
-        raise AssertionError("our own texts in English are whole")
+
+def accepted_languages(header: str) -> list[str]:
+    """Return the languages of an Accept-Language header, the most wanted first (RFC 9110, 12.5.4)."""
+    wanted = []
+    for part in header[:500].lower().split(","):
+        name, _, weight = part.partition(";")
+        try:
+            q = float(weight.strip().removeprefix("q=") or 1)
+        except ValueError:
+            q = 0.0
+        if q > 0:
+            wanted.append((-q, name.strip().partition("-")[0]))
+    return [name for _, name in sorted(wanted, key=lambda one: one[0])]
 
 
 def waiting(texts: Templates, language: str, wait_s: float | None) -> str:

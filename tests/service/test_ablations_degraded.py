@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from dub5.service import clock
+from dub5.service.cache.cache import AnswerCache
 from dub5.service.config.options import CacheOptions, Clocks, DegradedOptions
 from dub5.service.config.settings import ServerSettings
 from dub5.service.failover.context import Upstream
 from dub5.service.failover.loop import _Walk
-from dub5.service.fallback.fallback import Substitutes
 from dub5.simulators.script import Hang
 from tests.service.test_features import DOWN, TOOL, Pair
 from tests.support.world import World, healthy, in_turn, script, status
@@ -101,6 +101,13 @@ def no_stand_in(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_Walk, "_is_trial", waits)
 
 
+def no_stale(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(*_: Any) -> None:
+        return None
+
+    patch.setattr(AnswerCache, "fallback", nothing)
+
+
 def blind(patch: pytest.MonkeyPatch) -> None:
     for module in ("context", "attempt"):
         patch.setattr(f"dub5.service.failover.{module}.fits", lambda request, tokens: True)
@@ -110,7 +117,7 @@ MECHANISMS: list[tuple[Play, DegradedOptions, DegradedOptions, Callable[[pytest.
     (substitute, ON, DegradedOptions(), lambda patch: None),
     (answer_within, DegradedOptions(enabled=True, answer_within_s=0.5), ON, lambda patch: None),
     (stand_in, ON, ON, no_stand_in),
-    (stale, ON, ON, lambda patch: patch.setattr(Substitutes, "wants_stale", lambda self, request: False)),
+    (stale, ON, ON, no_stale),
     (spare, ON, ON, lambda patch: patch.setattr("dub5.service.admission.admission.SPARE_MAX", 0)),
     (reduced, ON, ON, lambda patch: patch.setattr(Upstream, "carries", lambda self, request: False)),
     (context, ON, ON, blind),

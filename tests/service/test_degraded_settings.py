@@ -41,6 +41,14 @@ def test_hardly_meant(tmp_path: Path, degraded: str, said: str) -> None:
     assert said in remark
 
 
+def test_texts_of_an_older_file(tmp_path: Path) -> None:
+    """A text for a kind of question that is not told apart any more is named."""
+    texts = tmp_path / "texts.toml"
+    texts.write_text("[en]\ngreeting = 'Hi'\n")
+    (remark,) = remarks(tmp_path, f'enabled = true\ntemplates = "{texts}"')
+    assert "en.greeting: not used any more" in remark and "use 'general'" in remark
+
+
 def test_a_window_of_nobody(tmp_path: Path) -> None:
     """A window for a model that no route uses is most likely a slip."""
     (remark,) = remarks(tmp_path, "enabled = true", ", n = 9000")
@@ -56,7 +64,7 @@ def test_nothing_to_say(tmp_path: Path) -> None:
     ("text", "said"),
     [
         (None, "cannot be read"),
-        ("[en]\ngreting = 'Hi'", "did you mean 'greeting'?"),
+        ("[en]\ngenerl = 'Hi'", "did you mean 'general'?"),
         ("[en", "not valid TOML"),
     ],
 )

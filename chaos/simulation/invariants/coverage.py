@@ -32,7 +32,6 @@ REQUIRED = (
     "shared call: joined",
     "shared call: handed_over",
     "degraded: stale",
-    "degraded: template",
     "degraded: words",
     "whole: failed over after content",
     "heartbeat",

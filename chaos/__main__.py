@@ -1,3 +1,0 @@
-from dub5.cli import main
-
-raise SystemExit(main())
