@@ -29,7 +29,7 @@ class Admission:
         self.draining = False  # true: they are not
         self._empty = asyncio.Event()
         self.in_flight_max = in_flight_max
-        self._guests: set[Guest] = set()
+        self._guests: dict[Guest, None] = {}  # in the order of arrival, which a drain keeps
         self._spared: set[Guest] = set()  # those of them who have a spare place
 
     @property
@@ -48,12 +48,12 @@ class Admission:
             if not spare or len(self._spared) >= SPARE_MAX:
                 raise refusal
             self._spared.add(guest)
-        self._guests.add(guest)
+        self._guests[guest] = None
         return refusal
 
     def leave(self, guest: Guest) -> None:
         """The request is over."""
-        self._guests.discard(guest)
+        self._guests.pop(guest, None)
         self._spared.discard(guest)
         if not self._guests:
             self._empty.set()

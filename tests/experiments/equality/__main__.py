@@ -6,7 +6,6 @@
 
 worlds.py    all that can be seen of drawn worlds: trace, events, both edges of the service
 scenarios*   241 requests of all kinds, as data; stage.py plays them in virtual time, with a fixed seed
-ordered.py   what makes runs in two processes equal where the code is not
 words.toml   old words, new ones, what may differ; words.py reads it, compare.py applies it to the old record
 
 The same code records both sides: on the old checkout with the old import names, on the new one with the new.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from simulators.script import Action
+from dub5.simulators.script import Action
 
 CHAT = "/v1/chat/completions"
 JSON = "application/json"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from simulators.script import Action, Data, End, Head
+from dub5.simulators.script import Action, Data, End, Head
 from tests.experiments.equality.scenario import Scenario, chat, stream, warm
 from tests.experiments.equality.scenarios_answers import ANSWERS
 from tests.experiments.equality.scenarios_edge import EDGE

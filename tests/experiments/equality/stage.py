@@ -15,15 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from service.app import Service
-from service.settings_file import load
-from service.wire.base import WireRequest
-from simulators import settings as simulator_settings
-from simulators.faults import parse_fault
-from simulators.provider import make
-from simulators.script import Respond
-from simulators.virtual import AppClient, AppFault, VirtualWire, run
-from tests.experiments.equality.ordered import in_order
+from dub5.service.app import Service
+from dub5.service.config.load import load
+from dub5.service.wire.base import WireRequest
+from dub5.simulators import settings as simulator_settings
+from dub5.simulators.faults.answers import parse_fault
+from dub5.simulators.provider import make
+from dub5.simulators.script import Respond
+from dub5.simulators.virtual import AppClient, AppFault, VirtualWire, run
 from tests.experiments.equality.scenario import (
     ENVIRONMENT,
     Ask,
@@ -50,8 +49,7 @@ def record(path: Path) -> int:
 
 def play(scenario: Scenario) -> list[dict[str, Any]]:
     """Play one scenario. Return a record for each request, and one of what the providers were asked."""
-    with in_order():
-        return run(_play(scenario))
+    return run(_play(scenario))
 
 
 async def _play(scenario: Scenario) -> list[dict[str, Any]]:
