@@ -90,6 +90,16 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def instructions(session: nox.Session) -> None:
+    """Processor instructions of a request, counted by callgrind: `-- --checkout DIR` compares two checkouts."""
+    install(session, "-e", ".[test]")
+    if shutil.which("valgrind") is None:
+        missing(session, "no valgrind on PATH (Debian, Ubuntu: apt install valgrind)")
+    else:
+        session.run("python", "-m", "benchmarks.instructions", *session.posargs)
+
+
+@nox.session
 def dashboards(session: nox.Session) -> None:
     """Whether the dashboards are what the generator makes, and tell the truth about real traffic on a real Prometheus."""
     install(session, "-e", ".[chaos,redis]", "--group", "test")
