@@ -17,9 +17,9 @@ from dub5.chaos.engines.processes import HarnessFailed, NotStarted
 from dub5.chaos.report import html as report
 from dub5.chaos.report.live import LiveView
 from dub5.chaos.run.journal import Journal
-from dub5.chaos.run.verdict import Question, Verdict, judge_run
+from dub5.chaos.run.verdict import Question, RunVerdict, judge_run
 from dub5.chaos.scenario.model import ENGINES, Scenario
-from dub5.chaos.scenario.parse import INCIDENTS, SCENARIOS, ScenarioProblems, names, ours, read
+from dub5.chaos.scenario.parse import INCIDENTS, SCENARIOS, ScenarioProblems, names, read, read_bundled
 from dub5.chaos.simulation.command_options import EXAMPLES as SIMULATE
 from dub5.chaos.simulation.command_options import add as add_simulate
 
@@ -94,17 +94,17 @@ def run(command: Callable[[argparse.Namespace, Console], int], options: argparse
     try:
         return command(options, console)
     except ScenarioProblems as error:
-        _complain(str(error))
+        _print_error(str(error))
         return UNUSABLE
     except (NotStarted, HarnessFailed) as error:
-        _complain(str(error))
+        _print_error(str(error))
         return DID_NOT_RUN
     except KeyboardInterrupt:
         console.print("Stopped; nothing is left running.")
         return HELD if command is _playground else INTERRUPTED  # there is no other way to end a server
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     print(text, file=sys.stderr)
 
 
@@ -199,13 +199,13 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _table(verdict: Verdict) -> Table:
+def _table(verdict: RunVerdict) -> Table:
     table = Table(title="VERDICT: " + ("held" if verdict.ok else "DID NOT HOLD"), title_justify="left")
     for title in ("question", "expected", "seen", ""):
         table.add_column(title)
     for line in verdict.lines:
         mark = "[green]yes[/]" if line.ok else "[bold red]NO[/]"
-        table.add_row(line.question.value, line.expectation, line.seen, mark)
+        table.add_row(line.question.value, line.expectation, line.result, mark)
     return table
 
 
@@ -217,7 +217,7 @@ def _scenario(said: str) -> Scenario:
     """One of ours by its name, an incident by its name, or a file."""
     for folder in (SCENARIOS, INCIDENTS):
         if said in names(folder):
-            return ours(folder, said)
+            return read_bundled(folder, said)
     if not said.endswith(".toml"):
         known = f"there are: {', '.join(names(SCENARIOS))}"
         raise ScenarioProblems(

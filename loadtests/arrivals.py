@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from random import Random
 
 
-def poisson(rate_per_s: float, seconds: float, dice: Random) -> Iterator[float]:
+def poisson(rate_per_s: float, seconds: float, rng: Random) -> Iterator[float]:
     """Moments in seconds from the start, as many independent people would choose them."""
-    at_s = dice.expovariate(rate_per_s)
+    at_s = rng.expovariate(rate_per_s)
     while at_s < seconds:
         yield at_s
-        at_s += dice.expovariate(rate_per_s)
+        at_s += rng.expovariate(rate_per_s)

@@ -15,21 +15,21 @@ from urllib.parse import urlsplit
 import msgspec
 
 from dub5.chaos.run.judge import label_of, mislabelled
-from dub5.loadtests.mix import Ask
-from dub5.loadtests.sample import Outcome, Sample
+from dub5.loadtests.mix import RequestKind
+from dub5.loadtests.sample import Sample, SampleOutcome
 from dub5.simulators.answers import Proof
 
 IDLE_S = 2.0  # servers close idle connections after a few seconds: a request must not meet that moment
 SILENCE_S = 90.0
 READ_BYTES = 65_536
 
-HONEST = (Outcome.WHOLE, Outcome.DEGRADED, Outcome.ERROR)
+HONEST = (SampleOutcome.COMPLETE, SampleOutcome.DEGRADED, SampleOutcome.FAILED)
 
 Judge = Callable[[str, str], Proof]
 """(text, prompt) -> what the text shows about itself."""
 
 
-class Client:
+class LoadClient:
     """Asks one service. Connections are kept alive; as many are open as there are requests at one time."""
 
     def __init__(
@@ -47,19 +47,19 @@ class Client:
         """Seconds since the run began."""
         return time.perf_counter() - self.began_s
 
-    def ask(self, kind: Ask, body: dict[str, Any], intended_s: float) -> Sample:
+    def ask(self, kind: RequestKind, body: dict[str, Any], intended_s: float) -> Sample:
         """Sends it now, and says how it went. Never raises for what the service or the network does."""
-        exchange = Exchange(self, kind, intended_s)
+        exchange = TimedExchange(self, kind, intended_s)
         connection = self._connection()
         try:
             path = self._parts.path.rstrip("/") + "/v1/chat/completions"
             connection.request("POST", path, msgspec.json.encode(body), self._headers)
             connection.sock.settimeout(kind.leave_after_s or SILENCE_S)
             response = connection.getresponse()
-            exchange.headed(response)
+            exchange.on_head(response)
             outcome, why = exchange.read(response, body["messages"][-1]["content"], self._judge)
         except (OSError, HTTPException) as error:
-            outcome, why = exchange.broke(error)
+            outcome, why = exchange.on_error(error)
         if outcome in HONEST and response.isclosed():
             self._idle.append((self.now_s(), connection))
         else:
@@ -80,14 +80,14 @@ class Client:
             self._idle.pop()[1].close()
 
 
-class Left(Exception):
+class ClientLeft(Exception):
     """The client has gone away."""
 
 
-class Exchange:
+class TimedExchange:
     """One request on its way."""
 
-    def __init__(self, client: Client, kind: Ask, intended_s: float) -> None:
+    def __init__(self, client: LoadClient, kind: RequestKind, intended_s: float) -> None:
         self._now_s = client.now_s
         self._kind = kind
         self._intended_s = intended_s
@@ -98,38 +98,42 @@ class Exchange:
         self._cached = False
         self._labels: list[str | None] = []  # of a substitute: its source, by the head and by each event
 
-    def headed(self, response: HTTPResponse) -> None:
+    def on_head(self, response: HTTPResponse) -> None:
         """Status and headers are there."""
         self._target = response.getheader("x-dub5-target", "")
         self._cached = response.getheader("x-dub5-cache") == "hit"
         if source := response.getheader("x-dub5-degraded"):
             self._labels.append(source)
 
-    def broke(self, error: Exception) -> tuple[Outcome, str]:
+    def on_error(self, error: Exception) -> tuple[SampleOutcome, str]:
         """The connection failed, or the time to leave came while nothing did."""
         if self._kind.leave_after_s is not None and isinstance(error, TimeoutError):
-            return Outcome.LEFT, ""
-        return Outcome.BROKEN, f"{type(error).__name__}: {error}"
+            return SampleOutcome.CANCELLED, ""
+        return SampleOutcome.BROKEN, f"{type(error).__name__}: {error}"
 
-    def read(self, response: HTTPResponse, prompt: str, judge: Judge) -> tuple[Outcome, str]:
+    def read(self, response: HTTPResponse, prompt: str, judge: Judge) -> tuple[SampleOutcome, str]:
         """The body to its end, or until it is time to leave."""
         if response.status != 200:
             return _error(response.status, response.read())
         try:
             text, problem = self._stream(response) if self._kind.stream else self._whole(response.read())
-        except Left:
-            return Outcome.LEFT, ""
-        except Cut as cut:
-            return Outcome.CUT, cut.code
+        except ClientLeft:
+            return SampleOutcome.CANCELLED, ""
+        except ErrorInStream as cut:
+            return SampleOutcome.CUT, cut.code
         if not self._kind.stream:
             self._first_token_s = self._now_s()
         if problem:
-            return Outcome.FALSE, problem
+            return SampleOutcome.DISHONEST, problem
         proof = judge(text, prompt)
         if any(self._labels):
             lie = mislabelled(self._labels, text, proof)
-            return (Outcome.FALSE, lie) if lie else (Outcome.DEGRADED, self._labels[0] or "")
-        return (Outcome.WHOLE, "") if proof is Proof.WHOLE else (Outcome.FALSE, f"the text is {proof.value}")
+            return (SampleOutcome.DISHONEST, lie) if lie else (SampleOutcome.DEGRADED, self._labels[0] or "")
+        return (
+            (SampleOutcome.COMPLETE, "")
+            if proof is Proof.WHOLE
+            else (SampleOutcome.DISHONEST, f"the text is {proof.value}")
+        )
 
     def _whole(self, body: bytes) -> tuple[str, str]:
         """The text of a JSON answer and what is wrong with it."""
@@ -142,7 +146,7 @@ class Exchange:
         return choice.message.content or "", "" if choice.finish_reason else "ended without finish_reason"
 
     def _stream(self, response: HTTPResponse) -> tuple[str, str]:
-        """The text and what is wrong with the stream. Raises Cut if it says itself that it is not whole."""
+        """The text and what is wrong with the stream. Raises ErrorInStream if it says so itself."""
         text, finished, done = "", False, False
         for event in _events(self._pieces(response)):
             if event == b"[DONE]":
@@ -153,7 +157,7 @@ class Exchange:
             except msgspec.DecodeError as error:
                 return text, f"an event that is not JSON: {error}"
             if said.error is not None:
-                raise Cut(str(said.error.get("code")))
+                raise ErrorInStream(str(said.error.get("code")))
             self._labels.append(label_of(said.degraded))
             for choice in said.choices:
                 finished |= choice.finish_reason is not None
@@ -173,9 +177,9 @@ class Exchange:
             yield data
             leave = self._kind.leave_after_s
             if leave is not None and self._now_s() - self._started_s > leave:
-                raise Left
+                raise ClientLeft
 
-    def sample(self, outcome: Outcome, why: str) -> Sample:
+    def sample(self, outcome: SampleOutcome, why: str) -> Sample:
         """How it went."""
         return Sample(
             kind=self._kind.name,
@@ -193,7 +197,7 @@ class Exchange:
         )
 
 
-class Cut(Exception):
+class ErrorInStream(Exception):
     """The stream says itself that it is not whole."""
 
     def __init__(self, code: str) -> None:
@@ -211,13 +215,13 @@ class Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class Chunk(msgspec.Struct):
+class AnswerJson(msgspec.Struct):
     choices: list[Choice] = []
     error: dict[str, Any] | None = None
     degraded: dict[str, Any] | None = None
 
 
-_CHUNK = msgspec.json.Decoder(Chunk)
+_CHUNK = msgspec.json.Decoder(AnswerJson)
 
 
 def _events(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -231,12 +235,12 @@ def _events(pieces: Iterator[bytes]) -> Iterator[bytes]:
                 yield b"\n".join(lines)
 
 
-def _error(status: int, body: bytes) -> tuple[Outcome, str]:
+def _error(status: int, body: bytes) -> tuple[SampleOutcome, str]:
     """An error is honest if a client can read what happened."""
     try:
         error = _CHUNK.decode(body).error or {}
     except msgspec.DecodeError:
         error = {}
     if error.get("code") and error.get("message"):
-        return Outcome.ERROR, f"{status} {error['code']}"
-    return Outcome.FALSE, f"{status} without an error that can be read"
+        return SampleOutcome.FAILED, f"{status} {error['code']}"
+    return SampleOutcome.DISHONEST, f"{status} without an error that can be read"

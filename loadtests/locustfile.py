@@ -22,18 +22,18 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.exception import StopUser
 
-from dub5.loadtests import ruler
+from dub5.loadtests import calibrate
 from dub5.loadtests.arrivals import poisson
-from dub5.loadtests.client import Client
+from dub5.loadtests.client import LoadClient
 from dub5.loadtests.mix import load
-from dub5.loadtests.sample import Outcome, Sample
+from dub5.loadtests.sample import Sample, SampleOutcome
 from dub5.loadtests.stack import MODELS
 from dub5.simulators.answers import judge
 
 LAST_ANSWERS_S = 60.0
 OPEN_MAX = 2000
 DIRECT_MODEL = MODELS["openai"]
-BENT_RULER = 3  # exit code
+WRONG_TIMES = 3  # exit code
 
 
 @events.init_command_line_parser.add_listener
@@ -56,11 +56,11 @@ class Dispatcher(User):
     @task
     def send(self) -> None:
         """The whole run, if its times will be true."""
-        if problem := ruler.check():
+        if problem := calibrate.check():
             print(f"The load generator's own times are wrong: {problem}", flush=True)
-            self.environment.process_exit_code = BENT_RULER
+            self.environment.process_exit_code = WRONG_TIMES
         else:
-            run = Run(self.environment)
+            run = LoadRun(self.environment)
             run.dispatch()
             run.write()
         gevent.spawn(stop, self.environment)
@@ -73,7 +73,7 @@ def stop(environment: Environment) -> None:
     environment.runner.quit()
 
 
-class Run:
+class LoadRun:
     """Requests by schedule."""
 
     def __init__(self, environment: Environment) -> None:
@@ -81,10 +81,10 @@ class Run:
         assert options is not None and environment.host, "Locust was started by its command line, with --host"
         self.options: Any = options
         self.fire = environment.events.request.fire
-        self.dice = Random(f"load:{self.options.seed}")
+        self.rng = Random(f"load:{self.options.seed}")
         self.mix = load(self.options.mix)
-        self.client = Client(environment.host, judge)
-        self.direct = Client(self.options.direct or "", judge, began_s=self.client.began_s)
+        self.client = LoadClient(environment.host, judge)
+        self.direct = LoadClient(self.options.direct or "", judge, began_s=self.client.began_s)
         self.samples: list[Sample] = []
         self.unsent = 0
         self.planned = 0
@@ -105,12 +105,12 @@ class Run:
 
     def ask(self, at_s: float) -> None:
         """One request, told to Locust's statistics."""
-        kind = self.mix.draw(self.dice)
+        kind = self.mix.draw(self.rng)
         client, model = (self.direct, DIRECT_MODEL) if kind.direct else (self.client, self.options.model)
-        sample = client.ask(kind, kind.body(model, self.dice), at_s)
+        sample = client.ask(kind, kind.body(model, self.rng), at_s)
         self.samples.append(sample)
-        failed = sample.outcome not in (Outcome.WHOLE, Outcome.LEFT)
-        told: dict[str, Any] = {
+        failed = sample.outcome not in (SampleOutcome.COMPLETE, SampleOutcome.CANCELLED)
+        event: dict[str, Any] = {
             "request_type": "chat",
             "name": sample.kind,
             "response_length": 0,
@@ -118,10 +118,10 @@ class Run:
             "context": {},
             "start_time": time.time(),
         }
-        self.fire(**told, response_time=(sample.ended_s - sample.intended_s) * 1000)
+        self.fire(**event, response_time=(sample.ended_s - sample.intended_s) * 1000)
         if sample.stream and sample.waited_for_token_s is not None:
-            told |= {"request_type": "first token", "exception": None}
-            self.fire(**told, response_time=sample.waited_for_token_s * 1000)
+            event |= {"request_type": "first token", "exception": None}
+            self.fire(**event, response_time=sample.waited_for_token_s * 1000)
 
     def write(self) -> None:
         """The samples, and a first line about the run."""

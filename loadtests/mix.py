@@ -8,10 +8,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 MIXES = Path(__file__).with_name("mixes.toml")
-Count = Annotated[int, Meta(ge=1)]
+PositiveInt = Annotated[int, Meta(ge=1)]
 
 
-class Ask(Struct, frozen=True, forbid_unknown_fields=True):
+class RequestKind(Struct, frozen=True, forbid_unknown_fields=True):
     """One kind of request. `prompts`: how many different questions it draws from; none: each one is new.
     `leave_after_s`: the client goes away so long after the request was sent. `direct`: it goes straight to a provider,
     past the service."""
@@ -20,13 +20,13 @@ class Ask(Struct, frozen=True, forbid_unknown_fields=True):
     share: Annotated[float, Meta(gt=0)]
     stream: bool = True
     temperature: float | None = None
-    prompts: Count | None = None
+    prompts: PositiveInt | None = None
     leave_after_s: Annotated[float, Meta(gt=0)] | None = None
     direct: bool = False
 
-    def body(self, model: str, dice: Random) -> dict[str, Any]:
+    def body(self, model: str, rng: Random) -> dict[str, Any]:
         """A chat completion request."""
-        number = dice.randrange(self.prompts) if self.prompts else dice.getrandbits(48)
+        number = rng.randrange(self.prompts) if self.prompts else rng.getrandbits(48)
         body: dict[str, Any] = {
             "model": model,
             "messages": [{"role": "user", "content": f"{self.name}, question {number}"}],
@@ -42,12 +42,12 @@ class Mix(Struct, frozen=True, forbid_unknown_fields=True):
     """Kinds of requests, drawn by their shares. `latency`: how fast the simulated providers are."""
 
     why: str
-    ask: Annotated[tuple[Ask, ...], Meta(min_length=1)]
+    ask: Annotated[tuple[RequestKind, ...], Meta(min_length=1)]
     latency: str = "quick"
 
-    def draw(self, dice: Random) -> Ask:
+    def draw(self, rng: Random) -> RequestKind:
         """One kind."""
-        return dice.choices(self.ask, [ask.share for ask in self.ask])[0]
+        return rng.choices(self.ask, [ask.share for ask in self.ask])[0]
 
 
 def load(name: str, path: Path = MIXES) -> Mix:

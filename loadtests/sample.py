@@ -5,15 +5,15 @@ from enum import StrEnum
 from msgspec import Struct
 
 
-class Outcome(StrEnum):
+class SampleOutcome(StrEnum):
     """How it ended. Everything but `false` and `broken` is honest."""
 
-    WHOLE = "whole"  # the whole answer, and the right one
+    COMPLETE = "whole"  # the whole answer, and the right one
     DEGRADED = "degraded"  # a substitute that says so, and is what it says
-    ERROR = "error"  # an error that says so, before any content
+    FAILED = "error"  # an error that says so, before any content
     CUT = "cut"  # an error that says so, after some content
-    LEFT = "left"  # we went away, as planned
-    FALSE = "false"  # a truncated, wrong or unreadable answer that does not say so
+    CANCELLED = "left"  # we went away, as planned
+    DISHONEST = "false"  # a truncated, wrong or unreadable answer that does not say so
     BROKEN = "broken"  # no connection, or one that broke
 
 
@@ -24,7 +24,7 @@ class Sample(Struct, frozen=True):
 
     kind: str
     stream: bool
-    outcome: Outcome
+    outcome: SampleOutcome
     why: str
     intended_s: float
     started_s: float

@@ -22,7 +22,7 @@ LISTENING = "listening on "
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class LoadStack:
     """`url` is the service, `direct` a provider behind it that speaks as the service does."""
 
     url: str
@@ -30,7 +30,7 @@ class Stack:
 
 
 @asynccontextmanager
-async def stack(latency: str) -> AsyncIterator[Stack]:
+async def stack(latency: str) -> AsyncIterator[LoadStack]:
     """Three providers of this latency and one service, on free ports. Raises dub5.chaos.engines.processes.NotStarted."""
     python = (sys.executable, "-m")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
@@ -44,7 +44,7 @@ async def stack(latency: str) -> AsyncIterator[Stack]:
             config.write_text(settings(said), encoding="utf-8")
             serve = [*python, "dub5.service", "serve", "--config", str(config), "--port", "0"]
             async with child("service", serve, folder, is_ready(LISTENING), environ) as service:
-                yield Stack(service.ready_line.removeprefix(LISTENING), said["one"]["url"])
+                yield LoadStack(service.ready_line.removeprefix(LISTENING), said["one"]["url"])
 
 
 def is_ready(beginning: str) -> Callable[[str], bool]:

@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from dub5.loadtests.sample import Outcome, Sample
+from dub5.loadtests.sample import Sample, SampleOutcome
 
 SLO = Path(__file__).with_name("slo.toml")
 WHYS_MAX = 10
 
 
-class Head(msgspec.Struct, frozen=True):
+class RunHeader(msgspec.Struct, frozen=True):
     """The generator's own record: how many requests the schedule wanted, and how many found no place."""
 
     planned: int
@@ -39,17 +39,17 @@ class Row:
         return self.value >= self.bound if self.name.endswith("_min") else self.value <= self.bound
 
 
-def read(path: Path) -> tuple[Head, list[Sample]]:
+def read(path: Path) -> tuple[RunHeader, list[Sample]]:
     """A file of samples."""
     head, *lines = path.read_bytes().splitlines()
     decode = msgspec.json.Decoder(Sample).decode
-    return msgspec.json.decode(head, type=Head), [decode(line) for line in lines]
+    return msgspec.json.decode(head, type=RunHeader), [decode(line) for line in lines]
 
 
-def summarize(head: Head, samples: Sequence[Sample], seconds: float) -> dict[str, Any]:
+def summarize(head: RunHeader, samples: Sequence[Sample], seconds: float) -> dict[str, Any]:
     """The numbers of a run. Milliseconds count from when a request should have been sent. Substitutes have a row of
     their own: they come at once, and would make everything else look quick."""
-    ended = [sample for sample in samples if sample.outcome is not Outcome.LEFT]
+    ended = [sample for sample in samples if sample.outcome is not SampleOutcome.CANCELLED]
     counts = Counter(sample.outcome.value for sample in samples)
     first_token_ms = quantiles(_first_tokens(samples, direct=False))
     direct_ms = quantiles(_first_tokens(samples, direct=True))
@@ -60,15 +60,17 @@ def summarize(head: Head, samples: Sequence[Sample], seconds: float) -> dict[str
         "hung": head.planned - head.unsent - len(samples),  # given up on after a minute
         "achieved_share": _share(len(samples), head.planned) * min(1.0, seconds / max(last_start_s, seconds)),
         "late_ms": quantiles([sample.started_s - sample.intended_s for sample in samples]),
-        "outcomes": {outcome.value: counts[outcome.value] for outcome in Outcome},
-        "whole_share": _share(sum(s.outcome is Outcome.WHOLE for s in ended), len(ended)),
+        "outcomes": {outcome.value: counts[outcome.value] for outcome in SampleOutcome},
+        "whole_share": _share(sum(s.outcome is SampleOutcome.COMPLETE for s in ended), len(ended)),
         "first_token_ms": first_token_ms,
         "direct_ms": direct_ms,
         "added_ms": {name: _less(first_token_ms[name], direct_ms[name]) for name in direct_ms},
         "longest_gap_ms": quantiles([s.longest_gap_s for s in samples if s.stream and not s.direct]),
-        "json_ms": _spans(s for s in ended if not (s.stream or s.cached or s.outcome is Outcome.DEGRADED)),
+        "json_ms": _spans(
+            s for s in ended if not (s.stream or s.cached or s.outcome is SampleOutcome.DEGRADED)
+        ),
         "cached_ms": _spans(s for s in ended if s.cached),
-        "degraded_ms": _spans(s for s in ended if s.outcome is Outcome.DEGRADED),
+        "degraded_ms": _spans(s for s in ended if s.outcome is SampleOutcome.DEGRADED),
         "by_kind": dict(Counter(sample.kind for sample in samples)),
         "by_target": dict(Counter(sample.target or "none" for sample in samples)),
         "why": dict(Counter(s.why for s in samples if s.why).most_common(WHYS_MAX)),
@@ -76,7 +78,9 @@ def summarize(head: Head, samples: Sequence[Sample], seconds: float) -> dict[str
 
 
 def _first_tokens(samples: Sequence[Sample], *, direct: bool) -> list[float]:
-    heard = [s for s in samples if s.stream and s.direct is direct and s.outcome is not Outcome.DEGRADED]
+    heard = [
+        s for s in samples if s.stream and s.direct is direct and s.outcome is not SampleOutcome.DEGRADED
+    ]
     waits = [s.waited_for_token_s for s in heard]
     return [wait_s for wait_s in waits if wait_s is not None]
 

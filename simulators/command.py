@@ -16,10 +16,10 @@ from dub5.simulators.faults.answers import BadFault
 from dub5.simulators.latency import PRESETS
 from dub5.simulators.personas import PERSONAS
 from dub5.simulators.provider import make
-from dub5.simulators.server.admin import Admin
+from dub5.simulators.server.admin import AdminApi
 from dub5.simulators.server.sockets import serve
 from dub5.simulators.server.tls import NoCertificates, certificates
-from dub5.simulators.settings import BadSettings, Settings, build, read_file
+from dub5.simulators.settings import BadSettings, SimulatorSettings, build, read_file
 
 HOST = "127.0.0.1"
 
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def run(settings: Settings, *, leash: bool = False) -> None:
+async def run(settings: SimulatorSettings, *, leash: bool = False) -> None:
     """Serves until told to stop. Raises OSError if a port is taken, BadSettings, NoCertificates."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -113,7 +113,7 @@ async def run(settings: Settings, *, leash: bool = False) -> None:
             if shown is not None:
                 said[wanted.name]["ca_file"] = shown.ca_file
         token = secrets.token_urlsafe(24)
-        admin = Admin(providers, ledger, token)
+        admin = AdminApi(providers, ledger, token)
         server = await stack.enter_async_context(serve(admin, host=HOST, port=settings.admin_port))
         print(json.dumps({"providers": said, "admin": server.url, "token": token}), flush=True)
         if leash:

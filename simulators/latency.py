@@ -26,15 +26,15 @@ class Latency:
     slow_s: float = 0.0  # median of the slow path
     slow_sigma: float = 0.0
 
-    def pace(self, chance: random.Random) -> "Pace":
+    def pace(self, rng: random.Random) -> "Pace":
         """The times of one answer."""
-        slow = chance.random() < self.slow_share
+        slow = rng.random() < self.slow_share
         median_s, sigma = (
             (self.slow_s, self.slow_sigma) if slow else (self.first_token_s, self.first_token_sigma)
         )
-        first_s = median_s * math.exp(chance.gauss(0.0, sigma))
-        gap_s = self.gap_s * max(0.3, chance.gauss(1.0, self.gap_cv))
-        return Pace(first_s, gap_s, chance)
+        first_s = median_s * math.exp(rng.gauss(0.0, sigma))
+        gap_s = self.gap_s * max(0.3, rng.gauss(1.0, self.gap_cv))
+        return Pace(first_s, gap_s, rng)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Pace:
 
     first_s: float
     gap_s: float
-    chance: random.Random
+    rng: random.Random
 
     def head(self) -> Iterator[Wait]:
         """Until status and headers of a stream."""
@@ -58,7 +58,7 @@ class Pace:
     def gap(self) -> Iterator[Wait]:
         """Before each further token."""
         if self.gap_s:
-            yield Wait(self.chance.gammavariate(GAP_SHAPE, self.gap_s / GAP_SHAPE))
+            yield Wait(self.rng.gammavariate(GAP_SHAPE, self.gap_s / GAP_SHAPE))
 
     def whole(self, tokens: int) -> Iterator[Wait]:
         """Until an answer that is not streamed."""

@@ -22,7 +22,7 @@ class Ended(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LedgerLine:
     """One attempt. Times are in seconds, `at_s` and `left_at_s` from the start of the simulators."""
 
     n: int  # in the ledger, by the order of ends
@@ -48,7 +48,7 @@ class Ledger:
     """The last lines of all providers, and how many attempts are still open."""
 
     def __init__(self, lines_max: int = LINES_MAX) -> None:
-        self._lines: deque[Line] = deque(maxlen=lines_max)
+        self._lines: deque[LedgerLine] = deque(maxlen=lines_max)
         self.last = 0  # number of the newest line
         self.open: dict[str, int] = {}
 
@@ -56,13 +56,13 @@ class Ledger:
         """An attempt has begun."""
         self.open[provider] = self.open.get(provider, 0) + 1
 
-    def add(self, line: Line) -> None:
+    def add(self, line: LedgerLine) -> None:
         """An attempt is over; its number must be `last + 1`."""
         self.last = line.n
         self.open[line.provider] -= 1
         self._lines.append(line)
 
-    def lines(self, *, since: int = 0, provider: str | None = None) -> list[Line]:
+    def lines(self, *, since: int = 0, provider: str | None = None) -> list[LedgerLine]:
         """Lines with a number above `since`; fewer than asked for if the ring has dropped the oldest."""
         new = itertools.islice(self._lines, max(0, len(self._lines) - (self.last - since)), None)
         return [line for line in new if provider in (None, line.provider)]

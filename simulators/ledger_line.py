@@ -3,34 +3,34 @@
 from collections.abc import Callable, Mapping
 
 from dub5.simulators.answers import prompt_tag
-from dub5.simulators.ledger import Ended, Ledger, Line
-from dub5.simulators.personas.base import Asked
+from dub5.simulators.ledger import Ended, Ledger, LedgerLine
+from dub5.simulators.personas.base import ParsedRequest
 from dub5.simulators.script import Close, Data, Dropped, End, Head, Reset, Script, SimRequest
 
 ENDS: Mapping[type, Ended] = {End: Ended.END, Close: Ended.CUT, Reset: Ended.RESET}
 
 
-class Attempt:
+class LedgerLineWriter:
     """Counts what goes out, and writes the line when it is over."""
 
     def __init__(
         self,
         provider: str,
         request: SimRequest,
-        asked: Asked,
+        parsed: ParsedRequest,
         at_s: float,
         faults: tuple[str, ...],
         number: int,
     ) -> None:
         self._provider = provider
         self._request = request
-        self._asked = asked
+        self._parsed = parsed
         self._at_s = at_s
         self._faults = faults
         self._number = number
         self._status = self._bytes = self._tokens = 0
 
-    def watch(self, script: Script, ledger: Ledger, now: Callable[[], float]) -> Script:
+    def record(self, script: Script, ledger: Ledger, now: Callable[[], float]) -> Script:
         """The script, with its line in the ledger at its end."""
         ended = Ended.CLIENT_LEFT
         ledger.opened(self._provider)
@@ -50,10 +50,10 @@ class Attempt:
         finally:
             ledger.add(self._line(ledger.last + 1, ended, now()))
 
-    def _line(self, n: int, ended: Ended, now_s: float) -> Line:
+    def _line(self, n: int, ended: Ended, now_s: float) -> LedgerLine:
         request = self._request
         retry = request.headers.get("x-stainless-retry-count", "")
-        return Line(
+        return LedgerLine(
             n=n,
             provider=self._provider,
             request=self._number,
@@ -61,9 +61,9 @@ class Attempt:
             duration_s=round(now_s - self._at_s, 6),
             method=request.method,
             path=request.path,
-            model=self._asked.model,
-            prompt=prompt_tag(self._asked.prompt) if self._asked.prompt else "",
-            stream=self._asked.stream,
+            model=self._parsed.model,
+            prompt=prompt_tag(self._parsed.prompt) if self._parsed.prompt else "",
+            stream=self._parsed.stream,
             retry=int(retry[:6]) if retry.isdecimal() else 0,
             faults=self._faults,
             status=self._status,

@@ -15,26 +15,28 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from dub5.simulators.server.thread import Beside, Simulated
+    from dub5.simulators.server.thread import ProviderHandle, SimulatorThread
 
 
 @pytest.fixture(scope="session")
-def dub5_beside() -> "Iterator[Beside]":
+def dub5_beside() -> "Iterator[SimulatorThread]":
     """The thread that all simulated providers of the session live in."""
-    beside: Beside = importlib.import_module("dub5.simulators.server.thread").Beside()
-    yield beside
-    beside.close()
+    simulator_thread: SimulatorThread = importlib.import_module(
+        "dub5.simulators.server.thread"
+    ).SimulatorThread()
+    yield simulator_thread
+    simulator_thread.close()
 
 
 @pytest.fixture
-def dub5_provider(dub5_beside: "Beside") -> "Iterator[Callable[..., Simulated]]":
+def dub5_provider(dub5_beside: "SimulatorThread") -> "Iterator[Callable[..., ProviderHandle]]":
     """Starts providers: `dub5_provider(persona="openai", *faults, **table)`; they end with the test.
 
     Faults as in `PUT /faults`, or in short ("cut:5:reset"); `table` as a `[[provider]]` of the TOML file, and `seed`.
     """
-    started: list[Simulated] = []
+    started: list[ProviderHandle] = []
 
-    def start(persona: str = "openai", *faults: object, **table: object) -> "Simulated":
+    def start(persona: str = "openai", *faults: object, **table: object) -> "ProviderHandle":
         started.append(dub5_beside.start(persona, faults, table))
         return started[-1]
 

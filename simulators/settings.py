@@ -32,7 +32,7 @@ class BadSettings(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class ProviderSettings:
+class SimulatedProviderSettings:
     """One provider. `port` 0 takes any free one; `key` None accepts any key, and none."""
 
     name: str
@@ -50,10 +50,10 @@ class ProviderSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SimulatorSettings:
     """All providers, the port of the admin API, and the seed of everything that chance decides."""
 
-    providers: tuple[ProviderSettings, ...]
+    providers: tuple[SimulatedProviderSettings, ...]
     admin_port: int = 0
     seed: int = 0
     shared_faults: tuple[tuple[Fault, tuple[str, ...]], ...] = ()  # and the names they strike, all at once
@@ -90,7 +90,7 @@ def build(
     *,
     port_base: int | None = None,
     **over: Any,
-) -> Settings:
+) -> SimulatorSettings:
     """Settings from a parsed file and the command line's words. Raises BadSettings.
 
     `providers` are `name=persona`, `keys` are `name=key`; `over` may set latency, words, seed and admin_port.
@@ -119,7 +119,7 @@ def build(
     if len(set(taken)) < len(taken):
         raise BadSettings(f"one port is given twice among {', '.join(map(str, taken))}")
     shared = tuple(_shared(dict(table), known) for table in read.fault)
-    return Settings(tuple(listed), read.admin_port, read.seed, shared)
+    return SimulatorSettings(tuple(listed), read.admin_port, read.seed, shared)
 
 
 def read_file(path: str) -> Mapping[str, Any]:
@@ -144,7 +144,7 @@ def _tables(read: _File, pairs: Sequence[tuple[str, str]]) -> list[_ProviderTabl
     return kept + [_ProviderTable(name, persona) for name, persona in named.items()]
 
 
-def _provider(table: _ProviderTable, read: _File, given: set[str]) -> ProviderSettings:
+def _provider(table: _ProviderTable, read: _File, given: set[str]) -> SimulatedProviderSettings:
     if not NAME.fullmatch(table.name):
         raise BadSettings(f"`{table.name}` is no name: letters, digits, `.`, `_` and `-`, please")
     _choose(table.persona, PERSONAS, f"persona of `{table.name}`")
@@ -157,7 +157,7 @@ def _provider(table: _ProviderTable, read: _File, given: set[str]) -> ProviderSe
         faults = tuple(parse_fault(fault) for fault in table.fault)
     except BadFault as error:
         raise BadSettings(f"a fault of `{table.name}`: {error}") from None
-    return ProviderSettings(
+    return SimulatedProviderSettings(
         name=table.name,
         persona=table.persona,
         port=table.port,

@@ -21,7 +21,7 @@ BUILD_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ToxiproxyBinary:
     """The server's path, or why there is none."""
 
     path: Path | None
@@ -36,13 +36,13 @@ def find(tools: Path = TOOLS) -> Path | None:
     return None
 
 
-def find_or_build(tools: Path = TOOLS) -> Found:
+def find_or_build(tools: Path = TOOLS) -> ToxiproxyBinary:
     """The server, built if need be; says what it does, as it may take a minute."""
     if (path := find(tools)) is not None:
-        return Found(path)
+        return ToxiproxyBinary(path)
     go = shutil.which("go")
     if go is None:
-        return Found(
+        return ToxiproxyBinary(
             None, f"{NAME} is neither on PATH nor in {_shown(tools)}, and there is no Go to build it with"
         )
     print(f"toxiproxy: building {PACKAGE} (once, about a minute) ...", flush=True)
@@ -53,7 +53,7 @@ def _shown(tools: Path) -> str:
     return str(tools.relative_to(ROOT)) if tools.is_relative_to(ROOT) else str(tools)
 
 
-def _build(go: str, tools: Path) -> Found:
+def _build(go: str, tools: Path) -> ToxiproxyBinary:
     tools.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=tools) as folder:
         environ = {**os.environ, "GOBIN": folder, "CGO_ENABLED": "0"}
@@ -67,21 +67,21 @@ def _build(go: str, tools: Path) -> Found:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Found(None, f"building {NAME} took longer than {BUILD_S:g} s")
+            return ToxiproxyBinary(None, f"building {NAME} took longer than {BUILD_S:g} s")
         except OSError as error:
-            return Found(None, f"{go} cannot be run: {error.strerror}")
+            return ToxiproxyBinary(None, f"{go} cannot be run: {error.strerror}")
         if done.returncode != 0:
             said = (done.stderr.strip() or "go said nothing").splitlines()[-1]
-            return Found(None, f"{NAME} could not be built: {said}")
+            return ToxiproxyBinary(None, f"{NAME} could not be built: {said}")
         os.replace(Path(folder) / BUILT_AS, tools / NAME)  # at once: two builders cannot see half a file
-    return Found(tools / NAME)
+    return ToxiproxyBinary(tools / NAME)
 
 
 def main() -> int:
     """Exit code 1 if there is no server; the line says why, and what follows."""
-    found = find_or_build()
-    print(f"toxiproxy: {found.path or found.why}", flush=True)
-    return 0 if found.path else 1
+    binary = find_or_build()
+    print(f"toxiproxy: {binary.path or binary.why}", flush=True)
+    return 0 if binary.path else 1
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ from typing import Any
 
 import aiohttp
 
-from dub5.chaos.run.endpoint import CHAT, STATUS, Reply, Unreachable, read_object
+from dub5.chaos.run.endpoint import CHAT, STATUS, EndpointReply, EndpointUnreachable, read_object
 
 
-class HttpDoor:
+class HttpEndpoint:
     """A service at an address. The session is the caller's; its own timeouts must be off."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
@@ -18,11 +18,11 @@ class HttpDoor:
         self._url = url.rstrip("/")
 
     @asynccontextmanager
-    async def ask(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[Reply]:
+    async def chat(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[EndpointReply]:
         try:
             response = await self._session.post(self._url + CHAT, json=body, headers=headers)
         except (aiohttp.ClientError, OSError) as error:
-            raise Unreachable(str(error)) from error
+            raise EndpointUnreachable(str(error)) from error
         try:
             yield _HttpReply(response)
         finally:
@@ -46,7 +46,7 @@ class _HttpReply:
         try:
             return await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise Unreachable(str(error)) from error
+            raise EndpointUnreachable(str(error)) from error
 
 
 @asynccontextmanager

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-LEASH = Path(__file__).with_name("supervise.py")
+SUPERVISOR = Path(__file__).with_name("supervise.py")
 READY_S = 20.0
 STOP_S = 12.0  # the leash itself gives up on its command earlier
 TAIL_CHARS = 1500
 
 T = TypeVar("T")
-Tell = Callable[[str], None]
+PrintLine = Callable[[str], None]
 
 
 class NotStarted(Exception):
@@ -52,10 +52,10 @@ class Child:
                         self._drain = asyncio.create_task(self._rest(stdout), name=f"output of {self.name}")
                         return
         except TimeoutError:
-            raise NotStarted(f"{self.name} was not ready after {READY_S:g} s.\n{self.last_words()}") from None
-        raise NotStarted(f"{self.name} ended before it was ready.\n{self.last_words()}")
+            raise NotStarted(f"{self.name} was not ready after {READY_S:g} s.\n{self.log_tail()}") from None
+        raise NotStarted(f"{self.name} ended before it was ready.\n{self.log_tail()}")
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The end of what it printed."""
         return self._log.read_text(encoding="utf-8", errors="replace")[-TAIL_CHARS:].strip()
 
@@ -93,7 +93,7 @@ async def child(
     log = folder / f"{name}.log"
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(LEASH), *command),
+            *(sys.executable, "-I", "-S", str(SUPERVISOR), *command),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
@@ -108,7 +108,7 @@ async def child(
         await asyncio.shield(running.stop())
 
 
-def run_until_told(main: Coroutine[Any, Any, T]) -> T:
+def run_until_stopped(main: Coroutine[Any, Any, T]) -> T:
     """`asyncio.run`, which SIGTERM and SIGHUP end as Ctrl-C does: in order, with KeyboardInterrupt at the end."""
     return asyncio.run(_listening(main))
 

@@ -43,7 +43,7 @@ async def toxiproxy_server(path: Path, folder: Path) -> AsyncIterator[tuple[Chil
                 yield server, api
                 return
             if not left:
-                raise NotStarted(f"toxiproxy does not answer.\n{server.last_words()}")
+                raise NotStarted(f"toxiproxy does not answer.\n{server.log_tail()}")
 
 
 def _is_ready(line: str) -> bool:

@@ -4,30 +4,30 @@ import asyncio
 
 from rich.console import Console
 
-from dub5.chaos.engines.processes import run_until_told
+from dub5.chaos.engines.processes import run_until_stopped
 from dub5.chaos.engines.stack import Stack, free_port, stack
-from dub5.chaos.scenario.model import Neighbourhood
+from dub5.chaos.scenario.model import Topology
 
 WATCH_S = 0.5
-AROUND = Neighbourhood(clocks={"first_token_s": 5.0, "whole_answer_s": 15.0, "total_s": 60.0})
+TOPOLOGY = Topology(clocks={"first_token_s": 5.0, "whole_answer_s": 15.0, "total_s": 60.0})
 
 
 def serve(port: int, console: Console) -> int:
     """Runs until Ctrl-C or SIGTERM. Returns the exit code."""
-    return run_until_told(_serve(free_port(port), console))
+    return run_until_stopped(_serve(free_port(port), console))
 
 
 async def _serve(port: int, console: Console) -> int:
-    def tell(line: str) -> None:
+    def print_line(line: str) -> None:
         console.print(line, highlight=False)
 
-    async with stack(AROUND, tell, port=port) as running:
+    async with stack(TOPOLOGY, print_line, port=port) as running:
         console.print(_welcome(running), highlight=False, markup=False, soft_wrap=True)
         while not running.dead():
             await asyncio.sleep(WATCH_S)
         for dead in running.dead():
             console.print(
-                f"{dead.name} has ended by itself.\n{dead.last_words()}", highlight=False, markup=False
+                f"{dead.name} has ended by itself.\n{dead.log_tail()}", highlight=False, markup=False
             )
     return 3
 

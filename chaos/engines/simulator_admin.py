@@ -5,7 +5,7 @@ from typing import Any
 
 import aiohttp
 
-from dub5.chaos.run.journal import Asked
+from dub5.chaos.run.journal import LedgerEntry
 from dub5.chaos.scenario.faults import Value
 
 CALL_S = aiohttp.ClientTimeout(total=5.0)
@@ -16,7 +16,7 @@ class AdminRefused(Exception):
     """The simulators turned a call down; the message is their sentence."""
 
 
-class Admin:
+class SimulatorAdmin:
     """Speaks to one process of simulators."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
@@ -32,14 +32,14 @@ class Admin:
         """Ends the fault of this kind."""
         await self._call("DELETE", f"/faults/{provider}?kind={kind}")
 
-    async def ledger(self) -> list[Asked]:
+    async def ledger(self) -> list[LedgerEntry]:
         """Every attempt that has ended, oldest first."""
-        lines: list[Asked] = []
+        lines: list[LedgerEntry] = []
         since, more = 0, True
         while more:
             page = await self._call("GET", f"/ledger?since={since}&limit={LINES_PER_PAGE}")
             lines += [
-                Asked(line["provider"], line["prompt"], tuple(line["faults"])) for line in page["lines"]
+                LedgerEntry(line["provider"], line["prompt"], tuple(line["faults"])) for line in page["lines"]
             ]
             since, more = page["last"], page["more"]
         return lines

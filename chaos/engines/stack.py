@@ -18,8 +18,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dub5.chaos.engines.processes import Child, Tell, child
-from dub5.chaos.scenario.model import Neighbourhood
+from dub5.chaos.engines.processes import Child, PrintLine, child
+from dub5.chaos.scenario.model import Topology
 from dub5.chaos.scenario.service_config import settings, simulated, toml
 
 HOST = "127.0.0.1"
@@ -27,7 +27,7 @@ SERVICE_READY = "listening on "
 POLL_S = 0.01
 
 Urls = Mapping[str, str]  # by provider
-Front = Callable[[Urls, Path, contextlib.AsyncExitStack], Awaitable[Urls]]
+ProxyHook = Callable[[Urls, Path, contextlib.AsyncExitStack], Awaitable[Urls]]
 """Puts something before the providers; where they are to be reached from now on. It ends with the exits."""
 
 
@@ -48,10 +48,10 @@ class Stack:
 
 @asynccontextmanager
 async def stack(
-    around: Neighbourhood,
-    tell: Tell,
+    topology: Topology,
+    print_line: PrintLine,
     *,
-    front: Front | None = None,
+    proxy_hook: ProxyHook | None = None,
     port: int = 0,
 ) -> AsyncIterator[Stack]:
     """Simulators and service; all of it ends with the block. Port 0 is any free one. Raises NotStarted."""
@@ -61,21 +61,21 @@ async def stack(
         os.mkfifo(config)  # the service starts at once, and waits for its settings where it reads them
         booting = asyncio.create_task(exits.enter_async_context(_service(config, folder, port)))
         try:
-            simulators = await exits.enter_async_context(_simulators(around, folder))
+            simulators = await exits.enter_async_context(_simulators(topology, folder))
             said = json.loads(simulators.ready_line)
             urls: Urls = {name: one["url"] for name, one in said["providers"].items()}
-            tell(
-                f"simulators: {', '.join(f'{name} speaks {persona}' for name, persona in around.providers.items())}"
+            print_line(
+                f"simulators: {', '.join(f'{name} speaks {persona}' for name, persona in topology.providers.items())}"
             )
-            if front is not None:
-                urls = await front(urls, folder, exits)
-            await _hand_over(config, settings(around, urls), booting)
+            if proxy_hook is not None:
+                urls = await proxy_hook(urls, folder, exits)
+            await _hand_over(config, settings(topology, urls), booting)
             service = await booting
         finally:
             booting.cancel()
             await asyncio.wait([booting])
         url = service.ready_line.removeprefix(SERVICE_READY)
-        tell(f"service: {url}")
+        print_line(f"service: {url}")
         yield Stack(url, said["admin"], said["token"], simulators, service)
 
 
@@ -97,10 +97,10 @@ async def _hand_over(fifo: Path, text: str, reader: "asyncio.Task[Child]") -> No
     plain.replace(fifo)
 
 
-def _simulators(around: Neighbourhood, folder: Path) -> contextlib.AbstractAsyncContextManager[Child]:
+def _simulators(topology: Topology, folder: Path) -> contextlib.AbstractAsyncContextManager[Child]:
     config = folder / "simulators.toml"
     config.write_text(
-        "\n".join(f"{name} = {toml(value)}" for name, value in simulated(around).items()), encoding="utf-8"
+        "\n".join(f"{name} = {toml(value)}" for name, value in simulated(topology).items()), encoding="utf-8"
     )
     command = [sys.executable, "-m", "dub5.simulators", "--config", str(config)]
     return child("simulators", command, folder, lambda line: line.startswith("{"), environ())

@@ -8,21 +8,21 @@ from random import Random
 
 import msgspec
 
-from dub5.chaos.engines.processes import Tell
-from dub5.chaos.run.endpoint import AppDoor, Door
-from dub5.chaos.run.journal import Asked, Journal
-from dub5.chaos.run.runner import Play, Watch
+from dub5.chaos.engines.processes import PrintLine
+from dub5.chaos.run.endpoint import AsgiEndpoint, Endpoint
+from dub5.chaos.run.journal import Journal, LedgerEntry
+from dub5.chaos.run.runner import RunObserver, ScenarioRun
 from dub5.chaos.scenario.faults import CAPACITY
-from dub5.chaos.scenario.model import Fault, Scenario
+from dub5.chaos.scenario.model import Scenario, ScenarioFault
 from dub5.chaos.scenario.service_config import settings, simulated
 from dub5.service.app import Service
 from dub5.service.config.load import load
 from dub5.service.config.settings import Loaded, SettingsProblems
-from dub5.simulators.faults.active import SetFault
+from dub5.simulators.faults.active import ActiveFault
 from dub5.simulators.faults.answers import parse_fault
 from dub5.simulators.ledger import Ledger
 from dub5.simulators.limits.concurrency import Capacity
-from dub5.simulators.provider import Provider, make
+from dub5.simulators.provider import SimulatedProvider, make
 from dub5.simulators.settings import build
 from dub5.simulators.virtual import AppClient, Connect, VirtualWire
 from dub5.simulators.virtual import run as run_in_virtual_time
@@ -30,25 +30,25 @@ from dub5.simulators.virtual import run as run_in_virtual_time
 NAME = "virtual"
 
 
-def run(scenario: Scenario, seed: int, watch: Watch, tell: Tell) -> Journal:
+def run(scenario: Scenario, seed: int, observer: RunObserver, print_line: PrintLine) -> Journal:
     """Plays it."""
-    tell("virtual time: the service and its providers in this process, no sockets")
-    return run_in_virtual_time(_play(scenario, seed, watch), seed=seed)
+    print_line("virtual time: the service and its providers in this process, no sockets")
+    return run_in_virtual_time(_play(scenario, seed, observer), seed=seed)
 
 
-async def _play(scenario: Scenario, seed: int, watch: Watch) -> Journal:
+async def _play(scenario: Scenario, seed: int, observer: RunObserver) -> Journal:
     providers, ledger = make(
-        build({**simulated(scenario.around), "seed": seed}), now=asyncio.get_running_loop().time
+        build({**simulated(scenario.topology), "seed": seed}), now=asyncio.get_running_loop().time
     )
     wire = VirtualWire({f"http://{name}": provider for name, provider in providers.items()})
     service = Service(_loaded(scenario), wire=wire, seed=str(seed))
     async with AppClient(service.asgi) as client:
-        world = VirtualWorld(AppDoor(client), providers, wire, ledger, service)
-        return await Play(scenario, NAME, seed, watch).run(world)
+        environment = VirtualEnvironment(AsgiEndpoint(client), providers, wire, ledger, service)
+        return await ScenarioRun(scenario, NAME, seed, observer).run(environment)
 
 
 def _loaded(scenario: Scenario) -> Loaded:
-    return _read(settings(scenario.around, {name: f"http://{name}" for name in scenario.providers}))
+    return _read(settings(scenario.topology, {name: f"http://{name}" for name in scenario.providers}))
 
 
 def _read(text: str) -> Loaded:
@@ -60,30 +60,30 @@ def _read(text: str) -> Loaded:
 
 
 @dataclass
-class VirtualWorld:
-    """Hands on simulated providers and the network before them."""
+class VirtualEnvironment:
+    """Simulated providers and the network before them."""
 
-    door: Door
-    providers: dict[str, Provider]
+    endpoint: Endpoint
+    providers: dict[str, SimulatedProvider]
     wire: VirtualWire
     book: Ledger
     service: Service
     notes: list[str] = field(default_factory=list)
-    applied: dict[Fault, SetFault] = field(default_factory=dict)
+    applied: dict[ScenarioFault, ActiveFault] = field(default_factory=dict)
 
-    async def apply(self, fault: Fault) -> str:
-        if fault.house:
-            return self._apply_to_house(fault)
+    async def apply(self, fault: ScenarioFault) -> str:
+        if fault.environmental:
+            return self._apply_to_environment(fault)
         if fault.kind == "down":
             link = self.wire.link(f"http://{fault.provider}")
             link.connect, link.idle = Connect.REFUSED, 0
             return "the virtual network"
-        if (said := fault.said) is None:
+        if (said := fault.as_simulator_fault) is None:
             return ""
         self.applied[fault] = self.providers[fault.provider].add_fault(parse_fault(said), Random(fault.label))
         return "the simulators"
 
-    def _apply_to_house(self, fault: Fault) -> str:
+    def _apply_to_environment(self, fault: ScenarioFault) -> str:
         if fault.kind == CAPACITY:
             self.providers[fault.provider].set_capacity(msgspec.convert(fault.options, Capacity))
             return "the simulators"
@@ -93,7 +93,7 @@ class VirtualWorld:
             self.service.refuse(error.problems)
         return "the settings file"
 
-    async def lift(self, fault: Fault) -> None:
+    async def lift(self, fault: ScenarioFault) -> None:
         if fault.kind == "down":
             self.wire.link(f"http://{fault.provider}").connect = Connect.OPENS
         elif fault.kind == CAPACITY:
@@ -101,5 +101,5 @@ class VirtualWorld:
         elif fault in self.applied:
             self.providers[fault.provider].drop_fault(self.applied.pop(fault))
 
-    async def ledger(self) -> list[Asked]:
-        return [Asked(line.provider, line.prompt, line.faults) for line in self.book.lines()]
+    async def ledger(self) -> list[LedgerEntry]:
+        return [LedgerEntry(line.provider, line.prompt, line.faults) for line in self.book.lines()]

@@ -18,13 +18,13 @@ from dub5.service.config.settings import Loaded, Settings
 from dub5.service.model import Target
 from dub5.service.resilience.fleet import Fleet
 
-Without = AbstractContextManager[Scenario]
+AblatedScenario = AbstractContextManager[Scenario]
 
 
 @contextlib.contextmanager
 def _failover(scenario: Scenario) -> Iterator[Scenario]:
-    first = {name: targets[:1] for name, targets in routes(scenario.around).items()}
-    yield replace(scenario, around=replace(scenario.around, routes=first))
+    first = {name: targets[:1] for name, targets in routes(scenario.topology).items()}
+    yield replace(scenario, topology=replace(scenario.topology, routes=first))
 
 
 @contextlib.contextmanager
@@ -51,7 +51,7 @@ def _last_settings(scenario: Scenario) -> Iterator[Scenario]:
         yield scenario
 
 
-def without(mechanism: str, scenario: Scenario) -> Without:
+def disabled(mechanism: str, scenario: Scenario) -> AblatedScenario:
     """For so long, the service without it, and the scenario to be played then."""
     switches = {
         "failover": _failover,

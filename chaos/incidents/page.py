@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from dub5.chaos.incidents.replay import Replayed
+from dub5.chaos.incidents.replay import IncidentReplay
 from dub5.chaos.report.axis import span
-from dub5.chaos.run.verdict import Line, Question, percent
+from dub5.chaos.run.verdict import Question, VerdictLine, percent
 
 HEAD = """\
 # Incidents
@@ -34,15 +34,15 @@ models of its provider. `last_settings`: settings that cannot be read are taken 
 """
 
 
-def page(replayed: Sequence[Replayed]) -> str:
+def page(replays: Sequence[IncidentReplay]) -> str:
     """All of it, in Markdown. Says nothing of machine or time: equal runs make equal pages."""
-    rows = sorted(replayed, key=lambda one: one.name)
+    rows = sorted(replays, key=lambda one: one.name)
     held = sum(one.ok for one in rows)
     said = f"{held} of {len(rows)} held, and failed without their mechanism.\n"
     return "\n".join([HEAD + said, *_table(rows), TERMS, *_expectations(rows)])
 
 
-def _table(rows: Sequence[Replayed]) -> Iterator[str]:
+def _table(rows: Sequence[IncidentReplay]) -> Iterator[str]:
     yield "| incident | what happened | lasted | requests | whole | noticed | tries | without | |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for one in rows:
@@ -55,14 +55,14 @@ def _table(rows: Sequence[Replayed]) -> Iterator[str]:
         )
 
 
-def _expectations(rows: Sequence[Replayed]) -> Iterator[str]:
+def _expectations(rows: Sequence[IncidentReplay]) -> Iterator[str]:
     for one in rows:
         yield f"\n### {one.name}\n\n{one.scenario.title}. Source ({one.scenario.confidence}): {one.scenario.source}\n"
         for line in one.lines:
             if line.question is not Question.RAN:
-                yield f"- {'' if line.ok else '**not held** '}{_told(line)}"
+                yield f"- {'' if line.ok else '**not held** '}{_format_line(line)}"
         yield f"- without {one.scenario.off} this does not hold: {'; '.join(one.missed) or '**nothing: it cannot fail**'}"
 
 
-def _told(line: Line) -> str:
-    return f"{line.expectation}: {line.seen}"
+def _format_line(line: VerdictLine) -> str:
+    return f"{line.expectation}: {line.result}"

@@ -1,6 +1,6 @@
 """What has happened to others, played against this service 1:1, and once more without what saves it.
 
-scenarios/incidents/*.toml -> a job each, in worker processes -> Replayed -> a report page each, the index of all
+scenarios/incidents/*.toml -> a job each -> IncidentReplay -> a report page each, the index of all
 """
 
 import logging
@@ -13,26 +13,26 @@ from pathlib import Path
 from time import perf_counter
 
 from dub5.chaos.engines import virtual
-from dub5.chaos.incidents.ablation import without
+from dub5.chaos.incidents.ablation import disabled
 from dub5.chaos.report import html as report
 from dub5.chaos.run.journal import Journal
-from dub5.chaos.run.judge import Outcome
-from dub5.chaos.run.runner import Nobody
-from dub5.chaos.run.verdict import Line, Question, Verdict, judge_run, noticed_s, tries_each
+from dub5.chaos.run.judge import ClientOutcome
+from dub5.chaos.run.runner import NullObserver
+from dub5.chaos.run.verdict import Question, RunVerdict, VerdictLine, judge_run, noticed_s, tries_each
 from dub5.chaos.scenario.model import Scenario
-from dub5.chaos.scenario.parse import INCIDENTS, ours
+from dub5.chaos.scenario.parse import INCIDENTS, read_bundled
 
 SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
+class IncidentReplay:
     """What came of an incident. `missed`: what did not hold without its mechanism; if that is nothing, it cannot fail.
     `noticed_s`: how long people noticed a fault, the one that they noticed for longest."""
 
     name: str
     scenario: Scenario
-    lines: tuple[Line, ...]
+    lines: tuple[VerdictLine, ...]
     missed: tuple[str, ...]
     requests: int
     complete: float  # share
@@ -53,21 +53,21 @@ class Replayed:
         return self.held and bool(self.missed)
 
 
-def replay(name: str, reports: Path, seed: int) -> Replayed:
+def replay(name: str, reports: Path, seed: int) -> IncidentReplay:
     """One job. Writes the report of the run with everything."""
     logging.disable(logging.ERROR)  # what goes wrong is in the verdict; asyncio's own lines would bury it
-    began_s, scenario = perf_counter(), ours(INCIDENTS, name)
+    began_s, scenario = perf_counter(), read_bundled(INCIDENTS, name)
     journal = _played(nullcontext(scenario), seed)
-    lesser = _played(without(scenario.off, scenario), seed)
+    ablated = _played(disabled(scenario.off, scenario), seed)
     verdict = judge_run(journal)
-    return Replayed(
+    return IncidentReplay(
         name,
         scenario,
         verdict.lines,
-        tuple(line.expectation for line in judge_run(lesser).lines if _counts(line)),
+        tuple(line.expectation for line in judge_run(ablated).lines if _counts(line)),
         len(journal.requests),
         _complete(journal),
-        _complete(lesser),
+        _complete(ablated),
         max((noticed_s(journal, window) for window in journal.windows), default=0.0),
         tries_each(journal),
         perf_counter() - began_s,
@@ -75,7 +75,7 @@ def replay(name: str, reports: Path, seed: int) -> Replayed:
     )
 
 
-def replay_all(wanted: Sequence[str], reports: Path, seed: int, jobs: int) -> Iterator[Replayed]:
+def replay_all(wanted: Sequence[str], reports: Path, seed: int, jobs: int) -> Iterator[IncidentReplay]:
     """As they come, in no order."""
     reports.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")  # the same on every system, and nothing inherited
@@ -86,19 +86,21 @@ def replay_all(wanted: Sequence[str], reports: Path, seed: int, jobs: int) -> It
 
 def _played(switched: AbstractContextManager[Scenario], seed: int) -> Journal:
     with switched as scenario:
-        return virtual.run(scenario, seed, Nobody(), lambda line: None)
+        return virtual.run(scenario, seed, NullObserver(), lambda line: None)
 
 
-def _counts(line: Line) -> bool:
+def _counts(line: VerdictLine) -> bool:
     """Whether a line says that people were let down: that a mechanism did not act is no news where it is off."""
     return not line.ok and line.question is not Question.RAN and not line.expectation.endswith(" happened")
 
 
 def _complete(journal: Journal) -> float:
-    return sum(seen.outcome is Outcome.COMPLETE for seen in journal.requests) / len(journal.requests)
+    return sum(result.outcome is ClientOutcome.COMPLETE for result in journal.requests) / len(
+        journal.requests
+    )
 
 
-def _page(journal: Journal, verdict: Verdict, reports: Path) -> Path:
+def _page(journal: Journal, verdict: RunVerdict, reports: Path) -> Path:
     path = reports / f"{journal.scenario.name}.html"
     path.write_text(report.html(journal, verdict), encoding="utf-8")
     return path

@@ -24,7 +24,7 @@ _MIN, _H = 60, 3600
 _S = (1, 2, 5, 10, 15, 30)
 ROUND_S = (*_S, *(n * _MIN for n in _S), *(n * _H for n in (1, 2, 3, 6, 12, 24, 48, 168)))
 
-Span = tuple[float, float]
+TimeSpan = tuple[float, float]
 Stretch = tuple[float, float, float]  # of the load: from, until, requests a second
 
 
@@ -80,7 +80,7 @@ class Tick:
         return self.x + len(self.label) * TICK_CHAR_PX / 2
 
 
-def axis(seconds: float, left: float, right: float, plateaus: Sequence[Span] = ()) -> "Axis":
+def axis(seconds: float, left: float, right: float, plateaus: Sequence[TimeSpan] = ()) -> "Axis":
     """The axis of a run of `seconds`, from `left` to `right`; `plateaus` are where little happens."""
     seconds = max(1.0, seconds)
     narrow = worth_a_break(plateaus, seconds)
@@ -100,7 +100,7 @@ def axis(seconds: float, left: float, right: float, plateaus: Sequence[Span] = (
     return Axis(tuple(pieces))
 
 
-def worth_a_break(plateaus: Sequence[Span], seconds: float) -> list[Span]:
+def worth_a_break(plateaus: Sequence[TimeSpan], seconds: float) -> list[TimeSpan]:
     """The plateaus that are drawn narrow: the longest, and few. Of two that are as long as each other, both or none."""
     inside = [(max(0.0, a), min(b, seconds)) for a, b in sorted(plateaus)]
     long = [(a, b) for a, b in inside if b - a > BREAK_S]
@@ -139,19 +139,19 @@ class Axis:
             return piece.until_x  # exactly, however the way there was rounded
         return min(piece.from_x + (at_s - piece.from_s) * piece.px_per_s, piece.until_x)
 
-    def buckets(self, load: Sequence[Stretch], edges: Iterable[float] = ()) -> list[Span]:
+    def buckets(self, load: Sequence[Stretch], edges: Iterable[float] = ()) -> list[TimeSpan]:
         """The run cut into bars, at the `edges` where there is room for it; none is narrower than can be seen, or stands
         for a few sparse requests."""
         densest = max(rate_per_s for _, _, rate_per_s in load)
         from_s, until_s, rate_per_s = load[-1]
         load = (*load[:-1], (from_s, max(until_s, self.seconds), rate_per_s))
         edges = sorted(set(edges))
-        made: list[Span] = []
+        made: list[TimeSpan] = []
         for piece in self.pieces:
             least_s = piece.bucket_s
             cuts = [at_s for at_s in edges if least_s > 1 and piece.from_s < at_s < piece.until_s]
             for block in _blocks(piece, cuts, least_s):
-                parts: list[Span] = []
+                parts: list[TimeSpan] = []
                 for stretch in load:
                     few_s = FEW / stretch[2] if stretch[2] < densest else 0.0
                     parts += _equal(block, stretch, max(least_s, few_s))
@@ -185,7 +185,7 @@ class Axis:
         return Tick(tick.at_s, tick.x - over_px, tick.label)
 
 
-def _blocks(piece: Piece, cuts: Sequence[float], least_s: float) -> list[Span]:
+def _blocks(piece: Piece, cuts: Sequence[float], least_s: float) -> list[TimeSpan]:
     """From cut to cut, where they are not too near; before the first and after the last one, however little it is."""
     if not cuts:
         return [(piece.from_s, piece.until_s)]
@@ -193,7 +193,7 @@ def _blocks(piece: Piece, cuts: Sequence[float], least_s: float) -> list[Span]:
     return [(piece.from_s, cuts[0]), *_joined(between, least_s), (cuts[-1], piece.until_s)]
 
 
-def _equal(block: Span, stretch: Stretch, least_s: float) -> list[Span]:
+def _equal(block: TimeSpan, stretch: Stretch, least_s: float) -> list[TimeSpan]:
     """What of a stretch lies in the block, in equal parts of at least that length; or in one."""
     from_s, until_s = max(block[0], stretch[0]), min(block[1], stretch[1])
     if from_s >= until_s:
@@ -202,11 +202,11 @@ def _equal(block: Span, stretch: Stretch, least_s: float) -> list[Span]:
     return list(pairwise([from_s + (until_s - from_s) * n / parts for n in range(parts)] + [until_s]))
 
 
-def _joined(parts: Sequence[Span], least_s: float) -> list[Span]:
+def _joined(parts: Sequence[TimeSpan], least_s: float) -> list[TimeSpan]:
     """Neighbours made one until each is of at least that length; what is left at the end is the end of the last one."""
     if not parts:
         return []
-    made: list[Span] = []
+    made: list[TimeSpan] = []
     begins_s = parts[0][0]
     for _, until_s in parts:
         if until_s - begins_s >= least_s - 1e-9:

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dub5.chaos.report.axis import Axis, Span
-from dub5.chaos.run.journal import Sample, Seen, Window
-from dub5.chaos.run.judge import Outcome
+from dub5.chaos.report.axis import Axis, TimeSpan
+from dub5.chaos.run.journal import AppliedFault, RequestResult, StatusSample
+from dub5.chaos.run.judge import ClientOutcome
 from dub5.chaos.run.verdict import percentile
 
 COOLING = "cooling"  # no breaker is open, but the provider has asked to be left alone
@@ -15,13 +15,13 @@ WORSE = ("closed", COOLING, "half_open", "isolated", "open")  # from well to ill
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
+class TimeBucket:
     """The requests that were to start within one stretch of time."""
 
     from_s: float
     until_s: float
     answered: Counter[str]  # by provider
-    ended: Counter[Outcome]
+    ended: Counter[ClientOutcome]
     first_token_p50_s: float | None
     first_token_p95_s: float | None
 
@@ -46,13 +46,13 @@ class Strip:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class FaultSeries:
     """One thing that was done to one provider, once or again and again."""
 
     provider: str
     label: str
     by: str
-    spans: tuple[Span, ...]
+    spans: tuple[TimeSpan, ...]
 
     @property
     def from_s(self) -> float:
@@ -63,23 +63,23 @@ class Trouble:
         return max(until_s for _, until_s in self.spans)
 
 
-def in_buckets(requests: Iterable[Seen], spans: Sequence[Span]) -> list[Bucket]:
+def in_buckets(requests: Iterable[RequestResult], spans: Sequence[TimeSpan]) -> list[TimeBucket]:
     """One bucket for each span, empty ones too; who came after the last one counts there."""
     starts = [from_s for from_s, _ in spans]
-    rows: list[list[Seen]] = [[] for _ in spans]
-    for seen in requests:
-        rows[max(0, bisect_right(starts, seen.at_s) - 1)].append(seen)
+    rows: list[list[RequestResult]] = [[] for _ in spans]
+    for result in requests:
+        rows[max(0, bisect_right(starts, result.at_s) - 1)].append(result)
     return [bucket(*each, row) for each, row in zip(spans, rows, strict=True)]
 
 
-def bucket(from_s: float, until_s: float, seen: Sequence[Seen]) -> Bucket:
+def bucket(from_s: float, until_s: float, results: Sequence[RequestResult]) -> TimeBucket:
     """One of them."""
-    waits = [one.first_token_s for one in seen if one.first_token_s is not None]
-    return Bucket(
+    waits = [one.first_token_s for one in results if one.first_token_s is not None]
+    return TimeBucket(
         from_s,
         until_s,
-        Counter(one.provider for one in seen if one.outcome is Outcome.COMPLETE),
-        Counter(one.outcome for one in seen),
+        Counter(one.provider for one in results if one.outcome is ClientOutcome.COMPLETE),
+        Counter(one.outcome for one in results),
         percentile(waits, 0.5),
         percentile(waits, 0.95),
     )
@@ -95,7 +95,7 @@ def worst(states: Iterable[str]) -> str:
     return max(states, key=lambda state: WORSE.index(state) if state in WORSE else len(WORSE))
 
 
-def strips(samples: Iterable[Sample], seconds: float) -> list[Strip]:
+def strips(samples: Iterable[StatusSample], seconds: float) -> list[Strip]:
     """Samples joined while nothing changes, target by target."""
     made: dict[tuple[str, str], list[Strip]] = {}
     for sample in samples:
@@ -152,28 +152,28 @@ def _join(made: list[Strip], parts: Sequence[Strip]) -> None:
     made.append(Strip(first.name, first.provider, state, first.from_s, parts[-1].until_s))
 
 
-def troubles(windows: Iterable[Window], seconds: float, most: int) -> list[Trouble]:
+def fault_series(windows: Iterable[AppliedFault], seconds: float, most: int) -> list[FaultSeries]:
     """The faults by what they are, in the order in which they began; those beyond `most` as one."""
-    made: dict[tuple[str, str], list[Window]] = {}
+    made: dict[tuple[str, str], list[AppliedFault]] = {}
     for window in sorted(windows, key=lambda window: window.from_s):
         made.setdefault((window.provider, window.label), []).append(window)
-    told = [_trouble(provider, label, same, seconds) for (provider, label), same in made.items()]
-    if len(told) <= most:
-        return told
-    rest = [span for trouble in told[most - 1 :] for span in trouble.spans]
-    label = f"{len(told) - most + 1} more kinds of fault; the journal has them all"
-    return [*told[: most - 1], Trouble("", label, "", tuple(sorted(rest)))]
+    listed = [_one_series(provider, label, same, seconds) for (provider, label), same in made.items()]
+    if len(listed) <= most:
+        return listed
+    rest = [span for series in listed[most - 1 :] for span in series.spans]
+    label = f"{len(listed) - most + 1} more kinds of fault; the journal has them all"
+    return [*listed[: most - 1], FaultSeries("", label, "", tuple(sorted(rest)))]
 
 
-def _trouble(provider: str, label: str, windows: Sequence[Window], seconds: float) -> Trouble:
+def _one_series(provider: str, label: str, windows: Sequence[AppliedFault], seconds: float) -> FaultSeries:
     ends = (seconds if window.until_s is None else window.until_s for window in windows)
     spans = tuple((window.from_s, until_s) for window, until_s in zip(windows, ends, strict=True))
-    return Trouble(provider, label, ", ".join(dict.fromkeys(window.by for window in windows)), spans)
+    return FaultSeries(provider, label, ", ".join(dict.fromkeys(window.by for window in windows)), spans)
 
 
-def during(ordered: Sequence[Seen], spans: Iterable[Span]) -> list[Seen]:
+def during(ordered: Sequence[RequestResult], spans: Iterable[TimeSpan]) -> list[RequestResult]:
     """Of requests in the order of their start, those that started in one of the spans; each once."""
-    found: list[Seen] = []
+    found: list[RequestResult] = []
     until = 0
     for from_s, until_s in sorted(spans):
         first = max(until, bisect_left(ordered, from_s, key=_start))
@@ -182,5 +182,5 @@ def during(ordered: Sequence[Seen], spans: Iterable[Span]) -> list[Seen]:
     return found
 
 
-def _start(seen: Seen) -> float:
-    return seen.at_s
+def _start(result: RequestResult) -> float:
+    return result.at_s

@@ -7,11 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from dub5.chaos.report.axis import clock
-from dub5.chaos.report.story import LONG_S, notes, story, waited
+from dub5.chaos.report.narrative import LONG_S, narrative, notes, waited
 from dub5.chaos.report.timeline import Picture
-from dub5.chaos.run.journal import Journal, Seen
-from dub5.chaos.run.judge import Outcome
-from dub5.chaos.run.verdict import Question, Verdict, outcomes
+from dub5.chaos.run.journal import Journal, RequestResult
+from dub5.chaos.run.judge import ClientOutcome
+from dub5.chaos.run.verdict import Question, RunVerdict, outcomes
 from dub5.chaos.scenario.model import Scenario
 
 ROWS_MAX = 60
@@ -32,7 +32,7 @@ ANSWERS = {
 STYLE = (files("dub5.chaos.report") / "report.css").read_text(encoding="utf-8")
 
 
-def write(journal: Journal, verdict: Verdict, folder: Path) -> tuple[Path, Path]:
+def write(journal: Journal, verdict: RunVerdict, folder: Path) -> tuple[Path, Path]:
     """The report and the journal beside it; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     stamp = journal.started.replace(":", "").replace(" ", "-")
@@ -43,7 +43,7 @@ def write(journal: Journal, verdict: Verdict, folder: Path) -> tuple[Path, Path]
     return page, record
 
 
-def html(journal: Journal, verdict: Verdict) -> str:
+def html(journal: Journal, verdict: RunVerdict) -> str:
     """The whole page."""
     scenario = journal.scenario
     word, kind = ("HELD", "good") if verdict.ok else ("DID NOT HOLD", "bad")
@@ -51,7 +51,7 @@ def html(journal: Journal, verdict: Verdict) -> str:
     parts = [
         f'<header><p class="badge {kind}">{word}</p><h1>{escape(scenario.title)}</h1>',
         f"<p>{escape(scenario.why.strip())}</p>{_source(scenario)}<p class=quiet>{escape(facts)}</p></header>",
-        _section("What happened", _sentences([*_answers(verdict), *story(journal), *notes(journal)])),
+        _section("What happened", _sentences([*_answers(verdict), *narrative(journal), *notes(journal)])),
         _section("The run in one picture", _legend(journal) + _framed(Picture(journal).svg())),
         _section("The verdict, line by line", _verdict(verdict)),
         _section("How requests ended", _outcomes(journal)),
@@ -101,7 +101,7 @@ def _framed(svg: str) -> str:
     return f'<div class="wide">{svg}</div>'
 
 
-def _answers(verdict: Verdict) -> list[str]:
+def _answers(verdict: RunVerdict) -> list[str]:
     asked = dict.fromkeys(line.question for line in verdict.lines)
     return [" ".join(ANSWERS[question][0 if verdict.answer(question) else 1] for question in asked)]
 
@@ -110,7 +110,9 @@ def _legend(journal: Journal) -> str:
     keys = [(f"p{index % 6}", name) for index, name in enumerate(journal.scenario.providers)]
     met = outcomes(journal.requests)
     keys += [
-        (outcome.value, outcome.value) for outcome in Outcome if met[outcome] and outcome != Outcome.COMPLETE
+        (outcome.value, outcome.value)
+        for outcome in ClientOutcome
+        if met[outcome] and outcome != ClientOutcome.COMPLETE
     ]
     spans = (f'<span><i class="{kind}"></i>{escape(name)}</span>' for kind, name in keys)
     return f'<p class="legend">{"".join(spans)}</p>'
@@ -123,7 +125,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _verdict(verdict: Verdict) -> str:
+def _verdict(verdict: RunVerdict) -> str:
     return _table(
         ("", "question", "expected", "seen"),
         (
@@ -131,7 +133,7 @@ def _verdict(verdict: Verdict) -> str:
                 f'<b class="{"good" if line.ok else "bad"}">{"yes" if line.ok else "NO"}</b>',
                 line.question.value,
                 escape(line.expectation),
-                escape(line.seen),
+                escape(line.result),
             )
             for line in verdict.lines
         ),
@@ -142,15 +144,15 @@ def _outcomes(journal: Journal) -> str:
     counted = outcomes(journal.requests)
     rows = [(outcome.value, str(count)) for outcome, count in counted.items() if count]
     happened = [(name.replace("_", " "), str(count)) for name, count in journal.happened.items() if count]
-    told = f"<p>What happened inside, counted by {escape(journal.told_by)}:</p>"
-    return _table(("outcome", "requests"), rows) + told + _table(("event", "times"), happened)
+    intro = f"<p>What happened inside, counted by {escape(journal.told_by)}:</p>"
+    return _table(("outcome", "requests"), rows) + intro + _table(("event", "times"), happened)
 
 
 def _providers(journal: Journal) -> str:
     rows = []
     for name, persona in journal.scenario.providers.items():
         attempts = [line for line in journal.ledger if line.provider == name]
-        whole = [s for s in journal.requests if s.provider == name and s.outcome is Outcome.COMPLETE]
+        whole = [s for s in journal.requests if s.provider == name and s.outcome is ClientOutcome.COMPLETE]
         hit = sum(bool(line.faults) for line in attempts)
         rows.append((escape(name), escape(persona), str(len(attempts)), str(hit), str(len(whole))))
     return _table(("provider", "speaks", "was asked", "of these with a fault", "whole answers"), rows)
@@ -158,38 +160,38 @@ def _providers(journal: Journal) -> str:
 
 def _routes(journal: Journal) -> str:
     """Empty if all asked for the same one."""
-    asked: dict[str, list[Seen]] = {}
-    for seen in journal.requests:
-        asked.setdefault(seen.route, []).append(seen)
+    asked: dict[str, list[RequestResult]] = {}
+    for result in journal.requests:
+        asked.setdefault(result.route, []).append(result)
     if len(asked) < 2:
         return ""
     rows = []
     for route, those in sorted(asked.items()):
-        whole = sum(seen.outcome is Outcome.COMPLETE for seen in those)
+        whole = sum(result.outcome is ClientOutcome.COMPLETE for result in those)
         rows.append((escape(route), str(len(those)), str(whole), escape(waited(those))))
     return _section("The routes", _table(("route", "requests", "whole answers", "first words"), rows))
 
 
 def _not_whole(journal: Journal) -> str:
-    bad = [seen for seen in journal.requests if seen.outcome is not Outcome.COMPLETE]
+    bad = [result for result in journal.requests if result.outcome is not ClientOutcome.COMPLETE]
     if not bad:
         return "<p>There was none.</p>"
-    bad.sort(key=lambda seen: (seen.honest, seen.at_s))
-    rows = [_row(journal, seen) for seen in bad[:ROWS_MAX]]
+    bad.sort(key=lambda result: (result.honest, result.at_s))
+    rows = [_row(journal, result) for result in bad[:ROWS_MAX]]
     more = f"<p>And {len(bad) - ROWS_MAX} more, in the journal.</p>" if len(bad) > ROWS_MAX else ""
     head = ("sent at", "outcome", "what the client was told", "from", "ended after", "planned", "tries")
     return _table(head, rows) + more
 
 
-def _row(journal: Journal, seen: Seen) -> tuple[str, ...]:
+def _row(journal: Journal, result: RequestResult) -> tuple[str, ...]:
     return (
-        clock(seen.at_s) if journal.scenario.workload.seconds > LONG_S else f"{seen.at_s:.1f} s",
-        seen.outcome.value,
-        escape(_short(seen.reason)),
-        escape(seen.provider or "nobody"),
-        f"{seen.total_s:.2f} s",
-        "yes" if journal.planned_cut(seen) else "no",
-        escape(_short(seen.trail)),
+        clock(result.at_s) if journal.scenario.workload.seconds > LONG_S else f"{result.at_s:.1f} s",
+        result.outcome.value,
+        escape(_short(result.reason)),
+        escape(result.provider or "nobody"),
+        f"{result.total_s:.2f} s",
+        "yes" if journal.planned_cut(result) else "no",
+        escape(_short(result.trail)),
     )
 
 

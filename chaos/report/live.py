@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dub5.chaos.report.axis import ROUND_S, clock, span
-from dub5.chaos.report.figures import Bucket, bucket, state_of, worst
-from dub5.chaos.run.journal import Seen, Window
-from dub5.chaos.run.judge import Outcome
+from dub5.chaos.report.figures import TimeBucket, bucket, state_of, worst
+from dub5.chaos.run.journal import AppliedFault, RequestResult
+from dub5.chaos.run.judge import ClientOutcome
 from dub5.chaos.scenario.model import Scenario
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -25,7 +25,12 @@ COLUMNS = 30
 LINES_MAX, REDRAWN_MAX = 200, 600  # a run of any length
 LAST_S = 5.0  # what "last" means in a run of a minute
 STYLE = {"closed": "green", "half_open": "yellow", "cooling": "yellow", "open": "bold red"}
-BAD = {Outcome.DISHONEST: "bold red", Outcome.HUNG: "bold red", Outcome.FAILED: "red", Outcome.CUT: "yellow"}
+BAD = {
+    ClientOutcome.DISHONEST: "bold red",
+    ClientOutcome.HUNG: "bold red",
+    ClientOutcome.FAILED: "red",
+    ClientOutcome.CUT: "yellow",
+}
 
 
 class LiveView:
@@ -40,11 +45,11 @@ class LiveView:
         self._column_s = next((step for step in ROUND_S if seconds / step <= LINES_MAX), ROUND_S[-1])
         self._long = self._column_s > 1
         self._redraw_s = seconds / REDRAWN_MAX
-        self._columns: deque[Bucket] = deque(maxlen=COLUMNS)  # by the time at which requests ended
-        self._last: deque[list[Seen]] = deque(maxlen=max(1, round(LAST_S / self._column_s)))
-        self._fresh: list[Seen] = []
-        self._ended: Counter[Outcome] = Counter()
-        self._windows: list[Window] = []
+        self._columns: deque[TimeBucket] = deque(maxlen=COLUMNS)  # by the time at which requests ended
+        self._last: deque[list[RequestResult]] = deque(maxlen=max(1, round(LAST_S / self._column_s)))
+        self._fresh: list[RequestResult] = []
+        self._ended: Counter[ClientOutcome] = Counter()
+        self._windows: list[AppliedFault] = []
         self._changes = 0
         self._states: dict[str, tuple[str, float]] = {}
         self._at_s = self._column_at_s = self._drawn_at_s = 0.0
@@ -61,12 +66,12 @@ class LiveView:
 
     # what a watch hears
 
-    def ended(self, seen: Seen) -> None:
+    def ended(self, result: RequestResult) -> None:
         """A request is over."""
-        self._ended[seen.outcome] += 1
-        self._fresh.append(seen)
+        self._ended[result.outcome] += 1
+        self._fresh.append(result)
 
-    def changed(self, window: Window) -> None:
+    def changed(self, window: AppliedFault) -> None:
         """A fault began, or is over."""
         self._windows = [known for known in self._windows if known is not window]
         if window.until_s is None:
@@ -74,9 +79,9 @@ class LiveView:
         self._changes += 1
         if self._live is None and self._changes <= LINES_MAX:
             at_s, what = (window.from_s, "begins") if window.until_s is None else (window.until_s, "is over")
-            self._tell(f"{self._clock(at_s, '5.1f')}  {what}: {window.label} ({window.by})")
+            self._print(f"{self._clock(at_s, '5.1f')}  {what}: {window.label} ({window.by})")
         elif self._live is None and self._changes == LINES_MAX + 1:
-            self._tell("More of what begins and ends is not told here: the journal has it all.")
+            self._print("More of what begins and ends is not told here: the journal has it all.")
 
     def sampled(self, at_s: float, status: Mapping[str, Any] | None) -> None:
         """The service was looked at: twice a second, or on a plateau now and then."""
@@ -89,14 +94,14 @@ class LiveView:
             self._last.append(self._fresh)
             self._fresh, self._column_at_s = [], until_s
             if self._live is None:
-                self._tell(self._line())
+                self._print(self._line())
         if self._live is not None and self._at_s - self._drawn_at_s >= self._redraw_s:
             self._drawn_at_s = self._at_s
             self._live.update(self._table(), refresh=True)
 
     # how it looks
 
-    def _tell(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _clock(self, at_s: float, form: str) -> str:
@@ -155,17 +160,17 @@ class LiveView:
         table = Table.grid(padding=(0, 3))
         cells = [
             Text(f"{name} {self._ended[name]}", style=self._style(name))
-            for name in Outcome
+            for name in ClientOutcome
             if self._ended[name]
         ]
-        last = [seen for row in self._last for seen in row]
+        last = [result for row in self._last for result in row]
         long = span(self._column_s * (self._last.maxlen or 1))
         table.add_row("requests", *cells)
         table.add_row(f"first token, last {long}", _waits(bucket(0.0, 1.0, last)))
         return table
 
-    def _style(self, outcome: Outcome) -> str:
-        return BAD.get(outcome, "green" if outcome is Outcome.COMPLETE else "")
+    def _style(self, outcome: ClientOutcome) -> str:
+        return BAD.get(outcome, "green" if outcome is ClientOutcome.COMPLETE else "")
 
 
 def _by_provider(targets: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, float]]:
@@ -176,15 +181,15 @@ def _by_provider(targets: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, f
         name = row["provider"]
         states.setdefault(name, []).append(state_of(row["breaker"], row["cooling_s"]))
         waits_s[name] = max(waits_s.get(name, 0.0), row["cooling_s"], row.get("wait_s", 0.0))
-    told = {}
+    by_name = {}
     for name, those in states.items():
         state = worst(those)
         alike = those.count(state)
-        told[name] = (state if alike == len(those) else f"{state}, {alike} of {len(those)}", waits_s[name])
-    return told
+        by_name[name] = (state if alike == len(those) else f"{state}, {alike} of {len(those)}", waits_s[name])
+    return by_name
 
 
-def _waits(row: Bucket) -> str:
+def _waits(row: TimeBucket) -> str:
     if row.first_token_p50_s is None or row.first_token_p95_s is None:
         return "-"
     return f"p50 {row.first_token_p50_s:.2f} s, p95 {row.first_token_p95_s:.2f} s"

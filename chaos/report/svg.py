@@ -12,8 +12,8 @@ def box(x: float, width: float, y: float, height: float) -> str:
 
 def boxes(kind: str, shapes: str, title: str = "") -> str:
     """A path of boxes; nothing, if there are none."""
-    told = f"<title>{escape(title)}</title>" if title else ""
-    return f'<path class="{kind}" d="{shapes}">{told}</path>' if shapes else ""
+    tooltip = f"<title>{escape(title)}</title>" if title else ""
+    return f'<path class="{kind}" d="{shapes}">{tooltip}</path>' if shapes else ""
 
 
 def rect(kind: str, x: float, width: float, y: float, height: float, title: str) -> str:

@@ -1,6 +1,6 @@
 """The picture of a run, as SVG: what was done to the providers, who answered, how they stood, how long people waited.
 
-x is time, shared by all rows (axis.py); colours and dark mode come from the page's style (report.py)
+x is time, shared by all rows (axis.py); colours and dark mode come from the page's style (html.py)
 """
 
 from collections.abc import Iterable, Iterator
@@ -8,26 +8,34 @@ from html import escape
 from itertools import pairwise
 
 from dub5.chaos.report.axis import CHAR_PX, axis, clock
-from dub5.chaos.report.figures import Bucket, Strip, Trouble, in_buckets, strips, troubles, visible
+from dub5.chaos.report.figures import (
+    FaultSeries,
+    Strip,
+    TimeBucket,
+    fault_series,
+    in_buckets,
+    strips,
+    visible,
+)
 from dub5.chaos.report.svg import box, boxes, rect, short, text, torn
 from dub5.chaos.run.journal import Journal
-from dub5.chaos.run.judge import Outcome
+from dub5.chaos.run.judge import ClientOutcome
 
 LEFT, LEFT_MAX, RIGHT, WIDTH = 84, 190, 14, 1080
 ROW, BAR, BARS, RATES, LINES, GAP = 22, 15, 150, 34, 96, 40
-TROUBLES_MAX = 14
+FAULT_SERIES_MAX = 14
 LEVEL_PX = 40.0  # from here on a line is level along a bar
 DEEP_PX, SHALLOW_PX, NARROW_PX = 3.0, 1.5, 30.0  # teeth of a tear; of one beside a plateau that is no wider
 SEEN_PX = 4.0  # even of one in a thousand
 STRIP_PX, TOLD_PX = 2.0, 12.0  # a strip is seen from here on; and says what it is
 NOT_WHOLE = (
-    Outcome.DEGRADED,
-    Outcome.CANCELLED,
-    Outcome.CUT,
-    Outcome.FAILED,
-    Outcome.REFUSED,
-    Outcome.DISHONEST,
-    Outcome.HUNG,
+    ClientOutcome.DEGRADED,
+    ClientOutcome.CANCELLED,
+    ClientOutcome.CUT,
+    ClientOutcome.FAILED,
+    ClientOutcome.REFUSED,
+    ClientOutcome.DISHONEST,
+    ClientOutcome.HUNG,
 )
 
 
@@ -49,7 +57,7 @@ class Picture:
         self._rows = in_buckets(journal.requests, self._axis.buckets(scenario.stretches, edges))
         # Counts can be compared while every bar stands for a second of the same load.
         self._counted = not sparse and all(row.until_s - row.from_s <= 1 for row in self._rows)
-        self._troubles = troubles(journal.windows, seconds, TROUBLES_MAX)
+        self._fault_series = fault_series(journal.windows, seconds, FAULT_SERIES_MAX)
         self._y = 24
         self._shapes: list[str] = []
         self._words: list[str] = []  # over all shapes
@@ -88,8 +96,8 @@ class Picture:
         return f"p{self._names.index(provider) % 6 if provider in self._names else 6}"
 
     def _behind(self, top: int, bottom: int) -> Iterator[str]:
-        for trouble in self._troubles:
-            yield boxes("shade", self._boxes(trouble, top, bottom - top))
+        for series in self._fault_series:
+            yield boxes("shade", self._boxes(series, top, bottom - top))
         for piece in self._axis.pieces:
             if piece.plateau:
                 yield boxes("plateau", box(piece.from_x, piece.until_x - piece.from_x, top, bottom - top))
@@ -100,23 +108,23 @@ class Picture:
             if before.plateau or after.plateau:
                 yield torn(after.from_x, top, bottom, SHALLOW_PX if narrow else DEEP_PX)
 
-    def _boxes(self, trouble: Trouble, y: float, height: float) -> str:
-        ends = ((self._x(from_s), self._x(until_s)) for from_s, until_s in trouble.spans)
+    def _boxes(self, series: FaultSeries, y: float, height: float) -> str:
+        ends = ((self._x(from_s), self._x(until_s)) for from_s, until_s in series.spans)
         return "".join(box(from_x, max(1.0, until_x - from_x), y, height) for from_x, until_x in ends)
 
     def _faults(self) -> None:
         self._heading("What was done to the providers")
-        for trouble in self._troubles:
-            self._fault(trouble)
+        for series in self._fault_series:
+            self._fault(series)
         self._y += GAP
 
-    def _fault(self, trouble: Trouble) -> None:
+    def _fault(self, series: FaultSeries) -> None:
         """A row of bars, with words after, before or above them: where there is room."""
-        times = f" ({len(trouble.spans)} times)" if len(trouble.spans) > 1 else ""
-        by = f", by {trouble.by}" if trouble.by else ""
+        times = f" ({len(series.spans)} times)" if len(series.spans) > 1 else ""
+        by = f", by {series.by}" if series.by else ""
         right = WIDTH - RIGHT
-        label = short(trouble.label, right - self._left - CHAR_PX * len(times)) + times
-        from_x, until_x, width = self._x(trouble.from_s), self._x(trouble.until_s), CHAR_PX * len(label)
+        label = short(series.label, right - self._left - CHAR_PX * len(times)) + times
+        from_x, until_x, width = self._x(series.from_s), self._x(series.until_s), CHAR_PX * len(label)
         down = 0
         if width <= right - until_x - 6:
             words = text(label, until_x + 6, self._y + 12)
@@ -124,8 +132,8 @@ class Picture:
             words = text(label, from_x - 6, self._y + 12, "end")
         else:
             words, down = text(label, max(self._left, min(from_x, right - width)), self._y + 12), 17
-        shapes = self._boxes(trouble, self._y + down, BAR)
-        self._add(boxes(self._kind(trouble.provider), shapes, trouble.label + times + by))
+        shapes = self._boxes(series, self._y + down, BAR)
+        self._add(boxes(self._kind(series.provider), shapes, series.label + times + by))
         self._say(words)
         self._y += ROW + down
 
@@ -142,7 +150,7 @@ class Picture:
         self._scale(BARS, marks, most)
         self._y += BARS + GAP
 
-    def _bar(self, row: Bucket, height: float) -> None:
+    def _bar(self, row: TimeBucket, height: float) -> None:
         """One stretch of time; `height` is that of one request."""
         x, width, y = *self._across(row), float(self._y + BARS)
         when, of = (f"second {row.from_s:g}", "") if self._counted else (_when(row), f" of {row.requests}")
@@ -150,12 +158,12 @@ class Picture:
             y -= height * count
             self._add(rect(kind, x, width, y, height * count, f"{when}: {what} {count}{of}"))
 
-    def _across(self, row: Bucket) -> tuple[float, float]:
+    def _across(self, row: TimeBucket) -> tuple[float, float]:
         """x and width of its bar. What is counted is spaced like things that are counted; shares adjoin."""
         x, width = self._x(row.from_s), self._x(row.until_s) - self._x(row.from_s)
         return (x + 0.5, max(1.0, width - 1)) if self._counted else (x, width)
 
-    def _stack(self, row: Bucket) -> Iterator[tuple[str, int, str]]:
+    def _stack(self, row: TimeBucket) -> Iterator[tuple[str, int, str]]:
         """The pieces of one bar, from the bottom up."""
         for name in [*self._names, *sorted(row.answered.keys() - set(self._names))]:
             if count := row.answered[name]:
@@ -192,7 +200,7 @@ class Picture:
             self._y += ROW
         self._y += GAP
 
-    def _mark(self, row: Bucket, count: int) -> str:
+    def _mark(self, row: TimeBucket, count: int) -> str:
         """That it happened at all, first of all; the higher, the larger its share."""
         (x, width), height = self._across(row), SEEN_PX + (BAR - SEEN_PX) * count / row.requests
         return box(x, max(2.0, width), self._y + BAR - height, height)
@@ -249,7 +257,7 @@ class Picture:
         self._scale(LINES, [(top_s, f"{top_s:.1f} s"), (top_s / 2, f"{top_s / 2:.1f} s"), (0.0, "0")], top_s)
         self._y = bottom + 18
 
-    def _corners(self, row: Bucket) -> tuple[float, ...]:
+    def _corners(self, row: TimeBucket) -> tuple[float, ...]:
         """Where a line passes its value: in the middle, or at both ends of a wide one."""
         x, until_x = self._x(row.from_s), self._x(row.until_s)
         return (x, until_x) if until_x - x >= LEVEL_PX else ((x + until_x) / 2,)
@@ -286,7 +294,7 @@ def _by_name(made: list[Strip], providers: list[str]) -> dict[str, list[Strip]]:
     return held
 
 
-def _when(row: Bucket) -> str:
+def _when(row: TimeBucket) -> str:
     return f"{clock(row.from_s)} to {clock(row.until_s)}"
 
 

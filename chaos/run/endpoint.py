@@ -1,4 +1,4 @@
-"""The service under test, as its clients reach it: here inside the process on virtual time; sockets: http_door.py."""
+"""The service under test, as its clients reach it: here inside the process on virtual time; sockets: http_endpoint.py."""
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -12,11 +12,11 @@ CHAT = "/v1/chat/completions"
 STATUS = "/status"
 
 
-class Unreachable(Exception):
+class EndpointUnreachable(Exception):
     """No reply at all: refused, or the connection ended before a status."""
 
 
-class Reply(Protocol):
+class EndpointReply(Protocol):
     """A reply from its head on; header names are lower case."""
 
     @property
@@ -26,15 +26,17 @@ class Reply(Protocol):
     def headers(self) -> Mapping[str, str]: ...
 
     async def read(self) -> bytes:
-        """The next bytes; `b""` at the end as HTTP promised it. Raises Unreachable if the connection breaks."""
+        """The next bytes; `b""` at the end as HTTP promised it. Raises EndpointUnreachable."""
         ...
 
 
-class Door(Protocol):
+class Endpoint(Protocol):
     """Where requests go in."""
 
-    def ask(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> AbstractAsyncContextManager[Reply]:
-        """One chat request. Raises Unreachable."""
+    def chat(
+        self, body: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[EndpointReply]:
+        """Send one chat request. Raises EndpointUnreachable."""
         ...
 
     async def status(self) -> dict[str, Any] | None:
@@ -42,13 +44,15 @@ class Door(Protocol):
         ...
 
 
-class AppDoor:
+class AsgiEndpoint:
     """An application in this process."""
 
     def __init__(self, client: AppClient) -> None:
         self._client = client
 
-    def ask(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> AbstractAsyncContextManager[Reply]:
+    def chat(
+        self, body: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[EndpointReply]:
         return self._client.stream("POST", CHAT, json=dict(body), headers=headers)
 
     async def status(self) -> dict[str, Any] | None:

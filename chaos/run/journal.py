@@ -5,18 +5,18 @@ from typing import Any
 
 import msgspec
 
-from dub5.chaos.run.judge import HONEST, Outcome
+from dub5.chaos.run.judge import HONEST, ClientOutcome
 from dub5.chaos.scenario.model import Scenario
 
 
-class Seen(msgspec.Struct, frozen=True):
+class RequestResult(msgspec.Struct, frozen=True):
     """One request as its client saw it; durations from its intended start."""
 
     number: int
     at_s: float  # intended start
     late_s: float  # how much later it really started: the harness' own delay
     stream: bool
-    outcome: Outcome
+    outcome: ClientOutcome
     reason: str
     provider: str  # who answered; empty if nobody did
     first_token_s: float | None  # of a stream
@@ -35,7 +35,7 @@ class Seen(msgspec.Struct, frozen=True):
         return self.outcome in HONEST
 
 
-class Window(msgspec.Struct):
+class AppliedFault(msgspec.Struct):
     """A fault as it was really applied. `by`: who carried it out."""
 
     provider: str
@@ -51,7 +51,7 @@ class Window(msgspec.Struct):
         return self.from_s <= until_s and (self.until_s is None or self.until_s >= from_s)
 
 
-class Sample(msgspec.Struct, frozen=True):
+class StatusSample(msgspec.Struct, frozen=True):
     """What the service said of one target at one moment."""
 
     at_s: float
@@ -62,7 +62,7 @@ class Sample(msgspec.Struct, frozen=True):
     target: str = ""
 
 
-class Asked(msgspec.Struct, frozen=True):
+class LedgerEntry(msgspec.Struct, frozen=True):
     """One line of a provider's ledger: the provider's own account of one attempt."""
 
     provider: str
@@ -80,25 +80,25 @@ class Journal(msgspec.Struct):
     started: str  # date and time, UTC, for people
     seconds: float = 0.0  # how long the load really lasted
     planned: int = 0
-    requests: list[Seen] = msgspec.field(default_factory=list)
-    windows: list[Window] = msgspec.field(default_factory=list)
-    samples: list[Sample] = msgspec.field(default_factory=list)
-    ledger: list[Asked] = msgspec.field(default_factory=list)
+    requests: list[RequestResult] = msgspec.field(default_factory=list)
+    windows: list[AppliedFault] = msgspec.field(default_factory=list)
+    samples: list[StatusSample] = msgspec.field(default_factory=list)
+    ledger: list[LedgerEntry] = msgspec.field(default_factory=list)
     happened: dict[str, int] = msgspec.field(default_factory=dict)
     told_by: str = ""  # who counted `happened`: the service, or the harness where the service says nothing
     notes: list[str] = msgspec.field(default_factory=list)
 
-    def planned_cut(self, seen: Seen) -> bool:
+    def planned_cut(self, result: RequestResult) -> bool:
         """Whether a cut was the doing of a fault of the scenario: one that cuts was on at that provider meanwhile."""
-        return seen.outcome is Outcome.CUT and any(
-            window.cuts and window.provider == seen.provider and window.covers(seen.at_s, seen.ended_s)
+        return result.outcome is ClientOutcome.CUT and any(
+            window.cuts and window.provider == result.provider and window.covers(result.at_s, result.ended_s)
             for window in self.windows
         )
 
-    def well(self, seen: Seen) -> bool:
+    def well(self, result: RequestResult) -> bool:
         """Whether its client noticed nothing: a whole answer, with its first words as soon as ever."""
-        first_s = seen.first_token_s if seen.first_token_s is not None else seen.total_s
-        return seen.outcome is Outcome.COMPLETE and first_s <= self.scenario.expect.usual_s
+        first_s = result.first_token_s if result.first_token_s is not None else result.total_s
+        return result.outcome is ClientOutcome.COMPLETE and first_s <= self.scenario.expect.usual_s
 
     def json(self) -> bytes:
         """For the file."""

@@ -1,6 +1,6 @@
 """How a request ended, as its client can tell. Believes nothing: a 200 is complete only if the answer proves it.
 
-bytes -> Reading.feed ... -> Reading.end(how) -> Ending(outcome, reason)
+bytes -> ReplyReader.feed ... -> ReplyReader.end(how) -> Ending(outcome, reason)
 
 complete  the whole answer, properly ended          refused   an error that blames the request, or a limit
 degraded  a substitute, labelled from end to end
@@ -25,7 +25,7 @@ REFUSALS = frozenset({400, 401, 404, 405, 413, 422})
 REFUSED_CODES = frozenset({"rate_limited", "overloaded", "shutting_down"})
 
 
-class Outcome(StrEnum):
+class ClientOutcome(StrEnum):
     """The six ends a request may have, and the two it must never have."""
 
     COMPLETE = "complete"
@@ -38,7 +38,7 @@ class Outcome(StrEnum):
     HUNG = "hung"
 
 
-HONEST = frozenset(Outcome) - {Outcome.DISHONEST, Outcome.HUNG}
+HONEST = frozenset(ClientOutcome) - {ClientOutcome.DISHONEST, ClientOutcome.HUNG}
 
 
 class Stop(StrEnum):
@@ -53,11 +53,11 @@ class Stop(StrEnum):
 class Ending:
     """The verdict on one request. `reason` is short; empty for a complete answer."""
 
-    outcome: Outcome
+    outcome: ClientOutcome
     reason: str = ""
 
 
-class Reading:
+class ReplyReader:
     """One reply while it is read. `content_seen` turns true with the first content."""
 
     def __init__(self, status: int, prompt: str, *, stream: bool) -> None:
@@ -91,7 +91,7 @@ class Reading:
     def end(self, stop: Stop) -> Ending:
         """The bytes are over: what was it?"""
         if stop is Stop.TIMEOUT:
-            return Ending(Outcome.HUNG, "no_end_in_time")
+            return Ending(ClientOutcome.HUNG, "no_end_in_time")
         if self._status != 200:
             return self._end_of_error(stop)
         return self._end_of_stream(stop) if self._stream else self._end_of_json(stop)
@@ -128,49 +128,53 @@ class Reading:
 
     def _end_of_stream(self, stop: Stop) -> Ending:
         if self._lie:
-            return Ending(Outcome.DISHONEST, self._lie)
+            return Ending(ClientOutcome.DISHONEST, self._lie)
         if self._error is not None:
-            return Ending(Outcome.CUT if self.content_seen else Outcome.FAILED, self._error)
+            return Ending(ClientOutcome.CUT if self.content_seen else ClientOutcome.FAILED, self._error)
         if stop is Stop.BROKEN and not self._done:
-            return Ending(Outcome.DISHONEST, "breaks_off_without_a_word")
+            return Ending(ClientOutcome.DISHONEST, "breaks_off_without_a_word")
         if not self._done:
-            return Ending(Outcome.DISHONEST, "ends_without_done")
+            return Ending(ClientOutcome.DISHONEST, "ends_without_done")
         if self._finish is None:
-            return Ending(Outcome.DISHONEST, "done_without_finish")
+            return Ending(ClientOutcome.DISHONEST, "done_without_finish")
         return self._proven()
 
     def _end_of_json(self, stop: Stop) -> Ending:
         if stop is Stop.BROKEN:
-            return Ending(Outcome.DISHONEST, "breaks_off_without_a_word")
+            return Ending(ClientOutcome.DISHONEST, "breaks_off_without_a_word")
         body = _decoded(self._body)
         try:
             choice = body["choices"][0]
             self.text = choice["message"]["content"] or ""
             self._finish = choice["finish_reason"]
         except (TypeError, KeyError, IndexError):
-            return Ending(Outcome.DISHONEST, "unreadable_answer")
+            return Ending(ClientOutcome.DISHONEST, "unreadable_answer")
         self.content_seen = bool(self.text)
         self._labels = [label_of(body.get("degraded"))]
-        return self._proven() if self._finish else Ending(Outcome.DISHONEST, "answer_without_finish")
+        return self._proven() if self._finish else Ending(ClientOutcome.DISHONEST, "answer_without_finish")
 
     def _proven(self) -> Ending:
         proof = judge(self.text, self._prompt)
         if any(self._labels):
             lie = mislabelled(self._labels, self.text, proof)
-            return Ending(Outcome.DISHONEST, lie) if lie else Ending(Outcome.DEGRADED, self._labels[0] or "")
+            return (
+                Ending(ClientOutcome.DISHONEST, lie)
+                if lie
+                else Ending(ClientOutcome.DEGRADED, self._labels[0] or "")
+            )
         if proof is Proof.WHOLE:
-            return Ending(Outcome.COMPLETE)
-        return Ending(Outcome.DISHONEST, f"{proof.value}_answer_sold_as_whole")
+            return Ending(ClientOutcome.COMPLETE)
+        return Ending(ClientOutcome.DISHONEST, f"{proof.value}_answer_sold_as_whole")
 
     def _end_of_error(self, stop: Stop) -> Ending:
         if stop is Stop.BROKEN:
-            return Ending(Outcome.DISHONEST, "breaks_off_without_a_word")
+            return Ending(ClientOutcome.DISHONEST, "breaks_off_without_a_word")
         code = _code(_decoded(self._body)) or f"http_{self._status}"
         refused = self._status in REFUSALS or code in REFUSED_CODES
-        return Ending(Outcome.REFUSED if refused else Outcome.FAILED, code)
+        return Ending(ClientOutcome.REFUSED if refused else ClientOutcome.FAILED, code)
 
 
-NO_REPLY = Ending(Outcome.DISHONEST, "no_reply")
+NO_REPLY = Ending(ClientOutcome.DISHONEST, "no_reply")
 
 
 def label_of(degraded: object) -> str | None:

@@ -1,7 +1,7 @@
-"""A scenario played against a world, on whatever time the event loop keeps: virtual and real engines share this.
+"""A scenario played in an environment, on the event loop's time: virtual and real engines share this.
 
 clients   send what the plan says          |
-faults    on at at_s, off after for_s      |--> Journal, and `watch` hears of everything
+faults    on at at_s, off after for_s      |--> Journal, and `observer` hears of everything
 sampler   asks the service how it does     |
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from dub5.chaos.run.clients import Clients
-from dub5.chaos.run.endpoint import Door
-from dub5.chaos.run.journal import Asked, Journal, Sample, Seen, Window
-from dub5.chaos.run.judge import Outcome
-from dub5.chaos.scenario.model import Fault, Scenario
+from dub5.chaos.run.clients import ScenarioClients
+from dub5.chaos.run.endpoint import Endpoint
+from dub5.chaos.run.journal import AppliedFault, Journal, LedgerEntry, RequestResult, StatusSample
+from dub5.chaos.run.judge import ClientOutcome
+from dub5.chaos.scenario.model import Scenario, ScenarioFault
 from dub5.chaos.scenario.workload import plan
 
 SAMPLE_S = 0.5
@@ -23,57 +23,59 @@ LONG_SAMPLE_S, SPARSE_SAMPLE_S = 2.0, 30.0  # in a run of hours: where the load 
 LEAD_S = 0.2  # between the last preparation and the first request
 
 
-class World(Protocol):
-    """What an engine brings: a service to ask, and hands on its providers."""
+class Environment(Protocol):
+    """What an engine brings: a service to ask, and control of its providers."""
 
     @property
-    def door(self) -> Door: ...
+    def endpoint(self) -> Endpoint: ...
 
     @property
     def notes(self) -> Sequence[str]:
         """For people: what this run cannot do as the scenario says."""
         ...
 
-    async def apply(self, fault: Fault) -> str:
+    async def apply(self, fault: ScenarioFault) -> str:
         """Begins a fault; says who carries it out, empty if nobody can."""
         ...
 
-    async def lift(self, fault: Fault) -> None:
+    async def lift(self, fault: ScenarioFault) -> None:
         """Ends it."""
         ...
 
-    async def ledger(self) -> list[Asked]:
+    async def ledger(self) -> list[LedgerEntry]:
         """Every attempt that the providers have seen."""
         ...
 
 
-class Watch(Protocol):
+class RunObserver(Protocol):
     """Looks on. Must not wait or raise."""
 
-    def ended(self, seen: Seen) -> None: ...
+    def ended(self, result: RequestResult) -> None: ...
 
-    def changed(self, window: Window) -> None: ...
+    def changed(self, window: AppliedFault) -> None: ...
 
     def sampled(self, at_s: float, status: Mapping[str, Any] | None) -> None: ...
 
 
-class Nobody:
+class NullObserver:
     """Looks away."""
 
-    def ended(self, seen: Seen) -> None:
+    def ended(self, result: RequestResult) -> None:
         """Ignored."""
 
-    def changed(self, window: Window) -> None:
+    def changed(self, window: AppliedFault) -> None:
         """Ignored."""
 
     def sampled(self, at_s: float, status: Mapping[str, Any] | None) -> None:
         """Ignored."""
 
 
-class Play:
+class ScenarioRun:
     """One run."""
 
-    def __init__(self, scenario: Scenario, engine: str, seed: int, watch: Watch | None = None) -> None:
+    def __init__(
+        self, scenario: Scenario, engine: str, seed: int, observer: RunObserver | None = None
+    ) -> None:
         self.journal = Journal(
             scenario,
             engine,
@@ -81,63 +83,64 @@ class Play:
             machine=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
             started=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),  # UTC
         )
-        self._watch = watch or Nobody()
+        self._observer = observer or NullObserver()
         self._scenario = scenario
         self._stretches = scenario.stretches
         self._began_s = 0.0
 
-    async def run(self, world: World) -> Journal:
+    async def run(self, environment: Environment) -> Journal:
         """Plays it to the end of its last request; what was broken is healed whatever happens."""
         scenario, journal = self._scenario, self.journal
-        asks = plan(scenario, journal.seed)
-        journal.planned, journal.notes = len(asks), list(world.notes)
-        before = await world.door.status()
+        requests = plan(scenario, journal.seed)
+        journal.planned, journal.notes = len(requests), list(environment.notes)
+        before = await environment.endpoint.status()
         self._began_s = asyncio.get_running_loop().time() + LEAD_S
-        clients = Clients(world.door, scenario.workload, self._began_s, self._ended)
+        clients = ScenarioClients(environment.endpoint, scenario.workload, self._began_s, self._ended)
         async with asyncio.TaskGroup() as group:
-            aside = [
-                group.create_task(self._break(world, fault), name=fault.label) for fault in scenario.faults
+            background = [
+                group.create_task(self._apply_and_lift(environment, fault), name=fault.label)
+                for fault in scenario.faults
             ]
-            aside.append(group.create_task(self._sample(world), name="sampler"))
-            await clients.send_all(asks)
+            background.append(group.create_task(self._sample(environment), name="sampler"))
+            await clients.send_all(requests)
             journal.seconds = round(self._now_s(), 3)
-            for task in aside:
+            for task in background:
                 task.cancel()
-        journal.ledger = await world.ledger()
-        self._count(before, await world.door.status())
+        journal.ledger = await environment.ledger()
+        self._count(before, await environment.endpoint.status())
         return journal
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time() - self._began_s
 
-    def _ended(self, seen: Seen) -> None:
-        self.journal.requests.append(seen)
-        self._watch.ended(seen)
+    def _ended(self, result: RequestResult) -> None:
+        self.journal.requests.append(result)
+        self._observer.ended(result)
 
-    async def _break(self, world: World, fault: Fault) -> None:
+    async def _apply_and_lift(self, environment: Environment, fault: ScenarioFault) -> None:
         await asyncio.sleep(fault.at_s - self._now_s())
         from_s = round(self._now_s(), 3)  # before: a stream may feel it while it is being applied
-        by = await world.apply(fault)
+        by = await environment.apply(fault)
         if not by:
             self.journal.notes.append(f"{fault.kind} at {fault.provider}: nobody here can do that; left out.")
             return
-        window = Window(fault.provider, fault.kind, fault.label, by, fault.cuts, from_s)
+        window = AppliedFault(fault.provider, fault.kind, fault.label, by, fault.cuts, from_s)
         self.journal.windows.append(window)
-        self._watch.changed(window)
+        self._observer.changed(window)
         try:
             await asyncio.sleep(fault.until_s - self._now_s())
         finally:
-            await world.lift(fault)
+            await environment.lift(fault)
             window.until_s = round(self._now_s(), 3)
-            self._watch.changed(window)
+            self._observer.changed(window)
 
-    async def _sample(self, world: World) -> None:
+    async def _sample(self, environment: Environment) -> None:
         while True:
-            status = await world.door.status()
+            status = await environment.endpoint.status()
             at_s = round(self._now_s(), 3)
             if status is not None:
                 self.journal.samples += _samples(at_s, status)
-            self._watch.sampled(at_s, status)
+            self._observer.sampled(at_s, status)
             await asyncio.sleep(self._pause_s(at_s))
 
     def _pause_s(self, at_s: float) -> float:
@@ -166,15 +169,17 @@ def derived(journal: Journal) -> dict[str, int]:
     asked: dict[str, set[str]] = {}
     for line in journal.ledger:
         asked.setdefault(line.tag, set()).add(line.provider)
-    answered = [seen for seen in journal.requests if seen.outcome in (Outcome.COMPLETE, Outcome.CUT)]
+    answered = [
+        result for result in journal.requests if result.outcome in (ClientOutcome.COMPLETE, ClientOutcome.CUT)
+    ]
     return {
-        "failed_over": sum(bool(asked.get(seen.tag, set()) - {seen.provider}) for seen in answered),
-        "stream_cut": sum(seen.outcome is Outcome.CUT for seen in journal.requests),
+        "failed_over": sum(bool(asked.get(result.tag, set()) - {result.provider}) for result in answered),
+        "stream_cut": sum(result.outcome is ClientOutcome.CUT for result in journal.requests),
     }
 
 
-def _samples(at_s: float, status: Mapping[str, Any]) -> list[Sample]:
+def _samples(at_s: float, status: Mapping[str, Any]) -> list[StatusSample]:
     return [
-        Sample(at_s, row["provider"], row["health"], row["breaker"], row["cooling_s"], row["name"])
+        StatusSample(at_s, row["provider"], row["health"], row["breaker"], row["cooling_s"], row["name"])
         for row in status.get("targets", ())
     ]

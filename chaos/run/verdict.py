@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dub5.chaos.run.journal import Journal, Seen, Window
-from dub5.chaos.run.judge import Outcome
+from dub5.chaos.run.journal import AppliedFault, Journal, RequestResult
+from dub5.chaos.run.judge import ClientOutcome
 
 RATE_SHARE_MIN = 0.98  # of the planned requests must have been sent in time, or the run says nothing
 LATE_S_MAX = 0.5  # a request that we send later than this was not sent in time
@@ -27,20 +27,20 @@ class Question(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class VerdictLine:
     """One expectation and what was seen."""
 
     question: Question
     expectation: str
-    seen: str
+    result: str
     ok: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RunVerdict:
     """All lines."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[VerdictLine, ...]
 
     @property
     def ok(self) -> bool:
@@ -51,41 +51,43 @@ class Verdict:
         return all(line.ok for line in self.lines if line.question is question)
 
 
-def judge_run(journal: Journal) -> Verdict:
+def judge_run(journal: Journal) -> RunVerdict:
     """The verdict on a run."""
-    return Verdict((*_ran(journal), *_held(journal), *_recovered(journal)))
+    return RunVerdict((*_ran(journal), *_held(journal), *_recovered(journal)))
 
 
-def _ran(journal: Journal) -> Iterable[Line]:
-    in_time = sum(seen.late_s <= LATE_S_MAX for seen in journal.requests)
-    yield Line(
+def _ran(journal: Journal) -> Iterable[VerdictLine]:
+    in_time = sum(result.late_s <= LATE_S_MAX for result in journal.requests)
+    yield VerdictLine(
         Question.RAN,
         f"{percent(RATE_SHARE_MIN)} of the {journal.planned} planned requests sent in time",
         f"{in_time}",
         ok=in_time >= RATE_SHARE_MIN * journal.planned > 0,
     )
     faults = journal.scenario.faults
-    yield Line(
+    yield VerdictLine(
         Question.RAN,
         "every fault of the scenario applied",
         f"{len(journal.windows)} of {len(faults)}",
         ok=len(journal.windows) == len(faults),
     )
     # What happens on a connection, or to the house, is in no ledger.
-    answers = [fault for fault in faults if not fault.tcp and not fault.house and fault.kind != "unreachable"]
+    answers = [
+        fault for fault in faults if not fault.tcp and not fault.environmental and fault.kind != "unreachable"
+    ]
     met = sum(
         any(fault.kind in line.faults for line in journal.ledger if line.provider == fault.provider)
         for fault in answers
     )
-    yield Line(
+    yield VerdictLine(
         Question.RAN,
         "every fault of an answer met by a request",
         f"{met} of {len(answers)}",
         ok=met == len(answers),
     )
     early = [s for s in journal.requests if s.ended_s < journal.scenario.first_fault_s - SETTLE_S]
-    complete = sum(s.outcome is Outcome.COMPLETE for s in early)
-    yield Line(
+    complete = sum(s.outcome is ClientOutcome.COMPLETE for s in early)
+    yield VerdictLine(
         Question.RAN,
         "all complete before the first fault",
         f"{complete} of {len(early)}",
@@ -93,17 +95,17 @@ def _ran(journal: Journal) -> Iterable[Line]:
     )
 
 
-def _held(journal: Journal) -> Iterable[Line]:
+def _held(journal: Journal) -> Iterable[VerdictLine]:
     expect, requests = journal.scenario.expect, journal.requests
-    honest = sum(seen.honest for seen in requests)
+    honest = sum(result.honest for result in requests)
     yield _share("honest, and within the deadline", honest, len(requests), expect.honest_share)
-    complete = sum(seen.outcome is Outcome.COMPLETE for seen in requests)
-    cuts = sum(journal.planned_cut(seen) for seen in requests)
+    complete = sum(result.outcome is ClientOutcome.COMPLETE for result in requests)
+    cuts = sum(journal.planned_cut(result) for result in requests)
     apart = f" (apart from {cuts} planned cuts)" if cuts else ""
     yield _share(f"complete{apart}", complete, len(requests) - cuts, expect.complete_share)
     if expect.first_token_p95_s is not None:
         p95_s = percentile([s.first_token_s for s in requests if s.first_token_s is not None], 0.95)
-        yield Line(
+        yield VerdictLine(
             Question.HELD,
             f"first token p95 of streams at most {expect.first_token_p95_s:g} s",
             "no stream" if p95_s is None else f"{p95_s:.2f} s",
@@ -117,14 +119,14 @@ def _held(journal: Journal) -> Iterable[Line]:
         yield _answered_by(journal, pair, least)
     for name in expect.happened:
         count = journal.happened.get(name, 0)
-        yield Line(Question.HELD, f"{name} happened", f"{count} times", ok=count > 0)
+        yield VerdictLine(Question.HELD, f"{name} happened", f"{count} times", ok=count > 0)
 
 
-def _failover(journal: Journal, within_s: float) -> Line:
+def _failover(journal: Journal, within_s: float) -> VerdictLine:
     """The slowest of all faults: how long after its beginning people noticed it last."""
     worst = max(journal.windows, key=lambda window: noticed_s(journal, window), default=None)
     took_s = noticed_s(journal, worst) if worst else 0.0
-    return Line(
+    return VerdictLine(
         Question.HELD,
         f"within {within_s:g} s of each fault's beginning, requests are as before",
         f"after {took_s:.1f} s ({worst.label})" if worst else "no fault",
@@ -132,24 +134,24 @@ def _failover(journal: Journal, within_s: float) -> Line:
     )
 
 
-def noticed_s(journal: Journal, window: Window) -> float:
+def noticed_s(journal: Journal, window: AppliedFault) -> float:
     """From the fault's beginning to the moment from which on `WELL_SHARE` of the requests that it met were well."""
     until_s = journal.seconds if window.until_s is None else window.until_s
-    met = [seen for seen in journal.requests if window.from_s <= seen.at_s < until_s]
-    met.sort(key=lambda seen: seen.at_s)
+    met = [result for result in journal.requests if window.from_s <= result.at_s < until_s]
+    met.sort(key=lambda result: result.at_s)
     bad, last_s = 0, 0.0
-    for count, seen in enumerate(reversed(met), 1):
-        if not journal.well(seen):
+    for count, result in enumerate(reversed(met), 1):
+        if not journal.well(result):
             bad += 1
             if bad > (1 - WELL_SHARE) * count:
-                last_s = max(last_s, seen.at_s - window.from_s)
+                last_s = max(last_s, result.at_s - window.from_s)
     return last_s
 
 
-def _amplification(journal: Journal, most: float) -> Line:
+def _amplification(journal: Journal, most: float) -> VerdictLine:
     """The service's own probes are nobody's requests."""
     share = tries_each(journal)
-    return Line(
+    return VerdictLine(
         Question.HELD,
         f"at most {most:g} tries at providers for each request while something was wrong",
         f"{share:.2f}",
@@ -164,38 +166,38 @@ def tries_each(journal: Journal) -> float:
     return sum(line.tag in tags for line in journal.ledger) / max(1, len(tags))
 
 
-def _answered_by(journal: Journal, pair: str, least: float) -> Line:
+def _answered_by(journal: Journal, pair: str, least: float) -> VerdictLine:
     route, _, provider = pair.partition("/")
-    done = [s for s in journal.requests if s.route == route and s.outcome is Outcome.COMPLETE]
-    count = sum(seen.provider == provider for seen in done)
+    done = [s for s in journal.requests if s.route == route and s.outcome is ClientOutcome.COMPLETE]
+    count = sum(result.provider == provider for result in done)
     return _share(f"of {route} answered by {provider}", count, len(done), least)
 
 
-def _recovered(journal: Journal) -> Iterable[Line]:
+def _recovered(journal: Journal) -> Iterable[VerdictLine]:
     """Counted from when the last fault was really lifted."""
     within_s = journal.scenario.expect.recover_s
     if within_s is None:
         return
     healed_s = max((window.until_s or journal.seconds for window in journal.windows), default=0.0)
     after = sorted((s for s in journal.requests if s.at_s >= healed_s), key=lambda s: s.at_s)
-    bad = [seen for seen in after if seen.outcome is not Outcome.COMPLETE]
+    bad = [result for result in after if result.outcome is not ClientOutcome.COMPLETE]
     well_s = bad[-1].at_s - healed_s if bad else 0.0
     yield _within(
         "every request complete again", well_s if after and after[-1] not in bad else None, within_s
     )
     first = next(iter(journal.scenario.providers))
-    back = next((s for s in after if s.provider == first and s.outcome is Outcome.COMPLETE), None)
+    back = next((s for s in after if s.provider == first and s.outcome is ClientOutcome.COMPLETE), None)
     yield _within(f"provider {first} answers again", back.ended_s - healed_s if back else None, within_s)
 
 
-def _share(what: str, count: int, total: int, least: float) -> Line:
+def _share(what: str, count: int, total: int, least: float) -> VerdictLine:
     share = count / total if total else 0.0
-    seen = f"{percent(share)} ({total - count} of {total} not)"
-    return Line(Question.HELD, f"{percent(least)} {what}", seen, ok=share >= least)
+    result = f"{percent(share)} ({total - count} of {total} not)"
+    return VerdictLine(Question.HELD, f"{percent(least)} {what}", result, ok=share >= least)
 
 
-def _within(what: str, took_s: float | None, within_s: float) -> Line:
-    return Line(
+def _within(what: str, took_s: float | None, within_s: float) -> VerdictLine:
+    return VerdictLine(
         Question.RECOVERED,
         f"{what} within {within_s:g} s of the last fault's end",
         "never" if took_s is None else f"after {took_s:.1f} s",
@@ -216,7 +218,7 @@ def percent(share: float) -> str:
     return f"{int(share * 10_000) / 100:g} %"
 
 
-def outcomes(requests: Iterable[Seen]) -> dict[Outcome, int]:
-    """How many ended in each way, in the order of Outcome."""
-    seen = list(requests)
-    return {outcome: sum(s.outcome is outcome for s in seen) for outcome in Outcome}
+def outcomes(requests: Iterable[RequestResult]) -> dict[ClientOutcome, int]:
+    """How many ended in each way, in the order of ClientOutcome."""
+    result = list(requests)
+    return {outcome: sum(s.outcome is outcome for s in result) for outcome in ClientOutcome}

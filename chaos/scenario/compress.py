@@ -14,23 +14,23 @@ PLATEAU_S = 2.0
 TAIL_S = 30.0  # after the last change: a breaker may rest for 12 s
 
 
-def shorter(scenario: Scenario) -> Scenario:
+def compress(scenario: Scenario) -> Scenario:
     """The scenario for a run on real time; one without plateaus as it is."""
     if scenario.workload.plateau_rate_per_s is None:
         return scenario
     changes_s = sorted({moment_s for fault in scenario.faults for moment_s in (fault.at_s, fault.until_s)})
     faults = [
-        replace(fault, at_s=at_s, for_s=moved_s(changes_s, fault.until_s) - at_s)
+        replace(fault, at_s=at_s, for_s=compressed_s(changes_s, fault.until_s) - at_s)
         for fault in scenario.faults
-        for at_s in [moved_s(changes_s, fault.at_s)]
+        for at_s in [compressed_s(changes_s, fault.at_s)]
     ]
     tail_s = max(TAIL_S, scenario.expect.recover_s or 0.0)
-    seconds = moved_s(changes_s, scenario.heal_s) + tail_s
+    seconds = compressed_s(changes_s, scenario.heal_s) + tail_s
     workload = replace(scenario.workload, seconds=seconds, plateau_rate_per_s=None)
     return replace(scenario, faults=tuple(faults), workload=workload)
 
 
-def moved_s(changes_s: Sequence[float], at_s: float) -> float:
+def compressed_s(changes_s: Sequence[float], at_s: float) -> float:
     """Where a moment lies then: no two neighbours in `0, *changes_s` are farther apart than an edge and a plateau."""
     moved, before_s = 0.0, 0.0
     for change_s in (*(change for change in changes_s if change < at_s), at_s):

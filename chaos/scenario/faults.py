@@ -2,8 +2,8 @@
 
 HTTP and tokens   the simulators' names (simulators/faults/answers.py); they speak inside the answer
 TCP               Toxiproxy's names, fields and units; it sits on the connection
-                  and, where there is no Toxiproxy, `stand_in` says what the simulators do instead
-house             what is no fault of an answer: a provider's `capacity` (simulators/limits/concurrency.py), or the `settings` of
+                  and, where there is no Toxiproxy, `simulator_equivalent` says what the simulators do instead
+environment       what is no fault of an answer: a provider's `capacity` (simulators/limits/concurrency.py), or the `settings` of
                   the service, which cannot be read when it reads them again; in virtual time only
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from dub5.chaos.scenario.strict_toml import Types, missing, near, unknown, wrong_type
+from dub5.chaos.scenario.strict_toml import Types, missing_keys, suggestion, unknown_keys, wrong_type
 from dub5.simulators.faults.answers import KINDS as HTTP_KINDS
 from dub5.simulators.faults.answers import BadFault, parse_fault
 from dub5.simulators.limits.concurrency import Capacity
@@ -40,7 +40,7 @@ TCP_KINDS: Mapping[str, Tcp] = {
     "down": Tcp({}, (), cuts=True),  # the port refuses
 }
 CAPACITY, SETTINGS = "capacity", "settings"
-HOUSE_KINDS: Mapping[str, tuple[str, ...]] = {CAPACITY: Capacity.__struct_fields__, SETTINGS: ()}
+ENVIRONMENT_KINDS: Mapping[str, tuple[str, ...]] = {CAPACITY: Capacity.__struct_fields__, SETTINGS: ()}
 CUTTING = frozenset({"cut"} | {kind for kind, tcp in TCP_KINDS.items() if tcp.cuts})
 
 
@@ -48,12 +48,14 @@ def problems_of(kind: str, options: Mapping[str, Value]) -> list[str]:
     """What is wrong with a fault, one sentence each."""
     if kind in TCP_KINDS:
         return _tcp_problems(TCP_KINDS[kind], options)
-    if kind in HOUSE_KINDS:
-        return _house_problems(kind, options)
+    if kind in ENVIRONMENT_KINDS:
+        return _environment_problems(kind, options)
     if kind not in HTTP_KINDS:
-        return [f"there is no fault {kind!r}; {near(kind, [*HTTP_KINDS, *TCP_KINDS, *HOUSE_KINDS])}"]
+        return [
+            f"there is no fault {kind!r}; {suggestion(kind, [*HTTP_KINDS, *TCP_KINDS, *ENVIRONMENT_KINDS])}"
+        ]
     known = HTTP_KINDS[kind].__struct_fields__
-    if problems := unknown(options, known, ""):
+    if problems := unknown_keys(options, known, ""):
         return problems
     try:
         parse_fault({"kind": kind, **options})
@@ -62,8 +64,8 @@ def problems_of(kind: str, options: Mapping[str, Value]) -> list[str]:
     return []
 
 
-def _house_problems(kind: str, options: Mapping[str, Value]) -> list[str]:
-    if problems := unknown(options, HOUSE_KINDS[kind], ""):
+def _environment_problems(kind: str, options: Mapping[str, Value]) -> list[str]:
+    if problems := unknown_keys(options, ENVIRONMENT_KINDS[kind], ""):
         return problems
     try:
         msgspec.convert(options, Capacity)
@@ -75,7 +77,9 @@ def _house_problems(kind: str, options: Mapping[str, Value]) -> list[str]:
 def _tcp_problems(tcp: Tcp, options: Mapping[str, Value]) -> list[str]:
     fields: Mapping[str, Types] = {**tcp.fields, "stream": str}
     found = (
-        unknown(options, fields, "") + wrong_type(options, fields, "") + missing(options, tcp.required, "")
+        unknown_keys(options, fields, "")
+        + wrong_type(options, fields, "")
+        + missing_keys(options, tcp.required, "")
     )
     if options.get("stream", "downstream") not in ("upstream", "downstream"):
         found.append("stream: must be 'upstream' or 'downstream'.")
@@ -84,7 +88,7 @@ def _tcp_problems(tcp: Tcp, options: Mapping[str, Value]) -> list[str]:
     return found
 
 
-def stand_in(kind: str, options: Mapping[str, Value]) -> dict[str, Value] | None:
+def simulator_equivalent(kind: str, options: Mapping[str, Value]) -> dict[str, Value] | None:
     """The nearest thing a simulator can do for a TCP fault; None: it would show nothing.
 
     A simulator answers on a connection that is already open, so a port that refuses becomes a close before the head.

@@ -1,4 +1,4 @@
-"""A scenario: what goes wrong when, who asks meanwhile, and what must hold. Read from a file by scenario_file.py.
+"""A scenario: what goes wrong when, who asks meanwhile, and what must hold. Read from a file by parse.py.
 
 steady --------|fault|---|fault|----- heal ----- steady
 0          at_s      +for_s      last fault's end        seconds
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dub5.chaos.scenario.faults import CUTTING, HOUSE_KINDS, TCP_KINDS, Value, stand_in
+from dub5.chaos.scenario.faults import CUTTING, ENVIRONMENT_KINDS, TCP_KINDS, Value, simulator_equivalent
 
 ENGINES = ("toxiproxy", "virtual")
 PROVIDERS = {"one": "openai", "two": "mistral", "three": "anthropic"}
@@ -17,7 +17,7 @@ LEAD_S = 10.0  # so long before an edge the load is dense already
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbourhood:
+class Topology:
     """The providers, and the service over them. `providers`: name -> persona; `simulated`: more about one, as the
     simulators say it; `clocks` of the service, in seconds; `routes`: none is `chat`, over all providers in their order."""
 
@@ -45,7 +45,7 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ScenarioFault:
     """One thing that goes wrong, from `at_s` for `for_s` seconds, at one provider."""
 
     at_s: float
@@ -65,14 +65,16 @@ class Fault:
         return self.kind in TCP_KINDS
 
     @property
-    def said(self) -> dict[str, Value] | None:
+    def as_simulator_fault(self) -> dict[str, Value] | None:
         """As the simulators are told it; of one on the connection the nearest that they can do, if there is any."""
-        return stand_in(self.kind, self.options) if self.tcp else {"kind": self.kind, **self.options}
+        return (
+            simulator_equivalent(self.kind, self.options) if self.tcp else {"kind": self.kind, **self.options}
+        )
 
     @property
-    def house(self) -> bool:
+    def environmental(self) -> bool:
         """Whether it happens to no answer at all."""
-        return self.kind in HOUSE_KINDS
+        return self.kind in ENVIRONMENT_KINDS
 
     @property
     def cuts(self) -> bool:
@@ -107,10 +109,10 @@ class Scenario:
     title: str
     why: str
     workload: Workload
-    faults: tuple[Fault, ...]
+    faults: tuple[ScenarioFault, ...]
     expect: Expect
     engines: tuple[str, ...] = ENGINES
-    around: Neighbourhood = field(default_factory=Neighbourhood)
+    topology: Topology = field(default_factory=Topology)
     source: str = ""  # where the incident is told
     confidence: str = ""
     off: str = "failover"  # the mechanism without which it must not hold
@@ -118,7 +120,7 @@ class Scenario:
     @property
     def providers(self) -> Mapping[str, str]:
         """Name -> persona."""
-        return self.around.providers
+        return self.topology.providers
 
     @property
     def first_fault_s(self) -> float:

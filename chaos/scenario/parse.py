@@ -14,12 +14,12 @@ from dub5.chaos.scenario.model import (
     PROVIDERS,
     ROUTE,
     Expect,
-    Fault,
-    Neighbourhood,
     Scenario,
+    ScenarioFault,
+    Topology,
     Workload,
 )
-from dub5.chaos.scenario.strict_toml import Types, missing, near, unknown, wrong_type
+from dub5.chaos.scenario.strict_toml import Types, missing_keys, suggestion, unknown_keys, wrong_type
 from dub5.simulators.personas import PERSONAS
 from dub5.simulators.settings import BadSettings, build
 
@@ -122,7 +122,7 @@ def names(folder: Traversable) -> list[str]:
     )
 
 
-def ours(folder: Traversable, name: str) -> Scenario:
+def read_bundled(folder: Traversable, name: str) -> Scenario:
     """One of them. Raises ScenarioProblems."""
     with as_file(folder / f"{name}.toml") as path:
         return read(path)
@@ -134,9 +134,9 @@ def parse(text: str, name: str) -> Scenario:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ScenarioProblems(name, [f"is not valid TOML: {error}."]) from None
-    problems = _shape(data)
+    problems = _shape_problems(data)
     if not problems:
-        problems = _contents(data)
+        problems = _content_problems(data)
     if problems:
         raise ScenarioProblems(name, problems)
     providers = _providers(data)
@@ -148,7 +148,7 @@ def parse(text: str, name: str) -> Scenario:
         faults=_faults(data),
         expect=_expect(data["expect"]),
         engines=tuple(data.get("engines", ENGINES)),
-        around=Neighbourhood(
+        topology=Topology(
             {name: str(table["persona"]) for name, table in providers.items()},
             data.get("clocks", {}),
             {name: table for name, table in providers.items() if len(table) > 1},
@@ -166,43 +166,47 @@ def _providers(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: {"persona": one} if isinstance(one, str) else one for name, one in said.items()}
 
 
-def _shape(data: Mapping[str, Any]) -> list[str]:
+def _shape_problems(data: Mapping[str, Any]) -> list[str]:
     """Whether every table is there and is one."""
-    problems = unknown(data, TOP, "") + wrong_type(data, TOP, "")
-    return problems + missing(data, ("title", "why", "workload", "expect"), "")
+    problems = unknown_keys(data, TOP, "") + wrong_type(data, TOP, "")
+    return problems + missing_keys(data, ("title", "why", "workload", "expect"), "")
 
 
-def _contents(data: Mapping[str, Any]) -> list[str]:
+def _content_problems(data: Mapping[str, Any]) -> list[str]:
     """What is wrong inside the tables."""
     workload, expect = data["workload"], data["expect"]
-    if problems := _of_providers(data):
+    if problems := _provider_problems(data):
         return problems
     providers = _providers(data)
-    problems = _of_table(workload, WORKLOAD, "workload.")
-    problems += missing(workload, ("seconds",), "workload.")
-    problems += _of_table(expect, EXPECT, "expect.")
-    problems += _of_table(data.get("clocks", {}), dict.fromkeys(CLOCKS, NUMBER), "clocks.")
-    problems += _numbers(workload, "mix", "workload.") + _numbers(expect, "answered_by", "expect.")
+    problems = _table_problems(workload, WORKLOAD, "workload.")
+    problems += missing_keys(workload, ("seconds",), "workload.")
+    problems += _table_problems(expect, EXPECT, "expect.")
+    problems += _table_problems(data.get("clocks", {}), dict.fromkeys(CLOCKS, NUMBER), "clocks.")
+    problems += _number_problems(workload, "mix", "workload.") + _number_problems(
+        expect, "answered_by", "expect."
+    )
     if wrong_type(workload, WORKLOAD, "") or wrong_type(expect, EXPECT, ""):
         return problems  # what is in them cannot be looked at
-    problems += _choices(data.get("engines", []), ENGINES, "engines")
+    problems += _choice_problems(data.get("engines", []), ENGINES, "engines")
     problems += [] if data.get("engines", ENGINES) else ["engines: must not be empty."]
-    problems += _choices(expect.get("happened", []), HAPPENED, "expect.happened")
-    problems += _choices([data["confidence"]] if "confidence" in data else [], CONFIDENCE, "confidence")
-    problems += _choices([data.get("off", "failover")], tuple(MECHANISMS), "off")
-    problems += _of_routes(data, providers)
+    problems += _choice_problems(expect.get("happened", []), HAPPENED, "expect.happened")
+    problems += _choice_problems(
+        [data["confidence"]] if "confidence" in data else [], CONFIDENCE, "confidence"
+    )
+    problems += _choice_problems([data.get("off", "failover")], tuple(MECHANISMS), "off")
+    problems += _route_problems(data, providers)
     for index, table in enumerate(data.get("fault", []), 1):
-        problems += _of_fault(table, f"fault {index}: ", providers)
-    return problems or _ranges(data)
+        problems += _fault_problems(table, f"fault {index}: ", providers)
+    return problems or _range_problems(data)
 
 
-def _of_providers(data: Mapping[str, Any]) -> list[str]:
+def _provider_problems(data: Mapping[str, Any]) -> list[str]:
     """The simulators know best what a provider may be."""
     tables = {name: one for name, one in _providers(data).items() if isinstance(one, dict)}
     if len(tables) < len(_providers(data)):
         return ["providers: each is a persona, or a table with one."]
     personas = [table.get("persona", "") for table in tables.values()]
-    if problems := _choices(personas, tuple(PERSONAS), "providers"):
+    if problems := _choice_problems(personas, tuple(PERSONAS), "providers"):
         return problems
     try:
         build({"provider": [{**table, "name": name} for name, table in tables.items()]})
@@ -211,26 +215,26 @@ def _of_providers(data: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _of_routes(data: Mapping[str, Any], providers: Mapping[str, Any]) -> list[str]:
+def _route_problems(data: Mapping[str, Any], providers: Mapping[str, Any]) -> list[str]:
     """Targets are `provider/model`; the mix and `answered_by` name what there is."""
     routes = data.get("routes") or {ROUTE: []}
-    if "routes" in data and not all(map(_is_way, data["routes"].values())):
+    if "routes" in data and not all(map(_is_target_list, data["routes"].values())):
         return ["routes: each is a list of targets, such as 'one/gpt-sim'."]
     named = [target.partition("/")[0] for targets in routes.values() for target in targets]
-    found = _choices(named, tuple(providers), "routes")
-    found += _choices(list(data["workload"].get("mix", [ROUTE])), tuple(routes), "workload.mix")
+    found = _choice_problems(named, tuple(providers), "routes")
+    found += _choice_problems(list(data["workload"].get("mix", [ROUTE])), tuple(routes), "workload.mix")
     pairs = tuple(f"{route}/{provider}" for route in routes for provider in providers)
-    return found + _choices(list(data["expect"].get("answered_by", {})), pairs, "expect.answered_by")
+    return found + _choice_problems(list(data["expect"].get("answered_by", {})), pairs, "expect.answered_by")
 
 
-def _is_way(targets: object) -> bool:
+def _is_target_list(targets: object) -> bool:
     """Whether it is a list of `provider/model`, and not an empty one."""
     if not isinstance(targets, list) or not targets:
         return False
     return all(isinstance(target, str) and all(target.partition("/")) for target in targets)
 
 
-def _numbers(table: Mapping[str, Any], name: str, where: str) -> list[str]:
+def _number_problems(table: Mapping[str, Any], name: str, where: str) -> list[str]:
     """Of a table in it, whose names anybody may choose."""
     inner = table.get(name, {})
     return (
@@ -238,22 +242,22 @@ def _numbers(table: Mapping[str, Any], name: str, where: str) -> list[str]:
     )
 
 
-def _of_table(table: Mapping[str, Any], known: Mapping[str, Any], where: str) -> list[str]:
-    return unknown(table, known, where) + wrong_type(table, known, where)
+def _table_problems(table: Mapping[str, Any], known: Mapping[str, Any], where: str) -> list[str]:
+    return unknown_keys(table, known, where) + wrong_type(table, known, where)
 
 
-def _choices(values: list[Any], known: tuple[str, ...], where: str) -> list[str]:
+def _choice_problems(values: list[Any], known: tuple[str, ...], where: str) -> list[str]:
     return [
-        f"{where}: {value!r} is not known; {near(str(value), known)}"
+        f"{where}: {value!r} is not known; {suggestion(str(value), known)}"
         for value in values
         if value not in known
     ]
 
 
-def _of_fault(table: object, where: str, providers: Mapping[str, object]) -> list[str]:
+def _fault_problems(table: object, where: str, providers: Mapping[str, object]) -> list[str]:
     if not isinstance(table, dict):
         return [f"{where}write it as a [[fault]] table."]
-    problems = missing(table, ("at_s", "for_s", "provider", "kind"), where)
+    problems = missing_keys(table, ("at_s", "for_s", "provider", "kind"), where)
     problems += wrong_type(table, FAULT, where)
     if problems:
         return problems
@@ -261,12 +265,12 @@ def _of_fault(table: object, where: str, providers: Mapping[str, object]) -> lis
         problems.append(f"{where}times: must be from 1 to {TIMES_MAX}.")
     if table["provider"] not in providers:
         problems.append(
-            f"{where}there is no provider {table['provider']!r}; {near(table['provider'], providers)}"
+            f"{where}there is no provider {table['provider']!r}; {suggestion(table['provider'], providers)}"
         )
     return problems + [f"{where}{problem}" for problem in problems_of(table["kind"], _options(table))]
 
 
-def _ranges(data: Mapping[str, Any]) -> list[str]:
+def _range_problems(data: Mapping[str, Any]) -> list[str]:
     """What each value alone does not show."""
     faults = _faults(data)
     workload, expect = Workload(**data["workload"]), _expect(data["expect"])
@@ -289,21 +293,21 @@ def _ranges(data: Mapping[str, Any]) -> list[str]:
             problems.append(f"fault {index}: must begin at 0 or later, and last.")
         elif fault.until_s > workload.seconds:
             problems.append(f"fault {index}: ends at {fault.until_s:g} s, after the load does.")
-        twins = [f for f in faults if f is not fault and _whom(f) == _whom(fault)]
+        twins = [f for f in faults if f is not fault and _identity(f) == _identity(fault)]
         if any(fault.at_s <= twin.at_s < fault.until_s for twin in twins):
             problems.append(f"fault {index}: another {fault.kind} at {fault.provider} begins before it ends.")
-    if any(fault.house or "model" in fault.options for fault in faults) and "toxiproxy" in data.get(
+    if any(fault.environmental or "model" in fault.options for fault in faults) and "toxiproxy" in data.get(
         "engines", ENGINES
     ):
         problems.append("engines: capacity, settings and faults of one model are for 'virtual' alone.")
     return problems
 
 
-def _whom(fault: Fault) -> tuple[object, ...]:
+def _identity(fault: ScenarioFault) -> tuple[object, ...]:
     return fault.provider, fault.kind, fault.options.get("model")
 
 
-def _faults(data: Mapping[str, Any]) -> tuple[Fault, ...]:
+def _faults(data: Mapping[str, Any]) -> tuple[ScenarioFault, ...]:
     """All of them by time, those that come again as often as they do."""
     made = [
         _fault({**table, "at_s": table["at_s"] + n * table.get("every_s", 0)})
@@ -313,10 +317,10 @@ def _faults(data: Mapping[str, Any]) -> tuple[Fault, ...]:
     return tuple(sorted(made, key=lambda fault: fault.at_s))
 
 
-def _fault(table: Mapping[str, Any]) -> Fault:
+def _fault(table: Mapping[str, Any]) -> ScenarioFault:
     options = _options(table)
     label = table.get("label") or _label(table["kind"], options)
-    return Fault(table["at_s"], table["for_s"], table["provider"], table["kind"], options, label)
+    return ScenarioFault(table["at_s"], table["for_s"], table["provider"], table["kind"], options, label)
 
 
 def _options(table: Mapping[str, Any]) -> dict[str, Value]:

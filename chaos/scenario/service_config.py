@@ -4,38 +4,38 @@ import json
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from dub5.chaos.scenario.model import ROUTE, Neighbourhood
+from dub5.chaos.scenario.model import ROUTE, Topology
 from dub5.service.config.settings import DialectName
 from dub5.simulators.personas import PERSONAS
 
 WORDS = 60  # of a simulated answer: a stream of about half a second
 
 
-def settings(around: Neighbourhood, urls: Mapping[str, str]) -> str:
+def settings(topology: Topology, urls: Mapping[str, str]) -> str:
     """The service's. `urls`: where the providers are."""
     lines = []
-    for name, persona in around.providers.items():
+    for name, persona in topology.providers.items():
         dialect = persona if persona in get_args(DialectName) else "openai"  # openrouter, groq ... speak it
         base = urls[name] + ("" if dialect == "anthropic" else "/v1")
         lines += ["[[provider]]", f'name = "{name}"', f'dialect = "{dialect}"', f'base_url = "{base}"', ""]
-    for route, targets in routes(around).items():
+    for route, targets in routes(topology).items():
         lines += ["[[route]]", f'name = "{route}"', f"targets = {json.dumps(list(targets))}"]
-        lines += ["[route.clocks]", *(f"{name} = {float(s)}" for name, s in around.clocks.items()), ""]
+        lines += ["[route.clocks]", *(f"{name} = {float(s)}" for name, s in topology.clocks.items()), ""]
     return "\n".join(lines)
 
 
-def routes(around: Neighbourhood) -> Mapping[str, tuple[str, ...]]:
+def routes(topology: Topology) -> Mapping[str, tuple[str, ...]]:
     """Its own; else one over all providers, in their order."""
-    personas = around.providers.items()
+    personas = topology.providers.items()
     all_targets = tuple(f"{name}/{PERSONAS[persona].models[0]}" for name, persona in personas)
-    return around.routes or {ROUTE: all_targets}
+    return topology.routes or {ROUTE: all_targets}
 
 
-def simulated(around: Neighbourhood) -> dict[str, Any]:
+def simulated(topology: Topology) -> dict[str, Any]:
     """The simulators', as the object that their file is."""
     tables = [
-        {"persona": persona, **around.simulated.get(name, {}), "name": name}
-        for name, persona in around.providers.items()
+        {"persona": persona, **topology.simulated.get(name, {}), "name": name}
+        for name, persona in topology.providers.items()
     ]
     return {"words": WORDS, "provider": tables}
 

@@ -7,23 +7,27 @@ from typing import Any
 
 Types = type | tuple[type, ...]
 
-WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
+TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
 
 
-def near(name: str, known: Iterable[str]) -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?`, or what there is."""
     known = sorted(known)
     matches = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {matches[0]!r}?" if matches else f"known here: {', '.join(known)}."
 
 
-def unknown(data: Mapping[str, Any], known: Iterable[str], where: str) -> list[str]:
+def unknown_keys(data: Mapping[str, Any], known: Iterable[str], where: str) -> list[str]:
     """A sentence for each key that nobody here knows."""
     known = list(known)
-    return [f"{where}{key}: there is no such setting; {near(key, known)}" for key in data if key not in known]
+    return [
+        f"{where}{key}: there is no such setting; {suggestion(key, known)}"
+        for key in data
+        if key not in known
+    ]
 
 
-def is_a(value: object, types: Types) -> bool:
+def is_of_type(value: object, types: Types) -> bool:
     """Whether a TOML value has one of the types; true and false are no numbers, nor are `nan` and `inf`."""
     if isinstance(value, float) and not math.isfinite(value):
         return False
@@ -34,16 +38,16 @@ def is_a(value: object, types: Types) -> bool:
 def wrong_type(data: Mapping[str, Any], fields: Mapping[str, Types], where: str) -> list[str]:
     """A sentence for each value that is not of its field's type."""
     return [
-        f"{where}{key}: must be {_in_words(fields[key])} (it is {value!r})."
+        f"{where}{key}: must be {_type_name(fields[key])} (it is {value!r})."
         for key, value in data.items()
-        if key in fields and not is_a(value, fields[key])
+        if key in fields and not is_of_type(value, fields[key])
     ]
 
 
-def missing(data: Mapping[str, Any], required: Iterable[str], where: str) -> list[str]:
+def missing_keys(data: Mapping[str, Any], required: Iterable[str], where: str) -> list[str]:
     """A sentence for each field that must be there and is not."""
     return [f"{where}{key}: is missing." for key in sorted(required) if key not in data]
 
 
-def _in_words(types: Types) -> str:
-    return WORDS.get(types[-1] if isinstance(types, tuple) else types, "a list")
+def _type_name(types: Types) -> str:
+    return TYPE_NAMES.get(types[-1] if isinstance(types, tuple) else types, "a list")

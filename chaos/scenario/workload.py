@@ -21,7 +21,7 @@ WAYS = ("Explain", "Tell a child", "Sum up", "Write a few lines about", "Answer 
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ScenarioRequest:
     """One request of the plan. `at_s` is when it starts, counted from the start of the run."""
 
     number: int
@@ -42,23 +42,23 @@ class Ask:
         }
 
 
-def plan(scenario: Scenario, seed: int) -> list[Ask]:
+def plan(scenario: Scenario, seed: int) -> list[ScenarioRequest]:
     """Requests at random moments, as many independent people would send them (a Poisson process, of the rate that the
     load has then)."""
-    dice, workload = Random(f"{seed}:workload"), scenario.workload
+    rng, workload = Random(f"{seed}:workload"), scenario.workload
     routes, parts = list(workload.mix), list(workload.mix.values())
-    asks: list[Ask] = []
-    for at_s in _moments(scenario, dice):
-        prompt = f"{dice.choice(WAYS)} {dice.choice(SUBJECTS)}. (question {len(asks) + 1} of run {seed})"
-        stream = dice.random() < workload.stream_share
-        route = routes[0] if len(routes) == 1 else dice.choices(routes, parts)[0]
-        asks.append(Ask(len(asks), at_s, prompt, stream, route))
-    return asks
+    requests: list[ScenarioRequest] = []
+    for at_s in _arrival_times(scenario, rng):
+        prompt = f"{rng.choice(WAYS)} {rng.choice(SUBJECTS)}. (question {len(requests) + 1} of run {seed})"
+        stream = rng.random() < workload.stream_share
+        route = routes[0] if len(routes) == 1 else rng.choices(routes, parts)[0]
+        requests.append(ScenarioRequest(len(requests), at_s, prompt, stream, route))
+    return requests
 
 
-def _moments(scenario: Scenario, dice: Random) -> Iterator[float]:
+def _arrival_times(scenario: Scenario, rng: Random) -> Iterator[float]:
     for from_s, until_s, rate_per_s in scenario.stretches:
-        at_s = from_s + dice.expovariate(rate_per_s)  # a Poisson process forgets, so each stretch begins anew
+        at_s = from_s + rng.expovariate(rate_per_s)  # a Poisson process forgets, so each stretch begins anew
         while at_s < until_s:
             yield at_s
-            at_s += dice.expovariate(rate_per_s)
+            at_s += rng.expovariate(rate_per_s)

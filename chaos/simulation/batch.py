@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from dub5.chaos.simulation.invariants.coverage import REQUIRED
 from dub5.chaos.simulation.mutant import mutated
-from dub5.chaos.simulation.run import Result, play
-from dub5.chaos.simulation.world.generate import draw
+from dub5.chaos.simulation.run import WorldResult, run_world
+from dub5.chaos.simulation.world.generate import generate_world
 
 AHEAD = 4  # jobs given to each worker in advance
 
@@ -25,9 +25,9 @@ class Total:
     outcomes: Counter[str] = field(default_factory=Counter)
     sometimes: Counter[str] = field(default_factory=Counter)
     worst: dict[str, tuple[float, int]] = field(default_factory=dict)
-    failed: list[Result] = field(default_factory=list)
+    failed: list[WorldResult] = field(default_factory=list)
 
-    def add(self, result: Result) -> None:
+    def add(self, result: WorldResult) -> None:
         """One more world."""
         self.seeds += 1
         self.requests += result.requests
@@ -44,23 +44,23 @@ class Total:
         return [name for name in REQUIRED if not self.sometimes[name]]
 
 
-def play_seed(seed: int, mutant: str | None = None) -> Result:
+def run_seed(seed: int, mutant: str | None = None) -> WorldResult:
     """One job."""
     logging.disable(logging.ERROR)  # what goes wrong is in the result; asyncio's own lines would bury it
     with mutated(mutant):
-        return play(draw(seed))
+        return run_world(generate_world(seed))
 
 
-def play_all(seeds: Sequence[int], jobs: int, mutant: str | None = None) -> Iterator[Result]:
+def run_seeds(seeds: Sequence[int], jobs: int, mutant: str | None = None) -> Iterator[WorldResult]:
     """Results as they come, in no order."""
     if jobs == 1:
         for seed in seeds:
-            yield play_seed(seed, mutant)
+            yield run_seed(seed, mutant)
         return
     context = multiprocessing.get_context("spawn")  # the same on every system, and nothing inherited
     with ProcessPoolExecutor(jobs, context) as pool:
-        left, running = iter(seeds), set[Future[Result]]()
-        submit: Callable[[int], None] = lambda seed: running.add(pool.submit(play_seed, seed, mutant))
+        left, running = iter(seeds), set[Future[WorldResult]]()
+        submit: Callable[[int], None] = lambda seed: running.add(pool.submit(run_seed, seed, mutant))
         try:
             for _, seed in zip(range(jobs * AHEAD), left, strict=False):
                 submit(seed)

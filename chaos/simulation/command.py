@@ -14,13 +14,13 @@ from dub5.chaos.incidents.page import page
 from dub5.chaos.run.verdict import percent
 from dub5.chaos.scenario.parse import INCIDENTS, names
 from dub5.chaos.simulation import summary
-from dub5.chaos.simulation.batch import Total, play_all
+from dub5.chaos.simulation.batch import Total, run_seeds
 from dub5.chaos.simulation.command_options import SEEDS
 from dub5.chaos.simulation.mutant import mutated
-from dub5.chaos.simulation.run import Result, play
+from dub5.chaos.simulation.run import WorldResult, run_world
 from dub5.chaos.simulation.shrink import Shrinker, rules_of
 from dub5.chaos.simulation.world import model as worlds
-from dub5.chaos.simulation.world.generate import draw
+from dub5.chaos.simulation.world.generate import generate_world
 from dub5.chaos.simulation.world.model import World
 
 FAILURES_SHOWN = 3
@@ -39,13 +39,13 @@ def run(options: argparse.Namespace, console: Console) -> int:
             return 2
         return _one(world, f"dub5 simulate --world {options.world}", options, console)
     if options.seed is not None:
-        return _one(draw(options.seed), f"dub5 simulate --seed {options.seed}", options, console)
+        return _one(generate_world(options.seed), f"dub5 simulate --seed {options.seed}", options, console)
     return _all(options, console)
 
 
 def _one(world: World, again: str, options: argparse.Namespace, console: Console) -> int:
     with mutated(options.mutant):
-        result = play(world)
+        result = run_world(world)
         console.print("\n".join(world.lines()), highlight=False, markup=False, soft_wrap=True, emoji=False)
         total = Total()
         total.add(result)
@@ -61,7 +61,7 @@ def _all(options: argparse.Namespace, console: Console) -> int:
     seeds = range(options.first, options.first + options.seeds)
     with _bar(console) as bar:
         task = bar.add_task("worlds", total=len(seeds), said="")
-        for result in play_all(seeds, options.jobs, options.mutant):
+        for result in run_seeds(seeds, options.jobs, options.mutant):
             total.add(result)
             if result.violations:  # at once: a long run may be ended before its page
                 bar.console.print(
@@ -73,7 +73,9 @@ def _all(options: argparse.Namespace, console: Console) -> int:
     failed = sorted(total.failed, key=lambda result: result.seed)
     with mutated(options.mutant):
         for result in failed[:FAILURES_SHOWN]:
-            _fail(result, draw(result.seed), f"dub5 simulate --seed {result.seed}", options, console)
+            _fail(
+                result, generate_world(result.seed), f"dub5 simulate --seed {result.seed}", options, console
+            )
     if failed:
         numbers = ", ".join(str(result.seed) for result in failed[:20])
         console.print(
@@ -109,7 +111,7 @@ def _incidents(options: argparse.Namespace, console: Console) -> int:
             for line in one.lines:
                 if not line.ok:
                     bar.console.print(
-                        f"  NOT HELD: {line.expectation}: {line.seen}", style="bold red", highlight=False
+                        f"  NOT HELD: {line.expectation}: {line.result}", style="bold red", highlight=False
                     )
             if not one.missed:
                 bar.console.print(f"  IT CANNOT FAIL: all holds without {one.scenario.off}", style="bold red")
@@ -127,7 +129,9 @@ def _incidents(options: argparse.Namespace, console: Console) -> int:
     return 1 if failed else 0
 
 
-def _fail(result: Result, world: World, again: str, options: argparse.Namespace, console: Console) -> None:
+def _fail(
+    result: WorldResult, world: World, again: str, options: argparse.Namespace, console: Console
+) -> None:
     """Tells it, makes it smaller, and keeps it."""
     mutant = f" --mutant {options.mutant}" if options.mutant else ""
     summary.failure(result, world, again + mutant, console)
@@ -139,7 +143,7 @@ def _fail(result: Result, world: World, again: str, options: argparse.Namespace,
     path.parent.mkdir(parents=True, exist_ok=True)
     worlds.write(smaller, path)
     console.print(f"made smaller, {shrinker.tried} worlds later:", highlight=False)
-    summary.failure(play(smaller), smaller, f"dub5 simulate --world {path}{mutant}", console)
+    summary.failure(run_world(smaller), smaller, f"dub5 simulate --world {path}{mutant}", console)
 
 
 def _bar(console: Console) -> Progress:

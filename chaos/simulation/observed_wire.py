@@ -2,59 +2,59 @@
 
 from typing import Protocol
 
-from dub5.chaos.simulation.invariants.record import Trial
+from dub5.chaos.simulation.invariants.record import ObservedAttempt
 from dub5.service.wire.base import Wire, WireRequest, WireResponse
 
 
-class Looker(Protocol):
+class WireObserver(Protocol):
     """Who looks on."""
 
-    def sent(self, request: WireRequest) -> Trial: ...
+    def sent(self, request: WireRequest) -> ObservedAttempt: ...
 
-    def answered(self, trial: Trial, response: WireResponse) -> None: ...
+    def answered(self, attempt: ObservedAttempt, response: WireResponse) -> None: ...
 
-    def closed(self, trial: Trial) -> None: ...
+    def closed(self, attempt: ObservedAttempt) -> None: ...
 
 
-class CheckedWire:
+class ObservedWire:
     """A `dub5.service.wire.base.Wire` around another one."""
 
-    def __init__(self, wire: Wire, looker: Looker) -> None:
+    def __init__(self, wire: Wire, observer: WireObserver) -> None:
         self._wire = wire
-        self._looker = looker
+        self._observer = observer
 
-    async def send(self, request: WireRequest) -> "CheckedResponse":
-        trial = self._looker.sent(request)
+    async def send(self, request: WireRequest) -> "ObservedResponse":
+        attempt = self._observer.sent(request)
         try:
             response = await self._wire.send(request)
         except BaseException:
-            self._looker.closed(trial)
+            self._observer.closed(attempt)
             raise
-        self._looker.answered(trial, response)
-        return CheckedResponse(response, trial, self._looker)
+        self._observer.answered(attempt, response)
+        return ObservedResponse(response, attempt, self._observer)
 
     async def aclose(self) -> None:
         await self._wire.aclose()
 
 
-class CheckedResponse:
+class ObservedResponse:
     """A reply; when it is over its trial is closed."""
 
-    def __init__(self, response: WireResponse, trial: Trial, looker: Looker) -> None:
+    def __init__(self, response: WireResponse, attempt: ObservedAttempt, observer: WireObserver) -> None:
         self.status = response.status
         self.headers = response.headers
         self.reused = response.reused
         self._response = response
-        self._trial = trial
-        self._looker = looker
+        self._trial = attempt
+        self._observer = observer
 
     async def read(self) -> bytes:
         try:
             return await self._response.read()
         except BaseException:
-            self._looker.closed(self._trial)
+            self._observer.closed(self._trial)
             raise
 
     async def aclose(self) -> None:
         await self._response.aclose()
-        self._looker.closed(self._trial)
+        self._observer.closed(self._trial)

@@ -1,7 +1,7 @@
 """One world from its beginning to its end, on virtual time.
 
-world -> simulated providers -> VirtualWire -> CheckedWire -> Service -> its own ASGI application -> clients
-                                                  `-- Rules hear every try and every event --> Books
+world -> simulated providers -> VirtualWire -> ObservedWire -> Service -> its own ASGI application -> clients
+                                                  `-- OnlineInvariants check every attempt and event --> RunRecord
 """
 
 import asyncio
@@ -10,22 +10,22 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dub5.chaos.simulation.clients import Clients
-from dub5.chaos.simulation.invariants.availability import wholeness
-from dub5.chaos.simulation.invariants.coverage import look_back
-from dub5.chaos.simulation.invariants.delivery import delivery
-from dub5.chaos.simulation.invariants.fallbacks import substitutes
-from dub5.chaos.simulation.invariants.hedging import hedging
-from dub5.chaos.simulation.invariants.online import Rules
-from dub5.chaos.simulation.invariants.queue import waiting
-from dub5.chaos.simulation.invariants.record import Books
-from dub5.chaos.simulation.invariants.recovery import Recovery
-from dub5.chaos.simulation.invariants.retry_budget import spending
-from dub5.chaos.simulation.invariants.shutdown import LAST_WORDS_S, LATE_S, Closing
-from dub5.chaos.simulation.observed_wire import CheckedWire
+from dub5.chaos.simulation.clients import WorldClients
+from dub5.chaos.simulation.invariants.availability import check_availability
+from dub5.chaos.simulation.invariants.coverage import count_coverage
+from dub5.chaos.simulation.invariants.delivery import check_delivery
+from dub5.chaos.simulation.invariants.fallbacks import check_fallbacks
+from dub5.chaos.simulation.invariants.hedging import check_hedging
+from dub5.chaos.simulation.invariants.online import OnlineInvariants
+from dub5.chaos.simulation.invariants.queue import check_queue
+from dub5.chaos.simulation.invariants.record import RunRecord
+from dub5.chaos.simulation.invariants.recovery import RecoveryInvariants
+from dub5.chaos.simulation.invariants.retry_budget import check_retry_budget
+from dub5.chaos.simulation.invariants.shutdown import LAST_WORDS_S, LATE_S, ShutdownInvariants
+from dub5.chaos.simulation.observed_wire import ObservedWire
 from dub5.chaos.simulation.world import build
 from dub5.chaos.simulation.world.model import STALE, World
-from dub5.chaos.simulation.world.requests import asks
+from dub5.chaos.simulation.world.requests import planned_requests
 from dub5.service.app import Service
 from dub5.service.wire.base import Slots
 from dub5.simulators.virtual import AppClient, Deadlock, Escaped, VirtualLoop, VirtualWire, run
@@ -47,7 +47,7 @@ BROKEN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class WorldResult:
     """What came of a world. Times are in seconds; `worst` are the worst times seen; `trace` are
     the last lines, up to the first violation."""
 
@@ -63,74 +63,81 @@ class Result:
     trace: tuple[str, ...] = field(default=(), repr=False)
 
 
-def play(world: World, on_step: Callable[[int, str], None] | None = None) -> Result:
+def run_world(world: World, on_step: Callable[[int, str], None] | None = None) -> WorldResult:
     """Plays it. Never raises for what the service does: that is in `violations`."""
-    began_s, stage = time.perf_counter(), Stage(world)
+    began_s, simulation = time.perf_counter(), Simulation(world)
     try:
-        run(stage.play(), seed=world.seed, on_step=on_step)
+        run(simulation.run(), seed=world.seed, on_step=on_step)
     except BROKEN as error:
-        stage.books.violated(type(error).__name__, str(error))
-    books = stage.books
-    return Result(
+        simulation.record.violated(type(error).__name__, str(error))
+    record = simulation.record
+    return WorldResult(
         seed=world.seed,
-        requests=len(books.cases),
-        virtual_s=stage.end_s,
+        requests=len(record.requests),
+        virtual_s=simulation.end_s,
         wall_s=time.perf_counter() - began_s,
-        digest=books.digest(),
-        outcomes=Counter(case.ended.outcome.value for case in books.cases.values() if case.ended),
-        sometimes=books.sometimes,
-        worst=books.worst,
-        violations=tuple(books.violations),
-        trace=books.before or tuple(books.trace),
+        digest=record.digest(),
+        outcomes=Counter(
+            request.ended.outcome.value for request in record.requests.values() if request.ended
+        ),
+        sometimes=record.sometimes,
+        worst=record.worst,
+        violations=tuple(record.violations),
+        trace=record.before or tuple(record.trace),
     )
 
 
-class Stage:
+class Simulation:
     """Everything that plays a part."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.books = Books(lambda: 0)
+        self.record = RunRecord(lambda: 0)
         self.end_s = 0.0
 
-    async def play(self) -> None:
+    async def run(self) -> None:
         """From start-up to shutdown."""
         world, loop = self._world, asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
-        self.books = books = Books(loop.time_ns)
+        self.record = record = RunRecord(loop.time_ns)
         providers, ledger = build.providers(world, loop.time, int(loop.wall()))
         urls = {build.url(name): provider for name, provider in providers.items()}
         wire = VirtualWire(urls, slots=Slots(world.tuning.connections_per_origin_max))
-        rules = Rules(world, books, loop.time, lambda name: int(service.fleet._providers[name].limiter.limit))
-        service = Service(
-            build.loaded(world), wire=CheckedWire(wire, rules), seed=str(world.seed), log=rules.heard
+        invariants = OnlineInvariants(
+            world, record, loop.time, lambda name: int(service.fleet._providers[name].limiter.limit)
         )
-        door = AppClient(service.asgi)
-        narrow = AppClient(service.asgi, lifespan=False, buffer_bytes_max=ROOM_BYTES)
-        clients = Clients(door, narrow, books, world)
-        closing = Closing(world, books, rules, service, wire, ledger)
-        async with door:
-            closing.at_rest()
-            aside = [
+        service = Service(
+            build.loaded(world),
+            wire=ObservedWire(wire, invariants),
+            seed=str(world.seed),
+            log=invariants.on_event,
+        )
+        client = AppClient(service.asgi)
+        slow_client = AppClient(service.asgi, lifespan=False, buffer_bytes_max=ROOM_BYTES)
+        clients = WorldClients(client, slow_client, record, world)
+        shutdown = ShutdownInvariants(world, record, invariants, service, wire, ledger)
+        async with client:
+            shutdown.note_idle_tasks()
+            background = [
                 asyncio.create_task(self._stale(wire), name="stale connections"),
                 asyncio.create_task(self._reload(service), name="reload"),
             ]
             drain = asyncio.create_task(self._drain(service), name="drain")
-            await clients.send_all(asks(world))
+            await clients.send_all(planned_requests(world))
             await drain
-            for task in aside:
+            for task in background:
                 task.cancel()
-            await asyncio.gather(*aside, return_exceptions=True)
+            await asyncio.gather(*background, return_exceptions=True)
             await asyncio.sleep(max(0.0, world.end_s - loop.time()) if not world.drain else 0.0)
-            await closing.quiet(max(tuning.clocks.total_s for tuning in world.tunings))
-            for look in (spending, waiting, hedging, delivery, substitutes):
-                look(world, books)
+            await shutdown.check_all_returned(max(tuning.clocks.total_s for tuning in world.tunings))
+            for check in (check_retry_budget, check_queue, check_hedging, check_delivery, check_fallbacks):
+                check(world, record)
             known = {"authorization": f"Bearer {build.caller_key(0)}"} if world.callers else {}
-            closing.agree((await door.request("GET", "/status", headers=known)).json())
-            recovery = Recovery(world, books, rules)
+            shutdown.check_agreement((await client.request("GET", "/status", headers=known)).json())
+            recovery = RecoveryInvariants(world, record, invariants)
             recovery.check(loop.time())
-            wholeness(world, books, recovery)
-            look_back(world, books)
+            check_availability(world, record, recovery)
+            count_coverage(world, record)
         self.end_s = loop.time()
 
     async def _drain(self, service: Service) -> None:
@@ -138,13 +145,13 @@ class Stage:
         if drain is None:
             return
         await asyncio.sleep(drain.at_s - loop.time())
-        self.books.tell("drain begins")
+        self.record.log("drain begins")
         await service.drain()
-        self.books.tell("drain is over")
+        self.record.log("drain is over")
         late_s = loop.time() - drain.at_s - drain.announce_s - drain.drain_s
-        self.books.measured("drain, beyond its time", late_s)
+        self.record.measured("drain, beyond its time", late_s)
         if late_s > LAST_WORDS_S + LATE_S:
-            self.books.violated("drain", f"it took {late_s:.3f} s longer than it may")
+            self.record.violated("drain_in_time", f"it took {late_s:.3f} s longer than it may")
 
     async def _reload(self, service: Service) -> None:
         loop, reload = asyncio.get_running_loop(), self._world.reload
@@ -155,12 +162,12 @@ class Stage:
     async def _stale(self, wire: VirtualWire) -> None:
         """Kept-alive connections that turn out to be dead, while that trouble lasts."""
         loop = asyncio.get_running_loop()
-        stale = [trouble for trouble in self._world.troubles if trouble.fault["kind"] == STALE]
-        moments = sorted({moment for trouble in stale for moment in (trouble.at_s, trouble.until_s)})
+        stale = [window for window in self._world.troubles if window.fault["kind"] == STALE]
+        moments = sorted({moment for window in stale for moment in (window.at_s, window.until_s)})
         for moment in moments:
             await asyncio.sleep(moment - loop.time())
             for provider in self._world.providers:
                 wire.link(build.url(provider.name)).stale = any(
-                    trouble.provider == provider.name and trouble.at_s <= moment < trouble.until_s
-                    for trouble in stale
+                    window.provider == provider.name and window.at_s <= moment < window.until_s
+                    for window in stale
                 )

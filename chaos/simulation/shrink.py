@@ -8,20 +8,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from dub5.chaos.simulation.run import Result, play
-from dub5.chaos.simulation.world.model import Route, Tuning, World
-from dub5.chaos.simulation.world.requests import asks
+from dub5.chaos.simulation.run import WorldResult, run_world
+from dub5.chaos.simulation.world.model import ServiceSettings, World, WorldRoute
+from dub5.chaos.simulation.world.requests import planned_requests
 
-Play = Callable[[World], Result]
+RunWorld = Callable[[World], WorldResult]
 
 
 class Shrinker:
     """Tries smaller worlds for at most `seconds`."""
 
-    def __init__(self, rules: frozenset[str], seconds: float, play_one: Play = play) -> None:
+    def __init__(self, rules: frozenset[str], seconds: float, run_one: RunWorld = run_world) -> None:
         self._rules = rules
         self._until_s = time.monotonic() + seconds
-        self._play = play_one
+        self._run = run_one
         self.tried = 0
 
     def shrink(self, world: World) -> World:
@@ -30,8 +30,8 @@ class Shrinker:
         while world != before and self._has_time():
             before = world
             for smaller in (
-                self._troubles,
-                self._requests,
+                self._fewer_faults,
+                self._fewer_requests,
                 self._plainer,
                 self._fewer_providers,
                 self._shorter,
@@ -43,17 +43,17 @@ class Shrinker:
         if not self._has_time():
             return False
         self.tried += 1
-        return bool(self._rules & rules_of(self._play(world)))
+        return bool(self._rules & rules_of(self._run(world)))
 
     def _has_time(self) -> bool:
         return time.monotonic() < self._until_s
 
-    def _troubles(self, world: World) -> World:
+    def _fewer_faults(self, world: World) -> World:
         kept = self._fewest(world.troubles, lambda some: dataclasses.replace(world, troubles=tuple(some)))
         return dataclasses.replace(world, troubles=tuple(kept))
 
-    def _requests(self, world: World) -> World:
-        numbers = [ask.number for ask in asks(world)]
+    def _fewer_requests(self, world: World) -> World:
+        numbers = [plan.number for plan in planned_requests(world)]
         blocks = [numbers[i : i + 8] for i in range(0, len(numbers), 8)]
 
         def only(some: Sequence[Sequence[int]]) -> World:
@@ -86,7 +86,7 @@ class Shrinker:
 
     def _fewer_providers(self, world: World) -> World:
         for provider in world.providers:
-            if len(world.providers) > 1 and self._fails(fewer := _without(world, provider.name)):
+            if len(world.providers) > 1 and self._fails(fewer := _without_provider(world, provider.name)):
                 return self._fewer_providers(fewer)
         return world
 
@@ -97,7 +97,7 @@ class Shrinker:
         return world
 
 
-def rules_of(result: Result) -> frozenset[str]:
+def rules_of(result: WorldResult) -> frozenset[str]:
     """Which were broken."""
     return frozenset(violation.split(" ", 1)[0] for violation in result.violations)
 
@@ -115,15 +115,15 @@ def _plainer(world: World) -> Iterator[World]:
     for name, value in plain.items():
         if getattr(world.load, name) != value:
             yield dataclasses.replace(world, load=dataclasses.replace(world.load, **{name: value}))
-    usual = Tuning()
-    for name in Tuning.__slots__:
+    usual = ServiceSettings()
+    for name in ServiceSettings.__slots__:
         if getattr(world.tuning, name) != getattr(usual, name):
             yield dataclasses.replace(
                 world, tuning=dataclasses.replace(world.tuning, **{name: getattr(usual, name)})
             )
     for i, route in enumerate(world.routes):
         for name in ("delivery", "cache", "degraded"):
-            usual_one = getattr(Route(route.name, route.policy, route.targets), name)
+            usual_one = getattr(WorldRoute(route.name, route.policy, route.targets), name)
             if getattr(route, name) != usual_one:
                 plainer_route = dataclasses.replace(route, **{name: usual_one})
                 routes = (*world.routes[:i], plainer_route, *world.routes[i + 1 :])
@@ -136,7 +136,7 @@ def _plainer(world: World) -> Iterator[World]:
             )
 
 
-def _without(world: World, name: str) -> World:
+def _without_provider(world: World, name: str) -> World:
     routes = [
         dataclasses.replace(route, targets=tuple(t for t in route.targets if not t.startswith(f"{name}/")))
         for route in world.routes
@@ -145,7 +145,7 @@ def _without(world: World, name: str) -> World:
         world,
         providers=tuple(provider for provider in world.providers if provider.name != name),
         routes=tuple(route for route in routes if route.targets),
-        troubles=tuple(trouble for trouble in world.troubles if trouble.provider != name),
+        troubles=tuple(window for window in world.troubles if window.provider != name),
     )
 
 

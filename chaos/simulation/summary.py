@@ -5,7 +5,7 @@ from rich.table import Table
 
 from dub5.chaos.simulation.batch import Total
 from dub5.chaos.simulation.invariants.coverage import REQUIRED
-from dub5.chaos.simulation.run import Result
+from dub5.chaos.simulation.run import WorldResult
 from dub5.chaos.simulation.world.model import World
 
 TRACE_LINES = 40
@@ -34,7 +34,7 @@ def page(total: Total, wall_s: float, console: Console) -> None:
         console.print(f"worst {name}: {value:.3f} (seed {seed})", highlight=False)
 
 
-def failure(result: Result, world: World, again: str, console: Console) -> None:
+def failure(result: WorldResult, world: World, again: str, console: Console) -> None:
     """What went wrong, in which world, after what, and how to see it once more."""
     console.rule(f"seed {result.seed} FAILED", align="left")
     for line in result.violations:

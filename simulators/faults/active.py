@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from dub5.simulators.faults.answers import Sequence
 from dub5.simulators.faults.base import Fault
-from dub5.simulators.faults.connections import Stage, Unreachable
-from dub5.simulators.personas.base import Asked
+from dub5.simulators.faults.connections import ConnectStage, Unreachable
+from dub5.simulators.personas.base import ParsedRequest
 from dub5.simulators.script import SimRequest
 
 
@@ -19,7 +19,7 @@ class Flap:
 
     up_s: float
     down_s: float
-    chance: random.Random
+    rng: random.Random
     on: bool = False
     until_s: float = -1.0
     openings: int = 0  # how often it has begun
@@ -35,36 +35,40 @@ class Flap:
         return self.on
 
     def _drawn(self) -> float:
-        return self.chance.expovariate(1 / (self.down_s if self.on else self.up_s))
+        return self.rng.expovariate(1 / (self.down_s if self.on else self.up_s))
 
 
 @dataclass(eq=False)
-class SetFault:
+class ActiveFault:
     """A fault in force since `since_s`, and how often it was met."""
 
     fault: Fault
     since_s: float = 0.0
-    chance: random.Random = field(default_factory=lambda: random.Random(0))
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
     seen: int = 0  # requests, or connections, that matched while its window was open
     applied: int = 0
 
     def __post_init__(self) -> None:
         up_s, down_s = self.fault.up_s, self.fault.down_s
-        self._flap = Flap(up_s, down_s, self.chance) if up_s and down_s else None
+        self._flap = Flap(up_s, down_s, self.rng) if up_s and down_s else None
 
-    def strike(self, request: SimRequest, asked: Asked, now_s: float, luck: random.Random) -> Fault | None:
+    def apply_to(
+        self, request: SimRequest, parsed: ParsedRequest, now_s: float, rng: random.Random
+    ) -> Fault | None:
         """What hits this request, if anything. Draws in any case: the luck of the faults after it stays the same."""
-        drawn = luck.random()
-        if isinstance(self._due(), Unreachable) or not (self._matches(request, asked) and self.is_on(now_s)):
+        drawn = rng.random()
+        if isinstance(self._due(), Unreachable) or not (self._matches(request, parsed) and self.is_on(now_s)):
             return None
-        return self._struck(drawn)
+        return self._applied(drawn)
 
-    def strike_connection(self, stage: Stage, now_s: float, luck: random.Random) -> Unreachable | None:
+    def apply_to_connection(
+        self, stage: ConnectStage, now_s: float, rng: random.Random
+    ) -> Unreachable | None:
         """What hits a new connection at this stage, if anything; draws in any case."""
-        drawn, due = luck.random(), self._due()
+        drawn, due = rng.random(), self._due()
         if not isinstance(due, Unreachable) or due.stage != stage or not self.is_on(now_s):
             return None
-        return due if self._struck(drawn) else None
+        return due if self._applied(drawn) else None
 
     def is_on(self, now_s: float) -> bool:
         """Whether its window is open."""
@@ -111,7 +115,7 @@ class SetFault:
         """What strikes next, if anything does."""
         return self.fault.step(self.seen + 1) if isinstance(self.fault, Sequence) else self.fault
 
-    def _struck(self, drawn: float) -> Fault | None:
+    def _applied(self, drawn: float) -> Fault | None:
         due = self._due()
         self.seen += 1
         if drawn >= self.fault.share or (self.fault.first is not None and self.seen > self.fault.first):
@@ -119,7 +123,7 @@ class SetFault:
         self.applied += due is not None
         return due
 
-    def _matches(self, request: SimRequest, asked: Asked) -> bool:
+    def _matches(self, request: SimRequest, parsed: ParsedRequest) -> bool:
         if isinstance(self.fault, Sequence) and request.method != "POST":
             return False  # a look at the models must not use up a step
-        return self.fault.model in (None, asked.model)
+        return self.fault.model in (None, parsed.model)

@@ -3,7 +3,7 @@
     healthy script -> fault -> fault -> what is played
 
 A fault is written as an object with a `kind`: {"kind": "cut", "after_tokens": 5, "how": "reset"}, or in short as
-"cut:5:reset": the kind and its own fields in their order. What says when it strikes is in fault.py.
+"cut:5:reset": the kind and its own fields in their order. What says when it applies is in base.py.
 """
 
 import dataclasses
@@ -13,10 +13,18 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from dub5.simulators.faults.base import Count, Fault, Point, Seconds, insert, is_stream, unmeasured
+from dub5.simulators.faults.base import (
+    Fault,
+    NonNegativeInt,
+    NonNegativeSeconds,
+    Point,
+    insert,
+    is_stream,
+    unmeasured,
+)
 from dub5.simulators.faults.connections import Unreachable
 from dub5.simulators.faults.malformed import Broken
-from dub5.simulators.personas.base import Page, Persona, Turn
+from dub5.simulators.personas.base import FixedResponse, Persona, PersonaContext
 from dub5.simulators.personas.edges import EDGE_PAGES, EDGES
 from dub5.simulators.script import Close, Data, End, Hang, Head, Reset, Script, Wait
 
@@ -41,16 +49,16 @@ class Status(Fault, frozen=True, tag="status"):
 
     status: Annotated[int, Meta(ge=200, le=999)]
     body: str | None = None
-    retry_after_s: Seconds | UnsetType | None = UNSET
+    retry_after_s: NonNegativeSeconds | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.body is not None and self.body not in EDGE_PAGES:
             raise ValueError(f"unknown body `{self.body}`; there are: {', '.join(EDGE_PAGES)}")
 
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
-        page = self._page(persona, turn)
-        headers = dict(page.headers)
+    def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
+        response = self._response(persona, context)
+        headers = dict(response.headers)
         wait_s = self.retry_after_s
         if wait_s is UNSET and self.status == 429:
             wait_s = LIMIT_RETRY_AFTER_S
@@ -58,14 +66,16 @@ class Status(Fault, frozen=True, tag="status"):
             headers.pop("retry-after", None)
         if isinstance(wait_s, (int, float)):
             headers["retry-after"] = f"{wait_s:g}"
-        return Page(page.status, headers, page.body).script()
+        return FixedResponse(response.status, headers, response.body).script()
 
-    def _page(self, persona: Persona, turn: Turn) -> Page:
+    def _response(self, persona: Persona, context: PersonaContext) -> FixedResponse:
         if self.body is not None:
-            return EDGE_PAGES[self.body](self.status, turn)
-        edge = EDGES[turn.profile.edge or persona.edge]
+            return EDGE_PAGES[self.body](self.status, context)
+        edge = EDGES[context.profile.edge or persona.edge]
         return (
-            edge.page(self.status, turn) if self.status in edge.statuses else persona.error(self.status, turn)
+            edge.page(self.status, context)
+            if self.status in edge.statuses
+            else persona.error(self.status, context)
         )
 
 
@@ -73,9 +83,9 @@ class Stall(Fault, frozen=True, tag="stall"):
     """Nothing comes: for `s` seconds, or for ever. Before the end is a stream that lingers after its last event."""
 
     before: Point = "head"
-    s: Seconds | None = None
+    s: NonNegativeSeconds | None = None
 
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+    def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         return insert(script, self.before, Hang() if self.s is None else Wait(self.s))
 
 
@@ -84,7 +94,7 @@ class ResetAt(Fault, frozen=True, tag="reset"):
 
     before: Point = "head"
 
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+    def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         return insert(script, self.before, Reset())
 
 
@@ -93,7 +103,7 @@ class CloseAt(Fault, frozen=True, tag="close"):
 
     before: Point = "head"
 
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+    def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         return insert(script, self.before, Close())
 
 
@@ -104,10 +114,10 @@ class Cut(Fault, frozen=True, tag="cut"):
     it were whole. A JSON answer is cut at the same share of its bytes; as error_event it is a 200 with an error in it.
     """
 
-    after_tokens: Count
+    after_tokens: NonNegativeInt
     how: Literal["close", "reset", "error_event", "end_without_finish"] = "close"
 
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+    def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         left = self.after_tokens
         streamed = False
         for action in script:
@@ -115,15 +125,17 @@ class Cut(Fault, frozen=True, tag="cut"):
                 streamed = is_stream(action)
                 yield action if streamed or self.how in ("close", "reset") else unmeasured(action)
             elif isinstance(action, Data) and action.tokens > left:
-                yield from self._end(action, left, streamed, persona, turn)
+                yield from self._end(action, left, streamed, persona, context)
                 return
             else:
                 left -= action.tokens if isinstance(action, Data) else 0
                 yield action
 
-    def _end(self, last: Data, left: int, streamed: bool, persona: Persona, turn: Turn) -> Script:
+    def _end(
+        self, last: Data, left: int, streamed: bool, persona: Persona, context: PersonaContext
+    ) -> Script:
         if self.how == "error_event":
-            yield Data(persona.error_event(turn) if streamed else persona.error(500, turn).body)
+            yield Data(persona.error_event(context) if streamed else persona.error(500, context).body)
         elif not streamed:
             yield Data(last.data[: len(last.data) * left // last.tokens], left)
         match self.how:
@@ -140,7 +152,7 @@ class Garbage(Fault, frozen=True, tag="garbage"):
 
     where: Literal["json", "sse"]
 
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+    def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         wanted = done = False
         for action in script:
             if isinstance(action, Head) and action.status == 200:
@@ -156,7 +168,7 @@ class Garbage(Fault, frozen=True, tag="garbage"):
 class Empty(Fault, frozen=True, tag="empty"):
     """A proper, finished answer in which nothing is said."""
 
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+    def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         streamed = False
         for action in script:
             if isinstance(action, Head):
@@ -180,7 +192,7 @@ class Slow(Fault, frozen=True, tag="slow"):
 
     factor: Annotated[float, Meta(ge=0, le=10_000)]
 
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+    def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         for action in script:
             yield Wait(action.s * self.factor) if isinstance(action, Wait) else action
 
@@ -190,10 +202,10 @@ class Notice(Fault, frozen=True, tag="notice"):
 
     text: str = DEPRECATED
 
-    def prepared(self, turn: Turn) -> Turn:
-        return dataclasses.replace(turn, profile=dataclasses.replace(turn.profile, saying=self.text))
+    def prepared(self, context: PersonaContext) -> PersonaContext:
+        return dataclasses.replace(context, profile=dataclasses.replace(context.profile, saying=self.text))
 
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+    def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         return script
 
 
@@ -225,7 +237,7 @@ class Sequence(Fault, frozen=True, tag="sequence"):
             return None
         return _step(self.steps[(n - 1) % len(self.steps)])
 
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+    def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         return script  # its steps act, one at a time
 
 

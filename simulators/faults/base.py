@@ -1,6 +1,6 @@
 """What all faults share: when they strike, and the tools to change a script with.
 
-matching requests --model, at_s/for_s/every_s or up_s/down_s--> in the window --first, share--> struck
+matching requests --model, at_s/for_s/every_s or up_s/down_s--> in the window --first, share--> applied
 """
 
 from abc import abstractmethod
@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from dub5.simulators.personas.base import Persona, Turn
+from dub5.simulators.personas.base import Persona, PersonaContext
 from dub5.simulators.script import Action, Data, End, Head, Script
 
-Seconds = Annotated[float, Meta(ge=0, le=86_400)]
-Span = Annotated[float, Meta(gt=0, le=864_000)]
-Count = Annotated[int, Meta(ge=0)]
+NonNegativeSeconds = Annotated[float, Meta(ge=0, le=86_400)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=864_000)]
+NonNegativeInt = Annotated[int, Meta(ge=0)]
 Point = Literal["head", "body", "first_token", "end"]
 
 
@@ -26,13 +26,13 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_f
     """
 
     share: Annotated[float, Meta(ge=0, le=1)] = 1.0
-    first: Count | None = None
+    first: NonNegativeInt | None = None
     model: str | None = None
-    at_s: Seconds | None = None
-    for_s: Span | None = None
-    every_s: Span | None = None
-    up_s: Span | None = None
-    down_s: Span | None = None
+    at_s: NonNegativeSeconds | None = None
+    for_s: PositiveSeconds | None = None
+    every_s: PositiveSeconds | None = None
+    up_s: PositiveSeconds | None = None
+    down_s: PositiveSeconds | None = None
 
     def __post_init__(self) -> None:
         if self.every_s is not None and (self.for_s is None or self.for_s >= self.every_s):
@@ -47,12 +47,12 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_f
         """Its name."""
         return str(self.__struct_config__.tag)
 
-    def prepared(self, turn: Turn) -> Turn:
-        """The turn as the persona shall see it: for faults that change what is said, not how."""
-        return turn
+    def prepared(self, context: PersonaContext) -> PersonaContext:
+        """The context as the persona shall see it: for faults that change what is said, not how."""
+        return context
 
     @abstractmethod
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+    def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         """The script with this fault in it."""
 
 

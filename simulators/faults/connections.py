@@ -3,13 +3,13 @@
 from typing import Literal, get_args
 
 from dub5.simulators.faults.base import Fault
-from dub5.simulators.personas.base import Persona, Turn
+from dub5.simulators.personas.base import Persona, PersonaContext
 from dub5.simulators.script import Script
 
-Stage = Literal["resolve", "connect", "tls"]
+ConnectStage = Literal["resolve", "connect", "tls"]
 Silent = Literal["refused", "stall"]
 Handshake = Literal["close", "reset", "stall", "garbage", "expired", "wrong_name"]
-How = Silent | Handshake
+ConnectionFailure = Silent | Handshake
 HOWS: dict[str, tuple[str, ...]] = {
     "resolve": get_args(Silent),
     "connect": get_args(Silent),
@@ -24,8 +24,8 @@ class Unreachable(Fault, frozen=True, tag="unreachable"):
     connections, not requests: `share` and `first` count those, and as a step of a sequence it waits for the next.
     """
 
-    stage: Stage = "connect"
-    how: How = "refused"
+    stage: ConnectStage = "connect"
+    how: ConnectionFailure = "refused"
     closes_open: bool = False
 
     def __post_init__(self) -> None:
@@ -38,9 +38,9 @@ class Unreachable(Fault, frozen=True, tag="unreachable"):
             raise ValueError("a connection is opened before a `model` is named")
 
     @property
-    def counted(self) -> bool:
+    def selective(self) -> bool:
         """Whether it strikes some connections and spares others."""
         return self.share < 1 or self.first is not None
 
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+    def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         return script  # who has come this far has been spared

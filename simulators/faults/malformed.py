@@ -4,10 +4,10 @@ import zlib
 from typing import Literal
 
 from dub5.simulators.faults.base import Fault, is_stream, unmeasured
-from dub5.simulators.personas.base import Persona, Turn
+from dub5.simulators.personas.base import Persona, PersonaContext
 from dub5.simulators.script import Close, Data, End, Head, Raw, Script, Wait
 
-How = Literal[
+Malformation = Literal[
     "status_line",
     "chunk",
     "length_long",
@@ -33,16 +33,16 @@ class Broken(Fault, frozen=True, tag="broken"):
     same body as text/plain, with 200; no_content: 204; not_sse: the events of a stream come as application/json.
     """
 
-    how: How
+    how: Malformation
 
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+    def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         match self.how:
             case "status_line":
                 return iter([Raw(b"HTTP/1.1 abc Not A Status\r\n\r\n"), Close()])
             case "html":
-                return _page(200, {"content-type": "text/html"}, SUSPENDED)
+                return _fixed_response(200, {"content-type": "text/html"}, SUSPENDED)
             case "no_content":
-                return _page(204, {}, b"")
+                return _fixed_response(204, {}, b"")
             case "chunk":
                 return _bad_chunk(script)
             case "utf8":
@@ -55,7 +55,7 @@ class Broken(Fault, frozen=True, tag="broken"):
                 return _mislabelled(script, "application/json" if self.how == "not_sse" else "text/plain")
 
 
-def _page(status: int, headers: dict[str, str], body: bytes) -> Script:
+def _fixed_response(status: int, headers: dict[str, str], body: bytes) -> Script:
     yield Head(status, {**headers, "content-length": str(len(body))})
     yield Data(body)
     yield End()

@@ -28,31 +28,31 @@ class Capacity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     abandons: bool = True
 
 
-class Desk:
-    """The slots of one provider and the line before them; `now` as in Provider."""
+class SlotQueue:
+    """The slots of one provider and the line before them; `now` as in SimulatedProvider."""
 
     def __init__(self, capacity: Capacity, now: Callable[[], float]) -> None:
         self.capacity = capacity
         self._now = now
         self._busy = 0
         self._unseen_until_s: list[float] = []  # slots that work for clients who have left
-        self._line: deque[Gate] = deque()
+        self._queue: deque[Gate] = deque()
 
     def change(self, capacity: Capacity) -> None:
         """Another capacity from now on; the next in line is called if there is room for it."""
         self.capacity = capacity
         self._call_next()
 
-    def standing(self) -> dict[str, int]:
+    def snapshot(self) -> dict[str, int]:
         """How many are being served, how many of them for nobody, and how many wait."""
         self._has_room()
         unseen = len(self._unseen_until_s)
-        return {"busy": self._busy + unseen, "unseen": unseen, "waiting": len(self._line)}
+        return {"busy": self._busy + unseen, "unseen": unseen, "waiting": len(self._queue)}
 
     def is_full(self) -> bool:
         """Whether the next one would be turned away."""
         queue_max = self.capacity.queue_max
-        return queue_max is not None and len(self._line) >= queue_max and not self._has_room()
+        return queue_max is not None and len(self._queue) >= queue_max and not self._has_room()
 
     def serve(self, script: Script) -> Script:
         """The script, as soon as there is a slot for it, and only while it has one."""
@@ -74,13 +74,13 @@ class Desk:
 
     def _wait_in_line(self) -> Script:
         gate = Gate()
-        self._line.append(gate)
+        self._queue.append(gate)
         try:
-            while self._line[0] is not gate or not self._has_room():
+            while self._queue[0] is not gate or not self._has_room():
                 until_s = self._unseen_until_s[0] if self._unseen_until_s else None
                 yield Until(gate, None if until_s is None else max(0.0, until_s - self._now()))
         finally:
-            self._line.remove(gate)
+            self._queue.remove(gate)
             self._call_next()  # it looks only after we have taken our slot: front ends wake scripts one after another
 
     def _has_room(self) -> bool:
@@ -90,8 +90,8 @@ class Desk:
         return not slots or self._busy + len(self._unseen_until_s) < slots
 
     def _call_next(self) -> None:
-        if self._line:
-            self._line[0].open()
+        if self._queue:
+            self._queue[0].open()
 
 
 def _wait_s(action: Action) -> float:

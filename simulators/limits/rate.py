@@ -1,7 +1,7 @@
 """What a provider grants: buckets of requests and of tokens, which the providers of one organisation share.
 
-request --price--> Account.take --every bucket has it--> Standing (what the headers of the answer tell)
-                                --one has not----------> Excess   (what the 429 tells: which bucket, how long)
+request --price--> Account.take --every bucket has it--> BucketState (what the headers of the answer tell)
+                                --one has not----------> LimitExceeded (what the 429 tells: which bucket, how long)
 """
 
 import math
@@ -52,7 +52,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class BucketState:
     """How a bucket stands: what a header can tell."""
 
     what: str  # requests, tokens, input_tokens, output_tokens
@@ -63,10 +63,10 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Excess:
+class LimitExceeded:
     """A request that does not fit. `wait_s` is infinite if it never will."""
 
-    standing: Standing
+    state: BucketState
     requested: int
     wait_s: float
 
@@ -98,12 +98,12 @@ class Bucket:
         span_s = SPANS_S[self.span]
         return span_s - now_s % span_s if self.windowed else over * span_s / self.limit
 
-    def standing(self, now_s: float) -> Standing:
+    def state(self, now_s: float) -> BucketState:
         """How it stands now."""
         self._pass_time(now_s)
         span_s = SPANS_S[self.span]
         reset_s = span_s - now_s % span_s if self.windowed else self.used * span_s / self.limit
-        return Standing(
+        return BucketState(
             self.what, self.span, self.limit, max(0, int(self.limit - self.used + MARGIN)), reset_s
         )
 
@@ -133,25 +133,25 @@ class Account:
         for bucket in buckets:
             bucket.at_s = now_s
             if known := before.get((bucket.what, bucket.span)):
-                known.standing(now_s)
+                known.state(now_s)
                 bucket.used = min(known.used, bucket.limit)
         self._buckets = buckets
 
-    def take(self, price: Mapping[str, int], now_s: float) -> Excess | None:
+    def take(self, price: Mapping[str, int], now_s: float) -> LimitExceeded | None:
         """Pays for one request; what it cannot pay for longest is told."""
-        worst: Excess | None = None
+        worst: LimitExceeded | None = None
         for bucket in self._buckets:
             wait_s = bucket.wait_s(price[bucket.what], now_s)
             if wait_s > (worst.wait_s if worst else 0.0):
-                worst = Excess(bucket.standing(now_s), price[bucket.what], wait_s)
+                worst = LimitExceeded(bucket.state(now_s), price[bucket.what], wait_s)
         if worst is None:
             for bucket in self._buckets:
                 bucket.used += price[bucket.what]
         return worst
 
-    def standings(self, now_s: float) -> list[Standing]:
+    def bucket_states(self, now_s: float) -> list[BucketState]:
         """How all of them stand."""
-        return [bucket.standing(now_s) for bucket in self._buckets]
+        return [bucket.state(now_s) for bucket in self._buckets]
 
 
 def price(input_tokens: int, output_tokens: int) -> dict[str, int]:
@@ -170,23 +170,23 @@ def distorted(headers: Mapping[str, str], limits: Limits, wait_s: float, now_s: 
         case "none":
             return kept
         case "zero":
-            told = "0"
+            value = "0"
         case "date":
-            told = formatdate(math.ceil(now_s + min(wait_s, 86_400)), usegmt=True)
+            value = formatdate(math.ceil(now_s + min(wait_s, 86_400)), usegmt=True)
         case "garbage":
-            told = "soon"
+            value = "soon"
         case _:
-            told = f"{how:g}"
-    return {**kept, "retry-after": told}
+            value = f"{how:g}"
+    return {**kept, "retry-after": value}
 
 
-def by_kind(standings: Sequence[Standing], *spans: str) -> dict[str, Standing]:
+def by_kind(bucket_states: Sequence[BucketState], *spans: str) -> dict[str, BucketState]:
     """One standing for each thing that is counted: of the first of these spans that is limited."""
-    found: dict[str, Standing] = {}
+    found: dict[str, BucketState] = {}
     for span in spans:
-        for standing in standings:
-            if standing.span == span:
-                found.setdefault(standing.what, standing)
+        for state in bucket_states:
+            if state.span == span:
+                found.setdefault(state.what, state)
     return found
 
 

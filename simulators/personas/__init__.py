@@ -2,14 +2,22 @@
 
 from collections.abc import Mapping
 
-from dub5.simulators.personas.anthropic import Anthropic
+from dub5.simulators.personas.anthropic import AnthropicPersona
 from dub5.simulators.personas.base import Persona
-from dub5.simulators.personas.free import Free
-from dub5.simulators.personas.groq import Groq
-from dub5.simulators.personas.mistral import Mistral
-from dub5.simulators.personas.openai import OpenAI
-from dub5.simulators.personas.openrouter import OpenRouter
+from dub5.simulators.personas.free import FreePersona
+from dub5.simulators.personas.groq import GroqPersona
+from dub5.simulators.personas.mistral import MistralPersona
+from dub5.simulators.personas.openai import OpenAIPersona
+from dub5.simulators.personas.openrouter import OpenRouterPersona
 
 PERSONAS: Mapping[str, Persona] = {
-    persona.name: persona for persona in (OpenAI(), Mistral(), Anthropic(), OpenRouter(), Groq(), Free())
+    persona.name: persona
+    for persona in (
+        OpenAIPersona(),
+        MistralPersona(),
+        AnthropicPersona(),
+        OpenRouterPersona(),
+        GroqPersona(),
+        FreePersona(),
+    )
 }

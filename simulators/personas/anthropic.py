@@ -7,16 +7,16 @@ from typing import Any
 
 import msgspec
 
-from dub5.simulators.limits.rate import Excess, Standing, by_kind
+from dub5.simulators.limits.rate import BucketState, LimitExceeded, by_kind
 from dub5.simulators.personas.base import (
-    Asked,
-    Page,
+    FixedResponse,
+    ParsedRequest,
     Persona,
+    PersonaContext,
     Refusal,
-    Spoken,
-    Turn,
+    TokenizedAnswer,
+    compose_answer,
     retry_after,
-    speak,
     streamed,
 )
 from dub5.simulators.personas.openai import arguments
@@ -43,19 +43,19 @@ TYPICAL = {  # status: type, message
 }
 
 
-class Anthropic(Persona):
+class AnthropicPersona(Persona):
     """`/v1/messages`."""
 
     name = "anthropic"
     chat_path = "/v1/messages"
     models = ("claude-sim", "claude-sim-haiku")
 
-    def headers(self, turn: Turn) -> dict[str, str]:
+    def headers(self, context: PersonaContext) -> dict[str, str]:
         return {
-            "request-id": f"req_{turn.hex(24)}",
+            "request-id": f"req_{context.hex(24)}",
             "anthropic-organization-id": "00000000-0000-4000-8000-000000000000",
             "server": "cloudflare",
-            "cf-ray": f"{turn.hex(16)}-FRA",
+            "cf-ray": f"{context.hex(16)}-FRA",
             "via": "1.1 google",
         }
 
@@ -83,20 +83,22 @@ class Anthropic(Persona):
             raise Refusal(400, "max_tokens: Input should be a whole number greater than or equal to 1")
         check_messages(fields["messages"])
 
-    def chat(self, asked: Asked, turn: Turn) -> Script:
-        fields = asked.fields or {}
+    def chat(self, parsed: ParsedRequest, context: PersonaContext) -> Script:
+        fields = parsed.fields or {}
         tool = forced_tool(fields)
-        spoken = speak(asked, turn, fields["max_tokens"])
+        answer = compose_answer(parsed, context, fields["max_tokens"])
         if tool is not None:
-            spoken = arguments(spoken)
-        pace = turn.profile.latency.pace(turn.chance)
-        if not asked.stream:
-            count = len(spoken.tokens)
-            return self.page(200, message(asked, turn, spoken, tool), turn).after(pace.whole(count), count)
-        opening, tokens, closing = events(asked, turn, spoken, tool)
-        return streamed(self.stream_head(turn), opening, tokens, closing, pace)
+            answer = arguments(answer)
+        pace = context.profile.latency.pace(context.rng)
+        if not parsed.stream:
+            count = len(answer.tokens)
+            return self.json_response(200, message(parsed, context, answer, tool), context).after(
+                pace.whole(count), count
+            )
+        opening, tokens, closing = events(parsed, context, answer, tool)
+        return streamed(self.stream_head(context), opening, tokens, closing, pace)
 
-    def refusal(self, refusal: Refusal, turn: Turn) -> Page:
+    def refusal(self, refusal: Refusal, context: PersonaContext) -> FixedResponse:
         kind, _ = TYPICAL.get(refusal.status, ("invalid_request_error", ""))
         text = refusal.message
         match refusal.details.get("kind"):
@@ -108,37 +110,39 @@ class Anthropic(Persona):
                 text = "Method Not Allowed"
             case "model":
                 text = f"model: {text}"
-        return self._page(refusal.status, kind, text, turn)
+        return self._error_response(refusal.status, kind, text, context)
 
-    def error(self, status: int, turn: Turn) -> Page:
+    def error(self, status: int, context: PersonaContext) -> FixedResponse:
         kind, text = TYPICAL.get(status, ("api_error", "Internal server error"))
-        return self._page(status, kind, text, turn)
+        return self._error_response(status, kind, text, context)
 
-    def overloaded(self, turn: Turn) -> Page:
-        return self.error(529, turn)
+    def overloaded(self, context: PersonaContext) -> FixedResponse:
+        return self.error(529, context)
 
-    def limited(self, excess: Excess, turn: Turn) -> Page:
-        standing = excess.standing
-        unit = f"{standing.what.replace('_', ' ')} per {standing.span}"
-        text = f"This request would exceed your organization's rate limit of {standing.limit:,} {unit}"
-        page = self._page(429, "rate_limit_error", text, turn)
-        return Page(429, {**page.headers, **retry_after(excess)}, page.body)
+    def limited(self, excess: LimitExceeded, context: PersonaContext) -> FixedResponse:
+        state = excess.state
+        unit = f"{state.what.replace('_', ' ')} per {state.span}"
+        text = f"This request would exceed your organization's rate limit of {state.limit:,} {unit}"
+        response = self._error_response(429, "rate_limit_error", text, context)
+        return FixedResponse(429, {**response.headers, **retry_after(excess)}, response.body)
 
-    def limit_headers(self, standings: Sequence[Standing], now_s: float, *, refused: bool) -> dict[str, str]:
+    def limit_headers(
+        self, bucket_states: Sequence[BucketState], now_s: float, *, refused: bool
+    ) -> dict[str, str]:
         found = {}
-        for what, standing in by_kind(standings, "minute", "second", "day").items():
+        for what, state in by_kind(bucket_states, "minute", "second", "day").items():
             stem, full_at = (
                 f"anthropic-ratelimit-{what.replace('_', '-')}",
-                math.ceil(now_s + standing.reset_s),
+                math.ceil(now_s + state.reset_s),
             )
-            found[f"{stem}-limit"] = str(standing.limit)
-            found[f"{stem}-remaining"] = str(standing.remaining)
+            found[f"{stem}-limit"] = str(state.limit)
+            found[f"{stem}-remaining"] = str(state.remaining)
             found[f"{stem}-reset"] = f"{datetime.fromtimestamp(full_at, UTC):%Y-%m-%dT%H:%M:%SZ}"
         return found
 
-    def error_event(self, turn: Turn) -> bytes:
+    def error_event(self, context: PersonaContext) -> bytes:
         error = {"type": "overloaded_error", "message": "Overloaded"}
-        body = {"type": "error", "error": error, "request_id": f"req_{turn.hex(24)}"}
+        body = {"type": "error", "error": error, "request_id": f"req_{context.hex(24)}"}
         return sse("error", msgspec.json.encode(body))
 
     def blank(self, body: bytes) -> bytes:
@@ -147,21 +151,21 @@ class Anthropic(Persona):
         said["usage"]["output_tokens"] = 0
         return msgspec.json.encode(said)
 
-    def model_card(self, model: str, turn: Turn) -> dict[str, Any]:
+    def model_card(self, model: str, context: PersonaContext) -> dict[str, Any]:
         card = {"type": "model", "id": model, "display_name": model, "created_at": "2026-01-01T00:00:00Z"}
         return {**card, "lifecycle": "active"}
 
     def model_list(self, cards: list[dict[str, Any]]) -> dict[str, Any]:
         return {"data": cards, "has_more": False, "first_id": cards[0]["id"], "last_id": cards[-1]["id"]}
 
-    def _page(self, status: int, kind: str, text: str, turn: Turn) -> Page:
-        page = self.page(status, None, turn)
+    def _error_response(self, status: int, kind: str, text: str, context: PersonaContext) -> FixedResponse:
+        response = self.json_response(status, None, context)
         body = {
             "type": "error",
             "error": {"type": kind, "message": text},
-            "request_id": page.headers["request-id"],
+            "request_id": response.headers["request-id"],
         }
-        return Page(status, page.headers, msgspec.json.encode(body))
+        return FixedResponse(status, response.headers, msgspec.json.encode(body))
 
 
 def check_messages(messages: object) -> None:
@@ -170,14 +174,14 @@ def check_messages(messages: object) -> None:
         raise Refusal(400, "messages: Input should be a valid list")
     if not messages:
         raise Refusal(400, "messages: at least one message is required")
-    for i, turn in enumerate(messages):
-        role = turn.get("role")
+    for i, entry in enumerate(messages):
+        role = entry.get("role")
         if role == "system":
             text = 'top-level `system` parameter, not "system" as an input message role.'
             raise Refusal(400, f'messages: Unexpected role "system". The Messages API accepts a {text}')
         if role not in ("user", "assistant"):
             raise Refusal(400, f"messages.{i}.role: Input should be 'user' or 'assistant'")
-        if not turn.get("content"):
+        if not entry.get("content"):
             raise Refusal(400, f"messages.{i}.content: Field required")
 
 
@@ -191,63 +195,65 @@ def forced_tool(fields: Mapping[str, Any]) -> str | None:
     return wanted[0] if wanted and choice.get("type") in ("tool", "any") else None
 
 
-def message(asked: Asked, turn: Turn, spoken: Spoken, tool: str | None) -> dict[str, Any]:
+def message(
+    parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
+) -> dict[str, Any]:
     """The whole answer as one object."""
-    block: dict[str, Any] = {"type": "text", "text": spoken.text}
+    block: dict[str, Any] = {"type": "text", "text": answer.text}
     if tool is not None:
         block = {
             "type": "tool_use",
-            "id": f"toolu_{turn.hex(24)}",
+            "id": f"toolu_{context.hex(24)}",
             "name": tool,
-            "input": msgspec.Raw(spoken.text),
+            "input": msgspec.Raw(answer.text),
         }
-    usage = {"input_tokens": asked.prompt_tokens, "output_tokens": len(spoken.tokens)}
+    usage = {"input_tokens": parsed.prompt_tokens, "output_tokens": len(answer.tokens)}
     usage |= {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
     return {
-        **envelope(asked, turn),
+        **envelope(parsed, context),
         "content": [block],
-        "stop_reason": stop_reason(spoken, tool),
+        "stop_reason": stop_reason(answer, tool),
         "usage": {**usage, "service_tier": "standard"},
     }
 
 
-def envelope(asked: Asked, turn: Turn) -> dict[str, Any]:
+def envelope(parsed: ParsedRequest, context: PersonaContext) -> dict[str, Any]:
     """A message before anything is said."""
-    head = {"id": f"msg_{turn.hex(24)}", "type": "message", "role": "assistant", "model": asked.model}
+    head = {"id": f"msg_{context.hex(24)}", "type": "message", "role": "assistant", "model": parsed.model}
     return {**head, "content": [], "stop_reason": None, "stop_sequence": None}
 
 
 def events(
-    asked: Asked, turn: Turn, spoken: Spoken, tool: str | None
+    parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
 ) -> tuple[Iterable[bytes], Iterable[bytes], Iterable[bytes]]:
     """The stream: what comes before the tokens, one event per token, what comes after."""
-    begun = {**envelope(asked, turn), "usage": {"input_tokens": asked.prompt_tokens, "output_tokens": 1}}
+    begun = {**envelope(parsed, context), "usage": {"input_tokens": parsed.prompt_tokens, "output_tokens": 1}}
     block: dict[str, Any] = {"type": "text", "text": ""}
     delta = b'{"type":"text_delta","text":%b}'
     if tool is not None:
-        block = {"type": "tool_use", "id": f"toolu_{turn.hex(24)}", "name": tool, "input": {}}
+        block = {"type": "tool_use", "id": f"toolu_{context.hex(24)}", "name": tool, "input": {}}
         delta = b'{"type":"input_json_delta","partial_json":%b}'
-    end = {"stop_reason": stop_reason(spoken, tool), "stop_sequence": None}
+    end = {"stop_reason": stop_reason(answer, tool), "stop_sequence": None}
     opening = [
         typed("message_start", message=begun),
         typed("content_block_start", index=0, content_block=block),
         typed("ping"),
     ]
     stem = b'{"type":"content_block_delta","index":0,"delta":' + delta + b"}"
-    tokens = (sse("content_block_delta", stem % msgspec.json.encode(token)) for token in spoken.tokens)
+    tokens = (sse("content_block_delta", stem % msgspec.json.encode(token)) for token in answer.tokens)
     closing = [
         typed("content_block_stop", index=0),
-        typed("message_delta", delta=end, usage={"output_tokens": len(spoken.tokens)}),
+        typed("message_delta", delta=end, usage={"output_tokens": len(answer.tokens)}),
         typed("message_stop"),
     ]
     return opening, tokens, closing
 
 
-def stop_reason(spoken: Spoken, tool: str | None) -> str:
+def stop_reason(answer: TokenizedAnswer, tool: str | None) -> str:
     """Why the answer ends."""
     if tool is not None:
         return "tool_use"
-    return "end_turn" if spoken.whole else "max_tokens"
+    return "end_turn" if answer.whole else "max_tokens"
 
 
 def typed(kind: str, **fields: Any) -> bytes:

@@ -1,6 +1,7 @@
 """What every persona shares: reading the request, choosing the answer, playing it in time.
 
-SimRequest + Asked + Turn -> Persona.answer -> Script      a Refusal on the way -> the persona's error page
+SimRequest + ParsedRequest + PersonaContext -> Persona.answer -> Script
+    a Refusal on the way -> the persona's error response
 """
 
 import math
@@ -14,7 +15,7 @@ import msgspec
 
 from dub5.simulators.answers import answer_text, pieces
 from dub5.simulators.latency import Latency, Pace
-from dub5.simulators.limits.rate import Excess, Standing
+from dub5.simulators.limits.rate import BucketState, LimitExceeded
 from dub5.simulators.script import Data, End, Head, Script, SimRequest
 
 JSON = "application/json"
@@ -38,21 +39,21 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """One request's share of the world: the provider's profile, the date, and its own chance."""
+class PersonaContext:
+    """One request's share of the world: the provider's profile, the date, and its own rng."""
 
     profile: Profile
     created: int  # epoch seconds
-    chance: random.Random
+    rng: random.Random
     accept: str = ""  # the header of that name
 
     def hex(self, digits: int) -> str:
         """A fresh id."""
-        return f"{self.chance.getrandbits(digits * 4):0{digits}x}"
+        return f"{self.rng.getrandbits(digits * 4):0{digits}x}"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedRequest:
     """A request's body, leniently read. `fields` is None if it is no JSON object."""
 
     fields: Mapping[str, Any] | None
@@ -63,7 +64,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class TokenizedAnswer:
     """The answer as tokens; `whole` is false if `max_tokens` cut it short."""
 
     tokens: Sequence[str]
@@ -76,7 +77,7 @@ class Spoken:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class FixedResponse:
     """A whole answer of known length."""
 
     status: int
@@ -115,36 +116,38 @@ class Persona(ABC):
     edge = "none"  # what stands in front of the original
     daily_windows = False  # whether limits per day begin anew at midnight, not bit by bit
 
-    def answer(self, request: SimRequest, asked: Asked, turn: Turn) -> Script:
+    def answer(self, request: SimRequest, parsed: ParsedRequest, context: PersonaContext) -> Script:
         """The healthy script, or the provider's own refusal of a wrong request."""
         try:
-            return self._route(request, asked, turn)
+            return self._route(request, parsed, context)
         except Refusal as refusal:
-            return self.refusal(refusal, turn).script()
+            return self.refusal(refusal, context).script()
 
     @abstractmethod
-    def refusal(self, refusal: Refusal, turn: Turn) -> Page:
+    def refusal(self, refusal: Refusal, context: PersonaContext) -> FixedResponse:
         """The refusal in this provider's words."""
 
     @abstractmethod
-    def error(self, status: int, turn: Turn) -> Page:
+    def error(self, status: int, context: PersonaContext) -> FixedResponse:
         """The typical page of a status: this provider's fault, or the limit that the caller has met."""
 
-    def overloaded(self, turn: Turn) -> Page:
+    def overloaded(self, context: PersonaContext) -> FixedResponse:
         """What is told to those for whom there is no room in the queue."""
-        return self.error(503, turn)
+        return self.error(503, context)
 
-    def limited(self, excess: Excess, turn: Turn) -> Page:
+    def limited(self, excess: LimitExceeded, context: PersonaContext) -> FixedResponse:
         """The refusal of a request that the caller's limits do not cover."""
-        page = self.error(429, turn)
-        return Page(429, {**page.headers, **retry_after(excess)}, page.body)
+        response = self.error(429, context)
+        return FixedResponse(429, {**response.headers, **retry_after(excess)}, response.body)
 
-    def limit_headers(self, standings: Sequence[Standing], now_s: float, *, refused: bool) -> dict[str, str]:
+    def limit_headers(
+        self, bucket_states: Sequence[BucketState], now_s: float, *, refused: bool
+    ) -> dict[str, str]:
         """How the limits stand, as this provider's answers tell it; `now_s` is the epoch time."""
         return {}
 
     @abstractmethod
-    def error_event(self, turn: Turn) -> bytes:
+    def error_event(self, context: PersonaContext) -> bytes:
         """The event that breaks a stream off."""
 
     @abstractmethod
@@ -152,7 +155,7 @@ class Persona(ABC):
         """A whole JSON answer without its words: nothing said, yet properly finished."""
 
     @abstractmethod
-    def headers(self, turn: Turn) -> dict[str, str]:
+    def headers(self, context: PersonaContext) -> dict[str, str]:
         """What every answer carries, beside its content type."""
 
     @abstractmethod
@@ -160,15 +163,15 @@ class Persona(ABC):
         """Raises Refusal if this is no proper chat request."""
 
     @abstractmethod
-    def chat(self, asked: Asked, turn: Turn) -> Script:
+    def chat(self, parsed: ParsedRequest, context: PersonaContext) -> Script:
         """The answer to a proper chat request."""
 
-    def other(self, path: str, fields: Mapping[str, Any], turn: Turn) -> Script:
+    def other(self, path: str, fields: Mapping[str, Any], context: PersonaContext) -> Script:
         """The answer to a POST to one of `other_paths`."""
         raise NotImplementedError(path)
 
     @abstractmethod
-    def model_card(self, model: str, turn: Turn) -> dict[str, Any]:
+    def model_card(self, model: str, context: PersonaContext) -> dict[str, Any]:
         """One line of the list of models."""
 
     def model_list(self, cards: list[dict[str, Any]]) -> dict[str, Any]:
@@ -184,37 +187,37 @@ class Persona(ABC):
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         return key.strip() if scheme.lower() == "bearer" else ""
 
-    def page(self, status: int, body: object, turn: Turn, **more: str) -> Page:
+    def json_response(self, status: int, body: object, context: PersonaContext, **more: str) -> FixedResponse:
         """`body` as JSON, with this provider's headers."""
-        headers = {"content-type": JSON, **self.headers(turn), **more}
-        return Page(status, headers, msgspec.json.encode(body))
+        headers = {"content-type": JSON, **self.headers(context), **more}
+        return FixedResponse(status, headers, msgspec.json.encode(body))
 
-    def stream_head(self, turn: Turn) -> Head:
+    def stream_head(self, context: PersonaContext) -> Head:
         """How a stream begins."""
-        return Head(200, {"content-type": SSE, "cache-control": "no-cache", **self.headers(turn)})
+        return Head(200, {"content-type": SSE, "cache-control": "no-cache", **self.headers(context)})
 
-    def _route(self, request: SimRequest, asked: Asked, turn: Turn) -> Script:
+    def _route(self, request: SimRequest, parsed: ParsedRequest, context: PersonaContext) -> Script:
         listing = request.path == MODELS_PATH
         posted = request.path in (self.chat_path, *self.other_paths)
         if not (posted or listing or request.path.startswith(MODELS_PATH + "/")):
             raise Refusal(404, f"Invalid URL ({request.method} {request.path})", kind="path")
         if request.method != ("POST" if posted else "GET"):
             raise Refusal(405, f"Not allowed to {request.method} on {request.path}.", kind="method")
-        self._check_key(request, turn.profile.key)
+        self._check_key(request, context.profile.key)
         if posted:
-            if asked.fields is None:
+            if parsed.fields is None:
                 raise self.not_json()
             if request.path != self.chat_path:
-                return self.other(request.path, asked.fields, turn)
-            self.check(request, asked.fields)
-            return self.chat(asked, turn)
-        cards = [self.model_card(model, turn) for model in turn.profile.models or self.models]
+                return self.other(request.path, parsed.fields, context)
+            self.check(request, parsed.fields)
+            return self.chat(parsed, context)
+        cards = [self.model_card(model, context) for model in context.profile.models or self.models]
         if listing:
-            return self.page(200, self.model_list(cards), turn).script()
+            return self.json_response(200, self.model_list(cards), context).script()
         wanted = request.path.removeprefix(MODELS_PATH + "/")
         for card in cards:
             if card["id"] == wanted:
-                return self.page(200, card, turn).script()
+                return self.json_response(200, card, context).script()
         raise Refusal(404, f"The model '{wanted}' does not exist", kind="model")
 
     def _check_key(self, request: SimRequest, wanted: str | None) -> None:
@@ -223,18 +226,18 @@ class Persona(ABC):
             raise Refusal(401, given, kind="key")
 
 
-def read_asked(body: bytes) -> Asked:
+def parse_request(body: bytes) -> ParsedRequest:
     """What a body asks, as far as it can be told."""
     try:
         fields = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Asked(None)
+        return ParsedRequest(None)
     if not isinstance(fields, dict):
-        return Asked(None)
+        return ParsedRequest(None)
     said = [fields.get("system"), *_contents(fields.get("messages"), None)]
     length = sum(len(_text(content)) for content in said)
     users = _contents(fields.get("messages"), "user")
-    return Asked(
+    return ParsedRequest(
         fields,
         model=str(fields.get("model") or ""),
         prompt=_text(users[-1]) if users else "",
@@ -243,25 +246,25 @@ def read_asked(body: bytes) -> Asked:
     )
 
 
-def retry_after(excess: Excess) -> dict[str, str]:
+def retry_after(excess: LimitExceeded) -> dict[str, str]:
     """Whole seconds, never too few; nothing for what will never fit."""
     return {} if excess.too_large else {"retry-after": str(math.ceil(excess.wait_s))}
 
 
-def answer_tokens(asked: Asked, profile: Profile) -> int:
+def answer_tokens(parsed: ParsedRequest, profile: Profile) -> int:
     """How long the answer will be."""
-    fields, length = asked.fields or {}, profile.words + OPENING_TOKENS
+    fields, length = parsed.fields or {}, profile.words + OPENING_TOKENS
     limits = [fields.get(name) for name in ("max_tokens", "max_completion_tokens")]
     return min([length, *(n for n in limits if isinstance(n, int) and n > 0)])
 
 
-def speak(asked: Asked, turn: Turn, tokens_max: int | None) -> Spoken:
+def compose_answer(parsed: ParsedRequest, context: PersonaContext, tokens_max: int | None) -> TokenizedAnswer:
     """The self-proving answer to what was asked, in at most so many tokens."""
-    profile = turn.profile
-    tokens = pieces(profile.saying or answer_text(profile.name, asked.prompt, profile.words))
+    profile = context.profile
+    tokens = pieces(profile.saying or answer_text(profile.name, parsed.prompt, profile.words))
     if tokens_max is not None and tokens_max < len(tokens):
-        return Spoken(tokens[:tokens_max], whole=False)
-    return Spoken(tokens, whole=True)
+        return TokenizedAnswer(tokens[:tokens_max], whole=False)
+    return TokenizedAnswer(tokens, whole=True)
 
 
 def streamed(

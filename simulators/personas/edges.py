@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from dub5.simulators.personas.base import Page, Turn
+from dub5.simulators.personas.base import FixedResponse, PersonaContext
 
 ERRORS_URL = "https://developers.cloudflare.com/support/troubleshooting/http-status-codes"
 ZONE = "provider.example"
@@ -78,22 +78,22 @@ CAUSES: Mapping[int, Cause] = {
 }
 
 
-def cloudflare(status: int, turn: Turn, code: int | None = None) -> Page:
+def cloudflare(status: int, context: PersonaContext, code: int | None = None) -> FixedResponse:
     """Cloudflare's own error, as JSON for those who accept just that, else as a page."""
-    wants_json = "application/json" in turn.accept and "text/html" not in turn.accept
+    wants_json = "application/json" in context.accept and "text/html" not in context.accept
     page = cloudflare_json if wants_json else cloudflare_html
-    return page(status, turn, code or _cause_of(status))
+    return page(status, context, code or _cause_of(status))
 
 
-def cloudflare_text(status: int, turn: Turn, code: int) -> Page:
+def cloudflare_text(status: int, context: PersonaContext, code: int) -> FixedResponse:
     """One line, as old as the other two are rich."""
-    headers = _headers(turn, "text/plain; charset=UTF-8", code)
-    return Page(status, headers, b"error code: %d" % code)
+    headers = _headers(context, "text/plain; charset=UTF-8", code)
+    return FixedResponse(status, headers, b"error code: %d" % code)
 
 
-def cloudflare_json(status: int, turn: Turn, code: int) -> Page:
+def cloudflare_json(status: int, context: PersonaContext, code: int) -> FixedResponse:
     """The form for programs, with advice on when to come back."""
-    cause, headers = CAUSES[code], _headers(turn, "application/json", code)
+    cause, headers = CAUSES[code], _headers(context, "application/json", code)
     ray = headers["cf-ray"].partition("-")[0]
     body = {
         "type": f"{ERRORS_URL}/cloudflare-{'1xxx' if code > 999 else '5xx'}-errors/error-{code}/",
@@ -105,7 +105,7 @@ def cloudflare_json(status: int, turn: Turn, code: int) -> Page:
         "error_name": cause.name,
         "error_category": cause.category,
         "ray_id": ray,
-        "timestamp": f"{datetime.fromtimestamp(turn.created, UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "timestamp": f"{datetime.fromtimestamp(context.created, UTC):%Y-%m-%dT%H:%M:%SZ}",
         "zone": ZONE,
         "cloudflare_error": True,
         "retryable": cause.retry_after_s is not None,
@@ -116,36 +116,36 @@ def cloudflare_json(status: int, turn: Turn, code: int) -> Page:
     if cause.retry_after_s is not None:
         body["retry_after"] = cause.retry_after_s
         headers["retry-after"] = str(cause.retry_after_s)
-    return Page(status, headers, msgspec.json.encode(body))
+    return FixedResponse(status, headers, msgspec.json.encode(body))
 
 
-def cloudflare_html(status: int, turn: Turn, code: int) -> Page:
+def cloudflare_html(status: int, context: PersonaContext, code: int) -> FixedResponse:
     """The page for people."""
-    cause, headers = CAUSES[code], _headers(turn, "text/html; charset=UTF-8", code)
-    ray, at = headers["cf-ray"].partition("-")[0], f"{datetime.fromtimestamp(turn.created, UTC):%F %T}"
+    cause, headers = CAUSES[code], _headers(context, "text/html; charset=UTF-8", code)
+    ray, at = headers["cf-ray"].partition("-")[0], f"{datetime.fromtimestamp(context.created, UTC):%F %T}"
     page = HTML.format(zone=ZONE, ray=ray, at=at, code=code, title=cause.title, what=cause.detail)
-    return Page(status, headers, page.encode())
+    return FixedResponse(status, headers, page.encode())
 
 
-def nginx(status: int, turn: Turn) -> Page:
+def nginx(status: int, context: PersonaContext) -> FixedResponse:
     """nginx's page, the same for every reader."""
     title = {502: "502 Bad Gateway", 503: "503 Service Temporarily Unavailable", 504: "504 Gateway Time-out"}
     name = title.get(status, str(status))
     head = f"<html>\r\n<head><title>{name}</title></head>\r\n<body>\r\n<center><h1>{name}</h1></center>\r\n"
     body = f"{head}<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
-    return Page(status, {"content-type": "text/html", "server": "nginx"}, body.encode())
+    return FixedResponse(status, {"content-type": "text/html", "server": "nginx"}, body.encode())
 
 
-def vercel(status: int, turn: Turn) -> Page:
+def vercel(status: int, context: PersonaContext) -> FixedResponse:
     """Vercel's line about a function that took too long."""
-    id = f"fra1::{turn.hex(5)}-{turn.created}000-{turn.hex(12)}"
+    id = f"fra1::{context.hex(5)}-{context.created}000-{context.hex(12)}"
     body = f"An error occurred with your deployment\n\nFUNCTION_INVOCATION_TIMEOUT\n\n{id}\n"
     headers = {"content-type": "text/plain; charset=utf-8", "server": "Vercel", "x-vercel-id": id}
-    return Page(status, {**headers, "x-vercel-error": "FUNCTION_INVOCATION_TIMEOUT"}, body.encode())
+    return FixedResponse(status, {**headers, "x-vercel-error": "FUNCTION_INVOCATION_TIMEOUT"}, body.encode())
 
 
-def _headers(turn: Turn, content_type: str, code: int) -> dict[str, str]:
-    ray = {"cf-ray": f"{turn.hex(16)}-FRA", "server": "cloudflare", "cache-control": "private, no-store"}
+def _headers(context: PersonaContext, content_type: str, code: int) -> dict[str, str]:
+    ray = {"cf-ray": f"{context.hex(16)}-FRA", "server": "cloudflare", "cache-control": "private, no-store"}
     return {"content-type": content_type, **ray, "cf-error-type": "52x" if 520 <= code < 530 else str(code)}
 
 
@@ -156,7 +156,7 @@ def _cause_of(status: int) -> int:
 class Edge(NamedTuple):
     """What stands in front of a provider, and the statuses that it answers in its place."""
 
-    page: Callable[[int, Turn], Page]
+    page: Callable[[int, PersonaContext], FixedResponse]
     statuses: frozenset[int]
 
 
@@ -167,7 +167,7 @@ EDGES: Mapping[str, Edge] = {
     "vercel": Edge(vercel, frozenset({504})),
 }
 
-EDGE_PAGES: Mapping[str, Callable[[int, Turn], Page]] = {
+EDGE_PAGES: Mapping[str, Callable[[int, PersonaContext], FixedResponse]] = {
     "cloudflare_1033": functools.partial(cloudflare, code=1033),
     "cloudflare_1016": functools.partial(cloudflare, code=1016),
     "cloudflare_1033_text": functools.partial(cloudflare_text, code=1033),

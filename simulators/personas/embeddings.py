@@ -40,8 +40,8 @@ def embeddings(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def vector(text: str, size: int) -> list[float]:
     """The one of this text."""
-    chance = random.Random(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
-    drawn = [chance.gauss(0.0, 1.0) for _ in range(size)]
+    rng = random.Random(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    drawn = [rng.gauss(0.0, 1.0) for _ in range(size)]
     length = math.sqrt(sum(x * x for x in drawn)) or 1.0
     return [x / length for x in drawn]
 

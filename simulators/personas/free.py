@@ -6,9 +6,9 @@ The origin's own 429 is its limit; a 429 of a host behind it leaves as 502. When
 from datetime import UTC, datetime
 from typing import Any
 
-from dub5.simulators.limits.rate import Excess
-from dub5.simulators.personas.base import Page, Refusal, Turn, retry_after
-from dub5.simulators.personas.openai import OpenAI
+from dub5.simulators.limits.rate import LimitExceeded
+from dub5.simulators.personas.base import FixedResponse, PersonaContext, Refusal, retry_after
+from dub5.simulators.personas.openai import OpenAIPersona
 
 TIER = "Model not found or tier not high enough. Your tier: anonymous, required tier: seed. See our docs for tiers."
 TYPICAL = {  # status: message, code
@@ -21,7 +21,7 @@ TYPICAL = {  # status: message, code
 }
 
 
-class Free(OpenAI):
+class FreePersona(OpenAIPersona):
     """`/v1/chat/completions`."""
 
     name = "free"
@@ -30,30 +30,30 @@ class Free(OpenAI):
     daily_windows = True
     edge = "cloudflare"
 
-    def headers(self, turn: Turn) -> dict[str, str]:
-        ray = {"server": "cloudflare", "cf-ray": f"{turn.hex(16)}-FRA", "cf-cache-status": "DYNAMIC"}
+    def headers(self, context: PersonaContext) -> dict[str, str]:
+        ray = {"server": "cloudflare", "cf-ray": f"{context.hex(16)}-FRA", "cf-cache-status": "DYNAMIC"}
         return {**ray, "access-control-allow-origin": "*"}
 
-    def refusal(self, refusal: Refusal, turn: Turn) -> Page:
-        return self._page(
-            refusal.status, refusal.message or TYPICAL.get(refusal.status, ("Error", ""))[0], turn
+    def refusal(self, refusal: Refusal, context: PersonaContext) -> FixedResponse:
+        return self._error_response(
+            refusal.status, refusal.message or TYPICAL.get(refusal.status, ("Error", ""))[0], context
         )
 
-    def error(self, status: int, turn: Turn) -> Page:
+    def error(self, status: int, context: PersonaContext) -> FixedResponse:
         if status == 402:
-            return self.page(402, {"error": TIER, "status": 402}, turn)
-        return self._page(status, TYPICAL.get(status, ("Internal Server Error", ""))[0], turn)
+            return self.json_response(402, {"error": TIER, "status": 402}, context)
+        return self._error_response(status, TYPICAL.get(status, ("Internal Server Error", ""))[0], context)
 
-    def limited(self, excess: Excess, turn: Turn) -> Page:
-        standing = excess.standing
-        text = f"Too Many Requests: {standing.limit} {standing.what} per {standing.span} for your IP"
-        page = self.page(429, {"error": text, "status": 429}, turn)
-        return Page(429, {**page.headers, **retry_after(excess)}, page.body)
+    def limited(self, excess: LimitExceeded, context: PersonaContext) -> FixedResponse:
+        state = excess.state
+        text = f"Too Many Requests: {state.limit} {state.what} per {state.span} for your IP"
+        response = self.json_response(429, {"error": text, "status": 429}, context)
+        return FixedResponse(429, {**response.headers, **retry_after(excess)}, response.body)
 
-    def _page(self, status: int, message: str, turn: Turn) -> Page:
+    def _error_response(self, status: int, message: str, context: PersonaContext) -> FixedResponse:
         """One of three shapes, by the luck of the day."""
         code = TYPICAL.get(status, ("", "INTERNAL_ERROR"))[1]
-        at = f"{datetime.fromtimestamp(turn.created, UTC):%Y-%m-%dT%H:%M:%S.000Z}"
+        at = f"{datetime.fromtimestamp(context.created, UTC):%Y-%m-%dT%H:%M:%S.000Z}"
         shapes: list[dict[str, Any]] = [
             {"error": message, "status": status},
             {
@@ -67,4 +67,4 @@ class Free(OpenAI):
                 "details": {"error": {"message": message, "type": "upstream_error"}, "provider": "openai"},
             },
         ]
-        return self.page(status, turn.chance.choice(shapes), turn)
+        return self.json_response(status, context.rng.choice(shapes), context)

@@ -5,66 +5,80 @@ from typing import Any
 
 import msgspec
 
-from dub5.simulators.limits.rate import Excess, Standing, by_kind
-from dub5.simulators.personas.base import Asked, Page, Spoken, Turn, retry_after
+from dub5.simulators.limits.rate import BucketState, LimitExceeded, by_kind
+from dub5.simulators.personas.base import (
+    FixedResponse,
+    ParsedRequest,
+    PersonaContext,
+    TokenizedAnswer,
+    retry_after,
+)
 from dub5.simulators.personas.limit_words import limit_error, ratelimit_headers
-from dub5.simulators.personas.openai import OpenAI, usage
+from dub5.simulators.personas.openai import OpenAIPersona, usage
 
 CAPACITY = "Over capacity, please try again later. See https://console.groq.com/docs/flex-processing"
 
 
-class Groq(OpenAI):
+class GroqPersona(OpenAIPersona):
     """`/v1/chat/completions`."""
 
     name = "groq"
     other_paths = ()
     models = ("llama-sim-70b", "llama-sim-8b")
 
-    def headers(self, turn: Turn) -> dict[str, str]:
-        ray = f"{turn.hex(16)}-FRA"
-        return {"x-request-id": f"req_{turn.hex(26)}", "server": "cloudflare", "cf-ray": ray}
+    def headers(self, context: PersonaContext) -> dict[str, str]:
+        ray = f"{context.hex(16)}-FRA"
+        return {"x-request-id": f"req_{context.hex(26)}", "server": "cloudflare", "cf-ray": ray}
 
-    def completion(self, asked: Asked, turn: Turn, spoken: Spoken, tool: str | None) -> dict[str, Any]:
-        said = super().completion(asked, turn, spoken, tool)
-        return {**said, "usage": usage(asked, spoken), "x_groq": {"id": f"req_{turn.hex(26)}"}}
+    def completion(
+        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
+    ) -> dict[str, Any]:
+        said = super().completion(parsed, context, answer, tool)
+        return {**said, "usage": usage(parsed, answer), "x_groq": {"id": f"req_{context.hex(26)}"}}
 
     def events(
-        self, asked: Asked, turn: Turn, spoken: Spoken, tool: str | None
+        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
     ) -> tuple[Iterable[bytes], Iterable[bytes], Iterable[bytes]]:
         """`x_groq` rides on the first event, and again, with the usage, on the one with the finish reason."""
-        (first,), tokens, (finish, *rest) = super().events(asked, turn, spoken, tool)
-        id = f"req_{turn.hex(26)}"
-        counts = usage(asked, spoken)
+        (first,), tokens, (finish, *rest) = super().events(parsed, context, answer, tool)
+        id = f"req_{context.hex(26)}"
+        counts = usage(parsed, answer)
         return [marked(first, {"id": id})], tokens, [marked(finish, {"id": id, "usage": counts}), *rest]
 
-    def error(self, status: int, turn: Turn) -> Page:
+    def error(self, status: int, context: PersonaContext) -> FixedResponse:
         if status == 498:
             error = {"message": CAPACITY, "type": "server_error", "code": "capacity_exceeded"}
-            return self.page(498, {"error": error}, turn)
-        return super().error(status, turn)
+            return self.json_response(498, {"error": error}, context)
+        return super().error(status, context)
 
-    def overloaded(self, turn: Turn) -> Page:
-        return self.error(498, turn)
+    def overloaded(self, context: PersonaContext) -> FixedResponse:
+        return self.error(498, context)
 
-    def error_event(self, turn: Turn) -> bytes:
+    def error_event(self, context: PersonaContext) -> bytes:
         """An error of the model's host hides in `x_groq`; there are no choices."""
-        head = {"id": f"chatcmpl-{turn.hex(24)}", "object": "chat.completion.chunk", "created": turn.created}
-        x_groq = {"id": f"req_{turn.hex(26)}", "error": "Internal Server Error"}
+        head = {
+            "id": f"chatcmpl-{context.hex(24)}",
+            "object": "chat.completion.chunk",
+            "created": context.created,
+        }
+        x_groq = {"id": f"req_{context.hex(26)}", "error": "Internal Server Error"}
         error = {"message": "Internal Server Error", "type": "internal_server_error"}
         body = {**head, "model": "", "choices": [], "error": error, "x_groq": x_groq}
         return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
-    def limited(self, excess: Excess, turn: Turn) -> Page:
+    def limited(self, excess: LimitExceeded, context: PersonaContext) -> FixedResponse:
         said = limit_error(excess, f"`{self.models[0]}`", "`org_sim` service tier `on_demand`")
         error = {name: said[name] for name in ("message", "type", "code")}
-        page = self.page(413 if excess.too_large else 429, {"error": error}, turn)
-        return Page(page.status, {**page.headers, **retry_after(excess)}, page.body)
+        response = self.json_response(413 if excess.too_large else 429, {"error": error}, context)
+        return FixedResponse(response.status, {**response.headers, **retry_after(excess)}, response.body)
 
-    def limit_headers(self, standings: Sequence[Standing], now_s: float, *, refused: bool) -> dict[str, str]:
+    def limit_headers(
+        self, bucket_states: Sequence[BucketState], now_s: float, *, refused: bool
+    ) -> dict[str, str]:
         """Requests are told per day, tokens per minute."""
-        a_day, a_minute = by_kind(standings, "day", "minute"), by_kind(standings, "minute", "day")
-        told = {"requests": a_day.get("requests"), "tokens": a_minute.get("tokens")}
-        return ratelimit_headers({what: s for what, s in told.items() if s is not None})
+        a_day, a_minute = by_kind(bucket_states, "day", "minute"), by_kind(bucket_states, "minute", "day")
+        values = {"requests": a_day.get("requests"), "tokens": a_minute.get("tokens")}
+        return ratelimit_headers({what: s for what, s in values.items() if s is not None})
 
 
 def marked(event: bytes, x_groq: dict[str, Any]) -> bytes:

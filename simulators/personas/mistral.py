@@ -5,9 +5,16 @@ from typing import Any
 
 import msgspec
 
-from dub5.simulators.limits.rate import Excess, Standing
-from dub5.simulators.personas.base import Asked, Page, Persona, Refusal, Spoken, Turn
-from dub5.simulators.personas.openai import DONE, OpenAI, envelope, finish, usage
+from dub5.simulators.limits.rate import BucketState, LimitExceeded
+from dub5.simulators.personas.base import (
+    FixedResponse,
+    ParsedRequest,
+    Persona,
+    PersonaContext,
+    Refusal,
+    TokenizedAnswer,
+)
+from dub5.simulators.personas.openai import DONE, OpenAIPersona, envelope, finish, usage
 from dub5.simulators.script import SimRequest
 
 FIELDS = """model messages temperature top_p top_k max_tokens min_tokens stream stop random_seed metadata n prediction
@@ -22,15 +29,15 @@ TYPICAL: dict[int, tuple[str, str, str | None]] = {  # status: message, type, co
 }
 
 
-class Mistral(OpenAI):
+class MistralPersona(OpenAIPersona):
     """`/v1/chat/completions`, strict about fields it does not know."""
 
     name = "mistral"
     models = ("mistral-sim", "mistral-sim-small")
     id_prefix = ""
 
-    def headers(self, turn: Turn) -> dict[str, str]:
-        return {"mistral-correlation-id": turn.hex(32)}
+    def headers(self, context: PersonaContext) -> dict[str, str]:
+        return {"mistral-correlation-id": context.hex(32)}
 
     def check(self, request: SimRequest, fields: Mapping[str, Any]) -> None:
         wrong = [
@@ -53,24 +60,26 @@ class Mistral(OpenAI):
         if wrong:
             raise Refusal(422, "", detail=wrong)
 
-    def completion(self, asked: Asked, turn: Turn, spoken: Spoken, tool: str | None) -> dict[str, Any]:
+    def completion(
+        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
+    ) -> dict[str, Any]:
         choice = {
             "index": 0,
-            "finish_reason": finish(spoken, tool),
-            "message": self.message(turn, spoken, tool),
+            "finish_reason": finish(answer, tool),
+            "message": self.message(context, answer, tool),
         }
-        head = envelope(turn.hex(32), "chat.completion", asked, turn)
-        return {**head, "choices": [choice], "usage": usage(asked, spoken)}
+        head = envelope(context.hex(32), "chat.completion", parsed, context)
+        return {**head, "choices": [choice], "usage": usage(parsed, answer)}
 
-    def message(self, turn: Turn, spoken: Spoken, tool: str | None) -> dict[str, Any]:
+    def message(self, context: PersonaContext, answer: TokenizedAnswer, tool: str | None) -> dict[str, Any]:
         if tool is None:
-            return {"role": "assistant", "tool_calls": None, "content": spoken.text}
-        return {"role": "assistant", "tool_calls": [_call(turn, tool, spoken.text)], "content": ""}
+            return {"role": "assistant", "tool_calls": None, "content": answer.text}
+        return {"role": "assistant", "tool_calls": [_call(context, tool, answer.text)], "content": ""}
 
     def events(
-        self, asked: Asked, turn: Turn, spoken: Spoken, tool: str | None
+        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
     ) -> tuple[Iterable[bytes], Iterable[bytes], Iterable[bytes]]:
-        head = envelope(turn.hex(32), "chat.completion.chunk", asked, turn)
+        head = envelope(context.hex(32), "chat.completion.chunk", parsed, context)
         stem = b"data: " + msgspec.json.encode(head)[:-1] + b',"choices":['
 
         def event(delta: bytes, reason: bytes = b"null", more: bytes = b"") -> bytes:
@@ -78,15 +87,15 @@ class Mistral(OpenAI):
             return stem + choice + b"]" + more + b"}\n\n"
 
         first = [event(b'{"role":"assistant","content":""}')]
-        counts = b',"usage":' + msgspec.json.encode(usage(asked, spoken))
-        reason = b'"%b"' % finish(spoken, tool).encode()
+        counts = b',"usage":' + msgspec.json.encode(usage(parsed, answer))
+        reason = b'"%b"' % finish(answer, tool).encode()
         if tool is not None:  # a call comes in one piece
-            call = msgspec.json.encode({"content": "", "tool_calls": [_call(turn, tool, spoken.text)]})
+            call = msgspec.json.encode({"content": "", "tool_calls": [_call(context, tool, answer.text)]})
             return first, [event(call, reason, counts)], [DONE]
-        tokens = (event(b'{"content":%b}' % msgspec.json.encode(token)) for token in spoken.tokens)
+        tokens = (event(b'{"content":%b}' % msgspec.json.encode(token)) for token in answer.tokens)
         return first, tokens, [event(b'{"content":""}', reason, counts), DONE]
 
-    def refusal(self, refusal: Refusal, turn: Turn) -> Page:
+    def refusal(self, refusal: Refusal, context: PersonaContext) -> FixedResponse:
         detail: object = refusal.details.get("detail")
         match refusal.details.get("kind"):
             case "key":
@@ -96,42 +105,51 @@ class Mistral(OpenAI):
             case "model":
                 detail = f"Model not found: {refusal.message}"
             case "path":
-                body = {"message": "no Route matched with those values", "request_id": turn.hex(32)}
-                return self.page(404, body, turn)
-        return self.page(refusal.status, {"detail": detail}, turn)
+                body = {"message": "no Route matched with those values", "request_id": context.hex(32)}
+                return self.json_response(404, body, context)
+        return self.json_response(refusal.status, {"detail": detail}, context)
 
     def not_json(self) -> Refusal:
         return Refusal(
             422, "", detail=[{"loc": ["body", 0], "msg": "JSON decode error", "type": "json_invalid"}]
         )
 
-    def error(self, status: int, turn: Turn) -> Page:
+    def error(self, status: int, context: PersonaContext) -> FixedResponse:
         if status == 401:
-            return self.page(401, {"detail": "Unauthorized"}, turn)
+            return self.json_response(401, {"detail": "Unauthorized"}, context)
         if status == 422:
             detail = [_problem("messages", "value_error", "Value error")]
-            return self.page(422, {"detail": detail}, turn)
+            return self.json_response(422, {"detail": detail}, context)
         message, kind, code = TYPICAL.get(status, (f"Error {status}", "invalid_request_error", None))
         body = {"object": "error", "message": message, "type": kind, "param": None, "code": code}
-        return self.page(status, {**body, "raw_status_code": status} if status == 429 else body, turn)
+        return self.json_response(
+            status, {**body, "raw_status_code": status} if status == 429 else body, context
+        )
 
-    def limited(self, excess: Excess, turn: Turn) -> Page:
-        return Persona.limited(self, excess, turn)
+    def limited(self, excess: LimitExceeded, context: PersonaContext) -> FixedResponse:
+        return Persona.limited(self, excess, context)
 
-    def limit_headers(self, standings: Sequence[Standing], now_s: float, *, refused: bool) -> dict[str, str]:
-        left = [s.remaining for s in standings if s.what == "requests"]
+    def limit_headers(
+        self, bucket_states: Sequence[BucketState], now_s: float, *, refused: bool
+    ) -> dict[str, str]:
+        left = [s.remaining for s in bucket_states if s.what == "requests"]
         return {"x-ratelimit-remaining": str(min(left))} if left else {}
 
-    def error_event(self, turn: Turn) -> bytes:
+    def error_event(self, context: PersonaContext) -> bytes:
         choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
-        head = {"id": turn.hex(32), "object": "chat.completion.chunk", "created": turn.created, "model": ""}
+        head = {
+            "id": context.hex(32),
+            "object": "chat.completion.chunk",
+            "created": context.created,
+            "model": "",
+        }
         return b"data: " + msgspec.json.encode({**head, "choices": [choice]}) + b"\n\n"
 
-    def model_card(self, model: str, turn: Turn) -> dict[str, Any]:
+    def model_card(self, model: str, context: PersonaContext) -> dict[str, Any]:
         card = {
             "id": model,
             "object": "model",
-            "created": turn.created,
+            "created": context.created,
             "owned_by": "mistralai",
             "type": "base",
         }
@@ -142,5 +160,5 @@ def _problem(field: str, kind: str, message: str) -> dict[str, Any]:
     return {"loc": ["body", field], "msg": message, "type": kind}
 
 
-def _call(turn: Turn, tool: str, arguments: str) -> dict[str, Any]:
-    return {"id": turn.hex(9), "function": {"name": tool, "arguments": arguments}, "index": 0}
+def _call(context: PersonaContext, tool: str, arguments: str) -> dict[str, Any]:
+    return {"id": context.hex(9), "function": {"name": tool, "arguments": arguments}, "index": 0}

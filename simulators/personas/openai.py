@@ -7,16 +7,16 @@ from typing import Any
 import msgspec
 
 from dub5.simulators.answers import pieces
-from dub5.simulators.limits.rate import Excess, Standing, by_kind
+from dub5.simulators.limits.rate import BucketState, LimitExceeded, by_kind
 from dub5.simulators.personas.base import (
-    Asked,
-    Page,
+    FixedResponse,
+    ParsedRequest,
     Persona,
+    PersonaContext,
     Refusal,
-    Spoken,
-    Turn,
+    TokenizedAnswer,
+    compose_answer,
     retry_after,
-    speak,
     streamed,
 )
 from dub5.simulators.personas.embeddings import embeddings
@@ -59,7 +59,7 @@ TYPICAL: dict[int, tuple[str, str, str | None]] = {  # status: message, type, co
 }
 
 
-class OpenAI(Persona):
+class OpenAIPersona(Persona):
     """`/v1/chat/completions` and `/v1/embeddings`."""
 
     name = "openai"
@@ -69,9 +69,9 @@ class OpenAI(Persona):
     id_prefix = "chatcmpl-"
     tool_id_prefix = "call_"
 
-    def headers(self, turn: Turn) -> dict[str, str]:
+    def headers(self, context: PersonaContext) -> dict[str, str]:
         return {
-            "x-request-id": f"req_{turn.hex(32)}",
+            "x-request-id": f"req_{context.hex(32)}",
             "openai-organization": "org-sim",
             "openai-processing-ms": "12",
             "openai-version": "2020-10-01",
@@ -98,30 +98,34 @@ class OpenAI(Persona):
         if fields.get("n") not in (None, 1):
             raise Refusal(400, "Only n = 1 is simulated.", param="n", code="unsupported_value")
 
-    def chat(self, asked: Asked, turn: Turn) -> Script:
-        fields = asked.fields or {}
+    def chat(self, parsed: ParsedRequest, context: PersonaContext) -> Script:
+        fields = parsed.fields or {}
         tool = forced_tool(fields)
-        spoken = speak(asked, turn, fields.get("max_completion_tokens") or fields.get("max_tokens"))
+        answer = compose_answer(
+            parsed, context, fields.get("max_completion_tokens") or fields.get("max_tokens")
+        )
         if tool is not None:
-            spoken = arguments(spoken)
-        pace = turn.profile.latency.pace(turn.chance)
-        if not asked.stream:
-            count = len(spoken.tokens)
-            return self.page(200, self.completion(asked, turn, spoken, tool), turn).after(
+            answer = arguments(answer)
+        pace = context.profile.latency.pace(context.rng)
+        if not parsed.stream:
+            count = len(answer.tokens)
+            return self.json_response(200, self.completion(parsed, context, answer, tool), context).after(
                 pace.whole(count), count
             )
-        opening, tokens, closing = self.events(asked, turn, spoken, tool)
-        return streamed(self.stream_head(turn), opening, tokens, closing, pace)
+        opening, tokens, closing = self.events(parsed, context, answer, tool)
+        return streamed(self.stream_head(context), opening, tokens, closing, pace)
 
-    def other(self, path: str, fields: Mapping[str, Any], turn: Turn) -> Script:
+    def other(self, path: str, fields: Mapping[str, Any], context: PersonaContext) -> Script:
         body = embeddings(fields)
-        pace = turn.profile.latency.pace(turn.chance)
-        return self.page(200, body, turn).after(pace.whole(1), 1)
+        pace = context.profile.latency.pace(context.rng)
+        return self.json_response(200, body, context).after(pace.whole(1), 1)
 
-    def completion(self, asked: Asked, turn: Turn, spoken: Spoken, tool: str | None) -> dict[str, Any]:
+    def completion(
+        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
+    ) -> dict[str, Any]:
         """The whole answer as one object."""
-        message = {**self.message(turn, spoken, tool), "refusal": None, "annotations": []}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish(spoken, tool)}
+        message = {**self.message(context, answer, tool), "refusal": None, "annotations": []}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish(answer, tool)}
         details = {
             "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
             "completion_tokens_details": {
@@ -132,28 +136,28 @@ class OpenAI(Persona):
             },
         }
         return {
-            **envelope(self.id_prefix + turn.hex(24), "chat.completion", asked, turn),
+            **envelope(self.id_prefix + context.hex(24), "chat.completion", parsed, context),
             "choices": [choice],
-            "usage": {**usage(asked, spoken), **details},
+            "usage": {**usage(parsed, answer), **details},
             "service_tier": "default",
             "system_fingerprint": "fp_sim",
         }
 
-    def message(self, turn: Turn, spoken: Spoken, tool: str | None) -> dict[str, Any]:
+    def message(self, context: PersonaContext, answer: TokenizedAnswer, tool: str | None) -> dict[str, Any]:
         """What the assistant says, in words or as a call."""
         if tool is None:
-            return {"role": "assistant", "content": spoken.text}
-        function = {"name": tool, "arguments": spoken.text}
-        call = {"id": self.tool_id_prefix + turn.hex(24), "type": "function", "function": function}
+            return {"role": "assistant", "content": answer.text}
+        function = {"name": tool, "arguments": answer.text}
+        call = {"id": self.tool_id_prefix + context.hex(24), "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
 
     def events(
-        self, asked: Asked, turn: Turn, spoken: Spoken, tool: str | None
+        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
     ) -> tuple[Iterable[bytes], Iterable[bytes], Iterable[bytes]]:
         """The stream: what comes before the tokens, one event per token, what comes after."""
-        options = (asked.fields or {}).get("stream_options")
+        options = (parsed.fields or {}).get("stream_options")
         wants_usage = isinstance(options, dict) and options.get("include_usage") is True
-        head = envelope(self.id_prefix + turn.hex(24), "chat.completion.chunk", asked, turn)
+        head = envelope(self.id_prefix + context.hex(24), "chat.completion.chunk", parsed, context)
         head |= {"service_tier": "default", "system_fingerprint": "fp_sim"}
         stem = b"data: " + msgspec.json.encode(head)[:-1] + b',"choices":['
         tail = b'],"usage":null}\n\n' if wants_usage else b"]}\n\n"
@@ -162,23 +166,23 @@ class OpenAI(Persona):
             choice = b'{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}' % (delta, reason)
             return stem + choice + tail
 
-        said = (msgspec.json.encode(token) for token in spoken.tokens)
+        said = (msgspec.json.encode(token) for token in answer.tokens)
         if tool is None:
             first = b'{"role":"assistant","content":"","refusal":null}'
             tokens = (event(b'{"content":%b}' % text) for text in said)
         else:
-            call = {"index": 0, "id": self.tool_id_prefix + turn.hex(24), "type": "function"}
+            call = {"index": 0, "id": self.tool_id_prefix + context.hex(24), "type": "function"}
             call |= {"function": {"name": tool, "arguments": ""}}
             first = msgspec.json.encode({"role": "assistant", "content": None, "tool_calls": [call]})
             tokens = (
                 event(b'{"tool_calls":[{"index":0,"function":{"arguments":%b}}]}' % text) for text in said
             )
-        closing = [event(b"{}", b'"%b"' % finish(spoken, tool).encode())]
+        closing = [event(b"{}", b'"%b"' % finish(answer, tool).encode())]
         if wants_usage:
-            closing.append(stem + b'],"usage":' + msgspec.json.encode(usage(asked, spoken)) + b"}\n\n")
+            closing.append(stem + b'],"usage":' + msgspec.json.encode(usage(parsed, answer)) + b"}\n\n")
         return [event(first)], tokens, [*closing, DONE]
 
-    def refusal(self, refusal: Refusal, turn: Turn) -> Page:
+    def refusal(self, refusal: Refusal, context: PersonaContext) -> FixedResponse:
         message, param, code = refusal.message, refusal.details.get("param"), refusal.details.get("code")
         match refusal.details.get("kind"):
             case "key" if not message:
@@ -191,26 +195,28 @@ class OpenAI(Persona):
             case "model":
                 param, code = "model", "model_not_found"
         error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
-        return self.page(refusal.status, {"error": error}, turn)
+        return self.json_response(refusal.status, {"error": error}, context)
 
     def not_json(self) -> Refusal:
         return Refusal(400, NOT_JSON)
 
-    def error(self, status: int, turn: Turn) -> Page:
+    def error(self, status: int, context: PersonaContext) -> FixedResponse:
         message, kind, code = TYPICAL.get(status, (SORRY, "server_error", None))
-        return self.page(
-            status, {"error": {"message": message, "type": kind, "param": None, "code": code}}, turn
+        return self.json_response(
+            status, {"error": {"message": message, "type": kind, "param": None, "code": code}}, context
         )
 
-    def limited(self, excess: Excess, turn: Turn) -> Page:
-        page = self.page(429, {"error": limit_error(excess, self.models[0])}, turn)
+    def limited(self, excess: LimitExceeded, context: PersonaContext) -> FixedResponse:
+        response = self.json_response(429, {"error": limit_error(excess, self.models[0])}, context)
         ms = {} if excess.too_large else {"retry-after-ms": str(math.ceil(excess.wait_s * 1000))}
-        return Page(429, {**page.headers, **retry_after(excess), **ms}, page.body)
+        return FixedResponse(429, {**response.headers, **retry_after(excess), **ms}, response.body)
 
-    def limit_headers(self, standings: Sequence[Standing], now_s: float, *, refused: bool) -> dict[str, str]:
-        return ratelimit_headers(by_kind(standings, "minute", "second", "day"))
+    def limit_headers(
+        self, bucket_states: Sequence[BucketState], now_s: float, *, refused: bool
+    ) -> dict[str, str]:
+        return ratelimit_headers(by_kind(bucket_states, "minute", "second", "day"))
 
-    def error_event(self, turn: Turn) -> bytes:
+    def error_event(self, context: PersonaContext) -> bytes:
         error = {"message": SORRY, "type": "server_error", "param": None, "code": None}
         return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
@@ -225,13 +231,13 @@ class OpenAI(Persona):
         said["usage"] |= {"completion_tokens": 0, "total_tokens": said["usage"]["prompt_tokens"]}
         return msgspec.json.encode(said)
 
-    def model_card(self, model: str, turn: Turn) -> dict[str, Any]:
+    def model_card(self, model: str, context: PersonaContext) -> dict[str, Any]:
         return {"id": model, "object": "model", "created": 1_763_700_000, "owned_by": "simulators"}
 
 
-def envelope(id: str, kind: str, asked: Asked, turn: Turn) -> dict[str, Any]:
+def envelope(id: str, kind: str, parsed: ParsedRequest, context: PersonaContext) -> dict[str, Any]:
     """What a completion and each of its chunks begin with."""
-    return {"id": id, "object": kind, "created": turn.created, "model": asked.model}
+    return {"id": id, "object": kind, "created": context.created, "model": parsed.model}
 
 
 def check_minimum(fields: Mapping[str, Any], param: str) -> None:
@@ -264,19 +270,19 @@ def _function_name(tool: object) -> str | None:
     return str(function.get("name") or "") or None if isinstance(function, dict) else None
 
 
-def arguments(spoken: Spoken) -> Spoken:
+def arguments(answer: TokenizedAnswer) -> TokenizedAnswer:
     """The answer as a function's arguments: `{"answer": "..."}` in fragments."""
-    return Spoken(pieces(msgspec.json.encode({"answer": spoken.text}).decode()), whole=True)
+    return TokenizedAnswer(pieces(msgspec.json.encode({"answer": answer.text}).decode()), whole=True)
 
 
-def finish(spoken: Spoken, tool: str | None) -> str:
+def finish(answer: TokenizedAnswer, tool: str | None) -> str:
     """Why the answer ends."""
     if tool is not None:
         return "tool_calls"
-    return "stop" if spoken.whole else "length"
+    return "stop" if answer.whole else "length"
 
 
-def usage(asked: Asked, spoken: Spoken) -> dict[str, int]:
+def usage(parsed: ParsedRequest, answer: TokenizedAnswer) -> dict[str, int]:
     """Tokens of prompt and answer."""
-    given, said = asked.prompt_tokens, len(spoken.tokens)
+    given, said = parsed.prompt_tokens, len(answer.tokens)
     return {"prompt_tokens": given, "completion_tokens": said, "total_tokens": given + said}

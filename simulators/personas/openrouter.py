@@ -5,9 +5,16 @@ from typing import Any
 
 import msgspec
 
-from dub5.simulators.limits.rate import Excess, Standing
-from dub5.simulators.personas.base import Asked, Page, Refusal, Spoken, Turn, retry_after
-from dub5.simulators.personas.openai import OpenAI, check_minimum
+from dub5.simulators.limits.rate import BucketState, LimitExceeded
+from dub5.simulators.personas.base import (
+    FixedResponse,
+    ParsedRequest,
+    PersonaContext,
+    Refusal,
+    TokenizedAnswer,
+    retry_after,
+)
+from dub5.simulators.personas.openai import OpenAIPersona, check_minimum
 from dub5.simulators.script import Data, Script, Wait
 
 COMMENT = b": OPENROUTER PROCESSING\n\n"
@@ -27,7 +34,7 @@ TYPICAL = {  # status: message
 UPSTREAM = (429, 502)
 
 
-class OpenRouter(OpenAI):
+class OpenRouterPersona(OpenAIPersona):
     """`/v1/chat/completions`; the original has it below /api."""
 
     name = "openrouter"
@@ -36,9 +43,9 @@ class OpenRouter(OpenAI):
     id_prefix = "gen-"
     daily_windows = True
 
-    def headers(self, turn: Turn) -> dict[str, str]:
-        generation = f"gen-{turn.created}-{turn.hex(20)}"
-        return {"x-generation-id": generation, "server": "cloudflare", "cf-ray": f"{turn.hex(16)}-FRA"}
+    def headers(self, context: PersonaContext) -> dict[str, str]:
+        generation = f"gen-{context.created}-{context.hex(20)}"
+        return {"x-generation-id": generation, "server": "cloudflare", "cf-ray": f"{context.hex(16)}-FRA"}
 
     def check(self, request: Any, fields: Mapping[str, Any]) -> None:
         messages = fields.get("messages")
@@ -49,21 +56,23 @@ class OpenRouter(OpenAI):
         check_minimum(fields, "max_tokens")
         check_minimum(fields, "max_completion_tokens")
 
-    def chat(self, asked: Asked, turn: Turn) -> Script:
-        script = super().chat(asked, turn)
-        return commented(script) if asked.stream else script
+    def chat(self, parsed: ParsedRequest, context: PersonaContext) -> Script:
+        script = super().chat(parsed, context)
+        return commented(script) if parsed.stream else script
 
-    def completion(self, asked: Asked, turn: Turn, spoken: Spoken, tool: str | None) -> dict[str, Any]:
-        said = super().completion(asked, turn, spoken, tool)
+    def completion(
+        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
+    ) -> dict[str, Any]:
+        said = super().completion(parsed, context, answer, tool)
         said["choices"][0]["native_finish_reason"] = said["choices"][0]["finish_reason"]
         return {"provider": HOST, **said}
 
-    def refusal(self, refusal: Refusal, turn: Turn) -> Page:
+    def refusal(self, refusal: Refusal, context: PersonaContext) -> FixedResponse:
         message = "No auth credentials found" if refusal.details.get("kind") == "key" else refusal.message
         body = {"error": {"message": message, "code": refusal.status}, "user_id": USER}
-        return self.page(refusal.status, body, turn)
+        return self.json_response(refusal.status, body, context)
 
-    def error(self, status: int, turn: Turn) -> Page:
+    def error(self, status: int, context: PersonaContext) -> FixedResponse:
         error: dict[str, Any] = {"code": status, "message": TYPICAL.get(status, "Internal Server Error")}
         if status in UPSTREAM:
             raw = f"{self.models[0]} is temporarily rate-limited upstream. Please retry shortly, or add your own key."
@@ -71,31 +80,31 @@ class OpenRouter(OpenAI):
                 "raw": raw if status == 429 else '{"error":"upstream error"}',
                 "provider_name": HOST,
             }
-        return self.page(status, {"error": error, "user_id": USER}, turn)
+        return self.json_response(status, {"error": error, "user_id": USER}, context)
 
-    def limited(self, excess: Excess, turn: Turn) -> Page:
-        span = {"minute": "free-models-per-min", "day": "free-models-per-day"}.get(
-            excess.standing.span, "rate"
-        )
+    def limited(self, excess: LimitExceeded, context: PersonaContext) -> FixedResponse:
+        span = {"minute": "free-models-per-min", "day": "free-models-per-day"}.get(excess.state.span, "rate")
         error = {"code": 429, "message": f"Rate limit exceeded: {span}. "}
-        page = self.page(429, {"error": error, "user_id": USER}, turn)
-        return Page(429, {**page.headers, **retry_after(excess)}, page.body)
+        response = self.json_response(429, {"error": error, "user_id": USER}, context)
+        return FixedResponse(429, {**response.headers, **retry_after(excess)}, response.body)
 
-    def limit_headers(self, standings: Sequence[Standing], now_s: float, *, refused: bool) -> dict[str, str]:
+    def limit_headers(
+        self, bucket_states: Sequence[BucketState], now_s: float, *, refused: bool
+    ) -> dict[str, str]:
         """Only a refusal tells anything: the emptiest bucket, its reset in epoch milliseconds."""
-        requests = [s for s in standings if s.what == "requests"]
+        requests = [s for s in bucket_states if s.what == "requests"]
         if not refused or not requests:
             return {}
-        worst = min(requests, key=lambda standing: standing.remaining)
+        worst = min(requests, key=lambda state: state.remaining)
         reset_ms = int((now_s + worst.reset_s) * 1000)
-        told = {"limit": worst.limit, "remaining": worst.remaining, "reset": reset_ms}
-        return {f"x-ratelimit-{name}": str(value) for name, value in told.items()}
+        values = {"limit": worst.limit, "remaining": worst.remaining, "reset": reset_ms}
+        return {f"x-ratelimit-{name}": str(value) for name, value in values.items()}
 
-    def error_event(self, turn: Turn) -> bytes:
+    def error_event(self, context: PersonaContext) -> bytes:
         """An error beside a choice that ends with `error`; its code is a string here, a number elsewhere."""
         error = {"code": "server_error", "message": "Provider disconnected unexpectedly"}
         choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
-        head = {"id": f"gen-{turn.hex(24)}", "object": "chat.completion.chunk", "created": turn.created}
+        head = {"id": f"gen-{context.hex(24)}", "object": "chat.completion.chunk", "created": context.created}
         body = {**head, "model": self.models[0], "provider": HOST, "error": error, "choices": [choice]}
         return b"data: " + msgspec.json.encode(body) + b"\n\n"
 

@@ -26,8 +26,8 @@ from dub5.simulators.faults.base import described
 from dub5.simulators.ledger import Ledger
 from dub5.simulators.limits.concurrency import Capacity
 from dub5.simulators.limits.rate import Limits
-from dub5.simulators.personas.base import JSON, Page
-from dub5.simulators.provider import Provider
+from dub5.simulators.personas.base import JSON, FixedResponse
+from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.script import Script, SimRequest
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -35,7 +35,7 @@ LINES_PER_PAGE = 10_000
 T = TypeVar("T", Limits, Capacity)
 
 
-class Refused(Exception):
+class AdminCallError(Exception):
     """A call that is turned down, with its status and a sentence."""
 
     def __init__(self, status: int, message: str, **headers: str) -> None:
@@ -45,31 +45,31 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Admin:
+class AdminApi:
     """Answers admin calls; give it to `sockets.serve`."""
 
-    providers: Mapping[str, Provider]
+    providers: Mapping[str, SimulatedProvider]
     ledger: Ledger
     token: str
 
     def __call__(self, request: SimRequest) -> Script:
         try:
             self._check(request)
-            return _page(200, self._route(request)).script()
-        except Refused as refused:
-            return _page(refused.status, {"error": str(refused)}, **refused.headers).script()
+            return _json_response(200, self._route(request)).script()
+        except AdminCallError as refused:
+            return _json_response(refused.status, {"error": str(refused)}, **refused.headers).script()
 
     def _check(self, request: SimRequest) -> None:
         host = request.headers.get("host", "")
         if _name_of(f"//{host}") not in LOOPBACK:
-            raise Refused(403, f"the Host must be a loopback name, not `{host}`")
+            raise AdminCallError(403, f"the Host must be a loopback name, not `{host}`")
         origin = request.headers.get("origin")
         if origin is not None and origin != f"http://{host}":
-            raise Refused(403, f"calls from pages of `{origin}` are refused")
+            raise AdminCallError(403, f"calls from pages of `{origin}` are refused")
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self.token.encode()):
             message = "send the token printed at the start, as the header Authorization: Bearer TOKEN"
-            raise Refused(401, message, **{"www-authenticate": "Bearer"})
+            raise AdminCallError(401, message, **{"www-authenticate": "Bearer"})
 
     def _route(self, request: SimRequest) -> object:
         query = {name: values[-1] for name, values in parse_qs(request.query).items()}
@@ -88,11 +88,13 @@ class Admin:
             case ["ledger"]:
                 _need(request, "GET")
                 return self._lines(query)
-        raise Refused(404, "there are GET, PUT and DELETE of /faults, /limits and /capacity, and GET /ledger")
+        raise AdminCallError(
+            404, "there are GET, PUT and DELETE of /faults, /limits and /capacity, and GET /ledger"
+        )
 
-    def _provider(self, name: str) -> Provider:
+    def _provider(self, name: str) -> SimulatedProvider:
         if name not in self.providers:
-            raise Refused(404, f"no provider `{name}`; there are: {', '.join(self.providers)}")
+            raise AdminCallError(404, f"no provider `{name}`; there are: {', '.join(self.providers)}")
         return self.providers[name]
 
     def _lines(self, query: Mapping[str, str]) -> object:
@@ -106,28 +108,28 @@ class Admin:
         return {"lines": lines[:limit], "last": last, "more": more, "open": self.ledger.open}
 
 
-def _faults_of(provider: Provider) -> list[dict[str, Any]]:
+def _faults_of(provider: SimulatedProvider) -> list[dict[str, Any]]:
     return [{**described(f.fault), "seen": f.seen, "applied": f.applied} for f in provider.faults]
 
 
-def _limits_of(provider: Provider) -> dict[str, Any]:
+def _limits_of(provider: SimulatedProvider) -> dict[str, Any]:
     said = msgspec.to_builtins(provider.limits)
-    buckets = msgspec.to_builtins(provider.standings())
+    buckets = msgspec.to_builtins(provider.bucket_states())
     return {**{name: value for name, value in said.items() if value is not None}, "buckets": buckets}
 
 
-def _capacity_of(provider: Provider) -> dict[str, Any]:
-    return {**msgspec.to_builtins(provider.desk.capacity), **provider.desk.standing()}
+def _capacity_of(provider: SimulatedProvider) -> dict[str, Any]:
+    return {**msgspec.to_builtins(provider.slot_queue.capacity), **provider.slot_queue.snapshot()}
 
 
-READ: Mapping[str, Callable[[Provider], object]] = {
+READ: Mapping[str, Callable[[SimulatedProvider], object]] = {
     "faults": _faults_of,
     "limits": _limits_of,
     "capacity": _capacity_of,
 }
 
 
-def _put(what: str, provider: Provider, said: object) -> None:
+def _put(what: str, provider: SimulatedProvider, said: object) -> None:
     try:
         match what:
             case "limits":
@@ -139,10 +141,10 @@ def _put(what: str, provider: Provider, said: object) -> None:
             case _:
                 provider.set_fault(parse_fault(said))
     except ValueError as error:  # also BadFault
-        raise Refused(400, str(error)) from None
+        raise AdminCallError(400, str(error)) from None
 
 
-def _delete(what: str, provider: Provider, kind: str | None) -> None:
+def _delete(what: str, provider: SimulatedProvider, kind: str | None) -> None:
     match what:
         case "limits":
             provider.set_limits()
@@ -156,26 +158,26 @@ def _read(said: object, kind: type[T]) -> T:
     try:
         return msgspec.convert(said, kind)
     except msgspec.ValidationError as error:
-        raise Refused(400, f"{error}. There are: {', '.join(kind.__struct_fields__)}") from None
+        raise AdminCallError(400, f"{error}. There are: {', '.join(kind.__struct_fields__)}") from None
 
 
 def _json(body: bytes) -> object:
     try:
         said: object = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(400, f"the body is no JSON: {error}") from None
+        raise AdminCallError(400, f"the body is no JSON: {error}") from None
     return said
 
 
-def _page(status: int, body: object, **headers: str) -> Page:
+def _json_response(status: int, body: object, **headers: str) -> FixedResponse:
     headers = {"content-type": JSON, "cache-control": "no-store", **headers}
-    return Page(status, headers, msgspec.json.encode(body) + b"\n")
+    return FixedResponse(status, headers, msgspec.json.encode(body) + b"\n")
 
 
 def _need(request: SimRequest, *methods: str) -> None:
     if request.method not in methods:
         allowed = ", ".join(methods)
-        raise Refused(405, f"{request.path} takes {allowed}, not {request.method}", allow=allowed)
+        raise AdminCallError(405, f"{request.path} takes {allowed}, not {request.method}", allow=allowed)
 
 
 def _name_of(url: str) -> str | None:
@@ -188,5 +190,5 @@ def _name_of(url: str) -> str | None:
 def _number(query: Mapping[str, str], name: str, default: int) -> int:
     value = query.get(name, str(default))
     if not value.isascii() or not value.isdecimal() or len(value) > 15:
-        raise Refused(400, f"{name} must be a whole number from 0 up, not `{value}`")
+        raise AdminCallError(400, f"{name} must be a whole number from 0 up, not `{value}`")
     return int(value)

@@ -19,7 +19,7 @@ REASONS = {status.value: status.phrase for status in HTTPStatus}
 BODILESS = (204, 304)
 
 
-class Refused(Exception):
+class RequestRejected(Exception):
     """A request that is no request, or too large for us; the connection ends with this status."""
 
     def __init__(self, status: int, why: str) -> None:
@@ -48,7 +48,7 @@ class RequestReader:
     def __init__(self) -> None:
         self.expects_continue = False
         self._done: list[Incoming] = []
-        self._refused: Refused | None = None
+        self._refused: RequestRejected | None = None
         self._in_head = False
         self._head_bytes = 0  # fed since the head began: an upper bound while it is not complete
         self._header_bytes = 0
@@ -58,13 +58,13 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
 
     def feed(self, data: bytes) -> list[Incoming]:
-        """The requests that `data` completes. Raises Refused; nothing may be fed after that."""
+        """The requests that `data` completes. Raises RequestRejected; nothing may be fed after that."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            raise Refused(400, "no protocol upgrade here") from None
+            raise RequestRejected(400, "no protocol upgrade here") from None
         except httptools.HttpParserError as error:
-            raise Refused(400, f"not HTTP/1.1: {error}") from None
+            raise RequestRejected(400, f"not HTTP/1.1: {error}") from None
         if self._in_head:  # the parser hoards an unfinished header without a word
             self._head_bytes += len(data)
             self._check_head()
@@ -114,11 +114,11 @@ class RequestReader:
         self._done.append(Incoming(request, self._parser.should_keep_alive(), chunked_ok))
 
     def _too_large(self) -> None:
-        self._refused = Refused(413, f"the body is larger than {BODY_BYTES_MAX} bytes")
+        self._refused = RequestRejected(413, f"the body is larger than {BODY_BYTES_MAX} bytes")
 
     def _check_head(self) -> None:
         if self._head_bytes > HEAD_BYTES_MAX:
-            self._refused = Refused(431, f"the headers are larger than {HEAD_BYTES_MAX} bytes")
+            self._refused = RequestRejected(431, f"the headers are larger than {HEAD_BYTES_MAX} bytes")
 
 
 class Framing:

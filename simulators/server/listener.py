@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 
 from dub5.simulators.faults.connections import Unreachable
-from dub5.simulators.faults.reachability import Way
+from dub5.simulators.faults.reachability import Reachability
 from dub5.simulators.server.tls import BadHandshake, Certificates, Droppable
 
 BACKLOG = 1024
@@ -37,7 +37,7 @@ NO_COUNT = (
 NO_BACKLOG = "a stalled connect needs a backlog that can be filled, as on Linux; use the virtual wire"
 
 
-class Listener:
+class SocketListener:
     """Listens from the moment it is made. Raises OSError if the port is taken, BadFault if a fault set cannot be done."""
 
     def __init__(
@@ -47,14 +47,14 @@ class Listener:
         factory: Callable[[], asyncio.BaseProtocol],
         connections: set[Droppable],
         *,
-        way: Way | None,
+        reachability: Reachability | None,
         tls: Certificates | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._address = (host, port)
         self._factory = factory
         self._connections = connections
-        self._way = way
+        self._reachability = reachability
         self._tls = tls
         self._state = "open"
         self._fillers: list[socket.socket] = []
@@ -62,8 +62,8 @@ class Listener:
         self._opening: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._rest: asyncio.TimerHandle | None = None
-        if way is not None:
-            way.attach(self)
+        if reachability is not None:
+            reachability.attach(self)
         try:
             self._socket = self._bound()
             self._address = self._socket.getsockname()[:2]
@@ -71,41 +71,41 @@ class Listener:
         except BaseException:
             self._detach()
             raise
-        self._losses = way.losses() if way else 0
-        self.changed()
+        self._drop_count = reachability.drop_count() if reachability else 0
+        self.faults_changed()
 
     @property
     def port(self) -> int:
         """Where."""
         return int(self._address[1])
 
-    def cannot(self, fault: Unreachable, *, counted: bool) -> str:
+    def why_unsupported(self, fault: Unreachable, *, selective: bool) -> str:
         match fault.stage:
             case "resolve":
                 return NO_NAMES
             case "tls":
                 return "" if self._tls else NO_TLS
-            case _ if counted:
+            case _ if selective:
                 return NO_COUNT
         return NO_BACKLOG if fault.how == "stall" and sys.platform != "linux" else ""
 
-    def changed(self) -> None:
+    def faults_changed(self) -> None:
         """Does what the faults of this moment say, and looks again when that may change."""
-        if self._way is None:
+        if self._reachability is None:
             return
         if self._timer is not None:
             self._timer.cancel()
-        fault = self._way.held()
+        fault = self._reachability.blocking_fault()
         state = "open" if fault is None else fault.how
         if state != self._state:
             self._become(state)
-        losses = self._way.losses()
-        if losses != self._losses:
-            self._losses = losses
+        drop_count = self._reachability.drop_count()
+        if drop_count != self._drop_count:
+            self._drop_count = drop_count
             self._drop_all()
-        after_s = self._way.next_change_s()
+        after_s = self._reachability.next_change_s()
         if after_s is not None:
-            self._timer = self._loop.call_later(max(after_s, TIMER_S_MIN), self.changed)
+            self._timer = self._loop.call_later(max(after_s, TIMER_S_MIN), self.faults_changed)
 
     async def aclose(self) -> None:
         """Listens no more; connections that are not yet open never will be."""
@@ -198,7 +198,7 @@ class Listener:
     def _welcome(self, sock: socket.socket) -> None:
         factory, context = self._factory, None
         if self._tls is not None:
-            fault = self._way.meets("tls") if self._way else None
+            fault = self._reachability.fault_for_new_connection("tls") if self._reachability else None
             how = fault.how if fault else "good"
             context = self._tls.contexts.get(how)
             if context is None:
@@ -225,5 +225,5 @@ class Listener:
             connection.drop()
 
     def _detach(self) -> None:
-        if self._way is not None:
-            self._way.detach(self)
+        if self._reachability is not None:
+            self._reachability.detach(self)

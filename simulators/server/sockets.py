@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Generator
 from typing import cast
 
-from dub5.simulators.faults.reachability import way_of
+from dub5.simulators.faults.reachability import reachability_of
 from dub5.simulators.script import (
     Action,
     Close,
@@ -30,8 +30,8 @@ from dub5.simulators.script import (
     Wait,
     drop,
 )
-from dub5.simulators.server.http1 import PIPELINED_MAX, Framing, Incoming, Refused, RequestReader
-from dub5.simulators.server.listener import Listener
+from dub5.simulators.server.http1 import PIPELINED_MAX, Framing, Incoming, RequestReader, RequestRejected
+from dub5.simulators.server.listener import SocketListener
 from dub5.simulators.server.tls import Certificates, Droppable, reset
 
 ACTIONS_PER_TURN = 200  # then other connections have their turn
@@ -39,7 +39,7 @@ BYTES_PER_WRITE = 64 * 1024
 LINGER_S = 1.0  # how long we read on after refusing a request: closing at once would reset our answer away
 
 
-class Server:
+class SocketServer:
     """A listening front end. `url` has no slash at its end."""
 
     def __init__(self, host: str, port: int, connections: set[Droppable], tls: Certificates | None) -> None:
@@ -57,17 +57,22 @@ class Server:
 @contextlib.asynccontextmanager
 async def serve(
     respond: Respond, *, host: str = "127.0.0.1", port: int = 0, tls: Certificates | None = None
-) -> AsyncIterator[Server]:
+) -> AsyncIterator[SocketServer]:
     """Listens while the block runs; port 0 takes any free one. Leaving the block drops every connection.
 
     Raises OSError if the port is taken, BadFault if a fault that is set cannot be done here.
     """
     connections: set[Droppable] = set()
-    listener = Listener(
-        host, port, lambda: _Connection(respond, connections), connections, way=way_of(respond), tls=tls
+    listener = SocketListener(
+        host,
+        port,
+        lambda: _Connection(respond, connections),
+        connections,
+        reachability=reachability_of(respond),
+        tls=tls,
     )
     try:
-        yield Server(host, listener.port, connections, tls)
+        yield SocketServer(host, listener.port, connections, tls)
     finally:
         await listener.aclose()
         while connections:
@@ -102,7 +107,7 @@ class _Connection(asyncio.Protocol):
             return
         try:
             self._waiting.extend(self._reader.feed(data))
-        except Refused as refused:
+        except RequestRejected as refused:
             self._refuse(refused)
             return
         if len(self._waiting) > PIPELINED_MAX:
@@ -236,7 +241,7 @@ class _Connection(asyncio.Protocol):
         if isinstance(script, Generator):
             script.close()
 
-    def _refuse(self, refused: Refused) -> None:
+    def _refuse(self, refused: RequestRejected) -> None:
         """Says why, then reads on for a while without listening."""
         if self._script is not None:
             self.abort()

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from dub5.simulators.faults.answers import parse_fault
-from dub5.simulators.ledger import Line
-from dub5.simulators.provider import Provider, make
+from dub5.simulators.ledger import LedgerLine
+from dub5.simulators.provider import SimulatedProvider, make
 from dub5.simulators.server.sockets import serve
 from dub5.simulators.server.tls import certificates
 from dub5.simulators.settings import build
@@ -20,7 +20,7 @@ T = TypeVar("T")
 START_S = 30.0
 
 
-class Beside:
+class SimulatorThread:
     """The thread. `close` ends it, and every provider in it."""
 
     def __init__(self) -> None:
@@ -32,14 +32,14 @@ class Beside:
         """The result of a coroutine that runs there."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(START_S)
 
-    def start(self, persona: str, faults: Sequence[object], table: Mapping[str, object]) -> "Simulated":
+    def start(self, persona: str, faults: Sequence[object], table: Mapping[str, object]) -> "ProviderHandle":
         """A provider on a free port. Raises BadSettings, BadFault."""
         rest = {"name": "one", "latency": "zero", **table}
         seed = rest.pop("seed", 0)
         settings = build({"seed": seed, "provider": [{**rest, "persona": persona}]})
         loop, begun_s = self._loop, self._loop.time()
         ((_, provider),) = make(settings, now=lambda: loop.time() - begun_s)[0].items()
-        simulated = Simulated(provider, self)
+        simulated = ProviderHandle(provider, self)
         simulated.open(tls=settings.providers[0].tls)
         try:
             if faults:
@@ -56,7 +56,7 @@ class Beside:
         self._loop.close()
 
 
-class Simulated:
+class ProviderHandle:
     """One provider: where it is, what is wrong with it, what it has seen.
 
     With `tls=True` clients must trust the CA in `ca_file`.
@@ -65,9 +65,9 @@ class Simulated:
     url: str
     ca_file: str = ""
 
-    def __init__(self, provider: Provider, beside: Beside) -> None:
+    def __init__(self, provider: SimulatedProvider, simulator_thread: SimulatorThread) -> None:
         self._provider = provider
-        self._beside = beside
+        self._simulator_thread = simulator_thread
         self._stack = AsyncExitStack()
 
     def open(self, *, tls: bool = False) -> None:
@@ -75,20 +75,20 @@ class Simulated:
         shown = self._stack.enter_context(certificates()) if tls else None
         self.ca_file = shown.ca_file if shown else ""
         entering = self._stack.enter_async_context(serve(self._provider, tls=shown))
-        self.url = self._beside.run(entering).url
+        self.url = self._simulator_thread.run(entering).url
 
     def close(self) -> None:
         """Listens no more; every connection is dropped."""
-        self._beside.run(self._stack.aclose())
+        self._simulator_thread.run(self._stack.aclose())
 
     def set_faults(self, *faults: object) -> None:
         """These faults and no others, from now on; without any it is well again. Raises BadFault."""
         parsed = [parse_fault(fault) for fault in faults]
-        self._beside.run(_do(lambda: self._provider.set_faults(parsed)))
+        self._simulator_thread.run(_do(lambda: self._provider.set_faults(parsed)))
 
-    def ledger(self) -> list[Line]:
+    def ledger(self) -> list[LedgerLine]:
         """What it was asked and what it did, oldest first; requests under way are not in it."""
-        return self._beside.run(_do(self._provider.ledger.lines))
+        return self._simulator_thread.run(_do(self._provider.ledger.lines))
 
 
 async def _do(work: Callable[[], T]) -> T:

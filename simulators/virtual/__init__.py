@@ -1,22 +1,22 @@
 """Virtual time: an event loop, a network and a client that need no real one."""
 
-from dub5.simulators.virtual.asgi import AppFault, Reply
-from dub5.simulators.virtual.client import Answer, AppClient
+from dub5.simulators.virtual.asgi import AppFault, AppStream
+from dub5.simulators.virtual.client import AppClient, AppResponse
 from dub5.simulators.virtual.connect import Connect, Link
 from dub5.simulators.virtual.loop import Deadlock, Escaped, VirtualLoop
 from dub5.simulators.virtual.runner import Leaked, Trace, run
 from dub5.simulators.virtual.wire import VirtualWire
 
 __all__ = [
-    "Answer",
     "AppClient",
     "AppFault",
+    "AppResponse",
+    "AppStream",
     "Connect",
     "Deadlock",
     "Escaped",
     "Leaked",
     "Link",
-    "Reply",
     "Trace",
     "VirtualLoop",
     "VirtualWire",

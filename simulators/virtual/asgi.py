@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-Message = dict[str, Any]
+AsgiMessage = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 LEAVE_S = 60.0  # how long an application may go on when it should end
@@ -16,14 +16,14 @@ class AppFault(AssertionError):
     """The application broke the protocol: no whole reply, or no end after the client had left."""
 
 
-class Reply:
+class AppStream:
     """A reply that is still arriving. Status and headers are there from the start."""
 
     def __init__(self, buffer_bytes_max: int) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self._buffer_bytes_max = buffer_bytes_max
-        self._requests: deque[Message] = deque()
+        self._requests: deque[AsgiMessage] = deque()
         self._data: deque[bytes] = deque()
         self._buffered = 0
         self._complete = self._left = False
@@ -57,7 +57,7 @@ class Reply:
             self._to_client.clear()
             await self._to_client.wait()
 
-    def _ask(self, message: Message) -> None:
+    def _ask(self, message: AsgiMessage) -> None:
         self._requests.append(message)
         self._to_app.set()
 
@@ -65,7 +65,7 @@ class Reply:
         self._left = True
         self._to_app.set()
 
-    async def _receive(self) -> Message:
+    async def _receive(self) -> AsgiMessage:
         """ASGI `receive`: the disconnect overtakes what is left of the request, as on a real server."""
         while True:
             if self._left or self._complete:
@@ -75,7 +75,7 @@ class Reply:
             self._to_app.clear()
             await self._to_app.wait()
 
-    async def _send(self, message: Message) -> None:
+    async def _send(self, message: AsgiMessage) -> None:
         """ASGI `send`: waits while the buffer is full; after the client has left it says nothing."""
         while self._buffered >= self._buffer_bytes_max and not self._left:
             self._to_app.clear()
@@ -104,11 +104,11 @@ class Lifespan:
     """Start-up and shutdown of an application, in one task of its own."""
 
     def __init__(self, app: App) -> None:
-        self.state: Message = {}
+        self.state: AsgiMessage = {}
         self.task: asyncio.Task[None]
         self._app = app
-        self._orders: asyncio.Queue[Message] = asyncio.Queue()
-        self._heard: asyncio.Queue[Message] = asyncio.Queue()
+        self._orders: asyncio.Queue[AsgiMessage] = asyncio.Queue()
+        self._heard: asyncio.Queue[AsgiMessage] = asyncio.Queue()
 
     async def say(self, what: str) -> None:
         """Raises what the application raises, or AppFault with its message if it fails."""
@@ -135,7 +135,7 @@ class Lifespan:
             self.task.cancel()
             raise AppFault(f"{answer.result()['type']}: {answer.result().get('message', '')}")
 
-    async def _serve(self, scope: Message) -> None:
+    async def _serve(self, scope: AsgiMessage) -> None:
         await self._app(scope, self._orders.get, self._heard.put)
 
 

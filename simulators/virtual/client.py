@@ -18,13 +18,13 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote
 
-from dub5.simulators.virtual.asgi import LEAVE_S, App, AppFault, Lifespan, Message, Reply
+from dub5.simulators.virtual.asgi import LEAVE_S, App, AppFault, AppStream, AsgiMessage, Lifespan
 
 BUFFER_BYTES_MAX = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AppResponse:
     """A whole reply; header names are lower case."""
 
     status: int
@@ -78,11 +78,11 @@ class AppClient:
         headers: Mapping[str, str] | None = None,
         body: bytes | AsyncIterator[bytes] = b"",
         json: Any = None,
-    ) -> Answer:
+    ) -> AppResponse:
         """The whole reply at once; takes what `stream` takes."""
         async with self.stream(method, path, headers=headers, body=body, json=json) as reply:
             data = await reply.body()
-            return Answer(reply.status, reply.headers, data)
+            return AppResponse(reply.status, reply.headers, data)
 
     @asynccontextmanager
     async def stream(
@@ -94,7 +94,7 @@ class AppClient:
         body: bytes | AsyncIterator[bytes] = b"",
         json: Any = None,
         context: contextvars.Context | None = None,
-    ) -> AsyncIterator[Reply]:
+    ) -> AsyncIterator[AppStream]:
         """A reply from its first byte on. `path` is raw, with its query; `body` may arrive in pieces. `context`: what
         the application runs in; else in one as empty as a server's.
 
@@ -104,7 +104,7 @@ class AppClient:
             body = jsonlib.dumps(json).encode()
         self._count += 1
         name = f"app {self._count} {method} {path}"
-        reply = Reply(self._buffer_bytes_max)
+        reply = AppStream(self._buffer_bytes_max)
         scope = self._scope(method, path, self._header_lines(headers, body, json is not None))
         reply._app = asyncio.create_task(
             self._serve(scope, reply), name=name, context=context or contextvars.Context()
@@ -124,7 +124,7 @@ class AppClient:
         else:
             await _end(reply, tasks, None)
 
-    async def _serve(self, scope: Message, reply: Reply) -> None:
+    async def _serve(self, scope: AsgiMessage, reply: AppStream) -> None:
         await self._app(scope, reply._receive, reply._send)
 
     def _header_lines(
@@ -140,7 +140,7 @@ class AppClient:
         lines |= {name.lower(): value for name, value in (headers or {}).items()}
         return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in lines.items()]
 
-    def _scope(self, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Message:
+    def _scope(self, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> AsgiMessage:
         raw, _, query = path.partition("?")
         return {
             "type": "http",
@@ -160,13 +160,13 @@ class AppClient:
         }
 
 
-async def _upload(body: AsyncIterator[bytes], reply: Reply) -> None:
+async def _upload(body: AsyncIterator[bytes], reply: AppStream) -> None:
     async for data in body:
         reply._ask({"type": "http.request", "body": data, "more_body": True})
     reply._ask({"type": "http.request", "body": b"", "more_body": False})
 
 
-async def _end(reply: Reply, tasks: list[asyncio.Task[None]], error: BaseException | None) -> None:
+async def _end(reply: AppStream, tasks: list[asyncio.Task[None]], error: BaseException | None) -> None:
     """The client leaves; what the application raises now is raised, or noted on the error already on its way."""
     app, *uploads = tasks
     reply._leave()

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from dub5.service.wire.base import Kind, Stage, WireFailure
 from dub5.simulators.faults.connections import Unreachable
-from dub5.simulators.faults.reachability import Way
+from dub5.simulators.faults.reachability import Reachability
 
 SYN_AGAIN_S = 1.0  # a dropped SYN is sent again: who still waits then may find the port open
 TIMER_S_MIN = 1e-6
@@ -39,7 +39,7 @@ class Link:
     idle: int = 0  # connections kept alive
 
 
-class Call(Protocol):
+class VirtualCall(Protocol):
     """A call under way."""
 
     link: Link
@@ -50,38 +50,40 @@ class Call(Protocol):
         ...
 
 
-class Door:
-    """Where one provider's faults meet its connections: `dub5.simulators.faults.reachability.Front`."""
+class VirtualListener:
+    """Where one provider's faults meet its connections: `simulators.faults.reachability.Listener`."""
 
-    def __init__(self, origin: str, link: Link, way: Way, calls: Iterable[Call]) -> None:
-        self.way = way
+    def __init__(
+        self, origin: str, link: Link, reachability: Reachability, calls: Iterable[VirtualCall]
+    ) -> None:
+        self.reachability = reachability
         self._origin = origin
         self._link = link
         self._calls = calls
-        self._losses = way.losses()
+        self._drop_count = reachability.drop_count()
         self._timer: asyncio.TimerHandle | None = None
-        way.attach(self)
+        reachability.attach(self)
 
-    def cannot(self, fault: Unreachable, *, counted: bool) -> str:
+    def why_unsupported(self, fault: Unreachable, *, selective: bool) -> str:
         return NO_TLS if fault.stage == "tls" and not self._origin.startswith("https:") else ""
 
-    def changed(self) -> None:
+    def faults_changed(self) -> None:
         """Drops every connection if a fault says so; looks again in time while there are calls under way."""
         self._forget_timer()
-        losses, after_s = self.way.losses(), self.way.next_change_s()
-        if losses == self._losses and after_s is None:
+        drop_count, after_s = self.reachability.drop_count(), self.reachability.next_change_s()
+        if drop_count == self._drop_count and after_s is None:
             return
         ours = [call for call in self._calls if call.link is self._link]
-        if losses != self._losses:
-            self._losses, self._link.idle = losses, 0
+        if drop_count != self._drop_count:
+            self._drop_count, self._link.idle = drop_count, 0
             for call in ours:
                 call.drop()
         elif ours and after_s is not None:
-            self._timer = ours[0].loop.call_later(max(after_s, TIMER_S_MIN), self.changed)
+            self._timer = ours[0].loop.call_later(max(after_s, TIMER_S_MIN), self.faults_changed)
 
     def close(self) -> None:
         """Faults are no more acted upon."""
-        self.way.detach(self)
+        self.reachability.detach(self)
         self._forget_timer()
 
     def _forget_timer(self) -> None:
@@ -90,34 +92,34 @@ class Door:
             self._timer = None
 
 
-async def connected(link: Link, way: Way | None, *, tls: bool, connect_s: float) -> None:
+async def connected(link: Link, reachability: Reachability | None, *, tls: bool, connect_s: float) -> None:
     """Returns when the connection is open. Raises WireFailure, after `connect_s` seconds at the latest."""
     stage = Stage.RESOLVE
     try:
         async with asyncio.timeout(connect_s):
-            await _resolve(link, way)
+            await _resolve(link, reachability)
             stage = Stage.CONNECT
-            await _connect(link, way)
+            await _connect(link, reachability)
             if tls:
-                await _handshake(way)
+                await _handshake(reachability)
     except TimeoutError:
         raise WireFailure(stage, Kind.TIMEOUT, sent=False) from None
 
 
-async def _resolve(link: Link, way: Way | None) -> None:
-    fault = way.meets("resolve") if way else None
+async def _resolve(link: Link, reachability: Reachability | None) -> None:
+    fault = reachability.fault_for_new_connection("resolve") if reachability else None
     if link.connect is Connect.UNRESOLVED or (fault and fault.how == "refused"):
         raise WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False)
     if fault:
         await _for_ever()
 
 
-async def _connect(link: Link, way: Way | None) -> None:
+async def _connect(link: Link, reachability: Reachability | None) -> None:
     if link.connect is Connect.STALLS:
         await _for_ever()
-    fault = way.meets("connect") if way else None
-    if way and fault and fault.how == "stall":
-        await _dropped(way, fault)
+    fault = reachability.fault_for_new_connection("connect") if reachability else None
+    if reachability and fault and fault.how == "stall":
+        await _dropped(reachability, fault)
         fault = None
     if link.connect_s:
         await asyncio.sleep(link.connect_s)
@@ -125,13 +127,13 @@ async def _connect(link: Link, way: Way | None) -> None:
         raise WireFailure(Stage.CONNECT, Kind.REFUSED, sent=False)
 
 
-async def _dropped(way: Way, fault: Unreachable) -> None:
-    while way.still(fault):
+async def _dropped(reachability: Reachability, fault: Unreachable) -> None:
+    while reachability.still_active(fault):
         await asyncio.sleep(SYN_AGAIN_S)
 
 
-async def _handshake(way: Way | None) -> None:
-    fault = way.meets("tls") if way else None
+async def _handshake(reachability: Reachability | None) -> None:
+    fault = reachability.fault_for_new_connection("tls") if reachability else None
     if fault is None:
         return
     if fault.how == "stall":

@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping
 from urllib.parse import urlsplit
 
 from dub5.service.wire.base import Kind, Slot, Slots, Stage, WireFailure, WireRequest, origin_of
-from dub5.simulators.faults.reachability import way_of
+from dub5.simulators.faults.reachability import reachability_of
 from dub5.simulators.script import (
     Action,
     Data,
@@ -30,7 +30,7 @@ from dub5.simulators.script import (
     Wait,
     drop,
 )
-from dub5.simulators.virtual.connect import Door, Link, connected
+from dub5.simulators.virtual.connect import Link, VirtualListener, connected
 
 BODILESS = (204, 304)
 READ_BYTES_MAX = 64 * 1024
@@ -48,10 +48,12 @@ class VirtualWire:
         self._links = {origin: Link() for origin in self._respond}
         self._slots = slots or Slots()
         self._open: dict[VirtualResponse, None] = {}
-        self._doors: dict[str, Door] = {}
+        self._listeners: dict[str, VirtualListener] = {}
         for origin, respond in self._respond.items():
-            if (way := way_of(respond)) is not None:
-                self._doors[origin] = Door(origin, self._links[origin], way, self._open)
+            if (reachability := reachability_of(respond)) is not None:
+                self._listeners[origin] = VirtualListener(
+                    origin, self._links[origin], reachability, self._open
+                )
 
     def link(self, url: str) -> Link:
         """The switches of the origin of `url`."""
@@ -66,8 +68,8 @@ class VirtualWire:
             slot.free()
             raise
         response = VirtualResponse(script, link, slot, self._open, reused=reused)
-        if door := self._doors.get(request.origin):
-            door.changed()
+        if listener := self._listeners.get(request.origin):
+            listener.faults_changed()
         await response.start(bodiless=request.method == "HEAD")
         return response
 
@@ -75,24 +77,26 @@ class VirtualWire:
         """Closes every connection."""
         for response in list(self._open):
             await response.aclose()
-        for door in self._doors.values():
-            door.close()
+        for listener in self._listeners.values():
+            listener.close()
 
     async def _connect(self, request: WireRequest) -> tuple[Link, bool]:
-        link, door = self._links.get(request.origin), self._doors.get(request.origin)
+        link, listener = self._links.get(request.origin), self._listeners.get(request.origin)
         if link is None:
             known = ", ".join(self._links) or "none"
             detail = f"no simulated provider at {request.origin}; there are: {known}"
             raise WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False, detail=detail)
-        if door is not None:
-            door.changed()
+        if listener is not None:
+            listener.faults_changed()
         if link.idle and not request.fresh:
             link.idle -= 1
             if link.stale:
                 raise WireFailure(Stage.WAIT, Kind.CLOSED, sent=True, reused=True)
             return link, True
         tls = request.origin.startswith("https:")
-        await connected(link, door.way if door else None, tls=tls, connect_s=request.connect_s)
+        await connected(
+            link, listener.reachability if listener else None, tls=tls, connect_s=request.connect_s
+        )
         return link, False
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dub5.chaos.cli import DID_NOT_RUN, UNUSABLE
-from dub5.chaos.scenario.model import Neighbourhood
+from dub5.chaos.scenario.model import Topology
 from dub5.chaos.scenario.service_config import settings
 from dub5.cli import main
 from dub5.service.config.load import load
@@ -44,7 +44,7 @@ def test_compatible_personas(tmp_path: Path) -> None:
     personas = {"one": "openrouter", "two": "groq", "three": "anthropic"}
     file = tmp_path / "dub5.toml"
     file.write_text(
-        settings(Neighbourhood(personas, {"total_s": 30}), dict.fromkeys(personas, "http://127.0.0.1:1"))
+        settings(Topology(personas, {"total_s": 30}), dict.fromkeys(personas, "http://127.0.0.1:1"))
     )
     dialects = [provider.dialect for provider in load(file, {}).settings.provider]
     assert dialects == ["openai", "openai", "anthropic"]

@@ -22,7 +22,7 @@ from dub5.simulators.latency import PRESETS
 from dub5.simulators.ledger import Ledger
 from dub5.simulators.limits.rate import Limits
 from dub5.simulators.personas.base import Profile
-from dub5.simulators.provider import Provider
+from dub5.simulators.provider import SimulatedProvider
 
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
 WORDS = 30
@@ -206,35 +206,39 @@ class FreeWorld:
 
     def _drawn(self, free: Free) -> list[Outage]:
         """Off and on. A host that is off is off for everybody, until it is on again."""
-        dice, at_s, found = random.Random(f"{self.seed}/outages/{free.name}"), 0.0, []
+        rng, at_s, found = random.Random(f"{self.seed}/outages/{free.name}"), 0.0, []
         while True:
-            at_s += dice.expovariate(1 / UP_S)
-            for_s = dice.lognormvariate(0.0, DOWN_SIGMA) * DOWN_S
+            at_s += rng.expovariate(1 / UP_S)
+            for_s = rng.lognormvariate(0.0, DOWN_SIGMA) * DOWN_S
             if at_s >= self.end_s:
                 return found
-            found.append(Outage(free.name, dice.choice(free.outages), at_s, for_s))
+            found.append(Outage(free.name, rng.choice(free.outages), at_s, for_s))
             at_s += for_s
 
     def arrivals_s(self) -> list[float]:
         """When people ask: at the busiest hour nearly six times as often as at the quietest."""
-        dice, found = random.Random(f"{self.seed}/arrivals"), list[float]()
+        rng, found = random.Random(f"{self.seed}/arrivals"), list[float]()
         while len(found) < self.requests:
-            at_s = dice.uniform(0.0, self.end_s)
-            if dice.random() * 1.7 < busy(at_s):
+            at_s = rng.uniform(0.0, self.end_s)
+            if rng.random() * 1.7 < busy(at_s):
                 found.append(at_s)
         return sorted(found)
 
-    def providers(self, now: Callable[[], float], epoch_s: int) -> tuple[dict[str, Provider], Ledger]:
+    def providers(
+        self, now: Callable[[], float], epoch_s: int
+    ) -> tuple[dict[str, SimulatedProvider], Ledger]:
         """All of them by name, with all that will befall them, and their ledger. Equal seeds make equal ones."""
         ledger = Ledger()
         return {free.name: self._provider(free, now, epoch_s, ledger) for free in PROVIDERS}, ledger
 
-    def _provider(self, free: Free, now: Callable[[], float], epoch_s: int, ledger: Ledger) -> Provider:
+    def _provider(
+        self, free: Free, now: Callable[[], float], epoch_s: int, ledger: Ledger
+    ) -> SimulatedProvider:
         pace = replace(PRESETS[free.latency], gap_s=0.0)  # what counts is when the first words come
-        made = Provider(
+        made = SimulatedProvider(
             free.persona,
             Profile(free.name, pace, WORDS, edge="cloudflare"),
-            chance=random.Random(f"{self.seed}/{free.name}"),
+            rng=random.Random(f"{self.seed}/{free.name}"),
             now=now,
             ledger=ledger,
             epoch_s=epoch_s,
@@ -245,12 +249,12 @@ class FreeWorld:
         made.set_faults([*map(parse_fault, ALWAYS), *struck])
         return made
 
-    def able(self, name: str, at_s: float, provider: Provider) -> bool:
+    def able(self, name: str, at_s: float, provider: SimulatedProvider) -> bool:
         """Whether this provider could answer now: no outage is near, and it still grants something."""
         if any(o.at_s - 2 * MINUTE_S <= at_s < o.excused_until_s for o in self._outages_of[name]):
             return False
         needed = {"requests": 2, "tokens": 200}
-        return all(s.remaining >= min(needed[s.what], s.limit) for s in provider.standings())
+        return all(s.remaining >= min(needed[s.what], s.limit) for s in provider.bucket_states())
 
 
 def busy(at_s: float) -> float:

@@ -33,7 +33,7 @@ from dub5.service.config.settings import (
 from dub5.service.errors import every_error
 from dub5.service.events import Crashed, Event
 from dub5.service.wire.base import Slots
-from dub5.simulators.personas.base import read_asked
+from dub5.simulators.personas.base import parse_request
 from dub5.simulators.script import Respond, Script, SimRequest
 from dub5.simulators.virtual import AppClient, Deadlock, Escaped, VirtualWire, run
 from tests.experiments import upstream_bytes, upstream_reading
@@ -97,7 +97,7 @@ class World:
 
     def __init__(self, seed: int, number: int, streams: int) -> None:
         self.seed = f"{seed}/{number}"
-        self.dice = Random(f"{self.seed}/asks")
+        self.rng = Random(f"{self.seed}/asks")
         self.left = streams
         self.probing = number % 4 == 0
         self.crashes: list[str] = []
@@ -123,9 +123,9 @@ class World:
 
     def _provider(self, dialect: str) -> Respond:
         def respond(request: SimRequest) -> Script:
-            ask = self.asks[int(read_asked(request.body).prompt.removeprefix("ask "))]
-            dice = Random(f"{self.seed}/{ask.number}/{dialect}/{len(ask.played)}")
-            reply = upstream_bytes.make(dice, dialect, request)
+            ask = self.asks[int(parse_request(request.body).prompt.removeprefix("ask "))]
+            rng = Random(f"{self.seed}/{ask.number}/{dialect}/{len(ask.played)}")
+            reply = upstream_bytes.make(rng, dialect, request)
             ask.played.append(reply)
             self.left -= 1
             self.counts["streams"] += 1
@@ -152,18 +152,18 @@ class World:
         return self.counts
 
     def _draw(self, number: int) -> Ask:
-        dice = self.dice
-        leaves_after = dice.randrange(4) if dice.random() < 0.08 else None
-        route = dice.choice([f"{'only-' if dice.random() < 0.5 else ''}{d}" for d in DIALECTS])
+        rng = self.rng
+        leaves_after = rng.randrange(4) if rng.random() < 0.08 else None
+        route = rng.choice([f"{'only-' if rng.random() < 0.5 else ''}{d}" for d in DIALECTS])
         ask = Ask(
             number,
             route,
-            stream=dice.random() < 0.75,
-            usage=dice.random() < 0.5,
-            cached=dice.random() < 0.3,
+            stream=rng.random() < 0.75,
+            usage=rng.random() < 0.5,
+            cached=rng.random() < 0.3,
             leaves_after=leaves_after,
-            slow=dice.random() < 0.05,
-            tool=dice.random() < 0.2,
+            slow=rng.random() < 0.05,
+            tool=rng.random() < 0.2,
         )
         self.asks[number] = ask
         return ask

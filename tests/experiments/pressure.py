@@ -18,9 +18,9 @@ from dub5.service.config.options import Clocks
 from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
 from dub5.simulators.latency import Latency
 from dub5.simulators.ledger import Ledger
-from dub5.simulators.limits.concurrency import Capacity, Desk
+from dub5.simulators.limits.concurrency import Capacity, SlotQueue
 from dub5.simulators.personas.base import Profile
-from dub5.simulators.provider import Provider
+from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.script import Gate, Script, Until
 from dub5.simulators.virtual import AppClient, VirtualWire
 
@@ -76,7 +76,7 @@ class Scene:
         return Played(self, stage)
 
 
-class StubbornDesk(Desk):
+class StubbornSlotQueue(SlotQueue):
     """Does not hear that a client left, not even of one that still stands in line: that one gets a slot in its turn, and
     its work is done for nobody."""
 
@@ -86,29 +86,29 @@ class StubbornDesk(Desk):
 
     def _wait_in_line(self) -> Script:
         gate, served = Gate(), False
-        self._line.append(gate)
+        self._queue.append(gate)
         try:
             while not served:
                 self._work_for_nobody()
-                served = self._line[0] is gate and self._has_room()
+                served = self._queue[0] is gate and self._has_room()
                 if not served:
                     until_s = self._unseen_until_s[0] if self._unseen_until_s else None
                     yield Until(gate, None if until_s is None else max(0.0, until_s - self._now()))
         finally:
             if served:
-                self._line.remove(gate)
+                self._queue.remove(gate)
             else:
                 self._gone.add(gate)
             self._call_next()
 
     def _work_for_nobody(self) -> None:
-        while self._line and self._line[0] in self._gone and self._has_room():
-            self._gone.remove(self._line.popleft())
+        while self._queue and self._queue[0] in self._gone and self._has_room():
+            self._gone.remove(self._queue.popleft())
             heapq.heappush(self._unseen_until_s, self._now() + WORK_S)
 
     def _call_next(self) -> None:
         self._work_for_nobody()
-        here = next((gate for gate in self._line if gate not in self._gone), None)
+        here = next((gate for gate in self._queue if gate not in self._gone), None)
         if here is not None:
             here.open()
 
@@ -120,7 +120,7 @@ class Stage:
         self.scene = scene
         self.asked: list[Asked] = []
         self._began_s = clock.now()
-        self.dice = random.Random(scene.seed)
+        self.rng = random.Random(scene.seed)
         self.ledger = Ledger(lines_max=1_000_000)
         names = [f"p{i}" for i in range(scene.providers)]
         self.providers = {name: self._provider(name) for name in names}
@@ -140,19 +140,19 @@ class Stage:
         self.service = Service(loaded, wire=self.wire, seed=f"pressure {scene.seed}")
         self.client = AppClient(self.service.asgi)
 
-    def _provider(self, name: str) -> Provider:
+    def _provider(self, name: str) -> SimulatedProvider:
         profile = Profile(name, self.scene.latency, words=WORDS)
-        chance = random.Random(f"{self.scene.seed}/{name}")
-        provider = Provider(
+        rng = random.Random(f"{self.scene.seed}/{name}")
+        provider = SimulatedProvider(
             self.scene.persona,
             profile,
-            chance=chance,
+            rng=rng,
             now=self.now_s,
             ledger=self.ledger,
             capacity=self.scene.capacity,
         )
         if self.scene.works_for_nobody:
-            provider.desk = StubbornDesk(self.scene.capacity, provider.now)
+            provider.slot_queue = StubbornSlotQueue(self.scene.capacity, provider.now)
         return provider
 
     def now_s(self) -> float:
@@ -171,10 +171,10 @@ class Stage:
         scene, names = self.scene, list(self.scene.callers)
         shares = list(scene.callers.values())
         while True:
-            await asyncio.sleep(self.dice.expovariate(scene.rate_per_s))
+            await asyncio.sleep(self.rng.expovariate(scene.rate_per_s))
             if self.now_s() >= scene.seconds:
                 return
-            caller = self.dice.choices(range(len(names)), shares)[0] if names else 0
+            caller = self.rng.choices(range(len(names)), shares)[0] if names else 0
             group.create_task(self.ask(caller))
 
     async def ask(self, caller: int = 0) -> None:

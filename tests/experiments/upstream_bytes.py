@@ -12,7 +12,7 @@ from typing import Any
 
 from dub5.simulators.latency import PRESETS
 from dub5.simulators.personas import PERSONAS
-from dub5.simulators.personas.base import Profile, Turn, read_asked
+from dub5.simulators.personas.base import PersonaContext, Profile, parse_request
 from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Raw, Reset, Script, SimRequest, Wait
 
 STATUSES: tuple[int, ...] = (
@@ -140,13 +140,13 @@ class Upstream:
         )
 
 
-def make(dice: Random, persona: str, request: SimRequest) -> Upstream:
+def make(rng: Random, persona: str, request: SimRequest) -> Upstream:
     """A reply to `request`. One in eight is left whole."""
-    asked = read_asked(request.body)
+    asked = parse_request(request.body)
     latency = PRESETS["zero"]
-    turn = Turn(Profile(persona, latency, words=dice.choice((1, 2, 3, 8))), 1_763_700_000, dice)
+    context = PersonaContext(Profile(persona, latency, words=rng.choice((1, 2, 3, 8))), 1_763_700_000, rng)
     reply = Upstream(persona, asked.stream, 0, {}, [])
-    for action in PERSONAS[persona].answer(request, asked, turn):
+    for action in PERSONAS[persona].answer(request, asked, context):
         match action:
             case Head(status, headers):
                 reply.status, reply.headers = status, dict(headers)
@@ -154,44 +154,44 @@ def make(dice: Random, persona: str, request: SimRequest) -> Upstream:
                 reply.events.append(data)
     if reply.stream != reply.headers["content-type"].startswith("text/event-stream"):
         raise ValueError(f"the persona refuses the request: {reply.events}")
-    for breaker in dice.sample(BREAKERS, dice.choice((0, 1, 1, 1, 2, 2, 3, 5))):
-        breaker(dice, reply)
-    _frame(dice, reply)
+    for breaker in rng.sample(BREAKERS, rng.choice((0, 1, 1, 1, 2, 2, 3, 5))):
+        breaker(rng, reply)
+    _frame(rng, reply)
     return reply
 
 
 # Values
 
 
-def odd_value(dice: Random, reply: Upstream) -> None:
+def odd_value(rng: Random, reply: Upstream) -> None:
     """One value in one JSON text becomes another, is left out, or comes twice."""
     if not reply.events:
         return
-    at = dice.randrange(len(reply.events))
+    at = rng.randrange(len(reply.events))
     head, data, tail = _payload(reply.events[at])
-    broken = _broken(dice, data)
+    broken = _broken(rng, data)
     if reply.stream:
-        broken = broken.replace(b"\n", dice.choice((b"\ndata: ", b"\ndata: ", b"\n")))
+        broken = broken.replace(b"\n", rng.choice((b"\ndata: ", b"\ndata: ", b"\n")))
     reply.events[at] = head + broken + tail
     _did(reply, "odd value")
 
 
-def odd_finish(dice: Random, reply: Upstream) -> None:
+def odd_finish(rng: Random, reply: Upstream) -> None:
     """Reasons to end that are none, everywhere: some servers write an empty one into every chunk."""
-    odd = dice.choice((b'""', b"null", b'"error"', b"0", b'"banana"'))
+    odd = rng.choice((b'""', b"null", b'"error"', b"0", b'"banana"'))
     for name in (b'"finish_reason":', b'"stop_reason":'):
-        everywhere = dice.random() < 0.5
+        everywhere = rng.random() < 0.5
         reply.events = [
             _with(event, name, odd, only=None if everywhere else b"null") for event in reply.events
         ]
     _did(reply, "odd finish")
 
 
-def parts(dice: Random, reply: Upstream) -> None:
+def parts(rng: Random, reply: Upstream) -> None:
     """Content as a list of parts, as Mistral writes thinking answers."""
     if reply.persona != "mistral":
         return
-    at = dice.randrange(max(1, len(reply.events)))
+    at = rng.randrange(max(1, len(reply.events)))
     try:
         head, data, tail = _payload(reply.events[at])
         said = json.loads(data)
@@ -201,7 +201,7 @@ def parts(dice: Random, reply: Upstream) -> None:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return
     thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
-    part["content"] = [thinking, {"type": "text", "text": text}][dice.randrange(2) :]
+    part["content"] = [thinking, {"type": "text", "text": text}][rng.randrange(2) :]
     reply.events[at] = head + json.dumps(said, separators=(",", ":")).encode() + tail
     reply.told.append("parts")
 
@@ -209,39 +209,39 @@ def parts(dice: Random, reply: Upstream) -> None:
 # Events
 
 
-def drop(dice: Random, reply: Upstream) -> None:
+def drop(rng: Random, reply: Upstream) -> None:
     """One event is missing."""
     if reply.stream and reply.events:
-        del reply.events[dice.randrange(len(reply.events))]
+        del reply.events[rng.randrange(len(reply.events))]
         _did(reply, "drop")
 
 
-def twice(dice: Random, reply: Upstream) -> None:
+def twice(rng: Random, reply: Upstream) -> None:
     """One event comes twice, the second time anywhere."""
     if reply.stream and reply.events:
-        event = dice.choice(reply.events)
-        reply.events.insert(dice.randrange(len(reply.events) + 1), event)
+        event = rng.choice(reply.events)
+        reply.events.insert(rng.randrange(len(reply.events) + 1), event)
         _did(reply, "twice")
 
 
-def reorder(dice: Random, reply: Upstream) -> None:
+def reorder(rng: Random, reply: Upstream) -> None:
     """Two events change places, or all do."""
     if len(reply.events) > 1:
-        a, b = dice.sample(range(len(reply.events)), 2)
+        a, b = rng.sample(range(len(reply.events)), 2)
         reply.events[a], reply.events[b] = reply.events[b], reply.events[a]
-        if dice.random() < 0.2:
-            dice.shuffle(reply.events)
+        if rng.random() < 0.2:
+            rng.shuffle(reply.events)
         _did(reply, "reorder")
 
 
-def cut(dice: Random, reply: Upstream) -> None:
+def cut(rng: Random, reply: Upstream) -> None:
     """The answer stops after any event; what follows is the ending."""
     if reply.stream:
-        del reply.events[dice.randrange(len(reply.events) + 1) :]
+        del reply.events[rng.randrange(len(reply.events) + 1) :]
         _did(reply, "cut")
 
 
-def more(dice: Random, reply: Upstream) -> None:
+def more(rng: Random, reply: Upstream) -> None:
     """An event that does not belong there: an error, an end, another dialect's, somebody else's answer."""
     strangers: list[bytes] = [
         b"data: [DONE]\n\n",
@@ -265,135 +265,131 @@ def more(dice: Random, reply: Upstream) -> None:
         b"<html><h1>502 Bad Gateway</h1></html>\n\n",
         b'{"error":{"message":"quota"}}\n\n',
     ]
-    at = dice.choice((0, len(reply.events), dice.randrange(len(reply.events) + 1)))
-    reply.events.insert(at, dice.choice(strangers))
+    at = rng.choice((0, len(reply.events), rng.randrange(len(reply.events) + 1)))
+    reply.events.insert(at, rng.choice(strangers))
     _did(reply, "more")
 
 
-def nothing_much(dice: Random, reply: Upstream) -> None:
+def nothing_much(rng: Random, reply: Upstream) -> None:
     """Comments, retry lines and ids, pings: what every reader of events must pass over."""
     if not reply.stream:
-        reply.events = [dice.choice((b"\n\n", b" \r\n\t")) + e for e in reply.events]
+        reply.events = [rng.choice((b"\n\n", b" \r\n\t")) + e for e in reply.events]
         reply.told.append("padding")
         return
     idle = (b": KEEP-ALIVE\n\n", b"\n", b"retry: 10\n\n", b"id: 7\n", b": x\n", b"event: nothing\n\n")
-    for _ in range(dice.randrange(1, 4)):
-        reply.events.insert(dice.randrange(len(reply.events) + 1), dice.choice(idle))
+    for _ in range(rng.randrange(1, 4)):
+        reply.events.insert(rng.randrange(len(reply.events) + 1), rng.choice(idle))
     reply.told.append("nothing much")
 
 
-def no_names(dice: Random, reply: Upstream) -> None:
+def no_names(rng: Random, reply: Upstream) -> None:
     """The `event:` lines are missing."""
     if reply.stream:
         reply.events = [event[event.find(b"data:") :] for event in reply.events]
         reply.told.append("no names")
 
 
-def line_ends(dice: Random, reply: Upstream) -> None:
+def line_ends(rng: Random, reply: Upstream) -> None:
     """CRLF, CR, or all three mixed, where they mean the same."""
     if reply.stream:
-        ends = dice.choice(((b"\r\n",), (b"\r",), (b"\n", b"\r\n"), (b"\n", b"\r", b"\r\n")))
+        ends = rng.choice(((b"\r\n",), (b"\r",), (b"\n", b"\r\n"), (b"\n", b"\r", b"\r\n")))
         lines = b"".join(reply.events).split(b"\n")
-        body = b"".join(line + dice.choice(ends) for line in lines[:-1]) + lines[-1]
+        body = b"".join(line + rng.choice(ends) for line in lines[:-1]) + lines[-1]
         reply.events = [body]
         if len(ends) > 1:  # a CR and an LF that meet are one end of a line
             reply.harmless = False
         reply.told.append("line ends")
 
 
-def endless(dice: Random, reply: Upstream) -> None:
+def endless(rng: Random, reply: Upstream) -> None:
     """A line or an event far over the limits."""
-    size = dice.choice((10_000, 70_000, 300_000))
+    size = rng.choice((10_000, 70_000, 300_000))
     shapes = (b"x" * size, b"data: " + b"y" * size, b"data: y\n" * (size // 8), b":" * size + b"\n")
-    reply.events.insert(dice.randrange(len(reply.events) + 1), dice.choice(shapes))
+    reply.events.insert(rng.randrange(len(reply.events) + 1), rng.choice(shapes))
     _did(reply, "endless")
 
 
 # Bytes
 
 
-def flip(dice: Random, reply: Upstream) -> None:
+def flip(rng: Random, reply: Upstream) -> None:
     """Bytes change, come, or go."""
     body = bytearray(b"".join(reply.events))
-    for _ in range(dice.choice((1, 1, 2, 10))):
-        at = dice.randrange(len(body) + 1)
-        match dice.randrange(4):
+    for _ in range(rng.choice((1, 1, 2, 10))):
+        at = rng.randrange(len(body) + 1)
+        match rng.randrange(4):
             case 0 if at < len(body):
-                body[at] ^= 1 << dice.randrange(8)
+                body[at] ^= 1 << rng.randrange(8)
             case 1:
-                body[at:at] = dice.choice(
+                body[at:at] = rng.choice(
                     (b"\xff", b"\0", b"\xed\xa0\x80", b"\xc3", b"\n", b"\r", b"\n\n", b'"')
                 )
             case 2:
-                del body[at : at + dice.choice((1, 2, 20))]
+                del body[at : at + rng.choice((1, 2, 20))]
             case _:
-                body[at:at] = dice.randbytes(dice.randrange(1, 9))
+                body[at:at] = rng.randbytes(rng.randrange(1, 9))
     reply.events = [bytes(body)]
     _did(reply, "flip")
 
 
-def cut_anywhere(dice: Random, reply: Upstream) -> None:
+def cut_anywhere(rng: Random, reply: Upstream) -> None:
     """The bytes stop anywhere, often near the end."""
     body = b"".join(reply.events)
-    left = (
-        dice.randrange(len(body) + 1) if dice.random() < 0.5 else max(0, len(body) - dice.randrange(1, 200))
-    )
+    left = rng.randrange(len(body) + 1) if rng.random() < 0.5 else max(0, len(body) - rng.randrange(1, 200))
     reply.events = [body[:left]]
     _did(reply, "cut anywhere")
 
 
-def marks(dice: Random, reply: Upstream) -> None:
+def marks(rng: Random, reply: Upstream) -> None:
     """A byte order mark, at the beginning or where it does not belong."""
-    at = dice.choice((0, 0, len(reply.events), dice.randrange(len(reply.events) + 1)))
-    reply.events.insert(at, b"\xef\xbb\xbf" * dice.choice((1, 1, 2)))
+    at = rng.choice((0, 0, len(reply.events), rng.randrange(len(reply.events) + 1)))
+    reply.events.insert(at, b"\xef\xbb\xbf" * rng.choice((1, 1, 2)))
     _did(reply, "marks")
 
 
-def compressed(dice: Random, reply: Upstream) -> None:
+def compressed(rng: Random, reply: Upstream) -> None:
     """Compressed though nobody asked for it; said or not, whole or not."""
     body = gzip.compress(b"".join(reply.events), mtime=0)
-    reply.events = [body[: dice.choice((len(body), len(body) // 2))] if dice.random() < 0.8 else body]
-    if dice.random() < 0.7:
-        reply.headers["content-encoding"] = dice.choice(("gzip", "GZIP", "br", "deflate, gzip"))
+    reply.events = [body[: rng.choice((len(body), len(body) // 2))] if rng.random() < 0.8 else body]
+    if rng.random() < 0.7:
+        reply.headers["content-encoding"] = rng.choice(("gzip", "GZIP", "br", "deflate, gzip"))
     _did(reply, "compressed")
 
 
 # The outside
 
 
-def status(dice: Random, reply: Upstream) -> None:
+def status(rng: Random, reply: Upstream) -> None:
     """Another status, with the body as it is or none; perhaps with a word on when to come back."""
-    reply.status = dice.choice(STATUSES)
-    if dice.random() < 0.5:
-        reply.headers[dice.choice(("retry-after", "retry-after-ms"))] = dice.choice(WAITS)
-    if dice.random() < 0.5:
+    reply.status = rng.choice(STATUSES)
+    if rng.random() < 0.5:
+        reply.headers[rng.choice(("retry-after", "retry-after-ms"))] = rng.choice(WAITS)
+    if rng.random() < 0.5:
         errors = (
             b"error code: 1033",
             b'{"error":{"code":"context_length_exceeded"}}',
             b'{"error":5}',
             b"[" * 5000,
         )
-        reply.events = [dice.choice((*errors, b'{"error":{"message":"' + b"m" * 999 + b'","code":[1]}}'))]
+        reply.events = [rng.choice((*errors, b'{"error":{"message":"' + b"m" * 999 + b'","code":[1]}}'))]
     _did(reply, "status")
 
 
-def content_type(dice: Random, reply: Upstream) -> None:
+def content_type(rng: Random, reply: Upstream) -> None:
     """Said to be something else."""
-    reply.headers["content-type"] = dice.choice(TYPES)
+    reply.headers["content-type"] = rng.choice(TYPES)
     _did(reply, "content type")
 
 
-def ending(dice: Random, reply: Upstream) -> None:
+def ending(rng: Random, reply: Upstream) -> None:
     """It ends as it should not: closed, reset, hanging, broken framing."""
-    reply.ending = dice.choice(ENDINGS)
+    reply.ending = rng.choice(ENDINGS)
     _did(reply, "ending")
 
 
-def stall(dice: Random, reply: Upstream) -> None:
+def stall(rng: Random, reply: Upstream) -> None:
     """Nothing comes before the head."""
-    reply.before_head = (
-        dice.choice((Wait(STALL_S), Wait(1.0), Hang(), Reset(), Close(), Raw(b"HTTP/9 \0"))),
-    )
+    reply.before_head = (rng.choice((Wait(STALL_S), Wait(1.0), Hang(), Reset(), Close(), Raw(b"HTTP/9 \0"))),)
     _did(reply, "stall")
 
 
@@ -414,32 +410,32 @@ BREAKERS += (nothing_much, nothing_much, no_names, line_ends, endless, flip, fli
 BREAKERS += (compressed, status, content_type, ending, ending, stall)
 
 
-def _frame(dice: Random, reply: Upstream) -> None:
+def _frame(rng: Random, reply: Upstream) -> None:
     """Length or chunks, said rightly or wrongly; pieces cut anywhere; pauses."""
     body = b"".join(reply.events)
     for name in [n for n in reply.headers if n.lower() == "content-length"]:
         del reply.headers[name]
-    how = dice.random()
+    how = rng.random()
     if how < 0.3:
         reply.headers["content-length"] = str(len(body))
     elif how < 0.4:
-        wrong = (len(body) + 7, max(0, len(body) - dice.randrange(1, 40)), 0, "x", "-5", 10**18)
-        reply.headers["content-length"] = str(dice.choice(wrong))
+        wrong = (len(body) + 7, max(0, len(body) - rng.randrange(1, 40)), 0, "x", "-5", 10**18)
+        reply.headers["content-length"] = str(rng.choice(wrong))
         _did(reply, "wrong length")
-    reply.pieces = _pieces(dice, body)
-    reply.waits_s = [dice.choice((0, 0, 0, 0, 0.01)) for _ in reply.pieces]
-    if reply.pieces and dice.random() < 0.05:
-        reply.waits_s[dice.randrange(len(reply.pieces))] = STALL_S
+    reply.pieces = _pieces(rng, body)
+    reply.waits_s = [rng.choice((0, 0, 0, 0, 0.01)) for _ in reply.pieces]
+    if reply.pieces and rng.random() < 0.05:
+        reply.waits_s[rng.randrange(len(reply.pieces))] = STALL_S
         _did(reply, "pause")
 
 
-def _pieces(dice: Random, body: bytes) -> list[bytes]:
-    how = dice.random()
+def _pieces(rng: Random, body: bytes) -> list[bytes]:
+    how = rng.random()
     if how < 0.3:
         return [body] if body else []
     if how < 0.4 and len(body) < 3000:
         return [body[i : i + 1] for i in range(len(body))]
-    cuts = sorted(dice.randrange(len(body) + 1) for _ in range(dice.choice((1, 3, 10))))
+    cuts = sorted(rng.randrange(len(body) + 1) for _ in range(rng.choice((1, 3, 10))))
     return [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True) if a < b]
 
 
@@ -462,7 +458,7 @@ def _with(event: bytes, name: bytes, value: bytes, only: bytes | None) -> bytes:
     return event
 
 
-def _broken(dice: Random, data: bytes) -> bytes:
+def _broken(rng: Random, data: bytes) -> bytes:
     try:
         said = json.loads(data)
         places = list(_places(said))
@@ -470,26 +466,26 @@ def _broken(dice: Random, data: bytes) -> bytes:
         return data
     if not places:
         return data
-    holder, key = dice.choice(places)
+    holder, key = rng.choice(places)
     raw: str | None = None
-    match dice.randrange(5):
+    match rng.randrange(5):
         case 0 | 1:
-            holder[key] = dice.choice(ODD)
+            holder[key] = rng.choice(ODD)
         case 2:
-            holder[key], raw = "@raw@", dice.choice((*RAW, *(_deep(dice, depth) for depth in DEPTHS)))
+            holder[key], raw = "@raw@", rng.choice((*RAW, *(_deep(rng, depth) for depth in DEPTHS)))
         case 3:
             del holder[key]
         case _ if isinstance(holder, dict):
-            holder[key + "@twice@"] = dice.choice((holder[key], *ODD))
+            holder[key + "@twice@"] = rng.choice((holder[key], *ODD))
         case _:
             holder.append(holder[key])
-    text = json.dumps(said, ensure_ascii=dice.random() < 0.5, indent=dice.choice((None, None, None, 1)))
+    text = json.dumps(said, ensure_ascii=rng.random() < 0.5, indent=rng.choice((None, None, None, 1)))
     text = text.replace('@twice@"', '"').replace('"@raw@"', raw or "null")
     return text.encode("utf-8", "surrogatepass")
 
 
-def _deep(dice: Random, depth: int) -> str:
-    opening, closing = dice.choice((("[", "]"), ('{"a":', "}")))
+def _deep(rng: Random, depth: int) -> str:
+    opening, closing = rng.choice((("[", "]"), ('{"a":', "}")))
     return opening * depth + "1" + closing * depth
 
 

@@ -6,10 +6,10 @@ from http.client import HTTPResponse
 
 import pytest
 
-from dub5.loadtests import ruler
-from dub5.loadtests.client import Client
-from dub5.loadtests.mix import Ask
-from dub5.loadtests.sample import Outcome, Sample
+from dub5.loadtests import calibrate
+from dub5.loadtests.client import LoadClient
+from dub5.loadtests.mix import RequestKind
+from dub5.loadtests.sample import Sample, SampleOutcome
 from dub5.simulators.answers import Proof
 from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Reset, Script, SimRequest
 from dub5.simulators.server.sockets import serve
@@ -45,11 +45,11 @@ def says_hello(text: str, prompt: str) -> Proof:
     return Proof.WHOLE if (text, prompt) == ("hello", "?") else Proof.CUT
 
 
-async def ask(*actions: Action, kind: Ask | None = None) -> Sample:
+async def ask(*actions: Action, kind: RequestKind | None = None) -> Sample:
     """One request to a server that plays these actions."""
-    kind = kind or Ask("stream", 1)
+    kind = kind or RequestKind("stream", 1)
     async with serve(script(*actions)) as server:
-        client = Client(server.url, says_hello)
+        client = LoadClient(server.url, says_hello)
         sample = await asyncio.to_thread(client.ask, kind, BODY, client.now_s())
         client.close()
     return sample
@@ -59,24 +59,32 @@ async def ask(*actions: Action, kind: Ask | None = None) -> Sample:
 @pytest.mark.parametrize(
     ("actions", "outcome", "why"),
     [
-        ((STREAM, HELLO, STOP, DONE, End()), Outcome.WHOLE, ""),
-        ((STREAM, HELLO, event(error=TOLD), End()), Outcome.CUT, "all_targets_down"),
-        ((STREAM, HELLO, End()), Outcome.FALSE, "ended without finish_reason and [DONE]"),
-        ((STREAM, HELLO, DONE, End()), Outcome.FALSE, "ended without finish_reason"),
-        ((STREAM, choice(delta={"content": "he"}), STOP, DONE, End()), Outcome.FALSE, "the text is cut"),
-        ((STREAM, Data(b"data: {nonsense\n\n"), End()), Outcome.FALSE, "an event that is not JSON"),
-        ((STREAM, HELLO, Close()), Outcome.BROKEN, "IncompleteRead"),
-        ((STREAM, HELLO, Reset()), Outcome.BROKEN, "ConnectionResetError"),
-        ((Close(),), Outcome.BROKEN, "RemoteDisconnected"),
+        ((STREAM, HELLO, STOP, DONE, End()), SampleOutcome.COMPLETE, ""),
+        ((STREAM, HELLO, event(error=TOLD), End()), SampleOutcome.CUT, "all_targets_down"),
+        ((STREAM, HELLO, End()), SampleOutcome.DISHONEST, "ended without finish_reason and [DONE]"),
+        ((STREAM, HELLO, DONE, End()), SampleOutcome.DISHONEST, "ended without finish_reason"),
+        (
+            (STREAM, choice(delta={"content": "he"}), STOP, DONE, End()),
+            SampleOutcome.DISHONEST,
+            "the text is cut",
+        ),
+        ((STREAM, Data(b"data: {nonsense\n\n"), End()), SampleOutcome.DISHONEST, "an event that is not JSON"),
+        ((STREAM, HELLO, Close()), SampleOutcome.BROKEN, "IncompleteRead"),
+        ((STREAM, HELLO, Reset()), SampleOutcome.BROKEN, "ConnectionResetError"),
+        ((Close(),), SampleOutcome.BROKEN, "RemoteDisconnected"),
         (
             (Head(503), Data(json.dumps({"error": TOLD}).encode()), End()),
-            Outcome.ERROR,
+            SampleOutcome.FAILED,
             "503 all_targets_down",
         ),
-        ((Head(502), Data(b"<html>bad gateway</html>"), End()), Outcome.FALSE, "502 without an error"),
+        (
+            (Head(502), Data(b"<html>bad gateway</html>"), End()),
+            SampleOutcome.DISHONEST,
+            "502 without an error",
+        ),
     ],
 )
-async def test_how_a_stream_ends(actions: tuple[Action, ...], outcome: Outcome, why: str) -> None:
+async def test_how_a_stream_ends(actions: tuple[Action, ...], outcome: SampleOutcome, why: str) -> None:
     """Only a stream that says it is whole, and is, counts; a failure is honest if a program can read it."""
     sample = await ask(*actions)
     assert sample.outcome is outcome, sample.why
@@ -101,23 +109,23 @@ def labelled(source: str, text: str = "Nobody can answer.", header: str | None =
 @pytest.mark.parametrize(
     ("actions", "outcome", "why"),
     [
-        (labelled("words", header="words"), Outcome.DEGRADED, "words"),
-        (labelled("words"), Outcome.DEGRADED, "words"),  # its head has gone out with a heartbeat before
-        (labelled("stale", "hello", "stale"), Outcome.DEGRADED, "stale"),
-        (labelled("stale", "hel", "stale"), Outcome.FALSE, "cut_answer_labelled_stale"),
-        (labelled("words", "hello", "words"), Outcome.FALSE, "whole_answer_labelled_words"),
-        (labelled("words", header="stale"), Outcome.FALSE, "half_labelled_substitute"),
-        (labelled("words", "", "words"), Outcome.FALSE, "empty_substitute"),
-        ((STREAM, event(choices=[SORRY]), STOP, DONE, End()), Outcome.FALSE, "the text is cut"),
+        (labelled("words", header="words"), SampleOutcome.DEGRADED, "words"),
+        (labelled("words"), SampleOutcome.DEGRADED, "words"),  # its head has gone out with a heartbeat before
+        (labelled("stale", "hello", "stale"), SampleOutcome.DEGRADED, "stale"),
+        (labelled("stale", "hel", "stale"), SampleOutcome.DISHONEST, "cut_answer_labelled_stale"),
+        (labelled("words", "hello", "words"), SampleOutcome.DISHONEST, "whole_answer_labelled_words"),
+        (labelled("words", header="stale"), SampleOutcome.DISHONEST, "half_labelled_substitute"),
+        (labelled("words", "", "words"), SampleOutcome.DISHONEST, "empty_substitute"),
+        ((STREAM, event(choices=[SORRY]), STOP, DONE, End()), SampleOutcome.DISHONEST, "the text is cut"),
         (
             (STREAM, event(choices=[SORRY], degraded=LABEL), STOP, DONE, End()),
-            Outcome.FALSE,
+            SampleOutcome.DISHONEST,
             "half_labelled_substitute",
         ),
-        ((*labelled("words")[:2], End()), Outcome.FALSE, "ended without"),
+        ((*labelled("words")[:2], End()), SampleOutcome.DISHONEST, "ended without"),
     ],
 )
-async def test_a_substitute(actions: tuple[Action, ...], outcome: Outcome, why: str) -> None:
+async def test_a_substitute(actions: tuple[Action, ...], outcome: SampleOutcome, why: str) -> None:
     """Labelled from the head to the end, and what its label says: then it is honest, and no whole answer either."""
     sample = await ask(*actions)
     assert sample.outcome is outcome, sample.why
@@ -130,23 +138,23 @@ async def test_a_json_substitute() -> None:
     head = Head(200, {"content-type": "application/json", "x-dub5-degraded": "words"})
     answer = {"message": {"content": "Nobody can answer."}, "finish_reason": "stop"}
     whole = Data(json.dumps({"choices": [answer], "degraded": LABEL}).encode())
-    sample = await ask(head, whole, End(), kind=Ask("json", 1, stream=False))
-    assert (sample.outcome, sample.why) == (Outcome.DEGRADED, "words")
+    sample = await ask(head, whole, End(), kind=RequestKind("json", 1, stream=False))
+    assert (sample.outcome, sample.why) == (SampleOutcome.DEGRADED, "words")
 
 
 @pytest.mark.real_sockets
 async def test_a_json_answer() -> None:
     """A whole answer is judged like a stream; without a finish_reason it is not whole."""
-    kind = Ask("json", 1, stream=False)
+    kind = RequestKind("json", 1, stream=False)
     head = Head(200, {"content-type": "application/json", "x-dub5-cache": "hit", "x-dub5-target": "one/m"})
     answer = {"message": {"content": "hello"}, "finish_reason": "stop"}
     sample = await ask(head, Data(json.dumps({"choices": [answer]}).encode()), End(), kind=kind)
-    assert (sample.outcome, sample.cached, sample.target) == (Outcome.WHOLE, True, "one/m")
+    assert (sample.outcome, sample.cached, sample.target) == (SampleOutcome.COMPLETE, True, "one/m")
     assert sample.first_token_s is not None
 
     del answer["finish_reason"]
     sample = await ask(head, Data(json.dumps({"choices": [answer]}).encode()), End(), kind=kind)
-    assert sample.outcome is Outcome.FALSE
+    assert sample.outcome is SampleOutcome.DISHONEST
 
 
 @pytest.mark.real_sockets
@@ -155,9 +163,9 @@ async def test_a_json_answer() -> None:
 )
 async def test_leaving(before: tuple[Action, ...]) -> None:
     """A client that means to leave does so in time, whatever it is waiting for."""
-    kind = Ask("leaves", 1, leave_after_s=0.05)
+    kind = RequestKind("leaves", 1, leave_after_s=0.05)
     sample = await ask(*before, Hang(), kind=kind)
-    assert sample.outcome is Outcome.LEFT
+    assert sample.outcome is SampleOutcome.CANCELLED
     assert sample.ended_s - sample.started_s < 1
 
 
@@ -165,8 +173,8 @@ async def test_leaving(before: tuple[Action, ...]) -> None:
 async def test_late_requests() -> None:
     """A request that is sent late waits from the moment it should have been sent."""
     async with serve(script(STREAM, HELLO, STOP, DONE, End())) as server:
-        client = Client(server.url, says_hello)
-        sample = await asyncio.to_thread(client.ask, Ask("stream", 1), BODY, client.now_s() - 3)
+        client = LoadClient(server.url, says_hello)
+        sample = await asyncio.to_thread(client.ask, RequestKind("stream", 1), BODY, client.now_s() - 3)
         client.close()
     assert sample.waited_for_token_s is not None and sample.waited_for_token_s > 3
     assert sample.first_token_s is not None and sample.first_token_s - sample.started_s < 1
@@ -176,10 +184,10 @@ async def test_late_requests() -> None:
 async def test_connections_live_on() -> None:
     """Requests one after another share a connection."""
     async with serve(script(STREAM, HELLO, STOP, DONE, End())) as server:
-        client = Client(server.url, says_hello)
+        client = LoadClient(server.url, says_hello)
         used = []
         for _ in range(3):
-            await asyncio.to_thread(client.ask, Ask("stream", 1), BODY, 0.0)
+            await asyncio.to_thread(client.ask, RequestKind("stream", 1), BODY, 0.0)
             used.append(client._idle[-1][1].sock)
         assert server.connections == 1 and used[0] is used[1] is used[2]
         client.close()
@@ -187,24 +195,24 @@ async def test_connections_live_on() -> None:
 
 def test_the_ruler_is_straight() -> None:
     """Pieces 50 ms apart are reported 50 ms apart, the first one too."""
-    assert ruler.check() == ""
+    assert calibrate.check() == ""
 
 
 def test_a_bent_ruler(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that waits for full blocks is found out before it can report anything."""
-    monkeypatch.setattr(ruler, "TRIES", 1)
+    monkeypatch.setattr(calibrate, "TRIES", 1)
     monkeypatch.setattr(HTTPResponse, "read1", HTTPResponse.read)
-    assert ruler.check().startswith("first token 3")
+    assert calibrate.check().startswith("first token 3")
 
 
 def test_a_slow_ruler(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that stamps pieces late is found out as well."""
-    monkeypatch.setattr(ruler, "TRIES", 1)
-    now_s = Client.now_s
+    monkeypatch.setattr(calibrate, "TRIES", 1)
+    now_s = LoadClient.now_s
 
-    def late(client: Client) -> float:
+    def late(client: LoadClient) -> float:
         time.sleep(0.05)
         return now_s(client)
 
-    monkeypatch.setattr(Client, "now_s", late)
-    assert "first token" in ruler.check()
+    monkeypatch.setattr(LoadClient, "now_s", late)
+    assert "first token" in calibrate.check()

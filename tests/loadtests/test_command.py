@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from dub5.loadtests import command
-from dub5.loadtests.sample import Outcome, Sample
+from dub5.loadtests.sample import Sample, SampleOutcome
 from dub5.loadtests.stack import settings
 from dub5.service.config.load import load
 
@@ -46,9 +46,9 @@ def test_a_mix_that_asks_a_provider_too(capsys: pytest.CaptureFixture[str]) -> N
     assert "--direct URL" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("outcome", "code"), [(Outcome.WHOLE, 0), (Outcome.FALSE, 1)])
+@pytest.mark.parametrize(("outcome", "code"), [(SampleOutcome.COMPLETE, 0), (SampleOutcome.DISHONEST, 1)])
 def test_the_verdict(
-    outcome: Outcome,
+    outcome: SampleOutcome,
     code: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -9,9 +9,9 @@ import pytest
 
 from dub5 import loadtests
 from dub5.loadtests.arrivals import poisson
-from dub5.loadtests.mix import MIXES, Ask, Mix, load
-from dub5.loadtests.sample import Outcome, Sample
-from dub5.loadtests.summary import Head, judge, objectives, quantiles, summarize
+from dub5.loadtests.mix import MIXES, Mix, RequestKind, load
+from dub5.loadtests.sample import Sample, SampleOutcome
+from dub5.loadtests.summary import RunHeader, judge, objectives, quantiles, summarize
 
 
 def sample(
@@ -19,7 +19,7 @@ def sample(
     *,
     late_s: float = 0.0,
     first_token_s: float | None = 0.1,
-    outcome: Outcome = Outcome.WHOLE,
+    outcome: SampleOutcome = SampleOutcome.COMPLETE,
     stream: bool = True,
 ) -> Sample:
     started_s = intended_s + late_s
@@ -59,28 +59,28 @@ def test_mixes() -> None:
 
 def test_shares() -> None:
     """Kinds are drawn by their shares."""
-    mix = Mix("", (Ask("often", 3), Ask("seldom", 1)))
-    dice = Random("1")
-    drawn = [mix.draw(dice).name for _ in range(4000)]
+    mix = Mix("", (RequestKind("often", 3), RequestKind("seldom", 1)))
+    rng = Random("1")
+    drawn = [mix.draw(rng).name for _ in range(4000)]
     assert drawn.count("often") == pytest.approx(3000, rel=0.05)
 
 
 def test_questions() -> None:
     """A kind draws from as many questions as it says; one that says nothing never asks the same twice."""
-    dice = Random("1")
-    repeated = Ask("repeated", 1, stream=False, temperature=0.0, prompts=3)
-    asked = {repeated.body("chat", dice)["messages"][0]["content"] for _ in range(100)}
+    rng = Random("1")
+    repeated = RequestKind("repeated", 1, stream=False, temperature=0.0, prompts=3)
+    asked = {repeated.body("chat", rng)["messages"][0]["content"] for _ in range(100)}
     assert len(asked) == 3
-    body = repeated.body("chat", dice)
+    body = repeated.body("chat", rng)
     assert (body["model"], body["temperature"], "stream" in body) == ("chat", 0.0, False)
-    new = Ask("new", 1)
-    assert len({new.body("chat", dice)["messages"][0]["content"] for _ in range(100)}) == 100
+    new = RequestKind("new", 1)
+    assert len({new.body("chat", rng)["messages"][0]["content"] for _ in range(100)}) == 100
 
 
 def test_a_good_run() -> None:
     """A run that keeps its pace and answers everything holds every objective of the file."""
     samples = [sample(at / 20) for at in range(600)]
-    seen = summarize(Head(600, 0, 31.0), samples, 30.0)
+    seen = summarize(RunHeader(600, 0, 31.0), samples, 30.0)
     seen["cached_ms"] = quantiles([0.001])
     rows = judge(seen, objectives("chat"))
     assert rows and all(row.held for row in rows), [row for row in rows if not row.held]
@@ -90,12 +90,12 @@ def test_a_good_run() -> None:
 @pytest.mark.parametrize(
     ("head", "samples"),
     [
-        (Head(100, 3, 30.0), [sample(at / 4) for at in range(97)]),
-        (Head(100, 0, 40.0), [sample(at * 0.35) for at in range(100)]),
+        (RunHeader(100, 3, 30.0), [sample(at / 4) for at in range(97)]),
+        (RunHeader(100, 0, 40.0), [sample(at * 0.35) for at in range(100)]),
     ],
     ids=["requests that found no place", "a schedule that took longer"],
 )
-def test_a_generator_that_cannot_keep_up(head: Head, samples: list[Sample]) -> None:
+def test_a_generator_that_cannot_keep_up(head: RunHeader, samples: list[Sample]) -> None:
     """What was not sent in its time makes the run invalid, however good the rest looks."""
     (row,) = judge(summarize(head, samples, 30.0), {"achieved_share_min": 0.98})
     assert not row.held
@@ -103,14 +103,14 @@ def test_a_generator_that_cannot_keep_up(head: Head, samples: list[Sample]) -> N
 
 def test_one_request_that_never_ended() -> None:
     """A request that was sent and is still open a minute after the last one has no sample; it is seen all the same."""
-    seen = summarize(Head(1000, 0, 91.0), [sample(at / 50) for at in range(999)], 30.0)
+    seen = summarize(RunHeader(1000, 0, 91.0), [sample(at / 50) for at in range(999)], 30.0)
     assert [row.name for row in judge(seen, objectives("chat")) if not row.held and row.value] == ["hung_max"]
 
 
 def test_one_false_answer() -> None:
     """One answer that only looks whole, among ten thousand, fails the run."""
-    samples = [sample()] * 9999 + [sample(outcome=Outcome.FALSE)]
-    seen = summarize(Head(10_000, 0, 1.0), samples, 30.0)
+    samples = [sample()] * 9999 + [sample(outcome=SampleOutcome.DISHONEST)]
+    seen = summarize(RunHeader(10_000, 0, 1.0), samples, 30.0)
     assert [row.name for row in judge(seen, objectives("chat")) if not row.held and row.value] == [
         "outcomes.false_max"
     ]
@@ -119,7 +119,7 @@ def test_one_false_answer() -> None:
 def test_waiting_counts_from_the_schedule() -> None:
     """A service that stood still for five seconds is seen as slow by all who had to wait, not by one alone."""
     samples = [sample(at / 20, late_s=max(0.0, 5 - at / 20)) for at in range(600)]
-    seen = summarize(Head(600, 0, 31.0), samples, 30.0)
+    seen = summarize(RunHeader(600, 0, 31.0), samples, 30.0)
     assert seen["first_token_ms"]["p95"] > 2000
     assert seen["late_ms"]["p99"] > 4000
 
@@ -128,15 +128,15 @@ def test_what_the_service_adds() -> None:
     """Requests past the service are the measure: what it adds is the difference, at each quantile."""
     through = [sample(first_token_s=0.003 if i < 90 else 0.02) for i in range(100)]
     direct = [msgspec.structs.replace(sample(first_token_s=0.001), direct=True) for _ in range(100)]
-    seen = summarize(Head(200, 0, 1.0), through + direct, 30.0)
+    seen = summarize(RunHeader(200, 0, 1.0), through + direct, 30.0)
     assert (seen["added_ms"]["p50"], seen["added_ms"]["p95"]) == (2.0, 19.0)
     assert seen["first_token_ms"]["p50"] == 3.0
 
 
 def test_substitutes_count_apart() -> None:
     """No whole answer, no first token; they have a row of their own."""
-    quick = [sample(first_token_s=0.001, outcome=Outcome.DEGRADED)] * 30
-    seen = summarize(Head(60, 0, 1.0), [sample()] * 30 + quick, 30.0)
+    quick = [sample(first_token_s=0.001, outcome=SampleOutcome.DEGRADED)] * 30
+    seen = summarize(RunHeader(60, 0, 1.0), [sample()] * 30 + quick, 30.0)
     assert (seen["whole_share"], seen["outcomes"]["degraded"]) == (0.5, 30)
     assert seen["first_token_ms"]["p50"] == 100.0 and seen["degraded_ms"]["p50"] == 500.0
     held = {row.name: row.held for row in judge(seen, objectives("chat"))}
@@ -145,8 +145,8 @@ def test_substitutes_count_apart() -> None:
 
 def test_people_who_left() -> None:
     """Leaving is neither an answer nor a failure."""
-    samples = [sample(), sample(outcome=Outcome.LEFT, first_token_s=None)]
-    seen = summarize(Head(2, 0, 1.0), samples, 30.0)
+    samples = [sample(), sample(outcome=SampleOutcome.CANCELLED, first_token_s=None)]
+    seen = summarize(RunHeader(2, 0, 1.0), samples, 30.0)
     assert (seen["whole_share"], seen["outcomes"]["left"]) == (1.0, 1)
 
 

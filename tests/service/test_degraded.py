@@ -14,7 +14,7 @@ from dub5.service import clock
 from dub5.service.config.options import BreakerOptions, CacheOptions, Clocks, DegradedOptions, ProbeOptions
 from dub5.service.config.settings import ServerSettings
 from dub5.simulators.script import Close, End, Hang, Head, Respond, Script, SimRequest, Wait
-from dub5.simulators.virtual import Answer, AppClient, Connect
+from dub5.simulators.virtual import AppClient, AppResponse, Connect
 from tests.support.world import SSE, World, body, chunk, healthy, in_turn, payloads, script, status, text_of
 
 STALLS = script(Hang())
@@ -29,7 +29,7 @@ def user(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-def label_of(answer: Answer) -> dict[str, Any]:
+def label_of(answer: AppResponse) -> dict[str, Any]:
     label: dict[str, Any] = answer.json()["degraded"]
     return label
 
@@ -370,7 +370,7 @@ async def test_the_callers_own_deadline() -> None:
     assert label_of(answer)["reason"] == "deadline_exceeded" and clock.now() <= 0.41
 
 
-async def unfinished(world: World) -> Answer:
+async def unfinished(world: World) -> AppResponse:
     """A request whose body never comes to its end."""
 
     async def pieces() -> AsyncIterator[bytes]:

@@ -20,12 +20,12 @@ from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings
 from dub5.simulators.answers import Proof, judge
 from dub5.simulators.faults.answers import parse_fault
 from dub5.simulators.latency import PRESETS
-from dub5.simulators.ledger import Ledger, Line
+from dub5.simulators.ledger import Ledger, LedgerLine
 from dub5.simulators.limits.rate import Limits
 from dub5.simulators.personas.base import Profile
-from dub5.simulators.provider import Provider
+from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.script import Action, Close, Data, End, Head, Script, SimRequest, Wait
-from dub5.simulators.virtual import Answer, AppClient, VirtualLoop, VirtualWire, run
+from dub5.simulators.virtual import AppClient, AppResponse, VirtualLoop, VirtualWire, run
 from tests.support.world import SSE, World, chunk, completion, healthy, in_turn, reply, script, text_of
 
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
@@ -42,10 +42,10 @@ class House:
         loop = asyncio.get_running_loop()
         self.epoch_s = int(clock.wall() - clock.now())
         self.providers = {
-            name: Provider(
+            name: SimulatedProvider(
                 persona if name == "one" else "openai",
                 Profile(name, PRESETS["quick"], 5),
-                chance=random.Random(name),
+                rng=random.Random(name),
                 now=loop.time,
                 ledger=self.ledger,
                 epoch_s=self.epoch_s,
@@ -91,7 +91,7 @@ class House:
             await self.ask(len(self.answered))
             await asyncio.sleep(every_s)
 
-    def asked(self, name: str) -> list[Line]:
+    def asked(self, name: str) -> list[LedgerLine]:
         """What this provider was asked."""
         return self.ledger.lines(provider=name)
 
@@ -197,7 +197,7 @@ async def test_ten_minutes_with_the_default_deadline() -> None:
         assert WORDS.startswith(text_of(content_of(answer))) and world.outcomes() == {"cut": 1}
 
 
-def content_of(answer: Answer) -> bytes:
+def content_of(answer: AppResponse) -> bytes:
     """A stream without its comments."""
     return b"".join(event + b"\n\n" for event in answer.body.split(b"\n\n") if event.startswith(b"data: "))
 

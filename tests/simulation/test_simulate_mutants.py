@@ -6,29 +6,29 @@ from functools import cache
 import pytest
 
 from dub5.chaos.simulation.mutant import mutated
-from dub5.chaos.simulation.run import play
+from dub5.chaos.simulation.run import run_world
 from dub5.chaos.simulation.shrink import rules_of
-from dub5.chaos.simulation.world.generate import draw
+from dub5.chaos.simulation.world.generate import generate_world
 from dub5.chaos.simulation.world.model import World
 from tests.simulation import mutants
 
 SEEDS_MAX = 200
 # Where to look first, so that it is quick, and the rules that should speak.
 CAUGHT = {
-    "permit_kept_on_cancel": (9, {"S6"}),
-    "retry_after_commit": (45, {"S2", "honest"}),
-    "budget_ignored": (20, {"S3"}),
-    "retry_after_ignored": (28, {"S7", "S8"}),
-    "last_candidate_ejected": (48, {"S12"}),
-    "follower_killed_with_leader": (38, {"honest"}),
-    "caller_missing_in_key": (5, {"S9"}),
-    "loser_not_cancelled": (9, {"S14"}),
-    "cut_answer_cached": (161, {"honest"}),
-    "whole_delivered_early": (14, {"S15"}),
-    "expired_work_sent": (22, {"S13"}),
-    "lower_class_first": (11, {"S13"}),
-    "substitute_for_programs": (23, {"S16"}),
-    "old_settings_for_new_requests": (48, {"S14"}),
+    "permit_kept_on_cancel": (9, {"permits_accounted_for"}),
+    "retry_after_commit": (45, {"no_spliced_answer", "honest_end"}),
+    "budget_ignored": (20, {"retry_budget_respected"}),
+    "retry_after_ignored": (28, {"retry_after_respected", "final_refusal_respected"}),
+    "last_candidate_ejected": (48, {"last_resort_offered"}),
+    "follower_killed_with_leader": (38, {"honest_end"}),
+    "caller_missing_in_key": (5, {"cache_and_sharing_correct"}),
+    "loser_not_cancelled": (9, {"hedging_bounded"}),
+    "cut_answer_cached": (161, {"honest_end"}),
+    "whole_delivered_early": (14, {"whole_delivery_respected"}),
+    "expired_work_sent": (22, {"queue_fair_and_timely"}),
+    "lower_class_first": (11, {"queue_fair_and_timely"}),
+    "substitute_for_programs": (23, {"fallback_allowed_and_labelled"}),
+    "old_settings_for_new_requests": (48, {"hedging_bounded"}),
 }
 
 
@@ -37,13 +37,13 @@ REQUESTS = {"expired_work_sent": 150}  # so many of a world are played; of other
 
 def beginning(seed: int, requests: int) -> World:
     """The first requests of a world."""
-    return replace(draw(seed), kept=((0, requests - 1),), rest_s=5.0)
+    return replace(generate_world(seed), kept=((0, requests - 1),), rest_s=5.0)
 
 
 @cache
 def broken_as_it_is(seed: int, requests: int) -> frozenset[str]:
     """The rules that the build itself breaks: none."""
-    return rules_of(play(beginning(seed, requests)))
+    return rules_of(run_world(beginning(seed, requests)))
 
 
 @pytest.mark.parametrize("name", [mutant.__name__ for mutant in mutants.MUTANTS])
@@ -52,7 +52,7 @@ def test_a_broken_build_is_caught(name: str) -> None:
     (first, rules), requests = CAUGHT[name], REQUESTS.get(name, 100)
     for seed in range(first, first + SEEDS_MAX):
         with mutated(f"{mutants.__name__}:{name}"):
-            broken = rules_of(play(beginning(seed, requests)))
+            broken = rules_of(run_world(beginning(seed, requests)))
         if broken & rules:
             assert not broken_as_it_is(seed, requests)
             return

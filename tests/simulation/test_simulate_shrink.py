@@ -2,18 +2,18 @@
 
 from collections import Counter
 
-from dub5.chaos.simulation.run import Result
+from dub5.chaos.simulation.run import WorldResult
 from dub5.chaos.simulation.shrink import Shrinker
-from dub5.chaos.simulation.world.generate import draw
+from dub5.chaos.simulation.world.generate import generate_world
 from dub5.chaos.simulation.world.model import World
 
 
-def result(world: World, *violations: str) -> Result:
-    return Result(world.seed, 1, 1.0, 1.0, "", Counter(), Counter(), {}, violations)
+def result(world: World, *violations: str) -> WorldResult:
+    return WorldResult(world.seed, 1, 1.0, 1.0, "", Counter(), Counter(), {}, violations)
 
 
 def world_with_troubles() -> World:
-    return next(world for seed in range(100) if len((world := draw(seed)).troubles) > 5)
+    return next(world for seed in range(100) if len((world := generate_world(seed)).troubles) > 5)
 
 
 def test_only_the_guilty_trouble_is_left() -> None:
@@ -21,10 +21,10 @@ def test_only_the_guilty_trouble_is_left() -> None:
     world = world_with_troubles()
     guilty = world.troubles[3]
 
-    def play(candidate: World) -> Result:
-        return result(candidate, *["S4 at 1 s: ..."] * (guilty in candidate.troubles))
+    def play(candidate: World) -> WorldResult:
+        return result(candidate, *["only_permitted_attempts at 1 s: ..."] * (guilty in candidate.troubles))
 
-    small = Shrinker(frozenset({"S4"}), 60.0, play).shrink(world)
+    small = Shrinker(frozenset({"only_permitted_attempts"}), 60.0, play).shrink(world)
     assert small.troubles == (guilty,)
     assert [provider.name for provider in small.providers] == [guilty.provider]
     assert small.kept == ()
@@ -35,7 +35,10 @@ def test_another_failure_is_not_the_same_one() -> None:
     """A smaller world that breaks another rule is no smaller world of this failure."""
     world = world_with_troubles()
 
-    def play(candidate: World) -> Result:
-        return result(candidate, "S4 at 1 s" if candidate == world else "S9 at 1 s")
+    def play(candidate: World) -> WorldResult:
+        return result(
+            candidate,
+            "only_permitted_attempts at 1 s" if candidate == world else "cache_and_sharing_correct at 1 s",
+        )
 
-    assert Shrinker(frozenset({"S4"}), 60.0, play).shrink(world) == world
+    assert Shrinker(frozenset({"only_permitted_attempts"}), 60.0, play).shrink(world) == world

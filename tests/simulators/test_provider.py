@@ -10,8 +10,8 @@ from dub5.simulators.faults.answers import parse_fault
 from dub5.simulators.faults.base import Fault
 from dub5.simulators.latency import PRESETS, Latency
 from dub5.simulators.ledger import Ended, Ledger
-from dub5.simulators.personas.base import Persona, Profile, Turn
-from dub5.simulators.provider import Provider, make
+from dub5.simulators.personas.base import Persona, PersonaContext, Profile
+from dub5.simulators.provider import SimulatedProvider, make
 from dub5.simulators.script import Data, Hang, Script, SimRequest
 from dub5.simulators.settings import BadSettings, build
 from tests.support.play import ASK, play, post
@@ -20,7 +20,7 @@ from tests.support.play import ASK, play, post
 class Nothing(Fault, frozen=True, tag="nothing"):
     """A fault that leaves nothing of the script."""
 
-    def on(self, script: Script, persona: Persona, turn: Turn) -> Script:
+    def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         return iter(())
 
 
@@ -40,12 +40,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def one(clock: Clock) -> Provider:
-    return Provider("openai", Profile("one", PRESETS["zero"]), chance=random.Random(0), now=clock)
+def one(clock: Clock) -> SimulatedProvider:
+    return SimulatedProvider("openai", Profile("one", PRESETS["zero"]), rng=random.Random(0), now=clock)
 
 
 class TestLedger:
-    def test_whole_answer(self, one: Provider, clock: Clock) -> None:
+    def test_whole_answer(self, one: SimulatedProvider, clock: Clock) -> None:
         """A line says what was asked, what was sent, and that it ended well."""
         request = post("openai", **{"x-stainless-retry-count": "2"})
 
@@ -69,7 +69,7 @@ class TestLedger:
         ],
         ids=str,
     )
-    def test_fault(self, one: Provider, fault: dict[str, object], ended: Ended) -> None:
+    def test_fault(self, one: SimulatedProvider, fault: dict[str, object], ended: Ended) -> None:
         """The fault that was applied stands in the line, and how the connection ended."""
         one.set_faults([parse_fault(fault)])
 
@@ -81,7 +81,7 @@ class TestLedger:
         assert line.left_at_s is None
 
     @pytest.mark.parametrize("hanging", [False, True])
-    def test_client_leaves(self, one: Provider, clock: Clock, hanging: bool) -> None:
+    def test_client_leaves(self, one: SimulatedProvider, clock: Clock, hanging: bool) -> None:
         """When the front end closes a script, the client has left, at that moment and after so many tokens."""
         one.set_faults([parse_fault({"kind": "stall", "before": "first_token"})] if hanging else [])
         script = one(post("openai", {**ASK, "stream": True}))
@@ -98,7 +98,7 @@ class TestLedger:
         assert line.tokens_sent == (0 if hanging else 1)
         assert one.ledger.open == {"one": 0}
 
-    def test_script_without_an_end(self, one: Provider) -> None:
+    def test_script_without_an_end(self, one: SimulatedProvider) -> None:
         """A script that just runs out is a cut of ours: its client has not left."""
         one.set_faults([Nothing()])
         play(one(post("openai")))
@@ -107,9 +107,9 @@ class TestLedger:
     def test_only_the_newest(self, clock: Clock) -> None:
         """The ring forgets the oldest, numbers go on, and a reader gets what came after the last it has."""
         ledger = Ledger(lines_max=3)
-        chance = random.Random(0)
+        rng = random.Random(0)
         both = [
-            Provider("openai", Profile(name, Latency()), chance=chance, now=clock, ledger=ledger)
+            SimulatedProvider("openai", Profile(name, Latency()), rng=rng, now=clock, ledger=ledger)
             for name in "ab"
         ]
         for _ in range(3):
@@ -121,7 +121,7 @@ class TestLedger:
         assert [line.n for line in ledger.lines(provider="b")] == [4, 6]
         assert ledger.lines(since=6) == ledger.lines(since=99) == []
 
-    def test_requests_that_are_no_chat(self, one: Provider) -> None:
+    def test_requests_that_are_no_chat(self, one: SimulatedProvider) -> None:
         """They have their line too, with nothing in it that was not said."""
         play(one(SimRequest("GET", "/v1/models", {}, b"")))
         play(one(post("openai", b"\xff")))
@@ -132,7 +132,7 @@ class TestLedger:
 
 
 class TestFaultsInForce:
-    def test_set_and_clear(self, one: Provider) -> None:
+    def test_set_and_clear(self, one: SimulatedProvider) -> None:
         """A fault takes the place of the one of its kind; kinds stand side by side and heal apart."""
         for fault in (
             {"kind": "status", "status": 500},
@@ -216,7 +216,7 @@ class TestSettings:
         assert words in str(caught.value)
 
 
-def test_prompts_of_any_kind(one: Provider) -> None:
+def test_prompts_of_any_kind(one: SimulatedProvider) -> None:
     """A prompt with half a character in it is answered like any other."""
     body = json.dumps({**ASK, "messages": [{"role": "user", "content": "\ud83d"}]}).encode()
     assert play(one(post("openai", body))).status in (200, 400)

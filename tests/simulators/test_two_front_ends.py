@@ -9,8 +9,8 @@ import pytest
 from dub5.service.wire.aiohttp_wire import AiohttpWire
 from dub5.service.wire.base import Wire, WireFailure, WireRequest
 from dub5.simulators.faults.answers import parse_fault
-from dub5.simulators.ledger import Line
-from dub5.simulators.provider import Provider
+from dub5.simulators.ledger import LedgerLine
+from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.server.sockets import serve
 from dub5.simulators.virtual import VirtualWire, run
 from tests.support.play import ASK_ANTHROPIC, PATHS, provider
@@ -63,16 +63,16 @@ async def met(wire: Wire, url: str, persona: str, stream: bool) -> tuple[object,
     return status, told, received, broke
 
 
-def struck(persona: str, fault: dict[str, Any]) -> Provider:
+def struck(persona: str, fault: dict[str, Any]) -> SimulatedProvider:
     return provider(persona, parse_fault(fault))
 
 
-async def on_sockets(one: Provider, persona: str, stream: bool) -> tuple[object, ...]:
+async def on_sockets(one: SimulatedProvider, persona: str, stream: bool) -> tuple[object, ...]:
     async with serve(one) as server:
         return await met(AiohttpWire(), server.url, persona, stream)
 
 
-async def on_virtual_time(one: Provider, persona: str, stream: bool) -> tuple[object, ...]:
+async def on_virtual_time(one: SimulatedProvider, persona: str, stream: bool) -> tuple[object, ...]:
     return await met(VirtualWire({"http://one": one}), "http://one", persona, stream)
 
 
@@ -85,7 +85,7 @@ def test_same_script(persona: str, fault: dict[str, Any], stream: bool) -> None:
 
     assert asyncio.run(on_sockets(real, persona, stream)) == run(on_virtual_time(virtual, persona, stream))
 
-    lines: list[list[Line]] = [one.ledger.lines() for one in (real, virtual)]
+    lines: list[list[LedgerLine]] = [one.ledger.lines() for one in (real, virtual)]
     assert lines[0] == lines[1] and len(lines[0]) == 1
 
 

@@ -10,7 +10,7 @@ from dub5.simulators.faults.base import Fault
 from dub5.simulators.latency import PRESETS
 from dub5.simulators.personas import PERSONAS
 from dub5.simulators.personas.base import Profile
-from dub5.simulators.provider import Provider
+from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.script import Action, Data, End, Hang, Head, Script, SimRequest, Wait
 
 ASK = {"model": "m-sim", "messages": [{"role": "user", "content": "hi"}]}
@@ -56,12 +56,14 @@ def play(script: Script) -> Played:
     return Played(status, headers, body, waited_s, tokens, None)
 
 
-def provider(persona: str, *faults: Fault, latency: str = "zero", seed: int = 0, **profile: Any) -> Provider:
+def provider(
+    persona: str, *faults: Fault, latency: str = "zero", seed: int = 0, **profile: Any
+) -> SimulatedProvider:
     """A provider called "one" on which these faults are set."""
-    made = Provider(
+    made = SimulatedProvider(
         persona,
         Profile("one", PRESETS[latency], **profile),
-        chance=random.Random(seed),
+        rng=random.Random(seed),
         now=lambda: 0.0,
     )
     made.set_faults(faults)

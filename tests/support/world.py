@@ -15,7 +15,7 @@ from dub5.service.config.settings import (
     Settings,
 )
 from dub5.simulators.script import Action, Data, End, Head, Respond, Script, SimRequest, Wait
-from dub5.simulators.virtual import Answer, AppClient, VirtualWire
+from dub5.simulators.virtual import AppClient, AppResponse, VirtualWire
 
 WORDS = ("hello ", "big ", "world")
 SSE = {"content-type": "text/event-stream"}
@@ -73,7 +73,7 @@ class World:
 
     def ask(
         self, *, stream: bool = False, headers: Mapping[str, str] | None = None, **fields: Any
-    ) -> Awaitable[Answer]:
+    ) -> Awaitable[AppResponse]:
         """One chat request, its whole reply."""
         return self.client.request(
             "POST", "/v1/chat/completions", json=body(stream=stream, **fields), headers=headers

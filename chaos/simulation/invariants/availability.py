@@ -2,57 +2,70 @@
 
 from collections.abc import Collection
 
-from dub5.chaos.simulation.invariants.record import Books, Case
-from dub5.chaos.simulation.invariants.recovery import HOST_SOON_S, Recovery
-from dub5.chaos.simulation.world.healthy import healthy_throughout, needed_s, sound
+from dub5.chaos.simulation.invariants.record import RequestRecord, RunRecord
+from dub5.chaos.simulation.invariants.recovery import HOST_SOON_S, RecoveryInvariants
+from dub5.chaos.simulation.world.healthy import healthy_throughout, is_sound, needed_s
 from dub5.chaos.simulation.world.model import World
 from dub5.service.model import Outcome
 
 SHARE = 0.995
 JSON_MODE = 1  # asks.PROGRAMS: not every dialect has it
-GIVEN_UP = frozenset({"provider_refused", "request_too_large"})
+REFUSED_FOR_GOOD = frozenset({"provider_refused", "request_too_large"})
 
 
-def wholeness(world: World, books: Books, recovery: Recovery) -> None:
+def check_availability(world: World, record: RunRecord, recovery: RecoveryInvariants) -> None:
     """Looks at all requests that could be answered."""
     healthy = {t for p in world.providers if healthy_throughout(world, p) for t in p.targets}
-    sound_ones = [(p, t) for p in world.providers if sound(world, p) for t in p.targets]
+    sound_ones = [(p, t) for p in world.providers if is_sound(world, p) for t in p.targets]
     recovered = {t for p, t in sound_ones if recovery.rests_until_s(p, t, world.end_s) < world.end_s}
-    could = [case for case in books.cases.values() if not case.ask.last and _could(world, case, healthy)]
-    _judge(books, "with a healthy target", could)
+    could = [
+        request
+        for request in record.requests.values()
+        if not request.plan.last and _could_be_answered(world, request, healthy)
+    ]
+    _check_share(record, "with a healthy target", could)
     if all(tuning.probe.enabled for tuning in world.tunings) and world.end_s - world.heal_s > HOST_SOON_S:
-        last = [case for case in books.cases.values() if case.ask.last and _could(world, case, recovered)]
-        _judge(books, "after the rest", last)
+        last = [
+            request
+            for request in record.requests.values()
+            if request.plan.last and _could_be_answered(world, request, recovered)
+        ]
+        _check_share(record, "after the rest", last)
 
 
-def _judge(books: Books, when: str, cases: list[Case]) -> None:
-    failed = [case for case in cases if case.ended is None or case.ended.outcome is not Outcome.COMPLETE]
-    books.sometimes[f"asked {when}"] += len(cases)
-    books.measured(f"share not complete {when}", len(failed) / len(cases) if cases else 0.0)
-    if len(failed) > (1 - SHARE) * len(cases):
-        case = failed[0]
-        said = case.ended.code if case.ended else "nothing"
-        books.violated(
-            "complete", f"{len(failed)} of {len(cases)} failed {when}: #{case.ask.number} with {said}"
+def _check_share(record: RunRecord, when: str, requests: list[RequestRecord]) -> None:
+    failed = [
+        request
+        for request in requests
+        if request.ended is None or request.ended.outcome is not Outcome.COMPLETE
+    ]
+    record.sometimes[f"asked {when}"] += len(requests)
+    record.measured(f"share not complete {when}", len(failed) / len(requests) if requests else 0.0)
+    if len(failed) > (1 - SHARE) * len(requests):
+        request = failed[0]
+        said = request.ended.code if request.ended else "nothing"
+        record.violated(
+            "enough_complete",
+            f"{len(failed)} of {len(requests)} failed {when}: #{request.plan.number} with {said}",
         )
 
 
-def _could(world: World, case: Case, targets: Collection[str]) -> bool:
+def _could_be_answered(world: World, request: RequestRecord, targets: Collection[str]) -> bool:
     """Whether one of these targets could have answered it: it had the time, and nothing final came from another."""
-    ask, ended = case.ask, case.ended
-    route, tuning = world.route(ask.route), world.tunings[case.generation]
-    time_s = min(ask.deadline_s, tuning.clocks.total_s)
+    plan, ended = request.plan, request.ended
+    route, tuning = world.route(plan.route), world.tunings[request.generation]
+    time_s = min(plan.deadline_s, tuning.clocks.total_s)
     if route.degraded.enabled:
         time_s = min(time_s, route.degraded.answer_within_s or time_s)
-    needs_s = needed_s(tuning, route.targets, stream=ask.stream, whole=ask.whole)
-    if not set(route.targets) & set(targets) or time_s < needs_s or ask.program == JSON_MODE:
+    needs_s = needed_s(tuning, route.targets, stream=plan.stream, whole=plan.whole)
+    if not set(route.targets) & set(targets) or time_s < needs_s or plan.program == JSON_MODE:
         return False
-    if case.left_s is not None or ask.pause_s or (world.drain and ask.at_s + time_s > world.drain.at_s):
+    if request.left_s is not None or plan.pause_s or (world.drain and plan.at_s + time_s > world.drain.at_s):
         return False
     if ended is None or ended.outcome is Outcome.COMPLETE:
         return True
-    elsewhere = {trial.target for trial in case.lead.trials} - set(targets)
+    elsewhere = {attempt.target for attempt in request.leader_or_self.attempts} - set(targets)
     committed = (
-        not ask.whole and ended.outcome is Outcome.CUT and ended.target in elsewhere
+        not plan.whole and ended.outcome is Outcome.CUT and ended.target in elsewhere
     )  # by then it was too late
-    return not committed and not (ended.code in GIVEN_UP and elsewhere)
+    return not committed and not (ended.code in REFUSED_FOR_GOOD and elsewhere)

@@ -1,6 +1,6 @@
 """What must have happened at least once over all seeds: a branch that is never taken proves nothing."""
 
-from dub5.chaos.simulation.invariants.record import Books, Case
+from dub5.chaos.simulation.invariants.record import RequestRecord, RunRecord
 from dub5.chaos.simulation.world.model import World
 from dub5.service.model import Outcome
 
@@ -76,56 +76,58 @@ REQUIRED = (
 )
 
 
-def look_back(world: World, books: Books) -> None:
+def count_coverage(world: World, record: RunRecord) -> None:
     """Counts what shows only at the end."""
-    for case in books.cases.values():
-        _count(world, books, case)
+    for request in record.requests.values():
+        _count(world, record, request)
 
 
-def _count(world: World, books: Books, case: Case) -> None:
-    sometimes, ended = books.sometimes, case.ended
+def _count(world: World, record: RunRecord, request: RequestRecord) -> None:
+    sometimes, ended = record.sometimes, request.ended
     if ended is None:
         return
     sometimes[f"ended {ended.outcome}"] += 1
     if ended.code is not None:
         sometimes[f"told: {ended.code}"] += 1
-    if ended.code == "shutting_down" and case.trials:
+    if ended.code == "shutting_down" and request.attempts:
         sometimes["drain cut"] += 1
-    if case.left_s is not None:
-        sometimes[f"left {'after' if case.content_seen else 'before'} the first content"] += 1
-    if case.ask.pause_s:
+    if request.left_s is not None:
+        sometimes[f"left {'after' if request.content_seen else 'before'} the first content"] += 1
+    if request.plan.pause_s:
         sometimes["slow client"] += 1
         sometimes["slow client given up"] += ended.outcome is Outcome.CANCELLED
-    for attempt in ended.attempts:
-        if not attempt.tried:
-            sometimes[f"passed over: {attempt.reason}"] += 1
-    if len(case.trials) > 1 and ended.outcome is Outcome.COMPLETE:
-        sometimes["failed over"] += case.trials[0].target != ended.target
-    _tries(books, case)
+    for reported in ended.attempts:
+        if not reported.tried:
+            sometimes[f"passed over: {reported.reason}"] += 1
+    if len(request.attempts) > 1 and ended.outcome is Outcome.COMPLETE:
+        sometimes["failed over"] += request.attempts[0].target != ended.target
+    _tries(record, request)
 
 
-def _tries(books: Books, case: Case) -> None:
-    sometimes, ended = books.sometimes, case.ended
+def _tries(record: RunRecord, request: RequestRecord) -> None:
+    sometimes, ended = record.sometimes, request.ended
     limited: set[str] = set()
-    hedged = any(trial.attempt and trial.attempt.kind == "hedge" for trial in case.trials)
-    for trial in case.trials:
-        attempt = trial.attempt
-        if attempt is None or ended is None:
+    hedged = any(attempt.reported and attempt.reported.kind == "hedge" for attempt in request.attempts)
+    for attempt in request.attempts:
+        reported = attempt.reported
+        if reported is None or ended is None:
             continue
-        if attempt.kind == "probe" and hedged:
+        if reported.kind == "probe" and hedged:
             sometimes[
-                "probe hedged and won" if ended.target == trial.target else "probe hedged and lost"
+                "probe hedged and won" if ended.target == attempt.target else "probe hedged and lost"
             ] += 1
-            sometimes["probe heard out"] += (trial.closed_s or 0.0) > case.ended_s
-        if attempt.kind == "hedge" and "slow" in case.hedged.values():
-            sometimes["hedge of a slow one won"] += ended.target == trial.target
-            sometimes["hedge of a slow one lost"] += attempt.reason == "outrun"
-        sometimes["a stale answer was asked for anew"] += case.refreshes and attempt.ok
-        if attempt.kind == "retry":
-            sometimes["same-target retry succeeded"] += attempt.ok
-            sometimes["Retry-After waited out"] += trial.target in limited
-        sometimes["another key tried"] += attempt.kind == "key"
-        sometimes["a fresh connection tried"] += attempt.kind == "fresh"
-        sometimes["permit returned on cancel"] += attempt.reason == "cancelled" and case.left_s is not None
-        if attempt.status == 429 and trial.retry_after_s:
-            limited.add(trial.target)
+            sometimes["probe heard out"] += (attempt.closed_s or 0.0) > request.ended_s
+        if reported.kind == "hedge" and "slow" in request.hedged.values():
+            sometimes["hedge of a slow one won"] += ended.target == attempt.target
+            sometimes["hedge of a slow one lost"] += reported.reason == "outrun"
+        sometimes["a stale answer was asked for anew"] += request.is_refresh and reported.ok
+        if reported.kind == "retry":
+            sometimes["same-target retry succeeded"] += reported.ok
+            sometimes["Retry-After waited out"] += attempt.target in limited
+        sometimes["another key tried"] += reported.kind == "key"
+        sometimes["a fresh connection tried"] += reported.kind == "fresh"
+        sometimes["permit returned on cancel"] += (
+            reported.reason == "cancelled" and request.left_s is not None
+        )
+        if reported.status == 429 and attempt.retry_after_s:
+            limited.add(attempt.target)

@@ -1,9 +1,10 @@
-"""S3: how often one target is asked for one request, and how much of a provider's load nobody had to make."""
+"""`retry_budget_respected`: how often one target is asked for one request, and how much of a
+provider's load was retries."""
 
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 
-from dub5.chaos.simulation.invariants.record import Books, Trial
+from dub5.chaos.simulation.invariants.record import ObservedAttempt, RunRecord
 from dub5.chaos.simulation.world.build import keys
 from dub5.chaos.simulation.world.model import World
 
@@ -15,22 +16,24 @@ FREE = (
 EDGE = 1.0  # a window of whole seconds may hold one more than a window that slides
 
 
-def spending(world: World, books: Books) -> None:
+def check_retry_budget(world: World, record: RunRecord) -> None:
     """Looks at all tries together."""
-    by_provider: dict[str, list[Trial]] = defaultdict(list)
-    for trial in books.trials():
-        if trial.attempt is not None:
-            by_provider[trial.provider].append(trial)
-    for number, case in books.cases.items():
-        if len(case.trials) < 2:
+    by_provider: dict[str, list[ObservedAttempt]] = defaultdict(list)
+    for attempt in record.attempts():
+        if attempt.reported is not None:
+            by_provider[attempt.provider].append(attempt)
+    for number, request in record.requests.items():
+        if len(request.attempts) < 2:
             continue
-        retry = world.tunings[case.generation].retry
+        retry = world.tunings[request.generation].retry
         retries_max = max(retry.same_target_max, retry.last_target_max)
-        rotated = world.reload is not None and case.began_s < world.reload.at_s < case.trials[-1].began_s
+        rotated = (
+            world.reload is not None and request.began_s < world.reload.at_s < request.attempts[-1].began_s
+        )
         kinds = Counter(
-            (t.target, t.attempt.kind if t.attempt.kind not in FREE else "first")
-            for t in case.trials
-            if t.attempt
+            (t.target, t.reported.kind if t.reported.kind not in FREE else "first")
+            for t in request.attempts
+            if t.reported
         )
         for (target, kind), count in kinds.items():
             provider = world.provider(target.partition("/")[0])
@@ -41,19 +44,22 @@ def spending(world: World, books: Books) -> None:
                 "key": (len(keys(provider)) << rotated) - 1,
             }[kind]
             if count > allowed:
-                books.violated(
-                    "S3", f"#{number} asks {target} {count} times as {kind}; the policy allows {allowed}"
+                record.violated(
+                    "retry_budget_respected",
+                    f"#{number} asks {target} {count} times as {kind}; the policy allows {allowed}",
                 )
-    for name, trials in by_provider.items():
-        _within_budget(world, books, name, trials)
+    for name, attempts in by_provider.items():
+        _check_budget(world, record, name, attempts)
 
 
-def _within_budget(world: World, books: Books, name: str, trials: list[Trial]) -> None:
+def _check_budget(world: World, record: RunRecord, name: str, attempts: list[ObservedAttempt]) -> None:
     """Over any window that ends with a try that was paid for: so many were paid as its first tries have earned."""
-    paid = [t.began_s for t in trials if _paid(books, t)]
-    first = [t.began_s for t in trials if t.attempt and t.attempt.kind in FREE and not _paid(books, t)]
+    paid = [t.began_s for t in attempts if _is_paid(record, t)]
+    first = [
+        t.began_s for t in attempts if t.reported and t.reported.kind in FREE and not _is_paid(record, t)
+    ]
     first = sorted(
-        [*first, *(at_s for provider, at_s in books.unsent if provider == name)]
+        [*first, *(at_s for provider, at_s in record.unsent if provider == name)]
     )  # they earn as well
     for n, at_s in enumerate(paid, start=1):
         options = world.tuning_at(at_s).budget
@@ -64,15 +70,15 @@ def _within_budget(world: World, books: Books, name: str, trials: list[Trial]) -
         spent = n - bisect_left(paid, from_s)
         bound = earned + options.floor_per_s * options.window_s + EDGE
         if spent > bound:
-            books.violated(
-                "S3",
+            record.violated(
+                "retry_budget_respected",
                 f"{name}: {spent} paid tries in the {options.window_s} s before {at_s:.3f} s, {bound:.1f} allowed",
             )
 
 
-def _paid(books: Books, trial: Trial) -> bool:
+def _is_paid(record: RunRecord, attempt: ObservedAttempt) -> bool:
     """Whether nobody had to make it."""
-    kind = trial.attempt.kind if trial.attempt else ""
-    if kind != "hedge" or trial.number is None:
+    kind = attempt.reported.kind if attempt.reported else ""
+    if kind != "hedge" or attempt.number is None:
         return kind == "retry"
-    return set(books.cases[trial.number].hedged.values()) == {"slow"}
+    return set(record.requests[attempt.number].hedged.values()) == {"slow"}

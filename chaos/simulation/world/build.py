@@ -6,7 +6,14 @@ from typing import get_args
 
 import msgspec
 
-from dub5.chaos.simulation.world.model import STALE, Provider, Route, Trouble, Tuning, World
+from dub5.chaos.simulation.world.model import (
+    STALE,
+    FaultWindow,
+    ServiceSettings,
+    World,
+    WorldProvider,
+    WorldRoute,
+)
 from dub5.service.config.settings import (
     DialectName,
     Loaded,
@@ -34,7 +41,7 @@ def url(name: str) -> str:
     return f"http://{name}.test"
 
 
-def keys(provider: Provider, *, rotated: bool = False) -> tuple[str, ...]:
+def keys(provider: WorldProvider, *, rotated: bool = False) -> tuple[str, ...]:
     """Its keys, the bad ones first. A simulated provider accepts any key, or one: beside bad ones at most one is good.
     `rotated`: those that come after them."""
     if rotated:
@@ -44,7 +51,7 @@ def keys(provider: Provider, *, rotated: bool = False) -> tuple[str, ...]:
     return (*bad, *[f"sk-{provider.name}-{i}" for i in range(min(good, 1) if bad else good)])
 
 
-def keys_at(world: World, provider: Provider, at_s: float) -> tuple[str, ...]:
+def keys_at(world: World, provider: WorldProvider, at_s: float) -> tuple[str, ...]:
     """Those that are used then."""
     reload = world.reload
     rotated = reload is not None and at_s >= reload.at_s and provider.name in reload.rotated
@@ -63,7 +70,9 @@ def loaded(world: World, generation: int = 0) -> Loaded:
     isolated = reload.isolated if reload else ()
     variables = tuple(f"CALLER_{number}" for number in range(len(world.callers)))
     settings = Settings(
-        provider=tuple(_settings(provider, provider.name in isolated) for provider in world.providers),
+        provider=tuple(
+            _provider_settings(provider, provider.name in isolated) for provider in world.providers
+        ),
         route=tuple(_route(route, tuning) for route in world.routes),
         server=ServerSettings(
             caller_keys_env=variables,
@@ -89,7 +98,7 @@ def loaded(world: World, generation: int = 0) -> Loaded:
     return Loaded(settings, secrets, tuple(Secret(caller_key(i)) for i in range(len(world.callers))))
 
 
-def _route(route: Route, tuning: Tuning) -> RouteSettings:
+def _route(route: WorldRoute, tuning: ServiceSettings) -> RouteSettings:
     return RouteSettings(
         route.name,
         route.targets,
@@ -101,7 +110,7 @@ def _route(route: Route, tuning: Tuning) -> RouteSettings:
     )
 
 
-def _settings(provider: Provider, isolated: bool) -> ProviderSettings:
+def _provider_settings(provider: WorldProvider, isolated: bool) -> ProviderSettings:
     persona = provider.persona
     dialect: DialectName = persona if persona in get_args(DialectName) else "openai"  # type: ignore[assignment]
     return ProviderSettings(
@@ -115,32 +124,32 @@ def _settings(provider: Provider, isolated: bool) -> ProviderSettings:
 
 def providers(
     world: World, now: Callable[[], float], epoch_s: int
-) -> tuple[dict[str, simulated.Provider], Ledger]:
+) -> tuple[dict[str, simulated.SimulatedProvider], Ledger]:
     """The simulated ones by name, with all their troubles set for their time, and the ledger that they share."""
     ledger = Ledger()
     return {p.name: _provider(world, p, now, epoch_s, ledger) for p in world.providers}, ledger
 
 
 def _provider(
-    world: World, provider: Provider, now: Callable[[], float], epoch_s: int, ledger: Ledger
-) -> simulated.Provider:
+    world: World, provider: WorldProvider, now: Callable[[], float], epoch_s: int, ledger: Ledger
+) -> simulated.SimulatedProvider:
     only = f"sk-{provider.name}-0" if provider.bad_keys else None
     profile = Profile(provider.name, PRESETS[provider.latency], provider.words, only, provider.models)
-    made = simulated.Provider(
+    made = simulated.SimulatedProvider(
         provider.persona,
         profile,
-        chance=random.Random(f"{world.seed}:{provider.name}"),
+        rng=random.Random(f"{world.seed}:{provider.name}"),
         now=now,
         ledger=ledger,
         epoch_s=epoch_s,
         limits=msgspec.convert(provider.limits or {}, Limits),
         capacity=msgspec.convert(provider.capacity or {}, Capacity),
     )
-    struck = [t for t in world.troubles if t.provider == provider.name and t.fault["kind"] != STALE]
-    struck.sort(key=lambda trouble: trouble.fault["kind"] not in REWRITES)
-    made.set_faults([parse_fault(_timed(trouble)) for trouble in struck])
+    windows = [t for t in world.troubles if t.provider == provider.name and t.fault["kind"] != STALE]
+    windows.sort(key=lambda window: window.fault["kind"] not in REWRITES)
+    made.set_faults([parse_fault(_timed(window)) for window in windows])
     return made
 
 
-def _timed(trouble: Trouble) -> Mapping[str, object]:
-    return {**trouble.fault, "at_s": trouble.at_s, "for_s": trouble.for_s}
+def _timed(window: FaultWindow) -> Mapping[str, object]:
+    return {**window.fault, "at_s": window.at_s, "for_s": window.for_s}

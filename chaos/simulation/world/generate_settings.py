@@ -2,7 +2,7 @@
 
 from random import Random
 
-from dub5.chaos.simulation.world.model import Tuning
+from dub5.chaos.simulation.world.model import ServiceSettings
 from dub5.service.config.options import (
     AdmissionOptions,
     BreakerOptions,
@@ -16,19 +16,24 @@ from dub5.service.config.options import (
 )
 
 
-def drawn_tuning(seed: int, *, roomy: bool) -> Tuning:
+def generate_settings(seed: int, *, roomy: bool) -> ServiceSettings:
     """Half of all worlds change nothing in a mechanism; the other half what it is told, within what the promises
     of the design still allow. `roomy`: as many requests at one time as come."""
 
-    def dice(name: str) -> Random | None:
+    def rng_if_changed(name: str) -> Random | None:
         found = Random(f"{seed}:{name}")
         return found if found.random() < 0.5 else None
 
-    clocks, breaker, retry, budget = dice("clocks"), dice("breaker"), dice("retry"), dice("budget")
-    health, probe, hedge = dice("health"), dice("probe"), dice("hedge")
-    limiter, server = (None, None) if roomy else (dice("limiter"), dice("server"))
-    admission = dice("admission")
-    return Tuning(
+    clocks, breaker, retry, budget = (
+        rng_if_changed("clocks"),
+        rng_if_changed("breaker"),
+        rng_if_changed("retry"),
+        rng_if_changed("budget"),
+    )
+    health, probe, hedge = rng_if_changed("health"), rng_if_changed("probe"), rng_if_changed("hedge")
+    limiter, server = (None, None) if roomy else (rng_if_changed("limiter"), rng_if_changed("server"))
+    admission = rng_if_changed("admission")
+    return ServiceSettings(
         clocks=_clocks(clocks)
         if clocks
         else Clocks(first_token_s=4.0, whole_answer_s=8.0, between_tokens_s=4.0),
@@ -64,43 +69,43 @@ def drawn_tuning(seed: int, *, roomy: bool) -> Tuning:
     )
 
 
-def _admission(dice: Random) -> AdmissionOptions:
+def _admission(rng: Random) -> AdmissionOptions:
     return AdmissionOptions(
-        waiting_max=dice.choice((0, 3, 10, 1000)),
-        target_s=dice.choice((0.1, 0.5)),
-        interval_s=dice.choice((0.5, 2.0)),
+        waiting_max=rng.choice((0, 3, 10, 1000)),
+        target_s=rng.choice((0.1, 0.5)),
+        interval_s=rng.choice((0.5, 2.0)),
     )
 
 
-def _clocks(dice: Random) -> Clocks:
-    first_token_s = dice.choice((1.5, 3.0, 10.0))
+def _clocks(rng: Random) -> Clocks:
+    first_token_s = rng.choice((1.5, 3.0, 10.0))
     return Clocks(
-        pool_s=dice.choice((0.2, 1.0)),
-        connect_s=dice.choice((0.5, 3.0)),
+        pool_s=rng.choice((0.2, 1.0)),
+        connect_s=rng.choice((0.5, 3.0)),
         first_token_s=first_token_s,
-        whole_answer_s=dice.choice((first_token_s * 2, 20.0)),
-        between_tokens_s=dice.choice((1.0, 5.0, 15.0)),
-        total_s=dice.choice((10.0, 60.0, 300.0)),
+        whole_answer_s=rng.choice((first_token_s * 2, 20.0)),
+        between_tokens_s=rng.choice((1.0, 5.0, 15.0)),
+        total_s=rng.choice((10.0, 60.0, 300.0)),
     )
 
 
-def _breaker(dice: Random) -> BreakerOptions:
+def _breaker(rng: Random) -> BreakerOptions:
     return BreakerOptions(
-        window_s=dice.choice((10, 30)),
-        calls_min=dice.choice((4, 10, 20)),
-        failures_in_a_row=dice.choice((3, 5, 8)),
-        slow_of_clock=dice.choice((0.1, 0.3, 0.5)),
-        slow_share=dice.choice((0.3, 0.6)),
-        open_s=dice.choice((1.0, 3.0, 5.0)),
-        probes_max=dice.choice((1, 1, 2, 3)),
-        ramp_s=dice.choice((0.0, 5.0, 10.0)),
+        window_s=rng.choice((10, 30)),
+        calls_min=rng.choice((4, 10, 20)),
+        failures_in_a_row=rng.choice((3, 5, 8)),
+        slow_of_clock=rng.choice((0.1, 0.3, 0.5)),
+        slow_share=rng.choice((0.3, 0.6)),
+        open_s=rng.choice((1.0, 3.0, 5.0)),
+        probes_max=rng.choice((1, 1, 2, 3)),
+        ramp_s=rng.choice((0.0, 5.0, 10.0)),
     )
 
 
-def _retry(dice: Random) -> RetryOptions:
+def _retry(rng: Random) -> RetryOptions:
     return RetryOptions(
-        same_target_max=dice.choice((0, 1, 2, 5)),
-        last_target_max=dice.choice((0, 2, 5)),
-        base_s=dice.choice((0.05, 0.1, 0.5)),
-        wait_max_s=dice.choice((0.0, 3.0, 10.0)),
+        same_target_max=rng.choice((0, 1, 2, 5)),
+        last_target_max=rng.choice((0, 2, 5)),
+        base_s=rng.choice((0.05, 0.1, 0.5)),
+        wait_max_s=rng.choice((0.0, 3.0, 10.0)),
     )

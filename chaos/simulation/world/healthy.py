@@ -1,6 +1,6 @@
 """What it means that a target is healthy: said once, as the promises lean on it."""
 
-from dub5.chaos.simulation.world.model import Provider, Tuning, World
+from dub5.chaos.simulation.world.model import ServiceSettings, World, WorldProvider
 
 # Latency presets whose first token has no tail to speak of, and the time within which it practically always comes.
 SLOWLY_S = 20.0  # for an answer's tokens, of a provider that is slow
@@ -8,7 +8,7 @@ CONNECTIONS_MIN = 8  # for a few requests at one time, each of which may have an
 PROMPT = {"zero": 0.0, "quick": 0.4, "lpu": 0.6, "frontier": 3.0, "hosted-70b": 1.6}
 
 
-def sound(world: World, provider: Provider) -> bool:
+def is_sound(world: World, provider: WorldProvider) -> bool:
     """Nothing is wrong with it but its troubles: no limit, hardly a bound on what it does at once, a good key, and never as
     slow as this world's settings call slow."""
     enough_s = PROMPT.get(provider.latency)
@@ -24,19 +24,19 @@ def sound(world: World, provider: Provider) -> bool:
     )
 
 
-def healthy_throughout(world: World, provider: Provider) -> bool:
+def healthy_throughout(world: World, provider: WorldProvider) -> bool:
     """Sound, never in trouble, every key of it good, and given as many requests as come."""
     return (
-        sound(world, provider)
+        is_sound(world, provider)
         and provider.bad_keys == 0
-        and not any(trouble.provider == provider.name for trouble in world.troubles)
+        and not any(window.provider == provider.name for window in world.troubles)
         and all(
             min(t.limiter.max, t.connections_per_origin_max, t.in_flight_max) >= 1000 for t in world.tunings
         )
     )
 
 
-def needed_s(tuning: Tuning, targets: tuple[str, ...], *, stream: bool, whole: bool) -> float:
+def needed_s(tuning: ServiceSettings, targets: tuple[str, ...], *, stream: bool, whole: bool) -> float:
     """How long a request may be on its way through all other targets before one that answers is asked. `whole`: each
     may take its time to break off in the middle."""
     clocks, retry = tuning.clocks, tuning.retry

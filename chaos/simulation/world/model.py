@@ -1,4 +1,4 @@
-"""A world: all that one run is made of, as plain data. A seed draws it (draw.py); shrinking makes it smaller.
+"""A world: all that one run is made of, as plain data. A seed makes it (generate.py); shrinking makes it smaller.
 
 |-- warm_s --|------ storm_s ------|---- calm_s ----|-- rest_s --|
   all is well   troubles come and go   traffic, or none   no traffic; then some last questions, and the end
@@ -31,7 +31,7 @@ STALE = "stale"  # the one trouble that is no fault of the simulators: kept-aliv
 
 
 @dataclass(frozen=True, slots=True)
-class Provider:
+class WorldProvider:
     """A simulated provider. The first `bad_keys` of its `keys` are refused; `models` are its targets."""
 
     name: str
@@ -53,7 +53,7 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class FaultWindow:
     """Something goes wrong at a provider for a while: a fault as the simulators write it, without its times."""
 
     provider: str
@@ -68,7 +68,7 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class WorldRoute:
     """A model name that clients ask for."""
 
     name: str
@@ -80,7 +80,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadProfile:
     """Who asks. Shares are of all requests; `bursts` are (moment, how many at once). With `repeat_share` a request is one
     of `questions`, and may be kept; with `program_share` a program reads the answer; `delivery_share` say how a stream
     is to be delivered."""
@@ -99,7 +99,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
+class ServiceSettings:
     """The settings of the service."""
 
     clocks: Clocks = field(default_factory=Clocks)
@@ -130,7 +130,7 @@ class Reload:
     """Other settings from a moment on: `isolated` providers beside those that always are, others have new keys."""
 
     at_s: float
-    tuning: Tuning
+    tuning: ServiceSettings
     isolated: tuple[str, ...] = ()
     rotated: tuple[str, ...] = ()
 
@@ -140,11 +140,11 @@ class World:
     """All of it. `callers`: the priority of each; none: nobody has a key. `kept`: the only requests that are sent, as (first, last) numbers; None: every one."""
 
     seed: int
-    providers: tuple[Provider, ...]
-    routes: tuple[Route, ...]
-    troubles: tuple[Trouble, ...]
-    load: Load
-    tuning: Tuning
+    providers: tuple[WorldProvider, ...]
+    routes: tuple[WorldRoute, ...]
+    troubles: tuple[FaultWindow, ...]
+    load: LoadProfile
+    tuning: ServiceSettings
     warm_s: float
     storm_s: float
     calm_s: float
@@ -170,7 +170,7 @@ class World:
         return self.traffic_s + self.rest_s
 
     @property
-    def tunings(self) -> tuple[Tuning, ...]:
+    def tunings(self) -> tuple[ServiceSettings, ...]:
         """All settings that ever hold."""
         return (self.tuning, self.reload.tuning) if self.reload else (self.tuning,)
 
@@ -178,15 +178,15 @@ class World:
         """0 before the settings change, 1 after."""
         return int(self.reload is not None and at_s >= self.reload.at_s)
 
-    def tuning_at(self, at_s: float) -> Tuning:
+    def tuning_at(self, at_s: float) -> ServiceSettings:
         """What holds for a request that comes then."""
         return self.tunings[self.generation(at_s)]
 
-    def route(self, name: str) -> Route:
+    def route(self, name: str) -> WorldRoute:
         """The route of that name."""
         return next(route for route in self.routes if route.name == name)
 
-    def provider(self, name: str) -> Provider:
+    def provider(self, name: str) -> WorldProvider:
         """The provider of that name."""
         return next(provider for provider in self.providers if provider.name == name)
 
@@ -200,21 +200,24 @@ class World:
             f"{load.deadline_s[0]:g}-{load.deadline_s[1]:g} s; {load.repeat_share:.0%} one of {load.questions} questions, "
             f"{load.program_share:.0%} of programs"
         )
-        said = [head, *(f"  burst of {count} at {at_s:g} s" for at_s, count in load.bursts)]
-        said += map(_route_told, self.routes)
-        said += [f"  provider {_told(provider)}" for provider in self.providers]
-        said += [
-            f"  {t.at_s:6.1f} - {t.until_s:5.1f} s  {t.provider}: {_short(t.fault)}" for t in self.troubles
+        lines = [head, *(f"  burst of {count} at {at_s:g} s" for at_s, count in load.bursts)]
+        lines += map(_route_line, self.routes)
+        lines += [f"  provider {_provider_line(provider)}" for provider in self.providers]
+        lines += [
+            f"  {t.at_s:6.1f} - {t.until_s:5.1f} s  {t.provider}: {_fault_text(t.fault)}"
+            for t in self.troubles
         ]
         if self.drain:
-            said.append(f"  drained at {self.drain.at_s:g} s, within {self.drain.drain_s:g} s")
+            lines.append(f"  drained at {self.drain.at_s:g} s, within {self.drain.drain_s:g} s")
         if self.callers:
-            said.append(f"  callers: {', '.join(self.callers)}")
+            lines.append(f"  callers: {', '.join(self.callers)}")
         if self.reload:
-            said.append(f"  at {self.reload.at_s:g} s other settings: {', '.join(_reloaded(self.reload))}")
+            lines.append(
+                f"  at {self.reload.at_s:g} s other settings: {', '.join(_reload_lines(self.reload))}"
+            )
         if self.kept is not None:
-            said.append(f"  only the requests {', '.join(f'{a}-{b}' for a, b in self.kept)}")
-        return [*said, f"  settings: {', '.join(_changed(self.tuning)) or 'all as they come'}"]
+            lines.append(f"  only the requests {', '.join(f'{a}-{b}' for a, b in self.kept)}")
+        return [*lines, f"  settings: {', '.join(_changed(self.tuning)) or 'all as they come'}"]
 
 
 def write(world: World, path: Path) -> None:
@@ -227,20 +230,20 @@ def read(path: Path) -> World:
     return msgspec.json.decode(path.read_bytes(), type=World)
 
 
-def _told(provider: Provider) -> str:
+def _provider_line(provider: WorldProvider) -> str:
     more = [f"{provider.words} words"]
     if provider.keys != 1 or provider.bad_keys:
         more.append(
             f"{provider.keys or 'no'} keys"
             + (f", {provider.bad_keys} of them bad" if provider.bad_keys else "")
         )
-    more += [_short(part) for part in (provider.limits, provider.capacity) if part]
+    more += [_fault_text(part) for part in (provider.limits, provider.capacity) if part]
     if provider.isolated:
         more.append("isolated")
     return f"{provider.name}: {provider.persona}, {provider.latency}, {', '.join(more)}"
 
 
-def _route_told(route: Route) -> str:
+def _route_line(route: WorldRoute) -> str:
     more: list[str] = [route.delivery] if route.delivery != "live" else []
     more += [
         f"{name} {_options(part)}"
@@ -250,7 +253,7 @@ def _route_told(route: Route) -> str:
     return f"  route {route.name} ({', '.join((route.policy, *more))}): {', '.join(route.targets)}"
 
 
-def _reloaded(reload: Reload) -> list[str]:
+def _reload_lines(reload: Reload) -> list[str]:
     isolated = [f"{name} isolated" for name in reload.isolated]
     return [*isolated, *(f"{name} with other keys" for name in reload.rotated), *_changed(reload.tuning)]
 
@@ -262,14 +265,14 @@ def _options(part: msgspec.Struct) -> str:
     )
 
 
-def _short(fault: dict[str, Any]) -> str:
+def _fault_text(fault: dict[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in fault.items()).removeprefix("kind=")
 
 
-def _changed(tuning: Tuning) -> list[str]:
+def _changed(tuning: ServiceSettings) -> list[str]:
     """What differs from the defaults."""
-    found, plain = [], Tuning()
-    for name in Tuning.__slots__:
+    found, plain = [], ServiceSettings()
+    for name in ServiceSettings.__slots__:
         now, usual = getattr(tuning, name), getattr(plain, name)
         if isinstance(now, msgspec.Struct):
             found += [

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from dub5.chaos.simulation.world.build import caller_key
-from dub5.chaos.simulation.world.model import Load, World
+from dub5.chaos.simulation.world.model import LoadProfile, World
 from dub5.service.config.settings import DeliveryName
 
 # Most questions are about nothing in particular; for some there is a text of our own.
@@ -19,7 +19,7 @@ PROGRAMS: tuple[dict[str, Any], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class PlannedRequest:
     """One request. `leave_s`: the client leaves so long after asking; `leave_words`: as soon as it has read so much of a
     stream; `pause_s`: it waits so long before it reads on, each time."""
 
@@ -59,18 +59,18 @@ class Ask:
         return said
 
 
-def asks(world: World) -> list[Ask]:
+def planned_requests(world: World) -> list[PlannedRequest]:
     """All of them, by time."""
-    numbered = enumerate(sorted(_moments(world)))
-    return [_ask(world, number, at_s) for number, at_s in numbered if _kept(world, number)]
+    numbered = enumerate(sorted(_arrival_times(world)))
+    return [_planned_request(world, number, at_s) for number, at_s in numbered if _kept(world, number)]
 
 
-def _moments(world: World) -> Iterator[float]:
-    dice, load = Random(f"{world.seed}:arrivals"), world.load
-    at_s = dice.expovariate(load.rate_per_s)
+def _arrival_times(world: World) -> Iterator[float]:
+    rng, load = Random(f"{world.seed}:arrivals"), world.load
+    at_s = rng.expovariate(load.rate_per_s)
     while at_s < world.traffic_s:
         yield at_s
-        at_s += dice.expovariate(load.rate_per_s)
+        at_s += rng.expovariate(load.rate_per_s)
     for from_s, count in load.bursts:
         yield from (from_s + i * 1e-6 for i in range(count))
     if world.drain is None:
@@ -78,33 +78,33 @@ def _moments(world: World) -> Iterator[float]:
             yield world.end_s + i * 0.3
 
 
-def _ask(world: World, number: int, at_s: float) -> Ask:
-    dice, load = Random(f"{world.seed}:ask:{number}"), world.load
+def _planned_request(world: World, number: int, at_s: float) -> PlannedRequest:
+    rng, load = Random(f"{world.seed}:ask:{number}"), world.load
     last = at_s >= world.end_s
-    stream = dice.random() < load.stream_share
+    stream = rng.random() < load.stream_share
     leaves, slow, by_time = (
-        dice.random() < load.leave_share,
-        dice.random() < load.slow_share,
-        dice.random() < 0.6,
+        rng.random() < load.leave_share,
+        rng.random() < load.slow_share,
+        rng.random() < 0.6,
     )
-    soon_s, words = dice.choice((0.02, 0.3, 2.0)) * dice.random(), dice.randint(1, 6)
-    pause_s = dice.choice((0.05, 0.5, 3.0, 40.0))
+    soon_s, words = rng.choice((0.02, 0.3, 2.0)) * rng.random(), rng.randint(1, 6)
+    pause_s = rng.choice((0.05, 0.5, 3.0, 40.0))
     shortest_s, longest_s = load.deadline_s
-    deadline_s = round(dice.uniform(shortest_s, longest_s), 2) if not last else 300.0
+    deadline_s = round(rng.uniform(shortest_s, longest_s), 2) if not last else 300.0
     route = world.routes[number % len(world.routes)]
-    program = dice.randrange(len(PROGRAMS)) if dice.random() < load.program_share and not last else None
-    repeats = dice.random() < load.repeat_share and not last and program is None
+    program = rng.randrange(len(PROGRAMS)) if rng.random() < load.program_share and not last else None
+    repeats = rng.random() < load.repeat_share and not last and program is None
     delivery: DeliveryName | None = None
-    if dice.random() < load.delivery_share:
-        delivery = dice.choice(("live", "whole"))
-    return Ask(
+    if rng.random() < load.delivery_share:
+        delivery = rng.choice(("live", "whole"))
+    return PlannedRequest(
         number=number,
         at_s=at_s,
         route=route.name,
         stream=stream,
         deadline_s=deadline_s,
-        prompt=_prompt(world.seed, load, dice, number, repeats),
-        caller=dice.randrange(len(world.callers)) if world.callers else None,
+        prompt=_prompt(world.seed, load, rng, number, repeats),
+        caller=rng.randrange(len(world.callers)) if world.callers else None,
         cacheable=repeats and route.cache.enabled,
         whole=stream and (delivery or route.delivery) == "whole",
         delivery=delivery,
@@ -116,11 +116,11 @@ def _ask(world: World, number: int, at_s: float) -> Ask:
     )
 
 
-def _prompt(seed: int, load: Load, dice: Random, number: int, repeats: bool) -> str:
+def _prompt(seed: int, load: LoadProfile, rng: Random, number: int, repeats: bool) -> str:
     if repeats:
-        number = dice.randrange(load.questions)
+        number = rng.randrange(load.questions)
         return f"{ABOUT[number % len(ABOUT)]}Question {number} of world {seed}, as ever"
-    return f"{dice.choice(ABOUT)}Question {number} of world {seed}"
+    return f"{rng.choice(ABOUT)}Question {number} of world {seed}"
 
 
 def _kept(world: World, number: int) -> bool:

@@ -18,14 +18,14 @@ READY = "import os, time; print('ready', os.getpid(), flush=True); time.sleep(60
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from dub5.chaos.engines.processes import child, run_until_told
+from dub5.chaos.engines.processes import child, run_until_stopped
 async def main():
     command = [sys.executable, "-c", sys.argv[1]]
     async with child("it", command, Path(sys.argv[2]), lambda line: line.startswith("ready"), {}) as it:
         print(it.ready_line.split()[1], flush=True)
         await asyncio.Event().wait()
 try:
-    run_until_told(main())
+    run_until_stopped(main())
 except KeyboardInterrupt:
     print("stopped in order", flush=True)
 """

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from dub5.chaos.engines import find_toxiproxy as tools
-from dub5.chaos.engines.http_endpoint import HttpDoor, http_session
+from dub5.chaos.engines.http_endpoint import HttpEndpoint, http_session
 from dub5.chaos.engines.processes import NotStarted
-from dub5.chaos.engines.real_world import INSTEAD, SIMULATORS, RealWorld
-from dub5.chaos.engines.simulator_admin import Admin, AdminRefused
+from dub5.chaos.engines.real_world import SIMULATORS, SIMULATORS_INSTEAD, RealEnvironment
+from dub5.chaos.engines.simulator_admin import AdminRefused, SimulatorAdmin
 from dub5.chaos.engines.stack import Urls, stack
-from dub5.chaos.scenario.model import Fault, Neighbourhood
+from dub5.chaos.scenario.model import ScenarioFault, Topology
 
-AROUND = Neighbourhood(clocks={"total_s": 10.0})
+TOPOLOGY = Topology(clocks={"total_s": 10.0})
 
 
 def ignore(line: str) -> None:
@@ -26,24 +26,27 @@ async def test_a_stack() -> None:
     """Simulators and service start, answer, take a fault and fail over, keep a ledger, and are gone after the block."""
     seen: list[Path] = []
 
-    async def front(urls: Urls, folder: Path, exits: object) -> Urls:
+    async def proxy_hook(urls: Urls, folder: Path, exits: object) -> Urls:
         seen.append(folder)
         return urls
 
     body = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}]}
-    async with stack(AROUND, ignore, front=front) as running, http_session() as session:
+    async with stack(TOPOLOGY, ignore, proxy_hook=proxy_hook) as running, http_session() as session:
         config = seen[0] / "service.toml"
         assert stat.S_ISREG(config.stat().st_mode), "who reads the settings again must not wait for ever"
         assert "total_s = 10.0" in config.read_text()
-        door, admin = HttpDoor(session, running.url), Admin(session, running.admin, running.token)
+        endpoint, admin = (
+            HttpEndpoint(session, running.url),
+            SimulatorAdmin(session, running.admin, running.token),
+        )
         await admin.set_fault("one", {"kind": "status", "status": 530})
-        async with door.ask(body, {}) as reply:
+        async with endpoint.chat(body, {}) as reply:
             assert 200 == reply.status
             assert reply.headers["x-dub5-target"].startswith("two/")
         assert [("one", ("status",)), ("two", ())] == [
             (line.provider, line.faults) for line in await admin.ledger()
         ]
-        status = await door.status()
+        status = await endpoint.status()
         assert status is not None
         assert 1 == status["happened"]["failed_over"]
         with pytest.raises(AdminRefused, match="no provider"):
@@ -57,10 +60,10 @@ async def test_a_stack() -> None:
 async def test_a_stack_that_cannot_start() -> None:
     """The first process that cannot start is told with its own words, and the others do not stay behind."""
     with pytest.raises(NotStarted, match=r"simulators ended before it was ready(?s:.*)nonsense"):
-        async with stack(Neighbourhood({"one": "nonsense"}), ignore):
+        async with stack(Topology({"one": "nonsense"}), ignore):
             pass
     with pytest.raises(NotStarted, match=r"service ended before it was ready(?s:.*)first_token_s"):
-        async with stack(Neighbourhood(clocks={"first_token_s": -1.0}), ignore):
+        async with stack(Topology(clocks={"first_token_s": -1.0}), ignore):
             pass
 
 
@@ -83,13 +86,13 @@ class Recorder:
         (
             "reset_peer",
             {"timeout": 0},
-            INSTEAD,
+            SIMULATORS_INSTEAD,
             [("two", {"kind": "reset", "before": "head"}), ("two", "reset")],
         ),
         (
             "latency",
             {"latency": 300},
-            INSTEAD,
+            SIMULATORS_INSTEAD,
             [("two", {"kind": "stall", "before": "head", "s": 0.3}), ("two", "stall")],
         ),
         ("slicer", {"average_size": 10}, "", []),
@@ -99,8 +102,8 @@ class Recorder:
 async def test_without_toxiproxy(kind: str, options: Mapping[str, int], by: str, calls: list[object]) -> None:
     """A fault of the connection is played by the simulators as near as they can; what would show nothing is left out."""
     admin = Recorder()
-    world = RealWorld(None, admin, {}, [])  # type: ignore[arg-type]
-    fault = Fault(0, 1, "two", kind, options, "")
+    world = RealEnvironment(None, admin, {}, [])  # type: ignore[arg-type]
+    fault = ScenarioFault(0, 1, "two", kind, options, "")
     assert by == await world.apply(fault)
     await world.lift(fault)
     assert calls == admin.calls
@@ -118,8 +121,8 @@ async def test_a_fault_that_follows_another(
 ) -> None:
     """One ends in the moment in which the next of its kind begins: that one stays."""
     admin = Recorder()
-    world = RealWorld(None, admin, {}, [])  # type: ignore[arg-type]
-    first, second = (Fault(at_s, 1, "two", kind, options, "") for at_s in (0, 1))
+    world = RealEnvironment(None, admin, {}, [])  # type: ignore[arg-type]
+    first, second = (ScenarioFault(at_s, 1, "two", kind, options, "") for at_s in (0, 1))
     await world.apply(first)
     await world.apply(second)
     await world.lift(first)

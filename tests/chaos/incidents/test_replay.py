@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from dub5 import cli
 from dub5.chaos.incidents.page import page
 from dub5.chaos.incidents.replay import replay
-from dub5.chaos.scenario.compress import EDGE_S, shorter
-from dub5.chaos.scenario.model import LEAD_S, Expect, Fault, Scenario, Workload
-from dub5.chaos.scenario.parse import CONFIDENCE, INCIDENTS, names, ours
+from dub5.chaos.scenario.compress import EDGE_S, compress
+from dub5.chaos.scenario.model import LEAD_S, Expect, Scenario, ScenarioFault, Workload
+from dub5.chaos.scenario.parse import CONFIDENCE, INCIDENTS, names, read_bundled
 from dub5.chaos.scenario.workload import plan
 from tests.support.source import ROOT
 
@@ -23,13 +23,13 @@ OTHERS_THAN_FAILOVER = {
     "openai-2024-12-26": "standing_per_target",  # chat was never hit
     "vercel-2025-10-20": "last_settings",
 }
-FAULT = Fault(0, 1, "one", "status", {"status": 500}, "one answers 500")
+FAULT = ScenarioFault(0, 1, "one", "status", {"status": 500}, "one answers 500")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file(name: str) -> None:
     """It says what happened to whom, who says so, how sure that is, and what must be seen."""
-    scenario = ours(INCIDENTS, name)
+    scenario = read_bundled(INCIDENTS, name)
     assert scenario.title.partition(": ")[2]
     assert scenario.source and scenario.confidence in CONFIDENCE
     assert len(scenario.providers) >= 3, "a neighbourhood, as real ones are"
@@ -50,7 +50,7 @@ def test_the_index() -> None:
 
 def test_eight_on_real_sockets() -> None:
     """So many are also for Toxiproxy."""
-    assert sum("toxiproxy" in ours(INCIDENTS, name).engines for name in NAMES) >= 8
+    assert sum("toxiproxy" in read_bundled(INCIDENTS, name).engines for name in NAMES) >= 8
 
 
 def test_one_is_replayed(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_requests_come_as_the_load_says() -> None:
 def test_cut_for_real_time(faults: list[tuple[float, float]]) -> None:
     """The order of changes is kept, each is followed by an edge, or by all that there was; minutes are left of hours."""
     whole = incident_of(*faults)
-    cut = shorter(whole)
+    cut = compress(whole)
     pairs = sorted(
         (old, new)
         for before, after in zip(whole.faults, cut.faults, strict=True)
@@ -114,10 +114,10 @@ def test_cut_for_real_time(faults: list[tuple[float, float]]) -> None:
     for (old, new), (next_old, next_new) in pairwise(pairs):
         assert next_new - new >= min(next_old - old, EDGE_S) - 1e-6
     assert cut.workload.seconds <= 15 * (2 * len(faults) + 1) + 30
-    assert shorter(cut) == cut
+    assert compress(cut) == cut
 
 
 def test_one_of_a_minute_is_not_cut() -> None:
     """It has no plateaus."""
     scenario = incident_of((10, 20), plateau=None)
-    assert shorter(scenario) is scenario
+    assert compress(scenario) is scenario

@@ -5,7 +5,18 @@ from itertools import pairwise
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dub5.chaos.report.axis import BREAKS_MAX, BUCKET_PX, EDGE_PX, FEW, Axis, Span, Stretch, axis, clock, span
+from dub5.chaos.report.axis import (
+    BREAKS_MAX,
+    BUCKET_PX,
+    EDGE_PX,
+    FEW,
+    Axis,
+    Stretch,
+    TimeSpan,
+    axis,
+    clock,
+    span,
+)
 
 LEFT, RIGHT = 84.0, 1066.0
 DENSE, SPARSE = 10.0, 0.1
@@ -25,7 +36,7 @@ def loads(draw: st.DrawFn) -> list[Stretch]:
     return made
 
 
-def plateaus(load: list[Stretch]) -> list[Span]:
+def plateaus(load: list[Stretch]) -> list[TimeSpan]:
     return [(from_s, until_s) for from_s, until_s, rate in load if rate == SPARSE]
 
 

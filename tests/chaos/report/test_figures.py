@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.chaos.report.axis import axis
-from dub5.chaos.report.figures import WORSE, during, in_buckets, strips, troubles, visible, worst
-from dub5.chaos.run.journal import Sample, Window
-from dub5.chaos.run.judge import Outcome
-from tests.support.journals import seen
+from dub5.chaos.report.figures import WORSE, during, fault_series, in_buckets, strips, visible, worst
+from dub5.chaos.run.journal import AppliedFault, StatusSample
+from dub5.chaos.run.judge import ClientOutcome
+from tests.support.journals import result
 
 MOMENTS = st.floats(0, 1000)
 SPANS = st.tuples(MOMENTS, MOMENTS).map(lambda pair: (min(pair), max(pair)))
@@ -18,7 +18,7 @@ SPANS = st.tuples(MOMENTS, MOMENTS).map(lambda pair: (min(pair), max(pair)))
 @given(st.lists(MOMENTS), st.lists(SPANS, max_size=8))
 def test_during(moments: list[float], spans: list[tuple[float, float]]) -> None:
     """Whoever came during one of the faults, each once, even if they overlap."""
-    ordered = [seen(at_s) for at_s in sorted(moments)]
+    ordered = [result(at_s) for at_s in sorted(moments)]
     wanted = [one for one in ordered if any(from_s <= one.at_s < until_s for from_s, until_s in spans)]
     assert wanted == during(ordered, spans)
 
@@ -26,7 +26,7 @@ def test_during(moments: list[float], spans: list[tuple[float, float]]) -> None:
 @given(st.lists(st.floats(0, 2000)))
 def test_buckets(moments: list[float]) -> None:
     """Each request counts once; who came after the end counts in the last one."""
-    rows = in_buckets([seen(at_s) for at_s in moments], [(0, 10), (10, 500), (500, 1000)])
+    rows = in_buckets([result(at_s) for at_s in moments], [(0, 10), (10, 500), (500, 1000)])
     assert [row.requests for row in rows] == [
         sum(at_s < 10 for at_s in moments),
         sum(10 <= at_s < 500 for at_s in moments),
@@ -36,16 +36,16 @@ def test_buckets(moments: list[float]) -> None:
 
 def test_rate_and_waits() -> None:
     """A bucket tells who answered, what was not whole, how many came a second, and how long they waited."""
-    requests = [seen(n, first_token_s=n / 10) for n in range(10)]
-    requests.append(seen(5, "two", Outcome.FAILED, first_token_s=None))
+    requests = [result(n, first_token_s=n / 10) for n in range(10)]
+    requests.append(result(5, "two", ClientOutcome.FAILED, first_token_s=None))
     (row,) = in_buckets(requests, [(0, 20)])
     assert row.answered == {"one": 10}
-    assert row.ended == {Outcome.COMPLETE: 10, Outcome.FAILED: 1}
+    assert row.ended == {ClientOutcome.COMPLETE: 10, ClientOutcome.FAILED: 1}
     assert (row.rate_per_s, row.first_token_p50_s, row.first_token_p95_s) == (0.55, 0.4, 0.9)
 
 
-def samples(*states: str, name: str = "one", target: str = "") -> list[Sample]:
-    return [Sample(n * 10, name, "healthy", state, 0.0, target) for n, state in enumerate(states)]
+def samples(*states: str, name: str = "one", target: str = "") -> list[StatusSample]:
+    return [StatusSample(n * 10, name, "healthy", state, 0.0, target) for n, state in enumerate(states)]
 
 
 def test_strips_of_targets() -> None:
@@ -87,9 +87,9 @@ def test_wide_strips_stay() -> None:
 
 def test_troubles() -> None:
     """A fault that comes back is one thing with many times; too many kinds end in one row that says how many."""
-    flaps = [Window("one", "status", "flap", "x", False, n * 10.0, n * 10.0 + 5) for n in range(60)]
-    other = [Window("two", "status", f"fault {n}", "x", False, 5.0 + n, None) for n in range(30)]
-    told = troubles([*other, *flaps], 1000, 10)
+    flaps = [AppliedFault("one", "status", "flap", "x", False, n * 10.0, n * 10.0 + 5) for n in range(60)]
+    other = [AppliedFault("two", "status", f"fault {n}", "x", False, 5.0 + n, None) for n in range(30)]
+    told = fault_series([*other, *flaps], 1000, 10)
     assert len(told) == 10
     assert (told[0].label, len(told[0].spans), told[0].until_s) == ("flap", 60, 595)
     assert told[1].spans == ((5.0, 1000),)

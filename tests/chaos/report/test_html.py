@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dub5.chaos.report import html as report
-from dub5.chaos.report.story import NOTES_MAX, story
+from dub5.chaos.report.narrative import NOTES_MAX, narrative
 from dub5.chaos.report.timeline import BARS, Picture
-from dub5.chaos.run.journal import Journal, Window
-from dub5.chaos.run.judge import Outcome
+from dub5.chaos.run.journal import AppliedFault, Journal
+from dub5.chaos.run.judge import ClientOutcome
 from dub5.chaos.run.verdict import judge_run
-from tests.support.journals import fault, journal, scenario, seen
+from tests.support.journals import fault, journal, result, scenario
 
 KILOBYTES_MAX = 400
 SVG = "{http://www.w3.org/2000/svg}"
@@ -62,7 +62,7 @@ def test_many_different_faults() -> None:
     faults = [fault(600 * n + 60, 100, f"one is broken in way {n}" + " and on" * 100) for n in range(100)]
     made = journal(scenario(72_000, faults, rate_per_s=0.5, plateau_rate_per_s=0.02), bad_share=0.2)
     made.notes = [f"note {n}" for n in range(500)] + ["said again"] * 500
-    made.requests[0] = seen(0.0, "", Outcome.DISHONEST, reason="x" * 500_000, trail="y" * 500_000)
+    made.requests[0] = result(0.0, "", ClientOutcome.DISHONEST, reason="x" * 500_000, trail="y" * 500_000)
     html = page(made)
     assert len(html.encode()) < KILOBYTES_MAX * 1000
     assert "87 more kinds of fault" in html
@@ -73,7 +73,7 @@ def test_many_different_faults() -> None:
 def test_the_story_of_hours() -> None:
     """Minutes and hours; how the load was; a fault that came back sixty times is told once, with all who met it."""
     made = journal(scenario(72_000, FLAPS, rate_per_s=2.0))
-    told = list(story(made))
+    told = list(narrative(made))
     assert f"{len(made.requests)} chat requests went to one service over 20 h" in told[0]
     assert "2 a second around each change and 0.1 a second while nothing changed" in told[0]
     (flaps,) = [line for line in told if "one answers 500" in line]
@@ -85,7 +85,7 @@ def test_the_story_of_hours() -> None:
 def test_the_story_of_a_minute() -> None:
     """In seconds, and nothing else."""
     made = journal(scenario(60, [fault(4, 7, "one answers 530")], plateau_rate_per_s=None))
-    told = list(story(made))
+    told = list(narrative(made))
     assert told[1].startswith("From second 4 to 11: one answers 530. ")
     assert not [line for line in told if " min" in line or " h " in line]
 
@@ -120,7 +120,7 @@ def test_hours_are_compared_by_shares() -> None:
 def test_one_in_a_thousand_is_seen() -> None:
     """A share too thin to be drawn has a row of its own, where it stands out."""
     made = journal(scenario(6840, HOURS))
-    made.requests[40] = seen(made.requests[40].at_s, "", Outcome.FAILED, first_token_s=None)
+    made.requests[40] = result(made.requests[40].at_s, "", ClientOutcome.FAILED, first_token_s=None)
     (row,) = [shape for shape in svg(made).findall(f"{SVG}path") if shape.get("class") == "failed"]
     (mark,) = re.findall(r"h([\d.]+)v([\d.]+)h", row.get("d", ""))
     assert float(mark[0]) >= 2
@@ -176,8 +176,8 @@ def test_names_are_text() -> None:
     )
     made = journal(odd, bad_share=0.2, models=2)
     made.notes, made.machine, made.told_by = [ODD], ODD, ODD
-    made.windows.append(Window(ODD, "status", ODD, ODD, False, 700.0))
-    made.requests.append(seen(10.0, ODD, Outcome.FAILED, reason=ODD, trail=ODD, route=ODD))
+    made.windows.append(AppliedFault(ODD, "status", ODD, ODD, False, 700.0))
+    made.requests.append(result(10.0, ODD, ClientOutcome.FAILED, reason=ODD, trail=ODD, route=ODD))
     html = page(made)
     assert "<b " not in html.replace('<b class="', "")
     assert svg(made).tag == f"{SVG}svg"

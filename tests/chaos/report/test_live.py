@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 
 from dub5.chaos.report.live import LINES_MAX, REDRAWN_MAX, LiveView
-from dub5.chaos.run.journal import Window
-from tests.support.journals import scenario, seen
+from dub5.chaos.run.journal import AppliedFault
+from tests.support.journals import result, scenario
 
 
 def status(*breakers: str) -> dict[str, Any]:
@@ -21,9 +21,9 @@ def watched(seconds: float, changes: int = 0, *, terminal: bool = False, step_s:
     console = Console(file=out, width=140, height=40, force_terminal=terminal, color_system=None)
     with LiveView(scenario(seconds, plateau_rate_per_s=None), "virtual", console) as view:
         for n in range(changes):
-            view.changed(Window("one", "status", f"fault {n}", "x", False, n * 1.0))
+            view.changed(AppliedFault("one", "status", f"fault {n}", "x", False, n * 1.0))
         for n in range(round(seconds / step_s) + 1):
-            view.ended(seen(n * step_s, "one" if n % 2 else "two"))
+            view.ended(result(n * step_s, "one" if n % 2 else "two"))
             view.sampled(n * step_s, status("closed"))
     return out.getvalue()
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from dub5.chaos.run.judge import Ending, Outcome, Reading, Stop
+from dub5.chaos.run.judge import ClientOutcome, Ending, ReplyReader, Stop
 from dub5.chaos.run.sse import EventReader
 from dub5.simulators.answers import answer_text
 
@@ -26,15 +26,15 @@ def finish(reason: str = "stop") -> str:
 
 
 def streamed(*events: str, stop: Stop = Stop.END) -> Ending:
-    reading = Reading(200, PROMPT, stream=True)
-    reading.feed("".join(f"data: {event}\n\n" for event in events).encode())
-    return reading.end(stop)
+    reader = ReplyReader(200, PROMPT, stream=True)
+    reader.feed("".join(f"data: {event}\n\n" for event in events).encode())
+    return reader.end(stop)
 
 
 def replied(status: int, body: object, stop: Stop = Stop.END) -> Ending:
-    reading = Reading(status, PROMPT, stream=False)
-    reading.feed(body if isinstance(body, bytes) else json.dumps(body).encode())
-    return reading.end(stop)
+    reader = ReplyReader(status, PROMPT, stream=False)
+    reader.feed(body if isinstance(body, bytes) else json.dumps(body).encode())
+    return reader.end(stop)
 
 
 def completion(text: str, reason: str | None = "stop") -> dict[str, object]:
@@ -44,23 +44,23 @@ def completion(text: str, reason: str | None = "stop") -> dict[str, object]:
 class TestStream:
     def test_whole(self) -> None:
         """The whole text, a finish, [DONE], the end: complete, and it is known who spoke."""
-        reading = Reading(200, PROMPT, stream=True)
+        reader = ReplyReader(200, PROMPT, stream=True)
         for event in (delta(TEXT[:HALF]), delta(TEXT[HALF:]), finish(), DONE):
-            reading.feed(f"data: {event}\n\n".encode())
-        assert Ending(Outcome.COMPLETE) == reading.end(Stop.END)
-        assert "one" == reading.answered_by
+            reader.feed(f"data: {event}\n\n".encode())
+        assert Ending(ClientOutcome.COMPLETE) == reader.end(Stop.END)
+        assert "one" == reader.answered_by
 
     def test_honest_cut(self) -> None:
         """An error event after content, and nothing more."""
-        assert Ending(Outcome.CUT, "stream_cut") == streamed(delta(TEXT[:HALF]), ERROR)
+        assert Ending(ClientOutcome.CUT, "stream_cut") == streamed(delta(TEXT[:HALF]), ERROR)
 
     def test_error_before_content(self) -> None:
         """The same before any content is a failure, not a cut."""
-        assert Ending(Outcome.FAILED, "stream_cut") == streamed(ERROR)
+        assert Ending(ClientOutcome.FAILED, "stream_cut") == streamed(ERROR)
 
     def test_told_before_the_line_broke(self) -> None:
         """An error that was told stays told when the connection breaks after it."""
-        assert Outcome.CUT is streamed(delta(TEXT[:HALF]), ERROR, stop=Stop.BROKEN).outcome
+        assert ClientOutcome.CUT is streamed(delta(TEXT[:HALF]), ERROR, stop=Stop.BROKEN).outcome
 
     @pytest.mark.parametrize(
         ("events", "stop", "reason"),
@@ -83,17 +83,17 @@ class TestStream:
     )
     def test_dishonest(self, events: Iterable[str], stop: Stop, reason: str) -> None:
         """A stream that pretends, or ends without a word, is never taken for an answer."""
-        assert Ending(Outcome.DISHONEST, reason) == streamed(*events, stop=stop)
+        assert Ending(ClientOutcome.DISHONEST, reason) == streamed(*events, stop=stop)
 
     def test_patience_ran_out(self) -> None:
         """However much came: without an end in time it hangs."""
-        assert Outcome.HUNG is streamed(delta(TEXT), finish(), stop=Stop.TIMEOUT).outcome
+        assert ClientOutcome.HUNG is streamed(delta(TEXT), finish(), stop=Stop.TIMEOUT).outcome
 
 
 class TestJson:
     def test_whole(self) -> None:
         """A whole text with a finish is complete."""
-        assert Ending(Outcome.COMPLETE) == replied(200, completion(TEXT))
+        assert Ending(ClientOutcome.COMPLETE) == replied(200, completion(TEXT))
 
     @pytest.mark.parametrize(
         ("body", "reason"),
@@ -107,30 +107,30 @@ class TestJson:
     )
     def test_dishonest(self, body: object, reason: str) -> None:
         """A 200 that does not prove itself is dishonest."""
-        assert Ending(Outcome.DISHONEST, reason) == replied(200, body)
+        assert Ending(ClientOutcome.DISHONEST, reason) == replied(200, body)
 
     @pytest.mark.parametrize(
         ("status", "code", "outcome"),
         [
-            (503, "all_targets_down", Outcome.FAILED),
-            (429, "all_targets_limited", Outcome.FAILED),
-            (429, "rate_limited", Outcome.REFUSED),
-            (503, "overloaded", Outcome.REFUSED),
-            (400, "invalid_request", Outcome.REFUSED),
-            (500, "internal_error", Outcome.FAILED),
+            (503, "all_targets_down", ClientOutcome.FAILED),
+            (429, "all_targets_limited", ClientOutcome.FAILED),
+            (429, "rate_limited", ClientOutcome.REFUSED),
+            (503, "overloaded", ClientOutcome.REFUSED),
+            (400, "invalid_request", ClientOutcome.REFUSED),
+            (500, "internal_error", ClientOutcome.FAILED),
         ],
     )
-    def test_error(self, status: int, code: str, outcome: Outcome) -> None:
+    def test_error(self, status: int, code: str, outcome: ClientOutcome) -> None:
         """An error says whose doing it is."""
         assert Ending(outcome, code) == replied(status, {"error": {"code": code}})
 
     def test_error_page(self) -> None:
         """A page instead of an error object is still an honest failure, by its status."""
-        assert Ending(Outcome.FAILED, "http_502") == replied(502, b"<html>Bad Gateway</html>")
+        assert Ending(ClientOutcome.FAILED, "http_502") == replied(502, b"<html>Bad Gateway</html>")
 
     def test_torn_error(self) -> None:
         """An error whose connection breaks has told nobody anything."""
-        assert Outcome.DISHONEST is replied(503, b'{"err', Stop.BROKEN).outcome
+        assert ClientOutcome.DISHONEST is replied(503, b'{"err', Stop.BROKEN).outcome
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -159,32 +159,32 @@ class TestSubstitute:
     def test_labelled(self) -> None:
         """First and last: it is what it says, and no complete answer."""
         first, last = self.labelled(delta(self.WORDS)), self.labelled(finish())
-        assert streamed(first, last, DONE) == Ending(Outcome.DEGRADED, "words")
-        assert self.json_of(self.WORDS, "template") == Ending(Outcome.DEGRADED, "template")
+        assert streamed(first, last, DONE) == Ending(ClientOutcome.DEGRADED, "words")
+        assert self.json_of(self.WORDS, "template") == Ending(ClientOutcome.DEGRADED, "template")
 
     def test_stale(self) -> None:
         """An answer from before is proven like any other."""
-        assert self.json_of(TEXT, "stale") == Ending(Outcome.DEGRADED, "stale")
+        assert self.json_of(TEXT, "stale") == Ending(ClientOutcome.DEGRADED, "stale")
         assert self.json_of(TEXT[:HALF], "stale").reason == "cut_answer_labelled_stale"
         assert self.json_of(answer_text("one", "?", 12), "stale").reason == "foreign_answer_labelled_stale"
 
     def test_no_label(self) -> None:
         """The same words without it are sold as an answer."""
-        assert streamed(delta(self.WORDS), finish(), DONE).outcome is Outcome.DISHONEST
+        assert streamed(delta(self.WORDS), finish(), DONE).outcome is ClientOutcome.DISHONEST
 
     @pytest.mark.parametrize("which", [0, 1])
     def test_half_a_label(self, which: int) -> None:
         """Who looks at one end only must see it."""
         events = [delta(self.WORDS), finish()]
         events[which] = self.labelled(events[which])
-        assert streamed(*events, DONE) == Ending(Outcome.DISHONEST, "half_labelled_substitute")
+        assert streamed(*events, DONE) == Ending(ClientOutcome.DISHONEST, "half_labelled_substitute")
 
     def test_a_label_over_an_answer(self) -> None:
         """A provider's answer, or a piece of it, is not passed off as words of the service; nor is nothing."""
-        assert self.json_of(TEXT, "words").outcome is Outcome.DISHONEST
-        assert self.json_of(TEXT[:HALF], "template").outcome is Outcome.DISHONEST
+        assert self.json_of(TEXT, "words").outcome is ClientOutcome.DISHONEST
+        assert self.json_of(TEXT[:HALF], "template").outcome is ClientOutcome.DISHONEST
         assert self.json_of("", "words").reason == "empty_substitute"
 
     def test_it_must_end_as_well(self) -> None:
         """A label excuses no stream that breaks off."""
-        assert streamed(self.labelled(delta(self.WORDS))).outcome is Outcome.DISHONEST
+        assert streamed(self.labelled(delta(self.WORDS))).outcome is ClientOutcome.DISHONEST

@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 
 from dub5.chaos.engines import virtual
-from dub5.chaos.engines.http_endpoint import HttpDoor, http_session
+from dub5.chaos.engines.http_endpoint import HttpEndpoint, http_session
 from dub5.chaos.report import html as report
-from dub5.chaos.run.clients import GRACE_S, Clients
-from dub5.chaos.run.endpoint import Reply, Unreachable
-from dub5.chaos.run.journal import Asked, Journal, Seen
-from dub5.chaos.run.judge import Outcome
-from dub5.chaos.run.runner import Nobody, Play, derived
+from dub5.chaos.run.clients import GRACE_S, ScenarioClients
+from dub5.chaos.run.endpoint import EndpointReply, EndpointUnreachable
+from dub5.chaos.run.journal import Journal, LedgerEntry, RequestResult
+from dub5.chaos.run.judge import ClientOutcome
+from dub5.chaos.run.runner import NullObserver, ScenarioRun, derived
 from dub5.chaos.run.verdict import judge_run
-from dub5.chaos.scenario.model import Expect, Fault, Scenario, Workload
+from dub5.chaos.scenario.model import Expect, Scenario, ScenarioFault, Workload
 from dub5.chaos.scenario.parse import parse
 from dub5.chaos.scenario.workload import plan
 from dub5.cli import main
 from dub5.simulators.latency import Latency
 from dub5.simulators.personas.base import Profile
-from dub5.simulators.provider import Provider
+from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.script import Close, Data, Head, Script, SimRequest
 from dub5.simulators.server.sockets import serve
 
@@ -69,7 +69,7 @@ recover_s = 10
 
 
 def played(text: str = SHORT, seed: int = 1) -> Journal:
-    return virtual.run(parse(text, "short"), seed, Nobody(), lambda line: None)
+    return virtual.run(parse(text, "short"), seed, NullObserver(), lambda line: None)
 
 
 def test_the_service_holds() -> None:
@@ -78,7 +78,7 @@ def test_the_service_holds() -> None:
     journal = played()
     verdict = judge_run(journal)
     assert verdict.ok, [line for line in verdict.lines if not line.ok]
-    assert {"one", "two", "three"} == {seen.provider for seen in journal.requests}
+    assert {"one", "two", "three"} == {result.provider for result in journal.requests}
     assert ["one", "two", "three", "one"] == [window.provider for window in journal.windows]
 
 
@@ -99,8 +99,8 @@ def test_nobody_left_to_answer() -> None:
     text = SHORT[: SHORT.index("[[fault]]")] + everybody + "[expect]\n"
     journal = played(text)
     assert not judge_run(journal).ok
-    assert {Outcome.COMPLETE, Outcome.FAILED} == {seen.outcome for seen in journal.requests}
-    assert {"all_targets_down"} == {seen.reason for seen in journal.requests if seen.reason}
+    assert {ClientOutcome.COMPLETE, ClientOutcome.FAILED} == {result.outcome for result in journal.requests}
+    assert {"all_targets_down"} == {result.reason for result in journal.requests if result.reason}
 
 
 def test_report(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ class Stuck:
     """A door behind which nothing ever happens."""
 
     @asynccontextmanager
-    async def ask(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[Reply]:
+    async def chat(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[EndpointReply]:
         await asyncio.get_running_loop().create_future()
         yield self  # type: ignore[misc]
 
@@ -172,32 +172,32 @@ class Shut(Stuck):
     """A door that refuses."""
 
     @asynccontextmanager
-    async def ask(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[Reply]:
-        raise Unreachable("refused")
+    async def chat(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[EndpointReply]:
+        raise EndpointUnreachable("refused")
         yield
 
 
-async def sent_to(door: Any, workload: Workload) -> list[Seen]:
-    seen: list[Seen] = []
-    await Clients(door, workload, asyncio.get_running_loop().time(), seen.append).send_all(
+async def sent_to(endpoint: Any, workload: Workload) -> list[RequestResult]:
+    result: list[RequestResult] = []
+    await ScenarioClients(endpoint, workload, asyncio.get_running_loop().time(), result.append).send_all(
         plan(of(workload), 1)
     )
-    return seen
+    return result
 
 
 async def test_a_service_that_hangs() -> None:
     """Each client gives up shortly after the deadline, and says that it hung; the plan is kept all the same."""
     workload = Workload(10.0, rate_per_s=2.0, deadline_s=5.0)
-    seen = await sent_to(Stuck(), workload)
-    assert {Outcome.HUNG} == {one.outcome for one in seen}
-    assert {workload.deadline_s + GRACE_S} == {round(one.total_s, 3) for one in seen}
-    assert {0.0} == {one.late_s for one in seen}
+    result = await sent_to(Stuck(), workload)
+    assert {ClientOutcome.HUNG} == {one.outcome for one in result}
+    assert {workload.deadline_s + GRACE_S} == {round(one.total_s, 3) for one in result}
+    assert {0.0} == {one.late_s for one in result}
 
 
 async def test_a_service_that_is_not_there() -> None:
     """No reply at all is no honest answer."""
-    seen = await sent_to(Shut(), Workload(5.0, rate_per_s=2.0))
-    assert {("no_reply", Outcome.DISHONEST)} == {(one.reason, one.outcome) for one in seen}
+    result = await sent_to(Shut(), Workload(5.0, rate_per_s=2.0))
+    assert {("no_reply", ClientOutcome.DISHONEST)} == {(one.reason, one.outcome) for one in result}
 
 
 class Bare:
@@ -205,17 +205,17 @@ class Bare:
 
     notes: Sequence[str] = ()
 
-    def __init__(self, door: Any, ledger: list[Asked]) -> None:
-        self.door = door
+    def __init__(self, endpoint: Any, ledger: list[LedgerEntry]) -> None:
+        self.endpoint = endpoint
         self._ledger = ledger
 
-    async def apply(self, fault: Fault) -> str:
+    async def apply(self, fault: ScenarioFault) -> str:
         return ""
 
-    async def lift(self, fault: Fault) -> None:
+    async def lift(self, fault: ScenarioFault) -> None:
         raise AssertionError("what nobody applied, nobody lifts")
 
-    async def ledger(self) -> list[Asked]:
+    async def ledger(self) -> list[LedgerEntry]:
         return self._ledger
 
 
@@ -236,12 +236,14 @@ async def test_any_gateway() -> None:
     """A server that only speaks OpenAI is judged as well: what happened is told by clients and ledgers, and a fault
     that nobody can apply is said to be left out."""
     loop = asyncio.get_running_loop()
-    chance = Random("any")
-    provider = Provider("openai", Profile("any", Latency(), models=("chat",)), chance=chance, now=loop.time)
+    rng = Random("any")
+    provider = SimulatedProvider(
+        "openai", Profile("any", Latency(), models=("chat",)), rng=rng, now=loop.time
+    )
     async with serve(provider) as server, http_session() as session:
-        journal = await Play(quick(), "test", 1).run(Bare(HttpDoor(session, server.url), []))
-    assert {Outcome.COMPLETE} == {seen.outcome for seen in journal.requests}
-    assert {"any"} == {seen.provider for seen in journal.requests}
+        journal = await ScenarioRun(quick(), "test", 1).run(Bare(HttpEndpoint(session, server.url), []))
+    assert {ClientOutcome.COMPLETE} == {result.outcome for result in journal.requests}
+    assert {"any"} == {result.provider for result in journal.requests}
     assert "no /status" in journal.told_by
     assert 4 == len(journal.notes)
     assert not judge_run(journal).ok
@@ -258,27 +260,27 @@ async def test_a_connection_that_breaks() -> None:
 
     async with http_session() as session:
         async with serve(torn) as server:
-            seen = await sent_to(
-                HttpDoor(session, server.url), Workload(0.2, rate_per_s=20.0, stream_share=1.0)
+            result = await sent_to(
+                HttpEndpoint(session, server.url), Workload(0.2, rate_per_s=20.0, stream_share=1.0)
             )
-            assert {"breaks_off_without_a_word"} == {one.reason for one in seen}
-        seen = await sent_to(HttpDoor(session, server.url), Workload(0.2, rate_per_s=20.0))
-        assert {"no_reply"} == {one.reason for one in seen}
+            assert {"breaks_off_without_a_word"} == {one.reason for one in result}
+        result = await sent_to(HttpEndpoint(session, server.url), Workload(0.2, rate_per_s=20.0))
+        assert {"no_reply"} == {one.reason for one in result}
 
 
 def test_what_clients_and_ledgers_show() -> None:
     """Failed over is a request that two providers have seen; a cut is what a client was told."""
     journal = Journal(quick(), "test", 1, "", "")
     journal.requests = [
-        seen(0, "two", Outcome.COMPLETE),
-        seen(1, "one", Outcome.CUT),
-        seen(2, "", Outcome.FAILED),
+        result(0, "two", ClientOutcome.COMPLETE),
+        result(1, "one", ClientOutcome.CUT),
+        result(2, "", ClientOutcome.FAILED),
     ]
     journal.ledger = [
-        Asked(name, f"tag{tag}", ()) for name, tag in (("one", 0), ("two", 0), ("one", 1), ("one", 2))
+        LedgerEntry(name, f"tag{tag}", ()) for name, tag in (("one", 0), ("two", 0), ("one", 1), ("one", 2))
     ]
     assert {"failed_over": 1, "stream_cut": 1} == derived(journal)
 
 
-def seen(number: int, provider: str, outcome: Outcome) -> Seen:
-    return Seen(number, 0.0, 0.0, True, outcome, "", provider, None, 1.0, tag=f"tag{number}")
+def result(number: int, provider: str, outcome: ClientOutcome) -> RequestResult:
+    return RequestResult(number, 0.0, 0.0, True, outcome, "", provider, None, 1.0, tag=f"tag{number}")

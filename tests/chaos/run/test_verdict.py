@@ -6,12 +6,12 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from dub5.chaos.run.journal import Asked, Journal, Seen, Window
-from dub5.chaos.run.judge import Outcome
+from dub5.chaos.run.journal import AppliedFault, Journal, LedgerEntry, RequestResult
+from dub5.chaos.run.judge import ClientOutcome
 from dub5.chaos.run.verdict import Question, judge_run, percentile
-from dub5.chaos.scenario.model import Expect, Fault, Scenario, Workload
+from dub5.chaos.scenario.model import Expect, Scenario, ScenarioFault, Workload
 
-FAULT = Fault(10, 10, "one", "cut", {"after_tokens": 5}, "streams of one break off")
+FAULT = ScenarioFault(10, 10, "one", "cut", {"after_tokens": 5}, "streams of one break off")
 EXPECT = Expect(
     honest_share=1.0,
     complete_share=0.9,
@@ -22,8 +22,10 @@ EXPECT = Expect(
 SCENARIO = Scenario("s", "title", "why", Workload(30.0, rate_per_s=2.0), (FAULT,), EXPECT)
 
 
-def request(number: int, outcome: Outcome = Outcome.COMPLETE, provider: str = "one") -> Seen:
-    return Seen(
+def request(
+    number: int, outcome: ClientOutcome = ClientOutcome.COMPLETE, provider: str = "one"
+) -> RequestResult:
+    return RequestResult(
         number=number,
         at_s=number / 2,
         late_s=0.0,
@@ -40,8 +42,8 @@ def good() -> Journal:
     """Sixty requests over thirty seconds; from 10 to 20 s the fault is on, and the second provider answers."""
     journal = Journal(SCENARIO, "virtual", 1, "machine", "2026-01-01 00:00:00", seconds=30.0, planned=60)
     journal.requests = [request(n, provider="two" if 20 <= n < 40 else "one") for n in range(60)]
-    journal.windows = [Window("one", "cut", "...", "the simulators", True, 10.0, 20.0)]
-    journal.ledger = [Asked("one", "", ()), Asked("one", "", ("cut",))]
+    journal.windows = [AppliedFault("one", "cut", "...", "the simulators", True, 10.0, 20.0)]
+    journal.ledger = [LedgerEntry("one", "", ()), LedgerEntry("one", "", ("cut",))]
     journal.happened = {"failed_over": 3}
     return journal
 
@@ -74,29 +76,29 @@ def fault_left_out(journal: Journal) -> None:
 
 
 def fault_never_met(journal: Journal) -> None:
-    journal.ledger = [Asked("one", "", ("status",)), Asked("two", "", ("cut",))]
+    journal.ledger = [LedgerEntry("one", "", ("status",)), LedgerEntry("two", "", ("cut",))]
 
 
 def ill_from_the_start(journal: Journal) -> None:
-    change(journal, 3, outcome=Outcome.FAILED)
+    change(journal, 3, outcome=ClientOutcome.FAILED)
 
 
 def one_lie(journal: Journal) -> None:
-    change(journal, 25, outcome=Outcome.DISHONEST)
+    change(journal, 25, outcome=ClientOutcome.DISHONEST)
 
 
 def one_hangs(journal: Journal) -> None:
-    change(journal, 25, outcome=Outcome.HUNG)
+    change(journal, 25, outcome=ClientOutcome.HUNG)
 
 
 def too_many_fail(journal: Journal) -> None:
     for number in range(22, 29):
-        change(journal, number, outcome=Outcome.FAILED)
+        change(journal, number, outcome=ClientOutcome.FAILED)
 
 
 def cut_without_a_fault_there(journal: Journal) -> None:
     for number in range(22, 29):
-        change(journal, number, outcome=Outcome.CUT, provider="two")
+        change(journal, number, outcome=ClientOutcome.CUT, provider="two")
 
 
 def slow_first_tokens(journal: Journal) -> None:
@@ -109,7 +111,7 @@ def nothing_happened(journal: Journal) -> None:
 
 
 def still_failing_late(journal: Journal) -> None:
-    change(journal, 52, outcome=Outcome.FAILED)
+    change(journal, 52, outcome=ClientOutcome.FAILED)
 
 
 def first_provider_stays_away(journal: Journal) -> None:
@@ -118,7 +120,7 @@ def first_provider_stays_away(journal: Journal) -> None:
 
 
 def failing_at_the_end(journal: Journal) -> None:
-    change(journal, 59, outcome=Outcome.FAILED)
+    change(journal, 59, outcome=ClientOutcome.FAILED)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_planned_cuts_stand_apart() -> None:
     """Cuts that a fault of the scenario made do not lower the share of complete answers; they are counted in words."""
     journal = good()
     for number in range(22, 32):
-        change(journal, number, outcome=Outcome.CUT, provider="one")
+        change(journal, number, outcome=ClientOutcome.CUT, provider="one")
     assert judge_run(journal).ok
     assert any("(apart from 10 planned cuts)" in line.expectation for line in judge_run(journal).lines)
 
@@ -164,7 +166,7 @@ def test_planned_cuts_stand_apart() -> None:
 )
 def test_whose_cut_it_is(provider: str, at_s: float, total_s: float, planned: bool) -> None:
     """Planned is a cut at the fault's provider while the fault was on, if only for the stream's last moment."""
-    cut = msgspec.structs.replace(request(0, Outcome.CUT, provider), at_s=at_s, total_s=total_s)
+    cut = msgspec.structs.replace(request(0, ClientOutcome.CUT, provider), at_s=at_s, total_s=total_s)
     assert planned is good().planned_cut(cut)
 
 
@@ -179,9 +181,9 @@ def test_no_recovery_expected() -> None:
 def test_99_99_is_not_100() -> None:
     """Shares are rounded down: one lie in twenty thousand still reads as less than all."""
     journal = good()
-    journal.requests = [request(0)] * 19_999 + [request(0, Outcome.DISHONEST)]
+    journal.requests = [request(0)] * 19_999 + [request(0, ClientOutcome.DISHONEST)]
     (line,) = [line for line in judge_run(journal).lines if "honest" in line.expectation]
-    assert line.seen.startswith("99.99 %")
+    assert line.result.startswith("99.99 %")
 
 
 @pytest.mark.parametrize(
@@ -200,9 +202,10 @@ class TestOfIncidents:
         journal.scenario = dataclasses.replace(
             SCENARIO, expect=Expect(complete_share=0.9, usual_s=1.0, **expect)
         )
-        journal.ledger += [Asked("one", f"tag {n}", ()) for n in range(60)]
+        journal.ledger += [LedgerEntry("one", f"tag {n}", ()) for n in range(60)]
         journal.requests = [
-            msgspec.structs.replace(seen, tag=f"tag {seen.number}", route="chat") for seen in journal.requests
+            msgspec.structs.replace(result, tag=f"tag {result.number}", route="chat")
+            for result in journal.requests
         ]
         return journal
 
@@ -212,7 +215,7 @@ class TestOfIncidents:
         assert [] == failing(journal)
         change(journal, 5, first_token_s=9.0)
         change(journal, 20, first_token_s=9.0)
-        change(journal, 23, outcome=Outcome.CUT)
+        change(journal, 23, outcome=ClientOutcome.CUT)
         assert [] == failing(journal)
         change(journal, 25, first_token_s=9.0)
         assert [Question.HELD] == [question for question, _ in failing(journal)]
@@ -220,9 +223,9 @@ class TestOfIncidents:
     def test_amplification(self) -> None:
         """Tries of requests in the faults' time count, those of others do not."""
         journal = self.journal(amplification_max=1.5)
-        journal.ledger += [Asked("two", f"tag {n}", ()) for n in range(10)]
+        journal.ledger += [LedgerEntry("two", f"tag {n}", ()) for n in range(10)]
         assert [] == failing(journal)
-        journal.ledger += [Asked("two", f"tag {n}", ()) for n in range(20, 31)]
+        journal.ledger += [LedgerEntry("two", f"tag {n}", ()) for n in range(20, 31)]
         assert [Question.HELD] == [question for question, _ in failing(journal)]
 
     def test_who_answers(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dub5 import cli
-from dub5.chaos.scenario.faults import HOUSE_KINDS, TCP_KINDS
+from dub5.chaos.scenario.faults import ENVIRONMENT_KINDS, TCP_KINDS
 from dub5.chaos.scenario.model import ENGINES, Expect, Workload
 from dub5.chaos.scenario.parse import CONFIDENCE, FAULT, HAPPENED, MECHANISMS, TOP
 from dub5.simulators.faults.answers import KINDS
@@ -21,7 +21,7 @@ DEFAULTS = {"rate_per_s": 20.0, "edge_s": 60.0, "stream_share": 0.7, "deadline_s
 def test_every_field_is_there() -> None:
     """Nobody has to read the code to write one."""
     said = {*TOP, *FAULT, *(f.name for f in fields(Workload)), *(f.name for f in fields(Expect))} - {"fault"}
-    kinds = {*KINDS, *TCP_KINDS, *HOUSE_KINDS}
+    kinds = {*KINDS, *TCP_KINDS, *ENVIRONMENT_KINDS}
     assert said | kinds | {*HAPPENED, *MECHANISMS, *ENGINES} <= NAMED | {"workload", "expect", "fault"}
     assert all(word in PAGE for word in CONFIDENCE)
 

@@ -16,15 +16,15 @@ several; what happened is told in our words, and some of it is fixed by now in n
 
 {counts}
 
-A test is named by its path and name, a rule of the [simulation](simulation.md) by its number. A test holds that all of
+A test is named by its path and name, a rule of the [simulation](simulation.md) by its name. A test holds that all of
 them exist, and that this page is what `python -m tests.complaints > docs/complaints.md` makes of
-[the table](../tests/complaints/rows.toml).
+[the table](../tests/experiments/complaints/rows.toml).
 """
 TAIL = """\
 ## Whether it would be caught
 
 For each theme the service is broken on purpose, as its users once met it; the test named here must fail then, and hold in
-the build as it is: [mutants.py](../tests/complaints/mutants.py). The simulation has [more of these](simulation.md#broken-builds).
+the build as it is: [mutants.py](../tests/experiments/complaints/mutants.py). The simulation has [more of these](simulation.md#broken-builds).
 
 | theme | broken how | fails |
 |---|---|---|

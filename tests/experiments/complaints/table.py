@@ -91,6 +91,5 @@ def rules() -> frozenset[str]:
     """The rules that the simulation's code tells a violation of, and its page explains."""
     code = "".join(path.read_text() for path in sorted((ROOT / "chaos" / "simulation").rglob("*.py")))
     page = (ROOT / "docs" / "simulation.md").read_text(encoding="utf-8")
-    return frozenset(re.findall(r'"(S\d+)"', code)) & frozenset(
-        re.findall(r"^\| (S\d+) \|", page, re.MULTILINE)
-    )
+    named = re.findall(r"^\| S\d+ \| `([a-z_]+)` \|", page, re.MULTILINE)
+    return frozenset(re.findall(r'"([a-z_]+)"', code)) & frozenset(named)

@@ -28,7 +28,7 @@ def test_what_does_not_exist_is_told() -> None:
     """Or the test above would prove nothing."""
     assert missing("tests/experiments/complaints/test_table.py::test_that_is_not_there")
     assert missing("tests/nowhere.py::test_x")
-    assert missing("simulate:S99")
+    assert missing("simulate:no_such_rule")
     assert missing("scenario:nowhere")
     assert not missing("scenario:http-530")
 

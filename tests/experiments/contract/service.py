@@ -16,7 +16,7 @@ from typing import Any
 from dub5.simulators.faults.answers import parse_fault
 from dub5.simulators.latency import PRESETS
 from dub5.simulators.personas.base import Profile
-from dub5.simulators.provider import Provider
+from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.server.sockets import serve
 from tests.experiments.contract.packages import Failed
 
@@ -136,7 +136,7 @@ async def serving() -> AsyncIterator[str]:
             urls = []
             for persona, known in case.upstreams:
                 profile = Profile("one", PRESETS["quick"], words=20)
-                provider = Provider(persona, profile, chance=random.Random(case.name), now=lambda: 0.0)
+                provider = SimulatedProvider(persona, profile, rng=random.Random(case.name), now=lambda: 0.0)
                 provider.set_faults(map(parse_fault, known))
                 urls.append((await stack.enter_async_context(serve(provider))).url)
             addresses.append(urls)

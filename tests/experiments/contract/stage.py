@@ -14,7 +14,7 @@ from dataclasses import replace
 from dub5.simulators.faults.answers import parse_fault
 from dub5.simulators.latency import PRESETS
 from dub5.simulators.personas.base import Profile
-from dub5.simulators.provider import Provider
+from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.script import Script, SimRequest
 from dub5.simulators.server.sockets import serve
 from tests.experiments.contract.cases import CASES, Case
@@ -31,7 +31,7 @@ class Stage:
         self.headers: dict[tuple[str, str], Mapping[str, str]] = {}
         self.url = self.refused = self.tls = ""
         self._packages = packages  # by column
-        self._providers: dict[tuple[str, str], Provider] = {}
+        self._providers: dict[tuple[str, str], SimulatedProvider] = {}
 
     def address(self, column: str, case: Case) -> str:
         """What a package is told to talk to."""
@@ -58,12 +58,12 @@ class Stage:
         script = self._provider(column, case)(replace(request, path=f"/{path}"))
         return case.shape(script, PERSONAS[self._packages[column]]) if case.shape else script
 
-    def _provider(self, column: str, case: Case) -> Provider:
+    def _provider(self, column: str, case: Case) -> SimulatedProvider:
         key = column, case.name
         if key not in self._providers:
             persona = PERSONAS[self._packages[column]]
             profile = Profile("one", PRESETS["zero"], words=20)
-            made = Provider(persona, profile, chance=random.Random(case.name), now=lambda: 0.0)
+            made = SimulatedProvider(persona, profile, rng=random.Random(case.name), now=lambda: 0.0)
             made.set_faults(map(parse_fault, case.faults))
             self._providers[key] = made
         return self._providers[key]

@@ -1,6 +1,6 @@
 """Record all that can be seen of drawn worlds, line by line.
 
-draw(seed) -> play -> a line for each thing the checker tells, each event with its values, each request at the
+generate_world -> run_world -> a line for each thing logged, each event with its values, each request at the
 wire, each piece a client reads. Names of an event's fields are left out: they may be renamed freely.
 """
 
@@ -18,14 +18,14 @@ from unittest.mock import patch
 
 from msgspec import Struct
 
-from dub5.chaos.simulation.invariants.record import Books
-from dub5.chaos.simulation.run import play
-from dub5.chaos.simulation.world.generate import draw
+from dub5.chaos.simulation.invariants.record import RunRecord
+from dub5.chaos.simulation.run import run_world
+from dub5.chaos.simulation.world.generate import generate_world
 from dub5.service.events import Event, Events
 from dub5.service.wire.base import WireRequest
-from dub5.simulators.virtual import Reply, VirtualWire
+from dub5.simulators.virtual import AppStream, VirtualWire
 
-TELL = "tell"  # the method of Books that takes each line of a trace
+LOG = "log"  # the method of RunRecord that takes each line of a trace
 LINE_END = "\u2424"  # stands for it inside a line
 LENGTH = "content-length"  # of a reply: another word has another length
 WORKERS = 2
@@ -57,7 +57,7 @@ def play_one(seed: int) -> dict[str, Any]:
     logging.disable(logging.ERROR)  # what goes wrong is in the result
     lines: list[str] = []
     with _watched(lines):
-        result = play(draw(seed))
+        result = run_world(generate_world(seed))
     return {
         "seed": seed,
         "outcomes": dict(sorted(result.outcomes.items())),
@@ -69,13 +69,13 @@ def play_one(seed: int) -> dict[str, Any]:
 @contextmanager
 def _watched(lines: list[str]) -> Iterator[None]:
     """Note each line of the trace, each event, and what passes at both edges of the service."""
-    tell, emit, send, read_some = getattr(Books, TELL), Events.emit, VirtualWire.send, Reply.read
+    log, emit, send, read_some = getattr(RunRecord, LOG), Events.emit, VirtualWire.send, AppStream.read
 
     def note(line: str) -> None:
         lines.append(f"{asyncio.get_running_loop().time():.9f} {line}")
 
-    def told(self: Books, line: str) -> None:
-        tell(self, line)
+    def logged(self: RunRecord, line: str) -> None:
+        log(self, line)
         lines.append(self.trace[-1])
 
     def emitted(self: Events, event: Event) -> None:
@@ -92,7 +92,7 @@ def _watched(lines: list[str]) -> Iterator[None]:
         note(f"wire {request.url} {response.status} {_plain(dict(response.headers))}")
         return response
 
-    async def was_read(self: Reply) -> bytes:
+    async def was_read(self: AppStream) -> bytes:
         data = await read_some(self)
         if self not in known:
             known.add(self)
@@ -101,12 +101,12 @@ def _watched(lines: list[str]) -> Iterator[None]:
         note(f"read {self.headers.get('x-request-id', '')}{degraded} {_text(data)}")
         return data
 
-    known: set[Reply] = set()
+    known: set[AppStream] = set()
     hooks: list[tuple[type, str, Callable[..., Any]]] = [
-        (Books, TELL, told),
+        (RunRecord, LOG, logged),
         (Events, "emit", emitted),
         (VirtualWire, "send", sent),
-        (Reply, "read", was_read),
+        (AppStream, "read", was_read),
     ]
     patches = [patch.object(owner, name, hook) for owner, name, hook in hooks]
     for one in patches:

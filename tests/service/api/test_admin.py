@@ -16,7 +16,7 @@ from dub5.service.cache.cache import AnswerCache, Selection
 from dub5.service.cache.storage import StorageLost
 from dub5.service.config.options import CacheOptions
 from dub5.service.config.settings import Secret
-from dub5.simulators.virtual import Answer, AppClient
+from dub5.simulators.virtual import AppClient, AppResponse
 from tests.support.world import World, healthy
 
 PATH = "/admin/cache/invalidate"
@@ -36,7 +36,7 @@ async def order(
     token: str | None = None,
     body: bytes | None = None,
     **headers: str,
-) -> Answer:
+) -> AppResponse:
     """An order as an operator gives it, but for what is said otherwise."""
     known = {
         "host": HOST,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dub5.simulators.virtual import Answer, run
+from dub5.simulators.virtual import AppResponse, run
 from tests.support.world import World, body, healthy
 
 CHAT = "/v1/chat/completions"
@@ -15,7 +15,7 @@ JSON = {"content-type": "application/json"}
 FIELDS = {"message", "type", "code", "param", "id", "retry_after", "suggestion", "attempts"}
 
 
-def assert_told(answer: Answer, status: int, code: str) -> None:
+def assert_told(answer: AppResponse, status: int, code: str) -> None:
     """The one shape."""
     error = answer.json()["error"]
     assert (answer.status, error["code"]) == (status, code)

@@ -12,7 +12,7 @@ import pytest
 from dub5.service.app import Service
 from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Settings
 from dub5.simulators.script import Respond, Script, SimRequest
-from dub5.simulators.virtual import Answer, AppClient, VirtualWire
+from dub5.simulators.virtual import AppClient, AppResponse, VirtualWire
 from tests.support.world import reply, status
 
 VECTOR = [0.5, -0.25, 1.0]
@@ -50,8 +50,8 @@ class House:
 
         return noted
 
-    async def embed(self, **fields: Any) -> Answer:
-        answer: Answer = await self.client.request(
+    async def embed(self, **fields: Any) -> AppResponse:
+        answer: AppResponse = await self.client.request(
             "POST", "/v1/embeddings", json={"model": "e", "input": "Hi", **fields}
         )
         return answer

@@ -10,7 +10,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from dub5.service.app import Service
 from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
-from dub5.simulators.virtual import Answer, AppClient, VirtualWire
+from dub5.simulators.virtual import AppClient, AppResponse, VirtualWire
 from tests.support.play import provider
 from tests.support.world import payloads
 
@@ -71,9 +71,9 @@ class Chat:
         self.service = Service(Loaded(settings, keys, ()), wire=wire, seed="test")
         self.client = AppClient(self.service.asgi)
 
-    async def ask(self, **fields: Any) -> Answer:
+    async def ask(self, **fields: Any) -> AppResponse:
         asked = {"model": "chat", **EVERYTHING, **fields}
-        answer: Answer = await self.client.request("POST", "/v1/chat/completions", json=asked)
+        answer: AppResponse = await self.client.request("POST", "/v1/chat/completions", json=asked)
         return answer
 
 

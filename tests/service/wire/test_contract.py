@@ -28,7 +28,7 @@ from dub5.simulators.script import (
     SimRequest,
     Wait,
 )
-from dub5.simulators.server.sockets import Server, serve
+from dub5.simulators.server.sockets import SocketServer, serve
 
 pytestmark = pytest.mark.real_sockets
 
@@ -89,7 +89,7 @@ class Watched:
 @contextlib.asynccontextmanager
 async def calling(
     kind: str, respond: Respond, slots: Slots | None = None
-) -> AsyncIterator[tuple[Wire, Server]]:
+) -> AsyncIterator[tuple[Wire, SocketServer]]:
     wire = make(kind, slots)
     async with asyncio.timeout(SOON_S), serve(respond) as server:
         try:

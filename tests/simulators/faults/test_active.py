@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dub5.simulators.faults.answers import BadFault, parse_fault
-from dub5.simulators.provider import Provider, make
+from dub5.simulators.provider import SimulatedProvider, make
 from dub5.simulators.script import SimRequest
 from dub5.simulators.settings import BadSettings, build
 from tests.support.play import ASK, play, post
@@ -19,7 +19,7 @@ class World:
         self.now_s = 0.0
         settings = build({"latency": "zero", **file}, ["one=openai", "two=mistral"], seed=seed)
         self.providers, self.ledger = make(settings, now=lambda: self.now_s)
-        self.one: Provider = self.providers["one"]
+        self.one: SimulatedProvider = self.providers["one"]
         for fault in faults:
             self.one.set_fault(parse_fault(fault))
 

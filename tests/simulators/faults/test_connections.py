@@ -15,7 +15,7 @@ from dub5.service.wire.aiohttp_wire import AiohttpWire
 from dub5.service.wire.base import Kind, Stage, Wire, WireFailure, WireRequest, WireResponse
 from dub5.service.wire.httpx_wire import HttpxWire
 from dub5.simulators.faults.answers import BadFault, parse_fault
-from dub5.simulators.provider import Provider, make
+from dub5.simulators.provider import SimulatedProvider, make
 from dub5.simulators.server.sockets import serve
 from dub5.simulators.server.tls import Certificates, certificates
 from dub5.simulators.settings import build
@@ -32,7 +32,7 @@ def unreachable(stage: str, how: str, **more: Any) -> dict[str, Any]:
     return {"kind": "unreachable", "stage": stage, "how": how, **more}
 
 
-def provider(*faults: dict[str, Any]) -> Provider:
+def provider(*faults: dict[str, Any]) -> SimulatedProvider:
     table = {"name": "one", "persona": "openai", "fault": list(faults)}
     file = {"latency": "zero", "provider": [table]}
     return make(build(file), now=asyncio.get_running_loop().time)[0]["one"]
@@ -96,7 +96,7 @@ CASES = {
 TRIES = 6
 
 
-async def tries(wire: Wire, one: Provider, url: str, count: int) -> list[object]:
+async def tries(wire: Wire, one: SimulatedProvider, url: str, count: int) -> list[object]:
     """What each call on a new connection meets, then with the fault lifted, and the counters."""
     found: list[object] = [await met(wire, url, fresh=True) for _ in range(count)]
     found += [(known.seen, known.applied) for known in one.faults]
@@ -159,7 +159,7 @@ async def test_a_dropped_syn_is_sent_again() -> None:
 
 
 @contextlib.asynccontextmanager
-async def reached(kind: str, *faults: dict[str, Any]) -> AsyncIterator[tuple[Provider, Wire, str]]:
+async def reached(kind: str, *faults: dict[str, Any]) -> AsyncIterator[tuple[SimulatedProvider, Wire, str]]:
     """A provider, and the wire to it: of real sockets, or virtual."""
     one = provider(*faults)
     async with contextlib.AsyncExitStack() as stack:

@@ -9,7 +9,7 @@ import pytest
 
 from dub5.service.wire.base import WireRequest
 from dub5.simulators.limits.concurrency import Capacity
-from dub5.simulators.provider import Provider, make
+from dub5.simulators.provider import SimulatedProvider, make
 from dub5.simulators.server.sockets import serve
 from dub5.simulators.settings import build
 from dub5.simulators.virtual import VirtualWire
@@ -19,7 +19,7 @@ SERVICE_S = 10.0  # of every request: a stall before the first token
 STALL = {"kind": "stall", "before": "first_token", "s": SERVICE_S}
 
 
-def provider(stall: dict[str, Any] = STALL, **capacity: Any) -> Provider:
+def provider(stall: dict[str, Any] = STALL, **capacity: Any) -> SimulatedProvider:
     table = {"name": "one", "persona": "openai", "capacity": capacity, "fault": [stall]}
     file = {"latency": "zero", "provider": [table]}
     return make(build(file), now=asyncio.get_running_loop().time)[0]["one"]
@@ -104,7 +104,7 @@ class TestChanges:
         await asyncio.sleep(0)
         one.set_capacity(Capacity(slots=2))
         await asyncio.sleep(0)
-        assert one.desk.standing() == {"busy": 4, "unseen": 0, "waiting": 3}
+        assert one.slot_queue.snapshot() == {"busy": 4, "unseen": 0, "waiting": 3}
         assert sorted([await call for call in calls]) == [(200, 10)] * 4 + [(200, 20)] * 2 + [(200, 30)]
 
     async def test_raised(self) -> None:

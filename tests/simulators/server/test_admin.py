@@ -8,7 +8,7 @@ import pytest
 
 from dub5.simulators.provider import make
 from dub5.simulators.script import Action, SimRequest
-from dub5.simulators.server.admin import Admin
+from dub5.simulators.server.admin import AdminApi
 from dub5.simulators.settings import build
 from tests.support.play import Played, play, post
 
@@ -17,13 +17,13 @@ CUT = {"kind": "cut", "after_tokens": 5, "how": "reset"}
 
 
 @pytest.fixture
-def admin() -> Admin:
+def admin() -> AdminApi:
     providers, ledger = make(build({}, latency="zero"), now=lambda: 0.0)
-    return Admin(providers, ledger, "secret")
+    return AdminApi(providers, ledger, "secret")
 
 
 def call(
-    admin: Admin, method: str, url: str, body: object = b"", headers: dict[str, str] | None = None
+    admin: AdminApi, method: str, url: str, body: object = b"", headers: dict[str, str] | None = None
 ) -> Played:
     path, _, query = url.partition("?")
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -52,7 +52,7 @@ class TestWho:
         ],
         ids=str,
     )
-    def test_who_may(self, admin: Admin, headers: dict[str, str], status: int) -> None:
+    def test_who_may(self, admin: AdminApi, headers: dict[str, str], status: int) -> None:
         """Only loopback names, no page of another origin, and only with the token."""
         answer = call(admin, "GET", "/faults", headers={**GOOD, **headers})
         assert answer.status == status
@@ -60,7 +60,7 @@ class TestWho:
 
 
 class TestFaults:
-    def test_set_look_heal(self, admin: Admin) -> None:
+    def test_set_look_heal(self, admin: AdminApi) -> None:
         """A fault set here strikes the provider, is told with what it did, and goes again."""
         assert call(admin, "PUT", "/faults/one", {"kind": "status", "status": 530}).json == {
             "provider": "one",
@@ -78,7 +78,7 @@ class TestFaults:
         assert call(admin, "DELETE", "/faults/one").json == {"provider": "one", "faults": []}
         assert play(admin.providers["one"](post("openai"))).status == 200
 
-    def test_list(self, admin: Admin) -> None:
+    def test_list(self, admin: AdminApi) -> None:
         """A list is all the faults there are; if one is wrong, nothing changes."""
         call(admin, "PUT", "/faults/one", {"kind": "empty"})
         answer = call(admin, "PUT", "/faults/one", [CUT, {"kind": "slow", "factor": 3}])
@@ -89,7 +89,7 @@ class TestFaults:
 
 
 class TestLimitsAndCapacity:
-    def test_limits(self, admin: Admin) -> None:
+    def test_limits(self, admin: AdminApi) -> None:
         """Set, they hold from the next request on and tell how they stand; deleted, those of the start are back."""
         answer = call(admin, "PUT", "/limits/one", {"requests_per_day": 1, "retry_after": 7})
         assert answer.json["limits"]["buckets"][0]["remaining"] == 1
@@ -100,7 +100,7 @@ class TestLimitsAndCapacity:
         assert call(admin, "DELETE", "/limits/one").json["limits"]["buckets"] == []
         assert play(admin.providers["one"](post("openai"))).status == 200
 
-    def test_capacity(self, admin: Admin) -> None:
+    def test_capacity(self, admin: AdminApi) -> None:
         """The same for slots; who is at work keeps his."""
         at_work = [
             cast(Generator[Action, None, None], admin.providers["one"](post("openai"))) for _ in range(2)
@@ -147,14 +147,14 @@ class TestLimitsAndCapacity:
         ("GET", "/ledger?provider=four", b"", 404, "no provider `four`"),
     ],
 )
-def test_wrong_calls(admin: Admin, method: str, url: str, body: Any, status: int, words: str) -> None:
+def test_wrong_calls(admin: AdminApi, method: str, url: str, body: Any, status: int, words: str) -> None:
     """A wrong call is told what would be right."""
     answer = call(admin, method, url, body)
     assert (answer.status, words in answer.json["error"]) == (status, True)
     assert ("allow" in answer.headers) == (status == 405)
 
 
-def test_ledger(admin: Admin) -> None:
+def test_ledger(admin: AdminApi) -> None:
     """Lines come in pages; `last` is where the next page begins."""
     for _ in range(3):
         play(admin.providers["one"](post("openai")))

@@ -22,7 +22,7 @@ from dub5.simulators.script import (
     Wait,
 )
 from dub5.simulators.server.http1 import BODY_BYTES_MAX, HEAD_BYTES_MAX
-from dub5.simulators.server.sockets import Server, _Connection, serve
+from dub5.simulators.server.sockets import SocketServer, _Connection, serve
 
 pytestmark = pytest.mark.real_sockets
 
@@ -35,7 +35,7 @@ def always(*actions: Action) -> Respond:
     return lambda request: iter(actions)
 
 
-async def connect(server: Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(server: SocketServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection(server.host, server.port)
 
 

@@ -25,11 +25,11 @@ async def small_world() -> list[str]:
     said: list[str] = []
     queue: asyncio.Queue[int] = asyncio.Queue(2)
     doors = asyncio.Semaphore(3)
-    dice = random.Random(1)
+    rng = random.Random(1)
 
     async def worker(number: int) -> None:
         async with doors:
-            await asyncio.sleep(dice.choice([0.1, 0.2, 0.2]))
+            await asyncio.sleep(rng.choice([0.1, 0.2, 0.2]))
             said.append(f"{number} in")
             await queue.put(number)
 

@@ -1,4 +1,4 @@
-"""Is the ruler straight? A stream whose pieces come 50 ms apart must be reported so.
+"""Calibrates the client: a stream whose pieces come 50 ms apart must be reported so.
 
 Every load run begins with this check, since it is the client library that gets first tokens wrong: one that waits for
 full blocks reports the end of a short answer as its beginning. Plain sockets and threads, which under Locust are
@@ -11,9 +11,9 @@ import time
 
 import msgspec
 
-from dub5.loadtests.client import Client
-from dub5.loadtests.mix import Ask
-from dub5.loadtests.sample import Outcome
+from dub5.loadtests.client import LoadClient
+from dub5.loadtests.mix import RequestKind
+from dub5.loadtests.sample import SampleOutcome
 from dub5.simulators.answers import Proof
 
 PIECES = 6
@@ -24,7 +24,7 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding
 
 
 def check() -> str:
-    """What is wrong with the times that Client reports, or nothing. Takes a third of a second if all is well."""
+    """What is wrong with the times of LoadClient, or nothing. Takes a third of a second if all is well."""
     for _ in range(TRIES):
         problem = _measure()
         if not problem:
@@ -36,14 +36,14 @@ def _measure() -> str:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = threading.Thread(target=_serve, args=(listener,), daemon=True)
         server.start()
-        client = Client(
+        client = LoadClient(
             f"http://127.0.0.1:{listener.getsockname()[1]}", judge=lambda text, prompt: Proof.WHOLE
         )
-        kind = Ask(name="ruler", share=1)
+        kind = RequestKind(name="calibrate", share=1)
         sample = client.ask(kind, {"messages": [{"role": "user", "content": "?"}]}, client.now_s())
         client.close()
         server.join(5)
-    if sample.outcome is not Outcome.WHOLE or sample.first_token_s is None:
+    if sample.outcome is not SampleOutcome.COMPLETE or sample.first_token_s is None:
         return f"the stream was read as {sample.outcome}: {sample.why}"
     spans = {
         "first token": (sample.first_token_s - sample.started_s, GAP_S),
