@@ -10,13 +10,13 @@ from benchmarks.canned import WHOLE
 from benchmarks.conftest import Gate
 from benchmarks.paired import within
 from dub5.service.events import AttemptEnded, Events, RequestEnded
-from dub5.service.model import Attempt, Outcome, Target, Usage
+from dub5.service.model import AttemptRecord, Outcome, Target, Usage
 from dub5.service.telemetry.board import Board
 from dub5.service.telemetry.logs import Logs, Writer
 from dub5.service.telemetry.metrics import Metrics
 
 BATCH = 1000
-ATTEMPT = Attempt(
+ATTEMPT = AttemptRecord(
     "one/m", 0.001, 1.2, "ok", status=200, first_token_s=0.4, usage=Usage(60, 50, 110), cost_usd=0.00002
 )
 FACTS = (

@@ -18,16 +18,16 @@ from litestar import Litestar
 from dub5.service import VERSION, clock
 from dub5.service.admission.admission import Admission
 from dub5.service.admission.queue import Queue
-from dub5.service.admission.service_time import Needs
+from dub5.service.admission.service_time import ServiceTimes
 from dub5.service.api.admin import Admin, admin_routes
 from dub5.service.api.errors import handler
 from dub5.service.api.page import read_files
 from dub5.service.api.routes import routes
-from dub5.service.cache.opening import opened
+from dub5.service.cache.opening import open_cache
 from dub5.service.cache.warming import Warm, warm
 from dub5.service.config.settings import Loaded, ServerSettings, Settings
 from dub5.service.events import DrainBegan, Events, SettingsReloaded, Subscriber
-from dub5.service.failover.loop import Runner
+from dub5.service.failover.loop import Failover
 from dub5.service.gateway import Gateway
 from dub5.service.resilience.fleet import Fleet
 from dub5.service.runtime import Generation, House
@@ -56,7 +56,7 @@ class Service:
         seed: str | None = None,
         log: Subscriber | None = None,
     ) -> None:
-        settings, dice = loaded.settings, _dice(seed)
+        settings, rng = loaded.settings, _rng(seed)
         self.board = Board()
         self.admission = Admission(settings.server.in_flight_max)
         self.metrics = Metrics(
@@ -68,11 +68,11 @@ class Service:
             waiting=lambda: self.queue.waiting,
             states=lambda: self._current.states(),
         )
-        needs = Needs()
-        self.events = Events(self.metrics.count, self.board.note, needs.note, *([log] if log else []))
-        self.queue = Queue(settings.admission, needs, self.events)
+        service_times = ServiceTimes()
+        self.events = Events(self.metrics.count, self.board.note, service_times.note, *([log] if log else []))
+        self.queue = Queue(settings.admission, service_times, self.events)
         self.wire = wire or _wire(settings.server)
-        self.cache = opened(settings.cache, loaded.redis_url, self.events, dice("cache"))
+        self.cache = open_cache(settings.cache, loaded.redis_url, self.events, rng("cache"))
         self.admin = Admin(self.cache, loaded.admin_token)
         self._house = House(
             self.wire,
@@ -81,11 +81,11 @@ class Service:
             self.queue,
             self.board,
             self.events,
-            dice,
-            _ids(dice("ids")),
+            rng,
+            _ids(rng("ids")),
         )
         self._gateways: WeakSet[Gateway] = WeakSet()  # also old ones, as long as a request has need of them
-        self._runners: WeakSet[Runner] = WeakSet()
+        self._failovers: WeakSet[Failover] = WeakSet()
         self._probing: set[asyncio.Task[None]] = set()
         self._warming: set[asyncio.Task[None]] = set()
         self._current = self._next(loaded, None)
@@ -104,7 +104,7 @@ class Service:
     def _next(self, loaded: Loaded, before: Generation | None) -> Generation:
         following = Generation(loaded, self._house, before)
         self._gateways.add(following.desk.gateway)
-        self._runners.add(following.runner)
+        self._failovers.add(following.failover)
         routes = [route.name for route in following.settings.route]
         self.metrics.know(routes, following.targets, sorted(set(following.targets.values())))
         return following
@@ -142,7 +142,7 @@ class Service:
     async def _warm(self) -> None:
         """Answers that are there from the start. Whatever takes longer than `WARM_S` comes while requests do."""
         gateway = self._current.desk.gateway
-        plan = [Warm(name, route.settings.cache, route.mark) for name, route in gateway.routes.items()]
+        plan = [Warm(name, route.settings.cache, route.fingerprint) for name, route in gateway.routes.items()]
         if any(one.options.warm_from is not None for one in plan):
             self._warming.add(asyncio.create_task(warm(self.cache, plan, self.events), name="warming"))
             await asyncio.wait(self._warming, timeout=WARM_S)
@@ -165,10 +165,10 @@ class Service:
         """No new work; what is open may finish within `drain_s`, then ends with an honest error."""
         server = self.settings.server
         self.events.emit(DrainBegan(self.admission.in_flight))
-        await self.admission.announced(server.announce_s)
-        if not await self.admission.emptied(server.drain_s):
+        await self.admission.announce_drain(server.announce_s)
+        if not await self.admission.wait_until_empty(server.drain_s):
             self.admission.cut_all()
-            await self.admission.emptied(LAST_WORDS_S)
+            await self.admission.wait_until_empty(LAST_WORDS_S)
 
     async def aclose(self) -> None:
         """Closes what was opened."""
@@ -178,20 +178,20 @@ class Service:
         await asyncio.gather(*busy, return_exceptions=True)
         for gateway in list(self._gateways):
             await gateway.aclose()
-        for runner in list(self._runners):
-            await runner.aclose()
+        for failover in list(self._failovers):
+            await failover.aclose()
         await self.cache.aclose()
         await self.wire.aclose()
         self.metrics.close()
 
 
-def _dice(seed: str | None) -> Callable[[str], random.Random]:
+def _rng(seed: str | None) -> Callable[[str], random.Random]:
     """One source of chance for each component, all from one seed; without a seed, from the system."""
     return cache(lambda name: random.Random(None if seed is None else f"{seed}:{name}"))
 
 
-def _ids(dice: random.Random) -> Callable[[], str]:
-    return lambda: f"req_{dice.getrandbits(96):024x}"
+def _ids(rng: random.Random) -> Callable[[], str]:
+    return lambda: f"req_{rng.getrandbits(96):024x}"
 
 
 def _wire(server: ServerSettings) -> Wire:

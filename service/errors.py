@@ -16,7 +16,7 @@ Never 502 or 504: a CDN in front would replace their bodies. `type` and `code` c
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
-from dub5.service.model import Attempt
+from dub5.service.model import AttemptRecord
 
 SDK_WAIT_MAX_S = (
     60.0  # official SDKs sleep at least this long for a Retry-After; above it they give up or hang
@@ -38,7 +38,7 @@ class GatewayError(Exception):
         *,
         param: str | None = None,
         retry_after_s: float | None = None,
-        attempts: Iterable[Attempt] = (),
+        attempts: Iterable[AttemptRecord] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -190,7 +190,7 @@ class ProviderRefused(GatewayError):
     suggestion = InvalidRequest.suggestion
     outcome = "refused"
 
-    def __init__(self, message: str, status: int, *, attempts: Iterable[Attempt] = ()) -> None:
+    def __init__(self, message: str, status: int, *, attempts: Iterable[AttemptRecord] = ()) -> None:
         super().__init__(message, attempts=attempts)
         self.status = status  # type: ignore[misc]  # the provider's own: 400 or 422
 

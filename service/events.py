@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from dub5.service.model import Attempt, Outcome, Usage
+from dub5.service.model import AttemptRecord, Outcome, Usage
 
 
 class AttemptEnded(Struct, frozen=True):
@@ -16,7 +16,7 @@ class AttemptEnded(Struct, frozen=True):
     request_id: str
     route: str
     provider: str
-    attempt: Attempt
+    attempt: AttemptRecord
     blame: str  # "target", "host", "key" or "nobody"
     operation: str = "chat"  # or "embeddings"
 
@@ -37,7 +37,7 @@ class RequestEnded(Struct, frozen=True):
     total_s: float
     overhead_s: float
     usage: Usage | None
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[AttemptRecord, ...]
     operation: str = "chat"  # or "embeddings"
     degraded: str | None = None  # where a substitute came from: "stale", "template" or "words"
     shared: bool = False  # its tries and their cost are counted with another request that had the same answer

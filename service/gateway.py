@@ -18,22 +18,22 @@ from msgspec.structs import replace
 
 from dub5.service import clock
 from dub5.service.admission.queue import Queue
-from dub5.service.cache.cache import AnswerCache, Looked, Stored
-from dub5.service.cache.key import Key
-from dub5.service.cache.replay import Recorded, Replayed, as_chunks, is_plain_text
+from dub5.service.cache.cache import AnswerCache, CacheHit, Stored
+from dub5.service.cache.key import CacheKey
+from dub5.service.cache.replay import RecordingStream, ReplayedStream, as_chunks, is_plain_text
 from dub5.service.cache.storage import stamp_of
 from dub5.service.config.settings import RouteSettings
 from dub5.service.errors import GatewayError, InvalidRequest, ModelNotFound
 from dub5.service.events import Shared
-from dub5.service.failover.attempt import Found
-from dub5.service.failover.context import Task, Whole
-from dub5.service.failover.loop import Runner
+from dub5.service.failover.attempt import ProviderAnswer
+from dub5.service.failover.context import BufferedAnswer, RequestContext
+from dub5.service.failover.loop import Failover
 from dub5.service.failover.order import order
-from dub5.service.failover.rejected_content import Notices
-from dub5.service.fallback.fallback import MODEL, NOBODY_COULD, Stale, Substitutes
-from dub5.service.model import Asked, ChatRequest, Chunks, Reply, Target
-from dub5.service.single_flight import Flights, Seat
-from dub5.service.timeouts import Watch
+from dub5.service.failover.rejected_content import RejectPatterns
+from dub5.service.fallback.fallback import FALLBACK_ERRORS, MODEL, Fallbacks, StaleAnswer
+from dub5.service.model import AnyRequest, ChatRequest, Chunks, Reply, Target
+from dub5.service.single_flight import CallSubscriber, SharedCalls
+from dub5.service.timeouts import Timeouts
 
 
 class FromCache(StrEnum):
@@ -64,28 +64,30 @@ class Answer(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A model name and what stands behind it. `mark` is another where another answer may be given."""
+    """A model name and what stands behind it. `fingerprint` is another where another answer may be given."""
 
     settings: RouteSettings
     targets: tuple[Target, ...]
-    notices: Notices
-    mark: str
-    substitutes: Substitutes
+    reject_patterns: RejectPatterns
+    fingerprint: str
+    fallbacks: Fallbacks
 
 
 class Gateway:
     """Answers chat requests, and requests for embeddings."""
 
     def __init__(
-        self, routes: Mapping[str, Route], cache: AnswerCache, queue: Queue, runner: Runner, dice: Random
+        self, routes: Mapping[str, Route], cache: AnswerCache, queue: Queue, failover: Failover, rng: Random
     ) -> None:
         self.routes = routes
-        self.stands_in = any(route.settings.degraded.enabled for route in routes.values())
+        self.has_fallbacks = any(route.settings.degraded.enabled for route in routes.values())
         self.cache = cache
         self.queue = queue
-        self.runner = runner
-        self._flights: Flights[Answer] = Flights(runner.means.events, runner.means.answer_bytes_max)
-        self._dice = dice
+        self.failover = failover
+        self._shared_calls: SharedCalls[Answer] = SharedCalls(
+            failover.dependencies.events, failover.dependencies.answer_bytes_max
+        )
+        self._rng = rng
         self._working: dict[asyncio.Task[None], None] = {}
 
     def route(self, model: str) -> Route:
@@ -95,139 +97,149 @@ class Gateway:
             raise ModelNotFound(f"There is no model {model[:100]!r} here.", param="model")
         return route
 
-    async def answer(self, task: Task, route: Route) -> Answer:
+    async def answer(self, context: RequestContext, route: Route) -> Answer:
         """One request in; one answer out, or a substitute that is labelled where the route wants one, or one
         GatewayError."""
-        request, deadline_s = task.request, task.watch.deadline_s
+        request, deadline_s = context.request, context.timeouts.deadline_s
         assert isinstance(request, ChatRequest), "vectors come from `embed`"
-        key = self.cache.key(request, route.settings.cache, route.mark)
-        stands_in = self._stands_in(task, request, route)
+        key = self.cache.key(request, route.settings.cache, route.fingerprint)
+        fallback_allowed = self._prepare_fallback(context, request, route)
         try:
             if key is None:
-                return _given(await self._run(task, route))
-            return await self._known(task, route, key) or await self._asked_once(task, route, key)
-        except NOBODY_COULD as error:
-            if not stands_in:
+                return _to_answer(await self._run(context, route))
+            return await self._from_cache(context, route, key) or await self._ask_shared(context, route, key)
+        except FALLBACK_ERRORS as error:
+            if not fallback_allowed:
                 raise
-            return await self._instead(error, request, route, key)
+            return await self._fallback_answer(error, request, route, key)
         finally:
-            task.watch.deadline_s = deadline_s
+            context.timeouts.deadline_s = deadline_s
 
-    async def answer_unasked(self, error: GatewayError, task: Task, route: Route) -> Answer:
+    async def answer_without_providers(
+        self, error: GatewayError, context: RequestContext, route: Route
+    ) -> Answer:
         """There is no room to ask anybody: an answer from the cache, or a substitute, where the route wants one. Else
         raises `error`."""
-        request = task.request
+        request = context.request
         assert isinstance(request, ChatRequest), "nothing stands in for vectors"
-        if not route.substitutes.may_stand_in(request):
+        if not route.fallbacks.allowed_for(request):
             raise error
-        key = self.cache.key(request, route.settings.cache, route.mark)
-        looked = None if key is None else await self.cache.look(key, task.route, route.settings.cache)
-        if looked is not None:
-            return _replayed(looked, request)
-        return await self._instead(error, request, route, key)
+        key = self.cache.key(request, route.settings.cache, route.fingerprint)
+        hit = None if key is None else await self.cache.lookup(key, context.route, route.settings.cache)
+        if hit is not None:
+            return _replay(hit, request)
+        return await self._fallback_answer(error, request, route, key)
 
-    def _stands_in(self, task: Task, request: ChatRequest, route: Route) -> bool:
+    def _prepare_fallback(self, context: RequestContext, request: ChatRequest, route: Route) -> bool:
         """Whether the route has a substitute for this request; then providers have only so long."""
-        upstreams, substitutes = self.runner.means.upstreams, route.substitutes
-        stands_in = substitutes.may_stand_in(request)
-        task.stand_in = stands_in or not all(upstreams[target].carries(request) for target in route.targets)
-        if stands_in:
-            task.watch.deadline_s = substitutes.until_s(task.started_s, task.watch.deadline_s)
-        return stands_in
+        upstreams, fallbacks = self.failover.dependencies.upstreams, route.fallbacks
+        fallback_allowed = fallbacks.allowed_for(request)
+        context.has_fallback = fallback_allowed or not all(
+            upstreams[target].supports(request) for target in route.targets
+        )
+        if fallback_allowed:
+            context.timeouts.deadline_s = fallbacks.until_s(context.started_s, context.timeouts.deadline_s)
+        return fallback_allowed
 
-    async def _known(self, task: Task, route: Route, key: Key) -> Answer | None:
+    async def _from_cache(self, context: RequestContext, route: Route, key: CacheKey) -> Answer | None:
         """What was answered before. A stale answer is given at once, and asked for anew."""
-        looked = await self.cache.look(key, task.route, route.settings.cache)
-        if looked is None:
+        hit = await self.cache.lookup(key, context.route, route.settings.cache)
+        if hit is None:
             return None
-        if not looked.fresh:
-            self._in_background(self._refresh(task, route, key), f"refresh {task.request.id}")
-        return _replayed(looked, task.request)
+        if not hit.fresh:
+            self._in_background(self._refresh(context, route, key), f"refresh {context.request.id}")
+        return _replay(hit, context.request)
 
-    async def _asked_once(self, task: Task, route: Route, key: Key) -> Answer:
+    async def _ask_shared(self, context: RequestContext, route: Route, key: CacheKey) -> Answer:
         """A provider's answer, from one call for all who ask the same at one time."""
         if not route.settings.cache.share:
-            return await self._asked(task, route, key)
-        seat = await self._flights.join(_since(key, route), task, lambda own: self._asked(own, route, key))
-        return _seated(seat)
+            return await self._ask_providers(context, route, key)
+        subscriber = await self._shared_calls.join(
+            _share_key(key, route), context, lambda own: self._ask_providers(own, route, key)
+        )
+        return _from_subscriber(subscriber)
 
-    async def _asked(self, task: Task, route: Route, key: Key) -> Answer:
+    async def _ask_providers(self, context: RequestContext, route: Route, key: CacheKey) -> Answer:
         """A provider's answer, which is kept where it may be."""
         options = route.settings.cache
-        known = await self.cache.turn(key, task.route, options)
-        if known is not None:  # another process has asked meanwhile
-            return _replayed(known, task.request)
+        hit = await self.cache.wait_for_claim(key, context.route, options)
+        if hit is not None:  # another process has asked meanwhile
+            return _replay(hit, context.request)
         try:
-            found = await self._run(task, route)
+            answer = await self._run(context, route)
         except BaseException:
             await self.cache.release(key)
             raise
-        name = found.target.name
-        if not isinstance(found, Whole):
-            recorded = Recorded(
-                found,
+        name = answer.target.name
+        if not isinstance(answer, BufferedAnswer):
+            recorded = RecordingStream(
+                answer,
                 lambda body: self.cache.keep(key, Stored(body, name), options),
                 lambda: self.cache.release(key),
             )
-            return replace(_given(found), stream=recorded, cache=FromCache.MISS)
-        if is_plain_text(found.reply.body):
-            await self.cache.keep(key, Stored(found.reply.body, name), options)
+            return replace(_to_answer(answer), stream=recorded, cache=FromCache.MISS)
+        if is_plain_text(answer.reply.body):
+            await self.cache.keep(key, Stored(answer.reply.body, name), options)
         else:
             await self.cache.release(key)
-        return replace(_given(found), cache=FromCache.MISS)
+        return replace(_to_answer(answer), cache=FromCache.MISS)
 
-    async def _run(self, task: Task, route: Route) -> Found:
-        await self.queue.turn(task, self.runner.fleet, route.targets)
-        return await self.runner.run(task, self._order(route, route.targets))
+    async def _run(self, context: RequestContext, route: Route) -> ProviderAnswer:
+        await self.queue.acquire(context, self.failover.fleet, route.targets)
+        return await self.failover.run(context, self._order(route, route.targets))
 
-    async def _refresh(self, before: Task, route: Route, key: Key) -> None:
+    async def _refresh(self, before: RequestContext, route: Route, key: CacheKey) -> None:
         """Asks anew for what a stale answer was given to, unless somebody else is at it. Others may join the call."""
-        if not await self.cache.renew(key):
+        if not await self.cache.claim_refresh(key):
             return
         now_s = clock.now()
-        watch = Watch(now_s + before.clocks.total_s)
-        task = Task(before.request, before.route, before.clocks, before.notices, watch, now_s)
-        task.stand_in = before.stand_in  # or those who join would wait where nobody else does
-        self.runner.means.events.emit(Shared(task.request.id, task.route, "renewed"))
+        timeouts = Timeouts(now_s + before.timeout_options.total_s)
+        context = RequestContext(
+            before.request, before.route, before.timeout_options, before.reject_patterns, timeouts, now_s
+        )
+        context.has_fallback = before.has_fallback  # or those who join would wait where nobody else does
+        self.failover.dependencies.events.emit(Shared(context.request.id, context.route, "renewed"))
         try:
-            answer = await self._asked_once(task, route, key)
+            answer = await self._ask_shared(context, route, key)
             if answer.stream is not None:
-                await _drained(answer.stream)
+                await _drain(answer.stream)
         except GatewayError:
             pass  # the old one is given for as long as it may be
         finally:
             await self.cache.release(key)
-            watch.close()
+            timeouts.close()
 
-    async def _instead(
-        self, error: GatewayError, request: ChatRequest, route: Route, key: Key | None
+    async def _fallback_answer(
+        self, error: GatewayError, request: ChatRequest, route: Route, key: CacheKey | None
     ) -> Answer:
         """Nobody could: a stale answer, or words of ours."""
         stale = None
         if key is not None:
-            known = await self.cache.fallback(key, route.settings.name, route.settings.cache)
-            stale = None if known is None else Stale(known.stored.body, known.age_s)
-        found = route.substitutes.instead(error, request, stale)
-        source = found.label.source
+            hit = await self.cache.stale_if_error(key, route.settings.name, route.settings.cache)
+            stale = None if hit is None else StaleAnswer(hit.stored.body, hit.age_s)
+        fallback = route.fallbacks.fallback_for(error, request, stale)
+        source = fallback.label.source
         if not request.stream:
-            return Answer(MODEL, reply=Reply(found.body), degraded=source)
-        return Answer(MODEL, stream=Replayed(found.chunks(with_usage=request.wants_usage)), degraded=source)
+            return Answer(MODEL, reply=Reply(fallback.body), degraded=source)
+        return Answer(
+            MODEL, stream=ReplayedStream(fallback.chunks(with_usage=request.wants_usage)), degraded=source
+        )
 
-    async def embed(self, task: Task, route: Route) -> Answer:
+    async def embed(self, context: RequestContext, route: Route) -> Answer:
         """Vectors, of one model only: those of two cannot be compared. The first target that embeds says which."""
-        upstreams = self.runner.means.upstreams
-        able = [target for target in route.targets if upstreams[target].dialect.embeds]
-        if not able:
+        upstreams = self.failover.dependencies.upstreams
+        embedders = [target for target in route.targets if upstreams[target].dialect.embeds]
+        if not embedders:
             raise InvalidRequest(f"No target behind {route.settings.name!r} makes embeddings.", param="model")
-        same = [target for target in able if target.model == able[0].model]
-        await self.queue.turn(task, self.runner.fleet, same)
-        found = await self.runner.run(task, self._order(route, same))
-        assert isinstance(found, Whole), "vectors are not streamed"
-        return Answer(found.target.name, reply=found.reply)
+        same_model = [target for target in embedders if target.model == embedders[0].model]
+        await self.queue.acquire(context, self.failover.fleet, same_model)
+        answer = await self.failover.run(context, self._order(route, same_model))
+        assert isinstance(answer, BufferedAnswer), "vectors are not streamed"
+        return Answer(answer.target.name, reply=answer.reply)
 
     def _order(self, route: Route, targets: Sequence[Target]) -> list[Target]:
-        fleet, now_s = self.runner.fleet, clock.now()
-        return order(targets, route.settings.policy, lambda target: fleet.standing(target, now_s), self._dice)
+        fleet, now_s = self.failover.fleet, clock.now()
+        return order(targets, route.settings.policy, lambda target: fleet.score(target, now_s), self._rng)
 
     def _in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -242,7 +254,7 @@ class Gateway:
         await asyncio.gather(*working, return_exceptions=True)
 
 
-async def _drained(stream: Chunks) -> None:
+async def _drain(stream: Chunks) -> None:
     try:
         while await stream.read():
             pass
@@ -250,28 +262,30 @@ async def _drained(stream: Chunks) -> None:
         await stream.aclose()
 
 
-def _given(found: Found) -> Answer:
-    name = found.target.name
-    if isinstance(found, Whole):
-        return Answer(name, reply=found.reply)
-    return Answer(name, stream=found, dropped=found.dropped, began_s=found.started_s)
+def _to_answer(answer: ProviderAnswer) -> Answer:
+    name = answer.target.name
+    if isinstance(answer, BufferedAnswer):
+        return Answer(name, reply=answer.reply)
+    return Answer(name, stream=answer, dropped=answer.dropped, began_s=answer.started_s)
 
 
-def _since(key: Key, route: Route) -> Hashable:
+def _share_key(key: CacheKey, route: Route) -> Hashable:
     """Equal for requests that may share a call: the same question, and nothing was invalidated in between."""
-    known = key.generations or {}
-    return key, *(stamp_of(known, key.place, key.route, key.caller, target.name) for target in route.targets)
+    generations = key.generations or {}
+    return key, *(
+        stamp_of(generations, key.digest, key.route, key.caller, target.name) for target in route.targets
+    )
 
 
-def _seated(seat: Seat[Answer]) -> Answer:
-    stream = None if seat.answer.stream is None else seat
-    return replace(seat.answer, stream=stream, began_s=seat.began_s, shared=seat.joined)
+def _from_subscriber(subscriber: CallSubscriber[Answer]) -> Answer:
+    stream = None if subscriber.answer.stream is None else subscriber
+    return replace(subscriber.answer, stream=stream, began_s=subscriber.began_s, shared=subscriber.joined)
 
 
-def _replayed(looked: Looked, request: Asked) -> Answer:
-    stored, cache = looked.stored, FromCache.HIT if looked.fresh else FromCache.STALE
+def _replay(hit: CacheHit, request: AnyRequest) -> Answer:
+    stored, cache = hit.stored, FromCache.HIT if hit.fresh else FromCache.STALE
     assert isinstance(request, ChatRequest), "vectors are not kept"
     if not request.stream:
         return Answer(stored.target, reply=Reply(stored.body), cache=cache)
     chunks = as_chunks(stored.body, with_usage=request.wants_usage)
-    return Answer(stored.target, stream=Replayed(chunks), cache=cache)
+    return Answer(stored.target, stream=ReplayedStream(chunks), cache=cache)

@@ -110,7 +110,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
         return memoryview(self.fields["messages"]).nbytes
 
     @property
-    def stored(self) -> bool:
+    def has_side_effects(self) -> bool:
         """Whether the provider is to keep the answer: then asking twice leaves two."""
         return bool(self.body.store)
 
@@ -139,7 +139,7 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     fields: Mapping[str, msgspec.Raw]
     operation: ClassVar[str] = "embeddings"
     stream: ClassVar[bool] = False
-    stored: ClassVar[bool] = False
+    has_side_effects: ClassVar[bool] = False
 
     @property
     def size(self) -> int:
@@ -153,7 +153,7 @@ class EmbedRequest(msgspec.Struct, frozen=True):
         return 1 if isinstance(given, str) or isinstance(given[0], int) else len(given)
 
 
-Asked = ChatRequest | EmbedRequest
+AnyRequest = ChatRequest | EmbedRequest
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -209,7 +209,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     usage: Usage | None = None
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class AttemptRecord(msgspec.Struct, frozen=True):
     """One line of the trail: a try at one target, in seconds since the request came in."""
 
     target: str

@@ -1,10 +1,10 @@
 """Equal questions that are under way at one time share one call to a provider.
 
     first  --+
-    second --+-- seats --> Flight --ask--> provider       one call, in a task of its own, for as long as anybody is there
-    third  --+               |
-                             +-- the chunks so far, for each seat to read from its own place, at its own pace
-                             +-- or one error, the same for all
+    second --+-- subscribers --> SharedCall --fetch--> provider   one call, in its own task, while anybody subscribes
+    third  --+                     |
+                                   +-- the chunks so far: each subscriber reads from its own position, at its own pace
+                                   +-- or one error, the same for all
 
 Nobody leads: who began it may leave like any other. The last to leave ends the call. What it cost is counted with one
 request: the one that has been there longest when the call ends.
@@ -20,9 +20,9 @@ from msgspec import structs
 from dub5.service import clock
 from dub5.service.errors import DeadlineExceeded, GatewayError, StreamStalled
 from dub5.service.events import Events, Shared
-from dub5.service.failover.context import Task
-from dub5.service.model import Attempt, Chunk, Chunks, Usage
-from dub5.service.timeouts import NEVER, ClockRanOut, Watch
+from dub5.service.failover.context import RequestContext
+from dub5.service.model import AttemptRecord, Chunk, Chunks, Usage
+from dub5.service.timeouts import NEVER, TimedOut, Timeouts
 
 KEPT_BYTES_MAX = 1024 * 1024  # of a stream, for those who come later; to a longer one nobody comes any more
 AHEAD_BYTES_MAX = 256 * 1024  # of a stream are read before its fastest reader wants them
@@ -30,7 +30,7 @@ PIECE_BYTES_MAX = 64 * 1024  # go to a reader at one time, so that one who does 
 LAST_S = 0.1  # for the last bytes of a connection, or a deadline that ends the call by itself
 
 
-class Given(Protocol):
+class SharedAnswer(Protocol):
     """An answer: whole, or as a stream that began `began_s` after its request."""
 
     @property
@@ -40,79 +40,79 @@ class Given(Protocol):
     def began_s(self) -> float: ...
 
 
-G = TypeVar("G", bound=Given)
-Ask = Callable[[Task], Awaitable[G]]
+G = TypeVar("G", bound=SharedAnswer)
+Fetch = Callable[[RequestContext], Awaitable[G]]
 
 
-class Flights(Generic[G]):
+class SharedCalls(Generic[G]):
     """The calls that are under way. `bytes_max`: how far a stream's slowest reader may be behind."""
 
     def __init__(self, events: Events, bytes_max: int) -> None:
         self._events = events
         self._bytes_max = bytes_max
-        self._open: dict[Hashable, Flight[G]] = {}
+        self._open: dict[Hashable, SharedCall[G]] = {}
 
-    async def join(self, key: Hashable, task: Task, ask: Ask[G]) -> "Seat[G]":
+    async def join(self, key: Hashable, context: RequestContext, fetch: Fetch[G]) -> "CallSubscriber[G]":
         """An answer, from the call that is under way for this key, or from a new one. Raises GatewayError. Who gets a
         stream closes the seat."""
         while True:
-            seat = self._seat(key, task, ask)
+            subscriber = self._subscribe(key, context, fetch)
             try:
-                await seat.answered()
+                await subscriber.wait_for_answer()
                 break
             except DeadlineExceeded:
-                await seat.aclose()
-                if not seat.may_ask_again:
+                await subscriber.aclose()
+                if not subscriber.may_ask_again:
                     raise
             except BaseException:
-                await seat.aclose()
+                await subscriber.aclose()
                 raise
-        if seat.answer.stream is None:
-            await seat.aclose()
-        return seat
+        if subscriber.answer.stream is None:
+            await subscriber.aclose()
+        return subscriber
 
-    def _seat(self, key: Hashable, task: Task, ask: Ask[G]) -> "Seat[G]":
-        request = task.request
-        kind = (key, request.stream, getattr(request, "wants_usage", False), task.whole)
-        flight = self._open.get(kind)
-        if flight is not None and flight.deadline_s <= clock.now():
-            flight = None  # its time is over in this very moment
-        joined = flight is not None
-        if flight is None:
-            flight = self._open[kind] = Flight(
-                task, ask, self._events, self._bytes_max, lambda ended: self._close(kind, ended)
+    def _subscribe(self, key: Hashable, context: RequestContext, fetch: Fetch[G]) -> "CallSubscriber[G]":
+        request = context.request
+        kind = (key, request.stream, getattr(request, "wants_usage", False), context.deliver_whole)
+        call = self._open.get(kind)
+        if call is not None and call.deadline_s <= clock.now():
+            call = None  # its time is over in this very moment
+        joined = call is not None
+        if call is None:
+            call = self._open[kind] = SharedCall(
+                context, fetch, self._events, self._bytes_max, lambda ended: self._close(kind, ended)
             )
         else:
-            self._events.emit(Shared(request.id, task.route, "joined"))
-        return flight.take_seat(task, joined)
+            self._events.emit(Shared(request.id, context.route, "joined"))
+        return call.subscribe(context, joined)
 
-    def _close(self, kind: Hashable, flight: "Flight[G]") -> None:
+    def _close(self, kind: Hashable, call: "SharedCall[G]") -> None:
         """Nobody joins it any more. Another one may have begun since it was told so the first time."""
-        if self._open.get(kind) is flight:
+        if self._open.get(kind) is call:
             del self._open[kind]
 
 
-class Flight(Generic[G]):
+class SharedCall(Generic[G]):
     """One call, and who waits for it."""
 
     def __init__(
         self,
-        first: Task,
-        ask: Ask[G],
+        first: RequestContext,
+        fetch: Fetch[G],
         events: Events,
         bytes_max: int,
-        close: Callable[["Flight[G]"], None],
+        close: Callable[["SharedCall[G]"], None],
     ) -> None:
         self.answer: G | None = None
         self.answered_s = 0.0
         self.error: GatewayError | None = None
         self.ended = False  # nothing more will come
         self.whole = False  # because all of it has come
-        self.seats: list[Seat[G]] = []  # who was there first comes first
-        self.counted_with: Seat[G] | None = None
-        self.own = replace(first, trail=[], verdicts=[], given_up=False, upstream_ns=0)
-        self.first_deadline_s = self.deadline_s = first.watch.deadline_s
-        self._watch: Watch | None = None
+        self.subscribers: list[CallSubscriber[G]] = []  # who was there first comes first
+        self.counted_with: CallSubscriber[G] | None = None
+        self.context = replace(first, trail=[], classifications=[], given_up=False, upstream_ns=0)
+        self.first_deadline_s = self.deadline_s = first.timeouts.deadline_s
+        self._timeouts: Timeouts | None = None
         self._events = events
         self._bytes_max = bytes_max
         self._close = close
@@ -121,34 +121,36 @@ class Flight(Generic[G]):
         self._bytes = 0  # of all chunks, also of those
         self._waiting: list[asyncio.Future[None]] = []
         self._room: asyncio.Future[None] | None = None
-        self.task = asyncio.create_task(self._fly(ask), name=f"flight {first.request.id}")
+        self.task = asyncio.create_task(self._run(fetch), name=f"flight {first.request.id}")
 
-    def take_seat(self, task: Task, joined: bool) -> "Seat[G]":
+    def subscribe(self, context: RequestContext, joined: bool) -> "CallSubscriber[G]":
         """One more."""
-        seat = Seat(self, task, joined)
-        self.seats.append(seat)
-        self.allow(task.watch.deadline_s)
-        return seat
+        subscriber = CallSubscriber(self, context, joined)
+        self.subscribers.append(subscriber)
+        self.extend_deadline(context.timeouts.deadline_s)
+        return subscriber
 
-    def allow(self, until_s: float) -> None:
+    def extend_deadline(self, until_s: float) -> None:
         """The call may take as long as the most patient of them."""
         if until_s > self.deadline_s:
             self.deadline_s = until_s
-            if self._watch is not None:
-                self._watch.extend(until_s)
+            if self._timeouts is not None:
+                self._timeouts.extend(until_s)
 
-    async def leave(self, seat: "Seat[G]") -> None:
+    async def unsubscribe(self, subscriber: "CallSubscriber[G]") -> None:
         """One less. The last one sees the call end."""
-        was_first = self.seats[0] is seat
-        self.seats.remove(seat)
+        was_first = self.subscribers[0] is subscriber
+        self.subscribers.remove(subscriber)
         self._make_room()
-        if self.seats:
+        if self.subscribers:
             if was_first and not self.ended:
-                self._events.emit(Shared(seat.task.request.id, seat.task.route, "handed_over"))
+                self._events.emit(
+                    Shared(subscriber.context.request.id, subscriber.context.route, "handed_over")
+                )
             return
         if not self.ended:
             self._close(self)
-            self.counted_with = seat
+            self.counted_with = subscriber
             self.task.cancel()
         try:
             await asyncio.wait({self.task}, timeout=LAST_S)
@@ -157,39 +159,39 @@ class Flight(Generic[G]):
                 self.task.cancel()
             await asyncio.wait({self.task})
 
-    def change(self) -> asyncio.Future[None]:
+    def next_change(self) -> asyncio.Future[None]:
         """Done when there is more to see."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         return waiter
 
-    def take(self, seat: "Seat[G]") -> list[Chunk]:
+    def take(self, subscriber: "CallSubscriber[G]") -> list[Chunk]:
         """What this one has not read yet, or a piece of it."""
-        taken = self._chunks[seat.chunks_read - self._dropped :]
+        taken = self._chunks[subscriber.chunks_read - self._dropped :]
         size = sum([len(chunk.raw) for chunk in taken])
         while size > PIECE_BYTES_MAX and len(taken) > 1:
             taken = taken[: len(taken) // 2]
             size = sum([len(chunk.raw) for chunk in taken])
-        seat.chunks_read += len(taken)
-        seat.bytes_read += size
+        subscriber.chunks_read += len(taken)
+        subscriber.bytes_read += size
         self._make_room()
         return taken
 
-    async def _fly(self, ask: Ask[G]) -> None:
-        self._watch = self.own.watch = Watch(self.deadline_s)
+    async def _run(self, fetch: Fetch[G]) -> None:
+        self._timeouts = self.context.timeouts = Timeouts(self.deadline_s)
         try:
-            self.answer = answer = await ask(self.own)
+            self.answer = answer = await fetch(self.context)
             self.answered_s = clock.now()
             if answer.stream is None:
                 self._end(whole=True)
             else:
-                self._tell()
+                self._wake()
                 await self._relay(answer.stream)
         except GatewayError as error:
             self.error = error
         finally:
             self._end(whole=False)
-            self._watch.close()
+            self._timeouts.close()
 
     async def _relay(self, stream: Chunks) -> None:
         try:
@@ -197,7 +199,7 @@ class Flight(Generic[G]):
                 self._chunks += chunks
                 self._bytes += sum([len(chunk.raw) for chunk in chunks])
                 self._forget()
-                self._tell()
+                self._wake()
                 while self._is_far_ahead():
                     self._room = asyncio.get_running_loop().create_future()
                     await self._room
@@ -207,16 +209,16 @@ class Flight(Generic[G]):
 
     def _forget(self) -> None:
         """Of a long stream only what somebody here has not read."""
-        if self._bytes > KEPT_BYTES_MAX and self.seats:
+        if self._bytes > KEPT_BYTES_MAX and self.subscribers:
             self._close(self)
-            read = min(seat.chunks_read for seat in self.seats)
+            read = min(subscriber.chunks_read for subscriber in self.subscribers)
             del self._chunks[: read - self._dropped]
             self._dropped = read
 
     def _is_far_ahead(self) -> bool:
-        if not self.seats:
+        if not self.subscribers:
             return False
-        read = [seat.bytes_read for seat in self.seats]
+        read = [subscriber.bytes_read for subscriber in self.subscribers]
         return self._bytes - max(read) > AHEAD_BYTES_MAX or self._bytes - min(read) > self._bytes_max
 
     def _make_room(self) -> None:
@@ -229,40 +231,40 @@ class Flight(Generic[G]):
             return
         self.ended, self.whole = True, whole
         self._close(self)
-        if self.seats:
-            self.counted_with = self.seats[0]
-        self._tell()
+        if self.subscribers:
+            self.counted_with = self.subscribers[0]
+        self._wake()
 
-    def _tell(self) -> None:
+    def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             if not waiter.done():
                 waiter.set_result(None)
 
 
-class Seat(Generic[G]):
+class CallSubscriber(Generic[G]):
     """One request's place: how far it has read, and how long it waits. It is a stream, where the answer is one."""
 
-    def __init__(self, flight: Flight[G], task: Task, joined: bool) -> None:
-        self.task = task
+    def __init__(self, call: SharedCall[G], context: RequestContext, joined: bool) -> None:
+        self.context = context
         self.joined = joined  # a call that another request had begun
         self.chunks_read = 0
         self.bytes_read = 0
-        self._flight = flight
+        self._call = call
         self._left = False
 
     @property
     def answer(self) -> G:
         """The answer as the call gave it. Its stream is the call's, not ours."""
-        assert self._flight.answer is not None, "it is asked for when it is there"
-        return self._flight.answer
+        assert self._call.answer is not None, "it is asked for when it is there"
+        return self._call.answer
 
     @property
     def began_s(self) -> float:
         """As the answer's, for a request that may have come later: its first content took as long as it took."""
-        flight = self._flight
-        took_s = flight.answered_s - flight.own.started_s - self.answer.began_s
-        return clock.now() - self.task.started_s - took_s
+        call = self._call
+        took_s = call.answered_s - call.context.started_s - self.answer.began_s
+        return clock.now() - self.context.started_s - took_s
 
     @property
     def usage(self) -> Usage | None:
@@ -273,26 +275,27 @@ class Seat(Generic[G]):
     @property
     def may_ask_again(self) -> bool:
         """Whether who began the call had too little time, and we have more."""
-        until_s = self.task.watch.deadline_s
-        return self._flight.first_deadline_s < until_s and clock.now() < until_s
+        until_s = self.context.timeouts.deadline_s
+        return self._call.first_deadline_s < until_s and clock.now() < until_s
 
-    async def answered(self) -> None:
+    async def wait_for_answer(self) -> None:
         """Returns when there is an answer, or the beginning of one. Raises GatewayError."""
-        flight, before_ns = self._flight, clock.tick_ns()
-        while flight.answer is None:
+        call, before_ns = self._call, clock.tick_ns()
+        while call.answer is None:
             await self._progress()
-        self._note()
+        self._copy_trail()
         waited_ns = clock.tick_ns() - before_ns
-        self.task.upstream_ns += waited_ns if self.joined else flight.own.upstream_ns
+        self.context.upstream_ns += waited_ns if self.joined else call.context.upstream_ns
 
     async def read(self) -> list[Chunk]:
         """The chunks that are ready, at least one; none at the answer's proper end. Raises GatewayError."""
-        flight = self._flight
-        flight.allow(self.task.watch.deadline_s)  # which may be later than it was before the commit point
+        call = self._call
+        # The deadline may be later than it was before the commit point.
+        call.extend_deadline(self.context.timeouts.deadline_s)
         while True:
-            if chunks := flight.take(self):
+            if chunks := call.take(self):
                 return chunks
-            if flight.whole:
+            if call.whole:
                 return []
             await self._progress()
 
@@ -300,40 +303,44 @@ class Seat(Generic[G]):
         """The client left, or has all of it."""
         if not self._left:
             self._left = True
-            await self._flight.leave(self)
-            self._note()
+            await self._call.unsubscribe(self)
+            self._copy_trail()
 
     async def _progress(self) -> None:
         """Waits for more. Raises what ended the call, or that our own time is over."""
-        flight, task = self._flight, self.task
-        if not flight.ended:
+        call, context = self._call, self.context
+        if not call.ended:
             try:
-                await task.watch.guard("shared", NEVER, flight.change())
+                await context.timeouts.run("shared", NEVER, call.next_change())
                 return
-            except ClockRanOut:
-                if task.watch.deadline_s >= flight.deadline_s:  # it ends now by itself, and tells how
-                    await asyncio.wait({flight.task}, timeout=LAST_S)
+            except TimedOut:
+                if context.timeouts.deadline_s >= call.deadline_s:  # it ends now by itself, and tells how
+                    await asyncio.wait({call.task}, timeout=LAST_S)
                 await self.aclose()
-        if flight.error is not None:
-            raise _retold(flight.error, self._note())
-        if flight.ended and not self._left:
-            await asyncio.wait({flight.task})
-            flight.task.result()  # a defect of ours is raised
-        if flight.answer is None or not self.chunks_read:  # it may have come in this very moment: too late
-            raise DeadlineExceeded("No provider answered within the time allowed.", attempts=self._note())
-        raise StreamStalled("The time allowed ran out before the answer was whole.", attempts=self._note())
+        if call.error is not None:
+            raise _copy_error(call.error, self._copy_trail())
+        if call.ended and not self._left:
+            await asyncio.wait({call.task})
+            call.task.result()  # a defect of ours is raised
+        if call.answer is None or not self.chunks_read:  # it may have come in this very moment: too late
+            raise DeadlineExceeded(
+                "No provider answered within the time allowed.", attempts=self._copy_trail()
+            )
+        raise StreamStalled(
+            "The time allowed ran out before the answer was whole.", attempts=self._copy_trail()
+        )
 
-    def _note(self) -> list[Attempt]:
+    def _copy_trail(self) -> list[AttemptRecord]:
         """The call's trail so far, as ours: in our time, and without its cost if that is counted with another one."""
-        flight, task = self._flight, self.task
-        task.shared = flight.counted_with is not self and (self.joined or self._left)
-        later_s = flight.own.started_s - task.started_s
-        task.trail[:] = [_seen(attempt, later_s, task.shared) for attempt in flight.own.trail]
-        task.verdicts, task.given_up = flight.own.verdicts, flight.own.given_up
-        return task.trail
+        call, context = self._call, self.context
+        context.shared = call.counted_with is not self and (self.joined or self._left)
+        later_s = call.context.started_s - context.started_s
+        context.trail[:] = [_shift(attempt, later_s, context.shared) for attempt in call.context.trail]
+        context.classifications, context.given_up = call.context.classifications, call.context.given_up
+        return context.trail
 
 
-def _seen(attempt: Attempt, later_s: float, shared: bool) -> Attempt:
+def _shift(attempt: AttemptRecord, later_s: float, shared: bool) -> AttemptRecord:
     if later_s == 0.0 and not shared:
         return attempt
     first_s = attempt.first_token_s
@@ -346,9 +353,9 @@ def _seen(attempt: Attempt, later_s: float, shared: bool) -> Attempt:
     return structs.replace(moved, usage=None, cost_usd=None) if shared else moved
 
 
-def _retold(error: GatewayError, attempts: list[Attempt]) -> GatewayError:
+def _copy_error(error: GatewayError, attempts: list[AttemptRecord]) -> GatewayError:
     """The same error for another request: exceptions that several tasks raise would grow each other's traceback."""
-    told = type(error).__new__(type(error), *error.args)
-    told.__dict__.update(error.__dict__)
-    told.attempts = tuple(attempts)
-    return told
+    copy = type(error).__new__(type(error), *error.args)
+    copy.__dict__.update(error.__dict__)
+    copy.attempts = tuple(attempts)
+    return copy

@@ -11,7 +11,13 @@ import pytest
 
 from dub5.service.config import options
 from dub5.service.config.load import load
-from dub5.service.config.options import CacheBounds, CacheOptions, Clocks, DegradedOptions, RedisOptions
+from dub5.service.config.options import (
+    CacheBounds,
+    CacheOptions,
+    DegradedOptions,
+    RedisOptions,
+    TimeoutOptions,
+)
 from dub5.service.config.settings import Settings, SettingsProblems
 from dub5.service.errors import every_error
 from dub5.service.events import Event
@@ -81,7 +87,9 @@ RELIABILITY = DOCS / "reliability.md"
 INTRODUCTION = ("From symptom to setting",)
 ANATOMY = ["What it does", "Defaults", "What you see", "How to tune", "When not to"]
 NOT_OF_RELIABILITY = (CacheOptions, RedisOptions, CacheBounds, DegradedOptions)
-WHERE = {Clocks: "route.clocks"} | {field.type: field.name for field in msgspec.structs.fields(Settings)}
+WHERE = {TimeoutOptions: "route.clocks"} | {
+    field.type: field.name for field in msgspec.structs.fields(Settings)
+}
 OPTIONS = [
     (f"{WHERE[kind]}.{field.name}", field.default)
     for kind in vars(options).values()

@@ -32,11 +32,11 @@ def _standing_per_target(scenario: Scenario) -> Iterator[Scenario]:
     made = Fleet._new
 
     def new(fleet: Fleet, target: Target, origin: str) -> object:
-        entry = made(fleet, target, origin)
-        for known in fleet._entries.values():
+        state = made(fleet, target, origin)
+        for known in fleet._states.values():
             if known.target.provider == target.provider:
-                entry.breaker, entry.record = known.breaker, known.record
-        return entry
+                state.breaker, state.error_rate = known.breaker, known.error_rate
+        return state
 
     with mock.patch.object(Fleet, "_new", new):
         yield scenario

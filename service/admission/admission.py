@@ -13,7 +13,7 @@ ANONYMOUS = Caller()
 SPARE_MAX = 256  # places for those who find none: for a moment, to be told something better than no
 
 
-class Guest(Protocol):
+class InFlightRequest(Protocol):
     """A request that is being answered."""
 
     def cut_for_drain(self) -> None:
@@ -29,44 +29,44 @@ class Admission:
         self.draining = False  # true: they are not
         self._empty = asyncio.Event()
         self.in_flight_max = in_flight_max
-        self._guests: dict[Guest, None] = {}  # in the order of arrival, which a drain keeps
-        self._spared: set[Guest] = set()  # those of them who have a spare place
+        self._requests: dict[InFlightRequest, None] = {}  # in the order of arrival, which a drain keeps
+        self._spare_requests: set[InFlightRequest] = set()  # those of them who have a spare place
 
     @property
     def in_flight(self) -> int:
         """How many requests are being answered."""
-        return len(self._guests)
+        return len(self._requests)
 
-    def enter(self, guest: Guest, *, spare: bool = False) -> Overloaded | None:
+    def acquire(self, request: InFlightRequest, *, spare: bool = False) -> Overloaded | None:
         """None: it has a place. Raises ShuttingDown or Overloaded. With `spare` the latter is returned, as long as there
         is a spare place: the guest is in, but no provider may be asked for it."""
         if self.draining:
             raise ShuttingDown("This instance is shutting down.", retry_after_s=1.0)
         refusal = None
-        if len(self._guests) - len(self._spared) >= self.in_flight_max:
+        if len(self._requests) - len(self._spare_requests) >= self.in_flight_max:
             refusal = Overloaded("More requests are open than this instance takes.", retry_after_s=1.0)
-            if not spare or len(self._spared) >= SPARE_MAX:
+            if not spare or len(self._spare_requests) >= SPARE_MAX:
                 raise refusal
-            self._spared.add(guest)
-        self._guests[guest] = None
+            self._spare_requests.add(request)
+        self._requests[request] = None
         return refusal
 
-    def leave(self, guest: Guest) -> None:
+    def release(self, request: InFlightRequest) -> None:
         """The request is over."""
-        self._guests.pop(guest, None)
-        self._spared.discard(guest)
-        if not self._guests:
+        self._requests.pop(request, None)
+        self._spare_requests.discard(request)
+        if not self._requests:
             self._empty.set()
 
-    async def announced(self, announce_s: float) -> None:
+    async def announce_drain(self, announce_s: float) -> None:
         """Not ready any more: gives balancers time to hear of it, then closes the door."""
         self.ready = False
         await asyncio.sleep(announce_s)
         self.draining = True
 
-    async def emptied(self, within_s: float) -> bool:
+    async def wait_until_empty(self, within_s: float) -> bool:
         """Waits until nobody is left, for at most `within_s` seconds; whether nobody is."""
-        while self._guests:
+        while self._requests:
             self._empty.clear()
             try:
                 async with asyncio.timeout(within_s):
@@ -77,8 +77,8 @@ class Admission:
 
     def cut_all(self) -> None:
         """Ends what is still open, honestly."""
-        for guest in list(self._guests):
-            guest.cut_for_drain()
+        for request in list(self._requests):
+            request.cut_for_drain()
 
 
 class Callers:

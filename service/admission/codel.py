@@ -27,14 +27,14 @@ class Codel:
         elif self._above_since_s is None:
             self._above_since_s = now_s
 
-    def emptied(self) -> None:
+    def reset(self) -> None:
         """Nobody waits."""
         self._above_since_s = None
 
-    def stands(self, now_s: float) -> bool:
+    def is_standing(self, now_s: float) -> bool:
         """Whether even the least delay of the last interval was above the target."""
         return self._above_since_s is not None and now_s - self._above_since_s >= self._options.interval_s
 
     def too_long(self, waited_s: float, now_s: float) -> bool:
         """Whether whoever has waited so long is to go."""
-        return self.stands(now_s) and waited_s > 2 * self._options.target_s
+        return self.is_standing(now_s) and waited_s > 2 * self._options.target_s

@@ -1,6 +1,6 @@
 """Where requests wait while every provider that could answer them has as much to do as it takes.
 
-    turn --somebody may be asked, and nobody waits for them-----------------------------> go on
+    acquire --somebody may be asked, and nobody waits for them--------------------------> go on
       '--all are full--> in line: high | normal | low --a place is free, it is called---> go on
                              |-- its client left                         (one call for one place)
                              |-- less time is left than an answer needs  503 deadline_exceeded
@@ -17,15 +17,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from dub5.service import clock
-from dub5.service.admission.service_time import Needs
-from dub5.service.admission.wait_queue import Line, Waiter
+from dub5.service.admission.service_time import ServiceTimes
+from dub5.service.admission.wait_queue import Waiter, WaitQueue
 from dub5.service.config.options import AdmissionOptions
 from dub5.service.errors import DeadlineExceeded, Overloaded
 from dub5.service.events import Events, QueueLeft
-from dub5.service.failover.context import Task
-from dub5.service.model import Attempt, Target
+from dub5.service.failover.context import RequestContext
+from dub5.service.model import AttemptRecord, Target
 from dub5.service.resilience.fleet import Fleet
-from dub5.service.resilience.target import FULL
+from dub5.service.resilience.target import PROVIDER_FULL
 
 TICK_S = 0.05  # how often those who wait are looked at; a refusal goes out at once
 BUSY = "Every provider behind this model has as much to do as it can take."
@@ -35,49 +35,51 @@ TOO_LATE = "Every provider behind this model was busy, and less time is left now
 class Queue:
     """Everybody who waits. Times are loop seconds."""
 
-    def __init__(self, options: AdmissionOptions, needs: Needs, events: Events) -> None:
+    def __init__(self, options: AdmissionOptions, service_times: ServiceTimes, events: Events) -> None:
         self.options = options
         self.waiting = 0
-        self._needs = needs
+        self._service_times = service_times
         self._events = events
-        self._lines: dict[tuple[Fleet, tuple[Target, ...]], Line] = {}  # whose turn comes last, last
+        self._queues: dict[tuple[Fleet, tuple[Target, ...]], WaitQueue] = {}  # whose turn comes last, last
         self._called: Waiter | None = None  # was told to go, and has not gone yet
         self._timer: asyncio.TimerHandle | None = None
 
-    async def turn(self, task: Task, fleet: Fleet, targets: Sequence[Target]) -> None:
+    async def acquire(self, context: RequestContext, fleet: Fleet, targets: Sequence[Target]) -> None:
         """Returns when one of the targets may be asked: then, in the same step. Raises Overloaded, DeadlineExceeded."""
-        if not self._passes(fleet, targets, clock.now()):
-            await self._wait(task, fleet, targets)
+        if not self._may_pass(fleet, targets, clock.now()):
+            await self._wait(context, fleet, targets)
 
-    def _passes(self, fleet: Fleet, targets: Sequence[Target], now_s: float) -> bool:
-        if self.waiting and any(line.providers & {t.provider for t in targets} for line in self._busy()):
+    def _may_pass(self, fleet: Fleet, targets: Sequence[Target], now_s: float) -> bool:
+        if self.waiting and any(
+            wait_queue.providers & {t.provider for t in targets} for wait_queue in self._nonempty()
+        ):
             return False
         return not self.options.waiting_max or not fleet.must_wait(targets, now_s)
 
-    async def _wait(self, task: Task, fleet: Fleet, targets: Sequence[Target]) -> None:
+    async def _wait(self, context: RequestContext, fleet: Fleet, targets: Sequence[Target]) -> None:
         now_s, began_ns, loop = clock.now(), clock.tick_ns(), asyncio.get_running_loop()
         waiter = Waiter(
-            self._line(fleet, tuple(targets)),
-            task.request.caller.priority,
+            self._wait_queue(fleet, tuple(targets)),
+            context.request.caller.priority,
             loop.create_future(),
             now_s,
-            task.watch.deadline_s,
-            self._needs.of(task.route, task.request.operation, task.request.stream),
+            context.timeouts.deadline_s,
+            self._service_times.of(context.route, context.request.operation, context.request.stream),
         )
         try:
             self._join(waiter, now_s)
-            await self._place(waiter)
+            await self._wait_for_slot(waiter)
         finally:
             self._remove(waiter)
             loop.call_soon(self.call)  # by then the one that goes has taken its place
-            task.upstream_ns += clock.tick_ns() - began_ns
+            context.upstream_ns += clock.tick_ns() - began_ns
             priority, waited_s = waiter.priority.label, clock.now() - now_s
-            self._events.emit(QueueLeft(task.request.id, task.route, priority, waiter.how, waited_s))
+            self._events.emit(QueueLeft(context.request.id, context.route, priority, waiter.how, waited_s))
         if waiter.error is not None:
-            waiter.error.attempts = _passed_over(task, targets, now_s)
+            waiter.error.attempts = _passed_over(context, targets, now_s)
             raise waiter.error
 
-    async def _place(self, waiter: Waiter) -> None:
+    async def _wait_for_slot(self, waiter: Waiter) -> None:
         """Until it may go, or is refused."""
         loop = asyncio.get_running_loop()
         while True:
@@ -85,47 +87,51 @@ class Queue:
             if waiter.error is not None:
                 return
             self._called, now_s = None, clock.now()
-            if waiter.line.may_go(now_s):
-                waiter.line.served(now_s)
+            if waiter.wait_queue.may_go(now_s):
+                waiter.wait_queue.note_served(now_s)
                 waiter.how = "served"
                 return
             waiter.called = loop.create_future()  # somebody was faster
             loop.call_soon(self.call)
 
-    def _busy(self) -> list[Line]:
-        return [line for line in self._lines.values() if len(line)]
+    def _nonempty(self) -> list[WaitQueue]:
+        return [wait_queue for wait_queue in self._queues.values() if len(wait_queue)]
 
-    def _line(self, fleet: Fleet, targets: tuple[Target, ...]) -> Line:
+    def _wait_queue(self, fleet: Fleet, targets: tuple[Target, ...]) -> WaitQueue:
         key = (fleet, targets)
-        if key not in self._lines:
+        if key not in self._queues:
             # Those of settings that hold no more are forgotten.
-            self._lines = {k: line for k, line in self._lines.items() if len(line) or k[0] is fleet}
-            self._lines[key] = Line(fleet, targets, self.options)
-        return self._lines[key]
+            self._queues = {
+                k: wait_queue for k, wait_queue in self._queues.items() if len(wait_queue) or k[0] is fleet
+            }
+            self._queues[key] = WaitQueue(fleet, targets, self.options)
+        return self._queues[key]
 
     def _join(self, waiter: Waiter, now_s: float) -> None:
-        line = waiter.line
+        wait_queue = waiter.wait_queue
         if waiter.expired(now_s):
             self._refuse(waiter, "expired", now_s)
             return
-        if self.waiting >= self.options.waiting_max and not self._makes_room(waiter, now_s):
+        if self.waiting >= self.options.waiting_max and not self._make_room(waiter, now_s):
             self._refuse(waiter, "full", now_s)
             return
-        line.add(waiter)
+        wait_queue.add(waiter)
         self.waiting += 1
-        line.fleet.on_room(line.targets, self.call)
+        wait_queue.fleet.on_room(wait_queue.targets, self.call)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
         self.call()
 
-    def _makes_room(self, waiter: Waiter, now_s: float) -> bool:
+    def _make_room(self, waiter: Waiter, now_s: float) -> bool:
         """Whether somebody goes for this one: of a lower class, or an older one of a lane that stands."""
-        own = waiter.line.lanes[waiter.priority]
-        lanes = (lane for line in self._busy() for lane in line.lanes.values() if lane.waiting)
+        own = waiter.wait_queue.lanes[waiter.priority]
+        lanes = (
+            lane for wait_queue in self._nonempty() for lane in wait_queue.lanes.values() if lane.waiting
+        )
         lower = [oldest for lane in lanes if (oldest := lane.oldest()).priority > waiter.priority]
         if lower:
             self._refuse(max(lower, key=lambda other: (other.priority, -other.joined_s)), "full", now_s)
-        elif own.codel.stands(now_s):
+        elif own.codel.is_standing(now_s):
             self._refuse(own.oldest(), "full", now_s)
         else:
             return False
@@ -133,7 +139,7 @@ class Queue:
 
     def _refuse(self, waiter: Waiter, how: str, now_s: float) -> None:
         self._remove(waiter)
-        retry_after_s = waiter.line.retry_after_s(waiter.priority, now_s)
+        retry_after_s = waiter.wait_queue.retry_after_s(waiter.priority, now_s)
         if how == "expired":
             waiter.error = DeadlineExceeded(TOO_LATE, retry_after_s=retry_after_s)
         else:
@@ -143,7 +149,7 @@ class Queue:
             waiter.called.set_result(None)
 
     def _remove(self, waiter: Waiter) -> None:
-        self.waiting -= waiter.line.remove(waiter)
+        self.waiting -= waiter.wait_queue.remove(waiter)
         if self._called is waiter:
             self._called = None
 
@@ -152,35 +158,42 @@ class Queue:
         if self._called is not None or not self.waiting:
             return
         now_s = clock.now()
-        for line in sorted(self._busy(), key=Line.highest):
-            if line.may_go(now_s):
-                self._called = waiter = line.following(now_s)
+        for wait_queue in sorted(self._nonempty(), key=WaitQueue.highest):
+            if wait_queue.may_go(now_s):
+                self._called = waiter = wait_queue.next_waiter(now_s)
                 if not waiter.called.done():
                     waiter.called.set_result(None)
-                self._lines[line.fleet, line.targets] = self._lines.pop((line.fleet, line.targets))
+                self._queues[wait_queue.fleet, wait_queue.targets] = self._queues.pop(
+                    (wait_queue.fleet, wait_queue.targets)
+                )
                 return
 
     def _tick(self) -> None:
         """Looks at everybody who waits."""
         now_s = clock.now()
-        for line in self._busy():
-            for waiter in list(line):
+        for wait_queue in self._nonempty():
+            for waiter in list(wait_queue):
                 if waiter.expired(now_s):
                     self._refuse(waiter, "expired", now_s)
-            line.note_delays(now_s)
-            for waiter in line.too_long(now_s):
+            wait_queue.note_delays(now_s)
+            for waiter in wait_queue.too_long(now_s):
                 self._refuse(waiter, "overloaded", now_s)
         self.call()  # a cool-down may be over, a breaker half open: nobody says so
         more = self.waiting > 0
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick) if more else None
 
-    def told(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """As /status says it."""
         now_s = clock.now()
-        lines = [line.told(now_s) for line in self._busy()]
-        return {"waiting": self.waiting, "waiting_max": self.options.waiting_max, "lines": lines}
+        queues = [wait_queue.snapshot(now_s) for wait_queue in self._nonempty()]
+        return {"waiting": self.waiting, "waiting_max": self.options.waiting_max, "lines": queues}
 
 
-def _passed_over(task: Task, targets: Sequence[Target], since_s: float) -> tuple[Attempt, ...]:
-    from_s, to_s = since_s - task.started_s, clock.now() - task.started_s
-    return (*task.trail, *(Attempt(t.name, from_s, to_s, FULL, tried=False) for t in targets))
+def _passed_over(
+    context: RequestContext, targets: Sequence[Target], since_s: float
+) -> tuple[AttemptRecord, ...]:
+    from_s, to_s = since_s - context.started_s, clock.now() - context.started_s
+    return (
+        *context.trail,
+        *(AttemptRecord(t.name, from_s, to_s, PROVIDER_FULL, tried=False) for t in targets),
+    )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dub5.service.admission.codel import Codel
-from dub5.service.admission.service_time import Need
+from dub5.service.admission.service_time import ServiceTime
 from dub5.service.config.options import AdmissionOptions
 from dub5.service.errors import GatewayError
 from dub5.service.model import Priority, Target
@@ -21,32 +21,32 @@ RETRY_AFTER_MAX_S = 60.0
 class Waiter:
     """One request in line. `called`: set when it may go, or is refused with `error`; `how` it left the queue."""
 
-    __slots__ = ("called", "deadline_s", "error", "how", "joined_s", "line", "need", "priority")
+    __slots__ = ("called", "deadline_s", "error", "how", "joined_s", "priority", "service_time", "wait_queue")
 
     def __init__(
         self,
-        line: "Line",
+        wait_queue: "WaitQueue",
         priority: Priority,
         called: "asyncio.Future[None]",
         joined_s: float,
         deadline_s: float,
-        need: Need,
+        service_time: ServiceTime,
     ) -> None:
-        self.line = line
+        self.wait_queue = wait_queue
         self.priority = priority
         self.called = called
         self.joined_s = joined_s
         self.deadline_s = deadline_s
-        self.need = need
+        self.service_time = service_time
         self.error: GatewayError | None = None
         self.how = "left"
 
     def expired(self, now_s: float) -> bool:
         """Whether less time is left than an answer to such a request needs."""
-        return self.deadline_s - now_s < max(TIME_MIN_S, self.need.seconds)
+        return self.deadline_s - now_s < max(TIME_MIN_S, self.service_time.seconds)
 
 
-class Lane:
+class PriorityLane:
     """Those of one class, in the order in which they came."""
 
     def __init__(self, options: AdmissionOptions) -> None:
@@ -57,19 +57,19 @@ class Lane:
         """Who came first."""
         return next(iter(self.waiting))
 
-    def following(self, now_s: float) -> Waiter:
+    def next_waiter(self, now_s: float) -> Waiter:
         """Whose turn it is."""
-        return next(reversed(self.waiting)) if self.codel.stands(now_s) else self.oldest()
+        return next(reversed(self.waiting)) if self.codel.is_standing(now_s) else self.oldest()
 
 
-class Line:
+class WaitQueue:
     """Times are loop seconds."""
 
     def __init__(self, fleet: Fleet, targets: tuple[Target, ...], options: AdmissionOptions) -> None:
         self.fleet = fleet
         self.targets = targets
         self.providers = frozenset(target.provider for target in targets)
-        self.lanes = {priority: Lane(options) for priority in Priority}
+        self.lanes = {priority: PriorityLane(options) for priority in Priority}
         self._served_s: deque[float] = deque(maxlen=10_000)
         self._opened_s = 0.0
 
@@ -93,16 +93,16 @@ class Line:
             return False
         del lane.waiting[waiter]
         if not lane.waiting:
-            lane.codel.emptied()
+            lane.codel.reset()
         return True
 
     def highest(self) -> Priority:
         """The highest class in which somebody waits. Somebody must be waiting."""
         return next(priority for priority, lane in self.lanes.items() if lane.waiting)
 
-    def following(self, now_s: float) -> Waiter:
+    def next_waiter(self, now_s: float) -> Waiter:
         """Whose turn it is. Somebody must be waiting."""
-        return self.lanes[self.highest()].following(now_s)
+        return self.lanes[self.highest()].next_waiter(now_s)
 
     def may_go(self, now_s: float) -> bool:
         """Whether there is a place, or nothing to wait for."""
@@ -125,7 +125,7 @@ class Line:
                     break
                 yield oldest
 
-    def served(self, now_s: float) -> None:
+    def note_served(self, now_s: float) -> None:
         """One got its place."""
         self._served_s.append(now_s)
 
@@ -144,13 +144,13 @@ class Line:
         before = sum(len(self.lanes[other].waiting) for other in Priority if other <= priority)
         return min(max(RETRY_AFTER_MIN_S, (before + 1) / rate_per_s), RETRY_AFTER_MAX_S)
 
-    def told(self, now_s: float) -> dict[str, Any]:
+    def snapshot(self, now_s: float) -> dict[str, Any]:
         """As /status says it."""
         oldest_s = min(waiter.joined_s for waiter in self)
         return {
             "targets": [target.name for target in self.targets],
             "waiting": {priority.label: len(lane.waiting) for priority, lane in self.lanes.items()},
-            "stands": any(lane.codel.stands(now_s) for lane in self.lanes.values()),
+            "stands": any(lane.codel.is_standing(now_s) for lane in self.lanes.values()),
             "oldest_s": round(now_s - oldest_s, 3),
             "served_per_s": round(self.rate_per_s(now_s), 1),
         }

@@ -20,10 +20,10 @@ from dub5.service.api.stream import DONE, HEARTBEAT, HEARTBEAT_S, SSE_HEADERS, e
 from dub5.service.config.settings import ServerSettings
 from dub5.service.errors import GatewayError, InvalidRequest, ShuttingDown, StreamStalled, TooLarge
 from dub5.service.events import Events, RequestEnded
-from dub5.service.failover.context import Task
+from dub5.service.failover.context import RequestContext
 from dub5.service.gateway import Answer, Gateway, Route
-from dub5.service.model import Asked, Caller, ChatRequest, Outcome, Usage
-from dub5.service.timeouts import ClockRanOut, Watch
+from dub5.service.model import AnyRequest, Caller, ChatRequest, Outcome, Usage
+from dub5.service.timeouts import TimedOut, Timeouts
 
 T = TypeVar("T")
 UPLOAD_S = 300.0
@@ -59,7 +59,7 @@ class _Seen:
     overhead_s: float = 0.0
     code: str | None = None
     usage: Usage | None = None
-    task: Task | None = field(default=None, repr=False)
+    context: RequestContext | None = field(default=None, repr=False)
 
 
 class Exchange:
@@ -73,7 +73,7 @@ class Exchange:
         self.started_s = clock.now()
         self._started_ns = clock.tick_ns()
         self._seen = _Seen()
-        self._watch = Watch(self.started_s + UPLOAD_S)  # until the request says which deadline it has
+        self._timeouts = Timeouts(self.started_s + UPLOAD_S)  # until the request says which deadline it has
         self._task = asyncio.current_task()
         self._left = self._drained = self._head_sent = self._streaming = self._telling = self._over = False
         self._refusal: GatewayError | None = None  # there was no place: nobody may be asked
@@ -105,10 +105,10 @@ class Exchange:
             self._over = True
             if self._left or self._drained:
                 self._uncancel()
-            self._watch.close()
+            self._timeouts.close()
             if watcher is not None:
                 watcher.cancel()
-            self.desk.admission.leave(self)
+            self.desk.admission.release(self)
             self._end(outcome)
 
     def cut_for_drain(self) -> None:
@@ -122,21 +122,27 @@ class Exchange:
         request = self._parse(headers, caller, body)
         route = desk.gateway.route(request.body.model)
         seen.route, seen.stream = route.settings.name, request.stream
-        clocks = route.settings.clocks
-        self._watch.deadline_s = self.started_s + min(clocks.total_s, deadline_s(headers) or clocks.total_s)
+        timeout_options = route.settings.clocks
+        self._timeouts.deadline_s = self.started_s + min(
+            timeout_options.total_s, deadline_s(headers) or timeout_options.total_s
+        )
         how = delivery(headers) or route.settings.delivery
-        seen.task = task = Task(request, seen.route, clocks, route.notices, self._watch, self.started_s)
-        task.whole = request.stream and how == "whole"
-        beats = asyncio.create_task(self._beats(send), name=f"beats {self.id}") if task.whole else None
+        seen.context = context = RequestContext(
+            request, seen.route, timeout_options, route.reject_patterns, self._timeouts, self.started_s
+        )
+        context.deliver_whole = request.stream and how == "whole"
+        beats = (
+            asyncio.create_task(self._beats(send), name=f"beats {self.id}") if context.deliver_whole else None
+        )
         try:
-            answer = await self._ask(task, route)
+            answer = await self._ask(context, route)
         finally:
             if beats is not None:
                 beats.cancel()
                 await asyncio.wait({beats})
         seen.target, seen.cached, seen.degraded = answer.target, answer.cached, answer.degraded
         if answer.degraded is not None:  # the time may be up: that is why
-            self._watch.deadline_s = max(self._watch.deadline_s, clock.now() + LAST_WORDS_S)
+            self._timeouts.deadline_s = max(self._timeouts.deadline_s, clock.now() + LAST_WORDS_S)
         if answer.stream is None:
             await self._send_json(answer, send)
         else:
@@ -147,15 +153,15 @@ class Exchange:
                 await answer.stream.aclose()
 
     def _enter(self) -> GatewayError | None:
-        return self.desk.admission.enter(self, spare=self.desk.gateway.stands_in)
+        return self.desk.admission.acquire(self, spare=self.desk.gateway.has_fallbacks)
 
-    def _parse(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> Asked:
+    def _parse(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> AnyRequest:
         return parse_chat(self.id, caller, headers, body, self.desk.server.json_depth_max)
 
-    async def _ask(self, task: Task, route: Route) -> Answer:
+    async def _ask(self, context: RequestContext, route: Route) -> Answer:
         if self._refusal is not None:
-            return await self.desk.gateway.answer_unasked(self._refusal, task, route)
-        return await self.desk.gateway.answer(task, route)
+            return await self.desk.gateway.answer_without_providers(self._refusal, context, route)
+        return await self.desk.gateway.answer(context, route)
 
     async def _send_json(self, answer: Answer, send: Send) -> None:
         assert answer.reply is not None, "an answer is a stream or a reply"
@@ -206,14 +212,14 @@ class Exchange:
     def _about(self, answer: Answer) -> dict[str, str]:
         """The headers that say who answered, after what."""
         seen = self._seen
-        assert seen.task is not None, "there is a task before there is an answer"
+        assert seen.context is not None, "there is a task before there is an answer"
         seen.first_token_s = clock.now() - self.started_s
-        seen.overhead_s = (clock.tick_ns() - self._started_ns - seen.task.upstream_ns) / 1e9
+        seen.overhead_s = (clock.tick_ns() - self._started_ns - seen.context.upstream_ns) / 1e9
         headers = {
             "x-request-id": self.id,
             "x-dub5-route": seen.route,
             "x-dub5-target": answer.target,
-            "x-dub5-trail": trail_header(seen.task.trail, answer, seen.first_token_s),
+            "x-dub5-trail": trail_header(seen.context.trail, answer, seen.first_token_s),
         }
         if answer.cache is not None:
             headers["x-dub5-cache"] = answer.cache
@@ -227,7 +233,7 @@ class Exchange:
         """The error, as the head still allows: a status and JSON, or a last event."""
         self._telling = True
         self._seen.code = error.code
-        self._watch.deadline_s = clock.now() + LAST_WORDS_S
+        self._timeouts.deadline_s = clock.now() + LAST_WORDS_S
         body = msgspec.json.encode(error_body(error, self.id))
         try:
             if not self._head_sent:
@@ -256,7 +262,7 @@ class Exchange:
         if not self._drained:
             raise asyncio.CancelledError
         self._uncancel()  # or the sending below would be cancelled as well
-        attempts = self._seen.task.trail if self._seen.task else ()
+        attempts = self._seen.context.trail if self._seen.context else ()
         how = "the answer is not whole" if self._head_sent else "no provider had answered yet"
         error = ShuttingDown(f"This instance is shutting down; {how}.", retry_after_s=1.0, attempts=attempts)
         return await self._tell(error, send, Outcome.FAILED)
@@ -272,9 +278,9 @@ class Exchange:
     async def _to_client(self, exchange: Awaitable[T]) -> T:
         """Waits for a client that does not read, or does not write, but not for ever. Raises ClientGone."""
         try:
-            return await self._watch.guard("client_stall", self.desk.server.client_stall_s, exchange)
-        except ClockRanOut as ran_out:
-            if ran_out.clock == "client_stall" or not self._streaming:
+            return await self._timeouts.run("client_stall", self.desk.server.client_stall_s, exchange)
+        except TimedOut as timed_out:
+            if timed_out.timeout == "client_stall" or not self._streaming:
                 raise ClientGone from None
             raise StreamStalled("The time allowed ran out before the answer was whole.") from None
 
@@ -337,9 +343,9 @@ class Exchange:
                 total_s=clock.now() - self.started_s,
                 overhead_s=seen.overhead_s,
                 usage=seen.usage,
-                attempts=tuple(seen.task.trail) if seen.task else (),
+                attempts=tuple(seen.context.trail) if seen.context else (),
                 operation=self.operation,
-                shared=bool(seen.task and seen.task.shared),
+                shared=bool(seen.context and seen.context.shared),
             )
         )
 

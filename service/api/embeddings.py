@@ -7,9 +7,9 @@ import msgspec
 from dub5.service.api.chat import Exchange
 from dub5.service.api.schema import read_json
 from dub5.service.errors import GatewayError, InvalidRequest
-from dub5.service.failover.context import Task
+from dub5.service.failover.context import RequestContext
 from dub5.service.gateway import Answer, Route
-from dub5.service.model import Asked, Caller, EmbedBody, EmbedRequest
+from dub5.service.model import AnyRequest, Caller, EmbedBody, EmbedRequest
 
 _BODY = msgspec.json.Decoder(EmbedBody)
 FORMATS = (None, "float", "base64")
@@ -21,9 +21,9 @@ class Embedding(Exchange):
     operation = EmbedRequest.operation
 
     def _enter(self) -> GatewayError | None:
-        return self.desk.admission.enter(self)
+        return self.desk.admission.acquire(self)
 
-    def _parse(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> Asked:
+    def _parse(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> AnyRequest:
         parsed, fields = read_json(headers, body, self.desk.server.json_depth_max, _BODY)
         if not _is_input(parsed.input):
             raise InvalidRequest("input: must be text, a list of texts, or token numbers.", param="input")
@@ -31,8 +31,8 @@ class Embedding(Exchange):
             raise InvalidRequest("encoding_format: must be float or base64.", param="encoding_format")
         return EmbedRequest(self.id, caller, parsed, fields)
 
-    async def _ask(self, task: Task, route: Route) -> Answer:
-        return await self.desk.gateway.embed(task, route)
+    async def _ask(self, context: RequestContext, route: Route) -> Answer:
+        return await self.desk.gateway.embed(context, route)
 
 
 def _is_input(given: object) -> bool:

@@ -9,29 +9,31 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dub5.service.providers.features import Feature
-from dub5.service.resilience.health import Health, TargetState
+from dub5.service.resilience.health import Health, TargetSnapshot
 
 CHAT = "chat"
 
 
 @dataclass(frozen=True, slots=True)
-class Able:
+class Capabilities:
     """What a target can do; `context_tokens` None: how much it takes is not known."""
 
-    lacks: Collection[str]
+    missing_features: Collection[str]
     context_tokens: int | None = None
 
 
 def features(
-    targets: Sequence[str], able: Mapping[str, Able], states: Mapping[str, TargetState]
+    targets: Sequence[str], capabilities: Mapping[str, Capabilities], states: Mapping[str, TargetSnapshot]
 ) -> dict[str, str]:
     """Each feature, and whether it can be had. `long_context` only where targets are told to differ in it."""
     well = [name for name in targets if states[name].health is not Health.UNHEALTHY]
     told = {CHAT: _told(well, targets, targets)}
     for feature in Feature:
         if feature is not Feature.LONG_CONTEXT:
-            told[feature] = _told(well, targets, [n for n in targets if feature not in able[n].lacks])
-    windows = {name: able[name].context_tokens or 0 for name in targets}
+            told[feature] = _told(
+                well, targets, [n for n in targets if feature not in capabilities[n].missing_features]
+            )
+    windows = {name: capabilities[name].context_tokens or 0 for name in targets}
     known = [tokens for tokens in windows.values() if tokens]
     if known and any(tokens != min(known) for tokens in windows.values()):
         longer = [name for name, tokens in windows.items() if tokens == 0 or tokens > min(known)]

@@ -7,10 +7,10 @@ from typing import Any
 from dub5.service import VERSION
 from dub5.service.admission.admission import Admission
 from dub5.service.admission.queue import Queue
-from dub5.service.api.features import Able, features
+from dub5.service.api.features import Capabilities, features
 from dub5.service.config.settings import Settings
-from dub5.service.fallback.offline_pack import Pack
-from dub5.service.resilience.health import Health, TargetState
+from dub5.service.fallback.offline_pack import OfflinePack
+from dub5.service.resilience.health import Health, TargetSnapshot
 from dub5.service.telemetry.board import Board, Standing
 
 
@@ -22,9 +22,9 @@ class Ops:
     admission: Admission
     queue: Queue
     board: Board
-    states: Callable[[], list[TargetState]]
-    able: Mapping[str, Able]
-    offline: Pack
+    states: Callable[[], list[TargetSnapshot]]
+    capabilities: Mapping[str, Capabilities]
+    offline: OfflinePack
 
     def ready(self) -> bool:
         """Whether new requests should be sent here."""
@@ -86,7 +86,7 @@ class Ops:
             "started": self.board.started_at,
             "draining": self.admission.draining,
             "in_flight": self.admission.in_flight,
-            "queue": self.queue.told(),
+            "queue": self.queue.snapshot(),
             "routes": [
                 {"name": name, "targets": targets, "features": features}
                 for name, targets, features in self.features()
@@ -112,7 +112,7 @@ class Ops:
         """Each route, its targets, and what can be had of it now."""
         states = {state.name: state for state in self.states()}
         for route in self.settings.route:
-            yield route.name, route.targets, features(route.targets, self.able, states)
+            yield route.name, route.targets, features(route.targets, self.capabilities, states)
 
     def _model(self, name: str, features: dict[str, str]) -> dict[str, Any]:
         head = {"id": name, "object": "model", "created": int(self.board.started_at), "owned_by": "dub5"}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dub5.service.gateway import Answer
-from dub5.service.model import Attempt
+from dub5.service.model import AttemptRecord
 
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": the answer is on its way\n\n"
@@ -20,7 +20,7 @@ def error_event(body: bytes) -> bytes:
     return b"data: " + body + b"\n\n"
 
 
-def trail_header(trail: Sequence[Attempt], answer: Answer, first_token_s: float) -> str:
+def trail_header(trail: Sequence[AttemptRecord], answer: Answer, first_token_s: float) -> str:
     """`one/gpt=http_530;12ms, two/mistral=ok;40ms;dropped:user`. A stream's own try is still under way: its line says how long
     it took to the first content."""
     lines = [_line(a.target, a.reason, a.ended_s - a.started_s, a.dropped) for a in trail]

@@ -14,16 +14,24 @@ from random import Random
 import msgspec
 
 from dub5.service import clock
-from dub5.service.cache.key import Key, key_of
-from dub5.service.cache.storage import EVERYTHING, VERSION, Entry, Generations, Storage, StorageLost, stamp_of
-from dub5.service.cache.storage_guard import Guard, NoGuard, Patience
+from dub5.service.cache.key import CacheKey, key_of
+from dub5.service.cache.storage import (
+    EVERYTHING,
+    VERSION,
+    CacheEntry,
+    Generations,
+    Storage,
+    StorageLost,
+    stamp_of,
+)
+from dub5.service.cache.storage_guard import NoGuard, Patience, StorageGuard
 from dub5.service.cache.storage_memory import MemoryStorage
 from dub5.service.config.options import CacheBounds, CacheOptions
 from dub5.service.events import CacheInvalidated, CacheLooked, Events
 from dub5.service.model import ChatRequest
 
 INVALIDATE_S = 1.0  # an operator waits longer than a request does
-TURN_POLL_S = (
+CLAIM_POLL_S = (
     0.02,
     0.1,
 )  # between two looks at what another process is about to bring: the first, the longest
@@ -36,7 +44,7 @@ class Stored(msgspec.Struct, frozen=True):
     target: str
 
 
-class Looked(msgspec.Struct, frozen=True):
+class CacheHit(msgspec.Struct, frozen=True):
     """What was found. Not `fresh`: give it at once, and see that it is asked for again."""
 
     stored: Stored
@@ -71,14 +79,14 @@ class AnswerCache:
         bounds: CacheBounds,
         events: Events,
         storage: Storage | None = None,
-        guard: Guard | None = None,
-        dice: Random | None = None,
+        guard: StorageGuard | None = None,
+        rng: Random | None = None,
     ) -> None:
         self._bounds = bounds
         self._events = events
         self._storage = storage or MemoryStorage(bounds)
         self._guard = guard or NoGuard()
-        self._dice = dice or Random()
+        self._rng = rng or Random()
 
     @property
     def bounds(self) -> CacheBounds:
@@ -91,35 +99,35 @@ class AnswerCache:
         if isinstance(self._storage, MemoryStorage):
             self._storage.bounds = bounds
 
-    def key(self, request: ChatRequest, options: CacheOptions, mark: str) -> Key | None:
-        """Where the answer would be, or None if it may not be kept at all. `mark`: the route's."""
-        return key_of(request, options, mark, self._guard.patience_s)
+    def key(self, request: ChatRequest, options: CacheOptions, fingerprint: str) -> CacheKey | None:
+        """Where the answer would be, or None if it may not be kept at all. `fingerprint`: the route's."""
+        return key_of(request, options, fingerprint, self._guard.patience_s)
 
-    async def look(self, key: Key, route: str, options: CacheOptions) -> Looked | None:
+    async def lookup(self, key: CacheKey, route: str, options: CacheOptions) -> CacheHit | None:
         """The stored answer, if there is one that is fresh, or stale and still good enough to be given at once."""
         try:
             entry = await self._find(key)
         except StorageLost:
             self._events.emit(CacheLooked(route, "error"))
             return None
-        looked = None if entry is None else self._judged(entry, options, options.stale_while_revalidate_s)
-        if looked is None:
-            key.spare = entry
-        self._told(route, looked)
-        return looked
+        hit = None if entry is None else self._evaluate(entry, options, options.stale_while_revalidate_s)
+        if hit is None:
+            key.stale = entry
+        self._emit_result(route, hit)
+        return hit
 
-    async def fallback(self, key: Key, route: str, options: CacheOptions) -> Looked | None:
+    async def stale_if_error(self, key: CacheKey, route: str, options: CacheOptions) -> CacheHit | None:
         """No provider answers: the stored answer, if it is not too old even for that."""
         try:
             entry = await self._find(key)
         except StorageLost:
-            entry = key.spare
-        looked = None if entry is None else self._judged(entry, options, options.stale_if_error_s)
-        if looked is not None:
-            self._told(route, looked)
-        return looked
+            entry = key.stale
+        hit = None if entry is None else self._evaluate(entry, options, options.stale_if_error_s)
+        if hit is not None:
+            self._emit_result(route, hit)
+        return hit
 
-    async def claim(self, key: Key) -> bool:
+    async def claim(self, key: CacheKey) -> bool:
         """Whether we are the one to ask for it now: nobody else is at it, in no process. Ends with `keep`, with
         `release`, or by itself."""
         for_s, key.claimed_by = (
@@ -128,7 +136,7 @@ class AnswerCache:
         )  # ours even if we are cancelled meanwhile
         try:
             won = await self._guard.call(
-                key.patience, lambda: self._storage.claim(key.place, key.claimed_by, for_s)
+                key.patience, lambda: self._storage.claim(key.digest, key.claimed_by, for_s)
             )
         except StorageLost:
             won = False
@@ -136,57 +144,57 @@ class AnswerCache:
             key.claimed_by = ""
         return won
 
-    async def renew(self, key: Key) -> bool:
+    async def claim_refresh(self, key: CacheKey) -> bool:
         """Whether we are the one to ask anew for an answer that was given stale. Nobody waits for that: the storage may
         take as long for it as for a request of its own."""
         key.patience = Patience(self._guard.patience_s)
         return await self.claim(key)
 
-    async def turn(self, key: Key, route: str, options: CacheOptions) -> Looked | None:
+    async def wait_for_claim(self, key: CacheKey, route: str, options: CacheOptions) -> CacheHit | None:
         """After a miss, or with the claim in hand: None if it is ours to ask the providers; else the answer, which
         another process asked for meanwhile. Who waits too long for that asks as well. Within one process there is
         nothing to wait for."""
         if not self._storage.across_processes or key.generations is None:
             return None
-        until_s, pause_s = clock.now() + self._bounds.redis.turn_s, TURN_POLL_S[0]
+        until_s, pause_s = clock.now() + self._bounds.redis.turn_s, CLAIM_POLL_S[0]
         while True:
             ours = bool(key.claimed_by) or await self.claim(key)
             try:
                 entry = await self._find(key)
             except StorageLost:
                 return None
-            looked = None if entry is None else self._judged(entry, options, 0.0)
-            if looked is not None:
+            hit = None if entry is None else self._evaluate(entry, options, 0.0)
+            if hit is not None:
                 await self.release(key)
-                self._told(route, looked)
-                return looked
+                self._emit_result(route, hit)
+                return hit
             if ours or clock.now() + pause_s > until_s:
                 return None
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, TURN_POLL_S[1])
+            pause_s = min(pause_s * 1.5, CLAIM_POLL_S[1])
 
-    async def release(self, key: Key) -> None:
+    async def release(self, key: CacheKey) -> None:
         """We do not ask any more: it failed, or nobody wants it."""
         if key.claimed_by:
             claimed_by, key.claimed_by = key.claimed_by, ""
             try:
-                await self._guard.call(key.patience, lambda: self._storage.release(key.place, claimed_by))
+                await self._guard.call(key.patience, lambda: self._storage.release(key.digest, claimed_by))
             except StorageLost:
                 pass  # it ends by itself
 
-    async def keep(self, key: Key, stored: Stored, options: CacheOptions) -> None:
+    async def keep(self, key: CacheKey, stored: Stored, options: CacheOptions) -> None:
         """Stores a whole answer, for who asked it."""
         try:
-            await self._write(key, key.place, key.caller, stored, options)
+            await self._write(key, key.digest, key.caller, stored, options)
         except StorageLost:
             pass  # its breaker has told
         await self.release(key)
 
-    async def offer(self, key: Key, stored: Stored, options: CacheOptions) -> None:
+    async def offer(self, key: CacheKey, stored: Stored, options: CacheOptions) -> None:
         """Stores an answer for everybody, unless a fresh one is there. Raises StorageLost."""
         assert key.shared is not None, "only routes with `warm_from` have answers for everybody"
         (entry,), generations = await self._read(key, (key.shared,))
-        if entry is None or not entry.valid(generations) or self._judged(entry, options, 0.0) is None:
+        if entry is None or not entry.valid(generations) or self._evaluate(entry, options, 0.0) is None:
             await self._write(key, key.shared, "", stored, options)
 
     async def invalidate(self, selection: Selection) -> None:
@@ -205,39 +213,43 @@ class AnswerCache:
         """Lets go of the storage."""
         await self._storage.aclose()
 
-    async def _find(self, key: Key) -> Entry | None:
+    async def _find(self, key: CacheKey) -> CacheEntry | None:
         """The youngest valid entry. Raises StorageLost."""
         found, generations = await self._read(
-            key, (key.place,) if key.shared is None else (key.place, key.shared)
+            key, (key.digest,) if key.shared is None else (key.digest, key.shared)
         )
         entries = [entry for entry in found if entry is not None and entry.valid(generations)]
         return max(entries, key=lambda entry: entry.kept_at_s, default=None)
 
-    async def _read(self, key: Key, places: tuple[str, ...]) -> tuple[list[Entry | None], Generations]:
-        found, generations = await self._guard.call(key.patience, lambda: self._storage.read(places))
+    async def _read(
+        self, key: CacheKey, digests: tuple[str, ...]
+    ) -> tuple[list[CacheEntry | None], Generations]:
+        found, generations = await self._guard.call(key.patience, lambda: self._storage.read(digests))
         if key.generations is None:
             key.generations = generations  # an answer belongs to the time when it was asked for
         return found, generations
 
-    async def _write(self, key: Key, place: str, caller: str, stored: Stored, options: CacheOptions) -> None:
+    async def _write(
+        self, key: CacheKey, digest: str, caller: str, stored: Stored, options: CacheOptions
+    ) -> None:
         """Raises StorageLost."""
         if key.generations is None or len(stored.body) > self._bounds.entry_bytes_max:
             return
-        stamp = stamp_of(key.generations, place, key.route, caller, stored.target)
+        stamp = stamp_of(key.generations, digest, key.route, caller, stored.target)
         now_s = self._storage.now()
-        entry = Entry(VERSION, place, key.route, caller, stored.target, now_s, stamp, stored.body)
+        entry = CacheEntry(VERSION, digest, key.route, caller, stored.target, now_s, stamp, stored.body)
         life_s = options.ttl_s + max(options.stale_while_revalidate_s, options.stale_if_error_s)
         await self._guard.call(key.patience, lambda: self._storage.write(entry, life_s))
 
     def _token(self) -> str:
-        return f"{self._dice.getrandbits(64):016x}"
+        return f"{self._rng.getrandbits(64):016x}"
 
-    def _judged(self, entry: Entry, options: CacheOptions, stale_s: float) -> Looked | None:
+    def _evaluate(self, entry: CacheEntry, options: CacheOptions, stale_s: float) -> CacheHit | None:
         age_s = max(0.0, self._storage.now() - entry.kept_at_s)
         if age_s >= options.ttl_s + stale_s:
             return None
-        return Looked(Stored(entry.body, entry.target), age_s < options.ttl_s, age_s)
+        return CacheHit(Stored(entry.body, entry.target), age_s < options.ttl_s, age_s)
 
-    def _told(self, route: str, looked: Looked | None) -> None:
-        result = "miss" if looked is None else "hit" if looked.fresh else "stale"
+    def _emit_result(self, route: str, hit: CacheHit | None) -> None:
+        result = "miss" if hit is None else "hit" if hit.fresh else "stale"
         self._events.emit(CacheLooked(route, result))

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from dub5.service.cache.storage import Entry, Generations
+from dub5.service.cache.storage import CacheEntry, Generations
 from dub5.service.cache.storage_guard import Patience
 from dub5.service.config.options import CacheOptions
 from dub5.service.model import ChatRequest
@@ -27,27 +27,29 @@ QUESTION_BYTES_MAX = 1024 * 1024  # larger ones hardly come twice, and reading t
 
 
 @dataclass(slots=True, eq=False)
-class Key:
+class CacheKey:
     """A place, and what one request has learned of it. Keys are equal if their places are."""
 
-    place: str
+    digest: str
     shared: str | None  # another place to look; None: there is none
     route: str
     caller: str
     patience: Patience
     generations: Generations | None = None  # as the request found them; None: the storage could not be asked
-    spare: Entry | None = None  # too old to be given, unless nobody can answer
+    stale: CacheEntry | None = None  # too old to be given, unless nobody can answer
     claimed_by: str = ""  # our token, while we are the one who asks
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Key) and other.place == self.place
+        return isinstance(other, CacheKey) and other.digest == self.digest
 
     def __hash__(self) -> int:
-        return hash(self.place)
+        return hash(self.digest)
 
 
-def key_of(request: ChatRequest, options: CacheOptions, mark: str, patience_s: float) -> Key | None:
-    """Where the answer would be, or None if it may not be kept at all. `mark`: the route's."""
+def key_of(
+    request: ChatRequest, options: CacheOptions, fingerprint: str, patience_s: float
+) -> CacheKey | None:
+    """Where the answer would be, or None if it may not be kept at all. `fingerprint`: the route's."""
     body = request.body
     if not options.enabled or not request.cache_allowed or body.temperature != 0 or (body.n or 1) != 1:
         return None
@@ -57,9 +59,9 @@ def key_of(request: ChatRequest, options: CacheOptions, mark: str, patience_s: f
     if asked is None:
         return None
     route, caller = body.model, request.caller.key
-    question = _digest(json.dumps([route, mark]) + asked)
+    question = _digest(json.dumps([route, fingerprint]) + asked)
     shared = _digest(f"everybody {question}") if options.warm_from is not None else None
-    return Key(_digest(f"caller {caller} {question}"), shared, route, caller, Patience(patience_s))
+    return CacheKey(_digest(f"caller {caller} {question}"), shared, route, caller, Patience(patience_s))
 
 
 def _canonical(fields: Mapping[str, msgspec.Raw]) -> str | None:
@@ -74,19 +76,19 @@ def _canonical(fields: Mapping[str, msgspec.Raw]) -> str | None:
         return None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name stands twice in one object")
     return found
 
 
-def _no_number(text: str) -> NoReturn:
+def _reject_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number in JSON")
 
 
 # Made once: `json.loads` and `json.dumps` would make them anew for each field.
-_STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique_names, parse_constant=_reject_number)
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 

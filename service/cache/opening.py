@@ -8,20 +8,20 @@ from dub5.service.cache.storage_redis import RedisStorage
 from dub5.service.config.options import CacheBounds
 from dub5.service.config.settings import Secret
 from dub5.service.events import BreakerChanged, Events
-from dub5.service.resilience.circuit_breaker import State
+from dub5.service.resilience.circuit_breaker import BreakerState
 
 SCOPE = "cache"  # of its breaker
 
 
-def opened(bounds: CacheBounds, redis_url: Secret | None, events: Events, dice: Random) -> AnswerCache:
+def open_cache(bounds: CacheBounds, redis_url: Secret | None, events: Events, rng: Random) -> AnswerCache:
     """Connects to nothing yet. `redis_url`: where the settings name a Redis."""
     if redis_url is None:
-        return AnswerCache(bounds, events, dice=dice)
+        return AnswerCache(bounds, events, rng=rng)
 
-    def tell(before: State, after: State, why: str) -> None:
+    def on_change(before: BreakerState, after: BreakerState, why: str) -> None:
         events.emit(BreakerChanged(SCOPE, before, after, why))
 
-    storage = RedisStorage(redis_url.reveal(), bounds.redis, dice)
+    storage = RedisStorage(redis_url.reveal(), bounds.redis, rng)
     redis = bounds.redis
-    guard = BreakerGuard(redis.timeout_s, redis.connections_max, storage.failures, dice, tell)
-    return AnswerCache(bounds, events, storage, guard, dice)
+    guard = BreakerGuard(redis.timeout_s, redis.connections_max, storage.failures, rng, on_change)
+    return AnswerCache(bounds, events, storage, guard, rng)

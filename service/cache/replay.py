@@ -90,7 +90,7 @@ def _frame(head: dict[str, Any], choices: list[dict[str, Any]], usage: object) -
     return frame(msgspec.json.encode(body))
 
 
-class Replayed:
+class ReplayedStream:
     """A stored answer, as a stream."""
 
     usage: Usage | None = None
@@ -107,18 +107,18 @@ class Replayed:
         """Nothing is held."""
 
 
-class Recorded:
-    """A stream whose answer goes to `keep` once it is whole; `let_go` hears of every end."""
+class RecordingStream:
+    """A stream whose answer goes to `keep` once it is whole; `on_close` hears of every end."""
 
     def __init__(
         self,
         source: Chunks,
         keep: Callable[[bytes], Awaitable[None]],
-        let_go: Callable[[], Awaitable[None]],
+        on_close: Callable[[], Awaitable[None]],
     ) -> None:
         self._source = source
         self._keep = keep
-        self._let_go = let_go
+        self._on_close = on_close
         self._payloads: list[bytes] = []
         self._bytes = 0
 
@@ -145,4 +145,4 @@ class Recorded:
         try:
             await self._source.aclose()
         finally:
-            await self._let_go()
+            await self._on_close()

@@ -26,12 +26,12 @@ class StorageLost(Exception):
     """The storage cannot be asked now. Costs nobody an answer."""
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A whole answer. `place`: where it lies; `caller` is empty if it is for everybody; `kept_at_s`: by the storage's
+class CacheEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A whole answer. `digest`: where it lies; `caller` is empty if it is for everybody; `kept_at_s`: by the storage's
     own clock; `stamp`: the generations it belongs to."""
 
     version: Version
-    place: str
+    digest: str
     route: str
     caller: str
     target: str
@@ -41,17 +41,17 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
     def valid(self, generations: Generations) -> bool:
         """Whether nothing that it belongs to was invalidated since."""
-        return self.stamp == stamp_of(generations, self.place, self.route, self.caller, self.target)
+        return self.stamp == stamp_of(generations, self.digest, self.route, self.caller, self.target)
 
 
-def stamp_of(generations: Generations, place: str, route: str, caller: str, target: str) -> str:
+def stamp_of(generations: Generations, digest: str, route: str, caller: str, target: str) -> str:
     """The tokens of all by which an entry can be invalidated."""
     model = target.partition("/")[2]
     names = (
         EVERYTHING,
         f"route:{route}",
         f"caller:{caller}",
-        f"key:{place}",
+        f"key:{digest}",
         f"model:{target}",
         f"model:{model}",
     )
@@ -66,23 +66,23 @@ def next_generations(generations: Generations, selectors: Sequence[str], token: 
 
 
 _ENCODE = msgspec.msgpack.Encoder().encode
-_DECODER = msgspec.msgpack.Decoder(Entry)
+_DECODER = msgspec.msgpack.Decoder(CacheEntry)
 
 
-def packed(entry: Entry) -> bytes:
+def encode_entry(entry: CacheEntry) -> bytes:
     """As it goes to a storage that holds bytes."""
     return _ENCODE(entry)
 
 
-def unpacked(found: object, place: str) -> Entry | None:
-    """What `packed` made for this place, or None: whatever else may lie there."""
+def decode_entry(found: object, digest: str) -> CacheEntry | None:
+    """What `encode_entry` made for this place, or None: whatever else may lie there."""
     if not isinstance(found, bytes):
         return None
     try:
         entry = _DECODER.decode(found)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return entry if entry.place == place else None
+    return entry if entry.digest == digest else None
 
 
 class Storage(Protocol):
@@ -95,19 +95,19 @@ class Storage(Protocol):
         """Its clock, in seconds."""
         ...
 
-    async def read(self, places: Sequence[str]) -> tuple[list[Entry | None], Generations]:
+    async def read(self, digests: Sequence[str]) -> tuple[list[CacheEntry | None], Generations]:
         """What lies in these places, valid or not, and the generations to judge it by."""
         ...
 
-    async def write(self, entry: Entry, life_s: float) -> None:
+    async def write(self, entry: CacheEntry, life_s: float) -> None:
         """Keeps it for so long, in place of what was there."""
         ...
 
-    async def claim(self, place: str, owner: str, for_s: float) -> bool:
+    async def claim(self, digest: str, owner: str, for_s: float) -> bool:
         """Whether nobody else has claimed the place; then it is the owner's for so long."""
         ...
 
-    async def release(self, place: str, owner: str) -> None:
+    async def release(self, digest: str, owner: str) -> None:
         """Ends a claim, if it is still the owner's."""
         ...
 

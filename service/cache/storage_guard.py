@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from dub5.service import clock
 from dub5.service.cache.storage import StorageLost
 from dub5.service.config.options import BreakerOptions
-from dub5.service.resilience.circuit_breaker import Breaker, End, Tell
+from dub5.service.resilience.circuit_breaker import Breaker, CallOutcome, OnStateChange
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Patience:
         self.left_s = left_s
 
 
-class Guard(Protocol):
+class StorageGuard(Protocol):
     """Stands between the cache and its storage."""
 
     patience_s: float
@@ -52,7 +52,7 @@ class NoGuard:
     patience_s = 0.0
 
     async def call(self, patience: Patience, work: Callable[[], Awaitable[T]], *, insist: bool = False) -> T:
-        """See Guard."""
+        """See StorageGuard."""
         return await work()
 
 
@@ -64,40 +64,40 @@ class BreakerGuard:
         patience_s: float,
         calls_max: int,
         failures: tuple[type[Exception], ...],
-        dice: Random,
-        tell: Tell,
+        rng: Random,
+        on_change: OnStateChange,
     ) -> None:
         self.patience_s = patience_s
-        self.breaker = Breaker(BREAKER, OPEN_MAX_S, dice, tell)
+        self.breaker = Breaker(BREAKER, OPEN_MAX_S, rng, on_change)
         self._room = asyncio.Semaphore(calls_max)
         self._here_max = calls_max * QUEUE_PER_CALL
         self._here = 0
         self._failures = failures
 
     async def call(self, patience: Patience, work: Callable[[], Awaitable[T]], *, insist: bool = False) -> T:
-        """See Guard."""
+        """See StorageGuard."""
         if patience.left_s < LEAST_S:
             raise StorageLost("this request has waited long enough for it")
         if self._here >= self._here_max:
             raise StorageLost("too many ask at one time")
         began_s = clock.now()
-        permit = self.breaker.enter(began_s)
+        permit = self.breaker.try_acquire(began_s)
         if permit is None and not insist:
             raise StorageLost("its breaker is open")
-        end, asked_s, until_s = End.IGNORED, None, began_s + patience.left_s
+        end, asked_s, until_s = CallOutcome.IGNORED, None, began_s + patience.left_s
         self._here += 1
         try:
             async with asyncio.timeout_at(until_s), self._room:
                 asked_s = clock.now()
                 found = await work()
-            end = End.SLOW if self._slow(asked_s) and not insist else End.SUCCESS
+            end = CallOutcome.SLOW if self._slow(asked_s) and not insist else CallOutcome.SUCCESS
             return found
         except TimeoutError:
             its_fault = self._slow(asked_s) and clock.now() - until_s < OUR_FAULT_S
-            end = End.FAILURE if its_fault else End.IGNORED
+            end = CallOutcome.FAILURE if its_fault else CallOutcome.IGNORED
             raise StorageLost("it did not answer in time") from None
         except self._failures as error:
-            end = End.FAILURE
+            end = CallOutcome.FAILURE
             raise StorageLost(type(error).__name__) from None
         finally:
             self._here -= 1

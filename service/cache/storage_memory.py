@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from aiocache import SimpleMemoryCache
 
 from dub5.service import clock
-from dub5.service.cache.storage import EVERYTHING, Entry, Generations, next_generations
+from dub5.service.cache.storage import EVERYTHING, CacheEntry, Generations, next_generations
 from dub5.service.config.options import CacheBounds
 
 ENTRY_OVERHEAD_BYTES = 500  # of an entry's own parts, its places in our tables included
@@ -55,75 +55,75 @@ class MemoryStorage:
         """The loop's clock: a jump of the host's makes no answer older."""
         return clock.now()
 
-    async def read(self, places: Sequence[str]) -> tuple[list[Entry | None], Generations]:
+    async def read(self, digests: Sequence[str]) -> tuple[list[CacheEntry | None], Generations]:
         """See Storage."""
         await self._drop_expired()
-        for place in places:
-            if place in self._held:
-                self._held.move_to_end(place)
-        return [await self._cache.get(place) for place in places], self._generations
+        for digest in digests:
+            if digest in self._held:
+                self._held.move_to_end(digest)
+        return [await self._cache.get(digest) for digest in digests], self._generations
 
-    async def write(self, entry: Entry, life_s: float) -> None:
+    async def write(self, entry: CacheEntry, life_s: float) -> None:
         """See Storage. What is too large for the bounds is not kept."""
         size = len(entry.body) + ENTRY_OVERHEAD_BYTES
         await self._drop_expired()
-        await self._drop(entry.place)
+        await self._drop(entry.digest)
         if size > self.bounds.bytes_max:
             return
         while len(self._held) >= self.bounds.entries_max or self._bytes + size > self.bounds.bytes_max:
             await self._drop(next(iter(self._held)))
         ends_s = self.now() + life_s
-        self._held[entry.place] = _Held(size, ends_s)
+        self._held[entry.digest] = _Held(size, ends_s)
         self._bytes += size
-        heapq.heappush(self._ends, (ends_s, entry.place))
+        heapq.heappush(self._ends, (ends_s, entry.digest))
         self._tidy()
-        await self._cache.set(entry.place, entry)
+        await self._cache.set(entry.digest, entry)
 
-    async def claim(self, place: str, owner: str, for_s: float) -> bool:
+    async def claim(self, digest: str, owner: str, for_s: float) -> bool:
         """See Storage."""
         now_s = self.now()
-        if self._claims.get(place, ("", 0.0))[1] > now_s:
+        if self._claims.get(digest, ("", 0.0))[1] > now_s:
             return False
         if len(self._claims) >= self.bounds.entries_max:
-            self._claims = {place: claim for place, claim in self._claims.items() if claim[1] > now_s}
-        self._claims[place] = (owner, now_s + for_s)
+            self._claims = {digest: claim for digest, claim in self._claims.items() if claim[1] > now_s}
+        self._claims[digest] = (owner, now_s + for_s)
         return True
 
-    async def release(self, place: str, owner: str) -> None:
+    async def release(self, digest: str, owner: str) -> None:
         """See Storage."""
-        if self._claims.get(place, ("", 0.0))[0] == owner:
-            del self._claims[place]
+        if self._claims.get(digest, ("", 0.0))[0] == owner:
+            del self._claims[digest]
 
     async def invalidate(self, selectors: Sequence[str], token: str) -> None:
         """See Storage."""
         self._generations = next_generations(self._generations, selectors, token)
-        for place in list(self._held):
-            entry: Entry = await self._cache.get(place)
+        for digest in list(self._held):
+            entry: CacheEntry = await self._cache.get(digest)
             if not entry.valid(self._generations):
-                await self._drop(place)
+                await self._drop(digest)
 
     async def aclose(self) -> None:
         """See Storage."""
-        for place in list(self._held):
-            await self._drop(place)
+        for digest in list(self._held):
+            await self._drop(digest)
         self._ends.clear()
         self._claims.clear()
 
     async def _drop_expired(self) -> None:
         now_s = self.now()
         while self._ends and self._ends[0][0] <= now_s:
-            ends_s, place = heapq.heappop(self._ends)
-            if place in self._held and self._held[place].ends_s == ends_s:
-                await self._drop(place)
+            ends_s, digest = heapq.heappop(self._ends)
+            if digest in self._held and self._held[digest].ends_s == ends_s:
+                await self._drop(digest)
 
-    async def _drop(self, place: str) -> None:
-        held = self._held.pop(place, None)
+    async def _drop(self, digest: str) -> None:
+        held = self._held.pop(digest, None)
         if held is not None:
             self._bytes -= held.size
-            await self._cache.delete(place)
+            await self._cache.delete(digest)
 
     def _tidy(self) -> None:
         """The heap holds what was replaced or dropped, too: not more of that than of what is held."""
         if len(self._ends) > 2 * len(self._held) + 100:
-            self._ends = [(held.ends_s, place) for place, held in self._held.items()]
+            self._ends = [(held.ends_s, digest) for digest, held in self._held.items()]
             heapq.heapify(self._ends)

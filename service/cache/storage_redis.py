@@ -16,7 +16,14 @@ from urllib.parse import unquote, urlsplit
 from aiocache.serializers import BaseSerializer
 
 from dub5.service import clock
-from dub5.service.cache.storage import EVERYTHING, SELECTORS_MAX, Entry, Generations, packed, unpacked
+from dub5.service.cache.storage import (
+    EVERYTHING,
+    SELECTORS_MAX,
+    CacheEntry,
+    Generations,
+    decode_entry,
+    encode_entry,
+)
 from dub5.service.config.options import RedisOptions
 
 try:
@@ -70,7 +77,7 @@ class RedisStorage:
 
     across_processes = True
 
-    def __init__(self, url: str, options: RedisOptions, dice: Random) -> None:
+    def __init__(self, url: str, options: RedisOptions, rng: Random) -> None:
         self.failures: tuple[type[Exception], ...] = (
             RedisError,
             OSError,
@@ -80,9 +87,9 @@ class RedisStorage:
             TypeError,
             LookupError,
         )
-        self._cache = _connected(url, options)
+        self._cache = _connect(url, options)
         self._prefix = options.prefix
-        self._dice = dice
+        self._rng = rng
         self._keys = (f"{self._prefix}:version", f"{self._prefix}:generations")
         self._version: bytes | None = None
         self._generations: Generations = {}
@@ -91,26 +98,28 @@ class RedisStorage:
         """The host's clock: processes on several hosts agree on nothing better."""
         return clock.wall()
 
-    async def read(self, places: Sequence[str]) -> tuple[list[Entry | None], Generations]:
+    async def read(self, digests: Sequence[str]) -> tuple[list[CacheEntry | None], Generations]:
         """See Storage."""
-        keys = [*map(self._answer, places), self._keys[0]]
+        keys = [*map(self._answer, digests), self._keys[0]]
         *found, version = await self._cache.multi_get(keys)
         if version is None or version != self._version:
             await self._learn()
-        return [unpacked(one, place) for one, place in zip(found, places, strict=True)], self._generations
+        return [
+            decode_entry(one, digest) for one, digest in zip(found, digests, strict=True)
+        ], self._generations
 
-    async def write(self, entry: Entry, life_s: float) -> None:
+    async def write(self, entry: CacheEntry, life_s: float) -> None:
         """See Storage."""
-        await self._cache.set(self._answer(entry.place), packed(entry), ttl=float(max(life_s, 0.001)))
+        await self._cache.set(self._answer(entry.digest), encode_entry(entry), ttl=float(max(life_s, 0.001)))
 
-    async def claim(self, place: str, owner: str, for_s: float) -> bool:
+    async def claim(self, digest: str, owner: str, for_s: float) -> bool:
         """See Storage."""
         life_ms = max(1, round(for_s * 1000))
-        return bool(await self._cache.raw("set", self._claim(place), owner, nx=True, px=life_ms))
+        return bool(await self._cache.raw("set", self._claim(digest), owner, nx=True, px=life_ms))
 
-    async def release(self, place: str, owner: str) -> None:
+    async def release(self, digest: str, owner: str) -> None:
         """See Storage."""
-        await self._cache.raw("eval", _RELEASE, 1, self._claim(place), owner)
+        await self._cache.raw("eval", _RELEASE, 1, self._claim(digest), owner)
 
     async def invalidate(self, selectors: Sequence[str], token: str) -> None:
         """See Storage."""
@@ -123,7 +132,7 @@ class RedisStorage:
         await self._cache.client.connection_pool.disconnect()
 
     async def _learn(self) -> None:
-        token = f"{self._dice.getrandbits(64):016x}"
+        token = f"{self._rng.getrandbits(64):016x}"
         version, flat = await self._cache.raw("eval", _LEARN, 2, *self._keys, token)
         texts = [one.decode() for one in flat]
         generations = dict(zip(texts[::2], texts[1::2], strict=True))
@@ -131,14 +140,14 @@ class RedisStorage:
             raise ValueError("somebody else writes to our keys")
         self._version, self._generations = version, generations
 
-    def _answer(self, place: str) -> str:
-        return f"{self._prefix}:answer:{place}"
+    def _answer(self, digest: str) -> str:
+        return f"{self._prefix}:answer:{digest}"
 
-    def _claim(self, place: str) -> str:
-        return f"{self._prefix}:claim:{place}"
+    def _claim(self, digest: str) -> str:
+        return f"{self._prefix}:claim:{digest}"
 
 
-def _connected(url: str, options: RedisOptions) -> Any:
+def _connect(url: str, options: RedisOptions) -> Any:
     """aiocache's client, without what would wait or try again behind our back."""
     parts = urlsplit(url)
     more: dict[str, Any] = {

@@ -27,11 +27,11 @@ TARGET = "file/warm"  # who gave them, in x-dub5-target
 
 
 class Warm(NamedTuple):
-    """A route, and what its answers are kept by. `mark` is the gateway's."""
+    """A route, and what its answers are kept by. `fingerprint` is the gateway's."""
 
     route: str
     options: CacheOptions
-    mark: str
+    fingerprint: str
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
@@ -102,7 +102,7 @@ async def _keep(cache: AnswerCache, one: Warm, line: bytes) -> None:
     answer = bytes(said.answer)
     if not is_plain_text(answer):
         raise _Unusable("the answer is no finished chat.completion of plain text")
-    key = cache.key(ChatRequest("warm", Caller(), body, fields), one.options, one.mark)
+    key = cache.key(ChatRequest("warm", Caller(), body, fields), one.options, one.fingerprint)
     if key is None:
         raise _Unusable("answers to such a request are not kept: is its temperature 0?")
     key.patience = Patience(PATIENCE_S)

@@ -16,7 +16,7 @@ Window = Annotated[int, Meta(ge=1, le=600)]
 PriorityName = Literal["high", "normal", "low"]
 
 
-class Clocks(Struct, frozen=True):
+class TimeoutOptions(Struct, frozen=True):
     """How long each stage of an answer may take, in seconds. `total_s` is the deadline of the whole request."""
 
     pool_s: Seconds = 1.0

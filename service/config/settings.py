@@ -11,7 +11,6 @@ from dub5.service.config.options import (
     BudgetOptions,
     CacheBounds,
     CacheOptions,
-    Clocks,
     Count,
     DegradedOptions,
     HealthOptions,
@@ -21,6 +20,7 @@ from dub5.service.config.options import (
     ProbeOptions,
     RetryOptions,
     Seconds,
+    TimeoutOptions,
 )
 from dub5.service.model import Price
 
@@ -93,7 +93,7 @@ class RouteSettings(Struct, frozen=True):
     targets: Annotated[tuple[str, ...], Meta(min_length=1)]
     policy: PolicyName = "ordered"
     delivery: DeliveryName = "live"
-    clocks: Clocks = Clocks()
+    clocks: TimeoutOptions = TimeoutOptions()
     cache: CacheOptions = CacheOptions()
     degraded: DegradedOptions = DegradedOptions()
     notices: tuple[str, ...] = ()

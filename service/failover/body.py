@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Awaitable
 
 from dub5.service.providers.base import ProviderFault
-from dub5.service.timeouts import ClockRanOut, Watch
+from dub5.service.timeouts import TimedOut, Timeouts
 from dub5.service.wire.base import WireFailure, WireResponse
 
 ERROR_BYTES_MAX = 64 * 1024
@@ -13,7 +13,7 @@ ERROR_BODY_S = 1.0
 LINGER_S = 0.05
 
 
-class Body:
+class ResponseBody:
     """What is still to come of one answer."""
 
     def __init__(self, response: WireResponse) -> None:
@@ -56,14 +56,14 @@ class Body:
             pass
         return body
 
-    async def close(self, linger: Watch | None) -> None:
+    async def close(self, linger: Timeouts | None) -> None:
         """Lets the connection go. `linger`: the answer is over, and the last bytes of its framing may still be on their
         way; who guards the wait for them."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
         if linger is not None:
-            with contextlib.suppress(ClockRanOut, WireFailure):
-                while await linger.guard("linger", LINGER_S, self.read()):
+            with contextlib.suppress(TimedOut, WireFailure):
+                while await linger.run("linger", LINGER_S, self.read()):
                     pass
         await self._response.aclose()

@@ -12,7 +12,7 @@ from bisect import bisect_left, insort
 from collections import deque
 
 from dub5.service.config.options import HedgeOptions
-from dub5.service.resilience.window import Window
+from dub5.service.resilience.window import SlidingWindow
 
 SAMPLES_MAX = 200
 WINDOW_S = 60
@@ -52,7 +52,7 @@ class Hedges:
     def __init__(self, options: HedgeOptions) -> None:
         self._options = options
         self._took: dict[tuple[str, bool, int], Percentile] = {}
-        self._window = Window(WINDOW_S, 2)
+        self._window = SlidingWindow(WINDOW_S, 2)
 
     def note_request(self, now_s: float) -> None:
         """A request began."""

@@ -1,12 +1,12 @@
-"""One answer from many tries: the only loop over targets.
+"""Failover: one answer from many attempts. The only loop over targets. Call `Failover.run(context, targets)`.
 
-    run     walk the targets in order; then those that are better than nobody; then say why not
-    walk    enter     a pass from the guards, or the next target
-            ask       a try; once more here if backoff says so and the budget pays
-            hedge     a target that takes longer than usual, or half the time there is, gets another one beside it
-            race      a probe or trial and the rest of the walk side by side: nobody waits for who may be dead
+    try_all      try the targets in order, then the last resorts; else `exhausted_error` says why nobody answered
+    try_targets  acquire   a permit from the guards, or go on to the next target
+                 attempt   one attempt; retry here if `decide_retry` says so and the retry budget covers it
+                 hedge     a target that takes longer than usual, or half of the deadline, gets a second one beside it
+                 race      a probe or canary in parallel with the other targets: no request waits for a dead one
 
-A failure is classified once; the guards, the trail and this loop all take that verdict. Before the commit point
+A failure is classified once; the guards, the trail and this loop all use that classification. Before the commit point
 nothing has been sent to the client and any target may still answer. After it, none may.
 """
 
@@ -20,390 +20,428 @@ from dub5.service import clock
 from dub5.service.config.options import RetryOptions
 from dub5.service.errors import GatewayError
 from dub5.service.events import Hedged
-from dub5.service.failover.attempt import BROKEN, CANCELLED, OUTRUN, Found, Streaming, Try
-from dub5.service.failover.context import Means, Task
-from dub5.service.failover.final_error import UNSUPPORTED, why_not
-from dub5.service.failover.race import Beside, Leg, first
-from dub5.service.model import Attempt, Target
-from dub5.service.resilience.circuit_breaker import PROOFS
-from dub5.service.resilience.classify import Then, Verdict, classify
+from dub5.service.failover.attempt import (
+    ATTEMPT_ERRORS,
+    CANCELLED,
+    SUPERSEDED,
+    Attempt,
+    ProviderAnswer,
+    StreamedAnswer,
+)
+from dub5.service.failover.context import Dependencies, RequestContext
+from dub5.service.failover.final_error import UNSUPPORTED, exhausted_error
+from dub5.service.failover.race import Branch, PendingHedge, first_success
+from dub5.service.model import AttemptRecord, Target
+from dub5.service.resilience.circuit_breaker import SUCCESSES_REQUIRED
+from dub5.service.resilience.classify import Classification, Then, classify
 from dub5.service.resilience.fleet import Fleet
-from dub5.service.resilience.permit import Pass
-from dub5.service.resilience.retry import Again, Fare, Tries, again
-from dub5.service.resilience.target import Barred
-from dub5.service.timeouts import NEVER, ClockRanOut, Interrupted, Watch
+from dub5.service.resilience.permit import Permit
+from dub5.service.resilience.retry import BudgetCharge, RetryDecision, RetryState, decide_retry
+from dub5.service.resilience.target import NotPermitted
+from dub5.service.timeouts import NEVER, Interrupted, TimedOut, Timeouts
 
 T = TypeVar("T")
-LATEST = 0.75  # of the time left is when another one is asked at last
+LATE_HEDGE_SHARE = 0.75  # of the time left is when another one is asked at last
 ATTEMPT_MIN_S = 0.05  # with less time left than this, no try can bring an answer
 
 
-class Runner:
+class Failover:
     """Asks targets until one answers."""
 
-    def __init__(self, means: Means, fleet: Fleet, options: RetryOptions, dice: Random) -> None:
-        self.means = means
+    def __init__(self, dependencies: Dependencies, fleet: Fleet, options: RetryOptions, rng: Random) -> None:
+        self.dependencies = dependencies
         self.fleet = fleet
         self.options = options
-        self.dice = dice
-        self._heard: dict[asyncio.Task[None], None] = {}
+        self.rng = rng
+        self._background: dict[asyncio.Task[None], None] = {}
         self._ending: dict[asyncio.Future[list[None]], None] = {}
 
-    async def run(self, task: Task, targets: Sequence[Target]) -> Found:
-        """The first answer to be had. Raises GatewayError; the trail in `task` says what was tried."""
-        self.means.hedges.note_request(clock.now())
-        found = await _Walk(self, task, task.watch).to_the_end(targets)
-        if found is None:
-            raise self._why_not(task, targets)
-        return found
+    async def run(self, context: RequestContext, targets: Sequence[Target]) -> ProviderAnswer:
+        """The first answer to be had. Raises GatewayError; the trail in `context` says what was tried."""
+        self.dependencies.hedges.note_request(clock.now())
+        answer = await _FailoverLoop(self, context, context.timeouts).try_all(targets)
+        if answer is None:
+            raise self._exhausted_error(context, targets)
+        return answer
 
-    async def probe(self, task: Task, target: Target) -> None:
+    async def probe(self, context: RequestContext, target: Target) -> None:
         """Asks one target whether it is back, for nobody. Its guards hear the answer."""
-        found = await _Walk(self, task, task.watch).over([target], "probe")
-        if isinstance(found, Streaming):
-            await found.aclose(OUTRUN)
+        answer = await _FailoverLoop(self, context, context.timeouts).try_targets([target], "probe")
+        if isinstance(answer, StreamedAnswer):
+            await answer.aclose(SUPERSEDED)
 
     @property
-    def hearing(self) -> int:
+    def in_background(self) -> int:
         """How many are heard out now."""
-        return len(self._heard)
+        return len(self._background)
 
-    def hear_out(self, leg: Leg) -> None:
+    def finish_in_background(self, branch: Branch) -> None:
         """A probe that was outrun goes on by itself, until it has told whether its target is back."""
-        leg.go_on_for_nobody()
-        heard = asyncio.create_task(leg.close(), name="probe heard out")
-        self._heard[heard] = None
-        heard.add_done_callback(self._heard.pop)
+        branch.continue_in_background()
+        finishing = asyncio.create_task(branch.close(), name="probe heard out")
+        self._background[finishing] = None
+        finishing.add_done_callback(self._background.pop)
 
-    async def end(self, *legs: Leg, outrun: bool) -> None:
+    async def end(self, *branches: Branch, superseded: bool) -> None:
         """They are not wanted any more. Who is cancelled meanwhile need not wait: they end, and give back what they
         took, all the same."""
-        ending = asyncio.gather(*(leg.end(outrun) for leg in legs))
+        ending = asyncio.gather(*(branch.end(superseded) for branch in branches))
         self._ending[ending] = None
         ending.add_done_callback(self._ending.pop)
         await asyncio.shield(ending)
 
     async def aclose(self) -> None:
         """Ends the probes that are still out."""
-        for heard in list(self._heard):
-            heard.cancel()
-            await asyncio.gather(heard, return_exceptions=True)
+        for finishing in list(self._background):
+            finishing.cancel()
+            await asyncio.gather(finishing, return_exceptions=True)
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    def _why_not(self, task: Task, targets: Sequence[Target]) -> GatewayError:
+    def _exhausted_error(self, context: RequestContext, targets: Sequence[Target]) -> GatewayError:
         now_s = clock.now()
-        unable = {attempt.target for attempt in task.trail if attempt.reason.startswith(UNSUPPORTED)}
-        able = [
+        incapable = {attempt.target for attempt in context.trail if attempt.reason.startswith(UNSUPPORTED)}
+        capable = [
             target
             for target in targets
-            if target.name not in unable and self.means.upstreams[target].carries(task.request)
+            if target.name not in incapable and self.dependencies.upstreams[target].supports(context.request)
         ]
-        wait_s = min(self.fleet.wait_s(target, now_s) for target in able or targets)
-        out_of_time = task.watch.deadline_s - now_s < ATTEMPT_MIN_S
-        return why_not(task, wait_s, out_of_time=out_of_time, able=bool(able))
+        wait_s = min(self.fleet.wait_s(target, now_s) for target in capable or targets)
+        out_of_time = context.timeouts.deadline_s - now_s < ATTEMPT_MIN_S
+        return exhausted_error(context, wait_s, out_of_time=out_of_time, feature_available=bool(capable))
 
 
-class _Walk:
-    """One way over targets, for one request. `watch` guards its waits."""
+class _FailoverLoop:
+    """One way over targets, for one request. `timeouts` guards its waits."""
 
-    def __init__(self, runner: Runner, task: Task, watch: Watch, leg: Leg | None = None) -> None:
-        self._leg = leg  # None: the request's own
-        self._runner = runner
-        self._fleet = runner.fleet
-        self._task = task
-        self._watch = watch
-        self._soft: list[Target] = []  # passed over, though better than nobody
-        self._trying: Try | None = None
+    def __init__(
+        self, failover: Failover, context: RequestContext, timeouts: Timeouts, branch: Branch | None = None
+    ) -> None:
+        self._branch = branch  # None: the request's own
+        self._failover = failover
+        self._fleet = failover.fleet
+        self._context = context
+        self._timeouts = timeouts
+        self._last_resorts: list[Target] = []  # passed over, though better than nobody
+        self._current: Attempt | None = None
 
-    async def to_the_end(
+    async def try_all(
         self,
         targets: Sequence[Target],
         kind: str = "first",
-        soft: Sequence[Target] = (),
-        fare: Fare = Fare.FIRST,
-    ) -> Found | None:
-        """The first answer of all targets, at last of those that were passed over, now or before (`soft`), and are
-        better than nobody. `kind` and `fare` are of the first try."""
-        self._soft += soft
-        found = await self.over(targets, kind, fare)
-        if found is None and self._soft:
-            soft, self._soft = self._soft, []
-            kind = "first" if fare is Fare.FREE else kind  # what was paid for was another one
-            found = await self.over(soft, kind, last_resort=True)
-        return found
+        last_resorts: Sequence[Target] = (),
+        charge: BudgetCharge = BudgetCharge.DEPOSIT,
+    ) -> ProviderAnswer | None:
+        """The first answer of all targets, at last of those that were passed over, now or before (`last_resorts`), and are
+        better than nobody. `kind` and `charge` are of the first try."""
+        self._last_resorts += last_resorts
+        answer = await self.try_targets(targets, kind, charge)
+        if answer is None and self._last_resorts:
+            last_resorts, self._last_resorts = self._last_resorts, []
+            kind = "first" if charge is BudgetCharge.NONE else kind  # what was paid for was another one
+            answer = await self.try_targets(last_resorts, kind, last_resort=True)
+        return answer
 
-    async def over(
+    async def try_targets(
         self,
         targets: Sequence[Target],
         kind: str = "first",
-        fare: Fare = Fare.FIRST,
+        charge: BudgetCharge = BudgetCharge.DEPOSIT,
         *,
         last_resort: bool = False,
-    ) -> Found | None:
+    ) -> ProviderAnswer | None:
         """The first answer on this way; None: nobody gave one."""
-        stored = self._task.request.stored  # asked twice leaves two: nobody is asked beside anybody
+        # A request with side effects that is sent twice leaves two: no target is asked beside another one.
+        has_side_effects = self._context.request.has_side_effects
         for i, target in enumerate(targets):
             now_s = clock.now()
-            if self._task.given_up or self._watch.deadline_s - now_s < ATTEMPT_MIN_S:
+            if self._context.given_up or self._timeouts.deadline_s - now_s < ATTEMPT_MIN_S:
                 return None
-            if stored and not last_resort and self._fleet.probe_due(target, now_s):
-                self._soft.append(target)  # it may be dead, and nobody may be asked beside it
+            if has_side_effects and not last_resort and self._fleet.probe_due(target, now_s):
+                self._last_resorts.append(target)  # it may be dead, and nobody may be asked beside it
                 continue
-            leave = self._enter(target, now_s, fare, last_resort)
-            if leave is None:
-                if fare is Fare.FREE:  # who was paid for has no room any more
-                    kind, fare = "first", Fare.FIRST
+            permit = self._acquire(target, now_s, charge, last_resort)
+            if permit is None:
+                if charge is BudgetCharge.NONE:  # who was paid for has no room any more
+                    kind, charge = "first", BudgetCharge.DEPOSIT
                 continue
             rest = targets[i + 1 :]
-            if self._is_trial(target, leave, rest, now_s):
-                return await self._race(target, leave, rest)
+            if self._should_race(target, permit, rest, now_s):
+                return await self._race(target, permit, rest)
             if delays_s := self._hedge_delays_s(target, rest):
-                found, at_the_end = await self._ask_hedged(target, leave, rest, delays_s)
+                answer, exhausted = await self._attempt_hedged(target, permit, rest, delays_s)
             else:
-                found, at_the_end = await self._ask(target, leave, kind, rest), False
-            if found is not None or at_the_end:
-                return found
-            kind, fare = "first", Fare.FIRST
+                answer, exhausted = await self._attempt_target(target, permit, kind, rest), False
+            if answer is not None or exhausted:
+                return answer
+            kind, charge = "first", BudgetCharge.DEPOSIT
         return None
 
-    def _enter(self, target: Target, now_s: float, fare: Fare, last_resort: bool) -> Pass | None:
-        leave = self._fleet.enter(target, now_s, fare, last_resort=last_resort)
-        if isinstance(leave, Pass):
-            return leave
-        at_s = now_s - self._task.started_s
-        self._task.trail.append(Attempt(target.name, at_s, at_s, leave.reason, tried=False))
-        if leave.soft and not last_resort:
-            self._soft.append(target)
+    def _acquire(
+        self, target: Target, now_s: float, charge: BudgetCharge, last_resort: bool
+    ) -> Permit | None:
+        permit = self._fleet.try_acquire(target, now_s, charge, last_resort=last_resort)
+        if isinstance(permit, Permit):
+            return permit
+        at_s = now_s - self._context.started_s
+        self._context.trail.append(AttemptRecord(target.name, at_s, at_s, permit.reason, tried=False))
+        if permit.usable_as_last_resort and not last_resort:
+            self._last_resorts.append(target)
         return None
 
-    def _is_trial(self, target: Target, leave: Pass, rest: Sequence[Target], now_s: float) -> bool:
+    def _should_race(self, target: Target, permit: Permit, rest: Sequence[Target], now_s: float) -> bool:
         """Whether this one may be dead or sick, and somebody else can be asked instead."""
-        stored = self._task.request.stored
-        if leave.probe:
-            return self._task.stand_in or not (stored or self._is_last(rest))
-        if stored or self._fleet.does_well(target, now_s):
+        has_side_effects = self._context.request.has_side_effects
+        if permit.probe:
+            return self._context.has_fallback or not (has_side_effects or self._is_last(rest))
+        if has_side_effects or self._fleet.is_healthy(target, now_s):
             return False
         return any(
-            self._fleet.does_well(other, now_s) and self._fleet.may_ask(other, now_s) for other in rest
+            self._fleet.is_healthy(other, now_s) and self._fleet.may_ask(other, now_s) for other in rest
         )
 
     def _is_last(self, rest: Sequence[Target]) -> bool:
         """Whether nobody else can be asked now."""
         now_s = clock.now()
-        return not any(self._fleet.may_ask(other, now_s) for other in (*rest, *self._soft))
+        return not any(self._fleet.may_ask(other, now_s) for other in (*rest, *self._last_resorts))
 
-    async def _ask(self, target: Target, leave: Pass, kind: str, rest: Sequence[Target]) -> Found | None:
+    async def _attempt_target(
+        self, target: Target, permit: Permit, kind: str, rest: Sequence[Target]
+    ) -> ProviderAnswer | None:
         """One target, and the same again while that is sensible; `rest` is who comes after it."""
-        task, tries = self._task, Tries()
+        context, retry_state = self._context, RetryState()
         while True:
-            outcome = await self._try(target, leave, kind, fresh=tries.fresh)
-            if not isinstance(outcome, Verdict):
+            outcome = await self._attempt_once(target, permit, kind, fresh=retry_state.fresh)
+            if not isinstance(outcome, Classification):
                 return outcome
-            task.verdicts.append(outcome)
-            task.given_up = task.given_up or outcome.then is Then.GIVE_UP
+            context.classifications.append(outcome)
+            context.given_up = context.given_up or outcome.then is Then.GIVE_UP
             last = self._is_last(rest)
-            following = self._again(target, outcome, tries, last)
-            if following is None or not self._has_time(following.wait_s):
+            decision = self._decide_retry(target, outcome, retry_state, last)
+            if decision is None or not self._has_time(decision.wait_s):
                 return None
-            if following.wait_s:
-                pause = asyncio.sleep(following.wait_s)
-                await self._waited(self._watch.guard("backoff", NEVER, pause))
-            if self._leg is not None and self._leg.for_nobody and following.fare is Fare.PAID:
+            if decision.wait_s:
+                pause = asyncio.sleep(decision.wait_s)
+                await self._await_provider(self._timeouts.run("backoff", NEVER, pause))
+            if (
+                self._branch is not None
+                and self._branch.in_background
+                and decision.charge is BudgetCharge.WITHDRAW
+            ):
                 return None
-            entered = self._fleet.enter(target, clock.now(), following.fare, last_resort=last)
-            if isinstance(entered, Barred):
+            acquired = self._fleet.try_acquire(target, clock.now(), decision.charge, last_resort=last)
+            if isinstance(acquired, NotPermitted):
                 return None
-            leave, kind = entered, following.why
-            tries.note(following)
+            permit, kind = acquired, decision.why
+            retry_state.note(decision)
 
-    def _again(self, target: Target, verdict: Verdict, tries: Tries, last: bool) -> Again | None:
-        runner, fleet, now_s = self._runner, self._fleet, clock.now()
-        return again(
-            verdict,
-            tries,
-            stored=self._task.request.stored,
+    def _decide_retry(
+        self, target: Target, classification: Classification, retry_state: RetryState, last: bool
+    ) -> RetryDecision | None:
+        failover, fleet, now_s = self._failover, self._fleet, clock.now()
+        return decide_retry(
+            classification,
+            retry_state,
+            has_side_effects=self._context.request.has_side_effects,
             last=last,
-            other_key=tries.keys < fleet.keys(target) - 1 and fleet.has_free_key(target, now_s),
-            healthy=fleet.does_well(target, now_s),
-            options=runner.options,
-            dice=runner.dice,
+            other_key=retry_state.keys < fleet.keys(target) - 1 and fleet.has_free_key(target, now_s),
+            healthy=fleet.is_healthy(target, now_s),
+            options=failover.options,
+            rng=failover.rng,
         )
 
-    async def _try(self, target: Target, leave: Pass, kind: str, *, fresh: bool) -> Found | Verdict:
-        self._trying = attempt = Try(self._runner.means, self._task, target, leave, self._watch, kind)
+    async def _attempt_once(
+        self, target: Target, permit: Permit, kind: str, *, fresh: bool
+    ) -> ProviderAnswer | Classification:
+        self._current = attempt = Attempt(
+            self._failover.dependencies, self._context, target, permit, self._timeouts, kind
+        )
         try:
-            return await self._waited(attempt.open(fresh))
-        except BROKEN as error:
-            verdict = leave.reconsider(classify(error), clock.now())
-            attempt.end(verdict)
+            return await self._await_provider(attempt.open(fresh))
+        except ATTEMPT_ERRORS as error:
+            classification = permit.reconsider(classify(error), clock.now())
+            attempt.end(classification)
             await attempt.close()
-            return verdict
+            return classification
         except Interrupted:
-            leave.doubt(clock.now())
-            attempt.end(OUTRUN)
+            permit.record_inconclusive(clock.now())
+            attempt.end(SUPERSEDED)
             await attempt.close()
             raise
         except BaseException:  # cancelled, or a defect of ours: what was taken goes back all the same
-            attempt.end(OUTRUN if self.outrun else CANCELLED)
+            attempt.end(SUPERSEDED if self.superseded else CANCELLED)
             await attempt.close()
             raise
 
     def _hedge_delays_s(self, target: Target, rest: Sequence[Target]) -> dict[str, float]:
         """After how long another target is asked beside this one, and why then; nothing: not at all."""
-        task, hedges = self._task, self._runner.means.hedges
-        request, clocks = task.request, task.clocks
-        if self._watch is not task.watch or not rest or request.stored:
+        context, hedges = self._context, self._failover.dependencies.hedges
+        request, timeout_options = context.request, context.timeout_options
+        if self._timeouts is not context.timeouts or not rest or request.has_side_effects:
             return {}
         delays_s = {}
         if (usual_s := hedges.delay_s(target.name, request.stream, request.size)) is not None:
             delays_s["slow"] = usual_s
-        left_s = task.watch.deadline_s - clock.now()
-        if left_s <= (clocks.first_token_s if request.stream else clocks.whole_answer_s):
+        left_s = context.timeouts.deadline_s - clock.now()
+        if left_s <= (timeout_options.first_token_s if request.stream else timeout_options.whole_answer_s):
             # Else this one could use up all the time there is. One that often takes longer than half of it is waited for.
-            delays_s["late"] = max(left_s / 2, min(usual_s or 0.0, left_s * LATEST))
+            delays_s["late"] = max(left_s / 2, min(usual_s or 0.0, left_s * LATE_HEDGE_SHARE))
         return delays_s
 
-    async def _ask_hedged(
-        self, target: Target, leave: Pass, rest: Sequence[Target], delays_s: Mapping[str, float]
-    ) -> tuple[Found | None, bool]:
+    async def _attempt_hedged(
+        self, target: Target, permit: Permit, rest: Sequence[Target], delays_s: Mapping[str, float]
+    ) -> tuple[ProviderAnswer | None, bool]:
         """One target, and after a while another one beside it: the first content wins. Also whether the rest of the
         way was walked."""
-        watch, beside, loop = self._watch, Beside(), asyncio.get_running_loop()
+        timeouts, hedge, loop = self._timeouts, PendingHedge(), asyncio.get_running_loop()
         timers = [
-            loop.call_later(delay_s, self._hedge, target, rest, beside, why)
+            loop.call_later(delay_s, self._start_hedge, target, rest, hedge, why)
             for why, delay_s in delays_s.items()
         ]
-        found: Found | None = None
+        answer: ProviderAnswer | None = None
         try:
             try:
                 with contextlib.suppress(Interrupted):
-                    found = await self._ask(target, leave, "first", rest)
+                    answer = await self._attempt_target(target, permit, "first", rest)
             finally:
                 for timer in timers:
                     timer.cancel()
-                beside.may_interrupt = False
-                watch.calm()
-            if found is None and beside.leg is not None and not self._task.given_up:
-                with contextlib.suppress(ClockRanOut):  # the deadline: there is nothing to tell but that
-                    found = await self._waited(watch.guard("race", NEVER, first(self._task, beside.leg)))
+                hedge.may_interrupt = False
+                timeouts.resume()
+            if answer is None and hedge.branch is not None and not self._context.given_up:
+                with contextlib.suppress(TimedOut):  # the deadline: there is nothing to tell but that
+                    answer = await self._await_provider(
+                        timeouts.run("race", NEVER, first_success(self._context, hedge.branch))
+                    )
         finally:
-            if beside.leg is not None and (found is None or found is not beside.leg.found):
-                await self._end_beside(beside.leg, found)
-        if isinstance(found, Streaming):
-            found.move_to(watch)
-        return found, beside.leg is not None
+            if hedge.branch is not None and (answer is None or answer is not hedge.branch.answer):
+                await self._end_hedge(hedge.branch, answer)
+        if isinstance(answer, StreamedAnswer):
+            answer.move_to(timeouts)
+        return answer, hedge.branch is not None
 
-    def _hedge(self, target: Target, rest: Sequence[Target], beside: Beside, why: str) -> None:
+    def _start_hedge(self, target: Target, rest: Sequence[Target], hedge: PendingHedge, why: str) -> None:
         """The time is up: another target is asked. One that is slow must be within the share of hedges, and is paid for;
         one that is late is a failover that gives nobody up: free, if somebody does well, and else paid for."""
-        fleet, runner, task, now_s = self._fleet, self._runner, self._task, clock.now()
-        hedges, late = runner.means.hedges, why == "late"
-        began = self._trying is not None and self._trying.first_token_s is not None
-        if beside.leg is not None or not self._has_time(0.0) or (began and not late):
+        fleet, failover, context, now_s = self._fleet, self._failover, self._context, clock.now()
+        hedges, late = failover.dependencies.hedges, why == "late"
+        began = self._current is not None and self._current.first_token_s is not None
+        if hedge.branch is not None or not self._has_time(0.0) or (began and not late):
             return  # a stream that is held until it is whole may take long and be as quick as usual
-        away = [o for o in rest if o.provider != target.provider and fleet.may_ask(o, now_s)]
-        well = [o for o in away if fleet.does_well(o, now_s) and not fleet.on_ramp(o, now_s)]
-        if late and not well:  # or nobody would learn that one of them is back
-            other = next((o for o in away if not fleet.probe_due(o, now_s)), None)
+        elsewhere = [o for o in rest if o.provider != target.provider and fleet.may_ask(o, now_s)]
+        healthy = [o for o in elsewhere if fleet.is_healthy(o, now_s) and not fleet.in_slow_start(o, now_s)]
+        if late and not healthy:  # or nobody would learn that one of them is back
+            other = next((o for o in elsewhere if not fleet.probe_due(o, now_s)), None)
         else:
-            other = well[0] if well else None
-        free = late and bool(well)
-        if other is None or not (free or ((late or hedges.may_send(now_s)) and fleet.pay(other, now_s))):
+            other = healthy[0] if healthy else None
+        free = late and bool(healthy)
+        if other is None or not (free or ((late or hedges.may_send(now_s)) and fleet.withdraw(other, now_s))):
             return
         if not late:
             hedges.note_hedge(now_s)
-        runner.means.events.emit(Hedged(task.request.id, task.route, target.name, why))
-        way = [other, *(o for o in rest if o is not other)]
-        fare = Fare.FIRST if free else Fare.FREE
-        beside.leg = leg = Leg(
-            task,
-            self._watch.deadline_s,
-            lambda leg, watch: _Walk(runner, task, watch, leg).to_the_end(way, "hedge", fare=fare),
+        failover.dependencies.events.emit(Hedged(context.request.id, context.route, target.name, why))
+        targets = [other, *(o for o in rest if o is not other)]
+        charge = BudgetCharge.DEPOSIT if free else BudgetCharge.NONE
+        hedge.branch = branch = Branch(
+            context,
+            self._timeouts.deadline_s,
+            lambda branch, timeouts: _FailoverLoop(failover, context, timeouts, branch).try_all(
+                targets, "hedge", charge=charge
+            ),
         )
 
         def done(_: object) -> None:
-            if beside.may_interrupt and leg.found is not None:
-                self._watch.interrupt()
+            if hedge.may_interrupt and branch.answer is not None:
+                self._timeouts.interrupt()
 
-        leg.task.add_done_callback(done)
+        branch.task.add_done_callback(done)
 
-    async def _race(self, target: Target, leave: Pass, rest: Sequence[Target]) -> Found | None:
+    async def _race(self, target: Target, permit: Permit, rest: Sequence[Target]) -> ProviderAnswer | None:
         """A probe or trial, and the rest of the way beside it: the first content wins. A probe that was outrun is
         heard out, and so is a trial, unless that would cost a whole answer and there are proofs enough; others that were
         outrun are ended."""
-        runner, task = self._runner, self._task
-        kind, why = ("probe", "probe") if leave.probe else ("first", "degraded")
-        runner.means.events.emit(Hedged(task.request.id, task.route, target.name, why))
-        alone_s = task.clocks.connect_s + task.clocks.first_token_s  # it may have to go on without us
-        own_s = max(self._watch.deadline_s, clock.now() + alone_s)
-        probe = Leg(
-            task, own_s, lambda leg, watch: _Walk(runner, task, watch, leg)._ask(target, leave, kind, rest)
+        failover, context = self._failover, self._context
+        kind, why = ("probe", "probe") if permit.probe else ("first", "degraded")
+        failover.dependencies.events.emit(Hedged(context.request.id, context.route, target.name, why))
+        # The probe may have to go on without the request.
+        alone_s = context.timeout_options.connect_s + context.timeout_options.first_token_s
+        own_s = max(self._timeouts.deadline_s, clock.now() + alone_s)
+        probe = Branch(
+            context,
+            own_s,
+            lambda branch, timeouts: _FailoverLoop(failover, context, timeouts, branch)._attempt_target(
+                target, permit, kind, rest
+            ),
         )
-        soft, self._soft = self._soft, []
+        last_resorts, self._last_resorts = self._last_resorts, []
         now_s = clock.now()
         # Those who do well go first, or each of the others would be raced again, all at one time.
-        way = sorted(rest, key=lambda other: not self._fleet.does_well(other, now_s))
-        others = Leg(
-            task,
-            self._watch.deadline_s,
-            lambda leg, watch: _Walk(runner, task, watch, leg).to_the_end(way, "hedge", soft),
+        targets = sorted(rest, key=lambda other: not self._fleet.is_healthy(other, now_s))
+        others = Branch(
+            context,
+            self._timeouts.deadline_s,
+            lambda branch, timeouts: _FailoverLoop(failover, context, timeouts, branch).try_all(
+                targets, "hedge", last_resorts
+            ),
         )
-        unless = others if leave.probe and task.stand_in else None
-        sure = None if leave.probe else probe  # a trial may answer what another one refuses
-        found: Found | None = None
+        unless = others if permit.probe and context.has_fallback else None
+        sure = None if permit.probe else probe  # a trial may answer what another one refuses
+        answer: ProviderAnswer | None = None
         try:
-            found = await self._waited(
-                self._watch.guard("race", NEVER, first(task, probe, others, unless=unless, sure=sure))
+            answer = await self._await_provider(
+                self._timeouts.run(
+                    "race", NEVER, first_success(context, probe, others, unless=unless, sure=sure)
+                )
             )
-        except ClockRanOut:
+        except TimedOut:
             pass  # the deadline: there is nothing to tell but that
         except BaseException:
             try:
-                await runner.end(probe, others, outrun=self.outrun)
+                await failover.end(probe, others, superseded=self.superseded)
             finally:
-                leave.end(CANCELLED, clock.now(), reached=False)  # the probe may not even have begun
+                permit.end(CANCELLED, clock.now(), reached=False)  # the probe may not even have begun
             raise
         try:
             if not probe.task.done():
-                begins = task.request.stream and not task.whole  # then it is heard until its first content
-                if leave.probe or begins or self._lacks_proof(target):
-                    runner.hear_out(probe)
+                # A stream is read until its first content.
+                begins = context.request.stream and not context.deliver_whole
+                if permit.probe or begins or self._needs_success(target):
+                    failover.finish_in_background(probe)
                 else:
-                    await runner.end(probe, outrun=True)
-            if found is None or found is probe.found:
-                await runner.end(others, outrun=True)
+                    await failover.end(probe, superseded=True)
+            if answer is None or answer is probe.answer:
+                await failover.end(others, superseded=True)
         except BaseException:  # cancelled meanwhile: nobody takes what was found
-            await runner.end(probe, others, outrun=self.outrun)
+            await failover.end(probe, others, superseded=self.superseded)
             raise
-        if isinstance(found, Streaming):
-            found.move_to(self._watch)
-        return found
+        if isinstance(answer, StreamedAnswer):
+            answer.move_to(self._timeouts)
+        return answer
 
-    async def _end_beside(self, leg: Leg, found: Found | None) -> None:
+    async def _end_hedge(self, branch: Branch, answer: ProviderAnswer | None) -> None:
         try:
-            await self._runner.end(leg, outrun=found is not None)
+            await self._failover.end(branch, superseded=answer is not None)
         except BaseException:  # cancelled meanwhile: nobody takes what was found
-            if isinstance(found, Streaming):
-                await found.aclose(OUTRUN if self.outrun else CANCELLED)
+            if isinstance(answer, StreamedAnswer):
+                await answer.aclose(SUPERSEDED if self.superseded else CANCELLED)
             raise
 
-    def _lacks_proof(self, target: Target) -> bool:
+    def _needs_success(self, target: Target) -> bool:
         """Whether a whole answer that nobody waits for is worth its price: it may end a suspicion, which costs more."""
-        return self._fleet.is_suspect(target) and self._runner.hearing < PROOFS
+        return self._fleet.on_probation(target) and self._failover.in_background < SUCCESSES_REQUIRED
 
     def _has_time(self, wait_s: float) -> bool:
-        return self._watch.deadline_s - clock.now() >= wait_s + ATTEMPT_MIN_S
+        return self._timeouts.deadline_s - clock.now() >= wait_s + ATTEMPT_MIN_S
 
     @property
-    def outrun(self) -> bool:
+    def superseded(self) -> bool:
         """Whether another way was faster."""
-        return self._leg is not None and self._leg.outrun
+        return self._branch is not None and self._branch.superseded
 
-    async def _waited(self, wait: Awaitable[T]) -> T:
+    async def _await_provider(self, awaitable: Awaitable[T]) -> T:
         """Waits, and counts the time as the providers', not ours."""
-        task, before_ns = self._task, clock.tick_ns()
+        context, before_ns = self._context, clock.tick_ns()
         try:
-            return await wait
+            return await awaitable
         finally:
-            if self._watch is task.watch:
-                task.upstream_ns += clock.tick_ns() - before_ns
+            if self._timeouts is context.timeouts:
+                context.upstream_ns += clock.tick_ns() - before_ns

@@ -12,26 +12,26 @@ from random import Random
 
 from dub5.service.config.settings import PolicyName
 from dub5.service.model import Target
-from dub5.service.resilience.health import Standing
+from dub5.service.resilience.health import RoutingScore
 
 
 def order(
-    targets: Sequence[Target], policy: PolicyName, standing: Callable[[Target], Standing], dice: Random
+    targets: Sequence[Target], policy: PolicyName, score: Callable[[Target], RoutingScore], rng: Random
 ) -> list[Target]:
     """The targets of a route as they should be asked."""
     if len(targets) == 1:
         return list(targets)
-    seen = {target: standing(target) for target in targets}
+    scores = {target: score(target) for target in targets}
     if policy == "balanced":
-        targets = _drawn(targets, seen, dice)
-    return sorted(targets, key=lambda target: seen[target].rank)
+        targets = _two_choices(targets, scores, rng)
+    return sorted(targets, key=lambda target: scores[target].rank)
 
 
-def _drawn(targets: Sequence[Target], seen: dict[Target, Standing], dice: Random) -> list[Target]:
-    left, drawn = list(targets), []
+def _two_choices(targets: Sequence[Target], scores: dict[Target, RoutingScore], rng: Random) -> list[Target]:
+    left, chosen = list(targets), []
     while len(left) > 1:
-        one, other = dice.sample(left, 2)
-        better = one if seen[one].load_s <= seen[other].load_s else other
+        one, other = rng.sample(left, 2)
+        better = one if scores[one].load_s <= scores[other].load_s else other
         left.remove(better)
-        drawn.append(better)
-    return drawn + left
+        chosen.append(better)
+    return chosen + left

@@ -12,20 +12,29 @@ from random import Random
 from msgspec import Raw
 
 from dub5.service import clock
-from dub5.service.config.options import Clocks, ProbeOptions
-from dub5.service.failover.context import Task
-from dub5.service.failover.loop import Runner
-from dub5.service.failover.rejected_content import Notices
-from dub5.service.model import Asked, Caller, ChatBody, ChatRequest, EmbedBody, EmbedRequest, Message, Target
-from dub5.service.timeouts import Watch
+from dub5.service.config.options import ProbeOptions, TimeoutOptions
+from dub5.service.failover.context import RequestContext
+from dub5.service.failover.loop import Failover
+from dub5.service.failover.rejected_content import RejectPatterns
+from dub5.service.model import (
+    AnyRequest,
+    Caller,
+    ChatBody,
+    ChatRequest,
+    EmbedBody,
+    EmbedRequest,
+    Message,
+    Target,
+)
+from dub5.service.timeouts import Timeouts
 
-LOOK_EVERY_S = 1.0
-ASKED = "Reply with one word: ok"
+CHECK_INTERVAL_S = 1.0
+PROMPT = "Reply with one word: ok"
 MODEL = Raw(b'"probe"')
-CHAT = ChatBody("probe", [Message("user", ASKED)], stream=True)
+CHAT = ChatBody("probe", [Message("user", PROMPT)], stream=True)
 CHAT_FIELDS = {
     "model": MODEL,
-    "messages": Raw(b'[{"role":"user","content":"' + ASKED.encode() + b'"}]'),
+    "messages": Raw(b'[{"role":"user","content":"' + PROMPT.encode() + b'"}]'),
     "stream": Raw(b"true"),
 }
 VECTOR = EmbedBody("probe", "ok")
@@ -38,16 +47,16 @@ class Prober:
 
     def __init__(
         self,
-        runner: Runner,
-        clocks: Mapping[Target, Clocks],
+        failover: Failover,
+        timeout_options: Mapping[Target, TimeoutOptions],
         options: ProbeOptions,
-        dice: Random,
+        rng: Random,
         new_id: Callable[[], str],
     ) -> None:
-        self._runner = runner
-        self._clocks = clocks
+        self._failover = failover
+        self._timeout_options = timeout_options
         self._options = options
-        self._dice = dice
+        self._rng = rng
         self._new_id = new_id
 
     async def run(self) -> None:
@@ -55,22 +64,24 @@ class Prober:
         async with asyncio.TaskGroup() as probes:
             while self._options.enabled:
                 await asyncio.sleep(
-                    LOOK_EVERY_S * self._dice.uniform(0.5, 1.0)
+                    CHECK_INTERVAL_S * self._rng.uniform(0.5, 1.0)
                 )  # many instances must not beat as one
-                for target in self._runner.fleet.forgotten(clock.now(), self._options.idle_s):
+                for target in self._failover.fleet.probes_due(clock.now(), self._options.idle_s):
                     probes.create_task(self._probe(target), name=f"probe {target.name}")
 
     async def _probe(self, target: Target) -> None:
-        clocks, now_s = self._clocks[target], clock.now()
+        timeout_options, now_s = self._timeout_options[target], clock.now()
         request = self._request(target)
-        watch = Watch(now_s + clocks.first_token_s + clocks.connect_s)
+        timeouts = Timeouts(now_s + timeout_options.first_token_s + timeout_options.connect_s)
         try:
-            await self._runner.probe(Task(request, ROUTE, clocks, Notices(()), watch, now_s), target)
+            await self._failover.probe(
+                RequestContext(request, ROUTE, timeout_options, RejectPatterns(()), timeouts, now_s), target
+            )
         finally:
-            watch.close()
+            timeouts.close()
 
-    def _request(self, target: Target) -> Asked:
+    def _request(self, target: Target) -> AnyRequest:
         new_id, caller = self._new_id(), Caller(ROUTE)
-        if self._runner.means.asked_for.get(target) == EmbedRequest.operation:
+        if self._failover.dependencies.last_operations.get(target) == EmbedRequest.operation:
             return EmbedRequest(new_id, caller, VECTOR, VECTOR_FIELDS)
         return ChatRequest(new_id, caller, CHAT, CHAT_FIELDS, cache_allowed=False)

@@ -1,41 +1,47 @@
-"""One side of a race: a way of its own over targets, in a task of its own."""
+"""One branch of a race: its own failover over targets, in its own task."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from dub5.service.failover.attempt import OUTRUN, Found, Streaming
-from dub5.service.failover.context import Task
-from dub5.service.timeouts import Watch
+from dub5.service.failover.attempt import SUPERSEDED, ProviderAnswer, StreamedAnswer
+from dub5.service.failover.context import RequestContext
+from dub5.service.timeouts import Timeouts
 
 
-class Leg:
-    """`go` walks it: until the leg is ended, or goes on for nobody."""
+class Branch:
+    """`work` runs until the branch is ended, or goes on in the background."""
 
     def __init__(
-        self, task: Task, deadline_s: float, go: Callable[["Leg", Watch], Awaitable[Found | None]]
+        self,
+        context: RequestContext,
+        deadline_s: float,
+        work: Callable[["Branch", Timeouts], Awaitable[ProviderAnswer | None]],
     ) -> None:
-        self.found: Found | None = None
-        self.outrun = False  # another one was faster
-        self.for_nobody = False  # the request has its answer
-        self.task = asyncio.create_task(self._run(task, deadline_s, go))
+        self.answer: ProviderAnswer | None = None
+        self.superseded = False  # another one was faster
+        self.in_background = False  # the request has its answer
+        self.task = asyncio.create_task(self._run(context, deadline_s, work))
 
     async def _run(
-        self, task: Task, deadline_s: float, go: Callable[["Leg", Watch], Awaitable[Found | None]]
+        self,
+        context: RequestContext,
+        deadline_s: float,
+        work: Callable[["Branch", Timeouts], Awaitable[ProviderAnswer | None]],
     ) -> None:
-        watch = Watch(deadline_s, within=task.watch)
+        timeouts = Timeouts(deadline_s, outer=context.timeouts)
         try:
-            self.found = await go(self, watch)
+            self.answer = await work(self, timeouts)
         finally:
-            watch.close()
+            timeouts.close()
 
-    def go_on_for_nobody(self) -> None:
+    def continue_in_background(self) -> None:
         """The request has its answer; what is out may tell how its target does, and is not repeated."""
-        self.for_nobody = True
+        self.in_background = True
 
-    async def end(self, outrun: bool) -> None:
+    async def end(self, superseded: bool) -> None:
         """It is not wanted any more."""
-        self.outrun = outrun
+        self.superseded = superseded
         self.task.cancel()
         await self.close()
 
@@ -48,31 +54,33 @@ class Leg:
             await asyncio.wait({self.task})
             raise
         finally:
-            if isinstance(self.found, Streaming):
-                await self.found.aclose(OUTRUN)
+            if isinstance(self.answer, StreamedAnswer):
+                await self.answer.aclose(SUPERSEDED)
 
 
 @dataclass(slots=True)
-class Beside:
-    """The other leg of a hedged try, once there is one. It ends the first one's wait when it has found something."""
+class PendingHedge:
+    """The second branch of a hedged attempt, once there is one. Its answer ends the wait for the first one."""
 
-    leg: Leg | None = None
+    branch: Branch | None = None
     may_interrupt: bool = True
 
 
-async def first(task: Task, *legs: Leg, unless: Leg | None = None, sure: Leg | None = None) -> Found | None:
+async def first_success(
+    context: RequestContext, *branches: Branch, unless: Branch | None = None, sure: Branch | None = None
+) -> ProviderAnswer | None:
     """What the first leg found; None when all have ended without, or `unless` has, or the request has no hope, and
     `sure` says so too."""
-    running = list(legs)
+    running = list(branches)
     while running:
-        await asyncio.wait([leg.task for leg in running], return_when=asyncio.FIRST_COMPLETED)
-        for leg in running:
-            if leg.task.done():
-                leg.task.result()  # a defect of ours is raised
-                if leg.found is not None:
-                    return leg.found
-        hopeless = task.given_up and (sure is None or sure.task.done())
+        await asyncio.wait([branch.task for branch in running], return_when=asyncio.FIRST_COMPLETED)
+        for branch in running:
+            if branch.task.done():
+                branch.task.result()  # a defect of ours is raised
+                if branch.answer is not None:
+                    return branch.answer
+        hopeless = context.given_up and (sure is None or sure.task.done())
         if hopeless or (unless is not None and unless.task.done()):
             return None
-        running = [leg for leg in running if not leg.task.done()]
+        running = [branch for branch in running if not branch.task.done()]
     return None

@@ -16,7 +16,7 @@ JUDGED_CHARS = 200
 JUDGED_S = 0.3
 
 
-class Notices:
+class RejectPatterns:
     """The patterns of one route, case folded, anywhere within an answer's beginning."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
@@ -30,12 +30,12 @@ class Notices:
         return any(pattern.search(beginning[:JUDGED_CHARS]) for pattern in self._patterns)
 
 
-def beginning_of(chunks: Iterable[Chunk]) -> str:
+def text_so_far(chunks: Iterable[Chunk]) -> str:
     """The text of a stream so far."""
     return "".join(_text(payload_of(chunk.raw), "delta") for chunk in chunks if chunk.has_content)
 
 
-def beginning_of_reply(body: bytes) -> str:
+def reply_text(body: bytes) -> str:
     """The text of a JSON answer."""
     return _text(body, "message")
 

@@ -28,14 +28,14 @@ from dub5.service.providers.fields import decoded, neutral
 from dub5.service.providers.openai import frame, payload_of
 
 MODEL = "dub5/degraded"
-NOBODY_COULD = (AllTargetsDown, AllTargetsLimited, DeadlineExceeded, Overloaded)
+FALLBACK_ERRORS = (AllTargetsDown, AllTargetsLimited, DeadlineExceeded, Overloaded)
 NEVER_WITH = ("tools", "functions", "logprobs", "top_logprobs", "audio", "modalities", "response_format", "n")
 NO_TOKENS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 MINUTES_FROM_S = 90.0
 SOON_TO_S = 600.0  # later than this nobody should count the minutes
 
 
-class Source(StrEnum):
+class FallbackSource(StrEnum):
     """Where a substitute comes from."""
 
     STALE = "stale"
@@ -43,10 +43,10 @@ class Source(StrEnum):
     WORDS = "words"
 
 
-class Label(msgspec.Struct, frozen=True):
+class FallbackLabel(msgspec.Struct, frozen=True):
     """The object `degraded` of an answer. `reason`: the code of the error that it stands in for."""
 
-    source: Source
+    source: FallbackSource
     reason: str
     retry_after: float | None = None  # seconds
     age_s: float | None = None  # of a stale answer
@@ -55,7 +55,7 @@ class Label(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Stale:
+class StaleAnswer:
     """An answer from before."""
 
     body: bytes
@@ -63,10 +63,10 @@ class Stale:
 
 
 @dataclass(frozen=True, slots=True)
-class Substitute:
+class FallbackAnswer:
     """An answer that is none, and says so. `body` is a chat.completion."""
 
-    label: Label
+    label: FallbackLabel
     body: bytes
 
     def chunks(self, *, with_usage: bool) -> list[Chunk]:
@@ -82,40 +82,42 @@ class Substitute:
         return msgspec.structs.replace(chunk, raw=frame(msgspec.json.encode(event)))
 
 
-class Substitutes:
+class Fallbacks:
     """What a route says when nobody can answer."""
 
     def __init__(self, options: DegradedOptions) -> None:
         self.options = options
-        self.templates: Templates = ours() if options.enabled else {}
+        self.templates: Templates = own_templates() if options.enabled else {}
         self._own: Templates = {}
         if options.enabled and options.templates is not None:
             self._own, _ = templates.read(Path(options.templates))
             self.templates = templates.merged(self.templates, self._own)
 
-    def may_stand_in(self, request: ChatRequest) -> bool:
+    def allowed_for(self, request: ChatRequest) -> bool:
         """Whether a person reads the answer, and the last word is theirs."""
         if not self.options.enabled or request.body.messages[-1].role != "user":
             return False
-        return all(_says_nothing(name, request) for name in NEVER_WITH)
+        return all(_is_neutral(name, request) for name in NEVER_WITH)
 
     def until_s(self, started_s: float, deadline_s: float) -> float:
         """How long providers are asked. Times are loop seconds."""
         within_s = self.options.answer_within_s
         return deadline_s if within_s is None else min(deadline_s, started_s + within_s)
 
-    def instead(self, error: GatewayError, request: ChatRequest, stale: Stale | None) -> Substitute:
+    def fallback_for(
+        self, error: GatewayError, request: ChatRequest, stale: StaleAnswer | None
+    ) -> FallbackAnswer:
         """The best there is."""
         if stale is not None:
-            return _from_before(error, request, stale)
+            return _stale_fallback(error, request, stale)
         accepted = accepted_languages(request.languages)
         language = next((name for name in accepted if GENERAL in self.templates.get(name, {})), "en")
-        source = Source.TEMPLATE if GENERAL in self._own.get(language, {}) else Source.WORDS
+        source = FallbackSource.TEMPLATE if GENERAL in self._own.get(language, {}) else FallbackSource.WORDS
         label, text = _label(error, source, language=language), self.templates[language][GENERAL]
-        text = text.replace("{wait}", waiting(self.templates, language, error.retry_after_s))
+        text = text.replace("{wait}", wait_phrase(self.templates, language, error.retry_after_s))
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-        return Substitute(label, _completion(request, label, [choice]))
+        return FallbackAnswer(label, _completion(request, label, [choice]))
 
 
 def accepted_languages(header: str) -> list[str]:
@@ -132,7 +134,7 @@ def accepted_languages(header: str) -> list[str]:
     return [name for _, name in sorted(wanted, key=lambda one: one[0])]
 
 
-def waiting(texts: Templates, language: str, wait_s: float | None) -> str:
+def wait_phrase(texts: Templates, language: str, wait_s: float | None) -> str:
     """What stands for {wait}."""
     if wait_s is None or wait_s > SOON_TO_S:
         name, n = "soon", 0
@@ -145,7 +147,7 @@ def waiting(texts: Templates, language: str, wait_s: float | None) -> str:
 
 
 @cache
-def ours() -> Templates:
+def own_templates() -> Templates:
     """The texts that come with the service."""
     found: Templates = {}
     for path in sorted(Path(str(files("dub5.service") / "fallback" / "templates")).glob("*.toml")):
@@ -155,7 +157,7 @@ def ours() -> Templates:
     return found
 
 
-def _says_nothing(name: str, request: ChatRequest) -> bool:
+def _is_neutral(name: str, request: ChatRequest) -> bool:
     if name not in request.fields:
         return True
     try:
@@ -164,19 +166,19 @@ def _says_nothing(name: str, request: ChatRequest) -> bool:
         return False
 
 
-def _from_before(error: GatewayError, request: ChatRequest, stale: Stale) -> Substitute:
+def _stale_fallback(error: GatewayError, request: ChatRequest, stale: StaleAnswer) -> FallbackAnswer:
     before: dict[str, Any] = msgspec.json.decode(stale.body)
     age_s = None if stale.age_s is None else round(stale.age_s, 1)
-    label = _label(error, Source.STALE, age_s=age_s, model=before.get("model"))
-    return Substitute(label, _completion(request, label, before["choices"]))
+    label = _label(error, FallbackSource.STALE, age_s=age_s, model=before.get("model"))
+    return FallbackAnswer(label, _completion(request, label, before["choices"]))
 
 
-def _label(error: GatewayError, source: Source, **more: Any) -> Label:
+def _label(error: GatewayError, source: FallbackSource, **more: Any) -> FallbackLabel:
     retry_after = None if error.retry_after_s is None else round(error.retry_after_s, 3)
-    return Label(source, error.code, retry_after, **more)
+    return FallbackLabel(source, error.code, retry_after, **more)
 
 
-def _completion(request: ChatRequest, label: Label, choices: list[Mapping[str, Any]]) -> bytes:
+def _completion(request: ChatRequest, label: FallbackLabel, choices: list[Mapping[str, Any]]) -> bytes:
     head = {"id": f"chatcmpl-{request.id}", "object": "chat.completion", "created": int(clock.wall())}
     body = {**head, "model": MODEL, "choices": choices, "usage": NO_TOKENS, "degraded": label}
     return msgspec.json.encode(body)

@@ -16,7 +16,7 @@ import msgspec
 from dub5.service.cache.replay import is_plain_text
 from dub5.service.config.settings import RouteSettings
 from dub5.service.config.templates import PHRASES, Templates
-from dub5.service.fallback.fallback import Substitutes, waiting
+from dub5.service.fallback.fallback import Fallbacks, wait_phrase
 
 PACK_BYTES_MAX = 512 * 1024
 LINE_BYTES_MAX = 64 * 1024
@@ -25,33 +25,33 @@ UNUSABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError
 
 
 @dataclass(frozen=True, slots=True)
-class Pack:
+class OfflinePack:
     """The body of GET /v1/offline, and its tag."""
 
     body: bytes
     etag: str
 
 
-def pack(routes: Iterable[tuple[RouteSettings, Substitutes]]) -> Pack:
+def build_pack(routes: Iterable[tuple[RouteSettings, Fallbacks]]) -> OfflinePack:
     """Of the routes that give substitutes."""
     left = PACK_BYTES_MAX
     found: dict[str, Any] = {}
-    for route, substitutes in routes:
+    for route, fallbacks in routes:
         if not route.degraded.enabled:
             continue
-        texts = _spoken(substitutes.templates)
-        answers, left_out = _within(_common(route), left - len(msgspec.json.encode(texts)))
+        texts = _without_wait(fallbacks.templates)
+        answers, left_out = _fitting(_common(route), left - len(msgspec.json.encode(texts)))
         found[route.name] = {"texts": texts, "answers": answers, "left_out": left_out}
         left -= len(msgspec.json.encode(found[route.name]))
     body = msgspec.json.encode({"object": "offline_pack", "routes": found})
-    return Pack(body, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+    return OfflinePack(body, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
 
 
-def _spoken(texts: Templates) -> Mapping[str, Mapping[str, str]]:
+def _without_wait(texts: Templates) -> Mapping[str, Mapping[str, str]]:
     """The texts as they would be said by somebody who cannot know when to ask again."""
     return {
         language: {
-            name: text.replace("{wait}", waiting(texts, language, None))
+            name: text.replace("{wait}", wait_phrase(texts, language, None))
             for name, text in named.items()
             if name not in PHRASES
         }
@@ -59,7 +59,7 @@ def _spoken(texts: Templates) -> Mapping[str, Mapping[str, str]]:
     }
 
 
-def _within(answers: Iterator[dict[str, str]], bytes_max: int) -> tuple[list[dict[str, str]], int]:
+def _fitting(answers: Iterator[dict[str, str]], bytes_max: int) -> tuple[list[dict[str, str]], int]:
     """As many as there is room for, and how many there are besides."""
     taken, size, left_out = [], 0, 0
     for answer in answers:

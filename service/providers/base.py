@@ -12,7 +12,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from dub5.service import VERSION, clock
-from dub5.service.model import Asked, ChatRequest, Chunk, EmbedRequest, Reply, Usage
+from dub5.service.model import AnyRequest, ChatRequest, Chunk, EmbedRequest, Reply, Usage
 from dub5.service.providers.error_body import read_error
 from dub5.service.providers.retry_after import retry_after_s
 
@@ -125,14 +125,14 @@ class Dialect(Protocol):
         ...
 
 
-def call_of(dialect: Dialect, request: Asked, model: str, key: str | None) -> Call:
+def call_of(dialect: Dialect, request: AnyRequest, model: str, key: str | None) -> Call:
     """Either kind of request, encoded. Raises Unsupported."""
     if isinstance(request, EmbedRequest):
         return dialect.encode_embeddings(request, model, key)
     return dialect.encode(request, model, key)
 
 
-def reply_of(dialect: Dialect, request: Asked, body: bytes) -> Reply:
+def reply_of(dialect: Dialect, request: AnyRequest, body: bytes) -> Reply:
     """The JSON answer to either kind of request. Raises ProviderFault."""
     if isinstance(request, EmbedRequest):
         return dialect.embeddings(body, request)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from dub5.service.model import Asked, Caller, ChatBody, ChatRequest
+from dub5.service.model import AnyRequest, Caller, ChatBody, ChatRequest
 from dub5.service.providers.base import Dialect, Unsupported
 from dub5.service.providers.fields import decoded, neutral
 from dub5.service.providers.usage import CHARS_PER_TOKEN, prompt_chars
@@ -59,7 +59,7 @@ _SAMPLES: Mapping[Feature, Mapping[str, object]] = {
 }
 
 
-def lacking(dialect: Dialect, model: str) -> Mapping[Feature, str]:
+def missing_features(dialect: Dialect, model: str) -> Mapping[Feature, str]:
     """What this target has not got, each with the field that its dialect cannot carry."""
     found = {}
     for feature, sample in _SAMPLES.items():
@@ -73,7 +73,7 @@ def lacking(dialect: Dialect, model: str) -> Mapping[Feature, str]:
     return found
 
 
-def needed(request: Asked) -> frozenset[Feature]:
+def required_features(request: AnyRequest) -> frozenset[Feature]:
     """What it needs; long context apart, as that depends on the target."""
     if not isinstance(request, ChatRequest):
         return frozenset()
@@ -89,7 +89,7 @@ def needed(request: Asked) -> frozenset[Feature]:
     return frozenset(found)
 
 
-def fits(request: Asked, context_tokens: int | None) -> bool:
+def fits(request: AnyRequest, context_tokens: int | None) -> bool:
     """Whether the conversation is, by our estimate, within a window of so many tokens."""
     if context_tokens is None or not isinstance(request, ChatRequest):
         return True

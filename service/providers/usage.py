@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from dub5.service.model import Asked, ChatRequest, EmbedRequest, Usage
+from dub5.service.model import AnyRequest, ChatRequest, EmbedRequest, Usage
 
 CHARS_PER_TOKEN = 4
 TOKENS_MAX = 2**53
@@ -57,7 +57,7 @@ def prompt_chars(request: ChatRequest) -> int:
     return chars
 
 
-def prompt_only(request: Asked) -> Usage:
+def prompt_only(request: AnyRequest) -> Usage:
     """The estimate for a request that brought no answer."""
     if isinstance(request, EmbedRequest):
         return estimated(input_chars(request.body.input), 0)

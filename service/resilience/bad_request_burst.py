@@ -16,7 +16,7 @@ SHARE = 0.5
 QUIET_SHARE = 0.1
 
 
-class Burst:
+class BadRequestBurst:
     """Counts the answers of one target, in buckets of a second. Times are loop seconds."""
 
     def __init__(self) -> None:

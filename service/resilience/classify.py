@@ -1,13 +1,13 @@
 """What a failure means: decided here, once, for retry, breaker, cool-down, metrics and the client's error alike.
 
-WireFailure | ProviderFault | ClockRanOut | Unsupported --classify--> Verdict(then, blame, cool_s, reason)
+WireFailure | ProviderFault | TimedOut | Unsupported --classify--> Classification(then, blame, cool_s, reason)
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 from dub5.service.providers.base import ProviderFault, Unsupported
-from dub5.service.timeouts import ClockRanOut
+from dub5.service.timeouts import TimedOut
 from dub5.service.wire.base import Kind, Stage, WireFailure
 
 
@@ -29,7 +29,7 @@ class Blame(StrEnum):
     NOBODY = "nobody"
 
 
-class Rest(StrEnum):
+class CooldownReason(StrEnum):
     """Why a key is left alone for a while, as the trail says it."""
 
     LIMITED = "cooling_down"
@@ -39,15 +39,15 @@ class Rest(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """The one reading of a failure. `cool_s`: so long nobody asks this target with this key, because of `rest`.
+class Classification:
+    """The one reading of a failure. `cooldown_s`: so long nobody asks this target with this key, because of `cooldown_reason`.
     `overload`: the provider had no room, so it is given less (limiter)."""
 
     then: Then
     blame: Blame
     reason: str
-    cool_s: float = 0.0
-    rest: Rest = Rest.LIMITED
+    cooldown_s: float = 0.0
+    cooldown_reason: CooldownReason = CooldownReason.LIMITED
     code: str = ""
     status: int | None = None
     message: str = ""
@@ -64,8 +64,8 @@ class Rule:
     statuses: frozenset[int] = frozenset()
     codes: frozenset[str] = frozenset()
     says: str = ""  # somewhere in its message
-    cool_s: float = 0.0  # where the provider did not say; at least so long where it is a quota
-    rest: Rest = Rest.LIMITED
+    cooldown_s: float = 0.0  # where the provider did not say; at least so long where it is a quota
+    cooldown_reason: CooldownReason = CooldownReason.LIMITED
 
     def holds(self, fault: ProviderFault, status: int | None) -> bool:
         """Whether this row speaks of the fault. Inside a 200 the code alone must do."""
@@ -91,8 +91,8 @@ QUOTA_CODES = frozenset(
     }
 )
 EDGE_STATUSES = frozenset({*range(520, 528), 530})  # Cloudflare speaking for an origin it cannot reach
-BLINKS = frozenset({500, 502, 503, 504})  # may be over at once
-FULL = frozenset({429, 498, 529})
+TRANSIENT_STATUSES = frozenset({500, 502, 503, 504})  # may be over at once
+NO_ROOM_STATUSES = frozenset({429, 498, 529})
 OVERLOADED = ("overloaded", "capacity exceeded", "slow down")  # said with a 503 by who is up, and has no room
 SAID_INSIDE = frozenset(
     {*map(str, (401, 402, 403, 408, 429, 498)), *map(str, range(500, 600))}
@@ -105,82 +105,107 @@ KEY_COOL_S = 60.0
 STATUS_RULES = (
     Rule(Then.NEXT, Blame.NOBODY, codes=CONTEXT_CODES),  # another target may have a larger window
     Rule(Then.GIVE_UP, Blame.NOBODY, codes=FILTER_CODES),  # never routed around
-    Rule(Then.NEXT, Blame.KEY, frozenset({429}), QUOTA_CODES, cool_s=QUOTA_COOL_S, rest=Rest.QUOTA),
-    Rule(Then.NEXT, Blame.KEY, frozenset({429}), says="per day", cool_s=LIMITED_COOL_S, rest=Rest.QUOTA),
+    Rule(
+        Then.NEXT,
+        Blame.KEY,
+        frozenset({429}),
+        QUOTA_CODES,
+        cooldown_s=QUOTA_COOL_S,
+        cooldown_reason=CooldownReason.QUOTA,
+    ),
+    Rule(
+        Then.NEXT,
+        Blame.KEY,
+        frozenset({429}),
+        says="per day",
+        cooldown_s=LIMITED_COOL_S,
+        cooldown_reason=CooldownReason.QUOTA,
+    ),
     Rule(Then.NEXT, Blame.NOBODY, frozenset({429}), says="Request too large"),  # would never succeed here
     Rule(
         Then.NEXT, Blame.TARGET, frozenset({429}), says="capacity exceeded"
     ),  # theirs is full, not ours used up
-    Rule(Then.NEXT, Blame.KEY, frozenset({429}), cool_s=LIMITED_COOL_S),
-    Rule(Then.NEXT, Blame.KEY, frozenset({401, 402, 403}), cool_s=KEY_COOL_S, rest=Rest.REFUSED),
+    Rule(Then.NEXT, Blame.KEY, frozenset({429}), cooldown_s=LIMITED_COOL_S),
+    Rule(
+        Then.NEXT,
+        Blame.KEY,
+        frozenset({401, 402, 403}),
+        cooldown_s=KEY_COOL_S,
+        cooldown_reason=CooldownReason.REFUSED,
+    ),
     Rule(Then.GIVE_UP, Blame.NOBODY, frozenset({400, 422})),
     Rule(Then.NEXT, Blame.NOBODY, frozenset({413})),
     Rule(Then.NEXT, Blame.HOST, EDGE_STATUSES),
-    Rule(Then.RETRY, Blame.TARGET, BLINKS),
+    Rule(Then.RETRY, Blame.TARGET, TRANSIENT_STATUSES),
     Rule(Then.NEXT, Blame.TARGET),  # 529, 498 of a full tier, 404 of a model that is gone, 408, 3xx
 )
 CODE_RULES = tuple(rule for rule in STATUS_RULES if rule.codes)  # these hold inside a 200 as well
 
 
-def classify(error: Exception) -> Verdict:
+def classify(error: Exception) -> Classification:
     """The verdict on whatever ended an attempt."""
     match error:
         case ProviderFault():
-            return _of_fault(error)
+            return _classify_fault(error)
         case WireFailure():
-            return _of_wire(error)
-        case ClockRanOut():
-            blame = Blame.NOBODY if error.clock == "deadline" else Blame.TARGET
+            return _classify_wire(error)
+        case TimedOut():
+            blame = Blame.NOBODY if error.timeout == "deadline" else Blame.TARGET
             late = blame is Blame.TARGET
-            return Verdict(Then.NEXT, blame, f"{error.clock}_timeout", maybe_billed=True, overload=late)
+            return Classification(
+                Then.NEXT, blame, f"{error.timeout}_timeout", maybe_billed=True, overload=late
+            )
         case Unsupported():
-            return Verdict(Then.NEXT, Blame.NOBODY, f"unsupported_{error.param}")
+            return Classification(Then.NEXT, Blame.NOBODY, f"unsupported_{error.param}")
     raise error
 
 
-def _of_fault(fault: ProviderFault) -> Verdict:
+def _classify_fault(fault: ProviderFault) -> Classification:
     status = int(fault.code) if fault.status is None and fault.code in SAID_INSIDE else fault.status
     if status is None and not any(rule.holds(fault, None) for rule in CODE_RULES):
-        return Verdict(Then.NEXT, Blame.TARGET, fault.reason, maybe_billed=True)  # a 200 that was no answer
+        # A 200 that was no answer.
+        return Classification(Then.NEXT, Blame.TARGET, fault.reason, maybe_billed=True)
     rule = next(rule for rule in STATUS_RULES if rule.holds(fault, status))
     said = fault.retry_after_s
-    floor_s = rule.cool_s if rule.codes else 0.0
-    cool_s = rule.cool_s if said is None else max(said, floor_s)
-    rest = rule.rest if rule.blame is Blame.KEY else Rest.WAITING
-    if rest is Rest.LIMITED and cool_s > QUOTA_ABOVE_S:
-        rest = Rest.QUOTA
-    limited = rule.blame is Blame.KEY and rest is Rest.LIMITED
-    return Verdict(
+    floor_s = rule.cooldown_s if rule.codes else 0.0
+    cooldown_s = rule.cooldown_s if said is None else max(said, floor_s)
+    cooldown_reason = rule.cooldown_reason if rule.blame is Blame.KEY else CooldownReason.WAITING
+    if cooldown_reason is CooldownReason.LIMITED and cooldown_s > QUOTA_ABOVE_S:
+        cooldown_reason = CooldownReason.QUOTA
+    limited = rule.blame is Blame.KEY and cooldown_reason is CooldownReason.LIMITED
+    return Classification(
         Then.RETRY if limited and said is not None else rule.then,
         rule.blame,
         fault.reason,
-        cool_s=0.0 if rule.blame is Blame.NOBODY else cool_s,
-        rest=rest,
+        cooldown_s=0.0 if rule.blame is Blame.NOBODY else cooldown_s,
+        cooldown_reason=cooldown_reason,
         code=fault.code,
         status=fault.status,
         message=fault.message,
         maybe_billed=fault.status is None,  # it had begun
-        overload=_has_no_room(fault, status) and rest is not Rest.QUOTA and rule.blame is not Blame.NOBODY,
+        overload=_has_no_room(fault, status)
+        and cooldown_reason is not CooldownReason.QUOTA
+        and rule.blame is not Blame.NOBODY,
     )
 
 
 def _has_no_room(fault: ProviderFault, status: int | None) -> bool:
     said = fault.message.lower()
-    return status in FULL or (status == 503 and any(words in said for words in OVERLOADED))
+    return status in NO_ROOM_STATUSES or (status == 503 and any(words in said for words in OVERLOADED))
 
 
-def _of_wire(failure: WireFailure) -> Verdict:
+def _classify_wire(failure: WireFailure) -> Classification:
     reason = f"{failure.stage}_{failure.kind}"
     if (
         failure.reused
         and failure.stage in (Stage.SEND, Stage.WAIT)
         and failure.kind in (Kind.CLOSED, Kind.RESET)
     ):
-        return Verdict(Then.FRESH, Blame.NOBODY, reason, maybe_billed=failure.sent)
+        return Classification(Then.FRESH, Blame.NOBODY, reason, maybe_billed=failure.sent)
     if failure.stage is Stage.POOL:
-        return Verdict(Then.NEXT, Blame.NOBODY, reason)
+        return Classification(Then.NEXT, Blame.NOBODY, reason)
     if failure.stage in (Stage.RESOLVE, Stage.CONNECT):
         late = failure.kind is Kind.TIMEOUT
-        return Verdict(Then.NEXT, Blame.HOST, reason, maybe_billed=failure.sent, overload=late)
+        return Classification(Then.NEXT, Blame.HOST, reason, maybe_billed=failure.sent, overload=late)
     then = Then.RETRY if failure.kind in (Kind.CLOSED, Kind.RESET) else Then.NEXT
-    return Verdict(then, Blame.TARGET, reason, maybe_billed=failure.sent)
+    return Classification(then, Blame.TARGET, reason, maybe_billed=failure.sent)

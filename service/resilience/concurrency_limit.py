@@ -18,15 +18,15 @@ from math import inf
 
 from dub5.service.config.options import LimiterOptions
 
-PRESUMED = (
+ASSUMED_ROOM = (
     20  # so much anybody takes, until shown otherwise: one 429 with one in flight is no proof of the contrary
 )
 
 
-class Load(StrEnum):
+class LoadSignal(StrEnum):
     """What the end of a try says about the provider's load."""
 
-    TAKEN = "taken"  # it answered
+    ACCEPTED = "taken"  # it answered
     DROPPED = "dropped"  # it had no room
     UNKNOWN = "unknown"  # neither: the client left, say
 
@@ -38,7 +38,7 @@ class Limiter:
         self.limit = float(options.max)
         self.in_flight = 0
         self.era = 0  # grows with each decrease
-        self._sound = self.limit  # so much the last overload left; more is found out slowly
+        self._known_good = self.limit  # so much the last overload left; more is found out slowly
         self.on_room: Callable[[], None] | None = None  # called when one more may be sent
         self._answered = True  # since the last decrease
         self._forget_at_s = inf  # what the last overload taught
@@ -47,50 +47,50 @@ class Limiter:
     def has_room(self, now_s: float) -> bool:
         """Whether one more may be sent."""
         if now_s >= self._forget_at_s:
-            self.limit = self._sound = float(self._options.max)
+            self.limit = self._known_good = float(self._options.max)
             self._forget_at_s = inf
         return self.in_flight < int(self.limit)
 
-    def enter(self) -> int:
-        """One more is sent; what `leave` wants back. Only where there is room."""
+    def acquire(self) -> int:
+        """One more is sent; what `release` wants back. Only where there is room."""
         self.in_flight += 1
         return self.era
 
-    def taken(self) -> None:
+    def accepted(self) -> None:
         """The provider began to answer one that is in flight."""
         self._answered = True
         if self.in_flight * 2 >= self.limit:
-            fast = self.limit < self._sound
+            fast = self.limit < self._known_good
             step = 1.0 if fast else max(1.0, self.limit * self._options.growth) / self.limit
             self.limit = min(self.limit + step, float(self._options.max))
             self._tell_room()
 
-    def leave(self, era: int, load: Load, now_s: float) -> bool:
+    def release(self, era: int, load: LoadSignal, now_s: float) -> bool:
         """One is back; whether the limit was lowered."""
         busy = self.in_flight
-        if load is Load.TAKEN:
-            self.taken()
+        if load is LoadSignal.ACCEPTED:
+            self.accepted()
         self.in_flight -= 1
-        lowered = load is Load.DROPPED and era == self.era and self.lower(busy, now_s)
+        lowered = load is LoadSignal.DROPPED and era == self.era and self.decrease(busy, now_s)
         self._tell_room()
         return lowered
 
-    def lower(self, busy: int, now_s: float) -> bool:
+    def decrease(self, busy: int, now_s: float) -> bool:
         """`busy` at one time are too many; whether the limit was lowered."""
         self.era += 1
         self._forget_at_s = now_s + self._options.forget_s
         before = self.limit
-        cut = min(before, max(busy, PRESUMED)) * self._options.decrease
+        cut = min(before, max(busy, ASSUMED_ROOM)) * self._options.decrease
         self.limit = min(before, max(cut, float(self._options.min)))
         if self._answered:  # else it is still the same trouble, which says nothing about room
-            self._sound, self._answered = self.limit, False
+            self._known_good, self._answered = self.limit, False
         return int(self.limit) < int(before)
 
     def _tell_room(self) -> None:
         if self.on_room is not None and self.in_flight < int(self.limit):
             self.on_room()
 
-    def adopt(self, options: LimiterOptions) -> None:
+    def reconfigure(self, options: LimiterOptions) -> None:
         """Other options from now on."""
         untried = self.limit >= self._options.max
         self._options = options

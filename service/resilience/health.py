@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from dub5.service.config.options import HealthOptions
-from dub5.service.resilience.window import Window
+from dub5.service.resilience.window import SlidingWindow
 
 CALLS, FAILURES = range(2)
 
@@ -27,7 +27,7 @@ class Health(StrEnum):
     UNHEALTHY = "unhealthy"
 
 
-class Standing(NamedTuple):
+class RoutingScore(NamedTuple):
     """What the router reads: `rank` 0 is best; `load_s` is the time to first token times the requests in flight."""
 
     rank: int
@@ -35,7 +35,7 @@ class Standing(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class TargetState:
+class TargetSnapshot:
     """A target at one moment; `wait_s` is how long nobody may ask it. `probe_due`: the next call would find out
     whether it is back. `limit` and `provider_in_flight` are of its provider."""
 
@@ -52,7 +52,7 @@ class TargetState:
     provider_in_flight: int
 
 
-class Record:
+class ErrorRateWindow:
     """Whether a target fails a little: long before its breaker opens, others go first. Pure; times are loop seconds.
 
     With little traffic the window never has calls enough. Then the last ones count, of some minutes, and a larger share.
@@ -60,7 +60,7 @@ class Record:
 
     def __init__(self, options: HealthOptions) -> None:
         self._options = options
-        self._window = Window(options.window_s, 2)
+        self._window = SlidingWindow(options.window_s, 2)
         self._last: deque[tuple[float, bool]] = deque(maxlen=LAST)
 
     def add(self, failed: bool, now_s: float) -> None:

@@ -24,7 +24,7 @@ ALIKE_MIN = 2  # so often in a row it did not help
 BELIEVED_S = 120.0
 
 
-class Backlog:
+class QueueDelayDetector:
     """Decides from what it is told; reads no clock. Times are loop seconds."""
 
     def __init__(self) -> None:
@@ -37,22 +37,22 @@ class Backlog:
         self._usual_s = 0.0  # believed to be no line
         self._believed_until_s = 0.0
 
-    def note(self, took_s: float, busy: int, now_s: float, *, in_vain: bool = False) -> bool:
+    def note(self, took_s: float, busy: int, now_s: float, *, unanswered: bool = False) -> bool:
         """An answer began so long after it was asked for, with so many in flight then; whether there is a line.
-        `in_vain`: it did not, its client waited for so long and gave up."""
+        `unanswered`: it did not, its client waited for so long and gave up."""
         self._turn(now_s)
-        if not in_vain:
+        if not unanswered:
             self._best_s = min(self._best_s, took_s)
         best_s = min(self._best_s, self._best_before_s)
         usual_s = max(best_s, self._usual_s) if now_s < self._believed_until_s else best_s
         if took_s <= max(TIMES * usual_s, usual_s + SLACK_S):
-            if not in_vain:
+            if not unanswered:
                 self._late_since_s, self._then, self._alike = None, (inf, 0), 0
             return False
         if self._late_since_s is None:
             self._late_since_s = now_s
             self._late.clear()
-        self._late.append(inf if in_vain else took_s)
+        self._late.append(inf if unanswered else took_s)
         if len(self._late) < SAMPLES or now_s - self._late_since_s < STANDS_S:
             return False
         self._late_since_s = None

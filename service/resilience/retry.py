@@ -13,28 +13,28 @@ from enum import StrEnum
 from random import Random
 
 from dub5.service.config.options import RetryOptions
-from dub5.service.resilience.classify import Blame, Then, Verdict
+from dub5.service.resilience.classify import Blame, Classification, Then
 
 
-class Fare(StrEnum):
+class BudgetCharge(StrEnum):
     """How a try is paid."""
 
-    FIRST = "first"  # free, and earns the provider's budget something
-    FREE = "free"  # nobody's fault
-    PAID = "paid"  # from the provider's budget
+    DEPOSIT = "deposit"  # free, and earns the provider's budget something
+    NONE = "none"  # nobody's fault
+    WITHDRAW = "withdraw"  # from the provider's budget
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class RetryDecision:
     """Once more, after `wait_s`. `why` is how the trail names it."""
 
     why: str
-    fare: Fare = Fare.FREE
+    charge: BudgetCharge = BudgetCharge.NONE
     wait_s: float = 0.0
 
 
 @dataclass(slots=True)
-class Tries:
+class RetryState:
     """What one request has done at one target so far, beyond the first try."""
 
     retries: int = 0
@@ -42,39 +42,45 @@ class Tries:
     refreshed: bool = False
     fresh: bool = False  # the next one is to be on a new connection
 
-    def note(self, more: Again) -> None:
+    def note(self, decision: RetryDecision) -> None:
         """One more is made."""
-        self.retries += more.fare is Fare.PAID
-        self.keys += more.why == "key"
-        self.fresh = more.why == "fresh"
+        self.retries += decision.charge is BudgetCharge.WITHDRAW
+        self.keys += decision.why == "key"
+        self.fresh = decision.why == "fresh"
         self.refreshed = self.refreshed or self.fresh
 
 
-def again(
-    verdict: Verdict,
-    tries: Tries,
+def decide_retry(
+    classification: Classification,
+    state: RetryState,
     *,
-    stored: bool,
+    has_side_effects: bool,
     last: bool,
     other_key: bool,
     healthy: bool,
     options: RetryOptions,
-    dice: Random,
-) -> Again | None:
+    rng: Random,
+) -> RetryDecision | None:
     """What follows a failure at this target: once more, or None: the next one.
 
-    `stored`: asking twice leaves two, so what the provider may have acted on is not repeated. `last`: nobody else can
+    `has_side_effects`: asking twice leaves two, so what the provider may have acted on is not repeated. `last`: nobody else can
     be asked. `other_key`: it has one that is free. `healthy`: it does well on the whole.
     """
-    if stored and verdict.maybe_billed:
+    if has_side_effects and classification.maybe_billed:
         return None
-    if verdict.then is Then.FRESH:
-        return None if tries.refreshed else Again("fresh")
-    if verdict.blame is Blame.KEY and other_key:
-        return Again("key")
-    if tries.retries >= (options.last_target_max if last else options.same_target_max):
+    if classification.then is Then.FRESH:
+        return None if state.refreshed else RetryDecision("fresh")
+    if classification.blame is Blame.KEY and other_key:
+        return RetryDecision("key")
+    if state.retries >= (options.last_target_max if last else options.same_target_max):
         return None
-    if verdict.then is not Then.RETRY or verdict.cool_s > options.wait_max_s or not (healthy or last):
+    if (
+        classification.then is not Then.RETRY
+        or classification.cooldown_s > options.wait_max_s
+        or not (healthy or last)
+    ):
         return None
-    longest_s = min(options.max_s, options.base_s * 2.0**tries.retries)
-    return Again("retry", Fare.PAID, verdict.cool_s + dice.uniform(0.0, longest_s))
+    longest_s = min(options.max_s, options.base_s * 2.0**state.retries)
+    return RetryDecision(
+        "retry", BudgetCharge.WITHDRAW, classification.cooldown_s + rng.uniform(0.0, longest_s)
+    )

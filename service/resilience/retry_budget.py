@@ -9,31 +9,33 @@ Finagle's RetryBudget. Failover to another target is free: a request must not fa
 """
 
 from dub5.service.config.options import BudgetOptions
-from dub5.service.resilience.window import Window
+from dub5.service.resilience.window import SlidingWindow
 
-FIRSTS, PAID = range(2)
+DEPOSITS, WITHDRAWALS = range(2)
 
 
-class Budget:
+class RetryBudget:
     """Decides from what it is told; reads no clock. Times are loop seconds."""
 
     def __init__(self, options: BudgetOptions) -> None:
         self._options = options
-        self._window = Window(options.window_s, 2)
+        self._window = SlidingWindow(options.window_s, 2)
 
     def deposit(self, now_s: float) -> None:
         """A first try was made."""
-        self._window.count(now_s, FIRSTS)
+        self._window.count(now_s, DEPOSITS)
 
     def withdraw(self, now_s: float) -> bool:
         """Pays for one more try, or does not: then it must not be made."""
         if self.balance(now_s) < 1.0:
             return False
-        self._window.count(now_s, PAID)
+        self._window.count(now_s, WITHDRAWALS)
         return True
 
     def balance(self, now_s: float) -> float:
         """How many tries could be paid now."""
         self._window.age(now_s)
-        firsts, paid = self._window.sums
-        return firsts * self._options.share + self._options.floor_per_s * self._options.window_s - paid
+        deposits, withdrawals = self._window.sums
+        return (
+            deposits * self._options.share + self._options.floor_per_s * self._options.window_s - withdrawals
+        )

@@ -6,7 +6,7 @@ The form is resilience4j's time window: integer seconds as keys, reading costs n
 from collections import deque
 
 
-class Window:
+class SlidingWindow:
     """Sums of several counts over the last `length_s` whole seconds. Times are loop seconds."""
 
     def __init__(self, length_s: int, counts: int) -> None:

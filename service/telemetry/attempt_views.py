@@ -3,18 +3,18 @@
 from collections.abc import Iterable
 
 from dub5.service.events import RequestEnded
-from dub5.service.model import Attempt
+from dub5.service.model import AttemptRecord
 
 AttemptRow = dict[str, str | int | bool | float | tuple[str, ...] | tuple[int, int] | None]
 STOPPED = frozenset({"cancelled", "outrun"})
 
 
-def stopped(attempt: Attempt) -> bool:
+def stopped(attempt: AttemptRecord) -> bool:
     """Whether somebody stopped it, so that it says nothing about its target."""
     return attempt.reason in STOPPED
 
 
-def failed(attempt: Attempt) -> bool:
+def failed(attempt: AttemptRecord) -> bool:
     """Whether a target was asked and did not give its whole answer, without anybody having stopped it."""
     return attempt.tried and not attempt.ok and not stopped(attempt)
 
@@ -31,18 +31,18 @@ def ms(seconds: float | None) -> float | None:
     return None if seconds is None else int(seconds * 10_000 + 0.5) / 10
 
 
-def rows(attempts: Iterable[Attempt]) -> list[AttemptRow]:
+def rows(attempts: Iterable[AttemptRecord]) -> list[AttemptRow]:
     """The trail as a client reads it."""
     return [_row(attempt) for attempt in attempts]
 
 
-def rows_with_cost(attempts: Iterable[Attempt]) -> list[AttemptRow]:
+def rows_with_cost(attempts: Iterable[AttemptRecord]) -> list[AttemptRow]:
     """The trail as the log and /status show it: what a try without an answer used, too, which is no client's
     business. What the answer used is told beside the trail."""
     return [_row(attempt) if attempt.ok else _row_with_cost(attempt) for attempt in attempts]
 
 
-def cost_usd(attempts: Iterable[Attempt]) -> float | None:
+def cost_usd(attempts: Iterable[AttemptRecord]) -> float | None:
     """What the answer among these tries cost in dollars; None without an answer, or without a price."""
     for attempt in attempts:
         if attempt.reason == "ok":
@@ -50,7 +50,7 @@ def cost_usd(attempts: Iterable[Attempt]) -> float | None:
     return None
 
 
-def _row_with_cost(attempt: Attempt) -> AttemptRow:
+def _row_with_cost(attempt: AttemptRecord) -> AttemptRow:
     row, usage = _row(attempt), attempt.usage
     if usage is not None:
         row["tokens"] = (usage.prompt_tokens, usage.completion_tokens)
@@ -61,7 +61,7 @@ def _row_with_cost(attempt: Attempt) -> AttemptRow:
     return row
 
 
-def _row(attempt: Attempt) -> AttemptRow:
+def _row(attempt: AttemptRecord) -> AttemptRow:
     row: AttemptRow = {
         "target": attempt.target,
         "outcome": _outcome(attempt),
@@ -80,7 +80,7 @@ def _row(attempt: Attempt) -> AttemptRow:
     return row
 
 
-def _outcome(attempt: Attempt) -> str:
+def _outcome(attempt: AttemptRecord) -> str:
     if not attempt.tried:
         return "passed_over"
     return attempt.reason if attempt.ok or stopped(attempt) else "failed"

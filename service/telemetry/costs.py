@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from dub5.service.model import Attempt
+from dub5.service.model import AttemptRecord
 
 COST_DIGITS = 9  # of dollars: one token of the cheapest model is a few of the last
 
@@ -43,7 +43,7 @@ class Spending:
     billed: Spent = field(default_factory=Spent)
     maybe: Spent = field(default_factory=Spent)
 
-    def note(self, attempt: Attempt) -> None:
+    def note(self, attempt: AttemptRecord) -> None:
         """One more try."""
         usage = attempt.usage
         if usage is None:

@@ -49,7 +49,7 @@ from dub5.service.events import (
     Shared,
 )
 from dub5.service.model import ChatRequest, Outcome, Target
-from dub5.service.resilience.health import TargetState
+from dub5.service.resilience.health import TargetSnapshot
 from dub5.service.telemetry import names, process
 from dub5.service.telemetry.attempt_views import failed_over, stopped
 from dub5.service.telemetry.costs import Spending
@@ -151,7 +151,7 @@ class Metrics:
         hosts: Iterable[str],
         in_flight: Callable[[], int],
         waiting: Callable[[], int],
-        states: Callable[[], Sequence[TargetState]],
+        states: Callable[[], Sequence[TargetSnapshot]],
     ) -> None:
         self._routes: dict[str, str] = {}
         self._targets: dict[str, tuple[str, str]] = {}
@@ -168,7 +168,7 @@ class Metrics:
         self._meter = self._meters.get_meter("dub5", version, names.SCHEMA_URL)
         self._draining = 0
         self._states = states
-        self._seen: Sequence[TargetState] = ()  # at this scrape
+        self._seen: Sequence[TargetSnapshot] = ()  # at this scrape
         self._make_tallies()
         self.know(routes, targets, hosts)
         self._make_histograms()
@@ -233,10 +233,10 @@ class Metrics:
         self._token_usage = self._histogram(names.TOKEN_USAGE)
 
     def _make_gauges(self, in_flight: Callable[[], int]) -> None:
-        def per_target(value: Callable[[TargetState], float]) -> Read:
+        def per_target(value: Callable[[TargetSnapshot], float]) -> Read:
             return lambda: [((state.name,), value(state)) for state in self._seen]
 
-        def per_provider(value: Callable[[TargetState], float]) -> Read:
+        def per_provider(value: Callable[[TargetSnapshot], float]) -> Read:
             return lambda: {(state.provider,): value(state) for state in self._seen}.items()
 
         self._observe(names.IN_FLIGHT, lambda: [((), in_flight())])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dub5.service.errors import every_error
-from dub5.service.resilience.classify import Rest
+from dub5.service.resilience.classify import CooldownReason
 from dub5.service.wire.base import Kind as WireKind
 from dub5.service.wire.base import Stage
 
@@ -340,7 +340,7 @@ PASSED_OVER_REASONS = frozenset(
         "slow_start",
         "provider_full",
         "retry_budget_spent",
-        *(rest.value for rest in Rest),
+        *(rest.value for rest in CooldownReason),
     }
 )
 REASONS = frozenset(_reasons())

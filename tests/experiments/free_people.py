@@ -116,7 +116,7 @@ class Plain:
         self._wire = stage.wire
         self._url = next(free.url for free in PROVIDERS if free.name == name)
         self._retries = retries
-        self._dice = random.Random(f"{stage.world.seed}/backoff")
+        self._rng = random.Random(f"{stage.world.seed}/backoff")
 
     async def __aenter__(self) -> Self:
         return self
@@ -140,7 +140,7 @@ class Plain:
     def _pause_s(self, n: int, said_s: float | None) -> float:
         if said_s is not None and 0 < said_s <= RETRY_AFTER_MAX_S:
             return said_s
-        return min(8.0, 0.5 * 2.0**n) * self._dice.uniform(0.75, 1.0)
+        return min(8.0, 0.5 * 2.0**n) * self._rng.uniform(0.75, 1.0)
 
 
 class InTurn:

@@ -21,7 +21,7 @@ from random import Random
 from typing import Any
 
 from dub5.service.app import Service
-from dub5.service.config.options import BreakerOptions, CacheOptions, Clocks, ProbeOptions
+from dub5.service.config.options import BreakerOptions, CacheOptions, ProbeOptions, TimeoutOptions
 from dub5.service.config.settings import (
     Loaded,
     ProviderSettings,
@@ -45,7 +45,7 @@ STREAMS_PER_WORLD = 250
 AT_A_TIME = 8
 SLOTS = 20
 A_LONG_WHILE_S = 3 * 86_400.0  # every cool-down is over
-CLOCKS = Clocks(first_token_s=2, whole_answer_s=3, between_tokens_s=2, total_s=10)
+CLOCKS = TimeoutOptions(first_token_s=2, whole_answer_s=3, between_tokens_s=2, total_s=10)
 NEVER = BreakerOptions(calls_min=10**9, failures_in_a_row=10**9)
 SERVER = ServerSettings(event_bytes_max=64 * 1024, answer_bytes_max=128 * 1024, in_flight_max=AT_A_TIME)
 ERROR_FIELDS = {"message", "type", "code", "param", "id", "retry_after", "suggestion", "attempts"}
@@ -185,7 +185,7 @@ class World:
 
     def _at_rest(self, quiet: set[asyncio.Task[Any]], asks: list[Ask]) -> None:
         """Nothing is left over: no request, no pass, no slot, no connection, no task."""
-        states = self.service.fleet.states(asyncio.get_running_loop().time())
+        states = self.service.fleet.snapshots(asyncio.get_running_loop().time())
         free = [semaphore._value for semaphore in self.slots._free.values()]
         tasks = {task for task in asyncio.all_tasks() - quiet if not task.done()}
         left_over = {

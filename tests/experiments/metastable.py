@@ -27,15 +27,15 @@ from dub5.service.config.options import (
     AdmissionOptions,
     BreakerOptions,
     BudgetOptions,
-    Clocks,
     HedgeOptions,
     LimiterOptions,
     ProbeOptions,
     RetryOptions,
+    TimeoutOptions,
 )
-from dub5.service.failover import loop as runner
-from dub5.service.resilience.classify import Then, Verdict
-from dub5.service.resilience.retry import Again, again
+from dub5.service.failover import loop as failover
+from dub5.service.resilience.classify import Classification, Then
+from dub5.service.resilience.retry import RetryDecision, decide_retry
 from dub5.simulators.limits.concurrency import Capacity
 from dub5.simulators.virtual import run
 from tests.experiments.pressure import Played, Scene
@@ -43,7 +43,7 @@ from tests.experiments.pressure import Played, Scene
 SLOTS = 25  # and each does one request a second
 FROM_S, TO_S, END_S = 20.0, 80.0, 200.0
 PATIENCE_S = 4.0
-TRY = Clocks(first_token_s=2.0)
+TRY = TimeoutOptions(first_token_s=2.0)
 NEVER = 10**6
 UNGUARDED: dict[str, Any] = {
     "breaker": BreakerOptions(failures_in_a_row=NEVER, calls_min=NEVER),
@@ -63,7 +63,7 @@ class Policy:
 
     name: str
     options: dict[str, Any]
-    clocks: Clocks = TRY
+    clocks: TimeoutOptions = TRY
     expiry: bool = False
     again: bool = True  # timeouts are tried again, which the service itself never does
 
@@ -73,7 +73,7 @@ POLICIES = (
     Policy("naive + expiry", UNGUARDED | {"retry": THREE, "budget": UNPAID}, expiry=True),
     Policy("20 % budget", UNGUARDED | {"retry": THREE, "budget": BudgetOptions(share=0.2, floor_per_s=0.0)}),
     Policy("no retries", UNGUARDED | {"budget": UNPAID}, again=False),
-    Policy("ours", {}, clocks=Clocks(), expiry=True, again=False),
+    Policy("ours", {}, clocks=TimeoutOptions(), expiry=True, again=False),
 )
 
 
@@ -93,10 +93,10 @@ class Outcome:
         return f"{end}, {self.tries:.1f}x load"
 
 
-def _all_again(verdict: Verdict, tries: Any, **known: Any) -> Again | None:
-    if verdict.reason.endswith("_timeout") and verdict.reason != "deadline_timeout":
-        verdict = replace(verdict, then=Then.RETRY)
-    return again(verdict, tries, **known | {"last": True})
+def _all_again(classification: Classification, tries: Any, **known: Any) -> RetryDecision | None:
+    if classification.reason.endswith("_timeout") and classification.reason != "deadline_timeout":
+        classification = replace(classification, then=Then.RETRY)
+    return decide_retry(classification, tries, **known | {"last": True})
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def _run_by(policy: Policy) -> Iterator[None]:
     if not policy.again:
         yield
         return
-    with patch.object(runner, "again", _all_again):
+    with patch.object(failover, "decide_retry", _all_again):
         yield
 
 

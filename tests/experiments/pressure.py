@@ -14,7 +14,7 @@ from typing import Any
 
 from dub5.service import clock
 from dub5.service.app import Service
-from dub5.service.config.options import Clocks
+from dub5.service.config.options import TimeoutOptions
 from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
 from dub5.simulators.latency import Latency
 from dub5.simulators.ledger import Ledger
@@ -58,7 +58,7 @@ class Scene:
     patience_s: float = 10.0  # then the person leaves
     deadline_s: float | None = None  # what the service is told
     works_for_nobody: bool = False  # who stood in the provider's line and left is served all the same
-    clocks: Clocks = field(default_factory=Clocks)
+    clocks: TimeoutOptions = field(default_factory=TimeoutOptions)
     options: dict[str, Any] = field(default_factory=dict)
     stream: bool = True
     latency: Latency = LATENCY

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from dub5.service.api import chat, stream
-from dub5.service.failover.attempt import Streaming, Try
+from dub5.service.failover.attempt import Attempt, StreamedAnswer
 from dub5.service.providers import openai
 from dub5.service.providers.base import ProviderFault
 from tests.experiments.fuzz_upstream import Violation, fuzz
@@ -36,16 +36,16 @@ def done_after_an_error(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_closed(patch: pytest.MonkeyPatch) -> None:
-    async def close(self: Try, *, at_end: bool = False) -> None: ...
+    async def close(self: Attempt, *, at_end: bool = False) -> None: ...
 
-    patch.setattr(Try, "close", close)
+    patch.setattr(Attempt, "close", close)
 
 
 def a_pass_kept(patch: pytest.MonkeyPatch) -> None:
-    async def aclose(self: Streaming) -> None:
+    async def aclose(self: StreamedAnswer) -> None:
         await self._attempt.close()
 
-    patch.setattr(Streaming, "aclose", aclose)
+    patch.setattr(StreamedAnswer, "aclose", aclose)
 
 
 def a_fault_of_ours(patch: pytest.MonkeyPatch) -> None:

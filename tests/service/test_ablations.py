@@ -15,15 +15,15 @@ from dub5.service import clock
 from dub5.service.config.options import (
     BreakerOptions,
     BudgetOptions,
-    Clocks,
     HealthOptions,
     LimiterOptions,
     ProbeOptions,
     RetryOptions,
+    TimeoutOptions,
 )
-from dub5.service.failover.loop import _Walk
+from dub5.service.failover.loop import _FailoverLoop
 from dub5.service.resilience.circuit_breaker import Breaker
-from dub5.service.resilience.health import Record
+from dub5.service.resilience.health import ErrorRateWindow
 from dub5.simulators.script import Hang, Script, SimRequest
 from dub5.simulators.virtual import Connect
 from tests.service.test_resilience import limited, share, until
@@ -70,7 +70,9 @@ class Crowd:
 
 async def breaker(options: Options) -> bool:
     """A target hangs for five minutes: hardly anybody waits for it."""
-    async with World(one=STALLS, two=healthy(), options=options, clocks=Clocks(first_token_s=3)) as world:
+    async with World(
+        one=STALLS, two=healthy(), options=options, clocks=TimeoutOptions(first_token_s=3)
+    ) as world:
         crowd = await Crowd(world).ask(300, 1.0)
     return crowd.waited(1.0) <= 10
 
@@ -182,7 +184,9 @@ async def limiter(options: Options) -> bool:
 async def health(options: Options) -> bool:
     """A quarter of a target's requests hang, too few for its breaker: others go first, so few people wait."""
     sick = share(0.25, STALLS, healthy())
-    async with World(one=sick, two=healthy(), options=options, clocks=Clocks(first_token_s=5)) as world:
+    async with World(
+        one=sick, two=healthy(), options=options, clocks=TimeoutOptions(first_token_s=5)
+    ) as world:
         crowd = await Crowd(world).ask(1200, 0.1)
     return crowd.waited(3.0) < 1200 * 0.08
 
@@ -254,15 +258,15 @@ def _only(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
 
     def take(patch: pytest.MonkeyPatch) -> None:
         if "race" in names:
-            patch.setattr(_Walk, "_is_last", lambda walk, rest: True)
+            patch.setattr(_FailoverLoop, "_is_last", lambda walk, rest: True)
         if "suspicion" in names:
-            patch.setattr(Breaker, "suspect", False)
+            patch.setattr(Breaker, "on_probation", False)
         if "late" in names:
-            patch.setattr(_Walk, "_hedge_delays_s", lambda walk, target, rest: {})
+            patch.setattr(_FailoverLoop, "_hedge_delays_s", lambda walk, target, rest: {})
         if "few_calls" in names:
-            patch.setattr(Record, "_failed_last", lambda record, now_s: False)
+            patch.setattr(ErrorRateWindow, "_failed_last", lambda record, now_s: False)
         if "last_resort" in names:
-            patch.setattr(Breaker, "enter_slow", lambda breaker, now_s: None)
+            patch.setattr(Breaker, "try_acquire_last_resort", lambda breaker, now_s: None)
 
     return take
 

@@ -8,16 +8,16 @@ import pytest
 
 from dub5.service import clock
 from dub5.service.cache.cache import AnswerCache
-from dub5.service.config.options import CacheOptions, Clocks, DegradedOptions
+from dub5.service.config.options import CacheOptions, DegradedOptions, TimeoutOptions
 from dub5.service.config.settings import ServerSettings
 from dub5.service.failover.context import Upstream
-from dub5.service.failover.loop import _Walk
+from dub5.service.failover.loop import _FailoverLoop
 from dub5.simulators.script import Hang
 from tests.service.test_features import DOWN, TOOL, Pair
 from tests.support.world import World, healthy, in_turn, script, status
 
 STALLS = script(Hang())
-CLOCKS = Clocks(first_token_s=2.0)
+CLOCKS = TimeoutOptions(first_token_s=2.0)
 
 
 async def longest_s(world: World, times: int, every_s: float) -> float:
@@ -92,20 +92,20 @@ Play = Callable[[DegradedOptions], Awaitable[bool]]
 
 
 def no_stand_in(patch: pytest.MonkeyPatch) -> None:
-    whole = _Walk._is_trial
+    whole = _FailoverLoop._should_race
 
-    def waits(self: _Walk, *args: Any) -> bool:
-        self._task.stand_in = False
+    def waits(self: _FailoverLoop, *args: Any) -> bool:
+        self._context.has_fallback = False
         return whole(self, *args)
 
-    patch.setattr(_Walk, "_is_trial", waits)
+    patch.setattr(_FailoverLoop, "_should_race", waits)
 
 
 def no_stale(patch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None:
         return None
 
-    patch.setattr(AnswerCache, "fallback", nothing)
+    patch.setattr(AnswerCache, "stale_if_error", nothing)
 
 
 def blind(patch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ MECHANISMS: list[tuple[Play, DegradedOptions, DegradedOptions, Callable[[pytest.
     (stand_in, ON, ON, no_stand_in),
     (stale, ON, ON, no_stale),
     (spare, ON, ON, lambda patch: patch.setattr("dub5.service.admission.admission.SPARE_MAX", 0)),
-    (reduced, ON, ON, lambda patch: patch.setattr(Upstream, "carries", lambda self, request: False)),
+    (reduced, ON, ON, lambda patch: patch.setattr(Upstream, "supports", lambda self, request: False)),
     (context, ON, ON, blind),
 ]
 

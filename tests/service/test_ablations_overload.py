@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from dub5.service.admission.codel import Codel
-from dub5.service.admission.wait_queue import Lane, Line, Waiter
+from dub5.service.admission.wait_queue import PriorityLane, Waiter, WaitQueue
 from dub5.service.config.options import AdmissionOptions, LimiterOptions
 from dub5.service.config.settings import ServerSettings
 from dub5.service.resilience import classify
-from dub5.service.resilience.queue_delay import Backlog
+from dub5.service.resilience.queue_delay import QueueDelayDetector
 from dub5.simulators.latency import Latency
 from dub5.simulators.limits.concurrency import Capacity
 from tests.experiments.pressure import Scene, Stage
@@ -108,11 +108,11 @@ def _expired_only_then(waiter: Waiter, now_s: float) -> bool:
 
 
 def _not_in_vain(note: Callable[..., bool]) -> Callable[..., bool]:
-    return lambda backlog, *told, in_vain=False: not in_vain and note(backlog, *told)
+    return lambda backlog, *told, unanswered=False: not unanswered and note(backlog, *told)
 
 
 def _also_the_last(too_long: Callable[..., Any]) -> Callable[..., Any]:
-    def all_of_them(line: Line, now_s: float) -> Any:
+    def all_of_them(line: WaitQueue, now_s: float) -> Any:
         for waiter in list(line):
             if line.lanes[waiter.priority].codel.too_long(now_s - waiter.joined_s, now_s):
                 yield waiter
@@ -124,13 +124,28 @@ Scenario = Callable[[Options], Awaitable[bool]]
 KEEP: Callable[[Patch], None] = lambda patch: None
 MECHANISMS: list[tuple[Scenario, Options, Options, Callable[[Patch], None]]] = [
     (queue, {}, {"admission": NO_ROOM}, KEEP),
-    (codel, {}, {}, lambda patch: patch.setattr(Codel, "stands", lambda *_: False)),
-    (newest_first, {}, {}, lambda patch: patch.setattr(Lane, "following", lambda lane, _: lane.oldest())),
+    (codel, {}, {}, lambda patch: patch.setattr(Codel, "is_standing", lambda *_: False)),
+    (
+        newest_first,
+        {},
+        {},
+        lambda patch: patch.setattr(PriorityLane, "next_waiter", lambda lane, _: lane.oldest()),
+    ),
     (expiry, {}, {}, lambda patch: patch.setattr(Waiter, "expired", _expired_only_then)),
     (priorities, {"admission": AdmissionOptions(priorities={"KEY_WEB": "high"})}, {}, KEEP),
-    (last_one_stays, {}, {}, lambda patch: patch.setattr(Line, "too_long", _also_the_last(Line.too_long))),
-    (backlog, {}, {}, lambda patch: patch.setattr(Backlog, "note", lambda *_, **__: False)),
-    (backlog_in_vain, {}, {}, lambda patch: patch.setattr(Backlog, "note", _not_in_vain(Backlog.note))),
+    (
+        last_one_stays,
+        {},
+        {},
+        lambda patch: patch.setattr(WaitQueue, "too_long", _also_the_last(WaitQueue.too_long)),
+    ),
+    (backlog, {}, {}, lambda patch: patch.setattr(QueueDelayDetector, "note", lambda *_, **__: False)),
+    (
+        backlog_in_vain,
+        {},
+        {},
+        lambda patch: patch.setattr(QueueDelayDetector, "note", _not_in_vain(QueueDelayDetector.note)),
+    ),
     (overload_by_words, {}, {}, lambda patch: patch.setattr(classify, "OVERLOADED", ())),
 ]
 

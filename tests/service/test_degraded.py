@@ -11,7 +11,13 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from dub5.service import clock
-from dub5.service.config.options import BreakerOptions, CacheOptions, Clocks, DegradedOptions, ProbeOptions
+from dub5.service.config.options import (
+    BreakerOptions,
+    CacheOptions,
+    DegradedOptions,
+    ProbeOptions,
+    TimeoutOptions,
+)
 from dub5.service.config.settings import ServerSettings
 from dub5.simulators.script import Close, End, Hang, Head, Respond, Script, SimRequest, Wait
 from dub5.simulators.virtual import AppClient, AppResponse, Connect
@@ -72,7 +78,7 @@ async def test_all_gone() -> None:
 
 async def test_breakers_open() -> None:
     """Once it is known that nobody is there, nobody waits, whatever the clocks would allow: not even who probes."""
-    async with World(one=STALLS, two=STALLS, route=ON, clocks=Clocks(first_token_s=2.0)) as world:
+    async with World(one=STALLS, two=STALLS, route=ON, clocks=TimeoutOptions(first_token_s=2.0)) as world:
         for _ in range(6):
             await world.ask(stream=True)
         assert world.happened("breaker_opened") == 2
@@ -88,7 +94,9 @@ async def test_recovery() -> None:
     """Requests that got a substitute find out that a target is back; no probe of the background is needed."""
     first_dead = in_turn(*[STALLS] * 6, healthy())
     options = {"probe": ProbeOptions(enabled=False)}
-    async with World(one=first_dead, route=ON, clocks=Clocks(first_token_s=1.0), options=options) as world:
+    async with World(
+        one=first_dead, route=ON, clocks=TimeoutOptions(first_token_s=1.0), options=options
+    ) as world:
         headers = [(await world.ask(stream=True)).headers]
         while "x-dub5-degraded" in headers[-1] and clock.now() < 60:
             await asyncio.sleep(1.0)
@@ -210,7 +218,7 @@ async def test_never_for_the_callers_fault(respond: Respond, code: str) -> None:
 async def test_never_after_the_first_content() -> None:
     """A stream that has begun ends as honestly as ever."""
     begun = script(Head(200, SSE), chunk({"content": "He"}), Hang())
-    async with World(one=begun, route=ON, clocks=Clocks(between_tokens_s=1.0)) as world:
+    async with World(one=begun, route=ON, clocks=TimeoutOptions(between_tokens_s=1.0)) as world:
         answer = await world.ask(stream=True)
     events = payloads(answer.body)
     assert events[-1]["error"]["code"] == "stream_stalled" and "[DONE]" not in events
@@ -500,7 +508,7 @@ async def test_whole_delivery() -> None:
     chunks."""
     route = ON | {"delivery": "whole"}
     dies = script(Head(200, SSE), chunk({"content": "x"}), Hang())
-    async with World(one=dies, route=route, clocks=Clocks(between_tokens_s=12.0)) as world:
+    async with World(one=dies, route=route, clocks=TimeoutOptions(between_tokens_s=12.0)) as world:
         answer = await world.ask(stream=True)
     events = payloads(answer.body)
     assert b": the answer is on its way" in answer.body

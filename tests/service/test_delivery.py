@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.service import clock
-from dub5.service.config.options import Clocks
+from dub5.service.config.options import TimeoutOptions
 from dub5.service.config.settings import ServerSettings
 from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Reset, Wait
 from dub5.simulators.virtual import run
@@ -101,7 +101,7 @@ async def test_heartbeats() -> None:
 
 async def test_nobody_answers_after_a_heartbeat() -> None:
     """The status is sent by then: the error is an event, and the outcome is failed, not cut."""
-    slow = Clocks(first_token_s=8.0)
+    slow = TimeoutOptions(first_token_s=8.0)
     async with World(one=script(Hang()), two=script(Hang()), clocks=slow, **WHOLE) as world:
         answer = await world.ask(stream=True)
     assert answer.status == 200
@@ -115,7 +115,7 @@ async def test_leaving_while_it_is_held() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(12.0):
                 await world.ask(stream=True)
-        assert world.service.fleet.states(clock.now())[0].in_flight == 0
+        assert world.service.fleet.snapshots(clock.now())[0].in_flight == 0
     assert world.outcomes() == {"cancelled": 1}
 
 

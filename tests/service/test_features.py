@@ -6,12 +6,12 @@ from typing import Any, Self
 import pytest
 
 from dub5.service import clock
-from dub5.service.api.features import Able, features
+from dub5.service.api.features import Capabilities, features
 from dub5.service.app import Service
 from dub5.service.config.settings import Differences, Loaded, ProviderSettings, RouteSettings, Settings
-from dub5.service.providers.features import Feature, feature_of, lacking
+from dub5.service.providers.features import Feature, feature_of, missing_features
 from dub5.service.providers.registry import dialect_of
-from dub5.service.resilience.health import Health, TargetState
+from dub5.service.resilience.health import Health, TargetSnapshot
 from dub5.simulators.script import Hang, Respond, Script, SimRequest
 from dub5.simulators.virtual import AppClient, VirtualWire
 from tests.support.world import body, healthy, script, status
@@ -35,11 +35,11 @@ class Pair:
     """`able/m` can do everything, `plain/m` only chat, in that order behind "chat"."""
 
     def __init__(
-        self, able: Respond, plain: Respond, windows: tuple[int | None, int | None] = (None, None)
+        self, capabilities: Respond, plain: Respond, windows: tuple[int | None, int | None] = (None, None)
     ) -> None:
         self.asked: list[str] = []
         responds = {
-            "http://able.test/v1": self._noting("able", able),
+            "http://able.test/v1": self._noting("able", capabilities),
             "http://plain.test/v1": self._noting("plain", plain),
         }
         tokens = [{} if window is None else {"m": window} for window in windows]
@@ -191,15 +191,15 @@ async def test_counted() -> None:
     assert seen["happened"]["feature_unavailable"] == 1
 
 
-def state(name: str, health: Health) -> TargetState:
-    return TargetState(name, "p", health, "closed", 0.0, 0.0, 0, 0, False, 1, 0)
+def state(name: str, health: Health) -> TargetSnapshot:
+    return TargetSnapshot(name, "p", health, "closed", 0.0, 0.0, 0, 0, False, 1, 0)
 
 
 def test_unsupported() -> None:
     """What no target has is told apart from what is merely out of reach; a degraded target still counts."""
-    able = {"p/a": Able({"tools", "vision"}), "p/b": Able({"vision", "logprobs"})}
+    capabilities = {"p/a": Capabilities({"tools", "vision"}), "p/b": Capabilities({"vision", "logprobs"})}
     states = {"p/a": state("p/a", Health.DEGRADED), "p/b": state("p/b", Health.UNHEALTHY)}
-    told = features(("p/a", "p/b"), able, states)
+    told = features(("p/a", "p/b"), capabilities, states)
     assert told == {
         "chat": "available",
         "tools": "unavailable",
@@ -220,7 +220,7 @@ def test_unsupported() -> None:
 )
 def test_dialects(dialect: Any, lacks: set[Feature]) -> None:
     """What each dialect lacks is asked of its own translation, and every field it names is of that feature."""
-    found = lacking(dialect_of(ProviderSettings("p", dialect, "http://p.test"), 1_000), "m")
+    found = missing_features(dialect_of(ProviderSettings("p", dialect, "http://p.test"), 1_000), "m")
     assert set(found) == lacks
     for feature, param in found.items():
         assert feature_of(param) in (feature, Feature.JSON_SCHEMA)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import pytest
 
 from dub5.service import clock
-from dub5.service.config.options import BreakerOptions, CacheOptions, Clocks
+from dub5.service.config.options import BreakerOptions, CacheOptions, TimeoutOptions
 from dub5.simulators.script import Close, Data, End, Hang, Head, Reset, Wait
 from dub5.simulators.virtual import AppFault, Connect
 from tests.support.world import (
@@ -27,7 +27,7 @@ from tests.support.world import (
 
 TEXT = "".join(WORDS)
 DOWN = status(530, b"error code: 1033", {"content-type": "text/plain"})
-CLOCKS = Clocks(
+CLOCKS = TimeoutOptions(
     pool_s=1.0, connect_s=3.0, first_token_s=10.0, whole_answer_s=60.0, between_tokens_s=15.0, total_s=120.0
 )
 
@@ -501,7 +501,7 @@ class TestClocks:
     async def test_a_long_healthy_stream(self) -> None:
         """Ten minutes of tokens are no fault of anybody's, where the route allows them."""
         long = healthy(words=("word ",) * 600, gap_s=1.0)
-        async with World(one=long, clocks=Clocks(total_s=3600.0)) as world:
+        async with World(one=long, clocks=TimeoutOptions(total_s=3600.0)) as world:
             answer = await world.ask(stream=True)
         assert clock.now() > 600
         assert payloads(answer.body)[-1] == "[DONE]"
@@ -526,7 +526,7 @@ class TestLeaving:
             assert closed_at_s == [pytest.approx(at_s)]
         assert world.outcomes() == {"cancelled": 1}
         assert world.service.admission.in_flight == 0
-        assert world.service.fleet.states(clock.now())[0].in_flight == 0
+        assert world.service.fleet.snapshots(clock.now())[0].in_flight == 0
 
 
 class TestBreaker:
@@ -556,7 +556,7 @@ class TestBreaker:
 
     async def test_an_unreachable_host_is_not_up(self) -> None:
         """A probe whose connection stalls does not close the host's breaker, whichever clock ends it."""
-        hasty = Clocks(first_token_s=2.0, connect_s=3.0)
+        hasty = TimeoutOptions(first_token_s=2.0, connect_s=3.0)
         async with World(one=in_turn(*[DOWN] * 5, healthy()), two=healthy(), clocks=hasty) as world:
             for _ in range(5):
                 await world.ask()

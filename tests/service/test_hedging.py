@@ -8,13 +8,13 @@ from dub5.service import clock
 from dub5.service.config.options import (
     BreakerOptions,
     BudgetOptions,
-    Clocks,
     HealthOptions,
     HedgeOptions,
     ProbeOptions,
+    TimeoutOptions,
 )
 from dub5.service.model import Target
-from dub5.service.timeouts import Interrupted, Watch
+from dub5.service.timeouts import Interrupted, Timeouts
 from dub5.simulators.script import Hang, Respond, Script, SimRequest, Wait
 from dub5.simulators.virtual import Connect
 from tests.service.test_ablations import Crowd
@@ -46,7 +46,7 @@ async def test_the_second_answers(stream: bool) -> None:
         began_s = clock.now()
         answer = await world.ask(stream=stream)
         took_s = clock.now() - began_s
-        assert [state.in_flight for state in world.service.fleet.states(clock.now())] == [0, 0]
+        assert [state.in_flight for state in world.service.fleet.snapshots(clock.now())] == [0, 0]
     assert took_s < 0.5
     assert "one/m=outrun" in answer.headers["x-dub5-trail"]
     assert answer.headers["x-dub5-target"] == "two/m"
@@ -59,7 +59,7 @@ async def test_half_the_time_is_gone() -> None:
     """A caller who cannot wait for as long as an answer may take is asked for elsewhere at half its time, free, from the
     first request on; nobody is given up for it. Who has time enough waits for the clock."""
     options = {**PLENTY, "budget": BudgetOptions(share=0.0, floor_per_s=0.0)}
-    clocks = Clocks(whole_answer_s=60.0)
+    clocks = TimeoutOptions(whole_answer_s=60.0)
     async with World(one=healthy(first_s=10.0), two=healthy(), options=options, clocks=clocks) as world:
         soon = await world.ask(stream=False, headers={"x-deadline-ms": "8000"})
         later = await world.ask(stream=False, headers={"x-deadline-ms": "30000"})
@@ -82,14 +82,14 @@ async def test_who_often_takes_long_is_not_late_at_half_the_time() -> None:
 async def test_each_pays_from_its_own_purse() -> None:
     """Who has just recovered is spared, and pays for nobody else: the next one is asked if its own budget allows it."""
     options = {**EAGER, "budget": BudgetOptions(share=0.0, floor_per_s=1.0)}
-    clocks = Clocks(first_token_s=0.97)  # then there is no time for anybody else
+    clocks = TimeoutOptions(first_token_s=0.97)  # then there is no time for anybody else
     providers = {"one": then(healthy(), STALLS), "two": healthy(), "three": healthy()}
     async with World(**providers, options=options, clocks=clocks) as world:
         await warm(world)
         fleet = world.service.fleet
         fleet.isolate(["two"], clock.now())
         fleet.isolate([], clock.now())
-        while fleet.pay(Target("three", "m"), clock.now()):
+        while fleet.withdraw(Target("three", "m"), clock.now()):
             pass
         await world.ask(stream=True, headers={"x-deadline-ms": "1000"})
         assert world.happened("hedged") == 0
@@ -117,7 +117,7 @@ async def test_the_first_answers_after_all() -> None:
     async with World(one=then(healthy(), slower), two=STALLS, options=EAGER) as world:
         await warm(world)
         answer = await world.ask(stream=True)
-        assert world.service.fleet.states(clock.now())[1].in_flight == 0
+        assert world.service.fleet.snapshots(clock.now())[1].in_flight == 0
     assert answer.headers["x-dub5-target"] == "one/m"
     assert text_of(answer.body) == "hello big world"
     assert len(world.asked["two"]) == 1
@@ -160,7 +160,7 @@ async def test_leaving_while_two_are_asked() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1.0):
                 await world.ask(stream=True)
-        assert [state.in_flight for state in world.service.fleet.states(clock.now())] == [0, 0]
+        assert [state.in_flight for state in world.service.fleet.snapshots(clock.now())] == [0, 0]
     assert len(world.asked["two"]) == 1
 
 
@@ -194,7 +194,7 @@ async def test_not_toward_trouble() -> None:
         world.wire.link("http://one.test/v1").connect = Connect.OPENS
         await asyncio.sleep(60)
         await world.ask(stream=True)
-        assert world.service.fleet.states(clock.now())[1].breaker != "closed"
+        assert world.service.fleet.snapshots(clock.now())[1].breaker != "closed"
         hedged = world.happened("hedged")
         before = len(world.asked["two"])
         await warm(world, calls=5)
@@ -223,15 +223,15 @@ async def test_ablation() -> None:
 
 async def test_an_interrupted_wait() -> None:
     """It ends at once, and so do those after it, until the watch is calm again; nothing of it is left."""
-    watch = Watch(clock.now() + 10.0)
-    asyncio.get_running_loop().call_later(0.5, watch.interrupt)
+    timeouts = Timeouts(clock.now() + 10.0)
+    asyncio.get_running_loop().call_later(0.5, timeouts.interrupt)
     for _ in range(2):
         with pytest.raises(Interrupted):
-            await watch.guard("first_token", 5.0, asyncio.sleep(3.0))
+            await timeouts.run("first_token", 5.0, asyncio.sleep(3.0))
         assert clock.now() == pytest.approx(0.5, abs=0.01)
-    watch.calm()
-    await watch.guard("first_token", 5.0, asyncio.sleep(1.0))
-    watch.close()
+    timeouts.resume()
+    await timeouts.run("first_token", 5.0, asyncio.sleep(1.0))
+    timeouts.close()
     assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
 
 

@@ -90,7 +90,7 @@ async def test_few_whole_streams_are_heard_out() -> None:
         doubt(world, "one")
         for _ in range(20):
             await world.ask(stream=True, headers=WHOLE)
-        assert world.service.fleet.states(clock.now())[0].in_flight == 5
+        assert world.service.fleet.snapshots(clock.now())[0].in_flight == 5
 
 
 async def test_a_whole_stream_that_has_begun_is_not_slow() -> None:
@@ -115,7 +115,7 @@ async def test_slowness_is_told_when_it_opens_a_breaker() -> None:
     async with World(one=healthy(first_s=6.0), options=CALM) as world:
         await asyncio.gather(*(world.ask(stream=True) for _ in range(12)))
         assert world.happened("breaker_opened") == 1
-        assert [entry.told for entry in world.service.fleet._entries.values()] == [Health.UNHEALTHY]
+        assert [entry.reported_health for entry in world.service.fleet._states.values()] == [Health.UNHEALTHY]
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -132,7 +132,7 @@ async def test_whoever_is_cancelled_twice_leaves_nothing_behind(turns: int) -> N
         app.cancel()
         await asyncio.gather(app, asking, return_exceptions=True)
         await asyncio.sleep(60)
-        assert [state.in_flight for state in world.service.fleet.states(clock.now())] == [0, 0]
+        assert [state.in_flight for state in world.service.fleet.snapshots(clock.now())] == [0, 0]
 
 
 @pytest.mark.parametrize("every_s", [0.5, 20.0])

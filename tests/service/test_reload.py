@@ -14,14 +14,14 @@ from dub5.service.config.options import (
     BudgetOptions,
     CacheBounds,
     CacheOptions,
-    Clocks,
     HealthOptions,
     LimiterOptions,
     ProbeOptions,
     RetryOptions,
+    TimeoutOptions,
 )
 from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
-from dub5.service.resilience.health import TargetState
+from dub5.service.resilience.health import TargetSnapshot
 from dub5.simulators.script import End, Hang, Head, Wait
 from dub5.simulators.virtual import AppClient
 from tests.support.world import SSE, WORDS, World, chunk, healthy, payloads, script, status, text_of
@@ -55,8 +55,8 @@ def routed(settings: Settings, **more: Any) -> tuple[RouteSettings, ...]:
     return tuple(replace(route, **more) for route in settings.route)
 
 
-def state(world: World, name: str) -> TargetState:
-    return {state.name: state for state in world.service.fleet.states(clock.now())}[name]
+def state(world: World, name: str) -> TargetSnapshot:
+    return {state.name: state for state in world.service.fleet.snapshots(clock.now())}[name]
 
 
 async def reported(world: World) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class TestInFlight:
         """A stream goes by the clocks it began with; the next one by the new ones."""
         async with World(one=SLOW) as world, world.stream() as stream:
             said = await stream.read()
-            reload(world, route=routed(world.service.settings, clocks=Clocks(between_tokens_s=1.0)))
+            reload(world, route=routed(world.service.settings, clocks=TimeoutOptions(between_tokens_s=1.0)))
             while data := await stream.read():
                 said += data
             assert text_of(said) == "".join(WORDS)
@@ -162,17 +162,15 @@ class TestWhatIsKnown:
         limited = status(429, b"{}", {"retry-after": "60"})
         async with World(one=DOWN, two=limited, three=healthy(), breaker=ONCE) as world:
             await world.ask(stream=True)
-            before = world.service.fleet.states(clock.now())
+            before = world.service.fleet.snapshots(clock.now())
             reload(
                 world,
                 health=HealthOptions(calls_min=1),
                 budget=BudgetOptions(share=0.5),
                 route=(RouteSettings("chat", ("three/m", "two/m", "one/m", "one/n")),),
             )
-            after = {state.name: state for state in world.service.fleet.states(clock.now())}
-            load_s = world.service.fleet.standing(
-                next(iter(world.service.fleet._entries)), clock.now()
-            ).load_s
+            after = {state.name: state for state in world.service.fleet.snapshots(clock.now())}
+            load_s = world.service.fleet.score(next(iter(world.service.fleet._states)), clock.now()).load_s
         assert [after[state.name] for state in before] == before
         assert list(after) == ["three/m", "two/m", "one/m", "one/n"]
         assert after["one/m"].breaker == "open"

@@ -11,10 +11,10 @@ from dub5.service.config.options import (
     AdmissionOptions,
     BreakerOptions,
     BudgetOptions,
-    Clocks,
     LimiterOptions,
     ProbeOptions,
     RetryOptions,
+    TimeoutOptions,
 )
 from dub5.simulators.script import Hang, Head, Respond, Script, SimRequest, Wait
 from tests.support.world import SSE, World, healthy, in_turn, reply, script, status, text_of
@@ -110,7 +110,7 @@ class TestProbes:
     """`one` stalls for ever, or until a moment; its breaker opens after five."""
 
     BREAKER = BreakerOptions(failures_in_a_row=2, ramp_s=0.0)
-    CLOCKS = Clocks(first_token_s=3.0)
+    CLOCKS = TimeoutOptions(first_token_s=3.0)
 
     def world(self, one: Respond, two: Respond | None = None, **more: object) -> World:
         more = {"options": NO_PROBES, **more}
@@ -159,7 +159,7 @@ class TestProbes:
             await asyncio.gather(*(world.ask(stream=True) for _ in range(2)))
             await asyncio.sleep(5)
             answer = await world.ask(stream=True)
-            assert world.service.fleet.states(clock.now())[1].in_flight == 0
+            assert world.service.fleet.snapshots(clock.now())[1].in_flight == 0
         assert answer.headers["x-dub5-trail"].endswith("two/m=outrun;100ms, one/m=ok;100ms")
         assert text_of(answer.body) == "hello big world"
 
@@ -171,7 +171,7 @@ class TestProbes:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.5):
                     await world.ask(stream=True)
-            states = world.service.fleet.states(clock.now())
+            states = world.service.fleet.snapshots(clock.now())
         assert [state.in_flight for state in states] == [0, 0]
         assert states[0].probe_due
 
@@ -196,7 +196,7 @@ class TestProbes:
 
     async def test_a_probe_that_hangs_blocks_nobody(self) -> None:
         """With one provider, and answers that may take a minute, the next probe does not wait for the last one."""
-        clocks = Clocks(whole_answer_s=60.0)
+        clocks = TimeoutOptions(whole_answer_s=60.0)
         async with World(one=until(100, STALLS, healthy()), clocks=clocks, options=NO_PROBES) as world:
             asks: list[asyncio.Task[object]] = []
             answered_s = 0.0
@@ -315,7 +315,7 @@ class TestLoad:
                 asks.append(asyncio.ensure_future(world.ask()))  # type: ignore[arg-type]
                 await asyncio.sleep(0.05)
             await asyncio.gather(*asks)
-            limit = world.service.fleet.states(clock.now())[0].limit
+            limit = world.service.fleet.snapshots(clock.now())[0].limit
         refused = len(world.asked["one"]) - sum(
             "one/m=ok" in ask.result().headers["x-dub5-trail"] for ask in asks
         )

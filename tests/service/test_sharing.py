@@ -8,9 +8,15 @@ from msgspec.structs import replace
 
 from dub5.service import clock
 from dub5.service.cache.cache import Selection
-from dub5.service.config.options import BreakerOptions, CacheOptions, Clocks, DegradedOptions, ProbeOptions
+from dub5.service.config.options import (
+    BreakerOptions,
+    CacheOptions,
+    DegradedOptions,
+    ProbeOptions,
+    TimeoutOptions,
+)
 from dub5.service.events import Event, RequestEnded
-from dub5.service.model import Attempt
+from dub5.service.model import AttemptRecord
 from dub5.simulators.script import Close, Hang, Head, Respond, Wait
 from dub5.simulators.virtual import AppFault, run
 from tests.simulation import mutants
@@ -260,7 +266,10 @@ class TestDeadlines:
         """Too late for who has left, whatever came first: an error before the first byte, of a request not answered."""
 
         async def play() -> None:
-            clocks, at_once = Clocks(first_token_s=2.0, whole_answer_s=2.0), healthy(first_s=0.0, gap_s=0.0)
+            clocks, at_once = (
+                TimeoutOptions(first_token_s=2.0, whole_answer_s=2.0),
+                healthy(first_s=0.0, gap_s=0.0),
+            )
             async with World(one=script(Hang()), two=at_once, clocks=clocks, **ON) as world:
                 hasty, patient = await asyncio.gather(
                     world.ask(temperature=0, stream=stream, headers={"x-deadline-ms": "2000"}),
@@ -328,7 +337,7 @@ class TestBooks:
             assert counts["gen_ai_client_operation_time_to_first_chunk_seconds_count"] == [1.0]
             assert counts["gen_ai_client_token_usage_count"] == [1.0, 1.0]  # input, output
             assert counts["gateway_shared_total"] == [0.0, 0.0, 3.0]  # handed over, renewed, joined
-            barred = Attempt("one/m", 0.0, 0.0, "breaker_open", tried=False)
+            barred = AttemptRecord("one/m", 0.0, 0.0, "breaker_open", tried=False)
             for event in ended:
                 world.service.metrics.count(replace(event, attempts=(barred,)))
             assert _counts(world)["gateway_passed_over_total"] == [1.0]

@@ -10,14 +10,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dub5.service import clock
-from dub5.service.config.options import Clocks
+from dub5.service.config.options import TimeoutOptions
 from dub5.service.errors import AllTargetsDown, DeadlineExceeded, GatewayError, StreamCut, StreamStalled
 from dub5.service.events import Events
-from dub5.service.failover.context import Task
-from dub5.service.failover.rejected_content import Notices
+from dub5.service.failover.context import RequestContext
+from dub5.service.failover.rejected_content import RejectPatterns
 from dub5.service.model import Chunk, Usage
-from dub5.service.single_flight import AHEAD_BYTES_MAX, KEPT_BYTES_MAX, PIECE_BYTES_MAX, Flights, Seat
-from dub5.service.timeouts import ClockRanOut, Watch
+from dub5.service.single_flight import (
+    AHEAD_BYTES_MAX,
+    KEPT_BYTES_MAX,
+    PIECE_BYTES_MAX,
+    CallSubscriber,
+    SharedCalls,
+)
+from dub5.service.timeouts import TimedOut, Timeouts
 from dub5.simulators.virtual import run
 from tests.support.questions import request
 
@@ -29,7 +35,7 @@ LONG_S = 1000.0
 class Source:
     """An answer past its commit point: a chunk, then one every `gap_s`; at the end nothing, or what is wrong with it."""
 
-    watch: Watch
+    timeouts: Timeouts
     chunks: list[bytes]
     gap_s: float = 1.0
     error: GatewayError | None = None
@@ -45,8 +51,8 @@ class Source:
     async def read(self) -> list[Chunk]:
         if self.given:
             try:
-                await self.watch.guard("between_tokens", LONG_S, asyncio.sleep(self.gap_s))
-            except ClockRanOut:
+                await self.timeouts.run("between_tokens", LONG_S, asyncio.sleep(self.gap_s))
+            except TimedOut:
                 raise StreamStalled("No time is left.") from None
         if self.given == len(self.chunks):
             if self.error is not None:
@@ -71,17 +77,17 @@ class House:
     calls: list[Source] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.flights: Flights[Source] = Flights(Events(), self.bytes_max)
+        self.shared_calls: SharedCalls[Source] = SharedCalls(Events(), self.bytes_max)
 
-    async def ask(self, task: Task) -> Source:
-        source = Source(task.watch, self.chunks, self.gap_s, self.error)
+    async def ask(self, context: RequestContext) -> Source:
+        source = Source(context.timeouts, self.chunks, self.gap_s, self.error)
         self.calls.append(source)
         try:
-            await task.watch.guard("first_token", LONG_S, asyncio.sleep(self.first_s))
+            await context.timeouts.run("first_token", LONG_S, asyncio.sleep(self.first_s))
             if self.error is not None and not self.chunks:
                 raise self.error
             return source
-        except ClockRanOut:
+        except TimedOut:
             await source.aclose()
             raise DeadlineExceeded("No time is left.") from None
         except BaseException:
@@ -93,24 +99,26 @@ class House:
         return [call for call in self.calls if call.closed_s is None]
 
     @asynccontextmanager
-    async def seat(self, within_s: float = LONG_S) -> AsyncIterator[Seat[Source]]:
+    async def subscriber(self, within_s: float = LONG_S) -> AsyncIterator[CallSubscriber[Source]]:
         """A place at the call for the one question that is asked here."""
-        watch = Watch(clock.now() + within_s)
-        task = Task(request(stream=True), "chat", Clocks(), Notices(()), watch, clock.now())
+        timeouts = Timeouts(clock.now() + within_s)
+        context = RequestContext(
+            request(stream=True), "chat", TimeoutOptions(), RejectPatterns(()), timeouts, clock.now()
+        )
         try:
-            seat = await self.flights.join("question", task, self.ask)
+            subscriber = await self.shared_calls.join("question", context, self.ask)
             try:
-                yield seat
+                yield subscriber
             finally:
-                await seat.aclose()
+                await subscriber.aclose()
         finally:
-            watch.close()
+            timeouts.close()
 
 
-async def all_of(seat: Seat[Source], pace_s: float = 0.0) -> bytes:
+async def all_of(subscriber: CallSubscriber[Source], pace_s: float = 0.0) -> bytes:
     """All that can be read, with a pause after each read."""
     read = b""
-    while chunks := await seat.read():
+    while chunks := await subscriber.read():
         read += b"".join(chunk.raw for chunk in chunks)
         await asyncio.sleep(pace_s)
     return read
@@ -153,14 +161,14 @@ async def visit(house: House, client: Client, told: Told) -> None:
     """From coming to leaving."""
     await asyncio.sleep(client.comes_s)
     try:
-        async with asyncio.timeout(client.leaves_after_s), house.seat(client.within_s) as seat:
-            while chunks := await seat.read():
+        async with asyncio.timeout(client.leaves_after_s), house.subscriber(client.within_s) as subscriber:
+            while chunks := await subscriber.read():
                 told.read += b"".join(chunk.raw for chunk in chunks)
-                await seat.task.watch.guard("client_stall", LONG_S, asyncio.sleep(client.pace_s))
+                await subscriber.context.timeouts.run("client_stall", LONG_S, asyncio.sleep(client.pace_s))
             told.whole = True
     except TimeoutError:
         pass
-    except ClockRanOut:
+    except TimedOut:
         told.error = StreamStalled("It took its time.")
     except GatewayError as error:
         told.error = error
@@ -180,7 +188,7 @@ async def play(house: House, clients: list[Client]) -> list[Told]:
         here = [c for c, v in zip(clients, visits, strict=True) if c.comes_s <= clock.now() and not v.done()]
         assert here or not house.open
     await asyncio.gather(*visits)
-    assert not house.flights._open
+    assert not house.shared_calls._open
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("flight")]
     return told
 
@@ -240,7 +248,7 @@ class TestPace:
     async def test_a_slow_reader_holds_nobody_up(self) -> None:
         """One reads a chunk a minute, the other as they come: that one has all of it when the provider has said it."""
         house = House([b"x" * 20_000] * 50, gap_s=0.1)
-        async with house.seat() as slow, house.seat() as fast:
+        async with house.subscriber() as slow, house.subscriber() as fast:
             crawling = asyncio.create_task(all_of(slow, pace_s=60.0))
             assert len(await all_of(fast)) == 1_000_000
             assert clock.now() == pytest.approx(1.0 + 50 * 0.1)
@@ -249,17 +257,17 @@ class TestPace:
     async def test_nobody_reads(self) -> None:
         """The provider is read a little ahead of the fastest reader, no further."""
         house = House([b"x" * 1024] * 2000, gap_s=0.0)
-        async with house.seat() as seat:
+        async with house.subscriber() as subscriber:
             await asyncio.sleep(60.0)
             (call,) = house.calls
             assert call.given * 1024 == pytest.approx(AHEAD_BYTES_MAX, abs=2048)
-            assert len(await all_of(seat)) == 2000 * 1024
+            assert len(await all_of(subscriber)) == 2000 * 1024
 
     async def test_far_behind(self) -> None:
         """So far behind that it costs too much memory: then the others wait for it."""
         house = House([b"x" * 1024] * 4000, gap_s=0.0, bytes_max=2 * KEPT_BYTES_MAX)
-        async with house.seat() as fast:
-            async with house.seat():
+        async with house.subscriber() as fast:
+            async with house.subscriber():
                 reading = asyncio.create_task(all_of(fast))
                 await asyncio.sleep(60.0)
                 assert house.calls[0].given * 1024 == pytest.approx(2 * KEPT_BYTES_MAX, abs=2048)
@@ -268,7 +276,7 @@ class TestPace:
     async def test_a_piece_at_a_time(self) -> None:
         """What has piled up is given in pieces, so that a client that does not read is noticed."""
         house = House([b"x" * 10_000] * 50, gap_s=0.0)
-        async with house.seat() as first, house.seat() as late:
+        async with house.subscriber() as first, house.subscriber() as late:
             await all_of(first)
             sizes = []
             while chunks := await late.read():
@@ -279,14 +287,14 @@ class TestPace:
     async def test_too_long_to_join(self) -> None:
         """Of a long answer only what somebody has yet to read is kept: who comes then has a call of its own."""
         house = House([b"x" * 10_000] * 300, gap_s=0.01)
-        async with house.seat() as first:
+        async with house.subscriber() as first:
             reading = asyncio.create_task(all_of(first))
             await asyncio.sleep(2.9)
             assert house.calls[0].given * 10_000 > KEPT_BYTES_MAX
-            async with house.seat() as late:
+            async with house.subscriber() as late:
                 assert len(house.calls) == 2
-                assert first._flight._bytes > KEPT_BYTES_MAX
-                assert sum(len(chunk.raw) for chunk in first._flight._chunks) < 100_000
+                assert first._call._bytes > KEPT_BYTES_MAX
+                assert sum(len(chunk.raw) for chunk in first._call._chunks) < 100_000
                 assert len(await all_of(late)) == len(await reading) == 3_000_000
 
 
@@ -294,14 +302,14 @@ async def test_a_defect_is_everybodys() -> None:
     """What is wrong with us is raised where somebody hears it, in each request."""
 
     class Broken(House):
-        async def ask(self, task: Task) -> Source:
+        async def ask(self, context: RequestContext) -> Source:
             await asyncio.sleep(1.0)
             raise ZeroDivisionError
 
     house = Broken([])
 
     async def one() -> None:
-        async with house.seat():
+        async with house.subscriber():
             pass
 
     found = await asyncio.gather(one(), one(), return_exceptions=True)
@@ -312,19 +320,19 @@ async def test_too_little_time_is_nobody_elses() -> None:
     """A call that had no chance in the time of who began it is made again for those who have more."""
 
     class Busy(House):
-        async def ask(self, task: Task) -> Source:
-            until_s = task.watch.deadline_s
+        async def ask(self, context: RequestContext) -> Source:
+            until_s = context.timeouts.deadline_s
             await asyncio.sleep(1.0)
             if until_s < 5.0:
                 raise DeadlineExceeded("Less time is left than an answer needs.")
-            return await super().ask(task)
+            return await super().ask(context)
 
     house = Busy([b"a", b"b"])
 
     async def one(comes_s: float, within_s: float) -> bytes:
         await asyncio.sleep(comes_s)
-        async with house.seat(within_s) as seat:
-            return await all_of(seat)
+        async with house.subscriber(within_s) as subscriber:
+            return await all_of(subscriber)
 
     asking = one(0.0, 2.0), one(0.5, LONG_S), one(0.7, LONG_S)
     hasty, *patient = await asyncio.gather(*asking, return_exceptions=True)
@@ -336,23 +344,23 @@ async def test_too_little_time_is_nobody_elses() -> None:
 async def test_no_timer_is_left() -> None:
     """A call that is over leaves nothing that would ring later."""
     house = House([b"a"])
-    async with house.seat() as seat:
-        await all_of(seat)
-    assert seat._flight._watch is not None
-    assert seat._flight._watch._timer is None
+    async with house.subscriber() as subscriber:
+        await all_of(subscriber)
+    assert subscriber._call._timeouts is not None
+    assert subscriber._call._timeouts._timer is None
 
 
 async def test_more_time_for_one_is_more_time_for_the_call() -> None:
     """The call's own wait under way is extended too, and named as what it is when it ends."""
-    watch = Watch(clock.now() + 1.0)
-    part = Watch(clock.now() + 1.0, within=watch)
-    asyncio.get_running_loop().call_later(0.5, watch.extend, clock.now() + 3.0)
-    with pytest.raises(ClockRanOut, match="deadline"):
-        await watch.guard("first_token", 9.0, asyncio.sleep(20))
+    timeouts = Timeouts(clock.now() + 1.0)
+    part = Timeouts(clock.now() + 1.0, outer=timeouts)
+    asyncio.get_running_loop().call_later(0.5, timeouts.extend, clock.now() + 3.0)
+    with pytest.raises(TimedOut, match="deadline"):
+        await timeouts.run("first_token", 9.0, asyncio.sleep(20))
     assert clock.now() == pytest.approx(3.0)
-    assert part.deadline_s == watch.deadline_s
-    watch.extend(60.0)
-    with pytest.raises(ClockRanOut, match="first_token"):
-        await watch.guard("first_token", 9.0, asyncio.sleep(20))
+    assert part.deadline_s == timeouts.deadline_s
+    timeouts.extend(60.0)
+    with pytest.raises(TimedOut, match="first_token"):
+        await timeouts.run("first_token", 9.0, asyncio.sleep(20))
     part.close()
-    watch.close()
+    timeouts.close()

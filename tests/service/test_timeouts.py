@@ -5,40 +5,40 @@ import asyncio
 import pytest
 
 from dub5.service import clock
-from dub5.service.timeouts import NEVER, ClockRanOut, Watch
+from dub5.service.timeouts import NEVER, TimedOut, Timeouts
 
 
 async def test_a_wait_ends_at_its_limit() -> None:
     """The clock that ran out is named, at the moment it ran out."""
-    watch = Watch(NEVER)
-    with pytest.raises(ClockRanOut, match="first_token"):
-        await watch.guard("first_token", 2.0, asyncio.sleep(9))
+    timeouts = Timeouts(NEVER)
+    with pytest.raises(TimedOut, match="first_token"):
+        await timeouts.run("first_token", 2.0, asyncio.sleep(9))
     assert clock.now() == pytest.approx(2.0)
 
 
 async def test_the_deadline_comes_first() -> None:
     """A limit that reaches beyond the deadline ends with it, and under its name."""
-    watch = Watch(clock.now() + 1.0)
-    with pytest.raises(ClockRanOut, match="deadline"):
-        await watch.guard("first_token", 2.0, asyncio.sleep(9))
+    timeouts = Timeouts(clock.now() + 1.0)
+    with pytest.raises(TimedOut, match="deadline"):
+        await timeouts.run("first_token", 2.0, asyncio.sleep(9))
 
 
 async def test_time_between_waits_does_not_count() -> None:
     """Many waits, each within its limit, with long pauses between them: nothing runs out."""
-    watch = Watch(NEVER)
+    timeouts = Timeouts(NEVER)
     for _ in range(5):
-        await watch.guard("between_tokens", 2.0, asyncio.sleep(1.9))
+        await timeouts.run("between_tokens", 2.0, asyncio.sleep(1.9))
         await asyncio.sleep(60)
-    watch.close()
+    timeouts.close()
 
 
 async def test_a_shorter_limit_after_a_longer_one() -> None:
     """A timer set for a long wait does not delay the end of a short one."""
-    watch = Watch(NEVER)
-    await watch.guard("client_stall", 30.0, asyncio.sleep(0))
+    timeouts = Timeouts(NEVER)
+    await timeouts.run("client_stall", 30.0, asyncio.sleep(0))
     began_s = clock.now()
-    with pytest.raises(ClockRanOut):
-        await watch.guard("between_tokens", 2.0, asyncio.sleep(9))
+    with pytest.raises(TimedOut):
+        await timeouts.run("between_tokens", 2.0, asyncio.sleep(9))
     assert clock.now() - began_s == pytest.approx(2.0)
 
 
@@ -46,7 +46,7 @@ async def test_cancelled_by_somebody_else() -> None:
     """A cancellation from outside stays one."""
 
     async def work() -> None:
-        await Watch(NEVER).guard("first_token", 5.0, asyncio.sleep(9))
+        await Timeouts(NEVER).run("first_token", 5.0, asyncio.sleep(9))
 
     task = asyncio.create_task(work())
     await asyncio.sleep(1)
@@ -59,21 +59,21 @@ async def test_both_at_once() -> None:
     """Where the clock runs out in the very turn somebody cancels, the cancellation is not lost."""
 
     async def work() -> None:
-        await Watch(NEVER).guard("first_token", 5.0, asyncio.sleep(9))
+        await Timeouts(NEVER).run("first_token", 5.0, asyncio.sleep(9))
 
     task = asyncio.create_task(work())
     asyncio.get_running_loop().call_at(5.0, task.cancel)
-    with pytest.raises((asyncio.CancelledError, ClockRanOut)) as caught:
+    with pytest.raises((asyncio.CancelledError, TimedOut)) as caught:
         await task
-    if caught.type is ClockRanOut:
+    if caught.type is TimedOut:
         assert task.cancelling() == 0 or task.done()
 
 
 async def test_a_finished_wait_leaves_nothing_behind() -> None:
     """After `close` no timer is left to wake the loop."""
-    watch = Watch(NEVER)
-    await watch.guard("first_token", 5.0, asyncio.sleep(1))
-    watch.close()
+    timeouts = Timeouts(NEVER)
+    await timeouts.run("first_token", 5.0, asyncio.sleep(1))
+    timeouts.close()
     await asyncio.sleep(100)
     assert clock.now() == pytest.approx(101.0)
 
@@ -88,9 +88,9 @@ async def test_a_loop_that_stood_still() -> None:
         loop.call_later(0.01, answer.set_result, "here")
 
     loop.call_later(0.5, stand_still)
-    watch = Watch(loop.time() + 60.0)
-    assert await watch.guard("first_token", 1.0, answer) == "here"
-    with pytest.raises(ClockRanOut):
-        await watch.guard("first_token", 1.0, loop.create_future())
+    timeouts = Timeouts(loop.time() + 60.0)
+    assert await timeouts.run("first_token", 1.0, answer) == "here"
+    with pytest.raises(TimedOut):
+        await timeouts.run("first_token", 1.0, loop.create_future())
     assert loop.time() == pytest.approx(4.51, abs=0.01), "the next wait has its own time, no more"
-    watch.close()
+    timeouts.close()

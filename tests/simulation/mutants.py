@@ -15,71 +15,74 @@ from dub5.service import single_flight
 from dub5.service.admission import wait_queue as line
 from dub5.service.app import Service
 from dub5.service.cache import cache
-from dub5.service.cache.replay import Recorded, assemble
+from dub5.service.cache.replay import RecordingStream, assemble
 from dub5.service.config.settings import Loaded
 from dub5.service.errors import StreamCut
 from dub5.service.failover import attempt as tries
 from dub5.service.failover import loop as run
 from dub5.service.failover import race as legs
-from dub5.service.failover.attempt import CANCELLED, Streaming, Try
-from dub5.service.fallback.fallback import Substitutes
+from dub5.service.failover.attempt import CANCELLED, Attempt, StreamedAnswer
+from dub5.service.fallback.fallback import Fallbacks
 from dub5.service.model import Caller, ChatRequest, Chunk
 from dub5.service.resilience.circuit_breaker import Breaker
-from dub5.service.resilience.classify import Verdict, classify
-from dub5.service.resilience.permit import Pass
-from dub5.service.resilience.retry_budget import Budget
+from dub5.service.resilience.classify import Classification, classify
+from dub5.service.resilience.permit import Permit
+from dub5.service.resilience.retry_budget import RetryBudget
 
 
 @contextlib.contextmanager
 def permit_kept_on_cancel() -> Iterator[None]:
     """A try that is cancelled does not give back what it took."""
-    whole = Pass.end
+    whole = Permit.end
 
-    def end(self: Pass, verdict: Verdict | None, now_s: float, *, reached: bool) -> None:
-        if verdict is not CANCELLED:
-            whole(self, verdict, now_s, reached=reached)
+    def end(self: Permit, classification: Classification | None, now_s: float, *, reached: bool) -> None:
+        if classification is not CANCELLED:
+            whole(self, classification, now_s, reached=reached)
 
-    with mock.patch.object(Pass, "end", end):
+    with mock.patch.object(Permit, "end", end):
         yield
 
 
 @contextlib.contextmanager
 def retry_after_commit() -> Iterator[None]:
     """A stream that breaks off is taken up again from the same target, as if nothing had been sent."""
-    whole: Callable[[Streaming], Any] = Streaming.read
+    whole: Callable[[StreamedAnswer], Any] = StreamedAnswer.read
 
-    async def read(self: Streaming) -> Any:
+    async def read(self: StreamedAnswer) -> Any:
         try:
             return await whole(self)
         except StreamCut:
             lost = self._attempt
-            entry, now_s = lost._leave._entry, lost.watch._loop.time()
-            if entry.barred(now_s, last_resort=False):
+            state, now_s = lost._permit._state, lost.timeouts._loop.time()
+            if state.not_permitted(now_s, last_resort=False):
                 raise
-            permit, host = entry.breaker.enter(now_s), entry.host.enter(now_s)
-            assert permit is not None and host is not None
-            leave = Pass(entry, lost._leave._key, permit, host, 1.0)
-            once_more = Try(lost.means, lost.task, self.target, leave, lost.watch, "retry")
+            breaker_permit, host_permit = (
+                state.breaker.try_acquire(now_s),
+                state.host_breaker.try_acquire(now_s),
+            )
+            assert breaker_permit is not None and host_permit is not None
+            permit = Permit(state, lost._permit._key, breaker_permit, host_permit, 1.0)
+            once_more = Attempt(lost.dependencies, lost.context, self.target, permit, lost.timeouts, "retry")
             try:
                 again = await once_more.open(fresh=True)
-            except tries.BROKEN as error:
+            except tries.ATTEMPT_ERRORS as error:
                 once_more.end(classify(error))
                 await once_more.close()
                 raise StreamCut("It broke off again.") from None
-            assert isinstance(again, Streaming)
+            assert isinstance(again, StreamedAnswer)
             await lost.close()
             self._attempt, self._body = again._attempt, again._body
             self._reader, self.held = again._reader, again.held
             return await whole(self)
 
-    with mock.patch.object(Streaming, "read", read):
+    with mock.patch.object(StreamedAnswer, "read", read):
         yield
 
 
 @contextlib.contextmanager
 def budget_ignored() -> Iterator[None]:
     """Every retry is paid for, whatever the purse holds."""
-    with mock.patch.object(Budget, "balance", lambda self, now_s: 1e9):
+    with mock.patch.object(RetryBudget, "balance", lambda self, now_s: 1e9):
         yield
 
 
@@ -87,9 +90,13 @@ def budget_ignored() -> Iterator[None]:
 def retry_after_ignored() -> Iterator[None]:
     """Nobody is left alone because he asked for it."""
 
-    def hasty(error: Exception) -> Verdict:
-        verdict = classify(error)
-        return verdict if verdict.cool_s == 0.0 else type(verdict)(**{**_fields(verdict), "cool_s": 0.0})
+    def hasty(error: Exception) -> Classification:
+        classification = classify(error)
+        return (
+            classification
+            if classification.cooldown_s == 0.0
+            else type(classification)(**{**_fields(classification), "cooldown_s": 0.0})
+        )
 
     with mock.patch.object(run, "classify", hasty), mock.patch.object(tries, "classify", hasty):
         yield
@@ -110,14 +117,14 @@ def last_candidate_ejected() -> Iterator[None]:
 @contextlib.contextmanager
 def follower_killed_with_leader() -> Iterator[None]:
     """A shared call ends when the request leaves that began it, whoever else is there."""
-    whole = single_flight.Flight.leave
+    whole = single_flight.SharedCall.unsubscribe
 
-    async def leave(self: Any, seat: Any) -> None:
+    async def unsubscribe(self: Any, seat: Any) -> None:
         if not seat.joined and not self.ended:
             self.task.cancel()
         await whole(self, seat)
 
-    with mock.patch.object(single_flight.Flight, "leave", leave):
+    with mock.patch.object(single_flight.SharedCall, "unsubscribe", unsubscribe):
         yield
 
 
@@ -137,21 +144,21 @@ def caller_missing_in_key() -> Iterator[None]:
 def loser_not_cancelled() -> Iterator[None]:
     """Whoever was outrun goes on to the end."""
 
-    async def end(self: legs.Leg, outrun: bool) -> None:
+    async def end(self: legs.Branch, superseded: bool) -> None:
         going = asyncio.create_task(self.close(), name="loser")
         LOSERS.add(going)
         going.add_done_callback(LOSERS.discard)
 
-    with mock.patch.object(legs.Leg, "end", end):
+    with mock.patch.object(legs.Branch, "end", end):
         yield
 
 
 @contextlib.contextmanager
 def cut_answer_cached() -> Iterator[None]:
     """What came of a stream that broke off is kept as if it were all of it."""
-    whole = Recorded.read
+    whole = RecordingStream.read
 
-    async def read(self: Recorded) -> list[Chunk]:
+    async def read(self: RecordingStream) -> list[Chunk]:
         try:
             return await whole(self)
         except StreamCut:
@@ -160,7 +167,7 @@ def cut_answer_cached() -> Iterator[None]:
                 await self._keep(body)
             raise
 
-    with mock.patch.object(Recorded, "read", read):
+    with mock.patch.object(RecordingStream, "read", read):
         yield
 
 
@@ -168,10 +175,10 @@ def cut_answer_cached() -> Iterator[None]:
 def whole_delivered_early() -> Iterator[None]:
     """A stream that is to be held until it is whole goes out from its first word on."""
 
-    async def hold_all(self: Streaming) -> None:
+    async def hold_all(self: StreamedAnswer) -> None:
         pass
 
-    with mock.patch.object(Streaming, "hold_all", hold_all):
+    with mock.patch.object(StreamedAnswer, "hold_all", hold_all):
         yield
 
 
@@ -186,17 +193,17 @@ def expired_work_sent() -> Iterator[None]:
 def lower_class_first() -> Iterator[None]:
     """Whose turn it is in line: the lowest class first."""
 
-    def highest(self: line.Line) -> Any:
+    def highest(self: line.WaitQueue) -> Any:
         return next(priority for priority in reversed(self.lanes) if self.lanes[priority].waiting)
 
-    with mock.patch.object(line.Line, "highest", highest):
+    with mock.patch.object(line.WaitQueue, "highest", highest):
         yield
 
 
 @contextlib.contextmanager
 def substitute_for_programs() -> Iterator[None]:
     """Whoever asks gets words of ours, also where a program reads them."""
-    with mock.patch.object(Substitutes, "may_stand_in", lambda self, request: self.options.enabled):
+    with mock.patch.object(Fallbacks, "allowed_for", lambda self, request: self.options.enabled):
         yield
 
 
@@ -218,8 +225,8 @@ def old_settings_for_new_requests() -> Iterator[None]:
 LOSERS: set[asyncio.Task[None]] = set()
 
 
-def _fields(verdict: Verdict) -> dict[str, Any]:
-    return {name: getattr(verdict, name) for name in verdict.__slots__}
+def _fields(classification: Classification) -> dict[str, Any]:
+    return {name: getattr(classification, name) for name in classification.__slots__}
 
 
 MUTANTS = (

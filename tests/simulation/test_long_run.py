@@ -15,7 +15,7 @@ import pytest
 
 from dub5.service import clock
 from dub5.service.app import Service
-from dub5.service.config.options import CacheOptions, Clocks
+from dub5.service.config.options import CacheOptions, TimeoutOptions
 from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
 from dub5.simulators.answers import Proof, judge
 from dub5.simulators.faults.answers import parse_fault
@@ -178,7 +178,7 @@ WORDS = "".join(f"{n} " for n in range(TOKENS))
 @pytest.mark.parametrize("delivery", ["live", "whole"])
 async def test_an_answer_of_ten_minutes(delivery: str) -> None:
     """No clock, guard or timer of ours ends an answer that comes steadily, if its route gives it the time."""
-    clocks = Clocks(total_s=900.0)
+    clocks = TimeoutOptions(total_s=900.0)
     async with World(one=ten_minutes, two=ten_minutes, clocks=clocks, route={"delivery": delivery}) as world:
         began_s = clock.now()
         answer = await world.ask(stream=True)
@@ -377,7 +377,7 @@ async def test_a_day_leaves_nothing_behind() -> None:
         assert last["tasks"] == first["tasks"] and last["timers"] <= first["timers"] + 2
         assert last["objects"] - first["objects"] < 500  # 360 requests: what each leaves must be nothing
         assert not house.wire._open and house.service.admission.in_flight == 0
-        assert all(not state.in_flight for state in house.service.fleet.states(clock.now()))
+        assert all(not state.in_flight for state in house.service.fleet.snapshots(clock.now()))
 
 
 def held(house: House) -> dict[str, int]:

@@ -6,15 +6,15 @@ from typing import Any, cast
 
 from dub5.service import clock
 from dub5.service.admission.queue import Queue
-from dub5.service.admission.service_time import Needs
-from dub5.service.config.options import AdmissionOptions, Clocks
+from dub5.service.admission.service_time import ServiceTimes
+from dub5.service.config.options import AdmissionOptions, TimeoutOptions
 from dub5.service.errors import GatewayError
 from dub5.service.events import Event, Events, QueueLeft
-from dub5.service.failover.context import Task
-from dub5.service.failover.rejected_content import Notices
+from dub5.service.failover.context import RequestContext
+from dub5.service.failover.rejected_content import RejectPatterns
 from dub5.service.model import Caller, ChatBody, ChatRequest, Priority, Target
 from dub5.service.resilience.fleet import Fleet
-from dub5.service.timeouts import Watch
+from dub5.service.timeouts import Timeouts
 
 ONE, TWO = Target("one", "m"), Target("two", "m")
 LONG_S = 1_000.0
@@ -54,8 +54,8 @@ class House:
     def __init__(self, places: int = 0, options: AdmissionOptions | None = None, **free: int) -> None:
         self.places = Places(**{"one": places, **free})
         self.events: list[QueueLeft] = []
-        self.needs = Needs()
-        self.queue = Queue(options or AdmissionOptions(), self.needs, Events(self._note))
+        self.service_times = ServiceTimes()
+        self.queue = Queue(options or AdmissionOptions(), self.service_times, Events(self._note))
         self.inside: list[int] = []  # in the order in which they went in
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.errors: dict[int, Any] = {}
@@ -77,14 +77,14 @@ class House:
         """One more asks; returns when it waits, or is inside."""
         body = ChatBody("chat", [], stream=True)
         request = ChatRequest(f"req_{number}", Caller("someone", priority), body, {})
-        watch = Watch(clock.now() + within_s)
-        task = Task(request, route, Clocks(), Notices(()), watch, clock.now())
-        self.tasks[number] = asyncio.create_task(self._one(number, task, targets))
+        timeouts = Timeouts(clock.now() + within_s)
+        context = RequestContext(request, route, TimeoutOptions(), RejectPatterns(()), timeouts, clock.now())
+        self.tasks[number] = asyncio.create_task(self._one(number, context, targets))
         await settle()
 
-    async def _one(self, number: int, task: Task, targets: Sequence[Target]) -> None:
+    async def _one(self, number: int, context: RequestContext, targets: Sequence[Target]) -> None:
         try:
-            await self.queue.turn(task, cast(Fleet, self.places), targets)
+            await self.queue.acquire(context, cast(Fleet, self.places), targets)
             self.places.take(targets)
             self.inside.append(number)
         except GatewayError as error:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Self
 
 from dub5.service.app import Service
-from dub5.service.config.options import BreakerOptions, Clocks
+from dub5.service.config.options import BreakerOptions, TimeoutOptions
 from dub5.service.config.settings import (
     Loaded,
     ProviderSettings,
@@ -29,7 +29,7 @@ class World:
     def __init__(
         self,
         *,
-        clocks: Clocks | None = None,
+        clocks: TimeoutOptions | None = None,
         breaker: BreakerOptions | None = None,
         server: ServerSettings | None = None,
         route: dict[str, Any] | None = None,
@@ -46,7 +46,8 @@ class World:
             provider=tuple(ProviderSettings(name, "openai", urls[name]) for name in providers),
             route=(
                 RouteSettings(
-                    **{"name": "chat", "targets": targets, "clocks": clocks or Clocks()} | (route or {})
+                    **{"name": "chat", "targets": targets, "clocks": clocks or TimeoutOptions()}
+                    | (route or {})
                 ),
             ),
             **{"breaker": breaker or BreakerOptions(), "server": server or ServerSettings()}

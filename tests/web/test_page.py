@@ -8,8 +8,8 @@ import pytest
 
 from dub5.service.api.page import TYPES
 from dub5.service.model import Outcome
-from dub5.service.resilience.circuit_breaker import State
-from dub5.service.resilience.classify import Rest
+from dub5.service.resilience.circuit_breaker import BreakerState
+from dub5.service.resilience.classify import CooldownReason
 from dub5.service.resilience.health import Health
 from dub5.service.telemetry.board import HAPPENED
 from dub5.service.telemetry.names import KINDS, PASSED_OVER_REASONS
@@ -99,7 +99,7 @@ def test_ids(page: Reader) -> None:
         for name in (a.get(attribute) or "").split()
     } | {(a["href"] or "")[1:] for _, a in page.tags if (a.get("href") or "").startswith("#")}
     icons = {f"i-{name}" for name in re.findall(r'\bicon\("([^"]+)"\)', EVERY_SCRIPT)}
-    icons |= {f"i-{state.value}" for state in (*State, *Health)}
+    icons |= {f"i-{state.value}" for state in (*BreakerState, *Health)}
 
     assert len(found) == len(set(found))
     assert by_scripts, "the pattern no longer finds how scripts name ids"
@@ -131,11 +131,11 @@ def test_service_words() -> None:
     reasons = set[str]()
     for path in [*(ROOT / "service/providers").glob("*.py"), *(ROOT / "service/failover").glob("*.py")]:
         reasons |= set(re.findall(r'ProviderFault\(\s*"([a-z_]+)"', path.read_text()))
-        reasons |= {f"{clock}_timeout" for clock in re.findall(r'ClockRanOut\("([a-z_]+)"', path.read_text())}
+        reasons |= {f"{clock}_timeout" for clock in re.findall(r'TimedOut\("([a-z_]+)"', path.read_text())}
     guards = "".join(path.read_text() for path in (ROOT / "service/resilience").glob("*.py"))
-    barred = re.findall(r"Barred\((.+)\)", guards)
+    barred = re.findall(r"NotPermitted\((.+)\)", guards)
     passed_over = {name for said in barred for name in re.findall(r'"([a-z_]+)"', said)}
-    passed_over |= {rest.value for rest in Rest}
+    passed_over |= {rest.value for rest in CooldownReason}
     assert passed_over == PASSED_OVER_REASONS
     reasons |= passed_over | {"cancelled", "outrun"}
 
@@ -147,7 +147,7 @@ def test_service_words() -> None:
     assert [h for h in HAPPENED if f'["{h}", [' not in SCRIPTS["words.js"]] == []
     assert [k for k in KINDS - {"first"} if f'["{k}",' not in SCRIPTS["words.js"]] == []
     assert [o for o in Outcome if f'["{o}",' not in SCRIPTS["live.js"]] == []
-    assert [s for s in State if f'["{s}",' not in SCRIPTS["cards.js"]] == []
+    assert [s for s in BreakerState if f'["{s}",' not in SCRIPTS["cards.js"]] == []
 
 
 def _line(text: str, start: str) -> str:

@@ -9,7 +9,7 @@ from dub5.chaos.simulation.invariants.record import (
     RunRecord,
 )
 from dub5.chaos.simulation.world.model import World
-from dub5.service.model import Attempt
+from dub5.service.model import AttemptRecord
 
 WINDOW_S = 60  # over which the share is measured, in whole seconds
 AT_ONCE_S = 0.01
@@ -87,5 +87,5 @@ def _won_s(request: RequestRecord, attempt: ObservedAttempt) -> float | None:
     return _ended_s(reported, attempt)
 
 
-def _ended_s(reported: Attempt, attempt: ObservedAttempt) -> float | None:
+def _ended_s(reported: AttemptRecord, attempt: ObservedAttempt) -> float | None:
     return attempt.ended_s if reported.ok else None

@@ -45,7 +45,7 @@ from dub5.service.events import (
     Shared,
 )
 from dub5.service.failover.final_error import UNSUPPORTED
-from dub5.service.model import Attempt
+from dub5.service.model import AttemptRecord
 from dub5.service.wire.base import WireRequest, WireResponse
 
 LEAVE_S = 0.1  # so soon a provider sees that the client has left
@@ -286,7 +286,9 @@ class OnlineInvariants:
         if number is not None and reported.status is not None:
             self._remember_refusal(self._record.requests[number], attempt, reported)
 
-    def _remember_refusal(self, request: RequestRecord, attempt: ObservedAttempt, reported: Attempt) -> None:
+    def _remember_refusal(
+        self, request: RequestRecord, attempt: ObservedAttempt, reported: AttemptRecord
+    ) -> None:
         if reported.status in FINAL_STATUSES:
             request.refused_by.add((attempt.target, ""))
         elif reported.status in KEY_REFUSED:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from dub5.chaos.run.judge import Ending
 from dub5.chaos.simulation.world.requests import PlannedRequest
 from dub5.service.events import RequestEnded
-from dub5.service.model import Attempt
+from dub5.service.model import AttemptRecord
 
 CURRENT_REQUEST: ContextVar[int | None] = ContextVar(
     "asked", default=None
@@ -34,7 +34,7 @@ class ObservedAttempt:
     status: int | None = None
     retry_after_s: float | None = None
     closed_s: float | None = None
-    reported: Attempt | None = None  # what the service says of it
+    reported: AttemptRecord | None = None  # what the service says of it
     ended_s: float = 0.0  # when the service said so
     slow_open: bool = False  # its breaker was open, for slowness
 

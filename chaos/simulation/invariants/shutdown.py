@@ -12,7 +12,7 @@ from dub5.chaos.simulation.world.build import PRICE
 from dub5.chaos.simulation.world.model import World
 from dub5.service.app import Service
 from dub5.service.failover.final_error import UNSUPPORTED
-from dub5.service.model import Attempt, Outcome
+from dub5.service.model import AttemptRecord, Outcome
 from dub5.simulators.answers import Proof, judge
 from dub5.simulators.ledger import Ledger
 from dub5.simulators.virtual import VirtualLoop, VirtualWire
@@ -82,7 +82,7 @@ class ShutdownInvariants:
                     "permits_accounted_for",
                     f"{provider.limiter.in_flight} permits of {name} have not come back",
                 )
-        for state in self._service.fleet.states(loop.time()):
+        for state in self._service.fleet.snapshots(loop.time()):
             if state.in_flight or state.probing:
                 violated(
                     "permits_accounted_for",
@@ -211,11 +211,11 @@ class ShutdownInvariants:
                 )
 
 
-def _identity(reported: Attempt) -> tuple[str, str, str, int | None]:
+def _identity(reported: AttemptRecord) -> tuple[str, str, str, int | None]:
     return reported.target, reported.kind, reported.reason, reported.status
 
 
-def _sent(reported: Attempt) -> bool:
+def _sent(reported: AttemptRecord) -> bool:
     return not reported.reason.startswith(UNSUPPORTED)
 
 

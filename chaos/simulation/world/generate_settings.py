@@ -7,12 +7,12 @@ from dub5.service.config.options import (
     AdmissionOptions,
     BreakerOptions,
     BudgetOptions,
-    Clocks,
     HealthOptions,
     HedgeOptions,
     LimiterOptions,
     ProbeOptions,
     RetryOptions,
+    TimeoutOptions,
 )
 
 
@@ -36,7 +36,7 @@ def generate_settings(seed: int, *, roomy: bool) -> ServiceSettings:
     return ServiceSettings(
         clocks=_clocks(clocks)
         if clocks
-        else Clocks(first_token_s=4.0, whole_answer_s=8.0, between_tokens_s=4.0),
+        else TimeoutOptions(first_token_s=4.0, whole_answer_s=8.0, between_tokens_s=4.0),
         breaker=_breaker(breaker) if breaker else BreakerOptions(),
         retry=_retry(retry) if retry else RetryOptions(),
         budget=BudgetOptions(
@@ -77,9 +77,9 @@ def _admission(rng: Random) -> AdmissionOptions:
     )
 
 
-def _clocks(rng: Random) -> Clocks:
+def _clocks(rng: Random) -> TimeoutOptions:
     first_token_s = rng.choice((1.5, 3.0, 10.0))
-    return Clocks(
+    return TimeoutOptions(
         pool_s=rng.choice((0.2, 1.0)),
         connect_s=rng.choice((0.5, 3.0)),
         first_token_s=first_token_s,

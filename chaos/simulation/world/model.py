@@ -16,7 +16,6 @@ from dub5.service.config.options import (
     BreakerOptions,
     BudgetOptions,
     CacheOptions,
-    Clocks,
     DegradedOptions,
     HealthOptions,
     HedgeOptions,
@@ -24,6 +23,7 @@ from dub5.service.config.options import (
     PriorityName,
     ProbeOptions,
     RetryOptions,
+    TimeoutOptions,
 )
 from dub5.service.config.settings import DeliveryName, PolicyName
 
@@ -102,7 +102,7 @@ class LoadProfile:
 class ServiceSettings:
     """The settings of the service."""
 
-    clocks: Clocks = field(default_factory=Clocks)
+    clocks: TimeoutOptions = field(default_factory=TimeoutOptions)
     breaker: BreakerOptions = field(default_factory=BreakerOptions)
     retry: RetryOptions = field(default_factory=RetryOptions)
     budget: BudgetOptions = field(default_factory=BudgetOptions)

@@ -23,13 +23,13 @@ from dub5.service.admission.admission import Admission
 from dub5.service.api import chat, stream
 from dub5.service.cache import key
 from dub5.service.errors import StreamCut
-from dub5.service.failover.attempt import Streaming, Try
+from dub5.service.failover.attempt import Attempt, StreamedAnswer
 from dub5.service.gateway import Answer
-from dub5.service.model import Attempt, Chunk
+from dub5.service.model import AttemptRecord, Chunk
 from dub5.service.providers.sse import SseDecoder
 from dub5.service.resilience.circuit_breaker import Breaker
-from dub5.service.resilience.classify import Verdict
-from dub5.service.resilience.permit import Pass
+from dub5.service.resilience.classify import Classification
+from dub5.service.resilience.permit import Permit
 from dub5.simulators.virtual import AppClient, run
 from tests.experiments.fuzz_upstream import fuzz
 from tests.simulation.mutants import permit_kept_on_cancel
@@ -40,51 +40,51 @@ BATCH = 10  # requests for one measurement
 @contextlib.contextmanager
 def cut_in_silence() -> Iterator[None]:
     """A stream that breaks off is ended as if it were whole."""
-    whole = Streaming.read
+    whole = StreamedAnswer.read
 
-    async def read(self: Streaming) -> list[Chunk]:
+    async def read(self: StreamedAnswer) -> list[Chunk]:
         try:
             return await whole(self)
         except StreamCut:
             return []
 
-    with mock.patch.object(Streaming, "read", read):
+    with mock.patch.object(StreamedAnswer, "read", read):
         yield
 
 
 @contextlib.contextmanager
 def deadline_begins_anew() -> Iterator[None]:
     """A try on a fresh connection has the whole time again."""
-    whole = Try.open
+    whole = Attempt.open
 
-    async def open(self: Try, fresh: bool) -> Any:
+    async def open(self: Attempt, fresh: bool) -> Any:
         if fresh:
-            self.watch.deadline_s += 60.0
+            self.timeouts.deadline_s += 60.0
         return await whole(self, fresh)
 
-    with mock.patch.object(Try, "open", open):
+    with mock.patch.object(Attempt, "open", open):
         yield
 
 
 @contextlib.contextmanager
 def earlier_end_kept() -> Iterator[None]:
     """Who is told to rest while resting is let back at the first, earlier time."""
-    whole = Pass.end
+    whole = Permit.end
 
-    def end(self: Pass, verdict: Verdict | None, now_s: float, *, reached: bool) -> None:
-        before_s = self._key.cool_until_s
-        whole(self, verdict, now_s, reached=reached)
+    def end(self: Permit, classification: Classification | None, now_s: float, *, reached: bool) -> None:
+        before_s = self._key.cooldown_until_s
+        whole(self, classification, now_s, reached=reached)
         if before_s > now_s:
-            self._key.cool_until_s = before_s
+            self._key.cooldown_until_s = before_s
 
-    with mock.patch.object(Pass, "end", end):
+    with mock.patch.object(Permit, "end", end):
         yield
 
 
 @contextlib.contextmanager
 def breaker_cannot_open() -> Iterator[None]:
     """Whatever fails, everybody asks again."""
-    with mock.patch.object(Breaker, "_judge", lambda self, now_s, not_before_s: None):
+    with mock.patch.object(Breaker, "_evaluate", lambda self, now_s, not_before_s: None):
         yield
 
 
@@ -92,9 +92,9 @@ def breaker_cannot_open() -> Iterator[None]:
 def connections_left_open() -> Iterator[None]:
     """What a try has opened is not closed."""
 
-    async def close(self: Try, *, at_end: bool = False) -> None: ...
+    async def close(self: Attempt, *, at_end: bool = False) -> None: ...
 
-    with mock.patch.object(Try, "close", close):
+    with mock.patch.object(Attempt, "close", close):
         yield
 
 
@@ -115,10 +115,10 @@ def leaving_noticed_late() -> Iterator[None]:
 def drain_waits_for_nobody() -> Iterator[None]:
     """At the end of the process open streams are ended at once."""
 
-    async def emptied(self: Admission, within_s: float) -> bool:
+    async def wait_until_empty(self: Admission, within_s: float) -> bool:
         return False
 
-    with mock.patch.object(Admission, "emptied", emptied):
+    with mock.patch.object(Admission, "wait_until_empty", wait_until_empty):
         yield
 
 
@@ -147,7 +147,7 @@ def slow_for_everybody() -> Iterator[None]:
     """A few milliseconds of work for each answer that nobody needs."""
     whole = stream.trail_header
 
-    def trail_header(trail: list[Attempt], answer: Answer, first_token_s: float) -> str:
+    def trail_header(trail: list[AttemptRecord], answer: Answer, first_token_s: float) -> str:
         sum(range(200_000))
         return whole(trail, answer, first_token_s)
 

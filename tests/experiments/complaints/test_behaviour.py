@@ -6,7 +6,7 @@ import json
 import pytest
 
 from dub5.service import clock
-from dub5.service.config.options import BreakerOptions, Clocks, ProbeOptions
+from dub5.service.config.options import BreakerOptions, ProbeOptions, TimeoutOptions
 from dub5.service.config.settings import ServerSettings
 from dub5.service.telemetry.logs import Logs
 from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Reset, Respond, Wait
@@ -38,7 +38,7 @@ def until(at_s: float, before: Respond, after: Respond) -> Respond:
 )
 async def test_both_fail_without_content(broken: tuple[Action, ...], stream: bool) -> None:
     """Each has said 200, and neither a word: the client gets a 503 in JSON, and never a 200 first."""
-    clocks = Clocks(first_token_s=1.0, whole_answer_s=1.0)
+    clocks = TimeoutOptions(first_token_s=1.0, whole_answer_s=1.0)
     async with World(one=script(*broken), two=script(*broken), clocks=clocks) as world:
         answer = await world.ask(stream=stream)
     assert (answer.status, answer.headers["content-type"]) in [(s, "application/json") for s in (429, 503)]
@@ -234,7 +234,7 @@ async def test_a_crowd_before_our_own_pool() -> None:
     async with World(one=healthy(first_s=5.0), two=healthy(), breaker=nervous) as world:
         world.wire._slots._per_origin_max = 2
         answers = await asyncio.gather(*(world.ask() for _ in range(50)))
-        states = world.service.fleet.states(clock.now())
+        states = world.service.fleet.snapshots(clock.now())
     turned_away = [answer.json()["error"]["attempts"] for answer in answers if answer.status != 200]
     assert {answer.headers["x-dub5-target"] for answer in answers if answer.status == 200} == {
         "one/m",

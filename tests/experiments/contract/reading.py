@@ -11,7 +11,7 @@ from dub5.simulators.answers import Proof, judge
 BACKOFFS_S = (0.5, 1.0)
 BACKOFF_SHARE_MIN = 0.75  # what jitter leaves of them
 SERVICE_WAIT_S = 5.0  # what its providers ask for in the cases, less what has passed since
-LATE_S = 2.5  # half of what a lingering provider takes
+LOOP_LAG_S = 2.5  # half of what a lingering provider takes
 HTTP = ("httpx", "httpx2")
 
 
@@ -54,7 +54,7 @@ def answer_words(seen: Mapping[str, Any], lingers: bool) -> str:
         return "silent, cut" + (f', finish "{seen["finish"]}"' if seen["finish"] else "")
     if not seen["finish"]:
         return "silent, no finish"
-    late = ", waits for the end" if lingers and seen["tail_s"] > LATE_S else ""
+    late = ", waits for the end" if lingers and seen["tail_s"] > LOOP_LAG_S else ""
     return "ok" + late + (", yields it" if seen.get("odd") else "")
 
 

@@ -98,9 +98,8 @@ def flat(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in record.items():
         if name == "name":
             continue  # of the scenario: ours, and no behaviour
-        if name == "headers":
-            value = _measured(value, record.get("body", ""))
-        yield from _values(_parsed(value) if name == "body" else value, name)
+        shown = _measured(value, record.get("body", "")) if name == "headers" else value
+        yield from _values(_parsed(value) if name == "body" else shown, name)
 
 
 def _measured(headers: dict[str, str], body: str) -> dict[str, str]:

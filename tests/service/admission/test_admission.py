@@ -19,7 +19,7 @@ def test_a_drain_cuts_in_the_order_of_arrival() -> None:
     admission, cut = Admission(100), list[int]()
     requests = [Request(name, cut) for name in range(50)]
     for request in requests:
-        admission.enter(request)
-    admission.leave(requests[7])
+        admission.acquire(request)
+    admission.release(requests[7])
     admission.cut_all()
     assert cut == [name for name in range(50) if name != 7]

@@ -18,23 +18,23 @@ class TestStands:
     def test_a_burst(self) -> None:
         """Long for less than an interval: it is being worked off."""
         codel, now_s = after(*[0.9] * 15)
-        assert not codel.stands(now_s) and not codel.too_long(60.0, now_s)
+        assert not codel.is_standing(now_s) and not codel.too_long(60.0, now_s)
 
     def test_overload(self) -> None:
         """Never short in a whole interval."""
         codel, now_s = after(*[0.9] * 21)
-        assert codel.stands(now_s)
+        assert codel.is_standing(now_s)
         assert codel.too_long(1.01, now_s) and not codel.too_long(1.0, now_s)
 
     def test_one_short_moment(self) -> None:
         """The least delay of the interval is what counts."""
         codel, now_s = after(*[3.0] * 19, 0.4, *[3.0] * 19)
-        assert not codel.stands(now_s)
+        assert not codel.is_standing(now_s)
 
     def test_nobody_waits(self) -> None:
         """An empty line does not stand; the next one begins anew."""
         codel, now_s = after(*[3.0] * 30)
-        codel.emptied()
-        assert not codel.stands(now_s)
+        codel.reset()
+        assert not codel.is_standing(now_s)
         codel.note(3.0, now_s)
-        assert not codel.stands(now_s + 1.9) and codel.stands(now_s + 2.0)
+        assert not codel.is_standing(now_s + 1.9) and codel.is_standing(now_s + 2.0)

@@ -132,7 +132,7 @@ class TestPlaces:
         """With no room in the queue nobody waits: the walk over the targets says why not."""
         house = House(1, AdmissionOptions(waiting_max=0))
         house.places.free["one"] = 0
-        assert house.queue._passes(house.places, [ONE], 0.0)  # type: ignore[arg-type]
+        assert house.queue._may_pass(house.places, [ONE], 0.0)  # type: ignore[arg-type]
 
 
 class TestOrder:
@@ -205,7 +205,7 @@ class TestRefusals:
         """Who has less time left than half of the last answers took is told while it can still do something."""
         house = House(0)
         for took_s in (0.1, 0.7, 0.8, 0.9, 9.0):
-            house.needs.of("chat", "chat", True).note(took_s)
+            house.service_times.of("chat", "chat", True).note(took_s)
         await house.come(2, within_s=2.0)
         await house.come(3, within_s=0.7)
         await asyncio.sleep(3.0)
@@ -263,7 +263,7 @@ class TestStatus:
         await house.come(1, HIGH)
         await asyncio.sleep(1.0)
         await house.come(2)
-        told = house.queue.told()
+        told = house.queue.snapshot()
         assert told == {
             "waiting": 2,
             "waiting_max": 1000,

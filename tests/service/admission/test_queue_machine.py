@@ -56,13 +56,15 @@ async def act(house: House, step: tuple[Any, ...]) -> None:
 def check(house: House) -> None:
     """What holds whenever everything has come to rest."""
     queue = house.queue
-    waiting = [waiter for line in queue._lines.values() for waiter in line]
+    waiting = [waiter for wait_queue in queue._queues.values() for waiter in wait_queue]
     assert queue.waiting == len(waiting) <= queue.options.waiting_max
     assert queue.waiting == sum(not task.done() for task in house.tasks.values())
     assert queue._called is None
     assert min(house.places.free.values()) >= 0
     for waiter in waiting:
-        assert waiter.line.fleet.must_wait(waiter.line.targets, 0.0), "somebody waits beside a free place"
+        assert waiter.wait_queue.fleet.must_wait(waiter.wait_queue.targets, 0.0), (
+            "somebody waits beside a free place"
+        )
 
 
 async def play(script: list[tuple[Any, ...]]) -> None:

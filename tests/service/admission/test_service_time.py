@@ -1,13 +1,13 @@
 """With less time left than answers take, nobody need be asked."""
 
-from dub5.service.admission.service_time import SAMPLES_MIN, Need, Needs
+from dub5.service.admission.service_time import SAMPLES_MIN, ServiceTime, ServiceTimes
 from dub5.service.events import RequestEnded
-from dub5.service.model import Attempt, Outcome
+from dub5.service.model import AttemptRecord, Outcome
 
 
 def test_half_of_them() -> None:
     """The middle one counts, not a quick or a slow one; with few of them nothing is known."""
-    need = Need()
+    need = ServiceTime()
     for took_s in (1.0, 1.1, 1.2, 60.0):
         need.note(took_s)
     assert need.seconds == 0.0
@@ -15,7 +15,7 @@ def test_half_of_them() -> None:
     assert need.seconds == 1.1
 
 
-def ended(*attempts: Attempt, outcome: Outcome = Outcome.COMPLETE) -> RequestEnded:
+def ended(*attempts: AttemptRecord, outcome: Outcome = Outcome.COMPLETE) -> RequestEnded:
     return RequestEnded(
         "req_1", "me", "chat", outcome, None, "one/m", True, False, 0.5, 9.0, 0.0, None, attempts
     )
@@ -23,11 +23,11 @@ def ended(*attempts: Attempt, outcome: Outcome = Outcome.COMPLETE) -> RequestEnd
 
 def test_what_is_noted() -> None:
     """The try that gave the whole answer, without what was waited and tried before; of this kind of request alone."""
-    needs = Needs()
-    failed, good = Attempt("one/m", 3.0, 3.1, "http_500"), Attempt("two/m", 4.0, 5.5, "ok")
+    service_times = ServiceTimes()
+    failed, good = AttemptRecord("one/m", 3.0, 3.1, "http_500"), AttemptRecord("two/m", 4.0, 5.5, "ok")
     for _ in range(SAMPLES_MIN):
-        needs.note(ended(failed, good))
-        needs.note(ended(failed, outcome=Outcome.FAILED))
-        needs.note(ended())  # from the cache
-    assert needs.of("chat", "chat", True).seconds == 1.5
-    assert needs.of("chat", "chat", False).seconds == 0.0
+        service_times.note(ended(failed, good))
+        service_times.note(ended(failed, outcome=Outcome.FAILED))
+        service_times.note(ended())  # from the cache
+    assert service_times.of("chat", "chat", True).seconds == 1.5
+    assert service_times.of("chat", "chat", False).seconds == 0.0

@@ -12,8 +12,8 @@ import pytest
 from dub5.service import clock
 from dub5.service.cache import storage_guard
 from dub5.service.cache.cache import AnswerCache, Selection, Stored
-from dub5.service.cache.key import Key
-from dub5.service.cache.storage import Entry, Generations
+from dub5.service.cache.key import CacheKey
+from dub5.service.cache.storage import CacheEntry, Generations
 from dub5.service.cache.storage_guard import BreakerGuard, NoGuard
 from dub5.service.cache.storage_memory import MemoryStorage
 from dub5.service.config.options import CacheBounds, CacheOptions, RedisOptions
@@ -33,17 +33,17 @@ class VirtualRedis(MemoryStorage):
     across_processes = True
     delay_s = 0.001
 
-    async def read(self, places: Sequence[str]) -> tuple[list[Entry | None], Generations]:
+    async def read(self, digests: Sequence[str]) -> tuple[list[CacheEntry | None], Generations]:
         await asyncio.sleep(self.delay_s)
-        return await super().read(places)
+        return await super().read(digests)
 
-    async def write(self, entry: Entry, life_s: float) -> None:
+    async def write(self, entry: CacheEntry, life_s: float) -> None:
         await asyncio.sleep(self.delay_s)
         await super().write(entry, life_s)
 
-    async def claim(self, place: str, owner: str, for_s: float) -> bool:
+    async def claim(self, digest: str, owner: str, for_s: float) -> bool:
         await asyncio.sleep(self.delay_s)
-        return await super().claim(place, owner, for_s)
+        return await super().claim(digest, owner, for_s)
 
 
 class House:
@@ -67,24 +67,26 @@ class House:
         """A request as the gateway plays it; whether there was an answer."""
         cache = self.caches[process]
         key = self.key(name, process)
-        found = await cache.look(key, "chat", self.options) or await cache.turn(key, "chat", self.options)
+        found = await cache.lookup(key, "chat", self.options) or await cache.wait_for_claim(
+            key, "chat", self.options
+        )
         if found is not None and found.fresh:
             return True
         if found is not None:
-            if await cache.renew(key):
+            if await cache.claim_refresh(key):
                 self.refreshing.append(asyncio.create_task(self._provider(cache, key)))
             return True
         if await self._provider(cache, key):
             return True
         await cache.release(key)
-        return await cache.fallback(key, "chat", self.options) is not None
+        return await cache.stale_if_error(key, "chat", self.options) is not None
 
-    def key(self, name: str, process: int = 0) -> Key:
+    def key(self, name: str, process: int = 0) -> CacheKey:
         key = self.caches[process].key(request(name=name), self.options, MARK)
         assert key is not None
         return key
 
-    async def _provider(self, cache: AnswerCache, key: Key) -> bool:
+    async def _provider(self, cache: AnswerCache, key: CacheKey) -> bool:
         if self.down:
             return False
         self.asked += 1
@@ -169,12 +171,12 @@ async def generations(without: bool) -> bool:
     asking = asyncio.create_task(house.ask())
     await asyncio.sleep(ANSWER_S / 2)
     if without:  # as if to invalidate were to delete what lies there
-        for place in list(house.redis._held):
-            await house.redis._drop(place)
+        for digest in list(house.redis._held):
+            await house.redis._drop(digest)
     else:
         await house.caches[0].invalidate(Selection(route="chat"))
     await asking
-    return await house.caches[0].look(house.key("q"), "chat", OPTIONS) is None
+    return await house.caches[0].lookup(house.key("q"), "chat", OPTIONS) is None
 
 
 Scenario = Callable[[bool], Awaitable[bool]]

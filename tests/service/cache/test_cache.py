@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.service.cache.cache import AnswerCache, Looked, Selection, Stored
-from dub5.service.cache.key import Key
+from dub5.service.cache.cache import AnswerCache, CacheHit, Selection, Stored
+from dub5.service.cache.key import CacheKey
 from dub5.service.cache.replay import as_chunks, assemble
 from dub5.service.cache.storage_memory import ENTRY_OVERHEAD_BYTES, MemoryStorage
 from dub5.service.config.options import CacheBounds, CacheOptions
@@ -31,18 +31,18 @@ class Small:
         self.cache = AnswerCache(self.storage.bounds, Events(self.heard), self.storage)
         self.options = options
 
-    def key(self, name: str, caller: str = "a", model: str = "chat") -> Key:
+    def key(self, name: str, caller: str = "a", model: str = "chat") -> CacheKey:
         key = self.cache.key(request(caller, model=model, name=name), self.options, MARK)
         assert key is not None
         return key
 
-    async def look(self, name: str, caller: str = "a", model: str = "chat") -> Looked | None:
-        return await self.cache.look(self.key(name, caller, model), model, self.options)
+    async def lookup(self, name: str, caller: str = "a", model: str = "chat") -> CacheHit | None:
+        return await self.cache.lookup(self.key(name, caller, model), model, self.options)
 
     async def ask(self, name: str, stored: Stored = ANSWER, caller: str = "a", model: str = "chat") -> None:
         """A request that finds nothing, and the answer of a provider."""
         key = self.key(name, caller, model)
-        await self.cache.look(key, model, self.options)
+        await self.cache.lookup(key, model, self.options)
         await self.cache.keep(key, stored, self.options)
 
 
@@ -51,10 +51,10 @@ async def test_the_longest_unused_goes_first() -> None:
     small = Small(CacheBounds(entries_max=2))
     await small.ask("a")
     await small.ask("b")
-    assert await small.look("a")
+    assert await small.lookup("a")
     await small.ask("c")
-    assert await small.look("a") and await small.look("c")
-    assert await small.look("b") is None
+    assert await small.lookup("a") and await small.lookup("c")
+    assert await small.lookup("b") is None
     assert small.storage.entries == 2
 
 
@@ -66,11 +66,11 @@ async def test_bytes_are_bounded() -> None:
         await small.ask(name, Stored(b"x" * 100, "one/m"))
     assert small.storage.bytes == 3 * one
     await small.ask("large", Stored(b"x" * 700, "one/m"))
-    assert await small.look("large")
+    assert await small.lookup("large")
     assert small.storage.bytes == 700 + ENTRY_OVERHEAD_BYTES + one
     await small.ask("too large", Stored(b"x" * 1300, "one/m"))
-    assert await small.look("too large") is None
-    assert await small.look("large")
+    assert await small.lookup("too large") is None
+    assert await small.lookup("large")
 
 
 async def test_other_bounds_hold_from_the_next_answer_on() -> None:
@@ -88,9 +88,9 @@ async def test_an_answer_lives_as_long_as_the_route_says() -> None:
     small = Small()
     await small.ask("a")
     await asyncio.sleep(59)
-    assert await small.look("a")
+    assert await small.lookup("a")
     await asyncio.sleep(1)
-    assert await small.look("a") is None
+    assert await small.lookup("a") is None
     assert (small.storage.entries, small.storage.bytes) == (0, 0)
 
 
@@ -100,10 +100,10 @@ async def test_what_has_expired_takes_no_place() -> None:
     await small.ask("old")
     await asyncio.sleep(30)
     await small.ask("young")
-    assert await small.look("old")
+    assert await small.lookup("old")
     await asyncio.sleep(31)
     await small.ask("new")
-    assert await small.look("young")
+    assert await small.lookup("young")
 
 
 async def test_an_answer_that_is_replaced_lives_anew() -> None:
@@ -113,7 +113,7 @@ async def test_an_answer_that_is_replaced_lives_anew() -> None:
     await asyncio.sleep(40)
     await small.ask("a", Stored(b"newer", "one/m"))
     await asyncio.sleep(40)
-    found = await small.look("a")
+    found = await small.lookup("a")
     assert found and found.stored.body == b"newer" and found.age_s == pytest.approx(40)
 
 
@@ -132,7 +132,7 @@ class TestStale:
         await small.ask("a")
         ages = []
         for _ in range(4):
-            found = await small.look("a")
+            found = await small.lookup("a")
             ages.append((found.fresh, found.age_s) if found else None)
             await asyncio.sleep(30)
         assert ages == [(True, 0), (True, 30), (False, 60), None]
@@ -155,7 +155,7 @@ class TestStale:
         """The next one to find it stale may ask."""
         small = Small(options=STALE)
         key = small.key("a")
-        await small.cache.look(key, "chat", STALE)
+        await small.cache.lookup(key, "chat", STALE)
         assert await small.cache.claim(key)
         await small.cache.keep(key, ANSWER, STALE)
         assert await small.cache.claim(small.key("a"))
@@ -166,12 +166,12 @@ class TestStale:
         await small.ask("a")
         await asyncio.sleep(600)
         key = small.key("a")
-        assert await small.cache.look(key, "chat", STALE) is None
-        found = await small.cache.fallback(key, "chat", STALE)
+        assert await small.cache.lookup(key, "chat", STALE) is None
+        found = await small.cache.stale_if_error(key, "chat", STALE)
         assert found is not None and (found.stored, found.age_s) == (ANSWER, pytest.approx(600, abs=1))
         assert small.heard.results[-2:] == ["miss", "stale"]
         await asyncio.sleep(61)
-        assert await small.cache.fallback(small.key("a"), "chat", STALE) is None
+        assert await small.cache.stale_if_error(small.key("a"), "chat", STALE) is None
 
     async def test_off_unless_asked_for(self) -> None:
         """By default nothing is given past its time."""
@@ -179,8 +179,8 @@ class TestStale:
         await small.ask("a")
         key = small.key("a")
         await asyncio.sleep(61)
-        assert await small.cache.look(key, "chat", ON) is None
-        assert await small.cache.fallback(key, "chat", ON) is None
+        assert await small.cache.lookup(key, "chat", ON) is None
+        assert await small.cache.stale_if_error(key, "chat", ON) is None
 
 
 GONE = {
@@ -209,7 +209,7 @@ class TestInvalidation:
             del asked["other"]
         await small.cache.invalidate(selection)
         assert [
-            name for name, (caller, model, _) in asked.items() if await small.look("q", caller, model)
+            name for name, (caller, model, _) in asked.items() if await small.lookup("q", caller, model)
         ] == left
 
     async def test_one_key(self) -> None:
@@ -217,9 +217,9 @@ class TestInvalidation:
         small = Small()
         await small.ask("q")
         await small.ask("r")
-        await small.cache.invalidate(Selection(key=small.key("q").place))
-        assert await small.look("q") is None
-        assert await small.look("r")
+        await small.cache.invalidate(Selection(key=small.key("q").digest))
+        assert await small.lookup("q") is None
+        assert await small.lookup("r")
         assert small.storage.entries == 1
 
     async def test_what_is_on_its_way(self) -> None:
@@ -227,13 +227,13 @@ class TestInvalidation:
         nothing of that."""
         small = Small()
         key = small.key("q")
-        await small.cache.look(key, "chat", ON)
+        await small.cache.lookup(key, "chat", ON)
         await small.cache.invalidate(Selection(route="chat"))
-        await small.cache.fallback(key, "chat", ON)
+        await small.cache.stale_if_error(key, "chat", ON)
         await small.cache.keep(key, ANSWER, ON)
-        assert await small.look("q") is None
+        assert await small.lookup("q") is None
         await small.ask("q")
-        assert await small.look("q")
+        assert await small.lookup("q")
 
     async def test_a_thousand_selections(self) -> None:
         """Tokens are bounded: rather is everything asked anew."""

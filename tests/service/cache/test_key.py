@@ -32,9 +32,9 @@ TALK = st.lists(
 )
 
 
-def place(caller: str = "a", mark: str = MARK, options: CacheOptions = ON, **asked: Any) -> str | None:
+def digest(caller: str = "a", mark: str = MARK, options: CacheOptions = ON, **asked: Any) -> str | None:
     key = key_of(request(caller, **asked), options, mark, 1.0)
-    return key and key.place
+    return key and key.digest
 
 
 def written(fields: dict[str, object], **how: Any) -> str:
@@ -50,9 +50,9 @@ def exact(value: object) -> str:
 @given(FIELDS, FIELDS)
 def test_bodies_that_differ_share_no_key(one: dict[str, object], other: dict[str, object]) -> None:
     """Any field may change the answer, known here or not, however deep the difference lies."""
-    places = place(text=written(one)), place(text=written(other))
-    assert None not in places
-    assert (places[0] == places[1]) == (exact(one) == exact(other))
+    digests = digest(text=written(one)), digest(text=written(other))
+    assert None not in digests
+    assert (digests[0] == digests[1]) == (exact(one) == exact(other))
 
 
 @given(TALK, TALK, st.sampled_from((None, "swapped", "longer")))
@@ -60,7 +60,7 @@ def test_talks_that_differ_share_no_key(one: list[Any], other: list[Any], how: s
     """Every message, its role, its name and its place in the talk."""
     if how is not None:
         other = one[::-1] if how == "swapped" else [*one, one[0]]
-    assert (place(messages=one) == place(messages=other)) == (one == other)
+    assert (digest(messages=one) == digest(messages=other)) == (one == other)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_talks_that_differ_share_no_key(one: list[Any], other: list[Any], how: s
 )
 def test_fields_that_matter(name: str, value: object) -> None:
     """What a provider may answer otherwise for."""
-    assert place() != place(**{name: value}) is not None
+    assert digest() != digest(**{name: value}) is not None
 
 
 @given(FIELDS, NAMES, VALUES)
@@ -90,19 +90,19 @@ def test_one_field_more_or_other_is_another_key(fields: dict[str, object], name:
     """The least difference there can be."""
     changed = {**fields, name: value}
     same = name in fields and exact(fields[name]) == exact(value)
-    assert (place(text=written(fields)) == place(text=written(changed))) == same
+    assert (digest(text=written(fields)) == digest(text=written(changed))) == same
 
 
 @given(FIELDS)
 def test_how_it_is_written_is_no_difference(fields: dict[str, object]) -> None:
     """Spaces, escapes and the order of names say nothing."""
     spaced = written(dict(reversed(fields.items())), indent=2, ensure_ascii=False)
-    assert place(text=spaced) == place(text=written(fields, separators=(",", ":"))) is not None
+    assert digest(text=spaced) == digest(text=written(fields, separators=(",", ":"))) is not None
 
 
 def test_how_it_travels_is_no_difference() -> None:
     """A stream and a JSON answer to one question are one answer."""
-    assert place() == place(stream=True, stream_options={"include_usage": True}, user="u")
+    assert digest() == digest(stream=True, stream_options={"include_usage": True}, user="u")
     assert {"stream", "stream_options", "user"} <= NOT_IN_KEY
 
 
@@ -110,7 +110,7 @@ def test_how_it_travels_is_no_difference() -> None:
 def test_callers_and_routes_share_nothing(caller: str, other: str, mark: str, other_mark: str) -> None:
     """The same question from somebody else, or where others would answer it, has a place of its own."""
     same = (caller, mark) == (other, other_mark)
-    assert (place(caller, mark) == place(other, other_mark)) == same
+    assert (digest(caller, mark) == digest(other, other_mark)) == same
 
 
 def test_a_callers_place_is_never_everybodys() -> None:
@@ -118,7 +118,7 @@ def test_a_callers_place_is_never_everybodys() -> None:
     warmed = CacheOptions(enabled=True, warm_from="answers.jsonl")
     keys = [key_of(request(caller), warmed, MARK, 1.0) for caller in ("", "everybody", "a")]
     assert len({key.shared for key in keys if key}) == 1
-    assert not {key.place for key in keys if key} & {key.shared for key in keys if key}
+    assert not {key.digest for key in keys if key} & {key.shared for key in keys if key}
 
 
 AMBIGUOUS = {
@@ -131,23 +131,23 @@ AMBIGUOUS = {
 @pytest.mark.parametrize("text", AMBIGUOUS.values(), ids=AMBIGUOUS)
 def test_what_others_may_read_otherwise_has_no_key(text: str) -> None:
     """It goes to the provider as it came, who may take the other meaning."""
-    assert place(text=text) is None
+    assert digest(text=text) is None
 
 
 def test_a_very_long_question_has_no_key() -> None:
     """Reading it for a key would hold up everybody."""
-    assert place(messages=[{"role": "user", "content": "x" * QUESTION_BYTES_MAX}]) is None
+    assert digest(messages=[{"role": "user", "content": "x" * QUESTION_BYTES_MAX}]) is None
 
 
 @pytest.mark.parametrize("field", NEVER_WITH)
 def test_what_is_more_than_text_has_no_key(field: str) -> None:
     """Nothing but the text of an answer is kept."""
     value = True if field in ("logprobs", "store") else [{}]
-    assert place(text=written({field: value})) is None
-    assert place(text=written({field: None})) is not None
+    assert digest(text=written({field: value})) is None
+    assert digest(text=written({field: None})) is not None
 
 
 @pytest.mark.parametrize("fields", [{"temperature": 0.1}, {"temperature": None}, {"n": 2}])
 def test_answers_that_vary_have_no_key(fields: dict[str, object]) -> None:
     """Only what is asked with temperature 0, once, is the same answer tomorrow."""
-    assert place(**fields) is None
+    assert digest(**fields) is None

@@ -9,7 +9,13 @@ import pytest
 from dub5.service import clock
 from dub5.service.cache.storage_guard import BreakerGuard
 from dub5.service.cache.storage_memory import MemoryStorage
-from dub5.service.config.options import CacheBounds, CacheOptions, Clocks, DegradedOptions, ProbeOptions
+from dub5.service.config.options import (
+    CacheBounds,
+    CacheOptions,
+    DegradedOptions,
+    ProbeOptions,
+    TimeoutOptions,
+)
 from dub5.service.config.settings import Loaded
 from dub5.simulators.script import Hang, Respond, Script, SimRequest, Wait
 from tests.service.cache.test_ablations import VirtualRedis
@@ -112,7 +118,7 @@ async def test_nobody_waits_for_its_probe() -> None:
         "cache": CacheOptions(enabled=True, ttl_s=10, stale_while_revalidate_s=8.5),
         "degraded": DegradedOptions(enabled=True),
     }
-    clocks, options = Clocks(whole_answer_s=2.0), {"probe": ProbeOptions(enabled=False)}
+    clocks, options = TimeoutOptions(whole_answer_s=2.0), {"probe": ProbeOptions(enabled=False)}
     async with World(one=in_turn(OLD, script(Hang())), route=route, clocks=clocks, options=options) as served:
         await served.ask(temperature=0)
         for _ in range(5):

@@ -9,7 +9,7 @@ import pytest
 from dub5.service import clock
 from dub5.service.cache.storage import StorageLost
 from dub5.service.cache.storage_guard import OPEN_MAX_S, QUEUE_PER_CALL, BreakerGuard, Patience
-from dub5.service.resilience.circuit_breaker import State
+from dub5.service.resilience.circuit_breaker import BreakerState
 
 PATIENCE_S = 0.05
 CALLS_MAX = 16
@@ -83,7 +83,7 @@ async def test_back_within_ten_seconds(lost_s: float) -> None:
     while await remote.ask() is None:
         await asyncio.sleep(0.05)
     assert clock.now() - healed_s < 10.0
-    assert remote.guard.breaker.state is State.CLOSED
+    assert remote.guard.breaker.state is BreakerState.CLOSED
 
 
 async def test_always_slow_is_lost_too() -> None:
@@ -93,7 +93,7 @@ async def test_always_slow_is_lost_too() -> None:
     for _ in range(100):
         await remote.ask()
         await asyncio.sleep(0.01)
-    assert remote.guard.breaker.state is not State.CLOSED
+    assert remote.guard.breaker.state is not BreakerState.CLOSED
 
 
 async def test_a_client_that_leaves_says_nothing() -> None:
@@ -106,7 +106,7 @@ async def test_a_client_that_leaves_says_nothing() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert remote.guard.breaker.state is State.CLOSED
+    assert remote.guard.breaker.state is BreakerState.CLOSED
 
 
 async def test_our_own_delay_is_not_its_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ async def test_our_own_delay_is_not_its_fault(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(clock, "now", lambda: real() * 2)  # each call ends as if the loop had stood still
     for _ in range(10):
         await remote.ask()
-    assert remote.guard.breaker.state is State.CLOSED
+    assert remote.guard.breaker.state is BreakerState.CLOSED
 
 
 async def test_a_crowd_is_not_its_fault() -> None:
@@ -127,7 +127,7 @@ async def test_a_crowd_is_not_its_fault() -> None:
     found = await asyncio.gather(*[remote.ask() for _ in range(500)])
     assert found.count("found") == 2 * CALLS_MAX
     assert clock.now() - began_s <= PATIENCE_S
-    assert remote.guard.breaker.state is State.CLOSED
+    assert remote.guard.breaker.state is BreakerState.CLOSED
     assert await remote.ask() == "found"
 
 

@@ -9,9 +9,9 @@ import pytest
 from redis.asyncio import Redis
 
 from dub5.service.cache.cache import AnswerCache, Selection, Stored
-from dub5.service.cache.key import Key
-from dub5.service.cache.opening import opened
-from dub5.service.cache.storage import VERSION, Entry, packed
+from dub5.service.cache.key import CacheKey
+from dub5.service.cache.opening import open_cache
+from dub5.service.cache.storage import VERSION, CacheEntry, encode_entry
 from dub5.service.config.options import CacheBounds, CacheOptions, RedisOptions
 from dub5.service.config.settings import Secret
 from dub5.service.events import Events
@@ -38,22 +38,22 @@ class Process:
         redis = RedisOptions(
             url=server.url, prefix=prefix, timeout_s=options.timeout_s, turn_s=options.turn_s
         )
-        self.cache: AnswerCache = opened(
+        self.cache: AnswerCache = open_cache(
             CacheBounds(redis=redis), Secret(server.url), Events(self.heard), Random()
         )
 
-    def key(self, name: str = "q", caller: str = "a", options: CacheOptions = ON) -> Key:
+    def key(self, name: str = "q", caller: str = "a", options: CacheOptions = ON) -> CacheKey:
         key = self.cache.key(request(caller, name=name), options, MARK)
         assert key is not None
         return key
 
-    async def look(self, name: str = "q", caller: str = "a") -> bytes | None:
-        found = await self.cache.look(self.key(name, caller), "chat", ON)
+    async def lookup(self, name: str = "q", caller: str = "a") -> bytes | None:
+        found = await self.cache.lookup(self.key(name, caller), "chat", ON)
         return found and found.stored.body
 
     async def ask(self, name: str = "q", stored: Stored = ANSWER) -> None:
         key = self.key(name)
-        await self.cache.look(key, "chat", ON)
+        await self.cache.lookup(key, "chat", ON)
         await self.cache.keep(key, stored, ON)
 
     async def __aenter__(self) -> Self:
@@ -67,8 +67,8 @@ async def test_processes_share_answers(server: RedisServer) -> None:
     """Those of the same caller; another caller finds nothing."""
     async with Process(server, "share") as one, Process(server, "share") as two:
         await one.ask()
-        assert await two.look() == ANSWER.body
-        assert await two.look(caller="b") is None
+        assert await two.lookup() == ANSWER.body
+        assert await two.lookup(caller="b") is None
         assert two.heard.results == ["hit", "miss"]
 
 
@@ -76,23 +76,23 @@ async def test_another_prefix_is_another_cache(server: RedisServer) -> None:
     """Two services in one Redis."""
     async with Process(server, "this") as one, Process(server, "that") as two:
         await one.ask()
-        assert await two.look() is None
+        assert await two.lookup() is None
 
 
 async def test_invalidated_everywhere_at_once(server: RedisServer) -> None:
     """In a process that knew the answer, and for an answer that was on its way there."""
     async with Process(server, "gone") as one, Process(server, "gone") as two:
         await one.ask("kept")
-        assert await two.look("kept")
+        assert await two.lookup("kept")
         on_its_way = two.key("asked")
-        assert await two.cache.look(on_its_way, "chat", ON) is None
+        assert await two.cache.lookup(on_its_way, "chat", ON) is None
         await one.cache.invalidate(Selection(route="chat"))
         await two.cache.keep(on_its_way, ANSWER, ON)
-        assert [await each.look(name) for each in (one, two) for name in ("kept", "asked")] == [None] * 4
+        assert [await each.lookup(name) for each in (one, two) for name in ("kept", "asked")] == [None] * 4
         await two.ask("kept")
-        assert await one.look("kept")
+        assert await one.lookup("kept")
         await one.cache.invalidate(Selection(caller="somebody else"))
-        assert await two.look("kept")
+        assert await two.lookup("kept")
 
 
 @pytest.mark.parametrize("lost", ["version", "generations"])
@@ -102,9 +102,9 @@ async def test_a_redis_that_forgot_what_was_invalid(server: RedisServer, lost: s
         await one.ask()
         await one.cache.invalidate(Selection(route="chat"))
         await redis.delete(f"{lost}:{lost}")
-        assert await two.look() is None
+        assert await two.lookup() is None
         await two.ask()
-        assert await one.look() == await two.look() == ANSWER.body
+        assert await one.lookup() == await two.lookup() == ANSWER.body
 
 
 async def test_a_stampede_is_one_question(server: RedisServer) -> None:
@@ -114,7 +114,9 @@ async def test_a_stampede_is_one_question(server: RedisServer) -> None:
     async def answer(process: Process) -> bytes:
         nonlocal asked
         key = process.key()
-        found = await process.cache.look(key, "chat", ON) or await process.cache.turn(key, "chat", ON)
+        found = await process.cache.lookup(key, "chat", ON) or await process.cache.wait_for_claim(
+            key, "chat", ON
+        )
         if found is not None:
             return found.stored.body
         asked += 1
@@ -139,12 +141,12 @@ async def test_who_waits_too_long_asks(server: RedisServer) -> None:
     async with Process(server, "dead", hasty) as one, Process(server, "dead", hasty) as two:
         first, second, third = one.key(), two.key(), two.key()
         for process, key in ((one, first), (two, second), (two, third)):
-            await process.cache.look(key, "chat", ON)
-        assert await one.cache.turn(first, "chat", ON) is None
-        assert await two.cache.turn(second, "chat", ON) is None
+            await process.cache.lookup(key, "chat", ON)
+        assert await one.cache.wait_for_claim(first, "chat", ON) is None
+        assert await two.cache.wait_for_claim(second, "chat", ON) is None
         assert first.claimed_by and not second.claimed_by
         await one.cache.release(first)
-        assert await two.cache.turn(third, "chat", ON) is None
+        assert await two.cache.wait_for_claim(third, "chat", ON) is None
         assert third.claimed_by
 
 
@@ -154,7 +156,7 @@ async def test_a_claim_is_its_owners(server: RedisServer) -> None:
         late, current = one.key(), two.key()
         assert await one.cache.claim(late)
         async with Redis(port=server.port) as redis:
-            await redis.delete(f"claim:claim:{late.place}")
+            await redis.delete(f"claim:claim:{late.digest}")
         assert await two.cache.claim(current)
         await one.cache.release(late)
         assert not await one.cache.claim(one.key())
@@ -166,9 +168,10 @@ FOREIGN = {
     "garbage": b"\x00\xff garbage",
     "text": "ü".encode(),
     "another's JSON": b'{"choices": []}',
-    "another version": b"\x98\x02" + packed(Entry(VERSION, "p", "r", "c", "t", 0.0, "s", b"b"))[2:],
-    "half an entry": packed(Entry(VERSION, "p", "r", "c", "t", 0.0, "s", b"b"))[:-2],
-    "another place's": packed(Entry(VERSION, PLACE, "chat", "a", "one/m", 1e12, "x", b"stolen")),
+    "another version": b"\x98\x02"
+    + encode_entry(CacheEntry(VERSION, "p", "r", "c", "t", 0.0, "s", b"b"))[2:],
+    "half an entry": encode_entry(CacheEntry(VERSION, "p", "r", "c", "t", 0.0, "s", b"b"))[:-2],
+    "another place's": encode_entry(CacheEntry(VERSION, PLACE, "chat", "a", "one/m", 1e12, "x", b"stolen")),
     "nested a thousand times": b"\x91" * 1_000_000,
 }
 
@@ -177,31 +180,31 @@ FOREIGN = {
 async def test_what_we_did_not_write_is_a_miss(server: RedisServer, foreign: bytes) -> None:
     """Whoever put it there."""
     async with Process(server, "foreign") as one, Redis(port=server.port) as redis:
-        await redis.set(f"foreign:answer:{one.key().place}", foreign)
-        assert await one.look() is None
+        await redis.set(f"foreign:answer:{one.key().digest}", foreign)
+        assert await one.lookup() is None
         assert one.heard.results == ["miss"]
         await one.ask()
-        assert await one.look() == ANSWER.body
+        assert await one.lookup() == ANSWER.body
 
 
 async def test_an_answer_in_a_wrong_place_is_a_miss(server: RedisServer) -> None:
     """Whole and valid, but to another caller's question."""
     async with Process(server, "moved") as one, Redis(port=server.port) as redis:
         await one.ask()
-        there, here = one.key(caller="a").place, one.key(caller="b").place
+        there, here = one.key(caller="a").digest, one.key(caller="b").digest
         assert await redis.copy(f"moved:answer:{there}", f"moved:answer:{here}")
-        assert await one.look(caller="a") == ANSWER.body
-        assert await one.look(caller="b") is None
+        assert await one.lookup(caller="a") == ANSWER.body
+        assert await one.lookup(caller="b") is None
 
 
 async def test_our_keys_in_other_hands(server: RedisServer) -> None:
     """Keys of another kind than ours, even the tokens: an error that is counted, and nobody's answer."""
     async with Process(server, "hands") as one, Redis(port=server.port) as redis:
-        await redis.rpush(f"hands:answer:{one.key().place}", "a list")
-        assert await one.look() is None
+        await redis.rpush(f"hands:answer:{one.key().digest}", "a list")
+        assert await one.lookup() is None
         await redis.delete("hands:generations")
         await redis.mset({"hands:version": "not ours", "hands:generations": "no hash"})
-        assert await one.look("other") is None
+        assert await one.lookup("other") is None
         assert one.heard.results == ["miss", "error"]
 
 
@@ -210,9 +213,9 @@ async def test_an_answer_ends_by_itself(server: RedisServer) -> None:
     options = CacheOptions(enabled=True, ttl_s=60.0, stale_while_revalidate_s=30.0, stale_if_error_s=600.0)
     async with Process(server, "ends") as one, Redis(port=server.port) as redis:
         key = one.key(options=options)
-        await one.cache.look(key, "chat", options)
+        await one.cache.lookup(key, "chat", options)
         await one.cache.keep(key, ANSWER, options)
-        assert 650 < await redis.ttl(f"ends:answer:{key.place}") <= 660
+        assert 650 < await redis.ttl(f"ends:answer:{key.digest}") <= 660
 
 
 async def test_keys_and_callers_are_hashes(server: RedisServer) -> None:

@@ -42,10 +42,10 @@ class Filled:
         (told,) = [event for event in self.heard.events if isinstance(event, CacheWarmed)]
         return told
 
-    async def look(self, caller: str = "a", **fields: Any) -> bytes | None:
+    async def lookup(self, caller: str = "a", **fields: Any) -> bytes | None:
         key = self.cache.key(request(caller, **{**HI, **fields}), self.options, MARK)
         assert key is not None
-        found = await self.cache.look(key, "chat", self.options)
+        found = await self.cache.lookup(key, "chat", self.options)
         return found and found.stored.body
 
 
@@ -58,10 +58,10 @@ async def test_every_caller_is_given_them(path: Path) -> None:
     """Until their time is over."""
     filled = Filled(path, line(), "", line(seed=2))
     assert await filled.warm() == CacheWarmed("chat", 2, ())
-    assert await filled.look("a") == await filled.look("b") is not None
-    assert await filled.look(seed=2) and not await filled.look(seed=3)
+    assert await filled.lookup("a") == await filled.lookup("b") is not None
+    assert await filled.lookup(seed=2) and not await filled.lookup(seed=3)
     await asyncio.sleep(60)
-    assert await filled.look() is None
+    assert await filled.lookup() is None
 
 
 async def test_ones_own_answer_goes_first(path: Path) -> None:
@@ -71,10 +71,10 @@ async def test_ones_own_answer_goes_first(path: Path) -> None:
     key = filled.cache.key(request("a", **HI), filled.options, MARK)
     assert key is not None
     await asyncio.sleep(1)
-    await filled.cache.look(key, "chat", filled.options)
+    await filled.cache.lookup(key, "chat", filled.options)
     await filled.cache.keep(key, warming.Stored(b"mine", "one/m"), filled.options)
-    assert await filled.look("a") == b"mine"
-    assert await filled.look("b") != b"mine"
+    assert await filled.lookup("a") == b"mine"
+    assert await filled.lookup("b") != b"mine"
 
 
 BROKEN = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dub5.service.config.options import Clocks
+from dub5.service.config.options import TimeoutOptions
 from dub5.service.errors import (
     AllTargetsDown,
     AllTargetsLimited,
@@ -14,40 +14,42 @@ from dub5.service.errors import (
     ProviderRefused,
     TooLarge,
 )
-from dub5.service.failover.context import Task
-from dub5.service.failover.final_error import why_not
-from dub5.service.failover.rejected_content import Notices
-from dub5.service.model import Attempt, Caller, ChatBody, ChatRequest
-from dub5.service.resilience.classify import Blame, Rest, Then, Verdict
-from dub5.service.timeouts import NEVER, Watch
+from dub5.service.failover.context import RequestContext
+from dub5.service.failover.final_error import exhausted_error
+from dub5.service.failover.rejected_content import RejectPatterns
+from dub5.service.model import AttemptRecord, Caller, ChatBody, ChatRequest
+from dub5.service.resilience.classify import Blame, Classification, CooldownReason, Then
+from dub5.service.timeouts import NEVER, Timeouts
 
 WAIT_S = 7.5
-BAD_REQUEST = Verdict(Then.GIVE_UP, Blame.NOBODY, "http_400", status=400, message="No such role.")
-UNPROCESSABLE = Verdict(Then.GIVE_UP, Blame.NOBODY, "http_422", status=422)
-TOO_LONG = Verdict(Then.NEXT, Blame.NOBODY, "http_400", status=400, message="Too many tokens.")
-TOO_BIG = Verdict(Then.NEXT, Blame.NOBODY, "http_413", status=413)
-DOWN = Verdict(Then.NEXT, Blame.TARGET, "http_500", status=500, message="Internal.")
-STALLED = Verdict(Then.NEXT, Blame.TARGET, "first_token_timeout")
+BAD_REQUEST = Classification(Then.GIVE_UP, Blame.NOBODY, "http_400", status=400, message="No such role.")
+UNPROCESSABLE = Classification(Then.GIVE_UP, Blame.NOBODY, "http_422", status=422)
+TOO_LONG = Classification(Then.NEXT, Blame.NOBODY, "http_400", status=400, message="Too many tokens.")
+TOO_BIG = Classification(Then.NEXT, Blame.NOBODY, "http_413", status=413)
+DOWN = Classification(Then.NEXT, Blame.TARGET, "http_500", status=500, message="Internal.")
+STALLED = Classification(Then.NEXT, Blame.TARGET, "first_token_timeout")
 
 
 def told(
-    *what: Verdict | str,
+    *what: Classification | str,
     wait_s: float = WAIT_S,
     out_of_time: bool = False,
     given_up: bool = False,
-    able: bool = False,
+    feature_available: bool = False,
 ) -> GatewayError:
     """The error after these, in order: a verdict on a target that was tried, or why one was passed over."""
     request = ChatRequest("id", Caller(), ChatBody("chat", []), {})
-    task = Task(request, "chat", Clocks(), Notices(()), Watch(NEVER), 0.0, given_up=given_up)
+    context = RequestContext(
+        request, "chat", TimeoutOptions(), RejectPatterns(()), Timeouts(NEVER), 0.0, given_up=given_up
+    )
     for i, one in enumerate(what):
-        if isinstance(one, Verdict):
-            task.verdicts.append(one)
-            task.trail.append(Attempt(f"p/{i}", 0.0, 1.0, one.reason))
+        if isinstance(one, Classification):
+            context.classifications.append(one)
+            context.trail.append(AttemptRecord(f"p/{i}", 0.0, 1.0, one.reason))
         else:
-            task.trail.append(Attempt(f"p/{i}", 1.0, 1.0, one, tried=False))
-    error = why_not(task, wait_s, out_of_time=out_of_time, able=able)
-    assert error.attempts == tuple(task.trail), "the client sees every line of the trail"
+            context.trail.append(AttemptRecord(f"p/{i}", 1.0, 1.0, one, tried=False))
+    error = exhausted_error(context, wait_s, out_of_time=out_of_time, feature_available=feature_available)
+    assert error.attempts == tuple(context.trail), "the client sees every line of the trail"
     return error
 
 
@@ -56,29 +58,29 @@ def told(
     [
         ((DOWN, "breaker_open"), AllTargetsDown),
         (("isolated", "host_breaker_open"), AllTargetsDown),
-        ((Rest.LIMITED, Rest.QUOTA, "http_429"), AllTargetsLimited),
-        ((Rest.LIMITED, DOWN), AllTargetsDown),
-        ((Rest.REFUSED,), AllTargetsDown),
-        ((Rest.WAITING,), AllTargetsDown),
+        ((CooldownReason.LIMITED, CooldownReason.QUOTA, "http_429"), AllTargetsLimited),
+        ((CooldownReason.LIMITED, DOWN), AllTargetsDown),
+        ((CooldownReason.REFUSED,), AllTargetsDown),
+        ((CooldownReason.WAITING,), AllTargetsDown),
         (("provider_full", "provider_full"), Overloaded),
         (("provider_full", "breaker_open"), AllTargetsDown),
         (("unsupported_tools", "unsupported_tools"), InvalidRequest),
         (("unsupported_tools", "breaker_open"), InvalidRequest),
         ((), AllTargetsDown),
         ((TOO_LONG, DOWN), AllTargetsDown),
-        ((TOO_BIG, Rest.LIMITED), AllTargetsDown),  # the other might take it, a little later
+        ((TOO_BIG, CooldownReason.LIMITED), AllTargetsDown),  # the other might take it, a little later
     ],
     ids=lambda what: (
         " + ".join(getattr(one, "reason", one) for one in what) if isinstance(what, tuple) else ""
     ),
 )
-async def test_kinds(what: tuple[Verdict | str, ...], error: type[GatewayError]) -> None:
+async def test_kinds(what: tuple[Classification | str, ...], error: type[GatewayError]) -> None:
     """One reason for all of them is named; a mixture is plainly down."""
     assert type(told(*what)) is error
 
 
 @pytest.mark.parametrize(("wait_s", "told_s"), [(0.0, 1.0), (0.3, 1.0), (7.5, 7.5), (3_600.0, 3_600.0)])
-@pytest.mark.parametrize("reason", ["breaker_open", Rest.LIMITED, "provider_full"])
+@pytest.mark.parametrize("reason", ["breaker_open", CooldownReason.LIMITED, "provider_full"])
 async def test_when_to_come_back(reason: str, wait_s: float, told_s: float) -> None:
     """As soon as a target may be asked again, and never at once: that would be a storm."""
     assert told(reason, wait_s=wait_s).retry_after_s == told_s
@@ -108,7 +110,7 @@ async def test_no_time_left() -> None:
     """The caller's own clock is named before whatever was wrong with the targets, but not before the caller's own
     mistake."""
     assert type(told(STALLED, out_of_time=True)) is DeadlineExceeded
-    assert type(told(Rest.LIMITED, out_of_time=True)) is DeadlineExceeded
+    assert type(told(CooldownReason.LIMITED, out_of_time=True)) is DeadlineExceeded
     assert type(told(BAD_REQUEST, out_of_time=True, given_up=True)) is ProviderRefused
 
 
@@ -131,7 +133,7 @@ async def test_the_field_is_named() -> None:
 )
 async def test_what_is_missing(param: str, feature: str, words: str) -> None:
     """Where a target that could is merely down, the error names what cannot be had now, and what can."""
-    error = told(f"unsupported_{param}", "breaker_open", able=True)
+    error = told(f"unsupported_{param}", "breaker_open", feature_available=True)
     assert type(error) is FeatureUnavailable
     assert (error.status, error.param, error.retry_after_s) == (503, feature, WAIT_S)
     assert error.message.startswith(words) and "Plain chat can" in error.message

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from dub5.service.config.settings import PolicyName
 from dub5.service.failover.order import order
 from dub5.service.model import Target
-from dub5.service.resilience.health import Standing
+from dub5.service.resilience.health import RoutingScore
 
 STANDINGS = st.lists(
-    st.builds(Standing, st.integers(0, 2), st.one_of(st.just(0.0), st.floats(0.0, 60.0))),
+    st.builds(RoutingScore, st.integers(0, 2), st.one_of(st.just(0.0), st.floats(0.0, 60.0))),
     min_size=1,
     max_size=7,
 )
@@ -20,16 +20,16 @@ POLICIES = st.sampled_from(["ordered", "balanced"])
 SEEDS = range(2_000)
 
 
-def named(standings: list[Standing]) -> dict[Target, Standing]:
+def named(standings: list[RoutingScore]) -> dict[Target, RoutingScore]:
     return {Target(str(i), "m"): standing for i, standing in enumerate(standings)}
 
 
-def ordered(seen: dict[Target, Standing], policy: PolicyName, seed: int = 0) -> list[Target]:
+def ordered(seen: dict[Target, RoutingScore], policy: PolicyName, seed: int = 0) -> list[Target]:
     return order(list(seen), policy, seen.__getitem__, Random(seed))
 
 
 @given(STANDINGS, POLICIES, st.integers(0, 1_000))
-def test_nobody_is_lost(standings: list[Standing], policy: PolicyName, seed: int) -> None:
+def test_nobody_is_lost(standings: list[RoutingScore], policy: PolicyName, seed: int) -> None:
     """Every target once, healthy before degraded before unhealthy, by either policy."""
     seen = named(standings)
     targets = ordered(seen, policy, seed)
@@ -39,7 +39,7 @@ def test_nobody_is_lost(standings: list[Standing], policy: PolicyName, seed: int
 
 
 @given(STANDINGS, st.integers(0, 1_000))
-def test_ordered_keeps_the_routes_order(standings: list[Standing], seed: int) -> None:
+def test_ordered_keeps_the_routes_order(standings: list[RoutingScore], seed: int) -> None:
     """Among equals the settings decide, whatever their load, and no dice."""
     seen = named(standings)
     targets = ordered(seen, "ordered", seed)
@@ -50,7 +50,7 @@ def test_ordered_keeps_the_routes_order(standings: list[Standing], seed: int) ->
 @given(st.floats(0.0, 60.0), st.floats(0.0, 60.0), st.integers(0, 1_000))
 def test_two_choices_of_two(one_s: float, other_s: float, seed: int) -> None:
     """With two targets of one rank, balanced always asks the one with less load."""
-    seen = named([Standing(0, one_s), Standing(0, other_s)])
+    seen = named([RoutingScore(0, one_s), RoutingScore(0, other_s)])
     loads = [seen[target].load_s for target in ordered(seen, "balanced", seed)]
     assert loads == sorted(loads)
 
@@ -58,13 +58,13 @@ def test_two_choices_of_two(one_s: float, other_s: float, seed: int) -> None:
 @given(st.lists(st.floats(0.0, 60.0), min_size=2, max_size=7, unique=True), st.integers(0, 1_000))
 def test_the_worst_is_never_first(loads_s: list[float], seed: int) -> None:
     """Whoever is drawn beside the most loaded is better: balanced never begins with it."""
-    seen = named([Standing(0, load_s) for load_s in loads_s])
+    seen = named([RoutingScore(0, load_s) for load_s in loads_s])
     assert seen[ordered(seen, "balanced", seed)[0]].load_s < max(loads_s)
 
 
 def test_balanced_prefers_less_load() -> None:
     """Of four, the first place goes to each in turn of load, in the shares that two choices of four give."""
-    seen = named([Standing(0, load_s) for load_s in (4.0, 1.0, 3.0, 2.0)])
+    seen = named([RoutingScore(0, load_s) for load_s in (4.0, 1.0, 3.0, 2.0)])
     first = [seen[ordered(seen, "balanced", seed)[0]].load_s for seed in SEEDS]
     for load_s, share in ((1.0, 3 / 6), (2.0, 2 / 6), (3.0, 1 / 6), (4.0, 0.0)):
         assert first.count(load_s) / len(SEEDS) == pytest.approx(share, abs=0.04)
@@ -73,7 +73,7 @@ def test_balanced_prefers_less_load() -> None:
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_equals_share_evenly(count: int) -> None:
     """With nothing known of any of them, balanced begins with each as often as with the others."""
-    seen = named([Standing(0, 0.0)] * count)
+    seen = named([RoutingScore(0, 0.0)] * count)
     first = [ordered(seen, "balanced", seed)[0] for seed in SEEDS]
     for target in seen:
         assert first.count(target) / len(SEEDS) == pytest.approx(1 / count, abs=0.04)

@@ -7,7 +7,7 @@ import pytest
 
 from dub5.service.config import templates
 from dub5.service.config.templates import GENERAL, NAMES, OFFLINE
-from dub5.service.fallback.fallback import accepted_languages, ours, waiting
+from dub5.service.fallback.fallback import accepted_languages, own_templates, wait_phrase
 
 KNOWN = ("en", "de", "es", "fr")
 
@@ -31,15 +31,15 @@ def test_accepted_languages(header: str, languages: list[str]) -> None:
 class TestTexts:
     def test_whole(self) -> None:
         """Every language has every text, and each says that it is automatic."""
-        assert set(ours()) == set(KNOWN)
-        for language, texts in ours().items():
+        assert set(own_templates()) == set(KNOWN)
+        for language, texts in own_templates().items():
             assert set(texts) == set(NAMES)
             for name in (GENERAL, OFFLINE):
                 assert re.search("autom[aá]t", texts[name]), (language, name)
 
     def test_says_when(self) -> None:
         """The text for a request says when to ask again."""
-        assert all("{wait}" in texts[GENERAL] for texts in ours().values())
+        assert all("{wait}" in texts[GENERAL] for texts in own_templates().values())
 
     @pytest.mark.parametrize(
         ("wait_s", "said"),
@@ -53,7 +53,7 @@ class TestTexts:
     )
     def test_when(self, wait_s: float | None, said: str) -> None:
         """As exactly as can be promised."""
-        assert waiting(ours(), "en", wait_s) == said
+        assert wait_phrase(own_templates(), "en", wait_s) == said
 
 
 class TestOwnFile:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from dub5.service.app import Service
-from dub5.service.config.options import CacheOptions, Clocks
+from dub5.service.config.options import CacheOptions, TimeoutOptions
 from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Settings
 from dub5.service.events import AttemptEnded, Event, RequestEnded
 from dub5.service.model import Outcome, Price, Usage
@@ -142,7 +142,7 @@ PROMPT = "x" * 41  # estimated as 11 tokens
 PIECES = ("One two ", "three four ", "five")  # after two of them 19 characters, so 5 tokens
 COUNTED = {"prompt_tokens": 500, "completion_tokens": 40, "total_tokens": 540}
 OPENING = event("message_start", message={"id": "m", "model": "m", "usage": {"input_tokens": 500}})
-CLOCKS = Clocks(first_token_s=2, whole_answer_s=2, between_tokens_s=2)
+CLOCKS = TimeoutOptions(first_token_s=2, whole_answer_s=2, between_tokens_s=2)
 WELL = (Head(200, SSE), Data(CONTENT + STOPPED + USAGE + DONE), End())
 
 

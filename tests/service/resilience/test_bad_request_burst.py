@@ -1,16 +1,16 @@
 """Whose fault 400s are."""
 
-from dub5.service.resilience.bad_request_burst import CALLS_MIN, Burst
+from dub5.service.resilience.bad_request_burst import CALLS_MIN, BadRequestBurst
 
 
-def answers(burst: Burst, pattern: str, from_s: float, every_s: float = 1.0) -> list[bool]:
+def answers(burst: BadRequestBurst, pattern: str, from_s: float, every_s: float = 1.0) -> list[bool]:
     """One answer each: `.` taken, `x` refused; whether refusals counted against the target by then."""
     return [burst.record(refused=c == "x", now_s=from_s + i * every_s) for i, c in enumerate(pattern)]
 
 
-def quiet() -> Burst:
+def quiet() -> BadRequestBurst:
     """A target that has answered everything, a minute ago."""
-    burst = Burst()
+    burst = BadRequestBurst()
     answers(burst, "." * 20, 0.0)
     return burst
 
@@ -27,8 +27,8 @@ def test_one_bad_caller() -> None:
 
 def test_bad_callers_from_the_start() -> None:
     """A target that nobody has seen answer, or that has always refused much, is no proof of anything."""
-    assert not any(answers(Burst(), "x" * 25, 0.0))
-    always = Burst()
+    assert not any(answers(BadRequestBurst(), "x" * 25, 0.0))
+    always = BadRequestBurst()
     answers(always, "..x" * 20, 0.0)
     assert not any(answers(always, "x" * 20, 100.0))
 

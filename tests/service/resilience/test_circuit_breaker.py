@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.service.config.options import BreakerOptions
-from dub5.service.resilience.circuit_breaker import Breaker, End, Permit, State
+from dub5.service.resilience.circuit_breaker import Breaker, BreakerPermit, BreakerState, CallOutcome
 
 OPTIONS = BreakerOptions(
     window_s=30,
@@ -22,7 +22,7 @@ OPTIONS = BreakerOptions(
     ramp_s=10.0,
 )
 OPEN_MAX_S = 15.0
-Told = list[tuple[State, State, str]]
+Told = list[tuple[BreakerState, BreakerState, str]]
 
 
 @pytest.fixture
@@ -35,215 +35,220 @@ def breaker(told: Told) -> Breaker:
     return Breaker(OPTIONS, OPEN_MAX_S, Random(1), lambda *change: told.append(change))
 
 
-def entered(breaker: Breaker, now_s: float) -> Permit:
-    permit = breaker.enter(now_s)
+def entered(breaker: Breaker, now_s: float) -> BreakerPermit:
+    permit = breaker.try_acquire(now_s)
     assert permit is not None
     return permit
 
 
-def call(breaker: Breaker, how: End, now_s: float) -> None:
+def call(breaker: Breaker, how: CallOutcome, now_s: float) -> None:
     entered(breaker, now_s).end(how, now_s)
 
 
 def trip(breaker: Breaker, now_s: float = 0.0) -> None:
     for _ in range(OPTIONS.failures_in_a_row):
-        call(breaker, End.FAILURE, now_s)
-    assert breaker.state is State.OPEN
+        call(breaker, CallOutcome.FAILURE, now_s)
+    assert breaker.state is BreakerState.OPEN
 
 
 def trip_slow(breaker: Breaker, now_s: float = 0.0) -> None:
     for _ in range(OPTIONS.calls_min):
-        call(breaker, End.SLOW, now_s)
-    assert breaker.state is State.OPEN
+        call(breaker, CallOutcome.SLOW, now_s)
+    assert breaker.state is BreakerState.OPEN
 
 
 class TestClosed:
     def test_failures_in_a_row(self, breaker: Breaker, told: Told) -> None:
         """The fifth failure in a row opens it, the fourth does not."""
         for _ in range(4):
-            call(breaker, End.FAILURE, 0.0)
-        assert breaker.state is State.CLOSED
-        call(breaker, End.FAILURE, 0.0)
-        assert told == [(State.CLOSED, State.OPEN, "5 failures in a row")]
+            call(breaker, CallOutcome.FAILURE, 0.0)
+        assert breaker.state is BreakerState.CLOSED
+        call(breaker, CallOutcome.FAILURE, 0.0)
+        assert told == [(BreakerState.CLOSED, BreakerState.OPEN, "5 failures in a row")]
         assert not breaker.slow
 
     def test_suspicion(self, breaker: Breaker) -> None:
         """One failure is a blink, one that comes at once costs nobody anything; two in a row, the last of which was waited
         for, want five successes in a row, and another failure wants them anew."""
-        call(breaker, End.FAILURE, 0.0)
-        call(breaker, End.FAILURE, 0.0)
-        assert not breaker.suspect
-        entered(breaker, 0.0).end(End.FAILURE, 1.0)
-        for end in [End.SUCCESS] * 4 + [End.FAILURE] + [End.SUCCESS] * 4 + [End.SLOW, End.IGNORED]:
+        call(breaker, CallOutcome.FAILURE, 0.0)
+        call(breaker, CallOutcome.FAILURE, 0.0)
+        assert not breaker.on_probation
+        entered(breaker, 0.0).end(CallOutcome.FAILURE, 1.0)
+        for end in (
+            [CallOutcome.SUCCESS] * 4
+            + [CallOutcome.FAILURE]
+            + [CallOutcome.SUCCESS] * 4
+            + [CallOutcome.SLOW, CallOutcome.IGNORED]
+        ):
             call(breaker, end, 0.0)
-            assert breaker.suspect
-        call(breaker, End.SUCCESS, 0.0)
-        assert not breaker.suspect
-        assert breaker.state is State.CLOSED
+            assert breaker.on_probation
+        call(breaker, CallOutcome.SUCCESS, 0.0)
+        assert not breaker.on_probation
+        assert breaker.state is BreakerState.CLOSED
 
     def test_failure_share(self, breaker: Breaker) -> None:
         """Half of ten calls failing opens it, though never five in a row."""
         for _ in range(5):
-            assert breaker.state is State.CLOSED
-            call(breaker, End.SUCCESS, 1.0)
-            call(breaker, End.FAILURE, 1.0)
-        assert breaker.state is State.OPEN
+            assert breaker.state is BreakerState.CLOSED
+            call(breaker, CallOutcome.SUCCESS, 1.0)
+            call(breaker, CallOutcome.FAILURE, 1.0)
+        assert breaker.state is BreakerState.OPEN
 
     def test_old_failures_are_forgotten(self, breaker: Breaker) -> None:
         """What lies further back than the window does not count."""
         for _ in range(4):
-            call(breaker, End.FAILURE, 0.0)
-        call(breaker, End.SUCCESS, 0.0)
+            call(breaker, CallOutcome.FAILURE, 0.0)
+        call(breaker, CallOutcome.SUCCESS, 0.0)
         for second in range(31, 36):
-            call(breaker, End.SUCCESS, float(second))
-            call(breaker, End.FAILURE, float(second)) if second < 35 else None
-        assert breaker.state is State.CLOSED
+            call(breaker, CallOutcome.SUCCESS, float(second))
+            call(breaker, CallOutcome.FAILURE, float(second)) if second < 35 else None
+        assert breaker.state is BreakerState.CLOSED
 
     def test_ignored_ends_count_for_nothing(self, breaker: Breaker) -> None:
         """A client that leaves neither adds to a row of failures nor breaks it."""
         for _ in range(4):
-            call(breaker, End.FAILURE, 0.0)
-        call(breaker, End.IGNORED, 0.0)
-        call(breaker, End.FAILURE, 0.0)
-        assert breaker.state is State.OPEN
+            call(breaker, CallOutcome.FAILURE, 0.0)
+        call(breaker, CallOutcome.IGNORED, 0.0)
+        call(breaker, CallOutcome.FAILURE, 0.0)
+        assert breaker.state is BreakerState.OPEN
 
     def test_slow_answers_are_answers(self, breaker: Breaker) -> None:
         """Five slow ones in a row are no failures in a row; six slow ones of ten open it, marked as slow."""
-        for how in [End.SLOW] * 5 + [End.SUCCESS] * 4:
+        for how in [CallOutcome.SLOW] * 5 + [CallOutcome.SUCCESS] * 4:
             call(breaker, how, 0.0)
-        assert breaker.state is State.CLOSED
-        call(breaker, End.SLOW, 0.0)
-        assert breaker.state is State.OPEN and breaker.slow
+        assert breaker.state is BreakerState.CLOSED
+        call(breaker, CallOutcome.SLOW, 0.0)
+        assert breaker.state is BreakerState.OPEN and breaker.slow
 
     def test_failing_and_slow(self, breaker: Breaker) -> None:
         """A late answer may be the last straw, but where half of the calls fail, slowness is not the reason."""
-        for how in [End.FAILURE, End.SLOW] * 5:
+        for how in [CallOutcome.FAILURE, CallOutcome.SLOW] * 5:
             call(breaker, how, 0.0)
-        assert breaker.state is State.OPEN and not breaker.slow
+        assert breaker.state is BreakerState.OPEN and not breaker.slow
 
 
 class TestOpen:
     def test_nobody_enters_until_its_time_is_over(self, breaker: Breaker) -> None:
         """It stays shut between three quarters and the whole of its open time."""
         trip(breaker)
-        assert breaker.enter(2.9) is None
-        assert breaker.enter(4.0) is not None
+        assert breaker.try_acquire(2.9) is None
+        assert breaker.try_acquire(4.0) is not None
 
     def test_never_before_retry_after(self, breaker: Breaker) -> None:
         """What the provider asked for holds, however short the open time."""
         for _ in range(5):
-            entered(breaker, 0.0).end(End.FAILURE, 0.0, not_before_s=60.0)
-        assert breaker.enter(59.9) is None
-        assert breaker.enter(60.0) is not None
+            entered(breaker, 0.0).end(CallOutcome.FAILURE, 0.0, not_before_s=60.0)
+        assert breaker.try_acquire(59.9) is None
+        assert breaker.try_acquire(60.0) is not None
 
     def test_late_failures_do_not_prolong_it(self, breaker: Breaker) -> None:
         """A call that began before it opened may fail later without moving anything."""
         late = entered(breaker, 0.0)
         trip(breaker)
         until_s = breaker.opened_until_s
-        late.end(End.FAILURE, 3.0)
+        late.end(CallOutcome.FAILURE, 3.0)
         assert until_s == breaker.opened_until_s
 
     def test_slow_is_better_than_nobody(self, breaker: Breaker) -> None:
         """Open for slowness alone it lets in whoever has nobody else, and what comes of it moves nothing."""
         trip_slow(breaker)
-        assert breaker.enter(1.0) is None
+        assert breaker.try_acquire(1.0) is None
         until_s = breaker.opened_until_s
-        for how in End:
-            permit = breaker.enter_slow(1.0)
+        for how in CallOutcome:
+            permit = breaker.try_acquire_last_resort(1.0)
             assert permit is not None and not permit.probe
             permit.end(how, 1.5)
-        assert (breaker.state, breaker.opened_until_s) == (State.OPEN, until_s)
+        assert (breaker.state, breaker.opened_until_s) == (BreakerState.OPEN, until_s)
 
     def test_failing_is_not_better_than_nobody(self, breaker: Breaker) -> None:
         """Open for failures it lets nobody in."""
         trip(breaker)
-        assert breaker.enter_slow(1.0) is None
+        assert breaker.try_acquire_last_resort(1.0) is None
 
 
 class TestHalfOpen:
     @pytest.fixture
-    def probe(self, breaker: Breaker) -> Permit:
+    def probe(self, breaker: Breaker) -> BreakerPermit:
         trip(breaker)
         permit = entered(breaker, 4.0)
         assert permit.probe
         return permit
 
-    def test_one_probe_at_a_time(self, breaker: Breaker, probe: Permit) -> None:
+    def test_one_probe_at_a_time(self, breaker: Breaker, probe: BreakerPermit) -> None:
         """While a probe is out, nobody else may ask."""
-        assert breaker.state is State.HALF_OPEN
-        assert breaker.enter(4.1) is None
+        assert breaker.state is BreakerState.HALF_OPEN
+        assert breaker.try_acquire(4.1) is None
 
-    def test_cancelled_probe(self, breaker: Breaker, probe: Permit) -> None:
+    def test_cancelled_probe(self, breaker: Breaker, probe: BreakerPermit) -> None:
         """A cancelled probe hands its place on: the breaker neither closes nor opens."""
-        probe.end(End.IGNORED, 4.2)
-        assert breaker.state is State.HALF_OPEN
-        call(breaker, End.SUCCESS, 4.3)
-        assert breaker.state is State.CLOSED
+        probe.end(CallOutcome.IGNORED, 4.2)
+        assert breaker.state is BreakerState.HALF_OPEN
+        call(breaker, CallOutcome.SUCCESS, 4.3)
+        assert breaker.state is BreakerState.CLOSED
 
-    def test_failed_probe_opens_it_for_longer(self, breaker: Breaker, probe: Permit) -> None:
+    def test_failed_probe_opens_it_for_longer(self, breaker: Breaker, probe: BreakerPermit) -> None:
         """Each failed probe doubles the open time, from the probe's own beginning, up to its cap."""
-        probe.end(End.FAILURE, 4.5)
+        probe.end(CallOutcome.FAILURE, 4.5)
         assert 4.0 + 0.75 * 8.0 <= breaker.opened_until_s <= 4.0 + 8.0
         for _ in range(6):
             now_s = breaker.opened_until_s
-            entered(breaker, now_s).end(End.FAILURE, now_s + 1.0)
+            entered(breaker, now_s).end(CallOutcome.FAILURE, now_s + 1.0)
             assert now_s + 0.75 * 15.0 <= breaker.opened_until_s <= now_s + 15.0
 
-    def test_slow_probe(self, breaker: Breaker, probe: Permit) -> None:
+    def test_slow_probe(self, breaker: Breaker, probe: BreakerPermit) -> None:
         """A probe that answers late opens it again; by now slowness is all that is known against it."""
-        probe.commit(End.SLOW, 4.5)
-        assert breaker.state is State.OPEN and breaker.slow
+        probe.commit(CallOutcome.SLOW, 4.5)
+        assert breaker.state is BreakerState.OPEN and breaker.slow
 
-    def test_probe_commits(self, breaker: Breaker, probe: Permit) -> None:
+    def test_probe_commits(self, breaker: Breaker, probe: BreakerPermit) -> None:
         """A probing stream closes the breaker at its first content, and counts as failed if it is cut later."""
-        probe.commit(End.SUCCESS, 4.5)
-        assert breaker.state is State.CLOSED
-        probe.end(End.FAILURE, 9.0)
+        probe.commit(CallOutcome.SUCCESS, 4.5)
+        assert breaker.state is BreakerState.CLOSED
+        probe.end(CallOutcome.FAILURE, 9.0)
         for _ in range(4):
-            call(breaker, End.FAILURE, 9.0)
-        assert breaker.state is State.OPEN
+            call(breaker, CallOutcome.FAILURE, 9.0)
+        assert breaker.state is BreakerState.OPEN
 
     def test_the_rest_of_a_slow_probe(self, breaker: Breaker) -> None:
         """A slow probe has told all it can at its first content: how its stream ends keeps nobody out for longer."""
         trip_slow(breaker)
         probe = entered(breaker, 4.0)
-        probe.commit(End.SLOW, 9.0)
+        probe.commit(CallOutcome.SLOW, 9.0)
         until_s = breaker.opened_until_s
-        probe.end(End.SLOW, 9.5)
+        probe.end(CallOutcome.SLOW, 9.5)
         assert breaker.opened_until_s == until_s
 
-    def test_probe_that_does_not_come_back(self, breaker: Breaker, probe: Permit, told: Told) -> None:
+    def test_probe_that_does_not_come_back(self, breaker: Breaker, probe: BreakerPermit, told: Told) -> None:
         """It counts as failed from its beginning on, and its place goes to the next."""
-        assert breaker.enter(13.9) is None
+        assert breaker.try_acquire(13.9) is None
         following = entered(breaker, 14.0)
         assert following.probe and breaker.probing == 1
         assert [why for _, _, why in told[-2:]] == ["the probe did not come back", "open time is over"]
-        probe.end(End.FAILURE, 15.0)
-        assert breaker.state is State.HALF_OPEN, "what the lost one failed at is no longer asked for"
+        probe.end(CallOutcome.FAILURE, 15.0)
+        assert breaker.state is BreakerState.HALF_OPEN, "what the lost one failed at is no longer asked for"
 
-    def test_lost_probe_speaks_after_all(self, breaker: Breaker, probe: Permit) -> None:
+    def test_lost_probe_speaks_after_all(self, breaker: Breaker, probe: BreakerPermit) -> None:
         """An answer that took longer than a probe may is an answer all the same: the breaker closes, once."""
         following = entered(breaker, 14.0)
-        probe.commit(End.SUCCESS, 15.0)
-        probe.end(End.SUCCESS, 16.0)
-        assert (breaker.state, breaker.probing) == (State.CLOSED, 0)
-        following.end(End.SUCCESS, 17.0)
-        assert breaker.state is State.CLOSED
+        probe.commit(CallOutcome.SUCCESS, 15.0)
+        probe.end(CallOutcome.SUCCESS, 16.0)
+        assert (breaker.state, breaker.probing) == (BreakerState.CLOSED, 0)
+        following.end(CallOutcome.SUCCESS, 17.0)
+        assert breaker.state is BreakerState.CLOSED
 
-    def test_lost_probe_speaks_after_a_recovery(self, breaker: Breaker, probe: Permit) -> None:
+    def test_lost_probe_speaks_after_a_recovery(self, breaker: Breaker, probe: BreakerPermit) -> None:
         """A stream that began before the breaker closed again is none of the calls that it counts."""
-        call(breaker, End.SUCCESS, 14.0)
-        probe.commit(End.SUCCESS, 15.0)
-        probe.end(End.FAILURE, 16.0)
+        call(breaker, CallOutcome.SUCCESS, 14.0)
+        probe.commit(CallOutcome.SUCCESS, 15.0)
+        probe.end(CallOutcome.FAILURE, 16.0)
         for _ in range(4):
-            call(breaker, End.FAILURE, 16.0)
-        assert breaker.state is State.CLOSED
+            call(breaker, CallOutcome.FAILURE, 16.0)
+        assert breaker.state is BreakerState.CLOSED
 
-    def test_a_recovery_is_a_new_beginning(self, breaker: Breaker, probe: Permit) -> None:
+    def test_a_recovery_is_a_new_beginning(self, breaker: Breaker, probe: BreakerPermit) -> None:
         """After a success the open time is as short as the first one was."""
-        probe.end(End.FAILURE, 4.5)
-        call(breaker, End.SUCCESS, 12.0)
+        probe.end(CallOutcome.FAILURE, 4.5)
+        call(breaker, CallOutcome.SUCCESS, 12.0)
         trip(breaker, 20.0)
         assert breaker.opened_until_s <= 24.0
 
@@ -254,7 +259,7 @@ class TestRamp:
         """Closed again at 4.0."""
         breaker = Breaker(options, OPEN_MAX_S, Random(5), lambda *change: None)
         trip(breaker)
-        call(breaker, End.SUCCESS, 4.0)
+        call(breaker, CallOutcome.SUCCESS, 4.0)
         return breaker
 
     @pytest.mark.parametrize(
@@ -263,31 +268,31 @@ class TestRamp:
     def test_share(self, after_s: float, share: float) -> None:
         """After a recovery a tenth of all calls pass, then a share that grows evenly until all do."""
         breaker = self.recovered()
-        passed = sum(breaker.ramped(4.0 + after_s) for _ in range(4_000))
+        passed = sum(breaker.passes_slow_start(4.0 + after_s) for _ in range(4_000))
         assert passed / 4_000 == pytest.approx(share, abs=0.03)
-        assert breaker.state is State.CLOSED, "looking at the ramp moves nothing"
+        assert breaker.state is BreakerState.CLOSED, "looking at the ramp moves nothing"
 
     def test_never_before_a_recovery(self, breaker: Breaker) -> None:
         """A target that has never been down is given all from its first second on."""
-        assert all(breaker.ramped(now_s) for now_s in (0.0, 0.1, 5.0))
+        assert all(breaker.passes_slow_start(now_s) for now_s in (0.0, 0.1, 5.0))
 
     def test_switched_off(self) -> None:
         """`ramp_s` 0: all calls at once."""
         breaker = self.recovered(BreakerOptions(open_s=4.0, ramp_s=0.0))
-        assert all(breaker.ramped(4.0) for _ in range(100))
+        assert all(breaker.passes_slow_start(4.0) for _ in range(100))
 
     def test_a_ramp_that_is_switched_off_half_way(self) -> None:
         """Settings without a ramp, read while one goes on: it is over."""
         options = BreakerOptions(open_s=4.0, ramp_s=10.0)
         breaker = self.recovered(options)
-        breaker.adopt(BreakerOptions(open_s=4.0, ramp_s=0.0), 30.0)
-        assert all(breaker.ramped(5.0) for _ in range(100)) and not breaker.on_ramp(5.0)
+        breaker.reconfigure(BreakerOptions(open_s=4.0, ramp_s=0.0), 30.0)
+        assert all(breaker.passes_slow_start(5.0) for _ in range(100)) and not breaker.in_slow_start(5.0)
 
     def test_opened_again(self) -> None:
         """What it let through still opens it, and the ramp does not stand in the way of the next probe."""
         breaker = self.recovered()
         trip(breaker, 5.0)
-        assert all(breaker.ramped(breaker.opened_until_s) for _ in range(100))
+        assert all(breaker.passes_slow_start(breaker.opened_until_s) for _ in range(100))
 
 
 def half_open(breaker: Breaker) -> None:
@@ -299,27 +304,27 @@ def half_open(breaker: Breaker) -> None:
 def test_isolated(breaker: Breaker, before: Callable[[Breaker], None]) -> None:
     """From any state the operator's hand keeps everybody out for as long as it likes, and lets in with a ramp."""
     before(breaker)
-    late = breaker.enter(4.0)
+    late = breaker.try_acquire(4.0)
     breaker.isolate(True, 5.0)
     for now_s in (5.0, 60.0, 1e6):
-        assert breaker.enter(now_s) is None and breaker.enter_slow(now_s) is None
+        assert breaker.try_acquire(now_s) is None and breaker.try_acquire_last_resort(now_s) is None
     if late is not None:
-        late.end(End.SUCCESS, 6.0)
-    assert breaker.state is State.ISOLATED
+        late.end(CallOutcome.SUCCESS, 6.0)
+    assert breaker.state is BreakerState.ISOLATED
     breaker.isolate(False, 100.0)
-    assert breaker.state is State.CLOSED
-    assert sum(breaker.ramped(100.0) for _ in range(1_000)) < 200
+    assert breaker.state is BreakerState.CLOSED
+    assert sum(breaker.passes_slow_start(100.0) for _ in range(1_000)) < 200
 
 
 def test_isolated_while_a_probe_is_out(breaker: Breaker) -> None:
     """What the probe's stream says later does not undo the operator's hand."""
-    for how in [End.SUCCESS, End.FAILURE] * 5:
+    for how in [CallOutcome.SUCCESS, CallOutcome.FAILURE] * 5:
         call(breaker, how, 0.0)
     probe = entered(breaker, 4.0)
     breaker.isolate(True, 5.0)
-    probe.commit(End.SUCCESS, 6.0)
-    probe.end(End.FAILURE, 7.0)
-    assert breaker.state is State.ISOLATED
+    probe.commit(CallOutcome.SUCCESS, 6.0)
+    probe.end(CallOutcome.FAILURE, 7.0)
+    assert breaker.state is BreakerState.ISOLATED
 
 
 @given(
@@ -335,11 +340,11 @@ def test_open_time(
     """After any number of failed probes: never before Retry-After, never longer than the cap or Retry-After."""
     options = BreakerOptions(failures_in_a_row=1, open_s=open_s)
     breaker = Breaker(options, open_max_s, Random(seed), lambda *change: None)
-    call(breaker, End.FAILURE, 0.0)
+    call(breaker, CallOutcome.FAILURE, 0.0)
     for _ in range(failed_probes):
-        call(breaker, End.FAILURE, breaker.opened_until_s)
+        call(breaker, CallOutcome.FAILURE, breaker.opened_until_s)
     began_s = breaker.opened_until_s
-    entered(breaker, began_s).end(End.FAILURE, began_s, not_before_s)
+    entered(breaker, began_s).end(CallOutcome.FAILURE, began_s, not_before_s)
     longest_s = min(open_s * 2.0 ** (failed_probes + 1), open_max_s)
     assert breaker.opened_until_s >= max(began_s + 0.75 * longest_s, not_before_s)
     assert breaker.opened_until_s <= max(began_s + longest_s, not_before_s)

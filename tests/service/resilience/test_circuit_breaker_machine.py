@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dub5.service.config.options import BreakerOptions
-from dub5.service.resilience.circuit_breaker import Breaker, End, Permit, State
+from dub5.service.resilience.circuit_breaker import Breaker, BreakerPermit, BreakerState, CallOutcome
 
 OPTIONS = BreakerOptions(
     window_s=20,
@@ -29,7 +29,7 @@ AWAY_S = 50.0  # the longest Retry-After
 class Out:
     """A permit that has not come back. `live`: no change of state has happened since."""
 
-    permit: Permit
+    permit: BreakerPermit
     began_s: float
     probe: bool
     live: bool = True
@@ -43,13 +43,13 @@ class BreakerMachine(RuleBasedStateMachine):
         self.breaker = Breaker(OPTIONS, OPEN_MAX_S, Random(7), self.told)
         self.now_s = 0.0
         self.out: list[Out] = []
-        self.state = State.CLOSED
-        self.changes: list[tuple[State, State]] = []
-        self.ends: list[tuple[float, End]] = []  # since it last closed
+        self.state = BreakerState.CLOSED
+        self.changes: list[tuple[BreakerState, BreakerState]] = []
+        self.ends: list[tuple[float, CallOutcome]] = []  # since it last closed
         self.in_a_row = 0
         self.openings = 0
 
-    def told(self, before: State, after: State, why: str) -> None:
+    def told(self, before: BreakerState, after: BreakerState, why: str) -> None:
         assert why and before is not after
         self.changes.append((before, after))
 
@@ -58,7 +58,7 @@ class BreakerMachine(RuleBasedStateMachine):
     def probes(self) -> list[Out]:
         return [one for one in self.out if one.live and one.probe]
 
-    def expect(self, after: State) -> None:
+    def expect(self, after: BreakerState) -> None:
         assert self.changes.pop(0) == (self.state, after)
         self.state, self.in_a_row = after, 0
         for one in self.out:
@@ -66,7 +66,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
     def expect_open(self, from_s: float, not_before_s: float, slow: bool) -> None:
         """Open: for a time between the bounds, marked slow only where slowness alone was the reason."""
-        self.expect(State.OPEN)
+        self.expect(BreakerState.OPEN)
         longest_s = min(OPTIONS.open_s * 2.0**self.openings, OPEN_MAX_S)
         until_s = self.breaker.opened_until_s
         assert until_s >= max(from_s + 0.75 * longest_s, not_before_s)
@@ -75,14 +75,14 @@ class BreakerMachine(RuleBasedStateMachine):
         self.openings += 1
 
     def expect_closed(self) -> None:
-        self.expect(State.CLOSED)
+        self.expect(BreakerState.CLOSED)
         self.ends.clear()
         self.openings = 0
 
     def expect_lost_probes(self) -> None:
         """A probe that has been out for `probe_s` holds nobody up: it has failed, from its beginning on."""
         began_s = min((one.began_s for one in self.probes()), default=self.now_s)
-        if self.state is State.HALF_OPEN and began_s + OPTIONS.probe_s <= self.now_s:
+        if self.state is BreakerState.HALF_OPEN and began_s + OPTIONS.probe_s <= self.now_s:
             self.expect_open(began_s, 0.0, slow=False)
 
     def too_many(self) -> str:
@@ -91,32 +91,36 @@ class BreakerMachine(RuleBasedStateMachine):
             return "failures"
         if len(recent) < OPTIONS.calls_min:
             return ""
-        if recent.count(End.FAILURE) >= len(recent) * OPTIONS.failure_share:
+        if recent.count(CallOutcome.FAILURE) >= len(recent) * OPTIONS.failure_share:
             return "failures"
-        return "slow" if recent.count(End.SLOW) >= len(recent) * OPTIONS.slow_share else ""
+        return "slow" if recent.count(CallOutcome.SLOW) >= len(recent) * OPTIONS.slow_share else ""
 
-    def expect_end(self, one: Out, how: End, not_before_s: float) -> None:
-        if how is End.IGNORED:
+    def expect_end(self, one: Out, how: CallOutcome, not_before_s: float) -> None:
+        if how is CallOutcome.IGNORED:
             return
         if not one.live:
-            if one.probe and how is End.SUCCESS and self.state in (State.OPEN, State.HALF_OPEN):
+            if (
+                one.probe
+                and how is CallOutcome.SUCCESS
+                and self.state in (BreakerState.OPEN, BreakerState.HALF_OPEN)
+            ):
                 self.expect_closed()  # given up, and it answered after all
             return
         if one.probe:
-            if how is End.SUCCESS:
+            if how is CallOutcome.SUCCESS:
                 self.expect_closed()
             else:
-                self.expect_open(one.began_s, not_before_s, how is End.SLOW)
-        elif self.state is State.CLOSED:
+                self.expect_open(one.began_s, not_before_s, how is CallOutcome.SLOW)
+        elif self.state is BreakerState.CLOSED:
             self.ends.append((self.now_s, how))
-            self.in_a_row = self.in_a_row + 1 if how is End.FAILURE else 0
-            if how is not End.SUCCESS and (why := self.too_many()):
+            self.in_a_row = self.in_a_row + 1 if how is CallOutcome.FAILURE else 0
+            if how is not CallOutcome.SUCCESS and (why := self.too_many()):
                 self.expect_open(self.now_s, not_before_s, why == "slow")
 
     # What happens.
 
-    @initialize(how=st.sampled_from([End.SUCCESS, End.FAILURE, End.SLOW]))
-    def a_past(self, how: End) -> None:
+    @initialize(how=st.sampled_from([CallOutcome.SUCCESS, CallOutcome.FAILURE, CallOutcome.SLOW]))
+    def a_past(self, how: CallOutcome) -> None:
         """Most runs begin with a breaker that has just opened, or is about to."""
         for _ in range(OPTIONS.calls_min):
             self.enter()
@@ -127,7 +131,7 @@ class BreakerMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now_s += seconds
 
-    @precondition(lambda self: self.state is State.OPEN)
+    @precondition(lambda self: self.state is BreakerState.OPEN)
     @rule()
     def open_time_passes(self) -> None:
         self.now_s = max(self.now_s, self.breaker.opened_until_s)
@@ -135,58 +139,66 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule()
     def enter(self) -> None:
         breaker, before_s = self.breaker, self.breaker.opened_until_s
-        may = breaker.may_enter(self.now_s)
-        permit = breaker.enter(self.now_s)
+        may = breaker.would_permit(self.now_s)
+        permit = breaker.try_acquire(self.now_s)
         self.expect_lost_probes()
         allowed = {
-            State.CLOSED: True,
-            State.OPEN: self.now_s >= breaker.opened_until_s,
-            State.HALF_OPEN: len(self.probes()) < OPTIONS.probes_max,
-            State.ISOLATED: False,
+            BreakerState.CLOSED: True,
+            BreakerState.OPEN: self.now_s >= breaker.opened_until_s,
+            BreakerState.HALF_OPEN: len(self.probes()) < OPTIONS.probes_max,
+            BreakerState.ISOLATED: False,
         }[self.state]
         assert may == allowed == (permit is not None), f"{self.state}, open until {before_s}"
         if permit is None:
             return
-        if self.state is State.OPEN:
-            self.expect(State.HALF_OPEN)
-        assert permit.probe == (self.state is State.HALF_OPEN)
+        if self.state is BreakerState.OPEN:
+            self.expect(BreakerState.HALF_OPEN)
+        assert permit.probe == (self.state is BreakerState.HALF_OPEN)
         self.out.append(Out(permit, self.now_s, permit.probe))
 
     @rule()
     def enter_slow(self) -> None:
         breaker = self.breaker
-        permit = breaker.enter_slow(self.now_s)
-        trouble = self.state in (State.OPEN, State.HALF_OPEN)
+        permit = breaker.try_acquire_last_resort(self.now_s)
+        trouble = self.state in (BreakerState.OPEN, BreakerState.HALF_OPEN)
         assert (permit is not None) == (trouble and breaker.slow)
         if permit is not None:
             self.out.append(Out(permit, self.now_s, probe=False, live=False))
 
     @precondition(lambda self: self.out)
-    @rule(data=st.data(), how=st.sampled_from(End), away_s=st.sampled_from([0.0, 0.0, 2.0, AWAY_S]))
-    def end(self, data: st.DataObject, how: End, away_s: float) -> None:
+    @rule(data=st.data(), how=st.sampled_from(CallOutcome), away_s=st.sampled_from([0.0, 0.0, 2.0, AWAY_S]))
+    def end(self, data: st.DataObject, how: CallOutcome, away_s: float) -> None:
         self._end(data.draw(st.integers(0, len(self.out) - 1)), how, self.now_s + away_s)
 
-    def _end(self, which: int, how: End, not_before_s: float) -> None:
+    def _end(self, which: int, how: CallOutcome, not_before_s: float) -> None:
         one, before = self.out.pop(which), self.seen()
         one.permit.end(how, self.now_s, not_before_s)
         self.expect_end(one, how, not_before_s)
-        if how is End.IGNORED:
+        if how is CallOutcome.IGNORED:
             assert self.seen() == before, "ignored leaves no trace"
         after = self.seen()
-        one.permit.end(End.FAILURE, self.now_s, 1e6)
+        one.permit.end(CallOutcome.FAILURE, self.now_s, 1e6)
         assert self.seen() == after, "a permit ends once"
 
     def seen(self) -> tuple[object, ...]:
         """All of the breaker that a permit's end could move, but for the places of its probes."""
         b = self.breaker
-        return (b.state, b.era, b.opened_until_s, b.slow, b._in_a_row, b._openings, tuple(b._window.sums))
+        return (
+            b.state,
+            b.era,
+            b.opened_until_s,
+            b.slow,
+            b._consecutive_failures,
+            b._openings,
+            tuple(b._window.sums),
+        )
 
     @precondition(lambda self: self.out)
     @rule(data=st.data(), slow=st.booleans())
     def first_content(self, data: st.DataObject, slow: bool) -> None:
         """A probe has proven its point; the stream that follows is an ordinary call, if it is let go on as one."""
         one = self.out[data.draw(st.integers(0, len(self.out) - 1))]
-        how, live, probe = End.SLOW if slow else End.SUCCESS, one.live, one.probe
+        how, live, probe = CallOutcome.SLOW if slow else CallOutcome.SUCCESS, one.live, one.probe
         one.permit.commit(how, self.now_s)
         if probe:
             self.expect_end(one, how, 0.0)
@@ -196,9 +208,9 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule(on=st.booleans())
     def isolate(self, on: bool) -> None:
         self.breaker.isolate(on, self.now_s)
-        if on and self.state is not State.ISOLATED:
-            self.expect(State.ISOLATED)
-        elif not on and self.state is State.ISOLATED:
+        if on and self.state is not BreakerState.ISOLATED:
+            self.expect(BreakerState.ISOLATED)
+        elif not on and self.state is BreakerState.ISOLATED:
             self.expect_closed()
 
     @invariant()
@@ -211,9 +223,9 @@ class BreakerMachine(RuleBasedStateMachine):
         """Whatever never came back: after `probe_s`, and the open time that follows, somebody is let in."""
         self.isolate(False)
         self.now_s += OPTIONS.probe_s
-        if not self.breaker.may_enter(self.now_s):
+        if not self.breaker.would_permit(self.now_s):
             assert self.breaker.opened_until_s <= self.now_s + max(OPEN_MAX_S, AWAY_S)
-            assert self.breaker.may_enter(self.breaker.opened_until_s)
+            assert self.breaker.would_permit(self.breaker.opened_until_s)
 
 
 TestBreakerMachine = BreakerMachine.TestCase

@@ -3,8 +3,8 @@
 import pytest
 
 from dub5.service.providers.base import ProviderFault, Unsupported
-from dub5.service.resilience.classify import Blame, Rest, Then, classify
-from dub5.service.timeouts import ClockRanOut
+from dub5.service.resilience.classify import Blame, CooldownReason, Then, classify
+from dub5.service.timeouts import TimedOut
 from dub5.service.wire.base import Kind, Stage, WireFailure
 
 
@@ -21,7 +21,7 @@ PER_DAY = "Rate limit reached for model x on tokens per day (TPD): Limit 100000,
 
 
 @pytest.mark.parametrize(
-    ("failure", "then", "blame", "cool_s"),
+    ("failure", "then", "blame", "cooldown_s"),
     [
         (status(530), Then.NEXT, Blame.HOST, 0.0),
         (status(522), Then.NEXT, Blame.HOST, 0.0),
@@ -56,8 +56,8 @@ PER_DAY = "Rate limit reached for model x on tokens per day (TPD): Limit 100000,
         (status(413), Then.NEXT, Blame.NOBODY, 0.0),
         (ProviderFault("empty_answer"), Then.NEXT, Blame.TARGET, 0.0),
         (ProviderFault("truncated"), Then.NEXT, Blame.TARGET, 0.0),
-        (ClockRanOut("first_token"), Then.NEXT, Blame.TARGET, 0.0),
-        (ClockRanOut("deadline"), Then.NEXT, Blame.NOBODY, 0.0),
+        (TimedOut("first_token"), Then.NEXT, Blame.TARGET, 0.0),
+        (TimedOut("deadline"), Then.NEXT, Blame.NOBODY, 0.0),
         (Unsupported("tools"), Then.NEXT, Blame.NOBODY, 0.0),
         (WireFailure(Stage.POOL, Kind.TIMEOUT, sent=False), Then.NEXT, Blame.NOBODY, 0.0),
         (WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False), Then.NEXT, Blame.HOST, 0.0),
@@ -70,27 +70,27 @@ PER_DAY = "Rate limit reached for model x on tokens per day (TPD): Limit 100000,
     ],
     ids=repr,
 )
-def test_meaning(failure: Exception, then: Then, blame: Blame, cool_s: float) -> None:
+def test_meaning(failure: Exception, then: Then, blame: Blame, cooldown_s: float) -> None:
     """Each failure has one reading of what follows, whom it counts against, and for how long."""
-    verdict = classify(failure)
-    assert (verdict.then, verdict.blame, verdict.cool_s) == (then, blame, cool_s)
+    classification = classify(failure)
+    assert (classification.then, classification.blame, classification.cooldown_s) == (then, blame, cooldown_s)
 
 
 @pytest.mark.parametrize(
-    ("failure", "rest"),
+    ("failure", "cooldown_reason"),
     [
-        (status(429, retry_after_s=20.0), Rest.LIMITED),
-        (status(429, retry_after_s=601.0), Rest.QUOTA),
-        (status(429, "insufficient_quota"), Rest.QUOTA),
-        (status(429, message=PER_DAY), Rest.QUOTA),
-        (status(401), Rest.REFUSED),
-        (status(503, retry_after_s=20.0), Rest.WAITING),
+        (status(429, retry_after_s=20.0), CooldownReason.LIMITED),
+        (status(429, retry_after_s=601.0), CooldownReason.QUOTA),
+        (status(429, "insufficient_quota"), CooldownReason.QUOTA),
+        (status(429, message=PER_DAY), CooldownReason.QUOTA),
+        (status(401), CooldownReason.REFUSED),
+        (status(503, retry_after_s=20.0), CooldownReason.WAITING),
     ],
     ids=str,
 )
-def test_why_a_key_rests(failure: ProviderFault, rest: Rest) -> None:
+def test_why_a_key_rests(failure: ProviderFault, cooldown_reason: CooldownReason) -> None:
     """Seconds are a rate limit, more than ten minutes a quota, whatever the provider calls it."""
-    assert classify(failure).rest is rest
+    assert classify(failure).cooldown_reason is cooldown_reason
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_why_a_key_rests(failure: ProviderFault, rest: Rest) -> None:
         (status(498), True),
         (status(529), True),
         (status(429, message="Service tier capacity exceeded for this model."), True),
-        (ClockRanOut("first_token"), True),
-        (ClockRanOut("whole_answer"), True),
+        (TimedOut("first_token"), True),
+        (TimedOut("whole_answer"), True),
         (WireFailure(Stage.CONNECT, Kind.TIMEOUT, sent=False), True),
         (WireFailure(Stage.CONNECT, Kind.REFUSED, sent=False), False),
         (status(429, "insufficient_quota"), False),
@@ -112,7 +112,7 @@ def test_why_a_key_rests(failure: ProviderFault, rest: Rest) -> None:
         (status(500), False),
         (status(503), False),
         (status(401), False),
-        (ClockRanOut("deadline"), False),
+        (TimedOut("deadline"), False),
         (WireFailure(Stage.POOL, Kind.TIMEOUT, sent=False), False),
         (WireFailure(Stage.WAIT, Kind.RESET, sent=True), False),
     ],
@@ -134,8 +134,8 @@ def test_overload(failure: Exception, overload: bool) -> None:
 )
 def test_inside_a_200(code: str, then: Then, blame: Blame) -> None:
     """A known code in an error event means what it means with a status; an unknown one is the target's fault."""
-    verdict = classify(ProviderFault("error_event", code=code))
-    assert (verdict.then, verdict.blame) == (then, blame)
+    classification = classify(ProviderFault("error_event", code=code))
+    assert (classification.then, classification.blame) == (then, blame)
 
 
 def test_a_defect_of_ours_is_not_a_providers_failure() -> None:
@@ -154,5 +154,5 @@ def test_a_defect_of_ours_is_not_a_providers_failure() -> None:
 )
 def test_a_503_that_says_why(said: str, overload: bool) -> None:
     """Who is up and has no room is given less; it may be asked again, as with any other 503."""
-    verdict = classify(ProviderFault("http_503", status=503, message=said))
-    assert (verdict.overload, verdict.then) == (overload, Then.RETRY)
+    classification = classify(ProviderFault("http_503", status=503, message=said))
+    assert (classification.overload, classification.then) == (overload, Then.RETRY)

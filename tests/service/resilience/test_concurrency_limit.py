@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from dub5.service.config.options import LimiterOptions
-from dub5.service.resilience.concurrency_limit import PRESUMED, Limiter, Load
+from dub5.service.resilience.concurrency_limit import ASSUMED_ROOM, Limiter, LoadSignal
 
 OPTIONS = LimiterOptions(min=3, max=40, decrease=0.7, growth=0.1)
 
@@ -15,7 +15,7 @@ def fill(limiter: Limiter) -> list[int]:
     """As many requests as there is room for."""
     eras = []
     while limiter.has_room(0.0):
-        eras.append(limiter.enter())
+        eras.append(limiter.acquire())
     return eras
 
 
@@ -24,14 +24,14 @@ def test_a_provider_without_limits_is_never_held_back() -> None:
     limiter = Limiter(OPTIONS)
     eras = fill(limiter)
     assert len(eras) == OPTIONS.max
-    assert not any(limiter.leave(era, Load.TAKEN, 0.0) for era in eras)
+    assert not any(limiter.release(era, LoadSignal.ACCEPTED, 0.0) for era in eras)
     assert limiter.limit == OPTIONS.max
 
 
 def test_one_overload_is_one_decrease() -> None:
     """Forty requests that fail in the same overload lower the limit once, to 0.7 of what was in flight."""
     limiter = Limiter(OPTIONS)
-    lowered = [limiter.leave(era, Load.DROPPED, 0.0) for era in fill(limiter)]
+    lowered = [limiter.release(era, LoadSignal.DROPPED, 0.0) for era in fill(limiter)]
     assert lowered == [True] + [False] * 39
     assert limiter.limit == pytest.approx(40 * 0.7)
 
@@ -41,23 +41,23 @@ def test_the_next_overload_is_another_decrease() -> None:
     limiter = Limiter(OPTIONS)
     for _ in range(2):
         for era in fill(limiter):
-            limiter.leave(era, Load.DROPPED, 0.0)
+            limiter.release(era, LoadSignal.DROPPED, 0.0)
     assert limiter.limit == pytest.approx(28 * 0.7)
 
 
 def test_it_learns_from_what_was_in_flight() -> None:
     """A drop with thirty in flight says that thirty were too many, however high the limit stood."""
     limiter = Limiter(OPTIONS)
-    eras = [limiter.enter() for _ in range(30)]
-    assert limiter.leave(eras[0], Load.DROPPED, 0.0)
+    eras = [limiter.acquire() for _ in range(30)]
+    assert limiter.release(eras[0], LoadSignal.DROPPED, 0.0)
     assert limiter.limit == pytest.approx(30 * 0.7)
 
 
 def test_one_refusal_at_a_quiet_time() -> None:
     """A drop with one in flight hardly speaks of room: a few may still be sent, and a minute later it is forgotten."""
     limiter = Limiter(OPTIONS)
-    assert limiter.leave(limiter.enter(), Load.DROPPED, 0.0)
-    assert limiter.limit == pytest.approx(PRESUMED * 0.7)
+    assert limiter.release(limiter.acquire(), LoadSignal.DROPPED, 0.0)
+    assert limiter.limit == pytest.approx(ASSUMED_ROOM * 0.7)
     assert limiter.has_room(59.9) and limiter.limit < OPTIONS.max
     assert limiter.has_room(60.0) and limiter.limit == OPTIONS.max
 
@@ -66,7 +66,7 @@ def test_a_maximum_below_the_minimum() -> None:
     """Settings that allow two at most are kept, whatever the minimum says."""
     limiter = Limiter(LimiterOptions(min=4, max=2))
     for era in fill(limiter):
-        limiter.leave(era, Load.DROPPED, 0.0)
+        limiter.release(era, LoadSignal.DROPPED, 0.0)
     assert limiter.limit == 2.0
 
 
@@ -78,7 +78,7 @@ def test_it_settles_near_the_capacity(capacity: int) -> None:
         eras = fill(limiter)
         sent.append(len(eras))
         for i, era in enumerate(reversed(eras)):
-            limiter.leave(era, Load.DROPPED if i < len(eras) - capacity else Load.TAKEN, 0.0)
+            limiter.release(era, LoadSignal.DROPPED if i < len(eras) - capacity else LoadSignal.ACCEPTED, 0.0)
     assert min(sent[20:]) >= int(capacity * 0.7)
     assert max(sent) == OPTIONS.max and max(sent[20:]) <= capacity * 1.1 + 1
 
@@ -88,10 +88,10 @@ def test_it_comes_back_under_load(drops: int) -> None:
     """However far it fell: nothing but successes, with every place taken, and it is at its maximum again soon."""
     limiter = Limiter(OPTIONS)
     for _ in range(drops):
-        limiter.leave(limiter.enter(), Load.DROPPED, 0.0)
+        limiter.release(limiter.acquire(), LoadSignal.DROPPED, 0.0)
     out, answers = fill(limiter), 0
     while limiter.limit < OPTIONS.max:
-        limiter.leave(out.pop(), Load.TAKEN, 0.0)
+        limiter.release(out.pop(), LoadSignal.ACCEPTED, 0.0)
         out += fill(limiter)
         answers += 1
         assert answers <= 600, "a tenth a round is twenty-odd rounds of at most forty answers"
@@ -100,14 +100,14 @@ def test_it_comes_back_under_load(drops: int) -> None:
 def test_an_outage_is_not_a_lesson_about_room() -> None:
     """A provider that was gone gets its load back within a few first tokens, however long its answers take."""
     limiter = Limiter(OPTIONS)
-    in_flight = [limiter.enter() for _ in range(30)]
+    in_flight = [limiter.acquire() for _ in range(30)]
     while limiter.limit > OPTIONS.min:  # nothing but timeouts
         for era in in_flight:
-            limiter.leave(era, Load.DROPPED, 0.0)
+            limiter.release(era, LoadSignal.DROPPED, 0.0)
         in_flight = fill(limiter)
     for _ in range(7):
         for _ in in_flight:
-            limiter.taken()  # a first token; no answer ends
+            limiter.accepted()  # a first token; no answer ends
         in_flight = fill(limiter)
     assert limiter.in_flight >= 30 * OPTIONS.decrease
 
@@ -116,10 +116,10 @@ def test_hardly_used() -> None:
     """Successes with most places empty say nothing about more: the limit stays."""
     limiter = Limiter(OPTIONS)
     for era in fill(limiter):
-        limiter.leave(era, Load.DROPPED, 0.0)
+        limiter.release(era, LoadSignal.DROPPED, 0.0)
     lowered = limiter.limit
     for _ in range(200):
-        limiter.leave(limiter.enter(), Load.TAKEN, 1.0)
+        limiter.release(limiter.acquire(), LoadSignal.ACCEPTED, 1.0)
     assert limiter.limit == lowered < OPTIONS.max
 
 
@@ -132,27 +132,27 @@ class LimiterMachine(RuleBasedStateMachine):
         self.out: list[int] = []
 
     @rule(count=st.integers(1, 30))
-    def enter(self, count: int) -> None:
+    def acquire(self, count: int) -> None:
         for _ in range(count):
             if self.limiter.has_room(0.0):
-                self.out.append(self.limiter.enter())
+                self.out.append(self.limiter.acquire())
 
-    @rule(data=st.data(), load=st.sampled_from(Load))
-    def leave(self, data: st.DataObject, load: Load) -> None:
+    @rule(data=st.data(), load=st.sampled_from(LoadSignal))
+    def release(self, data: st.DataObject, load: LoadSignal) -> None:
         if not self.out:
             return
         limiter, busy = self.limiter, len(self.out)
         era, before, news_of = self.out.pop(data.draw(st.integers(0, busy - 1))), limiter.limit, limiter.era
-        lowered = limiter.leave(era, load, 0.0)
-        half_used, sound = busy * 2 >= before, limiter._sound
+        lowered = limiter.release(era, load, 0.0)
+        half_used, sound = busy * 2 >= before, limiter._known_good
         assert lowered == (int(limiter.limit) < int(before)), "what it says is what happened"
-        if load is Load.DROPPED and era == news_of:
+        if load is LoadSignal.DROPPED and era == news_of:
             floor = float(OPTIONS.min)
             assert limiter.limit == min(
-                before, max(floor, min(before, max(busy, PRESUMED)) * OPTIONS.decrease)
+                before, max(floor, min(before, max(busy, ASSUMED_ROOM)) * OPTIONS.decrease)
             )
             assert limiter.era > news_of, "the rest of this overload is no news"
-        elif load is Load.TAKEN and half_used:
+        elif load is LoadSignal.ACCEPTED and half_used:
             slowly = max(1.0, before * OPTIONS.growth) / before
             assert before <= limiter.limit <= before + (1.0 if before < sound else slowly)
             assert limiter.limit > before or before == OPTIONS.max
@@ -160,13 +160,13 @@ class LimiterMachine(RuleBasedStateMachine):
             assert limiter.limit == before, "nothing was said about its load"
 
     @rule(min_=st.integers(1, 10), more=st.integers(0, 50))
-    def adopt(self, min_: int, more: int) -> None:
+    def reconfigure(self, min_: int, more: int) -> None:
         other = LimiterOptions(min=min_, max=min_ + more)
         before = self.limiter.limit
-        self.limiter.adopt(other)
+        self.limiter.reconfigure(other)
         untried = before == OPTIONS.max
         assert self.limiter.limit == (other.max if untried else min(max(before, other.min), other.max))
-        self.limiter.adopt(OPTIONS)
+        self.limiter.reconfigure(OPTIONS)
 
     @invariant()
     def bounds(self) -> None:

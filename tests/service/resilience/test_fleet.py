@@ -9,13 +9,13 @@ from dub5.service.config.options import BreakerOptions, BudgetOptions, HealthOpt
 from dub5.service.config.settings import Secret
 from dub5.service.events import BreakerChanged, BudgetSpent, Event, Events, HealthChanged, LimitLowered
 from dub5.service.model import Target
-from dub5.service.resilience.circuit_breaker import State
-from dub5.service.resilience.classify import Blame, Rest, Then, Verdict
-from dub5.service.resilience.fleet import Fleet, Guards
+from dub5.service.resilience.circuit_breaker import BreakerState
+from dub5.service.resilience.classify import Blame, Classification, CooldownReason, Then
+from dub5.service.resilience.fleet import Fleet, GuardOptions
 from dub5.service.resilience.health import Health
-from dub5.service.resilience.permit import Pass
-from dub5.service.resilience.retry import Fare
-from dub5.service.resilience.target import Barred
+from dub5.service.resilience.permit import Permit
+from dub5.service.resilience.retry import BudgetCharge
+from dub5.service.resilience.target import NotPermitted
 
 SMALL, LARGE = Target("one", "small"), Target("one", "large")  # one provider, one host
 NEIGHBOUR = Target("two", "m")  # another provider on the same host
@@ -24,12 +24,14 @@ ORIGINS = {SMALL: "https://a", LARGE: "https://a", NEIGHBOUR: "https://a", FAR: 
 KEYS = {"one": (Secret("first"), Secret("second")), "three": (Secret("only"),)}
 
 BREAKER = BreakerOptions(open_s=4.0, probe_s=10.0)
-DOWN = Verdict(Then.RETRY, Blame.TARGET, "http_500", status=500)
-GONE = Verdict(Then.NEXT, Blame.HOST, "connect_refused", overload=True)
-LIMITED = Verdict(Then.NEXT, Blame.KEY, "http_429", cool_s=20.0, status=429, overload=True)
-REFUSED = Verdict(Then.NEXT, Blame.KEY, "http_401", cool_s=60.0, rest=Rest.REFUSED, status=401)
-BAD_REQUEST = Verdict(Then.GIVE_UP, Blame.NOBODY, "http_400", status=400)
-LEFT = Verdict(Then.GIVE_UP, Blame.NOBODY, "cancelled", maybe_billed=True)
+DOWN = Classification(Then.RETRY, Blame.TARGET, "http_500", status=500)
+GONE = Classification(Then.NEXT, Blame.HOST, "connect_refused", overload=True)
+LIMITED = Classification(Then.NEXT, Blame.KEY, "http_429", cooldown_s=20.0, status=429, overload=True)
+REFUSED = Classification(
+    Then.NEXT, Blame.KEY, "http_401", cooldown_s=60.0, cooldown_reason=CooldownReason.REFUSED, status=401
+)
+BAD_REQUEST = Classification(Then.GIVE_UP, Blame.NOBODY, "http_400", status=400)
+LEFT = Classification(Then.GIVE_UP, Blame.NOBODY, "cancelled", maybe_billed=True)
 
 
 class Yard:
@@ -44,81 +46,86 @@ class Yard:
         health: HealthOptions = HealthOptions(),  # noqa: B008
     ) -> None:
         self.events: list[Event] = []
-        self.guards = Guards(breaker, budget, limiter, health)
+        self.guards = GuardOptions(breaker, budget, limiter, health)
         self.fleet = Fleet(ORIGINS, KEYS, self.guards, Random(3), Events(self.events.append))
 
     def told(self, kind: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]
 
-    def enter(
-        self, target: Target, now_s: float = 0.0, fare: Fare = Fare.FIRST, *, last_resort: bool = False
-    ) -> Pass:
-        leave = self.fleet.enter(target, now_s, fare, last_resort=last_resort)
-        assert isinstance(leave, Pass), leave
-        return leave
+    def try_acquire(
+        self,
+        target: Target,
+        now_s: float = 0.0,
+        charge: BudgetCharge = BudgetCharge.DEPOSIT,
+        *,
+        last_resort: bool = False,
+    ) -> Permit:
+        permit = self.fleet.try_acquire(target, now_s, charge, last_resort=last_resort)
+        assert isinstance(permit, Permit), permit
+        return permit
 
-    def barred(self, target: Target, now_s: float = 0.0, *, last_resort: bool = False) -> Barred:
-        leave = self.fleet.enter(target, now_s, last_resort=last_resort)
-        assert isinstance(leave, Barred)
-        return leave
+    def not_permitted(self, target: Target, now_s: float = 0.0, *, last_resort: bool = False) -> NotPermitted:
+        permit = self.fleet.try_acquire(target, now_s, last_resort=last_resort)
+        assert isinstance(permit, NotPermitted)
+        return permit
 
     def call(
-        self, target: Target, verdict: Verdict | None = None, now_s: float = 0.0, times: int = 1
+        self, target: Target, classification: Classification | None = None, now_s: float = 0.0, times: int = 1
     ) -> None:
         for _ in range(times):
-            reached = verdict is None or verdict.status is not None
-            self.enter(target, now_s).end(verdict, now_s, reached=reached)
+            reached = classification is None or classification.status is not None
+            self.try_acquire(target, now_s).end(classification, now_s, reached=reached)
 
     def slow(self, target: Target, now_s: float = 0.0, times: int = 1, took_s: float = 8.0) -> None:
         """Streams that begin late and are whole in the end."""
         for _ in range(times):
-            leave = self.enter(target, now_s)
-            leave.commit(now_s, took_s, clock_s=10.0)
-            leave.end(None, now_s, reached=True)
+            permit = self.try_acquire(target, now_s)
+            permit.commit(now_s, took_s, timeout_s=10.0)
+            permit.end(None, now_s, reached=True)
 
 
 class TestKeys:
     def test_one_cools_down(self) -> None:
         """A limit on one key is no limit on the other; with both, the target is left alone until the first is free."""
         yard = Yard()
-        first = yard.enter(SMALL)
+        first = yard.try_acquire(SMALL)
         assert first.key == "first"
         first.end(LIMITED, 0.0, reached=True)
-        second = yard.enter(SMALL, 1.0)
+        second = yard.try_acquire(SMALL, 1.0)
         assert second.key == "second" and yard.fleet.has_free_key(SMALL, 1.0)
         second.end(LIMITED, 1.0, reached=True)
-        assert yard.barred(SMALL, 19.9) == Barred(Rest.LIMITED)
+        assert yard.not_permitted(SMALL, 19.9) == NotPermitted(CooldownReason.LIMITED)
         assert yard.fleet.wait_s(SMALL, 19.9) == pytest.approx(0.1)
-        assert yard.enter(SMALL, 20.0).key == "first"
+        assert yard.try_acquire(SMALL, 20.0).key == "first"
 
     def test_why_it_rests(self) -> None:
         """The trail says what the provider held against the key."""
         yard = Yard()
         yard.call(FAR, REFUSED)
-        assert yard.barred(FAR, 59.9) == Barred(Rest.REFUSED)
+        assert yard.not_permitted(FAR, 59.9) == NotPermitted(CooldownReason.REFUSED)
 
     def test_a_shorter_wait_does_not_undo_a_longer_one(self) -> None:
         """Two answers cross: the later end of the cool-down holds."""
         yard = Yard()
-        one, other = yard.enter(FAR), yard.enter(FAR)
+        one, other = yard.try_acquire(FAR), yard.try_acquire(FAR)
         one.end(REFUSED, 0.0, reached=True)
         other.end(LIMITED, 1.0, reached=True)
         assert yard.fleet.wait_s(FAR, 1.0) == 59.0
-        assert yard.barred(FAR, 30.0) == Barred(Rest.REFUSED)
+        assert yard.not_permitted(FAR, 30.0) == NotPermitted(CooldownReason.REFUSED)
 
     def test_per_model(self) -> None:
         """A limit is one of key and model: the other model of the provider may be asked."""
         yard = Yard()
         yard.call(SMALL, LIMITED, times=2)
-        assert yard.barred(SMALL, 1.0)
-        assert yard.enter(LARGE, 1.0).key == "first"
+        assert yard.not_permitted(SMALL, 1.0)
+        assert yard.try_acquire(LARGE, 1.0).key == "first"
 
     def test_without_keys(self) -> None:
         """A provider that wants no key is asked without, and cools down all the same."""
         yard = Yard()
-        assert yard.enter(NEIGHBOUR).key is None
+        assert yard.try_acquire(NEIGHBOUR).key is None
         yard.call(NEIGHBOUR, LIMITED)
-        assert yard.barred(NEIGHBOUR, 1.0) == Barred(Rest.LIMITED)
+        assert yard.not_permitted(NEIGHBOUR, 1.0) == NotPermitted(CooldownReason.LIMITED)
 
 
 class TestBreakers:
@@ -126,9 +133,9 @@ class TestBreakers:
         """Failures of one model leave the other models of its provider and its host alone."""
         yard = Yard()
         yard.call(SMALL, DOWN, times=5)
-        assert yard.barred(SMALL) == Barred("breaker_open")
+        assert yard.not_permitted(SMALL) == NotPermitted("breaker_open")
         for other in (LARGE, NEIGHBOUR, FAR):
-            yard.enter(other)
+            yard.try_acquire(other)
 
     def test_a_host_is_shared(self) -> None:
         """Whoever cannot connect finds out for every target on that host, and for nobody else."""
@@ -136,20 +143,20 @@ class TestBreakers:
         yard.call(SMALL, GONE, times=3)
         yard.call(NEIGHBOUR, GONE, times=2)
         for target in (SMALL, LARGE, NEIGHBOUR):
-            assert yard.barred(target) == Barred("host_breaker_open")
-            assert yard.fleet.state(target, 0.0).breaker is State.OPEN
-        yard.enter(FAR)
+            assert yard.not_permitted(target) == NotPermitted("host_breaker_open")
+            assert yard.fleet.snapshot(target, 0.0).breaker is BreakerState.OPEN
+        yard.try_acquire(FAR)
         assert [event.scope for event in yard.told(BreakerChanged)] == ["https://a"]  # type: ignore[union-attr]
 
     def test_one_probe_for_a_host(self) -> None:
         """Of all targets on a host that was gone, one request probes; its first content lets the others in."""
         yard = Yard()
         yard.call(SMALL, GONE, times=5)
-        probe = yard.enter(LARGE, 4.0)
+        probe = yard.try_acquire(LARGE, 4.0)
         assert probe.probe
-        assert yard.barred(SMALL, 4.0) == Barred("host_breaker_open")
-        probe.commit(4.5, 0.5, clock_s=10.0)
-        yard.enter(SMALL, 4.5, last_resort=True)
+        assert yard.not_permitted(SMALL, 4.0) == NotPermitted("host_breaker_open")
+        probe.commit(4.5, 0.5, timeout_s=10.0)
+        yard.try_acquire(SMALL, 4.5, last_resort=True)
 
     def test_a_status_proves_the_host(self) -> None:
         """A target that answers 500 for ever never opens its host."""
@@ -157,55 +164,66 @@ class TestBreakers:
         yard.call(SMALL, GONE, times=4)
         yard.call(LARGE, DOWN)
         yard.call(SMALL, GONE, times=4)
-        yard.enter(NEIGHBOUR)
+        yard.try_acquire(NEIGHBOUR)
 
     def test_retry_after_holds(self) -> None:
         """A breaker never lets in before the time a provider asked for, with no key of it."""
         yard = Yard()
-        wait = Verdict(Then.RETRY, Blame.TARGET, "http_503", cool_s=100.0, rest=Rest.WAITING, status=503)
-        for leave in [yard.enter(SMALL) for _ in range(5)]:
-            leave.end(wait, 0.0, reached=True)
-        assert yard.barred(SMALL, 99.9) == Barred("breaker_open")
-        assert yard.enter(SMALL, 100.0).probe
+        wait = Classification(
+            Then.RETRY,
+            Blame.TARGET,
+            "http_503",
+            cooldown_s=100.0,
+            cooldown_reason=CooldownReason.WAITING,
+            status=503,
+        )
+        for permit in [yard.try_acquire(SMALL) for _ in range(5)]:
+            permit.end(wait, 0.0, reached=True)
+        assert yard.not_permitted(SMALL, 99.9) == NotPermitted("breaker_open")
+        assert yard.try_acquire(SMALL, 100.0).probe
 
-    @pytest.mark.parametrize("verdict", [LEFT, GONE, LIMITED])
-    def test_a_probe_that_proved_nothing(self, verdict: Verdict) -> None:
+    @pytest.mark.parametrize("classification", [LEFT, GONE, LIMITED])
+    def test_a_probe_that_proved_nothing(self, classification: Classification) -> None:
         """The client left, the host was gone, the key was limited: the target's place for a probe is free again."""
         yard = Yard()
         yard.call(SMALL, DOWN, times=5)
-        yard.call(SMALL, verdict, 4.0)
-        assert yard.enter(SMALL, 30.0).probe
+        yard.call(SMALL, classification, 4.0)
+        assert yard.try_acquire(SMALL, 30.0).probe
 
     def test_a_callers_mistake_proves_that_it_lives(self) -> None:
         """A probe that is answered with the caller's own 400 closes the breaker."""
         yard = Yard()
         yard.call(SMALL, DOWN, times=5)
         yard.call(SMALL, BAD_REQUEST, 4.0)
-        assert yard.fleet.state(SMALL, 4.0).breaker is State.CLOSED
+        assert yard.fleet.snapshot(SMALL, 4.0).breaker is BreakerState.CLOSED
 
     def test_ramp(self) -> None:
         """After a recovery most are sent past it, softly: whoever has nobody else may come all the same."""
         yard = Yard()
         yard.call(SMALL, DOWN, times=5)
         yard.call(SMALL, None, 4.0)
-        passed = [yard.fleet.enter(SMALL, 4.5) for _ in range(200)]
-        assert 5 <= sum(isinstance(leave, Pass) for leave in passed) <= 50
-        assert all(leave == Barred("slow_start", soft=True) for leave in passed if isinstance(leave, Barred))
-        yard.enter(SMALL, 4.5, last_resort=True)
+        passed = [yard.fleet.try_acquire(SMALL, 4.5) for _ in range(200)]
+        assert 5 <= sum(isinstance(permit, Permit) for permit in passed) <= 50
+        assert all(
+            permit == NotPermitted("slow_start", usable_as_last_resort=True)
+            for permit in passed
+            if isinstance(permit, NotPermitted)
+        )
+        yard.try_acquire(SMALL, 4.5, last_resort=True)
 
     def test_isolated(self) -> None:
         """An operator's hand is no trouble that passes: every model of the provider, until it lets go."""
         yard = Yard()
         yard.fleet.isolate({"one"}, 0.0)
         for target in (SMALL, LARGE):
-            assert yard.barred(target, 1e6, last_resort=True) == Barred("isolated")
+            assert yard.not_permitted(target, 1e6, last_resort=True) == NotPermitted("isolated")
             assert not yard.fleet.may_ask(target, 1e6)
-            assert yard.fleet.standing(target, 1e6).rank == 2
-        yard.enter(NEIGHBOUR)
-        assert yard.fleet.forgotten(1e6, 0.0) == []
+            assert yard.fleet.score(target, 1e6).rank == 2
+        yard.try_acquire(NEIGHBOUR)
+        assert yard.fleet.probes_due(1e6, 0.0) == []
         yard.fleet.isolate({"two"}, 2e6)
-        yard.enter(SMALL, 2e6, last_resort=True)
-        yard.barred(NEIGHBOUR, 2e6)
+        yard.try_acquire(SMALL, 2e6, last_resort=True)
+        yard.not_permitted(NEIGHBOUR, 2e6)
 
 
 class TestSlow:
@@ -213,48 +231,48 @@ class TestSlow:
         """Open for slowness alone it is passed over, softly: the last resort may ask."""
         yard = Yard()
         yard.slow(SMALL, times=10)
-        assert yard.barred(SMALL, 1.0) == Barred("breaker_open", soft=True)
-        assert not yard.enter(SMALL, 1.0, last_resort=True).probe
+        assert yard.not_permitted(SMALL, 1.0) == NotPermitted("breaker_open", usable_as_last_resort=True)
+        assert not yard.try_acquire(SMALL, 1.0, last_resort=True).probe
 
     def test_also_while_a_probe_is_out(self) -> None:
         """The slow probe of somebody else is no reason to give a request no answer."""
         yard = Yard()
         yard.slow(SMALL, times=10)
-        assert yard.enter(SMALL, 4.0).probe
-        assert yard.barred(SMALL, 4.5) == Barred("breaker_open", soft=True)
-        assert not yard.enter(SMALL, 4.5, last_resort=True).probe
+        assert yard.try_acquire(SMALL, 4.0).probe
+        assert yard.not_permitted(SMALL, 4.5) == NotPermitted("breaker_open", usable_as_last_resort=True)
+        assert not yard.try_acquire(SMALL, 4.5, last_resort=True).probe
 
     def test_last_resort_is_a_probe_when_one_is_due(self) -> None:
         """Whoever asks it anyway when its time is over finds out for all."""
         yard = Yard()
         yard.slow(SMALL, times=10)
-        assert yard.enter(SMALL, 4.0, last_resort=True).probe
+        assert yard.try_acquire(SMALL, 4.0, last_resort=True).probe
 
     def test_failing_is_not(self) -> None:
         """Open for failures it is left alone even by those who have nobody else."""
         yard = Yard()
         yard.call(SMALL, DOWN, times=5)
-        assert yard.barred(SMALL, 1.0, last_resort=True) == Barred("breaker_open")
+        assert yard.not_permitted(SMALL, 1.0, last_resort=True) == NotPermitted("breaker_open")
 
 
 class TestProvider:
     def test_a_limit_is_shared(self) -> None:
         """Two models of one provider share its places; the last resort gets none that is not there."""
         yard = Yard(limiter=LimiterOptions(min=1, max=2))
-        first = yard.enter(SMALL)
-        yard.enter(LARGE)
+        first = yard.try_acquire(SMALL)
+        yard.try_acquire(LARGE)
         for target in (SMALL, LARGE):
-            assert yard.barred(target, last_resort=True) == Barred("provider_full")
-        yard.enter(NEIGHBOUR)
+            assert yard.not_permitted(target, last_resort=True) == NotPermitted("provider_full")
+        yard.try_acquire(NEIGHBOUR)
         first.end(LEFT, 0.0, reached=False)
-        yard.enter(LARGE)
+        yard.try_acquire(LARGE)
 
     def test_a_drop_lowers_it_for_both(self) -> None:
         """A limit that one model showed is one for the other, told once for one overload."""
         yard = Yard(limiter=LimiterOptions(min=2, max=100))
-        for leave in [yard.enter(SMALL) for _ in range(50)]:
-            leave.end(LIMITED, 0.0, reached=True)
-        assert yard.fleet.state(LARGE, 0.0).limit == 35
+        for permit in [yard.try_acquire(SMALL) for _ in range(50)]:
+            permit.end(LIMITED, 0.0, reached=True)
+        assert yard.fleet.snapshot(LARGE, 0.0).limit == 35
         assert yard.told(LimitLowered) == [LimitLowered("one", 100, 35, "http_429")]
 
     def test_a_budget_is_shared(self) -> None:
@@ -262,54 +280,54 @@ class TestProvider:
         yard = Yard(budget=BudgetOptions(share=0.1, floor_per_s=0.0))
         yard.call(SMALL, times=5)
         yard.call(LARGE, times=5)
-        yard.enter(LARGE, fare=Fare.PAID)
-        assert yard.fleet.enter(SMALL, 0.0, Fare.PAID) == Barred("retry_budget_spent")
+        yard.try_acquire(LARGE, charge=BudgetCharge.WITHDRAW)
+        assert yard.fleet.try_acquire(SMALL, 0.0, BudgetCharge.WITHDRAW) == NotPermitted("retry_budget_spent")
         assert yard.told(BudgetSpent) == [BudgetSpent("one")]
         for _ in range(30):
-            yard.enter(SMALL, fare=Fare.FREE)
-        assert yard.fleet.enter(SMALL, 0.0, Fare.PAID) == Barred("retry_budget_spent")
+            yard.try_acquire(SMALL, charge=BudgetCharge.NONE)
+        assert yard.fleet.try_acquire(SMALL, 0.0, BudgetCharge.WITHDRAW) == NotPermitted("retry_budget_spent")
 
     def test_who_is_barred_pays_nothing(self) -> None:
         """A retry that a breaker forbids leaves the purse as it was."""
         yard = Yard(budget=BudgetOptions(share=0.0, floor_per_s=0.1))
         yard.call(SMALL, DOWN, times=5)
-        assert yard.fleet.enter(SMALL, 0.0, Fare.PAID) == Barred("breaker_open")
-        yard.enter(LARGE, fare=Fare.PAID)
+        assert yard.fleet.try_acquire(SMALL, 0.0, BudgetCharge.WITHDRAW) == NotPermitted("breaker_open")
+        yard.try_acquire(LARGE, charge=BudgetCharge.WITHDRAW)
 
 
 class TestPass:
     @pytest.mark.parametrize("again", [None, DOWN, LIMITED, LEFT])
-    def test_ended_twice_counts_once(self, again: Verdict | None) -> None:
+    def test_ended_twice_counts_once(self, again: Classification | None) -> None:
         """Whatever is said after the first end is not heard."""
         yard = Yard()
-        leave = yard.enter(SMALL)
-        leave.end(None, 1.0, reached=True)
-        before = yard.fleet.states(1.0)
+        permit = yard.try_acquire(SMALL)
+        permit.end(None, 1.0, reached=True)
+        before = yard.fleet.snapshots(1.0)
         for _ in range(9):
-            leave.end(again, 1.0, reached=True)
-        assert yard.fleet.states(1.0) == before
+            permit.end(again, 1.0, reached=True)
+        assert yard.fleet.snapshots(1.0) == before
         assert before[0].in_flight == before[0].provider_in_flight == 0
-        assert isinstance(yard.fleet.enter(SMALL, 1.0), Pass)
+        assert isinstance(yard.fleet.try_acquire(SMALL, 1.0), Permit)
 
     def test_a_slow_stream_is_slow_though_whole(self) -> None:
         """More than half of the clock for the first token is slow, however well the stream ends."""
         yard = Yard()
         yard.slow(SMALL, times=10, took_s=5.0)
-        yard.enter(SMALL)
+        yard.try_acquire(SMALL)
         yard.slow(LARGE, times=10, took_s=5.1)
-        yard.barred(LARGE)
+        yard.not_permitted(LARGE)
 
     def test_bad_requests_burst(self) -> None:
         """A 400 is the caller's; from one that took everything a minute ago, many are the target's own."""
         yard = Yard()
-        leave = yard.enter(SMALL)
-        assert leave.reconsider(BAD_REQUEST, 0.0) is BAD_REQUEST
+        permit = yard.try_acquire(SMALL)
+        assert permit.reconsider(BAD_REQUEST, 0.0) is BAD_REQUEST
         yard.call(SMALL, times=20)
         verdicts = []
         for i in range(15):
-            leave = yard.enter(SMALL, 60.0 + i)
-            verdicts.append(leave.reconsider(BAD_REQUEST, 60.0 + i))
-            leave.end(BAD_REQUEST, 60.0 + i, reached=True)
+            permit = yard.try_acquire(SMALL, 60.0 + i)
+            verdicts.append(permit.reconsider(BAD_REQUEST, 60.0 + i))
+            permit.end(BAD_REQUEST, 60.0 + i, reached=True)
         assert verdicts[0] is BAD_REQUEST
         assert (verdicts[-1].then, verdicts[-1].blame) == (Then.NEXT, Blame.TARGET)
 
@@ -320,10 +338,10 @@ class TestStanding:
         yard = Yard(health=HealthOptions(calls_min=20))
         yard.call(SMALL, times=18)
         yard.call(SMALL, DOWN, times=2)
-        assert yard.fleet.standing(SMALL, 1.0).rank == 1
-        assert not yard.fleet.does_well(SMALL, 1.0)
-        assert yard.fleet.state(SMALL, 1.0).health is Health.DEGRADED
-        assert yard.fleet.standing(SMALL, 31.0).rank == 0 and yard.fleet.does_well(SMALL, 31.0)
+        assert yard.fleet.score(SMALL, 1.0).rank == 1
+        assert not yard.fleet.is_healthy(SMALL, 1.0)
+        assert yard.fleet.snapshot(SMALL, 1.0).health is Health.DEGRADED
+        assert yard.fleet.score(SMALL, 31.0).rank == 0 and yard.fleet.is_healthy(SMALL, 31.0)
         name = SMALL.name
         assert yard.told(HealthChanged) == [
             HealthChanged(name, "healthy", "degraded"),
@@ -335,18 +353,18 @@ class TestStanding:
         yard = Yard(health=HealthOptions(calls_min=5))
         yard.call(SMALL, DOWN, times=5)
         yard.call(SMALL, None, 4.0)
-        assert yard.fleet.standing(SMALL, 4.0).rank == 0
+        assert yard.fleet.score(SMALL, 4.0).rank == 0
 
     @pytest.mark.parametrize("trouble", [DOWN, GONE])
-    def test_due_for_a_probe_it_stands_in_front(self, trouble: Verdict) -> None:
+    def test_due_for_a_probe_it_stands_in_front(self, trouble: Classification) -> None:
         """Behind everybody while its breaker is open; where it always stood as soon as somebody should find out; and
         behind again while the probe is out."""
         yard = Yard()
         yard.call(SMALL, trouble, times=5)
-        assert yard.fleet.standing(SMALL, 2.0).rank == 2
-        assert yard.fleet.standing(SMALL, 4.0).rank == 0 and yard.fleet.state(SMALL, 4.0).probe_due
-        yard.enter(SMALL, 4.0)
-        assert yard.fleet.standing(SMALL, 4.5).rank == 1 and not yard.fleet.state(SMALL, 4.5).probe_due
+        assert yard.fleet.score(SMALL, 2.0).rank == 2
+        assert yard.fleet.score(SMALL, 4.0).rank == 0 and yard.fleet.snapshot(SMALL, 4.0).probe_due
+        yard.try_acquire(SMALL, 4.0)
+        assert yard.fleet.score(SMALL, 4.5).rank == 1 and not yard.fleet.snapshot(SMALL, 4.5).probe_due
 
     def test_a_failing_target_is_tried_now_and_then(self) -> None:
         """Degraded, and not asked for `trial_s` and five requests, or a minute: one request goes to it, or nobody would
@@ -355,22 +373,22 @@ class TestStanding:
         yard.call(SMALL, times=4)
         yard.call(SMALL, DOWN)
         yard.call(FAR, times=4)
-        assert [yard.fleet.standing(SMALL, now_s).rank for now_s in (2.0, 59.9, 60.0)] == [1, 1, 0]
+        assert [yard.fleet.score(SMALL, now_s).rank for now_s in (2.0, 59.9, 60.0)] == [1, 1, 0]
         yard.call(FAR)
-        assert [yard.fleet.standing(SMALL, now_s).rank for now_s in (0.0, 1.9, 2.0)] == [1, 1, 0]
+        assert [yard.fleet.score(SMALL, now_s).rank for now_s in (0.0, 1.9, 2.0)] == [1, 1, 0]
         yard.call(SMALL, None, 2.0)
         yard.call(FAR, None, 2.0, times=5)
-        assert yard.fleet.standing(SMALL, 2.1).rank == 1
+        assert yard.fleet.score(SMALL, 2.1).rank == 1
 
     def test_load(self) -> None:
         """The time to first token times one more than are in flight; a whole answer tells nothing about it."""
         yard = Yard()
-        leave = yard.enter(FAR)
-        leave.commit(0.5, 0.5, clock_s=10.0)
-        assert yard.fleet.standing(FAR, 0.5).load_s == 0.5 * 2
-        leave.end(None, 3.0, reached=True)
+        permit = yard.try_acquire(FAR)
+        permit.commit(0.5, 0.5, timeout_s=10.0)
+        assert yard.fleet.score(FAR, 0.5).load_s == 0.5 * 2
+        permit.end(None, 3.0, reached=True)
         yard.call(FAR, None, 3.0)
-        assert yard.fleet.standing(FAR, 0.5).load_s == 0.5
+        assert yard.fleet.score(FAR, 0.5).load_s == 0.5
 
     def test_one_slow_answer_is_lived_down(self) -> None:
         """A balanced route avoids who was slow once, and so hears nothing new of it: not for ever."""
@@ -378,40 +396,40 @@ class TestStanding:
         yard.slow(FAR, took_s=4.0)
         for second in range(60):
             yard.slow(NEIGHBOUR, float(second), took_s=0.2)
-        assert yard.fleet.standing(FAR, 5.0).load_s > yard.fleet.standing(NEIGHBOUR, 59.0).load_s
-        assert yard.fleet.standing(FAR, 59.0).load_s < yard.fleet.standing(NEIGHBOUR, 59.0).load_s
+        assert yard.fleet.score(FAR, 5.0).load_s > yard.fleet.score(NEIGHBOUR, 59.0).load_s
+        assert yard.fleet.score(FAR, 59.0).load_s < yard.fleet.score(NEIGHBOUR, 59.0).load_s
 
 
 class TestForgotten:
     @pytest.mark.parametrize("trouble", [DOWN, GONE])
-    def test_nobody_asks_any_more(self, trouble: Verdict) -> None:
+    def test_nobody_asks_any_more(self, trouble: Classification) -> None:
         """In trouble, due for a probe, and so long without anybody: then, and only then."""
         yard = Yard()
         yard.call(FAR, trouble, times=5)
         due_s = yard.fleet.wait_s(FAR, 0.0)
-        assert yard.fleet.forgotten(due_s + 1.9, 2.0) == []
-        assert yard.fleet.forgotten(due_s + 2.0, 2.0) == [FAR]
-        probe = yard.enter(FAR, due_s + 2.0)
-        assert yard.fleet.forgotten(due_s + 9.0, 2.0) == [], "a probe is out"
+        assert yard.fleet.probes_due(due_s + 1.9, 2.0) == []
+        assert yard.fleet.probes_due(due_s + 2.0, 2.0) == [FAR]
+        probe = yard.try_acquire(FAR, due_s + 2.0)
+        assert yard.fleet.probes_due(due_s + 9.0, 2.0) == [], "a probe is out"
         probe.end(None, due_s + 9.0, reached=True)
-        assert yard.fleet.forgotten(1e6, 2.0) == [], "it is well"
+        assert yard.fleet.probes_due(1e6, 2.0) == [], "it is well"
 
     def test_told_to_wait(self) -> None:
         """While its key cools down nobody asks, not even we."""
         yard = Yard()
-        leave = yard.enter(FAR)
+        permit = yard.try_acquire(FAR)
         yard.call(FAR, DOWN, times=5)
-        leave.end(REFUSED, 0.0, reached=True)
-        assert yard.fleet.standing(FAR, 50.0).rank == 2
-        assert yard.fleet.forgotten(61.9, 2.0) == []
-        assert yard.fleet.forgotten(62.0, 2.0) == [FAR]
+        permit.end(REFUSED, 0.0, reached=True)
+        assert yard.fleet.score(FAR, 50.0).rank == 2
+        assert yard.fleet.probes_due(61.9, 2.0) == []
+        assert yard.fleet.probes_due(62.0, 2.0) == [FAR]
 
     def test_a_lost_probe(self) -> None:
         """A probe that never came back does not leave its target forgotten for ever."""
         yard = Yard()
         yard.call(FAR, DOWN, times=5)
-        yard.enter(FAR, 4.0)
-        assert yard.fleet.forgotten(60.0, 2.0) == [FAR]
+        yard.try_acquire(FAR, 4.0)
+        assert yard.fleet.probes_due(60.0, 2.0) == [FAR]
 
 
 class TestNewSettings:
@@ -427,30 +445,30 @@ class TestNewSettings:
         yard = Yard()
         yard.call(SMALL, DOWN, times=5)
         yard.call(NEIGHBOUR, REFUSED)
-        out = yard.enter(LARGE)
-        before = yard.fleet.states(1.0)
+        out = yard.try_acquire(LARGE)
+        before = yard.fleet.snapshots(1.0)
         self.follow(yard)
-        assert yard.fleet.states(1.0) == before
+        assert yard.fleet.snapshots(1.0) == before
         out.end(LIMITED, 1.0, reached=True)
-        assert yard.fleet.state(LARGE, 1.0).in_flight == 0
-        assert yard.enter(LARGE, 1.0).key == "second"
+        assert yard.fleet.snapshot(LARGE, 1.0).in_flight == 0
+        assert yard.try_acquire(LARGE, 1.0).key == "second"
 
     def test_a_new_address_is_somebody_else(self) -> None:
         """What a provider did at its old address is not held against the new one, and does not come back to it."""
         yard = Yard()
         yard.call(FAR, DOWN, times=4)
-        out = yard.enter(FAR)
+        out = yard.try_acquire(FAR)
         self.follow(yard, ORIGINS | {FAR: "https://c"})
         out.end(DOWN, 0.0, reached=True)
-        assert yard.fleet.state(FAR, 0.0).in_flight == 0
-        yard.enter(FAR)
+        assert yard.fleet.snapshot(FAR, 0.0).in_flight == 0
+        yard.try_acquire(FAR)
 
     def test_a_lower_limit(self) -> None:
         """Fewer places at once; whoever is out by the old limit is counted by the new one."""
         yard = Yard()
-        out = [yard.enter(SMALL) for _ in range(3)]
+        out = [yard.try_acquire(SMALL) for _ in range(3)]
         self.follow(yard, limiter=LimiterOptions(min=1, max=2))
-        assert yard.barred(LARGE) == Barred("provider_full")
-        for leave in out[:2]:
-            leave.end(None, 0.0, reached=True)
-        yard.enter(LARGE)
+        assert yard.not_permitted(LARGE) == NotPermitted("provider_full")
+        for permit in out[:2]:
+            permit.end(None, 0.0, reached=True)
+        yard.try_acquire(LARGE)

@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.service.config.options import HealthOptions
-from dub5.service.resilience.health import LAST, LAST_MIN, LAST_S, LAST_SHARE, Record
+from dub5.service.resilience.health import LAST, LAST_MIN, LAST_S, LAST_SHARE, ErrorRateWindow
 
 OPTIONS = HealthOptions(window_s=30, calls_min=20, failure_share=0.1)
 
 
-def record(calls: int, failures: int, now_s: float = 0.0) -> Record:
-    made = Record(OPTIONS)
+def record(calls: int, failures: int, now_s: float = 0.0) -> ErrorRateWindow:
+    made = ErrorRateWindow(OPTIONS)
     for i in range(calls):
         made.add(i < failures, now_s)
     return made
@@ -44,7 +44,7 @@ def test_it_passes() -> None:
 
 def test_with_little_traffic() -> None:
     """Six calls a minute: ten must be there, and one in four have failed; good ones make up for it."""
-    made = Record(OPTIONS)
+    made = ErrorRateWindow(OPTIONS)
     for n in range(10):
         assert not made.degraded(n * 10.0)
         made.add(n in (2, 5, 8), n * 10.0)
@@ -59,7 +59,7 @@ def test_with_little_traffic() -> None:
 @given(st.lists(st.tuples(st.floats(0.0, 4.0), st.booleans()), max_size=120), st.floats(0.0, 40.0))
 def test_equals_a_plain_list(answers: list[tuple[float, bool]], idle_s: float) -> None:
     """At any moment: the share among the answers of the last thirty seconds; if they are few, among the last twenty."""
-    made, listed, now_s = Record(OPTIONS), list[tuple[float, bool]](), 0.0
+    made, listed, now_s = ErrorRateWindow(OPTIONS), list[tuple[float, bool]](), 0.0
 
     def as_listed() -> bool:
         recent = [failed for at_s, failed in listed if int(at_s) > int(now_s) - OPTIONS.window_s]

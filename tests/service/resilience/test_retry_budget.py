@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from dub5.service.config.options import BudgetOptions
-from dub5.service.resilience.retry_budget import Budget
+from dub5.service.resilience.retry_budget import RetryBudget
 
 OPTIONS = BudgetOptions(share=0.25, floor_per_s=0.3, window_s=10)
 FLOOR = OPTIONS.floor_per_s * OPTIONS.window_s
@@ -13,7 +13,7 @@ FLOOR = OPTIONS.floor_per_s * OPTIONS.window_s
 
 def test_a_tenth_of_the_load_when_everything_fails() -> None:
     """With 20 first tries a second and a retry wanted for each, the load grows by a tenth and the floor, no more."""
-    budget = Budget(BudgetOptions())
+    budget = RetryBudget(BudgetOptions())
     paid = 0
     for tick in range(20 * 60):
         budget.deposit(tick / 20)
@@ -23,7 +23,7 @@ def test_a_tenth_of_the_load_when_everything_fails() -> None:
 
 def test_nothing_is_saved_up() -> None:
     """A quiet night does not pay for a storm in the morning: what is older than the window is forgotten."""
-    budget = Budget(OPTIONS)
+    budget = RetryBudget(OPTIONS)
     for _ in range(1_000):
         budget.deposit(0.0)
     assert sum(budget.withdraw(20.0) for _ in range(100)) == int(FLOOR)
@@ -32,7 +32,7 @@ def test_nothing_is_saved_up() -> None:
 @given(share=st.floats(0.0, 1.0), firsts=st.integers(0, 500))
 def test_without_a_floor(share: float, firsts: int) -> None:
     """The floor may be nothing: then retries are a share of first tries and nothing else."""
-    budget = Budget(BudgetOptions(share=share, floor_per_s=0.0))
+    budget = RetryBudget(BudgetOptions(share=share, floor_per_s=0.0))
     for _ in range(firsts):
         budget.deposit(1.0)
     assert sum(budget.withdraw(1.0) for _ in range(600)) <= firsts * share
@@ -44,7 +44,7 @@ class BudgetMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
-        self.budget = Budget(OPTIONS)
+        self.budget = RetryBudget(OPTIONS)
         self.firsts: list[float] = []
         self.paid: list[float] = []
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.service.resilience.window import Window
+from dub5.service.resilience.window import SlidingWindow
 
 LENGTHS_S = st.integers(1, 60)
 STEPS = st.lists(st.tuples(st.floats(0.0, 12.0), st.integers(0, 3), st.integers(0, 3)), max_size=60)
@@ -14,7 +14,7 @@ def test_sums_equal_a_plain_list(
     length_s: int, start_s: float, steps: list[tuple[float, int, int]], idle_s: float
 ) -> None:
     """After any adds and any pause, the sums are those of the last `length_s` whole seconds, this one included."""
-    window, everything, now_s = Window(length_s, 2), list[tuple[float, int, int]](), start_s
+    window, everything, now_s = SlidingWindow(length_s, 2), list[tuple[float, int, int]](), start_s
 
     def as_listed() -> list[int]:
         recent = [(a, b) for at_s, a, b in everything if int(at_s) > int(now_s) - length_s]
@@ -35,7 +35,7 @@ def test_it_keeps_no_more_than_one_bucket_a_second(
     length_s: int, steps: list[tuple[float, int, int]]
 ) -> None:
     """Memory is bounded by its length, however much is added."""
-    window, now_s = Window(length_s, 2), 0.0
+    window, now_s = SlidingWindow(length_s, 2), 0.0
     for pause_s, one, other in steps * 3:
         now_s += pause_s / 10
         window.count(now_s, *[0] * one, *[1] * other)
@@ -44,7 +44,7 @@ def test_it_keeps_no_more_than_one_bucket_a_second(
 
 def test_cleared() -> None:
     """After `clear` nothing of before counts, not even when its second passes out of the window."""
-    window = Window(5, 1)
+    window = SlidingWindow(5, 1)
     window.count(1.0, 0, 0, 0)
     window.clear()
     window.count(1.5, 0, 0)

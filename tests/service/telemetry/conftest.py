@@ -7,10 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from dub5.service.events import AttemptEnded, RequestEnded
-from dub5.service.model import Attempt, Outcome, Usage
+from dub5.service.model import AttemptRecord, Outcome, Usage
 
-FAILED = Attempt("one/fast", 0.0, 0.2, "http_530", status=530)
-ANSWERED = Attempt("two/slow", 0.2, 1.5, "ok", status=200, first_token_s=0.5)
+FAILED = AttemptRecord("one/fast", 0.0, 0.2, "http_530", status=530)
+ANSWERED = AttemptRecord("two/slow", 0.2, 1.5, "ok", status=200, first_token_s=0.5)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from dub5.service.events import (
     LimitLowered,
     RequestEnded,
 )
-from dub5.service.model import Attempt, Outcome, Usage
+from dub5.service.model import AttemptRecord, Outcome, Usage
 from dub5.service.telemetry.board import INCIDENTS_MAX, LIMIT_TOLD_EVERY_S, RECENT_MAX, Board
 
 
@@ -186,7 +186,7 @@ async def test_costs(
 
 async def test_a_request_without_an_answer(request_ended: Callable[..., RequestEnded]) -> None:
     """Nothing was billed for it: what it may have cost stands in its trail."""
-    lost = replace(Attempt("one/fast", 0.0, 0.2, "cancelled"), usage=Usage(9, 1, 10), cost_usd=0.001)
+    lost = replace(AttemptRecord("one/fast", 0.0, 0.2, "cancelled"), usage=Usage(9, 1, 10), cost_usd=0.001)
     board = Board()
     board.note(request_ended(outcome=Outcome.CANCELLED, target=None, attempts=(lost,)))
     (row,) = board.snapshot()["recent"]

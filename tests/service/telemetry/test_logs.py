@@ -17,7 +17,7 @@ from dub5.service.events import (
     LimitLowered,
     RequestEnded,
 )
-from dub5.service.model import Attempt, Outcome, Usage
+from dub5.service.model import AttemptRecord, Outcome, Usage
 from dub5.service.telemetry import logs
 from dub5.service.telemetry.logs import FLUSH_S, Level, Logs, Writer
 
@@ -68,8 +68,10 @@ async def test_costs(request_ended: Callable[..., RequestEnded]) -> None:
     """A line says what its answer cost, and each try without one what it may have; without prices, neither."""
     lines = Lines()
     log = Logs(lines.write)
-    lost = Attempt("one/fast", 0.0, 0.2, "body_reset", usage=Usage(9, 1, 10, estimated=True), cost_usd=0.001)
-    answer = Attempt("two/slow", 0.2, 1.5, "ok", usage=Usage(10, 11, 21), cost_usd=0.25)
+    lost = AttemptRecord(
+        "one/fast", 0.0, 0.2, "body_reset", usage=Usage(9, 1, 10, estimated=True), cost_usd=0.001
+    )
+    answer = AttemptRecord("two/slow", 0.2, 1.5, "ok", usage=Usage(10, 11, 21), cost_usd=0.25)
     log.tell(request_ended(attempts=(lost, answer)))
     log.tell(request_ended())
     priced, plain = lines.seen

@@ -23,16 +23,16 @@ from dub5.service.events import (
     QueueLeft,
     RequestEnded,
 )
-from dub5.service.model import Attempt, Outcome, Target, Usage
-from dub5.service.resilience.health import Health, TargetState
+from dub5.service.model import AttemptRecord, Outcome, Target, Usage
+from dub5.service.resilience.health import Health, TargetSnapshot
 from dub5.service.telemetry import names
 from dub5.service.telemetry.metrics import COUNTED, LOG_ONLY, Metrics
 from tests.support.source import ROOT
 from tests.support.world import World, status
 
 STATES = [
-    TargetState("one/fast", "one", Health.UNHEALTHY, "open", 3.0, 3.0, 0, 0, False, 1000, 0),
-    TargetState("two/slow", "two", Health.HEALTHY, "closed", 0.0, 0.0, 4, 0, False, 28, 5),
+    TargetSnapshot("one/fast", "one", Health.UNHEALTHY, "open", 3.0, 3.0, 0, 0, False, 1000, 0),
+    TargetSnapshot("two/slow", "two", Health.HEALTHY, "closed", 0.0, 0.0, 4, 0, False, 28, 5),
 ]
 
 
@@ -236,7 +236,7 @@ async def test_a_try_that_was_stopped(metrics: Metrics, attempt_ended: Callable[
 async def test_looking_changes_health() -> None:
     """Health moves when somebody looks: a change that the scrape itself finds is in that scrape."""
 
-    def look() -> list[TargetState]:
+    def look() -> list[TargetSnapshot]:
         made.count(HealthChanged("one/fast", "healthy", "unhealthy"))
         return STATES
 
@@ -255,8 +255,8 @@ async def test_looking_changes_health() -> None:
 
 async def test_passed_over(metrics: Metrics, request_ended: Callable[..., RequestEnded]) -> None:
     """A target that was left alone is not a try, and no failover either."""
-    barred = Attempt("one/fast", 0.0, 0.0, "breaker_open", tried=False)
-    metrics.count(request_ended(attempts=(barred,)))
+    not_permitted = AttemptRecord("one/fast", 0.0, 0.0, "breaker_open", tried=False)
+    metrics.count(request_ended(attempts=(not_permitted,)))
     seen = read(metrics)
     assert seen['gateway_passed_over_total{reason="breaker_open",target="one/fast"}'] == 1
     assert not any(name.startswith(("gateway_attempts", "gateway_failovers")) for name in seen)
@@ -281,10 +281,10 @@ async def test_every_name_in_the_table(
     attempt_ended: Callable[..., AttemptEnded],
 ) -> None:
     """The table names what a scrape holds, with the same kinds and labels, and nothing else."""
-    barred = Attempt("one/fast", 0.0, 0.0, "breaker_open", tried=False)
+    not_permitted = AttemptRecord("one/fast", 0.0, 0.0, "breaker_open", tried=False)
     metrics.count(attempt_ended(usage=Usage(1, 1, 2), cost_usd=0.1))
     metrics.count(request_ended())
-    metrics.count(request_ended(code="stream_cut", outcome=Outcome.CUT, attempts=(barred,)))
+    metrics.count(request_ended(code="stream_cut", outcome=Outcome.CUT, attempts=(not_permitted,)))
     metrics.count(request_ended(outcome=Outcome.DEGRADED, degraded="stale"))
     metrics.count(CacheLooked("chat", "hit"))
     metrics.count(QueueLeft("req_1", "chat", "normal", "served", 0.2))
@@ -322,22 +322,32 @@ def said(function: str, place: int) -> set[str]:
 
 def test_reasons_in_the_source() -> None:
     """Every reason that the service's own code can give is one of the set."""
-    faults, barred, verdicts = said("ProviderFault", 0), said("Barred", 0), said("Verdict", 2)
-    clocks = said("guard", 0) - {"linger", "race", "backoff", "client_stall", "shared"}  # these end no try
+    faults, not_permitted, classifications = (
+        said("ProviderFault", 0),
+        said("NotPermitted", 0),
+        said("Classification", 2),
+    )
+    timeouts = said("run", 0) - {"linger", "race", "backoff", "client_stall", "shared"}  # these end no try
     assert {"truncated", "empty_answer"} <= faults
-    assert {"isolated", "slow_start", "provider_full", "retry_budget_spent"} <= barred
-    assert {"cancelled", "outrun"} <= verdicts
-    assert clocks
+    assert {"isolated", "slow_start", "provider_full", "retry_budget_spent"} <= not_permitted
+    assert {"cancelled", "outrun"} <= classifications
+    assert timeouts
     whole = {
-        word for word in faults | verdicts if word.strip("_") == word
+        word for word in faults | classifications if word.strip("_") == word
     }  # not the ends of "http_" + status
-    assert whole | {f"{clock}_timeout" for clock in clocks} <= names.REASONS
-    assert barred <= names.PASSED_OVER_REASONS
+    assert whole | {f"{timeout}_timeout" for timeout in timeouts} <= names.REASONS
+    assert not_permitted <= names.PASSED_OVER_REASONS
 
 
 def test_kinds_in_the_source() -> None:
     """Every word for why a try is made, and why a request is hedged, is one of the set."""
-    kinds = {"first"} | said("Again", 0) | said("over", 1) | said("to_the_end", 1) | said("_ask", 2)
+    kinds = (
+        {"first"}
+        | said("RetryDecision", 0)
+        | said("try_targets", 1)
+        | said("try_all", 1)
+        | said("_attempt_target", 2)
+    )
     assert kinds == names.KINDS
     assert {"probe"} <= set(re.findall(r'"(\w+)"', Hedged.__doc__ or "")) <= names.HEDGED_FOR
 

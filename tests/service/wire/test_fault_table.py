@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from dub5.service.app import Service
-from dub5.service.config.options import BreakerOptions, Clocks
+from dub5.service.config.options import BreakerOptions, TimeoutOptions
 from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, ServerSettings, Settings
 from dub5.service.events import AttemptEnded, Event, RequestEnded
 from dub5.service.model import Outcome
@@ -46,7 +46,7 @@ WIRES: dict[str, Callable[..., Wire]] = {
     "aiohttp on uvloop": AiohttpWire,
     "httpx": HttpxWire,
 }
-CLOCKS = Clocks(connect_s=1, first_token_s=1.5, whole_answer_s=1.5, between_tokens_s=1.5, total_s=20)
+CLOCKS = TimeoutOptions(connect_s=1, first_token_s=1.5, whole_answer_s=1.5, between_tokens_s=1.5, total_s=20)
 NEVER = BreakerOptions(calls_min=10**9, failures_in_a_row=10**9)
 AT_A_TIME = 8
 FAULTS_MD = ROOT / "docs" / "faults.md"
