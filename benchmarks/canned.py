@@ -1,6 +1,6 @@
 """What is measured: the real application over a provider that answers at once; and what it is measured against.
 
-    client -> service (everything but sockets) -> CannedWire     the thing
+    client -> service (everything but sockets) -> CannedWire     the service
     client -> Litestar echo                                      the reference
 
 Both go through the same in-process client, so that client and event loop cancel out.
@@ -8,7 +8,7 @@ Both go through the same in-process client, so that client and event loop cancel
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,11 @@ from litestar import Litestar, post
 from litestar.params import JSONBody
 from litestar.response import Stream
 
+from benchmarks.paired import RunBatch
 from dub5.service.app import Service
 from dub5.service.config.options import CacheOptions
-from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Settings
-from dub5.service.telemetry.logs import Logs, Writer
+from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Settings
+from dub5.service.telemetry.logs import EventLogger, LineWriter
 from dub5.service.wire.base import WireRequest
 from dub5.simulators.virtual import AppClient
 
@@ -97,11 +98,13 @@ def service() -> Service:
         provider=(ProviderSettings("one", "openai", "http://one/v1"),),
         route=(RouteSettings("chat", ("one/m",), cache=CacheOptions(enabled=True)),),
     )
-    writer = Writer(os.open(os.devnull, os.O_WRONLY))
-    return Service(Loaded(settings, {}, ()), wire=CannedWire(), seed="0", log=Logs(writer.write).tell)
+    writer = LineWriter(os.open(os.devnull, os.O_WRONLY))
+    return Service(
+        LoadedSettings(settings, {}, ()), wire=CannedWire(), seed="0", log=EventLogger(writer.write).log
+    )
 
 
-class Body(msgspec.Struct):
+class EchoBody(msgspec.Struct):
     """What the reference reads of a request."""
 
     model: str
@@ -110,13 +113,13 @@ class Body(msgspec.Struct):
 
 
 @post("/v1/chat/completions", status_code=200)
-async def echo(data: JSONBody[Body]) -> Body:
+async def echo(data: JSONBody[EchoBody]) -> EchoBody:
     """The least a typed Litestar route does."""
     return data
 
 
 @post("/v1/stream", status_code=200)
-async def echo_stream(data: JSONBody[Body]) -> Stream:
+async def echo_stream(data: JSONBody[EchoBody]) -> Stream:
     """The least a streaming one does."""
 
     async def events() -> AsyncIterator[bytes]:
@@ -132,7 +135,7 @@ def bare() -> Litestar:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class BenchmarkCase:
     """One kind of request, and what it is compared with."""
 
     name: str
@@ -145,10 +148,10 @@ class Case:
 
 
 CASES = (
-    Case("json", {}),
-    Case("json_cached", {"temperature": 0}),
-    Case("stream", {"stream": True}, "/v1/stream"),
-    Case("stream_cached", {"stream": True, "temperature": 0}, "/v1/stream"),
+    BenchmarkCase("json", {}),
+    BenchmarkCase("json_cached", {"temperature": 0}),
+    BenchmarkCase("stream", {"stream": True}, "/v1/stream"),
+    BenchmarkCase("stream_cached", {"stream": True, "temperature": 0}, "/v1/stream"),
 )
 
 
@@ -160,23 +163,20 @@ async def batch(client: AppClient, path: str, body: bytes, count: int) -> None:
         assert answer.status == 200
 
 
-Run = Callable[[], None]
+class ServiceAndReference:
+    """The service and the reference, each ready to run a batch on one loop."""
 
-
-class Pair:
-    """The thing and the reference, each ready to run a batch on one loop."""
-
-    def __init__(self, runner: asyncio.Runner, thing: AppClient, reference: AppClient, count: int) -> None:
+    def __init__(self, runner: asyncio.Runner, service: AppClient, reference: AppClient, count: int) -> None:
         self._runner = runner
-        self._thing = thing
+        self._service = service
         self._reference = reference
         self._count = count
 
-    def thing(self, case: Case) -> Run:
-        return self._of(self._thing, "/v1/chat/completions", case.body)
+    def service(self, case: BenchmarkCase) -> RunBatch:
+        return self._of(self._service, "/v1/chat/completions", case.body)
 
-    def reference(self, case: Case) -> Run:
+    def reference(self, case: BenchmarkCase) -> RunBatch:
         return self._of(self._reference, case.reference_path, case.body)
 
-    def _of(self, client: AppClient, path: str, body: bytes) -> Run:
+    def _of(self, client: AppClient, path: str, body: bytes) -> RunBatch:
         return lambda: self._runner.run(batch(client, path, body, self._count))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.canned import Pair, bare, service
+from benchmarks.canned import ServiceAndReference, bare, service
 from benchmarks.paired import Ratio
 from dub5.simulators.virtual import AppClient
 
@@ -21,7 +21,7 @@ BATCH = 100
 MEASURED = pytest.StashKey[list[tuple[str, Ratio, float, int]]]()
 
 
-class Gate:
+class BudgetGate:
     """Checks a ratio against its budget, and remembers it for the table."""
 
     def __init__(self, config: pytest.Config) -> None:
@@ -33,7 +33,7 @@ class Gate:
         here = f"{sys.version_info.major}.{sys.version_info.minor}"
         return float(BUDGETS["ratio_on"].get(here, {}).get(name, BUDGETS["ratio"][name]))
 
-    def hold(self, name: str, ratio: Ratio, inner: int) -> None:
+    def check(self, name: str, ratio: Ratio, inner: int) -> None:
         """Fails if the thing costs more than its budget."""
         self._rows.append((name, ratio, self.budget(name), inner))
         assert ratio.value <= self.budget(name), (
@@ -42,21 +42,21 @@ class Gate:
 
 
 @pytest.fixture
-def gate(request: pytest.FixtureRequest) -> Gate:
-    made = Gate(request.config)
+def gate(request: pytest.FixtureRequest) -> BudgetGate:
+    made = BudgetGate(request.config)
     if not made.enabled:
         pytest.skip("benchmarks run with --benchmark-enable")
     return made
 
 
 @pytest.fixture(scope="session")
-def pair() -> Iterator[Pair]:
+def pair() -> Iterator[ServiceAndReference]:
     with asyncio.Runner() as runner:
-        thing, reference = AppClient(service().asgi), AppClient(bare())
-        for client in (thing, reference):
+        subject, reference = AppClient(service().asgi), AppClient(bare())
+        for client in (subject, reference):
             runner.run(client.__aenter__())
-        yield Pair(runner, thing, reference, BATCH)
-        for client in (thing, reference):
+        yield ServiceAndReference(runner, subject, reference, BATCH)
+        for client in (subject, reference):
             runner.run(client.__aexit__(None, None, None))
 
 
@@ -68,7 +68,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("cost against a reference in the same process")
     write(f"{'what':<16}{'us each':>10}{'reference us':>14}{'ratio':>8}{'budget':>8}")
     for name, ratio, budget, inner in rows:
-        each, reference = (span_s / inner * 1e6 for span_s in (ratio.thing_s, ratio.reference_s))
+        each, reference = (span_s / inner * 1e6 for span_s in (ratio.subject_s, ratio.reference_s))
         mark = "" if ratio.value <= budget else "  over budget"
         write(f"{name:<16}{each:>10.1f}{reference:>14.1f}{ratio.value:>8.2f}{budget:>8.2f}{mark}")
     write(machine())

@@ -30,7 +30,7 @@ from benchmarks.soak import process
 JSON_BATCH = 800
 STREAM_BATCH = 40
 SHORT, LONG = 10, 210  # chunks of a stream
-AT_A_TIME = 8
+CONCURRENCY = 8
 PAUSE_S = 0.002  # between chunks, so that they arrive one by one
 UPSTREAM = web.AppKey("upstream", str)
 SESSION = web.AppKey("session", aiohttp.ClientSession)
@@ -101,7 +101,7 @@ class Cost:
     chunk_us: float
 
 
-class Middle:
+class MeasuredProcess:
     """A process in the middle."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, pid: int) -> None:
@@ -119,7 +119,7 @@ class Middle:
         """The cost of one request of many."""
         body, left = {"model": "chat", "messages": MESSAGES, **fields}, iter(range(count))
 
-        async def asks() -> None:
+        async def worker() -> None:
             for _ in left:
                 async with self._session.post(self._url, json=body) as reply:
                     assert reply.status == 200
@@ -127,8 +127,8 @@ class Middle:
 
         before_us = self._cpu_us()
         async with asyncio.TaskGroup() as group:
-            for _ in range(AT_A_TIME):
-                group.create_task(asks())
+            for _ in range(CONCURRENCY):
+                group.create_task(worker())
         return (self._cpu_us() - before_us) / count
 
     def _cpu_us(self) -> float:
@@ -150,8 +150,8 @@ async def compare(rounds: int, folder: Path) -> tuple[Cost, Cost]:
             process(folder, "relay", here, "--serve", upstream) as (bare, relay_url),
             aiohttp.ClientSession() as session,
         ):
-            ours = Middle(session, said.rpartition(" ")[2], service.pid)
-            theirs = Middle(session, relay_url, bare.pid)
+            ours = MeasuredProcess(session, said.rpartition(" ")[2], service.pid)
+            theirs = MeasuredProcess(session, relay_url, bare.pid)
             await ours.round(), await theirs.round()  # these do not count
             costs = [(await ours.round(), await theirs.round()) for _ in range(rounds)]
     return least([own for own, _ in costs]), least([other for _, other in costs])

@@ -29,13 +29,13 @@ import aiohttp
 
 from dub5.simulators.answers import Proof, judge
 
-AT_A_TIME = 500
+CONCURRENCY = 500
 WARM_UP = 1500
 LEAVES_EVERY = 10
 GROWTH_MAX = 0.05
 CONNECTIONS_GONE_S = 80.0  # the service keeps an idle connection for 30 s, and looks every 30 s
 STOP_S = 40.0
-ROUGH = (
+ROUGH_FAULTS = (
     {"kind": "cut", "after_tokens": 5, "how": "close", "share": 0.1},
     {"kind": "reset", "share": 0.1},
     {"kind": "status", "status": 530, "body": "cloudflare_1033_text", "share": 0.1},
@@ -66,7 +66,7 @@ targets = ["three/claude-sim", "one/gpt-sim"]
 
 
 @dataclass(frozen=True)
-class Reading:
+class ProcessSample:
     """What a process holds at one moment."""
 
     at: str
@@ -77,11 +77,11 @@ class Reading:
         return f"{self.at:24} {self.rss_mib:7.1f} MiB {self.sockets:5} sockets"
 
 
-def read(pid: int, at: str) -> Reading:
+def sample(pid: int, at: str) -> ProcessSample:
     """From /proc."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
-    return Reading(at, kib / 1024, sum(map(_is_socket, Path(f"/proc/{pid}/fd").iterdir())))
+    return ProcessSample(at, kib / 1024, sum(map(_is_socket, Path(f"/proc/{pid}/fd").iterdir())))
 
 
 def _is_socket(descriptor: Path) -> bool:
@@ -138,13 +138,13 @@ class Soak:
         """500 are open at any moment."""
         left = iter(range(streams))
 
-        async def asks() -> None:
+        async def worker() -> None:
             for number in left:
                 await self.ask(leaves=leaving and number % LEAVES_EVERY == 0)
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(AT_A_TIME, streams)):
-                group.create_task(asks())
+            for _ in range(min(CONCURRENCY, streams)):
+                group.create_task(worker())
 
     async def ask(self, *, leaves: bool = False) -> None:
         """One stream, judged: whole, honestly broken, or wrong."""
@@ -188,7 +188,7 @@ class Soak:
             return await reply.json()
 
 
-async def soak(streams: int, folder: Path) -> tuple[list[str], list[Reading], Counter[str]]:
+async def soak(streams: int, folder: Path) -> tuple[list[str], list[ProcessSample], Counter[str]]:
     """What is wrong afterwards (nothing, one hopes), the readings on the way, and how the streams ended."""
     async with process(folder, "simulators", "dub5.simulators", "--latency", "zero", "--leash") as (_, line):
         ready = json.loads(line)
@@ -207,42 +207,42 @@ async def soak(streams: int, folder: Path) -> tuple[list[str], list[Reading], Co
 
 async def _phases(
     client: Soak, pid: int, admin: tuple[str, str], streams: int
-) -> tuple[list[str], list[Reading], Counter[str]]:
-    readings = []
+) -> tuple[list[str], list[ProcessSample], Counter[str]]:
+    samples = []
 
-    def note(at: str) -> None:
-        readings.append(read(pid, at))
-        print(readings[-1], flush=True)
+    def take_sample(at: str) -> None:
+        samples.append(sample(pid, at))
+        print(samples[-1], flush=True)
 
     await client.json("GET", f"{client.url}/status")
-    note("at the start")
+    take_sample("at the start")
     await client.one_after_another(WARM_UP // 3)
     await client.many_at_a_time(WARM_UP - WARM_UP // 3)
-    note("after the warm-up")
+    take_sample("after the warm-up")
     await client.one_after_another(streams * 2 // 5)
-    note("one after another")
+    take_sample("one after another")
     await client.many_at_a_time(streams * 2 // 5)
-    note("500 at a time")
-    await client.json("PUT", f"{admin[0]}/faults/one", admin[1], ROUGH)
+    take_sample("500 at a time")
+    await client.json("PUT", f"{admin[0]}/faults/one", admin[1], ROUGH_FAULTS)
     await client.many_at_a_time(streams - 2 * (streams * 2 // 5), leaving=True)
-    note("500 at a time, rough")
+    take_sample("500 at a time, rough")
     await client.json("DELETE", f"{admin[0]}/faults/one", admin[1])
-    left = await _until_gone(client, pid, admin, readings[0].sockets)
-    note("at rest")
-    return [*_judged(client, readings), *left], readings, client.counts
+    left = await _wait_for_connections(client, pid, admin, samples[0].sockets)
+    take_sample("at rest")
+    return [*_verdict(client, samples), *left], samples, client.counts
 
 
-async def _until_gone(client: Soak, pid: int, admin: tuple[str, str], sockets: int) -> list[str]:
+async def _wait_for_connections(client: Soak, pid: int, admin: tuple[str, str], sockets: int) -> list[str]:
     """Waits until the service has let go of every idle connection; what is still there then."""
     until = time.monotonic() + CONNECTIONS_GONE_S
     while time.monotonic() < until:
-        if read(pid, "").sockets <= sockets:
+        if sample(pid, "").sockets <= sockets:
             break
         await asyncio.sleep(0.5)
     status = await client.json("GET", f"{client.url}/status")
     ledger = await client.json("GET", f"{admin[0]}/ledger?limit=0", admin[1])
     counted = {
-        "sockets": max(0, read(pid, "").sockets - sockets),
+        "sockets": max(0, sample(pid, "").sockets - sockets),
         "requests in flight": status["in_flight"],
         "attempts in flight": sum(target["in_flight"] for target in status["targets"]),
         "attempts open at the providers": sum(ledger["open"].values()),
@@ -250,8 +250,8 @@ async def _until_gone(client: Soak, pid: int, admin: tuple[str, str], sockets: i
     return [f"{count} {what} are left" for what, count in counted.items() if count]
 
 
-def _judged(client: Soak, readings: list[Reading]) -> list[str]:
-    before, after = readings[1].rss_mib, readings[-1].rss_mib
+def _verdict(client: Soak, samples: list[ProcessSample]) -> list[str]:
+    before, after = samples[1].rss_mib, samples[-1].rss_mib
     growth = after / before - 1
     print(f"memory: {before:.1f} -> {after:.1f} MiB, {growth:+.1%} (allowed: +{GROWTH_MAX:.0%})")
     wrong = client.wrong[:5]
@@ -277,13 +277,13 @@ def main() -> int:
         return 0
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="dub5-soak-") as folder:
-        wrong, readings, counts = asyncio.run(soak(asked.streams, Path(folder)))
+        wrong, samples, counts = asyncio.run(soak(asked.streams, Path(folder)))
     took_s = time.perf_counter() - began
     print(f"{', '.join(f'{count} {what}' for what, count in counts.most_common())}; {took_s:.0f} s")
     if asked.out is not None:
-        figures = [{"at": r.at, "rss_mib": round(r.rss_mib, 1), "sockets": r.sockets} for r in readings]
-        told = {"streams": dict(counts), "readings": figures, "wrong": wrong, "took_s": round(took_s, 1)}
-        asked.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        figures = [{"at": r.at, "rss_mib": round(r.rss_mib, 1), "sockets": r.sockets} for r in samples]
+        report = {"streams": dict(counts), "readings": figures, "wrong": wrong, "took_s": round(took_s, 1)}
+        asked.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for problem in wrong:
         print(f"WRONG: {problem}")
     return 1 if wrong else 0

@@ -15,39 +15,39 @@ from pathlib import Path
 from typing import Any
 
 from dashboards.overview import OVERVIEW
-from dashboards.panels import Board, Panel, Query
+from dashboards.panels import Dashboard, Panel, Query
 
 FOLDER = Path(__file__).parent
-BOARDS = (OVERVIEW,)
+DASHBOARDS = (OVERVIEW,)
 COLUMNS = 24
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SCHEMA_VERSION = 39  # Grafana 10 and later; newer ones lift it on load
 
 
-def dashboard(board: Board) -> dict[str, Any]:
+def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
     """One board as Grafana reads it."""
     return {
         "annotations": {"list": []},
-        "description": board.description,
+        "description": dashboard.description,
         "editable": False,
         "graphTooltip": 1,  # one crosshair for all panels
         "id": None,
-        "panels": [panel_json(panel, place) for panel, place in layout(board)],
+        "panels": [panel_json(panel, place) for panel, place in layout(dashboard)],
         "refresh": "10s",
         "schemaVersion": SCHEMA_VERSION,
         "tags": ["dub5"],
-        "templating": {"list": variables(board)},
+        "templating": {"list": variables(dashboard)},
         "time": {"from": "now-30m", "to": "now"},
         "timezone": "browser",
-        "title": board.title,
-        "uid": board.uid,
+        "title": dashboard.title,
+        "uid": dashboard.uid,
     }
 
 
-def layout(board: Board) -> Iterator[tuple[Panel, dict[str, int]]]:
+def layout(dashboard: Dashboard) -> Iterator[tuple[Panel, dict[str, int]]]:
     """Panels from left to right; a row is as high as its highest panel."""
     x = y = row_height = 0
-    for panel in board.panels:
+    for panel in dashboard.panels:
         if x + panel.width > COLUMNS:
             x, y, row_height = 0, y + row_height, 0
         yield panel, {"x": x, "y": y, "w": panel.width, "h": panel.height}
@@ -56,9 +56,12 @@ def layout(board: Board) -> Iterator[tuple[Panel, dict[str, int]]]:
 
 def panel_json(panel: Panel, place: dict[str, int]) -> dict[str, Any]:
     """One panel."""
-    defaults: dict[str, Any] = {"unit": panel.unit, "mappings": [mapping(panel)] if panel.states else []}
-    if panel.largest is not None:
-        defaults |= {"min": 0, "max": panel.largest}
+    defaults: dict[str, Any] = {
+        "unit": panel.unit,
+        "mappings": [mapping(panel)] if panel.value_mappings else [],
+    }
+    if panel.max_value is not None:
+        defaults |= {"min": 0, "max": panel.max_value}
     if panel.kind == "timeseries":
         defaults["custom"] = {"fillOpacity": 15, "stacking": {"mode": "normal" if panel.stacked else "none"}}
     return {
@@ -84,23 +87,23 @@ def mapping(panel: Panel) -> dict[str, Any]:
     """Numbers to words and colours."""
     options = {
         str(value): {"text": state.text, "color": state.color, "index": value}
-        for value, state in enumerate(panel.states)
+        for value, state in enumerate(panel.value_mappings)
     }
     return {"type": "value", "options": options}
 
 
-def variables(board: Board) -> list[dict[str, Any]]:
+def variables(dashboard: Dashboard) -> list[dict[str, Any]]:
     """What a reader of the board chooses: the data source, the job, the instances."""
     source = {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
     return [
         source,
-        *(variable(board, name, match) for name, match in (("job", ""), ("instance", 'job=~"$job"'))),
+        *(variable(dashboard, name, match) for name, match in (("job", ""), ("instance", 'job=~"$job"'))),
     ]
 
 
-def variable(board: Board, name: str, match: str) -> dict[str, Any]:
+def variable(dashboard: Dashboard, name: str, match: str) -> dict[str, Any]:
     """A list of label values, all of them chosen at first."""
-    selector = f"{board.up}{{{match}}}" if match else board.up
+    selector = f"{dashboard.up}{{{match}}}" if match else dashboard.up
     return {
         "name": name,
         "label": name.capitalize(),
@@ -115,9 +118,9 @@ def variable(board: Board, name: str, match: str) -> dict[str, Any]:
     }
 
 
-def render(board: Board) -> str:
+def render(dashboard: Dashboard) -> str:
     """The file's text: sorted, so that equal boards are equal files."""
-    return json.dumps(dashboard(board), indent=1, sort_keys=True) + "\n"
+    return json.dumps(dashboard_json(dashboard), indent=1, sort_keys=True) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -128,8 +131,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is out of date")
     check = parser.parse_args(arguments).check
     stale = False
-    for board in BOARDS:
-        path, text = FOLDER / f"{board.file}.json", render(board)
+    for dashboard in DASHBOARDS:
+        path, text = FOLDER / f"{dashboard.file}.json", render(dashboard)
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         if check:

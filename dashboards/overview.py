@@ -1,18 +1,18 @@
 """Is every request answered, and if not, who is to blame?"""
 
-from dashboards.panels import Board, Panel, Query, State, of, quantiles, rate
+from dashboards.panels import Dashboard, Panel, Query, ValueMapping, quantiles, rate, series
 from dub5.service.telemetry import names
 
 TARGET = "gen_ai_provider_name, gen_ai_request_model"
 TARGET_LEGEND = "{{gen_ai_provider_name}}/{{gen_ai_request_model}}"
 OURS_TO_ANSWER = 'outcome!~"refused|cancelled"'
 
-OVERVIEW = Board(
+OVERVIEW = Dashboard(
     file="overview",
     uid="dub5-overview",
     title="DUB5 overview",
     description="Is every request answered, and if not, who is to blame?",
-    up=names.IN_FLIGHT.exposed,
+    up=names.IN_FLIGHT.prometheus_name,
     panels=(
         Panel(
             "Answered",
@@ -29,7 +29,7 @@ OVERVIEW = Board(
             ),
             kind="stat",
             width=4,
-            largest=1,
+            max_value=1,
         ),
         Panel(
             "Requests by outcome",
@@ -90,24 +90,28 @@ OVERVIEW = Board(
             "Breakers",
             "The state of each target's breaker, or of its host's if that is worse.",
             "short",
-            (Query(f"max by (target) ({of(names.BREAKER_STATE)})", "{{target}}"),),
+            (Query(f"max by (target) ({series(names.BREAKER_STATE)})", "{{target}}"),),
             kind="state-timeline",
             width=12,
-            states=(
-                State("closed", "green"),
-                State("half open", "yellow"),
-                State("open", "red"),
-                State("isolated", "purple"),
+            value_mappings=(
+                ValueMapping("closed", "green"),
+                ValueMapping("half open", "yellow"),
+                ValueMapping("open", "red"),
+                ValueMapping("isolated", "purple"),
             ),
         ),
         Panel(
             "Health",
             "What the router goes by: degraded targets are asked after healthy ones, unhealthy ones last.",
             "short",
-            (Query(f"max by (target) ({of(names.TARGET_HEALTH)})", "{{target}}"),),
+            (Query(f"max by (target) ({series(names.TARGET_HEALTH)})", "{{target}}"),),
             kind="state-timeline",
             width=12,
-            states=(State("healthy", "green"), State("degraded", "yellow"), State("unhealthy", "red")),
+            value_mappings=(
+                ValueMapping("healthy", "green"),
+                ValueMapping("degraded", "yellow"),
+                ValueMapping("unhealthy", "red"),
+            ),
         ),
         Panel(
             "Retries, hedges and probes",
@@ -134,8 +138,8 @@ OVERVIEW = Board(
             "less room is given less; how often that happened stands below.",
             "short",
             (
-                Query(f"sum by (provider) ({of(names.PROVIDER_LIMIT)})", "{{provider}} limit"),
-                Query(f"sum by (provider) ({of(names.PROVIDER_IN_FLIGHT)})", "{{provider}} under way"),
+                Query(f"sum by (provider) ({series(names.PROVIDER_LIMIT)})", "{{provider}} limit"),
+                Query(f"sum by (provider) ({series(names.PROVIDER_IN_FLIGHT)})", "{{provider}} under way"),
             ),
         ),
         Panel(
@@ -143,7 +147,7 @@ OVERVIEW = Board(
             "Requests that wait while every provider that could answer them is full. A line is no trouble while it "
             "moves; the next two panels say whether it does.",
             "short",
-            (Query(f"sum ({of(names.QUEUE_WAITING)})", "waiting"),),
+            (Query(f"sum ({series(names.QUEUE_WAITING)})", "waiting"),),
         ),
         Panel(
             "Time in line",
@@ -175,8 +179,8 @@ OVERVIEW = Board(
             "Requests being answered, and open tries by target.",
             "short",
             (
-                Query(f"sum ({of(names.IN_FLIGHT)})", "requests"),
-                Query(f"sum by (target) ({of(names.TARGET_IN_FLIGHT)})", "{{target}}"),
+                Query(f"sum ({series(names.IN_FLIGHT)})", "requests"),
+                Query(f"sum by (target) ({series(names.TARGET_IN_FLIGHT)})", "{{target}}"),
             ),
         ),
         Panel(
@@ -201,15 +205,15 @@ OVERVIEW = Board(
             "short",
             (
                 Query(
-                    f"sum by (scope, after) (increase({of(names.BREAKER_CHANGES)}[$__rate_interval]))",
+                    f"sum by (scope, after) (increase({series(names.BREAKER_CHANGES)}[$__rate_interval]))",
                     "{{scope}} breaker {{after}}",
                 ),
                 Query(
-                    f"sum by (target, after) (increase({of(names.HEALTH_CHANGES)}[$__rate_interval]))",
+                    f"sum by (target, after) (increase({series(names.HEALTH_CHANGES)}[$__rate_interval]))",
                     "{{target}} {{after}}",
                 ),
                 Query(
-                    f"sum by (provider) (increase({of(names.LIMIT_LOWERED)}[$__rate_interval]))",
+                    f"sum by (provider) (increase({series(names.LIMIT_LOWERED)}[$__rate_interval]))",
                     "{{provider}} limit lowered",
                 ),
             ),
@@ -225,25 +229,25 @@ OVERVIEW = Board(
             "Processor",
             "Processor seconds a second; one process cannot use more than about one.",
             "short",
-            (Query(f"rate({of(names.CPU)}[$__rate_interval])", "{{instance}}"),),
+            (Query(f"rate({series(names.CPU)}[$__rate_interval])", "{{instance}}"),),
         ),
         Panel(
             "Memory",
             "Resident memory of each process.",
             "bytes",
-            (Query(of(names.MEMORY), "{{instance}}"),),
+            (Query(series(names.MEMORY), "{{instance}}"),),
         ),
         Panel(
             "Descriptors",
             "Open file descriptors: two for each stream in flight. The usual hard limit is 20,000.",
             "short",
-            (Query(of(names.DESCRIPTORS), "{{instance}}"),),
+            (Query(series(names.DESCRIPTORS), "{{instance}}"),),
         ),
         Panel(
             "Defects",
             "Defects of ours, caught at the edge. Each one is in the log under its request's id.",
             "short",
-            (Query(f"sum (increase({of(names.CRASHES)}[$__rate_interval]))", "crashes"),),
+            (Query(f"sum (increase({series(names.CRASHES)}[$__rate_interval]))", "crashes"),),
         ),
         Panel(
             "Tokens",

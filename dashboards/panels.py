@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dub5.service.telemetry.names import Metric
 
-WHO = 'job=~"$job",instance=~"$instance"'
+INSTANCE_SELECTOR = 'job=~"$job",instance=~"$instance"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ValueMapping:
     """What a number stands for."""
 
     text: str
@@ -35,13 +35,13 @@ class Panel:
     width: int = 8
     height: int = 8
     stacked: bool = False
-    largest: float | None = None
-    states: tuple[State, ...] = ()
+    max_value: float | None = None
+    value_mappings: tuple[ValueMapping, ...] = ()
     often_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
+class Dashboard:
     """One question to the whole service. `up` is a metric every instance has."""
 
     file: str
@@ -52,15 +52,15 @@ class Board:
     panels: tuple[Panel, ...]
 
 
-def of(metric: Metric, match: str = "", suffix: str = "") -> str:
+def series(metric: Metric, match: str = "", suffix: str = "") -> str:
     """The series of a metric of the chosen instances."""
-    return f"{metric.exposed}{suffix}{{{WHO}{',' + match if match else ''}}}"
+    return f"{metric.prometheus_name}{suffix}{{{INSTANCE_SELECTOR}{',' + match if match else ''}}}"
 
 
 def rate(metric: Metric, *, by: str = "", match: str = "") -> str:
     """Events a second, added up over instances and every label but `by`."""
     grouping = f" by ({by})" if by else ""
-    return f"sum{grouping} (rate({of(metric, match)}[$__rate_interval]))"
+    return f"sum{grouping} (rate({series(metric, match)}[$__rate_interval]))"
 
 
 def quantile(share: float, metric: Metric, *, by: str = "", match: str = "") -> str:
@@ -68,7 +68,7 @@ def quantile(share: float, metric: Metric, *, by: str = "", match: str = "") -> 
     grouping = f"le, {by}" if by else "le"
     return (
         f"histogram_quantile({share}, sum by ({grouping}) "
-        f"(rate({of(metric, match, '_bucket')}[$__rate_interval])))"
+        f"(rate({series(metric, match, '_bucket')}[$__rate_interval])))"
     )
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import httpx
 
-from dashboards.generate import BOARDS, dashboard
+from dashboards.generate import DASHBOARDS, dashboard_json
 from dashboards.providers import PROVIDERS, settings
 from dub5.service.telemetry import names
 from dub5.simulators.server.sockets import serve
@@ -34,7 +34,7 @@ SECONDS = 20
 RATE_INTERVAL_S = 10
 START_S = 20.0
 OUTCOME_PANEL, FIRST_TOKEN_PANEL = "Requests by outcome", "First token, as clients see it"
-MOVING = (  # not all of it at nought
+MUST_MOVE = (  # not all of it at nought
     "Retries, hedges and probes",
     "Retries denied",
     "Out of the line",
@@ -46,7 +46,7 @@ MOVING = (  # not all of it at nought
 )
 # Requests per turn: failovers, cached answers, cut streams, a route whose only target's breaker opens, one that has a
 # substitute then, one whose retries are more than its budget pays, and one with equal questions and too little room.
-TURN = (
+REQUEST_PATTERN = (
     [("chat", True, 1)] * 7
     + [("chat", False, 0)] * 3
     + [("torn", True, 1)]
@@ -93,18 +93,18 @@ async def _drive(client: httpx.AsyncClient, service: str) -> list[float]:
     async with asyncio.TaskGroup() as group:
         for number in range(RATE_PER_S * SECONDS):
             await asyncio.sleep(max(0.0, began_s + number / RATE_PER_S - time.perf_counter()))
-            group.create_task(ask(*TURN[number % len(TURN)]))
+            group.create_task(ask(*REQUEST_PATTERN[number % len(REQUEST_PATTERN)]))
     return first_tokens_s
 
 
 async def _problems(client: httpx.AsyncClient, database: str, first_tokens_s: list[float]) -> list[str]:
     problems: list[str] = []
     end_s = time.time()
-    for board in BOARDS:
-        for panel in dashboard(board)["panels"]:
+    for dashboard in DASHBOARDS:
+        for panel in dashboard_json(dashboard)["panels"]:
             seen = [await _query(client, database, target["expr"], end_s) for target in panel["targets"]]
-            problems += _unread(panel, seen)
-            if panel["title"] in MOVING and not any(
+            problems += _empty_queries(panel, seen)
+            if panel["title"] in MUST_MOVE and not any(
                 value > 0 for lines in seen for line in lines for value in line
             ):
                 problems.append(f"{panel['title']}: nothing moves")
@@ -119,14 +119,14 @@ async def _query(client: httpx.AsyncClient, database: str, expr: str, end_s: flo
     """The values of each line, over the last seconds of the run."""
     for variable, value in (("$__rate_interval", f"{RATE_INTERVAL_S}s"), ("$job", ".+"), ("$instance", ".+")):
         expr = expr.replace(variable, value)
-    asked: dict[str, str | float] = {"query": expr, "start": end_s - 5, "end": end_s, "step": 1}
-    answer = (await client.get(f"{database}/api/v1/query_range", params=asked)).json()
+    parameters: dict[str, str | float] = {"query": expr, "start": end_s - 5, "end": end_s, "step": 1}
+    answer = (await client.get(f"{database}/api/v1/query_range", params=parameters)).json()
     if answer["status"] != "success":
         raise ValueError(f"{expr}: {answer.get('error')}")
     return [[float(value) for _, value in line["values"]] for line in answer["data"]["result"]]
 
 
-def _unread(panel: dict[str, Any], seen: list[list[list[float]]]) -> list[str]:
+def _empty_queries(panel: dict[str, Any], seen: list[list[list[float]]]) -> list[str]:
     problems = [
         f"{panel['title']}: query {target['refId']} is empty"
         for target, lines in zip(panel["targets"], seen, strict=True)
@@ -166,8 +166,8 @@ async def _service(folder: Path, urls: dict[str, str]) -> AsyncIterator[str]:
     command = (sys.executable, "-m", "dub5.service", "serve", "--config", str(config), "--port", "0")
     async with _process(folder, *command) as process:
         assert process.stdout is not None, "it was asked for"
-        said = await asyncio.wait_for(process.stdout.readline(), START_S)
-        yield said.decode().removeprefix("listening on ").strip()
+        first_line = await asyncio.wait_for(process.stdout.readline(), START_S)
+        yield first_line.decode().removeprefix("listening on ").strip()
 
 
 @asynccontextmanager
@@ -225,7 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
     problems = asyncio.run(verify(program))
     for problem in problems:
         print(problem)
-    panels = sum(len(board.panels) for board in BOARDS)
+    panels = sum(len(dashboard.panels) for dashboard in DASHBOARDS)
     print(f"{panels} panels, {len(problems)} problems")
     return 1 if problems else 0
 

@@ -1,7 +1,7 @@
 """The composition root: builds what lives as long as the process, opens and closes it, and puts settings to work.
 
 process      wire, cache, admission, events -> metrics, board, log; Litestar routes
-settings     a Generation (generation.py): fleet, runner, gateway, desk; a reload follows it with another
+settings     a Runtime (runtime.py): fleet, runner, gateway, deps; a reload follows it with another
 """
 
 import asyncio
@@ -20,26 +20,26 @@ from dub5.service.admission.admission import Admission
 from dub5.service.admission.queue import Queue
 from dub5.service.admission.service_time import ServiceTimes
 from dub5.service.api.admin import Admin, admin_routes
-from dub5.service.api.errors import handler
+from dub5.service.api.errors import exception_handler
 from dub5.service.api.page import read_files
 from dub5.service.api.routes import routes
 from dub5.service.cache.opening import open_cache
 from dub5.service.cache.warming import Warm, warm
-from dub5.service.config.settings import Loaded, ServerSettings, Settings
+from dub5.service.config.settings import LoadedSettings, ServerSettings, Settings
 from dub5.service.events import DrainBegan, Events, SettingsReloaded, Subscriber
 from dub5.service.failover.loop import Failover
 from dub5.service.gateway import Gateway
 from dub5.service.resilience.fleet import Fleet
-from dub5.service.runtime import Generation, House
-from dub5.service.telemetry.board import Board
+from dub5.service.runtime import ProcessScope, Runtime
+from dub5.service.telemetry.board import StatusBoard
 from dub5.service.telemetry.metrics import Metrics
 from dub5.service.wire.aiohttp_wire import AiohttpWire
 from dub5.service.wire.base import Slots, Wire
 from dub5.service.wire.httpx_wire import HttpxWire
 
 WEB = Path(str(files("dub5.service") / "web"))
-WARM_S = 2.0
-LAST_WORDS_S = 2.0  # for the error events of streams that a drain cuts
+WARM_UP_S = 2.0
+FINAL_ERRORS_S = 2.0  # for the error events of streams that a drain cuts
 
 
 class Service:
@@ -50,14 +50,14 @@ class Service:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedSettings,
         *,
         wire: Wire | None = None,
         seed: str | None = None,
         log: Subscriber | None = None,
     ) -> None:
         settings, rng = loaded.settings, _rng(seed)
-        self.board = Board()
+        self.board = StatusBoard()
         self.admission = Admission(settings.server.in_flight_max)
         self.metrics = Metrics(
             version=VERSION,
@@ -71,10 +71,10 @@ class Service:
         service_times = ServiceTimes()
         self.events = Events(self.metrics.count, self.board.note, service_times.note, *([log] if log else []))
         self.queue = Queue(settings.admission, service_times, self.events)
-        self.wire = wire or _wire(settings.server)
+        self.wire = wire or _build_wire(settings.server)
         self.cache = open_cache(settings.cache, loaded.redis_url, self.events, rng("cache"))
         self.admin = Admin(self.cache, loaded.admin_token)
-        self._house = House(
+        self._process = ProcessScope(
             self.wire,
             self.cache,
             self.admission,
@@ -82,14 +82,14 @@ class Service:
             self.board,
             self.events,
             rng,
-            _ids(rng("ids")),
+            _id_factory(rng("ids")),
         )
         self._gateways: WeakSet[Gateway] = WeakSet()  # also old ones, as long as a request has need of them
         self._failovers: WeakSet[Failover] = WeakSet()
-        self._probing: set[asyncio.Task[None]] = set()
-        self._warming: set[asyncio.Task[None]] = set()
-        self._current = self._next(loaded, None)
-        self.asgi = self._application()
+        self._prober_tasks: set[asyncio.Task[None]] = set()
+        self._warm_up_tasks: set[asyncio.Task[None]] = set()
+        self._current = self._build_runtime(loaded, None)
+        self.asgi = self._build_app()
 
     @property
     def settings(self) -> Settings:
@@ -101,63 +101,63 @@ class Service:
         """The targets that new requests may be sent to."""
         return self._current.fleet
 
-    def _next(self, loaded: Loaded, before: Generation | None) -> Generation:
-        following = Generation(loaded, self._house, before)
-        self._gateways.add(following.desk.gateway)
-        self._failovers.add(following.failover)
-        routes = [route.name for route in following.settings.route]
-        self.metrics.know(routes, following.targets, sorted(set(following.targets.values())))
-        return following
+    def _build_runtime(self, loaded: LoadedSettings, previous: Runtime | None) -> Runtime:
+        runtime = Runtime(loaded, self._process, previous)
+        self._gateways.add(runtime.deps.gateway)
+        self._failovers.add(runtime.failover)
+        routes = [route.name for route in runtime.settings.route]
+        self.metrics.add_labels(routes, runtime.targets, sorted(set(runtime.targets.values())))
+        return runtime
 
-    def _application(self) -> Litestar:
+    def _build_app(self) -> Litestar:
         @asynccontextmanager
         async def lifespan(app: Litestar) -> AsyncIterator[None]:
             self.board.started_at = clock.wall()
-            self._begin()
+            self._activate()
             try:
-                await self._warm()
+                await self._warm_up()
                 yield
             finally:
                 await self.aclose()
 
-        desk, ops = (lambda: self._current.desk), (lambda: self._current.ops)
+        deps, ops = (lambda: self._current.deps), (lambda: self._current.ops)
         return Litestar(
-            [*routes(desk, ops, self.metrics, read_files(WEB)), *admin_routes(self.admin)],
+            [*routes(deps, ops, self.metrics, read_files(WEB)), *admin_routes(self.admin)],
             lifespan=[lifespan],
-            exception_handlers={Exception: handler(self.events, self._house.new_id)},
+            exception_handlers={Exception: exception_handler(self.events, self._process.new_id)},
             openapi_config=None,
             logging_config=None,
             request_max_body_size=None,  # api/chat reads and bounds bodies itself; nobody else reads any
         )
 
-    def _begin(self) -> None:
+    def _activate(self) -> None:
         """What the settings that hold now do by themselves; those before them stop doing it."""
         self._current.isolate()
-        for old in self._probing:
+        for old in self._prober_tasks:
             old.cancel()
-        probing = asyncio.create_task(self._current.prober.run(), name="probes")
-        self._probing.add(probing)
-        probing.add_done_callback(self._probing.discard)
+        prober_task = asyncio.create_task(self._current.prober.run(), name="probes")
+        self._prober_tasks.add(prober_task)
+        prober_task.add_done_callback(self._prober_tasks.discard)
 
-    async def _warm(self) -> None:
-        """Answers that are there from the start. Whatever takes longer than `WARM_S` comes while requests do."""
-        gateway = self._current.desk.gateway
+    async def _warm_up(self) -> None:
+        """Answers that are there from the start. Those that take longer than `WARM_UP_S` come later."""
+        gateway = self._current.deps.gateway
         plan = [Warm(name, route.settings.cache, route.fingerprint) for name, route in gateway.routes.items()]
         if any(one.options.warm_from is not None for one in plan):
-            self._warming.add(asyncio.create_task(warm(self.cache, plan, self.events), name="warming"))
-            await asyncio.wait(self._warming, timeout=WARM_S)
+            self._warm_up_tasks.add(asyncio.create_task(warm(self.cache, plan, self.events), name="warming"))
+            await asyncio.wait(self._warm_up_tasks, timeout=WARM_UP_S)
 
-    def reload(self, loaded: Loaded) -> None:
+    def reload(self, loaded: LoadedSettings) -> None:
         """These settings from now on, for new requests. Those in flight keep theirs to their end. Only while open."""
-        self._current = self._next(loaded, self._current)
+        self._current = self._build_runtime(loaded, self._current)
         self.admission.in_flight_max = loaded.settings.server.in_flight_max
         self.queue.options = loaded.settings.admission
         self.cache.bounds = loaded.settings.cache
         self.admin.reload(loaded.admin_token)
-        self._begin()
-        self.events.emit(SettingsReloaded(True, loaded.remarks))
+        self._activate()
+        self.events.emit(SettingsReloaded(True, loaded.warnings))
 
-    def refuse(self, problems: Sequence[str]) -> None:
+    def reject_settings(self, problems: Sequence[str]) -> None:
         """New settings that cannot be used: the old ones stay."""
         self.events.emit(SettingsReloaded(False, tuple(problems)))
 
@@ -168,14 +168,14 @@ class Service:
         await self.admission.announce_drain(server.announce_s)
         if not await self.admission.wait_until_empty(server.drain_s):
             self.admission.cut_all()
-            await self.admission.wait_until_empty(LAST_WORDS_S)
+            await self.admission.wait_until_empty(FINAL_ERRORS_S)
 
     async def aclose(self) -> None:
         """Closes what was opened."""
-        busy = [*self._probing, *self._warming]
-        for task in busy:
+        background = [*self._prober_tasks, *self._warm_up_tasks]
+        for task in background:
             task.cancel()
-        await asyncio.gather(*busy, return_exceptions=True)
+        await asyncio.gather(*background, return_exceptions=True)
         for gateway in list(self._gateways):
             await gateway.aclose()
         for failover in list(self._failovers):
@@ -186,15 +186,15 @@ class Service:
 
 
 def _rng(seed: str | None) -> Callable[[str], random.Random]:
-    """One source of chance for each component, all from one seed; without a seed, from the system."""
+    """One random number generator for each component, all from one seed; without a seed, from the system."""
     return cache(lambda name: random.Random(None if seed is None else f"{seed}:{name}"))
 
 
-def _ids(rng: random.Random) -> Callable[[], str]:
+def _id_factory(rng: random.Random) -> Callable[[], str]:
     return lambda: f"req_{rng.getrandbits(96):024x}"
 
 
-def _wire(server: ServerSettings) -> Wire:
+def _build_wire(server: ServerSettings) -> Wire:
     slots = Slots(server.connections_per_origin_max)
     kind = HttpxWire if server.wire == "httpx" else AiohttpWire
     return kind(slots=slots, proxy=server.proxy)

@@ -17,10 +17,10 @@ import uvicorn
 from dub5.service import VERSION
 from dub5.service.app import Service
 from dub5.service.config.load import load
-from dub5.service.config.settings import Loaded, Settings, SettingsProblems
-from dub5.service.telemetry.logs import Logs, Writer
+from dub5.service.config.settings import LoadedSettings, Settings, SettingsProblems
+from dub5.service.telemetry.logs import EventLogger, LineWriter
 
-EXAMPLE = """\
+EPILOG = """\
 the smallest settings file:
   [[provider]]
   name = "openai"
@@ -48,26 +48,26 @@ No settings: there is no dub5.toml here. Name a file with --config FILE; `dub5 s
 To try the service without any provider: dub5 playground"""
 
 
-class Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """uvicorn, ended by a drain: the first signal lets open answers finish, a second one ends at once. SIGHUP reads the
     settings again, or means that the terminal is gone."""
 
     def __init__(
-        self, config: uvicorn.Config, service: Service, read_again: Callable[[Settings], Loaded]
+        self, config: uvicorn.Config, service: Service, reload_settings: Callable[[Settings], LoadedSettings]
     ) -> None:
         super().__init__(config)
         self._service = service
-        self._read_again = read_again
-        self._attended = False
-        self._drain: asyncio.Task[None] | None = None
+        self._reload_settings = reload_settings
+        self._in_foreground = False
+        self._drain_task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts, and says where."""
         self._loop = asyncio.get_running_loop()
         if hasattr(signal, "SIGHUP"):
-            self._attended = _attended()
-            self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+            self._in_foreground = _in_foreground()
+            self._loop.add_signal_handler(signal.SIGHUP, self._on_sighup)
         await super().startup(sockets)
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
@@ -77,26 +77,26 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came."""
-        if self._drain is not None or self._loop is None:
+        if self._drain_task is not None or self._loop is None:
             self.should_exit = True
             self.force_exit = sig == signal.SIGINT
             return
-        self._drain = self._loop.create_task(self._drained())
+        self._drain_task = self._loop.create_task(self._drain_and_exit())
         self._loop.call_soon_threadsafe(lambda: None)  # wakes the loop up, which a signal alone may not
 
-    def _hung_up(self) -> None:
+    def _on_sighup(self) -> None:
         """SIGHUP came: the end if our terminal was closed, else the settings are read again."""
-        if self._drain is not None or not self.started:
+        if self._drain_task is not None or not self.started:
             return
-        if self._attended and _terminal_group() is None:
+        if self._in_foreground and _terminal_group() is None:
             self.handle_exit(signal.SIGHUP, None)
             return
         try:
-            self._service.reload(self._read_again(self._service.settings))
+            self._service.reload(self._reload_settings(self._service.settings))
         except SettingsProblems as error:
-            self._service.refuse(error.problems)
+            self._service.reject_settings(error.problems)
 
-    async def _drained(self) -> None:
+    async def _drain_and_exit(self) -> None:
         await self._service.drain()
         self.should_exit = True
 
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dub5.service",
         description="An OpenAI-compatible chat service over many unreliable providers.",
-        epilog=EXAMPLE,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"dub5 {VERSION}")
@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
     """Add the options of `serve` or `check`."""
-    parser.description, parser.epilog = VERBS[verb], EXAMPLE
+    parser.description, parser.epilog = VERBS[verb], EPILOG
     parser.set_defaults(run=run)
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: dub5.toml)")
     parser.add_argument("--host", help="listen on this address instead of [server] host")
@@ -136,9 +136,9 @@ def run(options: argparse.Namespace) -> int:
     if config is None:
         print(NO_CONFIG, file=sys.stderr)
         return 2
-    read = partial(load, config, host=options.host, port=options.port, insecure=options.insecure)
+    load_settings = partial(load, config, host=options.host, port=options.port, insecure=options.insecure)
     try:
-        loaded = read()
+        loaded = load_settings()
     except SettingsProblems as error:
         print(f"These settings cannot be used ({len(error.problems)} to mend):", file=sys.stderr)
         for problem in error.problems:
@@ -147,9 +147,9 @@ def run(options: argparse.Namespace) -> int:
     if options.verb == "check":
         print(_summary(loaded))
         return 0
-    for remark in loaded.remarks:
-        print(f"To note: {remark}", file=sys.stderr)
-    return _serve(loaded, lambda running: read(running=running))
+    for warning in loaded.warnings:
+        print(f"To note: {warning}", file=sys.stderr)
+    return _serve(loaded, lambda running: load_settings(running=running))
 
 
 def _default_config() -> Path | None:
@@ -162,10 +162,10 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _serve(loaded: Loaded, read_again: Callable[[Settings], Loaded]) -> int:
+def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedSettings]) -> int:
     _raise_file_limit()
-    writer = Writer()
-    service = Service(loaded, log=Logs(writer.write).tell)
+    writer = LineWriter()
+    service = Service(loaded, log=EventLogger(writer.write).log)
     config = uvicorn.Config(
         service.asgi,
         host=loaded.settings.server.host,
@@ -188,7 +188,7 @@ def _serve(loaded: Loaded, read_again: Callable[[Settings], Loaded]) -> int:
             file=sys.stderr,
         )
         return 1
-    server = Server(config, service, read_again)
+    server = DrainingServer(config, service, reload_settings)
     try:
         server.run(sockets=[listening])
     finally:
@@ -208,7 +208,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _summary(loaded: Loaded) -> str:
+def _summary(loaded: LoadedSettings) -> str:
     settings = loaded.settings
     lines = [f"These settings can be used. Listening on {settings.server.host}:{settings.server.port}."]
     if settings.server.proxy is not None:
@@ -217,11 +217,11 @@ def _summary(loaded: Loaded) -> str:
         f"  provider {p.name}: {p.dialect} at {p.base_url}, keys: {len(p.key_env)}" for p in settings.provider
     ]
     lines += [f"  model {r.name}: {' -> '.join(r.targets)}" for r in settings.route]
-    lines += [f"To note: {remark}" for remark in loaded.remarks]
+    lines += [f"To note: {warning}" for warning in loaded.warnings]
     return "\n".join(lines)
 
 
-def _attended() -> bool:
+def _in_foreground() -> bool:
     """Whether somebody started us in the foreground of a terminal, without nohup, and takes us to end with it."""
     return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _terminal_group() == os.getpgrp()
 

@@ -1,9 +1,9 @@
 """What one reading of the settings makes: the targets and their guards, the routes, and the way of a request over them.
 
-    settings -> dialects, routes, fleet -> runner -> gateway -> desk, ops
+    settings -> dialects, routes, fleet -> runner -> gateway -> deps, ops
 
 A reload makes another one. Requests that came before keep theirs to their end: old routes, clocks, dialects. What is
-known of a target is shared by both (routing/fleet), so that nothing is forgotten and nothing counted twice.
+known of a target is shared by both (resilience/fleet): nothing is forgotten, and nothing counted twice.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ import msgspec
 from dub5.service import clock
 from dub5.service.admission.admission import Admission, Callers
 from dub5.service.admission.queue import Queue
-from dub5.service.api.chat import Desk
+from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.features import Capabilities
 from dub5.service.api.ops import Ops
 from dub5.service.cache.cache import AnswerCache
-from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Settings
+from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Settings
 from dub5.service.events import Events
 from dub5.service.failover.context import Dependencies, Upstream
 from dub5.service.failover.hedging import Hedges
@@ -35,28 +35,30 @@ from dub5.service.providers.features import missing_features
 from dub5.service.providers.registry import dialect_of
 from dub5.service.resilience.fleet import Fleet, GuardOptions
 from dub5.service.resilience.health import TargetSnapshot
-from dub5.service.telemetry.board import Board
+from dub5.service.telemetry.board import StatusBoard
 from dub5.service.wire.base import Wire, origin_of
 
 
 @dataclass(frozen=True, slots=True)
-class House:
-    """What lives as long as the process. `rng` gives each component its own source of chance, by name."""
+class ProcessScope:
+    """What lives as long as the process. `rng` gives each component its own random numbers, by name."""
 
     wire: Wire
     cache: AnswerCache
     admission: Admission
     queue: Queue
-    board: Board
+    board: StatusBoard
     events: Events
     rng: Callable[[str], Random]
     new_id: Callable[[], str]
 
 
-class Generation:
-    """The settings at work. `before` is the one that this one follows."""
+class Runtime:
+    """One configuration at work. `previous` is the one that this one follows."""
 
-    def __init__(self, loaded: Loaded, house: House, before: "Generation | None" = None) -> None:
+    def __init__(
+        self, loaded: LoadedSettings, process: ProcessScope, previous: "Runtime | None" = None
+    ) -> None:
         self.settings = settings = loaded.settings
         upstreams = _upstreams(settings)
         routes = _routes(settings)
@@ -65,22 +67,22 @@ class Generation:
             self.targets,
             loaded.provider_keys,
             GuardOptions(settings.breaker, settings.budget, settings.limiter, settings.health),
-            house.rng("breaker"),
-            house.events,
-            before.fleet if before else None,
+            process.rng("breaker"),
+            process.events,
+            previous.fleet if previous else None,
         )
         hedges = Hedges(settings.hedge)
         dependencies = Dependencies(
-            house.wire, upstreams, house.events, settings.server.answer_bytes_max, hedges
+            process.wire, upstreams, process.events, settings.server.answer_bytes_max, hedges
         )
-        self.failover = Failover(dependencies, self.fleet, settings.retry, house.rng("backoff"))
-        self.desk = Desk(
-            Gateway(routes, house.cache, house.queue, self.failover, house.rng("router")),
-            house.admission,
+        self.failover = Failover(dependencies, self.fleet, settings.retry, process.rng("backoff"))
+        self.deps = ApiDependencies(
+            Gateway(routes, process.cache, process.queue, self.failover, process.rng("router")),
+            process.admission,
             Callers(loaded.caller_keys, settings.server.caller_keys_env, settings.admission.priorities),
-            house.events,
+            process.events,
             settings.server,
-            house.new_id,
+            process.new_id,
         )
         offline = build_pack((route.settings, route.fallbacks) for route in routes.values())
         capabilities = {
@@ -88,13 +90,13 @@ class Generation:
             for target, upstream in upstreams.items()
         }
         self.ops = Ops(
-            settings, house.admission, house.queue, house.board, self.states, capabilities, offline
+            settings, process.admission, process.queue, process.board, self.states, capabilities, offline
         )
         timeout_options = {
             target: route.settings.clocks for route in routes.values() for target in route.targets
         }
         self.prober = Prober(
-            self.failover, timeout_options, settings.probe, house.rng("probes"), house.new_id
+            self.failover, timeout_options, settings.probe, process.rng("probes"), process.new_id
         )
 
     def isolate(self) -> None:
@@ -119,7 +121,7 @@ def _upstreams(settings: Settings) -> dict[Target, Upstream]:
             missing_features(dialect, target.model),
             provider.context_tokens.get(target.model),
         )
-        for target in map(_target, names)
+        for target in map(_parse_target, names)
         for provider in [providers[target.provider]]
         for dialect in [dialect_of(provider, event_bytes_max)]
     }
@@ -131,19 +133,21 @@ def _routes(settings: Settings) -> dict[str, Route]:
 
 
 def _route(settings: RouteSettings, providers: dict[str, ProviderSettings]) -> Route:
-    targets = tuple(_target(name) for name in settings.targets)
-    behind = [(target.name, _answering(providers[target.provider])) for target in targets]
-    fingerprint = hashlib.sha256(msgspec.json.encode([behind, settings.notices], order="sorted")).hexdigest()
+    targets = tuple(_parse_target(name) for name in settings.targets)
+    providers_behind = [(target.name, _fingerprinted(providers[target.provider])) for target in targets]
+    fingerprint = hashlib.sha256(
+        msgspec.json.encode([providers_behind, settings.notices], order="sorted")
+    ).hexdigest()
     return Route(
         settings, targets, RejectPatterns(settings.notices), fingerprint, Fallbacks(settings.degraded)
     )
 
 
-def _answering(provider: ProviderSettings) -> ProviderSettings:
+def _fingerprinted(provider: ProviderSettings) -> ProviderSettings:
     """The provider without what changes no answer of it."""
     return msgspec.structs.replace(provider, key_env=(), isolated=False, prices={}, context_tokens={})
 
 
-def _target(name: str) -> Target:
+def _parse_target(name: str) -> Target:
     provider, _, model = name.partition("/")
     return Target(provider, model)

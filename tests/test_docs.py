@@ -166,12 +166,12 @@ class TestReliability:
     def test_trail(self) -> None:
         """Reasons and kinds exist, and each reason for passing over a target is somewhere on the page."""
         rows = {"attempts", "maybe_billed"}
-        assert set(seen("Trail")) <= names.REASONS | names.PASSED_OVER_REASONS | names.KINDS | rows
+        assert set(seen("Trail")) <= names.REASONS | names.PASSED_OVER_REASONS | names.ATTEMPT_KINDS | rows
         assert names.PASSED_OVER_REASONS - {"retry_budget_spent"} <= set(seen("Trail"))
 
     def test_metrics(self) -> None:
         """Metrics named anywhere on the page exist, with the labels that are said of them."""
-        metrics = {metric.exposed for metric in names.ALL}
+        metrics = {metric.prometheus_name for metric in names.ALL}
         labels = {label for metric in names.ALL for label in metric.labels}
         page = RELIABILITY.read_text()
         assert set(re.findall(r"`((?:gateway|gen_ai|process)_[a-z_]+)`", page)) <= metrics

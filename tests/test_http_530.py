@@ -13,7 +13,7 @@ from dub5.service.resilience.classify import EDGE_STATUSES
 from dub5.simulators.faults.answers import parse_fault
 from tests.support.play import provider
 from tests.support.source import ROOT
-from tests.support.world import World, healthy, text_of
+from tests.support.world import ServiceWorld, healthy, text_of
 
 PAGE = (ROOT / "docs" / "http-530.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
@@ -26,10 +26,10 @@ FORMS = {
 }
 
 
-def gone(form: str) -> World:
+def gone(form: str) -> ServiceWorld:
     """A service whose only provider stands behind Cloudflare, and is not found."""
     fault = parse_fault({"kind": "status", "status": 530, "body": form})
-    return World(one=provider("openai", fault))
+    return ServiceWorld(one=provider("openai", fault))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -47,7 +47,7 @@ async def test_its_code_is_read_and_its_words_are_not_passed_on(form: str) -> No
 async def test_a_retry_after_is_kept_by_everybody_who_comes_later() -> None:
     """Cloudflare's JSON asks for two minutes: nobody is held for it, and nobody asks before."""
     fault = parse_fault({"kind": "status", "status": 530, "body": "cloudflare_1033_json", "first": 1})
-    async with World(one=provider("openai", fault), two=healthy()) as world:
+    async with ServiceWorld(one=provider("openai", fault), two=healthy()) as world:
         first, second = [await world.ask(stream=True) for _ in range(2)]
     assert text_of(first.body) == text_of(second.body) == "hello big world"
     assert second.headers["x-dub5-trail"] == "two/m=ok;100ms"

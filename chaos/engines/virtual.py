@@ -17,7 +17,7 @@ from dub5.chaos.scenario.model import Scenario, ScenarioFault
 from dub5.chaos.scenario.service_config import settings, simulated
 from dub5.service.app import Service
 from dub5.service.config.load import load
-from dub5.service.config.settings import Loaded, SettingsProblems
+from dub5.service.config.settings import LoadedSettings, SettingsProblems
 from dub5.simulators.faults.active import ActiveFault
 from dub5.simulators.faults.answers import parse_fault
 from dub5.simulators.ledger import Ledger
@@ -47,11 +47,11 @@ async def _play(scenario: Scenario, seed: int, observer: RunObserver) -> Journal
         return await ScenarioRun(scenario, NAME, seed, observer).run(environment)
 
 
-def _loaded(scenario: Scenario) -> Loaded:
+def _loaded(scenario: Scenario) -> LoadedSettings:
     return _read(settings(scenario.topology, {name: f"http://{name}" for name in scenario.providers}))
 
 
-def _read(text: str) -> Loaded:
+def _read(text: str) -> LoadedSettings:
     """The settings of the service, read as it would read them. Raises SettingsProblems."""
     with tempfile.TemporaryDirectory(prefix="dub5-") as folder:
         path = Path(folder) / "service.toml"
@@ -90,7 +90,7 @@ class VirtualEnvironment:
         try:
             self.service.reload(_read("there is nothing to be read here"))
         except SettingsProblems as error:
-            self.service.refuse(error.problems)
+            self.service.reject_settings(error.problems)
         return "the settings file"
 
     async def lift(self, fault: ScenarioFault) -> None:

@@ -14,7 +14,7 @@ from unittest import mock
 from dub5.chaos.scenario.model import Scenario
 from dub5.chaos.scenario.service_config import routes
 from dub5.service.app import Service
-from dub5.service.config.settings import Loaded, Settings
+from dub5.service.config.settings import LoadedSettings, Settings
 from dub5.service.model import Target
 from dub5.service.resilience.fleet import Fleet
 
@@ -45,9 +45,9 @@ def _standing_per_target(scenario: Scenario) -> Iterator[Scenario]:
 @contextlib.contextmanager
 def _last_settings(scenario: Scenario) -> Iterator[Scenario]:
     def refuse(service: Service, problems: Sequence[str]) -> None:
-        service.reload(Loaded(Settings(provider=(), route=()), {}, ()))
+        service.reload(LoadedSettings(Settings(provider=(), route=()), {}, ()))
 
-    with mock.patch.object(Service, "refuse", refuse):
+    with mock.patch.object(Service, "reject_settings", refuse):
         yield scenario
 
 

@@ -22,7 +22,7 @@ class InFlightRequest(Protocol):
 
 
 class Admission:
-    """The requests in the house, bounded; and the door, which a drain closes."""
+    """The requests in flight, bounded; a drain lets no more in."""
 
     def __init__(self, in_flight_max: int) -> None:
         self.ready = True  # false: send new requests elsewhere; they are still answered here
@@ -39,7 +39,7 @@ class Admission:
 
     def acquire(self, request: InFlightRequest, *, spare: bool = False) -> Overloaded | None:
         """None: it has a place. Raises ShuttingDown or Overloaded. With `spare` the latter is returned, as long as there
-        is a spare place: the guest is in, but no provider may be asked for it."""
+        is a spare place: the request is let in, but no provider may be asked for it."""
         if self.draining:
             raise ShuttingDown("This instance is shutting down.", retry_after_s=1.0)
         refusal = None
@@ -59,7 +59,7 @@ class Admission:
             self._empty.set()
 
     async def announce_drain(self, announce_s: float) -> None:
-        """Not ready any more: gives balancers time to hear of it, then closes the door."""
+        """Not ready any more: gives balancers time to hear of it, then lets no more in."""
         self.ready = False
         await asyncio.sleep(announce_s)
         self.draining = True

@@ -26,7 +26,7 @@ from dub5.service.errors import InvalidRequest, NotFound, TooLarge, Unauthorized
 BODY_BYTES_MAX = 16 * 1024
 NAME_CHARS_MAX = 512
 DEPTH_MAX = 4
-BY_WAY_OF_A_PROXY = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 RETRY_AFTER_S = 5.0
 _SELECTION = msgspec.json.Decoder(Selection)
 
@@ -52,13 +52,13 @@ class Admin:
     def check(self, peer: str | None, headers: Mapping[str, str], path: str) -> None:
         """Raises NotFound to who is not at this machine, Unauthorized to who has not the token."""
         host = headers.get("host", "")
-        here = _loopback(peer) and _loopback(_name(f"//{host}"))
+        is_local = _is_loopback(peer) and _is_loopback(_hostname(f"//{host}"))
         origin = headers.get("origin")
-        asked_from_elsewhere = origin is not None and origin != f"http://{host}"
-        if not here or asked_from_elsewhere or any(name in headers for name in BY_WAY_OF_A_PROXY):
+        is_cross_origin = origin is not None and origin != f"http://{host}"
+        if not is_local or is_cross_origin or any(name in headers for name in PROXY_HEADERS):
             raise NotFound(f"There is nothing at {path[:200]!r}.")
-        scheme, _, said = headers.get("authorization", "").partition(" ")
-        matches = hmac.compare_digest(said.strip().encode(), self._token.reveal().encode())
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        matches = hmac.compare_digest(credentials.strip().encode(), self._token.reveal().encode())
         if scheme.lower() != "bearer" or not matches:
             raise Unauthorized(
                 "The admin token is missing or wrong: it is the one of admin.token_env, or was printed at the start."
@@ -89,11 +89,13 @@ def admin_routes(admin: Admin) -> list[HTTPRouteHandler]:
         headers = dict(request.headers)
         admin.check(request.client.host if request.client else None, headers, request.url.path)
         selection = await admin.invalidate(headers, await _body(request))
-        told = {
+        confirmation = {
             "invalidated": {name: value for name, value in msgspec.structs.asdict(selection).items() if value}
         }
         return Response(
-            msgspec.json.encode(told), media_type="application/json", headers={"cache-control": "no-store"}
+            msgspec.json.encode(confirmation),
+            media_type="application/json",
+            headers={"cache-control": "no-store"},
         )
 
     return [invalidate]
@@ -109,7 +111,7 @@ async def _body(request: Request[Any, Any, Any]) -> bytes:
     return b"".join(parts)
 
 
-def _loopback(name: str | None) -> bool:
+def _is_loopback(name: str | None) -> bool:
     if name is None:
         return False
     try:
@@ -119,7 +121,7 @@ def _loopback(name: str | None) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
-def _name(url: str) -> str | None:
+def _hostname(url: str) -> str | None:
     try:
         return urlsplit(url).hostname
     except ValueError:

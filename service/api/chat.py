@@ -14,7 +14,7 @@ from litestar.types import HTTPResponseStartEvent, Receive, Scope, Send
 
 from dub5.service import clock
 from dub5.service.admission.admission import Admission, Callers
-from dub5.service.api.errors import ClientGone, answered, error_body, error_headers
+from dub5.service.api.errors import ClientGone, error_body, error_headers, report_crashes
 from dub5.service.api.schema import deadline_s, delivery, parse_chat
 from dub5.service.api.stream import DONE, HEARTBEAT, HEARTBEAT_S, SSE_HEADERS, error_event, trail_header
 from dub5.service.config.settings import ServerSettings
@@ -27,14 +27,14 @@ from dub5.service.timeouts import TimedOut, Timeouts
 
 T = TypeVar("T")
 UPLOAD_S = 300.0
-LAST_WORDS_S = 2.0  # for an error's own bytes, whatever clock has run out before
+FINAL_ERROR_S = 2.0  # for an error's own bytes, whatever clock has run out before
 PIECE_BYTES = 64 * 1024
-SPARE_S = 0.2  # for the body of a request without a place
+SPARE_UPLOAD_S = 0.2  # for the body of a request without a place
 SPARE_BYTES_MAX = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class ApiDependencies:
     """What every exchange needs."""
 
     gateway: Gateway
@@ -46,7 +46,7 @@ class Desk:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _LogFields:
     """What the log will say of this exchange."""
 
     caller: str = "anonymous"
@@ -67,12 +67,12 @@ class Exchange:
 
     operation = ChatRequest.operation
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.id = desk.new_id()
+    def __init__(self, deps: ApiDependencies) -> None:
+        self.deps = deps
+        self.id = deps.new_id()
         self.started_s = clock.now()
         self._started_ns = clock.tick_ns()
-        self._seen = _Seen()
+        self._log = _LogFields()
         self._timeouts = Timeouts(self.started_s + UPLOAD_S)  # until the request says which deadline it has
         self._task = asyncio.current_task()
         self._left = self._drained = self._head_sent = self._streaming = self._telling = self._over = False
@@ -86,17 +86,17 @@ class Exchange:
         watcher: asyncio.Task[None] | None = None
         outcome = Outcome.FAILED
         try:
-            self._refusal = self._enter()
-            headers = _headers(scope, self.desk.server.headers_max)
-            caller = self.desk.callers.identify(headers.get("authorization", ""))
-            self._seen.caller = caller.key
-            body = await self._upload(receive)
+            self._refusal = self._admit()
+            headers = _headers(scope, self.deps.server.headers_max)
+            caller = self.deps.callers.identify(headers.get("authorization", ""))
+            self._log.caller = caller.key
+            body = await self._read_body(receive)
             self._started_ns = clock.tick_ns()  # a slow upload is not our overhead
-            watcher = asyncio.create_task(self._until_left(receive), name=f"watch {self.id}")
-            await answered(self._answer(headers, caller, body, send), self.id, self.desk.events)
-            outcome = Outcome.DEGRADED if self._seen.degraded else Outcome.COMPLETE
+            watcher = asyncio.create_task(self._wait_for_disconnect(receive), name=f"disconnect {self.id}")
+            await report_crashes(self._handle(headers, caller, body, send), self.id, self.deps.events)
+            outcome = Outcome.DEGRADED if self._log.degraded else Outcome.COMPLETE
         except GatewayError as error:
-            outcome = await self._tell(error, send)
+            outcome = await self._send_error(error, send)
         except ClientGone:
             outcome = Outcome.CANCELLED
         except asyncio.CancelledError:
@@ -108,8 +108,8 @@ class Exchange:
             self._timeouts.close()
             if watcher is not None:
                 watcher.cancel()
-            self.desk.admission.release(self)
-            self._end(outcome)
+            self.deps.admission.release(self)
+            self._emit_request_ended(outcome)
 
     def cut_for_drain(self) -> None:
         """The process ends: an honest error now."""
@@ -117,57 +117,59 @@ class Exchange:
             self._drained = True
             self._cancel()
 
-    async def _answer(self, headers: Mapping[str, str], caller: Caller, body: bytes, send: Send) -> None:
-        desk, seen = self.desk, self._seen
+    async def _handle(self, headers: Mapping[str, str], caller: Caller, body: bytes, send: Send) -> None:
+        deps, log = self.deps, self._log
         request = self._parse(headers, caller, body)
-        route = desk.gateway.route(request.body.model)
-        seen.route, seen.stream = route.settings.name, request.stream
+        route = deps.gateway.route(request.body.model)
+        log.route, log.stream = route.settings.name, request.stream
         timeout_options = route.settings.clocks
         self._timeouts.deadline_s = self.started_s + min(
             timeout_options.total_s, deadline_s(headers) or timeout_options.total_s
         )
         how = delivery(headers) or route.settings.delivery
-        seen.context = context = RequestContext(
-            request, seen.route, timeout_options, route.reject_patterns, self._timeouts, self.started_s
+        log.context = context = RequestContext(
+            request, log.route, timeout_options, route.reject_patterns, self._timeouts, self.started_s
         )
         context.deliver_whole = request.stream and how == "whole"
-        beats = (
-            asyncio.create_task(self._beats(send), name=f"beats {self.id}") if context.deliver_whole else None
+        heartbeat = (
+            asyncio.create_task(self._heartbeat(send), name=f"heartbeat {self.id}")
+            if context.deliver_whole
+            else None
         )
         try:
-            answer = await self._ask(context, route)
+            answer = await self._ask_gateway(context, route)
         finally:
-            if beats is not None:
-                beats.cancel()
-                await asyncio.wait({beats})
-        seen.target, seen.cached, seen.degraded = answer.target, answer.cached, answer.degraded
+            if heartbeat is not None:
+                heartbeat.cancel()
+                await asyncio.wait({heartbeat})
+        log.target, log.cached, log.degraded = answer.target, answer.cached, answer.degraded
         if answer.degraded is not None:  # the time may be up: that is why
-            self._timeouts.deadline_s = max(self._timeouts.deadline_s, clock.now() + LAST_WORDS_S)
+            self._timeouts.deadline_s = max(self._timeouts.deadline_s, clock.now() + FINAL_ERROR_S)
         if answer.stream is None:
             await self._send_json(answer, send)
         else:
             try:
                 await self._send_stream(answer, send)
             finally:
-                seen.usage = answer.stream.usage
+                log.usage = answer.stream.usage
                 await answer.stream.aclose()
 
-    def _enter(self) -> GatewayError | None:
-        return self.desk.admission.acquire(self, spare=self.desk.gateway.has_fallbacks)
+    def _admit(self) -> GatewayError | None:
+        return self.deps.admission.acquire(self, spare=self.deps.gateway.has_fallbacks)
 
     def _parse(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> AnyRequest:
-        return parse_chat(self.id, caller, headers, body, self.desk.server.json_depth_max)
+        return parse_chat(self.id, caller, headers, body, self.deps.server.json_depth_max)
 
-    async def _ask(self, context: RequestContext, route: Route) -> Answer:
+    async def _ask_gateway(self, context: RequestContext, route: Route) -> Answer:
         if self._refusal is not None:
-            return await self.desk.gateway.answer_without_providers(self._refusal, context, route)
-        return await self.desk.gateway.answer(context, route)
+            return await self.deps.gateway.answer_without_providers(self._refusal, context, route)
+        return await self.deps.gateway.answer(context, route)
 
     async def _send_json(self, answer: Answer, send: Send) -> None:
         assert answer.reply is not None, "an answer is a stream or a reply"
-        body, self._seen.usage = answer.reply.body, answer.reply.usage
+        body, self._log.usage = answer.reply.body, answer.reply.usage
         headers = {"content-type": "application/json", "content-length": str(len(body))}
-        await self._send_head(200, headers | self._about(answer), send)
+        await self._send_head(200, headers | self._response_headers(answer), send)
         self._began = True
         # In pieces, so that a client that does not read is noticed before all of it lies in our memory.
         for at in range(0, len(body), PIECE_BYTES):
@@ -178,29 +180,31 @@ class Exchange:
         stream = answer.stream
         assert stream is not None, "an answer is a stream or a reply"
         chunks = await stream.read()
-        about = self._about(answer)
+        headers = self._response_headers(answer)
         if not self._head_sent:
-            await self._send_head(200, SSE_HEADERS | about, send)
+            await self._send_head(200, SSE_HEADERS | headers, send)
         self._streaming = True
         self._began = True
         while chunks:
             if data := b"".join([chunk.raw for chunk in chunks]):
-                await self._to_client(send({"type": "http.response.body", "body": data, "more_body": True}))
+                await self._within_client_stall(
+                    send({"type": "http.response.body", "body": data, "more_body": True})
+                )
             chunks = await stream.read()
         await self._send_body(DONE, send, more=False)
 
-    async def _beats(self, send: Send) -> None:
+    async def _heartbeat(self, send: Send) -> None:
         """Keeps a client patient whose answer is held until it is whole: a comment now and then. The first one commits
         the status."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             try:
-                async with asyncio.timeout(self.desk.server.client_stall_s):
+                async with asyncio.timeout(self.deps.server.client_stall_s):
                     if not self._head_sent:
                         self._head_sent = self._streaming = True
                         await send(
-                            _head(
-                                200, SSE_HEADERS | {"x-request-id": self.id, "x-dub5-route": self._seen.route}
+                            _response_start(
+                                200, SSE_HEADERS | {"x-request-id": self.id, "x-dub5-route": self._log.route}
                             )
                         )
                     await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
@@ -209,17 +213,17 @@ class Exchange:
                 self._cancel()
                 return
 
-    def _about(self, answer: Answer) -> dict[str, str]:
+    def _response_headers(self, answer: Answer) -> dict[str, str]:
         """The headers that say who answered, after what."""
-        seen = self._seen
-        assert seen.context is not None, "there is a task before there is an answer"
-        seen.first_token_s = clock.now() - self.started_s
-        seen.overhead_s = (clock.tick_ns() - self._started_ns - seen.context.upstream_ns) / 1e9
+        log = self._log
+        assert log.context is not None, "there is a task before there is an answer"
+        log.first_token_s = clock.now() - self.started_s
+        log.overhead_s = (clock.tick_ns() - self._started_ns - log.context.upstream_ns) / 1e9
         headers = {
             "x-request-id": self.id,
-            "x-dub5-route": seen.route,
+            "x-dub5-route": log.route,
             "x-dub5-target": answer.target,
-            "x-dub5-trail": trail_header(seen.context.trail, answer, seen.first_token_s),
+            "x-dub5-trail": trail_header(log.context.trail, answer, log.first_token_s),
         }
         if answer.cache is not None:
             headers["x-dub5-cache"] = answer.cache
@@ -229,11 +233,11 @@ class Exchange:
             headers["x-dub5-shared"] = "true"
         return headers
 
-    async def _tell(self, error: GatewayError, send: Send, outcome: Outcome | None = None) -> Outcome:
+    async def _send_error(self, error: GatewayError, send: Send, outcome: Outcome | None = None) -> Outcome:
         """The error, as the head still allows: a status and JSON, or a last event."""
         self._telling = True
-        self._seen.code = error.code
-        self._timeouts.deadline_s = clock.now() + LAST_WORDS_S
+        self._log.code = error.code
+        self._timeouts.deadline_s = clock.now() + FINAL_ERROR_S
         body = msgspec.json.encode(error_body(error, self.id))
         try:
             if not self._head_sent:
@@ -262,45 +266,45 @@ class Exchange:
         if not self._drained:
             raise asyncio.CancelledError
         self._uncancel()  # or the sending below would be cancelled as well
-        attempts = self._seen.context.trail if self._seen.context else ()
+        attempts = self._log.context.trail if self._log.context else ()
         how = "the answer is not whole" if self._head_sent else "no provider had answered yet"
         error = ShuttingDown(f"This instance is shutting down; {how}.", retry_after_s=1.0, attempts=attempts)
-        return await self._tell(error, send, Outcome.FAILED)
+        return await self._send_error(error, send, Outcome.FAILED)
 
     async def _send_head(self, status: int, headers: dict[str, str], send: Send) -> None:
-        await self._to_client(send(_head(status, headers)))
+        await self._within_client_stall(send(_response_start(status, headers)))
         self._head_sent = True
 
     async def _send_body(self, data: bytes, send: Send, *, more: bool) -> None:
-        await self._to_client(send({"type": "http.response.body", "body": data, "more_body": more}))
+        await self._within_client_stall(send({"type": "http.response.body", "body": data, "more_body": more}))
         self._all_sent = not more
 
-    async def _to_client(self, exchange: Awaitable[T]) -> T:
+    async def _within_client_stall(self, exchange: Awaitable[T]) -> T:
         """Waits for a client that does not read, or does not write, but not for ever. Raises ClientGone."""
         try:
-            return await self._timeouts.run("client_stall", self.desk.server.client_stall_s, exchange)
+            return await self._timeouts.run("client_stall", self.deps.server.client_stall_s, exchange)
         except TimedOut as timed_out:
             if timed_out.timeout == "client_stall" or not self._streaming:
                 raise ClientGone from None
             raise StreamStalled("The time allowed ran out before the answer was whole.") from None
 
-    async def _upload(self, receive: Receive) -> bytes:
+    async def _read_body(self, receive: Receive) -> bytes:
         """The body. That of a request without a place is small and soon here. Raises TooLarge, ClientGone, the refusal."""
-        bytes_max = self.desk.server.request_bytes_max
+        bytes_max = self.deps.server.request_bytes_max
         if self._refusal is None:
-            return await self._body(receive, bytes_max)
+            return await self._read_bounded(receive, bytes_max)
         try:
-            async with asyncio.timeout(SPARE_S):
-                return await self._body(receive, min(bytes_max, SPARE_BYTES_MAX))
+            async with asyncio.timeout(SPARE_UPLOAD_S):
+                return await self._read_bounded(receive, min(bytes_max, SPARE_BYTES_MAX))
         except (TimeoutError, TooLarge):
             raise self._refusal from None
 
-    async def _body(self, receive: Receive, bytes_max: int) -> bytes:
+    async def _read_bounded(self, receive: Receive, bytes_max: int) -> bytes:
         """The whole body, bounded in size and in patience. Raises TooLarge, ClientGone."""
         parts: list[bytes] = []
         size = 0
         while True:
-            message = await self._to_client(receive())
+            message = await self._within_client_stall(receive())
             if message["type"] == "http.disconnect":
                 raise ClientGone
             part: bytes = message["body"]  # type: ignore[typeddict-item]
@@ -311,7 +315,7 @@ class Exchange:
             if not message.get("more_body"):
                 return b"".join(parts)
 
-    async def _until_left(self, receive: Receive) -> None:
+    async def _wait_for_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         if not (self._over or self._all_sent):
@@ -326,31 +330,31 @@ class Exchange:
         while self._task is not None and self._task.cancelling():
             self._task.uncancel()
 
-    def _end(self, outcome: Outcome) -> None:
-        seen = self._seen
-        self.desk.events.emit(
+    def _emit_request_ended(self, outcome: Outcome) -> None:
+        log = self._log
+        self.deps.events.emit(
             RequestEnded(
                 request_id=self.id,
-                caller=seen.caller,
-                route=seen.route,
+                caller=log.caller,
+                route=log.route,
                 outcome=outcome,
-                code=seen.code,
-                target=seen.target,
-                stream=seen.stream,
-                cached=seen.cached,
-                degraded=seen.degraded,
-                first_token_s=seen.first_token_s,
+                code=log.code,
+                target=log.target,
+                stream=log.stream,
+                cached=log.cached,
+                degraded=log.degraded,
+                first_token_s=log.first_token_s,
                 total_s=clock.now() - self.started_s,
-                overhead_s=seen.overhead_s,
-                usage=seen.usage,
-                attempts=tuple(seen.context.trail) if seen.context else (),
+                overhead_s=log.overhead_s,
+                usage=log.usage,
+                attempts=tuple(log.context.trail) if log.context else (),
                 operation=self.operation,
-                shared=bool(seen.context and seen.context.shared),
+                shared=bool(log.context and log.context.shared),
             )
         )
 
 
-def _head(status: int, headers: Mapping[str, str]) -> HTTPResponseStartEvent:
+def _response_start(status: int, headers: Mapping[str, str]) -> HTTPResponseStartEvent:
     raw = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]
     return {"type": "http.response.start", "status": status, "headers": raw}
 

@@ -15,36 +15,36 @@ _BODY = msgspec.json.Decoder(EmbedBody)
 FORMATS = (None, "float", "base64")
 
 
-class Embedding(Exchange):
+class EmbeddingExchange(Exchange):
     """One request for vectors, as an ASGI application."""
 
     operation = EmbedRequest.operation
 
-    def _enter(self) -> GatewayError | None:
-        return self.desk.admission.acquire(self)
+    def _admit(self) -> GatewayError | None:
+        return self.deps.admission.acquire(self)
 
     def _parse(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> AnyRequest:
-        parsed, fields = read_json(headers, body, self.desk.server.json_depth_max, _BODY)
+        parsed, fields = read_json(headers, body, self.deps.server.json_depth_max, _BODY)
         if not _is_input(parsed.input):
             raise InvalidRequest("input: must be text, a list of texts, or token numbers.", param="input")
         if parsed.encoding_format not in FORMATS:
             raise InvalidRequest("encoding_format: must be float or base64.", param="encoding_format")
         return EmbedRequest(self.id, caller, parsed, fields)
 
-    async def _ask(self, context: RequestContext, route: Route) -> Answer:
-        return await self.desk.gateway.embed(context, route)
+    async def _ask_gateway(self, context: RequestContext, route: Route) -> Answer:
+        return await self.deps.gateway.embed(context, route)
 
 
 def _is_input(given: object) -> bool:
     """Text, texts, token numbers, or lists of those; never nothing."""
     if not isinstance(given, list):
         return isinstance(given, str)
-    return bool(given) and (_all(given, str) or _is_tokens(given) or all(map(_is_tokens, given)))
+    return bool(given) and (_all_of_type(given, str) or _is_tokens(given) or all(map(_is_tokens, given)))
 
 
 def _is_tokens(given: object) -> bool:
-    return isinstance(given, list) and bool(given) and _all(given, int)
+    return isinstance(given, list) and bool(given) and _all_of_type(given, int)
 
 
-def _all(given: list[object], kind: type) -> bool:
+def _all_of_type(given: list[object], kind: type) -> bool:
     return all(type(one) is kind for one in given)

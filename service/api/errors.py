@@ -16,10 +16,10 @@ from litestar.exceptions import (
     NotFoundException,
 )
 
-from dub5.service.config.decode_messages import in_words
+from dub5.service.config.decode_messages import validation_message
 from dub5.service.errors import GatewayError, Internal, InvalidRequest, MethodNotAllowed, NotFound
 from dub5.service.events import Crashed, Events
-from dub5.service.telemetry.attempt_views import rows
+from dub5.service.telemetry.attempt_views import attempt_rows
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
             "id": request_id,
             "retry_after": None if error.retry_after_s is None else round(error.retry_after_s, 3),
             "suggestion": error.suggestion,
-            "attempts": rows(error.attempts),
+            "attempts": attempt_rows(error.attempts),
         }
     }
 
@@ -58,17 +58,17 @@ def error_headers(error: GatewayError, request_id: str) -> dict[str, str]:
     return headers
 
 
-async def answered(work: Awaitable[T], request_id: str, events: Events) -> T:
+async def report_crashes(work: Awaitable[T], request_id: str, events: Events) -> T:
     """`await work`; a defect of ours becomes an Internal error that shows a person nothing of our inside."""
     try:
         return await work
     except (GatewayError, ClientGone):
         raise
     except Exception as error:
-        raise crashed(error, request_id, events) from None
+        raise report_crash(error, request_id, events) from None
 
 
-def crashed(error: Exception, request_id: str, events: Events) -> Internal:
+def report_crash(error: Exception, request_id: str, events: Events) -> Internal:
     """Tells the log where it happened, and the client that it did."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename.rsplit('/', 2)[-1]}:{frames[-1].lineno}" if frames else "?"
@@ -76,17 +76,21 @@ def crashed(error: Exception, request_id: str, events: Events) -> Internal:
     return Internal("Something went wrong on our side.")
 
 
-def handler(events: Events, new_id: Callable[[], str]) -> Callable[[Request[Any, Any, Any], Exception], Any]:
+def exception_handler(
+    events: Events, new_id: Callable[[], str]
+) -> Callable[[Request[Any, Any, Any], Exception], Any]:
     """Litestar's way to us: whatever a route raises, and the paths and methods that no route has."""
 
     def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         request_id = new_id()
-        told = _as_gateway_error(request, error, request_id, events)
-        headers = error_headers(told, request_id)
+        gateway_error = _as_gateway_error(request, error, request_id, events)
+        headers = error_headers(gateway_error, request_id)
         if isinstance(error, MethodNotAllowedException):
             headers["allow"] = ", ".join(sorted(_methods(request)))
-        body = msgspec.json.encode(error_body(told, request_id))
-        return Response(body, status_code=told.status, headers=headers, media_type="application/json")
+        body = msgspec.json.encode(error_body(gateway_error, request_id))
+        return Response(
+            body, status_code=gateway_error.status, headers=headers, media_type="application/json"
+        )
 
     return handle
 
@@ -102,16 +106,16 @@ def _methods(request: Request[Any, Any, Any]) -> set[str]:
     return found or {"GET", "OPTIONS"}
 
 
-NOT_SPOKEN = {
+OTHER_APIS = {
     "/v1/responses": "OpenAI's Responses",
     "/v1/messages": "Anthropic's Messages",
     "/v1/completions": "OpenAI's old text completions",
 }
 
 
-def _not_spoken(path: str) -> str:
+def _other_api_hint(path: str) -> str:
     """What is spoken instead, where a client knocks that speaks something else."""
-    for known, whose in NOT_SPOKEN.items():
+    for known, whose in OTHER_APIS.items():
         if path == known or path.startswith(known + "/"):
             return (
                 f": {whose} are not spoken here, OpenAI's chat completions are, at POST /v1/chat/completions"
@@ -126,13 +130,15 @@ def _as_gateway_error(
         case GatewayError():
             return error
         case NotFoundException():
-            return NotFound(f"There is nothing at {request.url.path[:200]!r}{_not_spoken(request.url.path)}.")
+            return NotFound(
+                f"There is nothing at {request.url.path[:200]!r}{_other_api_hint(request.url.path)}."
+            )
         case MethodNotAllowedException():
             return MethodNotAllowed(f"{request.url.path[:200]!r} does not take {request.method}.")
         case HTTPException(status_code=status, extra=[{"key": str(key), "message": str(said)}, *_]) if (
             status == 400
         ):
-            return InvalidRequest(f"{key}: {in_words(said)}.", param=key)
+            return InvalidRequest(f"{key}: {validation_message(said)}.", param=key)
         case HTTPException(status_code=status) if 400 <= status < 500:
             return InvalidRequest("The request could not be read.")
-    return crashed(error, request_id, events)
+    return report_crash(error, request_id, events)

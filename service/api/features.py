@@ -26,22 +26,22 @@ def features(
     targets: Sequence[str], capabilities: Mapping[str, Capabilities], states: Mapping[str, TargetSnapshot]
 ) -> dict[str, str]:
     """Each feature, and whether it can be had. `long_context` only where targets are told to differ in it."""
-    well = [name for name in targets if states[name].health is not Health.UNHEALTHY]
-    told = {CHAT: _told(well, targets, targets)}
+    usable = [name for name in targets if states[name].health is not Health.UNHEALTHY]
+    availability = {CHAT: _availability(usable, targets, targets)}
     for feature in Feature:
         if feature is not Feature.LONG_CONTEXT:
-            told[feature] = _told(
-                well, targets, [n for n in targets if feature not in capabilities[n].missing_features]
+            availability[feature] = _availability(
+                usable, targets, [n for n in targets if feature not in capabilities[n].missing_features]
             )
-    windows = {name: capabilities[name].context_tokens or 0 for name in targets}
-    known = [tokens for tokens in windows.values() if tokens]
-    if known and any(tokens != min(known) for tokens in windows.values()):
-        longer = [name for name, tokens in windows.items() if tokens == 0 or tokens > min(known)]
-        told[Feature.LONG_CONTEXT] = _told(well, targets, longer)
-    return told
+    context_tokens = {name: capabilities[name].context_tokens or 0 for name in targets}
+    known = [tokens for tokens in context_tokens.values() if tokens]
+    if known and any(tokens != min(known) for tokens in context_tokens.values()):
+        longer = [name for name, tokens in context_tokens.items() if tokens == 0 or tokens > min(known)]
+        availability[Feature.LONG_CONTEXT] = _availability(usable, targets, longer)
+    return availability
 
 
-def _told(well: Sequence[str], targets: Sequence[str], having: Sequence[str]) -> str:
-    if not having:
+def _availability(usable: Sequence[str], targets: Sequence[str], supporting: Sequence[str]) -> str:
+    if not supporting:
         return "unsupported"
-    return "available" if any(name in well for name in having) else "unavailable"
+    return "available" if any(name in usable for name in supporting) else "unavailable"

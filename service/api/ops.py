@@ -11,7 +11,7 @@ from dub5.service.api.features import Capabilities, features
 from dub5.service.config.settings import Settings
 from dub5.service.fallback.offline_pack import OfflinePack
 from dub5.service.resilience.health import Health, TargetSnapshot
-from dub5.service.telemetry.board import Board, Standing
+from dub5.service.telemetry.board import StatusBoard, TargetCounters
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Ops:
     settings: Settings
     admission: Admission
     queue: Queue
-    board: Board
+    board: StatusBoard
     states: Callable[[], list[TargetSnapshot]]
     capabilities: Mapping[str, Capabilities]
     offline: OfflinePack
@@ -41,7 +41,7 @@ class Ops:
             route.name: any(states[name].health is not Health.UNHEALTHY for name in route.targets)
             for route in self.settings.route
         }
-        well = self.ready() and all(routes.values())
+        healthy = self.ready() and all(routes.values())
         components = {
             "process": {
                 "status": "ok" if self.ready() else "draining",
@@ -53,15 +53,19 @@ class Ops:
                 for name, state in states.items()
             },
         }
-        return well, {"status": "ok" if well else "failing", "version": VERSION, "components": components}
+        return healthy, {
+            "status": "ok" if healthy else "failing",
+            "version": VERSION,
+            "components": components,
+        }
 
     def status(self) -> dict[str, Any]:
         """Everything the page shows."""
-        seen = self.board.snapshot()
-        standings: dict[str, dict[str, Any]] = seen.pop("targets")
+        board = self.board.snapshot()
+        counters: dict[str, dict[str, Any]] = board.pop("targets")
         dialects = {provider.name: provider.dialect for provider in self.settings.provider}
         prices = {provider.name: provider.prices for provider in self.settings.provider}
-        nothing = Standing().told()
+        no_counters = TargetCounters().snapshot()
         targets = [
             {
                 "name": state.name,
@@ -76,7 +80,7 @@ class Ops:
                 "limit": state.limit,
                 "limit_max": self.settings.limiter.max,
                 "priced": state.name.partition("/")[2] in prices[state.provider],
-                **standings.get(state.name, nothing),
+                **counters.get(state.name, no_counters),
             }
             for state in self.states()
         ]
@@ -92,7 +96,7 @@ class Ops:
                 for name, targets, features in self.features()
             ],
             "targets": targets,
-            **seen,
+            **board,
         }
 
     def models(self) -> dict[str, Any]:

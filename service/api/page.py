@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-TYPES = {
+MEDIA_TYPES = {
     ".html": "text/html",
     ".js": "text/javascript",
     ".css": "text/css",
@@ -23,7 +23,7 @@ SECURITY_HEADERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class PageFile:
     """A file of the page as it is served."""
 
     body: bytes
@@ -36,12 +36,12 @@ class File:
         return SECURITY_HEADERS | {"etag": self.etag}
 
 
-def read_files(folder: Path) -> dict[str, File]:
+def read_files(folder: Path) -> dict[str, PageFile]:
     """Every file of the page by its name."""
-    found = {path.name: path for path in folder.iterdir() if path.suffix in TYPES}
-    return {name: _file(path) for name, path in sorted(found.items())}
+    found = {path.name: path for path in folder.iterdir() if path.suffix in MEDIA_TYPES}
+    return {name: _read_file(path) for name, path in sorted(found.items())}
 
 
-def _file(path: Path) -> File:
+def _read_file(path: Path) -> PageFile:
     body = path.read_bytes()
-    return File(body, f'"{hashlib.sha256(body).hexdigest()[:16]}"', TYPES[path.suffix])
+    return PageFile(body, f'"{hashlib.sha256(body).hexdigest()[:16]}"', MEDIA_TYPES[path.suffix])

@@ -6,7 +6,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw
 
-from dub5.service.config.decode_messages import in_words, where
+from dub5.service.config.decode_messages import field_path, validation_message
 from dub5.service.config.settings import DeliveryName
 from dub5.service.errors import InvalidRequest
 from dub5.service.model import Caller, ChatBody, ChatRequest
@@ -17,7 +17,9 @@ _BODY = msgspec.json.Decoder(ChatBody)
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 DEADLINE_MS_MAX = 86_400_000
-PARTS_MAX = 500_000  # strings' quotes, arrays and objects: far above any conversation, far below what hurts
+JSON_PARTS_MAX = (
+    500_000  # strings' quotes, arrays and objects: far above any conversation, far below what hurts
+)
 
 
 def parse_chat(
@@ -25,7 +27,7 @@ def parse_chat(
 ) -> ChatRequest:
     """A valid chat request. Raises InvalidRequest."""
     parsed, fields = read_json(headers, body, json_depth_max, _BODY)
-    _check(parsed)
+    _check_messages(parsed)
     caching = headers.get("cache-control", "").lower()
     cache_allowed = "no-store" not in caching and "no-cache" not in caching
     return ChatRequest(request_id, caller, parsed, fields, cache_allowed, headers.get("accept-language", ""))
@@ -45,8 +47,10 @@ def read_json(
     try:
         return decoder.decode(body), _FIELDS.decode(body)
     except msgspec.ValidationError as error:
-        path = where(error)
-        raise InvalidRequest(f"{path or 'The body'}: {in_words(error)}.", param=path or None) from None
+        path = field_path(error)
+        raise InvalidRequest(
+            f"{path or 'The body'}: {validation_message(error)}.", param=path or None
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidRequest("The body is not valid JSON.") from None
 
@@ -73,7 +77,7 @@ def delivery(headers: Mapping[str, str]) -> DeliveryName | None:
     raise InvalidRequest("X-Dub5-Delivery must be live or whole.", param="x-dub5-delivery")
 
 
-def _check(body: ChatBody) -> None:
+def _check_messages(body: ChatBody) -> None:
     if not body.messages:
         raise InvalidRequest("messages: must hold at least one message.", param="messages")
     for index, message in enumerate(body.messages):
@@ -91,11 +95,11 @@ def _check_structure(body: bytes, depth_max: int) -> None:
     the bytes of a large body would hold up everybody else.
     """
     brackets = body.count(b"[") + body.count(b"{")
-    if brackets <= depth_max and body.count(b'"') <= PARTS_MAX:
+    if brackets <= depth_max and body.count(b'"') <= JSON_PARTS_MAX:
         return
     unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if unescaped.count(b'"') + brackets > PARTS_MAX:
-        raise InvalidRequest(f"The body is made of more than {PARTS_MAX} parts.")
+    if unescaped.count(b'"') + brackets > JSON_PARTS_MAX:
+        raise InvalidRequest(f"The body is made of more than {JSON_PARTS_MAX} parts.")
     nested = b"".join(unescaped.translate(_CURLY_TO_SQUARE, _NO_BRACKET).split(b'"')[::2])
     for _ in range(depth_max):
         nested = nested.replace(b"[]", b"")

@@ -23,12 +23,12 @@ def error_event(body: bytes) -> bytes:
 def trail_header(trail: Sequence[AttemptRecord], answer: Answer, first_token_s: float) -> str:
     """`one/gpt=http_530;12ms, two/mistral=ok;40ms;dropped:user`. A stream's own try is still under way: its line says how long
     it took to the first content."""
-    lines = [_line(a.target, a.reason, a.ended_s - a.started_s, a.dropped) for a in trail]
+    entries = [_trail_entry(a.target, a.reason, a.ended_s - a.started_s, a.dropped) for a in trail]
     if answer.stream is not None and not (answer.cached or answer.degraded):
-        lines.append(_line(answer.target, "ok", first_token_s - answer.began_s, answer.dropped))
-    return ", ".join(lines) or f"{answer.target}={'degraded' if answer.degraded else 'cache'};0ms"
+        entries.append(_trail_entry(answer.target, "ok", first_token_s - answer.began_s, answer.dropped))
+    return ", ".join(entries) or f"{answer.target}={'degraded' if answer.degraded else 'cache'};0ms"
 
 
-def _line(target: str, reason: str, took_s: float, dropped: Sequence[str]) -> str:
+def _trail_entry(target: str, reason: str, took_s: float, dropped: Sequence[str]) -> str:
     line = f"{target}={reason};{round(took_s * 1000)}ms"
     return f"{line};dropped:{'+'.join(dropped)}" if dropped else line

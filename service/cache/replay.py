@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from dub5.service.model import Chunk, Chunks, Usage
-from dub5.service.providers.openai import frame, payload_of
-from dub5.service.providers.usage import usage_json, usage_of
+from dub5.service.providers.openai import sse_event, sse_payload
+from dub5.service.providers.usage import parse_usage, usage_json
 
 RECORDED_BYTES_MAX = 1024 * 1024
 PIECE_CHARS = 400  # a replayed stream comes in pieces, so that clients see it grow
@@ -76,7 +76,7 @@ def as_chunks(completion: bytes, *, with_usage: bool) -> list[Chunk]:
     chunks = [_chunk(head, delta, None) for delta in deltas]
     chunks.append(_chunk(head, {}, choice["finish_reason"]))
     if with_usage:
-        chunks.append(Chunk(_frame(head, [], whole.get("usage")), usage=usage_of(whole.get("usage"))))
+        chunks.append(Chunk(_frame(head, [], whole.get("usage")), usage=parse_usage(whole.get("usage"))))
     return chunks
 
 
@@ -87,7 +87,7 @@ def _chunk(head: dict[str, Any], delta: dict[str, Any], finish: str | None) -> C
 
 def _frame(head: dict[str, Any], choices: list[dict[str, Any]], usage: object) -> bytes:
     body = {**head, "object": "chat.completion.chunk", "choices": choices, "usage": usage}
-    return frame(msgspec.json.encode(body))
+    return sse_event(msgspec.json.encode(body))
 
 
 class ReplayedStream:
@@ -132,7 +132,7 @@ class RecordingStream:
         chunks = await self._source.read()
         for chunk in chunks:
             if chunk.raw and self._bytes <= RECORDED_BYTES_MAX:
-                self._payloads.append(payload_of(chunk.raw))
+                self._payloads.append(sse_payload(chunk.raw))
                 self._bytes += len(chunk.raw)
         if not chunks and self._bytes <= RECORDED_BYTES_MAX:
             body = assemble(self._payloads, self._source.usage)

@@ -14,7 +14,7 @@ from dub5.service.cache.cache import AnswerCache, Stored
 from dub5.service.cache.replay import is_plain_text
 from dub5.service.cache.storage import StorageLost
 from dub5.service.cache.storage_guard import Patience
-from dub5.service.config.decode_messages import in_words, where
+from dub5.service.config.decode_messages import field_path, validation_message
 from dub5.service.config.options import CacheOptions
 from dub5.service.events import CacheWarmed, Events
 from dub5.service.model import Caller, ChatBody, ChatRequest
@@ -94,7 +94,7 @@ async def _keep(cache: AnswerCache, one: Warm, line: bytes) -> None:
         fields.setdefault("model", msgspec.Raw(msgspec.json.encode(one.route)))
         body = msgspec.json.decode(msgspec.json.encode(fields), type=ChatBody)
     except msgspec.ValidationError as error:
-        raise _Unusable(f"{where(error)} {in_words(error)}".strip()) from None
+        raise _Unusable(f"{field_path(error)} {validation_message(error)}".strip()) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _Unusable("it is not valid JSON") from None
     if body.model != one.route:

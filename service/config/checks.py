@@ -11,14 +11,14 @@ from dub5.service.config import templates
 from dub5.service.config.options import AdmissionOptions, RedisOptions
 from dub5.service.config.settings import OTHERS, ProviderSettings, RouteSettings, ServerSettings, Settings
 
-TARGET_OK = re.compile(r"[!#-+\--:<-~]+")  # it stands in headers and metrics
+TARGET_PATTERN = re.compile(r"[!#-+\--:<-~]+")  # it stands in headers and metrics
 OUR_HEADERS = ("authorization", "x-api-key", "host", "content-type", "content-length", "accept-encoding")
 
 
 def contradictions(settings: Settings, providers: list[str]) -> list[str]:
     """What each value alone does not show. `providers`: all that the file names, also those that cannot be used."""
-    found = [f"provider {n!r}: the name is used twice." for n in _twice(providers)]
-    found += [f"route {n!r}: the name is used twice." for n in _twice([r.name for r in settings.route])]
+    found = [f"provider {n!r}: the name is used twice." for n in _duplicates(providers)]
+    found += [f"route {n!r}: the name is used twice." for n in _duplicates([r.name for r in settings.route])]
     found += _proxy_problems(settings.server.proxy) + _redis_problems(settings.cache.redis)
     for provider in settings.provider:
         found += _url_problems(provider)
@@ -50,20 +50,22 @@ def _priority_problems(admission: AdmissionOptions, server: ServerSettings) -> l
     ]
 
 
-def remarks(settings: Settings) -> list[str]:
+def warnings(settings: Settings) -> list[str]:
     """What can be used, and is yet hardly meant."""
-    said, isolated = [], {provider.name for provider in settings.provider if provider.isolated}
+    found_warnings, isolated = [], {provider.name for provider in settings.provider if provider.isolated}
     for route in settings.route:
         if {target.partition("/")[0] for target in route.targets} <= isolated:
-            said.append(f"route {route.name!r}: every provider behind it is isolated: nobody will answer.")
+            found_warnings.append(
+                f"route {route.name!r}: every provider behind it is isolated: nobody will answer."
+            )
         if route.clocks.first_token_s > settings.breaker.probe_s:
-            said.append(
+            found_warnings.append(
                 f"route {route.name!r}: clocks.first_token_s is longer than breaker.probe_s: a target that takes"
                 " longer than that to answer a probe is not found to be back."
             )
-        said += _cache_remarks(route) + _degraded_remarks(route)
+        found_warnings += _cache_warnings(route) + _degraded_warnings(route)
     known = {target for route in settings.route for target in route.targets}
-    return said + [
+    return found_warnings + [
         f"provider {provider.name!r}.{table}: the model {model!r} is behind no route."
         for provider in settings.provider
         for table in ("prices", "context_tokens")
@@ -72,7 +74,7 @@ def remarks(settings: Settings) -> list[str]:
     ]
 
 
-def _cache_remarks(route: RouteSettings) -> list[str]:
+def _cache_warnings(route: RouteSettings) -> list[str]:
     where, cache = f"route {route.name!r}: cache", route.cache
     if not cache.enabled:
         named = [
@@ -150,29 +152,31 @@ def _url_problems(provider: ProviderSettings) -> list[str]:
     return []
 
 
-def _degraded_remarks(route: RouteSettings) -> list[str]:
+def _degraded_warnings(route: RouteSettings) -> list[str]:
     where, degraded, first_s = f"route {route.name!r}: degraded", route.degraded, route.clocks.first_token_s
     within_s = degraded.answer_within_s
     if not degraded.enabled:
         named = [name for name in ("answer_within_s", "templates") if getattr(degraded, name) is not None]
         return [f"{where}.{name}: does nothing, as degraded.enabled is false." for name in named]
-    said: list[str] = []
+    found_warnings: list[str] = []
     if degraded.templates is not None and (names := templates.unused(Path(degraded.templates))):
         what = ", ".join(names)
-        said.append(f"{where}.templates: {what}: not used any more; questions are not sorted, use 'general'.")
+        found_warnings.append(
+            f"{where}.templates: {what}: not used any more; questions are not sorted, use 'general'."
+        )
     if within_s is not None and within_s <= first_s:
-        said.append(
+        found_warnings.append(
             f"{where}.answer_within_s: is not longer than clocks.first_token_s: a target that stalls is never found"
             " to be failing, and nobody else is asked in its place."
         )
-    return said
+    return found_warnings
 
 
 def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:
-    found = [f"route {route.name!r}: target {t!r} is listed twice." for t in _twice(list(route.targets))]
+    found = [f"route {route.name!r}: target {t!r} is listed twice." for t in _duplicates(list(route.targets))]
     for target in route.targets:
         provider, slash, model = target.partition("/")
-        if not slash or not model or not TARGET_OK.fullmatch(target):
+        if not slash or not model or not TARGET_PATTERN.fullmatch(target):
             found.append(
                 f"route {route.name!r}: target {target!r} must be written provider/model, without spaces, commas or quotes."
             )
@@ -193,7 +197,7 @@ def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:
     return found
 
 
-def exposure(server: ServerSettings, insecure: bool) -> list[str]:
+def exposure_problems(server: ServerSettings, insecure: bool) -> list[str]:
     """A service that anybody may use is not opened to the network by accident."""
     host = server.host
     if server.caller_keys_env or insecure or _is_loopback(host):
@@ -209,5 +213,5 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _twice(names: list[str]) -> list[str]:
+def _duplicates(names: list[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})

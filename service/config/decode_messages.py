@@ -4,7 +4,7 @@ import re
 
 import msgspec
 
-_WORDS = (
+_REPLACEMENTS = (
     (re.compile(r"Object missing required field `(.+)`"), "is missing"),
     (re.compile(r"Object contains unknown field `(.+)`"), "is not known here"),
     (re.compile(r"Expected `str` matching regex (.+)"), r"must have the form \1"),
@@ -24,15 +24,15 @@ _WORDS = (
 )
 
 
-def in_words(error: msgspec.ValidationError | str) -> str:
+def validation_message(error: msgspec.ValidationError | str) -> str:
     """The sentence without the path, in plain words."""
     text = str(error).split(" - at `")[0]
-    for technical, plain in _WORDS:
+    for technical, plain in _REPLACEMENTS:
         text = technical.sub(plain, text)
     return text
 
 
-def where(error: msgspec.ValidationError) -> str:
+def field_path(error: msgspec.ValidationError) -> str:
     """The path of the value at fault, as `messages[0].content`; empty for the whole."""
     _, _, path = str(error).partition(" - at `")
     path = path.rstrip("`").removeprefix("$").removeprefix(".")

@@ -15,11 +15,11 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from dub5.service.config import decode_messages as words
-from dub5.service.config.checks import contradictions, exposure, redis_url_problems, remarks
+from dub5.service.config.checks import contradictions, exposure_problems, redis_url_problems, warnings
+from dub5.service.config.decode_messages import field_path, validation_message
 from dub5.service.config.options import RedisOptions
-from dub5.service.config.secrets import Keys, text_of
-from dub5.service.config.settings import AdminSettings, Loaded, Secret, Settings, SettingsProblems
+from dub5.service.config.secrets import SecretReader, read_text
+from dub5.service.config.settings import AdminSettings, LoadedSettings, Secret, Settings, SettingsProblems
 
 ENV_PREFIX = "DUB5__"  # DUB5__SERVER__PORT=9000 sets [server] port
 BOUND_AT_START = ("host", "port", "wire", "proxy", "connections_per_origin_max")  # of [server]
@@ -34,32 +34,32 @@ def load(
     port: int | None = None,
     insecure: bool = False,
     running: Settings | None = None,
-) -> Loaded:
+) -> LoadedSettings:
     """Reads the file, lays the environment and then `host` and `port` over it, and checks all of it. `running`: the
     settings that a service was started with.
 
     Raises SettingsProblems.
     """
     problems: list[str] = []
-    again = running is not None
-    data = _file(path, again, problems)
+    is_reload = running is not None
+    data = _file(path, is_reload, problems)
     if problems:
         raise SettingsProblems(problems)
-    _overlay(data, environ)
+    _apply_environment(data, environ)
     if isinstance(server := data.setdefault("server", {}), dict):
         server |= {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = _read(Settings, data, "", problems)
     if not isinstance(settings, Settings):
         raise SettingsProblems(problems)
-    problems += contradictions(settings, _names(data.get("provider")))
-    kept, waiting = _kept(settings, running)
-    problems += exposure(settings.server, insecure) or exposure(kept.server, insecure)
-    keys = Keys(environ, again, problems)
-    loaded = Loaded(
+    problems += contradictions(settings, _provider_names(data.get("provider")))
+    kept, needs_restart = _keep_bound(settings, running)
+    problems += exposure_problems(settings.server, insecure) or exposure_problems(kept.server, insecure)
+    keys = SecretReader(environ, is_reload, problems)
+    loaded = LoadedSettings(
         kept,
         {p.name: _secrets(keys.read(f"provider {p.name!r}.key_env", p.key_env)) for p in kept.provider},
         _secrets(keys.read("server.caller_keys_env", kept.server.caller_keys_env)),
-        (*waiting, *remarks(kept)),
+        (*needs_restart, *warnings(kept)),
         _redis_url(kept.cache.redis, keys, problems),
         _admin_token(kept.admin, keys, problems),
     )
@@ -68,26 +68,26 @@ def load(
     return loaded
 
 
-def _kept(settings: Settings, running: Settings | None) -> tuple[Settings, list[str]]:
+def _keep_bound(settings: Settings, running: Settings | None) -> tuple[Settings, list[str]]:
     """The settings with what was bound at the start as it is; a sentence for each value that has to wait."""
     if running is None:
         return settings, []
     old = {name: getattr(running.server, name) for name in BOUND_AT_START}
-    waiting = [name for name in BOUND_AT_START if getattr(settings.server, name) != old[name]]
+    needs_restart = [name for name in BOUND_AT_START if getattr(settings.server, name) != old[name]]
     server = msgspec.structs.replace(settings.server, **old)
-    told = [f"server.{name}: needs a restart; the old value stays." for name in waiting]
+    restart_warnings = [f"server.{name}: needs a restart; the old value stays." for name in needs_restart]
     if settings.cache.redis != running.cache.redis:
-        told.append("cache.redis: needs a restart; the old values stay.")
+        restart_warnings.append("cache.redis: needs a restart; the old values stay.")
     cache = msgspec.structs.replace(settings.cache, redis=running.cache.redis)
-    return msgspec.structs.replace(settings, server=server, cache=cache), told
+    return msgspec.structs.replace(settings, server=server, cache=cache), restart_warnings
 
 
-def _file(path: Path | None, again: bool, problems: list[str]) -> dict[str, Any]:
+def _file(path: Path | None, is_reload: bool, problems: list[str]) -> dict[str, Any]:
     if path is None:
         problems.append("No settings file: name one with --config FILE.")
         return {}
     try:
-        return tomllib.loads(text_of(path, again))
+        return tomllib.loads(read_text(path, is_reload))
     except OSError as error:
         problems.append(f"{path}: cannot be read ({error.strerror}).")
     except UnicodeDecodeError:
@@ -97,7 +97,7 @@ def _file(path: Path | None, again: bool, problems: list[str]) -> dict[str, Any]
     return {}
 
 
-def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None:
     for variable, value in environ.items():
         if variable.startswith(ENV_PREFIX) and "__" in (rest := variable[len(ENV_PREFIX) :].lower()):
             table, field = rest.split("__", 1)
@@ -117,8 +117,8 @@ def _read(kind: type[Struct], data: Any, where: str, problems: list[str]) -> Any
         return None
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
     for unknown in data.keys() - fields.keys():
-        problems.append(_unknown(where, unknown, list(fields)))
-    values, whole = {}, True
+        problems.append(_unknown_setting(where, unknown, list(fields)))
+    values, is_complete = {}, True
     for name, field in fields.items():
         here = f"{where}.{name}" if where else name
         before = len(problems)
@@ -127,12 +127,14 @@ def _read(kind: type[Struct], data: Any, where: str, problems: list[str]) -> Any
             values[name] = value
         elif field.required and name in data:
             # Half of a list of tables can still be looked at; half of a value cannot.
-            whole = whole and isinstance(value, tuple)
+            is_complete = is_complete and isinstance(value, tuple)
             values[name] = value
         elif field.required:
-            problems.append(_required(here))
-            whole = False
-    return kind(**values) if whole else None  # an optional value that is wrong: looked at as its default
+            problems.append(_missing_setting(here))
+            is_complete = False
+    return (
+        kind(**values) if is_complete else None
+    )  # an optional value that is wrong: looked at as its default
 
 
 def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
@@ -155,16 +157,16 @@ def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
             return msgspec.convert(parts, kind, strict=False)
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        inside = words.where(error)
+        inside = field_path(error)
         where += inside if inside.startswith("[") or not inside else f".{inside}"
         if "key_env" in where or "keys_env" in where:  # a key written here by mistake must not be shown
             problems.append(f"{where}: must be a list of names of environment variables, not the keys.")
         elif where.endswith((".url_env", ".token_env", ".url")) or ".headers" in where:  # nor a password
-            problems.append(f"{where}: {words.in_words(error)}.")
+            problems.append(f"{where}: {validation_message(error)}.")
         elif get_origin(kind) is Literal:
             problems.append(f"{where}: must be one of {', '.join(get_args(kind))} (it is {value!r}).")
         else:
-            problems.append(f"{where}: {words.in_words(error)} (it is {value!r}).")
+            problems.append(f"{where}: {validation_message(error)} (it is {value!r}).")
         return None
 
 
@@ -173,13 +175,13 @@ def _label(where: str, index: int, data: Any) -> str:
     return f"{where} {name!r}" if isinstance(name, str) else f"{where} number {index + 1}"
 
 
-def _required(where: str) -> str:
+def _missing_setting(where: str) -> str:
     if where in ("provider", "route"):
         return f"No {where} is configured: add a [[{where}]] table."
     return f"{where}: is missing."
 
 
-def _unknown(where: str, name: str, known: list[str]) -> str:
+def _unknown_setting(where: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     if "key" in name and "key_env" in known:
         near = ["key_env"]
@@ -187,12 +189,12 @@ def _unknown(where: str, name: str, known: list[str]) -> str:
     return f"{where + '.' if where else ''}{name}: there is no such setting; {hint}"
 
 
-def _names(tables: object) -> list[str]:
+def _provider_names(tables: object) -> list[str]:
     rows = tables if isinstance(tables, list) else []
     return [str(row["name"]) for row in rows if isinstance(row, dict) and "name" in row]
 
 
-def _redis_url(redis: RedisOptions, keys: Keys, problems: list[str]) -> Secret | None:
+def _redis_url(redis: RedisOptions, keys: SecretReader, problems: list[str]) -> Secret | None:
     if redis.url_env is None:
         return None if redis.url is None else Secret(redis.url)
     where = "cache.redis.url_env"
@@ -202,7 +204,7 @@ def _redis_url(redis: RedisOptions, keys: Keys, problems: list[str]) -> Secret |
     return Secret(urls[0]) if urls else None
 
 
-def _admin_token(admin: AdminSettings, keys: Keys, problems: list[str]) -> Secret | None:
+def _admin_token(admin: AdminSettings, keys: SecretReader, problems: list[str]) -> Secret | None:
     if admin.token_env is None:
         return None
     tokens = keys.read("admin.token_env", (admin.token_env,))

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Pause = Annotated[float, Meta(ge=0, le=86_400)]
+SecondsOrZero = Annotated[float, Meta(ge=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
-Window = Annotated[int, Meta(ge=1, le=600)]
+WindowSeconds = Annotated[int, Meta(ge=1, le=600)]
 PriorityName = Literal["high", "normal", "low"]
 
 
@@ -31,7 +31,7 @@ class BreakerOptions(Struct, frozen=True):
     """When a target, or a host, is left alone, and for how long. A first token is slow when it took more than
     `slow_of_clock` of the route's first-token clock."""
 
-    window_s: Window = 30
+    window_s: WindowSeconds = 30
     calls_min: Count = 10
     failure_share: Share = 0.5
     slow_share: Share = 0.6
@@ -42,7 +42,7 @@ class BreakerOptions(Struct, frozen=True):
     host_open_max_s: Seconds = 55.0
     probes_max: Count = 1
     probe_s: Seconds = 10.0
-    ramp_s: Pause = 10.0
+    ramp_s: SecondsOrZero = 10.0
 
 
 class RetryOptions(Struct, frozen=True):
@@ -52,7 +52,7 @@ class RetryOptions(Struct, frozen=True):
     last_target_max: Annotated[int, Meta(ge=0, le=10)] = 2
     base_s: Seconds = 0.1
     max_s: Seconds = 2.0
-    wait_max_s: Pause = 3.0
+    wait_max_s: SecondsOrZero = 3.0
 
 
 class BudgetOptions(Struct, frozen=True):
@@ -60,7 +60,7 @@ class BudgetOptions(Struct, frozen=True):
 
     share: Annotated[float, Meta(ge=0, le=1)] = 0.1
     floor_per_s: Annotated[float, Meta(ge=0)] = 1.0
-    window_s: Window = 10
+    window_s: WindowSeconds = 10
 
 
 class LimiterOptions(Struct, frozen=True):
@@ -77,7 +77,7 @@ class HealthOptions(Struct, frozen=True):
     """When a target that still answers stands behind the others. `calls_min`: fewer prove nothing, and a target that
     fails all of them has opened its breaker before. `trial_s`: it is still asked that often, beside a healthy one."""
 
-    window_s: Window = 30
+    window_s: WindowSeconds = 30
     calls_min: Count = 20
     failure_share: Share = 0.05
     trial_s: Seconds = 2.0
@@ -117,8 +117,8 @@ class CacheOptions(Struct, frozen=True):
 
     enabled: bool = False
     ttl_s: Seconds = 300.0
-    stale_while_revalidate_s: Pause = 0.0
-    stale_if_error_s: Pause = 0.0
+    stale_while_revalidate_s: SecondsOrZero = 0.0
+    stale_if_error_s: SecondsOrZero = 0.0
     warm_from: str | None = None
     share: bool = True
 
@@ -134,7 +134,7 @@ class RedisOptions(Struct, frozen=True):
     timeout_s: Annotated[float, Meta(ge=0.005, le=5)] = 0.05
     connections_max: Annotated[int, Meta(ge=1, le=10_000)] = 16
     claim_s: Seconds = 30.0
-    turn_s: Pause = 1.0
+    turn_s: SecondsOrZero = 1.0
 
     @property
     def used(self) -> bool:

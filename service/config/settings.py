@@ -16,10 +16,10 @@ from dub5.service.config.options import (
     HealthOptions,
     HedgeOptions,
     LimiterOptions,
-    Pause,
     ProbeOptions,
     RetryOptions,
     Seconds,
+    SecondsOrZero,
     TimeoutOptions,
 )
 from dub5.service.model import Price
@@ -53,11 +53,11 @@ class ServerSettings(Struct, frozen=True):
     event_bytes_max: Count = 8 * 1024 * 1024
     headers_max: Count = 100
     json_depth_max: Count = 64
-    announce_s: Pause = 0.0
-    drain_s: Pause = 25.0
+    announce_s: SecondsOrZero = 0.0
+    drain_s: SecondsOrZero = 25.0
 
 
-class Differences(Struct, frozen=True):
+class DialectOverrides(Struct, frozen=True):
     """What a provider does otherwise than its dialect. Names are those of the request's fields; `messages.name` in
     `drops` is a field of every message."""
 
@@ -68,7 +68,7 @@ class Differences(Struct, frozen=True):
     developer_role: bool = True  # false: developer turns go to it as system turns
 
 
-AS_THE_DIALECT = Differences()
+NO_OVERRIDES = DialectOverrides()
 
 
 class ProviderSettings(Struct, frozen=True):
@@ -80,7 +80,7 @@ class ProviderSettings(Struct, frozen=True):
     key_env: tuple[Variable, ...] = ()
     api_version: str | None = None
     max_tokens: Count = 4096  # where the dialect wants a limit and the caller set none
-    differs: Differences = AS_THE_DIALECT
+    differs: DialectOverrides = NO_OVERRIDES
     isolated: bool = False  # by hand: nobody is sent there
     prices: Mapping[str, Price] = {}  # of its models, in US dollars per million tokens
     context_tokens: Mapping[str, Count] = {}  # of its models: a longer conversation goes to another target
@@ -139,13 +139,13 @@ class Secret:
         return "Secret(***)"
 
 
-class Loaded(Struct, frozen=True):
-    """Settings, and the secrets they name. `remarks`: what is worth saying of settings that can be used."""
+class LoadedSettings(Struct, frozen=True):
+    """Settings, and the secrets they name. `warnings`: what is worth saying of settings that can be used."""
 
     settings: Settings
     provider_keys: Mapping[str, tuple[Secret, ...]]
     caller_keys: tuple[Secret, ...]
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     redis_url: Secret | None = None  # with its password
     admin_token: Secret | None = None
 

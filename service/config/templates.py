@@ -26,7 +26,7 @@ UNUSED = frozenset(
 )
 Templates = Mapping[str, Mapping[str, str]]  # by language, then by name
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
-_HOLE = re.compile(r"\{[^{}]*\}")
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
 def read(path: Path) -> tuple[Templates, list[str]]:
@@ -58,9 +58,9 @@ def unused(path: Path) -> list[str]:
     return [f"{language}.{name}" for language, table in named.items() for name in table if name in UNUSED]
 
 
-def merged(below: Templates, above: Templates) -> Templates:
+def merged(base: Templates, override: Templates) -> Templates:
     """Both, where they differ the second one."""
-    return {name: {**below.get(name, {}), **above.get(name, {})} for name in (*below, *above)}
+    return {name: {**base.get(name, {}), **override.get(name, {})} for name in (*base, *override)}
 
 
 def _table(language: str, table: Any, problems: list[str]) -> dict[str, str]:
@@ -88,7 +88,7 @@ def _problem(name: str, text: Any) -> str:
     if len(text) > TEXT_CHARS_MAX:
         return f"is longer than {TEXT_CHARS_MAX:,} characters."
     known = {"soon": (), "seconds": ("{n}",), "minutes": ("{n}",)}.get(name, ("{wait}",))
-    strange = [hole for hole in _HOLE.findall(text) if hole not in known]
-    if strange:
-        return f"holds {strange[0]!r}, which nobody fills in."
+    unknown = [placeholder for placeholder in _PLACEHOLDER.findall(text) if placeholder not in known]
+    if unknown:
+        return f"holds {unknown[0]!r}, which nobody fills in."
     return ""

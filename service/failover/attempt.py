@@ -12,9 +12,9 @@ from dub5.service.failover.body import ResponseBody
 from dub5.service.failover.context import BufferedAnswer, Dependencies, RequestContext
 from dub5.service.failover.rejected_content import JUDGED_CHARS, JUDGED_S, reply_text, text_so_far
 from dub5.service.model import AttemptRecord, Chunk, EmbedRequest, Target, Usage
-from dub5.service.providers.base import ProviderFault, StreamReader, Unsupported, call_of, reply_of
+from dub5.service.providers.base import ProviderFault, StreamReader, Unsupported, decode_reply, encode_request
 from dub5.service.providers.features import Feature, fits
-from dub5.service.providers.usage import prompt_only
+from dub5.service.providers.usage import estimate_prompt
 from dub5.service.resilience.classify import Blame, Classification, Then, classify
 from dub5.service.resilience.permit import Permit
 from dub5.service.timeouts import TimedOut, Timeouts
@@ -95,7 +95,8 @@ class Attempt:
         request = self.context.request
         if isinstance(request, EmbedRequest) or not request.stream:
             return BufferedAnswer(
-                self.target, reply_of(dialect, request, await body.whole(self.dependencies.answer_bytes_max))
+                self.target,
+                decode_reply(dialect, request, await body.whole(self.dependencies.answer_bytes_max)),
             )
         if response.headers.get("content-type", "").startswith(("text/html", "application/json")):
             raise ProviderFault("not_a_stream")
@@ -140,7 +141,7 @@ class Attempt:
         timeout_options, upstream = self.context.timeout_options, self._upstream
         if not fits(self.context.request, upstream.context_tokens):
             raise Unsupported(Feature.LONG_CONTEXT)
-        call = call_of(upstream.dialect, self.context.request, self.target.model, self._permit.key)
+        call = encode_request(upstream.dialect, self.context.request, self.target.model, self._permit.key)
         self.dropped = call.dropped
         return WireRequest(
             "POST",
@@ -200,9 +201,9 @@ class Attempt:
         if self.usage is not None:
             return self.usage
         if self.reader is not None:
-            return self.reader.so_far()
+            return self.reader.usage_so_far()
         return (
-            prompt_only(self.context.request)
+            estimate_prompt(self.context.request)
             if classification is not None and classification.maybe_billed
             else None
         )
@@ -231,7 +232,7 @@ class StreamedAnswer:
     @property
     def usage(self) -> Usage | None:
         """The tokens, at the end or so far."""
-        return self._attempt.usage or self._reader.so_far()
+        return self._attempt.usage or self._reader.usage_so_far()
 
     def move_to(self, timeouts: Timeouts) -> None:
         """From now on another task reads it."""

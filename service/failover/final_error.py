@@ -12,7 +12,7 @@ from dub5.service.errors import (
     TooLarge,
 )
 from dub5.service.failover.context import RequestContext
-from dub5.service.providers.features import WORDS, Feature, feature_of
+from dub5.service.providers.features import FEATURE_NAMES, Feature, feature_of
 from dub5.service.resilience.classify import Blame, Classification, CooldownReason, Then
 
 LIMITED = frozenset({"http_429", CooldownReason.LIMITED, CooldownReason.QUOTA})
@@ -70,7 +70,7 @@ def _unsupported(context: RequestContext, param: str) -> GatewayError:
 def _feature_unavailable(context: RequestContext, params: list[str], wait_s: float) -> GatewayError:
     """Who could does not answer now; who does answer cannot."""
     features = list(dict.fromkeys(filter(None, map(feature_of, params))))
-    what = " and ".join(WORDS[feature] for feature in features) or f"the field {params[0]!r}"
+    what = " and ".join(FEATURE_NAMES[feature] for feature in features) or f"the field {params[0]!r}"
     return FeatureUnavailable(
         f"{what[0].upper()}{what[1:]} cannot be had behind {context.route!r} at the moment. Plain chat can: requests"
         " without that are answered.",

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from dub5.service.model import Chunk
-from dub5.service.providers.openai import payload_of
+from dub5.service.providers.openai import sse_payload
 
 JUDGED_CHARS = 200
 JUDGED_S = 0.3
@@ -32,7 +32,7 @@ class RejectPatterns:
 
 def text_so_far(chunks: Iterable[Chunk]) -> str:
     """The text of a stream so far."""
-    return "".join(_text(payload_of(chunk.raw), "delta") for chunk in chunks if chunk.has_content)
+    return "".join(_text(sse_payload(chunk.raw), "delta") for chunk in chunks if chunk.has_content)
 
 
 def reply_text(body: bytes) -> str:

@@ -24,8 +24,8 @@ from dub5.service.config.templates import GENERAL, Templates
 from dub5.service.errors import AllTargetsDown, AllTargetsLimited, DeadlineExceeded, GatewayError, Overloaded
 from dub5.service.model import ChatRequest, Chunk
 from dub5.service.providers.base import Unsupported
-from dub5.service.providers.fields import decoded, neutral
-from dub5.service.providers.openai import frame, payload_of
+from dub5.service.providers.fields import decode_field, is_neutral
+from dub5.service.providers.openai import sse_event, sse_payload
 
 MODEL = "dub5/degraded"
 FALLBACK_ERRORS = (AllTargetsDown, AllTargetsLimited, DeadlineExceeded, Overloaded)
@@ -78,8 +78,8 @@ class FallbackAnswer:
         return chunks
 
     def _labelled(self, chunk: Chunk) -> Chunk:
-        event = {**msgspec.json.decode(payload_of(chunk.raw)), "degraded": self.label}
-        return msgspec.structs.replace(chunk, raw=frame(msgspec.json.encode(event)))
+        event = {**msgspec.json.decode(sse_payload(chunk.raw)), "degraded": self.label}
+        return msgspec.structs.replace(chunk, raw=sse_event(msgspec.json.encode(event)))
 
 
 class Fallbacks:
@@ -161,7 +161,7 @@ def _is_neutral(name: str, request: ChatRequest) -> bool:
     if name not in request.fields:
         return True
     try:
-        return neutral(name, decoded(name, request.fields[name]))
+        return is_neutral(name, decode_field(name, request.fields[name]))
     except Unsupported:
         return False
 

@@ -40,8 +40,8 @@ def build_pack(routes: Iterable[tuple[RouteSettings, Fallbacks]]) -> OfflinePack
         if not route.degraded.enabled:
             continue
         texts = _without_wait(fallbacks.templates)
-        answers, left_out = _fitting(_common(route), left - len(msgspec.json.encode(texts)))
-        found[route.name] = {"texts": texts, "answers": answers, "left_out": left_out}
+        answers, pop_fields = _fitting(_common(route), left - len(msgspec.json.encode(texts)))
+        found[route.name] = {"texts": texts, "answers": answers, "left_out": pop_fields}
         left -= len(msgspec.json.encode(found[route.name]))
     body = msgspec.json.encode({"object": "offline_pack", "routes": found})
     return OfflinePack(body, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
@@ -61,14 +61,14 @@ def _without_wait(texts: Templates) -> Mapping[str, Mapping[str, str]]:
 
 def _fitting(answers: Iterator[dict[str, str]], bytes_max: int) -> tuple[list[dict[str, str]], int]:
     """As many as there is room for, and how many there are besides."""
-    taken, size, left_out = [], 0, 0
+    taken, size, pop_fields = [], 0, 0
     for answer in answers:
         size += len(msgspec.json.encode(answer)) + 1
         if size > bytes_max:
-            left_out += 1
+            pop_fields += 1
         else:
             taken.append(answer)
-    return taken, left_out
+    return taken, pop_fields
 
 
 def _common(route: RouteSettings) -> Iterator[dict[str, str]]:

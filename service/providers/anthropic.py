@@ -12,15 +12,15 @@ import msgspec
 from msgspec import Struct
 
 from dub5.service import clock
-from dub5.service.config.settings import AS_THE_DIALECT, Differences
+from dub5.service.config.settings import NO_OVERRIDES, DialectOverrides
 from dub5.service.model import ChatRequest, Chunk, EmbedRequest, Reply, Usage
-from dub5.service.providers.anthropic_request import OLD_VERSION, translated
-from dub5.service.providers.base import Call, ProviderFault, Unsupported, named, status_fault
+from dub5.service.providers.anthropic_request import OLD_VERSION, translate
+from dub5.service.providers.base import EncodedRequest, ProviderFault, Unsupported, status_fault, trail_names
 from dub5.service.providers.error_body import read_error
-from dub5.service.providers.fields import differ
-from dub5.service.providers.openai import bearer, frame
+from dub5.service.providers.fields import apply_overrides
+from dub5.service.providers.openai import json_headers, sse_event
 from dub5.service.providers.sse import EventTooLong, SseDecoder
-from dub5.service.providers.usage import estimated, prompt_chars, tokens, usage_json
+from dub5.service.providers.usage import estimate, prompt_chars, token_count, usage_json
 
 FINISH = {
     "end_turn": "stop",
@@ -77,7 +77,7 @@ _MESSAGE = msgspec.json.Decoder(_Message)
 _EVENT = msgspec.json.Decoder(_Event)
 
 
-class Anthropic:
+class AnthropicDialect:
     """The dialect of `/v1/messages`."""
 
     path = "/v1/messages"
@@ -88,17 +88,19 @@ class Anthropic:
         event_bytes_max: int,
         api_version: str | None,
         max_tokens: int,
-        differs: Differences = AS_THE_DIALECT,
+        overrides: DialectOverrides = NO_OVERRIDES,
     ) -> None:
         self.event_bytes_max = event_bytes_max
         self.api_version = api_version or OLD_VERSION
         self.max_tokens = max_tokens
-        self.differs = differs
+        self.overrides = overrides
 
-    def encode(self, request: ChatRequest, model: str, key: str | None) -> Call:
-        fields, dropped = differ(request.fields, self.differs)
-        body, left_out = translated(fields, model, self.api_version, self.max_tokens)
-        return Call(self.path, msgspec.json.encode(body), self._headers(key), named(dropped + left_out))
+    def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
+        fields, dropped = apply_overrides(request.fields, self.overrides)
+        body, left_out = translate(fields, model, self.api_version, self.max_tokens)
+        return EncodedRequest(
+            self.path, msgspec.json.encode(body), self._headers(key), trail_names(dropped + left_out)
+        )
 
     def answer(self, body: bytes, request: ChatRequest) -> Reply:
         try:
@@ -111,16 +113,16 @@ class Anthropic:
         if not message.stop_reason:
             raise ProviderFault("truncated")
         finish = FINISH.get(message.stop_reason, "stop")
-        said_there = _said(message.content or [])
-        if finish != "content_filter" and not any(said_there.values()):
+        parts = _message_parts(message.content or [])
+        if finish != "content_filter" and not any(parts.values()):
             raise ProviderFault("empty_answer")
-        usage = _usage(message.usage) or estimated(prompt_chars(request), len(str(said_there)))
-        return Reply(_completion(message, said_there, finish, _told(usage, message.usage)), usage)
+        usage = _usage(message.usage) or estimate(prompt_chars(request), len(str(parts)))
+        return Reply(_completion(message, parts, finish, _usage_object(usage, message.usage)), usage)
 
     def stream(self, request: ChatRequest, model: str) -> "AnthropicStream":
         return AnthropicStream(request, model, self.event_bytes_max)
 
-    def encode_embeddings(self, request: EmbedRequest, model: str, key: str | None) -> Call:
+    def encode_embeddings(self, request: EmbedRequest, model: str, key: str | None) -> EncodedRequest:
         raise Unsupported("input")
 
     def embeddings(self, body: bytes, request: EmbedRequest) -> Reply:
@@ -130,7 +132,7 @@ class Anthropic:
         return status_fault(status, headers, body)
 
     def _headers(self, key: str | None) -> dict[str, str]:
-        headers = {**self.differs.headers, **bearer(None), "anthropic-version": self.api_version}
+        headers = {**self.overrides.headers, **json_headers(None), "anthropic-version": self.api_version}
         if key is not None and self.api_version == OLD_VERSION:
             headers["x-api-key"] = key
         elif key is not None:
@@ -145,12 +147,12 @@ class AnthropicStream:
         self.finished = False
         self.ended = False
         self.fault: ProviderFault | None = None
-        self._said_why = False  # a stop reason came
+        self._has_stop_reason = False  # a stop reason came
         self._sse = SseDecoder(event_bytes_max)
         self._request = request
         self._head = {"id": "chatcmpl-" + request.id, "created": int(clock.wall()), "model": model}
         self._tokens = _Tokens()
-        self._said_chars = 0
+        self._answer_chars = 0
         self._calls: dict[int, int] = {}  # index of a tool_use block -> index of the tool call
         self._without_arguments: set[int] = set()  # such blocks, until their first argument comes
 
@@ -171,15 +173,15 @@ class AnthropicStream:
     def end(self) -> list[Chunk]:
         if not self.finished:
             raise ProviderFault("truncated")
-        usage = self.so_far()
-        raw = self._frame([], _told(usage, self._tokens)) if self._request.wants_usage else b""
+        usage = self.usage_so_far()
+        raw = self._frame([], _usage_object(usage, self._tokens)) if self._request.wants_usage else b""
         return [Chunk(raw, usage=usage)]
 
-    def so_far(self) -> Usage:
+    def usage_so_far(self) -> Usage:
         counted = _usage(self._tokens)
         if counted is not None and self.finished:
             return counted
-        guess = estimated(prompt_chars(self._request), self._said_chars)
+        guess = estimate(prompt_chars(self._request), self._answer_chars)
         if counted is None:
             return guess
         completion = max(counted.completion_tokens, guess.completion_tokens)  # it counts them at the end
@@ -209,10 +211,10 @@ class AnthropicStream:
                 self._count(event.usage)
                 reason = event.delta.stop_reason if event.delta else None
                 if reason:
-                    self._said_why = True
+                    self._has_stop_reason = True
                     return self._delta({}, FINISH.get(reason, "stop"))
             case "message_stop":
-                self.finished, self.ended = self._said_why, True
+                self.finished, self.ended = self._has_stop_reason, True
             case "error":
                 code, message = read_error(payload)
                 raise ProviderFault("error_event", code=code, message=message)
@@ -220,10 +222,10 @@ class AnthropicStream:
 
     def _content(self, index: int, delta: _Block) -> Chunk | None:
         if delta.text:
-            self._said_chars += len(delta.text)
+            self._answer_chars += len(delta.text)
             return self._delta({"content": delta.text}, content=True)
         if delta.thinking:
-            self._said_chars += len(delta.thinking)
+            self._answer_chars += len(delta.thinking)
             return self._delta({"reasoning_content": delta.thinking}, content=True)
         if delta.partial_json and index in self._calls:
             return self._arguments(index, delta.partial_json)
@@ -235,14 +237,14 @@ class AnthropicStream:
         given = msgspec.json.encode(block.input).decode() if block.input else ""
         if not given:
             self._without_arguments.add(index)
-        self._said_chars += len(block.name) + len(given)
+        self._answer_chars += len(block.name) + len(given)
         function = {"name": block.name, "arguments": given}
         call = {"index": number, "id": block.id, "type": "function", "function": function}
         return self._delta({"tool_calls": [call]}, content=True)
 
     def _arguments(self, index: int, piece: str) -> Chunk:
         self._without_arguments.discard(index)
-        self._said_chars += len(piece)
+        self._answer_chars += len(piece)
         call = {"index": self._calls[index], "function": {"arguments": piece}}
         return self._delta({"tool_calls": [call]}, content=True)
 
@@ -252,12 +254,12 @@ class AnthropicStream:
 
     def _frame(self, choices: list[dict[str, Any]], usage: object) -> bytes:
         body = {**self._head, "object": "chat.completion.chunk", "choices": choices, "usage": usage}
-        return frame(msgspec.json.encode(body))
+        return sse_event(msgspec.json.encode(body))
 
     def _count(self, counted: _Tokens | None) -> None:
         """Counts are told twice, the later ones being the final ones; a count left out stays."""
         for name in _Tokens.__struct_fields__ if counted is not None else ():
-            if tokens(getattr(counted, name)):
+            if token_count(getattr(counted, name)):
                 setattr(self._tokens, name, getattr(counted, name))
 
 
@@ -265,23 +267,23 @@ def _usage(counted: _Tokens | None) -> Usage | None:
     """The count in OpenAI's terms, where the prompt includes what came from the cache; None if there is none."""
     if counted is None:
         return None
-    made = tokens(counted.output_tokens)
+    made = token_count(counted.output_tokens)
     given = sum(
         map(
-            tokens,
+            token_count,
             (counted.input_tokens, counted.cache_creation_input_tokens, counted.cache_read_input_tokens),
         )
     )
     return Usage(given, made, given + made) if given or made else None
 
 
-def _told(usage: Usage, counted: _Tokens | None) -> dict[str, Any]:
+def _usage_object(usage: Usage, counted: _Tokens | None) -> dict[str, Any]:
     """The usage object, with what the cache saved."""
-    cached = tokens(counted.cache_read_input_tokens) if counted else 0
+    cached = token_count(counted.cache_read_input_tokens) if counted else 0
     return usage_json(usage) | ({"prompt_tokens_details": {"cached_tokens": cached}} if cached else {})
 
 
-def _said(blocks: list[_Block]) -> dict[str, Any]:
+def _message_parts(blocks: list[_Block]) -> dict[str, Any]:
     """Text, reasoning and tool calls of a message."""
     said: dict[str, Any] = {"content": "".join(b.text for b in blocks if b.type == "text") or None}
     if thoughts := "".join(b.thinking for b in blocks if b.type == "thinking"):

@@ -16,9 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from dub5.service.providers.base import Unsupported
-from dub5.service.providers.fields import decoded, left_out, neutral
-
-Json = dict[str, Any]
+from dub5.service.providers.fields import JsonObject, decode_field, is_neutral, pop_fields
 
 OLD_VERSION = "2023-06-01"
 TRANSLATED = frozenset(
@@ -31,29 +29,29 @@ REFUSED = frozenset(  # leaving these out would answer another question
     + ("web_search_options",)
 )
 SAMPLING = ("temperature", "top_p", "top_k")  # answered with 400 by versions after OLD_VERSION
-MESSAGE = {
+MESSAGE_FIELDS = {
     "system": frozenset({"role", "content"}),
     "developer": frozenset({"role", "content"}),
     "user": frozenset({"role", "content"}),
     "assistant": frozenset({"role", "content", "refusal", "tool_calls"}),
     "tool": frozenset({"role", "content", "tool_call_id"}),
 }
-CHOICES = {"auto": "auto", "none": "none", "required": "any"}
+TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
 USER_CHARS_MAX = 256
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
-ID_OK = re.compile(r"[A-Za-z0-9_-]{1,64}")
+ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DATA_URL = re.compile(r"data:([a-z]+/[a-z0-9.+-]+);base64,", re.IGNORECASE)
 
 
-def translated(
+def translate(
     fields: Mapping[str, Raw], model: str, api_version: str, max_tokens: int
-) -> tuple[Json, list[str]]:
+) -> tuple[JsonObject, list[str]]:
     """The body of the call, and the names of what has no word there. Raises Unsupported."""
-    given: Json = {}
+    given: JsonObject = {}
     dropped: list[str] = []
     for name, raw in fields.items():
-        value = decoded(name, raw)
-        if neutral(name, value):
+        value = decode_field(name, raw)
+        if is_neutral(name, value):
             continue
         if name in REFUSED:
             raise Unsupported(name)
@@ -62,7 +60,7 @@ def translated(
         else:
             dropped.append(name)
     limit = given.get("max_completion_tokens") or given.get("max_tokens") or max_tokens
-    call: Json = {"model": model, "max_tokens": limit}
+    call: JsonObject = {"model": model, "max_tokens": limit}
     call |= _conversation(given["messages"], dropped)
     if stop := given.get("stop"):
         call["stop_sequences"] = [stop] if isinstance(stop, str) else stop
@@ -76,19 +74,19 @@ def translated(
     return call, dropped
 
 
-def _conversation(messages: list[Json], dropped: list[str]) -> Json:
+def _conversation(messages: list[JsonObject], dropped: list[str]) -> JsonObject:
     system: list[str] = []
-    turns: list[Json] = []
+    turns: list[JsonObject] = []
     for index, message in enumerate(messages):
-        place, role = f"messages[{index}]", message["role"]
-        if role not in MESSAGE:
-            raise Unsupported(f"{place}.role")
-        dropped += left_out(message, message.keys() - MESSAGE[role])
+        path, role = f"messages[{index}]", message["role"]
+        if role not in MESSAGE_FIELDS:
+            raise Unsupported(f"{path}.role")
+        dropped += pop_fields(message, message.keys() - MESSAGE_FIELDS[role])
         if role in ("system", "developer"):
-            system.append(_text(message.get("content"), place, dropped))
-        elif blocks := _blocks(message, place, dropped):
-            _add(turns, "assistant" if role == "assistant" else "user", blocks)
-    said: Json = {"messages": [{**turn, "content": _simple(turn["content"])} for turn in turns]}
+            system.append(_text(message.get("content"), path, dropped))
+        elif blocks := _blocks(message, path, dropped):
+            _append_turn(turns, "assistant" if role == "assistant" else "user", blocks)
+    said: JsonObject = {"messages": [{**turn, "content": _text_or_blocks(turn["content"])} for turn in turns]}
     if text := "\n\n".join(filter(None, system)):
         if not turns:  # at least one turn is wanted: instructions alone are the question
             return {"messages": [{"role": "user", "content": text}]}
@@ -96,45 +94,45 @@ def _conversation(messages: list[Json], dropped: list[str]) -> Json:
     return said
 
 
-def _add(turns: list[Json], role: str, blocks: list[Json]) -> None:
+def _append_turn(turns: list[JsonObject], role: str, blocks: list[JsonObject]) -> None:
     if turns and turns[-1]["role"] == role:
         turns[-1]["content"] += blocks
     else:
         turns.append({"role": role, "content": blocks})
 
 
-def _simple(blocks: list[Json]) -> str | list[Json]:
+def _text_or_blocks(blocks: list[JsonObject]) -> str | list[JsonObject]:
     """Text alone needs no blocks."""
     if all(block["type"] == "text" for block in blocks):
         return "\n\n".join(block["text"] for block in blocks)
     return blocks
 
 
-def _blocks(message: Json, place: str, dropped: list[str]) -> list[Json]:
+def _blocks(message: JsonObject, path: str, dropped: list[str]) -> list[JsonObject]:
     if message["role"] == "tool":
-        result: Json = {"type": "tool_result", "tool_use_id": _id(message.get("tool_call_id"))}
-        content = _parts(message.get("content"), f"{place}.content", dropped)
-        return [result | ({"content": _simple(content)} if content else {})]
-    blocks = _parts(message.get("content") or message.get("refusal"), f"{place}.content", dropped)
+        result: JsonObject = {"type": "tool_result", "tool_use_id": _id(message.get("tool_call_id"))}
+        content = _parts(message.get("content"), f"{path}.content", dropped)
+        return [result | ({"content": _text_or_blocks(content)} if content else {})]
+    blocks = _parts(message.get("content") or message.get("refusal"), f"{path}.content", dropped)
     for index, call in enumerate(message.get("tool_calls") or ()):
-        blocks.append(_tool_use(call, f"{place}.tool_calls[{index}]"))
+        blocks.append(_tool_use(call, f"{path}.tool_calls[{index}]"))
     return blocks
 
 
-def _text(content: object, place: str, dropped: list[str]) -> str:
-    blocks = _parts(content, f"{place}.content", dropped)
+def _text(content: object, path: str, dropped: list[str]) -> str:
+    blocks = _parts(content, f"{path}.content", dropped)
     if any(block["type"] != "text" for block in blocks):
-        raise Unsupported(f"{place}.content")
+        raise Unsupported(f"{path}.content")
     return "".join(block["text"] for block in blocks)
 
 
-def _parts(content: object, place: str, dropped: list[str]) -> list[Json]:
+def _parts(content: object, path: str, dropped: list[str]) -> list[JsonObject]:
     """Blocks of a message. Text that is empty is left out: the endpoint refuses it."""
     if not isinstance(content, list):
         content = [{"type": "text", "text": content or ""}]
-    blocks: list[Json] = []
+    blocks: list[JsonObject] = []
     for index, part in enumerate(content):
-        kind, here = part.get("type"), f"{place}[{index}]"
+        kind, here = part.get("type"), f"{path}[{index}]"
         known: tuple[str, ...] = ("type", str(kind))
         match kind:
             case "text" | "refusal":
@@ -151,7 +149,7 @@ def _parts(content: object, place: str, dropped: list[str]) -> list[Json]:
     return blocks
 
 
-def _image(image: object, place: str, dropped: list[str]) -> Json:
+def _image(image: object, path: str, dropped: list[str]) -> JsonObject:
     url = image.get("url") if isinstance(image, dict) else image
     if isinstance(image, dict) and image.get("detail") not in (None, "auto"):
         dropped.append("messages.content.image_url.detail")
@@ -159,30 +157,30 @@ def _image(image: object, place: str, dropped: list[str]) -> Json:
         return {"type": "url", "url": url}
     found = DATA_URL.match(url) if isinstance(url, str) else None
     if found is None or (media := found[1].lower()) not in IMAGE_TYPES:
-        raise Unsupported(f"{place}.image_url")
+        raise Unsupported(f"{path}.image_url")
     return {"type": "base64", "media_type": media, "data": str(url)[found.end() :]}
 
 
-def _tool_use(call: Json, place: str) -> Json:
+def _tool_use(call: JsonObject, path: str) -> JsonObject:
     function = call.get("function")
     if not isinstance(function, dict):
-        raise Unsupported(f"{place}.type")
+        raise Unsupported(f"{path}.type")
     try:
         arguments = msgspec.json.decode(str(function.get("arguments") or "{}"))
     except (msgspec.DecodeError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        raise Unsupported(f"{place}.function.arguments")
+        raise Unsupported(f"{path}.function.arguments")
     return {"type": "tool_use", "id": _id(call.get("id")), "name": function.get("name"), "input": arguments}
 
 
 def _id(said: object) -> str:
     """A tool call's id; one that another provider made may have to become another, the same for call and result."""
     text = str(said)
-    return text if ID_OK.fullmatch(text) else "call_" + hashlib.sha256(text.encode()).hexdigest()[:24]
+    return text if ID_PATTERN.fullmatch(text) else "call_" + hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def _sampling(given: Json, api_version: str, dropped: list[str]) -> Json:
+def _sampling(given: JsonObject, api_version: str, dropped: list[str]) -> JsonObject:
     asked = [name for name in SAMPLING if name in given]
     if api_version != OLD_VERSION:
         dropped += asked
@@ -193,25 +191,25 @@ def _sampling(given: Json, api_version: str, dropped: list[str]) -> Json:
     return {name: min(given[name], 1.0) if name == "temperature" else given[name] for name in asked}
 
 
-def _tools(given: Json, dropped: list[str]) -> Json:
+def _tools(given: JsonObject, dropped: list[str]) -> JsonObject:
     asked, one_at_a_time = given.get("tools"), "parallel_tool_calls" in given
     if not asked:
         if given.get("tool_choice") not in (None, "auto", "none"):
             raise Unsupported("tool_choice")
         dropped += ["parallel_tool_calls"] if one_at_a_time else []
         return {}
-    said: Json = {"tools": [_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked)]}
+    said: JsonObject = {"tools": [_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked)]}
     choice = _choice(given.get("tool_choice"))
     if one_at_a_time and choice != {"type": "none"}:
         choice = (choice or {"type": "auto"}) | {"disable_parallel_tool_use": True}
     return said | ({"tool_choice": choice} if choice else {})
 
 
-def _tool(tool: Json, place: str) -> Json:
+def _tool(tool: JsonObject, path: str) -> JsonObject:
     function = tool.get("function")
     if tool.get("type") != "function" or not isinstance(function, dict):
-        raise Unsupported(f"{place}.type")
-    said: Json = {"name": function.get("name")}
+        raise Unsupported(f"{path}.type")
+    said: JsonObject = {"name": function.get("name")}
     said["input_schema"] = function.get("parameters") or {"type": "object", "properties": {}}
     if function.get("description"):
         said["description"] = function["description"]
@@ -220,33 +218,33 @@ def _tool(tool: Json, place: str) -> Json:
     return said
 
 
-def _choice(choice: object) -> Json | None:
+def _choice(choice: object) -> JsonObject | None:
     if choice is None:
         return None
-    if isinstance(choice, str) and choice in CHOICES:
-        return {"type": CHOICES[choice]}
+    if isinstance(choice, str) and choice in TOOL_CHOICES:
+        return {"type": TOOL_CHOICES[choice]}
     if isinstance(choice, dict) and isinstance(function := choice.get("function"), dict):
         return {"type": "tool", "name": function.get("name")}
     raise Unsupported("tool_choice")
 
 
-def _format(asked: object) -> Json:
+def _format(asked: object) -> JsonObject:
     if asked is None:
         return {}
     wanted = asked.get("json_schema") if isinstance(asked, dict) else None
     schema = wanted.get("schema") if isinstance(wanted, dict) else None
     if not isinstance(schema, dict):  # json_object: there is no such thing as any JSON
         raise Unsupported("response_format")
-    return {"output_config": {"format": {"type": "json_schema", "schema": _closed(schema)}}}
+    return {"output_config": {"format": {"type": "json_schema", "schema": _close_schema(schema)}}}
 
 
-def _closed(schema: Any) -> Any:
+def _close_schema(schema: Any) -> Any:
     """The schema with its objects closed, as the endpoint wants them. Raises Unsupported for one that is open."""
     if isinstance(schema, list):
-        return [_closed(one) for one in schema]
+        return [_close_schema(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    closed = {name: _closed(value) for name, value in schema.items()}
+    closed = {name: _close_schema(value) for name, value in schema.items()}
     if closed.get("type") == "object" and isinstance(closed.get("properties", {}), dict):
         if closed.get("additionalProperties", False) is not False:
             raise Unsupported("response_format")
@@ -254,7 +252,7 @@ def _closed(schema: Any) -> Any:
     return closed
 
 
-def _user(given: Json, dropped: list[str]) -> Json:
+def _user(given: JsonObject, dropped: list[str]) -> JsonObject:
     asked = [name for name in ("safety_identifier", "user") if name in given]
     fits = [name for name in asked if isinstance(given[name], str) and len(given[name]) <= USER_CHARS_MAX]
     dropped += [name for name in asked if name not in fits[:1]]

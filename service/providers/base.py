@@ -1,6 +1,6 @@
 """What a dialect is: pure translation between our nouns and one provider's bytes.
 
-ChatRequest --encode--> Call --(attempt/run, wire)--> status, headers, body
+ChatRequest --encode--> EncodedRequest --(attempt/run, wire)--> status, headers, body
 200 + JSON  --answer--> Reply           200 + SSE --stream().feed--> [Chunk] ... .end()
 otherwise   --fault---> ProviderFault   (raised, or returned: what attempt/classify.py reads)
 """
@@ -19,7 +19,7 @@ from dub5.service.providers.retry_after import retry_after_s
 USER_AGENT = f"dub5/{VERSION}"
 MESSAGE_CHARS_MAX = 300
 DROPPED_MAX = 20
-_ODD = re.compile(r"[^A-Za-z0-9_.-]")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 class ProviderFault(Exception):
@@ -54,7 +54,7 @@ class Unsupported(Exception):
         self.param = param
 
 
-class Call(Struct, frozen=True):
+class EncodedRequest(Struct, frozen=True):
     """A request in a provider's own words. `dropped` names the fields it has no word for."""
 
     path: str
@@ -63,15 +63,15 @@ class Call(Struct, frozen=True):
     dropped: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Call({self.path})"
+        return f"EncodedRequest({self.path})"
 
 
-def named(dropped: list[str]) -> tuple[str, ...]:
+def trail_names(dropped: list[str]) -> tuple[str, ...]:
     """Names for the trail, which is kept and stands in a header: few, short and harmless, whatever the caller made
     up."""
     if not dropped:
         return ()
-    return tuple(_ODD.sub("?", name[:64]) for name in list(dict.fromkeys(dropped))[:DROPPED_MAX])
+    return tuple(_UNSAFE.sub("?", name[:64]) for name in list(dict.fromkeys(dropped))[:DROPPED_MAX])
 
 
 class StreamReader(Protocol):
@@ -90,7 +90,7 @@ class StreamReader(Protocol):
         ProviderFault("truncated") unless the answer is whole."""
         ...
 
-    def so_far(self) -> Usage:
+    def usage_so_far(self) -> Usage:
         """The tokens of a stream that may not be whole: as the provider counted them, or estimated."""
         ...
 
@@ -100,7 +100,7 @@ class Dialect(Protocol):
 
     embeds: bool  # whether it has embeddings at all
 
-    def encode(self, request: ChatRequest, model: str, key: str | None) -> Call:
+    def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
         """The request for `model`, authenticated with `key`. Raises Unsupported."""
         ...
 
@@ -112,7 +112,7 @@ class Dialect(Protocol):
         """A reader for one streamed answer."""
         ...
 
-    def encode_embeddings(self, request: EmbedRequest, model: str, key: str | None) -> Call:
+    def encode_embeddings(self, request: EmbedRequest, model: str, key: str | None) -> EncodedRequest:
         """The request for vectors. Raises Unsupported."""
         ...
 
@@ -125,14 +125,14 @@ class Dialect(Protocol):
         ...
 
 
-def call_of(dialect: Dialect, request: AnyRequest, model: str, key: str | None) -> Call:
+def encode_request(dialect: Dialect, request: AnyRequest, model: str, key: str | None) -> EncodedRequest:
     """Either kind of request, encoded. Raises Unsupported."""
     if isinstance(request, EmbedRequest):
         return dialect.encode_embeddings(request, model, key)
     return dialect.encode(request, model, key)
 
 
-def reply_of(dialect: Dialect, request: AnyRequest, body: bytes) -> Reply:
+def decode_reply(dialect: Dialect, request: AnyRequest, body: bytes) -> Reply:
     """The JSON answer to either kind of request. Raises ProviderFault."""
     if isinstance(request, EmbedRequest):
         return dialect.embeddings(body, request)

@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 from dub5.service.model import EmbedRequest, Reply
 from dub5.service.providers.base import ProviderFault
 from dub5.service.providers.error_body import read_error
-from dub5.service.providers.usage import prompt_only, usage_of, with_usage
+from dub5.service.providers.usage import add_usage, estimate_prompt, parse_usage
 
 
 class _Body(Struct):
@@ -53,10 +53,10 @@ def reply_with_vectors(body: bytes, request: EmbedRequest) -> Reply:
             for item, vector in zip(parsed.data, vectors, strict=True)
         ]
         body = msgspec.json.encode({**_FIELDS.decode(body), "data": data})
-    if (usage := usage_of(parsed.usage)) is not None:
+    if (usage := parse_usage(parsed.usage)) is not None:
         return Reply(body, usage)
-    usage = prompt_only(request)
-    return Reply(with_usage(body, usage), usage)
+    usage = estimate_prompt(request)
+    return Reply(add_usage(body, usage), usage)
 
 
 def _vector(raw: bytes, as_text: bool) -> Raw | None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 T = TypeVar("T")
-CODE_OK = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # a code goes into logs and trails: nothing else may
+CODE_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # a code goes into logs and trails: nothing else may
 EDGE_CODE = re.compile(rb"error code: (\d{3,4})\b|errorCode[\"']?:\s*[\"']?(\d{4})\b")
 EDGE_BYTES = 4096
 
@@ -64,7 +64,7 @@ def _lenient(value: object, kind: type[T]) -> T | None:
 
 def _code(value: object) -> str:
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    return text if CODE_OK.fullmatch(text) else ""
+    return text if CODE_PATTERN.fullmatch(text) else ""
 
 
 def _sentence(detail: object) -> str:

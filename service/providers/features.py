@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from dub5.service.model import AnyRequest, Caller, ChatBody, ChatRequest
 from dub5.service.providers.base import Dialect, Unsupported
-from dub5.service.providers.fields import decoded, neutral
+from dub5.service.providers.fields import decode_field, is_neutral
 from dub5.service.providers.usage import CHARS_PER_TOKEN, prompt_chars
 
 
@@ -28,7 +28,7 @@ class Feature(StrEnum):
     LONG_CONTEXT = "long_context"  # more than the smallest target of the route takes
 
 
-WORDS = {
+FEATURE_NAMES = {
     Feature.TOOLS: "tools",
     Feature.VISION: "images",
     Feature.JSON_SCHEMA: "answers by a JSON schema",
@@ -112,10 +112,10 @@ def feature_of(param: str) -> Feature | None:
 def _value(name: str, request: ChatRequest) -> Any:
     """A field that is only passed on; None where it is not there, says nothing, or cannot be read."""
     try:
-        value = decoded(name, request.fields[name])
+        value = decode_field(name, request.fields[name])
     except (KeyError, Unsupported):
         return None
-    return None if neutral(name, value) else value
+    return None if is_neutral(name, value) else value
 
 
 def _has_image(content: object) -> bool:

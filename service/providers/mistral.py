@@ -2,18 +2,17 @@
 
 import hashlib
 import re
-from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from dub5.service.model import ChatRequest, Chunk, EmbedRequest, Reply
-from dub5.service.providers.base import Call, Unsupported, named
-from dub5.service.providers.fields import decoded, differ, left_out, neutral
-from dub5.service.providers.openai import OpenAI, OpenAIStream
+from dub5.service.providers.base import EncodedRequest, Unsupported, trail_names
+from dub5.service.providers.fields import JsonObject, apply_overrides, decode_field, is_neutral, pop_fields
+from dub5.service.providers.openai import OpenAIDialect, OpenAIStream
 
 # What its chat endpoint takes; any other field is answered with 422.
-KNOWN = frozenset(
+CHAT_FIELDS = frozenset(
     ("model", "messages", "stream", "temperature", "top_p", "max_tokens", "min_tokens", "stop", "random_seed")
     + ("n", "response_format", "tools", "tool_choice", "parallel_tool_calls", "presence_penalty", "top_k")
     + ("frequency_penalty", "repetition_penalty", "logprobs", "top_logprobs", "prompt_logprobs")
@@ -22,47 +21,45 @@ KNOWN = frozenset(
 )
 RENAMED = {"max_completion_tokens": "max_tokens", "seed": "random_seed"}
 REFUSED = frozenset({"functions", "function_call", "audio", "modalities", "web_search_options"})
-MESSAGE = {  # what a message of each role may hold; any other field is answered with 422
+MESSAGE_FIELDS = {  # what a message of each role may hold; any other field is answered with 422
     "system": frozenset({"role", "content"}),
     "user": frozenset({"role", "content"}),
     "assistant": frozenset({"role", "content", "tool_calls", "prefix"}),
     "tool": frozenset({"role", "content", "tool_call_id", "name"}),
 }
-PARTS = frozenset({"text", "image_url", "document_url", "reference", "thinking"})
-ID_OK = re.compile(r"[A-Za-z0-9]{9}")  # anything else is answered with 400, code 3280
-EMBED_KNOWN = frozenset({"model", "input", "metadata", "output_dimension", "output_dtype"})
+PART_TYPES = frozenset({"text", "image_url", "document_url", "reference", "thinking"})
+ID_PATTERN = re.compile(r"[A-Za-z0-9]{9}")  # anything else is answered with 400, code 3280
+EMBED_FIELDS = frozenset({"model", "input", "metadata", "output_dimension", "output_dtype"})
 EMBED_RENAMED = {"dimensions": "output_dimension"}
 TO_TRANSLATE = re.compile(rb'"content": ?\[|"tool_calls"|"model_length"')
 
-Json = dict[str, Any]
 
-
-class Mistral(OpenAI):
+class MistralDialect(OpenAIDialect):
     """The differences from OpenAI, and nothing else."""
 
-    def encode(self, request: ChatRequest, model: str, key: str | None) -> Call:
-        given, dropped = differ(request.fields, self.differs)
+    def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
+        given, dropped = apply_overrides(request.fields, self.overrides)
         fields: dict[str, Raw] = {}
         for name, raw in given.items():
             there = RENAMED.get(name, name)
-            if there in KNOWN:
+            if there in CHAT_FIELDS:
                 if there == name or bytes(raw) != b"null":
                     fields[there] = raw
             elif name == "stream_options":  # usage comes unasked
-                dropped += [f"{name}.{n}" for n in decoded(name, raw) or () if n != "include_usage"]
-            elif not neutral(name, decoded(name, raw)):
+                dropped += [f"{name}.{n}" for n in decode_field(name, raw) or () if n != "include_usage"]
+            elif not is_neutral(name, decode_field(name, raw)):
                 if name in REFUSED:
                     raise Unsupported(name)
                 dropped.append(name)
         if request.body.tools and "tools" in given:
             fields["tools"] = Raw(
-                msgspec.json.encode([_tool(tool) for tool in decoded("tools", given["tools"])])
+                msgspec.json.encode([_tool(tool) for tool in decode_field("tools", given["tools"])])
             )
         fields["model"] = Raw(msgspec.json.encode(model))
         fields["messages"] = Raw(
-            msgspec.json.encode(_messages(decoded("messages", given["messages"]), dropped))
+            msgspec.json.encode(_messages(decode_field("messages", given["messages"]), dropped))
         )
-        return Call(self.path, msgspec.json.encode(fields), self.headers(key), named(dropped))
+        return EncodedRequest(self.path, msgspec.json.encode(fields), self.headers(key), trail_names(dropped))
 
     def answer(self, body: bytes, request: ChatRequest) -> Reply:
         return super().answer(_as_openai(body), request)
@@ -70,21 +67,23 @@ class Mistral(OpenAI):
     def stream(self, request: ChatRequest, model: str) -> "MistralStream":
         return MistralStream(request, self.event_bytes_max)
 
-    def encode_embeddings(self, request: EmbedRequest, model: str, key: str | None) -> Call:
-        given, dropped = differ(request.fields, self.differs)
+    def encode_embeddings(self, request: EmbedRequest, model: str, key: str | None) -> EncodedRequest:
+        given, dropped = apply_overrides(request.fields, self.overrides)
         if not isinstance(request.body.input, str) and not isinstance(request.body.input[0], str):
             raise Unsupported("input")  # token numbers of somebody else's tokenizer
         fields: dict[str, Raw] = {}
         for name, raw in given.items():
             there = EMBED_RENAMED.get(name, name)
-            if there in EMBED_KNOWN:
+            if there in EMBED_FIELDS:
                 fields[there] = raw
-            elif name != "encoding_format" and not neutral(
-                name, decoded(name, raw)
+            elif name != "encoding_format" and not is_neutral(
+                name, decode_field(name, raw)
             ):  # the format is made by us
                 dropped.append(name)
         fields["model"] = Raw(msgspec.json.encode(model))
-        return Call(self.embeddings_path, msgspec.json.encode(fields), self.headers(key), named(dropped))
+        return EncodedRequest(
+            self.embeddings_path, msgspec.json.encode(fields), self.headers(key), trail_names(dropped)
+        )
 
 
 class MistralStream(OpenAIStream):
@@ -101,21 +100,21 @@ class MistralStream(OpenAIStream):
         return [Chunk(self.usage_chunk(self._usage), usage=self._usage)]
 
 
-def _messages(messages: list[Json], dropped: list[str]) -> list[Json]:
+def _messages(messages: list[JsonObject], dropped: list[str]) -> list[JsonObject]:
     """Messages with what each role may hold. Raises Unsupported."""
     for index, message in enumerate(messages):
         if message["role"] == "developer":
             message["role"] = "system"
-        known = MESSAGE.get(message["role"])
+        known = MESSAGE_FIELDS.get(message["role"])
         if known is None:
             raise Unsupported(f"messages[{index}].role")
         if message.get("refusal") and not message.get("content"):
             message["content"] = message.pop("refusal")
-        dropped += left_out(message, message.keys() - known)
+        dropped += pop_fields(message, message.keys() - known)
         for number, part in enumerate(_parts(message)):
             if part.get("type") == "refusal":
                 part["type"], part["text"] = "text", part.pop("refusal", "")
-            elif part.get("type") not in PARTS:
+            elif part.get("type") not in PART_TYPES:
                 raise Unsupported(f"messages[{index}].content[{number}].type")
         for call in message.get("tool_calls") or ():
             call["id"] = _id(call.get("id"))
@@ -124,7 +123,7 @@ def _messages(messages: list[Json], dropped: list[str]) -> list[Json]:
     return messages
 
 
-def _tool(tool: Json) -> Json:
+def _tool(tool: JsonObject) -> JsonObject:
     """A tool whose function takes nothing must say so there."""
     function = tool.get("function")
     if not isinstance(function, dict) or function.get("parameters"):
@@ -132,7 +131,7 @@ def _tool(tool: Json) -> Json:
     return {**tool, "function": {**function, "parameters": {"type": "object", "properties": {}}}}
 
 
-def _parts(message: Json) -> list[Json]:
+def _parts(message: JsonObject) -> list[JsonObject]:
     content = message.get("content")
     return content if isinstance(content, list) else []
 
@@ -140,7 +139,11 @@ def _parts(message: Json) -> list[Json]:
 def _id(said: object) -> str:
     """A tool call's id; another provider's becomes one that is taken here, the same for call and result."""
     text = str(said)
-    return text if ID_OK.fullmatch(text) else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:9]
+    return (
+        text
+        if ID_PATTERN.fullmatch(text)
+        else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:9]
+    )
 
 
 def _as_openai(body: bytes) -> bytes:
@@ -162,7 +165,7 @@ def _as_openai(body: bytes) -> bytes:
         return body  # not what we know: the decoder after us names the fault
 
 
-def _flatten(part: Json) -> None:
+def _flatten(part: JsonObject) -> None:
     """Text as text, thinking as `reasoning_content`."""
     pieces = part["content"]
     thoughts = [t for p in pieces if p.get("type") == "thinking" for t in p.get("thinking", ())]
@@ -171,7 +174,7 @@ def _flatten(part: Json) -> None:
         part["reasoning_content"] = "".join(t.get("text", "") for t in thoughts)
 
 
-def _complete(call: Json, index: int) -> None:
+def _complete(call: JsonObject, index: int) -> None:
     """A tool call with all that OpenAI's clients look for."""
     call.setdefault("type", "function")
     call.setdefault("index", index)

@@ -5,21 +5,21 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from dub5.service.config.settings import AS_THE_DIALECT, Differences
+from dub5.service.config.settings import NO_OVERRIDES, DialectOverrides
 from dub5.service.model import ChatRequest, Chunk, EmbedRequest, Reply, Usage
-from dub5.service.providers.base import USER_AGENT, Call, ProviderFault, named, status_fault
+from dub5.service.providers.base import USER_AGENT, EncodedRequest, ProviderFault, status_fault, trail_names
 from dub5.service.providers.embeddings import reply_with_vectors
 from dub5.service.providers.error_body import read_error
-from dub5.service.providers.fields import differ
+from dub5.service.providers.fields import apply_overrides
 from dub5.service.providers.sse import EventTooLong, SseDecoder
 from dub5.service.providers.usage import (
+    add_usage,
     calls_chars,
-    estimated,
+    estimate,
+    parse_usage,
     prompt_chars,
     text_chars,
     usage_json,
-    usage_of,
-    with_usage,
 )
 
 DONE = b"[DONE]"
@@ -70,27 +70,27 @@ _BODY = msgspec.json.Decoder(_Body)
 _OPTIONS = msgspec.json.Decoder(dict[str, Raw])
 
 
-class OpenAI:
+class OpenAIDialect:
     """The dialect of `/chat/completions`."""
 
     path = "/chat/completions"
     embeddings_path = "/embeddings"
     embeds = True
 
-    def __init__(self, event_bytes_max: int, differs: Differences = AS_THE_DIALECT) -> None:
+    def __init__(self, event_bytes_max: int, overrides: DialectOverrides = NO_OVERRIDES) -> None:
         self.event_bytes_max = event_bytes_max
-        self.differs = differs
+        self.overrides = overrides
 
-    def encode(self, request: ChatRequest, model: str, key: str | None) -> Call:
-        fields, dropped = differ(request.fields, self.differs)
+    def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
+        fields, dropped = apply_overrides(request.fields, self.overrides)
         fields["model"] = Raw(msgspec.json.encode(model))
-        if request.stream and "stream_options" not in self.differs.drops:
-            fields["stream_options"] = _asking_for_usage(fields.get("stream_options"))
-        return Call(self.path, msgspec.json.encode(fields), self.headers(key), named(dropped))
+        if request.stream and "stream_options" not in self.overrides.drops:
+            fields["stream_options"] = _with_include_usage(fields.get("stream_options"))
+        return EncodedRequest(self.path, msgspec.json.encode(fields), self.headers(key), trail_names(dropped))
 
     def headers(self, key: str | None) -> dict[str, str]:
         """Of every call."""
-        return {**self.differs.headers, **bearer(key)}
+        return {**self.overrides.headers, **json_headers(key)}
 
     def answer(self, body: bytes, request: ChatRequest) -> Reply:
         parsed = decode_body(body)
@@ -106,19 +106,21 @@ class OpenAI:
             raise ProviderFault("empty_answer")
         if not whole:
             raise ProviderFault("truncated")
-        if (usage := usage_of(parsed.usage)) is not None:
+        if (usage := parse_usage(parsed.usage)) is not None:
             return Reply(body, usage)
         said = sum(c.message.chars() for c in parsed.choices if c.message)
-        usage = estimated(prompt_chars(request), said)
-        return Reply(with_usage(body, usage), usage)
+        usage = estimate(prompt_chars(request), said)
+        return Reply(add_usage(body, usage), usage)
 
     def stream(self, request: ChatRequest, model: str) -> "OpenAIStream":
         return OpenAIStream(request, self.event_bytes_max)
 
-    def encode_embeddings(self, request: EmbedRequest, model: str, key: str | None) -> Call:
-        fields, dropped = differ(request.fields, self.differs)
+    def encode_embeddings(self, request: EmbedRequest, model: str, key: str | None) -> EncodedRequest:
+        fields, dropped = apply_overrides(request.fields, self.overrides)
         fields["model"] = Raw(msgspec.json.encode(model))
-        return Call(self.embeddings_path, msgspec.json.encode(fields), self.headers(key), named(dropped))
+        return EncodedRequest(
+            self.embeddings_path, msgspec.json.encode(fields), self.headers(key), trail_names(dropped)
+        )
 
     def embeddings(self, body: bytes, request: EmbedRequest) -> Reply:
         return reply_with_vectors(body, request)
@@ -137,7 +139,7 @@ class OpenAIStream:
         self._request = request
         self._keep_usage = request.wants_usage
         self._usage: Usage | None = None
-        self._said_chars = 0
+        self._answer_chars = 0
         self._last = b""
         self._sse = SseDecoder(event_bytes_max)
         self._choices = request.body.n or 1
@@ -166,16 +168,16 @@ class OpenAIStream:
             raise ProviderFault("truncated")
         if self._usage is not None:
             return []
-        self._usage = self.so_far()
+        self._usage = self.usage_so_far()
         return [Chunk(self.usage_chunk(self._usage) if self._keep_usage else b"", usage=self._usage)]
 
-    def so_far(self) -> Usage:
-        return self._usage or estimated(prompt_chars(self._request), self._said_chars)
+    def usage_so_far(self) -> Usage:
+        return self._usage or estimate(prompt_chars(self._request), self._answer_chars)
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """The chunk of a stream that tells its usage and nothing else."""
         head = _OPTIONS.decode(self._last)  # what nobody reads here may be unreadable: 1e999, say
-        return frame(msgspec.json.encode({**head, "choices": [], "usage": usage_json(usage)}))
+        return sse_event(msgspec.json.encode({**head, "choices": [], "usage": usage_json(usage)}))
 
     def chunk(self, payload: bytes) -> Chunk | None:
         """One event as a chunk; None if it is not for the client. Raises ProviderFault."""
@@ -184,7 +186,7 @@ class OpenAIStream:
         for choice in parsed.choices or ():
             if choice.delta is not None and choice.delta.has_content():
                 content = True
-                self._said_chars += choice.delta.chars()
+                self._answer_chars += choice.delta.chars()
             if choice.finish_reason == "error":
                 raise ProviderFault("error_event")
             self._seen.add(choice.index)
@@ -197,11 +199,11 @@ class OpenAIStream:
             self._last = payload
         usage = None
         if parsed.usage is not None:
-            usage = usage_of(parsed.usage)
+            usage = parse_usage(parsed.usage)
             self._usage = usage or self._usage
         if not parsed.choices and parsed.usage is not None and (usage is None or not self._keep_usage):
             return Chunk(b"", usage=usage)
-        return Chunk(frame(payload), content, finish, usage)
+        return Chunk(sse_event(payload), content, finish, usage)
 
 
 def decode_body(body: bytes) -> _Body:
@@ -220,19 +222,19 @@ def decode_body(body: bytes) -> _Body:
     return parsed
 
 
-def frame(payload: bytes) -> bytes:
+def sse_event(payload: bytes) -> bytes:
     """A payload as one server-sent event."""
     if b"\n" in payload:
         payload = payload.replace(b"\n", b"\ndata: ")
     return b"data: " + payload + b"\n\n"
 
 
-def payload_of(raw: bytes) -> bytes:
-    """What `frame` was given."""
+def sse_payload(raw: bytes) -> bytes:
+    """What `sse_event` was given."""
     return raw[len(b"data: ") : -2].replace(b"\ndata: ", b"\n")
 
 
-def bearer(key: str | None) -> dict[str, str]:
+def json_headers(key: str | None) -> dict[str, str]:
     """The headers of an authenticated JSON call."""
     headers = {"content-type": "application/json", "user-agent": USER_AGENT}
     if key is not None:
@@ -240,7 +242,7 @@ def bearer(key: str | None) -> dict[str, str]:
     return headers
 
 
-def _asking_for_usage(options: Raw | None) -> Raw:
+def _with_include_usage(options: Raw | None) -> Raw:
     """The client's stream options with `include_usage` switched on."""
     if options is None:
         return WITH_USAGE

@@ -1,18 +1,20 @@
 """Which dialect each configured provider speaks."""
 
 from dub5.service.config.settings import ProviderSettings
-from dub5.service.providers.anthropic import Anthropic
+from dub5.service.providers.anthropic import AnthropicDialect
 from dub5.service.providers.base import Dialect
-from dub5.service.providers.mistral import Mistral
-from dub5.service.providers.openai import OpenAI
+from dub5.service.providers.mistral import MistralDialect
+from dub5.service.providers.openai import OpenAIDialect
 
 
 def dialect_of(provider: ProviderSettings, event_bytes_max: int) -> Dialect:
     """The dialect a provider's settings name."""
     match provider.dialect:
         case "openai":
-            return OpenAI(event_bytes_max, provider.differs)
+            return OpenAIDialect(event_bytes_max, provider.differs)
         case "mistral":
-            return Mistral(event_bytes_max, provider.differs)
+            return MistralDialect(event_bytes_max, provider.differs)
         case "anthropic":
-            return Anthropic(event_bytes_max, provider.api_version, provider.max_tokens, provider.differs)
+            return AnthropicDialect(
+                event_bytes_max, provider.api_version, provider.max_tokens, provider.differs
+            )

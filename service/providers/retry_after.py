@@ -36,13 +36,13 @@ def retry_after_s(headers: Mapping[str, str], message: str, now_s: float) -> flo
     if said is None:
         said = _moment(headers.get("retry-after", ""), at_s)
     if said is None:
-        said = max(_used_up(headers, at_s), default=None)
+        said = max(_exhausted_resets(headers, at_s), default=None)
     if said is None and (found := _TRY_AGAIN.search(message)):
         said = _duration_s(found[1])
     return None if said is None else min(max(0.0, said), LONGEST_S)
 
 
-def _used_up(headers: Mapping[str, str], at_s: float) -> Iterator[float]:
+def _exhausted_resets(headers: Mapping[str, str], at_s: float) -> Iterator[float]:
     """The resets of limits that have nothing left; of a limit that does not say, too."""
     for name, value in headers.items():
         reset = _RESET.fullmatch(name)

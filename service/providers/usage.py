@@ -17,18 +17,18 @@ TOKENS_MAX = 2**53
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 
 
-def usage_of(said: object) -> Usage | None:
+def parse_usage(said: object) -> Usage | None:
     """A provider's count, as far as it makes sense; None if it counted nothing."""
     if not isinstance(said, dict):
         return None
-    prompt, completion = tokens(said.get("prompt_tokens")), tokens(said.get("completion_tokens"))
-    total = tokens(said.get("total_tokens"))
+    prompt, completion = token_count(said.get("prompt_tokens")), token_count(said.get("completion_tokens"))
+    total = token_count(said.get("total_tokens"))
     if not (prompt or completion or total):
         return None
     return Usage(prompt, completion, total or prompt + completion, said.get("estimated") is True)
 
 
-def tokens(count: object) -> int:
+def token_count(count: object) -> int:
     """A count that can be added up, whatever it was."""
     return min(count, TOKENS_MAX) if isinstance(count, int) and count > 0 else 0
 
@@ -43,9 +43,9 @@ def usage_json(usage: Usage) -> dict[str, Any]:
     return {**counts, "estimated": True} if usage.estimated else counts
 
 
-def estimated(prompt_chars: int, said_chars: int) -> Usage:
+def estimate(prompt_chars: int, answer_chars: int) -> Usage:
     """The estimate for so many characters."""
-    prompt, completion = (-(-chars // CHARS_PER_TOKEN) for chars in (prompt_chars, said_chars))
+    prompt, completion = (-(-chars // CHARS_PER_TOKEN) for chars in (prompt_chars, answer_chars))
     return Usage(prompt, completion, prompt + completion, estimated=True)
 
 
@@ -57,11 +57,11 @@ def prompt_chars(request: ChatRequest) -> int:
     return chars
 
 
-def prompt_only(request: AnyRequest) -> Usage:
+def estimate_prompt(request: AnyRequest) -> Usage:
     """The estimate for a request that brought no answer."""
     if isinstance(request, EmbedRequest):
-        return estimated(input_chars(request.body.input), 0)
-    return estimated(prompt_chars(request), 0)
+        return estimate(input_chars(request.body.input), 0)
+    return estimate(prompt_chars(request), 0)
 
 
 def input_chars(given: object) -> int:
@@ -95,6 +95,6 @@ def calls_chars(calls: object) -> int:
     )
 
 
-def with_usage(body: bytes, usage: Usage) -> bytes:
+def add_usage(body: bytes, usage: Usage) -> bytes:
     """A JSON answer that lacks its usage, with it; every other field as it came."""
     return msgspec.json.encode({**_FIELDS.decode(body), "usage": usage_json(usage)})

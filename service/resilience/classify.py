@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from dub5.service.providers.base import ProviderFault, Unsupported
 from dub5.service.timeouts import TimedOut
-from dub5.service.wire.base import Kind, Stage, WireFailure
+from dub5.service.wire.base import FailureKind, Stage, WireFailure
 
 
 class Then(StrEnum):
@@ -199,13 +199,13 @@ def _classify_wire(failure: WireFailure) -> Classification:
     if (
         failure.reused
         and failure.stage in (Stage.SEND, Stage.WAIT)
-        and failure.kind in (Kind.CLOSED, Kind.RESET)
+        and failure.kind in (FailureKind.CLOSED, FailureKind.RESET)
     ):
         return Classification(Then.FRESH, Blame.NOBODY, reason, maybe_billed=failure.sent)
     if failure.stage is Stage.POOL:
         return Classification(Then.NEXT, Blame.NOBODY, reason)
     if failure.stage in (Stage.RESOLVE, Stage.CONNECT):
-        late = failure.kind is Kind.TIMEOUT
+        late = failure.kind is FailureKind.TIMEOUT
         return Classification(Then.NEXT, Blame.HOST, reason, maybe_billed=failure.sent, overload=late)
-    then = Then.RETRY if failure.kind in (Kind.CLOSED, Kind.RESET) else Then.NEXT
+    then = Then.RETRY if failure.kind in (FailureKind.CLOSED, FailureKind.RESET) else Then.NEXT
     return Classification(then, Blame.TARGET, reason, maybe_billed=failure.sent)

@@ -31,12 +31,12 @@ def ms(seconds: float | None) -> float | None:
     return None if seconds is None else int(seconds * 10_000 + 0.5) / 10
 
 
-def rows(attempts: Iterable[AttemptRecord]) -> list[AttemptRow]:
+def attempt_rows(attempts: Iterable[AttemptRecord]) -> list[AttemptRow]:
     """The trail as a client reads it."""
     return [_row(attempt) for attempt in attempts]
 
 
-def rows_with_cost(attempts: Iterable[AttemptRecord]) -> list[AttemptRow]:
+def attempt_rows_with_cost(attempts: Iterable[AttemptRecord]) -> list[AttemptRow]:
     """The trail as the log and /status show it: what a try without an answer used, too, which is no client's
     business. What the answer used is told beside the trail."""
     return [_row(attempt) if attempt.ok else _row_with_cost(attempt) for attempt in attempts]

@@ -25,13 +25,22 @@ from dub5.service.events import (
     Shared,
 )
 from dub5.service.model import Outcome
-from dub5.service.telemetry.attempt_views import cost_usd, failed, failed_over, ms, rows_with_cost, stopped
-from dub5.service.telemetry.costs import Spending
+from dub5.service.telemetry.attempt_views import (
+    attempt_rows_with_cost,
+    cost_usd,
+    failed,
+    failed_over,
+    ms,
+    stopped,
+)
+from dub5.service.telemetry.costs import CostCounters
 
 RECENT_MAX = 50
 INCIDENTS_MAX = 100
 TEXT_CHARS_MAX = 200
-LIMIT_TOLD_EVERY_S = 60.0  # one provider's limit as an incident: it may be lowered many times in one overload
+LIMIT_INCIDENT_EVERY_S = (
+    60.0  # one provider's limit as an incident: it may be lowered many times in one overload
+)
 
 HAPPENED = (
     "breaker_opened",
@@ -76,38 +85,38 @@ BREAKER_HAPPENED = {
 
 
 @dataclass(slots=True)
-class Standing:
+class TargetCounters:
     """One target's record. `last_reason` is of its last try that nobody stopped."""
 
     answered: int = 0
     failed: int = 0
     last_reason: str | None = None
     first_token_ms: float | None = None  # of its last answer
-    spending: Spending = field(default_factory=Spending)
+    costs: CostCounters = field(default_factory=CostCounters)
 
-    def told(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """As /status says it."""
         return {
             "answered": self.answered,
             "failed": self.failed,
             "last_reason": self.last_reason,
             "first_token_ms": self.first_token_ms,
-            "spent": self.spending.told(),
+            "spent": self.costs.snapshot(),
         }
 
 
-class Board:
+class StatusBoard:
     """A subscriber of every event."""
 
     def __init__(self) -> None:
         self.started_at = 0.0  # epoch seconds; set when the service opens
         self.outcomes = Counter({outcome.value: 0 for outcome in Outcome})
         self.happened = Counter(dict.fromkeys(HAPPENED, 0))
-        self.standings: dict[str, Standing] = {}
+        self.targets: dict[str, TargetCounters] = {}
         self.reloaded: dict[str, Any] | None = None  # the last time the settings were read again
         self._recent: deque[tuple[float, RequestEnded]] = deque(maxlen=RECENT_MAX)
         self._incidents: deque[dict[str, Any]] = deque(maxlen=INCIDENTS_MAX)
-        self._limit_told_s: dict[str, float] = {}  # loop seconds, by provider
+        self._limit_incident_s: dict[str, float] = {}  # loop seconds, by provider
 
     def note(self, event: Event) -> None:
         """The subscriber."""
@@ -142,28 +151,28 @@ class Board:
             case SettingsReloaded():
                 self._settings(event)
             case DrainBegan(in_flight=in_flight):
-                self._incident("drained", None, f"told to end with {in_flight} requests in flight")
+                self._count_incident("drained", None, f"told to end with {in_flight} requests in flight")
             case Crashed(where=where):
-                self._incident("crashed", None, where)
+                self._count_incident("crashed", None, where)
             case _:
                 assert_never(event)
 
     def _attempt(self, event: AttemptEnded) -> None:
         attempt = event.attempt
-        standing = self.standings.get(attempt.target)
-        if standing is None:
-            standing = self.standings[attempt.target] = Standing()
+        counters = self.targets.get(attempt.target)
+        if counters is None:
+            counters = self.targets[attempt.target] = TargetCounters()
         if attempt.ok:
-            standing.answered += 1
+            counters.answered += 1
         elif failed(attempt):
-            standing.failed += 1
+            counters.failed += 1
         if attempt.kind == "retry":
             self.happened["retried"] += 1
-        standing.spending.note(attempt)
+        counters.costs.note(attempt)
         if not stopped(attempt):
-            standing.last_reason = attempt.reason
+            counters.last_reason = attempt.reason
         if attempt.first_token_s is not None:
-            standing.first_token_ms = ms(attempt.first_token_s - attempt.started_s)
+            counters.first_token_ms = ms(attempt.first_token_s - attempt.started_s)
 
     def _request(self, event: RequestEnded) -> None:
         self.outcomes[event.outcome.value] += 1
@@ -180,7 +189,7 @@ class Board:
     def _breaker(self, event: BreakerChanged) -> None:
         if (event.before, event.after) == ("half_open", "closed"):
             self.happened["probe_succeeded"] += 1
-        self._incident(BREAKER_HAPPENED[event.after], event.scope, event.why)
+        self._count_incident(BREAKER_HAPPENED[event.after], event.scope, event.why)
 
     def _health(self, event: HealthChanged) -> None:
         """Only counted: whatever made a target worse is told by itself."""
@@ -192,35 +201,35 @@ class Board:
     def _limit(self, event: LimitLowered) -> None:
         self.happened["limit_lowered"] += 1
         now_s = clock.now()
-        if now_s - self._limit_told_s.get(event.provider, float("-inf")) >= LIMIT_TOLD_EVERY_S:
-            self._limit_told_s[event.provider] = now_s
+        if now_s - self._limit_incident_s.get(event.provider, float("-inf")) >= LIMIT_INCIDENT_EVERY_S:
+            self._limit_incident_s[event.provider] = now_s
             why = f"from {event.before} to {event.after} requests at one time ({event.why})"
-            self._tell("limit_lowered", event.provider, why)
+            self._add_incident("limit_lowered", event.provider, why)
 
     def _settings(self, event: SettingsReloaded) -> None:
         at, problems = round(clock.wall(), 3), [problem[:TEXT_CHARS_MAX] for problem in event.problems]
         self.reloaded = {"at": at, "ok": event.ok, "problems": problems}
         what = "settings_reloaded" if event.ok else "settings_refused"
-        self._incident(what, None, problems[0] if problems else "read again")
+        self._count_incident(what, None, problems[0] if problems else "read again")
 
-    def _incident(self, what: str, target: str | None, why: str) -> None:
+    def _count_incident(self, what: str, target: str | None, why: str) -> None:
         self.happened[what] += 1
-        self._tell(what, target, why)
+        self._add_incident(what, target, why)
 
-    def _tell(self, what: str, target: str | None, why: str) -> None:
+    def _add_incident(self, what: str, target: str | None, why: str) -> None:
         at = round(clock.wall(), 3)
         self._incidents.append({"at": at, "what": what, "target": target, "why": why[:TEXT_CHARS_MAX]})
 
     def snapshot(self) -> dict[str, Any]:
         """Plain data for /status, the newest first; "targets" maps a name to its record. Times are epoch seconds."""
-        all_of_it = Spending()
-        for standing in self.standings.values():
-            all_of_it.add(standing.spending)
+        total = CostCounters()
+        for counters in self.targets.values():
+            total.add(counters.costs)
         return {
             "outcomes": dict(self.outcomes),
             "happened": dict(self.happened),
-            "targets": {name: standing.told() for name, standing in self.standings.items()},
-            "spent": all_of_it.told(),
+            "targets": {name: counters.snapshot() for name, counters in self.targets.items()},
+            "spent": total.snapshot(),
             "reloaded": self.reloaded,
             "recent": [_request_row(at, event) for at, event in reversed(self._recent)],
             "incidents": list(reversed(self._incidents)),
@@ -244,5 +253,5 @@ def _request_row(at: float, event: RequestEnded) -> dict[str, Any]:
         "tokens": [event.usage.prompt_tokens, event.usage.completion_tokens] if event.usage else None,
         "tokens_estimated": bool(event.usage and event.usage.estimated),
         "cost_usd": cost_usd(event.attempts),
-        "attempts": rows_with_cost(event.attempts),
+        "attempts": attempt_rows_with_cost(event.attempts),
     }

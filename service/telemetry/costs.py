@@ -9,7 +9,7 @@ COST_DIGITS = 9  # of dollars: one token of the cheapest model is a few of the l
 
 
 @dataclass(slots=True)
-class Spent:
+class CostTotals:
     """A sum. `estimated_tokens` of the tokens were counted by us, not by the provider; `cost_usd` is None while
     nothing in it had a price."""
 
@@ -18,7 +18,7 @@ class Spent:
     estimated_tokens: int = 0
     cost_usd: float | None = None
 
-    def add(self, other: "Spent") -> None:
+    def add(self, other: "CostTotals") -> None:
         """That too."""
         self.prompt_tokens += other.prompt_tokens
         self.completion_tokens += other.completion_tokens
@@ -26,7 +26,7 @@ class Spent:
         if other.cost_usd is not None:
             self.cost_usd = (self.cost_usd or 0.0) + other.cost_usd
 
-    def told(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """As /status says it."""
         return {
             "prompt_tokens": self.prompt_tokens,
@@ -37,34 +37,34 @@ class Spent:
 
 
 @dataclass(slots=True)
-class Spending:
+class CostCounters:
     """`billed`: whole answers. `maybe`: what was given up, cut, left or outrun, and may be charged all the same."""
 
-    billed: Spent = field(default_factory=Spent)
-    maybe: Spent = field(default_factory=Spent)
+    billed: CostTotals = field(default_factory=CostTotals)
+    maybe: CostTotals = field(default_factory=CostTotals)
 
     def note(self, attempt: AttemptRecord) -> None:
         """One more try."""
         usage = attempt.usage
         if usage is None:
             return
-        spent = self.billed if attempt.reason == "ok" else self.maybe
-        spent.prompt_tokens += usage.prompt_tokens
-        spent.completion_tokens += usage.completion_tokens
+        totals = self.billed if attempt.reason == "ok" else self.maybe
+        totals.prompt_tokens += usage.prompt_tokens
+        totals.completion_tokens += usage.completion_tokens
         if usage.estimated:
-            spent.estimated_tokens += usage.prompt_tokens + usage.completion_tokens
+            totals.estimated_tokens += usage.prompt_tokens + usage.completion_tokens
         if attempt.cost_usd is not None:
-            spent.cost_usd = (spent.cost_usd or 0.0) + attempt.cost_usd
+            totals.cost_usd = (totals.cost_usd or 0.0) + attempt.cost_usd
 
-    def add(self, other: "Spending") -> None:
+    def add(self, other: "CostCounters") -> None:
         """All of that too."""
         self.billed.add(other.billed)
         self.maybe.add(other.maybe)
 
-    def parts(self) -> tuple[tuple[str, Spent], ...]:
+    def by_certainty(self) -> tuple[tuple[str, CostTotals], ...]:
         """The sums by how sure they are."""
         return ("billed", self.billed), ("maybe", self.maybe)
 
-    def told(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """As /status says it."""
-        return {certainty: spent.told() for certainty, spent in self.parts()}
+        return {certainty: totals.snapshot() for certainty, totals in self.by_certainty()}

@@ -1,6 +1,6 @@
 """One line of JSON for each thing worth reading later: every request, and each change of state.
 
-    event --Logs--> line --Writer--> stderr, ten times a second; a warning at once
+    event --EventLogger--> line --LineWriter--> stderr, ten times a second; a warning at once
 
 Never in a line: a prompt, an answer, a key, a provider's body. Callers appear as the hash of their key. A reader of
 stderr who has stopped reading costs lines, which are counted, and never time: nothing here waits.
@@ -37,12 +37,12 @@ from dub5.service.events import (
     Shared,
 )
 from dub5.service.model import Outcome
-from dub5.service.telemetry.attempt_views import AttemptRow, cost_usd, ms, rows_with_cost
+from dub5.service.telemetry.attempt_views import AttemptRow, attempt_rows_with_cost, cost_usd, ms
 
 FLUSH_S = 0.1
 LINES_MAX = 10_000
 WRITE_BYTES_MAX = 4096  # what a pipe that is ready takes whole (PIPE_BUF on Linux)
-TOLD_EVERY_S = 1.0  # of one provider, what comes many times in one overload
+REPEAT_EVERY_S = 1.0  # of one provider, what comes many times in one overload
 ROUTE_CHARS_MAX = 128  # a route nobody has is the caller's own text
 
 
@@ -84,52 +84,52 @@ class RequestLine(Struct, kw_only=True, omit_defaults=True):
     trail: list[AttemptRow]
 
 
-class Writer:
+class LineWriter:
     """Lines to a file descriptor, several at a time."""
 
     def __init__(self, descriptor: int = 2) -> None:
         self._descriptor = descriptor
         self._lines: deque[bytes] = deque()
-        self._lost = 0
+        self._dropped = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def write(self, line: bytes, *, at_once: bool) -> None:
         """Takes one line without its end."""
         if len(self._lines) >= LINES_MAX:
-            self._lost += 1
+            self._dropped += 1
             return
         self._lines.append(line + b"\n")
         if at_once:
             self.flush()
         else:
-            self._later()
+            self._schedule_flush()
 
     def flush(self) -> None:
         """Writes what the reader takes now; the rest is tried again later."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._lost:
-            notice, self._lost = {"level": "WARNING", "event": "log_lines_lost", "lost": self._lost}, 0
+        if self._dropped:
+            notice, self._dropped = {"level": "WARNING", "event": "log_lines_lost", "lost": self._dropped}, 0
             self._lines.append(_ENCODE(notice) + b"\n")
         try:
-            while self._lines and self._ready():
-                self._write(self._next())
+            while self._lines and self._is_writable():
+                self._write(self._next_batch())
         except OSError:  # nobody is there to read, ever again
-            self._lost += len(self._lines)
+            self._dropped += len(self._lines)
             self._lines.clear()
             return
         if self._lines:
-            self._later()
+            self._schedule_flush()
 
-    def _later(self) -> None:
+    def _schedule_flush(self) -> None:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
 
-    def _ready(self) -> bool:
+    def _is_writable(self) -> bool:
         return bool(select.select([], [self._descriptor], [], 0)[1])
 
-    def _next(self) -> bytes:
+    def _next_batch(self) -> bytes:
         """The lines that fit in one write; a longer one goes by itself, in pieces."""
         first = self._lines.popleft()
         if len(first) > WRITE_BYTES_MAX:
@@ -154,23 +154,23 @@ class Writer:
             self._timer = None
 
 
-class Write(Protocol):
+class WriteLine(Protocol):
     """Takes one line without its end; `at_once`: somebody may be waiting for it."""
 
     def __call__(self, line: bytes, *, at_once: bool) -> None: ...
 
 
-class Logs:
+class EventLogger:
     """A subscriber."""
 
-    def __init__(self, write: Write, level: Level = Level.INFO) -> None:
+    def __init__(self, write: WriteLine, level: Level = Level.INFO) -> None:
         self._write = write
         self._level = level
         self._cache_fails = False
-        self._told_s: dict[tuple[str, str], float] = {}  # loop seconds
-        self._untold: Counter[tuple[str, str]] = Counter()
+        self._logged_s: dict[tuple[str, str], float] = {}  # loop seconds
+        self._suppressed: Counter[tuple[str, str]] = Counter()
 
-    def tell(self, event: Event) -> None:
+    def log(self, event: Event) -> None:
         """The subscriber. Tries and hedges are part of their request's line; looks into the cache matter when they
         begin to fail, and when they work again."""
         match event:
@@ -201,12 +201,12 @@ class Logs:
                 level = Level.WARNING if event.before == "healthy" else Level.INFO
                 self._line(level, "health", target=event.target, before=event.before, after=event.after)
             case LimitLowered(provider=provider, before=before, after=after, why=why):
-                self._now_and_then("limit_lowered", provider, before=before, after=after, why=why)
+                self._line_rate_limited("limit_lowered", provider, before=before, after=after, why=why)
             case BudgetSpent(provider=provider):
-                self._now_and_then("retry_denied", provider)
+                self._line_rate_limited("retry_denied", provider)
             case QueueLeft(route=route, how=how):
                 if how not in ("served", "left"):
-                    self._now_and_then("shed", route, of="route", why=how)
+                    self._line_rate_limited("shed", route, of="route", why=how)
             case _:
                 assert_never(event)
 
@@ -235,7 +235,7 @@ class Logs:
             tokens=(usage.prompt_tokens, usage.completion_tokens) if usage else None,
             tokens_estimated=usage.estimated if usage else False,
             cost_usd=cost_usd(event.attempts),
-            trail=rows_with_cost(event.attempts),
+            trail=attempt_rows_with_cost(event.attempts),
         )
         self._write(_ENCODE(line), at_once=level >= Level.WARNING)
 
@@ -245,13 +245,13 @@ class Logs:
             self._cache_fails = fails
             self._line(Level.WARNING if fails else Level.INFO, "cache", works=not fails)
 
-    def _now_and_then(self, event: str, name: str, *, of: str = "provider", **fields: Any) -> None:
-        """One line in `TOLD_EVERY_S`; `times`: how often it came since the last one."""
+    def _line_rate_limited(self, event: str, name: str, *, of: str = "provider", **fields: Any) -> None:
+        """One line in `REPEAT_EVERY_S`; `times`: how often it came since the last one."""
         key, now_s = (event, name), clock.now()
-        self._untold[key] += 1
-        if now_s - self._told_s.get(key, float("-inf")) >= TOLD_EVERY_S:
-            self._told_s[key] = now_s
-            self._line(Level.WARNING, event, **{of: name, "times": self._untold.pop(key)}, **fields)
+        self._suppressed[key] += 1
+        if now_s - self._logged_s.get(key, float("-inf")) >= REPEAT_EVERY_S:
+            self._logged_s[key] = now_s
+            self._line(Level.WARNING, event, **{of: name, "times": self._suppressed.pop(key)}, **fields)
 
     def _line(self, level: Level, event: str, **fields: Any) -> None:
         if level < self._level:

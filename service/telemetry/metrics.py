@@ -52,8 +52,8 @@ from dub5.service.model import ChatRequest, Outcome, Target
 from dub5.service.resilience.health import TargetSnapshot
 from dub5.service.telemetry import names, process
 from dub5.service.telemetry.attempt_views import failed_over, stopped
-from dub5.service.telemetry.costs import Spending
-from dub5.service.telemetry.names import OTHER, Kind, Metric
+from dub5.service.telemetry.costs import CostCounters
+from dub5.service.telemetry.names import OTHER, Metric, MetricKind
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 COUNTED = frozenset(
@@ -76,8 +76,8 @@ COUNTED = frozenset(
 LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed})
 
 Labels = tuple[str, ...]
-Read = Callable[[], Iterable[tuple[Labels, float]]]
-TRUTH = {True: "true", False: "false"}
+ReadValues = Callable[[], Iterable[tuple[Labels, float]]]
+BOOLEAN_LABELS = {True: "true", False: "false"}
 FAILED = "failed"  # error.type of a try's duration; a histogram for each reason would make scrapes slow
 
 
@@ -117,7 +117,7 @@ class Histogram:
         )
 
 
-class Reader(PrometheusMetricReader):
+class HistogramReader(PrometheusMetricReader):
     """Joins the histograms to what OpenTelemetry has collected."""
 
     def __init__(self, registry: CollectorRegistry, histograms: Sequence[Histogram]) -> None:
@@ -127,12 +127,14 @@ class Reader(PrometheusMetricReader):
     def _receive_metrics(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **more: Any
     ) -> None:
-        seen = metrics_data.resource_metrics[0]
+        collected = metrics_data.resource_metrics[0]
         at_ns = int(clock.wall() * 1e9)
-        ours = [histogram.collect(at_ns) for histogram in self._histograms]
-        joined = ScopeMetrics(InstrumentationScope("dub5"), ours, names.SCHEMA_URL)
-        all_of_it = ResourceMetrics(seen.resource, [*seen.scope_metrics, joined], seen.schema_url)
-        super()._receive_metrics(MetricsData([all_of_it]), timeout_millis, **more)
+        our_metrics = [histogram.collect(at_ns) for histogram in self._histograms]
+        our_scope = ScopeMetrics(InstrumentationScope("dub5"), our_metrics, names.SCHEMA_URL)
+        all_metrics = ResourceMetrics(
+            collected.resource, [*collected.scope_metrics, our_scope], collected.schema_url
+        )
+        super()._receive_metrics(MetricsData([all_metrics]), timeout_millis, **more)
 
 
 class Metrics:
@@ -160,34 +162,34 @@ class Metrics:
         self._reasons: dict[str, str] = {reason: reason for reason in names.REASONS}
         self._histograms: list[Histogram] = []
         self._registry = CollectorRegistry()
-        self._meters = MeterProvider(
-            metric_readers=[Reader(self._registry, self._histograms)],
+        self._meter_provider = MeterProvider(
+            metric_readers=[HistogramReader(self._registry, self._histograms)],
             resource=Resource({"service.name": "dub5", "service.version": version}),
             shutdown_on_exit=False,
         )
-        self._meter = self._meters.get_meter("dub5", version, names.SCHEMA_URL)
+        self._meter = self._meter_provider.get_meter("dub5", version, names.SCHEMA_URL)
         self._draining = 0
         self._states = states
-        self._seen: Sequence[TargetSnapshot] = ()  # at this scrape
-        self._make_tallies()
-        self.know(routes, targets, hosts)
+        self._scraped_states: Sequence[TargetSnapshot] = ()  # at this scrape
+        self._make_counters()
+        self.add_labels(routes, targets, hosts)
         self._make_histograms()
         self._make_gauges(in_flight)
         self._observe(names.QUEUE_WAITING, lambda: [((), waiting())])
-        self._spending: defaultdict[str, Spending] = defaultdict(Spending)  # by target
-        self._observe(names.TOKENS_SPENT, self._tokens)
-        self._observe(names.COST, self._costs)
+        self._cost_counters: defaultdict[str, CostCounters] = defaultdict(CostCounters)  # by target
+        self._observe(names.TOKENS_SPENT, self._read_tokens)
+        self._observe(names.COST, self._read_costs)
 
-    def know(self, routes: Iterable[str], targets: Iterable[Target], hosts: Iterable[str]) -> None:
+    def add_labels(self, routes: Iterable[str], targets: Iterable[Target], hosts: Iterable[str]) -> None:
         """More that the settings name. What they named before stays: it may still be asked."""
         targets = tuple(targets)
         self._routes |= {route: route for route in routes}
         self._targets |= {target.name: (target.provider, target.model) for target in targets}
         self._providers |= {target.provider: target.provider for target in targets}
         self._scopes |= {scope: scope for scope in (*self._targets, *hosts, SCOPE)}
-        self._begin_at_nought()
+        self._start_at_zero()
 
-    def _begin_at_nought(self) -> None:
+    def _start_at_zero(self) -> None:
         """A counter that may never move is to be seen all the same; and what begins at one has no rate."""
         self._crashes[()] += 0
         for route in self._routes:
@@ -199,28 +201,28 @@ class Metrics:
             self._retries_denied[provider,] += 0
             self._limit_lowered[provider,] += 0
         for target in self._targets:
-            for why in sorted(names.HEDGED_FOR):
+            for why in sorted(names.HEDGE_REASONS):
                 self._hedges[target, why] += 0
             for after in names.HEALTH_LEVEL:
                 self._health_changes[target, after] += 0
 
-    def _make_tallies(self) -> None:
-        self._requests = self._tally(names.REQUESTS)
-        self._errors = self._tally(names.ERRORS)
-        self._failovers = self._tally(names.FAILOVERS)
-        self._degraded = self._tally(names.DEGRADED)
-        self._queue = self._tally(names.QUEUE)
-        self._cache = self._tally(names.CACHE)
-        self._shared = self._tally(names.SHARED)
-        self._attempts = self._tally(names.ATTEMPTS)
-        self._passed_over = self._tally(names.PASSED_OVER)
-        self._breaker_changes = self._tally(names.BREAKER_CHANGES)
-        self._health_changes = self._tally(names.HEALTH_CHANGES)
-        self._hedges = self._tally(names.HEDGES)
-        self._retries_denied = self._tally(names.RETRIES_DENIED)
-        self._limit_lowered = self._tally(names.LIMIT_LOWERED)
-        self._reloads = self._tally(names.RELOADS)
-        self._crashes = self._tally(names.CRASHES)
+    def _make_counters(self) -> None:
+        self._requests = self._counter(names.REQUESTS)
+        self._errors = self._counter(names.ERRORS)
+        self._failovers = self._counter(names.FAILOVERS)
+        self._degraded = self._counter(names.DEGRADED)
+        self._queue = self._counter(names.QUEUE)
+        self._cache = self._counter(names.CACHE)
+        self._shared = self._counter(names.SHARED)
+        self._attempts = self._counter(names.ATTEMPTS)
+        self._passed_over = self._counter(names.PASSED_OVER)
+        self._breaker_changes = self._counter(names.BREAKER_CHANGES)
+        self._health_changes = self._counter(names.HEALTH_CHANGES)
+        self._hedges = self._counter(names.HEDGES)
+        self._retries_denied = self._counter(names.RETRIES_DENIED)
+        self._limit_lowered = self._counter(names.LIMIT_LOWERED)
+        self._reloads = self._counter(names.RELOADS)
+        self._crashes = self._counter(names.CRASHES)
 
     def _make_histograms(self) -> None:
         self._duration = self._histogram(names.DURATION)
@@ -233,11 +235,11 @@ class Metrics:
         self._token_usage = self._histogram(names.TOKEN_USAGE)
 
     def _make_gauges(self, in_flight: Callable[[], int]) -> None:
-        def per_target(value: Callable[[TargetSnapshot], float]) -> Read:
-            return lambda: [((state.name,), value(state)) for state in self._seen]
+        def per_target(value: Callable[[TargetSnapshot], float]) -> ReadValues:
+            return lambda: [((state.name,), value(state)) for state in self._scraped_states]
 
-        def per_provider(value: Callable[[TargetSnapshot], float]) -> Read:
-            return lambda: {(state.provider,): value(state) for state in self._seen}.items()
+        def per_provider(value: Callable[[TargetSnapshot], float]) -> ReadValues:
+            return lambda: {(state.provider,): value(state) for state in self._scraped_states}.items()
 
         self._observe(names.IN_FLIGHT, lambda: [((), in_flight())])
         self._observe(names.DRAINING, lambda: [((), self._draining)])
@@ -250,26 +252,26 @@ class Metrics:
         self._observe(names.MEMORY, lambda: [((), process.memory_bytes())])
         self._observe(names.DESCRIPTORS, lambda: [((), process.descriptors())])
 
-    def _tally(self, metric: Metric) -> defaultdict[Labels, float]:
-        tally: defaultdict[Labels, float] = defaultdict(int)
-        self._observe(metric, tally.items)
-        return tally
+    def _counter(self, metric: Metric) -> defaultdict[Labels, float]:
+        counter: defaultdict[Labels, float] = defaultdict(int)
+        self._observe(metric, counter.items)
+        return counter
 
     def _histogram(self, metric: Metric) -> Histogram:
         histogram = Histogram(metric)
         self._histograms.append(histogram)
         return histogram
 
-    def _observe(self, metric: Metric, read: Read) -> None:
-        def tell(_: CallbackOptions) -> Iterable[Observation]:
+    def _observe(self, metric: Metric, read: ReadValues) -> None:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
             return [
                 Observation(value, dict(zip(metric.labels, labels, strict=True))) for labels, value in read()
             ]
 
-        if metric.kind is Kind.COUNTER:
-            self._meter.create_observable_counter(metric.name, [tell], metric.unit, metric.help)
+        if metric.kind is MetricKind.COUNTER:
+            self._meter.create_observable_counter(metric.name, [observe], metric.unit, metric.help)
         else:
-            self._meter.create_observable_gauge(metric.name, [tell], metric.unit, metric.help)
+            self._meter.create_observable_gauge(metric.name, [observe], metric.unit, metric.help)
 
     def count(self, event: Event) -> None:
         """The subscriber."""
@@ -301,7 +303,7 @@ class Metrics:
                 self._queue[route, priority, how] += 1
                 self._queue_wait.record(waited_s, route, how)
             case Hedged(target=target, why=why):
-                known = why if why in names.HEDGED_FOR else OTHER
+                known = why if why in names.HEDGE_REASONS else OTHER
                 self._hedges[self._scopes.get(target, OTHER), known] += 1
             case CacheInvalidated() | CacheWarmed():
                 pass
@@ -311,10 +313,10 @@ class Metrics:
     def _attempt_ended(self, event: AttemptEnded) -> None:
         attempt = event.attempt
         target = self._scopes.get(attempt.target, OTHER)
-        kind = attempt.kind if attempt.kind in names.KINDS else OTHER
+        kind = attempt.kind if attempt.kind in names.ATTEMPT_KINDS else OTHER
         self._attempts[target, self._reason(attempt.reason), kind] += 1
         if attempt.usage is not None:
-            self._spending[target].note(attempt)
+            self._cost_counters[target].note(attempt)
         if not stopped(attempt):
             error = "" if attempt.ok else FAILED
             took_s = attempt.ended_s - attempt.started_s
@@ -322,7 +324,7 @@ class Metrics:
 
     def _request_ended(self, event: RequestEnded) -> None:
         route = self._routes.get(event.route, OTHER)
-        self._requests[route, event.outcome, TRUTH[event.stream]] += 1
+        self._requests[route, event.outcome, BOOLEAN_LABELS[event.stream]] += 1
         if event.code is not None:
             self._errors[route, event.code if event.code in names.CODES else OTHER] += 1
         if failed_over(event):
@@ -353,7 +355,7 @@ class Metrics:
             return
         if event.outcome is Outcome.DEGRADED:
             return  # nobody waited for a token
-        self._first_token.record(event.first_token_s, route, TRUTH[event.cached])
+        self._first_token.record(event.first_token_s, route, BOOLEAN_LABELS[event.cached])
         if event.outcome is Outcome.COMPLETE and event.usage and not (event.cached or event.shared):
             gaps = event.usage.completion_tokens - 1
             if gaps > 0:
@@ -366,23 +368,23 @@ class Metrics:
         known = self._reasons.get(reason)
         return known if known is not None else names.reason_label(reason)
 
-    def _tokens(self) -> Iterator[tuple[Labels, float]]:
-        for target, spending in self._spending.items():
-            for certainty, spent in spending.parts():
-                yield (target, "input", certainty), spent.prompt_tokens
-                yield (target, "output", certainty), spent.completion_tokens
+    def _read_tokens(self) -> Iterator[tuple[Labels, float]]:
+        for target, costs in self._cost_counters.items():
+            for certainty, totals in costs.by_certainty():
+                yield (target, "input", certainty), totals.prompt_tokens
+                yield (target, "output", certainty), totals.completion_tokens
 
-    def _costs(self) -> Iterator[tuple[Labels, float]]:
-        for target, spending in self._spending.items():
-            for certainty, spent in spending.parts():
-                if spent.cost_usd is not None:
-                    yield (target, certainty), spent.cost_usd
+    def _read_costs(self) -> Iterator[tuple[Labels, float]]:
+        for target, costs in self._cost_counters.items():
+            for certainty, totals in costs.by_certainty():
+                if totals.cost_usd is not None:
+                    yield (target, certainty), totals.cost_usd
 
     def scrape(self) -> bytes:
         """Everything, as `CONTENT_TYPE`. Called inside the running loop, whose clock dates the histograms."""
-        self._seen = self._states()
+        self._scraped_states = self._states()
         return generate_latest(self._registry)
 
     def close(self) -> None:
         """Lets go of OpenTelemetry; a later scrape is empty."""
-        self._meters.shutdown()
+        self._meter_provider.shutdown()

@@ -13,14 +13,13 @@ from enum import StrEnum
 
 from dub5.service.errors import every_error
 from dub5.service.resilience.classify import CooldownReason
-from dub5.service.wire.base import Kind as WireKind
-from dub5.service.wire.base import Stage
+from dub5.service.wire.base import FailureKind, Stage
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.38.0"
 OTHER = "other"
 
 
-class Kind(StrEnum):
+class MetricKind(StrEnum):
     """What may be asked of a metric: a rate, a value, or a distribution."""
 
     COUNTER = "counter"
@@ -36,16 +35,16 @@ class Metric:
     """One row. `unit` is UCUM; `buckets` are upper bounds in that unit."""
 
     name: str
-    kind: Kind
+    kind: MetricKind
     unit: str
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
     @property
-    def exposed(self) -> str:
+    def prometheus_name(self) -> str:
         """The name as Prometheus sees it; a histogram's series add `_bucket`, `_sum` and `_count`."""
-        total = "_total" if self.kind is Kind.COUNTER else ""
+        total = "_total" if self.kind is MetricKind.COUNTER else ""
         return self.name + UNIT_SUFFIX.get(self.unit, "") + total
 
 
@@ -94,21 +93,21 @@ TOKENS = tuple(4.0**power for power in range(14))
 # What clients see.
 REQUESTS = Metric(
     "gateway_requests",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{request}",
     "Requests by how they ended.",
     ("route", "outcome", "stream"),
 )
 ERRORS = Metric(
     "gateway_errors",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{request}",
     "Requests that ended in an error, by its code.",
     ("route", "code"),
 )
 DURATION = Metric(
     "gen_ai_server_request_duration",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "s",
     "From a request's arrival to its last byte.",
     ("route", "outcome"),
@@ -116,7 +115,7 @@ DURATION = Metric(
 )
 FIRST_TOKEN = Metric(
     "gen_ai_server_time_to_first_token",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "s",
     "From a stream's request to its first content; answers from the cache apart.",
     ("route", "cached"),
@@ -124,7 +123,7 @@ FIRST_TOKEN = Metric(
 )
 PER_TOKEN = Metric(
     "gen_ai_server_time_per_output_token",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "s",
     "Time between tokens after the first, averaged over each complete stream.",
     ("route",),
@@ -132,7 +131,7 @@ PER_TOKEN = Metric(
 )
 OVERHEAD = Metric(
     "gateway_overhead_duration",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "s",
     "Our own share of the time before the first byte went out.",
     ("route",),
@@ -140,42 +139,46 @@ OVERHEAD = Metric(
 )
 FAILOVERS = Metric(
     "gateway_failovers",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{request}",
     "Requests answered by one target after another one had failed.",
     ("route",),
 )
 QUEUE = Metric(
     "gateway_queue_left",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{request}",
     "Requests that waited, or would have had to, as every provider was full; and how they left the queue.",
     ("route", "priority", "how"),
 )
 QUEUE_WAIT = Metric(
     "gateway_queue_duration",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "s",
     "Time in the queue of those who had to wait.",
     ("route", "how"),
     FIRST_S,
 )
 QUEUE_WAITING = Metric(
-    "gateway_queue_waiting", Kind.GAUGE, "{request}", "Requests that wait while every provider is full."
+    "gateway_queue_waiting", MetricKind.GAUGE, "{request}", "Requests that wait while every provider is full."
 )
 DEGRADED = Metric(
     "gateway_degraded",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{request}",
     "Requests that got a labelled substitute, by where it came from.",
     ("route", "source"),
 )
 CACHE = Metric(
-    "gateway_cache_lookups", Kind.COUNTER, "{lookup}", "Looks into the answer cache.", ("route", "result")
+    "gateway_cache_lookups",
+    MetricKind.COUNTER,
+    "{lookup}",
+    "Looks into the answer cache.",
+    ("route", "result"),
 )
 SHARED = Metric(
     "gateway_shared",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{request}",
     "Requests that joined an equal one's call, calls handed over to those who had joined, calls behind a stale answer.",
     ("route", "what"),
@@ -185,21 +188,21 @@ SHARED = Metric(
 PROVIDER_LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 ATTEMPTS = Metric(
     "gateway_attempts",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{attempt}",
     "Tries at a target, by how they ended and why they were made.",
     ("target", "reason", "kind"),
 )
 PASSED_OVER = Metric(
     "gateway_passed_over",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{attempt}",
     "Targets left alone on a request's way, and why.",
     ("target", "reason"),
 )
 ATTEMPT_DURATION = Metric(
     "gen_ai_client_operation_duration",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "s",
     "From a try's start to its end; cancelled and outrun ones left out.",
     (*PROVIDER_LABELS, "error_type"),
@@ -207,7 +210,7 @@ ATTEMPT_DURATION = Metric(
 )
 FIRST_CHUNK = Metric(
     "gen_ai_client_operation_time_to_first_chunk",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "s",
     "From the start of a streamed try to its first content.",
     PROVIDER_LABELS,
@@ -215,7 +218,7 @@ FIRST_CHUNK = Metric(
 )
 TOKEN_USAGE = Metric(
     "gen_ai_client_token_usage",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "{token}",
     "Tokens of an answer, as the provider counted them.",
     (*PROVIDER_LABELS, "gen_ai_token_type"),
@@ -223,56 +226,58 @@ TOKEN_USAGE = Metric(
 )
 BREAKER_CHANGES = Metric(
     "gateway_breaker_changes",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{change}",
     "Moves of a breaker, by the state it moved to.",
     ("scope", "after"),
 )
 BREAKER_STATE = Metric(
-    "gateway_breaker_state", Kind.GAUGE, "", "0 closed, 1 half open, 2 open, 3 isolated.", ("target",)
+    "gateway_breaker_state", MetricKind.GAUGE, "", "0 closed, 1 half open, 2 open, 3 isolated.", ("target",)
 )
 TARGET_HEALTH = Metric(
-    "gateway_target_health", Kind.GAUGE, "", "0 healthy, 1 degraded, 2 unhealthy.", ("target",)
+    "gateway_target_health", MetricKind.GAUGE, "", "0 healthy, 1 degraded, 2 unhealthy.", ("target",)
 )
-TARGET_IN_FLIGHT = Metric("gateway_target_in_flight", Kind.GAUGE, "{attempt}", "Open tries.", ("target",))
+TARGET_IN_FLIGHT = Metric(
+    "gateway_target_in_flight", MetricKind.GAUGE, "{attempt}", "Open tries.", ("target",)
+)
 HEALTH_CHANGES = Metric(
     "gateway_health_changes",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{change}",
     "Moves of a target's health, by what it moved to.",
     ("target", "after"),
 )
 HEDGES = Metric(
     "gateway_hedges",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{hedge}",
     "Requests that went to a second target beside this one, and why.",
     ("target", "why"),
 )
 RETRIES_DENIED = Metric(
     "gateway_retries_denied",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{attempt}",
     "Retries and hedges not made, because the provider's budget for them was spent.",
     ("provider",),
 )
 LIMIT_LOWERED = Metric(
     "gateway_limit_lowered",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{change}",
     "How often a provider was given fewer requests at one time, because it showed that it has less room.",
     ("provider",),
 )
 PROVIDER_LIMIT = Metric(
     "gateway_provider_limit",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "{attempt}",
     "Requests that a provider is given at one time, at most.",
     ("provider",),
 )
 PROVIDER_IN_FLIGHT = Metric(
     "gateway_provider_in_flight",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "{attempt}",
     "Open tries at all targets of a provider.",
     ("provider",),
@@ -281,42 +286,45 @@ PROVIDER_IN_FLIGHT = Metric(
 # What it costs. "billed": the answer came whole; "maybe": given up, cut or left, and perhaps billed all the same.
 TOKENS_SPENT = Metric(
     "gateway_tokens",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{token}",
     "Tokens of all tries, counted by the provider or estimated.",
     ("target", "gen_ai_token_type", "certainty"),
 )
 COST = Metric(
     "gateway_cost_usd",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{USD}",
     "What these tokens cost in US dollars, where settings name a price.",
     ("target", "certainty"),
 )
 
 # The process.
-IN_FLIGHT = Metric("gateway_requests_in_flight", Kind.GAUGE, "{request}", "Requests being answered.")
-DRAINING = Metric("gateway_draining", Kind.GAUGE, "", "1 once the service was told to end.")
+IN_FLIGHT = Metric("gateway_requests_in_flight", MetricKind.GAUGE, "{request}", "Requests being answered.")
+DRAINING = Metric("gateway_draining", MetricKind.GAUGE, "", "1 once the service was told to end.")
 RELOADS = Metric(
     "gateway_settings_reloads",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "{reload}",
     "Settings read again, and what came of it.",
     ("result",),
 )
-CRASHES = Metric("gateway_crashes", Kind.COUNTER, "{crash}", "Defects of ours, caught at the edge.")
-CPU = Metric("process_cpu", Kind.COUNTER, "s", "User and system time of this process.")
+CRASHES = Metric("gateway_crashes", MetricKind.COUNTER, "{crash}", "Defects of ours, caught at the edge.")
+CPU = Metric("process_cpu", MetricKind.COUNTER, "s", "User and system time of this process.")
 MEMORY = Metric(
-    "process_resident_memory", Kind.GAUGE, "By", "Memory in use; its highest value where unknown (macOS)."
+    "process_resident_memory",
+    MetricKind.GAUGE,
+    "By",
+    "Memory in use; its highest value where unknown (macOS).",
 )
-DESCRIPTORS = Metric("process_open_fds", Kind.GAUGE, "{descriptor}", "Open file descriptors.")
+DESCRIPTORS = Metric("process_open_fds", MetricKind.GAUGE, "{descriptor}", "Open file descriptors.")
 
 ALL = tuple(value for value in tuple(globals().values()) if isinstance(value, Metric))
 
 BREAKER_LEVEL = {"closed": 0, "half_open": 1, "open": 2, "isolated": 3}
 HEALTH_LEVEL = {"healthy": 0, "degraded": 1, "unhealthy": 2}
-KINDS = frozenset({"first", "retry", "fresh", "key", "hedge", "probe"})  # why a try was made
-HEDGED_FOR = frozenset({"probe", "degraded", "slow", "late"})
+ATTEMPT_KINDS = frozenset({"first", "retry", "fresh", "key", "hedge", "probe"})  # why a try was made
+HEDGE_REASONS = frozenset({"probe", "degraded", "slow", "late"})
 
 
 def _reasons() -> Iterator[str]:
@@ -325,7 +333,7 @@ def _reasons() -> Iterator[str]:
     yield from ("empty_answer", "error_in_answer", "error_event", "truncated", "garbled", "not_json")
     yield from ("not_a_stream", "answer_too_long", "event_too_long", "notice")
     yield from (f"{name}_timeout" for name in ("first_token", "whole_answer", "between_tokens", "deadline"))
-    yield from (f"{stage}_{kind}" for stage in Stage for kind in WireKind)
+    yield from (f"{stage}_{kind}" for stage in Stage for kind in FailureKind)
     yield from (
         f"http_{status}" for status in (400, 401, 402, 403, 404, 408, 409, 413, 422, 424, 429, 498, 499)
     )

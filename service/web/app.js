@@ -33,7 +33,7 @@ function show(part) {
 }
 
 const chat = startChat(caller);
-const live = startLive(caller, (status) => chat.learn(status.routes ?? []));
+const live = startLive(caller, (status) => chat.updateRoutes(status.routes ?? []));
 
 byId("show-chat").addEventListener("click", () => show("chat"));
 byId("show-live").addEventListener("click", () => show("live"));

@@ -45,15 +45,15 @@ export class Card {
     this.node.dataset.breaker = target.breaker;
     this.node.dataset.health = target.health;
     put(this.name, target.name);
-    marked(this.health, target.health, target.health);
-    marked(this.breaker, target.breaker, BREAKERS.get(target.breaker) ?? target.breaker.replaceAll("_", " "));
+    setMarked(this.health, target.health, target.health);
+    setMarked(this.breaker, target.breaker, BREAKERS.get(target.breaker) ?? target.breaker.replaceAll("_", " "));
     const left = Math.ceil(Math.max(target.cooling_s, target.wait_s ?? 0));
     const cooling = target.breaker === "open" ? `asked again in ${left} s` : `cooling, ${left} s left`;
     if (left > 0) this.breaker.append(h("span.cooling", {}, cooling));
     const bad = target.last_reason && target.last_reason !== "ok";
     put(this.reason, bad ? `Last: ${reasonInWords(target.last_reason ?? "")}.` : "");
     put(this.numbers, numbersOf(target));
-    put(this.room, roomOf(target));
+    put(this.room, limitOf(target));
     this.room.dataset.lowered = String((target.limit ?? 0) < (target.limit_max ?? 0));
     this.count(target);
   }
@@ -70,7 +70,7 @@ export class Card {
 }
 
 /** @param {HTMLElement} node @param {string} mark @param {string} text */
-function marked(node, mark, text) {
+function setMarked(node, mark, text) {
   node.replaceChildren(icon(mark), h("span", {}, text));
 }
 
@@ -85,7 +85,7 @@ function numbersOf({ answered, failed, in_flight: flying, first_token_ms: firstM
 }
 
 /** How much its provider is given at one time; targets of one provider share it. @param {Target} target */
-function roomOf({ provider, limit, limit_max: most, provider_in_flight: flying }) {
+function limitOf({ provider, limit, limit_max: most, provider_in_flight: flying }) {
   if (limit === undefined || most === undefined) return "";
   const lowered = limit < most ? `, lowered from ${count(most)}` : "";
   return `${provider}: ${count(flying)} of at most ${count(limit)} requests at one time${lowered}`;

@@ -8,7 +8,7 @@ import { TurnView, isAtFault, isOpen, newTurn } from "./turn.js";
 /** @typedef {{name: string, targets: string[]}} Route */
 /** @typedef {{headers(): Record<string, string>, unauthorized(): void}} Caller */
 
-const KEPT = "dub5.chat"; // in sessionStorage: gone with the tab
+const STORAGE_KEY = "dub5.chat"; // in sessionStorage: gone with the tab
 
 /** @param {Caller} caller */
 export function startChat(caller) {
@@ -64,7 +64,7 @@ class Chat {
   }
 
   /** The routes as the service has them; also a sign that it is there. @param {Route[]} routes */
-  learn(routes) {
+  updateRoutes(routes) {
     this.routes = routes;
     this.showOrder();
     if (this.model.disabled) this.loadModels();
@@ -79,7 +79,7 @@ class Chat {
       if (response.ok) this.showModels((await response.json()).data.map((/** @type {{id: string}} */ m) => m.id));
       else put(this.model.options[0], "none to be had");
     } catch {
-      put(this.model.options[0], "service not reached"); // live.js keeps asking, and calls `learn` when it is back
+      put(this.model.options[0], "service not reached"); // live.js keeps asking, and calls `updateRoutes` when it is back
     } finally {
       this.loading = false;
     }
@@ -160,12 +160,12 @@ class Chat {
     const startedMs = performance.now();
     for await (const step of ask(question, this.caller.headers(), running.signal)) {
       const ms = performance.now() - startedMs;
-      this.following(() => this.take(turn, step, ms));
+      this.keepingScroll(() => this.take(turn, step, ms));
     }
     this.running = null;
     this.busy(false);
     if (!this.turns.includes(turn)) return; // a new chat was begun meanwhile
-    this.following(() => this.refresh());
+    this.keepingScroll(() => this.refresh());
     this.keep();
     this.announce(turn);
   }
@@ -218,7 +218,7 @@ class Chat {
   }
 
   /** Changes the page and stays at its end, unless the reader has scrolled back to read. @param {() => void} change */
-  following(change) {
+  keepingScroll(change) {
     const { scrollHeight, scrollTop, clientHeight } = this.scroll;
     const follows = scrollHeight - scrollTop - clientHeight < 48;
     change();
@@ -245,7 +245,7 @@ class Chat {
     const { turns } = this;
     const kept = { turns, draft: this.question.value, model: this.model.value || this.wanted };
     try {
-      sessionStorage.setItem(KEPT, JSON.stringify({ ...kept, stream: this.stream.checked, repeatable: this.repeatable.checked }));
+      sessionStorage.setItem(STORAGE_KEY, JSON.stringify({ ...kept, stream: this.stream.checked, repeatable: this.repeatable.checked }));
     } catch {
       // storage is full or forbidden: the conversation lives as long as the page
     }
@@ -270,7 +270,7 @@ class Chat {
 
 function read() {
   try {
-    return JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
+    return JSON.parse(sessionStorage.getItem(STORAGE_KEY) ?? "null");
   } catch {
     return null; // forbidden, or written by another version
   }

@@ -29,9 +29,9 @@ const OUTCOMES = new Map([
   ["cancelled", "stop"],
 ]);
 
-/** @param {import("./chat.js").Caller} caller @param {(status: Status) => void} tell */
-export function startLive(caller, tell) {
-  const live = new Live(caller, tell);
+/** @param {import("./chat.js").Caller} caller @param {(status: Status) => void} onStatus */
+export function startLive(caller, onStatus) {
+  const live = new Live(caller, onStatus);
   document.addEventListener("visibilitychange", () => (document.hidden ? live.pause() : live.now()));
   live.showOutcomes({}); // a dash each, until the service has said
   if (document.hidden) live.pause();
@@ -40,18 +40,18 @@ export function startLive(caller, tell) {
 }
 
 /** The service is there, and does not tell. */
-class Refused extends Error {}
+class StatusRefused extends Error {}
 
 class Live {
-  /** @param {import("./chat.js").Caller} caller @param {(status: Status) => void} tell */
-  constructor(caller, tell) {
+  /** @param {import("./chat.js").Caller} caller @param {(status: Status) => void} onStatus */
+  constructor(caller, onStatus) {
     this.caller = caller;
-    this.tell = tell;
+    this.onStatus = onStatus;
     this.waitMs = EVERY_MS;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
     this.asking = false;
-    this.seenAt = 0; // epoch seconds of the last answer
+    this.answeredAt = 0; // epoch seconds of the last answer
     /** @type {Map<string, Card>} */
     this.cards = new Map();
     this.showIncidents = onChange(showIncidents);
@@ -69,7 +69,7 @@ class Live {
       this.show(await this.fetch());
       this.waitMs = EVERY_MS;
     } catch (error) {
-      this.gone(error instanceof Refused ? error.message : "no word from the service");
+      this.showUnreachable(error instanceof StatusRefused ? error.message : "no word from the service");
     } finally {
       this.asking = false;
     }
@@ -79,7 +79,7 @@ class Live {
 
   pause() {
     clearTimeout(this.timer);
-    link("paused", "paused while this tab is hidden");
+    showLink("paused", "paused while this tab is hidden");
   }
 
   /** @returns {Promise<Status>} */
@@ -91,29 +91,29 @@ class Live {
     });
     if (response.status === 401) {
       this.caller.unauthorized();
-      throw new Refused("the service wants a key");
+      throw new StatusRefused("the service wants a key");
     }
-    if (!response.ok) throw new Refused(`the service answers with status ${response.status}`);
+    if (!response.ok) throw new StatusRefused(`the service answers with status ${response.status}`);
     return response.json();
   }
 
   /** @param {string} why */
-  gone(why) {
+  showUnreachable(why) {
     this.waitMs = Math.min(this.waitMs * 2, EVERY_MAX_MS);
-    const since = this.seenAt ? ` since ${timeOfDay(this.seenAt)}` : "";
-    link("gone", `reconnecting: ${why}${since}`);
-    byId("live").dataset.stale = String(Boolean(this.seenAt));
-    put(byId("stale"), this.seenAt ? `as of ${timeOfDay(this.seenAt)}` : why);
+    const since = this.answeredAt ? ` since ${timeOfDay(this.answeredAt)}` : "";
+    showLink("gone", `reconnecting: ${why}${since}`);
+    byId("live").dataset.stale = String(Boolean(this.answeredAt));
+    put(byId("stale"), this.answeredAt ? `as of ${timeOfDay(this.answeredAt)}` : why);
   }
 
   /** @param {Status} status */
   show(status) {
-    this.seenAt = Date.now() / 1000;
+    this.answeredAt = Date.now() / 1000;
     byId("live").dataset.stale = "false";
     put(byId("stale"), `${count(status.in_flight)} request${status.in_flight === 1 ? "" : "s"} under way`);
-    if (status.draining) link("draining", "shutting down: answers under way are finished, new ones refused");
-    else link("live", "live");
-    const up = this.seenAt - epochS(status.started);
+    if (status.draining) showLink("draining", "shutting down: answers under way are finished, new ones refused");
+    else showLink("live", "live");
+    const up = this.answeredAt - epochS(status.started);
     put(byId("since"), up < 90 ? "in the last minute" : `in the last ${duration(up * 1000)}`);
     this.showOutcomes(status.outcomes ?? {});
     this.showHappened(status.happened ?? {});
@@ -126,7 +126,7 @@ class Live {
     this.showTargets(status.targets ?? []);
     this.showIncidents((status.incidents ?? []).slice().sort(newestFirst).slice(0, INCIDENTS_SHOWN));
     this.showRecent((status.recent ?? []).slice().sort(newestFirst).slice(0, RECENT_SHOWN));
-    this.tell(status);
+    this.onStatus(status);
   }
 
   /** @param {import("./cards.js").Target[]} targets */
@@ -147,7 +147,7 @@ class Live {
 }
 
 /** @param {string} state @param {string} text */
-function link(state, text) {
+function showLink(state, text) {
   byId("link").dataset.state = state;
   put(byId("link"), text);
 }

@@ -1,6 +1,6 @@
 """aiohttp's connections for the wire: pooled or opened, and never handed out dirty.
 
-    Connections.pooled | opened -> Connection -> Protocol.is_clean? -> kept, or closed
+    ConnectionPool.reused_connection | new_connection -> Connection -> is_clean? -> kept, or closed
                            TCP -> TLS, or by way of a proxy: TCP -> CONNECT -> TLS
 
 Below its documented surface aiohttp may change with any version: tests/service/wire/ pins down what is used.
@@ -27,17 +27,17 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from dub5.service.wire.base import ConnectClock, Kind, Stage, WireFailure, origin_of
-from dub5.service.wire.proxy import is_near, no_tunnel
+from dub5.service.wire.base import ConnectTimer, FailureKind, Stage, WireFailure, origin_of
+from dub5.service.wire.proxy import is_private_host, tunnel_failure
 
 DNS_TTL_S = 60
-NO_CLOCKS = ClientTimeout()  # every clock is ours
+NO_TIMEOUTS = ClientTimeout()  # every timeout is ours
 DETAIL_CHARS_MAX = 200
 RESETS = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
 class Destination:
-    """What the connector asks a request about; `via`: the proxy on the way there."""
+    """What the connector asks a request about; `via_proxy`: the proxy on the way there."""
 
     proxy = None
     proxy_headers = None
@@ -51,12 +51,12 @@ class Destination:
             raise ValueError(f"not an http or https address: {url!r}")
         self.host = host.rstrip(".")  # certificates hold names without the last dot
         self.port = self.url.port
-        self.via = None if proxy is None or is_near(host) else Destination(proxy)
+        self.via_proxy = None if proxy is None or is_private_host(host) else Destination(proxy)
         self.origin = origin_of(url)
         self.connection_key = ConnectionKey(host, self.port, self.is_ssl(), True, None, None, None, None)
-        in_full = f"http://{self.url.host_port_subcomponent}" if self.via and not self.is_ssl() else ""
+        absolute = f"http://{self.url.host_port_subcomponent}" if self.via_proxy and not self.is_ssl() else ""
         self.start = (
-            f" {in_full}{self.url.raw_path_qs} HTTP/1.1\r\n"
+            f" {absolute}{self.url.raw_path_qs} HTTP/1.1\r\n"
             f"host: {self.url.host_port_subcomponent}\r\n"
             "accept-encoding: identity\r\n"
         )
@@ -70,7 +70,7 @@ class Destination:
         return f"CONNECT {address} HTTP/1.1\r\nhost: {address}\r\n\r\n".encode("ascii")
 
 
-class Protocol(ResponseHandler):
+class ConnectionProtocol(ResponseHandler):
     """aiohttp's protocol, which forgets two things: a reader, and what came after an answer."""
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
@@ -95,12 +95,12 @@ class Protocol(ResponseHandler):
             return False
 
 
-class Connections(TCPConnector):
+class ConnectionPool(TCPConnector):
     def __init__(self, keepalive_s: float, tls: ssl.SSLContext | bool) -> None:
         super().__init__(limit=0, keepalive_timeout=keepalive_s, ttl_dns_cache=DNS_TTL_S, ssl=tls)
-        self._factory = cast("partial[ResponseHandler]", partial(Protocol, loop=self._loop))
+        self._factory = cast("partial[ResponseHandler]", partial(ConnectionProtocol, loop=self._loop))
 
-    async def pooled(self, to: Destination) -> Connection | None:
+    async def reused_connection(self, to: Destination) -> Connection | None:
         """A kept-alive connection, if there is one on which nothing was said since its last answer."""
         while (connection := await self._get(to.connection_key, [])) is not None:
             protocol = connection.protocol
@@ -109,29 +109,29 @@ class Connections(TCPConnector):
             connection.close()
         return None
 
-    async def opened(self, to: Destination, connect_s: float) -> Connection:
+    async def new_connection(self, to: Destination, connect_s: float) -> Connection:
         """A new connection. Raises WireFailure (resolve or connect), after `connect_s` seconds if we are awake."""
         try:
-            async with ConnectClock() as clock:
-                clock.start(connect_s)
-                protocol = await self._connected(to)
+            async with ConnectTimer() as timer:
+                timer.start(connect_s)
+                protocol = await self._connect(to)
         except TimeoutError:
-            first = to.via or to
+            first = to.via_proxy or to
             resolving = (first.connection_key.host, first.port) in self._throttle_dns_futures
             stage = Stage.RESOLVE if resolving else Stage.CONNECT
-            raise WireFailure(stage, Kind.TIMEOUT, sent=False) from None
+            raise WireFailure(stage, FailureKind.TIMEOUT, sent=False) from None
         except (ClientError, HttpProcessingError, OSError, UnicodeError) as error:
-            raise _not_connected(error) from error
+            raise _connect_failure(error) from error
         if self._closed:
             protocol.close()
-            raise WireFailure(Stage.CONNECT, Kind.CLOSED, sent=False, detail="the wire was closed")
+            raise WireFailure(Stage.CONNECT, FailureKind.CLOSED, sent=False, detail="the wire was closed")
         self._acquired.add(protocol)
         return Connection(self, to.connection_key, protocol, self._loop)
 
-    async def _connected(self, to: Destination) -> ResponseHandler:
-        if to.via is None:
-            return await self._create_connection(cast(ClientRequest, to), [], NO_CLOCKS)
-        protocol = await self._create_connection(cast(ClientRequest, to.via), [], NO_CLOCKS)
+    async def _connect(self, to: Destination) -> ResponseHandler:
+        if to.via_proxy is None:
+            return await self._create_connection(cast(ClientRequest, to), [], NO_TIMEOUTS)
+        protocol = await self._create_connection(cast(ClientRequest, to.via_proxy), [], NO_TIMEOUTS)
         return await self._tunnel(to, protocol) if to.is_ssl() else protocol
 
     async def _tunnel(self, to: Destination, protocol: ResponseHandler) -> ResponseHandler:
@@ -143,9 +143,9 @@ class Connections(TCPConnector):
             transport.write(to.connect())
             message, _ = await protocol.read()
             if not 200 <= message.code < 300:
-                raise no_tunnel(message.code)
+                raise tunnel_failure(message.code)
             request = cast(ClientRequest, to)
-            return (await self._start_tls_connection(transport, req=request, timeout=NO_CLOCKS))[1]
+            return (await self._start_tls_connection(transport, req=request, timeout=NO_TIMEOUTS))[1]
         except BaseException:
             transport.abort()
             raise
@@ -161,27 +161,27 @@ def destination(url: str, proxy: str | None = None) -> Destination:
     return Destination(url, proxy)
 
 
-def _not_connected(error: BaseException) -> WireFailure:
+def _connect_failure(error: BaseException) -> WireFailure:
     if isinstance(error, ClientConnectorDNSError | UnicodeError):
-        return WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False, detail=detail_of(error))
+        return WireFailure(Stage.RESOLVE, FailureKind.REFUSED, sent=False, detail=failure_detail(error))
     cause = error.os_error if isinstance(error, ClientConnectorError) else error.__cause__ or error
-    kind = kind_of(cause)
+    kind = failure_kind(cause)
     if isinstance(cause, ConnectionResetError) and cause.errno is None:
-        kind = Kind.CLOSED  # so both loops tell an end in the handshake; a reset has its number
-    elif kind is Kind.RESET and not isinstance(cause, RESETS):
-        kind = Kind.REFUSED  # also: unreachable, no route
-    return WireFailure(Stage.CONNECT, kind, sent=False, detail=detail_of(error))
+        kind = FailureKind.CLOSED  # so both loops tell an end in the handshake; a reset has its number
+    elif kind is FailureKind.RESET and not isinstance(cause, RESETS):
+        kind = FailureKind.REFUSED  # also: unreachable, no route
+    return WireFailure(Stage.CONNECT, kind, sent=False, detail=failure_detail(error))
 
 
-def kind_of(error: BaseException) -> Kind:
+def failure_kind(error: BaseException) -> FailureKind:
     if isinstance(error, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
-        return Kind.PROTOCOL
+        return FailureKind.PROTOCOL
     if isinstance(error, OSError):
-        return Kind.TIMEOUT if error.errno == errno.ETIMEDOUT else Kind.RESET
-    return Kind.CLOSED if isinstance(error, ClientConnectionError) else Kind.PROTOCOL
+        return FailureKind.TIMEOUT if error.errno == errno.ETIMEDOUT else FailureKind.RESET
+    return FailureKind.CLOSED if isinstance(error, ClientConnectionError) else FailureKind.PROTOCOL
 
 
-def detail_of(error: BaseException) -> str:
+def failure_detail(error: BaseException) -> str:
     if isinstance(error, ServerDisconnectedError):  # its text would be the headers that had come
         return type(error).__name__
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:DETAIL_CHARS_MAX]

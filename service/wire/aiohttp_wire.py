@@ -17,11 +17,18 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
-from dub5.service.wire.aiohttp_pool import Connections, Destination, Protocol, destination, detail_of, kind_of
+from dub5.service.wire.aiohttp_pool import (
+    ConnectionPool,
+    ConnectionProtocol,
+    Destination,
+    destination,
+    failure_detail,
+    failure_kind,
+)
 from dub5.service.wire.base import (
-    HEADERS_OF_THE_WIRE,
     KEEPALIVE_S,
-    Kind,
+    WIRE_HEADERS,
+    FailureKind,
     Slot,
     Slots,
     Stage,
@@ -54,7 +61,7 @@ class AiohttpWire:
         self._proxy = proxy
         self._keepalive_s = keepalive_s
         self._tls: ssl.SSLContext | bool = tls or True
-        self._connections: Connections | None = None
+        self._connections: ConnectionPool | None = None
 
     async def send(self, request: WireRequest) -> "AiohttpResponse":
         """Sends the request and waits for status and headers.
@@ -65,18 +72,18 @@ class AiohttpWire:
         head = _head(request, to)
         connections = self._connections
         if connections is None:
-            connections = self._connections = Connections(self._keepalive_s, self._tls)
+            connections = self._connections = ConnectionPool(self._keepalive_s, self._tls)
         slot = await self._slots.take(to.origin, request.pool_s)
         try:
-            pooled = None if request.fresh else await connections.pooled(to)
-            connection = pooled or await connections.opened(to, request.connect_s)
+            reused_connection = None if request.fresh else await connections.reused_connection(to)
+            connection = reused_connection or await connections.new_connection(to, request.connect_s)
         except BaseException:
             slot.free()
             raise
-        response = AiohttpResponse(connection, slot, reused=pooled is not None)
+        response = AiohttpResponse(connection, slot, reused=reused_connection is not None)
         try:
             response._write(request, head)
-            await response._wait()
+            await response._wait_for_head()
         except BaseException:
             response._abort()
             raise
@@ -106,7 +113,7 @@ class AiohttpResponse:
     headers: Mapping[str, str]
 
     def __init__(self, connection: Connection, slot: Slot, *, reused: bool) -> None:
-        assert isinstance(connection.protocol, Protocol)
+        assert isinstance(connection.protocol, ConnectionProtocol)
         self.reused = reused
         self._compressed = False
         self._connection: Connection | None = connection
@@ -126,22 +133,22 @@ class AiohttpResponse:
         )
         transport = self._protocol.transport
         if transport is None or transport.is_closing():
-            raise WireFailure(Stage.SEND, Kind.CLOSED, sent=False, reused=self.reused)
+            raise WireFailure(Stage.SEND, FailureKind.CLOSED, sent=False, reused=self.reused)
         if len(request.body) <= JOIN_BYTES_MAX:
             transport.write(head + request.body)
         else:
             transport.write(head)
             transport.write(request.body)
 
-    async def _wait(self) -> None:
+    async def _wait_for_head(self) -> None:
         try:
             message, content = await self._protocol.read()
             while message.code < 200 and message.code != 101:  # 100 Continue, 103 Early Hints
                 message, content = await self._protocol.read()
         except (ClientError, HttpProcessingError, OSError) as error:
-            raise self._failure(Stage.WAIT, error) from error
+            raise self._failure_from(Stage.WAIT, error) from error
         if message.code == 101:
-            raise self._told(Stage.WAIT, Kind.PROTOCOL, "upgraded though not asked for")
+            raise self._failed_at(Stage.WAIT, FailureKind.PROTOCOL, "upgraded though not asked for")
         self.status = message.code
         self.headers = {name.lower(): value for name, value in message.headers.items()}
         self._compressed = self.headers.get("content-encoding", "identity").lower() not in ("identity", "")
@@ -156,7 +163,7 @@ class AiohttpResponse:
             return b""
         if self._compressed:
             self._abort()
-            raise self._told(Stage.BODY, Kind.PROTOCOL, "compressed though not asked for")
+            raise self._failed_at(Stage.BODY, FailureKind.PROTOCOL, "compressed though not asked for")
         if content._buffer:  # bytes that came before a fault are handed over before the fault is told
             return content._read_nowait(-1)
         try:
@@ -166,7 +173,7 @@ class AiohttpResponse:
                 self._finish()
             return data
         except (ClientError, HttpProcessingError, OSError) as error:
-            failure = self._failure(Stage.BODY, error)
+            failure = self._failure_from(Stage.BODY, error)
             self._abort()
             raise failure from error
         except BaseException:
@@ -207,23 +214,23 @@ class AiohttpResponse:
         self._content.set_exception(ClientConnectionError("closed by us"))  # wakes a reader in another task
         self._slot.free()
 
-    def _failure(self, stage: Stage, error: BaseException) -> WireFailure:
+    def _failure_from(self, stage: Stage, error: BaseException) -> WireFailure:
         # A broken body is told as "not completed"; why, only the connection knows.
         fault = (self._protocol.exception() if stage is Stage.BODY else None) or error
-        return self._told(stage, kind_of(fault), detail_of(fault))
+        return self._failed_at(stage, failure_kind(fault), failure_detail(fault))
 
-    def _told(self, stage: Stage, kind: Kind, detail: str) -> WireFailure:
+    def _failed_at(self, stage: Stage, kind: FailureKind, detail: str) -> WireFailure:
         return WireFailure(stage, kind, sent=True, reused=self.reused, detail=detail)
 
 
 def _head(request: WireRequest, to: Destination) -> bytes:
     lines = [request.method, to.start]
     for name, value in request.headers.items():
-        if name not in HEADERS_OF_THE_WIRE:
+        if name not in WIRE_HEADERS:
             lines.append(f"{name}: {value}\r\n")
     lines.append(f"content-length: {len(request.body)}\r\n\r\n")
     head = "".join(lines)
     count = len(lines) + 2  # `start` holds three lines, and the last one ends with an empty one
     if head.count("\n") != count or head.count("\r") != count or "\0" in head:
-        raise WireFailure(Stage.SEND, Kind.PROTOCOL, sent=False, detail="a header holds a line break")
+        raise WireFailure(Stage.SEND, FailureKind.PROTOCOL, sent=False, detail="a header holds a line break")
     return head.encode("utf-8", "surrogateescape")

@@ -19,10 +19,8 @@ from msgspec import Struct
 
 SLOTS_PER_ORIGIN = 1000
 KEEPALIVE_S = 30.0
-STOOD_STILL_S = 0.1  # a timer that is later than this says that our own loop did not turn
-HEADERS_OF_THE_WIRE = frozenset(
-    {"host", "content-length", "transfer-encoding", "accept-encoding", "connection"}
-)
+LOOP_STALL_S = 0.1  # a timer that is later than this says that our own loop did not turn
+WIRE_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "accept-encoding", "connection"})
 
 
 class Stage(StrEnum):
@@ -36,7 +34,7 @@ class Stage(StrEnum):
     BODY = "body"
 
 
-class Kind(StrEnum):
+class FailureKind(StrEnum):
     """What happened there."""
 
     REFUSED = "refused"  # also: the name does not resolve
@@ -54,7 +52,7 @@ class WireFailure(Exception):
     """
 
     def __init__(
-        self, stage: Stage, kind: Kind, *, sent: bool, reused: bool = False, detail: str = ""
+        self, stage: Stage, kind: FailureKind, *, sent: bool, reused: bool = False, detail: str = ""
     ) -> None:
         super().__init__(f"{stage} {kind}" + (f": {detail}" if detail else ""))
         self.stage = stage
@@ -66,7 +64,7 @@ class WireFailure(Exception):
 class WireRequest(Struct, frozen=True):
     """One call. Header names are lower case; headers carry the key, so they stay out of `repr`.
 
-    The wire itself writes HEADERS_OF_THE_WIRE and nothing else: a `user-agent` is the dialect's.
+    The wire itself writes WIRE_HEADERS and nothing else: a `user-agent` is the dialect's.
     """
 
     method: str
@@ -113,8 +111,8 @@ class Wire(Protocol):
     async def aclose(self) -> None: ...
 
 
-class ConnectClock:
-    """The clock of a connection that opens. It starts afresh where our own loop stood still: the connection may have
+class ConnectTimer:
+    """Limits how long a connection opens. It starts afresh where our own loop stood still: the connection may have
     been open for long, and nobody could look; that is no fault of the host's."""
 
     def __init__(self) -> None:
@@ -135,7 +133,7 @@ class ConnectClock:
         """TimeoutError after so long, counted from now."""
         self.stop()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(limit_s, self._look, loop.time() + limit_s, limit_s)
+        self._timer = loop.call_later(limit_s, self._on_due, loop.time() + limit_s, limit_s)
 
     def stop(self) -> None:
         """It runs no more."""
@@ -143,8 +141,8 @@ class ConnectClock:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self, due_s: float, limit_s: float) -> None:
-        if asyncio.get_running_loop().time() - due_s > STOOD_STILL_S:
+    def _on_due(self, due_s: float, limit_s: float) -> None:
+        if asyncio.get_running_loop().time() - due_s > LOOP_STALL_S:
             self.start(limit_s)
         else:
             self._timeout.reschedule(due_s)
@@ -167,7 +165,7 @@ class Slots:
                 async with asyncio.timeout(pool_s):
                     await semaphore.acquire()
             except TimeoutError:
-                raise WireFailure(Stage.POOL, Kind.TIMEOUT, sent=False) from None
+                raise WireFailure(Stage.POOL, FailureKind.TIMEOUT, sent=False) from None
         else:
             await semaphore.acquire()  # does not suspend
         return Slot(semaphore)

@@ -18,21 +18,24 @@ import httpcore
 import httpx
 
 from dub5.service.wire.base import (
-    HEADERS_OF_THE_WIRE,
     KEEPALIVE_S,
-    ConnectClock,
-    Kind,
+    WIRE_HEADERS,
+    ConnectTimer,
+    FailureKind,
     Slot,
     Slots,
     Stage,
     WireFailure,
     WireRequest,
 )
-from dub5.service.wire.proxy import is_near, no_tunnel
+from dub5.service.wire.proxy import is_private_host, tunnel_failure
 
 IDENTITY = ("accept-encoding", "identity")
 DETAIL_CHARS_MAX = 200
-CLOSED_SAYS = ("Server disconnected", "peer closed connection")  # httpcore's and h11's words for an early end
+CLOSED_MESSAGES = (
+    "Server disconnected",
+    "peer closed connection",
+)  # httpcore's and h11's words for an early end
 RESETS = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
@@ -55,13 +58,13 @@ class HttpxWire:
         proxy: str | None = None,
     ) -> None:
         self._slots = slots or Slots()
-        self._near: dict[bool, httpx.AsyncBaseTransport]  # by whether a fresh connection is asked for
+        self._direct: dict[bool, httpx.AsyncBaseTransport]  # by whether a fresh connection is asked for
         if transport is None:
             tls = tls or ssl.create_default_context()
-            self._near = _httpx_transports(tls, keepalive_s, None)
-            self._far = _httpx_transports(tls, keepalive_s, proxy) if proxy else self._near
+            self._direct = _httpx_transports(tls, keepalive_s, None)
+            self._proxied = _httpx_transports(tls, keepalive_s, proxy) if proxy else self._direct
         else:
-            self._near = self._far = {False: transport, True: fresh or transport}
+            self._direct = self._proxied = {False: transport, True: fresh or transport}
 
     async def send(self, request: WireRequest) -> "HttpxResponse":
         """Sends the request and waits for status and headers. Raises WireFailure."""
@@ -76,25 +79,25 @@ class HttpxWire:
         transport = self._transport(request)
         trace = _Trace(request.connect_s)
         try:
-            async with trace.clock:
+            async with trace.timer:
                 response = await transport.handle_async_request(_httpx_request(request, trace))
         except TimeoutError:
-            raise WireFailure(Stage.CONNECT, Kind.TIMEOUT, sent=False) from None
+            raise WireFailure(Stage.CONNECT, FailureKind.TIMEOUT, sent=False) from None
         except httpx.ProxyError as error:
-            raise no_tunnel(int(str(error)[:3])) from error
+            raise tunnel_failure(int(str(error)[:3])) from error
         except (httpx.TransportError, OSError, UnicodeError) as error:
-            raise _not_answered(error, trace) from error
+            raise _send_failure(error, trace) from error
         finally:
             await trace.close_unused(transport)
         return HttpxResponse(response, slot, trace)
 
     def _transport(self, request: WireRequest) -> httpx.AsyncBaseTransport:
-        transports = self._near if is_near(_httpx_url(request.url).host) else self._far
+        transports = self._direct if is_private_host(_httpx_url(request.url).host) else self._proxied
         return transports[request.fresh]
 
     async def aclose(self) -> None:
         """Closes every connection."""
-        for transport in {*self._near.values(), *self._far.values()}:
+        for transport in {*self._direct.values(), *self._proxied.values()}:
             await transport.aclose()
 
 
@@ -123,13 +126,13 @@ class HttpxResponse:
             return b""
         try:
             if self._closed:
-                raise self._told(Kind.CLOSED, "closed by us")
+                raise self._body_failure(FailureKind.CLOSED, "closed by us")
             if self._compressed:
-                raise self._told(Kind.PROTOCOL, "compressed though not asked for")
+                raise self._body_failure(FailureKind.PROTOCOL, "compressed though not asked for")
             data = await self._next()
         except (httpx.TransportError, httpx.StreamError, OSError) as error:
             await self.aclose()
-            raise self._told(_kind(error), _detail(error)) from error
+            raise self._body_failure(_kind(error), _detail(error)) from error
         except BaseException:
             await self.aclose()
             raise
@@ -165,31 +168,31 @@ class HttpxResponse:
         finally:
             self._slot.free()
 
-    def _told(self, kind: Kind, detail: str) -> WireFailure:
+    def _body_failure(self, kind: FailureKind, detail: str) -> WireFailure:
         return WireFailure(Stage.BODY, kind, sent=True, reused=self.reused, detail=detail)
 
 
 class _Trace:
-    """What httpcore has told about one call; holds the connect clock, from the name's look-up to the end of TLS."""
+    """What httpcore has told about one call; holds the connect timer, from DNS to the end of TLS."""
 
     def __init__(self, connect_s: float) -> None:
-        self.clock = ConnectClock()
+        self.timer = ConnectTimer()
         self._connect_s = connect_s
-        self._told = False
+        self._traced = False
         self._opened = False
         self._sent = False
         self._stream: httpcore.AsyncNetworkStream | None = None
 
     async def __call__(self, event: str, info: Mapping[str, object]) -> None:
-        self._told = True
+        self._traced = True
         if event.endswith("connect_tcp.started"):
             self._opened = True
-            self.clock.start(self._connect_s)
+            self.timer.start(self._connect_s)
         elif event.endswith("connect_tcp.complete"):
             self._stream = cast(httpcore.AsyncNetworkStream, info["return_value"])
         elif event.endswith("send_request_headers.started") and not _is_connect(info):
             self._sent = True
-            self.clock.stop()
+            self.timer.stop()
 
     async def close_unused(self, transport: httpx.AsyncBaseTransport) -> None:
         """httpcore forgets the connection of a handshake that is cancelled, which would stay open; a proxy's tunnel
@@ -202,11 +205,11 @@ class _Trace:
 
     @property
     def sent(self) -> bool:
-        return self._sent or not self._told
+        return self._sent or not self._traced
 
     @property
     def reused(self) -> bool:
-        return self._told and not self._opened
+        return self._traced and not self._opened
 
 
 def _follow(inner: object, *names: str) -> object:
@@ -227,14 +230,16 @@ def _httpx_url(url: str) -> httpx.URL:
 
 
 def _httpx_request(request: WireRequest, trace: _Trace) -> httpx.Request:
-    headers = [IDENTITY, *((k, v) for k, v in request.headers.items() if k not in HEADERS_OF_THE_WIRE)]
-    clocks = dict.fromkeys(("connect", "pool", "read", "write"))  # ours see whether it was us who stood still
+    headers = [IDENTITY, *((k, v) for k, v in request.headers.items() if k not in WIRE_HEADERS)]
+    no_timeouts = dict.fromkeys(
+        ("connect", "pool", "read", "write")
+    )  # ours see whether it was us who stood still
     return httpx.Request(
         request.method,
         _httpx_url(request.url),
         headers=headers,
         content=request.body,
-        extensions={"timeout": clocks, "trace": trace},
+        extensions={"timeout": no_timeouts, "trace": trace},
     )
 
 
@@ -252,10 +257,10 @@ def _httpx_transport(
     return httpx.AsyncHTTPTransport(verify=tls, limits=limits, trust_env=False, retries=0, proxy=proxy)
 
 
-def _not_answered(error: Exception, trace: _Trace) -> WireFailure:
+def _send_failure(error: Exception, trace: _Trace) -> WireFailure:
     kind, detail = _kind(error), _detail(error)
     if isinstance(error, httpx.LocalProtocolError):  # a header that may not be sent
-        return WireFailure(Stage.SEND, Kind.PROTOCOL, sent=False, detail=detail)
+        return WireFailure(Stage.SEND, FailureKind.PROTOCOL, sent=False, detail=detail)
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) or not trace.sent:
         unresolved = any(isinstance(cause, socket.gaierror | UnicodeError) for cause in _causes(error))
         return WireFailure(
@@ -265,29 +270,29 @@ def _not_answered(error: Exception, trace: _Trace) -> WireFailure:
     return WireFailure(stage, kind, sent=True, reused=trace.reused, detail=detail)
 
 
-def _kind(error: Exception) -> Kind:
+def _kind(error: Exception) -> FailureKind:
     if isinstance(error, httpx.TimeoutException):
-        return Kind.TIMEOUT
-    told = next(filter(None, map(_system_kind, _causes(error))), None)
-    if told is not None:
-        return told
+        return FailureKind.TIMEOUT
+    kind = next(filter(None, map(_system_kind, _causes(error))), None)
+    if kind is not None:
+        return kind
     if isinstance(error, httpx.ConnectError | UnicodeError):
-        return Kind.REFUSED
+        return FailureKind.REFUSED
     if isinstance(error, httpx.RemoteProtocolError):
-        return Kind.CLOSED if str(error).startswith(CLOSED_SAYS) else Kind.PROTOCOL
-    return Kind.PROTOCOL if isinstance(error, httpx.LocalProtocolError) else Kind.CLOSED
+        return FailureKind.CLOSED if str(error).startswith(CLOSED_MESSAGES) else FailureKind.PROTOCOL
+    return FailureKind.PROTOCOL if isinstance(error, httpx.LocalProtocolError) else FailureKind.CLOSED
 
 
-def _system_kind(cause: BaseException) -> Kind | None:
+def _system_kind(cause: BaseException) -> FailureKind | None:
     """What loop and TLS say of it. The nearest cause counts: behind a reset there may be TLS that waited for bytes."""
     match cause:
         case ssl.SSLEOFError():
-            return Kind.CLOSED
+            return FailureKind.CLOSED
         case ssl.SSLError():
-            return Kind.PROTOCOL
+            return FailureKind.PROTOCOL
         case TimeoutError():
-            return Kind.TIMEOUT
-    return Kind.RESET if isinstance(cause, RESETS) else None
+            return FailureKind.TIMEOUT
+    return FailureKind.RESET if isinstance(cause, RESETS) else None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
-from dub5.service.wire.base import Kind, Stage, WireFailure
+from dub5.service.wire.base import FailureKind, Stage, WireFailure
 from dub5.simulators.faults.connections import Unreachable
 from dub5.simulators.faults.reachability import Reachability
 
 SYN_AGAIN_S = 1.0  # a dropped SYN is sent again: who still waits then may find the port open
 TIMER_S_MIN = 1e-6
-HANDSHAKE = {"close": Kind.CLOSED, "reset": Kind.RESET}  # else it is no TLS, or none to trust
+HANDSHAKE = {"close": FailureKind.CLOSED, "reset": FailureKind.RESET}  # else it is no TLS, or none to trust
 NO_TLS = "the provider's address here is plain http, so there is no handshake to fail: give VirtualWire an https one"
 
 
@@ -103,13 +103,13 @@ async def connected(link: Link, reachability: Reachability | None, *, tls: bool,
             if tls:
                 await _handshake(reachability)
     except TimeoutError:
-        raise WireFailure(stage, Kind.TIMEOUT, sent=False) from None
+        raise WireFailure(stage, FailureKind.TIMEOUT, sent=False) from None
 
 
 async def _resolve(link: Link, reachability: Reachability | None) -> None:
     fault = reachability.fault_for_new_connection("resolve") if reachability else None
     if link.connect is Connect.UNRESOLVED or (fault and fault.how == "refused"):
-        raise WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False)
+        raise WireFailure(Stage.RESOLVE, FailureKind.REFUSED, sent=False)
     if fault:
         await _for_ever()
 
@@ -124,7 +124,7 @@ async def _connect(link: Link, reachability: Reachability | None) -> None:
     if link.connect_s:
         await asyncio.sleep(link.connect_s)
     if fault or link.connect is Connect.REFUSED:
-        raise WireFailure(Stage.CONNECT, Kind.REFUSED, sent=False)
+        raise WireFailure(Stage.CONNECT, FailureKind.REFUSED, sent=False)
 
 
 async def _dropped(reachability: Reachability, fault: Unreachable) -> None:
@@ -139,7 +139,7 @@ async def _handshake(reachability: Reachability | None) -> None:
     if fault.how == "stall":
         await _for_ever()
     raise WireFailure(
-        Stage.CONNECT, HANDSHAKE.get(fault.how, Kind.PROTOCOL), sent=False, detail=f"tls: {fault.how}"
+        Stage.CONNECT, HANDSHAKE.get(fault.how, FailureKind.PROTOCOL), sent=False, detail=f"tls: {fault.how}"
     )
 
 

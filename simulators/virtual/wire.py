@@ -12,7 +12,7 @@ import functools
 from collections.abc import Generator, Mapping
 from urllib.parse import urlsplit
 
-from dub5.service.wire.base import Kind, Slot, Slots, Stage, WireFailure, WireRequest, origin_of
+from dub5.service.wire.base import FailureKind, Slot, Slots, Stage, WireFailure, WireRequest, origin_of
 from dub5.simulators.faults.reachability import reachability_of
 from dub5.simulators.script import (
     Action,
@@ -85,13 +85,13 @@ class VirtualWire:
         if link is None:
             known = ", ".join(self._links) or "none"
             detail = f"no simulated provider at {request.origin}; there are: {known}"
-            raise WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False, detail=detail)
+            raise WireFailure(Stage.RESOLVE, FailureKind.REFUSED, sent=False, detail=detail)
         if listener is not None:
             listener.faults_changed()
         if link.idle and not request.fresh:
             link.idle -= 1
             if link.stale:
-                raise WireFailure(Stage.WAIT, Kind.CLOSED, sent=True, reused=True)
+                raise WireFailure(Stage.WAIT, FailureKind.CLOSED, sent=True, reused=True)
             return link, True
         tls = request.origin.startswith("https:")
         await connected(
@@ -144,7 +144,7 @@ class VirtualResponse:
         """All that is ready; `b""` at the proper end. Raises WireFailure(body, ...)."""
         try:
             if self._compressed:
-                raise self._broken(Stage.BODY, Kind.PROTOCOL, "compressed though not asked for")
+                raise self._broken(Stage.BODY, FailureKind.PROTOCOL, "compressed though not asked for")
             return await self._body() or self._finish()
         except BaseException:
             self._drop()
@@ -176,13 +176,13 @@ class VirtualResponse:
                 case Hang():
                     await self._sleep(None)
                 case Reset():
-                    raise self._broken(Stage.WAIT, Kind.RESET)
+                    raise self._broken(Stage.WAIT, FailureKind.RESET)
                 case Raw(data) if _goes_on(data):
                     pass
                 case Raw() | Data():
-                    raise self._broken(Stage.WAIT, Kind.PROTOCOL, "no status line")
+                    raise self._broken(Stage.WAIT, FailureKind.PROTOCOL, "no status line")
                 case _:
-                    raise self._broken(Stage.WAIT, Kind.CLOSED)
+                    raise self._broken(Stage.WAIT, FailureKind.CLOSED)
 
     def _read_headers(self, bodiless: bool) -> None:
         self._keep = self.headers.get("connection", "").lower() != "close"
@@ -192,7 +192,7 @@ class VirtualResponse:
             self._left = 0
         elif length is not None:
             if not length.isdecimal():
-                raise self._broken(Stage.WAIT, Kind.PROTOCOL, "content-length is no number")
+                raise self._broken(Stage.WAIT, FailureKind.PROTOCOL, "content-length is no number")
             self._left = int(length)
 
     async def _body(self) -> bytes:
@@ -217,11 +217,11 @@ class VirtualResponse:
                 case Hang():
                     await self._sleep(None)
                 case Reset():
-                    raise self._broken(Stage.BODY, Kind.RESET)
+                    raise self._broken(Stage.BODY, FailureKind.RESET)
                 case Raw() | Head():
-                    raise self._broken(Stage.BODY, Kind.PROTOCOL, "bad framing")
+                    raise self._broken(Stage.BODY, FailureKind.PROTOCOL, "bad framing")
                 case _:
-                    raise self._broken(Stage.BODY, Kind.CLOSED)
+                    raise self._broken(Stage.BODY, FailureKind.CLOSED)
         return bytes(ready)
 
     def _framed(self, data: bytes) -> bytes:
@@ -260,7 +260,7 @@ class VirtualResponse:
             if timer:
                 timer.cancel()
 
-    def _broken(self, stage: Stage, kind: Kind, detail: str = "") -> WireFailure:
+    def _broken(self, stage: Stage, kind: FailureKind, detail: str = "") -> WireFailure:
         return WireFailure(stage, kind, sent=True, reused=self.reused, detail=detail)
 
     def _drop(self, *, keep: bool = False) -> None:

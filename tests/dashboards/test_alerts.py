@@ -42,7 +42,7 @@ def test_each_alert_is_tried() -> None:
 
 def test_alerts_ask_for_what_is_told() -> None:
     """Every metric and label of a rule is in the table of metrics."""
-    by_name = {metric.exposed: metric for metric in names.ALL}
+    by_name = {metric.prometheus_name: metric for metric in names.ALL}
     asked = re.findall(r"\b((?:gateway|gen_ai|process)_\w+?)(?:_bucket)?(?=[{)\[ ])(?:\{([^}]*)\})?", RULES)
     assert len(asked) > 8
     for name, selector in asked:

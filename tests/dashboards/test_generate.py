@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from dashboards.generate import BOARDS, FOLDER, main, render
+from dashboards.generate import DASHBOARDS, FOLDER, main, render
 
-PANELS: list[dict[str, Any]] = [panel for board in BOARDS for panel in json.loads(render(board))["panels"]]
+PANELS: list[dict[str, Any]] = [
+    panel for dashboard in DASHBOARDS for panel in json.loads(render(dashboard))["panels"]
+]
 
 
 def test_no_drift(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,21 +67,21 @@ class TestEachPanel:
         assert len(set(letters)) == len(letters)
 
 
-@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.file)
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.file)
 class TestEachBoard:
-    def test_panels_do_not_overlap(self, board: Any) -> None:
+    def test_panels_do_not_overlap(self, dashboard: Any) -> None:
         """No panel covers another or hangs over the edge."""
-        places = [panel["gridPos"] for panel in json.loads(render(board))["panels"]]
+        places = [panel["gridPos"] for panel in json.loads(render(dashboard))["panels"]]
         assert all(place["x"] + place["w"] <= 24 for place in places)
         for one, other in combinations(places, 2):
             apart_x = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
             apart_y = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
             assert apart_x or apart_y, (one, other)
 
-    def test_has_a_name_of_its_own(self, board: Any) -> None:
+    def test_has_a_name_of_its_own(self, dashboard: Any) -> None:
         """A stable uid so that links hold, no database id, and titles that are said once."""
-        made = json.loads(render(board))
-        assert made["id"] is None and made["uid"] == board.uid
+        made = json.loads(render(dashboard))
+        assert made["id"] is None and made["uid"] == dashboard.uid
         titles = [panel["title"] for panel in made["panels"]]
         assert len(set(titles)) == len(titles)
 
@@ -104,4 +106,4 @@ def test_promql(tmp_path: Path) -> None:
 
 def test_the_folder_holds_no_stray_board() -> None:
     """Each JSON file beside the generator is written by it."""
-    assert {path.stem for path in FOLDER.glob("*.json")} == {board.file for board in BOARDS}
+    assert {path.stem for path in FOLDER.glob("*.json")} == {dashboard.file for dashboard in DASHBOARDS}

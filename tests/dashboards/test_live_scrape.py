@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from dashboards.generate import BOARDS, render
+from dashboards.generate import DASHBOARDS, render
 from dashboards.providers import PROVIDERS, settings
 from dub5.service.app import Service
 from dub5.service.config.load import load
@@ -51,8 +51,8 @@ def body(model: str, stream: bool, temperature: int) -> dict[str, object]:
 
 def asked() -> Iterator[tuple[str, str, set[str]]]:
     """Each selector on the boards: panel, series name, the labels it or its grouping uses."""
-    for board in BOARDS:
-        for panel in json.loads(render(board))["panels"]:
+    for dashboard in DASHBOARDS:
+        for panel in json.loads(render(dashboard))["panels"]:
             for target in panel["targets"]:
                 grouped = set(re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", target["expr"]))))
                 shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
@@ -70,7 +70,9 @@ async def test_every_series_on_the_boards(tmp_path: Path) -> None:
             moved[sample.name] = moved.get(sample.name, 0.0) + sample.value
             told.setdefault(sample.name, set()).update(name for name, value in sample.labels.items() if value)
     wanted = list(asked())
-    assert {panel for panel, _, _ in wanted} == {panel.title for board in BOARDS for panel in board.panels}
+    assert {panel for panel, _, _ in wanted} == {
+        panel.title for dashboard in DASHBOARDS for panel in dashboard.panels
+    }
     for panel, name, labels in wanted:
         assert name in told, f"{panel} asks for {name}, which nobody tells"
         assert labels <= told[name], f"{panel}: {name} has no {labels - told[name]}"

@@ -21,7 +21,7 @@ NEXT, ANSWERED, CUT, TOLD = "next target", "answered", "cut, with an error event
 
 
 @dataclass(frozen=True)
-class Seen:
+class ExpectedOutcome:
     """What one try came to. `billed`: the provider may charge for it."""
 
     reason: str
@@ -31,11 +31,11 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Row:
+class FaultRow:
     """A fault, in a whole answer or in a stream. `connect` and `tls`: it never comes to a request."""
 
     what: str
-    seen: Seen
+    seen: ExpectedOutcome
     actions: tuple[Action, ...] = ()
     stream: bool = False
     dialect: str = "openai"
@@ -89,7 +89,7 @@ HI, STOP, DONE = event("Hi"), event(None, "stop"), b"data: [DONE]\n\n"
 WHOLE = said()
 TEXT = typed("content_block_delta", index=0, delta={"type": "text_delta", "text": "Hi"})
 OVERLOADED = typed("error", error={"type": "overloaded_error", "message": "Overloaded"})
-OK = Seen("ok", ANSWERED, Blame.NOBODY, billed=False)
+OK = ExpectedOutcome("ok", ANSWERED, Blame.NOBODY, billed=False)
 
 
 HANDSHAKES = (
@@ -101,21 +101,23 @@ HANDSHAKES = (
 )
 
 
-def _no_connection() -> Iterator[Row]:
+def _no_connection() -> Iterator[FaultRow]:
     for is_stream in (False, True):
         clock = "connect_timeout"
-        refused = Seen("connect_refused", NEXT, Blame.HOST, billed=False)
-        yield Row("refused", refused, stream=is_stream, connect=Connect.REFUSED)
-        unknown = Seen("resolve_refused", NEXT, Blame.HOST, billed=False)
-        yield Row("name does not resolve", unknown, stream=is_stream, connect=Connect.UNRESOLVED)
-        stalled = Seen(clock, NEXT, Blame.HOST, billed=False)
-        yield Row("SYN is dropped", stalled, stream=is_stream, connect=Connect.STALLS, waits=True)
-        yield Row("TLS handshake stalls", stalled, stream=is_stream, tls="stall", waits=True)
+        refused = ExpectedOutcome("connect_refused", NEXT, Blame.HOST, billed=False)
+        yield FaultRow("refused", refused, stream=is_stream, connect=Connect.REFUSED)
+        unknown = ExpectedOutcome("resolve_refused", NEXT, Blame.HOST, billed=False)
+        yield FaultRow("name does not resolve", unknown, stream=is_stream, connect=Connect.UNRESOLVED)
+        stalled = ExpectedOutcome(clock, NEXT, Blame.HOST, billed=False)
+        yield FaultRow("SYN is dropped", stalled, stream=is_stream, connect=Connect.STALLS, waits=True)
+        yield FaultRow("TLS handshake stalls", stalled, stream=is_stream, tls="stall", waits=True)
         for what, how, reason in HANDSHAKES:
-            yield Row(what, Seen(reason, NEXT, Blame.HOST, billed=False), stream=is_stream, tls=how)
+            yield FaultRow(
+                what, ExpectedOutcome(reason, NEXT, Blame.HOST, billed=False), stream=is_stream, tls=how
+            )
 
 
-def _before_the_head() -> Iterator[Row]:
+def _before_the_head() -> Iterator[FaultRow]:
     for is_stream in (False, True):
         clock = "first_token_timeout" if is_stream else "whole_answer_timeout"
         head = Head(200, SSE if is_stream else JSON)
@@ -136,12 +138,16 @@ def _before_the_head() -> Iterator[Row]:
             ("garbage for a status line", "wait_protocol", (Raw(b"BLAH blah\r\n\r\n"), Hang())),
         )
         for what, reason, actions in broken:
-            yield Row(what, Seen(reason, NEXT), actions, is_stream)
-        yield Row("silence before the headers", Seen(clock, NEXT), (Hang(),), is_stream, waits=True)
-        yield Row("silence after the headers", Seen(clock, NEXT), (head, Hang()), is_stream, waits=True)
+            yield FaultRow(what, ExpectedOutcome(reason, NEXT), actions, is_stream)
+        yield FaultRow(
+            "silence before the headers", ExpectedOutcome(clock, NEXT), (Hang(),), is_stream, waits=True
+        )
+        yield FaultRow(
+            "silence after the headers", ExpectedOutcome(clock, NEXT), (head, Hang()), is_stream, waits=True
+        )
 
 
-def _whole_answers() -> Iterator[Row]:
+def _whole_answers() -> Iterator[FaultRow]:
     half = WHOLE[: len(WHOLE) // 2]
     short = {"content-length": str(len(WHOLE))}
     broken: tuple[tuple[str, str, tuple[Action, ...]], ...] = (
@@ -177,20 +183,22 @@ def _whole_answers() -> Iterator[Row]:
         ("finish reason `error`", "error_in_answer", sized(200, said(finish="error"))),
     )
     for what, reason, actions in broken:
-        yield Row(what, Seen(reason, NEXT), actions)
+        yield FaultRow(what, ExpectedOutcome(reason, NEXT), actions)
     trickle = tuple(action for byte in WHOLE[:9] for action in (Wait(0.02), Data(bytes([byte]))))
     hints = Raw(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
-    yield Row("100 and 103 before it", OK, (hints, *sized(200, WHOLE)))
-    yield Row("trickled within the clock", OK, (Head(200, JSON), *trickle, Data(WHOLE[9:]), End()))
+    yield FaultRow("100 and 103 before it", OK, (hints, *sized(200, WHOLE)))
+    yield FaultRow("trickled within the clock", OK, (Head(200, JSON), *trickle, Data(WHOLE[9:]), End()))
     drip: tuple[Action, ...] = (Wait(0.3), Data(b" ")) * 20
     endless = (Head(200, JSON), *drip, Data(WHOLE), End())
-    yield Row("trickled beyond the clock", Seen("whole_answer_timeout", NEXT), endless, waits=True)
-    yield Row("JSON as text/plain", OK, sized(200, WHOLE, **{"content-type": "text/plain"}))
-    yield Row("line breaks before the JSON", OK, sized(200, b"\n\n  \n" + WHOLE))
-    yield Row("closed right after its length", OK, (*sized(200, WHOLE)[:2], Close()))
+    yield FaultRow(
+        "trickled beyond the clock", ExpectedOutcome("whole_answer_timeout", NEXT), endless, waits=True
+    )
+    yield FaultRow("JSON as text/plain", OK, sized(200, WHOLE, **{"content-type": "text/plain"}))
+    yield FaultRow("line breaks before the JSON", OK, sized(200, b"\n\n  \n" + WHOLE))
+    yield FaultRow("closed right after its length", OK, (*sized(200, WHOLE)[:2], Close()))
 
 
-def _streams() -> Iterator[Row]:
+def _streams() -> Iterator[FaultRow]:
     bad_json, in_line = b'data: {"choices":[{"ind\n\n', b'data: {"choices":[{"index":0,"delta":{"content":"Ho'
     error = b'data: {"error":{"message":"Provider disconnected","code":"server_error"}}\n\n'
     flat_error = b'data: {"object":"error","message":"no"}\n\n'
@@ -210,26 +218,36 @@ def _streams() -> Iterator[Row]:
     )
     for what, reason, parts in broken:
         before = "empty_answer" if parts[0] == DONE else reason
-        yield Row(f"{what}, before any content", Seen(before, NEXT), stream(*parts), True)
-        yield Row(f"{what}, after content", Seen(reason, CUT), stream(HI, Wait(0.02), *parts), True)
-    yield Row(
-        "silence between chunks", Seen("between_tokens_timeout", CUT), stream(HI, Hang()), True, waits=True
+        yield FaultRow(f"{what}, before any content", ExpectedOutcome(before, NEXT), stream(*parts), True)
+        yield FaultRow(
+            f"{what}, after content", ExpectedOutcome(reason, CUT), stream(HI, Wait(0.02), *parts), True
+        )
+    yield FaultRow(
+        "silence between chunks",
+        ExpectedOutcome("between_tokens_timeout", CUT),
+        stream(HI, Hang()),
+        True,
+        waits=True,
     )
     comments = [part for _ in range(20) for part in (Wait(0.3), b": keep-alive\n\n")]
-    late = Seen("first_token_timeout", NEXT)
-    yield Row("nothing but comments", late, stream(*comments, HI, STOP, DONE, End()), True, waits=True)
-    yield Row(
+    late = ExpectedOutcome("first_token_timeout", NEXT)
+    yield FaultRow("nothing but comments", late, stream(*comments, HI, STOP, DONE, End()), True, waits=True)
+    yield FaultRow(
         "HTML instead of events",
-        Seen("not_a_stream", NEXT),
+        ExpectedOutcome("not_a_stream", NEXT),
         (Head(200, {"content-type": "text/html"}), Data(b"<p>"), End()),
         True,
     )
-    yield Row("JSON instead of events", Seen("not_a_stream", NEXT), sized(200, b'{"error":"no"}'), True)
-    yield Row("empty body", Seen("truncated", NEXT), stream(End()), True)
-    yield Row("finish without content", Seen("empty_answer", NEXT), stream(STOP, DONE, End()), True)
-    yield Row(
+    yield FaultRow(
+        "JSON instead of events", ExpectedOutcome("not_a_stream", NEXT), sized(200, b'{"error":"no"}'), True
+    )
+    yield FaultRow("empty body", ExpectedOutcome("truncated", NEXT), stream(End()), True)
+    yield FaultRow(
+        "finish without content", ExpectedOutcome("empty_answer", NEXT), stream(STOP, DONE, End()), True
+    )
+    yield FaultRow(
         "gzip though not asked for",
-        Seen("body_protocol", NEXT),
+        ExpectedOutcome("body_protocol", NEXT),
         (Head(200, SSE | {"content-encoding": "gzip"}), Data(HI), End()),
         True,
     )
@@ -245,18 +263,26 @@ def _streams() -> Iterator[Row]:
         ("byte by byte", (*(bytes([byte]) for byte in HI + STOP + DONE), End())),
     )
     for what, parts in whole:
-        yield Row(what, OK, stream(*parts), True)
+        yield FaultRow(what, OK, stream(*parts), True)
 
 
-def _messages() -> Iterator[Row]:
+def _messages() -> Iterator[FaultRow]:
     end = typed("message_delta", delta={"stop_reason": "end_turn"}) + typed("message_stop")
-    rows: tuple[tuple[str, Seen, tuple[bytes | Action, ...]], ...] = (
-        ("`event: error`, before any content", Seen("error_event", NEXT), (OVERLOADED, End())),
-        ("`event: error`, after content", Seen("error_event", CUT), (TEXT, Wait(0.02), OVERLOADED, End())),
-        ("a stop reason, but no `message_stop`", Seen("truncated", CUT), (TEXT, Wait(0.02), end[:60], End())),
+    rows: tuple[tuple[str, ExpectedOutcome, tuple[bytes | Action, ...]], ...] = (
+        ("`event: error`, before any content", ExpectedOutcome("error_event", NEXT), (OVERLOADED, End())),
+        (
+            "`event: error`, after content",
+            ExpectedOutcome("error_event", CUT),
+            (TEXT, Wait(0.02), OVERLOADED, End()),
+        ),
+        (
+            "a stop reason, but no `message_stop`",
+            ExpectedOutcome("truncated", CUT),
+            (TEXT, Wait(0.02), end[:60], End()),
+        ),
         (
             "`message_stop` without a stop reason",
-            Seen("truncated", CUT),
+            ExpectedOutcome("truncated", CUT),
             (TEXT, Wait(0.02), typed("message_stop"), End()),
         ),
         ("an unknown event", OK, (typed("news"), TEXT, end, End())),
@@ -264,7 +290,7 @@ def _messages() -> Iterator[Row]:
         ("lingers after the end (Messages)", OK, (TEXT, end, Hang())),
     )
     for what, seen, parts in rows:
-        yield Row(what, seen, stream(*parts), True, "anthropic")
+        yield FaultRow(what, seen, stream(*parts), True, "anthropic")
 
 
 STATUSES: Mapping[int, tuple[str, Blame]] = {
@@ -276,15 +302,15 @@ STATUSES: Mapping[int, tuple[str, Blame]] = {
 }
 
 
-def _statuses() -> Iterator[Row]:
+def _statuses() -> Iterator[FaultRow]:
     for number, (then, blame) in sorted(STATUSES.items()):
-        seen = Seen(f"http_{number}", then, blame, billed=False)
+        seen = ExpectedOutcome(f"http_{number}", then, blame, billed=False)
         page = (Head(204), End()) if number == 204 else sized(number, b'{"error":{"message":"no"}}')
         for is_stream in (False, True):
-            yield Row(f"status {number}", seen, page, is_stream)
+            yield FaultRow(f"status {number}", seen, page, is_stream)
 
 
-def _words() -> Iterator[Row]:
+def _words() -> Iterator[FaultRow]:
     """A status that its body says more about."""
     rows: tuple[tuple[int, str, str, str, Blame], ...] = (
         (400, "context_length_exceeded", "", NEXT, Blame.NOBODY),
@@ -296,12 +322,12 @@ def _words() -> Iterator[Row]:
     )
     for number, code, message, then, blame in rows:
         page = sized(number, json.dumps({"error": {"code": code, "message": message}}).encode())
-        seen = Seen(f"http_{number}", then, blame, billed=False)
+        seen = ExpectedOutcome(f"http_{number}", then, blame, billed=False)
         words = " and ".join(filter(None, (code and f"code `{code}`", message and f'"{message}"')))
-        yield Row(f"status {number} with {words}", seen, page)
+        yield FaultRow(f"status {number} with {words}", seen, page)
 
 
-SECTIONS: Mapping[str, tuple[Row, ...]] = {
+SECTIONS: Mapping[str, tuple[FaultRow, ...]] = {
     "No connection": tuple(_no_connection()),
     "Before the answer": tuple(_before_the_head()),
     "Whole answers": tuple(_whole_answers()),
@@ -331,7 +357,7 @@ def page() -> str:
             "| what happens | in | reason | then | counts against | may be billed |",
             "|---|---|---|---|---|---|",
         ]
-        merged: dict[tuple[str, Seen], list[str]] = {}
+        merged: dict[tuple[str, ExpectedOutcome], list[str]] = {}
         for row in rows:
             merged.setdefault((row.what, row.seen), []).append("stream" if row.stream else "JSON")
         for (what, seen), modes in merged.items():

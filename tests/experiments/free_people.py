@@ -20,7 +20,7 @@ import msgspec
 from dub5.service import clock
 from dub5.service.app import Service
 from dub5.service.config.options import DegradedOptions
-from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
+from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Secret, Settings
 from dub5.service.wire.base import WireFailure, WireRequest, WireResponse
 from dub5.simulators.answers import Proof, judge
 from dub5.simulators.virtual import AppClient, VirtualWire
@@ -34,7 +34,7 @@ KEYLESS = "tunnel"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PersonResult:
     """What became of one request. `ending`: complete, degraded, failed, cut, wrong (sold as an answer, and none)."""
 
     at_s: float
@@ -45,7 +45,7 @@ class Asked:
     able: int  # how many providers could have answered just then
 
 
-class Failed(Exception):
+class RequestFailed(Exception):
     """No answer; the message says why."""
 
     def __init__(self, why: str, *, again: bool = False, retry_after_s: float | None = None) -> None:
@@ -55,7 +55,7 @@ class Failed(Exception):
 
 
 @dataclass(slots=True)
-class Reading:
+class AnswerSoFar:
     """What has been read of one answer."""
 
     text: str = ""
@@ -70,19 +70,19 @@ class Reading:
         return "wrong", "empty" if not self.text else "a part" if proof is Proof.CUT else "something else"
 
 
-class Gateway(Protocol):
+class AnyGateway(Protocol):
     """Whoever people ask."""
 
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *error: object) -> None: ...
 
-    async def ask(self, prompt: str, reading: Reading) -> tuple[str, str]:
+    async def ask(self, prompt: str, reading: AnswerSoFar) -> tuple[str, str]:
         """The ending, and why it is no better."""
         ...
 
 
-class Stage:
+class WeekRun:
     """The world while it is played for one gateway."""
 
     def __init__(self, world: FreeWorld) -> None:
@@ -90,9 +90,9 @@ class Stage:
         loop = asyncio.get_running_loop()
         self.providers, self.ledger = world.providers(loop.time, int(clock.wall()))
         self.wire = VirtualWire({free.url: self.providers[free.name] for free in PROVIDERS})
-        self.asked: list[Asked] = []
+        self.asked: list[PersonResult] = []
 
-    async def play(self, gateway: Gateway, tell: Callable[[float], None] = lambda at_s: None) -> None:
+    async def play(self, gateway: AnyGateway, tell: Callable[[float], None] = lambda at_s: None) -> None:
         """Everybody asks in their time. `tell` hears of each."""
         async with gateway, asyncio.TaskGroup() as group:
             for n, at_s in enumerate(self.world.arrivals_s()):
@@ -100,19 +100,19 @@ class Stage:
                 tell(at_s)
                 group.create_task(self._ask(gateway, f"Question {n}", at_s))
 
-    async def _ask(self, gateway: Gateway, prompt: str, at_s: float) -> None:
+    async def _ask(self, gateway: AnyGateway, prompt: str, at_s: float) -> None:
         able = sum(self.world.able(name, at_s, provider) for name, provider in self.providers.items())
-        reading, began_s = Reading(), clock.now()
+        reading, began_s = AnswerSoFar(), clock.now()
         ending, why = await gateway.ask(prompt, reading)
         took_s = clock.now() - began_s
         first_s = took_s if reading.first_s is None else reading.first_s - began_s
-        self.asked.append(Asked(began_s, ending, first_s, took_s, why, able))
+        self.asked.append(PersonResult(began_s, ending, first_s, took_s, why, able))
 
 
-class Plain:
+class PlainClient:
     """One provider, and `retries` more tries."""
 
-    def __init__(self, stage: Stage, name: str, retries: int) -> None:
+    def __init__(self, stage: WeekRun, name: str, retries: int) -> None:
         self._wire = stage.wire
         self._url = next(free.url for free in PROVIDERS if free.name == name)
         self._retries = retries
@@ -123,13 +123,13 @@ class Plain:
 
     async def __aexit__(self, *error: object) -> None: ...
 
-    async def ask(self, prompt: str, reading: Reading) -> tuple[str, str]:
+    async def ask(self, prompt: str, reading: AnswerSoFar) -> tuple[str, str]:
         """As the SDKs do."""
         for n in range(self._retries + 1):
             try:
                 await read(self._wire, self._url, prompt, reading)
                 return reading.judged(prompt)
-            except Failed as error:
+            except RequestFailed as error:
                 if reading.text:
                     return "cut", str(error)
                 if not error.again or n == self._retries:
@@ -143,10 +143,10 @@ class Plain:
         return min(8.0, 0.5 * 2.0**n) * self._rng.uniform(0.75, 1.0)
 
 
-class InTurn:
+class FailoverClient:
     """Every provider once, in their order."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: WeekRun) -> None:
         self._wire = stage.wire
 
     async def __aenter__(self) -> Self:
@@ -154,21 +154,21 @@ class InTurn:
 
     async def __aexit__(self, *error: object) -> None: ...
 
-    async def ask(self, prompt: str, reading: Reading) -> tuple[str, str]:
+    async def ask(self, prompt: str, reading: AnswerSoFar) -> tuple[str, str]:
         """A loop, as it is often written."""
         why = ""
         for free in PROVIDERS:
             try:
                 await read(self._wire, free.url, prompt, reading)
                 return reading.judged(prompt)
-            except Failed as error:
+            except RequestFailed as error:
                 if reading.text:
                     return "cut", str(error)
                 why = str(error)
         return "failed", why
 
 
-async def read(wire: VirtualWire, url: str, prompt: str, reading: Reading) -> None:
+async def read(wire: VirtualWire, url: str, prompt: str, reading: AnswerSoFar) -> None:
     """One try of a plain client. Raises Failed."""
     body = {"model": "m", "messages": [{"role": "user", "content": prompt}], "stream": True}
     headers = {"content-type": "application/json", "accept": "application/json", "authorization": "Bearer sk"}
@@ -184,20 +184,20 @@ async def read(wire: VirtualWire, url: str, prompt: str, reading: Reading) -> No
         async for data in events(response):
             take(data, reading)
     except TimeoutError:
-        raise Failed("timeout", again=response is None) from None
+        raise RequestFailed("timeout", again=response is None) from None
     except WireFailure as failure:
-        raise Failed(f"{failure.stage}_{failure.kind}", again=response is None) from None
+        raise RequestFailed(f"{failure.stage}_{failure.kind}", again=response is None) from None
     finally:
         if response is not None:
             await response.aclose()
 
 
-def refused(response: WireResponse) -> Failed:
+def refused(response: WireResponse) -> RequestFailed:
     """A status as an SDK reads it."""
     said = response.headers.get("retry-after", "")
     again = response.status in AGAIN or response.status >= 500
     wait_s = float(said) if said.isdecimal() else None
-    return Failed(f"http_{response.status}", again=again, retry_after_s=wait_s)
+    return RequestFailed(f"http_{response.status}", again=again, retry_after_s=wait_s)
 
 
 async def events(response: WireResponse) -> AsyncIterator[bytes]:
@@ -216,11 +216,11 @@ async def events(response: WireResponse) -> AsyncIterator[bytes]:
             return
 
 
-def take(payload: bytes, reading: Reading) -> None:
+def take(payload: bytes, reading: AnswerSoFar) -> None:
     """One event, as an SDK takes it: an error in it is raised, everything else is an answer."""
     event: dict[str, Any] = msgspec.json.decode(payload)
     if event.get("error"):
-        raise Failed("error event")
+        raise RequestFailed("error event")
     for choice in event.get("choices", ()):
         if text := choice.get("delta", {}).get("content"):
             reading.text += text
@@ -228,11 +228,11 @@ def take(payload: bytes, reading: Reading) -> None:
                 reading.first_s = clock.now()
 
 
-class Served:
+class ServiceGateway:
     """The service with its defaults; or, `told`, with what an operator of a free route would switch on as well: the
     patterns of notices, and substitutes."""
 
-    def __init__(self, stage: Stage, *, told: bool = False) -> None:
+    def __init__(self, stage: WeekRun, *, told: bool = False) -> None:
         route = RouteSettings(
             "chat",
             tuple(f"{one.name}/m" for one in PROVIDERS),
@@ -245,7 +245,7 @@ class Served:
         )
         secrets = {one.name: () if one.name == KEYLESS else (Secret("sk"),) for one in PROVIDERS}
         self.service = Service(
-            Loaded(settings, secrets, ()), wire=stage.wire, seed=f"week {stage.world.seed}"
+            LoadedSettings(settings, secrets, ()), wire=stage.wire, seed=f"week {stage.world.seed}"
         )
         self._client = AppClient(self.service.asgi)
 
@@ -256,7 +256,7 @@ class Served:
     async def __aexit__(self, *error: object) -> None:
         await self._client.__aexit__(*error)
 
-    async def ask(self, prompt: str, reading: Reading) -> tuple[str, str]:
+    async def ask(self, prompt: str, reading: AnswerSoFar) -> tuple[str, str]:
         """One streamed request."""
         body = {"model": "chat", "messages": [{"role": "user", "content": prompt}], "stream": True}
         async with self._client.stream("POST", "/v1/chat/completions", json=body) as reply:
@@ -271,7 +271,7 @@ class Served:
                     reading.finished = True
                 else:
                     take(payload, reading)
-        except Failed:
+        except RequestFailed:
             return "cut", "error event"
         if "x-dub5-degraded" in reply.headers:
             return "degraded", reply.headers["x-dub5-degraded"]

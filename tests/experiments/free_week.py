@@ -21,7 +21,14 @@ from multiprocessing import get_context
 
 from dub5.service import VERSION
 from dub5.simulators.virtual import run
-from tests.experiments.free_people import Asked, Gateway, InTurn, Plain, Served, Stage
+from tests.experiments.free_people import (
+    AnyGateway,
+    FailoverClient,
+    PersonResult,
+    PlainClient,
+    ServiceGateway,
+    WeekRun,
+)
 from tests.experiments.free_world import DAY_S, HOUR_S, PROVIDERS, FreeWorld
 
 RETRIES = 3
@@ -42,11 +49,11 @@ HOUR_MIN = 20  # requests; fewer tell nothing about an hour
 
 
 @dataclass(frozen=True, slots=True)
-class Week:
+class WeekResult:
     """What became of everybody."""
 
     world: FreeWorld
-    asked: Sequence[Asked]
+    asked: Sequence[PersonResult]
     tries: float  # at providers, for each request
 
     def share(self, ending: str) -> float:
@@ -81,13 +88,13 @@ class Week:
         return f"| {name} | {endings} | {waits} | {percent(good)}, day {hour // 24 + 1} | {self.tries:.2f} |"
 
 
-def play(world: FreeWorld, which: str, *, tell: bool = False) -> Week:
+def play(world: FreeWorld, which: str, *, tell: bool = False) -> WeekResult:
     """One line of the table."""
 
-    async def week() -> Week:
-        stage = Stage(world)
+    async def week() -> WeekResult:
+        stage = WeekRun(world)
         await stage.play(gateway(stage, which), progress(world, which) if tell else lambda at_s: None)
-        return Week(world, stage.asked, stage.ledger.last / len(stage.asked))
+        return WeekResult(world, stage.asked, stage.ledger.last / len(stage.asked))
 
     played = run(week(), seed=world.seed)
     if tell:
@@ -95,16 +102,16 @@ def play(world: FreeWorld, which: str, *, tell: bool = False) -> Week:
     return played
 
 
-def gateway(stage: Stage, which: str) -> Gateway:
+def gateway(stage: WeekRun, which: str) -> AnyGateway:
     """Who is asked: one of ROWS or ALONE."""
     match which:
         case "all in turn":
-            return InTurn(stage)
+            return FailoverClient(stage)
         case "the service" | "the service, told":
-            return Served(stage, told=which == TOLD)
+            return ServiceGateway(stage, told=which == TOLD)
         case _:
             name, _, retries = which.partition(":")
-            return Plain(stage, name, int(retries))
+            return PlainClient(stage, name, int(retries))
 
 
 def progress(world: FreeWorld, which: str) -> Callable[[float], None]:
@@ -120,7 +127,7 @@ def progress(world: FreeWorld, which: str) -> Callable[[float], None]:
     return tell
 
 
-def owed(week: Week, name: str) -> Iterator[str]:
+def owed(week: WeekResult, name: str) -> Iterator[str]:
     """What is behind the service's line: what was lost, and whether somebody could have answered."""
     could = [one for one in week.asked if one.able]
     none = sum(one.ending in ("failed", "degraded") for one in could)

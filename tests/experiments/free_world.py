@@ -36,7 +36,7 @@ BACK_S = 60.0  # so long after its end a host may still be left alone
 
 
 @dataclass(frozen=True, slots=True)
-class Free:
+class FreeProvider:
     """A free provider. `outages`: how it breaks."""
 
     name: str
@@ -54,21 +54,21 @@ class Free:
 
 EDGE = ("530 text", "530 json", "530 html", "1016", "524")
 PROVIDERS = (  # in the order in which a route would name them: the quick ones with much to give first
-    Free(
+    FreeProvider(
         "lpu",
         "groq",
         "lpu",
         {"requests_per_minute": 30, "requests_per_day": 14_400, "tokens_per_minute": 12_000},
         ("503", "498", "429", "refused", "silent", "cuts"),
     ),
-    Free(
+    FreeProvider(
         "wafer",
         "openai",
         "quick",
         {"requests_per_minute": 30, "requests_per_day": 14_400},
         ("500", "429", "no name", "resets", "cuts"),
     ),
-    Free(
+    FreeProvider(
         "mistral",
         "mistral",
         "hosted-70b",
@@ -76,21 +76,23 @@ PROVIDERS = (  # in the order in which a route would name them: the quick ones w
         ("503", "429", "silent", "slow"),
         dialect="mistral",
     ),
-    Free(
+    FreeProvider(
         "studio",
         "openai",
         "frontier",
         {"requests_per_minute": 15, "requests_per_day": 500},
         ("503", "429", "slow"),
     ),
-    Free(
+    FreeProvider(
         "router",
         "openrouter",
         "hosted-70b",
         {"requests_per_minute": 20, "requests_per_day": 1_000},
         ("502", "402", "error inside", "429"),
     ),
-    Free("tunnel", "free", "free-shared", {"requests_per_minute": 20}, (*EDGE, "502", "empty", "429")),
+    FreeProvider(
+        "tunnel", "free", "free-shared", {"requests_per_minute": 20}, (*EDGE, "502", "empty", "429")
+    ),
 )
 
 FAULTS: Mapping[str, tuple[dict[str, Any], ...]] = {
@@ -204,7 +206,7 @@ class FreeWorld:
     def _outages_of(self) -> Mapping[str, list[Outage]]:
         return {free.name: [o for o in self.outages if o.provider == free.name] for free in PROVIDERS}
 
-    def _drawn(self, free: Free) -> list[Outage]:
+    def _drawn(self, free: FreeProvider) -> list[Outage]:
         """Off and on. A host that is off is off for everybody, until it is on again."""
         rng, at_s, found = random.Random(f"{self.seed}/outages/{free.name}"), 0.0, []
         while True:
@@ -232,7 +234,7 @@ class FreeWorld:
         return {free.name: self._provider(free, now, epoch_s, ledger) for free in PROVIDERS}, ledger
 
     def _provider(
-        self, free: Free, now: Callable[[], float], epoch_s: int, ledger: Ledger
+        self, free: FreeProvider, now: Callable[[], float], epoch_s: int, ledger: Ledger
     ) -> SimulatedProvider:
         pace = replace(PRESETS[free.latency], gap_s=0.0)  # what counts is when the first words come
         made = SimulatedProvider(

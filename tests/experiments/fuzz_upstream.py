@@ -23,7 +23,7 @@ from typing import Any
 from dub5.service.app import Service
 from dub5.service.config.options import BreakerOptions, CacheOptions, ProbeOptions, TimeoutOptions
 from dub5.service.config.settings import (
-    Loaded,
+    LoadedSettings,
     ProviderSettings,
     RouteSettings,
     Secret,
@@ -37,8 +37,8 @@ from dub5.simulators.personas.base import parse_request
 from dub5.simulators.script import Respond, Script, SimRequest
 from dub5.simulators.virtual import AppClient, Deadlock, Escaped, VirtualWire, run
 from tests.experiments import upstream_bytes, upstream_reading
-from tests.experiments.upstream_bytes import Upstream
-from tests.experiments.upstream_reading import Told
+from tests.experiments.upstream_bytes import BrokenReply
+from tests.experiments.upstream_reading import ReadAnswer
 
 DIALECTS = ("openai", "mistral", "anthropic")
 STREAMS_PER_WORLD = 250
@@ -61,7 +61,7 @@ class Violation(AssertionError):
 
 
 @dataclass
-class Ask:
+class FuzzedRequest:
     """One request, and everything that its providers sent."""
 
     number: int
@@ -72,7 +72,7 @@ class Ask:
     leaves_after: int | None  # reads
     slow: bool
     tool: bool = False
-    played: list[Upstream] = field(default_factory=list)
+    played: list[BrokenReply] = field(default_factory=list)
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -92,7 +92,7 @@ class Ask:
         return fields | ({"temperature": 0} if self.cached else {})
 
 
-class World:
+class FuzzedService:
     """One service in front of three providers that cannot be trusted."""
 
     def __init__(self, seed: int, number: int, streams: int) -> None:
@@ -101,7 +101,7 @@ class World:
         self.left = streams
         self.probing = number % 4 == 0
         self.crashes: list[str] = []
-        self.asks: dict[int, Ask] = {}
+        self.asks: dict[int, FuzzedRequest] = {}
         self.counts: Counter[str] = Counter()
         urls = {d: f"http://{d}.test" + ("" if d == "anthropic" else "/v1") for d in DIALECTS}
         self.slots = Slots(SLOTS)
@@ -114,7 +114,9 @@ class World:
             server=SERVER,
         )
         secrets = {d: (Secret(KEY),) for d in DIALECTS}
-        self.service = Service(Loaded(settings, secrets, ()), wire=self.wire, seed=self.seed, log=self._note)
+        self.service = Service(
+            LoadedSettings(settings, secrets, ()), wire=self.wire, seed=self.seed, log=self._note
+        )
         self.client = AppClient(self.service.asgi)
 
     def _note(self, event: Event) -> None:
@@ -151,11 +153,11 @@ class World:
                 await asyncio.sleep(A_LONG_WHILE_S)
         return self.counts
 
-    def _draw(self, number: int) -> Ask:
+    def _draw(self, number: int) -> FuzzedRequest:
         rng = self.rng
         leaves_after = rng.randrange(4) if rng.random() < 0.08 else None
         route = rng.choice([f"{'only-' if rng.random() < 0.5 else ''}{d}" for d in DIALECTS])
-        ask = Ask(
+        ask = FuzzedRequest(
             number,
             route,
             stream=rng.random() < 0.75,
@@ -168,7 +170,7 @@ class World:
         self.asks[number] = ask
         return ask
 
-    async def _ask(self, ask: Ask) -> None:
+    async def _ask(self, ask: FuzzedRequest) -> None:
         await asyncio.sleep(ask.number % 3 / 100)
         async with self.client.stream("POST", "/v1/chat/completions", json=ask.json()) as reply:
             ask.status, ask.headers = reply.status, reply.headers
@@ -183,7 +185,7 @@ class World:
                 ask.left = True
             ask.body = b"".join(parts)
 
-    def _at_rest(self, quiet: set[asyncio.Task[Any]], asks: list[Ask]) -> None:
+    def _at_rest(self, quiet: set[asyncio.Task[Any]], asks: list[FuzzedRequest]) -> None:
         """Nothing is left over: no request, no pass, no slot, no connection, no task."""
         states = self.service.fleet.snapshots(asyncio.get_running_loop().time())
         free = [semaphore._value for semaphore in self.slots._free.values()]
@@ -201,7 +203,7 @@ class World:
                 told = [_shown(ask) for ask in asks if ask.status == 500] or [_shown(ask) for ask in asks]
                 raise Violation("\n".join([f"left over: {what}: {how_many}", *told]))
 
-    async def _check(self, ask: Ask) -> None:
+    async def _check(self, ask: FuzzedRequest) -> None:
         """What the client was told, against what the providers said."""
         try:
             outcome = _check_left(ask) if ask.left else _check_whole(ask)
@@ -212,10 +214,10 @@ class World:
         except Violation as violation:
             raise Violation(f"{violation}\n{_shown(ask)}") from None
 
-    async def _check_cached(self, ask: Ask) -> None:
+    async def _check_cached(self, ask: FuzzedRequest) -> None:
         """The same question again: from the cache it is the same answer."""
         before = len(ask.played)
-        again = Ask(
+        again = FuzzedRequest(
             ask.number, ask.route, ask.number % 4 == 1, ask.usage, True, None, False, ask.tool, ask.played
         )
         await self._ask(again)
@@ -235,7 +237,7 @@ def _routes() -> Iterator[RouteSettings]:
             yield RouteSettings(name, names, clocks=CLOCKS, cache=CacheOptions(enabled=True))
 
 
-def _check_whole(ask: Ask) -> str:
+def _check_whole(ask: FuzzedRequest) -> str:
     """A reply that was read to its end; its outcome."""
     _hold(KEY.encode() not in ask.body, "the key is in the answer")
     if ask.status != 200:
@@ -268,7 +270,7 @@ def _check_whole(ask: Ask) -> str:
     return "complete"
 
 
-def _check_left(ask: Ask) -> str:
+def _check_left(ask: FuzzedRequest) -> str:
     """A reply that the client did not read to its end."""
     if ask.status == 200 and ask.stream:
         told = upstream_reading.openai_stream(ask.body)
@@ -276,7 +278,7 @@ def _check_left(ask: Ask) -> str:
     return "left"
 
 
-def _check_client(ask: Ask) -> Told:
+def _check_client(ask: FuzzedRequest) -> ReadAnswer:
     """What came over, as any client would read it: each event is JSON."""
     told = upstream_reading.openai_stream(ask.body) if ask.stream else upstream_reading.openai_json(ask.body)
     _hold(not told.odd, f"no client can read this: {told.odd}")
@@ -288,7 +290,7 @@ def _check_client(ask: Ask) -> Told:
     return told
 
 
-def _check_refused(ask: Ask) -> str:
+def _check_refused(ask: FuzzedRequest) -> str:
     """An error before the first content, in the one shape; and nobody was turned away from a good answer."""
     try:
         said = json.loads(ask.body)
@@ -310,12 +312,12 @@ def _check_error(said: Any, status: int | None) -> None:
     _hold(isinstance(error["message"], str) and len(error["message"]) <= 400, "the message of an error")
 
 
-def _sources(ask: Ask) -> list[Told]:
+def _sources(ask: FuzzedRequest) -> list[ReadAnswer]:
     """What the attempts at the target that answered have said."""
     return [upstream_reading.upstream(up.persona, up.stream, up.received()[0]) for up in _answering(ask)]
 
 
-def _answering(ask: Ask) -> list[Upstream]:
+def _answering(ask: FuzzedRequest) -> list[BrokenReply]:
     """The attempts at the target that answered; another one may have been asked beside it, and later."""
     target = ask.headers["x-dub5-target"].partition("/")[0]
     return [
@@ -329,7 +331,7 @@ def _same_json(one: str, other: str) -> bool:
     return bool(json.loads(one) == json.loads(other))
 
 
-def _turned_away(ask: Ask) -> bool:
+def _turned_away(ask: FuzzedRequest) -> bool:
     """Whether the last provider gave a whole, good answer. Of one that was outrun nobody wanted any."""
     target = ask.headers.get("x-dub5-target", "").partition("/")[0]
     heard = [up for up in ask.played if up.persona == target] if target else ask.played
@@ -342,14 +344,14 @@ def _hold(true: bool, otherwise: str) -> None:
         raise Violation(otherwise)
 
 
-def _shown(ask: Ask) -> str:
+def _shown(ask: FuzzedRequest) -> str:
     told = [f"asked: {ask.json()}", f"client got: {ask.status} {dict(ask.headers)}\n  {ask.body[:6000]!r}"]
     return "\n".join([*told, *(f"upstream {i + 1}: {up}" for i, up in enumerate(ask.played))])
 
 
 def fuzz(seed: int, number: int, streams: int = STREAMS_PER_WORLD) -> Counter[str]:
     """One world. Raises Violation, and what `run` raises."""
-    return run(World(seed, number, streams).play(), seed=number)
+    return run(FuzzedService(seed, number, streams).play(), seed=number)
 
 
 def main() -> int:

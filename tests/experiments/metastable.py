@@ -38,7 +38,7 @@ from dub5.service.resilience.classify import Classification, Then
 from dub5.service.resilience.retry import RetryDecision, decide_retry
 from dub5.simulators.limits.concurrency import Capacity
 from dub5.simulators.virtual import run
-from tests.experiments.pressure import Played, Scene
+from tests.experiments.pressure import PressureOutcome, PressureScene
 
 SLOTS = 25  # and each does one request a second
 FROM_S, TO_S, END_S = 20.0, 80.0, 200.0
@@ -58,7 +58,7 @@ LOADS = (0.6, 0.7, 0.8)
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RetryPolicy:
     """A way to run the service. `expiry`: it hears when people leave, and what their deadline is."""
 
     name: str
@@ -69,16 +69,18 @@ class Policy:
 
 
 POLICIES = (
-    Policy("naive, 3 retries", UNGUARDED | {"retry": THREE, "budget": UNPAID}),
-    Policy("naive + expiry", UNGUARDED | {"retry": THREE, "budget": UNPAID}, expiry=True),
-    Policy("20 % budget", UNGUARDED | {"retry": THREE, "budget": BudgetOptions(share=0.2, floor_per_s=0.0)}),
-    Policy("no retries", UNGUARDED | {"budget": UNPAID}, again=False),
-    Policy("ours", {}, clocks=TimeoutOptions(), expiry=True, again=False),
+    RetryPolicy("naive, 3 retries", UNGUARDED | {"retry": THREE, "budget": UNPAID}),
+    RetryPolicy("naive + expiry", UNGUARDED | {"retry": THREE, "budget": UNPAID}, expiry=True),
+    RetryPolicy(
+        "20 % budget", UNGUARDED | {"retry": THREE, "budget": BudgetOptions(share=0.2, floor_per_s=0.0)}
+    ),
+    RetryPolicy("no retries", UNGUARDED | {"budget": UNPAID}, again=False),
+    RetryPolicy("ours", {}, clocks=TimeoutOptions(), expiry=True, again=False),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class MetastableOutcome:
     """What came of one run. `back_s`: from the end of the trouble until 95 % are good for good; None: never."""
 
     back_s: float | None
@@ -100,7 +102,7 @@ def _all_again(classification: Classification, tries: Any, **known: Any) -> Retr
 
 
 @contextmanager
-def _run_by(policy: Policy) -> Iterator[None]:
+def _run_by(policy: RetryPolicy) -> Iterator[None]:
     if not policy.again:
         yield
         return
@@ -109,10 +111,10 @@ def _run_by(policy: Policy) -> Iterator[None]:
 
 
 def scene(
-    policy: Policy, load: float, *, works_for_nobody: bool, slots: int = SLOTS, end_s: float = END_S
-) -> Scene:
+    policy: RetryPolicy, load: float, *, works_for_nobody: bool, slots: int = SLOTS, end_s: float = END_S
+) -> PressureScene:
     """What is played."""
-    return Scene(
+    return PressureScene(
         rate_per_s=load * slots,
         seconds=end_s,
         capacity=Capacity(slots=slots, abandons=not works_for_nobody),
@@ -129,15 +131,15 @@ def scene(
 
 
 def play(
-    policy: Policy, load: float, *, works_for_nobody: bool, slots: int = SLOTS, end_s: float = END_S
-) -> Outcome:
+    policy: RetryPolicy, load: float, *, works_for_nobody: bool, slots: int = SLOTS, end_s: float = END_S
+) -> MetastableOutcome:
     """One cell of the table."""
     played = scene(policy, load, works_for_nobody=works_for_nobody, slots=slots, end_s=end_s)
     with _run_by(policy):
         return judged(run(played.play()))
 
 
-def judged(played: Played) -> Outcome:
+def judged(played: PressureOutcome) -> MetastableOutcome:
     """How it went."""
     good, end_s = partial(good_share, played), played.scene.seconds
     back_s, at_s = None, TO_S
@@ -149,10 +151,10 @@ def judged(played: Played) -> Outcome:
         at_s += 10.0
     came = len(played.during(end_s - 60.0, end_s))
     tries = played.tries(end_s - 60.0, end_s) / max(1, came)
-    return Outcome(back_s, good(FROM_S, TO_S), good(end_s - 60.0, end_s - 10.0), tries)
+    return MetastableOutcome(back_s, good(FROM_S, TO_S), good(end_s - 60.0, end_s - 10.0), tries)
 
 
-def good_share(played: Played, from_s: float, to_s: float) -> float:
+def good_share(played: PressureOutcome, from_s: float, to_s: float) -> float:
     """Of those who came in this time, who had their answer in time."""
     came = played.during(from_s, to_s)
     return sum(asked.whole and asked.took_s <= PATIENCE_S for asked in came) / max(1, len(came))

@@ -15,7 +15,7 @@ from typing import Any
 from dub5.service import clock
 from dub5.service.app import Service
 from dub5.service.config.options import TimeoutOptions
-from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
+from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Secret, Settings
 from dub5.simulators.latency import Latency
 from dub5.simulators.ledger import Ledger
 from dub5.simulators.limits.concurrency import Capacity, SlotQueue
@@ -32,7 +32,7 @@ WORK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PressureResult:
     """One request: when it came, its status (0: the person left before there was one), and how long it took."""
 
     at_s: float
@@ -46,7 +46,7 @@ class Asked:
 
 
 @dataclass
-class Scene:
+class PressureScene:
     """What is played. `later`: other capacities of all providers from a moment on."""
 
     rate_per_s: float
@@ -67,13 +67,13 @@ class Scene:
     )  # variables of their keys, and each one's share
     seed: int = 1
 
-    async def play(self) -> "Played":
+    async def play(self) -> "PressureOutcome":
         """Returns when all have their answer, or have left."""
-        stage = Stage(self)
+        stage = PressureRun(self)
         async with stage.client, asyncio.TaskGroup() as group:
             group.create_task(stage.change())
             await stage.arrive(group)
-        return Played(self, stage)
+        return PressureOutcome(self, stage)
 
 
 class StubbornSlotQueue(SlotQueue):
@@ -113,12 +113,12 @@ class StubbornSlotQueue(SlotQueue):
             here.open()
 
 
-class Stage:
+class PressureRun:
     """The service, its providers, and the people's side of it."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: PressureScene) -> None:
         self.scene = scene
-        self.asked: list[Asked] = []
+        self.asked: list[PressureResult] = []
         self._began_s = clock.now()
         self.rng = random.Random(scene.seed)
         self.ledger = Ledger(lines_max=1_000_000)
@@ -136,7 +136,7 @@ class Stage:
             **scene.options,
         )
         secrets = {name: (Secret("sk"),) for name in names}
-        loaded = Loaded(settings, secrets, tuple(Secret(f"key-{name}") for name in scene.callers))
+        loaded = LoadedSettings(settings, secrets, tuple(Secret(f"key-{name}") for name in scene.callers))
         self.service = Service(loaded, wire=self.wire, seed=f"pressure {scene.seed}")
         self.client = AppClient(self.service.asgi)
 
@@ -202,21 +202,21 @@ class Stage:
             code = data.split(b'"code":"', 1)[1].split(b'"', 1)[0].decode()
         wait_s = int(retry_after) / 1000 if retry_after else None
         self.asked.append(
-            Asked(began_s, caller, status, first_s, self.now_s() - began_s, whole, code, wait_s)
+            PressureResult(began_s, caller, status, first_s, self.now_s() - began_s, whole, code, wait_s)
         )
 
 
-class Played:
+class PressureOutcome:
     """What came of it."""
 
-    def __init__(self, scene: Scene, stage: Stage) -> None:
+    def __init__(self, scene: PressureScene, stage: PressureRun) -> None:
         self.scene = scene
         self.asked = sorted(stage.asked, key=lambda asked: asked.at_s)
         self.lines = stage.ledger.lines()
         self.service = stage.service
         self.providers = stage.providers
 
-    def during(self, from_s: float, to_s: float) -> list[Asked]:
+    def during(self, from_s: float, to_s: float) -> list[PressureResult]:
         """Who came in this time."""
         return [asked for asked in self.asked if from_s <= asked.at_s < to_s]
 

@@ -4,8 +4,18 @@ from functools import cache
 
 import pytest
 
-from tests.experiments.free_people import Asked
-from tests.experiments.free_week import FIRST, IN_TURN, RETRIES, SERVICE, TOLD, Week, off_share, percent, play
+from tests.experiments.free_people import PersonResult
+from tests.experiments.free_week import (
+    FIRST,
+    IN_TURN,
+    RETRIES,
+    SERVICE,
+    TOLD,
+    WeekResult,
+    off_share,
+    percent,
+    play,
+)
 from tests.experiments.free_world import PROVIDERS, FreeWorld
 
 WORLD = FreeWorld(seed=1, requests=700, days=0.5)  # the whole: python -m tests.experiments.free_week
@@ -14,7 +24,7 @@ DEADLINE_S = 300.0
 
 
 @cache
-def half_a_day(which: str) -> Week:
+def half_a_day(which: str) -> WeekResult:
     return play(WORLD, which)
 
 
@@ -47,7 +57,7 @@ def test_what_everybody_is_owed(which: str) -> None:
 def test_it_is_the_same_every_time() -> None:
     """Equal seeds give equal weeks, request by request; another seed another week."""
 
-    def first_hours(seed: int) -> list[Asked]:
+    def first_hours(seed: int) -> list[PersonResult]:
         return list(play(FreeWorld(seed=seed, requests=100, days=0.05), SERVICE).asked)
 
     assert first_hours(1) == first_hours(1) != first_hours(2)

@@ -2,13 +2,13 @@
 
 import pytest
 
-from tests.experiments.metastable import POLICIES, Outcome, play
+from tests.experiments.metastable import POLICIES, MetastableOutcome, play
 
 NAIVE, OURS = POLICIES[0], POLICIES[-1]
 SLOTS = 8  # the whole table has more: python -m tests.experiments.metastable
 
 
-def at_80_percent(policy: object, *, works_for_nobody: bool) -> Outcome:
+def at_80_percent(policy: object, *, works_for_nobody: bool) -> MetastableOutcome:
     return play(policy, 0.8, works_for_nobody=works_for_nobody, slots=SLOTS, end_s=142.0)  # type: ignore[arg-type]
 
 

@@ -92,7 +92,7 @@ DEPTHS = (70, 600, 3000)
 
 
 @dataclass
-class Upstream:
+class BrokenReply:
     """One reply: `told` names what was done to it; `harmless` says that it is still a whole, good answer."""
 
     persona: str
@@ -140,12 +140,12 @@ class Upstream:
         )
 
 
-def make(rng: Random, persona: str, request: SimRequest) -> Upstream:
+def make(rng: Random, persona: str, request: SimRequest) -> BrokenReply:
     """A reply to `request`. One in eight is left whole."""
     asked = parse_request(request.body)
     latency = PRESETS["zero"]
     context = PersonaContext(Profile(persona, latency, words=rng.choice((1, 2, 3, 8))), 1_763_700_000, rng)
-    reply = Upstream(persona, asked.stream, 0, {}, [])
+    reply = BrokenReply(persona, asked.stream, 0, {}, [])
     for action in PERSONAS[persona].answer(request, asked, context):
         match action:
             case Head(status, headers):
@@ -163,7 +163,7 @@ def make(rng: Random, persona: str, request: SimRequest) -> Upstream:
 # Values
 
 
-def odd_value(rng: Random, reply: Upstream) -> None:
+def odd_value(rng: Random, reply: BrokenReply) -> None:
     """One value in one JSON text becomes another, is left out, or comes twice."""
     if not reply.events:
         return
@@ -176,7 +176,7 @@ def odd_value(rng: Random, reply: Upstream) -> None:
     _did(reply, "odd value")
 
 
-def odd_finish(rng: Random, reply: Upstream) -> None:
+def odd_finish(rng: Random, reply: BrokenReply) -> None:
     """Reasons to end that are none, everywhere: some servers write an empty one into every chunk."""
     odd = rng.choice((b'""', b"null", b'"error"', b"0", b'"banana"'))
     for name in (b'"finish_reason":', b'"stop_reason":'):
@@ -187,7 +187,7 @@ def odd_finish(rng: Random, reply: Upstream) -> None:
     _did(reply, "odd finish")
 
 
-def parts(rng: Random, reply: Upstream) -> None:
+def parts(rng: Random, reply: BrokenReply) -> None:
     """Content as a list of parts, as Mistral writes thinking answers."""
     if reply.persona != "mistral":
         return
@@ -209,14 +209,14 @@ def parts(rng: Random, reply: Upstream) -> None:
 # Events
 
 
-def drop(rng: Random, reply: Upstream) -> None:
+def drop(rng: Random, reply: BrokenReply) -> None:
     """One event is missing."""
     if reply.stream and reply.events:
         del reply.events[rng.randrange(len(reply.events))]
         _did(reply, "drop")
 
 
-def twice(rng: Random, reply: Upstream) -> None:
+def twice(rng: Random, reply: BrokenReply) -> None:
     """One event comes twice, the second time anywhere."""
     if reply.stream and reply.events:
         event = rng.choice(reply.events)
@@ -224,7 +224,7 @@ def twice(rng: Random, reply: Upstream) -> None:
         _did(reply, "twice")
 
 
-def reorder(rng: Random, reply: Upstream) -> None:
+def reorder(rng: Random, reply: BrokenReply) -> None:
     """Two events change places, or all do."""
     if len(reply.events) > 1:
         a, b = rng.sample(range(len(reply.events)), 2)
@@ -234,14 +234,14 @@ def reorder(rng: Random, reply: Upstream) -> None:
         _did(reply, "reorder")
 
 
-def cut(rng: Random, reply: Upstream) -> None:
+def cut(rng: Random, reply: BrokenReply) -> None:
     """The answer stops after any event; what follows is the ending."""
     if reply.stream:
         del reply.events[rng.randrange(len(reply.events) + 1) :]
         _did(reply, "cut")
 
 
-def more(rng: Random, reply: Upstream) -> None:
+def more(rng: Random, reply: BrokenReply) -> None:
     """An event that does not belong there: an error, an end, another dialect's, somebody else's answer."""
     strangers: list[bytes] = [
         b"data: [DONE]\n\n",
@@ -270,7 +270,7 @@ def more(rng: Random, reply: Upstream) -> None:
     _did(reply, "more")
 
 
-def nothing_much(rng: Random, reply: Upstream) -> None:
+def nothing_much(rng: Random, reply: BrokenReply) -> None:
     """Comments, retry lines and ids, pings: what every reader of events must pass over."""
     if not reply.stream:
         reply.events = [rng.choice((b"\n\n", b" \r\n\t")) + e for e in reply.events]
@@ -282,14 +282,14 @@ def nothing_much(rng: Random, reply: Upstream) -> None:
     reply.told.append("nothing much")
 
 
-def no_names(rng: Random, reply: Upstream) -> None:
+def no_names(rng: Random, reply: BrokenReply) -> None:
     """The `event:` lines are missing."""
     if reply.stream:
         reply.events = [event[event.find(b"data:") :] for event in reply.events]
         reply.told.append("no names")
 
 
-def line_ends(rng: Random, reply: Upstream) -> None:
+def line_ends(rng: Random, reply: BrokenReply) -> None:
     """CRLF, CR, or all three mixed, where they mean the same."""
     if reply.stream:
         ends = rng.choice(((b"\r\n",), (b"\r",), (b"\n", b"\r\n"), (b"\n", b"\r", b"\r\n")))
@@ -301,7 +301,7 @@ def line_ends(rng: Random, reply: Upstream) -> None:
         reply.told.append("line ends")
 
 
-def endless(rng: Random, reply: Upstream) -> None:
+def endless(rng: Random, reply: BrokenReply) -> None:
     """A line or an event far over the limits."""
     size = rng.choice((10_000, 70_000, 300_000))
     shapes = (b"x" * size, b"data: " + b"y" * size, b"data: y\n" * (size // 8), b":" * size + b"\n")
@@ -312,7 +312,7 @@ def endless(rng: Random, reply: Upstream) -> None:
 # Bytes
 
 
-def flip(rng: Random, reply: Upstream) -> None:
+def flip(rng: Random, reply: BrokenReply) -> None:
     """Bytes change, come, or go."""
     body = bytearray(b"".join(reply.events))
     for _ in range(rng.choice((1, 1, 2, 10))):
@@ -332,7 +332,7 @@ def flip(rng: Random, reply: Upstream) -> None:
     _did(reply, "flip")
 
 
-def cut_anywhere(rng: Random, reply: Upstream) -> None:
+def cut_anywhere(rng: Random, reply: BrokenReply) -> None:
     """The bytes stop anywhere, often near the end."""
     body = b"".join(reply.events)
     left = rng.randrange(len(body) + 1) if rng.random() < 0.5 else max(0, len(body) - rng.randrange(1, 200))
@@ -340,14 +340,14 @@ def cut_anywhere(rng: Random, reply: Upstream) -> None:
     _did(reply, "cut anywhere")
 
 
-def marks(rng: Random, reply: Upstream) -> None:
+def marks(rng: Random, reply: BrokenReply) -> None:
     """A byte order mark, at the beginning or where it does not belong."""
     at = rng.choice((0, 0, len(reply.events), rng.randrange(len(reply.events) + 1)))
     reply.events.insert(at, b"\xef\xbb\xbf" * rng.choice((1, 1, 2)))
     _did(reply, "marks")
 
 
-def compressed(rng: Random, reply: Upstream) -> None:
+def compressed(rng: Random, reply: BrokenReply) -> None:
     """Compressed though nobody asked for it; said or not, whole or not."""
     body = gzip.compress(b"".join(reply.events), mtime=0)
     reply.events = [body[: rng.choice((len(body), len(body) // 2))] if rng.random() < 0.8 else body]
@@ -359,7 +359,7 @@ def compressed(rng: Random, reply: Upstream) -> None:
 # The outside
 
 
-def status(rng: Random, reply: Upstream) -> None:
+def status(rng: Random, reply: BrokenReply) -> None:
     """Another status, with the body as it is or none; perhaps with a word on when to come back."""
     reply.status = rng.choice(STATUSES)
     if rng.random() < 0.5:
@@ -375,25 +375,25 @@ def status(rng: Random, reply: Upstream) -> None:
     _did(reply, "status")
 
 
-def content_type(rng: Random, reply: Upstream) -> None:
+def content_type(rng: Random, reply: BrokenReply) -> None:
     """Said to be something else."""
     reply.headers["content-type"] = rng.choice(TYPES)
     _did(reply, "content type")
 
 
-def ending(rng: Random, reply: Upstream) -> None:
+def ending(rng: Random, reply: BrokenReply) -> None:
     """It ends as it should not: closed, reset, hanging, broken framing."""
     reply.ending = rng.choice(ENDINGS)
     _did(reply, "ending")
 
 
-def stall(rng: Random, reply: Upstream) -> None:
+def stall(rng: Random, reply: BrokenReply) -> None:
     """Nothing comes before the head."""
     reply.before_head = (rng.choice((Wait(STALL_S), Wait(1.0), Hang(), Reset(), Close(), Raw(b"HTTP/9 \0"))),)
     _did(reply, "stall")
 
 
-Breaker = Callable[[Random, Upstream], None]
+Breaker = Callable[[Random, BrokenReply], None]
 BREAKERS: tuple[Breaker, ...] = (
     odd_value,
     odd_value,
@@ -410,7 +410,7 @@ BREAKERS += (nothing_much, nothing_much, no_names, line_ends, endless, flip, fli
 BREAKERS += (compressed, status, content_type, ending, ending, stall)
 
 
-def _frame(rng: Random, reply: Upstream) -> None:
+def _frame(rng: Random, reply: BrokenReply) -> None:
     """Length or chunks, said rightly or wrongly; pieces cut anywhere; pauses."""
     body = b"".join(reply.events)
     for name in [n for n in reply.headers if n.lower() == "content-length"]:
@@ -439,7 +439,7 @@ def _pieces(rng: Random, body: bytes) -> list[bytes]:
     return [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True) if a < b]
 
 
-def _did(reply: Upstream, what: str) -> None:
+def _did(reply: BrokenReply, what: str) -> None:
     reply.told.append(what)
     reply.harmless = False
 

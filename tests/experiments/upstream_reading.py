@@ -13,7 +13,7 @@ TRANSLATED = "replace"  # bad bytes in what is not passed on are nobody's troubl
 
 
 @dataclass
-class Told:
+class ReadAnswer:
     """What an answer amounts to. `whole`: its texts at the first moment at which it was whole, None if never."""
 
     texts: Texts = field(default_factory=dict)
@@ -77,9 +77,9 @@ def reason(value: Any) -> bool:
     return isinstance(value, str) and value not in ("", "error")
 
 
-def openai_stream(body: bytes) -> Told:
+def openai_stream(body: bytes) -> ReadAnswer:
     """A stream of chat.completion.chunk objects: whole when every choice that was seen has a reason to end."""
-    told, ended = Told(), set[int]()
+    told, ended = ReadAnswer(), set[int]()
     for _, data in events(body):
         if data.startswith(b"[DONE]"):
             told.done += 1
@@ -108,9 +108,9 @@ def openai_stream(body: bytes) -> Told:
     return told
 
 
-def anthropic_stream(body: bytes) -> Told:
+def anthropic_stream(body: bytes) -> ReadAnswer:
     """A stream of Messages events: whole at message_stop, if a stop reason came before it."""
-    told, stopped = Told(texts={0: ""}), False
+    told, stopped = ReadAnswer(texts={0: ""}), False
     for _, data in events(body):
         try:
             event = parsed(data, TRANSLATED)
@@ -133,15 +133,15 @@ def anthropic_stream(body: bytes) -> Told:
     return told
 
 
-def openai_json(body: bytes) -> Told:
+def openai_json(body: bytes) -> ReadAnswer:
     """A chat.completion: whole if every choice has a reason to end."""
     try:
         answer = parsed(body)
     except ValueError as error:
-        return Told(odd=f"{error}: {body[:200]!r}")
+        return ReadAnswer(odd=f"{error}: {body[:200]!r}")
     if not isinstance(answer, dict):
-        return Told(odd=repr(body[:200]))
-    told = Told(error=answer.get("error"))
+        return ReadAnswer(odd=repr(body[:200]))
+    told = ReadAnswer(error=answer.get("error"))
     choices = dicts(answer.get("choices"))
     for choice in choices:
         message = choice.get("message")
@@ -154,15 +154,15 @@ def openai_json(body: bytes) -> Told:
     return told
 
 
-def anthropic_json(body: bytes) -> Told:
+def anthropic_json(body: bytes) -> ReadAnswer:
     """A message: whole if it says why it stopped."""
     try:
         message = parsed(body, TRANSLATED)
     except ValueError as error:
-        return Told(odd=str(error))
+        return ReadAnswer(odd=str(error))
     if not isinstance(message, dict):
-        return Told(odd="no object")
-    told = Told({0: said(message.get("content"))})
+        return ReadAnswer(odd="no object")
+    told = ReadAnswer({0: said(message.get("content"))})
     told.calls = "".join(
         json.dumps(part["input"]) for part in dicts(message.get("content")) if part.get("input")
     )
@@ -171,7 +171,7 @@ def anthropic_json(body: bytes) -> Told:
     return told
 
 
-def upstream(persona: str, stream: bool, body: bytes) -> Told:
+def upstream(persona: str, stream: bool, body: bytes) -> ReadAnswer:
     """What a provider's body says, in its dialect."""
     if persona == "anthropic":
         return anthropic_stream(body) if stream else anthropic_json(body)

@@ -27,7 +27,7 @@ from dub5.service.resilience.health import ErrorRateWindow
 from dub5.simulators.script import Hang, Script, SimRequest
 from dub5.simulators.virtual import Connect
 from tests.service.test_resilience import limited, share, until
-from tests.support.world import World, healthy, reply, script, status
+from tests.support.world import ServiceWorld, healthy, reply, script, status
 
 Options = dict[str, Any]
 STALLS = script(Hang())
@@ -35,17 +35,17 @@ NEVER = 10**6
 NO_BREAKER = BreakerOptions(failures_in_a_row=NEVER, calls_min=NEVER)
 
 
-class Crowd:
+class SteadyClients:
     """Many people ask at a steady rate, whatever becomes of the others."""
 
-    def __init__(self, world: World, *, stream: bool = True, deadline_s: float = 30.0) -> None:
+    def __init__(self, world: ServiceWorld, *, stream: bool = True, deadline_s: float = 30.0) -> None:
         self.world = world
         self.took_s: list[float] = []
         self.statuses: list[int] = []
         self._stream = stream
         self._headers = {"x-deadline-ms": str(round(deadline_s * 1000))}
 
-    async def ask(self, times: int, every_s: float) -> "Crowd":
+    async def ask(self, times: int, every_s: float) -> "SteadyClients":
         """Returns when all have their answer."""
         async with asyncio.TaskGroup() as group:
             for _ in range(times):
@@ -70,20 +70,20 @@ class Crowd:
 
 async def breaker(options: Options) -> bool:
     """A target hangs for five minutes: hardly anybody waits for it."""
-    async with World(
+    async with ServiceWorld(
         one=STALLS, two=healthy(), options=options, clocks=TimeoutOptions(first_token_s=3)
     ) as world:
-        crowd = await Crowd(world).ask(300, 1.0)
-    return crowd.waited(1.0) <= 10
+        clients = await SteadyClients(world).ask(300, 1.0)
+    return clients.waited(1.0) <= 10
 
 
 async def host_breaker(options: Options) -> bool:
     """Three models at one host that is gone: what one of them met, the others need not learn."""
     targets = {"targets": ("one/a", "one/b", "one/c", "two/m")}
-    async with World(one=healthy(), two=healthy(), route=targets, options=options) as world:
+    async with ServiceWorld(one=healthy(), two=healthy(), route=targets, options=options) as world:
         world.wire.link("http://one.test/v1").connect = Connect.STALLS
-        crowd = await Crowd(world).ask(60, 1.0)
-    return crowd.waited(6.0) <= 4
+        clients = await SteadyClients(world).ask(60, 1.0)
+    return clients.waited(6.0) <= 4
 
 
 async def hedged_probe(options: Options) -> bool:
@@ -93,18 +93,18 @@ async def hedged_probe(options: Options) -> bool:
         "breaker": BreakerOptions(failures_in_a_row=2),
         "probe": ProbeOptions(enabled=False),
     }
-    async with World(one=STALLS, two=healthy(), options=options) as world:
-        await Crowd(world).ask(2, 0.0)
-        crowd = await Crowd(world).ask(120, 1.0)
-    return crowd.waited(1.0) == 0
+    async with ServiceWorld(one=STALLS, two=healthy(), options=options) as world:
+        await SteadyClients(world).ask(2, 0.0)
+        clients = await SteadyClients(world).ask(120, 1.0)
+    return clients.waited(1.0) == 0
 
 
 async def late(options: Options) -> bool:
     """A target stalls, and programs wait for twenty seconds for answers that may take a minute: they get theirs."""
     options = {**options, "budget": BudgetOptions(share=0.0, floor_per_s=0.0)}
-    async with World(one=STALLS, two=healthy(), options=options) as world:
-        crowd = await Crowd(world, stream=False, deadline_s=20.0).ask(40, 0.2)
-    return crowd.answered() == 1.0
+    async with ServiceWorld(one=STALLS, two=healthy(), options=options) as world:
+        clients = await SteadyClients(world, stream=False, deadline_s=20.0).ask(40, 0.2)
+    return clients.answered() == 1.0
 
 
 async def suspicion(options: Options) -> bool:
@@ -112,8 +112,8 @@ async def suspicion(options: Options) -> bool:
     each stream, and no answer in one piece. Some people wait for a stream at first, and hardly any later."""
     options = {**options, "probe": ProbeOptions(enabled=False)}
     late = until(clock.now() + 3600, healthy(first_s=30.0), healthy())
-    async with World(one=late, two=healthy(), options=options) as world:
-        streams, whole = Crowd(world), Crowd(world, stream=False, deadline_s=60.0)
+    async with ServiceWorld(one=late, two=healthy(), options=options) as world:
+        streams, whole = SteadyClients(world), SteadyClients(world, stream=False, deadline_s=60.0)
         for _ in range(60):
             await whole.ask(1, 20.0)
             await streams.ask(2, 20.0)
@@ -122,8 +122,8 @@ async def suspicion(options: Options) -> bool:
 
 async def active_probe(options: Options) -> bool:
     """Nobody asks for a while; when somebody does, the target that is back is known to be back."""
-    async with World(one=until(30, STALLS, healthy()), two=healthy(), options=options) as world:
-        await Crowd(world).ask(5, 0.1)
+    async with ServiceWorld(one=until(30, STALLS, healthy()), two=healthy(), options=options) as world:
+        await SteadyClients(world).ask(5, 0.1)
         await asyncio.sleep(60 - clock.now())
         answer = await world.ask()
         return "one/m=ok" in answer.headers["x-dub5-trail"] and world.happened("breaker_closed") == 1
@@ -131,84 +131,86 @@ async def active_probe(options: Options) -> bool:
 
 async def slow_start(options: Options) -> bool:
     """A provider comes back cold, and has more room the longer it is used: it warms up, instead of falling over."""
-    cold = _Cold(back_s=20.0)
-    async with World(one=cold, two=healthy(), options=options) as world:
-        await Crowd(world).ask(900, 0.05)
+    cold = _ColdStart(back_s=20.0)
+    async with ServiceWorld(one=cold, two=healthy(), options=options) as world:
+        await SteadyClients(world).ask(900, 0.05)
     return cold.fell_over < 6
 
 
 async def slowness(options: Options) -> bool:
     """A target's first tokens take six seconds: people do not wait for them while another one is quick."""
-    async with World(one=healthy(first_s=6.0), two=healthy(), options=options) as world:
-        crowd = await Crowd(world).ask(120, 1.0)
-    return crowd.waited(3.0) <= 24
+    async with ServiceWorld(one=healthy(first_s=6.0), two=healthy(), options=options) as world:
+        clients = await SteadyClients(world).ask(120, 1.0)
+    return clients.waited(3.0) <= 24
 
 
 async def last_candidate(options: Options) -> bool:
     """All that is left is slow: everybody is answered, slowly."""
-    async with World(one=healthy(first_s=6.0), options=options) as world:
-        crowd = await Crowd(world).ask(60, 1.0)
-    return crowd.answered() == 1.0
+    async with ServiceWorld(one=healthy(first_s=6.0), options=options) as world:
+        clients = await SteadyClients(world).ask(60, 1.0)
+    return clients.answered() == 1.0
 
 
 async def retry(options: Options) -> bool:
     """One provider, and one answer in twenty is a 500: nobody sees it."""
-    async with World(one=share(0.05, status(500, b"{}"), healthy()), options=options) as world:
-        crowd = await Crowd(world).ask(400, 0.1)
-    return crowd.answered() >= 0.995
+    async with ServiceWorld(one=share(0.05, status(500, b"{}"), healthy()), options=options) as world:
+        clients = await SteadyClients(world).ask(400, 0.1)
+    return clients.answered() >= 0.995
 
 
 async def retry_after(options: Options) -> bool:
     """One provider that says 429 for a second now and then, and when it ends: nobody sees it."""
     limits = share(0.02, limited("1"), healthy())
-    async with World(one=limits, options={**options, "budget": BudgetOptions(floor_per_s=NEVER)}) as world:
-        crowd = await Crowd(world).ask(300, 2.0)
-    return crowd.answered() >= 0.995
+    async with ServiceWorld(
+        one=limits, options={**options, "budget": BudgetOptions(floor_per_s=NEVER)}
+    ) as world:
+        clients = await SteadyClients(world).ask(300, 2.0)
+    return clients.answered() >= 0.995
 
 
 async def budget(options: Options) -> bool:
     """A provider fails every request for a minute: it gets a tenth more, not three times as many."""
-    async with World(one=status(500, b"{}"), options={**options, "breaker": NO_BREAKER}) as world:
-        await Crowd(world).ask(1200, 0.05)
+    async with ServiceWorld(one=status(500, b"{}"), options={**options, "breaker": NO_BREAKER}) as world:
+        await SteadyClients(world).ask(1200, 0.05)
         return len(world.asked["one"]) <= 1200 * 1.2
 
 
 async def limiter(options: Options) -> bool:
     """A provider that has room for ten at a time is given about ten, most of the time: hardly any is turned away."""
-    room = _Room(10)
-    async with World(one=room, two=healthy(), options={**options, "breaker": NO_BREAKER}) as world:
-        await Crowd(world).ask(1200, 0.05)
+    room = _LimitedCapacity(10)
+    async with ServiceWorld(one=room, two=healthy(), options={**options, "breaker": NO_BREAKER}) as world:
+        await SteadyClients(world).ask(1200, 0.05)
         return room.turned_away < 60 and len(world.asked["one"]) > 250
 
 
 async def health(options: Options) -> bool:
     """A quarter of a target's requests hang, too few for its breaker: others go first, so few people wait."""
     sick = share(0.25, STALLS, healthy())
-    async with World(
+    async with ServiceWorld(
         one=sick, two=healthy(), options=options, clocks=TimeoutOptions(first_token_s=5)
     ) as world:
-        crowd = await Crowd(world).ask(1200, 0.1)
-    return crowd.waited(3.0) < 1200 * 0.08
+        clients = await SteadyClients(world).ask(1200, 0.1)
+    return clients.waited(3.0) < 1200 * 0.08
 
 
 async def few_calls(options: Options) -> bool:
     """Six requests a minute, and every second one hangs: no window ever fills, and yet few people wait."""
     sick = share(0.5, STALLS, healthy())
-    async with World(one=sick, two=healthy(), options=options) as world:
-        crowd = await Crowd(world).ask(120, 10.0)
-    return crowd.waited(3.0) <= 12
+    async with ServiceWorld(one=sick, two=healthy(), options=options) as world:
+        clients = await SteadyClients(world).ask(120, 10.0)
+    return clients.waited(3.0) <= 12
 
 
 async def balanced(options: Options) -> bool:
     """One of two equals takes ten times as long, though not too long for any clock: most people do not notice."""
     route = {"policy": options.get("policy", "balanced")}
-    async with World(one=healthy(first_s=3.0), two=healthy(first_s=0.3), route=route) as world:
-        crowd = await Crowd(world).ask(300, 0.1)
-    return crowd.waited(1.0) < 100
+    async with ServiceWorld(one=healthy(first_s=3.0), two=healthy(first_s=0.3), route=route) as world:
+        clients = await SteadyClients(world).ask(300, 0.1)
+    return clients.waited(1.0) < 100
 
 
 @dataclass
-class _Room:
+class _LimitedCapacity:
     """Answers so many at a time within a second, and turns the others away."""
 
     places: int
@@ -228,7 +230,7 @@ class _Room:
 
 
 @dataclass
-class _Cold:
+class _ColdStart:
     """Down until `back_s`, then cold: room for two, and for one more with every second that it is used."""
 
     back_s: float

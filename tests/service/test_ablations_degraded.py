@@ -13,14 +13,14 @@ from dub5.service.config.settings import ServerSettings
 from dub5.service.failover.context import Upstream
 from dub5.service.failover.loop import _FailoverLoop
 from dub5.simulators.script import Hang
-from tests.service.test_features import DOWN, TOOL, Pair
-from tests.support.world import World, healthy, in_turn, script, status
+from tests.service.test_features import DOWN, TOOL, UnequalTargets
+from tests.support.world import ServiceWorld, healthy, in_turn, script, status
 
 STALLS = script(Hang())
 CLOCKS = TimeoutOptions(first_token_s=2.0)
 
 
-async def longest_s(world: World, times: int, every_s: float) -> float:
+async def longest_s(world: ServiceWorld, times: int, every_s: float) -> float:
     """How long the unluckiest of them waited."""
     waits = [0.0]
     for _ in range(times):
@@ -33,20 +33,20 @@ async def longest_s(world: World, times: int, every_s: float) -> float:
 
 async def substitute(degraded: DegradedOptions) -> bool:
     """All are down: everybody reads something, and it says what it is."""
-    async with World(one=status(530, b""), route={"degraded": degraded}) as world:
+    async with ServiceWorld(one=status(530, b""), route={"degraded": degraded}) as world:
         answers = [await world.ask() for _ in range(20)]
     return all(one.status == 200 and one.headers["x-dub5-degraded"] for one in answers)
 
 
 async def answer_within(degraded: DegradedOptions) -> bool:
     """All stall, and it is not known yet: nobody waits longer than the route allows."""
-    async with World(one=STALLS, two=STALLS, route={"degraded": degraded}, clocks=CLOCKS) as world:
+    async with ServiceWorld(one=STALLS, two=STALLS, route={"degraded": degraded}, clocks=CLOCKS) as world:
         return await longest_s(world, 3, 0.0) <= 0.6
 
 
 async def stand_in(degraded: DegradedOptions) -> bool:
     """All are known to be down: whoever probes them is answered as soon as everybody else."""
-    async with World(one=STALLS, two=STALLS, route={"degraded": degraded}, clocks=CLOCKS) as world:
+    async with ServiceWorld(one=STALLS, two=STALLS, route={"degraded": degraded}, clocks=CLOCKS) as world:
         for _ in range(6):
             await world.ask(stream=True)
         return await longest_s(world, 40, 1.0) <= 0.3
@@ -55,7 +55,9 @@ async def stand_in(degraded: DegradedOptions) -> bool:
 async def stale(degraded: DegradedOptions, stale_if_error_s: float = 3_600.0) -> bool:
     """The answer of an hour ago is what people read, not an excuse."""
     cached = CacheOptions(enabled=True, ttl_s=60.0, stale_if_error_s=stale_if_error_s)
-    async with World(one=in_turn(healthy(), DOWN), route={"degraded": degraded, "cache": cached}) as world:
+    async with ServiceWorld(
+        one=in_turn(healthy(), DOWN), route={"degraded": degraded, "cache": cached}
+    ) as world:
         await world.ask(temperature=0)
         await asyncio.sleep(3_000)
         answer = await world.ask(temperature=0)
@@ -65,7 +67,7 @@ async def stale(degraded: DegradedOptions, stale_if_error_s: float = 3_600.0) ->
 async def spare(degraded: DegradedOptions) -> bool:
     """The process has no room: whoever comes then reads something at once, and no provider has more to do."""
     stays, server = healthy(gap_s=10.0, words=("a ",) * 10), ServerSettings(in_flight_max=1)
-    async with World(one=stays, route={"degraded": degraded}, server=server) as world, world.stream():
+    async with ServiceWorld(one=stays, route={"degraded": degraded}, server=server) as world, world.stream():
         waited_s = await longest_s(world, 20, 0.1)
         answers = [await world.ask() for _ in range(20)]
         return all(one.status == 200 for one in answers) and waited_s <= 0.3 and len(world.asked["one"]) == 1
@@ -73,7 +75,7 @@ async def spare(degraded: DegradedOptions) -> bool:
 
 async def reduced(_: DegradedOptions) -> bool:
     """Tools are out of reach: the error says so, and that the rest works."""
-    async with Pair(DOWN, healthy()) as pair:
+    async with UnequalTargets(DOWN, healthy()) as pair:
         for _ in range(8):
             await pair.ask()
         answer = await pair.ask(**TOOL)
@@ -82,7 +84,7 @@ async def reduced(_: DegradedOptions) -> bool:
 
 async def context(_: DegradedOptions) -> bool:
     """A conversation that is too long for the first target costs it nothing."""
-    async with Pair(healthy(), healthy(), (1_000, 128_000)) as pair:
+    async with UnequalTargets(healthy(), healthy(), (1_000, 128_000)) as pair:
         await pair.ask(messages=[{"role": "user", "content": "x" * 40_000}])
     return pair.asked == ["plain"]
 

@@ -15,7 +15,7 @@ from dub5.service.resilience import classify
 from dub5.service.resilience.queue_delay import QueueDelayDetector
 from dub5.simulators.latency import Latency
 from dub5.simulators.limits.concurrency import Capacity
-from tests.experiments.pressure import Scene, Stage
+from tests.experiments.pressure import PressureRun, PressureScene
 
 Options = dict[str, Any]
 Patch = pytest.MonkeyPatch
@@ -25,14 +25,14 @@ LINE = Capacity(slots=SLOTS, queue_max=SLOTS // 2)
 NO_ROOM = AdmissionOptions(waiting_max=0)
 
 
-def twice(capacity: Capacity, options: Options, **more: Any) -> Scene:
-    return Scene(rate_per_s=2.0 * SLOTS, seconds=TO_S, capacity=capacity, options=options, **more)
+def twice(capacity: Capacity, options: Options, **more: Any) -> PressureScene:
+    return PressureScene(rate_per_s=2.0 * SLOTS, seconds=TO_S, capacity=capacity, options=options, **more)
 
 
 async def queue(options: Options) -> bool:
     """A burst of a second and a half, twice the load on a provider that can be known to be full: everybody gets an answer."""
     options = {**options, "limiter": _limit(SLOTS)}
-    played = await Scene(2.0 * SLOTS, 1.5, Capacity(slots=SLOTS), options=options).play()
+    played = await PressureScene(2.0 * SLOTS, 1.5, Capacity(slots=SLOTS), options=options).play()
     return all(asked.whole for asked in played.asked)
 
 
@@ -68,10 +68,10 @@ async def priorities(options: Options) -> bool:
 async def last_one_stays(options: Options) -> bool:
     """One slot, and now and then two people at one time: the second one waits for its turn, as there is nobody else."""
     slow = Latency(1.0, 0.0, 0.5, 0.0)  # five seconds in all
-    scene = Scene(
+    scene = PressureScene(
         0.0, 0.0, Capacity(slots=1), options={**options, "limiter": _limit(1)}, latency=slow, patience_s=60.0
     )
-    stage = Stage(scene)
+    stage = PressureRun(scene)
     async with stage.client, asyncio.TaskGroup() as group:
         for _ in range(5):
             for _ in range(2):
@@ -89,7 +89,7 @@ async def backlog(options: Options) -> bool:
 async def backlog_in_vain(options: Options) -> bool:
     """The same, but it also works for those who have left; and they leave early, so that it answers nobody in time."""
     stubborn = Capacity(slots=16, abandons=False)
-    scene = Scene(32.0, 24.0, stubborn, options=options, patience_s=2.0, works_for_nobody=True)
+    scene = PressureScene(32.0, 24.0, stubborn, options=options, patience_s=2.0, works_for_nobody=True)
     return (await scene.play()).good_per_s(12.0, 24.0) >= 5.0
 
 

@@ -21,7 +21,18 @@ from dub5.service.config.options import (
 from dub5.service.config.settings import ServerSettings
 from dub5.simulators.script import Close, End, Hang, Head, Respond, Script, SimRequest, Wait
 from dub5.simulators.virtual import AppClient, AppResponse, Connect
-from tests.support.world import SSE, World, body, chunk, healthy, in_turn, payloads, script, status, text_of
+from tests.support.world import (
+    SSE,
+    ServiceWorld,
+    body,
+    chunk,
+    healthy,
+    in_turn,
+    payloads,
+    script,
+    status,
+    text_of,
+)
 
 STALLS = script(Hang())
 DOWN = status(500, b"{}")
@@ -40,7 +51,7 @@ def label_of(answer: AppResponse) -> dict[str, Any]:
     return label
 
 
-async def dead(world: World, times: int = 8) -> None:
+async def dead(world: ServiceWorld, times: int = 8) -> None:
     """Everybody's breaker opens."""
     for _ in range(times):
         await world.ask(**TOOL)
@@ -55,7 +66,7 @@ async def dead(world: World, times: int = 8) -> None:
 async def test_all_down(respond: Respond, stream: bool) -> None:
     """However they are down, and through probes that find out that they still are: an answer within 300 ms, labelled."""
     route = QUICK | {"targets": ("one/m", "two/m")}
-    async with World(one=respond, two=respond, route=route) as world:
+    async with ServiceWorld(one=respond, two=respond, route=route) as world:
         for _ in range(80):
             began_s = clock.now()
             answer = await world.ask(stream=stream)
@@ -67,7 +78,7 @@ async def test_all_down(respond: Respond, stream: bool) -> None:
 
 async def test_all_gone() -> None:
     """Nobody listens at their addresses: the same."""
-    async with World(one=healthy(), two=healthy(), route=QUICK) as world:
+    async with ServiceWorld(one=healthy(), two=healthy(), route=QUICK) as world:
         for name in ("one", "two"):
             world.wire.link(f"http://{name}.test/v1").connect = Connect.STALLS
         for _ in range(50):
@@ -78,7 +89,9 @@ async def test_all_gone() -> None:
 
 async def test_breakers_open() -> None:
     """Once it is known that nobody is there, nobody waits, whatever the clocks would allow: not even who probes."""
-    async with World(one=STALLS, two=STALLS, route=ON, clocks=TimeoutOptions(first_token_s=2.0)) as world:
+    async with ServiceWorld(
+        one=STALLS, two=STALLS, route=ON, clocks=TimeoutOptions(first_token_s=2.0)
+    ) as world:
         for _ in range(6):
             await world.ask(stream=True)
         assert world.happened("breaker_opened") == 2
@@ -94,7 +107,7 @@ async def test_recovery() -> None:
     """Requests that got a substitute find out that a target is back; no probe of the background is needed."""
     first_dead = in_turn(*[STALLS] * 6, healthy())
     options = {"probe": ProbeOptions(enabled=False)}
-    async with World(
+    async with ServiceWorld(
         one=first_dead, route=ON, clocks=TimeoutOptions(first_token_s=1.0), options=options
     ) as world:
         headers = [(await world.ask(stream=True)).headers]
@@ -111,7 +124,9 @@ async def test_a_probe_that_fails_behind_a_substitute() -> None:
     options = {"probe": ProbeOptions(enabled=False)}
     breaker = BreakerOptions(failures_in_a_row=2, ramp_s=0.0)
     route = ON | {"delivery": "whole"}
-    async with World(one=in_turn(DOWN, DOWN, broken), route=route, breaker=breaker, options=options) as world:
+    async with ServiceWorld(
+        one=in_turn(DOWN, DOWN, broken), route=route, breaker=breaker, options=options
+    ) as world:
         await world.ask(stream=True)
         await asyncio.sleep(30.0)
         assert (await world.ask(stream=True)).headers["x-dub5-degraded"]
@@ -136,7 +151,7 @@ async def test_a_probe_that_succeeds_behind_a_substitute() -> None:
 
     options = {"probe": ProbeOptions(enabled=False)}
     route = ON | {"delivery": "whole"}
-    async with World(one=in_turn(*[DOWN] * 5, slow_to_end), route=route, options=options) as world:
+    async with ServiceWorld(one=in_turn(*[DOWN] * 5, slow_to_end), route=route, options=options) as world:
         for _ in range(3):
             await world.ask(stream=True)
         await asyncio.sleep(10.0)
@@ -148,7 +163,7 @@ async def test_a_probe_that_succeeds_behind_a_substitute() -> None:
 
 async def test_not_opted_in() -> None:
     """A route that did not ask for it tells the error, within the deadline, and when to come back."""
-    async with World(one=STALLS, two=DOWN) as world:
+    async with ServiceWorld(one=STALLS, two=DOWN) as world:
         for _ in range(20):
             began_s = clock.now()
             answer = await world.ask(headers={"x-deadline-ms": "3000"})
@@ -187,7 +202,7 @@ async def test_not_opted_in() -> None:
 )
 async def test_never_for_programs(fields: dict[str, Any]) -> None:
     """Where a program reads the answer there is no substitute, though the route wants them."""
-    async with World(one=DOWN, route=ON) as world:
+    async with ServiceWorld(one=DOWN, route=ON) as world:
         answer = await world.ask(**fields)
     assert answer.status == 503 and "x-dub5-degraded" not in answer.headers
 
@@ -197,7 +212,7 @@ async def test_never_for_programs(fields: dict[str, Any]) -> None:
 )
 async def test_fields_that_say_nothing(fields: dict[str, Any]) -> None:
     """SDKs send such fields unasked: they take nothing away."""
-    async with World(one=DOWN, route=ON) as world:
+    async with ServiceWorld(one=DOWN, route=ON) as world:
         assert (await world.ask(**fields)).headers["x-dub5-degraded"] == "words"
 
 
@@ -211,14 +226,14 @@ async def test_fields_that_say_nothing(fields: dict[str, Any]) -> None:
 )
 async def test_never_for_the_callers_fault(respond: Respond, code: str) -> None:
     """Who is at fault is told so: nothing friendly is put over it."""
-    async with World(one=respond, route=ON) as world:
+    async with ServiceWorld(one=respond, route=ON) as world:
         assert (await world.ask()).json()["error"]["code"] == code
 
 
 async def test_never_after_the_first_content() -> None:
     """A stream that has begun ends as honestly as ever."""
     begun = script(Head(200, SSE), chunk({"content": "He"}), Hang())
-    async with World(one=begun, route=ON, clocks=TimeoutOptions(between_tokens_s=1.0)) as world:
+    async with ServiceWorld(one=begun, route=ON, clocks=TimeoutOptions(between_tokens_s=1.0)) as world:
         answer = await world.ask(stream=True)
     events = payloads(answer.body)
     assert events[-1]["error"]["code"] == "stream_stalled" and "[DONE]" not in events
@@ -228,7 +243,7 @@ async def test_never_after_the_first_content() -> None:
 
 async def test_json() -> None:
     """What an official SDK reads, and what the label says."""
-    async with World(one=status(429, b"{}", {"retry-after": "42"}), route=ON) as world:
+    async with ServiceWorld(one=status(429, b"{}", {"retry-after": "42"}), route=ON) as world:
         answer = await world.ask(headers={"accept-language": "de"})
     parsed = ChatCompletion.model_validate(answer.json(), strict=False)
     assert parsed.model == "dub5/degraded" and parsed.choices[0].finish_reason == "stop"
@@ -249,7 +264,7 @@ async def test_json() -> None:
 async def test_stream(usage: bool) -> None:
     """The label is on the first and on the last chunk; the stream is whole as any other."""
     options = {"stream_options": {"include_usage": True}} if usage else {}
-    async with World(one=DOWN, route=ON) as world:
+    async with ServiceWorld(one=DOWN, route=ON) as world:
         answer = await world.ask(stream=True, **options)
     *events, done = payloads(answer.body)
     chunks = [ChatCompletionChunk.model_validate(event) for event in events]
@@ -264,7 +279,7 @@ async def test_stream(usage: bool) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_official_sdk(stream: bool) -> None:
     """The openai package takes both for answers, and shows the label to who looks for it."""
-    async with World(one=DOWN, route=ON) as world:
+    async with ServiceWorld(one=DOWN, route=ON) as world:
         answer = await world.ask(stream=stream)
     kept = httpx.MockTransport(
         lambda request: httpx.Response(200, headers=answer.headers, content=answer.body)
@@ -288,7 +303,7 @@ async def test_official_sdk(stream: bool) -> None:
 async def test_stale(stream: bool) -> None:
     """An answer from before is better than any words of ours, however it is asked for; its age and model are told."""
     route = ON | {"cache": CacheOptions(enabled=True, ttl_s=10, stale_if_error_s=600)}
-    async with World(one=in_turn(healthy(), DOWN), route=route) as world:
+    async with ServiceWorld(one=in_turn(healthy(), DOWN), route=route) as world:
         fresh = await world.ask(temperature=0)
         await asyncio.sleep(60)
         stale = await world.ask(temperature=0, stream=stream)
@@ -309,7 +324,7 @@ async def test_stale(stream: bool) -> None:
 )
 async def test_language(accepts: str, language: str) -> None:
     """The text is in the first language that the client accepts and that there is; else in English."""
-    async with World(one=DOWN, route=ON) as world:
+    async with ServiceWorld(one=DOWN, route=ON) as world:
         answer = await world.ask(headers={"accept-language": accepts})
     assert answer.headers["x-dub5-degraded"] == "words"
     assert label_of(answer)["language"] == language
@@ -323,7 +338,7 @@ async def test_own_texts(tmp_path: Any) -> None:
         '[en]\ngeneral = "Moo. Back {wait}."\n[nl]\ngeneral = "Nu niet. {wait}"\nsoon = "Straks"\n'
     )
     route = {"degraded": DegradedOptions(enabled=True, templates=str(file))}
-    async with World(one=DOWN, route=route) as world:
+    async with ServiceWorld(one=DOWN, route=route) as world:
         answers = [await world.ask(headers={"accept-language": accepts}) for accepts in ("", "de", "nl")]
     texts = [answer.json()["choices"][0]["message"]["content"] for answer in answers]
     assert texts[0].startswith("Moo. Back in about")
@@ -334,7 +349,7 @@ async def test_own_texts(tmp_path: Any) -> None:
 
 async def test_counted_apart() -> None:
     """A substitute is no complete answer, for nobody who counts, and no first token."""
-    async with World(one=DOWN, route=ON) as world:
+    async with ServiceWorld(one=DOWN, route=ON) as world:
         await world.ask(stream=True)
         seen = (await world.client.request("GET", "/status")).json()
         scraped = (await world.client.request("GET", "/metrics")).body.decode()
@@ -350,7 +365,7 @@ async def test_within() -> None:
     """While nobody has committed, so long and no longer; who has committed by then goes on as long as it takes."""
     route = {"degraded": DegradedOptions(enabled=True, answer_within_s=2.0)}
     slow = in_turn(healthy(first_s=1.9, gap_s=1.0), healthy(first_s=2.1))
-    async with World(one=slow, route=route) as world:
+    async with ServiceWorld(one=slow, route=route) as world:
         whole, late = await world.ask(stream=True), await world.ask(stream=True)
     assert text_of(whole.body) == "hello big world" and "x-dub5-degraded" not in whole.headers
     assert payloads(late.body)[0]["degraded"]["reason"] == "deadline_exceeded"
@@ -361,7 +376,7 @@ async def test_within() -> None:
 async def test_within_of_a_shared_call(stream: bool) -> None:
     """Who shares a call waits no longer than alone; and a call that has committed goes on for all of them."""
     route = QUICK | {"cache": CacheOptions(enabled=True)}
-    async with World(one=in_turn(STALLS, healthy(first_s=0.2, gap_s=1.0)), route=route) as world:
+    async with ServiceWorld(one=in_turn(STALLS, healthy(first_s=0.2, gap_s=1.0)), route=route) as world:
         began_s = clock.now()
         late = await asyncio.gather(*(world.ask(stream=stream, temperature=0) for _ in range(5)))
         assert clock.now() - began_s <= 0.3 and len(world.asked["one"]) == 1
@@ -373,12 +388,12 @@ async def test_within_of_a_shared_call(stream: bool) -> None:
 
 async def test_the_callers_own_deadline() -> None:
     """Who has little time gets the substitute when it is up."""
-    async with World(one=STALLS, route=ON) as world:
+    async with ServiceWorld(one=STALLS, route=ON) as world:
         answer = await world.ask(headers={"x-deadline-ms": "400"})
     assert label_of(answer)["reason"] == "deadline_exceeded" and clock.now() <= 0.41
 
 
-async def unfinished(world: World) -> AppResponse:
+async def unfinished(world: ServiceWorld) -> AppResponse:
     """A request whose body never comes to its end."""
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -399,7 +414,7 @@ class TestNoPlace:
     @pytest.mark.parametrize("stream", [False, True])
     async def test_a_substitute(self, stream: bool) -> None:
         """At once, labelled, and no provider hears of it."""
-        async with World(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
+        async with ServiceWorld(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
             began_s = clock.now()
             answer = await world.ask(stream=stream)
             assert clock.now() - began_s < 0.01
@@ -411,7 +426,7 @@ class TestNoPlace:
     async def test_from_the_cache(self) -> None:
         """What is fresh is a whole answer; what is old is better than words of ours."""
         cached = CacheOptions(enabled=True, ttl_s=60.0, stale_if_error_s=600.0)
-        async with World(one=STAYS, route=ON | {"cache": cached}, server=self.SERVER) as world:
+        async with ServiceWorld(one=STAYS, route=ON | {"cache": cached}, server=self.SERVER) as world:
             await world.ask(temperature=0)
             async with world.stream():
                 fresh = await world.ask(temperature=0)
@@ -426,7 +441,7 @@ class TestNoPlace:
     )
     async def test_a_refusal(self, route: dict[str, Any], fields: dict[str, Any]) -> None:
         """Where there is no substitute it is an honest one, at once."""
-        async with World(one=STAYS, route=route, server=self.SERVER) as world, world.stream():
+        async with ServiceWorld(one=STAYS, route=route, server=self.SERVER) as world, world.stream():
             began_s = clock.now()
             answer = await world.ask(**fields)
             assert clock.now() - began_s < 0.01
@@ -436,7 +451,7 @@ class TestNoPlace:
     @pytest.mark.parametrize("large", [False, True])
     async def test_whoever_takes_long_to_ask(self, large: bool) -> None:
         """Nobody holds a spare place: a body that is large, or not here soon, is refused."""
-        async with World(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
+        async with ServiceWorld(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
             began_s = clock.now()
             if large:
                 answer = await world.ask(messages=user("x" * 300_000))
@@ -448,7 +463,7 @@ class TestNoPlace:
     async def test_spare_places_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Beyond them nothing is read."""
         monkeypatch.setattr("dub5.service.admission.admission.SPARE_MAX", 2)
-        async with World(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
+        async with ServiceWorld(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
             slow = [asyncio.create_task(unfinished(world)) for _ in range(2)]
             await asyncio.sleep(0.01)
             answer = await world.ask()
@@ -458,7 +473,7 @@ class TestNoPlace:
 
     async def test_a_spare_place_is_no_other(self) -> None:
         """Whoever has one takes none from those who come when there is room again."""
-        async with World(one=STAYS, two=healthy(), route=ON, server=self.SERVER) as world:
+        async with ServiceWorld(one=STAYS, two=healthy(), route=ON, server=self.SERVER) as world:
             async with world.stream():
                 slow = asyncio.create_task(unfinished(world))
                 await asyncio.sleep(0.01)
@@ -469,7 +484,7 @@ class TestNoPlace:
 
     async def test_vectors(self) -> None:
         """Nothing stands in for them."""
-        async with World(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
+        async with ServiceWorld(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
             answer = await world.client.request(
                 "POST", "/v1/embeddings", json={"model": "chat", "input": "x"}
             )
@@ -477,7 +492,7 @@ class TestNoPlace:
 
     async def test_about_to_end(self) -> None:
         """In a drain it is the honest refusal: another process answers."""
-        async with World(one=STAYS, route=ON) as world:
+        async with ServiceWorld(one=STAYS, route=ON) as world:
             async with world.stream():
                 draining = asyncio.create_task(world.service.drain())
                 await asyncio.sleep(0.01)
@@ -488,7 +503,7 @@ class TestNoPlace:
 
 async def test_a_slow_reader() -> None:
     """The time is up when the substitute is sent; somebody who reads it slowly gets it all the same."""
-    async with World(one=STALLS, route=ON) as world:
+    async with ServiceWorld(one=STALLS, route=ON) as world:
         client = AppClient(world.service.asgi, buffer_bytes_max=1, lifespan=False)
         asked = client.stream(
             "POST", "/v1/chat/completions", json=body(stream=True), headers={"x-deadline-ms": "400"}
@@ -508,7 +523,7 @@ async def test_whole_delivery() -> None:
     chunks."""
     route = ON | {"delivery": "whole"}
     dies = script(Head(200, SSE), chunk({"content": "x"}), Hang())
-    async with World(one=dies, route=route, clocks=TimeoutOptions(between_tokens_s=12.0)) as world:
+    async with ServiceWorld(one=dies, route=route, clocks=TimeoutOptions(between_tokens_s=12.0)) as world:
         answer = await world.ask(stream=True)
     events = payloads(answer.body)
     assert b": the answer is on its way" in answer.body
@@ -534,7 +549,7 @@ class TestOffline:
         file = tmp_path / "warm.jsonl"
         file.write_text(json.dumps(line) + "\nnot JSON\n")
         route = ON | {"cache": CacheOptions(enabled=True, warm_from=str(file))}
-        async with World(one=DOWN, route=route) as world:
+        async with ServiceWorld(one=DOWN, route=route) as world:
             found = await world.client.request("GET", "/v1/offline")
             again = await world.client.request(
                 "GET", "/v1/offline", headers={"if-none-match": found.headers["etag"]}
@@ -561,7 +576,7 @@ class TestOffline:
         file = tmp_path / "warm.jsonl"
         file.write_text("\n".join(lines))
         route = ON | {"cache": CacheOptions(enabled=True, warm_from=str(file))}
-        async with World(one=DOWN, route=route) as world:
+        async with ServiceWorld(one=DOWN, route=route) as world:
             found = await world.client.request("GET", "/v1/offline")
         pack = found.json()["routes"]["chat"]
         assert len(found.body) <= 520 * 1024
@@ -569,7 +584,7 @@ class TestOffline:
 
     async def test_keys(self) -> None:
         """Only for callers that are known."""
-        async with World(one=DOWN, route=ON, caller_keys=("secret",)) as world:
+        async with ServiceWorld(one=DOWN, route=ON, caller_keys=("secret",)) as world:
             refused = await world.client.request("GET", "/v1/offline")
             given = await world.client.request(
                 "GET", "/v1/offline", headers={"authorization": "Bearer secret"}
@@ -578,5 +593,5 @@ class TestOffline:
 
     async def test_not_opted_in(self) -> None:
         """A route that gives no substitutes has none to keep."""
-        async with World(one=DOWN) as world:
+        async with ServiceWorld(one=DOWN) as world:
             assert (await world.client.request("GET", "/v1/offline")).json()["routes"] == {}

@@ -25,7 +25,7 @@ targets = ["one/m"]
 def remarks(tmp_path: Path, degraded: str, more: str = "") -> tuple[str, ...]:
     file = tmp_path / "dub5.toml"
     file.write_text(FILE.format(degraded=degraded, more=more))
-    return load(file, {}).remarks
+    return load(file, {}).warnings
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dub5.service.config.options import TimeoutOptions
 from dub5.service.config.settings import ServerSettings
 from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Reset, Wait
 from dub5.simulators.virtual import run
-from tests.support.world import SSE, World, chunk, healthy, payloads, script, text_of
+from tests.support.world import SSE, ServiceWorld, chunk, healthy, payloads, script, text_of
 
 WORDS = ("one ", "two ", "three ", "four ", "five ", "six")
 WHOLE = {"route": {"delivery": "whole"}}
@@ -37,7 +37,7 @@ def test_cut_anywhere(words: int, how: str) -> None:
 
     async def play() -> tuple[int, bytes]:
         dying = script(*cut_after(words, *ENDS[how]))
-        async with World(one=dying, two=healthy(words=WORDS), **WHOLE) as world:
+        async with ServiceWorld(one=dying, two=healthy(words=WORDS), **WHOLE) as world:
             answer = await world.ask(stream=True)
             return answer.status, answer.body
 
@@ -54,7 +54,7 @@ def test_live_is_cut_honestly(words: int, how: str) -> None:
 
     async def play() -> bytes:
         dying = script(*cut_after(words, *ENDS[how]))
-        async with World(one=dying, two=healthy(words=WORDS)) as world:
+        async with ServiceWorld(one=dying, two=healthy(words=WORDS)) as world:
             return (await world.ask(stream=True)).body
 
     body = run(play(), seed=1)
@@ -66,10 +66,10 @@ def test_live_is_cut_honestly(words: int, how: str) -> None:
 async def test_a_request_may_choose() -> None:
     """The header goes before the route's setting, either way; anything else is refused in words."""
     dying = script(*cut_after(3, Close()))
-    async with World(one=dying, two=healthy(words=WORDS), **WHOLE) as world:
+    async with ServiceWorld(one=dying, two=healthy(words=WORDS), **WHOLE) as world:
         live = await world.ask(stream=True, headers={"x-dub5-delivery": "live"})
         odd = await world.ask(stream=True, headers={"x-dub5-delivery": "soon"})
-    async with World(one=dying, two=healthy(words=WORDS)) as world:
+    async with ServiceWorld(one=dying, two=healthy(words=WORDS)) as world:
         whole = await world.ask(stream=True, headers={"x-dub5-delivery": "whole"})
     assert "error" in payloads(live.body)[-1]
     assert text_of(whole.body) == "".join(WORDS)
@@ -78,7 +78,7 @@ async def test_a_request_may_choose() -> None:
 
 async def test_nothing_before_the_end() -> None:
     """Not a byte is sent while the provider is still writing; then all of it at once."""
-    async with World(one=healthy(first_s=0.1, gap_s=1.0, words=WORDS), **WHOLE) as world:
+    async with ServiceWorld(one=healthy(first_s=0.1, gap_s=1.0, words=WORDS), **WHOLE) as world:
         async with world.stream() as reply:
             head_s = clock.now()
             await reply.read()
@@ -88,7 +88,7 @@ async def test_nothing_before_the_end() -> None:
 async def test_heartbeats() -> None:
     """After ten seconds a comment goes out, and then every ten: proxies and SDKs stay patient."""
     slow = healthy(first_s=1.0, gap_s=4.0, words=WORDS)
-    async with World(one=slow, **WHOLE) as world, world.stream() as reply:
+    async with ServiceWorld(one=slow, **WHOLE) as world, world.stream() as reply:
         began_s, beats, body = clock.now(), 0, b""
         while data := await reply.read():
             beats += data.startswith(b": ")
@@ -102,7 +102,7 @@ async def test_heartbeats() -> None:
 async def test_nobody_answers_after_a_heartbeat() -> None:
     """The status is sent by then: the error is an event, and the outcome is failed, not cut."""
     slow = TimeoutOptions(first_token_s=8.0)
-    async with World(one=script(Hang()), two=script(Hang()), clocks=slow, **WHOLE) as world:
+    async with ServiceWorld(one=script(Hang()), two=script(Hang()), clocks=slow, **WHOLE) as world:
         answer = await world.ask(stream=True)
     assert answer.status == 200
     assert payloads(answer.body)[-1]["error"]["code"] == "all_targets_down"
@@ -111,7 +111,7 @@ async def test_nobody_answers_after_a_heartbeat() -> None:
 
 async def test_leaving_while_it_is_held() -> None:
     """The provider is told at once, as with any stream."""
-    async with World(one=healthy(gap_s=5.0, words=WORDS), **WHOLE) as world:
+    async with ServiceWorld(one=healthy(gap_s=5.0, words=WORDS), **WHOLE) as world:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(12.0):
                 await world.ask(stream=True)
@@ -122,7 +122,7 @@ async def test_leaving_while_it_is_held() -> None:
 async def test_an_endless_answer() -> None:
     """What is held is bounded: a stream that never ends is that target's failure."""
     big = chunk({"content": "x" * 100_000})
-    async with World(one=script(Head(200, SSE), *[big] * 50, Hang()), two=healthy(), **WHOLE) as world:
+    async with ServiceWorld(one=script(Head(200, SSE), *[big] * 50, Hang()), two=healthy(), **WHOLE) as world:
         answer = await world.ask(stream=True)
     assert "one/m=answer_too_long" in answer.headers["x-dub5-trail"]
     assert answer.headers["x-dub5-target"] == "two/m"
@@ -134,7 +134,9 @@ async def test_a_lot_of_nothing(stream: bool) -> None:
     nothing = chunk({"role": "assistant"}) if stream else Data(b" " * 10_000)
     head = Head(200, SSE if stream else {"content-type": "application/json"})
     server = ServerSettings(answer_bytes_max=100_000, event_bytes_max=100_000)
-    async with World(one=script(head, *[nothing] * 2_000, Hang()), two=healthy(), server=server) as world:
+    async with ServiceWorld(
+        one=script(head, *[nothing] * 2_000, Hang()), two=healthy(), server=server
+    ) as world:
         answer = await world.ask(stream=stream)
     assert "one/m=answer_too_long" in answer.headers["x-dub5-trail"]
     assert answer.headers["x-dub5-target"] == "two/m"

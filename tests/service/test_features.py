@@ -8,7 +8,13 @@ import pytest
 from dub5.service import clock
 from dub5.service.api.features import Capabilities, features
 from dub5.service.app import Service
-from dub5.service.config.settings import Differences, Loaded, ProviderSettings, RouteSettings, Settings
+from dub5.service.config.settings import (
+    DialectOverrides,
+    LoadedSettings,
+    ProviderSettings,
+    RouteSettings,
+    Settings,
+)
 from dub5.service.providers.features import Feature, feature_of, missing_features
 from dub5.service.providers.registry import dialect_of
 from dub5.service.resilience.health import Health, TargetSnapshot
@@ -26,12 +32,12 @@ IMAGE = {
 JSON = {"response_format": {"type": "json_object"}}
 LOGPROBS = {"logprobs": True}
 LONG = {"messages": [{"role": "user", "content": "x" * 40_000}]}
-PLAIN_ONLY = Differences(
+PLAIN_ONLY = DialectOverrides(
     refuses=("tools", "functions", "response_format", "logprobs", "messages.content.image_url")
 )
 
 
-class Pair:
+class UnequalTargets:
     """`able/m` can do everything, `plain/m` only chat, in that order behind "chat"."""
 
     def __init__(
@@ -51,7 +57,7 @@ class Pair:
         )
         settings = Settings(providers, (RouteSettings("chat", ("able/m", "plain/m")),))
         self.client = AppClient(
-            Service(Loaded(settings, {}, ()), wire=VirtualWire(responds), seed="test").asgi
+            Service(LoadedSettings(settings, {}, ()), wire=VirtualWire(responds), seed="test").asgi
         )
 
     def _noting(self, name: str, respond: Respond) -> Respond:
@@ -85,7 +91,7 @@ NEEDS = [(TOOL, "tools"), (IMAGE, "vision"), (JSON, "json_schema"), (LOGPROBS, "
 @pytest.mark.parametrize(("needs", "feature"), NEEDS, ids=[feature for _, feature in NEEDS])
 async def test_a_feature_that_is_out_of_reach(needs: dict[str, Any], feature: str) -> None:
     """Its only target is down: who needs it hears so at once, by name, and when to come back; plain chat lives."""
-    async with Pair(DOWN, healthy()) as pair:
+    async with UnequalTargets(DOWN, healthy()) as pair:
         for _ in range(8):
             assert (await pair.ask()).status == 200
         began_s = clock.now()
@@ -100,7 +106,7 @@ async def test_a_feature_that_is_out_of_reach(needs: dict[str, Any], feature: st
 
 async def test_when_to_come_back() -> None:
     """When the target that has the feature may be asked again; that others are free now helps nobody."""
-    async with Pair(status(429, b"{}", {"retry-after": "300"}), healthy()) as pair:
+    async with UnequalTargets(status(429, b"{}", {"retry-after": "300"}), healthy()) as pair:
         await pair.ask()
         answer = await pair.ask(**TOOL)
     assert answer.json()["error"]["code"] == "feature_unavailable"
@@ -111,7 +117,7 @@ async def test_nobody_waits_for_a_probe() -> None:
     """Neither does who needs the feature, however long its target stalls; the probe finds out that it is back."""
     back_s = 60.0
     until = lambda request: (script(Hang()) if clock.now() < back_s else healthy())(request)
-    async with Pair(until, healthy()) as pair:
+    async with UnequalTargets(until, healthy()) as pair:
         while (await pair.told())["tools"] == "available":
             await pair.ask(stream=True)
         while (answer := await pair.ask(**TOOL)).status == 503:
@@ -125,7 +131,7 @@ async def test_nobody_waits_for_a_probe() -> None:
 
 async def test_a_feature_that_nobody_has() -> None:
     """That is the caller's to change, whether anybody is down or not."""
-    async with Pair(DOWN, healthy(), (1_000, 1_000)) as pair:
+    async with UnequalTargets(DOWN, healthy(), (1_000, 1_000)) as pair:
         for _ in range(8):
             await pair.ask()
         answer = await pair.ask(**LONG)
@@ -135,7 +141,7 @@ async def test_a_feature_that_nobody_has() -> None:
 
 async def test_all_down() -> None:
     """Where plain chat is down as well, the feature is not to blame."""
-    async with Pair(DOWN, DOWN) as pair:
+    async with UnequalTargets(DOWN, DOWN) as pair:
         for _ in range(8):
             await pair.ask()
         assert (await pair.ask(**TOOL)).json()["error"]["code"] == "all_targets_down"
@@ -143,7 +149,7 @@ async def test_all_down() -> None:
 
 async def test_both_up() -> None:
     """A request goes where its feature is, and the one that lacks it is not even called."""
-    async with Pair(healthy(), healthy()) as pair:
+    async with UnequalTargets(healthy(), healthy()) as pair:
         assert (await pair.ask(**TOOL)).headers["x-dub5-target"] == "able/m"
     assert pair.asked == ["able"]
 
@@ -151,14 +157,14 @@ async def test_both_up() -> None:
 class TestLongContext:
     async def test_goes_to_the_larger_window(self) -> None:
         """A conversation that the first target cannot take goes to the next, without a call in vain."""
-        async with Pair(healthy(), healthy(), (8_000, 128_000)) as pair:
+        async with UnequalTargets(healthy(), healthy(), (8_000, 128_000)) as pair:
             assert (await pair.ask(**LONG)).headers["x-dub5-target"] == "plain/m"
             assert (await pair.ask()).headers["x-dub5-target"] == "able/m"
         assert pair.asked == ["plain", "able"]
 
     async def test_out_of_reach(self) -> None:
         """The larger one is down: long conversations wait, short ones do not."""
-        async with Pair(DOWN, healthy(), (128_000, 8_000)) as pair:
+        async with UnequalTargets(DOWN, healthy(), (128_000, 8_000)) as pair:
             for _ in range(8):
                 await pair.ask()
             answer = await pair.ask(**LONG)
@@ -170,7 +176,7 @@ class TestLongContext:
 
 async def test_what_can_be_had_now() -> None:
     """/status and the list of models say it, and change as targets go and come back."""
-    async with Pair(DOWN, healthy()) as pair:
+    async with UnequalTargets(DOWN, healthy()) as pair:
         before = await pair.told()
         for _ in range(8):
             await pair.ask()
@@ -181,7 +187,7 @@ async def test_what_can_be_had_now() -> None:
 
 async def test_counted() -> None:
     """By its code, and on the board."""
-    async with Pair(DOWN, healthy()) as pair:
+    async with UnequalTargets(DOWN, healthy()) as pair:
         for _ in range(8):
             await pair.ask()
         await pair.ask(**TOOL)

@@ -13,7 +13,7 @@ from dub5.simulators.virtual import AppFault, Connect
 from tests.support.world import (
     SSE,
     WORDS,
-    World,
+    ServiceWorld,
     chunk,
     completion,
     healthy,
@@ -69,7 +69,7 @@ class TestFailover:
     )
     async def test_unseen(self, broken, reason: str | None, stream: bool) -> None:
         """Whatever the first provider does instead of answering, the client gets the second one's answer."""
-        async with World(one=broken, two=healthy()) as world:
+        async with ServiceWorld(one=broken, two=healthy()) as world:
             answer = await world.ask(stream=stream)
         assert answer.status == 200
         assert answer.headers["x-dub5-target"] == "two/m"
@@ -82,26 +82,26 @@ class TestFailover:
 
     async def test_each_with_its_own_key(self) -> None:
         """No provider ever sees another one's key."""
-        async with World(one=DOWN, two=healthy()) as world:
+        async with ServiceWorld(one=DOWN, two=healthy()) as world:
             await world.ask(headers={"authorization": "Bearer sk-of-the-client"})
         assert world.asked["one"][0].headers["authorization"] == "Bearer sk-one"
         assert world.asked["two"][0].headers["authorization"] == "Bearer sk-two"
 
     async def test_refused_connections(self) -> None:
         """A host that refuses costs nothing but a line in the trail."""
-        async with World(one=healthy(), two=healthy()) as world:
+        async with ServiceWorld(one=healthy(), two=healthy()) as world:
             world.wire.link("http://one.test/v1").connect = Connect.REFUSED
             answer = await world.ask()
         assert answer.headers["x-dub5-trail"].startswith("one/m=connect_refused;")
 
     async def test_stale_connection(self) -> None:
         """A kept-alive connection that has died earns one try on a fresh one, at the same target."""
-        async with World(one=healthy(), two=healthy()) as world:
+        async with ServiceWorld(one=healthy(), two=healthy()) as world:
             await world.ask()
             world.wire.link("http://one.test/v1").stale = True
             answer = await world.ask()
         assert answer.headers["x-dub5-target"] == "one/m"
-        assert world.service.board.standings["one/m"].answered == 2
+        assert world.service.board.targets["one/m"].answered == 2
 
     async def test_the_next_key(self) -> None:
         """A provider with two keys is asked with the other one before anybody else is."""
@@ -110,7 +110,7 @@ class TestFailover:
             limited = request.headers["authorization"] == "Bearer sk-one"
             return status(429, b"{}", {"retry-after": "20"})(request) if limited else healthy()(request)
 
-        async with World(one=by_key, two=healthy(), keys={"one": ("sk-one", "sk-spare")}) as world:
+        async with ServiceWorld(one=by_key, two=healthy(), keys={"one": ("sk-one", "sk-spare")}) as world:
             answers = [await world.ask() for _ in range(2)]
         assert [answer.headers["x-dub5-target"] for answer in answers] == ["one/m", "one/m"]
         assert len(world.asked["one"]) == 3
@@ -126,7 +126,7 @@ class TestFailover:
     )
     async def test_too_long_for_everybody(self, refusal, status_then: int) -> None:
         """What no provider has room for is the caller's fault, and not worth another try."""
-        async with World(one=refusal, two=refusal) as world:
+        async with ServiceWorld(one=refusal, two=refusal) as world:
             answer = await world.ask()
         assert (answer.status, answer.headers["x-should-retry"]) == (status_then, "false")
         assert len(world.asked["one"]) == len(world.asked["two"]) == 1
@@ -136,14 +136,14 @@ class TestFailover:
     async def test_content_filter(self, inside: int) -> None:
         """A filter's word is never routed around, and never passed on with an odd status."""
         filtered = status(inside, b'{"error":{"message":"no","code":"content_filter"}}')
-        async with World(one=filtered, two=healthy()) as world:
+        async with ServiceWorld(one=filtered, two=healthy()) as world:
             answer = await world.ask()
         assert answer.status == 400
         assert world.asked["two"] == []
 
     async def test_stale_connection_with_side_effects(self) -> None:
         """What the provider may have stored already is not sent to it a second time."""
-        async with World(one=healthy(), two=healthy()) as world:
+        async with ServiceWorld(one=healthy(), two=healthy()) as world:
             await world.ask()
             world.wire.link("http://one.test/v1").stale = True
             answer = await world.ask(store=True)
@@ -152,7 +152,7 @@ class TestFailover:
     async def test_the_callers_fault(self) -> None:
         """A provider's 400 is final, in the provider's own words, and nobody else is asked."""
         refusing = status(400, b'{"error":{"message":"max_tokens is too large","code":"invalid"}}')
-        async with World(one=refusing, two=healthy()) as world:
+        async with ServiceWorld(one=refusing, two=healthy()) as world:
             answer = await world.ask()
         assert answer.status == 400
         assert answer.json()["error"]["message"] == "max_tokens is too large"
@@ -164,7 +164,9 @@ class TestFailover:
 class TestAllDown:
     async def test_honest_503(self) -> None:
         """One shape, whose trail names each target and why, and never a provider's words."""
-        async with World(one=DOWN, two=status(500, b'{"error":{"message":"SECRET inner fault"}}')) as world:
+        async with ServiceWorld(
+            one=DOWN, two=status(500, b'{"error":{"message":"SECRET inner fault"}}')
+        ) as world:
             answer = await world.ask(stream=True)
         error = answer.json()["error"]
         assert answer.status == 503
@@ -181,7 +183,7 @@ class TestAllDown:
     async def test_all_limited(self) -> None:
         """Where every provider is rate limited, the client hears 429 and the shortest wait."""
         limited = [status(429, b"{}", {"retry-after": str(wait)}) for wait in (40, 20)]
-        async with World(one=limited[0], two=limited[1]) as world:
+        async with ServiceWorld(one=limited[0], two=limited[1]) as world:
             answer = await world.ask()
             again = await world.ask()
         assert (answer.status, answer.headers["retry-after"]) == (429, "20")
@@ -191,7 +193,7 @@ class TestAllDown:
 
     async def test_told_to_wait_is_no_rate_limit(self) -> None:
         """A 503 with a Retry-After is obeyed, and told as what it is."""
-        async with World(one=status(503, b"{}", {"retry-after": "20"})) as world:
+        async with ServiceWorld(one=status(503, b"{}", {"retry-after": "20"})) as world:
             answers = [await world.ask() for _ in range(2)]
         assert [answer.status for answer in answers] == [503, 503]
         assert answers[1].headers["retry-after"] == "20"
@@ -199,7 +201,7 @@ class TestAllDown:
 
     async def test_refused_keys_are_no_rate_limit(self) -> None:
         """Our key's problem never reaches the caller as one of theirs."""
-        async with World(one=status(401, b"{}")) as world:
+        async with ServiceWorld(one=status(401, b"{}")) as world:
             answers = [await world.ask() for _ in range(2)]
         assert [answer.status for answer in answers] == [503, 503]
         assert len(world.asked["one"]) == 1
@@ -207,7 +209,7 @@ class TestAllDown:
     @pytest.mark.parametrize("said", ["1e308", "99999999999"])
     async def test_absurd_retry_after(self, said: str) -> None:
         """No provider is left alone for ever on one word of its own."""
-        async with World(one=in_turn(status(429, b"{}", {"retry-after": said}), healthy())) as world:
+        async with ServiceWorld(one=in_turn(status(429, b"{}", {"retry-after": said}), healthy())) as world:
             answer = await world.ask()
             assert (answer.status, answer.headers["retry-after"]) == (429, "86400")
             await asyncio.sleep(86_400)
@@ -215,7 +217,7 @@ class TestAllDown:
 
     async def test_sdks_are_told_not_to_wait_for_hours(self) -> None:
         """A quota that comes back tomorrow is no reason to try again in this request."""
-        async with World(one=status(429, b"{}", {"retry-after": "7200"})) as world:
+        async with ServiceWorld(one=status(429, b"{}", {"retry-after": "7200"})) as world:
             answer = await world.ask()
         assert answer.headers["x-should-retry"] == "false"
 
@@ -224,7 +226,10 @@ class TestCommitPoint:
     async def test_nothing_before_the_first_content(self) -> None:
         """A role without words is no answer yet: whoever stalls after it is left for the next one."""
         only_role = script(Head(200, SSE), chunk({"role": "assistant", "content": ""}), Hang())
-        async with World(one=only_role, two=healthy(), clocks=CLOCKS) as world, world.stream() as answer:
+        async with (
+            ServiceWorld(one=only_role, two=healthy(), clocks=CLOCKS) as world,
+            world.stream() as answer,
+        ):
             assert clock.now() == pytest.approx(10.1)
             assert answer.headers["x-dub5-target"] == "two/m"
             assert text_of(await answer.body()) == TEXT
@@ -245,7 +250,7 @@ class TestCommitPoint:
     async def test_cut(self, ending) -> None:
         """After the first content every bad end is an error event, and never a `[DONE]`."""
         cut = script(Head(200, SSE), chunk({"content": "half"}), Wait(0.1), *ending)
-        async with World(one=cut, two=healthy(), clocks=CLOCKS) as world:
+        async with ServiceWorld(one=cut, two=healthy(), clocks=CLOCKS) as world:
             answer = await world.ask(stream=True)
         events = payloads(answer.body)
         assert text_of(answer.body) == "half"
@@ -267,7 +272,7 @@ class TestCommitPoint:
                 yield Wait(0.5)
                 yield Data(b": bye\n\n")
 
-        async with World(one=chatty) as world:
+        async with ServiceWorld(one=chatty) as world:
             answer = await world.ask(stream=True)
         assert payloads(answer.body)[-1] == "[DONE]"
         assert clock.now() < 2
@@ -275,7 +280,7 @@ class TestCommitPoint:
     async def test_finished_but_never_closed(self) -> None:
         """An answer that is whole stays whole, however badly its stream ends."""
         lingering = script(Head(200, SSE), chunk({"content": "all"}), chunk({}, "stop"), Hang())
-        async with World(one=lingering) as world:
+        async with ServiceWorld(one=lingering) as world:
             answer = await world.ask(stream=True)
         assert payloads(answer.body)[-1] == "[DONE]"
         assert clock.now() < 2
@@ -291,7 +296,7 @@ class TestNotices:
     @pytest.mark.parametrize("stream", [False, True])
     async def test_notice(self, stream: bool) -> None:
         """A notice sold as an answer is a failure, and somebody else answers."""
-        async with World(one=healthy(words=self.NOTICE), two=healthy(), route=self.ROUTE) as world:
+        async with ServiceWorld(one=healthy(words=self.NOTICE), two=healthy(), route=self.ROUTE) as world:
             answer = await world.ask(stream=stream)
         assert answer.headers["x-dub5-trail"].startswith("one/m=notice;")
         assert answer.headers["x-dub5-target"] == "two/m"
@@ -308,7 +313,7 @@ class TestNotices:
     )
     async def test_answer(self, answering) -> None:
         """An answer passes whole, however it comes."""
-        async with World(one=answering, route=self.ROUTE) as world:
+        async with ServiceWorld(one=answering, route=self.ROUTE) as world:
             answer = await world.ask(stream=True)
         assert payloads(answer.body)[-1] == "[DONE]"
         assert world.outcomes() == {"complete": 1}
@@ -316,13 +321,13 @@ class TestNotices:
     async def test_held_back_for_a_moment_only(self) -> None:
         """A slow second word does not keep the first one back for longer than 300 ms."""
         slow = healthy(words=("one ", "two"), gap_s=5.0)
-        async with World(one=slow, route=self.ROUTE) as world, world.stream() as answer:
+        async with ServiceWorld(one=slow, route=self.ROUTE) as world, world.stream() as answer:
             assert clock.now() == pytest.approx(0.1 + 0.3)
             assert text_of(await answer.body()) == "one two"
 
     async def test_leaving_while_held_back(self) -> None:
         """A client that leaves then leaves nothing behind."""
-        async with World(one=healthy(gap_s=5.0), route=self.ROUTE) as world:
+        async with ServiceWorld(one=healthy(gap_s=5.0), route=self.ROUTE) as world:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2), world.stream():
                     pass
@@ -333,7 +338,7 @@ class TestBurst:
     async def test_a_target_that_refuses_all_of_a_sudden(self) -> None:
         """400s that burst where it was quiet before are the target's fault: the request moves on, and others go first."""
         suddenly = in_turn(*[healthy()] * 12, status(400, b'{"error":{"message":"mismatch"}}'))
-        async with World(one=suddenly, two=healthy()) as world:
+        async with ServiceWorld(one=suddenly, two=healthy()) as world:
             for _ in range(12):
                 await world.ask()
             await asyncio.sleep(40)
@@ -348,7 +353,9 @@ class TestBurst:
         """Not even while other bad requests burst."""
         bad = status(400, b'{"error":{"message":"mismatch"}}')
         filtered = status(400, b'{"error":{"message":"no","code":"content_filter"}}')
-        async with World(one=in_turn(*[healthy()] * 12, *[bad] * 12, filtered), two=healthy()) as world:
+        async with ServiceWorld(
+            one=in_turn(*[healthy()] * 12, *[bad] * 12, filtered), two=healthy()
+        ) as world:
             for _ in range(12):
                 await world.ask()
             await asyncio.sleep(40)
@@ -357,7 +364,7 @@ class TestBurst:
 
     async def test_a_caller_who_is_always_wrong(self) -> None:
         """Where bad requests are nothing new they stay the callers'."""
-        async with World(one=status(400, b"{}"), two=healthy()) as world:
+        async with ServiceWorld(one=status(400, b"{}"), two=healthy()) as world:
             answers = [await world.ask() for _ in range(60)]
         assert {answer.status for answer in answers} == {400}
         assert world.asked["two"] == []
@@ -368,7 +375,7 @@ class TestClocks:
 
     async def test_connect(self) -> None:
         """A connection that does not open is left after `connect_s`."""
-        async with World(one=healthy(), two=healthy(first_s=0), clocks=CLOCKS) as world:
+        async with ServiceWorld(one=healthy(), two=healthy(first_s=0), clocks=CLOCKS) as world:
             world.wire.link("http://one.test/v1").connect = Connect.STALLS
             answer = await world.ask()
         assert clock.now() == pytest.approx(3.0)
@@ -377,7 +384,7 @@ class TestClocks:
     async def test_pool(self) -> None:
         """Waiting for a free connection has a clock of its own, and blames nobody."""
         from_two = healthy(first_s=0)
-        async with World(one=script(Hang()), two=from_two, clocks=CLOCKS) as world:
+        async with ServiceWorld(one=script(Hang()), two=from_two, clocks=CLOCKS) as world:
             world.wire._slots._per_origin_max = 1
             first = asyncio.create_task(world.ask())
             await asyncio.sleep(0.5)
@@ -392,7 +399,7 @@ class TestClocks:
     )
     async def test_first_token(self, stall) -> None:
         """A stream without a first token is left after `first_token_s`."""
-        async with World(one=script(*stall), two=healthy(first_s=0), clocks=CLOCKS) as world:
+        async with ServiceWorld(one=script(*stall), two=healthy(first_s=0), clocks=CLOCKS) as world:
             async with world.stream() as answer:
                 assert clock.now() == pytest.approx(10.0)
             assert answer.headers["x-dub5-trail"] == "one/m=first_token_timeout;10000ms, two/m=ok;0ms"
@@ -400,7 +407,7 @@ class TestClocks:
     async def test_whole_answer(self) -> None:
         """A JSON answer has longer, for it comes all at once."""
         slow = script(Head(200, {"content-type": "application/json"}), Data(b'{"choices":'), Hang())
-        async with World(one=slow, two=healthy(first_s=0), clocks=CLOCKS) as world:
+        async with ServiceWorld(one=slow, two=healthy(first_s=0), clocks=CLOCKS) as world:
             answer = await world.ask()
         assert clock.now() == pytest.approx(60.0)
         assert answer.headers["x-dub5-trail"].startswith("one/m=whole_answer_timeout;60000ms")
@@ -414,7 +421,7 @@ class TestClocks:
                 yield Wait(1.0)
                 yield Data(b": OPENROUTER PROCESSING\n\n")
 
-        async with World(one=chatty, two=healthy(), clocks=CLOCKS) as world, world.stream():
+        async with ServiceWorld(one=chatty, two=healthy(), clocks=CLOCKS) as world, world.stream():
             assert clock.now() == pytest.approx(10.1)
 
     async def test_between_tokens(self) -> None:
@@ -429,7 +436,7 @@ class TestClocks:
                 yield Wait(4.0)
                 yield Data(b": still here\n\n")
 
-        async with World(one=pausing, clocks=CLOCKS) as world:
+        async with ServiceWorld(one=pausing, clocks=CLOCKS) as world:
             answer = await world.ask(stream=True)
         assert clock.now() == pytest.approx(14.0 + 15.0)
         assert payloads(answer.body)[-1]["error"]["code"] == "stream_stalled"
@@ -437,7 +444,7 @@ class TestClocks:
     async def test_a_slow_reader_is_not_the_providers_fault(self) -> None:
         """The clock between tokens stands still while the client does not read."""
         wide = healthy(words=("x" * 40_000,) * 6, gap_s=0)
-        async with World(one=wide, clocks=CLOCKS) as world, world.stream() as answer:
+        async with ServiceWorld(one=wide, clocks=CLOCKS) as world, world.stream() as answer:
             read = len(await answer.read())
             await asyncio.sleep(25)
             while data := await answer.read():
@@ -448,7 +455,7 @@ class TestClocks:
     async def test_a_reader_who_stopped(self) -> None:
         """A client that reads nothing for 30 s has left, and the provider is told."""
         endless = healthy(words=("x" * 40_000,) * 1000, gap_s=0.01)
-        async with World(one=endless, clocks=CLOCKS) as world, world.stream() as answer:
+        async with ServiceWorld(one=endless, clocks=CLOCKS) as world, world.stream() as answer:
             await answer.read()
             await asyncio.sleep(40)
             assert world.outcomes() == {"cancelled": 1}
@@ -456,7 +463,10 @@ class TestClocks:
     async def test_the_deadline_of_a_slow_reader(self) -> None:
         """A client that reads, however slowly, is told when its time is over."""
         wide = healthy(words=("x" * 60_000,) * 100, gap_s=0)
-        async with World(one=wide) as world, world.stream(headers={"x-deadline-ms": "12000"}) as answer:
+        async with (
+            ServiceWorld(one=wide) as world,
+            world.stream(headers={"x-deadline-ms": "12000"}) as answer,
+        ):
             data = b""
             while piece := await answer.read():
                 data += piece
@@ -472,7 +482,7 @@ class TestClocks:
                 await asyncio.sleep(20)
                 yield b" "
 
-        async with World(one=healthy()) as world:
+        async with ServiceWorld(one=healthy()) as world:
             with pytest.raises(AppFault):
                 await world.client.request("POST", "/v1/chat/completions", body=trickle())
             assert clock.now() <= 320
@@ -481,14 +491,14 @@ class TestClocks:
     async def test_total(self) -> None:
         """The deadline ends what every other clock would let live, honestly."""
         endless = healthy(words=("x",) * 1000, gap_s=1.0)
-        async with World(one=endless, clocks=CLOCKS) as world:
+        async with ServiceWorld(one=endless, clocks=CLOCKS) as world:
             answer = await world.ask(stream=True)
         assert clock.now() == pytest.approx(120.0)
         assert payloads(answer.body)[-1]["error"]["code"] == "stream_stalled"
 
     async def test_the_callers_deadline(self) -> None:
         """A caller may allow less; each further try gets only what is left, and none starts without any."""
-        async with World(one=script(Hang()), two=script(Hang()), clocks=CLOCKS) as world:
+        async with ServiceWorld(one=script(Hang()), two=script(Hang()), clocks=CLOCKS) as world:
             answer = await world.ask(stream=True, headers={"x-deadline-ms": "12000"})
         assert clock.now() == pytest.approx(12.0)
         assert answer.status == 503
@@ -501,7 +511,7 @@ class TestClocks:
     async def test_a_long_healthy_stream(self) -> None:
         """Ten minutes of tokens are no fault of anybody's, where the route allows them."""
         long = healthy(words=("word ",) * 600, gap_s=1.0)
-        async with World(one=long, clocks=TimeoutOptions(total_s=3600.0)) as world:
+        async with ServiceWorld(one=long, clocks=TimeoutOptions(total_s=3600.0)) as world:
             answer = await world.ask(stream=True)
         assert clock.now() > 600
         assert payloads(answer.body)[-1] == "[DONE]"
@@ -519,7 +529,7 @@ class TestLeaving:
             finally:
                 closed_at_s.append(clock.now())
 
-        async with World(one=slow) as world:
+        async with ServiceWorld(one=slow) as world:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(at_s), world.stream() as answer:
                     await answer.body()
@@ -534,7 +544,7 @@ class TestBreaker:
         """After five failures in a row nobody asks the target; a probe finds out that it is back."""
         options = BreakerOptions(open_s=5.0)
         recovering = in_turn(*[status(500, b"{}")] * 5, healthy())
-        async with World(one=recovering, two=healthy(), breaker=options) as world:
+        async with ServiceWorld(one=recovering, two=healthy(), breaker=options) as world:
             for _ in range(7):
                 await world.ask()
             assert len(world.asked["one"]) == 5
@@ -545,7 +555,7 @@ class TestBreaker:
 
     async def test_530_is_the_hosts_fault(self) -> None:
         """What Cloudflare says of an origin opens the host's breaker: the next request goes elsewhere at once."""
-        async with World(one=DOWN, two=healthy()) as world:
+        async with ServiceWorld(one=DOWN, two=healthy()) as world:
             for _ in range(6):
                 answer = await world.ask()
         assert answer.headers["x-dub5-trail"] == "two/m=ok;100ms"
@@ -557,7 +567,7 @@ class TestBreaker:
     async def test_an_unreachable_host_is_not_up(self) -> None:
         """A probe whose connection stalls does not close the host's breaker, whichever clock ends it."""
         hasty = TimeoutOptions(first_token_s=2.0, connect_s=3.0)
-        async with World(one=in_turn(*[DOWN] * 5, healthy()), two=healthy(), clocks=hasty) as world:
+        async with ServiceWorld(one=in_turn(*[DOWN] * 5, healthy()), two=healthy(), clocks=hasty) as world:
             for _ in range(5):
                 await world.ask()
             world.wire.link("http://one.test/v1").connect = Connect.STALLS
@@ -569,7 +579,7 @@ class TestBreaker:
     async def test_a_probe_answered_by_400(self) -> None:
         """A refusal of the request itself proves that the target is back."""
         back = in_turn(*[status(500, b"{}")] * 5, status(400, b"{}"))
-        async with World(one=back, two=healthy()) as world:
+        async with ServiceWorld(one=back, two=healthy()) as world:
             for _ in range(5):
                 await world.ask()
             await asyncio.sleep(5)
@@ -578,7 +588,7 @@ class TestBreaker:
 
     async def test_a_client_that_leaves_proves_nothing(self) -> None:
         """However many leave, no breaker opens."""
-        async with World(one=script(Hang())) as world:
+        async with ServiceWorld(one=script(Hang())) as world:
             for _ in range(10):
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(1):
@@ -589,7 +599,7 @@ class TestBreaker:
 class TestCache:
     async def test_equal_requests(self) -> None:
         """The second of two equal requests is answered from the cache, as JSON or as a stream."""
-        async with World(one=healthy(), route={"cache": CacheOptions(enabled=True)}) as world:
+        async with ServiceWorld(one=healthy(), route={"cache": CacheOptions(enabled=True)}) as world:
             first = await world.ask(stream=True, temperature=0)
             again = await world.ask(stream=True, temperature=0)
             as_json = await world.ask(temperature=0)
@@ -605,7 +615,9 @@ class TestCache:
     async def test_cut_answers_are_not_kept(self) -> None:
         """Only what was whole is given again."""
         cut = script(Head(200, SSE), chunk({"content": "half"}), Wait(0.1), Close())
-        async with World(one=in_turn(cut, healthy()), route={"cache": CacheOptions(enabled=True)}) as world:
+        async with ServiceWorld(
+            one=in_turn(cut, healthy()), route={"cache": CacheOptions(enabled=True)}
+        ) as world:
             await world.ask(stream=True, temperature=0)
             again = await world.ask(stream=True, temperature=0)
         assert again.headers["x-dub5-cache"] == "miss"
@@ -614,7 +626,7 @@ class TestCache:
     async def test_callers_are_kept_apart(self) -> None:
         """What one caller was told is not told to another one."""
         cached = {"cache": CacheOptions(enabled=True)}
-        async with World(one=healthy(), route=cached, caller_keys=("a", "b")) as world:
+        async with ServiceWorld(one=healthy(), route=cached, caller_keys=("a", "b")) as world:
             for key in ("a", "b"):
                 answer = await world.ask(temperature=0, headers={"authorization": f"Bearer {key}"})
                 assert answer.headers["x-dub5-cache"] == "miss"
@@ -624,7 +636,7 @@ class TestCache:
     )
     async def test_may_not_be_cached(self, fields) -> None:
         """Where chance or tools have a say, every request is a new one."""
-        async with World(one=healthy(), route={"cache": CacheOptions(enabled=True)}) as world:
+        async with ServiceWorld(one=healthy(), route={"cache": CacheOptions(enabled=True)}) as world:
             for _ in range(2):
                 answer = await world.ask(**fields)
         assert "x-dub5-cache" not in answer.headers
@@ -634,7 +646,7 @@ class TestCache:
 class TestDrain:
     async def test_open_streams_finish(self) -> None:
         """What is open finishes; what is new is refused, and sent elsewhere; then the drain is over."""
-        async with World(one=healthy(gap_s=2.0)) as world, world.stream() as answer:
+        async with ServiceWorld(one=healthy(gap_s=2.0)) as world, world.stream() as answer:
             draining = asyncio.create_task(world.service.drain())
             await asyncio.sleep(0.1)
             refused = await world.ask()
@@ -648,7 +660,7 @@ class TestDrain:
 
     async def test_before_the_first_token(self) -> None:
         """What is still waiting for a provider then fails honestly, with a status."""
-        async with World(one=script(Hang())) as world:
+        async with ServiceWorld(one=script(Hang())) as world:
             waiting = asyncio.create_task(world.ask(stream=True))
             await asyncio.sleep(0.1)
             world.service.admission.cut_all()
@@ -658,7 +670,7 @@ class TestDrain:
 
     async def test_endless_streams_are_cut_honestly(self) -> None:
         """At the end of the drain's time every open stream gets an error event."""
-        async with World(one=healthy(words=("x",) * 999, gap_s=1.0)) as world:
+        async with ServiceWorld(one=healthy(words=("x",) * 999, gap_s=1.0)) as world:
             streams = [asyncio.create_task(world.ask(stream=True)) for _ in range(50)]
             await asyncio.sleep(1)
             await world.service.drain()
@@ -671,7 +683,7 @@ class TestDrain:
 
 async def test_unknown_fields_reach_the_provider() -> None:
     """What the service does not know it does not touch."""
-    async with World(one=healthy()) as world:
+    async with ServiceWorld(one=healthy()) as world:
         await world.ask(reasoning_effort="high", x_custom={"deep": [1, None]})
     sent = json.loads(world.asked["one"][0].body)
     assert (sent["reasoning_effort"], sent["x_custom"]) == ("high", {"deep": [1, None]})
@@ -679,5 +691,5 @@ async def test_unknown_fields_reach_the_provider() -> None:
 
 async def test_json_answers_pass_as_they_came() -> None:
     """Byte for byte."""
-    async with World(one=lambda request: reply(200, completion("Hi"))) as world:
+    async with ServiceWorld(one=lambda request: reply(200, completion("Hi"))) as world:
         assert (await world.ask()).body == completion("Hi")

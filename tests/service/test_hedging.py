@@ -17,9 +17,9 @@ from dub5.service.model import Target
 from dub5.service.timeouts import Interrupted, Timeouts
 from dub5.simulators.script import Hang, Respond, Script, SimRequest, Wait
 from dub5.simulators.virtual import Connect
-from tests.service.test_ablations import Crowd
+from tests.service.test_ablations import SteadyClients
 from tests.service.test_resilience import share, until
-from tests.support.world import World, body, healthy, in_turn, reply, script, status, text_of
+from tests.support.world import ServiceWorld, body, healthy, in_turn, reply, script, status, text_of
 
 STALLS = script(Hang())
 CALM = HedgeOptions(delay_min_s=0.2)  # simulated answers all take 0.1 s: their 95th percentile is no outlier
@@ -32,7 +32,7 @@ def then(usual: Respond, after: Respond, calls: int = 40) -> Respond:
     return in_turn(*[usual] * calls, after)
 
 
-async def warm(world: World, *, stream: bool = True, calls: int = 40) -> None:
+async def warm(world: ServiceWorld, *, stream: bool = True, calls: int = 40) -> None:
     """So many requests, so that it is known what is usual."""
     for _ in range(calls):
         await world.ask(stream=stream)
@@ -41,7 +41,7 @@ async def warm(world: World, *, stream: bool = True, calls: int = 40) -> None:
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_second_answers(stream: bool) -> None:
     """A first token, or a JSON answer, that does not come as soon as usual is asked for elsewhere, and taken from there."""
-    async with World(one=then(healthy(), STALLS), two=healthy(), options=EAGER) as world:
+    async with ServiceWorld(one=then(healthy(), STALLS), two=healthy(), options=EAGER) as world:
         await warm(world, stream=stream)
         began_s = clock.now()
         answer = await world.ask(stream=stream)
@@ -60,7 +60,9 @@ async def test_half_the_time_is_gone() -> None:
     first request on; nobody is given up for it. Who has time enough waits for the clock."""
     options = {**PLENTY, "budget": BudgetOptions(share=0.0, floor_per_s=0.0)}
     clocks = TimeoutOptions(whole_answer_s=60.0)
-    async with World(one=healthy(first_s=10.0), two=healthy(), options=options, clocks=clocks) as world:
+    async with ServiceWorld(
+        one=healthy(first_s=10.0), two=healthy(), options=options, clocks=clocks
+    ) as world:
         soon = await world.ask(stream=False, headers={"x-deadline-ms": "8000"})
         later = await world.ask(stream=False, headers={"x-deadline-ms": "30000"})
         patient = await world.ask(stream=False, headers={"x-deadline-ms": "61000"})
@@ -72,7 +74,9 @@ async def test_half_the_time_is_gone() -> None:
 async def test_who_often_takes_long_is_not_late_at_half_the_time() -> None:
     """Where answers take seven seconds of the ten that callers have, they cost one call each, once that is known."""
     slow = then(healthy(first_s=7.0), healthy(first_s=6.5), calls=20)
-    async with World(one=slow, two=healthy(first_s=7.0), options={"hedge": HedgeOptions(share=0.0)}) as world:
+    async with ServiceWorld(
+        one=slow, two=healthy(first_s=7.0), options={"hedge": HedgeOptions(share=0.0)}
+    ) as world:
         for _ in range(60):
             await world.ask(stream=False, headers={"x-deadline-ms": "10000"})
     assert world.outcomes() == {"complete": 60}
@@ -84,7 +88,7 @@ async def test_each_pays_from_its_own_purse() -> None:
     options = {**EAGER, "budget": BudgetOptions(share=0.0, floor_per_s=1.0)}
     clocks = TimeoutOptions(first_token_s=0.97)  # then there is no time for anybody else
     providers = {"one": then(healthy(), STALLS), "two": healthy(), "three": healthy()}
-    async with World(**providers, options=options, clocks=clocks) as world:
+    async with ServiceWorld(**providers, options=options, clocks=clocks) as world:
         await warm(world)
         fleet = world.service.fleet
         fleet.isolate(["two"], clock.now())
@@ -99,7 +103,7 @@ async def test_each_pays_from_its_own_purse() -> None:
 async def test_only_who_was_paid_for_is_told_of_as_a_hedge() -> None:
     """It fails, and the way goes on to who has just recovered: a first try there, which nobody has to pay."""
     full = status(429, b"{}")
-    async with World(one=then(healthy(), STALLS), two=full, three=healthy(), options=EAGER) as world:
+    async with ServiceWorld(one=then(healthy(), STALLS), two=full, three=healthy(), options=EAGER) as world:
         await warm(world)
         fleet = world.service.fleet
         fleet.isolate(["three"], clock.now())
@@ -114,7 +118,7 @@ async def test_only_who_was_paid_for_is_told_of_as_a_hedge() -> None:
 async def test_the_first_answers_after_all() -> None:
     """Then the second is told at once."""
     slower = healthy(first_s=0.6)
-    async with World(one=then(healthy(), slower), two=STALLS, options=EAGER) as world:
+    async with ServiceWorld(one=then(healthy(), slower), two=STALLS, options=EAGER) as world:
         await warm(world)
         answer = await world.ask(stream=True)
         assert world.service.fleet.snapshots(clock.now())[1].in_flight == 0
@@ -130,7 +134,7 @@ async def test_the_first_fails_while_the_second_is_asked() -> None:
         yield Wait(0.5)
         yield from reply(529, b"{}")
 
-    async with World(
+    async with ServiceWorld(
         one=then(healthy(), late_failure), two=healthy(first_s=1.0), three=healthy(), options=EAGER
     ) as world:
         await warm(world)
@@ -144,7 +148,7 @@ async def test_both_fail() -> None:
     broken = status(529, b"{}")
     breaker = BreakerOptions(failures_in_a_row=1000, calls_min=1000)
     never = {**EAGER, "health": HealthOptions(calls_min=1000)}
-    async with World(
+    async with ServiceWorld(
         one=then(healthy(), STALLS), two=broken, three=broken, options=never, breaker=breaker
     ) as world:
         await warm(world)
@@ -155,7 +159,7 @@ async def test_both_fail() -> None:
 
 async def test_leaving_while_two_are_asked() -> None:
     """Both are told at once."""
-    async with World(one=then(healthy(), STALLS), two=STALLS, options=EAGER) as world:
+    async with ServiceWorld(one=then(healthy(), STALLS), two=STALLS, options=EAGER) as world:
         await warm(world)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1.0):
@@ -167,15 +171,15 @@ async def test_leaving_while_two_are_asked() -> None:
 async def test_at_most_a_twentieth() -> None:
     """Where every tenth request is slow, hedges still stay within five in a hundred."""
     slow = share(0.1, healthy(first_s=3.0), healthy())
-    async with World(one=slow, two=healthy(), options=PLENTY) as world:
-        await Crowd(world).ask(600, 0.1)
+    async with ServiceWorld(one=slow, two=healthy(), options=PLENTY) as world:
+        await SteadyClients(world).ask(600, 0.1)
     assert 10 < world.happened("hedged") <= 600 * 0.05 + 1
 
 
 async def test_the_purse_is_the_receivers() -> None:
     """A provider that has had enough of extra tries gets no hedges."""
     broke = {**EAGER, "budget": BudgetOptions(share=0.0, floor_per_s=0.0)}
-    async with World(one=then(healthy(), healthy(first_s=1.0)), two=healthy(), options=broke) as world:
+    async with ServiceWorld(one=then(healthy(), healthy(first_s=1.0)), two=healthy(), options=broke) as world:
         await warm(world)
         await world.ask(stream=True)
     assert world.asked["two"] == []
@@ -183,7 +187,9 @@ async def test_the_purse_is_the_receivers() -> None:
 
 async def test_not_toward_trouble() -> None:
     """Nor does anybody whose breaker is not closed."""
-    async with World(one=until(60, healthy(), healthy(first_s=1.0)), two=healthy(), options=EAGER) as world:
+    async with ServiceWorld(
+        one=until(60, healthy(), healthy(first_s=1.0)), two=healthy(), options=EAGER
+    ) as world:
         for _ in range(20):
             await world.ask(stream=True)
         world.wire.link("http://one.test/v1").connect = Connect.REFUSED
@@ -203,7 +209,7 @@ async def test_not_toward_trouble() -> None:
 
 async def test_side_effects() -> None:
     """What a provider is to keep is asked for once."""
-    async with World(one=then(healthy(), healthy(first_s=1.0)), two=healthy(), options=EAGER) as world:
+    async with ServiceWorld(one=then(healthy(), healthy(first_s=1.0)), two=healthy(), options=EAGER) as world:
         await warm(world)
         await world.ask(stream=True, store=True)
     assert world.asked["two"] == []
@@ -214,8 +220,8 @@ async def test_ablation() -> None:
 
     async def waited(options: dict[str, object]) -> int:
         slow = share(0.03, healthy(first_s=4.9), healthy())
-        async with World(one=slow, two=healthy(), options={**PLENTY, **options}) as world:
-            return (await Crowd(world).ask(600, 0.1)).waited(1.0)
+        async with ServiceWorld(one=slow, two=healthy(), options={**PLENTY, **options}) as world:
+            return (await SteadyClients(world).ask(600, 0.1)).waited(1.0)
 
     assert await waited({}) <= 4
     assert await waited({"hedge": HedgeOptions(share=0.0)}) >= 15

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from uvicorn.config import LOOP_FACTORIES
 
-from dub5.service.command import Server, main
+from dub5.service.command import DrainingServer, main
 
 SETTINGS = """
 [[provider]]
@@ -27,9 +27,9 @@ LOOPS = {"uvloop": "auto", "asyncio": "asyncio"}
 def test_no_delay(loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each token leaves at once: TCP_NODELAY is set on what is accepted, on the loop of production and on any other."""
     seen: list[tuple[str, int]] = []
-    startup = Server.startup
+    startup = DrainingServer.startup
 
-    async def visited(server: Server, sockets: list[socket.socket] | None = None) -> None:
+    async def visited(server: DrainingServer, sockets: list[socket.socket] | None = None) -> None:
         await startup(server, sockets)
         assert sockets is not None
         reader, writer = await asyncio.open_connection(*sockets[0].getsockname()[:2])
@@ -41,7 +41,7 @@ def test_no_delay(loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         await writer.wait_closed()
         server.should_exit = True
 
-    monkeypatch.setattr(Server, "startup", visited)
+    monkeypatch.setattr(DrainingServer, "startup", visited)
     monkeypatch.setitem(LOOP_FACTORIES, "auto", LOOP_FACTORIES[LOOPS[loop]])
     (tmp_path / "dub5.toml").write_text(SETTINGS)
     assert main(["serve", "--config", str(tmp_path / "dub5.toml"), "--port", "0"]) == 0

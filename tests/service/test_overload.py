@@ -8,7 +8,7 @@ import pytest
 from dub5.service.config.options import AdmissionOptions
 from dub5.service.config.settings import ServerSettings
 from dub5.simulators.limits.concurrency import Capacity
-from tests.experiments.pressure import Played, Scene, Stage
+from tests.experiments.pressure import PressureOutcome, PressureRun, PressureScene
 
 SLOTS = 12  # and each answers one request a second
 FROM_S, TO_S = 10.0, 32.0  # the first seconds are a burst, and are absorbed
@@ -21,8 +21,8 @@ CALLERS = {"KEY_WEB": 0.3, "KEY_APP": 0.4, "KEY_BATCH": 0.3}
 PRIORITIES = {"KEY_WEB": "high", "KEY_BATCH": "low"}
 
 
-def twice(capacity: Capacity, **more: object) -> Scene:
-    return Scene(rate_per_s=2.0 * SLOTS, seconds=TO_S, capacity=capacity, **more)  # type: ignore[arg-type]
+def twice(capacity: Capacity, **more: object) -> PressureScene:
+    return PressureScene(rate_per_s=2.0 * SLOTS, seconds=TO_S, capacity=capacity, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -36,7 +36,7 @@ async def test_twice_the_load(kind: str) -> None:
     _refusals(played)
 
 
-def _refusals(played: Played) -> None:
+def _refusals(played: PressureOutcome) -> None:
     """They come soon, and say when to come back."""
     refused = [asked for asked in played.during(FROM_S, TO_S) if asked.status == 503]
     assert len(refused) > 120
@@ -65,7 +65,7 @@ async def test_who_goes_first() -> None:
 
 async def test_operators_do_not_queue() -> None:
     """Whether the service lives, and how it does, is told at once; and that there is a queue."""
-    stage = Stage(twice(KINDS["takes all, says nothing"]))
+    stage = PressureRun(twice(KINDS["takes all, says nothing"]))
     async with stage.client, asyncio.TaskGroup() as group:
         people = group.create_task(stage.arrive(group))
         await asyncio.sleep(15.0)

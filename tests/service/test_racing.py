@@ -8,22 +8,22 @@ from dub5.service import clock
 from dub5.service.config.options import BreakerOptions, HedgeOptions, ProbeOptions
 from dub5.service.resilience.health import Health
 from dub5.simulators.script import Hang
-from tests.service.test_ablations import Crowd
-from tests.support.world import World, healthy, script, status
+from tests.service.test_ablations import SteadyClients
+from tests.support.world import ServiceWorld, healthy, script, status
 
 CALM = {"probe": ProbeOptions(enabled=False), "breaker": BreakerOptions(ramp_s=0.0)}
 WHOLE = {"x-dub5-delivery": "whole"}
 STALLS = script(Hang())
 
 
-def doubt(world: World, *providers: str) -> None:
+def doubt(world: ServiceWorld, *providers: str) -> None:
     """They have just come back, and owe five proofs that they are well."""
     fleet = world.service.fleet
     fleet.isolate(providers, clock.now())
     fleet.isolate([], clock.now())
 
 
-def calls(world: World) -> list[int]:
+def calls(world: ServiceWorld) -> list[int]:
     """How often each provider was asked."""
     return [len(asked) for asked in world.asked.values()]
 
@@ -32,12 +32,12 @@ def calls(world: World) -> list[int]:
 async def test_what_is_stored_is_never_asked_twice(stream: bool) -> None:
     """Under suspicion it goes where it would go, alone; a probe is left to others as long as somebody else answers."""
     breaker = {"breaker": BreakerOptions(ramp_s=0.0, failures_in_a_row=1, open_s=1.0)}
-    async with World(one=healthy(first_s=0.5), two=healthy(), options=CALM | breaker) as world:
+    async with ServiceWorld(one=healthy(first_s=0.5), two=healthy(), options=CALM | breaker) as world:
         doubt(world, "one")
         await world.ask(stream=stream, store=True)
         await asyncio.sleep(5)
         assert calls(world) == [1, 0]
-    async with World(one=STALLS, two=healthy(), options=CALM | breaker) as world:
+    async with ServiceWorld(one=STALLS, two=healthy(), options=CALM | breaker) as world:
         await world.ask(stream=True)
         await asyncio.sleep(5)
         began_s, before = clock.now(), calls(world)
@@ -49,7 +49,7 @@ async def test_what_is_stored_is_never_asked_twice(stream: bool) -> None:
 async def test_what_is_stored_is_a_probe_where_nobody_else_answers() -> None:
     """One after the other."""
     options = CALM | {"breaker": BreakerOptions(ramp_s=0.0, failures_in_a_row=1, open_s=1.0)}
-    async with World(one=STALLS, two=STALLS, options=options) as world:
+    async with ServiceWorld(one=STALLS, two=STALLS, options=options) as world:
         await world.ask(stream=True)
         await asyncio.sleep(5)
         before = calls(world)
@@ -59,7 +59,7 @@ async def test_what_is_stored_is_a_probe_where_nobody_else_answers() -> None:
 
 async def test_another_ones_refusal_is_not_the_last_word() -> None:
     """A request that its first target takes is answered, though one that is asked beside it takes less."""
-    async with World(one=healthy(first_s=0.5), two=status(400), options=CALM) as world:
+    async with ServiceWorld(one=healthy(first_s=0.5), two=status(400), options=CALM) as world:
         doubt(world, "one")
         answer = await world.ask(stream=True)
         both = await world.ask(stream=True)
@@ -68,7 +68,7 @@ async def test_another_ones_refusal_is_not_the_last_word() -> None:
 
 async def test_both_refuse() -> None:
     """Then it is the caller's fault."""
-    async with World(one=status(400), two=status(400), options=CALM) as world:
+    async with ServiceWorld(one=status(400), two=status(400), options=CALM) as world:
         doubt(world, "one")
         assert (await world.ask(stream=True)).status == 400
 
@@ -76,7 +76,7 @@ async def test_both_refuse() -> None:
 async def test_one_is_asked_beside_it() -> None:
     """Three models of a provider are under suspicion: one of them is asked, and one that does well."""
     targets = {"targets": ("one/a", "one/b", "one/c", "two/m")}
-    async with World(one=healthy(first_s=0.5), two=healthy(), route=targets, options=CALM) as world:
+    async with ServiceWorld(one=healthy(first_s=0.5), two=healthy(), route=targets, options=CALM) as world:
         doubt(world, "one")
         await world.ask(stream=True)
         await asyncio.sleep(3)
@@ -86,7 +86,7 @@ async def test_one_is_asked_beside_it() -> None:
 async def test_few_whole_streams_are_heard_out() -> None:
     """A stream that is held until it is whole costs as much as a JSON answer: a few prove enough."""
     lasts = healthy(first_s=0.5, gap_s=1.0, words=("a ",) * 40)
-    async with World(one=lasts, two=healthy(), options=CALM) as world:
+    async with ServiceWorld(one=lasts, two=healthy(), options=CALM) as world:
         doubt(world, "one")
         for _ in range(20):
             await world.ask(stream=True, headers=WHOLE)
@@ -97,7 +97,7 @@ async def test_a_whole_stream_that_has_begun_is_not_slow() -> None:
     """Usual is the first token; that the rest is waited for too makes nobody slow."""
     lasts = healthy(first_s=0.1, gap_s=0.5, words=("a ",) * 20)
     options = CALM | {"hedge": HedgeOptions(share=0.5, delay_min_s=0.2)}
-    async with World(one=lasts, two=lasts, options=options) as world:
+    async with ServiceWorld(one=lasts, two=lasts, options=options) as world:
         for _ in range(30):
             await world.ask(stream=True, headers=WHOLE)
         assert (world.happened("hedged"), calls(world)) == (0, [30, 0])
@@ -105,14 +105,14 @@ async def test_a_whole_stream_that_has_begun_is_not_slow() -> None:
 
 async def test_too_late_for_late() -> None:
     """Nobody is asked who could not answer in time, and nobody says so."""
-    async with World(one=STALLS, two=healthy(), options=CALM) as world:
+    async with ServiceWorld(one=STALLS, two=healthy(), options=CALM) as world:
         await world.ask(headers={"x-deadline-ms": "90"})
         assert (world.happened("hedged"), calls(world)) == (0, [1, 0])
 
 
 async def test_slowness_is_told_when_it_opens_a_breaker() -> None:
     """Not when somebody asks next."""
-    async with World(one=healthy(first_s=6.0), options=CALM) as world:
+    async with ServiceWorld(one=healthy(first_s=6.0), options=CALM) as world:
         await asyncio.gather(*(world.ask(stream=True) for _ in range(12)))
         assert world.happened("breaker_opened") == 1
         assert [entry.reported_health for entry in world.service.fleet._states.values()] == [Health.UNHEALTHY]
@@ -121,7 +121,7 @@ async def test_slowness_is_told_when_it_opens_a_breaker() -> None:
 @pytest.mark.parametrize("turns", range(6))
 async def test_whoever_is_cancelled_twice_leaves_nothing_behind(turns: int) -> None:
     """The client leaves, and the process is told to end while both sides of the race do."""
-    async with World(one=healthy(first_s=0.5), two=healthy(first_s=0.5), options=CALM) as world:
+    async with ServiceWorld(one=healthy(first_s=0.5), two=healthy(first_s=0.5), options=CALM) as world:
         doubt(world, "one")
         asking = asyncio.ensure_future(world.ask(stream=True))
         await asyncio.sleep(0.2)
@@ -138,24 +138,24 @@ async def test_whoever_is_cancelled_twice_leaves_nothing_behind(turns: int) -> N
 @pytest.mark.parametrize("every_s", [0.5, 20.0])
 async def test_who_is_always_late_is_under_suspicion(every_s: float) -> None:
     """Each answer comes from another one at half the time, so nothing ever fails: those who ask then wait no more."""
-    async with World(one=STALLS, two=healthy(), options=CALM) as world:
-        crowd = await Crowd(world, stream=False, deadline_s=20.0).ask(100, every_s)
-    assert crowd.answered() == 1.0
-    assert crowd.waited(1.0) <= 2 + 10.0 / every_s
+    async with ServiceWorld(one=STALLS, two=healthy(), options=CALM) as world:
+        clients = await SteadyClients(world, stream=False, deadline_s=20.0).ask(100, every_s)
+    assert clients.answered() == 1.0
+    assert clients.waited(1.0) <= 2 + 10.0 / every_s
 
 
 async def test_one_that_is_back_is_found_though_all_are_under_suspicion() -> None:
     """Nobody does well, one of them hangs, and no time is left for another one."""
-    async with World(one=STALLS, two=healthy(), options=CALM) as world:
+    async with ServiceWorld(one=STALLS, two=healthy(), options=CALM) as world:
         doubt(world, "one", "two")
-        crowd = await Crowd(world, stream=False, deadline_s=20.0).ask(100, 5.0)
-    assert crowd.answered() == 1.0
-    assert crowd.waited(1.0) <= 7
+        clients = await SteadyClients(world, stream=False, deadline_s=20.0).ask(100, 5.0)
+    assert clients.answered() == 1.0
+    assert clients.waited(1.0) <= 7
 
 
 async def test_when_all_hang_late_ones_are_paid_for() -> None:
     """A total outage, and deadlines so short that no clock runs out: calls beyond the first stay within the purse."""
-    async with World(one=STALLS, two=STALLS, options=CALM) as world:
-        crowd = await Crowd(world, stream=False, deadline_s=20.0).ask(300, 0.5)
-    assert crowd.answered() == 0.0
+    async with ServiceWorld(one=STALLS, two=STALLS, options=CALM) as world:
+        clients = await SteadyClients(world, stream=False, deadline_s=20.0).ask(300, 0.5)
+    assert clients.answered() == 0.0
     assert calls(world)[1] <= 300 * 0.1 + 160

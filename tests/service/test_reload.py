@@ -20,11 +20,11 @@ from dub5.service.config.options import (
     RetryOptions,
     TimeoutOptions,
 )
-from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
+from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Secret, Settings
 from dub5.service.resilience.health import TargetSnapshot
 from dub5.simulators.script import End, Hang, Head, Wait
 from dub5.simulators.virtual import AppClient
-from tests.support.world import SSE, WORDS, World, chunk, healthy, payloads, script, status, text_of
+from tests.support.world import SSE, WORDS, ServiceWorld, chunk, healthy, payloads, script, status, text_of
 
 DOWN = status(530, b"error code: 1033")
 SLOW = healthy(first_s=0.01, gap_s=5.0)  # an answer of fifteen seconds
@@ -34,7 +34,7 @@ CACHED = {"cache": CacheOptions(enabled=True, ttl_s=300.0)}
 
 
 def reload(
-    world: World,
+    world: ServiceWorld,
     *,
     keys: dict[str, tuple[str, ...]] | None = None,
     callers: tuple[str, ...] = (),
@@ -44,7 +44,7 @@ def reload(
     settings = replace(world.service.settings, **more)
     given = {provider.name: (f"sk-{provider.name}",) for provider in settings.provider} | (keys or {})
     secrets = {name: tuple(map(Secret, some)) for name, some in given.items()}
-    world.service.reload(Loaded(settings, secrets, tuple(map(Secret, callers)), ()))
+    world.service.reload(LoadedSettings(settings, secrets, tuple(map(Secret, callers)), ()))
 
 
 def isolating(settings: Settings, *names: str) -> tuple[ProviderSettings, ...]:
@@ -55,18 +55,18 @@ def routed(settings: Settings, **more: Any) -> tuple[RouteSettings, ...]:
     return tuple(replace(route, **more) for route in settings.route)
 
 
-def state(world: World, name: str) -> TargetSnapshot:
+def state(world: ServiceWorld, name: str) -> TargetSnapshot:
     return {state.name: state for state in world.service.fleet.snapshots(clock.now())}[name]
 
 
-async def reported(world: World) -> dict[str, Any]:
+async def reported(world: ServiceWorld) -> dict[str, Any]:
     return (await world.client.request("GET", "/status")).json()
 
 
 class TestNewRequests:
     async def test_routes(self) -> None:
         """A new name is answered and listed, the old one is not, and the metrics have a label for the new one."""
-        async with World(one=healthy()) as world:
+        async with ServiceWorld(one=healthy()) as world:
             reload(world, route=(RouteSettings("other", ("one/n",)),))
             assert (await world.ask(model="other")).headers["x-dub5-target"] == "one/n"
             assert (await world.ask()).status == 404
@@ -78,21 +78,21 @@ class TestNewRequests:
 
     async def test_provider_keys(self) -> None:
         """A key that was changed is used by the next request."""
-        async with World(one=healthy()) as world:
+        async with ServiceWorld(one=healthy()) as world:
             reload(world, keys={"one": ("sk-new",)})
             await world.ask()
         assert world.asked["one"][0].headers["authorization"] == "Bearer sk-new"
 
     async def test_caller_keys(self) -> None:
         """So is one of a caller, and the old one is no longer taken."""
-        async with World(one=healthy(), caller_keys=("old",)) as world:
+        async with ServiceWorld(one=healthy(), caller_keys=("old",)) as world:
             reload(world, callers=("new",))
             answers = [await world.ask(headers={"authorization": f"Bearer {key}"}) for key in ("old", "new")]
         assert [answer.status for answer in answers] == [401, 200]
 
     async def test_bounds(self) -> None:
         """Of requests and bodies."""
-        async with World(one=SLOW) as world:
+        async with ServiceWorld(one=SLOW) as world:
             server = world.service.settings.server
             reload(world, server=replace(server, in_flight_max=1, request_bytes_max=200))
             async with world.stream() as stream:
@@ -103,7 +103,7 @@ class TestNewRequests:
 
     async def test_options_of_the_guards(self) -> None:
         """A breaker that was there before goes by the new numbers."""
-        async with World(one=DOWN, two=healthy()) as world:
+        async with ServiceWorld(one=DOWN, two=healthy()) as world:
             reload(world, breaker=ONCE, retry=ASKED_ONCE)
             await world.ask()
             assert state(world, "one/m").breaker == "open"
@@ -112,7 +112,7 @@ class TestNewRequests:
 class TestInFlight:
     async def test_clocks(self) -> None:
         """A stream goes by the clocks it began with; the next one by the new ones."""
-        async with World(one=SLOW) as world, world.stream() as stream:
+        async with ServiceWorld(one=SLOW) as world, world.stream() as stream:
             said = await stream.read()
             reload(world, route=routed(world.service.settings, clocks=TimeoutOptions(between_tokens_s=1.0)))
             while data := await stream.read():
@@ -123,7 +123,7 @@ class TestInFlight:
     async def test_targets(self) -> None:
         """A request falls over along the route that it came by, though it is no more."""
         late = script(Wait(3.0), Head(503), End())
-        async with World(one=late, two=healthy(), three=healthy()) as world:
+        async with ServiceWorld(one=late, two=healthy(), three=healthy()) as world:
             asking = asyncio.ensure_future(world.ask())
             await asyncio.sleep(1)
             reload(world, route=(RouteSettings("other", ("three/m",)),))
@@ -132,7 +132,7 @@ class TestInFlight:
 
     async def test_what_a_stream_holds_is_given_back(self) -> None:
         """The new fleet counts it as in flight, and no longer once it has ended: the limiter's place, too."""
-        async with World(one=SLOW) as world:
+        async with ServiceWorld(one=SLOW) as world:
             async with world.stream() as stream:
                 await stream.read()
                 reload(world, limiter=LimiterOptions(max=7))
@@ -145,7 +145,7 @@ class TestInFlight:
     async def test_news_of_a_key_that_stays(self) -> None:
         """A limit that an old request meets counts for new ones, by whichever place the key has in the new list."""
         limited = script(Wait(3.0), Head(429, {"retry-after": "60"}), End())
-        async with World(one=limited, two=healthy(), keys={"one": ("sk-a",)}) as world:
+        async with ServiceWorld(one=limited, two=healthy(), keys={"one": ("sk-a",)}) as world:
             asking = asyncio.ensure_future(world.ask())
             await asyncio.sleep(1)
             reload(world, keys={"one": ("sk-b", "sk-a")}, retry=ASKED_ONCE)
@@ -160,7 +160,7 @@ class TestWhatIsKnown:
     async def test_stays(self) -> None:
         """Of a target with the same address: that its breaker is open, that its key cools, how fast it is."""
         limited = status(429, b"{}", {"retry-after": "60"})
-        async with World(one=DOWN, two=limited, three=healthy(), breaker=ONCE) as world:
+        async with ServiceWorld(one=DOWN, two=limited, three=healthy(), breaker=ONCE) as world:
             await world.ask(stream=True)
             before = world.service.fleet.snapshots(clock.now())
             reload(
@@ -179,7 +179,7 @@ class TestWhatIsKnown:
 
     async def test_goes_with_the_address(self) -> None:
         """A provider that has moved is met without prejudice."""
-        async with World(one=DOWN, two=healthy(), breaker=ONCE) as world:
+        async with ServiceWorld(one=DOWN, two=healthy(), breaker=ONCE) as world:
             await world.ask()
             one, two = world.service.settings.provider
             assert state(world, "one/m").breaker == "open"
@@ -190,7 +190,7 @@ class TestWhatIsKnown:
     async def test_counts_that_nothing_new_judges(self) -> None:
         """A reload that changes a key does not hide four failures from the fifth."""
         fifth = BreakerOptions(failures_in_a_row=100, calls_min=5)
-        async with World(one=DOWN, two=healthy(), breaker=fifth) as world:
+        async with ServiceWorld(one=DOWN, two=healthy(), breaker=fifth) as world:
             reload(world, retry=ASKED_ONCE)
             for _ in range(4):
                 await world.ask()
@@ -202,7 +202,7 @@ class TestWhatIsKnown:
 class TestCache:
     async def test_kept(self) -> None:
         """Answers stay over a change that makes none of them wrong."""
-        async with World(one=healthy(), route=CACHED) as world:
+        async with ServiceWorld(one=healthy(), route=CACHED) as world:
             await world.ask(temperature=0)
             one = world.service.settings.provider[0]
             reload(world, keys={"one": ("sk-new",)}, provider=(replace(one, key_env=("NEW",)),))
@@ -210,7 +210,7 @@ class TestCache:
 
     async def test_bounds(self) -> None:
         """Less room lets go of what was unused the longest."""
-        async with World(one=healthy(), route=CACHED) as world:
+        async with ServiceWorld(one=healthy(), route=CACHED) as world:
             await world.ask(temperature=0, seed=1)
             reload(world, cache=CacheBounds(entries_max=1))
             for seed in (2, 2, 1):
@@ -221,7 +221,7 @@ class TestCache:
     @pytest.mark.parametrize("change", ["target", "address", "notices"])
     async def test_not_from_others(self, change: str) -> None:
         """What was kept of other targets, or of another address, or unjudged, is not given."""
-        async with World(one=healthy(), two=healthy(), route=CACHED) as world:
+        async with ServiceWorld(one=healthy(), two=healthy(), route=CACHED) as world:
             await world.ask(temperature=0)
             settings = world.service.settings
             one, two = settings.provider
@@ -240,9 +240,9 @@ class TestCache:
 class TestTold:
     async def test_refused(self) -> None:
         """Settings that cannot be used change nothing, and the reason can be read."""
-        async with World(one=healthy()) as world:
+        async with ServiceWorld(one=healthy()) as world:
             assert (await reported(world))["reloaded"] is None
-            world.service.refuse(["server.port: must be a whole number."])
+            world.service.reject_settings(["server.port: must be a whole number."])
             told = await reported(world)
             scrape = (await world.client.request("GET", "/metrics")).body.decode()
             assert (await world.ask()).status == 200
@@ -253,7 +253,7 @@ class TestTold:
 
     async def test_applied(self) -> None:
         """When, and with what result."""
-        async with World(one=healthy()) as world:
+        async with ServiceWorld(one=healthy()) as world:
             await asyncio.sleep(30)
             reload(world)
             told = (await reported(world))["reloaded"]
@@ -263,7 +263,7 @@ class TestTold:
 class TestProbes:
     async def test_the_old_prober_ends(self) -> None:
         """Two of them would ask twice as often, and one that was turned off must not ask at all."""
-        async with World(one=DOWN, breaker=BreakerOptions(failures_in_a_row=1)) as world:
+        async with ServiceWorld(one=DOWN, breaker=BreakerOptions(failures_in_a_row=1)) as world:
             await world.ask()
             reload(world, probe=ProbeOptions(enabled=False))
             await asyncio.sleep(0)
@@ -283,7 +283,7 @@ class TestProbes:
 
         short = BreakerOptions(failures_in_a_row=1, open_s=10.0, ramp_s=0.0)
         off = {"probe": ProbeOptions(enabled=False), "retry": ASKED_ONCE}
-        async with World(one=one, two=healthy(), breaker=short) as world:
+        async with ServiceWorld(one=one, two=healthy(), breaker=short) as world:
             reload(world, **off)
             await world.ask()
             late.pop(0)
@@ -300,7 +300,7 @@ class TestProbes:
         turn = iter([DOWN])
         hanging = script(Head(200, SSE), chunk({"role": "assistant"}), Hang())
         others = asyncio.all_tasks()
-        async with World(one=lambda r: next(turn, hanging)(r), two=healthy(), breaker=short) as world:
+        async with ServiceWorld(one=lambda r: next(turn, hanging)(r), two=healthy(), breaker=short) as world:
             reload(world, probe=ProbeOptions(enabled=False), retry=ASKED_ONCE)
             await world.ask()
             await asyncio.sleep(20)
@@ -308,15 +308,15 @@ class TestProbes:
             assert state(world, "one/m").probing
             reload(world, probe=ProbeOptions(enabled=False))
         assert asyncio.all_tasks() == others
-        assert world.service.board.standings["one/m"].failed == 1  # the probe was not torn down, but ended
+        assert world.service.board.targets["one/m"].failed == 1  # the probe was not torn down, but ended
 
 
 class TestIsolated:
     async def test_from_the_start(self) -> None:
         """Nobody is sent there, not even a probe; what stands there says so."""
-        world = World(one=healthy(), two=healthy())
+        world = ServiceWorld(one=healthy(), two=healthy())
         settings = replace(world.service.settings, provider=isolating(world.service.settings, "one"))
-        world.service = Service(Loaded(settings, {}, ()), wire=world.wire, seed="test")
+        world.service = Service(LoadedSettings(settings, {}, ()), wire=world.wire, seed="test")
         world.client = AppClient(world.service.asgi)
         async with world:
             answers = [await world.ask() for _ in range(5)]
@@ -328,7 +328,7 @@ class TestIsolated:
 
     async def test_a_stream_goes_on(self) -> None:
         """To the end of what it gets from there; its end moves nothing."""
-        async with World(one=SLOW, two=healthy()) as world:
+        async with ServiceWorld(one=SLOW, two=healthy()) as world:
             async with world.stream() as stream:
                 said = await stream.read()
                 reload(world, provider=isolating(world.service.settings, "one"))
@@ -340,7 +340,7 @@ class TestIsolated:
     async def test_an_old_request_does_not_go_there(self) -> None:
         """It began before, but comes to the target only now."""
         late = script(Wait(3.0), Head(503), End())
-        async with World(one=late, two=healthy(), three=healthy()) as world:
+        async with ServiceWorld(one=late, two=healthy(), three=healthy()) as world:
             asking = asyncio.ensure_future(world.ask())
             await asyncio.sleep(1)
             reload(world, provider=isolating(world.service.settings, "two"))
@@ -349,7 +349,7 @@ class TestIsolated:
 
     async def test_there_and_back_under_load(self) -> None:
         """Taking a provider out and letting it in again costs no request."""
-        async with World(one=healthy(first_s=0.3), two=healthy()) as world:
+        async with ServiceWorld(one=healthy(first_s=0.3), two=healthy()) as world:
             asking = []
             for second in range(60):
                 if second in (20, 40):
@@ -364,7 +364,7 @@ class TestIsolated:
 
     async def test_alone(self) -> None:
         """Where everybody is isolated, the error says it, and when to come again."""
-        async with World(one=healthy()) as world:
+        async with ServiceWorld(one=healthy()) as world:
             reload(world, provider=isolating(world.service.settings, "one"))
             answer = await world.ask()
         assert answer.status == 503
@@ -373,7 +373,7 @@ class TestIsolated:
 
     async def test_beside_one_that_is_down(self) -> None:
         """It is the other one's return that is worth waiting for."""
-        async with World(one=healthy(), two=DOWN, breaker=ONCE) as world:
+        async with ServiceWorld(one=healthy(), two=DOWN, breaker=ONCE) as world:
             reload(world, provider=isolating(world.service.settings, "one"), retry=ASKED_ONCE)
             await world.ask()
             answer = await world.ask()

@@ -17,7 +17,7 @@ from dub5.service.config.options import (
     TimeoutOptions,
 )
 from dub5.simulators.script import Hang, Head, Respond, Script, SimRequest, Wait
-from tests.support.world import SSE, World, healthy, in_turn, reply, script, status, text_of
+from tests.support.world import SSE, ServiceWorld, healthy, in_turn, reply, script, status, text_of
 
 NO_PROBES = {"probe": ProbeOptions(enabled=False)}
 STALLS = script(Hang())
@@ -54,14 +54,14 @@ class TestSameTarget:
     @pytest.mark.parametrize("number", [500, 502, 503, 504])
     async def test_a_blink(self, number: int) -> None:
         """A failure that may be over at once is tried once more where it happened."""
-        async with World(one=in_turn(status(number, b"{}"), healthy()), two=healthy()) as world:
+        async with ServiceWorld(one=in_turn(status(number, b"{}"), healthy()), two=healthy()) as world:
             answer = await world.ask()
         assert answer.headers["x-dub5-target"] == "one/m"
         assert world.asked["two"] == []
 
     async def test_once(self) -> None:
         """Who blinks twice is left: the next target answers."""
-        async with World(one=status(500, b"{}"), two=healthy()) as world:
+        async with ServiceWorld(one=status(500, b"{}"), two=healthy()) as world:
             answer = await world.ask()
         assert answer.headers["x-dub5-target"] == "two/m"
         assert len(world.asked["one"]) == 2
@@ -69,13 +69,13 @@ class TestSameTarget:
     @pytest.mark.parametrize("broken", [status(530, b"error code: 1033"), status(529, b"{}"), STALLS])
     async def test_never(self, broken: Respond) -> None:
         """A host that is gone, an overload and a timeout are not repeated: the next target is asked at once."""
-        async with World(one=broken, two=healthy()) as world:
+        async with ServiceWorld(one=broken, two=healthy()) as world:
             await world.ask(stream=True)
         assert len(world.asked["one"]) == 1
 
     async def test_a_short_retry_after_is_waited_for(self) -> None:
         """A limit that ends within three seconds is sat out, not a moment less."""
-        async with World(one=in_turn(limited("2"), healthy()), two=healthy()) as world:
+        async with ServiceWorld(one=in_turn(limited("2"), healthy()), two=healthy()) as world:
             waited_s = await took(lambda: world.ask())
         assert world.asked["two"] == []
         assert 2.1 <= waited_s < 2.3
@@ -83,14 +83,14 @@ class TestSameTarget:
     @pytest.mark.parametrize("said", ["30", ""])
     async def test_a_long_one_is_not(self, said: str) -> None:
         """A longer one, or one that is not said, sends the request on at once."""
-        async with World(one=limited(said), two=healthy()) as world:
+        async with ServiceWorld(one=limited(said), two=healthy()) as world:
             assert await took(lambda: world.ask()) < 0.2
         assert len(world.asked["one"]) == 1
 
     async def test_side_effects(self) -> None:
         """What a provider may have acted on already is not asked of it twice."""
         closes = script(Head(200, SSE), Wait(0.1))
-        async with World(one=closes, two=healthy()) as world:
+        async with ServiceWorld(one=closes, two=healthy()) as world:
             await world.ask(stream=True, store=True)
         assert len(world.asked["one"]) == 1
 
@@ -98,7 +98,7 @@ class TestSameTarget:
         """When everything fails, retries add a tenth and one a second, not a second request for each."""
         options = {"budget": BudgetOptions(), **NO_PROBES}
         never_opens = BreakerOptions(failures_in_a_row=10**6, calls_min=10**6)
-        async with World(one=status(500, b"{}"), options=options, breaker=never_opens) as world:
+        async with ServiceWorld(one=status(500, b"{}"), options=options, breaker=never_opens) as world:
             for _ in range(400):
                 await asyncio.gather(world.ask(), asyncio.sleep(0.1))
             over_s = clock.now()
@@ -112,10 +112,10 @@ class TestProbes:
     BREAKER = BreakerOptions(failures_in_a_row=2, ramp_s=0.0)
     CLOCKS = TimeoutOptions(first_token_s=3.0)
 
-    def world(self, one: Respond, two: Respond | None = None, **more: object) -> World:
+    def world(self, one: Respond, two: Respond | None = None, **more: object) -> ServiceWorld:
         more = {"options": NO_PROBES, **more}
         two_too = {} if two is None else {"two": two}
-        return World(one=one, **two_too, breaker=self.BREAKER, clocks=self.CLOCKS, **more)  # type: ignore[arg-type]
+        return ServiceWorld(one=one, **two_too, breaker=self.BREAKER, clocks=self.CLOCKS, **more)  # type: ignore[arg-type]
 
     async def test_nobody_waits_for_one(self) -> None:
         """While a target is dead, those whose requests probe it are answered as fast as all others."""
@@ -139,7 +139,7 @@ class TestProbes:
 
     async def test_beside_one_that_just_came_back(self) -> None:
         """Who is still on its ramp is asked beside a probe of another, before that one's clock has run out."""
-        async with World(
+        async with ServiceWorld(
             one=until(3, status(529, b"{}"), healthy()),
             two=STALLS,
             breaker=BreakerOptions(failures_in_a_row=2, ramp_s=60.0),
@@ -197,7 +197,7 @@ class TestProbes:
     async def test_a_probe_that_hangs_blocks_nobody(self) -> None:
         """With one provider, and answers that may take a minute, the next probe does not wait for the last one."""
         clocks = TimeoutOptions(whole_answer_s=60.0)
-        async with World(one=until(100, STALLS, healthy()), clocks=clocks, options=NO_PROBES) as world:
+        async with ServiceWorld(one=until(100, STALLS, healthy()), clocks=clocks, options=NO_PROBES) as world:
             asks: list[asyncio.Task[object]] = []
             answered_s = 0.0
             while clock.now() < 130 and not answered_s:
@@ -236,7 +236,7 @@ class TestProbes:
             known = request.path.endswith("/embeddings")
             return reply(200, vectors) if known else reply(404, b'{"error":{"message":"no chat model"}}')
 
-        async with World(one=until(3, status(500, b"{}"), back), breaker=self.BREAKER) as world:
+        async with ServiceWorld(one=until(3, status(500, b"{}"), back), breaker=self.BREAKER) as world:
             for _ in range(2):
                 await world.client.request("POST", "/v1/embeddings", json={"model": "chat", "input": "x"})
             await asyncio.sleep(20)
@@ -249,7 +249,9 @@ class TestSlowness:
 
     async def test_others_are_asked(self) -> None:
         """A target whose first tokens come late is left alone as one that fails would be."""
-        async with World(one=self.SLOW, two=healthy(), breaker=self.BREAKER, options=NO_PROBES) as world:
+        async with ServiceWorld(
+            one=self.SLOW, two=healthy(), breaker=self.BREAKER, options=NO_PROBES
+        ) as world:
             for _ in range(5):
                 await world.ask(stream=True)
             assert await took(lambda: world.ask(stream=True)) < 0.3
@@ -257,7 +259,7 @@ class TestSlowness:
 
     async def test_never_the_last_candidate(self) -> None:
         """Better a slow answer than none: where nobody else is left it is asked all the same."""
-        async with World(one=self.SLOW, two=STALLS, breaker=self.BREAKER, options=NO_PROBES) as world:
+        async with ServiceWorld(one=self.SLOW, two=STALLS, breaker=self.BREAKER, options=NO_PROBES) as world:
             answers = [await world.ask(stream=True) for _ in range(20)]
         assert {answer.status for answer in answers} == {200}
         assert world.happened("breaker_opened") >= 2
@@ -270,7 +272,7 @@ class TestSlowness:
         slow, fails = healthy(first_s=6.0), STALLS
         # 6 slow of 10 with a failure last; 5 failures of 10 with a slow one last
         calls = [slow] * 6 + [healthy()] * 3 + [fails] if last_call is STALLS else [fails] * 5 + [slow] * 5
-        async with World(one=in_turn(*calls, healthy()), breaker=breaker, options=NO_PROBES) as world:
+        async with ServiceWorld(one=in_turn(*calls, healthy()), breaker=breaker, options=NO_PROBES) as world:
             for _ in range(10):
                 await world.ask(stream=True)
             answer = await world.ask(stream=True)
@@ -282,7 +284,9 @@ class TestLoad:
     async def test_slow_start(self) -> None:
         """A target that is back gets a growing share, not everything at once."""
         breaker = BreakerOptions(failures_in_a_row=2, ramp_s=10.0)
-        async with World(one=until(3, status(529), healthy()), two=healthy(), breaker=breaker) as world:
+        async with ServiceWorld(
+            one=until(3, status(529), healthy()), two=healthy(), breaker=breaker
+        ) as world:
             await asyncio.gather(*(world.ask() for _ in range(2)))
             await asyncio.sleep(5)
             shares = []
@@ -309,7 +313,7 @@ class TestLoad:
                 open_now -= 1
 
         never_opens = BreakerOptions(failures_in_a_row=10**6, calls_min=10**6)
-        async with World(one=room_for_ten, two=healthy(), breaker=never_opens) as world:
+        async with ServiceWorld(one=room_for_ten, two=healthy(), breaker=never_opens) as world:
             asks = []
             for _ in range(1200):
                 asks.append(asyncio.ensure_future(world.ask()))  # type: ignore[arg-type]
@@ -326,7 +330,7 @@ class TestLoad:
     async def test_everybody_is_full(self) -> None:
         """Where nobody waits it is said at once, and as what it is."""
         options = {"limiter": LimiterOptions(min=2, max=2), "admission": AdmissionOptions(waiting_max=0)}
-        async with World(one=healthy(first_s=1.0), options=options) as world:
+        async with ServiceWorld(one=healthy(first_s=1.0), options=options) as world:
             answers = await asyncio.gather(*(world.ask() for _ in range(5)))
         refused = [answer for answer in answers if answer.status == 503]
         assert len(refused) == 3
@@ -335,7 +339,7 @@ class TestLoad:
     async def test_a_target_that_fails_a_little(self) -> None:
         """At a quarter of errors no breaker opens; the others go first all the same, and nobody sees any of it."""
         sick = share(0.25, status(529), healthy())
-        async with World(one=sick, two=healthy()) as world:
+        async with ServiceWorld(one=sick, two=healthy()) as world:
             for _ in range(200):
                 await asyncio.gather(world.ask(), asyncio.sleep(0.1))
         assert len(world.asked["one"]) < 60
@@ -345,7 +349,7 @@ class TestLoad:
     async def test_balanced(self) -> None:
         """The faster of two equals gets the more requests."""
         route = {"policy": "balanced"}
-        async with World(one=healthy(first_s=1.0), two=healthy(first_s=0.2), route=route) as world:
+        async with ServiceWorld(one=healthy(first_s=1.0), two=healthy(first_s=0.2), route=route) as world:
             asks = []
             for _ in range(200):
                 asks.append(asyncio.ensure_future(world.ask(stream=True)))  # type: ignore[arg-type]
@@ -357,7 +361,7 @@ class TestLoad:
 async def test_retries_can_be_switched_off() -> None:
     """The settings hold: no retries, none."""
     options = {"retry": RetryOptions(same_target_max=0, last_target_max=0)}
-    async with World(one=status(500, b"{}"), options=options) as world:
+    async with ServiceWorld(one=status(500, b"{}"), options=options) as world:
         answer = await world.ask()
     assert len(world.asked["one"]) == 1
     assert [line["target"] for line in json.loads(answer.body)["error"]["attempts"]] == ["one/m"]

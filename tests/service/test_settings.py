@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from dub5.service.config.load import load
-from dub5.service.config.settings import Loaded, SettingsProblems
+from dub5.service.config.settings import LoadedSettings, SettingsProblems
 
 GOOD = """
 [[provider]]
@@ -24,7 +24,7 @@ targets = ["one/gpt"]
 
 @pytest.fixture
 def read(tmp_path: Path):
-    def read(text: str, environ: dict[str, str] | None = None, **options: object) -> Loaded:
+    def read(text: str, environ: dict[str, str] | None = None, **options: object) -> LoadedSettings:
         path = tmp_path / "dub5.toml"
         path.write_text(text, encoding="utf-8")
         return load(path, {"KEY_ONE": "sk-1"} if environ is None else environ, **options)  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ class TestRunning:
         text = '[server]\nhost = "::1"\nport = 9\nwire = "httpx"\nproxy = "http://p:1"\nheaders_max = 7\n'
         loaded = read(text + "connections_per_origin_max = 9\n" + GOOD, running=running)
         assert loaded.settings.server == replace(running.server, headers_max=7)
-        assert loaded.remarks == tuple(
+        assert loaded.warnings == tuple(
             f"server.{name}: needs a restart; the old value stays."
             for name in ("host", "port", "wire", "proxy", "connections_per_origin_max")
         )
@@ -171,8 +171,8 @@ class TestRunning:
 )
 def test_remarks(read, change: tuple[str, str], said: str) -> None:
     """What can be used, and is hardly meant, is said and not refused."""
-    assert read(GOOD).remarks == ()
-    (remark,) = read(GOOD.replace(*change)).remarks
+    assert read(GOOD).warnings == ()
+    (remark,) = read(GOOD.replace(*change)).warnings
     assert said in remark
 
 

@@ -20,7 +20,18 @@ from dub5.service.model import AttemptRecord
 from dub5.simulators.script import Close, Hang, Head, Respond, Wait
 from dub5.simulators.virtual import AppFault, run
 from tests.simulation import mutants
-from tests.support.world import SSE, WORDS, World, chunk, healthy, in_turn, payloads, script, status, text_of
+from tests.support.world import (
+    SSE,
+    WORDS,
+    ServiceWorld,
+    chunk,
+    healthy,
+    in_turn,
+    payloads,
+    script,
+    status,
+    text_of,
+)
 
 ON: dict[str, Any] = {"route": {"cache": CacheOptions(enabled=True)}}
 OFF: dict[str, Any] = {"route": {"cache": CacheOptions(enabled=True, share=False)}}
@@ -30,7 +41,7 @@ NO_PROBES = {"probe": ProbeOptions(enabled=False)}
 SLOW = healthy(first_s=1.0, gap_s=1.0)  # words at 1, 2 and 3 s, whole at 4 s
 
 
-async def crowd(world: World, size: int, **fields: Any) -> list[Any]:
+async def crowd(world: ServiceWorld, size: int, **fields: Any) -> list[Any]:
     """Many ask the same at once."""
     return await asyncio.gather(*(world.ask(temperature=0, **fields) for _ in range(size)))
 
@@ -38,7 +49,7 @@ async def crowd(world: World, size: int, **fields: Any) -> list[Any]:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_one_call(stream: bool) -> None:
     """A crowd with one question makes one call, and everybody has the whole answer; all but one are told so."""
-    async with World(one=SLOW, **ON) as world:
+    async with ServiceWorld(one=SLOW, **ON) as world:
         answers = await crowd(world, 20, stream=stream)
         assert len(world.asked["one"]) == 1
         assert world.outcomes() == {"complete": 20}
@@ -53,7 +64,7 @@ async def test_one_call(stream: bool) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_ablation(stream: bool) -> None:
     """Without sharing the same crowd makes as many calls as it has heads."""
-    async with World(one=SLOW, **OFF) as world:
+    async with ServiceWorld(one=SLOW, **OFF) as world:
         answers = await crowd(world, 20, stream=stream)
         assert len(world.asked["one"]) == 20
     assert all("x-dub5-shared" not in answer.headers for answer in answers)
@@ -78,7 +89,7 @@ async def test_only_equals_share(different: dict[str, Any]) -> None:
     mine = {"headers": {"authorization": "Bearer mine"}}
     fields = {**mine, **different}
     fields["headers"] = mine["headers"] | fields["headers"]
-    async with World(one=SLOW, **ON, **keys) as world:
+    async with ServiceWorld(one=SLOW, **ON, **keys) as world:
         answers = await asyncio.gather(
             world.ask(temperature=0, **mine), world.ask(**{"temperature": 0, **fields})
         )
@@ -89,7 +100,7 @@ async def test_only_equals_share(different: dict[str, Any]) -> None:
 
 async def test_what_was_invalidated_is_not_joined() -> None:
     """Who asks after an invalidation gets an answer from after it."""
-    async with World(one=SLOW, **ON) as world:
+    async with ServiceWorld(one=SLOW, **ON) as world:
         before = asyncio.ensure_future(world.ask(temperature=0, stream=True))
         await asyncio.sleep(0.5)
         await world.service.cache.invalidate(Selection(model="m"))
@@ -101,7 +112,7 @@ async def test_what_was_invalidated_is_not_joined() -> None:
 
 async def test_usage_only_for_who_asked() -> None:
     """Who wants the usage chunk gets it, who does not does not, though both ask at once."""
-    async with World(one=SLOW, **ON) as world:
+    async with ServiceWorld(one=SLOW, **ON) as world:
         plain, wanted = await asyncio.gather(
             world.ask(stream=True, temperature=0),
             world.ask(stream=True, temperature=0, stream_options={"include_usage": True}),
@@ -112,7 +123,7 @@ async def test_usage_only_for_who_asked() -> None:
 
 async def test_delivery_is_not_mixed() -> None:
     """Who wants it live has it live, who wants it whole has it whole: two calls."""
-    async with World(one=SLOW, **ON) as world:
+    async with ServiceWorld(one=SLOW, **ON) as world:
         whole = asyncio.ensure_future(
             world.ask(stream=True, temperature=0, headers={"x-dub5-delivery": "whole"})
         )
@@ -126,7 +137,7 @@ async def test_delivery_is_not_mixed() -> None:
 
 async def test_a_late_joiner_has_the_beginning_at_once() -> None:
     """Who comes in the middle reads what was said so far without waiting, then goes along."""
-    async with World(one=SLOW, **ON) as world:
+    async with ServiceWorld(one=SLOW, **ON) as world:
         first = asyncio.ensure_future(world.ask(stream=True, temperature=0))
         await asyncio.sleep(2.5)
         async with world.stream(temperature=0) as late:
@@ -143,7 +154,7 @@ async def test_a_late_joiner_has_the_beginning_at_once() -> None:
 
 async def test_who_began_it_leaves() -> None:
     """The others go on unharmed, and the provider is not told."""
-    async with World(one=SLOW, **ON) as world:
+    async with ServiceWorld(one=SLOW, **ON) as world:
         async with world.stream(temperature=0):
             others = [asyncio.ensure_future(world.ask(stream=True, temperature=0)) for _ in range(3)]
             await asyncio.sleep(0.5)
@@ -160,7 +171,7 @@ async def test_who_began_it_leaves() -> None:
 async def test_all_leave(stream: bool, every_s: float) -> None:
     """With the last client the call ends, at once; before its head, before its first content, or after it."""
     left: list[float] = []
-    async with World(one=_noting_the_end(left, SLOW if stream else _later(9.0, SLOW)), **ON) as world:
+    async with ServiceWorld(one=_noting_the_end(left, SLOW if stream else _later(9.0, SLOW)), **ON) as world:
         asking = [asyncio.ensure_future(world.ask(stream=stream, temperature=0)) for _ in range(3)]
         for task in asking:
             await asyncio.sleep(every_s)
@@ -176,7 +187,7 @@ async def test_all_leave(stream: bool, every_s: float) -> None:
 
 async def test_an_error_is_shared() -> None:
     """Nobody asks again what has failed for all: one try, the same error, each with an id of its own."""
-    async with World(one=in_turn(_later(1.0, status(530))), **ON) as world:
+    async with ServiceWorld(one=in_turn(_later(1.0, status(530))), **ON) as world:
         answers = await crowd(world, 5, stream=True)
         assert len(world.asked["one"]) == 1
         assert world.outcomes() == {"failed": 5}
@@ -189,14 +200,14 @@ async def test_an_error_is_shared() -> None:
 
 async def test_everybody_has_a_clock_of_their_own() -> None:
     """Who came later is told of the tries in its own time, and waiting for them is not our overhead."""
-    async with World(one=_later(1.0, status(530)), **ON) as world:
+    async with ServiceWorld(one=_later(1.0, status(530)), **ON) as world:
         first = asyncio.ensure_future(world.ask(temperature=0))
         await asyncio.sleep(0.4)
         late = await world.ask(temperature=0)
         rows = [answer.json()["error"]["attempts"][0] for answer in (await first, late)]
     assert [row["started_ms"] for row in rows] == pytest.approx([0, -400], abs=0.2)
     assert [row["ended_ms"] for row in rows] == pytest.approx([1000, 600], abs=0.2)
-    async with World(one=SLOW, **ON) as world:
+    async with ServiceWorld(one=SLOW, **ON) as world:
         ended = _ended(world)
         await crowd(world, 3, stream=True)
     assert [event.overhead_s for event in ended] == [0.0] * 3
@@ -205,7 +216,7 @@ async def test_everybody_has_a_clock_of_their_own() -> None:
 async def test_a_refusal_is_shared() -> None:
     """A provider's 422 keeps its status and its words."""
     said = b'{"error": {"message": "max_tokens is too large"}}'
-    async with World(one=_later(1.0, status(422, said)), **ON) as world:
+    async with ServiceWorld(one=_later(1.0, status(422, said)), **ON) as world:
         answers = await crowd(world, 3)
         assert len(world.asked["one"]) == 1
     assert [answer.status for answer in answers] == [422] * 3
@@ -215,7 +226,7 @@ async def test_a_refusal_is_shared() -> None:
 async def test_a_cut_is_a_cut_for_all() -> None:
     """Also for those who come after the first content: what there is, then an error event and no [DONE]."""
     dying = script(Head(200, SSE), chunk({"content": "hello "}), Wait(2.0), Close())
-    async with World(one=dying, **ON) as world:
+    async with ServiceWorld(one=dying, **ON) as world:
         first = asyncio.ensure_future(world.ask(stream=True, temperature=0))
         await asyncio.sleep(1.0)
         answers = [await world.ask(stream=True, temperature=0), await first]
@@ -232,7 +243,7 @@ class TestDeadlines:
     @pytest.mark.parametrize("hasty_first", [False, True])
     async def test_each_its_own(self, stream: bool, hasty_first: bool) -> None:
         """Who has less time gets its own error at that time; who has more gets the answer, whoever came first."""
-        async with World(one=_later(3.0, healthy()), **ON) as world:
+        async with ServiceWorld(one=_later(3.0, healthy()), **ON) as world:
             ask = {
                 True: lambda: world.ask(stream=stream, temperature=0, headers={"x-deadline-ms": "2000"}),
                 False: lambda: world.ask(stream=stream, temperature=0),
@@ -251,7 +262,7 @@ class TestDeadlines:
 
     async def test_in_the_middle(self) -> None:
         """A stream whose time is over ends honestly; the other one goes on."""
-        async with World(one=SLOW, **ON) as world:
+        async with ServiceWorld(one=SLOW, **ON) as world:
             hasty, patient = await asyncio.gather(
                 world.ask(stream=True, temperature=0, headers={"x-deadline-ms": "2500"}),
                 world.ask(stream=True, temperature=0),
@@ -270,7 +281,7 @@ class TestDeadlines:
                 TimeoutOptions(first_token_s=2.0, whole_answer_s=2.0),
                 healthy(first_s=0.0, gap_s=0.0),
             )
-            async with World(one=script(Hang()), two=at_once, clocks=clocks, **ON) as world:
+            async with ServiceWorld(one=script(Hang()), two=at_once, clocks=clocks, **ON) as world:
                 hasty, patient = await asyncio.gather(
                     world.ask(temperature=0, stream=stream, headers={"x-deadline-ms": "2000"}),
                     world.ask(temperature=0, stream=stream),
@@ -284,12 +295,12 @@ class TestDeadlines:
 
     async def test_over_for_all(self) -> None:
         """Nobody has time left: the try is told as in time of its own, and nothing goes on."""
-        async with World(one=script(Hang()), **ON) as world:
+        async with ServiceWorld(one=script(Hang()), **ON) as world:
             headers = {"x-deadline-ms": "2000"}
             answers = await crowd(world, 3, headers=headers)
             await asyncio.sleep(0.1)
             assert not _flying()
-        async with World(one=script(Hang()), **OFF) as world:
+        async with ServiceWorld(one=script(Hang()), **OFF) as world:
             alone = await world.ask(temperature=0, headers=headers)
         errors = [answer.json()["error"] for answer in (*answers, alone)]
         assert [row["reason"] for error in errors for row in error["attempts"]] == ["deadline_timeout"] * 4
@@ -298,7 +309,7 @@ class TestDeadlines:
     async def test_a_race_goes_on_for_who_has_time(self) -> None:
         """Also while two targets are asked at once: the time of both is extended with the call's."""
         one, two = in_turn(status(530), script(Hang())), in_turn(healthy(), _later(3.0, healthy()))
-        async with World(one=one, two=two, breaker=ONE_FAILURE, options=NO_PROBES, **ON) as world:
+        async with ServiceWorld(one=one, two=two, breaker=ONE_FAILURE, options=NO_PROBES, **ON) as world:
             await world.ask(messages=[{"role": "user", "content": "Before"}])
             await asyncio.sleep(6.0)
             hasty = asyncio.ensure_future(world.ask(temperature=0, headers={"x-deadline-ms": "2000"}))
@@ -312,7 +323,7 @@ class TestDeadlines:
     async def test_a_short_time_to_commit(self) -> None:
         """A route that gives substitutes soon shortens the time to the first content, not the answer's."""
         soon = {"route": {**ON["route"], "degraded": DegradedOptions(enabled=True, answer_within_s=2.0)}}
-        async with World(one=SLOW, **soon) as world:
+        async with ServiceWorld(one=SLOW, **soon) as world:
             answers = await crowd(world, 2, stream=True)
             assert world.outcomes() == {"complete": 2}
         assert [text_of(answer.body) for answer in answers] == ["".join(WORDS)] * 2
@@ -321,7 +332,7 @@ class TestDeadlines:
 class TestBooks:
     async def test_cost_is_counted_once(self) -> None:
         """The tries, tokens and dollars of a shared answer stand in one request's line."""
-        async with World(one=SLOW, **ON) as world:
+        async with ServiceWorld(one=SLOW, **ON) as world:
             ended = _ended(world)
             await crowd(world, 4)
         assert [event.shared for event in ended].count(False) == 1
@@ -330,7 +341,7 @@ class TestBooks:
 
     async def test_metrics_count_a_try_once(self) -> None:
         """Tokens, first chunks and targets passed over: once, however many clients the answer has."""
-        async with World(one=SLOW, **ON) as world:
+        async with ServiceWorld(one=SLOW, **ON) as world:
             ended = _ended(world)
             await crowd(world, 4, stream=True)
             counts = _counts(world)
@@ -344,7 +355,7 @@ class TestBooks:
 
     async def test_who_stays_has_the_bill(self) -> None:
         """If who began it leaves, what it costs is counted with who has been there longest."""
-        async with World(one=SLOW, **ON) as world:
+        async with ServiceWorld(one=SLOW, **ON) as world:
             ended = _ended(world)
             async with world.stream(temperature=0):
                 others = [asyncio.ensure_future(world.ask(stream=True, temperature=0)) for _ in range(2)]
@@ -358,7 +369,7 @@ class TestBooks:
 
     async def test_kept_once(self) -> None:
         """A shared answer is stored once, and the next one who asks has it from there."""
-        async with World(one=SLOW, **ON) as world:
+        async with ServiceWorld(one=SLOW, **ON) as world:
             kept = _counting(world)
             await crowd(world, 4, stream=True)
             again = await world.ask(stream=True, temperature=0)
@@ -412,7 +423,7 @@ def _flying() -> list[str]:
     return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("flight")]
 
 
-def _ended(world: World) -> list[RequestEnded]:
+def _ended(world: ServiceWorld) -> list[RequestEnded]:
     """The ends of requests, from now on."""
     ended: list[RequestEnded] = []
 
@@ -424,7 +435,7 @@ def _ended(world: World) -> list[RequestEnded]:
     return ended
 
 
-def _counts(world: World) -> dict[str, list[float]]:
+def _counts(world: ServiceWorld) -> dict[str, list[float]]:
     """The values of each metric, sorted."""
     counts: dict[str, list[float]] = {}
     for line in world.service.metrics.scrape().decode().splitlines():
@@ -433,7 +444,7 @@ def _counts(world: World) -> dict[str, list[float]]:
     return {name: sorted(values) for name, values in counts.items()}
 
 
-def _counting(world: World) -> list[int]:
+def _counting(world: ServiceWorld) -> list[int]:
     """How often an answer is kept, from now on."""
     cache, count = world.service.cache, [0]
     whole = cache.keep

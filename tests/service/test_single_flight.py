@@ -32,7 +32,7 @@ LONG_S = 1000.0
 
 
 @dataclass
-class Source:
+class TimedStream:
     """An answer past its commit point: a chunk, then one every `gap_s`; at the end nothing, or what is wrong with it."""
 
     timeouts: Timeouts
@@ -45,7 +45,7 @@ class Source:
     closed_s: float | None = None
 
     @property
-    def stream(self) -> "Source":
+    def stream(self) -> "TimedStream":
         return self
 
     async def read(self) -> list[Chunk]:
@@ -66,7 +66,7 @@ class Source:
 
 
 @dataclass
-class House:
+class CallScenario:
     """Calls to a provider that always gives the same answer, and what became of them."""
 
     chunks: list[bytes]
@@ -74,13 +74,13 @@ class House:
     gap_s: float = 1.0
     error: GatewayError | None = None
     bytes_max: int = BYTES_MAX
-    calls: list[Source] = field(default_factory=list)
+    calls: list[TimedStream] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.shared_calls: SharedCalls[Source] = SharedCalls(Events(), self.bytes_max)
+        self.shared_calls: SharedCalls[TimedStream] = SharedCalls(Events(), self.bytes_max)
 
-    async def ask(self, context: RequestContext) -> Source:
-        source = Source(context.timeouts, self.chunks, self.gap_s, self.error)
+    async def ask(self, context: RequestContext) -> TimedStream:
+        source = TimedStream(context.timeouts, self.chunks, self.gap_s, self.error)
         self.calls.append(source)
         try:
             await context.timeouts.run("first_token", LONG_S, asyncio.sleep(self.first_s))
@@ -95,11 +95,11 @@ class House:
             raise
 
     @property
-    def open(self) -> list[Source]:
+    def open(self) -> list[TimedStream]:
         return [call for call in self.calls if call.closed_s is None]
 
     @asynccontextmanager
-    async def subscriber(self, within_s: float = LONG_S) -> AsyncIterator[CallSubscriber[Source]]:
+    async def subscriber(self, within_s: float = LONG_S) -> AsyncIterator[CallSubscriber[TimedStream]]:
         """A place at the call for the one question that is asked here."""
         timeouts = Timeouts(clock.now() + within_s)
         context = RequestContext(
@@ -115,7 +115,7 @@ class House:
             timeouts.close()
 
 
-async def all_of(subscriber: CallSubscriber[Source], pace_s: float = 0.0) -> bytes:
+async def all_of(subscriber: CallSubscriber[TimedStream], pace_s: float = 0.0) -> bytes:
     """All that can be read, with a pause after each read."""
     read = b""
     while chunks := await subscriber.read():
@@ -125,7 +125,7 @@ async def all_of(subscriber: CallSubscriber[Source], pace_s: float = 0.0) -> byt
 
 
 @dataclass(frozen=True)
-class Client:
+class VisitingClient:
     """Comes, reads with a pause after each read, and leaves: when it likes, or at the end; or its time is over."""
 
     comes_s: float
@@ -135,7 +135,7 @@ class Client:
 
 
 @dataclass
-class Told:
+class ClientResult:
     """What one client saw."""
 
     read: bytes = b""
@@ -146,7 +146,7 @@ class Told:
 
 TENTHS = st.integers(0, 80).map(lambda tenths: tenths / 10)
 CLIENTS = st.builds(
-    Client,
+    VisitingClient,
     comes_s=TENTHS,
     pace_s=st.sampled_from([0.0, 0.3, 1.0, 4.0]),
     leaves_after_s=st.none() | TENTHS,
@@ -157,11 +157,11 @@ ENDS = st.sampled_from(
 )
 
 
-async def visit(house: House, client: Client, told: Told) -> None:
+async def visit(scenario: CallScenario, client: VisitingClient, told: ClientResult) -> None:
     """From coming to leaving."""
     await asyncio.sleep(client.comes_s)
     try:
-        async with asyncio.timeout(client.leaves_after_s), house.subscriber(client.within_s) as subscriber:
+        async with asyncio.timeout(client.leaves_after_s), scenario.subscriber(client.within_s) as subscriber:
             while chunks := await subscriber.read():
                 told.read += b"".join(chunk.raw for chunk in chunks)
                 await subscriber.context.timeouts.run("client_stall", LONG_S, asyncio.sleep(client.pace_s))
@@ -176,19 +176,19 @@ async def visit(house: House, client: Client, told: Told) -> None:
         told.until_s = clock.now()
 
 
-async def play(house: House, clients: list[Client]) -> list[Told]:
+async def play(scenario: CallScenario, clients: list[VisitingClient]) -> list[ClientResult]:
     """All of them; no two calls are ever open at once, and none where nobody is."""
-    told = [Told() for _ in clients]
+    told = [ClientResult() for _ in clients]
     visits = [
-        asyncio.create_task(visit(house, client, one)) for client, one in zip(clients, told, strict=True)
+        asyncio.create_task(visit(scenario, client, one)) for client, one in zip(clients, told, strict=True)
     ]
     while not all(one.done() for one in visits):
         await asyncio.sleep(0.113)
-        assert len(house.open) <= 1
+        assert len(scenario.open) <= 1
         here = [c for c, v in zip(clients, visits, strict=True) if c.comes_s <= clock.now() and not v.done()]
-        assert here or not house.open
+        assert here or not scenario.open
     await asyncio.gather(*visits)
-    assert not house.shared_calls._open
+    assert not scenario.shared_calls._open
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("flight")]
     return told
 
@@ -201,20 +201,27 @@ async def play(house: House, clients: list[Client]) -> list[Told]:
     seed=st.integers(0, 3),
 )
 @example(  # the last one leaves in the very moment in which another one comes
-    [Client(0.0, 0.0, 0.1, 0.5), Client(0.1, 0.0, None, 0.5), Client(0.2, 0.0, None, 0.5)], 0, None, 0
+    [
+        VisitingClient(0.0, 0.0, 0.1, 0.5),
+        VisitingClient(0.1, 0.0, None, 0.5),
+        VisitingClient(0.2, 0.0, None, 0.5),
+    ],
+    0,
+    None,
+    0,
 )
 @example(  # one comes in the very moment in which the other one's time is over
-    [Client(0.9, 0.0, None, 2.0), Client(2.9, 0.0, None, 0.5)], 1, None, 0
+    [VisitingClient(0.9, 0.0, None, 2.0), VisitingClient(2.9, 0.0, None, 0.5)], 1, None, 0
 )
 def test_everybody_reads_the_one_answer(
-    clients: list[Client], words: int, end: GatewayError | None, seed: int
+    clients: list[VisitingClient], words: int, end: GatewayError | None, seed: int
 ) -> None:
     """Whoever comes, reads and leaves, in any order: all read a prefix of the answer, who stays reads all of it or is
     told why not, in time; there is one call while anybody is there, and none after that."""
     chunks = [f"word{n} ".encode() for n in range(words)]
-    house = House(chunks, error=end)
+    scenario = CallScenario(chunks, error=end)
     answer = b"".join(chunks)
-    for client, told in zip(clients, run(play(house, clients), seed=seed), strict=True):
+    for client, told in zip(clients, run(play(scenario, clients), seed=seed), strict=True):
         assert answer.startswith(told.read)
         assert not told.whole or told.read == answer
         if isinstance(told.error, DeadlineExceeded | StreamStalled):
@@ -235,20 +242,23 @@ def test_everybody_reads_the_one_answer(
 )
 def test_nobody_leads(comes: list[float], first_leaves_s: float) -> None:
     """Who began the call leaves at any moment; as long as somebody is there it is the same call, and it is whole."""
-    house = House([b"a", b"b", b"c"], gap_s=4.0)
+    scenario = CallScenario([b"a", b"b", b"c"], gap_s=4.0)
     first, *others = sorted(comes)
-    clients = [Client(first, 0.0, first_leaves_s, LONG_S), *(Client(at, 0.0, None, LONG_S) for at in others)]
-    told = run(play(house, clients))
+    clients = [
+        VisitingClient(first, 0.0, first_leaves_s, LONG_S),
+        *(VisitingClient(at, 0.0, None, LONG_S) for at in others),
+    ]
+    told = run(play(scenario, clients))
     assert [one.read for one in told[1:]] == [b"abc"] * len(others)
     if others[0] < first + first_leaves_s:
-        assert len(house.calls) == 1
+        assert len(scenario.calls) == 1
 
 
 class TestPace:
     async def test_a_slow_reader_holds_nobody_up(self) -> None:
         """One reads a chunk a minute, the other as they come: that one has all of it when the provider has said it."""
-        house = House([b"x" * 20_000] * 50, gap_s=0.1)
-        async with house.subscriber() as slow, house.subscriber() as fast:
+        scenario = CallScenario([b"x" * 20_000] * 50, gap_s=0.1)
+        async with scenario.subscriber() as slow, scenario.subscriber() as fast:
             crawling = asyncio.create_task(all_of(slow, pace_s=60.0))
             assert len(await all_of(fast)) == 1_000_000
             assert clock.now() == pytest.approx(1.0 + 50 * 0.1)
@@ -256,27 +266,27 @@ class TestPace:
 
     async def test_nobody_reads(self) -> None:
         """The provider is read a little ahead of the fastest reader, no further."""
-        house = House([b"x" * 1024] * 2000, gap_s=0.0)
-        async with house.subscriber() as subscriber:
+        scenario = CallScenario([b"x" * 1024] * 2000, gap_s=0.0)
+        async with scenario.subscriber() as subscriber:
             await asyncio.sleep(60.0)
-            (call,) = house.calls
+            (call,) = scenario.calls
             assert call.given * 1024 == pytest.approx(AHEAD_BYTES_MAX, abs=2048)
             assert len(await all_of(subscriber)) == 2000 * 1024
 
     async def test_far_behind(self) -> None:
         """So far behind that it costs too much memory: then the others wait for it."""
-        house = House([b"x" * 1024] * 4000, gap_s=0.0, bytes_max=2 * KEPT_BYTES_MAX)
-        async with house.subscriber() as fast:
-            async with house.subscriber():
+        scenario = CallScenario([b"x" * 1024] * 4000, gap_s=0.0, bytes_max=2 * KEPT_BYTES_MAX)
+        async with scenario.subscriber() as fast:
+            async with scenario.subscriber():
                 reading = asyncio.create_task(all_of(fast))
                 await asyncio.sleep(60.0)
-                assert house.calls[0].given * 1024 == pytest.approx(2 * KEPT_BYTES_MAX, abs=2048)
+                assert scenario.calls[0].given * 1024 == pytest.approx(2 * KEPT_BYTES_MAX, abs=2048)
             assert len(await reading) == 4000 * 1024
 
     async def test_a_piece_at_a_time(self) -> None:
         """What has piled up is given in pieces, so that a client that does not read is noticed."""
-        house = House([b"x" * 10_000] * 50, gap_s=0.0)
-        async with house.subscriber() as first, house.subscriber() as late:
+        scenario = CallScenario([b"x" * 10_000] * 50, gap_s=0.0)
+        async with scenario.subscriber() as first, scenario.subscriber() as late:
             await all_of(first)
             sizes = []
             while chunks := await late.read():
@@ -286,13 +296,13 @@ class TestPace:
 
     async def test_too_long_to_join(self) -> None:
         """Of a long answer only what somebody has yet to read is kept: who comes then has a call of its own."""
-        house = House([b"x" * 10_000] * 300, gap_s=0.01)
-        async with house.subscriber() as first:
+        scenario = CallScenario([b"x" * 10_000] * 300, gap_s=0.01)
+        async with scenario.subscriber() as first:
             reading = asyncio.create_task(all_of(first))
             await asyncio.sleep(2.9)
-            assert house.calls[0].given * 10_000 > KEPT_BYTES_MAX
-            async with house.subscriber() as late:
-                assert len(house.calls) == 2
+            assert scenario.calls[0].given * 10_000 > KEPT_BYTES_MAX
+            async with scenario.subscriber() as late:
+                assert len(scenario.calls) == 2
                 assert first._call._bytes > KEPT_BYTES_MAX
                 assert sum(len(chunk.raw) for chunk in first._call._chunks) < 100_000
                 assert len(await all_of(late)) == len(await reading) == 3_000_000
@@ -301,15 +311,15 @@ class TestPace:
 async def test_a_defect_is_everybodys() -> None:
     """What is wrong with us is raised where somebody hears it, in each request."""
 
-    class Broken(House):
-        async def ask(self, context: RequestContext) -> Source:
+    class BrokenScenario(CallScenario):
+        async def ask(self, context: RequestContext) -> TimedStream:
             await asyncio.sleep(1.0)
             raise ZeroDivisionError
 
-    house = Broken([])
+    scenario = BrokenScenario([])
 
     async def one() -> None:
-        async with house.subscriber():
+        async with scenario.subscriber():
             pass
 
     found = await asyncio.gather(one(), one(), return_exceptions=True)
@@ -319,32 +329,32 @@ async def test_a_defect_is_everybodys() -> None:
 async def test_too_little_time_is_nobody_elses() -> None:
     """A call that had no chance in the time of who began it is made again for those who have more."""
 
-    class Busy(House):
-        async def ask(self, context: RequestContext) -> Source:
+    class HurriedScenario(CallScenario):
+        async def ask(self, context: RequestContext) -> TimedStream:
             until_s = context.timeouts.deadline_s
             await asyncio.sleep(1.0)
             if until_s < 5.0:
                 raise DeadlineExceeded("Less time is left than an answer needs.")
             return await super().ask(context)
 
-    house = Busy([b"a", b"b"])
+    scenario = HurriedScenario([b"a", b"b"])
 
     async def one(comes_s: float, within_s: float) -> bytes:
         await asyncio.sleep(comes_s)
-        async with house.subscriber(within_s) as subscriber:
+        async with scenario.subscriber(within_s) as subscriber:
             return await all_of(subscriber)
 
     asking = one(0.0, 2.0), one(0.5, LONG_S), one(0.7, LONG_S)
     hasty, *patient = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(hasty, DeadlineExceeded)
     assert patient == [b"ab", b"ab"]
-    assert len(house.calls) == 1
+    assert len(scenario.calls) == 1
 
 
 async def test_no_timer_is_left() -> None:
     """A call that is over leaves nothing that would ring later."""
-    house = House([b"a"])
-    async with house.subscriber() as subscriber:
+    scenario = CallScenario([b"a"])
+    async with scenario.subscriber() as subscriber:
         await all_of(subscriber)
     assert subscriber._call._timeouts is not None
     assert subscriber._call._timeouts._timer is None

@@ -16,7 +16,7 @@ from dub5.service.admission import wait_queue as line
 from dub5.service.app import Service
 from dub5.service.cache import cache
 from dub5.service.cache.replay import RecordingStream, assemble
-from dub5.service.config.settings import Loaded
+from dub5.service.config.settings import LoadedSettings
 from dub5.service.errors import StreamCut
 from dub5.service.failover import attempt as tries
 from dub5.service.failover import loop as run
@@ -212,7 +212,7 @@ def old_settings_for_new_requests() -> Iterator[None]:
     """A reload changes keys, and nothing else."""
     whole = Service.reload
 
-    def reload(self: Service, loaded: Loaded) -> None:
+    def reload(self: Service, loaded: LoadedSettings) -> None:
         settings = loaded.settings
         before = {provider.name: provider for provider in self.settings.provider}
         kept = tuple(replace(p, isolated=before[p.name].isolated) for p in settings.provider)

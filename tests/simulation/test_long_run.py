@@ -16,7 +16,7 @@ import pytest
 from dub5.service import clock
 from dub5.service.app import Service
 from dub5.service.config.options import CacheOptions, TimeoutOptions
-from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
+from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Secret, Settings
 from dub5.simulators.answers import Proof, judge
 from dub5.simulators.faults.answers import parse_fault
 from dub5.simulators.latency import PRESETS
@@ -26,7 +26,7 @@ from dub5.simulators.personas.base import Profile
 from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.script import Action, Close, Data, End, Head, Script, SimRequest, Wait
 from dub5.simulators.virtual import AppClient, AppResponse, VirtualLoop, VirtualWire, run
-from tests.support.world import SSE, World, chunk, completion, healthy, in_turn, reply, script, text_of
+from tests.support.world import SSE, ServiceWorld, chunk, completion, healthy, in_turn, reply, script, text_of
 
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
 AT_ONCE_S = 1.0  # nobody waits for anything but an answer
@@ -34,7 +34,7 @@ NAMES = ("one", "two")
 SEED_OF_MORNING = 0
 
 
-class House:
+class LongRunWorld:
     """The service over two simulated providers, `one` before `two`; people ask at a steady pace."""
 
     def __init__(self, persona: str = "free", limits: Limits | None = None) -> None:
@@ -60,7 +60,7 @@ class House:
             route=(RouteSettings("chat", tuple(f"{name}/m" for name in NAMES)),),
         )
         secrets = {name: (Secret("sk"),) for name in NAMES}
-        self.service = Service(Loaded(settings, secrets, ()), wire=self.wire, seed="long")
+        self.service = Service(LoadedSettings(settings, secrets, ()), wire=self.wire, seed="long")
         self.client = AppClient(self.service.asgi)
         self.waits_s: list[float] = []
         self.answered: list[str] = []
@@ -111,48 +111,48 @@ class House:
 async def test_a_daily_quota(persona: str) -> None:
     """Once used up it is left alone until it begins anew, and asked again by the next who comes. Nobody waits."""
     until_s, every_s = 2 * DAY_S, 5 * MINUTE_S
-    async with House(persona, Limits(requests_per_day=100)) as house:
-        await house.people(until_s, every_s)
-        refused = [line for line in house.asked("one") if line.status == 429]
+    async with LongRunWorld(persona, Limits(requests_per_day=100)) as world:
+        await world.people(until_s, every_s)
+        refused = [line for line in world.asked("one") if line.status == 429]
         assert len(refused) in (2, 3)  # once for each day that had more requests than the quota
-        midnights_s = house.midnights_s(until_s)
+        midnights_s = world.midnights_s(until_s)
         for line in refused:
             back_s = min((at_s for at_s in midnights_s if at_s > line.at_s), default=until_s)
-            after = [other for other in house.asked("one") if other.at_s > line.at_s]
+            after = [other for other in world.asked("one") if other.at_s > line.at_s]
             assert not after or back_s <= after[0].at_s <= back_s + every_s + MINUTE_S
             assert not after or after[0].status == 200
-        assert max(house.waits_s) < AT_ONCE_S
-        assert house.answered.count("one") + house.answered.count("two") == len(house.waits_s)
+        assert max(world.waits_s) < AT_ONCE_S
+        assert world.answered.count("one") + world.answered.count("two") == len(world.waits_s)
 
 
 @pytest.mark.parametrize("headers", ["date", 4 * HOUR_S])
 async def test_a_quota_that_says_when(headers: Any) -> None:
     """As a date, or longer than it takes: a provider's own word holds."""
-    async with House("free", Limits(requests_per_day=10, retry_after=headers)) as house:
-        await house.people(DAY_S / 2, 2 * MINUTE_S)
-        asked = house.asked("one")
+    async with LongRunWorld("free", Limits(requests_per_day=10, retry_after=headers)) as world:
+        await world.people(DAY_S / 2, 2 * MINUTE_S)
+        asked = world.asked("one")
         refused = [line for line in asked if line.status == 429]
         told_s = headers if isinstance(headers, float) else DAY_S
         for line, following in pairwise(refused):
-            assert following.at_s - line.at_s >= min(told_s, house.midnights_s(DAY_S)[0] - line.at_s)
+            assert following.at_s - line.at_s >= min(told_s, world.midnights_s(DAY_S)[0] - line.at_s)
         assert 1 <= len(refused) <= 4
-        assert max(house.waits_s) < AT_ONCE_S
+        assert max(world.waits_s) < AT_ONCE_S
 
 
 async def test_limited_for_hours() -> None:
     """429 with hours of Retry-After: one refusal, four hours of silence, and back with the next who asks."""
-    async with House() as house:
+    async with LongRunWorld() as world:
         limited = parse_fault({"kind": "status", "status": 429, "retry_after_s": 4 * HOUR_S})
-        await house.people(HOUR_S, MINUTE_S)
-        house.providers["one"].set_fault(limited)
-        await house.people(1.5 * HOUR_S, MINUTE_S)
-        house.providers["one"].clear_faults()
-        await house.people(6 * HOUR_S, MINUTE_S)
-        (refused,) = [line for line in house.asked("one") if line.status == 429]
-        after = [line for line in house.asked("one") if line.at_s > refused.at_s]
+        await world.people(HOUR_S, MINUTE_S)
+        world.providers["one"].set_fault(limited)
+        await world.people(1.5 * HOUR_S, MINUTE_S)
+        world.providers["one"].clear_faults()
+        await world.people(6 * HOUR_S, MINUTE_S)
+        (refused,) = [line for line in world.asked("one") if line.status == 429]
+        after = [line for line in world.asked("one") if line.at_s > refused.at_s]
         assert refused.at_s + 4 * HOUR_S <= after[0].at_s <= refused.at_s + 4 * HOUR_S + 2 * MINUTE_S
         assert {line.status for line in after} == {200}
-        assert max(house.waits_s) < AT_ONCE_S
+        assert max(world.waits_s) < AT_ONCE_S
 
 
 # a long answer
@@ -179,7 +179,9 @@ WORDS = "".join(f"{n} " for n in range(TOKENS))
 async def test_an_answer_of_ten_minutes(delivery: str) -> None:
     """No clock, guard or timer of ours ends an answer that comes steadily, if its route gives it the time."""
     clocks = TimeoutOptions(total_s=900.0)
-    async with World(one=ten_minutes, two=ten_minutes, clocks=clocks, route={"delivery": delivery}) as world:
+    async with ServiceWorld(
+        one=ten_minutes, two=ten_minutes, clocks=clocks, route={"delivery": delivery}
+    ) as world:
         began_s = clock.now()
         answer = await world.ask(stream=True)
         assert clock.now() - began_s == pytest.approx(TOKENS * GAP_S, abs=1.0)
@@ -190,7 +192,7 @@ async def test_an_answer_of_ten_minutes(delivery: str) -> None:
 
 async def test_ten_minutes_with_the_default_deadline() -> None:
     """Five minutes are the deadline unless a route says otherwise: then the end is an honest one."""
-    async with World(one=ten_minutes) as world:
+    async with ServiceWorld(one=ten_minutes) as world:
         answer = await world.ask(stream=True)
         assert clock.now() == pytest.approx(300.0, abs=1.0)
         assert b"[DONE]" not in answer.body and b'"error":' in answer.body
@@ -212,7 +214,7 @@ def jump(s: float) -> None:
     cast(VirtualLoop, asyncio.get_running_loop()).jump_wall(s)
 
 
-class Dated:
+class DatedRefusals:
     """A provider with a right clock of its own: so many 429s with a date to come back at, then answers."""
 
     def __init__(self, refusals: int, wait_s: float) -> None:
@@ -235,8 +237,8 @@ class Dated:
 @JUMPS
 async def test_a_date_to_come_back_at(jump_s: float) -> None:
     """It is read against the provider's own clock: ours may be an hour off. Set while it rests, it changes nothing."""
-    one = Dated(1, 1_000.0)
-    async with World(one=one, two=lambda request: reply(200, completion("from two"))) as world:
+    one = DatedRefusals(1, 1_000.0)
+    async with ServiceWorld(one=one, two=lambda request: reply(200, completion("from two"))) as world:
         jump(jump_s)
         assert "from two" in (await world.ask()).body.decode()
         await asyncio.sleep(500.0)
@@ -254,14 +256,14 @@ def test_a_clock_that_is_set_in_the_middle_of_traffic() -> None:
 
     async def day(*jumps_s: float) -> list[tuple[float, str, int]]:
         until_s, every_s = 0.75 * DAY_S, 5 * MINUTE_S
-        async with House("free", Limits(requests_per_day=40)) as house:
-            house.providers["one"].set_fault(parse_fault({"kind": "status", "status": 503, "share": 0.1}))
+        async with LongRunWorld("free", Limits(requests_per_day=40)) as world:
+            world.providers["one"].set_fault(parse_fault({"kind": "status", "status": 503, "share": 0.1}))
             for n, s in enumerate(jumps_s, start=1):
-                await house.people(until_s * n / (len(jumps_s) + 1), every_s)
+                await world.people(until_s * n / (len(jumps_s) + 1), every_s)
                 jump(s)
-            await house.people(until_s, every_s)
-            assert max(house.waits_s) < AT_ONCE_S
-            return [(line.at_s, line.provider, line.status) for line in house.ledger.lines()]
+            await world.people(until_s, every_s)
+            assert max(world.waits_s) < AT_ONCE_S
+            return [(line.at_s, line.provider, line.status) for line in world.ledger.lines()]
 
     calm = run(day(0.0, 0.0, 0.0), seed=SEED_OF_MORNING)
     assert {status for _, _, status in calm} == {200, 429, 503}
@@ -274,7 +276,7 @@ async def test_kept_answers_are_as_old_as_they_are(jump_s: float) -> None:
     answers = iter(["first", "second"])
     respond = lambda request: reply(200, completion(next(answers)))
     cache: Mapping[str, Any] = {"cache": CacheOptions(enabled=True, ttl_s=300.0)}
-    async with World(one=respond, route=dict(cache)) as world:
+    async with ServiceWorld(one=respond, route=dict(cache)) as world:
         said = []
         for pause_s in (0.0, 100.0, 198.0, 4.0):
             await asyncio.sleep(pause_s)
@@ -321,7 +323,7 @@ async def test_a_suspicion_ends(stream: bool) -> None:
     always quicker: else every request would be asked twice for the rest of the year."""
     fails = script(Wait(1.5), Close())
     one = in_turn(*[fails] * 12, healthy(first_s=0.3))
-    async with World(one=one, two=healthy(first_s=0.1)) as world:
+    async with ServiceWorld(one=one, two=healthy(first_s=0.1)) as world:
         for n in range(60):
             if n == 40:
                 before = len(world.asked["two"])
@@ -347,7 +349,7 @@ async def test_who_cuts_half_of_its_streams_is_left_alone() -> None:
         yield Data(b"data: [DONE]\n\n")
         yield End()
 
-    async with World(one=cuts, two=healthy(first_s=0.3)) as world:
+    async with ServiceWorld(one=cuts, two=healthy(first_s=0.3)) as world:
         for _ in range(180):
             await world.ask(stream=True)
             await asyncio.sleep(10.0)
@@ -359,30 +361,30 @@ async def test_who_cuts_half_of_its_streams_is_left_alone() -> None:
 
 async def test_a_day_leaves_nothing_behind() -> None:
     """Failures, limits, stalls and cuts for a day, then the house is as empty as it was in the morning."""
-    async with House("free", Limits(requests_per_minute=20, requests_per_day=500)) as house:
+    async with LongRunWorld("free", Limits(requests_per_minute=20, requests_per_day=500)) as world:
         troubles: list[dict[str, Any]] = [
             {"kind": "status", "status": 530, "up_s": 4 * HOUR_S, "down_s": 20 * MINUTE_S},
             {"kind": "status", "status": 500, "share": 0.05},
             {"kind": "stall", "share": 0.01},
             {"kind": "empty", "share": 0.02},
         ]
-        house.providers["one"].set_faults(map(parse_fault, troubles))
+        world.providers["one"].set_faults(map(parse_fault, troubles))
         seen = []
         for hours in (6, 12, 18, 24):
-            await house.people(hours * HOUR_S, 3 * MINUTE_S)
+            await world.people(hours * HOUR_S, 3 * MINUTE_S)
             await asyncio.sleep(2 * MINUTE_S)
-            seen.append(held(house))
-        assert house.answered.count("one") > 30 and house.answered.count("two") > 30
+            seen.append(held(world))
+        assert world.answered.count("one") > 30 and world.answered.count("two") > 30
         first, *_, last = seen
         assert last["tasks"] == first["tasks"] and last["timers"] <= first["timers"] + 2
         assert last["objects"] - first["objects"] < 500  # 360 requests: what each leaves must be nothing
-        assert not house.wire._open and house.service.admission.in_flight == 0
-        assert all(not state.in_flight for state in house.service.fleet.snapshots(clock.now()))
+        assert not world.wire._open and world.service.admission.in_flight == 0
+        assert all(not state.in_flight for state in world.service.fleet.snapshots(clock.now()))
 
 
-def held(house: House) -> dict[str, int]:
+def held(world: LongRunWorld) -> dict[str, int]:
     """What there is in this process."""
-    house.ledger._lines.clear()
+    world.ledger._lines.clear()
     gc.collect()
     loop = cast(VirtualLoop, asyncio.get_running_loop())
     alive = [timer for timer in loop._timers if not timer[2].cancelled()]

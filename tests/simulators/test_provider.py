@@ -17,14 +17,14 @@ from dub5.simulators.settings import BadSettings, build
 from tests.support.play import ASK, play, post
 
 
-class Nothing(Fault, frozen=True, tag="nothing"):
+class EmptyScript(Fault, frozen=True, tag="nothing"):
     """A fault that leaves nothing of the script."""
 
     def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         return iter(())
 
 
-class Clock:
+class ManualClock:
     """Time that passes when it is told to."""
 
     def __init__(self) -> None:
@@ -35,17 +35,17 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-def one(clock: Clock) -> SimulatedProvider:
+def one(clock: ManualClock) -> SimulatedProvider:
     return SimulatedProvider("openai", Profile("one", PRESETS["zero"]), rng=random.Random(0), now=clock)
 
 
 class TestLedger:
-    def test_whole_answer(self, one: SimulatedProvider, clock: Clock) -> None:
+    def test_whole_answer(self, one: SimulatedProvider, clock: ManualClock) -> None:
         """A line says what was asked, what was sent, and that it ended well."""
         request = post("openai", **{"x-stainless-retry-count": "2"})
 
@@ -81,7 +81,7 @@ class TestLedger:
         assert line.left_at_s is None
 
     @pytest.mark.parametrize("hanging", [False, True])
-    def test_client_leaves(self, one: SimulatedProvider, clock: Clock, hanging: bool) -> None:
+    def test_client_leaves(self, one: SimulatedProvider, clock: ManualClock, hanging: bool) -> None:
         """When the front end closes a script, the client has left, at that moment and after so many tokens."""
         one.set_faults([parse_fault({"kind": "stall", "before": "first_token"})] if hanging else [])
         script = one(post("openai", {**ASK, "stream": True}))
@@ -100,11 +100,11 @@ class TestLedger:
 
     def test_script_without_an_end(self, one: SimulatedProvider) -> None:
         """A script that just runs out is a cut of ours: its client has not left."""
-        one.set_faults([Nothing()])
+        one.set_faults([EmptyScript()])
         play(one(post("openai")))
         assert [line.ended for line in one.ledger.lines()] == [Ended.CUT]
 
-    def test_only_the_newest(self, clock: Clock) -> None:
+    def test_only_the_newest(self, clock: ManualClock) -> None:
         """The ring forgets the oldest, numbers go on, and a reader gets what came after the last it has."""
         ledger = Ledger(lines_max=3)
         rng = random.Random(0)

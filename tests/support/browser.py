@@ -77,7 +77,7 @@ def _address(process: "subprocess.Popen[str]") -> str:
     raise AssertionError(f"the browser ended before it listened:\n{said}")
 
 
-class Page:
+class BrowserTab:
     """One tab."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
@@ -147,10 +147,10 @@ def _complaint(method: str, params: dict[str, Any]) -> str | None:
 
 
 @asynccontextmanager
-async def open_page(address: str, url: str) -> AsyncIterator[Page]:
+async def open_page(address: str, url: str) -> AsyncIterator[BrowserTab]:
     """A fresh tab that shows `url`, listened to from its first moment."""
     async with aiohttp.ClientSession() as client, client.ws_connect(address, max_msg_size=0) as socket:
-        page = Page(socket)
+        page = BrowserTab(socket)
         listening = asyncio.create_task(page.listen())
         try:
             context = (await page.call("Target.createBrowserContext"))["browserContextId"]

@@ -66,7 +66,7 @@ class ForwardProxy:
 
 
 @dataclass(frozen=True)
-class Says:
+class SendThenStall:
     """The client gets this, and then nothing more."""
 
     data: bytes

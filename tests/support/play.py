@@ -19,7 +19,7 @@ PATHS = {name: persona.chat_path for name, persona in PERSONAS.items()}
 
 
 @dataclass(frozen=True)
-class Played:
+class PlayedScript:
     """What a script amounts to. `end` is its last action, or None if it ran out."""
 
     status: int
@@ -40,7 +40,7 @@ class Played:
         return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
 
 
-def play(script: Script) -> Played:
+def play(script: Script) -> PlayedScript:
     """Up to its end, or to the first thing that a client cannot get past."""
     status, headers, body, waited_s, tokens = 0, {}, b"", 0.0, 0
     for action in script:
@@ -52,8 +52,8 @@ def play(script: Script) -> Played:
             case Wait(s):
                 waited_s += s
             case _:
-                return Played(status, headers, body, waited_s, tokens, action)
-    return Played(status, headers, body, waited_s, tokens, None)
+                return PlayedScript(status, headers, body, waited_s, tokens, action)
+    return PlayedScript(status, headers, body, waited_s, tokens, None)
 
 
 def provider(
@@ -80,17 +80,17 @@ def post(persona: str, body: object = None, *, path: str = "", **headers: str) -
     return SimRequest("POST", path or PATHS[persona], headers, sent)
 
 
-def ask(persona: str, *faults: Fault, stream: bool = False, **fields: Any) -> Played:
+def ask(persona: str, *faults: Fault, stream: bool = False, **fields: Any) -> PlayedScript:
     """One request to a fresh provider of zero latency."""
     body = ASK_ANTHROPIC if persona == "anthropic" else ASK
     return play(provider(persona, *faults)(post(persona, {**body, "stream": stream, **fields})))
 
 
-def ended_well(played: Played) -> bool:
+def ended_well(played: PlayedScript) -> bool:
     """Whether the body ended as its framing promised."""
     return isinstance(played.end, End)
 
 
-def hangs(played: Played) -> bool:
+def hangs(played: PlayedScript) -> bool:
     """Whether the client waits for ever."""
     return isinstance(played.end, Hang)

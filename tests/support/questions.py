@@ -18,7 +18,7 @@ def request(caller: str = "a", text: str | None = None, **fields: object) -> Cha
     return ChatRequest("req_1", Caller(caller), body, msgspec.json.decode(raw, type=dict[str, msgspec.Raw]))
 
 
-class Heard:
+class EventRecorder:
     """A subscriber that remembers."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Self
 from dub5.service.app import Service
 from dub5.service.config.options import BreakerOptions, TimeoutOptions
 from dub5.service.config.settings import (
-    Loaded,
+    LoadedSettings,
     ProviderSettings,
     RouteSettings,
     Secret,
@@ -22,7 +22,7 @@ SSE = {"content-type": "text/event-stream"}
 NAMES = ("one", "two", "three")
 
 
-class World:
+class ServiceWorld:
     """`async with World(one=script, two=script) as world`: providers in this order behind the model "chat".
     `options`: further tables of the settings, as `{"retry": RetryOptions()}`."""
 
@@ -54,7 +54,7 @@ class World:
             | (options or {}),
         )
         secrets = {name: tuple(map(Secret, (keys or {}).get(name, (f"sk-{name}",)))) for name in providers}
-        loaded = Loaded(settings, secrets, tuple(map(Secret, caller_keys)))
+        loaded = LoadedSettings(settings, secrets, tuple(map(Secret, caller_keys)))
         self.service = Service(loaded, wire=self.wire, seed="test")
         self.client = AppClient(self.service.asgi)
 

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from dub5.simulators.answers import Proof, judge
-from tests.support.browser import Page, chromium, open_page
+from tests.support.browser import BrowserTab, chromium, open_page
 
 pytestmark = pytest.mark.real_sockets
 
@@ -24,7 +24,7 @@ STATE = f"{LAST}?.querySelector('.answer').dataset.state"
 
 
 @dataclass(frozen=True)
-class Simulated:
+class SimulatedProviders:
     """The providers, and the door to their faults."""
 
     urls: dict[str, str]
@@ -49,17 +49,17 @@ def browser() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def providers() -> Iterator[Simulated]:
+def providers() -> Iterator[SimulatedProviders]:
     named = [part for name, persona in PERSONAS.items() for part in ("--provider", f"{name}={persona}")]
     with child("simulators", *named, "--admin-port", "0", "--leash") as process:
         assert process.stdout is not None
         said = json.loads(process.stdout.readline())
         urls = {name: entry["url"] for name, entry in said["providers"].items()}
-        yield Simulated(urls, said["admin"], said["token"])
+        yield SimulatedProviders(urls, said["admin"], said["token"])
 
 
 @pytest.fixture(scope="module")
-def config(providers: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config(providers: SimulatedProviders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("web") / "dub5.toml"
     path.write_text(settings(providers.urls))
     return path
@@ -101,7 +101,7 @@ def child(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
-async def ask(page: Page, question: str) -> str:
+async def ask(page: BrowserTab, question: str) -> str:
     """Types a question, waits for the end of its answer; the answer's state."""
     await page.until("!document.querySelector('#model').disabled")
     await page.evaluate("document.querySelector('#question').focus()")
@@ -110,16 +110,16 @@ async def ask(page: Page, question: str) -> str:
     return await ended(page)
 
 
-async def ended(page: Page) -> str:
+async def ended(page: BrowserTab) -> str:
     await page.until(f"!['waiting', 'streaming', undefined].includes({STATE})")
     return str(await page.evaluate(STATE))
 
 
-async def text(page: Page, selector: str) -> str:
+async def text(page: BrowserTab, selector: str) -> str:
     return str(await page.evaluate(f"{LAST}.querySelector('{selector}').textContent"))
 
 
-async def test_answer(browser: str, service: str, providers: Simulated) -> None:
+async def test_answer(browser: str, service: str, providers: SimulatedProviders) -> None:
     """Under the strict policy and without a complaint, the page streams a whole answer, names who gave it, and
     shows the providers."""
     async with open_page(browser, service) as page:
@@ -134,7 +134,7 @@ async def test_answer(browser: str, service: str, providers: Simulated) -> None:
         assert page.errors == []
 
 
-async def test_failover(browser: str, service: str, providers: Simulated) -> None:
+async def test_failover(browser: str, service: str, providers: SimulatedProviders) -> None:
     """When the first provider answers 530, the next one's answer is shown, with both tries."""
     await providers.fault("one", kind="status", status=530)
     try:
@@ -150,7 +150,7 @@ async def test_failover(browser: str, service: str, providers: Simulated) -> Non
         await providers.fault("one")
 
 
-async def test_cut(browser: str, service: str, providers: Simulated) -> None:
+async def test_cut(browser: str, service: str, providers: SimulatedProviders) -> None:
     """An answer cut after its first words keeps them, says that they are not all, and can be asked again."""
     await providers.fault("one", kind="cut", after_tokens=4, how="close")
     try:
@@ -185,7 +185,7 @@ async def test_service_gone(browser: str, config: Path) -> None:
             assert await page.evaluate("document.querySelectorAll('.target').length") == 3
 
 
-async def test_cost(browser: str, service: str, providers: Simulated) -> None:
+async def test_cost(browser: str, service: str, providers: SimulatedProviders) -> None:
     """Where a target has a price, the page shows what was spent: in all, at that target, and on each request."""
     await providers.fault("one", kind="status", status=530)
     await providers.fault("two", kind="status", status=530)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from dub5.service.api.page import TYPES
+from dub5.service.api.page import MEDIA_TYPES
 from dub5.service.model import Outcome
 from dub5.service.resilience.circuit_breaker import BreakerState
 from dub5.service.resilience.classify import CooldownReason
 from dub5.service.resilience.health import Health
 from dub5.service.telemetry.board import HAPPENED
-from dub5.service.telemetry.names import KINDS, PASSED_OVER_REASONS
+from dub5.service.telemetry.names import ATTEMPT_KINDS, PASSED_OVER_REASONS
 from tests.support.source import ROOT
 
 WEB = ROOT / "service" / "web"
@@ -24,7 +24,7 @@ VOID = {"meta", "link", "input", "br", "img"}
 OWN_URL = re.compile(r"^(/web/[a-z]+\.(js|css|svg)|#[\w-]+)$")
 
 
-class Reader(HTMLParser):
+class PageReader(HTMLParser):
     """Every tag with its attributes, the text of each script and style, and whether all is closed."""
 
     def __init__(self) -> None:
@@ -50,18 +50,18 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page() -> Reader:
-    reader = Reader()
+def page() -> PageReader:
+    reader = PageReader()
     reader.feed(HTML)
     assert not reader.open
     return reader
 
 
-def ids(page: Reader) -> list[str]:
+def ids(page: PageReader) -> list[str]:
     return [attributes["id"] or "" for _, attributes in page.tags if "id" in attributes]
 
 
-def test_nothing_inline(page: Reader) -> None:
+def test_nothing_inline(page: PageReader) -> None:
     """No inline script, style or handler: the policy would block it, and the page would be broken."""
     attributes = {name for _, attributes in page.tags for name in attributes}
 
@@ -70,7 +70,7 @@ def test_nothing_inline(page: Reader) -> None:
     assert not [name for name in attributes if name == "style" or name.startswith("on")]
 
 
-def test_nothing_from_elsewhere(page: Reader) -> None:
+def test_nothing_from_elsewhere(page: PageReader) -> None:
     """Everything the page loads is its own: no address of another host in any file."""
     urls = [a[name] or "" for _, a in page.tags for name in ("src", "href", "action", "srcset") if name in a]
     everything = "\n".join([HTML, STYLE, EVERY_SCRIPT, (WEB / "favicon.svg").read_text()])
@@ -88,7 +88,7 @@ def test_text_stays_text() -> None:
     assert re.findall(ways, EVERY_SCRIPT) == []
 
 
-def test_ids(page: Reader) -> None:
+def test_ids(page: PageReader) -> None:
     """Every id is there once, and every id and icon that a script, a label or a link names is there."""
     found = ids(page)
     by_scripts = set(re.findall(r'byId\("([^"]+)"\)', EVERY_SCRIPT))
@@ -106,17 +106,17 @@ def test_ids(page: Reader) -> None:
     assert by_scripts | by_attributes | icons <= set(found)
 
 
-def test_modules_exist(page: Reader) -> None:
+def test_modules_exist(page: PageReader) -> None:
     """Every file the page or a module names is there, of a type the service serves, and every file is used."""
     named = {name for text in SCRIPTS.values() for name in re.findall(r'from "\./([\w.]+)"', text)}
     named |= {(a.get("src") or a.get("href") or "").removeprefix("/web/") for _, a in page.tags}
     there = {path.name for path in WEB.iterdir()}
 
     assert {name for name in named if name and not name.startswith("#")} == there - {"index.html"}
-    assert {Path(name).suffix for name in there} <= set(TYPES)
+    assert {Path(name).suffix for name in there} <= set(MEDIA_TYPES)
 
 
-def test_labelled(page: Reader) -> None:
+def test_labelled(page: PageReader) -> None:
     """Every field has a label, every picture says nothing or has a name."""
     labelled = {a.get("for") for tag, a in page.tags if tag == "label"}
     wrapped = re.findall(r'<label[^>]*>(?:(?!</label>).)*?id="([\w-]+)"', HTML, re.DOTALL)
@@ -145,7 +145,7 @@ def test_service_words() -> None:
     ] == []
     assert [r for r in sorted(reasons) if f'["{r}",' not in SCRIPTS["words.js"]] == []
     assert [h for h in HAPPENED if f'["{h}", [' not in SCRIPTS["words.js"]] == []
-    assert [k for k in KINDS - {"first"} if f'["{k}",' not in SCRIPTS["words.js"]] == []
+    assert [k for k in ATTEMPT_KINDS - {"first"} if f'["{k}",' not in SCRIPTS["words.js"]] == []
     assert [o for o in Outcome if f'["{o}",' not in SCRIPTS["live.js"]] == []
     assert [s for s in BreakerState if f'["{s}",' not in SCRIPTS["cards.js"]] == []
 

@@ -16,7 +16,7 @@ from dub5.chaos.simulation.world.model import (
 )
 from dub5.service.config.settings import (
     DialectName,
-    Loaded,
+    LoadedSettings,
     ProviderSettings,
     RouteSettings,
     Secret,
@@ -63,7 +63,7 @@ def caller_key(number: int) -> str:
     return f"caller-{number}"
 
 
-def loaded(world: World, generation: int = 0) -> Loaded:
+def loaded(world: World, generation: int = 0) -> LoadedSettings:
     """The settings of the service, as they are first, or after they have changed."""
     tuning, drain = world.tunings[generation], world.drain
     reload = world.reload if generation else None
@@ -95,7 +95,7 @@ def loaded(world: World, generation: int = 0) -> Loaded:
     )
     rotated = reload.rotated if reload else ()
     secrets = {p.name: tuple(map(Secret, keys(p, rotated=p.name in rotated))) for p in world.providers}
-    return Loaded(settings, secrets, tuple(Secret(caller_key(i)) for i in range(len(world.callers))))
+    return LoadedSettings(settings, secrets, tuple(Secret(caller_key(i)) for i in range(len(world.callers))))
 
 
 def _route(route: WorldRoute, tuning: ServiceSettings) -> RouteSettings:

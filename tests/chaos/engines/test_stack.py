@@ -67,7 +67,7 @@ async def test_a_stack_that_cannot_start() -> None:
             pass
 
 
-class Recorder:
+class RecordingAdmin:
     """An admin API that writes down what it is told."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class Recorder:
 )
 async def test_without_toxiproxy(kind: str, options: Mapping[str, int], by: str, calls: list[object]) -> None:
     """A fault of the connection is played by the simulators as near as they can; what would show nothing is left out."""
-    admin = Recorder()
+    admin = RecordingAdmin()
     world = RealEnvironment(None, admin, {}, [])  # type: ignore[arg-type]
     fault = ScenarioFault(0, 1, "two", kind, options, "")
     assert by == await world.apply(fault)
@@ -120,7 +120,7 @@ async def test_a_fault_that_follows_another(
     kind: str, options: Mapping[str, int], told: Mapping[str, object]
 ) -> None:
     """One ends in the moment in which the next of its kind begins: that one stays."""
-    admin = Recorder()
+    admin = RecordingAdmin()
     world = RealEnvironment(None, admin, {}, [])  # type: ignore[arg-type]
     first, second = (ScenarioFault(at_s, 1, "two", kind, options, "") for at_s in (0, 1))
     await world.apply(first)

@@ -156,7 +156,7 @@ def test_plan() -> None:
     assert asks != plan(of(Workload(100.0, rate_per_s=20.0, stream_share=0.7)), 2)
 
 
-class Stuck:
+class HangingEndpoint:
     """A door behind which nothing ever happens."""
 
     @asynccontextmanager
@@ -168,7 +168,7 @@ class Stuck:
         return None
 
 
-class Shut(Stuck):
+class RefusingEndpoint(HangingEndpoint):
     """A door that refuses."""
 
     @asynccontextmanager
@@ -188,7 +188,7 @@ async def sent_to(endpoint: Any, workload: Workload) -> list[RequestResult]:
 async def test_a_service_that_hangs() -> None:
     """Each client gives up shortly after the deadline, and says that it hung; the plan is kept all the same."""
     workload = Workload(10.0, rate_per_s=2.0, deadline_s=5.0)
-    result = await sent_to(Stuck(), workload)
+    result = await sent_to(HangingEndpoint(), workload)
     assert {ClientOutcome.HUNG} == {one.outcome for one in result}
     assert {workload.deadline_s + GRACE_S} == {round(one.total_s, 3) for one in result}
     assert {0.0} == {one.late_s for one in result}
@@ -196,11 +196,11 @@ async def test_a_service_that_hangs() -> None:
 
 async def test_a_service_that_is_not_there() -> None:
     """No reply at all is no honest answer."""
-    result = await sent_to(Shut(), Workload(5.0, rate_per_s=2.0))
+    result = await sent_to(RefusingEndpoint(), Workload(5.0, rate_per_s=2.0))
     assert {("no_reply", ClientOutcome.DISHONEST)} == {(one.reason, one.outcome) for one in result}
 
 
-class Bare:
+class BareEnvironment:
     """A world without status and without hands: any gateway."""
 
     notes: Sequence[str] = ()
@@ -241,7 +241,9 @@ async def test_any_gateway() -> None:
         "openai", Profile("any", Latency(), models=("chat",)), rng=rng, now=loop.time
     )
     async with serve(provider) as server, http_session() as session:
-        journal = await ScenarioRun(quick(), "test", 1).run(Bare(HttpEndpoint(session, server.url), []))
+        journal = await ScenarioRun(quick(), "test", 1).run(
+            BareEnvironment(HttpEndpoint(session, server.url), [])
+        )
     assert {ClientOutcome.COMPLETE} == {result.outcome for result in journal.requests}
     assert {"any"} == {result.provider for result in journal.requests}
     assert "no /status" in journal.told_by

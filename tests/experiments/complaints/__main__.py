@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from tests.experiments.complaints.mutants import MUTANTS
-from tests.experiments.complaints.table import THEMES, Row, rows
+from tests.experiments.complaints.table import THEMES, ComplaintRow, rows
 
 HEAD = """\
 # Complaints
@@ -43,13 +43,13 @@ def page() -> str:
     return "\n".join([*parts, TAIL + mutants])
 
 
-def _line(row: Row) -> str:
+def _line(row: ComplaintRow) -> str:
     mark = "" if row.surely else " ?"
     here = " ".join(_here(row))
     return f"| {row.number} | {row.happened}{mark} {' '.join(_links(row.threads))} | {here} |\n"
 
 
-def _here(row: Row) -> Iterator[str]:
+def _here(row: ComplaintRow) -> Iterator[str]:
     if row.not_built:
         yield f"**Not built yet.** {row.not_built}"
     if row.by_design:

@@ -15,7 +15,7 @@ from unittest import mock
 
 from litestar.types import Receive
 
-from benchmarks.canned import CASES, Pair, bare
+from benchmarks.canned import CASES, ServiceAndReference, bare
 from benchmarks.canned import service as canned_service
 from benchmarks.conftest import BUDGETS
 from benchmarks.paired import compare
@@ -101,13 +101,13 @@ def connections_left_open() -> Iterator[None]:
 @contextlib.contextmanager
 def leaving_noticed_late() -> Iterator[None]:
     """A client has been gone for two seconds before anybody looks."""
-    whole = chat.Exchange._until_left
+    whole = chat.Exchange._wait_for_disconnect
 
     async def until_left(self: chat.Exchange, receive: Receive) -> None:
         await asyncio.sleep(2.0)
         await whole(self, receive)
 
-    with mock.patch.object(chat.Exchange, "_until_left", until_left):
+    with mock.patch.object(chat.Exchange, "_wait_for_disconnect", until_left):
         yield
 
 
@@ -162,8 +162,8 @@ def within_its_budget() -> None:
         thing, reference = AppClient(canned_service().asgi), AppClient(bare())
         for client in (thing, reference):
             runner.run(client.__aenter__())
-        pair = Pair(runner, thing, reference, BATCH)
-        ratio = compare(pair.thing(case), pair.reference(case), rounds=3)
+        pair = ServiceAndReference(runner, thing, reference, BATCH)
+        ratio = compare(pair.service(case), pair.reference(case), rounds=3)
         for client in (thing, reference):
             runner.run(client.__aexit__(None, None, None))
     assert ratio.value <= 2 * BUDGETS["ratio"][case.name]

@@ -25,7 +25,7 @@ THEMES = (
 COUNT = 42
 
 
-class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ComplaintRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One complaint. See rows.toml."""
 
     number: int
@@ -46,11 +46,11 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
-    row: list[Row]
+    row: list[ComplaintRow]
 
 
 @cache
-def rows() -> tuple[Row, ...]:
+def rows() -> tuple[ComplaintRow, ...]:
     """All of them, as written."""
     text = (Path(__file__).parent / "rows.toml").read_bytes()
     return tuple(msgspec.toml.decode(text, type=_File).row)

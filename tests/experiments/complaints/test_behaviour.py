@@ -8,9 +8,9 @@ import pytest
 from dub5.service import clock
 from dub5.service.config.options import BreakerOptions, ProbeOptions, TimeoutOptions
 from dub5.service.config.settings import ServerSettings
-from dub5.service.telemetry.logs import Logs
+from dub5.service.telemetry.logs import EventLogger
 from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Reset, Respond, Wait
-from tests.support.world import SSE, World, chunk, healthy, in_turn, payloads, script, status, text_of
+from tests.support.world import SSE, ServiceWorld, chunk, healthy, in_turn, payloads, script, status, text_of
 
 TEXT = "hello big world"
 LIMIT_EVENT = Data(b'data: {"error":{"message":"slow down","code":429,"type":"rate_limit_error"}}\n\n')
@@ -39,7 +39,7 @@ def until(at_s: float, before: Respond, after: Respond) -> Respond:
 async def test_both_fail_without_content(broken: tuple[Action, ...], stream: bool) -> None:
     """Each has said 200, and neither a word: the client gets a 503 in JSON, and never a 200 first."""
     clocks = TimeoutOptions(first_token_s=1.0, whole_answer_s=1.0)
-    async with World(one=script(*broken), two=script(*broken), clocks=clocks) as world:
+    async with ServiceWorld(one=script(*broken), two=script(*broken), clocks=clocks) as world:
         answer = await world.ask(stream=stream)
     assert (answer.status, answer.headers["content-type"]) in [(s, "application/json") for s in (429, 503)]
     assert {line["target"] for line in answer.json()["error"]["attempts"]} == {"one/m", "two/m"}
@@ -48,7 +48,7 @@ async def test_both_fail_without_content(broken: tuple[Action, ...], stream: boo
 async def test_a_dead_connection_does_not_move_the_deadline() -> None:
     """A kept connection is found to be dead late, and the fresh one stalls: both within the one deadline."""
     answers = in_turn(healthy(), script(Wait(1.5), Close()), script(Hang()))
-    async with World(one=answers) as world:
+    async with ServiceWorld(one=answers) as world:
         await world.ask(stream=True)
         began_s = clock.now()
         answer = await world.ask(stream=True, headers={"x-deadline-ms": "2000"})
@@ -69,7 +69,7 @@ async def test_streams_are_retried_as_json_is(stream: bool) -> None:
         at_s.append(clock.now())
         return healthy() if len(at_s) > 1 else status(503, b"{}", {"retry-after": "1"})
 
-    async with World(one=lambda request: noting(request)(request), two=healthy()) as world:
+    async with ServiceWorld(one=lambda request: noting(request)(request), two=healthy()) as world:
         answer = await world.ask(stream=stream)
     assert answer.headers["x-dub5-target"] == "one/m"
     assert len(at_s) == 2
@@ -81,7 +81,7 @@ async def test_a_limit_in_the_middle_of_a_stream(begun: bool) -> None:
     """It is one failure like another: each target is asked once, before the first word; after it, nobody."""
     said = [chunk({"content": "word "}), Wait(0.1)] if begun else []
     limited = script(Head(200, SSE), *said, LIMIT_EVENT, End())
-    async with World(one=limited, two=limited) as world:
+    async with ServiceWorld(one=limited, two=limited) as world:
         answers = await asyncio.gather(*(world.ask(stream=True) for _ in range(20)))
         took_s = clock.now()
     assert [len(world.asked[name]) for name in ("one", "two")] == ([20, 0] if begun else [1, 1])
@@ -93,7 +93,7 @@ async def test_a_limit_in_the_middle_of_a_stream(begun: bool) -> None:
 async def test_who_cools_down_says_why() -> None:
     """A request for which nobody may be asked names each target, the limit, and the shortest wait."""
     limited = [status(429, b"{}", {"retry-after": str(wait)}) for wait in (40, 20)]
-    async with World(one=limited[0], two=limited[1]) as world:
+    async with ServiceWorld(one=limited[0], two=limited[1]) as world:
         await world.ask()
         await asyncio.sleep(5)
         answer = await world.ask(stream=True)
@@ -109,7 +109,7 @@ async def test_resting_again_lasts_longer() -> None:
     """Limited at 0 s and again at 4 s, for five seconds each: it rests until the ninth."""
     bare = status(429, b"{}")
     late = script(Wait(4.0), Head(429), Data(b"{}"), End())
-    async with World(one=in_turn(late, bare, healthy()), two=healthy()) as world:
+    async with ServiceWorld(one=in_turn(late, bare, healthy()), two=healthy()) as world:
         first = asyncio.create_task(world.ask())
         await asyncio.sleep(0.001)
         await asyncio.gather(first, world.ask())
@@ -130,7 +130,7 @@ async def test_resting_again_lasts_longer() -> None:
 async def test_limited_for_four_hours(limited: Respond, back_within_s: float, asked_max: int) -> None:
     """A request a minute all the while: the others answer, the limited one is asked now and then, and is back in time."""
     ends_s = 4 * HOUR_S
-    async with World(one=until(ends_s, limited, healthy()), two=healthy()) as world:
+    async with ServiceWorld(one=until(ends_s, limited, healthy()), two=healthy()) as world:
         targets = []
         while clock.now() < ends_s + back_within_s + 60.0:
             answer = await world.ask()
@@ -147,10 +147,10 @@ async def test_limited_for_four_hours(limited: Respond, back_within_s: float, as
 async def test_an_open_breaker_is_news_once() -> None:
     """A thousand requests past it: a handful of warnings, and each request has its one ordinary line."""
     lines: list[str] = []
-    log = Logs(lambda line, *, at_once: lines.append(json.loads(line)["level"]))
+    log = EventLogger(lambda line, *, at_once: lines.append(json.loads(line)["level"]))
     broken = status(500, b"{}")
-    async with World(one=broken, two=healthy(first_s=0.0), options=QUIET) as world:
-        world.service.events._subscribers += (log.tell,)
+    async with ServiceWorld(one=broken, two=healthy(first_s=0.0), options=QUIET) as world:
+        world.service.events._subscribers += (log.log,)
         for _ in range(1000):
             await world.ask()
     assert world.happened("breaker_opened") >= 1
@@ -160,7 +160,7 @@ async def test_an_open_breaker_is_news_once() -> None:
 
 async def test_alive_whatever_the_load() -> None:
     """At many times what the house takes, requests are turned away; whoever asks if it lives hears yes, at once."""
-    async with World(one=script(Hang()), server=ServerSettings(in_flight_max=4)) as world:
+    async with ServiceWorld(one=script(Hang()), server=ServerSettings(in_flight_max=4)) as world:
         crowd = [asyncio.create_task(world.ask(headers={"x-deadline-ms": "5000"})) for _ in range(40)]
         await asyncio.sleep(1.0)
         for path in ("/livez", "/readyz", "/health"):
@@ -192,7 +192,7 @@ async def test_who_is_asked_next(answer: Respond, moves_on: bool, stream: bool) 
     """What is the caller's fault, or a filter's word, goes nowhere else; all the rest does: in either form alike."""
     if answer is CALLERS[3] and not stream:
         answer = status(200, b'{"error":{"message":"no","code":"content_filter"}}')
-    async with World(one=answer, two=healthy()) as world:
+    async with ServiceWorld(one=answer, two=healthy()) as world:
         got = await world.ask(stream=stream)
     assert len(world.asked["two"]) == moves_on
     assert (got.status == 200) == moves_on
@@ -202,7 +202,7 @@ async def test_nobody_is_asked_to_go_on() -> None:
     """The next target gets the question as it came, with no half answer put into its mouth."""
     cut = script(Head(200, SSE), chunk({"content": "half "}), Wait(0.1), Close())
     whole = {"delivery": "whole"}
-    async with World(one=cut, two=healthy(), route=whole) as world:
+    async with ServiceWorld(one=cut, two=healthy(), route=whole) as world:
         answer = await world.ask(stream=True)
     one, two = (json.loads(world.asked[name][0].body)["messages"] for name in ("one", "two"))
     assert one == two == [{"role": "user", "content": "Hi"}]
@@ -211,7 +211,7 @@ async def test_nobody_is_asked_to_go_on() -> None:
 
 async def test_the_first_error_is_told_whoever_comes_next() -> None:
     """What the second target dislikes about the request does not hide that the first one was down."""
-    async with World(one=status(503, b"{}"), two=status(413, b"{}")) as world:
+    async with ServiceWorld(one=status(503, b"{}"), two=status(413, b"{}")) as world:
         answer = await world.ask(stream=True)
     error = answer.json()["error"]
     assert (answer.status, error["code"]) == (503, "all_targets_down")
@@ -222,7 +222,7 @@ async def test_the_first_error_is_told_whoever_comes_next() -> None:
 async def test_bodies_of_any_size(size: int) -> None:
     """From one byte to twenty million they arrive as they were sent."""
     text = "x" * size
-    async with World(one=healthy()) as world:
+    async with ServiceWorld(one=healthy()) as world:
         answer = await world.ask(stream=True, messages=[{"role": "user", "content": text}])
     assert payloads(answer.body)[-1] == "[DONE]"
     assert json.loads(world.asked["one"][0].body)["messages"][0]["content"] == text
@@ -231,7 +231,7 @@ async def test_bodies_of_any_size(size: int) -> None:
 async def test_a_crowd_before_our_own_pool() -> None:
     """Fifty callers, two connections: who waits for one in vain goes elsewhere, and no provider is blamed for it."""
     nervous = BreakerOptions(failures_in_a_row=2)
-    async with World(one=healthy(first_s=5.0), two=healthy(), breaker=nervous) as world:
+    async with ServiceWorld(one=healthy(first_s=5.0), two=healthy(), breaker=nervous) as world:
         world.wire._slots._per_origin_max = 2
         answers = await asyncio.gather(*(world.ask() for _ in range(50)))
         states = world.service.fleet.snapshots(clock.now())

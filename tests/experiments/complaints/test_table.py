@@ -4,7 +4,7 @@ import pytest
 
 from tests.experiments.complaints.__main__ import page
 from tests.experiments.complaints.mutants import MUTANTS, Mutant
-from tests.experiments.complaints.table import COUNT, ROOT, THEMES, Row, missing, rows
+from tests.experiments.complaints.table import COUNT, ROOT, THEMES, ComplaintRow, missing, rows
 
 
 def test_all_are_there() -> None:
@@ -15,7 +15,7 @@ def test_all_are_there() -> None:
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row.number)
-def test_what_it_names_exists(row: Row) -> None:
+def test_what_it_names_exists(row: ComplaintRow) -> None:
     """Every test, rule, scenario and place; and no row is without."""
     assert not [problem for name in row.caught_by if (problem := missing(name))]
     assert row.caught_by

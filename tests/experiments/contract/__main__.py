@@ -12,13 +12,21 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.experiments.contract.cases import CASES, Case
+from tests.experiments.contract.cases import CASES, ContractCase
 from tests.experiments.contract.expected import expected, explained
-from tests.experiments.contract.matrix import Matrix, Seen
-from tests.experiments.contract.packages import COLUMNS, NEW, PATIENCE_S, Column, Failed, asked, installed
+from tests.experiments.contract.matrix import Matrix, MatrixResults
+from tests.experiments.contract.packages import (
+    COLUMNS,
+    NEW,
+    PATIENCE_S,
+    Column,
+    ProgramFailed,
+    asked,
+    installed,
+)
 from tests.experiments.contract.reading import sent, words
 from tests.experiments.contract.service import SERVICE_CASES, service_calls, serving
-from tests.experiments.contract.stage import Stage, playing
+from tests.experiments.contract.stage import ContractStage, playing
 
 PAGE = Path("docs/contract.md")
 BUSY_S = 15.0  # then a heavy case counts as hopeless
@@ -56,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if matrix.unexplained else 0
 
 
-async def run(columns: Sequence[Column]) -> Seen:
+async def run(columns: Sequence[Column]) -> MatrixResults:
     """Everything, a few packages at a time."""
-    seen = Seen()
+    seen = MatrixResults()
     for column, got in zip(columns, await asyncio.gather(*map(_had, columns)), strict=True):
-        if isinstance(got, Failed):
+        if isinstance(got, ProgramFailed):
             seen.missing[column] = str(got).splitlines()[-1]
         elif column.age == "newest" and got == NEW[column.package]:
             seen.same.append(column.package)
@@ -68,7 +76,9 @@ async def run(columns: Sequence[Column]) -> Seen:
             seen.versions[column] = got
     gate = asyncio.Semaphore(AT_ONCE)
 
-    async def held(work: Callable[[Column, Seen, Stage], Awaitable[None]], column: Column) -> None:
+    async def held(
+        work: Callable[[Column, MatrixResults, ContractStage], Awaitable[None]], column: Column
+    ) -> None:
         async with gate:
             await work(column, seen, stage)
 
@@ -79,14 +89,14 @@ async def run(columns: Sequence[Column]) -> Seen:
     return seen
 
 
-async def _had(column: Column) -> str | Failed:
+async def _had(column: Column) -> str | ProgramFailed:
     try:
         return await installed(column)
-    except Failed as failed:
+    except ProgramFailed as failed:
         return failed
 
 
-async def _against_simulators(column: Column, seen: Seen, stage: Stage) -> None:
+async def _against_simulators(column: Column, seen: MatrixResults, stage: ContractStage) -> None:
     known = [case for case in CASES if column.package in case.packages]
     for alone in (False, True):
         await _look(column, [case for case in known if case.alone is alone], seen, stage)
@@ -97,24 +107,26 @@ async def _against_simulators(column: Column, seen: Seen, stage: Stage) -> None:
         await _look(column, [case], seen, stage)
 
 
-async def _look(column: Column, cases: Sequence[Case], seen: Seen, stage: Stage) -> None:
+async def _look(
+    column: Column, cases: Sequence[ContractCase], seen: MatrixResults, stage: ContractStage
+) -> None:
     calls = [_call(column, case, stage) for case in cases]
     found = await asked(column, calls, BUSY_S if cases[0].alone else PATIENCE_S)
     for case in cases:
         seen.cells[column, case.name] = _cell(column, case, found[case.name], stage)
 
 
-def _odd(column: Column, case: Case, said: str) -> bool:
+def _odd(column: Column, case: ContractCase, said: str) -> bool:
     return said != expected(column, case) and not explained(column, case.name, said)
 
 
-def _call(column: Column, case: Case, stage: Stage) -> Mapping[str, Any]:
+def _call(column: Column, case: ContractCase, stage: ContractStage) -> Mapping[str, Any]:
     url = stage.address(column.name, case)
     params = dict(case.params)
     return {"name": case.name, "url": url, "call": case.call, "timeout_s": case.timeout_s, "params": params}
 
 
-def _cell(column: Column, case: Case, found: Mapping[str, Any], stage: Stage) -> str:
+def _cell(column: Column, case: ContractCase, found: Mapping[str, Any], stage: ContractStage) -> str:
     lingers = case.name.startswith("lingers")
     said = words(found, column.package, lingers=lingers, slept=case.waits)
     if case.sent:
@@ -125,7 +137,7 @@ def _cell(column: Column, case: Case, found: Mapping[str, Any], stage: Stage) ->
     return said
 
 
-async def _against_service(column: Column, seen: Seen, stage: Stage) -> None:
+async def _against_service(column: Column, seen: MatrixResults, stage: ContractStage) -> None:
     async with serving() as url:
         found = await asked(column, service_calls(url))
     for case in SERVICE_CASES:

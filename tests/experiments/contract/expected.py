@@ -7,7 +7,7 @@ newer ones; where it is silent, they are expected to do the same.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tests.experiments.contract.cases import CASES, STATUSES, Case
+from tests.experiments.contract.cases import CASES, STATUSES, ContractCase
 from tests.experiments.contract.packages import Column
 
 PACKAGES = ("openai", "anthropic", "mistralai")
@@ -246,7 +246,7 @@ DIFFERENCES = (
 )
 
 
-def expected(column: Column, case: Case) -> str:
+def expected(column: Column, case: ContractCase) -> str:
     """What the column's package is expected to do."""
     listed = OLD.get((column.package, case.name)) if column.age == "old" else None
     if listed is not None:

@@ -26,7 +26,7 @@ sleeps between tries are cut short and noted instead, `~0.5` being the usual bac
 
 
 @dataclass
-class Seen:
+class MatrixResults:
     """All that a run has found. Cells by column and case; `versions` of the columns that could be had."""
 
     versions: dict[Column, str] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Seen:
 class Matrix:
     """Writes it down, and counts."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: MatrixResults) -> None:
         self.notes: list[str] = []
         self.compared = self.differing = 0
         self.unexplained: list[str] = []

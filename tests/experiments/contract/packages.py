@@ -17,7 +17,7 @@ THREADS = 12
 PATIENCE_S = 30.0
 
 
-class Failed(Exception):
+class ProgramFailed(Exception):
     """A program that did not do its work; with the end of what it said."""
 
 
@@ -89,5 +89,5 @@ async def run(*command: object, stdin: str = "", proxies: bool = True) -> str:
         if process.returncode is None:
             process.kill()
     if process.returncode:
-        raise Failed(complaint.decode(errors="replace").strip()[-800:])
+        raise ProgramFailed(complaint.decode(errors="replace").strip()[-800:])
     return out.decode()

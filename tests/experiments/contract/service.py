@@ -18,7 +18,7 @@ from dub5.simulators.latency import PRESETS
 from dub5.simulators.personas.base import Profile
 from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.server.sockets import serve
-from tests.experiments.contract.packages import Failed
+from tests.experiments.contract.packages import ProgramFailed
 
 READY_S = 30.0
 TIMEOUT_S = 10.0  # of the package: the service's own clocks must speak first
@@ -153,7 +153,7 @@ async def serving() -> AsyncIterator[str]:
         assert process.stdout is not None
         line = (await asyncio.wait_for(process.stdout.readline(), READY_S)).decode()
         if not line.startswith("listening on "):
-            raise Failed(f"the service did not start: {line!r}")
+            raise ProgramFailed(f"the service did not start: {line!r}")
         yield line.split()[-1]
 
 

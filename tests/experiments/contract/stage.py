@@ -17,13 +17,13 @@ from dub5.simulators.personas.base import Profile
 from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.script import Script, SimRequest
 from dub5.simulators.server.sockets import serve
-from tests.experiments.contract.cases import CASES, Case
+from tests.experiments.contract.cases import CASES, ContractCase
 
 HOST = "127.0.0.1"
 PERSONAS = {"openai": "openai", "anthropic": "anthropic", "mistralai": "mistral"}
 
 
-class Stage:
+class ContractStage:
     """All cases for all columns. `requests` counts what arrived, `headers` are those of the last."""
 
     def __init__(self, packages: Mapping[str, str]) -> None:
@@ -33,7 +33,7 @@ class Stage:
         self._packages = packages  # by column
         self._providers: dict[tuple[str, str], SimulatedProvider] = {}
 
-    def address(self, column: str, case: Case) -> str:
+    def address(self, column: str, case: ContractCase) -> str:
         """What a package is told to talk to."""
         match case.place:
             case "refused":
@@ -44,7 +44,7 @@ class Stage:
                 return self.tls
         return f"{self.url}/{column}/{CASES.index(case)}"
 
-    def forget(self, column: str, case: Case) -> None:
+    def forget(self, column: str, case: ContractCase) -> None:
         """As if it had not been played yet."""
         for known in (self.requests, self.headers, self._providers):
             known.pop((column, case.name), None)
@@ -58,7 +58,7 @@ class Stage:
         script = self._provider(column, case)(replace(request, path=f"/{path}"))
         return case.shape(script, PERSONAS[self._packages[column]]) if case.shape else script
 
-    def _provider(self, column: str, case: Case) -> SimulatedProvider:
+    def _provider(self, column: str, case: ContractCase) -> SimulatedProvider:
         key = column, case.name
         if key not in self._providers:
             persona = PERSONAS[self._packages[column]]
@@ -70,9 +70,9 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def playing(packages: Mapping[str, str]) -> AsyncIterator[Stage]:
+async def playing(packages: Mapping[str, str]) -> AsyncIterator[ContractStage]:
     """A stage for these columns, each with its package's name."""
-    stage = Stage(packages)
+    stage = ContractStage(packages)
     async with contextlib.AsyncExitStack() as stack:
         stage.url = (await stack.enter_async_context(serve(stage))).url
         silent = await asyncio.get_running_loop().create_server(asyncio.Protocol, HOST, 0)

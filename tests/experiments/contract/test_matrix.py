@@ -6,7 +6,7 @@ import pytest
 
 from tests.experiments.contract.cases import CASES
 from tests.experiments.contract.expected import DIFFERENCES, expected
-from tests.experiments.contract.matrix import Matrix, Seen
+from tests.experiments.contract.matrix import Matrix, MatrixResults
 from tests.experiments.contract.packages import COLUMNS, Column
 from tests.experiments.contract.service import SERVICE_CASES
 from tests.support.source import ROOT
@@ -15,8 +15,8 @@ PAGE = ROOT / "docs" / "contract.md"
 NEW, OLD = (next(c for c in COLUMNS if (c.package, c.age) == ("mistralai", age)) for age in ("new", "old"))
 
 
-def as_expected(*columns: Column) -> Seen:
-    seen = Seen(versions={column: column.wanted for column in columns})
+def as_expected(*columns: Column) -> MatrixResults:
+    seen = MatrixResults(versions={column: column.wanted for column in columns})
     for column in columns:
         for case in CASES:
             if column.package in case.packages:

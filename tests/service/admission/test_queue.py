@@ -7,263 +7,263 @@ import pytest
 from dub5.service.config.options import AdmissionOptions
 from dub5.service.errors import DeadlineExceeded, Overloaded
 from dub5.service.model import Priority
-from tests.support.queued_service import ONE, TWO, House, settle
+from tests.support.queue_harness import ONE, TWO, QueueHarness, settle
 
 HIGH, NORMAL, LOW = Priority
 
 
-async def served(house: House, seconds: float, every_s: float) -> None:
+async def served(harness: QueueHarness, seconds: float, every_s: float) -> None:
     """Places come free at a steady rate."""
     for _ in range(round(seconds / every_s)):
         await asyncio.sleep(every_s)
-        house.places.give()
+        harness.places.give()
         await settle()
 
 
 class TestPlaces:
     async def test_room(self) -> None:
         """Who finds a place does not wait, and is not told of."""
-        house = House(2)
-        await house.come(1)
-        assert house.inside == [1] and not house.events
+        harness = QueueHarness(2)
+        await harness.come(1)
+        assert harness.inside == [1] and not harness.events
 
     async def test_one_place_wakes_one(self) -> None:
         """A place that is free again calls one of those who wait, and the others are left alone."""
-        house = House(0)
+        harness = QueueHarness(0)
         for number in range(100):
-            await house.come(number)
-        looked = house.places.looked
-        house.places.give()
+            await harness.come(number)
+        looked = harness.places.looked
+        harness.places.give()
         await settle()
-        assert house.inside == [0]
-        assert house.places.looked - looked < 6
-        assert [event.how for event in house.events] == ["served"]
-        await house.close()
+        assert harness.inside == [0]
+        assert harness.places.looked - looked < 6
+        assert [event.how for event in harness.events] == ["served"]
+        await harness.close()
 
     async def test_several_places_at_once(self) -> None:
         """Each is taken, though it was told only once that there is room."""
-        house = House(0)
+        harness = QueueHarness(0)
         for number in range(10):
-            await house.come(number)
-        house.places.free["one"] = 4
-        house.places.give()
+            await harness.come(number)
+        harness.places.free["one"] = 4
+        harness.places.give()
         await settle()
-        assert house.inside == [0, 1, 2, 3, 4]
-        await house.close()
+        assert harness.inside == [0, 1, 2, 3, 4]
+        await harness.close()
 
     async def test_somebody_is_faster(self) -> None:
         """Who was called, and finds the place taken, keeps its place in line."""
-        house = House(0)
+        harness = QueueHarness(0)
         for number in (1, 2):
-            await house.come(number)
-        house.places.give()
-        house.places.take([ONE])  # a retry, say: those who are inside do not ask the queue
+            await harness.come(number)
+        harness.places.give()
+        harness.places.take([ONE])  # a retry, say: those who are inside do not ask the queue
         await settle()
-        assert not house.inside
-        house.places.give()
+        assert not harness.inside
+        harness.places.give()
         await settle()
-        assert house.inside == [1]
-        await house.close()
+        assert harness.inside == [1]
+        await harness.close()
 
     async def test_nobody_pushes_in(self) -> None:
         """Who comes and sees a place that somebody waits for goes to the end of the line."""
-        house = House(0)
-        await house.come(1)
-        house.places.free["one"] = 1  # nobody was told yet
-        await house.come(2)
+        harness = QueueHarness(0)
+        await harness.come(1)
+        harness.places.free["one"] = 1  # nobody was told yet
+        await harness.come(2)
         await settle()
-        assert house.inside == [1]
-        await house.close()
+        assert harness.inside == [1]
+        await harness.close()
 
     async def test_called_and_gone(self) -> None:
         """A client that leaves in the moment in which it is called passes the place on."""
-        house = House(0)
+        harness = QueueHarness(0)
         for number in (1, 2):
-            await house.come(number)
-        house.places.give()
-        house.tasks[1].cancel()
+            await harness.come(number)
+        harness.places.give()
+        harness.tasks[1].cancel()
         await settle()
-        assert house.inside == [2]
-        assert [event.how for event in house.events] == ["left", "served"]
+        assert harness.inside == [2]
+        assert [event.how for event in harness.events] == ["left", "served"]
 
     async def test_a_client_that_leaves(self) -> None:
         """It is out of the line at once."""
-        house = House(0)
+        harness = QueueHarness(0)
         for number in range(3):
-            await house.come(number)
-        await house.leave(1)
-        assert house.queue.waiting == 2
-        await house.close()
-        assert house.queue.waiting == 0
+            await harness.come(number)
+        await harness.leave(1)
+        assert harness.queue.waiting == 2
+        await harness.close()
+        assert harness.queue.waiting == 0
 
     async def test_nobody_says_so(self) -> None:
         """A cool-down that ends, or a probe that is due, makes room without a word: it is found all the same."""
-        house = House(0)
-        await house.come(1)
-        house.places.free["one"] = 1
+        harness = QueueHarness(0)
+        await harness.come(1)
+        harness.places.free["one"] = 1
         await asyncio.sleep(0.06)
-        assert house.inside == [1]
+        assert harness.inside == [1]
 
     async def test_lines_do_not_disturb_each_other(self) -> None:
         """A line for one provider keeps nobody from another; who can use both takes whichever comes first."""
-        house = House(0, two=1)
-        await house.come(1)
-        await house.come(2, targets=[TWO])
-        assert house.inside == [2]
-        await house.come(3, targets=[ONE, TWO])
-        house.places.give("two")
+        harness = QueueHarness(0, two=1)
+        await harness.come(1)
+        await harness.come(2, targets=[TWO])
+        assert harness.inside == [2]
+        await harness.come(3, targets=[ONE, TWO])
+        harness.places.give("two")
         await settle()
-        assert house.inside == [2, 3]
-        await house.close()
+        assert harness.inside == [2, 3]
+        await harness.close()
 
     async def test_lines_take_turns(self) -> None:
         """Two routes with the same provider share its places."""
-        house = House(0, two=0)
+        harness = QueueHarness(0, two=0)
         for number in range(3):
-            await house.come(number)
-            await house.come(10 + number, targets=[ONE, TWO])
+            await harness.come(number)
+            await harness.come(10 + number, targets=[ONE, TWO])
         for _ in range(4):
-            house.places.give()
+            harness.places.give()
             await settle()
-        assert sorted(house.inside) == [0, 1, 10, 11]
-        await house.close()
+        assert sorted(harness.inside) == [0, 1, 10, 11]
+        await harness.close()
 
     async def test_switched_off(self) -> None:
         """With no room in the queue nobody waits: the walk over the targets says why not."""
-        house = House(1, AdmissionOptions(waiting_max=0))
-        house.places.free["one"] = 0
-        assert house.queue._may_pass(house.places, [ONE], 0.0)  # type: ignore[arg-type]
+        harness = QueueHarness(1, AdmissionOptions(waiting_max=0))
+        harness.places.free["one"] = 0
+        assert harness.queue._may_pass(harness.places, [ONE], 0.0)  # type: ignore[arg-type]
 
 
 class TestOrder:
     async def test_a_line_that_moves(self) -> None:
         """First come, first served."""
-        house = House(0)
+        harness = QueueHarness(0)
         for number in range(3):
-            await house.come(number)
-        await served(house, 0.3, 0.1)
-        assert house.inside == [0, 1, 2]
+            await harness.come(number)
+        await served(harness, 0.3, 0.1)
+        assert harness.inside == [0, 1, 2]
 
     async def test_a_line_that_stands(self) -> None:
         """The newest goes first, since it is the farthest from giving up."""
-        house = House(0, AdmissionOptions(target_s=0.5, interval_s=1.0))
+        harness = QueueHarness(0, AdmissionOptions(target_s=0.5, interval_s=1.0))
         for number in range(40):
-            await house.come(number)
+            await harness.come(number)
             await asyncio.sleep(0.1)
-        house.places.give()
+        harness.places.give()
         await settle()
-        assert house.inside == [39]
-        await house.close()
+        assert harness.inside == [39]
+        await harness.close()
 
     async def test_classes(self) -> None:
         """The higher ones go first, within a class the older ones."""
-        house = House(0)
+        harness = QueueHarness(0)
         for number, priority in enumerate((LOW, NORMAL, HIGH, LOW, NORMAL, HIGH)):
-            await house.come(number, priority)
+            await harness.come(number, priority)
         for _ in range(6):
-            house.places.give()
+            harness.places.give()
             await settle()
-        assert house.inside == [2, 5, 1, 4, 0, 3]
+        assert harness.inside == [2, 5, 1, 4, 0, 3]
 
     async def test_nobody_starves(self) -> None:
         """Half of what there is room for is high: the low ones have the other half."""
-        house = House(0)
+        harness = QueueHarness(0)
         for number in range(0, 200, 2):
-            await house.come(number, LOW)
-            await house.come(number + 1, HIGH)
+            await harness.come(number, LOW)
+            await harness.come(number + 1, HIGH)
             for _ in range(2):
-                house.places.give()
+                harness.places.give()
                 await settle()
             await asyncio.sleep(0.1)
-        assert len(house.inside) == 200 and not house.errors
+        assert len(harness.inside) == 200 and not harness.errors
 
 
 class TestRefusals:
     async def test_waited_too_long(self) -> None:
         """Once the line has stood for an interval, those go who have waited for more than twice the target; at once."""
-        house = House(0, AdmissionOptions(target_s=0.5, interval_s=2.0))
+        harness = QueueHarness(0, AdmissionOptions(target_s=0.5, interval_s=2.0))
         for number in range(60):
-            await house.come(number)
+            await harness.come(number)
             await asyncio.sleep(0.1)
-        refused = [number for number, error in house.errors.items() if isinstance(error, Overloaded)]
+        refused = [number for number, error in harness.errors.items() if isinstance(error, Overloaded)]
         assert 45 <= len(refused) <= 50  # all but those of the last second
-        waited_s = [event.waited_s for event in house.events]
+        waited_s = [event.waited_s for event in harness.events]
         assert max(waited_s) <= 2.7 and all(waited_s[i] <= 1.15 for i in range(20, len(waited_s)))
-        assert {event.how for event in house.events} == {"overloaded"}
-        await house.close()
+        assert {event.how for event in harness.events} == {"overloaded"}
+        await harness.close()
 
     async def test_the_last_one_stays(self) -> None:
         """A single one that waits is not sent away, or a place would find nobody."""
-        house = House(0)
-        await house.come(1)
+        harness = QueueHarness(0)
+        await harness.come(1)
         await asyncio.sleep(60.0)
-        house.places.give()
+        harness.places.give()
         await settle()
-        assert house.inside == [1]
+        assert harness.inside == [1]
 
     async def test_out_of_time(self) -> None:
         """Who has less time left than half of the last answers took is told while it can still do something."""
-        house = House(0)
+        harness = QueueHarness(0)
         for took_s in (0.1, 0.7, 0.8, 0.9, 9.0):
-            house.service_times.of("chat", "chat", True).note(took_s)
-        await house.come(2, within_s=2.0)
-        await house.come(3, within_s=0.7)
+            harness.service_times.of("chat", "chat", True).note(took_s)
+        await harness.come(2, within_s=2.0)
+        await harness.come(3, within_s=0.7)
         await asyncio.sleep(3.0)
-        assert {n: type(error) for n, error in house.errors.items()} == {
+        assert {n: type(error) for n, error in harness.errors.items()} == {
             3: DeadlineExceeded,
             2: DeadlineExceeded,
         }
-        assert house.ended_s[3] == 0.0
-        assert 1.15 <= house.ended_s[2] <= 1.25
+        assert harness.ended_s[3] == 0.0
+        assert 1.15 <= harness.ended_s[2] <= 1.25
 
     async def test_full(self) -> None:
         """More than may wait are told at once."""
-        house = House(0, AdmissionOptions(waiting_max=3))
+        harness = QueueHarness(0, AdmissionOptions(waiting_max=3))
         for number in range(5):
-            await house.come(number)
-        assert set(house.errors) == {3, 4} and house.queue.waiting == 3
-        assert house.events[0].waited_s == 0.0
-        await house.close()
+            await harness.come(number)
+        assert set(harness.errors) == {3, 4} and harness.queue.waiting == 3
+        assert harness.events[0].waited_s == 0.0
+        await harness.close()
 
     async def test_full_of_lower_ones(self) -> None:
         """The oldest of the lowest class goes for a higher one, and for no lower or equal one."""
-        house = House(0, AdmissionOptions(waiting_max=3))
+        harness = QueueHarness(0, AdmissionOptions(waiting_max=3))
         for number, priority in enumerate((NORMAL, LOW, LOW, LOW, HIGH, NORMAL, LOW)):
-            await house.come(number, priority)
+            await harness.come(number, priority)
         await settle()
-        assert [n for n in range(7) if n in house.errors] == [1, 2, 3, 6]
-        await house.close()
+        assert [n for n in range(7) if n in harness.errors] == [1, 2, 3, 6]
+        await harness.close()
 
     async def test_what_they_are_told(self) -> None:
         """Who was full, and when those before them will have had their turn, as far as the drain of late tells."""
-        house = House(0, AdmissionOptions(target_s=60.0))
+        harness = QueueHarness(0, AdmissionOptions(target_s=60.0))
         for number in range(20):
-            await house.come(number)
-        await served(house, 5.0, 0.5)
-        house.queue.options = AdmissionOptions(waiting_max=10)
-        await house.come(99)
-        error = house.errors[99]
+            await harness.come(number)
+        await served(harness, 5.0, 0.5)
+        harness.queue.options = AdmissionOptions(waiting_max=10)
+        await harness.come(99)
+        error = harness.errors[99]
         assert error.retry_after_s == pytest.approx(11 / 2.0, rel=0.25)
         assert [(a.reason, a.tried) for a in error.attempts] == [("provider_full", False)]
-        await house.close()
+        await harness.close()
 
     async def test_nothing_moves(self) -> None:
         """Nobody knows when: ten seconds."""
-        house = House(0, AdmissionOptions(waiting_max=1))
+        harness = QueueHarness(0, AdmissionOptions(waiting_max=1))
         for number in range(2):
-            await house.come(number)
-        assert house.errors[1].retry_after_s == 10.0
-        await house.close()
+            await harness.come(number)
+        assert harness.errors[1].retry_after_s == 10.0
+        await harness.close()
 
 
 class TestStatus:
     async def test_who_waits(self) -> None:
         """By line and class, with the oldest one's wait."""
-        house = House(0)
-        await house.come(1, HIGH)
+        harness = QueueHarness(0)
+        await harness.come(1, HIGH)
         await asyncio.sleep(1.0)
-        await house.come(2)
-        told = house.queue.snapshot()
+        await harness.come(2)
+        told = harness.queue.snapshot()
         assert told == {
             "waiting": 2,
             "waiting_max": 1000,
@@ -277,13 +277,13 @@ class TestStatus:
                 }
             ],
         }
-        await house.close()
+        await harness.close()
 
     async def test_the_time_is_not_ours(self) -> None:
         """What a request waited for its providers is no overhead of this service."""
-        house = House(0)
-        await house.come(1)
+        harness = QueueHarness(0)
+        await harness.come(1)
         await asyncio.sleep(1.0)
-        house.places.give()
+        harness.places.give()
         await settle()
-        assert house.events[0].waited_s == 1.0
+        assert harness.events[0].waited_s == 1.0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dub5.service.config.options import AdmissionOptions
 from dub5.service.model import Priority
 from dub5.simulators.virtual import run
-from tests.support.queued_service import ONE, TWO, House, settle
+from tests.support.queue_harness import ONE, TWO, QueueHarness, settle
 
 WAYS = ((ONE,), (TWO,), (ONE, TWO), (TWO, ONE))
 ENDS = {"served", "left", "expired", "overloaded", "full"}
@@ -34,33 +34,33 @@ steps = st.lists(
 )
 
 
-async def act(house: House, step: tuple[Any, ...]) -> None:
+async def act(harness: QueueHarness, step: tuple[Any, ...]) -> None:
     """Without settling: what follows comes in the midst of it."""
     match step:
         case ("come", priority, within_s, targets):
-            await house.come(len(house.tasks), priority, within_s=within_s, targets=targets)
+            await harness.come(len(harness.tasks), priority, within_s=within_s, targets=targets)
         case ("give", name, count):
-            house.places.free[name] += count - 1
-            house.places.give(name)
+            harness.places.free[name] += count - 1
+            harness.places.give(name)
         case ("quiet", name):  # a place that nobody tells of
-            house.places.free[name] += 1
+            harness.places.free[name] += 1
         case ("steal", name):
-            house.places.free[name] = max(0, house.places.free[name] - 1)
+            harness.places.free[name] = max(0, harness.places.free[name] - 1)
         case ("leave", which):
-            if house.tasks:
-                house.tasks[which % len(house.tasks)].cancel()
+            if harness.tasks:
+                harness.tasks[which % len(harness.tasks)].cancel()
         case ("wait", s):
             await asyncio.sleep(s)
 
 
-def check(house: House) -> None:
+def check(harness: QueueHarness) -> None:
     """What holds whenever everything has come to rest."""
-    queue = house.queue
+    queue = harness.queue
     waiting = [waiter for wait_queue in queue._queues.values() for waiter in wait_queue]
     assert queue.waiting == len(waiting) <= queue.options.waiting_max
-    assert queue.waiting == sum(not task.done() for task in house.tasks.values())
+    assert queue.waiting == sum(not task.done() for task in harness.tasks.values())
     assert queue._called is None
-    assert min(house.places.free.values()) >= 0
+    assert min(harness.places.free.values()) >= 0
     for waiter in waiting:
         assert waiter.wait_queue.fleet.must_wait(waiter.wait_queue.targets, 0.0), (
             "somebody waits beside a free place"
@@ -69,23 +69,23 @@ def check(house: House) -> None:
 
 async def play(script: list[tuple[Any, ...]]) -> None:
     options = AdmissionOptions(waiting_max=8, target_s=0.2, interval_s=0.5)
-    house = House(1, options, two=0)
+    harness = QueueHarness(1, options, two=0)
     for step in script:
-        await act(house, step)
+        await act(harness, step)
         if step[0] in ("wait", "give"):
             await asyncio.sleep(0.06)
             await settle()
-            check(house)
+            check(harness)
     await asyncio.sleep(0.06)
-    check(house)
-    for task in house.tasks.values():
+    check(harness)
+    for task in harness.tasks.values():
         task.cancel()
     await settle()
-    check(house)
+    check(harness)
     await asyncio.sleep(0.1)
-    assert house.queue._timer is None and house.queue.waiting == 0
-    assert {event.how for event in house.events} <= ENDS
-    assert len({event.request_id for event in house.events}) == len(house.events), "one leaves once"
+    assert harness.queue._timer is None and harness.queue.waiting == 0
+    assert {event.how for event in harness.events} <= ENDS
+    assert len({event.request_id for event in harness.events}) == len(harness.events), "one leaves once"
 
 
 @settings(max_examples=150)

@@ -17,19 +17,19 @@ from dub5.service.cache.storage import StorageLost
 from dub5.service.config.options import CacheOptions
 from dub5.service.config.settings import Secret
 from dub5.simulators.virtual import AppClient, AppResponse
-from tests.support.world import World, healthy
+from tests.support.world import ServiceWorld, healthy
 
 PATH = "/admin/cache/invalidate"
 ROUTE = {"cache": CacheOptions(enabled=True)}
 HOST = "127.0.0.1:8080"
 
 
-def house(**more: Any) -> World:
-    return World(one=healthy(), route=ROUTE, **more)
+def house(**more: Any) -> ServiceWorld:
+    return ServiceWorld(one=healthy(), route=ROUTE, **more)
 
 
 async def order(
-    world: World,
+    world: ServiceWorld,
     said: Any = None,
     *,
     client: AppClient | None = None,
@@ -48,7 +48,7 @@ async def order(
     return await (client or world.client).request("POST", PATH, headers=sent, **whole)
 
 
-async def cached(world: World) -> str:
+async def cached(world: ServiceWorld) -> str:
     return (await world.ask(temperature=0)).headers["x-dub5-cache"]
 
 

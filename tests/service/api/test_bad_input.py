@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dub5.simulators.virtual import AppResponse, run
-from tests.support.world import World, body, healthy
+from tests.support.world import ServiceWorld, body, healthy
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
@@ -68,7 +68,7 @@ def deep(levels: int) -> bytes:
 )
 async def test_bodies(sent: bytes, said: str) -> None:
     """A body that is not a chat request is refused with the place and the reason."""
-    async with World(one=healthy()) as world:
+    async with ServiceWorld(one=healthy()) as world:
         answer = await world.client.request("POST", CHAT, body=sent, headers=JSON)
     assert_told(answer, 400, "invalid_request")
     assert said in answer.json()["error"]["message"]
@@ -78,7 +78,7 @@ async def test_bodies(sent: bytes, said: str) -> None:
 
 async def test_deep_but_allowed() -> None:
     """Brackets in text are text, and sixty levels are within the limit."""
-    async with World(one=healthy()) as world:
+    async with ServiceWorld(one=healthy()) as world:
         assert (await world.client.request("POST", CHAT, body=deep(60), headers=JSON)).status == 200
         text = '[{"' * 500 + "\\"
         assert (await world.ask(messages=[{"role": "user", "content": text}] * 20)).status == 200
@@ -86,7 +86,7 @@ async def test_deep_but_allowed() -> None:
 
 async def test_unknown_model() -> None:
     """The answer names the model and where to find the others."""
-    async with World(one=healthy()) as world:
+    async with ServiceWorld(one=healthy()) as world:
         answer = await world.ask(model="gpt-9")
     assert_told(answer, 404, "model_not_found")
     assert "'gpt-9'" in answer.json()["error"]["message"]
@@ -99,7 +99,7 @@ async def test_too_large() -> None:
         for _ in range(26):
             yield b" " * 1024 * 1024
 
-    async with World(one=healthy()) as world:
+    async with ServiceWorld(one=healthy()) as world:
         assert_told(
             await world.client.request("POST", CHAT, body=b" " * 26 * 1024 * 1024), 413, "request_too_large"
         )
@@ -120,7 +120,7 @@ async def test_too_large() -> None:
 )
 async def test_paths_and_methods(method: str, path: str, status: int, code: str) -> None:
     """What no route takes is told in the same shape."""
-    async with World(one=healthy()) as world:
+    async with ServiceWorld(one=healthy()) as world:
         answer = await world.client.request(method, path)
     assert_told(answer, status, code)
     if status == 405:
@@ -144,13 +144,13 @@ async def test_paths_and_methods(method: str, path: str, status: int, code: str)
 )
 async def test_headers(headers: dict[str, str]) -> None:
     """Headers that make no sense are refused as bodies are."""
-    async with World(one=healthy()) as world:
+    async with ServiceWorld(one=healthy()) as world:
         assert_told(await world.ask(headers=headers), 400, "invalid_request")
 
 
 async def test_keys() -> None:
     """Where callers need keys, everything but health does; a wrong key learns nothing."""
-    async with World(one=healthy(), caller_keys=("right",)) as world:
+    async with ServiceWorld(one=healthy(), caller_keys=("right",)) as world:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "right"}):
             assert_told(await world.ask(headers=headers), 401, "invalid_api_key")
         for path in ("/v1/models", "/status", "/metrics"):
@@ -194,7 +194,7 @@ def test_anything(sent: bytes) -> None:
     """No body makes a 500."""
 
     async def send() -> None:
-        async with World(one=healthy()) as world:
+        async with ServiceWorld(one=healthy()) as world:
             answer = await world.client.request("POST", CHAT, body=sent, headers=JSON)
             assert answer.status < 500
             assert answer.status == 200 or set(answer.json()["error"]) == FIELDS
@@ -208,7 +208,7 @@ async def test_a_defect_of_ours() -> None:
     def broken(request):
         raise ZeroDivisionError("SECRET inside")
 
-    async with World(one=broken) as world:
+    async with ServiceWorld(one=broken) as world:
         answer = await world.ask()
     assert (answer.status, answer.json()["error"]["code"]) == (500, "internal_error")
     assert b"SECRET" not in answer.body

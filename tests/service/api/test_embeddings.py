@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dub5.service.app import Service
-from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Settings
+from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Settings
 from dub5.simulators.script import Respond, Script, SimRequest
 from dub5.simulators.virtual import AppClient, AppResponse, VirtualWire
 from tests.support.world import reply, status
@@ -28,7 +28,7 @@ def listed(*vectors: object, **more: object) -> bytes:
 WHOLE = listed(VECTOR, usage=USAGE)
 
 
-class House:
+class EmbeddingsWorld:
     """A service whose targets stand behind the model "e", in order."""
 
     def __init__(self, targets: Mapping[str, Respond], dialects: Mapping[str, str]) -> None:
@@ -40,7 +40,7 @@ class House:
         )
         providers = tuple(ProviderSettings(n, dialects.get(n, "openai"), urls[n]) for n in names)  # type: ignore[arg-type]
         settings = Settings(provider=providers, route=(RouteSettings("e", tuple(targets)),))
-        self.service = Service(Loaded(settings, dict.fromkeys(names, ()), ()), wire=wire, seed="test")
+        self.service = Service(LoadedSettings(settings, dict.fromkeys(names, ()), ()), wire=wire, seed="test")
         self.client = AppClient(self.service.asgi)
 
     def _noting(self, name: str, respond: Respond) -> Respond:
@@ -58,15 +58,15 @@ class House:
 
 
 @asynccontextmanager
-async def house(targets: Mapping[str, Respond], **dialects: str) -> AsyncIterator[House]:
-    built = House(targets, dialects)
+async def world(targets: Mapping[str, Respond], **dialects: str) -> AsyncIterator[EmbeddingsWorld]:
+    built = EmbeddingsWorld(targets, dialects)
     async with built.client:
         yield built
 
 
 async def test_relayed() -> None:
     """What the provider said is what the client gets; who said it stands in the headers and in the log."""
-    async with house({"one/small": status(200, WHOLE)}) as h:
+    async with world({"one/small": status(200, WHOLE)}) as h:
         answer = await h.embed(dimensions=3)
     assert answer.body == WHOLE
     assert answer.headers["x-dub5-target"] == "one/small"
@@ -87,7 +87,7 @@ async def test_relayed() -> None:
 )
 async def test_formats(asked: str | None, given: object, got: object) -> None:
     """The client gets the format it asked for, whatever the provider makes of the question."""
-    async with house({"one/small": status(200, listed(given, given, usage=USAGE))}) as h:
+    async with world({"one/small": status(200, listed(given, given, usage=USAGE))}) as h:
         answer = await h.embed(input=["a", "b"], encoding_format=asked)
     assert [item["embedding"] for item in answer.json()["data"]] == [got, got]
     assert answer.json()["usage"] == USAGE
@@ -96,18 +96,18 @@ async def test_formats(asked: str | None, given: object, got: object) -> None:
 async def test_failover_to_the_same_model_only() -> None:
     """Vectors of another model would be worse than none: it is not asked."""
     down, other, same = status(503), status(200, listed([9.0], usage=USAGE)), status(200, WHOLE)
-    async with house({"one/small": down, "two/large": other, "three/small": same}) as h:
+    async with world({"one/small": down, "two/large": other, "three/small": same}) as h:
         answer = await h.embed()
     assert answer.headers["x-dub5-target"] == "three/small"
     assert "two" not in {name for name, _ in h.asked}
-    async with house({"one/small": down, "two/large": other}) as h:
+    async with world({"one/small": down, "two/large": other}) as h:
         answer = await h.embed()
     assert (answer.status, answer.json()["error"]["code"]) == (503, "all_targets_down")
 
 
 async def test_dialects() -> None:
     """Who has no embeddings is not asked; mistral is asked in its own words."""
-    async with house(
+    async with world(
         {"one/small": status(500), "two/small": status(200, listed(VECTOR))}, one="anthropic", two="mistral"
     ) as h:
         answer = await h.embed(dimensions=3, encoding_format="base64", user="u")
@@ -128,7 +128,7 @@ async def test_dialects() -> None:
 
 async def test_nobody_embeds() -> None:
     """A route of models that only talk says so."""
-    async with house({"one/claude": status(500)}, one="anthropic") as h:
+    async with world({"one/claude": status(500)}, one="anthropic") as h:
         answer = await h.embed()
     assert (answer.status, answer.json()["error"]["param"]) == (400, "model")
     assert h.asked == []
@@ -153,7 +153,7 @@ async def test_nobody_embeds() -> None:
 )
 async def test_no_vectors(body: bytes, reason: str) -> None:
     """A 200 that is not as many vectors as were wanted is a failure, and the next target is asked."""
-    async with house({"one/small": status(200, body), "two/small": status(200, WHOLE)}) as h:
+    async with world({"one/small": status(200, body), "two/small": status(200, WHOLE)}) as h:
         answer = await h.embed()
     assert answer.body == WHOLE
     assert answer.headers["x-dub5-trail"].startswith(f"one/small={reason};")
@@ -165,7 +165,7 @@ async def test_no_vectors(body: bytes, reason: str) -> None:
 )
 async def test_inputs(given: object, count: int) -> None:
     """Text, texts, and token numbers, of one text or of several."""
-    async with house({"one/small": lambda request: reply(200, listed(*[VECTOR] * count))}) as h:
+    async with world({"one/small": lambda request: reply(200, listed(*[VECTOR] * count))}) as h:
         assert (await h.embed(input=given)).status == 200
 
 
@@ -183,7 +183,7 @@ async def test_inputs(given: object, count: int) -> None:
 )
 async def test_bad_input(fields: dict[str, object], param: str) -> None:
     """Refused with the place, before anybody is asked."""
-    async with house({"one/small": status(200, WHOLE)}) as h:
+    async with world({"one/small": status(200, WHOLE)}) as h:
         answer = await h.embed(**fields)
     assert answer.status in (400, 404)
     assert answer.json()["error"]["param"] == param
@@ -195,7 +195,7 @@ async def test_bad_input(fields: dict[str, object], param: str) -> None:
 )
 async def test_what_is_not_spoken(path: str) -> None:
     """Clients of other interfaces are told which one is spoken."""
-    async with house({"one/small": status(200, WHOLE)}) as h:
+    async with world({"one/small": status(200, WHOLE)}) as h:
         answer = await h.client.request("POST", path, json={})
     error = answer.json()["error"]
     assert (answer.status, error["code"]) == (404, "not_found")

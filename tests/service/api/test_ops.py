@@ -8,10 +8,10 @@ import pytest
 
 from dub5.service import clock
 from dub5.service.app import Service
-from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Settings
+from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Settings
 from dub5.service.model import Price
 from dub5.simulators.virtual import AppClient, VirtualWire
-from tests.support.world import World, body, healthy, status
+from tests.support.world import ServiceWorld, body, healthy, status
 
 HEALTH = ("/livez", "/readyz", "/health", "/health?deep=true")
 
@@ -19,7 +19,7 @@ HEALTH = ("/livez", "/readyz", "/health", "/health?deep=true")
 @pytest.mark.parametrize("path", HEALTH)
 async def test_all_is_well(path: str) -> None:
     """Every question has the answer 200, with GET and with HEAD."""
-    async with World(one=healthy()) as world:
+    async with ServiceWorld(one=healthy()) as world:
         assert (await world.client.request("GET", path)).status == 200
         asked = await world.client.request("HEAD", path)
         assert (asked.status, asked.body) == (200, b"")
@@ -27,7 +27,7 @@ async def test_all_is_well(path: str) -> None:
 
 async def test_draining() -> None:
     """Alive, but not ready: nobody restarts it, and nobody sends it more."""
-    async with World(one=healthy(gap_s=1.0)) as world, world.stream():
+    async with ServiceWorld(one=healthy(gap_s=1.0)) as world, world.stream():
         draining = asyncio.create_task(world.service.drain())
         await asyncio.sleep(0.1)
         seen = {path: (await world.client.request("GET", path)).status for path in HEALTH}
@@ -39,7 +39,7 @@ async def test_draining() -> None:
 
 async def test_deep_health() -> None:
     """A route all of whose targets are down is a failing component; the process is still well."""
-    async with World(one=status(500, b"{}")) as world:
+    async with ServiceWorld(one=status(500, b"{}")) as world:
         for _ in range(5):
             await world.ask()
         deep = await world.client.request("GET", "/health?deep=true")
@@ -52,7 +52,7 @@ async def test_deep_health() -> None:
 
 async def test_status() -> None:
     """What the page shows: targets, counts, the last requests with their trails, incidents."""
-    async with World(one=status(429, b"{}", {"retry-after": "20"}), two=healthy()) as world:
+    async with ServiceWorld(one=status(429, b"{}", {"retry-after": "20"}), two=healthy()) as world:
         await world.ask()
         await world.ask()
         await asyncio.sleep(5)
@@ -71,7 +71,7 @@ async def test_status() -> None:
 
 async def test_strain() -> None:
     """The page also sees how much a provider is given, and that it is less once one has said so."""
-    async with World(one=status(429, b"{}", {"retry-after": "20"}), two=healthy()) as world:
+    async with ServiceWorld(one=status(429, b"{}", {"retry-after": "20"}), two=healthy()) as world:
         await world.ask()
         seen = (await world.client.request("GET", "/status")).json()
     one, two = seen["targets"]
@@ -94,7 +94,7 @@ def service(*providers: ProviderSettings) -> Service:
     targets = tuple(f"{one.name}/m" for one in providers)
     settings = Settings(provider=providers, route=(RouteSettings("chat", targets),))
     wire = VirtualWire({f"http://{one.name}.test/v1": healthy() for one in providers})
-    return Service(Loaded(settings, {}, ()), wire=wire, seed="test")
+    return Service(LoadedSettings(settings, {}, ()), wire=wire, seed="test")
 
 
 async def test_costs() -> None:
@@ -145,7 +145,7 @@ async def test_isolated(built_before_the_loop: Service) -> None:
 
 async def test_models() -> None:
     """The routes are the models."""
-    async with World(one=healthy()) as world:
+    async with ServiceWorld(one=healthy()) as world:
         listed = (await world.client.request("GET", "/v1/models")).json()
         alone = (await world.client.request("GET", "/v1/models/chat")).json()
     assert listed["object"] == "list"
@@ -155,7 +155,7 @@ async def test_models() -> None:
 
 async def test_page() -> None:
     """The page comes with its policy, and costs nothing where it has not changed."""
-    async with World(one=healthy()) as world:
+    async with ServiceWorld(one=healthy()) as world:
         page = await world.client.request("GET", "/")
         again = await world.client.request("GET", "/", headers={"if-none-match": page.headers["etag"]})
     assert page.headers["content-type"] == "text/html; charset=utf-8"

@@ -46,7 +46,7 @@ class VirtualRedis(MemoryStorage):
         return await super().claim(digest, owner, for_s)
 
 
-class House:
+class CacheProcesses:
     """Processes over one storage, and a provider that is asked when they find nothing."""
 
     def __init__(self, options: CacheOptions = OPTIONS, processes: int = 1, *, guarded: bool = True) -> None:
@@ -97,60 +97,60 @@ class House:
 
 async def timeout(without: bool) -> bool:
     """The storage hangs for ten seconds: no request waits 60 ms for it."""
-    house = House(guarded=not without)
-    house.redis.delay_s = 10.0
+    shared = CacheProcesses(guarded=not without)
+    shared.redis.delay_s = 10.0
     began_s = clock.now()
-    await house.ask()
+    await shared.ask()
     return clock.now() - began_s <= ANSWER_S + 0.06
 
 
 async def breaker(without: bool) -> bool:
     """It hangs for a minute: not every request pays for finding that out."""
-    house = House()
-    house.redis.delay_s = 10.0
+    shared = CacheProcesses()
+    shared.redis.delay_s = 10.0
     if without:
-        guard = house.caches[0]._guard
+        guard = shared.caches[0]._guard
         assert isinstance(guard, BreakerGuard)
         never = storage_guard.BREAKER.__class__(failures_in_a_row=10**6, calls_min=10**6)
         guard.breaker = Breaker(never, 1.0, Random(1), lambda *_: None)
     waited = 0
     for number in range(60):
         began_s = clock.now()
-        await house.ask(str(number))
+        await shared.ask(str(number))
         waited += clock.now() - began_s > ANSWER_S + 0.001
     return waited <= 30
 
 
 async def claim_of_a_miss(without: bool) -> bool:
     """Four processes are asked the same at once: the provider is asked once."""
-    house = House(processes=4)
+    shared = CacheProcesses(processes=4)
     if without:
-        house.redis.across_processes = False  # type: ignore[misc]
-    await asyncio.gather(*[house.ask(process=number % 4) for number in range(40)])
-    return house.asked == 1
+        shared.redis.across_processes = False  # type: ignore[misc]
+    await asyncio.gather(*[shared.ask(process=number % 4) for number in range(40)])
+    return shared.asked == 1
 
 
 async def claim_of_a_refresh(without: bool) -> bool:
     """A stale answer that many are given is asked for anew once."""
-    house = House(processes=4)
-    await house.ask()
+    shared = CacheProcesses(processes=4)
+    await shared.ask()
     await asyncio.sleep(15)
     if without:
-        for cache in house.caches:
+        for cache in shared.caches:
             cache._storage = VirtualRedis(BOUNDS)
-            cache._storage.read = house.redis.read  # type: ignore[method-assign]
-    await asyncio.gather(*[house.ask(process=number % 4) for number in range(40)])
-    await asyncio.gather(*house.refreshing)
-    return house.asked == 2
+            cache._storage.read = shared.redis.read  # type: ignore[method-assign]
+    await asyncio.gather(*[shared.ask(process=number % 4) for number in range(40)])
+    await asyncio.gather(*shared.refreshing)
+    return shared.asked == 2
 
 
 async def stale_while_revalidate(without: bool) -> bool:
     """A question that comes every few seconds waits for a provider once, at the very beginning."""
-    house = House(CacheOptions(enabled=True, ttl_s=10.0) if without else OPTIONS)
+    shared = CacheProcesses(CacheOptions(enabled=True, ttl_s=10.0) if without else OPTIONS)
     waited = 0
     for _ in range(20):
         began_s = clock.now()
-        await house.ask()
+        await shared.ask()
         waited += clock.now() - began_s >= ANSWER_S
         await asyncio.sleep(5)
     return waited == 1
@@ -158,25 +158,25 @@ async def stale_while_revalidate(without: bool) -> bool:
 
 async def stale_if_error(without: bool) -> bool:
     """No provider answers for five minutes: who asks what was asked before has an answer."""
-    house = House(CacheOptions(enabled=True, ttl_s=10.0) if without else OPTIONS)
-    await house.ask()
-    house.down = True
+    shared = CacheProcesses(CacheOptions(enabled=True, ttl_s=10.0) if without else OPTIONS)
+    await shared.ask()
+    shared.down = True
     await asyncio.sleep(300)
-    return await house.ask()
+    return await shared.ask()
 
 
 async def generations(without: bool) -> bool:
     """An answer that was on its way when it was invalidated is not given afterwards."""
-    house = House()
-    asking = asyncio.create_task(house.ask())
+    shared = CacheProcesses()
+    asking = asyncio.create_task(shared.ask())
     await asyncio.sleep(ANSWER_S / 2)
     if without:  # as if to invalidate were to delete what lies there
-        for digest in list(house.redis._held):
-            await house.redis._drop(digest)
+        for digest in list(shared.redis._held):
+            await shared.redis._drop(digest)
     else:
-        await house.caches[0].invalidate(Selection(route="chat"))
+        await shared.caches[0].invalidate(Selection(route="chat"))
     await asking
-    return await house.caches[0].lookup(house.key("q"), "chat", OPTIONS) is None
+    return await shared.caches[0].lookup(shared.key("q"), "chat", OPTIONS) is None
 
 
 Scenario = Callable[[bool], Awaitable[bool]]

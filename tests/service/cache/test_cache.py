@@ -15,18 +15,18 @@ from dub5.service.cache.storage_memory import ENTRY_OVERHEAD_BYTES, MemoryStorag
 from dub5.service.config.options import CacheBounds, CacheOptions
 from dub5.service.events import Events
 from dub5.simulators.script import Data, End, Head, Script, SimRequest
-from tests.support.questions import MARK, ON, Heard, request
-from tests.support.world import SSE, World, chunk, completion, payloads, reply
+from tests.support.questions import MARK, ON, EventRecorder, request
+from tests.support.world import SSE, ServiceWorld, chunk, completion, payloads, reply
 
 STALE = CacheOptions(enabled=True, ttl_s=60.0, stale_while_revalidate_s=30.0, stale_if_error_s=600.0)
 ANSWER = Stored(b"answer", "one/m")
 
 
-class Small:
+class NamedQuestions:
     """A cache, and questions by name."""
 
     def __init__(self, bounds: CacheBounds | None = None, options: CacheOptions = ON) -> None:
-        self.heard = Heard()
+        self.heard = EventRecorder()
         self.storage = MemoryStorage(bounds or CacheBounds())
         self.cache = AnswerCache(self.storage.bounds, Events(self.heard), self.storage)
         self.options = options
@@ -48,7 +48,7 @@ class Small:
 
 async def test_the_longest_unused_goes_first() -> None:
     """By number."""
-    small = Small(CacheBounds(entries_max=2))
+    small = NamedQuestions(CacheBounds(entries_max=2))
     await small.ask("a")
     await small.ask("b")
     assert await small.lookup("a")
@@ -61,7 +61,7 @@ async def test_the_longest_unused_goes_first() -> None:
 async def test_bytes_are_bounded() -> None:
     """By bytes, all together and each; an answer that has room nowhere drives out no other."""
     one = 100 + ENTRY_OVERHEAD_BYTES
-    small = Small(CacheBounds(bytes_max=3 * one, entry_bytes_max=2 * one))
+    small = NamedQuestions(CacheBounds(bytes_max=3 * one, entry_bytes_max=2 * one))
     for name in "abcd":
         await small.ask(name, Stored(b"x" * 100, "one/m"))
     assert small.storage.bytes == 3 * one
@@ -75,7 +75,7 @@ async def test_bytes_are_bounded() -> None:
 
 async def test_other_bounds_hold_from_the_next_answer_on() -> None:
     """As a reload of the settings sets them."""
-    small = Small()
+    small = NamedQuestions()
     for name in "abc":
         await small.ask(name)
     small.cache.bounds = CacheBounds(entries_max=1)
@@ -85,7 +85,7 @@ async def test_other_bounds_hold_from_the_next_answer_on() -> None:
 
 async def test_an_answer_lives_as_long_as_the_route_says() -> None:
     """Then it is gone, from the count and the bytes as well."""
-    small = Small()
+    small = NamedQuestions()
     await small.ask("a")
     await asyncio.sleep(59)
     assert await small.lookup("a")
@@ -96,7 +96,7 @@ async def test_an_answer_lives_as_long_as_the_route_says() -> None:
 
 async def test_what_has_expired_takes_no_place() -> None:
     """A full cache forgets the dead before the living, however lately the dead were used."""
-    small = Small(CacheBounds(entries_max=2))
+    small = NamedQuestions(CacheBounds(entries_max=2))
     await small.ask("old")
     await asyncio.sleep(30)
     await small.ask("young")
@@ -108,7 +108,7 @@ async def test_what_has_expired_takes_no_place() -> None:
 
 async def test_an_answer_that_is_replaced_lives_anew() -> None:
     """The end of the old one is not the end of the new one."""
-    small = Small()
+    small = NamedQuestions()
     await small.ask("a")
     await asyncio.sleep(40)
     await small.ask("a", Stored(b"newer", "one/m"))
@@ -119,7 +119,7 @@ async def test_an_answer_that_is_replaced_lives_anew() -> None:
 
 async def test_many_replacements_leave_nothing_behind() -> None:
     """The list of ends does not grow with them."""
-    small = Small()
+    small = NamedQuestions()
     for _ in range(1_000):
         await small.ask("a")
     assert len(small.storage._ends) < 200
@@ -128,7 +128,7 @@ async def test_many_replacements_leave_nothing_behind() -> None:
 class TestStale:
     async def test_while_it_is_asked_for_again(self) -> None:
         """Past its time it is given at once, marked, for a while; then not."""
-        small = Small(options=STALE)
+        small = NamedQuestions(options=STALE)
         await small.ask("a")
         ages = []
         for _ in range(4):
@@ -140,7 +140,7 @@ class TestStale:
 
     async def test_one_asks_again(self) -> None:
         """Of all who are given a stale answer, until the new one is there or that has failed."""
-        small = Small(options=STALE)
+        small = NamedQuestions(options=STALE)
         await small.ask("a")
         first, second, third = small.key("a"), small.key("a"), small.key("a")
         assert [await small.cache.claim(key) for key in (first, second)] == [True, False]
@@ -153,7 +153,7 @@ class TestStale:
 
     async def test_a_new_answer_ends_the_claim(self) -> None:
         """The next one to find it stale may ask."""
-        small = Small(options=STALE)
+        small = NamedQuestions(options=STALE)
         key = small.key("a")
         await small.cache.lookup(key, "chat", STALE)
         assert await small.cache.claim(key)
@@ -162,7 +162,7 @@ class TestStale:
 
     async def test_when_nobody_answers(self) -> None:
         """Then a much older answer is better than none; not one of any age."""
-        small = Small(options=STALE)
+        small = NamedQuestions(options=STALE)
         await small.ask("a")
         await asyncio.sleep(600)
         key = small.key("a")
@@ -175,7 +175,7 @@ class TestStale:
 
     async def test_off_unless_asked_for(self) -> None:
         """By default nothing is given past its time."""
-        small = Small()
+        small = NamedQuestions()
         await small.ask("a")
         key = small.key("a")
         await asyncio.sleep(61)
@@ -197,7 +197,7 @@ class TestInvalidation:
     @pytest.mark.parametrize(("selection", "left"), GONE.values(), ids=GONE)
     async def test_what_is_named_is_gone(self, selection: Selection, left: list[str]) -> None:
         """And nothing else."""
-        small = Small()
+        small = NamedQuestions()
         asked = {
             "chat": ("a", "chat", "one/m"),
             "chat b": ("b", "chat", "one/m"),
@@ -214,7 +214,7 @@ class TestInvalidation:
 
     async def test_one_key(self) -> None:
         """The answer to one question of one caller."""
-        small = Small()
+        small = NamedQuestions()
         await small.ask("q")
         await small.ask("r")
         await small.cache.invalidate(Selection(key=small.key("q").digest))
@@ -225,7 +225,7 @@ class TestInvalidation:
     async def test_what_is_on_its_way(self) -> None:
         """An answer that was asked for before is not kept after: it may be what was wrong. A second look changes
         nothing of that."""
-        small = Small()
+        small = NamedQuestions()
         key = small.key("q")
         await small.cache.lookup(key, "chat", ON)
         await small.cache.invalidate(Selection(route="chat"))
@@ -237,7 +237,7 @@ class TestInvalidation:
 
     async def test_a_thousand_selections(self) -> None:
         """Tokens are bounded: rather is everything asked anew."""
-        small = Small()
+        small = NamedQuestions()
         for number in range(1_002):
             await small.cache.invalidate(Selection(caller=str(number)))
         await small.ask("q")
@@ -279,7 +279,7 @@ async def test_only_what_came_to_its_own_end(finish: str, kept: bool, stream: bo
         yield Data(b"data: [DONE]\n\n")
         yield End()
 
-    async with World(one=ends, route={"cache": ON}) as world:
+    async with ServiceWorld(one=ends, route={"cache": ON}) as world:
         for _ in range(2):
             answer = await world.ask(stream=stream, temperature=0)
             assert answer.status == 200 and b"hello" in answer.body

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dub5.service.config.load import load
-from dub5.service.config.settings import Loaded, SettingsProblems
+from dub5.service.config.settings import LoadedSettings, SettingsProblems
 
 BASE = """
 [[provider]]
@@ -30,7 +30,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "dub5.toml"
 
 
-def read(file: Path, more: str, running: Loaded | None = None) -> Loaded:
+def read(file: Path, more: str, running: LoadedSettings | None = None) -> LoadedSettings:
     file.write_text(BASE + more)
     return load(file, ENVIRONMENT, running=running and running.settings)
 
@@ -91,12 +91,12 @@ def test_another_redis_waits_for_a_restart(file: Path) -> None:
     loaded = read(file, '[cache]\nentries_max = 5\n[cache.redis]\nurl = "redis://new"\n', running)
     assert loaded.settings.cache.redis.url == "redis://old"
     assert loaded.settings.cache.entries_max == 5
-    assert "cache.redis: needs a restart; the old values stay." in loaded.remarks
+    assert "cache.redis: needs a restart; the old values stay." in loaded.warnings
 
 
 def test_what_is_hardly_meant(file: Path) -> None:
     """A cache that is off but described, and a file that is not there."""
-    off = read(file, "[route.cache]\nstale_if_error_s = 60\n").remarks
+    off = read(file, "[route.cache]\nstale_if_error_s = 60\n").warnings
     assert off == ("route 'chat': cache.stale_if_error_s: does nothing, as cache.enabled is false.",)
-    gone = read(file, '[route.cache]\nenabled = true\nwarm_from = "nowhere.jsonl"\n').remarks
+    gone = read(file, '[route.cache]\nenabled = true\nwarm_from = "nowhere.jsonl"\n').warnings
     assert gone == ("route 'chat': cache.warm_from: there is no file 'nowhere.jsonl'.",)

@@ -10,7 +10,7 @@ import pytest
 from dub5.service import clock
 from dub5.service.app import Service
 from dub5.service.config.options import CacheBounds, CacheOptions, RedisOptions
-from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
+from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Secret, Settings
 from dub5.simulators.virtual import AppClient, VirtualWire
 from tests.support.redis_server import RedisServer, SlowProxy, redis_server
 from tests.support.world import body, healthy
@@ -28,7 +28,7 @@ def server() -> Iterator[RedisServer]:
         yield started
 
 
-class Crowd:
+class SteadyRequests:
     """Requests at a steady rate, each other one for an answer that was given before."""
 
     def __init__(self, service: Service, client: AppClient) -> None:
@@ -71,7 +71,7 @@ class Crowd:
 
 
 @asynccontextmanager
-async def crowd(url: str) -> AsyncIterator[Crowd]:
+async def requests(url: str) -> AsyncIterator[SteadyRequests]:
     """The service with one healthy provider and its answers in this Redis."""
     settings = Settings(
         provider=(ProviderSettings("one", "openai", "http://one.test/v1"),),
@@ -79,9 +79,9 @@ async def crowd(url: str) -> AsyncIterator[Crowd]:
         cache=CacheBounds(redis=RedisOptions(url=url)),
     )
     wire = VirtualWire({"http://one.test/v1": healthy(first_s=0.005, gap_s=0.0)})
-    service = Service(Loaded(settings, {"one": (Secret("k"),)}, (), redis_url=Secret(url)), wire=wire)
+    service = Service(LoadedSettings(settings, {"one": (Secret("k"),)}, (), redis_url=Secret(url)), wire=wire)
     async with AppClient(service.asgi) as client:
-        asking = Crowd(service, client)
+        asking = SteadyRequests(service, client)
         running = asyncio.create_task(asking.run())
         try:
             yield asking
@@ -122,7 +122,7 @@ async def flapping(server: RedisServer, proxy: SlowProxy) -> None:
 @pytest.mark.parametrize("fault", [killed, stopped, slow, flapping])
 async def test_a_lost_redis_costs_milliseconds(server: RedisServer, fault: Fault) -> None:
     """No request fails, the slowest of a hundred waits at most 60 ms longer, and it is used again soon after."""
-    async with SlowProxy(server.port) as proxy, crowd(proxy.url) as asking:
+    async with SlowProxy(server.port) as proxy, requests(proxy.url) as asking:
         await asyncio.sleep(1.0)
         before_s = asking.p99_s()
         await fault(server, proxy)
@@ -144,7 +144,7 @@ async def test_a_lost_redis_costs_milliseconds(server: RedisServer, fault: Fault
 async def test_it_starts_without_its_redis(server: RedisServer) -> None:
     """And makes use of it when it comes."""
     server.kill()
-    async with crowd(server.url) as asking:
+    async with requests(server.url) as asking:
         await asyncio.sleep(0.5)
         assert not asking.hits
         server.start()

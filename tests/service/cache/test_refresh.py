@@ -16,17 +16,17 @@ from dub5.service.config.options import (
     ProbeOptions,
     TimeoutOptions,
 )
-from dub5.service.config.settings import Loaded
+from dub5.service.config.settings import LoadedSettings
 from dub5.simulators.script import Hang, Respond, Script, SimRequest, Wait
 from tests.service.cache.test_ablations import VirtualRedis
-from tests.support.world import World, healthy, in_turn, script, status, text_of
+from tests.support.world import ServiceWorld, healthy, in_turn, script, status, text_of
 
 ROUTE = {"cache": CacheOptions(enabled=True, ttl_s=10.0, stale_while_revalidate_s=60.0)}
 OLD, NEW = healthy(words=("old",)), healthy(words=("new",))
 
 
-def world(*answers: Respond) -> World:
-    return World(one=in_turn(*answers), route=ROUTE)
+def world(*answers: Respond) -> ServiceWorld:
+    return ServiceWorld(one=in_turn(*answers), route=ROUTE)
 
 
 async def test_stale_at_once_then_new() -> None:
@@ -72,7 +72,7 @@ class TestOneCall:
     """Whoever comes while it is under way asks no provider again."""
 
     @staticmethod
-    async def at(when_s: float, served: World, **fields: Any) -> str:
+    async def at(when_s: float, served: ServiceWorld, **fields: Any) -> str:
         await asyncio.sleep(when_s - clock.now())
         answer = await served.ask(temperature=0, **fields)
         return str(answer.json()["choices"][0]["message"]["content"])
@@ -81,7 +81,9 @@ class TestOneCall:
     async def test_stale_readers(self, share: bool) -> None:
         """They are given the old answer, until the new one is there."""
         route = {"cache": CacheOptions(enabled=True, ttl_s=10, stale_while_revalidate_s=600, share=share)}
-        async with World(one=in_turn(OLD, healthy(first_s=20.0, words=("new",))), route=route) as served:
+        async with ServiceWorld(
+            one=in_turn(OLD, healthy(first_s=20.0, words=("new",))), route=route
+        ) as served:
             said = await asyncio.gather(
                 *(self.at(at_s, served) for at_s in (0.0, 20.0, 20.0, 25.0, 39.0, 41.0))
             )
@@ -90,14 +92,18 @@ class TestOneCall:
     async def test_longer_than_its_claim(self) -> None:
         """A claim of thirty seconds is over before an answer that takes a minute: nobody asks a second time for that."""
         route = {"cache": CacheOptions(enabled=True, ttl_s=10, stale_while_revalidate_s=600)}
-        async with World(one=in_turn(OLD, healthy(first_s=50.0, words=("new",))), route=route) as served:
+        async with ServiceWorld(
+            one=in_turn(OLD, healthy(first_s=50.0, words=("new",))), route=route
+        ) as served:
             said = await asyncio.gather(*(self.at(at_s, served) for at_s in (0.0, 20.0, 55.0, 71.0)))
         assert said == ["old", "old", "old", "new"] and len(served.asked["one"]) == 2
 
     async def test_too_old_meanwhile(self) -> None:
         """Who is not given the old answer any more waits for the call that is under way."""
         route = {"cache": CacheOptions(enabled=True, ttl_s=10, stale_while_revalidate_s=15)}
-        async with World(one=in_turn(OLD, healthy(first_s=20.0, words=("new",))), route=route) as served:
+        async with ServiceWorld(
+            one=in_turn(OLD, healthy(first_s=20.0, words=("new",))), route=route
+        ) as served:
             said = await asyncio.gather(*(self.at(at_s, served) for at_s in (0.0, 20.0, 30.0)))
             assert clock.now() == pytest.approx(40.1, abs=0.5)
         assert said == ["old", "old", "new"] and len(served.asked["one"]) == 2
@@ -106,7 +112,7 @@ class TestOneCall:
         """Those who come after new settings are given the old answer, too, while the call from before goes on."""
         async with world(OLD, healthy(first_s=20.0, words=("new",))) as served:
             said = await asyncio.gather(*(self.at(at_s, served) for at_s in (0.0, 20.0)))
-            served.service.reload(Loaded(served.service.settings, {}, ()))
+            served.service.reload(LoadedSettings(served.service.settings, {}, ()))
             said += await asyncio.gather(*(self.at(at_s, served) for at_s in (25.0, 41.0)))
         assert said == ["old", "old", "old", "new"] and len(served.asked["one"]) == 2
 
@@ -119,7 +125,9 @@ async def test_nobody_waits_for_its_probe() -> None:
         "degraded": DegradedOptions(enabled=True),
     }
     clocks, options = TimeoutOptions(whole_answer_s=2.0), {"probe": ProbeOptions(enabled=False)}
-    async with World(one=in_turn(OLD, script(Hang())), route=route, clocks=clocks, options=options) as served:
+    async with ServiceWorld(
+        one=in_turn(OLD, script(Hang())), route=route, clocks=clocks, options=options
+    ) as served:
         await served.ask(temperature=0)
         for _ in range(5):
             await served.ask()  # until its breaker is open

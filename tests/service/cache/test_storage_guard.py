@@ -15,7 +15,7 @@ PATIENCE_S = 0.05
 CALLS_MAX = 16
 
 
-class Remote:
+class GuardedRemote:
     """Something to ask, that can be slow or broken; and its guard."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ async def took_s(asking: Callable[[], Awaitable[object]]) -> float:
 
 async def test_a_request_waits_no_longer_than_its_patience() -> None:
     """All its calls together."""
-    remote, patience = Remote(), Patience(PATIENCE_S)
+    remote, patience = GuardedRemote(), Patience(PATIENCE_S)
     remote.delay_s = 0.02
     assert await took_s(lambda: remote.ask(patience)) == pytest.approx(0.02)
     remote.delay_s = 5.0
@@ -59,7 +59,7 @@ async def test_a_request_waits_no_longer_than_its_patience() -> None:
 @pytest.mark.parametrize("hang_s", [0.0, 5.0], ids=["refuses", "hangs"])
 async def test_nobody_asks_what_is_lost(hang_s: float) -> None:
     """After three failures in a row only a probe now and then pays."""
-    remote = Remote()
+    remote = GuardedRemote()
     remote.delay_s, remote.error = hang_s, ConnectionError()
     waited = 0
     for _ in range(600):
@@ -72,7 +72,7 @@ async def test_nobody_asks_what_is_lost(hang_s: float) -> None:
 @pytest.mark.parametrize("lost_s", [0.3, 3.0, 30.0, 3000.0])
 async def test_back_within_ten_seconds(lost_s: float) -> None:
     """However long it was lost."""
-    remote = Remote()
+    remote = GuardedRemote()
     remote.error = ConnectionError()
     until_s = clock.now() + lost_s
     while clock.now() < until_s:
@@ -88,7 +88,7 @@ async def test_back_within_ten_seconds(lost_s: float) -> None:
 
 async def test_always_slow_is_lost_too() -> None:
     """Answers that come just in time would cost every request nearly all of its patience, for ever."""
-    remote = Remote()
+    remote = GuardedRemote()
     remote.delay_s = 0.045
     for _ in range(100):
         await remote.ask()
@@ -98,7 +98,7 @@ async def test_always_slow_is_lost_too() -> None:
 
 async def test_a_client_that_leaves_says_nothing() -> None:
     """Cancelled calls are nobody's fault, and hold no probe's place."""
-    remote = Remote()
+    remote = GuardedRemote()
     remote.delay_s = 0.04
     for _ in range(10):
         task = asyncio.create_task(remote.ask())
@@ -111,7 +111,7 @@ async def test_a_client_that_leaves_says_nothing() -> None:
 
 async def test_our_own_delay_is_not_its_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was too busy to look at the answer in time does not take the storage for lost."""
-    remote, real = Remote(), clock.now
+    remote, real = GuardedRemote(), clock.now
     remote.delay_s = 5.0
     monkeypatch.setattr(clock, "now", lambda: real() * 2)  # each call ends as if the loop had stood still
     for _ in range(10):
@@ -121,7 +121,7 @@ async def test_our_own_delay_is_not_its_fault(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_a_crowd_is_not_its_fault() -> None:
     """Who waited in vain for a place in our own queue, or found none, proves nothing, however many they are."""
-    remote = Remote()
+    remote = GuardedRemote()
     remote.delay_s = 0.02
     began_s = clock.now()
     found = await asyncio.gather(*[remote.ask() for _ in range(500)])
@@ -133,7 +133,7 @@ async def test_a_crowd_is_not_its_fault() -> None:
 
 async def test_a_queue_that_is_too_long() -> None:
     """Most of it would wait in vain: those who come then ask nobody."""
-    remote = Remote()
+    remote = GuardedRemote()
     remote.delay_s = 0.001
     found = await asyncio.gather(*[remote.ask() for _ in range(500)])
     assert found.count("found") == CALLS_MAX * QUEUE_PER_CALL
@@ -141,7 +141,7 @@ async def test_a_queue_that_is_too_long() -> None:
 
 async def test_an_operator_insists() -> None:
     """An order goes out though the breaker is open."""
-    remote = Remote()
+    remote = GuardedRemote()
     remote.error = ConnectionError()
     for _ in range(5):
         await remote.ask()
@@ -152,7 +152,7 @@ async def test_an_operator_insists() -> None:
 
 async def test_a_defect_of_ours_is_no_lost_storage() -> None:
     """What nobody thought of is not hidden."""
-    remote = Remote()
+    remote = GuardedRemote()
     remote.error = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         await remote.ask()

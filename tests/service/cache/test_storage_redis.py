@@ -15,7 +15,7 @@ from dub5.service.cache.storage import VERSION, CacheEntry, encode_entry
 from dub5.service.config.options import CacheBounds, CacheOptions, RedisOptions
 from dub5.service.config.settings import Secret
 from dub5.service.events import Events
-from tests.support.questions import MARK, ON, Heard, request
+from tests.support.questions import MARK, ON, EventRecorder, request
 from tests.support.redis_server import RedisServer, redis_server
 
 ANSWER = Stored(b"\xff an answer", "one/m")
@@ -30,11 +30,11 @@ def server() -> Iterator[RedisServer]:
         yield started
 
 
-class Process:
+class CacheProcess:
     """A cache of its own over the one Redis, as another process has it."""
 
     def __init__(self, server: RedisServer, prefix: str, options: RedisOptions = UNHURRIED) -> None:
-        self.heard = Heard()
+        self.heard = EventRecorder()
         redis = RedisOptions(
             url=server.url, prefix=prefix, timeout_s=options.timeout_s, turn_s=options.turn_s
         )
@@ -65,7 +65,7 @@ class Process:
 
 async def test_processes_share_answers(server: RedisServer) -> None:
     """Those of the same caller; another caller finds nothing."""
-    async with Process(server, "share") as one, Process(server, "share") as two:
+    async with CacheProcess(server, "share") as one, CacheProcess(server, "share") as two:
         await one.ask()
         assert await two.lookup() == ANSWER.body
         assert await two.lookup(caller="b") is None
@@ -74,14 +74,14 @@ async def test_processes_share_answers(server: RedisServer) -> None:
 
 async def test_another_prefix_is_another_cache(server: RedisServer) -> None:
     """Two services in one Redis."""
-    async with Process(server, "this") as one, Process(server, "that") as two:
+    async with CacheProcess(server, "this") as one, CacheProcess(server, "that") as two:
         await one.ask()
         assert await two.lookup() is None
 
 
 async def test_invalidated_everywhere_at_once(server: RedisServer) -> None:
     """In a process that knew the answer, and for an answer that was on its way there."""
-    async with Process(server, "gone") as one, Process(server, "gone") as two:
+    async with CacheProcess(server, "gone") as one, CacheProcess(server, "gone") as two:
         await one.ask("kept")
         assert await two.lookup("kept")
         on_its_way = two.key("asked")
@@ -98,7 +98,11 @@ async def test_invalidated_everywhere_at_once(server: RedisServer) -> None:
 @pytest.mark.parametrize("lost", ["version", "generations"])
 async def test_a_redis_that_forgot_what_was_invalid(server: RedisServer, lost: str) -> None:
     """Evicted or flushed: rather is everything asked anew than something given that was taken back."""
-    async with Process(server, lost) as one, Process(server, lost) as two, Redis(port=server.port) as redis:
+    async with (
+        CacheProcess(server, lost) as one,
+        CacheProcess(server, lost) as two,
+        Redis(port=server.port) as redis,
+    ):
         await one.ask()
         await one.cache.invalidate(Selection(route="chat"))
         await redis.delete(f"{lost}:{lost}")
@@ -111,7 +115,7 @@ async def test_a_stampede_is_one_question(server: RedisServer) -> None:
     """Three processes with twenty requests each, all for one answer: one asks the provider."""
     asked = 0
 
-    async def answer(process: Process) -> bytes:
+    async def answer(process: CacheProcess) -> bytes:
         nonlocal asked
         key = process.key()
         found = await process.cache.lookup(key, "chat", ON) or await process.cache.wait_for_claim(
@@ -126,9 +130,9 @@ async def test_a_stampede_is_one_question(server: RedisServer) -> None:
 
     patient = RedisOptions(url="redis://", timeout_s=5.0, turn_s=5.0)
     async with (
-        Process(server, "herd", patient) as one,
-        Process(server, "herd", patient) as two,
-        Process(server, "herd", patient) as three,
+        CacheProcess(server, "herd", patient) as one,
+        CacheProcess(server, "herd", patient) as two,
+        CacheProcess(server, "herd", patient) as three,
     ):
         answers = await asyncio.gather(*[answer(each) for each in (one, two, three) for _ in range(20)])
     assert set(answers) == {ANSWER.body}
@@ -138,7 +142,7 @@ async def test_a_stampede_is_one_question(server: RedisServer) -> None:
 async def test_who_waits_too_long_asks(server: RedisServer) -> None:
     """Whoever was to bring the answer may be dead; who gives up lets the next one ask at once."""
     hasty = RedisOptions(url="redis://", timeout_s=2.0, turn_s=0.1)
-    async with Process(server, "dead", hasty) as one, Process(server, "dead", hasty) as two:
+    async with CacheProcess(server, "dead", hasty) as one, CacheProcess(server, "dead", hasty) as two:
         first, second, third = one.key(), two.key(), two.key()
         for process, key in ((one, first), (two, second), (two, third)):
             await process.cache.lookup(key, "chat", ON)
@@ -152,7 +156,7 @@ async def test_who_waits_too_long_asks(server: RedisServer) -> None:
 
 async def test_a_claim_is_its_owners(server: RedisServer) -> None:
     """Who comes late cannot end the claim of who came after."""
-    async with Process(server, "claim") as one, Process(server, "claim") as two:
+    async with CacheProcess(server, "claim") as one, CacheProcess(server, "claim") as two:
         late, current = one.key(), two.key()
         assert await one.cache.claim(late)
         async with Redis(port=server.port) as redis:
@@ -179,7 +183,7 @@ FOREIGN = {
 @pytest.mark.parametrize("foreign", FOREIGN.values(), ids=FOREIGN)
 async def test_what_we_did_not_write_is_a_miss(server: RedisServer, foreign: bytes) -> None:
     """Whoever put it there."""
-    async with Process(server, "foreign") as one, Redis(port=server.port) as redis:
+    async with CacheProcess(server, "foreign") as one, Redis(port=server.port) as redis:
         await redis.set(f"foreign:answer:{one.key().digest}", foreign)
         assert await one.lookup() is None
         assert one.heard.results == ["miss"]
@@ -189,7 +193,7 @@ async def test_what_we_did_not_write_is_a_miss(server: RedisServer, foreign: byt
 
 async def test_an_answer_in_a_wrong_place_is_a_miss(server: RedisServer) -> None:
     """Whole and valid, but to another caller's question."""
-    async with Process(server, "moved") as one, Redis(port=server.port) as redis:
+    async with CacheProcess(server, "moved") as one, Redis(port=server.port) as redis:
         await one.ask()
         there, here = one.key(caller="a").digest, one.key(caller="b").digest
         assert await redis.copy(f"moved:answer:{there}", f"moved:answer:{here}")
@@ -199,7 +203,7 @@ async def test_an_answer_in_a_wrong_place_is_a_miss(server: RedisServer) -> None
 
 async def test_our_keys_in_other_hands(server: RedisServer) -> None:
     """Keys of another kind than ours, even the tokens: an error that is counted, and nobody's answer."""
-    async with Process(server, "hands") as one, Redis(port=server.port) as redis:
+    async with CacheProcess(server, "hands") as one, Redis(port=server.port) as redis:
         await redis.rpush(f"hands:answer:{one.key().digest}", "a list")
         assert await one.lookup() is None
         await redis.delete("hands:generations")
@@ -211,7 +215,7 @@ async def test_our_keys_in_other_hands(server: RedisServer) -> None:
 async def test_an_answer_ends_by_itself(server: RedisServer) -> None:
     """Redis forgets it when nobody may be given it any more."""
     options = CacheOptions(enabled=True, ttl_s=60.0, stale_while_revalidate_s=30.0, stale_if_error_s=600.0)
-    async with Process(server, "ends") as one, Redis(port=server.port) as redis:
+    async with CacheProcess(server, "ends") as one, Redis(port=server.port) as redis:
         key = one.key(options=options)
         await one.cache.lookup(key, "chat", options)
         await one.cache.keep(key, ANSWER, options)
@@ -220,7 +224,7 @@ async def test_an_answer_ends_by_itself(server: RedisServer) -> None:
 
 async def test_keys_and_callers_are_hashes(server: RedisServer) -> None:
     """What is found in Redis names no key of a caller and no question."""
-    async with Process(server, "hash") as one, Redis(port=server.port) as redis:
+    async with CacheProcess(server, "hash") as one, Redis(port=server.port) as redis:
         await one.ask("a secret question")
         names = [name.decode() async for name in redis.scan_iter("hash:*")]
         everything = b"".join([(await redis.get(name)) or b"" for name in names if "generations" not in name])

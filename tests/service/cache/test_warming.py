@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dub5.service import clock
-from dub5.service.app import WARM_S
+from dub5.service.app import WARM_UP_S
 from dub5.service.cache import warming
 from dub5.service.cache.cache import AnswerCache
 from dub5.service.cache.storage import StorageLost
@@ -16,8 +16,8 @@ from dub5.service.cache.storage_guard import NoGuard
 from dub5.service.cache.warming import Warm, warm
 from dub5.service.config.options import CacheBounds, CacheOptions
 from dub5.service.events import CacheWarmed, Events
-from tests.support.questions import MARK, Heard, request
-from tests.support.world import World, completion, healthy
+from tests.support.questions import MARK, EventRecorder, request
+from tests.support.world import ServiceWorld, completion, healthy
 
 HI = {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
 
@@ -27,12 +27,12 @@ def line(answer: Any = None, **fields: Any) -> str:
     return json.dumps({"request": {**HI, **fields}, "answer": said})
 
 
-class Filled:
+class WarmedCache:
     """A cache, and what was told of a file that it was warmed from."""
 
     def __init__(self, path: Path, *lines: str, guard: NoGuard | None = None) -> None:
         path.write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
-        self.heard = Heard()
+        self.heard = EventRecorder()
         self.options = CacheOptions(enabled=True, ttl_s=60.0, warm_from=str(path))
         self.events = Events(self.heard)
         self.cache = AnswerCache(CacheBounds(), self.events, guard=guard)
@@ -56,7 +56,7 @@ def path(tmp_path: Path) -> Path:
 
 async def test_every_caller_is_given_them(path: Path) -> None:
     """Until their time is over."""
-    filled = Filled(path, line(), "", line(seed=2))
+    filled = WarmedCache(path, line(), "", line(seed=2))
     assert await filled.warm() == CacheWarmed("chat", 2, ())
     assert await filled.lookup("a") == await filled.lookup("b") is not None
     assert await filled.lookup(seed=2) and not await filled.lookup(seed=3)
@@ -66,7 +66,7 @@ async def test_every_caller_is_given_them(path: Path) -> None:
 
 async def test_ones_own_answer_goes_first(path: Path) -> None:
     """It is younger."""
-    filled = Filled(path, line())
+    filled = WarmedCache(path, line())
     await filled.warm()
     key = filled.cache.key(request("a", **HI), filled.options, MARK)
     assert key is not None
@@ -94,7 +94,7 @@ BROKEN = {
 @pytest.mark.parametrize(("broken", "why"), BROKEN.values(), ids=BROKEN)
 async def test_a_broken_line_is_told_and_skipped(path: Path, broken: str, why: str) -> None:
     """Those around it are kept."""
-    filled = Filled(path, line(), broken, line(seed=2))
+    filled = WarmedCache(path, line(), broken, line(seed=2))
     told = await filled.warm()
     assert told.kept == 2
     assert len(told.problems) == 1
@@ -103,7 +103,7 @@ async def test_a_broken_line_is_told_and_skipped(path: Path, broken: str, why: s
 
 async def test_a_file_that_is_not_there(path: Path) -> None:
     """Is told, and that is all."""
-    filled = Filled(path)
+    filled = WarmedCache(path)
     path.unlink()
     assert (await filled.warm()).problems == ("the file cannot be read (it is not there, or is no file)",)
 
@@ -111,18 +111,18 @@ async def test_a_file_that_is_not_there(path: Path) -> None:
 async def test_a_line_without_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is a broken line, not a full memory."""
     monkeypatch.setattr(warming, "LINE_BYTES_MAX", 1000)
-    told = await Filled(path, line(), "x" * 100_000, line(seed=2)).warm()
+    told = await WarmedCache(path, line(), "x" * 100_000, line(seed=2)).warm()
     assert told.kept == 2 and len(told.problems) == 1
 
 
 async def test_many_broken_lines(path: Path) -> None:
     """Are not all told."""
-    told = await Filled(path, *["{"] * 1_000).warm()
+    told = await WarmedCache(path, *["{"] * 1_000).warm()
     assert len(told.problems) == warming.PROBLEMS_MAX + 1
     assert told.problems[-1] == "and 980 more"
 
 
-class Lost(NoGuard):
+class LostStorageGuard(NoGuard):
     """Each call takes a second, and fails."""
 
     async def call(self, *_: Any, **__: Any) -> Any:
@@ -132,7 +132,7 @@ class Lost(NoGuard):
 
 async def test_a_lost_storage_is_given_up(path: Path) -> None:
     """Not asked once for each line of a long file."""
-    filled = Filled(path, *[line(seed=n) for n in range(100)], guard=Lost())
+    filled = WarmedCache(path, *[line(seed=n) for n in range(100)], guard=LostStorageGuard())
     told = await filled.warm()
     assert told.kept == 0 and len(told.problems) == warming.LOST_MAX
     assert clock.now() == warming.LOST_MAX
@@ -149,8 +149,8 @@ async def test_the_start_waits_a_bounded_time(path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(AnswerCache, "offer", slowly)
     route = {"cache": CacheOptions(enabled=True, warm_from=str(path))}
-    async with World(one=healthy(), route=route) as world:
-        assert clock.now() == WARM_S
+    async with ServiceWorld(one=healthy(), route=route) as world:
+        assert clock.now() == WARM_UP_S
         hit = await world.ask(**HI, seed=0)
         assert (hit.headers["x-dub5-cache"], hit.headers["x-dub5-target"]) == ("hit", "file/warm")
         assert (await world.ask(**HI, seed=8)).headers["x-dub5-cache"] == "miss"

@@ -7,7 +7,7 @@ from dub5.service.config.options import HedgeOptions
 from dub5.service.failover.hedging import SAMPLES_MAX, Hedges
 from dub5.simulators.script import Script, SimRequest, Wait
 from tests.service.test_hedging import EAGER
-from tests.support.world import World, healthy
+from tests.support.world import ServiceWorld, healthy
 
 
 def known(
@@ -74,7 +74,7 @@ async def test_the_second_is_asked_then() -> None:
         yield from healthy()(request)
 
     options = EAGER | {"hedge": HedgeOptions(samples_min=40, share=0.5)}
-    async with World(one=varies, two=second, options=options) as world:
+    async with ServiceWorld(one=varies, two=second, options=options) as world:
         for _ in range(41):
             answer = await world.ask(stream=True)
     assert answer.headers["x-dub5-target"] == "two/m"

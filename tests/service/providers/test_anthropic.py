@@ -6,13 +6,13 @@ import msgspec
 import pytest
 
 from dub5.service.model import Chunk
-from dub5.service.providers.anthropic import Anthropic
+from dub5.service.providers.anthropic import AnthropicDialect
 from dub5.service.providers.base import ProviderFault, Unsupported
 from tests.service.providers.test_openai import request
 from tests.support.world import payloads, text_of
 
-OLD = Anthropic(event_bytes_max=10_000, api_version=None, max_tokens=4096)
-NEW = Anthropic(event_bytes_max=10_000, api_version="2026-10-21", max_tokens=4096)
+OLD = AnthropicDialect(event_bytes_max=10_000, api_version=None, max_tokens=4096)
+NEW = AnthropicDialect(event_bytes_max=10_000, api_version="2026-10-21", max_tokens=4096)
 
 
 def event(kind: str, **fields: object) -> bytes:

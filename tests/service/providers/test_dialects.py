@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from dub5.service.config.load import load
-from dub5.service.config.settings import Differences, SettingsProblems
+from dub5.service.config.settings import DialectOverrides, SettingsProblems
 from dub5.service.model import Caller, EmbedBody, EmbedRequest
-from dub5.service.providers.anthropic import Anthropic
-from dub5.service.providers.base import Call, Dialect, Unsupported
-from dub5.service.providers.mistral import Mistral
-from dub5.service.providers.openai import OpenAI
+from dub5.service.providers.anthropic import AnthropicDialect
+from dub5.service.providers.base import Dialect, EncodedRequest, Unsupported
+from dub5.service.providers.mistral import MistralDialect
+from dub5.service.providers.openai import OpenAIDialect
 from tests.service.providers.test_openai import request
 from tests.support.source import ROOT
 
@@ -92,14 +92,14 @@ COLUMNS = ("openai", "anthropic", "mistral")
 def dialect(name: str, row: str) -> Dialect:
     version = NEWER if NEWER in row else None
     known: dict[str, Dialect] = {
-        "openai": OpenAI(10_000),
-        "anthropic": Anthropic(10_000, version, 4096),
-        "mistral": Mistral(10_000),
+        "openai": OpenAIDialect(10_000),
+        "anthropic": AnthropicDialect(10_000, version, 4096),
+        "mistral": MistralDialect(10_000),
     }
     return known[name]
 
 
-def observed(speaker: Dialect, fields: dict[str, Any]) -> tuple[str, Call | None]:
+def observed(speaker: Dialect, fields: dict[str, Any]) -> tuple[str, EncodedRequest | None]:
     """What became of the last of these fields, in the table's words."""
     name = list(fields)[-1]
     try:
@@ -169,43 +169,45 @@ def test_embeddings_table(row: list[str], column: str) -> None:
 class TestDifferences:
     """Settings of providers that are only nearly compatible."""
 
-    def encode(self, differs: Differences, **fields: object) -> tuple[dict[str, Any], tuple[str, ...]]:
-        call = OpenAI(10_000, differs).encode(request(**fields), "m", "sk")
+    def encode(self, overrides: DialectOverrides, **fields: object) -> tuple[dict[str, Any], tuple[str, ...]]:
+        call = OpenAIDialect(10_000, overrides).encode(request(**fields), "m", "sk")
         return json.loads(call.body), call.dropped
 
     def test_names(self) -> None:
         """Another name; one that the client used already stays the client's."""
-        differs = Differences(renames={"max_completion_tokens": "max_tokens"})
-        assert self.encode(differs, max_completion_tokens=9)[0]["max_tokens"] == 9
-        there, dropped = self.encode(differs, max_completion_tokens=9, max_tokens=5)
+        overrides = DialectOverrides(renames={"max_completion_tokens": "max_tokens"})
+        assert self.encode(overrides, max_completion_tokens=9)[0]["max_tokens"] == 9
+        there, dropped = self.encode(overrides, max_completion_tokens=9, max_tokens=5)
         assert (there["max_tokens"], dropped) == (5, ("max_completion_tokens",))
 
     def test_left_out(self) -> None:
         """Named, unless it said nothing."""
-        differs = Differences(
+        overrides = DialectOverrides(
             drops=("logit_bias", "user", "messages.name", "stream_options"), developer_role=False
         )
         messages = [{"role": "developer", "content": "a", "name": "x"}, {"role": "user", "content": "b"}]
-        there, dropped = self.encode(differs, messages=messages, logit_bias={"5": 1}, user=None, stream=True)
+        there, dropped = self.encode(
+            overrides, messages=messages, logit_bias={"5": 1}, user=None, stream=True
+        )
         assert there.keys() == {"model", "messages", "stream"}
         assert there["messages"][0] == {"role": "system", "content": "a"}
         assert dropped == ("logit_bias", "messages.name")
 
     def test_what_it_cannot_do(self) -> None:
         """Another target is asked, unless the field says nothing."""
-        differs = Differences(refuses=("n", "logprobs"))
-        assert "n" not in self.encode(differs, n=1, logprobs=False)[0]
+        overrides = DialectOverrides(refuses=("n", "logprobs"))
+        assert "n" not in self.encode(overrides, n=1, logprobs=False)[0]
         with pytest.raises(Unsupported, match="n"):
-            self.encode(differs, n=2)
+            self.encode(overrides, n=2)
 
     @pytest.mark.parametrize("name", COLUMNS)
     def test_headers(self, name: str) -> None:
         """Sent as they are, and never in place of ours."""
-        differs = Differences(headers={"X-Title": "t", "user-agent": "other"})
+        overrides = DialectOverrides(headers={"X-Title": "t", "user-agent": "other"})
         speaker = {
-            "openai": OpenAI(10_000, differs),
-            "anthropic": Anthropic(10_000, None, 9, differs),
-            "mistral": Mistral(10_000, differs),
+            "openai": OpenAIDialect(10_000, overrides),
+            "anthropic": AnthropicDialect(10_000, None, 9, overrides),
+            "mistral": MistralDialect(10_000, overrides),
         }[name]
         headers = speaker.encode(request(), "m", "sk").headers
         assert headers["X-Title"] == "t"
@@ -237,5 +239,7 @@ def test_headers_of_ours_stay_ours(tmp_path: Path) -> None:
 
 def test_names_of_dropped_fields_are_harmless() -> None:
     """The caller chooses them, and they stand in a header."""
-    dropped = Anthropic(10_000, None, 9).encode(request(**{"x\r\nset-cookie: a=b,": 1}), "m", None).dropped
+    dropped = (
+        AnthropicDialect(10_000, None, 9).encode(request(**{"x\r\nset-cookie: a=b,": 1}), "m", None).dropped
+    )
     assert dropped == ("x??set-cookie??a?b?",)

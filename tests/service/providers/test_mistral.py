@@ -6,11 +6,11 @@ import re
 import pytest
 
 from dub5.service.providers.base import Unsupported
-from dub5.service.providers.mistral import Mistral
+from dub5.service.providers.mistral import MistralDialect
 from tests.service.providers.test_openai import CONTENT, DONE, choice, event, request
 from tests.support.world import payloads
 
-DIALECT = Mistral(event_bytes_max=10_000)
+DIALECT = MistralDialect(event_bytes_max=10_000)
 LAST = event(
     id="m",
     choices=[choice({}, "stop")],

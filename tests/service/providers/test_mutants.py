@@ -11,11 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dub5.service.model import Chunk
-from dub5.service.providers.anthropic import Anthropic
+from dub5.service.providers.anthropic import AnthropicDialect
 from dub5.service.providers.base import Dialect, ProviderFault
 from dub5.service.providers.embeddings import reply_with_vectors
-from dub5.service.providers.mistral import Mistral
-from dub5.service.providers.openai import OpenAI
+from dub5.service.providers.mistral import MistralDialect
+from dub5.service.providers.openai import OpenAIDialect
 from tests.service.providers.test_dialects import embed_request
 from tests.service.providers.test_openai import request
 from tests.support.world import payloads
@@ -153,9 +153,9 @@ def tolerated(work: Callable[[], Any]) -> Any:
 
 
 DIALECTS = [
-    pytest.param(OpenAI(5000), OPENAI, CHUNKS, id="openai"),
-    pytest.param(Mistral(5000), MISTRAL, CHUNKS, id="mistral"),
-    pytest.param(Anthropic(5000, None, 9), ANTHROPIC, EVENTS, id="anthropic"),
+    pytest.param(OpenAIDialect(5000), OPENAI, CHUNKS, id="openai"),
+    pytest.param(MistralDialect(5000), MISTRAL, CHUNKS, id="mistral"),
+    pytest.param(AnthropicDialect(5000, None, 9), ANTHROPIC, EVENTS, id="anthropic"),
 ]
 FEW = settings(max_examples=100, deadline=None)
 
@@ -215,7 +215,7 @@ async def test_errors() -> None:
     @given(st.sampled_from(ERRORS).flatmap(mutants), st.sampled_from([400, 429, 500, 530]))
     @example(b'{"detail": [{"loc": null, "msg": "Field required"}]}', 422)
     def holds(body: bytes, status: int) -> None:
-        fault = OpenAI(5000).fault(status, {}, body)
+        fault = OpenAIDialect(5000).fault(status, {}, body)
         assert fault.status == status
         assert len(fault.message) <= 300
         msgspec.json.encode(fault.message)

@@ -5,9 +5,9 @@ import pytest
 
 from dub5.service.model import Caller, ChatBody, ChatRequest, Chunk
 from dub5.service.providers.base import ProviderFault
-from dub5.service.providers.openai import OpenAI
+from dub5.service.providers.openai import OpenAIDialect
 
-DIALECT = OpenAI(event_bytes_max=10_000)
+DIALECT = OpenAIDialect(event_bytes_max=10_000)
 
 
 def request(**fields: object) -> ChatRequest:

@@ -9,7 +9,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from dub5.service.app import Service
-from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Secret, Settings
+from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Secret, Settings
 from dub5.simulators.virtual import AppClient, AppResponse, VirtualWire
 from tests.support.play import provider
 from tests.support.world import payloads
@@ -54,7 +54,7 @@ EVERYTHING: Mapping[str, Any] = {
 }
 
 
-class Chat:
+class DialectClient:
     """A client of a service with these providers behind the model "chat", in this order."""
 
     def __init__(self, *dialects: str, api_version: str | None = None) -> None:
@@ -68,7 +68,7 @@ class Chat:
         )
         wire = VirtualWire({urls[name]: provider(name) for name in dialects})
         keys = {name: (Secret(f"sk-{name}"),) for name in dialects}
-        self.service = Service(Loaded(settings, keys, ()), wire=wire, seed="test")
+        self.service = Service(LoadedSettings(settings, keys, ()), wire=wire, seed="test")
         self.client = AppClient(self.service.asgi)
 
     async def ask(self, **fields: Any) -> AppResponse:
@@ -78,8 +78,8 @@ class Chat:
 
 
 @asynccontextmanager
-async def chat(*dialects: str, api_version: str | None = None) -> AsyncIterator[Chat]:
-    built = Chat(*dialects, api_version=api_version)
+async def chat(*dialects: str, api_version: str | None = None) -> AsyncIterator[DialectClient]:
+    built = DialectClient(*dialects, api_version=api_version)
     async with built.client:
         yield built
 

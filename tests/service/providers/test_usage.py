@@ -9,28 +9,30 @@ import pytest
 
 from dub5.service.app import Service
 from dub5.service.config.options import CacheOptions, TimeoutOptions
-from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, Settings
+from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Settings
 from dub5.service.events import AttemptEnded, Event, RequestEnded
 from dub5.service.model import Outcome, Price, Usage
-from dub5.service.providers.anthropic import Anthropic
+from dub5.service.providers.anthropic import AnthropicDialect
 from dub5.service.providers.base import Dialect
-from dub5.service.providers.mistral import Mistral
-from dub5.service.providers.openai import OpenAI
-from dub5.service.providers.usage import prompt_chars, usage_of
+from dub5.service.providers.mistral import MistralDialect
+from dub5.service.providers.openai import OpenAIDialect
+from dub5.service.providers.usage import parse_usage, prompt_chars
 from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Reset, Wait
 from dub5.simulators.virtual import AppClient, VirtualWire
 from tests.service.providers.test_anthropic import END, START, STOP, event
 from tests.service.providers.test_openai import CONTENT, DONE, USAGE, choice, request
 from tests.service.providers.test_openai import STOP as STOPPED
 from tests.service.providers.test_openai import event as chunk
-from tests.support.world import SSE, World, body, completion, payloads, reply, script, text_of
+from tests.support.world import SSE, ServiceWorld, body, completion, payloads, reply, script, text_of
 
 LONG = "x" * 41
 SAID = {"index": 0, "message": {"role": "assistant", "content": LONG}, "finish_reason": "stop"}
 ESTIMATED = {"prompt_tokens": 1, "completion_tokens": 11, "total_tokens": 12, "estimated": True}
 
 
-@pytest.mark.parametrize("dialect", [OpenAI(10_000), Mistral(10_000)], ids=["openai", "mistral"])
+@pytest.mark.parametrize(
+    "dialect", [OpenAIDialect(10_000), MistralDialect(10_000)], ids=["openai", "mistral"]
+)
 @pytest.mark.parametrize("usage", [{}, {"usage": None}, {"usage": {}}, {"usage": "?"}], ids=str)
 def test_json_without(dialect: Dialect, usage: dict[str, object]) -> None:
     """One token for four characters, marked, beside everything as it came."""
@@ -42,7 +44,7 @@ def test_json_without(dialect: Dialect, usage: dict[str, object]) -> None:
 
 def test_json_with() -> None:
     """A usage that is there is never touched."""
-    answer = OpenAI(10_000).answer(completion("Hi"), request())
+    answer = OpenAIDialect(10_000).answer(completion("Hi"), request())
     assert answer.body == completion("Hi")
     assert answer.usage == Usage(1, 3, 4)
 
@@ -51,10 +53,10 @@ def test_json_with() -> None:
 @pytest.mark.parametrize(
     ("dialect", "data"),
     [
-        (OpenAI(10_000), CONTENT + STOPPED + DONE),
-        (Mistral(10_000), CONTENT + STOPPED + DONE),
+        (OpenAIDialect(10_000), CONTENT + STOPPED + DONE),
+        (MistralDialect(10_000), CONTENT + STOPPED + DONE),
         (
-            Anthropic(10_000, None, 9),
+            AnthropicDialect(10_000, None, 9),
             event("message_start", message={"id": "m", "model": "m"})
             + event("content_block_delta", index=0, delta={"text": "Hi"})
             + event("message_delta", delta={"stop_reason": "end_turn"})
@@ -83,7 +85,7 @@ async def test_stream_without(dialect: Dialect, data: bytes, wanted: bool) -> No
 
 async def test_anthropic_counts_are_the_providers() -> None:
     """Told in two events, added up once."""
-    reader = Anthropic(10_000, None, 9).stream(request(stream=True), "m")
+    reader = AnthropicDialect(10_000, None, 9).stream(request(stream=True), "m")
     said = event("content_block_delta", index=0, delta={"text": "Hi"})
     reader.feed(START + said + STOP + END)
     assert [chunk.usage for chunk in reader.end()] == [Usage(5, 2, 7)]
@@ -104,19 +106,19 @@ def test_what_counts_as_asked() -> None:
 )
 def test_no_count(said: object) -> None:
     """What counts nothing is no usage."""
-    assert usage_of(said) is None
+    assert parse_usage(said) is None
 
 
 async def test_end_to_end() -> None:
     """Client, board and log all see that it is estimated."""
     body = json.dumps({"choices": [SAID]}).encode()
     stream = (CONTENT, STOPPED, DONE)
-    async with World(one=lambda request: reply(200, body)) as world:
+    async with ServiceWorld(one=lambda request: reply(200, body)) as world:
         assert (await world.ask()).json()["usage"]["estimated"] is True
         row = world.service.board.snapshot()["recent"][0]
         assert (row["tokens"], row["tokens_estimated"]) == ([1, 11], True)
     actions = (Head(200, {"content-type": "text/event-stream"}), *map(Data, stream), End())
-    async with World(one=script(*actions)) as world:
+    async with ServiceWorld(one=script(*actions)) as world:
         answer = await world.ask(stream=True, stream_options={"include_usage": True})
         assert payloads(answer.body)[-2]["usage"]["estimated"] is True
         assert payloads(answer.body)[-1] == "[DONE]"
@@ -129,7 +131,7 @@ async def test_from_the_cache() -> None:
         *map(Data, (CONTENT, STOPPED, USAGE, DONE)),
         End(),
     )
-    async with World(one=script(*actions), route={"cache": CacheOptions(enabled=True)}) as world:
+    async with ServiceWorld(one=script(*actions), route={"cache": CacheOptions(enabled=True)}) as world:
         await world.ask(stream=True, temperature=0)
         answer = await world.ask(temperature=0)
     assert answer.headers["x-dub5-cache"] == "hit"
@@ -177,13 +179,13 @@ def whole(dialect: str) -> tuple[Action, ...]:
     return (*begun(dialect, 3), Data(ending(dialect)), End())
 
 
-def so_far(dialect: str, completion_tokens: int) -> Usage:
+def usage_so_far(dialect: str, completion_tokens: int) -> Usage:
     """The estimate. Messages tells its prompt's tokens at the beginning."""
     prompt = 500 if dialect == "anthropic" else 11
     return Usage(prompt, completion_tokens, prompt + completion_tokens, estimated=True)
 
 
-class Billed:
+class BilledRoute:
     """A route to "one", which plays `actions`, and then to "two", which is well. What they cost is told."""
 
     def __init__(self, dialect: str, *actions: Action, prices: bool = True) -> None:
@@ -197,7 +199,7 @@ class Billed:
         )
         settings = Settings(providers, (RouteSettings("chat", ("one/m", "two/m"), clocks=CLOCKS),))
         wire = VirtualWire({urls["one"]: script(*actions), urls["two"]: script(*WELL)})
-        self._client = AppClient(Service(Loaded(settings, {}, ()), wire=wire, log=self._note).asgi)
+        self._client = AppClient(Service(LoadedSettings(settings, {}, ()), wire=wire, log=self._note).asgi)
 
     async def ask(self, *, stream: bool = True, leave_at_s: float | None = None) -> str:
         """What the client has read when it is over, or when it leaves."""
@@ -234,9 +236,9 @@ class TestBrokenOff:
     @pytest.mark.parametrize("how", BREAKS)
     async def test_cut(self, dialect: str, how: str) -> None:
         """A stream that breaks off has used its prompt and what was said, and that is what it costs."""
-        billed = Billed(dialect, *begun(dialect, 2), *BREAKS[how])
+        billed = BilledRoute(dialect, *begun(dialect, 2), *BREAKS[how])
         assert await billed.ask() == "One two three four "
-        usage, tried = so_far(dialect, 5), billed.tries["one"].attempt
+        usage, tried = usage_so_far(dialect, 5), billed.tries["one"].attempt
         assert billed.ended.outcome is Outcome.CUT
         assert billed.ended.usage == tried.usage == usage
         assert tried.maybe_billed and tried.cost_usd == cost_usd(usage)
@@ -244,9 +246,9 @@ class TestBrokenOff:
     @pytest.mark.parametrize("dialect", DIALECTS)
     async def test_client_leaves(self, dialect: str) -> None:
         """So has one whose client leaves: no more than had been said by then."""
-        billed = Billed(dialect, *whole(dialect))
+        billed = BilledRoute(dialect, *whole(dialect))
         assert await billed.ask(leave_at_s=0.25) == "One two three four "
-        usage, tried = so_far(dialect, 5), billed.tries["one"].attempt
+        usage, tried = usage_so_far(dialect, 5), billed.tries["one"].attempt
         assert (billed.ended.outcome, tried.reason) == (Outcome.CANCELLED, "cancelled")
         assert billed.ended.usage == tried.usage == usage
         assert tried.maybe_billed and tried.cost_usd == cost_usd(usage)
@@ -254,16 +256,16 @@ class TestBrokenOff:
     @pytest.mark.parametrize("dialect", DIALECTS)
     async def test_client_leaves_before_content(self, dialect: str) -> None:
         """The prompt was read all the same."""
-        billed = Billed(dialect, *whole(dialect))
+        billed = BilledRoute(dialect, *whole(dialect))
         assert await billed.ask(leave_at_s=0.05) == ""
-        usage, tried = so_far(dialect, 0), billed.tries["one"].attempt
+        usage, tried = usage_so_far(dialect, 0), billed.tries["one"].attempt
         assert billed.ended.outcome is Outcome.CANCELLED
         assert (tried.usage, tried.cost_usd) == (usage, cost_usd(usage))
 
     async def test_counted_along(self) -> None:
         """A provider that counts in each chunk has counted a stream that is cut, too."""
         said = chunk(choices=[choice({"content": "Hi"})], usage=COUNTED)
-        billed = Billed("openai", Head(200, SSE), Data(said), Close())
+        billed = BilledRoute("openai", Head(200, SSE), Data(said), Close())
         assert await billed.ask() == "Hi"
         assert billed.ended.usage == billed.tries["one"].attempt.usage == Usage(500, 40, 540)
 
@@ -271,7 +273,7 @@ class TestBrokenOff:
         """The first count of Messages holds a token or two of the answer: the estimate is never below it."""
         usage = {"input_tokens": 500, "output_tokens": 9}
         start = event("message_start", message={"id": "m", "model": "m", "usage": usage})
-        billed = Billed("anthropic", Head(200, SSE), Data(start + saying("anthropic", "Hi")), Close())
+        billed = BilledRoute("anthropic", Head(200, SSE), Data(start + saying("anthropic", "Hi")), Close())
         await billed.ask()
         assert billed.ended.usage == Usage(500, 9, 509, estimated=True)
 
@@ -297,7 +299,7 @@ class TestWithoutContent:
     async def test_perhaps_billed(self, name: str) -> None:
         """Each try that came to nothing may cost its prompt; the answer's own usage is that of who gave it."""
         is_stream, actions = NO_CONTENT[name]
-        billed = Billed("openai", *actions)
+        billed = BilledRoute("openai", *actions)
         await billed.ask(stream=is_stream)
         tried = billed.tries["one"].attempt
         assert tried.maybe_billed and tried.usage == Usage(11, 0, 11, estimated=True)
@@ -313,7 +315,7 @@ class TestWithoutContent:
             choices=[choice({"role": "assistant"})], usage={"prompt_tokens": 500, "total_tokens": 500}
         )
         for dialect, opening in (("anthropic", OPENING), ("openai", role)):
-            billed = Billed(dialect, Head(200, SSE), Data(opening), Close())
+            billed = BilledRoute(dialect, Head(200, SSE), Data(opening), Close())
             await billed.ask()
             told = billed.tries["one"].attempt.usage
             assert told == Usage(500, 0, 500, estimated=dialect == "anthropic")
@@ -321,7 +323,7 @@ class TestWithoutContent:
     @pytest.mark.parametrize("name", NOT_BILLED)
     async def test_not_billed(self, name: str) -> None:
         """A refusal costs nothing."""
-        billed = Billed("openai", *NOT_BILLED[name])
+        billed = BilledRoute("openai", *NOT_BILLED[name])
         await billed.ask()
         tried = billed.tries["one"].attempt
         assert (tried.maybe_billed, tried.usage, tried.cost_usd) == (False, None, None)
@@ -331,7 +333,7 @@ class TestWhole:
     @pytest.mark.parametrize("dialect", DIALECTS)
     async def test_stream(self, dialect: str) -> None:
         """The provider's own count, and no estimate."""
-        billed = Billed(dialect, *whole(dialect))
+        billed = BilledRoute(dialect, *whole(dialect))
         assert await billed.ask() == "".join(PIECES)
         tried = billed.tries["one"].attempt
         assert billed.ended.outcome is Outcome.COMPLETE
@@ -340,7 +342,7 @@ class TestWhole:
 
     async def test_json(self) -> None:
         """So it is without a stream."""
-        billed = Billed("openai", *reply(200, completion("Hi")))
+        billed = BilledRoute("openai", *reply(200, completion("Hi")))
         await billed.ask(stream=False)
         tried = billed.tries["one"].attempt
         assert billed.ended.usage == tried.usage == Usage(1, 3, 4)
@@ -350,7 +352,7 @@ class TestWhole:
     async def test_no_price(self, count: int) -> None:
         """Tokens are known, cut or whole; what they cost is not."""
         end = (Close(),) if count == 2 else (Data(ending("openai")), End())
-        billed = Billed("openai", *begun("openai", count), *end, prices=False)
+        billed = BilledRoute("openai", *begun("openai", count), *end, prices=False)
         await billed.ask()
         tried = billed.tries["one"].attempt
         assert tried.usage is not None and tried.cost_usd is None

@@ -26,7 +26,7 @@ AWAY_S = 50.0  # the longest Retry-After
 
 
 @dataclass
-class Out:
+class OpenPermit:
     """A permit that has not come back. `live`: no change of state has happened since."""
 
     permit: BreakerPermit
@@ -42,7 +42,7 @@ class BreakerMachine(RuleBasedStateMachine):
         super().__init__()
         self.breaker = Breaker(OPTIONS, OPEN_MAX_S, Random(7), self.told)
         self.now_s = 0.0
-        self.out: list[Out] = []
+        self.out: list[OpenPermit] = []
         self.state = BreakerState.CLOSED
         self.changes: list[tuple[BreakerState, BreakerState]] = []
         self.ends: list[tuple[float, CallOutcome]] = []  # since it last closed
@@ -55,7 +55,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
     # What the model expects.
 
-    def probes(self) -> list[Out]:
+    def probes(self) -> list[OpenPermit]:
         return [one for one in self.out if one.live and one.probe]
 
     def expect(self, after: BreakerState) -> None:
@@ -95,7 +95,7 @@ class BreakerMachine(RuleBasedStateMachine):
             return "failures"
         return "slow" if recent.count(CallOutcome.SLOW) >= len(recent) * OPTIONS.slow_share else ""
 
-    def expect_end(self, one: Out, how: CallOutcome, not_before_s: float) -> None:
+    def expect_end(self, one: OpenPermit, how: CallOutcome, not_before_s: float) -> None:
         if how is CallOutcome.IGNORED:
             return
         if not one.live:
@@ -154,7 +154,7 @@ class BreakerMachine(RuleBasedStateMachine):
         if self.state is BreakerState.OPEN:
             self.expect(BreakerState.HALF_OPEN)
         assert permit.probe == (self.state is BreakerState.HALF_OPEN)
-        self.out.append(Out(permit, self.now_s, permit.probe))
+        self.out.append(OpenPermit(permit, self.now_s, permit.probe))
 
     @rule()
     def enter_slow(self) -> None:
@@ -163,7 +163,7 @@ class BreakerMachine(RuleBasedStateMachine):
         trouble = self.state in (BreakerState.OPEN, BreakerState.HALF_OPEN)
         assert (permit is not None) == (trouble and breaker.slow)
         if permit is not None:
-            self.out.append(Out(permit, self.now_s, probe=False, live=False))
+            self.out.append(OpenPermit(permit, self.now_s, probe=False, live=False))
 
     @precondition(lambda self: self.out)
     @rule(data=st.data(), how=st.sampled_from(CallOutcome), away_s=st.sampled_from([0.0, 0.0, 2.0, AWAY_S]))

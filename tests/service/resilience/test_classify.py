@@ -5,7 +5,7 @@ import pytest
 from dub5.service.providers.base import ProviderFault, Unsupported
 from dub5.service.resilience.classify import Blame, CooldownReason, Then, classify
 from dub5.service.timeouts import TimedOut
-from dub5.service.wire.base import Kind, Stage, WireFailure
+from dub5.service.wire.base import FailureKind, Stage, WireFailure
 
 
 def status(
@@ -59,14 +59,14 @@ PER_DAY = "Rate limit reached for model x on tokens per day (TPD): Limit 100000,
         (TimedOut("first_token"), Then.NEXT, Blame.TARGET, 0.0),
         (TimedOut("deadline"), Then.NEXT, Blame.NOBODY, 0.0),
         (Unsupported("tools"), Then.NEXT, Blame.NOBODY, 0.0),
-        (WireFailure(Stage.POOL, Kind.TIMEOUT, sent=False), Then.NEXT, Blame.NOBODY, 0.0),
-        (WireFailure(Stage.RESOLVE, Kind.REFUSED, sent=False), Then.NEXT, Blame.HOST, 0.0),
-        (WireFailure(Stage.CONNECT, Kind.TIMEOUT, sent=False), Then.NEXT, Blame.HOST, 0.0),
-        (WireFailure(Stage.WAIT, Kind.RESET, sent=True), Then.RETRY, Blame.TARGET, 0.0),
-        (WireFailure(Stage.WAIT, Kind.CLOSED, sent=True, reused=True), Then.FRESH, Blame.NOBODY, 0.0),
-        (WireFailure(Stage.WAIT, Kind.TIMEOUT, sent=True), Then.NEXT, Blame.TARGET, 0.0),
-        (WireFailure(Stage.BODY, Kind.PROTOCOL, sent=True), Then.NEXT, Blame.TARGET, 0.0),
-        (WireFailure(Stage.BODY, Kind.CLOSED, sent=True, reused=True), Then.RETRY, Blame.TARGET, 0.0),
+        (WireFailure(Stage.POOL, FailureKind.TIMEOUT, sent=False), Then.NEXT, Blame.NOBODY, 0.0),
+        (WireFailure(Stage.RESOLVE, FailureKind.REFUSED, sent=False), Then.NEXT, Blame.HOST, 0.0),
+        (WireFailure(Stage.CONNECT, FailureKind.TIMEOUT, sent=False), Then.NEXT, Blame.HOST, 0.0),
+        (WireFailure(Stage.WAIT, FailureKind.RESET, sent=True), Then.RETRY, Blame.TARGET, 0.0),
+        (WireFailure(Stage.WAIT, FailureKind.CLOSED, sent=True, reused=True), Then.FRESH, Blame.NOBODY, 0.0),
+        (WireFailure(Stage.WAIT, FailureKind.TIMEOUT, sent=True), Then.NEXT, Blame.TARGET, 0.0),
+        (WireFailure(Stage.BODY, FailureKind.PROTOCOL, sent=True), Then.NEXT, Blame.TARGET, 0.0),
+        (WireFailure(Stage.BODY, FailureKind.CLOSED, sent=True, reused=True), Then.RETRY, Blame.TARGET, 0.0),
     ],
     ids=repr,
 )
@@ -103,8 +103,8 @@ def test_why_a_key_rests(failure: ProviderFault, cooldown_reason: CooldownReason
         (status(429, message="Service tier capacity exceeded for this model."), True),
         (TimedOut("first_token"), True),
         (TimedOut("whole_answer"), True),
-        (WireFailure(Stage.CONNECT, Kind.TIMEOUT, sent=False), True),
-        (WireFailure(Stage.CONNECT, Kind.REFUSED, sent=False), False),
+        (WireFailure(Stage.CONNECT, FailureKind.TIMEOUT, sent=False), True),
+        (WireFailure(Stage.CONNECT, FailureKind.REFUSED, sent=False), False),
         (status(429, "insufficient_quota"), False),
         (status(429, message=PER_DAY), False),
         (status(429, retry_after_s=700.0), False),
@@ -113,8 +113,8 @@ def test_why_a_key_rests(failure: ProviderFault, cooldown_reason: CooldownReason
         (status(503), False),
         (status(401), False),
         (TimedOut("deadline"), False),
-        (WireFailure(Stage.POOL, Kind.TIMEOUT, sent=False), False),
-        (WireFailure(Stage.WAIT, Kind.RESET, sent=True), False),
+        (WireFailure(Stage.POOL, FailureKind.TIMEOUT, sent=False), False),
+        (WireFailure(Stage.WAIT, FailureKind.RESET, sent=True), False),
     ],
     ids=repr,
 )

@@ -34,7 +34,7 @@ BAD_REQUEST = Classification(Then.GIVE_UP, Blame.NOBODY, "http_400", status=400)
 LEFT = Classification(Then.GIVE_UP, Blame.NOBODY, "cancelled", maybe_billed=True)
 
 
-class Yard:
+class ObservedFleet:
     """A fleet, and every event that it told."""
 
     def __init__(
@@ -87,88 +87,88 @@ class Yard:
 class TestKeys:
     def test_one_cools_down(self) -> None:
         """A limit on one key is no limit on the other; with both, the target is left alone until the first is free."""
-        yard = Yard()
-        first = yard.try_acquire(SMALL)
+        observed = ObservedFleet()
+        first = observed.try_acquire(SMALL)
         assert first.key == "first"
         first.end(LIMITED, 0.0, reached=True)
-        second = yard.try_acquire(SMALL, 1.0)
-        assert second.key == "second" and yard.fleet.has_free_key(SMALL, 1.0)
+        second = observed.try_acquire(SMALL, 1.0)
+        assert second.key == "second" and observed.fleet.has_free_key(SMALL, 1.0)
         second.end(LIMITED, 1.0, reached=True)
-        assert yard.not_permitted(SMALL, 19.9) == NotPermitted(CooldownReason.LIMITED)
-        assert yard.fleet.wait_s(SMALL, 19.9) == pytest.approx(0.1)
-        assert yard.try_acquire(SMALL, 20.0).key == "first"
+        assert observed.not_permitted(SMALL, 19.9) == NotPermitted(CooldownReason.LIMITED)
+        assert observed.fleet.wait_s(SMALL, 19.9) == pytest.approx(0.1)
+        assert observed.try_acquire(SMALL, 20.0).key == "first"
 
     def test_why_it_rests(self) -> None:
         """The trail says what the provider held against the key."""
-        yard = Yard()
-        yard.call(FAR, REFUSED)
-        assert yard.not_permitted(FAR, 59.9) == NotPermitted(CooldownReason.REFUSED)
+        observed = ObservedFleet()
+        observed.call(FAR, REFUSED)
+        assert observed.not_permitted(FAR, 59.9) == NotPermitted(CooldownReason.REFUSED)
 
     def test_a_shorter_wait_does_not_undo_a_longer_one(self) -> None:
         """Two answers cross: the later end of the cool-down holds."""
-        yard = Yard()
-        one, other = yard.try_acquire(FAR), yard.try_acquire(FAR)
+        observed = ObservedFleet()
+        one, other = observed.try_acquire(FAR), observed.try_acquire(FAR)
         one.end(REFUSED, 0.0, reached=True)
         other.end(LIMITED, 1.0, reached=True)
-        assert yard.fleet.wait_s(FAR, 1.0) == 59.0
-        assert yard.not_permitted(FAR, 30.0) == NotPermitted(CooldownReason.REFUSED)
+        assert observed.fleet.wait_s(FAR, 1.0) == 59.0
+        assert observed.not_permitted(FAR, 30.0) == NotPermitted(CooldownReason.REFUSED)
 
     def test_per_model(self) -> None:
         """A limit is one of key and model: the other model of the provider may be asked."""
-        yard = Yard()
-        yard.call(SMALL, LIMITED, times=2)
-        assert yard.not_permitted(SMALL, 1.0)
-        assert yard.try_acquire(LARGE, 1.0).key == "first"
+        observed = ObservedFleet()
+        observed.call(SMALL, LIMITED, times=2)
+        assert observed.not_permitted(SMALL, 1.0)
+        assert observed.try_acquire(LARGE, 1.0).key == "first"
 
     def test_without_keys(self) -> None:
         """A provider that wants no key is asked without, and cools down all the same."""
-        yard = Yard()
-        assert yard.try_acquire(NEIGHBOUR).key is None
-        yard.call(NEIGHBOUR, LIMITED)
-        assert yard.not_permitted(NEIGHBOUR, 1.0) == NotPermitted(CooldownReason.LIMITED)
+        observed = ObservedFleet()
+        assert observed.try_acquire(NEIGHBOUR).key is None
+        observed.call(NEIGHBOUR, LIMITED)
+        assert observed.not_permitted(NEIGHBOUR, 1.0) == NotPermitted(CooldownReason.LIMITED)
 
 
 class TestBreakers:
     def test_a_target_of_its_own(self) -> None:
         """Failures of one model leave the other models of its provider and its host alone."""
-        yard = Yard()
-        yard.call(SMALL, DOWN, times=5)
-        assert yard.not_permitted(SMALL) == NotPermitted("breaker_open")
+        observed = ObservedFleet()
+        observed.call(SMALL, DOWN, times=5)
+        assert observed.not_permitted(SMALL) == NotPermitted("breaker_open")
         for other in (LARGE, NEIGHBOUR, FAR):
-            yard.try_acquire(other)
+            observed.try_acquire(other)
 
     def test_a_host_is_shared(self) -> None:
         """Whoever cannot connect finds out for every target on that host, and for nobody else."""
-        yard = Yard()
-        yard.call(SMALL, GONE, times=3)
-        yard.call(NEIGHBOUR, GONE, times=2)
+        observed = ObservedFleet()
+        observed.call(SMALL, GONE, times=3)
+        observed.call(NEIGHBOUR, GONE, times=2)
         for target in (SMALL, LARGE, NEIGHBOUR):
-            assert yard.not_permitted(target) == NotPermitted("host_breaker_open")
-            assert yard.fleet.snapshot(target, 0.0).breaker is BreakerState.OPEN
-        yard.try_acquire(FAR)
-        assert [event.scope for event in yard.told(BreakerChanged)] == ["https://a"]  # type: ignore[union-attr]
+            assert observed.not_permitted(target) == NotPermitted("host_breaker_open")
+            assert observed.fleet.snapshot(target, 0.0).breaker is BreakerState.OPEN
+        observed.try_acquire(FAR)
+        assert [event.scope for event in observed.told(BreakerChanged)] == ["https://a"]  # type: ignore[union-attr]
 
     def test_one_probe_for_a_host(self) -> None:
         """Of all targets on a host that was gone, one request probes; its first content lets the others in."""
-        yard = Yard()
-        yard.call(SMALL, GONE, times=5)
-        probe = yard.try_acquire(LARGE, 4.0)
+        observed = ObservedFleet()
+        observed.call(SMALL, GONE, times=5)
+        probe = observed.try_acquire(LARGE, 4.0)
         assert probe.probe
-        assert yard.not_permitted(SMALL, 4.0) == NotPermitted("host_breaker_open")
+        assert observed.not_permitted(SMALL, 4.0) == NotPermitted("host_breaker_open")
         probe.commit(4.5, 0.5, timeout_s=10.0)
-        yard.try_acquire(SMALL, 4.5, last_resort=True)
+        observed.try_acquire(SMALL, 4.5, last_resort=True)
 
     def test_a_status_proves_the_host(self) -> None:
         """A target that answers 500 for ever never opens its host."""
-        yard = Yard()
-        yard.call(SMALL, GONE, times=4)
-        yard.call(LARGE, DOWN)
-        yard.call(SMALL, GONE, times=4)
-        yard.try_acquire(NEIGHBOUR)
+        observed = ObservedFleet()
+        observed.call(SMALL, GONE, times=4)
+        observed.call(LARGE, DOWN)
+        observed.call(SMALL, GONE, times=4)
+        observed.try_acquire(NEIGHBOUR)
 
     def test_retry_after_holds(self) -> None:
         """A breaker never lets in before the time a provider asked for, with no key of it."""
-        yard = Yard()
+        observed = ObservedFleet()
         wait = Classification(
             Then.RETRY,
             Blame.TARGET,
@@ -177,155 +177,159 @@ class TestBreakers:
             cooldown_reason=CooldownReason.WAITING,
             status=503,
         )
-        for permit in [yard.try_acquire(SMALL) for _ in range(5)]:
+        for permit in [observed.try_acquire(SMALL) for _ in range(5)]:
             permit.end(wait, 0.0, reached=True)
-        assert yard.not_permitted(SMALL, 99.9) == NotPermitted("breaker_open")
-        assert yard.try_acquire(SMALL, 100.0).probe
+        assert observed.not_permitted(SMALL, 99.9) == NotPermitted("breaker_open")
+        assert observed.try_acquire(SMALL, 100.0).probe
 
     @pytest.mark.parametrize("classification", [LEFT, GONE, LIMITED])
     def test_a_probe_that_proved_nothing(self, classification: Classification) -> None:
         """The client left, the host was gone, the key was limited: the target's place for a probe is free again."""
-        yard = Yard()
-        yard.call(SMALL, DOWN, times=5)
-        yard.call(SMALL, classification, 4.0)
-        assert yard.try_acquire(SMALL, 30.0).probe
+        observed = ObservedFleet()
+        observed.call(SMALL, DOWN, times=5)
+        observed.call(SMALL, classification, 4.0)
+        assert observed.try_acquire(SMALL, 30.0).probe
 
     def test_a_callers_mistake_proves_that_it_lives(self) -> None:
         """A probe that is answered with the caller's own 400 closes the breaker."""
-        yard = Yard()
-        yard.call(SMALL, DOWN, times=5)
-        yard.call(SMALL, BAD_REQUEST, 4.0)
-        assert yard.fleet.snapshot(SMALL, 4.0).breaker is BreakerState.CLOSED
+        observed = ObservedFleet()
+        observed.call(SMALL, DOWN, times=5)
+        observed.call(SMALL, BAD_REQUEST, 4.0)
+        assert observed.fleet.snapshot(SMALL, 4.0).breaker is BreakerState.CLOSED
 
     def test_ramp(self) -> None:
         """After a recovery most are sent past it, softly: whoever has nobody else may come all the same."""
-        yard = Yard()
-        yard.call(SMALL, DOWN, times=5)
-        yard.call(SMALL, None, 4.0)
-        passed = [yard.fleet.try_acquire(SMALL, 4.5) for _ in range(200)]
+        observed = ObservedFleet()
+        observed.call(SMALL, DOWN, times=5)
+        observed.call(SMALL, None, 4.0)
+        passed = [observed.fleet.try_acquire(SMALL, 4.5) for _ in range(200)]
         assert 5 <= sum(isinstance(permit, Permit) for permit in passed) <= 50
         assert all(
             permit == NotPermitted("slow_start", usable_as_last_resort=True)
             for permit in passed
             if isinstance(permit, NotPermitted)
         )
-        yard.try_acquire(SMALL, 4.5, last_resort=True)
+        observed.try_acquire(SMALL, 4.5, last_resort=True)
 
     def test_isolated(self) -> None:
         """An operator's hand is no trouble that passes: every model of the provider, until it lets go."""
-        yard = Yard()
-        yard.fleet.isolate({"one"}, 0.0)
+        observed = ObservedFleet()
+        observed.fleet.isolate({"one"}, 0.0)
         for target in (SMALL, LARGE):
-            assert yard.not_permitted(target, 1e6, last_resort=True) == NotPermitted("isolated")
-            assert not yard.fleet.may_ask(target, 1e6)
-            assert yard.fleet.score(target, 1e6).rank == 2
-        yard.try_acquire(NEIGHBOUR)
-        assert yard.fleet.probes_due(1e6, 0.0) == []
-        yard.fleet.isolate({"two"}, 2e6)
-        yard.try_acquire(SMALL, 2e6, last_resort=True)
-        yard.not_permitted(NEIGHBOUR, 2e6)
+            assert observed.not_permitted(target, 1e6, last_resort=True) == NotPermitted("isolated")
+            assert not observed.fleet.may_ask(target, 1e6)
+            assert observed.fleet.score(target, 1e6).rank == 2
+        observed.try_acquire(NEIGHBOUR)
+        assert observed.fleet.probes_due(1e6, 0.0) == []
+        observed.fleet.isolate({"two"}, 2e6)
+        observed.try_acquire(SMALL, 2e6, last_resort=True)
+        observed.not_permitted(NEIGHBOUR, 2e6)
 
 
 class TestSlow:
     def test_better_than_nobody(self) -> None:
         """Open for slowness alone it is passed over, softly: the last resort may ask."""
-        yard = Yard()
-        yard.slow(SMALL, times=10)
-        assert yard.not_permitted(SMALL, 1.0) == NotPermitted("breaker_open", usable_as_last_resort=True)
-        assert not yard.try_acquire(SMALL, 1.0, last_resort=True).probe
+        observed = ObservedFleet()
+        observed.slow(SMALL, times=10)
+        assert observed.not_permitted(SMALL, 1.0) == NotPermitted("breaker_open", usable_as_last_resort=True)
+        assert not observed.try_acquire(SMALL, 1.0, last_resort=True).probe
 
     def test_also_while_a_probe_is_out(self) -> None:
         """The slow probe of somebody else is no reason to give a request no answer."""
-        yard = Yard()
-        yard.slow(SMALL, times=10)
-        assert yard.try_acquire(SMALL, 4.0).probe
-        assert yard.not_permitted(SMALL, 4.5) == NotPermitted("breaker_open", usable_as_last_resort=True)
-        assert not yard.try_acquire(SMALL, 4.5, last_resort=True).probe
+        observed = ObservedFleet()
+        observed.slow(SMALL, times=10)
+        assert observed.try_acquire(SMALL, 4.0).probe
+        assert observed.not_permitted(SMALL, 4.5) == NotPermitted("breaker_open", usable_as_last_resort=True)
+        assert not observed.try_acquire(SMALL, 4.5, last_resort=True).probe
 
     def test_last_resort_is_a_probe_when_one_is_due(self) -> None:
         """Whoever asks it anyway when its time is over finds out for all."""
-        yard = Yard()
-        yard.slow(SMALL, times=10)
-        assert yard.try_acquire(SMALL, 4.0, last_resort=True).probe
+        observed = ObservedFleet()
+        observed.slow(SMALL, times=10)
+        assert observed.try_acquire(SMALL, 4.0, last_resort=True).probe
 
     def test_failing_is_not(self) -> None:
         """Open for failures it is left alone even by those who have nobody else."""
-        yard = Yard()
-        yard.call(SMALL, DOWN, times=5)
-        assert yard.not_permitted(SMALL, 1.0, last_resort=True) == NotPermitted("breaker_open")
+        observed = ObservedFleet()
+        observed.call(SMALL, DOWN, times=5)
+        assert observed.not_permitted(SMALL, 1.0, last_resort=True) == NotPermitted("breaker_open")
 
 
 class TestProvider:
     def test_a_limit_is_shared(self) -> None:
         """Two models of one provider share its places; the last resort gets none that is not there."""
-        yard = Yard(limiter=LimiterOptions(min=1, max=2))
-        first = yard.try_acquire(SMALL)
-        yard.try_acquire(LARGE)
+        observed = ObservedFleet(limiter=LimiterOptions(min=1, max=2))
+        first = observed.try_acquire(SMALL)
+        observed.try_acquire(LARGE)
         for target in (SMALL, LARGE):
-            assert yard.not_permitted(target, last_resort=True) == NotPermitted("provider_full")
-        yard.try_acquire(NEIGHBOUR)
+            assert observed.not_permitted(target, last_resort=True) == NotPermitted("provider_full")
+        observed.try_acquire(NEIGHBOUR)
         first.end(LEFT, 0.0, reached=False)
-        yard.try_acquire(LARGE)
+        observed.try_acquire(LARGE)
 
     def test_a_drop_lowers_it_for_both(self) -> None:
         """A limit that one model showed is one for the other, told once for one overload."""
-        yard = Yard(limiter=LimiterOptions(min=2, max=100))
-        for permit in [yard.try_acquire(SMALL) for _ in range(50)]:
+        observed = ObservedFleet(limiter=LimiterOptions(min=2, max=100))
+        for permit in [observed.try_acquire(SMALL) for _ in range(50)]:
             permit.end(LIMITED, 0.0, reached=True)
-        assert yard.fleet.snapshot(LARGE, 0.0).limit == 35
-        assert yard.told(LimitLowered) == [LimitLowered("one", 100, 35, "http_429")]
+        assert observed.fleet.snapshot(LARGE, 0.0).limit == 35
+        assert observed.told(LimitLowered) == [LimitLowered("one", 100, 35, "http_429")]
 
     def test_a_budget_is_shared(self) -> None:
         """Retries at one model are paid from what first tries at both brought in; then no more, and it is told."""
-        yard = Yard(budget=BudgetOptions(share=0.1, floor_per_s=0.0))
-        yard.call(SMALL, times=5)
-        yard.call(LARGE, times=5)
-        yard.try_acquire(LARGE, charge=BudgetCharge.WITHDRAW)
-        assert yard.fleet.try_acquire(SMALL, 0.0, BudgetCharge.WITHDRAW) == NotPermitted("retry_budget_spent")
-        assert yard.told(BudgetSpent) == [BudgetSpent("one")]
+        observed = ObservedFleet(budget=BudgetOptions(share=0.1, floor_per_s=0.0))
+        observed.call(SMALL, times=5)
+        observed.call(LARGE, times=5)
+        observed.try_acquire(LARGE, charge=BudgetCharge.WITHDRAW)
+        assert observed.fleet.try_acquire(SMALL, 0.0, BudgetCharge.WITHDRAW) == NotPermitted(
+            "retry_budget_spent"
+        )
+        assert observed.told(BudgetSpent) == [BudgetSpent("one")]
         for _ in range(30):
-            yard.try_acquire(SMALL, charge=BudgetCharge.NONE)
-        assert yard.fleet.try_acquire(SMALL, 0.0, BudgetCharge.WITHDRAW) == NotPermitted("retry_budget_spent")
+            observed.try_acquire(SMALL, charge=BudgetCharge.NONE)
+        assert observed.fleet.try_acquire(SMALL, 0.0, BudgetCharge.WITHDRAW) == NotPermitted(
+            "retry_budget_spent"
+        )
 
     def test_who_is_barred_pays_nothing(self) -> None:
         """A retry that a breaker forbids leaves the purse as it was."""
-        yard = Yard(budget=BudgetOptions(share=0.0, floor_per_s=0.1))
-        yard.call(SMALL, DOWN, times=5)
-        assert yard.fleet.try_acquire(SMALL, 0.0, BudgetCharge.WITHDRAW) == NotPermitted("breaker_open")
-        yard.try_acquire(LARGE, charge=BudgetCharge.WITHDRAW)
+        observed = ObservedFleet(budget=BudgetOptions(share=0.0, floor_per_s=0.1))
+        observed.call(SMALL, DOWN, times=5)
+        assert observed.fleet.try_acquire(SMALL, 0.0, BudgetCharge.WITHDRAW) == NotPermitted("breaker_open")
+        observed.try_acquire(LARGE, charge=BudgetCharge.WITHDRAW)
 
 
 class TestPass:
     @pytest.mark.parametrize("again", [None, DOWN, LIMITED, LEFT])
     def test_ended_twice_counts_once(self, again: Classification | None) -> None:
         """Whatever is said after the first end is not heard."""
-        yard = Yard()
-        permit = yard.try_acquire(SMALL)
+        observed = ObservedFleet()
+        permit = observed.try_acquire(SMALL)
         permit.end(None, 1.0, reached=True)
-        before = yard.fleet.snapshots(1.0)
+        before = observed.fleet.snapshots(1.0)
         for _ in range(9):
             permit.end(again, 1.0, reached=True)
-        assert yard.fleet.snapshots(1.0) == before
+        assert observed.fleet.snapshots(1.0) == before
         assert before[0].in_flight == before[0].provider_in_flight == 0
-        assert isinstance(yard.fleet.try_acquire(SMALL, 1.0), Permit)
+        assert isinstance(observed.fleet.try_acquire(SMALL, 1.0), Permit)
 
     def test_a_slow_stream_is_slow_though_whole(self) -> None:
         """More than half of the clock for the first token is slow, however well the stream ends."""
-        yard = Yard()
-        yard.slow(SMALL, times=10, took_s=5.0)
-        yard.try_acquire(SMALL)
-        yard.slow(LARGE, times=10, took_s=5.1)
-        yard.not_permitted(LARGE)
+        observed = ObservedFleet()
+        observed.slow(SMALL, times=10, took_s=5.0)
+        observed.try_acquire(SMALL)
+        observed.slow(LARGE, times=10, took_s=5.1)
+        observed.not_permitted(LARGE)
 
     def test_bad_requests_burst(self) -> None:
         """A 400 is the caller's; from one that took everything a minute ago, many are the target's own."""
-        yard = Yard()
-        permit = yard.try_acquire(SMALL)
+        observed = ObservedFleet()
+        permit = observed.try_acquire(SMALL)
         assert permit.reconsider(BAD_REQUEST, 0.0) is BAD_REQUEST
-        yard.call(SMALL, times=20)
+        observed.call(SMALL, times=20)
         verdicts = []
         for i in range(15):
-            permit = yard.try_acquire(SMALL, 60.0 + i)
+            permit = observed.try_acquire(SMALL, 60.0 + i)
             verdicts.append(permit.reconsider(BAD_REQUEST, 60.0 + i))
             permit.end(BAD_REQUEST, 60.0 + i, reached=True)
         assert verdicts[0] is BAD_REQUEST
@@ -335,140 +339,144 @@ class TestPass:
 class TestStanding:
     def test_a_failing_target_goes_behind(self) -> None:
         """Some failures among many calls: degraded, told once, and well again when they lie back far enough."""
-        yard = Yard(health=HealthOptions(calls_min=20))
-        yard.call(SMALL, times=18)
-        yard.call(SMALL, DOWN, times=2)
-        assert yard.fleet.score(SMALL, 1.0).rank == 1
-        assert not yard.fleet.is_healthy(SMALL, 1.0)
-        assert yard.fleet.snapshot(SMALL, 1.0).health is Health.DEGRADED
-        assert yard.fleet.score(SMALL, 31.0).rank == 0 and yard.fleet.is_healthy(SMALL, 31.0)
+        observed = ObservedFleet(health=HealthOptions(calls_min=20))
+        observed.call(SMALL, times=18)
+        observed.call(SMALL, DOWN, times=2)
+        assert observed.fleet.score(SMALL, 1.0).rank == 1
+        assert not observed.fleet.is_healthy(SMALL, 1.0)
+        assert observed.fleet.snapshot(SMALL, 1.0).health is Health.DEGRADED
+        assert observed.fleet.score(SMALL, 31.0).rank == 0 and observed.fleet.is_healthy(SMALL, 31.0)
         name = SMALL.name
-        assert yard.told(HealthChanged) == [
+        assert observed.told(HealthChanged) == [
             HealthChanged(name, "healthy", "degraded"),
             HealthChanged(name, "degraded", "healthy"),
         ]
 
     def test_a_recovery_is_a_new_page(self) -> None:
         """What failed before a probe succeeded does not keep its target behind the others."""
-        yard = Yard(health=HealthOptions(calls_min=5))
-        yard.call(SMALL, DOWN, times=5)
-        yard.call(SMALL, None, 4.0)
-        assert yard.fleet.score(SMALL, 4.0).rank == 0
+        observed = ObservedFleet(health=HealthOptions(calls_min=5))
+        observed.call(SMALL, DOWN, times=5)
+        observed.call(SMALL, None, 4.0)
+        assert observed.fleet.score(SMALL, 4.0).rank == 0
 
     @pytest.mark.parametrize("trouble", [DOWN, GONE])
     def test_due_for_a_probe_it_stands_in_front(self, trouble: Classification) -> None:
         """Behind everybody while its breaker is open; where it always stood as soon as somebody should find out; and
         behind again while the probe is out."""
-        yard = Yard()
-        yard.call(SMALL, trouble, times=5)
-        assert yard.fleet.score(SMALL, 2.0).rank == 2
-        assert yard.fleet.score(SMALL, 4.0).rank == 0 and yard.fleet.snapshot(SMALL, 4.0).probe_due
-        yard.try_acquire(SMALL, 4.0)
-        assert yard.fleet.score(SMALL, 4.5).rank == 1 and not yard.fleet.snapshot(SMALL, 4.5).probe_due
+        observed = ObservedFleet()
+        observed.call(SMALL, trouble, times=5)
+        assert observed.fleet.score(SMALL, 2.0).rank == 2
+        assert observed.fleet.score(SMALL, 4.0).rank == 0 and observed.fleet.snapshot(SMALL, 4.0).probe_due
+        observed.try_acquire(SMALL, 4.0)
+        assert (
+            observed.fleet.score(SMALL, 4.5).rank == 1 and not observed.fleet.snapshot(SMALL, 4.5).probe_due
+        )
 
     def test_a_failing_target_is_tried_now_and_then(self) -> None:
         """Degraded, and not asked for `trial_s` and five requests, or a minute: one request goes to it, or nobody would
         find out that it is well."""
-        yard = Yard(health=HealthOptions(calls_min=5, trial_s=2.0, window_s=300))
-        yard.call(SMALL, times=4)
-        yard.call(SMALL, DOWN)
-        yard.call(FAR, times=4)
-        assert [yard.fleet.score(SMALL, now_s).rank for now_s in (2.0, 59.9, 60.0)] == [1, 1, 0]
-        yard.call(FAR)
-        assert [yard.fleet.score(SMALL, now_s).rank for now_s in (0.0, 1.9, 2.0)] == [1, 1, 0]
-        yard.call(SMALL, None, 2.0)
-        yard.call(FAR, None, 2.0, times=5)
-        assert yard.fleet.score(SMALL, 2.1).rank == 1
+        observed = ObservedFleet(health=HealthOptions(calls_min=5, trial_s=2.0, window_s=300))
+        observed.call(SMALL, times=4)
+        observed.call(SMALL, DOWN)
+        observed.call(FAR, times=4)
+        assert [observed.fleet.score(SMALL, now_s).rank for now_s in (2.0, 59.9, 60.0)] == [1, 1, 0]
+        observed.call(FAR)
+        assert [observed.fleet.score(SMALL, now_s).rank for now_s in (0.0, 1.9, 2.0)] == [1, 1, 0]
+        observed.call(SMALL, None, 2.0)
+        observed.call(FAR, None, 2.0, times=5)
+        assert observed.fleet.score(SMALL, 2.1).rank == 1
 
     def test_load(self) -> None:
         """The time to first token times one more than are in flight; a whole answer tells nothing about it."""
-        yard = Yard()
-        permit = yard.try_acquire(FAR)
+        observed = ObservedFleet()
+        permit = observed.try_acquire(FAR)
         permit.commit(0.5, 0.5, timeout_s=10.0)
-        assert yard.fleet.score(FAR, 0.5).load_s == 0.5 * 2
+        assert observed.fleet.score(FAR, 0.5).load_s == 0.5 * 2
         permit.end(None, 3.0, reached=True)
-        yard.call(FAR, None, 3.0)
-        assert yard.fleet.score(FAR, 0.5).load_s == 0.5
+        observed.call(FAR, None, 3.0)
+        assert observed.fleet.score(FAR, 0.5).load_s == 0.5
 
     def test_one_slow_answer_is_lived_down(self) -> None:
         """A balanced route avoids who was slow once, and so hears nothing new of it: not for ever."""
-        yard = Yard()
-        yard.slow(FAR, took_s=4.0)
+        observed = ObservedFleet()
+        observed.slow(FAR, took_s=4.0)
         for second in range(60):
-            yard.slow(NEIGHBOUR, float(second), took_s=0.2)
-        assert yard.fleet.score(FAR, 5.0).load_s > yard.fleet.score(NEIGHBOUR, 59.0).load_s
-        assert yard.fleet.score(FAR, 59.0).load_s < yard.fleet.score(NEIGHBOUR, 59.0).load_s
+            observed.slow(NEIGHBOUR, float(second), took_s=0.2)
+        assert observed.fleet.score(FAR, 5.0).load_s > observed.fleet.score(NEIGHBOUR, 59.0).load_s
+        assert observed.fleet.score(FAR, 59.0).load_s < observed.fleet.score(NEIGHBOUR, 59.0).load_s
 
 
 class TestForgotten:
     @pytest.mark.parametrize("trouble", [DOWN, GONE])
     def test_nobody_asks_any_more(self, trouble: Classification) -> None:
         """In trouble, due for a probe, and so long without anybody: then, and only then."""
-        yard = Yard()
-        yard.call(FAR, trouble, times=5)
-        due_s = yard.fleet.wait_s(FAR, 0.0)
-        assert yard.fleet.probes_due(due_s + 1.9, 2.0) == []
-        assert yard.fleet.probes_due(due_s + 2.0, 2.0) == [FAR]
-        probe = yard.try_acquire(FAR, due_s + 2.0)
-        assert yard.fleet.probes_due(due_s + 9.0, 2.0) == [], "a probe is out"
+        observed = ObservedFleet()
+        observed.call(FAR, trouble, times=5)
+        due_s = observed.fleet.wait_s(FAR, 0.0)
+        assert observed.fleet.probes_due(due_s + 1.9, 2.0) == []
+        assert observed.fleet.probes_due(due_s + 2.0, 2.0) == [FAR]
+        probe = observed.try_acquire(FAR, due_s + 2.0)
+        assert observed.fleet.probes_due(due_s + 9.0, 2.0) == [], "a probe is out"
         probe.end(None, due_s + 9.0, reached=True)
-        assert yard.fleet.probes_due(1e6, 2.0) == [], "it is well"
+        assert observed.fleet.probes_due(1e6, 2.0) == [], "it is well"
 
     def test_told_to_wait(self) -> None:
         """While its key cools down nobody asks, not even we."""
-        yard = Yard()
-        permit = yard.try_acquire(FAR)
-        yard.call(FAR, DOWN, times=5)
+        observed = ObservedFleet()
+        permit = observed.try_acquire(FAR)
+        observed.call(FAR, DOWN, times=5)
         permit.end(REFUSED, 0.0, reached=True)
-        assert yard.fleet.score(FAR, 50.0).rank == 2
-        assert yard.fleet.probes_due(61.9, 2.0) == []
-        assert yard.fleet.probes_due(62.0, 2.0) == [FAR]
+        assert observed.fleet.score(FAR, 50.0).rank == 2
+        assert observed.fleet.probes_due(61.9, 2.0) == []
+        assert observed.fleet.probes_due(62.0, 2.0) == [FAR]
 
     def test_a_lost_probe(self) -> None:
         """A probe that never came back does not leave its target forgotten for ever."""
-        yard = Yard()
-        yard.call(FAR, DOWN, times=5)
-        yard.try_acquire(FAR, 4.0)
-        assert yard.fleet.probes_due(60.0, 2.0) == [FAR]
+        observed = ObservedFleet()
+        observed.call(FAR, DOWN, times=5)
+        observed.try_acquire(FAR, 4.0)
+        assert observed.fleet.probes_due(60.0, 2.0) == [FAR]
 
 
 class TestNewSettings:
     """A fleet that follows another one."""
 
     @staticmethod
-    def follow(yard: Yard, origins: dict[Target, str] = ORIGINS, **changed: object) -> None:
-        options = replace(yard.guards, **changed)  # type: ignore[arg-type]
-        yard.fleet = Fleet(origins, KEYS, options, Random(4), Events(yard.events.append), yard.fleet)
+    def follow(observed: ObservedFleet, origins: dict[Target, str] = ORIGINS, **changed: object) -> None:
+        options = replace(observed.guards, **changed)  # type: ignore[arg-type]
+        observed.fleet = Fleet(
+            origins, KEYS, options, Random(4), Events(observed.events.append), observed.fleet
+        )
 
     def test_what_is_known_stays(self) -> None:
         """Open breakers, resting keys and who is out are where they were; a try ends where it began."""
-        yard = Yard()
-        yard.call(SMALL, DOWN, times=5)
-        yard.call(NEIGHBOUR, REFUSED)
-        out = yard.try_acquire(LARGE)
-        before = yard.fleet.snapshots(1.0)
-        self.follow(yard)
-        assert yard.fleet.snapshots(1.0) == before
+        observed = ObservedFleet()
+        observed.call(SMALL, DOWN, times=5)
+        observed.call(NEIGHBOUR, REFUSED)
+        out = observed.try_acquire(LARGE)
+        before = observed.fleet.snapshots(1.0)
+        self.follow(observed)
+        assert observed.fleet.snapshots(1.0) == before
         out.end(LIMITED, 1.0, reached=True)
-        assert yard.fleet.snapshot(LARGE, 1.0).in_flight == 0
-        assert yard.try_acquire(LARGE, 1.0).key == "second"
+        assert observed.fleet.snapshot(LARGE, 1.0).in_flight == 0
+        assert observed.try_acquire(LARGE, 1.0).key == "second"
 
     def test_a_new_address_is_somebody_else(self) -> None:
         """What a provider did at its old address is not held against the new one, and does not come back to it."""
-        yard = Yard()
-        yard.call(FAR, DOWN, times=4)
-        out = yard.try_acquire(FAR)
-        self.follow(yard, ORIGINS | {FAR: "https://c"})
+        observed = ObservedFleet()
+        observed.call(FAR, DOWN, times=4)
+        out = observed.try_acquire(FAR)
+        self.follow(observed, ORIGINS | {FAR: "https://c"})
         out.end(DOWN, 0.0, reached=True)
-        assert yard.fleet.snapshot(FAR, 0.0).in_flight == 0
-        yard.try_acquire(FAR)
+        assert observed.fleet.snapshot(FAR, 0.0).in_flight == 0
+        observed.try_acquire(FAR)
 
     def test_a_lower_limit(self) -> None:
         """Fewer places at once; whoever is out by the old limit is counted by the new one."""
-        yard = Yard()
-        out = [yard.try_acquire(SMALL) for _ in range(3)]
-        self.follow(yard, limiter=LimiterOptions(min=1, max=2))
-        assert yard.not_permitted(LARGE) == NotPermitted("provider_full")
+        observed = ObservedFleet()
+        out = [observed.try_acquire(SMALL) for _ in range(3)]
+        self.follow(observed, limiter=LimiterOptions(min=1, max=2))
+        assert observed.not_permitted(LARGE) == NotPermitted("provider_full")
         for permit in out[:2]:
             permit.end(None, 0.0, reached=True)
-        yard.try_acquire(LARGE)
+        observed.try_acquire(LARGE)

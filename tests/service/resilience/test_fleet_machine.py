@@ -60,7 +60,7 @@ LEFT = Classification(Then.GIVE_UP, Blame.NOBODY, "cancelled")
 
 
 @dataclass
-class Out:
+class OpenAttempt:
     """A try that is out."""
 
     target: Target
@@ -75,7 +75,7 @@ class FleetMachine(RuleBasedStateMachine):
         super().__init__()
         self.fleet = Fleet(ORIGINS, KEYS, OPTIONS, Random(11), Events(self.told))
         self.now_s = 0.0
-        self.out: list[Out] = []
+        self.out: list[OpenAttempt] = []
         self.over: list[Permit] = []
         self.cooldown_until_s: dict[tuple[Target, str | None], float] = {}
         self.isolated: set[str] = set()
@@ -121,7 +121,7 @@ class FleetMachine(RuleBasedStateMachine):
         assert last_resort or wait_s == 0.0, "somebody was let in before the wait was over"
         assert target.provider not in self.isolated
         assert self.cooldown_until_s.get((target, permit.key), 0.0) <= self.now_s, "a key was used that rests"
-        self.out.append(Out(target, permit))
+        self.out.append(OpenAttempt(target, permit))
         assert self.state(target).provider_in_flight <= self.state(target).limit
 
     @precondition(lambda self: self.out)
@@ -138,7 +138,7 @@ class FleetMachine(RuleBasedStateMachine):
         for _ in range(min(times, len(self.out))):
             self._end(self.out.pop(self.pick(data)), classification)
 
-    def _end(self, one: Out, classification: Classification | None) -> None:
+    def _end(self, one: OpenAttempt, classification: Classification | None) -> None:
         key = one.permit.key
         if classification is not None:
             classification = one.permit.reconsider(classification, self.now_s)

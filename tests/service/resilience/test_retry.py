@@ -12,7 +12,7 @@ from dub5.service.providers.base import ProviderFault
 from dub5.service.resilience.classify import Blame, Classification, CooldownReason, Then, classify
 from dub5.service.resilience.retry import BudgetCharge, RetryDecision, RetryState, decide_retry
 from dub5.service.timeouts import TimedOut
-from dub5.service.wire.base import Kind, Stage, WireFailure
+from dub5.service.wire.base import FailureKind, Stage, WireFailure
 
 OPTIONS = RetryOptions(same_target_max=1, last_target_max=2, base_s=0.1, max_s=2.0, wait_max_s=3.0)
 
@@ -136,7 +136,7 @@ def test_how_often(
     "failure",
     [
         *(TimedOut(name) for name in ("first_token", "whole_answer", "between_tokens", "deadline")),
-        *(WireFailure(stage, Kind.TIMEOUT, sent=True) for stage in Stage),
+        *(WireFailure(stage, FailureKind.TIMEOUT, sent=True) for stage in Stage),
         ProviderFault("http_408", status=408),
         ProviderFault("http_524", status=524),
     ],

@@ -19,12 +19,12 @@ from dub5.service.events import (
     RequestEnded,
 )
 from dub5.service.model import AttemptRecord, Outcome, Usage
-from dub5.service.telemetry.board import INCIDENTS_MAX, LIMIT_TOLD_EVERY_S, RECENT_MAX, Board
+from dub5.service.telemetry.board import INCIDENTS_MAX, LIMIT_INCIDENT_EVERY_S, RECENT_MAX, StatusBoard
 
 
 async def test_empty() -> None:
     """Every count is there from the start, at nought, so that a reader need not guess names."""
-    seen = Board().snapshot()
+    seen = StatusBoard().snapshot()
     assert seen["outcomes"] == dict.fromkeys(
         ["complete", "degraded", "refused", "failed", "cut", "cancelled"], 0
     )
@@ -36,7 +36,7 @@ async def test_an_incident(
     request_ended: Callable[..., RequestEnded], attempt_ended: Callable[..., AttemptEnded]
 ) -> None:
     """The board tells an outage in order, the newest first, in plain JSON."""
-    board = Board()
+    board = StatusBoard()
     board.note(attempt_ended())
     board.note(attempt_ended(target="two/slow", reason="ok", started_s=0.2, first_token_s=0.5))
     board.note(attempt_ended(target="two/slow", reason="cancelled"))
@@ -75,13 +75,13 @@ async def test_an_incident(
     }
 
 
-def counted(board: Board) -> dict[str, int]:
+def counted(board: StatusBoard) -> dict[str, int]:
     return {what: count for what, count in board.happened.items() if count}
 
 
 async def test_what_the_guards_did(attempt_ended: Callable[..., AttemptEnded]) -> None:
     """Each thing that was done for or against a target is counted under its own name."""
-    board = Board()
+    board = StatusBoard()
     board.note(HealthChanged("one/fast", "healthy", "degraded"))
     board.note(HealthChanged("one/fast", "degraded", "unhealthy"))
     board.note(HealthChanged("one/fast", "unhealthy", "degraded"))  # on its way back: no news
@@ -103,7 +103,7 @@ async def test_what_the_guards_did(attempt_ended: Callable[..., AttemptEnded]) -
 
 async def test_probes() -> None:
     """A breaker that a probe closed is told apart from one that an operator's hand let go."""
-    board = Board()
+    board = StatusBoard()
     board.note(BreakerChanged("one/fast", "half_open", "open", "the probe failed"))
     board.note(BreakerChanged("one/fast", "half_open", "closed", "the probe succeeded"))
     board.note(BreakerChanged("one/fast", "closed", "isolated", "isolated by the settings"))
@@ -124,13 +124,13 @@ async def test_probes() -> None:
 
 async def test_a_long_overload() -> None:
     """Every lowering of a limit is counted; the incidents tell it once a minute for each provider."""
-    board = Board()
-    for second in range(int(LIMIT_TOLD_EVERY_S) + 5):
+    board = StatusBoard()
+    for second in range(int(LIMIT_INCIDENT_EVERY_S) + 5):
         board.note(LimitLowered("one", 400 - second, 399 - second, "http_429"))
         await asyncio.sleep(1)
     board.note(LimitLowered("two", 40, 28, "connect_timeout"))
     seen = board.snapshot()
-    assert seen["happened"]["limit_lowered"] == LIMIT_TOLD_EVERY_S + 6
+    assert seen["happened"]["limit_lowered"] == LIMIT_INCIDENT_EVERY_S + 6
     assert [(incident["target"], incident["why"]) for incident in seen["incidents"]] == [
         ("two", "from 40 to 28 requests at one time (connect_timeout)"),
         ("one", "from 340 to 339 requests at one time (http_429)"),
@@ -140,7 +140,7 @@ async def test_a_long_overload() -> None:
 
 async def test_outrun(attempt_ended: Callable[..., AttemptEnded]) -> None:
     """A try that was given up because another target was faster is no failure, and no last word on its target."""
-    board = Board()
+    board = StatusBoard()
     board.note(attempt_ended(reason="first_token_timeout"))
     board.note(attempt_ended(reason="outrun"))
     standing = board.snapshot()["targets"]["one/fast"]
@@ -151,7 +151,7 @@ async def test_costs(
     attempt_ended: Callable[..., AttemptEnded], request_ended: Callable[..., RequestEnded]
 ) -> None:
     """What is billed stands apart from what may be, by target and in all; estimates say that they are."""
-    board = Board()
+    board = StatusBoard()
     answer = {"reason": "ok", "usage": Usage(100, 50, 150), "cost_usd": 0.02}
     cut = {"reason": "body_closed", "usage": Usage(9, 1, 10, estimated=True), "cost_usd": 0.001}
     board.note(attempt_ended(**cut))
@@ -187,7 +187,7 @@ async def test_costs(
 async def test_a_request_without_an_answer(request_ended: Callable[..., RequestEnded]) -> None:
     """Nothing was billed for it: what it may have cost stands in its trail."""
     lost = replace(AttemptRecord("one/fast", 0.0, 0.2, "cancelled"), usage=Usage(9, 1, 10), cost_usd=0.001)
-    board = Board()
+    board = StatusBoard()
     board.note(request_ended(outcome=Outcome.CANCELLED, target=None, attempts=(lost,)))
     (row,) = board.snapshot()["recent"]
     assert row["cost_usd"] is None
@@ -196,7 +196,7 @@ async def test_a_request_without_an_answer(request_ended: Callable[..., RequestE
 
 async def test_long_days(request_ended: Callable[..., RequestEnded]) -> None:
     """Only the last are kept, however long the service runs."""
-    board = Board()
+    board = StatusBoard()
     for i in range(RECENT_MAX + INCIDENTS_MAX):
         board.note(request_ended(request_id=f"r-{i}"))
         board.note(Crashed(f"r-{i}", f"place {i}"))

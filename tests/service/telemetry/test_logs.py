@@ -19,10 +19,10 @@ from dub5.service.events import (
 )
 from dub5.service.model import AttemptRecord, Outcome, Usage
 from dub5.service.telemetry import logs
-from dub5.service.telemetry.logs import FLUSH_S, Level, Logs, Writer
+from dub5.service.telemetry.logs import FLUSH_S, EventLogger, Level, LineWriter
 
 
-class Lines:
+class CollectedLines:
     """Keeps what is written, decoded."""
 
     def __init__(self) -> None:
@@ -37,8 +37,8 @@ class Lines:
 
 async def test_a_request(request_ended: Callable[..., RequestEnded]) -> None:
     """One line says who asked what, how it ended and what was tried on the way."""
-    lines = Lines()
-    Logs(lines.write).tell(request_ended(route='a"b\n' + "x" * 500))
+    lines = CollectedLines()
+    EventLogger(lines.write).log(request_ended(route='a"b\n' + "x" * 500))
     (line,) = lines.seen
     assert (line["event"], line["level"], line["id"], line["caller"]) == (
         "request",
@@ -57,23 +57,23 @@ async def test_a_request(request_ended: Callable[..., RequestEnded]) -> None:
 
 async def test_only_changes_of_the_cache() -> None:
     """A cache that is down for an hour says so once, and once more when it works again."""
-    lines = Lines()
-    log = Logs(lines.write)
+    lines = CollectedLines()
+    log = EventLogger(lines.write)
     for result in ["miss", "error", "error", "error", "hit", "miss"]:
-        log.tell(CacheLooked("chat", result))
+        log.log(CacheLooked("chat", result))
     assert [line["works"] for line in lines.seen] == [False, True]
 
 
 async def test_costs(request_ended: Callable[..., RequestEnded]) -> None:
     """A line says what its answer cost, and each try without one what it may have; without prices, neither."""
-    lines = Lines()
-    log = Logs(lines.write)
+    lines = CollectedLines()
+    log = EventLogger(lines.write)
     lost = AttemptRecord(
         "one/fast", 0.0, 0.2, "body_reset", usage=Usage(9, 1, 10, estimated=True), cost_usd=0.001
     )
     answer = AttemptRecord("two/slow", 0.2, 1.5, "ok", usage=Usage(10, 11, 21), cost_usd=0.25)
-    log.tell(request_ended(attempts=(lost, answer)))
-    log.tell(request_ended())
+    log.log(request_ended(attempts=(lost, answer)))
+    log.log(request_ended())
     priced, plain = lines.seen
     assert priced["cost_usd"] == 0.25
     assert (priced["trail"][0]["cost_usd"], priced["trail"][0]["tokens"]) == (0.001, [9, 1])
@@ -82,12 +82,12 @@ async def test_costs(request_ended: Callable[..., RequestEnded]) -> None:
 
 async def test_health() -> None:
     """A target that begins to do badly is a warning; what follows is for the record."""
-    lines = Lines()
-    log = Logs(lines.write)
-    log.tell(HealthChanged("one/fast", "healthy", "degraded"))
-    log.tell(HealthChanged("one/fast", "degraded", "unhealthy"))
-    log.tell(HealthChanged("one/fast", "unhealthy", "healthy"))
-    log.tell(Hedged("r-1", "chat", "one/fast", "probe"))  # stands in the trail
+    lines = CollectedLines()
+    log = EventLogger(lines.write)
+    log.log(HealthChanged("one/fast", "healthy", "degraded"))
+    log.log(HealthChanged("one/fast", "degraded", "unhealthy"))
+    log.log(HealthChanged("one/fast", "unhealthy", "healthy"))
+    log.log(Hedged("r-1", "chat", "one/fast", "probe"))  # stands in the trail
     assert [(line["level"], line["event"], line["target"], line["after"]) for line in lines.seen] == [
         ("WARNING", "health", "one/fast", "degraded"),
         ("INFO", "health", "one/fast", "unhealthy"),
@@ -97,14 +97,14 @@ async def test_health() -> None:
 
 async def test_an_overload_does_not_flood_the_log() -> None:
     """Denied retries and lowered limits: a line a second for each provider, which says how many there were."""
-    lines = Lines()
-    log = Logs(lines.write)
+    lines = CollectedLines()
+    log = EventLogger(lines.write)
     for _ in range(40):
-        log.tell(BudgetSpent("one"))
+        log.log(BudgetSpent("one"))
         await asyncio.sleep(0.05)
-    log.tell(BudgetSpent("two"))
-    log.tell(LimitLowered("one", 40, 28, "http_429"))
-    log.tell(LimitLowered("one", 28, 19, "http_429"))
+    log.log(BudgetSpent("two"))
+    log.log(LimitLowered("one", 40, 28, "http_429"))
+    log.log(LimitLowered("one", 28, 19, "http_429"))
     said = [(line["event"], line["provider"], line["times"]) for line in lines.seen]
     assert said == [
         ("retry_denied", "one", 1),
@@ -118,14 +118,14 @@ async def test_an_overload_does_not_flood_the_log() -> None:
 
 async def test_levels(request_ended: Callable[..., RequestEnded]) -> None:
     """Below the level nothing is written; what went wrong is written at once."""
-    lines = Lines()
-    log = Logs(lines.write, Level.WARNING)
-    log.tell(request_ended())
-    log.tell(DrainBegan(3))
-    log.tell(BreakerChanged("one/fast", "open", "closed", "the probe succeeded"))
-    log.tell(request_ended(outcome=Outcome.CUT, code="stream_cut"))
-    log.tell(BreakerChanged("one/fast", "closed", "open", "5 failures in a row"))
-    log.tell(Crashed("r-1", "KeyError at gateway.py:1"))
+    lines = CollectedLines()
+    log = EventLogger(lines.write, Level.WARNING)
+    log.log(request_ended())
+    log.log(DrainBegan(3))
+    log.log(BreakerChanged("one/fast", "open", "closed", "the probe succeeded"))
+    log.log(request_ended(outcome=Outcome.CUT, code="stream_cut"))
+    log.log(BreakerChanged("one/fast", "closed", "open", "5 failures in a row"))
+    log.log(Crashed("r-1", "KeyError at gateway.py:1"))
     assert [(line["event"], line["level"]) for line in lines.seen] == [
         ("request", "WARNING"),
         ("breaker", "WARNING"),
@@ -149,7 +149,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 async def test_lines_wait_for_each_other(pipe: tuple[int, int]) -> None:
     """Ordinary lines go out together a little later; a pressing one takes the waiting ones along, in order."""
     reading, writing = pipe
-    writer = Writer(writing)
+    writer = LineWriter(writing)
     writer.write(b"one", at_once=False)
     with pytest.raises(BlockingIOError):
         os.read(reading, 100)
@@ -166,7 +166,7 @@ async def test_a_reader_who_stopped_reading(pipe: tuple[int, int], monkeypatch: 
     each takes more than one write."""
     monkeypatch.setattr(logs, "LINES_MAX", 50)
     reading, writing = pipe
-    writer = Writer(writing)
+    writer = LineWriter(writing)
     for i in range(150):
         writer.write(json.dumps({"i": i, "pad": "x" * 10_000}).encode(), at_once=True)
 
@@ -186,7 +186,7 @@ async def test_a_reader_who_stopped_reading(pipe: tuple[int, int], monkeypatch: 
 async def test_a_long_line(pipe: tuple[int, int]) -> None:
     """A line longer than one write arrives whole, its pieces next to each other."""
     reading, writing = pipe
-    writer = Writer(writing)
+    writer = LineWriter(writing)
     writer.write(b"a" * 10_000, at_once=False)
     writer.write(b"b", at_once=True)
     assert os.read(reading, 65_536) == b"a" * 10_000 + b"\nb\n"
@@ -196,7 +196,7 @@ async def test_nobody_reads(pipe: tuple[int, int]) -> None:
     """A closed pipe is no reason to stop answering: the log falls silent, and no timer is left behind."""
     reading, writing = pipe
     os.close(reading)
-    writer = Writer(writing)
+    writer = LineWriter(writing)
     writer.write(b"one", at_once=True)
     writer.write(b"two", at_once=False)
     writer.close()

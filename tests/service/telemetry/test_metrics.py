@@ -28,7 +28,7 @@ from dub5.service.resilience.health import Health, TargetSnapshot
 from dub5.service.telemetry import names
 from dub5.service.telemetry.metrics import COUNTED, LOG_ONLY, Metrics
 from tests.support.source import ROOT
-from tests.support.world import World, status
+from tests.support.world import ServiceWorld, status
 
 STATES = [
     TargetSnapshot("one/fast", "one", Health.UNHEALTHY, "open", 3.0, 3.0, 0, 0, False, 1000, 0),
@@ -111,7 +111,7 @@ async def test_vectors(
 async def test_which_operation_it_was() -> None:
     """The service itself tells a try and a request for vectors as such."""
     vectors = {"data": [{"embedding": [1.0], "index": 0}], "usage": {"prompt_tokens": 9, "total_tokens": 9}}
-    async with World(one=status(200, json.dumps(vectors).encode())) as world:
+    async with ServiceWorld(one=status(200, json.dumps(vectors).encode())) as world:
         answer = await world.client.request("POST", "/v1/embeddings", json={"model": "chat", "input": "Hi"})
         scrape = (await world.client.request("GET", "/metrics")).body.decode()
     assert answer.status == 200
@@ -291,11 +291,11 @@ async def test_every_name_in_the_table(
     metrics.count(BreakerChanged("http://one:80", "closed", "open", "5 failures in a row"))
     families = {f.name: f for f in text_string_to_metric_families(metrics.scrape().decode())}
 
-    assert {m.exposed.removesuffix("_total") for m in names.ALL} == set(families) - {"target"} - {
+    assert {m.prometheus_name.removesuffix("_total") for m in names.ALL} == set(families) - {"target"} - {
         "target_info"
     }
     for metric in names.ALL:
-        family = families[metric.exposed.removesuffix("_total")]
+        family = families[metric.prometheus_name.removesuffix("_total")]
         assert (family.type, family.documentation) == (metric.kind, metric.help)
         for sample in family.samples:
             assert set(sample.labels) - {"le"} == set(metric.labels), metric.name
@@ -348,8 +348,8 @@ def test_kinds_in_the_source() -> None:
         | said("try_all", 1)
         | said("_attempt_target", 2)
     )
-    assert kinds == names.KINDS
-    assert {"probe"} <= set(re.findall(r'"(\w+)"', Hedged.__doc__ or "")) <= names.HEDGED_FOR
+    assert kinds == names.ATTEMPT_KINDS
+    assert {"probe"} <= set(re.findall(r'"(\w+)"', Hedged.__doc__ or "")) <= names.HEDGE_REASONS
 
 
 @pytest.mark.parametrize("reason", sorted(names.PASSED_OVER_REASONS))

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from dub5.service.wire.base import Kind, Slots, Stage, WireFailure, WireRequest, origin_of
+from dub5.service.wire.base import FailureKind, Slots, Stage, WireFailure, WireRequest, origin_of
 
 ONE, OTHER = "http://one.test:80", "https://other.test:443"
 
@@ -35,7 +35,11 @@ class TestSlots:
         assert loop.time() == 0.5
         with pytest.raises(WireFailure) as full:
             await slots.take(ONE, 1.0)
-        assert (full.value.stage, full.value.kind, full.value.sent) == (Stage.POOL, Kind.TIMEOUT, False)
+        assert (full.value.stage, full.value.kind, full.value.sent) == (
+            Stage.POOL,
+            FailureKind.TIMEOUT,
+            False,
+        )
         assert loop.time() == 1.5
 
     async def test_each_origin_has_its_own(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from dub5.service.wire.aiohttp_wire import AiohttpResponse, AiohttpWire
-from dub5.service.wire.base import Kind, Slots, Stage, Wire, WireFailure, WireRequest, WireResponse
+from dub5.service.wire.base import FailureKind, Slots, Stage, Wire, WireFailure, WireRequest, WireResponse
 from dub5.service.wire.httpx_wire import HttpxWire
 from dub5.simulators.script import (
     Action,
@@ -56,7 +56,7 @@ def call(url: str, *, fresh: bool = False, body: bytes = b"{}") -> WireRequest:
     return WireRequest("POST", f"{url}/v1/chat?x=1", headers, body, pool_s=0.01, connect_s=5, fresh=fresh)
 
 
-class Gate:
+class ScriptGate:
     """Holds a script back until the test has seen what came before."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Gate:
             yield Wait(0.001)
 
 
-class Watched:
+class CountedProvider:
     """A provider that counts its answers and tells when as many of them are over."""
 
     def __init__(self, *actions: Action, until: int = 1) -> None:
@@ -132,7 +132,7 @@ async def failure(awaitable: Awaitable[object]) -> WireFailure:
     return caught.value
 
 
-def told(failure: WireFailure) -> tuple[Stage, Kind, bool, bool]:
+def told(failure: WireFailure) -> tuple[Stage, FailureKind, bool, bool]:
     return failure.stage, failure.kind, failure.sent, failure.reused
 
 
@@ -185,7 +185,7 @@ class TestRequest:
         """A key with a stray line break cannot smuggle a header in: nothing is sent."""
         async with calling(kind, plays(Hang())) as (wire, server):
             broken = await failure(wire.send(replace(call(server.url), headers={"authorization": bad})))
-            assert told(broken) == (Stage.SEND, Kind.PROTOCOL, False, False)
+            assert told(broken) == (Stage.SEND, FailureKind.PROTOCOL, False, False)
 
     async def test_a_large_body(self, kind: str) -> None:
         """Megabytes arrive whole, and the connection serves the next call."""
@@ -229,7 +229,7 @@ class TestNoConnection:
             bound.bind(("127.0.0.1", 0))  # not listening, and nobody else can
             wire = make(kind)
             broken = await failure(wire.send(call(f"http://127.0.0.1:{bound.getsockname()[1]}")))
-            assert told(broken) == (Stage.CONNECT, Kind.REFUSED, False, False)
+            assert told(broken) == (Stage.CONNECT, FailureKind.REFUSED, False, False)
             await wire.aclose()
 
     @pytest.mark.parametrize("name", ["nobody.invalid", "a" * 64 + ".invalid"])
@@ -237,9 +237,9 @@ class TestNoConnection:
         """A name nobody knows, or nobody can have, is refused at the stage of its own."""
         wire = make(kind)
         broken = await failure(wire.send(call(f"http://{name}:1")))
-        if broken.kind is Kind.TIMEOUT:
+        if broken.kind is FailureKind.TIMEOUT:
             pytest.skip("the resolver of this machine does not answer")
-        assert told(broken) == (Stage.RESOLVE, Kind.REFUSED, False, False)
+        assert told(broken) == (Stage.RESOLVE, FailureKind.REFUSED, False, False)
         await wire.aclose()
 
     async def test_connect_stalls(self, kind: str, deaf: str) -> None:
@@ -248,7 +248,7 @@ class TestNoConnection:
         wire = make(kind, slots)
         async with asyncio.timeout(SOON_S):
             broken = await failure(wire.send(replace(call(deaf), connect_s=0.05)))
-        assert told(broken) == (Stage.CONNECT, Kind.TIMEOUT, False, False)
+        assert told(broken) == (Stage.CONNECT, FailureKind.TIMEOUT, False, False)
         assert await is_free(slots, call(deaf).origin)
         await wire.aclose()
 
@@ -277,7 +277,7 @@ class TestNoConnection:
         async with listening(mute) as address:
             wire = make(kind)
             broken = await failure(wire.send(replace(call(f"https://{address}"), connect_s=0.05)))
-            assert told(broken) == (Stage.CONNECT, Kind.TIMEOUT, False, False)
+            assert told(broken) == (Stage.CONNECT, FailureKind.TIMEOUT, False, False)
             await left.wait()
             await wire.aclose()
 
@@ -285,7 +285,7 @@ class TestNoConnection:
         """An answer that is no TLS is a fault of protocol, before anything was sent."""
         async with calling(kind, plays(*WHOLE)) as (wire, server):
             broken = await failure(wire.send(call(server.url.replace("http:", "https:"))))
-            assert told(broken) == (Stage.CONNECT, Kind.PROTOCOL, False, False)
+            assert told(broken) == (Stage.CONNECT, FailureKind.PROTOCOL, False, False)
 
     async def test_no_place_free(self, kind: str) -> None:
         """With every slot taken a call waits for pool_s, and another host's calls do not."""
@@ -296,7 +296,7 @@ class TestNoConnection:
         ):
             busy = await wire.send(call(server.url))
             broken = await failure(wire.send(call(server.url)))
-            assert told(broken) == (Stage.POOL, Kind.TIMEOUT, False, False)
+            assert told(broken) == (Stage.POOL, FailureKind.TIMEOUT, False, False)
             assert await whole(wire, call(other.url)) == b"data"
             await busy.aclose()
             await (await wire.send(call(server.url))).aclose()
@@ -326,7 +326,12 @@ class TestTls:
         """A certificate nobody vouches for ends the call before a byte of the request, and its key, is sent."""
         async with self._secure(certificate) as url:
             wire = make(kind)
-            assert told(await failure(wire.send(call(url)))) == (Stage.CONNECT, Kind.PROTOCOL, False, False)
+            assert told(await failure(wire.send(call(url)))) == (
+                Stage.CONNECT,
+                FailureKind.PROTOCOL,
+                False,
+                False,
+            )
             await wire.aclose()
 
     async def test_trusted_certificate(self, kind: str, certificate: Path) -> None:
@@ -339,25 +344,28 @@ class TestTls:
             await wire.aclose()
 
 
-BEFORE_HEAD: dict[str, tuple[list[Action], Kind]] = {
-    "closed": ([Close()], Kind.CLOSED),
-    "closed in the headers": ([Raw(b"HTTP/1.1 200 OK\r\nx-a: "), Close()], Kind.CLOSED),
-    "reset": ([Reset()], Kind.RESET),
-    "garbage": ([Raw(b"BLAH blah\r\n\r\n"), Hang()], Kind.PROTOCOL),
-    "endless header": ([Raw(b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * 200_000), Hang()], Kind.PROTOCOL),
-    "two lengths": ([Head(200, {"content-length": "4", "Content-Length": "5"}), Hang()], Kind.PROTOCOL),
+BEFORE_HEAD: dict[str, tuple[list[Action], FailureKind]] = {
+    "closed": ([Close()], FailureKind.CLOSED),
+    "closed in the headers": ([Raw(b"HTTP/1.1 200 OK\r\nx-a: "), Close()], FailureKind.CLOSED),
+    "reset": ([Reset()], FailureKind.RESET),
+    "garbage": ([Raw(b"BLAH blah\r\n\r\n"), Hang()], FailureKind.PROTOCOL),
+    "endless header": ([Raw(b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * 200_000), Hang()], FailureKind.PROTOCOL),
+    "two lengths": (
+        [Head(200, {"content-length": "4", "Content-Length": "5"}), Hang()],
+        FailureKind.PROTOCOL,
+    ),
     "upgraded": (
         [Raw(b"HTTP/1.1 101 S\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"), Hang()],
-        Kind.PROTOCOL,
+        FailureKind.PROTOCOL,
     ),
 }
 
-IN_BODY: dict[str, tuple[Head, Action, Kind]] = {
-    "sized, closed": (SIZED, Close(), Kind.CLOSED),
-    "sized, reset": (SIZED, Reset(), Kind.RESET),
-    "chunked, closed": (Head(), Close(), Kind.CLOSED),
-    "chunked, reset": (Head(), Reset(), Kind.RESET),
-    "chunk size that is no number": (Head(), Raw(b"zz\r\n"), Kind.PROTOCOL),
+IN_BODY: dict[str, tuple[Head, Action, FailureKind]] = {
+    "sized, closed": (SIZED, Close(), FailureKind.CLOSED),
+    "sized, reset": (SIZED, Reset(), FailureKind.RESET),
+    "chunked, closed": (Head(), Close(), FailureKind.CLOSED),
+    "chunked, reset": (Head(), Reset(), FailureKind.RESET),
+    "chunk size that is no number": (Head(), Raw(b"zz\r\n"), FailureKind.PROTOCOL),
 }
 
 
@@ -376,7 +384,7 @@ class TestFaults:
     async def test_in_the_body(self, kind: str, name: str) -> None:
         """What came before the fault is handed over; then the fault is told by its kind, and the slot is free."""
         head, fault, what = IN_BODY[name]
-        gate, slots = Gate(), Slots(1)
+        gate, slots = ScriptGate(), Slots(1)
 
         def respond(request: SimRequest) -> Script:
             yield head
@@ -402,12 +410,12 @@ class TestFaults:
                 while not response._protocol.exception():  # both have arrived before anybody reads
                     await asyncio.sleep(0)
             assert await response.read() == b"da"
-            assert (await failure(response.read())).kind is Kind.CLOSED
+            assert (await failure(response.read())).kind is FailureKind.CLOSED
             await response.aclose()
 
     async def test_reset_of_a_body_of_unsaid_length(self, kind: str) -> None:
         """A body that ends with its connection does not end with a reset."""
-        gate = Gate()
+        gate = ScriptGate()
 
         def respond(request: SimRequest) -> Script:
             yield Raw(b"HTTP/1.1 200 OK\r\n\r\nda")
@@ -418,7 +426,7 @@ class TestFaults:
             response = await wire.send(call(server.url))
             assert await response.read() == b"da"
             gate.opened = True
-            assert told(await failure(response.read())) == (Stage.BODY, Kind.RESET, True, False)
+            assert told(await failure(response.read())) == (Stage.BODY, FailureKind.RESET, True, False)
 
     async def test_compressed(self, kind: str) -> None:
         """A body compressed unasked is a fault of protocol, but its status and headers can be read."""
@@ -427,7 +435,7 @@ class TestFaults:
         async with calling(kind, plays(head, Data(b"gzip"), End()), slots) as (wire, server):
             response = await wire.send(call(server.url))
             assert (response.status, response.headers["retry-after"]) == (429, "7")
-            assert told(await failure(response.read())) == (Stage.BODY, Kind.PROTOCOL, True, False)
+            assert told(await failure(response.read())) == (Stage.BODY, FailureKind.PROTOCOL, True, False)
             assert await is_free(slots, call(server.url).origin)
 
     async def test_two_hundred_broken_calls(self, kind: str) -> None:
@@ -439,7 +447,7 @@ class TestFaults:
             [Head(), Data(b"a"), Reset()],
             [Head(), Hang()],
         ]
-        watched = [Watched(*fault, until=40) for fault in faults]
+        watched = [CountedProvider(*fault, until=40) for fault in faults]
         turn: Iterator[Respond] = iter([*watched * 40, plays(*WHOLE)])
         slots = Slots(2)
         async with calling(kind, lambda request: next(turn)(request), slots) as (wire, server):
@@ -461,7 +469,7 @@ class TestFaults:
 class TestStream:
     async def test_head_and_chunks_as_they_come(self, kind: str) -> None:
         """Headers are there before the body begins, and each chunk before the next is sent."""
-        gates = [Gate(), Gate()]
+        gates = [ScriptGate(), ScriptGate()]
 
         def respond(request: SimRequest) -> Script:
             yield Head(201, {"X-A": "b"})
@@ -549,7 +557,7 @@ class TestKeptConnections:
         async with calling(kind, respond) as (wire, server):
             await whole(wire, call(server.url))
             broken = await failure(wire.send(replace(call(server.url), method="PUT")))
-            assert told(broken) == (Stage.WAIT, Kind.CLOSED, True, True)
+            assert told(broken) == (Stage.WAIT, FailureKind.CLOSED, True, True)
             assert len(seen) == 2
             assert await whole(wire, call(server.url, fresh=True)) == b"data"
 
@@ -574,7 +582,7 @@ class TestKeptConnections:
     @pytest.mark.parametrize("more", [OTHER_ANSWER, OTHER_ANSWER[:12]], ids=["an answer", "half an answer"])
     async def test_bytes_on_an_idle_connection(self, kind: str, more: bytes) -> None:
         """Nor what comes while the connection is kept."""
-        gate = Gate()
+        gate = ScriptGate()
 
         def first(request: SimRequest) -> Script:
             yield from WHOLE[:2]
@@ -631,7 +639,7 @@ class TestKeptConnections:
 class TestLeaving:
     async def test_before_the_headers(self, kind: str) -> None:
         """A cancelled wait closes the connection: the provider sees it, and the slot is free."""
-        slots, provider = Slots(1), Watched(Hang())
+        slots, provider = Slots(1), CountedProvider(Hang())
         async with calling(kind, provider, slots) as (wire, server):
             sending = asyncio.create_task(wire.send(call(server.url)))
             await provider.began.wait()
@@ -643,7 +651,7 @@ class TestLeaving:
 
     async def test_in_the_body(self, kind: str) -> None:
         """So does a cancelled read."""
-        slots, provider = Slots(1), Watched(Head(), Data(b"a"), Hang())
+        slots, provider = Slots(1), CountedProvider(Head(), Data(b"a"), Hang())
         async with calling(kind, provider, slots) as (wire, server):
             response = await wire.send(call(server.url))
             assert await response.read() == b"a"
@@ -657,14 +665,14 @@ class TestLeaving:
 
     async def test_early_close(self, kind: str) -> None:
         """So does aclose before the end; and what is read after it is a fault, never an end."""
-        slots, provider = Slots(1), Watched(Head(), Data(b"a"), Hang())
+        slots, provider = Slots(1), CountedProvider(Head(), Data(b"a"), Hang())
         async with calling(kind, provider, slots) as (wire, server):
             response = await wire.send(call(server.url))
             assert await response.read() == b"a"
             await response.aclose()
             assert await is_free(slots, call(server.url).origin)
             await provider.over.wait()
-            assert told(await failure(response.read())) == (Stage.BODY, Kind.CLOSED, True, False)
+            assert told(await failure(response.read())) == (Stage.BODY, FailureKind.CLOSED, True, False)
 
     async def test_close_while_another_task_reads(self, kind: str) -> None:
         """The reader is woken and told."""
@@ -673,7 +681,7 @@ class TestLeaving:
             reading = asyncio.create_task(response.read())
             await asyncio.wait([reading], timeout=0)
             await response.aclose()
-            assert told(await failure(reading)) == (Stage.BODY, Kind.CLOSED, True, False)
+            assert told(await failure(reading)) == (Stage.BODY, FailureKind.CLOSED, True, False)
 
     async def test_while_connecting(self, kind: str) -> None:
         """A call cancelled in the handshake leaves no connection behind."""
@@ -742,6 +750,6 @@ class TestLeaving:
             sending = asyncio.create_task(wire.send(call(server.url)))
             await began.wait()
             await wire.aclose()
-            assert told(await failure(reading)) == (Stage.BODY, Kind.CLOSED, True, False)
-            assert told(await failure(sending)) == (Stage.WAIT, Kind.CLOSED, True, False)
+            assert told(await failure(reading)) == (Stage.BODY, FailureKind.CLOSED, True, False)
+            assert told(await failure(sending)) == (Stage.WAIT, FailureKind.CLOSED, True, False)
             assert await is_free(slots, call(server.url).origin)

@@ -12,7 +12,13 @@ import uvloop
 
 from dub5.service.app import Service
 from dub5.service.config.options import BreakerOptions, TimeoutOptions
-from dub5.service.config.settings import Loaded, ProviderSettings, RouteSettings, ServerSettings, Settings
+from dub5.service.config.settings import (
+    LoadedSettings,
+    ProviderSettings,
+    RouteSettings,
+    ServerSettings,
+    Settings,
+)
 from dub5.service.events import AttemptEnded, Event, RequestEnded
 from dub5.service.model import Outcome
 from dub5.service.wire.aiohttp_wire import AiohttpWire
@@ -34,8 +40,8 @@ from tests.experiments.fault_table import (
     SSE,
     TOLD,
     WHOLE,
-    Row,
-    Seen,
+    ExpectedOutcome,
+    FaultRow,
     page,
 )
 from tests.support.source import ROOT
@@ -58,7 +64,7 @@ def on_a_loop(wire: str, main: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(main) if "uvloop" in wire else asyncio.run(main)
 
 
-def plays(row: Row) -> Respond:
+def plays(row: FaultRow) -> Respond:
     if not row.tls:
         return lambda request: (action for action in row.actions)
     fault = {"kind": "unreachable", "stage": "tls", "how": row.tls}
@@ -75,14 +81,14 @@ def well(request: SimRequest) -> Script:
     return iter([Head(200, JSON), Data(WHOLE), End()])
 
 
-class Places:
+class RowServers:
     """Where the rows' providers are, on real sockets."""
 
     def __init__(self, stack: contextlib.AsyncExitStack, tls: Certificates) -> None:
         self._stack = stack
         self._tls = tls
 
-    async def url(self, row: Row) -> str:
+    async def url(self, row: FaultRow) -> str:
         match row.connect:
             case Connect.REFUSED:
                 bound = self._stack.enter_context(socket.socket())
@@ -111,12 +117,12 @@ def deaf() -> Iterator[int]:
 
 @contextlib.asynccontextmanager
 async def places(
-    wire: str, rows: list[Row], tls: Certificates | None
+    wire: str, rows: list[FaultRow], tls: Certificates | None
 ) -> AsyncIterator[tuple[dict[str, str], Wire]]:
     """Each row's provider by name, `well` among them, and the wire to them."""
     async with contextlib.AsyncExitStack() as stack:
         if tls is not None:
-            real = Places(stack, tls)
+            real = RowServers(stack, tls)
             urls = {row.name: await real.url(row) for row in rows}
             urls["well"] = (await stack.enter_async_context(serve(well))).url
             yield urls, WIRES[wire](tls=ssl.create_default_context(cafile=tls.ca_file))
@@ -129,7 +135,9 @@ async def places(
         yield urls, virtual
 
 
-def service_for(rows: list[Row], urls: dict[str, str], wire: Wire, note: Callable[[Event], None]) -> Service:
+def service_for(
+    rows: list[FaultRow], urls: dict[str, str], wire: Wire, note: Callable[[Event], None]
+) -> Service:
     settings = Settings(
         provider=(
             *(ProviderSettings(row.name, row.dialect, urls[row.name]) for row in rows),  # type: ignore[arg-type]
@@ -139,10 +147,10 @@ def service_for(rows: list[Row], urls: dict[str, str], wire: Wire, note: Callabl
         breaker=NEVER,
         server=ServerSettings(),
     )
-    return Service(Loaded(settings, {}, ()), wire=wire, seed="table", log=note)
+    return Service(LoadedSettings(settings, {}, ()), wire=wire, seed="table", log=note)
 
 
-async def story(wire: str, tls: Certificates | None) -> dict[str, Seen]:
+async def story(wire: str, tls: Certificates | None) -> dict[str, ExpectedOutcome]:
     """What became of each row's first try, and of its request."""
     rows = list(ROWS)
     tries: dict[str, AttemptEnded] = {}
@@ -158,7 +166,7 @@ async def story(wire: str, tls: Certificates | None) -> dict[str, Seen]:
         client = AppClient(service_for(rows, urls, made, note).asgi)
         places_free = asyncio.Semaphore(AT_A_TIME)
 
-        async def ask(row: Row) -> None:
+        async def ask(row: FaultRow) -> None:
             messages = [{"role": "user", "content": "Hi"}]
             async with contextlib.nullcontext() if row.waits else places_free:
                 asked = {"model": row.name, "messages": messages, "stream": row.stream}
@@ -170,7 +178,7 @@ async def story(wire: str, tls: Certificates | None) -> dict[str, Seen]:
     return {row.name: as_seen(tries[row.name], ended[row.name]) for row in rows}
 
 
-def as_seen(tried: AttemptEnded, ended: RequestEnded) -> Seen:
+def as_seen(tried: AttemptEnded, ended: RequestEnded) -> ExpectedOutcome:
     if tried.attempt.ok:
         then = ANSWERED
     elif ended.target is not None and ended.target.startswith("well/"):
@@ -178,7 +186,7 @@ def as_seen(tried: AttemptEnded, ended: RequestEnded) -> Seen:
     else:
         then = {Outcome.CUT: CUT, Outcome.REFUSED: TOLD}.get(ended.outcome, f"{ended.outcome}?")
     attempt = tried.attempt
-    return Seen(attempt.reason, then, tried.blame, attempt.maybe_billed)  # type: ignore[arg-type]
+    return ExpectedOutcome(attempt.reason, then, tried.blame, attempt.maybe_billed)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wire", [*WIRES, "virtual"])
@@ -207,7 +215,7 @@ TURNS = 100  # of the loop: what has been sent has arrived by then
 TRIES = 3  # another process may have our core for a while
 
 
-class Hears:
+class NotingProvider:
     """A provider that notes when it was asked, and when its client had gone."""
 
     def __init__(self, actions: tuple[Action, ...]) -> None:
@@ -227,14 +235,16 @@ class Hears:
 async def heard_after_s(wire: str, leave: str) -> float:
     """From the client's leaving until the provider knows."""
     is_stream, actions, first = LEAVES[leave]
-    provider, loop = Hears(actions), asyncio.get_running_loop()
+    provider, loop = NotingProvider(actions), asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:
         url = "http://one.test"
         made: Wire = VirtualWire({url: provider})
         if wire != "virtual":
             url, made = (await stack.enter_async_context(serve(provider))).url, WIRES[wire]()
         settings = Settings((ProviderSettings("one", "openai", url),), (RouteSettings("r", ("one/m",)),))
-        client = await stack.enter_async_context(AppClient(Service(Loaded(settings, {}, ()), wire=made).asgi))
+        client = await stack.enter_async_context(
+            AppClient(Service(LoadedSettings(settings, {}, ()), wire=made).asgi)
+        )
         body = {"model": "r", "messages": [{"role": "user", "content": "Hi"}], "stream": is_stream}
 
         async def read() -> None:

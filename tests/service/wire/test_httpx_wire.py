@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from dub5.service.wire.base import Kind, Slots, Stage, WireFailure, WireRequest
+from dub5.service.wire.base import FailureKind, Slots, Stage, WireFailure, WireRequest
 from dub5.service.wire.httpx_wire import HttpxWire
 
 CALL = WireRequest("POST", "http://one.test:9001/v1/chat", {"authorization": "Bearer k"}, b"{}")
 
 
-class Body(httpx.AsyncByteStream):
+class ByteParts(httpx.AsyncByteStream):
     def __init__(self, *parts: bytes) -> None:
         self.parts = parts
         self.closed = 0
@@ -24,7 +24,7 @@ class Body(httpx.AsyncByteStream):
         self.closed += 1
 
 
-class Silent(httpx.AsyncBaseTransport):
+class UntracedTransport(httpx.AsyncBaseTransport):
     """Answers with `outcome` and traces nothing."""
 
     def __init__(self, outcome: Exception | httpx.Response) -> None:
@@ -38,8 +38,8 @@ class Silent(httpx.AsyncBaseTransport):
 
 async def test_an_answer() -> None:
     """Any transport's stream is read to its end, empty parts left out, and then closed."""
-    body = Body(b"", b"da", b"", b"ta")
-    wire = HttpxWire(Silent(httpx.Response(200, headers={"X-A": "b"}, stream=body)))
+    body = ByteParts(b"", b"da", b"", b"ta")
+    wire = HttpxWire(UntracedTransport(httpx.Response(200, headers={"X-A": "b"}, stream=body)))
     response = await wire.send(CALL)
     assert (response.status, response.headers, response.reused) == (200, {"x-a": "b"}, False)
     assert [await response.read() for _ in range(4)] == [b"da", b"ta", b"", b""]
@@ -49,18 +49,18 @@ async def test_an_answer() -> None:
 @pytest.mark.parametrize(
     ("error", "stage", "what"),
     [
-        (httpx.ConnectError("no"), Stage.CONNECT, Kind.REFUSED),
-        (httpx.ConnectTimeout("no"), Stage.CONNECT, Kind.TIMEOUT),
-        (httpx.WriteError("no"), Stage.SEND, Kind.CLOSED),
-        (httpx.ReadError("no"), Stage.WAIT, Kind.CLOSED),
-        (httpx.ReadTimeout("no"), Stage.WAIT, Kind.TIMEOUT),
-        (httpx.RemoteProtocolError("no"), Stage.WAIT, Kind.PROTOCOL),
+        (httpx.ConnectError("no"), Stage.CONNECT, FailureKind.REFUSED),
+        (httpx.ConnectTimeout("no"), Stage.CONNECT, FailureKind.TIMEOUT),
+        (httpx.WriteError("no"), Stage.SEND, FailureKind.CLOSED),
+        (httpx.ReadError("no"), Stage.WAIT, FailureKind.CLOSED),
+        (httpx.ReadTimeout("no"), Stage.WAIT, FailureKind.TIMEOUT),
+        (httpx.RemoteProtocolError("no"), Stage.WAIT, FailureKind.PROTOCOL),
     ],
 )
-async def test_doubt_counts_as_sent(error: Exception, stage: Stage, what: Kind) -> None:
+async def test_doubt_counts_as_sent(error: Exception, stage: Stage, what: FailureKind) -> None:
     """A transport that traces nothing may have sent the request, whatever its error is called."""
     slots = Slots(1)
     with pytest.raises(WireFailure) as caught:
-        await HttpxWire(Silent(error), slots=slots).send(CALL)
+        await HttpxWire(UntracedTransport(error), slots=slots).send(CALL)
     assert (caught.value.stage, caught.value.kind, caught.value.sent) == (stage, what, True)
     await slots.take(CALL.origin, 0)

@@ -15,15 +15,15 @@ from dub5.service.app import Service
 from dub5.service.config.load import load
 from dub5.service.config.settings import SettingsProblems
 from dub5.service.wire.aiohttp_wire import AiohttpWire
-from dub5.service.wire.base import Kind, Slots, Stage, Wire, WireFailure, WireRequest
+from dub5.service.wire.base import FailureKind, Slots, Stage, Wire, WireFailure, WireRequest
 from dub5.service.wire.httpx_wire import HttpxWire
-from dub5.service.wire.proxy import is_near
+from dub5.service.wire.proxy import is_private_host
 from dub5.simulators.script import Close, Data, Hang, Head, Respond, Script, SimRequest
 from dub5.simulators.server.sockets import serve
 from tests.service.wire.test_contract import (
     SOON_S,
     WHOLE,
-    Watched,
+    CountedProvider,
     call,
     deaf,
     failure,
@@ -38,7 +38,7 @@ from tests.support.forward_proxy import (
     PIECE_BYTES,
     Client,
     ForwardProxy,
-    Says,
+    SendThenStall,
     closes,
     in_front_of,
     listening,
@@ -155,12 +155,12 @@ class TestByWayOfAProxy:
         """Told as reused, and not sent again behind our back."""
         async with calling(kind, in_turn(WHOLE, [Close()], WHOLE), certificate) as (wire, _):
             await whole(wire, call(url))
-            assert told(await failure(wire.send(call(url)))) == (Stage.WAIT, Kind.CLOSED, True, True)
+            assert told(await failure(wire.send(call(url)))) == (Stage.WAIT, FailureKind.CLOSED, True, True)
             assert await whole(wire, call(url, fresh=True)) == b"data"
 
     async def test_leaving_before_the_headers(self, kind: str, url: str, certificate: Path) -> None:
         """A cancelled wait reaches the provider through the proxy, and frees the slot."""
-        slots, provider = Slots(1), Watched(Hang())
+        slots, provider = Slots(1), CountedProvider(Hang())
         async with calling(kind, provider, certificate, slots) as (wire, _):
             sending = asyncio.create_task(wire.send(call(url)))
             await provider.began.wait()
@@ -172,7 +172,7 @@ class TestByWayOfAProxy:
 
     async def test_leaving_in_the_body(self, kind: str, url: str, certificate: Path) -> None:
         """So does a stream that is let go of."""
-        slots, provider = Slots(1), Watched(Head(), Data(b"a"), Hang())
+        slots, provider = Slots(1), CountedProvider(Head(), Data(b"a"), Hang())
         async with calling(kind, provider, certificate, slots) as (wire, _):
             response = await wire.send(call(url))
             assert await response.read() == b"a"
@@ -183,7 +183,7 @@ class TestByWayOfAProxy:
     async def test_proxy_is_not_there(self, kind: str, url: str) -> None:
         """Refused, like a provider that is not there."""
         wire = make(kind, NOBODY)
-        assert told(await failure(wire.send(call(url)))) == (Stage.CONNECT, Kind.REFUSED, False, False)
+        assert told(await failure(wire.send(call(url)))) == (Stage.CONNECT, FailureKind.REFUSED, False, False)
         await wire.aclose()
 
     async def test_proxy_drops_our_syn(self, kind: str, url: str, deaf: str) -> None:
@@ -191,16 +191,16 @@ class TestByWayOfAProxy:
         wire = make(kind, deaf)
         async with asyncio.timeout(SOON_S):
             broken = await failure(wire.send(replace(call(url), connect_s=0.05)))
-        assert told(broken) == (Stage.CONNECT, Kind.TIMEOUT, False, False)
+        assert told(broken) == (Stage.CONNECT, FailureKind.TIMEOUT, False, False)
         await wire.aclose()
 
     async def test_name_of_the_proxy_does_not_resolve(self, kind: str, url: str) -> None:
         """Nobody was reached."""
         wire = make(kind, "http://nobody.invalid:1")
         broken = await failure(wire.send(call(url)))
-        if broken.kind is Kind.TIMEOUT:
+        if broken.kind is FailureKind.TIMEOUT:
             pytest.skip("the resolver of this machine does not answer")
-        assert told(broken) == (Stage.RESOLVE, Kind.REFUSED, False, False)
+        assert told(broken) == (Stage.RESOLVE, FailureKind.REFUSED, False, False)
         await wire.aclose()
 
     async def test_environment_names_another(
@@ -222,7 +222,7 @@ STATUS = re.compile(r"HTTP/1.1 ([45]..)")
 async def speaks_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
     await reader.read(1)
-    await Says(b"HTTP/1.1 400 Bad Request\r\n\r\n")(reader, writer)
+    await SendThenStall(b"HTTP/1.1 400 Bad Request\r\n\r\n")(reader, writer)
 
 
 def in_the_handshake(leaves: Client) -> Client:
@@ -234,30 +234,33 @@ def in_the_handshake(leaves: Client) -> Client:
     return client
 
 
-ANSWERS: dict[str, tuple[Client, Kind]] = {
-    "407": (Says(b"HTTP/1.1 407 Who Are You\r\ncontent-length: 4\r\n\r\nwho?"), Kind.PROTOCOL),
-    "403": (Says(b"HTTP/1.1 403 Forbidden\r\n\r\n"), Kind.PROTOCOL),
-    "502": (Says(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\nnope"), Kind.REFUSED),
-    "503": (Says(b"HTTP/1.1 503 Service Unavailable\r\n\r\n"), Kind.REFUSED),
-    "504": (Says(b"HTTP/1.1 504 Gateway Timeout\r\n\r\n"), Kind.TIMEOUT),
-    "garbage": (Says(b"BLAH blah\r\n\r\n"), Kind.PROTOCOL),
-    "endless header": (Says(b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * 200_000), Kind.PROTOCOL),
-    "no TLS behind it": (speaks_http, Kind.PROTOCOL),
-    "closed": (closes, Kind.CLOSED),
-    "reset": (resets, Kind.RESET),
-    "closed in the handshake": (in_the_handshake(closes), Kind.CLOSED),
-    "reset in the handshake": (in_the_handshake(resets), Kind.RESET),
-    "nothing": (Says(b""), Kind.TIMEOUT),
-    "half a head": (Says(b"HTTP/1.1 200 OK\r\n"), Kind.TIMEOUT),
-    "a tunnel to nowhere": (Says(b"HTTP/1.1 200 OK\r\n\r\n"), Kind.TIMEOUT),
+ANSWERS: dict[str, tuple[Client, FailureKind]] = {
+    "407": (
+        SendThenStall(b"HTTP/1.1 407 Who Are You\r\ncontent-length: 4\r\n\r\nwho?"),
+        FailureKind.PROTOCOL,
+    ),
+    "403": (SendThenStall(b"HTTP/1.1 403 Forbidden\r\n\r\n"), FailureKind.PROTOCOL),
+    "502": (SendThenStall(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\nnope"), FailureKind.REFUSED),
+    "503": (SendThenStall(b"HTTP/1.1 503 Service Unavailable\r\n\r\n"), FailureKind.REFUSED),
+    "504": (SendThenStall(b"HTTP/1.1 504 Gateway Timeout\r\n\r\n"), FailureKind.TIMEOUT),
+    "garbage": (SendThenStall(b"BLAH blah\r\n\r\n"), FailureKind.PROTOCOL),
+    "endless header": (SendThenStall(b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * 200_000), FailureKind.PROTOCOL),
+    "no TLS behind it": (speaks_http, FailureKind.PROTOCOL),
+    "closed": (closes, FailureKind.CLOSED),
+    "reset": (resets, FailureKind.RESET),
+    "closed in the handshake": (in_the_handshake(closes), FailureKind.CLOSED),
+    "reset in the handshake": (in_the_handshake(resets), FailureKind.RESET),
+    "nothing": (SendThenStall(b""), FailureKind.TIMEOUT),
+    "half a head": (SendThenStall(b"HTTP/1.1 200 OK\r\n"), FailureKind.TIMEOUT),
+    "a tunnel to nowhere": (SendThenStall(b"HTTP/1.1 200 OK\r\n\r\n"), FailureKind.TIMEOUT),
 }
 
 
 class TestNoTunnel:
     @pytest.mark.parametrize(("client", "what"), ANSWERS.values(), ids=ANSWERS)
-    async def test_answers_to_connect(self, kind: str, client: Client, what: Kind) -> None:
+    async def test_answers_to_connect(self, kind: str, client: Client, what: FailureKind) -> None:
         """Whatever it is, nothing was sent to the provider; the proxy sees us leave, and nothing is kept."""
-        slots, request = Slots(1), replace(call(HTTPS), connect_s=0.1 if what is Kind.TIMEOUT else 5)
+        slots, request = Slots(1), replace(call(HTTPS), connect_s=0.1 if what is FailureKind.TIMEOUT else 5)
         async with by_way_of(kind, client, slots) as (wire, proxy):
             broken = await failure(wire.send(request))
             assert told(broken) == (Stage.CONNECT, what, False, False)
@@ -278,7 +281,7 @@ class TestNoTunnel:
         monkeypatch.setattr(DefaultResolver, "resolve", never)
         wire = make(kind, "http://proxy.test:3128")
         broken = await failure(wire.send(replace(call(HTTPS), connect_s=0.05)))
-        assert told(broken) == (Stage.RESOLVE, Kind.TIMEOUT, False, False)
+        assert told(broken) == (Stage.RESOLVE, FailureKind.TIMEOUT, False, False)
         await wire.aclose()
 
     @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["asking", "in the handshake"])
@@ -292,7 +295,7 @@ class TestNoTunnel:
             if said:
                 await reader.read(1)
             came.set()
-            await Says(b"")(reader, writer)
+            await SendThenStall(b"")(reader, writer)
 
         async with by_way_of(kind, stalls, slots) as (wire, proxy):
             sending = asyncio.create_task(wire.send(request))
@@ -308,7 +311,7 @@ class TestNoTunnel:
         """TLS is agreed on with the provider, not with the proxy: who cannot prove to be it hears nothing."""
         async with calling(kind, plays(*WHOLE), certificate, trusts=False) as (wire, _):
             broken = await failure(wire.send(call(HTTPS)))
-            assert told(broken) == (Stage.CONNECT, Kind.PROTOCOL, False, False)
+            assert told(broken) == (Stage.CONNECT, FailureKind.PROTOCOL, False, False)
             assert kept(wire) == 0
 
     async def test_certificate_of_another(self, kind: str, certificate: Path) -> None:
@@ -316,7 +319,7 @@ class TestNoTunnel:
         async with calling(kind, plays(*WHOLE), certificate) as (wire, proxy):
             proxy.ports["other.test:443"] = proxy.ports["provider.test:443"]
             broken = await failure(wire.send(call("https://other.test")))
-            assert told(broken) == (Stage.CONNECT, Kind.PROTOCOL, False, False)
+            assert told(broken) == (Stage.CONNECT, FailureKind.PROTOCOL, False, False)
 
 
 def kept(wire: Wire) -> int:
@@ -325,7 +328,7 @@ def kept(wire: Wire) -> int:
         assert wire._connections is not None
         return len(wire._connections._acquired) + sum(map(len, wire._connections._conns.values()))
     assert isinstance(wire, HttpxWire)
-    pools = [transport._pool for transport in wire._far.values()]  # type: ignore[attr-defined]
+    pools = [transport._pool for transport in wire._proxied.values()]  # type: ignore[attr-defined]
     return sum(not connection.is_closed() for pool in pools for connection in pool.connections)
 
 
@@ -382,14 +385,14 @@ class TestDirectly:
 )
 def test_what_is_near(host: str, near: bool) -> None:
     """Our own network, as far as its names and addresses tell."""
-    assert is_near(host) is near
+    assert is_private_host(host) is near
 
 
 @pytest.mark.parametrize("name", ["aiohttp", "httpx"])
 async def test_from_the_settings(name: str, tmp_path: Path) -> None:
     """The service's own wire takes the proxy that the settings name; a slot is the provider's, not the proxy's."""
     proxy = ForwardProxy({})
-    proxy.instead = Says(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+    proxy.instead = SendThenStall(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
     async with asyncio.timeout(SOON_S), listening(proxy.client) as at:
         (tmp_path / "dub5.toml").write_text(SETTINGS.format(wire=name, proxy=f"http://127.0.0.1:{at}"))
         service = Service(load(tmp_path / "dub5.toml", {}))

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from dub5.service.wire.base import Kind, Slots, Stage
+from dub5.service.wire.base import FailureKind, Slots, Stage
 from dub5.simulators.server.tls import Certificates
 from tests.service.wire.test_contract import call, failure, is_free, make, told
 from tests.support.forward_proxy import PIECE_BYTES, closes, listening, resets
@@ -39,13 +39,13 @@ def after(said: bytes, fault: Fault) -> Fault:
     return client
 
 
-HANDSHAKES: dict[str, tuple[Fault, Kind]] = {
-    "closed": (closes, Kind.CLOSED),
-    "closed within a record": (after(SERVER_HELLO, closes), Kind.CLOSED),
-    "reset": (resets, Kind.RESET),
-    "reset within a record": (after(SERVER_HELLO, resets), Kind.RESET),
-    "refused by an alert": (after(NO_COMMON_CIPHER, closes), Kind.PROTOCOL),
-    "plain HTTP": (plain, Kind.PROTOCOL),
+HANDSHAKES: dict[str, tuple[Fault, FailureKind]] = {
+    "closed": (closes, FailureKind.CLOSED),
+    "closed within a record": (after(SERVER_HELLO, closes), FailureKind.CLOSED),
+    "reset": (resets, FailureKind.RESET),
+    "reset within a record": (after(SERVER_HELLO, resets), FailureKind.RESET),
+    "refused by an alert": (after(NO_COMMON_CIPHER, closes), FailureKind.PROTOCOL),
+    "plain HTTP": (plain, FailureKind.PROTOCOL),
 }
 
 
@@ -71,7 +71,7 @@ class TestHandshake:
         async with listening(resets) as port, asyncio.timeout(10):
             wire = make(kind)
             broken = await failure(wire.send(call(f"https://127.0.0.1:{port}")))
-            assert told(broken) == (Stage.CONNECT, Kind.RESET, False, False)
+            assert told(broken) == (Stage.CONNECT, FailureKind.RESET, False, False)
             await wire.aclose()
 
     @pytest.mark.parametrize("shown", ["expired", "wrong_name"])
@@ -80,11 +80,11 @@ class TestHandshake:
         async with listening(closes, tls.contexts[shown]) as port, asyncio.timeout(10):
             wire = make(kind, tls=ssl.create_default_context(cafile=tls.ca_file))
             broken = await failure(wire.send(call(f"https://127.0.0.1:{port}")))
-            assert told(broken) == (Stage.CONNECT, Kind.PROTOCOL, False, False)
+            assert told(broken) == (Stage.CONNECT, FailureKind.PROTOCOL, False, False)
             await wire.aclose()
 
 
-class Secured:
+class TlsProvider:
     """A provider's end of TLS whose bytes go through our hands, so that others can be put between them."""
 
     def __init__(self, tls: ssl.SSLContext, reader: Reader, writer: Writer) -> None:
@@ -118,11 +118,11 @@ class Secured:
                 self._writer.write(self._out.read())
 
 
-LATER: dict[str, tuple[Fault, Kind]] = {
-    "closed without a goodbye": (closes, Kind.CLOSED),
-    "reset": (resets, Kind.RESET),
-    "plain HTTP": (plain, Kind.PROTOCOL),
-    "an alert out of place": (after(NO_COMMON_CIPHER, closes), Kind.PROTOCOL),
+LATER: dict[str, tuple[Fault, FailureKind]] = {
+    "closed without a goodbye": (closes, FailureKind.CLOSED),
+    "reset": (resets, FailureKind.RESET),
+    "plain HTTP": (plain, FailureKind.PROTOCOL),
+    "an alert out of place": (after(NO_COMMON_CIPHER, closes), FailureKind.PROTOCOL),
 }
 
 
@@ -131,11 +131,11 @@ class TestLater:
     @pytest.mark.parametrize("name", [*LATER, "closed with a goodbye"])
     async def test_breaks(self, kind: str, name: str, stage: Stage, tls: Certificates) -> None:
         """So it is with a connection that was secure until then; the request counts as sent."""
-        fault, what = LATER.get(name, (closes, Kind.CLOSED))
+        fault, what = LATER.get(name, (closes, FailureKind.CLOSED))
         received = asyncio.Event()
 
         async def client(reader: Reader, writer: Writer) -> None:
-            secured = Secured(tls.contexts["good"], reader, writer)
+            secured = TlsProvider(tls.contexts["good"], reader, writer)
             await secured.answer(HALF if stage is Stage.BODY else b"")
             await received.wait()
             if "with a goodbye" in name:

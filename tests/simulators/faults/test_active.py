@@ -12,7 +12,7 @@ from dub5.simulators.settings import BadSettings, build
 from tests.support.play import ASK, play, post
 
 
-class World:
+class ProvidersWithClock:
     """Simulated providers, and time that passes when it is told to."""
 
     def __init__(self, *faults: dict[str, Any], seed: int = 0, **file: Any) -> None:
@@ -33,21 +33,25 @@ class World:
 class TestSequence:
     def test_fail_twice_then_succeed(self) -> None:
         """Each request meets its own step; after the last all is well; the ledger names what struck."""
-        world = World({"kind": "sequence", "steps": ["status:500", {"kind": "status", "status": 503}]})
-        assert world.statuses([0, 0, 0, 0]) == [500, 503, 200, 200]
-        assert [line.faults for line in world.ledger.lines()] == [("status",), ("status",), (), ()]
+        providers = ProvidersWithClock(
+            {"kind": "sequence", "steps": ["status:500", {"kind": "status", "status": 503}]}
+        )
+        assert providers.statuses([0, 0, 0, 0]) == [500, 503, 200, 200]
+        assert [line.faults for line in providers.ledger.lines()] == [("status",), ("status",), (), ()]
 
     def test_loop(self) -> None:
         """With `loop` it begins again, for ever."""
-        world = World({"kind": "sequence", "steps": ["ok", "status:530:cloudflare_1033_text"], "loop": True})
-        assert world.statuses([0] * 5) == [200, 530, 200, 530, 200]
+        providers = ProvidersWithClock(
+            {"kind": "sequence", "steps": ["ok", "status:530:cloudflare_1033_text"], "loop": True}
+        )
+        assert providers.statuses([0] * 5) == [200, 530, 200, 530, 200]
 
     def test_only_what_is_asked(self) -> None:
         """A look at the list of models uses up no step, nor does a question to another model."""
-        world = World({"kind": "sequence", "steps": ["status:500"], "model": "m-sim"})
-        play(world.one(SimRequest("GET", "/v1/models", {}, b"")))
-        play(world.one(post("openai", {**ASK, "model": "other"})))
-        assert world.statuses([0, 0]) == [500, 200]
+        providers = ProvidersWithClock({"kind": "sequence", "steps": ["status:500"], "model": "m-sim"})
+        play(providers.one(SimRequest("GET", "/v1/models", {}, b"")))
+        play(providers.one(post("openai", {**ASK, "model": "other"})))
+        assert providers.statuses([0, 0]) == [500, 200]
 
     @pytest.mark.parametrize(
         "short, long",
@@ -83,34 +87,36 @@ class TestSequence:
 class TestOutages:
     def test_window(self) -> None:
         """From `at_s`, for `for_s`, counted from the moment it is set; then it is over."""
-        world = World({"kind": "status", "status": 530, "at_s": 10, "for_s": 5})
-        assert world.statuses([0, 9.9, 10, 14.9, 15, 100]) == [200, 200, 530, 530, 200, 200]
+        providers = ProvidersWithClock({"kind": "status", "status": 530, "at_s": 10, "for_s": 5})
+        assert providers.statuses([0, 9.9, 10, 14.9, 15, 100]) == [200, 200, 530, 530, 200, 200]
 
     def test_again_and_again(self) -> None:
         """`every_s` brings it back; `first` counts only requests that fell into a window."""
-        world = World({"kind": "status", "status": 530, "at_s": 1, "for_s": 2, "every_s": 10, "first": 2})
-        assert world.statuses([0, 2, 5, 12, 22]) == [200, 530, 200, 530, 200]
+        providers = ProvidersWithClock(
+            {"kind": "status", "status": 530, "at_s": 1, "for_s": 2, "every_s": 10, "first": 2}
+        )
+        assert providers.statuses([0, 2, 5, 12, 22]) == [200, 530, 200, 530, 200]
 
     def test_drawn(self) -> None:
         """Drawn outages last `down_s` in the mean and come as the seed says, however often one looks."""
         flap = {"kind": "status", "status": 530, "up_s": 30, "down_s": 10}
         times = [float(s) for s in range(4000)]
-        world = World(flap, seed=1)
-        often = world.statuses(times)
+        providers = ProvidersWithClock(flap, seed=1)
+        often = providers.statuses(times)
         down = often.count(530) / len(often)
         assert 0.18 < down < 0.32
         changes = sum(a != b for a, b in itertools.pairwise(often))
         assert 120 < changes < 280
-        assert World(flap, seed=1).statuses(times[::7]) == often[::7]
-        assert World(flap, seed=2).statuses(times) != often
+        assert ProvidersWithClock(flap, seed=1).statuses(times[::7]) == often[::7]
+        assert ProvidersWithClock(flap, seed=2).statuses(times) != often
 
     def test_host_takes_all_of_its_providers_along(self) -> None:
         """A fault of the file's own strikes every provider that it names in the same moments."""
         flap = {"kind": "status", "status": 530, "up_s": 30, "down_s": 10, "providers": ["one", "two"]}
-        world, times = World(fault=[flap]), [float(s) for s in range(500)]
-        one = world.statuses(times)
+        providers, times = ProvidersWithClock(fault=[flap]), [float(s) for s in range(500)]
+        one = providers.statuses(times)
         assert 530 in one
-        assert World(fault=[flap]).statuses(times, "two") == one
+        assert ProvidersWithClock(fault=[flap]).statuses(times, "two") == one
 
     @pytest.mark.parametrize(
         "fields, words",
@@ -132,14 +138,14 @@ class TestOutages:
     def test_unknown_provider(self) -> None:
         """A shared fault must name providers that there are."""
         with pytest.raises(BadSettings, match="a list of these: one, two"):
-            World(fault=[{"kind": "empty", "providers": ["three"]}])
+            ProvidersWithClock(fault=[{"kind": "empty", "providers": ["three"]}])
 
 
 def test_notice_sold_as_an_answer() -> None:
     """A notice is a healthy answer in every way but its words, streamed or not."""
-    world = World({"kind": "notice", "text": "We are moving."})
-    whole = play(world.one(post("openai"))).json["choices"][0]
-    stream = play(world.one(post("openai", {**ASK, "stream": True}))).events
+    providers = ProvidersWithClock({"kind": "notice", "text": "We are moving."})
+    whole = play(providers.one(post("openai"))).json["choices"][0]
+    stream = play(providers.one(post("openai", {**ASK, "stream": True}))).events
     assert (whole["message"]["content"], whole["finish_reason"]) == ("We are moving.", "stop")
     assert "".join(e["choices"][0]["delta"].get("content", "") for e in stream) == "We are moving."
     assert stream[-1]["choices"][0]["finish_reason"] == "stop"

@@ -11,16 +11,16 @@ from dub5.simulators.faults.answers import KINDS, BadFault, parse_fault
 from dub5.simulators.faults.base import described
 from dub5.simulators.personas.edges import EDGE_PAGES
 from dub5.simulators.script import Close, Reset
-from tests.support.play import Played, ask, ended_well, hangs, play, post, provider
+from tests.support.play import PlayedScript, ask, ended_well, hangs, play, post, provider
 
 PERSONAS = ["openai", "mistral", "anthropic", "openrouter", "groq", "free"]
 
 
-def struck(persona: str, *faults: Mapping[str, Any], stream: bool = True) -> Played:
+def struck(persona: str, *faults: Mapping[str, Any], stream: bool = True) -> PlayedScript:
     return ask(persona, *(parse_fault(dict(fault)) for fault in faults), stream=stream)
 
 
-def text_of(played: Played) -> str:
+def text_of(played: PlayedScript) -> str:
     """What the tokens of a stream say, in whichever dialect."""
     said = ""
     for event in played.events:
@@ -29,7 +29,7 @@ def text_of(played: Played) -> str:
     return said
 
 
-def finished(played: Played) -> bool:
+def finished(played: PlayedScript) -> bool:
     """Whether the provider said that the answer is whole, in whichever dialect."""
     return b'finish_reason":"stop"' in played.body or b"message_stop" in played.body
 

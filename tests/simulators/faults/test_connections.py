@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dub5.service.wire.aiohttp_wire import AiohttpWire
-from dub5.service.wire.base import Kind, Stage, Wire, WireFailure, WireRequest, WireResponse
+from dub5.service.wire.base import FailureKind, Stage, Wire, WireFailure, WireRequest, WireResponse
 from dub5.service.wire.httpx_wire import HttpxWire
 from dub5.simulators.faults.answers import BadFault, parse_fault
 from dub5.simulators.provider import SimulatedProvider, make
@@ -333,4 +333,4 @@ def test_stage_and_kind_are_the_wires() -> None:
     """The words used here are those of dub5.service.wire.base."""
     for _, told in CASES.values():
         stage, kind = told.split()
-        assert Stage(stage) and Kind(kind)
+        assert Stage(stage) and FailureKind(kind)

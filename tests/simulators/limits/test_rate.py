@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from dub5.simulators.limits.rate import Bucket, Limits, duration
 from dub5.simulators.provider import make
 from dub5.simulators.settings import BadSettings, build
-from tests.support.play import ASK, ASK_ANTHROPIC, Played, play, post
+from tests.support.play import ASK, ASK_ANTHROPIC, PlayedScript, play, post
 
 
-class World:
+class LimitedProvider:
     """One provider with limits, at a time that can be set."""
 
     def __init__(self, persona: str, **limits: Any) -> None:
@@ -22,7 +22,7 @@ class World:
         self.persona = persona
         self.providers, self.ledger = make(build(file), now=lambda: self.now_s, epoch_s=1_763_700_000)
 
-    def ask(self, at_s: float = 0.0, **fields: Any) -> Played:
+    def ask(self, at_s: float = 0.0, **fields: Any) -> PlayedScript:
         self.now_s = at_s
         body = ASK_ANTHROPIC if self.persona == "anthropic" else ASK
         return play(self.providers["one"](post(self.persona, {**body, **fields})))
@@ -31,20 +31,20 @@ class World:
 @pytest.mark.parametrize("persona", ["openai", "anthropic", "mistral"])
 def test_retry_after_is_true(persona: str) -> None:
     """Whoever comes back when it says is served, whoever comes a second earlier is not."""
-    world = World(persona, requests_per_minute=4)
-    assert [world.ask().status for _ in range(5)] == [200] * 4 + [429]
-    wait_s = int(world.ask().headers["retry-after"])
+    limited = LimitedProvider(persona, requests_per_minute=4)
+    assert [limited.ask().status for _ in range(5)] == [200] * 4 + [429]
+    wait_s = int(limited.ask().headers["retry-after"])
     assert wait_s == 15
-    assert world.ask(wait_s - 1).status == 429
-    assert world.ask(wait_s).status == 200
-    assert world.ask(wait_s).status == 429
-    assert [line.faults for line in world.ledger.lines()].count(("limit",)) == 4
+    assert limited.ask(wait_s - 1).status == 429
+    assert limited.ask(wait_s).status == 200
+    assert limited.ask(wait_s).status == 429
+    assert [line.faults for line in limited.ledger.lines()].count(("limit",)) == 4
 
 
 def test_openai_headers() -> None:
     """OpenAI tells requests and tokens on every answer, resets as durations, the wait in words and milliseconds too."""
-    world = World("openai", requests_per_minute=600, tokens_per_minute=6000)
-    told = {name: value for name, value in world.ask().headers.items() if name.startswith("x-ratelimit")}
+    limited = LimitedProvider("openai", requests_per_minute=600, tokens_per_minute=6000)
+    told = {name: value for name, value in limited.ask().headers.items() if name.startswith("x-ratelimit")}
     assert told == {
         "x-ratelimit-limit-requests": "600",
         "x-ratelimit-remaining-requests": "599",
@@ -53,7 +53,7 @@ def test_openai_headers() -> None:
         "x-ratelimit-remaining-tokens": "5952",
         "x-ratelimit-reset-tokens": "480ms",
     }
-    while (refused := world.ask()).status == 200:
+    while (refused := limited.ask()).status == 200:
         pass
     error = refused.json["error"]
     assert (error["type"], error["code"]) == ("tokens", "rate_limit_exceeded")
@@ -66,7 +66,7 @@ def test_openai_headers() -> None:
 
 def test_anthropic_headers() -> None:
     """Anthropic tells when each limit is full again, as a date."""
-    told = World("anthropic", requests_per_minute=60, input_tokens_per_minute=1000).ask().headers
+    told = LimitedProvider("anthropic", requests_per_minute=60, input_tokens_per_minute=1000).ask().headers
     assert told["anthropic-ratelimit-requests-remaining"] == "59"
     assert told["anthropic-ratelimit-requests-reset"] == "2025-11-21T04:40:01Z"
     assert told["anthropic-ratelimit-input-tokens-limit"] == "1000"
@@ -74,7 +74,7 @@ def test_anthropic_headers() -> None:
 
 def test_too_large() -> None:
     """What is larger than the bucket never fits, and is not told to come back."""
-    refused = World("openai", tokens_per_minute=40).ask()
+    refused = LimitedProvider("openai", tokens_per_minute=40).ask()
     assert refused.status == 429 and "retry-after" not in refused.headers
     assert refused.json["error"]["message"].startswith("Request too large for gpt-sim")
 
@@ -90,25 +90,25 @@ def test_one_organisation() -> None:
 class TestChanges:
     def test_what_is_used_stays_used(self) -> None:
         """Raised in mid-run there is more left by the difference, lowered there is nothing left, and it refills anew."""
-        world = World("openai", requests_per_minute=10)
-        one = world.providers["one"]
-        assert [world.ask().status for _ in range(10)] == [200] * 10
+        limited = LimitedProvider("openai", requests_per_minute=10)
+        one = limited.providers["one"]
+        assert [limited.ask().status for _ in range(10)] == [200] * 10
         one.set_limits(Limits(requests_per_minute=12))
-        assert [world.ask().status for _ in range(3)] == [200, 200, 429]
+        assert [limited.ask().status for _ in range(3)] == [200, 200, 429]
         one.set_limits(Limits(requests_per_minute=2))
-        assert world.ask().headers["retry-after"] == "30"
-        assert [world.ask(30).status for _ in range(2)] == [200, 429]
+        assert limited.ask().headers["retry-after"] == "30"
+        assert [limited.ask(30).status for _ in range(2)] == [200, 429]
 
     def test_gone_and_back(self) -> None:
         """Without limits all pass and no header tells of any; None brings back those of the start."""
-        world = World("openai", requests_per_minute=1)
-        one = world.providers["one"]
+        limited = LimitedProvider("openai", requests_per_minute=1)
+        one = limited.providers["one"]
         one.set_limits(Limits())
-        answers = [world.ask() for _ in range(3)]
+        answers = [limited.ask() for _ in range(3)]
         assert {answer.status for answer in answers} == {200}
         assert not any(name.startswith("x-ratelimit") for name in answers[0].headers)
         one.set_limits()
-        assert [world.ask().status for _ in range(2)] == [200, 429]
+        assert [limited.ask().status for _ in range(2)] == [200, 429]
 
     def test_one_organisation(self) -> None:
         """They change for all of its providers; nobody moves to another."""
@@ -133,9 +133,9 @@ class TestChanges:
 )
 def test_distorted(how: Any, told: str | None) -> None:
     """Retry-After can be left out or wrong, and the other headers be withheld."""
-    world = World("openai", requests_per_minute=1, retry_after=how, headers=False)
-    world.ask()
-    refused = world.ask()
+    limited = LimitedProvider("openai", requests_per_minute=1, retry_after=how, headers=False)
+    limited.ask()
+    refused = limited.ask()
     assert refused.status == 429 and refused.headers.get("retry-after") == told
     assert not any(name.startswith(("x-ratelimit", "retry-after-ms")) for name in refused.headers)
     if how == "date":
@@ -145,7 +145,7 @@ def test_distorted(how: Any, told: str | None) -> None:
 def test_clear_errors() -> None:
     """A limit that there is not is named."""
     with pytest.raises(BadSettings, match="requests_per_hour"):
-        World("openai", requests_per_hour=1)
+        LimitedProvider("openai", requests_per_hour=1)
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 40)), min_size=1, max_size=60), st.booleans())

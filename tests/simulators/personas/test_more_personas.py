@@ -10,14 +10,14 @@ from dub5.simulators.answers import Proof, judge
 from dub5.simulators.faults.answers import parse_fault
 from dub5.simulators.provider import make
 from dub5.simulators.settings import build
-from tests.support.play import ASK, Played, ask, play, post, provider
+from tests.support.play import ASK, PlayedScript, ask, play, post, provider
 
 
-def refused(persona: str, status: int, seed: int = 0) -> Played:
+def refused(persona: str, status: int, seed: int = 0) -> PlayedScript:
     return play(provider(persona, parse_fault(f"status:{status}"), seed=seed)(post(persona)))
 
 
-def limited(persona: str, **limits: Any) -> Played:
+def limited(persona: str, **limits: Any) -> PlayedScript:
     """The first answer that the limits no longer cover."""
     file = {"latency": "zero", "provider": [{"name": "one", "persona": persona, "limits": limits}]}
     one = make(build(file), now=lambda: 0.0)[0]["one"]
@@ -108,7 +108,7 @@ class TestFree:
 
 
 class TestEmbeddings:
-    def ask(self, **fields: Any) -> Played:
+    def ask(self, **fields: Any) -> PlayedScript:
         body = {"model": "embed-sim", "input": "hi", **fields}
         return play(provider("openai")(post("openai", body, path="/v1/embeddings")))
 

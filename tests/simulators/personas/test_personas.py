@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dub5.simulators.answers import Proof, answer_text, judge
 from dub5.simulators.personas import PERSONAS
 from dub5.simulators.script import SimRequest
-from tests.support.play import ASK, ASK_ANTHROPIC, Played, ask, ended_well, play, post, provider
+from tests.support.play import ASK, ASK_ANTHROPIC, PlayedScript, ask, ended_well, play, post, provider
 
 TOOLS = [{"type": "function", "function": {"name": "reply", "parameters": {"type": "object"}}}]
 ANTHROPIC_TOOLS = [{"name": "reply", "input_schema": {"type": "object"}}]
@@ -302,7 +302,7 @@ class TestAnthropic:
         assert ask("anthropic", temperature=0.5, top_p=0.9, top_k=3).status == 200
 
 
-def with_key(persona: str, **headers: str) -> Played:
+def with_key(persona: str, **headers: str) -> PlayedScript:
     return play(provider(persona, key="right")(post(persona, **headers)))
 
 

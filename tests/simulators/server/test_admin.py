@@ -10,7 +10,7 @@ from dub5.simulators.provider import make
 from dub5.simulators.script import Action, SimRequest
 from dub5.simulators.server.admin import AdminApi
 from dub5.simulators.settings import build
-from tests.support.play import Played, play, post
+from tests.support.play import PlayedScript, play, post
 
 GOOD = {"host": "127.0.0.1:9000", "authorization": "Bearer secret"}
 CUT = {"kind": "cut", "after_tokens": 5, "how": "reset"}
@@ -24,7 +24,7 @@ def admin() -> AdminApi:
 
 def call(
     admin: AdminApi, method: str, url: str, body: object = b"", headers: dict[str, str] | None = None
-) -> Played:
+) -> PlayedScript:
     path, _, query = url.partition("?")
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     return play(admin(SimRequest(method, path, GOOD if headers is None else headers, sent, query)))

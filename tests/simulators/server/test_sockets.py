@@ -184,7 +184,7 @@ class TestEnds:
         assert [ZeroDivisionError] == [type(error) for error in heard]
 
 
-class Watched:
+class WatchedScript:
     """A script that tells when it was closed."""
 
     def __init__(self, *actions: Action) -> None:
@@ -218,7 +218,7 @@ class TestClientLeaves:
         self, rest: Action, how: Callable[[asyncio.StreamWriter], None]
     ) -> None:
         """The script ends as soon as its client goes, though it had nothing to send."""
-        script = Watched(Head(), Data(b"a"), rest, Data(b"never"))
+        script = WatchedScript(Head(), Data(b"a"), rest, Data(b"never"))
         async with serve(script) as server:
             reader, writer = await connect(server)
             writer.write(GET)
@@ -232,7 +232,7 @@ class TestClientLeaves:
 
     async def test_does_not_read(self) -> None:
         """A client that stops reading stops the script, bounded in memory; when it goes, the script ends."""
-        script = Watched(Head(), *([Data(bytes(65536))] * 10_000), End())
+        script = WatchedScript(Head(), *([Data(bytes(65536))] * 10_000), End())
         async with serve(script) as server:
             reader, writer = await connect(server)
             reader._transport.pause_reading()  # type: ignore[attr-defined]
@@ -250,7 +250,7 @@ class TestClientLeaves:
 
     async def test_server_ends(self) -> None:
         """Leaving `serve` drops every connection and closes every script."""
-        script = Watched(Head(), Hang())
+        script = WatchedScript(Head(), Hang())
         async with serve(script) as server:
             reader, writer = await connect(server)
             writer.write(GET)

@@ -18,7 +18,7 @@ STEPS: list[Action] = [
 ]
 
 
-class Wire(asyncio.Transport):
+class RecordingTransport(asyncio.Transport):
     """Notes what is written, and when."""
 
     def __init__(self) -> None:
@@ -43,8 +43,8 @@ class Wire(asyncio.Transport):
         return False
 
 
-def connected() -> tuple[_Connection, Wire]:
-    wire = Wire()
+def connected() -> tuple[_Connection, RecordingTransport]:
+    wire = RecordingTransport()
     connection = _Connection(lambda request: iter([*STEPS, End()]), set())
     connection.connection_made(cast(asyncio.Transport, wire))
     return connection, wire

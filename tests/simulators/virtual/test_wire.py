@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from dub5.service.wire.aiohttp_wire import AiohttpWire
-from dub5.service.wire.base import Kind, Slots, Stage, Wire, WireFailure, WireRequest, WireResponse
+from dub5.service.wire.base import FailureKind, Slots, Stage, Wire, WireFailure, WireRequest, WireResponse
 from dub5.simulators.script import (
     Action,
     Close,
@@ -108,20 +108,20 @@ async def test_an_endless_burst() -> None:
     await response.aclose()
 
 
-BROKEN: dict[str, tuple[list[Action], Stage, Kind]] = {
-    "reset before the head": ([Wait(1), Reset()], Stage.WAIT, Kind.RESET),
-    "close before the head": ([Close()], Stage.WAIT, Kind.CLOSED),
-    "end before the head": ([End()], Stage.WAIT, Kind.CLOSED),
-    "nothing at all": ([], Stage.WAIT, Kind.CLOSED),
-    "no status line": ([Raw(b"garbage")], Stage.WAIT, Kind.PROTOCOL),
-    "a length that is no number": ([Head(200, {"content-length": "x"})], Stage.WAIT, Kind.PROTOCOL),
-    "reset in the body": ([Head(), Data(b"da"), Reset()], Stage.BODY, Kind.RESET),
-    "close in the body": ([Head(), Data(b"da"), Close()], Stage.BODY, Kind.CLOSED),
-    "close in a sized body": ([SIZED, Data(b"da"), Close()], Stage.BODY, Kind.CLOSED),
-    "end short of the length": ([SIZED, Data(b"da"), End()], Stage.BODY, Kind.CLOSED),
-    "a script that just stops": ([Head(), Data(b"da")], Stage.BODY, Kind.CLOSED),
-    "broken chunks": ([Head(), Data(b"da"), Wait(1), Raw(b"zz")], Stage.BODY, Kind.PROTOCOL),
-    "compressed": ([Head(200, {"content-encoding": "gzip"}), *WHOLE[1:]], Stage.BODY, Kind.PROTOCOL),
+BROKEN: dict[str, tuple[list[Action], Stage, FailureKind]] = {
+    "reset before the head": ([Wait(1), Reset()], Stage.WAIT, FailureKind.RESET),
+    "close before the head": ([Close()], Stage.WAIT, FailureKind.CLOSED),
+    "end before the head": ([End()], Stage.WAIT, FailureKind.CLOSED),
+    "nothing at all": ([], Stage.WAIT, FailureKind.CLOSED),
+    "no status line": ([Raw(b"garbage")], Stage.WAIT, FailureKind.PROTOCOL),
+    "a length that is no number": ([Head(200, {"content-length": "x"})], Stage.WAIT, FailureKind.PROTOCOL),
+    "reset in the body": ([Head(), Data(b"da"), Reset()], Stage.BODY, FailureKind.RESET),
+    "close in the body": ([Head(), Data(b"da"), Close()], Stage.BODY, FailureKind.CLOSED),
+    "close in a sized body": ([SIZED, Data(b"da"), Close()], Stage.BODY, FailureKind.CLOSED),
+    "end short of the length": ([SIZED, Data(b"da"), End()], Stage.BODY, FailureKind.CLOSED),
+    "a script that just stops": ([Head(), Data(b"da")], Stage.BODY, FailureKind.CLOSED),
+    "broken chunks": ([Head(), Data(b"da"), Wait(1), Raw(b"zz")], Stage.BODY, FailureKind.PROTOCOL),
+    "compressed": ([Head(200, {"content-encoding": "gzip"}), *WHOLE[1:]], Stage.BODY, FailureKind.PROTOCOL),
 }
 
 
@@ -143,10 +143,10 @@ async def test_a_script_that_breaks(name: str) -> None:
 
 
 WAYS = {
-    "refused": (Connect.REFUSED, 0.1, 0.1, Stage.CONNECT, Kind.REFUSED),
-    "slow": (Connect.OPENS, 9, 3, Stage.CONNECT, Kind.TIMEOUT),
-    "stalled": (Connect.STALLS, 0, 3, Stage.CONNECT, Kind.TIMEOUT),
-    "unresolved": (Connect.UNRESOLVED, 0, 0, Stage.RESOLVE, Kind.REFUSED),
+    "refused": (Connect.REFUSED, 0.1, 0.1, Stage.CONNECT, FailureKind.REFUSED),
+    "slow": (Connect.OPENS, 9, 3, Stage.CONNECT, FailureKind.TIMEOUT),
+    "stalled": (Connect.STALLS, 0, 3, Stage.CONNECT, FailureKind.TIMEOUT),
+    "unresolved": (Connect.UNRESOLVED, 0, 0, Stage.RESOLVE, FailureKind.REFUSED),
 }
 
 
@@ -177,7 +177,7 @@ async def test_no_slot() -> None:
     first = await wire.send(CALL)
     with pytest.raises(WireFailure) as broken:
         await wire.send(CALL)
-    assert (broken.value.stage, broken.value.kind, now()) == (Stage.POOL, Kind.TIMEOUT, CALL.pool_s)
+    assert (broken.value.stage, broken.value.kind, now()) == (Stage.POOL, FailureKind.TIMEOUT, CALL.pool_s)
     await first.aclose()
     await first.aclose()
     assert await whole(await wire.send(CALL)) == [b"data"]
@@ -235,7 +235,7 @@ async def test_a_stale_connection() -> None:
     wire.link(URL).stale = True
     with pytest.raises(WireFailure) as broken:
         await wire.send(CALL)
-    assert (broken.value.kind, broken.value.reused) == (Kind.CLOSED, True)
+    assert (broken.value.kind, broken.value.reused) == (FailureKind.CLOSED, True)
     assert await whole(await wire.send(FRESH)) == [b"data"]
 
 
@@ -263,7 +263,7 @@ async def test_a_wire_that_is_closed() -> None:
     asyncio.get_running_loop().call_later(1, lambda: asyncio.ensure_future(wire.aclose()))
     with pytest.raises(WireFailure) as broken:
         await response.read()
-    assert (broken.value.kind, now()) == (Kind.CLOSED, 1)
+    assert (broken.value.kind, now()) == (FailureKind.CLOSED, 1)
 
 
 async def call_that_leaves(wire: VirtualWire, slots: Slots, told: list[str]) -> None:

@@ -41,7 +41,7 @@ def tool(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def stream(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
-    heard = Heard()
+    heard = StreamSoFar()
     for event in client(url, timeout_s).messages.create(stream=True, **{**ASK, **params}):
         heard.hear(event)
     return heard.seen
@@ -55,7 +55,7 @@ def tool_stream(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str,
 
 def async_stream(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
     async def run() -> dict[str, Any]:
-        heard = Heard()
+        heard = StreamSoFar()
         async with anthropic.AsyncAnthropic(base_url=url, api_key="k", timeout=timeout_s) as ai:
             async for event in await ai.messages.create(stream=True, **{**ASK, **params}):
                 heard.hear(event)
@@ -75,7 +75,7 @@ def models(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]
     return {"text": "", "models": [model.id for model in client(url, timeout_s).models.list()]}
 
 
-class Heard:
+class StreamSoFar:
     """A stream so far."""
 
     def __init__(self) -> None:

@@ -39,14 +39,14 @@ def tool(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def stream(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
-    heard = Heard()
+    heard = StreamSoFar()
     for event in client(url, timeout_s).chat.stream(**{**ASK, **params}):
         heard.hear(event.data)
     return heard.seen
 
 
 def tool_stream(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
-    heard = Heard()
+    heard = StreamSoFar()
     for event in client(url, timeout_s).chat.stream(**{**ASK, **TOOL, **params}):
         heard.hear(event.data)
     return {**heard.seen, "text": json.loads(heard.seen["arguments"])["answer"]}
@@ -54,7 +54,7 @@ def tool_stream(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str,
 
 def async_stream(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
     async def run() -> dict[str, Any]:
-        heard = Heard()
+        heard = StreamSoFar()
         async with client(url, timeout_s) as ai:
             async for event in await ai.chat.stream_async(**{**ASK, **params}):
                 heard.hear(event.data)
@@ -74,7 +74,7 @@ def read_reply(reply: Any) -> dict[str, Any]:
     return {"text": choices[0].message.content or "", "finish": choices[0].finish_reason}
 
 
-class Heard:
+class StreamSoFar:
     """A stream so far."""
 
     def __init__(self) -> None:

@@ -29,14 +29,14 @@ def tool(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def stream(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
-    heard = Heard()
+    heard = StreamSoFar()
     for chunk in client(url, timeout_s).chat.completions.create(stream=True, **{**ASK, **params}):
         heard.hear(chunk)
     return heard.seen
 
 
 def tool_stream(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
-    heard = Heard()
+    heard = StreamSoFar()
     for chunk in client(url, timeout_s).chat.completions.create(stream=True, **{**ASK, **TOOL, **params}):
         heard.hear(chunk)
     return {**heard.seen, "text": json.loads(heard.seen["arguments"])["answer"]}
@@ -44,7 +44,7 @@ def tool_stream(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str,
 
 def async_stream(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
     async def run() -> dict[str, Any]:
-        heard = Heard()
+        heard = StreamSoFar()
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", timeout=timeout_s) as ai:
             async for chunk in await ai.chat.completions.create(stream=True, **{**ASK, **params}):
                 heard.hear(chunk)
@@ -74,7 +74,7 @@ def read_reply(reply: Any) -> dict[str, Any]:
     return {"text": choices[0].message.content or "", "finish": choices[0].finish_reason}
 
 
-class Heard:
+class StreamSoFar:
     """A stream so far."""
 
     def __init__(self) -> None:

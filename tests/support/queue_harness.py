@@ -20,7 +20,7 @@ ONE, TWO = Target("one", "m"), Target("two", "m")
 LONG_S = 1_000.0
 
 
-class Places:
+class FakeFleet:
     """Stands for a fleet. `free` places at each provider; `tell` is what it was asked to call."""
 
     def __init__(self, **free: int) -> None:
@@ -48,11 +48,11 @@ class Places:
             self.tell()
 
 
-class House:
+class QueueHarness:
     """The queue, the places, and who has come, by number."""
 
     def __init__(self, places: int = 0, options: AdmissionOptions | None = None, **free: int) -> None:
-        self.places = Places(**{"one": places, **free})
+        self.places = FakeFleet(**{"one": places, **free})
         self.events: list[QueueLeft] = []
         self.service_times = ServiceTimes()
         self.queue = Queue(options or AdmissionOptions(), self.service_times, Events(self._note))

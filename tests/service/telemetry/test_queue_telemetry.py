@@ -3,8 +3,8 @@
 import pytest
 
 from dub5.service.events import Event, QueueLeft
-from dub5.service.telemetry.board import Board
-from dub5.service.telemetry.logs import Logs
+from dub5.service.telemetry.board import StatusBoard
+from dub5.service.telemetry.logs import EventLogger
 
 HOW = ("served", "served", "left", "expired", "overloaded", "overloaded", "full")
 
@@ -15,7 +15,7 @@ def left(how: str) -> Event:
 
 async def test_the_board_counts() -> None:
     """All that waited, and those who were sent away, by why; neither is news for an operator by itself."""
-    board = Board()
+    board = StatusBoard()
     for how in HOW:
         board.note(left(how))
     seen = board.snapshot()
@@ -32,8 +32,8 @@ async def test_the_board_counts() -> None:
 async def test_the_log(how: str, lines: int) -> None:
     """A line a second for each route that refuses people, and none for waiting."""
     seen: list[bytes] = []
-    log = Logs(lambda line, *, at_once: seen.append(line))
+    log = EventLogger(lambda line, *, at_once: seen.append(line))
     for _ in range(50):
-        log.tell(left(how))
+        log.log(left(how))
     assert len(seen) == lines
     assert all(b'"event":"shed","route":"chat","times":1,"why":"overloaded"' in line for line in seen)
