@@ -10,7 +10,7 @@ one number, and the timer looks at it when it fires.
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 NEVER = float("inf")
@@ -26,10 +26,6 @@ class TimedOut(Exception):
         self.timeout = timeout
 
 
-class Interrupted(Exception):
-    """The wait is of no use any more."""
-
-
 class Timeouts:
     """Guards the waits of one task, each with its own limit, all within one deadline (loop seconds). `outer`: the
     watch of a task that waits for this one."""
@@ -39,41 +35,38 @@ class Timeouts:
         self._outer = outer
         self._inner: list[Timeouts] = []
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
+        task = asyncio.current_task()
+        assert task is not None, "its waits are those of a task"
+        self.task: asyncio.Task[Any] = task
         self._timer: asyncio.TimerHandle | None = None
         self._fires_at_s = NEVER  # when it looks; NEVER without a timer
         self._until_s = NEVER
         self._limit_at_s = NEVER  # the same without the deadline
         self._expired = False
-        self._interrupted = False
         self._in_grace = False
         if outer is not None:
             outer._inner.append(self)
 
     async def run(self, name: str, limit_s: float, awaitable: Awaitable[T]) -> T:
-        """`await wait`, for at most `limit_s` seconds. Raises TimedOut, Interrupted."""
+        """`await wait`, for at most `limit_s` seconds. Raises TimedOut."""
         self._limit_at_s = at_s = self._loop.time() + limit_s
         self._until_s = until_s = min(at_s, self.deadline_s)
         self._in_grace = False
         if until_s < self._fires_at_s:
             self._set_timer(until_s)
-        if self._interrupted:
-            self._loop.call_soon(self._fire_if_waiting)
         try:
             return await awaitable
         except asyncio.CancelledError:
-            if self._expired and self._task is not None:
+            if self._expired:
                 self._expired = False
-                if self._task.uncancel() == 0:
-                    if self._interrupted:
-                        raise Interrupted from None
+                if self.task.uncancel() == 0:
                     raise TimedOut("deadline" if self.deadline_s <= self._limit_at_s else name) from None
             raise  # somebody else cancelled us as well: theirs counts
         finally:
             self._until_s = NEVER
-            if self._expired and self._task is not None:
+            if self._expired:
                 self._expired = False  # what we waited for made something else of our cancel
-                self._task.uncancel()
+                self.task.uncancel()
 
     def extend(self, deadline_s: float) -> None:
         """A later deadline, also for the wait that is guarded now, and for the watches within this one."""
@@ -84,15 +77,6 @@ class Timeouts:
             self._until_s = min(self._limit_at_s, deadline_s)
         for inner in self._inner:
             inner.extend(deadline_s)
-
-    def interrupt(self) -> None:
-        """Ends the wait that is guarded now, and those after it at once, with Interrupted, until `resume`."""
-        self._interrupted = True
-        self._fire_if_waiting()
-
-    def resume(self) -> None:
-        """Waits are of use again."""
-        self._interrupted = False
 
     def close(self) -> None:
         """No more waits; the timer goes."""
@@ -123,12 +107,7 @@ class Timeouts:
         else:
             self._fire()
 
-    def _fire_if_waiting(self) -> None:
-        if self._interrupted and self._until_s != NEVER:
-            self._fire()
-
     def _fire(self) -> None:
-        if self._task is not None:
-            self._expired = True
-            self._until_s = NEVER
-            self._task.cancel()
+        self._expired = True
+        self._until_s = NEVER
+        self.task.cancel()

@@ -1,18 +1,25 @@
-"""When a second target is asked beside a first one that takes longer than usual. Pure.
+"""Hedged requests: when a second target is asked in parallel with a first one, and which. Pure.
 
-    delay   the 95th percentile of what this target took lately for prompts of this size: time to first token of a
-            stream, time to the whole of a JSON answer
-    share   at most 5 % of the requests of the last minute
-    purse   the budget of the provider that would receive it
+    slow    after the 95th percentile of this target's recent latency for prompts of this size: time to first token of
+            a stream, time to a whole JSON answer. At most 5 % of the requests of the last minute, charged to the retry
+            budget of the provider that receives the hedge
+    late    after half of the time left, where the target could use up all of it. A failover that keeps the first
+            attempt running: free if a healthy target exists, otherwise charged to that retry budget
 
-From "The Tail at Scale" (Dean and Barroso, 2013), with Finagle's percentile delay and one purse with the retries.
+From "The Tail at Scale" (Dean and Barroso, 2013), with Finagle's percentile delay and one budget with the retries.
 """
 
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Sequence
 
-from dub5.service.config.options import HedgeOptions
+from dub5.service.config.options import HedgeOptions, TimeoutOptions
+from dub5.service.model import AnyRequest, Target
+from dub5.service.resilience.fleet import Fleet
 from dub5.service.resilience.window import SlidingWindow
+
+SLOW, LATE = "slow", "late"
+LATE_SHARE = 0.75  # of the time left: the latest moment for a late hedge
 
 SAMPLES_MAX = 200
 WINDOW_S = 60
@@ -81,3 +88,29 @@ class Hedges:
         self._window.age(now_s)
         requests, hedges = self._window.sums
         return hedges + 1 <= requests * self._options.share
+
+
+def hedge_delays_s(
+    hedges: Hedges, target: Target, request: AnyRequest, options: TimeoutOptions, left_s: float
+) -> dict[str, float]:
+    """Return the delay in seconds for each reason to hedge an attempt that has `left_s` seconds until the deadline."""
+    delays_s = {}
+    if (usual_s := hedges.delay_s(target.name, request.stream, request.size)) is not None:
+        delays_s[SLOW] = usual_s
+    if left_s <= (options.first_token_s if request.stream else options.whole_answer_s):
+        # A target whose usual latency is over half of the time left gets more of it.
+        delays_s[LATE] = max(left_s / 2, min(usual_s or 0.0, left_s * LATE_SHARE))
+    return delays_s
+
+
+def hedge_target(
+    fleet: Fleet, target: Target, rest: Sequence[Target], why: str, now_s: float
+) -> tuple[Target | None, bool]:
+    """Return the target of another provider that gets the hedge, or None; and whether the hedge is free of charge."""
+    elsewhere = [o for o in rest if o.provider != target.provider and fleet.may_ask(o, now_s)]
+    healthy = [o for o in elsewhere if fleet.is_healthy(o, now_s) and not fleet.in_slow_start(o, now_s)]
+    if healthy:
+        return healthy[0], why == LATE
+    if why == LATE:  # else a late request would never find out that a target is back
+        return next((o for o in elsewhere if not fleet.probe_due(o, now_s)), None), False
+    return None, False

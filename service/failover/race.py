@@ -1,52 +1,75 @@
-"""One branch of a race: its own failover over targets, in its own task."""
+"""Race: two ways to one answer, side by side. The first content wins. Call `Race.add(branch)`, then `Race.finish`.
+
+    own way    the request's own attempts, awaited in its own task; a branch that has an answer cuts it short
+    branch     another way in a task of its own, started now or later: a hedge; or a probe or canary, with the rest
+               of the targets in a second branch
+    losers     are cancelled, or finish in the background, where they show the state of their target
+
+Every branch is ended, whatever happens: an error, the deadline, a request that is cancelled twice, two answers at one
+instant. A request without branches costs no task.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from enum import StrEnum
 
-from dub5.service.failover.attempt import SUPERSEDED, ProviderAnswer, StreamedAnswer
+from dub5.service import clock
+from dub5.service.failover.attempt import CANCELLED, SUPERSEDED, ProviderAnswer, StreamedAnswer
 from dub5.service.failover.context import RequestContext
-from dub5.service.timeouts import Timeouts
+from dub5.service.resilience.permit import Permit
+from dub5.service.timeouts import NEVER, TimedOut, Timeouts
+
+Work = Callable[["Branch", Timeouts], Awaitable[ProviderAnswer | None]]
+
+
+class Purpose(StrEnum):
+    """Why a branch was started."""
+
+    HEDGE = "hedge"  # the own way is slow, or late
+    PROBE = "probe"  # its target may be down: a request with a fallback does not wait for it
+    CANARY = "canary"  # its target fails now and then; it may answer what another target refuses
+    REST = "rest"  # the other targets, in parallel with a probe or canary
 
 
 class Branch:
-    """`work` runs until the branch is ended, or goes on in the background."""
+    """One way in a task of its own.
+
+    `may_finish` decides, when the branch has lost, whether it finishes in the background. `permit` is the one that was
+    acquired for the branch before it began.
+    """
 
     def __init__(
         self,
         context: RequestContext,
+        purpose: Purpose,
         deadline_s: float,
-        work: Callable[["Branch", Timeouts], Awaitable[ProviderAnswer | None]],
+        work: Work,
+        may_finish: Callable[[], bool] = lambda: False,
+        permit: Permit | None = None,
     ) -> None:
         self.answer: ProviderAnswer | None = None
-        self.superseded = False  # another one was faster
+        self.superseded = False  # another way was faster
         self.in_background = False  # the request has its answer
+        self.purpose = purpose
+        self.may_finish = may_finish
+        self._permit = permit
         self.task = asyncio.create_task(self._run(context, deadline_s, work))
 
-    async def _run(
-        self,
-        context: RequestContext,
-        deadline_s: float,
-        work: Callable[["Branch", Timeouts], Awaitable[ProviderAnswer | None]],
-    ) -> None:
+    async def _run(self, context: RequestContext, deadline_s: float, work: Work) -> None:
         timeouts = Timeouts(deadline_s, outer=context.timeouts)
         try:
             self.answer = await work(self, timeouts)
         finally:
             timeouts.close()
 
-    def continue_in_background(self) -> None:
-        """The request has its answer; what is out may tell how its target does, and is not repeated."""
-        self.in_background = True
-
     async def end(self, superseded: bool) -> None:
-        """It is not wanted any more."""
+        """Cancel the branch and wait for its end."""
         self.superseded = superseded
         self.task.cancel()
         await self.close()
 
     async def close(self) -> None:
-        """Waits for its end, and lets go of what it found."""
+        """Wait for the branch's end. Release its answer, and its permit if it never began."""
         try:
             await asyncio.wait({self.task})
         except asyncio.CancelledError:
@@ -54,33 +77,133 @@ class Branch:
             await asyncio.wait({self.task})
             raise
         finally:
+            if self._permit is not None:
+                self._permit.end(CANCELLED, clock.now(), reached=False)
             if isinstance(self.answer, StreamedAnswer):
                 await self.answer.aclose(SUPERSEDED)
 
 
-@dataclass(slots=True)
-class PendingHedge:
-    """The second branch of a hedged attempt, once there is one. Its answer ends the wait for the first one."""
+class BranchPool:
+    """The branches that outlive their request, until the process ends."""
 
-    branch: Branch | None = None
-    may_interrupt: bool = True
+    def __init__(self) -> None:
+        self._background: dict[asyncio.Task[None], None] = {}
+        self._ending: dict[asyncio.Future[list[None]], None] = {}
+
+    @property
+    def in_background(self) -> int:
+        """Return the number of branches that finish in the background."""
+        return len(self._background)
+
+    def finish_in_background(self, branch: Branch) -> None:
+        """Let a branch finish by itself. Its attempt is not repeated."""
+        branch.in_background = True
+        finishing = asyncio.create_task(branch.close(), name="probe heard out")
+        self._background[finishing] = None
+        finishing.add_done_callback(self._background.pop)
+
+    async def end(self, *branches: Branch, superseded: bool) -> None:
+        """Cancel branches and wait for their end. They also end where the caller is cancelled meanwhile."""
+        ending = asyncio.gather(*(branch.end(superseded) for branch in branches))
+        self._ending[ending] = None
+        ending.add_done_callback(self._ending.pop)
+        await asyncio.shield(ending)
+
+    async def aclose(self) -> None:
+        """End every branch that is still out."""
+        for finishing in list(self._background):
+            finishing.cancel()
+            await asyncio.gather(finishing, return_exceptions=True)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
 
-async def first_success(
-    context: RequestContext, *branches: Branch, unless: Branch | None = None, sure: Branch | None = None
-) -> ProviderAnswer | None:
-    """What the first leg found; None when all have ended without, or `unless` has, or the request has no hope, and
-    `sure` says so too."""
-    running = list(branches)
-    while running:
-        await asyncio.wait([branch.task for branch in running], return_when=asyncio.FIRST_COMPLETED)
-        for branch in running:
-            if branch.task.done():
-                branch.task.result()  # a defect of ours is raised
-                if branch.answer is not None:
-                    return branch.answer
-        hopeless = context.given_up and (sure is None or sure.task.done())
-        if hopeless or (unless is not None and unless.task.done()):
-            return None
-        running = [branch for branch in running if not branch.task.done()]
-    return None
+class Race:
+    """The own way of one request, or of one of its branches, and the branches beside it.
+
+    `timeouts` are those of the own way's task.
+    """
+
+    def __init__(self, pool: BranchPool, context: RequestContext, timeouts: Timeouts) -> None:
+        self.won_by_branch = False  # the own way was cut short
+        self._pool = pool
+        self._context = context
+        self._timeouts = timeouts
+        self._own_way_over = False
+        self._cancelling = False  # our cancellation of the own way is not taken back yet
+        self._branches: list[Branch] = []
+
+    def add(self, branch: Branch) -> None:
+        """Let a branch take part from now on."""
+        self._branches.append(branch)
+        branch.task.add_done_callback(lambda _: self._on_branch_end(branch))
+
+    def _on_branch_end(self, branch: Branch) -> None:
+        if branch.answer is not None and not (self._own_way_over or self.won_by_branch):
+            self.won_by_branch = self._cancelling = True
+            self._timeouts.task.cancel()
+
+    def absorb_cancel(self) -> bool:
+        """Take back this race's cancellation of the own way. Return whether it was the only one."""
+        if not self._cancelling:
+            return False
+        self._cancelling = False
+        return self._timeouts.task.uncancel() == 0
+
+    async def finish(self, answer: ProviderAnswer | None) -> ProviderAnswer | None:
+        """Return the own way's answer, else that of the first branch, else None. End or release all other branches."""
+        self._own_way_over = True
+        self.absorb_cancel()  # a wait may have turned the cancellation into something else
+        try:
+            if answer is None:
+                answer = await self._first_answer()
+            await self._end_losers(answer)
+        except BaseException:  # cancelled meanwhile: the answer has no taker
+            await self.abandon(superseded=answer is not None)
+            if isinstance(answer, StreamedAnswer):
+                await answer.aclose(SUPERSEDED if self.won_by_branch else CANCELLED)
+            raise
+        if isinstance(answer, StreamedAnswer):
+            answer.move_to(self._timeouts)
+        return answer
+
+    async def abandon(self, *, superseded: bool) -> None:
+        """End every branch: the request wants no answer any more."""
+        self._own_way_over = True
+        await self._pool.end(*self._branches, superseded=superseded)
+
+    async def _first_answer(self) -> ProviderAnswer | None:
+        while True:
+            for branch in self._branches:
+                if branch.task.done():
+                    branch.task.result()  # a defect of ours is raised
+                    if branch.answer is not None:
+                        return branch.answer
+            running = [branch for branch in self._branches if not branch.task.done()]
+            if not any(map(self._is_awaited, running)):
+                return None
+            before_ns = clock.tick_ns()
+            try:
+                change = asyncio.wait([b.task for b in running], return_when=asyncio.FIRST_COMPLETED)
+                await self._timeouts.run("race", NEVER, change)
+            except TimedOut:  # the deadline: the final error says so
+                return None
+            finally:
+                if self._timeouts is self._context.timeouts:
+                    self._context.upstream_ns += clock.tick_ns() - before_ns
+
+    def _is_awaited(self, branch: Branch) -> bool:
+        if branch.purpose is Purpose.CANARY:
+            return True
+        if self._context.given_up:
+            return False
+        return not (branch.purpose is Purpose.PROBE and self._context.has_fallback)
+
+    async def _end_losers(self, answer: ProviderAnswer | None) -> None:
+        losers = []
+        for branch in self._branches:
+            if not branch.task.done() and branch.may_finish():
+                self._pool.finish_in_background(branch)
+            elif answer is None or branch.answer is not answer:
+                losers.append(branch)
+        if losers:
+            await self._pool.end(*losers, superseded=answer is not None)

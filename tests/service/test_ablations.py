@@ -264,7 +264,7 @@ def _only(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
         if "suspicion" in names:
             patch.setattr(Breaker, "on_probation", False)
         if "late" in names:
-            patch.setattr(_FailoverLoop, "_hedge_delays_s", lambda walk, target, rest: {})
+            patch.setattr(_FailoverLoop, "_schedule_hedge", lambda loop, target, rest: [])
         if "few_calls" in names:
             patch.setattr(ErrorRateWindow, "_failed_last", lambda record, now_s: False)
         if "last_resort" in names:

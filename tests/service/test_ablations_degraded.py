@@ -94,13 +94,13 @@ Play = Callable[[DegradedOptions], Awaitable[bool]]
 
 
 def no_stand_in(patch: pytest.MonkeyPatch) -> None:
-    whole = _FailoverLoop._should_race
+    whole = _FailoverLoop._needs_branch
 
     def waits(self: _FailoverLoop, *args: Any) -> bool:
         self._context.has_fallback = False
         return whole(self, *args)
 
-    patch.setattr(_FailoverLoop, "_should_race", waits)
+    patch.setattr(_FailoverLoop, "_needs_branch", waits)
 
 
 def no_stale(patch: pytest.MonkeyPatch) -> None:

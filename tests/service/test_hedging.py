@@ -14,7 +14,6 @@ from dub5.service.config.options import (
     TimeoutOptions,
 )
 from dub5.service.model import Target
-from dub5.service.timeouts import Interrupted, Timeouts
 from dub5.simulators.script import Hang, Respond, Script, SimRequest, Wait
 from dub5.simulators.virtual import Connect
 from tests.service.test_ablations import SteadyClients
@@ -225,22 +224,3 @@ async def test_ablation() -> None:
 
     assert await waited({}) <= 4
     assert await waited({"hedge": HedgeOptions(share=0.0)}) >= 15
-
-
-async def test_an_interrupted_wait() -> None:
-    """It ends at once, and so do those after it, until the watch is calm again; nothing of it is left."""
-    timeouts = Timeouts(clock.now() + 10.0)
-    asyncio.get_running_loop().call_later(0.5, timeouts.interrupt)
-    for _ in range(2):
-        with pytest.raises(Interrupted):
-            await timeouts.run("first_token", 5.0, asyncio.sleep(3.0))
-        assert clock.now() == pytest.approx(0.5, abs=0.01)
-    timeouts.resume()
-    await timeouts.run("first_token", 5.0, asyncio.sleep(1.0))
-    timeouts.close()
-    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
-
-
-def test_the_body_of_a_request_has_a_size() -> None:
-    """Prompts are told apart by their bytes."""
-    assert len(str(body()["messages"])) < 2_000
