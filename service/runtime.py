@@ -93,7 +93,7 @@ class Runtime:
             settings, process.admission, process.queue, process.board, self.states, capabilities, offline
         )
         timeout_options = {
-            target: route.settings.clocks for route in routes.values() for target in route.targets
+            target: route.settings.timeouts for route in routes.values() for target in route.targets
         }
         self.prober = Prober(
             self.failover, timeout_options, settings.probe, process.rng("probes"), process.new_id

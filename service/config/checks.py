@@ -58,9 +58,9 @@ def warnings(settings: Settings) -> list[str]:
             found_warnings.append(
                 f"route {route.name!r}: every provider behind it is isolated: nobody will answer."
             )
-        if route.clocks.first_token_s > settings.breaker.probe_s:
+        if route.timeouts.first_token_s > settings.breaker.probe_s:
             found_warnings.append(
-                f"route {route.name!r}: clocks.first_token_s is longer than breaker.probe_s: a target that takes"
+                f"route {route.name!r}: timeouts.first_token_s is longer than breaker.probe_s: a target that takes"
                 " longer than that to answer a probe is not found to be back."
             )
         found_warnings += _cache_warnings(route) + _degraded_warnings(route)
@@ -153,7 +153,7 @@ def _url_problems(provider: ProviderSettings) -> list[str]:
 
 
 def _degraded_warnings(route: RouteSettings) -> list[str]:
-    where, degraded, first_s = f"route {route.name!r}: degraded", route.degraded, route.clocks.first_token_s
+    where, degraded, first_s = f"route {route.name!r}: degraded", route.degraded, route.timeouts.first_token_s
     within_s = degraded.answer_within_s
     if not degraded.enabled:
         named = [name for name in ("answer_within_s", "templates") if getattr(degraded, name) is not None]
@@ -166,7 +166,7 @@ def _degraded_warnings(route: RouteSettings) -> list[str]:
         )
     if within_s is not None and within_s <= first_s:
         found_warnings.append(
-            f"{where}.answer_within_s: is not longer than clocks.first_token_s: a target that stalls is never found"
+            f"{where}.answer_within_s: is not longer than timeouts.first_token_s: a target that stalls is never found"
             " to be failing, and nobody else is asked in its place."
         )
     return found_warnings
@@ -192,8 +192,8 @@ def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:
     if route.degraded.templates is not None:
         _, problems = templates.read(Path(route.degraded.templates))
         found += [f"route {route.name!r}: degraded.templates: {problem}" for problem in problems]
-    if route.clocks.first_token_s > route.clocks.total_s:
-        found.append(f"route {route.name!r}: clocks.first_token_s is longer than clocks.total_s.")
+    if route.timeouts.first_token_s > route.timeouts.total_s:
+        found.append(f"route {route.name!r}: timeouts.first_token_s is longer than timeouts.total_s.")
     return found
 
 

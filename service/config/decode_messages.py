@@ -1,6 +1,7 @@
 """What the decoder says, in words that a person who did not write it understands."""
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -40,3 +41,9 @@ def field_path(error: msgspec.ValidationError) -> str:
     if missing:
         return f"{path}.{missing[1]}" if path else missing[1]
     return path
+
+
+def table_label(where: str, index: int, row: Any) -> str:
+    """Return how messages call a table of a list: "route 'chat'", or "route number 1" if it has no name."""
+    name = row.get("name") if isinstance(row, dict) else None
+    return f"{where} {name!r}" if isinstance(name, str) else f"{where} number {index + 1}"

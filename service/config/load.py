@@ -16,8 +16,9 @@ import msgspec
 from msgspec import Struct
 
 from dub5.service.config.checks import contradictions, exposure_problems, redis_url_problems, warnings
-from dub5.service.config.decode_messages import field_path, validation_message
+from dub5.service.config.decode_messages import field_path, table_label, validation_message
 from dub5.service.config.options import RedisOptions
+from dub5.service.config.renamed import new_name, old_names, rename, renamed_variables
 from dub5.service.config.secrets import SecretReader, read_text
 from dub5.service.config.settings import AdminSettings, LoadedSettings, Secret, Settings, SettingsProblems
 
@@ -45,6 +46,8 @@ def load(
     data = _file(path, is_reload, problems)
     if problems:
         raise SettingsProblems(problems)
+    renamed = rename(data, problems)
+    environ, renamed_in_environ = renamed_variables(environ, ENV_PREFIX, problems)
     _apply_environment(data, environ)
     if isinstance(server := data.setdefault("server", {}), dict):
         server |= {name: value for name, value in (("host", host), ("port", port)) if value is not None}
@@ -59,7 +62,7 @@ def load(
         kept,
         {p.name: _secrets(keys.read(f"provider {p.name!r}.key_env", p.key_env)) for p in kept.provider},
         _secrets(keys.read("server.caller_keys_env", kept.server.caller_keys_env)),
-        (*needs_restart, *warnings(kept)),
+        (*renamed, *renamed_in_environ, *needs_restart, *warnings(kept)),
         _redis_url(kept.cache.redis, keys, problems),
         _admin_token(kept.admin, keys, problems),
     )
@@ -145,7 +148,7 @@ def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
         if not isinstance(value, list) or not value:
             problems.append(f"{where}: write at least one [[{where}]] table.")
             return ()
-        found = [_read(inner, one, _label(where, i, one), problems) for i, one in enumerate(value)]
+        found = [_read(inner, one, table_label(where, i, one), problems) for i, one in enumerate(value)]
         return tuple(one for one in found if one is not None)
     try:
         if isinstance(value, _EnvText):
@@ -170,11 +173,6 @@ def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
         return None
 
 
-def _label(where: str, index: int, data: Any) -> str:
-    name = data.get("name") if isinstance(data, dict) else None
-    return f"{where} {name!r}" if isinstance(name, str) else f"{where} number {index + 1}"
-
-
 def _missing_setting(where: str) -> str:
     if where in ("provider", "route"):
         return f"No {where} is configured: add a [[{where}]] table."
@@ -182,7 +180,7 @@ def _missing_setting(where: str) -> str:
 
 
 def _unknown_setting(where: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    near = [new_name(word) for word in difflib.get_close_matches(name, known + old_names(known), n=1)]
     if "key" in name and "key_env" in known:
         near = ["key_env"]
     hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}."

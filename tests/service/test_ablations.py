@@ -71,7 +71,7 @@ class SteadyClients:
 async def breaker(options: Options) -> bool:
     """A target hangs for five minutes: hardly anybody waits for it."""
     async with ServiceWorld(
-        one=STALLS, two=healthy(), options=options, clocks=TimeoutOptions(first_token_s=3)
+        one=STALLS, two=healthy(), options=options, timeouts=TimeoutOptions(first_token_s=3)
     ) as world:
         clients = await SteadyClients(world).ask(300, 1.0)
     return clients.waited(1.0) <= 10
@@ -187,7 +187,7 @@ async def health(options: Options) -> bool:
     """A quarter of a target's requests hang, too few for its breaker: others go first, so few people wait."""
     sick = share(0.25, STALLS, healthy())
     async with ServiceWorld(
-        one=sick, two=healthy(), options=options, clocks=TimeoutOptions(first_token_s=5)
+        one=sick, two=healthy(), options=options, timeouts=TimeoutOptions(first_token_s=5)
     ) as world:
         clients = await SteadyClients(world).ask(1200, 0.1)
     return clients.waited(3.0) < 1200 * 0.08

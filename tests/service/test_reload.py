@@ -114,7 +114,7 @@ class TestInFlight:
         """A stream goes by the clocks it began with; the next one by the new ones."""
         async with ServiceWorld(one=SLOW) as world, world.stream() as stream:
             said = await stream.read()
-            reload(world, route=routed(world.service.settings, clocks=TimeoutOptions(between_tokens_s=1.0)))
+            reload(world, route=routed(world.service.settings, timeouts=TimeoutOptions(between_tokens_s=1.0)))
             while data := await stream.read():
                 said += data
             assert text_of(said) == "".join(WORDS)

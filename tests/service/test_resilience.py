@@ -110,12 +110,12 @@ class TestProbes:
     """`one` stalls for ever, or until a moment; its breaker opens after five."""
 
     BREAKER = BreakerOptions(failures_in_a_row=2, ramp_s=0.0)
-    CLOCKS = TimeoutOptions(first_token_s=3.0)
+    TIMEOUTS = TimeoutOptions(first_token_s=3.0)
 
     def world(self, one: Respond, two: Respond | None = None, **more: object) -> ServiceWorld:
         more = {"options": NO_PROBES, **more}
         two_too = {} if two is None else {"two": two}
-        return ServiceWorld(one=one, **two_too, breaker=self.BREAKER, clocks=self.CLOCKS, **more)  # type: ignore[arg-type]
+        return ServiceWorld(one=one, **two_too, breaker=self.BREAKER, timeouts=self.TIMEOUTS, **more)  # type: ignore[arg-type]
 
     async def test_nobody_waits_for_one(self) -> None:
         """While a target is dead, those whose requests probe it are answered as fast as all others."""
@@ -143,7 +143,7 @@ class TestProbes:
             one=until(3, status(529, b"{}"), healthy()),
             two=STALLS,
             breaker=BreakerOptions(failures_in_a_row=2, ramp_s=60.0),
-            clocks=self.CLOCKS,
+            timeouts=self.TIMEOUTS,
             options=NO_PROBES,
         ) as world:
             await asyncio.gather(*(world.ask(stream=True) for _ in range(2)))
@@ -196,8 +196,10 @@ class TestProbes:
 
     async def test_a_probe_that_hangs_blocks_nobody(self) -> None:
         """With one provider, and answers that may take a minute, the next probe does not wait for the last one."""
-        clocks = TimeoutOptions(whole_answer_s=60.0)
-        async with ServiceWorld(one=until(100, STALLS, healthy()), clocks=clocks, options=NO_PROBES) as world:
+        timeouts = TimeoutOptions(whole_answer_s=60.0)
+        async with ServiceWorld(
+            one=until(100, STALLS, healthy()), timeouts=timeouts, options=NO_PROBES
+        ) as world:
             asks: list[asyncio.Task[object]] = []
             answered_s = 0.0
             while clock.now() < 130 and not answered_s:
