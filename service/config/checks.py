@@ -184,11 +184,13 @@ def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:
             near = difflib.get_close_matches(provider, providers, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"configured: {', '.join(providers)}."
             found.append(f"route {route.name!r}: target {target!r} names no configured provider; {hint}")
-    for pattern in route.notices:
+    for pattern in route.reject_patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            found.append(f"route {route.name!r}: notices: {pattern!r} is not a regular expression: {error}.")
+            found.append(
+                f"route {route.name!r}: reject_patterns: {pattern!r} is not a regular expression: {error}."
+            )
     if route.degraded.templates is not None:
         _, problems = templates.read(Path(route.degraded.templates))
         found += [f"route {route.name!r}: degraded.templates: {problem}" for problem in problems]

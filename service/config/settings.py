@@ -96,7 +96,7 @@ class RouteSettings(Struct, frozen=True):
     timeouts: TimeoutOptions = TimeoutOptions()
     cache: CacheOptions = CacheOptions()
     degraded: DegradedOptions = DegradedOptions()
-    notices: tuple[str, ...] = ()
+    reject_patterns: tuple[str, ...] = ()
 
 
 class AdminSettings(Struct, frozen=True):

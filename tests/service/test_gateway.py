@@ -291,7 +291,7 @@ class TestNotices:
     """Routes that name patterns hold the beginning of an answer back until it can be judged."""
 
     NOTICE = ("The legacy ", "text API is being ", "deprecated for authenticated users.")
-    ROUTE = MappingProxyType({"notices": (r"legacy text API is being deprecated",)})
+    ROUTE = MappingProxyType({"reject_patterns": (r"legacy text API is being deprecated",)})
 
     @pytest.mark.parametrize("stream", [False, True])
     async def test_notice(self, stream: bool) -> None:

@@ -218,7 +218,7 @@ class TestCache:
         assert world.happened("cache_hit") == 1
         assert answer.headers["x-dub5-cache"] == "miss"
 
-    @pytest.mark.parametrize("change", ["target", "address", "notices"])
+    @pytest.mark.parametrize("change", ["target", "address", "reject_patterns"])
     async def test_not_from_others(self, change: str) -> None:
         """What was kept of other targets, or of another address, or unjudged, is not given."""
         async with ServiceWorld(one=healthy(), two=healthy(), route=CACHED) as world:
@@ -230,8 +230,8 @@ class TestCache:
                     reload(world, route=routed(settings, targets=("two/m",)))
                 case "address":
                     reload(world, provider=(replace(one, base_url=two.base_url), two))
-                case "notices":
-                    reload(world, route=routed(settings, notices=("hello",)))
+                case "reject_patterns":
+                    reload(world, route=routed(settings, reject_patterns=("hello",)))
             answer = await world.ask(temperature=0)
         assert answer.headers.get("x-dub5-cache") != "hit"
         assert len(world.asked["two"]) == 1

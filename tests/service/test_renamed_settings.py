@@ -23,6 +23,7 @@ targets = ["one/gpt"]
 """
 VALUES = {
     "route.clocks": "{first_token_s = 7.0}",
+    "route.notices": '["is being deprecated"]',
 }
 LABELS = {"route": "route 'chat': ", "provider": "provider 'one': "}
 
