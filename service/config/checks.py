@@ -23,8 +23,8 @@ def contradictions(settings: Settings, providers: list[str]) -> list[str]:
     for provider in settings.provider:
         found += _url_problems(provider)
         found += [
-            f"provider {provider.name!r}.differs.headers: {name} is set by the service itself; keys come from key_env."
-            for name in provider.differs.headers
+            f"provider {provider.name!r}.overrides.headers: {name} is set by the service itself; keys come from key_env."
+            for name in provider.overrides.headers
             if name.lower() in OUR_HEADERS
         ]
     for route in settings.route:

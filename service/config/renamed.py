@@ -11,6 +11,7 @@ from dub5.service.config.decode_messages import table_label
 RENAMED: Mapping[str, str] = {  # path of the old name -> new name
     "route.clocks": "timeouts",
     "route.notices": "reject_patterns",
+    "provider.differs": "overrides",
 }
 
 

@@ -24,6 +24,7 @@ targets = ["one/gpt"]
 VALUES = {
     "route.clocks": "{first_token_s = 7.0}",
     "route.notices": '["is being deprecated"]',
+    "provider.differs": "{developer_role = false}",
 }
 LABELS = {"route": "route 'chat': ", "provider": "provider 'one': "}
 

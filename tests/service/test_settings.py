@@ -106,9 +106,9 @@ def test_a_key_in_the_wrong_place_is_not_shown(read) -> None:
     for value in ('["sk-proj-abc"]', '"sk-proj-abc"'):
         assert "sk-proj" not in "".join(problems(read, GOOD.replace('["KEY_ONE"]', value)))
 
-    headers = 'differs = {headers = {"x-token" = "sk-proj-abc", "not ok" = "x"}}\n[[route]]'
+    headers = 'overrides = {headers = {"x-token" = "sk-proj-abc", "not ok" = "x"}}\n[[route]]'
     said = problems(read, GOOD.replace("[[route]]", headers))
-    assert "differs.headers" in said[0]
+    assert "overrides.headers" in said[0]
     assert "sk-proj" not in said[0]
 
 
