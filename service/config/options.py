@@ -42,7 +42,7 @@ class BreakerOptions(Struct, frozen=True):
     host_open_max_s: Seconds = 55.0
     probes_max: Count = 1
     probe_s: Seconds = 10.0
-    ramp_s: SecondsOrZero = 10.0
+    slow_start_s: SecondsOrZero = 10.0
 
 
 class RetryOptions(Struct, frozen=True):

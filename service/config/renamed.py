@@ -12,6 +12,7 @@ RENAMED: Mapping[str, str] = {  # path of the old name -> new name
     "route.clocks": "timeouts",
     "route.notices": "reject_patterns",
     "provider.differs": "overrides",
+    "breaker.ramp_s": "slow_start_s",
 }
 
 

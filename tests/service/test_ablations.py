@@ -282,7 +282,7 @@ MECHANISMS: list[tuple[Scenario, Options, Callable[[pytest.MonkeyPatch], None]]]
     (late, {}, _only("late")),
     (suspicion, {}, _only("suspicion")),
     (active_probe, {"probe": ProbeOptions(enabled=False)}, KEEP),
-    (slow_start, {"breaker": BreakerOptions(ramp_s=0.0)}, KEEP),
+    (slow_start, {"breaker": BreakerOptions(slow_start_s=0.0)}, KEEP),
     (slowness, {"breaker": BreakerOptions(slow_share=1.0, slow_of_clock=1.0)}, KEEP),
     (last_candidate, {}, _only("last_resort")),
     (retry, {"retry": RetryOptions(same_target_max=0, last_target_max=0)}, KEEP),

@@ -122,7 +122,7 @@ async def test_a_probe_that_fails_behind_a_substitute() -> None:
     """It has told what there was to tell: it is not repeated for a request that has its answer."""
     broken = script(Head(200, SSE), chunk({"content": "hello "}), Wait(0.1), Close())
     options = {"probe": ProbeOptions(enabled=False)}
-    breaker = BreakerOptions(failures_in_a_row=2, ramp_s=0.0)
+    breaker = BreakerOptions(failures_in_a_row=2, slow_start_s=0.0)
     route = ON | {"delivery": "whole"}
     async with ServiceWorld(
         one=in_turn(DOWN, DOWN, broken), route=route, breaker=breaker, options=options

@@ -281,7 +281,7 @@ class TestProbes:
         def one(request):
             return late[0](request)
 
-        short = BreakerOptions(failures_in_a_row=1, open_s=10.0, ramp_s=0.0)
+        short = BreakerOptions(failures_in_a_row=1, open_s=10.0, slow_start_s=0.0)
         off = {"probe": ProbeOptions(enabled=False), "retry": ASKED_ONCE}
         async with ServiceWorld(one=one, two=healthy(), breaker=short) as world:
             reload(world, **off)

@@ -25,6 +25,7 @@ VALUES = {
     "route.clocks": "{first_token_s = 7.0}",
     "route.notices": '["is being deprecated"]',
     "provider.differs": "{developer_role = false}",
+    "breaker.ramp_s": "7.0",
 }
 LABELS = {"route": "route 'chat': ", "provider": "provider 'one': "}
 

@@ -109,7 +109,7 @@ class TestSameTarget:
 class TestProbes:
     """`one` stalls for ever, or until a moment; its breaker opens after five."""
 
-    BREAKER = BreakerOptions(failures_in_a_row=2, ramp_s=0.0)
+    BREAKER = BreakerOptions(failures_in_a_row=2, slow_start_s=0.0)
     TIMEOUTS = TimeoutOptions(first_token_s=3.0)
 
     def world(self, one: Respond, two: Respond | None = None, **more: object) -> ServiceWorld:
@@ -142,7 +142,7 @@ class TestProbes:
         async with ServiceWorld(
             one=until(3, status(529, b"{}"), healthy()),
             two=STALLS,
-            breaker=BreakerOptions(failures_in_a_row=2, ramp_s=60.0),
+            breaker=BreakerOptions(failures_in_a_row=2, slow_start_s=60.0),
             timeouts=self.TIMEOUTS,
             options=NO_PROBES,
         ) as world:
@@ -246,7 +246,7 @@ class TestProbes:
 
 
 class TestSlowness:
-    BREAKER = BreakerOptions(calls_min=5, ramp_s=0.0)
+    BREAKER = BreakerOptions(calls_min=5, slow_start_s=0.0)
     SLOW = staticmethod(healthy(first_s=6.0))
 
     async def test_others_are_asked(self) -> None:
@@ -285,7 +285,7 @@ class TestSlowness:
 class TestLoad:
     async def test_slow_start(self) -> None:
         """A target that is back gets a growing share, not everything at once."""
-        breaker = BreakerOptions(failures_in_a_row=2, ramp_s=10.0)
+        breaker = BreakerOptions(failures_in_a_row=2, slow_start_s=10.0)
         async with ServiceWorld(
             one=until(3, status(529), healthy()), two=healthy(), breaker=breaker
         ) as world:

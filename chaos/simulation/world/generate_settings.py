@@ -98,7 +98,7 @@ def _breaker(rng: Random) -> BreakerOptions:
         slow_share=rng.choice((0.3, 0.6)),
         open_s=rng.choice((1.0, 3.0, 5.0)),
         probes_max=rng.choice((1, 1, 2, 3)),
-        ramp_s=rng.choice((0.0, 5.0, 10.0)),
+        slow_start_s=rng.choice((0.0, 5.0, 10.0)),
     )
 
 
