@@ -29,13 +29,13 @@ class TimeoutOptions(Struct, frozen=True):
 
 class BreakerOptions(Struct, frozen=True):
     """When a target, or a host, is left alone, and for how long. A first token is slow when it took more than
-    `slow_of_clock` of the route's first-token clock."""
+    `slow_of_timeout` of the route's first-token clock."""
 
     window_s: WindowSeconds = 30
     calls_min: Count = 10
     failure_share: Share = 0.5
     slow_share: Share = 0.6
-    slow_of_clock: Share = 0.5
+    slow_of_timeout: Share = 0.5
     failures_in_a_row: Count = 5
     open_s: Seconds = 5.0
     open_max_s: Seconds = 12.0

@@ -13,6 +13,7 @@ RENAMED: Mapping[str, str] = {  # path of the old name -> new name
     "route.notices": "reject_patterns",
     "provider.differs": "overrides",
     "breaker.ramp_s": "slow_start_s",
+    "breaker.slow_of_clock": "slow_of_timeout",
 }
 
 

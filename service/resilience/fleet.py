@@ -68,7 +68,7 @@ class Fleet:
         self._events = events
         self._rng = rng
         self._options = options
-        self._slow_share = options.breaker.slow_of_clock
+        self._slow_share = options.breaker.slow_of_timeout
         self._hosts: dict[str, Breaker] = {}
         self._providers: dict[str, ProviderState] = {}
         self._states: dict[Target, TargetState] = {}

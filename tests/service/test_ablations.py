@@ -283,7 +283,7 @@ MECHANISMS: list[tuple[Scenario, Options, Callable[[pytest.MonkeyPatch], None]]]
     (suspicion, {}, _only("suspicion")),
     (active_probe, {"probe": ProbeOptions(enabled=False)}, KEEP),
     (slow_start, {"breaker": BreakerOptions(slow_start_s=0.0)}, KEEP),
-    (slowness, {"breaker": BreakerOptions(slow_share=1.0, slow_of_clock=1.0)}, KEEP),
+    (slowness, {"breaker": BreakerOptions(slow_share=1.0, slow_of_timeout=1.0)}, KEEP),
     (last_candidate, {}, _only("last_resort")),
     (retry, {"retry": RetryOptions(same_target_max=0, last_target_max=0)}, KEEP),
     (retry_after, {"retry": RetryOptions(wait_max_s=0.0)}, KEEP),

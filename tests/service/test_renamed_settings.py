@@ -26,6 +26,7 @@ VALUES = {
     "route.notices": '["is being deprecated"]',
     "provider.differs": "{developer_role = false}",
     "breaker.ramp_s": "7.0",
+    "breaker.slow_of_clock": "0.25",
 }
 LABELS = {"route": "route 'chat': ", "provider": "provider 'one': "}
 

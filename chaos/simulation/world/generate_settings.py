@@ -94,7 +94,7 @@ def _breaker(rng: Random) -> BreakerOptions:
         window_s=rng.choice((10, 30)),
         calls_min=rng.choice((4, 10, 20)),
         failures_in_a_row=rng.choice((3, 5, 8)),
-        slow_of_clock=rng.choice((0.1, 0.3, 0.5)),
+        slow_of_timeout=rng.choice((0.1, 0.3, 0.5)),
         slow_share=rng.choice((0.3, 0.6)),
         open_s=rng.choice((1.0, 3.0, 5.0)),
         probes_max=rng.choice((1, 1, 2, 3)),

@@ -14,7 +14,7 @@ def is_sound(world: World, provider: WorldProvider) -> bool:
     enough_s = PROMPT.get(provider.latency)
     return (
         enough_s is not None
-        and all(enough_s <= t.timeouts.first_token_s * t.breaker.slow_of_clock for t in world.tunings)
+        and all(enough_s <= t.timeouts.first_token_s * t.breaker.slow_of_timeout for t in world.tunings)
         and all(t.connections_per_origin_max >= CONNECTIONS_MIN for t in world.tunings)
         and not (world.reload and provider.name in world.reload.isolated)
         and not provider.limits
