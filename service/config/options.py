@@ -75,12 +75,12 @@ class LimiterOptions(Struct, frozen=True):
 
 class HealthOptions(Struct, frozen=True):
     """When a target that still answers stands behind the others. `calls_min`: fewer prove nothing, and a target that
-    fails all of them has opened its breaker before. `trial_s`: it is still asked that often, beside a healthy one."""
+    fails all of them has opened its breaker before. `canary_interval_s`: it is still asked that often, beside a healthy one."""
 
     window_s: WindowSeconds = 30
     calls_min: Count = 20
     failure_share: Share = 0.05
-    trial_s: Seconds = 2.0
+    canary_interval_s: Seconds = 2.0
 
 
 class HedgeOptions(Struct, frozen=True):

@@ -27,6 +27,7 @@ VALUES = {
     "provider.differs": "{developer_role = false}",
     "breaker.ramp_s": "7.0",
     "breaker.slow_of_clock": "0.25",
+    "health.trial_s": "7.0",
 }
 LABELS = {"route": "route 'chat': ", "provider": "provider 'one': "}
 
