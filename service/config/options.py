@@ -125,7 +125,7 @@ class CacheOptions(Struct, frozen=True):
 
 class RedisOptions(Struct, frozen=True):
     """A Redis that all processes share; none unless `url` or `url_env` says where. `timeout_s`: the longest that a
-    request waits for it, all calls together. Of equal questions at one time one is asked: the others wait `turn_s` for
+    request waits for it, all calls together. Of equal questions at one time one is asked: the others wait `claim_wait_s` for
     its answer, and the one who asks is believed to be at it for `claim_s`."""
 
     url: str | None = None
@@ -134,7 +134,7 @@ class RedisOptions(Struct, frozen=True):
     timeout_s: Annotated[float, Meta(ge=0.005, le=5)] = 0.05
     connections_max: Annotated[int, Meta(ge=1, le=10_000)] = 16
     claim_s: Seconds = 30.0
-    turn_s: SecondsOrZero = 1.0
+    claim_wait_s: SecondsOrZero = 1.0
 
     @property
     def used(self) -> bool:

@@ -15,6 +15,7 @@ RENAMED: Mapping[str, str] = {  # path of the old name -> new name
     "breaker.ramp_s": "slow_start_s",
     "breaker.slow_of_clock": "slow_of_timeout",
     "health.trial_s": "canary_interval_s",
+    "cache.redis.turn_s": "claim_wait_s",
 }
 
 

@@ -28,6 +28,7 @@ VALUES = {
     "breaker.ramp_s": "7.0",
     "breaker.slow_of_clock": "0.25",
     "health.trial_s": "7.0",
+    "cache.redis.turn_s": "7.0",
 }
 LABELS = {"route": "route 'chat': ", "provider": "provider 'one': "}
 
