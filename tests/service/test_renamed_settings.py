@@ -117,3 +117,30 @@ def test_a_table_of_the_wrong_type(tmp_path: Path) -> None:
         read(tmp_path, "breaker = 3\nroute = [4]\nprovider = 'one'")
     assert "breaker: must be a table." in caught.value.problems
     assert "route number 1: must be a table." in caught.value.problems
+
+
+class TestEnvironment:
+    def test_an_old_name(self, tmp_path: Path) -> None:
+        """A variable with an old name means the same, and the warning names both variables."""
+        file = FILE.format(provider="", route="", other="")
+        loaded = read(tmp_path, file, {"DUB5__BREAKER__RAMP_S": "7"})
+        assert loaded.settings.breaker.slow_start_s == 7.0
+        (warning,) = loaded.warnings
+        assert warning.startswith("DUB5__BREAKER__RAMP_S: is called DUB5__BREAKER__SLOW_START_S now;")
+
+    def test_both_names(self, tmp_path: Path) -> None:
+        """Both variables at once are a problem; neither is silently preferred."""
+        environ = {"DUB5__BREAKER__RAMP_S": "7", "DUB5__BREAKER__SLOW_START_S": "8"}
+        with pytest.raises(SettingsProblems) as caught:
+            read(tmp_path, FILE.format(provider="", route="", other=""), environ)
+        (problem,) = caught.value.problems
+        both = "DUB5__BREAKER__RAMP_S: is set under its new name DUB5__BREAKER__SLOW_START_S as well"
+        assert problem.startswith(both)
+
+    @pytest.mark.parametrize("in_file", ["ramp_s", "slow_start_s"])
+    @pytest.mark.parametrize("variable", ["RAMP_S", "SLOW_START_S"])
+    def test_over_the_file(self, tmp_path: Path, in_file: str, variable: str) -> None:
+        """The environment lies over the file, whichever names they use."""
+        file = FILE.format(provider="", route="", other=f"[breaker]\n{in_file} = 3")
+        loaded = read(tmp_path, file, {f"DUB5__BREAKER__{variable}": "7"})
+        assert loaded.settings.breaker.slow_start_s == 7.0
