@@ -26,7 +26,7 @@ TAIL_S = 1.0  # how long a provider may take to end a stream whose answer is alr
 ATTEMPT_ERRORS = (WireFailure, ProviderFault, TimedOut, Unsupported)
 CANCELLED = Classification(Then.GIVE_UP, Blame.NOBODY, "cancelled", maybe_billed=True)
 # Another target was faster.
-SUPERSEDED = Classification(Then.GIVE_UP, Blame.NOBODY, "outrun", maybe_billed=True)
+SUPERSEDED = Classification(Then.GIVE_UP, Blame.NOBODY, "hedge_lost", maybe_billed=True)
 
 
 class Attempt:

@@ -10,7 +10,7 @@ const REASONS = new Map([
   ["ok", "answered"],
   ["cache", "kept from an earlier answer"],
   ["cancelled", "stopped, because the reader left"],
-  ["outrun", "stopped, because another target was faster"],
+  ["hedge_lost", "stopped, because another target was faster"],
   ["breaker_open", "passed over: its breaker is open"],
   ["host_breaker_open", "passed over: the breaker of its host is open"],
   ["told_to_wait", "passed over: it failed, and asked to be left alone for a while"],
@@ -98,7 +98,7 @@ export function tryInWords(kind) {
 /** What became of a try: "ok", "skip" (not asked, or not needed any more) or "bad". @param {string} reason */
 export function kindOfTry(reason) {
   if (reason === "ok" || reason === "cache") return "ok";
-  if (reason === "outrun") return "skip";
+  if (reason === "hedge_lost") return "skip";
   return PASSED_OVER.has(reason) || reason.startsWith("unsupported_") ? "skip" : "bad";
 }
 

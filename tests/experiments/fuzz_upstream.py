@@ -335,8 +335,8 @@ def _turned_away(ask: FuzzedRequest) -> bool:
     """Whether the last provider gave a whole, good answer. Of one that was outrun nobody wanted any."""
     target = ask.headers.get("x-dub5-target", "").partition("/")[0]
     heard = [up for up in ask.played if up.persona == target] if target else ask.played
-    outrun = not target and b'"outrun"' in ask.body
-    return bool(heard) and heard[-1].harmless and not outrun
+    hedge_lost = not target and b'"hedge_lost"' in ask.body
+    return bool(heard) and heard[-1].harmless and not hedge_lost
 
 
 def _hold(true: bool, otherwise: str) -> None:

@@ -48,7 +48,7 @@ async def test_the_second_answers(stream: bool) -> None:
         took_s = clock.now() - began_s
         assert [state.in_flight for state in world.service.fleet.snapshots(clock.now())] == [0, 0]
     assert took_s < 0.5
-    assert "one/m=outrun" in answer.headers["x-dub5-trail"]
+    assert "one/m=hedge_lost" in answer.headers["x-dub5-trail"]
     assert answer.headers["x-dub5-target"] == "two/m"
     assert not stream or text_of(answer.body) == "hello big world"
     assert world.happened("hedged") == 1
@@ -66,7 +66,7 @@ async def test_half_the_time_is_gone() -> None:
         soon = await world.ask(stream=False, headers={"x-deadline-ms": "8000"})
         later = await world.ask(stream=False, headers={"x-deadline-ms": "30000"})
         patient = await world.ask(stream=False, headers={"x-deadline-ms": "61000"})
-    assert soon.headers["x-dub5-trail"] == "two/m=ok;100ms, one/m=outrun;4100ms"
+    assert soon.headers["x-dub5-trail"] == "two/m=ok;100ms, one/m=hedge_lost;4100ms"
     assert later.headers["x-dub5-trail"] == patient.headers["x-dub5-trail"] == "one/m=ok;10000ms"
     assert world.happened("hedged") == 1
 

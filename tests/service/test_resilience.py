@@ -160,7 +160,7 @@ class TestProbes:
             await asyncio.sleep(5)
             answer = await world.ask(stream=True)
             assert world.service.fleet.snapshots(clock.now())[1].in_flight == 0
-        assert answer.headers["x-dub5-trail"].endswith("two/m=outrun;100ms, one/m=ok;100ms")
+        assert answer.headers["x-dub5-trail"].endswith("two/m=hedge_lost;100ms, one/m=ok;100ms")
         assert text_of(answer.body) == "hello big world"
 
     async def test_a_client_that_leaves_the_race(self) -> None:

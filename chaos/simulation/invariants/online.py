@@ -277,7 +277,7 @@ class OnlineInvariants:
             self._sharing.kept(self._record.requests[number], attempt.ended_s)
         self.in_flight[attempt.provider] -= 1
         self.breakers.ended(attempt)
-        if reported.reason in ("cancelled", "outrun"):
+        if reported.reason in ("cancelled", "hedge_lost"):
             return
         if attempt.retry_after_s is not None and attempt.head_s is not None:
             place = attempt.key, attempt.target
