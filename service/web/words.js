@@ -15,7 +15,7 @@ const REASONS = new Map([
   ["host_breaker_open", "passed over: the breaker of its host is open"],
   ["told_to_wait", "passed over: it failed, and asked to be left alone for a while"],
   ["quota_used_up", "passed over: our quota there is used up"],
-  ["notice", "it sold a notice as an answer"],
+  ["rejected_content", "it sold a notice as an answer"],
   ["key_refused", "passed over: it does not accept our key"],
   ["cooling_down", "passed over: it asked to be left alone for a while"],
   ["isolated", "passed over: the settings isolate it"],

@@ -298,7 +298,7 @@ class TestNotices:
         """A notice sold as an answer is a failure, and somebody else answers."""
         async with ServiceWorld(one=healthy(words=self.NOTICE), two=healthy(), route=self.ROUTE) as world:
             answer = await world.ask(stream=stream)
-        assert answer.headers["x-dub5-trail"].startswith("one/m=notice;")
+        assert answer.headers["x-dub5-trail"].startswith("one/m=rejected_content;")
         assert answer.headers["x-dub5-target"] == "two/m"
 
     @pytest.mark.parametrize(
