@@ -13,7 +13,7 @@ const REASONS = new Map([
   ["hedge_lost", "stopped, because another target was faster"],
   ["breaker_open", "passed over: its breaker is open"],
   ["host_breaker_open", "passed over: the breaker of its host is open"],
-  ["told_to_wait", "passed over: it failed, and asked to be left alone for a while"],
+  ["retry_after", "passed over: it failed, and asked to be left alone for a while"],
   ["quota_used_up", "passed over: our quota there is used up"],
   ["rejected_content", "it sold a notice as an answer"],
   ["key_refused", "passed over: it does not accept our key"],
@@ -68,7 +68,7 @@ const KINDS = new Map([
   ["protocol", "broke the protocol"],
 ]);
 
-const PASSED_OVER = new Set(["breaker_open", "host_breaker_open", "key_refused", "quota_used_up", "told_to_wait", "cooling_down", "isolated", "slow_start", "provider_full", "retry_budget_spent"]);
+const PASSED_OVER = new Set(["breaker_open", "host_breaker_open", "key_refused", "quota_used_up", "retry_after", "cooling_down", "isolated", "slow_start", "provider_full", "retry_budget_spent"]);
 
 const TRY_KINDS = new Map([
   ["retry", "asked again"],
