@@ -81,7 +81,7 @@ def _variables(prefix: str) -> dict[str, str]:
 
 
 def _tables_at(data: Any, tables: list[str], where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each table at the path `tables`, with the text that leads to its settings, as "route 'chat': "."""
+    """Yield each table at the path `tables`, with the text before its settings, as "route 'chat': "."""
     if not isinstance(data, dict):
         return
     if not tables:
