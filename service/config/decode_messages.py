@@ -1,4 +1,4 @@
-"""What the decoder says, in words that a person who did not write it understands."""
+"""Messages of the msgspec decoder, translated to plain English, and the path of the value at fault."""
 
 import re
 from typing import Any
@@ -26,7 +26,7 @@ _REPLACEMENTS = (
 
 
 def validation_message(error: msgspec.ValidationError | str) -> str:
-    """The sentence without the path, in plain words."""
+    """Return the message without its path, in plain English."""
     text = str(error).split(" - at `")[0]
     for technical, plain in _REPLACEMENTS:
         text = technical.sub(plain, text)
@@ -34,7 +34,7 @@ def validation_message(error: msgspec.ValidationError | str) -> str:
 
 
 def field_path(error: msgspec.ValidationError) -> str:
-    """The path of the value at fault, as `messages[0].content`; empty for the whole."""
+    """Return the path of the value at fault, as "messages[0].content"; empty for the whole document."""
     _, _, path = str(error).partition(" - at `")
     path = path.rstrip("`").removeprefix("$").removeprefix(".")
     missing = re.match(r"Object (?:missing required|contains unknown) field `(.+?)`", str(error))

@@ -1,8 +1,9 @@
-"""Settings are read at the edge: a TOML file, then the environment over it.
+"""The settings loader: a TOML file, overlaid by the environment and by command-line options.
 
-`load` returns frozen settings or raises `SettingsProblems`, which lists everything that is wrong at once, in words.
-A reload calls it again, with those of the `running` service: what cannot change while it runs stays as it is there.
-The only file that reads the environment.
+`load` returns frozen settings or raises `SettingsProblems`, which lists all problems, a sentence each.
+A reload passes the settings of the `running` service: values bound at the start keep their old value.
+Order: file -> old names (renamed.py) -> environment -> strict decode -> checks.py -> secrets.py.
+No other module of the service reads the environment.
 """
 
 import difflib
@@ -36,9 +37,9 @@ def load(
     insecure: bool = False,
     running: Settings | None = None,
 ) -> LoadedSettings:
-    """Reads the file, lays the environment and then `host` and `port` over it, and checks all of it. `running`: the
-    settings that a service was started with.
+    """Read and check the settings: file, then environment, then `host` and `port`.
 
+    `running`: the settings of the service that reloads; None at the start.
     Raises SettingsProblems.
     """
     problems: list[str] = []
@@ -72,7 +73,7 @@ def load(
 
 
 def _keep_bound(settings: Settings, running: Settings | None) -> tuple[Settings, list[str]]:
-    """The settings with what was bound at the start as it is; a sentence for each value that has to wait."""
+    """Return settings that keep the values bound at the start, and a warning for each value that changed."""
     if running is None:
         return settings, []
     old = {name: getattr(running.server, name) for name in BOUND_AT_START}
@@ -110,11 +111,11 @@ def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None
 
 
 class _EnvText(str):
-    """A value from the environment: text that may stand for a number or a list."""
+    """A value from the environment: text that is converted to the type of its field."""
 
 
 def _read(kind: type[Struct], data: Any, where: str, problems: list[str]) -> Any:
-    """`data` as `kind`, or None; each thing that is wrong adds a sentence to `problems`."""
+    """Decode `data` as `kind`, or return None. Each problem adds a sentence to `problems`."""
     if not isinstance(data, dict):
         problems.append(f"{where or 'settings'}: must be a table.")
         return None
@@ -129,15 +130,14 @@ def _read(kind: type[Struct], data: Any, where: str, problems: list[str]) -> Any
         if value is not None and len(problems) == before:
             values[name] = value
         elif field.required and name in data:
-            # Half of a list of tables can still be looked at; half of a value cannot.
+            # An incomplete list of tables can still be checked; an invalid value cannot.
             is_complete = is_complete and isinstance(value, tuple)
             values[name] = value
         elif field.required:
             problems.append(_missing_setting(here))
             is_complete = False
-    return (
-        kind(**values) if is_complete else None
-    )  # an optional value that is wrong: looked at as its default
+    # An invalid optional value has its default in the checks that follow.
+    return kind(**values) if is_complete else None
 
 
 def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:

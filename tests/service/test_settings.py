@@ -166,8 +166,11 @@ class TestRunning:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (('"openai"', '"openai"\nisolated = true'), "every provider behind it is isolated"),
-        (('"openai"', '"openai"\nprices = {gpd = {prompt = 1, completion = 2}}'), "'gpd' is behind no route"),
+        (('"openai"', '"openai"\nisolated = true'), "all its providers are isolated"),
+        (
+            ('"openai"', '"openai"\nprices = {gpd = {prompt = 1, completion = 2}}'),
+            "no route has a target with the model 'gpd'",
+        ),
         (('name = "chat"', 'name = "chat"\ntimeouts = {first_token_s = 30}'), "longer than breaker.probe_s"),
     ],
     ids=["isolated", "prices", "probe"],
