@@ -93,7 +93,7 @@ class Runtime:
             settings, process.admission, process.queue, process.board, self.states, capabilities, offline
         )
         timeout_options = {
-            target: route.settings.clocks for route in routes.values() for target in route.targets
+            target: route.settings.timeouts for route in routes.values() for target in route.targets
         }
         self.prober = Prober(
             self.failover, timeout_options, settings.probe, process.rng("probes"), process.new_id
@@ -136,10 +136,10 @@ def _route(settings: RouteSettings, providers: dict[str, ProviderSettings]) -> R
     targets = tuple(_parse_target(name) for name in settings.targets)
     providers_behind = [(target.name, _fingerprinted(providers[target.provider])) for target in targets]
     fingerprint = hashlib.sha256(
-        msgspec.json.encode([providers_behind, settings.notices], order="sorted")
+        msgspec.json.encode([providers_behind, settings.reject_patterns], order="sorted")
     ).hexdigest()
     return Route(
-        settings, targets, RejectPatterns(settings.notices), fingerprint, Fallbacks(settings.degraded)
+        settings, targets, RejectPatterns(settings.reject_patterns), fingerprint, Fallbacks(settings.degraded)
     )
 
 

@@ -87,7 +87,7 @@ RELIABILITY = DOCS / "reliability.md"
 INTRODUCTION = ("From symptom to setting",)
 ANATOMY = ["What it does", "Defaults", "What you see", "How to tune", "When not to"]
 NOT_OF_RELIABILITY = (CacheOptions, RedisOptions, CacheBounds, DegradedOptions)
-WHERE = {TimeoutOptions: "route.clocks"} | {
+WHERE = {TimeoutOptions: "route.timeouts"} | {
     field.type: field.name for field in msgspec.structs.fields(Settings)
 }
 OPTIONS = [

@@ -58,9 +58,9 @@ def test_the_numbers_on_the_page() -> None:
     """They are the defaults; who changes those is sent here."""
     breaker, health = BreakerOptions(), HealthOptions()
     assert frozenset({*range(520, 528), 530}) == EDGE_STATUSES
-    assert (health.failure_share, health.trial_s) == (0.05, 2.0)
+    assert (health.failure_share, health.canary_interval_s) == (0.05, 2.0)
     assert (breaker.failures_in_a_row, breaker.open_s, breaker.host_open_max_s) == (5, 5.0, 55.0)
-    assert breaker.ramp_s == 10.0
+    assert breaker.slow_start_s == 10.0
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if "toxiproxy" not in line])

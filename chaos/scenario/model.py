@@ -19,10 +19,10 @@ LEAD_S = 10.0  # so long before an edge the load is dense already
 @dataclass(frozen=True, slots=True)
 class Topology:
     """The providers, and the service over them. `providers`: name -> persona; `simulated`: more about one, as the
-    simulators say it; `clocks` of the service, in seconds; `routes`: none is `chat`, over all providers in their order."""
+    simulators say it; `timeouts` of the service, in seconds; `routes`: none is `chat`, over all providers in their order."""
 
     providers: Mapping[str, str] = field(default_factory=lambda: dict(PROVIDERS))
-    clocks: Mapping[str, float] = field(default_factory=dict)
+    timeouts: Mapping[str, float] = field(default_factory=dict)
     simulated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

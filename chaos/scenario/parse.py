@@ -45,7 +45,7 @@ MECHANISMS = (
     "standing_per_target",
     "last_settings",
 )  # chaos/incidents/ablation.py switches them off
-CLOCKS = ("pool_s", "connect_s", "first_token_s", "whole_answer_s", "between_tokens_s", "total_s")
+TIMEOUTS = ("pool_s", "connect_s", "first_token_s", "whole_answer_s", "between_tokens_s", "total_s")
 NUMBER = (int, float)
 TIMES_MAX = 1_000
 SCENARIOS = files("dub5.chaos") / "scenarios"
@@ -67,7 +67,7 @@ TOP: Mapping[str, Types] = {
     "providers": dict,
     "workload": dict,
     "routes": dict,
-    "clocks": dict,
+    "timeouts": dict,
     "fault": list,
     "expect": dict,
     "source": str,
@@ -134,6 +134,8 @@ def parse(text: str, name: str) -> Scenario:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ScenarioProblems(name, [f"is not valid TOML: {error}."]) from None
+    if "clocks" in data and "timeouts" not in data:  # the old name, for one more version
+        data["timeouts"] = data.pop("clocks")
     problems = _shape_problems(data)
     if not problems:
         problems = _content_problems(data)
@@ -150,7 +152,7 @@ def parse(text: str, name: str) -> Scenario:
         engines=tuple(data.get("engines", ENGINES)),
         topology=Topology(
             {name: str(table["persona"]) for name, table in providers.items()},
-            data.get("clocks", {}),
+            data.get("timeouts", {}),
             {name: table for name, table in providers.items() if len(table) > 1},
             {name: tuple(targets) for name, targets in data.get("routes", {}).items()},
         ),
@@ -181,7 +183,7 @@ def _content_problems(data: Mapping[str, Any]) -> list[str]:
     problems = _table_problems(workload, WORKLOAD, "workload.")
     problems += missing_keys(workload, ("seconds",), "workload.")
     problems += _table_problems(expect, EXPECT, "expect.")
-    problems += _table_problems(data.get("clocks", {}), dict.fromkeys(CLOCKS, NUMBER), "clocks.")
+    problems += _table_problems(data.get("timeouts", {}), dict.fromkeys(TIMEOUTS, NUMBER), "timeouts.")
     problems += _number_problems(workload, "mix", "workload.") + _number_problems(
         expect, "answered_by", "expect."
     )
@@ -278,7 +280,9 @@ def _range_problems(data: Mapping[str, Any]) -> list[str]:
     for name in ("seconds", "rate_per_s", "deadline_s", "edge_s", "plateau_rate_per_s"):
         if (value := getattr(workload, name)) is not None and value <= 0:
             problems.append(f"workload.{name}: must be above 0.")
-    problems += [f"clocks.{name}: must be above 0." for name, v in data.get("clocks", {}).items() if v <= 0]
+    problems += [
+        f"timeouts.{name}: must be above 0." for name, v in data.get("timeouts", {}).items() if v <= 0
+    ]
     for name in ("first_token_p95_s", "failover_s", "usual_s", "recover_s", "amplification_max"):
         if (value := getattr(expect, name)) is not None and value < 0:
             problems.append(f"expect.{name}: must not be below 0.")

@@ -20,7 +20,7 @@ def settings(topology: Topology, urls: Mapping[str, str]) -> str:
         lines += ["[[provider]]", f'name = "{name}"', f'dialect = "{dialect}"', f'base_url = "{base}"', ""]
     for route, targets in routes(topology).items():
         lines += ["[[route]]", f'name = "{route}"', f"targets = {json.dumps(list(targets))}"]
-        lines += ["[route.clocks]", *(f"{name} = {float(s)}" for name, s in topology.clocks.items()), ""]
+        lines += ["[route.timeouts]", *(f"{name} = {float(s)}" for name, s in topology.timeouts.items()), ""]
     return "\n".join(lines)
 
 

@@ -39,7 +39,7 @@ class WorldClients:
 
     async def _send(self, plan: PlannedRequest) -> None:
         began_s = asyncio.get_running_loop().time()
-        total_s = self._world.tuning_at(began_s).clocks.total_s
+        total_s = self._world.tuning_at(began_s).timeouts.total_s
         request = RequestRecord(
             plan, began_s + min(plan.deadline_s, total_s), began_s, generation=self._world.generation(began_s)
         )

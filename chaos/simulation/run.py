@@ -129,7 +129,7 @@ class Simulation:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await asyncio.sleep(max(0.0, world.end_s - loop.time()) if not world.drain else 0.0)
-            await shutdown.check_all_returned(max(tuning.clocks.total_s for tuning in world.tunings))
+            await shutdown.check_all_returned(max(tuning.timeouts.total_s for tuning in world.tunings))
             for check in (check_retry_budget, check_queue, check_hedging, check_delivery, check_fallbacks):
                 check(world, record)
             known = {"authorization": f"Bearer {build.caller_key(0)}"} if world.callers else {}

@@ -122,7 +122,7 @@ class Exchange:
         request = self._parse(headers, caller, body)
         route = deps.gateway.route(request.body.model)
         log.route, log.stream = route.settings.name, request.stream
-        timeout_options = route.settings.clocks
+        timeout_options = route.settings.timeouts
         self._timeouts.deadline_s = self.started_s + min(
             timeout_options.total_s, deadline_s(headers) or timeout_options.total_s
         )

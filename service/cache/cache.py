@@ -156,7 +156,7 @@ class AnswerCache:
         nothing to wait for."""
         if not self._storage.across_processes or key.generations is None:
             return None
-        until_s, pause_s = clock.now() + self._bounds.redis.turn_s, CLAIM_POLL_S[0]
+        until_s, pause_s = clock.now() + self._bounds.redis.claim_wait_s, CLAIM_POLL_S[0]
         while True:
             ours = bool(key.claimed_by) or await self.claim(key)
             try:

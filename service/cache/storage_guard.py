@@ -23,7 +23,13 @@ OUR_FAULT_S = 0.01  # so late comes a timeout only when we were busy ourselves
 OPEN_MAX_S = 4.0
 QUEUE_PER_CALL = 8  # more of us at one time would wait in vain, all of them
 BREAKER = BreakerOptions(
-    window_s=10, calls_min=20, failures_in_a_row=3, open_s=1.0, open_max_s=OPEN_MAX_S, probe_s=1.0, ramp_s=0.0
+    window_s=10,
+    calls_min=20,
+    failures_in_a_row=3,
+    open_s=1.0,
+    open_max_s=OPEN_MAX_S,
+    probe_s=1.0,
+    slow_start_s=0.0,
 )
 
 

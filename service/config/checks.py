@@ -1,4 +1,7 @@
-"""What contradicts itself in settings that could be read, and what is worth saying of others: a sentence each. Pure."""
+"""Cross-field validation of settings: contradictions are errors, doubtful values are warnings.
+
+Each problem is one sentence. Only files that the settings name are read; the network is never used.
+"""
 
 import difflib
 import importlib.util
@@ -11,20 +14,24 @@ from dub5.service.config import templates
 from dub5.service.config.options import AdmissionOptions, RedisOptions
 from dub5.service.config.settings import OTHERS, ProviderSettings, RouteSettings, ServerSettings, Settings
 
-TARGET_PATTERN = re.compile(r"[!#-+\--:<-~]+")  # it stands in headers and metrics
+TARGET_PATTERN = re.compile(r"[!#-+\--:<-~]+")  # a target is written into headers and metrics
 OUR_HEADERS = ("authorization", "x-api-key", "host", "content-type", "content-length", "accept-encoding")
 
 
 def contradictions(settings: Settings, providers: list[str]) -> list[str]:
-    """What each value alone does not show. `providers`: all that the file names, also those that cannot be used."""
+    """Return one sentence for each contradiction between values.
+
+    `providers`: all names of providers in the file, those of invalid tables included.
+    """
     found = [f"provider {n!r}: the name is used twice." for n in _duplicates(providers)]
     found += [f"route {n!r}: the name is used twice." for n in _duplicates([r.name for r in settings.route])]
     found += _proxy_problems(settings.server.proxy) + _redis_problems(settings.cache.redis)
     for provider in settings.provider:
         found += _url_problems(provider)
         found += [
-            f"provider {provider.name!r}.differs.headers: {name} is set by the service itself; keys come from key_env."
-            for name in provider.differs.headers
+            f"provider {provider.name!r}.overrides.headers: {name} is set by the service itself;"
+            " keys come from key_env."
+            for name in provider.overrides.headers
             if name.lower() in OUR_HEADERS
         ]
     for route in settings.route:
@@ -44,29 +51,30 @@ def contradictions(settings: Settings, providers: list[str]) -> list[str]:
 def _priority_problems(admission: AdmissionOptions, server: ServerSettings) -> list[str]:
     known = (*server.caller_keys_env, OTHERS)
     return [
-        f"admission.priorities: {name!r} is not in server.caller_keys_env; `{OTHERS}` stands for all that are not named."
+        f"admission.priorities: {name!r} is not in server.caller_keys_env;"
+        f" `{OTHERS}` means all callers without a class of their own."
         for name in admission.priorities
         if name not in known
     ]
 
 
 def warnings(settings: Settings) -> list[str]:
-    """What can be used, and is yet hardly meant."""
+    """Return one sentence for each value that is valid but hardly intended."""
     found_warnings, isolated = [], {provider.name for provider in settings.provider if provider.isolated}
     for route in settings.route:
         if {target.partition("/")[0] for target in route.targets} <= isolated:
             found_warnings.append(
-                f"route {route.name!r}: every provider behind it is isolated: nobody will answer."
+                f"route {route.name!r}: all its providers are isolated, so no request can be answered."
             )
-        if route.clocks.first_token_s > settings.breaker.probe_s:
+        if route.timeouts.first_token_s > settings.breaker.probe_s:
             found_warnings.append(
-                f"route {route.name!r}: clocks.first_token_s is longer than breaker.probe_s: a target that takes"
-                " longer than that to answer a probe is not found to be back."
+                f"route {route.name!r}: timeouts.first_token_s is longer than breaker.probe_s:"
+                " a target that takes longer than probe_s to answer a probe does not recover."
             )
         found_warnings += _cache_warnings(route) + _degraded_warnings(route)
     known = {target for route in settings.route for target in route.targets}
     return found_warnings + [
-        f"provider {provider.name!r}.{table}: the model {model!r} is behind no route."
+        f"provider {provider.name!r}.{table}: no route has a target with the model {model!r}."
         for provider in settings.provider
         for table in ("prices", "context_tokens")
         for model in getattr(provider, table)
@@ -82,7 +90,7 @@ def _cache_warnings(route: RouteSettings) -> list[str]:
             for name in ("stale_while_revalidate_s", "stale_if_error_s", "warm_from")
             if getattr(cache, name)
         ]
-        return [f"{where}.{name}: does nothing, as cache.enabled is false." for name in named]
+        return [f"{where}.{name}: has no effect, as cache.enabled is false." for name in named]
     if cache.warm_from is not None and not Path(cache.warm_from).is_file():
         return [f"{where}.warm_from: there is no file {cache.warm_from!r}."]
     return []
@@ -95,7 +103,7 @@ def _redis_problems(redis: RedisOptions) -> list[str]:
     if importlib.util.find_spec("redis") is None:
         found.append("cache.redis: the package redis is missing; install dub5[redis].")
     if redis.url is not None and redis.url_env is not None:
-        found.append("cache.redis: url and url_env are both set; take one away.")
+        found.append("cache.redis: url and url_env are both set; keep one.")
     if redis.url is not None:
         found += [f"cache.redis.url: {problem}" for problem in redis_url_problems(redis.url)]
         if "@" in redis.url:
@@ -106,7 +114,7 @@ def _redis_problems(redis: RedisOptions) -> list[str]:
 
 
 def redis_url_problems(url: str) -> list[str]:
-    """Never shows the address: it may hold a password."""
+    """Return what is wrong with an address of a Redis, without the address: it may hold a password."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -115,7 +123,10 @@ def redis_url_problems(url: str) -> list[str]:
     database = parts.path.strip("/")
     if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.query or parts.fragment:
         return [
-            "must be written redis://host:port, or rediss:// for TLS, with at most a database number after it."
+            (
+                "must be written redis://host:port, or rediss:// for TLS,"
+                " with at most a database number after it."
+            )
         ]
     if not ((database.isascii() and database.isdecimal()) or database == ""):
         return ["the database after the slash must be a number."]
@@ -123,7 +134,7 @@ def redis_url_problems(url: str) -> list[str]:
 
 
 def _proxy_problems(proxy: str | None) -> list[str]:
-    """Never shows the address: it may hold a password that does not belong there."""
+    """Return what is wrong with the proxy, without its address: it may hold a password."""
     if proxy is None:
         return []
     try:
@@ -132,7 +143,7 @@ def _proxy_problems(proxy: str | None) -> list[str]:
     except ValueError:
         return ["server.proxy: is not an address."]
     if parts.username is not None or parts.password is not None:
-        return ["server.proxy: must hold no user or password; a proxy that asks for them cannot be used."]
+        return ["server.proxy: must hold no user or password; a proxy that requires them is not supported."]
     if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
         return ["server.proxy: must be written http://host:port, with nothing after it."]
     return []
@@ -153,21 +164,21 @@ def _url_problems(provider: ProviderSettings) -> list[str]:
 
 
 def _degraded_warnings(route: RouteSettings) -> list[str]:
-    where, degraded, first_s = f"route {route.name!r}: degraded", route.degraded, route.clocks.first_token_s
+    where, degraded, first_s = f"route {route.name!r}: degraded", route.degraded, route.timeouts.first_token_s
     within_s = degraded.answer_within_s
     if not degraded.enabled:
         named = [name for name in ("answer_within_s", "templates") if getattr(degraded, name) is not None]
-        return [f"{where}.{name}: does nothing, as degraded.enabled is false." for name in named]
+        return [f"{where}.{name}: has no effect, as degraded.enabled is false." for name in named]
     found_warnings: list[str] = []
     if degraded.templates is not None and (names := templates.unused(Path(degraded.templates))):
         what = ", ".join(names)
         found_warnings.append(
-            f"{where}.templates: {what}: not used any more; questions are not sorted, use 'general'."
+            f"{where}.templates: {what}: not used any more, requests are not sorted by topic; use 'general'."
         )
     if within_s is not None and within_s <= first_s:
         found_warnings.append(
-            f"{where}.answer_within_s: is not longer than clocks.first_token_s: a target that stalls is never found"
-            " to be failing, and nobody else is asked in its place."
+            f"{where}.answer_within_s: is not longer than timeouts.first_token_s:"
+            " a target that stalls never counts as failed, and no other target is tried."
         )
     return found_warnings
 
@@ -178,31 +189,34 @@ def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:
         provider, slash, model = target.partition("/")
         if not slash or not model or not TARGET_PATTERN.fullmatch(target):
             found.append(
-                f"route {route.name!r}: target {target!r} must be written provider/model, without spaces, commas or quotes."
+                f"route {route.name!r}: target {target!r} must be written provider/model,"
+                " without spaces, commas or quotes."
             )
         elif provider not in providers:
             near = difflib.get_close_matches(provider, providers, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"configured: {', '.join(providers)}."
             found.append(f"route {route.name!r}: target {target!r} names no configured provider; {hint}")
-    for pattern in route.notices:
+    for pattern in route.reject_patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            found.append(f"route {route.name!r}: notices: {pattern!r} is not a regular expression: {error}.")
+            found.append(
+                f"route {route.name!r}: reject_patterns: {pattern!r} is not a regular expression: {error}."
+            )
     if route.degraded.templates is not None:
         _, problems = templates.read(Path(route.degraded.templates))
         found += [f"route {route.name!r}: degraded.templates: {problem}" for problem in problems]
-    if route.clocks.first_token_s > route.clocks.total_s:
-        found.append(f"route {route.name!r}: clocks.first_token_s is longer than clocks.total_s.")
+    if route.timeouts.first_token_s > route.timeouts.total_s:
+        found.append(f"route {route.name!r}: timeouts.first_token_s is longer than timeouts.total_s.")
     return found
 
 
 def exposure_problems(server: ServerSettings, insecure: bool) -> list[str]:
-    """A service that anybody may use is not opened to the network by accident."""
+    """Return why the service must not listen on this host: only loopback needs no caller keys."""
     host = server.host
     if server.caller_keys_env or insecure or _is_loopback(host):
         return []
-    how = "name variables that hold keys in server.caller_keys_env, listen on 127.0.0.1, or start with --insecure"
+    how = "name variables with keys in server.caller_keys_env, listen on 127.0.0.1, or start with --insecure"
     return [f"server.host {host!r} is reachable from outside, and no caller keys are set: {how}."]
 
 

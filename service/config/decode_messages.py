@@ -1,6 +1,7 @@
-"""What the decoder says, in words that a person who did not write it understands."""
+"""Messages of the msgspec decoder, translated to plain English, and the path of the value at fault."""
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -25,7 +26,7 @@ _REPLACEMENTS = (
 
 
 def validation_message(error: msgspec.ValidationError | str) -> str:
-    """The sentence without the path, in plain words."""
+    """Return the message without its path, in plain English."""
     text = str(error).split(" - at `")[0]
     for technical, plain in _REPLACEMENTS:
         text = technical.sub(plain, text)
@@ -33,10 +34,16 @@ def validation_message(error: msgspec.ValidationError | str) -> str:
 
 
 def field_path(error: msgspec.ValidationError) -> str:
-    """The path of the value at fault, as `messages[0].content`; empty for the whole."""
+    """Return the path of the value at fault, as "messages[0].content"; empty for the whole document."""
     _, _, path = str(error).partition(" - at `")
     path = path.rstrip("`").removeprefix("$").removeprefix(".")
     missing = re.match(r"Object (?:missing required|contains unknown) field `(.+?)`", str(error))
     if missing:
         return f"{path}.{missing[1]}" if path else missing[1]
     return path
+
+
+def table_label(where: str, index: int, row: Any) -> str:
+    """Return how messages call a table of a list: "route 'chat'", or "route number 1" if it has no name."""
+    name = row.get("name") if isinstance(row, dict) else None
+    return f"{where} {name!r}" if isinstance(name, str) else f"{where} number {index + 1}"

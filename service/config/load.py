@@ -1,8 +1,9 @@
-"""Settings are read at the edge: a TOML file, then the environment over it.
+"""The settings loader: a TOML file, overlaid by the environment and by command-line options.
 
-`load` returns frozen settings or raises `SettingsProblems`, which lists everything that is wrong at once, in words.
-A reload calls it again, with those of the `running` service: what cannot change while it runs stays as it is there.
-The only file that reads the environment.
+`load` returns frozen settings or raises `SettingsProblems`, which lists all problems, a sentence each.
+A reload passes the settings of the `running` service: values bound at the start keep their old value.
+Order: file -> old names (renamed.py) -> environment -> strict decode -> checks.py -> secrets.py.
+No other module of the service reads the environment.
 """
 
 import difflib
@@ -16,8 +17,9 @@ import msgspec
 from msgspec import Struct
 
 from dub5.service.config.checks import contradictions, exposure_problems, redis_url_problems, warnings
-from dub5.service.config.decode_messages import field_path, validation_message
+from dub5.service.config.decode_messages import field_path, table_label, validation_message
 from dub5.service.config.options import RedisOptions
+from dub5.service.config.renamed import new_name, old_names, rename, renamed_variables
 from dub5.service.config.secrets import SecretReader, read_text
 from dub5.service.config.settings import AdminSettings, LoadedSettings, Secret, Settings, SettingsProblems
 
@@ -35,9 +37,9 @@ def load(
     insecure: bool = False,
     running: Settings | None = None,
 ) -> LoadedSettings:
-    """Reads the file, lays the environment and then `host` and `port` over it, and checks all of it. `running`: the
-    settings that a service was started with.
+    """Read and check the settings: file, then environment, then `host` and `port`.
 
+    `running`: the settings of the service that reloads; None at the start.
     Raises SettingsProblems.
     """
     problems: list[str] = []
@@ -45,6 +47,8 @@ def load(
     data = _file(path, is_reload, problems)
     if problems:
         raise SettingsProblems(problems)
+    renamed = rename(data, problems)
+    environ, renamed_in_environ = renamed_variables(environ, ENV_PREFIX, problems)
     _apply_environment(data, environ)
     if isinstance(server := data.setdefault("server", {}), dict):
         server |= {name: value for name, value in (("host", host), ("port", port)) if value is not None}
@@ -59,7 +63,7 @@ def load(
         kept,
         {p.name: _secrets(keys.read(f"provider {p.name!r}.key_env", p.key_env)) for p in kept.provider},
         _secrets(keys.read("server.caller_keys_env", kept.server.caller_keys_env)),
-        (*needs_restart, *warnings(kept)),
+        (*renamed, *renamed_in_environ, *needs_restart, *warnings(kept)),
         _redis_url(kept.cache.redis, keys, problems),
         _admin_token(kept.admin, keys, problems),
     )
@@ -69,7 +73,7 @@ def load(
 
 
 def _keep_bound(settings: Settings, running: Settings | None) -> tuple[Settings, list[str]]:
-    """The settings with what was bound at the start as it is; a sentence for each value that has to wait."""
+    """Return settings that keep the values bound at the start, and a warning for each value that changed."""
     if running is None:
         return settings, []
     old = {name: getattr(running.server, name) for name in BOUND_AT_START}
@@ -107,11 +111,11 @@ def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None
 
 
 class _EnvText(str):
-    """A value from the environment: text that may stand for a number or a list."""
+    """A value from the environment: text that is converted to the type of its field."""
 
 
 def _read(kind: type[Struct], data: Any, where: str, problems: list[str]) -> Any:
-    """`data` as `kind`, or None; each thing that is wrong adds a sentence to `problems`."""
+    """Decode `data` as `kind`, or return None. Each problem adds a sentence to `problems`."""
     if not isinstance(data, dict):
         problems.append(f"{where or 'settings'}: must be a table.")
         return None
@@ -126,15 +130,14 @@ def _read(kind: type[Struct], data: Any, where: str, problems: list[str]) -> Any
         if value is not None and len(problems) == before:
             values[name] = value
         elif field.required and name in data:
-            # Half of a list of tables can still be looked at; half of a value cannot.
+            # An incomplete list of tables can still be checked; an invalid value cannot.
             is_complete = is_complete and isinstance(value, tuple)
             values[name] = value
         elif field.required:
             problems.append(_missing_setting(here))
             is_complete = False
-    return (
-        kind(**values) if is_complete else None
-    )  # an optional value that is wrong: looked at as its default
+    # An invalid optional value has its default in the checks that follow.
+    return kind(**values) if is_complete else None
 
 
 def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
@@ -145,7 +148,7 @@ def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
         if not isinstance(value, list) or not value:
             problems.append(f"{where}: write at least one [[{where}]] table.")
             return ()
-        found = [_read(inner, one, _label(where, i, one), problems) for i, one in enumerate(value)]
+        found = [_read(inner, one, table_label(where, i, one), problems) for i, one in enumerate(value)]
         return tuple(one for one in found if one is not None)
     try:
         if isinstance(value, _EnvText):
@@ -170,11 +173,6 @@ def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
         return None
 
 
-def _label(where: str, index: int, data: Any) -> str:
-    name = data.get("name") if isinstance(data, dict) else None
-    return f"{where} {name!r}" if isinstance(name, str) else f"{where} number {index + 1}"
-
-
 def _missing_setting(where: str) -> str:
     if where in ("provider", "route"):
         return f"No {where} is configured: add a [[{where}]] table."
@@ -182,7 +180,7 @@ def _missing_setting(where: str) -> str:
 
 
 def _unknown_setting(where: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    near = [new_name(word) for word in difflib.get_close_matches(name, known + old_names(known), n=1)]
     if "key" in name and "key_env" in known:
         near = ["key_env"]
     hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}."

@@ -1,6 +1,7 @@
-"""What each mechanism may be told, with its defaults. Seconds end in `_s`; a share is between 0 and 1.
+"""Options of each mechanism, with defaults and bounds.
 
-Each default says where it comes from in docs/reliability.md.
+Names of times in seconds end in `_s`; a share is between 0 and 1.
+docs/reliability.md gives the source of each default.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ PriorityName = Literal["high", "normal", "low"]
 
 
 class TimeoutOptions(Struct, frozen=True):
-    """How long each stage of an answer may take, in seconds. `total_s` is the deadline of the whole request."""
+    """Timeouts of the stages of an attempt. `total_s` is the deadline of the whole request."""
 
     pool_s: Seconds = 1.0
     connect_s: Seconds = 3.0
@@ -28,25 +29,27 @@ class TimeoutOptions(Struct, frozen=True):
 
 
 class BreakerOptions(Struct, frozen=True):
-    """When a target, or a host, is left alone, and for how long. A first token is slow when it took more than
-    `slow_of_clock` of the route's first-token clock."""
+    """Circuit breakers of targets and hosts: when they open, and for how long.
+
+    A first token is slow when it took more than `slow_of_timeout` of the route's first-token timeout.
+    """
 
     window_s: WindowSeconds = 30
     calls_min: Count = 10
     failure_share: Share = 0.5
     slow_share: Share = 0.6
-    slow_of_clock: Share = 0.5
+    slow_of_timeout: Share = 0.5
     failures_in_a_row: Count = 5
     open_s: Seconds = 5.0
     open_max_s: Seconds = 12.0
     host_open_max_s: Seconds = 55.0
     probes_max: Count = 1
     probe_s: Seconds = 10.0
-    ramp_s: SecondsOrZero = 10.0
+    slow_start_s: SecondsOrZero = 10.0
 
 
 class RetryOptions(Struct, frozen=True):
-    """Asking the same target again. `wait_max_s`: a limit that says to come back within so long is waited for."""
+    """Retries on the same target. `wait_max_s`: the longest Retry-After of a limit that is waited out."""
 
     same_target_max: Annotated[int, Meta(ge=0, le=10)] = 1
     last_target_max: Annotated[int, Meta(ge=0, le=10)] = 2
@@ -56,7 +59,7 @@ class RetryOptions(Struct, frozen=True):
 
 
 class BudgetOptions(Struct, frozen=True):
-    """What same-target retries and hedges may add to a provider's load, measured over `window_s`."""
+    """Retry budget of a provider: retries and hedges allowed beyond first attempts, over `window_s`."""
 
     share: Annotated[float, Meta(ge=0, le=1)] = 0.1
     floor_per_s: Annotated[float, Meta(ge=0)] = 1.0
@@ -64,7 +67,7 @@ class BudgetOptions(Struct, frozen=True):
 
 
 class LimiterOptions(Struct, frozen=True):
-    """How many requests a provider is given at one time: `max` until it shows that this is too many."""
+    """Adaptive concurrency limit of a provider: `max` until the provider signals overload."""
 
     min: Count = 4
     max: Count = 1_000
@@ -74,17 +77,20 @@ class LimiterOptions(Struct, frozen=True):
 
 
 class HealthOptions(Struct, frozen=True):
-    """When a target that still answers stands behind the others. `calls_min`: fewer prove nothing, and a target that
-    fails all of them has opened its breaker before. `trial_s`: it is still asked that often, beside a healthy one."""
+    """When a target that still answers counts as degraded and is tried after the healthy ones.
+
+    `calls_min`: with fewer calls in the window, health is not judged; if all fail, the breaker opens earlier.
+    `canary_interval_s`: interval of canary requests to a degraded target, in parallel with a healthy one.
+    """
 
     window_s: WindowSeconds = 30
     calls_min: Count = 20
     failure_share: Share = 0.05
-    trial_s: Seconds = 2.0
+    canary_interval_s: Seconds = 2.0
 
 
 class HedgeOptions(Struct, frozen=True):
-    """Asking a second target beside one that takes longer than usual. `share`: of all requests; 0 switches it off."""
+    """Hedged requests to a second target. `share`: hedges per request, at most; 0 switches hedging off."""
 
     share: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
     percentile: Annotated[float, Meta(gt=0.5, lt=1)] = 0.95
@@ -93,9 +99,13 @@ class HedgeOptions(Struct, frozen=True):
 
 
 class AdmissionOptions(Struct, frozen=True):
-    """Waiting while every provider is full. `waiting_max` 0: nobody does. When even the shortest wait of the last
-    `interval_s` was above `target_s`, those go who have waited for more than twice that. `priorities`: of callers, by
-    the variable that holds their key (one of server.caller_keys_env); `others`: of all that are not named."""
+    """The wait queue in front of full providers, shortened by CoDel. `waiting_max` 0: no request waits.
+
+    If the shortest wait of the last `interval_s` exceeds `target_s`, requests that waited for more than twice
+    `target_s` are shed.
+    `priorities`: class of each caller, by the variable that holds its key (one of server.caller_keys_env);
+    `others`: class of all callers that are not named.
+    """
 
     waiting_max: Annotated[int, Meta(ge=0, le=100_000)] = 1_000
     target_s: Seconds = 0.5
@@ -104,16 +114,18 @@ class AdmissionOptions(Struct, frozen=True):
 
 
 class ProbeOptions(Struct, frozen=True):
-    """Asking a target that nobody asks any more whether it is back; `idle_s`: after so long without a request."""
+    """Active probes of failed targets that receive no requests. `idle_s`: time since the last request."""
 
     enabled: bool = True
     idle_s: Seconds = 2.0
 
 
 class CacheOptions(Struct, frozen=True):
-    """Whether finished answers of a route are kept, and how long. Only requests with temperature 0 are. Older than
-    `ttl_s` they are stale. `warm_from`: a file with answers that are there from the start, for every caller. `share`: equal requests at one
-    time share one call."""
+    """The answer cache of a route. Only answers to requests with temperature 0 are cached.
+
+    Answers older than `ttl_s` are stale. `warm_from`: a file of answers that are cached from the start, for
+    every caller. `share`: equal requests at one time share one call (single flight).
+    """
 
     enabled: bool = False
     ttl_s: Seconds = 300.0
@@ -124,9 +136,12 @@ class CacheOptions(Struct, frozen=True):
 
 
 class RedisOptions(Struct, frozen=True):
-    """A Redis that all processes share; none unless `url` or `url_env` says where. `timeout_s`: the longest that a
-    request waits for it, all calls together. Of equal questions at one time one is asked: the others wait `turn_s` for
-    its answer, and the one who asks is believed to be at it for `claim_s`."""
+    """A Redis that all processes share. Unused unless `url` or `url_env` is set.
+
+    `timeout_s`: longest wait of a request for Redis, all calls together.
+    Of equal requests in several processes one claims the call: the others wait `claim_wait_s` for its answer.
+    A claim expires after `claim_s`.
+    """
 
     url: str | None = None
     url_env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)] | None = None
@@ -134,16 +149,16 @@ class RedisOptions(Struct, frozen=True):
     timeout_s: Annotated[float, Meta(ge=0.005, le=5)] = 0.05
     connections_max: Annotated[int, Meta(ge=1, le=10_000)] = 16
     claim_s: Seconds = 30.0
-    turn_s: SecondsOrZero = 1.0
+    claim_wait_s: SecondsOrZero = 1.0
 
     @property
     def used(self) -> bool:
-        """Whether answers are kept there."""
+        """Whether answers are cached in Redis."""
         return self.url is not None or self.url_env is not None
 
 
 class CacheBounds(Struct, frozen=True):
-    """How much the answer cache may hold in memory, all routes together, and of how many bytes an answer may be."""
+    """Bounds of the answer cache in memory, over all routes. `entry_bytes_max`: largest cached answer."""
 
     entries_max: Count = 10_000
     bytes_max: Count = 64 * 1024 * 1024
@@ -152,8 +167,11 @@ class CacheBounds(Struct, frozen=True):
 
 
 class DegradedOptions(Struct, frozen=True):
-    """Whether a route gives a labelled substitute when nobody can answer. `answer_within_s`: so long providers are
-    asked, until one of them has committed. `templates`: a file of texts that go before ours."""
+    """Fallback answers of a route (labelled substitutes), for when no provider can answer.
+
+    `answer_within_s`: time limit for providers to reach the commit point; after it the fallback is returned.
+    `templates`: a file of texts that override the built-in ones.
+    """
 
     enabled: bool = False
     answer_within_s: Seconds | None = None

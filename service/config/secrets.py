@@ -1,15 +1,15 @@
-"""Where keys come from: the environment, or a file that it names. Nothing here ever shows one."""
+"""Secrets: keys from environment variables, or from files that these name. No message ever shows a key."""
 
 import errno
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-KEY_PATTERN = re.compile(r"[!-~]+")  # it stands in a header
+KEY_PATTERN = re.compile(r"[!-~]+")  # a key is sent in a header
 
 
 class SecretReader:
-    """Reads keys; what is wrong with them is added to `problems`. `is_reload`: the service runs already."""
+    """A reader of keys; an invalid key adds a sentence to `problems`. `is_reload`: the service runs."""
 
     def __init__(self, environ: Mapping[str, str], is_reload: bool, problems: list[str]) -> None:
         self._environ = environ
@@ -17,7 +17,7 @@ class SecretReader:
         self._problems = problems
 
     def read(self, where: str, variables: tuple[str, ...]) -> tuple[str, ...]:
-        """The keys of these variables."""
+        """Return the valid keys of these variables; `where` begins each message."""
         found = []
         for variable in variables:
             try:
@@ -27,8 +27,11 @@ class SecretReader:
         return tuple(found)
 
     def _read_one(self, variable: str) -> str:
-        """What the variable holds, or the file that VARIABLE_FILE names. The environment of a running process cannot
-        be changed from outside, so a key that a reload is to change must be in a file. Raises ValueError."""
+        """Return the key in the variable, or in the file that VARIABLE_FILE names.
+
+        The environment of a running process cannot change, so a key that a reload replaces must be in a file.
+        Raises ValueError.
+        """
         key, file_variable = self._environ.get(variable, "").strip(), f"{variable}_FILE"
         source = f"the environment variable {variable}"
         if file := self._environ.get(file_variable, "").strip():
@@ -39,7 +42,7 @@ class SecretReader:
             key, source = self._read_file(file, file_variable), f"the file that {file_variable} names"
         elif not key:
             raise ValueError(
-                f"{source} is not set or empty; set it, or {file_variable}, or take it off the list."
+                f"{source} is not set or empty; set it, or {file_variable}, or remove it from the list."
             )
         if not KEY_PATTERN.fullmatch(key):
             raise ValueError(f"{source} must hold a key: one line of printable characters without spaces.")
@@ -57,7 +60,10 @@ class SecretReader:
 
 
 def read_text(path: Path, is_reload: bool) -> str:
-    """Raises OSError, UnicodeDecodeError. A pipe can be read once; a second time would wait for ever."""
+    """Read a text file. A reload refuses a pipe, as a second read would wait for ever.
+
+    Raises OSError, UnicodeDecodeError.
+    """
     if is_reload and path.is_fifo():
         raise OSError(errno.ESPIPE, "a pipe can be read only once")
     return path.read_text(encoding="utf-8")

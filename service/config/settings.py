@@ -1,4 +1,4 @@
-"""Everything that can be set: frozen, by concern. settings_file.py reads it, settings_checks.py judges it."""
+"""All settings as frozen structs. load.py reads and checks.py validates them; docs/settings.md lists them."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -30,7 +30,7 @@ HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", max_length=64)]
 HeaderText = Annotated[str, Meta(pattern=r"^[ -~]*$", max_length=1024)]
 RouteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 
-OTHERS = "others"  # of admission.priorities: every caller that is not named
+OTHERS = "others"  # in admission.priorities: all callers that are not named
 DialectName = Literal["openai", "mistral", "anthropic"]
 WireName = Literal["aiohttp", "httpx"]
 DeliveryName = Literal["live", "whole"]
@@ -38,7 +38,7 @@ PolicyName = Literal["ordered", "balanced"]
 
 
 class ServerSettings(Struct, frozen=True):
-    """Where the service listens, and its bounds."""
+    """Listening address of the service, and its bounds."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
@@ -58,55 +58,57 @@ class ServerSettings(Struct, frozen=True):
 
 
 class DialectOverrides(Struct, frozen=True):
-    """What a provider does otherwise than its dialect. Names are those of the request's fields; `messages.name` in
-    `drops` is a field of every message."""
+    """Overrides of a provider's dialect, by names of request fields.
 
-    headers: Mapping[HeaderName, HeaderText] = {}  # sent with each request, as they are; never keys
-    renames: Mapping[str, str] = {}  # it knows the field under another name
-    drops: tuple[str, ...] = ()  # it refuses the field: left out, and named in the trail
-    refuses: tuple[str, ...] = ()  # it cannot do that: another target is asked
-    developer_role: bool = True  # false: developer turns go to it as system turns
+    `messages.name` in `drops` is a field of each message.
+    """
+
+    headers: Mapping[HeaderName, HeaderText] = {}  # sent unchanged with each request; never keys
+    renames: Mapping[str, str] = {}  # the provider's names of fields
+    drops: tuple[str, ...] = ()  # fields that the provider rejects: left out, and named in the trail
+    refuses: tuple[str, ...] = ()  # features that the provider lacks: another target is tried
+    developer_role: bool = True  # false: developer messages are sent as system messages
 
 
 NO_OVERRIDES = DialectOverrides()
 
 
 class ProviderSettings(Struct, frozen=True):
-    """One provider: how it speaks and where. `key_env` names the environment variables that hold its keys."""
+    """One provider: dialect, address, keys. `key_env` names the environment variables that hold its keys."""
 
     name: Name
     dialect: DialectName
     base_url: str
     key_env: tuple[Variable, ...] = ()
     api_version: str | None = None
-    max_tokens: Count = 4096  # where the dialect wants a limit and the caller set none
-    differs: DialectOverrides = NO_OVERRIDES
-    isolated: bool = False  # by hand: nobody is sent there
-    prices: Mapping[str, Price] = {}  # of its models, in US dollars per million tokens
-    context_tokens: Mapping[str, Count] = {}  # of its models: a longer conversation goes to another target
+    max_tokens: Count = 4096  # sent if the dialect requires a limit and the caller set none
+    overrides: DialectOverrides = NO_OVERRIDES
+    isolated: bool = False  # by the operator: no request is sent there
+    prices: Mapping[str, Price] = {}  # by model, in US dollars per million tokens
+    context_tokens: Mapping[str, Count] = {}  # by model: longer conversations go to another target
 
 
 class RouteSettings(Struct, frozen=True):
-    """One model name that clients may ask for, and the targets behind it in order of preference."""
+    """One model name of the API, and its targets in order of preference."""
 
     name: RouteName
     targets: Annotated[tuple[str, ...], Meta(min_length=1)]
     policy: PolicyName = "ordered"
     delivery: DeliveryName = "live"
-    clocks: TimeoutOptions = TimeoutOptions()
+    timeouts: TimeoutOptions = TimeoutOptions()
     cache: CacheOptions = CacheOptions()
     degraded: DegradedOptions = DegradedOptions()
-    notices: tuple[str, ...] = ()
+    reject_patterns: tuple[str, ...] = ()
 
 
 class AdminSettings(Struct, frozen=True):
-    """Who may give orders to the running service. Without `token_env` it makes a token, and shows it at the start."""
+    """The admin API. Without `token_env` the service generates a token and shows it at the start."""
 
     token_env: Variable | None = None
 
 
 class Settings(Struct, frozen=True):
-    """The whole of it. `keys` and `caller_keys` are filled from the environment and never shown."""
+    """All settings, without secrets: those are in LoadedSettings."""
 
     provider: tuple[ProviderSettings, ...]
     route: tuple[RouteSettings, ...]
@@ -124,7 +126,7 @@ class Settings(Struct, frozen=True):
 
 
 class Secret:
-    """A key that cannot be printed by accident."""
+    """A secret that cannot be printed by accident."""
 
     __slots__ = ("_value",)
 
@@ -132,7 +134,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The key itself, for the one header it belongs into."""
+        """Return the secret, for the one header or address that needs it."""
         return self._value
 
     def __repr__(self) -> str:
@@ -140,7 +142,7 @@ class Secret:
 
 
 class LoadedSettings(Struct, frozen=True):
-    """Settings, and the secrets they name. `warnings`: what is worth saying of settings that can be used."""
+    """Settings, and the secrets they name. `warnings`: sentences about valid settings, for the operator."""
 
     settings: Settings
     provider_keys: Mapping[str, tuple[Secret, ...]]
@@ -151,7 +153,7 @@ class LoadedSettings(Struct, frozen=True):
 
 
 class SettingsProblems(Exception):
-    """What must be changed before the service can start, one plain sentence each."""
+    """Raised when settings are invalid. `problems`: one sentence each."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))

@@ -1,8 +1,8 @@
-"""Texts for when no provider can answer: a TOML file with a table for each language.
+"""Templates of fallback answers, for when no provider can answer: a TOML file with a table for each language.
 
 [en]
 general = "Our assistant is having a break. Ask again {wait}."
-soon = "in a little while"              # what {wait} becomes; "seconds" and "minutes" hold {n}
+soon = "in a little while"              # replaces {wait}; "seconds" and "minutes" contain {n}
 """
 
 import difflib
@@ -15,12 +15,11 @@ from typing import Any
 BYTES_MAX = 256 * 1024
 TEXT_CHARS_MAX = 4_000
 
-
-GENERAL = "general"  # for a request that no provider could answer
-OFFLINE = "offline"  # for a client that cannot reach us
+GENERAL = "general"  # for a request that no provider can answer
+OFFLINE = "offline"  # for a client that cannot reach the service
 PHRASES = ("soon", "seconds", "minutes")
 NAMES = (GENERAL, OFFLINE, *PHRASES)
-# Questions are not sorted by keywords any more: these texts of older files are read and never used.
+# Requests are not sorted by topic any more: these texts of older files are read and never used.
 UNUSED = frozenset(
     {"greeting", "thanks", "about", "code", "translation", "summary", "medical", "legal", "crisis"}
 )
@@ -30,7 +29,7 @@ _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
 def read(path: Path) -> tuple[Templates, list[str]]:
-    """What can be used of a file, and a sentence for each thing that cannot."""
+    """Return the valid texts of a file, and one sentence for each problem."""
     problems: list[str] = []
     try:
         with path.open("rb") as file:
@@ -59,7 +58,7 @@ def unused(path: Path) -> list[str]:
 
 
 def merged(base: Templates, override: Templates) -> Templates:
-    """Both, where they differ the second one."""
+    """Merge two sets of texts; `override` wins."""
     return {name: {**base.get(name, {}), **override.get(name, {})} for name in (*base, *override)}
 
 
@@ -84,11 +83,11 @@ def _problem(name: str, text: Any) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(NAMES)}."
         return f"there is no such text; {hint}"
     if not isinstance(text, str) or not text.strip():
-        return "must be a text."
+        return "must be text."
     if len(text) > TEXT_CHARS_MAX:
         return f"is longer than {TEXT_CHARS_MAX:,} characters."
     known = {"soon": (), "seconds": ("{n}",), "minutes": ("{n}",)}.get(name, ("{wait}",))
     unknown = [placeholder for placeholder in _PLACEHOLDER.findall(text) if placeholder not in known]
     if unknown:
-        return f"holds {unknown[0]!r}, which nobody fills in."
+        return f"holds {unknown[0]!r}, which is no placeholder here."
     return ""

@@ -26,7 +26,7 @@ TAIL_S = 1.0  # how long a provider may take to end a stream whose answer is alr
 ATTEMPT_ERRORS = (WireFailure, ProviderFault, TimedOut, Unsupported)
 CANCELLED = Classification(Then.GIVE_UP, Blame.NOBODY, "cancelled", maybe_billed=True)
 # Another target was faster.
-SUPERSEDED = Classification(Then.GIVE_UP, Blame.NOBODY, "outrun", maybe_billed=True)
+SUPERSEDED = Classification(Then.GIVE_UP, Blame.NOBODY, "hedge_lost", maybe_billed=True)
 
 
 class Attempt:
@@ -123,17 +123,17 @@ class Attempt:
                 raise ProviderFault("empty_answer")
 
     async def _reject_by_content(self, answer: "BufferedAnswer | StreamedAnswer") -> None:
-        """Holds the beginning of an answer back until it can be judged. Raises ProviderFault("notice")."""
+        """Holds the beginning of an answer back until it can be judged. Raises ProviderFault("rejected_content")."""
         reject_patterns = self.context.reject_patterns
         if isinstance(answer, BufferedAnswer):
             if reject_patterns.match(reply_text(answer.reply.body)):
-                raise ProviderFault("notice")
+                raise ProviderFault("rejected_content")
             return
         until_s = clock.now() + JUDGED_S
         while True:
             beginning = text_so_far(answer.held)
             if reject_patterns.match(beginning):
-                raise ProviderFault("notice")
+                raise ProviderFault("rejected_content")
             if len(beginning) >= JUDGED_CHARS or not await answer.hold_more(until_s - clock.now()):
                 return
 

@@ -11,10 +11,10 @@ def dialect_of(provider: ProviderSettings, event_bytes_max: int) -> Dialect:
     """The dialect a provider's settings name."""
     match provider.dialect:
         case "openai":
-            return OpenAIDialect(event_bytes_max, provider.differs)
+            return OpenAIDialect(event_bytes_max, provider.overrides)
         case "mistral":
-            return MistralDialect(event_bytes_max, provider.differs)
+            return MistralDialect(event_bytes_max, provider.overrides)
         case "anthropic":
             return AnthropicDialect(
-                event_bytes_max, provider.api_version, provider.max_tokens, provider.differs
+                event_bytes_max, provider.api_version, provider.max_tokens, provider.overrides
             )

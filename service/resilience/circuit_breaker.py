@@ -127,7 +127,7 @@ class Breaker:
         left_s = self._slow_start_until_s - now_s
         if self.state is not BreakerState.CLOSED or left_s <= 0:
             return True
-        return self._rng.random() < max(SLOW_START_FROM, 1.0 - left_s / self._options.ramp_s)
+        return self._rng.random() < max(SLOW_START_FROM, 1.0 - left_s / self._options.slow_start_s)
 
     def in_slow_start(self, now_s: float) -> bool:
         """Whether it closed a moment ago."""
@@ -180,7 +180,7 @@ class Breaker:
     def reconfigure(self, options: BreakerOptions, open_max_s: float) -> None:
         """Other options from now on; the state stays, the counts begin anew."""
         self._options, self._open_max_s = options, open_max_s
-        if not options.ramp_s:
+        if not options.slow_start_s:
             self._slow_start_until_s = 0.0
         self._window = SlidingWindow(options.window_s, 3)
 
@@ -222,7 +222,7 @@ class Breaker:
     def _close(self, now_s: float, why: str = "the probe succeeded") -> None:
         self._openings = 0
         self._successes_required = SUCCESSES_REQUIRED
-        self._slow_start_until_s = now_s + self._options.ramp_s
+        self._slow_start_until_s = now_s + self._options.slow_start_s
         self._window.clear()
         self._transition(BreakerState.CLOSED, why)
 

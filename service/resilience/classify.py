@@ -33,7 +33,7 @@ class CooldownReason(StrEnum):
     """Why a key is left alone for a while, as the trail says it."""
 
     LIMITED = "cooling_down"
-    WAITING = "told_to_wait"  # a Retry-After that came with something else than a limit
+    WAITING = "retry_after"  # a Retry-After that came with something else than a limit
     QUOTA = "quota_used_up"
     REFUSED = "key_refused"
 

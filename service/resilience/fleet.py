@@ -68,7 +68,7 @@ class Fleet:
         self._events = events
         self._rng = rng
         self._options = options
-        self._slow_share = options.breaker.slow_of_clock
+        self._slow_share = options.breaker.slow_of_timeout
         self._hosts: dict[str, Breaker] = {}
         self._providers: dict[str, ProviderState] = {}
         self._states: dict[Target, TargetState] = {}
@@ -239,7 +239,7 @@ class Fleet:
     def _canary_due(self, state: TargetState, now_s: float) -> bool:
         """Whether nobody has asked it for a while; with little traffic every request would be after one."""
         idle_s = now_s - state.last_asked_s
-        return idle_s >= self._options.health.trial_s and (
+        return idle_s >= self._options.health.canary_interval_s and (
             self._first_attempts - state.count_when_asked >= CANARY_EVERY or idle_s >= CANARY_S_MAX
         )
 

@@ -106,7 +106,7 @@ class Permit:
             self._committed
             and not self.probe
             and classification is not None
-            and classification.reason == "outrun"
+            and classification.reason == "hedge_lost"
         )
         self._target_permit.end(
             _target_outcome(None if began else classification, self._slow), now_s, not_before_s

@@ -6,7 +6,7 @@ from dub5.service.events import RequestEnded
 from dub5.service.model import AttemptRecord
 
 AttemptRow = dict[str, str | int | bool | float | tuple[str, ...] | tuple[int, int] | None]
-STOPPED = frozenset({"cancelled", "outrun"})
+STOPPED = frozenset({"cancelled", "hedge_lost"})
 
 
 def stopped(attempt: AttemptRecord) -> bool:

@@ -204,7 +204,7 @@ ATTEMPT_DURATION = Metric(
     "gen_ai_client_operation_duration",
     MetricKind.HISTOGRAM,
     "s",
-    "From a try's start to its end; cancelled and outrun ones left out.",
+    "From a try's start to its end; cancelled and hedge_lost ones left out.",
     (*PROVIDER_LABELS, "error_type"),
     LONG_S,
 )
@@ -329,9 +329,9 @@ HEDGE_REASONS = frozenset({"probe", "degraded", "slow", "late"})
 
 def _reasons() -> Iterator[str]:
     """Why a try may end: our own words, the clocks, the wire's stages and kinds, and statuses seen in the field."""
-    yield from ("ok", "cancelled", "outrun", "unsupported")
+    yield from ("ok", "cancelled", "hedge_lost", "unsupported")
     yield from ("empty_answer", "error_in_answer", "error_event", "truncated", "garbled", "not_json")
-    yield from ("not_a_stream", "answer_too_long", "event_too_long", "notice")
+    yield from ("not_a_stream", "answer_too_long", "event_too_long", "rejected_content")
     yield from (f"{name}_timeout" for name in ("first_token", "whole_answer", "between_tokens", "deadline"))
     yield from (f"{stage}_{kind}" for stage in Stage for kind in FailureKind)
     yield from (

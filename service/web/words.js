@@ -10,12 +10,12 @@ const REASONS = new Map([
   ["ok", "answered"],
   ["cache", "kept from an earlier answer"],
   ["cancelled", "stopped, because the reader left"],
-  ["outrun", "stopped, because another target was faster"],
+  ["hedge_lost", "stopped, because another target was faster"],
   ["breaker_open", "passed over: its breaker is open"],
   ["host_breaker_open", "passed over: the breaker of its host is open"],
-  ["told_to_wait", "passed over: it failed, and asked to be left alone for a while"],
+  ["retry_after", "passed over: it failed, and asked to be left alone for a while"],
   ["quota_used_up", "passed over: our quota there is used up"],
-  ["notice", "it sold a notice as an answer"],
+  ["rejected_content", "it sold a notice as an answer"],
   ["key_refused", "passed over: it does not accept our key"],
   ["cooling_down", "passed over: it asked to be left alone for a while"],
   ["isolated", "passed over: the settings isolate it"],
@@ -68,7 +68,7 @@ const KINDS = new Map([
   ["protocol", "broke the protocol"],
 ]);
 
-const PASSED_OVER = new Set(["breaker_open", "host_breaker_open", "key_refused", "quota_used_up", "told_to_wait", "cooling_down", "isolated", "slow_start", "provider_full", "retry_budget_spent"]);
+const PASSED_OVER = new Set(["breaker_open", "host_breaker_open", "key_refused", "quota_used_up", "retry_after", "cooling_down", "isolated", "slow_start", "provider_full", "retry_budget_spent"]);
 
 const TRY_KINDS = new Map([
   ["retry", "asked again"],
@@ -98,7 +98,7 @@ export function tryInWords(kind) {
 /** What became of a try: "ok", "skip" (not asked, or not needed any more) or "bad". @param {string} reason */
 export function kindOfTry(reason) {
   if (reason === "ok" || reason === "cache") return "ok";
-  if (reason === "outrun") return "skip";
+  if (reason === "hedge_lost") return "skip";
   return PASSED_OVER.has(reason) || reason.startsWith("unsupported_") ? "skip" : "bad";
 }
 

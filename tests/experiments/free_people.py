@@ -236,7 +236,7 @@ class ServiceGateway:
         route = RouteSettings(
             "chat",
             tuple(f"{one.name}/m" for one in PROVIDERS),
-            notices=NOTICES if told else (),
+            reject_patterns=NOTICES if told else (),
             degraded=DegradedOptions(enabled=told),
         )
         settings = Settings(

@@ -45,7 +45,7 @@ STREAMS_PER_WORLD = 250
 AT_A_TIME = 8
 SLOTS = 20
 A_LONG_WHILE_S = 3 * 86_400.0  # every cool-down is over
-CLOCKS = TimeoutOptions(first_token_s=2, whole_answer_s=3, between_tokens_s=2, total_s=10)
+TIMEOUTS = TimeoutOptions(first_token_s=2, whole_answer_s=3, between_tokens_s=2, total_s=10)
 NEVER = BreakerOptions(calls_min=10**9, failures_in_a_row=10**9)
 SERVER = ServerSettings(event_bytes_max=64 * 1024, answer_bytes_max=128 * 1024, in_flight_max=AT_A_TIME)
 ERROR_FIELDS = {"message", "type", "code", "param", "id", "retry_after", "suggestion", "attempts"}
@@ -145,7 +145,7 @@ class FuzzedService:
                 async with asyncio.TaskGroup() as group:
                     for ask in asks:
                         group.create_task(self._ask(ask))
-                await asyncio.sleep(CLOCKS.total_s)  # probes and trials that were outrun are heard out
+                await asyncio.sleep(TIMEOUTS.total_s)  # probes and trials that were outrun are heard out
                 self._at_rest(quiet, asks)
                 for ask in asks:
                     await self._check(ask)
@@ -234,7 +234,7 @@ def _routes() -> Iterator[RouteSettings]:
         order = DIALECTS[at:] + DIALECTS[:at]
         for name, targets in ((first, order), (f"only-{first}", order[:1])):
             names = tuple(f"{target}/m" for target in targets)
-            yield RouteSettings(name, names, clocks=CLOCKS, cache=CacheOptions(enabled=True))
+            yield RouteSettings(name, names, timeouts=TIMEOUTS, cache=CacheOptions(enabled=True))
 
 
 def _check_whole(ask: FuzzedRequest) -> str:
@@ -335,8 +335,8 @@ def _turned_away(ask: FuzzedRequest) -> bool:
     """Whether the last provider gave a whole, good answer. Of one that was outrun nobody wanted any."""
     target = ask.headers.get("x-dub5-target", "").partition("/")[0]
     heard = [up for up in ask.played if up.persona == target] if target else ask.played
-    outrun = not target and b'"outrun"' in ask.body
-    return bool(heard) and heard[-1].harmless and not outrun
+    hedge_lost = not target and b'"hedge_lost"' in ask.body
+    return bool(heard) and heard[-1].harmless and not hedge_lost
 
 
 def _hold(true: bool, otherwise: str) -> None:

@@ -63,7 +63,7 @@ class RetryPolicy:
 
     name: str
     options: dict[str, Any]
-    clocks: TimeoutOptions = TRY
+    timeouts: TimeoutOptions = TRY
     expiry: bool = False
     again: bool = True  # timeouts are tried again, which the service itself never does
 
@@ -75,7 +75,7 @@ POLICIES = (
         "20 % budget", UNGUARDED | {"retry": THREE, "budget": BudgetOptions(share=0.2, floor_per_s=0.0)}
     ),
     RetryPolicy("no retries", UNGUARDED | {"budget": UNPAID}, again=False),
-    RetryPolicy("ours", {}, clocks=TimeoutOptions(), expiry=True, again=False),
+    RetryPolicy("ours", {}, timeouts=TimeoutOptions(), expiry=True, again=False),
 )
 
 
@@ -125,7 +125,7 @@ def scene(
         patience_s=PATIENCE_S if policy.expiry else 20.0,
         deadline_s=PATIENCE_S if policy.expiry else None,
         works_for_nobody=works_for_nobody,
-        clocks=policy.clocks,
+        timeouts=policy.timeouts,
         options=policy.options,
     )
 

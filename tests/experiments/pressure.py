@@ -58,7 +58,7 @@ class PressureScene:
     patience_s: float = 10.0  # then the person leaves
     deadline_s: float | None = None  # what the service is told
     works_for_nobody: bool = False  # who stood in the provider's line and left is served all the same
-    clocks: TimeoutOptions = field(default_factory=TimeoutOptions)
+    timeouts: TimeoutOptions = field(default_factory=TimeoutOptions)
     options: dict[str, Any] = field(default_factory=dict)
     stream: bool = True
     latency: Latency = LATENCY
@@ -130,7 +130,7 @@ class PressureRun:
             provider=tuple(ProviderSettings(name, "openai", urls[name]) for name in names),
             route=(
                 RouteSettings(
-                    "chat", tuple(f"{name}/m" for name in names), policy="balanced", clocks=scene.clocks
+                    "chat", tuple(f"{name}/m" for name in names), policy="balanced", timeouts=scene.timeouts
                 ),
             ),
             **scene.options,

@@ -71,7 +71,7 @@ class SteadyClients:
 async def breaker(options: Options) -> bool:
     """A target hangs for five minutes: hardly anybody waits for it."""
     async with ServiceWorld(
-        one=STALLS, two=healthy(), options=options, clocks=TimeoutOptions(first_token_s=3)
+        one=STALLS, two=healthy(), options=options, timeouts=TimeoutOptions(first_token_s=3)
     ) as world:
         clients = await SteadyClients(world).ask(300, 1.0)
     return clients.waited(1.0) <= 10
@@ -187,7 +187,7 @@ async def health(options: Options) -> bool:
     """A quarter of a target's requests hang, too few for its breaker: others go first, so few people wait."""
     sick = share(0.25, STALLS, healthy())
     async with ServiceWorld(
-        one=sick, two=healthy(), options=options, clocks=TimeoutOptions(first_token_s=5)
+        one=sick, two=healthy(), options=options, timeouts=TimeoutOptions(first_token_s=5)
     ) as world:
         clients = await SteadyClients(world).ask(1200, 0.1)
     return clients.waited(3.0) < 1200 * 0.08
@@ -282,8 +282,8 @@ MECHANISMS: list[tuple[Scenario, Options, Callable[[pytest.MonkeyPatch], None]]]
     (late, {}, _only("late")),
     (suspicion, {}, _only("suspicion")),
     (active_probe, {"probe": ProbeOptions(enabled=False)}, KEEP),
-    (slow_start, {"breaker": BreakerOptions(ramp_s=0.0)}, KEEP),
-    (slowness, {"breaker": BreakerOptions(slow_share=1.0, slow_of_clock=1.0)}, KEEP),
+    (slow_start, {"breaker": BreakerOptions(slow_start_s=0.0)}, KEEP),
+    (slowness, {"breaker": BreakerOptions(slow_share=1.0, slow_of_timeout=1.0)}, KEEP),
     (last_candidate, {}, _only("last_resort")),
     (retry, {"retry": RetryOptions(same_target_max=0, last_target_max=0)}, KEEP),
     (retry_after, {"retry": RetryOptions(wait_max_s=0.0)}, KEEP),

@@ -17,7 +17,7 @@ from tests.service.test_features import DOWN, TOOL, UnequalTargets
 from tests.support.world import ServiceWorld, healthy, in_turn, script, status
 
 STALLS = script(Hang())
-CLOCKS = TimeoutOptions(first_token_s=2.0)
+TIMEOUTS = TimeoutOptions(first_token_s=2.0)
 
 
 async def longest_s(world: ServiceWorld, times: int, every_s: float) -> float:
@@ -40,13 +40,13 @@ async def substitute(degraded: DegradedOptions) -> bool:
 
 async def answer_within(degraded: DegradedOptions) -> bool:
     """All stall, and it is not known yet: nobody waits longer than the route allows."""
-    async with ServiceWorld(one=STALLS, two=STALLS, route={"degraded": degraded}, clocks=CLOCKS) as world:
+    async with ServiceWorld(one=STALLS, two=STALLS, route={"degraded": degraded}, timeouts=TIMEOUTS) as world:
         return await longest_s(world, 3, 0.0) <= 0.6
 
 
 async def stand_in(degraded: DegradedOptions) -> bool:
     """All are known to be down: whoever probes them is answered as soon as everybody else."""
-    async with ServiceWorld(one=STALLS, two=STALLS, route={"degraded": degraded}, clocks=CLOCKS) as world:
+    async with ServiceWorld(one=STALLS, two=STALLS, route={"degraded": degraded}, timeouts=TIMEOUTS) as world:
         for _ in range(6):
             await world.ask(stream=True)
         return await longest_s(world, 40, 1.0) <= 0.3

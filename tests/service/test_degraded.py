@@ -90,7 +90,7 @@ async def test_all_gone() -> None:
 async def test_breakers_open() -> None:
     """Once it is known that nobody is there, nobody waits, whatever the clocks would allow: not even who probes."""
     async with ServiceWorld(
-        one=STALLS, two=STALLS, route=ON, clocks=TimeoutOptions(first_token_s=2.0)
+        one=STALLS, two=STALLS, route=ON, timeouts=TimeoutOptions(first_token_s=2.0)
     ) as world:
         for _ in range(6):
             await world.ask(stream=True)
@@ -108,7 +108,7 @@ async def test_recovery() -> None:
     first_dead = in_turn(*[STALLS] * 6, healthy())
     options = {"probe": ProbeOptions(enabled=False)}
     async with ServiceWorld(
-        one=first_dead, route=ON, clocks=TimeoutOptions(first_token_s=1.0), options=options
+        one=first_dead, route=ON, timeouts=TimeoutOptions(first_token_s=1.0), options=options
     ) as world:
         headers = [(await world.ask(stream=True)).headers]
         while "x-dub5-degraded" in headers[-1] and clock.now() < 60:
@@ -122,7 +122,7 @@ async def test_a_probe_that_fails_behind_a_substitute() -> None:
     """It has told what there was to tell: it is not repeated for a request that has its answer."""
     broken = script(Head(200, SSE), chunk({"content": "hello "}), Wait(0.1), Close())
     options = {"probe": ProbeOptions(enabled=False)}
-    breaker = BreakerOptions(failures_in_a_row=2, ramp_s=0.0)
+    breaker = BreakerOptions(failures_in_a_row=2, slow_start_s=0.0)
     route = ON | {"delivery": "whole"}
     async with ServiceWorld(
         one=in_turn(DOWN, DOWN, broken), route=route, breaker=breaker, options=options
@@ -233,7 +233,7 @@ async def test_never_for_the_callers_fault(respond: Respond, code: str) -> None:
 async def test_never_after_the_first_content() -> None:
     """A stream that has begun ends as honestly as ever."""
     begun = script(Head(200, SSE), chunk({"content": "He"}), Hang())
-    async with ServiceWorld(one=begun, route=ON, clocks=TimeoutOptions(between_tokens_s=1.0)) as world:
+    async with ServiceWorld(one=begun, route=ON, timeouts=TimeoutOptions(between_tokens_s=1.0)) as world:
         answer = await world.ask(stream=True)
     events = payloads(answer.body)
     assert events[-1]["error"]["code"] == "stream_stalled" and "[DONE]" not in events
@@ -523,7 +523,7 @@ async def test_whole_delivery() -> None:
     chunks."""
     route = ON | {"delivery": "whole"}
     dies = script(Head(200, SSE), chunk({"content": "x"}), Hang())
-    async with ServiceWorld(one=dies, route=route, clocks=TimeoutOptions(between_tokens_s=12.0)) as world:
+    async with ServiceWorld(one=dies, route=route, timeouts=TimeoutOptions(between_tokens_s=12.0)) as world:
         answer = await world.ask(stream=True)
     events = payloads(answer.body)
     assert b": the answer is on its way" in answer.body

@@ -31,8 +31,8 @@ def remarks(tmp_path: Path, degraded: str, more: str = "") -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("degraded", "said"),
     [
-        ("enabled = true\nanswer_within_s = 10.0", "is not longer than clocks.first_token_s"),
-        ("answer_within_s = 20.0", "answer_within_s: does nothing, as degraded.enabled is false"),
+        ("enabled = true\nanswer_within_s = 10.0", "is not longer than timeouts.first_token_s"),
+        ("answer_within_s = 20.0", "answer_within_s: has no effect, as degraded.enabled is false"),
     ],
 )
 def test_hardly_meant(tmp_path: Path, degraded: str, said: str) -> None:
@@ -52,7 +52,7 @@ def test_texts_of_an_older_file(tmp_path: Path) -> None:
 def test_a_window_of_nobody(tmp_path: Path) -> None:
     """A window for a model that no route uses is most likely a slip."""
     (remark,) = remarks(tmp_path, "enabled = true", ", n = 9000")
-    assert remark == "provider 'one'.context_tokens: the model 'n' is behind no route."
+    assert remark == "provider 'one'.context_tokens: no route has a target with the model 'n'."
 
 
 def test_nothing_to_say(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ async def test_heartbeats() -> None:
 async def test_nobody_answers_after_a_heartbeat() -> None:
     """The status is sent by then: the error is an event, and the outcome is failed, not cut."""
     slow = TimeoutOptions(first_token_s=8.0)
-    async with ServiceWorld(one=script(Hang()), two=script(Hang()), clocks=slow, **WHOLE) as world:
+    async with ServiceWorld(one=script(Hang()), two=script(Hang()), timeouts=slow, **WHOLE) as world:
         answer = await world.ask(stream=True)
     assert answer.status == 200
     assert payloads(answer.body)[-1]["error"]["code"] == "all_targets_down"

@@ -52,7 +52,7 @@ class UnequalTargets:
         providers = (
             ProviderSettings("able", "openai", "http://able.test/v1", context_tokens=tokens[0]),
             ProviderSettings(
-                "plain", "openai", "http://plain.test/v1", context_tokens=tokens[1], differs=PLAIN_ONLY
+                "plain", "openai", "http://plain.test/v1", context_tokens=tokens[1], overrides=PLAIN_ONLY
             ),
         )
         settings = Settings(providers, (RouteSettings("chat", ("able/m", "plain/m")),))

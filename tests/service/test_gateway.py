@@ -27,7 +27,7 @@ from tests.support.world import (
 
 TEXT = "".join(WORDS)
 DOWN = status(530, b"error code: 1033", {"content-type": "text/plain"})
-CLOCKS = TimeoutOptions(
+TIMEOUTS = TimeoutOptions(
     pool_s=1.0, connect_s=3.0, first_token_s=10.0, whole_answer_s=60.0, between_tokens_s=15.0, total_s=120.0
 )
 
@@ -227,7 +227,7 @@ class TestCommitPoint:
         """A role without words is no answer yet: whoever stalls after it is left for the next one."""
         only_role = script(Head(200, SSE), chunk({"role": "assistant", "content": ""}), Hang())
         async with (
-            ServiceWorld(one=only_role, two=healthy(), clocks=CLOCKS) as world,
+            ServiceWorld(one=only_role, two=healthy(), timeouts=TIMEOUTS) as world,
             world.stream() as answer,
         ):
             assert clock.now() == pytest.approx(10.1)
@@ -250,7 +250,7 @@ class TestCommitPoint:
     async def test_cut(self, ending) -> None:
         """After the first content every bad end is an error event, and never a `[DONE]`."""
         cut = script(Head(200, SSE), chunk({"content": "half"}), Wait(0.1), *ending)
-        async with ServiceWorld(one=cut, two=healthy(), clocks=CLOCKS) as world:
+        async with ServiceWorld(one=cut, two=healthy(), timeouts=TIMEOUTS) as world:
             answer = await world.ask(stream=True)
         events = payloads(answer.body)
         assert text_of(answer.body) == "half"
@@ -291,14 +291,14 @@ class TestNotices:
     """Routes that name patterns hold the beginning of an answer back until it can be judged."""
 
     NOTICE = ("The legacy ", "text API is being ", "deprecated for authenticated users.")
-    ROUTE = MappingProxyType({"notices": (r"legacy text API is being deprecated",)})
+    ROUTE = MappingProxyType({"reject_patterns": (r"legacy text API is being deprecated",)})
 
     @pytest.mark.parametrize("stream", [False, True])
     async def test_notice(self, stream: bool) -> None:
         """A notice sold as an answer is a failure, and somebody else answers."""
         async with ServiceWorld(one=healthy(words=self.NOTICE), two=healthy(), route=self.ROUTE) as world:
             answer = await world.ask(stream=stream)
-        assert answer.headers["x-dub5-trail"].startswith("one/m=notice;")
+        assert answer.headers["x-dub5-trail"].startswith("one/m=rejected_content;")
         assert answer.headers["x-dub5-target"] == "two/m"
 
     @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ class TestClocks:
 
     async def test_connect(self) -> None:
         """A connection that does not open is left after `connect_s`."""
-        async with ServiceWorld(one=healthy(), two=healthy(first_s=0), clocks=CLOCKS) as world:
+        async with ServiceWorld(one=healthy(), two=healthy(first_s=0), timeouts=TIMEOUTS) as world:
             world.wire.link("http://one.test/v1").connect = Connect.STALLS
             answer = await world.ask()
         assert clock.now() == pytest.approx(3.0)
@@ -384,7 +384,7 @@ class TestClocks:
     async def test_pool(self) -> None:
         """Waiting for a free connection has a clock of its own, and blames nobody."""
         from_two = healthy(first_s=0)
-        async with ServiceWorld(one=script(Hang()), two=from_two, clocks=CLOCKS) as world:
+        async with ServiceWorld(one=script(Hang()), two=from_two, timeouts=TIMEOUTS) as world:
             world.wire._slots._per_origin_max = 1
             first = asyncio.create_task(world.ask())
             await asyncio.sleep(0.5)
@@ -399,7 +399,7 @@ class TestClocks:
     )
     async def test_first_token(self, stall) -> None:
         """A stream without a first token is left after `first_token_s`."""
-        async with ServiceWorld(one=script(*stall), two=healthy(first_s=0), clocks=CLOCKS) as world:
+        async with ServiceWorld(one=script(*stall), two=healthy(first_s=0), timeouts=TIMEOUTS) as world:
             async with world.stream() as answer:
                 assert clock.now() == pytest.approx(10.0)
             assert answer.headers["x-dub5-trail"] == "one/m=first_token_timeout;10000ms, two/m=ok;0ms"
@@ -407,7 +407,7 @@ class TestClocks:
     async def test_whole_answer(self) -> None:
         """A JSON answer has longer, for it comes all at once."""
         slow = script(Head(200, {"content-type": "application/json"}), Data(b'{"choices":'), Hang())
-        async with ServiceWorld(one=slow, two=healthy(first_s=0), clocks=CLOCKS) as world:
+        async with ServiceWorld(one=slow, two=healthy(first_s=0), timeouts=TIMEOUTS) as world:
             answer = await world.ask()
         assert clock.now() == pytest.approx(60.0)
         assert answer.headers["x-dub5-trail"].startswith("one/m=whole_answer_timeout;60000ms")
@@ -421,7 +421,7 @@ class TestClocks:
                 yield Wait(1.0)
                 yield Data(b": OPENROUTER PROCESSING\n\n")
 
-        async with ServiceWorld(one=chatty, two=healthy(), clocks=CLOCKS) as world, world.stream():
+        async with ServiceWorld(one=chatty, two=healthy(), timeouts=TIMEOUTS) as world, world.stream():
             assert clock.now() == pytest.approx(10.1)
 
     async def test_between_tokens(self) -> None:
@@ -436,7 +436,7 @@ class TestClocks:
                 yield Wait(4.0)
                 yield Data(b": still here\n\n")
 
-        async with ServiceWorld(one=pausing, clocks=CLOCKS) as world:
+        async with ServiceWorld(one=pausing, timeouts=TIMEOUTS) as world:
             answer = await world.ask(stream=True)
         assert clock.now() == pytest.approx(14.0 + 15.0)
         assert payloads(answer.body)[-1]["error"]["code"] == "stream_stalled"
@@ -444,7 +444,7 @@ class TestClocks:
     async def test_a_slow_reader_is_not_the_providers_fault(self) -> None:
         """The clock between tokens stands still while the client does not read."""
         wide = healthy(words=("x" * 40_000,) * 6, gap_s=0)
-        async with ServiceWorld(one=wide, clocks=CLOCKS) as world, world.stream() as answer:
+        async with ServiceWorld(one=wide, timeouts=TIMEOUTS) as world, world.stream() as answer:
             read = len(await answer.read())
             await asyncio.sleep(25)
             while data := await answer.read():
@@ -455,7 +455,7 @@ class TestClocks:
     async def test_a_reader_who_stopped(self) -> None:
         """A client that reads nothing for 30 s has left, and the provider is told."""
         endless = healthy(words=("x" * 40_000,) * 1000, gap_s=0.01)
-        async with ServiceWorld(one=endless, clocks=CLOCKS) as world, world.stream() as answer:
+        async with ServiceWorld(one=endless, timeouts=TIMEOUTS) as world, world.stream() as answer:
             await answer.read()
             await asyncio.sleep(40)
             assert world.outcomes() == {"cancelled": 1}
@@ -491,14 +491,14 @@ class TestClocks:
     async def test_total(self) -> None:
         """The deadline ends what every other clock would let live, honestly."""
         endless = healthy(words=("x",) * 1000, gap_s=1.0)
-        async with ServiceWorld(one=endless, clocks=CLOCKS) as world:
+        async with ServiceWorld(one=endless, timeouts=TIMEOUTS) as world:
             answer = await world.ask(stream=True)
         assert clock.now() == pytest.approx(120.0)
         assert payloads(answer.body)[-1]["error"]["code"] == "stream_stalled"
 
     async def test_the_callers_deadline(self) -> None:
         """A caller may allow less; each further try gets only what is left, and none starts without any."""
-        async with ServiceWorld(one=script(Hang()), two=script(Hang()), clocks=CLOCKS) as world:
+        async with ServiceWorld(one=script(Hang()), two=script(Hang()), timeouts=TIMEOUTS) as world:
             answer = await world.ask(stream=True, headers={"x-deadline-ms": "12000"})
         assert clock.now() == pytest.approx(12.0)
         assert answer.status == 503
@@ -511,7 +511,7 @@ class TestClocks:
     async def test_a_long_healthy_stream(self) -> None:
         """Ten minutes of tokens are no fault of anybody's, where the route allows them."""
         long = healthy(words=("word ",) * 600, gap_s=1.0)
-        async with ServiceWorld(one=long, clocks=TimeoutOptions(total_s=3600.0)) as world:
+        async with ServiceWorld(one=long, timeouts=TimeoutOptions(total_s=3600.0)) as world:
             answer = await world.ask(stream=True)
         assert clock.now() > 600
         assert payloads(answer.body)[-1] == "[DONE]"
@@ -567,7 +567,7 @@ class TestBreaker:
     async def test_an_unreachable_host_is_not_up(self) -> None:
         """A probe whose connection stalls does not close the host's breaker, whichever clock ends it."""
         hasty = TimeoutOptions(first_token_s=2.0, connect_s=3.0)
-        async with ServiceWorld(one=in_turn(*[DOWN] * 5, healthy()), two=healthy(), clocks=hasty) as world:
+        async with ServiceWorld(one=in_turn(*[DOWN] * 5, healthy()), two=healthy(), timeouts=hasty) as world:
             for _ in range(5):
                 await world.ask()
             world.wire.link("http://one.test/v1").connect = Connect.STALLS

@@ -47,7 +47,7 @@ async def test_the_second_answers(stream: bool) -> None:
         took_s = clock.now() - began_s
         assert [state.in_flight for state in world.service.fleet.snapshots(clock.now())] == [0, 0]
     assert took_s < 0.5
-    assert "one/m=outrun" in answer.headers["x-dub5-trail"]
+    assert "one/m=hedge_lost" in answer.headers["x-dub5-trail"]
     assert answer.headers["x-dub5-target"] == "two/m"
     assert not stream or text_of(answer.body) == "hello big world"
     assert world.happened("hedged") == 1
@@ -58,14 +58,14 @@ async def test_half_the_time_is_gone() -> None:
     """A caller who cannot wait for as long as an answer may take is asked for elsewhere at half its time, free, from the
     first request on; nobody is given up for it. Who has time enough waits for the clock."""
     options = {**PLENTY, "budget": BudgetOptions(share=0.0, floor_per_s=0.0)}
-    clocks = TimeoutOptions(whole_answer_s=60.0)
+    timeouts = TimeoutOptions(whole_answer_s=60.0)
     async with ServiceWorld(
-        one=healthy(first_s=10.0), two=healthy(), options=options, clocks=clocks
+        one=healthy(first_s=10.0), two=healthy(), options=options, timeouts=timeouts
     ) as world:
         soon = await world.ask(stream=False, headers={"x-deadline-ms": "8000"})
         later = await world.ask(stream=False, headers={"x-deadline-ms": "30000"})
         patient = await world.ask(stream=False, headers={"x-deadline-ms": "61000"})
-    assert soon.headers["x-dub5-trail"] == "two/m=ok;100ms, one/m=outrun;4100ms"
+    assert soon.headers["x-dub5-trail"] == "two/m=ok;100ms, one/m=hedge_lost;4100ms"
     assert later.headers["x-dub5-trail"] == patient.headers["x-dub5-trail"] == "one/m=ok;10000ms"
     assert world.happened("hedged") == 1
 
@@ -85,9 +85,9 @@ async def test_who_often_takes_long_is_not_late_at_half_the_time() -> None:
 async def test_each_pays_from_its_own_purse() -> None:
     """Who has just recovered is spared, and pays for nobody else: the next one is asked if its own budget allows it."""
     options = {**EAGER, "budget": BudgetOptions(share=0.0, floor_per_s=1.0)}
-    clocks = TimeoutOptions(first_token_s=0.97)  # then there is no time for anybody else
+    timeouts = TimeoutOptions(first_token_s=0.97)  # then there is no time for anybody else
     providers = {"one": then(healthy(), STALLS), "two": healthy(), "three": healthy()}
-    async with ServiceWorld(**providers, options=options, clocks=clocks) as world:
+    async with ServiceWorld(**providers, options=options, timeouts=timeouts) as world:
         await warm(world)
         fleet = world.service.fleet
         fleet.isolate(["two"], clock.now())

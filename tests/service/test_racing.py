@@ -11,7 +11,7 @@ from dub5.simulators.script import Hang
 from tests.service.test_ablations import SteadyClients
 from tests.support.world import ServiceWorld, healthy, script, status
 
-CALM = {"probe": ProbeOptions(enabled=False), "breaker": BreakerOptions(ramp_s=0.0)}
+CALM = {"probe": ProbeOptions(enabled=False), "breaker": BreakerOptions(slow_start_s=0.0)}
 WHOLE = {"x-dub5-delivery": "whole"}
 STALLS = script(Hang())
 
@@ -31,7 +31,7 @@ def calls(world: ServiceWorld) -> list[int]:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_what_is_stored_is_never_asked_twice(stream: bool) -> None:
     """Under suspicion it goes where it would go, alone; a probe is left to others as long as somebody else answers."""
-    breaker = {"breaker": BreakerOptions(ramp_s=0.0, failures_in_a_row=1, open_s=1.0)}
+    breaker = {"breaker": BreakerOptions(slow_start_s=0.0, failures_in_a_row=1, open_s=1.0)}
     async with ServiceWorld(one=healthy(first_s=0.5), two=healthy(), options=CALM | breaker) as world:
         doubt(world, "one")
         await world.ask(stream=stream, store=True)
@@ -48,7 +48,7 @@ async def test_what_is_stored_is_never_asked_twice(stream: bool) -> None:
 
 async def test_what_is_stored_is_a_probe_where_nobody_else_answers() -> None:
     """One after the other."""
-    options = CALM | {"breaker": BreakerOptions(ramp_s=0.0, failures_in_a_row=1, open_s=1.0)}
+    options = CALM | {"breaker": BreakerOptions(slow_start_s=0.0, failures_in_a_row=1, open_s=1.0)}
     async with ServiceWorld(one=STALLS, two=STALLS, options=options) as world:
         await world.ask(stream=True)
         await asyncio.sleep(5)

@@ -114,7 +114,7 @@ class TestInFlight:
         """A stream goes by the clocks it began with; the next one by the new ones."""
         async with ServiceWorld(one=SLOW) as world, world.stream() as stream:
             said = await stream.read()
-            reload(world, route=routed(world.service.settings, clocks=TimeoutOptions(between_tokens_s=1.0)))
+            reload(world, route=routed(world.service.settings, timeouts=TimeoutOptions(between_tokens_s=1.0)))
             while data := await stream.read():
                 said += data
             assert text_of(said) == "".join(WORDS)
@@ -218,7 +218,7 @@ class TestCache:
         assert world.happened("cache_hit") == 1
         assert answer.headers["x-dub5-cache"] == "miss"
 
-    @pytest.mark.parametrize("change", ["target", "address", "notices"])
+    @pytest.mark.parametrize("change", ["target", "address", "reject_patterns"])
     async def test_not_from_others(self, change: str) -> None:
         """What was kept of other targets, or of another address, or unjudged, is not given."""
         async with ServiceWorld(one=healthy(), two=healthy(), route=CACHED) as world:
@@ -230,8 +230,8 @@ class TestCache:
                     reload(world, route=routed(settings, targets=("two/m",)))
                 case "address":
                     reload(world, provider=(replace(one, base_url=two.base_url), two))
-                case "notices":
-                    reload(world, route=routed(settings, notices=("hello",)))
+                case "reject_patterns":
+                    reload(world, route=routed(settings, reject_patterns=("hello",)))
             answer = await world.ask(temperature=0)
         assert answer.headers.get("x-dub5-cache") != "hit"
         assert len(world.asked["two"]) == 1
@@ -281,7 +281,7 @@ class TestProbes:
         def one(request):
             return late[0](request)
 
-        short = BreakerOptions(failures_in_a_row=1, open_s=10.0, ramp_s=0.0)
+        short = BreakerOptions(failures_in_a_row=1, open_s=10.0, slow_start_s=0.0)
         off = {"probe": ProbeOptions(enabled=False), "retry": ASKED_ONCE}
         async with ServiceWorld(one=one, two=healthy(), breaker=short) as world:
             reload(world, **off)

@@ -109,13 +109,13 @@ class TestSameTarget:
 class TestProbes:
     """`one` stalls for ever, or until a moment; its breaker opens after five."""
 
-    BREAKER = BreakerOptions(failures_in_a_row=2, ramp_s=0.0)
-    CLOCKS = TimeoutOptions(first_token_s=3.0)
+    BREAKER = BreakerOptions(failures_in_a_row=2, slow_start_s=0.0)
+    TIMEOUTS = TimeoutOptions(first_token_s=3.0)
 
     def world(self, one: Respond, two: Respond | None = None, **more: object) -> ServiceWorld:
         more = {"options": NO_PROBES, **more}
         two_too = {} if two is None else {"two": two}
-        return ServiceWorld(one=one, **two_too, breaker=self.BREAKER, clocks=self.CLOCKS, **more)  # type: ignore[arg-type]
+        return ServiceWorld(one=one, **two_too, breaker=self.BREAKER, timeouts=self.TIMEOUTS, **more)  # type: ignore[arg-type]
 
     async def test_nobody_waits_for_one(self) -> None:
         """While a target is dead, those whose requests probe it are answered as fast as all others."""
@@ -142,8 +142,8 @@ class TestProbes:
         async with ServiceWorld(
             one=until(3, status(529, b"{}"), healthy()),
             two=STALLS,
-            breaker=BreakerOptions(failures_in_a_row=2, ramp_s=60.0),
-            clocks=self.CLOCKS,
+            breaker=BreakerOptions(failures_in_a_row=2, slow_start_s=60.0),
+            timeouts=self.TIMEOUTS,
             options=NO_PROBES,
         ) as world:
             await asyncio.gather(*(world.ask(stream=True) for _ in range(2)))
@@ -160,7 +160,7 @@ class TestProbes:
             await asyncio.sleep(5)
             answer = await world.ask(stream=True)
             assert world.service.fleet.snapshots(clock.now())[1].in_flight == 0
-        assert answer.headers["x-dub5-trail"].endswith("two/m=outrun;100ms, one/m=ok;100ms")
+        assert answer.headers["x-dub5-trail"].endswith("two/m=hedge_lost;100ms, one/m=ok;100ms")
         assert text_of(answer.body) == "hello big world"
 
     async def test_a_client_that_leaves_the_race(self) -> None:
@@ -196,8 +196,10 @@ class TestProbes:
 
     async def test_a_probe_that_hangs_blocks_nobody(self) -> None:
         """With one provider, and answers that may take a minute, the next probe does not wait for the last one."""
-        clocks = TimeoutOptions(whole_answer_s=60.0)
-        async with ServiceWorld(one=until(100, STALLS, healthy()), clocks=clocks, options=NO_PROBES) as world:
+        timeouts = TimeoutOptions(whole_answer_s=60.0)
+        async with ServiceWorld(
+            one=until(100, STALLS, healthy()), timeouts=timeouts, options=NO_PROBES
+        ) as world:
             asks: list[asyncio.Task[object]] = []
             answered_s = 0.0
             while clock.now() < 130 and not answered_s:
@@ -244,7 +246,7 @@ class TestProbes:
 
 
 class TestSlowness:
-    BREAKER = BreakerOptions(calls_min=5, ramp_s=0.0)
+    BREAKER = BreakerOptions(calls_min=5, slow_start_s=0.0)
     SLOW = staticmethod(healthy(first_s=6.0))
 
     async def test_others_are_asked(self) -> None:
@@ -283,7 +285,7 @@ class TestSlowness:
 class TestLoad:
     async def test_slow_start(self) -> None:
         """A target that is back gets a growing share, not everything at once."""
-        breaker = BreakerOptions(failures_in_a_row=2, ramp_s=10.0)
+        breaker = BreakerOptions(failures_in_a_row=2, slow_start_s=10.0)
         async with ServiceWorld(
             one=until(3, status(529), healthy()), two=healthy(), breaker=breaker
         ) as world:

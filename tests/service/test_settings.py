@@ -42,7 +42,7 @@ def test_the_smallest_file(read) -> None:
     """A provider and a route are enough; everything else has a default."""
     loaded = read(GOOD)
     assert loaded.settings.server.host == "127.0.0.1"
-    assert loaded.settings.route[0].clocks.first_token_s == 10.0
+    assert loaded.settings.route[0].timeouts.first_token_s == 10.0
     assert loaded.provider_keys["one"][0].reveal() == "sk-1"
 
 
@@ -67,9 +67,12 @@ def test_all_problems_at_once(read) -> None:
         (('"openai"', '"opneai"'), "must be one of openai, mistral, anthropic"),
         (("https://one.example/v1", "one.example/v1"), "must begin with http:// or https://"),
         (("https://one.example/v1", "https://me:secret@one.example"), "must hold no user, password"),
-        (('name = "chat"', 'name = "chat"\nclocks = {first_token_s = 400}'), "is longer than clocks.total_s"),
         (
-            ('name = "chat"', 'name = "chat"\nclocks = {first_token_s = 0}'),
+            ('name = "chat"', 'name = "chat"\ntimeouts = {first_token_s = 400}'),
+            "is longer than timeouts.total_s",
+        ),
+        (
+            ('name = "chat"', 'name = "chat"\ntimeouts = {first_token_s = 0}'),
             "first_token_s: must be a number > 0",
         ),
         (
@@ -103,9 +106,9 @@ def test_a_key_in_the_wrong_place_is_not_shown(read) -> None:
     for value in ('["sk-proj-abc"]', '"sk-proj-abc"'):
         assert "sk-proj" not in "".join(problems(read, GOOD.replace('["KEY_ONE"]', value)))
 
-    headers = 'differs = {headers = {"x-token" = "sk-proj-abc", "not ok" = "x"}}\n[[route]]'
+    headers = 'overrides = {headers = {"x-token" = "sk-proj-abc", "not ok" = "x"}}\n[[route]]'
     said = problems(read, GOOD.replace("[[route]]", headers))
-    assert "differs.headers" in said[0]
+    assert "overrides.headers" in said[0]
     assert "sk-proj" not in said[0]
 
 
@@ -163,9 +166,12 @@ class TestRunning:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (('"openai"', '"openai"\nisolated = true'), "every provider behind it is isolated"),
-        (('"openai"', '"openai"\nprices = {gpd = {prompt = 1, completion = 2}}'), "'gpd' is behind no route"),
-        (('name = "chat"', 'name = "chat"\nclocks = {first_token_s = 30}'), "longer than breaker.probe_s"),
+        (('"openai"', '"openai"\nisolated = true'), "all its providers are isolated"),
+        (
+            ('"openai"', '"openai"\nprices = {gpd = {prompt = 1, completion = 2}}'),
+            "no route has a target with the model 'gpd'",
+        ),
+        (('name = "chat"', 'name = "chat"\ntimeouts = {first_token_s = 30}'), "longer than breaker.probe_s"),
     ],
     ids=["isolated", "prices", "probe"],
 )

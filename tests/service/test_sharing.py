@@ -277,11 +277,11 @@ class TestDeadlines:
         """Too late for who has left, whatever came first: an error before the first byte, of a request not answered."""
 
         async def play() -> None:
-            clocks, at_once = (
+            timeouts, at_once = (
                 TimeoutOptions(first_token_s=2.0, whole_answer_s=2.0),
                 healthy(first_s=0.0, gap_s=0.0),
             )
-            async with ServiceWorld(one=script(Hang()), two=at_once, clocks=clocks, **ON) as world:
+            async with ServiceWorld(one=script(Hang()), two=at_once, timeouts=timeouts, **ON) as world:
                 hasty, patient = await asyncio.gather(
                     world.ask(temperature=0, stream=stream, headers={"x-deadline-ms": "2000"}),
                     world.ask(temperature=0, stream=stream),

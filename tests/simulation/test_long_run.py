@@ -178,9 +178,9 @@ WORDS = "".join(f"{n} " for n in range(TOKENS))
 @pytest.mark.parametrize("delivery", ["live", "whole"])
 async def test_an_answer_of_ten_minutes(delivery: str) -> None:
     """No clock, guard or timer of ours ends an answer that comes steadily, if its route gives it the time."""
-    clocks = TimeoutOptions(total_s=900.0)
+    timeouts = TimeoutOptions(total_s=900.0)
     async with ServiceWorld(
-        one=ten_minutes, two=ten_minutes, clocks=clocks, route={"delivery": delivery}
+        one=ten_minutes, two=ten_minutes, timeouts=timeouts, route={"delivery": delivery}
     ) as world:
         began_s = clock.now()
         answer = await world.ask(stream=True)

@@ -29,7 +29,7 @@ class ServiceWorld:
     def __init__(
         self,
         *,
-        clocks: TimeoutOptions | None = None,
+        timeouts: TimeoutOptions | None = None,
         breaker: BreakerOptions | None = None,
         server: ServerSettings | None = None,
         route: dict[str, Any] | None = None,
@@ -46,7 +46,7 @@ class ServiceWorld:
             provider=tuple(ProviderSettings(name, "openai", urls[name]) for name in providers),
             route=(
                 RouteSettings(
-                    **{"name": "chat", "targets": targets, "clocks": clocks or TimeoutOptions()}
+                    **{"name": "chat", "targets": targets, "timeouts": timeouts or TimeoutOptions()}
                     | (route or {})
                 ),
             ),

@@ -264,7 +264,7 @@ WORDS = """(async () => {
     ({ prompt_tokens, completion_tokens: 0, estimated_tokens, cost_usd });
   const attempt = (target, reason, kind) => ({ target, reason, started_ms: 0, ended_ms: 20, kind });
   const trail = trailOf(triesOf([
-    attempt("one/m", "outrun", "probe"), attempt("two/m", "http_503", "hedge"), attempt("two/m", "ok", "retry"),
+    attempt("one/m", "hedge_lost", "probe"), attempt("two/m", "http_503", "hedge"), attempt("two/m", "ok", "retry"),
   ]), false);
   return {
     dollars: [0, null, 0.00001, 0.00042, 0.0999, 1.239, 1240.4].map(dollars),

@@ -137,7 +137,7 @@ def test_service_words() -> None:
     passed_over = {name for said in barred for name in re.findall(r'"([a-z_]+)"', said)}
     passed_over |= {rest.value for rest in CooldownReason}
     assert passed_over == PASSED_OVER_REASONS
-    reasons |= passed_over | {"cancelled", "outrun"}
+    reasons |= passed_over | {"cancelled", "hedge_lost"}
 
     assert {"truncated", "breaker_open", "cooling_down"} <= reasons, "the patterns no longer find the reasons"
     assert [

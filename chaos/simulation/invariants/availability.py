@@ -54,7 +54,7 @@ def _could_be_answered(world: World, request: RequestRecord, targets: Collection
     """Whether one of these targets could have answered it: it had the time, and nothing final came from another."""
     plan, ended = request.plan, request.ended
     route, tuning = world.route(plan.route), world.tunings[request.generation]
-    time_s = min(plan.deadline_s, tuning.clocks.total_s)
+    time_s = min(plan.deadline_s, tuning.timeouts.total_s)
     if route.degraded.enabled:
         time_s = min(time_s, route.degraded.answer_within_s or time_s)
     needs_s = needed_s(tuning, route.targets, stream=plan.stream, whole=plan.whole)

@@ -119,7 +119,7 @@ def _tries(record: RunRecord, request: RequestRecord) -> None:
             sometimes["probe heard out"] += (attempt.closed_s or 0.0) > request.ended_s
         if reported.kind == "hedge" and "slow" in request.hedged.values():
             sometimes["hedge of a slow one won"] += ended.target == attempt.target
-            sometimes["hedge of a slow one lost"] += reported.reason == "outrun"
+            sometimes["hedge of a slow one lost"] += reported.reason == "hedge_lost"
         sometimes["a stale answer was asked for anew"] += request.is_refresh and reported.ok
         if reported.kind == "retry":
             sometimes["same-target retry succeeded"] += reported.ok

@@ -47,7 +47,7 @@ def _check_whole(world: World, record: RunRecord, request: RequestRecord) -> Non
         if t.reported and not t.reported.ok and t.reported.first_token_s is not None
     ]
     if ended.outcome is Outcome.COMPLETE and any(
-        t.reported and t.reported.reason not in ("outrun", "cancelled") for t in failed
+        t.reported and t.reported.reason not in ("hedge_lost", "cancelled") for t in failed
     ):
         record.sometimes["whole: failed over after content"] += 1
 

@@ -80,7 +80,7 @@ def _check_losers(record: RunRecord, request: RequestRecord) -> None:
 def _won_s(request: RequestRecord, attempt: ObservedAttempt) -> float | None:
     """When this one brought an answer, or the beginning of one that was given to the client."""
     reported = attempt.reported
-    if reported is None or reported.first_token_s is None or reported.reason == "outrun":
+    if reported is None or reported.first_token_s is None or reported.reason == "hedge_lost":
         return None
     if request.plan.stream and not request.plan.whole:
         return request.began_s + reported.first_token_s

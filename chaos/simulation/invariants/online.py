@@ -140,13 +140,14 @@ class OnlineInvariants:
         if attempt.number is None:
             return
         request = self._record.requests[attempt.number]
-        clocks = self._world.tunings[request.generation].clocks
+        timeouts = self._world.tunings[request.generation].timeouts
         all_left_s = request.all_left_s()
         if request.hedged.get(attempt.target) in FINISHES_IN_BACKGROUND and answered_elsewhere(
             request, attempt
         ):
             until_s = max(
-                request.until_s(clocks.total_s), attempt.began_s + clocks.connect_s + clocks.first_token_s
+                request.until_s(timeouts.total_s),
+                attempt.began_s + timeouts.connect_s + timeouts.first_token_s,
             )
             if now_s > until_s + LEAVE_S:
                 self._record.violated(
@@ -162,7 +163,7 @@ class OnlineInvariants:
     def _check_request(self, attempt: ObservedAttempt, request: RequestRecord, now_s: float) -> None:
         self._sharing.on_attempt_sent(request, now_s)
         request.attempts.append(attempt)
-        if now_s > request.until_s(self._world.tunings[request.generation].clocks.total_s) + EPSILON_S:
+        if now_s > request.until_s(self._world.tunings[request.generation].timeouts.total_s) + EPSILON_S:
             self._record.violated(
                 "only_permitted_attempts", f"#{attempt.number} asks {attempt.target} after its deadline"
             )
@@ -276,7 +277,7 @@ class OnlineInvariants:
             self._sharing.kept(self._record.requests[number], attempt.ended_s)
         self.in_flight[attempt.provider] -= 1
         self.breakers.ended(attempt)
-        if reported.reason in ("cancelled", "outrun"):
+        if reported.reason in ("cancelled", "hedge_lost"):
             return
         if attempt.retry_after_s is not None and attempt.head_s is not None:
             place = attempt.key, attempt.target

@@ -104,7 +104,7 @@ def _route(route: WorldRoute, tuning: ServiceSettings) -> RouteSettings:
         route.targets,
         policy=route.policy,
         delivery=route.delivery,
-        clocks=tuning.clocks,
+        timeouts=tuning.timeouts,
         cache=route.cache,
         degraded=route.degraded,
     )

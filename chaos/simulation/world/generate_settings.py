@@ -24,7 +24,7 @@ def generate_settings(seed: int, *, roomy: bool) -> ServiceSettings:
         found = Random(f"{seed}:{name}")
         return found if found.random() < 0.5 else None
 
-    clocks, breaker, retry, budget = (
+    timeouts, breaker, retry, budget = (
         rng_if_changed("clocks"),
         rng_if_changed("breaker"),
         rng_if_changed("retry"),
@@ -34,8 +34,8 @@ def generate_settings(seed: int, *, roomy: bool) -> ServiceSettings:
     limiter, server = (None, None) if roomy else (rng_if_changed("limiter"), rng_if_changed("server"))
     admission = rng_if_changed("admission")
     return ServiceSettings(
-        clocks=_clocks(clocks)
-        if clocks
+        timeouts=_timeouts(timeouts)
+        if timeouts
         else TimeoutOptions(first_token_s=4.0, whole_answer_s=8.0, between_tokens_s=4.0),
         breaker=_breaker(breaker) if breaker else BreakerOptions(),
         retry=_retry(retry) if retry else RetryOptions(),
@@ -77,7 +77,7 @@ def _admission(rng: Random) -> AdmissionOptions:
     )
 
 
-def _clocks(rng: Random) -> TimeoutOptions:
+def _timeouts(rng: Random) -> TimeoutOptions:
     first_token_s = rng.choice((1.5, 3.0, 10.0))
     return TimeoutOptions(
         pool_s=rng.choice((0.2, 1.0)),
@@ -94,11 +94,11 @@ def _breaker(rng: Random) -> BreakerOptions:
         window_s=rng.choice((10, 30)),
         calls_min=rng.choice((4, 10, 20)),
         failures_in_a_row=rng.choice((3, 5, 8)),
-        slow_of_clock=rng.choice((0.1, 0.3, 0.5)),
+        slow_of_timeout=rng.choice((0.1, 0.3, 0.5)),
         slow_share=rng.choice((0.3, 0.6)),
         open_s=rng.choice((1.0, 3.0, 5.0)),
         probes_max=rng.choice((1, 1, 2, 3)),
-        ramp_s=rng.choice((0.0, 5.0, 10.0)),
+        slow_start_s=rng.choice((0.0, 5.0, 10.0)),
     )
 
 

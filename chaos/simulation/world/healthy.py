@@ -14,7 +14,7 @@ def is_sound(world: World, provider: WorldProvider) -> bool:
     enough_s = PROMPT.get(provider.latency)
     return (
         enough_s is not None
-        and all(enough_s <= t.clocks.first_token_s * t.breaker.slow_of_clock for t in world.tunings)
+        and all(enough_s <= t.timeouts.first_token_s * t.breaker.slow_of_timeout for t in world.tunings)
         and all(t.connections_per_origin_max >= CONNECTIONS_MIN for t in world.tunings)
         and not (world.reload and provider.name in world.reload.isolated)
         and not provider.limits
@@ -39,11 +39,11 @@ def healthy_throughout(world: World, provider: WorldProvider) -> bool:
 def needed_s(tuning: ServiceSettings, targets: tuple[str, ...], *, stream: bool, whole: bool) -> float:
     """How long a request may be on its way through all other targets before one that answers is asked. `whole`: each
     may take its time to break off in the middle."""
-    clocks, retry = tuning.clocks, tuning.retry
-    clock_s = clocks.first_token_s if stream else clocks.whole_answer_s
-    one_s = clocks.pool_s + clocks.connect_s + clock_s + 1.0
+    timeouts, retry = tuning.timeouts, tuning.retry
+    clock_s = timeouts.first_token_s if stream else timeouts.whole_answer_s
+    one_s = timeouts.pool_s + timeouts.connect_s + clock_s + 1.0
     if whole:
-        one_s += clocks.between_tokens_s + SLOWLY_S
+        one_s += timeouts.between_tokens_s + SLOWLY_S
     tries = 2 + retry.same_target_max  # one more on a fresh connection
     waits_s = retry.same_target_max * (retry.wait_max_s + retry.max_s)
     return (len(targets) - 1) * (tries * one_s + waits_s) + 10.0

@@ -102,7 +102,7 @@ class LoadProfile:
 class ServiceSettings:
     """The settings of the service."""
 
-    clocks: TimeoutOptions = field(default_factory=TimeoutOptions)
+    timeouts: TimeoutOptions = field(default_factory=TimeoutOptions)
     breaker: BreakerOptions = field(default_factory=BreakerOptions)
     retry: RetryOptions = field(default_factory=RetryOptions)
     budget: BudgetOptions = field(default_factory=BudgetOptions)

@@ -14,7 +14,7 @@ from dub5.chaos.engines.simulator_admin import AdminRefused, SimulatorAdmin
 from dub5.chaos.engines.stack import Urls, stack
 from dub5.chaos.scenario.model import ScenarioFault, Topology
 
-TOPOLOGY = Topology(clocks={"total_s": 10.0})
+TOPOLOGY = Topology(timeouts={"total_s": 10.0})
 
 
 def ignore(line: str) -> None:
@@ -63,7 +63,7 @@ async def test_a_stack_that_cannot_start() -> None:
         async with stack(Topology({"one": "nonsense"}), ignore):
             pass
     with pytest.raises(NotStarted, match=r"service ended before it was ready(?s:.*)first_token_s"):
-        async with stack(Topology(clocks={"first_token_s": -1.0}), ignore):
+        async with stack(Topology(timeouts={"first_token_s": -1.0}), ignore):
             pass
 
 

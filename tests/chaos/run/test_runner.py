@@ -35,7 +35,7 @@ why = "a test"
 [workload]
 seconds = 30
 rate_per_s = 4
-[clocks]
+[timeouts]
 first_token_s = 2
 [[fault]]
 at_s = 4

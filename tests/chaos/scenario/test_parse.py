@@ -69,8 +69,8 @@ def test_the_smallest_scenario() -> None:
         ),
         (
             "[expect]",
-            "[clocks]\ntotal = 3\n[expect]",
-            "clocks.total: there is no such setting; did you mean 'total_s'?",
+            "[timeouts]\ntotal = 3\n[expect]",
+            "timeouts.total: there is no such setting; did you mean 'total_s'?",
         ),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_fault_of_the_connection(fault: str, said: str) -> None:
         ),
         ("[expect]", "failover_s = -1", "expect.failover_s: must not be below 0."),
         ('why = "w"', "engines = []", "engines: must not be empty."),
-        ('why = "w"', "clocks = {total_s = 0}", "clocks.total_s: must be above 0."),
+        ('why = "w"', "timeouts = {total_s = 0}", "timeouts.total_s: must be above 0."),
         ('why = "w"', "routes = {chat = []}", "routes: each is a list of targets, such as 'one/gpt-sim'."),
         (
             'why = "w"',
@@ -145,6 +145,12 @@ def test_a_fault_of_the_connection(fault: str, said: str) -> None:
 def test_what_could_not_be_played(at: str, line: str, said: str) -> None:
     """It is said before anything is played, and nothing that plays nothing passes."""
     assert said in problems(GOOD.replace(at, f"{at}\n{line}", 1))
+
+
+def test_the_old_name_of_timeouts() -> None:
+    """`clocks`, the old name of `timeouts`, is read for one more version, and only one name may be set."""
+    assert parse(f"clocks = {{total_s = 7}}\n{GOOD}", "mine").topology.timeouts == {"total_s": 7}
+    assert "clocks: there is no such setting" in problems(f"clocks = {{}}\ntimeouts = {{}}\n{GOOD}")[0]
 
 
 def test_what_the_simulators_refuse() -> None:

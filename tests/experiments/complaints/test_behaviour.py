@@ -38,8 +38,8 @@ def until(at_s: float, before: Respond, after: Respond) -> Respond:
 )
 async def test_both_fail_without_content(broken: tuple[Action, ...], stream: bool) -> None:
     """Each has said 200, and neither a word: the client gets a 503 in JSON, and never a 200 first."""
-    clocks = TimeoutOptions(first_token_s=1.0, whole_answer_s=1.0)
-    async with ServiceWorld(one=script(*broken), two=script(*broken), clocks=clocks) as world:
+    timeouts = TimeoutOptions(first_token_s=1.0, whole_answer_s=1.0)
+    async with ServiceWorld(one=script(*broken), two=script(*broken), timeouts=timeouts) as world:
         answer = await world.ask(stream=stream)
     assert (answer.status, answer.headers["content-type"]) in [(s, "application/json") for s in (429, 503)]
     assert {line["target"] for line in answer.json()["error"]["attempts"]} == {"one/m", "two/m"}

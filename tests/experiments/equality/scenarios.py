@@ -37,7 +37,7 @@ FAULTS = (
 )
 JSON_FAULTS = ("garbage:json", "broken:gzip", "broken:length_short", "broken:utf8")
 STREAM_FAULTS = ("garbage:sse", "broken:chunk", "broken:not_sse", "stall:end", "reset:body")
-QUICK = "[route.clocks]\nfirst_token_s = 2.0\nbetween_tokens_s = 2.0\nwhole_answer_s = 5.0\n"
+QUICK = "[route.timeouts]\nfirst_token_s = 2.0\nbetween_tokens_s = 2.0\nwhole_answer_s = 5.0\n"
 FILTERED = (
     b'{"error":{"message":"The prompt was filtered.","type":"invalid_request_error","code":"content_filter"}}'
 )

@@ -21,7 +21,7 @@ from dub5.service.events import Events
 from dub5.service.resilience.circuit_breaker import Breaker
 from tests.support.questions import MARK, request
 
-BOUNDS = CacheBounds(redis=RedisOptions(url="redis://", turn_s=5.0))
+BOUNDS = CacheBounds(redis=RedisOptions(url="redis://", claim_wait_s=5.0))
 OPTIONS = CacheOptions(enabled=True, ttl_s=10.0, stale_while_revalidate_s=60.0, stale_if_error_s=600.0)
 ANSWER_S = 1.0  # of a provider
 ANSWER = Stored(b"answer", "one/m")

@@ -97,6 +97,6 @@ def test_another_redis_waits_for_a_restart(file: Path) -> None:
 def test_what_is_hardly_meant(file: Path) -> None:
     """A cache that is off but described, and a file that is not there."""
     off = read(file, "[route.cache]\nstale_if_error_s = 60\n").warnings
-    assert off == ("route 'chat': cache.stale_if_error_s: does nothing, as cache.enabled is false.",)
+    assert off == ("route 'chat': cache.stale_if_error_s: has no effect, as cache.enabled is false.",)
     gone = read(file, '[route.cache]\nenabled = true\nwarm_from = "nowhere.jsonl"\n').warnings
     assert gone == ("route 'chat': cache.warm_from: there is no file 'nowhere.jsonl'.",)

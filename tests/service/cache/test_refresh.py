@@ -124,9 +124,9 @@ async def test_nobody_waits_for_its_probe() -> None:
         "cache": CacheOptions(enabled=True, ttl_s=10, stale_while_revalidate_s=8.5),
         "degraded": DegradedOptions(enabled=True),
     }
-    clocks, options = TimeoutOptions(whole_answer_s=2.0), {"probe": ProbeOptions(enabled=False)}
+    timeouts, options = TimeoutOptions(whole_answer_s=2.0), {"probe": ProbeOptions(enabled=False)}
     async with ServiceWorld(
-        one=in_turn(OLD, script(Hang())), route=route, clocks=clocks, options=options
+        one=in_turn(OLD, script(Hang())), route=route, timeouts=timeouts, options=options
     ) as served:
         await served.ask(temperature=0)
         for _ in range(5):

@@ -36,7 +36,7 @@ class CacheProcess:
     def __init__(self, server: RedisServer, prefix: str, options: RedisOptions = UNHURRIED) -> None:
         self.heard = EventRecorder()
         redis = RedisOptions(
-            url=server.url, prefix=prefix, timeout_s=options.timeout_s, turn_s=options.turn_s
+            url=server.url, prefix=prefix, timeout_s=options.timeout_s, claim_wait_s=options.claim_wait_s
         )
         self.cache: AnswerCache = open_cache(
             CacheBounds(redis=redis), Secret(server.url), Events(self.heard), Random()
@@ -128,7 +128,7 @@ async def test_a_stampede_is_one_question(server: RedisServer) -> None:
         await process.cache.keep(key, ANSWER, ON)
         return ANSWER.body
 
-    patient = RedisOptions(url="redis://", timeout_s=5.0, turn_s=5.0)
+    patient = RedisOptions(url="redis://", timeout_s=5.0, claim_wait_s=5.0)
     async with (
         CacheProcess(server, "herd", patient) as one,
         CacheProcess(server, "herd", patient) as two,
@@ -141,7 +141,7 @@ async def test_a_stampede_is_one_question(server: RedisServer) -> None:
 
 async def test_who_waits_too_long_asks(server: RedisServer) -> None:
     """Whoever was to bring the answer may be dead; who gives up lets the next one ask at once."""
-    hasty = RedisOptions(url="redis://", timeout_s=2.0, turn_s=0.1)
+    hasty = RedisOptions(url="redis://", timeout_s=2.0, claim_wait_s=0.1)
     async with CacheProcess(server, "dead", hasty) as one, CacheProcess(server, "dead", hasty) as two:
         first, second, third = one.key(), two.key(), two.key()
         for process, key in ((one, first), (two, second), (two, third)):

@@ -61,8 +61,8 @@ class TestOwnFile:
         ("text", "problem"),
         [
             ("[en]\ngenerl = 'Hi'", "did you mean 'general'?"),
-            ("[en]\ngeneral = 1", "en.general: must be a text."),
-            ("[en]\ngeneral = ' '", "en.general: must be a text."),
+            ("[en]\ngeneral = 1", "en.general: must be text."),
+            ("[en]\ngeneral = ' '", "en.general: must be text."),
             ("[en]\ngeneral = 'Hi {name}'", "'{name}'"),
             ("[en]\nseconds = '{wait}'", "'{wait}'"),
             ("general = 'Hi'", "a table for each language"),

@@ -223,7 +223,7 @@ def test_headers_of_ours_stay_ours(tmp_path: Path) -> None:
         name = "one"
         dialect = "openai"
         base_url = "https://one.test/v1"
-        [provider.differs.headers]
+        [provider.overrides.headers]
         Authorization = "Bearer sk-1"
         [[route]]
         name = "chat"
@@ -231,7 +231,7 @@ def test_headers_of_ours_stay_ours(tmp_path: Path) -> None:
         """
     )
     with pytest.raises(
-        SettingsProblems, match=r"provider 'one'.differs.headers: Authorization is set by"
+        SettingsProblems, match=r"provider 'one'.overrides.headers: Authorization is set by"
     ) as caught:
         load(file, {})
     assert "sk-1" not in str(caught.value)

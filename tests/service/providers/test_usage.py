@@ -144,7 +144,7 @@ PROMPT = "x" * 41  # estimated as 11 tokens
 PIECES = ("One two ", "three four ", "five")  # after two of them 19 characters, so 5 tokens
 COUNTED = {"prompt_tokens": 500, "completion_tokens": 40, "total_tokens": 540}
 OPENING = event("message_start", message={"id": "m", "model": "m", "usage": {"input_tokens": 500}})
-CLOCKS = TimeoutOptions(first_token_s=2, whole_answer_s=2, between_tokens_s=2)
+TIMEOUTS = TimeoutOptions(first_token_s=2, whole_answer_s=2, between_tokens_s=2)
 WELL = (Head(200, SSE), Data(CONTENT + STOPPED + USAGE + DONE), End())
 
 
@@ -197,7 +197,7 @@ class BilledRoute:
             ProviderSettings("one", dialect, urls["one"], prices=cost),  # type: ignore[arg-type]
             ProviderSettings("two", "openai", urls["two"], prices=cost),
         )
-        settings = Settings(providers, (RouteSettings("chat", ("one/m", "two/m"), clocks=CLOCKS),))
+        settings = Settings(providers, (RouteSettings("chat", ("one/m", "two/m"), timeouts=TIMEOUTS),))
         wire = VirtualWire({urls["one"]: script(*actions), urls["two"]: script(*WELL)})
         self._client = AppClient(Service(LoadedSettings(settings, {}, ()), wire=wire, log=self._note).asgi)
 

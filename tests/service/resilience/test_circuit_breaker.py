@@ -19,7 +19,7 @@ OPTIONS = BreakerOptions(
     open_s=4.0,
     probes_max=1,
     probe_s=10.0,
-    ramp_s=10.0,
+    slow_start_s=10.0,
 )
 OPEN_MAX_S = 15.0
 Told = list[tuple[BreakerState, BreakerState, str]]
@@ -277,15 +277,15 @@ class TestRamp:
         assert all(breaker.passes_slow_start(now_s) for now_s in (0.0, 0.1, 5.0))
 
     def test_switched_off(self) -> None:
-        """`ramp_s` 0: all calls at once."""
-        breaker = self.recovered(BreakerOptions(open_s=4.0, ramp_s=0.0))
+        """`slow_start_s` 0: all calls at once."""
+        breaker = self.recovered(BreakerOptions(open_s=4.0, slow_start_s=0.0))
         assert all(breaker.passes_slow_start(4.0) for _ in range(100))
 
     def test_a_ramp_that_is_switched_off_half_way(self) -> None:
         """Settings without a ramp, read while one goes on: it is over."""
-        options = BreakerOptions(open_s=4.0, ramp_s=10.0)
+        options = BreakerOptions(open_s=4.0, slow_start_s=10.0)
         breaker = self.recovered(options)
-        breaker.reconfigure(BreakerOptions(open_s=4.0, ramp_s=0.0), 30.0)
+        breaker.reconfigure(BreakerOptions(open_s=4.0, slow_start_s=0.0), 30.0)
         assert all(breaker.passes_slow_start(5.0) for _ in range(100)) and not breaker.in_slow_start(5.0)
 
     def test_opened_again(self) -> None:

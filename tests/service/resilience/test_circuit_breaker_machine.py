@@ -19,7 +19,7 @@ OPTIONS = BreakerOptions(
     open_s=4.0,
     probes_max=2,
     probe_s=6.0,
-    ramp_s=10.0,
+    slow_start_s=10.0,
 )
 OPEN_MAX_S = 15.0
 AWAY_S = 50.0  # the longest Retry-After

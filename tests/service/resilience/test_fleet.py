@@ -373,9 +373,9 @@ class TestStanding:
         )
 
     def test_a_failing_target_is_tried_now_and_then(self) -> None:
-        """Degraded, and not asked for `trial_s` and five requests, or a minute: one request goes to it, or nobody would
+        """Degraded, and not asked for `canary_interval_s` and five requests, or a minute: one request goes to it, or nobody would
         find out that it is well."""
-        observed = ObservedFleet(health=HealthOptions(calls_min=5, trial_s=2.0, window_s=300))
+        observed = ObservedFleet(health=HealthOptions(calls_min=5, canary_interval_s=2.0, window_s=300))
         observed.call(SMALL, times=4)
         observed.call(SMALL, DOWN)
         observed.call(FAR, times=4)

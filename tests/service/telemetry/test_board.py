@@ -142,7 +142,7 @@ async def test_outrun(attempt_ended: Callable[..., AttemptEnded]) -> None:
     """A try that was given up because another target was faster is no failure, and no last word on its target."""
     board = StatusBoard()
     board.note(attempt_ended(reason="first_token_timeout"))
-    board.note(attempt_ended(reason="outrun"))
+    board.note(attempt_ended(reason="hedge_lost"))
     standing = board.snapshot()["targets"]["one/fast"]
     assert (standing["failed"], standing["last_reason"]) == (1, "first_token_timeout")
 

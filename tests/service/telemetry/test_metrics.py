@@ -209,7 +209,7 @@ async def test_costs(metrics: Metrics, attempt_ended: Callable[..., AttemptEnded
     """What a whole answer used is billed; what any other try used may be. Without a price there are tokens only."""
     metrics.count(attempt_ended(reason="ok", usage=Usage(100, 50, 150), cost_usd=0.5))
     metrics.count(attempt_ended(reason="ok", usage=Usage(100, 50, 150), cost_usd=0.25))
-    for reason in ("cancelled", "outrun", "between_tokens_timeout"):
+    for reason in ("cancelled", "hedge_lost", "between_tokens_timeout"):
         metrics.count(attempt_ended(reason=reason, usage=Usage(10, 1, 11, estimated=True), cost_usd=0.125))
     metrics.count(attempt_ended(target="two/slow", reason="ok", usage=Usage(7, 0, 7)))
     metrics.count(attempt_ended())  # nothing was used
@@ -228,7 +228,7 @@ async def test_costs(metrics: Metrics, attempt_ended: Callable[..., AttemptEnded
 
 async def test_a_try_that_was_stopped(metrics: Metrics, attempt_ended: Callable[..., AttemptEnded]) -> None:
     """How long a try took says nothing about its target if the client left, or another target was faster."""
-    metrics.count(attempt_ended(reason="outrun"))
+    metrics.count(attempt_ended(reason="hedge_lost"))
     metrics.count(attempt_ended(reason="cancelled"))
     assert not any(name.startswith("gen_ai_client_operation_duration") for name in read(metrics))
 
@@ -330,7 +330,7 @@ def test_reasons_in_the_source() -> None:
     timeouts = said("run", 0) - {"linger", "race", "backoff", "client_stall", "shared"}  # these end no try
     assert {"truncated", "empty_answer"} <= faults
     assert {"isolated", "slow_start", "provider_full", "retry_budget_spent"} <= not_permitted
-    assert {"cancelled", "outrun"} <= classifications
+    assert {"cancelled", "hedge_lost"} <= classifications
     assert timeouts
     whole = {
         word for word in faults | classifications if word.strip("_") == word

@@ -52,7 +52,9 @@ WIRES: dict[str, Callable[..., Wire]] = {
     "aiohttp on uvloop": AiohttpWire,
     "httpx": HttpxWire,
 }
-CLOCKS = TimeoutOptions(connect_s=1, first_token_s=1.5, whole_answer_s=1.5, between_tokens_s=1.5, total_s=20)
+TIMEOUTS = TimeoutOptions(
+    connect_s=1, first_token_s=1.5, whole_answer_s=1.5, between_tokens_s=1.5, total_s=20
+)
 NEVER = BreakerOptions(calls_min=10**9, failures_in_a_row=10**9)
 AT_A_TIME = 8
 FAULTS_MD = ROOT / "docs" / "faults.md"
@@ -143,7 +145,7 @@ def service_for(
             *(ProviderSettings(row.name, row.dialect, urls[row.name]) for row in rows),  # type: ignore[arg-type]
             ProviderSettings("well", "openai", urls["well"]),
         ),
-        route=tuple(RouteSettings(row.name, (f"{row.name}/m", "well/m"), clocks=CLOCKS) for row in rows),
+        route=tuple(RouteSettings(row.name, (f"{row.name}/m", "well/m"), timeouts=TIMEOUTS) for row in rows),
         breaker=NEVER,
         server=ServerSettings(),
     )
