@@ -9,6 +9,7 @@ answer    known before?            the cache: fresh, or stale and asked for anew
 import asyncio
 from collections.abc import Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_context
 from enum import StrEnum
 from random import Random
 from typing import Any
@@ -26,7 +27,7 @@ from dub5.service.config.settings import RouteSettings
 from dub5.service.errors import GatewayError, InvalidRequest, ModelNotFound
 from dub5.service.events import Shared
 from dub5.service.failover.attempt import ProviderAnswer
-from dub5.service.failover.context import BufferedAnswer, RequestContext
+from dub5.service.failover.context import BufferedAnswer, Progress, RequestContext
 from dub5.service.failover.loop import Failover
 from dub5.service.failover.order import order
 from dub5.service.failover.rejected_content import RejectPatterns
@@ -97,13 +98,42 @@ class Gateway:
             raise ModelNotFound(f"There is no model {model[:100]!r} here.", param="model")
         return route
 
+    def new_context(
+        self,
+        request: AnyRequest,
+        route: Route,
+        timeouts: Timeouts,
+        started_s: float,
+        *,
+        deliver_whole: bool = False,
+    ) -> RequestContext:
+        """Return the context of a request to this route."""
+        settings, has_fallback = route.settings, False
+        if isinstance(request, ChatRequest):
+            upstreams = self.failover.dependencies.upstreams
+            has_fallback = route.fallbacks.allowed_for(request) or not all(
+                upstreams[target].supports(request) for target in route.targets
+            )
+        return RequestContext(
+            request,
+            settings.name,
+            settings.timeouts,
+            route.reject_patterns,
+            timeouts,
+            started_s,
+            deliver_whole,
+            has_fallback,
+        )
+
     async def answer(self, context: RequestContext, route: Route) -> Answer:
         """One request in; one answer out, or a substitute that is labelled where the route wants one, or one
         GatewayError."""
         request, deadline_s = context.request, context.timeouts.deadline_s
         assert isinstance(request, ChatRequest), "vectors come from `embed`"
         key = self.cache.key(request, route.settings.cache, route.fingerprint)
-        fallback_allowed = self._prepare_fallback(context, request, route)
+        fallback_allowed = context.has_fallback and route.fallbacks.allowed_for(request)
+        if fallback_allowed:  # then providers have only so long
+            context.timeouts.deadline_s = route.fallbacks.until_s(context.started_s, deadline_s)
         try:
             if key is None:
                 return _to_answer(await self._run(context, route))
@@ -129,17 +159,6 @@ class Gateway:
         if hit is not None:
             return _replay(hit, request)
         return await self._fallback_answer(error, request, route, key)
-
-    def _prepare_fallback(self, context: RequestContext, request: ChatRequest, route: Route) -> bool:
-        """Whether the route has a substitute for this request; then providers have only so long."""
-        upstreams, fallbacks = self.failover.dependencies.upstreams, route.fallbacks
-        fallback_allowed = fallbacks.allowed_for(request)
-        context.has_fallback = fallback_allowed or not all(
-            upstreams[target].supports(request) for target in route.targets
-        )
-        if fallback_allowed:
-            context.timeouts.deadline_s = fallbacks.until_s(context.started_s, context.timeouts.deadline_s)
-        return fallback_allowed
 
     async def _from_cache(self, context: RequestContext, route: Route, key: CacheKey) -> Answer | None:
         """What was answered before. A stale answer is given at once, and asked for anew."""
@@ -194,10 +213,9 @@ class Gateway:
             return
         now_s = clock.now()
         timeouts = Timeouts(now_s + before.timeout_options.total_s)
-        context = RequestContext(
-            before.request, before.route, before.timeout_options, before.reject_patterns, timeouts, now_s
+        context = replace_context(
+            before, timeouts=timeouts, started_s=now_s, progress=Progress(), shared=False
         )
-        context.has_fallback = before.has_fallback  # or those who join would wait where nobody else does
         self.failover.dependencies.events.emit(Shared(context.request.id, context.route, "renewed"))
         try:
             answer = await self._ask_shared(context, route, key)

@@ -20,7 +20,7 @@ from msgspec import structs
 from dub5.service import clock
 from dub5.service.errors import DeadlineExceeded, GatewayError, StreamStalled
 from dub5.service.events import Events, Shared
-from dub5.service.failover.context import RequestContext
+from dub5.service.failover.context import Progress, RequestContext
 from dub5.service.model import AttemptRecord, Chunk, Chunks, Usage
 from dub5.service.timeouts import NEVER, TimedOut, Timeouts
 
@@ -110,7 +110,7 @@ class SharedCall(Generic[G]):
         self.whole = False  # because all of it has come
         self.subscribers: list[CallSubscriber[G]] = []  # who was there first comes first
         self.counted_with: CallSubscriber[G] | None = None
-        self.context = replace(first, trail=[], classifications=[], given_up=False, upstream_ns=0)
+        self.context = replace(first, progress=Progress())
         self.first_deadline_s = self.deadline_s = first.timeouts.deadline_s
         self._timeouts: Timeouts | None = None
         self._events = events
@@ -285,7 +285,7 @@ class CallSubscriber(Generic[G]):
             await self._progress()
         self._copy_trail()
         waited_ns = clock.tick_ns() - before_ns
-        self.context.upstream_ns += waited_ns if self.joined else call.context.upstream_ns
+        self.context.progress.upstream_ns += waited_ns if self.joined else call.context.progress.upstream_ns
 
     async def read(self) -> list[Chunk]:
         """The chunks that are ready, at least one; none at the answer's proper end. Raises GatewayError."""
@@ -335,9 +335,14 @@ class CallSubscriber(Generic[G]):
         call, context = self._call, self.context
         context.shared = call.counted_with is not self and (self.joined or self._left)
         later_s = call.context.started_s - context.started_s
-        context.trail[:] = [_shift(attempt, later_s, context.shared) for attempt in call.context.trail]
-        context.classifications, context.given_up = call.context.classifications, call.context.given_up
-        return context.trail
+        context.progress.trail[:] = [
+            _shift(attempt, later_s, context.shared) for attempt in call.context.progress.trail
+        ]
+        context.progress.classifications, context.progress.given_up = (
+            call.context.progress.classifications,
+            call.context.progress.given_up,
+        )
+        return context.progress.trail
 
 
 def _shift(attempt: AttemptRecord, later_s: float, shared: bool) -> AttemptRecord:

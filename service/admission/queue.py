@@ -72,7 +72,7 @@ class Queue:
         finally:
             self._remove(waiter)
             loop.call_soon(self.call)  # by then the one that goes has taken its place
-            context.upstream_ns += clock.tick_ns() - began_ns
+            context.progress.upstream_ns += clock.tick_ns() - began_ns
             priority, waited_s = waiter.priority.label, clock.now() - now_s
             self._events.emit(QueueLeft(context.request.id, context.route, priority, waiter.how, waited_s))
         if waiter.error is not None:
@@ -194,6 +194,6 @@ def _passed_over(
 ) -> tuple[AttemptRecord, ...]:
     from_s, to_s = since_s - context.started_s, clock.now() - context.started_s
     return (
-        *context.trail,
+        *context.progress.trail,
         *(AttemptRecord(t.name, from_s, to_s, PROVIDER_FULL, tried=False) for t in targets),
     )

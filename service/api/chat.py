@@ -1,35 +1,33 @@
 """POST /v1/chat/completions: one exchange, from the first byte read to the last byte sent.
 
-read body -> parse -> gateway.answer -> JSON, or head + events (api/stream)
-the client leaves, the drain ends it, a clock runs out: the task is cancelled once, and knows by whom
+read body -> parse -> gateway.answer -> ResponseWriter (response.py): JSON, or the events of a stream
+the client leaves, a drain ends the exchange, a timeout fires: the task is cancelled once, and `_ended_by` says by whom
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from enum import Enum, auto
 
-import msgspec
-from litestar.types import HTTPResponseStartEvent, Receive, Scope, Send
+from litestar.types import Receive, Scope, Send
 
 from dub5.service import clock
 from dub5.service.admission.admission import Admission, Callers
-from dub5.service.api.errors import ClientGone, error_body, error_headers, report_crashes
+from dub5.service.api.errors import ClientGone, report_crashes
+from dub5.service.api.response import ResponseWriter, Sent
 from dub5.service.api.schema import deadline_s, delivery, parse_chat
-from dub5.service.api.stream import DONE, HEARTBEAT, HEARTBEAT_S, SSE_HEADERS, error_event, trail_header
+from dub5.service.api.stream import HEARTBEAT_S, trail_header
 from dub5.service.config.settings import ServerSettings
 from dub5.service.errors import GatewayError, InvalidRequest, ShuttingDown, StreamStalled, TooLarge
 from dub5.service.events import Events, RequestEnded
 from dub5.service.failover.context import RequestContext
 from dub5.service.gateway import Answer, Gateway, Route
 from dub5.service.model import AnyRequest, Caller, ChatRequest, Outcome, Usage
-from dub5.service.timeouts import TimedOut, Timeouts
+from dub5.service.timeouts import Timeouts
 
-T = TypeVar("T")
 UPLOAD_S = 300.0
-FINAL_ERROR_S = 2.0  # for an error's own bytes, whatever clock has run out before
-PIECE_BYTES = 64 * 1024
-SPARE_UPLOAD_S = 0.2  # for the body of a request without a place
+FINAL_ERROR_S = 2.0  # for the bytes of an error, whatever timeout has fired before
+SPARE_UPLOAD_S = 0.2  # for the body of a request that no provider may be asked for
 SPARE_BYTES_MAX = 256 * 1024
 
 
@@ -47,7 +45,7 @@ class ApiDependencies:
 
 @dataclass(slots=True)
 class _LogFields:
-    """What the log will say of this exchange."""
+    """What the log says of an exchange."""
 
     caller: str = "anonymous"
     route: str = ""
@@ -62,6 +60,21 @@ class _LogFields:
     context: RequestContext | None = field(default=None, repr=False)
 
 
+class Phase(Enum):
+    """Where an exchange is."""
+
+    ANSWERING = auto()
+    FAILING = auto()  # its error is being sent
+    OVER = auto()
+
+
+class EndedBy(Enum):
+    """Who has cancelled an exchange."""
+
+    CLIENT = auto()
+    DRAIN = auto()
+
+
 class Exchange:
     """One chat request, as an ASGI application."""
 
@@ -74,17 +87,14 @@ class Exchange:
         self._started_ns = clock.tick_ns()
         self._log = _LogFields()
         self._timeouts = Timeouts(self.started_s + UPLOAD_S)  # until the request says which deadline it has
-        self._task = asyncio.current_task()
-        self._left = self._drained = self._head_sent = self._streaming = self._telling = self._over = False
-        self._refusal: GatewayError | None = None  # there was no place: nobody may be asked
-        self._began = False  # some of the answer was sent
-        self._all_sent = (
-            False  # from then on nothing can be cut: what looks like a client that left is the end
-        )
+        self._phase = Phase.ANSWERING
+        self._ended_by: EndedBy | None = None
+        self._refusal: GatewayError | None = None  # admission refused it: no provider may be asked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watcher: asyncio.Task[None] | None = None
         outcome = Outcome.FAILED
+        self._response = ResponseWriter(self.id, send, self._timeouts, self.deps.server.client_stall_s)
         try:
             self._refusal = self._admit()
             headers = _headers(scope, self.deps.server.headers_max)
@@ -93,17 +103,17 @@ class Exchange:
             body = await self._read_body(receive)
             self._started_ns = clock.tick_ns()  # a slow upload is not our overhead
             watcher = asyncio.create_task(self._wait_for_disconnect(receive), name=f"disconnect {self.id}")
-            await report_crashes(self._handle(headers, caller, body, send), self.id, self.deps.events)
+            await report_crashes(self._handle(headers, caller, body), self.id, self.deps.events)
             outcome = Outcome.DEGRADED if self._log.degraded else Outcome.COMPLETE
         except GatewayError as error:
-            outcome = await self._send_error(error, send)
+            outcome = await self._fail(error)
         except ClientGone:
             outcome = Outcome.CANCELLED
         except asyncio.CancelledError:
-            outcome = await self._cancelled(send)
+            outcome = await self._cancelled()
         finally:
-            self._over = True
-            if self._left or self._drained:
+            self._phase = Phase.OVER
+            if self._ended_by is not None:
                 self._uncancel()
             self._timeouts.close()
             if watcher is not None:
@@ -112,44 +122,43 @@ class Exchange:
             self._emit_request_ended(outcome)
 
     def cut_for_drain(self) -> None:
-        """The process ends: an honest error now."""
-        if not (self._over or self._all_sent or self._drained or self._telling):
-            self._drained = True
-            self._cancel()
+        """End the exchange with an honest error: the process ends."""
+        if self._ended_by is None and self._phase is Phase.ANSWERING:
+            self._cancel(EndedBy.DRAIN)
 
-    async def _handle(self, headers: Mapping[str, str], caller: Caller, body: bytes, send: Send) -> None:
-        deps, log = self.deps, self._log
+    def _cancel(self, by: EndedBy) -> None:
+        """Cancel the exchange, unless it is over or all of the response is out."""
+        if self._phase is not Phase.OVER and self._response.sent is not Sent.ALL:
+            self._ended_by = by
+            self._timeouts.task.cancel()
+
+    def _uncancel(self) -> None:
+        while self._timeouts.task.cancelling():
+            self._timeouts.task.uncancel()
+
+    async def _handle(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> None:
+        log, timeouts = self._log, self._timeouts
         request = self._parse(headers, caller, body)
-        route = deps.gateway.route(request.body.model)
+        route = self.deps.gateway.route(request.body.model)
         log.route, log.stream = route.settings.name, request.stream
-        timeout_options = route.settings.timeouts
-        self._timeouts.deadline_s = self.started_s + min(
-            timeout_options.total_s, deadline_s(headers) or timeout_options.total_s
-        )
+        total_s = route.settings.timeouts.total_s
+        timeouts.deadline_s = self.started_s + min(total_s, deadline_s(headers) or total_s)
         how = delivery(headers) or route.settings.delivery
-        log.context = context = RequestContext(
-            request, log.route, timeout_options, route.reject_patterns, self._timeouts, self.started_s
-        )
-        context.deliver_whole = request.stream and how == "whole"
-        heartbeat = (
-            asyncio.create_task(self._heartbeat(send), name=f"heartbeat {self.id}")
-            if context.deliver_whole
-            else None
-        )
-        try:
-            answer = await self._ask_gateway(context, route)
-        finally:
-            if heartbeat is not None:
-                heartbeat.cancel()
-                await asyncio.wait({heartbeat})
+        whole = request.stream and how == "whole"
+        context = self.deps.gateway.new_context(request, route, timeouts, self.started_s, deliver_whole=whole)
+        log.context = context
+        answer = await (self._ask_with_heartbeat(context, route) if whole else self._ask(context, route))
         log.target, log.cached, log.degraded = answer.target, answer.cached, answer.degraded
-        if answer.degraded is not None:  # the time may be up: that is why
-            self._timeouts.deadline_s = max(self._timeouts.deadline_s, clock.now() + FINAL_ERROR_S)
+        if (
+            answer.degraded is not None
+        ):  # the deadline may be the reason: the fallback answer still has to go out
+            timeouts.deadline_s = max(timeouts.deadline_s, clock.now() + FINAL_ERROR_S)
         if answer.stream is None:
-            await self._send_json(answer, send)
+            await self._send_json(answer)
         else:
             try:
-                await self._send_stream(answer, send)
+                chunks = await answer.stream.read()
+                await self._response.send_stream(self._headers_of(answer), chunks, answer.stream)
             finally:
                 log.usage = answer.stream.usage
                 await answer.stream.aclose()
@@ -160,70 +169,48 @@ class Exchange:
     def _parse(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> AnyRequest:
         return parse_chat(self.id, caller, headers, body, self.deps.server.json_depth_max)
 
-    async def _ask_gateway(self, context: RequestContext, route: Route) -> Answer:
+    async def _ask(self, context: RequestContext, route: Route) -> Answer:
         if self._refusal is not None:
             return await self.deps.gateway.answer_without_providers(self._refusal, context, route)
         return await self.deps.gateway.answer(context, route)
 
-    async def _send_json(self, answer: Answer, send: Send) -> None:
-        assert answer.reply is not None, "an answer is a stream or a reply"
-        body, self._log.usage = answer.reply.body, answer.reply.usage
-        headers = {"content-type": "application/json", "content-length": str(len(body))}
-        await self._send_head(200, headers | self._response_headers(answer), send)
-        self._began = True
-        # In pieces, so that a client that does not read is noticed before all of it lies in our memory.
-        for at in range(0, len(body), PIECE_BYTES):
-            more = at + PIECE_BYTES < len(body)
-            await self._send_body(body[at : at + PIECE_BYTES], send, more=more)
+    async def _ask_with_heartbeat(self, context: RequestContext, route: Route) -> Answer:
+        heartbeat = asyncio.create_task(self._heartbeat(), name=f"heartbeat {self.id}")
+        try:
+            return await self._ask(context, route)
+        finally:
+            heartbeat.cancel()
+            await asyncio.wait({heartbeat})
 
-    async def _send_stream(self, answer: Answer, send: Send) -> None:
-        stream = answer.stream
-        assert stream is not None, "an answer is a stream or a reply"
-        chunks = await stream.read()
-        headers = self._response_headers(answer)
-        if not self._head_sent:
-            await self._send_head(200, SSE_HEADERS | headers, send)
-        self._streaming = True
-        self._began = True
-        while chunks:
-            if data := b"".join([chunk.raw for chunk in chunks]):
-                await self._within_client_stall(
-                    send({"type": "http.response.body", "body": data, "more_body": True})
-                )
-            chunks = await stream.read()
-        await self._send_body(DONE, send, more=False)
-
-    async def _heartbeat(self, send: Send) -> None:
-        """Keeps a client patient whose answer is held until it is whole: a comment now and then. The first one commits
-        the status."""
+    async def _heartbeat(self) -> None:
+        """Send a comment now and then, to a client whose answer is held until it is whole."""
+        headers = {"x-request-id": self.id, "x-dub5-route": self._log.route}
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             try:
-                async with asyncio.timeout(self.deps.server.client_stall_s):
-                    if not self._head_sent:
-                        self._head_sent = self._streaming = True
-                        await send(
-                            _response_start(
-                                200, SSE_HEADERS | {"x-request-id": self.id, "x-dub5-route": self._log.route}
-                            )
-                        )
-                    await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+                await self._response.send_heartbeat(headers)
             except TimeoutError:
-                self._left = True
-                self._cancel()
+                self._cancel(EndedBy.CLIENT)
                 return
 
-    def _response_headers(self, answer: Answer) -> dict[str, str]:
-        """The headers that say who answered, after what."""
+    async def _send_json(self, answer: Answer) -> None:
+        assert answer.reply is not None, "an answer is a stream or a reply"
+        body, self._log.usage = answer.reply.body, answer.reply.usage
+        headers = {"content-type": "application/json", "content-length": str(len(body))}
+        await self._response.send_json(200, headers | self._headers_of(answer), body)
+
+    def _headers_of(self, answer: Answer) -> dict[str, str]:
+        """Return the headers that say which target answered, and after which attempts."""
         log = self._log
-        assert log.context is not None, "there is a task before there is an answer"
+        assert log.context is not None, "there is a context before there is an answer"
+        progress = log.context.progress
         log.first_token_s = clock.now() - self.started_s
-        log.overhead_s = (clock.tick_ns() - self._started_ns - log.context.upstream_ns) / 1e9
+        log.overhead_s = (clock.tick_ns() - self._started_ns - progress.upstream_ns) / 1e9
         headers = {
             "x-request-id": self.id,
             "x-dub5-route": log.route,
             "x-dub5-target": answer.target,
-            "x-dub5-trail": trail_header(log.context.trail, answer, log.first_token_s),
+            "x-dub5-trail": trail_header(progress.trail, answer, log.first_token_s),
         }
         if answer.cache is not None:
             headers["x-dub5-cache"] = answer.cache
@@ -233,63 +220,37 @@ class Exchange:
             headers["x-dub5-shared"] = "true"
         return headers
 
-    async def _send_error(self, error: GatewayError, send: Send, outcome: Outcome | None = None) -> Outcome:
-        """The error, as the head still allows: a status and JSON, or a last event."""
-        self._telling = True
+    async def _fail(self, error: GatewayError, outcome: Outcome | None = None) -> Outcome:
+        """Send the error. Return the outcome: `cut` if some of the answer was out before."""
+        self._phase = Phase.FAILING
         self._log.code = error.code
         self._timeouts.deadline_s = clock.now() + FINAL_ERROR_S
-        body = msgspec.json.encode(error_body(error, self.id))
+        begun = self._response.sent in (Sent.EVENTS, Sent.JSON)
         try:
-            if not self._head_sent:
-                headers = error_headers(error, self.id) | {"content-length": str(len(body))}
-                await self._send_head(error.status, headers, send)
-                await self._send_body(body, send, more=False)
-                return outcome or Outcome(error.outcome)
-            if self._streaming:
-                await self._send_body(error_event(body), send, more=False)
-            if not self._began:  # only heartbeats so far: it is no cut answer, it is none
-                return outcome or Outcome(error.outcome)
+            await self._response.send_error(error)
         except (ClientGone, StreamStalled):
             return Outcome.CANCELLED
         except asyncio.CancelledError:
-            if not self._left:
+            if self._ended_by is not EndedBy.CLIENT:
                 raise
             return Outcome.CANCELLED
-        return (
-            Outcome.CUT
-        )  # inside a JSON body nothing can be said: it ends too short, which its length shows
+        return Outcome.CUT if begun else outcome or Outcome(error.outcome)
 
-    async def _cancelled(self, send: Send) -> Outcome:
-        """By the client, by the drain, or by whoever runs us; only the last one wants the cancellation back."""
-        if self._left:
+    async def _cancelled(self) -> Outcome:
+        """Return the outcome of a cancelled exchange. Raises CancelledError if our own server has cancelled it."""
+        if self._ended_by is EndedBy.CLIENT:
             return Outcome.CANCELLED
-        if not self._drained:
+        if self._ended_by is None:
             raise asyncio.CancelledError
         self._uncancel()  # or the sending below would be cancelled as well
-        attempts = self._log.context.trail if self._log.context else ()
-        how = "the answer is not whole" if self._head_sent else "no provider had answered yet"
+        attempts = self._log.context.progress.trail if self._log.context else ()
+        nothing = self._response.sent is Sent.NOTHING
+        how = "no provider had answered yet" if nothing else "the answer is not whole"
         error = ShuttingDown(f"This instance is shutting down; {how}.", retry_after_s=1.0, attempts=attempts)
-        return await self._send_error(error, send, Outcome.FAILED)
-
-    async def _send_head(self, status: int, headers: dict[str, str], send: Send) -> None:
-        await self._within_client_stall(send(_response_start(status, headers)))
-        self._head_sent = True
-
-    async def _send_body(self, data: bytes, send: Send, *, more: bool) -> None:
-        await self._within_client_stall(send({"type": "http.response.body", "body": data, "more_body": more}))
-        self._all_sent = not more
-
-    async def _within_client_stall(self, exchange: Awaitable[T]) -> T:
-        """Waits for a client that does not read, or does not write, but not for ever. Raises ClientGone."""
-        try:
-            return await self._timeouts.run("client_stall", self.deps.server.client_stall_s, exchange)
-        except TimedOut as timed_out:
-            if timed_out.timeout == "client_stall" or not self._streaming:
-                raise ClientGone from None
-            raise StreamStalled("The time allowed ran out before the answer was whole.") from None
+        return await self._fail(error, Outcome.FAILED)
 
     async def _read_body(self, receive: Receive) -> bytes:
-        """The body. That of a request without a place is small and soon here. Raises TooLarge, ClientGone, the refusal."""
+        """Return the body. A refused request has little room and time for it. Raises TooLarge, ClientGone, the refusal."""
         bytes_max = self.deps.server.request_bytes_max
         if self._refusal is None:
             return await self._read_bounded(receive, bytes_max)
@@ -300,11 +261,11 @@ class Exchange:
             raise self._refusal from None
 
     async def _read_bounded(self, receive: Receive, bytes_max: int) -> bytes:
-        """The whole body, bounded in size and in patience. Raises TooLarge, ClientGone."""
+        """Return the whole body, bounded in size; each wait is bounded, too. Raises TooLarge, ClientGone."""
         parts: list[bytes] = []
         size = 0
         while True:
-            message = await self._within_client_stall(receive())
+            message = await self._response.within_stall(receive())
             if message["type"] == "http.disconnect":
                 raise ClientGone
             part: bytes = message["body"]  # type: ignore[typeddict-item]
@@ -318,17 +279,7 @@ class Exchange:
     async def _wait_for_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        if not (self._over or self._all_sent):
-            self._left = True
-            self._cancel()
-
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    def _uncancel(self) -> None:
-        while self._task is not None and self._task.cancelling():
-            self._task.uncancel()
+        self._cancel(EndedBy.CLIENT)
 
     def _emit_request_ended(self, outcome: Outcome) -> None:
         log = self._log
@@ -347,16 +298,11 @@ class Exchange:
                 total_s=clock.now() - self.started_s,
                 overhead_s=log.overhead_s,
                 usage=log.usage,
-                attempts=tuple(log.context.trail) if log.context else (),
+                attempts=tuple(log.context.progress.trail) if log.context else (),
                 operation=self.operation,
                 shared=bool(log.context and log.context.shared),
             )
         )
-
-
-def _response_start(status: int, headers: Mapping[str, str]) -> HTTPResponseStartEvent:
-    raw = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    return {"type": "http.response.start", "status": status, "headers": raw}
 
 
 def _headers(scope: Scope, headers_max: int) -> dict[str, str]:

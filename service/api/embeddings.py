@@ -31,7 +31,7 @@ class EmbeddingExchange(Exchange):
             raise InvalidRequest("encoding_format: must be float or base64.", param="encoding_format")
         return EmbedRequest(self.id, caller, parsed, fields)
 
-    async def _ask_gateway(self, context: RequestContext, route: Route) -> Answer:
+    async def _ask(self, context: RequestContext, route: Route) -> Answer:
         return await self.deps.gateway.embed(context, route)
 
 

@@ -177,7 +177,7 @@ class Attempt:
             usage=usage,
             cost_usd=price.of(usage) if price and usage else None,
         )
-        context.trail.append(record)
+        context.progress.trail.append(record)
         blame = classification.blame if classification else Blame.NOBODY
         self.dependencies.events.emit(
             AttemptEnded(
@@ -322,7 +322,7 @@ class StreamedAnswer:
 
     def _cut_error(self, classification: Classification) -> StreamCut:
         self._attempt.end(classification)
-        trail = self._attempt.context.trail
+        trail = self._attempt.context.progress.trail
         if classification.reason.endswith("_timeout"):
             return StreamStalled("The answer stopped coming before it was whole.", attempts=trail)
         return StreamCut("The provider ended the answer before it was whole.", attempts=trail)

@@ -35,8 +35,21 @@ class Upstream:
 
 
 @dataclass(slots=True)
+class Progress:
+    """What has come of a request so far. Written where its attempts are made: failover, and the queue before it."""
+
+    trail: list[AttemptRecord] = field(default_factory=list)
+    classifications: list[Classification] = field(default_factory=list)  # of failed attempts
+    given_up: bool = False  # no other target would do better
+    upstream_ns: int = 0  # spent on providers before the commit point
+
+
+@dataclass(slots=True)
 class RequestContext:
-    """One request on its way: who asks what, until when, and the trail so far. Times are loop seconds."""
+    """One request on its way: what is asked, until when, and the progress so far. Times are loop seconds.
+
+    `Gateway.new_context` sets what the request may have, once; `shared` is written by single_flight.
+    """
 
     request: AnyRequest
     route: str
@@ -45,12 +58,9 @@ class RequestContext:
     timeouts: Timeouts
     started_s: float
     deliver_whole: bool = False  # a stream is held to its end, so that it can fail over until then
-    trail: list[AttemptRecord] = field(default_factory=list)
-    classifications: list[Classification] = field(default_factory=list)  # on those that were tried
-    given_up: bool = False  # nobody else would do better
-    has_fallback: bool = False  # there is something to say at once where nobody but a probe could answer
-    upstream_ns: int = 0  # spent on providers before the commit point
-    shared: bool = False  # its tries are counted with another request, which shares its answer
+    has_fallback: bool = False  # an answer can be given at once where only a probe could bring one
+    progress: Progress = field(default_factory=Progress)
+    shared: bool = False  # its attempts are counted with another request, which shares its answer
 
 
 class BufferedAnswer(Struct, frozen=True):

@@ -25,7 +25,7 @@ def exhausted_error(
 ) -> GatewayError:
     """What to tell the client. `wait_s`: until a target may be asked again; `out_of_time`: its deadline is near; `feature_available`:
     whether there is a target that has all that the request needs."""
-    trail = context.trail
+    trail = context.progress.trail
     if refusal := _refusal(context):
         return refusal
     if out_of_time:
@@ -59,11 +59,11 @@ def _unsupported(context: RequestContext, param: str) -> GatewayError:
     """Nobody behind this route ever could."""
     if param == Feature.LONG_CONTEXT:
         message = f"The conversation is longer than any model behind {context.route!r} takes."
-        return InvalidRequest(message, param="messages", attempts=context.trail)
+        return InvalidRequest(message, param="messages", attempts=context.progress.trail)
     return InvalidRequest(
         f"No model behind {context.route!r} can carry the field {param!r}.",
         param=param,
-        attempts=context.trail,
+        attempts=context.progress.trail,
     )
 
 
@@ -76,23 +76,28 @@ def _feature_unavailable(context: RequestContext, params: list[str], wait_s: flo
         " without that are answered.",
         param=features[0].value if features else params[0],
         retry_after_s=wait_s,
-        attempts=context.trail,
+        attempts=context.progress.trail,
     )
 
 
 def _refusal(context: RequestContext) -> GatewayError | None:
     """What a provider had against the request itself, if that is why: nobody else would do better, or everybody was
     asked and said so."""
-    classifications, everybody = context.classifications, all(attempt.tried for attempt in context.trail)
-    if not classifications or not (context.given_up or (everybody and all(map(_at_fault, classifications)))):
+    classifications, everybody = (
+        context.progress.classifications,
+        all(attempt.tried for attempt in context.progress.trail),
+    )
+    if not classifications or not (
+        context.progress.given_up or (everybody and all(map(_at_fault, classifications)))
+    ):
         return None
     refusal = next((v for v in classifications if v.then is Then.GIVE_UP), classifications[-1])
     if refusal.status == TooLarge.status:
         return TooLarge(
-            "The request is too large for every provider behind this model.", attempts=context.trail
+            "The request is too large for every provider behind this model.", attempts=context.progress.trail
         )
     message = refusal.message or "A provider found the request at fault."
-    return ProviderRefused(message, 422 if refusal.status == 422 else 400, attempts=context.trail)
+    return ProviderRefused(message, 422 if refusal.status == 422 else 400, attempts=context.progress.trail)
 
 
 def _at_fault(classification: Classification) -> bool:

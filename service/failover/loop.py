@@ -80,7 +80,9 @@ class Failover:
 
     def _exhausted_error(self, context: RequestContext, targets: Sequence[Target]) -> GatewayError:
         now_s = clock.now()
-        incapable = {attempt.target for attempt in context.trail if attempt.reason.startswith(UNSUPPORTED)}
+        incapable = {
+            attempt.target for attempt in context.progress.trail if attempt.reason.startswith(UNSUPPORTED)
+        }
         capable = [
             target
             for target in targets
@@ -148,7 +150,7 @@ class _FailoverLoop:
         has_side_effects = self._context.request.has_side_effects
         for i, target in enumerate(targets):
             now_s = clock.now()
-            if self._context.given_up or self._timeouts.deadline_s - now_s < ATTEMPT_MIN_S:
+            if self._context.progress.given_up or self._timeouts.deadline_s - now_s < ATTEMPT_MIN_S:
                 return None
             if has_side_effects and not last_resort and self._fleet.probe_due(target, now_s):
                 self._last_resorts.append(target)
@@ -182,7 +184,9 @@ class _FailoverLoop:
         if isinstance(permit, Permit):
             return permit
         at_s = now_s - self._context.started_s
-        self._context.trail.append(AttemptRecord(target.name, at_s, at_s, permit.reason, tried=False))
+        self._context.progress.trail.append(
+            AttemptRecord(target.name, at_s, at_s, permit.reason, tried=False)
+        )
         if permit.usable_as_last_resort and not last_resort:
             self._last_resorts.append(target)
         return None
@@ -201,8 +205,8 @@ class _FailoverLoop:
             outcome = await self._attempt_once(target, permit, kind, fresh=retry_state.fresh)
             if not isinstance(outcome, Classification):
                 return outcome
-            context.classifications.append(outcome)
-            context.given_up = context.given_up or outcome.then is Then.GIVE_UP
+            context.progress.classifications.append(outcome)
+            context.progress.given_up = context.progress.given_up or outcome.then is Then.GIVE_UP
             last = self._is_last(rest)
             decision = _decide_retry(self._failover, context.request, target, outcome, retry_state, last)
             if decision is None or not self._has_time(decision.wait_s):
@@ -333,7 +337,7 @@ class _FailoverLoop:
             return await awaitable
         finally:
             if self._timeouts is context.timeouts:
-                context.upstream_ns += clock.tick_ns() - before_ns
+                context.progress.upstream_ns += clock.tick_ns() - before_ns
 
 
 def _decide_retry(

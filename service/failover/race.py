@@ -189,12 +189,12 @@ class Race:
                 return None
             finally:
                 if self._timeouts is self._context.timeouts:
-                    self._context.upstream_ns += clock.tick_ns() - before_ns
+                    self._context.progress.upstream_ns += clock.tick_ns() - before_ns
 
     def _is_awaited(self, branch: Branch) -> bool:
         if branch.purpose is Purpose.CANARY:
             return True
-        if self._context.given_up:
+        if self._context.progress.given_up:
             return False
         return not (branch.purpose is Purpose.PROBE and self._context.has_fallback)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dub5.service.api import chat, stream
+from dub5.service.api import response, stream
 from dub5.service.failover.attempt import Attempt, StreamedAnswer
 from dub5.service.providers import openai
 from dub5.service.providers.base import ProviderFault
@@ -32,7 +32,7 @@ def always_whole(patch: pytest.MonkeyPatch) -> None:
 
 
 def done_after_an_error(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(chat, "error_event", lambda body: stream.error_event(body) + stream.DONE)
+    patch.setattr(response, "error_event", lambda body: stream.error_event(body) + stream.DONE)
 
 
 def never_closed(patch: pytest.MonkeyPatch) -> None:

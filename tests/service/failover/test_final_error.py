@@ -39,17 +39,17 @@ def told(
 ) -> GatewayError:
     """The error after these, in order: a verdict on a target that was tried, or why one was passed over."""
     request = ChatRequest("id", Caller(), ChatBody("chat", []), {})
-    context = RequestContext(
-        request, "chat", TimeoutOptions(), RejectPatterns(()), Timeouts(NEVER), 0.0, given_up=given_up
-    )
+    timeouts = Timeouts(NEVER)
+    context = RequestContext(request, "chat", TimeoutOptions(), RejectPatterns(()), timeouts, 0.0)
+    context.progress.given_up = given_up
     for i, one in enumerate(what):
         if isinstance(one, Classification):
-            context.classifications.append(one)
-            context.trail.append(AttemptRecord(f"p/{i}", 0.0, 1.0, one.reason))
+            context.progress.classifications.append(one)
+            context.progress.trail.append(AttemptRecord(f"p/{i}", 0.0, 1.0, one.reason))
         else:
-            context.trail.append(AttemptRecord(f"p/{i}", 1.0, 1.0, one, tried=False))
+            context.progress.trail.append(AttemptRecord(f"p/{i}", 1.0, 1.0, one, tried=False))
     error = exhausted_error(context, wait_s, out_of_time=out_of_time, feature_available=feature_available)
-    assert error.attempts == tuple(context.trail), "the client sees every line of the trail"
+    assert error.attempts == tuple(context.progress.trail), "the client sees every line of the trail"
     return error
 
 

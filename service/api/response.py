@@ -1,0 +1,108 @@
+"""ResponseWriter: the HTTP side of an exchange. It sends the answer, and knows how much of it is out.
+
+NOTHING -> JSON ---------------> ALL       a JSON answer, or an error with its status
+NOTHING -> HEARTBEATS -> EVENTS -> ALL     a stream; an error after its head is its last event
+
+A client that does not read for `client_stall_s` is gone.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from enum import Enum, auto
+from typing import TypeVar
+
+import msgspec
+from litestar.types import HTTPResponseStartEvent, Send
+
+from dub5.service.api.errors import ClientGone, error_body, error_headers
+from dub5.service.api.stream import DONE, HEARTBEAT, SSE_HEADERS, error_event
+from dub5.service.errors import GatewayError, StreamStalled
+from dub5.service.model import Chunk, Chunks
+from dub5.service.timeouts import TimedOut, Timeouts
+
+T = TypeVar("T")
+PIECE_BYTES = 64 * 1024
+
+
+class Sent(Enum):
+    """How much of the response is out."""
+
+    NOTHING = auto()
+    HEARTBEATS = auto()  # the head of a stream, and comments
+    EVENTS = auto()  # the head of a stream, and some of the answer
+    JSON = auto()  # the head of a JSON body, and perhaps some of it
+    ALL = auto()
+
+
+class ResponseWriter:
+    """Sends one response. `timeouts` are those of the exchange."""
+
+    def __init__(self, request_id: str, send: Send, timeouts: Timeouts, client_stall_s: float) -> None:
+        self.sent = Sent.NOTHING
+        self._request_id = request_id
+        self._send = send
+        self._timeouts = timeouts
+        self._client_stall_s = client_stall_s
+
+    async def send_json(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Send a JSON body. `headers` hold its type and length. Raises ClientGone."""
+        await self.within_stall(self._send(_response_start(status, headers)))
+        self.sent = Sent.JSON
+        # In pieces, so that a client that does not read is noticed before all of it lies in our memory.
+        for at in range(0, len(body), PIECE_BYTES):
+            await self._send_body(body[at : at + PIECE_BYTES], more=at + PIECE_BYTES < len(body))
+
+    async def send_stream(self, headers: dict[str, str], chunks: list[Chunk], stream: Chunks) -> None:
+        """Send the head, unless a heartbeat has; then `chunks` and the rest of `stream`.
+
+        Raises ClientGone, and what `stream.read` raises.
+        """
+        if self.sent is Sent.NOTHING:
+            await self.within_stall(self._send(_response_start(200, SSE_HEADERS | headers)))
+        self.sent = Sent.EVENTS
+        while chunks:
+            if data := b"".join([chunk.raw for chunk in chunks]):
+                event = self._send({"type": "http.response.body", "body": data, "more_body": True})
+                await self.within_stall(event)
+            chunks = await stream.read()
+        await self._send_body(DONE, more=False)
+
+    async def send_heartbeat(self, headers: dict[str, str]) -> None:
+        """Send a comment; the first one commits status 200. Raises TimeoutError where the client does not read."""
+        async with asyncio.timeout(self._client_stall_s):
+            if self.sent is Sent.NOTHING:
+                self.sent = Sent.HEARTBEATS
+                await self._send(_response_start(200, SSE_HEADERS | headers))
+            await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+
+    async def send_error(self, error: GatewayError) -> None:
+        """Send the error as what is out still allows: a status and JSON, or a last event. Raises ClientGone.
+
+        Inside a JSON body nothing can be said: it ends too short, which its length shows.
+        """
+        body = msgspec.json.encode(error_body(error, self._request_id))
+        if self.sent is Sent.NOTHING:
+            headers = error_headers(error, self._request_id) | {"content-length": str(len(body))}
+            await self.send_json(error.status, headers, body)
+        elif self.sent is not Sent.JSON:
+            await self._send_body(error_event(body), more=False)
+
+    async def within_stall(self, awaitable: Awaitable[T]) -> T:
+        """Await the client, for at most `client_stall_s`. Raises ClientGone, StreamStalled at the deadline."""
+        try:
+            return await self._timeouts.run("client_stall", self._client_stall_s, awaitable)
+        except TimedOut as timed_out:
+            if timed_out.timeout == "client_stall" or self.sent not in (Sent.HEARTBEATS, Sent.EVENTS):
+                raise ClientGone from None
+            raise StreamStalled("The time allowed ran out before the answer was whole.") from None
+
+    async def _send_body(self, data: bytes, *, more: bool) -> None:
+        message = self._send({"type": "http.response.body", "body": data, "more_body": more})
+        await self.within_stall(message)
+        if not more:
+            self.sent = Sent.ALL
+
+
+def _response_start(status: int, headers: Mapping[str, str]) -> HTTPResponseStartEvent:
+    raw = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": raw}
