@@ -1,8 +1,8 @@
-"""Anthropic Messages, as an OpenAI client wants to read them. The request's way there is in anthropic_request.py.
+"""The Anthropic Messages dialect: translates answers to OpenAI's format (requests: anthropic_request.py).
 
 text, thinking, tool_use blocks -> content, reasoning_content, tool_calls
-content_block_delta ...         -> chat.completion.chunk; whole only after a stop reason and message_stop
-stop_reason, usage              -> finish_reason, usage (tokens written to and read from the cache are prompt tokens)
+content_block_delta ...         -> chat.completion.chunk; complete only after a stop reason and message_stop
+stop_reason, usage              -> finish_reason, usage (cache writes and cache reads count as prompt tokens)
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ FINISH = {
 
 
 class _Block(Struct):
-    """A block of content, or the delta of one."""
+    """A content block, or its delta."""
 
     type: str = ""
     text: str = ""
@@ -47,7 +47,7 @@ class _Block(Struct):
 
 
 class _Tokens(Struct):
-    """Counts are read leniently: an odd one must not cost a good answer."""
+    """Token counts, read leniently: an odd count must not cost a good answer."""
 
     input_tokens: object = None
     output_tokens: object = None
@@ -108,8 +108,8 @@ class AnthropicDialect:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise ProviderFault("not_json" if body[:1] != b"{" else "garbled") from None
         if message.type == "error":
-            code, said = read_error(body)
-            raise ProviderFault("error_event", code=code, message=said)
+            code, text = read_error(body)
+            raise ProviderFault("error_event", code=code, message=text)
         if not message.stop_reason:
             raise ProviderFault("truncated")
         finish = FINISH.get(message.stop_reason, "stop")
@@ -141,20 +141,20 @@ class AnthropicDialect:
 
 
 class AnthropicStream:
-    """Messages events in, chat completion chunks out."""
+    """A stream reader: Messages events in, chat completion chunks out."""
 
     def __init__(self, request: ChatRequest, model: str, event_bytes_max: int) -> None:
         self.finished = False
         self.ended = False
         self.fault: ProviderFault | None = None
-        self._has_stop_reason = False  # a stop reason came
+        self._has_stop_reason = False
         self._sse = SseDecoder(event_bytes_max)
         self._request = request
         self._head = {"id": "chatcmpl-" + request.id, "created": int(clock.wall()), "model": model}
         self._tokens = _Tokens()
         self._answer_chars = 0
         self._calls: dict[int, int] = {}  # index of a tool_use block -> index of the tool call
-        self._without_arguments: set[int] = set()  # such blocks, until their first argument comes
+        self._without_arguments: set[int] = set()  # tool_use blocks whose first argument has not come yet
 
     def feed(self, data: bytes) -> list[Chunk]:
         chunks: list[Chunk] = []
@@ -184,7 +184,9 @@ class AnthropicStream:
         guess = estimate(prompt_chars(self._request), self._answer_chars)
         if counted is None:
             return guess
-        completion = max(counted.completion_tokens, guess.completion_tokens)  # it counts them at the end
+        completion = max(
+            counted.completion_tokens, guess.completion_tokens
+        )  # Anthropic counts them at the end
         return Usage(counted.prompt_tokens, completion, counted.prompt_tokens + completion, estimated=True)
 
     def _chunk(self, payload: bytes) -> Chunk | None:
@@ -204,9 +206,8 @@ class AnthropicStream:
             case "content_block_delta" if event.delta is not None:
                 return self._content(event.index, event.delta)
             case "content_block_stop" if event.index in self._without_arguments:
-                return self._arguments(
-                    event.index, "{}"
-                )  # a tool without parameters is still called with an object
+                # OpenAI clients expect an object as arguments, even for a tool without parameters.
+                return self._arguments(event.index, "{}")
             case "message_delta":
                 self._count(event.usage)
                 reason = event.delta.stop_reason if event.delta else None
@@ -232,13 +233,13 @@ class AnthropicStream:
         return None
 
     def _call(self, index: int, block: _Block) -> Chunk:
-        """A tool call begins: everything but its arguments, which most send piece by piece."""
+        """Return the first chunk of a tool call; its arguments mostly follow piece by piece."""
         number = self._calls.setdefault(index, len(self._calls))
-        given = msgspec.json.encode(block.input).decode() if block.input else ""
-        if not given:
+        arguments = msgspec.json.encode(block.input).decode() if block.input else ""
+        if not arguments:
             self._without_arguments.add(index)
-        self._answer_chars += len(block.name) + len(given)
-        function = {"name": block.name, "arguments": given}
+        self._answer_chars += len(block.name) + len(arguments)
+        function = {"name": block.name, "arguments": arguments}
         call = {"index": number, "id": block.id, "type": "function", "function": function}
         return self._delta({"tool_calls": [call]}, content=True)
 
@@ -257,37 +258,33 @@ class AnthropicStream:
         return sse_event(msgspec.json.encode(body))
 
     def _count(self, counted: _Tokens | None) -> None:
-        """Counts are told twice, the later ones being the final ones; a count left out stays."""
+        """Update the token counts: the later event holds the final ones, and an omitted count stays."""
         for name in _Tokens.__struct_fields__ if counted is not None else ():
             if token_count(getattr(counted, name)):
                 setattr(self._tokens, name, getattr(counted, name))
 
 
 def _usage(counted: _Tokens | None) -> Usage | None:
-    """The count in OpenAI's terms, where the prompt includes what came from the cache; None if there is none."""
+    """Return the usage in OpenAI's terms (the prompt includes cached tokens); None without a count."""
     if counted is None:
         return None
-    made = token_count(counted.output_tokens)
-    given = sum(
-        map(
-            token_count,
-            (counted.input_tokens, counted.cache_creation_input_tokens, counted.cache_read_input_tokens),
-        )
-    )
-    return Usage(given, made, given + made) if given or made else None
+    cached = (counted.cache_creation_input_tokens, counted.cache_read_input_tokens)
+    prompt = sum(map(token_count, (counted.input_tokens, *cached)))
+    completion = token_count(counted.output_tokens)
+    return Usage(prompt, completion, prompt + completion) if prompt or completion else None
 
 
 def _usage_object(usage: Usage, counted: _Tokens | None) -> dict[str, Any]:
-    """The usage object, with what the cache saved."""
+    """Return OpenAI's usage object, with the tokens that Anthropic's cache served."""
     cached = token_count(counted.cache_read_input_tokens) if counted else 0
     return usage_json(usage) | ({"prompt_tokens_details": {"cached_tokens": cached}} if cached else {})
 
 
 def _message_parts(blocks: list[_Block]) -> dict[str, Any]:
-    """Text, reasoning and tool calls of a message."""
-    said: dict[str, Any] = {"content": "".join(b.text for b in blocks if b.type == "text") or None}
+    """Return text, reasoning and tool calls as the fields of an OpenAI message."""
+    parts: dict[str, Any] = {"content": "".join(b.text for b in blocks if b.type == "text") or None}
     if thoughts := "".join(b.thinking for b in blocks if b.type == "thinking"):
-        said["reasoning_content"] = thoughts
+        parts["reasoning_content"] = thoughts
     calls = [
         {
             "id": b.id,
@@ -297,13 +294,13 @@ def _message_parts(blocks: list[_Block]) -> dict[str, Any]:
         for b in blocks
         if b.type == "tool_use"
     ]
-    return said | ({"tool_calls": calls} if calls else {})
+    return parts | ({"tool_calls": calls} if calls else {})
 
 
-def _completion(message: _Message, said: dict[str, Any], finish: str, usage: dict[str, Any]) -> bytes:
+def _completion(message: _Message, parts: dict[str, Any], finish: str, usage: dict[str, Any]) -> bytes:
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "refusal": None, **said},
+        "message": {"role": "assistant", "refusal": None, **parts},
         "logprobs": None,
         "finish_reason": finish,
     }

@@ -1,7 +1,7 @@
-"""A chat completion request in the words of Anthropic's Messages.
+"""Translates a chat completion request to Anthropic's Messages API. Call `translate(...)`.
 
 system, developer turns      -> system
-user, assistant turns        -> the same; neighbours of one role are joined
+user, assistant turns        -> the same; adjacent turns of one role are merged
 assistant tool_calls         -> tool_use blocks        tool turns -> tool_result blocks of a user turn
 image_url parts              -> image blocks           tools, tool_choice -> tools, tool_choice
 response_format json_schema  -> output_config.format   user -> metadata.user_id
@@ -24,7 +24,7 @@ TRANSLATED = frozenset(
     + ("temperature", "top_p", "top_k", "tools", "tool_choice", "parallel_tool_calls", "response_format")
     + ("user", "safety_identifier")
 )
-REFUSED = frozenset(  # leaving these out would answer another question
+REFUSED = frozenset(  # without these fields the provider would answer a different question
     ("n", "functions", "function_call", "logprobs", "top_logprobs", "audio", "modalities")
     + ("web_search_options",)
 )
@@ -46,7 +46,7 @@ DATA_URL = re.compile(r"data:([a-z]+/[a-z0-9.+-]+);base64,", re.IGNORECASE)
 def translate(
     fields: Mapping[str, Raw], model: str, api_version: str, max_tokens: int
 ) -> tuple[JsonObject, list[str]]:
-    """The body of the call, and the names of what has no word there. Raises Unsupported."""
+    """Return the call's body and the names of the dropped fields. Raises Unsupported."""
     given: JsonObject = {}
     dropped: list[str] = []
     for name, raw in fields.items():
@@ -86,12 +86,12 @@ def _conversation(messages: list[JsonObject], dropped: list[str]) -> JsonObject:
             system.append(_text(message.get("content"), path, dropped))
         elif blocks := _blocks(message, path, dropped):
             _append_turn(turns, "assistant" if role == "assistant" else "user", blocks)
-    said: JsonObject = {"messages": [{**turn, "content": _text_or_blocks(turn["content"])} for turn in turns]}
+    body: JsonObject = {"messages": [{**turn, "content": _text_or_blocks(turn["content"])} for turn in turns]}
     if text := "\n\n".join(filter(None, system)):
-        if not turns:  # at least one turn is wanted: instructions alone are the question
+        if not turns:  # the endpoint requires a turn: instructions alone become the user's message
             return {"messages": [{"role": "user", "content": text}]}
-        said["system"] = text
-    return said
+        body["system"] = text
+    return body
 
 
 def _append_turn(turns: list[JsonObject], role: str, blocks: list[JsonObject]) -> None:
@@ -102,7 +102,7 @@ def _append_turn(turns: list[JsonObject], role: str, blocks: list[JsonObject]) -
 
 
 def _text_or_blocks(blocks: list[JsonObject]) -> str | list[JsonObject]:
-    """Text alone needs no blocks."""
+    """Return a plain string if all blocks are text, else the blocks."""
     if all(block["type"] == "text" for block in blocks):
         return "\n\n".join(block["text"] for block in blocks)
     return blocks
@@ -127,7 +127,7 @@ def _text(content: object, path: str, dropped: list[str]) -> str:
 
 
 def _parts(content: object, path: str, dropped: list[str]) -> list[JsonObject]:
-    """Blocks of a message. Text that is empty is left out: the endpoint refuses it."""
+    """Return the content blocks of a message, without empty text, which the endpoint rejects."""
     if not isinstance(content, list):
         content = [{"type": "text", "text": content or ""}]
     blocks: list[JsonObject] = []
@@ -174,48 +174,48 @@ def _tool_use(call: JsonObject, path: str) -> JsonObject:
     return {"type": "tool_use", "id": _id(call.get("id")), "name": function.get("name"), "input": arguments}
 
 
-def _id(said: object) -> str:
-    """A tool call's id; one that another provider made may have to become another, the same for call and result."""
-    text = str(said)
+def _id(value: object) -> str:
+    """Return a valid tool call id: an invalid one is hashed, alike for the call and its result."""
+    text = str(value)
     return text if ID_PATTERN.fullmatch(text) else "call_" + hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _sampling(given: JsonObject, api_version: str, dropped: list[str]) -> JsonObject:
-    asked = [name for name in SAMPLING if name in given]
+    names = [name for name in SAMPLING if name in given]
     if api_version != OLD_VERSION:
-        dropped += asked
+        dropped += names
         return {}
-    if "temperature" in asked and "top_p" in asked:  # newer models take one of the two
-        asked.remove("top_p")
+    if "temperature" in names and "top_p" in names:  # newer models accept only one of the two
+        names.remove("top_p")
         dropped.append("top_p")
-    return {name: min(given[name], 1.0) if name == "temperature" else given[name] for name in asked}
+    return {name: min(given[name], 1.0) if name == "temperature" else given[name] for name in names}
 
 
 def _tools(given: JsonObject, dropped: list[str]) -> JsonObject:
-    asked, one_at_a_time = given.get("tools"), "parallel_tool_calls" in given
-    if not asked:
+    tools, one_at_a_time = given.get("tools"), "parallel_tool_calls" in given
+    if not tools:
         if given.get("tool_choice") not in (None, "auto", "none"):
             raise Unsupported("tool_choice")
         dropped += ["parallel_tool_calls"] if one_at_a_time else []
         return {}
-    said: JsonObject = {"tools": [_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked)]}
+    body: JsonObject = {"tools": [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]}
     choice = _choice(given.get("tool_choice"))
     if one_at_a_time and choice != {"type": "none"}:
         choice = (choice or {"type": "auto"}) | {"disable_parallel_tool_use": True}
-    return said | ({"tool_choice": choice} if choice else {})
+    return body | ({"tool_choice": choice} if choice else {})
 
 
 def _tool(tool: JsonObject, path: str) -> JsonObject:
     function = tool.get("function")
     if tool.get("type") != "function" or not isinstance(function, dict):
         raise Unsupported(f"{path}.type")
-    said: JsonObject = {"name": function.get("name")}
-    said["input_schema"] = function.get("parameters") or {"type": "object", "properties": {}}
+    translated: JsonObject = {"name": function.get("name")}
+    translated["input_schema"] = function.get("parameters") or {"type": "object", "properties": {}}
     if function.get("description"):
-        said["description"] = function["description"]
+        translated["description"] = function["description"]
     if function.get("strict"):
-        said["strict"] = True
-    return said
+        translated["strict"] = True
+    return translated
 
 
 def _choice(choice: object) -> JsonObject | None:
@@ -228,20 +228,20 @@ def _choice(choice: object) -> JsonObject | None:
     raise Unsupported("tool_choice")
 
 
-def _format(asked: object) -> JsonObject:
-    if asked is None:
+def _format(response_format: object) -> JsonObject:
+    if response_format is None:
         return {}
-    wanted = asked.get("json_schema") if isinstance(asked, dict) else None
-    schema = wanted.get("schema") if isinstance(wanted, dict) else None
-    if not isinstance(schema, dict):  # json_object: there is no such thing as any JSON
+    json_schema = response_format.get("json_schema") if isinstance(response_format, dict) else None
+    schema = json_schema.get("schema") if isinstance(json_schema, dict) else None
+    if not isinstance(schema, dict):  # json_object: the endpoint has no mode for JSON without a schema
         raise Unsupported("response_format")
     return {"output_config": {"format": {"type": "json_schema", "schema": _close_schema(schema)}}}
 
 
 def _close_schema(schema: Any) -> Any:
-    """The schema with its objects closed, as the endpoint wants them. Raises Unsupported for one that is open."""
+    """Close all objects of the schema, as the endpoint requires. Raises Unsupported for an open object."""
     if isinstance(schema, list):
-        return [_close_schema(one) for one in schema]
+        return [_close_schema(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     closed = {name: _close_schema(value) for name, value in schema.items()}
@@ -253,7 +253,7 @@ def _close_schema(schema: Any) -> Any:
 
 
 def _user(given: JsonObject, dropped: list[str]) -> JsonObject:
-    asked = [name for name in ("safety_identifier", "user") if name in given]
-    fits = [name for name in asked if isinstance(given[name], str) and len(given[name]) <= USER_CHARS_MAX]
-    dropped += [name for name in asked if name not in fits[:1]]
+    names = [name for name in ("safety_identifier", "user") if name in given]
+    fits = [name for name in names if isinstance(given[name], str) and len(given[name]) <= USER_CHARS_MAX]
+    dropped += [name for name in names if name not in fits[:1]]
     return {"metadata": {"user_id": given[fits[0]]}} if fits else {}

@@ -1,8 +1,8 @@
-"""What a dialect is: pure translation between our nouns and one provider's bytes.
+"""The dialect (adapter) protocol: pure translation between our model and one provider's bytes, without I/O.
 
-ChatRequest --encode--> EncodedRequest --(attempt/run, wire)--> status, headers, body
+ChatRequest --encode--> EncodedRequest --(failover/attempt, wire)--> status, headers, body
 200 + JSON  --answer--> Reply           200 + SSE --stream().feed--> [Chunk] ... .end()
-otherwise   --fault---> ProviderFault   (raised, or returned: what attempt/classify.py reads)
+otherwise   --fault---> ProviderFault   (raised or returned; resilience/classify.py classifies it)
 """
 
 import re
@@ -23,10 +23,10 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 class ProviderFault(Exception):
-    """A provider answered, and it was not an answer.
+    """A provider responded, but not with a valid answer.
 
-    `reason` is a short name from a closed set (docs/reliability.md); `message` is the provider's own sentence,
-    shortened, and goes to a caller only where the fault is the caller's.
+    `reason` is a short name from a closed set (docs/reliability.md). `message` is the provider's own sentence,
+    shortened; callers receive it only where the fault is theirs.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ProviderFault(Exception):
 
 
 class Unsupported(Exception):
-    """This dialect cannot carry a field of the request; another target may."""
+    """The dialect does not support a field of the request; another target may."""
 
     def __init__(self, param: str) -> None:
         super().__init__(param)
@@ -55,7 +55,7 @@ class Unsupported(Exception):
 
 
 class EncodedRequest(Struct, frozen=True):
-    """A request in a provider's own words. `dropped` names the fields it has no word for."""
+    """A request in a provider's format. `dropped` names the fields that the format lacks."""
 
     path: str
     body: bytes
@@ -67,80 +67,81 @@ class EncodedRequest(Struct, frozen=True):
 
 
 def trail_names(dropped: list[str]) -> tuple[str, ...]:
-    """Names for the trail, which is kept and stands in a header: few, short and harmless, whatever the caller made
-    up."""
+    """Return at most DROPPED_MAX short and safe names: callers choose them, and the trail is a header."""
     if not dropped:
         return ()
     return tuple(_UNSAFE.sub("?", name[:64]) for name in list(dict.fromkeys(dropped))[:DROPPED_MAX])
 
 
 class StreamReader(Protocol):
-    """Reads one stream of one dialect."""
+    """The reader of one stream in one dialect."""
 
-    finished: bool  # the provider has said that the answer is whole
-    ended: bool  # nothing more is to come
-    fault: ProviderFault | None  # what came after the last good chunk, unless the answer was whole by then
+    finished: bool  # the provider has declared the answer complete
+    ended: bool  # no more chunks will come
+    fault: ProviderFault | None  # what followed the last good chunk, unless the answer was complete by then
 
     def feed(self, data: bytes) -> list[Chunk]:
-        """The good chunks that `data` completes; then look at `fault`."""
+        """Return the good chunks that `data` completes; read `fault` afterwards."""
         ...
 
     def end(self) -> list[Chunk]:
-        """The bytes are over: last chunks to pass on; by now one of all chunks has told the usage. Raises
-        ProviderFault("truncated") unless the answer is whole."""
+        """Return the last chunks, after the last byte; one chunk of the stream then holds the usage.
+
+        Raises ProviderFault("truncated") unless the answer is complete.
+        """
         ...
 
     def usage_so_far(self) -> Usage:
-        """The tokens of a stream that may not be whole: as the provider counted them, or estimated."""
+        """Return the tokens of a possibly incomplete stream: the provider's count, or an estimate."""
         ...
 
 
 class Dialect(Protocol):
-    """One provider's way of speaking."""
+    """One provider's request and response format (an adapter)."""
 
-    embeds: bool  # whether it has embeddings at all
+    embeds: bool  # whether the provider has embeddings
 
     def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
-        """The request for `model`, authenticated with `key`. Raises Unsupported."""
+        """Encode the request for `model`, authenticated with `key`. Raises Unsupported."""
         ...
 
     def answer(self, body: bytes, request: ChatRequest) -> Reply:
-        """A whole answer as a chat.completion, with usage. Raises ProviderFault if it is none."""
+        """Decode a complete answer to a chat.completion with usage. Raises ProviderFault if it is invalid."""
         ...
 
     def stream(self, request: ChatRequest, model: str) -> StreamReader:
-        """A reader for one streamed answer."""
+        """Create a reader for one streamed answer."""
         ...
 
     def encode_embeddings(self, request: EmbedRequest, model: str, key: str | None) -> EncodedRequest:
-        """The request for vectors. Raises Unsupported."""
+        """Encode an embeddings request. Raises Unsupported."""
         ...
 
     def embeddings(self, body: bytes, request: EmbedRequest) -> Reply:
-        """As many vectors as were wanted, as OpenAI's list of them. Raises ProviderFault."""
+        """Decode one vector per input to OpenAI's list. Raises ProviderFault."""
         ...
 
     def fault(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
-        """What a status other than 200 means."""
+        """Return the fault that a status other than 200 means."""
         ...
 
 
 def encode_request(dialect: Dialect, request: AnyRequest, model: str, key: str | None) -> EncodedRequest:
-    """Either kind of request, encoded. Raises Unsupported."""
+    """Encode either kind of request. Raises Unsupported."""
     if isinstance(request, EmbedRequest):
         return dialect.encode_embeddings(request, model, key)
     return dialect.encode(request, model, key)
 
 
 def decode_reply(dialect: Dialect, request: AnyRequest, body: bytes) -> Reply:
-    """The JSON answer to either kind of request. Raises ProviderFault."""
+    """Decode the JSON answer to either kind of request. Raises ProviderFault."""
     if isinstance(request, EmbedRequest):
         return dialect.embeddings(body, request)
     return dialect.answer(body, request)
 
 
 def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
-    """A fault from a status and whatever body came with it: JSON of any known shape, text or HTML."""
+    """Build a fault from a status and its body: JSON of any known shape, text or HTML."""
     code, message = read_error(body)
     return ProviderFault(
         f"http_{status}",

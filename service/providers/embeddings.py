@@ -1,6 +1,7 @@
-"""Embeddings: as many vectors as were wanted, as numbers or as base64, whichever the client asked for.
+"""Embeddings answers: one vector per input, as numbers or as base64, whichever the client requested.
 
-{"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.1, ...] | "zczMPQ=="}], "usage": {...}}
+{"object": "list", "usage": {...},
+ "data": [{"object": "embedding", "index": 0, "embedding": [0.1, ...] | "zczMPQ=="}]}
 """
 
 import base64
@@ -31,11 +32,11 @@ _TEXT = msgspec.json.Decoder(str)
 
 
 def reply_with_vectors(body: bytes, request: EmbedRequest) -> Reply:
-    """The answer as the client wants it; as it came, where that is the same. Raises ProviderFault."""
+    """Return the answer in the client's encoding, unchanged where that is the same. Raises ProviderFault."""
     try:
         parsed = _BODY.decode(body)
         if not body.isascii():
-            body.decode()  # the decoder does not look into what it skips
+            body.decode()  # the decoder does not check the strings that it skips
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ProviderFault("not_json" if body[:1] not in (b"{", b"[") else "garbled") from None
     if parsed.error is not None:
@@ -60,16 +61,15 @@ def reply_with_vectors(body: bytes, request: EmbedRequest) -> Reply:
 
 
 def _vector(raw: bytes, as_text: bool) -> Raw | None:
-    """The vector in the other format; None where it is in the right one."""
+    """Return the vector in the other encoding; None where it has the right one already."""
     if len(raw) <= 2 or raw[:1] not in (b"[", b'"'):
         raise ProviderFault("garbled")
     if (raw[:1] == b'"') == as_text:
         return None
     try:
         if as_text:
-            return Raw(
-                msgspec.json.encode(base64.b64encode(_little(array("f", _NUMBERS.decode(raw)))).decode())
-            )
+            packed = _little(array("f", _NUMBERS.decode(raw)))
+            return Raw(msgspec.json.encode(base64.b64encode(packed).decode()))
         packed = base64.b64decode(_TEXT.decode(raw), validate=True)
         return Raw(msgspec.json.encode(_numbers(packed)))
     except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""What an error body says: JSON of every shape seen in the field, Cloudflare's text and pages.
+"""Error bodies: reads code and message from JSON of every shape in use, and from Cloudflare's text and pages.
 
 {"error": {"message", "type", "code"}}        OpenAI, Groq, OpenRouter (code may be a number)
 {"error": {"type", "details": {"error_code"}}}    Anthropic
@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 T = TypeVar("T")
-CODE_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # a code goes into logs and trails: nothing else may
+CODE_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # codes go into logs and trails, so only safe ones pass
 EDGE_CODE = re.compile(rb"error code: (\d{3,4})\b|errorCode[\"']?:\s*[\"']?(\d{4})\b")
 EDGE_BYTES = 4096
 
@@ -41,7 +41,7 @@ _BODY = msgspec.json.Decoder(_Body)
 
 
 def read_error(body: bytes) -> tuple[str, str]:
-    """Code and message; empty where the body has none. A page says nothing that a person wants to read."""
+    """Return code and message, empty where the body has none; of an HTML page only the code is read."""
     try:
         parsed = _BODY.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -68,7 +68,7 @@ def _code(value: object) -> str:
 
 
 def _sentence(detail: object) -> str:
-    """Mistral's `detail`: a sentence, or a list of places with a sentence each."""
+    """Return the sentence in Mistral's `detail`: a string, or a list of locations with a sentence each."""
     if isinstance(detail, str):
         return detail
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):

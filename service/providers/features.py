@@ -1,7 +1,7 @@
-"""What a request needs beyond plain chat, and which targets cannot give it: asked of a dialect without sending.
+"""Capabilities: the features that a request requires beyond plain chat, and the features that a target lacks.
 
-A dialect says what it cannot carry when it writes a request down (`Unsupported`). So for each feature the smallest
-request that needs it is written down once, for each target, when the settings are read.
+A dialect raises `Unsupported` when it encodes a field that it does not support. So `missing_features` encodes
+the smallest request for each feature, once per target, when the settings are read; nothing is sent.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from dub5.service.providers.usage import CHARS_PER_TOKEN, prompt_chars
 
 
 class Feature(StrEnum):
-    """What a request may need."""
+    """A feature that a request may require."""
 
     TOOLS = "tools"
     VISION = "vision"
     JSON_SCHEMA = "json_schema"
     JSON_OBJECT = "json_object"
     LOGPROBS = "logprobs"
-    LONG_CONTEXT = "long_context"  # more than the smallest target of the route takes
+    LONG_CONTEXT = "long_context"  # more tokens than the smallest target of the route accepts
 
 
 FEATURE_NAMES = {
@@ -60,7 +60,7 @@ _SAMPLES: Mapping[Feature, Mapping[str, object]] = {
 
 
 def missing_features(dialect: Dialect, model: str) -> Mapping[Feature, str]:
-    """What this target has not got, each with the field that its dialect cannot carry."""
+    """Return the features that this target lacks, each with the field that its dialect does not support."""
     found = {}
     for feature, sample in _SAMPLES.items():
         fields = {"model": model, "messages": _TEXT, **sample}
@@ -74,7 +74,7 @@ def missing_features(dialect: Dialect, model: str) -> Mapping[Feature, str]:
 
 
 def required_features(request: AnyRequest) -> frozenset[Feature]:
-    """What it needs; long context apart, as that depends on the target."""
+    """Return the features that the request requires, except long context, which depends on the target."""
     if not isinstance(request, ChatRequest):
         return frozenset()
     found = set()
@@ -82,22 +82,22 @@ def required_features(request: AnyRequest) -> frozenset[Feature]:
         found.add(Feature.TOOLS)
     if any(_has_image(message.content) for message in request.body.messages):
         found.add(Feature.VISION)
-    if asked := _format(_value("response_format", request)):
-        found.add(asked)
+    if feature := _format(_value("response_format", request)):
+        found.add(feature)
     if request.body.logprobs:
         found.add(Feature.LOGPROBS)
     return frozenset(found)
 
 
 def fits(request: AnyRequest, context_tokens: int | None) -> bool:
-    """Whether the conversation is, by our estimate, within a window of so many tokens."""
+    """Return whether the conversation fits into `context_tokens`, by our estimate."""
     if context_tokens is None or not isinstance(request, ChatRequest):
         return True
     return prompt_chars(request) <= context_tokens * CHARS_PER_TOKEN
 
 
 def feature_of(param: str) -> Feature | None:
-    """The feature that a field belongs to; None: no feature of ours."""
+    """Return the feature that a field belongs to, or None."""
     if param == Feature.LONG_CONTEXT:
         return Feature.LONG_CONTEXT
     if param.startswith(("tool", "function", "parallel_tool")) or ".tool_calls" in param:
@@ -110,7 +110,7 @@ def feature_of(param: str) -> Feature | None:
 
 
 def _value(name: str, request: ChatRequest) -> Any:
-    """A field that is only passed on; None where it is not there, says nothing, or cannot be read."""
+    """Return the value of a passed-through field; None where it is absent, neutral or invalid."""
     try:
         value = decode_field(name, request.fields[name])
     except (KeyError, Unsupported):

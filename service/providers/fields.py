@@ -1,9 +1,9 @@
-"""A request's fields on their way to a provider: what a value says, and what this provider has its own way with.
+"""Request fields on their way to a provider: neutral values, and the overrides in a provider's settings.
 
-passed      under its name, as it came
-translated  the same meaning in other words
-dropped     it only hints at how to answer: left out, and named in the trail
-refused     leaving it out would answer another question: Unsupported, and the next target is asked
+passed      under its name, unchanged
+translated  the same meaning in the provider's format
+dropped     only a hint at how to answer: left out, and named in the trail
+refused     without it the answer would be to a different question: Unsupported, failover to the next target
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,8 @@ from msgspec import Raw
 from dub5.service.config.settings import DialectOverrides
 from dub5.service.providers.base import Unsupported
 
-NEUTRAL: Mapping[str, tuple[object, ...]] = {  # values that say nothing, beside null, false and what is empty
+# Values that mean the same as an absent field, in addition to null, false and empty ones.
+NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "n": (1,),
     "top_p": (1,),
     "top_logprobs": (0,),
@@ -30,11 +31,11 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {  # values that say nothing, beside
 JsonObject = dict[str, Any]
 
 PART = "messages.content."
-ONLY_NAMED_FALSE = frozenset({"parallel_tool_calls"})  # here false says something
+ONLY_NAMED_FALSE = frozenset({"parallel_tool_calls"})  # fields where false has a meaning
 
 
 def decode_field(name: str, raw: Raw) -> Any:
-    """A field's value. Raises Unsupported for text that no JSON decoder takes."""
+    """Decode a field's value. Raises Unsupported for invalid JSON."""
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -42,18 +43,19 @@ def decode_field(name: str, raw: Raw) -> Any:
 
 
 def is_neutral(name: str, value: object) -> bool:
-    """Whether a field with this value might as well be absent."""
+    """Return whether a field with this value means the same as an absent field."""
     if value is None or value == [] or value == {} or value == "":
         return True
     if value is False and name not in ONLY_NAMED_FALSE:
         return True
-    return any((value == one and type(value) is not bool) or value is one for one in NEUTRAL.get(name, ()))
+    neutral = NEUTRAL.get(name, ())
+    return any((value == other and type(value) is not bool) or value is other for other in neutral)
 
 
 def apply_overrides(
     fields: Mapping[str, Raw], overrides: DialectOverrides
 ) -> tuple[dict[str, Raw], list[str]]:
-    """The fields as a provider's settings want them, and the names of those left out. Raises Unsupported."""
+    """Return the fields after a provider's overrides, and the names of dropped ones. Raises Unsupported."""
     if not (overrides.renames or overrides.drops or overrides.refuses) and overrides.developer_role:
         return dict(fields), []
     taken: dict[str, Raw] = {}
@@ -70,13 +72,13 @@ def apply_overrides(
             taken[there] = raw
     inner = frozenset(n.removeprefix("messages.") for n in overrides.drops if n.startswith("messages."))
     if "messages" in taken and (inner or not overrides.developer_role):
-        taken["messages"], pop_fields = _messages(taken["messages"], inner, overrides.developer_role)
-        dropped += pop_fields
+        taken["messages"], popped = _messages(taken["messages"], inner, overrides.developer_role)
+        dropped += popped
     return taken, dropped
 
 
 def _refuse_parts(fields: Mapping[str, Raw], refused: list[str]) -> None:
-    """`messages.content.image_url` stands for parts of that type. Raises Unsupported."""
+    """Raise Unsupported for a refused content part; `messages.content.image_url` means parts of that type."""
     if not refused or "messages" not in fields:
         return
     for message in decode_field("messages", fields["messages"]):
@@ -96,6 +98,6 @@ def _messages(raw: Raw, drops: frozenset[str], developer_role: bool) -> tuple[Ra
 
 
 def pop_fields(message: dict[str, Any], names: Iterable[str]) -> list[str]:
-    """Takes fields out of a message; the ones that said something, by name."""
+    """Remove fields from a message; return the names of those with a value that was not neutral."""
     values = {name: message.pop(name) for name in sorted(names)}
     return [f"messages.{name}" for name, value in values.items() if not is_neutral(name, value)]

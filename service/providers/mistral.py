@@ -1,4 +1,4 @@
-"""Mistral: OpenAI's shape with its own list of fields, usage on the last chunk, content sometimes in parts."""
+"""The Mistral dialect: OpenAI's with its own fields, usage on the last chunk, and sometimes content in parts."""
 
 import hashlib
 import re
@@ -11,7 +11,7 @@ from dub5.service.providers.base import EncodedRequest, Unsupported, trail_names
 from dub5.service.providers.fields import JsonObject, apply_overrides, decode_field, is_neutral, pop_fields
 from dub5.service.providers.openai import OpenAIDialect, OpenAIStream
 
-# What its chat endpoint takes; any other field is answered with 422.
+# The fields that the chat endpoint accepts; any other field is answered with 422.
 CHAT_FIELDS = frozenset(
     ("model", "messages", "stream", "temperature", "top_p", "max_tokens", "min_tokens", "stop", "random_seed")
     + ("n", "response_format", "tools", "tool_choice", "parallel_tool_calls", "presence_penalty", "top_k")
@@ -21,7 +21,7 @@ CHAT_FIELDS = frozenset(
 )
 RENAMED = {"max_completion_tokens": "max_tokens", "seed": "random_seed"}
 REFUSED = frozenset({"functions", "function_call", "audio", "modalities", "web_search_options"})
-MESSAGE_FIELDS = {  # what a message of each role may hold; any other field is answered with 422
+MESSAGE_FIELDS = {  # the fields of a message by role; any other field is answered with 422
     "system": frozenset({"role", "content"}),
     "user": frozenset({"role", "content"}),
     "assistant": frozenset({"role", "content", "tool_calls", "prefix"}),
@@ -35,7 +35,7 @@ TO_TRANSLATE = re.compile(rb'"content": ?\[|"tool_calls"|"model_length"')
 
 
 class MistralDialect(OpenAIDialect):
-    """The differences from OpenAI, and nothing else."""
+    """The differences from the OpenAI dialect."""
 
     def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
         given, dropped = apply_overrides(request.fields, self.overrides)
@@ -45,20 +45,18 @@ class MistralDialect(OpenAIDialect):
             if there in CHAT_FIELDS:
                 if there == name or bytes(raw) != b"null":
                     fields[there] = raw
-            elif name == "stream_options":  # usage comes unasked
+            elif name == "stream_options":  # Mistral always sends usage
                 dropped += [f"{name}.{n}" for n in decode_field(name, raw) or () if n != "include_usage"]
             elif not is_neutral(name, decode_field(name, raw)):
                 if name in REFUSED:
                     raise Unsupported(name)
                 dropped.append(name)
         if request.body.tools and "tools" in given:
-            fields["tools"] = Raw(
-                msgspec.json.encode([_tool(tool) for tool in decode_field("tools", given["tools"])])
-            )
+            tools = [_tool(tool) for tool in decode_field("tools", given["tools"])]
+            fields["tools"] = Raw(msgspec.json.encode(tools))
         fields["model"] = Raw(msgspec.json.encode(model))
-        fields["messages"] = Raw(
-            msgspec.json.encode(_messages(decode_field("messages", given["messages"]), dropped))
-        )
+        messages = _messages(decode_field("messages", given["messages"]), dropped)
+        fields["messages"] = Raw(msgspec.json.encode(messages))
         return EncodedRequest(self.path, msgspec.json.encode(fields), self.headers(key), trail_names(dropped))
 
     def answer(self, body: bytes, request: ChatRequest) -> Reply:
@@ -70,15 +68,15 @@ class MistralDialect(OpenAIDialect):
     def encode_embeddings(self, request: EmbedRequest, model: str, key: str | None) -> EncodedRequest:
         given, dropped = apply_overrides(request.fields, self.overrides)
         if not isinstance(request.body.input, str) and not isinstance(request.body.input[0], str):
-            raise Unsupported("input")  # token numbers of somebody else's tokenizer
+            raise Unsupported("input")  # token numbers of a different tokenizer
         fields: dict[str, Raw] = {}
         for name, raw in given.items():
             there = EMBED_RENAMED.get(name, name)
             if there in EMBED_FIELDS:
                 fields[there] = raw
-            elif name != "encoding_format" and not is_neutral(
-                name, decode_field(name, raw)
-            ):  # the format is made by us
+            elif name == "encoding_format":
+                continue  # reply_with_vectors converts the answer
+            elif not is_neutral(name, decode_field(name, raw)):
                 dropped.append(name)
         fields["model"] = Raw(msgspec.json.encode(model))
         return EncodedRequest(
@@ -87,7 +85,7 @@ class MistralDialect(OpenAIDialect):
 
 
 class MistralStream(OpenAIStream):
-    """Usage rides on the chunk with the finish reason; a client that asked for it gets a chunk of its own."""
+    """A stream with usage on its last chunk; a client that requested usage gets OpenAI's separate chunk."""
 
     def chunk(self, payload: bytes) -> Chunk | None:
         return super().chunk(_as_openai(payload))
@@ -101,7 +99,7 @@ class MistralStream(OpenAIStream):
 
 
 def _messages(messages: list[JsonObject], dropped: list[str]) -> list[JsonObject]:
-    """Messages with what each role may hold. Raises Unsupported."""
+    """Return the messages with only the fields that each role may have. Raises Unsupported."""
     for index, message in enumerate(messages):
         if message["role"] == "developer":
             message["role"] = "system"
@@ -124,7 +122,7 @@ def _messages(messages: list[JsonObject], dropped: list[str]) -> list[JsonObject
 
 
 def _tool(tool: JsonObject) -> JsonObject:
-    """A tool whose function takes nothing must say so there."""
+    """Return the tool with explicit parameters, which the endpoint requires for every function."""
     function = tool.get("function")
     if not isinstance(function, dict) or function.get("parameters"):
         return tool
@@ -136,18 +134,16 @@ def _parts(message: JsonObject) -> list[JsonObject]:
     return content if isinstance(content, list) else []
 
 
-def _id(said: object) -> str:
-    """A tool call's id; another provider's becomes one that is taken here, the same for call and result."""
-    text = str(said)
-    return (
-        text
-        if ID_PATTERN.fullmatch(text)
-        else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:9]
-    )
+def _id(value: object) -> str:
+    """Return a valid tool call id: an invalid one is hashed, alike for the call and its result."""
+    text = str(value)
+    if ID_PATTERN.fullmatch(text):
+        return text
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:9]
 
 
 def _as_openai(body: bytes) -> bytes:
-    """What Mistral says in its own way becomes OpenAI's: content in parts, tool calls, one finish reason."""
+    """Translate Mistral's answer to OpenAI's format: content parts, tool calls, one finish reason."""
     if not TO_TRANSLATE.search(body):
         return body
     try:
@@ -162,11 +158,11 @@ def _as_openai(body: bytes) -> bytes:
                 _complete(call, index)
         return msgspec.json.encode(parsed)
     except (msgspec.DecodeError, UnicodeError, RecursionError, LookupError, TypeError, AttributeError):
-        return body  # not what we know: the decoder after us names the fault
+        return body  # an unknown shape: OpenAI's decoder names the fault
 
 
 def _flatten(part: JsonObject) -> None:
-    """Text as text, thinking as `reasoning_content`."""
+    """Join the text parts to `content`, and the thinking parts to `reasoning_content`."""
     pieces = part["content"]
     thoughts = [t for p in pieces if p.get("type") == "thinking" for t in p.get("thinking", ())]
     part["content"] = "".join(p.get("text", "") for p in pieces if p.get("type") == "text")
@@ -175,7 +171,7 @@ def _flatten(part: JsonObject) -> None:
 
 
 def _complete(call: JsonObject, index: int) -> None:
-    """A tool call with all that OpenAI's clients look for."""
+    """Add the fields of a tool call that OpenAI's clients expect."""
     call.setdefault("type", "function")
     call.setdefault("index", index)
     function = call["function"]

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, and everybody who speaks them. Our own format too, so chunks pass as they came."""
+"""The OpenAI dialect, for OpenAI and compatible providers. It is our own format, so chunks pass unchanged."""
 
 from collections.abc import Mapping
 
@@ -45,7 +45,7 @@ class _Part(Struct):
         )
 
     def chars(self) -> int:
-        """How much it says, for an estimate of the tokens."""
+        """Count the characters, for an estimate of the tokens."""
         chars = text_chars(self.content)
         for more in (self.refusal, self.reasoning_content or self.reasoning):
             if more:
@@ -62,7 +62,7 @@ class _Choice(Struct):
 
 class _Body(Struct):
     choices: list[_Choice] | UnsetType | None = UNSET
-    usage: object = None  # read leniently: odd numbers must not cost a good answer
+    usage: object = None  # read leniently: odd counts must not cost a good answer
     error: object = None
 
 
@@ -89,27 +89,27 @@ class OpenAIDialect:
         return EncodedRequest(self.path, msgspec.json.encode(fields), self.headers(key), trail_names(dropped))
 
     def headers(self, key: str | None) -> dict[str, str]:
-        """Of every call."""
+        """Return the headers of a call."""
         return {**self.overrides.headers, **json_headers(key)}
 
     def answer(self, body: bytes, request: ChatRequest) -> Reply:
         parsed = decode_body(body)
         if not parsed.choices:
             raise ProviderFault("empty_answer")
-        whole, says = True, parsed.choices[0].finish_reason == "content_filter"
+        complete, has_content = True, parsed.choices[0].finish_reason == "content_filter"
         for choice in parsed.choices:
             if choice.finish_reason == "error":
                 raise ProviderFault("error_in_answer")
-            whole = whole and bool(choice.finish_reason)  # "" is no reason either
-            says = says or (choice.message is not None and choice.message.has_content())
-        if not says:
+            complete = complete and bool(choice.finish_reason)  # "" does not count as a reason
+            has_content = has_content or (choice.message is not None and choice.message.has_content())
+        if not has_content:
             raise ProviderFault("empty_answer")
-        if not whole:
+        if not complete:
             raise ProviderFault("truncated")
         if (usage := parse_usage(parsed.usage)) is not None:
             return Reply(body, usage)
-        said = sum(c.message.chars() for c in parsed.choices if c.message)
-        usage = estimate(prompt_chars(request), said)
+        answer_chars = sum(c.message.chars() for c in parsed.choices if c.message)
+        usage = estimate(prompt_chars(request), answer_chars)
         return Reply(add_usage(body, usage), usage)
 
     def stream(self, request: ChatRequest, model: str) -> "OpenAIStream":
@@ -130,7 +130,7 @@ class OpenAIDialect:
 
 
 class OpenAIStream:
-    """Relays chunks as received; takes the usage chunk out again where the client did not ask for it."""
+    """A stream reader that relays chunks unchanged, except a usage chunk that the client did not request."""
 
     def __init__(self, request: ChatRequest, event_bytes_max: int) -> None:
         self.finished = False
@@ -144,7 +144,7 @@ class OpenAIStream:
         self._sse = SseDecoder(event_bytes_max)
         self._choices = request.body.n or 1
         self._seen: set[int] = set()
-        self._whole: set[int] = set()  # choices that have said how they ended
+        self._finished_choices: set[int] = set()  # choices that have a finish reason
 
     def feed(self, data: bytes) -> list[Chunk]:
         chunks: list[Chunk] = []
@@ -160,7 +160,7 @@ class OpenAIStream:
         except ProviderFault as fault:
             self.fault = fault
         if self.fault is not None and self.finished:
-            self.fault, self.ended = None, True  # the answer is whole; only what follows it is not
+            self.fault, self.ended = None, True  # the answer is complete: the fault came after it
         return chunks
 
     def end(self) -> list[Chunk]:
@@ -175,12 +175,12 @@ class OpenAIStream:
         return self._usage or estimate(prompt_chars(self._request), self._answer_chars)
 
     def usage_chunk(self, usage: Usage) -> bytes:
-        """The chunk of a stream that tells its usage and nothing else."""
-        head = _OPTIONS.decode(self._last)  # what nobody reads here may be unreadable: 1e999, say
+        """Build the chunk of a stream that holds only its usage."""
+        head = _OPTIONS.decode(self._last)  # as Raw: an unread field may hold an invalid value such as 1e999
         return sse_event(msgspec.json.encode({**head, "choices": [], "usage": usage_json(usage)}))
 
     def chunk(self, payload: bytes) -> Chunk | None:
-        """One event as a chunk; None if it is not for the client. Raises ProviderFault."""
+        """Decode one event to a chunk; None if it is not for the client. Raises ProviderFault."""
         parsed = decode_body(payload)
         finish, content = None, False
         for choice in parsed.choices or ():
@@ -192,9 +192,10 @@ class OpenAIStream:
             self._seen.add(choice.index)
             if choice.finish_reason:  # some servers write "" into every chunk
                 finish = choice.finish_reason
-                self._whole.add(choice.index)
-        if finish or self.finished:  # a choice may begin after another's end
-            self.finished = len(self._whole) >= self._choices and self._whole == self._seen
+                self._finished_choices.add(choice.index)
+        if finish or self.finished:  # a choice may begin after the end of another
+            all_finished = self._finished_choices == self._seen
+            self.finished = all_finished and len(self._finished_choices) >= self._choices
         if parsed.choices:
             self._last = payload
         usage = None
@@ -207,11 +208,11 @@ class OpenAIStream:
 
 
 def decode_body(body: bytes) -> _Body:
-    """A completion or a chunk of one. Raises ProviderFault if it is an error, or nothing we know."""
+    """Decode a completion or a chunk. Raises ProviderFault for an error or an unknown shape."""
     try:
         parsed = _BODY.decode(body)
         if not body.isascii():
-            body.decode()  # msgspec does not look into the strings that it skips; clients will
+            body.decode()  # msgspec does not check the strings that it skips; clients will
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ProviderFault("not_json" if body[:1] not in (b"{", b"[") else "garbled") from None
     if parsed.error is not None:
@@ -223,19 +224,19 @@ def decode_body(body: bytes) -> _Body:
 
 
 def sse_event(payload: bytes) -> bytes:
-    """A payload as one server-sent event."""
+    """Encode a payload as one server-sent event."""
     if b"\n" in payload:
         payload = payload.replace(b"\n", b"\ndata: ")
     return b"data: " + payload + b"\n\n"
 
 
 def sse_payload(raw: bytes) -> bytes:
-    """What `sse_event` was given."""
+    """Return the payload that `sse_event` encoded."""
     return raw[len(b"data: ") : -2].replace(b"\ndata: ", b"\n")
 
 
 def json_headers(key: str | None) -> dict[str, str]:
-    """The headers of an authenticated JSON call."""
+    """Return the headers of a JSON call, authenticated with `key`."""
     headers = {"content-type": "application/json", "user-agent": USER_AGENT}
     if key is not None:
         headers["authorization"] = f"Bearer {key}"
@@ -243,7 +244,7 @@ def json_headers(key: str | None) -> dict[str, str]:
 
 
 def _with_include_usage(options: Raw | None) -> Raw:
-    """The client's stream options with `include_usage` switched on."""
+    """Return the client's stream options with `include_usage` set."""
     if options is None:
         return WITH_USAGE
     try:

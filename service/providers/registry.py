@@ -1,4 +1,4 @@
-"""Which dialect each configured provider speaks."""
+"""Creates the dialect of each configured provider."""
 
 from dub5.service.config.settings import ProviderSettings
 from dub5.service.providers.anthropic import AnthropicDialect
@@ -8,7 +8,7 @@ from dub5.service.providers.openai import OpenAIDialect
 
 
 def dialect_of(provider: ProviderSettings, event_bytes_max: int) -> Dialect:
-    """The dialect a provider's settings name."""
+    """Create the dialect that a provider's settings name."""
     match provider.dialect:
         case "openai":
             return OpenAIDialect(event_bytes_max, provider.overrides)

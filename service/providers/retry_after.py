@@ -1,4 +1,4 @@
-"""When a provider wants to be asked again: every way they say it.
+"""Retry-After: when a provider accepts requests again, in every form that providers use.
 
 retry-after-ms: 250                             milliseconds; wins over all others
 retry-after: 20 | 1.5 | Sun, 06 Nov ... GMT     seconds, or a date read against the reply's own Date
@@ -7,7 +7,8 @@ anthropic-ratelimit-tokens-reset: 2025-08-21T12:40:59Z   with ...-remaining: 0
 x-ratelimit-reset: 1741305600000                epoch milliseconds (OpenRouter)
 "Please try again in 174ms."                    inside a message
 
-Negative is 0; nonsense is nothing; nothing is longer than a day (RFC 9110, 10.2.3, gives the first two).
+Negative values count as 0, invalid ones as absent, and none as more than a day. RFC 9110 (10.2.3) defines the
+forms of `retry-after`; the others are the providers' own.
 """
 
 import math
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-LONGEST_S = 86_400.0  # nobody is left alone for longer than a day on one word of theirs
+LONGEST_S = 86_400.0  # one header must not disable a target for longer than a day
 EPOCH_MS_MIN = 1e11  # a larger number counts milliseconds
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -29,21 +30,23 @@ _RESET = re.compile(
 
 
 def retry_after_s(headers: Mapping[str, str], message: str, now_s: float) -> float | None:
-    """Seconds to wait, or None if nobody says. Header names are lower case; `now_s` is epoch seconds, used where the
-    reply has no Date of its own."""
+    """Return the seconds to wait, or None if neither headers nor message name a time.
+
+    Header names are lower case; `now_s` is epoch seconds, used where the response has no Date of its own.
+    """
     at_s = _epoch_s(headers.get("date", "")) or now_s
-    said = _milliseconds(headers.get("retry-after-ms", ""))
-    if said is None:
-        said = _moment(headers.get("retry-after", ""), at_s)
-    if said is None:
-        said = max(_exhausted_resets(headers, at_s), default=None)
-    if said is None and (found := _TRY_AGAIN.search(message)):
-        said = _duration_s(found[1])
-    return None if said is None else min(max(0.0, said), LONGEST_S)
+    wait_s = _milliseconds(headers.get("retry-after-ms", ""))
+    if wait_s is None:
+        wait_s = _moment(headers.get("retry-after", ""), at_s)
+    if wait_s is None:
+        wait_s = max(_exhausted_resets(headers, at_s), default=None)
+    if wait_s is None and (found := _TRY_AGAIN.search(message)):
+        wait_s = _duration_s(found[1])
+    return None if wait_s is None else min(max(0.0, wait_s), LONGEST_S)
 
 
 def _exhausted_resets(headers: Mapping[str, str], at_s: float) -> Iterator[float]:
-    """The resets of limits that have nothing left; of a limit that does not say, too."""
+    """Yield the resets (s) of exhausted limits, and of limits without a `remaining` header."""
     for name, value in headers.items():
         reset = _RESET.fullmatch(name)
         if reset is None:
@@ -56,7 +59,7 @@ def _exhausted_resets(headers: Mapping[str, str], at_s: float) -> Iterator[float
 
 
 def _moment(value: str, at_s: float) -> float | None:
-    """Seconds from a number, a duration, a date of either kind, or an epoch."""
+    """Return seconds from a number, a duration, a date of either kind, or an epoch."""
     number = _number(value)
     if number is not None:
         if number > EPOCH_MS_MIN:
@@ -88,7 +91,7 @@ def _duration_s(value: str) -> float | None:
 
 
 def _epoch_s(value: str) -> float | None:
-    """Epoch seconds of an HTTP date or an RFC 3339 time."""
+    """Return the epoch seconds of an HTTP date or an RFC 3339 time; None if the value is neither."""
     if not value:
         return None
     for read in (parsedate_to_datetime, datetime.fromisoformat):

@@ -1,4 +1,4 @@
-"""Server-sent events, without I/O (WHATWG HTML, section 9.2).
+"""A decoder for server-sent events, without I/O (WHATWG HTML, section 9.2). Call `SseDecoder.feed(data)`.
 
 bytes, split anywhere --feed--> [(event name, data)], ...
 """
@@ -7,11 +7,11 @@ BOM = b"\xef\xbb\xbf"
 
 
 class EventTooLong(Exception):
-    """One event is over the limit."""
+    """An event is larger than the limit."""
 
 
 class SseDecoder:
-    """Takes bytes as they come and gives whole events. An event that the stream's end cuts off is never given."""
+    """An incremental decoder: bytes in, complete events out. An event cut off by the end is dropped."""
 
     __slots__ = (
         "_after_cr",
@@ -29,13 +29,13 @@ class SseDecoder:
         self._waiting: list[bytes] = []  # the beginning of a line
         self._waiting_bytes = 0
         self._started = False
-        self._after_cr = False  # a line feed that comes next belongs to the line before
+        self._after_cr = False  # a line feed at the start of the next bytes belongs to the line before
         self._name = b""
         self._data: list[bytes] = []
         self._size = 0
 
     def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
-        """The events that `data` completes. Raises EventTooLong."""
+        """Return the events that `data` completes, as (name, data). Raises EventTooLong."""
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")
@@ -44,7 +44,7 @@ class SseDecoder:
             if whole is not None and len(data) <= self._event_bytes_max:
                 return whole
         if b"\n" not in data and b"\r" not in data and self._started:
-            # No line ends here. Joining each time would cost the square of a long event's length.
+            # No line ends here. Joining each time would be quadratic in the length of an event.
             self._waiting.append(data)
             self._waiting_bytes += len(data)
             if self._waiting_bytes + self._size > self._event_bytes_max:
@@ -90,8 +90,10 @@ class SseDecoder:
 
 
 def _whole_events(data: bytes) -> list[tuple[bytes, bytes]] | None:
-    """What most providers send most of the time, read at a third of the cost: whole events of one data line each.
-    None for anything else."""
+    """Return complete events of one data line each, or None for anything else.
+
+    Most providers send such events most of the time; this path costs a third of the general one.
+    """
     if b"\r" in data:
         return None
     events = []

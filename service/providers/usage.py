@@ -1,8 +1,8 @@
-"""Tokens: as the provider counted them, or estimated and marked so.
+"""Token usage: the provider's count, or an estimate that is marked as one.
 
-An estimate is one token for each four characters of text, rounded up: of the messages and tools for the prompt, of
-text, reasoning, refusals and tool calls for the answer. It is rough (right within a factor of two for English, too low
-for most other languages), and better than nothing only because it says what it is.
+An estimate is one token per four characters of text, rounded up: messages and tools for the prompt; text,
+reasoning, refusals and tool calls for the answer. It is rough: right within a factor of two for English, too low
+for most other languages. So every estimate is labelled `estimated`.
 """
 
 from typing import Any
@@ -17,24 +17,24 @@ TOKENS_MAX = 2**53
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 
 
-def parse_usage(said: object) -> Usage | None:
-    """A provider's count, as far as it makes sense; None if it counted nothing."""
-    if not isinstance(said, dict):
+def parse_usage(value: object) -> Usage | None:
+    """Return a provider's usage, with invalid counts as 0; None if all are 0."""
+    if not isinstance(value, dict):
         return None
-    prompt, completion = token_count(said.get("prompt_tokens")), token_count(said.get("completion_tokens"))
-    total = token_count(said.get("total_tokens"))
+    prompt, completion = token_count(value.get("prompt_tokens")), token_count(value.get("completion_tokens"))
+    total = token_count(value.get("total_tokens"))
     if not (prompt or completion or total):
         return None
-    return Usage(prompt, completion, total or prompt + completion, said.get("estimated") is True)
+    return Usage(prompt, completion, total or prompt + completion, value.get("estimated") is True)
 
 
 def token_count(count: object) -> int:
-    """A count that can be added up, whatever it was."""
+    """Return the count as a non-negative int that can be summed; 0 for anything else."""
     return min(count, TOKENS_MAX) if isinstance(count, int) and count > 0 else 0
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:
-    """The usage object of an answer."""
+    """Return OpenAI's usage object."""
     counts = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -44,13 +44,13 @@ def usage_json(usage: Usage) -> dict[str, Any]:
 
 
 def estimate(prompt_chars: int, answer_chars: int) -> Usage:
-    """The estimate for so many characters."""
+    """Estimate the usage from the characters of prompt and answer."""
     prompt, completion = (-(-chars // CHARS_PER_TOKEN) for chars in (prompt_chars, answer_chars))
     return Usage(prompt, completion, prompt + completion, estimated=True)
 
 
 def prompt_chars(request: ChatRequest) -> int:
-    """The characters of what was asked."""
+    """Count the characters of the messages and tools."""
     chars = len(bytes(request.fields.get("tools", b"")))
     for message in request.body.messages:
         chars += text_chars(message.content) + calls_chars(message.tool_calls)
@@ -58,21 +58,21 @@ def prompt_chars(request: ChatRequest) -> int:
 
 
 def estimate_prompt(request: AnyRequest) -> Usage:
-    """The estimate for a request that brought no answer."""
+    """Estimate the usage of a request without an answer."""
     if isinstance(request, EmbedRequest):
         return estimate(input_chars(request.body.input), 0)
     return estimate(prompt_chars(request), 0)
 
 
 def input_chars(given: object) -> int:
-    """Characters of texts to embed; a token number counts as the four that a token is taken for."""
+    """Count the characters of texts to embed; a token number counts as CHARS_PER_TOKEN."""
     if isinstance(given, list):
         return sum(map(input_chars, given))
     return len(given) if isinstance(given, str) else CHARS_PER_TOKEN
 
 
 def text_chars(content: object) -> int:
-    """The characters of a text, or of the text in a list of parts."""
+    """Count the characters of a text, or of the text in a list of parts."""
     if isinstance(content, str):
         return len(content)
     if not isinstance(content, list):
@@ -82,7 +82,7 @@ def text_chars(content: object) -> int:
 
 
 def calls_chars(calls: object) -> int:
-    """The characters of tool calls: names and arguments."""
+    """Count the characters of tool calls: names and arguments."""
     if not isinstance(calls, list):
         return 0
     functions = (call.get("function") for call in calls if isinstance(call, dict))
@@ -96,5 +96,5 @@ def calls_chars(calls: object) -> int:
 
 
 def add_usage(body: bytes, usage: Usage) -> bytes:
-    """A JSON answer that lacks its usage, with it; every other field as it came."""
+    """Add the usage to a JSON answer; every other field stays as it came."""
     return msgspec.json.encode({**_FIELDS.decode(body), "usage": usage_json(usage)})
