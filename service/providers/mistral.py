@@ -1,4 +1,4 @@
-"""The Mistral dialect: OpenAI's with its own fields, usage on the last chunk, and sometimes content in parts."""
+"""The Mistral dialect: OpenAI's with other fields, usage on the last chunk, sometimes content in parts."""
 
 import hashlib
 import re

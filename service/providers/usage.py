@@ -1,8 +1,8 @@
 """Token usage: the provider's count, or an estimate that is marked as one.
 
 An estimate is one token per four characters of text, rounded up: messages and tools for the prompt; text,
-reasoning, refusals and tool calls for the answer. It is rough: right within a factor of two for English, too low
-for most other languages. So every estimate is labelled `estimated`.
+reasoning, refusals and tool calls for the answer. It is rough: right within a factor of two for English, too
+low for most other languages. So every estimate is labelled `estimated`.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""How the trail of a request reads: shared by the metrics, the log and the board."""
+"""Views of the attempts in a request's trail, shared by the metrics, the log and the status board."""
 
 from collections.abc import Iterable
 
@@ -10,40 +10,42 @@ STOPPED = frozenset({"cancelled", "hedge_lost"})
 
 
 def stopped(attempt: AttemptRecord) -> bool:
-    """Whether somebody stopped it, so that it says nothing about its target."""
+    """Return whether the attempt was cancelled, so that it says nothing about its target."""
     return attempt.reason in STOPPED
 
 
 def failed(attempt: AttemptRecord) -> bool:
-    """Whether a target was asked and did not give its whole answer, without anybody having stopped it."""
+    """Return whether a target was called and gave no complete answer, without having been cancelled."""
     return attempt.tried and not attempt.ok and not stopped(attempt)
 
 
 def failed_over(event: RequestEnded) -> bool:
-    """Whether one target answered after another one had failed."""
-    if event.target is None or len(event.attempts) < 2:  # most requests: told at once
+    """Return whether one target answered after another target had failed."""
+    if event.target is None or len(event.attempts) < 2:  # a fast path for most requests
         return False
     return any(failed(attempt) and attempt.target != event.target for attempt in event.attempts)
 
 
 def ms(seconds: float | None) -> float | None:
-    """Milliseconds, to a tenth (`round` takes three times as long)."""
+    """Return milliseconds, rounded to a tenth (`round` takes three times as long)."""
     return None if seconds is None else int(seconds * 10_000 + 0.5) / 10
 
 
 def attempt_rows(attempts: Iterable[AttemptRecord]) -> list[AttemptRow]:
-    """The trail as a client reads it."""
+    """Return the trail as a client reads it."""
     return [_row(attempt) for attempt in attempts]
 
 
 def attempt_rows_with_cost(attempts: Iterable[AttemptRecord]) -> list[AttemptRow]:
-    """The trail as the log and /status show it: what a try without an answer used, too, which is no client's
-    business. What the answer used is told beside the trail."""
+    """Return the trail for the log and /status, with tokens and cost of the attempts without an answer.
+
+    Clients do not see these. Tokens and cost of the answer are reported next to the trail.
+    """
     return [_row(attempt) if attempt.ok else _row_with_cost(attempt) for attempt in attempts]
 
 
 def cost_usd(attempts: Iterable[AttemptRecord]) -> float | None:
-    """What the answer among these tries cost in dollars; None without an answer, or without a price."""
+    """Return the cost of the answer in dollars; None without an answer, or without a price."""
     for attempt in attempts:
         if attempt.reason == "ok":
             return attempt.cost_usd

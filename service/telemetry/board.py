@@ -1,4 +1,4 @@
-"""What an operator sees now: /status and the page read this. Counts since the start, and the last of each kind."""
+"""The status board: counters since the start, recent requests and incidents, read by /status and the page."""
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -38,9 +38,7 @@ from dub5.service.telemetry.costs import CostCounters
 RECENT_MAX = 50
 INCIDENTS_MAX = 100
 TEXT_CHARS_MAX = 200
-LIMIT_INCIDENT_EVERY_S = (
-    60.0  # one provider's limit as an incident: it may be lowered many times in one overload
-)
+LIMIT_INCIDENT_EVERY_S = 60.0  # per provider: one overload may lower a limit many times
 
 HAPPENED = (
     "breaker_opened",
@@ -86,7 +84,7 @@ BREAKER_HAPPENED = {
 
 @dataclass(slots=True)
 class TargetCounters:
-    """One target's record. `last_reason` is of its last try that nobody stopped."""
+    """The counters of one target. `last_reason` is the reason of its last attempt that was not cancelled."""
 
     answered: int = 0
     failed: int = 0
@@ -95,7 +93,7 @@ class TargetCounters:
     costs: CostCounters = field(default_factory=CostCounters)
 
     def snapshot(self) -> dict[str, Any]:
-        """As /status says it."""
+        """Return the counters in /status format."""
         return {
             "answered": self.answered,
             "failed": self.failed,
@@ -106,20 +104,20 @@ class TargetCounters:
 
 
 class StatusBoard:
-    """A subscriber of every event."""
+    """A subscriber of all events. Subscribe `note`; read `snapshot()`."""
 
     def __init__(self) -> None:
         self.started_at = 0.0  # epoch seconds; set when the service opens
         self.outcomes = Counter({outcome.value: 0 for outcome in Outcome})
         self.happened = Counter(dict.fromkeys(HAPPENED, 0))
         self.targets: dict[str, TargetCounters] = {}
-        self.reloaded: dict[str, Any] | None = None  # the last time the settings were read again
+        self.reloaded: dict[str, Any] | None = None  # the last reload of the settings
         self._recent: deque[tuple[float, RequestEnded]] = deque(maxlen=RECENT_MAX)
         self._incidents: deque[dict[str, Any]] = deque(maxlen=INCIDENTS_MAX)
         self._limit_incident_s: dict[str, float] = {}  # loop seconds, by provider
 
     def note(self, event: Event) -> None:
-        """The subscriber."""
+        """Count one event."""
         match event:
             case AttemptEnded():
                 self._attempt(event)
@@ -151,7 +149,7 @@ class StatusBoard:
             case SettingsReloaded():
                 self._settings(event)
             case DrainBegan(in_flight=in_flight):
-                self._count_incident("drained", None, f"told to end with {in_flight} requests in flight")
+                self._count_incident("drained", None, f"shutdown began with {in_flight} requests in flight")
             case Crashed(where=where):
                 self._count_incident("crashed", None, where)
             case _:
@@ -192,7 +190,7 @@ class StatusBoard:
         self._count_incident(BREAKER_HAPPENED[event.after], event.scope, event.why)
 
     def _health(self, event: HealthChanged) -> None:
-        """Only counted: whatever made a target worse is told by itself."""
+        """Count the change; its cause is an incident of its own."""
         if event.after == "healthy":
             self.happened["health_restored"] += 1
         elif (event.before, event.after) == ("healthy", "degraded"):
@@ -203,14 +201,14 @@ class StatusBoard:
         now_s = clock.now()
         if now_s - self._limit_incident_s.get(event.provider, float("-inf")) >= LIMIT_INCIDENT_EVERY_S:
             self._limit_incident_s[event.provider] = now_s
-            why = f"from {event.before} to {event.after} requests at one time ({event.why})"
+            why = f"from {event.before} to {event.after} concurrent requests ({event.why})"
             self._add_incident("limit_lowered", event.provider, why)
 
     def _settings(self, event: SettingsReloaded) -> None:
         at, problems = round(clock.wall(), 3), [problem[:TEXT_CHARS_MAX] for problem in event.problems]
         self.reloaded = {"at": at, "ok": event.ok, "problems": problems}
         what = "settings_reloaded" if event.ok else "settings_refused"
-        self._count_incident(what, None, problems[0] if problems else "read again")
+        self._count_incident(what, None, problems[0] if problems else "reloaded")
 
     def _count_incident(self, what: str, target: str | None, why: str) -> None:
         self.happened[what] += 1
@@ -221,7 +219,7 @@ class StatusBoard:
         self._incidents.append({"at": at, "what": what, "target": target, "why": why[:TEXT_CHARS_MAX]})
 
     def snapshot(self) -> dict[str, Any]:
-        """Plain data for /status, the newest first; "targets" maps a name to its record. Times are epoch seconds."""
+        """Return plain data for /status, newest first. Times are epoch seconds; targets are keyed by name."""
         total = CostCounters()
         for counters in self.targets.values():
             total.add(counters.costs)

@@ -1,17 +1,20 @@
-"""What tries cost: tokens and dollars, those that are paid for apart from those that may be."""
+"""The cost of attempts: tokens and dollars, those certainly billed apart from those possibly billed."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from dub5.service.model import AttemptRecord
 
-COST_DIGITS = 9  # of dollars: one token of the cheapest model is a few of the last
+COST_DIGITS = 9  # of a dollar: one token of the cheapest model is a few units of the last digit
 
 
 @dataclass(slots=True)
 class CostTotals:
-    """A sum. `estimated_tokens` of the tokens were counted by us, not by the provider; `cost_usd` is None while
-    nothing in it had a price."""
+    """A sum of tokens and dollars.
+
+    `estimated_tokens` of the tokens are our estimate instead of the provider's count. `cost_usd` is None
+    while no attempt in the sum had a price.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -19,7 +22,7 @@ class CostTotals:
     cost_usd: float | None = None
 
     def add(self, other: "CostTotals") -> None:
-        """That too."""
+        """Add the other sum to this one."""
         self.prompt_tokens += other.prompt_tokens
         self.completion_tokens += other.completion_tokens
         self.estimated_tokens += other.estimated_tokens
@@ -27,7 +30,7 @@ class CostTotals:
             self.cost_usd = (self.cost_usd or 0.0) + other.cost_usd
 
     def snapshot(self) -> dict[str, Any]:
-        """As /status says it."""
+        """Return the sums in /status format."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -38,13 +41,13 @@ class CostTotals:
 
 @dataclass(slots=True)
 class CostCounters:
-    """`billed`: whole answers. `maybe`: what was given up, cut, left or outrun, and may be charged all the same."""
+    """Costs by certainty. `billed`: complete answers. `maybe`: failed, cut or cancelled attempts."""
 
     billed: CostTotals = field(default_factory=CostTotals)
     maybe: CostTotals = field(default_factory=CostTotals)
 
     def note(self, attempt: AttemptRecord) -> None:
-        """One more try."""
+        """Add one attempt."""
         usage = attempt.usage
         if usage is None:
             return
@@ -57,14 +60,14 @@ class CostCounters:
             totals.cost_usd = (totals.cost_usd or 0.0) + attempt.cost_usd
 
     def add(self, other: "CostCounters") -> None:
-        """All of that too."""
+        """Add the other counters to these."""
         self.billed.add(other.billed)
         self.maybe.add(other.maybe)
 
     def by_certainty(self) -> tuple[tuple[str, CostTotals], ...]:
-        """The sums by how sure they are."""
+        """Return the sums with their certainty."""
         return ("billed", self.billed), ("maybe", self.maybe)
 
     def snapshot(self) -> dict[str, Any]:
-        """As /status says it."""
+        """Return the sums in /status format."""
         return {certainty: totals.snapshot() for certainty, totals in self.by_certainty()}

@@ -1,9 +1,9 @@
-"""One line of JSON for each thing worth reading later: every request, and each change of state.
+"""Structured logs: one line of JSON per request and per change of state.
 
     event --EventLogger--> line --LineWriter--> stderr, ten times a second; a warning at once
 
-Never in a line: a prompt, an answer, a key, a provider's body. Callers appear as the hash of their key. A reader of
-stderr who has stopped reading costs lines, which are counted, and never time: nothing here waits.
+No line holds a prompt, an answer, a key or a provider's body. Callers appear as the hash of their key.
+Writing never blocks: when the reader of stderr stops reading, lines are dropped and counted.
 """
 
 import asyncio
@@ -41,13 +41,13 @@ from dub5.service.telemetry.attempt_views import AttemptRow, attempt_rows_with_c
 
 FLUSH_S = 0.1
 LINES_MAX = 10_000
-WRITE_BYTES_MAX = 4096  # what a pipe that is ready takes whole (PIPE_BUF on Linux)
-REPEAT_EVERY_S = 1.0  # of one provider, what comes many times in one overload
-ROUTE_CHARS_MAX = 128  # a route nobody has is the caller's own text
+WRITE_BYTES_MAX = 4096  # a writable pipe accepts this much at once (PIPE_BUF on Linux)
+REPEAT_EVERY_S = 1.0  # per provider, for events that an overload repeats many times
+ROUTE_CHARS_MAX = 128  # the name of an unknown route is the caller's own text
 
 
 class Level(IntEnum):
-    """How much a line matters."""
+    """The severity of a line."""
 
     DEBUG = 10
     INFO = 20
@@ -60,7 +60,7 @@ _ENCODE = msgspec.json.Encoder().encode
 
 
 class RequestLine(Struct, kw_only=True, omit_defaults=True):
-    """What is said of a request. A field that has a default is left out where it says nothing."""
+    """The log line of a request. A field with its default value is omitted."""
 
     at: datetime
     level: str
@@ -85,7 +85,7 @@ class RequestLine(Struct, kw_only=True, omit_defaults=True):
 
 
 class LineWriter:
-    """Lines to a file descriptor, several at a time."""
+    """A buffered writer of lines to a file descriptor, several per write."""
 
     def __init__(self, descriptor: int = 2) -> None:
         self._descriptor = descriptor
@@ -94,7 +94,7 @@ class LineWriter:
         self._timer: asyncio.TimerHandle | None = None
 
     def write(self, line: bytes, *, at_once: bool) -> None:
-        """Takes one line without its end."""
+        """Buffer one line (without its line break); `at_once` flushes the buffer."""
         if len(self._lines) >= LINES_MAX:
             self._dropped += 1
             return
@@ -105,7 +105,7 @@ class LineWriter:
             self._schedule_flush()
 
     def flush(self) -> None:
-        """Writes what the reader takes now; the rest is tried again later."""
+        """Write as much as the reader accepts now; the rest is retried after FLUSH_S."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -115,7 +115,7 @@ class LineWriter:
         try:
             while self._lines and self._is_writable():
                 self._write(self._next_batch())
-        except OSError:  # nobody is there to read, ever again
+        except OSError:  # the reader has closed the pipe
             self._dropped += len(self._lines)
             self._lines.clear()
             return
@@ -130,7 +130,7 @@ class LineWriter:
         return bool(select.select([], [self._descriptor], [], 0)[1])
 
     def _next_batch(self) -> bytes:
-        """The lines that fit in one write; a longer one goes by itself, in pieces."""
+        """Take the lines that fit in one write; a longer line is split into pieces."""
         first = self._lines.popleft()
         if len(first) > WRITE_BYTES_MAX:
             self._lines.appendleft(first[WRITE_BYTES_MAX:])
@@ -147,7 +147,7 @@ class LineWriter:
             self._lines.appendleft(data[written:])
 
     def close(self) -> None:
-        """The last lines, as far as they are read, and no timer left."""
+        """Flush the last lines, as far as the reader accepts them, and cancel the timer."""
         self.flush()
         if self._timer is not None:
             self._timer.cancel()
@@ -155,13 +155,13 @@ class LineWriter:
 
 
 class WriteLine(Protocol):
-    """Takes one line without its end; `at_once`: somebody may be waiting for it."""
+    """A function that takes one line without its line break; `at_once` flushes it."""
 
     def __call__(self, line: bytes, *, at_once: bool) -> None: ...
 
 
 class EventLogger:
-    """A subscriber."""
+    """A subscriber of all events that writes lines. Subscribe `log`."""
 
     def __init__(self, write: WriteLine, level: Level = Level.INFO) -> None:
         self._write = write
@@ -171,8 +171,11 @@ class EventLogger:
         self._suppressed: Counter[tuple[str, str]] = Counter()
 
     def log(self, event: Event) -> None:
-        """The subscriber. Tries and hedges are part of their request's line; looks into the cache matter when they
-        begin to fail, and when they work again."""
+        """Log one event.
+
+        Attempts and hedges are part of their request's line. Cache lookups are logged only when they begin to
+        fail and when they work again.
+        """
         match event:
             case RequestEnded():
                 self._request(event)
@@ -246,7 +249,7 @@ class EventLogger:
             self._line(Level.WARNING if fails else Level.INFO, "cache", works=not fails)
 
     def _line_rate_limited(self, event: str, name: str, *, of: str = "provider", **fields: Any) -> None:
-        """One line in `REPEAT_EVERY_S`; `times`: how often it came since the last one."""
+        """Log at most one line per `REPEAT_EVERY_S`; `times` counts the events since the last line."""
         key, now_s = (event, name), clock.now()
         self._suppressed[key] += 1
         if now_s - self._logged_s.get(key, float("-inf")) >= REPEAT_EVERY_S:

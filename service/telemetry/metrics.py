@@ -1,9 +1,10 @@
-"""Counts facts, and tells the sums when Prometheus asks.
+"""Metrics: counts events and renders the sums as Prometheus text. Subscribe `count`, call `scrape()`.
 
     event --count--> plain integers --(on scrape)--> OpenTelemetry --> Prometheus text
 
-An OpenTelemetry call costs 10 us, a dictionary 0.2: so nothing of it is called on a request's way. Counters and gauges
-are read by observable instruments, and histograms, which OpenTelemetry cannot observe, join its data as finished points.
+An OpenTelemetry call costs 10 us, a dictionary 0.2, so the request path calls no OpenTelemetry. Observable
+instruments read counters and gauges. OpenTelemetry cannot observe histograms, so these join its data as
+finished points.
 """
 
 import math
@@ -78,18 +79,18 @@ LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed})
 Labels = tuple[str, ...]
 ReadValues = Callable[[], Iterable[tuple[Labels, float]]]
 BOOLEAN_LABELS = {True: "true", False: "false"}
-FAILED = "failed"  # error.type of a try's duration; a histogram for each reason would make scrapes slow
+FAILED = "failed"  # error.type of an attempt's duration; a histogram per reason would make scrapes slow
 
 
 class Histogram:
-    """Counts per bucket, for each set of labels."""
+    """A histogram: counts per bucket, for each set of labels."""
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
-        self._rows: dict[Labels, list[float]] = {}  # the sum, then a count for each bucket
+        self._rows: dict[Labels, list[float]] = {}  # the sum, then the count of each bucket
 
     def record(self, value: float, *labels: str) -> None:
-        """Adds one value, in the metric's unit."""
+        """Add one value, in the metric's unit."""
         row = self._rows.get(labels)
         if row is None:
             row = self._rows[labels] = [0.0] * (len(self.metric.buckets) + 2)
@@ -97,7 +98,7 @@ class Histogram:
         row[1 + bisect_left(self.metric.buckets, value)] += 1
 
     def collect(self, at_ns: int) -> MetricData:
-        """All of it, as OpenTelemetry says it."""
+        """Return all points in OpenTelemetry's format."""
         points = [self._point(labels, row, at_ns) for labels, row in self._rows.items()]
         data = HistogramData(points, AggregationTemporality.CUMULATIVE)
         return MetricData(self.metric.name, self.metric.help, self.metric.unit, data)
@@ -118,7 +119,7 @@ class Histogram:
 
 
 class HistogramReader(PrometheusMetricReader):
-    """Joins the histograms to what OpenTelemetry has collected."""
+    """A reader that adds our histograms to OpenTelemetry's collected data."""
 
     def __init__(self, registry: CollectorRegistry, histograms: Sequence[Histogram]) -> None:
         super().__init__(scope_info_enabled=False, registry=registry)
@@ -138,10 +139,11 @@ class HistogramReader(PrometheusMetricReader):
 
 
 class Metrics:
-    """A subscriber of every event, and the text Prometheus reads.
+    """A subscriber of all events that renders the text for Prometheus.
 
-    `routes`, `targets` and `hosts` are all that the settings name: nothing else becomes a label.
-    `in_flight`, `waiting` and `states` are asked on each scrape, `states` once and first: who looks at health may hear it change.
+    `routes`, `targets` and `hosts` are all that the settings name; nothing else becomes a label. Each scrape
+    calls `in_flight`, `waiting` and `states`, and calls `states` once and first, since reading health may
+    emit a change.
     """
 
     def __init__(
@@ -181,7 +183,7 @@ class Metrics:
         self._observe(names.COST, self._read_costs)
 
     def add_labels(self, routes: Iterable[str], targets: Iterable[Target], hosts: Iterable[str]) -> None:
-        """More that the settings name. What they named before stays: it may still be asked."""
+        """Add the names of new settings. Old names stay: requests to them may still be in flight."""
         targets = tuple(targets)
         self._routes |= {route: route for route in routes}
         self._targets |= {target.name: (target.provider, target.model) for target in targets}
@@ -190,7 +192,7 @@ class Metrics:
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
-        """A counter that may never move is to be seen all the same; and what begins at one has no rate."""
+        """Create counters at zero: a counter that begins at one has no rate for its first event."""
         self._crashes[()] += 0
         for route in self._routes:
             for what in ("joined", "handed_over", "renewed"):
@@ -274,7 +276,7 @@ class Metrics:
             self._meter.create_observable_gauge(metric.name, [observe], metric.unit, metric.help)
 
     def count(self, event: Event) -> None:
-        """The subscriber."""
+        """Count one event."""
         match event:
             case AttemptEnded():
                 self._attempt_ended(event)
@@ -343,7 +345,7 @@ class Metrics:
         if event.usage is not None and event.target is not None and not (event.cached or event.shared):
             labels = self._labels(event, event.target)
             self._token_usage.record(event.usage.prompt_tokens, *labels, "input")
-            if event.operation == ChatRequest.operation:  # nothing else writes any
+            if event.operation == ChatRequest.operation:  # no other operation has output tokens
                 self._token_usage.record(event.usage.completion_tokens, *labels, "output")
 
     def _stream_ended(self, event: RequestEnded, route: str) -> None:
@@ -354,7 +356,7 @@ class Metrics:
         if event.first_token_s is None:
             return
         if event.outcome is Outcome.DEGRADED:
-            return  # nobody waited for a token
+            return  # a fallback answer has no first token
         self._first_token.record(event.first_token_s, route, BOOLEAN_LABELS[event.cached])
         if event.outcome is Outcome.COMPLETE and event.usage and not (event.cached or event.shared):
             gaps = event.usage.completion_tokens - 1
@@ -381,10 +383,10 @@ class Metrics:
                     yield (target, certainty), totals.cost_usd
 
     def scrape(self) -> bytes:
-        """Everything, as `CONTENT_TYPE`. Called inside the running loop, whose clock dates the histograms."""
+        """Render all metrics as `CONTENT_TYPE`. Call it inside the running loop, which dates histograms."""
         self._scraped_states = self._states()
         return generate_latest(self._registry)
 
     def close(self) -> None:
-        """Lets go of OpenTelemetry; a later scrape is empty."""
+        """Shut OpenTelemetry down; a later scrape is empty."""
         self._meter_provider.shutdown()

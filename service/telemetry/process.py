@@ -1,4 +1,4 @@
-"""What this process uses. Linux tells through /proc; elsewhere the nearest thing that Python offers."""
+"""Resource usage of this process: from /proc on Linux, elsewhere the nearest value that Python offers."""
 
 import os
 import resource
@@ -8,13 +8,13 @@ PAGE_BYTES = resource.getpagesize()
 
 
 def cpu_s() -> float:
-    """User and system time so far."""
+    """Return user and system time in seconds."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
 def memory_bytes() -> int:
-    """Resident memory now; where only its highest value can be had (macOS), that."""
+    """Return the resident memory in bytes, or its peak where only that is available (macOS)."""
     try:
         with open("/proc/self/statm", "rb") as statm:
             return int(statm.read().split()[1]) * PAGE_BYTES
@@ -24,7 +24,7 @@ def memory_bytes() -> int:
 
 
 def descriptors() -> int:
-    """Open file descriptors, the one used for looking left out."""
+    """Count open file descriptors, without the one used for counting."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         try:
             return len(os.listdir(folder)) - 1

@@ -1,9 +1,10 @@
-"""aiohttp's connections for the wire: pooled or opened, and never handed out dirty.
+"""The connection pool of the aiohttp wire: pooled or new connections, never with leftover bytes.
 
     ConnectionPool.reused_connection | new_connection -> Connection -> is_clean? -> kept, or closed
-                           TCP -> TLS, or by way of a proxy: TCP -> CONNECT -> TLS
+                           TCP -> TLS, or via a proxy: TCP -> CONNECT -> TLS
 
-Below its documented surface aiohttp may change with any version: tests/service/wire/ pins down what is used.
+This module uses aiohttp below its documented API, which may change with any version; tests/service/wire/ pins
+it.
 """
 
 import errno
@@ -31,13 +32,13 @@ from dub5.service.wire.base import ConnectTimer, FailureKind, Stage, WireFailure
 from dub5.service.wire.proxy import is_private_host, tunnel_failure
 
 DNS_TTL_S = 60
-NO_TIMEOUTS = ClientTimeout()  # every timeout is ours
+NO_TIMEOUTS = ClientTimeout()  # the service enforces all timeouts itself
 DETAIL_CHARS_MAX = 200
 RESETS = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
 class Destination:
-    """What the connector asks a request about; `via_proxy`: the proxy on the way there."""
+    """The part of a request that aiohttp's connector reads. `via_proxy`: the proxy's destination, if any."""
 
     proxy = None
     proxy_headers = None
@@ -49,7 +50,7 @@ class Destination:
         host = self.url.raw_host
         if not host or self.url.scheme not in ("http", "https"):
             raise ValueError(f"not an http or https address: {url!r}")
-        self.host = host.rstrip(".")  # certificates hold names without the last dot
+        self.host = host.rstrip(".")  # names in certificates have no trailing dot
         self.port = self.url.port
         self.via_proxy = None if proxy is None or is_private_host(host) else Destination(proxy)
         self.origin = origin_of(url)
@@ -65,27 +66,29 @@ class Destination:
         return self.url.scheme == "https"
 
     def connect(self) -> bytes:
-        """What a proxy is asked for a tunnel."""
+        """Return the CONNECT request that opens a tunnel through a proxy."""
         address = f"{self.url.host_subcomponent}:{self.port}"
         return f"CONNECT {address} HTTP/1.1\r\nhost: {address}\r\n\r\n".encode("ascii")
 
 
 class ConnectionProtocol(ResponseHandler):
-    """aiohttp's protocol, which forgets two things: a reader, and what came after an answer."""
+    """aiohttp's protocol with two mends: errors reach a body's reader, and leftover bytes are detected."""
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
-        """Also tells the reader of the body, who would wait for ever when a chunk's size is not a number."""
+        """Set the exception on the body's reader too, which would wait forever for an invalid chunk."""
         cause = exc_cause or exc.__cause__ or exc
         if isinstance(cause, ssl.SSLError) and cause is not exc:
-            exc.__cause__ = cause  # else only those who wait for headers would learn what kind it was
+            exc.__cause__ = cause  # else only a reader of headers would learn that TLS failed
         super().set_exception(exc, cause)
         payload = self._payload
         if payload is not None and not payload.is_eof() and payload.exception() is None:
             payload.set_exception(exc, cause)
 
     def is_clean(self) -> bool:
-        """After an answer: all was sent, and not a byte more has come. What comes later lands in the tail, which
-        makes `should_close` true; asked only once."""
+        """Return whether the connection is reusable after an answer: all was sent, and no extra byte came.
+
+        Call it once. Bytes that come later land in the tail, which makes `should_close` true.
+        """
         parser, self._parser = self._parser, None
         if parser is None or self.transport is None or self.transport.get_write_buffer_size():
             return False
@@ -96,12 +99,14 @@ class ConnectionProtocol(ResponseHandler):
 
 
 class ConnectionPool(TCPConnector):
+    """aiohttp's connector, called without its session."""
+
     def __init__(self, keepalive_s: float, tls: ssl.SSLContext | bool) -> None:
         super().__init__(limit=0, keepalive_timeout=keepalive_s, ttl_dns_cache=DNS_TTL_S, ssl=tls)
         self._factory = cast("partial[ResponseHandler]", partial(ConnectionProtocol, loop=self._loop))
 
     async def reused_connection(self, to: Destination) -> Connection | None:
-        """A kept-alive connection, if there is one on which nothing was said since its last answer."""
+        """Return a kept-alive connection that has been silent since its last answer, or None."""
         while (connection := await self._get(to.connection_key, [])) is not None:
             protocol = connection.protocol
             if protocol is not None and not protocol.should_close:
@@ -110,7 +115,7 @@ class ConnectionPool(TCPConnector):
         return None
 
     async def new_connection(self, to: Destination, connect_s: float) -> Connection:
-        """A new connection. Raises WireFailure (resolve or connect), after `connect_s` seconds if we are awake."""
+        """Open a connection within `connect_s` (see ConnectTimer). Raises WireFailure(resolve | connect)."""
         try:
             async with ConnectTimer() as timer:
                 timer.start(connect_s)
@@ -151,7 +156,7 @@ class ConnectionPool(TCPConnector):
             raise
 
     async def close(self, *, abort_ssl: bool = False) -> None:
-        for protocol in self._acquired:  # aiohttp wakes those who wait for headers, but nobody in a body
+        for protocol in self._acquired:  # aiohttp wakes readers of headers, but not readers of a body
             protocol.set_exception(ClientConnectionError("the wire was closed"))
         await super().close(abort_ssl=abort_ssl)
 
@@ -167,7 +172,7 @@ def _connect_failure(error: BaseException) -> WireFailure:
     cause = error.os_error if isinstance(error, ClientConnectorError) else error.__cause__ or error
     kind = failure_kind(cause)
     if isinstance(cause, ConnectionResetError) and cause.errno is None:
-        kind = FailureKind.CLOSED  # so both loops tell an end in the handshake; a reset has its number
+        kind = FailureKind.CLOSED  # both loops report an end in the handshake so; a reset has an errno
     elif kind is FailureKind.RESET and not isinstance(cause, RESETS):
         kind = FailureKind.REFUSED  # also: unreachable, no route
     return WireFailure(Stage.CONNECT, kind, sent=False, detail=failure_detail(error))
@@ -182,6 +187,6 @@ def failure_kind(error: BaseException) -> FailureKind:
 
 
 def failure_detail(error: BaseException) -> str:
-    if isinstance(error, ServerDisconnectedError):  # its text would be the headers that had come
+    if isinstance(error, ServerDisconnectedError):  # its text would hold the received headers
         return type(error).__name__
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:DETAIL_CHARS_MAX]

@@ -1,12 +1,12 @@
-"""The default wire: aiohttp's connections and parser, without its session.
+"""The default wire (transport): aiohttp's connections and parser, without its session.
 
     send:  Slots.take -> pooled connection, or resolve + TCP + TLS -> one write -> status and headers
                                                                                          |
     read:  bytes that are ready ... b"" at the end -> back to the pool                   v
     aclose or cancel before the end, any fault     -> connection closed at once     AiohttpResponse
 
-The session would follow redirects, keep cookies, decode bodies and send headers of its own; all of that is
-switched off by not being there, and a call costs half the CPU or less (docs/decisions/0001-wire.md).
+The session would follow redirects, keep cookies, decode bodies and send headers of its own. Without the
+session there is none of that, and a call costs half the CPU or less (docs/decisions/0001-wire.md).
 """
 
 import ssl
@@ -36,17 +36,17 @@ from dub5.service.wire.base import (
     WireRequest,
 )
 
-BUFFER_BYTES = 128 * 1024  # the provider is not read any more while twice this is waiting for us
+BUFFER_BYTES = 128 * 1024  # reading from the provider pauses while twice this is buffered
 HEADER_BYTES_MAX = 8190  # of one header, and of the status line
 HEADERS_MAX = 128
-JOIN_BYTES_MAX = 64 * 1024  # up to here one copy is cheaper than a second write
+JOIN_BYTES_MAX = 64 * 1024  # up to this size one copy is cheaper than a second write
 
 
 class AiohttpWire:
-    """Calls over TCP and TLS, certificates verified, connections kept alive for `keepalive_s` seconds. `proxy`: the
-    `http://host:port` by way of which providers outside our own network are reached.
+    """A wire over TCP and TLS with verified certificates and kept-alive connections.
 
-    Made anywhere; belongs to the event loop of its first call.
+    `proxy` is the `http://host:port` for providers outside the private network. Create the wire anywhere; it
+    belongs to the event loop of its first call.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class AiohttpWire:
         self._connections: ConnectionPool | None = None
 
     async def send(self, request: WireRequest) -> "AiohttpResponse":
-        """Sends the request and waits for status and headers.
+        """Send the request and wait for status and headers.
 
         Raises WireFailure, and ValueError for an address that is not http or https.
         """
@@ -75,12 +75,12 @@ class AiohttpWire:
             connections = self._connections = ConnectionPool(self._keepalive_s, self._tls)
         slot = await self._slots.take(to.origin, request.pool_s)
         try:
-            reused_connection = None if request.fresh else await connections.reused_connection(to)
-            connection = reused_connection or await connections.new_connection(to, request.connect_s)
+            reused = None if request.fresh else await connections.reused_connection(to)
+            connection = reused or await connections.new_connection(to, request.connect_s)
         except BaseException:
             slot.free()
             raise
-        response = AiohttpResponse(connection, slot, reused=reused_connection is not None)
+        response = AiohttpResponse(connection, slot, reused=reused is not None)
         try:
             response._write(request, head)
             await response._wait_for_head()
@@ -90,13 +90,13 @@ class AiohttpWire:
         return response
 
     async def aclose(self) -> None:
-        """Closes every connection; calls under way, and later ones, end as closed."""
+        """Close every connection; open calls, and later ones, fail as closed."""
         if self._connections is not None:
             await self._connections.close()
 
 
 class AiohttpResponse:
-    """A status, headers and the body still to be read; see dub5.service.wire.base.WireResponse."""
+    """A status, headers and an unread body; see dub5.service.wire.base.WireResponse."""
 
     __slots__ = (
         "_compressed",
@@ -157,14 +157,14 @@ class AiohttpResponse:
             self._finish()
 
     async def read(self) -> bytes:
-        """The bytes that are ready, at least one; `b""` once at the body's proper end. Raises WireFailure."""
+        """Return the available bytes, at least one; `b""` at the body's proper end. Raises WireFailure."""
         content = self._content
         if content.at_eof() and self._connection is None:
             return b""
         if self._compressed:
             self._abort()
             raise self._failed_at(Stage.BODY, FailureKind.PROTOCOL, "compressed though not asked for")
-        if content._buffer:  # bytes that came before a fault are handed over before the fault is told
+        if content._buffer:  # bytes that came before a fault are returned before the fault is raised
             return content._read_nowait(-1)
         try:
             data = await content.readany()
@@ -181,7 +181,7 @@ class AiohttpResponse:
             raise
 
     async def aclose(self) -> None:
-        """Gives the connection back if the body was received to its end, else closes it at once."""
+        """Return the connection to the pool if the body was received to its end, else close it at once."""
         if self._connection is not None:
             if self._content.is_eof():
                 self._finish()
@@ -189,7 +189,7 @@ class AiohttpResponse:
                 self._abort()
 
     def _check_end(self) -> None:
-        # A body without length or chunks ends with the connection: with a reset it did not end.
+        # A body without length or chunks ends with the connection; after a reset it is incomplete.
         fault = self._protocol.exception()
         if isinstance(fault, OSError) and not self.headers.keys() & {"content-length", "transfer-encoding"}:
             raise fault
@@ -215,7 +215,7 @@ class AiohttpResponse:
         self._slot.free()
 
     def _failure_from(self, stage: Stage, error: BaseException) -> WireFailure:
-        # A broken body is told as "not completed"; why, only the connection knows.
+        # aiohttp reports a broken body as "not completed"; only the connection holds the cause.
         fault = (self._protocol.exception() if stage is Stage.BODY else None) or error
         return self._failed_at(stage, failure_kind(fault), failure_detail(fault))
 

@@ -1,10 +1,11 @@
-"""The network seam: bytes to a provider and back.
+"""The wire (transport) protocol: bytes to a provider and back. All network I/O passes through this seam.
 
-    attempt/run -> Wire.send(WireRequest) -> WireResponse.read() ... b"" -> aclose()
-                        |  failures, at any stage: WireFailure
-                        aiohttp_wire | httpx_wire | dub5.simulators.virtual.wire
+    failover/attempt -> Wire.send(WireRequest) -> WireResponse.read() ... b"" -> aclose()
+                             |  failures, at any stage: WireFailure
+                             aiohttp_wire | httpx_wire | dub5.simulators.virtual.wire
 
-Every wire holds two of the five clocks itself, pool wait and connect, and takes its place from the same `Slots`.
+Every wire enforces two of the five timeouts itself, pool wait and connect, and takes a slot from the same
+`Slots`.
 """
 
 import asyncio
@@ -19,12 +20,12 @@ from msgspec import Struct
 
 SLOTS_PER_ORIGIN = 1000
 KEEPALIVE_S = 30.0
-LOOP_STALL_S = 0.1  # a timer that is later than this says that our own loop did not turn
+LOOP_STALL_S = 0.1  # a timer that fires later than this means that our own event loop stalled
 WIRE_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "accept-encoding", "connection"})
 
 
 class Stage(StrEnum):
-    """How far a call had come."""
+    """The stage at which a call failed."""
 
     POOL = "pool"
     RESOLVE = "resolve"
@@ -35,7 +36,7 @@ class Stage(StrEnum):
 
 
 class FailureKind(StrEnum):
-    """What happened there."""
+    """The kind of failure."""
 
     REFUSED = "refused"  # also: the name does not resolve
     RESET = "reset"
@@ -45,10 +46,10 @@ class FailureKind(StrEnum):
 
 
 class WireFailure(Exception):
-    """A call that broke below HTTP.
+    """A call that failed below HTTP.
 
-    `sent` is false only when no byte of the request can have reached the provider; doubt counts as sent.
-    `reused` says that a kept-alive connection broke: it proves nothing about the provider's health.
+    `sent` is false only when no byte of the request can have reached the provider; otherwise it is true.
+    `reused` means that a kept-alive connection broke, which says nothing about the provider's health.
     """
 
     def __init__(
@@ -62,9 +63,9 @@ class WireFailure(Exception):
 
 
 class WireRequest(Struct, frozen=True):
-    """One call. Header names are lower case; headers carry the key, so they stay out of `repr`.
+    """One call. Header names are lower case. Headers hold the key, so `repr` omits them.
 
-    The wire itself writes WIRE_HEADERS and nothing else: a `user-agent` is the dialect's.
+    The wire adds WIRE_HEADERS and no others: a `user-agent` comes from the dialect.
     """
 
     method: str
@@ -80,14 +81,14 @@ class WireRequest(Struct, frozen=True):
 
     @property
     def origin(self) -> str:
-        """`scheme://host:port`, the scope of connection slots and of the host's breaker."""
+        """Return `scheme://host:port`, the scope of connection slots and of the host's circuit breaker."""
         return origin_of(self.url)
 
 
 class WireResponse(Protocol):
-    """A status, headers (lower-case names) and a body still to be read.
+    """A status, headers (lower-case names) and an unread body.
 
-    A compressed body is told by `read`, not by `send`: status and `retry-after` still count.
+    `read` rejects a compressed body, not `send`: status and `retry-after` are valid even then.
     """
 
     status: int
@@ -95,16 +96,16 @@ class WireResponse(Protocol):
     reused: bool
 
     async def read(self) -> bytes:
-        """The bytes that are ready, at least one; `b""` once at the body's proper end. Raises WireFailure."""
+        """Return the available bytes, at least one; `b""` at the body's proper end. Raises WireFailure."""
         ...
 
     async def aclose(self) -> None:
-        """Gives the connection back if the body was read to its end, else closes it at once. May be repeated."""
+        """Return the connection to the pool if the body was read to its end, else close it. Idempotent."""
         ...
 
 
 class Wire(Protocol):
-    """Cancelling `send` or `read` at any moment closes the connection and frees its slot."""
+    """A transport. Cancelling `send` or `read` at any moment closes the connection and frees its slot."""
 
     async def send(self, request: WireRequest) -> WireResponse: ...
 
@@ -112,8 +113,10 @@ class Wire(Protocol):
 
 
 class ConnectTimer:
-    """Limits how long a connection opens. It starts afresh where our own loop stood still: the connection may have
-    been open for long, and nobody could look; that is no fault of the host's."""
+    """The connect timeout. It restarts after a stall of our own event loop.
+
+    During a stall the connection may have opened unnoticed, which is not the host's fault.
+    """
 
     def __init__(self) -> None:
         self._timeout = asyncio.timeout(None)
@@ -130,13 +133,13 @@ class ConnectTimer:
         await self._timeout.__aexit__(kind, error, trace)
 
     def start(self, limit_s: float) -> None:
-        """TimeoutError after so long, counted from now."""
+        """Raise TimeoutError in the `async with` block `limit_s` seconds from now."""
         self.stop()
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(limit_s, self._on_due, loop.time() + limit_s, limit_s)
 
     def stop(self) -> None:
-        """It runs no more."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -149,14 +152,14 @@ class ConnectTimer:
 
 
 class Slots:
-    """Connections open at one time, bounded for each origin apart: a dead host must not starve the others."""
+    """Connection slots, limited per origin, so that a dead host cannot starve the others (a bulkhead)."""
 
     def __init__(self, per_origin_max: int = SLOTS_PER_ORIGIN) -> None:
         self._per_origin_max = per_origin_max
         self._free: dict[str, asyncio.Semaphore] = {}
 
     async def take(self, origin: str, pool_s: float) -> "Slot":
-        """Waits up to `pool_s` seconds for a place. Raises WireFailure(pool, timeout)."""
+        """Wait up to `pool_s` seconds for a slot. Raises WireFailure(pool, timeout)."""
         semaphore = self._free.get(origin)
         if semaphore is None:
             semaphore = self._free[origin] = asyncio.Semaphore(self._per_origin_max)
@@ -172,7 +175,7 @@ class Slots:
 
 
 class Slot:
-    """A place among the open connections; given back once, however often it is asked to."""
+    """One open connection of an origin's limit."""
 
     __slots__ = ("_semaphore",)
 
@@ -180,7 +183,7 @@ class Slot:
         self._semaphore: asyncio.Semaphore | None = semaphore
 
     def free(self) -> None:
-        """Gives the place back."""
+        """Release the slot. Idempotent."""
         if self._semaphore is not None:
             self._semaphore.release()
             self._semaphore = None
@@ -188,7 +191,7 @@ class Slot:
 
 @lru_cache(maxsize=1024)
 def origin_of(url: str) -> str:
-    """`scheme://host:port` of a URL, the port always said."""
+    """Return `scheme://host:port` of a URL, always with the port."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return f"{parts.scheme}://{parts.hostname}:{port}"

@@ -1,10 +1,10 @@
-"""The portable wire: any httpx transport, called directly, without httpx's client.
+"""The portable wire (transport): any httpx transport, called directly, without httpx's client.
 
-    send:  Slots.take -> transport.handle_async_request -> status and headers -> HttpxResponse -> read ... aclose
+    send:  Slots.take -> transport.handle_async_request -> status, headers -> HttpxResponse -> read ... aclose
 
-httpcore, behind httpx's own transport, tells what it does by trace events. They say whether a connection was
-opened, whether the request began to leave, and they start and stop the connect clock. A transport that traces
-nothing still works: then every failure counts as sent, `reused` is never said, and connecting has no clock of its own.
+httpcore, behind httpx's own transport, emits trace events. They show whether a connection was opened and
+whether sending began, and they start and stop the connect timeout. A transport without trace events works
+too: then every failure counts as sent, `reused` is always false, and there is no connect timeout.
 """
 
 import contextlib
@@ -32,19 +32,16 @@ from dub5.service.wire.proxy import is_private_host, tunnel_failure
 
 IDENTITY = ("accept-encoding", "identity")
 DETAIL_CHARS_MAX = 200
-CLOSED_MESSAGES = (
-    "Server disconnected",
-    "peer closed connection",
-)  # httpcore's and h11's words for an early end
+CLOSED_MESSAGES = ("Server disconnected", "peer closed connection")  # of httpcore and h11, for an early end
 RESETS = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
 class HttpxWire:
-    """Calls through `transport`, or through httpx's own with certificates verified.
+    """A wire over `transport`, or over httpx's own transport with verified certificates.
 
-    Calls that ask for a fresh connection go through `fresh`, which keeps none alive; a transport of your own
-    without a `fresh` beside it takes them too, and then cannot promise it. `proxy`: the `http://host:port` by way of
-    which providers outside our own network are reached; a transport of your own sees to that itself.
+    Calls with `request.fresh` use the transport `fresh`, which keeps no connection alive. Without `fresh`, a
+    custom `transport` serves them too, and may then reuse a connection. `proxy` is the `http://host:port` for
+    providers outside the private network; a custom transport handles proxies itself.
     """
 
     def __init__(
@@ -58,7 +55,7 @@ class HttpxWire:
         proxy: str | None = None,
     ) -> None:
         self._slots = slots or Slots()
-        self._direct: dict[bool, httpx.AsyncBaseTransport]  # by whether a fresh connection is asked for
+        self._direct: dict[bool, httpx.AsyncBaseTransport]  # by `request.fresh`
         if transport is None:
             tls = tls or ssl.create_default_context()
             self._direct = _httpx_transports(tls, keepalive_s, None)
@@ -67,7 +64,7 @@ class HttpxWire:
             self._direct = self._proxied = {False: transport, True: fresh or transport}
 
     async def send(self, request: WireRequest) -> "HttpxResponse":
-        """Sends the request and waits for status and headers. Raises WireFailure."""
+        """Send the request and wait for status and headers. Raises WireFailure."""
         slot = await self._slots.take(request.origin, request.pool_s)
         try:
             return await self._send(request, slot)
@@ -96,13 +93,13 @@ class HttpxWire:
         return transports[request.fresh]
 
     async def aclose(self) -> None:
-        """Closes every connection."""
+        """Close every connection."""
         for transport in {*self._direct.values(), *self._proxied.values()}:
             await transport.aclose()
 
 
 class HttpxResponse:
-    """A status, headers and the body still to be read; see dub5.service.wire.base.WireResponse."""
+    """A status, headers and an unread body; see dub5.service.wire.base.WireResponse."""
 
     status: int
     headers: Mapping[str, str]
@@ -121,7 +118,7 @@ class HttpxResponse:
         self._closed = False
 
     async def read(self) -> bytes:
-        """The bytes that are ready, at least one; `b""` once at the body's proper end. Raises WireFailure."""
+        """Return the available bytes, at least one; `b""` at the body's proper end. Raises WireFailure."""
         if self._ended:
             return b""
         try:
@@ -149,21 +146,20 @@ class HttpxResponse:
         return b""
 
     async def _drop_leftover(self) -> None:
-        # httpcore would hand what came after this answer to the next caller as theirs.
+        # httpcore would pass bytes that follow this answer to the next caller as its answer.
         inner = _follow(self._stream, "_httpcore_stream", "_stream", "_connection", "_h11_state")
         if getattr(inner, "trailing_data", (b"",))[0] and self._network is not None:
             await self._network.aclose()
 
     async def aclose(self) -> None:
-        """Gives the connection back if the body was read to its end, else closes it at once."""
+        """Return the connection to the pool if the body was read to its end, else close it at once."""
         self._closed = True
         try:
             with contextlib.suppress(httpx.TransportError, OSError):
                 await self._stream.aclose()
             if isinstance(self._parts, AsyncGenerator):
-                with contextlib.suppress(
-                    RuntimeError
-                ):  # another task reads: it is told by the closed connection
+                # RuntimeError: another task is reading; the closed connection ends its read.
+                with contextlib.suppress(RuntimeError):
                     await self._parts.aclose()
         finally:
             self._slot.free()
@@ -173,7 +169,7 @@ class HttpxResponse:
 
 
 class _Trace:
-    """What httpcore has told about one call; holds the connect timer, from DNS to the end of TLS."""
+    """The trace events of one call, and its connect timer, which covers DNS, TCP and TLS."""
 
     def __init__(self, connect_s: float) -> None:
         self.timer = ConnectTimer()
@@ -195,8 +191,11 @@ class _Trace:
             self.timer.stop()
 
     async def close_unused(self, transport: httpx.AsyncBaseTransport) -> None:
-        """httpcore forgets the connection of a handshake that is cancelled, which would stay open; a proxy's tunnel
-        in which there was no handshake it never forgets."""
+        """Close a connection on which nothing was sent.
+
+        httpcore loses the connection of a cancelled handshake, which would stay open, and keeps forever a
+        proxy's tunnel without a handshake.
+        """
         if self._stream is not None and not self._sent:
             await self._stream.aclose()
             for connection in getattr(getattr(transport, "_pool", None), "connections", ()):
@@ -213,14 +212,14 @@ class _Trace:
 
 
 def _follow(inner: object, *names: str) -> object:
-    """What lies within, as far as httpcore still calls it that."""
+    """Follow private attributes of httpcore; None if a name no longer exists."""
     for name in names:
         inner = getattr(inner, name, None)
     return inner
 
 
 def _is_connect(info: Mapping[str, object]) -> bool:
-    """Whether the proxy is asked for a tunnel: the provider is not reached yet."""
+    """Return whether the request is a CONNECT to the proxy, before the provider is reached."""
     return cast(httpcore.Request, info["request"]).method == b"CONNECT"
 
 
@@ -231,9 +230,8 @@ def _httpx_url(url: str) -> httpx.URL:
 
 def _httpx_request(request: WireRequest, trace: _Trace) -> httpx.Request:
     headers = [IDENTITY, *((k, v) for k, v in request.headers.items() if k not in WIRE_HEADERS)]
-    no_timeouts = dict.fromkeys(
-        ("connect", "pool", "read", "write")
-    )  # ours see whether it was us who stood still
+    # The service enforces all timeouts itself: its timers notice a stall of our own event loop.
+    no_timeouts = dict.fromkeys(("connect", "pool", "read", "write"))
     return httpx.Request(
         request.method,
         _httpx_url(request.url),
@@ -246,7 +244,7 @@ def _httpx_request(request: WireRequest, trace: _Trace) -> httpx.Request:
 def _httpx_transports(
     tls: ssl.SSLContext, keepalive_s: float, proxy: str | None
 ) -> dict[bool, httpx.AsyncBaseTransport]:
-    """One that keeps connections, and under True one that keeps none."""
+    """Create a transport that keeps connections alive (False), and one that keeps none (True)."""
     return {fresh: _httpx_transport(tls, keepalive_s, 0 if fresh else None, proxy) for fresh in (False, True)}
 
 
@@ -259,7 +257,7 @@ def _httpx_transport(
 
 def _send_failure(error: Exception, trace: _Trace) -> WireFailure:
     kind, detail = _kind(error), _detail(error)
-    if isinstance(error, httpx.LocalProtocolError):  # a header that may not be sent
+    if isinstance(error, httpx.LocalProtocolError):  # an invalid header
         return WireFailure(Stage.SEND, FailureKind.PROTOCOL, sent=False, detail=detail)
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) or not trace.sent:
         unresolved = any(isinstance(cause, socket.gaierror | UnicodeError) for cause in _causes(error))
@@ -284,7 +282,7 @@ def _kind(error: Exception) -> FailureKind:
 
 
 def _system_kind(cause: BaseException) -> FailureKind | None:
-    """What loop and TLS say of it. The nearest cause counts: behind a reset there may be TLS that waited for bytes."""
+    """Return the kind of a cause from loop or TLS. The nearest counts: a TLS read may wait behind a reset."""
     match cause:
         case ssl.SSLEOFError():
             return FailureKind.CLOSED

@@ -132,9 +132,9 @@ async def test_a_long_overload() -> None:
     seen = board.snapshot()
     assert seen["happened"]["limit_lowered"] == LIMIT_INCIDENT_EVERY_S + 6
     assert [(incident["target"], incident["why"]) for incident in seen["incidents"]] == [
-        ("two", "from 40 to 28 requests at one time (connect_timeout)"),
-        ("one", "from 340 to 339 requests at one time (http_429)"),
-        ("one", "from 400 to 399 requests at one time (http_429)"),
+        ("two", "from 40 to 28 concurrent requests (connect_timeout)"),
+        ("one", "from 340 to 339 concurrent requests (http_429)"),
+        ("one", "from 400 to 399 concurrent requests (http_429)"),
     ]
 
 
