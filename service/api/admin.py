@@ -1,9 +1,10 @@
-"""Orders to the running service, for who sits at this machine and holds the token.
+"""The admin API: commands to the running service, from this machine only and with the admin token.
 
-    POST /admin/cache/invalidate   {"route": ..} | {"model": ..} | {"caller": ..} | {"key": ..} | {"everything": true}
+    POST /admin/cache/invalidate
+         {"route": ..} | {"model": ..} | {"caller": ..} | {"key": ..} | {"everything": true}
 
-To everybody else there is nothing here. A browser is not to be talked into it: no page of another origin is heard, and
-no name but a loopback one is taken for ours, whatever it resolves to.
+All other clients receive 404. A browser cannot be tricked into a command: requests from another origin are
+rejected, and so are host names other than loopback ones, whatever they resolve to.
 """
 
 import hmac
@@ -32,7 +33,7 @@ _SELECTION = msgspec.json.Decoder(Selection)
 
 
 class Admin:
-    """Checks who gives an order, and carries it out."""
+    """Authorizes admin commands and executes them."""
 
     def __init__(self, cache: AnswerCache, token: Secret | None) -> None:
         self._cache = cache
@@ -41,31 +42,31 @@ class Admin:
 
     @property
     def token(self) -> Secret:
-        """What an order must bring; to be shown once, at the start, where it is our own."""
+        """Return the token that commands must send; a generated one is shown once, at startup."""
         return self._token
 
     def reload(self, token: Secret | None) -> None:
-        """Another one from the settings; where they name none, ours stays."""
+        """Replace the token by the settings' one; without one there, the token stays."""
         if token is not None:
             self._token, self.own_token = token, False
 
     def check(self, peer: str | None, headers: Mapping[str, str], path: str) -> None:
-        """Raises NotFound to who is not at this machine, Unauthorized to who has not the token."""
+        """Raise NotFound for a client that is not on this machine, Unauthorized for a wrong token."""
         host = headers.get("host", "")
         is_local = _is_loopback(peer) and _is_loopback(_hostname(f"//{host}"))
         origin = headers.get("origin")
         is_cross_origin = origin is not None and origin != f"http://{host}"
         if not is_local or is_cross_origin or any(name in headers for name in PROXY_HEADERS):
-            raise NotFound(f"There is nothing at {path[:200]!r}.")
+            raise NotFound(f"The path {path[:200]!r} does not exist.")
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         matches = hmac.compare_digest(credentials.strip().encode(), self._token.reveal().encode())
         if scheme.lower() != "bearer" or not matches:
             raise Unauthorized(
-                "The admin token is missing or wrong: it is the one of admin.token_env, or was printed at the start."
+                "The admin token is missing or wrong: use that of admin.token_env or the one printed at start."
             )
 
     async def invalidate(self, headers: Mapping[str, str], body: bytes) -> Selection:
-        """What is given no more. Raises InvalidRequest; Unavailable if it still may be."""
+        """Invalidate cached answers and return the selection. Raises InvalidRequest, Unavailable."""
         selection, _ = read_json(headers, body, DEPTH_MAX, _SELECTION)
         chosen = selection.chosen()
         if chosen is None or len(chosen[1]) > NAME_CHARS_MAX:
@@ -74,18 +75,18 @@ class Admin:
             await self._cache.invalidate(selection)
         except StorageLost:
             raise Unavailable(
-                "The cache cannot be reached: nothing was invalidated, and kept answers may still be given.",
+                "The cache is unavailable: nothing was invalidated, and cached answers may still be served.",
                 retry_after_s=RETRY_AFTER_S,
             ) from None
         return selection
 
 
 def admin_routes(admin: Admin) -> list[HTTPRouteHandler]:
-    """The handlers."""
+    """Create the handlers."""
 
     @post("/admin/cache/invalidate", status_code=200)
     async def invalidate(request: Request[Any, Any, Any]) -> Response[bytes]:
-        """Ends the life of kept answers."""
+        """Invalidate cached answers."""
         headers = dict(request.headers)
         admin.check(request.client.host if request.client else None, headers, request.url.path)
         selection = await admin.invalidate(headers, await _body(request))

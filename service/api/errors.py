@@ -1,4 +1,4 @@
-"""Errors as clients see them: one shape, on every endpoint.
+"""Error responses: one shape on every endpoint.
 
 {"error": {"message", "type", "code", "param", "id", "retry_after", "suggestion", "attempts": [...]}}
 """
@@ -25,11 +25,11 @@ T = TypeVar("T")
 
 
 class ClientGone(Exception):
-    """Nobody is there any more, or nobody who reads."""
+    """The client has disconnected, or no longer reads."""
 
 
 def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
-    """The error object."""
+    """Return the error object."""
     return {
         "error": {
             "message": error.message,
@@ -45,7 +45,7 @@ def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
 
 
 def error_headers(error: GatewayError, request_id: str) -> dict[str, str]:
-    """What SDKs obey: when, and whether at all, to try again."""
+    """Return the headers that tell SDKs whether and when to retry."""
     headers = {
         "content-type": "application/json",
         "cache-control": "no-store",
@@ -59,7 +59,7 @@ def error_headers(error: GatewayError, request_id: str) -> dict[str, str]:
 
 
 async def report_crashes(work: Awaitable[T], request_id: str, events: Events) -> T:
-    """`await work`; a defect of ours becomes an Internal error that shows a person nothing of our inside."""
+    """Return `await work`; raise Internal, without details, for an unexpected exception."""
     try:
         return await work
     except (GatewayError, ClientGone):
@@ -69,17 +69,17 @@ async def report_crashes(work: Awaitable[T], request_id: str, events: Events) ->
 
 
 def report_crash(error: Exception, request_id: str, events: Events) -> Internal:
-    """Tells the log where it happened, and the client that it did."""
+    """Emit Crashed with the place of the exception, and return the client's error."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename.rsplit('/', 2)[-1]}:{frames[-1].lineno}" if frames else "?"
     events.emit(Crashed(request_id, f"{type(error).__name__} at {place}"))
-    return Internal("Something went wrong on our side.")
+    return Internal("An internal error occurred.")
 
 
 def exception_handler(
     events: Events, new_id: Callable[[], str]
 ) -> Callable[[Request[Any, Any, Any], Exception], Any]:
-    """Litestar's way to us: whatever a route raises, and the paths and methods that no route has."""
+    """Create Litestar's exception handler, for what a route raises, and for unknown paths and methods."""
 
     def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         request_id = new_id()
@@ -96,7 +96,7 @@ def exception_handler(
 
 
 def _methods(request: Request[Any, Any, Any]) -> set[str]:
-    """What the path takes; a path with a parameter is one that is read."""
+    """Return the methods of the path; a path with a parameter has only GET."""
     found = {
         str(method)
         for route in request.app.routes
@@ -107,19 +107,17 @@ def _methods(request: Request[Any, Any, Any]) -> set[str]:
 
 
 OTHER_APIS = {
-    "/v1/responses": "OpenAI's Responses",
-    "/v1/messages": "Anthropic's Messages",
-    "/v1/completions": "OpenAI's old text completions",
+    "/v1/responses": "OpenAI's Responses API",
+    "/v1/messages": "Anthropic's Messages API",
+    "/v1/completions": "OpenAI's legacy completions API",
 }
 
 
 def _other_api_hint(path: str) -> str:
-    """What is spoken instead, where a client knocks that speaks something else."""
-    for known, whose in OTHER_APIS.items():
+    """Return a hint to the supported API for the path of a known but unsupported one."""
+    for known, api in OTHER_APIS.items():
         if path == known or path.startswith(known + "/"):
-            return (
-                f": {whose} are not spoken here, OpenAI's chat completions are, at POST /v1/chat/completions"
-            )
+            return f": {api} is not supported; use POST /v1/chat/completions"
     return ""
 
 
@@ -130,15 +128,12 @@ def _as_gateway_error(
         case GatewayError():
             return error
         case NotFoundException():
-            return NotFound(
-                f"There is nothing at {request.url.path[:200]!r}{_other_api_hint(request.url.path)}."
-            )
+            path = request.url.path
+            return NotFound(f"The path {path[:200]!r} does not exist{_other_api_hint(path)}.")
         case MethodNotAllowedException():
-            return MethodNotAllowed(f"{request.url.path[:200]!r} does not take {request.method}.")
-        case HTTPException(status_code=status, extra=[{"key": str(key), "message": str(said)}, *_]) if (
-            status == 400
-        ):
-            return InvalidRequest(f"{key}: {validation_message(said)}.", param=key)
+            return MethodNotAllowed(f"{request.url.path[:200]!r} does not support {request.method}.")
+        case HTTPException(status_code=400, extra=[{"key": str(key), "message": str(text)}, *_]):
+            return InvalidRequest(f"{key}: {validation_message(text)}.", param=key)
         case HTTPException(status_code=status) if 400 <= status < 500:
             return InvalidRequest("The request could not be read.")
     return report_crash(error, request_id, events)

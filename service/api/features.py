@@ -1,8 +1,8 @@
-"""Which features of a route can be had now.
+"""Feature availability: which features of a route are available now.
 
-available     a target that has it may be asked
-unavailable   only targets that are out of reach have it
-unsupported   none of them has it
+available     a usable target supports the feature
+unavailable   only unhealthy targets support it
+unsupported   no target supports it
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ CHAT = "chat"
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a target can do; `context_tokens` None: how much it takes is not known."""
+    """The capabilities of a target. `context_tokens` is None if the context window is unknown."""
 
     missing_features: Collection[str]
     context_tokens: int | None = None
@@ -25,14 +25,13 @@ class Capabilities:
 def features(
     targets: Sequence[str], capabilities: Mapping[str, Capabilities], states: Mapping[str, TargetSnapshot]
 ) -> dict[str, str]:
-    """Each feature, and whether it can be had. `long_context` only where targets are told to differ in it."""
+    """Return the availability by feature; `long_context` only where the targets' windows differ."""
     usable = [name for name in targets if states[name].health is not Health.UNHEALTHY]
     availability = {CHAT: _availability(usable, targets, targets)}
     for feature in Feature:
         if feature is not Feature.LONG_CONTEXT:
-            availability[feature] = _availability(
-                usable, targets, [n for n in targets if feature not in capabilities[n].missing_features]
-            )
+            supporting = [name for name in targets if feature not in capabilities[name].missing_features]
+            availability[feature] = _availability(usable, targets, supporting)
     context_tokens = {name: capabilities[name].context_tokens or 0 for name in targets}
     known = [tokens for tokens in context_tokens.values() if tokens]
     if known and any(tokens != min(known) for tokens in context_tokens.values()):

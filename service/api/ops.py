@@ -1,4 +1,4 @@
-"""What operators, platforms and monitors ask: is it alive, is it ready, how does it do."""
+"""Operations: health, status and model lists for operators, platforms and monitors."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dub5.service.telemetry.board import StatusBoard, TargetCounters
 
 @dataclass(frozen=True, slots=True)
 class Ops:
-    """Reads the state of the whole service; changes nothing."""
+    """A read-only view of the state of the whole service."""
 
     settings: Settings
     admission: Admission
@@ -27,15 +27,15 @@ class Ops:
     offline: OfflinePack
 
     def ready(self) -> bool:
-        """Whether new requests should be sent here."""
+        """Return whether this instance accepts new requests."""
         return self.admission.ready
 
     def health(self) -> dict[str, Any]:
-        """Shallow: this process, not the providers."""
+        """Return the health of this process, without the providers."""
         return {"status": "ok" if self.ready() else "draining", "version": VERSION}
 
     def deep_health(self) -> tuple[bool, dict[str, Any]]:
-        """Each component; well while every route has a target that may be asked."""
+        """Return whether every route has a usable target, and the health of each component."""
         states = {state.name: state for state in self.states()}
         routes = {
             route.name: any(states[name].health is not Health.UNHEALTHY for name in route.targets)
@@ -60,7 +60,7 @@ class Ops:
         }
 
     def status(self) -> dict[str, Any]:
-        """Everything the page shows."""
+        """Return all data of /status, which the page shows."""
         board = self.board.snapshot()
         counters: dict[str, dict[str, Any]] = board.pop("targets")
         dialects = {provider.name: provider.dialect for provider in self.settings.provider}
@@ -100,20 +100,19 @@ class Ops:
         }
 
     def models(self) -> dict[str, Any]:
-        """The routes, as OpenAI lists models."""
+        """Return the routes as OpenAI's list of models."""
         return {
             "object": "list",
             "data": [self._model(name, features) for name, _, features in self.features()],
         }
 
     def model(self, name: str) -> dict[str, Any] | None:
-        """One route, or None."""
-        return next(
-            (self._model(name, features) for known, _, features in self.features() if known == name), None
-        )
+        """Return one route as OpenAI's model object, or None."""
+        found = (features for known, _, features in self.features() if known == name)
+        return next((self._model(name, features) for features in found), None)
 
     def features(self) -> Iterator[tuple[str, tuple[str, ...], dict[str, str]]]:
-        """Each route, its targets, and what can be had of it now."""
+        """Yield each route, its targets, and the availability of its features."""
         states = {state.name: state for state in self.states()}
         for route in self.settings.route:
             yield route.name, route.targets, features(route.targets, self.capabilities, states)

@@ -1,4 +1,4 @@
-"""The page and its files, read once at start: small, and no disk on a request's way."""
+"""The status and chat page: its files are read once at startup, so requests need no disk."""
 
 import hashlib
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
-    "cache-control": "no-cache",  # ask each time; the etag makes that cheap
+    "cache-control": "no-cache",  # revalidate each time, which the etag makes cheap
 }
 
 
 @dataclass(frozen=True, slots=True)
 class PageFile:
-    """A file of the page as it is served."""
+    """A file of the page, ready to be served."""
 
     body: bytes
     etag: str
@@ -32,12 +32,12 @@ class PageFile:
 
     @property
     def headers(self) -> dict[str, str]:
-        """All headers but the length."""
+        """Return all headers except the content length."""
         return SECURITY_HEADERS | {"etag": self.etag}
 
 
 def read_files(folder: Path) -> dict[str, PageFile]:
-    """Every file of the page by its name."""
+    """Read all files of the page; return them by name."""
     found = {path.name: path for path in folder.iterdir() if path.suffix in MEDIA_TYPES}
     return {name: _read_file(path) for name, path in sorted(found.items())}
 

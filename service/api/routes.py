@@ -1,4 +1,4 @@
-"""Every path the service answers, in one place."""
+"""The HTTP routes of the service: every path in one place."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from dub5.service.errors import ModelNotFound, NotFound
 from dub5.service.telemetry.metrics import CONTENT_TYPE, Metrics
 
 T = TypeVar("T")
-Current = Callable[[], T]  # a reload of the settings puts another one in its place
+Current = Callable[[], T]  # returns the current object; a reload of the settings replaces it
 HttpRequest = Request[Any, Any, Any]
 JSON = "application/json"
 
@@ -25,7 +25,7 @@ JSON = "application/json"
 def routes(
     deps: Current[ApiDependencies], ops: Current[Ops], metrics: Metrics, page: Mapping[str, PageFile]
 ) -> list[HTTPRouteHandler]:
-    """The handlers, each closed over what it reads."""
+    """Create all handlers."""
     return [
         *_chat_routes(deps, ops),
         *_health_routes(ops),
@@ -37,23 +37,23 @@ def routes(
 def _chat_routes(deps: Current[ApiDependencies], ops: Current[Ops]) -> list[HTTPRouteHandler]:
     @post("/v1/chat/completions", status_code=200)
     async def chat() -> ASGIApp:
-        """Answers a conversation, as JSON or as server-sent events."""
+        """Complete a conversation, as JSON or as server-sent events."""
         return Exchange(deps())
 
     @post("/v1/embeddings", status_code=200)
     async def embeddings() -> ASGIApp:
-        """Turns texts into vectors."""
+        """Embed texts as vectors."""
         return EmbeddingExchange(deps())
 
     @get("/v1/models")
     async def models(request: HttpRequest) -> Response[bytes]:
-        """The models that can be asked."""
+        """List the models."""
         _check_caller(deps(), request)
         return _json(ops().models())
 
     @get("/v1/models/{name:path}")
     async def model(request: HttpRequest, name: FromPath[str]) -> Response[bytes]:
-        """One of them."""
+        """Return one model."""
         _check_caller(deps(), request)
         found = ops().model(name.removeprefix("/"))
         if found is None:
@@ -62,7 +62,7 @@ def _chat_routes(deps: Current[ApiDependencies], ops: Current[Ops]) -> list[HTTP
 
     @get("/v1/offline")
     async def offline(request: HttpRequest) -> Response[bytes]:
-        """What a client may keep, to answer when it cannot reach us."""
+        """Return the offline pack: answers for a client that cannot reach the service."""
         _check_caller(deps(), request)
         found = ops().offline
         headers = {"etag": found.etag, "cache-control": "private, max-age=300", "vary": "authorization"}
@@ -76,17 +76,17 @@ def _chat_routes(deps: Current[ApiDependencies], ops: Current[Ops]) -> list[HTTP
 def _health_routes(ops: Current[Ops]) -> list[HTTPRouteHandler]:
     @get("/livez")
     async def livez() -> Response[bytes]:
-        """Whether this process runs. Looks at nothing else, so that load cannot make it fail."""
+        """Return 200 while this process runs. It checks nothing else, so load cannot make it fail."""
         return _json({"status": "ok"})
 
     @get("/readyz")
     async def readyz() -> Response[bytes]:
-        """Whether new requests should come here: 200 or 503."""
+        """Return whether this instance accepts new requests: 200 or 503."""
         return _json({"status": "ok" if ops().ready() else "draining"}, 200 if ops().ready() else 503)
 
     @get("/health")
     async def health(deep: FromQuery[bool] = False) -> Response[bytes]:
-        """Shallow, or with `?deep=true` for each component: 200 or 503."""
+        """Return the health, with `?deep=true` of each component: 200 or 503."""
         if not deep:
             return _json(ops().health(), 200 if ops().ready() else 503)
         healthy, report = ops().deep_health()
@@ -94,12 +94,12 @@ def _health_routes(ops: Current[Ops]) -> list[HTTPRouteHandler]:
 
     @head("/livez")
     async def livez_head() -> Response[None]:
-        """The same for monitors that want no body."""
+        """Return the status of /livez without a body, for monitors."""
         return Response(None, media_type="text/plain")
 
     @head(["/readyz", "/health"])
     async def readyz_head() -> Response[None]:
-        """The same: 200 or 503."""
+        """Return 200 or 503 without a body, for monitors."""
         return Response(None, status_code=200 if ops().ready() else 503, media_type="text/plain")
 
     return [livez, readyz, health, livez_head, readyz_head]
@@ -110,13 +110,13 @@ def _monitoring_routes(
 ) -> list[HTTPRouteHandler]:
     @get("/status")
     async def status(request: HttpRequest) -> Response[bytes]:
-        """What happens now: targets, counts, the last requests and incidents."""
+        """Return targets, counters, recent requests and incidents."""
         _check_caller(deps(), request)
         return _json(ops().status())
 
     @get("/metrics")
     async def scrape(request: HttpRequest) -> Response[bytes]:
-        """For Prometheus."""
+        """Return the metrics as Prometheus text."""
         _check_caller(deps(), request)
         return Response(metrics.scrape(), media_type=CONTENT_TYPE)
 
@@ -126,12 +126,12 @@ def _monitoring_routes(
 def _page_routes(page: Mapping[str, PageFile]) -> list[HTTPRouteHandler]:
     @get("/")
     async def index(request: HttpRequest) -> Response[bytes]:
-        """The page."""
+        """Serve the page."""
         return _serve_file(request, page, "index.html")
 
     @get("/web/{name:str}")
     async def asset(request: HttpRequest, name: FromPath[str]) -> Response[bytes]:
-        """The page's scripts, styles and pictures."""
+        """Serve the page's scripts, styles and pictures."""
         return _serve_file(request, page, name)
 
     return [index, asset]
@@ -147,7 +147,7 @@ def _serve_file(request: HttpRequest, page: Mapping[str, PageFile], name: str) -
 
 
 def _check_caller(deps: ApiDependencies, request: HttpRequest) -> None:
-    """Raises Unauthorized where keys are set and the caller has none."""
+    """Raise Unauthorized if caller keys are set and the request has no valid one."""
     deps.callers.identify(request.headers.get("authorization", ""))
 
 

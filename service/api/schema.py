@@ -1,4 +1,4 @@
-"""A request's bytes into a ChatRequest, or into a sentence about what is wrong with them."""
+"""Request parsing: turns a body into a ChatRequest, or raises InvalidRequest with a sentence for people."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -17,15 +17,13 @@ _BODY = msgspec.json.Decoder(ChatBody)
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 DEADLINE_MS_MAX = 86_400_000
-JSON_PARTS_MAX = (
-    500_000  # strings' quotes, arrays and objects: far above any conversation, far below what hurts
-)
+JSON_PARTS_MAX = 500_000  # quotes, arrays and objects: far above any conversation, far below harmful sizes
 
 
 def parse_chat(
     request_id: str, caller: Caller, headers: Mapping[str, str], body: bytes, json_depth_max: int
 ) -> ChatRequest:
-    """A valid chat request. Raises InvalidRequest."""
+    """Parse a chat request. Raises InvalidRequest."""
     parsed, fields = read_json(headers, body, json_depth_max, _BODY)
     _check_messages(parsed)
     caching = headers.get("cache-control", "").lower()
@@ -36,10 +34,10 @@ def parse_chat(
 def read_json(
     headers: Mapping[str, str], body: bytes, json_depth_max: int, decoder: msgspec.json.Decoder[T]
 ) -> tuple[T, dict[str, Raw]]:
-    """The body as the decoder's type, and each of its fields as it came. Raises InvalidRequest."""
+    """Return the decoded body, and each of its fields as raw JSON. Raises InvalidRequest."""
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
-        # Also keeps web pages of other origins out: a browser asks first before it sends JSON across.
+        # This also keeps out web pages of other origins: browsers send a CORS preflight before such JSON.
         raise InvalidRequest(
             "The body must be sent with content-type: application/json.", param="content-type"
         )
@@ -56,24 +54,24 @@ def read_json(
 
 
 def deadline_s(headers: Mapping[str, str]) -> float | None:
-    """The time the caller allows, from `X-Deadline-Ms`. Raises InvalidRequest."""
-    said = headers.get("x-deadline-ms")
-    if said is None:
+    """Return the caller's deadline in seconds, from `X-Deadline-Ms`, or None. Raises InvalidRequest."""
+    value = headers.get("x-deadline-ms")
+    if value is None:
         return None
-    if not (said.isascii() and said.isdigit() and len(said) <= 8) or not 0 < int(said) <= DEADLINE_MS_MAX:
+    if not (value.isascii() and value.isdigit() and len(value) <= 8) or not 0 < int(value) <= DEADLINE_MS_MAX:
         raise InvalidRequest(
             "X-Deadline-Ms must be a whole number of milliseconds above 0.", param="x-deadline-ms"
         )
-    return int(said) / 1000
+    return int(value) / 1000
 
 
 def delivery(headers: Mapping[str, str]) -> DeliveryName | None:
-    """How the caller wants a stream, from `X-Dub5-Delivery`. Raises InvalidRequest."""
+    """Return the caller's delivery mode, from `X-Dub5-Delivery`, or None. Raises InvalidRequest."""
     match headers.get("x-dub5-delivery"):
         case None:
             return None
-        case "live" | "whole" as said:
-            return said
+        case "live" | "whole" as value:
+            return value
     raise InvalidRequest("X-Dub5-Delivery must be live or whole.", param="x-dub5-delivery")
 
 
@@ -89,17 +87,17 @@ def _check_messages(body: ChatBody) -> None:
 
 
 def _check_structure(body: bytes, depth_max: int) -> None:
-    """Refuses what is nested too deeply, or made of too many parts to be decoded in little time and memory.
+    """Raise InvalidRequest for JSON nested too deeply, or with too many parts to decode cheaply.
 
-    Strings are taken out, then the innermost pairs of brackets, level by level, all at the speed of C: a loop over
-    the bytes of a large body would hold up everybody else.
+    The check removes strings, then the innermost pairs of brackets, level by level, all at the speed of C: a
+    Python loop over the bytes of a large body would block the event loop for all requests.
     """
     brackets = body.count(b"[") + body.count(b"{")
     if brackets <= depth_max and body.count(b'"') <= JSON_PARTS_MAX:
         return
     unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     if unescaped.count(b'"') + brackets > JSON_PARTS_MAX:
-        raise InvalidRequest(f"The body is made of more than {JSON_PARTS_MAX} parts.")
+        raise InvalidRequest(f"The body has more than {JSON_PARTS_MAX} parts.")
     nested = b"".join(unescaped.translate(_CURLY_TO_SQUARE, _NO_BRACKET).split(b'"')[::2])
     for _ in range(depth_max):
         nested = nested.replace(b"[]", b"")

@@ -173,7 +173,7 @@ async def test_an_endless_order() -> None:
 
 
 async def test_a_lost_storage_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What could not be invalidated may still be given: the operator must know."""
+    """What could not be invalidated may still be served: the operator must know."""
 
     async def lost(cache: AnswerCache, selection: Selection) -> None:
         raise StorageLost("gone")
@@ -182,7 +182,7 @@ async def test_a_lost_storage_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     async with house() as world:
         answer = await order(world)
         assert (answer.status, answer.headers["retry-after"]) == (503, "5")
-        assert "may still be given" in answer.json()["error"]["message"]
+        assert "may still be served" in answer.json()["error"]["message"]
 
 
 async def test_a_token_from_the_settings() -> None:

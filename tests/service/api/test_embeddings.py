@@ -199,5 +199,5 @@ async def test_what_is_not_spoken(path: str) -> None:
         answer = await h.client.request("POST", path, json={})
     error = answer.json()["error"]
     assert (answer.status, error["code"]) == (404, "not_found")
-    assert "not spoken here" in error["message"]
+    assert "is not supported" in error["message"]
     assert "/v1/chat/completions" in error["message"]
