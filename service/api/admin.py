@@ -62,7 +62,7 @@ class Admin:
         matches = hmac.compare_digest(credentials.strip().encode(), self._token.reveal().encode())
         if scheme.lower() != "bearer" or not matches:
             raise Unauthorized(
-                "The admin token is missing or wrong: use that of admin.token_env or the one printed at start."
+                "The admin token is missing or wrong: use that of admin.token_env, or that printed at start."
             )
 
     async def invalidate(self, headers: Mapping[str, str], body: bytes) -> Selection:

@@ -1,5 +1,5 @@
 /**
- * The page: two parts, one link between them.
+ * The page's entry point: the chat, the live view, and the link between them.
  *
  *     chat.js  -- POST /v1/chat/completions, GET /v1/models     live.js -- GET /status, each second
  *        ^                                                         |
@@ -16,7 +16,7 @@ const caller = {
   headers() {
     return this.key ? { authorization: `Bearer ${this.key}` } : {};
   },
-  /** The service answered 401. */
+  /** Ask for a key, after the service has answered 401. */
   unauthorized() {
     const form = byId("key-form");
     if (!form.hidden) return;
@@ -25,7 +25,7 @@ const caller = {
   },
 };
 
-/** On a narrow screen one part is shown at a time. @param {"chat" | "live"} part */
+/** Show one part; a narrow screen has room for one only. @param {"chat" | "live"} part */
 function show(part) {
   document.body.dataset.part = part;
   byId("show-chat").setAttribute("aria-pressed", String(part === "chat"));

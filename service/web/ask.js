@@ -1,20 +1,26 @@
 /**
- * One question to the service, as it unfolds:
+ * The client of the chat API: one question to the service, as a generator of steps.
  *
- *     head -> text* -> exactly one of  whole | cut (after text) | failed (before any) | stopped (by the reader)
+ *     head -> text* -> exactly one of  whole | cut (after text) | failed (before any) | stopped (by the user)
  *
- * A stream that ends without a finish reason is never whole, whatever else it looked like.
+ * A stream that ends without a finish reason is never whole.
  */
 
 import { SseReader } from "./sse.js";
-import { parseTrail, triesOf } from "./words.js";
+import { parseTrail, trailEntries } from "./labels.js";
 
-/** @typedef {import("./words.js").Try} Try */
-/** @typedef {{message: string, suggestion: string, id: string, code: string, retryAfterS: number | null, trail: Try[]}} Problem */
-/** @typedef {{target: string, route: string, cache: string, degraded: string, id: string, trail: Try[]}} Head */
-/** @typedef {{kind: "head", head: Head} | {kind: "degraded", source: string} | {kind: "text", text: string} | {kind: "whole", finish: string}
- *    | {kind: "cut" | "failed", problem: Problem, status: number} | {kind: "stopped"}} Step */
-/** @typedef {{model: string, messages: {role: string, content: string}[], stream: boolean, repeatable: boolean}} Question */
+/** @typedef {import("./labels.js").TrailEntry} TrailEntry */
+/**
+ * @typedef {{message: string, suggestion: string, id: string, code: string, retryAfterS: number | null,
+ *   trail: TrailEntry[]}} Problem
+ * @typedef {{target: string, route: string, cache: string, degraded: string, id: string,
+ *   trail: TrailEntry[]}} Head
+ * @typedef {{kind: "head", head: Head} | {kind: "degraded", source: string} | {kind: "text", text: string}
+ *   | {kind: "whole", finish: string} | {kind: "cut" | "failed", problem: Problem, status: number}
+ *   | {kind: "stopped"}} Step
+ * @typedef {{model: string, messages: {role: string, content: string}[], stream: boolean,
+ *   repeatable: boolean}} Question
+ */
 
 /**
  * @param {Question} question
@@ -23,7 +29,7 @@ import { parseTrail, triesOf } from "./words.js";
  * @returns {AsyncGenerator<Step, void>}
  */
 export async function* ask(question, headers, signal) {
-  let said = false; // whether any text came
+  let hasText = false; // whether any text has come
   let status = 0;
   try {
     const response = await post(question, headers, signal);
@@ -36,13 +42,13 @@ export async function* ask(question, headers, signal) {
     }
     yield { kind: "head", head };
     for await (const step of question.stream ? streamed(response) : whole(response)) {
-      said ||= step.kind === "text" && step.text !== "";
-      yield step.kind === "cut" && !said ? { ...step, kind: "failed", status } : step;
+      hasText ||= step.kind === "text" && step.text !== "";
+      yield step.kind === "cut" && !hasText ? { ...step, kind: "failed", status } : step;
       if (step.kind !== "text" && step.kind !== "degraded") return;
     }
   } catch (error) {
     if (signal.aborted) yield { kind: "stopped" };
-    else yield { kind: said ? "cut" : "failed", problem: unreachable(said, error), status };
+    else yield { kind: hasText ? "cut" : "failed", problem: unreachable(hasText, error), status };
   }
 }
 
@@ -90,7 +96,7 @@ async function* eventsOf(response) {
       for (const { data } of events.feed(decoder.decode(value, { stream: true }))) yield data;
     }
   } finally {
-    reader.cancel().catch(() => {}); // it may have ended or broken already; there is nobody to tell
+    reader.cancel().catch(() => {}); // the stream may have ended or failed already
   }
 }
 
@@ -101,7 +107,10 @@ async function* whole(response) {
   const text = choice?.message?.content ?? choice?.message?.refusal;
   if (typeof text === "string" && text !== "") yield { kind: "text", text };
   if (choice?.finish_reason) yield { kind: "whole", finish: choice.finish_reason };
-  else yield { kind: "cut", problem: body?.error ? problemOf(body, null) : unfinished(), status: response.status };
+  else {
+    const problem = body?.error ? problemOf(body, null) : unfinished();
+    yield { kind: "cut", problem, status: response.status };
+  }
 }
 
 /** @param {Headers} headers @returns {Head} */
@@ -110,19 +119,23 @@ function headOf(headers) {
   const trail = parseTrail(headers.get("x-dub5-trail"));
   const cache = headers.get("x-dub5-cache") ?? "";
   const degraded = headers.get("x-dub5-degraded") ?? "";
-  return { target, trail, cache, degraded, route: headers.get("x-dub5-route") ?? "", id: headers.get("x-request-id") ?? "" };
+  const [route, id] = [headers.get("x-dub5-route") ?? "", headers.get("x-request-id") ?? ""];
+  return { target, trail, cache, degraded, route, id };
 }
 
-/** The one error shape, read with patience: a proxy in front may have answered instead. @param {any} body @param {Head | null} head @returns {Problem} */
+/**
+ * Read the service's error shape leniently: a proxy in front may have answered instead.
+ * @param {any} body @param {Head | null} head @returns {Problem}
+ */
 function problemOf(body, head) {
   const error = body?.error ?? {};
   return {
-    message: error.message || "The service answered with something that is not an answer.",
-    suggestion: error.suggestion || "Try again; if it happens again, look at what runs in front of the service.",
+    message: error.message || "The service returned an invalid response.",
+    suggestion: error.suggestion || "Try again; if it recurs, check the proxy in front of the service.",
     id: error.id || head?.id || "",
     code: error.code || "",
     retryAfterS: typeof error.retry_after === "number" ? error.retry_after : null,
-    trail: error.attempts?.length ? triesOf(error.attempts) : (head?.trail ?? []),
+    trail: error.attempts?.length ? trailEntries(error.attempts) : (head?.trail ?? []),
   };
 }
 
@@ -132,14 +145,15 @@ function ownProblem(message, suggestion, code) {
 }
 
 function unfinished() {
-  return ownProblem("The stream ended without saying that it was finished.", "Ask again.", "unfinished");
+  return ownProblem("The stream ended without a finish reason.", "Ask again.", "unfinished");
 }
 
-/** @param {boolean} said @param {unknown} error */
-function unreachable(said, error) {
+/** @param {boolean} hasText @param {unknown} error */
+function unreachable(hasText, error) {
   const why = error instanceof Error ? error.message : String(error);
-  if (said) return ownProblem("The connection to the service broke.", "Ask again.", why);
-  return ownProblem("The service could not be reached.", "Check that it runs and that you are online, then try again.", why);
+  if (hasText) return ownProblem("The connection to the service broke.", "Ask again.", why);
+  const suggestion = "Check that it runs and that you are online, then try again.";
+  return ownProblem("The service is unreachable.", suggestion, why);
 }
 
 /** @param {Response} response @returns {Promise<any>} */
@@ -152,6 +166,6 @@ function parsed(text) {
   try {
     return JSON.parse(text);
   } catch {
-    return null; // not JSON: whoever reads it says so
+    return null; // not JSON: the caller reports it
   }
 }

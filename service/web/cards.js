@@ -1,15 +1,17 @@
-/** A card per target, kept up to date in place; with the last minute as small bars. */
+/** A card per target, updated in place, with a bar chart of the last minute. */
 
 import { h, icon, put } from "./dom.js";
-import { count, dollars, duration, reasonInWords } from "./words.js";
+import { count, dollars, duration, reasonLabel } from "./labels.js";
 
 /**
- * @typedef {{name: string, provider: string, dialect: string, health: string, breaker: string, cooling_s: number,
- *   wait_s?: number, limit?: number, limit_max?: number, provider_in_flight?: number, priced?: boolean,
- *   spent?: {billed: import("./words.js").Spent, maybe: import("./words.js").Spent}, answered: number, failed: number, in_flight: number, last_reason: string | null, first_token_ms: number | null}} Target
+ * @typedef {{name: string, provider: string, dialect: string, health: string, breaker: string,
+ *   cooling_s: number, wait_s?: number, limit?: number, limit_max?: number, provider_in_flight?: number,
+ *   priced?: boolean,
+ *   spent?: {billed: import("./labels.js").Cost, maybe: import("./labels.js").Cost}, answered: number,
+ *   failed: number, in_flight: number, last_reason: string | null, first_token_ms: number | null}} Target
  */
 
-const BARS = 60; // one a poll: about a minute
+const BARS = 60; // one per poll: about a minute
 const BREAKERS = new Map([
   ["closed", "breaker closed"],
   ["open", "breaker open"],
@@ -46,12 +48,13 @@ export class Card {
     this.node.dataset.health = target.health;
     put(this.name, target.name);
     setMarked(this.health, target.health, target.health);
-    setMarked(this.breaker, target.breaker, BREAKERS.get(target.breaker) ?? target.breaker.replaceAll("_", " "));
+    const breaker = BREAKERS.get(target.breaker) ?? target.breaker.replaceAll("_", " ");
+    setMarked(this.breaker, target.breaker, breaker);
     const left = Math.ceil(Math.max(target.cooling_s, target.wait_s ?? 0));
-    const cooling = target.breaker === "open" ? `asked again in ${left} s` : `cooling, ${left} s left`;
+    const cooling = target.breaker === "open" ? `probed in ${left} s` : `cooling down, ${left} s left`;
     if (left > 0) this.breaker.append(h("span.cooling", {}, cooling));
     const bad = target.last_reason && target.last_reason !== "ok";
-    put(this.reason, bad ? `Last: ${reasonInWords(target.last_reason ?? "")}.` : "");
+    put(this.reason, bad ? `Last: ${reasonLabel(target.last_reason ?? "")}.` : "");
     put(this.numbers, numbersOf(target));
     put(this.room, limitOf(target));
     this.room.dataset.lowered = String((target.limit ?? 0) < (target.limit_max ?? 0));
@@ -61,8 +64,9 @@ export class Card {
   /** @param {Target} target */
   count(target) {
     const { before } = this;
-    const fresh = !before || target.answered < before.answered; // the first look, or the service began anew
-    this.minute.push(fresh ? { ok: 0, bad: 0 } : { ok: target.answered - before.answered, bad: target.failed - before.failed });
+    const fresh = !before || target.answered < before.answered; // the first poll, or a restart of the service
+    const since = fresh ? target : before;
+    this.minute.push({ ok: target.answered - since.answered, bad: target.failed - since.failed });
     if (this.minute.length > BARS) this.minute.shift();
     this.before = target;
     this.bars.draw(this.minute);
@@ -76,19 +80,19 @@ function setMarked(node, mark, text) {
 
 /** @param {Target} target */
 function numbersOf({ answered, failed, in_flight: flying, first_token_ms: firstMs, priced, spent }) {
-  if (!answered && !failed && !flying) return "not asked yet";
+  if (!answered && !failed && !flying) return "no requests yet";
   const numbers = [`${count(answered)} answered`, `${count(failed)} failed`];
-  if (flying) numbers.push(`${count(flying)} under way`);
+  if (flying) numbers.push(`${count(flying)} in flight`);
   if (firstMs) numbers.push(`first token ${duration(firstMs)}`);
   if (priced && spent) numbers.push(dollars(spent.billed.cost_usd));
   return numbers.join(" · ");
 }
 
-/** How much its provider is given at one time; targets of one provider share it. @param {Target} target */
+/** Describe the provider's concurrency limit, which its targets share. @param {Target} target */
 function limitOf({ provider, limit, limit_max: most, provider_in_flight: flying }) {
   if (limit === undefined || most === undefined) return "";
   const lowered = limit < most ? `, lowered from ${count(most)}` : "";
-  return `${provider}: ${count(flying)} of at most ${count(limit)} requests at one time${lowered}`;
+  return `${provider}: ${count(flying)} of at most ${count(limit)} concurrent requests${lowered}`;
 }
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -108,7 +112,10 @@ function bars() {
   return { node: svg, draw: (/** @type {{ok: number, bad: number}[]} */ minute) => draw(svg, ok, bad, minute) };
 }
 
-/** Answered stands on the line, failed hangs from it: told apart without colour. @param {Element} svg @param {Element} ok @param {Element} bad @param {{ok: number, bad: number}[]} minute */
+/**
+ * Draw answered requests above the line and failed ones below it, so that they differ without colour.
+ * @param {Element} svg @param {Element} ok @param {Element} bad @param {{ok: number, bad: number}[]} minute
+ */
 function draw(svg, ok, bad, minute) {
   const most = Math.max(1, ...minute.map((m) => Math.max(m.ok, m.bad)));
   const line = HEIGHT * 0.6;

@@ -1,4 +1,4 @@
-/** The chat part: what is asked, what is kept, what is said aloud. */
+/** The chat view: questions, their storage in the tab, and announcements for screen readers. */
 
 import { ask } from "./ask.js";
 import { byId, h, put } from "./dom.js";
@@ -8,7 +8,7 @@ import { TurnView, isAtFault, isOpen, newTurn } from "./turn.js";
 /** @typedef {{name: string, targets: string[]}} Route */
 /** @typedef {{headers(): Record<string, string>, unauthorized(): void}} Caller */
 
-const STORAGE_KEY = "dub5.chat"; // in sessionStorage: gone with the tab
+const STORAGE_KEY = "dub5.chat"; // in sessionStorage, which ends with the tab
 
 /** @param {Caller} caller */
 export function startChat(caller) {
@@ -35,7 +35,7 @@ class Chat {
     this.running = null;
     /** @type {Route[]} */
     this.routes = [];
-    this.wanted = ""; // the model chosen before the list came
+    this.wanted = ""; // the model chosen before the list was loaded
     this.loading = false;
     this.restore();
   }
@@ -63,7 +63,7 @@ class Chat {
     addEventListener("pagehide", () => this.keep());
   }
 
-  /** The routes as the service has them; also a sign that it is there. @param {Route[]} routes */
+  /** Show the routes, and load the models if the service was unreachable before. @param {Route[]} routes */
   updateRoutes(routes) {
     this.routes = routes;
     this.showOrder();
@@ -77,9 +77,9 @@ class Chat {
       const response = await fetch("/v1/models", { headers: this.caller.headers() });
       if (response.status === 401) this.caller.unauthorized();
       if (response.ok) this.showModels((await response.json()).data.map((/** @type {{id: string}} */ m) => m.id));
-      else put(this.model.options[0], "none to be had");
+      else put(this.model.options[0], "no models available");
     } catch {
-      put(this.model.options[0], "service not reached"); // live.js keeps asking, and calls `updateRoutes` when it is back
+      put(this.model.options[0], "service unreachable"); // live.js keeps polling, then calls `updateRoutes`
     } finally {
       this.loading = false;
     }
@@ -96,7 +96,7 @@ class Chat {
 
   showOrder() {
     const route = this.routes.find((r) => r.name === this.model.value);
-    put(byId("order"), route ? `${route.name} asks ${route.targets.join(", then ")}.` : "");
+    put(byId("order"), route ? `${route.name} calls ${route.targets.join(", then ")}.` : "");
   }
 
   send() {
@@ -117,7 +117,7 @@ class Chat {
     byId("empty").hidden = true;
   }
 
-  /** Asks the last question anew, or hands it back to be edited where the question was at fault. @param {Turn} turn */
+  /** Ask the last question again, or put it back for editing if it was at fault. @param {Turn} turn */
   again(turn) {
     if (this.running) return;
     if (isAtFault(turn)) {
@@ -130,7 +130,7 @@ class Chat {
       return this.refresh();
     }
     Object.assign(turn, newTurn(turn.question, this.stream.checked));
-    this.question.focus(); // the button goes away
+    this.question.focus(); // the focused button disappears
     this.run(turn);
   }
 
@@ -148,14 +148,17 @@ class Chat {
     this.question.focus();
   }
 
-  /** From the question to its end, whatever that is. @param {Turn} turn */
+  /** Run one question to its end. @param {Turn} turn */
   async run(turn) {
     const running = (this.running = new AbortController());
     this.busy(true);
     this.refresh();
     this.toEnd();
     const question = {
-      model: this.model.value, stream: turn.stream, repeatable: this.repeatable.checked, messages: this.historyFor(turn),
+      model: this.model.value,
+      stream: turn.stream,
+      repeatable: this.repeatable.checked,
+      messages: this.historyFor(turn),
     };
     const startedMs = performance.now();
     for await (const step of ask(question, this.caller.headers(), running.signal)) {
@@ -170,7 +173,7 @@ class Chat {
     this.announce(turn);
   }
 
-  /** @param {Turn} turn @param {import("./ask.js").Step} step @param {number} ms since the question was sent */
+  /** @param {Turn} turn @param {import("./ask.js").Step} step @param {number} ms since the question */
   take(turn, step, ms) {
     if (step.kind === "text") {
       turn.answer += step.text;
@@ -184,7 +187,7 @@ class Chat {
     if (step.kind === "head") {
       const { target, cache, degraded, trail } = step.head;
       Object.assign(turn, { target, cache, degraded, trail });
-    } else if (step.kind === "degraded") turn.degraded = step.source; // the heartbeats were too early for a header
+    } else if (step.kind === "degraded") turn.degraded = step.source; // heartbeats had sent the head before
     else Object.assign(turn, { state: step.kind, totalMs: ms, endedAt: Date.now() / 1000 });
     if (step.kind === "whole") turn.finish = step.finish;
     if (step.kind === "cut" || step.kind === "failed") {
@@ -195,7 +198,7 @@ class Chat {
     this.views.get(turn)?.update(false);
   }
 
-  /** Earlier turns that have an answer, then the question. @param {Turn} turn */
+  /** Return earlier turns with an answer, then the question, as messages. @param {Turn} turn */
   historyFor(turn) {
     const before = this.turns.slice(0, this.turns.indexOf(turn)).filter((t) => t.answer && !t.degraded);
     return [
@@ -217,7 +220,7 @@ class Chat {
     for (const [turn, view] of this.views) view.update(turn === this.turns.at(-1) && !isOpen(turn));
   }
 
-  /** Changes the page and stays at its end, unless the reader has scrolled back to read. @param {() => void} change */
+  /** Change the page and keep it at its end, unless the reader has scrolled up. @param {() => void} change */
   keepingScroll(change) {
     const { scrollHeight, scrollTop, clientHeight } = this.scroll;
     const follows = scrollHeight - scrollTop - clientHeight < 48;
@@ -229,25 +232,26 @@ class Chat {
     this.scroll.scrollTop = this.scroll.scrollHeight;
   }
 
-  /** Said once, at the end: word by word would be noise. @param {Turn} turn */
+  /** Announce the end to screen readers, once: word by word would be noise. @param {Turn} turn */
   announce(turn) {
-    const said = {
+    const texts = {
       whole: `${turn.target || "The service"} answered: ${turn.answer}`,
-      cut: `The answer was cut and is not whole. ${turn.problem?.message ?? ""} Text so far: ${turn.answer}`,
+      cut: `The answer was cut and is incomplete. ${turn.problem?.message ?? ""} Text so far: ${turn.answer}`,
       failed: `No answer. ${turn.problem?.message ?? ""} ${turn.problem?.suggestion ?? ""}`,
       stopped: "Stopped.",
       waiting: "", streaming: "",
     };
-    put(byId("announce"), said[turn.state]);
+    put(byId("announce"), texts[turn.state]);
   }
 
   keep() {
     const { turns } = this;
-    const kept = { turns, draft: this.question.value, model: this.model.value || this.wanted };
+    const options = { stream: this.stream.checked, repeatable: this.repeatable.checked };
+    const kept = { turns, draft: this.question.value, model: this.model.value || this.wanted, ...options };
     try {
-      sessionStorage.setItem(STORAGE_KEY, JSON.stringify({ ...kept, stream: this.stream.checked, repeatable: this.repeatable.checked }));
+      sessionStorage.setItem(STORAGE_KEY, JSON.stringify(kept));
     } catch {
-      // storage is full or forbidden: the conversation lives as long as the page
+      // The storage is full or forbidden: the conversation ends with the page.
     }
   }
 
@@ -259,7 +263,7 @@ class Chat {
     this.stream.checked = kept.stream ?? true;
     this.repeatable.checked = kept.repeatable ?? false;
     for (const turn of kept.turns ?? []) {
-      if (isOpen(turn)) turn.state = "stopped"; // the page was left before its end
+      if (isOpen(turn)) turn.state = "stopped"; // the page was left before the answer ended
       this.turns.push(turn);
       this.show(turn);
     }

@@ -1,4 +1,4 @@
-/** The few things the page needs to build and change elements. Text is only ever set as text. */
+/** DOM helpers. Text is only ever set as text, never as markup. */
 
 /** @template {HTMLElement} [T=HTMLElement] @param {string} id @returns {T} */
 export function byId(id) {
@@ -8,7 +8,7 @@ export function byId(id) {
 }
 
 /**
- * An element: h("p.note", {hidden: true}, "text", child). Properties, not attributes, but for aria-* and data-*.
+ * Create an element: h("p.note", {hidden: true}, "text", child). Names with "-" are attributes, else properties.
  * @param {string} what tag and classes
  * @param {Record<string, any>} [props]
  * @param {...(Node | string | null | undefined | false)} children
@@ -28,7 +28,7 @@ export function h(what, props = {}, ...children) {
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** One of the symbols at the top of index.html; says nothing to a screen reader. @param {string} name */
+/** Create an icon from a symbol of index.html, hidden from screen readers. @param {string} name */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("class", `icon icon-${name}`);
@@ -39,13 +39,13 @@ export function icon(name) {
   return svg;
 }
 
-/** Sets text where it differs, so that an unchanged page costs nothing. @param {Node} node @param {string} text */
+/** Set text if it differs: an unchanged page costs nothing. @param {Node} node @param {string} text */
 export function put(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
 /**
- * Builds a part anew only when what it shows has changed.
+ * Return a function that rebuilds a part of the page only when its data has changed.
  * @template T
  * @param {(value: T) => void} build
  * @returns {(value: T) => void}

@@ -1,17 +1,21 @@
-/** The live part: asks GET /status each second while somebody looks, and less often while nobody answers. */
+/** The live view: polls GET /status each second while the tab is visible, slower if the service is down. */
 
 import { Card } from "./cards.js";
 import { byId, h, icon, onChange, put } from "./dom.js";
 import { trailOf } from "./turn.js";
-import { count, dollars, duration, happenedInWords, incidentInWords, reducedInWords, spentInWords, timeOfDay, triesOf } from "./words.js";
+import { costLabel, count, counterLabel, dollars, duration, incidentLabel } from "./labels.js";
+import { reducedLabel, timeOfDay, trailEntries } from "./labels.js";
 
 /** @typedef {{at: number | string, what: string, target: string | null, why: string | null}} Incident */
 /**
- * @typedef {{id: string, at: number | string, route: string, outcome: string, target: string | null, stream: boolean, cached?: boolean, cost_usd?: number | null,
- *   first_token_ms: number | null, total_ms: number | null, attempts: import("./words.js").Attempt[]}} Recent
+ * @typedef {{id: string, at: number | string, route: string, outcome: string, target: string | null,
+ *   stream: boolean, cached?: boolean, cost_usd?: number | null, first_token_ms: number | null,
+ *   total_ms: number | null, attempts: import("./labels.js").Attempt[]}} Recent
  * @typedef {{version: string, started: number | string, draining: boolean, in_flight: number,
- *   outcomes: Record<string, number>, happened: Record<string, number>, routes: {name: string, targets: string[], features?: Record<string, string>}[],
- *   spent?: {billed: import("./words.js").Spent, maybe: import("./words.js").Spent}, targets: import("./cards.js").Target[], recent: Recent[], incidents: Incident[]}} Status
+ *   outcomes: Record<string, number>, happened: Record<string, number>,
+ *   routes: {name: string, targets: string[], features?: Record<string, string>}[],
+ *   spent?: {billed: import("./labels.js").Cost, maybe: import("./labels.js").Cost},
+ *   targets: import("./cards.js").Target[], recent: Recent[], incidents: Incident[]}} Status
  */
 
 const EVERY_MS = 1_000;
@@ -22,7 +26,7 @@ const RECENT_SHOWN = 12;
 
 const OUTCOMES = new Map([
   ["complete", "ok"],
-  ["degraded", "substitute"],
+  ["degraded", "fallback"],
   ["refused", "refused"],
   ["failed", "bad"],
   ["cut", "cut"],
@@ -33,13 +37,13 @@ const OUTCOMES = new Map([
 export function startLive(caller, onStatus) {
   const live = new Live(caller, onStatus);
   document.addEventListener("visibilitychange", () => (document.hidden ? live.pause() : live.now()));
-  live.showOutcomes({}); // a dash each, until the service has said
+  live.showOutcomes({}); // dashes until the first status
   if (document.hidden) live.pause();
   else live.now();
   return live;
 }
 
-/** The service is there, and does not tell. */
+/** The service responds, but without a status. */
 class StatusRefused extends Error {}
 
 class Live {
@@ -57,10 +61,10 @@ class Live {
     this.showIncidents = onChange(showIncidents);
     this.showRecent = onChange(showRecent);
     this.showOutcomes = onChange(showOutcomes);
-    this.showHappened = onChange(showHappened);
+    this.showCounters = onChange(showCounters);
   }
 
-  /** Asks at once, and then again and again. */
+  /** Poll at once, then after each `waitMs`. */
   async now() {
     clearTimeout(this.timer);
     if (this.asking) return;
@@ -69,7 +73,7 @@ class Live {
       this.show(await this.fetch());
       this.waitMs = EVERY_MS;
     } catch (error) {
-      this.showUnreachable(error instanceof StatusRefused ? error.message : "no word from the service");
+      this.showUnreachable(error instanceof StatusRefused ? error.message : "the service does not respond");
     } finally {
       this.asking = false;
     }
@@ -91,9 +95,9 @@ class Live {
     });
     if (response.status === 401) {
       this.caller.unauthorized();
-      throw new StatusRefused("the service wants a key");
+      throw new StatusRefused("the service requires a key");
     }
-    if (!response.ok) throw new StatusRefused(`the service answers with status ${response.status}`);
+    if (!response.ok) throw new StatusRefused(`the service answered with status ${response.status}`);
     return response.json();
   }
 
@@ -110,17 +114,17 @@ class Live {
   show(status) {
     this.answeredAt = Date.now() / 1000;
     byId("live").dataset.stale = "false";
-    put(byId("stale"), `${count(status.in_flight)} request${status.in_flight === 1 ? "" : "s"} under way`);
-    if (status.draining) showLink("draining", "shutting down: answers under way are finished, new ones refused");
+    put(byId("stale"), `${count(status.in_flight)} request${status.in_flight === 1 ? "" : "s"} in flight`);
+    if (status.draining) showLink("draining", "shutting down: open requests are finished, new ones refused");
     else showLink("live", "live");
     const up = this.answeredAt - epochS(status.started);
     put(byId("since"), up < 90 ? "in the last minute" : `in the last ${duration(up * 1000)}`);
     this.showOutcomes(status.outcomes ?? {});
-    this.showHappened(status.happened ?? {});
+    this.showCounters(status.happened ?? {});
     const priced = (status.targets ?? []).filter((target) => target.priced).length;
     byId("spent").hidden = priced === 0;
-    put(byId("spent"), spentInWords(status.spent, priced < status.targets?.length));
-    const reduced = reducedInWords(status.routes ?? []);
+    put(byId("spent"), costLabel(status.spent, priced < status.targets?.length));
+    const reduced = reducedLabel(status.routes ?? []);
     byId("reduced").hidden = reduced === "";
     put(byId("reduced"), reduced);
     this.showTargets(status.targets ?? []);
@@ -138,11 +142,11 @@ class Live {
       list.setAttribute("aria-busy", "false");
     }
     for (const target of targets) this.cards.get(target.name)?.update(target);
-    const well = targets.filter((t) => t.health === "healthy").length;
+    const healthy = targets.filter((t) => t.health === "healthy").length;
     const badge = byId("live-count");
     badge.hidden = targets.length === 0;
-    badge.dataset.well = String(well === targets.length);
-    put(badge, `${well} of ${targets.length} healthy`);
+    badge.dataset.well = String(healthy === targets.length);
+    put(badge, `${healthy} of ${targets.length} healthy`);
   }
 }
 
@@ -173,21 +177,29 @@ function showOutcomes(outcomes) {
 }
 
 /** @param {Record<string, number>} happened */
-function showHappened(happened) {
-  const said = Object.entries(happened).filter(([, n]) => n > 0).map(([what, n]) => happenedInWords(what, n));
-  put(byId("happened"), said.join(" · ") || "No failover, no breaker has moved.");
+function showCounters(happened) {
+  const labels = Object.entries(happened).filter(([, n]) => n > 0).map(([what, n]) => counterLabel(what, n));
+  put(byId("happened"), labels.join(" · ") || "No failovers, no breaker changes.");
 }
+
+const INCIDENT_MARKS = new Map([
+  ["breaker_opened", "open"],
+  ["breaker_half_opened", "half_open"],
+  ["breaker_closed", "closed"],
+  ["breaker_isolated", "isolated"],
+  ["settings_reloaded", "ok"],
+  ["stream_cut", "cut"],
+]);
 
 /** @param {Incident[]} incidents */
 function showIncidents(incidents) {
-  const marks = new Map([["breaker_opened", "open"], ["breaker_half_opened", "half_open"], ["breaker_closed", "closed"], ["breaker_isolated", "isolated"], ["settings_reloaded", "ok"], ["stream_cut", "cut"]]);
-  const none = h("li.none", {}, "Nothing has gone wrong since the service began.");
+  const none = h("li.none", {}, "No incidents since the service started.");
   const rows = incidents.map((incident) =>
     h(
       `li.incident.${incident.what}`, {},
       h("time", {}, timeOfDay(incident.at)),
-      icon(marks.get(incident.what) ?? "degraded"),
-      h("span", {}, h("strong", {}, incidentInWords(incident)), incident.why ? `: ${incident.why}` : ""),
+      icon(INCIDENT_MARKS.get(incident.what) ?? "degraded"),
+      h("span", {}, h("strong", {}, incidentLabel(incident)), incident.why ? `: ${incident.why}` : ""),
     ),
   );
   byId("incidents").replaceChildren(...(rows.length ? rows : [none]));
@@ -195,21 +207,23 @@ function showIncidents(incidents) {
 
 /** @param {Recent[]} recent */
 function showRecent(recent) {
-  const none = h("li.none", {}, "No request yet. Ask something in the chat.");
+  const none = h("li.none", {}, "No requests yet. Ask something in the chat.");
   byId("recent").replaceChildren(...(recent.length ? recent.map(row) : [none]));
 }
 
 /** @param {Recent} request */
 function row(request) {
-  const tries = triesOf(request.attempts);
-  const eventful = tries.length > 1 || tries.some((t) => t.reason !== "ok");
-  const times = [request.first_token_ms && `first ${duration(request.first_token_ms)}`, `all ${duration(request.total_ms)}`, request.cost_usd && dollars(request.cost_usd)];
+  const trail = trailEntries(request.attempts);
+  const eventful = trail.length > 1 || trail.some((t) => t.reason !== "ok");
+  const first = request.first_token_ms && `first ${duration(request.first_token_ms)}`;
+  const cost = request.cost_usd && dollars(request.cost_usd);
+  const times = [first, `total ${duration(request.total_ms)}`, cost];
   return h(
     `li.request.${request.outcome}`, {},
     h("time", {}, timeOfDay(request.at)),
     h("span.outcome", {}, icon(OUTCOMES.get(request.outcome) ?? "wait"), request.outcome),
-    h("span.who", {}, request.target ?? "nobody", request.cached ? h("span.badge.cached", {}, "cached") : ""),
+    h("span.who", {}, request.target ?? "no target", request.cached ? h("span.badge.cached", {}, "cached") : ""),
     h("span.times", {}, times.filter(Boolean).join(" · ")),
-    eventful && trailOf(tries, false),
+    eventful && trailOf(trail, false),
   );
 }

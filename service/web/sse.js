@@ -1,25 +1,25 @@
 /**
- * Server-sent events from text that arrives in pieces.
+ * An incremental decoder for server-sent events (WHATWG HTML, section 9.2).
  *
- *     feed("data: a\r") -> []      feed("\n\r\nda") -> [{event: "message", data: "a"}]      feed("ta: b\n\n") -> ...
+ *     feed("data: a\r") -> []   feed("\n\r\nda") -> [{event: "message", data: "a"}]   feed("ta: b\n\n") -> ...
  *
- * Pure: no network, no clock. An event that the end of the stream leaves open is dropped, as the standard says.
- * A byte order mark is the decoder's business.
+ * Pure: no network, no clock. An event cut off by the end of the stream is dropped, as the standard requires.
+ * TextDecoder removes a byte order mark.
  */
 
 /** @typedef {{event: string, data: string}} ServerEvent */
 
 export class SseReader {
   constructor() {
-    this.line = ""; // begun, not yet ended
-    this.afterCr = false; // the last piece ended in CR: a LF that follows belongs to it
+    this.line = ""; // the incomplete last line
+    this.afterCr = false; // the last piece ended in CR: a LF that follows belongs to that line break
     this.event = "";
     /** @type {string[]} */
     this.data = [];
   }
 
   /**
-   * The events that are whole now.
+   * Return the events that `piece` completes.
    * @param {string} piece
    * @returns {ServerEvent[]}
    */

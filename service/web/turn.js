@@ -1,9 +1,9 @@
-/** One question and its answer, as they are shown. The turn itself is plain data, so that it can be kept. */
+/** The view of one question and its answer. The turn itself is plain data, so that the tab can store it. */
 
 import { h, icon, put } from "./dom.js";
-import { duration, finishInWords, kindOfTry, reasonInWords, substituteInWords, timeOfDay, tryInWords } from "./words.js";
+import { duration, finishLabel, markOf, reasonLabel, fallbackLabel, timeOfDay, kindLabel } from "./labels.js";
 
-/** @typedef {import("./words.js").Try} Try */
+/** @typedef {import("./labels.js").TrailEntry} TrailEntry */
 /** @typedef {import("./ask.js").Problem} Problem */
 /** @typedef {"waiting" | "streaming" | "whole" | "cut" | "failed" | "stopped"} State */
 /**
@@ -14,8 +14,8 @@ import { duration, finishInWords, kindOfTry, reasonInWords, substituteInWords, t
  * @property {boolean} stream
  * @property {string} target
  * @property {string} cache
- * @property {string} degraded where a substitute comes from; "" for an answer
- * @property {Try[]} trail
+ * @property {string} degraded the source of a fallback answer; "" for an answer of a model
+ * @property {TrailEntry[]} trail
  * @property {Problem | null} problem
  * @property {number} status
  * @property {string} finish
@@ -32,12 +32,12 @@ export function newTurn(question, stream) {
   };
 }
 
-/** Whether an answer is still under way. @param {Turn} turn */
+/** Return whether the answer is still in progress. @param {Turn} turn */
 export function isOpen(turn) {
   return turn.state === "waiting" || turn.state === "streaming";
 }
 
-/** Asking the same again cannot help. @param {Turn} turn */
+/** Return whether the question was at fault, so that asking it again cannot help. @param {Turn} turn */
 export function isAtFault(turn) {
   return turn.state === "failed" && [400, 404, 413, 422].includes(turn.status);
 }
@@ -61,12 +61,12 @@ export class TurnView {
     this.update(false);
   }
 
-  /** More of the answer. @param {string} text */
+  /** Append to the answer. @param {string} text */
   add(text) {
     this.text.appendData(text);
   }
 
-  /** Shows the turn as it is now; `last`: nothing was asked after it, so it may be asked again. @param {boolean} last */
+  /** Show the turn's state; only the last turn has a button to ask again. @param {boolean} last */
   update(last) {
     const { turn } = this;
     if (this.text.data !== turn.answer) this.text.data = turn.answer;
@@ -88,22 +88,23 @@ export class TurnView {
 function speaker(turn) {
   const badges = [];
   if (turn.cache === "hit") badges.push(h("span.badge.cached", {}, "from the cache"));
-  if (turn.degraded) badges.push(h("span.badge.unfinished", {}, icon("substitute"), "substitute"));
+  if (turn.degraded) badges.push(h("span.badge.unfinished", {}, icon("fallback"), "fallback answer"));
   if (turn.state === "streaming") badges.push(h("span.badge", {}, "answering…"));
   if (turn.state === "cut" || (turn.state === "stopped" && turn.answer)) {
     badges.push(h("span.badge.unfinished", {}, icon("cut"), "unfinished"));
   }
   const waiting = turn.stream ? "Waiting for the first token…" : "Waiting for the whole answer…";
-  const nobody = turn.state === "waiting" ? waiting : turn.answer ? "Answer" : "No answer";
-  return [h("strong", {}, turn.target || nobody), ...badges];
+  const noTarget = turn.state === "waiting" ? waiting : turn.answer ? "Answer" : "No answer";
+  return [h("strong", {}, turn.target || noTarget), ...badges];
 }
 
 /** @param {Turn} turn */
 function noteOf(turn) {
   if (turn.state === "stopped") return [h("p", {}, "You stopped this answer.")];
   if (turn.state === "whole") {
-    const said = substituteInWords(turn.degraded) || finishInWords(turn.finish) || (turn.answer ? "" : "The answer is whole, and has no text.");
-    return said ? [h("p", {}, said)] : [];
+    const empty = turn.answer ? "" : "The answer is complete, but has no text.";
+    const label = fallbackLabel(turn.degraded) || finishLabel(turn.finish) || empty;
+    return label ? [h("p", {}, label)] : [];
   }
   if (!turn.problem) return [];
   const { message, suggestion, id, code, retryAfterS } = turn.problem;
@@ -120,35 +121,35 @@ function noteOf(turn) {
 function factsOf(turn) {
   const times = [];
   if (turn.firstMs !== null && turn.stream) times.push(`first token ${duration(turn.firstMs)}`);
-  if (turn.totalMs !== null) times.push(`${turn.state === "whole" ? "whole after" : "ended after"} ${duration(turn.totalMs)}`);
-  return [turn.trail.length > 0 && trailOf(turn.trail, turn.stream), times.length > 0 && h("p.times", {}, times.join(" · "))].filter(
-    (part) => part instanceof Node,
-  );
+  const ended = turn.state === "whole" ? "complete after" : "ended after";
+  if (turn.totalMs !== null) times.push(`${ended} ${duration(turn.totalMs)}`);
+  const trail = turn.trail.length > 0 && trailOf(turn.trail, turn.stream);
+  return [trail, times.length > 0 && h("p.times", {}, times.join(" · "))].filter((part) => part instanceof Node);
 }
 
-const BAR_PX = 110; // of the try that took longest
+const BAR_PX = 110; // of the longest attempt
 
 /**
- * The tries of a request in order: a chip each, its bar as long as it took, and named for a screen reader.
- * `began`: the times of answers are those of their first word, as in the header of a stream.
- * @param {Try[]} trail @param {boolean} began
+ * Show the attempts of a request in order: a chip each, with a bar for its duration.
+ * `began`: the times of answers are those of their first token, as in the header of a stream.
+ * @param {TrailEntry[]} trail @param {boolean} began
  */
 export function trailOf(trail, began) {
   const longest = Math.max(1, ...trail.map((t) => t.ms ?? 0));
-  return h("ol.trail", { "aria-label": "Who was tried" }, ...trail.map((t) => chip(t, longest, began)));
+  return h("ol.trail", { "aria-label": "Attempts" }, ...trail.map((t) => chip(t, longest, began)));
 }
 
-/** @param {Try} tried @param {number} longest @param {boolean} began */
+/** @param {TrailEntry} entry @param {number} longest @param {boolean} began */
 function chip({ target, reason, ms, kind: made }, longest, began) {
-  const kind = kindOfTry(reason);
+  const kind = markOf(reason);
   const bar = h("span.took", { "aria-hidden": "true" });
   bar.style.width = `${Math.max(2, Math.round((BAR_PX * (ms ?? 0)) / longest))}px`;
   const took = ms === null || kind === "skip" || reason === "cache" ? "" : duration(ms);
-  const said = began && reason === "ok" ? "began to answer" : reasonInWords(reason);
+  const label = began && reason === "ok" ? "began to answer" : reasonLabel(reason);
   return h(
-    `li.try.${kind}`, {},
+    `li.attempt.${kind}`, {},
     h("span.who", {}, icon(kind), target),
-    h("span.why", {}, [tryInWords(made), [said, took].filter(Boolean).join(", ")].filter(Boolean).join(": ")),
+    h("span.why", {}, [kindLabel(made), [label, took].filter(Boolean).join(", ")].filter(Boolean).join(": ")),
     bar,
   );
 }

@@ -143,8 +143,8 @@ async def test_failover(browser: str, service: str, providers: SimulatedProvider
 
             assert state == "whole"
             assert await text(page, ".by strong") == "two/mistral-sim"
-            assert "530" in await text(page, ".try.bad")
-            assert "two/mistral-sim" in await text(page, ".try.ok")
+            assert "530" in await text(page, ".attempt.bad")
+            assert "two/mistral-sim" in await text(page, ".attempt.ok")
             assert page.errors == []
     finally:
         await providers.fault("one")
@@ -161,7 +161,7 @@ async def test_cut(browser: str, service: str, providers: SimulatedProviders) ->
             assert judge(await text(page, ".text"), "Will this be whole?") is Proof.CUT
             assert "unfinished" in await text(page, ".by")
             assert "The answer was cut." in await text(page, ".note")
-            assert "one/gpt-sim" in await text(page, ".try.bad")
+            assert "one/gpt-sim" in await text(page, ".attempt.bad")
 
             await providers.fault("one")
             await page.evaluate(f"{LAST}.querySelector('.note button').click()")
@@ -245,40 +245,40 @@ async def test_cards(browser: str, service: str) -> None:
     async with open_page(browser, service) as page:
         well, degraded, isolated, lowered, priced = await page.evaluate(CARDS)
 
-    room = "one: 2 of at most 1,000 requests at one time"
+    room = "one: 2 of at most 1,000 concurrent requests"
     numbers = "3 answered · 1 failed"
     nothing = [False, False, False]
     assert well == ["healthy", "breaker closed", room, numbers, "#i-healthy", "#i-closed", nothing]
     assert degraded[0] == "degraded" and degraded[4] == "#i-degraded" and degraded[6] == [True, False, False]
     assert isolated[1] == "isolated by the settings" and isolated[5] == "#i-isolated"
     assert isolated[6] == [True, True, False]
-    assert lowered[2] == "one: 2 of at most 28 requests at one time, lowered from 1,000"
+    assert lowered[2] == "one: 2 of at most 28 concurrent requests, lowered from 1,000"
     assert lowered[6] == [False, False, True]
     assert priced[3] == f"{numbers} · $1.50"
 
 
 WORDS = """(async () => {
-  const { dollars, happenedInWords, incidentInWords, spentInWords, triesOf } = await import("/web/words.js");
+  const { dollars, counterLabel, incidentLabel, costLabel, trailEntries } = await import("/web/labels.js");
   const { trailOf } = await import("/web/turn.js");
   const spent = (prompt_tokens, cost_usd, estimated_tokens = 0) =>
     ({ prompt_tokens, completion_tokens: 0, estimated_tokens, cost_usd });
   const attempt = (target, reason, kind) => ({ target, reason, started_ms: 0, ended_ms: 20, kind });
-  const trail = trailOf(triesOf([
+  const trail = trailOf(trailEntries([
     attempt("one/m", "hedge_lost", "probe"), attempt("two/m", "http_503", "hedge"), attempt("two/m", "ok", "retry"),
   ]), false);
   return {
     dollars: [0, null, 0.00001, 0.00042, 0.0999, 1.239, 1240.4].map(dollars),
     spent: [
-      spentInWords({ billed: spent(0, null), maybe: spent(0, null) }, false),
-      spentInWords({ billed: spent(12000, 0.5), maybe: spent(3, 0.0004) }, false),
-      spentInWords({ billed: spent(9, 0.5, 2), maybe: spent(0, null) }, true),
+      costLabel({ billed: spent(0, null), maybe: spent(0, null) }, false),
+      costLabel({ billed: spent(12000, 0.5), maybe: spent(3, 0.0004) }, false),
+      costLabel({ billed: spent(9, 0.5, 2), maybe: spent(0, null) }, true),
     ],
-    happened: [happenedInWords("budget_spent", 1), happenedInWords("hedged", 2)],
+    happened: [counterLabel("budget_spent", 1), counterLabel("hedged", 2)],
     incidents: [
-      incidentInWords({ what: "limit_lowered", target: "one" }),
-      incidentInWords({ what: "breaker_isolated", target: "one/m" }),
+      incidentLabel({ what: "limit_lowered", target: "one" }),
+      incidentLabel({ what: "breaker_isolated", target: "one/m" }),
     ],
-    trail: [...trail.querySelectorAll(".try")].map((t) => [t.className, t.querySelector(".why").textContent]),
+    trail: [...trail.querySelectorAll(".attempt")].map((t) => [t.className, t.querySelector(".why").textContent]),
   };
 })()"""
 
@@ -291,15 +291,15 @@ async def test_words(browser: str, service: str) -> None:
     assert words["dollars"] == ["$0", "$0", "<$0.0001", "$0.0004", "$0.0999", "$1.24", "$1,240"]
     assert words["spent"] == [
         "$0 for 0 tokens",
-        "$0.50 for 12K tokens, and perhaps $0.0004 more for answers that did not come whole",
+        "$0.50 for 12K tokens, and possibly $0.0004 more for incomplete answers",
         "$0.50 for 9 tokens, some of them without a price (some tokens are estimated)",
     ]
-    assert words["happened"] == ["1 retry denied", "2 requests asked of two at once"]
-    assert words["incidents"] == ["fewer requests at one time for one", "isolated by the settings: one/m"]
+    assert words["happened"] == ["1 retry denied", "2 hedged requests"]
+    assert words["incidents"] == ["concurrency limit lowered for one", "isolated by the settings: one/m"]
     assert words["trail"] == [
-        ["try skip", "a probe: stopped, because another target was faster"],
-        ["try bad", "asked at once, beside the one before: is not available (503), 20 ms"],
-        ["try ok", "asked again: answered, 20 ms"],
+        ["attempt skip", "probe: cancelled, because another target answered first"],
+        ["attempt bad", "hedged: is unavailable (503), 20 ms"],
+        ["attempt ok", "retried: answered, 20 ms"],
     ]
 
 
@@ -319,7 +319,7 @@ SPLITS = """(async () => {
 })()"""
 
 TRAIL = """(async () => {
-  const { parseTrail } = await import("/web/words.js");
+  const { parseTrail } = await import("/web/labels.js");
   return parseTrail("one/gpt=http_530;12ms, or/meta/llama-3:free=ok;40ms, three/c=breaker_open").concat(parseTrail(null));
 })()"""
 
@@ -392,13 +392,13 @@ async def test_ends(browser: str, service: str) -> None:
 
 SUBSTITUTE = """(async () => {
   const { newTurn, TurnView } = await import("/web/turn.js");
-  const { reducedInWords } = await import("/web/words.js");
+  const { reducedLabel } = await import("/web/labels.js");
   const shown = (degraded) => {
     const turn = { ...newTurn("Why?", true), state: "whole", answer: "Because.", finish: "stop", degraded };
     const { by, note } = new TurnView(turn, () => {});
-    return [by.textContent.includes("substitute"), note.textContent];
+    return [by.textContent.includes("fallback answer"), note.textContent];
   };
-  const reduced = (features) => reducedInWords([{ name: "chat", features }, { name: "old" }]);
+  const reduced = (features) => reducedLabel([{ name: "chat", features }, { name: "old" }]);
   return {
     answer: shown(""),
     stale: shown("stale"),
@@ -423,5 +423,5 @@ async def test_substitutes(browser: str, service: str) -> None:
     assert seen["reduced"] == [
         "",
         "chat: no tools, long context at the moment, plain chat works",
-        "chat: nobody can answer at the moment",
+        "chat: no target can answer at the moment",
     ]

@@ -141,11 +141,11 @@ def test_service_words() -> None:
 
     assert {"truncated", "breaker_open", "cooling_down"} <= reasons, "the patterns no longer find the reasons"
     assert [
-        r for r in sorted(passed_over) if f'"{r}"' not in _line(SCRIPTS["words.js"], "PASSED_OVER =")
+        r for r in sorted(passed_over) if f'"{r}"' not in _line(SCRIPTS["labels.js"], "SKIPPED =")
     ] == []
-    assert [r for r in sorted(reasons) if f'["{r}",' not in SCRIPTS["words.js"]] == []
-    assert [h for h in HAPPENED if f'["{h}", [' not in SCRIPTS["words.js"]] == []
-    assert [k for k in ATTEMPT_KINDS - {"first"} if f'["{k}",' not in SCRIPTS["words.js"]] == []
+    assert [r for r in sorted(reasons) if f'["{r}",' not in SCRIPTS["labels.js"]] == []
+    assert [h for h in HAPPENED if f'["{h}", [' not in SCRIPTS["labels.js"]] == []
+    assert [k for k in ATTEMPT_KINDS - {"first"} if f'["{k}",' not in SCRIPTS["labels.js"]] == []
     assert [o for o in Outcome if f'["{o}",' not in SCRIPTS["live.js"]] == []
     assert [s for s in BreakerState if f'["{s}",' not in SCRIPTS["cards.js"]] == []
 
