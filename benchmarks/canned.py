@@ -1,9 +1,9 @@
-"""What is measured: the real application over a provider that answers at once; and what it is measured against.
+"""The subjects of the benchmarks: the real application over an instant provider, and its reference.
 
     client -> service (everything but sockets) -> CannedWire     the service
     client -> Litestar echo                                      the reference
 
-Both go through the same in-process client, so that client and event loop cancel out.
+The same in-process client drives both, so that the costs of client and event loop cancel out.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ WHOLE = msgspec.json.encode(
 
 
 class CannedResponse:
-    """Bytes that are there already, one chunk a read."""
+    """A response with all bytes available, one chunk per read."""
 
     status = 200
     reused = True
@@ -81,7 +81,7 @@ class CannedResponse:
 
 
 class CannedWire:
-    """A provider without a network."""
+    """A wire to an instant provider, without a network."""
 
     async def send(self, request: WireRequest) -> CannedResponse:
         if b'"stream":true' in request.body or b'"stream": true' in request.body:
@@ -93,7 +93,7 @@ class CannedWire:
 
 
 def service() -> Service:
-    """The application as it is served, its log going nowhere."""
+    """Create the application as it is served, with its log written to /dev/null."""
     settings = Settings(
         provider=(ProviderSettings("one", "openai", "http://one/v1"),),
         route=(RouteSettings("chat", ("one/m",), cache=CacheOptions(enabled=True)),),
@@ -105,7 +105,7 @@ def service() -> Service:
 
 
 class EchoBody(msgspec.Struct):
-    """What the reference reads of a request."""
+    """The part of a request that the reference reads."""
 
     model: str
     messages: list[dict[str, str]]
@@ -114,13 +114,13 @@ class EchoBody(msgspec.Struct):
 
 @post("/v1/chat/completions", status_code=200)
 async def echo(data: JSONBody[EchoBody]) -> EchoBody:
-    """The least a typed Litestar route does."""
+    """Return the body: the least that a typed Litestar route does."""
     return data
 
 
 @post("/v1/stream", status_code=200)
 async def echo_stream(data: JSONBody[EchoBody]) -> Stream:
-    """The least a streaming one does."""
+    """Stream the chunks: the least that a streaming route does."""
 
     async def events() -> AsyncIterator[bytes]:
         for part in STREAM:
@@ -130,13 +130,13 @@ async def echo_stream(data: JSONBody[EchoBody]) -> Stream:
 
 
 def bare() -> Litestar:
-    """The reference."""
+    """Create the reference."""
     return Litestar([echo, echo_stream], openapi_config=None, logging_config=None)
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkCase:
-    """One kind of request, and what it is compared with."""
+    """A kind of request, and the path of its reference."""
 
     name: str
     fields: Mapping[str, Any]
@@ -156,7 +156,7 @@ CASES = (
 
 
 async def batch(client: AppClient, path: str, body: bytes, count: int) -> None:
-    """`count` requests one after another, each read to its end."""
+    """Send `count` requests one after another, and read each answer to its end."""
     headers = {"content-type": "application/json"}
     for _ in range(count):
         answer = await client.request("POST", path, body=body, headers=headers)
@@ -164,7 +164,7 @@ async def batch(client: AppClient, path: str, body: bytes, count: int) -> None:
 
 
 class ServiceAndReference:
-    """The service and the reference, each ready to run a batch on one loop."""
+    """The service and the reference on one event loop, each ready to run a batch."""
 
     def __init__(self, runner: asyncio.Runner, service: AppClient, reference: AppClient, count: int) -> None:
         self._runner = runner

@@ -1,4 +1,4 @@
-"""Runs benchmarks on one event loop, and ends with a table: what, how much, on which machine."""
+"""Fixtures of the benchmarks: one event loop, the gate of budgets, and a table of results at the end."""
 
 import asyncio
 import datetime
@@ -22,19 +22,19 @@ MEASURED = pytest.StashKey[list[tuple[str, Ratio, float, int]]]()
 
 
 class BudgetGate:
-    """Checks a ratio against its budget, and remembers it for the table."""
+    """Checks ratios against their budgets, and collects them for the table."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._rows = config.stash.setdefault(MEASURED, [])
         self.enabled = not config.getoption("benchmark_disable") or config.getoption("benchmark_enable")
 
     def budget(self, name: str) -> float:
-        """What budgets.toml allows, on this Python."""
+        """Return the budget in budgets.toml for this version of Python."""
         here = f"{sys.version_info.major}.{sys.version_info.minor}"
         return float(BUDGETS["ratio_on"].get(here, {}).get(name, BUDGETS["ratio"][name]))
 
     def check(self, name: str, ratio: Ratio, inner: int) -> None:
-        """Fails if the thing costs more than its budget."""
+        """Fail if the ratio is over its budget."""
         self._rows.append((name, ratio, self.budget(name), inner))
         assert ratio.value <= self.budget(name), (
             f"{name} costs {ratio.value:.2f} times its reference; the budget is {self.budget(name)}"
@@ -75,11 +75,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def machine() -> str:
-    """When, with what and on what it was measured."""
+    """Describe the measurement: date, versions and machine."""
     names = ("aiohttp", "litestar", "msgspec", "opentelemetry-sdk")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     today = datetime.datetime.now(datetime.UTC).date()
-    return f"{today}, Python {platform.python_version()}, {versions}; {_processor()}, {os.cpu_count()} cores, {platform.system()}"
+    hardware = f"{_processor()}, {os.cpu_count()} cores, {platform.system()}"
+    return f"{today}, Python {platform.python_version()}, {versions}; {hardware}"
 
 
 def _processor() -> str:

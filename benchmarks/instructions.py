@@ -1,14 +1,14 @@
-"""Count the processor instructions of a request: a number that a busy machine does not change.
+"""Counts the CPU instructions of a request, a number that does not depend on the load of the machine.
 
     valgrind --tool=callgrind -> instructions_driver.py -> service, or a bare Litestar route
-    parts of a profile, cut before and after each batch -> instructions a request -> table, JSON, verdict
+    parts of a profile, cut before and after each batch -> instructions per request -> table, JSON, verdict
 
     python -m benchmarks.instructions                         count this checkout: about a minute
-    python -m benchmarks.instructions --out counts.json       keep the numbers
-    python -m benchmarks.instructions --compare counts.json   exit 1 if a case costs over 1 % more than then
+    python -m benchmarks.instructions --out counts.json       write the numbers to a file
+    python -m benchmarks.instructions --compare counts.json   exit 1 if a case costs over 1 % more than there
     python -m benchmarks.instructions --checkout ../before    count that checkout too, and compare with it
 
-Prefer --checkout for a before and after: driver, Python, packages and machine are then the same.
+Prefer --checkout for before and after: driver, Python, packages and machine are then the same.
 Numbers made with another Python or other packages are compared as multiples of the bare route.
 Those differ by up to 5 % between Python 3.12 and 3.13 for the same code: raise --tolerance there.
 Not counted: start-up, sockets, the kernel, the garbage collector. "chunk" is one more chunk of a stream.
@@ -73,7 +73,7 @@ def problems(old: Counts, new: Counts, tolerance_percent: float) -> list[str]:
 
 
 def per_request(parts: Sequence[str]) -> dict[str, float]:
-    """Read the parts of a profile, which are by turns of the time before a batch, and of a batch."""
+    """Read the parts of a profile: by turns the time before a batch, and a batch."""
     totals = [int(found[1]) for part in parts[1::2] if (found := TOTALS.search(part))]
     if len(totals) != len(CASES):
         raise NotCounted(f"callgrind cut out {len(totals)} batches of {len(CASES)}: libc may have no symbols")
@@ -84,7 +84,7 @@ def per_request(parts: Sequence[str]) -> dict[str, float]:
 
 
 def table(new: Counts, old: Counts | None) -> str:
-    """Lay out the counts for people."""
+    """Format the counts for people."""
     compared = ratios(old, new) if old else {}
     lines = [f"{'per request':<16}{'instructions':>14}{'x bare':>9}{'x before' if old else '':>11}"]
     for name, count in new.instructions.items():
@@ -98,21 +98,19 @@ def table(new: Counts, old: Counts | None) -> str:
 def counted(root: Path) -> Counts:
     """Count the checkout at `root`."""
     if not (root / "benchmarks" / "canned.py").exists():
-        raise NotCounted(f"{root} is no checkout of this project: it has no benchmarks/canned.py")
+        raise NotCounted(f"{root} is not a checkout of this project: it has no benchmarks/canned.py")
     print(f"counting {root}: about a minute, a third of it for start-up", file=sys.stderr, flush=True)
     environment = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", "PYTHONPATH": f"{root}:{root / 'src'}"}
     with tempfile.TemporaryDirectory(prefix="dub5-") as folder:
         profile, log = Path(folder, "profile"), Path(folder, "log")
         tool = ("valgrind", "--tool=callgrind", "--dump-before=getppid")
         callgrind = (*tool, f"--log-file={log}", f"--callgrind-out-file={profile}")
-        for prefix in (
-            (),
-            callgrind,
-        ):  # first without: that fails early, and compiles what is not compiled yet
+        # The first run, without callgrind, fails early and compiles all modules.
+        for prefix in ((), callgrind):
             command = (*prefix, sys.executable, "-P", str(DRIVER))
             if subprocess.run(command, cwd=root, env=environment, check=False).returncode:
-                said = log.read_text(encoding="utf-8") if log.exists() else ""
-                raise NotCounted(f"the requests of {root} could not be sent; the reason is above. {said}")
+                text = log.read_text(encoding="utf-8") if log.exists() else ""
+                raise NotCounted(f"the requests of {root} could not be sent; the reason is above. {text}")
         parts = [Path(f"{profile}.{i + 1}") for i in range(2 * len(CASES))]
         instructions = per_request([part.read_text(encoding="utf-8") for part in parts if part.exists()])
     packages = ", ".join(f"{name} {version(name)}" for name in ("litestar", "msgspec"))
@@ -120,32 +118,32 @@ def counted(root: Path) -> Counts:
     return Counts(f"{python}, {packages}", instructions)
 
 
-def run(asked: argparse.Namespace) -> int:
-    """Count, show and judge."""
+def run(arguments: argparse.Namespace) -> int:
+    """Count, print and compare; return the exit code."""
     if shutil.which("valgrind") is None:
         raise NotCounted("valgrind is not on PATH; install it (Debian, Ubuntu: apt install valgrind)")
-    old = Counts(**json.loads(asked.compare.read_text(encoding="utf-8"))) if asked.compare else None
-    if asked.checkout:
-        old = counted(asked.checkout.resolve())
+    old = Counts(**json.loads(arguments.compare.read_text(encoding="utf-8"))) if arguments.compare else None
+    if arguments.checkout:
+        old = counted(arguments.checkout.resolve())
     new = counted(ROOT)
     print(table(new, old))
-    if asked.out:
-        asked.out.write_text(json.dumps(asdict(new), indent=2) + "\n", encoding="utf-8")
-    found = problems(old, new, asked.tolerance) if old else []
+    if arguments.out:
+        arguments.out.write_text(json.dumps(asdict(new), indent=2) + "\n", encoding="utf-8")
+    found = problems(old, new, arguments.tolerance) if old else []
     for problem in found:
         print(problem)
     return 1 if found else 0
 
 
 def main() -> int:
-    """Read the command line, and run."""
+    """Parse the command line and run; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.instructions",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     before = parser.add_mutually_exclusive_group()
-    before.add_argument("--compare", type=Path, metavar="OLD.json", help="compare with what --out wrote")
+    before.add_argument("--compare", type=Path, metavar="OLD.json", help="compare with a file of --out")
     before.add_argument("--checkout", type=Path, metavar="DIR", help="count DIR too, and compare with it")
     percent = f"tolerated increase in percent (default: {TOLERANCE_PERCENT:g})"
     parser.add_argument("--tolerance", type=float, default=TOLERANCE_PERCENT, metavar="PERCENT", help=percent)

@@ -1,8 +1,8 @@
-"""The requests that benchmarks/instructions.py counts: run by its path under callgrind, inside any checkout.
+"""The driver of the requests that benchmarks/instructions.py counts, run under callgrind inside any checkout.
 
     batches -> the checkout's own service, or a bare Litestar route     one process, plain asyncio, no sockets
 
-It needs nothing of the checkout but benchmarks/canned.py, so that one driver counts old code and new code.
+It needs only benchmarks/canned.py of the checkout, so that one driver counts old code and new code.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import canned
 
-WARM_UP = 40  # requests before the counted ones: Python has specialised its code after them
+WARM_UP = 40  # requests before the counted ones, after which Python has specialised its bytecode
 REQUESTS = 40
 SHORT, LONG = 10, 60  # chunks of a stream
 BARE = "bare "
@@ -32,7 +32,7 @@ CASES = (  # name, kind of request, chunks of its stream
 
 
 async def request(app: Any, path: str, body: bytes) -> None:
-    """Send one request straight through ASGI, and take each message of the answer."""
+    """Send one request through ASGI, and receive each message of the answer."""
     scope: dict[str, Any] = {"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http"}
     scope |= {"path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "state": {}}
     scope |= {"asgi": {"version": "3.0"}, "client": ("127.0.0.1", 50000), "server": ("test", 80)}
@@ -45,7 +45,7 @@ async def request(app: Any, path: str, body: bytes) -> None:
 
     async def send(message: Any) -> None:
         if message.get("status", 200) != 200:
-            raise RuntimeError(f"the answer is no 200: {message}")
+            raise RuntimeError(f"the answer is not a 200: {message}")
         if message["type"] == "http.response.body" and not message.get("more_body"):
             ended.set_result({"type": "http.disconnect"})
 

@@ -1,4 +1,4 @@
-"""Compares two things within one process, turn by turn, so that a busy machine hurts both alike."""
+"""Paired benchmarks: subject and reference alternate in one process, so a busy machine slows both alike."""
 
 import gc
 import time
@@ -13,19 +13,19 @@ RunBatch = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Processor time of the fastest round of each, in seconds a batch."""
+    """The CPU time of the fastest round of each, in seconds per batch."""
 
     subject_s: float
     reference_s: float
 
     @property
     def value(self) -> float:
-        """How many times the reference the thing costs."""
+        """Return the subject's cost as a multiple of the reference's."""
         return self.subject_s / self.reference_s
 
 
 def compare(subject: RunBatch, reference: RunBatch, rounds: int = ROUNDS) -> Ratio:
-    """Alternates the two, after one round of each that does not count."""
+    """Alternate subject and reference, after one warm-up round of each."""
     subject()
     reference()
     collecting = gc.isenabled()
@@ -40,7 +40,7 @@ def compare(subject: RunBatch, reference: RunBatch, rounds: int = ROUNDS) -> Rat
 
 
 def best_within(subject: RunBatch, reference: RunBatch, budget: float) -> Ratio:
-    """The first of three comparisons that keeps the budget, else the last: noise only ever makes things slower."""
+    """Return the first of ATTEMPTS comparisons within the budget, else the last: noise only adds time."""
     for _ in range(ATTEMPTS):
         ratio = compare(subject, reference)
         if ratio.value <= budget:
@@ -49,6 +49,6 @@ def best_within(subject: RunBatch, reference: RunBatch, budget: float) -> Ratio:
 
 
 def _span(run: RunBatch) -> float:
-    began_s = time.process_time()
+    started_s = time.process_time()
     run()
-    return time.process_time() - began_s
+    return time.process_time() - started_s

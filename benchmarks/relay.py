@@ -1,15 +1,15 @@
-"""What the service costs beside the least that could stand in its place: an aiohttp relay that only passes bytes on.
+"""The CPU time of the service as a multiple of an aiohttp relay that only forwards bytes.
 
-    client (here) --by turns--> dub5 serve --+--> canned upstream       four processes, real sockets
+    client (here) --in turns--> dub5 serve --+--> canned upstream       four processes, real sockets
                            '--> a bare aiohttp relay    --'
 
     json        one JSON answer
-    chunk       one more chunk of a stream: the difference between long and short streams, by their chunks
+    chunk       one more chunk of a stream: the difference between long and short streams, per chunk
 
     python -m benchmarks.relay --rounds 7
 
-What counts is the processor time of the process in the middle, from /proc: the least of some rounds, taken by turns,
-so that a busy machine hurts both alike. Linux only.
+Measured is the CPU time of the process in the middle, from /proc: the minimum of several rounds, taken in
+turns, so that a busy machine slows both alike. Linux only.
 """
 
 import argparse
@@ -50,13 +50,13 @@ LAST = (chunk(finish_reason="stop"), b"data: [DONE]\n\n")
 
 
 async def answer(request: web.Request) -> web.StreamResponse:
-    """The upstream: as many chunks as the caller's `user` says, or one JSON body."""
-    asked = await request.json()
-    if not asked.get("stream"):
+    """Answer as the upstream: one JSON body, or a stream of as many chunks as the field `user` says."""
+    body = await request.json()
+    if not body.get("stream"):
         return web.Response(body=WHOLE, content_type="application/json")
     response = web.StreamResponse(headers=SSE)
     await response.prepare(request)
-    for i in range(int(asked["user"])):
+    for i in range(int(body["user"])):
         await response.write(chunk(delta={"content": f"word{i} "}))
         await asyncio.sleep(PAUSE_S)
     for part in LAST:
@@ -65,7 +65,7 @@ async def answer(request: web.Request) -> web.StreamResponse:
 
 
 async def relay(request: web.Request) -> web.StreamResponse:
-    """The least: bytes in, bytes out."""
+    """Forward a request and its answer: the simplest relay."""
     body, url = await request.read(), request.app[UPSTREAM]
     headers = {"content-type": "application/json"}
     async with request.app[SESSION].post(url + request.path, data=body, headers=headers) as upstream:
@@ -79,7 +79,7 @@ async def relay(request: web.Request) -> web.StreamResponse:
 
 
 async def serve(upstream: str | None) -> None:
-    """One of the two above, until stdin is closed."""
+    """Serve the relay, or without `upstream` the upstream, until stdin is closed."""
     app = web.Application()
     app.router.add_post("/v1/chat/completions", relay if upstream else answer)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -95,14 +95,14 @@ async def serve(upstream: str | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Processor time in microseconds."""
+    """CPU time in microseconds."""
 
     json_us: float
     chunk_us: float
 
 
 class MeasuredProcess:
-    """A process in the middle."""
+    """The service or the relay, and its CPU time."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, pid: int) -> None:
         self._session = session
@@ -110,17 +110,17 @@ class MeasuredProcess:
         self._times = Path(f"/proc/{pid}/schedstat")
 
     async def round(self) -> Cost:
-        """Each kind of request once."""
+        """Measure each kind of request once."""
         short_us = await self._batch(STREAM_BATCH, {"stream": True, "user": str(SHORT)})
         long_us = await self._batch(STREAM_BATCH, {"stream": True, "user": str(LONG)})
         return Cost(await self._batch(JSON_BATCH, {}), (long_us - short_us) / (LONG - SHORT))
 
     async def _batch(self, count: int, fields: dict[str, object]) -> float:
-        """The cost of one request of many."""
-        body, left = {"model": "chat", "messages": MESSAGES, **fields}, iter(range(count))
+        """Send `count` requests; return the CPU time of one (us)."""
+        body, numbers = {"model": "chat", "messages": MESSAGES, **fields}, iter(range(count))
 
         async def worker() -> None:
-            for _ in left:
+            for _ in numbers:
                 async with self._session.post(self._url, json=body) as reply:
                     assert reply.status == 200
                     await reply.read()
@@ -136,49 +136,49 @@ class MeasuredProcess:
 
 
 def least(costs: Sequence[Cost]) -> Cost:
-    """Noise only ever adds."""
+    """Return the minimum of each cost: noise only adds time."""
     return Cost(min(cost.json_us for cost in costs), min(cost.chunk_us for cost in costs))
 
 
 async def compare(rounds: int, folder: Path) -> tuple[Cost, Cost]:
-    """The service, and the relay."""
+    """Measure the costs of service and relay."""
     here, config = "benchmarks.relay", folder / "relay.toml"
     async with process(folder, "upstream", here, "--serve", "") as (_, upstream):
         config.write_text(SETTINGS.format(upstream=upstream), encoding="utf-8")
         async with (
-            process(folder, "service", "dub5.service", "serve", "--config", str(config)) as (service, said),
+            process(folder, "service", "dub5.service", "serve", "--config", str(config)) as (service, line),
             process(folder, "relay", here, "--serve", upstream) as (bare, relay_url),
             aiohttp.ClientSession() as session,
         ):
-            ours = MeasuredProcess(session, said.rpartition(" ")[2], service.pid)
+            ours = MeasuredProcess(session, line.rpartition(" ")[2], service.pid)
             theirs = MeasuredProcess(session, relay_url, bare.pid)
-            await ours.round(), await theirs.round()  # these do not count
+            await ours.round(), await theirs.round()  # warm-up
             costs = [(await ours.round(), await theirs.round()) for _ in range(rounds)]
     return least([own for own, _ in costs]), least([other for _, other in costs])
 
 
 def main() -> int:
-    """The command."""
+    """Run the command; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.relay",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=5, help="of each (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each (default: 5)")
     parser.add_argument("--serve", metavar="UPSTREAM", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve is not None:
-        asyncio.run(serve(asked.serve or None))
+    arguments = parser.parse_args()
+    if arguments.serve is not None:
+        asyncio.run(serve(arguments.serve or None))
         return 0
     if not Path("/proc/self/schedstat").exists():
-        print("SKIPPED: processor time is read from /proc, which only Linux has.")
+        print("SKIPPED: CPU time is read from /proc, which only Linux has.")
         return 0
     with tempfile.TemporaryDirectory(prefix="dub5-relay-") as folder:
-        ours, bare = asyncio.run(compare(asked.rounds, Path(folder)))
+        ours, bare = asyncio.run(compare(arguments.rounds, Path(folder)))
     print(f"{'':8}{'service us':>12}{'relay us':>10}{'times':>8}")
     print(f"{'json':8}{ours.json_us:>12.1f}{bare.json_us:>10.1f}{ours.json_us / bare.json_us:>8.2f}")
     print(f"{'chunk':8}{ours.chunk_us:>12.1f}{bare.chunk_us:>10.1f}{ours.chunk_us / bare.chunk_us:>8.2f}")
-    print(f"of the relay's JSON requests per processor second: {bare.json_us / ours.json_us:.2f}")
+    print(f"share of the relay's JSON requests per CPU second: {bare.json_us / ours.json_us:.2f}")
     print(machine())
     return 0
 

@@ -1,8 +1,8 @@
-"""Ten thousand streams through one real process: what was taken is back afterwards, and the memory too.
+"""The soak test: ten thousand streams through one real process leak no connections, attempts or memory.
 
     client (here) -> dub5 serve -> python -m simulators        three processes, real sockets
 
-    warm-up     one after another, then 500 at a time: what the process needs at all
+    warm-up     one after another, then 500 at a time: the baseline
     steady      one after another, then 500 at a time
     rough       500 at a time, while providers cut, reset and refuse, and every tenth client leaves
 
@@ -33,7 +33,7 @@ CONCURRENCY = 500
 WARM_UP = 1500
 LEAVES_EVERY = 10
 GROWTH_MAX = 0.05
-CONNECTIONS_GONE_S = 80.0  # the service keeps an idle connection for 30 s, and looks every 30 s
+CONNECTIONS_GONE_S = 80.0  # the service keeps an idle connection for 30 s, and checks every 30 s
 STOP_S = 40.0
 ROUGH_FAULTS = (
     {"kind": "cut", "after_tokens": 5, "how": "close", "share": 0.1},
@@ -67,7 +67,7 @@ targets = ["three/claude-sim", "one/gpt-sim"]
 
 @dataclass(frozen=True)
 class ProcessSample:
-    """What a process holds at one moment."""
+    """The memory and sockets of a process at one moment."""
 
     at: str
     rss_mib: float
@@ -78,7 +78,7 @@ class ProcessSample:
 
 
 def sample(pid: int, at: str) -> ProcessSample:
-    """From /proc."""
+    """Read a sample from /proc."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
     return ProcessSample(at, kib / 1024, sum(map(_is_socket, Path(f"/proc/{pid}/fd").iterdir())))
@@ -95,7 +95,7 @@ def _is_socket(descriptor: Path) -> bool:
 async def process(
     folder: Path, name: str, *command: str
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """`python -m command`, and the line it prints when it is ready. It is told to end when the block ends."""
+    """Run `python -m command` until the block ends; yield it and the line that it prints when it is ready."""
     with (folder / f"{name}.log").open("wb") as log:
         child = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -121,7 +121,7 @@ async def process(
 
 
 class Soak:
-    """The client: asks, judges, counts."""
+    """The client: sends requests, judges the answers, counts the outcomes."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self.url = url
@@ -135,11 +135,11 @@ class Soak:
             await self.ask()
 
     async def many_at_a_time(self, streams: int, *, leaving: bool = False) -> None:
-        """500 are open at any moment."""
-        left = iter(range(streams))
+        """Send requests, CONCURRENCY at a time."""
+        numbers = iter(range(streams))
 
         async def worker() -> None:
-            for number in left:
+            for number in numbers:
                 await self.ask(leaves=leaving and number % LEAVES_EVERY == 0)
 
         async with asyncio.TaskGroup() as group:
@@ -147,7 +147,7 @@ class Soak:
                 group.create_task(worker())
 
     async def ask(self, *, leaves: bool = False) -> None:
-        """One stream, judged: whole, honestly broken, or wrong."""
+        """Send one request and judge its stream: complete, honestly cut, or wrong."""
         self._number += 1
         prompt = f"soak {self._number}"
         body = {
@@ -163,7 +163,7 @@ class Soak:
             if leaves:
                 await reply.content.readany()
                 reply.close()
-                self.counts["left"] += 1
+                self.counts["cancelled"] += 1
                 return
             self._judge(await reply.read(), prompt)
 
@@ -189,18 +189,20 @@ class Soak:
 
 
 async def soak(streams: int, folder: Path) -> tuple[list[str], list[ProcessSample], Counter[str]]:
-    """What is wrong afterwards (nothing, one hopes), the readings on the way, and how the streams ended."""
-    async with process(folder, "simulators", "dub5.simulators", "--latency", "zero", "--leash") as (_, line):
-        ready = json.loads(line)
+    """Run the test; return the problems, the samples, and the outcomes of the streams."""
+    async with process(folder, "simulators", "dub5.simulators", "--latency", "zero", "--leash") as (
+        _,
+        report,
+    ):
+        ready = json.loads(report)
         config = folder / "soak.toml"
-        config.write_text(SETTINGS.format(**{name: one["url"] for name, one in ready["providers"].items()}))
-        async with process(folder, "service", "dub5.service", "serve", "--config", str(config)) as (
-            service,
-            said,
-        ):
+        urls = {name: provider["url"] for name, provider in ready["providers"].items()}
+        config.write_text(SETTINGS.format(**urls))
+        command = ("dub5.service", "serve", "--config", str(config))
+        async with process(folder, "service", *command) as (service, line):
             connector = aiohttp.TCPConnector(limit=0, force_close=False)
             async with aiohttp.ClientSession(connector=connector, read_bufsize=2**20) as session:
-                client = Soak(session, said.rpartition(" ")[2])
+                client = Soak(session, line.rpartition(" ")[2])
                 admin = (ready["admin"], ready["token"])
                 return await _phases(client, service.pid, admin, streams)
 
@@ -227,13 +229,13 @@ async def _phases(
     await client.many_at_a_time(streams - 2 * (streams * 2 // 5), leaving=True)
     take_sample("500 at a time, rough")
     await client.json("DELETE", f"{admin[0]}/faults/one", admin[1])
-    left = await _wait_for_connections(client, pid, admin, samples[0].sockets)
+    leaks = await _wait_for_connections(client, pid, admin, samples[0].sockets)
     take_sample("at rest")
-    return [*_verdict(client, samples), *left], samples, client.counts
+    return [*_verdict(client, samples), *leaks], samples, client.counts
 
 
 async def _wait_for_connections(client: Soak, pid: int, admin: tuple[str, str], sockets: int) -> list[str]:
-    """Waits until the service has let go of every idle connection; what is still there then."""
+    """Wait until the service has closed its idle connections; return what is still open then."""
     until = time.monotonic() + CONNECTIONS_GONE_S
     while time.monotonic() < until:
         if sample(pid, "").sockets <= sockets:
@@ -263,27 +265,29 @@ def _verdict(client: Soak, samples: list[ProcessSample]) -> list[str]:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.soak",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--streams", type=int, default=10_000, help="after the warm-up (10000)")
-    parser.add_argument("--out", type=Path, help="write the numbers here, as JSON")
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--streams", type=int, default=10_000, help="streams after the warm-up (default: 10000)"
+    )
+    parser.add_argument("--out", type=Path, help="write the numbers to this file, as JSON")
+    arguments = parser.parse_args()
     if not Path("/proc/self/status").exists():
         print("SKIPPED: memory and open files are read from /proc, which only Linux has.")
         return 0
-    began = time.perf_counter()
+    started_s = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="dub5-soak-") as folder:
-        wrong, samples, counts = asyncio.run(soak(asked.streams, Path(folder)))
-    took_s = time.perf_counter() - began
+        wrong, samples, counts = asyncio.run(soak(arguments.streams, Path(folder)))
+    took_s = time.perf_counter() - started_s
     print(f"{', '.join(f'{count} {what}' for what, count in counts.most_common())}; {took_s:.0f} s")
-    if asked.out is not None:
+    if arguments.out is not None:
         figures = [{"at": r.at, "rss_mib": round(r.rss_mib, 1), "sockets": r.sockets} for r in samples]
         report = {"streams": dict(counts), "readings": figures, "wrong": wrong, "took_s": round(took_s, 1)}
-        asked.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for problem in wrong:
         print(f"WRONG: {problem}")
     return 1 if wrong else 0

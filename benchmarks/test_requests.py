@@ -1,4 +1,4 @@
-"""What one request costs in this service, everything but the sockets: against a bare Litestar route."""
+"""The CPU time of one request in the service, without sockets, as a multiple of a bare Litestar route."""
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -12,7 +12,7 @@ from benchmarks.paired import best_within
 def test_a_request(
     case: BenchmarkCase, pair: ServiceAndReference, gate: BudgetGate, benchmark: BenchmarkFixture
 ) -> None:
-    """The guarded path stays within its multiple of the bare framework."""
+    """A request costs no more than its budgeted multiple of the bare framework."""
     ratio = best_within(pair.service(case), pair.reference(case), gate.budget(case.name))
     benchmark.extra_info |= {"inner": BATCH, "ratio": ratio.value}
     benchmark.pedantic(pair.service(case), rounds=5)  # type: ignore[no-untyped-call]
