@@ -1,10 +1,10 @@
-"""Writes the Grafana dashboards from the panels named below.
+"""The generator of the Grafana dashboards.
 
     python -m dashboards.generate            write dashboards/*.json
-    python -m dashboards.generate --check    write nothing; exit 1 if a file is not what would be written
+    python -m dashboards.generate --check    write nothing; exit 1 if a file is out of date
 
-Metric names come from dub5.service.telemetry.names, so a renamed metric cannot leave a panel behind. The JSON is committed:
-Grafana reads files, and a change of a panel is to be seen in review.
+Metric names come from dub5.service.telemetry.names, so panels follow a renamed metric. The JSON is committed:
+Grafana reads files, and reviews show changes of panels.
 """
 
 import argparse
@@ -21,11 +21,11 @@ FOLDER = Path(__file__).parent
 DASHBOARDS = (OVERVIEW,)
 COLUMNS = 24
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-SCHEMA_VERSION = 39  # Grafana 10 and later; newer ones lift it on load
+SCHEMA_VERSION = 39  # Grafana 10 and later; newer versions migrate it on load
 
 
 def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
-    """One board as Grafana reads it."""
+    """Return a dashboard in Grafana's format."""
     return {
         "annotations": {"list": []},
         "description": dashboard.description,
@@ -45,7 +45,7 @@ def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
 
 
 def layout(dashboard: Dashboard) -> Iterator[tuple[Panel, dict[str, int]]]:
-    """Panels from left to right; a row is as high as its highest panel."""
+    """Yield panels with their places, from left to right; a row is as high as its highest panel."""
     x = y = row_height = 0
     for panel in dashboard.panels:
         if x + panel.width > COLUMNS:
@@ -55,7 +55,7 @@ def layout(dashboard: Dashboard) -> Iterator[tuple[Panel, dict[str, int]]]:
 
 
 def panel_json(panel: Panel, place: dict[str, int]) -> dict[str, Any]:
-    """One panel."""
+    """Return a panel in Grafana's format."""
     defaults: dict[str, Any] = {
         "unit": panel.unit,
         "mappings": [mapping(panel)] if panel.value_mappings else [],
@@ -79,12 +79,12 @@ def panel_json(panel: Panel, place: dict[str, int]) -> dict[str, Any]:
 
 
 def target(query: Query, letter: str) -> dict[str, Any]:
-    """One query of a panel."""
+    """Return a query in Grafana's format."""
     return {"datasource": DATASOURCE, "expr": query.expr, "legendFormat": query.legend, "refId": letter}
 
 
 def mapping(panel: Panel) -> dict[str, Any]:
-    """Numbers to words and colours."""
+    """Return a mapping of values to texts and colours."""
     options = {
         str(value): {"text": state.text, "color": state.color, "index": value}
         for value, state in enumerate(panel.value_mappings)
@@ -93,7 +93,7 @@ def mapping(panel: Panel) -> dict[str, Any]:
 
 
 def variables(dashboard: Dashboard) -> list[dict[str, Any]]:
-    """What a reader of the board chooses: the data source, the job, the instances."""
+    """Return the variables of a dashboard: data source, job and instances."""
     source = {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
     return [
         source,
@@ -102,7 +102,7 @@ def variables(dashboard: Dashboard) -> list[dict[str, Any]]:
 
 
 def variable(dashboard: Dashboard, name: str, match: str) -> dict[str, Any]:
-    """A list of label values, all of them chosen at first."""
+    """Return a variable that lists the values of a label, all selected at first."""
     selector = f"{dashboard.up}{{{match}}}" if match else dashboard.up
     return {
         "name": name,
@@ -119,12 +119,12 @@ def variable(dashboard: Dashboard, name: str, match: str) -> dict[str, Any]:
 
 
 def render(dashboard: Dashboard) -> str:
-    """The file's text: sorted, so that equal boards are equal files."""
+    """Render the file's text with sorted keys, so that equal dashboards are equal files."""
     return json.dumps(dashboard_json(dashboard), indent=1, sort_keys=True) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the generator; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m dashboards.generate", description="Writes dashboards/*.json."
     )

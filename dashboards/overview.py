@@ -1,29 +1,29 @@
-"""Is every request answered, and if not, who is to blame?"""
+"""The overview dashboard: is every request answered, and if not, which provider or mechanism is the cause?"""
 
 from dashboards.panels import Dashboard, Panel, Query, ValueMapping, quantiles, rate, series
 from dub5.service.telemetry import names
 
 TARGET = "gen_ai_provider_name, gen_ai_request_model"
 TARGET_LEGEND = "{{gen_ai_provider_name}}/{{gen_ai_request_model}}"
-OURS_TO_ANSWER = 'outcome!~"refused|cancelled"'
+ANSWERABLE = 'outcome!~"refused|cancelled"'
 
 OVERVIEW = Dashboard(
     file="overview",
     uid="dub5-overview",
     title="DUB5 overview",
-    description="Is every request answered, and if not, who is to blame?",
+    description="Is every request answered, and if not, which provider or mechanism is the cause?",
     up=names.IN_FLIGHT.prometheus_name,
     panels=(
         Panel(
             "Answered",
-            "Share of requests that got an answer, whole or a labelled substitute. Requests that were refused at the "
-            "door or given up by their client are left out.",
+            "Share of requests that got a complete answer or a fallback answer. Refused requests and "
+            "requests cancelled by their client do not count.",
             "percentunit",
             (
                 Query(
                     rate(names.REQUESTS, match='outcome=~"complete|degraded"')
                     + " / "
-                    + rate(names.REQUESTS, match=OURS_TO_ANSWER),
+                    + rate(names.REQUESTS, match=ANSWERABLE),
                     "answered",
                 ),
             ),
@@ -33,7 +33,8 @@ OVERVIEW = Dashboard(
         ),
         Panel(
             "Requests by outcome",
-            "Requests a second by how they ended. Everything but complete deserves a look; cut is the worst.",
+            "Requests per second by outcome. Every outcome except complete deserves a look; cut is the "
+            "worst.",
             "reqps",
             (Query(rate(names.REQUESTS, by="outcome"), "{{outcome}}"),),
             width=10,
@@ -41,7 +42,7 @@ OVERVIEW = Dashboard(
         ),
         Panel(
             "Errors by code",
-            "What clients were told, by error code.",
+            "Errors per second that clients received, by error code.",
             "reqps",
             (Query(rate(names.ERRORS, by="code"), "{{code}}"),),
             width=10,
@@ -50,45 +51,48 @@ OVERVIEW = Dashboard(
         ),
         Panel(
             "First token, as clients see it",
-            "From a stream's request to its first content, failovers included, answers from the cache left out.",
+            "Time from a stream's request to its first content, with failovers, without answers from the "
+            "cache.",
             "s",
             quantiles(names.FIRST_TOKEN, match='cached="false"'),
         ),
         Panel(
             "First token by target",
-            "From the start of a try to its first content. Targets are never summed: a fast one would hide a slow one.",
+            "Time from the start of an attempt to its first content. Targets are not summed: a fast target "
+            "would hide a slow one.",
             "s",
             quantiles(names.FIRST_CHUNK, by=TARGET, legend=TARGET_LEGEND),
         ),
         Panel(
             "Whole request",
-            "From a request's arrival to its last byte, answered requests only.",
+            "Time from a request's arrival to its last byte, for answered requests.",
             "s",
             quantiles(names.DURATION, match='outcome=~"complete|degraded"'),
         ),
         Panel(
-            "Tries by target and reason",
-            "Tries a second by target and how they ended. A reason other than ok is the provider's word or silence.",
+            "Attempts by target and reason",
+            "Attempts per second by target and the reason they ended with. A reason other than ok is the "
+            "provider's error or a timeout.",
             "reqps",
             (Query(rate(names.ATTEMPTS, by="target, reason"), "{{target}} {{reason}}"),),
             width=12,
             stacked=True,
         ),
         Panel(
-            "Failovers and targets passed over",
-            "Requests a second that one target answered after another had failed; and targets that were left alone "
-            "because they were known to be down or cooling.",
+            "Failovers and skipped targets",
+            "Requests per second that one target answered after another had failed; and targets that "
+            "requests skipped, by reason: an open breaker, a cool-down, a concurrency limit.",
             "reqps",
             (
-                Query(rate(names.FAILOVERS, by="route"), "carried over on {{route}}"),
+                Query(rate(names.FAILOVERS, by="route"), "failover on {{route}}"),
                 Query(rate(names.PASSED_OVER, by="target, reason"), "{{target}} {{reason}}"),
             ),
             width=12,
             often_empty=True,
         ),
         Panel(
-            "Breakers",
-            "The state of each target's breaker, or of its host's if that is worse.",
+            "Circuit breakers",
+            "The state of each target's circuit breaker, or of its host's breaker if that is worse.",
             "short",
             (Query(f"max by (target) ({series(names.BREAKER_STATE)})", "{{target}}"),),
             kind="state-timeline",
@@ -102,7 +106,8 @@ OVERVIEW = Dashboard(
         ),
         Panel(
             "Health",
-            "What the router goes by: degraded targets are asked after healthy ones, unhealthy ones last.",
+            "The health of each target, which orders them: degraded targets are called after healthy ones, "
+            "unhealthy ones last.",
             "short",
             (Query(f"max by (target) ({series(names.TARGET_HEALTH)})", "{{target}}"),),
             kind="state-timeline",
@@ -115,60 +120,60 @@ OVERVIEW = Dashboard(
         ),
         Panel(
             "Retries, hedges and probes",
-            "Tries a second that were not simply a target's turn, by why they were made; and requests that went to a "
-            "second target at once, beside one that might have kept them waiting.",
+            "Attempts per second other than first ones, by kind; and hedges: calls to a second target while "
+            "the first one is slow or on probation.",
             "reqps",
             (
                 Query(rate(names.ATTEMPTS, by="target, kind", match='kind!="first"'), "{{target}} {{kind}}"),
-                Query(rate(names.HEDGES, by="target, why"), "hedged beside {{target}}: {{why}}"),
+                Query(rate(names.HEDGES, by="target, why"), "hedge of {{target}}: {{why}}"),
             ),
             often_empty=True,
         ),
         Panel(
-            "Retries denied",
-            "Retries and hedges a second that were not made, because their provider's budget was spent. A provider in "
-            "trouble is not to be asked even more; if this lasts, look at what fails there.",
+            "Retries denied by the retry budget",
+            "Retries and hedges per second that were denied, because the provider's retry budget was "
+            "exhausted. This protects a failing provider; if it lasts, look at what fails there.",
             "reqps",
             (Query(rate(names.RETRIES_DENIED, by="provider"), "{{provider}}"),),
             often_empty=True,
         ),
         Panel(
-            "Room at providers",
-            "Requests that each provider is given at one time, and those under way. A provider that shows that it has "
-            "less room is given less; how often that happened stands below.",
+            "Provider concurrency limits",
+            "The concurrency limit of each provider, and its requests in flight. Signs of overload decrease "
+            "the limit; the panel of changes below counts the decreases.",
             "short",
             (
                 Query(f"sum by (provider) ({series(names.PROVIDER_LIMIT)})", "{{provider}} limit"),
-                Query(f"sum by (provider) ({series(names.PROVIDER_IN_FLIGHT)})", "{{provider}} under way"),
+                Query(f"sum by (provider) ({series(names.PROVIDER_IN_FLIGHT)})", "{{provider}} in flight"),
             ),
         ),
         Panel(
-            "Waiting in line",
-            "Requests that wait while every provider that could answer them is full. A line is no trouble while it "
-            "moves; the next two panels say whether it does.",
+            "Queue length",
+            "Requests that wait because all providers that could answer them are at capacity. A queue is "
+            "harmless while it moves; the next two panels show whether it does.",
             "short",
             (Query(f"sum ({series(names.QUEUE_WAITING)})", "waiting"),),
         ),
         Panel(
-            "Time in line",
-            "How long those waited who were let through.",
+            "Queueing delay",
+            "Time in the queue of requests that were served afterwards.",
             "s",
             quantiles(names.QUEUE_WAIT, match='how="served"'),
             often_empty=True,
         ),
         Panel(
-            "Out of the line",
-            "How requests left it, by class: served, left by their client, or refused, as the line stood "
-            "(overloaded), was too long (full), or left them too little time (expired).",
+            "Queue exits by outcome",
+            "Requests per second that left the queue, by priority: served, left by their client, or shed, "
+            "because the queue was standing (overloaded) or too long (full), or because the deadline was too "
+            "near (expired).",
             "reqps",
             (Query(rate(names.QUEUE, by="priority, how"), "{{priority}} {{how}}"),),
             stacked=True,
             often_empty=True,
         ),
         Panel(
-            "Substitutes",
-            "Labelled substitutes a second for requests that nobody could answer, by where they came from. People "
-            "read something, but not what they asked for.",
+            "Fallback answers",
+            "Fallback answers per second for requests that no target could answer, by source.",
             "reqps",
             (Query(rate(names.DEGRADED, by="route, source"), "{{route}} {{source}}"),),
             stacked=True,
@@ -176,7 +181,7 @@ OVERVIEW = Dashboard(
         ),
         Panel(
             "In flight",
-            "Requests being answered, and open tries by target.",
+            "Requests in flight, and attempts in flight by target.",
             "short",
             (
                 Query(f"sum ({series(names.IN_FLIGHT)})", "requests"),
@@ -185,8 +190,8 @@ OVERVIEW = Dashboard(
         ),
         Panel(
             "Cache",
-            "Looks into the answer cache a second, by result. Stale answers were given all the same: while somebody "
-            "asked anew, or as nobody answered. Errors cost milliseconds, not answers.",
+            "Lookups in the answer cache per second, by result. Stale answers are served while a call "
+            "refreshes them, or when no target answers. Errors cost milliseconds, not answers.",
             "reqps",
             (Query(rate(names.CACHE, by="result"), "{{result}}"),),
             stacked=True,
@@ -194,14 +199,15 @@ OVERVIEW = Dashboard(
         ),
         Panel(
             "Shared calls",
-            "Requests a second that joined the call of an equal one, and asked no provider; calls that went on for "
-            "them after whoever began had left; and calls that were made behind a stale answer.",
+            "Requests per second that joined the call of an equal request; calls handed over to joined "
+            "requests after the first client had left; and calls that refresh a stale answer.",
             "reqps",
             (Query(rate(names.SHARED, by="what"), "{{what}}"),),
         ),
         Panel(
-            "Moves",
-            "How often breakers and health moved, by what they moved to; and how often a provider's limit was lowered.",
+            "Breaker, health and limit changes",
+            "State changes of breakers and health, by the new state; and decreases of providers' concurrency "
+            "limits.",
             "short",
             (
                 Query(
@@ -214,20 +220,20 @@ OVERVIEW = Dashboard(
                 ),
                 Query(
                     f"sum by (provider) (increase({series(names.LIMIT_LOWERED)}[$__rate_interval]))",
-                    "{{provider}} limit lowered",
+                    "{{provider}} limit decreased",
                 ),
             ),
             often_empty=True,
         ),
         Panel(
-            "Our own share",
-            "What this service added before the first byte, providers' time taken off.",
+            "Gateway overhead",
+            "Time that the gateway itself adds before the first byte, without the time of providers.",
             "s",
             quantiles(names.OVERHEAD),
         ),
         Panel(
-            "Processor",
-            "Processor seconds a second; one process cannot use more than about one.",
+            "CPU",
+            "CPU seconds per second; one process cannot use more than about one.",
             "short",
             (Query(f"rate({series(names.CPU)}[$__rate_interval])", "{{instance}}"),),
         ),
@@ -238,21 +244,21 @@ OVERVIEW = Dashboard(
             (Query(series(names.MEMORY), "{{instance}}"),),
         ),
         Panel(
-            "Descriptors",
+            "Open file descriptors",
             "Open file descriptors: two for each stream in flight. The usual hard limit is 20,000.",
             "short",
             (Query(series(names.DESCRIPTORS), "{{instance}}"),),
         ),
         Panel(
-            "Defects",
-            "Defects of ours, caught at the edge. Each one is in the log under its request's id.",
+            "Internal errors",
+            "Internal errors: defects of the gateway. Each one is in the log under its request's id.",
             "short",
             (Query(f"sum (increase({series(names.CRASHES)}[$__rate_interval]))", "crashes"),),
         ),
         Panel(
             "Tokens",
-            "Tokens a second by target and kind. Those that may be billed belong to tries without a whole answer: cut, "
-            "given up, left by their client, or outrun by another target. Some are estimated.",
+            "Tokens per second by target and type. Tokens of the certainty maybe belong to attempts that "
+            "failed, were cut or cancelled, and may be billed. Some are estimated.",
             "short",
             (
                 Query(
@@ -264,8 +270,8 @@ OVERVIEW = Dashboard(
         ),
         Panel(
             "Cost",
-            "US dollars an hour by target, where the settings name a price. Whole answers are billed; what was spent "
-            "on others may be.",
+            "US dollars per hour by target, where the settings name a price. Complete answers are billed; "
+            "other attempts may be.",
             "currencyUSD",
             (
                 Query(

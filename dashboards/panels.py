@@ -1,4 +1,4 @@
-"""What a dashboard is made of, and the PromQL that is written more than once."""
+"""The model of a dashboard, and helpers for its PromQL."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ INSTANCE_SELECTOR = 'job=~"$job",instance=~"$instance"'
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One line (or family of lines) of a panel."""
+    """A query of a panel: one line or a family of lines."""
 
     expr: str
     legend: str
@@ -17,7 +17,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class ValueMapping:
-    """What a number stands for."""
+    """The text and colour of a value."""
 
     text: str
     color: str
@@ -25,7 +25,7 @@ class ValueMapping:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture, and the question it answers. `often_empty`: nothing to see is the good case."""
+    """A panel. `often_empty`: without incidents it has no data."""
 
     title: str
     description: str
@@ -42,7 +42,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """One question to the whole service. `up` is a metric every instance has."""
+    """A dashboard. `up` is a metric that every instance exports."""
 
     file: str
     uid: str
@@ -53,18 +53,18 @@ class Dashboard:
 
 
 def series(metric: Metric, match: str = "", suffix: str = "") -> str:
-    """The series of a metric of the chosen instances."""
+    """Return a selector for a metric's series of the selected instances."""
     return f"{metric.prometheus_name}{suffix}{{{INSTANCE_SELECTOR}{',' + match if match else ''}}}"
 
 
 def rate(metric: Metric, *, by: str = "", match: str = "") -> str:
-    """Events a second, added up over instances and every label but `by`."""
+    """Return PromQL for events per second, summed over instances and all labels except `by`."""
     grouping = f" by ({by})" if by else ""
     return f"sum{grouping} (rate({series(metric, match)}[$__rate_interval]))"
 
 
 def quantile(share: float, metric: Metric, *, by: str = "", match: str = "") -> str:
-    """A quantile over instances, for each value of `by`."""
+    """Return PromQL for a quantile over all instances, for each value of `by`."""
     grouping = f"le, {by}" if by else "le"
     return (
         f"histogram_quantile({share}, sum by ({grouping}) "
@@ -73,7 +73,7 @@ def quantile(share: float, metric: Metric, *, by: str = "", match: str = "") -> 
 
 
 def quantiles(metric: Metric, *, by: str = "", legend: str = "", match: str = "") -> tuple[Query, ...]:
-    """p50, p95 and p99."""
+    """Return queries for p50, p95 and p99."""
     return tuple(
         Query(quantile(share, metric, by=by, match=match), f"p{round(share * 100)} {legend}".strip())
         for share in (0.5, 0.95, 0.99)

@@ -1,5 +1,11 @@
-"""Five providers that a dashboard must tell apart: one that answers, one that is down, one that breaks off, one that
-blinks, so that it is asked again until its budget for that is spent, and one that is slow, so that it is full soon."""
+"""Five simulated providers that the dashboard must distinguish.
+
+up      healthy
+down    HTTP 530
+torn    closes the connection in the middle of an answer
+flaky   fails two times of five, so that its retry budget is exhausted
+slow    reaches its concurrency limit
+"""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +20,7 @@ SLOW_S = 0.5
 
 
 def answers(request: SimRequest) -> Script:
-    """A healthy provider."""
+    """Answer like a healthy provider."""
     if json.loads(request.body).get("stream"):
         yield Head(200, EVENT_STREAM)
         for delta in ({"role": "assistant", "content": "so"}, {"content": " be it"}):
@@ -32,20 +38,20 @@ def answers(request: SimRequest) -> Script:
 
 
 def is_slow(request: SimRequest) -> Script:
-    """A healthy provider that thinks."""
+    """Answer after SLOW_S."""
     yield Wait(SLOW_S)
     yield from answers(request)
 
 
 def is_down(request: SimRequest) -> Script:
-    """A provider behind a tunnel that is gone."""
+    """Answer 530, as Cloudflare does for a tunnel that is down."""
     yield Head(530, {"content-type": "text/plain"})
     yield Data(b"error code: 1033")
     yield End()
 
 
 def breaks_off(request: SimRequest) -> Script:
-    """A provider that closes the connection in the middle of its answer."""
+    """Close the connection in the middle of an answer."""
     yield Head(200, EVENT_STREAM)
     yield Data(event({"choices": [{"index": 0, "delta": {"content": "so"}, "finish_reason": None}]}))
     yield Wait(FIRST_TOKEN_S)
@@ -53,12 +59,12 @@ def breaks_off(request: SimRequest) -> Script:
 
 
 def event(data: object) -> bytes:
-    """One server-sent event."""
+    """Encode one server-sent event."""
     return b"data: " + json.dumps(data).encode() + b"\n\n"
 
 
-def blinks() -> Respond:
-    """A provider that fails inside two times of five: too seldom for its breaker, too often for its retries."""
+def flaky() -> Respond:
+    """Return a provider that fails two of five times: too rarely for its breaker, too often for retries."""
     fails = cycle((False, True, False, True, False))
 
     def respond(request: SimRequest) -> Script:
@@ -71,27 +77,27 @@ def blinks() -> Respond:
     return respond
 
 
-PRICE = (2.5, 10.0)  # of every model: dollars a million tokens, prompt and completion
+PRICE = (2.5, 10.0)  # of every model: dollars per million tokens, prompt and completion
 PROVIDERS: dict[str, Respond] = {
     "down": is_down,
     "up": answers,
     "torn": breaks_off,
-    "blinks": blinks(),
+    "flaky": flaky(),
     "slow": is_slow,
 }
 STALE_SOON = ("ttl_s = 1", "stale_while_revalidate_s = 60")
-ROUTES: dict[str, tuple[str, ...]] = {  # lines of settings, the last table being the cache's
+ROUTES: dict[str, tuple[str, ...]] = {  # lines of TOML; the last table is the cache's
     "chat": ('targets = ["down/m", "up/m"]', "[route.cache]", *STALE_SOON),
     "torn": ('targets = ["torn/m"]', "[route.cache]"),
     "down": ('targets = ["down/m"]', "[route.cache]"),
     "sorry": ('targets = ["down/m"]', "[route.degraded]", "enabled = true", "[route.cache]"),
-    "blinks": ('targets = ["blinks/m"]', "[route.cache]"),
+    "flaky": ('targets = ["flaky/m"]', "[route.cache]"),
     "slow": ('targets = ["slow/m"]', "[route.cache]", "ttl_s = 0.1"),
 }
 
 
 def settings(urls: Mapping[str, str]) -> str:
-    """The settings of a service over these providers, all of which have little room."""
+    """Return the settings of a service over these providers, with a concurrency limit of 4."""
     lines = ["[limiter]", "max = 4"]
     for name, url in urls.items():
         lines += ["[[provider]]", f'name = "{name}"', 'dialect = "openai"', f'base_url = "{url}/v1"']

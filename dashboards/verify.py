@@ -1,11 +1,11 @@
-"""Does every panel show what happened? Asked of a real Prometheus.
+"""Verifies with a real service and a real Prometheus that every panel shows what happened.
 
     python -m dashboards.verify
 
-Starts the service over five providers (one answers, one is down, one breaks off, one blinks, one is slow), a Prometheus
-that reads it once a second, and sends twenty seconds of requests. Then every query of every panel must give finite numbers, the rate
-must be the one that was sent, the first token's p95 must lie where the client saw the slowest, and what was done
-about the ailing providers must show.
+It starts the service over five simulated providers (dashboards/providers.py) and a Prometheus that scrapes it
+once a second, and sends requests for twenty seconds. Then every query of every panel must return finite
+numbers, the shown rate must be the sent rate, the p95 of the first token must agree with the client's, and
+the panels of MUST_MOVE must not be zero.
 """
 
 import argparse
@@ -34,32 +34,33 @@ SECONDS = 20
 RATE_INTERVAL_S = 10
 START_S = 20.0
 OUTCOME_PANEL, FIRST_TOKEN_PANEL = "Requests by outcome", "First token, as clients see it"
-MUST_MOVE = (  # not all of it at nought
+MUST_MOVE = (  # panels that must show a value above zero
     "Retries, hedges and probes",
-    "Retries denied",
-    "Out of the line",
-    "Substitutes",
+    "Retries denied by the retry budget",
+    "Queue exits by outcome",
+    "Fallback answers",
     "Shared calls",
-    "Moves",
+    "Breaker, health and limit changes",
     "Tokens",
     "Cost",
 )
-# Requests per turn: failovers, cached answers, cut streams, a route whose only target's breaker opens, one that has a
-# substitute then, one whose retries are more than its budget pays, and one with equal questions and too little room.
+# The repeated pattern of requests: failovers, cached answers, cut streams, a route whose only target's
+# breaker opens, a route with a fallback answer then, one that exhausts its retry budget, and one with equal
+# questions at its limit.
 REQUEST_PATTERN = (
     [("chat", True, 1)] * 7
     + [("chat", False, 0)] * 3
     + [("torn", True, 1)]
     + [("down", False, 1)] * 3
     + [("sorry", False, 1)]
-    + [("blinks", False, 1)] * 7
+    + [("flaky", False, 1)] * 7
     + [("slow", False, 0)] * 2
     + [("slow", False, 1)] * 5
 )
 
 
 async def verify(prometheus: str) -> list[str]:
-    """What is wrong with the panels."""
+    """Run the verification; return the problems."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dub5-dashboards-")))
         urls = {name: (await stack.enter_async_context(serve(play))).url for name, play in PROVIDERS.items()}
@@ -73,19 +74,18 @@ async def verify(prometheus: str) -> list[str]:
 
 
 async def _drive(client: httpx.AsyncClient, service: str) -> list[float]:
-    """Sends requests at an even rate; seconds to the first content of those streams that were answered, of those that
-    the last point of a panel counts."""
+    """Send requests at an even rate; return the seconds to first content of the last streams."""
     first_tokens_s: list[float] = []
 
-    async def ask(model: str, stream: bool, temperature: int) -> None:
+    async def send(model: str, stream: bool, temperature: int) -> None:
         question = {"role": "user", "content": "?"}
         body = {"model": model, "messages": [question], "stream": stream, "temperature": temperature}
-        began_s = time.perf_counter()
+        started_s = time.perf_counter()
         async with client.stream("POST", f"{service}/v1/chat/completions", json=body) as response:
             async for line in response.aiter_lines():
                 if stream and '"content"' in line:
-                    if began_s > ends_s - RATE_INTERVAL_S:
-                        first_tokens_s.append(time.perf_counter() - began_s)
+                    if started_s > ends_s - RATE_INTERVAL_S:
+                        first_tokens_s.append(time.perf_counter() - started_s)
                     stream = False
 
     ends_s = time.perf_counter() + SECONDS
@@ -93,7 +93,7 @@ async def _drive(client: httpx.AsyncClient, service: str) -> list[float]:
     async with asyncio.TaskGroup() as group:
         for number in range(RATE_PER_S * SECONDS):
             await asyncio.sleep(max(0.0, began_s + number / RATE_PER_S - time.perf_counter()))
-            group.create_task(ask(*REQUEST_PATTERN[number % len(REQUEST_PATTERN)]))
+            group.create_task(send(*REQUEST_PATTERN[number % len(REQUEST_PATTERN)]))
     return first_tokens_s
 
 
@@ -116,7 +116,7 @@ async def _problems(client: httpx.AsyncClient, database: str, first_tokens_s: li
 
 
 async def _query(client: httpx.AsyncClient, database: str, expr: str, end_s: float) -> list[list[float]]:
-    """The values of each line, over the last seconds of the run."""
+    """Return the values of each line, over the last seconds of the run."""
     for variable, value in (("$__rate_interval", f"{RATE_INTERVAL_S}s"), ("$job", ".+"), ("$instance", ".+")):
         expr = expr.replace(variable, value)
     parameters: dict[str, str | float] = {"query": expr, "start": end_s - 5, "end": end_s, "step": 1}
@@ -132,7 +132,7 @@ def _empty_queries(panel: dict[str, Any], seen: list[list[list[float]]]) -> list
         for target, lines in zip(panel["targets"], seen, strict=True)
         if not lines
     ]
-    # A quantile of a second without requests is NaN, and drawn as a gap; a line of nothing else is a mistake.
+    # A quantile without requests is NaN, and drawn as a gap; a line of NaN only is a mistake.
     if any(not any(map(math.isfinite, line)) for lines in seen for line in lines):
         problems.append(f"{panel['title']}: a line has no finite number")
     return problems
@@ -146,8 +146,10 @@ def _wrong_rate(lines: list[list[float]]) -> list[str]:
 
 
 def _wrong_p95(line: list[float], first_tokens_s: list[float]) -> list[str]:
-    """Of some fifty streams: on a busy machine one more or less among the slowest moves it, so that it may lie between the
-    clients' p90 and p99, and a bucket to either side."""
+    """Compare the p95 with the clients' p90 to p99, and one bucket to either side.
+
+    There are about fifty streams, so on a busy machine one slow stream more or less moves the p95.
+    """
     ordered = sorted(first_tokens_s)
     low_s, high_s = (ordered[int(len(ordered) * share)] for share in (0.90, 0.99))
     bounds = [0.0, *names.FIRST_TOKEN.buckets]
@@ -160,25 +162,25 @@ def _wrong_p95(line: list[float], first_tokens_s: list[float]) -> list[str]:
 
 @asynccontextmanager
 async def _service(folder: Path, urls: dict[str, str]) -> AsyncIterator[str]:
-    """A running service over these providers; its URL."""
+    """Run the service over these providers; yield its URL."""
     config = folder / "service.toml"
     config.write_text(settings(urls), encoding="utf-8")
     command = (sys.executable, "-m", "dub5.service", "serve", "--config", str(config), "--port", "0")
     async with _process(folder, *command) as process:
-        assert process.stdout is not None, "it was asked for"
+        assert process.stdout is not None, "the pipe was requested"
         first_line = await asyncio.wait_for(process.stdout.readline(), START_S)
         yield first_line.decode().removeprefix("listening on ").strip()
 
 
 @asynccontextmanager
 async def _prometheus(program: str, folder: Path, service: str) -> AsyncIterator[str]:
-    """A running Prometheus that reads the service once a second; its URL."""
+    """Run a Prometheus that scrapes the service once a second; yield its URL."""
     host = service.removeprefix("http://")
     config = folder / "prometheus.json"
     job = {"job_name": "dub5", "scrape_interval": "1s", "static_configs": [{"targets": [host]}]}
     config.write_text(json.dumps({"scrape_configs": [job]}), encoding="utf-8")  # JSON is YAML
     with socket.create_server(("127.0.0.1", 0)) as borrowed:
-        url = f"http://127.0.0.1:{borrowed.getsockname()[1]}"  # free again once this block is left
+        url = f"http://127.0.0.1:{borrowed.getsockname()[1]}"  # the port is free again after this block
     flags = {"config.file": config, "storage.tsdb.path": folder / "data", "web.listen-address": url[7:]}
     async with _process(folder, program, *(f"--{name}={value}" for name, value in flags.items())):
         await _until_ready(url)
@@ -198,7 +200,7 @@ async def _until_ready(url: str) -> None:
 
 @asynccontextmanager
 async def _process(folder: Path, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A child process, ended with the block."""
+    """Run a child process until the block ends."""
     pipe, log = asyncio.subprocess.PIPE, (folder / f"{Path(command[0]).name}.log").open("ab")
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=log)
     try:
@@ -211,7 +213,7 @@ async def _process(folder: Path, *command: str) -> AsyncIterator[asyncio.subproc
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code: 0 every panel is right, 1 one is not, 2 there is no Prometheus."""
+    """Run the command; return 0 if every panel is right, 1 if not, 2 without a Prometheus."""
     parser = argparse.ArgumentParser(
         prog="python -m dashboards.verify",
         description=__doc__,
@@ -220,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prometheus", default="prometheus", help="the program (found on PATH)")
     program = shutil.which(parser.parse_args(arguments).prometheus)
     if program is None:
-        print("There is no prometheus on PATH: install it, or name one with --prometheus.", file=sys.stderr)
+        print("No prometheus on PATH: install it, or name it with --prometheus.", file=sys.stderr)
         return 2
     problems = asyncio.run(verify(program))
     for problem in problems:

@@ -30,7 +30,7 @@ async def scrape(folder: Path) -> str:
     requests = [("chat", True, 1), ("chat", False, 0), ("chat", False, 0), ("torn", True, 1)]
     requests += [("down", False, 1)] * 8  # until its breaker opens, and beyond
     requests += [("sorry", False, 1)]
-    requests += [("blinks", False, 1)] * 60
+    requests += [("flaky", False, 1)] * 60
     at_one_time = [("slow", False, 1)] * 6 + [("slow", False, 0)] * 2
     async with AppClient(service(folder).asgi) as client:
         await asyncio.gather(
