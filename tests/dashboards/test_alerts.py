@@ -21,8 +21,8 @@ def promtool() -> str:
     return found
 
 
-def test_alerts_speak_when_they_should(promtool: str) -> None:
-    """Prometheus itself plays each incident of alerts.test.yml and hears the right alerts, and no others."""
+def test_alerts_fire_when_they_should(promtool: str) -> None:
+    """Prometheus plays each incident of alerts.test.yml: the right alerts fire, and no others."""
     tried = subprocess.run(
         [promtool, "test", "rules", str(FOLDER / "alerts.test.yml")],
         check=False,
@@ -33,18 +33,18 @@ def test_alerts_speak_when_they_should(promtool: str) -> None:
 
 
 def test_each_alert_is_tried() -> None:
-    """No alert without an incident that sets it off."""
+    """Each alert has an incident in which it fires."""
     alerts = re.findall(r"- alert: (\w+)", RULES)
     assert len(alerts) > 5
     for alert in alerts:
         assert re.search(rf"alertname: {alert}\n\s+exp_alerts:\n", TESTS), alert
 
 
-def test_alerts_ask_for_what_is_told() -> None:
-    """Every metric and label of a rule is in the table of metrics."""
+def test_alerts_query_known_metrics() -> None:
+    """Every metric and label of a rule is in the catalogue of metrics."""
     by_name = {metric.prometheus_name: metric for metric in names.ALL}
-    asked = re.findall(r"\b((?:gateway|gen_ai|process)_\w+?)(?:_bucket)?(?=[{)\[ ])(?:\{([^}]*)\})?", RULES)
-    assert len(asked) > 8
-    for name, selector in asked:
+    queried = re.findall(r"\b((?:gateway|gen_ai|process)_\w+?)(?:_bucket)?(?=[{)\[ ])(?:\{([^}]*)\})?", RULES)
+    assert len(queried) > 8
+    for name, selector in queried:
         assert name in by_name
         assert set(re.findall(r"(\w+)(?:=~|!~|!=|=)", selector)) <= set(by_name[name].labels)

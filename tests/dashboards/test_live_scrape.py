@@ -1,4 +1,4 @@
-"""Do the dashboards ask for what the service tells? Real requests through the real application, in virtual time."""
+"""The dashboards query only what the service exports: the real application, in virtual time."""
 
 import asyncio
 import json
@@ -25,21 +25,24 @@ def service(folder: Path) -> Service:
 
 
 async def scrape(folder: Path) -> str:
-    """The metrics after a failed over answer of each kind, a cached one, a cut stream, an open breaker, more retries
-    than are paid, a probe that is hedged, a substitute, a line and a shared call."""
+    """Return the metrics after an incident.
+
+    It has failovers, a cached answer, a cut stream, an open breaker, denied retries, a hedged probe, a
+    fallback answer, a queue and a shared call.
+    """
     requests = [("chat", True, 1), ("chat", False, 0), ("chat", False, 0), ("torn", True, 1)]
     requests += [("down", False, 1)] * 8  # until its breaker opens, and beyond
     requests += [("sorry", False, 1)]
     requests += [("flaky", False, 1)] * 60
-    at_one_time = [("slow", False, 1)] * 6 + [("slow", False, 0)] * 2
+    concurrent = [("slow", False, 1)] * 6 + [("slow", False, 0)] * 2
     async with AppClient(service(folder).asgi) as client:
         await asyncio.gather(
-            *(client.request("POST", "/v1/chat/completions", json=body(*one)) for one in at_one_time)
+            *(client.request("POST", "/v1/chat/completions", json=body(*one)) for one in concurrent)
         )
         for model, stream, temperature in requests:
             await client.request("POST", "/v1/chat/completions", json=body(model, stream, temperature))
         for _ in range(6):
-            await asyncio.sleep(1)  # the breaker is due for a probe, which traffic makes
+            await asyncio.sleep(1)  # the breaker's probe is due, and a request carries it
             await client.request("POST", "/v1/chat/completions", json=body("chat", True, 1))
         return (await client.request("GET", "/metrics")).body.decode()
 
@@ -49,8 +52,8 @@ def body(model: str, stream: bool, temperature: int) -> dict[str, object]:
     return {"model": model, "messages": [question], "stream": stream, "temperature": temperature}
 
 
-def asked() -> Iterator[tuple[str, str, set[str]]]:
-    """Each selector on the boards: panel, series name, the labels it or its grouping uses."""
+def selectors() -> Iterator[tuple[str, str, set[str]]]:
+    """Yield each selector on the boards: panel, series name, the labels that it or its grouping uses."""
     for dashboard in DASHBOARDS:
         for panel in json.loads(render(dashboard))["panels"]:
             for target in panel["targets"]:
@@ -62,20 +65,21 @@ def asked() -> Iterator[tuple[str, str, set[str]]]:
 
 
 async def test_every_series_on_the_boards(tmp_path: Path) -> None:
-    """What a panel asks for is told by a service that has lived through an incident, with every label used."""
-    told: dict[str, set[str]] = {}
+    """A service exports every series and label that a panel queries, after an incident."""
+    exported: dict[str, set[str]] = {}
     moved: dict[str, float] = {}
     for family in text_string_to_metric_families(await scrape(tmp_path)):
         for sample in family.samples:
             moved[sample.name] = moved.get(sample.name, 0.0) + sample.value
-            told.setdefault(sample.name, set()).update(name for name, value in sample.labels.items() if value)
-    wanted = list(asked())
+            names = {name for name, value in sample.labels.items() if value}
+            exported.setdefault(sample.name, set()).update(names)
+    wanted = list(selectors())
     assert {panel for panel, _, _ in wanted} == {
         panel.title for dashboard in DASHBOARDS for panel in dashboard.panels
     }
     for panel, name, labels in wanted:
-        assert name in told, f"{panel} asks for {name}, which nobody tells"
-        assert labels <= told[name], f"{panel}: {name} has no {labels - told[name]}"
+        assert name in exported, f"{panel} queries {name}, which the service does not export"
+        assert labels <= exported[name], f"{panel}: {name} has no {labels - exported[name]}"
     for name in (
         "gateway_retries_denied_total",
         "gateway_hedges_total",
