@@ -1,23 +1,23 @@
-"""Tells a caller's bad request from a target that suddenly finds every request bad.
+"""Bursts of 400s: detects a target that suddenly rejects most requests as bad, by no fault of the callers.
 
-A provider's 400 is the caller's fault, except where they burst on one target that was quiet before: then something
-over there is broken (Azure OpenAI on 2026-03-09 answered 400 for one model for 20 hours).
+A provider's 400 is the caller's fault, except in a burst on a target that hardly sent any before: then the
+target is broken (Azure OpenAI on 2026-03-09 answered 400 for one model for 20 hours).
 
-    earlier: 10 minutes, nearly no 400s  |  last 30 s: 10 calls or more, half of them 400   -> a burst
-                                            ... until the share of 400s has fallen by half  -> over
+    earlier: 10 minutes, nearly no 400s  |  last 30 s: 10 calls or more, half of them 400   -> a burst begins
+                                            ... until fewer than a quarter of them are 400  -> it is over
 """
 
 from collections import deque
 
 RECENT_S = 30
 EARLIER_S = 600
-CALLS_MIN = 10
-SHARE = 0.5
-QUIET_SHARE = 0.1
+CALLS_MIN = 10  # in both periods
+SHARE = 0.5  # of the recent calls: a burst begins; below half of this it is over
+QUIET_SHARE = 0.1  # of the earlier calls: fewer were 400s
 
 
 class BadRequestBurst:
-    """Counts the answers of one target, in buckets of a second. Times are loop seconds."""
+    """The share of 400s among one target's answers, in buckets of a second. Times are loop seconds."""
 
     def __init__(self) -> None:
         self.on = False
@@ -25,7 +25,7 @@ class BadRequestBurst:
         self._earlier: deque[list[int]] = deque()
 
     def record(self, *, refused: bool, now_s: float) -> bool:
-        """One more answer; whether refusals count against the target now."""
+        """Count one answer. Return whether 400s count against the target now."""
         second = int(now_s)
         self._age(second)
         if not self._recent or self._recent[-1][0] != second:
@@ -44,7 +44,7 @@ class BadRequestBurst:
         return self.on
 
     def _age(self, second: int) -> None:
-        """What is no longer recent becomes the earlier time, unless it was part of a burst."""
+        """Move buckets that are no longer recent to the earlier period, unless they are part of a burst."""
         while self._recent and self._recent[0][0] <= second - RECENT_S:
             old = self._recent.popleft()
             if not self.on:

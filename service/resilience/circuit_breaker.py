@@ -1,24 +1,27 @@
-"""A circuit breaker: leaves alone what keeps failing, and lets a probe find out when that is over.
+"""Circuit breaker: stops calling a target or host that keeps failing, until a probe shows a recovery.
 
                  too many failures, or slow            open time over, on the next call
     closed ---------------------------------> open --------------------------------------> half_open
-    (a ramp first)                             ^        a probe failed, or never came back     |
+    (slow start first)                         ^        a probe failed, or never came back     |
       ^                                        +------- (longer open time) -------------------+
       +--------------------------------- a probe succeeded -----------------------------------+
 
-    isolated: by an operator's hand, until the same hand lets go
+    isolated: an operator said so in the settings; only the settings end it
 
-A permit ends in one of four ways. A cancelled probe is `ignored`: it says nothing, and its place is free again. A probe
-that has not come back after `probe_s` counts as failed, so a hanging provider cannot hold the place; should it answer
-later all the same, that closes the breaker. The open time runs from the start of the probe that failed. Results of
+Call `try_acquire(now_s)` before each call, and `BreakerPermit.end(outcome, now_s)` after it. A cancelled
+probe ends as `ignored`: it says nothing about the target, and frees its slot. A probe that has not come back
+after `probe_s` counts as failed, so that a hanging provider cannot hold the slot; if that probe succeeds
+later, the breaker closes all the same. The open time runs from the start of the probe that failed. Results of
 other calls that began before the last change of state are not counted.
 
-A closed one is under suspicion after two failures in a row for which somebody had to wait, after two that somebody gave
-up for another one or for lack of time, without an answer between, and after a recovery, until five calls in a row have
-succeeded. It lets everybody in then; who else can be asked is asked at the same time. With
-little traffic a window never fills, and one good answer proves little.
+A closed breaker is on probation after (a) two consecutive failures, the last of which took `WAITED_S` or
+more, (b) two consecutive abandoned calls (another target answered first, or the time was up), or (c) a
+recovery. Five consecutive successes end it. During probation the breaker permits every call, and the failover
+loop asks a healthy target at the same time. Reason: with little traffic a window never fills, and one success
+proves little.
 
-The window follows resilience4j's time window, the permit Netflix's three-way listener, the ramp Envoy's slow start.
+The window follows resilience4j's time-based sliding window, the permit Netflix's three-way listener, the slow
+start Envoy's.
 """
 
 from collections import deque
@@ -30,14 +33,14 @@ from dub5.service.config.options import BreakerOptions
 from dub5.service.resilience.window import SlidingWindow
 
 CALLS, FAILURES, SLOW = range(3)  # in its window
-PROBATION_AFTER = 2  # failures in a row,
-WAITED_S = 1.0  # the last of which took as long; one that comes at once costs nobody anything
-SUCCESSES_REQUIRED = 5  # successes in a row that end a suspicion
-SLOW_START_FROM = 0.1  # the share of calls that a ramp lets through at its beginning
+PROBATION_AFTER = 2  # consecutive failures, or consecutive abandoned calls
+WAITED_S = 1.0  # a failure or abandoned call that took at least this long made a request wait
+SUCCESSES_REQUIRED = 5  # consecutive successes that end a probation
+SLOW_START_FROM = 0.1  # the share of calls that are permitted when slow start begins
 
 
 class BreakerState(StrEnum):
-    """Where a breaker is."""
+    """The states of a circuit breaker."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -46,51 +49,51 @@ class BreakerState(StrEnum):
 
 
 class CallOutcome(StrEnum):
-    """How a permit ends."""
+    """How a permitted call ended."""
 
     SUCCESS = "success"
-    SLOW = "slow"  # it answered, late
+    SLOW = "slow"  # a success whose first token came late
     FAILURE = "failure"
-    IGNORED = "ignored"
+    IGNORED = "ignored"  # says nothing about the target: the call was cancelled, say
 
 
 OnStateChange = Callable[[BreakerState, BreakerState, str], None]
 
 
 class Breaker:
-    """Decides from what it is told; reads no clock. Times are loop seconds."""
+    """A circuit breaker. It reads no clock: each call passes the time, in loop seconds."""
 
     def __init__(
         self, options: BreakerOptions, open_max_s: float, rng: Random, on_change: OnStateChange
     ) -> None:
         self.state = BreakerState.CLOSED
         self.opened_until_s = 0.0
-        self.slow = False  # it is open for slowness alone: better than nobody
-        self.era = 0
+        self.slow = False  # open for slowness alone: usable as a last resort
+        self.era = 0  # grows with each change of state
         self._options = options
         self._open_max_s = open_max_s
         self._rng = rng
         self._on_change = on_change
-        self._openings = 0  # in a row, without a success between
+        self._openings = 0  # consecutive, without a recovery in between
         self._consecutive_failures = 0
-        self._inconclusive = 0  # waited for, without an answer between
-        self._successes_required = 0
+        self._inconclusive = 0  # consecutive abandoned calls
+        self._successes_required = 0  # more than 0: on probation
         self._slow_start_until_s = 0.0
-        self._probes: deque[float] = deque()  # when each that is out began
+        self._probes: deque[float] = deque()  # the start of each probe in flight
         self._window = SlidingWindow(options.window_s, 3)
 
     @property
     def probing(self) -> int:
-        """How many probes are out."""
+        """The number of probes in flight."""
         return len(self._probes)
 
     @property
     def on_probation(self) -> bool:
-        """Whether it is closed, and yet has to prove that it is well."""
+        """Whether the breaker is closed, but its target must still prove that it is healthy."""
         return self._successes_required > 0 and self.state is BreakerState.CLOSED
 
     def would_permit(self, now_s: float) -> bool:
-        """Whether `try_acquire` would give a permit."""
+        """Return whether `try_acquire` would return a permit."""
         if self.state is BreakerState.CLOSED:
             return True
         self._give_up_lost_probes(now_s)
@@ -103,7 +106,7 @@ class Breaker:
                 return False
 
     def try_acquire(self, now_s: float) -> "BreakerPermit | None":
-        """A permit for one call, or None: leave it alone."""
+        """Return a permit for one call, or None if the call is not permitted."""
         if self.state is BreakerState.CLOSED:
             return BreakerPermit(self, self.era, now_s, probe=False)
         if not self.would_permit(now_s):
@@ -114,28 +117,28 @@ class Breaker:
         return BreakerPermit(self, self.era, now_s, probe=True)
 
     def try_acquire_last_resort(self, now_s: float) -> "BreakerPermit | None":
-        """A permit although it is open, if for slowness alone: there is nobody else. Its result moves nothing."""
-        trouble = self.state in (BreakerState.OPEN, BreakerState.HALF_OPEN)
-        return BreakerPermit(self, -1, now_s, probe=False) if trouble and self.slow else None
+        """Return a permit although the breaker is open, if only for slowness. Its outcome does not count."""
+        tripped = self.state in (BreakerState.OPEN, BreakerState.HALF_OPEN)
+        return BreakerPermit(self, -1, now_s, probe=False) if tripped and self.slow else None
 
     def is_steady(self, now_s: float) -> bool:
-        """Whether it is closed, and no recovery was a moment ago: it has nothing to say."""
+        """Return whether the breaker is closed and not in slow start, so that it permits every call."""
         return self.state is BreakerState.CLOSED and now_s >= self._slow_start_until_s
 
     def passes_slow_start(self, now_s: float) -> bool:
-        """Whether a call may pass the ramp that follows a recovery: a share that grows from a tenth to all."""
+        """Draw whether slow start permits this call: the permitted share grows from a tenth to all calls."""
         left_s = self._slow_start_until_s - now_s
         if self.state is not BreakerState.CLOSED or left_s <= 0:
             return True
         return self._rng.random() < max(SLOW_START_FROM, 1.0 - left_s / self._options.slow_start_s)
 
     def in_slow_start(self, now_s: float) -> bool:
-        """Whether it closed a moment ago."""
+        """Return whether the breaker recovered a moment ago and slow start is not over."""
         return self.state is BreakerState.CLOSED and now_s < self._slow_start_until_s
 
     def record(self, outcome: CallOutcome, now_s: float, began_s: float, not_before_s: float = 0.0) -> None:
-        """How a call of this era ended; `not_before_s` is the time a provider asked to be left alone until."""
-        if outcome is CallOutcome.SUCCESS and self.state is not BreakerState.HALF_OPEN:  # most
+        """Count the outcome of a call of this era. `not_before_s`: no probe before then (Retry-After)."""
+        if outcome is CallOutcome.SUCCESS and self.state is not BreakerState.HALF_OPEN:  # the usual case
             self._window.count(now_s, CALLS)
             self._consecutive_failures = self._inconclusive = 0
             if self._successes_required:
@@ -159,38 +162,38 @@ class Breaker:
             self._evaluate(now_s, not_before_s)
 
     def record_inconclusive(self) -> None:
-        """Somebody waited for it, and had the answer from another one or none in time: nobody's failure, and no proof."""
+        """Count an abandoned call: another target answered first, or the time was up."""
         if self.state is BreakerState.CLOSED:
             self._inconclusive += 1
             if self._inconclusive >= PROBATION_AFTER:
                 self._successes_required = SUCCESSES_REQUIRED
 
     def confirm_recovery(self, now_s: float) -> None:
-        """A probe that was given up has answered after all: long answers prove as much as short ones."""
+        """Close the breaker: a probe that had counted as lost has succeeded after all."""
         if self.state in (BreakerState.OPEN, BreakerState.HALF_OPEN):
             self._close(now_s, "a late probe succeeded")
 
     def isolate(self, on: bool, now_s: float) -> None:
-        """By hand: nobody enters until the same hand lets go."""
+        """Permit no call (`on`), or close the breaker again (not `on`), as the operator's settings say."""
         if on and self.state is not BreakerState.ISOLATED:
             self._transition(BreakerState.ISOLATED, "isolated by the settings")
         elif not on and self.state is BreakerState.ISOLATED:
             self._close(now_s, "no longer isolated by the settings")
 
     def reconfigure(self, options: BreakerOptions, open_max_s: float) -> None:
-        """Other options from now on; the state stays, the counts begin anew."""
+        """Use other options from now on. The state stays; the window is cleared."""
         self._options, self._open_max_s = options, open_max_s
         if not options.slow_start_s:
             self._slow_start_until_s = 0.0
         self._window = SlidingWindow(options.window_s, 3)
 
     def _update_probation(self, *, waited: bool) -> None:
-        """It failed: must it prove that it is well?"""
+        """Begin a probation if this failure is reason enough, or begin it again."""
         if self._successes_required or (waited and self._consecutive_failures >= PROBATION_AFTER):
             self._successes_required = SUCCESSES_REQUIRED
 
     def _evaluate(self, now_s: float, not_before_s: float) -> None:
-        """Opens if there is a reason to."""
+        """Open the breaker if the last calls are reason enough."""
         options, consecutive = self._options, self._consecutive_failures
         calls, failures, slow = self._window.sums
         if consecutive >= options.failures_in_a_row:
@@ -235,7 +238,7 @@ class Breaker:
 
 
 class BreakerPermit:
-    """Leave for one call. Ends once; ending it again does nothing."""
+    """A permit for one call. `end` it once; further calls do nothing."""
 
     __slots__ = ("_began_s", "_breaker", "_era", "_open", "probe")
 
@@ -247,7 +250,7 @@ class BreakerPermit:
         self.probe = probe
 
     def end(self, outcome: CallOutcome, now_s: float, not_before_s: float = 0.0) -> None:
-        """Tells the breaker how the call went, if it is still of its era."""
+        """Report the outcome to the breaker, which ignores outcomes from before its last change of state."""
         if self._open and self._era == self._breaker.era:
             self._breaker.record(outcome, now_s, self._began_s, not_before_s)
         elif self._open and self.probe and outcome is CallOutcome.SUCCESS:
@@ -255,8 +258,11 @@ class BreakerPermit:
         self._open = False
 
     def commit(self, outcome: CallOutcome, now_s: float) -> None:
-        """The first content came. A probe has then proven its point and its place is needed: the stream that
-        follows counts as an ordinary call. Any other call is counted when it ends."""
+        """Report the first content of a stream.
+
+        A probe ends here, and frees its slot; the rest of its stream counts as an ordinary call. Any other
+        call is counted when it ends.
+        """
         if not self.probe:
             return
         counts = self._open and self._era == self._breaker.era

@@ -1,6 +1,6 @@
-"""What a failure means: decided here, once, for retry, breaker, cool-down, metrics and the client's error alike.
+"""Classification of failures, made once, for retry, circuit breakers, cool-down, metrics and client errors.
 
-WireFailure | ProviderFault | TimedOut | Unsupported --classify--> Classification(then, blame, cool_s, reason)
+WireFailure | ProviderFault | TimedOut | Unsupported --classify--> Classification(then, blame, reason ...)
 """
 
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from dub5.service.wire.base import FailureKind, Stage, WireFailure
 
 
 class Then(StrEnum):
-    """What follows."""
+    """What follows a failure."""
 
-    FRESH = "fresh"  # once more, on a new connection: the old one was stale
-    RETRY = "retry"  # once more here, if it may (backoff), else the next target
+    FRESH = "fresh"  # the same target once more, on a new connection: the old one was stale
+    RETRY = "retry"  # the same target once more, where retry.py permits it; else the next target
     NEXT = "next"  # the next target
-    GIVE_UP = "give_up"  # nobody else would do better
+    GIVE_UP = "give_up"  # no other target would do better
 
 
 class Blame(StrEnum):
-    """Whom it counts against."""
+    """What a failure counts against."""
 
     TARGET = "target"
     HOST = "host"
@@ -30,18 +30,21 @@ class Blame(StrEnum):
 
 
 class CooldownReason(StrEnum):
-    """Why a key is left alone for a while, as the trail says it."""
+    """Why a key cools down, as the trail says it."""
 
     LIMITED = "cooling_down"
-    WAITING = "retry_after"  # a Retry-After that came with something else than a limit
+    WAITING = "retry_after"  # a Retry-After with another failure than a rate limit
     QUOTA = "quota_used_up"
     REFUSED = "key_refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The one reading of a failure. `cooldown_s`: so long nobody asks this target with this key, because of `cooldown_reason`.
-    `overload`: the provider had no room, so it is given less (limiter)."""
+    """What a failure means.
+
+    `cooldown_s`: seconds for which this target is not asked with this key, because of `cooldown_reason`.
+    `overload`: the provider was at capacity, so its concurrency limit is lowered.
+    """
 
     then: Then
     blame: Blame
@@ -57,18 +60,18 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row: the first whose conditions all hold is taken."""
+    """One row of the table: the first row whose conditions all hold is used."""
 
     then: Then
     blame: Blame
     statuses: frozenset[int] = frozenset()
     codes: frozenset[str] = frozenset()
-    says: str = ""  # somewhere in its message
-    cooldown_s: float = 0.0  # where the provider did not say; at least so long where it is a quota
+    says: str = ""  # a part of the error's message
+    cooldown_s: float = 0.0  # where the provider sent no Retry-After; for a quota, the minimum
     cooldown_reason: CooldownReason = CooldownReason.LIMITED
 
     def holds(self, fault: ProviderFault, status: int | None) -> bool:
-        """Whether this row speaks of the fault. Inside a 200 the code alone must do."""
+        """Return whether this row applies to the fault. Inside a 200 the code alone decides."""
         in_a_200 = status is None and bool(self.codes)
         return (
             (not self.statuses or in_a_200 or status in self.statuses)
@@ -90,15 +93,14 @@ QUOTA_CODES = frozenset(
         "contract_spend_limit_reached",
     }
 )
-EDGE_STATUSES = frozenset({*range(520, 528), 530})  # Cloudflare speaking for an origin it cannot reach
-TRANSIENT_STATUSES = frozenset({500, 502, 503, 504})  # may be over at once
+EDGE_STATUSES = frozenset({*range(520, 528), 530})  # Cloudflare reports an origin that it cannot reach
+TRANSIENT_STATUSES = frozenset({500, 502, 503, 504})  # the next attempt may succeed
 NO_ROOM_STATUSES = frozenset({429, 498, 529})
-OVERLOADED = ("overloaded", "capacity exceeded", "slow down")  # said with a 503 by who is up, and has no room
-SAID_INSIDE = frozenset(
-    {*map(str, (401, 402, 403, 408, 429, 498)), *map(str, range(500, 600))}
-)  # as an error's code
+OVERLOADED = ("overloaded", "capacity exceeded", "slow down")  # in a 503: at capacity, not down
+# Status codes that providers also send as an error's `code` inside a 200.
+SAID_INSIDE = frozenset({*map(str, (401, 402, 403, 408, 429, 498)), *map(str, range(500, 600))})
 QUOTA_COOL_S = 3600.0
-QUOTA_ABOVE_S = 600.0  # whoever says to come back later than this has no rate limit in mind
+QUOTA_ABOVE_S = 600.0  # a longer Retry-After means a quota, not a rate limit
 LIMITED_COOL_S = 5.0
 KEY_COOL_S = 60.0
 
@@ -122,9 +124,8 @@ STATUS_RULES = (
         cooldown_reason=CooldownReason.QUOTA,
     ),
     Rule(Then.NEXT, Blame.NOBODY, frozenset({429}), says="Request too large"),  # would never succeed here
-    Rule(
-        Then.NEXT, Blame.TARGET, frozenset({429}), says="capacity exceeded"
-    ),  # theirs is full, not ours used up
+    # The provider is at capacity; our own limit is not used up.
+    Rule(Then.NEXT, Blame.TARGET, frozenset({429}), says="capacity exceeded"),
     Rule(Then.NEXT, Blame.KEY, frozenset({429}), cooldown_s=LIMITED_COOL_S),
     Rule(
         Then.NEXT,
@@ -139,11 +140,11 @@ STATUS_RULES = (
     Rule(Then.RETRY, Blame.TARGET, TRANSIENT_STATUSES),
     Rule(Then.NEXT, Blame.TARGET),  # 529, 498 of a full tier, 404 of a model that is gone, 408, 3xx
 )
-CODE_RULES = tuple(rule for rule in STATUS_RULES if rule.codes)  # these hold inside a 200 as well
+CODE_RULES = tuple(rule for rule in STATUS_RULES if rule.codes)  # these apply inside a 200 as well
 
 
 def classify(error: Exception) -> Classification:
-    """The verdict on whatever ended an attempt."""
+    """Return the classification of the error that ended an attempt. Raises any other error again."""
     match error:
         case ProviderFault():
             return _classify_fault(error)
@@ -163,18 +164,18 @@ def classify(error: Exception) -> Classification:
 def _classify_fault(fault: ProviderFault) -> Classification:
     status = int(fault.code) if fault.status is None and fault.code in SAID_INSIDE else fault.status
     if status is None and not any(rule.holds(fault, None) for rule in CODE_RULES):
-        # A 200 that was no answer.
+        # A 200 without an answer in it.
         return Classification(Then.NEXT, Blame.TARGET, fault.reason, maybe_billed=True)
     rule = next(rule for rule in STATUS_RULES if rule.holds(fault, status))
-    said = fault.retry_after_s
+    retry_after_s = fault.retry_after_s
     floor_s = rule.cooldown_s if rule.codes else 0.0
-    cooldown_s = rule.cooldown_s if said is None else max(said, floor_s)
+    cooldown_s = rule.cooldown_s if retry_after_s is None else max(retry_after_s, floor_s)
     cooldown_reason = rule.cooldown_reason if rule.blame is Blame.KEY else CooldownReason.WAITING
     if cooldown_reason is CooldownReason.LIMITED and cooldown_s > QUOTA_ABOVE_S:
         cooldown_reason = CooldownReason.QUOTA
     limited = rule.blame is Blame.KEY and cooldown_reason is CooldownReason.LIMITED
     return Classification(
-        Then.RETRY if limited and said is not None else rule.then,
+        Then.RETRY if limited and retry_after_s is not None else rule.then,
         rule.blame,
         fault.reason,
         cooldown_s=0.0 if rule.blame is Blame.NOBODY else cooldown_s,
@@ -182,7 +183,7 @@ def _classify_fault(fault: ProviderFault) -> Classification:
         code=fault.code,
         status=fault.status,
         message=fault.message,
-        maybe_billed=fault.status is None,  # it had begun
+        maybe_billed=fault.status is None,  # the answer had begun
         overload=_has_no_room(fault, status)
         and cooldown_reason is not CooldownReason.QUOTA
         and rule.blame is not Blame.NOBODY,
@@ -190,8 +191,8 @@ def _classify_fault(fault: ProviderFault) -> Classification:
 
 
 def _has_no_room(fault: ProviderFault, status: int | None) -> bool:
-    said = fault.message.lower()
-    return status in NO_ROOM_STATUSES or (status == 503 and any(words in said for words in OVERLOADED))
+    message = fault.message.lower()
+    return status in NO_ROOM_STATUSES or (status == 503 and any(words in message for words in OVERLOADED))
 
 
 def _classify_wire(failure: WireFailure) -> Classification:

@@ -1,9 +1,10 @@
-r"""The time to first token that a target shows now, worst first: a peak-sensitive moving average.
+r"""Peak EWMA (from Finagle): a moving average of the time to first token that rises at once and falls slowly.
 
-    seen  .    |.       |        a longer time counts at once, a shorter one little by little:
-    value  \___| \______|  \__   after `TAU_S` seconds two thirds of it
+    seen  .    |.       |        a longer time counts at once, a shorter one gradually:
+    value  \___| \______|  \__   after `TAU_S` seconds two thirds of the way
 
-Without news it fades likewise: whoever is avoided for a slow answer is asked again one day. From Finagle's PeakEwma.
+Without new samples the value decays at the same rate, so that a target that was avoided for one slow answer
+is asked again some day.
 """
 
 from math import exp
@@ -12,18 +13,18 @@ TAU_S = 10.0
 
 
 class PeakEwma:
-    """Times and values are seconds."""
+    """A peak-sensitive moving average. Times and values are seconds."""
 
     def __init__(self) -> None:
         self.value_s = 0.0  # none seen yet
         self._at_s = 0.0
 
     def at(self, now_s: float) -> float:
-        """What is left of it now."""
+        """Return the value at this time, decayed since the last sample."""
         return self.value_s * exp(-(now_s - self._at_s) / TAU_S)
 
     def observe(self, took_s: float, now_s: float) -> None:
-        """One more."""
+        """Add one sample."""
         if took_s >= self.value_s:
             self.value_s = took_s
         else:

@@ -1,16 +1,17 @@
-"""All targets, and who may be asked: every guard is asked here, in one place, and told here how it went.
+"""Fleet: the registry of all targets. It alone says whether a target may be called, and how healthy it is.
 
 try_acquire(target) -> Permit(key) -> commit, end(classification)   one per attempt, always ended (permit.py)
-                    -> NotPermitted(reason)                         leave it alone (target.py)
+                    -> NotPermitted(reason)                         the target may not be called (target.py)
 
-    scope      guards
+    scope      resilience state
     key        cool-down (Retry-After, quota, refused)
-    host       breaker of resolve, connect and edge failures
-    target     breaker, ramp, burst of bad requests, record of the last 30 s, time to first token
-    provider   limiter, retry budget
+    host       circuit breaker for resolve, connect and edge failures
+    target     circuit breaker, slow start, burst of 400s, error rate of the last 30 s, time to first token
+    provider   concurrency limit, retry budget
 
-A fleet of new settings takes over what the one `before` knows of targets that have kept their address: the objects
-themselves, so that a try that is still out gives back what it holds, whichever of the two let it in.
+When settings are reloaded, the new fleet takes over the state of targets that have kept their address from
+the fleet `before` it. It takes the objects themselves, so that an attempt in flight releases what it holds,
+whichever of the two fleets permitted it.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -29,8 +30,9 @@ from dub5.service.resilience.retry import BudgetCharge
 from dub5.service.resilience.retry_budget import RetryBudget
 from dub5.service.resilience.target import NO_ROOM, NotPermitted, ProviderState, TargetState
 
-ISOLATED_S = 60.0  # when to look again whether an operator has let go
-CANARY_EVERY, CANARY_S_MAX = 5, 60.0  # requests between two trials, unless that takes longer
+ISOLATED_S = 60.0  # the wait that is reported for an isolated target
+# Requests between two canary requests to a degraded target, and the longest time between them.
+CANARY_EVERY, CANARY_S_MAX = 5, 60.0
 _RANK = {Health.HEALTHY: 0, Health.DEGRADED: 1, Health.UNHEALTHY: 2}
 _SEVERITY = {
     BreakerState.CLOSED: 0,
@@ -42,7 +44,7 @@ _SEVERITY = {
 
 @dataclass(frozen=True, slots=True)
 class GuardOptions:
-    """The options of all of them."""
+    """The options of the circuit breakers, retry budgets, concurrency limits and error rates."""
 
     breaker: BreakerOptions
     budget: BudgetOptions
@@ -54,7 +56,7 @@ _COOLDOWN_UNTIL_S = attrgetter("cooldown_until_s")
 
 
 class Fleet:
-    """Every target's guards. Times are loop seconds."""
+    """The registry of all targets and their resilience state. Times are loop seconds."""
 
     def __init__(
         self,
@@ -105,7 +107,7 @@ class Fleet:
         return Breaker(self._options.breaker, open_max_s, self._rng, on_change)
 
     def _take_over(self, before: "Fleet", origins: Mapping[Target, str]) -> None:
-        """What is known of hosts, providers and targets that are still there, where they were."""
+        """Take over the state of hosts, providers and targets that are still there, at the same address."""
         addresses = {target.provider: origin for target, origin in origins.items()}
         self._hosts = {origin: b for origin, b in before._hosts.items() if origin in addresses.values()}
         self._providers = {
@@ -121,7 +123,7 @@ class Fleet:
         self._reconfigure(before._options)
 
     def _reconfigure(self, old: GuardOptions) -> None:
-        """The new options, where they are new: counts that they judge begin anew."""
+        """Use the new options where they differ from the old ones; their counts begin at zero."""
         new = self._options
         if new.breaker != old.breaker:
             for host_breaker in self._hosts.values():
@@ -138,7 +140,7 @@ class Fleet:
                 provider.budget = RetryBudget(new.budget)
 
     def isolate(self, providers: Collection[str], now_s: float) -> None:
-        """By hand: nobody is sent to these providers; the others are let go again."""
+        """Isolate these providers, which permits no calls to them; end the isolation of all others."""
         for target, state in self._states.items():
             state.breaker.isolate(target.provider in providers, now_s)
 
@@ -150,8 +152,10 @@ class Fleet:
         *,
         last_resort: bool = False,
     ) -> Permit | NotPermitted:
-        """A permit to call a target once, with one of its keys; or why not.
-        `last_resort`: there is nobody else, so being slow or just recovered is no reason to be left alone."""
+        """Return a permit to call a target once, with one of its keys, or the reason why not.
+
+        `last_resort`: no other target is left, so a slow or just recovered target is permitted, too.
+        """
         state = self._states[target]
         key = state.keys[0] if len(state.keys) == 1 else min(state.keys, key=_COOLDOWN_UNTIL_S)
         if key.cooldown_until_s > now_s:
@@ -164,14 +168,14 @@ class Fleet:
             state.provider.budget.deposit(now_s)
         breaker_permit = state.breaker.try_acquire(now_s) or state.breaker.try_acquire_last_resort(now_s)
         host_permit = state.host_breaker.try_acquire(now_s)
-        assert breaker_permit is not None and host_permit is not None, "nothing ran since they said so"
+        assert breaker_permit is not None and host_permit is not None, "`not_permitted` has just been asked"
         state.last_asked_s = now_s
         self._first_attempts += charge is BudgetCharge.DEPOSIT
         state.count_when_asked = self._first_attempts
         return Permit(state, key, breaker_permit, host_permit, self._slow_share)
 
     def withdraw(self, target: Target, now_s: float) -> bool:
-        """Whether the budget of its provider covers a try that nobody has to make; then it is paid."""
+        """Charge a retry or hedge to its provider's retry budget. Return whether the budget covers it."""
         provider = self._states[target].provider
         withdrawn = provider.budget.withdraw(now_s)
         if not withdrawn:
@@ -179,12 +183,12 @@ class Fleet:
         return withdrawn
 
     def may_ask(self, target: Target, now_s: float) -> bool:
-        """Whether `enter` would let somebody in, if need be as the last resort."""
+        """Return whether `try_acquire` would return a permit, if need be as the last resort."""
         state = self._states[target]
         return state.cooldown_until_s <= now_s and state.not_permitted(now_s, last_resort=True) is None
 
     def must_wait(self, targets: Iterable[Target], now_s: float) -> bool:
-        """Whether nobody may be asked, and somebody could be if only its provider had room."""
+        """Return whether no target may be called now, and at least one for lack of capacity alone."""
         no_room = False
         for target in targets:
             state = self._states[target]
@@ -196,40 +200,43 @@ class Fleet:
         return no_room
 
     def on_room(self, targets: Iterable[Target], on_room: Callable[[], None]) -> None:
-        """`on_room` is called whenever the provider of one of them has room for one more. It must not raise."""
+        """Call `on_room` whenever the provider of a target can take one more request. It must not raise."""
         for target in targets:
             self._states[target].provider.limiter.on_room = on_room
 
     def keys(self, target: Target) -> int:
-        """How many keys a target has."""
+        """Return how many keys a target has."""
         return len(self._states[target].keys)
 
     def has_free_key(self, target: Target, now_s: float) -> bool:
-        """Whether one of them does not cool down."""
+        """Return whether at least one key of a target is not cooling down."""
         return self._states[target].cooldown_until_s <= now_s
 
     def is_healthy(self, target: Target, now_s: float) -> bool:
-        """Whether a failure of it is likely to be a blink."""
+        """Return whether a target is healthy, so that a failure of it is likely to be transient."""
         state = self._states[target]
         return state.is_closed and not self.on_probation(target) and not state.error_rate.degraded(now_s)
 
     def probe_due(self, target: Target, now_s: float) -> bool:
-        """Whether whoever goes there now finds out if it is back."""
+        """Return whether the next call to a target would be a probe."""
         return self._states[target].probe_due(now_s)
 
     def on_probation(self, target: Target) -> bool:
-        """Whether it lacks proofs that it is well."""
+        """Return whether a target or its host is on probation."""
         state = self._states[target]
         return state.breaker.on_probation or state.host_breaker.on_probation
 
     def in_slow_start(self, target: Target, now_s: float) -> bool:
-        """Whether it recovered a moment ago, and is spared."""
+        """Return whether a target or its host recovered a moment ago and gets a growing share of calls."""
         state = self._states[target]
         return state.breaker.in_slow_start(now_s) or state.host_breaker.in_slow_start(now_s)
 
     def score(self, target: Target, now_s: float) -> RoutingScore:
-        """What the router wants to know. A target that is due for a probe, or fails a little and was not asked for a
-        while, stands where a healthy one would, or nobody would ever find out that it is back."""
+        """Return the routing score of a target.
+
+        A target that is due for a probe or a canary request ranks as a healthy one: otherwise no request
+        would ever find out that it has recovered.
+        """
         state = self._states[target]
         rank = 0 if state.probe_due(now_s) else _RANK[state.health(now_s)]
         if rank == _RANK[Health.DEGRADED] and self._canary_due(state, now_s):
@@ -237,19 +244,23 @@ class Fleet:
         return RoutingScore(rank, state.first_token.at(now_s) * (state.in_flight + 1))
 
     def _canary_due(self, state: TargetState, now_s: float) -> bool:
-        """Whether nobody has asked it for a while; with little traffic every request would be after one."""
+        """Return whether a degraded target is due for a canary request.
+
+        The count of requests keeps the share of canaries small with little traffic, when every request comes
+        after a long pause.
+        """
         idle_s = now_s - state.last_asked_s
         return idle_s >= self._options.health.canary_interval_s and (
             self._first_attempts - state.count_when_asked >= CANARY_EVERY or idle_s >= CANARY_S_MAX
         )
 
     def wait_s(self, target: Target, now_s: float) -> float:
-        """How long nobody may ask it, as far as that can be known."""
+        """Return the seconds until a target may be called again, as far as that is known."""
         state = self._states[target]
         return ISOLATED_S if state.breaker.state is BreakerState.ISOLATED else state.wait_s(now_s)
 
     def snapshot(self, target: Target, now_s: float) -> TargetSnapshot:
-        """How a target stands."""
+        """Return the state of a target at this moment."""
         state = self._states[target]
         worse = max((state.breaker, state.host_breaker), key=lambda b: _SEVERITY[b.state])
         return TargetSnapshot(
@@ -267,11 +278,11 @@ class Fleet:
         )
 
     def snapshots(self, now_s: float) -> list[TargetSnapshot]:
-        """Every target, in the order of settings."""
+        """Return the state of every target, in the order of the settings."""
         return [self.snapshot(target, now_s) for target in self._states]
 
     def probes_due(self, now_s: float, idle_s: float) -> list[Target]:
-        """Who is due for a probe, and has not been asked for so long."""
+        """Return the targets that have been due for a probe for at least `idle_s`."""
         return [
             target
             for target, state in self._states.items()

@@ -1,4 +1,4 @@
-"""How well a target does: all that the router, the page and the metrics see of it."""
+"""Health of a target: what the router, the status page and the metrics read, and the error rate behind it."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -11,24 +11,21 @@ from dub5.service.resilience.window import SlidingWindow
 CALLS, FAILURES = range(2)
 
 
-LAST, LAST_MIN, LAST_S = (
-    20,
-    10,
-    600.0,
-)  # calls that count where the window has too few, and how old they may be
-LAST_SHARE = 0.25  # of them: one failure in four is no chance
+# Where the window has too few calls: the last `LAST` calls, if at least `LAST_MIN` are younger than `LAST_S`.
+LAST, LAST_MIN, LAST_S = 20, 10, 600.0
+LAST_SHARE = 0.25  # of those calls failed: one in four is no coincidence
 
 
 class Health(StrEnum):
-    """How well a target does."""
+    """The health of a target."""
 
     HEALTHY = "healthy"
-    DEGRADED = "degraded"  # may be asked, but another one is better
-    UNHEALTHY = "unhealthy"
+    DEGRADED = "degraded"  # may be asked, but healthy targets go first
+    UNHEALTHY = "unhealthy"  # not asked
 
 
 class RoutingScore(NamedTuple):
-    """What the router reads: `rank` 0 is best; `load_s` is the time to first token times the requests in flight."""
+    """What the router compares. `rank`: 0 is best. `load_s`: time to first token * (in flight + 1)."""
 
     rank: int
     load_s: float
@@ -36,8 +33,11 @@ class RoutingScore(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TargetSnapshot:
-    """A target at one moment; `wait_s` is how long nobody may ask it. `probe_due`: the next call would find out
-    whether it is back. `limit` and `provider_in_flight` are of its provider."""
+    """The state of a target at one moment.
+
+    `wait_s`: seconds until it may be asked again. `probe_due`: the next call would be a probe. `limit` and
+    `provider_in_flight` are those of its provider.
+    """
 
     name: str
     provider: str
@@ -53,9 +53,10 @@ class TargetSnapshot:
 
 
 class ErrorRateWindow:
-    """Whether a target fails a little: long before its breaker opens, others go first. Pure; times are loop seconds.
+    """The error rate of one target, in loop seconds. It shows degradation long before the breaker opens.
 
-    With little traffic the window never has calls enough. Then the last ones count, of some minutes, and a larger share.
+    With little traffic the window never has enough calls. Then the last 20 calls of 10 minutes count, and a
+    larger share of failures is needed.
     """
 
     def __init__(self, options: HealthOptions) -> None:
@@ -64,7 +65,7 @@ class ErrorRateWindow:
         self._last: deque[tuple[float, bool]] = deque(maxlen=LAST)
 
     def add(self, failed: bool, now_s: float) -> None:
-        """One more answer, or one more failure that was the target's or its host's."""
+        """Count one answer, or one failure that is the target's or its host's."""
         if failed:
             self._window.count(now_s, CALLS, FAILURES)
         else:
@@ -72,12 +73,12 @@ class ErrorRateWindow:
         self._last.append((now_s, failed))
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Drop all counts."""
         self._window.clear()
         self._last.clear()
 
     def degraded(self, now_s: float) -> bool:
-        """Whether too many of the last calls failed."""
+        """Return whether too many of the last calls failed."""
         self._window.age(now_s)
         calls, failures = self._window.sums
         options = self._options

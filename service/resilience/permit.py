@@ -1,7 +1,8 @@
-"""A permit for one attempt at one target. Its end releases what it holds, and reports the outcome to every guard.
+"""A permit for one attempt at one target.
 
 commit     the first content of a stream came
-end        once, whatever happened
+end        once, whatever happened: releases what the permit holds, and reports the outcome to the circuit
+           breakers, the concurrency limit, the error rate, the key's cool-down and the detectors
 """
 
 from dataclasses import replace
@@ -15,11 +16,11 @@ from dub5.service.resilience.target import ProviderKey, TargetState
 
 BAD_REQUEST = frozenset({400, 422})
 DEADLINE = "deadline_timeout"
-CLIENT_GAVE_UP = frozenset({"cancelled", DEADLINE})  # the client did
+CLIENT_GAVE_UP = frozenset({"cancelled", DEADLINE})
 
 
 class Permit:
-    """A permit for one attempt. `end` must be called when it is over, whatever happened; only the first call counts."""
+    """A permit for one attempt. Call `end` when it is over, whatever happened; only the first call counts."""
 
     __slots__ = (
         "_committed",
@@ -64,26 +65,28 @@ class Permit:
         return self._key.reveal()
 
     def commit(self, now_s: float, first_token_s: float, timeout_s: float) -> None:
-        """The first content of a stream came, after so long; its clock would have waited for `timeout_s`."""
+        """Report the first content of a stream, after `first_token_s` of the `timeout_s` that it may take."""
         self._slow = first_token_s > timeout_s * self._slow_share
         self._state.first_token.observe(first_token_s, now_s)
         self._state.provider.limiter.accepted()
         self._committed = True
         self._note_queue_delay(now_s)
-        was_well = self._state.is_closed
+        was_closed = self._state.is_closed
         self._host_permit.end(CallOutcome.SUCCESS, now_s)
         self._target_permit.commit(CallOutcome.SLOW if self._slow else CallOutcome.SUCCESS, now_s)
-        if not was_well:
+        if not was_closed:
             self._state.note_recovery()
 
     def record_inconclusive(self, now_s: float) -> None:
-        """Nothing came for so long that another one answered, or that the time was up."""
+        """Report an abandoned attempt: before any content, another target answered or the time was up."""
         if not self._committed and now_s - self._entered_s >= WAITED_S:
             self._state.breaker.record_inconclusive()
 
     def end(self, classification: Classification | None, now_s: float, *, reached: bool) -> None:
-        """The try is over: None if it gave its whole answer, else what went wrong. `reached`: the provider sent
-        at least a status, so its host is up."""
+        """End the attempt. `classification`: what went wrong, or None if the whole answer came.
+
+        `reached`: the provider sent at least a status, so its host is up.
+        """
         if self._ended:
             return
         self._ended = True
@@ -93,34 +96,39 @@ class Permit:
         if classification is None:
             state.bad_request_burst.record(refused=False, now_s=now_s)
         elif classification.cooldown_s > 0 and not_before_s >= self._key.cooldown_until_s:
-            # Two refusals may cross: the later end of the cool-down holds, and its reason.
+            # Two refusals may overlap: the later end of the cool-down counts, with its reason.
             self._key.cooldown_until_s = not_before_s
             self._key.cooldown_reason = classification.cooldown_reason
         if classification is not None and classification.reason == DEADLINE:
             self.record_inconclusive(now_s)
         if classification is None or classification.blame in (Blame.TARGET, Blame.HOST):
             state.error_rate.add(classification is not None, now_s)
-        was_well = state.is_closed
-        # A trial that had begun to answer, and whose answer nobody needs: it is well all the same.
-        began = (
+        was_closed = state.is_closed
+        # A canary request that had begun to answer and then lost the race: its target is healthy.
+        lost_race_after_commit = (
             self._committed
             and not self.probe
             and classification is not None
             and classification.reason == "hedge_lost"
         )
         self._target_permit.end(
-            _target_outcome(None if began else classification, self._slow), now_s, not_before_s
+            _target_outcome(None if lost_race_after_commit else classification, self._slow),
+            now_s,
+            not_before_s,
         )
         self._host_permit.end(_host_outcome(classification, reached), now_s, not_before_s)
-        if not was_well:
+        if not was_closed:
             state.note_recovery()
         self._release_limiter(classification, now_s)
         if classification is not None or self._slow or state.reported_health is not Health.HEALTHY:
-            state.health(now_s)  # tells of a change
+            state.health(now_s)  # emits an event if it has changed
 
     def _note_queue_delay(self, now_s: float, *, unanswered: bool = False) -> None:
-        """Its answer is here, or begins, or was waited for in vain. If it was sent before the limit was lowered last it
-        waited in the line of then: no news."""
+        """Report the latency of an answer, or of a wait without one; where a queue stands, lower the limit.
+
+        An attempt from before the last decrease waited in the queue of that time, so its latency is not
+        counted.
+        """
         state, limiter = self._state, self._state.provider.limiter
         detector, took_s = state.stream_delay if self.streams else state.whole_delay, now_s - self._entered_s
         if self._limit_era == limiter.era and detector.note(
@@ -148,25 +156,25 @@ class Permit:
             self._state.events.emit(LimitLowered(self._state.provider.name, before, int(limiter.limit), why))
 
     def reconsider(self, classification: Classification, now_s: float) -> Classification:
-        """The verdict, or another one if this target refuses what it took a minute ago."""
+        """Return the classification, or a changed one if this 400 belongs to a burst, the target's fault."""
         if classification.then is not Then.GIVE_UP or classification.status not in BAD_REQUEST:
             return classification
         if classification.code in FILTER_CODES:
-            return classification  # never routed around
+            return classification  # a content filter's refusal is never routed around
         if self._state.bad_request_burst.record(refused=True, now_s=now_s):
             return replace(classification, then=Then.NEXT, blame=Blame.TARGET)
         return classification
 
 
 def _target_outcome(classification: Classification | None, slow: bool) -> CallOutcome:
-    """A caller's own 400 proves that the target is alive; a client that left proves nothing."""
+    """Return the outcome for the target: a caller's own 400 proves it up, a disconnected client nothing."""
     if classification is None or (classification.blame is Blame.NOBODY and classification.status is not None):
         return CallOutcome.SLOW if slow else CallOutcome.SUCCESS
     return CallOutcome.FAILURE if classification.blame is Blame.TARGET else CallOutcome.IGNORED
 
 
 def _host_outcome(classification: Classification | None, reached: bool) -> CallOutcome:
-    """Whoever sent a status is up, whatever it said, unless an edge in front said that its host is not."""
+    """Return the outcome for the host: any status proves it up, unless an edge in front reports it down."""
     if classification is not None and classification.blame is Blame.HOST:
         return CallOutcome.FAILURE
     return CallOutcome.SUCCESS if reached else CallOutcome.IGNORED

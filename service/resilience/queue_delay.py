@@ -1,46 +1,49 @@
-r"""Whether a provider lets everybody wait: it has taken more than it can do, and says nothing.
+r"""Queue delay at a provider: infers from latency that a provider queues requests instead of rejecting them.
 
-    first     |          . .:.:.:.:       a line of its own: even the quickest answer takes much longer than
-    token     |   .  . :'                 the quickest of the last minutes
+    first     |          . .:.:.:.:       a standing queue at the provider: even the quickest answer takes
+    token     |   .  . :'                 much longer than the quickest one of the last minutes
               | .:.:':.
     quickest  |_____________________
 
-CoDel's question, put to a line that is somebody else's: not how long one answer took, but the least of a while. Slow
-prompts among quick ones are no line. If a lower limit does not make the quickest any quicker it was no line either,
-but other prompts, or a slower provider: then that is what answers take, for a while.
+Call `note(...)` for each answer; True means: lower the concurrency limit. The test is CoDel's, applied to the
+queue of another system: the minimum delay over an interval counts, not the delay of one answer. Slow prompts
+among quick ones are no queue. If a lower limit does not make the quickest answer quicker, there was no queue,
+but longer prompts or a slower provider: then that latency counts as usual for `BELIEVED_S`.
 """
 
 from collections import deque
 from math import inf
 
-BEST_S = 300.0  # the quickest of the last five to ten minutes
-STANDS_S = 1.0  # a line is what stands for so long
-SAMPLES = 5
-TIMES = 2.0  # late is what takes so many times as long as the quickest
-SLACK_S = 0.5  # and longer than it by at least so much
-HELPED = 0.9  # fewer in flight helped if the quickest takes at most so much of what it took before
-LESS = 0.85  # fewer are so many of those of then
-ALIKE_MIN = 2  # so often in a row it did not help
-BELIEVED_S = 120.0
+BEST_S = 300.0  # the baseline is the quickest answer of the last five to ten minutes
+STANDS_S = 1.0  # a queue stands if every answer was late for this long
+SAMPLES = 5  # late answers needed, at least
+TIMES = 2.0  # late: takes more than this many times the baseline
+SLACK_S = 0.5  # and exceeds the baseline by more than this
+HELPED = 0.9  # a lower limit helped if the quickest answer takes less than this fraction of the time before
+LESS = 0.85  # "a lower limit": at most this fraction of the requests that were in flight before
+ALIKE_MIN = 2  # a lower limit did not help this many times in a row: there is no queue
+BELIEVED_S = 120.0  # how long that latency counts as usual then
 
 
 class QueueDelayDetector:
-    """Decides from what it is told; reads no clock. Times are loop seconds."""
+    """Detector of a standing queue at a provider. It reads no clock: calls pass the time, in loop seconds."""
 
     def __init__(self) -> None:
-        self._best_s = self._best_before_s = inf
-        self._turn_at_s = 0.0
-        self._late_since_s: float | None = None  # and none was in time
-        self._late: deque[float] = deque(maxlen=SAMPLES)  # the last of those
-        self._then = (inf, 0)  # of when it was told last: the quickest, and how many were in flight
-        self._alike = 0
-        self._usual_s = 0.0  # believed to be no line
+        self._best_s = self._best_before_s = inf  # the quickest answer of this and the last `BEST_S`
+        self._rotate_at_s = 0.0
+        self._late_since_s: float | None = None  # every answer since then was late
+        self._late: deque[float] = deque(maxlen=SAMPLES)  # the last late answers, in seconds
+        self._then = (inf, 0)  # at the last detection: the quickest late answer, and the requests in flight
+        self._alike = 0  # detections in a row at which a lower limit had not helped
+        self._usual_s = 0.0  # a latency that counts as usual, until `_believed_until_s`
         self._believed_until_s = 0.0
 
     def note(self, took_s: float, busy: int, now_s: float, *, unanswered: bool = False) -> bool:
-        """An answer began so long after it was asked for, with so many in flight then; whether there is a line.
-        `unanswered`: it did not, its client waited for so long and gave up."""
-        self._turn(now_s)
+        """Count an answer that began after `took_s`, and return whether a queue stands.
+
+        `busy`: the requests in flight when it was sent. `unanswered`: the client gave up after `took_s`.
+        """
+        self._rotate(now_s)
         if not unanswered:
             self._best_s = min(self._best_s, took_s)
         best_s = min(self._best_s, self._best_before_s)
@@ -59,7 +62,7 @@ class QueueDelayDetector:
         return not self._is_usual(busy, now_s)
 
     def _is_usual(self, busy: int, now_s: float) -> bool:
-        """Whether fewer than last time take as long, and so it was the time before."""
+        """Return whether the latency stayed the same twice although fewer requests were in flight."""
         quickest_s, (then_s, then_busy) = min(self._late), self._then
         self._then = (quickest_s, busy)
         alike = inf not in self._late and HELPED <= quickest_s / then_s <= 1 / HELPED
@@ -70,7 +73,7 @@ class QueueDelayDetector:
         self._alike = 0
         return True
 
-    def _turn(self, now_s: float) -> None:
-        if now_s >= self._turn_at_s:
-            self._best_before_s = self._best_s if now_s < self._turn_at_s + BEST_S else inf
-            self._best_s, self._turn_at_s = inf, now_s + BEST_S
+    def _rotate(self, now_s: float) -> None:
+        if now_s >= self._rotate_at_s:
+            self._best_before_s = self._best_s if now_s < self._rotate_at_s + BEST_S else inf
+            self._best_s, self._rotate_at_s = inf, now_s + BEST_S

@@ -1,11 +1,11 @@
-"""Whether a target is asked once more, and after how long. Pure.
+"""Retry decision: whether the same target is asked again, after which delay, and what that charges. Pure.
 
-    another key of it is free          at once, unpaid
-    the connection was stale           at once, on a fresh one, unpaid
-    a limit that ends soon             Retry-After + U(0, base * 2^tries)  paid from the budget
-    a failure that may be a blink      U(0, base * 2^tries)                paid, while the target does well
+    another of its keys is free      at once                               not charged
+    the connection was stale         at once, on a fresh connection        not charged
+    a rate limit that ends soon      Retry-After + U(0, base * 2^retries)  charged to the retry budget
+    a failure that may be transient  U(0, base * 2^retries)                charged; if the target is healthy
 
-The jitter is AWS's full jitter; a Retry-After is its floor.
+Call `decide_retry(...)`. The jitter is AWS's full jitter; a Retry-After is its floor.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from dub5.service.resilience.classify import Blame, Classification, Then
 
 
 class BudgetCharge(StrEnum):
-    """How a try is paid."""
+    """What an attempt does to the retry budget of its provider."""
 
-    DEPOSIT = "deposit"  # free, and earns the provider's budget something
-    NONE = "none"  # nobody's fault
-    WITHDRAW = "withdraw"  # from the provider's budget
+    DEPOSIT = "deposit"  # a first attempt: adds to the budget
+    NONE = "none"
+    WITHDRAW = "withdraw"  # a retry or hedge: charged to the budget
 
 
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
-    """Once more, after `wait_s`. `why` is how the trail names it."""
+    """Ask the same target again after `wait_s`. `why` is the kind of the attempt in the trail."""
 
     why: str
     charge: BudgetCharge = BudgetCharge.NONE
@@ -35,15 +35,15 @@ class RetryDecision:
 
 @dataclass(slots=True)
 class RetryState:
-    """What one request has done at one target so far, beyond the first try."""
+    """The attempts that one request has made at one target so far, beyond the first one."""
 
     retries: int = 0
     keys: int = 0
-    refreshed: bool = False
-    fresh: bool = False  # the next one is to be on a new connection
+    refreshed: bool = False  # a stale connection has been replaced once
+    fresh: bool = False  # the next attempt must use a new connection
 
     def note(self, decision: RetryDecision) -> None:
-        """One more is made."""
+        """Count one more attempt."""
         self.retries += decision.charge is BudgetCharge.WITHDRAW
         self.keys += decision.why == "key"
         self.fresh = decision.why == "fresh"
@@ -61,10 +61,10 @@ def decide_retry(
     options: RetryOptions,
     rng: Random,
 ) -> RetryDecision | None:
-    """What follows a failure at this target: once more, or None: the next one.
+    """Decide what follows a failure: a retry at this target, or None for the next target.
 
-    `has_side_effects`: asking twice leaves two, so what the provider may have acted on is not repeated. `last`: nobody else can
-    be asked. `other_key`: it has one that is free. `healthy`: it does well on the whole.
+    `has_side_effects`: an attempt that the provider may have acted on is not repeated. `last`: no other
+    target can be asked. `other_key`: another key of this target is free. `healthy`: the target is healthy.
     """
     if has_side_effects and classification.maybe_billed:
         return None

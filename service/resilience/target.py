@@ -1,6 +1,6 @@
-"""One target's state: its guards, its keys, and what it shares with others; why it may not be called.
+"""State of one target: its circuit breakers, keys, error rate and detectors, and why it may not be called.
 
-fleet.py finds the state and asks it; permit.py reports how an attempt went.
+fleet.py finds the state and reads it; permit.py reports how an attempt ended.
 """
 
 from collections.abc import Collection
@@ -22,7 +22,7 @@ from dub5.service.resilience.retry_budget import RetryBudget
 
 @dataclass(frozen=True, slots=True)
 class NotPermitted:
-    """Why a target is passed over. `usable_as_last_resort`: it is still better than nobody."""
+    """Why a target may not be called now. `usable_as_last_resort`: it may, if no other target is left."""
 
     reason: str
     usable_as_last_resort: bool = False
@@ -33,7 +33,7 @@ PROVIDER_FULL = NO_ROOM.reason
 
 
 class ProviderState:
-    """What all targets of one provider share."""
+    """The state that all targets of one provider share."""
 
     def __init__(self, name: str, origin: str, limiter: LimiterOptions, budget: BudgetOptions) -> None:
         self.name = name
@@ -43,22 +43,22 @@ class ProviderState:
 
 
 class ProviderKey:
-    """One of a provider's keys, as one target takes it."""
+    """One of a provider's keys, with its cool-down at one target."""
 
     __slots__ = ("cooldown_reason", "cooldown_until_s", "secret")
 
     def __init__(self, secret: Secret | None) -> None:
         self.secret = secret
         self.cooldown_until_s = 0.0
-        self.cooldown_reason = CooldownReason.LIMITED  # why it cools
+        self.cooldown_reason = CooldownReason.LIMITED
 
     def reveal(self) -> str | None:
-        """What is sent."""
+        """Return the key as it is sent, or None where no key is needed."""
         return self.secret.reveal() if self.secret else None
 
 
 class TargetState:
-    """One target's state."""
+    """The state of one target."""
 
     def __init__(
         self,
@@ -81,42 +81,42 @@ class TargetState:
         self.stream_delay, self.whole_delay = QueueDelayDetector(), QueueDelayDetector()
         self.reported_health = Health.HEALTHY
         self.in_flight = 0
-        self.last_asked_s = 0.0  # when somebody was let in last,
-        self.count_when_asked = 0  # and how many had been by then, here or elsewhere
+        self.last_asked_s = 0.0  # when it was called last,
+        self.count_when_asked = 0  # and how many first attempts all targets had received by then
 
     @property
     def cooldown_until_s(self) -> float:
-        """When the first of its keys may be used."""
+        """The time from which one of its keys may be used."""
         if len(self.keys) == 1:
             return self.keys[0].cooldown_until_s
         return min(key.cooldown_until_s for key in self.keys)
 
     @property
     def is_closed(self) -> bool:
-        """Whether no breaker has anything against it."""
+        """Whether its own breaker and that of its host are closed."""
         return self.breaker.state is BreakerState.CLOSED and self.host_breaker.state is BreakerState.CLOSED
 
     def note_recovery(self) -> None:
-        """It was not closed. If it is now, what failed before is no news any more."""
+        """Clear the error rate if the breakers, which were not both closed, are closed now."""
         if self.is_closed:
             self.error_rate.clear()
 
     def set_keys(self, secrets: Collection[Secret]) -> None:
-        """These keys from now on; what is known of those that stay is kept."""
+        """Use these keys from now on; keys that stay keep their cool-down."""
         known = {key.reveal(): key for key in self.keys}
         self.keys = tuple(known.get(secret.reveal()) or ProviderKey(secret) for secret in secrets) or (
             known.get(None) or ProviderKey(None),
         )
 
     def not_permitted(self, now_s: float, *, last_resort: bool) -> NotPermitted | None:
-        """Why nobody may be sent there now, its keys apart."""
+        """Return why the target may not be called now, or None if it may. Its keys are not considered."""
         steady = self.breaker.is_steady(now_s) and self.host_breaker.is_steady(now_s)
         if not steady and (not_permitted := self._refused_by_breakers(now_s, last_resort)):
             return not_permitted
         return None if self.provider.limiter.has_room(now_s) else NO_ROOM
 
     def _refused_by_breakers(self, now_s: float, last_resort: bool) -> NotPermitted | None:
-        """What its breakers say."""
+        """Return why the breakers do not permit a call, or None if they do."""
         breaker, host_breaker = self.breaker, self.host_breaker
         if breaker.state is BreakerState.ISOLATED:
             return NotPermitted("isolated")
@@ -129,13 +129,13 @@ class TargetState:
         return None
 
     def wait_s(self, now_s: float) -> float:
-        """How long nobody may ask it, as far as that can be known."""
+        """Return the seconds until the target may be called again, as far as that is known."""
         cooling_s = self.cooldown_until_s - now_s
         return max(0.0, cooling_s, _open_s(self.breaker, now_s), _open_s(self.host_breaker, now_s))
 
     @property
     def due_since_s(self) -> float:
-        """Since when a probe of it would have been let in, or asked last."""
+        """The time since which a probe would have been permitted, but none was made."""
         return max(
             self.last_asked_s,
             self.breaker.opened_until_s,
@@ -144,7 +144,7 @@ class TargetState:
         )
 
     def probe_due(self, now_s: float) -> bool:
-        """Whether the next call would find out if it is back."""
+        """Return whether the next call would be a probe."""
         breaker, host_breaker = self.breaker, self.host_breaker
         if breaker.state is BreakerState.CLOSED and host_breaker.state is BreakerState.CLOSED:
             return False
@@ -155,7 +155,7 @@ class TargetState:
         )
 
     def health(self, now_s: float) -> Health:
-        """How well it does; a change is told."""
+        """Return the health of the target. Emits HealthChanged where it has changed."""
         states = (self.breaker.state, self.host_breaker.state)
         if BreakerState.OPEN in states or BreakerState.ISOLATED in states or self.cooldown_until_s > now_s:
             health = Health.UNHEALTHY

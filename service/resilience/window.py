@@ -1,6 +1,7 @@
-"""What happened within the last seconds: counts in one-second buckets, summed as they come and go.
+"""Sliding window: counts of the last seconds in one-second buckets, with running sums.
 
-The form is resilience4j's time window: integer seconds as keys, reading costs nothing.
+The form is resilience4j's time-based sliding window: integer seconds as keys, and reading the sums costs
+nothing.
 """
 
 from collections import deque
@@ -17,7 +18,7 @@ class SlidingWindow:
         self._last = self.sums
 
     def count(self, now_s: float, *which: int) -> None:
-        """One more of each of these, by their places in `sums`."""
+        """Add one to each of these counts, given by their indices in `sums`."""
         second = int(now_s)
         if second != self._second:
             self.age(now_s)
@@ -29,7 +30,7 @@ class SlidingWindow:
             sums[i] += 1
 
     def age(self, now_s: float) -> None:
-        """Forgets what is older than the window."""
+        """Drop the buckets that are older than the window."""
         buckets, oldest = self._buckets, int(now_s) - self._length_s
         while buckets and buckets[0][0] <= oldest:
             second, counts = buckets.popleft()
@@ -39,7 +40,7 @@ class SlidingWindow:
                 self.sums[i] -= amount
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Drop all counts."""
         self._buckets.clear()
         self.sums = [0] * len(self.sums)
         self._second = -1
