@@ -1,0 +1,1 @@
+"""Fallback answers for requests that no provider could answer: labelled texts, and the offline pack."""

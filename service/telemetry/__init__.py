@@ -1,0 +1,1 @@
+"""Subscribers of the events: metrics, log lines, the status board, and costs."""
