@@ -1,4 +1,4 @@
-"""Who may pass: known callers, while there is room and the process is not about to end."""
+"""Admission control: known callers, a bound on the requests in flight, and the drain at the end."""
 
 import asyncio
 import hashlib
@@ -10,41 +10,44 @@ from dub5.service.errors import Overloaded, ShuttingDown, Unauthorized
 from dub5.service.model import Caller, Priority
 
 ANONYMOUS = Caller()
-SPARE_MAX = 256  # places for those who find none: for a moment, to be told something better than no
+SPARE_MAX = 256  # extra slots at capacity, for requests that get an answer at once without a provider
 
 
 class InFlightRequest(Protocol):
     """A request that is being answered."""
 
     def cut_for_drain(self) -> None:
-        """The process ends: finish now, with an honest error."""
+        """End now, with an honest error: the drain's time is up."""
         ...
 
 
 class Admission:
-    """The requests in flight, bounded; a drain lets no more in."""
+    """The requests in flight, bounded. A drain admits no new ones."""
 
     def __init__(self, in_flight_max: int) -> None:
-        self.ready = True  # false: send new requests elsewhere; they are still answered here
-        self.draining = False  # true: they are not
+        self.ready = True  # false: load balancers must send new requests elsewhere; they are still answered
+        self.draining = False  # true: new requests are refused
         self._empty = asyncio.Event()
         self.in_flight_max = in_flight_max
         self._requests: dict[InFlightRequest, None] = {}  # in the order of arrival, which a drain keeps
-        self._spare_requests: set[InFlightRequest] = set()  # those of them who have a spare place
+        self._spare_requests: set[InFlightRequest] = set()  # those of them in a spare slot
 
     @property
     def in_flight(self) -> int:
-        """How many requests are being answered."""
+        """The number of requests in flight."""
         return len(self._requests)
 
     def acquire(self, request: InFlightRequest, *, spare: bool = False) -> Overloaded | None:
-        """None: it has a place. Raises ShuttingDown or Overloaded. With `spare` the latter is returned, as long as there
-        is a spare place: the request is let in, but no provider may be asked for it."""
+        """Admit a request. Raises ShuttingDown or Overloaded.
+
+        With `spare`, Overloaded is returned instead of raised while a spare slot is free: the request is
+        admitted, but no provider may be asked for it.
+        """
         if self.draining:
             raise ShuttingDown("This instance is shutting down.", retry_after_s=1.0)
         refusal = None
         if len(self._requests) - len(self._spare_requests) >= self.in_flight_max:
-            refusal = Overloaded("More requests are open than this instance takes.", retry_after_s=1.0)
+            refusal = Overloaded("Too many requests are open on this instance.", retry_after_s=1.0)
             if not spare or len(self._spare_requests) >= SPARE_MAX:
                 raise refusal
             self._spare_requests.add(request)
@@ -52,20 +55,20 @@ class Admission:
         return refusal
 
     def release(self, request: InFlightRequest) -> None:
-        """The request is over."""
+        """Remove a request that is over."""
         self._requests.pop(request, None)
         self._spare_requests.discard(request)
         if not self._requests:
             self._empty.set()
 
     async def announce_drain(self, announce_s: float) -> None:
-        """Not ready any more: gives balancers time to hear of it, then lets no more in."""
+        """Report not ready for `announce_s`, so that load balancers notice; then admit no more requests."""
         self.ready = False
         await asyncio.sleep(announce_s)
         self.draining = True
 
     async def wait_until_empty(self, within_s: float) -> bool:
-        """Waits until nobody is left, for at most `within_s` seconds; whether nobody is."""
+        """Wait until no request is left, for at most `within_s`. Return whether none is left."""
         while self._requests:
             self._empty.clear()
             try:
@@ -76,13 +79,13 @@ class Admission:
         return True
 
     def cut_all(self) -> None:
-        """Ends what is still open, honestly."""
+        """End the requests that are still open, each with an honest error."""
         for request in list(self._requests):
             request.cut_for_drain()
 
 
 class Callers:
-    """The inbound keys, as hashes. `variables`: where each comes from; `priorities`: by these names."""
+    """The callers' keys, as hashes. `variables`: the variable of each key; `priorities`: by variable."""
 
     def __init__(
         self, keys: Iterable[Secret], variables: Iterable[str] = (), priorities: Mapping[str, str] = {}
@@ -93,14 +96,14 @@ class Callers:
             self._known[digest] = Caller(digest[:16], _priority(variable, priorities))
 
     def identify(self, authorization: str) -> Caller:
-        """Who sends this `Authorization` header. Raises Unauthorized. Where no keys are set, all are anonymous."""
+        """Return the caller of this header; ANONYMOUS if no keys are set. Raises Unauthorized."""
         if not self._known:
             return ANONYMOUS
         scheme, _, key = authorization.partition(" ")
         digest = _digest(key.strip())
         caller = self._known.get(digest)
         if scheme.lower() != "bearer" or caller is None:
-            raise Unauthorized("The API key is missing or not known here.")
+            raise Unauthorized("The API key is missing or unknown.")
         return caller
 
 
@@ -110,5 +113,5 @@ def _priority(variable: str, priorities: Mapping[str, str]) -> Priority:
 
 
 def _digest(key: str) -> str:
-    """Compared as hashes, so that the time a comparison takes says nothing about a key."""
+    """Hash a key. Comparing hashes takes a time that says nothing about a key."""
     return hashlib.sha256(key.encode()).hexdigest()

@@ -1,15 +1,16 @@
-"""Where requests wait while every provider that could answer them has as much to do as it takes.
+"""Request queue: holds requests while all providers that could answer them are at capacity.
 
-    acquire --somebody may be asked, and nobody waits for them--------------------------> go on
-      '--all are full--> in line: high | normal | low --a place is free, it is called---> go on
-                             |-- its client left                         (one call for one place)
-                             |-- less time is left than an answer needs  503 deadline_exceeded
-                             |-- the line stands, and it waited for more than twice the target
-                             '-- too many wait: the oldest of the lowest class    503 overloaded
+    acquire --a target may be called, and no request waits for it-----------------> go on
+      '--all at capacity--> high | normal | low --a slot is free, it is called----> go on
+                              |-- its client disconnected            (one call for each slot)
+                              |-- the remaining deadline is too short for an answer    503 deadline_exceeded
+                              |-- the queue stands, and it waited more than twice the target  503 overloaded
+                              '-- too many wait: the oldest of the lowest class        503 overloaded
 
-A line that moves is first come, first served; one that stands (codel.py) is served newest first: who has waited
-longest is nearest to giving up. Nothing is reserved: whoever is called looks again, in the same step in which it asks,
-and keeps its place in line if somebody was faster. One is called at a time, and calls the next.
+Call `await Queue.acquire(...)`, and call a target in the same step. A moving queue is served first in, first
+out; a standing one (codel.py) newest first, because the client of the oldest request is nearest to giving up.
+No slot is reserved: a request that is called checks again, in the same step in which it calls a target, and
+keeps its position if another request was faster. One request is called at a time, and calls the next.
 """
 
 import asyncio
@@ -27,25 +28,28 @@ from dub5.service.model import AttemptRecord, Target
 from dub5.service.resilience.fleet import Fleet
 from dub5.service.resilience.target import PROVIDER_FULL
 
-TICK_S = 0.05  # how often those who wait are looked at; a refusal goes out at once
-BUSY = "Every provider behind this model has as much to do as it can take."
-TOO_LATE = "Every provider behind this model was busy, and less time is left now than an answer needs."
+TICK_S = 0.05  # how often waiting requests are checked; a refusal goes out at once
+BUSY = "All providers for this model are at capacity."
+TOO_LATE = "All providers were busy, and the remaining deadline is too short for an answer."
 
 
 class Queue:
-    """Everybody who waits. Times are loop seconds."""
+    """All requests that wait, in one WaitQueue for each list of targets. Times are loop seconds."""
 
     def __init__(self, options: AdmissionOptions, service_times: ServiceTimes, events: Events) -> None:
         self.options = options
         self.waiting = 0
         self._service_times = service_times
         self._events = events
-        self._queues: dict[tuple[Fleet, tuple[Target, ...]], WaitQueue] = {}  # whose turn comes last, last
-        self._called: Waiter | None = None  # was told to go, and has not gone yet
+        self._queues: dict[tuple[Fleet, tuple[Target, ...]], WaitQueue] = {}  # the last one served is last
+        self._called: Waiter | None = None  # called, and has not gone on yet
         self._timer: asyncio.TimerHandle | None = None
 
     async def acquire(self, context: RequestContext, fleet: Fleet, targets: Sequence[Target]) -> None:
-        """Returns when one of the targets may be asked: then, in the same step. Raises Overloaded, DeadlineExceeded."""
+        """Wait until one of the targets may be called, which must happen in the same step.
+
+        Raises Overloaded, DeadlineExceeded.
+        """
         if not self._may_pass(fleet, targets, clock.now()):
             await self._wait(context, fleet, targets)
 
@@ -71,7 +75,7 @@ class Queue:
             await self._wait_for_slot(waiter)
         finally:
             self._remove(waiter)
-            loop.call_soon(self.call)  # by then the one that goes has taken its place
+            loop.call_soon(self.call)  # by then the request that goes on has taken its slot
             context.progress.upstream_ns += clock.tick_ns() - began_ns
             priority, waited_s = waiter.priority.label, clock.now() - now_s
             self._events.emit(QueueLeft(context.request.id, context.route, priority, waiter.how, waited_s))
@@ -80,7 +84,7 @@ class Queue:
             raise waiter.error
 
     async def _wait_for_slot(self, waiter: Waiter) -> None:
-        """Until it may go, or is refused."""
+        """Wait until this request may go on, or is refused."""
         loop = asyncio.get_running_loop()
         while True:
             await waiter.called
@@ -91,7 +95,7 @@ class Queue:
                 waiter.wait_queue.note_served(now_s)
                 waiter.how = "served"
                 return
-            waiter.called = loop.create_future()  # somebody was faster
+            waiter.called = loop.create_future()  # another request was faster
             loop.call_soon(self.call)
 
     def _nonempty(self) -> list[WaitQueue]:
@@ -100,7 +104,7 @@ class Queue:
     def _wait_queue(self, fleet: Fleet, targets: tuple[Target, ...]) -> WaitQueue:
         key = (fleet, targets)
         if key not in self._queues:
-            # Those of settings that hold no more are forgotten.
+            # Empty queues of a fleet that a reload has replaced are dropped.
             self._queues = {
                 k: wait_queue for k, wait_queue in self._queues.items() if len(wait_queue) or k[0] is fleet
             }
@@ -123,7 +127,7 @@ class Queue:
         self.call()
 
     def _make_room(self, waiter: Waiter, now_s: float) -> bool:
-        """Whether somebody goes for this one: of a lower class, or an older one of a lane that stands."""
+        """Refuse a request of a lower class, or an older one of a standing queue. Return whether one was."""
         own = waiter.wait_queue.lanes[waiter.priority]
         lanes = (
             lane for wait_queue in self._nonempty() for lane in wait_queue.lanes.values() if lane.waiting
@@ -154,7 +158,7 @@ class Queue:
             self._called = None
 
     def call(self) -> None:
-        """Tells the next one to go, if there is a place for it: the highest class first, lines of one class by turns."""
+        """Call the next request if a slot is free: the highest class first, its queues in rotation."""
         if self._called is not None or not self.waiting:
             return
         now_s = clock.now()
@@ -169,7 +173,7 @@ class Queue:
                 return
 
     def _tick(self) -> None:
-        """Looks at everybody who waits."""
+        """Refuse requests that have waited too long, and call the next one."""
         now_s = clock.now()
         for wait_queue in self._nonempty():
             for waiter in list(wait_queue):
@@ -183,7 +187,7 @@ class Queue:
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick) if more else None
 
     def snapshot(self) -> dict[str, Any]:
-        """As /status says it."""
+        """Return the state of the queue as `/status` shows it."""
         now_s = clock.now()
         queues = [wait_queue.snapshot(now_s) for wait_queue in self._nonempty()]
         return {"waiting": self.waiting, "waiting_max": self.options.waiting_max, "lines": queues}

@@ -1,4 +1,4 @@
-"""How long answers take: with less time left it is more likely than not that one comes too late."""
+"""Service times: the median time of an answer. With less time left, more than half of them come too late."""
 
 from collections import deque
 
@@ -10,20 +10,20 @@ SAMPLES_MAX = 50
 
 
 class ServiceTime:
-    """Half of the last answers took longer than this. Most are noted and never asked for: it is found when it is."""
+    """The median of the last answers' times. Most samples are never read, so it is computed on reading."""
 
     def __init__(self) -> None:
         self._took_s: deque[float] = deque(maxlen=SAMPLES_MAX)
-        self._median_s: float | None = 0.0  # None: not found yet
+        self._median_s: float | None = 0.0  # None: not computed yet
 
     def note(self, took_s: float) -> None:
-        """One more."""
+        """Add one sample."""
         self._took_s.append(took_s)
         self._median_s = None
 
     @property
     def seconds(self) -> float:
-        """0 where too little is known."""
+        """The median; 0 with fewer than `SAMPLES_MIN` samples."""
         if self._median_s is None:
             known = len(self._took_s) >= SAMPLES_MIN
             self._median_s = sorted(self._took_s)[len(self._took_s) // 2] if known else 0.0
@@ -31,20 +31,20 @@ class ServiceTime:
 
 
 class ServiceTimes:
-    """A subscriber of every event: what whole answers took, on their way from one provider, by the kind of request."""
+    """A subscriber of all events: how long one provider took for each complete answer, by kind of request."""
 
     def __init__(self) -> None:
         self._by_kind: dict[tuple[str, str, bool], ServiceTime] = {}
 
     def note(self, event: Event) -> None:
-        """The subscriber."""
+        """Record the time of a complete answer; ignore other events."""
         if isinstance(event, RequestEnded) and event.outcome is Outcome.COMPLETE and event.attempts:
             last = event.attempts[-1]
             if last.ok:
                 self.of(event.route, event.operation, event.stream).note(last.ended_s - last.started_s)
 
     def of(self, route: str, operation: str, stream: bool) -> ServiceTime:
-        """Of requests of this kind."""
+        """Return the service time of requests of this kind."""
         key = (route, operation, stream)
         service_time = self._by_kind.get(key)
         if service_time is None:

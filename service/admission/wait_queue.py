@@ -1,4 +1,4 @@
-"""Those who wait for the same targets: in what order they go, and who has waited too long. Decides, never acts."""
+"""Wait queue of requests for the same targets: their order, and which waited too long. Never acts itself."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -12,14 +12,14 @@ from dub5.service.errors import GatewayError
 from dub5.service.model import Priority, Target
 from dub5.service.resilience.fleet import Fleet
 
-TIME_MIN_S = 0.05  # with less left nobody can be asked
-RATE_S = 10.0  # the drain of a line is measured over so long
+TIME_MIN_S = 0.05  # with less time left no provider can answer
+RATE_S = 10.0  # the period over which the service rate of a queue is measured
 RETRY_AFTER_MIN_S = 1.0
 RETRY_AFTER_MAX_S = 60.0
 
 
 class Waiter:
-    """One request in line. `called`: set when it may go, or is refused with `error`; `how` it left the queue."""
+    """A waiting request. `called`: done when it may go on, or is refused with `error`. `how`: how it left."""
 
     __slots__ = ("called", "deadline_s", "error", "how", "joined_s", "priority", "service_time", "wait_queue")
 
@@ -42,28 +42,28 @@ class Waiter:
         self.how = "left"
 
     def expired(self, now_s: float) -> bool:
-        """Whether less time is left than an answer to such a request needs."""
+        """Return whether the remaining deadline is too short for an answer to such a request."""
         return self.deadline_s - now_s < max(TIME_MIN_S, self.service_time.seconds)
 
 
 class PriorityLane:
-    """Those of one class, in the order in which they came."""
+    """The waiting requests of one priority class, in order of arrival."""
 
     def __init__(self, options: AdmissionOptions) -> None:
         self.codel = Codel(options)
         self.waiting: OrderedDict[Waiter, None] = OrderedDict()
 
     def oldest(self) -> Waiter:
-        """Who came first."""
+        """Return the request that came first."""
         return next(iter(self.waiting))
 
     def next_waiter(self, now_s: float) -> Waiter:
-        """Whose turn it is."""
+        """Return the request to serve next: the oldest one, or the newest one while the queue stands."""
         return next(reversed(self.waiting)) if self.codel.is_standing(now_s) else self.oldest()
 
 
 class WaitQueue:
-    """Times are loop seconds."""
+    """The requests that wait for the same targets, in a lane for each class. Times are loop seconds."""
 
     def __init__(self, fleet: Fleet, targets: tuple[Target, ...], options: AdmissionOptions) -> None:
         self.fleet = fleet
@@ -81,13 +81,13 @@ class WaitQueue:
             yield from lane.waiting
 
     def add(self, waiter: Waiter) -> None:
-        """The last one in its class."""
+        """Add a request at the end of its lane."""
         if not len(self):
             self._opened_s = waiter.joined_s
         self.lanes[waiter.priority].waiting[waiter] = None
 
     def remove(self, waiter: Waiter) -> bool:
-        """Whether it was there."""
+        """Remove a request. Return whether it was waiting."""
         lane = self.lanes[waiter.priority]
         if waiter not in lane.waiting:
             return False
@@ -97,26 +97,29 @@ class WaitQueue:
         return True
 
     def highest(self) -> Priority:
-        """The highest class in which somebody waits. Somebody must be waiting."""
+        """Return the highest class with a waiting request. The queue must not be empty."""
         return next(priority for priority, lane in self.lanes.items() if lane.waiting)
 
     def next_waiter(self, now_s: float) -> Waiter:
-        """Whose turn it is. Somebody must be waiting."""
+        """Return the request to serve next. The queue must not be empty."""
         return self.lanes[self.highest()].next_waiter(now_s)
 
     def may_go(self, now_s: float) -> bool:
-        """Whether there is a place, or nothing to wait for."""
+        """Return whether a slot is free, or waiting is of no use."""
         return not self.fleet.must_wait(self.targets, now_s)
 
     def note_delays(self, now_s: float) -> None:
-        """How long the oldest of each class has waited."""
+        """Record how long the oldest request of each class has waited."""
         for lane in self.lanes.values():
             if lane.waiting:
                 lane.codel.note(now_s - lane.oldest().joined_s, now_s)
 
     def too_long(self, now_s: float) -> Iterator[Waiter]:
-        """Who has waited too long, the lowest class and the oldest first. Each must be removed before the next is asked
-        for. The last one in line stays, or a place that frees would find nobody; nor does CoDel drop the last packet."""
+        """Yield the requests that have waited too long, the lowest class and the oldest one first.
+
+        The caller removes each one before it asks for the next. The last waiting request stays, or a slot
+        that becomes free would find no request; CoDel does not drop the last packet either.
+        """
         for priority in reversed(Priority):
             lane = self.lanes[priority]
             while len(self) > 1 and lane.waiting:
@@ -126,18 +129,18 @@ class WaitQueue:
                 yield oldest
 
     def note_served(self, now_s: float) -> None:
-        """One got its place."""
+        """Count one request that got its slot."""
         self._served_s.append(now_s)
 
     def rate_per_s(self, now_s: float) -> float:
-        """How many got a place lately."""
+        """Return how many requests got a slot lately, per second."""
         served_s = self._served_s
         while served_s and served_s[0] < now_s - RATE_S:
             served_s.popleft()
         return len(served_s) / min(RATE_S, max(1.0, now_s - self._opened_s))
 
     def retry_after_s(self, priority: Priority, now_s: float) -> float:
-        """When those who wait now, and go before somebody of this class, will have had their turn."""
+        """Return the seconds until the waiting requests of this and higher classes will have been served."""
         rate_per_s = self.rate_per_s(now_s)
         if not rate_per_s:
             return RATE_S
@@ -145,7 +148,7 @@ class WaitQueue:
         return min(max(RETRY_AFTER_MIN_S, (before + 1) / rate_per_s), RETRY_AFTER_MAX_S)
 
     def snapshot(self, now_s: float) -> dict[str, Any]:
-        """As /status says it."""
+        """Return the state of the queue as `/status` shows it."""
         oldest_s = min(waiter.joined_s for waiter in self)
         return {
             "targets": [target.name for target in self.targets],

@@ -1,9 +1,10 @@
-"""A labelled substitute for a request that nobody could answer, where its route wants one.
+"""Fallback answers (labelled substitutes) to requests that no provider could answer, if a route wants them.
 
-    a stale answer from the cache -> the operator's own text -> our text, with what to do
+    a stale answer from the cache -> the operator's text -> our text, which says what to do
 
-Never where a program reads the answer (tools, JSON, logprobs, several choices, audio): a person can read a label, a
-program cannot. Each substitute says what it is: `model`, a top-level object `degraded`, and x-dub5-degraded.
+Not where a program reads the answer (tools, JSON, logprobs, several choices, audio): a person can read a
+label, a program cannot. A fallback answer is labelled as such by `model`, a top-level object `degraded`, and
+x-dub5-degraded.
 """
 
 from collections.abc import Mapping
@@ -32,11 +33,11 @@ FALLBACK_ERRORS = (AllTargetsDown, AllTargetsLimited, DeadlineExceeded, Overload
 NEVER_WITH = ("tools", "functions", "logprobs", "top_logprobs", "audio", "modalities", "response_format", "n")
 NO_TOKENS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 MINUTES_FROM_S = 90.0
-SOON_TO_S = 600.0  # later than this nobody should count the minutes
+SOON_TO_S = 600.0  # a longer wait is called "soon": minutes would promise too much
 
 
 class FallbackSource(StrEnum):
-    """Where a substitute comes from."""
+    """Where a fallback answer comes from."""
 
     STALE = "stale"
     TEMPLATE = "template"
@@ -44,19 +45,19 @@ class FallbackSource(StrEnum):
 
 
 class FallbackLabel(msgspec.Struct, frozen=True):
-    """The object `degraded` of an answer. `reason`: the code of the error that it stands in for."""
+    """The object `degraded` of an answer. `reason`: the code of the error that the answer replaces."""
 
     source: FallbackSource
     reason: str
     retry_after: float | None = None  # seconds
     age_s: float | None = None  # of a stale answer
-    model: str | None = None  # that gave the stale answer
+    model: str | None = None  # the model that gave the stale answer
     language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StaleAnswer:
-    """An answer from before."""
+    """A stored answer that is too old for the cache, but not for a fallback."""
 
     body: bytes
     age_s: float | None = None
@@ -64,16 +65,16 @@ class StaleAnswer:
 
 @dataclass(frozen=True, slots=True)
 class FallbackAnswer:
-    """An answer that is none, and says so. `body` is a chat.completion."""
+    """A fallback answer with its label. `body` is a chat.completion."""
 
     label: FallbackLabel
     body: bytes
 
     def chunks(self, *, with_usage: bool) -> list[Chunk]:
-        """The same as a stream: the label is on the first chunk, on the finish, and on whatever comes after."""
+        """Return the answer as a stream, labelled on its first chunk, its finish, and all after that."""
         chunks = as_chunks(self.body, with_usage=with_usage)
-        said = next(i for i, chunk in enumerate(chunks) if chunk.finish_reason is not None)
-        for i in (0, *range(said, len(chunks))):
+        finish = next(i for i, chunk in enumerate(chunks) if chunk.finish_reason is not None)
+        for i in (0, *range(finish, len(chunks))):
             chunks[i] = self._labelled(chunks[i])
         return chunks
 
@@ -83,7 +84,7 @@ class FallbackAnswer:
 
 
 class Fallbacks:
-    """What a route says when nobody can answer."""
+    """The fallback answers of one route."""
 
     def __init__(self, options: DegradedOptions) -> None:
         self.options = options
@@ -94,20 +95,20 @@ class Fallbacks:
             self.templates = templates.merged(self.templates, self._own)
 
     def allowed_for(self, request: ChatRequest) -> bool:
-        """Whether a person reads the answer, and the last word is theirs."""
+        """Return whether the route has fallbacks and a person, who spoke last, will read the answer."""
         if not self.options.enabled or request.body.messages[-1].role != "user":
             return False
         return all(_is_neutral(name, request) for name in NEVER_WITH)
 
     def until_s(self, started_s: float, deadline_s: float) -> float:
-        """How long providers are asked. Times are loop seconds."""
+        """Return the time until which providers may be asked. Times are loop seconds."""
         within_s = self.options.answer_within_s
         return deadline_s if within_s is None else min(deadline_s, started_s + within_s)
 
     def fallback_for(
         self, error: GatewayError, request: ChatRequest, stale: StaleAnswer | None
     ) -> FallbackAnswer:
-        """The best there is."""
+        """Return the best fallback answer for this error: the stale answer, if there is one, or a text."""
         if stale is not None:
             return _stale_fallback(error, request, stale)
         accepted = accepted_languages(request.languages)
@@ -122,7 +123,7 @@ class Fallbacks:
 
 def accepted_languages(header: str) -> list[str]:
     """Return the languages of an Accept-Language header, the most wanted first (RFC 9110, 12.5.4)."""
-    wanted = []
+    weighted = []
     for part in header[:500].lower().split(","):
         name, _, weight = part.partition(";")
         try:
@@ -130,12 +131,12 @@ def accepted_languages(header: str) -> list[str]:
         except ValueError:
             q = 0.0
         if q > 0:
-            wanted.append((-q, name.strip().partition("-")[0]))
-    return [name for _, name in sorted(wanted, key=lambda one: one[0])]
+            weighted.append((-q, name.strip().partition("-")[0]))
+    return [name for _, name in sorted(weighted, key=lambda pair: pair[0])]
 
 
 def wait_phrase(texts: Templates, language: str, wait_s: float | None) -> str:
-    """What stands for {wait}."""
+    """Return the phrase that replaces `{wait}` in a text."""
     if wait_s is None or wait_s > SOON_TO_S:
         name, n = "soon", 0
     elif wait_s < MINUTES_FROM_S:
@@ -148,13 +149,13 @@ def wait_phrase(texts: Templates, language: str, wait_s: float | None) -> str:
 
 @cache
 def own_templates() -> Templates:
-    """The texts that come with the service."""
-    found: Templates = {}
+    """Return the texts that come with the service."""
+    merged: Templates = {}
     for path in sorted(Path(str(files("dub5.service") / "fallback" / "templates")).glob("*.toml")):
         texts, problems = templates.read(path)
         assert not problems, problems
-        found = templates.merged(found, texts)
-    return found
+        merged = templates.merged(merged, texts)
+    return merged
 
 
 def _is_neutral(name: str, request: ChatRequest) -> bool:

@@ -1,7 +1,7 @@
-"""What a client may keep, to answer when it cannot reach us: the texts of a route, and common questions with their
-answers. Built when the settings are read; bounded, so that a phone can keep it.
+"""Offline pack: texts and common answers that a client keeps for when it cannot reach the service.
 
-The common answers are those of `route.cache.warm_from` that answer one question of one message.
+It is built when the settings are read, and bounded, so that a phone can keep it. The common answers are those
+of `route.cache.warm_from` that answer a question of one message.
 """
 
 import hashlib
@@ -20,35 +20,35 @@ from dub5.service.fallback.fallback import Fallbacks, wait_phrase
 
 PACK_BYTES_MAX = 512 * 1024
 LINE_BYTES_MAX = 64 * 1024
-LINES_MAX = 10_000  # looked at
+LINES_MAX = 10_000  # read of each file
 UNUSABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError)
 
 
 @dataclass(frozen=True, slots=True)
 class OfflinePack:
-    """The body of GET /v1/offline, and its tag."""
+    """The body of `GET /v1/offline`, and its ETag."""
 
     body: bytes
     etag: str
 
 
 def build_pack(routes: Iterable[tuple[RouteSettings, Fallbacks]]) -> OfflinePack:
-    """Of the routes that give substitutes."""
+    """Build the offline pack of all routes that have fallback answers."""
     left = PACK_BYTES_MAX
     found: dict[str, Any] = {}
     for route, fallbacks in routes:
         if not route.degraded.enabled:
             continue
         texts = _without_wait(fallbacks.templates)
-        answers, pop_fields = _fitting(_common(route), left - len(msgspec.json.encode(texts)))
-        found[route.name] = {"texts": texts, "answers": answers, "left_out": pop_fields}
+        answers, left_out = _fitting(_common(route), left - len(msgspec.json.encode(texts)))
+        found[route.name] = {"texts": texts, "answers": answers, "left_out": left_out}
         left -= len(msgspec.json.encode(found[route.name]))
     body = msgspec.json.encode({"object": "offline_pack", "routes": found})
     return OfflinePack(body, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
 
 
 def _without_wait(texts: Templates) -> Mapping[str, Mapping[str, str]]:
-    """The texts as they would be said by somebody who cannot know when to ask again."""
+    """Return the texts with "soon" for the wait: an offline client cannot know how long it is."""
     return {
         language: {
             name: text.replace("{wait}", wait_phrase(texts, language, None))
@@ -60,15 +60,15 @@ def _without_wait(texts: Templates) -> Mapping[str, Mapping[str, str]]:
 
 
 def _fitting(answers: Iterator[dict[str, str]], bytes_max: int) -> tuple[list[dict[str, str]], int]:
-    """As many as there is room for, and how many there are besides."""
-    taken, size, pop_fields = [], 0, 0
+    """Return the answers that fit into `bytes_max`, and the number of those that do not."""
+    fitting, size, left_out = [], 0, 0
     for answer in answers:
         size += len(msgspec.json.encode(answer)) + 1
         if size > bytes_max:
-            pop_fields += 1
+            left_out += 1
         else:
-            taken.append(answer)
-    return taken, pop_fields
+            fitting.append(answer)
+    return fitting, left_out
 
 
 def _common(route: RouteSettings) -> Iterator[dict[str, str]]:
@@ -80,16 +80,16 @@ def _common(route: RouteSettings) -> Iterator[dict[str, str]]:
                 if (answer := _answer(line)) is not None:
                     yield answer
     except OSError:
-        return  # the log says so, when the cache is warmed
+        return  # logged when the cache is warmed
 
 
 def _answer(line: bytes) -> dict[str, str] | None:
     try:
-        said = msgspec.json.decode(line)
-        (message,) = said["request"]["messages"]
-        answer = said["answer"]["choices"][0]["message"]["content"]
+        row = msgspec.json.decode(line)
+        (message,) = row["request"]["messages"]
+        answer = row["answer"]["choices"][0]["message"]["content"]
         usable = message["role"] == "user" and isinstance(message["content"], str)
-        if not usable or not is_plain_text(msgspec.json.encode(said["answer"])):
+        if not usable or not is_plain_text(msgspec.json.encode(row["answer"])):
             return None
     except (*UNUSABLE, ValueError):
         return None
