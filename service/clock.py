@@ -1,14 +1,19 @@
-"""The only door to time. The simulation stands behind it by bringing its own event loop."""
+"""The clock: the only source of time in the service. The simulation brings an event loop with virtual time.
+
+now       loop seconds, for deadlines
+tick_ns   nanoseconds, for short durations
+wall      epoch seconds, for people and other machines
+"""
 
 import asyncio
 import time
 from typing import Protocol, cast
 
-ANCHOR_S = 60.0
+ANCHOR_S = 60.0  # how long `wall` runs on the loop's clock before it reads the host's again
 
 
 class VirtualTime(Protocol):
-    """What an event loop with its own time offers."""
+    """What an event loop with virtual time offers."""
 
     def time_ns(self) -> int: ...
 
@@ -16,12 +21,12 @@ class VirtualTime(Protocol):
 
 
 def now() -> float:
-    """Seconds on the loop's clock: for deadlines. uvloop moves it in steps of 1 ms."""
+    """Return the seconds of the loop's clock, for deadlines. uvloop advances it in steps of 1 ms."""
     return asyncio.get_running_loop().time()
 
 
 def tick_ns() -> int:
-    """Nanoseconds, for durations too short for `now`."""
+    """Return nanoseconds, for durations too short for `now`."""
     loop = asyncio.get_running_loop()
     if hasattr(loop, "time_ns"):
         return cast(VirtualTime, loop).time_ns()
@@ -29,8 +34,11 @@ def tick_ns() -> int:
 
 
 class _Wall:
-    """Epoch seconds that move with the loop's clock, so that a jump of the host's clock never runs backwards
-    inside a request; anchored anew each minute, so that they do not drift either."""
+    """Epoch seconds that advance with the loop's clock.
+
+    When the host's clock is set back, time does not run backwards inside a request. The host's clock is read
+    again every `ANCHOR_S`, so that the epoch seconds do not drift.
+    """
 
     def __init__(self) -> None:
         self._anchored_at_s = float("-inf")

@@ -1,16 +1,26 @@
-"""What clients are told.
+"""The errors that clients receive: one class for each code, with its status, its type and a suggestion.
 
     GatewayError
-    ├── InvalidRequest 400      ├── RateLimited 429 ── AllTargetsLimited
-    ├── Unauthorized 401        ├── Unavailable 503
-    ├── NotFound 404            │   ├── AllTargetsDown   ├── DeadlineExceeded
-    │   └── ModelNotFound       │   ├── Overloaded       ├── FeatureUnavailable
-    ├── MethodNotAllowed 405    │   └── ShuttingDown
-    ├── TooLarge 413            ├── ProviderRefused (the provider's own 400, 422)
-    │                           └── Internal 500 (a defect of ours)
-    └── StreamCut, StreamStalled: only ever inside a stream, after its first content
+    ├── InvalidRequest 400
+    ├── Unauthorized 401
+    ├── NotFound 404
+    │   └── ModelNotFound
+    ├── MethodNotAllowed 405
+    ├── TooLarge 413
+    ├── RateLimited 429
+    │   └── AllTargetsLimited
+    ├── Unavailable 503
+    │   ├── AllTargetsDown
+    │   ├── DeadlineExceeded
+    │   ├── Overloaded
+    │   ├── FeatureUnavailable
+    │   └── ShuttingDown
+    ├── ProviderRefused    the provider's own 400 or 422
+    ├── Internal 500       a defect of the service
+    └── StreamCut          only inside a stream, after its first content
+        └── StreamStalled
 
-Never 502 or 504: a CDN in front would replace their bodies. `type` and `code` come from this table alone.
+Never 502 or 504: a CDN would replace their bodies. `type` and `code` come from this file alone.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,9 +28,8 @@ from typing import ClassVar
 
 from dub5.service.model import AttemptRecord
 
-SDK_WAIT_MAX_S = (
-    60.0  # official SDKs sleep at least this long for a Retry-After; above it they give up or hang
-)
+# Official SDKs sleep for a Retry-After of up to this; above it they give up or hang.
+SDK_WAIT_MAX_S = 60.0
 
 
 class GatewayError(Exception):
@@ -48,12 +57,12 @@ class GatewayError(Exception):
 
     @property
     def worth_retrying(self) -> bool:
-        """What `x-should-retry` tells an SDK: true only if a target can answer within the wait."""
+        """The value of `x-should-retry`: whether a target can answer after a wait that SDKs accept."""
         return self.retry_after_s is not None and self.retry_after_s <= SDK_WAIT_MAX_S
 
 
 class Internal(GatewayError):
-    """A defect of ours. The log has it under the error's id."""
+    """A defect of the service. The log has it under the error's id."""
 
 
 class InvalidRequest(GatewayError):
@@ -67,22 +76,22 @@ class InvalidRequest(GatewayError):
 
 
 class Unauthorized(GatewayError):
-    """No key, or one that is not known here."""
+    """The API key is missing or unknown."""
 
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
-    suggestion = "Send a key of this service as `Authorization: Bearer <key>`."
+    suggestion = "Send an API key of this service in the header `Authorization: Bearer <key>`."
     outcome = "refused"
 
 
 class NotFound(GatewayError):
-    """No such path."""
+    """There is no such path."""
 
     status = 404
     type = "not_found_error"
     code = "not_found"
-    suggestion = "Chat is at POST /v1/chat/completions, vectors are at POST /v1/embeddings, the models at GET /v1/models."
+    suggestion = "The endpoints are POST /v1/chat/completions, POST /v1/embeddings and GET /v1/models."
     outcome = "refused"
 
 
@@ -90,16 +99,16 @@ class ModelNotFound(NotFound):
     """No route has this name."""
 
     code = "model_not_found"
-    suggestion = "GET /v1/models lists the models that can be asked."
+    suggestion = "GET /v1/models lists the models of this service."
 
 
 class MethodNotAllowed(GatewayError):
-    """The path exists, with another method."""
+    """The path takes another method."""
 
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
-    suggestion = "Use the method that the Allow header names."
+    suggestion = "Use a method from the Allow header."
     outcome = "refused"
 
 
@@ -109,12 +118,12 @@ class TooLarge(GatewayError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
-    suggestion = "Shorten the conversation, or send images as links."
+    suggestion = "Shorten the conversation, or send images as URLs."
     outcome = "refused"
 
 
 class RateLimited(GatewayError):
-    """Too many requests, by a limit of ours."""
+    """A rate limit of this service is exceeded."""
 
     status = 429
     type = "rate_limit_error"
@@ -124,14 +133,14 @@ class RateLimited(GatewayError):
 
 
 class AllTargetsLimited(RateLimited):
-    """Every provider that could answer has a rate limit or quota in force."""
+    """Every provider that could answer has reached a rate limit or quota."""
 
     code = "all_targets_limited"
     outcome = "failed"
 
 
 class Unavailable(GatewayError):
-    """Nobody can answer now."""
+    """No provider can answer now."""
 
     status = 503
     type = "service_unavailable_error"
@@ -146,35 +155,39 @@ class AllTargetsDown(Unavailable):
 
 
 class DeadlineExceeded(Unavailable):
-    """The time the caller allowed ran out before the first token."""
+    """The deadline passed before the first token."""
 
     code = "deadline_exceeded"
     suggestion = "Allow more time with the X-Deadline-Ms header, or ask for a shorter answer."
 
     @property
     def worth_retrying(self) -> bool:
-        """Not by itself: an SDK would spend the same time again, on providers that are slow as it is."""
+        """False: an SDK would spend the same time again, on providers that are slow already."""
         return False
 
 
 class Overloaded(Unavailable):
-    """More requests are open than this process takes, or than all providers do."""
+    """This process, or every provider that could answer, is at capacity."""
 
     code = "overloaded"
     outcome = "refused"
 
 
 class FeatureUnavailable(Unavailable):
-    """Only targets that do not answer now have what the request needs; the others answer requests without it."""
+    """A feature is unavailable: no target that supports it can answer now.
+
+    Requests without it are answered.
+    """
 
     code = "feature_unavailable"
     suggestion = (
-        "Ask without it, or wait as long as Retry-After says. GET /v1/models shows what is available now."
+        "Send the request without it, or wait as long as Retry-After says."
+        " GET /v1/models shows what is available now."
     )
 
 
 class ShuttingDown(Unavailable):
-    """This process is about to end; another one answers the next call."""
+    """This process is shutting down; another instance answers the next request."""
 
     code = "shutting_down"
     suggestion = "Send the request again: another instance will answer it."
@@ -182,7 +195,7 @@ class ShuttingDown(Unavailable):
 
 
 class ProviderRefused(GatewayError):
-    """A provider found the request itself at fault; another one would too."""
+    """A provider rejected the request itself; the others would reject it, too."""
 
     status = 400
     type = "invalid_request_error"
@@ -196,21 +209,21 @@ class ProviderRefused(GatewayError):
 
 
 class StreamCut(GatewayError):
-    """The provider ended the stream before the answer was whole."""
+    """The provider ended the stream before the answer was complete."""
 
     code = "stream_cut"
-    suggestion = "The text so far is not the whole answer. Ask again."
+    suggestion = "The answer so far is incomplete. Send the request again."
     outcome = "cut"
 
 
 class StreamStalled(StreamCut):
-    """The provider sent nothing more, or the caller's time ran out."""
+    """The provider sent nothing more in time, or the deadline passed."""
 
     code = "stream_stalled"
 
 
 def every_error(base: type[GatewayError] = GatewayError) -> Iterator[type[GatewayError]]:
-    """All kinds of error, for the documentation and its test."""
+    """Yield this class and all its subclasses. Tests hold the documentation to them."""
     yield base
     for kind in base.__subclasses__():
         yield from every_error(kind)

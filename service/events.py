@@ -1,6 +1,6 @@
-"""Facts, told once each, in the past tense. The core emits them; telemetry subscribes.
+"""Events: facts in the past tense, each emitted once by the core. Telemetry subscribes to them.
 
-attempt/run, gateway, breakers, cache --emit--> Events --> telemetry.metrics | .logs | .board
+failover, gateway, resilience, cache, admission --emit--> Events --> telemetry.metrics | .logs | .board
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from dub5.service.model import AttemptRecord, Outcome, Usage
 
 
 class AttemptEnded(Struct, frozen=True):
-    """A try at a target is over. `attempt.reason` is "ok", "cancelled" or the failure's name."""
+    """An attempt at a target is over. `attempt.reason` is "ok", "cancelled" or the failure's name."""
 
     request_id: str
     route: str
@@ -22,8 +22,10 @@ class AttemptEnded(Struct, frozen=True):
 
 
 class RequestEnded(Struct, frozen=True):
-    """A request is over; durations in seconds. `target` is who answered; `overhead_s` is our own share of the
-    time before the first byte went out."""
+    """A request is over. Durations are seconds.
+
+    `target` gave the answer. `overhead_s`: the gateway's own part of the time until the first byte was sent.
+    """
 
     request_id: str
     caller: str
@@ -39,12 +41,12 @@ class RequestEnded(Struct, frozen=True):
     usage: Usage | None
     attempts: tuple[AttemptRecord, ...]
     operation: str = "chat"  # or "embeddings"
-    degraded: str | None = None  # where a substitute came from: "stale", "template" or "words"
-    shared: bool = False  # its tries and their cost are counted with another request that had the same answer
+    degraded: str | None = None  # the source of a fallback answer: "stale", "template" or "words"
+    shared: bool = False  # its attempts and their cost are counted with the request that shares its answer
 
 
 class BreakerChanged(Struct, frozen=True):
-    """A breaker moved between "closed", "open" and "half_open". `scope` is a target or a host."""
+    """A circuit breaker changed its state. `scope` is a target, a host, or "cache"."""
 
     scope: str
     before: str
@@ -53,7 +55,7 @@ class BreakerChanged(Struct, frozen=True):
 
 
 class HealthChanged(Struct, frozen=True):
-    """A target is "healthy", "degraded" (others go first) or "unhealthy" (nobody asks it)."""
+    """A target became "healthy", "degraded" (healthy targets go first) or "unhealthy" (it is not asked)."""
 
     target: str
     before: str
@@ -61,7 +63,7 @@ class HealthChanged(Struct, frozen=True):
 
 
 class LimitLowered(Struct, frozen=True):
-    """A provider showed that it has less room: so many requests at one time, instead of `before`."""
+    """A provider was overloaded: its concurrency limit went from `before` to `after`."""
 
     provider: str
     before: int
@@ -70,15 +72,18 @@ class LimitLowered(Struct, frozen=True):
 
 
 class BudgetSpent(Struct, frozen=True):
-    """A retry or hedge was not made, because this provider has had enough of them."""
+    """A retry or hedge was not made, because the retry budget of this provider was spent."""
 
     provider: str
 
 
 class QueueLeft(Struct, frozen=True):
-    """A request had to wait, as every provider was full, or would have had to. `how`: "served" (it got a place), "left"
-    (its client did), "expired" (less time was left than an answer needs), "overloaded" (it waited too long while the
-    line stood) or "full" (too many wait)."""
+    """A request left the queue for providers at capacity.
+
+    `how`: "served" (it got a slot), "left" (its client disconnected), "expired" (the remaining deadline was
+    too short for an answer), "overloaded" (it waited too long while the queue stood) or "full" (too many
+    requests waited).
+    """
 
     request_id: str
     route: str
@@ -88,9 +93,11 @@ class QueueLeft(Struct, frozen=True):
 
 
 class Hedged(Struct, frozen=True):
-    """A second target is asked at once, beside this one, for nobody should wait for it. `why`: "probe" (it may be
-    down), "degraded" (it fails now and then), "slow" (it takes longer than it uses to) or "late" (half of the time that
-    the request has is gone, and this one may use up all of it)."""
+    """A hedge was sent: a second target was asked in parallel with `target`, so that no request waits for it.
+
+    `why`: "probe" (`target` may be down), "degraded" (it fails now and then), "slow" (no first token after
+    the usual (p95) time) or "late" (half of the request's time is gone, and `target` may use up all of it).
+    """
 
     request_id: str
     route: str
@@ -99,8 +106,12 @@ class Hedged(Struct, frozen=True):
 
 
 class Shared(Struct, frozen=True):
-    """A request takes part in a call that an equal one has begun: "joined"; or left such a call to the others, though it
-    had been there longest: "handed_over". Or it was given a stale answer, and asks anew behind it: "renewed"."""
+    """A request shared a provider call with equal requests.
+
+    `what`: "joined" (it joined a call that an equal request had begun), "handed_over" (it had begun the call,
+    or been there longest, and left it to the others) or "renewed" (it got a stale answer, and the answer is
+    refreshed).
+    """
 
     request_id: str
     route: str
@@ -108,21 +119,21 @@ class Shared(Struct, frozen=True):
 
 
 class CacheLooked(Struct, frozen=True):
-    """The cache was asked: "hit", "stale" (given though its time is over), "miss" or "error" (it could not answer)."""
+    """A cache lookup. `result`: "hit", "stale" (served after its TTL), "miss" or "error" (storage failed)."""
 
     route: str
     result: str
 
 
 class CacheInvalidated(Struct, frozen=True):
-    """Kept answers are given no more: `by` "model", "route", "caller", "key" or "everything", and which."""
+    """Stored answers were invalidated. `by`: "model", "route", "caller", "key", "everything"; `which` one."""
 
     by: str
     which: str
 
 
 class CacheWarmed(Struct, frozen=True):
-    """So many answers of a route's file are kept from the start; `problems`: those that are not, a sentence each."""
+    """A route's warm-up file was read: `kept` answers are stored. `problems`: a sentence for each other line."""
 
     route: str
     kept: int
@@ -130,21 +141,23 @@ class CacheWarmed(Struct, frozen=True):
 
 
 class SettingsReloaded(Struct, frozen=True):
-    """The settings were read again. `ok`: they hold from now on, else the old ones do. `problems`: why not, or what
-    of them has to wait for a restart, one sentence each."""
+    """The settings were read again. `ok`: the new ones are in use; otherwise the old ones stay.
+
+    `problems`: why the new ones cannot be used, or which of them need a restart, one sentence each.
+    """
 
     ok: bool
     problems: tuple[str, ...]
 
 
 class DrainBegan(Struct, frozen=True):
-    """The service was told to end; `in_flight` requests may still finish."""
+    """The service began to shut down; `in_flight` requests may still finish."""
 
     in_flight: int
 
 
 class Crashed(Struct, frozen=True):
-    """A defect of ours was caught at the edge. `where` is the exception's type and place, never its message."""
+    """A defect of the service was caught. `where`: the exception's type and place, never its message."""
 
     request_id: str
     where: str
@@ -171,12 +184,12 @@ Subscriber = Callable[[Event], None]
 
 
 class Events:
-    """Hands each fact to each subscriber, in the order they joined. Subscribers must not raise or wait."""
+    """Hands each event to each subscriber, in their order. Subscribers must not raise or wait."""
 
     def __init__(self, *subscribers: Subscriber) -> None:
         self._subscribers = subscribers
 
     def emit(self, event: Event) -> None:
-        """Tells a fact."""
+        """Pass an event to all subscribers."""
         for subscriber in self._subscribers:
             subscriber(event)
