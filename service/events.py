@@ -133,7 +133,7 @@ class CacheInvalidated(Struct, frozen=True):
 
 
 class CacheWarmed(Struct, frozen=True):
-    """A route's warm-up file was read: `kept` answers are stored. `problems`: a sentence for each other line."""
+    """A route's warm-up file was read: `kept` answers are stored. `problems`: a sentence per other line."""
 
     route: str
     kept: int

@@ -1,11 +1,12 @@
-"""Whole answers, kept for the next caller who asks exactly the same.
+"""Answer cache: stores complete answers and serves them to requests that are exactly equal.
 
-    0 ........ ttl_s ........ + stale_while_revalidate_s     fresh, then stale: given at once, and somebody asks anew
-    0 ........ ttl_s ........ + stale_if_error_s             given when no provider answers
-    kept  finished plain-text answers to requests with temperature 0, as chat.completion objects
-    given as JSON or as a stream, whichever is asked
+    0 ..... ttl_s ..... + stale_while_revalidate_s    fresh, then stale: served at once, then refreshed
+    0 ..... ttl_s ..... + stale_if_error_s            served when no provider answers
+    stored  complete plain-text answers to requests with temperature 0, as chat.completion objects
+    served  as JSON or as a stream, whichever the request wants
 
-A lost storage is a miss: no method but `invalidate` raises for it.
+Call `lookup(...)`, and after a miss `keep(...)`. An unavailable storage is a miss: only `invalidate` and
+`offer` raise StorageLost. The two stale periods are those of RFC 5861.
 """
 
 import asyncio
@@ -31,21 +32,18 @@ from dub5.service.events import CacheInvalidated, CacheLooked, Events
 from dub5.service.model import ChatRequest
 
 INVALIDATE_S = 1.0  # an operator waits longer than a request does
-CLAIM_POLL_S = (
-    0.02,
-    0.1,
-)  # between two looks at what another process is about to bring: the first, the longest
+CLAIM_POLL_S = (0.02, 0.1)  # the first and the longest pause between two lookups for another process's answer
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """An answer and who gave it."""
+    """A stored answer, and the target that gave it."""
 
     body: bytes
     target: str
 
 
 class CacheHit(msgspec.Struct, frozen=True):
-    """What was found. Not `fresh`: give it at once, and see that it is asked for again."""
+    """A cache hit. If it is not `fresh`, serve it at once and refresh it."""
 
     stored: Stored
     fresh: bool
@@ -53,8 +51,10 @@ class CacheHit(msgspec.Struct, frozen=True):
 
 
 class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which answers: all of a model (or of one target, `provider/model`), of a route, of a caller (the hash that the
-    log shows), of one key, or everything. One of these."""
+    """Which answers to invalidate: exactly one field is set.
+
+    `model` may also name one target, as `provider/model`. `caller` is the hash that the log shows.
+    """
 
     model: str | None = None
     route: str | None = None
@@ -63,16 +63,16 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     everything: bool = False
 
     def chosen(self) -> tuple[str, str] | None:
-        """By what, and which; None unless exactly one is named."""
-        said = {name: value for name, value in msgspec.structs.asdict(self).items() if value}
-        if len(said) != 1:
+        """Return the field that is set and its value; None unless exactly one is set."""
+        given = {name: value for name, value in msgspec.structs.asdict(self).items() if value}
+        if len(given) != 1:
             return None
-        ((by, which),) = said.items()
+        ((by, which),) = given.items()
         return by, "" if by == EVERYTHING else which
 
 
 class AnswerCache:
-    """Keeps answers in a storage: this process's memory, unless another one is given with its guard."""
+    """The answer cache over a storage: this process's memory, unless another one is given, with its guard."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class AnswerCache:
 
     @property
     def bounds(self) -> CacheBounds:
-        """Others hold from the next answer on."""
+        """The bounds of the cache. New ones apply from the next answer on."""
         return self._bounds
 
     @bounds.setter
@@ -100,11 +100,11 @@ class AnswerCache:
             self._storage.bounds = bounds
 
     def key(self, request: ChatRequest, options: CacheOptions, fingerprint: str) -> CacheKey | None:
-        """Where the answer would be, or None if it may not be kept at all. `fingerprint`: the route's."""
+        """Return the cache key of a request, or None if its answer may not be stored. See `key_of`."""
         return key_of(request, options, fingerprint, self._guard.patience_s)
 
     async def lookup(self, key: CacheKey, route: str, options: CacheOptions) -> CacheHit | None:
-        """The stored answer, if there is one that is fresh, or stale and still good enough to be given at once."""
+        """Return the stored answer if it is fresh, or stale but within `stale_while_revalidate_s`."""
         try:
             entry = await self._find(key)
         except StorageLost:
@@ -117,7 +117,7 @@ class AnswerCache:
         return hit
 
     async def stale_if_error(self, key: CacheKey, route: str, options: CacheOptions) -> CacheHit | None:
-        """No provider answers: the stored answer, if it is not too old even for that."""
+        """Return the stored answer when no provider answers, if it is within `stale_if_error_s`."""
         try:
             entry = await self._find(key)
         except StorageLost:
@@ -128,12 +128,12 @@ class AnswerCache:
         return hit
 
     async def claim(self, key: CacheKey) -> bool:
-        """Whether we are the one to ask for it now: nobody else is at it, in no process. Ends with `keep`, with
-        `release`, or by itself."""
-        for_s, key.claimed_by = (
-            self._bounds.redis.claim_s,
-            self._token(),
-        )  # ours even if we are cancelled meanwhile
+        """Claim the key for this request, across all processes. Return whether no other request holds it.
+
+        The claim ends with `keep`, with `release`, or by its expiry.
+        """
+        for_s = self._bounds.redis.claim_s
+        key.claimed_by = self._token()  # set before the call: `release` works even if the call is cancelled
         try:
             won = await self._guard.call(
                 key.patience, lambda: self._storage.claim(key.digest, key.claimed_by, for_s)
@@ -145,20 +145,24 @@ class AnswerCache:
         return won
 
     async def claim_refresh(self, key: CacheKey) -> bool:
-        """Whether we are the one to ask anew for an answer that was given stale. Nobody waits for that: the storage may
-        take as long for it as for a request of its own."""
+        """Claim the key to refresh a stale answer.
+
+        No client waits for it, so the storage gets its full time again.
+        """
         key.patience = Patience(self._guard.patience_s)
         return await self.claim(key)
 
     async def wait_for_claim(self, key: CacheKey, route: str, options: CacheOptions) -> CacheHit | None:
-        """After a miss, or with the claim in hand: None if it is ours to ask the providers; else the answer, which
-        another process asked for meanwhile. Who waits too long for that asks as well. Within one process there is
-        nothing to wait for."""
+        """Wait after a miss while another process asks the providers; return its answer.
+
+        Return None if this request is to ask them: it holds the claim, or has waited too long. Within one
+        process there is nothing to wait for (single_flight.py does it).
+        """
         if not self._storage.across_processes or key.generations is None:
             return None
         until_s, pause_s = clock.now() + self._bounds.redis.claim_wait_s, CLAIM_POLL_S[0]
         while True:
-            ours = bool(key.claimed_by) or await self.claim(key)
+            claimed = bool(key.claimed_by) or await self.claim(key)
             try:
                 entry = await self._find(key)
             except StorageLost:
@@ -168,41 +172,43 @@ class AnswerCache:
                 await self.release(key)
                 self._emit_result(route, hit)
                 return hit
-            if ours or clock.now() + pause_s > until_s:
+            if claimed or clock.now() + pause_s > until_s:
                 return None
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 1.5, CLAIM_POLL_S[1])
 
     async def release(self, key: CacheKey) -> None:
-        """We do not ask any more: it failed, or nobody wants it."""
+        """Release the claim: the call failed, or its answer is no longer needed."""
         if key.claimed_by:
             claimed_by, key.claimed_by = key.claimed_by, ""
             try:
                 await self._guard.call(key.patience, lambda: self._storage.release(key.digest, claimed_by))
             except StorageLost:
-                pass  # it ends by itself
+                pass  # the claim expires
 
     async def keep(self, key: CacheKey, stored: Stored, options: CacheOptions) -> None:
-        """Stores a whole answer, for who asked it."""
+        """Store a complete answer for this caller, and release the claim."""
         try:
             await self._write(key, key.digest, key.caller, stored, options)
         except StorageLost:
-            pass  # its breaker has told
+            pass  # reported by the storage's breaker
         await self.release(key)
 
     async def offer(self, key: CacheKey, stored: Stored, options: CacheOptions) -> None:
-        """Stores an answer for everybody, unless a fresh one is there. Raises StorageLost."""
-        assert key.shared is not None, "only routes with `warm_from` have answers for everybody"
+        """Store an answer for all callers, unless there is a fresh one. Raises StorageLost."""
+        assert key.shared is not None, "only routes with `warm_from` have answers for all callers"
         (entry,), generations = await self._read(key, (key.shared,))
         if entry is None or not entry.valid(generations) or self._evaluate(entry, options, 0.0) is None:
             await self._write(key, key.shared, "", stored, options)
 
     async def invalidate(self, selection: Selection) -> None:
-        """None of these are given any more, by no process that shares the storage. Raises StorageLost: then they may
-        still be."""
+        """Invalidate the selected answers for all processes that share the storage.
+
+        Raises StorageLost: then they may still be served.
+        """
         chosen = selection.chosen()
         if chosen is None:
-            raise ValueError("a selection names one thing")
+            raise ValueError("a selection must set exactly one field")
         by, which = chosen
         selector = EVERYTHING if by == EVERYTHING else f"{by}:{which}"
         patience, token = Patience(INVALIDATE_S), self._token()
@@ -210,11 +216,11 @@ class AnswerCache:
         self._events.emit(CacheInvalidated(by, which))
 
     async def aclose(self) -> None:
-        """Lets go of the storage."""
+        """Close the storage."""
         await self._storage.aclose()
 
     async def _find(self, key: CacheKey) -> CacheEntry | None:
-        """The youngest valid entry. Raises StorageLost."""
+        """Return the youngest valid entry. Raises StorageLost."""
         found, generations = await self._read(
             key, (key.digest,) if key.shared is None else (key.digest, key.shared)
         )
@@ -226,13 +232,13 @@ class AnswerCache:
     ) -> tuple[list[CacheEntry | None], Generations]:
         found, generations = await self._guard.call(key.patience, lambda: self._storage.read(digests))
         if key.generations is None:
-            key.generations = generations  # an answer belongs to the time when it was asked for
+            key.generations = generations  # an answer belongs to the time of its request
         return found, generations
 
     async def _write(
         self, key: CacheKey, digest: str, caller: str, stored: Stored, options: CacheOptions
     ) -> None:
-        """Raises StorageLost."""
+        """Write an entry, if it is not too large. Raises StorageLost."""
         if key.generations is None or len(stored.body) > self._bounds.entry_bytes_max:
             return
         stamp = stamp_of(key.generations, digest, key.route, caller, stored.target)

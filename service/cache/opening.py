@@ -1,4 +1,4 @@
-"""The cache that the settings ask for: in memory, or in a Redis with a guard before it."""
+"""Builds the cache that the settings ask for: in memory, or in Redis behind a circuit breaker."""
 
 from random import Random
 
@@ -14,7 +14,7 @@ SCOPE = "cache"  # of its breaker
 
 
 def open_cache(bounds: CacheBounds, redis_url: Secret | None, events: Events, rng: Random) -> AnswerCache:
-    """Connects to nothing yet. `redis_url`: where the settings name a Redis."""
+    """Build the answer cache: in Redis if `redis_url` is given, else in memory. It does not connect yet."""
     if redis_url is None:
         return AnswerCache(bounds, events, rng=rng)
 

@@ -1,7 +1,7 @@
-"""One answer in both shapes: chunks into a chat.completion, and back.
+"""Conversion between the two shapes of an answer: the chunks of a stream, and a chat.completion object.
 
-Recorded  passes a stream on, and keeps what went through once it has ended properly
-Replayed  gives a stored answer as a stream
+RecordingStream  passes a stream through, and stores its answer once it is complete
+ReplayedStream   serves a stored answer as a stream
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -14,12 +14,14 @@ from dub5.service.providers.openai import sse_event, sse_payload
 from dub5.service.providers.usage import parse_usage, usage_json
 
 RECORDED_BYTES_MAX = 1024 * 1024
-PIECE_CHARS = 400  # a replayed stream comes in pieces, so that clients see it grow
+PIECE_CHARS = 400  # the content of a replayed chunk: several chunks, so that clients see the answer grow
 
 
 def assemble(payloads: Iterable[bytes], counted: Usage | None = None) -> bytes | None:
-    """A chat.completion from the chunks of a finished stream, or None if it is more than plain text. `counted`: its
-    usage, where the chunks that passed do not tell it, since the client did not ask."""
+    """Return a chat.completion from the chunks of a finished stream, or None if it is more than plain text.
+
+    `counted`: the usage, in case the client did not ask for the usage chunk.
+    """
     head: dict[str, Any] = {}
     text: list[str] = []
     usage = finish = None
@@ -36,13 +38,13 @@ def assemble(payloads: Iterable[bytes], counted: Usage | None = None) -> bytes |
                     return None
                 text.append(delta.get("content") or "")
                 finish = choice.get("finish_reason") or finish
-        said = "".join(text)
+        content = "".join(text)
     except NOT_OURS:
         return None
     if finish not in _WHOLE:
         return None
     usage = usage or (usage_json(counted) if counted else None)
-    message = {"role": "assistant", "content": said, "refusal": None}
+    message = {"role": "assistant", "content": content, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
     return msgspec.json.encode({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
 
@@ -53,7 +55,7 @@ _WHOLE = ("stop", "length")
 
 
 def is_plain_text(completion: bytes) -> bool:
-    """Whether nothing but the text of one choice would have to be replayed."""
+    """Return whether a chat.completion is complete and holds only the text of one choice."""
     try:
         choices = msgspec.json.decode(completion)["choices"]
         message = choices[0]["message"]
@@ -66,7 +68,7 @@ def is_plain_text(completion: bytes) -> bool:
 
 
 def as_chunks(completion: bytes, *, with_usage: bool) -> list[Chunk]:
-    """The stream that would have given this chat.completion."""
+    """Return the chunks of a stream that has this chat.completion as its answer."""
     whole = msgspec.json.decode(completion)
     head = {name: whole[name] for name in ("id", "created", "model") if name in whole}
     choice = whole["choices"][0]
@@ -99,16 +101,16 @@ class ReplayedStream:
         self._chunks = chunks
 
     async def read(self) -> list[Chunk]:
-        """All of it, then nothing."""
+        """Return all chunks at the first call, none after that."""
         chunks, self._chunks = self._chunks, []
         return chunks
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to close."""
 
 
 class RecordingStream:
-    """A stream whose answer goes to `keep` once it is whole; `on_close` hears of every end."""
+    """A stream that passes its answer to `keep` once it is complete. `on_close` is called at every end."""
 
     def __init__(
         self,
@@ -124,11 +126,11 @@ class RecordingStream:
 
     @property
     def usage(self) -> Usage | None:
-        """What the source counted."""
+        """The usage that the source counted."""
         return self._source.usage
 
     async def read(self) -> list[Chunk]:
-        """The source's chunks. Raises what it raises; then nothing is kept."""
+        """Return the source's next chunks. Raises what the source raises; then nothing is stored."""
         chunks = await self._source.read()
         for chunk in chunks:
             if chunk.raw and self._bytes <= RECORDED_BYTES_MAX:
@@ -141,7 +143,7 @@ class RecordingStream:
         return chunks
 
     async def aclose(self) -> None:
-        """Closes the source."""
+        """Close the source."""
         try:
             await self._source.aclose()
         finally:

@@ -1,10 +1,10 @@
-"""What is kept of an answer, and what a place to keep it must be able to do.
+"""Cache storage: the entry that is stored for an answer, and the interface of a storage.
 
-    Entry        an answer, with all that says whether it may still be given
-    Generations  a token for whatever was invalidated: an entry from before it bears another stamp
+    CacheEntry   an answer, with all that decides whether it may still be served
+    Generations  a token for each selector that was invalidated: older entries have another stamp
     Storage      storage_memory: this process;  storage_redis: all processes
 
-Whatever lies in a storage and was not written by this version of us is nothing.
+A stored value that this version of the service did not write counts as absent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,21 @@ import msgspec
 Version = Literal[1]
 VERSION: Version = 1
 EVERYTHING = "everything"
-SELECTORS_MAX = (
-    1_000  # tokens held at one time; one more, and all that is kept is invalid: then none are needed
-)
+SELECTORS_MAX = 1_000  # tokens held; one more invalidates all entries instead, which needs no tokens
 
 Generations = Mapping[str, str]
 
 
 class StorageLost(Exception):
-    """The storage cannot be asked now. Costs nobody an answer."""
+    """The storage is unavailable now. No request fails because of it."""
 
 
 class CacheEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A whole answer. `digest`: where it lies; `caller` is empty if it is for everybody; `kept_at_s`: by the storage's
-    own clock; `stamp`: the generations it belongs to."""
+    """A stored answer.
+
+    `digest`: its key. `caller`: empty if it is for all callers. `kept_at_s`: by the storage's own clock.
+    `stamp`: the generations that it belongs to.
+    """
 
     version: Version
     digest: str
@@ -40,12 +41,12 @@ class CacheEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     body: bytes
 
     def valid(self, generations: Generations) -> bool:
-        """Whether nothing that it belongs to was invalidated since."""
+        """Return whether no selector of this entry was invalidated since it was stored."""
         return self.stamp == stamp_of(generations, self.digest, self.route, self.caller, self.target)
 
 
 def stamp_of(generations: Generations, digest: str, route: str, caller: str, target: str) -> str:
-    """The tokens of all by which an entry can be invalidated."""
+    """Return the stamp of an entry: the tokens of all selectors that can invalidate it."""
     model = target.partition("/")[2]
     names = (
         EVERYTHING,
@@ -59,7 +60,7 @@ def stamp_of(generations: Generations, digest: str, route: str, caller: str, tar
 
 
 def next_generations(generations: Generations, selectors: Sequence[str], token: str) -> Generations:
-    """Those after an invalidation. Others hold on to the old ones, which is why these are new."""
+    """Return the generations after an invalidation, as a new object: requests in flight keep the old one."""
     if EVERYTHING in selectors or len(generations) > SELECTORS_MAX:
         return {EVERYTHING: token}
     return {**generations, **dict.fromkeys(selectors, token)}
@@ -70,12 +71,12 @@ _DECODER = msgspec.msgpack.Decoder(CacheEntry)
 
 
 def encode_entry(entry: CacheEntry) -> bytes:
-    """As it goes to a storage that holds bytes."""
+    """Return an entry as bytes, for a storage that holds bytes."""
     return _ENCODE(entry)
 
 
 def decode_entry(found: object, digest: str) -> CacheEntry | None:
-    """What `encode_entry` made for this place, or None: whatever else may lie there."""
+    """Return the entry that `encode_entry` wrote for this key, or None for any other value."""
     if not isinstance(found, bytes):
         return None
     try:
@@ -86,35 +87,35 @@ def decode_entry(found: object, digest: str) -> CacheEntry | None:
 
 
 class Storage(Protocol):
-    """Places with entries, the generations, and claims: who is about to fetch an answer."""
+    """A storage of entries, generations, and claims (which request is about to fetch an answer)."""
 
     across_processes: bool
-    failures: tuple[type[Exception], ...]  # what its calls may raise where it is out of order
+    failures: tuple[type[Exception], ...]  # what its calls may raise while it is unavailable
 
     def now(self) -> float:
-        """Its clock, in seconds."""
+        """Return the time of the storage's clock, in seconds."""
         ...
 
     async def read(self, digests: Sequence[str]) -> tuple[list[CacheEntry | None], Generations]:
-        """What lies in these places, valid or not, and the generations to judge it by."""
+        """Return the entries of these keys, valid or not, and the generations that decide it."""
         ...
 
     async def write(self, entry: CacheEntry, life_s: float) -> None:
-        """Keeps it for so long, in place of what was there."""
+        """Store an entry for `life_s`, in place of an older one."""
         ...
 
     async def claim(self, digest: str, owner: str, for_s: float) -> bool:
-        """Whether nobody else has claimed the place; then it is the owner's for so long."""
+        """Claim a key for `for_s`. Return whether no other owner holds it."""
         ...
 
     async def release(self, digest: str, owner: str) -> None:
-        """Ends a claim, if it is still the owner's."""
+        """End a claim, if the owner still holds it."""
         ...
 
     async def invalidate(self, selectors: Sequence[str], token: str) -> None:
-        """From now on nothing is valid that was kept under these, or is kept by who looked before."""
+        """Invalidate all entries of these selectors, also those of requests that are in flight now."""
         ...
 
     async def aclose(self) -> None:
-        """Lets everything go."""
+        """Close the storage."""
         ...

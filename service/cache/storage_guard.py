@@ -1,8 +1,8 @@
-"""A storage that may be slow or gone costs a request milliseconds, never its answer.
+"""Storage guard: a circuit breaker and time limits. A slow or lost storage costs a request only milliseconds.
 
-call --breaker open--> StorageLost, at once
-     --patience of this request used up--> StorageLost, at once
-     --late, or failed--> StorageLost, and the breaker hears of it
+call --the breaker is open--> StorageLost, at once
+     --this request's time for the storage is used up--> StorageLost, at once
+     --late, or failed--> StorageLost, and the breaker counts it
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from dub5.service.resilience.circuit_breaker import Breaker, CallOutcome, OnStat
 
 T = TypeVar("T")
 
-SLOW_SHARE = 0.5  # of the patience: a call that takes longer is slow
-LEAST_S = 0.005  # with less patience left, a call would prove nothing
-OUR_FAULT_S = 0.01  # so late comes a timeout only when we were busy ourselves
+SLOW_SHARE = 0.5  # of the time that a request has: a call that takes longer is slow
+LEAST_S = 0.005  # with less time left, a call would prove nothing
+OUR_FAULT_S = 0.01  # a timeout that fires later than this means that our own event loop was busy
 OPEN_MAX_S = 4.0
-QUEUE_PER_CALL = 8  # more of us at one time would wait in vain, all of them
+QUEUE_PER_CALL = 8  # callers for each concurrent call: with more, all of them would wait in vain
 BREAKER = BreakerOptions(
     window_s=10,
     calls_min=20,
@@ -34,7 +34,7 @@ BREAKER = BreakerOptions(
 
 
 class Patience:
-    """How long one request may still wait for the storage, all its calls together."""
+    """The time that one request may still wait for the storage, in all its calls together."""
 
     __slots__ = ("left_s",)
 
@@ -43,27 +43,31 @@ class Patience:
 
 
 class StorageGuard(Protocol):
-    """Stands between the cache and its storage."""
+    """What stands between the cache and its storage."""
 
     patience_s: float
 
     async def call(self, patience: Patience, work: Callable[[], Awaitable[T]], *, insist: bool = False) -> T:
-        """`await work()`. Raises StorageLost. `insist`: even if the breaker is open."""
+        """Return `await work()`. Raises StorageLost. `insist`: call even if the breaker is open."""
         ...
 
 
 class NoGuard:
-    """For a storage that can be neither slow nor gone."""
+    """The guard of a storage that can be neither slow nor lost."""
 
     patience_s = 0.0
 
     async def call(self, patience: Patience, work: Callable[[], Awaitable[T]], *, insist: bool = False) -> T:
-        """See StorageGuard."""
+        """Do as StorageGuard says."""
         return await work()
 
 
 class BreakerGuard:
-    """For a storage behind a network. `calls_max`: so many at one time; others wait here, for which it has no blame."""
+    """The guard of a storage behind a network.
+
+    `calls_max`: concurrent calls. Other callers wait here; the breaker does not count that wait against the
+    storage.
+    """
 
     def __init__(
         self,
@@ -76,40 +80,40 @@ class BreakerGuard:
         self.patience_s = patience_s
         self.breaker = Breaker(BREAKER, OPEN_MAX_S, rng, on_change)
         self._room = asyncio.Semaphore(calls_max)
-        self._here_max = calls_max * QUEUE_PER_CALL
-        self._here = 0
+        self._callers_max = calls_max * QUEUE_PER_CALL
+        self._callers = 0
         self._failures = failures
 
     async def call(self, patience: Patience, work: Callable[[], Awaitable[T]], *, insist: bool = False) -> T:
-        """See StorageGuard."""
+        """Do as StorageGuard says."""
         if patience.left_s < LEAST_S:
-            raise StorageLost("this request has waited long enough for it")
-        if self._here >= self._here_max:
-            raise StorageLost("too many ask at one time")
+            raise StorageLost("this request's time for the storage is used up")
+        if self._callers >= self._callers_max:
+            raise StorageLost("too many concurrent callers")
         began_s = clock.now()
         permit = self.breaker.try_acquire(began_s)
         if permit is None and not insist:
             raise StorageLost("its breaker is open")
-        end, asked_s, until_s = CallOutcome.IGNORED, None, began_s + patience.left_s
-        self._here += 1
+        outcome, called_s, until_s = CallOutcome.IGNORED, None, began_s + patience.left_s
+        self._callers += 1
         try:
             async with asyncio.timeout_at(until_s), self._room:
-                asked_s = clock.now()
+                called_s = clock.now()
                 found = await work()
-            end = CallOutcome.SLOW if self._slow(asked_s) and not insist else CallOutcome.SUCCESS
+            outcome = CallOutcome.SLOW if self._slow(called_s) and not insist else CallOutcome.SUCCESS
             return found
         except TimeoutError:
-            its_fault = self._slow(asked_s) and clock.now() - until_s < OUR_FAULT_S
-            end = CallOutcome.FAILURE if its_fault else CallOutcome.IGNORED
+            its_fault = self._slow(called_s) and clock.now() - until_s < OUR_FAULT_S
+            outcome = CallOutcome.FAILURE if its_fault else CallOutcome.IGNORED
             raise StorageLost("it did not answer in time") from None
         except self._failures as error:
-            end = CallOutcome.FAILURE
+            outcome = CallOutcome.FAILURE
             raise StorageLost(type(error).__name__) from None
         finally:
-            self._here -= 1
+            self._callers -= 1
             patience.left_s -= clock.now() - began_s
             if permit is not None:
-                permit.end(end, clock.now())
+                permit.end(outcome, clock.now())
 
-    def _slow(self, asked_s: float | None) -> bool:
-        return asked_s is not None and clock.now() - asked_s > self.patience_s * SLOW_SHARE
+    def _slow(self, called_s: float | None) -> bool:
+        return called_s is not None and clock.now() - called_s > self.patience_s * SLOW_SHARE

@@ -1,7 +1,7 @@
-"""Answers in the memory of this process, bounded by number and bytes; the longest unused goes first.
+"""Cache storage in the memory of this process, bounded by number and bytes (LRU).
 
-aiocache holds them; the bounds are ours, as its memory has none, and so is the end of their time: its timers outlive
-what they were set for.
+aiocache holds the entries. Bounds and expiry are implemented here: aiocache's memory has no bounds, and its
+timers outlive the entries that they were set for.
 """
 
 import heapq
@@ -15,7 +15,7 @@ from dub5.service import clock
 from dub5.service.cache.storage import EVERYTHING, CacheEntry, Generations, next_generations
 from dub5.service.config.options import CacheBounds
 
-ENTRY_OVERHEAD_BYTES = 500  # of an entry's own parts, its places in our tables included
+ENTRY_OVERHEAD_BYTES = 500  # of an entry besides its body, in all tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,38 +25,36 @@ class _Held:
 
 
 class MemoryStorage:
-    """A Storage that is lost with the process."""
+    """A Storage in memory, which is lost with the process."""
 
     across_processes = False
     failures: tuple[type[Exception], ...] = ()
 
     def __init__(self, bounds: CacheBounds) -> None:
-        self.bounds = bounds  # others hold from the next entry on
+        self.bounds = bounds  # may be replaced: applies from the next entry on
         self._cache = SimpleMemoryCache(timeout=0)
         self._held: OrderedDict[str, _Held] = OrderedDict()
-        self._ends: list[
-            tuple[float, str]
-        ] = []  # a heap; of an entry that was replaced, the old time as well
+        self._ends: list[tuple[float, str]] = []  # a heap of expiry times, those of replaced entries included
         self._bytes = 0
         self._claims: dict[str, tuple[str, float]] = {}
         self._generations: Generations = {EVERYTHING: ""}
 
     @property
     def entries(self) -> int:
-        """How many are held."""
+        """The number of entries."""
         return len(self._held)
 
     @property
     def bytes(self) -> int:
-        """How much they take."""
+        """The bytes of all entries."""
         return self._bytes
 
     def now(self) -> float:
-        """The loop's clock: a jump of the host's makes no answer older."""
+        """Return the loop's time: when the host's clock jumps, no answer becomes older."""
         return clock.now()
 
     async def read(self, digests: Sequence[str]) -> tuple[list[CacheEntry | None], Generations]:
-        """See Storage."""
+        """Do as Storage says."""
         await self._drop_expired()
         for digest in digests:
             if digest in self._held:
@@ -64,7 +62,7 @@ class MemoryStorage:
         return [await self._cache.get(digest) for digest in digests], self._generations
 
     async def write(self, entry: CacheEntry, life_s: float) -> None:
-        """See Storage. What is too large for the bounds is not kept."""
+        """Do as Storage says. An entry that is too large for the bounds is not stored."""
         size = len(entry.body) + ENTRY_OVERHEAD_BYTES
         await self._drop_expired()
         await self._drop(entry.digest)
@@ -80,7 +78,7 @@ class MemoryStorage:
         await self._cache.set(entry.digest, entry)
 
     async def claim(self, digest: str, owner: str, for_s: float) -> bool:
-        """See Storage."""
+        """Do as Storage says."""
         now_s = self.now()
         if self._claims.get(digest, ("", 0.0))[1] > now_s:
             return False
@@ -90,12 +88,12 @@ class MemoryStorage:
         return True
 
     async def release(self, digest: str, owner: str) -> None:
-        """See Storage."""
+        """Do as Storage says."""
         if self._claims.get(digest, ("", 0.0))[0] == owner:
             del self._claims[digest]
 
     async def invalidate(self, selectors: Sequence[str], token: str) -> None:
-        """See Storage."""
+        """Do as Storage says."""
         self._generations = next_generations(self._generations, selectors, token)
         for digest in list(self._held):
             entry: CacheEntry = await self._cache.get(digest)
@@ -103,7 +101,7 @@ class MemoryStorage:
                 await self._drop(digest)
 
     async def aclose(self) -> None:
-        """See Storage."""
+        """Do as Storage says."""
         for digest in list(self._held):
             await self._drop(digest)
         self._ends.clear()
@@ -123,7 +121,7 @@ class MemoryStorage:
             await self._cache.delete(digest)
 
     def _tidy(self) -> None:
-        """The heap holds what was replaced or dropped, too: not more of that than of what is held."""
+        """Rebuild the heap if most of its times belong to replaced or dropped entries."""
         if len(self._ends) > 2 * len(self._held) + 100:
             self._ends = [(held.ends_s, digest) for digest, held in self._held.items()]
             heapq.heapify(self._ends)

@@ -1,11 +1,12 @@
-"""Answers in Redis, for all processes that have the same prefix; aiocache speaks to it.
+"""Cache storage in Redis, shared by all processes with the same prefix. aiocache is the client.
 
-    <prefix>:answer:<place>   an Entry in MessagePack, with its life as expiry
-    <prefix>:claim:<place>    who is about to fetch it, with an expiry
-    <prefix>:version          another token after each invalidation, read beside every answer
-    <prefix>:generations      a hash, selector -> token, read only when the version is another than the one known
+    <prefix>:answer:<digest>  a CacheEntry in MessagePack, with an expiry
+    <prefix>:claim:<digest>   the token of the request that is about to fetch the answer, with an expiry
+    <prefix>:version          a new token after each invalidation, read together with every answer
+    <prefix>:generations      a hash, selector -> token, read only when the version has changed
 
-One round trip to look. Where Redis has lost version or generations (a restart, eviction), all that was kept is invalid.
+A lookup takes one round trip. If Redis has lost version or generations (restart, eviction), all entries are
+invalid.
 """
 
 from collections.abc import Sequence
@@ -32,12 +33,10 @@ try:
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
     from redis.exceptions import RedisError
-except ImportError:  # settings that name a Redis are refused then
+except ImportError:  # settings with a Redis are then refused
     RedisCache = None
 
-CLOSE_S = 0.5
-
-# Both are atomic: no process may see a new version with old generations. ARGV[1] is a new token.
+# Atomic scripts: no process may see a new version with old generations. ARGV[1] is a new token.
 _LEARN = """
 if redis.call('exists', KEYS[1]) == 0 or redis.call('hexists', KEYS[2], 'everything') == 0 then
   redis.call('del', KEYS[2])
@@ -60,7 +59,7 @@ _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del
 
 
 class _AsTheyAre(BaseSerializer):  # type: ignore[misc]
-    """Bytes in, bytes out: aiocache would take them for text."""
+    """A serializer that passes bytes through: aiocache would decode them as text."""
 
     DEFAULT_ENCODING = None
 
@@ -72,8 +71,7 @@ class _AsTheyAre(BaseSerializer):  # type: ignore[misc]
 
 
 class RedisStorage:
-    """A Storage that all processes share. Connects when it is first asked. No call has a time limit of its own:
-    storage_guard gives it one."""
+    """A Storage that all processes share. It connects at the first call. Time limits: storage_guard."""
 
     across_processes = True
 
@@ -95,11 +93,11 @@ class RedisStorage:
         self._generations: Generations = {}
 
     def now(self) -> float:
-        """The host's clock: processes on several hosts agree on nothing better."""
+        """Return the host's wall-clock time: processes on several hosts share nothing better."""
         return clock.wall()
 
     async def read(self, digests: Sequence[str]) -> tuple[list[CacheEntry | None], Generations]:
-        """See Storage."""
+        """Do as Storage says."""
         keys = [*map(self._answer, digests), self._keys[0]]
         *found, version = await self._cache.multi_get(keys)
         if version is None or version != self._version:
@@ -109,25 +107,25 @@ class RedisStorage:
         ], self._generations
 
     async def write(self, entry: CacheEntry, life_s: float) -> None:
-        """See Storage."""
+        """Do as Storage says."""
         await self._cache.set(self._answer(entry.digest), encode_entry(entry), ttl=float(max(life_s, 0.001)))
 
     async def claim(self, digest: str, owner: str, for_s: float) -> bool:
-        """See Storage."""
+        """Do as Storage says."""
         life_ms = max(1, round(for_s * 1000))
         return bool(await self._cache.raw("set", self._claim(digest), owner, nx=True, px=life_ms))
 
     async def release(self, digest: str, owner: str) -> None:
-        """See Storage."""
+        """Do as Storage says."""
         await self._cache.raw("eval", _RELEASE, 1, self._claim(digest), owner)
 
     async def invalidate(self, selectors: Sequence[str], token: str) -> None:
-        """See Storage."""
+        """Do as Storage says."""
         selectors_max = 0 if EVERYTHING in selectors else SELECTORS_MAX
         await self._cache.raw("eval", _INVALIDATE, 2, *self._keys, token, selectors_max, *selectors)
 
     async def aclose(self) -> None:
-        """Closes the connections; the answers stay."""
+        """Close the connections; the answers stay."""
         await self._cache.client.aclose()
         await self._cache.client.connection_pool.disconnect()
 
@@ -137,7 +135,7 @@ class RedisStorage:
         texts = [one.decode() for one in flat]
         generations = dict(zip(texts[::2], texts[1::2], strict=True))
         if EVERYTHING not in generations:
-            raise ValueError("somebody else writes to our keys")
+            raise ValueError("another program writes to our keys")
         self._version, self._generations = version, generations
 
     def _answer(self, digest: str) -> str:
@@ -148,12 +146,12 @@ class RedisStorage:
 
 
 def _connect(url: str, options: RedisOptions) -> Any:
-    """aiocache's client, without what would wait or try again behind our back."""
+    """Return aiocache's client without its own timeouts and retries: storage_guard limits every call."""
     parts = urlsplit(url)
     more: dict[str, Any] = {
-        "timeout": None,  # for a free connection: ours holds
+        "timeout": None,  # for a free connection
         "retry": Retry(NoBackoff(), 0),
-        "protocol": 2,  # spares a round trip to each new connection
+        "protocol": 2,  # saves a round trip for each new connection
         "socket_timeout": None,
         "driver_info": None,
     }

@@ -1,4 +1,4 @@
-"""Answers that are there from the start: a file for each route, one question with its answer a line.
+"""Cache warming: reads answers from a file for each route, one request with its answer per line.
 
 {"request": {"messages": [...], "temperature": 0}, "answer": {a chat.completion}}
 """
@@ -20,14 +20,14 @@ from dub5.service.events import CacheWarmed, Events
 from dub5.service.model import Caller, ChatBody, ChatRequest
 
 LINE_BYTES_MAX = 4 * 1024 * 1024
-PROBLEMS_MAX = 20  # told; the others are only counted
-PATIENCE_S = 1.0  # nobody waits for these
-LOST_MAX = 3  # a storage that fails so often in a row is asked no more
-TARGET = "file/warm"  # who gave them, in x-dub5-target
+PROBLEMS_MAX = 20  # reported in full; the others are only counted
+PATIENCE_S = 1.0  # for the storage, per line: no client waits
+LOST_MAX = 3  # consecutive failures of the storage that end the reading of a file
+TARGET = "file/warm"  # the target of these answers, in x-dub5-target
 
 
 class Warm(NamedTuple):
-    """A route, and what its answers are kept by. `fingerprint` is the gateway's."""
+    """A route to warm, with what its cache keys depend on."""
 
     route: str
     options: CacheOptions
@@ -40,41 +40,44 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Unusable(Exception):
-    """A line, and why not."""
+    """A line cannot be used; the message says why."""
 
 
 async def warm(cache: AnswerCache, routes: list[Warm], events: Events) -> None:
-    """Keeps the answers of all files, and tells how it went. Raises nothing; other tasks run between the lines."""
-    for one in routes:
-        if one.options.enabled and one.options.warm_from is not None:
-            events.emit(await _file(cache, one, Path(one.options.warm_from)))
+    """Store the answers of all files, and emit CacheWarmed for each.
+
+    Raises nothing; other tasks run meanwhile.
+    """
+    for route in routes:
+        if route.options.enabled and route.options.warm_from is not None:
+            events.emit(await _warm_route(cache, route, Path(route.options.warm_from)))
 
 
-async def _file(cache: AnswerCache, one: Warm, path: Path) -> CacheWarmed:
+async def _warm_route(cache: AnswerCache, route: Warm, path: Path) -> CacheWarmed:
     kept, lost, problems = 0, 0, []
     try:
         for number, line in _lines(path):
             await asyncio.sleep(0)
             try:
-                await _keep(cache, one, line)
+                await _store_line(cache, route, line)
                 kept, lost = kept + 1, 0
             except _Unusable as error:
                 problems.append(f"line {number}: {error}")
             except StorageLost:
                 lost += 1
-                problems.append(f"line {number}: the storage cannot be asked now")
+                problems.append(f"line {number}: the cache storage is unavailable")
                 if lost == LOST_MAX:
                     break
     except OSError as error:
         problems.append(f"the file cannot be read ({error.strerror})")
     more = [f"and {len(problems) - PROBLEMS_MAX} more"] if len(problems) > PROBLEMS_MAX else []
-    return CacheWarmed(one.route, kept, (*problems[:PROBLEMS_MAX], *more))
+    return CacheWarmed(route.route, kept, (*problems[:PROBLEMS_MAX], *more))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Those that are not empty; of a line that is too long, its beginning. Raises OSError."""
+    """Yield the number and bytes of each line that is not empty. A too long line is cut. Raises OSError."""
     if not path.is_file():
-        raise FileNotFoundError(2, "it is not there, or is no file")
+        raise FileNotFoundError(2, "it does not exist, or is not a file")
     with path.open("rb") as file:
         number = 0
         while line := file.readline(LINE_BYTES_MAX):
@@ -86,24 +89,24 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-async def _keep(cache: AnswerCache, one: Warm, line: bytes) -> None:
-    """Raises _Unusable, StorageLost."""
+async def _store_line(cache: AnswerCache, route: Warm, line: bytes) -> None:
+    """Store the answer of one line. Raises _Unusable, StorageLost."""
     try:
-        said = msgspec.json.decode(line, type=_Line)
-        fields = msgspec.json.decode(said.request, type=dict[str, msgspec.Raw])
-        fields.setdefault("model", msgspec.Raw(msgspec.json.encode(one.route)))
+        row = msgspec.json.decode(line, type=_Line)
+        fields = msgspec.json.decode(row.request, type=dict[str, msgspec.Raw])
+        fields.setdefault("model", msgspec.Raw(msgspec.json.encode(route.route)))
         body = msgspec.json.decode(msgspec.json.encode(fields), type=ChatBody)
     except msgspec.ValidationError as error:
         raise _Unusable(f"{field_path(error)} {validation_message(error)}".strip()) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _Unusable("it is not valid JSON") from None
-    if body.model != one.route:
+    if body.model != route.route:
         raise _Unusable(f"its model is {body.model[:100]!r}, not this route")
-    answer = bytes(said.answer)
+    answer = bytes(row.answer)
     if not is_plain_text(answer):
-        raise _Unusable("the answer is no finished chat.completion of plain text")
-    key = cache.key(ChatRequest("warm", Caller(), body, fields), one.options, one.fingerprint)
+        raise _Unusable("the answer is not a complete chat.completion of plain text")
+    key = cache.key(ChatRequest("warm", Caller(), body, fields), route.options, route.fingerprint)
     if key is None:
-        raise _Unusable("answers to such a request are not kept: is its temperature 0?")
+        raise _Unusable("answers to such a request are not stored: is its temperature 0?")
     key.patience = Patience(PATIENCE_S)
-    await cache.offer(key, Stored(answer, TARGET), one.options)
+    await cache.offer(key, Stored(answer, TARGET), route.options)

@@ -85,9 +85,9 @@ BROKEN = {
     "more than that": (line()[:-1] + ', "caller": "x"}', "caller"),
     "another model": (line(model="other"), "not this route"),
     "no messages": (json.dumps({"request": {"temperature": 0}, "answer": {}}), "messages"),
-    "an answer that was cut": (line(json.loads(completion("half", None))), "no finished"),
+    "an answer that was cut": (line(json.loads(completion("half", None))), "not a complete"),
     "no temperature": (line(temperature=None), "temperature"),
-    "tools": (line(tools=[{}]), "not kept"),
+    "tools": (line(tools=[{}]), "not stored"),
 }
 
 
@@ -105,7 +105,9 @@ async def test_a_file_that_is_not_there(path: Path) -> None:
     """Is told, and that is all."""
     filled = WarmedCache(path)
     path.unlink()
-    assert (await filled.warm()).problems == ("the file cannot be read (it is not there, or is no file)",)
+    assert (await filled.warm()).problems == (
+        "the file cannot be read (it does not exist, or is not a file)",
+    )
 
 
 async def test_a_line_without_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
