@@ -1,9 +1,9 @@
-"""The recipe: how one request finds its answer.
+"""The recipe: how one request gets its answer. Call `Gateway.answer(context, route)`, or `embed`.
 
-answer    known before?            the cache: fresh, or stale and asked for anew behind it
-          asked at this moment?    one call for all who ask the same
-          else                     wait for a place, then ask the providers, and keep what they say
-          nobody could             a labelled substitute, where the route wants one
+answer    in the cache?          serve it: fresh, or stale and refreshed in the background
+          an equal call open?    join it: one provider call for all equal requests (single flight)
+          else                   wait for a slot, then ask the providers, and store their answer
+          all failed             a fallback answer, where the route wants one
 """
 
 import asyncio
@@ -38,34 +38,34 @@ from dub5.service.timeouts import Timeouts
 
 
 class FromCache(StrEnum):
-    """What the cache knew of a question."""
+    """The result of the cache lookup for an answer."""
 
     HIT = "hit"
-    STALE = "stale"  # given at once, and asked for anew
+    STALE = "stale"  # served at once, and refreshed in the background
     MISS = "miss"
 
 
 class Answer(Struct, frozen=True):
-    """An answer: whole, or as a stream. `cache` is None where the cache had no say."""
+    """An answer: a JSON reply or a stream. `cache` is None for requests that the cache does not take."""
 
     target: str
     reply: Reply | None = None
     stream: Chunks | None = None
     cache: FromCache | None = None
-    dropped: tuple[str, ...] = ()  # of a stream, whose own try is not in the trail yet
-    began_s: float = 0.0  # of that try, from the start of the request
-    degraded: str | None = None  # where a substitute comes from
+    dropped: tuple[str, ...] = ()  # of a stream, whose own attempt is not in the trail yet
+    began_s: float = 0.0  # the start of that attempt, since the start of the request
+    degraded: str | None = None  # the source of a fallback answer
     shared: bool = False  # with an equal request that came before
 
     @property
     def cached(self) -> bool:
-        """Whether no provider was asked for it."""
+        """Whether the answer came from the cache."""
         return self.cache in (FromCache.HIT, FromCache.STALE)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A model name and what stands behind it. `fingerprint` is another where another answer may be given."""
+    """A model name and its targets. `fingerprint`: another one where settings may change the answers."""
 
     settings: RouteSettings
     targets: tuple[Target, ...]
@@ -75,7 +75,7 @@ class Route:
 
 
 class Gateway:
-    """Answers chat requests, and requests for embeddings."""
+    """Answers chat and embeddings requests."""
 
     def __init__(
         self, routes: Mapping[str, Route], cache: AnswerCache, queue: Queue, failover: Failover, rng: Random
@@ -89,10 +89,10 @@ class Gateway:
             failover.dependencies.events, failover.dependencies.answer_bytes_max
         )
         self._rng = rng
-        self._working: dict[asyncio.Task[None], None] = {}
+        self._background: dict[asyncio.Task[None], None] = {}
 
     def route(self, model: str) -> Route:
-        """The route of this name. Raises ModelNotFound."""
+        """Return the route of this name. Raises ModelNotFound."""
         route = self.routes.get(model)
         if route is None:
             raise ModelNotFound(f"There is no model {model[:100]!r} here.", param="model")
@@ -126,13 +126,12 @@ class Gateway:
         )
 
     async def answer(self, context: RequestContext, route: Route) -> Answer:
-        """One request in; one answer out, or a substitute that is labelled where the route wants one, or one
-        GatewayError."""
+        """Return one answer to one request: a provider's, the cache's, or a fallback. Raises GatewayError."""
         request, deadline_s = context.request, context.timeouts.deadline_s
-        assert isinstance(request, ChatRequest), "vectors come from `embed`"
+        assert isinstance(request, ChatRequest), "embeddings requests go to `embed`"
         key = self.cache.key(request, route.settings.cache, route.fingerprint)
         fallback_allowed = context.has_fallback and route.fallbacks.allowed_for(request)
-        if fallback_allowed:  # then providers have only so long
+        if fallback_allowed:  # a shorter deadline, if its settings have one
             context.timeouts.deadline_s = route.fallbacks.until_s(context.started_s, deadline_s)
         try:
             if key is None:
@@ -148,10 +147,9 @@ class Gateway:
     async def answer_without_providers(
         self, error: GatewayError, context: RequestContext, route: Route
     ) -> Answer:
-        """There is no room to ask anybody: an answer from the cache, or a substitute, where the route wants one. Else
-        raises `error`."""
+        """Answer from the cache or with a fallback when this process is at capacity, or raise `error`."""
         request = context.request
-        assert isinstance(request, ChatRequest), "nothing stands in for vectors"
+        assert isinstance(request, ChatRequest), "there is no fallback for embeddings"
         if not route.fallbacks.allowed_for(request):
             raise error
         key = self.cache.key(request, route.settings.cache, route.fingerprint)
@@ -161,7 +159,7 @@ class Gateway:
         return await self._fallback_answer(error, request, route, key)
 
     async def _from_cache(self, context: RequestContext, route: Route, key: CacheKey) -> Answer | None:
-        """What was answered before. A stale answer is given at once, and asked for anew."""
+        """Return the stored answer, if there is one. A stale one is refreshed in the background."""
         hit = await self.cache.lookup(key, context.route, route.settings.cache)
         if hit is None:
             return None
@@ -170,7 +168,7 @@ class Gateway:
         return _replay(hit, context.request)
 
     async def _ask_shared(self, context: RequestContext, route: Route, key: CacheKey) -> Answer:
-        """A provider's answer, from one call for all who ask the same at one time."""
+        """Return a provider's answer, from one call for all equal requests in flight."""
         if not route.settings.cache.share:
             return await self._ask_providers(context, route, key)
         subscriber = await self._shared_calls.join(
@@ -179,10 +177,10 @@ class Gateway:
         return _from_subscriber(subscriber)
 
     async def _ask_providers(self, context: RequestContext, route: Route, key: CacheKey) -> Answer:
-        """A provider's answer, which is kept where it may be."""
+        """Return a provider's answer, and store it in the cache if it may be stored."""
         options = route.settings.cache
         hit = await self.cache.wait_for_claim(key, context.route, options)
-        if hit is not None:  # another process has asked meanwhile
+        if hit is not None:  # another process has got the answer meanwhile
             return _replay(hit, context.request)
         try:
             answer = await self._run(context, route)
@@ -208,7 +206,7 @@ class Gateway:
         return await self.failover.run(context, self._order(route, route.targets))
 
     async def _refresh(self, before: RequestContext, route: Route, key: CacheKey) -> None:
-        """Asks anew for what a stale answer was given to, unless somebody else is at it. Others may join the call."""
+        """Refresh a stale answer, unless another request does. Equal requests may join the call."""
         if not await self.cache.claim_refresh(key):
             return
         now_s = clock.now()
@@ -222,7 +220,7 @@ class Gateway:
             if answer.stream is not None:
                 await _drain(answer.stream)
         except GatewayError:
-            pass  # the old one is given for as long as it may be
+            pass  # the stale answer is served until its time is over
         finally:
             await self.cache.release(key)
             timeouts.close()
@@ -230,7 +228,7 @@ class Gateway:
     async def _fallback_answer(
         self, error: GatewayError, request: ChatRequest, route: Route, key: CacheKey | None
     ) -> Answer:
-        """Nobody could: a stale answer, or words of ours."""
+        """Return the fallback answer for this error: a stale answer, or a text."""
         stale = None
         if key is not None:
             hit = await self.cache.stale_if_error(key, route.settings.name, route.settings.cache)
@@ -244,15 +242,18 @@ class Gateway:
         )
 
     async def embed(self, context: RequestContext, route: Route) -> Answer:
-        """Vectors, of one model only: those of two cannot be compared. The first target that embeds says which."""
+        """Return embeddings of one model only: vectors of two models cannot be compared. Raises GatewayError.
+
+        The model is that of the first target that supports embeddings.
+        """
         upstreams = self.failover.dependencies.upstreams
         embedders = [target for target in route.targets if upstreams[target].dialect.embeds]
         if not embedders:
-            raise InvalidRequest(f"No target behind {route.settings.name!r} makes embeddings.", param="model")
+            raise InvalidRequest(f"Model {route.settings.name!r} does not support embeddings.", param="model")
         same_model = [target for target in embedders if target.model == embedders[0].model]
         await self.queue.acquire(context, self.failover.fleet, same_model)
         answer = await self.failover.run(context, self._order(route, same_model))
-        assert isinstance(answer, BufferedAnswer), "vectors are not streamed"
+        assert isinstance(answer, BufferedAnswer), "embeddings are not streamed"
         return Answer(answer.target.name, reply=answer.reply)
 
     def _order(self, route: Route, targets: Sequence[Target]) -> list[Target]:
@@ -261,15 +262,15 @@ class Gateway:
 
     def _in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
-        self._working[task] = None
-        task.add_done_callback(self._working.pop)
+        self._background[task] = None
+        task.add_done_callback(self._background.pop)
 
     async def aclose(self) -> None:
-        """Ends what goes on behind the requests."""
-        working = list(self._working)
-        for task in working:
+        """Cancel the refreshes in the background."""
+        background = list(self._background)
+        for task in background:
             task.cancel()
-        await asyncio.gather(*working, return_exceptions=True)
+        await asyncio.gather(*background, return_exceptions=True)
 
 
 async def _drain(stream: Chunks) -> None:
@@ -288,7 +289,7 @@ def _to_answer(answer: ProviderAnswer) -> Answer:
 
 
 def _share_key(key: CacheKey, route: Route) -> Hashable:
-    """Equal for requests that may share a call: the same question, and nothing was invalidated in between."""
+    """Return equal keys for equal requests that may share a call: no answer was invalidated in between."""
     generations = key.generations or {}
     return key, *(
         stamp_of(generations, key.digest, key.route, key.caller, target.name) for target in route.targets
@@ -302,7 +303,7 @@ def _from_subscriber(subscriber: CallSubscriber[Answer]) -> Answer:
 
 def _replay(hit: CacheHit, request: AnyRequest) -> Answer:
     stored, cache = hit.stored, FromCache.HIT if hit.fresh else FromCache.STALE
-    assert isinstance(request, ChatRequest), "vectors are not kept"
+    assert isinstance(request, ChatRequest), "embeddings are not stored"
     if not request.stream:
         return Answer(stored.target, reply=Reply(stored.body), cache=cache)
     chunks = as_chunks(stored.body, with_usage=request.wants_usage)

@@ -1,4 +1,4 @@
-"""The nouns. Everything may import them; they import nothing of ours."""
+"""Data model: requests, answers, targets, attempts. All modules may import it; it imports none of ours."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,17 +12,15 @@ class Outcome(StrEnum):
     """How a request ends: exactly one of these."""
 
     COMPLETE = "complete"
-    DEGRADED = "degraded"  # a labelled substitute
-    REFUSED = (
-        "refused"  # never tried: invalid, over a limit, overload; or a provider's 400 that is the caller's
-    )
+    DEGRADED = "degraded"  # a fallback answer
+    REFUSED = "refused"  # invalid, over a limit or shed before an attempt; or a provider's 400
     FAILED = "failed"  # an honest error before the first token
-    CUT = "cut"  # an honest error after it
-    CANCELLED = "cancelled"  # the client left
+    CUT = "cut"  # an honest error after the first token
+    CANCELLED = "cancelled"  # the client disconnected
 
 
 class Priority(IntEnum):
-    """Who goes first when there is not room for all."""
+    """The priority class of a request in the queue. Lower values go first."""
 
     HIGH = 0
     NORMAL = 1
@@ -30,13 +28,13 @@ class Priority(IntEnum):
 
     @property
     def label(self) -> str:
-        """As settings and metrics write it."""
+        """The name as settings and metrics write it."""
         return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `key` is a hash of the inbound key, or "anonymous": caches and limits are kept apart by it."""
+    """The caller of a request. `key`: a hash of its API key, or "anonymous"; it separates caches, limits."""
 
     key: str = "anonymous"
     priority: Priority = Priority.NORMAL
@@ -55,7 +53,7 @@ class Target(msgspec.Struct, frozen=True, cache_hash=True):
 
 
 class Message(msgspec.Struct):
-    """One turn of a conversation. Fields we do not look at stay in `ChatRequest.fields`."""
+    """One message of a conversation. Fields that the service does not read stay in `ChatRequest.fields`."""
 
     role: str
     content: str | list[dict[str, Any]] | None = None
@@ -65,7 +63,7 @@ class Message(msgspec.Struct):
 
 
 class StreamOptions(msgspec.Struct):
-    """What a client wants to know of its stream."""
+    """The `stream_options` of a chat request."""
 
     include_usage: bool | None = None
 
@@ -89,7 +87,7 @@ class ChatBody(msgspec.Struct):
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
-    """A valid request. `fields` holds every top-level field as it came, also those nobody here knows."""
+    """A valid chat request. `fields`: every top-level field as it was received, unknown ones included."""
 
     id: str
     caller: Caller
@@ -106,12 +104,12 @@ class ChatRequest(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """The bytes of what is asked."""
+        """The bytes of the request's content."""
         return memoryview(self.fields["messages"]).nbytes
 
     @property
     def has_side_effects(self) -> bool:
-        """Whether the provider is to keep the answer: then asking twice leaves two."""
+        """Whether the provider is to store the answer, so that a second attempt would store a second one."""
         return bool(self.body.store)
 
     @property
@@ -122,8 +120,10 @@ class ChatRequest(msgspec.Struct, frozen=True):
 
 
 class EmbedBody(msgspec.Struct):
-    """The part of an embeddings request that the service reads. `input`: a text, or a list of texts, of token numbers,
-    or of lists of those."""
+    """The part of an embeddings request that the service reads.
+
+    `input`: a text, or a list of texts, of token numbers, or of lists of token numbers.
+    """
 
     model: str
     input: str | list[Any]
@@ -131,7 +131,7 @@ class EmbedBody(msgspec.Struct):
 
 
 class EmbedRequest(msgspec.Struct, frozen=True):
-    """A valid request for embeddings."""
+    """A valid embeddings request."""
 
     id: str
     caller: Caller
@@ -143,21 +143,21 @@ class EmbedRequest(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """The bytes of what is asked."""
+        """The bytes of the request's content."""
         return memoryview(self.fields["input"]).nbytes
 
     @property
     def count(self) -> int:
-        """How many vectors are wanted."""
-        given = self.body.input
-        return 1 if isinstance(given, str) or isinstance(given[0], int) else len(given)
+        """The number of requested vectors."""
+        content = self.body.input
+        return 1 if isinstance(content, str) or isinstance(content[0], int) else len(content)
 
 
 AnyRequest = ChatRequest | EmbedRequest
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens, as the provider counted them; `estimated`: as we did, because it did not."""
+    """Tokens as the provider counted them. `estimated`: as the service did, because the provider did not."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -166,18 +166,18 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Price(msgspec.Struct, frozen=True):
-    """What tokens cost, in US dollars per million."""
+    """The price of tokens, in US dollars per million."""
 
     prompt: Annotated[float, msgspec.Meta(ge=0)]
     completion: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
     def of(self, usage: Usage) -> float:
-        """Dollars."""
+        """Return the cost in US dollars."""
         return (usage.prompt_tokens * self.prompt + usage.completion_tokens * self.completion) / 1e6
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):
-    """One event of an answer: `raw` is ready to go to an OpenAI client, the rest is what we had to look at."""
+    """One event of a stream. `raw` is ready for an OpenAI client; the service reads the other fields."""
 
     raw: bytes
     has_content: bool = False
@@ -190,43 +190,43 @@ class Chunks(Protocol):
 
     @property
     def usage(self) -> Usage | None:
-        """What the provider counted, once it has said so."""
+        """The provider's usage, once it has sent it."""
         ...
 
     async def read(self) -> list[Chunk]:
-        """The chunks that are ready, at least one; none at the proper end. Raises GatewayError."""
+        """Return the chunks that are ready, at least one; none at the proper end. Raises GatewayError."""
         ...
 
     async def aclose(self) -> None:
-        """Lets go of it, at any moment."""
+        """Close the stream, at any time."""
         ...
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
-    """A whole JSON answer, `body` being a chat.completion object."""
+    """A complete JSON answer. `body`: a chat.completion object, or the object of an embeddings answer."""
 
     body: bytes
     usage: Usage | None = None
 
 
 class AttemptRecord(msgspec.Struct, frozen=True):
-    """One line of the trail: a try at one target, in seconds since the request came in."""
+    """One entry of the trail: an attempt at one target. Times are seconds since the request arrived."""
 
     target: str
     started_s: float
     ended_s: float
-    reason: str  # "ok", or why not: "http_530", "first_token_timeout", "connect_refused" ...
+    reason: str  # "ok", or the failure: "http_530", "first_token_timeout", "connect_refused" ...
     status: int | None = None
-    code: str = ""  # the provider's own, as "1033" or "insufficient_quota"
+    code: str = ""  # the provider's error code, as "1033" or "insufficient_quota"
     first_token_s: float | None = None
     maybe_billed: bool = False
-    dropped: tuple[str, ...] = ()  # request fields this target's dialect does not know
-    kind: str = "first"  # or "retry", "fresh", "key", "hedge", "probe": why it was made
-    usage: Usage | None = None  # tokens that it used, or may have
-    cost_usd: float | None = None  # of those; None without a price
-    tried: bool = True  # false: passed over, nothing was sent
+    dropped: tuple[str, ...] = ()  # request fields that the target's dialect does not support
+    kind: str = "first"  # why it was made: or "retry", "fresh", "key", "hedge", "probe"
+    usage: Usage | None = None  # tokens that it used, or may have used
+    cost_usd: float | None = None  # None without a price
+    tried: bool = True  # False: passed over, nothing was sent
 
     @property
     def ok(self) -> bool:
-        """Whether it gave the whole answer."""
+        """Whether the attempt gave the complete answer."""
         return self.reason == "ok"
