@@ -1,3 +1,3 @@
-"""The product: an OpenAI-compatible chat service over many unreliable providers."""
+"""The service: an OpenAI-compatible gateway over many unreliable providers. `app.Service` is the entry."""
 
 VERSION = "0.1.0"

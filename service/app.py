@@ -1,7 +1,9 @@
-"""The composition root: builds what lives as long as the process, opens and closes it, and puts settings to work.
+"""Composition root: builds, starts and closes the objects of the process, and applies settings.
 
-process      wire, cache, admission, events -> metrics, board, log; Litestar routes
-settings     a Runtime (runtime.py): fleet, runner, gateway, deps; a reload follows it with another
+Entry: `Service`.
+
+process      wire, cache, admission, queue, events -> metrics, board, log; Litestar routes
+settings     a Runtime (runtime.py): fleet, failover, gateway, deps; a reload replaces it
 """
 
 import asyncio
@@ -43,9 +45,9 @@ FINAL_ERRORS_S = 2.0  # for the error events of streams that a drain cuts
 
 
 class Service:
-    """The whole service. `asgi` is the application; `reload` changes its settings; `drain` ends it honestly.
+    """The whole service. `asgi` is the application; `reload` changes its settings; `drain` ends its requests.
 
-    `wire` and `seed` are the seams of the simulation; `log` is the subscriber that writes lines.
+    `wire` and `seed` are the seams of the simulation; `log` is the subscriber that writes log lines.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class Service:
             rng,
             _id_factory(rng("ids")),
         )
-        self._gateways: WeakSet[Gateway] = WeakSet()  # also old ones, as long as a request has need of them
+        self._gateways: WeakSet[Gateway] = WeakSet()  # old ones included, while a request uses them
         self._failovers: WeakSet[Failover] = WeakSet()
         self._prober_tasks: set[asyncio.Task[None]] = set()
         self._warm_up_tasks: set[asyncio.Task[None]] = set()
@@ -93,7 +95,7 @@ class Service:
 
     @property
     def settings(self) -> Settings:
-        """Those that hold now."""
+        """The settings that are in use."""
         return self._current.settings
 
     @property
@@ -127,11 +129,11 @@ class Service:
             exception_handlers={Exception: exception_handler(self.events, self._process.new_id)},
             openapi_config=None,
             logging_config=None,
-            request_max_body_size=None,  # api/chat reads and bounds bodies itself; nobody else reads any
+            request_max_body_size=None,  # the handlers that read bodies bound them themselves
         )
 
     def _activate(self) -> None:
-        """What the settings that hold now do by themselves; those before them stop doing it."""
+        """Start the isolation and the probes of the current runtime; stop the probes of the previous one."""
         self._current.isolate()
         for old in self._prober_tasks:
             old.cancel()
@@ -140,15 +142,15 @@ class Service:
         prober_task.add_done_callback(self._prober_tasks.discard)
 
     async def _warm_up(self) -> None:
-        """Answers that are there from the start. Those that take longer than `WARM_UP_S` come later."""
+        """Warm the caches, for at most `WARM_UP_S`; what takes longer goes on in the background."""
         gateway = self._current.deps.gateway
         plan = [Warm(name, route.settings.cache, route.fingerprint) for name, route in gateway.routes.items()]
-        if any(one.options.warm_from is not None for one in plan):
+        if any(route.options.warm_from is not None for route in plan):
             self._warm_up_tasks.add(asyncio.create_task(warm(self.cache, plan, self.events), name="warming"))
             await asyncio.wait(self._warm_up_tasks, timeout=WARM_UP_S)
 
     def reload(self, loaded: LoadedSettings) -> None:
-        """These settings from now on, for new requests. Those in flight keep theirs to their end. Only while open."""
+        """Use these settings for new requests; requests in flight keep theirs. Call it only while running."""
         self._current = self._build_runtime(loaded, self._current)
         self.admission.in_flight_max = loaded.settings.server.in_flight_max
         self.queue.options = loaded.settings.admission
@@ -158,11 +160,11 @@ class Service:
         self.events.emit(SettingsReloaded(True, loaded.warnings))
 
     def reject_settings(self, problems: Sequence[str]) -> None:
-        """New settings that cannot be used: the old ones stay."""
+        """Report new settings that cannot be used; the old ones stay."""
         self.events.emit(SettingsReloaded(False, tuple(problems)))
 
     async def drain(self) -> None:
-        """No new work; what is open may finish within `drain_s`, then ends with an honest error."""
+        """Admit no requests; let open ones finish within `drain_s`, then end them with an honest error."""
         server = self.settings.server
         self.events.emit(DrainBegan(self.admission.in_flight))
         await self.admission.announce_drain(server.announce_s)
@@ -171,7 +173,7 @@ class Service:
             await self.admission.wait_until_empty(FINAL_ERRORS_S)
 
     async def aclose(self) -> None:
-        """Closes what was opened."""
+        """Close all that was opened."""
         background = [*self._prober_tasks, *self._warm_up_tasks]
         for task in background:
             task.cancel()
@@ -186,7 +188,7 @@ class Service:
 
 
 def _rng(seed: str | None) -> Callable[[str], random.Random]:
-    """One random number generator for each component, all from one seed; without a seed, from the system."""
+    """Return a function that gives each component a random generator, derived from `seed` if given."""
     return cache(lambda name: random.Random(None if seed is None else f"{seed}:{name}"))
 
 

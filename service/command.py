@@ -30,27 +30,29 @@ the smallest settings file:
 
   [[route]]
   name = "chat"                         # the model name that clients ask for
-  targets = ["openai/gpt-4o-mini"]      # asked in this order
+  targets = ["openai/gpt-4o-mini"]      # tried in this order
 
-Any value of a table can be set from the environment: DUB5__SERVER__PORT=9000.
-A key can also be in a file that is named by OPENAI_API_KEY_FILE: kill -HUP reads it, and all of this, again.
+Environment variables override any value of a table: DUB5__SERVER__PORT=9000.
+A key can also be in a file: OPENAI_API_KEY_FILE names it. kill -HUP reads the keys and the settings again.
 """
 
 
 VERBS = {
-    "serve": "Run the service. SIGTERM or Ctrl-C lets open answers finish; a second one does not. SIGHUP reloads the"
-    " settings for new requests.",
-    "check": "Check the settings offline: list every error, or say what would be served.",
+    "serve": "Run the service. SIGTERM or Ctrl-C lets open answers finish; a second signal ends them."
+    " SIGHUP reloads the settings for new requests.",
+    "check": "Check the settings offline: list every error, or show what would be served.",
 }
 DEFAULT_CONFIG = Path("dub5.toml")
 NO_CONFIG = """\
-No settings: there is no dub5.toml here. Name a file with --config FILE; `dub5 serve --help` shows the smallest one.
-To try the service without any provider: dub5 playground"""
+No settings file: ./dub5.toml does not exist. Name another with --config FILE.
+`dub5 serve --help` shows the smallest one. To try the service without any provider: dub5 playground"""
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn, ended by a drain: the first signal lets open answers finish, a second one ends at once. SIGHUP reads the
-    settings again, or means that the terminal is gone."""
+    """uvicorn with a drain: the first signal lets open answers finish, a second one ends the process at once.
+
+    SIGHUP reloads the settings. In the foreground of a terminal that was closed, it begins the drain instead.
+    """
 
     def __init__(
         self, config: uvicorn.Config, service: Service, reload_settings: Callable[[Settings], LoadedSettings]
@@ -63,7 +65,7 @@ class DrainingServer(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts, and says where."""
+        """Start listening, and print the address."""
         self._loop = asyncio.get_running_loop()
         if hasattr(signal, "SIGHUP"):
             self._in_foreground = _in_foreground()
@@ -76,7 +78,7 @@ class DrainingServer(uvicorn.Server):
             print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal came."""
+        """Begin the drain at the first signal; exit at the second one."""
         if self._drain_task is not None or self._loop is None:
             self.should_exit = True
             self.force_exit = sig == signal.SIGINT
@@ -85,7 +87,7 @@ class DrainingServer(uvicorn.Server):
         self._loop.call_soon_threadsafe(lambda: None)  # wakes the loop up, which a signal alone may not
 
     def _on_sighup(self) -> None:
-        """SIGHUP came: the end if our terminal was closed, else the settings are read again."""
+        """Begin the drain if the terminal was closed, else reload the settings."""
         if self._drain_task is not None or not self.started:
             return
         if self._in_foreground and _terminal_group() is None:
@@ -105,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run `python -m dub5.service`: `serve` or `check`. Return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m dub5.service",
-        description="An OpenAI-compatible chat service over many unreliable providers.",
+        description="An OpenAI-compatible gateway over many unreliable providers.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -123,9 +125,9 @@ def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.description, parser.epilog = VERBS[verb], EPILOG
     parser.set_defaults(run=run)
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: dub5.toml)")
-    parser.add_argument("--host", help="listen on this address instead of [server] host")
+    parser.add_argument("--host", help="address to listen on (default: [server] host)")
     parser.add_argument(
-        "--port", type=_port, help="listen on this port instead of [server] port; 0: any free one"
+        "--port", type=_port, help="port to listen on; 0: any free one (default: [server] port)"
     )
     parser.add_argument("--insecure", action="store_true", help="allow a public address without caller keys")
 
@@ -140,7 +142,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         loaded = load_settings()
     except SettingsProblems as error:
-        print(f"These settings cannot be used ({len(error.problems)} to mend):", file=sys.stderr)
+        errors = "1 error" if len(error.problems) == 1 else f"{len(error.problems)} errors"
+        print(f"Invalid configuration ({errors}):", file=sys.stderr)
         for problem in error.problems:
             print(f"  - {problem}", file=sys.stderr)
         return 2
@@ -148,7 +151,7 @@ def run(options: argparse.Namespace) -> int:
         print(_summary(loaded))
         return 0
     for warning in loaded.warnings:
-        print(f"To note: {warning}", file=sys.stderr)
+        print(f"Warning: {warning}", file=sys.stderr)
     return _serve(loaded, lambda running: load_settings(running=running))
 
 
@@ -177,7 +180,7 @@ def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedS
         server_header=False,
         log_level="warning",
         timeout_graceful_shutdown=5,
-        timeout_keep_alive=75,  # longer than clients and balancers keep theirs: the server must not close first
+        timeout_keep_alive=75,  # longer than clients and load balancers: the server must not close first
     )
     try:
         listening = _listen(config.host, config.port)
@@ -197,11 +200,14 @@ def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedS
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Bound before anything is built, so that a port in use is told at once. Raises OSError."""
+    """Return a bound socket, before anything is built, so that a port in use fails at once.
+
+    Raises OSError.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    # The protocol is said because asyncio sets TCP_NODELAY only on connections that know themselves to be TCP.
+    # The protocol is given because asyncio sets TCP_NODELAY only on sockets whose protocol is TCP.
     listening = socket.socket(family, kind, protocol)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(address)
@@ -210,24 +216,24 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _summary(loaded: LoadedSettings) -> str:
     settings = loaded.settings
-    lines = [f"These settings can be used. Listening on {settings.server.host}:{settings.server.port}."]
+    lines = [f"Valid configuration. `serve` would listen on {settings.server.host}:{settings.server.port}."]
     if settings.server.proxy is not None:
-        lines.append(f"  by way of {settings.server.proxy}, except to what is in this network")
+        lines.append(f"  via proxy {settings.server.proxy} (private addresses are contacted directly)")
     lines += [
         f"  provider {p.name}: {p.dialect} at {p.base_url}, keys: {len(p.key_env)}" for p in settings.provider
     ]
     lines += [f"  model {r.name}: {' -> '.join(r.targets)}" for r in settings.route]
-    lines += [f"To note: {warning}" for warning in loaded.warnings]
+    lines += [f"Warning: {warning}" for warning in loaded.warnings]
     return "\n".join(lines)
 
 
 def _in_foreground() -> bool:
-    """Whether somebody started us in the foreground of a terminal, without nohup, and takes us to end with it."""
+    """Return whether we run in the foreground of a terminal, without nohup, and must end with it."""
     return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _terminal_group() == os.getpgrp()
 
 
 def _terminal_group() -> int | None:
-    """Which process group our terminal belongs to; None: there is no terminal, or none any more."""
+    """Return the terminal's foreground process group; None without a terminal, or after it was closed."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:
@@ -241,7 +247,7 @@ def _terminal_group() -> int | None:
 
 
 def _raise_file_limit() -> None:
-    """Two descriptors a stream: the soft limit of 1024 that many systems start with would be soon reached."""
+    """Raise the limit of open files: a stream takes two, and many systems set a soft limit of 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 65_536)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    limit = hard if hard != resource.RLIM_INFINITY else max(soft, 65_536)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

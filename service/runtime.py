@@ -1,9 +1,10 @@
-"""What one reading of the settings makes: the targets and their guards, the routes, and the way of a request over them.
+"""The runtime: all objects that one reading of the settings builds.
 
-    settings -> dialects, routes, fleet -> runner -> gateway -> deps, ops
+    settings -> upstreams, routes, fleet -> failover -> gateway -> deps, ops, prober
 
-A reload makes another one. Requests that came before keep theirs to their end: old routes, clocks, dialects. What is
-known of a target is shared by both (resilience/fleet): nothing is forgotten, and nothing counted twice.
+A reload builds another runtime. Requests in flight keep the old one to their end: routes, timeouts, dialects.
+Both share the state of the targets (resilience/fleet.py), so nothing that is known is lost, and nothing is
+counted twice.
 """
 
 import hashlib
@@ -41,7 +42,10 @@ from dub5.service.wire.base import Wire, origin_of
 
 @dataclass(frozen=True, slots=True)
 class ProcessScope:
-    """What lives as long as the process. `rng` gives each component its own random numbers, by name."""
+    """The objects that live as long as the process.
+
+    `rng` returns a component's random generator by its name.
+    """
 
     wire: Wire
     cache: AnswerCache
@@ -54,7 +58,7 @@ class ProcessScope:
 
 
 class Runtime:
-    """One configuration at work. `previous` is the one that this one follows."""
+    """One configuration in use. `previous`: the runtime that it replaces."""
 
     def __init__(
         self, loaded: LoadedSettings, process: ProcessScope, previous: "Runtime | None" = None
@@ -100,12 +104,12 @@ class Runtime:
         )
 
     def isolate(self) -> None:
-        """Leaves alone whom the settings say to, and lets the others go again. Wants a running loop."""
+        """Isolate the providers that the settings name, and no others. Needs a running loop."""
         isolated = [provider.name for provider in self.settings.provider if provider.isolated]
         self.fleet.isolate(isolated, clock.now())
 
     def states(self) -> list[TargetSnapshot]:
-        """How each target stands now."""
+        """Return the state of each target at this moment."""
         return self.fleet.snapshots(clock.now())
 
 
@@ -144,7 +148,7 @@ def _route(settings: RouteSettings, providers: dict[str, ProviderSettings]) -> R
 
 
 def _fingerprinted(provider: ProviderSettings) -> ProviderSettings:
-    """The provider without what changes no answer of it."""
+    """Return the provider's settings without those that cannot change its answers."""
     return msgspec.structs.replace(provider, key_env=(), isolated=False, prices={}, context_tokens={})
 
 
