@@ -182,7 +182,7 @@ class Queue:
             wait_queue.note_delays(now_s)
             for waiter in wait_queue.too_long(now_s):
                 self._refuse(waiter, "overloaded", now_s)
-        self.call()  # a cool-down may be over, a breaker half open: nobody says so
+        self.call()  # a cool-down may be over or a breaker half open, and no event reports that
         more = self.waiting > 0
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick) if more else None
 

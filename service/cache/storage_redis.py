@@ -58,7 +58,7 @@ return 1
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
 
 
-class _AsTheyAre(BaseSerializer):  # type: ignore[misc]
+class _PassThrough(BaseSerializer):  # type: ignore[misc]
     """A serializer that passes bytes through: aiocache would decode them as text."""
 
     DEFAULT_ENCODING = None
@@ -160,7 +160,7 @@ def _connect(url: str, options: RedisOptions) -> Any:
     if parts.scheme == "rediss":
         more["connection_class"] = SSLConnection
     return RedisCache(
-        serializer=_AsTheyAre(),
+        serializer=_PassThrough(),
         timeout=0,
         endpoint=parts.hostname or "127.0.0.1",
         port=parts.port or 6379,
