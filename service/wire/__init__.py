@@ -1,1 +1,1 @@
-"""The transport: one interface for HTTP requests to providers (`base.Wire`), with aiohttp or httpx behind it."""
+"""Transport: one interface for HTTP requests to providers (`base.Wire`), with aiohttp or httpx behind it."""
