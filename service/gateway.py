@@ -9,7 +9,6 @@ answer    in the cache?          serve it: fresh, or stale and refreshed in the 
 import asyncio
 from collections.abc import Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from dataclasses import replace as replace_context
 from enum import StrEnum
 from random import Random
 from typing import Any
@@ -211,9 +210,7 @@ class Gateway:
             return
         now_s = clock.now()
         timeouts = Timeouts(now_s + before.timeout_options.total_s)
-        context = replace_context(
-            before, timeouts=timeouts, started_s=now_s, progress=Progress(), shared=False
-        )
+        context = replace(before, timeouts=timeouts, started_s=now_s, progress=Progress(), shared=False)
         self.failover.dependencies.events.emit(Shared(context.request.id, context.route, "renewed"))
         try:
             answer = await self._ask_shared(context, route, key)

@@ -12,7 +12,6 @@ request: the one that has been there longest when the call ends.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from msgspec import structs
@@ -110,7 +109,7 @@ class SharedCall(Generic[G]):
         self.whole = False  # because all of it has come
         self.subscribers: list[CallSubscriber[G]] = []  # who was there first comes first
         self.counted_with: CallSubscriber[G] | None = None
-        self.context = replace(first, progress=Progress())
+        self.context = structs.replace(first, progress=Progress())
         self.first_deadline_s = self.deadline_s = first.timeouts.deadline_s
         self._timeouts: Timeouts | None = None
         self._events = events

@@ -6,10 +6,11 @@ the client leaves, a drain ends the exchange, a timeout fires: the task is cance
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from litestar.types import Receive, Scope, Send
+from msgspec import Struct
 
 from dub5.service import clock
 from dub5.service.admission.admission import Admission, Callers
@@ -43,8 +44,7 @@ class ApiDependencies:
     new_id: Callable[[], str]
 
 
-@dataclass(slots=True)
-class _LogFields:
+class _LogFields(Struct):
     """What the log says of an exchange."""
 
     caller: str = "anonymous"
@@ -57,7 +57,7 @@ class _LogFields:
     overhead_s: float = 0.0
     code: str | None = None
     usage: Usage | None = None
-    context: RequestContext | None = field(default=None, repr=False)
+    context: RequestContext | None = None
 
 
 class Phase(Enum):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 from msgspec import Struct
 
 from dub5.service.config.options import TimeoutOptions
@@ -34,18 +35,16 @@ class Upstream:
         return not self.missing_features or not required_features(request) & self.missing_features.keys()
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(Struct):
     """What has come of a request so far. Written where its attempts are made: failover, and the queue before it."""
 
-    trail: list[AttemptRecord] = field(default_factory=list)
-    classifications: list[Classification] = field(default_factory=list)  # of failed attempts
+    trail: list[AttemptRecord] = []
+    classifications: list[Classification] = []  # of failed attempts
     given_up: bool = False  # no other target would do better
     upstream_ns: int = 0  # spent on providers before the commit point
 
 
-@dataclass(slots=True)
-class RequestContext:
+class RequestContext(Struct):
     """One request on its way: what is asked, until when, and the progress so far. Times are loop seconds.
 
     `Gateway.new_context` sets what the request may have, once; `shared` is written by single_flight.
@@ -59,7 +58,7 @@ class RequestContext:
     started_s: float
     deliver_whole: bool = False  # a stream is held to its end, so that it can fail over until then
     has_fallback: bool = False  # an answer can be given at once where only a probe could bring one
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress = msgspec.field(default_factory=Progress)
     shared: bool = False  # its attempts are counted with another request, which shares its answer
 
 

@@ -24,12 +24,12 @@ LATE_SHARE = 0.75  # of the time left: the latest moment for a late hedge
 SAMPLES_MAX = 200
 WINDOW_S = 60
 REQUESTS, HEDGES = range(2)  # in it
-SIZES = (2_000, 20_000)  # bytes of a prompt: small, medium, large
+SMALL_BYTES, MEDIUM_BYTES = 2_000, 20_000  # the largest prompts of these sizes; others are large
 
 
 def size_class(size: int) -> int:
     """0, 1 or 2: prompts of one class take about equally long to read."""
-    return sum(size > bound for bound in SIZES)
+    return (size > SMALL_BYTES) + (size > MEDIUM_BYTES)
 
 
 class Percentile:

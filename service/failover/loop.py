@@ -164,7 +164,7 @@ class _FailoverLoop:
             if self._needs_branch(target, permit, rest, now_s):
                 self._start_probe(target, permit, rest, now_s)
                 return None
-            timers = self._schedule_hedge(target, rest)
+            timers = self._schedule_hedge(target, rest) if rest else ()
             try:
                 answer = await self._attempt_target(target, permit, start.kind, rest)
             finally:
@@ -244,7 +244,7 @@ class _FailoverLoop:
 
     def _schedule_hedge(self, target: Target, rest: Sequence[Target]) -> list[asyncio.TimerHandle]:
         """Set a timer for each reason to hedge this attempt. Only the request's own way is hedged."""
-        if self._branch is not None or not rest or self._context.request.has_side_effects:
+        if self._branch is not None or self._context.request.has_side_effects:
             return []
         context, left_s = self._context, self._timeouts.deadline_s - clock.now()
         hedges, options = self._failover.dependencies.hedges, context.timeout_options
@@ -274,7 +274,9 @@ class _FailoverLoop:
         has_side_effects = self._context.request.has_side_effects
         if permit.probe:
             return self._context.has_fallback or not (has_side_effects or self._is_last(rest))
-        return not has_side_effects and _is_worse(self._fleet, target, rest, now_s)
+        if has_side_effects or self._fleet.is_healthy(target, now_s):
+            return False
+        return _any_healthy(self._fleet, rest, now_s)
 
     def _start_probe(self, target: Target, permit: Permit, rest: Sequence[Target], now_s: float) -> None:
         """Start two branches: a probe or canary request at this target, and the rest of the targets.
@@ -361,8 +363,6 @@ def _decide_retry(
     )
 
 
-def _is_worse(fleet: Fleet, target: Target, rest: Sequence[Target], now_s: float) -> bool:
-    """Return whether the target is degraded, and a healthy one can be asked instead."""
-    if fleet.is_healthy(target, now_s):
-        return False
-    return any(fleet.is_healthy(other, now_s) and fleet.may_ask(other, now_s) for other in rest)
+def _any_healthy(fleet: Fleet, targets: Sequence[Target], now_s: float) -> bool:
+    """Return whether a healthy target can be asked."""
+    return any(fleet.is_healthy(target, now_s) and fleet.may_ask(target, now_s) for target in targets)
