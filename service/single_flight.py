@@ -1,13 +1,14 @@
-"""Equal questions that are under way at one time share one call to a provider.
+"""Single flight: equal requests that are in flight at one time share one call to a provider.
 
     first  --+
-    second --+-- subscribers --> SharedCall --fetch--> provider   one call, in its own task, while anybody subscribes
+    second --+-- subscribers --> SharedCall --fetch--> provider   one call in its own task, while it has any
     third  --+                     |
-                                   +-- the chunks so far: each subscriber reads from its own position, at its own pace
+                                   +-- the chunks so far: each subscriber reads at its own position and pace
                                    +-- or one error, the same for all
 
-Nobody leads: who began it may leave like any other. The last to leave ends the call. What it cost is counted with one
-request: the one that has been there longest when the call ends.
+No subscriber leads: the one that began the call may leave like any other. The last one to leave ends the
+call. Its cost is counted with one request: the oldest subscriber when the call ends. As Go's `singleflight`,
+with streams.
 """
 
 import asyncio
@@ -23,14 +24,14 @@ from dub5.service.failover.context import Progress, RequestContext
 from dub5.service.model import AttemptRecord, Chunk, Chunks, Usage
 from dub5.service.timeouts import NEVER, TimedOut, Timeouts
 
-KEPT_BYTES_MAX = 1024 * 1024  # of a stream, for those who come later; to a longer one nobody comes any more
-AHEAD_BYTES_MAX = 256 * 1024  # of a stream are read before its fastest reader wants them
-PIECE_BYTES_MAX = 64 * 1024  # go to a reader at one time, so that one who does not read is noticed
+KEPT_BYTES_MAX = 1024 * 1024  # of a stream, for later subscribers; a longer stream takes no new ones
+AHEAD_BYTES_MAX = 256 * 1024  # of a stream are read ahead of its fastest reader
+PIECE_BYTES_MAX = 64 * 1024  # go to a reader at one time, so that a client that does not read is noticed
 LAST_S = 0.1  # for the last bytes of a connection, or a deadline that ends the call by itself
 
 
 class SharedAnswer(Protocol):
-    """An answer: whole, or as a stream that began `began_s` after its request."""
+    """An answer: whole, or a stream that began `began_s` seconds after its request."""
 
     @property
     def stream(self) -> Chunks | None: ...
@@ -44,7 +45,7 @@ Fetch = Callable[[RequestContext], Awaitable[G]]
 
 
 class SharedCalls(Generic[G]):
-    """The calls that are under way. `bytes_max`: how far a stream's slowest reader may be behind."""
+    """The calls in flight. `bytes_max`: how far the slowest reader of a stream may be behind."""
 
     def __init__(self, events: Events, bytes_max: int) -> None:
         self._events = events
@@ -52,8 +53,10 @@ class SharedCalls(Generic[G]):
         self._open: dict[Hashable, SharedCall[G]] = {}
 
     async def join(self, key: Hashable, context: RequestContext, fetch: Fetch[G]) -> "CallSubscriber[G]":
-        """An answer, from the call that is under way for this key, or from a new one. Raises GatewayError. Who gets a
-        stream closes the seat."""
+        """Subscribe to the call in flight for this key, or to a new one, and wait for its answer.
+
+        The caller closes the subscriber if the answer is a stream. Raises GatewayError.
+        """
         while True:
             subscriber = self._subscribe(key, context, fetch)
             try:
@@ -75,7 +78,7 @@ class SharedCalls(Generic[G]):
         kind = (key, request.stream, getattr(request, "wants_usage", False), context.deliver_whole)
         call = self._open.get(kind)
         if call is not None and call.deadline_s <= clock.now():
-            call = None  # its time is over in this very moment
+            call = None  # its deadline passes at this very moment
         joined = call is not None
         if call is None:
             call = self._open[kind] = SharedCall(
@@ -86,13 +89,13 @@ class SharedCalls(Generic[G]):
         return call.subscribe(context, joined)
 
     def _close(self, kind: Hashable, call: "SharedCall[G]") -> None:
-        """Nobody joins it any more. Another one may have begun since it was told so the first time."""
+        """Take no new subscribers. A newer call for the same key may be there since the first time."""
         if self._open.get(kind) is call:
             del self._open[kind]
 
 
 class SharedCall(Generic[G]):
-    """One call, and who waits for it."""
+    """One call and its subscribers."""
 
     def __init__(
         self,
@@ -105,9 +108,9 @@ class SharedCall(Generic[G]):
         self.answer: G | None = None
         self.answered_s = 0.0
         self.error: GatewayError | None = None
-        self.ended = False  # nothing more will come
-        self.whole = False  # because all of it has come
-        self.subscribers: list[CallSubscriber[G]] = []  # who was there first comes first
+        self.ended = False  # no more chunks will come
+        self.whole = False  # it has ended with its whole answer
+        self.subscribers: list[CallSubscriber[G]] = []  # the oldest one first
         self.counted_with: CallSubscriber[G] | None = None
         self.context = structs.replace(first, progress=Progress())
         self.first_deadline_s = self.deadline_s = first.timeouts.deadline_s
@@ -116,28 +119,28 @@ class SharedCall(Generic[G]):
         self._bytes_max = bytes_max
         self._close = close
         self._chunks: list[Chunk] = []
-        self._dropped = 0  # chunks that everybody has read, and nobody else is to
-        self._bytes = 0  # of all chunks, also of those
+        self._dropped = 0  # chunks that every subscriber has read
+        self._bytes = 0  # of all chunks, dropped ones included
         self._waiting: list[asyncio.Future[None]] = []
         self._room: asyncio.Future[None] | None = None
         self.task = asyncio.create_task(self._run(fetch), name=f"flight {first.request.id}")
 
     def subscribe(self, context: RequestContext, joined: bool) -> "CallSubscriber[G]":
-        """One more."""
+        """Add a subscriber."""
         subscriber = CallSubscriber(self, context, joined)
         self.subscribers.append(subscriber)
         self.extend_deadline(context.timeouts.deadline_s)
         return subscriber
 
     def extend_deadline(self, until_s: float) -> None:
-        """The call may take as long as the most patient of them."""
+        """Give the call the latest deadline of its subscribers."""
         if until_s > self.deadline_s:
             self.deadline_s = until_s
             if self._timeouts is not None:
                 self._timeouts.extend(until_s)
 
     async def unsubscribe(self, subscriber: "CallSubscriber[G]") -> None:
-        """One less. The last one sees the call end."""
+        """Remove a subscriber. The last one waits for the end of the call."""
         was_first = self.subscribers[0] is subscriber
         self.subscribers.remove(subscriber)
         self._make_room()
@@ -159,13 +162,13 @@ class SharedCall(Generic[G]):
             await asyncio.wait({self.task})
 
     def next_change(self) -> asyncio.Future[None]:
-        """Done when there is more to see."""
+        """Return a future that is done when the call has something new."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         return waiter
 
     def take(self, subscriber: "CallSubscriber[G]") -> list[Chunk]:
-        """What this one has not read yet, or a piece of it."""
+        """Return the chunks that the subscriber has not read yet, up to PIECE_BYTES_MAX."""
         taken = self._chunks[subscriber.chunks_read - self._dropped :]
         size = sum([len(chunk.raw) for chunk in taken])
         while size > PIECE_BYTES_MAX and len(taken) > 1:
@@ -207,7 +210,7 @@ class SharedCall(Generic[G]):
             await stream.aclose()
 
     def _forget(self) -> None:
-        """Of a long stream only what somebody here has not read."""
+        """Drop what every subscriber of a long stream has read."""
         if self._bytes > KEPT_BYTES_MAX and self.subscribers:
             self._close(self)
             read = min(subscriber.chunks_read for subscriber in self.subscribers)
@@ -225,7 +228,7 @@ class SharedCall(Generic[G]):
             self._room.set_result(None)
 
     def _end(self, *, whole: bool) -> None:
-        """Only the first call counts."""
+        """End the call. Only the first time counts."""
         if self.ended:
             return
         self.ended, self.whole = True, whole
@@ -242,11 +245,14 @@ class SharedCall(Generic[G]):
 
 
 class CallSubscriber(Generic[G]):
-    """One request's place: how far it has read, and how long it waits. It is a stream, where the answer is one."""
+    """One request that shares a call: its position in the answer, and its deadline.
+
+    It is a stream of chunks.
+    """
 
     def __init__(self, call: SharedCall[G], context: RequestContext, joined: bool) -> None:
         self.context = context
-        self.joined = joined  # a call that another request had begun
+        self.joined = joined  # another request had begun the call
         self.chunks_read = 0
         self.bytes_read = 0
         self._call = call
@@ -254,40 +260,40 @@ class CallSubscriber(Generic[G]):
 
     @property
     def answer(self) -> G:
-        """The answer as the call gave it. Its stream is the call's, not ours."""
+        """The answer of the call. Its stream belongs to the call; read the subscriber instead."""
         assert self._call.answer is not None, "it is asked for when it is there"
         return self._call.answer
 
     @property
     def began_s(self) -> float:
-        """As the answer's, for a request that may have come later: its first content took as long as it took."""
+        """When the stream began, in seconds after this request, which may be younger than the call."""
         call = self._call
         took_s = call.answered_s - call.context.started_s - self.answer.began_s
         return clock.now() - self.context.started_s - took_s
 
     @property
     def usage(self) -> Usage | None:
-        """The tokens, at the end or so far."""
+        """The tokens used, at the end or so far."""
         stream = self.answer.stream
         return stream.usage if stream is not None else None
 
     @property
     def may_ask_again(self) -> bool:
-        """Whether who began the call had too little time, and we have more."""
+        """Whether the call ended at the shorter deadline of the request that began it."""
         until_s = self.context.timeouts.deadline_s
         return self._call.first_deadline_s < until_s and clock.now() < until_s
 
     async def wait_for_answer(self) -> None:
-        """Returns when there is an answer, or the beginning of one. Raises GatewayError."""
+        """Wait until there is an answer, or the beginning of a stream. Raises GatewayError."""
         call, before_ns = self._call, clock.tick_ns()
         while call.answer is None:
-            await self._progress()
+            await self._wait_for_more()
         self._copy_trail()
         waited_ns = clock.tick_ns() - before_ns
         self.context.progress.upstream_ns += waited_ns if self.joined else call.context.progress.upstream_ns
 
     async def read(self) -> list[Chunk]:
-        """The chunks that are ready, at least one; none at the answer's proper end. Raises GatewayError."""
+        """Return the chunks that are ready, at least one; none at the honest end. Raises GatewayError."""
         call = self._call
         # The deadline may be later than it was before the commit point.
         call.extend_deadline(self.context.timeouts.deadline_s)
@@ -296,24 +302,24 @@ class CallSubscriber(Generic[G]):
                 return chunks
             if call.whole:
                 return []
-            await self._progress()
+            await self._wait_for_more()
 
     async def aclose(self) -> None:
-        """The client left, or has all of it."""
+        """Leave the call: the client is gone, or has the whole answer."""
         if not self._left:
             self._left = True
             await self._call.unsubscribe(self)
             self._copy_trail()
 
-    async def _progress(self) -> None:
-        """Waits for more. Raises what ended the call, or that our own time is over."""
+    async def _wait_for_more(self) -> None:
+        """Wait for more. Raises the error of the call, or that of this request's own deadline."""
         call, context = self._call, self.context
         if not call.ended:
             try:
                 await context.timeouts.run("shared", NEVER, call.next_change())
                 return
             except TimedOut:
-                if context.timeouts.deadline_s >= call.deadline_s:  # it ends now by itself, and tells how
+                if context.timeouts.deadline_s >= call.deadline_s:  # the call ends now by itself
                     await asyncio.wait({call.task}, timeout=LAST_S)
                 await self.aclose()
         if call.error is not None:
@@ -321,27 +327,19 @@ class CallSubscriber(Generic[G]):
         if call.ended and not self._left:
             await asyncio.wait({call.task})
             call.task.result()  # a defect of ours is raised
-        if call.answer is None or not self.chunks_read:  # it may have come in this very moment: too late
-            raise DeadlineExceeded(
-                "No provider answered within the time allowed.", attempts=self._copy_trail()
-            )
-        raise StreamStalled(
-            "The time allowed ran out before the answer was whole.", attempts=self._copy_trail()
-        )
+        if call.answer is None or not self.chunks_read:  # an answer at this very moment is too late
+            raise DeadlineExceeded("No provider answered before the deadline.", attempts=self._copy_trail())
+        raise StreamStalled("The deadline passed before the answer was whole.", attempts=self._copy_trail())
 
     def _copy_trail(self) -> list[AttemptRecord]:
-        """The call's trail so far, as ours: in our time, and without its cost if that is counted with another one."""
+        """Copy the call's trail, in this request's time; omit its cost if another one pays it."""
         call, context = self._call, self.context
         context.shared = call.counted_with is not self and (self.joined or self._left)
         later_s = call.context.started_s - context.started_s
-        context.progress.trail[:] = [
-            _shift(attempt, later_s, context.shared) for attempt in call.context.progress.trail
-        ]
-        context.progress.classifications, context.progress.given_up = (
-            call.context.progress.classifications,
-            call.context.progress.given_up,
-        )
-        return context.progress.trail
+        ours, theirs = context.progress, call.context.progress
+        ours.trail[:] = [_shift(attempt, later_s, context.shared) for attempt in theirs.trail]
+        ours.classifications, ours.given_up = theirs.classifications, theirs.given_up
+        return ours.trail
 
 
 def _shift(attempt: AttemptRecord, later_s: float, shared: bool) -> AttemptRecord:
@@ -358,7 +356,7 @@ def _shift(attempt: AttemptRecord, later_s: float, shared: bool) -> AttemptRecor
 
 
 def _copy_error(error: GatewayError, attempts: list[AttemptRecord]) -> GatewayError:
-    """The same error for another request: exceptions that several tasks raise would grow each other's traceback."""
+    """Copy the error: one exception raised by several tasks would collect their tracebacks."""
     copy = type(error).__new__(type(error), *error.args)
     copy.__dict__.update(error.__dict__)
     copy.attempts = tuple(attempts)

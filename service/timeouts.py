@@ -1,11 +1,13 @@
-"""The timeouts of one request, on a single timer.
+"""Timeouts: bounds each wait of one task, all on a single timer.
+
+Call `Timeouts.run(name, limit_s, awaitable)`.
 
     run("first_token", 10.0, awaitable) -> its result      time runs only while it is awaited
                                  | expired
                                  TimedOut("first_token"), or TimedOut("deadline") if that came first
 
-`asyncio.timeout` sets and removes a timer for each wait, which costs more than relaying a chunk. Here a wait moves
-one number, and the timer looks at it when it fires.
+`asyncio.timeout` sets and removes a timer for each wait, which costs more than relaying a chunk. Here a wait
+moves one number; the timer compares it with the time when it fires.
 """
 
 import asyncio
@@ -14,12 +16,12 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 NEVER = float("inf")
-LOOP_LAG_S = 0.1  # a timer that fires later than this says that the loop was busy
-GRACE_S = 0.25  # for what came while it was
+LOOP_LAG_S = 0.1  # a timer that fires later than this shows that the loop was busy
+GRACE_S = 0.25  # to read what has arrived meanwhile
 
 
 class TimedOut(Exception):
-    """A wait took longer than it may. `timeout` names which: a timeout of the route, or "deadline"."""
+    """A wait exceeded its limit. `timeout` is the name of a timeout of the route, or "deadline"."""
 
     def __init__(self, timeout: str) -> None:
         super().__init__(timeout)
@@ -27,8 +29,10 @@ class TimedOut(Exception):
 
 
 class Timeouts:
-    """Guards the waits of one task, each with its own limit, all within one deadline (loop seconds). `outer`: the
-    watch of a task that waits for this one."""
+    """The waits of one task: each has its own limit, and all of them one deadline. Times are loop seconds.
+
+    `outer` are the timeouts of a task that waits for this one.
+    """
 
     def __init__(self, deadline_s: float, outer: "Timeouts | None" = None) -> None:
         self.deadline_s = deadline_s
@@ -39,16 +43,16 @@ class Timeouts:
         assert task is not None, "its waits are those of a task"
         self.task: asyncio.Task[Any] = task
         self._timer: asyncio.TimerHandle | None = None
-        self._fires_at_s = NEVER  # when it looks; NEVER without a timer
+        self._fires_at_s = NEVER  # of the timer; NEVER without one
         self._until_s = NEVER
-        self._limit_at_s = NEVER  # the same without the deadline
+        self._limit_at_s = NEVER  # as `_until_s`, without the deadline
         self._expired = False
         self._in_grace = False
         if outer is not None:
             outer._inner.append(self)
 
     async def run(self, name: str, limit_s: float, awaitable: Awaitable[T]) -> T:
-        """`await wait`, for at most `limit_s` seconds. Raises TimedOut."""
+        """Await for at most `limit_s` seconds. Return the result. Raises TimedOut."""
         self._limit_at_s = at_s = self._loop.time() + limit_s
         self._until_s = until_s = min(at_s, self.deadline_s)
         self._in_grace = False
@@ -61,15 +65,15 @@ class Timeouts:
                 self._expired = False
                 if self.task.uncancel() == 0:
                     raise TimedOut("deadline" if self.deadline_s <= self._limit_at_s else name) from None
-            raise  # somebody else cancelled us as well: theirs counts
+            raise  # the task was also cancelled from outside: that counts
         finally:
             self._until_s = NEVER
             if self._expired:
-                self._expired = False  # what we waited for made something else of our cancel
+                self._expired = False  # the awaitable has turned our cancellation into something else
                 self.task.uncancel()
 
     def extend(self, deadline_s: float) -> None:
-        """A later deadline, also for the wait that is guarded now, and for the watches within this one."""
+        """Move the deadline to a later time, also for the current wait and for the inner timeouts."""
         if deadline_s <= self.deadline_s:
             return
         self.deadline_s = deadline_s
@@ -79,7 +83,7 @@ class Timeouts:
             inner.extend(deadline_s)
 
     def close(self) -> None:
-        """No more waits; the timer goes."""
+        """Remove the timer. There are no more waits."""
         if self._outer is not None:
             self._outer._inner.remove(self)
             self._outer = None
@@ -100,7 +104,7 @@ class Timeouts:
         if now_s < self._until_s:
             self._set_timer(self._until_s)
         elif now_s - self._until_s > LOOP_LAG_S and not self._in_grace and self._until_s < self.deadline_s:
-            # Our own loop stood still: what has come meanwhile lies unread, and is nobody's failure.
+            # Our own loop stood still: what has arrived meanwhile is unread, and no provider has failed.
             self._in_grace = True
             self._until_s = min(now_s + GRACE_S, self.deadline_s)
             self._set_timer(self._until_s)

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: one exchange, from the first byte read to the last byte sent.
 
 read body -> parse -> gateway.answer -> ResponseWriter (response.py): JSON, or the events of a stream
-the client leaves, a drain ends the exchange, a timeout fires: the task is cancelled once, and `_ended_by` says by whom
+the client leaves, or a drain ends the exchange: the task is cancelled once, and `_ended_by` says by whom
 """
 
 import asyncio
@@ -237,7 +237,10 @@ class Exchange:
         return Outcome.CUT if begun else outcome or Outcome(error.outcome)
 
     async def _cancelled(self) -> Outcome:
-        """Return the outcome of a cancelled exchange. Raises CancelledError if our own server has cancelled it."""
+        """Return the outcome of a cancelled exchange.
+
+        Raises CancelledError if the server has cancelled it.
+        """
         if self._ended_by is EndedBy.CLIENT:
             return Outcome.CANCELLED
         if self._ended_by is None:
@@ -250,7 +253,10 @@ class Exchange:
         return await self._fail(error, Outcome.FAILED)
 
     async def _read_body(self, receive: Receive) -> bytes:
-        """Return the body. A refused request has little room and time for it. Raises TooLarge, ClientGone, the refusal."""
+        """Return the body; a refused request has little room and time for it.
+
+        Raises TooLarge, ClientGone, or the refusal.
+        """
         bytes_max = self.deps.server.request_bytes_max
         if self._refusal is None:
             return await self._read_bounded(receive, bytes_max)

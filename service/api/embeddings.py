@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: an exchange like any other, with another body and nothing to stream."""
+"""POST /v1/embeddings: an exchange with a body of its own and no stream."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ FORMATS = (None, "float", "base64")
 
 
 class EmbeddingExchange(Exchange):
-    """One request for vectors, as an ASGI application."""
+    """One embeddings request, as an ASGI application."""
 
     operation = EmbedRequest.operation
 
@@ -36,7 +36,7 @@ class EmbeddingExchange(Exchange):
 
 
 def _is_input(given: object) -> bool:
-    """Text, texts, token numbers, or lists of those; never nothing."""
+    """Return whether the input is text, texts, token numbers, or lists of those, and not empty."""
     if not isinstance(given, list):
         return isinstance(given, str)
     return bool(given) and (_all_of_type(given, str) or _is_tokens(given) or all(map(_is_tokens, given)))

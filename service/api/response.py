@@ -68,7 +68,10 @@ class ResponseWriter:
         await self._send_body(DONE, more=False)
 
     async def send_heartbeat(self, headers: dict[str, str]) -> None:
-        """Send a comment; the first one commits status 200. Raises TimeoutError where the client does not read."""
+        """Send a comment; the first one commits status 200.
+
+        Raises TimeoutError where the client does not read.
+        """
         async with asyncio.timeout(self._client_stall_s):
             if self.sent is Sent.NOTHING:
                 self.sent = Sent.HEARTBEATS
@@ -88,13 +91,16 @@ class ResponseWriter:
             await self._send_body(error_event(body), more=False)
 
     async def within_stall(self, awaitable: Awaitable[T]) -> T:
-        """Await the client, for at most `client_stall_s`. Raises ClientGone, StreamStalled at the deadline."""
+        """Await the client, for at most `client_stall_s`.
+
+        Raises ClientGone, StreamStalled at the deadline.
+        """
         try:
             return await self._timeouts.run("client_stall", self._client_stall_s, awaitable)
         except TimedOut as timed_out:
             if timed_out.timeout == "client_stall" or self.sent not in (Sent.HEARTBEATS, Sent.EVENTS):
                 raise ClientGone from None
-            raise StreamStalled("The time allowed ran out before the answer was whole.") from None
+            raise StreamStalled("The deadline passed before the answer was whole.") from None
 
     async def _send_body(self, data: bytes, *, more: bool) -> None:
         message = self._send({"type": "http.response.body", "body": data, "more_body": more})

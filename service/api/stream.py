@@ -1,4 +1,4 @@
-"""A streamed answer's outer form: headers, the last event, and the trail in one line."""
+"""The form of a streamed answer: headers, heartbeat, last event, and the trail as one header line."""
 
 from collections.abc import Sequence
 
@@ -16,13 +16,18 @@ SSE_HEADERS = {
 
 
 def error_event(body: bytes) -> bytes:
-    """An error after the first content. No `[DONE]` follows: a cut answer must not look whole."""
+    """Return the event for an error after the first content.
+
+    No `[DONE]` follows: a cut answer must not look whole.
+    """
     return b"data: " + body + b"\n\n"
 
 
 def trail_header(trail: Sequence[AttemptRecord], answer: Answer, first_token_s: float) -> str:
-    """`one/gpt=http_530;12ms, two/mistral=ok;40ms;dropped:user`. A stream's own try is still under way: its line says how long
-    it took to the first content."""
+    """Return the trail as `one/gpt=http_530;12ms, two/mistral=ok;40ms;dropped:user`.
+
+    A stream's own attempt is still running: its entry says the time to the first content.
+    """
     entries = [_trail_entry(a.target, a.reason, a.ended_s - a.started_s, a.dropped) for a in trail]
     if answer.stream is not None and not (answer.cached or answer.degraded):
         entries.append(_trail_entry(answer.target, "ok", first_token_s - answer.began_s, answer.dropped))

@@ -1,8 +1,8 @@
-"""One attempt at one target, from its permit to its end; and the stream that may come of it.
+"""Attempt: one call of one target, from its permit to its end; and the stream that it may bring.
 
 Attempt.open           encode, send, read up to the COMMIT POINT: the first content, or the whole JSON answer
-StreamedAnswer.read    pump: chunks as they are ready; the end is honest or it is a StreamCut
-StreamedAnswer.aclose  always called: releases the permit, closes the connection, writes the trail
+StreamedAnswer.read    chunks as they are ready; the end is an honest end, or it is a StreamCut
+StreamedAnswer.aclose  always called: releases the permit, closes the connection, completes the trail
 """
 
 from dub5.service import clock
@@ -30,7 +30,7 @@ SUPERSEDED = Classification(Then.GIVE_UP, Blame.NOBODY, "hedge_lost", maybe_bill
 
 
 class Attempt:
-    """One try at one target. `timeouts` guards its waits; `kind` is how the trail names it."""
+    """One attempt at one target. `timeouts` bound its waits; `kind` is its name in the trail."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Attempt:
         self._ended = False
 
     async def open(self, fresh: bool) -> "BufferedAnswer | StreamedAnswer":
-        """Up to the commit point. Raises one of ATTEMPT_ERRORS."""
+        """Call the target, and return its answer at the commit point. Raises one of ATTEMPT_ERRORS."""
         context, request = self.context, self.context.request
         wire_request = self._request(fresh)
         limit_s = (
@@ -105,7 +105,10 @@ class Attempt:
         return StreamedAnswer(self, body, self.reader, held)
 
     async def _read_until_content(self, body: ResponseBody, reader: StreamReader) -> list[Chunk]:
-        """What came before and with the first content. A finish without any is `empty_answer`."""
+        """Return the chunks up to the first content.
+
+        Raises ProviderFault, as `empty_answer` without any content.
+        """
         held: list[Chunk] = []
         size = 0
         while True:
@@ -123,7 +126,7 @@ class Attempt:
                 raise ProviderFault("empty_answer")
 
     async def _reject_by_content(self, answer: "BufferedAnswer | StreamedAnswer") -> None:
-        """Holds the beginning of an answer back until it can be judged. Raises ProviderFault("rejected_content")."""
+        """Hold the beginning of an answer back until it can be judged. Raises ProviderFault."""
         reject_patterns = self.context.reject_patterns
         if isinstance(answer, BufferedAnswer):
             if reject_patterns.match(reply_text(answer.reply.body)):
@@ -154,13 +157,13 @@ class Attempt:
         )
 
     def end(self, classification: Classification | None) -> None:
-        """The try is over; None: it gave its whole answer. Only the first call counts."""
+        """End the attempt. None: it brought its whole answer. Only the first call counts."""
         if self._ended:
             return
         self._ended = True
         now_s, context = clock.now(), self.context
         if classification is SUPERSEDED and self.first_token_s is None:
-            self._observe_latency(now_s)  # or only the quick ones would ever be counted
+            self._observe_latency(now_s)  # or only quick answers would be observed
         self._permit.end(classification, now_s, reached=self.status is not None)
         usage, price = self._usage_so_far(classification), self._upstream.price
         record = AttemptRecord(
@@ -197,7 +200,7 @@ class Attempt:
         )
 
     def _usage_so_far(self, classification: Classification | None) -> Usage | None:
-        """The tokens that were used, or may have been; None where there is nothing to pay."""
+        """Return the tokens that were billed, or may have been; None if there are none."""
         if self.usage is not None:
             return self.usage
         if self.reader is not None:
@@ -209,14 +212,17 @@ class Attempt:
         )
 
     async def close(self, *, at_end: bool = False) -> None:
-        """Lets the connection go; `at_end`: the answer is over, and the last bytes of its framing may still be on
-        their way. With them read, the connection can be used again."""
+        """Release the connection.
+
+        `at_end`: the answer is over; only the last bytes of its framing may be missing. When they are read,
+        the connection can be used again.
+        """
         if self.body is not None:
             await self.body.close(self.timeouts if at_end else None)
 
 
 class StreamedAnswer:
-    """An answer past its commit point."""
+    """A streamed answer from its commit point on."""
 
     def __init__(self, attempt: Attempt, body: ResponseBody, reader: StreamReader, held: list[Chunk]) -> None:
         self.target = attempt.target
@@ -226,25 +232,28 @@ class StreamedAnswer:
         self._reader = reader
         self.held = held
         self._waited_s = 0.0
-        self._at_end = False  # there are no more bytes
+        self._at_end = False  # the body has no more bytes
         self._done = False
 
     @property
     def usage(self) -> Usage | None:
-        """The tokens, at the end or so far."""
+        """The tokens used, at the end or so far."""
         return self._attempt.usage or self._reader.usage_so_far()
 
     def move_to(self, timeouts: Timeouts) -> None:
-        """From now on another task reads it."""
+        """Let another task read the answer, under its own timeouts."""
         self._attempt.timeouts = timeouts
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """The fields of the request that this target's dialect has no word for."""
+        """The fields of the request that this target's dialect does not have."""
         return self._attempt.dropped
 
     async def read(self) -> list[Chunk]:
-        """The chunks that are ready, at least one; none at the answer's proper end. Raises StreamCut."""
+        """Return the chunks that are ready, at least one; none at the honest end.
+
+        Raises StreamCut, StreamStalled.
+        """
         if self.held:
             chunks, self.held = self.held, []
             return self._observe(chunks)
@@ -259,8 +268,10 @@ class StreamedAnswer:
         return []
 
     async def hold_all(self) -> None:
-        """Reads to the answer's proper end, and keeps all of it for `read`: the commit point is moved there. Raises one
-        of ATTEMPT_ERRORS."""
+        """Read to the honest end and keep all chunks for `read`: the commit point moves to the end.
+
+        Raises one of ATTEMPT_ERRORS.
+        """
         size = 0
         while not self._done:
             chunks = await self._read_more()
@@ -271,7 +282,7 @@ class StreamedAnswer:
         self._attempt.end(None)
 
     async def hold_more(self, limit_s: float) -> bool:
-        """Reads on before the commit point; false when there is no more, or not in time. Raises ProviderFault."""
+        """Read on before the commit point. Return whether more came in time. Raises ProviderFault."""
         if self._reader.ended or self._reader.finished:
             return False
         data = await self._body.read_within(limit_s)
@@ -284,15 +295,18 @@ class StreamedAnswer:
         return True
 
     async def aclose(self, classification: Classification = CANCELLED) -> None:
-        """The client left, or the answer is over; or it is not wanted, as `classification` says."""
+        """Release the answer: it is over, the client left, or `classification` says why it is not wanted."""
         self._attempt.end(classification)
         # Else nothing is waited for: the timeouts are of a task that has ended.
         wanted = classification is not SUPERSEDED
         await self._attempt.close(at_end=wanted and self._done and self._reader.ended)
 
     async def _read_more(self) -> list[Chunk]:
-        """One read, or the last words of an answer that is whole though its ending was bad. The clock between tokens
-        runs only while we wait, and only content sets it back. Raises one of ATTEMPT_ERRORS."""
+        """Return the chunks of one read, or the last ones of a whole answer whose framing broke.
+
+        The timeout between tokens runs only while we wait, and only content resets it. Raises one of
+        ATTEMPT_ERRORS.
+        """
         reader, attempt, data = self._reader, self._attempt, b""
         try:
             if reader.fault is not None:

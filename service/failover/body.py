@@ -1,4 +1,4 @@
-"""The bytes of a provider's answer: piece by piece, whole within a bound, or as much of an error as comes soon."""
+"""ResponseBody: reads the bytes of a provider's answer in pieces, whole, or the beginning of an error."""
 
 import asyncio
 import contextlib
@@ -14,28 +14,30 @@ LINGER_S = 0.05
 
 
 class ResponseBody:
-    """What is still to come of one answer."""
+    """The unread part of one response."""
 
     def __init__(self, response: WireResponse) -> None:
         self._response = response
         self._reading: asyncio.Future[bytes] | None = None
 
     def read(self) -> Awaitable[bytes]:
-        """The next bytes; none at the end."""
+        """Return the next bytes; none at the end."""
         if self._reading is not None:
             reading, self._reading = self._reading, None
             return reading
         return self._response.read()
 
     async def read_within(self, limit_s: float) -> bytes | None:
-        """The next bytes if they come in time. A read that is cancelled closes the connection, so one that does not
-        come is left for the next `read`."""
+        """Return the next bytes, or None after `limit_s` seconds.
+
+        A cancelled read closes the connection; so a late read goes on, and the next `read` returns its bytes.
+        """
         reading = self._reading = asyncio.ensure_future(self._response.read())
         await asyncio.wait({reading}, timeout=max(0.0, limit_s))
         return await self.read() if reading.done() else None
 
     async def whole(self, bytes_max: int) -> bytes:
-        """All of them. Raises ProviderFault."""
+        """Return all bytes. Raises ProviderFault if they are more than `bytes_max`."""
         parts: list[bytes] = []
         size = 0
         while data := await self.read():
@@ -46,7 +48,7 @@ class ResponseBody:
         return b"".join(parts)
 
     async def beginning(self) -> bytes:
-        """As much of an error as can be read soon: the status alone already says that it is one."""
+        """Return the beginning of an error body, as far as it comes soon."""
         body = b""
         try:
             async with asyncio.timeout(ERROR_BODY_S):
@@ -57,8 +59,10 @@ class ResponseBody:
         return body
 
     async def close(self, linger: Timeouts | None) -> None:
-        """Lets the connection go. `linger`: the answer is over, and the last bytes of its framing may still be on their
-        way; who guards the wait for them."""
+        """Release the connection.
+
+        `linger`: the timeouts for the last bytes of the framing, if they are waited for.
+        """
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""What an attempt is given: the request (RequestContext), its destination (Upstream), and the tools (Dependencies)."""
+"""What an attempt gets: a request (RequestContext), a destination (Upstream), tools (Dependencies)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from dub5.service.wire.base import Wire
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where a target is, how it speaks, and what it costs."""
+    """A target's address, dialect, price and capabilities."""
 
     dialect: Dialect
     base_url: str
@@ -29,14 +29,17 @@ class Upstream:
     context_tokens: int | None = None
 
     def supports(self, request: AnyRequest) -> bool:
-        """Whether this target has all that the request needs, as far as that can be told without asking it."""
+        """Return whether the target supports what the request needs, as far as is known without a call."""
         if self.context_tokens is not None and not fits(request, self.context_tokens):
             return False
         return not self.missing_features or not required_features(request) & self.missing_features.keys()
 
 
 class Progress(Struct):
-    """What has come of a request so far. Written where its attempts are made: failover, and the queue before it."""
+    """What has come of a request so far.
+
+    Written where its attempts are made: failover, and the queue before it.
+    """
 
     trail: list[AttemptRecord] = []
     classifications: list[Classification] = []  # of failed attempts
@@ -63,7 +66,7 @@ class RequestContext(Struct):
 
 
 class BufferedAnswer(Struct, frozen=True):
-    """A JSON answer, all of it."""
+    """A whole JSON answer."""
 
     target: Target
     reply: Reply
@@ -71,7 +74,7 @@ class BufferedAnswer(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What every try needs."""
+    """What every attempt needs."""
 
     wire: Wire
     upstreams: dict[Target, Upstream]

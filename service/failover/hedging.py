@@ -1,12 +1,13 @@
 """Hedged requests: when a second target is asked in parallel with a first one, and which. Pure.
 
-    slow    after the 95th percentile of this target's recent latency for prompts of this size: time to first token of
-            a stream, time to a whole JSON answer. At most 5 % of the requests of the last minute, charged to the retry
-            budget of the provider that receives the hedge
-    late    after half of the time left, where the target could use up all of it. A failover that keeps the first
-            attempt running: free if a healthy target exists, otherwise charged to that retry budget
+    slow    after the 95th percentile of this target's recent latency for prompts of this size: time to
+            first token of a stream, time to a whole JSON answer. At most 5 % of the requests of the last
+            minute, charged to the retry budget of the provider that receives the hedge
+    late    after half of the time left, where the target could use up all of it. A failover that keeps the
+            first attempt running: free if a healthy target exists, otherwise charged to that budget
 
-From "The Tail at Scale" (Dean and Barroso, 2013), with Finagle's percentile delay and one budget with the retries.
+From "The Tail at Scale" (Dean and Barroso, 2013), with Finagle's percentile delay and one budget with the
+retries.
 """
 
 from bisect import bisect_left, insort
@@ -28,7 +29,7 @@ SMALL_BYTES, MEDIUM_BYTES = 2_000, 20_000  # the largest prompts of these sizes;
 
 
 def size_class(size: int) -> int:
-    """0, 1 or 2: prompts of one class take about equally long to read."""
+    """Return 0, 1 or 2: prompts of one class take about equally long to read."""
     return (size > SMALL_BYTES) + (size > MEDIUM_BYTES)
 
 
@@ -41,20 +42,20 @@ class Percentile:
         self._sorted: list[float] = []
 
     def add(self, value: float) -> None:
-        """One more; the oldest goes when there are enough."""
+        """Add a sample; the oldest one is dropped at SAMPLES_MAX."""
         self._newest.append(value)
         insort(self._sorted, value)
         if len(self._newest) > SAMPLES_MAX:
             del self._sorted[bisect_left(self._sorted, self._newest.popleft())]
 
     def read(self, samples_min: int) -> float | None:
-        """None while there are fewer samples than that."""
+        """Return the percentile, or None with fewer samples than `samples_min`."""
         count = len(self._sorted)
         return self._sorted[min(count - 1, int(count * self._share))] if count >= samples_min else None
 
 
 class Hedges:
-    """How long to wait for whom, and whether there may be one more. Times are loop seconds."""
+    """The latency of each target, and the share of hedges. Times are loop seconds."""
 
     def __init__(self, options: HedgeOptions) -> None:
         self._options = options
@@ -62,15 +63,15 @@ class Hedges:
         self._window = SlidingWindow(WINDOW_S, 2)
 
     def note_request(self, now_s: float) -> None:
-        """A request began."""
+        """Count a request."""
         self._window.count(now_s, REQUESTS)
 
     def note_hedge(self, now_s: float) -> None:
-        """A hedge was sent."""
+        """Count a hedge."""
         self._window.count(now_s, HEDGES)
 
     def observe(self, target: str, stream: bool, size: int, took_s: float) -> None:
-        """So long a target took, or had taken when it was outrun."""
+        """Record a target's latency in seconds; of a loser, the time until it lost."""
         key = (target, stream, size_class(size))
         known = self._took.get(key)
         if known is None:
@@ -78,13 +79,13 @@ class Hedges:
         known.add(took_s)
 
     def delay_s(self, target: str, stream: bool, size: int) -> float | None:
-        """After so long a second target may be asked; None: it is not known yet what is usual."""
+        """Return the seconds after which a second target may be asked; None: too few samples."""
         known = self._took.get((target, stream, size_class(size)))
         usual_s = known.read(self._options.samples_min) if known else None
         return None if usual_s is None else max(usual_s, self._options.delay_min_s)
 
     def may_send(self, now_s: float) -> bool:
-        """Whether one more stays within the share."""
+        """Return whether one more hedge stays within the share."""
         self._window.age(now_s)
         requests, hedges = self._window.sums
         return hedges + 1 <= requests * self._options.share
@@ -93,7 +94,7 @@ class Hedges:
 def hedge_delays_s(
     hedges: Hedges, target: Target, request: AnyRequest, options: TimeoutOptions, left_s: float
 ) -> dict[str, float]:
-    """Return the delay in seconds for each reason to hedge an attempt that has `left_s` seconds until the deadline."""
+    """Return the delay in seconds for each reason to hedge an attempt with `left_s` seconds left."""
     delays_s = {}
     if (usual_s := hedges.delay_s(target.name, request.stream, request.size)) is not None:
         delays_s[SLOW] = usual_s
@@ -106,7 +107,7 @@ def hedge_delays_s(
 def hedge_target(
     fleet: Fleet, target: Target, rest: Sequence[Target], why: str, now_s: float
 ) -> tuple[Target | None, bool]:
-    """Return the target of another provider that gets the hedge, or None; and whether the hedge is free of charge."""
+    """Return the target of another provider that gets the hedge, or None; and whether it is free."""
     elsewhere = [o for o in rest if o.provider != target.provider and fleet.may_ask(o, now_s)]
     healthy = [o for o in elsewhere if fleet.is_healthy(o, now_s) and not fleet.in_slow_start(o, now_s)]
     if healthy:

@@ -1,14 +1,14 @@
 """Failover: one answer from many attempts. The only loop over targets. Call `Failover.run(context, targets)`.
 
-    run             the targets in order, then the last resorts, then the error that says why no target answered
+    run             the targets in order, then the last resorts, then the error that says why
     _try_targets    acquire    a permit for the target, or go on to the next one
                     branch     a target that may be down is asked in parallel with the rest of the targets
-                    hedge      a target that is slow, or has used half of the time left, gets a branch in parallel
-                    attempt    one attempt; retry here if `decide_retry` says so and the retry budget covers it
+                    hedge      a target that is slow, or late, gets the rest of the targets in parallel
+                    attempt    one attempt; retry here if `decide_retry` says so and the budget covers it
 
-A failure is classified once; the resilience state, the trail and this loop all use that classification. Before the
-commit point nothing has been sent to the client and any target may still answer. After it, none may. race.py owns the
-branches.
+A failure is classified once; the resilience state, the trail and this loop all use that classification.
+Before the commit point nothing has been sent to the client and any target may still answer. After it, none
+may. race.py owns the branches.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ class Failover:
         return answer
 
     async def probe(self, context: RequestContext, target: Target) -> None:
-        """Ask one target whether it is back. Its circuit breaker and the rest of its state record the answer."""
+        """Ask one target whether it is back. Its circuit breaker and health record the answer."""
         answer = await _FailoverLoop(self, context, context.timeouts).run([target], _Start("probe", DEPOSIT))
         if isinstance(answer, StreamedAnswer):
             await answer.aclose(SUPERSEDED)
@@ -127,12 +127,9 @@ class _FailoverLoop:
             answer = await self._try_targets(targets, start)
             if answer is None and self._last_resorts:
                 last_resorts, self._last_resorts = self._last_resorts, []
-                start = (
-                    FIRST if start.charge is BudgetCharge.NONE else start
-                )  # another target was charged for
-                answer = await self._try_targets(
-                    last_resorts, start._replace(charge=DEPOSIT), last_resort=True
-                )
+                if start.charge is BudgetCharge.NONE:  # the budget was charged for another target
+                    start = FIRST
+                answer = await self._try_targets(last_resorts, start, last_resort=True)
         except BaseException as error:
             if self._race is None:
                 raise
@@ -145,7 +142,7 @@ class _FailoverLoop:
     async def _try_targets(
         self, targets: Sequence[Target], start: _Start, *, last_resort: bool = False
     ) -> ProviderAnswer | None:
-        """Return the first answer of the targets in this order. None: there is none, or branches may still bring one."""
+        """Return the first answer of the targets in this order; None: none so far, branches may be out."""
         # A request with side effects that is sent twice has them twice: it is never raced.
         has_side_effects = self._context.request.has_side_effects
         for i, target in enumerate(targets):
@@ -253,7 +250,7 @@ class _FailoverLoop:
         return [call_later(delay, self._start_hedge, target, rest, why) for why, delay in delays_s.items()]
 
     def _start_hedge(self, target: Target, rest: Sequence[Target], why: str) -> None:
-        """Start a branch over the rest of the targets, unless the attempt at this target needs none any more."""
+        """Start a branch over the rest of the targets, if the attempt at this target still needs one."""
         hedges, late, now_s = self._failover.dependencies.hedges, why == LATE, clock.now()
         began = self._current is not None and self._current.first_token_s is not None
         if self._race is not None or not self._has_time(0.0) or (began and not late):
@@ -281,22 +278,20 @@ class _FailoverLoop:
     def _start_probe(self, target: Target, permit: Permit, rest: Sequence[Target], now_s: float) -> None:
         """Start two branches: a probe or canary request at this target, and the rest of the targets.
 
-        A canary that loses finishes in the background, unless that costs a whole answer and enough successes are recorded.
+        A canary that loses finishes in the background, unless it is expensive and enough successes are
+        recorded.
         """
         failover, context, is_probe = self._failover, self._context, permit.probe
-        begins = (
-            context.request.stream and not context.deliver_whole
-        )  # then only its first content is waited for
+        cheap = context.request.stream and not context.deliver_whole  # it ends at its first content
         kind, why = ("probe", "probe") if is_probe else ("first", "degraded")
 
         def may_finish() -> bool:
             few = failover.branches.in_background < SUCCESSES_REQUIRED
-            return is_probe or begins or (self._fleet.on_probation(target) and few)
+            return is_probe or cheap or (self._fleet.on_probation(target) and few)
 
         def work(branch: Branch, timeouts: Timeouts) -> Awaitable[ProviderAnswer | None]:
-            return _FailoverLoop(failover, context, timeouts, branch)._attempt_target(
-                target, permit, kind, rest
-            )
+            loop = _FailoverLoop(failover, context, timeouts, branch)
+            return loop._attempt_target(target, permit, kind, rest)
 
         failover.emit_hedged(context, target, why)
         purpose = Purpose.PROBE if is_probe else Purpose.CANARY
@@ -328,9 +323,8 @@ class _FailoverLoop:
     @property
     def _superseded(self) -> bool:
         """Whether another way was faster."""
-        if self._race is not None and self._race.won_by_branch:
-            return True
-        return self._branch is not None and self._branch.superseded
+        won = self._race is not None and self._race.won_by_branch
+        return won or (self._branch is not None and self._branch.superseded)
 
     async def _await_provider(self, awaitable: Awaitable[T]) -> T:
         """Await, and count the time as the providers', not as our overhead."""

@@ -1,10 +1,10 @@
-"""Which target next. Pure: reads standings, asks nobody.
+"""The order in which the targets of a route are tried. Pure: it reads routing scores.
 
 ordered    healthy before degraded before unhealthy; among equals the route's own order
-balanced   the same ranks; among equals the better of two drawn at random, again and again (two random choices)
+balanced   the same ranks; among equals by power of two choices: the better of two random targets, repeatedly
 
-Nobody is left out: whether a target may be asked at all is its guards' word at that moment. "The better" is the one
-with less load: peak-sensitive time to first token times requests in flight, as Finagle's P2C with peak EWMA.
+No target is left out: whether a target may be called is decided when its turn comes. The better target has
+less load: peak-sensitive time to first token times requests in flight, as Finagle's P2C with peak EWMA.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from dub5.service.resilience.health import RoutingScore
 def order(
     targets: Sequence[Target], policy: PolicyName, score: Callable[[Target], RoutingScore], rng: Random
 ) -> list[Target]:
-    """The targets of a route as they should be asked."""
+    """Return the targets in the order in which they should be tried."""
     if len(targets) == 1:
         return list(targets)
     scores = {target: score(target) for target in targets}

@@ -1,8 +1,9 @@
-"""Recovery without traffic: a target that is due for a probe, and that nobody asks, is asked by us.
+"""Prober: active health checks. It probes a target that is due for a probe and gets no traffic.
 
-Only targets in trouble are asked, as often as their breaker allows: up to 15 s apart, 60 s where the host is gone. A
-probe is what the target was last asked for, in short: a chat that is left at its first content, or one vector. It goes
-the way of any request: the target's guards hear how it went.
+Only unhealthy targets are probed, as often as their circuit breaker allows: at most 15 s apart, 60 s where
+the host is gone. A probe is a small request of the operation that the target served last: a chat that is
+closed at its first content, or one vector. It is an attempt like any other: breaker, limiter and health
+record its outcome.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ ROUTE = "probe"
 
 
 class Prober:
-    """Asks forgotten targets. `clocks`: of a route that each target belongs to."""
+    """Probes targets without traffic. `timeout_options`: those of a route that the target belongs to."""
 
     def __init__(
         self,
@@ -60,12 +61,11 @@ class Prober:
         self._new_id = new_id
 
     async def run(self) -> None:
-        """For ever, until cancelled."""
+        """Run until cancelled."""
         async with asyncio.TaskGroup() as probes:
             while self._options.enabled:
-                await asyncio.sleep(
-                    CHECK_INTERVAL_S * self._rng.uniform(0.5, 1.0)
-                )  # many instances must not beat as one
+                # With jitter, so that many instances do not probe at one time.
+                await asyncio.sleep(CHECK_INTERVAL_S * self._rng.uniform(0.5, 1.0))
                 for target in self._failover.fleet.probes_due(clock.now(), self._options.idle_s):
                     probes.create_task(self._probe(target), name=f"probe {target.name}")
 

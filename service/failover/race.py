@@ -1,12 +1,14 @@
-"""Race: two ways to one answer, side by side. The first content wins. Call `Race.add(branch)`, then `Race.finish`.
+"""Race: two ways to one answer in parallel.
+
+The first content wins. Call `Race.add(branch)`, then `Race.finish`.
 
     own way    the request's own attempts, awaited in its own task; a branch that has an answer cuts it short
-    branch     another way in a task of its own, started now or later: a hedge; or a probe or canary, with the rest
-               of the targets in a second branch
+    branch     another way in a task of its own, started now or later: a hedge; or a probe or canary, with the
+               rest of the targets in a second branch
     losers     are cancelled, or finish in the background, where they show the state of their target
 
-Every branch is ended, whatever happens: an error, the deadline, a request that is cancelled twice, two answers at one
-instant. A request without branches costs no task.
+Every branch is ended, whatever happens: an error, the deadline, a request that is cancelled twice, two
+answers at one instant. A request without branches costs no task.
 """
 
 import asyncio
@@ -34,7 +36,7 @@ class Purpose(StrEnum):
 class Branch:
     """One way in a task of its own.
 
-    `may_finish` decides, when the branch has lost, whether it finishes in the background. `permit` is the one that was
+    `may_finish` decides, when the branch has lost, whether it finishes in the background. `permit` was
     acquired for the branch before it began.
     """
 
@@ -87,7 +89,7 @@ class BranchPool:
     """The branches that outlive their request, until the process ends."""
 
     def __init__(self) -> None:
-        self._background: dict[asyncio.Task[None], None] = {}
+        self._background: dict[asyncio.Task[None], Branch] = {}
         self._ending: dict[asyncio.Future[list[None]], None] = {}
 
     @property
@@ -99,7 +101,7 @@ class BranchPool:
         """Let a branch finish by itself. Its attempt is not repeated."""
         branch.in_background = True
         finishing = asyncio.create_task(branch.close(), name="probe heard out")
-        self._background[finishing] = None
+        self._background[finishing] = branch
         finishing.add_done_callback(self._background.pop)
 
     async def end(self, *branches: Branch, superseded: bool) -> None:
@@ -111,14 +113,17 @@ class BranchPool:
 
     async def aclose(self) -> None:
         """End every branch that is still out."""
-        for finishing in list(self._background):
+        for finishing, branch in list(self._background.items()):
             finishing.cancel()
             await asyncio.gather(finishing, return_exceptions=True)
+            await branch.end(
+                superseded=True
+            )  # a task that is cancelled before its first step has ended nothing
         await asyncio.gather(*self._ending, return_exceptions=True)
 
 
 class Race:
-    """The own way of one request, or of one of its branches, and the branches beside it.
+    """The own way of one request, or of one of its branches, and the branches in parallel with it.
 
     `timeouts` are those of the own way's task.
     """
@@ -150,7 +155,7 @@ class Race:
         return self._timeouts.task.uncancel() == 0
 
     async def finish(self, answer: ProviderAnswer | None) -> ProviderAnswer | None:
-        """Return the own way's answer, else that of the first branch, else None. End or release all other branches."""
+        """Return the own way's answer, else that of the first branch, else None. End all other branches."""
         self._own_way_over = True
         self.absorb_cancel()  # a wait may have turned the cancellation into something else
         try:

@@ -1,7 +1,7 @@
-"""Notices sold as answers: "This API is being deprecated ..." as the content of a 200.
+"""RejectPatterns: finds notices that are no answers: "This API is being deprecated ..." in a 200.
 
-A route that names patterns holds back the beginning of an answer until it is long enough to be judged: 200 characters,
-or 300 ms after the first content, whichever comes first. Other routes hold nothing back.
+A route with patterns holds back the beginning of an answer until it can be judged: 200 characters, or 300 ms
+after the first content, whichever comes first. Other routes hold nothing back.
 """
 
 import re
@@ -17,7 +17,10 @@ JUDGED_S = 0.3
 
 
 class RejectPatterns:
-    """The patterns of one route, case folded, anywhere within an answer's beginning."""
+    """The patterns of one route; letter case does not matter.
+
+    They match anywhere in an answer's beginning.
+    """
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._patterns = [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
@@ -26,17 +29,17 @@ class RejectPatterns:
         return bool(self._patterns)
 
     def match(self, beginning: str) -> bool:
-        """Whether this is how a notice begins."""
+        """Return whether a pattern matches the beginning of an answer."""
         return any(pattern.search(beginning[:JUDGED_CHARS]) for pattern in self._patterns)
 
 
 def text_so_far(chunks: Iterable[Chunk]) -> str:
-    """The text of a stream so far."""
+    """Return the text of a stream so far."""
     return "".join(_text(sse_payload(chunk.raw), "delta") for chunk in chunks if chunk.has_content)
 
 
 def reply_text(body: bytes) -> str:
-    """The text of a JSON answer."""
+    """Return the text of a JSON answer."""
     return _text(body, "message")
 
 

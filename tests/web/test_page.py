@@ -140,9 +140,7 @@ def test_service_words() -> None:
     reasons |= passed_over | {"cancelled", "hedge_lost"}
 
     assert {"truncated", "breaker_open", "cooling_down"} <= reasons, "the patterns no longer find the reasons"
-    assert [
-        r for r in sorted(passed_over) if f'"{r}"' not in _line(SCRIPTS["labels.js"], "SKIPPED =")
-    ] == []
+    assert [r for r in sorted(passed_over) if f'"{r}"' not in _line(SCRIPTS["labels.js"], "SKIPPED =")] == []
     assert [r for r in sorted(reasons) if f'["{r}",' not in SCRIPTS["labels.js"]] == []
     assert [h for h in HAPPENED if f'["{h}", [' not in SCRIPTS["labels.js"]] == []
     assert [k for k in ATTEMPT_KINDS - {"first"} if f'["{k}",' not in SCRIPTS["labels.js"]] == []

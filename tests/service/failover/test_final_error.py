@@ -107,7 +107,7 @@ async def test_a_providers_words_stay_inside() -> None:
 
 
 async def test_no_time_left() -> None:
-    """The caller's own clock is named before whatever was wrong with the targets, but not before the caller's own
+    """The deadline is named before any failure of the targets, but not before the caller's own
     mistake."""
     assert type(told(STALLED, out_of_time=True)) is DeadlineExceeded
     assert type(told(CooldownReason.LIMITED, out_of_time=True)) is DeadlineExceeded
@@ -122,13 +122,13 @@ async def test_the_field_is_named() -> None:
 @pytest.mark.parametrize(
     ("param", "feature", "words"),
     [
-        ("tools", "tools", "Tools cannot"),
-        ("messages[3].tool_calls[0].type", "tools", "Tools cannot"),
-        ("messages.content.image_url", "vision", "Images cannot"),
-        ("messages[0].content[1].image_url", "vision", "Images cannot"),
-        ("response_format", "json_schema", "Answers by a JSON schema cannot"),
-        ("long_context", "long_context", "Conversations this long cannot"),
-        ("audio", "audio", "The field 'audio' cannot"),
+        ("tools", "tools", "Tools are temporarily unavailable"),
+        ("messages[3].tool_calls[0].type", "tools", "Tools are temporarily unavailable"),
+        ("messages.content.image_url", "vision", "Images are temporarily unavailable"),
+        ("messages[0].content[1].image_url", "vision", "Images are temporarily unavailable"),
+        ("response_format", "json_schema", "Answers by a JSON schema are temporarily unavailable"),
+        ("long_context", "long_context", "Conversations this long are temporarily unavailable"),
+        ("audio", "audio", "The field 'audio' is temporarily unavailable"),
     ],
 )
 async def test_what_is_missing(param: str, feature: str, words: str) -> None:
@@ -136,7 +136,7 @@ async def test_what_is_missing(param: str, feature: str, words: str) -> None:
     error = told(f"unsupported_{param}", "breaker_open", feature_available=True)
     assert type(error) is FeatureUnavailable
     assert (error.status, error.param, error.retry_after_s) == (503, feature, WAIT_S)
-    assert error.message.startswith(words) and "Plain chat can" in error.message
+    assert error.message.startswith(words) and "are served" in error.message
 
 
 async def test_a_conversation_that_is_too_long_for_all() -> None:

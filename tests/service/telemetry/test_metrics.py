@@ -332,22 +332,15 @@ def test_reasons_in_the_source() -> None:
     assert {"isolated", "slow_start", "provider_full", "retry_budget_spent"} <= not_permitted
     assert {"cancelled", "hedge_lost"} <= classifications
     assert timeouts
-    whole = {
-        word for word in faults | classifications if word.strip("_") == word
-    }  # not the ends of "http_" + status
+    # Not the ends of "http_" + status.
+    whole = {word for word in faults | classifications if word.strip("_") == word}
     assert whole | {f"{timeout}_timeout" for timeout in timeouts} <= names.REASONS
     assert not_permitted <= names.PASSED_OVER_REASONS
 
 
 def test_kinds_in_the_source() -> None:
     """Every word for why a try is made, and why a request is hedged, is one of the set."""
-    kinds = (
-        {"first"}
-        | said("RetryDecision", 0)
-        | said("try_targets", 1)
-        | said("try_all", 1)
-        | said("_attempt_target", 2)
-    )
+    kinds = {"first"} | said("RetryDecision", 0) | said("_Start", 0) | said("_attempt_target", 2)
     assert kinds == names.ATTEMPT_KINDS
     assert {"probe"} <= set(re.findall(r'"(\w+)"', Hedged.__doc__ or "")) <= names.HEDGE_REASONS
 
