@@ -79,10 +79,10 @@ class Branch:
             await asyncio.wait({self.task})
             raise
         finally:
-            if self._permit is not None:
-                self._permit.end(CANCELLED, clock.now(), reached=False)
             if isinstance(self.answer, StreamedAnswer):
                 await self.answer.aclose(SUPERSEDED)
+            if self._permit is not None:  # no attempt has ended it if none has begun
+                self._permit.end(CANCELLED, clock.now(), reached=False)
 
 
 class BranchPool:
