@@ -1,0 +1,1 @@
+"""Simulated AI providers: real wire formats, faults on demand, a ledger of what happened."""

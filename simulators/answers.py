@@ -1,8 +1,10 @@
-"""Answers that prove themselves: whoever knows the prompt can tell whether the text is whole, and whose it is.
+"""Self-proving answers: the prompt and the text show whether the text is whole, and which provider wrote it.
 
 one answers 7c1e04aa in 24 words: 1:amber 2:river 3:stone ... 24:lamp end:5d2c91aa
 |           |              |      |                                      |
-provider    the prompt     length  words drawn from all three, numbered  and a check of them
+provider    the prompt     length  words drawn from all three, numbered  and a checksum
+
+Call `answer_text(provider, prompt, words)` to write an answer and `judge(text, prompt)` to check one.
 """
 
 import hashlib
@@ -11,10 +13,11 @@ from enum import Enum
 
 WORDS_MAX = 999_999
 WORDS = (
-    "acorn amber anchor apple arrow autumn badge bamboo basket beacon birch bridge candle canyon cedar cherry "
-    "cloud copper coral cotton desert dune ember falcon feather fern forest garden glacier granite harbor hazel "
-    "honey island ivory jasmine juniper kettle lagoon lamp lantern lemon linen maple marble meadow mirror needle "
-    "olive orchard otter paper pebble pepper river saffron silver stone thunder timber valley velvet willow winter"
+    "acorn amber anchor apple arrow autumn badge bamboo basket beacon birch bridge candle canyon cedar "
+    "cherry cloud copper coral cotton desert dune ember falcon feather fern forest garden glacier granite "
+    "harbor hazel honey island ivory jasmine juniper kettle lagoon lamp lantern lemon linen maple marble "
+    "meadow mirror needle olive orchard otter paper pebble pepper river saffron silver stone thunder timber "
+    "valley velvet willow winter"
 )
 VOCABULARY = WORDS.split()
 
@@ -25,21 +28,24 @@ BEGUN = re.compile("".join(f"(?:{atom}" for atom in _ATOMS) + ")?" * len(_ATOMS)
 
 
 class Proof(Enum):
-    """What a text shows about itself. Only `WHOLE` is the answer; an empty text is `CUT`."""
+    """The result of checking a text against its prompt.
+
+    Only `WHOLE` is the answer; an empty text is `CUT`.
+    """
 
     WHOLE = "whole"
-    CUT = "cut"  # its end is missing
-    SPLICED = "spliced"  # it begins right, and goes on with something else
-    FOREIGN = "foreign"  # to another prompt, or no such answer at all
+    CUT = "cut"  # the end of the text is missing
+    SPLICED = "spliced"  # the text begins right, and goes on with something else
+    FOREIGN = "foreign"  # the text answers another prompt, or is no such answer at all
 
 
 def prompt_tag(prompt: str) -> str:
-    """Eight hex digits that stand for the prompt, in answers as in ledgers."""
+    """Return the eight hex digits that stand for the prompt, in answers and in ledgers."""
     return hashlib.sha256(_utf8(prompt)).hexdigest()[:8]
 
 
 def answer_text(provider: str, prompt: str, words: int) -> str:
-    """The one answer of `provider` to `prompt` in so many words (1 to 999,999)."""
+    """Return the only answer of `provider` to `prompt` of this length (1 to 999,999 words)."""
     words = max(1, min(words, WORDS_MAX))
     drawn = hashlib.shake_128(_utf8(f"{provider}\0{words}\0{prompt}")).digest(words + 4)
     body = " ".join(f"{i}:{VOCABULARY[byte % 64]}" for i, byte in enumerate(drawn[:words], start=1))
@@ -47,12 +53,15 @@ def answer_text(provider: str, prompt: str, words: int) -> str:
 
 
 def pieces(text: str) -> list[str]:
-    """The text as tokens: each a word with the blank after it. Joined they are the text again."""
+    """Split a text into tokens: each is a word with the blank after it. Joined they are the text again."""
     return PIECE.findall(text)
 
 
 def judge(text: str, prompt: str) -> Proof:
-    """What a client received, judged against what it asked. An honest `finish_reason: length` is a CUT too."""
+    """Check the text that a client received against its prompt.
+
+    An honest `finish_reason: length` is a CUT too.
+    """
     opening = OPENING.match(text)
     if opening is None:
         return Proof.CUT if BEGUN.fullmatch(text) else Proof.FOREIGN

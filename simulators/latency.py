@@ -1,4 +1,4 @@
-"""How long a provider takes: log-normal to the first token, with a slow path; then a gap before each token.
+"""Latency of a provider: log-normal to the first token, with a slow path; then a gamma gap before each token.
 
 Medians and spreads of the presets were fitted to public measurements of the hosts that their names recall.
 """
@@ -16,18 +16,21 @@ GAP_SHAPE = 3.0  # of the gamma distribution of gaps within one answer
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Times in seconds. `slow_share` of all requests take the slow path (a cold start, a long queue)."""
+    """Parameters of a provider's latency, in seconds.
+
+    `slow_share` of all requests take the slow path (a cold start, a long queue).
+    """
 
     first_token_s: float = 0.0  # median
     first_token_sigma: float = 0.0
     gap_s: float = 0.0  # mean
-    gap_cv: float = 0.0  # how much requests differ in speed
+    gap_cv: float = 0.0  # how much requests differ in speed (coefficient of variation)
     slow_share: float = 0.0
     slow_s: float = 0.0  # median of the slow path
     slow_sigma: float = 0.0
 
     def pace(self, rng: random.Random) -> "Pace":
-        """The times of one answer."""
+        """Draw the times of one answer."""
         slow = rng.random() < self.slow_share
         median_s, sigma = (
             (self.slow_s, self.slow_sigma) if slow else (self.first_token_s, self.first_token_sigma)
@@ -39,29 +42,29 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The drawn times of one answer, as waits; times of zero give no wait at all."""
+    """The drawn times of one answer, as waits; a time of zero gives no wait at all."""
 
     first_s: float
     gap_s: float
     rng: random.Random
 
     def head(self) -> Iterator[Wait]:
-        """Until status and headers of a stream."""
+        """Yield the wait before status and headers of a stream."""
         if self.first_s:
             yield Wait(self.first_s * HEAD_SHARE)
 
     def first_token(self) -> Iterator[Wait]:
-        """From there to the first token."""
+        """Yield the wait between the head and the first token."""
         if self.first_s:
             yield Wait(self.first_s * (1 - HEAD_SHARE))
 
     def gap(self) -> Iterator[Wait]:
-        """Before each further token."""
+        """Yield the wait before each further token."""
         if self.gap_s:
             yield Wait(self.rng.gammavariate(GAP_SHAPE, self.gap_s / GAP_SHAPE))
 
     def whole(self, tokens: int) -> Iterator[Wait]:
-        """Until an answer that is not streamed."""
+        """Yield the wait before an answer that is not streamed."""
         if self.first_s or self.gap_s:
             yield Wait(self.first_s + self.gap_s * max(0, tokens - 1))
 

@@ -1,4 +1,4 @@
-"""One request at a provider, as the ledger will tell of it."""
+"""The writer of a ledger line: follows one request at a provider to its end."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,7 +11,7 @@ ENDS: Mapping[type, Ended] = {End: Ended.END, Close: Ended.CUT, Reset: Ended.RES
 
 
 class LedgerLineWriter:
-    """Counts what goes out, and writes the line when it is over."""
+    """A counter of what a script sends; it adds the line to the ledger when the script is over."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class LedgerLineWriter:
         self._status = self._bytes = self._tokens = 0
 
     def record(self, script: Script, ledger: Ledger, now: Callable[[], float]) -> Script:
-        """The script, with its line in the ledger at its end."""
+        """Yield the script; add its line to the ledger at its end."""
         ended = Ended.CLIENT_LEFT
         ledger.opened(self._provider)
         try:
@@ -41,10 +41,10 @@ class LedgerLineWriter:
                     self._tokens += action.tokens
                 elif isinstance(action, Head):
                     self._status = action.status
-                ended = ENDS.get(type(action), Ended.CLIENT_LEFT)  # if nothing comes after it
+                ended = ENDS.get(type(action), Ended.CLIENT_LEFT)  # if nothing comes after this action
                 yield action
             if ended is Ended.CLIENT_LEFT:
-                ended = Ended.CUT  # a script that just runs out leaves its client without an end
+                ended = Ended.CUT  # a script that runs out without an End leaves its client without one
         except Dropped:
             ended = Ended.CUT
         finally:

@@ -1,6 +1,9 @@
-"""A simulated provider: a persona, the faults that are set on it, and its part of the ledger.
+"""A simulated provider: a persona, its active faults, its limits and capacity, and its lines in the ledger.
 
-request -> persona -> fault ... -> watched by the ledger -> front end
+request -> limits -> persona -> fault, fault ... -> slot queue -> recorded in the ledger -> front end
+
+Call `make(settings, now=...)` for all providers of a settings file, or `SimulatedProvider(persona, profile,
+...)` for one; then give the provider to `server.sockets.serve` or to `virtual.wire.VirtualWire`.
 """
 
 import random
@@ -33,9 +36,9 @@ EPOCH_S = 1_763_700_000
 
 
 class SimulatedProvider:
-    """Answers requests; give it to `sockets.serve` or to the virtual wire.
+    """A function from a request to the script of its answer; front ends play the script.
 
-    `now` tells seconds since the start, by the front end's clock; `rng` decides everything else.
+    `now` returns the seconds since the start, by the front end's clock; `rng` makes every random decision.
     """
 
     def __init__(
@@ -56,9 +59,8 @@ class SimulatedProvider:
         self.ledger = ledger or Ledger()
         self.faults: list[ActiveFault] = []
         self._rng = rng
-        self._outages_rng = (
-            random.Random()
-        )  # draws windows; apart, as a fault must change nothing but its share
+        # Outages are drawn by a separate generator: setting a fault must not change the draws of the answers.
+        self._outages_rng = random.Random()
         self._outages_rng.setstate(rng.getstate())
         self.now = now
         self._epoch_s = epoch_s
@@ -70,40 +72,46 @@ class SimulatedProvider:
         self._started_with = (self.limits, self.slot_queue.capacity)
 
     def set_faults(self, faults: Iterable[Fault]) -> None:
-        """These faults, in this order, and no others, from now on. Raises BadFault if the front end cannot do one."""
+        """Replace all active faults by these, in this order.
+
+        Raises BadFault if the front end cannot play one.
+        """
         wanted = list(faults)
         self.reachability.check(wanted)
         self._use([self._active(fault) for fault in wanted])
 
     def set_fault(self, fault: Fault) -> None:
-        """One fault more, in place of any other of its kind. Raises BadFault."""
+        """Activate a fault in place of any other of its kind. Raises BadFault."""
         self.reachability.check([fault])
         kept = [known for known in self.faults if known.fault.kind != fault.kind]
         self._use([*kept, self._active(fault)])
 
     def add_fault(self, fault: Fault, outages_rng: random.Random) -> ActiveFault:
-        """Add one fault beside all others; `outages_rng` draws its windows, if they are drawn. Raises BadFault."""
+        """Activate a fault in addition to all others; `outages_rng` draws its windows. Raises BadFault."""
         self.reachability.check([fault])
         added = ActiveFault(fault, self.now(), outages_rng)
         self._use([*self.faults, added])
         return added
 
     def drop_fault(self, added: ActiveFault) -> None:
-        """Heals the provider of one that was added."""
+        """Deactivate a fault that `add_fault` returned."""
         self._use([known for known in self.faults if known is not added])
 
     def clear_faults(self, kind: str | None = None) -> None:
-        """Heals the provider: of one kind of fault, or of all."""
+        """Deactivate the faults of one kind, or all faults."""
         self._use([known for known in self.faults if kind is not None and known.fault.kind != kind])
 
     def set_capacity(self, capacity: Capacity | None = None) -> None:
-        """Another capacity from now on; None: that of the start. Requests under way keep their place."""
+        """Change the capacity; None restores that of the start.
+
+        Requests under way keep their slots and places.
+        """
         self.slot_queue.change(self._started_with[1] if capacity is None else capacity)
 
     def set_limits(self, limits: Limits | None = None) -> None:
-        """Other limits from now on, for its whole organisation; None: those of the start. What is used stays used.
+        """Change the limits of the whole organisation; None restores those of the start. Usage is kept.
 
-        Raises ValueError if they name another organisation.
+        Raises ValueError if the limits name another organisation.
         """
         wanted = self._started_with[0] if limits is None else limits
         ours = self.limits.organisation
@@ -114,7 +122,7 @@ class SimulatedProvider:
         self.account.change(buckets, self._epoch_s + self.now())
 
     def bucket_states(self) -> list[BucketState]:
-        """How its buckets stand now."""
+        """Return the state of each rate limit bucket."""
         return self.account.bucket_states(self._epoch_s + self.now())
 
     def __call__(self, request: SimRequest) -> Script:
@@ -144,7 +152,7 @@ class SimulatedProvider:
     def _answer(
         self, request: SimRequest, parsed: ParsedRequest, context: PersonaContext
     ) -> tuple[Script, str]:
-        """What the persona says; and "limit" or "queue_full" if that is all it says."""
+        """Return the persona's script, and the reason of a refusal: "limit", "queue_full" or ""."""
         if request.method == "POST":
             if limited := self._limited(parsed, context):
                 return limited.script(), "limit"
@@ -153,7 +161,7 @@ class SimulatedProvider:
         return self.persona.answer(request, parsed, context), ""
 
     def _limited(self, parsed: ParsedRequest, context: PersonaContext) -> FixedResponse | None:
-        """The refusal, if the caller's limits do not cover this request; else it is paid for."""
+        """Charge the request to the rate limits. Return the refusal if they do not cover it, else None."""
         now_s = self._epoch_s + self.now()
         excess = self.account.take(price(parsed.prompt_tokens, answer_tokens(parsed, context.profile)), now_s)
         if excess is None:
@@ -178,7 +186,7 @@ class SimulatedProvider:
 def make(
     settings: SimulatorSettings, *, now: Callable[[], float], epoch_s: int = EPOCH_S
 ) -> tuple[dict[str, SimulatedProvider], Ledger]:
-    """All providers by name, and the ledger they share. `now`: as in SimulatedProvider."""
+    """Return all providers by name, and the ledger that they share. `now`: as in SimulatedProvider."""
     ledger, providers = Ledger(), {}
     accounts: dict[str, Account] = {}
     for wanted in settings.providers:
@@ -202,19 +210,19 @@ def make(
         provider.set_faults(wanted.faults)
         providers[wanted.name] = provider
     for i, (fault, names) in enumerate(settings.shared_faults):
-        for name in names:  # the same chance for each: what is drawn strikes all of them at once
+        for name in names:  # equal generators: a drawn outage hits all of these providers at the same time
             providers[name].add_fault(fault, random.Random(f"{settings.seed}/shared/{i}"))
     return providers, ledger
 
 
 def _derived_rng(rng: random.Random) -> random.Random:
-    """An rng of its own, so that the other's draws stay as they are."""
+    """Return a generator that depends on `rng` without drawing from it."""
     copy = random.Random()
     copy.setstate(rng.getstate())
     return random.Random(f"connections/{copy.getrandbits(64)}")
 
 
 def with_headers(script: Script, more: Mapping[str, str]) -> Script:
-    """The script with more headers; those it has already stay."""
+    """Yield the script with more headers; a header that the script sets itself wins."""
     for action in script:
         yield Head(action.status, {**more, **action.headers}) if isinstance(action, Head) else action

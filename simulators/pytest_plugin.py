@@ -1,11 +1,11 @@
-"""A fixture for any project that talks to AI providers; pytest finds it where this package is installed.
+"""A pytest plugin with simulated providers as a fixture. pytest finds it where this package is installed.
 
-    def test_we_ask_again(dub5_provider):
+    def test_we_retry(dub5_provider):
         provider = dub5_provider("openai", {"kind": "sequence", "steps": ["status:500"]})
         assert our_client(base_url=f"{provider.url}/v1").ask("hi")
         assert [line.status for line in provider.ledger()] == [500, 200]
 
-Nothing but this file is loaded until a test asks for the fixture.
+Only this file is loaded until a test uses the fixture.
 """
 
 import importlib
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def dub5_beside() -> "Iterator[SimulatorThread]":
-    """The thread that all simulated providers of the session live in."""
+def dub5_simulator_thread() -> "Iterator[SimulatorThread]":
+    """Start the thread that all simulated providers of the session run in."""
     simulator_thread: SimulatorThread = importlib.import_module(
         "dub5.simulators.server.thread"
     ).SimulatorThread()
@@ -29,17 +29,18 @@ def dub5_beside() -> "Iterator[SimulatorThread]":
 
 
 @pytest.fixture
-def dub5_provider(dub5_beside: "SimulatorThread") -> "Iterator[Callable[..., ProviderHandle]]":
-    """Starts providers: `dub5_provider(persona="openai", *faults, **table)`; they end with the test.
+def dub5_provider(dub5_simulator_thread: "SimulatorThread") -> "Iterator[Callable[..., ProviderHandle]]":
+    """Return a function that starts providers: `dub5_provider(persona="openai", *faults, **table)`.
 
-    Faults as in `PUT /faults`, or in short ("cut:5:reset"); `table` as a `[[provider]]` of the TOML file, and `seed`.
+    The providers end with the test. `faults` are as in `PUT /faults`, or in short ("cut:5:reset"); `table` is
+    as a `[[provider]]` of the TOML file, and `seed`.
     """
     started: list[ProviderHandle] = []
 
     def start(persona: str = "openai", *faults: object, **table: object) -> "ProviderHandle":
-        started.append(dub5_beside.start(persona, faults, table))
+        started.append(dub5_simulator_thread.start(persona, faults, table))
         return started[-1]
 
     yield start
-    for simulated in started:
-        simulated.close()
+    for provider in started:
+        provider.close()

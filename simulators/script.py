@@ -1,9 +1,9 @@
-"""What a simulated provider does, as data.
+"""The script of an answer: what a simulated provider does, as a lazy sequence of actions.
 
     request -> persona (a healthy script) -> fault, fault ... (script to script) -> front end plays it
-                                                              sockets.py | virtual/wire.py
+                                                              server/sockets.py | virtual/wire.py
 
-A script is a lazy sequence of actions, so an endless or a very slow answer costs nothing until it is played.
+A script is lazy, so an endless or a very slow answer costs nothing until it is played.
 The front end closes the script when the client leaves: a `finally` in a generator runs then.
 """
 
@@ -20,17 +20,17 @@ class Wait:
 
 
 class Gate:
-    """Holds up one script at a time, until somebody opens it."""
+    """A gate that holds up one script at a time until it is opened."""
 
     def __init__(self) -> None:
         self._wake: Callable[[], None] | None = None
 
     def hold(self, wake: Callable[[], None]) -> None:
-        """For front ends: `wake` is called when the gate opens, once."""
+        """Register the front end's `wake`; it is called once, when the gate opens."""
         self._wake = wake
 
     def open(self) -> None:
-        """Lets through whoever is held up now; the script looks again whether its turn has come."""
+        """Wake the script that is held up now; the script checks again whether it may go on."""
         wake, self._wake = self._wake, None
         if wake is not None:
             wake()
@@ -54,7 +54,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Bytes of the body; `tokens` says how many tokens of the answer they carry."""
+    """Bytes of the body; `tokens` is the number of the answer's tokens in them."""
 
     data: bytes
     tokens: int = 0
@@ -106,11 +106,11 @@ Respond = Callable[[SimRequest], Script]
 
 
 class Dropped(Exception):
-    """Thrown into a script when its connection is lost, and not by the client."""
+    """Thrown into a script whose connection the provider loses; a client that leaves only closes it."""
 
 
 def drop(script: Script) -> None:
-    """Ends a script whose connection is lost at the provider's side."""
+    """End a script whose connection is lost at the provider's side."""
     if isinstance(script, Generator):
         with contextlib.suppress(Dropped, StopIteration):
             script.throw(Dropped())

@@ -1,4 +1,7 @@
-"""What to simulate, read from the command line and, if there is one, a TOML file. The command line wins."""
+"""Settings of the simulators, from the command line and an optional TOML file. The command line wins.
+
+Call `build(read_file(path), providers, keys, ...)`.
+"""
 
 import dataclasses
 import difflib
@@ -28,12 +31,12 @@ Words = Annotated[int, Meta(ge=1, le=100_000)]
 
 
 class BadSettings(ValueError):
-    """Settings that cannot be used; the message says what to change."""
+    """Invalid settings; the message says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedProviderSettings:
-    """One provider. `port` 0 takes any free one; `key` None accepts any key, and none."""
+    """Settings of one provider. `port` 0 takes a free port; `key` None accepts any key, or none."""
 
     name: str
     persona: str
@@ -46,17 +49,19 @@ class SimulatedProviderSettings:
     limits: Limits = field(default_factory=Limits)
     capacity: Capacity = field(default_factory=Capacity)
     tls: bool = False
-    edge: str | None = None  # none, cloudflare, nginx, vercel; None: what stands in front of the original
+    edge: str | None = None  # none, cloudflare, nginx, vercel; None: the edge of the real provider
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatorSettings:
-    """All providers, the port of the admin API, and the seed of everything that chance decides."""
+    """Settings of all providers, the port of the admin API, and the seed of all random decisions."""
 
     providers: tuple[SimulatedProviderSettings, ...]
     admin_port: int = 0
     seed: int = 0
-    shared_faults: tuple[tuple[Fault, tuple[str, ...]], ...] = ()  # and the names they strike, all at once
+    shared_faults: tuple[
+        tuple[Fault, tuple[str, ...]], ...
+    ] = ()  # each with the providers that it hits together
 
 
 class _ProviderTable(Struct, forbid_unknown_fields=True):
@@ -91,7 +96,7 @@ def build(
     port_base: int | None = None,
     **over: Any,
 ) -> SimulatorSettings:
-    """Settings from a parsed file and the command line's words. Raises BadSettings.
+    """Return the settings of a parsed file and of the command line. Raises BadSettings.
 
     `providers` are `name=persona`, `keys` are `name=key`; `over` may set latency, words, seed and admin_port.
     """
@@ -105,7 +110,7 @@ def build(
     known = {provider.name: provider for provider in made}
     for name, key in (_pair(k, "--require-key", "one=sk-test") for k in keys):
         if name not in known:
-            raise BadSettings(f"--require-key: no provider `{name}`; there are: {', '.join(known)}")
+            raise BadSettings(f"--require-key: no provider `{name}`; providers: {', '.join(known)}")
         known[name] = dataclasses.replace(known[name], key=key)
     listed = list(known.values())
     if len(listed) < len(made):
@@ -114,27 +119,27 @@ def build(
         listed = [dataclasses.replace(p, port=port_base + i) for i, p in enumerate(listed)]
     ports = [*(p.port for p in listed), read.admin_port]
     if not all(0 <= port <= PORT_MAX for port in ports):
-        raise BadSettings(f"ports end at {PORT_MAX}")
+        raise BadSettings(f"a port must be at most {PORT_MAX}")
     taken = [port for port in ports if port]
     if len(set(taken)) < len(taken):
-        raise BadSettings(f"one port is given twice among {', '.join(map(str, taken))}")
+        raise BadSettings(f"the same port is given twice: {', '.join(map(str, taken))}")
     shared = tuple(_shared(dict(table), known) for table in read.fault)
     return SimulatorSettings(tuple(listed), read.admin_port, read.seed, shared)
 
 
 def read_file(path: str) -> Mapping[str, Any]:
-    """A TOML file as it is. Raises BadSettings."""
+    """Parse a TOML file. Raises BadSettings."""
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
     except OSError as error:
         raise BadSettings(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadSettings(f"{path} is no TOML: {error}") from None
+        raise BadSettings(f"{path} is not valid TOML: {error}") from None
 
 
 def _tables(read: _File, pairs: Sequence[tuple[str, str]]) -> list[_ProviderTable]:
-    """The file's providers, then those of the command line, which take the place of any of their name."""
+    """Return the providers of the file and of the command line, which replace those of the same name."""
     named = dict(pairs)
     if len(named) < len(pairs):
         raise BadSettings("two providers have the same name")
@@ -146,7 +151,7 @@ def _tables(read: _File, pairs: Sequence[tuple[str, str]]) -> list[_ProviderTabl
 
 def _provider(table: _ProviderTable, read: _File, given: set[str]) -> SimulatedProviderSettings:
     if not NAME.fullmatch(table.name):
-        raise BadSettings(f"`{table.name}` is no name: letters, digits, `.`, `_` and `-`, please")
+        raise BadSettings(f"`{table.name}` is not a valid name: use letters, digits, `.`, `_` and `-`")
     _choose(table.persona, PERSONAS, f"persona of `{table.name}`")
     latency = read.latency if "latency" in given or table.latency is None else table.latency
     _choose(latency, PRESETS, f"latency of `{table.name}`")
@@ -174,10 +179,10 @@ def _provider(table: _ProviderTable, read: _File, given: set[str]) -> SimulatedP
 
 
 def _shared(table: dict[str, Any], known: Mapping[str, object]) -> tuple[Fault, tuple[str, ...]]:
-    """A fault of the whole world: of the providers it names, or of all."""
+    """Parse a shared fault: it hits the providers that it names, or all."""
     names = table.pop("providers", list(known))
     if not isinstance(names, list) or not set(map(str, names)) <= set(known):
-        raise BadSettings(f"fault: `providers` is a list of these: {', '.join(known)}")
+        raise BadSettings(f"fault: `providers` must be a list of: {', '.join(known)}")
     try:
         return parse_fault(table), tuple(dict.fromkeys(names))
     except BadFault as error:
@@ -187,7 +192,7 @@ def _shared(table: dict[str, Any], known: Mapping[str, object]) -> tuple[Fault, 
 def _pair(text: str, option: str, example: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
-        raise BadSettings(f"{option} takes a pair such as {example}, not `{text}`")
+        raise BadSettings(f"{option} must be a pair such as {example}, not `{text}`")
     return name, value
 
 
@@ -195,4 +200,4 @@ def _choose(value: str, known: Mapping[str, object], what: str) -> None:
     if value not in known:
         near = difflib.get_close_matches(value, known, n=1)
         hint = f"; did you mean `{near[0]}`?" if near else ""
-        raise BadSettings(f"{what}: `{value}` is unknown; there are: {', '.join(known)}{hint}")
+        raise BadSettings(f"{what}: `{value}` is unknown; valid: {', '.join(known)}{hint}")

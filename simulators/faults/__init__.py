@@ -1,0 +1,1 @@
+"""Faults of simulated providers: of answers, of HTTP framing and of connections."""

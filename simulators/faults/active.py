@@ -1,6 +1,6 @@
-"""A fault that is set: whether it strikes the request, or the connection, at hand.
+"""An active fault: decides whether the fault applies to a request, or to a new connection.
 
-Time and luck are given; equal ones decide alike.
+Time and random generator are arguments: equal ones give equal decisions.
 """
 
 import random
@@ -15,7 +15,7 @@ from dub5.simulators.script import SimRequest
 
 @dataclass
 class Flap:
-    """An outage that comes and goes: off and on for times that are drawn around their means."""
+    """An outage that comes and goes: off and on for times drawn from exponential distributions."""
 
     up_s: float
     down_s: float
@@ -25,7 +25,7 @@ class Flap:
     openings: int = 0  # how often it has begun
 
     def is_on(self, t_s: float) -> bool:
-        """Whether it is on at `t_s` after it began; asked in the order of time."""
+        """Return whether the outage is on `t_s` after its begin. Calls must be in the order of time."""
         if self.until_s < 0:
             self.until_s = self._drawn()
         while t_s >= self.until_s:
@@ -40,7 +40,7 @@ class Flap:
 
 @dataclass(eq=False)
 class ActiveFault:
-    """A fault in force since `since_s`, and how often it was met."""
+    """A fault that is active since `since_s`, with counts of what it matched and hit."""
 
     fault: Fault
     since_s: float = 0.0
@@ -55,7 +55,10 @@ class ActiveFault:
     def apply_to(
         self, request: SimRequest, parsed: ParsedRequest, now_s: float, rng: random.Random
     ) -> Fault | None:
-        """What hits this request, if anything. Draws in any case: the luck of the faults after it stays the same."""
+        """Return the fault that hits this request, or None.
+
+        Draws in any case, so that the draws of the faults after this one stay the same.
+        """
         drawn = rng.random()
         if isinstance(self._due(), Unreachable) or not (self._matches(request, parsed) and self.is_on(now_s)):
             return None
@@ -64,14 +67,14 @@ class ActiveFault:
     def apply_to_connection(
         self, stage: ConnectStage, now_s: float, rng: random.Random
     ) -> Unreachable | None:
-        """What hits a new connection at this stage, if anything; draws in any case."""
+        """Return the fault that hits a new connection at this stage, or None. Draws in any case."""
         drawn, due = rng.random(), self._due()
         if not isinstance(due, Unreachable) or due.stage != stage or not self.is_on(now_s):
             return None
         return due if self._applied(drawn) else None
 
     def is_on(self, now_s: float) -> bool:
-        """Whether its window is open."""
+        """Return whether the fault's time window is open."""
         fault, t_s = self.fault, self._t_s(now_s)
         if t_s < 0:
             return False
@@ -82,7 +85,7 @@ class ActiveFault:
         return self._flap is None or self._flap.is_on(t_s)
 
     def openings(self, now_s: float) -> int:
-        """How often its window has opened until now."""
+        """Return how often the fault's time window has opened until now."""
         fault, t_s = self.fault, self._t_s(now_s)
         if t_s < 0:
             return 0
@@ -92,7 +95,7 @@ class ActiveFault:
         return 1 if fault.every_s is None else 1 + int(t_s // fault.every_s)
 
     def next_change_s(self, now_s: float) -> float | None:
-        """When its window opens or closes next, if it ever does."""
+        """Return the time at which the window opens or closes next, or None if it never does."""
         fault, t_s = self.fault, self._t_s(now_s)
         if t_s < 0:
             return now_s - t_s
@@ -108,11 +111,11 @@ class ActiveFault:
         return now_s - t_s + min(ends) if ends else None
 
     def _t_s(self, now_s: float) -> float:
-        """Seconds since it can strike; below 0 before that."""
+        """Return the seconds since the first window opened; below 0 before that."""
         return now_s - self.since_s - (self.fault.at_s or 0.0)
 
     def _due(self) -> Fault | None:
-        """What strikes next, if anything does."""
+        """Return the fault for the next match: the current step of a sequence, else the fault itself."""
         return self.fault.step(self.seen + 1) if isinstance(self.fault, Sequence) else self.fault
 
     def _applied(self, drawn: float) -> Fault | None:
@@ -125,5 +128,5 @@ class ActiveFault:
 
     def _matches(self, request: SimRequest, parsed: ParsedRequest) -> bool:
         if isinstance(self.fault, Sequence) and request.method != "POST":
-            return False  # a look at the models must not use up a step
+            return False  # a GET of the models must not use up a step
         return self.fault.model in (None, parsed.model)

@@ -1,9 +1,10 @@
-"""What can go wrong with an answer: functions from script to script, so that they compose.
+"""Faults of answers: functions from script to script, so that they compose.
 
-    healthy script -> fault -> fault -> what is played
+    healthy script -> fault -> fault -> script that is played
 
-A fault is written as an object with a `kind`: {"kind": "cut", "after_tokens": 5, "how": "reset"}, or in short as
-"cut:5:reset": the kind and its own fields in their order. What says when it applies is in base.py.
+A fault is written as an object with a `kind`: {"kind": "cut", "after_tokens": 5, "how": "reset"}, or in short
+as "cut:5:reset": the kind and its own fields in their order. The fields that say when a fault applies are in
+base.py. Call `parse_fault` for either form.
 """
 
 import dataclasses
@@ -30,21 +31,21 @@ from dub5.simulators.script import Close, Data, End, Hang, Head, Reset, Script, 
 
 LIMIT_RETRY_AFTER_S = 20.0  # with a 429, unless the fault says otherwise
 DEPRECATED = (
-    "\u26a0\ufe0f **IMPORTANT NOTICE** \u26a0\ufe0f\n\nThe legacy text API is being deprecated for **authenticated users**. "
-    "Please migrate to our new service."
+    "\u26a0\ufe0f **IMPORTANT NOTICE** \u26a0\ufe0f\n\n"
+    "The legacy text API is being deprecated for **authenticated users**. Please migrate to our new service."
 )
 GARBAGE_JSON = b'{"id":"chatcmpl-sim","object":"chat.comp\x00\xff<<<'
 GARBAGE_EVENT = b'data: {"id":"chatcmpl-sim","choices":[{"index":0,"delta":{"conte\n\n'
 
 
 class BadFault(ValueError):
-    """A fault that cannot be understood; the message says what would be."""
+    """A fault that cannot be read or played; the message says what is valid."""
 
 
 class Status(Fault, frozen=True, tag="status"):
-    """Another answer: a status with the persona's own body for it, or with that of the edge that stands in front.
+    """Another status, with the persona's own body for it, or the body of the edge in front of the provider.
 
-    A 429 says when to come back, in 20 s; `retry_after_s` sets that time for any status, null leaves it out.
+    A 429 has `retry-after: 20`; `retry_after_s` sets the header for any status, null leaves it out.
     """
 
     status: Annotated[int, Meta(ge=200, le=999)]
@@ -54,7 +55,7 @@ class Status(Fault, frozen=True, tag="status"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.body is not None and self.body not in EDGE_PAGES:
-            raise ValueError(f"unknown body `{self.body}`; there are: {', '.join(EDGE_PAGES)}")
+            raise ValueError(f"unknown body `{self.body}`; valid bodies: {', '.join(EDGE_PAGES)}")
 
     def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         response = self._response(persona, context)
@@ -80,7 +81,7 @@ class Status(Fault, frozen=True, tag="status"):
 
 
 class Stall(Fault, frozen=True, tag="stall"):
-    """Nothing comes: for `s` seconds, or for ever. Before the end is a stream that lingers after its last event."""
+    """A stall of `s` seconds, or for ever. `before` "end": the stream stays open after its last event."""
 
     before: Point = "head"
     s: NonNegativeSeconds | None = None
@@ -90,7 +91,7 @@ class Stall(Fault, frozen=True, tag="stall"):
 
 
 class ResetAt(Fault, frozen=True, tag="reset"):
-    """The connection is reset."""
+    """A reset of the connection (TCP RST)."""
 
     before: Point = "head"
 
@@ -99,7 +100,7 @@ class ResetAt(Fault, frozen=True, tag="reset"):
 
 
 class CloseAt(Fault, frozen=True, tag="close"):
-    """The connection is closed, as if nobody were at home."""
+    """A close of the connection (TCP FIN)."""
 
     before: Point = "head"
 
@@ -108,10 +109,11 @@ class CloseAt(Fault, frozen=True, tag="close"):
 
 
 class Cut(Fault, frozen=True, tag="cut"):
-    """The answer breaks off after so many tokens; one that has no more than these stays whole.
+    """A cut of the answer after `after_tokens`; an answer that is not longer stays whole.
 
-    `how`: close, reset; error_event: the provider says so in its dialect; end_without_finish: the body ends as if
-    it were whole. A JSON answer is cut at the same share of its bytes; as error_event it is a 200 with an error in it.
+    `how`: close, reset; error_event: the provider sends an error in its dialect; end_without_finish: the body
+    ends as if it were whole. A JSON answer is cut at the same share of its bytes; as error_event it is a 200
+    with an error.
     """
 
     after_tokens: NonNegativeInt
@@ -148,7 +150,10 @@ class Cut(Fault, frozen=True, tag="cut"):
 
 
 class Garbage(Fault, frozen=True, tag="garbage"):
-    """A 200 whose JSON, or whose first token's event, is broken. `where` says which answers: JSON ones or streams."""
+    """A 200 with broken JSON, or with a broken event of the first token.
+
+    `where`: which answers are broken, JSON answers or streams.
+    """
 
     where: Literal["json", "sse"]
 
@@ -166,7 +171,7 @@ class Garbage(Fault, frozen=True, tag="garbage"):
 
 
 class Empty(Fault, frozen=True, tag="empty"):
-    """A proper, finished answer in which nothing is said."""
+    """A proper, finished answer without content."""
 
     def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
         streamed = False
@@ -184,11 +189,11 @@ def _blanked(action: Data, persona: Persona) -> Data:
     try:
         return Data(persona.blank(action.data))
     except msgspec.DecodeError:
-        return action  # another fault has had it before
+        return action  # another fault has changed the body before
 
 
 class Slow(Fault, frozen=True, tag="slow"):
-    """Every wait of the provider takes `factor` times as long; a provider of zero latency stays as it is."""
+    """A slowdown: every wait takes `factor` times as long. A provider of zero latency stays as it is."""
 
     factor: Annotated[float, Meta(ge=0, le=10_000)]
 
@@ -198,7 +203,7 @@ class Slow(Fault, frozen=True, tag="slow"):
 
 
 class Notice(Fault, frozen=True, tag="notice"):
-    """A proper 200 whose words are no answer but an announcement: sold as an answer, it says nothing of the kind."""
+    """A proper 200 whose text is an announcement of the provider, and no answer to the prompt."""
 
     text: str = DEPRECATED
 
@@ -210,10 +215,11 @@ class Notice(Fault, frozen=True, tag="notice"):
 
 
 class Sequence(Fault, frozen=True, tag="sequence"):
-    """An exact list: what happens to the 1st, 2nd, ... POST from the moment it is set.
+    """An exact list of faults for the 1st, 2nd, ... POST from the moment it is set.
 
-    steps: faults as objects or in short, and "ok" for none. After the last all is well, or, with `loop`, from the top.
-    A step "unreachable:..." is for the next new connection; POSTs on open ones are well until then.
+    steps: faults as objects or in short, "ok" for none. After the last step the provider is healthy; with
+    `loop` the steps begin again. A step "unreachable:..." waits for the next new connection; until then POSTs
+    are answered.
     """
 
     steps: Annotated[list[str | dict[str, Any]], Meta(min_length=1, max_length=100_000)]
@@ -221,24 +227,24 @@ class Sequence(Fault, frozen=True, tag="sequence"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for said in self.steps:
+        for spec in self.steps:
             try:
-                step = _step(said)
+                step = _step(spec)
             except BadFault as error:
-                raise ValueError(f"step {said!r}: {error}") from None
+                raise ValueError(f"step {spec!r}: {error}") from None
             if step is not None and step.kind == "sequence":
                 raise ValueError("a step cannot be a sequence")
             if isinstance(step, Unreachable) and (step.closes_open or self.model is not None):
-                raise ValueError("a step that is unreachable goes with neither `closes_open` nor `model`")
+                raise ValueError("a step `unreachable` allows neither `closes_open` nor `model`")
 
     def step(self, n: int) -> Fault | None:
-        """The fault of the nth request, from 1."""
+        """Return the fault of the nth request (from 1), or None."""
         if n > len(self.steps) and not self.loop:
             return None
         return _step(self.steps[(n - 1) % len(self.steps)])
 
     def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
-        return script  # its steps act, one at a time
+        return script  # ActiveFault applies the steps, one for each request
 
 
 AnyFault = (
@@ -259,32 +265,32 @@ KINDS: Mapping[str, type[Fault]] = {str(f.__struct_config__.tag): f for f in get
 
 
 def parse_fault(fault: object) -> Fault:
-    """A fault from its JSON or TOML object, or from its short form with a colon. Raises BadFault."""
-    said = _spelled_out(fault) if isinstance(fault, str) and ":" in fault else fault
-    if not isinstance(said, dict):
+    """Parse a fault from its JSON or TOML object, or from its short form with a colon. Raises BadFault."""
+    spec = _spelled_out(fault) if isinstance(fault, str) and ":" in fault else fault
+    if not isinstance(spec, dict):
         raise BadFault('a fault is an object, for example {"kind": "status", "status": 503}')
-    known = KINDS.get(str(said.get("kind")))
+    known = KINDS.get(str(spec.get("kind")))
     if known is None:
-        raise BadFault(f"unknown kind `{said.get('kind', '')}`; there are: {', '.join(KINDS)}")
+        raise BadFault(f"unknown kind `{spec.get('kind', '')}`; valid kinds: {', '.join(KINDS)}")
     try:
-        return msgspec.convert(said, known, strict=said is fault)
+        return msgspec.convert(spec, known, strict=spec is fault)
     except msgspec.ValidationError as error:
         fields = ", ".join(known.__struct_fields__)
-        raise BadFault(f"{said['kind']}: {error}. It takes: {fields}") from None
+        raise BadFault(f"{spec['kind']}: {error}. Valid fields: {fields}") from None
 
 
-def _step(said: str | dict[str, Any]) -> Fault | None:
-    if said == "ok":
+def _step(spec: str | dict[str, Any]) -> Fault | None:
+    if spec == "ok":
         return None
-    return parse_fault(said if isinstance(said, dict) or ":" in said else f"{said}:")
+    return parse_fault(spec if isinstance(spec, dict) or ":" in spec else f"{spec}:")
 
 
 def _spelled_out(text: str) -> dict[str, Any]:
-    """ "cut:5:reset" as an object; a value left empty keeps its default."""
+    """Return the object of a short form such as "cut:5:reset"; an empty value keeps its default."""
     kind, *values = text.split(":")
     if kind not in KINDS:
         return {"kind": kind}
     own = [name for name in KINDS[kind].__struct_fields__ if name not in Fault.__struct_fields__]
     if any(values[len(own) :]):
-        raise BadFault(f"`{text}` has too many values; {kind} takes: {', '.join(own) or 'none'}")
+        raise BadFault(f"`{text}` has too many values; fields of {kind}: {', '.join(own) or 'none'}")
     return {"kind": kind, **{name: value for name, value in zip(own, values, strict=False) if value}}

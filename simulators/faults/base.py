@@ -1,4 +1,4 @@
-"""What all faults share: when they strike, and the tools to change a script with.
+"""The base of all faults: the fields that say when a fault applies, and tools to change a script.
 
 matching requests --model, at_s/for_s/every_s or up_s/down_s--> in the window --first, share--> applied
 """
@@ -19,10 +19,11 @@ Point = Literal["head", "body", "first_token", "end"]
 
 
 class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """When a fault strikes. Times count from the moment it is set; without any of these, it always does.
+    """When a fault applies; without these fields always. Times count from the moment the fault is set.
 
-    share: of the requests, drawn; first: only so many; model: only requests for it. Outages: from at_s on, for for_s,
-    again every every_s; or now and then: off for up_s and on for down_s in the mean, drawn.
+    share: the share of requests, drawn; first: only the first n; model: only requests for this model.
+    Windows: from at_s on, for for_s, repeated every every_s; or drawn: off for up_s and on for down_s in the
+    mean.
     """
 
     share: Annotated[float, Meta(ge=0, le=1)] = 1.0
@@ -36,34 +37,39 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_f
 
     def __post_init__(self) -> None:
         if self.every_s is not None and (self.for_s is None or self.for_s >= self.every_s):
-            raise ValueError("`every_s` needs a shorter `for_s`: so long it strikes, so often")
+            raise ValueError("`for_s` must be shorter than `every_s` (duration < period)")
         if (self.up_s is None) != (self.down_s is None):
-            raise ValueError("`up_s` and `down_s` go together")
+            raise ValueError("`up_s` and `down_s` must be given together")
         if self.up_s is not None and self.every_s is not None:
-            raise ValueError("an outage comes every `every_s`, or drawn by `up_s` and `down_s`, not both")
+            raise ValueError(
+                "an outage is either periodic (`every_s`) or drawn (`up_s` and `down_s`), not both"
+            )
 
     @property
     def kind(self) -> str:
-        """Its name."""
+        """The name of the kind of fault."""
         return str(self.__struct_config__.tag)
 
     def prepared(self, context: PersonaContext) -> PersonaContext:
-        """The context as the persona shall see it: for faults that change what is said, not how."""
+        """Return the context for the persona: for faults that change what is said, not how."""
         return context
 
     @abstractmethod
     def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
-        """The script with this fault in it."""
+        """Return the script with this fault in it."""
 
 
 def described(fault: Fault) -> dict[str, Any]:
-    """A fault as the object that `parse_fault` reads."""
-    said: dict[str, Any] = msgspec.to_builtins(fault)
-    return {name: value for name, value in said.items() if value is not None or name == "retry_after_s"}
+    """Return a fault as the object that `parse_fault` reads."""
+    fields: dict[str, Any] = msgspec.to_builtins(fault)
+    return {name: value for name, value in fields.items() if value is not None or name == "retry_after_s"}
 
 
 def insert(script: Script, before: Point, action: Action) -> Script:
-    """The script with one action more: at once (head), after the head (body), before the first token, before the end."""
+    """Yield the script with one more action.
+
+    `before`: head (at once), body (after the head), first_token, end.
+    """
     pending = True
     if before == "head":
         pending = False
@@ -86,12 +92,12 @@ def _is_at(before: Point, action: Action) -> bool:
 
 
 def is_stream(head: Head) -> bool:
-    """Whether the answer comes as server-sent events."""
+    """Return whether the answer is a stream of server-sent events."""
     return head.headers.get("content-type", "").startswith("text/event-stream")
 
 
 def unmeasured(head: Head) -> Head:
-    """The head without a length, for a body that is about to change."""
+    """Return the head without `content-length`, for a body that is about to change."""
     return Head(
         head.status, {name: value for name, value in head.headers.items() if name != "content-length"}
     )

@@ -1,4 +1,4 @@
-"""Faults before a word of HTTP: the name, the port and the handshake fail, as those of a host that is gone."""
+"""Connection faults, before any HTTP: name lookup, TCP connect or TLS handshake fails."""
 
 from typing import Literal, get_args
 
@@ -18,10 +18,11 @@ HOWS: dict[str, tuple[str, ...]] = {
 
 
 class Unreachable(Fault, frozen=True, tag="unreachable"):
-    """New connections fail; open ones live on, unless `closes_open` ends them, busy or not, as an outage begins.
+    """New connections fail; open connections stay, unless `closes_open` ends them all when an outage begins.
 
-    resolve and connect: refused, stall; tls: close, reset, stall, garbage, expired, wrong_name. It strikes
-    connections, not requests: `share` and `first` count those, and as a step of a sequence it waits for the next.
+    resolve and connect: refused, stall; tls: close, reset, stall, garbage, expired, wrong_name. The fault
+    applies to connections: `share` and `first` count connections, and a step of a sequence waits for the next
+    connection.
     """
 
     stage: ConnectStage = "connect"
@@ -31,16 +32,18 @@ class Unreachable(Fault, frozen=True, tag="unreachable"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.how not in HOWS[self.stage]:
-            raise ValueError(f"`{self.stage}` fails by: {', '.join(HOWS[self.stage])}; not by `{self.how}`")
+            raise ValueError(
+                f"`how` of `{self.stage}` is one of {', '.join(HOWS[self.stage])}; not `{self.how}`"
+            )
         if self.closes_open and self.stage != "connect":
-            raise ValueError("`closes_open` goes with the stage `connect`")
+            raise ValueError("`closes_open` needs the stage `connect`")
         if self.model is not None:
             raise ValueError("a connection is opened before a `model` is named")
 
     @property
     def selective(self) -> bool:
-        """Whether it strikes some connections and spares others."""
+        """Whether the fault hits some connections and lets others through."""
         return self.share < 1 or self.first is not None
 
     def on(self, script: Script, persona: Persona, context: PersonaContext) -> Script:
-        return script  # who has come this far has been spared
+        return script  # a request that arrived has a connection already

@@ -1,4 +1,4 @@
-"""Answers that are broken as HTTP, below anything that is said in them."""
+"""Malformed answers: broken as HTTP, below the JSON or the events in them."""
 
 import zlib
 from typing import Literal
@@ -19,18 +19,19 @@ Malformation = Literal[
     "no_content",
     "not_sse",
 ]
-HEAD_START_S = 0.01  # for the head: in one piece with a bad chunk it would be refused as well
+HEAD_START_S = 0.01  # the head goes ahead: a client that receives both at once would reject the head as well
 SUSPENDED = (
     b"<!DOCTYPE html><html><head><title>Service Suspended</title></head><body>Suspended</body></html>\n"
 )
 
 
 class Broken(Fault, frozen=True, tag="broken"):
-    """The answer is no proper HTTP, or not what its headers say.
+    """An answer that is no proper HTTP, or not what its headers say.
 
-    how: status_line: it makes no sense; chunk: a chunk's size is no number; length_long, length_short: content-length
-    promises far more than comes, or half of it; gzip: what comes is not; utf8: bytes that are none; html, text: a web page, or the
-    same body as text/plain, with 200; no_content: 204; not_sse: the events of a stream come as application/json.
+    how: status_line: the status line is malformed; chunk: a chunk's size is no number; length_long,
+    length_short: content-length is far more than the body, or half of it; gzip: a body that does not unpack;
+    utf8: invalid bytes; html, text: a web page, or the same body as text/plain, with 200; no_content: 204;
+    not_sse: the events of a stream come as application/json.
     """
 
     how: Malformation
@@ -75,7 +76,7 @@ def _bad_chunk(script: Script) -> Script:
 
 
 def _bad_letters(script: Script) -> Script:
-    """The first token ends with half a character; the length stays."""
+    """Replace the blank after the first token by half a character; the length stays the same."""
     pending = True
     for action in script:
         if pending and isinstance(action, Data) and action.tokens:
@@ -97,7 +98,7 @@ def _bad_gzip(script: Script) -> Script:
 
 
 def _bad_length(script: Script, *, longer: bool) -> Script:
-    """A stream gets a length that it never had."""
+    """Send a wrong content-length; a stream gets a length that it never had."""
     for action in script:
         if isinstance(action, Head):
             length = 1000 if is_stream(action) else int(action.headers.get("content-length", "0"))

@@ -1,6 +1,8 @@
-"""Whether a provider can be reached: do new connections open, do open ones stay. Faults decide, listeners act.
+"""Reachability of a provider: whether new connections open and open connections stay.
 
-SimulatedProvider.set_fault --check: can it be done?--> Reachability --faults_changed--> Listener: server/ | virtual/
+Faults decide, listeners act:
+
+SimulatedProvider.set_fault --check: playable?--> Reachability --faults_changed--> Listener: server/, virtual/
        <--fault_for_new_connection, blocking_fault, drop_count, next_change_s--
 """
 
@@ -16,19 +18,25 @@ from dub5.simulators.script import Respond
 
 
 class Listener(Protocol):
-    """Where connections arrive."""
+    """A front end that accepts connections."""
 
     def why_unsupported(self, fault: Unreachable, *, selective: bool) -> str:
-        """Why this fault cannot be played here; empty if it can. `selective`: it picks among connections."""
+        """Return why this fault cannot be played here, or "".
+
+        `selective`: the fault picks among connections.
+        """
         ...
 
     def faults_changed(self) -> None:
-        """Faults have been set, or lifted."""
+        """Learn that faults were set or cleared."""
         ...
 
 
 class Reachability:
-    """What becomes of connections; `now` as in SimulatedProvider, `rng` draws shares, each stage's apart."""
+    """The connection faults of one provider, for its listeners.
+
+    `now` is as in SimulatedProvider; `rng` seeds one generator for each stage, which draws shares.
+    """
 
     def __init__(self, now: Callable[[], float], rng: random.Random) -> None:
         self._now = now
@@ -38,23 +46,23 @@ class Reachability:
         self._drop_count = 0  # by faults that are no longer set
 
     def attach(self, listener: Listener) -> None:
-        """A front end begins to ask. Raises BadFault if it cannot do what is set already."""
+        """Add a listener. Raises BadFault if it cannot play an active fault."""
         self._check(listener, [known.fault for known in self._set])
         self._listeners.append(listener)
 
     def detach(self, listener: Listener) -> None:
-        """It asks no more."""
+        """Remove a listener."""
         if listener in self._listeners:
             self._listeners.remove(listener)
 
     def check(self, faults: Iterable[Fault]) -> None:
-        """Raises BadFault, with the reason, if a front end cannot do one of them."""
+        """Check that every listener can play these faults. Raises BadFault, with the reason."""
         wanted = list(faults)
         for listener in self._listeners:
             self._check(listener, wanted)
 
     def use(self, faults: list[ActiveFault]) -> None:
-        """These are set now."""
+        """Replace the active faults, and inform the listeners."""
         now_s = self._now()
         gone = [known for known in self._set if known not in faults]
         self._drop_count += sum(_drop_count(known, now_s) for known in gone)
@@ -63,13 +71,13 @@ class Reachability:
             listener.faults_changed()
 
     def fault_for_new_connection(self, stage: ConnectStage) -> Unreachable | None:
-        """What a new connection meets at this stage; asked once for each, as it counts."""
+        """Return the fault of a new connection at this stage, or None. Call it once for each: it counts."""
         now_s = self._now()
         applied = [known.apply_to_connection(stage, now_s, self._rng_by_stage[stage]) for known in self._set]
         return next((fault for fault in applied if fault is not None), None)
 
     def blocking_fault(self) -> Unreachable | None:
-        """The fault that keeps everybody from connecting at this moment."""
+        """Return the fault that keeps all new connections from opening at this moment, or None."""
         now_s = self._now()
         for known in self._set:
             fault = known.fault
@@ -78,7 +86,7 @@ class Reachability:
         return None
 
     def still_active(self, fault: Unreachable) -> bool:
-        """Whether what a connection has met is still in force."""
+        """Return whether the fault that hit a connection is still active."""
         now_s = self._now()
         return any(
             known.is_on(now_s)
@@ -87,12 +95,15 @@ class Reachability:
         )
 
     def drop_count(self) -> int:
-        """How often until now all open connections were lost; who saw it grow drops his."""
+        """Return how often all open connections were lost.
+
+        A listener that sees it grow drops its connections.
+        """
         now_s = self._now()
         return self._drop_count + sum(_drop_count(known, now_s) for known in self._set)
 
     def next_change_s(self) -> float | None:
-        """Seconds until `blocking_fault` or `drop_count` may change by themselves."""
+        """Return the seconds until `blocking_fault` or `drop_count` may change by themselves, or None."""
         now_s = self._now()
         found = [
             at_s
@@ -109,7 +120,7 @@ class Reachability:
 
 
 def reachability_of(respond: Respond) -> Reachability | None:
-    """The reachability of whoever answers, if faults can be set on it."""
+    """Return the reachability of the provider behind `respond`, or None if it has no faults."""
     reachability = getattr(respond, "reachability", None)
     return reachability if isinstance(reachability, Reachability) else None
 

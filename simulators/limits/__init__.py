@@ -1,0 +1,1 @@
+"""Limits of simulated providers: rate limits and concurrency."""

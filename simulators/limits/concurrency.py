@@ -1,11 +1,12 @@
-"""How much a provider does at once: an M/G/c queue. Who finds no slot waits for one, in the order of arrival.
+"""Concurrency limit of a provider: slots with a FIFO queue before them (an M/G/c queue).
 
-    request --a slot is free--> served -----------------------> slot free --> the next in line
-            --none is---------> in line (at most queue_max) --^
-            --the line is full> turned away
+    request --a slot is free---> served ------------------------> slot free --> the next in the queue
+            --no slot is free--> queued (at most queue_max) --^
+            --the queue is full> rejected
 
-When a client leaves, a server that `abandons` frees the slot at once; another one finishes for nobody.
-The capacity may change meanwhile: whoever has a slot or stands in line keeps it; a slot too many is not filled again.
+When a client leaves, a provider that `abandons` frees the slot at once; another one works on until the answer
+is done. The capacity may change at any time: requests keep their slots and places; an excess slot is not
+filled again.
 """
 
 import heapq
@@ -17,11 +18,14 @@ from msgspec import Meta, Struct
 
 from dub5.simulators.script import Action, Close, Data, End, Gate, Hang, Reset, Script, Until, Wait
 
-UNSEEN_S_MAX = 600.0  # so long at most goes on what nobody waits for
+UNSEEN_S_MAX = 600.0  # maximum time of work for a client that has left
 
 
 class Capacity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`slots` 0: no bound. `queue_max`: so many wait for a slot, others are turned away; None: all wait."""
+    """A provider's capacity.
+
+    `slots` 0: unlimited. `queue_max`: maximum length of the queue; None: unlimited.
+    """
 
     slots: Annotated[int, Meta(ge=0, le=100_000)] = 0
     queue_max: Annotated[int, Meta(ge=0)] | None = None
@@ -29,7 +33,7 @@ class Capacity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class SlotQueue:
-    """The slots of one provider and the line before them; `now` as in SimulatedProvider."""
+    """The slots of one provider and the queue before them; `now` as in SimulatedProvider."""
 
     def __init__(self, capacity: Capacity, now: Callable[[], float]) -> None:
         self.capacity = capacity
@@ -39,23 +43,23 @@ class SlotQueue:
         self._queue: deque[Gate] = deque()
 
     def change(self, capacity: Capacity) -> None:
-        """Another capacity from now on; the next in line is called if there is room for it."""
+        """Change the capacity; wake the next request in the queue, which takes a slot if there is one."""
         self.capacity = capacity
         self._call_next()
 
     def snapshot(self) -> dict[str, int]:
-        """How many are being served, how many of them for nobody, and how many wait."""
+        """Return the numbers of busy slots, of those whose client has left (unseen), and of waiting requests."""
         self._has_room()
         unseen = len(self._unseen_until_s)
         return {"busy": self._busy + unseen, "unseen": unseen, "waiting": len(self._queue)}
 
     def is_full(self) -> bool:
-        """Whether the next one would be turned away."""
+        """Return whether the next request would be rejected."""
         queue_max = self.capacity.queue_max
         return queue_max is not None and len(self._queue) >= queue_max and not self._has_room()
 
     def serve(self, script: Script) -> Script:
-        """The script, as soon as there is a slot for it, and only while it has one."""
+        """Yield the script once a slot is free, and hold the slot until the script is over."""
         yield from self._wait_in_line()
         self._busy += 1
         over, resumes_s = False, 0.0
@@ -81,7 +85,9 @@ class SlotQueue:
                 yield Until(gate, None if until_s is None else max(0.0, until_s - self._now()))
         finally:
             self._queue.remove(gate)
-            self._call_next()  # it looks only after we have taken our slot: front ends wake scripts one after another
+            # The next script checks for room only after this one has its slot: front ends wake scripts in
+            # turn.
+            self._call_next()
 
     def _has_room(self) -> bool:
         while self._unseen_until_s and self._unseen_until_s[0] <= self._now():
@@ -105,7 +111,7 @@ def _wait_s(action: Action) -> float:
 
 
 def _left_s(script: Script) -> float:
-    """How long the rest of the work takes, if it comes to an end."""
+    """Return the seconds that the rest of the script takes, at most UNSEEN_S_MAX."""
     left_s = 0.0
     for action in script:
         left_s += _wait_s(action)

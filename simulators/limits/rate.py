@@ -1,7 +1,7 @@
-"""What a provider grants: buckets of requests and of tokens, which the providers of one organisation share.
+"""Rate limits of a provider: buckets of requests and tokens, shared by the providers of one organisation.
 
-request --price--> Account.take --every bucket has it--> BucketState (what the headers of the answer tell)
-                                --one has not----------> LimitExceeded (what the 429 tells: which bucket, how long)
+request --price--> Account.take --it fits every bucket--> BucketState (the headers of the answer)
+                                --it does not fit-------> LimitExceeded (the 429: which bucket, which wait)
 """
 
 import math
@@ -15,14 +15,14 @@ from msgspec import Meta, Struct
 Granted = Annotated[int, Meta(ge=1, le=10**12)]
 Distortion = Literal["true", "none", "zero", "date", "garbage"]
 SPANS_S = {"second": 1.0, "minute": 60.0, "day": 86_400.0}
-MARGIN = 1e-6  # of a token: what rounding may cost
+MARGIN = 1e-6  # of a token: tolerance for rounding
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much is granted in which time; what is left out is without limit.
+    """Rate limits of a caller; a limit that is left out does not apply.
 
-    headers: whether answers tell what is left. retry_after: "true" to the bucket, "none", "zero", an HTTP "date",
-    "garbage", or always so many seconds.
+    headers: whether answers have rate limit headers. retry_after of a 429: "true" (when the bucket has
+    refilled), "none", "zero", an HTTP "date", "garbage", or a fixed number of seconds.
     """
 
     requests_per_second: Granted | None = None
@@ -37,11 +37,14 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retry_after: Distortion | Annotated[float, Meta(ge=0, le=10**6)] = "true"
 
     def account(self, *, daily_windows: bool) -> "Account":
-        """A new one, with nothing used. Minutes refill steadily, days too, unless they begin anew at midnight (UTC)."""
+        """Return a new account with nothing used.
+
+        Buckets refill steadily; with `daily_windows` those of a day are reset at midnight (UTC) instead.
+        """
         return Account(self.buckets(daily_windows=daily_windows))
 
     def buckets(self, *, daily_windows: bool) -> "list[Bucket]":
-        """One for each limit, full."""
+        """Return one full bucket for each limit."""
         found = []
         for name in self.__struct_fields__:
             what, per, span = name.partition("_per_")
@@ -53,18 +56,18 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class BucketState:
-    """How a bucket stands: what a header can tell."""
+    """State of a bucket, as a header can report it."""
 
     what: str  # requests, tokens, input_tokens, output_tokens
     span: str  # second, minute, day
     limit: int
     remaining: int
-    reset_s: float  # until it is full again
+    reset_s: float  # seconds until the bucket is full again
 
 
 @dataclass(frozen=True, slots=True)
 class LimitExceeded:
-    """A request that does not fit. `wait_s` is infinite if it never will."""
+    """A request that does not fit into a bucket. `wait_s` is infinite if it never will."""
 
     state: BucketState
     requested: int
@@ -78,7 +81,7 @@ class LimitExceeded:
 
 @dataclass
 class Bucket:
-    """One limit and how much of it is used; times are epoch seconds and never go back."""
+    """One limit and how much of it is used. Times are epoch seconds and never go back."""
 
     what: str
     span: str
@@ -88,7 +91,7 @@ class Bucket:
     at_s: float = 0.0
 
     def wait_s(self, n: int, now_s: float) -> float:
-        """Seconds until `n` more fit; 0: they do; infinite: they never will."""
+        """Return the seconds until `n` more fit; 0: they fit now; infinite: they never will."""
         self._pass_time(now_s)
         over = self.used + n - self.limit
         if over <= MARGIN:
@@ -99,7 +102,7 @@ class Bucket:
         return span_s - now_s % span_s if self.windowed else over * span_s / self.limit
 
     def state(self, now_s: float) -> BucketState:
-        """How it stands now."""
+        """Return the state of the bucket."""
         self._pass_time(now_s)
         span_s = SPANS_S[self.span]
         reset_s = span_s - now_s % span_s if self.windowed else self.used * span_s / self.limit
@@ -128,7 +131,7 @@ class Account:
         return bool(self._buckets)
 
     def change(self, buckets: Sequence[Bucket], now_s: float) -> None:
-        """Other limits from now on. What is used stays used, but never more than the new limit."""
+        """Replace the buckets. Usage is kept, up to the new limit."""
         before = {(bucket.what, bucket.span): bucket for bucket in self._buckets}
         for bucket in buckets:
             bucket.at_s = now_s
@@ -138,7 +141,7 @@ class Account:
         self._buckets = buckets
 
     def take(self, price: Mapping[str, int], now_s: float) -> LimitExceeded | None:
-        """Pays for one request; what it cannot pay for longest is told."""
+        """Charge one request to all buckets, or to none. Return the excess with the longest wait, or None."""
         worst: LimitExceeded | None = None
         for bucket in self._buckets:
             wait_s = bucket.wait_s(price[bucket.what], now_s)
@@ -150,18 +153,18 @@ class Account:
         return worst
 
     def bucket_states(self, now_s: float) -> list[BucketState]:
-        """How all of them stand."""
+        """Return the state of each bucket."""
         return [bucket.state(now_s) for bucket in self._buckets]
 
 
 def price(input_tokens: int, output_tokens: int) -> dict[str, int]:
-    """What a request costs in every currency."""
+    """Return what a request costs, by the names of the buckets."""
     both = {"input_tokens": input_tokens, "output_tokens": output_tokens}
     return {"requests": 1, "tokens": input_tokens + output_tokens, **both}
 
 
 def distorted(headers: Mapping[str, str], limits: Limits, wait_s: float, now_s: float) -> dict[str, str]:
-    """The headers of a refusal, with the Retry-After that these limits tell."""
+    """Return the headers of a refusal, with the Retry-After that the limits configure."""
     how = limits.retry_after
     if how == "true":
         return dict(headers)
@@ -181,7 +184,7 @@ def distorted(headers: Mapping[str, str], limits: Limits, wait_s: float, now_s: 
 
 
 def by_kind(bucket_states: Sequence[BucketState], *spans: str) -> dict[str, BucketState]:
-    """One standing for each thing that is counted: of the first of these spans that is limited."""
+    """Return one state for each counted unit: that of the first of these spans that is limited."""
     found: dict[str, BucketState] = {}
     for span in spans:
         for state in bucket_states:
@@ -191,7 +194,7 @@ def by_kind(bucket_states: Sequence[BucketState], *spans: str) -> dict[str, Buck
 
 
 def duration(s: float) -> str:
-    """As Go writes it: 12ms, 1s, 6m0s, 2m59.56s, 23h0m5s."""
+    """Format a duration as Go does: 12ms, 1s, 6m0s, 2m59.56s, 23h0m5s."""
     ms = math.ceil(s * 1000 - MARGIN)
     if ms < 1000:
         return f"{ms}ms"

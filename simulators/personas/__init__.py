@@ -1,4 +1,4 @@
-"""The simulated providers' ways of speaking, by name."""
+"""Personas: the wire formats of the simulated providers, by name."""
 
 from collections.abc import Mapping
 

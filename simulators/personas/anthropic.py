@@ -1,4 +1,4 @@
-"""Anthropic Messages, in both API versions that the official package has spoken."""
+"""Anthropic Messages, in both API versions that the official package has used."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,11 +23,11 @@ from dub5.simulators.personas.openai import arguments
 from dub5.simulators.script import Script, SimRequest
 
 VERSIONS = ("2023-06-01", "2026-10-21")
-SAMPLING = ("temperature", "top_p", "top_k")  # refused by the newer version
+SAMPLING = ("temperature", "top_p", "top_k")  # rejected by the newer version
 REQUIRED = ("max_tokens", "messages", "model")
-FIELDS = """max_tokens messages model cache_control container context_management diagnostics inference_geo mcp_servers
-    metadata output_config output_format service_tier speed stop_sequences system thinking tool_choice tools
-    user_profile_id workspace_id stream temperature top_p top_k"""
+FIELDS = """max_tokens messages model cache_control container context_management diagnostics inference_geo
+    mcp_servers metadata output_config output_format service_tier speed stop_sequences system thinking
+    tool_choice tools user_profile_id workspace_id stream temperature top_p top_k"""
 KNOWN = frozenset(FIELDS.split())
 TYPICAL = {  # status: type, message
     400: ("invalid_request_error", "invalid request"),
@@ -76,8 +76,8 @@ class AnthropicPersona(Persona):
         for name in SAMPLING:
             if version != VERSIONS[0] and name in fields:
                 raise Refusal(400, f"{name}: not supported by anthropic-version {version}")
-        heat = fields.get("temperature", 0)
-        if not isinstance(heat, (int, float)) or not 0 <= heat <= 1:
+        temperature = fields.get("temperature", 0)
+        if not isinstance(temperature, (int, float)) or not 0 <= temperature <= 1:
             raise Refusal(400, "temperature: range: 0..1")
         if not isinstance(fields["max_tokens"], int) or fields["max_tokens"] < 1:
             raise Refusal(400, "max_tokens: Input should be a whole number greater than or equal to 1")
@@ -146,10 +146,10 @@ class AnthropicPersona(Persona):
         return sse("error", msgspec.json.encode(body))
 
     def blank(self, body: bytes) -> bytes:
-        said = msgspec.json.decode(body)
-        said["content"], said["stop_reason"] = [], "end_turn"
-        said["usage"]["output_tokens"] = 0
-        return msgspec.json.encode(said)
+        answer = msgspec.json.decode(body)
+        answer["content"], answer["stop_reason"] = [], "end_turn"
+        answer["usage"]["output_tokens"] = 0
+        return msgspec.json.encode(answer)
 
     def model_card(self, model: str, context: PersonaContext) -> dict[str, Any]:
         card = {"type": "model", "id": model, "display_name": model, "created_at": "2026-01-01T00:00:00Z"}
@@ -169,7 +169,7 @@ class AnthropicPersona(Persona):
 
 
 def check_messages(messages: object) -> None:
-    """Raises Refusal unless these are turns of user and assistant."""
+    """Check that these are messages of user and assistant. Raises Refusal."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise Refusal(400, "messages: Input should be a valid list")
     if not messages:
@@ -186,7 +186,7 @@ def check_messages(messages: object) -> None:
 
 
 def forced_tool(fields: Mapping[str, Any]) -> str | None:
-    """The tool that must be used: the one named, or the first of them; None if words will do."""
+    """Return the tool that must be used: the named tool, or the first; None if a text is allowed."""
     choice, tools = fields.get("tool_choice"), fields.get("tools")
     if not isinstance(choice, dict) or not isinstance(tools, list):
         return None
@@ -198,7 +198,7 @@ def forced_tool(fields: Mapping[str, Any]) -> str | None:
 def message(
     parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
 ) -> dict[str, Any]:
-    """The whole answer as one object."""
+    """Return the whole answer as one object."""
     block: dict[str, Any] = {"type": "text", "text": answer.text}
     if tool is not None:
         block = {
@@ -218,7 +218,7 @@ def message(
 
 
 def envelope(parsed: ParsedRequest, context: PersonaContext) -> dict[str, Any]:
-    """A message before anything is said."""
+    """Return a message without content."""
     head = {"id": f"msg_{context.hex(24)}", "type": "message", "role": "assistant", "model": parsed.model}
     return {**head, "content": [], "stop_reason": None, "stop_sequence": None}
 
@@ -226,7 +226,7 @@ def envelope(parsed: ParsedRequest, context: PersonaContext) -> dict[str, Any]:
 def events(
     parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
 ) -> tuple[Iterable[bytes], Iterable[bytes], Iterable[bytes]]:
-    """The stream: what comes before the tokens, one event per token, what comes after."""
+    """Return the stream: the events before the tokens, one event per token, the events after them."""
     begun = {**envelope(parsed, context), "usage": {"input_tokens": parsed.prompt_tokens, "output_tokens": 1}}
     block: dict[str, Any] = {"type": "text", "text": ""}
     delta = b'{"type":"text_delta","text":%b}'
@@ -250,17 +250,17 @@ def events(
 
 
 def stop_reason(answer: TokenizedAnswer, tool: str | None) -> str:
-    """Why the answer ends."""
+    """Return the stop reason of the answer."""
     if tool is not None:
         return "tool_use"
     return "end_turn" if answer.whole else "max_tokens"
 
 
 def typed(kind: str, **fields: Any) -> bytes:
-    """An event whose data repeats its name as `type`."""
+    """Return an event whose data repeats its name as `type`."""
     return sse(kind, msgspec.json.encode({"type": kind, **fields}))
 
 
 def sse(event: str, data: bytes) -> bytes:
-    """One server-sent event."""
+    """Return one server-sent event."""
     return b"event: %b\ndata: %b\n\n" % (event.encode(), data)

@@ -1,4 +1,4 @@
-"""What every persona shares: reading the request, choosing the answer, playing it in time.
+"""The base of all personas: parse the request, compose the answer, write the script of it.
 
 SimRequest + ParsedRequest + PersonaContext -> Persona.answer -> Script
     a Refusal on the way -> the persona's error response
@@ -22,25 +22,28 @@ JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
 MODELS_PATH = "/v1/models"
 CHARS_PER_TOKEN = 4  # of prompts; tokens of answers are counted
-OPENING_TOKENS = 7  # of an answer, beside its words
+OPENING_TOKENS = 7  # of an answer, in addition to its words
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What one simulated provider is like. `key`: the only one accepted; None accepts any, and none."""
+    """Configuration of one simulated provider.
+
+    `key`: the only accepted key; None accepts any key, or none.
+    """
 
     name: str
     latency: Latency
-    words: int = 40  # of an answer that no `max_tokens` cuts short
+    words: int = 40  # of an answer that `max_tokens` does not cut short
     key: str | None = None
     models: tuple[str, ...] = ()
-    edge: str | None = None  # what stands in front; None: what does at the original
-    saying: str | None = None  # what it says whatever it is asked
+    edge: str | None = None  # the proxy in front of the provider; None: that of the real provider
+    saying: str | None = None  # a fixed text instead of an answer to the prompt
 
 
 @dataclass(frozen=True, slots=True)
 class PersonaContext:
-    """One request's share of the world: the provider's profile, the date, and its own rng."""
+    """The context of one request: the provider's profile, the date, and a random generator of its own."""
 
     profile: Profile
     created: int  # epoch seconds
@@ -48,13 +51,13 @@ class PersonaContext:
     accept: str = ""  # the header of that name
 
     def hex(self, digits: int) -> str:
-        """A fresh id."""
+        """Draw an id of this many hex digits."""
         return f"{self.rng.getrandbits(digits * 4):0{digits}x}"
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A request's body, leniently read. `fields` is None if it is no JSON object."""
+    """A request's body, leniently parsed. `fields` is None if the body is no JSON object."""
 
     fields: Mapping[str, Any] | None
     model: str = ""
@@ -72,24 +75,24 @@ class TokenizedAnswer:
 
     @property
     def text(self) -> str:
-        """All that is said."""
+        """The whole text."""
         return "".join(self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class FixedResponse:
-    """A whole answer of known length."""
+    """A whole response of known length."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def script(self) -> Script:
-        """The page at once, without delay."""
+        """Return the script of the response, without delay."""
         return self.after((), 0)
 
     def after(self, waits: Iterable[Any], tokens: int) -> Script:
-        """The page after some waits; its body carries so many tokens."""
+        """Yield some waits, then the response; its body carries `tokens` tokens."""
         yield from waits
         yield Head(self.status, {**self.headers, "content-length": str(len(self.body))})
         yield Data(self.body, tokens)
@@ -97,7 +100,7 @@ class FixedResponse:
 
 
 class Refusal(Exception):
-    """A request that the provider turns down. `details` are for the persona's own error shape."""
+    """A request that the provider rejects. `details` are for the persona's own error shape."""
 
     def __init__(self, status: int, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -107,17 +110,17 @@ class Refusal(Exception):
 
 
 class Persona(ABC):
-    """One provider's way of speaking. It keeps nothing: one instance serves any number of providers."""
+    """The wire format of one provider. It is stateless: one instance serves any number of providers."""
 
     name: str
     chat_path: str
     models: tuple[str, ...]
     other_paths: tuple[str, ...] = ()
-    edge = "none"  # what stands in front of the original
-    daily_windows = False  # whether limits per day begin anew at midnight, not bit by bit
+    edge = "none"  # the proxy in front of the real provider
+    daily_windows = False  # whether limits per day are reset at midnight, and do not refill steadily
 
     def answer(self, request: SimRequest, parsed: ParsedRequest, context: PersonaContext) -> Script:
-        """The healthy script, or the provider's own refusal of a wrong request."""
+        """Return the healthy script, or the provider's own refusal of a wrong request."""
         try:
             return self._route(request, parsed, context)
         except Refusal as refusal:
@@ -125,75 +128,75 @@ class Persona(ABC):
 
     @abstractmethod
     def refusal(self, refusal: Refusal, context: PersonaContext) -> FixedResponse:
-        """The refusal in this provider's words."""
+        """Return the refusal in this provider's error shape."""
 
     @abstractmethod
     def error(self, status: int, context: PersonaContext) -> FixedResponse:
-        """The typical page of a status: this provider's fault, or the limit that the caller has met."""
+        """Return the typical response of an error status."""
 
     def overloaded(self, context: PersonaContext) -> FixedResponse:
-        """What is told to those for whom there is no room in the queue."""
+        """Return the response to a request that finds the queue full."""
         return self.error(503, context)
 
     def limited(self, excess: LimitExceeded, context: PersonaContext) -> FixedResponse:
-        """The refusal of a request that the caller's limits do not cover."""
+        """Return the response to a request that exceeds the caller's rate limits."""
         response = self.error(429, context)
         return FixedResponse(429, {**response.headers, **retry_after(excess)}, response.body)
 
     def limit_headers(
         self, bucket_states: Sequence[BucketState], now_s: float, *, refused: bool
     ) -> dict[str, str]:
-        """How the limits stand, as this provider's answers tell it; `now_s` is the epoch time."""
+        """Return this provider's rate limit headers; `now_s` is the epoch time."""
         return {}
 
     @abstractmethod
     def error_event(self, context: PersonaContext) -> bytes:
-        """The event that breaks a stream off."""
+        """Return the error event that breaks a stream off."""
 
     @abstractmethod
     def blank(self, body: bytes) -> bytes:
-        """A whole JSON answer without its words: nothing said, yet properly finished."""
+        """Return a whole JSON answer without its content, yet properly finished."""
 
     @abstractmethod
     def headers(self, context: PersonaContext) -> dict[str, str]:
-        """What every answer carries, beside its content type."""
+        """Return the headers of every response, without the content type."""
 
     @abstractmethod
     def check(self, request: SimRequest, fields: Mapping[str, Any]) -> None:
-        """Raises Refusal if this is no proper chat request."""
+        """Check a chat request. Raises Refusal."""
 
     @abstractmethod
     def chat(self, parsed: ParsedRequest, context: PersonaContext) -> Script:
-        """The answer to a proper chat request."""
+        """Return the answer to a valid chat request."""
 
     def other(self, path: str, fields: Mapping[str, Any], context: PersonaContext) -> Script:
-        """The answer to a POST to one of `other_paths`."""
+        """Return the answer to a POST to one of `other_paths`."""
         raise NotImplementedError(path)
 
     @abstractmethod
     def model_card(self, model: str, context: PersonaContext) -> dict[str, Any]:
-        """One line of the list of models."""
+        """Return one entry of the list of models."""
 
     def model_list(self, cards: list[dict[str, Any]]) -> dict[str, Any]:
-        """The list of models."""
+        """Return the list of models."""
         return {"object": "list", "data": cards}
 
     def not_json(self) -> Refusal:
-        """The body is no JSON object."""
+        """Return the refusal of a body that is no JSON object."""
         return Refusal(400, "The request body is not valid JSON")
 
     def key_of(self, request: SimRequest) -> str:
-        """The key that came with the request, "" if there is none."""
+        """Return the API key of the request, "" if there is none."""
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         return key.strip() if scheme.lower() == "bearer" else ""
 
     def json_response(self, status: int, body: object, context: PersonaContext, **more: str) -> FixedResponse:
-        """`body` as JSON, with this provider's headers."""
+        """Return a response with `body` as JSON and this provider's headers."""
         headers = {"content-type": JSON, **self.headers(context), **more}
         return FixedResponse(status, headers, msgspec.json.encode(body))
 
     def stream_head(self, context: PersonaContext) -> Head:
-        """How a stream begins."""
+        """Return the head of a stream."""
         return Head(200, {"content-type": SSE, "cache-control": "no-cache", **self.headers(context)})
 
     def _route(self, request: SimRequest, parsed: ParsedRequest, context: PersonaContext) -> Script:
@@ -227,15 +230,15 @@ class Persona(ABC):
 
 
 def parse_request(body: bytes) -> ParsedRequest:
-    """What a body asks, as far as it can be told."""
+    """Parse a request's body, as far as it is valid."""
     try:
         fields = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ParsedRequest(None)
     if not isinstance(fields, dict):
         return ParsedRequest(None)
-    said = [fields.get("system"), *_contents(fields.get("messages"), None)]
-    length = sum(len(_text(content)) for content in said)
+    contents = [fields.get("system"), *_contents(fields.get("messages"), None)]
+    length = sum(len(_text(content)) for content in contents)
     users = _contents(fields.get("messages"), "user")
     return ParsedRequest(
         fields,
@@ -247,19 +250,19 @@ def parse_request(body: bytes) -> ParsedRequest:
 
 
 def retry_after(excess: LimitExceeded) -> dict[str, str]:
-    """Whole seconds, never too few; nothing for what will never fit."""
+    """Return the Retry-After header in whole seconds, rounded up; no header if the request will never fit."""
     return {} if excess.too_large else {"retry-after": str(math.ceil(excess.wait_s))}
 
 
 def answer_tokens(parsed: ParsedRequest, profile: Profile) -> int:
-    """How long the answer will be."""
+    """Return the length of the answer in tokens."""
     fields, length = parsed.fields or {}, profile.words + OPENING_TOKENS
     limits = [fields.get(name) for name in ("max_tokens", "max_completion_tokens")]
     return min([length, *(n for n in limits if isinstance(n, int) and n > 0)])
 
 
 def compose_answer(parsed: ParsedRequest, context: PersonaContext, tokens_max: int | None) -> TokenizedAnswer:
-    """The self-proving answer to what was asked, in at most so many tokens."""
+    """Return the self-proving answer to the prompt, in at most `tokens_max` tokens."""
     profile = context.profile
     tokens = pieces(profile.saying or answer_text(profile.name, parsed.prompt, profile.words))
     if tokens_max is not None and tokens_max < len(tokens):
@@ -270,7 +273,7 @@ def compose_answer(parsed: ParsedRequest, context: PersonaContext, tokens_max: i
 def streamed(
     head: Head, opening: Iterable[bytes], tokens: Iterable[bytes], closing: Iterable[bytes], pace: Pace
 ) -> Script:
-    """Head, opening events, one event per token, closing events, in time."""
+    """Yield head, opening events, one event per token and closing events, with the waits of `pace`."""
     yield from pace.head()
     yield head
     for event in opening:
@@ -286,13 +289,13 @@ def streamed(
 
 
 def _contents(messages: object, role: str | None) -> list[object]:
-    """The contents of all messages, or of those of one role."""
+    """Return the contents of all messages, or of the messages of one role."""
     turns = messages if isinstance(messages, list) else []
     return [m.get("content") for m in turns if isinstance(m, dict) and role in (None, m.get("role"))]
 
 
 def _text(content: object) -> str:
-    """Content as one string, whether it came as a string or in parts."""
+    """Return a content as one string, whether it is a string or a list of parts."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []

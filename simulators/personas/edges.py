@@ -1,7 +1,7 @@
-"""What stands in front of a provider and answers in its place when it is gone: Cloudflare, nginx, Vercel.
+"""Edges: reverse proxies that answer in place of a provider that is gone: Cloudflare, nginx, Vercel.
 
-HTTP 530 is Cloudflare's "the origin cannot be resolved"; the cause is a 1xxx code inside the body, which comes
-as JSON, as a page or as one line of text, and reads the same in none of them.
+HTTP 530 is Cloudflare's "the origin cannot be resolved". The cause is a 1xxx code inside the body; the body
+is JSON, a page or one line of text, each with a different wording.
 """
 
 import functools
@@ -47,7 +47,7 @@ var cfError = {{"errorCode":{code},"rayId":"{ray}"}};</script>
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What Cloudflare says of an error of its own. `retry_after_s` None: not worth another try."""
+    """An error of Cloudflare's own. `retry_after_s` None: not retryable."""
 
     title: str
     name: str
@@ -79,20 +79,20 @@ CAUSES: Mapping[int, Cause] = {
 
 
 def cloudflare(status: int, context: PersonaContext, code: int | None = None) -> FixedResponse:
-    """Cloudflare's own error, as JSON for those who accept just that, else as a page."""
+    """Return Cloudflare's own error: JSON for clients that accept only JSON, else a page."""
     wants_json = "application/json" in context.accept and "text/html" not in context.accept
     page = cloudflare_json if wants_json else cloudflare_html
     return page(status, context, code or _cause_of(status))
 
 
 def cloudflare_text(status: int, context: PersonaContext, code: int) -> FixedResponse:
-    """One line, as old as the other two are rich."""
+    """Return the oldest form: one line of text."""
     headers = _headers(context, "text/plain; charset=UTF-8", code)
     return FixedResponse(status, headers, b"error code: %d" % code)
 
 
 def cloudflare_json(status: int, context: PersonaContext, code: int) -> FixedResponse:
-    """The form for programs, with advice on when to come back."""
+    """Return the form for programs, with Retry-After."""
     cause, headers = CAUSES[code], _headers(context, "application/json", code)
     ray = headers["cf-ray"].partition("-")[0]
     body = {
@@ -120,7 +120,7 @@ def cloudflare_json(status: int, context: PersonaContext, code: int) -> FixedRes
 
 
 def cloudflare_html(status: int, context: PersonaContext, code: int) -> FixedResponse:
-    """The page for people."""
+    """Return the page for people."""
     cause, headers = CAUSES[code], _headers(context, "text/html; charset=UTF-8", code)
     ray, at = headers["cf-ray"].partition("-")[0], f"{datetime.fromtimestamp(context.created, UTC):%F %T}"
     page = HTML.format(zone=ZONE, ray=ray, at=at, code=code, title=cause.title, what=cause.detail)
@@ -128,7 +128,7 @@ def cloudflare_html(status: int, context: PersonaContext, code: int) -> FixedRes
 
 
 def nginx(status: int, context: PersonaContext) -> FixedResponse:
-    """nginx's page, the same for every reader."""
+    """Return nginx's page, the same for every client."""
     title = {502: "502 Bad Gateway", 503: "503 Service Temporarily Unavailable", 504: "504 Gateway Time-out"}
     name = title.get(status, str(status))
     head = f"<html>\r\n<head><title>{name}</title></head>\r\n<body>\r\n<center><h1>{name}</h1></center>\r\n"
@@ -137,7 +137,7 @@ def nginx(status: int, context: PersonaContext) -> FixedResponse:
 
 
 def vercel(status: int, context: PersonaContext) -> FixedResponse:
-    """Vercel's line about a function that took too long."""
+    """Return Vercel's text about a function that took too long."""
     id = f"fra1::{context.hex(5)}-{context.created}000-{context.hex(12)}"
     body = f"An error occurred with your deployment\n\nFUNCTION_INVOCATION_TIMEOUT\n\n{id}\n"
     headers = {"content-type": "text/plain; charset=utf-8", "server": "Vercel", "x-vercel-id": id}
@@ -154,7 +154,7 @@ def _cause_of(status: int) -> int:
 
 
 class Edge(NamedTuple):
-    """What stands in front of a provider, and the statuses that it answers in its place."""
+    """A proxy in front of a provider, and the statuses that the proxy answers in the provider's place."""
 
     page: Callable[[int, PersonaContext], FixedResponse]
     statuses: frozenset[int]

@@ -1,4 +1,4 @@
-"""`/v1/embeddings`: vectors of length one that are drawn from the text, so that equal texts are equal and others far."""
+"""`/v1/embeddings`: unit vectors drawn from the text: equal for equal texts, far apart for others."""
 
 import base64
 import hashlib
@@ -10,13 +10,13 @@ from typing import Any
 
 from dub5.simulators.personas.base import CHARS_PER_TOKEN, Refusal
 
-DIMENSIONS = 256  # unless others are asked for
+DIMENSIONS = 256  # unless the request says otherwise
 DIMENSIONS_MAX = 4096
 INPUTS_MAX = 2048
 
 
 def embeddings(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of the answer. Raises Refusal."""
+    """Return the body of the answer. Raises Refusal."""
     texts = _texts(fields.get("input"))
     model = fields.get("model")
     if not isinstance(model, str) or not model:
@@ -39,7 +39,7 @@ def embeddings(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vector(text: str, size: int) -> list[float]:
-    """The one of this text."""
+    """Return the unit vector of a text."""
     rng = random.Random(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
     drawn = [rng.gauss(0.0, 1.0) for _ in range(size)]
     length = math.sqrt(sum(x * x for x in drawn)) or 1.0
@@ -47,12 +47,12 @@ def vector(text: str, size: int) -> list[float]:
 
 
 def _packed(values: Sequence[float], form: str) -> object:
-    """As numbers, or as little-endian float32 in base64, which is what the official package asks for."""
+    """Encode as numbers, or as little-endian float32 in base64, which the official package requests."""
     return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode() if form == "base64" else values
 
 
 def _texts(given: object) -> list[str]:
-    """One text, several, tokens, or several lists of tokens."""
+    """Return the texts of an input: a text, several texts, tokens, or several lists of tokens."""
     if isinstance(given, str):
         many: list[Any] = [given]
     elif isinstance(given, list) and given and all(isinstance(x, int) for x in given):

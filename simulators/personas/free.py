@@ -1,6 +1,7 @@
-"""A free tier behind Cloudflare: keyless, OpenAI's shapes when it is well, one of three error shapes when it is not.
+"""A free tier behind Cloudflare: no key, OpenAI's format for answers, one of three shapes for errors.
 
-The origin's own 429 is its limit; a 429 of a host behind it leaves as 502. When the tunnel is gone Cloudflare answers.
+The origin's own 429 is its rate limit; a 429 of a host behind the origin becomes a 502. When the tunnel is
+down, Cloudflare answers.
 """
 
 from datetime import UTC, datetime
@@ -10,7 +11,10 @@ from dub5.simulators.limits.rate import LimitExceeded
 from dub5.simulators.personas.base import FixedResponse, PersonaContext, Refusal, retry_after
 from dub5.simulators.personas.openai import OpenAIPersona
 
-TIER = "Model not found or tier not high enough. Your tier: anonymous, required tier: seed. See our docs for tiers."
+TIER = (
+    "Model not found or tier not high enough. "
+    "Your tier: anonymous, required tier: seed. See our docs for tiers."
+)
 TYPICAL = {  # status: message, code
     400: ("Bad Request", "BAD_REQUEST"),
     401: ("Authentication required", "UNAUTHORIZED"),
@@ -51,7 +55,7 @@ class FreePersona(OpenAIPersona):
         return FixedResponse(429, {**response.headers, **retry_after(excess)}, response.body)
 
     def _error_response(self, status: int, message: str, context: PersonaContext) -> FixedResponse:
-        """One of three shapes, by the luck of the day."""
+        """Return the error in one of three shapes, drawn at random."""
         code = TYPICAL.get(status, ("", "INTERNAL_ERROR"))[1]
         at = f"{datetime.fromtimestamp(context.created, UTC):%Y-%m-%dT%H:%M:%S.000Z}"
         shapes: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""Groq: OpenAI's shapes, with `x_groq`, a limit per day, 413 for what is too large and 498 for what is too much."""
+"""Groq: OpenAI's format with `x_groq`, a limit per day, 413 for a request too large and 498 for overload."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -33,13 +33,13 @@ class GroqPersona(OpenAIPersona):
     def completion(
         self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
     ) -> dict[str, Any]:
-        said = super().completion(parsed, context, answer, tool)
-        return {**said, "usage": usage(parsed, answer), "x_groq": {"id": f"req_{context.hex(26)}"}}
+        body = super().completion(parsed, context, answer, tool)
+        return {**body, "usage": usage(parsed, answer), "x_groq": {"id": f"req_{context.hex(26)}"}}
 
     def events(
         self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
     ) -> tuple[Iterable[bytes], Iterable[bytes], Iterable[bytes]]:
-        """`x_groq` rides on the first event, and again, with the usage, on the one with the finish reason."""
+        """Return OpenAI's stream with `x_groq` in the first event, and with the usage in the finish event."""
         (first,), tokens, (finish, *rest) = super().events(parsed, context, answer, tool)
         id = f"req_{context.hex(26)}"
         counts = usage(parsed, answer)
@@ -55,7 +55,7 @@ class GroqPersona(OpenAIPersona):
         return self.error(498, context)
 
     def error_event(self, context: PersonaContext) -> bytes:
-        """An error of the model's host hides in `x_groq`; there are no choices."""
+        """Return the error event: the error is in `x_groq` too, and there are no choices."""
         head = {
             "id": f"chatcmpl-{context.hex(24)}",
             "object": "chat.completion.chunk",
@@ -67,20 +67,20 @@ class GroqPersona(OpenAIPersona):
         return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
     def limited(self, excess: LimitExceeded, context: PersonaContext) -> FixedResponse:
-        said = limit_error(excess, f"`{self.models[0]}`", "`org_sim` service tier `on_demand`")
-        error = {name: said[name] for name in ("message", "type", "code")}
+        full = limit_error(excess, f"`{self.models[0]}`", "`org_sim` service tier `on_demand`")
+        error = {name: full[name] for name in ("message", "type", "code")}
         response = self.json_response(413 if excess.too_large else 429, {"error": error}, context)
         return FixedResponse(response.status, {**response.headers, **retry_after(excess)}, response.body)
 
     def limit_headers(
         self, bucket_states: Sequence[BucketState], now_s: float, *, refused: bool
     ) -> dict[str, str]:
-        """Requests are told per day, tokens per minute."""
+        """Return the headers of requests per day and tokens per minute."""
         a_day, a_minute = by_kind(bucket_states, "day", "minute"), by_kind(bucket_states, "minute", "day")
         values = {"requests": a_day.get("requests"), "tokens": a_minute.get("tokens")}
         return ratelimit_headers({what: s for what, s in values.items() if s is not None})
 
 
 def marked(event: bytes, x_groq: dict[str, Any]) -> bytes:
-    """The event with `x_groq` as its last field."""
+    """Return the event with `x_groq` as its last field."""
     return event[: -len(b"}\n\n")] + b',"x_groq":' + msgspec.json.encode(x_groq) + b"}\n\n"

@@ -1,4 +1,4 @@
-"""How OpenAI, and those who copy it, speak of limits."""
+"""Rate limit errors and headers in the format of OpenAI and of the providers that copy it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from dub5.simulators.limits.rate import BucketState, LimitExceeded, duration
 
 
 def limit_error(excess: LimitExceeded, model: str, organisation: str = "org-sim") -> dict[str, Any]:
-    """In which the numbers are true."""
+    """Return the error object of an exceeded limit, with true numbers."""
     state = excess.state
     unit = f"{state.what.replace('_', ' ')} per {'min' if state.span == 'minute' else state.span}"
     short = f"{state.what[0].upper()}P{state.span[0].upper()}"
@@ -23,7 +23,7 @@ def limit_error(excess: LimitExceeded, model: str, organisation: str = "org-sim"
 
 
 def ratelimit_headers(bucket_states: Mapping[str, BucketState]) -> dict[str, str]:
-    """`x-ratelimit-*` for requests and tokens, with durations as Go writes them."""
+    """Return `x-ratelimit-*` for requests and tokens, with durations as Go writes them."""
     found = {}
     for what, state in bucket_states.items():
         found[f"x-ratelimit-limit-{what}"] = str(state.limit)

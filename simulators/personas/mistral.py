@@ -1,4 +1,4 @@
-"""Mistral: where it differs from OpenAI, and nothing else."""
+"""Mistral: only its differences from OpenAI."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,10 +17,10 @@ from dub5.simulators.personas.base import (
 from dub5.simulators.personas.openai import DONE, OpenAIPersona, envelope, finish, usage
 from dub5.simulators.script import SimRequest
 
-FIELDS = """model messages temperature top_p top_k max_tokens min_tokens stream stop random_seed metadata n prediction
-    response_format tools tool_choice parallel_tool_calls presence_penalty frequency_penalty repetition_penalty
-    logprobs top_logprobs prompt_logprobs top_prompt_logprobs reasoning_effort prompt_mode guardrails safe_prompt
-    prompt_cache_key service_tier"""
+FIELDS = """model messages temperature top_p top_k max_tokens min_tokens stream stop random_seed metadata n
+    prediction response_format tools tool_choice parallel_tool_calls presence_penalty frequency_penalty
+    repetition_penalty logprobs top_logprobs prompt_logprobs top_prompt_logprobs reasoning_effort
+    prompt_mode guardrails safe_prompt prompt_cache_key service_tier"""
 KNOWN = frozenset(FIELDS.split())
 TYPICAL: dict[int, tuple[str, str, str | None]] = {  # status: message, type, code
     429: ("Rate limit exceeded", "rate_limited", "1300"),
@@ -30,7 +30,7 @@ TYPICAL: dict[int, tuple[str, str, str | None]] = {  # status: message, type, co
 
 
 class MistralPersona(OpenAIPersona):
-    """`/v1/chat/completions`, strict about fields it does not know."""
+    """`/v1/chat/completions`, which rejects unknown fields."""
 
     name = "mistral"
     models = ("mistral-sim", "mistral-sim-small")

@@ -1,4 +1,4 @@
-"""OpenAI chat completions, as the official package reads and writes them."""
+"""OpenAI chat completions and embeddings, as the official package reads and writes them."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +35,8 @@ NO_KEY = (
 )
 RATE_LIMIT = (
     "Rate limit reached for gpt-sim in organization org-sim on requests per min (RPM): Limit 500, Used 500, "
-    "Requested 1. Please try again in 20s. Visit https://platform.openai.com/account/rate-limits to learn more."
+    "Requested 1. Please try again in 20s. "
+    "Visit https://platform.openai.com/account/rate-limits to learn more."
 )
 TYPICAL: dict[int, tuple[str, str, str | None]] = {  # status: message, type, code
     400: ("Invalid request.", "invalid_request_error", None),
@@ -123,7 +124,7 @@ class OpenAIPersona(Persona):
     def completion(
         self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
     ) -> dict[str, Any]:
-        """The whole answer as one object."""
+        """Return the whole answer as one object."""
         message = {**self.message(context, answer, tool), "refusal": None, "annotations": []}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish(answer, tool)}
         details = {
@@ -144,7 +145,7 @@ class OpenAIPersona(Persona):
         }
 
     def message(self, context: PersonaContext, answer: TokenizedAnswer, tool: str | None) -> dict[str, Any]:
-        """What the assistant says, in words or as a call."""
+        """Return the assistant's message: a text or a tool call."""
         if tool is None:
             return {"role": "assistant", "content": answer.text}
         function = {"name": tool, "arguments": answer.text}
@@ -154,7 +155,7 @@ class OpenAIPersona(Persona):
     def events(
         self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
     ) -> tuple[Iterable[bytes], Iterable[bytes], Iterable[bytes]]:
-        """The stream: what comes before the tokens, one event per token, what comes after."""
+        """Return the stream: the events before the tokens, one event per token, the events after them."""
         options = (parsed.fields or {}).get("stream_options")
         wants_usage = isinstance(options, dict) and options.get("include_usage") is True
         head = envelope(self.id_prefix + context.hex(24), "chat.completion.chunk", parsed, context)
@@ -166,16 +167,16 @@ class OpenAIPersona(Persona):
             choice = b'{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}' % (delta, reason)
             return stem + choice + tail
 
-        said = (msgspec.json.encode(token) for token in answer.tokens)
+        texts = (msgspec.json.encode(token) for token in answer.tokens)
         if tool is None:
             first = b'{"role":"assistant","content":"","refusal":null}'
-            tokens = (event(b'{"content":%b}' % text) for text in said)
+            tokens = (event(b'{"content":%b}' % text) for text in texts)
         else:
             call = {"index": 0, "id": self.tool_id_prefix + context.hex(24), "type": "function"}
             call |= {"function": {"name": tool, "arguments": ""}}
             first = msgspec.json.encode({"role": "assistant", "content": None, "tool_calls": [call]})
             tokens = (
-                event(b'{"tool_calls":[{"index":0,"function":{"arguments":%b}}]}' % text) for text in said
+                event(b'{"tool_calls":[{"index":0,"function":{"arguments":%b}}]}' % text) for text in texts
             )
         closing = [event(b"{}", b'"%b"' % finish(answer, tool).encode())]
         if wants_usage:
@@ -221,27 +222,27 @@ class OpenAIPersona(Persona):
         return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
     def blank(self, body: bytes) -> bytes:
-        said = msgspec.json.decode(body)
-        if "choices" not in said:
-            return msgspec.json.encode({**said, "data": []})
-        message = said["choices"][0]["message"]
+        answer = msgspec.json.decode(body)
+        if "choices" not in answer:
+            return msgspec.json.encode({**answer, "data": []})
+        message = answer["choices"][0]["message"]
         message["content"] = ""
         message.pop("tool_calls", None)
-        said["choices"][0]["finish_reason"] = "stop"
-        said["usage"] |= {"completion_tokens": 0, "total_tokens": said["usage"]["prompt_tokens"]}
-        return msgspec.json.encode(said)
+        answer["choices"][0]["finish_reason"] = "stop"
+        answer["usage"] |= {"completion_tokens": 0, "total_tokens": answer["usage"]["prompt_tokens"]}
+        return msgspec.json.encode(answer)
 
     def model_card(self, model: str, context: PersonaContext) -> dict[str, Any]:
         return {"id": model, "object": "model", "created": 1_763_700_000, "owned_by": "simulators"}
 
 
 def envelope(id: str, kind: str, parsed: ParsedRequest, context: PersonaContext) -> dict[str, Any]:
-    """What a completion and each of its chunks begin with."""
+    """Return the first fields of a completion and of each of its chunks."""
     return {"id": id, "object": kind, "created": context.created, "model": parsed.model}
 
 
 def check_minimum(fields: Mapping[str, Any], param: str) -> None:
-    """Raises Refusal unless the field is absent or a whole number from 1 up."""
+    """Check that the field is absent or a whole number from 1 up. Raises Refusal."""
     value = fields.get(param)
     if value is None:
         return
@@ -256,7 +257,7 @@ def check_minimum(fields: Mapping[str, Any], param: str) -> None:
 
 
 def forced_tool(fields: Mapping[str, Any]) -> str | None:
-    """The function that must be called: the one named, or the first of them; None if words will do."""
+    """Return the function that must be called: the named one, or the first; None if a text is allowed."""
     choice, tools = fields.get("tool_choice"), fields.get("tools")
     if isinstance(choice, dict):
         return _function_name(choice)
@@ -271,18 +272,18 @@ def _function_name(tool: object) -> str | None:
 
 
 def arguments(answer: TokenizedAnswer) -> TokenizedAnswer:
-    """The answer as a function's arguments: `{"answer": "..."}` in fragments."""
+    """Return the answer as a function's arguments: `{"answer": "..."}` in fragments."""
     return TokenizedAnswer(pieces(msgspec.json.encode({"answer": answer.text}).decode()), whole=True)
 
 
 def finish(answer: TokenizedAnswer, tool: str | None) -> str:
-    """Why the answer ends."""
+    """Return the finish reason of the answer."""
     if tool is not None:
         return "tool_calls"
     return "stop" if answer.whole else "length"
 
 
 def usage(parsed: ParsedRequest, answer: TokenizedAnswer) -> dict[str, int]:
-    """Tokens of prompt and answer."""
-    given, said = parsed.prompt_tokens, len(answer.tokens)
-    return {"prompt_tokens": given, "completion_tokens": said, "total_tokens": given + said}
+    """Return the token counts of prompt and answer."""
+    prompt, completion = parsed.prompt_tokens, len(answer.tokens)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

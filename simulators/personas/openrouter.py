@@ -1,4 +1,7 @@
-"""OpenRouter: one API before many hosts. Once a host has begun, its errors come with status 200, in the body."""
+"""OpenRouter: one API in front of many hosts.
+
+Once a host has begun, its errors come with status 200, in the body.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +21,7 @@ from dub5.simulators.personas.openai import OpenAIPersona, check_minimum
 from dub5.simulators.script import Data, Script, Wait
 
 COMMENT = b": OPENROUTER PROCESSING\n\n"
-COMMENT_S = 0.5  # so often it comes while the host is silent
+COMMENT_S = 0.5  # interval of the comments while the host is silent
 HOST = "Sim Host"
 USER = "user_sim"
 TYPICAL = {  # status: message
@@ -35,7 +38,7 @@ UPSTREAM = (429, 502)
 
 
 class OpenRouterPersona(OpenAIPersona):
-    """`/v1/chat/completions`; the original has it below /api."""
+    """`/v1/chat/completions`; at the real provider below /api."""
 
     name = "openrouter"
     other_paths = ()
@@ -63,9 +66,9 @@ class OpenRouterPersona(OpenAIPersona):
     def completion(
         self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
     ) -> dict[str, Any]:
-        said = super().completion(parsed, context, answer, tool)
-        said["choices"][0]["native_finish_reason"] = said["choices"][0]["finish_reason"]
-        return {"provider": HOST, **said}
+        body = super().completion(parsed, context, answer, tool)
+        body["choices"][0]["native_finish_reason"] = body["choices"][0]["finish_reason"]
+        return {"provider": HOST, **body}
 
     def refusal(self, refusal: Refusal, context: PersonaContext) -> FixedResponse:
         message = "No auth credentials found" if refusal.details.get("kind") == "key" else refusal.message
@@ -75,9 +78,9 @@ class OpenRouterPersona(OpenAIPersona):
     def error(self, status: int, context: PersonaContext) -> FixedResponse:
         error: dict[str, Any] = {"code": status, "message": TYPICAL.get(status, "Internal Server Error")}
         if status in UPSTREAM:
-            raw = f"{self.models[0]} is temporarily rate-limited upstream. Please retry shortly, or add your own key."
+            limited = "is temporarily rate-limited upstream. Please retry shortly, or add your own key."
             error["metadata"] = {
-                "raw": raw if status == 429 else '{"error":"upstream error"}',
+                "raw": f"{self.models[0]} {limited}" if status == 429 else '{"error":"upstream error"}',
                 "provider_name": HOST,
             }
         return self.json_response(status, {"error": error, "user_id": USER}, context)
@@ -91,7 +94,7 @@ class OpenRouterPersona(OpenAIPersona):
     def limit_headers(
         self, bucket_states: Sequence[BucketState], now_s: float, *, refused: bool
     ) -> dict[str, str]:
-        """Only a refusal tells anything: the emptiest bucket, its reset in epoch milliseconds."""
+        """Return headers for refusals only: the emptiest bucket, its reset in epoch milliseconds."""
         requests = [s for s in bucket_states if s.what == "requests"]
         if not refused or not requests:
             return {}
@@ -101,7 +104,7 @@ class OpenRouterPersona(OpenAIPersona):
         return {f"x-ratelimit-{name}": str(value) for name, value in values.items()}
 
     def error_event(self, context: PersonaContext) -> bytes:
-        """An error beside a choice that ends with `error`; its code is a string here, a number elsewhere."""
+        """Return an error next to a choice that ends with `error`; its code is a string only here."""
         error = {"code": "server_error", "message": "Provider disconnected unexpectedly"}
         choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
         head = {"id": f"gen-{context.hex(24)}", "object": "chat.completion.chunk", "created": context.created}
@@ -110,7 +113,7 @@ class OpenRouterPersona(OpenAIPersona):
 
 
 def commented(script: Script) -> Script:
-    """The head goes out at once, and comments while the host is silent, so that nobody in between loses patience."""
+    """Send the head at once, and comments while the host is silent, so that no proxy on the way times out."""
     held: list[Wait] = []
     begun = False
     for action in script:

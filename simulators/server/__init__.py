@@ -1,0 +1,1 @@
+"""Simulated providers on real sockets: HTTP/1.1, TLS, the admin API."""

@@ -1,16 +1,17 @@
-"""Faults, limits, capacity and ledger over HTTP, for whoever holds the token printed at the start.
+"""The admin API: faults, limits, capacity and ledger over HTTP. It needs the token printed at the start.
 
-    GET    /faults                            what is set, on every provider
-    GET    /faults/{provider}                 on one
-    PUT    /faults/{provider}                 a fault: replaces the one of its kind; a list: replaces all
-    DELETE /faults/{provider}[?kind=stall]    heals it, of all faults or of one kind
-    GET    /limits, /limits/{provider}        its buckets, and how they stand
-    PUT    /limits/{provider}                 other limits, in place of all that it had
-    DELETE /limits/{provider}                 those of the start
-    ...    /capacity                          just so
+    GET    /faults                            active faults of all providers
+    GET    /faults/{provider}                 active faults of one provider
+    PUT    /faults/{provider}                 a fault: replaces that of its kind; a list: replaces all
+    DELETE /faults/{provider}[?kind=stall]    clears all faults, or those of one kind
+    GET    /limits, /limits/{provider}        rate limits, and the state of their buckets
+    PUT    /limits/{provider}                 replaces all limits
+    DELETE /limits/{provider}                 restores the limits of the start
+    ...    /capacity                          the same for the capacity
     GET    /ledger[?provider=one&since=N&limit=M]   lines with numbers above N, oldest first
 
-Only loopback names are taken as Host, and a page of another origin is refused: a browser must not be talked into it.
+The Host must be a loopback name, and calls of web pages from another origin are refused (DNS rebinding,
+CSRF).
 """
 
 import hmac
@@ -36,7 +37,7 @@ T = TypeVar("T", Limits, Capacity)
 
 
 class AdminCallError(Exception):
-    """A call that is turned down, with its status and a sentence."""
+    """A rejected call, with its HTTP status and message."""
 
     def __init__(self, status: int, message: str, **headers: str) -> None:
         super().__init__(message)
@@ -46,7 +47,7 @@ class AdminCallError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AdminApi:
-    """Answers admin calls; give it to `sockets.serve`."""
+    """The admin API as a function from request to script; give it to `sockets.serve`."""
 
     providers: Mapping[str, SimulatedProvider]
     ledger: Ledger
@@ -89,12 +90,12 @@ class AdminApi:
                 _need(request, "GET")
                 return self._lines(query)
         raise AdminCallError(
-            404, "there are GET, PUT and DELETE of /faults, /limits and /capacity, and GET /ledger"
+            404, "valid calls: GET, PUT and DELETE of /faults, /limits and /capacity, and GET /ledger"
         )
 
     def _provider(self, name: str) -> SimulatedProvider:
         if name not in self.providers:
-            raise AdminCallError(404, f"no provider `{name}`; there are: {', '.join(self.providers)}")
+            raise AdminCallError(404, f"no provider `{name}`; providers: {', '.join(self.providers)}")
         return self.providers[name]
 
     def _lines(self, query: Mapping[str, str]) -> object:
@@ -113,9 +114,9 @@ def _faults_of(provider: SimulatedProvider) -> list[dict[str, Any]]:
 
 
 def _limits_of(provider: SimulatedProvider) -> dict[str, Any]:
-    said = msgspec.to_builtins(provider.limits)
+    limits = msgspec.to_builtins(provider.limits)
     buckets = msgspec.to_builtins(provider.bucket_states())
-    return {**{name: value for name, value in said.items() if value is not None}, "buckets": buckets}
+    return {**{name: value for name, value in limits.items() if value is not None}, "buckets": buckets}
 
 
 def _capacity_of(provider: SimulatedProvider) -> dict[str, Any]:
@@ -129,17 +130,17 @@ READ: Mapping[str, Callable[[SimulatedProvider], object]] = {
 }
 
 
-def _put(what: str, provider: SimulatedProvider, said: object) -> None:
+def _put(what: str, provider: SimulatedProvider, value: object) -> None:
     try:
         match what:
             case "limits":
-                provider.set_limits(_read(said, Limits))
+                provider.set_limits(_read(value, Limits))
             case "capacity":
-                provider.set_capacity(_read(said, Capacity))
-            case _ if isinstance(said, list):
-                provider.set_faults([parse_fault(one) for one in said])
+                provider.set_capacity(_read(value, Capacity))
+            case _ if isinstance(value, list):
+                provider.set_faults([parse_fault(fault) for fault in value])
             case _:
-                provider.set_fault(parse_fault(said))
+                provider.set_fault(parse_fault(value))
     except ValueError as error:  # also BadFault
         raise AdminCallError(400, str(error)) from None
 
@@ -154,19 +155,19 @@ def _delete(what: str, provider: SimulatedProvider, kind: str | None) -> None:
             provider.clear_faults(kind)
 
 
-def _read(said: object, kind: type[T]) -> T:
+def _read(value: object, kind: type[T]) -> T:
     try:
-        return msgspec.convert(said, kind)
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise AdminCallError(400, f"{error}. There are: {', '.join(kind.__struct_fields__)}") from None
+        raise AdminCallError(400, f"{error}. Valid fields: {', '.join(kind.__struct_fields__)}") from None
 
 
 def _json(body: bytes) -> object:
     try:
-        said: object = msgspec.json.decode(body)
+        value: object = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise AdminCallError(400, f"the body is no JSON: {error}") from None
-    return said
+        raise AdminCallError(400, f"the body is not valid JSON: {error}") from None
+    return value
 
 
 def _json_response(status: int, body: object, **headers: str) -> FixedResponse:
@@ -177,7 +178,7 @@ def _json_response(status: int, body: object, **headers: str) -> FixedResponse:
 def _need(request: SimRequest, *methods: str) -> None:
     if request.method not in methods:
         allowed = ", ".join(methods)
-        raise AdminCallError(405, f"{request.path} takes {allowed}, not {request.method}", allow=allowed)
+        raise AdminCallError(405, f"{request.path} allows {allowed}, not {request.method}", allow=allowed)
 
 
 def _name_of(url: str) -> str | None:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as bytes: requests out of what a client sends, answers framed for it. No I/O.
+"""HTTP/1.1 as bytes: parses requests and frames responses. No I/O.
 
 bytes -> RequestReader.feed -> [Incoming ...]          Head, Data, End -> Framing -> bytes
 """
@@ -20,14 +20,14 @@ BODILESS = (204, 304)
 
 
 class RequestRejected(Exception):
-    """A request that is no request, or too large for us; the connection ends with this status."""
+    """A request that is malformed or too large; the connection ends with this status."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
         self.status = status
 
     def answer(self) -> bytes:
-        """What the client is told."""
+        """Return the response to the client."""
         body = f"{self}\n"
         head = f"HTTP/1.1 {self.status} {REASONS[self.status]}\r\ncontent-type: text/plain\r\n"
         return f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n{body}".encode("latin-1")
@@ -35,7 +35,7 @@ class RequestRejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A whole request, and what its client can take."""
+    """A whole request, and what its client supports."""
 
     request: SimRequest
     keep_alive: bool
@@ -43,7 +43,7 @@ class Incoming:
 
 
 class RequestReader:
-    """Bytes in, whole requests out, in their order; several may come at once, or one in many pieces."""
+    """A parser from bytes to whole requests, in their order; a request may arrive in any number of pieces."""
 
     def __init__(self) -> None:
         self.expects_continue = False
@@ -58,14 +58,14 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
 
     def feed(self, data: bytes) -> list[Incoming]:
-        """The requests that `data` completes. Raises RequestRejected; nothing may be fed after that."""
+        """Return the requests that `data` completes. Raises RequestRejected; feed nothing after that."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             raise RequestRejected(400, "no protocol upgrade here") from None
         except httptools.HttpParserError as error:
             raise RequestRejected(400, f"not HTTP/1.1: {error}") from None
-        if self._in_head:  # the parser hoards an unfinished header without a word
+        if self._in_head:  # the parser keeps an unfinished header without a callback
             self._head_bytes += len(data)
             self._check_head()
         if self._refused:
@@ -122,14 +122,14 @@ class RequestReader:
 
 
 class Framing:
-    """How one answer lies on the connection. `keeps`: the connection can take another one after it."""
+    """The framing of one response. `keeps`: the connection can carry another response after it."""
 
     def __init__(self, incoming: Incoming) -> None:
         self.keeps = False
         self._incoming = incoming
         self._chunked = False
         self._bodiless = False
-        self._left: int | None = None  # bytes of the body still promised; None: not said, or no number
+        self._left: int | None = None  # bytes of the body still promised; None: no length, or no number
 
     def head(self, head: Head) -> bytes:
         names = {name.lower() for name in head.headers}
@@ -158,7 +158,7 @@ class Framing:
         return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
 
     def end(self) -> bytes:
-        """The last bytes; a body that is not as long as promised costs the connection."""
+        """Return the last bytes; a body shorter than promised ends the connection."""
         if self._left:
             self.keeps = False
         return b"0\r\n\r\n" if self._chunked else b""

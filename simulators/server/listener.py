@@ -1,9 +1,9 @@
-"""The port of a provider: open, refusing or deaf, as the faults in force say; and TLS for who comes in.
+"""The listening socket of a provider: open, refusing or stalling, as the active faults demand; and its TLS.
 
-    open <--> refused   the port is held, but nobody listens: the kernel refuses
+    open <--> refused   the port is bound, but no socket listens: the kernel refuses connections
       ^-----> stall     the backlog is full: the kernel drops every SYN (Linux)
 
-Existing connections live on, unless a fault says that they end as well.
+Existing connections stay, unless a fault closes them as well.
 """
 
 import asyncio
@@ -19,26 +19,29 @@ from dub5.simulators.faults.reachability import Reachability
 from dub5.simulators.server.tls import BadHandshake, Certificates, Droppable
 
 BACKLOG = 1024
-ACCEPTS_PER_TURN = 100  # then other connections have their turn
-FILLERS = 3  # connections that fill a backlog of none
+ACCEPTS_PER_TURN = 100  # then the event loop serves other connections
+FILLERS = 3  # connections that fill a backlog of zero
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 EXHAUSTED_S = 1.0
 TIMER_S_MIN = 0.001
 
 NO_NAMES = (
-    "a name is looked up before anybody comes here: point the client at a name that does not resolve, "
+    "the client looks up the name before it connects: point the client at a name that does not resolve, "
     "for example one under `.invalid`, or use the virtual wire"
 )
 NO_TLS = "this provider speaks plain http, so there is no handshake to fail: start it with `tls = true`"
 NO_COUNT = (
-    "on real sockets the kernel refuses, one like the other: connections cannot be drawn or counted, "
+    "on real sockets the kernel refuses all connections alike: they cannot be drawn or counted, "
     "so leave out `share`, `first` and sequences; windows (at_s, for_s, every_s, up_s, down_s) work"
 )
 NO_BACKLOG = "a stalled connect needs a backlog that can be filled, as on Linux; use the virtual wire"
 
 
 class SocketListener:
-    """Listens from the moment it is made. Raises OSError if the port is taken, BadFault if a fault set cannot be done."""
+    """A listening socket, from its construction on.
+
+    Raises OSError if the port is taken, BadFault if an active fault cannot be played.
+    """
 
     def __init__(
         self,
@@ -58,10 +61,10 @@ class SocketListener:
         self._tls = tls
         self._state = "open"
         self._fillers: list[socket.socket] = []
-        self._ghosts: set[object] = set()  # addresses of fillers that may still wait in the backlog
+        self._closed_fillers: set[object] = set()  # their addresses: they may still wait in the backlog
         self._opening: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._rest: asyncio.TimerHandle | None = None
+        self._resume_timer: asyncio.TimerHandle | None = None
         if reachability is not None:
             reachability.attach(self)
         try:
@@ -76,7 +79,7 @@ class SocketListener:
 
     @property
     def port(self) -> int:
-        """Where."""
+        """The port that the socket listens on."""
         return int(self._address[1])
 
     def why_unsupported(self, fault: Unreachable, *, selective: bool) -> str:
@@ -90,7 +93,7 @@ class SocketListener:
         return NO_BACKLOG if fault.how == "stall" and sys.platform != "linux" else ""
 
     def faults_changed(self) -> None:
-        """Does what the faults of this moment say, and looks again when that may change."""
+        """Apply the active faults, and schedule the next check."""
         if self._reachability is None:
             return
         if self._timer is not None:
@@ -108,9 +111,9 @@ class SocketListener:
             self._timer = self._loop.call_later(max(after_s, TIMER_S_MIN), self.faults_changed)
 
     async def aclose(self) -> None:
-        """Listens no more; connections that are not yet open never will be."""
+        """Stop listening; connections that are not yet open are closed."""
         self._detach()
-        for timer in (self._timer, self._rest):
+        for timer in (self._timer, self._resume_timer):
             if timer is not None:
                 timer.cancel()
         self._pause()
@@ -123,7 +126,7 @@ class SocketListener:
 
     def _become(self, state: str) -> None:
         if self._state == "open":
-            self._accept()  # they came before the fault
+            self._accept()  # these connections came before the fault
         self._pause()
         self._state = state
         match state:
@@ -139,7 +142,7 @@ class SocketListener:
                 self._listen()
 
     def _bound(self) -> socket.socket:
-        """A socket that holds the port; until it listens, the kernel refuses."""
+        """Return a socket bound to the port; until it listens, the kernel refuses connections."""
         host, port = self._address
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
@@ -166,7 +169,7 @@ class SocketListener:
             self._fillers.append(filler)
 
     def _unfill(self) -> None:
-        self._ghosts = {filler.getsockname() for filler in self._fillers}
+        self._closed_fillers = {filler.getsockname() for filler in self._fillers}
         for filler in self._fillers:
             filler.close()
         self._fillers.clear()
@@ -181,21 +184,21 @@ class SocketListener:
                 if error.errno not in EXHAUSTED:
                     raise
                 self._pause()
-                self._rest = self._loop.call_later(EXHAUSTED_S, self._resume)
+                self._resume_timer = self._loop.call_later(EXHAUSTED_S, self._resume)
                 return
-            if peer in self._ghosts:
-                self._ghosts.discard(peer)
+            if peer in self._closed_fillers:
+                self._closed_fillers.discard(peer)
                 sock.close()
             else:
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # small pieces are not held back
-                self._welcome(sock)
+                self._start(sock)
 
     def _resume(self) -> None:
         if self._state == "open":
             self._loop.add_reader(self._socket, self._accept)
 
-    def _welcome(self, sock: socket.socket) -> None:
+    def _start(self, sock: socket.socket) -> None:
         factory, context = self._factory, None
         if self._tls is not None:
             fault = self._reachability.fault_for_new_connection("tls") if self._reachability else None
@@ -210,12 +213,12 @@ class SocketListener:
     def _opened(self, task: asyncio.Task[None], sock: socket.socket) -> None:
         self._opening.discard(task)
         if task.cancelled():
-            sock.close()  # it may not even have begun
+            sock.close()  # a task that is cancelled before its first step closes nothing
 
     async def _open(
         self, sock: socket.socket, factory: Callable[[], asyncio.BaseProtocol], context: ssl.SSLContext | None
     ) -> None:
-        with contextlib.suppress(OSError):  # the client did not like our certificate, or has left
+        with contextlib.suppress(OSError):  # the client rejected the certificate, or has left
             await self._loop.connect_accepted_socket(factory, sock, ssl=context)
 
     def _drop_all(self) -> None:

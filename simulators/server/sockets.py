@@ -1,11 +1,12 @@
-"""Plays scripts on real sockets, so that resets, early ends and lies about length are real.
+"""The front end on real sockets: plays scripts, so that resets, early ends and wrong lengths are real.
 
     client --bytes--> RequestReader --> respond --> Script
     client <--bytes-- Framing <--- _play: runs the script up to its next wait; the timer, or a client
                                    that reads again, calls it once more
 
-No task and no coroutine stands behind a connection: ten thousand of them cost ten thousand small objects.
-A script keeps its own time: what it waits is counted from when it should have been, not from when we were late.
+Call `serve(provider)`. A connection has neither task nor coroutine: ten thousand of them cost ten thousand
+small objects. A script keeps its own time: a wait counts from when the script was due, so lateness does not
+add up.
 """
 
 import asyncio
@@ -34,13 +35,13 @@ from dub5.simulators.server.http1 import PIPELINED_MAX, Framing, Incoming, Reque
 from dub5.simulators.server.listener import SocketListener
 from dub5.simulators.server.tls import Certificates, Droppable, reset
 
-ACTIONS_PER_TURN = 200  # then other connections have their turn
+ACTIONS_PER_TURN = 200  # then the event loop serves other connections
 BYTES_PER_WRITE = 64 * 1024
-LINGER_S = 1.0  # how long we read on after refusing a request: closing at once would reset our answer away
+LINGER_S = 1.0  # reading goes on after a rejected request: an early close would reset the response away
 
 
 class SocketServer:
-    """A listening front end. `url` has no slash at its end."""
+    """A listening server. `url` has no slash at its end."""
 
     def __init__(self, host: str, port: int, connections: set[Droppable], tls: Certificates | None) -> None:
         self.host = host
@@ -50,7 +51,7 @@ class SocketServer:
 
     @property
     def connections(self) -> int:
-        """How many are open now."""
+        """The number of open connections."""
         return len(self._connections)
 
 
@@ -58,9 +59,9 @@ class SocketServer:
 async def serve(
     respond: Respond, *, host: str = "127.0.0.1", port: int = 0, tls: Certificates | None = None
 ) -> AsyncIterator[SocketServer]:
-    """Listens while the block runs; port 0 takes any free one. Leaving the block drops every connection.
+    """Listen while the block runs; port 0 takes a free port. The end of the block aborts every connection.
 
-    Raises OSError if the port is taken, BadFault if a fault that is set cannot be done here.
+    Raises OSError if the port is taken, BadFault if an active fault cannot be played here.
     """
     connections: set[Droppable] = set()
     listener = SocketListener(
@@ -78,11 +79,11 @@ async def serve(
         while connections:
             for connection in list(connections):
                 connection.abort()
-            await asyncio.sleep(0)  # an aborted transport says goodbye in the loop's next round
+            await asyncio.sleep(0)  # an aborted transport calls connection_lost in the loop's next iteration
 
 
 class _Connection(asyncio.Protocol):
-    """One client: its requests are answered one after another."""
+    """One connection of a client: its requests are answered one after another."""
 
     def __init__(self, respond: Respond, connections: set[Droppable]) -> None:
         self._respond = respond
@@ -91,19 +92,19 @@ class _Connection(asyncio.Protocol):
         self._reader = RequestReader()
         self._waiting: deque[Incoming] = deque()
         self._script: Script | None = None
-        self._resting = False  # the script waits, or hangs
+        self._paused = False  # the script waits, or hangs
         self._stalled = False  # the client does not read
         self._timer: asyncio.Handle | None = None
-        self._due_s = 0.0  # where the script is on its own time line
+        self._due_s = 0.0  # time of the script's next action
         self._out = bytearray()
-        self._deaf = False  # the client has been refused
+        self._rejected = False  # after a rejected request nothing more is read
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf or self._transport.is_closing():
+        if self._rejected or self._transport.is_closing():
             return
         try:
             self._waiting.extend(self._reader.feed(data))
@@ -118,7 +119,7 @@ class _Connection(asyncio.Protocol):
         self._play()
 
     def eof_received(self) -> None:
-        """No HTTP client that still wants its answer closes its half: it has left."""
+        """Abort: an HTTP client that still wants its response does not close its half."""
         self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -133,22 +134,22 @@ class _Connection(asyncio.Protocol):
         self._play()
 
     def abort(self) -> None:
-        """Ends the script and the connection, at once."""
+        """End the script and the connection at once."""
         self._stop()
         self._transport.abort()
 
     def drop(self) -> None:
-        """The same, because the provider is gone."""
+        """End the script and the connection at once, because the provider is gone."""
         if self._script is not None:
             drop(self._script)
         self.abort()
 
     def _wake(self) -> None:
-        self._resting = False
+        self._paused = False
         self._play()
 
-    def _called(self) -> None:
-        """A gate opens, in the midst of another connection's doings: we go on in the loop's next round."""
+    def _gate_opened(self) -> None:
+        """Go on in the loop's next iteration: the gate may be opened within another connection's turn."""
         if self._script is not None:
             if self._timer is not None:
                 self._timer.cancel()
@@ -162,13 +163,13 @@ class _Connection(asyncio.Protocol):
         try:
             self._turn()
             self._flush()
-        except BaseException:  # a broken script must not leave its client waiting for ever
+        except BaseException:  # a script that raises must not leave its client waiting for ever
             self.abort()
             raise
 
     def _turn(self) -> None:
         for _ in range(ACTIONS_PER_TURN):
-            if self._resting or self._stalled or self._transport.is_closing():
+            if self._paused or self._stalled or self._transport.is_closing():
                 return
             if self._script is None and not self._begin():
                 return
@@ -176,10 +177,10 @@ class _Connection(asyncio.Protocol):
             self._act(next(self._script, None))
             if len(self._out) > BYTES_PER_WRITE:
                 self._flush()
-        self._rest(self._loop.call_soon(self._wake))
+        self._pause(self._loop.call_soon(self._wake))
 
     def _begin(self) -> bool:
-        """Takes up the next request; false if there is none."""
+        """Begin the next request; return False if there is none."""
         if not self._waiting:
             return False
         incoming = self._waiting.popleft()
@@ -195,16 +196,16 @@ class _Connection(asyncio.Protocol):
             case Wait(s):
                 self._due_s += s
                 if self._due_s > self._loop.time():
-                    self._rest(self._loop.call_at(self._due_s, self._wake))
+                    self._pause(self._loop.call_at(self._due_s, self._wake))
             case Until(gate, s):
-                self._rest(None if s is None else self._loop.call_later(s, self._wake_anew))
-                gate.hold(self._called)
+                self._pause(None if s is None else self._loop.call_later(s, self._wake_anew))
+                gate.hold(self._gate_opened)
             case Head():
                 self._out += self._framing.head(action)
             case Raw(data):
                 self._out += data
             case Hang():
-                self._rest(None)
+                self._pause(None)
             case End():
                 self._out += self._framing.end()
                 self._finish(keep=self._framing.keeps)
@@ -213,8 +214,8 @@ class _Connection(asyncio.Protocol):
             case Close() | None:
                 self._finish(keep=False)
 
-    def _rest(self, timer: asyncio.Handle | None) -> None:
-        self._resting, self._timer = True, timer
+    def _pause(self, timer: asyncio.Handle | None) -> None:
+        self._paused, self._timer = True, timer
 
     def _finish(self, *, keep: bool) -> None:
         self._stop()
@@ -233,22 +234,22 @@ class _Connection(asyncio.Protocol):
         self._out.clear()
 
     def _stop(self) -> None:
-        """The script is over, played to its end or not."""
+        """Close the script, whether it has been played to its end or not."""
         script, self._script = self._script, None
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._resting = None, False
+        self._timer, self._paused = None, False
         if isinstance(script, Generator):
             script.close()
 
     def _refuse(self, refused: RequestRejected) -> None:
-        """Says why, then reads on for a while without listening."""
+        """Send the reason, then read and discard for LINGER_S."""
         if self._script is not None:
             self.abort()
             return
-        self._deaf = True
+        self._rejected = True
         self._waiting.clear()
         self._transport.write(refused.answer())
         if self._transport.can_write_eof():  # not with TLS
             self._transport.write_eof()
-        self._rest(self._loop.call_later(LINGER_S, self.abort))
+        self._pause(self._loop.call_later(LINGER_S, self.abort))

@@ -1,6 +1,6 @@
-"""Simulated providers in a thread, beside a program that may block.
+"""Simulated providers in a thread, for programs and tests that block.
 
-our thread: start, set_faults, ledger --run there, wait for the result--> thread with an event loop: servers, ledgers
+caller's thread: start, set_faults, ledger --run, wait for the result--> thread with an event loop: servers
 """
 
 import asyncio
@@ -21,7 +21,10 @@ START_S = 30.0
 
 
 class SimulatorThread:
-    """The thread. `close` ends it, and every provider in it."""
+    """A thread with an event loop of simulated providers.
+
+    `close` ends the thread and every provider in it.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -29,37 +32,37 @@ class SimulatorThread:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine that runs there."""
+        """Run a coroutine in the thread and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(START_S)
 
     def start(self, persona: str, faults: Sequence[object], table: Mapping[str, object]) -> "ProviderHandle":
-        """A provider on a free port. Raises BadSettings, BadFault."""
+        """Start a provider on a free port. Raises BadSettings, BadFault."""
         rest = {"name": "one", "latency": "zero", **table}
         seed = rest.pop("seed", 0)
         settings = build({"seed": seed, "provider": [{**rest, "persona": persona}]})
         loop, begun_s = self._loop, self._loop.time()
         ((_, provider),) = make(settings, now=lambda: loop.time() - begun_s)[0].items()
-        simulated = ProviderHandle(provider, self)
-        simulated.open(tls=settings.providers[0].tls)
+        handle = ProviderHandle(provider, self)
+        handle.open(tls=settings.providers[0].tls)
         try:
             if faults:
-                simulated.set_faults(*faults)
+                handle.set_faults(*faults)
         except ValueError:
-            simulated.close()
+            handle.close()
             raise
-        return simulated
+        return handle
 
     def close(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
 class ProviderHandle:
-    """One provider: where it is, what is wrong with it, what it has seen.
+    """A running provider: its url, its faults, its ledger.
 
-    With `tls=True` clients must trust the CA in `ca_file`.
+    With TLS, clients must trust the CA in `ca_file`.
     """
 
     url: str
@@ -71,23 +74,23 @@ class ProviderHandle:
         self._stack = AsyncExitStack()
 
     def open(self, *, tls: bool = False) -> None:
-        """Listens from now on."""
-        shown = self._stack.enter_context(certificates()) if tls else None
-        self.ca_file = shown.ca_file if shown else ""
-        entering = self._stack.enter_async_context(serve(self._provider, tls=shown))
+        """Start to listen."""
+        certificate = self._stack.enter_context(certificates()) if tls else None
+        self.ca_file = certificate.ca_file if certificate else ""
+        entering = self._stack.enter_async_context(serve(self._provider, tls=certificate))
         self.url = self._simulator_thread.run(entering).url
 
     def close(self) -> None:
-        """Listens no more; every connection is dropped."""
+        """Stop listening, and drop every connection."""
         self._simulator_thread.run(self._stack.aclose())
 
     def set_faults(self, *faults: object) -> None:
-        """These faults and no others, from now on; without any it is well again. Raises BadFault."""
+        """Replace all active faults; without arguments the provider is healthy again. Raises BadFault."""
         parsed = [parse_fault(fault) for fault in faults]
         self._simulator_thread.run(_do(lambda: self._provider.set_faults(parsed)))
 
     def ledger(self) -> list[LedgerLine]:
-        """What it was asked and what it did, oldest first; requests under way are not in it."""
+        """Return the ledger's lines, oldest first; requests under way are not in it."""
         return self._simulator_thread.run(_do(self._provider.ledger.lines))
 
 

@@ -1,6 +1,6 @@
-"""TLS of a simulated provider: certificates made at its start, good and bad, and handshakes that fail.
+"""TLS of simulated providers: valid and invalid certificates, made at the start, and handshakes that fail.
 
-CA (its file is for the client to trust) --signs--> good | expired | wrong_name
+CA (the client must trust its file) --signs--> good | expired | wrong_name
 """
 
 import asyncio
@@ -53,12 +53,12 @@ subjectKeyIdentifier = hash
 
 
 class NoCertificates(ValueError):
-    """Certificates cannot be made; the message says why."""
+    """Certificates could not be made; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """What a server may show, by name: good, expired, wrong_name. All are signed by the CA in `ca_file`."""
+    """TLS contexts by certificate: good, expired, wrong_name. The CA in `ca_file` signed all of them."""
 
     ca_file: str
     contexts: Mapping[str, ssl.SSLContext]
@@ -66,17 +66,20 @@ class Certificates:
 
 @contextlib.contextmanager
 def certificates() -> Iterator[Certificates]:
-    """Made now, with `openssl`; their files are gone after the block. Takes half a second. Raises NoCertificates."""
+    """Make certificates with `openssl`, and delete their files after the block. Takes half a second.
+
+    Raises NoCertificates.
+    """
     with tempfile.TemporaryDirectory(prefix="simulators-tls-") as name:
         folder = Path(name)
         try:
             yield _made(folder)
         except FileNotFoundError:
-            raise NoCertificates("tls needs the program `openssl`, and there is none") from None
+            raise NoCertificates("tls needs the program `openssl`, which is not installed") from None
         except subprocess.SubprocessError as error:
-            said = getattr(error, "stderr", b"") or b""
+            output = getattr(error, "stderr", b"") or b""
             raise NoCertificates(
-                f"openssl made no certificate: {said.decode(errors='replace')[-300:]}"
+                f"openssl made no certificate: {output.decode(errors='replace')[-300:]}"
             ) from None
 
 
@@ -111,23 +114,23 @@ class Droppable(Protocol):
     """A connection that can be ended."""
 
     def abort(self) -> None:
-        """At once."""
+        """End the connection at once."""
         ...
 
     def drop(self) -> None:
-        """At once, because the provider is gone."""
+        """End the connection at once, because the provider is gone."""
         ...
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Ends a connection by a TCP RST."""
+    """End a connection by a TCP RST."""
     sock = cast(socket.socket, transport.get_extra_info("socket"))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     transport.abort()
 
 
 class BadHandshake(asyncio.Protocol):
-    """Hears the client's first word and never gives the right answer. `how`: close, reset, garbage, stall."""
+    """A TLS handshake that fails after the client's first message. `how`: close, reset, garbage, stall."""
 
     def __init__(self, how: str, connections: set[Droppable]) -> None:
         self._how = how

@@ -1,4 +1,7 @@
-"""Virtual time: an event loop, a network and a client that need no real one."""
+"""Virtual time: an event loop, a network and a client without real time and real sockets.
+
+Call `run(main())`.
+"""
 
 from dub5.simulators.virtual.asgi import AppFault, AppStream
 from dub5.simulators.virtual.client import AppClient, AppResponse

@@ -1,4 +1,4 @@
-"""The server's side of ASGI, without a server: one reply on its way, and an application's lifespan."""
+"""The server's side of ASGI, without a server: a reply that is arriving, and an application's lifespan."""
 
 import asyncio
 import contextvars
@@ -9,7 +9,7 @@ from typing import Any
 AsgiMessage = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
-LEAVE_S = 60.0  # how long an application may go on when it should end
+LEAVE_S = 60.0  # how long an application may go on after it should end
 
 
 class AppFault(AssertionError):
@@ -17,7 +17,7 @@ class AppFault(AssertionError):
 
 
 class AppStream:
-    """A reply that is still arriving. Status and headers are there from the start."""
+    """A reply that is still arriving. `AppClient.stream` yields it once status and headers are there."""
 
     def __init__(self, buffer_bytes_max: int) -> None:
         self.status = 0
@@ -32,7 +32,7 @@ class AppStream:
         self._to_client = asyncio.Event()  # headers, data, or the application has ended
 
     async def read(self) -> bytes:
-        """The next bytes as the application sent them; `b""` at the end of the reply."""
+        """Return the next bytes as the application sent them; `b""` at the end of the reply."""
         if not (self._data or self._complete):
             await self._until(lambda: self._data or self._complete)
         if not self._data:
@@ -43,7 +43,7 @@ class AppStream:
         return data
 
     async def body(self) -> bytes:
-        """All that is still to come."""
+        """Return the rest of the body."""
         parts = []
         while data := await self.read():
             parts.append(data)
@@ -66,7 +66,7 @@ class AppStream:
         self._to_app.set()
 
     async def _receive(self) -> AsgiMessage:
-        """ASGI `receive`: the disconnect overtakes what is left of the request, as on a real server."""
+        """Receive, as ASGI defines it: a disconnect overtakes the rest of the request, as on a server."""
         while True:
             if self._left or self._complete:
                 return {"type": "http.disconnect"}
@@ -76,7 +76,7 @@ class AppStream:
             await self._to_app.wait()
 
     async def _send(self, message: AsgiMessage) -> None:
-        """ASGI `send`: waits while the buffer is full; after the client has left it says nothing."""
+        """Send, as ASGI defines it: wait while the buffer is full; do nothing after the client has left."""
         while self._buffered >= self._buffer_bytes_max and not self._left:
             self._to_app.clear()
             await self._to_app.wait()
@@ -101,17 +101,21 @@ class AppStream:
 
 
 class Lifespan:
-    """Start-up and shutdown of an application, in one task of its own."""
+    """Start-up and shutdown of an application, in a task of its own."""
 
     def __init__(self, app: App) -> None:
         self.state: AsgiMessage = {}
         self.task: asyncio.Task[None]
         self._app = app
-        self._orders: asyncio.Queue[AsgiMessage] = asyncio.Queue()
-        self._heard: asyncio.Queue[AsgiMessage] = asyncio.Queue()
+        self._to_app: asyncio.Queue[AsgiMessage] = asyncio.Queue()
+        self._from_app: asyncio.Queue[AsgiMessage] = asyncio.Queue()
 
     async def say(self, what: str) -> None:
-        """Raises what the application raises, or AppFault with its message if it fails."""
+        """Send "startup" or "shutdown", and wait for the answer.
+
+        Raises what the application raises, or AppFault with the application's message if it reports a
+        failure.
+        """
         if what == "startup":
             scope = {
                 "type": "lifespan",
@@ -121,22 +125,22 @@ class Lifespan:
             self.task = asyncio.create_task(
                 self._serve(scope), name="app lifespan", context=contextvars.Context()
             )
-        self._orders.put_nowait({"type": f"lifespan.{what}"})
-        answer = asyncio.create_task(self._heard.get(), name=f"app lifespan {what}")
+        self._to_app.put_nowait({"type": f"lifespan.{what}"})
+        answer = asyncio.create_task(self._from_app.get(), name=f"app lifespan {what}")
         await asyncio.wait([self.task, answer], return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             answer.cancel()
             await self.task
             raise AppFault(f"the application ended before lifespan.{what}.complete")
         if answer.result()["type"] != f"lifespan.{what}.complete":
-            await asyncio.wait([self.task], timeout=LEAVE_S)  # time to raise what it told of
+            await asyncio.wait([self.task], timeout=LEAVE_S)  # time to raise the error that it reported
             if self.task.done():
                 self.task.result()
             self.task.cancel()
             raise AppFault(f"{answer.result()['type']}: {answer.result().get('message', '')}")
 
     async def _serve(self, scope: AsgiMessage) -> None:
-        await self._app(scope, self._orders.get, self._heard.put)
+        await self._app(scope, self._to_app.get, self._from_app.put)
 
 
 def _joined(headers: Any) -> dict[str, str]:

@@ -1,11 +1,11 @@
-"""A client inside the process: speaks ASGI to an application, streams both ways, leaves when it likes.
+"""An in-process ASGI client: streams both ways, and may leave at any time.
 
     async with AppClient(app) as client:                      # lifespan
         async with client.stream("POST", "/path", json={}) as reply:
             reply.status, reply.headers
             while data := await reply.read(): ...             # leaving the block early = the client leaves
 
-What the application raises is raised here. It runs on any event loop, virtual or real.
+What the application raises is raised here. The client runs on any event loop, virtual or real.
 """
 
 import asyncio
@@ -38,8 +38,9 @@ class AppResponse:
 class AppClient:
     """In-process client of an ASGI application.
 
-    `buffer_bytes_max`: how much the application may send ahead of the reader before its `send` waits.
-    `client`: the address it sees. An application without lifespan events needs `lifespan=False`.
+    `buffer_bytes_max`: bytes that the application may send ahead of the reader before its `send` waits.
+    `client`: the address that the application sees. An application without lifespan events needs
+    `lifespan=False`.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class AppClient:
         body: bytes | AsyncIterator[bytes] = b"",
         json: Any = None,
     ) -> AppResponse:
-        """The whole reply at once; takes what `stream` takes."""
+        """Send a request and return the whole reply; the arguments are those of `stream`."""
         async with self.stream(method, path, headers=headers, body=body, json=json) as reply:
             data = await reply.body()
             return AppResponse(reply.status, reply.headers, data)
@@ -95,10 +96,11 @@ class AppClient:
         json: Any = None,
         context: contextvars.Context | None = None,
     ) -> AsyncIterator[AppStream]:
-        """A reply from its first byte on. `path` is raw, with its query; `body` may arrive in pieces. `context`: what
-        the application runs in; else in one as empty as a server's.
+        """Send a request and yield the reply from its first byte on.
 
-        Leaving the block tells the application that the client has left, and waits until it has ended.
+        `path` is raw, with its query; `body` may arrive in pieces. `context`: the application's context; by
+        default an empty one, as on a server. Leaving the block sends a disconnect, and waits until the
+        application has ended.
         """
         if json is not None:
             body = jsonlib.dumps(json).encode()
@@ -167,7 +169,7 @@ async def _upload(body: AsyncIterator[bytes], reply: AppStream) -> None:
 
 
 async def _end(reply: AppStream, tasks: list[asyncio.Task[None]], error: BaseException | None) -> None:
-    """The client leaves; what the application raises now is raised, or noted on the error already on its way."""
+    """Disconnect. Raise what the application raises now, or add it as a note to the error under way."""
     app, *uploads = tasks
     reply._leave()
     for upload in uploads:

@@ -1,6 +1,6 @@
-"""How a new connection fares in virtual time: by the switches of its link, and by the faults that are set.
+"""New connections in virtual time: the switches of the link and the active faults decide whether they open.
 
-look-up -> port (connect_s) -> handshake, if it is https -> open
+look-up -> port (connect_s) -> handshake, if the url is https -> open
 resolve    connect             tls
 """
 
@@ -14,29 +14,32 @@ from dub5.service.wire.base import FailureKind, Stage, WireFailure
 from dub5.simulators.faults.connections import Unreachable
 from dub5.simulators.faults.reachability import Reachability
 
-SYN_AGAIN_S = 1.0  # a dropped SYN is sent again: who still waits then may find the port open
+SYN_AGAIN_S = 1.0  # a dropped SYN is sent again: a client that still waits then may find the port open
 TIMER_S_MIN = 1e-6
-HANDSHAKE = {"close": FailureKind.CLOSED, "reset": FailureKind.RESET}  # else it is no TLS, or none to trust
-NO_TLS = "the provider's address here is plain http, so there is no handshake to fail: give VirtualWire an https one"
+HANDSHAKE = {
+    "close": FailureKind.CLOSED,
+    "reset": FailureKind.RESET,
+}  # else no TLS, or an untrusted certificate
+NO_TLS = "the provider's url is plain http, so there is no handshake to fail: give VirtualWire an https url"
 
 
 class Connect(Enum):
-    """How a new connection fares."""
+    """What happens to new connections."""
 
     OPENS = auto()
     REFUSED = auto()
     STALLS = auto()
-    UNRESOLVED = auto()  # the name is unknown
+    UNRESOLVED = auto()  # the name does not resolve
 
 
 @dataclass
 class Link:
-    """The way to one origin; change it while the world runs."""
+    """The network link to one origin; its fields may be changed at any time."""
 
     connect: Connect = Connect.OPENS
     connect_s: float = 0.0
     stale: bool = False  # kept-alive connections turn out to be closed at their next use
-    idle: int = 0  # connections kept alive
+    idle: int = 0  # number of connections kept alive
 
 
 class VirtualCall(Protocol):
@@ -46,12 +49,12 @@ class VirtualCall(Protocol):
     loop: asyncio.AbstractEventLoop
 
     def drop(self) -> None:
-        """The provider closes its connection."""
+        """Close the connection at the provider's side."""
         ...
 
 
 class VirtualListener:
-    """Where one provider's faults meet its connections: `simulators.faults.reachability.Listener`."""
+    """A `faults.reachability.Listener`: applies one provider's faults to its virtual connections."""
 
     def __init__(
         self, origin: str, link: Link, reachability: Reachability, calls: Iterable[VirtualCall]
@@ -68,7 +71,7 @@ class VirtualListener:
         return NO_TLS if fault.stage == "tls" and not self._origin.startswith("https:") else ""
 
     def faults_changed(self) -> None:
-        """Drops every connection if a fault says so; looks again in time while there are calls under way."""
+        """Drop all connections if a fault closes them; schedule the next check while calls are under way."""
         self._forget_timer()
         drop_count, after_s = self.reachability.drop_count(), self.reachability.next_change_s()
         if drop_count == self._drop_count and after_s is None:
@@ -82,7 +85,7 @@ class VirtualListener:
             self._timer = ours[0].loop.call_later(max(after_s, TIMER_S_MIN), self.faults_changed)
 
     def close(self) -> None:
-        """Faults are no more acted upon."""
+        """Stop applying faults."""
         self.reachability.detach(self)
         self._forget_timer()
 
@@ -93,7 +96,7 @@ class VirtualListener:
 
 
 async def connected(link: Link, reachability: Reachability | None, *, tls: bool, connect_s: float) -> None:
-    """Returns when the connection is open. Raises WireFailure, after `connect_s` seconds at the latest."""
+    """Wait until the connection is open. Raises WireFailure, after `connect_s` seconds at the latest."""
     stage = Stage.RESOLVE
     try:
         async with asyncio.timeout(connect_s):

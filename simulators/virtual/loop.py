@@ -1,9 +1,9 @@
-"""An event loop whose time is a number, so that hours pass in milliseconds and equal seeds give equal runs.
+"""The virtual event loop: time is a number, so hours pass in milliseconds and equal seeds give equal runs.
 
-    ready?  yes -> shuffle them by the seed, run each, on_step(ns, name)
-            no  -> jump to the next timer;  no timer either -> Deadlock
+    callbacks ready?  yes -> shuffle them by the seed, run each, on_step(ns, name)
+                      no  -> jump to the next timer;  no timer either -> Deadlock
 
-Nothing from outside gets in: sockets, threads, processes and signals raise Escaped.
+The loop is closed to the outside: sockets, threads, processes and signals raise Escaped.
 """
 
 import asyncio
@@ -21,15 +21,16 @@ from typing import Any, NoReturn, TypeVar, TypeVarTuple
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-TURNS_MAX = 100_000  # an instant that has not ended after so many turns spins: time moves on all the same
-COLLECT_EVERY_STEPS = 50_000  # when the garbage collector runs must not depend on allocation
+TURNS_MAX = 100_000  # an instant with more turns than this spins: time moves on all the same
+COLLECT_EVERY_STEPS = 50_000  # the garbage collector must not run when allocation says so
 EPOCH_S = 1_700_000_000
 
 OUTSIDE = {
     "sockets": """getaddrinfo getnameinfo create_connection create_server create_datagram_endpoint
-        create_unix_connection create_unix_server connect_accepted_socket sock_recv sock_recv_into sock_recvfrom
-        sock_recvfrom_into sock_sendall sock_sendto sock_connect sock_accept sock_sendfile sendfile start_tls
-        add_reader add_writer remove_reader remove_writer connect_read_pipe connect_write_pipe""",
+        create_unix_connection create_unix_server connect_accepted_socket sock_recv sock_recv_into
+        sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto sock_connect sock_accept sock_sendfile
+        sendfile start_tls add_reader add_writer remove_reader remove_writer connect_read_pipe
+        connect_write_pipe""",
     "threads": "run_in_executor set_default_executor",
     "subprocesses": "subprocess_shell subprocess_exec",
     "signals": "add_signal_handler remove_signal_handler",
@@ -37,32 +38,34 @@ OUTSIDE = {
 
 
 class Escaped(BaseException):
-    """Something reached for the world outside the loop. No `except Exception` may hide it."""
+    """Code used something outside the loop. A BaseException, so that no `except Exception` hides it."""
 
 
 class Deadlock(BaseException):
-    """Everything waits and nothing is scheduled. The message names each task and where it waits."""
+    """All tasks wait and no timer is scheduled. The message names each task and where it waits."""
 
 
 class _Future(asyncio.Future[Any]):
-    """Hashed by a number: asyncio keeps futures in sets, whose order would follow memory addresses. Few are ever
-    hashed, so each gets its number then."""
+    """A future hashed by a number: asyncio keeps futures in sets, whose order would follow memory addresses.
+
+    The number is assigned at the first hash, since few futures are ever hashed.
+    """
 
     number = 0
 
     def __hash__(self) -> int:
         if not self.number:
             loop = self.get_loop()
-            assert isinstance(loop, VirtualLoop), "it was made there"
+            assert isinstance(loop, VirtualLoop), "the loop's create_future made it"
             self.number = next(loop._numbers)
         return self.number
 
 
 class _Task(asyncio.Task[Any]):
-    """Hashed by its number, for the same reason: a TaskGroup cancels its children in the order of a set."""
+    """A task hashed by its number: a TaskGroup keeps its children in a set and cancels them in its order."""
 
     def __init__(self, number: int, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> None:
-        self.number = number  # first: the constructor of Task puts it into a set
+        self.number = number  # before super().__init__, which puts the task into a set
         super().__init__(coro, **kwargs)
 
     def __hash__(self) -> int:
@@ -70,9 +73,9 @@ class _Task(asyncio.Task[Any]):
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Virtual time in whole nanoseconds, from 0.
+    """An event loop in virtual time: whole nanoseconds, from 0.
 
-    `seed` orders what is ready at the same turn and sets the date; None keeps asyncio's own order.
+    `seed` orders the callbacks of one turn and sets the date; None keeps asyncio's own order.
     `on_step(at_ns, name)` is called after each callback: for traces, and for invariants, which may raise.
     """
 
@@ -104,19 +107,19 @@ class VirtualLoop(asyncio.BaseEventLoop):
     # time
 
     def time(self) -> float:
-        """Seconds since the loop began."""
+        """Return the seconds since the loop began."""
         return self._now_ns / 1e9
 
     def time_ns(self) -> int:
-        """The same, exact."""
+        """Return the nanoseconds since the loop began."""
         return self._now_ns
 
     def wall(self) -> float:
-        """Epoch seconds, at a date that follows from the seed."""
+        """Return the wall clock in epoch seconds; its date is drawn from the seed."""
         return self._epoch_s + self._now_ns / 1e9
 
     def jump_wall(self, s: float) -> None:
-        """The host's clock is set forwards, or back. Time itself goes on as before."""
+        """Set the wall clock forwards or back by `s` seconds. The loop's time goes on as before."""
         self._epoch_s += s
 
     def call_later(
@@ -126,7 +129,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        # A delay above zero takes at least a nanosecond, or a wait for a rest lost in rounding would never end.
+        # A delay above zero takes at least a nanosecond: a remainder lost in rounding would be waited for for
+        # ever.
         delay_ns = round(delay * 1e9)
         return self._at_ns(self._now_ns + (delay_ns or int(delay > 0)), callback, args, context)
 
@@ -256,7 +260,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return _Task(number, coro, loop=self, name=name or f"{title}#{number}", **kwargs)
 
     def unfinished(self) -> list[asyncio.Task[Any]]:
-        """Tasks that have not ended, oldest first."""
+        """Return the tasks that have not ended, oldest first."""
         return sorted(asyncio.all_tasks(self), key=hash)
 
     def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[Any, Any]) -> None:
@@ -274,7 +278,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
 
 def _name(handle: asyncio.Handle) -> str:
-    """The task that a callback moves on, else the function."""
+    """Return the name of the task that a callback resumes, else of the function."""
     callback: Any = handle._callback  # type: ignore[attr-defined]
     owner = getattr(callback, "__self__", None)
     if isinstance(owner, asyncio.Task):
@@ -283,7 +287,7 @@ def _name(handle: asyncio.Handle) -> str:
 
 
 def where(task: asyncio.Task[Any]) -> str:
-    """Where a task waits, innermost last: its own functions, then the one that suspends."""
+    """Return where a task waits, innermost frame last: its own functions, then the one that suspends."""
     places = []
     awaited: Any = task.get_coro()
     while awaited is not None:

@@ -1,4 +1,4 @@
-"""Runs a coroutine in virtual time and leaves nothing behind."""
+"""The runner of virtual time: `run(main())` is `asyncio.run` on a virtual loop, with a check for leaks."""
 
 import asyncio
 import gc
@@ -15,11 +15,11 @@ SETTLE_TURNS = 100
 
 
 class Leaked(AssertionError):
-    """The main coroutine ended well but left tasks behind, or errors that nobody looked at."""
+    """The main coroutine returned but left tasks behind, or errors that were never retrieved."""
 
 
 class Trace:
-    """Give it to a loop as `on_step`: equal runs have equal digests. Keeps the last steps for the report."""
+    """An `on_step` that hashes every step: equal runs have equal digests. `last` holds the last steps."""
 
     def __init__(self, keep: int = 200) -> None:
         self._hash = hashlib.blake2b(digest_size=16)
@@ -41,8 +41,11 @@ def run(
     debug: bool = False,
     leaks: bool = False,
 ) -> T:
-    """The result of `main`, run in virtual time. Raises what it raises, Deadlock, Escaped, and Leaked if it
-    left tasks behind that do not end at the same instant, unless `leaks` allows them. They are cancelled."""
+    """Run `main` in virtual time and return its result. Raises what `main` raises, Deadlock and Escaped.
+
+    Tasks that `main` left behind, and that do not end at the same instant, are cancelled and raise Leaked;
+    `leaks` allows them.
+    """
     loop = VirtualLoop(seed, on_step=on_step)
     loop.set_debug(debug)
     collecting = gc.isenabled()
@@ -57,14 +60,14 @@ def run(
         _close(loop)
         if collecting:
             gc.enable()
-    gc.collect(0)  # a task tells of an error that nobody looked at when it is deleted
+    gc.collect(0)  # a task reports an error that was never retrieved when it is deleted
     if (leaked and not leaks) or loop.complaints:
         raise Leaked("\n".join(["left behind:", *leaked, *loop.complaints]))
     return result
 
 
 async def _settle(loop: VirtualLoop) -> None:
-    """Lets end what ends without time passing."""
+    """Run the tasks that end without time passing."""
     for _ in range(SETTLE_TURNS):
         if len(loop.unfinished()) == 1:
             return
@@ -81,7 +84,7 @@ def _close(loop: VirtualLoop) -> None:
 
 
 async def _cancel(loop: VirtualLoop) -> None:
-    """Ends the leftovers, oldest first; what they raise goes to the loop's complaints."""
+    """Cancel the leftover tasks, oldest first; what they raise goes to the loop's complaints."""
     leftovers = [task for task in loop.unfinished() if task is not asyncio.current_task()]
     for task in leftovers:
         task.cancel()

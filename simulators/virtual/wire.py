@@ -1,10 +1,10 @@
-"""The network in virtual time: plays the scripts of simulated providers.
+"""The virtual wire: a `Wire` to simulated providers that plays their scripts in virtual time.
 
     send -> slot (pool_s) -> connection, new (connect_s) or kept alive -> script up to its Head -> response
     response.read -> what the script has ready -> ... -> End: b"", the connection is kept
 
-A provider goes on at its own pace while nobody reads: what it has sent meanwhile is ready at once. Its script is
-played only when somebody looks, so a call costs no task.
+A provider goes on at its own pace while the client does not read: what it has sent meanwhile is ready at
+once. Its script is played only when the client reads, so a call costs no task.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ HEAD_BYTES_MAX = 8 * 1024
 class VirtualWire:
     """A `dub5.service.wire.base.Wire` to simulated providers.
 
-    `respond_by_origin`: base URLs, or origins, and who answers there. Any other host does not resolve.
+    `respond_by_origin`: the provider by base URL or origin. Any other host does not resolve.
     """
 
     def __init__(self, respond_by_origin: Mapping[str, Respond], *, slots: Slots | None = None) -> None:
@@ -56,7 +56,7 @@ class VirtualWire:
                 )
 
     def link(self, url: str) -> Link:
-        """The switches of the origin of `url`."""
+        """Return the link to the origin of `url`."""
         return self._links[origin_of(url)]
 
     async def send(self, request: WireRequest) -> "VirtualResponse":
@@ -74,7 +74,7 @@ class VirtualWire:
         return response
 
     async def aclose(self) -> None:
-        """Closes every connection."""
+        """Close every connection."""
         for response in list(self._open):
             await response.aclose()
         for listener in self._listeners.values():
@@ -84,7 +84,7 @@ class VirtualWire:
         link, listener = self._links.get(request.origin), self._listeners.get(request.origin)
         if link is None:
             known = ", ".join(self._links) or "none"
-            detail = f"no simulated provider at {request.origin}; there are: {known}"
+            detail = f"no simulated provider at {request.origin}; providers: {known}"
             raise WireFailure(Stage.RESOLVE, FailureKind.REFUSED, sent=False, detail=detail)
         if listener is not None:
             listener.faults_changed()
@@ -101,7 +101,7 @@ class VirtualWire:
 
 
 class VirtualResponse:
-    """A reply while its script is played."""
+    """A response whose script is played as it is read."""
 
     status: int
     headers: Mapping[str, str]
@@ -123,14 +123,14 @@ class VirtualResponse:
         self._open = open_responses
         self._open[self] = None
         self.loop = asyncio.get_running_loop()
-        self._at_s = self.loop.time()  # how far the provider has come
-        self._left: int | None = None  # bytes still to come, as far as the framing says
+        self._at_s = self.loop.time()  # time of the script's next action
+        self._left: int | None = None  # bytes still to come; None: the framing gives no length
         self._keep = True
         self._compressed = False
         self._waiter: asyncio.Future[None] | None = None
 
     async def start(self, *, bodiless: bool) -> None:
-        """Plays the script up to its head. Raises WireFailure(wait, ...)."""
+        """Play the script up to its head. Raises WireFailure(wait, ...)."""
         try:
             head = await self._head()
             self.status = head.status
@@ -141,23 +141,23 @@ class VirtualResponse:
             raise
 
     async def read(self) -> bytes:
-        """All that is ready; `b""` at the proper end. Raises WireFailure(body, ...)."""
+        """Return all bytes that are ready; `b""` at the proper end. Raises WireFailure(body, ...)."""
         try:
             if self._compressed:
-                raise self._broken(Stage.BODY, FailureKind.PROTOCOL, "compressed though not asked for")
+                raise self._broken(Stage.BODY, FailureKind.PROTOCOL, "compressed though not requested")
             return await self._body() or self._finish()
         except BaseException:
             self._drop()
             raise
 
     async def aclose(self) -> None:
-        """Gives the connection back if the body was received to its end, else closes it at once."""
+        """Give the connection back if the body was received to its end, else close it at once."""
         if self._left == 0:
             self._finish()
         self._drop()
 
     def drop(self) -> None:
-        """The provider closes the connection, whatever was still to come."""
+        """Close the connection at the provider's side, whatever was still to come."""
         if self in self._open:
             drop(self._script)
             self._drop()
@@ -196,7 +196,7 @@ class VirtualResponse:
             self._left = int(length)
 
     async def _body(self) -> bytes:
-        """Waits only while nothing is ready; empty when the framing says that the body is whole."""
+        """Return what is ready; wait only while nothing is. Empty when the framing says the body is whole."""
         ready = bytearray()
         while self._left != 0 and len(ready) < READ_BYTES_MAX:
             if not ready:
@@ -225,7 +225,7 @@ class VirtualResponse:
         return bytes(ready)
 
     def _framed(self, data: bytes) -> bytes:
-        """What of `data` belongs to the body."""
+        """Return the part of `data` that belongs to the body."""
         if self._left is None:
             return data
         inside = data[: self._left]
@@ -234,7 +234,7 @@ class VirtualResponse:
         return inside
 
     def _finish(self) -> bytes:
-        """The body is whole. Looks on, without waiting, whether the connection lives on."""
+        """End a whole body: read the rest of the script without waiting, and keep the connection if possible."""
         action = self._next or next(self._script, None)
         while isinstance(action, Wait):
             action = next(self._script, None)
@@ -242,14 +242,14 @@ class VirtualResponse:
         return b""
 
     async def _catch_up(self) -> None:
-        """Waits for the provider, if it is not ahead of the reader."""
+        """Wait for the provider, unless it is ahead of the reader."""
         ahead_s = self._at_s - self.loop.time()
         if ahead_s > 0:
             await self._sleep(ahead_s)
             self._at_s = self.loop.time()
 
     async def _sleep(self, s: float | None, gate: Gate | None = None) -> None:
-        """For `s` seconds, None: for ever; ends early when the connection is closed, or the gate opened."""
+        """Sleep for `s` seconds, None: for ever; wake early when the connection ends or the gate opens."""
         waiter = self._waiter = self.loop.create_future()
         if gate is not None:
             gate.hold(functools.partial(_wake, waiter))
@@ -264,7 +264,7 @@ class VirtualResponse:
         return WireFailure(stage, kind, sent=True, reused=self.reused, detail=detail)
 
     def _drop(self, *, keep: bool = False) -> None:
-        """The connection is over, or kept for the next call; the script learns that the client has left."""
+        """End the connection, or keep it for the next call; close the script, as its client has left."""
         if self not in self._open:
             return
         del self._open[self]
@@ -278,7 +278,7 @@ class VirtualResponse:
 
 
 def _goes_on(raw: bytes) -> bool:
-    """Whether this may still become an answer: a head without its end, or one that only informs."""
+    """Return whether this may still become a response: a head without its end, or an informational one."""
     if len(raw) > HEAD_BYTES_MAX or not raw.startswith(b"HTTP/1.1 "):
         return False
     heads = raw.split(b"\r\n\r\n")

@@ -97,7 +97,7 @@ def test_fault_that_cannot_be_done(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dub5.simulators", "--config", str(file)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=END_S, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert "a fault of `one`: unreachable: a name is looked up before" in ended.stderr
+    assert "a fault of `one`: unreachable: the client looks up the name before" in ended.stderr
 
 
 def test_leash() -> None:

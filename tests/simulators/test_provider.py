@@ -187,15 +187,15 @@ class TestSettings:
     @pytest.mark.parametrize(
         "file, providers, keys, over, words",
         [
-            ({}, ["one"], [], {}, "--provider takes a pair such as one=openai"),
+            ({}, ["one"], [], {}, "--provider must be a pair such as one=openai"),
             ({}, ["one=opnai"], [], {}, "did you mean `openai`?"),
             ({}, ["a=openai", "a=mistral"], [], {}, "two providers have the same name"),
-            ({}, ["a b=openai"], [], {}, "`a b` is no name"),
-            ({}, [], ["four=k"], {}, "no provider `four`; there are: one, two, three"),
+            ({}, ["a b=openai"], [], {}, "`a b` is not a valid name"),
+            ({}, [], ["four=k"], {}, "no provider `four`; providers: one, two, three"),
             ({}, [], [], {"latency": "quik"}, "did you mean `quick`?"),
             ({}, [], [], {"words": 0}, "$.words"),
-            ({}, [], [], {"port_base": 65_534}, "ports end at 65535"),
-            ({}, [], [], {"port_base": 9000, "admin_port": 9001}, "one port is given twice"),
+            ({}, [], [], {"port_base": 65_534}, "a port must be at most 65535"),
+            ({}, [], [], {"port_base": 9000, "admin_port": 9001}, "the same port is given twice"),
             ({"sed": 1}, [], [], {}, "unknown field `sed`"),
             (
                 {"provider": [{"name": "a", "persona": "openai", "fault": [{"kind": "x"}]}]},

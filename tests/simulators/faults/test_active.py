@@ -72,7 +72,7 @@ class TestSequence:
             ([], "length >= 1"),
             (["stat:500"], "unknown kind `stat`"),
             (["status:x"], "step 'status:x'"),
-            (["slow:1:2"], "too many values; slow takes: factor"),
+            (["slow:1:2"], "too many values; fields of slow: factor"),
             ([{"kind": "sequence", "steps": ["ok"]}], "a step cannot be a sequence"),
         ],
         ids=str,
@@ -121,9 +121,9 @@ class TestOutages:
     @pytest.mark.parametrize(
         "fields, words",
         [
-            ({"every_s": 5}, "needs a shorter `for_s`"),
-            ({"for_s": 5, "every_s": 5}, "needs a shorter `for_s`"),
-            ({"up_s": 5}, "go together"),
+            ({"every_s": 5}, "`for_s` must be shorter than `every_s`"),
+            ({"for_s": 5, "every_s": 5}, "`for_s` must be shorter than `every_s`"),
+            ({"up_s": 5}, "must be given together"),
             ({"up_s": 5, "down_s": 5, "for_s": 1, "every_s": 9}, "not both"),
             ({"down_s": 0, "up_s": 1}, "> 0"),
         ],
@@ -137,7 +137,7 @@ class TestOutages:
 
     def test_unknown_provider(self) -> None:
         """A shared fault must name providers that there are."""
-        with pytest.raises(BadSettings, match="a list of these: one, two"):
+        with pytest.raises(BadSettings, match="must be a list of: one, two"):
             ProvidersWithClock(fault=[{"kind": "empty", "providers": ["three"]}])
 
 

@@ -287,14 +287,14 @@ class TestParsing:
         "fault, words",
         [
             ("status", 'a fault is an object, for example {"kind": "status", "status": 503}'),
-            ({}, f"unknown kind ``; there are: {', '.join(KINDS)}"),
+            ({}, f"unknown kind ``; valid kinds: {', '.join(KINDS)}"),
             ({"kind": "stahl"}, "unknown kind `stahl`"),
             ({"kind": ["x"]}, "unknown kind"),
             ({"kind": "status"}, "missing required field `status`"),
             ({"kind": "status", "status": 99}, ">= 200"),
             (
                 {"kind": "status", "status": 530, "body": "cloudflare"},
-                "there are: cloudflare_1033, cloudflare_1016, ",
+                "valid bodies: cloudflare_1033, cloudflare_1016, ",
             ),
             ({"kind": "stall", "befor": "head"}, "unknown field `befor`"),
             ({"kind": "stall", "before": "lunch"}, "'lunch'"),

@@ -283,15 +283,15 @@ class TestRefused:
         """Without https there is no handshake there either."""
         one = provider()
         VirtualWire({"http://one": one})
-        with pytest.raises(BadFault, match="give VirtualWire an https one"):
+        with pytest.raises(BadFault, match="give VirtualWire an https url"):
             one.set_fault(parse_fault("unreachable:tls:reset"))
 
     @pytest.mark.parametrize(
         "fields, words",
         [
-            ({"stage": "tls"}, "`tls` fails by: close, reset, stall"),
-            ({"how": "garbage"}, "`connect` fails by: refused, stall"),
-            ({"stage": "resolve", "closes_open": True}, "goes with the stage `connect`"),
+            ({"stage": "tls"}, "`how` of `tls` is one of close, reset, stall"),
+            ({"how": "garbage"}, "`how` of `connect` is one of refused, stall"),
+            ({"stage": "resolve", "closes_open": True}, "needs the stage `connect`"),
             ({"model": "m"}, "before a `model` is named"),
         ],
         ids=str,

@@ -166,7 +166,7 @@ async def test_no_connection(name: str) -> None:
 
 async def test_an_unknown_host() -> None:
     """Does not resolve; the error names those that are known."""
-    with pytest.raises(WireFailure, match=r"there are: http://one\.test:9001") as broken:
+    with pytest.raises(WireFailure, match=r"providers: http://one\.test:9001") as broken:
         await VirtualWire({URL: plays()}).send(WireRequest("GET", "http://two.test/", {}, b""))
     assert broken.value.stage is Stage.RESOLVE
 
