@@ -1,0 +1,1 @@
+"""Load tests of the service: Locust with open arrivals, judged answers, objectives."""

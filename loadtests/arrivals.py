@@ -1,7 +1,7 @@
-"""When requests are sent: an open model. Users of the real world do not wait for each other's answers.
+"""Arrival times of an open workload: real users do not wait for each other's answers.
 
-The whole schedule is made before the run. A generator that waits for answers slows down exactly when the service does,
-and so leaves out the waiting that it should measure (coordinated omission).
+The schedule does not depend on the answers. A generator that waits for answers slows down exactly when the
+service does, and so leaves out the waiting that it should measure (coordinated omission).
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from random import Random
 
 
 def poisson(rate_per_s: float, seconds: float, rng: Random) -> Iterator[float]:
-    """Moments in seconds from the start, as many independent people would choose them."""
+    """Yield the arrival times of a Poisson process, in seconds from the start."""
     at_s = rng.expovariate(rate_per_s)
     while at_s < seconds:
         yield at_s

@@ -1,8 +1,8 @@
-"""Calibrates the client: a stream whose pieces come 50 ms apart must be reported so.
+"""Calibration of the load client: a stream whose pieces come 50 ms apart must be reported so. Call `check()`.
 
-Every load run begins with this check, since it is the client library that gets first tokens wrong: one that waits for
-full blocks reports the end of a short answer as its beginning. Plain sockets and threads, which under Locust are
-gevent's, as they are for the requests that count.
+Every load run begins with this check, since client libraries get first tokens wrong: a client that waits for
+full blocks reports the end of a short answer as its beginning. The check uses plain sockets and threads,
+which under Locust are gevent's, as they are for the measured requests.
 """
 
 import socket
@@ -18,14 +18,17 @@ from dub5.simulators.answers import Proof
 
 PIECES = 6
 GAP_S = 0.05
-SLACK_S = 0.04  # the wrong way to read is off by 250 ms, every time
-TRIES = 4  # a busy machine may be off now and then
+SLACK_S = 0.04  # tolerance; a client that waits for full blocks is off by 250 ms, every time
+ATTEMPTS = 4  # a busy machine may be off now and then
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 def check() -> str:
-    """What is wrong with the times of LoadClient, or nothing. Takes a third of a second if all is well."""
-    for _ in range(TRIES):
+    """Return what is wrong with the times of LoadClient, or "".
+
+    Takes a third of a second if they are right.
+    """
+    for _ in range(ATTEMPTS):
         problem = _measure()
         if not problem:
             break
@@ -44,14 +47,14 @@ def _measure() -> str:
         client.close()
         server.join(5)
     if sample.outcome is not SampleOutcome.COMPLETE or sample.first_token_s is None:
-        return f"the stream was read as {sample.outcome}: {sample.why}"
+        return f"the stream was judged {sample.outcome}: {sample.why}"
     spans = {
         "first token": (sample.first_token_s - sample.started_s, GAP_S),
         "gap": (sample.longest_gap_s, GAP_S),
         "end": (sample.ended_s - sample.started_s, PIECES * GAP_S),
     }
     wrong = [
-        f"{name} {span_s * 1000:.0f} ms, true {true_s * 1000:.0f}"
+        f"{name} {span_s * 1000:.0f} ms, expected {true_s * 1000:.0f} ms"
         for name, (span_s, true_s) in spans.items()
         if not true_s - 0.01 <= span_s <= true_s + SLACK_S
     ]

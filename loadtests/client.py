@@ -1,8 +1,8 @@
-"""One chat request over a real connection, timed piece by piece and judged at its end.
+"""The load client: sends one chat request over a real connection, times each piece, and judges the end.
 
-Only the standard library: `HTTPResponse.read1` hands over what has arrived, at once. (Locust's own client waits until a
-block is full: it would report 800 ms for a first token that came after 50.) It blocks, so it needs a thread, or a
-greenlet under gevent, which patches the sockets below it.
+It uses only the standard library: `HTTPResponse.read1` returns at once what has arrived. (Locust's own client
+waits until a block is full: it would report 800 ms for a first token that came after 50.) A call blocks, so
+it needs a thread, or a greenlet under gevent, which patches the sockets.
 """
 
 import time
@@ -19,18 +19,18 @@ from dub5.loadtests.mix import RequestKind
 from dub5.loadtests.sample import Sample, SampleOutcome
 from dub5.simulators.answers import Proof
 
-IDLE_S = 2.0  # servers close idle connections after a few seconds: a request must not meet that moment
-SILENCE_S = 90.0
+IDLE_S = 2.0  # servers close idle connections after a few seconds: a request must not hit that moment
+SILENCE_S = 90.0  # maximum silence of the service
 READ_BYTES = 65_536
 
 HONEST = (SampleOutcome.COMPLETE, SampleOutcome.DEGRADED, SampleOutcome.FAILED)
 
 Judge = Callable[[str, str], Proof]
-"""(text, prompt) -> what the text shows about itself."""
+"""(text, prompt) -> whether the text is the whole answer to the prompt."""
 
 
 class LoadClient:
-    """Asks one service. Connections are kept alive; as many are open as there are requests at one time."""
+    """A client of one service. Connections are kept alive; one is open for each concurrent request."""
 
     def __init__(
         self, url: str, judge: Judge, *, key: str | None = None, began_s: float | None = None
@@ -44,11 +44,11 @@ class LoadClient:
         self.began_s = time.perf_counter() if began_s is None else began_s
 
     def now_s(self) -> float:
-        """Seconds since the run began."""
+        """Return the seconds since the run began."""
         return time.perf_counter() - self.began_s
 
     def ask(self, kind: RequestKind, body: dict[str, Any], intended_s: float) -> Sample:
-        """Sends it now, and says how it went. Never raises for what the service or the network does."""
+        """Send a request now and return its sample. Never raises for what the service or the network does."""
         exchange = TimedExchange(self, kind, intended_s)
         connection = self._connection()
         try:
@@ -75,17 +75,17 @@ class LoadClient:
         return HTTPConnection(self._parts.hostname or "", self._parts.port or 80, timeout=SILENCE_S)
 
     def close(self) -> None:
-        """Closes the idle connections."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop()[1].close()
 
 
 class ClientLeft(Exception):
-    """The client has gone away."""
+    """The client has left, as planned."""
 
 
 class TimedExchange:
-    """One request on its way."""
+    """One request under way, with its times."""
 
     def __init__(self, client: LoadClient, kind: RequestKind, intended_s: float) -> None:
         self._now_s = client.now_s
@@ -96,23 +96,23 @@ class TimedExchange:
         self._longest_gap_s = 0.0
         self._target = ""
         self._cached = False
-        self._labels: list[str | None] = []  # of a substitute: its source, by the head and by each event
+        self._labels: list[str | None] = []  # the source of a fallback answer, from the head and each event
 
     def on_head(self, response: HTTPResponse) -> None:
-        """Status and headers are there."""
+        """Note the headers."""
         self._target = response.getheader("x-dub5-target", "")
         self._cached = response.getheader("x-dub5-cache") == "hit"
         if source := response.getheader("x-dub5-degraded"):
             self._labels.append(source)
 
     def on_error(self, error: Exception) -> tuple[SampleOutcome, str]:
-        """The connection failed, or the time to leave came while nothing did."""
+        """Return the outcome of a failed connection, or of a client that left while it waited."""
         if self._kind.leave_after_s is not None and isinstance(error, TimeoutError):
             return SampleOutcome.CANCELLED, ""
         return SampleOutcome.BROKEN, f"{type(error).__name__}: {error}"
 
     def read(self, response: HTTPResponse, prompt: str, judge: Judge) -> tuple[SampleOutcome, str]:
-        """The body to its end, or until it is time to leave."""
+        """Read the body to its end, or until it is time to leave. Return the outcome and its reason."""
         if response.status != 200:
             return _error(response.status, response.read())
         try:
@@ -136,36 +136,36 @@ class TimedExchange:
         )
 
     def _whole(self, body: bytes) -> tuple[str, str]:
-        """The text of a JSON answer and what is wrong with it."""
+        """Return the text of a JSON answer, and what is wrong with it."""
         try:
-            said = _CHUNK.decode(body)
-            (choice,) = said.choices
+            answer = _CHUNK.decode(body)
+            (choice,) = answer.choices
         except (msgspec.DecodeError, ValueError) as error:
-            return "", f"an answer that is none: {error}"
-        self._labels.append(label_of(said.degraded))
+            return "", f"not a chat completion: {error}"
+        self._labels.append(label_of(answer.degraded))
         return choice.message.content or "", "" if choice.finish_reason else "ended without finish_reason"
 
     def _stream(self, response: HTTPResponse) -> tuple[str, str]:
-        """The text and what is wrong with the stream. Raises ErrorInStream if it says so itself."""
+        """Return the text, and what is wrong with the stream. Raises ErrorInStream for an error event."""
         text, finished, done = "", False, False
         for event in _events(self._pieces(response)):
             if event == b"[DONE]":
                 done = True
                 continue
             try:
-                said = _CHUNK.decode(event)
+                chunk = _CHUNK.decode(event)
             except msgspec.DecodeError as error:
                 return text, f"an event that is not JSON: {error}"
-            if said.error is not None:
-                raise ErrorInStream(str(said.error.get("code")))
-            self._labels.append(label_of(said.degraded))
-            for choice in said.choices:
+            if chunk.error is not None:
+                raise ErrorInStream(str(chunk.error.get("code")))
+            self._labels.append(label_of(chunk.degraded))
+            for choice in chunk.choices:
                 finished |= choice.finish_reason is not None
                 if choice.delta.content:
                     text += choice.delta.content
                     if self._first_token_s is None:
                         self._first_token_s = self._piece_s
-        missing = [word for word, there in (("finish_reason", finished), ("[DONE]", done)) if not there]
+        missing = [name for name, found in (("finish_reason", finished), ("[DONE]", done)) if not found]
         return text, f"ended without {' and '.join(missing)}" if missing else ""
 
     def _pieces(self, response: HTTPResponse) -> Iterator[bytes]:
@@ -175,12 +175,12 @@ class TimedExchange:
                 self._longest_gap_s = max(self._longest_gap_s, now_s - self._piece_s)
             self._piece_s = now_s
             yield data
-            leave = self._kind.leave_after_s
-            if leave is not None and self._now_s() - self._started_s > leave:
+            leave_after_s = self._kind.leave_after_s
+            if leave_after_s is not None and self._now_s() - self._started_s > leave_after_s:
                 raise ClientLeft
 
     def sample(self, outcome: SampleOutcome, why: str) -> Sample:
-        """How it went."""
+        """Return the sample of the request."""
         return Sample(
             kind=self._kind.name,
             stream=self._kind.stream,
@@ -198,7 +198,7 @@ class TimedExchange:
 
 
 class ErrorInStream(Exception):
-    """The stream says itself that it is not whole."""
+    """An error event: the stream itself says that it is not whole."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -225,7 +225,7 @@ _CHUNK = msgspec.json.Decoder(AnswerJson)
 
 
 def _events(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The data of each event. An event without its blank line has not arrived."""
+    """Yield the data of each event. An event without its blank line has not arrived."""
     rest = b""
     for piece in pieces:
         *whole, rest = (rest + piece).split(b"\n\n")
@@ -236,11 +236,11 @@ def _events(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _error(status: int, body: bytes) -> tuple[SampleOutcome, str]:
-    """An error is honest if a client can read what happened."""
+    """Return the outcome of an error status. It is honest if it has a code and a message."""
     try:
         error = _CHUNK.decode(body).error or {}
     except msgspec.DecodeError:
         error = {}
     if error.get("code") and error.get("message"):
         return SampleOutcome.FAILED, f"{status} {error['code']}"
-    return SampleOutcome.DISHONEST, f"{status} without an error that can be read"
+    return SampleOutcome.DISHONEST, f"{status} without a readable error"

@@ -1,7 +1,7 @@
-"""python -m loadtests: how does the service do under load?
+"""Measure the service under load and check its objectives.
 
-Starts simulated providers and the service, sends requests by schedule with Locust, judges every answer, and holds the
-run to loadtests/slo.toml. Writes reports/load.json and reports/load.html.
+Starts simulated providers and the service, sends requests with Locust by an open schedule, judges every
+answer, and checks the run against loadtests/slo.toml. Writes reports/load.json and reports/load.html.
 """
 
 import argparse
@@ -26,20 +26,20 @@ ROOT = Path(__file__).resolve().parents[1]
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 LAST_ANSWERS_S = 90
 NO_LOCUST = """\
-Locust is not installed here. It wants an environment of its own, as it changes how sockets and threads work:
+Locust is not installed here. It needs a virtual environment of its own, as it patches sockets and threads:
     python3 -m venv .tools/load && .tools/load/bin/pip install -c constraints.txt -e '.[load]'
-    .tools/load/bin/python -m loadtests"""
+    .tools/load/bin/python -m dub5.loadtests"""
 EPILOG = """\
-exit codes: 0 every objective held, 1 one did not, 2 the run could not be made
+exit codes: 0 all objectives held, 1 an objective did not hold, 2 the run could not be made
 
-  python -m loadtests --seconds 30 --rate 20
-  python -m loadtests --mix added --rate 50     what the service adds to the first token
-  python -m loadtests --url http://127.0.0.1:8080     a service that runs already, over simulated providers
+  python -m dub5.loadtests --seconds 30 --rate 20
+  python -m dub5.loadtests --mix added --rate 50     measure what the service adds to the first token
+  python -m dub5.loadtests --url http://127.0.0.1:8080     use a running service over simulated providers
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code."""
+    """Make a load run. Return the exit code."""
     options = _parser().parse_args(arguments)
     try:
         mix = load(options.mix)
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if options.url and not options.direct and any(ask.direct for ask in mix.ask):
         print(
-            f"The mix {options.mix!r} also asks a provider: say which one with --direct URL.", file=sys.stderr
+            f"The mix {options.mix!r} also calls a provider directly: give its --direct URL.", file=sys.stderr
         )
         return 2
     if importlib.util.find_spec("locust") is None:
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def _started(options: argparse.Namespace, latency: str) -> int:
-    """The run, over a service that runs already or one of our own."""
+    """Make the run with a running service, or with one that is started for it. Return the exit code."""
     if options.url:
         return await asyncio.to_thread(_run, options)
     async with stack(latency) as up:
@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
             _locust(options, samples_file), cwd=ROOT, stdout=output, stderr=output, check=False
         )
     if ended.returncode or not samples_file.is_file():
-        print(f"Locust ended with {ended.returncode}:\n{log.read_text()[-2000:]}", file=sys.stderr)
+        print(f"Locust ended with exit code {ended.returncode}:\n{log.read_text()[-2000:]}", file=sys.stderr)
         return 2
     head, samples = summary.read(samples_file)
     seen = summary.summarize(head, samples, options.seconds)
@@ -106,9 +106,9 @@ def _locust(options: argparse.Namespace, samples: Path) -> list[str]:
         "--html": options.reports.resolve() / "load.html",
         "--run-time": f"{options.seconds + LAST_ANSWERS_S:.0f}s",
     }
-    words = [str(word) for pair in ours.items() for word in pair]
+    options_of_run = [str(word) for pair in ours.items() for word in pair]
     fixed = ["--headless", "--users", "1", "--only-summary", "--exit-code-on-error", "0"]
-    return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *fixed, *words]
+    return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *fixed, *options_of_run]
 
 
 def _table(seen: dict[str, Any], rows: list[summary.Row]) -> str:
@@ -134,9 +134,9 @@ def _table(seen: dict[str, Any], rows: list[summary.Row]) -> str:
         "outcomes: " + ", ".join(f"{count} {name}" for name, count in seen["outcomes"].items() if count),
     ]
     lines += [f"  {count} x {why}" for why, count in seen["why"].items()]
-    lines += ["", f"{'objective':<28}{'bound':>9}{'was':>12}"]
+    lines += ["", f"{'objective':<28}{'bound':>9}{'value':>12}"]
     for row in rows:
-        value = "nothing" if row.value is None else f"{row.value:g}"
+        value = "no value" if row.value is None else f"{row.value:g}"
         lines.append(f"{row.name:<28}{row.bound:>9g}{value:>12}  {'held' if row.held else 'NOT HELD'}")
     return "\n".join(lines)
 
@@ -167,22 +167,23 @@ def _write(options: argparse.Namespace, seen: dict[str, Any], rows: list[summary
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m loadtests",
+        prog="python -m dub5.loadtests",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seconds", type=float, default=30.0, help="how long requests are sent (30)")
-    parser.add_argument("--rate", type=float, default=20.0, help="requests a second, on average (20)")
-    parser.add_argument(
-        "--mix", default="chat", help="what is asked: a name from loadtests/mixes.toml (chat)"
+    add = parser.add_argument
+    add("--seconds", type=float, default=30.0, help="duration of the schedule in seconds (default: 30)")
+    add("--rate", type=float, default=20.0, help="mean number of requests per second (default: 20)")
+    add("--mix", default="chat", help="mix of requests, a name in loadtests/mixes.toml (default: chat)")
+    add("--seed", default="0", help="seed of arrival times and questions (default: 0)")
+    add("--url", metavar="URL", help="use a running service, and start nothing")
+    add(
+        "--direct",
+        metavar="URL",
+        help="OpenAI-compatible provider behind --url, for mixes with direct requests",
     )
-    parser.add_argument("--seed", default="0", help="of arrivals and questions (0)")
-    parser.add_argument("--url", metavar="URL", help="a service that runs already; nothing is started then")
-    parser.add_argument(
-        "--direct", metavar="URL", help="the OpenAI-like provider behind it, for mixes that ask it too"
-    )
-    parser.add_argument("--reports", type=Path, default=Path("reports"), help="where reports go (reports)")
+    add("--reports", type=Path, default=Path("reports"), help="directory of the reports (default: reports)")
     return parser
 
 

@@ -1,12 +1,12 @@
-"""Locust, with open arrivals: one dispatcher sends each request at its time, whoever is still being answered.
+"""The Locust file, with open arrivals: one dispatcher sends each request on schedule, whatever is still open.
 
     locust -f loadtests/locustfile.py --headless -u 1 --host http://127.0.0.1:8080 --rate 20 --seconds 30
 
-`python -m loadtests` starts everything there is to start and runs this. Only Locust imports this file: it makes gevent
-of the standard library's sockets and threads, which no other part of the project could bear.
+`python -m dub5.loadtests` starts providers and service, and runs this file. Only Locust may import it: Locust
+patches the standard library's sockets and threads with gevent's.
 """
 
-# Types are checked with and without Locust, whose own are incomplete.
+# Types are checked with and without Locust, whose own types are incomplete.
 # mypy: disable-error-code="import-untyped,import-not-found,misc,untyped-decorator,no-untyped-call"
 
 import time
@@ -38,26 +38,26 @@ WRONG_TIMES = 3  # exit code
 
 @events.init_command_line_parser.add_listener
 def arguments(parser: LocustArgumentParser) -> None:
-    """Our own options, besides Locust's."""
-    parser.add_argument("--rate", type=float, default=20.0, help="requests a second, on average")
-    parser.add_argument("--seconds", type=float, default=30.0, help="how long requests are sent")
-    parser.add_argument("--seed", default="0", help="of arrivals and questions")
-    parser.add_argument("--mix", default="chat", help="what is asked: a name from mixes.toml")
-    parser.add_argument("--model", default="chat", help="the model name to ask for")
-    parser.add_argument("--direct", help="a provider that requests marked direct go to")
-    parser.add_argument("--samples", type=Path, help="write each request as a line of JSON")
+    """Add our options to Locust's."""
+    parser.add_argument("--rate", type=float, default=20.0, help="mean number of requests per second")
+    parser.add_argument("--seconds", type=float, default=30.0, help="duration of the schedule in seconds")
+    parser.add_argument("--seed", default="0", help="seed of arrival times and questions")
+    parser.add_argument("--mix", default="chat", help="mix of requests, a name in mixes.toml")
+    parser.add_argument("--model", default="chat", help="model name of the requests")
+    parser.add_argument("--direct", help="URL of the provider for direct requests")
+    parser.add_argument("--samples", type=Path, help="file for the samples, one line of JSON per request")
 
 
 class Dispatcher(User):
-    """Stands for all users at once."""
+    """A single Locust user that sends the requests of all users."""
 
     fixed_count = 1
 
     @task
     def send(self) -> None:
-        """The whole run, if its times will be true."""
+        """Make the whole run, unless the calibration fails."""
         if problem := calibrate.check():
-            print(f"The load generator's own times are wrong: {problem}", flush=True)
+            print(f"Calibration failed, the load generator measures wrong times: {problem}", flush=True)
             self.environment.process_exit_code = WRONG_TIMES
         else:
             run = LoadRun(self.environment)
@@ -68,13 +68,13 @@ class Dispatcher(User):
 
 
 def stop(environment: Environment) -> None:
-    """Ends Locust."""
-    assert environment.runner is not None, "there is one while a test runs"
+    """End Locust."""
+    assert environment.runner is not None, "a runner exists while a test runs"
     environment.runner.quit()
 
 
 class LoadRun:
-    """Requests by schedule."""
+    """One load run: sends requests by schedule and collects the samples."""
 
     def __init__(self, environment: Environment) -> None:
         options = environment.parsed_options
@@ -90,21 +90,21 @@ class LoadRun:
         self.planned = 0
 
     def dispatch(self) -> None:
-        """Sends everything at its time, then waits for the last answers."""
+        """Send each request at its time, then wait for the last answers."""
         open_now = gevent.pool.Pool(OPEN_MAX)
         arrivals = Random(f"arrivals:{self.options.seed}")
         for at_s in poisson(self.options.rate, self.options.seconds, arrivals):
             self.planned += 1
             gevent.sleep(max(0.0, at_s - self.client.now_s()))
             if open_now.full():
-                self.unsent += 1  # the run is not valid; queueing here would hide it
+                self.unsent += 1  # the run is invalid; queueing here would hide that
             else:
                 open_now.spawn(self.ask, at_s)
         open_now.join(timeout=LAST_ANSWERS_S)
         open_now.kill()
 
     def ask(self, at_s: float) -> None:
-        """One request, told to Locust's statistics."""
+        """Send one request and report it to Locust's statistics."""
         kind = self.mix.draw(self.rng)
         client, model = (self.direct, DIRECT_MODEL) if kind.direct else (self.client, self.options.model)
         sample = client.ask(kind, kind.body(model, self.rng), at_s)
@@ -124,7 +124,7 @@ class LoadRun:
             self.fire(**event, response_time=sample.waited_for_token_s * 1000)
 
     def write(self) -> None:
-        """The samples, and a first line about the run."""
+        """Write the samples after a first line about the run."""
         path = self.options.samples
         if path is None:
             return

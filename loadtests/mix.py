@@ -1,4 +1,4 @@
-"""What is asked: kinds of requests and their shares, from mixes.toml."""
+"""Mixes of requests: kinds of requests and their shares, from mixes.toml. Call `load(name)`."""
 
 from pathlib import Path
 from random import Random
@@ -12,9 +12,11 @@ PositiveInt = Annotated[int, Meta(ge=1)]
 
 
 class RequestKind(Struct, frozen=True, forbid_unknown_fields=True):
-    """One kind of request. `prompts`: how many different questions it draws from; none: each one is new.
-    `leave_after_s`: the client goes away so long after the request was sent. `direct`: it goes straight to a provider,
-    past the service."""
+    """One kind of request.
+
+    `prompts`: number of different questions; None: each question is new. `leave_after_s`: the client
+    disconnects this many seconds after the request was sent. `direct`: the request bypasses the service.
+    """
 
     name: str
     share: Annotated[float, Meta(gt=0)]
@@ -25,7 +27,7 @@ class RequestKind(Struct, frozen=True, forbid_unknown_fields=True):
     direct: bool = False
 
     def body(self, model: str, rng: Random) -> dict[str, Any]:
-        """A chat completion request."""
+        """Return the body of a chat completion request."""
         number = rng.randrange(self.prompts) if self.prompts else rng.getrandbits(48)
         body: dict[str, Any] = {
             "model": model,
@@ -39,20 +41,20 @@ class RequestKind(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Mix(Struct, frozen=True, forbid_unknown_fields=True):
-    """Kinds of requests, drawn by their shares. `latency`: how fast the simulated providers are."""
+    """Kinds of requests, drawn by their shares. `latency`: preset of the simulated providers."""
 
     why: str
     ask: Annotated[tuple[RequestKind, ...], Meta(min_length=1)]
     latency: str = "quick"
 
     def draw(self, rng: Random) -> RequestKind:
-        """One kind."""
+        """Draw a kind of request."""
         return rng.choices(self.ask, [ask.share for ask in self.ask])[0]
 
 
 def load(name: str, path: Path = MIXES) -> Mix:
-    """The mix of this name. Raises ValueError, which names those there are, or what is wrong with the file."""
+    """Read a mix. Raises ValueError, which lists the valid names or says what is wrong with the file."""
     mixes = msgspec.toml.decode(path.read_bytes(), type=dict[str, Mix])
     if name not in mixes:
-        raise ValueError(f"There is no mix {name!r} in {path.name}. There are: {', '.join(mixes)}.")
+        raise ValueError(f"No mix {name!r} in {path.name}. Valid names: {', '.join(mixes)}.")
     return mixes[name]

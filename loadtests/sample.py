@@ -1,4 +1,4 @@
-"""What one request was like, as its client saw it."""
+"""The sample of one request: its outcome and its times, as the client saw them."""
 
 from enum import StrEnum
 
@@ -6,21 +6,24 @@ from msgspec import Struct
 
 
 class SampleOutcome(StrEnum):
-    """How it ended. Everything but `false` and `broken` is honest."""
+    """How a request ended. Every outcome but `dishonest` and `broken` is an honest end."""
 
-    COMPLETE = "whole"  # the whole answer, and the right one
-    DEGRADED = "degraded"  # a substitute that says so, and is what it says
-    FAILED = "error"  # an error that says so, before any content
+    COMPLETE = "complete"  # the whole and right answer
+    DEGRADED = "degraded"  # a fallback answer with a true label
+    FAILED = "failed"  # an error that says so, before any content
     CUT = "cut"  # an error that says so, after some content
-    CANCELLED = "left"  # we went away, as planned
-    DISHONEST = "false"  # a truncated, wrong or unreadable answer that does not say so
-    BROKEN = "broken"  # no connection, or one that broke
+    CANCELLED = "cancelled"  # the client left, as planned
+    DISHONEST = "dishonest"  # a truncated, wrong or unreadable answer that does not say so
+    BROKEN = "broken"  # the connection failed
 
 
 class Sample(Struct, frozen=True):
-    """Seconds since the run began. `intended_s` is when the schedule wanted it, `started_s` when it was sent:
-    what a user waits counts from the first, what the service takes from the second. `longest_gap_s` is the longest
-    silence between two pieces of a stream."""
+    """One request; times are in seconds since the run began.
+
+    `intended_s` is the scheduled time, `started_s` the time at which the request was sent: a user's wait
+    counts from the first, the service's latency from the second. `longest_gap_s` is the longest silence
+    between two pieces of a stream.
+    """
 
     kind: str
     stream: bool
@@ -37,5 +40,5 @@ class Sample(Struct, frozen=True):
 
     @property
     def waited_for_token_s(self) -> float | None:
-        """From when it should have been sent to its first content."""
+        """Seconds from the scheduled time to the first content."""
         return None if self.first_token_s is None else self.first_token_s - self.intended_s

@@ -1,6 +1,6 @@
-"""Starts what a load run needs, each as a process of its own: simulated providers, then the service over them.
+"""The processes of a load run: simulated providers, then the service over them.
 
-async with stack(latency) as up: up.url, up.direct      all of it ends with the block, or with this process
+async with stack(latency) as up: up.url, up.direct      they end with the block, or with this process
 """
 
 import json
@@ -23,7 +23,7 @@ LISTENING = "listening on "
 
 @dataclass(frozen=True, slots=True)
 class LoadStack:
-    """`url` is the service, `direct` a provider behind it that speaks as the service does."""
+    """URLs of a running stack: `url` of the service, `direct` of an OpenAI-compatible provider behind it."""
 
     url: str
     direct: str
@@ -31,7 +31,10 @@ class LoadStack:
 
 @asynccontextmanager
 async def stack(latency: str) -> AsyncIterator[LoadStack]:
-    """Three providers of this latency and one service, on free ports. Raises dub5.chaos.engines.processes.NotStarted."""
+    """Start three providers of this latency and one service, on free ports.
+
+    Raises dub5.chaos.engines.processes.NotStarted.
+    """
     python = (sys.executable, "-m")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     named = [word for name, persona in PERSONAS.items() for word in ("--provider", f"{name}={persona}")]
@@ -39,21 +42,21 @@ async def stack(latency: str) -> AsyncIterator[LoadStack]:
     with tempfile.TemporaryDirectory(prefix="dub5-load-") as name:
         folder = Path(name)
         async with child("simulators", providers, folder, is_ready("{"), environ) as simulators:
-            said = json.loads(simulators.ready_line)["providers"]
+            ready = json.loads(simulators.ready_line)["providers"]
             config = folder / "service.toml"
-            config.write_text(settings(said), encoding="utf-8")
+            config.write_text(settings(ready), encoding="utf-8")
             serve = [*python, "dub5.service", "serve", "--config", str(config), "--port", "0"]
             async with child("service", serve, folder, is_ready(LISTENING), environ) as service:
-                yield LoadStack(service.ready_line.removeprefix(LISTENING), said["one"]["url"])
+                yield LoadStack(service.ready_line.removeprefix(LISTENING), ready["one"]["url"])
 
 
 def is_ready(beginning: str) -> Callable[[str], bool]:
-    """Tells the line that a process prints once it is ready."""
+    """Return a test for the line that a process prints once it is ready."""
     return lambda line: line.startswith(beginning)
 
 
 def settings(providers: Mapping[str, Any]) -> str:
-    """The service's settings file: one route over all providers, its cache on."""
+    """Return the service's settings file: one route over all providers, with its cache enabled."""
     lines = []
     for name, provider in providers.items():
         dialect = provider["persona"]

@@ -1,4 +1,4 @@
-"""What a run of many requests was like, in numbers; and whether that is good enough."""
+"""The summary of a run: quantiles, outcomes, and whether the objectives of slo.toml held."""
 
 import math
 from collections import Counter
@@ -16,7 +16,8 @@ WHYS_MAX = 10
 
 
 class RunHeader(msgspec.Struct, frozen=True):
-    """The generator's own record: how many requests the schedule wanted, and how many found no place."""
+    """The generator's own counts: requests in the schedule, and requests that were not sent (too many
+    open)."""
 
     planned: int
     unsent: int
@@ -25,7 +26,7 @@ class RunHeader(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One objective: what it is, what it may be at most or at least, what it was."""
+    """One objective: its name, its lower or upper bound, and the measured value."""
 
     name: str
     bound: float
@@ -33,22 +34,24 @@ class Row:
 
     @property
     def held(self) -> bool:
-        """Whether it is good enough. What could not be measured is not."""
+        """Whether the objective held. An objective without a value did not."""
         if self.value is None:
             return False
         return self.value >= self.bound if self.name.endswith("_min") else self.value <= self.bound
 
 
 def read(path: Path) -> tuple[RunHeader, list[Sample]]:
-    """A file of samples."""
+    """Read a file of samples."""
     head, *lines = path.read_bytes().splitlines()
     decode = msgspec.json.Decoder(Sample).decode
     return msgspec.json.decode(head, type=RunHeader), [decode(line) for line in lines]
 
 
 def summarize(head: RunHeader, samples: Sequence[Sample], seconds: float) -> dict[str, Any]:
-    """The numbers of a run. Milliseconds count from when a request should have been sent. Substitutes have a row of
-    their own: they come at once, and would make everything else look quick."""
+    """Return the summary of a run. Milliseconds count from the scheduled time of a request.
+
+    Fallback answers have a row of their own: they come at once, and would make everything else look fast.
+    """
     ended = [sample for sample in samples if sample.outcome is not SampleOutcome.CANCELLED]
     counts = Counter(sample.outcome.value for sample in samples)
     first_token_ms = quantiles(_first_tokens(samples, direct=False))
@@ -57,14 +60,14 @@ def summarize(head: RunHeader, samples: Sequence[Sample], seconds: float) -> dic
     return {
         "planned": head.planned,
         "sent": len(samples),
-        "hung": head.planned - head.unsent - len(samples),  # given up on after a minute
+        "hung": head.planned - head.unsent - len(samples),  # still open a minute after the schedule's end
         "achieved_share": _share(len(samples), head.planned) * min(1.0, seconds / max(last_start_s, seconds)),
         "late_ms": quantiles([sample.started_s - sample.intended_s for sample in samples]),
         "outcomes": {outcome.value: counts[outcome.value] for outcome in SampleOutcome},
-        "whole_share": _share(sum(s.outcome is SampleOutcome.COMPLETE for s in ended), len(ended)),
+        "complete_share": _share(sum(s.outcome is SampleOutcome.COMPLETE for s in ended), len(ended)),
         "first_token_ms": first_token_ms,
         "direct_ms": direct_ms,
-        "added_ms": {name: _less(first_token_ms[name], direct_ms[name]) for name in direct_ms},
+        "added_ms": {name: _difference(first_token_ms[name], direct_ms[name]) for name in direct_ms},
         "longest_gap_ms": quantiles([s.longest_gap_s for s in samples if s.stream and not s.direct]),
         "json_ms": _spans(
             s for s in ended if not (s.stream or s.cached or s.outcome is SampleOutcome.DEGRADED)
@@ -78,10 +81,10 @@ def summarize(head: RunHeader, samples: Sequence[Sample], seconds: float) -> dic
 
 
 def _first_tokens(samples: Sequence[Sample], *, direct: bool) -> list[float]:
-    heard = [
+    streams = [
         s for s in samples if s.stream and s.direct is direct and s.outcome is not SampleOutcome.DEGRADED
     ]
-    waits = [s.waited_for_token_s for s in heard]
+    waits = [s.waited_for_token_s for s in streams]
     return [wait_s for wait_s in waits if wait_s is not None]
 
 
@@ -89,12 +92,12 @@ def _spans(samples: Iterable[Sample]) -> dict[str, float | None]:
     return quantiles([s.ended_s - s.intended_s for s in samples])
 
 
-def _less(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else round(one - other, 2)
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else round(a - b, 2)
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float | None]:
-    """p50, p95, p99 and p99.9 in milliseconds, the nearest rank, not rounded to Locust's coarse steps."""
+    """Return p50, p95, p99 and p99.9 in milliseconds: nearest rank, not rounded to Locust's coarse steps."""
     ordered = sorted(seconds)
     return {
         name: round(ordered[max(0, math.ceil(share * len(ordered)) - 1)] * 1000, 2) if ordered else None
@@ -103,19 +106,19 @@ def quantiles(seconds: Sequence[float]) -> dict[str, float | None]:
 
 
 def objectives(mix: str, path: Path = SLO) -> dict[str, float]:
-    """slo.toml, what holds for every mix and for this one: a name of the summary with `_min` or `_max` behind it,
-    and the bound."""
+    """Read the objectives of all mixes and of this mix: a name of the summary with `_min` or `_max`, and a
+    bound."""
     tables = msgspec.toml.decode(path.read_bytes(), type=dict[str, dict[str, float]])
     return tables["every"] | tables.get(mix, {})
 
 
 def judge(summary: dict[str, Any], bounds: dict[str, float]) -> list[Row]:
-    """Each objective against what was measured. Raises KeyError for a name that the summary does not have."""
+    """Compare each objective with the summary. Raises KeyError for a name that the summary does not have."""
     return [Row(name, bound, _value(summary, name.rsplit("_", 1)[0])) for name, bound in bounds.items()]
 
 
 def _value(summary: dict[str, Any], path: str) -> float | None:
-    """`first_token_ms.p95` is the p95 within first_token_ms."""
+    """Return the value at a path: `first_token_ms.p95` is the p95 within first_token_ms."""
     found: Any = summary
     for part in path.split("."):
         found = found[part]

@@ -48,7 +48,7 @@ class SlotQueue:
         self._call_next()
 
     def snapshot(self) -> dict[str, int]:
-        """Return the numbers of busy slots, of those whose client has left (unseen), and of waiting requests."""
+        """Return the number of busy slots, of those whose client has left (unseen), of waiting requests."""
         self._has_room()
         unseen = len(self._unseen_until_s)
         return {"busy": self._busy + unseen, "unseen": unseen, "waiting": len(self._queue)}

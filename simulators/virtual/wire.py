@@ -234,7 +234,7 @@ class VirtualResponse:
         return inside
 
     def _finish(self) -> bytes:
-        """End a whole body: read the rest of the script without waiting, and keep the connection if possible."""
+        """End a whole body: read the script to its end without waiting; keep the connection if possible."""
         action = self._next or next(self._script, None)
         while isinstance(action, Wait):
             action = next(self._script, None)

@@ -80,7 +80,7 @@ async def ask(*actions: Action, kind: RequestKind | None = None) -> Sample:
         (
             (Head(502), Data(b"<html>bad gateway</html>"), End()),
             SampleOutcome.DISHONEST,
-            "502 without an error",
+            "502 without a readable error",
         ),
     ],
 )
@@ -200,14 +200,14 @@ def test_the_ruler_is_straight() -> None:
 
 def test_a_bent_ruler(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that waits for full blocks is found out before it can report anything."""
-    monkeypatch.setattr(calibrate, "TRIES", 1)
+    monkeypatch.setattr(calibrate, "ATTEMPTS", 1)
     monkeypatch.setattr(HTTPResponse, "read1", HTTPResponse.read)
     assert calibrate.check().startswith("first token 3")
 
 
 def test_a_slow_ruler(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that stamps pieces late is found out as well."""
-    monkeypatch.setattr(calibrate, "TRIES", 1)
+    monkeypatch.setattr(calibrate, "ATTEMPTS", 1)
     now_s = LoadClient.now_s
 
     def late(client: LoadClient) -> float:

@@ -70,4 +70,4 @@ def test_the_verdict(
     assert ("NOT HELD" in capsys.readouterr().out) == bool(code)
     report = json.loads((tmp_path / "load.json").read_text())
     held = {row["name"]: row["held"] for row in report["objectives"]}
-    assert held["outcomes.false_max"] is (code == 0)
+    assert held["outcomes.dishonest_max"] is (code == 0)

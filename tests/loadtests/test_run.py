@@ -52,7 +52,7 @@ def test_mixes() -> None:
     """Each mix in the file can be read and says why it is there."""
     for name in ("chat", "added"):
         assert load(name).why
-    with pytest.raises(ValueError, match="There are: chat, added"):
+    with pytest.raises(ValueError, match="Valid names: chat, added"):
         load("nonsense")
     assert MIXES.is_file()
 
@@ -112,7 +112,7 @@ def test_one_false_answer() -> None:
     samples = [sample()] * 9999 + [sample(outcome=SampleOutcome.DISHONEST)]
     seen = summarize(RunHeader(10_000, 0, 1.0), samples, 30.0)
     assert [row.name for row in judge(seen, objectives("chat")) if not row.held and row.value] == [
-        "outcomes.false_max"
+        "outcomes.dishonest_max"
     ]
 
 
@@ -137,17 +137,17 @@ def test_substitutes_count_apart() -> None:
     """No whole answer, no first token; they have a row of their own."""
     quick = [sample(first_token_s=0.001, outcome=SampleOutcome.DEGRADED)] * 30
     seen = summarize(RunHeader(60, 0, 1.0), [sample()] * 30 + quick, 30.0)
-    assert (seen["whole_share"], seen["outcomes"]["degraded"]) == (0.5, 30)
+    assert (seen["complete_share"], seen["outcomes"]["degraded"]) == (0.5, 30)
     assert seen["first_token_ms"]["p50"] == 100.0 and seen["degraded_ms"]["p50"] == 500.0
     held = {row.name: row.held for row in judge(seen, objectives("chat"))}
-    assert held["outcomes.false_max"] and not held["whole_share_min"]
+    assert held["outcomes.dishonest_max"] and not held["complete_share_min"]
 
 
 def test_people_who_left() -> None:
     """Leaving is neither an answer nor a failure."""
     samples = [sample(), sample(outcome=SampleOutcome.CANCELLED, first_token_s=None)]
     seen = summarize(RunHeader(2, 0, 1.0), samples, 30.0)
-    assert (seen["whole_share"], seen["outcomes"]["left"]) == (1.0, 1)
+    assert (seen["complete_share"], seen["outcomes"]["cancelled"]) == (1.0, 1)
 
 
 def test_quantiles() -> None:
