@@ -22,7 +22,7 @@ NEXT, ANSWERED, CUT, TOLD = "next target", "answered", "cut, with an error event
 
 @dataclass(frozen=True)
 class ExpectedOutcome:
-    """What one try came to. `billed`: the provider may charge for it."""
+    """The result of an attempt. `billed`: the provider may charge for it."""
 
     reason: str
     then: str
@@ -32,7 +32,7 @@ class ExpectedOutcome:
 
 @dataclass(frozen=True)
 class FaultRow:
-    """A fault, in a whole answer or in a stream. `connect` and `tls`: it never comes to a request."""
+    """A fault, in a whole answer or in a stream. `connect` and `tls`: a fault before any request."""
 
     what: str
     seen: ExpectedOutcome
@@ -41,32 +41,32 @@ class FaultRow:
     dialect: str = "openai"
     connect: Connect = Connect.OPENS
     tls: str = ""  # how the handshake fails, in the words of dub5.simulators.faults.connections
-    waits: bool = False  # until a clock runs out
+    waits: bool = False  # until a timeout expires
 
     @property
     def name(self) -> str:
-        """Fit for a route's name."""
+        """A name that is valid for a route."""
         return ("stream-" if self.stream else "json-") + "".join(c if c.isalnum() else "-" for c in self.what)
 
 
 def said(text: object = "Hi", finish: object = "stop", **more: Any) -> bytes:
-    """A JSON answer."""
+    """Return a JSON answer."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
     return json.dumps({"id": "c", "object": "chat.completion", "choices": [choice], **more}).encode()
 
 
 def body(data: bytes, *more: Action, **headers: str) -> tuple[Action, ...]:
-    """A 200 with a JSON type and this body; then `more`, or its proper end."""
+    """Return a 200 with a JSON type and this body; then `more`, or its proper end."""
     return (Head(200, JSON | headers), Data(data), *(more or (End(),)))
 
 
 def sized(status: int, data: bytes, **headers: str) -> tuple[Action, ...]:
-    """A whole page."""
+    """Return a whole page."""
     return (Head(status, JSON | {"content-length": str(len(data)), **headers}), Data(data), End())
 
 
 def event(content: str | None = None, finish: str | None = None) -> bytes:
-    """An event of a stream."""
+    """Return an event of a stream."""
     delta = {} if content is None else {"content": content}
     return b"data: " + json.dumps({"choices": [_choice(delta, finish)]}).encode() + b"\n\n"
 
@@ -76,12 +76,12 @@ def _choice(delta: Mapping[str, Any], finish: str | None) -> dict[str, Any]:
 
 
 def stream(*parts: bytes | Action) -> tuple[Action, ...]:
-    """A 200 of events."""
+    """Return a 200 with these events."""
     return (Head(200, SSE), *(Data(part) if isinstance(part, bytes) else part for part in parts))
 
 
 def typed(kind: str, **fields: Any) -> bytes:
-    """An event of the Messages dialect."""
+    """Return an event of the Messages dialect."""
     return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
 
 
@@ -311,7 +311,7 @@ def _statuses() -> Iterator[FaultRow]:
 
 
 def _words() -> Iterator[FaultRow]:
-    """A status that its body says more about."""
+    """Describe a status that its body explains further."""
     rows: tuple[tuple[int, str, str, str, Blame], ...] = (
         (400, "context_length_exceeded", "", NEXT, Blame.NOBODY),
         (400, "content_filter", "", TOLD, Blame.NOBODY),

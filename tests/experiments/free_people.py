@@ -1,12 +1,14 @@
-"""People who ask free providers: through the service, or with a client of their own.
+"""The gateways of the free-provider week: the service, or a client that calls the providers directly.
 
-    Plain      one provider, asked by an official SDK as it comes: connects within 5 s, waits 60 s for the next bytes,
-               `retries` more tries for what SDKs try again (408, 409, 429, 5xx, no connection, nothing came), after
-               0.5 s, 1 s, 2 s or the Retry-After up to a minute; nothing again once the 200 is here
-    InTurn     the same client once at each provider, from the first to the last, until one has begun to answer
-    Served     the service, in front of all of them
+    PlainClient      one provider, as an official SDK calls it by default: connects within 5 s, waits 60 s
+                     for the next bytes, makes `retries` retries for what SDKs retry (408, 409, 429, 5xx,
+                     no connection, no answer), after 0.5 s, 1 s, 2 s or the Retry-After up to a minute;
+                     none after the 200
+    FailoverClient   the same client once at each provider, in order, until one has begun to answer
+    ServiceGateway   the service, in front of all of them
 
-Everybody streams, and nobody leaves. What was read is judged against what was asked: answers prove themselves.
+All requests are streams, and no client leaves. Each text is judged against its prompt: answers prove
+themselves.
 """
 
 import asyncio
@@ -27,7 +29,7 @@ from dub5.simulators.virtual import AppClient, VirtualWire
 from tests.experiments.free_world import PROVIDERS, FreeWorld
 
 CONNECT_S, SILENT_S = 5.0, 60.0  # of the plain client
-RETRY_AFTER_MAX_S = 60.0  # an SDK does not believe more
+RETRY_AFTER_MAX_S = 60.0  # an SDK does not obey longer ones
 AGAIN = frozenset({408, 409, 429})
 NOTICES = ("important notice", "is being deprecated")
 KEYLESS = "tunnel"
@@ -35,14 +37,17 @@ KEYLESS = "tunnel"
 
 @dataclass(frozen=True, slots=True)
 class PersonResult:
-    """What became of one request. `ending`: complete, degraded, failed, cut, wrong (sold as an answer, and none)."""
+    """The result of one request.
+
+    `ending`: complete, degraded, failed, cut, wrong (delivered as an answer, and no answer).
+    """
 
     at_s: float
     ending: str
-    first_s: float  # to the first words, or to the error
+    first_s: float  # until the first content, or the error
     took_s: float
-    why: str  # of what is not complete
-    able: int  # how many providers could have answered just then
+    why: str  # why the answer is not complete
+    able: int  # number of providers that could have answered at that time
 
 
 class RequestFailed(Exception):
@@ -56,14 +61,14 @@ class RequestFailed(Exception):
 
 @dataclass(slots=True)
 class AnswerSoFar:
-    """What has been read of one answer."""
+    """The part of an answer that has been read."""
 
     text: str = ""
-    finished: bool = False  # as the client can tell
+    finished: bool = False  # as far as the client can tell
     first_s: float | None = None
 
     def judged(self, prompt: str) -> tuple[str, str]:
-        """How an answer ended that its client holds for whole, and why it is wrong."""
+        """Return how an answer ended that its client takes for whole, and why it is wrong."""
         proof = judge(self.text, prompt)
         if proof is Proof.WHOLE:
             return "complete", ""
@@ -71,19 +76,19 @@ class AnswerSoFar:
 
 
 class AnyGateway(Protocol):
-    """Whoever people ask."""
+    """A gateway that people send requests to."""
 
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *error: object) -> None: ...
 
     async def ask(self, prompt: str, reading: AnswerSoFar) -> tuple[str, str]:
-        """The ending, and why it is no better."""
+        """Send a request. Return the ending, and why it is not complete."""
         ...
 
 
 class WeekRun:
-    """The world while it is played for one gateway."""
+    """The simulated week with one gateway."""
 
     def __init__(self, world: FreeWorld) -> None:
         self.world = world
@@ -93,7 +98,7 @@ class WeekRun:
         self.asked: list[PersonResult] = []
 
     async def play(self, gateway: AnyGateway, tell: Callable[[float], None] = lambda at_s: None) -> None:
-        """Everybody asks in their time. `tell` hears of each."""
+        """Send all requests at their times; call `tell` with each result."""
         async with gateway, asyncio.TaskGroup() as group:
             for n, at_s in enumerate(self.world.arrivals_s()):
                 await asyncio.sleep(at_s - clock.now())
@@ -110,7 +115,7 @@ class WeekRun:
 
 
 class PlainClient:
-    """One provider, and `retries` more tries."""
+    """A client of one provider, with `retries` retries."""
 
     def __init__(self, stage: WeekRun, name: str, retries: int) -> None:
         self._wire = stage.wire
@@ -124,7 +129,7 @@ class PlainClient:
     async def __aexit__(self, *error: object) -> None: ...
 
     async def ask(self, prompt: str, reading: AnswerSoFar) -> tuple[str, str]:
-        """As the SDKs do."""
+        """Send a request as the SDKs do."""
         for n in range(self._retries + 1):
             try:
                 await read(self._wire, self._url, prompt, reading)
@@ -144,7 +149,7 @@ class PlainClient:
 
 
 class FailoverClient:
-    """Every provider once, in their order."""
+    """A client that asks every provider once, in their order."""
 
     def __init__(self, stage: WeekRun) -> None:
         self._wire = stage.wire
@@ -155,7 +160,7 @@ class FailoverClient:
     async def __aexit__(self, *error: object) -> None: ...
 
     async def ask(self, prompt: str, reading: AnswerSoFar) -> tuple[str, str]:
-        """A loop, as it is often written."""
+        """Send a request to each provider in a loop, as it is often written."""
         why = ""
         for free in PROVIDERS:
             try:
@@ -169,7 +174,7 @@ class FailoverClient:
 
 
 async def read(wire: VirtualWire, url: str, prompt: str, reading: AnswerSoFar) -> None:
-    """One try of a plain client. Raises Failed."""
+    """Make one attempt of a plain client. Raises RequestFailed."""
     body = {"model": "m", "messages": [{"role": "user", "content": prompt}], "stream": True}
     headers = {"content-type": "application/json", "accept": "application/json", "authorization": "Bearer sk"}
     request = WireRequest(
@@ -193,7 +198,7 @@ async def read(wire: VirtualWire, url: str, prompt: str, reading: AnswerSoFar) -
 
 
 def refused(response: WireResponse) -> RequestFailed:
-    """A status as an SDK reads it."""
+    """Read an error status as an SDK does."""
     said = response.headers.get("retry-after", "")
     again = response.status in AGAIN or response.status >= 500
     wait_s = float(said) if said.isdecimal() else None
@@ -201,7 +206,7 @@ def refused(response: WireResponse) -> RequestFailed:
 
 
 async def events(response: WireResponse) -> AsyncIterator[bytes]:
-    """The payloads of a stream, without comments, up to [DONE] or its end."""
+    """Yield the payloads of a stream, without comments, up to [DONE] or its end."""
     left = b""
     while True:
         async with asyncio.timeout(SILENT_S):
@@ -217,7 +222,7 @@ async def events(response: WireResponse) -> AsyncIterator[bytes]:
 
 
 def take(payload: bytes, reading: AnswerSoFar) -> None:
-    """One event, as an SDK takes it: an error in it is raised, everything else is an answer."""
+    """Read an event as an SDK does: an error in it is raised, everything else is an answer."""
     event: dict[str, Any] = msgspec.json.decode(payload)
     if event.get("error"):
         raise RequestFailed("error event")
@@ -229,8 +234,11 @@ def take(payload: bytes, reading: AnswerSoFar) -> None:
 
 
 class ServiceGateway:
-    """The service with its defaults; or, `told`, with what an operator of a free route would switch on as well: the
-    patterns of notices, and substitutes."""
+    """The service with its defaults.
+
+    With `told` it has what an operator of a free route would enable as well: reject patterns and fallback
+    answers.
+    """
 
     def __init__(self, stage: WeekRun, *, told: bool = False) -> None:
         route = RouteSettings(
@@ -257,7 +265,7 @@ class ServiceGateway:
         await self._client.__aexit__(*error)
 
     async def ask(self, prompt: str, reading: AnswerSoFar) -> tuple[str, str]:
-        """One streamed request."""
+        """Send one streamed request."""
         body = {"model": "chat", "messages": [{"role": "user", "content": prompt}], "stream": True}
         async with self._client.stream("POST", "/v1/chat/completions", json=body) as reply:
             reading.first_s = clock.now()

@@ -45,28 +45,28 @@ ROWS: Mapping[str, str] = {
 }
 ALONE = {f"{free.name}:{n}": f"`{free.name}`, {n} retries" for free in PROVIDERS for n in (0, RETRIES)}
 HEAD = "| | complete | degraded | failed | cut | wrong | first words or error, p50 / p95 / p99 | worst hour | tries |"
-HOUR_MIN = 20  # requests; fewer tell nothing about an hour
+HOUR_MIN = 20  # requests; with fewer of them an hour has no meaningful share
 
 
 @dataclass(frozen=True, slots=True)
 class WeekResult:
-    """What became of everybody."""
+    """The results of all requests."""
 
     world: FreeWorld
     asked: Sequence[PersonResult]
-    tries: float  # at providers, for each request
+    tries: float  # number of requests at the providers for each request
 
     def share(self, ending: str) -> float:
-        """Of all requests."""
+        """Return an ending's share of all requests."""
         return sum(one.ending == ending for one in self.asked) / len(self.asked)
 
     def first_s(self, quantile: float) -> float:
-        """Until the first words or the error."""
+        """Return the time until the first content or the error."""
         waits = sorted(one.first_s for one in self.asked)
         return waits[min(len(waits) - 1, int(len(waits) * quantile))]
 
     def worst_hour(self) -> tuple[int, float]:
-        """Which, from 0, and the share that was complete in it."""
+        """Return the worst hour, from 0, and its share of complete answers."""
         came, good = Counter[int](), Counter[int]()
         for one in self.asked:
             came[int(one.at_s // HOUR_S)] += 1
@@ -74,12 +74,12 @@ class WeekResult:
         return min(((hour, good[hour] / n) for hour, n in came.items() if n >= HOUR_MIN), key=lambda x: x[1])
 
     def lost(self) -> list[tuple[str, int]]:
-        """What was not complete, and why, the most frequent first."""
+        """Return the reasons of answers that are not complete, the most frequent first."""
         why = Counter(f"{one.ending}: {one.why}" for one in self.asked if one.ending != "complete")
         return why.most_common()
 
     def row(self, name: str) -> str:
-        """Its line of the table."""
+        """Return the line of the table."""
         hour, good = self.worst_hour()
         waits = " / ".join(seconds(self.first_s(quantile)) for quantile in (0.50, 0.95, 0.99))
         endings = " | ".join(
@@ -89,7 +89,7 @@ class WeekResult:
 
 
 def play(world: FreeWorld, which: str, *, tell: bool = False) -> WeekResult:
-    """One line of the table."""
+    """Play one line of the table."""
 
     async def week() -> WeekResult:
         stage = WeekRun(world)
@@ -103,7 +103,7 @@ def play(world: FreeWorld, which: str, *, tell: bool = False) -> WeekResult:
 
 
 def gateway(stage: WeekRun, which: str) -> AnyGateway:
-    """Who is asked: one of ROWS or ALONE."""
+    """Return a gateway: one of ROWS or ALONE."""
     match which:
         case "all in turn":
             return FailoverClient(stage)
@@ -115,7 +115,7 @@ def gateway(stage: WeekRun, which: str) -> AnyGateway:
 
 
 def progress(world: FreeWorld, which: str) -> Callable[[float], None]:
-    """Says on stderr when a tenth more is done."""
+    """Report on stderr when a tenth more is done."""
     said = -1
 
     def tell(at_s: float) -> None:
@@ -128,7 +128,7 @@ def progress(world: FreeWorld, which: str) -> Callable[[float], None]:
 
 
 def owed(week: WeekResult, name: str) -> Iterator[str]:
-    """What is behind the service's line: what was lost, and whether somebody could have answered."""
+    """Explain the service's line: what was lost, and whether a provider could have answered."""
     could = [one for one in week.asked if one.able]
     none = sum(one.ending in ("failed", "degraded") for one in could)
     lost = ", ".join(f"{n:,} {why}" for why, n in week.lost())
@@ -137,32 +137,39 @@ def owed(week: WeekResult, name: str) -> Iterator[str]:
 
 
 def seconds(s: float) -> str:
-    """Two digits, or whole ones."""
+    """Format seconds with two digits, or as whole ones."""
     return f"{s:.0f} s" if s >= 10 else f"{s:.2g} s"
 
 
 def percent(share: float) -> str:
-    """A share as the table has it: what is not all is never shown as all, what is not nothing never as nothing."""
+    """Format a share: less than all is never shown as all, more than none never as none."""
     if share in (0.0, 1.0):
         return f"{share:.0%}"
     return f"{min(99.99, max(0.01, share * 100)):.2f} %"
 
 
 def providers(world: FreeWorld) -> Iterator[str]:
-    """Who they are, and how much of the week each of them is off."""
+    """List the providers, and which share of the week each of them is off."""
     yield "| provider | speaks | grants | pace | outages | off | longest |"
     yield "|---|---|---|---|---|---|---|"
     for free in PROVIDERS:
         off = [outage for outage in world.outages if outage.provider == free.name]
         grants = ", ".join(f"{n:,} {what.replace('_per_', '/')}" for what, n in free.grants.items())
         share, longest_h = off_share(world, free.name), max((o.for_s / HOUR_S for o in off), default=0.0)
-        yield (
-            f"| `{free.name}` | {free.persona} | {grants} | {free.latency} | {len(off)} | {share:.1%} | {longest_h:.1f} h |"
+        cells = (
+            f"`{free.name}`",
+            free.persona,
+            grants,
+            free.latency,
+            len(off),
+            f"{share:.1%}",
+            f"{longest_h:.1f} h",
         )
+        yield f"| {' | '.join(map(str, cells))} |"
 
 
 def off_share(world: FreeWorld, name: str) -> float:
-    """Of the time in which any outage of it lasts, each second counted once."""
+    """Return the share of the time in which an outage lasts, each second counted once."""
     off_s = until_s = 0.0
     for outage in world.outages:
         if outage.provider == name:
@@ -173,7 +180,7 @@ def off_share(world: FreeWorld, name: str) -> float:
 
 
 def report(world: FreeWorld, rows: Mapping[str, str]) -> Iterator[str]:
-    """The whole output, in Markdown."""
+    """Return the whole output, in Markdown."""
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         playing = {which: pool.submit(play, world, which, tell=True) for which in reversed(rows)}
         weeks = {which: playing[which].result() for which in rows}
@@ -196,7 +203,7 @@ def report(world: FreeWorld, rows: Mapping[str, str]) -> Iterator[str]:
 
 
 def main(args: list[str]) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.experiments.free_week",
         description=__doc__,

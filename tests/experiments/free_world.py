@@ -1,10 +1,10 @@
-"""A week of the free-provider world, from a seed: who there is, what they grant, when they break, when people ask.
+"""The world of the free-provider week, from a seed: providers, their limits, their outages, and the requests.
 
-    seed -> outages (off and on, minutes to days, by the host) + set pieces + a little that fails always -> faults
+    seed -> outages (off and on, minutes to days, by host) + set pieces + a small constant share -> faults
          -> arrivals, more by day than by night
 
-What they grant and how they fail is taken from what is published and reported of free tiers; which of them breaks when
-is drawn. Times are seconds from the start.
+Limits and kinds of failures are those published and reported of free tiers; which provider fails when is
+drawn. Times are seconds from the start.
 """
 
 import random
@@ -26,13 +26,13 @@ from dub5.simulators.provider import SimulatedProvider
 
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
 WORDS = 30
-CUT_AFTER = 26  # tokens: later than the beginning that is held back for judging
+CUT_AFTER = 26  # tokens: later than the beginning that the service holds back to check it
 UP_S = 14 * HOUR_S  # between two outages, in the mean
 DOWN_S, DOWN_SIGMA = (
     12 * MINUTE_S,
     1.6,
 )  # median and spread: one in twenty lasts for three hours, one in a hundred for eight
-BACK_S = 60.0  # so long after its end a host may still be left alone
+BACK_S = 60.0  # tolerance: after its end a host may still be cooling down
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ class FreeProvider:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The base URL."""
         return f"http://{self.name}.test/v1"
 
 
 EDGE = ("530 text", "530 json", "530 html", "1016", "524")
-PROVIDERS = (  # in the order in which a route would name them: the quick ones with much to give first
+PROVIDERS = (  # in the order in which a route would name them: first the fast ones with high limits
     FreeProvider(
         "lpu",
         "groq",
@@ -131,7 +131,7 @@ RESTS_S = {
 }
 ALWAYS: tuple[
     dict[str, Any], ...
-] = (  # of a free tier that is well; what rewrites an answer goes before what breaks it off
+] = (  # of a healthy free tier; faults that rewrite an answer come before those that break it off
     {"kind": "empty", "share": 0.003},
     {"kind": "cut", "after_tokens": CUT_AFTER, "how": "reset", "share": 0.003},
     {"kind": "status", "status": 500, "share": 0.01},
@@ -141,7 +141,7 @@ ALWAYS: tuple[
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A provider is off for a while, in a way of `FAULTS`."""
+    """A provider is off for a while, by one of `FAULTS`."""
 
     provider: str
     kind: str
@@ -150,22 +150,25 @@ class Outage:
 
     @property
     def until_s(self) -> float:
-        """Its end."""
+        """The time at which the outage ends."""
         return self.at_s + self.for_s
 
     @property
     def excused_until_s(self) -> float:
-        """When whoever obeys the provider's own words may be back."""
+        """The time at which a client that obeys the provider's Retry-After may be back."""
         return self.until_s + BACK_S + RESTS_S.get(self.kind, 0.0)
 
     def faults(self) -> list[Fault]:
-        """As the simulators have it. Those bound the start to a day where it is read from a file; here are seven."""
+        """Return the outage as simulator faults.
+
+        A fault in a file may start within a day; these may within seven.
+        """
         read = map(parse_fault, FAULTS[self.kind])
         return [msgspec.structs.replace(fault, at_s=self.at_s, for_s=self.for_s) for fault in read]
 
 
-SET_PIECES = (  # in days from the start, then for how long
-    ("tunnel", "530 text", 1.3, 20 * HOUR_S),  # gone for 54 hours, in three ways to say it
+SET_PIECES = (  # in days from the start, and the duration
+    ("tunnel", "530 text", 1.3, 20 * HOUR_S),  # off for 54 hours, reported in three ways
     ("tunnel", "530 json", 1.3 + 20 / 24, 20 * HOUR_S),
     ("tunnel", "530 html", 1.3 + 40 / 24, 14 * HOUR_S),
     ("wafer", "1016", 2.1, 14 * HOUR_S),
@@ -181,7 +184,7 @@ SET_PIECES = (  # in days from the start, then for how long
 
 @dataclass(frozen=True)
 class FreeWorld:
-    """In a shorter time the set pieces are played at the same share of it."""
+    """The world of a week. In a shorter time the set pieces are played at the same share of it."""
 
     seed: int = 1
     requests: int = 100_000
@@ -189,12 +192,12 @@ class FreeWorld:
 
     @property
     def end_s(self) -> float:
-        """When nobody asks any more."""
+        """The time after which no requests are sent."""
         return self.days * DAY_S
 
     @cached_property
     def outages(self) -> tuple[Outage, ...]:
-        """All of them, by their start."""
+        """Return all outages, by their start."""
         found = [outage for free in PROVIDERS for outage in self._drawn(free)]
         scale = self.days / 7.0
         found += [
@@ -207,7 +210,7 @@ class FreeWorld:
         return {free.name: [o for o in self.outages if o.provider == free.name] for free in PROVIDERS}
 
     def _drawn(self, free: FreeProvider) -> list[Outage]:
-        """Off and on. A host that is off is off for everybody, until it is on again."""
+        """Draw outages. A host that is off is off for all of its providers, until it is on again."""
         rng, at_s, found = random.Random(f"{self.seed}/outages/{free.name}"), 0.0, []
         while True:
             at_s += rng.expovariate(1 / UP_S)
@@ -218,7 +221,7 @@ class FreeWorld:
             at_s += for_s
 
     def arrivals_s(self) -> list[float]:
-        """When people ask: at the busiest hour nearly six times as often as at the quietest."""
+        """Draw the times of requests: at the busiest hour nearly six times as often as at the quietest."""
         rng, found = random.Random(f"{self.seed}/arrivals"), list[float]()
         while len(found) < self.requests:
             at_s = rng.uniform(0.0, self.end_s)
@@ -229,14 +232,17 @@ class FreeWorld:
     def providers(
         self, now: Callable[[], float], epoch_s: int
     ) -> tuple[dict[str, SimulatedProvider], Ledger]:
-        """All of them by name, with all that will befall them, and their ledger. Equal seeds make equal ones."""
+        """Return all providers by name, with all their faults, and their ledger.
+
+        Equal seeds make equal ones.
+        """
         ledger = Ledger()
         return {free.name: self._provider(free, now, epoch_s, ledger) for free in PROVIDERS}, ledger
 
     def _provider(
         self, free: FreeProvider, now: Callable[[], float], epoch_s: int, ledger: Ledger
     ) -> SimulatedProvider:
-        pace = replace(PRESETS[free.latency], gap_s=0.0)  # what counts is when the first words come
+        pace = replace(PRESETS[free.latency], gap_s=0.0)  # what counts is when the first content comes
         made = SimulatedProvider(
             free.persona,
             Profile(free.name, pace, WORDS, edge="cloudflare"),
@@ -252,7 +258,8 @@ class FreeWorld:
         return made
 
     def able(self, name: str, at_s: float, provider: SimulatedProvider) -> bool:
-        """Whether this provider could answer now: no outage is near, and it still grants something."""
+        """Return whether this provider could answer now: no outage is near, and its limits are not used
+        up."""
         if any(o.at_s - 2 * MINUTE_S <= at_s < o.excused_until_s for o in self._outages_of[name]):
             return False
         needed = {"requests": 2, "tokens": 200}
@@ -260,6 +267,7 @@ class FreeWorld:
 
 
 def busy(at_s: float) -> float:
-    """How much is asked at this time of day, 1 in the mean: most at two in the afternoon, least at two at night."""
+    """Return the load at this time of day, 1 in the mean: most at two in the afternoon, least at two at
+    night."""
     from_peak_h = abs(at_s % DAY_S / HOUR_S - 14.0)
     return 1.7 - 1.4 * min(from_peak_h, 24.0 - from_peak_h) / 12.0

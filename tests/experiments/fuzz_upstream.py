@@ -1,10 +1,13 @@
-"""Random upstream bytes through the whole service, in virtual time: nothing breaks, and nothing is told as whole that is not.
+"""Fuzzing with random upstream bytes, through the whole service in virtual time.
+
+The service must not crash, and must not deliver an answer as whole that is not.
 
     python -m tests.experiments.fuzz_upstream --streams 100000 --seed 1
-    python -m tests.experiments.fuzz_upstream --seed 1 --world 17            # one world again: the one that failed
+    python -m tests.experiments.fuzz_upstream --seed 1 --world 17            # only the world that failed
 
-upstream_bytes makes what three providers send, upstream_reading says what it means, `_check` compares that with
-what the client was told. A world is one service and a few hundred streams; equal numbers give equal worlds.
+upstream_bytes makes what three providers send, upstream_reading is the oracle of what it means, `_check`
+compares that with what the client received. A world is one service and a few hundred streams; equal numbers
+give equal worlds.
 """
 
 import argparse
@@ -44,7 +47,7 @@ DIALECTS = ("openai", "mistral", "anthropic")
 STREAMS_PER_WORLD = 250
 AT_A_TIME = 8
 SLOTS = 20
-A_LONG_WHILE_S = 3 * 86_400.0  # every cool-down is over
+A_LONG_WHILE_S = 3 * 86_400.0  # every cool-down is over by then
 TIMEOUTS = TimeoutOptions(first_token_s=2, whole_answer_s=3, between_tokens_s=2, total_s=10)
 NEVER = BreakerOptions(calls_min=10**9, failures_in_a_row=10**9)
 SERVER = ServerSettings(event_bytes_max=64 * 1024, answer_bytes_max=128 * 1024, in_flight_max=AT_A_TIME)
@@ -57,12 +60,12 @@ FAILED = (AssertionError, ExceptionGroup, LookupError, TypeError, ValueError, De
 
 
 class Violation(AssertionError):
-    """The service did what it must not."""
+    """The service violated its contract."""
 
 
 @dataclass
 class FuzzedRequest:
-    """One request, and everything that its providers sent."""
+    """A request, and everything that its providers sent."""
 
     number: int
     route: str
@@ -79,7 +82,7 @@ class FuzzedRequest:
     left: bool = False
 
     def json(self) -> dict[str, Any]:
-        """The request's body."""
+        """Return the request's body."""
         fields: dict[str, Any] = {
             "model": self.route,
             "messages": [{"role": "user", "content": f"ask {self.number}"}],
@@ -93,7 +96,7 @@ class FuzzedRequest:
 
 
 class FuzzedService:
-    """One service in front of three providers that cannot be trusted."""
+    """A service in front of three providers that send random bytes."""
 
     def __init__(self, seed: int, number: int, streams: int) -> None:
         self.seed = f"{seed}/{number}"
@@ -136,7 +139,7 @@ class FuzzedService:
         return respond
 
     async def play(self) -> Counter[str]:
-        """Until enough streams have been sent. Raises Violation."""
+        """Play until enough streams have been sent. Raises Violation."""
         numbers = itertools.count()
         async with self.client:
             quiet = asyncio.all_tasks()
@@ -145,7 +148,8 @@ class FuzzedService:
                 async with asyncio.TaskGroup() as group:
                     for ask in asks:
                         group.create_task(self._ask(ask))
-                await asyncio.sleep(TIMEOUTS.total_s)  # probes and trials that were outrun are heard out
+                # probes and canary requests that lost finish in the background
+                await asyncio.sleep(TIMEOUTS.total_s)
                 self._at_rest(quiet, asks)
                 for ask in asks:
                     await self._check(ask)
@@ -186,7 +190,7 @@ class FuzzedService:
             ask.body = b"".join(parts)
 
     def _at_rest(self, quiet: set[asyncio.Task[Any]], asks: list[FuzzedRequest]) -> None:
-        """Nothing is left over: no request, no pass, no slot, no connection, no task."""
+        """Check that nothing is left over: no request, permit, slot, connection or task."""
         states = self.service.fleet.snapshots(asyncio.get_running_loop().time())
         free = [semaphore._value for semaphore in self.slots._free.values()]
         tasks = {task for task in asyncio.all_tasks() - quiet if not task.done()}
@@ -204,7 +208,7 @@ class FuzzedService:
                 raise Violation("\n".join([f"left over: {what}: {how_many}", *told]))
 
     async def _check(self, ask: FuzzedRequest) -> None:
-        """What the client was told, against what the providers said."""
+        """Check what the client received against what the providers sent."""
         try:
             outcome = _check_left(ask) if ask.left else _check_whole(ask)
             self.counts[outcome] += 1
@@ -215,7 +219,7 @@ class FuzzedService:
             raise Violation(f"{violation}\n{_shown(ask)}") from None
 
     async def _check_cached(self, ask: FuzzedRequest) -> None:
-        """The same question again: from the cache it is the same answer."""
+        """Send the same request again, and check that the cache returns the same answer."""
         before = len(ask.played)
         again = FuzzedRequest(
             ask.number, ask.route, ask.number % 4 == 1, ask.usage, True, None, False, ask.tool, ask.played
@@ -238,7 +242,7 @@ def _routes() -> Iterator[RouteSettings]:
 
 
 def _check_whole(ask: FuzzedRequest) -> str:
-    """A reply that was read to its end; its outcome."""
+    """Check a reply that was read to its end; return its outcome."""
     _hold(KEY.encode() not in ask.body, "the key is in the answer")
     if ask.status != 200:
         return _check_refused(ask)
@@ -271,7 +275,7 @@ def _check_whole(ask: FuzzedRequest) -> str:
 
 
 def _check_left(ask: FuzzedRequest) -> str:
-    """A reply that the client did not read to its end."""
+    """Check a reply that the client did not read to its end."""
     if ask.status == 200 and ask.stream:
         told = upstream_reading.openai_stream(ask.body)
         _hold(any(upstream_reading.begins(told.texts, one.texts) for one in _sources(ask)), "text of nobody")
@@ -279,7 +283,7 @@ def _check_left(ask: FuzzedRequest) -> str:
 
 
 def _check_client(ask: FuzzedRequest) -> ReadAnswer:
-    """What came over, as any client would read it: each event is JSON."""
+    """Check that any client could read the reply: each event is JSON."""
     told = upstream_reading.openai_stream(ask.body) if ask.stream else upstream_reading.openai_json(ask.body)
     _hold(not told.odd, f"no client can read this: {told.odd}")
     if ask.stream:
@@ -291,7 +295,7 @@ def _check_client(ask: FuzzedRequest) -> ReadAnswer:
 
 
 def _check_refused(ask: FuzzedRequest) -> str:
-    """An error before the first content, in the one shape; and nobody was turned away from a good answer."""
+    """Check an error before the first content: it has the one shape, and no good answer was turned away."""
     try:
         said = json.loads(ask.body)
     except ValueError:
@@ -313,12 +317,12 @@ def _check_error(said: Any, status: int | None) -> None:
 
 
 def _sources(ask: FuzzedRequest) -> list[ReadAnswer]:
-    """What the attempts at the target that answered have said."""
+    """Return what the attempts at the target that answered have sent."""
     return [upstream_reading.upstream(up.persona, up.stream, up.received()[0]) for up in _answering(ask)]
 
 
 def _answering(ask: FuzzedRequest) -> list[BrokenReply]:
-    """The attempts at the target that answered; another one may have been asked beside it, and later."""
+    """Return the attempts at the target that answered; other targets may have been asked in parallel."""
     target = ask.headers["x-dub5-target"].partition("/")[0]
     return [
         up
@@ -332,7 +336,7 @@ def _same_json(one: str, other: str) -> bool:
 
 
 def _turned_away(ask: FuzzedRequest) -> bool:
-    """Whether the last provider gave a whole, good answer. Of one that was outrun nobody wanted any."""
+    """Return whether the last provider gave a whole, good answer. One that lost a hedge was not needed."""
     target = ask.headers.get("x-dub5-target", "").partition("/")[0]
     heard = [up for up in ask.played if up.persona == target] if target else ask.played
     hedge_lost = not target and b'"hedge_lost"' in ask.body
@@ -350,12 +354,12 @@ def _shown(ask: FuzzedRequest) -> str:
 
 
 def fuzz(seed: int, number: int, streams: int = STREAMS_PER_WORLD) -> Counter[str]:
-    """One world. Raises Violation, and what `run` raises."""
+    """Run one world. Raises Violation, and what `run` raises."""
     return run(FuzzedService(seed, number, streams).play(), seed=number)
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.experiments.fuzz_upstream", description=(__doc__ or "").partition("\n\n")[0]
     )

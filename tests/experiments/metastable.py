@@ -59,13 +59,13 @@ LOADS = (0.6, 0.7, 0.8)
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """A way to run the service. `expiry`: it hears when people leave, and what their deadline is."""
+    """A way to run the service. `expiry`: it notices when people leave, and it knows their deadline."""
 
     name: str
     options: dict[str, Any]
     timeouts: TimeoutOptions = TRY
     expiry: bool = False
-    again: bool = True  # timeouts are tried again, which the service itself never does
+    again: bool = True  # timeouts are retried, which the service itself never does
 
 
 POLICIES = (
@@ -84,9 +84,9 @@ class MetastableOutcome:
     """What came of one run. `back_s`: from the end of the trouble until 95 % are good for good; None: never."""
 
     back_s: float | None
-    during: float  # share that was good while it lasted
-    at_last: float  # and in the last minute
-    tries: float  # the provider was asked in the last minute, for each request
+    during: float  # share of good answers during the trouble
+    at_last: float  # share of good answers in the last minute
+    tries: float  # requests at the provider for each request in the last minute
 
     def __str__(self) -> str:
         end = (
@@ -113,7 +113,7 @@ def _run_by(policy: RetryPolicy) -> Iterator[None]:
 def scene(
     policy: RetryPolicy, load: float, *, works_for_nobody: bool, slots: int = SLOTS, end_s: float = END_S
 ) -> PressureScene:
-    """What is played."""
+    """Return the scene of a cell."""
     return PressureScene(
         rate_per_s=load * slots,
         seconds=end_s,
@@ -133,14 +133,14 @@ def scene(
 def play(
     policy: RetryPolicy, load: float, *, works_for_nobody: bool, slots: int = SLOTS, end_s: float = END_S
 ) -> MetastableOutcome:
-    """One cell of the table."""
+    """Play one cell of the table."""
     played = scene(policy, load, works_for_nobody=works_for_nobody, slots=slots, end_s=end_s)
     with _run_by(policy):
         return judged(run(played.play()))
 
 
 def judged(played: PressureOutcome) -> MetastableOutcome:
-    """How it went."""
+    """Return the outcome of a run."""
     good, end_s = partial(good_share, played), played.scene.seconds
     back_s, at_s = None, TO_S
     while at_s < end_s - 10.0:
@@ -155,13 +155,13 @@ def judged(played: PressureOutcome) -> MetastableOutcome:
 
 
 def good_share(played: PressureOutcome, from_s: float, to_s: float) -> float:
-    """Of those who came in this time, who had their answer in time."""
+    """Return the share of requests of this time that were answered in time."""
     came = played.during(from_s, to_s)
     return sum(asked.whole and asked.took_s <= PATIENCE_S for asked in came) / max(1, len(came))
 
 
 def table(loads: tuple[float, ...]) -> Iterator[str]:
-    """Its lines, in Markdown."""
+    """Return the lines of the table, in Markdown."""
     for works_for_nobody in (False, True):
         kind = "finishes what nobody waits for" if works_for_nobody else "drops what nobody waits for"
         yield f"The provider {kind}:"
@@ -175,7 +175,7 @@ def table(loads: tuple[float, ...]) -> Iterator[str]:
 
 
 def main(args: list[str]) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.experiments.metastable",
         description=__doc__,

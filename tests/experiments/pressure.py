@@ -1,8 +1,9 @@
-"""People who ask at a steady rate, whatever becomes of the others, and a provider that can do only so much.
+"""An open workload with impatient people against a provider of limited capacity, in virtual time.
 
-    arrivals (Poisson) --patience--> the real service --> simulated providers with slots and a line before them
+    arrivals (Poisson) --patience--> the real service --> simulated providers with slots and a queue
                                                           (simulators/limits/concurrency.py)
-All of it in virtual time. `Asked` is one person's record; the provider's ledger has the other side.
+
+`PressureResult` is the record of one person's request; the provider's ledger has the other side.
 """
 
 import asyncio
@@ -24,21 +25,20 @@ from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.script import Gate, Script, Until
 from dub5.simulators.virtual import AppClient, VirtualWire
 
-LATENCY = Latency(
-    0.5, 0.2, 0.045, 0.1
-)  # with `WORDS` words an answer takes a second: a slot does one a second
+LATENCY = Latency(0.5, 0.2, 0.045, 0.1)  # an answer of `WORDS` words takes a second: a slot does one a second
 WORDS = 5
 WORK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class PressureResult:
-    """One request: when it came, its status (0: the person left before there was one), and how long it took."""
+    """The result of a request: its arrival, its status (0: the person left before there was one), its
+    duration."""
 
     at_s: float
     caller: int
     status: int
-    first_s: float  # to the first byte
+    first_s: float  # until the first byte
     took_s: float
     whole: bool
     code: str = ""
@@ -47,7 +47,7 @@ class PressureResult:
 
 @dataclass
 class PressureScene:
-    """What is played. `later`: other capacities of all providers from a moment on."""
+    """The scene to play. `later`: other capacities of all providers from a time on."""
 
     rate_per_s: float
     seconds: float
@@ -55,20 +55,19 @@ class PressureScene:
     later: Mapping[float, Capacity] = field(default_factory=dict)
     providers: int = 1
     persona: str = "openai"
-    patience_s: float = 10.0  # then the person leaves
-    deadline_s: float | None = None  # what the service is told
-    works_for_nobody: bool = False  # who stood in the provider's line and left is served all the same
+    patience_s: float = 10.0  # seconds after which the person leaves
+    deadline_s: float | None = None  # the deadline that the request names
+    # A request whose client has left the provider's queue is served all the same.
+    works_for_nobody: bool = False
     timeouts: TimeoutOptions = field(default_factory=TimeoutOptions)
     options: dict[str, Any] = field(default_factory=dict)
     stream: bool = True
     latency: Latency = LATENCY
-    callers: Mapping[str, float] = field(
-        default_factory=dict
-    )  # variables of their keys, and each one's share
+    callers: Mapping[str, float] = field(default_factory=dict)  # variables of keys, and each caller's share
     seed: int = 1
 
     async def play(self) -> "PressureOutcome":
-        """Returns when all have their answer, or have left."""
+        """Play a scene; return when all requests have been answered, or their clients have left."""
         stage = PressureRun(self)
         async with stage.client, asyncio.TaskGroup() as group:
             group.create_task(stage.change())
@@ -77,8 +76,10 @@ class PressureScene:
 
 
 class StubbornSlotQueue(SlotQueue):
-    """Does not hear that a client left, not even of one that still stands in line: that one gets a slot in its turn, and
-    its work is done for nobody."""
+    """A slot queue that does not notice that a client left, not even while it waits.
+
+    Such a request gets a slot in its turn, and its work is wasted.
+    """
 
     def __init__(self, capacity: Capacity, now: Callable[[], float]) -> None:
         super().__init__(capacity, now)
@@ -114,7 +115,7 @@ class StubbornSlotQueue(SlotQueue):
 
 
 class PressureRun:
-    """The service, its providers, and the people's side of it."""
+    """The service, its providers, and the requests of people."""
 
     def __init__(self, scene: PressureScene) -> None:
         self.scene = scene
@@ -156,18 +157,18 @@ class PressureRun:
         return provider
 
     def now_s(self) -> float:
-        """Since the scene began."""
+        """Return the seconds since the scene began."""
         return clock.now() - self._began_s
 
     async def change(self) -> None:
-        """Capacities that change, in their time."""
+        """Change the capacities at their times."""
         for at_s, capacity in sorted(self.scene.later.items()):
             await asyncio.sleep(at_s - self.now_s())
             for provider in self.providers.values():
                 provider.set_capacity(capacity)
 
     async def arrive(self, group: asyncio.TaskGroup) -> None:
-        """People come, until the scene is over."""
+        """Send requests until the scene is over."""
         scene, names = self.scene, list(self.scene.callers)
         shares = list(scene.callers.values())
         while True:
@@ -178,7 +179,7 @@ class PressureRun:
             group.create_task(self.ask(caller))
 
     async def ask(self, caller: int = 0) -> None:
-        """One person's request."""
+        """Send one person's request."""
         scene, began_s = self.scene, self.now_s()
         status, first_s, data = 0, 0.0, b""
         headers = {"authorization": f"Bearer key-{list(scene.callers)[caller]}"} if scene.callers else {}
@@ -207,7 +208,7 @@ class PressureRun:
 
 
 class PressureOutcome:
-    """What came of it."""
+    """The outcome of a scene."""
 
     def __init__(self, scene: PressureScene, stage: PressureRun) -> None:
         self.scene = scene
@@ -217,23 +218,23 @@ class PressureOutcome:
         self.providers = stage.providers
 
     def during(self, from_s: float, to_s: float) -> list[PressureResult]:
-        """Who came in this time."""
+        """Return the results of requests that came in this time."""
         return [asked for asked in self.asked if from_s <= asked.at_s < to_s]
 
     def good_per_s(self, from_s: float, to_s: float) -> float:
-        """Whole answers within the person's patience that ended in this time, a second."""
+        """Return whole answers within the person's patience that ended in this time, per second."""
         good = sum(a.whole and from_s <= a.at_s + a.took_s < to_s for a in self.asked)
         return good / (to_s - from_s)
 
     def good_share(self, from_s: float, to_s: float) -> float:
-        """Of those who came in this time, who got theirs."""
+        """Return the share of requests of this time that were answered in time."""
         came = self.during(from_s, to_s)
         return sum(asked.whole for asked in came) / max(1, len(came))
 
     def tries(self, from_s: float, to_s: float) -> int:
-        """What the providers were asked in this time."""
+        """Return the requests that the providers received in this time."""
         return sum(line.method == "POST" and from_s <= line.at_s < to_s for line in self.lines)
 
     def happened(self, what: str) -> int:
-        """How often, by the service's own count."""
+        """Return the service's own count of an event."""
         return self.service.board.happened[what]

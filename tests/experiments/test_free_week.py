@@ -1,4 +1,5 @@
-"""Half a day of the free-provider week, with all its set pieces: who stands where, and what the service owes everybody."""
+"""Half a day of the free-provider week, with all its set pieces: what each gateway achieves, and what the
+service guarantees."""
 
 from functools import cache
 
@@ -29,7 +30,8 @@ def half_a_day(which: str) -> WeekResult:
 
 
 def test_who_stands_where() -> None:
-    """Retries help a little, another provider helps a lot; and who waits for a dead one waits for a minute."""
+    """Retries help a little, another provider helps a lot; a client that waits for a dead provider waits for
+    a minute."""
     alone, again, in_turn, ours = map(half_a_day, (ALONE, AGAIN, IN_TURN, SERVICE))
     assert alone.share("complete") < again.share("complete") < in_turn.share("complete")
     assert ours.share("complete") >= in_turn.share("complete")
@@ -40,8 +42,8 @@ def test_who_stands_where() -> None:
 
 @pytest.mark.parametrize("which", [SERVICE, TOLD])
 def test_what_everybody_is_owed(which: str) -> None:
-    """An end within the deadline, and an answer whenever somebody could give one. Nothing empty and no part of an answer
-    is ever sold as one; a notice is not, if its words are known."""
+    """Every request ends within the deadline, with an answer whenever a provider could give one. Nothing
+    empty and no part of an answer is ever delivered as an answer; nor is a notice whose words are known."""
     week = half_a_day(which)
     assert len(week.asked) == WORLD.requests
     assert max(one.took_s for one in week.asked) <= DEADLINE_S + 0.1
@@ -51,7 +53,7 @@ def test_what_everybody_is_owed(which: str) -> None:
     assert len(could) > 0.99 * len(week.asked)
     lost = [one for one in could if one.ending in ("failed", "degraded")]
     assert not lost, lost[:3]
-    assert week.share("cut") < 0.02  # live streams that broke off: nobody can take back what was said
+    assert week.share("cut") < 0.02  # live streams that broke off: what was sent cannot be taken back
 
 
 def test_it_is_the_same_every_time() -> None:
@@ -64,7 +66,7 @@ def test_it_is_the_same_every_time() -> None:
 
 
 def test_the_week_is_as_bad_as_told() -> None:
-    """Every provider is off for some of it, none for all of it; one for more than two days in a row."""
+    """Every provider is off for some of the week, none for all of it; one for more than two days in a row."""
     week = FreeWorld()
     assert all(0.01 < off_share(week, free.name) < 0.6 for free in PROVIDERS)
     gone = sorted(
@@ -79,7 +81,7 @@ def test_the_week_is_as_bad_as_told() -> None:
 
 
 def test_percent() -> None:
-    """What is not all is never shown as all, nor what is not nothing as nothing."""
+    """A share below all is never shown as all, nor a share above none as none."""
     assert [percent(share) for share in (0.0, 1e-6, 0.5, 1 - 1e-6, 1.0)] == [
         "0%",
         "0.01 %",

@@ -1,4 +1,4 @@
-"""A short run of the fuzz, and proof that it sees what it is there to see."""
+"""A short run of the fuzz, and proof that it finds violations."""
 
 from collections.abc import Callable
 
@@ -16,14 +16,15 @@ OUTCOMES = {"complete", "cut", "refused", "left", "cache hits", "tool calls"}
 
 
 def test_two_thousand_streams() -> None:
-    """Whole, cut and mutated: nothing crashes or is left over, and nothing is told as whole that is not."""
+    """With whole, cut and mutated streams nothing crashes or is left over, and nothing is delivered as whole
+    that is not."""
     counts = sum((fuzz(SEED, number) for number in range(WORLDS)), start=fuzz(SEED, WORLDS, 1))
     assert counts["streams"] >= 2000
     assert all(counts[outcome] > 20 for outcome in OUTCOMES), counts
 
 
 def test_cancelled_while_the_loser_ends() -> None:
-    """A race within a race: the inner one had its answer, and was ending its loser when the outer one was over."""
+    """A race whose inner race has its answer, and is ending its loser, can be cancelled."""
     fuzz(0, 6)
 
 
@@ -67,7 +68,7 @@ MUTANTS = (always_whole, done_after_an_error, never_closed, a_pass_kept, a_fault
 def test_a_broken_service_is_seen(
     mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each way to break the promise is found within one world."""
+    """Each way to break the service is found within one world."""
     mutant(monkeypatch)
     with pytest.raises(Violation):
         fuzz(SEED, 1)

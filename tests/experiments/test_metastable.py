@@ -14,7 +14,8 @@ def at_80_percent(policy: object, *, works_for_nobody: bool) -> MetastableOutcom
 
 @pytest.mark.parametrize("works_for_nobody", [False, True])
 def test_ours(works_for_nobody: bool) -> None:
-    """With the defaults it is over when its cause is; and while it lasts, the half that can be answered mostly is."""
+    """With the defaults the trouble ends when its cause does; while it lasts, most of the requests that can
+    be answered are."""
     outcome = at_80_percent(OURS, works_for_nobody=works_for_nobody)
     assert outcome.back_s is not None and outcome.back_s <= 60.0
     assert outcome.during >= 0.35  # of 0.62
@@ -22,7 +23,7 @@ def test_ours(works_for_nobody: bool) -> None:
 
 
 def test_naive() -> None:
-    """Without budget and expiry it never ends: four times the load, and no answer in time. This proves that the test
+    """Without budget and expiry the trouble never ends: four times the load, and no answer in time. The test
     can fail."""
     outcome = at_80_percent(NAIVE, works_for_nobody=True)
     assert outcome.back_s is None

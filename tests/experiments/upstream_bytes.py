@@ -58,7 +58,7 @@ WAITS = (
     "٣",
 )
 ENDINGS = ((), (Close(),), (Reset(),), (Hang(),), (Raw(b"zz\r\n"),), (Wait(30), End()))
-STALL_S = 30.0  # longer than every clock of the route
+STALL_S = 30.0  # longer than every timeout of the route
 ODD: tuple[object, ...] = (
     None,
     True,
@@ -93,7 +93,7 @@ DEPTHS = (70, 600, 3000)
 
 @dataclass
 class BrokenReply:
-    """One reply: `told` names what was done to it; `harmless` says that it is still a whole, good answer."""
+    """A reply: `told` names what was done to it; `harmless`: it is still a whole, good answer."""
 
     persona: str
     stream: bool
@@ -109,7 +109,7 @@ class BrokenReply:
     open: bool = False
 
     def script(self) -> Script:
-        """Plays it; `open` is true while somebody is connected."""
+        """Play the reply; `open` is true while a client is connected."""
         self.open = True
         try:
             yield from self.before_head
@@ -123,7 +123,7 @@ class BrokenReply:
             self.open = False
 
     def received(self) -> tuple[bytes, bool]:
-        """The body as its framing delimits it, and whether it came to its proper end."""
+        """Return the body as its framing delimits it, and whether it came to its proper end."""
         body = b"".join(self.pieces)
         length = self.headers.get("content-length")
         if length is None:
@@ -141,7 +141,7 @@ class BrokenReply:
 
 
 def make(rng: Random, persona: str, request: SimRequest) -> BrokenReply:
-    """A reply to `request`. One in eight is left whole."""
+    """Make a reply to `request`. One in eight is left whole."""
     asked = parse_request(request.body)
     latency = PRESETS["zero"]
     context = PersonaContext(Profile(persona, latency, words=rng.choice((1, 2, 3, 8))), 1_763_700_000, rng)
@@ -164,7 +164,7 @@ def make(rng: Random, persona: str, request: SimRequest) -> BrokenReply:
 
 
 def odd_value(rng: Random, reply: BrokenReply) -> None:
-    """One value in one JSON text becomes another, is left out, or comes twice."""
+    """Change a value in one JSON text into another, leave it out, or send it twice."""
     if not reply.events:
         return
     at = rng.randrange(len(reply.events))
@@ -177,7 +177,7 @@ def odd_value(rng: Random, reply: BrokenReply) -> None:
 
 
 def odd_finish(rng: Random, reply: BrokenReply) -> None:
-    """Reasons to end that are none, everywhere: some servers write an empty one into every chunk."""
+    """Send invalid finish reasons everywhere: some servers write an empty one into every chunk."""
     odd = rng.choice((b'""', b"null", b'"error"', b"0", b'"banana"'))
     for name in (b'"finish_reason":', b'"stop_reason":'):
         everywhere = rng.random() < 0.5
@@ -188,7 +188,7 @@ def odd_finish(rng: Random, reply: BrokenReply) -> None:
 
 
 def parts(rng: Random, reply: BrokenReply) -> None:
-    """Content as a list of parts, as Mistral writes thinking answers."""
+    """Send content as a list of parts, as Mistral writes thinking answers."""
     if reply.persona != "mistral":
         return
     at = rng.randrange(max(1, len(reply.events)))
@@ -210,14 +210,14 @@ def parts(rng: Random, reply: BrokenReply) -> None:
 
 
 def drop(rng: Random, reply: BrokenReply) -> None:
-    """One event is missing."""
+    """Leave an event out."""
     if reply.stream and reply.events:
         del reply.events[rng.randrange(len(reply.events))]
         _did(reply, "drop")
 
 
 def twice(rng: Random, reply: BrokenReply) -> None:
-    """One event comes twice, the second time anywhere."""
+    """Send an event twice, the second time anywhere."""
     if reply.stream and reply.events:
         event = rng.choice(reply.events)
         reply.events.insert(rng.randrange(len(reply.events) + 1), event)
@@ -225,7 +225,7 @@ def twice(rng: Random, reply: BrokenReply) -> None:
 
 
 def reorder(rng: Random, reply: BrokenReply) -> None:
-    """Two events change places, or all do."""
+    """Let two events change places, or all."""
     if len(reply.events) > 1:
         a, b = rng.sample(range(len(reply.events)), 2)
         reply.events[a], reply.events[b] = reply.events[b], reply.events[a]
@@ -235,14 +235,14 @@ def reorder(rng: Random, reply: BrokenReply) -> None:
 
 
 def cut(rng: Random, reply: BrokenReply) -> None:
-    """The answer stops after any event; what follows is the ending."""
+    """Stop the answer after any event; the ending follows."""
     if reply.stream:
         del reply.events[rng.randrange(len(reply.events) + 1) :]
         _did(reply, "cut")
 
 
 def more(rng: Random, reply: BrokenReply) -> None:
-    """An event that does not belong there: an error, an end, another dialect's, somebody else's answer."""
+    """Add an event that does not belong there: an error, an end, one of another dialect or another answer."""
     strangers: list[bytes] = [
         b"data: [DONE]\n\n",
         b"data: [DONE] \n\n",
@@ -271,7 +271,7 @@ def more(rng: Random, reply: BrokenReply) -> None:
 
 
 def nothing_much(rng: Random, reply: BrokenReply) -> None:
-    """Comments, retry lines and ids, pings: what every reader of events must pass over."""
+    """Add comments, retry lines, ids and pings: every reader of events must ignore them."""
     if not reply.stream:
         reply.events = [rng.choice((b"\n\n", b" \r\n\t")) + e for e in reply.events]
         reply.told.append("padding")
@@ -283,14 +283,14 @@ def nothing_much(rng: Random, reply: BrokenReply) -> None:
 
 
 def no_names(rng: Random, reply: BrokenReply) -> None:
-    """The `event:` lines are missing."""
+    """Leave the `event:` lines out."""
     if reply.stream:
         reply.events = [event[event.find(b"data:") :] for event in reply.events]
         reply.told.append("no names")
 
 
 def line_ends(rng: Random, reply: BrokenReply) -> None:
-    """CRLF, CR, or all three mixed, where they mean the same."""
+    """End lines by CRLF, CR, or all three mixed, where they mean the same."""
     if reply.stream:
         ends = rng.choice(((b"\r\n",), (b"\r",), (b"\n", b"\r\n"), (b"\n", b"\r", b"\r\n")))
         lines = b"".join(reply.events).split(b"\n")
@@ -302,7 +302,7 @@ def line_ends(rng: Random, reply: BrokenReply) -> None:
 
 
 def endless(rng: Random, reply: BrokenReply) -> None:
-    """A line or an event far over the limits."""
+    """Send a line or an event far over the limits."""
     size = rng.choice((10_000, 70_000, 300_000))
     shapes = (b"x" * size, b"data: " + b"y" * size, b"data: y\n" * (size // 8), b":" * size + b"\n")
     reply.events.insert(rng.randrange(len(reply.events) + 1), rng.choice(shapes))
@@ -313,7 +313,7 @@ def endless(rng: Random, reply: BrokenReply) -> None:
 
 
 def flip(rng: Random, reply: BrokenReply) -> None:
-    """Bytes change, come, or go."""
+    """Change, add or remove bytes."""
     body = bytearray(b"".join(reply.events))
     for _ in range(rng.choice((1, 1, 2, 10))):
         at = rng.randrange(len(body) + 1)
@@ -333,7 +333,7 @@ def flip(rng: Random, reply: BrokenReply) -> None:
 
 
 def cut_anywhere(rng: Random, reply: BrokenReply) -> None:
-    """The bytes stop anywhere, often near the end."""
+    """Stop the bytes anywhere, often near the end."""
     body = b"".join(reply.events)
     left = rng.randrange(len(body) + 1) if rng.random() < 0.5 else max(0, len(body) - rng.randrange(1, 200))
     reply.events = [body[:left]]
@@ -341,14 +341,14 @@ def cut_anywhere(rng: Random, reply: BrokenReply) -> None:
 
 
 def marks(rng: Random, reply: BrokenReply) -> None:
-    """A byte order mark, at the beginning or where it does not belong."""
+    """Send a byte order mark, at the beginning or where it does not belong."""
     at = rng.choice((0, 0, len(reply.events), rng.randrange(len(reply.events) + 1)))
     reply.events.insert(at, b"\xef\xbb\xbf" * rng.choice((1, 1, 2)))
     _did(reply, "marks")
 
 
 def compressed(rng: Random, reply: BrokenReply) -> None:
-    """Compressed though nobody asked for it; said or not, whole or not."""
+    """Send a compressed body that was not requested; labelled or not, whole or not."""
     body = gzip.compress(b"".join(reply.events), mtime=0)
     reply.events = [body[: rng.choice((len(body), len(body) // 2))] if rng.random() < 0.8 else body]
     if rng.random() < 0.7:
@@ -360,7 +360,7 @@ def compressed(rng: Random, reply: BrokenReply) -> None:
 
 
 def status(rng: Random, reply: BrokenReply) -> None:
-    """Another status, with the body as it is or none; perhaps with a word on when to come back."""
+    """Send another status, with the body as it is or none; perhaps with a Retry-After."""
     reply.status = rng.choice(STATUSES)
     if rng.random() < 0.5:
         reply.headers[rng.choice(("retry-after", "retry-after-ms"))] = rng.choice(WAITS)
@@ -376,19 +376,19 @@ def status(rng: Random, reply: BrokenReply) -> None:
 
 
 def content_type(rng: Random, reply: BrokenReply) -> None:
-    """Said to be something else."""
+    """Send another content type."""
     reply.headers["content-type"] = rng.choice(TYPES)
     _did(reply, "content type")
 
 
 def ending(rng: Random, reply: BrokenReply) -> None:
-    """It ends as it should not: closed, reset, hanging, broken framing."""
+    """End as a reply should not: closed, reset, hanging, broken framing."""
     reply.ending = rng.choice(ENDINGS)
     _did(reply, "ending")
 
 
 def stall(rng: Random, reply: BrokenReply) -> None:
-    """Nothing comes before the head."""
+    """Send nothing before the head."""
     reply.before_head = (rng.choice((Wait(STALL_S), Wait(1.0), Hang(), Reset(), Close(), Raw(b"HTTP/9 \0"))),)
     _did(reply, "stall")
 
@@ -411,7 +411,7 @@ BREAKERS += (compressed, status, content_type, ending, ending, stall)
 
 
 def _frame(rng: Random, reply: BrokenReply) -> None:
-    """Length or chunks, said rightly or wrongly; pieces cut anywhere; pauses."""
+    """Frame by length or chunks, rightly or wrongly; cut pieces anywhere; add pauses."""
     body = b"".join(reply.events)
     for name in [n for n in reply.headers if n.lower() == "content-length"]:
         del reply.headers[name]
@@ -445,7 +445,7 @@ def _did(reply: BrokenReply, what: str) -> None:
 
 
 def _payload(event: bytes) -> tuple[bytes, bytes, bytes]:
-    """What stands before the JSON of an event, the JSON, and what comes after it."""
+    """Split an event: what stands before the JSON, the JSON, and what comes after it."""
     at = event.find(b"data: ")
     start = at + len(b"data: ") if at >= 0 else 0
     end = len(event) - 2 if event.endswith(b"\n\n") else len(event)

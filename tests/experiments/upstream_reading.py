@@ -1,4 +1,4 @@
-"""What bytes say, read a second time and with nothing of the service's own code: the oracle of the fuzz run.
+"""The oracle of the fuzz run: reads upstream bytes a second time, without any code of the service.
 
 Deliberately slow and plain: the whole body at once, the standard library's JSON.
 """
@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Texts = dict[int, str]  # by choice
-TRANSLATED = "replace"  # bad bytes in what is not passed on are nobody's trouble
+TRANSLATED = "replace"  # bad bytes in what is not passed on do no harm
 
 
 @dataclass
 class ReadAnswer:
-    """What an answer amounts to. `whole`: its texts at the first moment at which it was whole, None if never."""
+    """The meaning of an answer.
+
+    `whole`: its texts at the first moment at which the answer was whole, None if never.
+    """
 
     texts: Texts = field(default_factory=dict)
     whole: Texts | None = None
@@ -22,11 +25,11 @@ class ReadAnswer:
     open: bool = False  # a choice has begun that has not ended
     done: int = 0  # how many times the end was said
     error: Any = None
-    odd: str = ""  # the first event that is none
+    odd: str = ""  # the first invalid event
 
 
 def events(body: bytes) -> list[tuple[str, bytes]]:
-    """Name and data of each server-sent event; one that is not closed by an empty line is none."""
+    """Yield name and data of each server-sent event; an event that no empty line closes does not count."""
     lines = re.split(rb"\r\n|\r|\n", body.removeprefix(b"\xef\xbb\xbf"))[:-1]
     found: list[tuple[str, bytes]] = []
     name = ""
@@ -46,7 +49,7 @@ def events(body: bytes) -> list[tuple[str, bytes]]:
 
 
 def parsed(data: bytes, errors: str = "strict") -> Any:
-    """JSON as the standard has it. Raises ValueError."""
+    """Parse JSON by the standard. Raises ValueError."""
     try:
         return json.loads(data.decode("utf-8", errors), parse_constant=_no_constant)
     except RecursionError as error:
@@ -54,7 +57,7 @@ def parsed(data: bytes, errors: str = "strict") -> Any:
 
 
 def said(content: Any) -> str:
-    """Text of a content field, whether a string or parts."""
+    """Return the text of a content field, whether a string or parts."""
     if isinstance(content, str):
         return content
     pieces = content if isinstance(content, list) else []
@@ -66,19 +69,20 @@ def said(content: Any) -> str:
 
 
 def arguments(delta: Any) -> str:
-    """Of the calls in a message, or in a piece of one."""
+    """Return the arguments of the calls in a message, or in a piece of one."""
     calls = dicts(delta.get("tool_calls")) if isinstance(delta, dict) else []
     said = [call["function"].get("arguments") for call in calls if isinstance(call.get("function"), dict)]
     return "".join(one for one in said if isinstance(one, str))
 
 
 def reason(value: Any) -> bool:
-    """Whether this says that an answer is at its end: neither nothing, nor that it failed."""
+    """Return whether this is the reason of a proper end: neither empty, nor a failure."""
     return isinstance(value, str) and value not in ("", "error")
 
 
 def openai_stream(body: bytes) -> ReadAnswer:
-    """A stream of chat.completion.chunk objects: whole when every choice that was seen has a reason to end."""
+    """Read a stream of chat.completion.chunk objects: whole when every choice that was seen has a finish
+    reason."""
     told, ended = ReadAnswer(), set[int]()
     for _, data in events(body):
         if data.startswith(b"[DONE]"):
@@ -109,7 +113,7 @@ def openai_stream(body: bytes) -> ReadAnswer:
 
 
 def anthropic_stream(body: bytes) -> ReadAnswer:
-    """A stream of Messages events: whole at message_stop, if a stop reason came before it."""
+    """Read a stream of Messages events: whole at message_stop, if a stop reason came before it."""
     told, stopped = ReadAnswer(texts={0: ""}), False
     for _, data in events(body):
         try:
@@ -134,7 +138,7 @@ def anthropic_stream(body: bytes) -> ReadAnswer:
 
 
 def openai_json(body: bytes) -> ReadAnswer:
-    """A chat.completion: whole if every choice has a reason to end."""
+    """Read a chat.completion: whole if every choice has a finish reason."""
     try:
         answer = parsed(body)
     except ValueError as error:
@@ -155,7 +159,7 @@ def openai_json(body: bytes) -> ReadAnswer:
 
 
 def anthropic_json(body: bytes) -> ReadAnswer:
-    """A message: whole if it says why it stopped."""
+    """Read a message: whole if it says why it stopped."""
     try:
         message = parsed(body, TRANSLATED)
     except ValueError as error:
@@ -172,19 +176,19 @@ def anthropic_json(body: bytes) -> ReadAnswer:
 
 
 def upstream(persona: str, stream: bool, body: bytes) -> ReadAnswer:
-    """What a provider's body says, in its dialect."""
+    """Read a provider's body, in its dialect."""
     if persona == "anthropic":
         return anthropic_stream(body) if stream else anthropic_json(body)
     return openai_stream(body) if stream else openai_json(body)
 
 
 def begins(text: Texts, whole: Texts) -> bool:
-    """Whether each text is the beginning of the one it should become."""
+    """Return whether each text is the beginning of its expected text."""
     return all(whole.get(index, "").startswith(part) for index, part in text.items())
 
 
 def dicts(value: Any) -> list[dict[str, Any]]:
-    """The objects of a list."""
+    """Return the objects of a list."""
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 

@@ -46,7 +46,7 @@ def says_hello(text: str, prompt: str) -> Proof:
 
 
 async def ask(*actions: Action, kind: RequestKind | None = None) -> Sample:
-    """One request to a server that plays these actions."""
+    """Send one request to a server that plays these actions."""
     kind = kind or RequestKind("stream", 1)
     async with serve(script(*actions)) as server:
         client = LoadClient(server.url, says_hello)
@@ -85,7 +85,8 @@ async def ask(*actions: Action, kind: RequestKind | None = None) -> Sample:
     ],
 )
 async def test_how_a_stream_ends(actions: tuple[Action, ...], outcome: SampleOutcome, why: str) -> None:
-    """Only a stream that says it is whole, and is, counts; a failure is honest if a program can read it."""
+    """Only a stream that says it is whole, and is whole, is complete; a failure is honest if a program can
+    read it."""
     sample = await ask(*actions)
     assert sample.outcome is outcome, sample.why
     assert sample.why.startswith(why)
@@ -96,7 +97,7 @@ LABEL = {"source": "words", "reason": "all_targets_down"}
 
 
 def labelled(source: str, text: str = "Nobody can answer.", header: str | None = None) -> tuple[Action, ...]:
-    """A substitute, as a stream."""
+    """Return a fallback answer, as a stream."""
     head = Head(200, {"content-type": "text/event-stream", **({"x-dub5-degraded": header} if header else {})})
     said, end = (
         {"choices": [one], "degraded": {"source": source}}
@@ -110,7 +111,7 @@ def labelled(source: str, text: str = "Nobody can answer.", header: str | None =
     ("actions", "outcome", "why"),
     [
         (labelled("words", header="words"), SampleOutcome.DEGRADED, "words"),
-        (labelled("words"), SampleOutcome.DEGRADED, "words"),  # its head has gone out with a heartbeat before
+        (labelled("words"), SampleOutcome.DEGRADED, "words"),  # the head has gone out with a heartbeat before
         (labelled("stale", "hello", "stale"), SampleOutcome.DEGRADED, "stale"),
         (labelled("stale", "hel", "stale"), SampleOutcome.DISHONEST, "cut_answer_labelled_stale"),
         (labelled("words", "hello", "words"), SampleOutcome.DISHONEST, "whole_answer_labelled_words"),
@@ -126,7 +127,7 @@ def labelled(source: str, text: str = "Nobody can answer.", header: str | None =
     ],
 )
 async def test_a_substitute(actions: tuple[Action, ...], outcome: SampleOutcome, why: str) -> None:
-    """Labelled from the head to the end, and what its label says: then it is honest, and no whole answer either."""
+    """A fallback answer with a true label from the head to the end is honest, and counts as degraded."""
     sample = await ask(*actions)
     assert sample.outcome is outcome, sample.why
     assert sample.why.startswith(why)
@@ -134,7 +135,7 @@ async def test_a_substitute(actions: tuple[Action, ...], outcome: SampleOutcome,
 
 @pytest.mark.real_sockets
 async def test_a_json_substitute() -> None:
-    """As JSON the same."""
+    """A JSON fallback answer with a true label counts as degraded."""
     head = Head(200, {"content-type": "application/json", "x-dub5-degraded": "words"})
     answer = {"message": {"content": "Nobody can answer."}, "finish_reason": "stop"}
     whole = Data(json.dumps({"choices": [answer], "degraded": LABEL}).encode())
@@ -162,7 +163,7 @@ async def test_a_json_answer() -> None:
     "before", [(), (STREAM,), (STREAM, HELLO)], ids=["head", "first token", "second token"]
 )
 async def test_leaving(before: tuple[Action, ...]) -> None:
-    """A client that means to leave does so in time, whatever it is waiting for."""
+    """A client that is to leave does so in time, whatever it is waiting for."""
     kind = RequestKind("leaves", 1, leave_after_s=0.05)
     sample = await ask(*before, Hang(), kind=kind)
     assert sample.outcome is SampleOutcome.CANCELLED
@@ -171,7 +172,7 @@ async def test_leaving(before: tuple[Action, ...]) -> None:
 
 @pytest.mark.real_sockets
 async def test_late_requests() -> None:
-    """A request that is sent late waits from the moment it should have been sent."""
+    """The wait of a request that is sent late counts from the scheduled time."""
     async with serve(script(STREAM, HELLO, STOP, DONE, End())) as server:
         client = LoadClient(server.url, says_hello)
         sample = await asyncio.to_thread(client.ask, RequestKind("stream", 1), BODY, client.now_s() - 3)
@@ -199,14 +200,14 @@ def test_the_ruler_is_straight() -> None:
 
 
 def test_a_bent_ruler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that waits for full blocks is found out before it can report anything."""
+    """A reader that waits for full blocks is detected before it can report anything."""
     monkeypatch.setattr(calibrate, "ATTEMPTS", 1)
     monkeypatch.setattr(HTTPResponse, "read1", HTTPResponse.read)
     assert calibrate.check().startswith("first token 3")
 
 
 def test_a_slow_ruler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that stamps pieces late is found out as well."""
+    """A client that takes the time of pieces late is detected."""
     monkeypatch.setattr(calibrate, "ATTEMPTS", 1)
     now_s = LoadClient.now_s
 

@@ -19,7 +19,7 @@ PROVIDERS = {
 
 
 def test_the_service_takes_its_settings(tmp_path: Path) -> None:
-    """The file written for the service is one that it accepts: a route over all three dialects."""
+    """The service accepts the settings file written for it: a route over all three dialects."""
     path = tmp_path / "service.toml"
     path.write_text(settings(PROVIDERS))
     loaded = load(path, {}).settings
@@ -28,20 +28,20 @@ def test_the_service_takes_its_settings(tmp_path: Path) -> None:
 
 
 def test_without_locust(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where Locust is not installed, the command says how to get it."""
+    """Without Locust the command says how to install it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert command.main([]) == 2
     assert "pip install" in capsys.readouterr().err
 
 
 def test_a_mix_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    """An unknown mix is answered with those there are."""
+    """An unknown mix is answered with the valid names."""
     assert command.main(["--mix", "nonsense"]) == 2
     assert "chat, added" in capsys.readouterr().err
 
 
 def test_a_mix_that_asks_a_provider_too(capsys: pytest.CaptureFixture[str]) -> None:
-    """A service that runs already does not say which provider is behind it: the caller must."""
+    """A mix with direct requests over a running service needs --direct."""
     assert command.main(["--mix", "added", "--url", "http://127.0.0.1:1"]) == 2
     assert "--direct URL" in capsys.readouterr().err
 
@@ -54,7 +54,7 @@ def test_the_verdict(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The exit code is the verdict; table and report name what did not hold."""
+    """The exit code is the verdict; table and report name the objectives that did not hold."""
     sample = Sample("stream", True, outcome, "a reason", 0.0, 0.0, 0.02, 0.05, 0.02, "one/m", cached=True)
 
     def run(words: list[str], **_: object) -> object:

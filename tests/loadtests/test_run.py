@@ -39,7 +39,7 @@ def sample(
 
 
 def test_arrivals() -> None:
-    """As many as the rate says, irregular as independent people are, and the same for the same seed."""
+    """Arrivals have the given rate, are irregular as independent people are, and equal for equal seeds."""
     moments = list(poisson(50, 100, Random("7")))
     assert len(moments) == pytest.approx(5000, rel=0.05)
     assert moments == sorted(moments) and moments[-1] < 100
@@ -49,7 +49,7 @@ def test_arrivals() -> None:
 
 
 def test_mixes() -> None:
-    """Each mix in the file can be read and says why it is there."""
+    """Each mix in the file can be read and says why it exists."""
     for name in ("chat", "added"):
         assert load(name).why
     with pytest.raises(ValueError, match="Valid names: chat, added"):
@@ -66,7 +66,7 @@ def test_shares() -> None:
 
 
 def test_questions() -> None:
-    """A kind draws from as many questions as it says; one that says nothing never asks the same twice."""
+    """A kind draws from its number of questions; without one no question repeats."""
     rng = Random("1")
     repeated = RequestKind("repeated", 1, stream=False, temperature=0.0, prompts=3)
     asked = {repeated.body("chat", rng)["messages"][0]["content"] for _ in range(100)}
@@ -78,7 +78,7 @@ def test_questions() -> None:
 
 
 def test_a_good_run() -> None:
-    """A run that keeps its pace and answers everything holds every objective of the file."""
+    """A run that keeps its schedule and answers everything holds every objective of the file."""
     samples = [sample(at / 20) for at in range(600)]
     seen = summarize(RunHeader(600, 0, 31.0), samples, 30.0)
     seen["cached_ms"] = quantiles([0.001])
@@ -96,19 +96,19 @@ def test_a_good_run() -> None:
     ids=["requests that found no place", "a schedule that took longer"],
 )
 def test_a_generator_that_cannot_keep_up(head: RunHeader, samples: list[Sample]) -> None:
-    """What was not sent in its time makes the run invalid, however good the rest looks."""
+    """Requests that were not sent in time make the run invalid, however good the rest looks."""
     (row,) = judge(summarize(head, samples, 30.0), {"achieved_share_min": 0.98})
     assert not row.held
 
 
 def test_one_request_that_never_ended() -> None:
-    """A request that was sent and is still open a minute after the last one has no sample; it is seen all the same."""
+    """A request that is still open a minute after the last one has no sample, and still fails the run."""
     seen = summarize(RunHeader(1000, 0, 91.0), [sample(at / 50) for at in range(999)], 30.0)
     assert [row.name for row in judge(seen, objectives("chat")) if not row.held and row.value] == ["hung_max"]
 
 
 def test_one_false_answer() -> None:
-    """One answer that only looks whole, among ten thousand, fails the run."""
+    """One dishonest answer among ten thousand fails the run."""
     samples = [sample()] * 9999 + [sample(outcome=SampleOutcome.DISHONEST)]
     seen = summarize(RunHeader(10_000, 0, 1.0), samples, 30.0)
     assert [row.name for row in judge(seen, objectives("chat")) if not row.held and row.value] == [
@@ -117,7 +117,7 @@ def test_one_false_answer() -> None:
 
 
 def test_waiting_counts_from_the_schedule() -> None:
-    """A service that stood still for five seconds is seen as slow by all who had to wait, not by one alone."""
+    """A pause of five seconds counts as latency for all requests scheduled within it."""
     samples = [sample(at / 20, late_s=max(0.0, 5 - at / 20)) for at in range(600)]
     seen = summarize(RunHeader(600, 0, 31.0), samples, 30.0)
     assert seen["first_token_ms"]["p95"] > 2000
@@ -125,7 +125,7 @@ def test_waiting_counts_from_the_schedule() -> None:
 
 
 def test_what_the_service_adds() -> None:
-    """Requests past the service are the measure: what it adds is the difference, at each quantile."""
+    """The latency that the service adds is the difference to direct requests, at each quantile."""
     through = [sample(first_token_s=0.003 if i < 90 else 0.02) for i in range(100)]
     direct = [msgspec.structs.replace(sample(first_token_s=0.001), direct=True) for _ in range(100)]
     seen = summarize(RunHeader(200, 0, 1.0), through + direct, 30.0)
@@ -134,7 +134,7 @@ def test_what_the_service_adds() -> None:
 
 
 def test_substitutes_count_apart() -> None:
-    """No whole answer, no first token; they have a row of their own."""
+    """Fallback answers count neither as complete nor for first tokens; they have a row of their own."""
     quick = [sample(first_token_s=0.001, outcome=SampleOutcome.DEGRADED)] * 30
     seen = summarize(RunHeader(60, 0, 1.0), [sample()] * 30 + quick, 30.0)
     assert (seen["complete_share"], seen["outcomes"]["degraded"]) == (0.5, 30)
@@ -144,14 +144,15 @@ def test_substitutes_count_apart() -> None:
 
 
 def test_people_who_left() -> None:
-    """Leaving is neither an answer nor a failure."""
+    """A client that leaves counts neither as an answer nor as a failure."""
     samples = [sample(), sample(outcome=SampleOutcome.CANCELLED, first_token_s=None)]
     seen = summarize(RunHeader(2, 0, 1.0), samples, 30.0)
     assert (seen["complete_share"], seen["outcomes"]["cancelled"]) == (1.0, 1)
 
 
 def test_quantiles() -> None:
-    """The nearest rank, in milliseconds; of nothing there is none, and nothing holds no objective."""
+    """Quantiles are of nearest rank, in milliseconds; without samples there is none, and no objective
+    holds."""
     assert quantiles([i / 1000 for i in range(1, 1001)]) == {
         "p50": 500.0,
         "p95": 950.0,
@@ -164,7 +165,7 @@ def test_quantiles() -> None:
 
 
 def test_locust_is_imported_by_one_file_alone() -> None:
-    """Importing Locust patches sockets and threads for the whole process: only its own child process may."""
+    """Only the Locust file imports Locust, which patches sockets and threads of the whole process."""
     for path in Path(loadtests.__path__[0]).rglob("*.py"):
         names = [
             alias.name if isinstance(node, ast.Import) else str(node.module)

@@ -1,4 +1,4 @@
-"""Self-proving answers: no mangled text passes for a whole one."""
+"""Self-proving answers: no mangled text is taken for a whole one."""
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -12,7 +12,7 @@ lengths = st.integers(1, 30)
 
 @given(names, prompts, lengths)
 def test_whole_answer(provider: str, prompt: str, words: int) -> None:
-    """A whole answer is whole, its pieces are words, and together they are the text."""
+    """A whole answer is judged whole; its pieces are words, and together they are the text."""
     text = answer_text(provider, prompt, words)
 
     assert judge(text, prompt) is Proof.WHOLE
@@ -23,7 +23,7 @@ def test_whole_answer(provider: str, prompt: str, words: int) -> None:
 
 @given(names, prompts, lengths)
 def test_cut_anywhere(provider: str, prompt: str, words: int) -> None:
-    """Cut at any character, or never begun, it is cut."""
+    """An answer cut at any character, or never begun, is judged cut."""
     text = answer_text(provider, prompt, words)
     assert {judge(text[:i], prompt) for i in range(len(text))} == {Proof.CUT}
 
@@ -32,7 +32,7 @@ def test_cut_anywhere(provider: str, prompt: str, words: int) -> None:
 def test_two_answers_mixed(
     a: str, b: str, prompt: str, words_a: int, words_b: int, data: st.DataObject
 ) -> None:
-    """The beginning of one answer with any end of another is spliced; a repeated piece as well."""
+    """The beginning of one answer with any end of another is judged spliced; so is a repeated piece."""
     one, two = answer_text(a, prompt, words_a), answer_text(b, prompt, words_b)
     begins = data.draw(st.integers(one.index(": ") + 2, len(one)))
     goes_on = data.draw(st.integers(0, len(two) - 1))
@@ -44,7 +44,7 @@ def test_two_answers_mixed(
 
 @given(names, names, prompts, lengths, st.data())
 def test_mixed_in_the_opening(a: str, b: str, prompt: str, words: int, data: st.DataObject) -> None:
-    """Two answers mixed in their first words never pass for a whole one."""
+    """Two answers mixed in their first words are never judged whole."""
     one, two = answer_text(a, prompt, words), answer_text(b, prompt, words)
     mixed = one[: data.draw(st.integers(1, 25))] + two[data.draw(st.integers(1, len(two) - 1)) :]
     assume(mixed not in (one, two))
@@ -54,13 +54,13 @@ def test_mixed_in_the_opening(a: str, b: str, prompt: str, words: int, data: st.
 
 @given(names, prompts, prompts, lengths)
 def test_answer_to_somebody_else(provider: str, prompt: str, other: str, words: int) -> None:
-    """The answer to another prompt is foreign."""
+    """The answer to another prompt is judged foreign."""
     assume(prompt != other)
     assert judge(answer_text(provider, other, words), prompt) is Proof.FOREIGN
 
 
 def test_no_answer_of_ours() -> None:
-    """A page, a notice, or a text with one word changed is not the answer."""
+    """A page, a notice, or a text with one changed word is not the answer."""
     assert judge("<html>502 Bad Gateway</html>", "hi") is Proof.FOREIGN
     assert judge("This model is being deprecated.", "hi") is Proof.FOREIGN
     text = answer_text("one", "hi", 5)

@@ -1,4 +1,4 @@
-"""The simulators as a process: one line when it is ready, faults over HTTP, and an end that can be relied on."""
+"""The simulators as a process: one line when it is ready, faults over HTTP, and a reliable end."""
 
 import json
 import signal
@@ -42,7 +42,8 @@ def call(method: str, url: str, body: object = None, token: str = "") -> tuple[i
 
 
 def test_from_start_to_end(tmp_path: Path) -> None:
-    """Started with a file, broken and healed over HTTP, looked up in the ledger, ended by SIGTERM."""
+    """The process starts with a file, takes and clears faults over HTTP, keeps its ledger, and ends by
+    SIGTERM."""
     file = tmp_path / "sim.toml"
     file.write_text('[[provider]]\nname = "one"\npersona = "openai"\nmodels = ["m-sim"]\n')
     with simulators("--config", str(file), "--provider", "two=mistral") as (process, ready):
@@ -68,7 +69,7 @@ def test_from_start_to_end(tmp_path: Path) -> None:
 
 
 def test_tls(tmp_path: Path) -> None:
-    """With `tls` a provider's url is https, whoever trusts the CA that is told gets through, and handshakes can fail."""
+    """With `tls` a provider's url is https, clients that trust the CA connect, and handshakes can fail."""
     file = tmp_path / "sim.toml"
     file.write_text('[[provider]]\nname = "one"\npersona = "openai"\ntls = true\n')
     with simulators("--config", str(file), "--provider", "two=mistral") as (_, ready):
@@ -91,7 +92,7 @@ def test_tls(tmp_path: Path) -> None:
 
 
 def test_fault_that_cannot_be_done(tmp_path: Path) -> None:
-    """One in the file is told at the start."""
+    """A fault in the file that cannot be played is reported at the start."""
     file = tmp_path / "sim.toml"
     file.write_text('[[fault]]\nkind = "unreachable"\nstage = "resolve"\n')
     command = [sys.executable, "-m", "dub5.simulators", "--config", str(file)]
@@ -101,7 +102,7 @@ def test_fault_that_cannot_be_done(tmp_path: Path) -> None:
 
 
 def test_leash() -> None:
-    """On a leash it ends with whoever started it: when its stdin ends."""
+    """With --leash the process ends when its stdin ends."""
     with simulators("--leash") as (process, _):
         assert process.stdin is not None
         process.stdin.close()
@@ -116,7 +117,7 @@ def test_leash() -> None:
     ],
 )
 def test_cannot_start(arguments: list[str], words: str) -> None:
-    """What is wrong is said in one line, with exit code 2."""
+    """An invalid start is explained in one line, with exit code 2."""
     ended = subprocess.run(
         [sys.executable, "-m", "dub5.simulators", *arguments],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The official openai package, told to be strict, takes the simulated provider for the real one."""
+"""The official openai package, in strict mode, accepts the simulated provider as the real one."""
 
 import json
 from typing import Any, cast
@@ -24,7 +24,7 @@ def client(url: str) -> openai.AsyncOpenAI:
 
 
 async def test_healthy() -> None:
-    """Answers, streams, tool calls and models are parsed without a complaint, and the answers are whole."""
+    """Answers, streams, tool calls and models are parsed without an error, and the answers are whole."""
     async with serve(provider("openai")) as server, client(server.url) as ai:
         whole = await ai.chat.completions.create(model="m", messages=MESSAGES)
         assert judge(whole.choices[0].message.content or "", "hi") is Proof.WHOLE
@@ -65,7 +65,7 @@ async def test_healthy() -> None:
     ids=str,
 )
 async def test_faults(fault: dict[str, Any], error: type[Exception] | None) -> None:
-    """Each fault looks to the package like the real thing; two of them it does not notice at all."""
+    """Each fault looks to the package like the real one; two of them it does not notice."""
     text = ""
     async with serve(provider("openai", parse_fault(fault))) as server, client(server.url) as ai:
         try:
@@ -80,7 +80,7 @@ async def test_faults(fault: dict[str, Any], error: type[Exception] | None) -> N
 
 @pytest.mark.parametrize("persona", ["groq", "openrouter", "free"])
 async def test_compatibles(persona: str) -> None:
-    """Those who copy OpenAI are understood as well, comments and fields of their own included."""
+    """Providers that copy OpenAI are understood as well, with their comments and fields."""
     async with serve(provider(persona)) as server, client(server.url) as ai:
         text = ""
         async for chunk in await ai.chat.completions.create(model="m", messages=MESSAGES, stream=True):
@@ -91,7 +91,7 @@ async def test_compatibles(persona: str) -> None:
 
 
 async def test_embeddings() -> None:
-    """The package asks for base64 without being told to, and gets numbers out of it; its strict mode forgets that."""
+    """The package requests base64 by itself, and decodes numbers from it; its strict mode forgets that."""
     async with (
         serve(provider("openai")) as server,
         openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="k") as ai,

@@ -1,4 +1,4 @@
-"""What docs/simulators.md shows can be used as it stands."""
+"""The examples of docs/simulators.md work as they stand."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_file() -> None:
-    """The file shown is one that can be simulated."""
+    """The file shown is valid."""
     (file,) = blocks("toml")
     providers, _ = make(build(tomllib.loads(file)), now=lambda: 0.0)
     assert [p.persona.name for p in providers.values()] == ["openai", "groq", "free", "anthropic"]

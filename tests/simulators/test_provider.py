@@ -1,4 +1,4 @@
-"""The ledger is the ground truth: it knows what was asked, what went out, and who ended it."""
+"""The ledger is the ground truth: what was requested, what was sent, and which side ended it."""
 
 import json
 import random
@@ -25,7 +25,7 @@ class EmptyScript(Fault, frozen=True, tag="nothing"):
 
 
 class ManualClock:
-    """Time that passes when it is told to."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -46,7 +46,7 @@ def one(clock: ManualClock) -> SimulatedProvider:
 
 class TestLedger:
     def test_whole_answer(self, one: SimulatedProvider, clock: ManualClock) -> None:
-        """A line says what was asked, what was sent, and that it ended well."""
+        """A line holds what was requested, what was sent, and that the attempt ended properly."""
         request = post("openai", **{"x-stainless-retry-count": "2"})
 
         played = play(one(request))
@@ -70,7 +70,7 @@ class TestLedger:
         ids=str,
     )
     def test_fault(self, one: SimulatedProvider, fault: dict[str, object], ended: Ended) -> None:
-        """The fault that was applied stands in the line, and how the connection ended."""
+        """A line names the fault that was applied, and how the connection ended."""
         one.set_faults([parse_fault(fault)])
 
         played = play(one(post("openai", {**ASK, "stream": True})))
@@ -82,7 +82,8 @@ class TestLedger:
 
     @pytest.mark.parametrize("hanging", [False, True])
     def test_client_leaves(self, one: SimulatedProvider, clock: ManualClock, hanging: bool) -> None:
-        """When the front end closes a script, the client has left, at that moment and after so many tokens."""
+        """When the front end closes a script, the client has left, at that time and after that many
+        tokens."""
         one.set_faults([parse_fault({"kind": "stall", "before": "first_token"})] if hanging else [])
         script = one(post("openai", {**ASK, "stream": True}))
         for action in script:
@@ -99,13 +100,13 @@ class TestLedger:
         assert one.ledger.open == {"one": 0}
 
     def test_script_without_an_end(self, one: SimulatedProvider) -> None:
-        """A script that just runs out is a cut of ours: its client has not left."""
+        """A script that runs out is a cut by the provider: its client has not left."""
         one.set_faults([EmptyScript()])
         play(one(post("openai")))
         assert [line.ended for line in one.ledger.lines()] == [Ended.CUT]
 
     def test_only_the_newest(self, clock: ManualClock) -> None:
-        """The ring forgets the oldest, numbers go on, and a reader gets what came after the last it has."""
+        """The ring drops the oldest lines, numbers go on, and a reader gets the lines after its last one."""
         ledger = Ledger(lines_max=3)
         rng = random.Random(0)
         both = [
@@ -122,7 +123,7 @@ class TestLedger:
         assert ledger.lines(since=6) == ledger.lines(since=99) == []
 
     def test_requests_that_are_no_chat(self, one: SimulatedProvider) -> None:
-        """They have their line too, with nothing in it that was not said."""
+        """Requests that are no chat have their line too, with empty fields."""
         play(one(SimRequest("GET", "/v1/models", {}, b"")))
         play(one(post("openai", b"\xff")))
         assert [(line.path, line.model, line.prompt, line.status) for line in one.ledger.lines()] == [
@@ -133,7 +134,7 @@ class TestLedger:
 
 class TestFaultsInForce:
     def test_set_and_clear(self, one: SimulatedProvider) -> None:
-        """A fault takes the place of the one of its kind; kinds stand side by side and heal apart."""
+        """A fault replaces that of its kind; kinds are independent of each other."""
         for fault in (
             {"kind": "status", "status": 500},
             {"kind": "slow", "factor": 2},
@@ -166,7 +167,7 @@ class TestFaultsInForce:
 
 class TestSettings:
     def test_file_and_command_line(self) -> None:
-        """The command line wins over the file, and what neither says has a default."""
+        """The command line wins over the file, and every setting has a default."""
         file = {
             "latency": "lpu",
             "provider": [
@@ -210,7 +211,7 @@ class TestSettings:
     def test_clear_errors(
         self, file: dict[str, object], providers: list[str], keys: list[str], over: dict[str, int], words: str
     ) -> None:
-        """What cannot be used is named, with what to write instead."""
+        """Invalid settings are answered with what is valid."""
         with pytest.raises(BadSettings) as caught:
             build(file, providers, keys, **over)
         assert words in str(caught.value)

@@ -53,7 +53,7 @@ def test_mistake(dub5_provider):
 
 
 def test_in_another_project(tmp_path: Path) -> None:
-    """Its tests pass with every warning an error, and pytest ends by itself."""
+    """In another project tests pass with every warning an error, and pytest ends by itself."""
     (tmp_path / "test_theirs.py").write_text(THEIRS)
     command = [
         sys.executable,
@@ -75,8 +75,9 @@ def test_in_another_project(tmp_path: Path) -> None:
 
 
 def test_costs_nothing_unless_used() -> None:
-    """Loading the plugin loads no other file of ours, and its name is the one that is announced."""
-    code = "import sys, dub5.simulators.pytest_plugin as p; print(*sorted(m for m in sys.modules if m.startswith('dub5')))"
+    """Loading the plugin loads no other file of this package, and its entry point is the announced one."""
+    code = "import sys, dub5.simulators.pytest_plugin as p; "
+    code += "print(*sorted(m for m in sys.modules if m.startswith('dub5')))"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["dub5", "dub5.simulators", "dub5.simulators.pytest_plugin"]
     announced = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]

@@ -43,7 +43,7 @@ GIVES_UP_EARLY = (
 
 
 async def met(wire: Wire, url: str, persona: str, stream: bool) -> tuple[object, ...]:
-    """What a client meets: status, headers, body, and how it broke."""
+    """Return what a client receives: status, headers, body, and how it broke."""
     headers = {"anthropic-version": "2023-06-01"} if persona == "anthropic" else {}
     body = json.dumps({**ASK_ANTHROPIC, "stream": stream}).encode()
     status, told, received, broke = 0, {}, b"", ""
@@ -80,7 +80,8 @@ async def on_virtual_time(one: SimulatedProvider, persona: str, stream: bool) ->
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: "-".join(map(str, fault.values())))
 @pytest.mark.parametrize("persona", ["openai", "anthropic"])
 def test_same_script(persona: str, fault: dict[str, Any], stream: bool) -> None:
-    """Same status, headers and bytes, same kind of break at the same stage, and the same line in the ledger."""
+    """Both front ends give the same status, headers and bytes, the same break at the same stage, the same
+    ledger line."""
     real, virtual = struck(persona, fault), struck(persona, fault)
 
     assert asyncio.run(on_sockets(real, persona, stream)) == run(on_virtual_time(virtual, persona, stream))
@@ -92,7 +93,7 @@ def test_same_script(persona: str, fault: dict[str, Any], stream: bool) -> None:
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "json"])
 @pytest.mark.parametrize("how", GIVES_UP_EARLY)
 def test_client_gives_up_early(how: str, stream: bool) -> None:
-    """Where a client sees at once that this is no HTTP, it sees the same on both."""
+    """A client that sees at once that this is no HTTP sees the same on both front ends."""
     fault = {"kind": "broken", "how": how}
     real, virtual = struck("openai", fault), struck("openai", fault)
     on_real = asyncio.run(on_sockets(real, "openai", stream))

@@ -42,7 +42,7 @@ KEY_ENTER = {"key": "Enter", "code": "Enter", "text": "\r", "windowsVirtualKeyCo
 
 
 def find_chromium() -> str:
-    """Its path. Without one: a loud skip, and a failure under CI=true."""
+    """Return the path of Chromium. Without one: a loud skip, and a failure under CI=true."""
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is not None:
         return found
@@ -54,7 +54,7 @@ def find_chromium() -> str:
 
 @contextmanager
 def chromium() -> Iterator[str]:
-    """A browser process; the address of its websocket."""
+    """Run a browser process; yield the address of its websocket."""
     program = find_chromium()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
@@ -78,7 +78,7 @@ def _address(process: "subprocess.Popen[str]") -> str:
 
 
 class BrowserTab:
-    """One tab."""
+    """A tab, with its console errors."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.errors: list[str] = []
@@ -87,7 +87,7 @@ class BrowserTab:
         self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One DevTools command and its result."""
+        """Send a DevTools command and return its result."""
         number = len(self._calls)
         self._calls[number] = asyncio.get_running_loop().create_future()
         message = {"id": number, "method": method, "params": params}
@@ -95,29 +95,29 @@ class BrowserTab:
         return await asyncio.wait_for(self._calls[number], WAIT_MAX_S)
 
     async def evaluate(self, script: str) -> Any:
-        """The value of an expression in the page, awaited if it is a promise."""
+        """Evaluate an expression in the page, awaited if it is a promise, and return its value."""
         said = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in said:
             raise AssertionError(f"{script}\n{json.dumps(said['exceptionDetails'], indent=1)[:2000]}")
         return said["result"].get("value")
 
     async def until(self, condition: str) -> None:
-        """Looks at each frame until the condition holds."""
-        look = f"new Promise((ok) => {{ const look = () => ({condition}) ? ok() : requestAnimationFrame(look); look(); }})"
+        """Check the condition at each frame until it holds."""
+        look = f"const look = () => ({condition}) ? ok() : requestAnimationFrame(look); look();"
         try:
-            await self.evaluate(look)
+            await self.evaluate(f"new Promise((ok) => {{ {look} }})")
         except TimeoutError:
             shown = await self.evaluate("document.body.innerText")
             raise AssertionError(f"never came: {condition}\nerrors: {self.errors}\n{shown}") from None
 
     async def type(self, text: str) -> None:
-        """Types into what has the focus, and presses Enter."""
+        """Type into the focused element, and press Enter."""
         await self.call("Input.insertText", text=text)
         await self.call("Input.dispatchKeyEvent", type="keyDown", **KEY_ENTER)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **KEY_ENTER)
 
     async def listen(self) -> None:
-        """Hands results to their callers and collects complaints, until the socket closes."""
+        """Route results to their callers and collect errors, until the socket closes."""
         async for message in self._socket:
             said = json.loads(message.data)
             if "id" in said:
@@ -127,7 +127,7 @@ class BrowserTab:
 
     def _answered(self, said: dict[str, Any]) -> None:
         call = self._calls[said["id"]]
-        if call.done():  # nobody waits any more
+        if call.done():  # its caller has timed out
             return
         if "error" in said:
             call.set_exception(AssertionError(said["error"]["message"]))
@@ -148,7 +148,7 @@ def _complaint(method: str, params: dict[str, Any]) -> str | None:
 
 @asynccontextmanager
 async def open_page(address: str, url: str) -> AsyncIterator[BrowserTab]:
-    """A fresh tab that shows `url`, listened to from its first moment."""
+    """Open a fresh tab that shows `url`; record its errors from the first moment."""
     async with aiohttp.ClientSession() as client, client.ws_connect(address, max_msg_size=0) as socket:
         page = BrowserTab(socket)
         listening = asyncio.create_task(page.listen())

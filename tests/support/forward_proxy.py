@@ -1,4 +1,4 @@
-"""A forward proxy on sockets, such as companies put between them and the world, and TLS in front of a provider."""
+"""A forward proxy on sockets, as companies run one, and TLS in front of a provider."""
 
 import asyncio
 import contextlib
@@ -13,10 +13,11 @@ PIECE_BYTES = 65536
 
 
 class ForwardProxy:
-    """Tunnels what is asked for by CONNECT and forwards the rest. It alone knows the names in `ports`.
+    """A proxy that tunnels CONNECT requests and forwards the others. Only the proxy resolves the names in
+    `ports`.
 
-    `asked`: the first line of each request; `heard`: everything clients said; `came` and `left`: whether any did.
-    `instead` is done to clients in place of all that.
+    `asked`: the first line of each request; `heard`: all bytes of the clients; `came` and `left`: set when a
+    client connects and when it leaves. `instead` replaces all of this for each client.
     """
 
     def __init__(self, ports: dict[str, int]) -> None:
@@ -67,7 +68,7 @@ class ForwardProxy:
 
 @dataclass(frozen=True)
 class SendThenStall:
-    """The client gets this, and then nothing more."""
+    """Send these bytes to the client, then nothing more."""
 
     data: bytes
 
@@ -78,12 +79,12 @@ class SendThenStall:
 
 
 async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The client is left, in good order."""
+    """Close the client's connection properly."""
     writer.close()
 
 
 async def resets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The client's connection is reset."""
+    """Reset the client's connection."""
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
@@ -94,7 +95,7 @@ async def joined(
     other: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     change: Callable[[bytes], bytes] = bytes,
 ) -> None:
-    """Everything each side says reaches the other, until one of them leaves."""
+    """Copy bytes in both directions until one side closes."""
     ways = [
         asyncio.create_task(_pump(one[0], other[1], change)),
         asyncio.create_task(_pump(other[0], one[1], bytes)),
@@ -119,7 +120,7 @@ async def _pump(
 
 @contextlib.asynccontextmanager
 async def listening(client: Client, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """A server that leaves HTTP to `client`; its port."""
+    """Listen on a port that `client` serves; yield the port."""
 
     async def until_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
@@ -132,7 +133,7 @@ async def listening(client: Client, tls: ssl.SSLContext | None = None) -> AsyncI
 
 @contextlib.asynccontextmanager
 async def in_front_of(port: int, tls: ssl.SSLContext) -> AsyncIterator[int]:
-    """TLS on the way to a provider that speaks none; its port."""
+    """Listen with TLS in front of a provider that has none; yield the port."""
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await joined((reader, writer), await asyncio.open_connection("127.0.0.1", port))

@@ -1,4 +1,5 @@
-"""Journals made up for the pages that show them: as long, as broken and as oddly named as a test wants."""
+"""Synthetic journals for the pages that show journals: as long, as broken and as oddly named as a test
+wants."""
 
 from collections.abc import Sequence
 from random import Random
@@ -59,7 +60,7 @@ def result(
 def journal(
     made_up: Scenario, *, bad_share: float = 0.0, models: int = 1, restless: bool = False, seed: int = 1
 ) -> Journal:
-    """Whoever has no fault answers; `restless` states change with every sample."""
+    """Return a journal. Providers without a fault answer; `restless` states change with every sample."""
     rng = Random(seed)
     load = made_up.workload
     made = Journal(made_up, "virtual", seed, "machine", "2026-01-01 00:00:00", seconds=load.seconds)

@@ -1,4 +1,4 @@
-"""Plays a script in no time, and says what a client would have met."""
+"""Plays a script in no time, and returns what a client would have received."""
 
 import json
 import random
@@ -20,7 +20,7 @@ PATHS = {name: persona.chat_path for name, persona in PERSONAS.items()}
 
 @dataclass(frozen=True)
 class PlayedScript:
-    """What a script amounts to. `end` is its last action, or None if it ran out."""
+    """The result of a script. `end` is its last action, or None if it ran out."""
 
     status: int
     headers: Mapping[str, str]
@@ -41,7 +41,7 @@ class PlayedScript:
 
 
 def play(script: Script) -> PlayedScript:
-    """Up to its end, or to the first thing that a client cannot get past."""
+    """Play a script up to its end, or to the first action that a client cannot get past."""
     status, headers, body, waited_s, tokens = 0, {}, b"", 0.0, 0
     for action in script:
         match action:
@@ -59,7 +59,7 @@ def play(script: Script) -> PlayedScript:
 def provider(
     persona: str, *faults: Fault, latency: str = "zero", seed: int = 0, **profile: Any
 ) -> SimulatedProvider:
-    """A provider called "one" on which these faults are set."""
+    """Return a provider called "one" with these faults."""
     made = SimulatedProvider(
         persona,
         Profile("one", PRESETS[latency], **profile),
@@ -71,7 +71,7 @@ def provider(
 
 
 def post(persona: str, body: object = None, *, path: str = "", **headers: str) -> SimRequest:
-    """A chat request; a body that is not bytes is sent as JSON."""
+    """Return a chat request; a body that is not bytes is sent as JSON."""
     if body is None:
         body = ASK_ANTHROPIC if persona == "anthropic" else ASK
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -81,16 +81,16 @@ def post(persona: str, body: object = None, *, path: str = "", **headers: str) -
 
 
 def ask(persona: str, *faults: Fault, stream: bool = False, **fields: Any) -> PlayedScript:
-    """One request to a fresh provider of zero latency."""
+    """Send one request to a fresh provider of zero latency."""
     body = ASK_ANTHROPIC if persona == "anthropic" else ASK
     return play(provider(persona, *faults)(post(persona, {**body, "stream": stream, **fields})))
 
 
 def ended_well(played: PlayedScript) -> bool:
-    """Whether the body ended as its framing promised."""
+    """Return whether the body ended as its framing promised."""
     return isinstance(played.end, End)
 
 
 def hangs(played: PlayedScript) -> bool:
-    """Whether the client waits for ever."""
+    """Return whether the client waits for ever."""
     return isinstance(played.end, Hang)

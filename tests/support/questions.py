@@ -1,4 +1,4 @@
-"""Questions for the tests of the cache, and an ear for what it tells."""
+"""Requests for the tests of the cache, and a recorder of its events."""
 
 import msgspec
 
@@ -11,7 +11,7 @@ MARK = "mark"
 
 
 def request(caller: str = "a", text: str | None = None, **fields: object) -> ChatRequest:
-    """A request that may be answered from the cache. `text`: its JSON as it came, in place of `fields`."""
+    """Return a request that may be answered from the cache. `text`: its JSON, in place of `fields`."""
     asked = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0, **fields}
     raw = msgspec.json.encode(asked) if text is None else text.encode()
     body = msgspec.json.decode(raw, type=ChatBody)
@@ -19,7 +19,7 @@ def request(caller: str = "a", text: str | None = None, **fields: object) -> Cha
 
 
 class EventRecorder:
-    """A subscriber that remembers."""
+    """A subscriber that records events."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -29,5 +29,5 @@ class EventRecorder:
 
     @property
     def results(self) -> list[str]:
-        """What the looks into the cache found."""
+        """The results of the lookups in the cache."""
         return [event.result for event in self.events if isinstance(event, CacheLooked)]

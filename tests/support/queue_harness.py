@@ -1,4 +1,4 @@
-"""A provider that is nothing but places, and people who want one."""
+"""A fake fleet with a fixed number of free slots, and requests that wait for one."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +21,7 @@ LONG_S = 1_000.0
 
 
 class FakeFleet:
-    """Stands for a fleet. `free` places at each provider; `tell` is what it was asked to call."""
+    """A fake of the fleet: `free` slots at each provider; `tell` is the callback for freed slots."""
 
     def __init__(self, **free: int) -> None:
         self.free = free
@@ -36,27 +36,27 @@ class FakeFleet:
         self.tell = tell
 
     def take(self, targets: Iterable[Target]) -> str:
-        """The provider whose place was taken. One must be free."""
+        """Take a slot and return its provider. One must be free."""
         name = next(target.provider for target in targets if self.free[target.provider] > 0)
         self.free[name] -= 1
         return name
 
     def give(self, name: str = "one") -> None:
-        """A place is free again."""
+        """Free a slot."""
         self.free[name] += 1
         if self.tell is not None:
             self.tell()
 
 
 class QueueHarness:
-    """The queue, the places, and who has come, by number."""
+    """The queue, the slots, and the requests by number."""
 
     def __init__(self, places: int = 0, options: AdmissionOptions | None = None, **free: int) -> None:
         self.places = FakeFleet(**{"one": places, **free})
         self.events: list[QueueLeft] = []
         self.service_times = ServiceTimes()
         self.queue = Queue(options or AdmissionOptions(), self.service_times, Events(self._note))
-        self.inside: list[int] = []  # in the order in which they went in
+        self.inside: list[int] = []  # in the order of admission
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.errors: dict[int, Any] = {}
         self.ended_s: dict[int, float] = {}
@@ -74,7 +74,7 @@ class QueueHarness:
         targets: Sequence[Target] = (ONE,),
         route: str = "chat",
     ) -> None:
-        """One more asks; returns when it waits, or is inside."""
+        """Start a request; return when it waits, or has a slot."""
         body = ChatBody("chat", [], stream=True)
         request = ChatRequest(f"req_{number}", Caller("someone", priority), body, {})
         timeouts = Timeouts(clock.now() + within_s)
@@ -93,18 +93,18 @@ class QueueHarness:
             self.ended_s[number] = clock.now()
 
     async def leave(self, number: int) -> None:
-        """Its client is gone."""
+        """Let the client of a request leave."""
         self.tasks[number].cancel()
         await asyncio.wait({self.tasks[number]})
 
     async def close(self) -> None:
-        """Everybody leaves."""
+        """Let all clients leave."""
         for number in self.tasks:
             await self.leave(number)
         await asyncio.sleep(1.0)
 
 
 async def settle() -> None:
-    """Whatever can happen without time passing has happened."""
+    """Run all tasks that can run without time passing."""
     for _ in range(20):
         await asyncio.sleep(0)

@@ -1,5 +1,8 @@
-"""A real Redis for the tests, on a free port of 127.0.0.1, that can be stopped, killed and started again; and a proxy
-in front of it that can be slow. Without a Redis the tests are skipped, loudly; with CI=true they fail."""
+"""A real Redis for the tests, on a free port of 127.0.0.1, that can be stopped, killed and started again; and
+a slow proxy in front of it.
+
+Without a Redis the tests are skipped, loudly; with CI=true they fail.
+"""
 
 import asyncio
 import os
@@ -18,7 +21,7 @@ START_S = 10.0
 
 
 def program() -> str:
-    """Redis, or Valkey, which speaks the same."""
+    """Return the path of Redis, or of Valkey, which is compatible."""
     found = shutil.which("redis-server") or shutil.which("valkey-server")
     if found is None:
         why = "NOT AS THOROUGH AS IN CI: neither redis-server nor valkey-server is here"
@@ -27,7 +30,7 @@ def program() -> str:
 
 
 class RedisServer:
-    """One server; its data are lost with it."""
+    """A Redis server; its data are lost with it."""
 
     def __init__(self, directory: str) -> None:
         self.port = _free_port()
@@ -39,7 +42,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the server; return when it answers."""
         command = [program(), "--bind", "127.0.0.1", "--port", str(self.port), "--dir", self._directory]
         quiet = ["--save", "", "--appendonly", "no", "--loglevel", "warning", "--databases", "1"]
         self._process = subprocess.Popen([*command, *quiet], stdout=subprocess.DEVNULL)
@@ -52,18 +55,18 @@ class RedisServer:
         pytest.fail("redis-server does not answer")
 
     def kill(self) -> None:
-        """At once, with all that it holds."""
+        """Kill the server, with all its data."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def pause(self) -> None:
-        """It takes connections and never answers."""
+        """Stop the process: it accepts connections and never answers."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """It answers again."""
+        """Continue the process: it answers again."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, which: signal.Signals) -> None:
@@ -89,7 +92,7 @@ def _patience() -> Iterator[None]:
 
 @contextmanager
 def redis_server() -> Iterator[RedisServer]:
-    """Started; gone at the end."""
+    """Start a server for the test; stop it at the end."""
     with tempfile.TemporaryDirectory() as directory:
         server = RedisServer(directory)
         server.start()
@@ -100,7 +103,10 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 class SlowProxy:
-    """`async with SlowProxy(port) as proxy`: passes everything on, after `delay_s`; `refusing`: nobody gets in."""
+    """A proxy in front of Redis: `async with SlowProxy(port) as proxy`.
+
+    It forwards all bytes after `delay_s`; `refusing`: it refuses connections.
+    """
 
     def __init__(self, port: int) -> None:
         self.delay_s = 0.0

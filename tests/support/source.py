@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("service", "simulators", "chaos", "loadtests")  # what `dub5` consists of
+PARTS = ("service", "simulators", "chaos", "loadtests")  # the parts of `dub5`
 
 
 class Source:
@@ -20,7 +20,7 @@ class Source:
         parts = path.relative_to(ROOT).with_suffix("").parts
         self.module = ".".join(("dub5", *(parts[:-1] if parts[-1] == "__init__" else parts)))
         self.part = parts[0]
-        # The folder that the module lies in, as a package; a module at the top of its part is alone.
+        # The folder of the module, as a package; a module at the top of its part stands for itself.
         self.folder = ".".join(("dub5", *parts[:-1])) if len(parts) > 2 else self.module
         self.imports = tuple(dict.fromkeys(module for module, _ in self._imports()))
 

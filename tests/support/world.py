@@ -1,4 +1,4 @@
-"""A service in virtual time with providers whose scripts a test writes down in full."""
+"""A service in virtual time over providers whose scripts a test writes out in full."""
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -23,8 +23,11 @@ NAMES = ("one", "two", "three")
 
 
 class ServiceWorld:
-    """`async with World(one=script, two=script) as world`: providers in this order behind the model "chat".
-    `options`: further tables of the settings, as `{"retry": RetryOptions()}`."""
+    """A service over scripted providers: `async with ServiceWorld(one=script, two=script) as world`.
+
+    The providers are the targets of the model "chat", in this order. `options`: further tables of the
+    settings, as `{"retry": RetryOptions()}`.
+    """
 
     def __init__(
         self,
@@ -75,47 +78,47 @@ class ServiceWorld:
     def ask(
         self, *, stream: bool = False, headers: Mapping[str, str] | None = None, **fields: Any
     ) -> Awaitable[AppResponse]:
-        """One chat request, its whole reply."""
+        """Send a chat request and return its whole reply."""
         return self.client.request(
             "POST", "/v1/chat/completions", json=body(stream=stream, **fields), headers=headers
         )
 
     def stream(self, headers: Mapping[str, str] | None = None, **fields: Any) -> Any:
-        """One streamed chat request, to be read as it comes."""
+        """Send a streamed chat request; the reply is read as it arrives."""
         return self.client.stream(
             "POST", "/v1/chat/completions", json=body(stream=True, **fields), headers=headers
         )
 
     def happened(self, what: str) -> int:
-        """How often, by the service's own count."""
+        """Return the service's own count of an event."""
         return self.service.board.happened[what]
 
     def outcomes(self) -> dict[str, int]:
-        """The endings so far, without those that never came."""
+        """Return the counts of the outcomes so far, without zeros."""
         return {name: count for name, count in self.service.board.outcomes.items() if count}
 
 
 def body(*, stream: bool = False, **fields: Any) -> dict[str, Any]:
-    """A request's JSON."""
+    """Return a request's JSON."""
     return {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "stream": stream, **fields}
 
 
 def chunk(delta: Mapping[str, Any], finish: str | None = None) -> Data:
-    """One event of a stream."""
+    """Return an event of a stream."""
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     payload = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
     return Data(b"data: " + json.dumps(payload).encode() + b"\n\n")
 
 
 def completion(text: str, finish: str | None = "stop") -> bytes:
-    """A JSON answer."""
+    """Return a JSON answer."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
     usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
     return json.dumps({"id": "c", "created": 1, "model": "m", "choices": [choice], "usage": usage}).encode()
 
 
 def healthy(*, first_s: float = 0.1, gap_s: float = 0.02, words: tuple[str, ...] = WORDS) -> Respond:
-    """Answers whole, JSON or stream as asked."""
+    """Answer whole, as JSON or as a stream, as requested."""
 
     def respond(request: SimRequest) -> Script:
         if json.loads(request.body).get("stream"):
@@ -135,7 +138,7 @@ def healthy(*, first_s: float = 0.1, gap_s: float = 0.02, words: tuple[str, ...]
 
 
 def reply(status: int, data: bytes = b"", headers: Mapping[str, str] | None = None) -> Iterator[Action]:
-    """A whole HTTP reply."""
+    """Return a whole HTTP reply."""
     known = {"content-type": "application/json", "content-length": str(len(data))}
     yield Head(status, known | dict(headers or {}))
     yield Data(data)
@@ -143,24 +146,24 @@ def reply(status: int, data: bytes = b"", headers: Mapping[str, str] | None = No
 
 
 def status(number: int, data: bytes = b"", headers: Mapping[str, str] | None = None) -> Respond:
-    """Always this status."""
+    """Answer every request with this status."""
     return lambda request: reply(number, data, headers)
 
 
 def script(*actions: Action) -> Respond:
-    """Always these actions."""
+    """Answer every request with these actions."""
     return lambda request: iter(actions)
 
 
 def in_turn(*responds: Respond) -> Respond:
-    """The first call gets the first, and so on; the last one stays."""
+    """Answer the first call by the first script, and so on; the last script stays."""
     left = list(responds)
     take: Callable[[], Respond] = lambda: left.pop(0) if len(left) > 1 else left[0]
     return lambda request: take()(request)
 
 
 def text_of(data: bytes) -> str:
-    """What a stream said."""
+    """Return the text of a stream."""
     return "".join(
         choice["delta"].get("content") or ""
         for payload in payloads(data)
@@ -170,6 +173,6 @@ def text_of(data: bytes) -> str:
 
 
 def payloads(data: bytes) -> list[Any]:
-    """The events of a stream, decoded; `[DONE]` as itself."""
+    """Return the events of a stream, decoded; `[DONE]` as itself."""
     found = [line.removeprefix(b"data: ") for line in data.split(b"\n\n") if line.startswith(b"data: ")]
     return ["[DONE]" if one == b"[DONE]" else json.loads(one) for one in found]

@@ -32,7 +32,7 @@ the build as it is: [mutants.py](../tests/experiments/complaints/mutants.py). Th
 
 
 def page() -> str:
-    """All of it."""
+    """Return the whole page."""
     counts = Counter(row.kind for row in rows())
     told = ", ".join(f"{counts[kind]} {kind}" for kind in ("caught", "by design", "not built yet"))
     parts = [HEAD.format(counts=f"Of {len(rows())}: {told}.")]

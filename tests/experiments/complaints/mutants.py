@@ -1,7 +1,7 @@
-"""For each theme a service that is broken as somebody else's once was, and the test that must fail then.
+"""Mutants: for each theme a service broken as another gateway once was, and the test that must fail then.
 
-mutant.breaks()                 the breakage, for as long as the block lasts
-mutant.check()                  what the test does, in virtual time; raises AssertionError if it fails
+mutant.breaks()                 a context manager: the service is broken within the block
+mutant.check()                  runs the test in virtual time; raises AssertionError if it fails
 """
 
 import asyncio
@@ -39,7 +39,7 @@ BATCH = 10  # requests for one measurement
 
 @contextlib.contextmanager
 def cut_in_silence() -> Iterator[None]:
-    """A stream that breaks off is ended as if it were whole."""
+    """End a stream that breaks off as if it were whole."""
     whole = StreamedAnswer.read
 
     async def read(self: StreamedAnswer) -> list[Chunk]:
@@ -54,7 +54,7 @@ def cut_in_silence() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deadline_begins_anew() -> Iterator[None]:
-    """A try on a fresh connection has the whole time again."""
+    """Give an attempt on a fresh connection the whole time again."""
     whole = Attempt.open
 
     async def open(self: Attempt, fresh: bool) -> Any:
@@ -68,7 +68,7 @@ def deadline_begins_anew() -> Iterator[None]:
 
 @contextlib.contextmanager
 def earlier_end_kept() -> Iterator[None]:
-    """Who is told to rest while resting is let back at the first, earlier time."""
+    """End a cool-down at the first, earlier time, although it was extended."""
     whole = Permit.end
 
     def end(self: Permit, classification: Classification | None, now_s: float, *, reached: bool) -> None:
@@ -83,14 +83,14 @@ def earlier_end_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def breaker_cannot_open() -> Iterator[None]:
-    """Whatever fails, everybody asks again."""
+    """Never open the breaker, whatever fails."""
     with mock.patch.object(Breaker, "_evaluate", lambda self, now_s, not_before_s: None):
         yield
 
 
 @contextlib.contextmanager
 def connections_left_open() -> Iterator[None]:
-    """What a try has opened is not closed."""
+    """Never close the connection that an attempt has opened."""
 
     async def close(self: Attempt, *, at_end: bool = False) -> None: ...
 
@@ -100,7 +100,7 @@ def connections_left_open() -> Iterator[None]:
 
 @contextlib.contextmanager
 def leaving_noticed_late() -> Iterator[None]:
-    """A client has been gone for two seconds before anybody looks."""
+    """Notice two seconds late that a client has left."""
     whole = chat.Exchange._wait_for_disconnect
 
     async def until_left(self: chat.Exchange, receive: Receive) -> None:
@@ -113,7 +113,7 @@ def leaving_noticed_late() -> Iterator[None]:
 
 @contextlib.contextmanager
 def drain_waits_for_nobody() -> Iterator[None]:
-    """At the end of the process open streams are ended at once."""
+    """Cut open streams at once when the process is told to end."""
 
     async def wait_until_empty(self: Admission, within_s: float) -> bool:
         return False
@@ -124,14 +124,14 @@ def drain_waits_for_nobody() -> Iterator[None]:
 
 @contextlib.contextmanager
 def field_not_in_the_key() -> Iterator[None]:
-    """The cache does not look at the seed."""
+    """Leave the seed out of the cache key."""
     with mock.patch.object(key, "NOT_IN_KEY", key.NOT_IN_KEY | {"seed"}):
         yield
 
 
 @contextlib.contextmanager
 def chunks_lost() -> Iterator[None]:
-    """What came of an event so far is forgotten with each read."""
+    """Forget the beginning of an event with each read."""
     whole = SseDecoder.feed
 
     def feed(self: SseDecoder, data: bytes) -> list[tuple[bytes, bytes]]:
@@ -144,7 +144,7 @@ def chunks_lost() -> Iterator[None]:
 
 @contextlib.contextmanager
 def slow_for_everybody() -> Iterator[None]:
-    """A few milliseconds of work for each answer that nobody needs."""
+    """Spend a few milliseconds on each answer for nothing."""
     whole = stream.trail_header
 
     def trail_header(trail: list[AttemptRecord], answer: Answer, first_token_s: float) -> str:
@@ -156,7 +156,8 @@ def slow_for_everybody() -> Iterator[None]:
 
 
 def within_its_budget() -> None:
-    """What benchmarks/test_requests.py asks of a JSON answer, with fewer requests. Twice the budget, as few are noisy."""
+    """Check the budget of benchmarks/test_requests.py for a JSON answer, with fewer requests and twice the
+    budget."""
     case = CASES[0]
     with asyncio.Runner() as runner:
         thing, reference = AppClient(canned_service().asgi), AppClient(bare())
@@ -171,7 +172,10 @@ def within_its_budget() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """`broken`: in words. `test`: who must notice; called with `arguments`, unless `instead` is its essence."""
+    """A broken service and the test that must notice.
+
+    `broken`: a description. `test` is called with `arguments`, unless `instead` holds its essence.
+    """
 
     theme: str
     breaks: Callable[[], contextlib.AbstractContextManager[None]]
@@ -181,14 +185,14 @@ class Mutant:
     instead: Callable[[], object] | None = None
 
     def check(self) -> None:
-        """Raises AssertionError if the promise does not hold."""
+        """Run the test. Raises AssertionError if the promise does not hold."""
         found = (self.instead or _found(self.test))(**self.arguments)
         if inspect.iscoroutine(found):
             run(found)
 
 
 def _found(test: str) -> Callable[..., object]:
-    """The test itself; of one that hypothesis feeds, what is inside."""
+    """Return the test itself; of a hypothesis test, the inner function."""
     file, *names = test.split("::")
     here: Any = importlib.import_module(file.removesuffix(".py").replace("/", "."))
     for name in names:

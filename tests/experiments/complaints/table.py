@@ -41,7 +41,7 @@ class ComplaintRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def kind(self) -> str:
-        """What becomes of it here."""
+        """What the project does about the complaint."""
         return "not built yet" if self.not_built else "by design" if self.by_design else "caught"
 
 
@@ -51,13 +51,13 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 @cache
 def rows() -> tuple[ComplaintRow, ...]:
-    """All of them, as written."""
+    """Return all rows as written."""
     text = (Path(__file__).parent / "rows.toml").read_bytes()
     return tuple(msgspec.toml.decode(text, type=_File).row)
 
 
 def missing(name: str) -> str:
-    """What is wrong with a name in `caught_by`; nothing if it exists."""
+    """Return what is wrong with a name in `caught_by`; "" if the name exists."""
     kind, _, what = name.partition(":") if re.match(r"[a-z]+:[^:]", name) else ("", "", name)
     match kind:
         case "simulate":
@@ -73,7 +73,7 @@ def missing(name: str) -> str:
 
 @cache
 def tests_of(file: str) -> frozenset[str]:
-    """The tests of a file, those of classes as `Class::test`. Nothing is run or imported."""
+    """Return the tests of a file, those of classes as `Class::test`. Nothing is run or imported."""
     found = []
     for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
         inside = node.body if isinstance(node, ast.ClassDef) else [node]
@@ -88,7 +88,7 @@ def tests_of(file: str) -> frozenset[str]:
 
 @cache
 def rules() -> frozenset[str]:
-    """The rules that the simulation's code tells a violation of, and its page explains."""
+    """Return the rules whose violation the simulation reports, and which its page explains."""
     code = "".join(path.read_text() for path in sorted((ROOT / "chaos" / "simulation").rglob("*.py")))
     page = (ROOT / "docs" / "simulation.md").read_text(encoding="utf-8")
     named = re.findall(r"^\| S\d+ \| `([a-z_]+)` \|", page, re.MULTILINE)

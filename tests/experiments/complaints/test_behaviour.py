@@ -1,4 +1,4 @@
-"""What users of other gateways met, on this service, in virtual time: where no other test would have caught it."""
+"""What users of other gateways met, on this service, in virtual time, where no other test covers it."""
 
 import asyncio
 import json
@@ -37,7 +37,8 @@ def until(at_s: float, before: Respond, after: Respond) -> Respond:
     ids=["closed", "reset", "stall", "role", "error_event", "done", "no_choices"],
 )
 async def test_both_fail_without_content(broken: tuple[Action, ...], stream: bool) -> None:
-    """Each has said 200, and neither a word: the client gets a 503 in JSON, and never a 200 first."""
+    """When two providers have answered 200 without content, the client gets a 503 in JSON, and never a 200
+    first."""
     timeouts = TimeoutOptions(first_token_s=1.0, whole_answer_s=1.0)
     async with ServiceWorld(one=script(*broken), two=script(*broken), timeouts=timeouts) as world:
         answer = await world.ask(stream=stream)
@@ -46,7 +47,8 @@ async def test_both_fail_without_content(broken: tuple[Action, ...], stream: boo
 
 
 async def test_a_dead_connection_does_not_move_the_deadline() -> None:
-    """A kept connection is found to be dead late, and the fresh one stalls: both within the one deadline."""
+    """A kept connection that turns out dead late, and a fresh one that stalls, both count against the one
+    deadline."""
     answers = in_turn(healthy(), script(Wait(1.5), Close()), script(Hang()))
     async with ServiceWorld(one=answers) as world:
         await world.ask(stream=True)
@@ -62,7 +64,7 @@ async def test_a_dead_connection_does_not_move_the_deadline() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_streams_are_retried_as_json_is(stream: bool) -> None:
-    """A 503 that says when to come back: asked once more, not a moment sooner, in either form."""
+    """A 503 with Retry-After is retried once, not a moment sooner, as JSON and as a stream."""
     at_s: list[float] = []
 
     def noting(request: object) -> Respond:
@@ -78,7 +80,8 @@ async def test_streams_are_retried_as_json_is(stream: bool) -> None:
 
 @pytest.mark.parametrize("begun", [False, True])
 async def test_a_limit_in_the_middle_of_a_stream(begun: bool) -> None:
-    """It is one failure like another: each target is asked once, before the first word; after it, nobody."""
+    """A rate limit in the middle of a stream is one failure: before the first content each target is asked
+    once, after it none."""
     said = [chunk({"content": "word "}), Wait(0.1)] if begun else []
     limited = script(Head(200, SSE), *said, LIMIT_EVENT, End())
     async with ServiceWorld(one=limited, two=limited) as world:
@@ -91,7 +94,7 @@ async def test_a_limit_in_the_middle_of_a_stream(begun: bool) -> None:
 
 
 async def test_who_cools_down_says_why() -> None:
-    """A request for which nobody may be asked names each target, the limit, and the shortest wait."""
+    """When no target may be asked, the error names each target, its limit, and the shortest wait."""
     limited = [status(429, b"{}", {"retry-after": str(wait)}) for wait in (40, 20)]
     async with ServiceWorld(one=limited[0], two=limited[1]) as world:
         await world.ask()
@@ -106,7 +109,7 @@ async def test_who_cools_down_says_why() -> None:
 
 
 async def test_resting_again_lasts_longer() -> None:
-    """Limited at 0 s and again at 4 s, for five seconds each: it rests until the ninth."""
+    """A target limited at 0 s and again at 4 s, for five seconds each, cools down until the ninth second."""
     bare = status(429, b"{}")
     late = script(Wait(4.0), Head(429), Data(b"{}"), End())
     async with ServiceWorld(one=in_turn(late, bare, healthy()), two=healthy()) as world:
@@ -128,7 +131,8 @@ async def test_resting_again_lasts_longer() -> None:
     ids=["quota", "bare", "with_retry_after"],
 )
 async def test_limited_for_four_hours(limited: Respond, back_within_s: float, asked_max: int) -> None:
-    """A request a minute all the while: the others answer, the limited one is asked now and then, and is back in time."""
+    """While a target is limited for four hours, others answer; it is asked now and then, and is back in
+    time."""
     ends_s = 4 * HOUR_S
     async with ServiceWorld(one=until(ends_s, limited, healthy()), two=healthy()) as world:
         targets = []
@@ -145,7 +149,8 @@ async def test_limited_for_four_hours(limited: Respond, back_within_s: float, as
 
 
 async def test_an_open_breaker_is_news_once() -> None:
-    """A thousand requests past it: a handful of warnings, and each request has its one ordinary line."""
+    """A thousand requests past an open breaker cause a handful of warnings, and one ordinary log line
+    each."""
     lines: list[str] = []
     log = EventLogger(lambda line, *, at_once: lines.append(json.loads(line)["level"]))
     broken = status(500, b"{}")
@@ -159,7 +164,7 @@ async def test_an_open_breaker_is_news_once() -> None:
 
 
 async def test_alive_whatever_the_load() -> None:
-    """At many times what the house takes, requests are turned away; whoever asks if it lives hears yes, at once."""
+    """At many times the capacity requests are rejected, and a liveness check is answered at once."""
     async with ServiceWorld(one=script(Hang()), server=ServerSettings(in_flight_max=4)) as world:
         crowd = [asyncio.create_task(world.ask(headers={"x-deadline-ms": "5000"})) for _ in range(40)]
         await asyncio.sleep(1.0)
@@ -189,7 +194,8 @@ THEIRS = [
     + ["401", "403", "404", "408", "413", "429", "500", "502", "503", "504", "520", "529", "530"],
 )
 async def test_who_is_asked_next(answer: Respond, moves_on: bool, stream: bool) -> None:
-    """What is the caller's fault, or a filter's word, goes nowhere else; all the rest does: in either form alike."""
+    """A caller's error or a content filter ends the failover; every other failure goes on to the next target,
+    in either form."""
     if answer is CALLERS[3] and not stream:
         answer = status(200, b'{"error":{"message":"no","code":"content_filter"}}')
     async with ServiceWorld(one=answer, two=healthy()) as world:
@@ -199,7 +205,7 @@ async def test_who_is_asked_next(answer: Respond, moves_on: bool, stream: bool) 
 
 
 async def test_nobody_is_asked_to_go_on() -> None:
-    """The next target gets the question as it came, with no half answer put into its mouth."""
+    """The next target gets the request as it came, without the half answer of another one."""
     cut = script(Head(200, SSE), chunk({"content": "half "}), Wait(0.1), Close())
     whole = {"delivery": "whole"}
     async with ServiceWorld(one=cut, two=healthy(), route=whole) as world:
@@ -210,7 +216,7 @@ async def test_nobody_is_asked_to_go_on() -> None:
 
 
 async def test_the_first_error_is_told_whoever_comes_next() -> None:
-    """What the second target dislikes about the request does not hide that the first one was down."""
+    """An error of the second target about the request does not hide that the first target was down."""
     async with ServiceWorld(one=status(503, b"{}"), two=status(413, b"{}")) as world:
         answer = await world.ask(stream=True)
     error = answer.json()["error"]
@@ -220,7 +226,7 @@ async def test_the_first_error_is_told_whoever_comes_next() -> None:
 
 @pytest.mark.parametrize("size", [1, 65_537, 1_000_000, 20_000_000])
 async def test_bodies_of_any_size(size: int) -> None:
-    """From one byte to twenty million they arrive as they were sent."""
+    """Bodies from one byte to twenty million bytes arrive as they were sent."""
     text = "x" * size
     async with ServiceWorld(one=healthy()) as world:
         answer = await world.ask(stream=True, messages=[{"role": "user", "content": text}])
@@ -229,7 +235,8 @@ async def test_bodies_of_any_size(size: int) -> None:
 
 
 async def test_a_crowd_before_our_own_pool() -> None:
-    """Fifty callers, two connections: who waits for one in vain goes elsewhere, and no provider is blamed for it."""
+    """With fifty callers and two connections, a caller without a connection fails over, and no provider is
+    blamed for it."""
     nervous = BreakerOptions(failures_in_a_row=2)
     async with ServiceWorld(one=healthy(first_s=5.0), two=healthy(), breaker=nervous) as world:
         world.wire._slots._per_origin_max = 2

@@ -8,7 +8,7 @@ from tests.experiments.complaints.table import COUNT, ROOT, THEMES, ComplaintRow
 
 
 def test_all_are_there() -> None:
-    """Each number once, in order; each theme has rows, and a way to break it."""
+    """Each complaint is in the table once, in order; each theme has rows and a mutant that breaks it."""
     assert [row.number for row in rows()] == list(range(1, COUNT + 1))
     assert {row.theme for row in rows()} == set(THEMES)
     assert [mutant.theme for mutant in MUTANTS] == list(THEMES)
@@ -16,7 +16,7 @@ def test_all_are_there() -> None:
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row.number)
 def test_what_it_names_exists(row: ComplaintRow) -> None:
-    """Every test, rule, scenario and place; and no row is without."""
+    """Every test, rule, scenario and place that a row names exists, and every row names one."""
     assert not [problem for name in row.caught_by if (problem := missing(name))]
     assert row.caught_by
     assert bool(row.place) == bool(row.by_design)
@@ -25,7 +25,7 @@ def test_what_it_names_exists(row: ComplaintRow) -> None:
 
 
 def test_what_does_not_exist_is_told() -> None:
-    """Or the test above would prove nothing."""
+    """A name that does not exist is reported."""
     assert missing("tests/experiments/complaints/test_table.py::test_that_is_not_there")
     assert missing("tests/nowhere.py::test_x")
     assert missing("simulate:no_such_rule")
@@ -40,7 +40,7 @@ def test_the_page() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.theme)
 def test_a_broken_build_is_caught(mutant: Mutant) -> None:
-    """By the test that its theme names; which exists, is in the table, and holds in the build as it is."""
+    """Each mutant is caught by the test of its theme, which is in the table and passes without the mutant."""
     named = [name for row in rows() if row.theme == mutant.theme for name in row.caught_by]
     assert mutant.test in named
     with mutant.breaks(), pytest.raises(AssertionError):

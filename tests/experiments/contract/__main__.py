@@ -34,7 +34,7 @@ AT_ONCE = 3  # children: on two cores, more would disturb each other's clocks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 1 if a difference is not explained, 2 if it could not be run."""
+    """Run the matrix. Return 1 if a difference is not explained, 2 if the matrix could not be run."""
     parser = argparse.ArgumentParser(prog="python -m tests.contract", description=__doc__)
     parser.add_argument(
         "--only", metavar="PACKAGE", help="openai, anthropic or mistralai; the page is not written"
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def run(columns: Sequence[Column]) -> MatrixResults:
-    """Everything, a few packages at a time."""
+    """Run all cases, a few packages at a time."""
     seen = MatrixResults()
     for column, got in zip(columns, await asyncio.gather(*map(_had, columns)), strict=True):
         if isinstance(got, ProgramFailed):

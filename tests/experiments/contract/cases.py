@@ -1,4 +1,7 @@
-"""What is done to the packages: one case a row of the matrix. What is expected of them: expected.py."""
+"""The cases of the matrix: what is done to the packages, one case a row.
+
+Their expected behaviour: expected.py.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,17 +48,17 @@ class ContractCase:
     call: str = "chat"
     faults: tuple[Mapping[str, Any], ...] = ()  # the simulators' own, as their JSON
     shape: Shape | None = None
-    place: str = ""  # instead of a simulated provider: refused | nowhere | tls
+    place: str = ""  # in place of a simulated provider: refused | nowhere | tls
     timeout_s: float = TIMEOUT_S
     packages: tuple[str, ...] = ALL
     params: Mapping[str, Any] = field(default_factory=dict)
-    waits: bool = False  # the sleeps between tries belong to what is seen
-    sent: bool = False  # so do the headers sent
-    alone: bool = False  # so heavy that it would disturb the others
+    waits: bool = False  # the delays between retries are part of the result
+    sent: bool = False  # the headers sent are part of the result
+    alone: bool = False  # too heavy to run in parallel with the others
 
 
 def status(number: int, **more: Any) -> Mapping[str, Any]:
-    """A fault of the simulators."""
+    """Return a fault of the simulators."""
     fault = {"kind": "status", "status": number, **more}
     parse_fault(fault)
     return fault

@@ -1,7 +1,7 @@
-"""What each package was measured to do, before and apart from this house, and what is known of the differences.
+"""What each package was measured to do, independently of this project, and which differences are known.
 
-A row: case -> (openai, anthropic, mistralai). OLD says where the older packages were measured to differ from the
-newer ones; where it is silent, they are expected to do the same.
+A row: case -> (openai, anthropic, mistralai). OLD says where the older packages were measured to differ from
+the newer ones; where OLD has no entry, they are expected to do the same.
 """
 
 from collections.abc import Mapping
@@ -43,19 +43,19 @@ BY_STATUS: Mapping[str, Mapping[int, str]] = {
 
 
 def connection(cause: str) -> tuple[str, str, str]:
-    """A connection that fails: tried three times, or once and raw."""
+    """Expect a connection that fails: three attempts, or one attempt and a raw error."""
     kind = "APITimeoutError" if "Timeout" in cause else "APIConnectionError"
     return (f"3x {kind}[{cause}]", f"3x {kind}[{cause}]", f"1x raw {cause}")
 
 
 def within(cause: str) -> tuple[str, str, str]:
-    """A stream that fails once it has begun: never tried again."""
+    """Expect a stream that fails once it has begun: no retry."""
     kind = "APITimeoutError" if "Timeout" in cause else "APIConnectionError"
     return (f"1x {kind}[{cause}]", f"1x raw {cause}", f"1x raw {cause}")
 
 
 def same(said: str) -> tuple[str, str, str]:
-    """All three alike."""
+    """Expect the same of all three packages."""
     return (said, said, said)
 
 
@@ -181,7 +181,7 @@ OLD: Mapping[tuple[str, str], str] = {
 
 @dataclass(frozen=True)
 class Known:
-    """A difference that was looked into. `ages`: of which columns."""
+    """A difference that was investigated. `ages`: its columns."""
 
     package: str
     ages: tuple[str, ...]
@@ -195,7 +195,8 @@ FEWER_CLASSES = (
     "0.125.0 has fewer classes of errors than 2.x: no more was claimed of it than 503, 504 and 529."
 )
 RAW_PYDANTIC = (
-    "1.12.4 lets pydantic's own error through wherever 3.x wraps it. The measurements said so of broken JSON alone; "
+    "1.12.4 lets pydantic's own error through wherever 3.x wraps it. "
+    "The measurements said so of broken JSON alone; "
     "it is one path in the package, and all four faults go through it."
 )
 DIFFERENCES = (
@@ -213,7 +214,8 @@ DIFFERENCES = (
         NEWER,
         "temperature",
         "0x raw TypeError",
-        "2.x has no such parameter any more, so nothing is sent. As an extra field it gets the 400 that was measured.",
+        "2.x has no such parameter any more, so nothing is sent. "
+        "As an extra field it gets the 400 that was measured.",
     ),
     *(
         Known("mistralai", ("old",), case, "1x raw ValidationError", RAW_PYDANTIC)
@@ -224,16 +226,18 @@ DIFFERENCES = (
         ("old", *NEWER),
         "200, no UTF-8",
         "ok",
-        "The package reads the body as text, in which bytes that are no UTF-8 become U+FFFD, and only then as JSON. "
-        "Ours stand within a string of an otherwise whole answer, so nothing is left to complain of; a body that "
-        "lacks fields as well raises ResponseValidationError.",
+        "The package reads the body as text, in which bytes that are no UTF-8 become U+FFFD, "
+        "and only then as JSON. "
+        "Ours stand within a string of an otherwise whole answer, so nothing is left to complain of; "
+        "a body that lacks fields as well raises ResponseValidationError.",
     ),
     Known(
         "mistralai",
         ("old",),
         "lingers after its end",
         "ok, waits for the end",
-        "3.x returns at [DONE]; the reader of 1.12.4 throws away what follows [DONE] until the server closes.",
+        "3.x returns at [DONE]; "
+        "the reader of 1.12.4 throws away what follows [DONE] until the server closes.",
     ),
     Known(
         "mistralai",
@@ -247,7 +251,7 @@ DIFFERENCES = (
 
 
 def expected(column: Column, case: ContractCase) -> str:
-    """What the column's package is expected to do."""
+    """Return what the column's package is expected to do."""
     listed = OLD.get((column.package, case.name)) if column.age == "old" else None
     if listed is not None:
         return listed
@@ -260,7 +264,7 @@ def expected(column: Column, case: ContractCase) -> str:
 
 
 def explained(column: Column, case: str, seen: str) -> str:
-    """Why this was seen instead, "" if nobody knows."""
+    """Return why this was seen instead, "" if the difference is unknown."""
     case = case.removeprefix("asynchronous: ")
     for known in DIFFERENCES:
         if (known.package, known.case, known.seen) == (

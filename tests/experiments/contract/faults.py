@@ -1,4 +1,4 @@
-"""Faults that the matrix needs beside the simulators' own: functions from healthy script to script.
+"""Faults that the matrix needs in addition to the simulators' own: functions from healthy script to script.
 
 A provider that stalls within TLS, refuses, or has no name needs no script: see stage.py.
 """
@@ -21,7 +21,7 @@ ERROR_ANTHROPIC = {"type": "error", "error": {"type": "overloaded_error", "messa
 
 
 def headers(**more: str) -> Shape:
-    """The answer with these headers more; `_` is written for `-`."""
+    """Add headers to the answer; `_` is written for `-`."""
     added = {name.replace("_", "-"): value for name, value in more.items()}
 
     def shape(script: Script, persona: str) -> Script:
@@ -32,7 +32,7 @@ def headers(**more: str) -> Shape:
 
 
 def page(status: int, body: bytes, content_type: str = "text/html") -> Shape:
-    """Another answer, whole."""
+    """Send another whole answer."""
 
     def shape(script: Script, persona: str) -> Script:
         length = {} if status == 204 else {"content-type": content_type, "content-length": str(len(body))}
@@ -42,7 +42,7 @@ def page(status: int, body: bytes, content_type: str = "text/html") -> Shape:
 
 
 def nothing_after_head(*end: Action) -> Shape:
-    """The head alone, and then this."""
+    """Send the head, then `then`."""
 
     def shape(script: Script, persona: str) -> Script:
         yield head_of(script)
@@ -52,7 +52,7 @@ def nothing_after_head(*end: Action) -> Shape:
 
 
 def half_a_body(*end: Action) -> Shape:
-    """Half of a JSON answer, whose whole length was announced, and then this."""
+    """Send half of a JSON answer with the full length announced, then `then`."""
 
     def shape(script: Script, persona: str) -> Script:
         head, body = whole(script)
@@ -64,12 +64,12 @@ def half_a_body(*end: Action) -> Shape:
 
 
 def raw_before_head(data: bytes) -> Shape:
-    """These bytes in place of an answer."""
+    """Send these bytes in place of an answer."""
     return lambda script, persona: iter((Raw(data), Close()))
 
 
 def body_as(change: Callable[[bytes], bytes], **more: str) -> Shape:
-    """The JSON answer with another body, properly framed."""
+    """Send the JSON answer with another body, properly framed."""
 
     def shape(script: Script, persona: str) -> Script:
         head, body = whole(script)
@@ -82,13 +82,13 @@ def body_as(change: Callable[[bytes], bytes], **more: str) -> Shape:
 
 
 def error_in_200(script: Script, persona: str) -> Script:
-    """Status 200, and an error in the body."""
+    """Send status 200 with an error in the body."""
     error = json.dumps(ERROR_ANTHROPIC if persona == "anthropic" else {"error": ERROR}).encode()
     return body_as(lambda body: error)(script, persona)
 
 
 def no_choices(value: object) -> Shape:
-    """Nothing where the answer should be; Ellipsis leaves the field out."""
+    """Send nothing where the answer should be; Ellipsis leaves the field out."""
 
     def shape(script: Script, persona: str) -> Script:
         def change(body: bytes) -> bytes:
@@ -105,17 +105,17 @@ def no_choices(value: object) -> Shape:
 
 
 def not_utf8(body: bytes) -> bytes:
-    """The body with bytes that are no text, within a string."""
+    """Send the body with invalid UTF-8 within a string."""
     return body.replace(b'"role":"assistant"', b'"role":"assistant","x":"\xff\xfe"', 1)
 
 
 def zipped(body: bytes) -> bytes:
-    """As gzip that ends too early."""
+    """Send the body as gzip that ends too early."""
     return gzip.compress(body)[:-20]
 
 
 def trickled_head(script: Script, persona: str) -> Script:
-    """Header after header, slowly."""
+    """Send header after header, slowly."""
     _, body = whole(script)
     yield Raw(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
     for n in range(GAPS):
@@ -126,7 +126,7 @@ def trickled_head(script: Script, persona: str) -> Script:
 
 
 def trickled_body(script: Script, persona: str) -> Script:
-    """A few bytes at a time, slowly."""
+    """Send a few bytes at a time, slowly."""
     head, body = whole(script)
     yield head
     step = len(body) // GAPS + 1
@@ -137,7 +137,7 @@ def trickled_body(script: Script, persona: str) -> Script:
 
 
 def after_tokens(count: int, *end: Action) -> Shape:
-    """The stream's first tokens, and then this."""
+    """Send the stream's first tokens, then `then`."""
 
     def shape(script: Script, persona: str) -> Script:
         yield from tokens(script, count)
@@ -147,7 +147,7 @@ def after_tokens(count: int, *end: Action) -> Shape:
 
 
 def then_event(event: Callable[[str], bytes], *, end: bool) -> Shape:
-    """Three tokens, this event, and the end or the rest."""
+    """Send three tokens, this event, and the end or the rest."""
 
     def shape(script: Script, persona: str) -> Script:
         yield from tokens(script, 3)
@@ -158,15 +158,15 @@ def then_event(event: Callable[[str], bytes], *, end: bool) -> Shape:
 
 
 def malformed(persona: str) -> bytes:
-    """An event whose data is broken JSON."""
+    """Send an event whose data is broken JSON."""
     return named(persona, "content_block_delta", b'{"id":"x","index":0,"choices":[{"del')
 
 
 def error_chunk(persona: str) -> bytes:
-    """An error as plain data: what OpenAI and its kind send."""
+    """Send an error as plain data, as OpenAI and its likes do."""
     if persona == "anthropic":
         return b"data: %b\n\n" % json.dumps(ERROR_ANTHROPIC).encode()
-    if persona == "mistral":  # and OpenRouter: a chunk that looks like others
+    if persona == "mistral":  # as OpenRouter does: a chunk that looks like others
         choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
         chunk = {
             "id": "x",
@@ -180,24 +180,24 @@ def error_chunk(persona: str) -> bytes:
 
 
 def error_event(persona: str) -> bytes:
-    """An error under its name: what Anthropic sends."""
+    """Send an error with its event name, as Anthropic does."""
     said = ERROR_ANTHROPIC if persona == "anthropic" else {"error": ERROR}
     return b"event: error\ndata: %b\n\n" % json.dumps(said).encode()
 
 
 def unknown_event(persona: str) -> bytes:
-    """An event from the future."""
+    """Send an event of an unknown type."""
     return b'event: surprise\ndata: {"type":"surprise"}\n\n'
 
 
 def big_event(persona: str) -> bytes:
-    """8 MB in one event, without content."""
+    """Send 8 MB in one event, without content."""
     pad = b"x" * BIG_BYTES
     return named(persona, "ping", b'{"type":"ping","id":"x","model":"m","choices":[],"pad":"%b"}' % pad)
 
 
 def cut_in_line(script: Script, persona: str) -> Script:
-    """The body ends, properly, in the middle of a `data:` line."""
+    """End the body, properly, in the middle of a `data:` line."""
     yield from tokens(script, 3)
     event = next(action for action in script if isinstance(action, Data))
     yield Data(event.data[: len(event.data) // 2])
@@ -205,28 +205,28 @@ def cut_in_line(script: Script, persona: str) -> Script:
 
 
 def no_last_event(script: Script, persona: str) -> Script:
-    """All of it but `[DONE]`, or `message_stop`."""
+    """Send everything but `[DONE]`, or `message_stop`."""
     kept = [action for action in script if not isinstance(action, End)]
     yield from kept[:-1]
     yield End()
 
 
 def only_last_event(script: Script, persona: str) -> Script:
-    """The head, then `[DONE]`."""
+    """Send the head, then `[DONE]`."""
     yield head_of(script)
     yield Data(b"data: [DONE]\n\n")
     yield End()
 
 
 def bad_chunks(script: Script, persona: str) -> Script:
-    """A chunk whose size is no number."""
+    """Send a chunk whose size is no number."""
     yield from tokens(script, 3)
     yield Raw(b"zz\r\nno chunk\r\n")
     yield Close()
 
 
 def lingering(script: Script, persona: str) -> Script:
-    """Everything is said, and the body goes on for a while without saying more."""
+    """Send everything, and keep the body open for a while."""
     for action in script:
         if isinstance(action, End):
             yield Wait(LINGER_S)
@@ -234,7 +234,7 @@ def lingering(script: Script, persona: str) -> Script:
 
 
 def with_comments(script: Script, persona: str) -> Script:
-    """Signs of life, and only then the first token."""
+    """Send comments, and only then the first token."""
     yield head_of(script)
     for _ in range(GAPS):
         yield Wait(GAP_S)
@@ -243,7 +243,7 @@ def with_comments(script: Script, persona: str) -> Script:
 
 
 def lines_as(change: Callable[[bytes], bytes]) -> Shape:
-    """Each event's bytes, changed."""
+    """Change the bytes of each event."""
 
     def shape(script: Script, persona: str) -> Script:
         for action in script:
@@ -253,17 +253,17 @@ def lines_as(change: Callable[[bytes], bytes]) -> Shape:
 
 
 def crlf(event: bytes) -> bytes:
-    """Lines that end as HTTP's do."""
+    """Send lines that end as HTTP's do."""
     return event.replace(b"\n", b"\r\n")
 
 
 def nameless(event: bytes) -> bytes:
-    """Without its `event:` line."""
+    """Send events without their `event:` lines."""
     return event[event.index(b"data:") :]
 
 
 def byte_by_byte(script: Script, persona: str) -> Script:
-    """Each byte in a chunk of its own."""
+    """Send each byte in a chunk of its own."""
     for action in script:
         if isinstance(action, Data):
             yield from (Data(action.data[at : at + 1]) for at in range(len(action.data)))
@@ -272,24 +272,24 @@ def byte_by_byte(script: Script, persona: str) -> Script:
 
 
 def named(persona: str, name: str, data: bytes) -> bytes:
-    """An event as the persona writes it."""
+    """Return an event as the persona writes it."""
     event = b"event: %b\n" % name.encode() if persona == "anthropic" else b""
     return event + b"data: " + data + b"\n\n"
 
 
 def whole(script: Script) -> tuple[Head, bytes]:
-    """A JSON answer's head and body."""
+    """Return a JSON answer's head and body."""
     head = head_of(script)
     return head, b"".join(action.data for action in script if isinstance(action, Data))
 
 
 def head_of(script: Script) -> Head:
-    """Up to the head; the rest stays in the script."""
+    """Play up to the head; the rest stays in the script."""
     return next(action for action in script if isinstance(action, Head))
 
 
 def tokens(script: Script, count: int) -> Iterator[Action]:
-    """Up to the last of so many tokens; the rest stays in the script."""
+    """Play up to the last of n tokens; the rest stays in the script."""
     for action in script:
         yield action
         count -= action.tokens if isinstance(action, Data) else 0

@@ -1,4 +1,5 @@
-"""The matrix as Markdown: for each package a table of faults, with what was expected and what was seen."""
+"""The matrix as Markdown: for each package a table of faults, with the expected and the observed
+behaviour."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,18 +28,18 @@ sleeps between tries are cut short and noted instead, `~0.5` being the usual bac
 
 @dataclass
 class MatrixResults:
-    """All that a run has found. Cells by column and case; `versions` of the columns that could be had."""
+    """The results of a run. Cells by column and case; `versions` of the columns that were available."""
 
     versions: dict[Column, str] = field(default_factory=dict)
     missing: dict[Column, str] = field(default_factory=dict)
-    same: list[str] = field(default_factory=list)  # packages whose newest version is the new one
+    same: list[str] = field(default_factory=list)  # packages whose newest version is the same as "new"
     cells: dict[tuple[Column, str], str] = field(default_factory=dict)
     service: dict[tuple[Column, str], str] = field(default_factory=dict)
-    again: int = 0  # cells that were looked at twice
+    again: int = 0  # cells that were measured twice
 
 
 class Matrix:
-    """Writes it down, and counts."""
+    """The writer of the page, which counts the differences."""
 
     def __init__(self, seen: MatrixResults) -> None:
         self.notes: list[str] = []
@@ -47,7 +48,7 @@ class Matrix:
         self._seen = seen
 
     def page(self) -> str:
-        """All of it."""
+        """Return the whole page."""
         columns = self._seen.versions
         parts = []
         for package in dict.fromkeys(column.package for column in columns):

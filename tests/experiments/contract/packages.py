@@ -1,4 +1,4 @@
-"""The packages in their versions, each in an environment of its own, kept under .nox/contract-packages."""
+"""The packages in their versions, each in an environment of its own under .nox/contract-packages."""
 
 import asyncio
 import json
@@ -18,12 +18,12 @@ PATIENCE_S = 30.0
 
 
 class ProgramFailed(Exception):
-    """A program that did not do its work; with the end of what it said."""
+    """A program failed; the message has the end of its output."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One package in one version. `age`: old or new, as measured before; or newest, whatever that is today."""
+    """A package in a version. `age`: old or new, as measured before, or newest at the time of the run."""
 
     package: str
     age: str
@@ -31,12 +31,12 @@ class Column:
 
     @property
     def name(self) -> str:
-        """Unique among all."""
+        """A name that is unique among all columns."""
         return f"{self.package}-{self.age}"
 
     @property
     def python(self) -> Path:
-        """The interpreter of its environment."""
+        """The interpreter of the column's environment."""
         return FOLDER / f"{self.package}-{self.wanted or 'newest'}" / "bin" / "python"
 
 
@@ -52,7 +52,10 @@ COLUMNS = tuple(
 
 
 async def installed(column: Column) -> str:
-    """Makes the column's environment, or keeps it. Returns the version. Raises Failed if it cannot be had."""
+    """Make the column's environment, or keep it.
+
+    Return the version. Raises ProgramFailed if it is not available.
+    """
     if not column.python.exists():
         await run("uv", "venv", "--quiet", "--python", sys.executable, column.python.parent.parent)
     pin = f"{column.package}=={column.wanted}" if column.wanted else column.package
@@ -65,7 +68,10 @@ async def installed(column: Column) -> str:
 async def asked(
     column: Column, cases: Sequence[Mapping[str, Any]], patience_s: float = PATIENCE_S
 ) -> dict[str, dict[str, Any]]:
-    """What the package does in each case, by the case's name. `patience_s`: how long nothing may be done."""
+    """Return what the package does in each case, by the case's name.
+
+    `patience_s`: time limit without progress.
+    """
     task = json.dumps(
         {"package": column.package, "threads": THREADS, "cases": cases, "patience_s": patience_s}
     )
@@ -74,7 +80,7 @@ async def asked(
 
 
 async def run(*command: object, stdin: str = "", proxies: bool = True) -> str:
-    """What a program prints. Raises Failed."""
+    """Return what a program prints. Raises ProgramFailed."""
     environment = {k: v for k, v in os.environ.items() if proxies or not k.lower().endswith("_proxy")}
     process = await asyncio.create_subprocess_exec(
         *map(str, command),

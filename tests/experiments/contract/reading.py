@@ -1,6 +1,6 @@
-"""What a package did, in a few words: `3x APIConnectionError[ConnectError]`, `silent, cut`, `ok`.
+"""Describes what a package did in a few words: `3x APIConnectionError[ConnectError]`, `silent, cut`, `ok`.
 
-`3x`: tries; left out where there was one and it went well. `raw`: not a class of the package. In brackets: the cause.
+`3x`: attempts; left out if a single one succeeded. `raw`: not a class of the package. In brackets: the cause.
 """
 
 from collections.abc import Mapping
@@ -9,16 +9,19 @@ from typing import Any
 from dub5.simulators.answers import Proof, judge
 
 BACKOFFS_S = (0.5, 1.0)
-BACKOFF_SHARE_MIN = 0.75  # what jitter leaves of them
-SERVICE_WAIT_S = 5.0  # what its providers ask for in the cases, less what has passed since
-LOOP_LAG_S = 2.5  # half of what a lingering provider takes
+BACKOFF_SHARE_MIN = 0.75  # what jitter leaves of the backoff
+SERVICE_WAIT_S = 5.0  # the Retry-After of the cases, less what has passed since
+LOOP_LAG_S = 2.5  # half of the time that a lingering provider takes
 HTTP = ("httpx", "httpx2")
 
 
 def words(
     seen: Mapping[str, Any], package: str, *, lingers: bool = False, slept: bool = False, ours: bool = False
 ) -> str:
-    """One cell of the matrix. `slept`: the waits between tries belong to it; `ours`: so does the service's code."""
+    """Return one cell of the matrix.
+
+    `slept`: include the delays of retries; `ours`: include the service's code.
+    """
     tries = seen["attempts"]
     if "busy_s" in seen:
         return f"still busy after {seen['busy_s']:g} s"
@@ -33,7 +36,7 @@ def words(
 
 
 def error_words(error: Mapping[str, Any], package: str) -> str:
-    """An exception."""
+    """Describe an exception."""
     name = error["class"] if error["home"] == package else f"raw {error['class']}"
     if error["cause_home"] in HTTP:
         name += f"[{error['cause']}]"
@@ -43,7 +46,7 @@ def error_words(error: Mapping[str, Any], package: str) -> str:
 
 
 def answer_words(seen: Mapping[str, Any], lingers: bool) -> str:
-    """No exception: what was understood."""
+    """Describe an answer without exception."""
     if "form" in seen:
         return str(seen["form"])
     if "models" in seen:
@@ -59,7 +62,7 @@ def answer_words(seen: Mapping[str, Any], lingers: bool) -> str:
 
 
 def waits(slept: list[float]) -> str:
-    """The sleeps between tries; `~0.5` is the usual backoff with its jitter."""
+    """Describe the delays between retries; `~0.5` is the usual backoff with its jitter."""
     return ", ".join(map(_wait, slept)) or "none"
 
 
@@ -71,7 +74,7 @@ def _wait(s: float) -> str:
 
 
 def sent(headers: Mapping[str, str]) -> str:
-    """How a request introduced itself."""
+    """Describe the headers of a request."""
     key = "Authorization: Bearer" if headers.get("authorization", "").startswith("Bearer ") else "x-api-key"
     version = headers.get("anthropic-version")
     dated = f"anthropic-version: {version}, " if version else ""

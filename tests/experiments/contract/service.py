@@ -1,6 +1,6 @@
 """The openai package against the service itself, in front of simulated providers.
 
-Each case has a route, and targets of its own on ports of their own: what one breaks, no other notices.
+Each case has a route and targets of its own on ports of their own, so that no case disturbs another.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from dub5.simulators.server.sockets import serve
 from tests.experiments.contract.packages import ProgramFailed
 
 READY_S = 30.0
-TIMEOUT_S = 10.0  # of the package: the service's own clocks must speak first
+TIMEOUT_S = 10.0  # timeout of the package: the service's own timeouts must expire first
 BASES = {"openai": "/v1", "mistral": "/v1", "anthropic": ""}
 OPENAI = ("openai", ())
-LATE = {"kind": "status", "status": 503, "retry_after_s": 100}  # the package alone would obey up to 120
+LATE = {"kind": "status", "status": 503, "retry_after_s": 100}  # the package alone would obey up to 120 s
 SOON = {"kind": "status", "status": 503, "retry_after_s": 5}
 DOWN = {"kind": "status", "status": 500}
 
@@ -33,7 +33,7 @@ Upstream = tuple[str, Sequence[Mapping[str, Any]]]  # persona, its faults
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceCase:
-    """One call. `expected` is of every version, with the error's code in brackets."""
+    """A call. `expected` holds for every version, with the error's code in brackets."""
 
     name: str
     expected: str
@@ -45,12 +45,12 @@ class ServiceCase:
 
 
 def limited(retry_after_s: float) -> Upstream:
-    """A provider that is at its limit for so long."""
+    """Return a provider that is rate limited for this many seconds."""
     return "openai", ({"kind": "status", "status": 429, "retry_after_s": retry_after_s},)
 
 
 def cut(how: str) -> Upstream:
-    """A provider whose streams break off."""
+    """Return a provider whose streams break off."""
     return "openai", ({"kind": "cut", "after_tokens": 3, "how": how},)
 
 
@@ -115,7 +115,7 @@ SERVICE_CASES = (
 
 
 def settings(addresses: Sequence[Sequence[str]]) -> str:
-    """The service's file: a route for each case, with that case's targets."""
+    """Return the service's settings file: a route for each case, with that case's targets."""
     lines = ["[server]", "port = 0"]
     for n, (case, urls) in enumerate(zip(SERVICE_CASES, addresses, strict=True)):
         names = [f"p{n}-{at}" for at in range(len(urls))]
@@ -129,7 +129,7 @@ def settings(addresses: Sequence[Sequence[str]]) -> str:
 
 @contextlib.asynccontextmanager
 async def serving() -> AsyncIterator[str]:
-    """A service with all the cases' providers behind it; its address. Raises Failed."""
+    """Run a service with the providers of all cases; yield its address. Raises ProgramFailed."""
     async with contextlib.AsyncExitStack() as stack:
         addresses = []
         for case in SERVICE_CASES:
@@ -163,7 +163,7 @@ def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def service_calls(url: str) -> list[dict[str, Any]]:
-    """The cases for a probe."""
+    """Return the cases for a probe."""
     return [
         {
             "name": case.name,

@@ -24,7 +24,7 @@ PERSONAS = {"openai": "openai", "anthropic": "anthropic", "mistralai": "mistral"
 
 
 class ContractStage:
-    """All cases for all columns. `requests` counts what arrived, `headers` are those of the last."""
+    """All cases for all columns. `requests` counts what arrived, `headers` are those of the last request."""
 
     def __init__(self, packages: Mapping[str, str]) -> None:
         self.requests: Counter[tuple[str, str]] = Counter()
@@ -34,7 +34,7 @@ class ContractStage:
         self._providers: dict[tuple[str, str], SimulatedProvider] = {}
 
     def address(self, column: str, case: ContractCase) -> str:
-        """What a package is told to talk to."""
+        """Return the base URL for a package."""
         match case.place:
             case "refused":
                 return self.refused
@@ -45,7 +45,7 @@ class ContractStage:
         return f"{self.url}/{column}/{CASES.index(case)}"
 
     def forget(self, column: str, case: ContractCase) -> None:
-        """As if it had not been played yet."""
+        """Reset the counts of a case."""
         for known in (self.requests, self.headers, self._providers):
             known.pop((column, case.name), None)
 
@@ -71,7 +71,7 @@ class ContractStage:
 
 @contextlib.asynccontextmanager
 async def playing(packages: Mapping[str, str]) -> AsyncIterator[ContractStage]:
-    """A stage for these columns, each with its package's name."""
+    """Serve these columns, each with its package's name."""
     stage = ContractStage(packages)
     async with contextlib.AsyncExitStack() as stack:
         stage.url = (await stack.enter_async_context(serve(stage))).url
@@ -79,6 +79,6 @@ async def playing(packages: Mapping[str, str]) -> AsyncIterator[ContractStage]:
         stack.callback(silent.close)
         stage.tls = f"https://{HOST}:{silent.sockets[0].getsockname()[1]}"
         closed = stack.enter_context(socket.socket())
-        closed.bind((HOST, 0))  # bound, and not listened to: nobody else gets it
+        closed.bind((HOST, 0))  # bound, and never listening: every connection is refused
         stage.refused = f"http://{HOST}:{closed.getsockname()[1]}"
         yield stage

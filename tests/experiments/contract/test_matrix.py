@@ -1,4 +1,4 @@
-"""The matrix without the packages: that it notices, and that the page in docs/ is of today's cases."""
+"""The matrix without the packages: it notices differences, and the page in docs/ is of today's cases."""
 
 from dataclasses import replace
 
@@ -25,14 +25,14 @@ def as_expected(*columns: Column) -> MatrixResults:
 
 
 def test_as_expected() -> None:
-    """Nothing is reported where everything is as it should be."""
+    """Nothing is reported where every package does what is expected."""
     matrix = Matrix(as_expected(NEW, OLD))
     assert "UNEXPLAINED" not in matrix.page()
     assert matrix.compared > 150 and matrix.differing == 0
 
 
 def test_an_unexplained_difference() -> None:
-    """It is counted, named on top, and marked in its cell."""
+    """A difference without explanation is counted, named on top, and marked in its cell."""
     seen = as_expected(NEW)
     seen.cells[NEW, "529"] = "3x SDKError"
     matrix = Matrix(seen)
@@ -44,7 +44,7 @@ def test_an_unexplained_difference() -> None:
 
 @pytest.mark.parametrize("age", [NEW, OLD], ids=lambda column: column.age)
 def test_an_explanation_is_of_one_version(age: Column) -> None:
-    """What is known of old versions excuses no new one."""
+    """An explanation of old versions excuses no new one."""
     known = next(d for d in DIFFERENCES if d.package == "mistralai" and d.ages == ("old",))
     seen = as_expected(age)
     seen.cells[age, known.case] = known.seen
@@ -54,7 +54,7 @@ def test_an_explanation_is_of_one_version(age: Column) -> None:
 
 
 def test_a_version_that_cannot_be_had() -> None:
-    """It is missed aloud, without the words of the registry."""
+    """A version that is not available is reported, without the registry's output."""
     gone = replace(OLD, wanted="9.9.9")
     seen = as_expected(NEW)
     seen.missing[gone] = "no such version at some address"

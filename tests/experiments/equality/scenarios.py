@@ -48,7 +48,7 @@ EVENT = (
 
 
 def _failover() -> Iterator[Scenario]:
-    """The first of two providers is at fault, the second is well."""
+    """Return scenarios in which the first of two providers is at fault, and the second is healthy."""
     for status in STATUSES:
         yield Scenario(f"failover status {status}", (chat(),), faults={"one": (f"status:{status}",)})
     for status in STREAMED:
@@ -60,7 +60,7 @@ def _failover() -> Iterator[Scenario]:
 
 
 def _all_down() -> Iterator[Scenario]:
-    """Nobody can answer."""
+    """Return scenarios in which no provider can answer."""
     for fault in ("status:503", "status:429", "status:401", "stall:head", "unreachable:connect:refused"):
         both = {"one": (fault,), "two": (fault,)}
         yield Scenario(f"all down {fault}", (chat(),), faults=both, route=QUICK)
@@ -71,7 +71,7 @@ def _all_down() -> Iterator[Scenario]:
 
 
 def _filtered() -> Iterator[Scenario]:
-    """A provider's filter is never routed around."""
+    """Return scenarios in which a provider's content filter ends the failover."""
     refuses: tuple[Action, ...] = (Head(400, {"content-type": "application/json"}), Data(FILTERED), End())
     yield Scenario("filtered prompt", (chat(), stream()), scripts={"one": refuses})
     ends: tuple[Action, ...] = (

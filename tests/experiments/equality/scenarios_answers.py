@@ -26,7 +26,7 @@ KNOWN_STREAM = stream("Known?", temperature=0)
 
 
 def _dialect(name: str) -> dict[str, Any]:
-    """The first of two providers speaks another dialect."""
+    """Return scenarios in which the first of two providers speaks another dialect."""
     return {
         "simulated": {"one": {"persona": name, "models": ["gpt-sim"]}},
         "provider": {"one": f'dialect = "{name}"'},

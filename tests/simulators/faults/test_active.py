@@ -1,4 +1,4 @@
-"""When a fault strikes: exact lists first, then shares, then outage windows, all from one seed."""
+"""When a fault applies: exact lists first, then shares, then time windows, all from one seed."""
 
 import itertools
 from typing import Any
@@ -13,7 +13,7 @@ from tests.support.play import ASK, play, post
 
 
 class ProvidersWithClock:
-    """Simulated providers, and time that passes when it is told to."""
+    """Simulated providers, and a clock that the test sets."""
 
     def __init__(self, *faults: dict[str, Any], seed: int = 0, **file: Any) -> None:
         self.now_s = 0.0
@@ -32,7 +32,8 @@ class ProvidersWithClock:
 
 class TestSequence:
     def test_fail_twice_then_succeed(self) -> None:
-        """Each request meets its own step; after the last all is well; the ledger names what struck."""
+        """Each request meets its own step; after the last the provider is healthy; the ledger names the
+        faults applied."""
         providers = ProvidersWithClock(
             {"kind": "sequence", "steps": ["status:500", {"kind": "status", "status": 503}]}
         )
@@ -40,14 +41,14 @@ class TestSequence:
         assert [line.faults for line in providers.ledger.lines()] == [("status",), ("status",), (), ()]
 
     def test_loop(self) -> None:
-        """With `loop` it begins again, for ever."""
+        """With `loop` the steps begin again, for ever."""
         providers = ProvidersWithClock(
             {"kind": "sequence", "steps": ["ok", "status:530:cloudflare_1033_text"], "loop": True}
         )
         assert providers.statuses([0] * 5) == [200, 530, 200, 530, 200]
 
     def test_only_what_is_asked(self) -> None:
-        """A look at the list of models uses up no step, nor does a question to another model."""
+        """A GET of the models uses up no step, nor does a request to another model."""
         providers = ProvidersWithClock({"kind": "sequence", "steps": ["status:500"], "model": "m-sim"})
         play(providers.one(SimRequest("GET", "/v1/models", {}, b"")))
         play(providers.one(post("openai", {**ASK, "model": "other"})))
@@ -78,7 +79,7 @@ class TestSequence:
         ids=str,
     )
     def test_clear_errors(self, steps: list[Any], words: str) -> None:
-        """A step that cannot be understood is named."""
+        """An invalid step is named."""
         with pytest.raises(BadFault) as caught:
             parse_fault({"kind": "sequence", "steps": steps})
         assert words in str(caught.value)
@@ -86,19 +87,19 @@ class TestSequence:
 
 class TestOutages:
     def test_window(self) -> None:
-        """From `at_s`, for `for_s`, counted from the moment it is set; then it is over."""
+        """A window lasts from `at_s` for `for_s`, counted from the moment the fault is set."""
         providers = ProvidersWithClock({"kind": "status", "status": 530, "at_s": 10, "for_s": 5})
         assert providers.statuses([0, 9.9, 10, 14.9, 15, 100]) == [200, 200, 530, 530, 200, 200]
 
     def test_again_and_again(self) -> None:
-        """`every_s` brings it back; `first` counts only requests that fell into a window."""
+        """`every_s` repeats the window; `first` counts only requests within a window."""
         providers = ProvidersWithClock(
             {"kind": "status", "status": 530, "at_s": 1, "for_s": 2, "every_s": 10, "first": 2}
         )
         assert providers.statuses([0, 2, 5, 12, 22]) == [200, 530, 200, 530, 200]
 
     def test_drawn(self) -> None:
-        """Drawn outages last `down_s` in the mean and come as the seed says, however often one looks."""
+        """Drawn outages last `down_s` in the mean and follow the seed, however often they are checked."""
         flap = {"kind": "status", "status": 530, "up_s": 30, "down_s": 10}
         times = [float(s) for s in range(4000)]
         providers = ProvidersWithClock(flap, seed=1)
@@ -111,7 +112,7 @@ class TestOutages:
         assert ProvidersWithClock(flap, seed=2).statuses(times) != often
 
     def test_host_takes_all_of_its_providers_along(self) -> None:
-        """A fault of the file's own strikes every provider that it names in the same moments."""
+        """A shared fault hits every provider that it names at the same times."""
         flap = {"kind": "status", "status": 530, "up_s": 30, "down_s": 10, "providers": ["one", "two"]}
         providers, times = ProvidersWithClock(fault=[flap]), [float(s) for s in range(500)]
         one = providers.statuses(times)
@@ -130,19 +131,19 @@ class TestOutages:
         ids=str,
     )
     def test_clear_errors(self, fields: dict[str, Any], words: str) -> None:
-        """Windows that make no sense are refused."""
+        """Contradictory windows are rejected."""
         with pytest.raises(BadFault) as caught:
             parse_fault({"kind": "empty", **fields})
         assert words in str(caught.value)
 
     def test_unknown_provider(self) -> None:
-        """A shared fault must name providers that there are."""
+        """A shared fault must name existing providers."""
         with pytest.raises(BadSettings, match="must be a list of: one, two"):
             ProvidersWithClock(fault=[{"kind": "empty", "providers": ["three"]}])
 
 
 def test_notice_sold_as_an_answer() -> None:
-    """A notice is a healthy answer in every way but its words, streamed or not."""
+    """A notice is a healthy answer in every way but its text, streamed or not."""
     providers = ProvidersWithClock({"kind": "notice", "text": "We are moving."})
     whole = play(providers.one(post("openai"))).json["choices"][0]
     stream = play(providers.one(post("openai", {**ASK, "stream": True}))).events

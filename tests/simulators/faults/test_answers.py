@@ -21,7 +21,7 @@ def struck(persona: str, *faults: Mapping[str, Any], stream: bool = True) -> Pla
 
 
 def text_of(played: PlayedScript) -> str:
-    """What the tokens of a stream say, in whichever dialect."""
+    """Return the text of a stream's tokens, in any dialect."""
     said = ""
     for event in played.events:
         delta = event.get("delta") or (event.get("choices") or [{}])[0].get("delta") or {}
@@ -30,7 +30,7 @@ def text_of(played: PlayedScript) -> str:
 
 
 def finished(played: PlayedScript) -> bool:
-    """Whether the provider said that the answer is whole, in whichever dialect."""
+    """Return whether the provider said that the answer is whole, in any dialect."""
     return b'finish_reason":"stop"' in played.body or b"message_stop" in played.body
 
 
@@ -48,7 +48,7 @@ class TestStatus:
         ],
     )
     def test_own_words(self, persona: str, status: int, said: dict[str, Any]) -> None:
-        """Without a named body the error is in the persona's own shape; only a 429 says when to come back."""
+        """Without a named body the error is in the persona's own shape; only a 429 has Retry-After."""
         played = struck(persona, {"kind": "status", "status": status})
 
         error = played.json.get("error", played.json)
@@ -66,7 +66,7 @@ class TestStatus:
 
     @pytest.mark.parametrize("name", [name for name in EDGE_PAGES if name.count("_") == 2])
     def test_edges(self, name: str) -> None:
-        """An edge answers in its own format, with its own headers, and its code can be read in each of them."""
+        """An edge answers in its own format, with its own headers, and its code is in each format."""
         status = 502 if "502" in name else 530
         played = struck("openai", {"kind": "status", "status": status, "body": name})
 
@@ -104,7 +104,7 @@ class TestStatus:
         ],
     )
     def test_edge_in_front(self, edge: str, accept: str, status: int, media: str, words: bytes) -> None:
-        """What stands in front answers for a provider that is gone, in the form that it chooses; the rest passes."""
+        """An edge answers for a provider that is gone, in the requested format; other statuses pass."""
         one = provider("openai", parse_fault({"kind": "status", "status": status}), edge=edge)
         played = play(one(post("openai", accept=accept)))
         assert played.status == status and played.headers["content-type"].startswith(media)
@@ -114,13 +114,14 @@ class TestStatus:
 class TestStall:
     @pytest.mark.parametrize("stream", [True, False])
     def test_for_ever(self, stream: bool) -> None:
-        """Before the head nothing comes at all; before the first token all comes that precedes it."""
+        """A stall for ever: before the head nothing comes; before the first token all comes that precedes
+        it."""
         at_head = struck("openai", {"kind": "stall", "before": "head"}, stream=stream)
         at_token = struck("openai", {"kind": "stall", "before": "first_token"}, stream=stream)
 
         assert hangs(at_head) and (at_head.status, at_head.body) == (0, b"")
         assert hangs(at_token) and at_token.status == 200 and at_token.tokens == 0
-        assert bool(at_token.body) == stream  # the event that tells the role
+        assert bool(at_token.body) == stream  # the event with the role
 
     @pytest.mark.parametrize("before", ["head", "first_token"])
     def test_for_a_while(self, before: str) -> None:
@@ -135,7 +136,7 @@ class TestCut:
     @pytest.mark.parametrize("after", [0, 1, 46])
     @pytest.mark.parametrize("how", ["close", "reset", "error_event", "end_without_finish"])
     def test_stream(self, persona: str, after: int, how: str) -> None:
-        """Exactly so many tokens come, then the break, and never a word that the answer is whole."""
+        """`after_tokens` tokens come, then the break, and never an event that says the answer is whole."""
         played = struck(persona, {"kind": "cut", "after_tokens": after, "how": how})
 
         assert played.tokens == after == len(text_of(played).split())
@@ -167,11 +168,12 @@ class TestCut:
                 assert event.startswith(b"event: error\n") and said["error"]["type"] == "overloaded_error"
 
     def test_answer_that_is_shorter(self) -> None:
-        """An answer with no more tokens than the cut lets pass stays whole."""
+        """An answer with no more tokens than `after_tokens` stays whole."""
         assert finished(struck("openai", {"kind": "cut", "after_tokens": 47, "how": "close"}))
 
     def test_json(self) -> None:
-        """A JSON answer breaks in its middle: as a short body, as a whole but broken one, or as an error in a 200."""
+        """A JSON answer breaks in its middle: as a short body, as a whole but broken one, or as an error in a
+        200."""
         whole = ask("openai").body
         short, broken, error = (
             struck("openai", {"kind": "cut", "after_tokens": 20, "how": how}, stream=False)
@@ -186,7 +188,7 @@ class TestCut:
 
 class TestGarbageAndEmpty:
     def test_garbage(self) -> None:
-        """Where it is wanted the JSON is broken; the other kind of answer is untouched."""
+        """Garbage breaks the kind of answer that it names; the other kind is untouched."""
         on_json, on_stream = {"kind": "garbage", "where": "json"}, {"kind": "garbage", "where": "sse"}
 
         broken = struck("openai", on_json, stream=False)
@@ -200,13 +202,13 @@ class TestGarbageAndEmpty:
 
     @pytest.mark.parametrize("persona", PERSONAS)
     def test_empty_after_a_cut(self, persona: str) -> None:
-        """What is no whole answer any more stays as it is."""
+        """An answer that is no longer whole stays as it is."""
         cut = [{"kind": "cut", "after_tokens": 3, "how": "end_without_finish"}, {"kind": "empty"}]
         assert struck(persona, *cut, stream=False).status == 200
 
     @pytest.mark.parametrize("persona", PERSONAS)
     def test_empty(self, persona: str) -> None:
-        """Nothing is said, yet the answer is properly finished."""
+        """An empty answer has no content, and is properly finished."""
         stream = struck(persona, {"kind": "empty"})
         whole = struck(persona, {"kind": "empty"}, stream=False)
 
@@ -234,7 +236,7 @@ class TestConnection:
 
 class TestTogether:
     def test_composition(self) -> None:
-        """Faults act on what those before them have made."""
+        """Faults act on the result of those before them."""
         slow_then_cut = struck(
             "openai",
             {"kind": "stall", "before": "first_token", "s": 2},
@@ -249,14 +251,15 @@ class TestTogether:
         assert (late_530.status, late_530.waited_s) == (530, 3)
 
     def test_first(self) -> None:
-        """`first` strikes exactly so many requests from the moment it is set."""
+        """`first` hits exactly the first n requests from the moment it is set."""
         one = provider("openai", parse_fault({"kind": "status", "status": 500, "first": 2}))
         assert [play(one(post("openai"))).status for _ in range(4)] == [500, 500, 200, 200]
         one.set_fault(parse_fault({"kind": "status", "status": 503, "first": 1}))
         assert [play(one(post("openai"))).status for _ in range(2)] == [503, 200]
 
     def test_share(self) -> None:
-        """`share` strikes about that share, drawn from the seed; a fault added later does not move it."""
+        """`share` hits about that share, drawn from the seed; a fault added later does not change the
+        draws."""
         some = parse_fault({"kind": "status", "status": 500, "share": 0.3})
         other = parse_fault({"kind": "stall", "share": 0.0})
 
@@ -279,7 +282,7 @@ class TestParsing:
         ],
     )
     def test_there_and_back(self, fault: dict[str, Any]) -> None:
-        """A fault is told in the words it was set with."""
+        """A fault is described by the fields it was set with."""
         assert fault.items() <= described(parse_fault(fault)).items()
         assert parse_fault(described(parse_fault(fault))) == parse_fault(fault)
 
@@ -305,7 +308,7 @@ class TestParsing:
         ids=str,
     )
     def test_clear_errors(self, fault: object, words: str) -> None:
-        """What cannot be understood is named, with what would be."""
+        """An invalid fault is answered with what is valid."""
         with pytest.raises(BadFault) as caught:
             parse_fault(fault)
         assert words in str(caught.value)

@@ -1,4 +1,4 @@
-"""The name, the port and the handshake fail: on real sockets as in virtual time, and open connections live on."""
+"""Name lookup, port and handshake fail alike on real sockets and in virtual time; open connections stay."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from dub5.simulators.settings import build
 from dub5.simulators.virtual import VirtualWire, run
 from tests.support.play import ASK
 
-WAIT_S = 0.3  # for what never comes
+WAIT_S = 0.3  # for what never arrives
 REFUSED = {"kind": "unreachable"}
 STALL = {"kind": "stall", "before": "end"}
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux drops a SYN when the backlog is full")
@@ -60,7 +60,7 @@ async def read(response: WireResponse) -> bytes:
 
 
 async def met(wire: Wire, url: str, **how: Any) -> str:
-    """The status, or how it broke."""
+    """Return the status, or how the call broke."""
     try:
         async with asyncio.timeout(30):
             response = await wire.send(request(url, **how))
@@ -97,7 +97,7 @@ TRIES = 6
 
 
 async def tries(wire: Wire, one: SimulatedProvider, url: str, count: int) -> list[object]:
-    """What each call on a new connection meets, then with the fault lifted, and the counters."""
+    """Return what each call on a new connection meets, then without the fault, and the counters."""
     found: list[object] = [await met(wire, url, fresh=True) for _ in range(count)]
     found += [(known.seen, known.applied) for known in one.faults]
     one.clear_faults()
@@ -108,7 +108,8 @@ async def tries(wire: Wire, one: SimulatedProvider, url: str, count: int) -> lis
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=linux) if "deaf" in n else n for n in CASES])
 def test_same_on_both(name: str, tls: Certificates) -> None:
-    """A new connection fails at the same stage in the same way, equally often, with nothing sent; lifted, all is well."""
+    """A new connection fails at the same stage in the same way, equally often, with nothing sent, on both
+    wires."""
     fault, told = CASES[name]
     count = TRIES if {"first", "share", "steps"} & fault.keys() else 1
     secure = "connect" not in fault.get("stage", "connect") or "steps" in fault
@@ -123,7 +124,7 @@ def test_same_on_both(name: str, tls: Certificates) -> None:
         return await tries(VirtualWire({url: one}), one, url, count)
 
     real, virtual = asyncio.run(on_sockets()), run(on_virtual_time())
-    if not secure:  # the kernel does not tell how often it refused
+    if not secure:  # the kernel does not say how often it refused
         assert real.pop(1) == (0, 0) and virtual.pop(1) == (1, 1)
     assert real == virtual
     assert told in real and real[-1] == "200"
@@ -143,7 +144,7 @@ async def test_the_other_wire(name: str, tls: Certificates) -> None:
 
 
 async def test_name_does_not_resolve() -> None:
-    """In virtual time a look-up fails, or takes for ever."""
+    """In virtual time a lookup fails, or takes for ever."""
     one = provider(unreachable("resolve", "refused", first=1))
     wire = VirtualWire({"http://one": one})
     assert [await met(wire, "http://one") for _ in range(2)] == ["resolve refused", "200"]
@@ -152,7 +153,7 @@ async def test_name_does_not_resolve() -> None:
 
 
 async def test_a_dropped_syn_is_sent_again() -> None:
-    """Who still waits when the port hears again is let in a second later at most."""
+    """A client that still waits when the port listens again is connected within a second."""
     one = provider(unreachable("connect", "stall", for_s=2.5))
     assert await met(VirtualWire({"http://one": one}), "http://one", connect_s=5) == "200"
     assert asyncio.get_running_loop().time() == 3
@@ -160,7 +161,7 @@ async def test_a_dropped_syn_is_sent_again() -> None:
 
 @contextlib.asynccontextmanager
 async def reached(kind: str, *faults: dict[str, Any]) -> AsyncIterator[tuple[SimulatedProvider, Wire, str]]:
-    """A provider, and the wire to it: of real sockets, or virtual."""
+    """Run a provider; yield it and a wire to it: of real sockets, or virtual."""
     one = provider(*faults)
     async with contextlib.AsyncExitStack() as stack:
         wire: Wire = VirtualWire({"http://one": one})
@@ -172,7 +173,7 @@ async def reached(kind: str, *faults: dict[str, Any]) -> AsyncIterator[tuple[Sim
 
 
 async def open_ones(kind: str, **more: Any) -> list[str]:
-    """An idle connection and a stream under way, when the port begins to refuse; then what is met."""
+    """Return what an idle connection and a stream under way meet when the port begins to refuse."""
     found = []
     async with reached(kind) as (one, wire, url):
         found.append(await met(wire, url))
@@ -198,7 +199,7 @@ async def open_ones(kind: str, **more: Any) -> list[str]:
 
 @pytest.mark.parametrize("closes", [False, True])
 def test_open_connections(closes: bool) -> None:
-    """They live on while new ones are refused, and are cut, busy or idle, only if the fault says so."""
+    """Open connections stay while new ones are refused; only `closes_open` cuts them, busy or idle."""
     more = {"closes_open": True} if closes else {}
     real, virtual = asyncio.run(open_ones("sockets", **more)), run(open_ones("virtual", **more))
     if closes:
@@ -209,7 +210,7 @@ def test_open_connections(closes: bool) -> None:
 
 
 async def test_windows_close_what_is_open() -> None:
-    """In each window anew: a call that hangs is cut when the next one opens, an idle connection is gone after it."""
+    """Each window cuts open connections anew: a call that hangs is cut when the next window opens."""
     one = provider(unreachable("connect", "refused", closes_open=True, at_s=10, for_s=1, every_s=20))
     loop, wire = asyncio.get_running_loop(), VirtualWire({"http://one": one})
     assert await met(wire, "http://one") == "200"
@@ -225,7 +226,7 @@ async def test_windows_close_what_is_open() -> None:
 
 
 async def test_heals_without_another_loss() -> None:
-    """When such a fault is lifted, connections opened after its outage live on."""
+    """When a fault with `closes_open` is cleared, connections opened after its outage stay."""
     one = provider(unreachable("connect", "refused", closes_open=True, for_s=1))
     wire = VirtualWire({"http://one": one})
     await asyncio.sleep(2)
@@ -266,7 +267,7 @@ class TestRefused:
         ids=str,
     )
     async def test_on_sockets(self, fault: dict[str, Any], words: str) -> None:
-        """What a plain provider on real sockets cannot do is refused with the reason, at once and at the start."""
+        """A fault that real sockets cannot play is rejected with the reason, at once and at the start."""
         one = provider()
         async with serve(one):
             one.set_fault(parse_fault({"kind": "empty"}))
@@ -280,7 +281,7 @@ class TestRefused:
                 pass
 
     async def test_on_the_virtual_wire(self) -> None:
-        """Without https there is no handshake there either."""
+        """Without https the virtual wire has no handshake to fail."""
         one = provider()
         VirtualWire({"http://one": one})
         with pytest.raises(BadFault, match="give VirtualWire an https url"):
@@ -297,20 +298,20 @@ class TestRefused:
         ids=str,
     )
     def test_anywhere(self, fields: dict[str, Any], words: str) -> None:
-        """What makes no sense is refused when it is read."""
+        """A contradictory fault is rejected when it is read."""
         with pytest.raises(BadFault) as caught:
             parse_fault({"kind": "unreachable", **fields})
         assert words in str(caught.value)
 
     @pytest.mark.parametrize("more", [{"model": "m"}, {"steps": [{**REFUSED, "closes_open": True}]}], ids=str)
     def test_steps(self, more: dict[str, Any]) -> None:
-        """Nor does every sequence."""
+        """A sequence with a contradictory step is rejected when it is read."""
         with pytest.raises(BadFault, match="neither `closes_open` nor `model`"):
             parse_fault({"kind": "sequence", "steps": ["unreachable:"], **more})
 
 
 async def test_step_waits_for_a_connection() -> None:
-    """A POST on an open connection uses up no step that is for new ones."""
+    """A POST on an open connection uses up no step for new connections."""
     one = provider({"kind": "sequence", "steps": ["ok", "unreachable:", "status:500"]})
     wire = VirtualWire({"http://one": one})
     found = [await met(wire, "http://one", fresh=fresh) for fresh in (False, False, True, False)]
@@ -318,7 +319,7 @@ async def test_step_waits_for_a_connection() -> None:
 
 
 async def test_chance_of_the_rest_stays_the_same() -> None:
-    """A fault of connections that strikes none changes no answer."""
+    """A connection fault that hits no connection changes no answer."""
 
     async def bodies(*faults: dict[str, Any]) -> list[str]:
         one = provider({"kind": "status", "status": 500, "share": 0.5}, *faults)
@@ -330,7 +331,7 @@ async def test_chance_of_the_rest_stays_the_same() -> None:
 
 
 def test_stage_and_kind_are_the_wires() -> None:
-    """The words used here are those of dub5.service.wire.base."""
+    """Stages and kinds have the names of dub5.service.wire.base."""
     for _, told in CASES.values():
         stage, kind = told.split()
         assert Stage(stage) and FailureKind(kind)

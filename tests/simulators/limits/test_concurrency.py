@@ -1,4 +1,4 @@
-"""A provider does so much at once; the rest waits in line, and work for those who have left ends or goes on."""
+"""A provider has a number of slots; other requests queue, and work for clients that left ends or goes on."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ def provider(stall: dict[str, Any] = STALL, **capacity: Any) -> SimulatedProvide
 
 
 async def ask(wire: VirtualWire, leaves_after_s: float | None = None) -> tuple[int, int]:
-    """Status, and the second of the end."""
+    """Return the status and the second of the end."""
     loop = asyncio.get_running_loop()
     request = WireRequest("POST", "http://one/v1/chat/completions", {}, json.dumps(ASK).encode(), pool_s=1e6)
     try:
@@ -40,7 +40,7 @@ async def ask(wire: VirtualWire, leaves_after_s: float | None = None) -> tuple[i
 
 
 async def in_turn(*calls: Coroutine[Any, Any, tuple[int, int]]) -> list[tuple[int, int]]:
-    """Starts the calls one after another, a moment apart."""
+    """Start the calls one after another, a moment apart."""
     tasks = []
     for call in calls:
         tasks.append(asyncio.create_task(call))
@@ -49,14 +49,15 @@ async def in_turn(*calls: Coroutine[Any, Any, tuple[int, int]]) -> list[tuple[in
 
 
 async def test_two_slots_five_requests() -> None:
-    """Two are served at once, in the order of arrival; nobody is turned away."""
+    """Two slots serve five requests in the order of arrival; none is rejected."""
     wire = VirtualWire({"http://one": provider(slots=2)})
     ends = await in_turn(*(ask(wire) for _ in range(5)))
     assert ends == [(200, 10), (200, 10), (200, 20), (200, 20), (200, 30)]
 
 
 async def test_full_line() -> None:
-    """With one place in line the third is turned away at once, in the provider's own words; the ledger says why."""
+    """With a queue of one the third request is rejected at once, in the provider's own words, and in the
+    ledger."""
     one = provider(slots=1, queue_max=1)
     wire = VirtualWire({"http://one": one})
     ends = await in_turn(*(ask(wire) for _ in range(3)))
@@ -66,21 +67,21 @@ async def test_full_line() -> None:
 
 @pytest.mark.parametrize("abandons, end_s", [(True, 13), (False, 20)])
 async def test_client_leaves(abandons: bool, end_s: float) -> None:
-    """A server that abandons frees the slot when its client leaves, the other one finishes its work first."""
+    """A server that abandons frees the slot when its client leaves; another one finishes its work first."""
     wire = VirtualWire({"http://one": provider(slots=1, abandons=abandons)})
     ends = await in_turn(ask(wire, leaves_after_s=3), ask(wire))
     assert ends == [(0, 3), (200, end_s)]
 
 
 async def test_leaves_the_line() -> None:
-    """Whoever leaves while in line takes nothing, and those behind move up."""
+    """A client that leaves the queue takes no slot, and those behind it move up."""
     wire = VirtualWire({"http://one": provider(slots=1, abandons=False)})
     ends = await in_turn(ask(wire), ask(wire, leaves_after_s=4), ask(wire))
     assert ends == [(200, 10), (0, 4), (200, 20)]
 
 
 async def test_provider_that_is_gone_needs_no_slot() -> None:
-    """An error page is there at once, however long the line."""
+    """An error page needs no slot, however long the queue."""
     one = provider(slots=1)
     wire = VirtualWire({"http://one": one})
     served = asyncio.create_task(ask(wire))
@@ -95,7 +96,8 @@ async def test_provider_that_is_gone_needs_no_slot() -> None:
 
 class TestChanges:
     async def test_halved(self) -> None:
-        """Who has a slot keeps it; no new one is served until fewer than the new number are busy."""
+        """With fewer slots, requests keep theirs; no new one is served until fewer are busy than the new
+        number."""
         one = provider(slots=4)
         wire = VirtualWire({"http://one": one})
         calls = [asyncio.create_task(ask(wire)) for _ in range(4)]
@@ -108,7 +110,7 @@ class TestChanges:
         assert sorted([await call for call in calls]) == [(200, 10)] * 4 + [(200, 20)] * 2 + [(200, 30)]
 
     async def test_raised(self) -> None:
-        """All for whom there is room now are called at once."""
+        """With more slots, all queued requests for which there is a slot are served at once."""
         one = provider(slots=1)
         wire = VirtualWire({"http://one": one})
         calls = [asyncio.create_task(ask(wire)) for _ in range(4)]
@@ -117,7 +119,7 @@ class TestChanges:
         assert sorted([await call for call in calls]) == [(200, 10), (200, 14), (200, 14), (200, 20)]
 
     async def test_from_no_bound_and_back(self) -> None:
-        """Those who came when there was no bound count; None is the capacity of the start."""
+        """Requests that came without a limit count; None restores the capacity of the start."""
         one = provider()
         wire = VirtualWire({"http://one": one})
         calls = [asyncio.create_task(ask(wire)) for _ in range(3)]
@@ -132,7 +134,7 @@ class TestChanges:
 @pytest.mark.real_sockets
 @pytest.mark.parametrize("abandons", [True, False])
 async def test_on_sockets(abandons: bool) -> None:
-    """The same on real sockets: the line moves when a client leaves, or when its work is done."""
+    """On real sockets the queue moves when a client leaves, or when its work is done."""
     loop = asyncio.get_running_loop()
     stall_s = 0.4
     one = provider({"kind": "stall", "before": "head", "s": stall_s}, slots=1, abandons=abandons)

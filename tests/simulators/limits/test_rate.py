@@ -1,4 +1,4 @@
-"""Limits are real buckets, and what the headers tell of them is true."""
+"""Rate limits are real buckets, and the headers report them truly."""
 
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -14,7 +14,7 @@ from tests.support.play import ASK, ASK_ANTHROPIC, PlayedScript, play, post
 
 
 class LimitedProvider:
-    """One provider with limits, at a time that can be set."""
+    """A provider with limits, at a time that can be set."""
 
     def __init__(self, persona: str, **limits: Any) -> None:
         self.now_s = 0.0
@@ -30,7 +30,7 @@ class LimitedProvider:
 
 @pytest.mark.parametrize("persona", ["openai", "anthropic", "mistral"])
 def test_retry_after_is_true(persona: str) -> None:
-    """Whoever comes back when it says is served, whoever comes a second earlier is not."""
+    """A client that comes back after Retry-After is served; a second earlier it is not."""
     limited = LimitedProvider(persona, requests_per_minute=4)
     assert [limited.ask().status for _ in range(5)] == [200] * 4 + [429]
     wait_s = int(limited.ask().headers["retry-after"])
@@ -42,7 +42,8 @@ def test_retry_after_is_true(persona: str) -> None:
 
 
 def test_openai_headers() -> None:
-    """OpenAI tells requests and tokens on every answer, resets as durations, the wait in words and milliseconds too."""
+    """OpenAI reports requests and tokens on every answer, resets as durations, the wait also in
+    milliseconds."""
     limited = LimitedProvider("openai", requests_per_minute=600, tokens_per_minute=6000)
     told = {name: value for name, value in limited.ask().headers.items() if name.startswith("x-ratelimit")}
     assert told == {
@@ -65,7 +66,7 @@ def test_openai_headers() -> None:
 
 
 def test_anthropic_headers() -> None:
-    """Anthropic tells when each limit is full again, as a date."""
+    """Anthropic reports when each limit is full again, as a date."""
     told = LimitedProvider("anthropic", requests_per_minute=60, input_tokens_per_minute=1000).ask().headers
     assert told["anthropic-ratelimit-requests-remaining"] == "59"
     assert told["anthropic-ratelimit-requests-reset"] == "2025-11-21T04:40:01Z"
@@ -73,14 +74,14 @@ def test_anthropic_headers() -> None:
 
 
 def test_too_large() -> None:
-    """What is larger than the bucket never fits, and is not told to come back."""
+    """A request larger than the bucket never fits, and gets no Retry-After."""
     refused = LimitedProvider("openai", tokens_per_minute=40).ask()
     assert refused.status == 429 and "retry-after" not in refused.headers
     assert refused.json["error"]["message"].startswith("Request too large for gpt-sim")
 
 
 def test_one_organisation() -> None:
-    """Providers of one organisation use up each other's buckets."""
+    """Providers of one organisation share their buckets."""
     table = {"persona": "openai", "limits": {"requests_per_day": 1, "organisation": "org"}}
     file = {"latency": "zero", "provider": [{"name": name, **table} for name in ("one", "two")]}
     providers, _ = make(build(file), now=lambda: 0.0)
@@ -89,7 +90,8 @@ def test_one_organisation() -> None:
 
 class TestChanges:
     def test_what_is_used_stays_used(self) -> None:
-        """Raised in mid-run there is more left by the difference, lowered there is nothing left, and it refills anew."""
+        """Usage is kept: raising a limit adds the difference, lowering it leaves nothing, and it refills from
+        there."""
         limited = LimitedProvider("openai", requests_per_minute=10)
         one = limited.providers["one"]
         assert [limited.ask().status for _ in range(10)] == [200] * 10
@@ -100,7 +102,7 @@ class TestChanges:
         assert [limited.ask(30).status for _ in range(2)] == [200, 429]
 
     def test_gone_and_back(self) -> None:
-        """Without limits all pass and no header tells of any; None brings back those of the start."""
+        """Without limits all requests pass and no header reports any; None restores those of the start."""
         limited = LimitedProvider("openai", requests_per_minute=1)
         one = limited.providers["one"]
         one.set_limits(Limits())
@@ -111,7 +113,7 @@ class TestChanges:
         assert [limited.ask().status for _ in range(2)] == [200, 429]
 
     def test_one_organisation(self) -> None:
-        """They change for all of its providers; nobody moves to another."""
+        """Limits change for all providers of an organisation, and no provider moves to another."""
         table = {"persona": "openai", "limits": {"requests_per_day": 1, "organisation": "org"}}
         file = {"latency": "zero", "provider": [{"name": name, **table} for name in ("one", "two")]}
         providers, _ = make(build(file), now=lambda: 0.0)
@@ -132,7 +134,7 @@ class TestChanges:
     ],
 )
 def test_distorted(how: Any, told: str | None) -> None:
-    """Retry-After can be left out or wrong, and the other headers be withheld."""
+    """Retry-After can be left out or wrong, and the other headers can be withheld."""
     limited = LimitedProvider("openai", requests_per_minute=1, retry_after=how, headers=False)
     limited.ask()
     refused = limited.ask()
@@ -143,14 +145,14 @@ def test_distorted(how: Any, told: str | None) -> None:
 
 
 def test_clear_errors() -> None:
-    """A limit that there is not is named."""
+    """An unknown limit is named."""
     with pytest.raises(BadSettings, match="requests_per_hour"):
         LimitedProvider("openai", requests_per_hour=1)
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 40)), min_size=1, max_size=60), st.booleans())
 def test_bucket(requests: list[tuple[float, int]], windowed: bool) -> None:
-    """Never more than the limit and what has refilled since; and after the wait that was told it does fit."""
+    """A bucket grants at most its limit and what has refilled; after the reported wait the request fits."""
     bucket, now_s, taken = Bucket("tokens", "minute", 50, windowed), 0.0, 0
     for pause_s, n in requests:
         now_s += pause_s

@@ -1,4 +1,4 @@
-"""OpenRouter, Groq, the free tier and embeddings: where they differ from OpenAI, and nothing else."""
+"""OpenRouter, Groq, the free tier and embeddings: only their differences from OpenAI."""
 
 import base64
 import struct
@@ -18,7 +18,7 @@ def refused(persona: str, status: int, seed: int = 0) -> PlayedScript:
 
 
 def limited(persona: str, **limits: Any) -> PlayedScript:
-    """The first answer that the limits no longer cover."""
+    """Return the first response beyond the limits."""
     file = {"latency": "zero", "provider": [{"name": "one", "persona": persona, "limits": limits}]}
     one = make(build(file), now=lambda: 0.0)[0]["one"]
     while (played := play(one(post(persona)))).status == 200:
@@ -28,7 +28,8 @@ def limited(persona: str, **limits: Any) -> PlayedScript:
 
 class TestOpenRouter:
     def test_comments(self) -> None:
-        """The head goes out at once; comments fill the silence before the first token; the answer is whole."""
+        """The head goes out at once; comments fill the silence before the first token; the answer is
+        whole."""
         one = provider("openrouter", parse_fault("slow:10"), latency="frontier")
         played = play(one(post("openrouter", {**ASK, "stream": True})))
         before = played.body.partition(b"data: ")[0]
@@ -39,19 +40,20 @@ class TestOpenRouter:
         assert played.events[0]["id"].startswith("gen-")
 
     def test_error_in_a_200(self) -> None:
-        """An error after the beginning comes with status 200, also as a JSON answer; its code is a number there."""
+        """An error after the beginning comes with status 200, also as a JSON answer, where its code is a
+        number."""
         played = ask("openrouter", parse_fault("cut:3:error_event"))
         assert played.status == 200
         assert played.json["error"] == {"code": 500, "message": "Internal Server Error"}
 
     def test_upstream(self) -> None:
-        """A host's own 429 is told with its name and its words."""
+        """A host's own 429 is reported with its name and its words."""
         said = refused("openrouter", 429).json
         assert said["error"]["code"] == 429 and said["error"]["message"] == "Provider returned error"
         assert "temporarily rate-limited upstream" in said["error"]["metadata"]["raw"]
 
     def test_limits_are_told_only_when_they_bite(self) -> None:
-        """Only the 429 has headers: limit, nothing left, the reset in epoch milliseconds; days end at midnight."""
+        """Only the 429 has limit headers; the reset is in epoch milliseconds; days end at midnight."""
         played = limited("openrouter", requests_per_day=2)
         told = {n: v for n, v in played.headers.items() if n.startswith(("x-rate", "retry"))}
         midnight_ms = 1_763_769_600_000
@@ -67,14 +69,15 @@ class TestOpenRouter:
 
 class TestGroq:
     def test_x_groq(self) -> None:
-        """Its mark is on the first event and on the last, the usage with it."""
+        """`x_groq` is in the first event and in the last, with the usage."""
         events = ask("groq", stream=True).events
         assert [bool(e.get("x_groq")) for e in (events[0], events[1], events[-1])] == [True, False, True]
         assert events[-1]["x_groq"]["usage"]["completion_tokens"] == 47
         assert ask("groq").json["x_groq"]["id"].startswith("req_")
 
     def test_limits(self) -> None:
-        """Requests are told per day, tokens per minute; what is too large is 413 with the same code."""
+        """Headers report requests per day and tokens per minute; a request too large is a 413 with the same
+        code."""
         played = limited("groq", requests_per_day=1, tokens_per_minute=6000)
         assert played.status == 429 and played.headers["retry-after"] == "86400"
         assert played.headers["x-ratelimit-limit-requests"] == "1"
@@ -86,13 +89,13 @@ class TestGroq:
         assert (large.status, large.json["error"]["code"]) == (413, "rate_limit_exceeded")
 
     def test_capacity(self) -> None:
-        """498 is its own."""
+        """Only Groq has a 498."""
         assert refused("groq", 498).json["error"]["code"] == "capacity_exceeded"
 
 
 class TestFree:
     def test_three_shapes(self) -> None:
-        """One status, three shapes of error; all of them name the status."""
+        """A status has three shapes of errors; each one names the status."""
         said = [refused("free", 403, seed).json for seed in range(20)]
         assert {tuple(sorted(body)) for body in said} == {
             ("error", "status"),
@@ -102,7 +105,7 @@ class TestFree:
         assert all(body["status"] == 403 for body in said)
 
     def test_cloudflare_in_front(self) -> None:
-        """Without a word about edges, a 530 is Cloudflare's page, a 402 the origin's own."""
+        """By default a 530 is Cloudflare's page, and a 402 the origin's own."""
         assert b'errorCode":1033' in refused("free", 530).body
         assert "required tier: seed" in refused("free", 402).json["error"]
 
@@ -113,7 +116,7 @@ class TestEmbeddings:
         return play(provider("openai")(post("openai", body, path="/v1/embeddings")))
 
     def test_both_forms(self) -> None:
-        """Equal texts are equal vectors of length one, as numbers or as float32 in base64."""
+        """Equal texts give equal unit vectors, as numbers or as float32 in base64."""
         played = self.ask(input=["a", "b", "a"], dimensions=8)
         a, b, again = (item["embedding"] for item in played.json["data"])
         assert a == again != b and len(a) == 8 and abs(sum(x * x for x in a) - 1) < 1e-9
@@ -127,12 +130,12 @@ class TestEmbeddings:
         ids=str,
     )
     def test_wrong_body(self, fields: dict[str, Any]) -> None:
-        """What cannot be embedded is refused in OpenAI's shape."""
+        """An invalid input is rejected in OpenAI's shape."""
         played = self.ask(**fields)
         assert (played.status, played.json["error"]["type"]) == (400, "invalid_request_error")
 
     def test_faults(self) -> None:
-        """Faults strike here as elsewhere."""
+        """Faults apply to embeddings as to chat."""
         one = provider("openai", parse_fault("empty:"))
         body = {"model": "e", "input": "hi"}
         assert play(one(post("openai", body, path="/v1/embeddings"))).json["data"] == []

@@ -1,4 +1,4 @@
-"""The personas speak as their originals do: exact bytes for the healthy, exact shapes for the refused."""
+"""The personas write the formats of the real providers: exact bytes for answers, exact shapes for errors."""
 
 import json
 from typing import Any
@@ -38,7 +38,7 @@ SSE = "text/event-stream; charset=utf-8"
 
 
 def masked(body: bytes, *ids: str) -> str:
-    """The body with these drawn ids written as ID."""
+    """Return the body with these drawn ids replaced by ID."""
     text = body.decode()
     for drawn in ids:
         text = text.replace(drawn, "ID")
@@ -47,7 +47,7 @@ def masked(body: bytes, *ids: str) -> str:
 
 class TestOpenAI:
     def test_json(self) -> None:
-        """A whole answer has every field that the real one has, and its usage adds up."""
+        """A whole OpenAI answer has every field of the real one, and its usage adds up."""
         answer = ask("openai")
 
         said = answer.json
@@ -70,7 +70,7 @@ class TestOpenAI:
         assert answer.headers["x-request-id"].startswith("req_")
 
     def test_stream(self) -> None:
-        """A stream is, byte for byte: role, one event a token, finish, usage if it was asked for, [DONE]."""
+        """An OpenAI stream is, byte for byte: role, one event a token, finish, usage if requested, [DONE]."""
         answer = ask("openai", stream=True, stream_options={"include_usage": True}, max_tokens=2)
 
         drawn = answer.events[0]["id"]
@@ -95,7 +95,7 @@ class TestOpenAI:
         assert "content-length" not in answer.headers
 
     def test_stream_without_usage(self) -> None:
-        """Usage comes only to those who ask."""
+        """Usage comes only if it was requested."""
         assert not any("usage" in event for event in ask("openai", stream=True).events)
 
     @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "reply"}}])
@@ -129,7 +129,7 @@ class TestOpenAI:
         ids=lambda value: str(value)[:30],
     )
     def test_wrong_body(self, body: object, status: int, error: dict[str, Any]) -> None:
-        """A body that the real one refuses is refused in its words."""
+        """A body that OpenAI rejects is rejected with its message."""
         refused = play(provider("openai")(post("openai", body)))
 
         assert refused.status == status
@@ -139,7 +139,7 @@ class TestOpenAI:
         assert error.items() <= said.items()
 
     def test_other_calls(self) -> None:
-        """Models are listed and looked up; unknown paths, models and methods are refused."""
+        """Models are listed and looked up; unknown paths, models and methods are rejected."""
         listing, one, none, path, method = (
             play(provider("openai", models=("a", "b"))(SimRequest(verb, f"/v1/{what}", {}, b"")))
             for verb, what in [
@@ -160,12 +160,13 @@ class TestOpenAI:
 
 class TestMistral:
     def test_stream(self) -> None:
-        """No usage chunk of its own: it rides on the event with the finish reason; ids are bare hex."""
+        """A Mistral stream has the usage in the event with the finish reason; ids are bare hex."""
         answer = ask("mistral", stream=True, max_tokens=1)
 
         drawn = answer.events[0]["id"]
         assert int(drawn, 16) and len(drawn) == 32
-        head = 'data: {"id":"ID","object":"chat.completion.chunk","created":1763700000,"model":"m-sim","choices":['
+        head = 'data: {"id":"ID","object":"chat.completion.chunk","created":1763700000,"model":"m-sim",'
+        head += '"choices":['
         choice = '{"index":0,"delta":%s,"finish_reason":%s}]'
         assert masked(answer.body, drawn) == (
             head
@@ -181,7 +182,7 @@ class TestMistral:
         )
 
     def test_json(self) -> None:
-        """A whole answer has the fields that its package requires."""
+        """A whole Mistral answer has the fields that its package requires."""
         said = ask("mistral").json
         assert {"id", "object", "model", "usage", "created", "choices"} == set(said)
         assert judge(said["choices"][0]["message"]["content"], "hi") is Proof.WHOLE
@@ -198,7 +199,7 @@ class TestMistral:
         ids=lambda value: str(value)[:30],
     )
     def test_wrong_body(self, body: object, problem: dict[str, Any]) -> None:
-        """A wrong or an unknown field is a 422 that names its place."""
+        """An invalid or unknown field is a 422 that names its place."""
         refused = play(provider("mistral")(post("mistral", body)))
         assert refused.status == 422
         assert any(problem.items() <= said.items() for said in refused.json["detail"])
@@ -206,7 +207,7 @@ class TestMistral:
 
 class TestAnthropic:
     def test_json(self) -> None:
-        """A message with one text block, a stop reason and both token counts."""
+        """An Anthropic message has one text block, a stop reason and both token counts."""
         answer = ask("anthropic", system="be brief")
 
         said = answer.json
@@ -226,7 +227,7 @@ class TestAnthropic:
         assert answer.headers["request-id"].startswith("req_")
 
     def test_stream(self) -> None:
-        """A stream is, byte for byte, the sequence of named events of the real one."""
+        """An Anthropic stream is, byte for byte, the sequence of named events of the real one."""
         answer = ask("anthropic", stream=True, max_tokens=1)
 
         drawn = answer.events[0]["message"]["id"]
@@ -283,7 +284,8 @@ class TestAnthropic:
         ],
     )
     def test_wrong_request(self, fields: dict[str, Any], version: str, message: str) -> None:
-        """What the real one refuses is refused, each version by its own rules; the body repeats the request's id."""
+        """What Anthropic rejects is rejected, by the rules of each version; the body repeats the request's
+        id."""
         body = {**ASK_ANTHROPIC, **fields}
         refused = play(provider("anthropic")(post("anthropic", body, **{"anthropic-version": version})))
 
@@ -293,7 +295,7 @@ class TestAnthropic:
         assert refused.json["request_id"] == refused.headers["request-id"]
 
     def test_version_is_required(self) -> None:
-        """Without a version there is no answer; sampling is fine in the old one."""
+        """Without a version there is no answer; the old version accepts sampling parameters."""
         request = SimRequest("POST", "/v1/messages", {}, json.dumps(ASK_ANTHROPIC).encode())
         assert (
             play(provider("anthropic")(request)).json["error"]["message"]
@@ -309,7 +311,7 @@ def with_key(persona: str, **headers: str) -> PlayedScript:
 @pytest.mark.parametrize("persona", PERSONAS)
 class TestEveryPersona:
     def test_key(self, persona: str) -> None:
-        """By default any key will do, and none; a provider that wants a certain one refuses every other with 401."""
+        """By default any key is accepted, or none; a provider with a key rejects every other with 401."""
         assert ask(persona).status == 200
         assert with_key(persona).status == 401
         assert with_key(persona, authorization="Bearer wrong").status == 401
@@ -318,7 +320,7 @@ class TestEveryPersona:
             assert with_key(persona, **{"x-api-key": "right"}).status == 200
 
     def test_prompt(self, persona: str) -> None:
-        """The answer is to the last user message, also when it comes in parts."""
+        """The answer is to the last user message, also if that comes in parts."""
         turns = [
             {"role": "user", "content": "first"},
             {"role": "assistant", "content": "yes?"},
@@ -328,7 +330,8 @@ class TestEveryPersona:
 
     @given(fields=ANY_FIELDS)
     def test_any_body(self, persona: str, fields: dict[str, Any]) -> None:
-        """Whatever the fields hold, there is an answer or a refusal in the persona's JSON, never a broken script."""
+        """Whatever the fields hold, there is an answer or a refusal in the persona's JSON, never a broken
+        script."""
         body = {**(ASK_ANTHROPIC if persona == "anthropic" else ASK), **fields}
         played = play(provider(persona)(post(persona, body)))
         assert ended_well(played)

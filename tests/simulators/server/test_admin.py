@@ -1,4 +1,4 @@
-"""The admin API does what it says, for whoever holds the token, and for nobody else."""
+"""The admin API works for holders of the token, and rejects all other calls."""
 
 import json
 from collections.abc import Generator
@@ -53,7 +53,8 @@ class TestWho:
         ids=str,
     )
     def test_who_may(self, admin: AdminApi, headers: dict[str, str], status: int) -> None:
-        """Only loopback names, no page of another origin, and only with the token."""
+        """Only calls with the token, to a loopback name and not from a page of another origin are
+        accepted."""
         answer = call(admin, "GET", "/faults", headers={**GOOD, **headers})
         assert answer.status == status
         assert ("error" in answer.json) == (status != 200)
@@ -61,7 +62,7 @@ class TestWho:
 
 class TestFaults:
     def test_set_look_heal(self, admin: AdminApi) -> None:
-        """A fault set here strikes the provider, is told with what it did, and goes again."""
+        """A fault set here applies to the provider, is listed with its counts, and can be cleared."""
         assert call(admin, "PUT", "/faults/one", {"kind": "status", "status": 530}).json == {
             "provider": "one",
             "faults": [{"kind": "status", "status": 530, "share": 1.0, "seen": 0, "applied": 0}],
@@ -79,7 +80,7 @@ class TestFaults:
         assert play(admin.providers["one"](post("openai"))).status == 200
 
     def test_list(self, admin: AdminApi) -> None:
-        """A list is all the faults there are; if one is wrong, nothing changes."""
+        """A list replaces all faults; if one is invalid, nothing changes."""
         call(admin, "PUT", "/faults/one", {"kind": "empty"})
         answer = call(admin, "PUT", "/faults/one", [CUT, {"kind": "slow", "factor": 3}])
         assert [fault["kind"] for fault in answer.json["faults"]] == ["cut", "slow"]
@@ -90,7 +91,7 @@ class TestFaults:
 
 class TestLimitsAndCapacity:
     def test_limits(self, admin: AdminApi) -> None:
-        """Set, they hold from the next request on and tell how they stand; deleted, those of the start are back."""
+        """New limits hold from the next request on; deleting them restores those of the start."""
         answer = call(admin, "PUT", "/limits/one", {"requests_per_day": 1, "retry_after": 7})
         assert answer.json["limits"]["buckets"][0]["remaining"] == 1
         assert [play(admin.providers["one"](post("openai"))).status for _ in range(2)] == [200, 429]
@@ -101,7 +102,8 @@ class TestLimitsAndCapacity:
         assert play(admin.providers["one"](post("openai"))).status == 200
 
     def test_capacity(self, admin: AdminApi) -> None:
-        """The same for slots; who is at work keeps his."""
+        """A new capacity holds at once, and requests with a slot keep it; deleting it restores that of the
+        start."""
         at_work = [
             cast(Generator[Action, None, None], admin.providers["one"](post("openai"))) for _ in range(2)
         ]
@@ -148,7 +150,7 @@ class TestLimitsAndCapacity:
     ],
 )
 def test_wrong_calls(admin: AdminApi, method: str, url: str, body: Any, status: int, words: str) -> None:
-    """A wrong call is told what would be right."""
+    """An invalid call is answered with what is valid."""
     answer = call(admin, method, url, body)
     assert (answer.status, words in answer.json["error"]) == (status, True)
     assert ("allow" in answer.headers) == (status == 405)

@@ -1,4 +1,4 @@
-"""Real sockets: what a script says is what a client meets."""
+"""On real sockets a client receives what the script says."""
 
 import asyncio
 import socket
@@ -40,7 +40,7 @@ async def connect(server: SocketServer) -> tuple[asyncio.StreamReader, asyncio.S
 
 
 async def said(respond: Respond, *sent: bytes) -> bytes:
-    """All that a client reads that sends these pieces and then waits for the end."""
+    """Return all that a client reads that sends these pieces and then waits for the end."""
     async with asyncio.timeout(10), serve(respond) as server:
         reader, writer = await connect(server)
         for piece in sent:
@@ -54,7 +54,8 @@ async def said(respond: Respond, *sent: bytes) -> bytes:
 
 class TestFraming:
     async def test_answer_without_length(self) -> None:
-        """An answer of unknown length goes out in chunks, and the connection lives on for the next request."""
+        """An answer of unknown length goes out in chunks, and the connection stays open for the next
+        request."""
         script = always(Head(200, {"a": "b"}), Data(b"hello"), Data(b""), Data(b"!"), End())
         last = GET.replace(b"host", b"connection: close\r\nhost")
 
@@ -67,14 +68,14 @@ class TestFraming:
         assert answer[len(first) :] == first.replace(b"chunked\r\n", b"chunked\r\nconnection: close\r\n")
 
     async def test_provider_closes(self) -> None:
-        """A head that says `connection: close` is the last on its connection."""
+        """A head with `connection: close` is the last on its connection."""
         script = always(Head(200, {"content-length": "2", "Connection": "close"}), Data(b"ok"), End())
         assert await said(script, GET + GET) == (
             b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nConnection: close\r\n\r\nok"
         )
 
     async def test_lie_about_length(self) -> None:
-        """A body shorter or longer than promised is sent as it is, and costs the connection."""
+        """A body shorter or longer than promised is sent as it is, and ends the connection."""
         head = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"
 
         assert await said(always(FIVE, Data(b"abc"), End()), GET) == head + b"abc"
@@ -107,10 +108,12 @@ class TestRequests:
         return iter([Head(200, {"content-length": str(len(body))}), Data(body), End()])
 
     async def test_pieces_and_pipelines(self) -> None:
-        """Requests cut at any byte, sent at once, with a length or in chunks, are told apart and answered in order."""
+        """Requests cut at any byte, pipelined, with a length or in chunks, are told apart and answered in
+        order."""
         sent = (
             b"POST /a?q=1 HTTP/1.1\r\nX: 1\r\ncontent-length: 3\r\n\r\none"
-            b"POST /b HTTP/1.1\r\nx: 2\r\nX: 3\r\ntransfer-encoding: chunked\r\n\r\n2\r\ntw\r\n1;e=1\r\no\r\n0\r\nx: 9\r\n\r\n"
+            b"POST /b HTTP/1.1\r\nx: 2\r\nX: 3\r\ntransfer-encoding: chunked\r\n\r\n"
+            b"2\r\ntw\r\n1;e=1\r\no\r\n0\r\nx: 9\r\n\r\n"
             b"GET /c HTTP/1.1\r\nconnection: close\r\n\r\n"
         )
 
@@ -140,12 +143,13 @@ class TestRequests:
         ],
     )
     async def test_no_proper_request(self, sent: bytes, status: int) -> None:
-        """What is no request, or too large, is refused with a reason, and the client can still read it."""
+        """A request that is malformed or too large is rejected with a reason, which the client can still
+        read."""
         answer = await said(self.echo, sent)
         assert answer.startswith(b"HTTP/1.1 %d " % status)
 
     async def test_expects_100_continue(self) -> None:
-        """A client that asks before it sends a large body is told to go on."""
+        """A client that expects 100-continue before a large body gets it."""
         async with serve(self.echo) as server:
             reader, writer = await connect(server)
             writer.write(b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
@@ -157,7 +161,7 @@ class TestRequests:
 
 class TestEnds:
     async def test_reset(self) -> None:
-        """A reset is a real RST, before the head as after it."""
+        """A reset is a real RST, before the head and after it."""
         with pytest.raises(ConnectionResetError):
             await said(always(Reset()), GET)
         with pytest.raises(ConnectionResetError):
@@ -170,7 +174,8 @@ class TestEnds:
         assert answer.endswith(b"3\r\nabc\r\n")
 
     async def test_broken_script(self) -> None:
-        """A script that raises costs its client the connection, not an endless wait; and somebody hears of it."""
+        """A script that raises ends its client's connection, without an endless wait, and the error is
+        reported."""
         heard: list[object] = []
         asyncio.get_running_loop().set_exception_handler(
             lambda loop, context: heard.append(context["exception"])
@@ -185,7 +190,7 @@ class TestEnds:
 
 
 class WatchedScript:
-    """A script that tells when it was closed."""
+    """A script that records when it was closed."""
 
     def __init__(self, *actions: Action) -> None:
         self.actions = actions
@@ -217,7 +222,7 @@ class TestClientLeaves:
     async def test_while_nothing_is_sent(
         self, rest: Action, how: Callable[[asyncio.StreamWriter], None]
     ) -> None:
-        """The script ends as soon as its client goes, though it had nothing to send."""
+        """A script ends as soon as its client leaves, even while it has nothing to send."""
         script = WatchedScript(Head(), Data(b"a"), rest, Data(b"never"))
         async with serve(script) as server:
             reader, writer = await connect(server)
@@ -231,14 +236,15 @@ class TestClientLeaves:
                 await script.closed.wait()
 
     async def test_does_not_read(self) -> None:
-        """A client that stops reading stops the script, bounded in memory; when it goes, the script ends."""
+        """A client that stops reading stops the script, with bounded memory; when it leaves, the script
+        ends."""
         script = WatchedScript(Head(), *([Data(bytes(65536))] * 10_000), End())
         async with serve(script) as server:
             reader, writer = await connect(server)
             reader._transport.pause_reading()  # type: ignore[attr-defined]
             writer.write(GET)
             sent = -1
-            while sent < script.bytes_sent or not sent:  # until it gets no further
+            while sent < script.bytes_sent or not sent:  # until the script is stopped
                 sent = script.bytes_sent
                 await asyncio.sleep(0.01)
             assert sent < 20_000_000

@@ -1,4 +1,4 @@
-"""The front end for sockets, on virtual time: what it does when."""
+"""The front end for sockets, in virtual time: when it does what."""
 
 import asyncio
 from typing import cast
@@ -19,7 +19,7 @@ STEPS: list[Action] = [
 
 
 class RecordingTransport(asyncio.Transport):
-    """Notes what is written, and when."""
+    """A transport that records what is written, and when."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ async def test_at_its_own_pace() -> None:
 
 
 async def test_behind_its_time() -> None:
-    """A script that was held up makes up for it: its waits count from when they should have begun."""
+    """A script that was held up catches up: its waits count from when they should have begun."""
     connection, wire = connected()
     connection.data_received(GET)
     await asyncio.sleep(0.5)
@@ -71,7 +71,7 @@ async def test_behind_its_time() -> None:
 
 
 async def test_reader_again_during_a_wait() -> None:
-    """A client that reads again does not cut a wait short."""
+    """A client that reads again does not shorten a wait."""
     connection, wire = connected()
     connection.data_received(GET)
     connection.pause_writing()
@@ -83,7 +83,7 @@ async def test_reader_again_during_a_wait() -> None:
 
 
 async def test_refused() -> None:
-    """A client that is refused may send on for a while unheard: closing at once would reset the answer away."""
+    """A rejected client may send on for a while: closing at once would reset the response away."""
     connection, wire = connected()
     connection.data_received(b"no HTTP\r\n\r\n")
     connection.data_received(GET)

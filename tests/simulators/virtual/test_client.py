@@ -24,7 +24,7 @@ def body(data: bytes, more: bool = True) -> dict[str, Any]:
 
 
 async def ticks(scope: Any, receive: Receive, send: Send) -> None:
-    """One byte a second, five times."""
+    """Send one byte a second, five times."""
     await send(START)
     for number in range(5):
         await send(body(str(number).encode()))
@@ -33,7 +33,8 @@ async def ticks(scope: Any, receive: Receive, send: Send) -> None:
 
 
 async def test_what_an_application_sees() -> None:
-    """The raw path and the decoded one, the query, lower-case headers, the body and who asks."""
+    """An application sees the raw path and the decoded one, the query, lower-case headers, the body and the
+    client."""
     seen: dict[str, Any] = {}
 
     async def app(scope: Any, receive: Receive, send: Send) -> None:
@@ -91,7 +92,7 @@ async def test_a_request_piece_by_piece() -> None:
 
 
 async def test_leaving_in_the_middle_of_a_request() -> None:
-    """Ends the upload too."""
+    """A client that leaves in the middle of its upload ends the upload."""
 
     async def endless() -> AsyncIterator[bytes]:
         while True:
@@ -105,7 +106,7 @@ async def test_leaving_in_the_middle_of_a_request() -> None:
 
 @pytest.mark.parametrize("pieces", [0, 2])
 async def test_leaving_early(pieces: int) -> None:
-    """The application is told at once, whether the client has read anything or not."""
+    """The application receives the disconnect at once, whether the client has read anything or not."""
     told: list[float] = []
 
     async def app(scope: Any, receive: Receive, send: Send) -> None:
@@ -137,7 +138,7 @@ async def test_leaving_before_the_headers() -> None:
 
 
 async def test_the_end_of_a_reply() -> None:
-    """Is followed by http.disconnect at once: Litestar's Stream waits for it, others do too."""
+    """The end of a reply is followed by http.disconnect at once: Litestar's Stream waits for it."""
     told: list[float] = []
 
     async def app(scope: Any, receive: Receive, send: Send) -> None:
@@ -155,7 +156,7 @@ async def test_the_end_of_a_reply() -> None:
 
 
 async def test_a_slow_reader() -> None:
-    """Holds the application back once the buffer is full; reading makes room."""
+    """A slow reader holds the application back once the buffer is full; reading makes room."""
     sent: list[float] = []
 
     async def app(scope: Any, receive: Receive, send: Send) -> None:
@@ -177,7 +178,7 @@ async def test_a_slow_reader() -> None:
 
 
 async def test_leaving_while_the_application_is_held_back() -> None:
-    """Wakes its `send`: it must not wait for a reader who has gone."""
+    """A client that leaves wakes the application's `send`, which must not wait for a reader that is gone."""
 
     async def app(scope: Any, receive: Receive, send: Send) -> None:
         await send(START)
@@ -190,7 +191,8 @@ async def test_leaving_while_the_application_is_held_back() -> None:
 
 
 async def test_an_application_that_fails() -> None:
-    """Its error is the tester's, before the headers, in the body and after the end."""
+    """An error of the application is raised in the client: before the headers, in the body and after the
+    end."""
 
     def fails_after(messages: int) -> AppClient:
         async def app(scope: Any, receive: Receive, send: Send) -> None:
@@ -225,7 +227,7 @@ async def test_an_application_that_says_too_little() -> None:
 
 
 async def test_an_application_that_does_not_notice() -> None:
-    """Going on for a minute after the client has left is a fault; it is cancelled."""
+    """An application that goes on for a minute after the client has left is a fault; it is cancelled."""
     ended: list[float] = []
 
     async def app(scope: Any, receive: Receive, send: Send) -> None:
@@ -260,7 +262,7 @@ def with_lifespan(startup: str, shutdown: str) -> Any:
 
 
 async def test_lifespan() -> None:
-    """Start-up is done before the first request, whose state it filled; after the block the application ends."""
+    """Start-up ends before the first request, which has its state; after the block the application ends."""
     app = with_lifespan("lifespan.startup.complete", "lifespan.shutdown.complete")
     async with AppClient(app) as client:
         assert now() == 1
@@ -278,14 +280,14 @@ async def test_lifespan() -> None:
     ],
 )
 async def test_lifespan_that_fails(startup: str, shutdown: str, error: type[Exception], why: str) -> None:
-    """Raises what the application raises or says."""
+    """A failing lifespan raises what the application raises or reports."""
     with pytest.raises(error, match=why):
         async with AppClient(with_lifespan(startup, shutdown)):
             pass
 
 
 async def test_context_of_the_caller() -> None:
-    """Does not reach the application, as it would not through a socket."""
+    """The caller's context does not reach the application, as it would not through a socket."""
     mine = contextvars.ContextVar("mine", default="nobody's")
     found: list[str] = []
 
@@ -314,7 +316,7 @@ async def litestar_error() -> None:
 
 
 async def many_clients() -> list[tuple[int, float]]:
-    """Some read to the end, some leave in the middle, one meets an error."""
+    """Run clients that read to the end, leave in the middle, or meet an error."""
     said: list[tuple[int, float]] = []
 
     async def one(client: AppClient, number: int) -> None:
@@ -332,7 +334,8 @@ async def many_clients() -> list[tuple[int, float]]:
 
 
 def test_a_litestar_application() -> None:
-    """Runs unchanged: streams, leaving clients, errors; equal seeds give equal runs."""
+    """A Litestar application runs unchanged: streams, leaving clients, errors; equal seeds give equal
+    runs."""
 
     def digest(seed: int) -> str:
         trace = Trace()
@@ -345,6 +348,6 @@ def test_a_litestar_application() -> None:
 
 @pytest.mark.real_sockets
 async def test_a_real_event_loop() -> None:
-    """The client needs no virtual time."""
+    """The client runs on a real event loop, too."""
     async with AppClient(Litestar([litestar_error], openapi_config=None)) as client:
         assert (await client.request("GET", "/error")).status == 500

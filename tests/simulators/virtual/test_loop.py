@@ -21,7 +21,7 @@ def loop() -> VirtualLoop:
 
 
 async def small_world() -> list[str]:
-    """A little of everything that asyncio leaves to sets, heaps and queues."""
+    """Use a little of everything that asyncio leaves to sets, heaps and queues."""
     said: list[str] = []
     queue: asyncio.Queue[int] = asyncio.Queue(2)
     doors = asyncio.Semaphore(3)
@@ -67,7 +67,7 @@ def digest_of_small_world(seed: int | None) -> str:
 
 
 async def test_an_hour_of_waiting() -> None:
-    """Takes no time at all, and is an hour to the nanosecond."""
+    """An hour of waiting takes no time, and is an hour to the nanosecond."""
     began = time.perf_counter()
     await asyncio.sleep(1200)
     await asyncio.wait_for(asyncio.sleep(1200), 9999)
@@ -80,7 +80,7 @@ async def test_an_hour_of_waiting() -> None:
 
 
 async def test_waiting_for_the_rest_of_a_rounded_time() -> None:
-    """A wait for less than a nanosecond takes one, so a loop that waits for the rest always ends."""
+    """A wait for less than a nanosecond takes one, so a loop that waits for a remainder always ends."""
     deadline = 0.1 + 0.2  # a little more than 0.3
     await asyncio.sleep(0.1)
     turns = 0
@@ -91,7 +91,7 @@ async def test_waiting_for_the_rest_of_a_rounded_time() -> None:
 
 
 def test_timers_of_one_instant_without_a_seed() -> None:
-    """seed=None keeps asyncio's order: by time, then by the order in which they were set."""
+    """With seed=None timers of one instant keep asyncio's order: the order in which they were set."""
     said: list[int] = []
 
     async def main() -> None:
@@ -122,7 +122,7 @@ def test_the_same_seed_twice(seed: int | None) -> None:
 
 
 def test_the_same_seed_in_other_processes() -> None:
-    """Neither hash seeds nor memory addresses reach the order of things."""
+    """Neither hash seeds nor memory addresses affect the order of steps."""
     code = "from tests.simulators.virtual.test_loop import *; print(digest_of_small_world(7))"
     for hash_seed in ["1", "2"]:
         ballast = [sys.executable, "-c", f"ballast = [object() for _ in range({hash_seed}0001)]; {code}"]
@@ -132,7 +132,7 @@ def test_the_same_seed_in_other_processes() -> None:
 
 
 def test_another_seed() -> None:
-    """Another seed orders what is ready at one instant in another way."""
+    """Another seed orders the callbacks of one instant differently."""
     assert len({tuple(run(small_world(), seed=seed)) for seed in range(5)}) == 5
 
 
@@ -151,7 +151,7 @@ def test_the_date() -> None:
 
 
 def test_a_deadlock() -> None:
-    """Everything waits and nothing is scheduled: an error that names each task, oldest first, and its place."""
+    """When all tasks wait and no timer is set, an error names each task, oldest first, and where it waits."""
 
     async def waits(event: asyncio.Event) -> None:
         await event.wait()
@@ -172,7 +172,8 @@ def test_a_deadlock() -> None:
 
 
 def test_a_task_that_spins() -> None:
-    """Yielding for ever does not stop time: timers still fire, and without any it is a deadlock."""
+    """A task that yields for ever does not stop time: timers still fire, and without timers it is a
+    deadlock."""
 
     async def spins_until(event: asyncio.Event) -> None:
         while not event.is_set():
@@ -205,7 +206,7 @@ def in_a_thread(call: Callable[[], object]) -> None:
     ],
 )
 def test_the_world_outside(what: str, escape: Callable[[], object]) -> None:
-    """Is not reachable, and no `except Exception` hides the attempt."""
+    """The outside world is not reachable, and no `except Exception` hides the attempt."""
 
     async def main() -> None:
         with contextlib.suppress(Exception):
@@ -216,7 +217,7 @@ def test_the_world_outside(what: str, escape: Callable[[], object]) -> None:
 
 
 def test_a_thread_that_calls_into_the_loop() -> None:
-    """Is found out, although the error is raised in a thread that nobody watches."""
+    """A call from a thread is detected, although the error is raised in that thread."""
     refused: list[BaseException] = []
 
     async def main() -> None:
@@ -236,7 +237,7 @@ def test_a_thread_that_calls_into_the_loop() -> None:
 
 
 def test_waiting_for_a_thread() -> None:
-    """A wait that only a thread could end is told as that."""
+    """A wait that only a thread could end is reported as such."""
     ends = threading.Event()
     try:
 
@@ -251,7 +252,7 @@ def test_waiting_for_a_thread() -> None:
 
 
 def test_a_task_left_behind() -> None:
-    """Is cancelled and reported by name; one that ends at the same instant is not."""
+    """A task left behind is cancelled and reported by name; a task that ends at the same instant is not."""
     ended: list[str] = []
 
     async def forgotten(name: str) -> None:
@@ -279,7 +280,7 @@ def test_a_task_left_behind() -> None:
 
 
 def test_an_error_that_nobody_looks_at() -> None:
-    """Fails the run."""
+    """An error that is never retrieved fails the run."""
 
     async def fails() -> None:
         raise ValueError("unseen")
@@ -293,7 +294,7 @@ def test_an_error_that_nobody_looks_at() -> None:
 
 
 def test_generators_left_open() -> None:
-    """Are closed at the end of the run, in virtual time, in the order in which they began."""
+    """Open generators are closed at the end of the run, in virtual time, in the order in which they began."""
     closed: list[tuple[int, float]] = []
     kept: list[AsyncIterator[int]] = []
 
@@ -314,7 +315,7 @@ def test_generators_left_open() -> None:
 
 
 def test_an_invariant_that_breaks() -> None:
-    """on_step may raise: the run ends there with its error, and leaves nothing running."""
+    """An error raised by on_step ends the run, and leaves nothing running."""
     ended: list[bool] = []
 
     async def main() -> None:
@@ -344,5 +345,5 @@ def test_asyncio_s_own_runner() -> None:
 
 @pytest.mark.real_sockets
 async def test_a_test_marked_real_sockets() -> None:
-    """Runs on a real event loop."""
+    """A test marked real_sockets runs on a real event loop."""
     assert not isinstance(asyncio.get_running_loop(), VirtualLoop)

@@ -46,7 +46,7 @@ async def whole(response: WireResponse) -> list[bytes]:
 
 
 async def test_what_a_provider_sees() -> None:
-    """Method, path without its query, headers as they arrive and the body."""
+    """A provider sees the method, the path without its query, the headers as they arrive, and the body."""
     seen: list[SimRequest] = []
 
     def respond(request: SimRequest) -> Script:
@@ -62,7 +62,8 @@ async def test_what_a_provider_sees() -> None:
 
 
 async def test_a_stream() -> None:
-    """Headers come when the provider sends them, each piece at its time; what is ready together comes together."""
+    """Headers come when the provider sends them, each piece at its time; what is ready together comes
+    together."""
     script: list[Action] = [
         Wait(0.5),
         Head(201, {"X-A": "b"}),
@@ -80,7 +81,8 @@ async def test_a_stream() -> None:
 
 
 async def test_a_slow_reader() -> None:
-    """A provider keeps its own pace while nobody reads: what it sent meanwhile is there at once."""
+    """A provider keeps its own pace while the client does not read: what it sent meanwhile is ready at
+    once."""
     tick: list[Action] = [Wait(1), Data(b".")]
     response = await VirtualWire({URL: plays(Head(), *tick * 6, End())}).send(CALL)
     await asyncio.sleep(3.5)
@@ -90,7 +92,7 @@ async def test_a_slow_reader() -> None:
 
 
 async def test_what_is_ready_after_odd_waits() -> None:
-    """Comes together, though the sum of the waits is not to the bit what the clock says."""
+    """Pieces due at one time come together, though the sum of the waits differs by a rounding error."""
     script: list[Action] = [Wait(0.1), Head(), Wait(0.2), Data(b"1"), Data(b"2"), End()]
     assert await whole(await VirtualWire({URL: plays(*script)}).send(CALL)) == [b"12"]
 
@@ -127,7 +129,7 @@ BROKEN: dict[str, tuple[list[Action], Stage, FailureKind]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 async def test_a_script_that_breaks(name: str) -> None:
-    """Each fault has its stage and kind; bytes that came before it are handed over; slot and connection are gone."""
+    """Each fault has its stage and kind; bytes before it are delivered; slot and connection are released."""
     script, stage, kind = BROKEN[name]
     slots = Slots(per_origin_max=1)
     wire = VirtualWire({URL: plays(*script)}, slots=slots)
@@ -152,7 +154,7 @@ WAYS = {
 
 @pytest.mark.parametrize("name", WAYS)
 async def test_no_connection(name: str) -> None:
-    """Nothing was sent, the connect clock holds, and the slot is free again."""
+    """When no connection opens, nothing was sent, the connect timeout holds, and the slot is free again."""
     connect, connect_s, ends_s, stage, kind = WAYS[name]
     slots = Slots(per_origin_max=1)
     wire = VirtualWire({URL: plays(*WHOLE)}, slots=slots)
@@ -165,14 +167,14 @@ async def test_no_connection(name: str) -> None:
 
 
 async def test_an_unknown_host() -> None:
-    """Does not resolve; the error names those that are known."""
+    """An unknown host does not resolve; the error names the known ones."""
     with pytest.raises(WireFailure, match=r"providers: http://one\.test:9001") as broken:
         await VirtualWire({URL: plays()}).send(WireRequest("GET", "http://two.test/", {}, b""))
     assert broken.value.stage is Stage.RESOLVE
 
 
 async def test_no_slot() -> None:
-    """The pool clock holds; the end of a body or aclose frees the place."""
+    """The pool timeout holds; the end of a body, or aclose, frees the slot."""
     wire = VirtualWire({URL: plays(*WHOLE)}, slots=Slots(per_origin_max=1))
     first = await wire.send(CALL)
     with pytest.raises(WireFailure) as broken:
@@ -197,7 +199,7 @@ ENDS: dict[str, tuple[list[Action], int]] = {
 
 @pytest.mark.parametrize("name", ENDS)
 async def test_a_body_that_ends(name: str) -> None:
-    """The body is whole at once when the framing says so; the connection lives on only after a proper end."""
+    """A body is whole as soon as the framing says so; the connection is kept only after a proper end."""
     script, idle = ENDS[name]
     wire = VirtualWire({URL: plays(*script)})
     assert b"".join(await whole(await wire.send(CALL))) == (b"" if name == "no body" else b"data")
@@ -205,7 +207,8 @@ async def test_a_body_that_ends(name: str) -> None:
 
 
 async def test_a_connection_kept_alive() -> None:
-    """Serves the next call, but not one that wants a fresh connection; an aborted one is not kept."""
+    """A kept connection serves the next call, but not one that wants a fresh connection; an aborted one is
+    not kept."""
     wire = VirtualWire({URL: plays(*WHOLE)})
     wire.link(URL).connect_s = 0.25
     reused = []
@@ -220,7 +223,7 @@ async def test_a_connection_kept_alive() -> None:
 
 
 async def test_a_reader_that_stops_at_the_length() -> None:
-    """Has had the whole body: its connection is kept."""
+    """A reader that stops at the content-length has the whole body: its connection is kept."""
     wire = VirtualWire({URL: plays(SIZED, Data(b"data"), End())})
     response = await wire.send(CALL)
     await response.read()
@@ -229,7 +232,7 @@ async def test_a_reader_that_stops_at_the_length() -> None:
 
 
 async def test_a_stale_connection() -> None:
-    """Breaks without a byte and says that it was a reused one; a fresh one works."""
+    """A stale connection breaks without a byte and is reported as reused; a fresh one works."""
     wire = VirtualWire({URL: plays(*WHOLE)}, slots=Slots(per_origin_max=1))
     await whole(await wire.send(CALL))
     wire.link(URL).stale = True
@@ -240,7 +243,7 @@ async def test_a_stale_connection() -> None:
 
 
 def test_a_hang() -> None:
-    """Lasts for ever: somebody's clock has to end it."""
+    """A hang lasts for ever: a timeout of the caller has to end it."""
 
     async def call() -> None:
         await VirtualWire({URL: plays(Hang())}).send(CALL)
@@ -257,7 +260,7 @@ def test_a_hang() -> None:
 
 
 async def test_a_wire_that_is_closed() -> None:
-    """Ends what is still being read."""
+    """Closing a wire ends the responses that are being read."""
     wire = VirtualWire({URL: plays(Head(), Hang())})
     response = await wire.send(CALL)
     asyncio.get_running_loop().call_later(1, lambda: asyncio.ensure_future(wire.aclose()))
@@ -267,7 +270,7 @@ async def test_a_wire_that_is_closed() -> None:
 
 
 async def call_that_leaves(wire: VirtualWire, slots: Slots, told: list[str]) -> None:
-    """Waits for its slot, connects, reads all; checks that nothing is left of it."""
+    """Wait for a slot, connect, read all; check that nothing is left of the call."""
     holder = await slots.take(CALL.origin, 0)
     asyncio.get_running_loop().call_later(0.5, holder.free)
 
@@ -283,7 +286,7 @@ async def call_that_leaves(wire: VirtualWire, slots: Slots, told: list[str]) -> 
 
 
 def test_leaving_at_any_moment() -> None:
-    """Cancelled after any step whatever: its slot is free, its script closed, and nothing is left open."""
+    """A call cancelled after any step frees its slot, closes its script and leaves nothing open."""
     stories = set()
     for step in range(1000):
         told: list[str] = []
@@ -334,7 +337,7 @@ def tells(told: list[str]) -> Respond:
 
 
 async def story(wire: Wire, url: str, *, calls: int) -> list[object]:
-    """What calls come to: whether the connection was reused, status, body, and how it broke."""
+    """Return the results of calls: whether the connection was reused, status, body, and how it broke."""
     told: list[object] = []
     try:
         for _ in range(calls):
@@ -352,7 +355,7 @@ TOLD_APART_BY_CHANCE = "length, then more"  # real bytes of two kinds may come i
 @pytest.mark.real_sockets
 @pytest.mark.parametrize("name", sorted((BROKEN.keys() | ENDS) - {TOLD_APART_BY_CHANCE}))
 async def test_real_sockets(name: str) -> None:
-    """Play the same scripts to the same end: what the virtual network tells is what a real one tells."""
+    """Real sockets play the same scripts to the same end as the virtual network."""
     script = BROKEN[name][0] if name in BROKEN else ENDS[name][0]
     actions = [Wait(0.02) if isinstance(action, Wait) else action for action in script]
     calls = 2 if End() in actions else 1

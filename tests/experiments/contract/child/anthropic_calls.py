@@ -65,7 +65,7 @@ def async_stream(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str
 
 
 def helper(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
-    """The package's own way to gather a stream."""
+    """Use the package's own helper that gathers a stream."""
     with client(url, timeout_s).messages.stream(**{**ASK, **params}) as events:
         final: Any = events.get_final_message()
     return {"text": final.content[0].text, "finish": final.stop_reason, "events": 1}
@@ -76,7 +76,7 @@ def models(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]
 
 
 class StreamSoFar:
-    """A stream so far."""
+    """The part of a stream that has arrived."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {"text": "", "finish": None, "events": 0, "odd": 0}

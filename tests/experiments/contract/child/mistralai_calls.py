@@ -1,4 +1,4 @@
-"""The calls of the mistralai package, which has moved house between its first and its third version."""
+"""The calls of the mistralai package, whose module moved between its first and its third version."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ def chat(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def chat_with_retries(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
-    """As set by a user who wants retries: there are none otherwise."""
+    """Call with retries configured; the package has none by default."""
     backoff = utils.BackoffStrategy(10, 1_000, 2.0, 20_000)
     retries = utils.RetryConfig("backoff", backoff, retry_connection_errors=True)
     return read_reply(client(url, timeout_s).chat.complete(retries=retries, **{**ASK, **params}))
@@ -75,7 +75,7 @@ def read_reply(reply: Any) -> dict[str, Any]:
 
 
 class StreamSoFar:
-    """A stream so far."""
+    """The part of a stream that has arrived."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {"text": "", "finish": None, "events": 0, "odd": 0, "arguments": ""}

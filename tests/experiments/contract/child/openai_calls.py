@@ -54,7 +54,7 @@ def async_stream(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str
 
 
 def helper(url: str, timeout_s: float, params: dict[str, Any]) -> dict[str, Any]:
-    """The package's own way to gather a stream."""
+    """Use the package's own helper that gathers a stream."""
     with client(url, timeout_s).chat.completions.stream(**{**ASK, **params}) as events:
         events.until_done()
         choice = events.get_final_completion().choices[0]
@@ -75,7 +75,7 @@ def read_reply(reply: Any) -> dict[str, Any]:
 
 
 class StreamSoFar:
-    """A stream so far."""
+    """The part of a stream that has arrived."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {"text": "", "finish": None, "events": 0, "odd": 0, "arguments": ""}

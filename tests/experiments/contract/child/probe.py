@@ -1,9 +1,11 @@
-"""Asks with one official package, inside that package's own environment, and tells what it did, one JSON line a case.
+"""Asks with one official package, inside that package's own environment, and tells what it did, one JSON line
+a case.
 
 stdin: {"package": "openai", "threads": 12, "cases": [{"name", "url", "call", "timeout_s", "params"}, ...],
         "patience_s": 25}
 
-Sleeps between tries are noted and cut short; names that end in `.invalid` fail at once, with or without a network.
+Sleeps between tries are noted and cut short; names that end in `.invalid` fail at once, with or without a
+network.
 """
 
 import concurrent.futures
@@ -29,7 +31,8 @@ def main() -> None:
     task = json.load(sys.stdin)
     patch_sleep()
     patch_names()
-    ssl.SSLContext.load_verify_locations = lambda *_, **__: None  # 30 ms a client, and none gets that far
+    # Loading the CAs takes 30 ms a client, and no case gets as far as a certificate.
+    ssl.SSLContext.load_verify_locations = lambda *_, **__: None
     calls = importlib.import_module(f"{task['package']}_calls")
     for package in HTTP_PACKAGES:
         if package in sys.modules:
@@ -46,13 +49,13 @@ def main() -> None:
     for name in running.values():
         print(json.dumps({"name": name, "attempts": 1, "waits": [], "busy_s": task["patience_s"]}))
     sys.stdout.flush()
-    os._exit(0)  # a call that hangs would hold the process
+    os._exit(0)  # a call that hangs would keep the process alive
 
 
 def tried(
     call: Callable[[str, float, dict[str, Any]], dict[str, Any]], case: dict[str, Any]
 ) -> dict[str, Any]:
-    """One call, and what it came to."""
+    """Make one call and return its result."""
     noted.attempts, noted.waits = 0, []
     try:
         seen = call(case["url"], case["timeout_s"], case["params"])
@@ -64,7 +67,7 @@ def tried(
 
 
 def told(error: BaseException) -> dict[str, Any]:
-    """An exception as data. `home` is the package its class is from."""
+    """Return an exception as data. `home` is the package that its class is from."""
     cause = error.__cause__
     return {
         "class": type(error).__name__,
@@ -101,7 +104,7 @@ def patch_names() -> None:
 
 
 def count_sends(http: Any) -> None:
-    """Counts what goes to the network, below the package and its retries."""
+    """Count what goes to the network, below the package and its retries."""
     send, send_async = http.HTTPTransport.handle_request, http.AsyncHTTPTransport.handle_async_request
 
     def counted(self: Any, request: Any) -> Any:
