@@ -1,7 +1,8 @@
 """Every mechanism earns its place: with it a verdict holds, without it the same verdict fails.
 
-Each scenario plays the whole service in virtual time and returns what an operator would measure. `without` switches the
-one mechanism off: by its settings, or, where nobody may switch it off, by taking its decision away.
+Each scenario plays the whole service in virtual time and returns what an operator would measure. `without`
+switches the one mechanism off: by its settings, or, where nobody may switch it off, by taking its decision
+away.
 """
 
 import asyncio
@@ -100,7 +101,8 @@ async def hedged_probe(options: Options) -> bool:
 
 
 async def late(options: Options) -> bool:
-    """A target stalls, and programs wait for twenty seconds for answers that may take a minute: they get theirs."""
+    """A target stalls, and programs wait for twenty seconds for answers that may take a minute: they get
+    theirs."""
     options = {**options, "budget": BudgetOptions(share=0.0, floor_per_s=0.0)}
     async with ServiceWorld(one=STALLS, two=healthy(), options=options) as world:
         clients = await SteadyClients(world, stream=False, deadline_s=20.0).ask(40, 0.2)
@@ -108,8 +110,9 @@ async def late(options: Options) -> bool:
 
 
 async def suspicion(options: Options) -> bool:
-    """Now and then somebody asks, and nobody else probes. For an hour a provider takes half a minute longer, which ends
-    each stream, and no answer in one piece. Some people wait for a stream at first, and hardly any later."""
+    """Now and then somebody asks, and nobody else probes. For an hour a provider takes half a minute longer,
+    which ends each stream, and no answer in one piece. Some people wait for a stream at first, and hardly any
+    later."""
     options = {**options, "probe": ProbeOptions(enabled=False)}
     late = until(clock.now() + 3600, healthy(first_s=30.0), healthy())
     async with ServiceWorld(one=late, two=healthy(), options=options) as world:
@@ -130,7 +133,8 @@ async def active_probe(options: Options) -> bool:
 
 
 async def slow_start(options: Options) -> bool:
-    """A provider comes back cold, and has more room the longer it is used: it warms up, instead of falling over."""
+    """A provider comes back cold, and has more room the longer it is used: it warms up, instead of falling
+    over."""
     cold = _ColdStart(back_s=20.0)
     async with ServiceWorld(one=cold, two=healthy(), options=options) as world:
         await SteadyClients(world).ask(900, 0.05)
@@ -176,7 +180,8 @@ async def budget(options: Options) -> bool:
 
 
 async def limiter(options: Options) -> bool:
-    """A provider that has room for ten at a time is given about ten, most of the time: hardly any is turned away."""
+    """A provider that has room for ten at a time is given about ten, most of the time: hardly any is turned
+    away."""
     room = _LimitedCapacity(10)
     async with ServiceWorld(one=room, two=healthy(), options={**options, "breaker": NO_BREAKER}) as world:
         await SteadyClients(world).ask(1200, 0.05)
@@ -202,7 +207,8 @@ async def few_calls(options: Options) -> bool:
 
 
 async def balanced(options: Options) -> bool:
-    """One of two equals takes ten times as long, though not too long for any clock: most people do not notice."""
+    """One of two equals takes ten times as long, though not too long for any clock: most people do not
+    notice."""
     route = {"policy": options.get("policy", "balanced")}
     async with ServiceWorld(one=healthy(first_s=3.0), two=healthy(first_s=0.3), route=route) as world:
         clients = await SteadyClients(world).ask(300, 0.1)
@@ -304,7 +310,7 @@ async def test_ablation(
     take: Callable[[pytest.MonkeyPatch], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It holds with the mechanism, and only with it."""
+    """The check passes with the mechanism, and only with it."""
     assert await scenario({})
     take(monkeypatch)
     assert not await scenario(without)

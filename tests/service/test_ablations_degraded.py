@@ -1,4 +1,5 @@
-"""Substitutes and features earn their place: with each mechanism the verdict holds, without it the same verdict fails."""
+"""Substitutes and features earn their place: with each mechanism the verdict holds, without it the same
+verdict fails."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -130,7 +131,7 @@ MECHANISMS: list[tuple[Play, DegradedOptions, DegradedOptions, Callable[[pytest.
     ("play", "given", "less", "without"), MECHANISMS, ids=[one[0].__name__ for one in MECHANISMS]
 )
 async def test_with(play: Play, given: DegradedOptions, less: DegradedOptions, without: Any) -> None:
-    """The verdict holds."""
+    """With the mechanism the verdict holds."""
     assert await play(given)
 
 
@@ -140,6 +141,6 @@ async def test_with(play: Play, given: DegradedOptions, less: DegradedOptions, w
 async def test_without(
     play: Play, given: DegradedOptions, less: DegradedOptions, without: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same verdict fails: that mechanism is why it held."""
+    """Without the mechanism the same verdict fails."""
     without(monkeypatch)
     assert not await play(less)

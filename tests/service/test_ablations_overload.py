@@ -1,4 +1,5 @@
-"""What keeps the service useful under pressure earns its place: with it a verdict holds, without it the same one fails."""
+"""What keeps the service useful under pressure earns its place: with it a verdict holds, without it the same
+one fails."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -30,7 +31,8 @@ def twice(capacity: Capacity, options: Options, **more: Any) -> PressureScene:
 
 
 async def queue(options: Options) -> bool:
-    """A burst of a second and a half, twice the load on a provider that can be known to be full: everybody gets an answer."""
+    """A burst of a second and a half, twice the load on a provider that can be known to be full: everybody
+    gets an answer."""
     options = {**options, "limiter": _limit(SLOTS)}
     played = await PressureScene(2.0 * SLOTS, 1.5, Capacity(slots=SLOTS), options=options).play()
     return all(asked.whole for asked in played.asked)
@@ -66,7 +68,8 @@ async def priorities(options: Options) -> bool:
 
 
 async def last_one_stays(options: Options) -> bool:
-    """One slot, and now and then two people at one time: the second one waits for its turn, as there is nobody else."""
+    """One slot, and now and then two people at one time: the second one waits for its turn, as there is
+    nobody else."""
     slow = Latency(1.0, 0.0, 0.5, 0.0)  # five seconds in all
     scene = PressureScene(
         0.0, 0.0, Capacity(slots=1), options={**options, "limiter": _limit(1)}, latency=slow, patience_s=60.0
@@ -87,7 +90,8 @@ async def backlog(options: Options) -> bool:
 
 
 async def backlog_in_vain(options: Options) -> bool:
-    """The same, but it also works for those who have left; and they leave early, so that it answers nobody in time."""
+    """The same, but it also works for those who have left; and they leave early, so that it answers nobody in
+    time."""
     stubborn = Capacity(slots=16, abandons=False)
     scene = PressureScene(32.0, 24.0, stubborn, options=options, patience_s=2.0, works_for_nobody=True)
     return (await scene.play()).good_per_s(12.0, 24.0) >= 5.0
@@ -160,7 +164,7 @@ async def test_ablation(
     take: Callable[[Patch], None],
     monkeypatch: Patch,
 ) -> None:
-    """It holds with the mechanism, and only with it."""
+    """The check passes with the mechanism, and only with it."""
     assert await scenario(having)
     take(monkeypatch)
     assert not await scenario(without)

@@ -1,4 +1,5 @@
-"""Nobody can answer: a route that wants it gives a labelled substitute at once, every other one an honest error."""
+"""Nobody can answer: a route that wants it gives a labelled substitute at once, every other one an honest
+error."""
 
 import asyncio
 import json
@@ -64,7 +65,8 @@ async def dead(world: ServiceWorld, times: int = 8) -> None:
     ids=["530", "500", "429, soon", "429", "stalls"],
 )
 async def test_all_down(respond: Respond, stream: bool) -> None:
-    """However they are down, and through probes that find out that they still are: an answer within 300 ms, labelled."""
+    """However they are down, and through probes that find out that they still are: an answer within 300 ms,
+    labelled."""
     route = QUICK | {"targets": ("one/m", "two/m")}
     async with ServiceWorld(one=respond, two=respond, route=route) as world:
         for _ in range(80):
@@ -77,7 +79,7 @@ async def test_all_down(respond: Respond, stream: bool) -> None:
 
 
 async def test_all_gone() -> None:
-    """Nobody listens at their addresses: the same."""
+    """With no provider listening, a request gets the fallback answer too."""
     async with ServiceWorld(one=healthy(), two=healthy(), route=QUICK) as world:
         for name in ("one", "two"):
             world.wire.link(f"http://{name}.test/v1").connect = Connect.STALLS
@@ -88,7 +90,8 @@ async def test_all_gone() -> None:
 
 
 async def test_breakers_open() -> None:
-    """Once it is known that nobody is there, nobody waits, whatever the clocks would allow: not even who probes."""
+    """Once it is known that nobody is there, nobody waits, whatever the clocks would allow: not even who
+    probes."""
     async with ServiceWorld(
         one=STALLS, two=STALLS, route=ON, timeouts=TimeoutOptions(first_token_s=2.0)
     ) as world:
@@ -119,7 +122,7 @@ async def test_recovery() -> None:
 
 
 async def test_a_probe_that_fails_behind_a_substitute() -> None:
-    """It has told what there was to tell: it is not repeated for a request that has its answer."""
+    """A probe that fails behind a fallback answer is not retried for a request that has its answer."""
     broken = script(Head(200, SSE), chunk({"content": "hello "}), Wait(0.1), Close())
     options = {"probe": ProbeOptions(enabled=False)}
     breaker = BreakerOptions(failures_in_a_row=2, slow_start_s=0.0)
@@ -135,7 +138,7 @@ async def test_a_probe_that_fails_behind_a_substitute() -> None:
 
 
 async def test_a_probe_that_succeeds_behind_a_substitute() -> None:
-    """Its answer is wanted by nobody: the connection is let go, however long the provider takes to end it."""
+    """A probe that succeeds behind a fallback answer is closed at once, however long its answer takes."""
     ended: list[float] = []
 
     def lingers(request: SimRequest) -> Script:
@@ -211,7 +214,7 @@ async def test_never_for_programs(fields: dict[str, Any]) -> None:
     "fields", [{"tools": []}, {"response_format": {"type": "text"}}, {"n": 1}, {"logprobs": False}]
 )
 async def test_fields_that_say_nothing(fields: dict[str, Any]) -> None:
-    """SDKs send such fields unasked: they take nothing away."""
+    """Fields without effect, which SDKs send by themselves, do not rule out a fallback answer."""
     async with ServiceWorld(one=DOWN, route=ON) as world:
         assert (await world.ask(**fields)).headers["x-dub5-degraded"] == "words"
 
@@ -225,13 +228,13 @@ async def test_fields_that_say_nothing(fields: dict[str, Any]) -> None:
     ],
 )
 async def test_never_for_the_callers_fault(respond: Respond, code: str) -> None:
-    """Who is at fault is told so: nothing friendly is put over it."""
+    """A caller's error is never replaced by a fallback answer."""
     async with ServiceWorld(one=respond, route=ON) as world:
         assert (await world.ask()).json()["error"]["code"] == code
 
 
 async def test_never_after_the_first_content() -> None:
-    """A stream that has begun ends as honestly as ever."""
+    """A stream that has begun ends honestly, and never by a fallback answer."""
     begun = script(Head(200, SSE), chunk({"content": "He"}), Hang())
     async with ServiceWorld(one=begun, route=ON, timeouts=TimeoutOptions(between_tokens_s=1.0)) as world:
         answer = await world.ask(stream=True)
@@ -242,7 +245,7 @@ async def test_never_after_the_first_content() -> None:
 
 
 async def test_json() -> None:
-    """What an official SDK reads, and what the label says."""
+    """An official SDK reads the fallback answer and its label."""
     async with ServiceWorld(one=status(429, b"{}", {"retry-after": "42"}), route=ON) as world:
         answer = await world.ask(headers={"accept-language": "de"})
     parsed = ChatCompletion.model_validate(answer.json(), strict=False)
@@ -301,7 +304,8 @@ async def test_official_sdk(stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_stale(stream: bool) -> None:
-    """An answer from before is better than any words of ours, however it is asked for; its age and model are told."""
+    """An answer from before is better than any words of ours, however it is asked for; its age and model are
+    told."""
     route = ON | {"cache": CacheOptions(enabled=True, ttl_s=10, stale_if_error_s=600)}
     async with ServiceWorld(one=in_turn(healthy(), DOWN), route=route) as world:
         fresh = await world.ask(temperature=0)
@@ -332,7 +336,8 @@ async def test_language(accepts: str, language: str) -> None:
 
 
 async def test_own_texts(tmp_path: Any) -> None:
-    """An operator's texts go before ours, text by text; a language of their own is spoken where it is accepted."""
+    """An operator's texts go before ours, text by text; a language of their own is spoken where it is
+    accepted."""
     file = tmp_path / "texts.toml"
     file.write_text(
         '[en]\ngeneral = "Moo. Back {wait}."\n[nl]\ngeneral = "Nu niet. {wait}"\nsoon = "Straks"\n'
@@ -362,7 +367,8 @@ async def test_counted_apart() -> None:
 
 
 async def test_within() -> None:
-    """While nobody has committed, so long and no longer; who has committed by then goes on as long as it takes."""
+    """While nobody has committed, so long and no longer; who has committed by then goes on as long as it
+    takes."""
     route = {"degraded": DegradedOptions(enabled=True, answer_within_s=2.0)}
     slow = in_turn(healthy(first_s=1.9, gap_s=1.0), healthy(first_s=2.1))
     async with ServiceWorld(one=slow, route=route) as world:
@@ -374,7 +380,7 @@ async def test_within() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_within_of_a_shared_call(stream: bool) -> None:
-    """Who shares a call waits no longer than alone; and a call that has committed goes on for all of them."""
+    """A request of a shared call waits no longer than alone, and a committed call goes on for all."""
     route = QUICK | {"cache": CacheOptions(enabled=True)}
     async with ServiceWorld(one=in_turn(STALLS, healthy(first_s=0.2, gap_s=1.0)), route=route) as world:
         began_s = clock.now()
@@ -387,7 +393,7 @@ async def test_within_of_a_shared_call(stream: bool) -> None:
 
 
 async def test_the_callers_own_deadline() -> None:
-    """Who has little time gets the substitute when it is up."""
+    """A caller with little time gets the fallback answer when the time is up."""
     async with ServiceWorld(one=STALLS, route=ON) as world:
         answer = await world.ask(headers={"x-deadline-ms": "400"})
     assert label_of(answer)["reason"] == "deadline_exceeded" and clock.now() <= 0.41
@@ -407,13 +413,14 @@ STAYS = healthy(gap_s=10.0, words=("a ",) * 100)
 
 
 class TestNoPlace:
-    """More requests are open than the process takes: nobody is asked, and there is an answer at once all the same."""
+    """More requests are open than the process takes: nobody is asked, and there is an answer at once all the
+    same."""
 
     SERVER = ServerSettings(in_flight_max=1)
 
     @pytest.mark.parametrize("stream", [False, True])
     async def test_a_substitute(self, stream: bool) -> None:
-        """At once, labelled, and no provider hears of it."""
+        """The fallback answer comes at once, labelled, without a call to a provider."""
         async with ServiceWorld(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
             began_s = clock.now()
             answer = await world.ask(stream=stream)
@@ -450,7 +457,7 @@ class TestNoPlace:
 
     @pytest.mark.parametrize("large", [False, True])
     async def test_whoever_takes_long_to_ask(self, large: bool) -> None:
-        """Nobody holds a spare place: a body that is large, or not here soon, is refused."""
+        """A body that is large, or slow to arrive, holds no spare slot: it is refused."""
         async with ServiceWorld(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
             began_s = clock.now()
             if large:
@@ -461,7 +468,7 @@ class TestNoPlace:
         assert (answer.status, answer.json()["error"]["code"]) == (503, "overloaded")
 
     async def test_spare_places_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Beyond them nothing is read."""
+        """Beyond the spare slots nothing is read."""
         monkeypatch.setattr("dub5.service.admission.admission.SPARE_MAX", 2)
         async with ServiceWorld(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
             slow = [asyncio.create_task(unfinished(world)) for _ in range(2)]
@@ -472,7 +479,7 @@ class TestNoPlace:
         assert (answer.status, later.status) == (503, 200)
 
     async def test_a_spare_place_is_no_other(self) -> None:
-        """Whoever has one takes none from those who come when there is room again."""
+        """A request in a spare slot takes no regular slot."""
         async with ServiceWorld(one=STAYS, two=healthy(), route=ON, server=self.SERVER) as world:
             async with world.stream():
                 slow = asyncio.create_task(unfinished(world))
@@ -483,7 +490,7 @@ class TestNoPlace:
         assert len(world.asked["one"]) == 2
 
     async def test_vectors(self) -> None:
-        """Nothing stands in for them."""
+        """Embeddings have no fallback answer."""
         async with ServiceWorld(one=STAYS, route=ON, server=self.SERVER) as world, world.stream():
             answer = await world.client.request(
                 "POST", "/v1/embeddings", json={"model": "chat", "input": "x"}
@@ -491,7 +498,7 @@ class TestNoPlace:
         assert (answer.status, answer.json()["error"]["code"]) == (503, "overloaded")
 
     async def test_about_to_end(self) -> None:
-        """In a drain it is the honest refusal: another process answers."""
+        """In a drain the refusal stays a refusal: another process answers."""
         async with ServiceWorld(one=STAYS, route=ON) as world:
             async with world.stream():
                 draining = asyncio.create_task(world.service.drain())
@@ -519,8 +526,8 @@ async def test_a_slow_reader() -> None:
 
 
 async def test_whole_delivery() -> None:
-    """A stream that is held to its end and never gets there: the heartbeats have gone out, the label comes with the
-    chunks."""
+    """A stream that is held to its end and never gets there: the heartbeats have gone out, the label comes
+    with the chunks."""
     route = ON | {"delivery": "whole"}
     dies = script(Head(200, SSE), chunk({"content": "x"}), Hang())
     async with ServiceWorld(one=dies, route=route, timeouts=TimeoutOptions(between_tokens_s=12.0)) as world:
@@ -533,7 +540,8 @@ async def test_whole_delivery() -> None:
 
 class TestOffline:
     async def test_pack(self, tmp_path: Any) -> None:
-        """Texts in every language, and common answers, to be kept by a client; nothing that nobody filled in."""
+        """Texts in every language, and common answers, to be kept by a client; nothing that nobody filled
+        in."""
         line = {
             "request": {"messages": user("When do you open?"), "temperature": 0},
             "answer": {
@@ -562,7 +570,7 @@ class TestOffline:
         assert "max-age" in found.headers["cache-control"]
 
     async def test_bounded(self, tmp_path: Any) -> None:
-        """What does not fit is left out, and that is said."""
+        """What does not fit into the pack is left out, and the pack says so."""
         answer = {
             "choices": [
                 {
@@ -583,7 +591,7 @@ class TestOffline:
         assert len(pack["answers"]) + pack["left_out"] == 30 and pack["left_out"] > 0
 
     async def test_keys(self) -> None:
-        """Only for callers that are known."""
+        """With caller keys the pack is for known callers only."""
         async with ServiceWorld(one=DOWN, route=ON, caller_keys=("secret",)) as world:
             refused = await world.client.request("GET", "/v1/offline")
             given = await world.client.request(

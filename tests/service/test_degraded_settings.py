@@ -36,7 +36,7 @@ def remarks(tmp_path: Path, degraded: str, more: str = "") -> tuple[str, ...]:
     ],
 )
 def test_hardly_meant(tmp_path: Path, degraded: str, said: str) -> None:
-    """It can be used, and is told."""
+    """Settings that are hardly meant are valid, and cause a warning."""
     (remark,) = remarks(tmp_path, degraded)
     assert said in remark
 
@@ -56,7 +56,7 @@ def test_a_window_of_nobody(tmp_path: Path) -> None:
 
 
 def test_nothing_to_say(tmp_path: Path) -> None:
-    """What is meant is not commented on."""
+    """Settings that are meant cause no warning."""
     assert remarks(tmp_path, "enabled = true\nanswer_within_s = 12.0") == ()
 
 
@@ -69,7 +69,7 @@ def test_nothing_to_say(tmp_path: Path) -> None:
     ],
 )
 def test_texts_that_cannot_be_used(tmp_path: Path, text: str | None, said: str) -> None:
-    """The service does not start with them, and says why."""
+    """With invalid texts the service does not start, and says why."""
     texts = tmp_path / "texts.toml"
     if text is not None:
         texts.write_text(text)

@@ -1,4 +1,7 @@
-"""How a stream is delivered: live, or whole. Whatever happens to a held stream, its client sees one answer, or one error."""
+"""How a stream is delivered: live, or whole.
+
+Whatever happens to a held stream, its client sees one answer, or one error.
+"""
 
 import asyncio
 
@@ -33,7 +36,8 @@ def cut_after(words: int, *how: Action) -> list[Action]:
 
 @given(words=st.integers(0, len(WORDS)), how=st.sampled_from(sorted(ENDS)))
 def test_cut_anywhere(words: int, how: str) -> None:
-    """A held stream that dies after any word, in any way, is whole from the next target: nothing repeated or missing."""
+    """A held stream that dies after any word, in any way, is whole from the next target: nothing repeated or
+    missing."""
 
     async def play() -> tuple[int, bytes]:
         dying = script(*cut_after(words, *ENDS[how]))
@@ -49,8 +53,8 @@ def test_cut_anywhere(words: int, how: str) -> None:
 
 @given(words=st.integers(0, len(WORDS)), how=st.sampled_from(sorted(ENDS)))
 def test_live_is_cut_honestly(words: int, how: str) -> None:
-    """The same stream relayed live ends in an error event and no [DONE], after the words that came; before the first one
-    it is whole from the next target."""
+    """The same stream relayed live ends in an error event and no [DONE], after the words that came; before
+    the first one it is whole from the next target."""
 
     async def play() -> bytes:
         dying = script(*cut_after(words, *ENDS[how]))
@@ -86,7 +90,7 @@ async def test_nothing_before_the_end() -> None:
 
 
 async def test_heartbeats() -> None:
-    """After ten seconds a comment goes out, and then every ten: proxies and SDKs stay patient."""
+    """A held stream sends a comment every ten seconds, so that proxies and SDKs do not time out."""
     slow = healthy(first_s=1.0, gap_s=4.0, words=WORDS)
     async with ServiceWorld(one=slow, **WHOLE) as world, world.stream() as reply:
         began_s, beats, body = clock.now(), 0, b""
@@ -110,7 +114,7 @@ async def test_nobody_answers_after_a_heartbeat() -> None:
 
 
 async def test_leaving_while_it_is_held() -> None:
-    """The provider is told at once, as with any stream."""
+    """A client that leaves while its stream is held ends the provider's call at once."""
     async with ServiceWorld(one=healthy(gap_s=5.0, words=WORDS), **WHOLE) as world:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(12.0):
@@ -130,7 +134,8 @@ async def test_an_endless_answer() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_lot_of_nothing(stream: bool) -> None:
-    """So is what comes before the first content, and a JSON answer: one that is too long is that target's failure."""
+    """So is what comes before the first content, and a JSON answer: one that is too long is that target's
+    failure."""
     nothing = chunk({"role": "assistant"}) if stream else Data(b" " * 10_000)
     head = Head(200, SSE if stream else {"content-type": "application/json"})
     server = ServerSettings(answer_bytes_max=100_000, event_bytes_max=100_000)

@@ -1,4 +1,5 @@
-"""What a request needs beyond plain chat: had where a target has it, told at once where only targets out of reach do."""
+"""What a request needs beyond plain chat: had where a target has it, told at once where only targets out of
+reach do."""
 
 import asyncio
 from typing import Any, Self
@@ -90,7 +91,8 @@ NEEDS = [(TOOL, "tools"), (IMAGE, "vision"), (JSON, "json_schema"), (LOGPROBS, "
 
 @pytest.mark.parametrize(("needs", "feature"), NEEDS, ids=[feature for _, feature in NEEDS])
 async def test_a_feature_that_is_out_of_reach(needs: dict[str, Any], feature: str) -> None:
-    """Its only target is down: who needs it hears so at once, by name, and when to come back; plain chat lives."""
+    """With the feature's only target down, requests that need it are refused at once, by name and with
+    Retry-After; plain chat is served."""
     async with UnequalTargets(DOWN, healthy()) as pair:
         for _ in range(8):
             assert (await pair.ask()).status == 200
@@ -114,7 +116,8 @@ async def test_when_to_come_back() -> None:
 
 
 async def test_nobody_waits_for_a_probe() -> None:
-    """Neither does who needs the feature, however long its target stalls; the probe finds out that it is back."""
+    """A request that needs the feature does not wait for the probe of its only target, and the probe finds
+    the target back."""
     back_s = 60.0
     until = lambda request: (script(Hang()) if clock.now() < back_s else healthy())(request)
     async with UnequalTargets(until, healthy()) as pair:
@@ -130,7 +133,7 @@ async def test_nobody_waits_for_a_probe() -> None:
 
 
 async def test_a_feature_that_nobody_has() -> None:
-    """That is the caller's to change, whether anybody is down or not."""
+    """A feature that no target has is the caller's error, whether a target is down or not."""
     async with UnequalTargets(DOWN, healthy(), (1_000, 1_000)) as pair:
         for _ in range(8):
             await pair.ask()
@@ -186,7 +189,7 @@ async def test_what_can_be_had_now() -> None:
 
 
 async def test_counted() -> None:
-    """By its code, and on the board."""
+    """The refusal is counted by its code, and on the board."""
     async with UnequalTargets(DOWN, healthy()) as pair:
         for _ in range(8):
             await pair.ask()
@@ -225,7 +228,8 @@ def test_unsupported() -> None:
     ],
 )
 def test_dialects(dialect: Any, lacks: set[Feature]) -> None:
-    """What each dialect lacks is asked of its own translation, and every field it names is of that feature."""
+    """What each dialect lacks is asked of its own translation, and every field it names is of that
+    feature."""
     found = missing_features(dialect_of(ProviderSettings("p", dialect, "http://p.test"), 1_000), "m")
     assert set(found) == lacks
     for feature, param in found.items():

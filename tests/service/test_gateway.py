@@ -81,7 +81,7 @@ class TestFailover:
         assert world.happened("failed_over") == 1
 
     async def test_each_with_its_own_key(self) -> None:
-        """No provider ever sees another one's key."""
+        """No provider ever sees the key of another."""
         async with ServiceWorld(one=DOWN, two=healthy()) as world:
             await world.ask(headers={"authorization": "Bearer sk-of-the-client"})
         assert world.asked["one"][0].headers["authorization"] == "Bearer sk-one"
@@ -163,7 +163,8 @@ class TestFailover:
 
 class TestAllDown:
     async def test_honest_503(self) -> None:
-        """One shape, whose trail names each target and why, and never a provider's words."""
+        """A 503 has one shape, whose trail names each target and its reason, and never a provider's
+        message."""
         async with ServiceWorld(
             one=DOWN, two=status(500, b'{"error":{"message":"SECRET inner fault"}}')
         ) as world:
@@ -208,7 +209,7 @@ class TestAllDown:
 
     @pytest.mark.parametrize("said", ["1e308", "99999999999"])
     async def test_absurd_retry_after(self, said: str) -> None:
-        """No provider is left alone for ever on one word of its own."""
+        """An absurd Retry-After does not ban a provider for ever."""
         async with ServiceWorld(one=in_turn(status(429, b"{}", {"retry-after": said}), healthy())) as world:
             answer = await world.ask()
             assert (answer.status, answer.headers["retry-after"]) == (429, "86400")
@@ -326,7 +327,7 @@ class TestNotices:
             assert text_of(await answer.body()) == "one two"
 
     async def test_leaving_while_held_back(self) -> None:
-        """A client that leaves then leaves nothing behind."""
+        """A client that leaves while its answer is held back leaves nothing behind."""
         async with ServiceWorld(one=healthy(gap_s=5.0), route=self.ROUTE) as world:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2), world.stream():
@@ -336,7 +337,8 @@ class TestNotices:
 
 class TestBurst:
     async def test_a_target_that_refuses_all_of_a_sudden(self) -> None:
-        """400s that burst where it was quiet before are the target's fault: the request moves on, and others go first."""
+        """400s that burst where it was quiet before are the target's fault: the request moves on, and others
+        go first."""
         suddenly = in_turn(*[healthy()] * 12, status(400, b'{"error":{"message":"mismatch"}}'))
         async with ServiceWorld(one=suddenly, two=healthy()) as world:
             for _ in range(12):
@@ -350,7 +352,7 @@ class TestBurst:
         assert len(world.asked["one"]) < 12 + 20
 
     async def test_filtered_content_is_never_routed_around(self) -> None:
-        """Not even while other bad requests burst."""
+        """A content filter ends the failover, even during a burst of other bad requests."""
         bad = status(400, b'{"error":{"message":"mismatch"}}')
         filtered = status(400, b'{"error":{"message":"no","code":"content_filter"}}')
         async with ServiceWorld(
@@ -520,7 +522,7 @@ class TestClocks:
 class TestLeaving:
     @pytest.mark.parametrize("at_s", [0.05, 0.15], ids=["before_the_first_token", "in_the_stream"])
     async def test_the_provider_is_told_at_once(self, at_s: float) -> None:
-        """Nobody pays for words that nobody reads: the call is closed in the instant the client leaves."""
+        """When the client leaves, the provider's call is closed in the same instant."""
         closed_at_s: list[float] = []
 
         def slow(request):
@@ -541,7 +543,7 @@ class TestLeaving:
 
 class TestBreaker:
     async def test_opens_and_recovers(self) -> None:
-        """After five failures in a row nobody asks the target; a probe finds out that it is back."""
+        """After five failures in a row the target is not called; a probe finds out that it is back."""
         options = BreakerOptions(open_s=5.0)
         recovering = in_turn(*[status(500, b"{}")] * 5, healthy())
         async with ServiceWorld(one=recovering, two=healthy(), breaker=options) as world:
@@ -554,7 +556,8 @@ class TestBreaker:
         assert world.happened("breaker_opened") == world.happened("breaker_closed") == 1
 
     async def test_530_is_the_hosts_fault(self) -> None:
-        """What Cloudflare says of an origin opens the host's breaker: the next request goes elsewhere at once."""
+        """What Cloudflare says of an origin opens the host's breaker: the next request goes elsewhere at
+        once."""
         async with ServiceWorld(one=DOWN, two=healthy()) as world:
             for _ in range(6):
                 answer = await world.ask()
@@ -587,7 +590,7 @@ class TestBreaker:
         assert world.happened("breaker_closed") == 1
 
     async def test_a_client_that_leaves_proves_nothing(self) -> None:
-        """However many leave, no breaker opens."""
+        """Clients that leave open no breaker, however many they are."""
         async with ServiceWorld(one=script(Hang())) as world:
             for _ in range(10):
                 with pytest.raises(TimeoutError):
@@ -613,7 +616,7 @@ class TestCache:
         assert payloads(again.body)[-1] == "[DONE]"
 
     async def test_cut_answers_are_not_kept(self) -> None:
-        """Only what was whole is given again."""
+        """Only whole answers are cached."""
         cut = script(Head(200, SSE), chunk({"content": "half"}), Wait(0.1), Close())
         async with ServiceWorld(
             one=in_turn(cut, healthy()), route={"cache": CacheOptions(enabled=True)}
@@ -624,7 +627,7 @@ class TestCache:
         assert text_of(again.body) == TEXT
 
     async def test_callers_are_kept_apart(self) -> None:
-        """What one caller was told is not told to another one."""
+        """A cached answer is never served to another caller."""
         cached = {"cache": CacheOptions(enabled=True)}
         async with ServiceWorld(one=healthy(), route=cached, caller_keys=("a", "b")) as world:
             for key in ("a", "b"):
@@ -682,7 +685,7 @@ class TestDrain:
 
 
 async def test_unknown_fields_reach_the_provider() -> None:
-    """What the service does not know it does not touch."""
+    """Unknown fields are passed on unchanged."""
     async with ServiceWorld(one=healthy()) as world:
         await world.ask(reasoning_effort="high", x_custom={"deep": [1, None]})
     sent = json.loads(world.asked["one"][0].body)
@@ -690,6 +693,6 @@ async def test_unknown_fields_reach_the_provider() -> None:
 
 
 async def test_json_answers_pass_as_they_came() -> None:
-    """Byte for byte."""
+    """JSON answers are relayed byte for byte."""
     async with ServiceWorld(one=lambda request: reply(200, completion("Hi"))) as world:
         assert (await world.ask()).body == completion("Hi")

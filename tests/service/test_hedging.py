@@ -18,7 +18,7 @@ from dub5.simulators.script import Hang, Respond, Script, SimRequest, Wait
 from dub5.simulators.virtual import Connect
 from tests.service.test_ablations import SteadyClients
 from tests.service.test_resilience import share, until
-from tests.support.world import ServiceWorld, body, healthy, in_turn, reply, script, status, text_of
+from tests.support.world import ServiceWorld, healthy, in_turn, reply, script, status, text_of
 
 STALLS = script(Hang())
 CALM = HedgeOptions(delay_min_s=0.2)  # simulated answers all take 0.1 s: their 95th percentile is no outlier
@@ -39,7 +39,8 @@ async def warm(world: ServiceWorld, *, stream: bool = True, calls: int = 40) -> 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_second_answers(stream: bool) -> None:
-    """A first token, or a JSON answer, that does not come as soon as usual is asked for elsewhere, and taken from there."""
+    """A first token, or a JSON answer, that does not come as soon as usual is asked for elsewhere, and taken
+    from there."""
     async with ServiceWorld(one=then(healthy(), STALLS), two=healthy(), options=EAGER) as world:
         await warm(world, stream=stream)
         began_s = clock.now()
@@ -55,8 +56,8 @@ async def test_the_second_answers(stream: bool) -> None:
 
 
 async def test_half_the_time_is_gone() -> None:
-    """A caller who cannot wait for as long as an answer may take is asked for elsewhere at half its time, free, from the
-    first request on; nobody is given up for it. Who has time enough waits for the clock."""
+    """A caller who cannot wait for as long as an answer may take is asked for elsewhere at half its time,
+    free, from the first request on; nobody is given up for it. Who has time enough waits for the clock."""
     options = {**PLENTY, "budget": BudgetOptions(share=0.0, floor_per_s=0.0)}
     timeouts = TimeoutOptions(whole_answer_s=60.0)
     async with ServiceWorld(
@@ -71,7 +72,8 @@ async def test_half_the_time_is_gone() -> None:
 
 
 async def test_who_often_takes_long_is_not_late_at_half_the_time() -> None:
-    """Where answers take seven seconds of the ten that callers have, they cost one call each, once that is known."""
+    """Where answers take seven seconds of the ten that callers have, they cost one call each, once that is
+    known."""
     slow = then(healthy(first_s=7.0), healthy(first_s=6.5), calls=20)
     async with ServiceWorld(
         one=slow, two=healthy(first_s=7.0), options={"hedge": HedgeOptions(share=0.0)}
@@ -83,7 +85,8 @@ async def test_who_often_takes_long_is_not_late_at_half_the_time() -> None:
 
 
 async def test_each_pays_from_its_own_purse() -> None:
-    """Who has just recovered is spared, and pays for nobody else: the next one is asked if its own budget allows it."""
+    """Who has just recovered is spared, and pays for nobody else: the next one is asked if its own budget
+    allows it."""
     options = {**EAGER, "budget": BudgetOptions(share=0.0, floor_per_s=1.0)}
     timeouts = TimeoutOptions(first_token_s=0.97)  # then there is no time for anybody else
     providers = {"one": then(healthy(), STALLS), "two": healthy(), "three": healthy()}
@@ -115,7 +118,7 @@ async def test_only_who_was_paid_for_is_told_of_as_a_hedge() -> None:
 
 
 async def test_the_first_answers_after_all() -> None:
-    """Then the second is told at once."""
+    """When the first target answers after all, the second call is closed at once."""
     slower = healthy(first_s=0.6)
     async with ServiceWorld(one=then(healthy(), slower), two=STALLS, options=EAGER) as world:
         await warm(world)
@@ -127,7 +130,7 @@ async def test_the_first_answers_after_all() -> None:
 
 
 async def test_the_first_fails_while_the_second_is_asked() -> None:
-    """The second is waited for; nobody is asked twice."""
+    """When the first target fails during a hedge, the second is waited for, and no target is called twice."""
 
     def late_failure(request: SimRequest) -> Script:
         yield Wait(0.5)
@@ -157,7 +160,7 @@ async def test_both_fail() -> None:
 
 
 async def test_leaving_while_two_are_asked() -> None:
-    """Both are told at once."""
+    """When the client leaves during a hedge, both calls are closed at once."""
     async with ServiceWorld(one=then(healthy(), STALLS), two=STALLS, options=EAGER) as world:
         await warm(world)
         with pytest.raises(TimeoutError):
@@ -207,7 +210,7 @@ async def test_not_toward_trouble() -> None:
 
 
 async def test_side_effects() -> None:
-    """What a provider is to keep is asked for once."""
+    """A request with side effects at the provider is never hedged."""
     async with ServiceWorld(one=then(healthy(), healthy(first_s=1.0)), two=healthy(), options=EAGER) as world:
         await warm(world)
         await world.ask(stream=True, store=True)
@@ -215,7 +218,8 @@ async def test_side_effects() -> None:
 
 
 async def test_ablation() -> None:
-    """One in thirty waits five seconds for its first token: with hedging hardly anybody does."""
+    """Where one answer in thirty waits five seconds for its first token, hedging avoids nearly all of these
+    waits."""
 
     async def waited(options: dict[str, object]) -> int:
         slow = share(0.03, healthy(first_s=4.9), healthy())

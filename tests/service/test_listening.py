@@ -25,7 +25,8 @@ LOOPS = {"uvloop": "auto", "asyncio": "asyncio"}
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_no_delay(loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each token leaves at once: TCP_NODELAY is set on what is accepted, on the loop of production and on any other."""
+    """Each token leaves at once: TCP_NODELAY is set on what is accepted, on the loop of production and on any
+    other."""
     seen: list[tuple[str, int]] = []
     startup = DrainingServer.startup
 

@@ -81,7 +81,8 @@ async def test_sigterm_during_fifty_streams(tmp_path: Path) -> None:
 
 
 async def test_sighup(tmp_path: Path) -> None:
-    """Reads the file and the keys again: a stream goes on, a new name answers, and a broken file changes nothing."""
+    """Reads the file and the keys again: a stream goes on, a new name answers, and a broken file changes
+    nothing."""
     used: list[str | None] = []
 
     def noting(request: SimRequest) -> Script:
@@ -168,7 +169,7 @@ async def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
 
 
 async def test_a_client_that_leaves_is_noticed_by_the_provider(tmp_path: Path) -> None:
-    """Within 100 ms when idle."""
+    """When a client leaves, the provider notices within 100 ms when idle."""
     closed = asyncio.Event()
 
     def watched(request: SimRequest):
@@ -186,7 +187,7 @@ async def test_a_client_that_leaves_is_noticed_by_the_provider(tmp_path: Path) -
 
 
 async def test_a_port_in_use(tmp_path: Path) -> None:
-    """Said in one line, with what to do."""
+    """A port in use is reported in one line, with what to do."""
     async with serve(ENDLESS) as taken:
         config = tmp_path / "dub5.toml"
         config.write_text(
@@ -205,7 +206,8 @@ async def test_a_port_in_use(tmp_path: Path) -> None:
 
 
 def test_idle_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Are the client's to close, or it would send a request into a connection that is just being closed."""
+    """The service keeps idle connections longer than load balancers do, which might send a request on a
+    closing one."""
     config, seen = tmp_path / "dub5.toml", dict[str, Any]()
     config.write_text(SMALLEST)
 

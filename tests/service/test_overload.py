@@ -1,4 +1,5 @@
-"""Twice as many requests as the provider can answer, in virtual time: what comes of them, and what does it cost?"""
+"""Twice as many requests as the provider can answer, in virtual time: what comes of them, and what does it
+cost?"""
 
 import asyncio
 from statistics import median
@@ -47,7 +48,7 @@ def _refusals(played: PressureOutcome) -> None:
 
 
 async def test_who_goes_first() -> None:
-    """The high ones do not notice, the low ones make room."""
+    """Under overload callers of high priority notice nothing; those of low priority are refused."""
     options = {
         "admission": AdmissionOptions(priorities=PRIORITIES),  # type: ignore[arg-type]
         "server": ServerSettings(caller_keys_env=tuple(CALLERS)),

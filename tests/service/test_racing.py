@@ -30,7 +30,8 @@ def calls(world: ServiceWorld) -> list[int]:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_what_is_stored_is_never_asked_twice(stream: bool) -> None:
-    """Under suspicion it goes where it would go, alone; a probe is left to others as long as somebody else answers."""
+    """Under suspicion it goes where it would go, alone; a probe is left to others as long as somebody else
+    answers."""
     breaker = {"breaker": BreakerOptions(slow_start_s=0.0, failures_in_a_row=1, open_s=1.0)}
     async with ServiceWorld(one=healthy(first_s=0.5), two=healthy(), options=CALM | breaker) as world:
         doubt(world, "one")
@@ -67,7 +68,7 @@ async def test_another_ones_refusal_is_not_the_last_word() -> None:
 
 
 async def test_both_refuse() -> None:
-    """Then it is the caller's fault."""
+    """When both targets refuse the request, it is the caller's error."""
     async with ServiceWorld(one=status(400), two=status(400), options=CALM) as world:
         doubt(world, "one")
         assert (await world.ask(stream=True)).status == 400
@@ -104,14 +105,14 @@ async def test_a_whole_stream_that_has_begun_is_not_slow() -> None:
 
 
 async def test_too_late_for_late() -> None:
-    """Nobody is asked who could not answer in time, and nobody says so."""
+    """No late hedge is sent, or reported, to a target that could not answer in time."""
     async with ServiceWorld(one=STALLS, two=healthy(), options=CALM) as world:
         await world.ask(headers={"x-deadline-ms": "90"})
         assert (world.happened("hedged"), calls(world)) == (0, [1, 0])
 
 
 async def test_slowness_is_told_when_it_opens_a_breaker() -> None:
-    """Not when somebody asks next."""
+    """Slowness is reported when it opens a breaker, not at the next request."""
     async with ServiceWorld(one=healthy(first_s=6.0), options=CALM) as world:
         await asyncio.gather(*(world.ask(stream=True) for _ in range(12)))
         assert world.happened("breaker_opened") == 1
@@ -137,7 +138,8 @@ async def test_whoever_is_cancelled_twice_leaves_nothing_behind(turns: int) -> N
 
 @pytest.mark.parametrize("every_s", [0.5, 20.0])
 async def test_who_is_always_late_is_under_suspicion(every_s: float) -> None:
-    """Each answer comes from another one at half the time, so nothing ever fails: those who ask then wait no more."""
+    """Each answer comes from another one at half the time, so nothing ever fails: those who ask then wait no
+    more."""
     async with ServiceWorld(one=STALLS, two=healthy(), options=CALM) as world:
         clients = await SteadyClients(world, stream=False, deadline_s=20.0).ask(100, every_s)
     assert clients.answered() == 1.0
@@ -154,7 +156,8 @@ async def test_one_that_is_back_is_found_though_all_are_under_suspicion() -> Non
 
 
 async def test_when_all_hang_late_ones_are_paid_for() -> None:
-    """A total outage, and deadlines so short that no clock runs out: calls beyond the first stay within the purse."""
+    """A total outage, and deadlines so short that no clock runs out: calls beyond the first stay within the
+    purse."""
     async with ServiceWorld(one=STALLS, two=STALLS, options=CALM) as world:
         clients = await SteadyClients(world, stream=False, deadline_s=20.0).ask(300, 0.5)
     assert clients.answered() == 0.0

@@ -65,7 +65,8 @@ async def reported(world: ServiceWorld) -> dict[str, Any]:
 
 class TestNewRequests:
     async def test_routes(self) -> None:
-        """A new name is answered and listed, the old one is not, and the metrics have a label for the new one."""
+        """A new name is answered and listed, the old one is not, and the metrics have a label for the new
+        one."""
         async with ServiceWorld(one=healthy()) as world:
             reload(world, route=(RouteSettings("other", ("one/n",)),))
             assert (await world.ask(model="other")).headers["x-dub5-target"] == "one/n"
@@ -84,7 +85,7 @@ class TestNewRequests:
         assert world.asked["one"][0].headers["authorization"] == "Bearer sk-new"
 
     async def test_caller_keys(self) -> None:
-        """So is one of a caller, and the old one is no longer taken."""
+        """A changed caller key is accepted by the next request, and the old one no longer."""
         async with ServiceWorld(one=healthy(), caller_keys=("old",)) as world:
             reload(world, callers=("new",))
             answers = [await world.ask(headers={"authorization": f"Bearer {key}"}) for key in ("old", "new")]
@@ -143,7 +144,8 @@ class TestInFlight:
             assert (seen.in_flight, seen.provider_in_flight) == (0, 0)
 
     async def test_news_of_a_key_that_stays(self) -> None:
-        """A limit that an old request meets counts for new ones, by whichever place the key has in the new list."""
+        """A limit that an old request meets counts for new ones, by whichever place the key has in the new
+        list."""
         limited = script(Wait(3.0), Head(429, {"retry-after": "60"}), End())
         async with ServiceWorld(one=limited, two=healthy(), keys={"one": ("sk-a",)}) as world:
             asking = asyncio.ensure_future(world.ask())
@@ -178,7 +180,7 @@ class TestWhatIsKnown:
         assert load_s > 0
 
     async def test_goes_with_the_address(self) -> None:
-        """A provider that has moved is met without prejudice."""
+        """A provider with a new address starts with a clean state."""
         async with ServiceWorld(one=DOWN, two=healthy(), breaker=ONCE) as world:
             await world.ask()
             one, two = world.service.settings.provider
@@ -313,7 +315,7 @@ class TestProbes:
 
 class TestIsolated:
     async def test_from_the_start(self) -> None:
-        """Nobody is sent there, not even a probe; what stands there says so."""
+        """A target isolated in the settings gets no call, not even a probe, and the status says so."""
         world = ServiceWorld(one=healthy(), two=healthy())
         settings = replace(world.service.settings, provider=isolating(world.service.settings, "one"))
         world.service = Service(LoadedSettings(settings, {}, ()), wire=world.wire, seed="test")
@@ -327,7 +329,7 @@ class TestIsolated:
         assert (told["targets"][0]["breaker"], told["targets"][0]["health"]) == ("isolated", "unhealthy")
 
     async def test_a_stream_goes_on(self) -> None:
-        """To the end of what it gets from there; its end moves nothing."""
+        """A stream from an isolated target goes on to its end, which changes nothing."""
         async with ServiceWorld(one=SLOW, two=healthy()) as world:
             async with world.stream() as stream:
                 said = await stream.read()
@@ -338,7 +340,7 @@ class TestIsolated:
             assert state(world, "one/m").breaker == "isolated"
 
     async def test_an_old_request_does_not_go_there(self) -> None:
-        """It began before, but comes to the target only now."""
+        """A request that began before the isolation does not go to the isolated target."""
         late = script(Wait(3.0), Head(503), End())
         async with ServiceWorld(one=late, two=healthy(), three=healthy()) as world:
             asking = asyncio.ensure_future(world.ask())
@@ -372,7 +374,7 @@ class TestIsolated:
         assert answer.headers["retry-after"] == "60"
 
     async def test_beside_one_that_is_down(self) -> None:
-        """It is the other one's return that is worth waiting for."""
+        """Next to an isolated target, Retry-After is that of the one that is down."""
         async with ServiceWorld(one=healthy(), two=DOWN, breaker=ONCE) as world:
             reload(world, provider=isolating(world.service.settings, "one"), retry=ASKED_ONCE)
             await world.ask()

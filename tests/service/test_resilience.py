@@ -1,4 +1,5 @@
-"""The whole service against providers in trouble, in virtual time: one claim for each mechanism, seen from outside."""
+"""The whole service against providers in trouble, in virtual time: one claim for each mechanism, seen from
+outside."""
 
 import asyncio
 import json
@@ -68,7 +69,8 @@ class TestSameTarget:
 
     @pytest.mark.parametrize("broken", [status(530, b"error code: 1033"), status(529, b"{}"), STALLS])
     async def test_never(self, broken: Respond) -> None:
-        """A host that is gone, an overload and a timeout are not repeated: the next target is asked at once."""
+        """A host that is gone, an overload and a timeout are not repeated: the next target is asked at
+        once."""
         async with ServiceWorld(one=broken, two=healthy()) as world:
             await world.ask(stream=True)
         assert len(world.asked["one"]) == 1
@@ -138,7 +140,8 @@ class TestProbes:
         assert world.happened("breaker_closed") == 1
 
     async def test_beside_one_that_just_came_back(self) -> None:
-        """Who is still on its ramp is asked beside a probe of another, before that one's clock has run out."""
+        """Who is still on its ramp is asked beside a probe of another, before that one's clock has run
+        out."""
         async with ServiceWorld(
             one=until(3, status(529, b"{}"), healthy()),
             two=STALLS,
@@ -164,7 +167,7 @@ class TestProbes:
         assert text_of(answer.body) == "hello big world"
 
     async def test_a_client_that_leaves_the_race(self) -> None:
-        """Both are told at once, and the probe's place is free again."""
+        """When the client leaves a race, both calls are closed at once, and the probe is permitted again."""
         async with self.world(STALLS, until(4, healthy(), STALLS)) as world:
             await asyncio.gather(*(world.ask(stream=True) for _ in range(2)))
             await asyncio.sleep(6)
@@ -195,7 +198,8 @@ class TestProbes:
         assert world.happened("breaker_opened") == 2
 
     async def test_a_probe_that_hangs_blocks_nobody(self) -> None:
-        """With one provider, and answers that may take a minute, the next probe does not wait for the last one."""
+        """With one provider, and answers that may take a minute, the next probe does not wait for the last
+        one."""
         timeouts = TimeoutOptions(whole_answer_s=60.0)
         async with ServiceWorld(
             one=until(100, STALLS, healthy()), timeouts=timeouts, options=NO_PROBES
@@ -220,7 +224,7 @@ class TestProbes:
         assert world.happened("breaker_closed") >= 1
 
     async def test_without_traffic(self) -> None:
-        """Nobody asks, and a target that is back is found to be so within 15 s."""
+        """Without traffic a target that is back is found to be so within 15 s."""
         async with self.world(until(100, STALLS, healthy()), options={}) as world:
             await asyncio.gather(*(world.ask(stream=True) for _ in range(2)))
             await asyncio.sleep(110 - clock.now())
@@ -268,8 +272,8 @@ class TestSlowness:
 
     @pytest.mark.parametrize("last_call", [STALLS, healthy(first_s=6.0)], ids=["fails", "slow"])
     async def test_the_reason_counts_not_the_last_call(self, last_call: Respond) -> None:
-        """A breaker that opened for slowness is better than nobody, one that opened for failures is not, whichever
-        call was the one too many."""
+        """A breaker that opened for slowness is better than nobody, one that opened for failures is not,
+        whichever call was the one too many."""
         breaker = BreakerOptions(window_s=600, calls_min=10, failures_in_a_row=100)
         slow, fails = healthy(first_s=6.0), STALLS
         # 6 slow of 10 with a failure last; 5 failures of 10 with a slow one last
@@ -339,7 +343,8 @@ class TestLoad:
         assert {answer.json()["error"]["code"] for answer in refused} == {"overloaded"}
 
     async def test_a_target_that_fails_a_little(self) -> None:
-        """At a quarter of errors no breaker opens; the others go first all the same, and nobody sees any of it."""
+        """At a quarter of errors no breaker opens; the others go first all the same, and nobody sees any of
+        it."""
         sick = share(0.25, status(529), healthy())
         async with ServiceWorld(one=sick, two=healthy()) as world:
             for _ in range(200):
@@ -361,7 +366,7 @@ class TestLoad:
 
 
 async def test_retries_can_be_switched_off() -> None:
-    """The settings hold: no retries, none."""
+    """With retries set to 0 there are none."""
     options = {"retry": RetryOptions(same_target_max=0, last_target_max=0)}
     async with ServiceWorld(one=status(500, b"{}"), options=options) as world:
         answer = await world.ask()

@@ -47,7 +47,7 @@ def test_the_smallest_file(read) -> None:
 
 
 def test_all_problems_at_once(read) -> None:
-    """One look at the list is enough to mend the file."""
+    """All problems of a file are reported at once."""
     text = (
         GOOD.replace("dialect", "dialekt").replace('"one/gpt"', '"oen/gpt", "gpt"') + "\n[srever]\nport = 1\n"
     )
@@ -97,12 +97,12 @@ def test_contradictions(read, change: tuple[str, str], said: str) -> None:
 
 
 def test_a_key_that_is_not_set(read) -> None:
-    """The variable is named, so that it can be set."""
+    """A missing key is reported with the name of its variable."""
     assert "environment variable KEY_ONE is not set" in problems(read, GOOD, {})[0]
 
 
 def test_a_key_in_the_wrong_place_is_not_shown(read) -> None:
-    """Somebody who writes a key where a variable's name belongs does not find it in a log."""
+    """A key written in place of a variable's name does not appear in messages."""
     for value in ('["sk-proj-abc"]', '"sk-proj-abc"'):
         assert "sk-proj" not in "".join(problems(read, GOOD.replace('["KEY_ONE"]', value)))
 
@@ -148,13 +148,14 @@ class TestRunning:
         )
 
     def test_exposure(self, read) -> None:
-        """Keys are not taken off a service that can be reached from outside, whatever host the file now says."""
+        """Keys are not taken off a service that can be reached from outside, whatever host the file now
+        says."""
         keys = '\n[server]\nhost = "0.0.0.0"\ncaller_keys_env = ["KEY_ONE"]\n'
         running = read(GOOD + keys).settings
         assert "'0.0.0.0' is reachable from outside" in problems(read, GOOD, running=running)[0]
 
     def test_pipes(self, read, tmp_path: Path) -> None:
-        """What can be read only once is not waited for."""
+        """A pipe, which can be read only once, is not waited for."""
         os.mkfifo(tmp_path / "pipe")
         running = read(GOOD).settings
         said = problems(read, GOOD, {"KEY_ONE_FILE": str(tmp_path / "pipe")}, running=running)
@@ -188,7 +189,7 @@ def test_secrets_do_not_print(read) -> None:
 
 
 def test_the_environment_lies_over_the_file(read) -> None:
-    """Numbers and lists may come as text."""
+    """The environment wins over the file; numbers and lists may be text."""
     environ = {"KEY_ONE": "k", "DUB5__SERVER__PORT": "9000", "DUB5__SERVER__CALLER_KEYS_ENV": "KEY_ONE"}
     loaded = read(GOOD, environ)
     assert loaded.settings.server.port == 9000
@@ -205,7 +206,7 @@ class TestExposure:
 
     @pytest.mark.parametrize("host", ["localhost", "::1", "127.0.0.5"])
     def test_loopback_needs_none(self, read, host: str) -> None:
-        """Nobody else can reach it there."""
+        """On loopback no keys are needed."""
         assert read(GOOD, host=host)
 
 
@@ -233,6 +234,6 @@ def test_broken_files(read, text: str) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    """A missing file is a sentence too."""
+    """A missing file is reported in a sentence."""
     with pytest.raises(SettingsProblems, match="cannot be read"):
         load(tmp_path / "none.toml", {})

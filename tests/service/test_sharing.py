@@ -48,7 +48,8 @@ async def crowd(world: ServiceWorld, size: int, **fields: Any) -> list[Any]:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_one_call(stream: bool) -> None:
-    """A crowd with one question makes one call, and everybody has the whole answer; all but one are told so."""
+    """A crowd with one question makes one call, and everybody has the whole answer; all but one are told
+    so."""
     async with ServiceWorld(one=SLOW, **ON) as world:
         answers = await crowd(world, 20, stream=stream)
         assert len(world.asked["one"]) == 1
@@ -63,7 +64,7 @@ async def test_one_call(stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_ablation(stream: bool) -> None:
-    """Without sharing the same crowd makes as many calls as it has heads."""
+    """Without sharing the same crowd makes one call each."""
     async with ServiceWorld(one=SLOW, **OFF) as world:
         answers = await crowd(world, 20, stream=stream)
         assert len(world.asked["one"]) == 20
@@ -99,7 +100,7 @@ async def test_only_equals_share(different: dict[str, Any]) -> None:
 
 
 async def test_what_was_invalidated_is_not_joined() -> None:
-    """Who asks after an invalidation gets an answer from after it."""
+    """A request after an invalidation gets an answer from after it."""
     async with ServiceWorld(one=SLOW, **ON) as world:
         before = asyncio.ensure_future(world.ask(temperature=0, stream=True))
         await asyncio.sleep(0.5)
@@ -111,7 +112,7 @@ async def test_what_was_invalidated_is_not_joined() -> None:
 
 
 async def test_usage_only_for_who_asked() -> None:
-    """Who wants the usage chunk gets it, who does not does not, though both ask at once."""
+    """Only clients that requested the usage chunk get it, though they share a call."""
     async with ServiceWorld(one=SLOW, **ON) as world:
         plain, wanted = await asyncio.gather(
             world.ask(stream=True, temperature=0),
@@ -122,7 +123,7 @@ async def test_usage_only_for_who_asked() -> None:
 
 
 async def test_delivery_is_not_mixed() -> None:
-    """Who wants it live has it live, who wants it whole has it whole: two calls."""
+    """Requests with live and with whole delivery do not share a call."""
     async with ServiceWorld(one=SLOW, **ON) as world:
         whole = asyncio.ensure_future(
             world.ask(stream=True, temperature=0, headers={"x-dub5-delivery": "whole"})
@@ -136,7 +137,7 @@ async def test_delivery_is_not_mixed() -> None:
 
 
 async def test_a_late_joiner_has_the_beginning_at_once() -> None:
-    """Who comes in the middle reads what was said so far without waiting, then goes along."""
+    """A late subscriber gets the beginning at once, then reads along."""
     async with ServiceWorld(one=SLOW, **ON) as world:
         first = asyncio.ensure_future(world.ask(stream=True, temperature=0))
         await asyncio.sleep(2.5)
@@ -169,7 +170,7 @@ async def test_who_began_it_leaves() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("every_s", [0.0, 0.3, 1.2])
 async def test_all_leave(stream: bool, every_s: float) -> None:
-    """With the last client the call ends, at once; before its head, before its first content, or after it."""
+    """With the last client the call ends at once: before its head, before its first content, or after it."""
     left: list[float] = []
     async with ServiceWorld(one=_noting_the_end(left, SLOW if stream else _later(9.0, SLOW)), **ON) as world:
         asking = [asyncio.ensure_future(world.ask(stream=stream, temperature=0)) for _ in range(3)]
@@ -186,7 +187,7 @@ async def test_all_leave(stream: bool, every_s: float) -> None:
 
 
 async def test_an_error_is_shared() -> None:
-    """Nobody asks again what has failed for all: one try, the same error, each with an id of its own."""
+    """An error is shared: one attempt, the same error for all, each with an id of its own."""
     async with ServiceWorld(one=in_turn(_later(1.0, status(530))), **ON) as world:
         answers = await crowd(world, 5, stream=True)
         assert len(world.asked["one"]) == 1
@@ -224,7 +225,7 @@ async def test_a_refusal_is_shared() -> None:
 
 
 async def test_a_cut_is_a_cut_for_all() -> None:
-    """Also for those who come after the first content: what there is, then an error event and no [DONE]."""
+    """A cut is shared, also by late subscribers: the text so far, then an error event and no [DONE]."""
     dying = script(Head(200, SSE), chunk({"content": "hello "}), Wait(2.0), Close())
     async with ServiceWorld(one=dying, **ON) as world:
         first = asyncio.ensure_future(world.ask(stream=True, temperature=0))
@@ -242,7 +243,8 @@ class TestDeadlines:
     @pytest.mark.parametrize("stream", [False, True])
     @pytest.mark.parametrize("hasty_first", [False, True])
     async def test_each_its_own(self, stream: bool, hasty_first: bool) -> None:
-        """Who has less time gets its own error at that time; who has more gets the answer, whoever came first."""
+        """A request with less time gets its own error at that time; one with more gets the answer, whichever
+        came first."""
         async with ServiceWorld(one=_later(3.0, healthy()), **ON) as world:
             ask = {
                 True: lambda: world.ask(stream=stream, temperature=0, headers={"x-deadline-ms": "2000"}),
@@ -274,7 +276,8 @@ class TestDeadlines:
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_the_answer_comes_in_that_very_moment(self, stream: bool) -> None:
-        """Too late for who has left, whatever came first: an error before the first byte, of a request not answered."""
+        """Too late for who has left, whatever came first: an error before the first byte, of a request not
+        answered."""
 
         async def play() -> None:
             timeouts, at_once = (
@@ -381,7 +384,7 @@ class TestBooks:
 
 class TestMutants:
     async def test_follower_killed_with_leader(self) -> None:
-        """Is caught."""
+        """A mutant in which the subscribers end with the first one is caught."""
         with (
             mutants.follower_killed_with_leader(),
             pytest.raises((AssertionError, AppFault, asyncio.CancelledError)),
@@ -389,7 +392,7 @@ class TestMutants:
             await test_who_began_it_leaves()
 
     async def test_caller_missing_in_key(self) -> None:
-        """Is caught."""
+        """A mutant that shares calls between callers is caught."""
         with mutants.caller_missing_in_key(), pytest.raises(AssertionError):
             await test_only_equals_share(ANOTHER_CALLER)
 

@@ -1,4 +1,5 @@
-"""Calls that are shared: whoever comes and goes, and however fast each reads, everybody reads the one answer."""
+"""Calls that are shared: whoever comes and goes, and however fast each reads, everybody reads the one
+answer."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,7 +34,8 @@ LONG_S = 1000.0
 
 @dataclass
 class TimedStream:
-    """An answer past its commit point: a chunk, then one every `gap_s`; at the end nothing, or what is wrong with it."""
+    """An answer past its commit point: a chunk, then one every `gap_s`; at the end nothing, or what is wrong
+    with it."""
 
     timeouts: Timeouts
     chunks: list[bytes]
@@ -126,7 +128,8 @@ async def all_of(subscriber: CallSubscriber[TimedStream], pace_s: float = 0.0) -
 
 @dataclass(frozen=True)
 class VisitingClient:
-    """Comes, reads with a pause after each read, and leaves: when it likes, or at the end; or its time is over."""
+    """Comes, reads with a pause after each read, and leaves: when it likes, or at the end; or its time is
+    over."""
 
     comes_s: float
     pace_s: float
@@ -216,8 +219,8 @@ async def play(scenario: CallScenario, clients: list[VisitingClient]) -> list[Cl
 def test_everybody_reads_the_one_answer(
     clients: list[VisitingClient], words: int, end: GatewayError | None, seed: int
 ) -> None:
-    """Whoever comes, reads and leaves, in any order: all read a prefix of the answer, who stays reads all of it or is
-    told why not, in time; there is one call while anybody is there, and none after that."""
+    """Whoever comes, reads and leaves, in any order: all read a prefix of the answer, who stays reads all of
+    it or is told why not, in time; there is one call while anybody is there, and none after that."""
     chunks = [f"word{n} ".encode() for n in range(words)]
     scenario = CallScenario(chunks, error=end)
     answer = b"".join(chunks)
@@ -241,7 +244,7 @@ def test_everybody_reads_the_one_answer(
     comes=st.lists(TENTHS, min_size=2, max_size=8), first_leaves_s=st.integers(0, 90).map(lambda n: n / 10)
 )
 def test_nobody_leads(comes: list[float], first_leaves_s: float) -> None:
-    """Who began the call leaves at any moment; as long as somebody is there it is the same call, and it is whole."""
+    """The client that began a call may leave at any moment: the call goes on for the others, and is whole."""
     scenario = CallScenario([b"a", b"b", b"c"], gap_s=4.0)
     first, *others = sorted(comes)
     clients = [
@@ -256,7 +259,7 @@ def test_nobody_leads(comes: list[float], first_leaves_s: float) -> None:
 
 class TestPace:
     async def test_a_slow_reader_holds_nobody_up(self) -> None:
-        """One reads a chunk a minute, the other as they come: that one has all of it when the provider has said it."""
+        """A slow reader does not slow down the others."""
         scenario = CallScenario([b"x" * 20_000] * 50, gap_s=0.1)
         async with scenario.subscriber() as slow, scenario.subscriber() as fast:
             crawling = asyncio.create_task(all_of(slow, pace_s=60.0))
@@ -274,7 +277,7 @@ class TestPace:
             assert len(await all_of(subscriber)) == 2000 * 1024
 
     async def test_far_behind(self) -> None:
-        """So far behind that it costs too much memory: then the others wait for it."""
+        """A reader so far behind that it costs too much memory makes the others wait."""
         scenario = CallScenario([b"x" * 1024] * 4000, gap_s=0.0, bytes_max=2 * KEPT_BYTES_MAX)
         async with scenario.subscriber() as fast:
             async with scenario.subscriber():
@@ -295,7 +298,8 @@ class TestPace:
         assert max(sizes) <= PIECE_BYTES_MAX
 
     async def test_too_long_to_join(self) -> None:
-        """Of a long answer only what somebody has yet to read is kept: who comes then has a call of its own."""
+        """Of a long answer only what somebody has yet to read is kept: who comes then has a call of its
+        own."""
         scenario = CallScenario([b"x" * 10_000] * 300, gap_s=0.01)
         async with scenario.subscriber() as first:
             reading = asyncio.create_task(all_of(first))

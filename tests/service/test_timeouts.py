@@ -43,7 +43,7 @@ async def test_a_shorter_limit_after_a_longer_one() -> None:
 
 
 async def test_cancelled_by_somebody_else() -> None:
-    """A cancellation from outside stays one."""
+    """A cancellation from outside stays a cancellation."""
 
     async def work() -> None:
         await Timeouts(NEVER).run("first_token", 5.0, asyncio.sleep(9))
@@ -79,7 +79,8 @@ async def test_a_finished_wait_leaves_nothing_behind() -> None:
 
 
 async def test_a_loop_that_stood_still() -> None:
-    """What came while our own loop was busy is taken: the clock ran out, and it was nobody's fault but ours."""
+    """What came while our own loop was busy is taken: the clock ran out, and it was nobody's fault but
+    ours."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[str] = loop.create_future()
 

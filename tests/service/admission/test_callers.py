@@ -16,14 +16,15 @@ def of(key: str, **priorities: str) -> Priority:
 
 
 def test_by_the_variable_of_the_key() -> None:
-    """Each caller has the class of its key; who is not named that of the others, who is nowhere the normal one."""
+    """Each caller has the class of its key; a key that is not named has the class of "others", else
+    normal."""
     assert of("web", KEY_WEB="high", others="low") is Priority.HIGH
     assert of("tests", KEY_WEB="high", others="low") is Priority.LOW
     assert of("tests", KEY_WEB="high") is Priority.NORMAL
 
 
 def test_no_keys() -> None:
-    """Everybody is anonymous, and alike."""
+    """Without keys all callers are anonymous, and equal."""
     assert Callers(()).identify("") is ANONYMOUS
 
 

@@ -21,13 +21,13 @@ class TestStands:
         assert not codel.is_standing(now_s) and not codel.too_long(60.0, now_s)
 
     def test_overload(self) -> None:
-        """Never short in a whole interval."""
+        """Delays above the target for a whole interval are overload."""
         codel, now_s = after(*[0.9] * 21)
         assert codel.is_standing(now_s)
         assert codel.too_long(1.01, now_s) and not codel.too_long(1.0, now_s)
 
     def test_one_short_moment(self) -> None:
-        """The least delay of the interval is what counts."""
+        """One short delay within the interval is enough: its minimum counts."""
         codel, now_s = after(*[3.0] * 19, 0.4, *[3.0] * 19)
         assert not codel.is_standing(now_s)
 

@@ -22,7 +22,7 @@ async def served(harness: QueueHarness, seconds: float, every_s: float) -> None:
 
 class TestPlaces:
     async def test_room(self) -> None:
-        """Who finds a place does not wait, and is not told of."""
+        """A request that finds a free slot does not wait, and no event reports it."""
         harness = QueueHarness(2)
         await harness.come(1)
         assert harness.inside == [1] and not harness.events
@@ -41,7 +41,7 @@ class TestPlaces:
         await harness.close()
 
     async def test_several_places_at_once(self) -> None:
-        """Each is taken, though it was told only once that there is room."""
+        """Each of several free slots is taken, though the queue was notified only once."""
         harness = QueueHarness(0)
         for number in range(10):
             await harness.come(number)
@@ -52,7 +52,7 @@ class TestPlaces:
         await harness.close()
 
     async def test_somebody_is_faster(self) -> None:
-        """Who was called, and finds the place taken, keeps its place in line."""
+        """A request that was woken, and finds the slot taken, keeps its place in the queue."""
         harness = QueueHarness(0)
         for number in (1, 2):
             await harness.come(number)
@@ -66,7 +66,7 @@ class TestPlaces:
         await harness.close()
 
     async def test_nobody_pushes_in(self) -> None:
-        """Who comes and sees a place that somebody waits for goes to the end of the line."""
+        """A new request joins the end of the queue, even if a slot is free for a waiting one."""
         harness = QueueHarness(0)
         await harness.come(1)
         harness.places.free["one"] = 1  # nobody was told yet
@@ -87,7 +87,7 @@ class TestPlaces:
         assert [event.how for event in harness.events] == ["left", "served"]
 
     async def test_a_client_that_leaves(self) -> None:
-        """It is out of the line at once."""
+        """A client that leaves is out of the queue at once."""
         harness = QueueHarness(0)
         for number in range(3):
             await harness.come(number)
@@ -97,7 +97,8 @@ class TestPlaces:
         assert harness.queue.waiting == 0
 
     async def test_nobody_says_so(self) -> None:
-        """A cool-down that ends, or a probe that is due, makes room without a word: it is found all the same."""
+        """A cool-down that ends, or a probe that is due, makes room without a word: it is found all the
+        same."""
         harness = QueueHarness(0)
         await harness.come(1)
         harness.places.free["one"] = 1
@@ -129,7 +130,7 @@ class TestPlaces:
         await harness.close()
 
     async def test_switched_off(self) -> None:
-        """With no room in the queue nobody waits: the walk over the targets says why not."""
+        """With `queue_max` 0 no request waits: the loop over the targets explains the refusal."""
         harness = QueueHarness(1, AdmissionOptions(waiting_max=0))
         harness.places.free["one"] = 0
         assert harness.queue._may_pass(harness.places, [ONE], 0.0)  # type: ignore[arg-type]
@@ -137,7 +138,7 @@ class TestPlaces:
 
 class TestOrder:
     async def test_a_line_that_moves(self) -> None:
-        """First come, first served."""
+        """A queue that moves is first in, first out."""
         harness = QueueHarness(0)
         for number in range(3):
             await harness.come(number)
@@ -180,7 +181,8 @@ class TestOrder:
 
 class TestRefusals:
     async def test_waited_too_long(self) -> None:
-        """Once the line has stood for an interval, those go who have waited for more than twice the target; at once."""
+        """Once the line has stood for an interval, those go who have waited for more than twice the target;
+        at once."""
         harness = QueueHarness(0, AdmissionOptions(target_s=0.5, interval_s=2.0))
         for number in range(60):
             await harness.come(number)
@@ -202,7 +204,8 @@ class TestRefusals:
         assert harness.inside == [1]
 
     async def test_out_of_time(self) -> None:
-        """Who has less time left than half of the last answers took is told while it can still do something."""
+        """A request with less time left than half of the recent answers took is refused while it can still
+        act."""
         harness = QueueHarness(0)
         for took_s in (0.1, 0.7, 0.8, 0.9, 9.0):
             harness.service_times.of("chat", "chat", True).note(took_s)
@@ -217,7 +220,7 @@ class TestRefusals:
         assert 1.15 <= harness.ended_s[2] <= 1.25
 
     async def test_full(self) -> None:
-        """More than may wait are told at once."""
+        """Requests beyond the queue's limit are refused at once."""
         harness = QueueHarness(0, AdmissionOptions(waiting_max=3))
         for number in range(5):
             await harness.come(number)
@@ -235,7 +238,7 @@ class TestRefusals:
         await harness.close()
 
     async def test_what_they_are_told(self) -> None:
-        """Who was full, and when those before them will have had their turn, as far as the drain of late tells."""
+        """The refusal names what is full, and estimates Retry-After from the recent drain of the queue."""
         harness = QueueHarness(0, AdmissionOptions(target_s=60.0))
         for number in range(20):
             await harness.come(number)
@@ -248,7 +251,7 @@ class TestRefusals:
         await harness.close()
 
     async def test_nothing_moves(self) -> None:
-        """Nobody knows when: ten seconds."""
+        """Without any recent drain Retry-After is ten seconds."""
         harness = QueueHarness(0, AdmissionOptions(waiting_max=1))
         for number in range(2):
             await harness.come(number)
@@ -258,7 +261,7 @@ class TestRefusals:
 
 class TestStatus:
     async def test_who_waits(self) -> None:
-        """By line and class, with the oldest one's wait."""
+        """Waiting requests are counted by queue and class, with the oldest one's wait."""
         harness = QueueHarness(0)
         await harness.come(1, HIGH)
         await asyncio.sleep(1.0)

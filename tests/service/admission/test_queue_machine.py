@@ -1,4 +1,5 @@
-"""Whatever happens in whatever order: nobody is forgotten, nobody goes in without a place, nothing is left behind."""
+"""Whatever happens in whatever order: nobody is forgotten, nobody goes in without a place, nothing is left
+behind."""
 
 import asyncio
 from typing import Any

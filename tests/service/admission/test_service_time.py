@@ -22,7 +22,8 @@ def ended(*attempts: AttemptRecord, outcome: Outcome = Outcome.COMPLETE) -> Requ
 
 
 def test_what_is_noted() -> None:
-    """The try that gave the whole answer, without what was waited and tried before; of this kind of request alone."""
+    """The try that gave the whole answer, without what was waited and tried before; of this kind of request
+    alone."""
     service_times = ServiceTimes()
     failed, good = AttemptRecord("one/m", 3.0, 3.1, "http_500"), AttemptRecord("two/m", 4.0, 5.5, "ok")
     for _ in range(SAMPLES_MIN):

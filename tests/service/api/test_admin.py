@@ -57,7 +57,7 @@ async def cached(world: ServiceWorld) -> str:
     [{"route": "chat"}, {"model": "m"}, {"model": "one/m"}, {"caller": "anonymous"}, {"everything": True}],
 )
 async def test_kept_answers_are_given_no_more(said: dict[str, Any]) -> None:
-    """And the operator is told what was done."""
+    """An invalidated answer is not served any more, and the operator is told the count."""
     async with house() as world:
         assert [await cached(world), await cached(world)] == ["miss", "hit"]
         answer = await order(world, said)
@@ -67,7 +67,7 @@ async def test_kept_answers_are_given_no_more(said: dict[str, Any]) -> None:
 
 
 async def test_others_stay() -> None:
-    """What was not named."""
+    """Answers that were not named stay."""
     async with house() as world:
         await cached(world)
         await order(world, {"route": "another"})
@@ -101,7 +101,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 
 @pytest.mark.parametrize("headers", ELSEWHERE.values(), ids=ELSEWHERE)
 async def test_from_elsewhere_there_is_nothing(headers: dict[str, str]) -> None:
-    """Not even with the token."""
+    """From another origin the endpoint does not exist, even with the token."""
     async with house() as world:
         await cached(world)
         answer = await order(world, **headers)
@@ -111,7 +111,7 @@ async def test_from_elsewhere_there_is_nothing(headers: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("peer", ["192.168.1.7", "8.8.8.8", "2001:db8::1", "::ffff:8.8.8.8", ""])
 async def test_from_another_machine_there_is_nothing(peer: str) -> None:
-    """Whatever it says of itself."""
+    """From another machine the endpoint does not exist, whatever its headers claim."""
     async with house() as world:
         client = AppClient(world.service.asgi, client=(peer, 1), lifespan=False)
         assert (await order(world, client=client)).status == 404
@@ -121,7 +121,7 @@ async def test_from_another_machine_there_is_nothing(peer: str) -> None:
     "authorization", ["", "Bearer", "Bearer wrong", "Basic {}", "{}", "Bearer {}x", "Bearer ü"]
 )
 async def test_without_the_token(authorization: str) -> None:
-    """401, and nothing was done."""
+    """A call without the token is a 401, and does nothing."""
     async with house() as world:
         await cached(world)
         said = authorization.format(world.service.admin.token.reveal())
@@ -132,7 +132,7 @@ async def test_without_the_token(authorization: str) -> None:
 
 
 async def test_a_callers_key_is_no_admins() -> None:
-    """And a service with callers takes orders without one."""
+    """A caller's key is no admin token, and a service with caller keys accepts admin calls without one."""
     async with house(caller_keys=("key-of-a-caller",)) as world:
         assert (await order(world, token="key-of-a-caller")).status == 401
         assert (await order(world)).status == 200
@@ -153,7 +153,7 @@ BAD = {
 
 @pytest.mark.parametrize("said", BAD.values(), ids=BAD)
 async def test_an_order_that_cannot_be_understood(said: bytes) -> None:
-    """400; whoever names two things may mean both or either."""
+    """An order that is malformed, selects nothing, or selects two things is a 400."""
     async with house() as world:
         await cached(world)
         assert (await order(world, body=said)).status == 400
@@ -167,7 +167,7 @@ async def test_what_a_form_could_send() -> None:
 
 
 async def test_an_endless_order() -> None:
-    """Is not read to its end."""
+    """An endless body is not read to its end."""
     async with house() as world:
         assert (await order(world, body=b" " * (BODY_BYTES_MAX + 1))).status == 413
 
@@ -212,7 +212,7 @@ targets = ["one/m"]
 @pytest.mark.real_sockets
 @pytest.mark.parametrize("named", [False, True], ids=["own token", "token of the settings"])
 async def test_the_token_is_printed_only_if_it_is_our_own(tmp_path: Path, named: bool) -> None:
-    """On stderr, once; one that the operator has chosen is not."""
+    """A generated token is printed once, on stderr; a configured one is not."""
     file = tmp_path / "dub5.toml"
     file.write_text(SETTINGS + ('[admin]\ntoken_env = "ADMIN_TOKEN"\n' if named else ""))
     environment = {**os.environ, "ADMIN_TOKEN": "chosen-by-the-operator"}

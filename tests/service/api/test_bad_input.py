@@ -1,4 +1,5 @@
-"""Whatever is sent: one error shape, the right 4xx, an id, a plain message; never a stack trace, never a 500."""
+"""Whatever is sent: one error shape, the right 4xx, an id, a plain message; never a stack trace, never a
+500."""
 
 import json
 from collections.abc import AsyncIterator
@@ -119,7 +120,7 @@ async def test_too_large() -> None:
     ],
 )
 async def test_paths_and_methods(method: str, path: str, status: int, code: str) -> None:
-    """What no route takes is told in the same shape."""
+    """Unknown paths and methods are answered in the same shape."""
     async with ServiceWorld(one=healthy()) as world:
         answer = await world.client.request(method, path)
     assert_told(answer, status, code)

@@ -106,7 +106,7 @@ async def test_failover_to_the_same_model_only() -> None:
 
 
 async def test_dialects() -> None:
-    """Who has no embeddings is not asked; mistral is asked in its own words."""
+    """A provider without embeddings is not asked; Mistral is asked in its own dialect."""
     async with world(
         {"one/small": status(500), "two/small": status(200, listed(VECTOR))}, one="anthropic", two="mistral"
     ) as h:
@@ -127,7 +127,7 @@ async def test_dialects() -> None:
 
 
 async def test_nobody_embeds() -> None:
-    """A route of models that only talk says so."""
+    """A route whose models have no embeddings says so."""
     async with world({"one/claude": status(500)}, one="anthropic") as h:
         answer = await h.embed()
     assert (answer.status, answer.json()["error"]["param"]) == (400, "model")
@@ -182,7 +182,7 @@ async def test_inputs(given: object, count: int) -> None:
     ],
 )
 async def test_bad_input(fields: dict[str, object], param: str) -> None:
-    """Refused with the place, before anybody is asked."""
+    """Invalid input is refused with its place, before any provider is asked."""
     async with world({"one/small": status(200, WHOLE)}) as h:
         answer = await h.embed(**fields)
     assert answer.status in (400, 404)

@@ -98,8 +98,8 @@ def service(*providers: ProviderSettings) -> Service:
 
 
 async def test_costs() -> None:
-    """With a price for its model, every answer and every stream that was left early counts in dollars, in /status
-    and in the metrics alike."""
+    """With a price for its model, every answer and every stream that was left early counts in dollars, in
+    /status and in the metrics alike."""
     price = Price(prompt=2_000_000.0, completion=1_000_000.0)  # in dollars a million: 2 a token, and 1
     async with AppClient(service(provider("one", prices={"m": price})).asgi) as client:
         await client.request("POST", "/v1/chat/completions", json=body())
@@ -144,7 +144,7 @@ async def test_isolated(built_before_the_loop: Service) -> None:
 
 
 async def test_models() -> None:
-    """The routes are the models."""
+    """The list of models is the list of routes."""
     async with ServiceWorld(one=healthy()) as world:
         listed = (await world.client.request("GET", "/v1/models")).json()
         alone = (await world.client.request("GET", "/v1/models/chat")).json()

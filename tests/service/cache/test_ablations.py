@@ -193,11 +193,11 @@ MECHANISMS: tuple[Scenario, ...] = (
 
 @pytest.mark.parametrize("scenario", MECHANISMS)
 async def test_with(scenario: Scenario) -> None:
-    """The mechanism does what it is for."""
+    """With the mechanism its check passes."""
     assert await scenario(False)
 
 
 @pytest.mark.parametrize("scenario", MECHANISMS)
 async def test_without(scenario: Scenario) -> None:
-    """Nothing else does it."""
+    """Without the mechanism its check fails: no other mechanism does its work."""
     assert not await scenario(True)

@@ -47,7 +47,7 @@ class NamedQuestions:
 
 
 async def test_the_longest_unused_goes_first() -> None:
-    """By number."""
+    """With too many answers the longest unused one is dropped first."""
     small = NamedQuestions(CacheBounds(entries_max=2))
     await small.ask("a")
     await small.ask("b")
@@ -59,7 +59,7 @@ async def test_the_longest_unused_goes_first() -> None:
 
 
 async def test_bytes_are_bounded() -> None:
-    """By bytes, all together and each; an answer that has room nowhere drives out no other."""
+    """The bytes of all answers, and of each, are bounded; an answer that is too large drops no other."""
     one = 100 + ENTRY_OVERHEAD_BYTES
     small = NamedQuestions(CacheBounds(bytes_max=3 * one, entry_bytes_max=2 * one))
     for name in "abcd":
@@ -74,7 +74,7 @@ async def test_bytes_are_bounded() -> None:
 
 
 async def test_other_bounds_hold_from_the_next_answer_on() -> None:
-    """As a reload of the settings sets them."""
+    """New bounds, as a reload sets them, hold from the next answer on."""
     small = NamedQuestions()
     for name in "abc":
         await small.ask(name)
@@ -84,7 +84,7 @@ async def test_other_bounds_hold_from_the_next_answer_on() -> None:
 
 
 async def test_an_answer_lives_as_long_as_the_route_says() -> None:
-    """Then it is gone, from the count and the bytes as well."""
+    """After the route's lifetime an answer is gone, from the count and the bytes as well."""
     small = NamedQuestions()
     await small.ask("a")
     await asyncio.sleep(59)
@@ -107,7 +107,7 @@ async def test_what_has_expired_takes_no_place() -> None:
 
 
 async def test_an_answer_that_is_replaced_lives_anew() -> None:
-    """The end of the old one is not the end of the new one."""
+    """A replaced answer has a lifetime of its own."""
     small = NamedQuestions()
     await small.ask("a")
     await asyncio.sleep(40)
@@ -118,7 +118,7 @@ async def test_an_answer_that_is_replaced_lives_anew() -> None:
 
 
 async def test_many_replacements_leave_nothing_behind() -> None:
-    """The list of ends does not grow with them."""
+    """The list of expiries does not grow with replacements."""
     small = NamedQuestions()
     for _ in range(1_000):
         await small.ask("a")
@@ -152,7 +152,7 @@ class TestStale:
         assert await small.cache.claim(first), "who claimed it is taken to be gone"
 
     async def test_a_new_answer_ends_the_claim(self) -> None:
-        """The next one to find it stale may ask."""
+        """After a new answer the next request that finds it stale may claim it."""
         small = NamedQuestions(options=STALE)
         key = small.key("a")
         await small.cache.lookup(key, "chat", STALE)
@@ -161,7 +161,7 @@ class TestStale:
         assert await small.cache.claim(small.key("a"))
 
     async def test_when_nobody_answers(self) -> None:
-        """Then a much older answer is better than none; not one of any age."""
+        """When no provider answers, an older answer is served, up to its maximum age."""
         small = NamedQuestions(options=STALE)
         await small.ask("a")
         await asyncio.sleep(600)
@@ -174,7 +174,7 @@ class TestStale:
         assert await small.cache.stale_if_error(small.key("a"), "chat", STALE) is None
 
     async def test_off_unless_asked_for(self) -> None:
-        """By default nothing is given past its time."""
+        """By default no answer is served past its lifetime."""
         small = NamedQuestions()
         await small.ask("a")
         key = small.key("a")
@@ -196,7 +196,7 @@ GONE = {
 class TestInvalidation:
     @pytest.mark.parametrize(("selection", "left"), GONE.values(), ids=GONE)
     async def test_what_is_named_is_gone(self, selection: Selection, left: list[str]) -> None:
-        """And nothing else."""
+        """The named answers are gone, and no others."""
         small = NamedQuestions()
         asked = {
             "chat": ("a", "chat", "one/m"),
@@ -213,7 +213,7 @@ class TestInvalidation:
         ] == left
 
     async def test_one_key(self) -> None:
-        """The answer to one question of one caller."""
+        """A key names the answer to one question of one caller."""
         small = NamedQuestions()
         await small.ask("q")
         await small.ask("r")
@@ -223,8 +223,8 @@ class TestInvalidation:
         assert small.storage.entries == 1
 
     async def test_what_is_on_its_way(self) -> None:
-        """An answer that was asked for before is not kept after: it may be what was wrong. A second look changes
-        nothing of that."""
+        """An answer that was asked for before is not kept after: it may be what was wrong. A second look
+        changes nothing of that."""
         small = NamedQuestions()
         key = small.key("q")
         await small.cache.lookup(key, "chat", ON)
@@ -236,7 +236,7 @@ class TestInvalidation:
         assert await small.lookup("q")
 
     async def test_a_thousand_selections(self) -> None:
-        """Tokens are bounded: rather is everything asked anew."""
+        """Stamps of invalidations are bounded: beyond them everything is asked anew."""
         small = NamedQuestions()
         for number in range(1_002):
             await small.cache.invalidate(Selection(caller=str(number)))
@@ -245,7 +245,7 @@ class TestInvalidation:
         assert len(small.storage._generations) < 1_002
 
     def test_exactly_one_is_named(self) -> None:
-        """Whoever names two may mean both or either."""
+        """An invalidation must name exactly one thing."""
         assert Selection(route="a").chosen() == ("route", "a")
         assert Selection(everything=True).chosen() == ("everything", "")
         assert Selection().chosen() is None

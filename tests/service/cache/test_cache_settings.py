@@ -36,14 +36,14 @@ def read(file: Path, more: str, running: LoadedSettings | None = None) -> Loaded
 
 
 def test_a_redis_by_a_variable(file: Path) -> None:
-    """With its password, which stands nowhere else."""
+    """A Redis is configured by a variable, with its password, which is in no file."""
     loaded = read(file, '[cache.redis]\nurl_env = "REDIS_URL"\n')
     assert loaded.redis_url and loaded.redis_url.reveal() == ENVIRONMENT["REDIS_URL"]
     assert SECRET not in repr(loaded)
 
 
 def test_a_redis_by_its_address(file: Path) -> None:
-    """Without a password none is needed."""
+    """A Redis without a password is configured by its address."""
     loaded = read(file, '[cache.redis]\nurl = "rediss://redis.test"\n')
     assert loaded.redis_url and loaded.redis_url.reveal() == "rediss://redis.test"
     assert read(file, "").redis_url is None
@@ -71,7 +71,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("more", "why"), REFUSED.values(), ids=REFUSED)
 def test_refused(file: Path, more: str, why: str) -> None:
-    """In words, without what may be a secret."""
+    """Invalid settings are refused in words, without what may be a secret."""
     with pytest.raises(SettingsProblems) as error:
         read(file, more)
     assert any(why in problem for problem in error.value.problems)
@@ -79,14 +79,14 @@ def test_refused(file: Path, more: str, why: str) -> None:
 
 
 def test_a_token(file: Path) -> None:
-    """Of a variable; else the service makes one."""
+    """The admin token comes from a variable; else the service makes one."""
     loaded = read(file, '[admin]\ntoken_env = "TOKEN"\n')
     assert loaded.admin_token and loaded.admin_token.reveal() == ENVIRONMENT["TOKEN"]
     assert read(file, "").admin_token is None
 
 
 def test_another_redis_waits_for_a_restart(file: Path) -> None:
-    """All other bounds of the cache do not."""
+    """Another Redis needs a restart; all other bounds of the cache do not."""
     running = read(file, '[cache.redis]\nurl = "redis://old"\n')
     loaded = read(file, '[cache]\nentries_max = 5\n[cache.redis]\nurl = "redis://new"\n', running)
     assert loaded.settings.cache.redis.url == "redis://old"

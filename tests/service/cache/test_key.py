@@ -81,13 +81,13 @@ def test_talks_that_differ_share_no_key(one: list[Any], other: list[Any], how: s
     ],
 )
 def test_fields_that_matter(name: str, value: object) -> None:
-    """What a provider may answer otherwise for."""
+    """Fields that may change the answer change the key."""
     assert digest() != digest(**{name: value}) is not None
 
 
 @given(FIELDS, NAMES, VALUES)
 def test_one_field_more_or_other_is_another_key(fields: dict[str, object], name: str, value: object) -> None:
-    """The least difference there can be."""
+    """The least difference of fields gives another key."""
     changed = {**fields, name: value}
     same = name in fields and exact(fields[name]) == exact(value)
     assert (digest(text=written(fields)) == digest(text=written(changed))) == same
@@ -95,7 +95,7 @@ def test_one_field_more_or_other_is_another_key(fields: dict[str, object], name:
 
 @given(FIELDS)
 def test_how_it_is_written_is_no_difference(fields: dict[str, object]) -> None:
-    """Spaces, escapes and the order of names say nothing."""
+    """Blanks, escapes and the order of names do not change the key."""
     spaced = written(dict(reversed(fields.items())), indent=2, ensure_ascii=False)
     assert digest(text=spaced) == digest(text=written(fields, separators=(",", ":"))) is not None
 
@@ -108,13 +108,13 @@ def test_how_it_travels_is_no_difference() -> None:
 
 @given(st.text(max_size=6), st.text(max_size=6), st.text(max_size=6), st.text(max_size=6))
 def test_callers_and_routes_share_nothing(caller: str, other: str, mark: str, other_mark: str) -> None:
-    """The same question from somebody else, or where others would answer it, has a place of its own."""
+    """The same question of another caller, or on another route, has another key."""
     same = (caller, mark) == (other, other_mark)
     assert (digest(caller, mark) == digest(other, other_mark)) == same
 
 
 def test_a_callers_place_is_never_everybodys() -> None:
-    """Not even for a caller who is called so."""
+    """A caller's key never equals the anonymous one, whatever the caller's name."""
     warmed = CacheOptions(enabled=True, warm_from="answers.jsonl")
     keys = [key_of(request(caller), warmed, MARK, 1.0) for caller in ("", "everybody", "a")]
     assert len({key.shared for key in keys if key}) == 1
@@ -122,26 +122,27 @@ def test_a_callers_place_is_never_everybodys() -> None:
 
 
 AMBIGUOUS = {
-    "a name twice": '{"model":"chat","messages":[{"role":"user","content":"a","content":"b"}],"temperature":0}',
-    "digits without end": '{"model":"chat","messages":[{"role":"user","content":"a"}],"temperature":0,"seed":%s}'
-    % ("9" * 5000),
+    "a name twice": '{"model":"chat","messages":[{"role":"user","content":"a","content":"b"}],'
+    '"temperature":0}',
+    "digits without end": '{"model":"chat","messages":[{"role":"user","content":"a"}],'
+    '"temperature":0,"seed":%s}' % ("9" * 5000),
 }
 
 
 @pytest.mark.parametrize("text", AMBIGUOUS.values(), ids=AMBIGUOUS)
 def test_what_others_may_read_otherwise_has_no_key(text: str) -> None:
-    """It goes to the provider as it came, who may take the other meaning."""
+    """A body that providers may read differently has no key, and goes to the provider as it came."""
     assert digest(text=text) is None
 
 
 def test_a_very_long_question_has_no_key() -> None:
-    """Reading it for a key would hold up everybody."""
+    """A very long question has no key: computing it would block the process."""
     assert digest(messages=[{"role": "user", "content": "x" * QUESTION_BYTES_MAX}]) is None
 
 
 @pytest.mark.parametrize("field", NEVER_WITH)
 def test_what_is_more_than_text_has_no_key(field: str) -> None:
-    """Nothing but the text of an answer is kept."""
+    """A request for more than text has no key: only text is cached."""
     value = True if field in ("logprobs", "store") else [{}]
     assert digest(text=written({field: value})) is None
     assert digest(text=written({field: None})) is not None

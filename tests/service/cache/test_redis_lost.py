@@ -1,4 +1,5 @@
-"""The whole service over a real Redis that is killed, stopped, slow, or comes and goes, under load: nobody notices."""
+"""The whole service over a real Redis that is killed, stopped, slow, or comes and goes, under load: nobody
+notices."""
 
 import asyncio
 import statistics
@@ -121,7 +122,8 @@ async def flapping(server: RedisServer, proxy: SlowProxy) -> None:
 
 @pytest.mark.parametrize("fault", [killed, stopped, slow, flapping])
 async def test_a_lost_redis_costs_milliseconds(server: RedisServer, fault: Fault) -> None:
-    """No request fails, the slowest of a hundred waits at most 60 ms longer, and it is used again soon after."""
+    """With a lost Redis no request fails, the slowest of a hundred waits at most 60 ms longer, and Redis is
+    used again soon after."""
     async with SlowProxy(server.port) as proxy, requests(proxy.url) as asking:
         await asyncio.sleep(1.0)
         before_s = asking.p99_s()
@@ -132,8 +134,10 @@ async def test_a_lost_redis_costs_milliseconds(server: RedisServer, fault: Fault
     back_s = next((hit_s - healed_s for hit_s in asking.hits if hit_s > healed_s), None)
     happened = asking.service.board.happened
     print(
-        f"{fault.__name__}: {len(asking.statuses)} requests, p99 {before_s * 1e3:.1f} -> {during_s * 1e3:.1f} ms"
-        f" (the machine's own lag {asking.lag_s * 1e3:.1f}), back after {back_s} s, breaker opened {happened['breaker_opened']}, errors {happened['cache_error']}"
+        f"{fault.__name__}: {len(asking.statuses)} requests, "
+        f"p99 {before_s * 1e3:.1f} -> {during_s * 1e3:.1f} ms "
+        f"(the machine's own lag {asking.lag_s * 1e3:.1f}), back after {back_s} s, "
+        f"breaker opened {happened['breaker_opened']}, errors {happened['cache_error']}"
     )
     assert set(asking.statuses) == {200}
     assert during_s <= before_s + COST_S + asking.lag_s
@@ -142,7 +146,7 @@ async def test_a_lost_redis_costs_milliseconds(server: RedisServer, fault: Fault
 
 
 async def test_it_starts_without_its_redis(server: RedisServer) -> None:
-    """And makes use of it when it comes."""
+    """The service starts without its Redis, and uses it when it comes."""
     server.kill()
     async with requests(server.url) as asking:
         await asyncio.sleep(0.5)

@@ -30,7 +30,7 @@ def world(*answers: Respond) -> ServiceWorld:
 
 
 async def test_stale_at_once_then_new() -> None:
-    """Nobody waits for the new answer, one call brings it, and then it is what is given."""
+    """A stale answer is served at once, one call fetches the new one, and then that one is served."""
     async with world(OLD, NEW) as served:
         await served.ask(temperature=0)
         await asyncio.sleep(20)
@@ -79,7 +79,7 @@ class TestOneCall:
 
     @pytest.mark.parametrize("share", [True, False])
     async def test_stale_readers(self, share: bool) -> None:
-        """They are given the old answer, until the new one is there."""
+        """Stale answers are served until the new one is there."""
         route = {"cache": CacheOptions(enabled=True, ttl_s=10, stale_while_revalidate_s=600, share=share)}
         async with ServiceWorld(
             one=in_turn(OLD, healthy(first_s=20.0, words=("new",))), route=route
@@ -90,7 +90,8 @@ class TestOneCall:
         assert said == ["old"] * 5 + ["new"] and len(served.asked["one"]) == 2
 
     async def test_longer_than_its_claim(self) -> None:
-        """A claim of thirty seconds is over before an answer that takes a minute: nobody asks a second time for that."""
+        """A claim of thirty seconds is over before an answer that takes a minute: nobody asks a second time
+        for that."""
         route = {"cache": CacheOptions(enabled=True, ttl_s=10, stale_while_revalidate_s=600)}
         async with ServiceWorld(
             one=in_turn(OLD, healthy(first_s=50.0, words=("new",))), route=route
@@ -99,7 +100,7 @@ class TestOneCall:
         assert said == ["old", "old", "old", "new"] and len(served.asked["one"]) == 2
 
     async def test_too_old_meanwhile(self) -> None:
-        """Who is not given the old answer any more waits for the call that is under way."""
+        """A request that may not get the stale answer waits for the call under way."""
         route = {"cache": CacheOptions(enabled=True, ttl_s=10, stale_while_revalidate_s=15)}
         async with ServiceWorld(
             one=in_turn(OLD, healthy(first_s=20.0, words=("new",))), route=route
@@ -109,7 +110,7 @@ class TestOneCall:
         assert said == ["old", "old", "new"] and len(served.asked["one"]) == 2
 
     async def test_across_a_reload(self) -> None:
-        """Those who come after new settings are given the old answer, too, while the call from before goes on."""
+        """After a reload stale answers are served while the call from before goes on."""
         async with world(OLD, healthy(first_s=20.0, words=("new",))) as served:
             said = await asyncio.gather(*(self.at(at_s, served) for at_s in (0.0, 20.0)))
             served.service.reload(LoadedSettings(served.service.settings, {}, ()))
@@ -118,8 +119,8 @@ class TestOneCall:
 
 
 async def test_nobody_waits_for_its_probe() -> None:
-    """All are known to be down, and the call behind a stale answer finds out whether they still are: who joins it has a
-    substitute at once, as without it."""
+    """All are known to be down, and the call behind a stale answer finds out whether they still are: who
+    joins it has a substitute at once, as without it."""
     route = {
         "cache": CacheOptions(enabled=True, ttl_s=10, stale_while_revalidate_s=8.5),
         "degraded": DegradedOptions(enabled=True),
@@ -142,7 +143,7 @@ async def test_nobody_waits_for_its_probe() -> None:
 
 @pytest.mark.parametrize("delay_s", [0.001, 0.015], ids=["quick", "nearly too slow"])
 async def test_over_a_storage_of_all_processes(delay_s: float) -> None:
-    """It asks at once, not after having waited for itself; it has patience of its own; and its claim ends with it."""
+    """A refresh over Redis starts at once, has timeouts of its own, and its claim ends with it."""
     async with world(OLD, NEW) as served:
         served.service.cache._storage = shared = VirtualRedis(CacheBounds())
         served.service.cache._guard = BreakerGuard(0.05, 64, (), Random(1), lambda *_: None)
@@ -157,8 +158,8 @@ async def test_over_a_storage_of_all_processes(delay_s: float) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_end_of_the_process(stream: bool) -> None:
-    """A refresh that is under way ends with the service, however long it would take: nothing is left behind, neither
-    a task, nor a connection, nor a claim."""
+    """A refresh that is under way ends with the service, however long it would take: nothing is left behind,
+    neither a task, nor a connection, nor a claim."""
     ended: list[float] = []
 
     def lasts(request: SimRequest) -> Script:

@@ -1,4 +1,5 @@
-"""What stands before a storage behind a network: a patience for each request, and a breaker for all of them."""
+"""What stands before a storage behind a network: a patience for each request, and a breaker for all of
+them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -46,7 +47,7 @@ async def took_s(asking: Callable[[], Awaitable[object]]) -> float:
 
 
 async def test_a_request_waits_no_longer_than_its_patience() -> None:
-    """All its calls together."""
+    """All storage calls of a request together take no longer than its limit."""
     remote, patience = GuardedRemote(), Patience(PATIENCE_S)
     remote.delay_s = 0.02
     assert await took_s(lambda: remote.ask(patience)) == pytest.approx(0.02)
@@ -58,7 +59,7 @@ async def test_a_request_waits_no_longer_than_its_patience() -> None:
 
 @pytest.mark.parametrize("hang_s", [0.0, 5.0], ids=["refuses", "hangs"])
 async def test_nobody_asks_what_is_lost(hang_s: float) -> None:
-    """After three failures in a row only a probe now and then pays."""
+    """After three failures in a row only an occasional probe calls the storage."""
     remote = GuardedRemote()
     remote.delay_s, remote.error = hang_s, ConnectionError()
     waited = 0
@@ -71,7 +72,7 @@ async def test_nobody_asks_what_is_lost(hang_s: float) -> None:
 
 @pytest.mark.parametrize("lost_s", [0.3, 3.0, 30.0, 3000.0])
 async def test_back_within_ten_seconds(lost_s: float) -> None:
-    """However long it was lost."""
+    """A storage that is back is used within ten seconds, however long it was lost."""
     remote = GuardedRemote()
     remote.error = ConnectionError()
     until_s = clock.now() + lost_s
@@ -120,7 +121,7 @@ async def test_our_own_delay_is_not_its_fault(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_a_crowd_is_not_its_fault() -> None:
-    """Who waited in vain for a place in our own queue, or found none, proves nothing, however many they are."""
+    """Calls that find no slot of our own pool do not count as failures, however many they are."""
     remote = GuardedRemote()
     remote.delay_s = 0.02
     began_s = clock.now()
@@ -140,7 +141,7 @@ async def test_a_queue_that_is_too_long() -> None:
 
 
 async def test_an_operator_insists() -> None:
-    """An order goes out though the breaker is open."""
+    """An invalidation is sent even while the breaker is open."""
     remote = GuardedRemote()
     remote.error = ConnectionError()
     for _ in range(5):
@@ -151,7 +152,7 @@ async def test_an_operator_insists() -> None:
 
 
 async def test_a_defect_of_ours_is_no_lost_storage() -> None:
-    """What nobody thought of is not hidden."""
+    """An unexpected exception is not hidden as a lost storage."""
     remote = GuardedRemote()
     remote.error = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,5 @@
-"""Answers in a real Redis: shared, invalidated and asked for once by several processes; nothing else is taken for one."""
+"""Answers in a real Redis: shared, invalidated and asked for once by several processes; nothing else is taken
+for one."""
 
 import asyncio
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ class CacheProcess:
 
 
 async def test_processes_share_answers(server: RedisServer) -> None:
-    """Those of the same caller; another caller finds nothing."""
+    """Processes share the answers of the same caller; another caller finds none."""
     async with CacheProcess(server, "share") as one, CacheProcess(server, "share") as two:
         await one.ask()
         assert await two.lookup() == ANSWER.body
@@ -73,14 +74,14 @@ async def test_processes_share_answers(server: RedisServer) -> None:
 
 
 async def test_another_prefix_is_another_cache(server: RedisServer) -> None:
-    """Two services in one Redis."""
+    """Two services with different prefixes in one Redis share nothing."""
     async with CacheProcess(server, "this") as one, CacheProcess(server, "that") as two:
         await one.ask()
         assert await two.lookup() is None
 
 
 async def test_invalidated_everywhere_at_once(server: RedisServer) -> None:
-    """In a process that knew the answer, and for an answer that was on its way there."""
+    """An invalidation reaches a process that has the answer, and an answer on its way there."""
     async with CacheProcess(server, "gone") as one, CacheProcess(server, "gone") as two:
         await one.ask("kept")
         assert await two.lookup("kept")
@@ -140,7 +141,7 @@ async def test_a_stampede_is_one_question(server: RedisServer) -> None:
 
 
 async def test_who_waits_too_long_asks(server: RedisServer) -> None:
-    """Whoever was to bring the answer may be dead; who gives up lets the next one ask at once."""
+    """A process that waits too long for a claim asks by itself, and lets the next one ask at once."""
     hasty = RedisOptions(url="redis://", timeout_s=2.0, claim_wait_s=0.1)
     async with CacheProcess(server, "dead", hasty) as one, CacheProcess(server, "dead", hasty) as two:
         first, second, third = one.key(), two.key(), two.key()
@@ -155,7 +156,7 @@ async def test_who_waits_too_long_asks(server: RedisServer) -> None:
 
 
 async def test_a_claim_is_its_owners(server: RedisServer) -> None:
-    """Who comes late cannot end the claim of who came after."""
+    """A late process cannot end the claim of a later owner."""
     async with CacheProcess(server, "claim") as one, CacheProcess(server, "claim") as two:
         late, current = one.key(), two.key()
         assert await one.cache.claim(late)
@@ -182,7 +183,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("foreign", FOREIGN.values(), ids=FOREIGN)
 async def test_what_we_did_not_write_is_a_miss(server: RedisServer, foreign: bytes) -> None:
-    """Whoever put it there."""
+    """An entry that the service did not write is a miss."""
     async with CacheProcess(server, "foreign") as one, Redis(port=server.port) as redis:
         await redis.set(f"foreign:answer:{one.key().digest}", foreign)
         assert await one.lookup() is None
@@ -192,7 +193,7 @@ async def test_what_we_did_not_write_is_a_miss(server: RedisServer, foreign: byt
 
 
 async def test_an_answer_in_a_wrong_place_is_a_miss(server: RedisServer) -> None:
-    """Whole and valid, but to another caller's question."""
+    """A valid answer to another caller's question is a miss."""
     async with CacheProcess(server, "moved") as one, Redis(port=server.port) as redis:
         await one.ask()
         there, here = one.key(caller="a").digest, one.key(caller="b").digest
@@ -213,7 +214,7 @@ async def test_our_keys_in_other_hands(server: RedisServer) -> None:
 
 
 async def test_an_answer_ends_by_itself(server: RedisServer) -> None:
-    """Redis forgets it when nobody may be given it any more."""
+    """Redis drops an answer when it may not be served any more."""
     options = CacheOptions(enabled=True, ttl_s=60.0, stale_while_revalidate_s=30.0, stale_if_error_s=600.0)
     async with CacheProcess(server, "ends") as one, Redis(port=server.port) as redis:
         key = one.key(options=options)

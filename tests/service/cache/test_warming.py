@@ -55,7 +55,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_every_caller_is_given_them(path: Path) -> None:
-    """Until their time is over."""
+    """Warmed answers are served to every caller, until their lifetime is over."""
     filled = WarmedCache(path, line(), "", line(seed=2))
     assert await filled.warm() == CacheWarmed("chat", 2, ())
     assert await filled.lookup("a") == await filled.lookup("b") is not None
@@ -65,7 +65,7 @@ async def test_every_caller_is_given_them(path: Path) -> None:
 
 
 async def test_ones_own_answer_goes_first(path: Path) -> None:
-    """It is younger."""
+    """A caller's own answer, which is younger, wins over a warmed one."""
     filled = WarmedCache(path, line())
     await filled.warm()
     key = filled.cache.key(request("a", **HI), filled.options, MARK)
@@ -93,7 +93,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("broken", "why"), BROKEN.values(), ids=BROKEN)
 async def test_a_broken_line_is_told_and_skipped(path: Path, broken: str, why: str) -> None:
-    """Those around it are kept."""
+    """A broken line is reported and skipped; those around it are kept."""
     filled = WarmedCache(path, line(), broken, line(seed=2))
     told = await filled.warm()
     assert told.kept == 2
@@ -102,7 +102,7 @@ async def test_a_broken_line_is_told_and_skipped(path: Path, broken: str, why: s
 
 
 async def test_a_file_that_is_not_there(path: Path) -> None:
-    """Is told, and that is all."""
+    """A missing file is reported, and the service starts."""
     filled = WarmedCache(path)
     path.unlink()
     assert (await filled.warm()).problems == (
@@ -111,14 +111,14 @@ async def test_a_file_that_is_not_there(path: Path) -> None:
 
 
 async def test_a_line_without_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is a broken line, not a full memory."""
+    """A line without end is a broken line, and does not fill the memory."""
     monkeypatch.setattr(warming, "LINE_BYTES_MAX", 1000)
     told = await WarmedCache(path, line(), "x" * 100_000, line(seed=2)).warm()
     assert told.kept == 2 and len(told.problems) == 1
 
 
 async def test_many_broken_lines(path: Path) -> None:
-    """Are not all told."""
+    """Of many broken lines only some are reported."""
     told = await WarmedCache(path, *["{"] * 1_000).warm()
     assert len(told.problems) == warming.PROBLEMS_MAX + 1
     assert told.problems[-1] == "and 980 more"
@@ -133,7 +133,7 @@ class LostStorageGuard(NoGuard):
 
 
 async def test_a_lost_storage_is_given_up(path: Path) -> None:
-    """Not asked once for each line of a long file."""
+    """A lost storage ends the warming, and is not asked for each line."""
     filled = WarmedCache(path, *[line(seed=n) for n in range(100)], guard=LostStorageGuard())
     told = await filled.warm()
     assert told.kept == 0 and len(told.problems) == warming.LOST_MAX
@@ -141,7 +141,7 @@ async def test_a_lost_storage_is_given_up(path: Path) -> None:
 
 
 async def test_the_start_waits_a_bounded_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then requests are answered while the rest of the file is read."""
+    """The start waits a bounded time; then requests are answered while the rest is read."""
     path.write_text("\n".join(line(seed=n) for n in range(10)))
     real = AnswerCache.offer
 

@@ -75,19 +75,20 @@ def told(
     ),
 )
 async def test_kinds(what: tuple[Classification | str, ...], error: type[GatewayError]) -> None:
-    """One reason for all of them is named; a mixture is plainly down."""
+    """One common reason of all targets is named; different reasons are "all down"."""
     assert type(told(*what)) is error
 
 
 @pytest.mark.parametrize(("wait_s", "told_s"), [(0.0, 1.0), (0.3, 1.0), (7.5, 7.5), (3_600.0, 3_600.0)])
 @pytest.mark.parametrize("reason", ["breaker_open", CooldownReason.LIMITED, "provider_full"])
 async def test_when_to_come_back(reason: str, wait_s: float, told_s: float) -> None:
-    """As soon as a target may be asked again, and never at once: that would be a storm."""
+    """Retry-After is the time until a target may be asked again, and never zero."""
     assert told(reason, wait_s=wait_s).retry_after_s == told_s
 
 
 async def test_the_callers_fault() -> None:
-    """A request that a provider found at fault ends with the provider's own words and status, not to be retried."""
+    """A request that a provider found at fault ends with the provider's own words and status, not to be
+    retried."""
     error = told(STALLED, BAD_REQUEST, given_up=True)
     assert type(error) is ProviderRefused
     assert (error.status, error.message, error.retry_after_s) == (400, "No such role.", None)
@@ -140,6 +141,6 @@ async def test_what_is_missing(param: str, feature: str, words: str) -> None:
 
 
 async def test_a_conversation_that_is_too_long_for_all() -> None:
-    """Nobody ever could: the caller's to shorten."""
+    """A conversation too long for all targets is the caller's error."""
     error = told("unsupported_long_context")
     assert (error.status, error.param) == (400, "messages")

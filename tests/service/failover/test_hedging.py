@@ -25,7 +25,7 @@ class TestDelay:
         assert hedges.delay_s("one/m", True, 100) == pytest.approx(0.96)
 
     def test_too_few_say_nothing(self) -> None:
-        """Then nobody is asked beside it."""
+        """Few samples give no delay, and so no hedge."""
         hedges = Hedges(HedgeOptions(samples_min=20))
         known(hedges, *[0.5] * 19)
         assert hedges.delay_s("one/m", True, 100) is None
@@ -33,7 +33,7 @@ class TestDelay:
         assert hedges.delay_s("one/m", True, 100) == 0.5
 
     def test_never_at_once(self) -> None:
-        """However quick it usually is."""
+        """A hedge is never sent at once, however fast the target usually is."""
         hedges = Hedges(HedgeOptions(delay_min_s=0.2))
         known(hedges, *[0.001] * 50)
         assert hedges.delay_s("one/m", True, 100) == 0.2
@@ -44,14 +44,14 @@ class TestDelay:
         ids=["another target", "JSON", "a longer prompt", "a very long prompt"],
     )
     def test_apart(self, other: dict[str, object]) -> None:
-        """Each target, streams and JSON, and prompts of each size have a usual of their own."""
+        """Each target, streams and JSON, and each size of prompts have usual latencies of their own."""
         hedges = Hedges(HedgeOptions())
         known(hedges, *[1.0] * 50)
         known(hedges, *[9.0] * 50, **other)  # type: ignore[arg-type]
         assert hedges.delay_s("one/m", True, 100) == 1.0
 
     def test_of_late(self) -> None:
-        """What was usual before is forgotten."""
+        """Older latencies are forgotten."""
         hedges = Hedges(HedgeOptions())
         known(hedges, *[9.0] * SAMPLES_MAX)
         known(hedges, *[1.0] * SAMPLES_MAX)
@@ -59,7 +59,7 @@ class TestDelay:
 
 
 async def test_the_second_is_asked_then() -> None:
-    """In the service: after the 95th percentile of what the first usually takes, and no sooner."""
+    """In the service a hedge is sent after the 95th percentile of the first target, and no sooner."""
     began: list[float] = []
     asked: list[float] = []
     waits_s = [*(n / 40 for n in range(1, 41)), 5.0]

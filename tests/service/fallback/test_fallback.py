@@ -24,7 +24,8 @@ KNOWN = ("en", "de", "es", "fr")
     ],
 )
 def test_accepted_languages(header: str, languages: list[str]) -> None:
-    """The most wanted language comes first; what is not wanted or makes no sense is left out, or matches nothing."""
+    """The most wanted language comes first; what is not wanted or makes no sense is left out, or matches
+    nothing."""
     assert accepted_languages(header) == languages
 
 
@@ -38,7 +39,7 @@ class TestTexts:
                 assert re.search("autom[aá]t", texts[name]), (language, name)
 
     def test_says_when(self) -> None:
-        """The text for a request says when to ask again."""
+        """The fallback text says when to ask again."""
         assert all("{wait}" in texts[GENERAL] for texts in own_templates().values())
 
     @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ class TestTexts:
         ],
     )
     def test_when(self, wait_s: float | None, said: str) -> None:
-        """As exactly as can be promised."""
+        """The fallback text gives the time as exactly as it can be known."""
         assert wait_phrase(own_templates(), "en", wait_s) == said
 
 
@@ -73,19 +74,20 @@ class TestOwnFile:
         ],
     )
     def test_problems(self, tmp_path: Path, text: str, problem: str) -> None:
-        """Each thing that cannot be used is said, in words."""
+        """Each problem of a file is reported in words."""
         file = tmp_path / "texts.toml"
         file.write_text(text)
         found, problems = templates.read(file)
         assert found == {} and len(problems) == 1 and problem in problems[0]
 
     def test_no_file(self, tmp_path: Path) -> None:
-        """Nor is a file that is not there."""
+        """A missing file is reported in words."""
         _, problems = templates.read(tmp_path / "none.toml")
         assert "cannot be read" in problems[0]
 
     def test_older_files(self, tmp_path: Path) -> None:
-        """Texts for kinds of questions that older files hold are no problem; they are named, and never used."""
+        """Texts for kinds of questions that older files hold are no problem; they are named, and never
+        used."""
         file = tmp_path / "texts.toml"
         file.write_text("[en]\ngreeting = 'Hi'\ncrisis = 'Call'\ngeneral = 'Not now. {wait}'\n")
         assert templates.read(file) == ({"en": {"general": "Not now. {wait}"}}, [])

@@ -68,7 +68,7 @@ class TestRequest:
         assert json.loads(new.body)["stop_sequences"] == ["x"]
 
     def test_what_it_has_no_word_for(self) -> None:
-        """Left out and named, never in silence."""
+        """Fields that Anthropic does not have are dropped, and named in the answer."""
         assert OLD.encode(request(seed=1, service_tier="flex"), "claude", None).dropped == (
             "seed",
             "service_tier",
@@ -120,7 +120,7 @@ class TestStream:
         ],
     )
     async def test_not_whole(self, data: bytes, reason: str) -> None:
-        """Only `message_stop` makes it whole."""
+        """Only `message_stop` ends a stream as whole."""
         with pytest.raises(ProviderFault, match=reason):
             await read(data)
 

@@ -62,11 +62,12 @@ class TestRequest:
         ],
     )
     def test_choice(self, fields: dict[str, object], choice: object) -> None:
-        """Which tool, and whether several at once."""
+        """`tool_choice` says which tool, and whether several at once."""
         assert sent(tools=[WEATHER], **fields).get("tool_choice") == choice
 
     def test_calls_and_results(self) -> None:
-        """Calls become tool_use blocks, results blocks of the user turn after them; ids agree, whoever made them."""
+        """Calls become tool_use blocks, results blocks of the user turn after them; ids agree, whoever made
+        them."""
         odd = {**PARIS, "id": "call:with spaces and more"}
         messages = [
             {"role": "user", "content": "Weather?"},
@@ -174,7 +175,8 @@ def argument(index: int, piece: str) -> bytes:
 
 
 async def test_stream_of_calls() -> None:
-    """Each call has its own index, whatever blocks are between; one without arguments is given an empty object."""
+    """Each call has its own index, whatever blocks are between; one without arguments is given an empty
+    object."""
     data = (
         START
         + block(0, type="text", text="Hm")

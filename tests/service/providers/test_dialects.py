@@ -114,7 +114,7 @@ def observed(speaker: Dialect, fields: dict[str, Any]) -> tuple[str, EncodedRequ
 
 
 def test_every_row_has_a_sample() -> None:
-    """A row without one would say what nobody checks."""
+    """Every row of the table has a sample that tests it."""
     assert [row[0] for row in ROWS] == list(SAMPLES)
 
 
@@ -181,7 +181,7 @@ class TestDifferences:
         assert (there["max_tokens"], dropped) == (5, ("max_completion_tokens",))
 
     def test_left_out(self) -> None:
-        """Named, unless it said nothing."""
+        """A dropped field is named, unless it has no effect."""
         overrides = DialectOverrides(
             drops=("logit_bias", "user", "messages.name", "stream_options"), developer_role=False
         )
@@ -202,7 +202,7 @@ class TestDifferences:
 
     @pytest.mark.parametrize("name", COLUMNS)
     def test_headers(self, name: str) -> None:
-        """Sent as they are, and never in place of ours."""
+        """Configured headers are sent as they are, and never replace the service's own."""
         overrides = DialectOverrides(headers={"X-Title": "t", "user-agent": "other"})
         speaker = {
             "openai": OpenAIDialect(10_000, overrides),
@@ -238,7 +238,7 @@ def test_headers_of_ours_stay_ours(tmp_path: Path) -> None:
 
 
 def test_names_of_dropped_fields_are_harmless() -> None:
-    """The caller chooses them, and they stand in a header."""
+    """Names of dropped fields, which callers choose, are safe in a header."""
     dropped = (
         AnthropicDialect(10_000, None, 9).encode(request(**{"x\r\nset-cookie: a=b,": 1}), "m", None).dropped
     )

@@ -19,7 +19,8 @@ LAST = event(
 
 
 def test_only_what_it_knows_is_sent() -> None:
-    """Anything else would be answered with 422: renamed where it has a name for it, else left out and named."""
+    """Anything else would be answered with 422: renamed where it has a name for it, else left out and
+    named."""
     asked = request(
         max_completion_tokens=9,
         seed=7,
@@ -47,7 +48,7 @@ def test_usage_rides_on_the_last_chunk() -> None:
 
 
 def test_content_in_parts() -> None:
-    """Text as text, thinking as reasoning."""
+    """Parts of text become content, parts of thinking become reasoning."""
     parts = [
         {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]},
         {"type": "text", "text": "Hi"},
@@ -60,7 +61,8 @@ def test_content_in_parts() -> None:
 
 
 def test_messages_hold_what_each_role_may() -> None:
-    """What other providers put into a conversation is refused there: it is translated, or left out and named."""
+    """What other providers put into a conversation is refused there: it is translated, or left out and
+    named."""
     call = {"id": "call_abc", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     asked = request(
         messages=[
@@ -102,7 +104,7 @@ def test_what_it_cannot_do(fields: dict[str, object], param: str) -> None:
 
 
 def test_a_tool_without_parameters() -> None:
-    """Must say that it takes nothing."""
+    """A tool without parameters is sent with an empty schema."""
     tools = [{"type": "function", "function": {"name": "now"}}]
     there = json.loads(DIALECT.encode(request(tools=tools), "m", None).body)["tools"]
     assert there[0]["function"]["parameters"] == {"type": "object", "properties": {}}

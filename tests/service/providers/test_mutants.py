@@ -1,5 +1,5 @@
-"""Whatever JSON a provider makes up: an answer, or a ProviderFault; never anything else. One bad answer must not hurt
-more than itself."""
+"""Whatever JSON a provider makes up: an answer, or a ProviderFault; never anything else. One bad answer must
+not hurt more than itself."""
 
 import json
 from collections.abc import Callable
@@ -125,7 +125,8 @@ def places(value: Any, at: Path = ()) -> list[Path]:
 
 @st.composite
 def mutants(draw: st.DrawFn, original: Any) -> bytes:
-    """An answer with a few values replaced or taken out, and now and then a byte changed or the end cut off."""
+    """An answer with a few values replaced or taken out, and now and then a byte changed or the end cut
+    off."""
     whole = {"": json.loads(json.dumps(original))}
     for _ in range(draw(st.integers(1, 3))):
         *way, last = draw(st.sampled_from([p for p in places(whole) if p]))
@@ -162,7 +163,7 @@ FEW = settings(max_examples=100, deadline=None)
 
 @pytest.mark.parametrize(("dialect", "original", "events"), DIALECTS)
 async def test_answers(dialect: Dialect, original: Any, events: list[Any]) -> None:
-    """JSON answers: what passes is JSON, with usage."""
+    """A JSON answer that passes is valid JSON, with usage."""
 
     @FEW
     @given(mutants(original))
@@ -177,7 +178,7 @@ async def test_answers(dialect: Dialect, original: Any, events: list[Any]) -> No
 
 @pytest.mark.parametrize(("dialect", "original", "events"), DIALECTS)
 async def test_streams(dialect: Dialect, original: Any, events: list[Any]) -> None:
-    """Events of a stream: what passes is JSON too, and a whole stream has its usage."""
+    """A stream that passes consists of JSON events, and has its usage if it is whole."""
 
     @FEW
     @given(mutants(events))
@@ -203,7 +204,7 @@ async def test_streams(dialect: Dialect, original: Any, events: list[Any]) -> No
 @FEW
 @given(mutants(VECTORS), st.sampled_from([None, "float", "base64"]))
 def test_vectors(body: bytes, form: str | None) -> None:
-    """Vectors: the same."""
+    """An embeddings answer that passes is valid JSON, with usage."""
     answer = tolerated(lambda: reply_with_vectors(body, embed_request(encoding_format=form)))
     assert answer is None or len(json.loads(answer.body)["data"]) == 1
 

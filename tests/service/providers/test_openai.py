@@ -56,7 +56,7 @@ class TestRequest:
         assert call.headers["authorization"] == "Bearer sk"
 
     def test_usage_is_always_asked_for(self) -> None:
-        """The client's other stream options are kept."""
+        """Usage is always requested; the client's other stream options are kept."""
         sent = msgspec.json.decode(
             DIALECT.encode(
                 request(stream=True, stream_options={"include_obfuscation": False}), "gpt", None
@@ -71,7 +71,7 @@ class TestStream:
         assert [chunk.raw for chunk in read(CONTENT + STOP + USAGE + DONE)] == [CONTENT, STOP, b""]
 
     def test_usage_chunk(self) -> None:
-        """Counted always, relayed only to a client that asked."""
+        """The usage chunk is always counted, and relayed only to a client that requested it."""
         silent = read(CONTENT + STOP + USAGE + DONE)
         assert silent[-1].raw == b""
         assert silent[-1].usage is not None
@@ -79,7 +79,7 @@ class TestStream:
         assert asked[-1].raw == USAGE
 
     def test_a_number_that_cannot_be_read(self) -> None:
-        """In a field nobody here reads costs nothing: the usage chunk repeats it as it came."""
+        """An invalid number in an unread field of the usage chunk is relayed as it came."""
         odd = (
             b'data: {"id":-1e999,"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\n'
         )
@@ -124,7 +124,7 @@ class TestAnswer:
         assert DIALECT.answer(body, request()).body == body
 
     def test_a_filtered_answer_is_an_answer(self) -> None:
-        """Empty by a content filter is not routed around."""
+        """An answer emptied by a content filter ends the failover."""
         assert DIALECT.answer(self.body(message={"content": ""}, finish_reason="content_filter"), request())
 
     @pytest.mark.parametrize(

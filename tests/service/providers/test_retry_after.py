@@ -59,7 +59,7 @@ def test_headers(headers: dict[str, str], seconds: float | None) -> None:
     ],
 )
 def test_messages(message: str, seconds: float | None) -> None:
-    """Where no header says it, the sentence may."""
+    """Where no header has Retry-After, the message may have it."""
     found = retry_after_s({}, message, NOW_S)
     assert found == pytest.approx(seconds) if seconds is not None else found is None
 

@@ -27,20 +27,20 @@ def test_the_whole_format() -> None:
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_any_split(cuts: list[int]) -> None:
-    """Where the network cuts the bytes changes nothing."""
+    """Splits of the bytes by the network change nothing."""
     edges = [0, *sorted(cuts), len(STREAM)]
     assert decode(*(STREAM[a:b] for a, b in pairwise(edges))) == EVENTS
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"], ids=["LF", "CR", "CRLF"])
 def test_the_last_event(end: bytes) -> None:
-    """Is there as soon as its empty line is, whatever ends a line: nothing more may come after it."""
+    """The last event is there as soon as its empty line is, whatever ends a line."""
     assert decode(b"data: one" + end + end) == [(b"", b"one")]
     assert decode(b"data: one" + end, end) == [(b"", b"one")]
 
 
 def test_an_empty_line_of_data() -> None:
-    """Is the first half of its event, though the other half comes alone."""
+    """An empty data line is the first half of its event, though the rest comes alone."""
     assert decode(b": begun\n\ndata:\n", b"data: two\n\n", b"data: three\n\n") == [
         (b"", b"\ntwo"),
         (b"", b"three"),
@@ -48,7 +48,7 @@ def test_an_empty_line_of_data() -> None:
 
 
 def test_byte_by_byte() -> None:
-    """Nor does sending it one byte at a time."""
+    """A stream sent byte by byte gives the same events."""
     assert decode(*(bytes([byte]) for byte in STREAM)) == EVENTS
 
 
@@ -60,7 +60,7 @@ def test_any_bytes(pieces: list[bytes]) -> None:
 
 @pytest.mark.parametrize("endless", [b"x" * 200, b"data: " + b"x" * 200, b"data: xxxxx\n" * 50])
 def test_an_endless_event(endless: bytes) -> None:
-    """What never ends is not kept for ever."""
+    """An endless event is not buffered for ever."""
     decoder = SseDecoder(100)
     with pytest.raises(EventTooLong):
         decoder.feed(endless)

@@ -1,5 +1,5 @@
-"""Whole requests, there and back: simulated providers that refuse what the real ones refuse, and the official package's
-types for what the client gets."""
+"""Whole requests, there and back: simulated providers that refuse what the real ones refuse, and the official
+package's types for what the client gets."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -130,8 +130,8 @@ async def test_a_forced_call(dialect: str, api_version: str | None) -> None:
 
 
 async def test_what_one_cannot_another_can() -> None:
-    """A field that the first dialect cannot carry goes with the request to the next target; alone it is a 400 that
-    names the field."""
+    """A field that the first dialect cannot carry goes with the request to the next target; alone it is a 400
+    that names the field."""
     async with chat("anthropic", "openai") as c:
         answer = await c.ask(logprobs=True)
         assert answer.headers["x-dub5-trail"].startswith(

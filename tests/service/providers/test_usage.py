@@ -1,5 +1,5 @@
-"""Usage is known at the end of every whole answer: the provider's own, or an estimate that says so. It is known of
-answers that broke off, too, and of every try that may be billed."""
+"""Usage is known at the end of every whole answer: the provider's own, or an estimate that says so. It is
+known of answers that broke off, too, and of every try that may be billed."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ ESTIMATED = {"prompt_tokens": 1, "completion_tokens": 11, "total_tokens": 12, "e
 )
 @pytest.mark.parametrize("usage", [{}, {"usage": None}, {"usage": {}}, {"usage": "?"}], ids=str)
 def test_json_without(dialect: Dialect, usage: dict[str, object]) -> None:
-    """One token for four characters, marked, beside everything as it came."""
+    """Without usage a JSON answer gets an estimate of one token for four characters, marked as such."""
     answer = dialect.answer(msgspec.json.encode({"choices": [SAID], "x": 1.50, **usage}), request())
     told = json.loads(answer.body)
     assert told == {"choices": [SAID], "x": 1.5, "usage": ESTIMATED}
@@ -43,7 +43,7 @@ def test_json_without(dialect: Dialect, usage: dict[str, object]) -> None:
 
 
 def test_json_with() -> None:
-    """A usage that is there is never touched."""
+    """An existing usage is never changed."""
     answer = OpenAIDialect(10_000).answer(completion("Hi"), request())
     assert answer.body == completion("Hi")
     assert answer.usage == Usage(1, 3, 4)
@@ -84,7 +84,7 @@ async def test_stream_without(dialect: Dialect, data: bytes, wanted: bool) -> No
 
 
 async def test_anthropic_counts_are_the_providers() -> None:
-    """Told in two events, added up once."""
+    """Anthropic's counts, sent in two events, are added up once."""
     reader = AnthropicDialect(10_000, None, 9).stream(request(stream=True), "m")
     said = event("content_block_delta", index=0, delta={"text": "Hi"})
     reader.feed(START + said + STOP + END)
@@ -92,7 +92,7 @@ async def test_anthropic_counts_are_the_providers() -> None:
 
 
 def test_what_counts_as_asked() -> None:
-    """Text, wherever it stands, and what goes along with it."""
+    """The estimate of the prompt counts all text, and what goes along with it."""
     call = {"function": {"name": "f", "arguments": "{}"}}
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {}}]},
@@ -105,12 +105,12 @@ def test_what_counts_as_asked() -> None:
     "said", [None, [], "9", {"prompt_tokens": "9"}, {"prompt_tokens": -1}, {"total_tokens": 0}]
 )
 def test_no_count(said: object) -> None:
-    """What counts nothing is no usage."""
+    """A usage without counts is no usage."""
     assert parse_usage(said) is None
 
 
 async def test_end_to_end() -> None:
-    """Client, board and log all see that it is estimated."""
+    """Client, board and log show that the usage is estimated."""
     body = json.dumps({"choices": [SAID]}).encode()
     stream = (CONTENT, STOPPED, DONE)
     async with ServiceWorld(one=lambda request: reply(200, body)) as world:
@@ -245,7 +245,7 @@ class TestBrokenOff:
 
     @pytest.mark.parametrize("dialect", DIALECTS)
     async def test_client_leaves(self, dialect: str) -> None:
-        """So has one whose client leaves: no more than had been said by then."""
+        """A stream whose client leaves is estimated from what had been sent by then."""
         billed = BilledRoute(dialect, *whole(dialect))
         assert await billed.ask(leave_at_s=0.25) == "One two three four "
         usage, tried = usage_so_far(dialect, 5), billed.tries["one"].attempt
@@ -255,7 +255,7 @@ class TestBrokenOff:
 
     @pytest.mark.parametrize("dialect", DIALECTS)
     async def test_client_leaves_before_content(self, dialect: str) -> None:
-        """The prompt was read all the same."""
+        """A client that leaves before the content still costs the prompt."""
         billed = BilledRoute(dialect, *whole(dialect))
         assert await billed.ask(leave_at_s=0.05) == ""
         usage, tried = usage_so_far(dialect, 0), billed.tries["one"].attempt
@@ -297,7 +297,7 @@ NOT_BILLED: dict[str, tuple[Action, ...]] = {
 class TestWithoutContent:
     @pytest.mark.parametrize("name", NO_CONTENT)
     async def test_perhaps_billed(self, name: str) -> None:
-        """Each try that came to nothing may cost its prompt; the answer's own usage is that of who gave it."""
+        """Each failed attempt may cost its prompt; the answer's usage is that of the target that gave it."""
         is_stream, actions = NO_CONTENT[name]
         billed = BilledRoute("openai", *actions)
         await billed.ask(stream=is_stream)
@@ -322,7 +322,7 @@ class TestWithoutContent:
 
     @pytest.mark.parametrize("name", NOT_BILLED)
     async def test_not_billed(self, name: str) -> None:
-        """A refusal costs nothing."""
+        """A refused attempt costs nothing."""
         billed = BilledRoute("openai", *NOT_BILLED[name])
         await billed.ask()
         tried = billed.tries["one"].attempt
@@ -332,7 +332,7 @@ class TestWithoutContent:
 class TestWhole:
     @pytest.mark.parametrize("dialect", DIALECTS)
     async def test_stream(self, dialect: str) -> None:
-        """The provider's own count, and no estimate."""
+        """A stream with usage has the provider's count, and no estimate."""
         billed = BilledRoute(dialect, *whole(dialect))
         assert await billed.ask() == "".join(PIECES)
         tried = billed.tries["one"].attempt
@@ -341,7 +341,7 @@ class TestWhole:
         assert not tried.maybe_billed and tried.cost_usd == (500 * 2.5 + 40 * 10.0) / 1e6
 
     async def test_json(self) -> None:
-        """So it is without a stream."""
+        """A JSON answer with usage has the provider's count, and no estimate."""
         billed = BilledRoute("openai", *reply(200, completion("Hi")))
         await billed.ask(stream=False)
         tried = billed.tries["one"].attempt
@@ -350,7 +350,7 @@ class TestWhole:
 
     @pytest.mark.parametrize("count", [2, 3])
     async def test_no_price(self, count: int) -> None:
-        """Tokens are known, cut or whole; what they cost is not."""
+        """Without a price tokens are counted, and costs are not."""
         end = (Close(),) if count == 2 else (Data(ending("openai")), End())
         billed = BilledRoute("openai", *begun("openai", count), *end, prices=False)
         await billed.ask()

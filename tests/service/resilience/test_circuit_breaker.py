@@ -68,8 +68,8 @@ class TestClosed:
         assert not breaker.slow
 
     def test_suspicion(self, breaker: Breaker) -> None:
-        """One failure is a blink, one that comes at once costs nobody anything; two in a row, the last of which was waited
-        for, want five successes in a row, and another failure wants them anew."""
+        """One failure is a blink, one that comes at once costs nobody anything; two in a row, the last of
+        which was waited for, want five successes in a row, and another failure wants them anew."""
         call(breaker, CallOutcome.FAILURE, 0.0)
         call(breaker, CallOutcome.FAILURE, 0.0)
         assert not breaker.on_probation
@@ -95,7 +95,7 @@ class TestClosed:
         assert breaker.state is BreakerState.OPEN
 
     def test_old_failures_are_forgotten(self, breaker: Breaker) -> None:
-        """What lies further back than the window does not count."""
+        """Failures older than the window do not count."""
         for _ in range(4):
             call(breaker, CallOutcome.FAILURE, 0.0)
         call(breaker, CallOutcome.SUCCESS, 0.0)
@@ -121,7 +121,8 @@ class TestClosed:
         assert breaker.state is BreakerState.OPEN and breaker.slow
 
     def test_failing_and_slow(self, breaker: Breaker) -> None:
-        """A late answer may be the last straw, but where half of the calls fail, slowness is not the reason."""
+        """A late answer may be the last straw, but where half of the calls fail, slowness is not the
+        reason."""
         for how in [CallOutcome.FAILURE, CallOutcome.SLOW] * 5:
             call(breaker, how, 0.0)
         assert breaker.state is BreakerState.OPEN and not breaker.slow
@@ -129,7 +130,7 @@ class TestClosed:
 
 class TestOpen:
     def test_nobody_enters_until_its_time_is_over(self, breaker: Breaker) -> None:
-        """It stays shut between three quarters and the whole of its open time."""
+        """An open breaker stays shut for between three quarters and the whole of its open time."""
         trip(breaker)
         assert breaker.try_acquire(2.9) is None
         assert breaker.try_acquire(4.0) is not None
@@ -161,7 +162,7 @@ class TestOpen:
         assert (breaker.state, breaker.opened_until_s) == (BreakerState.OPEN, until_s)
 
     def test_failing_is_not_better_than_nobody(self, breaker: Breaker) -> None:
-        """Open for failures it lets nobody in."""
+        """A breaker opened by failures is no last resort."""
         trip(breaker)
         assert breaker.try_acquire_last_resort(1.0) is None
 
@@ -175,7 +176,7 @@ class TestHalfOpen:
         return permit
 
     def test_one_probe_at_a_time(self, breaker: Breaker, probe: BreakerPermit) -> None:
-        """While a probe is out, nobody else may ask."""
+        """While a probe is out, no other call is permitted."""
         assert breaker.state is BreakerState.HALF_OPEN
         assert breaker.try_acquire(4.1) is None
 
@@ -201,7 +202,8 @@ class TestHalfOpen:
         assert breaker.state is BreakerState.OPEN and breaker.slow
 
     def test_probe_commits(self, breaker: Breaker, probe: BreakerPermit) -> None:
-        """A probing stream closes the breaker at its first content, and counts as failed if it is cut later."""
+        """A probing stream closes the breaker at its first content, and counts as failed if it is cut
+        later."""
         probe.commit(CallOutcome.SUCCESS, 4.5)
         assert breaker.state is BreakerState.CLOSED
         probe.end(CallOutcome.FAILURE, 9.0)
@@ -210,7 +212,8 @@ class TestHalfOpen:
         assert breaker.state is BreakerState.OPEN
 
     def test_the_rest_of_a_slow_probe(self, breaker: Breaker) -> None:
-        """A slow probe has told all it can at its first content: how its stream ends keeps nobody out for longer."""
+        """A slow probe has told all it can at its first content: how its stream ends keeps nobody out for
+        longer."""
         trip_slow(breaker)
         probe = entered(breaker, 4.0)
         probe.commit(CallOutcome.SLOW, 9.0)
@@ -219,7 +222,8 @@ class TestHalfOpen:
         assert breaker.opened_until_s == until_s
 
     def test_probe_that_does_not_come_back(self, breaker: Breaker, probe: BreakerPermit, told: Told) -> None:
-        """It counts as failed from its beginning on, and its place goes to the next."""
+        """A probe that never returns counts as failed from its beginning on, and the next one is
+        permitted."""
         assert breaker.try_acquire(13.9) is None
         following = entered(breaker, 14.0)
         assert following.probe and breaker.probing == 1
@@ -246,7 +250,7 @@ class TestHalfOpen:
         assert breaker.state is BreakerState.CLOSED
 
     def test_a_recovery_is_a_new_beginning(self, breaker: Breaker, probe: BreakerPermit) -> None:
-        """After a success the open time is as short as the first one was."""
+        """After a success the open time is as short as the first one."""
         probe.end(CallOutcome.FAILURE, 4.5)
         call(breaker, CallOutcome.SUCCESS, 12.0)
         trip(breaker, 20.0)
@@ -277,7 +281,7 @@ class TestRamp:
         assert all(breaker.passes_slow_start(now_s) for now_s in (0.0, 0.1, 5.0))
 
     def test_switched_off(self) -> None:
-        """`slow_start_s` 0: all calls at once."""
+        """With `slow_start_s` 0 all calls pass at once."""
         breaker = self.recovered(BreakerOptions(open_s=4.0, slow_start_s=0.0))
         assert all(breaker.passes_slow_start(4.0) for _ in range(100))
 
@@ -302,7 +306,7 @@ def half_open(breaker: Breaker) -> None:
 
 @pytest.mark.parametrize("before", [lambda breaker: None, trip, trip_slow, half_open])
 def test_isolated(breaker: Breaker, before: Callable[[Breaker], None]) -> None:
-    """From any state the operator's hand keeps everybody out for as long as it likes, and lets in with a ramp."""
+    """From any state isolation rejects all calls until it is lifted, and then a slow start begins."""
     before(breaker)
     late = breaker.try_acquire(4.0)
     breaker.isolate(True, 5.0)
@@ -337,7 +341,8 @@ def test_isolated_while_a_probe_is_out(breaker: Breaker) -> None:
 def test_open_time(
     not_before_s: float, failed_probes: int, open_s: float, open_max_s: float, seed: int
 ) -> None:
-    """After any number of failed probes: never before Retry-After, never longer than the cap or Retry-After."""
+    """After any number of failed probes: never before Retry-After, never longer than the cap or
+    Retry-After."""
     options = BreakerOptions(failures_in_a_row=1, open_s=open_s)
     breaker = Breaker(options, open_max_s, Random(seed), lambda *change: None)
     call(breaker, CallOutcome.FAILURE, 0.0)

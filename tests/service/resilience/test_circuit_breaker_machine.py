@@ -196,7 +196,8 @@ class BreakerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.out)
     @rule(data=st.data(), slow=st.booleans())
     def first_content(self, data: st.DataObject, slow: bool) -> None:
-        """A probe has proven its point; the stream that follows is an ordinary call, if it is let go on as one."""
+        """A probe has proven its point; the stream that follows is an ordinary call, if it is let go on as
+        one."""
         one = self.out[data.draw(st.integers(0, len(self.out) - 1))]
         how, live, probe = CallOutcome.SLOW if slow else CallOutcome.SUCCESS, one.live, one.probe
         one.permit.commit(how, self.now_s)

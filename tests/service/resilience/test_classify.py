@@ -71,7 +71,7 @@ PER_DAY = "Rate limit reached for model x on tokens per day (TPD): Limit 100000,
     ids=repr,
 )
 def test_meaning(failure: Exception, then: Then, blame: Blame, cooldown_s: float) -> None:
-    """Each failure has one reading of what follows, whom it counts against, and for how long."""
+    """Each failure has one classification: what follows, what it counts against, and for how long."""
     classification = classify(failure)
     assert (classification.then, classification.blame, classification.cooldown_s) == (then, blame, cooldown_s)
 
@@ -119,8 +119,8 @@ def test_why_a_key_rests(failure: ProviderFault, cooldown_reason: CooldownReason
     ids=repr,
 )
 def test_overload(failure: Exception, overload: bool) -> None:
-    """Only what says that the provider had no room lowers its limit: no quota, no caller's deadline, no pool of
-    ours."""
+    """Only what says that the provider had no room lowers its limit: no quota, no caller's deadline, no pool
+    of ours."""
     assert classify(failure).overload is overload
 
 
@@ -133,7 +133,8 @@ def test_overload(failure: Exception, overload: bool) -> None:
     ],
 )
 def test_inside_a_200(code: str, then: Then, blame: Blame) -> None:
-    """A known code in an error event means what it means with a status; an unknown one is the target's fault."""
+    """A known code in an error event means what it means with a status; an unknown one is the target's
+    fault."""
     classification = classify(ProviderFault("error_event", code=code))
     assert (classification.then, classification.blame) == (then, blame)
 
@@ -153,6 +154,6 @@ def test_a_defect_of_ours_is_not_a_providers_failure() -> None:
     ],
 )
 def test_a_503_that_says_why(said: str, overload: bool) -> None:
-    """Who is up and has no room is given less; it may be asked again, as with any other 503."""
+    """A 503 whose message names a lack of capacity is an overload; any 503 may be retried."""
     classification = classify(ProviderFault("http_503", status=503, message=said))
     assert (classification.overload, classification.then) == (overload, Then.RETRY)

@@ -20,7 +20,7 @@ def fill(limiter: Limiter) -> list[int]:
 
 
 def test_a_provider_without_limits_is_never_held_back() -> None:
-    """It begins with all it may ever give, and successes leave it there."""
+    """A provider without limits starts at the maximum, and successes leave it there."""
     limiter = Limiter(OPTIONS)
     eras = fill(limiter)
     assert len(eras) == OPTIONS.max
@@ -37,7 +37,7 @@ def test_one_overload_is_one_decrease() -> None:
 
 
 def test_the_next_overload_is_another_decrease() -> None:
-    """Whoever was sent after a decrease is news again."""
+    """An overload of a request sent after a decrease is another decrease."""
     limiter = Limiter(OPTIONS)
     for _ in range(2):
         for era in fill(limiter):
@@ -54,7 +54,8 @@ def test_it_learns_from_what_was_in_flight() -> None:
 
 
 def test_one_refusal_at_a_quiet_time() -> None:
-    """A drop with one in flight hardly speaks of room: a few may still be sent, and a minute later it is forgotten."""
+    """A drop with one in flight hardly speaks of room: a few may still be sent, and a minute later it is
+    forgotten."""
     limiter = Limiter(OPTIONS)
     assert limiter.release(limiter.acquire(), LoadSignal.DROPPED, 0.0)
     assert limiter.limit == pytest.approx(ASSUMED_ROOM * 0.7)
@@ -72,7 +73,8 @@ def test_a_maximum_below_the_minimum() -> None:
 
 @given(capacity=st.integers(5, 39))
 def test_it_settles_near_the_capacity(capacity: int) -> None:
-    """Against a provider that takes so many at once and drops the rest, it swings between 0.7 and a little more."""
+    """Against a provider that takes so many at once and drops the rest, it swings between 0.7 and a little
+    more."""
     limiter, sent = Limiter(OPTIONS), []
     for _ in range(60):
         eras = fill(limiter)
@@ -85,7 +87,8 @@ def test_it_settles_near_the_capacity(capacity: int) -> None:
 
 @given(drops=st.integers(1, 12))
 def test_it_comes_back_under_load(drops: int) -> None:
-    """However far it fell: nothing but successes, with every place taken, and it is at its maximum again soon."""
+    """However far it fell: nothing but successes, with every place taken, and it is at its maximum again
+    soon."""
     limiter = Limiter(OPTIONS)
     for _ in range(drops):
         limiter.release(limiter.acquire(), LoadSignal.DROPPED, 0.0)
@@ -98,7 +101,8 @@ def test_it_comes_back_under_load(drops: int) -> None:
 
 
 def test_an_outage_is_not_a_lesson_about_room() -> None:
-    """A provider that was gone gets its load back within a few first tokens, however long its answers take."""
+    """A provider that was gone gets its load back within a few first tokens, however long its answers
+    take."""
     limiter = Limiter(OPTIONS)
     in_flight = [limiter.acquire() for _ in range(30)]
     while limiter.limit > OPTIONS.min:  # nothing but timeouts

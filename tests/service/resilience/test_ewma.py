@@ -14,7 +14,8 @@ SEEN = st.lists(st.tuples(st.floats(0.0, 60.0), TIMES_S), min_size=1, max_size=4
 
 @given(SEEN)
 def test_bounds(seen: list[tuple[float, float]]) -> None:
-    """Never below what was seen last, never above the worst ever seen; a worse time counts at once, in full."""
+    """Never below what was seen last, never above the worst ever seen; a worse time counts at once, in
+    full."""
     ewma, now_s, worst_s = PeakEwma(), 0.0, 0.0
     for pause_s, took_s in seen:
         now_s += pause_s
@@ -29,7 +30,8 @@ def test_bounds(seen: list[tuple[float, float]]) -> None:
 
 @given(peak_s=st.floats(1.0, 60.0), after_s=st.floats(0.01, 100.0))
 def test_decay(peak_s: float, after_s: float) -> None:
-    """After `TAU_S` seconds of better times, two thirds of a peak are forgotten; how many came does not matter much."""
+    """After `TAU_S` seconds of better times, two thirds of a peak are forgotten; how many came does not
+    matter much."""
     one, many = PeakEwma(), PeakEwma()
     for ewma, steps in ((one, 1), (many, 50)):
         ewma.observe(peak_s, 0.0)
@@ -40,7 +42,8 @@ def test_decay(peak_s: float, after_s: float) -> None:
 
 @given(SEEN, st.floats(0.0, 200.0), st.floats(0.0, 200.0))
 def test_what_nobody_sees_fades(seen: list[tuple[float, float]], idle_s: float, more_s: float) -> None:
-    """Without news a time counts less and less: who is avoided for it is asked again one day. Looking moves nothing."""
+    """Without news a time counts less and less: who is avoided for it is asked again one day. Looking moves
+    nothing."""
     ewma, now_s = PeakEwma(), 0.0
     for pause_s, took_s in seen:
         now_s += pause_s

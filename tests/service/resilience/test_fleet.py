@@ -1,4 +1,5 @@
-"""The guards together, situation by situation, all of them real: what one scope knows, and who else hears of it."""
+"""The guards together, situation by situation, all of them real: what one scope knows, and who else hears of
+it."""
 
 from dataclasses import replace
 from random import Random
@@ -86,7 +87,8 @@ class ObservedFleet:
 
 class TestKeys:
     def test_one_cools_down(self) -> None:
-        """A limit on one key is no limit on the other; with both, the target is left alone until the first is free."""
+        """A limit on one key is no limit on the other; with both, the target is left alone until the first is
+        free."""
         observed = ObservedFleet()
         first = observed.try_acquire(SMALL)
         assert first.key == "first"
@@ -99,7 +101,7 @@ class TestKeys:
         assert observed.try_acquire(SMALL, 20.0).key == "first"
 
     def test_why_it_rests(self) -> None:
-        """The trail says what the provider held against the key."""
+        """The trail names the reason of a key's cool-down."""
         observed = ObservedFleet()
         observed.call(FAR, REFUSED)
         assert observed.not_permitted(FAR, 59.9) == NotPermitted(CooldownReason.REFUSED)
@@ -138,7 +140,7 @@ class TestBreakers:
             observed.try_acquire(other)
 
     def test_a_host_is_shared(self) -> None:
-        """Whoever cannot connect finds out for every target on that host, and for nobody else."""
+        """A failed connect counts for every target on that host, and for no other."""
         observed = ObservedFleet()
         observed.call(SMALL, GONE, times=3)
         observed.call(NEIGHBOUR, GONE, times=2)
@@ -149,7 +151,8 @@ class TestBreakers:
         assert [event.scope for event in observed.told(BreakerChanged)] == ["https://a"]  # type: ignore[union-attr]
 
     def test_one_probe_for_a_host(self) -> None:
-        """Of all targets on a host that was gone, one request probes; its first content lets the others in."""
+        """Of all targets on a host that was gone, one request probes; its first content lets the others
+        in."""
         observed = ObservedFleet()
         observed.call(SMALL, GONE, times=5)
         probe = observed.try_acquire(LARGE, 4.0)
@@ -184,7 +187,8 @@ class TestBreakers:
 
     @pytest.mark.parametrize("classification", [LEFT, GONE, LIMITED])
     def test_a_probe_that_proved_nothing(self, classification: Classification) -> None:
-        """The client left, the host was gone, the key was limited: the target's place for a probe is free again."""
+        """The client left, the host was gone, the key was limited: the target's place for a probe is free
+        again."""
         observed = ObservedFleet()
         observed.call(SMALL, DOWN, times=5)
         observed.call(SMALL, classification, 4.0)
@@ -243,7 +247,7 @@ class TestSlow:
         assert not observed.try_acquire(SMALL, 4.5, last_resort=True).probe
 
     def test_last_resort_is_a_probe_when_one_is_due(self) -> None:
-        """Whoever asks it anyway when its time is over finds out for all."""
+        """A last-resort call to a target whose probe is due counts as the probe."""
         observed = ObservedFleet()
         observed.slow(SMALL, times=10)
         assert observed.try_acquire(SMALL, 4.0, last_resort=True).probe
@@ -276,7 +280,8 @@ class TestProvider:
         assert observed.told(LimitLowered) == [LimitLowered("one", 100, 35, "http_429")]
 
     def test_a_budget_is_shared(self) -> None:
-        """Retries at one model are paid from what first tries at both brought in; then no more, and it is told."""
+        """Retries at one model are paid from what first tries at both brought in; then no more, and it is
+        told."""
         observed = ObservedFleet(budget=BudgetOptions(share=0.1, floor_per_s=0.0))
         observed.call(SMALL, times=5)
         observed.call(LARGE, times=5)
@@ -302,7 +307,7 @@ class TestProvider:
 class TestPass:
     @pytest.mark.parametrize("again", [None, DOWN, LIMITED, LEFT])
     def test_ended_twice_counts_once(self, again: Classification | None) -> None:
-        """Whatever is said after the first end is not heard."""
+        """Only the first end of a permit counts."""
         observed = ObservedFleet()
         permit = observed.try_acquire(SMALL)
         permit.end(None, 1.0, reached=True)
@@ -338,7 +343,8 @@ class TestPass:
 
 class TestStanding:
     def test_a_failing_target_goes_behind(self) -> None:
-        """Some failures among many calls: degraded, told once, and well again when they lie back far enough."""
+        """Some failures among many calls: degraded, told once, and well again when they lie back far
+        enough."""
         observed = ObservedFleet(health=HealthOptions(calls_min=20))
         observed.call(SMALL, times=18)
         observed.call(SMALL, DOWN, times=2)
@@ -361,8 +367,8 @@ class TestStanding:
 
     @pytest.mark.parametrize("trouble", [DOWN, GONE])
     def test_due_for_a_probe_it_stands_in_front(self, trouble: Classification) -> None:
-        """Behind everybody while its breaker is open; where it always stood as soon as somebody should find out; and
-        behind again while the probe is out."""
+        """Behind everybody while its breaker is open; where it always stood as soon as somebody should find
+        out; and behind again while the probe is out."""
         observed = ObservedFleet()
         observed.call(SMALL, trouble, times=5)
         assert observed.fleet.score(SMALL, 2.0).rank == 2
@@ -373,8 +379,8 @@ class TestStanding:
         )
 
     def test_a_failing_target_is_tried_now_and_then(self) -> None:
-        """Degraded, and not asked for `canary_interval_s` and five requests, or a minute: one request goes to it, or nobody would
-        find out that it is well."""
+        """Degraded, and not asked for `canary_interval_s` and five requests, or a minute: one request goes to
+        it, or nobody would find out that it is well."""
         observed = ObservedFleet(health=HealthOptions(calls_min=5, canary_interval_s=2.0, window_s=300))
         observed.call(SMALL, times=4)
         observed.call(SMALL, DOWN)
@@ -387,7 +393,8 @@ class TestStanding:
         assert observed.fleet.score(SMALL, 2.1).rank == 1
 
     def test_load(self) -> None:
-        """The time to first token times one more than are in flight; a whole answer tells nothing about it."""
+        """The time to first token times one more than are in flight; a whole answer tells nothing about
+        it."""
         observed = ObservedFleet()
         permit = observed.try_acquire(FAR)
         permit.commit(0.5, 0.5, timeout_s=10.0)
@@ -409,7 +416,8 @@ class TestStanding:
 class TestForgotten:
     @pytest.mark.parametrize("trouble", [DOWN, GONE])
     def test_nobody_asks_any_more(self, trouble: Classification) -> None:
-        """In trouble, due for a probe, and so long without anybody: then, and only then."""
+        """A probe without traffic is due only for a target that is unhealthy, due, and has had no calls for
+        long."""
         observed = ObservedFleet()
         observed.call(FAR, trouble, times=5)
         due_s = observed.fleet.wait_s(FAR, 0.0)
@@ -462,7 +470,8 @@ class TestNewSettings:
         assert observed.try_acquire(LARGE, 1.0).key == "second"
 
     def test_a_new_address_is_somebody_else(self) -> None:
-        """What a provider did at its old address is not held against the new one, and does not come back to it."""
+        """What a provider did at its old address is not held against the new one, and does not come back to
+        it."""
         observed = ObservedFleet()
         observed.call(FAR, DOWN, times=4)
         out = observed.try_acquire(FAR)

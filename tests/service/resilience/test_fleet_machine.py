@@ -1,4 +1,5 @@
-"""The fleet under any order of tries and endings: places are counted, waits are kept, and nobody is lost for good."""
+"""The fleet under any order of tries and endings: places are counted, waits are kept, and nobody is lost for
+good."""
 
 from dataclasses import dataclass
 from random import Random

@@ -58,7 +58,8 @@ def test_with_little_traffic() -> None:
 
 @given(st.lists(st.tuples(st.floats(0.0, 4.0), st.booleans()), max_size=120), st.floats(0.0, 40.0))
 def test_equals_a_plain_list(answers: list[tuple[float, bool]], idle_s: float) -> None:
-    """At any moment: the share among the answers of the last thirty seconds; if they are few, among the last twenty."""
+    """At any moment: the share among the answers of the last thirty seconds; if they are few, among the last
+    twenty."""
     made, listed, now_s = ErrorRateWindow(OPTIONS), list[tuple[float, bool]](), 0.0
 
     def as_listed() -> bool:

@@ -1,4 +1,5 @@
-"""A provider that takes more than it can do, and says nothing: when is it a line, and when only slow prompts?"""
+"""A provider that takes more than it can do, and says nothing: when is it a line, and when only slow
+prompts?"""
 
 from collections.abc import Iterator
 
@@ -30,11 +31,12 @@ def again(backlog: QueueDelayDetector, took_s: float, *, busy: int, round: int) 
 
 class TestALine:
     def test_everybody_waits(self, backlog: QueueDelayDetector) -> None:
-        """Once all answers of a second were late it is told; once, until they have been late for as long again."""
+        """Once all answers of a second were late it is told; once, until they have been late for as long
+        again."""
         assert told(backlog, 2.0, busy=50, from_s=1.0, for_s=1.5) == pytest.approx([2.0])
 
     def test_slow_prompts_among_quick_ones(self, backlog: QueueDelayDetector) -> None:
-        """One that is in time proves that there is no line."""
+        """One call in time proves that the provider has no queue."""
         for i in range(100):
             assert not backlog.note(0.5 if i % 9 == 0 else 6.0, 50, 1.0 + i / 10)
 
@@ -49,12 +51,13 @@ class TestALine:
 
 class TestWhatHelped:
     def test_fewer_in_flight_are_quicker(self, backlog: QueueDelayDetector) -> None:
-        """Then it is a line indeed, and is told of again while it stands."""
+        """If fewer calls in flight are faster there is a queue, reported again while it stands."""
         for i, (took_s, busy) in enumerate(((3.0, 100), (2.0, 70), (1.2, 49))):
             assert again(backlog, took_s, busy=busy, round=i)
 
     def test_fewer_in_flight_are_as_slow(self, backlog: QueueDelayDetector) -> None:
-        """Twice in a row: then it never was one. Long prompts have come, or the provider is slower: that is usual now."""
+        """Twice in a row: then it never was one. Long prompts have come, or the provider is slower: that is
+        usual now."""
         for i, busy in enumerate((100, 70)):
             assert again(backlog, 3.0, busy=busy, round=i)
         assert not any(again(backlog, 3.0, busy=49, round=i) for i in range(2, 100))
@@ -65,12 +68,13 @@ class TestWhatHelped:
             assert again(backlog, took_s, busy=busy, round=i)
 
     def test_as_many_in_flight_are_as_slow(self, backlog: QueueDelayDetector) -> None:
-        """Nor is it where the limit had grown again meanwhile."""
+        """As many calls in flight that are as slow prove nothing, as where the limit has grown again: the
+        queue is still reported."""
         for i in range(6):
             assert again(backlog, 3.0, busy=100 - i, round=i)
 
     def test_a_belief_ends(self, backlog: QueueDelayDetector) -> None:
-        """After two minutes the question is put again."""
+        """After two minutes the decision is made anew."""
         for i, busy in enumerate((100, 70, 49)):
             again(backlog, 3.0, busy=busy, round=i)
         assert told(backlog, 3.0, busy=49, from_s=5.0 + BELIEVED_S)
@@ -84,7 +88,8 @@ class TestWhatHelped:
 
 class TestGivenUp:
     def test_everybody_gives_up(self, backlog: QueueDelayDetector) -> None:
-        """Who waited longer than usual, and got nothing, waited in a line; fewer of them are no proof against it."""
+        """Calls given up after more than the usual time count as queued; fewer of them prove nothing against
+        it."""
         assert any(backlog.note(2.0, 100, 1.0 + i / 10, unanswered=True) for i in range(15))
         assert any(backlog.note(2.0, 70, 4.0 + i / 10, unanswered=True) for i in range(15))
 
@@ -96,11 +101,11 @@ class TestGivenUp:
             )
 
     def test_they_give_up_early(self, backlog: QueueDelayDetector) -> None:
-        """Sooner than an answer may take: that says nothing at all."""
+        """Calls given up before the usual time say nothing."""
         assert not any(backlog.note(0.3, 50, 1.0 + i / 10, unanswered=True) for i in range(50))
         assert told(backlog, 2.0, busy=50, from_s=7.0)
 
     def test_where_nothing_is_known(self) -> None:
-        """Nobody can tell."""
+        """Without a usual latency no queue is inferred."""
         backlog = QueueDelayDetector()
         assert not any(backlog.note(9.0, 50, 1.0 + i / 10, unanswered=True) for i in range(50))

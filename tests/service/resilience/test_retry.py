@@ -68,7 +68,7 @@ def asked(
 def test_every_branch(
     classification: Classification, tries: RetryState, situation: dict[str, bool], why: str | None
 ) -> None:
-    """What follows; only a retry is paid for and waited for."""
+    """Each failure has its decision; only a retry is charged to the budget and waits for a backoff."""
     more = asked(classification, tries, **situation)
     assert (more.why if more else None) == why
     if more is not None:
@@ -96,7 +96,8 @@ def situations(draw: st.DrawFn) -> dict[str, bool]:
 def test_how_long(
     classification: Classification, situation: dict[str, bool], retries: int, seed: int
 ) -> None:
-    """A paid try waits for Retry-After at least, for `max_s` more at most, and never when it is told to wait long."""
+    """A paid try waits for Retry-After at least, for `max_s` more at most, and never when it is told to wait
+    long."""
     more = asked(classification, RetryState(retries), seed, **situation)
     if more is not None and more.charge is BudgetCharge.WITHDRAW:
         assert classification.cooldown_s <= more.wait_s <= classification.cooldown_s + OPTIONS.max_s
@@ -116,7 +117,8 @@ def test_side_effects_are_never_doubled(
 def test_how_often(
     failures: list[tuple[Classification, dict[str, bool]]], same: int, last: int, seed: int
 ) -> None:
-    """Along any row of failures at one target: no more paid tries than the maxima, and one fresh connection."""
+    """Along any row of failures at one target: no more paid tries than the maxima, and one fresh
+    connection."""
     options = RetryOptions(same_target_max=same, last_target_max=last)
     tries, rng, whys = RetryState(), Random(seed), list[str]()
     for classification, situation in failures:
@@ -144,12 +146,13 @@ def test_how_often(
 )
 @given(situation=situations())
 def test_a_timeout_is_never_retried_here(failure: Exception, situation: dict[str, bool]) -> None:
-    """Whoever let us wait once is not waited for a second time, last hope or not."""
+    """A timeout is never retried on the same target, not even on the last one."""
     assert asked(classify(failure), RetryState(), **situation) is None
 
 
 def test_jitter_is_full() -> None:
-    """Waits are spread evenly from nothing to a bound that doubles: a herd that failed together comes back apart."""
+    """Waits are spread evenly from nothing to a bound that doubles: a herd that failed together comes back
+    apart."""
     for retries, longest_s in ((0, 0.1), (1, 0.2)):
         waits = [
             more.wait_s

@@ -12,7 +12,8 @@ FLOOR = OPTIONS.floor_per_s * OPTIONS.window_s
 
 
 def test_a_tenth_of_the_load_when_everything_fails() -> None:
-    """With 20 first tries a second and a retry wanted for each, the load grows by a tenth and the floor, no more."""
+    """With 20 first tries a second and a retry wanted for each, the load grows by a tenth and the floor, no
+    more."""
     budget = RetryBudget(BudgetOptions())
     paid = 0
     for tick in range(20 * 60):
@@ -76,7 +77,8 @@ class BudgetMachine(RuleBasedStateMachine):
 
     @invariant()
     def at_any_moment(self) -> None:
-        """Looked at from any moment, the last window holds no more than two windows of first tries pay for."""
+        """Looked at from any moment, the last window holds no more than two windows of first tries pay
+        for."""
         assert self.budget.balance(self.now_s) == self.balance()
         assert self.recent(self.paid) <= OPTIONS.share * self.recent(self.firsts, windows=2) + FLOOR
 

@@ -13,7 +13,8 @@ STEPS = st.lists(st.tuples(st.floats(0.0, 12.0), st.integers(0, 3), st.integers(
 def test_sums_equal_a_plain_list(
     length_s: int, start_s: float, steps: list[tuple[float, int, int]], idle_s: float
 ) -> None:
-    """After any adds and any pause, the sums are those of the last `length_s` whole seconds, this one included."""
+    """After any adds and any pause, the sums are those of the last `length_s` whole seconds, this one
+    included."""
     window, everything, now_s = SlidingWindow(length_s, 2), list[tuple[float, int, int]](), start_s
 
     def as_listed() -> list[int]:

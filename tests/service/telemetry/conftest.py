@@ -15,7 +15,7 @@ ANSWERED = AttemptRecord("two/slow", 0.2, 1.5, "ok", status=200, first_token_s=0
 
 @pytest.fixture
 def request_ended() -> Callable[..., RequestEnded]:
-    """A stream that the second target answered after the first had failed; keywords change it."""
+    """Return a stream that the second target answered after the first had failed; keywords change it."""
     told = RequestEnded(
         request_id="r-1",
         caller="anonymous",
@@ -40,7 +40,7 @@ def request_ended() -> Callable[..., RequestEnded]:
 
 @pytest.fixture
 def attempt_ended() -> Callable[..., AttemptEnded]:
-    """A failed try at the first target; keywords change the attempt."""
+    """Return a failed attempt at the first target; keywords change it."""
 
     def changed(**changes: Any) -> AttemptEnded:
         return AttemptEnded("r-1", "chat", "one", replace(FAILED, **changes), "target")

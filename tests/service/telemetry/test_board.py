@@ -139,7 +139,8 @@ async def test_a_long_overload() -> None:
 
 
 async def test_outrun(attempt_ended: Callable[..., AttemptEnded]) -> None:
-    """A try that was given up because another target was faster is no failure, and no last word on its target."""
+    """A try that was given up because another target was faster is no failure, and no last word on its
+    target."""
     board = StatusBoard()
     board.note(attempt_ended(reason="first_token_timeout"))
     board.note(attempt_ended(reason="hedge_lost"))
@@ -195,7 +196,7 @@ async def test_a_request_without_an_answer(request_ended: Callable[..., RequestE
 
 
 async def test_long_days(request_ended: Callable[..., RequestEnded]) -> None:
-    """Only the last are kept, however long the service runs."""
+    """Only the last entries are kept, however long the service runs."""
     board = StatusBoard()
     for i in range(RECENT_MAX + INCIDENTS_MAX):
         board.note(request_ended(request_id=f"r-{i}"))

@@ -36,7 +36,7 @@ class CollectedLines:
 
 
 async def test_a_request(request_ended: Callable[..., RequestEnded]) -> None:
-    """One line says who asked what, how it ended and what was tried on the way."""
+    """One line says what was requested by whom, how it ended and which attempts were made."""
     lines = CollectedLines()
     EventLogger(lines.write).log(request_ended(route='a"b\n' + "x" * 500))
     (line,) = lines.seen
@@ -65,7 +65,8 @@ async def test_only_changes_of_the_cache() -> None:
 
 
 async def test_costs(request_ended: Callable[..., RequestEnded]) -> None:
-    """A line says what its answer cost, and each try without one what it may have; without prices, neither."""
+    """A line says what its answer cost, and each try without one what it may have; without prices,
+    neither."""
     lines = CollectedLines()
     log = EventLogger(lines.write)
     lost = AttemptRecord(
@@ -96,7 +97,8 @@ async def test_health() -> None:
 
 
 async def test_an_overload_does_not_flood_the_log() -> None:
-    """Denied retries and lowered limits: a line a second for each provider, which says how many there were."""
+    """Denied retries and lowered limits: a line a second for each provider, which says how many there
+    were."""
     lines = CollectedLines()
     log = EventLogger(lines.write)
     for _ in range(40):
@@ -147,7 +149,8 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 async def test_lines_wait_for_each_other(pipe: tuple[int, int]) -> None:
-    """Ordinary lines go out together a little later; a pressing one takes the waiting ones along, in order."""
+    """Ordinary lines go out together a little later; a pressing one takes the waiting ones along, in
+    order."""
     reading, writing = pipe
     writer = LineWriter(writing)
     writer.write(b"one", at_once=False)
@@ -162,8 +165,8 @@ async def test_lines_wait_for_each_other(pipe: tuple[int, int]) -> None:
 
 
 async def test_a_reader_who_stopped_reading(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full pipe holds nobody up. Lines beyond the bound are lost, counted and owned up to; none is torn, though
-    each takes more than one write."""
+    """A full pipe holds nobody up. Lines beyond the bound are lost, counted and owned up to; none is torn,
+    though each takes more than one write."""
     monkeypatch.setattr(logs, "LINES_MAX", 50)
     reading, writing = pipe
     writer = LineWriter(writing)

@@ -122,7 +122,8 @@ async def test_which_operation_it_was() -> None:
 async def test_values_on_and_between_bounds(
     metrics: Metrics, request_ended: Callable[..., RequestEnded]
 ) -> None:
-    """A histogram counts a value into the first bucket whose bound is not below it, as Prometheus reads `le`."""
+    """A histogram counts a value into the first bucket whose bound is not below it, as Prometheus reads
+    `le`."""
     for overhead_s in (0.0001, 0.00011, 7.0):
         metrics.count(request_ended(overhead_s=overhead_s))
     seen = read(metrics)
@@ -182,7 +183,8 @@ async def test_gauges_ask_on_each_scrape(metrics: Metrics) -> None:
 
 
 async def test_a_provider_under_strain(metrics: Metrics, attempt_ended: Callable[..., AttemptEnded]) -> None:
-    """Why a try was made, and what was done to spare a provider, can be told apart from the first scrape on."""
+    """Why a try was made, and what was done to spare a provider, can be told apart from the first scrape
+    on."""
     before = read(metrics)
     metrics.count(attempt_ended(kind="retry"))
     metrics.count(BudgetSpent("one"))
@@ -206,7 +208,8 @@ async def test_a_provider_under_strain(metrics: Metrics, attempt_ended: Callable
 
 
 async def test_costs(metrics: Metrics, attempt_ended: Callable[..., AttemptEnded]) -> None:
-    """What a whole answer used is billed; what any other try used may be. Without a price there are tokens only."""
+    """What a whole answer used is billed; what any other try used may be. Without a price there are tokens
+    only."""
     metrics.count(attempt_ended(reason="ok", usage=Usage(100, 50, 150), cost_usd=0.5))
     metrics.count(attempt_ended(reason="ok", usage=Usage(100, 50, 150), cost_usd=0.25))
     for reason in ("cancelled", "hedge_lost", "between_tokens_timeout"):
@@ -302,7 +305,7 @@ async def test_every_name_in_the_table(
 
 
 def test_every_event() -> None:
-    """Each event is counted, or said not to be."""
+    """Each event is counted, or listed as not counted."""
     assert set(get_args(Event)) == COUNTED | LOG_ONLY
     assert not COUNTED & LOG_ONLY
 
@@ -347,7 +350,7 @@ def test_kinds_in_the_source() -> None:
 
 @pytest.mark.parametrize("reason", sorted(names.PASSED_OVER_REASONS))
 def test_passed_over_reasons_are_explained(reason: str) -> None:
-    """Each has its row in the documentation, with what to do."""
+    """Each reason has its row in the documentation, with what to do."""
     page = (ROOT / "docs" / "reasons.md").read_text()
     (row,) = re.findall(rf"^\| `{reason}` \|(.*)\|$", page, re.MULTILINE)
     assert all(cell.strip() for cell in row.split("|"))

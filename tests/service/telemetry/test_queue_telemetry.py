@@ -14,7 +14,8 @@ def left(how: str) -> Event:
 
 
 async def test_the_board_counts() -> None:
-    """All that waited, and those who were sent away, by why; neither is news for an operator by itself."""
+    """The board counts requests that waited, and rejected ones by reason; neither is an operator's news by
+    itself."""
     board = StatusBoard()
     for how in HOW:
         board.note(left(how))

@@ -38,7 +38,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 and provider.test that nobody else trusts, with its key."""
+    """Return a certificate of no known CA for 127.0.0.1 and provider.test, with its key."""
     path = tmp_path_factory.mktemp("tls") / "certificate.pem"
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
     names = [
@@ -60,7 +60,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tls() -> Iterator[Certificates]:
-    """What a provider may show, good and bad."""
+    """Return the certificates that a provider may show, valid and invalid."""
     with contextlib.ExitStack() as stack:
         try:
             made = stack.enter_context(certificates())

@@ -15,7 +15,7 @@ ONE, OTHER = "http://one.test:80", "https://other.test:443"
     ],
 )
 def test_origin(url: str, origin: str) -> None:
-    """The port is always said, path and query never."""
+    """An origin always has its port, never a path or query."""
     assert origin_of(url) == origin
 
 
@@ -27,7 +27,7 @@ def test_secrets() -> None:
 
 class TestSlots:
     async def test_waits_for_a_place(self) -> None:
-        """Who waits gets the place that is given back, and waits no longer than pool_s."""
+        """A call that waits for a slot gets the freed one, and waits no longer than pool_s."""
         slots, loop = Slots(1), asyncio.get_running_loop()
         slot = await slots.take(ONE, 0)
         loop.call_later(0.5, slot.free)
@@ -49,7 +49,7 @@ class TestSlots:
         await slots.take(OTHER, 0)
 
     async def test_given_back_twice(self) -> None:
-        """One place is given back once, however often it is asked to."""
+        """A slot freed twice is free once."""
         slots = Slots(1)
         slot = await slots.take(ONE, 0)
         slot.free()

@@ -224,7 +224,7 @@ def deaf() -> Iterator[str]:
 
 class TestNoConnection:
     async def test_refused(self, kind: str) -> None:
-        """Nobody listens."""
+        """A connection to a port without listener is refused."""
         with socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))  # not listening, and nobody else can
             wire = make(kind)
@@ -253,7 +253,8 @@ class TestNoConnection:
         await wire.aclose()
 
     async def test_we_stand_still(self, kind: str) -> None:
-        """A connection that opened while nobody here could look is no failure of the host, though connect_s is over."""
+        """A connection that opened while nobody here could look is no failure of the host, though connect_s
+        is over."""
         loop = asyncio.get_running_loop()
 
         def stand_still(turns: int) -> None:
@@ -288,7 +289,7 @@ class TestNoConnection:
             assert told(broken) == (Stage.CONNECT, FailureKind.PROTOCOL, False, False)
 
     async def test_no_place_free(self, kind: str) -> None:
-        """With every slot taken a call waits for pool_s, and another host's calls do not."""
+        """With every slot taken a call waits for pool_s; calls to other hosts do not."""
         slots = Slots(1)
         async with (
             calling(kind, plays(Head(), Hang()), slots) as (wire, server),
@@ -323,7 +324,8 @@ class TestTls:
                 yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
     async def test_unknown_certificate(self, kind: str, certificate: Path) -> None:
-        """A certificate nobody vouches for ends the call before a byte of the request, and its key, is sent."""
+        """A certificate nobody vouches for ends the call before a byte of the request, and its key, is
+        sent."""
         async with self._secure(certificate) as url:
             wire = make(kind)
             assert told(await failure(wire.send(call(url)))) == (
@@ -335,7 +337,7 @@ class TestTls:
             await wire.aclose()
 
     async def test_trusted_certificate(self, kind: str, certificate: Path) -> None:
-        """With a context that trusts it calls go through, and connections are kept."""
+        """With a context that trusts the certificate calls succeed, and connections are kept."""
         async with self._secure(certificate) as url:
             wire = make(kind, tls=ssl.create_default_context(cafile=str(certificate)))
             assert await whole(wire, call(url)) == b"data"
@@ -382,7 +384,8 @@ class TestFaults:
 
     @pytest.mark.parametrize("name", IN_BODY)
     async def test_in_the_body(self, kind: str, name: str) -> None:
-        """What came before the fault is handed over; then the fault is told by its kind, and the slot is free."""
+        """What came before the fault is handed over; then the fault is told by its kind, and the slot is
+        free."""
         head, fault, what = IN_BODY[name]
         gate, slots = ScriptGate(), Slots(1)
 
@@ -439,7 +442,7 @@ class TestFaults:
             assert await is_free(slots, call(server.url).origin)
 
     async def test_two_hundred_broken_calls(self, kind: str) -> None:
-        """They leave the pool as it was: every slot free, no connection open, the next call as good as the first."""
+        """Two hundred broken calls leave the pool as it was: every slot free, no connection open."""
         faults: list[list[Action]] = [
             [Close()],
             [Reset()],
@@ -536,7 +539,7 @@ class TestStream:
 
 class TestKeptConnections:
     async def test_second_call(self, kind: str) -> None:
-        """It takes the first one's connection and says so; a call that wants a fresh one gets a fresh one."""
+        """A second call reuses the first one's connection and says so; a fresh call gets a fresh one."""
         async with calling(kind, plays(*WHOLE)) as (wire, server):
             reused = []
             for fresh in (False, False, True):
@@ -546,7 +549,8 @@ class TestKeptConnections:
             assert reused == [False, True, False]
 
     async def test_provider_closes_it(self, kind: str) -> None:
-        """A kept connection that dies under a request is told as reused; it is not sent again behind our back."""
+        """A kept connection that dies under a request is told as reused; it is not sent again behind our
+        back."""
         seen: list[SimRequest] = []
         scripts: Iterator[list[Action]] = iter([WHOLE, [Close()], WHOLE])
 
@@ -562,7 +566,8 @@ class TestKeptConnections:
             assert await whole(wire, call(server.url, fresh=True)) == b"data"
 
     async def test_answer_that_is_aborted_late(self, kind: str) -> None:
-        """An answer received to its end but not read to it by us: a new connection, or a clean one, serves the next."""
+        """An answer received to its end but not read to it by us: a new connection, or a clean one, serves
+        the next."""
         async with calling(kind, plays(*WHOLE)) as (wire, server):
             first = await wire.send(call(server.url))
             assert await first.read() == b"data"
@@ -675,7 +680,7 @@ class TestLeaving:
             assert told(await failure(response.read())) == (Stage.BODY, FailureKind.CLOSED, True, False)
 
     async def test_close_while_another_task_reads(self, kind: str) -> None:
-        """The reader is woken and told."""
+        """A reader whose response is closed by another task is woken, and gets an error."""
         async with calling(kind, plays(Head(), Hang())) as (wire, server):
             response = await wire.send(call(server.url))
             reading = asyncio.create_task(response.read())

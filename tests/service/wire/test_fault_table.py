@@ -308,11 +308,11 @@ def soonest_s(wire: str, leaving: Callable[[], Coroutine[Any, Any, float]]) -> f
 @pytest.mark.parametrize("leave", LEAVES)
 @pytest.mark.parametrize("wire", [*WIRES, "virtual"])
 def test_the_client_leaves(wire: str, leave: str) -> None:
-    """At whatever stage, the provider hears of it within 100 ms."""
+    """When the client leaves, at any stage, the provider notices within 100 ms."""
     assert soonest_s(wire, lambda: heard_after_s(wire, leave)) <= HEARD_WITHIN_S
 
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_the_client_leaves_in_the_handshake(wire: str) -> None:
-    """So does a host with which TLS is still being spoken."""
+    """When the client leaves during the TLS handshake, the host notices within 100 ms."""
     assert soonest_s(wire, lambda: handshake_left_after_s(wire)) <= HEARD_WITHIN_S

@@ -116,7 +116,8 @@ async def by_way_of(
 @pytest.mark.parametrize("url", [HTTP, HTTPS])
 class TestByWayOfAProxy:
     async def test_what_each_of_them_sees(self, kind: str, url: str, certificate: Path) -> None:
-        """The provider sees what it always sees. The proxy of an https call hears the name and nothing more."""
+        """The provider sees what it always sees. The proxy of an https call hears the name and nothing
+        more."""
         seen: list[SimRequest] = []
 
         def respond(request: SimRequest) -> Script:
@@ -141,7 +142,7 @@ class TestByWayOfAProxy:
             assert proxy.asked == ["POST http://provider.test/v1/chat?x=1 HTTP/1.1"]
 
     async def test_second_call(self, kind: str, url: str, certificate: Path) -> None:
-        """It takes the first one's connection and says so; a call that wants a fresh one gets a fresh one."""
+        """A second call reuses the first one's connection and says so; a fresh call gets a fresh one."""
         async with calling(kind, plays(*WHOLE), certificate) as (wire, proxy):
             reused = []
             for fresh in (False, False, True):
@@ -152,7 +153,8 @@ class TestByWayOfAProxy:
             assert len(proxy.asked) == (2 if url == HTTPS else 3)
 
     async def test_provider_closes_a_kept_connection(self, kind: str, url: str, certificate: Path) -> None:
-        """Told as reused, and not sent again behind our back."""
+        """A kept connection that the provider closes is reported as reused, and the request is not sent
+        again."""
         async with calling(kind, in_turn(WHOLE, [Close()], WHOLE), certificate) as (wire, _):
             await whole(wire, call(url))
             assert told(await failure(wire.send(call(url)))) == (Stage.WAIT, FailureKind.CLOSED, True, True)
@@ -171,7 +173,7 @@ class TestByWayOfAProxy:
             await provider.over.wait()
 
     async def test_leaving_in_the_body(self, kind: str, url: str, certificate: Path) -> None:
-        """So does a stream that is let go of."""
+        """A stream that is closed early closes its tunnel."""
         slots, provider = Slots(1), CountedProvider(Head(), Data(b"a"), Hang())
         async with calling(kind, provider, certificate, slots) as (wire, _):
             response = await wire.send(call(url))
@@ -181,13 +183,13 @@ class TestByWayOfAProxy:
             await provider.over.wait()
 
     async def test_proxy_is_not_there(self, kind: str, url: str) -> None:
-        """Refused, like a provider that is not there."""
+        """A missing proxy is "refused", as a missing provider is."""
         wire = make(kind, NOBODY)
         assert told(await failure(wire.send(call(url)))) == (Stage.CONNECT, FailureKind.REFUSED, False, False)
         await wire.aclose()
 
     async def test_proxy_drops_our_syn(self, kind: str, url: str, deaf: str) -> None:
-        """Given up after connect_s."""
+        """A proxy that drops our SYN is given up after connect_s."""
         wire = make(kind, deaf)
         async with asyncio.timeout(SOON_S):
             broken = await failure(wire.send(replace(call(url), connect_s=0.05)))
@@ -286,7 +288,8 @@ class TestNoTunnel:
 
     @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["asking", "in the handshake"])
     async def test_leaving_on_the_way(self, kind: str, said: bytes) -> None:
-        """A call cancelled before there is a tunnel, or before TLS stands in it, leaves no connection behind."""
+        """A call cancelled before there is a tunnel, or before TLS stands in it, leaves no connection
+        behind."""
         slots, request = Slots(1), call(HTTPS)
         came = asyncio.Event()
 
@@ -336,7 +339,8 @@ class TestDirectly:
     async def test_no_proxy_in_the_settings(
         self, kind: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A proxy that only the environment names is never asked: not for TLS, and not for names it could resolve."""
+        """A proxy that only the environment names is never asked: not for TLS, and not for names it could
+        resolve."""
         proxy = ForwardProxy({})
         proxy.instead = closes
         async with (
@@ -358,7 +362,7 @@ class TestDirectly:
         assert not proxy.came.is_set()
 
     async def test_a_provider_that_is_near(self, kind: str) -> None:
-        """Is reached without the proxy: one on this very machine would be another machine's there."""
+        """A provider on this machine is reached without the proxy."""
         async with asyncio.timeout(SOON_S), serve(plays(*WHOLE)) as provider:
             wire = make(kind, NOBODY)
             assert await whole(wire, call(provider.url)) == b"data"
@@ -390,7 +394,8 @@ def test_what_is_near(host: str, near: bool) -> None:
 
 @pytest.mark.parametrize("name", ["aiohttp", "httpx"])
 async def test_from_the_settings(name: str, tmp_path: Path) -> None:
-    """The service's own wire takes the proxy that the settings name; a slot is the provider's, not the proxy's."""
+    """The service's own wire takes the proxy that the settings name; a slot is the provider's, not the
+    proxy's."""
     proxy = ForwardProxy({})
     proxy.instead = SendThenStall(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
     async with asyncio.timeout(SOON_S), listening(proxy.client) as at:

@@ -52,7 +52,8 @@ HANDSHAKES: dict[str, tuple[Fault, FailureKind]] = {
 class TestHandshake:
     @pytest.mark.parametrize("name", HANDSHAKES)
     async def test_breaks(self, kind: str, name: str) -> None:
-        """An end is `closed`, a reset is `reset`, what cannot be agreed on is `protocol`; nothing was sent."""
+        """An end is `closed`, a reset is `reset`, what cannot be agreed on is `protocol`; nothing was
+        sent."""
         fault, what = HANDSHAKES[name]
         slots = Slots(1)
 
@@ -76,7 +77,7 @@ class TestHandshake:
 
     @pytest.mark.parametrize("shown", ["expired", "wrong_name"])
     async def test_bad_certificate(self, kind: str, shown: str, tls: Certificates) -> None:
-        """Signed by whom we trust, and still not to be believed."""
+        """A certificate signed by a trusted CA is refused if it is expired or of another name."""
         async with listening(closes, tls.contexts[shown]) as port, asyncio.timeout(10):
             wire = make(kind, tls=ssl.create_default_context(cafile=tls.ca_file))
             broken = await failure(wire.send(call(f"https://127.0.0.1:{port}")))
