@@ -20,19 +20,19 @@ from dub5.chaos.run.journal import Journal
 from dub5.chaos.run.verdict import Question, RunVerdict, judge_run
 from dub5.chaos.scenario.model import ENGINES, Scenario
 from dub5.chaos.scenario.parse import INCIDENTS, SCENARIOS, ScenarioProblems, names, read, read_bundled
-from dub5.chaos.simulation.command_options import EXAMPLES as SIMULATE
+from dub5.chaos.simulation.command_options import EXAMPLES as SIMULATE_EXAMPLES
 from dub5.chaos.simulation.command_options import add as add_simulate
 
 HELD, DEVIATED, UNUSABLE, DID_NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 130
-LOG_WIDTH = 120  # where nobody says how wide it is
+LOG_WIDTH = 120  # of output that is no terminal
 EXAMPLES = """\
 examples:
-  dub5 chaos --list                       list the scenarios that come with it
+  dub5 chaos --list                       list the bundled scenarios
   dub5 chaos demo --engine virtual        run one of them on virtual time
-  dub5 chaos mine.toml --engine all       run your own on every engine that it names
+  dub5 chaos mine.toml --engine all       run your own on every engine that it lists
   dub5 chaos demo --engine virtual --runs 20    run it with 20 seeds; a failure prints its seed
 
-exit codes: 0 it held; 1 it did not hold, or did not recover in time; 2 the scenario cannot be used; 3 it did not run
+exit codes: 0 every expectation held; 1 an expectation failed; 2 invalid scenario or arguments; 3 the run failed
 """
 
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
                 "--port",
                 type=_port,
                 default=8080,
-                help="port of the page; another free one if taken (default 8080)",
+                help="port of the service and its page; another free port if taken (default: 8080)",
             )
         case "demo":
             command = _demo
@@ -55,22 +55,26 @@ def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
             command = _chaos
             parser.epilog = EXAMPLES
             parser.add_argument(
-                "scenario", nargs="*", help="names or files (default: every scenario shipped)"
+                "scenario", nargs="*", help="names or files (default: every bundled scenario)"
             )
             parser.add_argument(
                 "--engine",
                 choices=(*ENGINES, "all"),
                 default="all",
-                help="default: every engine the scenario lists",
+                help="where to run it (default: every engine that the scenario lists)",
             )
             parser.add_argument(
-                "--runs", type=_count, default=1, metavar="N", help="number of runs, with consecutive seeds"
+                "--runs",
+                type=_count,
+                default=1,
+                metavar="N",
+                help="number of runs, with consecutive seeds (default: 1)",
             )
             parser.add_argument("--list", action="store_true", help="list the scenarios and exit")
             _add_run_options(parser)
         case _:
             command = _simulate
-            parser.epilog = SIMULATE
+            parser.epilog = SIMULATE_EXAMPLES
             add_simulate(parser)
     parser.set_defaults(run=partial(run, command))
 
@@ -101,7 +105,7 @@ def run(command: Callable[[argparse.Namespace, Console], int], options: argparse
         return DID_NOT_RUN
     except KeyboardInterrupt:
         console.print("Stopped; nothing is left running.")
-        return HELD if command is _playground else INTERRUPTED  # there is no other way to end a server
+        return HELD if command is _playground else INTERRUPTED  # a server has no other end
 
 
 def _print_error(text: str) -> None:
@@ -115,7 +119,7 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
 
 
 def _playground(options: argparse.Namespace, console: Console) -> int:
-    serve: Any = importlib.import_module("dub5.chaos.engines.serve")  # it brings much with it
+    serve: Any = importlib.import_module("dub5.chaos.engines.serve")  # a slow import
     code: int = serve.serve(options.port, console)
     return code
 
@@ -140,16 +144,15 @@ def _engines(scenario: Scenario, wanted: str) -> tuple[str, ...]:
     if wanted == "all":
         return scenario.engines
     if wanted not in scenario.engines:
-        raise ScenarioProblems(scenario.name, [f"it is for {', '.join(scenario.engines)}, not for {wanted}."])
+        raise ScenarioProblems(scenario.name, [f"it runs on {', '.join(scenario.engines)}, not on {wanted}."])
     return (wanted,)
 
 
 def _play(scenario: Scenario, name: str, seed: int, reports: Path, console: Console) -> int:
-    """One run: live, verdict, report. Raises NotStarted, before the run, if the report could not be written."""
+    """Run one scenario: live view, verdict, report. Raises NotStarted before the run if no report can be
+    written."""
     _writable(reports)
-    engine: Any = importlib.import_module(
-        f"dub5.chaos.engines.{name}"
-    )  # the other one brings a whole service with it
+    engine: Any = importlib.import_module(f"dub5.chaos.engines.{name}")  # engines import much
     console.rule(f"{scenario.title} - engine {name}, seed {seed}", align="left")
     with LiveView(scenario, name, console) as view:
         journal: Journal = engine.run(
@@ -162,16 +165,15 @@ def _play(scenario: Scenario, name: str, seed: int, reports: Path, console: Cons
         console.print(note, highlight=False, soft_wrap=True)
     console.print(f"report:  {page}\njournal: {record}", highlight=False, soft_wrap=True)
     if not verdict.ok:
-        what = "The service did not hold." if verdict.answer(Question.RAN) else "The run was not as planned."
-        again = f"dub5 chaos {scenario.name} --engine {name} --seed {seed}"
-        console.print(f"{what} Once more: {again}", style="bold red", highlight=False)
+        ran = verdict.answer(Question.RAN)
+        problem = "An expectation failed." if ran else "The run was not as planned."
+        command = f"dub5 chaos {scenario.name} --engine {name} --seed {seed}"
+        console.print(f"{problem} Run it again: {command}", style="bold red", highlight=False)
     return HELD if verdict.ok else DEVIATED if verdict.answer(Question.RAN) else DID_NOT_RUN
 
 
 def _simulate(options: argparse.Namespace, console: Console) -> int:
-    command: Any = importlib.import_module(
-        "dub5.chaos.simulation.command"
-    )  # it brings a whole service with it
+    command: Any = importlib.import_module("dub5.chaos.simulation.command")  # a slow import
     code: int = command.run(options, console)
     return code
 
@@ -201,7 +203,7 @@ def _port(text: str) -> int:
 
 def _table(verdict: RunVerdict) -> Table:
     table = Table(title="VERDICT: " + ("held" if verdict.ok else "DID NOT HOLD"), title_justify="left")
-    for title in ("question", "expected", "seen", ""):
+    for title in ("question", "expected", "observed", ""):
         table.add_column(title)
     for line in verdict.lines:
         mark = "[green]yes[/]" if line.ok else "[bold red]NO[/]"
@@ -209,18 +211,18 @@ def _table(verdict: RunVerdict) -> Table:
     return table
 
 
-def _seed(said: int | None) -> int:
-    return Random().randrange(1_000_000) if said is None else said
+def _seed(given: int | None) -> int:
+    return Random().randrange(1_000_000) if given is None else given
 
 
-def _scenario(said: str) -> Scenario:
-    """One of ours by its name, an incident by its name, or a file."""
+def _scenario(name_or_path: str) -> Scenario:
+    """Read a bundled scenario or incident by its name, or a file by its path. Raises ScenarioProblems."""
     for folder in (SCENARIOS, INCIDENTS):
-        if said in names(folder):
-            return read_bundled(folder, said)
-    if not said.endswith(".toml"):
-        known = f"there are: {', '.join(names(SCENARIOS))}"
+        if name_or_path in names(folder):
+            return read_bundled(folder, name_or_path)
+    if not name_or_path.endswith(".toml"):
+        known = f"known scenarios: {', '.join(names(SCENARIOS))}"
         raise ScenarioProblems(
-            said, [f"there is no such scenario here; {known}, and incidents (docs/incidents.md)."]
+            name_or_path, [f"there is no such scenario; {known}; and the incidents (docs/incidents.md)."]
         )
-    return read(Path(said))
+    return read(Path(name_or_path))

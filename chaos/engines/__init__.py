@@ -1,1 +1,2 @@
-"""The ways to run a scenario: `run(scenario, seed, watch, ...) -> Journal`, by name."""
+"""Engines run a scenario: `virtual` in this process on virtual time, `toxiproxy` on real processes and
+sockets."""

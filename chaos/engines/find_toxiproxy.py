@@ -1,6 +1,9 @@
-"""python -m dub5.chaos.engines.find_toxiproxy: finds the Toxiproxy server, or builds it where Go is. Standard library only.
+"""Find the Toxiproxy server, or build it if Go is installed: `python -m dub5.chaos.engines.find_toxiproxy`.
 
-PATH -> .tools/bin (outside a checkout: ~/.cache/dub5/bin) -> go install -> none: TCP faults are then played by the simulators
+PATH -> .tools/bin (outside a checkout: ~/.cache/dub5/bin) -> go install -> none: simulators play the TCP
+faults
+
+Uses the standard library only.
 """
 
 import os
@@ -13,7 +16,7 @@ from pathlib import Path
 
 NAME = "toxiproxy-server"
 PACKAGE = "github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
-BUILT_AS = "server"  # `go install` names the program after its folder
+BUILT_AS = "server"  # `go install` names a program after its folder
 ROOT = Path(__file__).resolve().parents[2]
 IN_CHECKOUT = (ROOT / "pyproject.toml").exists()
 TOOLS = ROOT / ".tools" / "bin" if IN_CHECKOUT else Path.home() / ".cache" / "dub5" / "bin"
@@ -22,14 +25,14 @@ BUILD_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class ToxiproxyBinary:
-    """The server's path, or why there is none."""
+    """The path of the server, or why there is none."""
 
     path: Path | None
     why: str = ""
 
 
 def find(tools: Path = TOOLS) -> Path | None:
-    """The server if it is there."""
+    """Return the path of an installed server, or None."""
     for place in (shutil.which(NAME), tools / NAME):
         if place is not None and os.access(place, os.X_OK):
             return Path(place)
@@ -37,7 +40,7 @@ def find(tools: Path = TOOLS) -> Path | None:
 
 
 def find_or_build(tools: Path = TOOLS) -> ToxiproxyBinary:
-    """The server, built if need be; says what it does, as it may take a minute."""
+    """Find the server or build it. Print a line before a build, which may take a minute."""
     if (path := find(tools)) is not None:
         return ToxiproxyBinary(path)
     go = shutil.which("go")
@@ -71,14 +74,14 @@ def _build(go: str, tools: Path) -> ToxiproxyBinary:
         except OSError as error:
             return ToxiproxyBinary(None, f"{go} cannot be run: {error.strerror}")
         if done.returncode != 0:
-            said = (done.stderr.strip() or "go said nothing").splitlines()[-1]
-            return ToxiproxyBinary(None, f"{NAME} could not be built: {said}")
-        os.replace(Path(folder) / BUILT_AS, tools / NAME)  # at once: two builders cannot see half a file
+            reason = (done.stderr.strip() or "go printed nothing").splitlines()[-1]
+            return ToxiproxyBinary(None, f"{NAME} could not be built: {reason}")
+        os.replace(Path(folder) / BUILT_AS, tools / NAME)  # atomic: a parallel build never sees half a file
     return ToxiproxyBinary(tools / NAME)
 
 
 def main() -> int:
-    """Exit code 1 if there is no server; the line says why, and what follows."""
+    """Print the path, or why there is no server. Return exit code 1 without one."""
     binary = find_or_build()
     print(f"toxiproxy: {binary.path or binary.why}", flush=True)
     return 0 if binary.path else 1

@@ -1,4 +1,4 @@
-"""The service under test behind an address."""
+"""The endpoint of a service at an HTTP address."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -11,7 +11,7 @@ from dub5.chaos.run.endpoint import CHAT, STATUS, EndpointReply, EndpointUnreach
 
 
 class HttpEndpoint:
-    """A service at an address. The session is the caller's; its own timeouts must be off."""
+    """A service at an address. The session belongs to the caller; its own timeouts must be off."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
@@ -51,7 +51,7 @@ class _HttpReply:
 
 @asynccontextmanager
 async def http_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """A session that leaves every limit to its caller and asks no proxy."""
+    """Open a session without a connection limit, total timeout or proxy."""
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:

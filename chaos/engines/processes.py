@@ -1,4 +1,5 @@
-"""Processes that end with us. Each is held on a leash (supervise.py), tells when it is ready, and keeps a log."""
+"""Child processes that end with their parent. Each runs under supervise.py, prints when it is ready, and has
+a log."""
 
 import asyncio
 import signal
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 SUPERVISOR = Path(__file__).with_name("supervise.py")
 READY_S = 20.0
-STOP_S = 12.0  # the leash itself gives up on its command earlier
+STOP_S = 12.0  # longer than supervise.py waits between TERM and KILL
 TAIL_CHARS = 1500
 
 T = TypeVar("T")
@@ -18,11 +19,11 @@ PrintLine = Callable[[str], None]
 
 
 class NotStarted(Exception):
-    """A process ended, or said nothing, before it was ready; with its last words."""
+    """A process ended, or printed nothing, before it was ready. The message has its last output."""
 
 
 class HarnessFailed(Exception):
-    """A run came to nothing through our own fault: it says nothing about the service."""
+    """A run failed because of the harness: it says nothing about the service."""
 
 
 class Child:
@@ -40,9 +41,9 @@ class Child:
         return self._process.returncode is None
 
     async def until_ready(self, is_ready: Callable[[str], bool]) -> None:
-        """Reads its output up to the line that says so. Raises NotStarted."""
+        """Read its output up to the line that `is_ready` accepts. Raises NotStarted."""
         stdout = self._process.stdout
-        assert stdout is not None, "it was asked for"
+        assert stdout is not None, "started with a pipe"
         try:
             async with asyncio.timeout(READY_S):
                 while line := (await stdout.readline()).decode("utf-8", "replace").strip():
@@ -56,11 +57,11 @@ class Child:
         raise NotStarted(f"{self.name} ended before it was ready.\n{self.log_tail()}")
 
     def log_tail(self) -> str:
-        """The end of what it printed."""
+        """Return the end of its output."""
         return self._log.read_text(encoding="utf-8", errors="replace")[-TAIL_CHARS:].strip()
 
     async def stop(self) -> None:
-        """Tells it to end, and waits until it has."""
+        """Terminate it and wait until it has ended."""
         if self.running:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -89,7 +90,8 @@ async def child(
     is_ready: Callable[[str], bool],
     environ: Mapping[str, str],
 ) -> AsyncIterator[Child]:
-    """A process that is ready; it ends with the block. Its log is `folder/name.log`. Raises NotStarted."""
+    """Run a process that is ready and ends with the block. Its log is `folder/name.log`. Raises
+    NotStarted."""
     log = folder / f"{name}.log"
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
@@ -109,11 +111,11 @@ async def child(
 
 
 def run_until_stopped(main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, which SIGTERM and SIGHUP end as Ctrl-C does: in order, with KeyboardInterrupt at the end."""
-    return asyncio.run(_listening(main))
+    """Run `main` like `asyncio.run`. SIGTERM and SIGHUP end it as Ctrl-C does, with KeyboardInterrupt."""
+    return asyncio.run(_with_signals(main))
 
 
-async def _listening(main: Coroutine[Any, Any, T]) -> T:
+async def _with_signals(main: Coroutine[Any, Any, T]) -> T:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, signal.raise_signal, signal.SIGINT)

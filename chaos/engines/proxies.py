@@ -1,4 +1,4 @@
-"""A Toxiproxy server of our own, with one proxy before each provider."""
+"""A Toxiproxy server with one proxy in front of each provider."""
 
 import asyncio
 import contextlib
@@ -12,11 +12,11 @@ from dub5.chaos.engines.stack import HOST, Urls, environ, free_port
 from dub5.chaos.engines.toxiproxy_client import Proxy, Toxiproxy, ToxiproxyError
 
 READY = "Starting Toxiproxy HTTP server"
-PORT_TRIES = 3
+PORT_ATTEMPTS = 3
 
 
 class Proxies:
-    """Give `put` to a stack as its front; afterwards `by_provider` holds the proxies."""
+    """Pass `put` to `stack` as its proxy hook; afterwards `by_provider` holds the proxies."""
 
     def __init__(self, path: Path) -> None:
         self.by_provider: dict[str, Proxy] = {}
@@ -24,7 +24,7 @@ class Proxies:
         self._path = path
 
     async def put(self, urls: Urls, folder: Path, exits: contextlib.AsyncExitStack) -> Urls:
-        """Starts the server and makes the proxies; both end with the exits. Raises NotStarted."""
+        """Start the server and create the proxies; both end with the exit stack. Raises NotStarted."""
         self.server, api = await exits.enter_async_context(toxiproxy_server(self._path, folder))
         for name, url in urls.items():
             self.by_provider[name] = await _proxy(api, name, url, exits)
@@ -33,8 +33,8 @@ class Proxies:
 
 @asynccontextmanager
 async def toxiproxy_server(path: Path, folder: Path) -> AsyncIterator[tuple[Child, Toxiproxy]]:
-    """The server, on a port that was free a moment ago: another try if somebody was faster. Raises NotStarted."""
-    for left in reversed(range(PORT_TRIES)):
+    """Run the server on a free port. Retry if another process took the port meanwhile. Raises NotStarted."""
+    for left in reversed(range(PORT_ATTEMPTS)):
         port = free_port()
         command = [str(path), "-host", HOST, "-port", str(port)]
         async with child("toxiproxy", command, folder, _is_ready, environ()) as server:
@@ -51,7 +51,7 @@ def _is_ready(line: str) -> bool:
 
 
 async def _answers(server: Child, api: Toxiproxy) -> bool:
-    """It says that it starts before it listens, so we ask until it does."""
+    """Say whether the server answers: it prints its start line before it listens, so call it repeatedly."""
     for _ in range(40):
         try:
             await asyncio.to_thread(api.version)
@@ -68,9 +68,8 @@ async def _proxy(api: Toxiproxy, name: str, url: str, exits: contextlib.AsyncExi
     proxy = await asyncio.to_thread(api.create, name, urlsplit(url).netloc)
 
     async def delete() -> None:
-        with contextlib.suppress(
-            ToxiproxyError
-        ):  # the server may be gone already, and it ends with us anyway
+        # The server may have ended already.
+        with contextlib.suppress(ToxiproxyError):
             await asyncio.to_thread(proxy.delete)
 
     exits.push_async_callback(delete)

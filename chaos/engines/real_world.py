@@ -1,6 +1,7 @@
-"""The environment of a running stack: Toxiproxy before its providers, faults on and off, its endpoint.
+"""The environment on real sockets: the endpoint of a running stack, and its faults through Toxiproxy and the
+simulators.
 
-Apart from engines/toxiproxy.py because it brings much with it: it is imported while the service starts.
+A module of its own, because it imports much: engines/toxiproxy.py imports it while the service starts.
 """
 
 import asyncio
@@ -23,48 +24,50 @@ from dub5.chaos.scenario.model import ScenarioFault
 
 TOXIPROXY = "Toxiproxy"
 SIMULATORS = "the simulators"
-SIMULATORS_INSTEAD = "the simulators, for want of Toxiproxy"
-OUR_ERRORS = (ToxiproxyError, AdminRefused, aiohttp.ClientError)  # calls to what is not under test
+SIMULATORS_INSTEAD = "the simulators, without Toxiproxy"
+HARNESS_ERRORS = (ToxiproxyError, AdminRefused, aiohttp.ClientError)  # of calls to the harness itself
 
 
 class EnvironmentBuilder:
-    """Builds it in two steps: `put_proxies` while the stack starts, `build` when it runs. `path`: of Toxiproxy."""
+    """Builds the environment in two steps: `put_proxies` while the stack starts, `build` when it runs.
+    `path`: of Toxiproxy."""
 
     def __init__(self, path: Path | None) -> None:
         self._proxies = Proxies(path) if path else None
 
     async def put_proxies(self, urls: Urls, folder: Path, exits: contextlib.AsyncExitStack) -> Urls:
-        """Puts the proxies before the providers, if there are any."""
+        """Put proxies in front of the providers if there is a Toxiproxy server."""
         return await self._proxies.put(urls, folder, exits) if self._proxies else urls
 
     async def build(
         self, running: Stack, exits: contextlib.AsyncExitStack, notes: Sequence[str]
     ) -> "RealEnvironment":
-        """The world to play in."""
+        """Return the environment of a running stack."""
         session = await exits.enter_async_context(http_session())
         admin = SimulatorAdmin(session, running.admin, running.token)
         proxies = self._proxies.by_provider if self._proxies else {}
         return RealEnvironment(HttpEndpoint(session, running.url), admin, proxies, notes)
 
     def why(self, group: ExceptionGroup[Exception], running: Stack) -> str:
-        """Whose fault a failed run was, if it was ours: who has died, else the first error; empty if it was not ours."""
-        our_errors = group.subgroup(OUR_ERRORS)
-        if our_errors is None:
+        """Return why the harness made a run fail: a process that ended, else the first error. Empty if it did
+        not."""
+        harness_errors = group.subgroup(HARNESS_ERRORS)
+        if harness_errors is None:
             return ""
         server: Child | None = self._proxies.server if self._proxies else None
-        for one in (running.simulators, server):
-            if one is not None and not one.running:
-                return f"{one.name} ended during the run.\n{one.log_tail()}"
-        return f"{type(our_errors.exceptions[0]).__name__}: {our_errors.exceptions[0]}"
+        for process in (running.simulators, server):
+            if process is not None and not process.running:
+                return f"{process.name} ended during the run.\n{process.log_tail()}"
+        return f"{type(harness_errors.exceptions[0]).__name__}: {harness_errors.exceptions[0]}"
 
 
 @dataclass
 class RealEnvironment:
-    """Faults and endpoint of the processes of a stack."""
+    """Applies and lifts faults in the processes of a stack."""
 
     endpoint: Endpoint
     admin: SimulatorAdmin
-    proxies: Mapping[str, Proxy]  # none without Toxiproxy
+    proxies: Mapping[str, Proxy]  # empty without Toxiproxy
     notes: Sequence[str]
     toxics: dict[ScenarioFault, Toxic] = field(default_factory=dict)
     latest: dict[tuple[str, str], ScenarioFault] = field(default_factory=dict)  # by provider and kind
@@ -73,19 +76,19 @@ class RealEnvironment:
         if fault.tcp and self.proxies:
             await asyncio.to_thread(self._apply_toxic, fault)
             return TOXIPROXY
-        said = fault.as_simulator_fault
-        if said is None:
+        simulator_fault = fault.as_simulator_fault
+        if simulator_fault is None:
             return ""
-        self.latest[fault.provider, str(said["kind"])] = fault
-        await self.admin.set_fault(fault.provider, said)
+        self.latest[fault.provider, str(simulator_fault["kind"])] = fault
+        await self.admin.set_fault(fault.provider, simulator_fault)
         return SIMULATORS_INSTEAD if fault.tcp else SIMULATORS
 
     async def lift(self, fault: ScenarioFault) -> None:
         if fault.tcp and self.proxies:
             await asyncio.to_thread(self._lift_toxic, fault)
-        elif (said := fault.as_simulator_fault) is not None:
-            kind = str(said["kind"])
-            if self.latest[fault.provider, kind] is fault:  # else another one has taken its place, just now
+        elif (simulator_fault := fault.as_simulator_fault) is not None:
+            kind = str(simulator_fault["kind"])
+            if self.latest[fault.provider, kind] is fault:  # else another fault has replaced it
                 await self.admin.clear_fault(fault.provider, kind)
 
     async def ledger(self) -> list[LedgerEntry]:

@@ -1,4 +1,4 @@
-"""The simulators' admin API: faults on, faults off, the ledger."""
+"""A client for the admin API of the simulators: set and clear faults, read the ledger."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +13,11 @@ LINES_PER_PAGE = 5_000
 
 
 class AdminRefused(Exception):
-    """The simulators turned a call down; the message is their sentence."""
+    """The simulators refused a call. The message is theirs."""
 
 
 class SimulatorAdmin:
-    """Speaks to one process of simulators."""
+    """The admin API of one simulator process."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
         self._session = session
@@ -25,15 +25,15 @@ class SimulatorAdmin:
         self._headers = {"authorization": f"Bearer {token}"}
 
     async def set_fault(self, provider: str, fault: Mapping[str, Value]) -> None:
-        """Begins a fault; it takes the place of one of its kind. Raises AdminRefused."""
+        """Set a fault; it replaces one of the same kind. Raises AdminRefused."""
         await self._call("PUT", f"/faults/{provider}", json=dict(fault))
 
     async def clear_fault(self, provider: str, kind: str) -> None:
-        """Ends the fault of this kind."""
+        """Clear the fault of a kind."""
         await self._call("DELETE", f"/faults/{provider}?kind={kind}")
 
     async def ledger(self) -> list[LedgerEntry]:
-        """Every attempt that has ended, oldest first."""
+        """Return every attempt that has ended, oldest first."""
         lines: list[LedgerEntry] = []
         since, more = 0, True
         while more:
@@ -48,7 +48,7 @@ class SimulatorAdmin:
         async with self._session.request(
             method, self._url + path, headers=self._headers, timeout=CALL_S, **more
         ) as response:
-            said = await response.json()
+            answer = await response.json()
             if response.status >= 400:
-                raise AdminRefused(str(said.get("error", said)))
-            return said
+                raise AdminRefused(str(answer.get("error", answer)))
+            return answer

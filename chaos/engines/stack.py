@@ -1,8 +1,8 @@
-"""What a run on real sockets needs, each a process of its own, all on free ports of this machine.
+"""The stack of a run on real sockets: service and simulators, each a process, on free ports of this machine.
 
-    clients -> service -> (front: Toxiproxy, if an engine puts it there) -> simulators
+    clients -> service -> (Toxiproxy, if an engine puts it there) -> simulators
 
-Imports little, so that a start costs little; who speaks to these processes is elsewhere.
+Imports little, so that it starts fast. The clients of these processes are in real_world.py.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ POLL_S = 0.01
 
 Urls = Mapping[str, str]  # by provider
 ProxyHook = Callable[[Urls, Path, contextlib.AsyncExitStack], Awaitable[Urls]]
-"""Puts something before the providers; where they are to be reached from now on. It ends with the exits."""
+"""Puts proxies in front of the providers. Returns their new URLs; the proxies end with the exit stack."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What runs: the service's address, the simulators' admin API and its token, the processes."""
+    """The running stack: the service's address, the simulators' admin API and its token, the processes."""
 
     url: str
     admin: str
@@ -42,8 +42,8 @@ class Stack:
     service: Child
 
     def dead(self) -> list[Child]:
-        """Processes that have ended although they should not have."""
-        return [one for one in (self.simulators, self.service) if not one.running]
+        """Return the processes that ended although they should run."""
+        return [child for child in (self.simulators, self.service) if not child.running]
 
 
 @asynccontextmanager
@@ -54,19 +54,18 @@ async def stack(
     proxy_hook: ProxyHook | None = None,
     port: int = 0,
 ) -> AsyncIterator[Stack]:
-    """Simulators and service; all of it ends with the block. Port 0 is any free one. Raises NotStarted."""
+    """Run simulators and service until the end of the block. Port 0 is any free port. Raises NotStarted."""
     async with contextlib.AsyncExitStack() as exits:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="dub5-")))
         config = folder / "service.toml"
-        os.mkfifo(config)  # the service starts at once, and waits for its settings where it reads them
+        os.mkfifo(config)  # the service starts now, and waits where it reads its settings
         booting = asyncio.create_task(exits.enter_async_context(_service(config, folder, port)))
         try:
             simulators = await exits.enter_async_context(_simulators(topology, folder))
-            said = json.loads(simulators.ready_line)
-            urls: Urls = {name: one["url"] for name, one in said["providers"].items()}
-            print_line(
-                f"simulators: {', '.join(f'{name} speaks {persona}' for name, persona in topology.providers.items())}"
-            )
+            ready = json.loads(simulators.ready_line)
+            urls: Urls = {name: one["url"] for name, one in ready["providers"].items()}
+            speaks = (f"{name} speaks {persona}" for name, persona in topology.providers.items())
+            print_line(f"simulators: {', '.join(speaks)}")
             if proxy_hook is not None:
                 urls = await proxy_hook(urls, folder, exits)
             await _hand_over(config, settings(topology, urls), booting)
@@ -76,16 +75,16 @@ async def stack(
             await asyncio.wait([booting])
         url = service.ready_line.removeprefix(SERVICE_READY)
         print_line(f"service: {url}")
-        yield Stack(url, said["admin"], said["token"], simulators, service)
+        yield Stack(url, ready["admin"], ready["token"], simulators, service)
 
 
 async def _hand_over(fifo: Path, text: str, reader: "asyncio.Task[Child]") -> None:
-    """Writes a file for whoever waits for it, and leaves it there as an ordinary one."""
+    """Write a file for the process that waits to read it, and leave it there as an ordinary file."""
     while not reader.done():
         try:
             descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
         except OSError as error:
-            if error.errno != errno.ENXIO:  # nobody reads yet
+            if error.errno != errno.ENXIO:  # no reader yet
                 raise
             await asyncio.sleep(POLL_S)
         else:
@@ -107,18 +106,18 @@ def _simulators(topology: Topology, folder: Path) -> contextlib.AbstractAsyncCon
 
 
 def _service(config: Path, folder: Path, port: int) -> contextlib.AbstractAsyncContextManager[Child]:
-    where = ("--host", HOST, "--port", str(port))
-    command = [sys.executable, "-m", "dub5.service", "serve", "--config", str(config), *where]
+    address = ("--host", HOST, "--port", str(port))
+    command = [sys.executable, "-m", "dub5.service", "serve", "--config", str(config), *address]
     return child("service", command, folder, lambda line: line.startswith(SERVICE_READY), environ())
 
 
 def environ() -> dict[str, str]:
-    """Ours, without settings of another service that may run here."""
+    """Return this process's environment without settings of a service."""
     return {name: value for name, value in os.environ.items() if not name.startswith("DUB5__")}
 
 
 def free_port(wanted: int = 0) -> int:
-    """A port nobody listens on: the wanted one if it is free, else any."""
+    """Return a free port: the wanted one if it is free, else any."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

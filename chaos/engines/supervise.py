@@ -1,10 +1,10 @@
-"""python supervise.py COMMAND ...: runs a command that must not outlive whoever started it.
+"""Run a command that must not outlive its parent: `python supervise.py COMMAND ...`.
 
-    parent --stdin pipe--> leash --starts--> command
-    parent gone, however it went (SIGKILL too): the pipe ends -> TERM, then KILL -> the command is gone
+    parent --stdin pipe--> supervisor --starts--> command
+    parent gone, even by SIGKILL: the pipe ends -> TERM, then KILL -> the command is gone
 
-Stands alone, on the standard library, so that it starts in an instant. It leads a session of its own: a Ctrl-C in the
-terminal, or a kill of the parent's whole group, must not take the leash away before its work is done.
+Uses the standard library only, so that it starts fast. It leads its own session: a Ctrl-C in the terminal, or
+a kill of the parent's process group, must not end the supervisor before the command.
 """
 
 import os
@@ -17,7 +17,7 @@ PATIENCE_S = 8.0  # between TERM and KILL
 
 
 def main(command: list[str]) -> int:
-    """The command's exit code; 128 + n if signal n ended it."""
+    """Return the command's exit code; 128 + n if signal n ended it."""
     woken, wake = os.pipe()
     for end in (woken, wake):
         os.set_blocking(end, False)
@@ -29,15 +29,15 @@ def main(command: list[str]) -> int:
     except OSError as error:
         print(f"cannot start {command[0]}: {error.strerror}", file=sys.stderr)
         return 127
-    _watch(child, woken)
+    _wait(child, woken)
     if child.poll() is None:
-        _end(child)
+        _stop(child)
     code = child.wait()
     return code if code >= 0 else 128 - code
 
 
-def _watch(child: "subprocess.Popen[bytes]", woken: int) -> None:
-    """Returns when the child has ended, the parent is gone, or somebody tells us to end."""
+def _wait(child: "subprocess.Popen[bytes]", woken: int) -> None:
+    """Return when the child has ended, the parent is gone, or a signal tells this process to end."""
     while child.poll() is None:
         ready, _, _ = select.select([0, woken], [], [])
         if woken in ready and set(os.read(woken, 64)) - {signal.SIGCHLD}:
@@ -46,7 +46,7 @@ def _watch(child: "subprocess.Popen[bytes]", woken: int) -> None:
             return
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
+def _stop(child: "subprocess.Popen[bytes]") -> None:
     child.terminate()
     try:
         child.wait(PATIENCE_S)

@@ -1,4 +1,4 @@
-"""The scenario on real processes, sockets and time, with the real Toxiproxy server where there is one."""
+"""The `toxiproxy` engine: real processes, sockets and time, with the Toxiproxy server if there is one."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ NAME = "toxiproxy"
 
 
 def run(scenario: Scenario, seed: int, observer: RunObserver, print_line: PrintLine) -> Journal:
-    """Plays it; of one that takes hours what is between its changes is cut. Raises NotStarted, HarnessFailed."""
+    """Run a scenario; long plateaus of one that lasts hours are cut. Raises NotStarted, HarnessFailed."""
     return run_until_stopped(_play(compress(scenario), seed, observer, print_line, find_or_build()))
 
 
@@ -26,22 +26,19 @@ async def _play(
     scenario: Scenario, seed: int, observer: RunObserver, print_line: PrintLine, binary: ToxiproxyBinary
 ) -> Journal:
     notes = (
-        []
-        if binary.path
-        else [f"No Toxiproxy ({binary.why}): TCP faults are played by the simulators instead."]
+        [] if binary.path else [f"No Toxiproxy ({binary.why}): the simulators play the TCP faults instead."]
     )
-    for line in notes or ["toxiproxy: a proxy before each provider"]:
+    for line in notes or ["toxiproxy: a proxy in front of each provider"]:
         print_line(line)
     builder: Any = None
 
     async def proxy_hook(urls: Urls, folder: Path, exits: contextlib.AsyncExitStack) -> Urls:
         nonlocal builder
-        module = await asyncio.to_thread(
-            importlib.import_module, "dub5.chaos.engines.real_world"
-        )  # while the service starts
+        # A slow import, while the service starts.
+        module = await asyncio.to_thread(importlib.import_module, "dub5.chaos.engines.real_world")
         builder = module.EnvironmentBuilder(binary.path)
-        said: Urls = await builder.put_proxies(urls, folder, exits)
-        return said
+        proxied: Urls = await builder.put_proxies(urls, folder, exits)
+        return proxied
 
     async with (
         stack(scenario.topology, print_line, proxy_hook=proxy_hook) as running,
@@ -53,5 +50,5 @@ async def _play(
         except ExceptionGroup as group:
             raise HarnessFailed(why) if (why := builder.why(group, running)) else group from group
         if not running.service.running:
-            journal.notes.append(f"The service ended by itself: {running.service.log_tail()}")
+            journal.notes.append(f"The service ended unexpectedly: {running.service.log_tail()}")
     return journal

@@ -1,12 +1,12 @@
-"""A Toxiproxy server, by types: a thin wrapper around toxiproxy-python, which has no timeouts, no update, no types, and
-takes an error page for an answer.
+"""A typed client for a Toxiproxy server: wraps toxiproxy-python, which lacks timeouts, updates and error
+checks.
 
     with server.proxy("one", upstream) as proxy:                 deleted at the end, whatever happened
         with proxy.toxic("latency", {"latency": 300}): ...       lifted the safe way
 
-Lifting a latency whose clients have left freezes the whole server 2.12, and so does POST /reset. So there is no reset
-here; a latency is set to 0 and left to drain before it is lifted; and if the server still freezes, its proxy is
-deleted, which thaws it, and made anew on the same port. Calls block: use a thread.
+Server 2.12 freezes when a latency is lifted whose clients have left, and on POST /reset. So this client has
+no reset; it sets a latency to 0 and waits before lifting it. If the server still freezes, the client deletes
+the proxy, which unfreezes the server, and creates it again on the same port. Calls block: use a thread.
 """
 
 import json
@@ -20,52 +20,53 @@ import requests
 from toxiproxy.api import APIConsumer, validate_response
 from toxiproxy.exceptions import InvalidToxic, NotFound, ProxyExists
 
-TIMEOUT_S = 5.0  # of every call: a frozen server must not freeze us
-DIRECT = {"http": "", "https": ""}  # no proxy of the environment stands between us and 127.0.0.1
-DRAIN_S = 0.1  # what was held back by a latency leaves
+TIMEOUT_S = 5.0  # of every call: a frozen server must not block its client
+DIRECT = {"http": "", "https": ""}  # ignore the proxy settings of the environment
+DRAIN_S = 0.1  # for the bytes that a latency held back
 SAFE_TO_LIFT: Mapping[str, Mapping[str, int]] = {"latency": {"latency": 0, "jitter": 0}}
 
 
 class ToxiproxyError(Exception):
-    """The server refused a call, or did not answer; the message says what it said."""
+    """The server refused a call or did not answer. The message is the server's."""
 
 
 class Conflict(ToxiproxyError):
-    """A name is taken."""
+    """The name is taken."""
 
 
 class NoAnswer(ToxiproxyError):
-    """Nothing came in time: the server is gone, or frozen."""
+    """No answer in time: the server is gone or frozen."""
 
 
 class NoSuch(ToxiproxyError):
-    """No proxy or toxic of this name."""
+    """There is no proxy or toxic of this name."""
 
 
 class _Api:
-    """One server's API. toxiproxy-python keeps the address in a class: each server has a class of its own."""
+    """The API of one server. toxiproxy-python keeps the address in a class, so each server has its own
+    subclass."""
 
     def __init__(self, host: str, port: int) -> None:
         self._consumer: Any = type("Consumer", (APIConsumer,), {"host": host, "port": port})
         self._base = f"http://{host}:{port}"
 
     def get(self, path: str) -> Any:
-        return self._said(lambda: self._consumer.get(path, timeout=TIMEOUT_S, proxies=DIRECT))
+        return self._checked(lambda: self._consumer.get(path, timeout=TIMEOUT_S, proxies=DIRECT))
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        return self._said(lambda: self._consumer.post(path, json=body, timeout=TIMEOUT_S, proxies=DIRECT))
+        return self._checked(lambda: self._consumer.post(path, json=body, timeout=TIMEOUT_S, proxies=DIRECT))
 
     def delete(self, path: str) -> None:
-        self._said(lambda: self._consumer.delete(path, timeout=TIMEOUT_S, proxies=DIRECT))
+        self._checked(lambda: self._consumer.delete(path, timeout=TIMEOUT_S, proxies=DIRECT))
 
     def patch(self, path: str, body: Mapping[str, Any]) -> Any:
-        """Updates; toxiproxy-python knows only the deprecated POST."""
+        """Update by PATCH; toxiproxy-python knows only the deprecated POST."""
         url = self._base + path
-        return self._said(
+        return self._checked(
             lambda: validate_response(requests.patch(url, json=body, timeout=TIMEOUT_S, proxies=DIRECT))
         )
 
-    def _said(self, call: Any) -> Any:
+    def _checked(self, call: Any) -> Any:
         try:
             response = call()
         except ProxyExists as error:
@@ -82,12 +83,12 @@ class _Api:
 
 
 def _text(error: Exception) -> str:
-    """The sentence inside the server's error page, which toxiproxy-python passes on as bytes."""
-    said = error.args[0] if error.args else b""
+    """Return the message in the server's error page, which toxiproxy-python passes on as bytes."""
+    answer = error.args[0] if error.args else b""
     try:
-        return str(json.loads(said)["error"])
+        return str(json.loads(answer)["error"])
     except (ValueError, KeyError, TypeError):
-        return str(said)
+        return str(answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,26 +102,27 @@ class Toxic:
 
 
 class Proxy:
-    """One proxied connection. `listen` is host:port, the port a real one."""
+    """One proxied connection. `listen` is host:port with a real port."""
 
-    def __init__(self, api: _Api, said: Mapping[str, Any]) -> None:
-        self.name = str(said["name"])
-        self.listen = str(said["listen"])
-        self.upstream = str(said["upstream"])
+    def __init__(self, api: _Api, answer: Mapping[str, Any]) -> None:
+        self.name = str(answer["name"])
+        self.listen = str(answer["listen"])
+        self.upstream = str(answer["upstream"])
         self._api = api
         self._path = f"/proxies/{self.name}"
 
     def add(self, kind: str, attributes: Mapping[str, int], stream: str = "downstream") -> Toxic:
-        """Adds a toxic for every connection (chance is drawn elsewhere: the server's own seed does nothing)."""
+        """Add a toxic to every connection. Shares are decided elsewhere: the server's own seed has no
+        effect."""
         body = {"name": f"{kind}_{stream}", "type": kind, "stream": stream, "toxicity": 1.0}
         return _toxic(self._api.post(f"{self._path}/toxics", {**body, "attributes": dict(attributes)}))
 
     def update(self, toxic: Toxic, attributes: Mapping[str, int]) -> Toxic:
-        """Changes the numbers of a toxic."""
+        """Change the attributes of a toxic."""
         return _toxic(self._api.patch(f"{self._path}/toxics/{toxic.name}", {"attributes": dict(attributes)}))
 
     def lift(self, toxic: Toxic) -> None:
-        """Removes a toxic. If the server freezes over it, every connection of this proxy ends, and all its toxics."""
+        """Remove a toxic. If the server freezes, every connection of this proxy ends, and all its toxics."""
         try:
             if toxic.kind in SAFE_TO_LIFT:
                 self.update(toxic, SAFE_TO_LIFT[toxic.kind])
@@ -130,29 +132,29 @@ class Proxy:
             self.thaw()
 
     def thaw(self) -> None:
-        """The same proxy anew, without toxics: deleting it is what a frozen server still does."""
+        """Delete and recreate the proxy without toxics: a frozen server still does that."""
         self.delete()
         self._api.post("/proxies", {"name": self.name, "upstream": self.upstream, "listen": self.listen})
 
     def toxics(self) -> list[Toxic]:
-        """What is set now."""
-        return [_toxic(said) for said in self._api.get(f"{self._path}/toxics")]
+        """Return the toxics that are set."""
+        return [_toxic(answer) for answer in self._api.get(f"{self._path}/toxics")]
 
     def disable(self) -> None:
-        """The port refuses, open connections end."""
+        """Refuse connections and end the open ones."""
         self._api.patch(self._path, {"enabled": False})
 
     def enable(self) -> None:
-        """The port listens again."""
+        """Listen again."""
         self._api.patch(self._path, {"enabled": True})
 
     def delete(self) -> None:
-        """It is gone; this also thaws a frozen server."""
+        """Delete the proxy; this also unfreezes a frozen server."""
         self._api.delete(self._path)
 
     @contextmanager
     def toxic(self, kind: str, attributes: Mapping[str, int], stream: str = "downstream") -> Iterator[Toxic]:
-        """A toxic for the length of a block."""
+        """Set a toxic until the end of the block."""
         added = self.add(kind, attributes, stream)
         try:
             yield added
@@ -161,7 +163,7 @@ class Proxy:
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """Disabled for the length of a block."""
+        """Disable the proxy until the end of the block."""
         self.disable()
         try:
             yield
@@ -176,27 +178,28 @@ class Toxiproxy:
         self._api = _Api(host, port)
 
     def version(self) -> str:
-        """What it calls itself; a server that `go install` built says `git`."""
+        """Return its version; a server built by `go install` says `git`."""
         return str(self._api.get("/version")["version"])
 
     def create(self, name: str, upstream: str, listen: str = "127.0.0.1:0") -> Proxy:
-        """A new proxy; port 0 is any free one. Raises Conflict if the name is taken, ToxiproxyError for the port."""
+        """Create a proxy; port 0 is any free port. Raises Conflict for the name, ToxiproxyError for the
+        port."""
         body = {"name": name, "upstream": upstream, "listen": listen, "enabled": True}
         return Proxy(self._api, self._api.post("/proxies", body))
 
     def proxies(self) -> dict[str, Proxy]:
-        """All of them, by name."""
-        return {name: Proxy(self._api, said) for name, said in self._api.get("/proxies").items()}
+        """Return all proxies by name."""
+        return {name: Proxy(self._api, answer) for name, answer in self._api.get("/proxies").items()}
 
     @contextmanager
     def proxy(self, name: str, upstream: str) -> Iterator[Proxy]:
-        """A proxy for the length of a block."""
-        made = self.create(name, upstream)
+        """Create a proxy until the end of the block."""
+        proxy = self.create(name, upstream)
         try:
-            yield made
+            yield proxy
         finally:
-            made.delete()
+            proxy.delete()
 
 
-def _toxic(said: Mapping[str, Any]) -> Toxic:
-    return Toxic(said["name"], said["type"], said["stream"], said["attributes"])
+def _toxic(answer: Mapping[str, Any]) -> Toxic:
+    return Toxic(answer["name"], answer["type"], answer["stream"], answer["attributes"])

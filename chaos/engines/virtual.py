@@ -1,4 +1,4 @@
-"""The scenario on virtual time: the whole service in this process, a minute in a second, equal seeds equal runs."""
+"""The `virtual` engine: the whole service in this process on virtual time. Equal seeds give equal runs."""
 
 import asyncio
 import tempfile
@@ -31,7 +31,7 @@ NAME = "virtual"
 
 
 def run(scenario: Scenario, seed: int, observer: RunObserver, print_line: PrintLine) -> Journal:
-    """Plays it."""
+    """Run a scenario."""
     print_line("virtual time: the service and its providers in this process, no sockets")
     return run_in_virtual_time(_play(scenario, seed, observer), seed=seed)
 
@@ -52,7 +52,7 @@ def _loaded(scenario: Scenario) -> LoadedSettings:
 
 
 def _read(text: str) -> LoadedSettings:
-    """The settings of the service, read as it would read them. Raises SettingsProblems."""
+    """Load settings of the service from a text, as the service does. Raises SettingsProblems."""
     with tempfile.TemporaryDirectory(prefix="dub5-") as folder:
         path = Path(folder) / "service.toml"
         path.write_text(text, encoding="utf-8")
@@ -61,7 +61,7 @@ def _read(text: str) -> LoadedSettings:
 
 @dataclass
 class VirtualEnvironment:
-    """Simulated providers and the network before them."""
+    """Applies and lifts faults in simulated providers and their virtual network."""
 
     endpoint: Endpoint
     providers: dict[str, SimulatedProvider]
@@ -78,9 +78,11 @@ class VirtualEnvironment:
             link = self.wire.link(f"http://{fault.provider}")
             link.connect, link.idle = Connect.REFUSED, 0
             return "the virtual network"
-        if (said := fault.as_simulator_fault) is None:
+        if (simulator_fault := fault.as_simulator_fault) is None:
             return ""
-        self.applied[fault] = self.providers[fault.provider].add_fault(parse_fault(said), Random(fault.label))
+        self.applied[fault] = self.providers[fault.provider].add_fault(
+            parse_fault(simulator_fault), Random(fault.label)
+        )
         return "the simulators"
 
     def _apply_to_environment(self, fault: ScenarioFault) -> str:
@@ -88,7 +90,7 @@ class VirtualEnvironment:
             self.providers[fault.provider].set_capacity(msgspec.convert(fault.options, Capacity))
             return "the simulators"
         try:
-            self.service.reload(_read("there is nothing to be read here"))
+            self.service.reload(_read("this is not a settings file"))
         except SettingsProblems as error:
             self.service.reject_settings(error.problems)
         return "the settings file"

@@ -1,0 +1,1 @@
+"""Generated worlds, simulated on virtual time against invariants: `dub5 simulate`."""

@@ -1,4 +1,4 @@
-"""Many worlds, in worker processes: one seed is one job."""
+"""Run many worlds in worker processes, one seed per job: `run_seeds(seeds, jobs)` yields their results."""
 
 import logging
 import multiprocessing
@@ -12,12 +12,12 @@ from dub5.chaos.simulation.mutant import mutated
 from dub5.chaos.simulation.run import WorldResult, run_world
 from dub5.chaos.simulation.world.generate import generate_world
 
-AHEAD = 4  # jobs given to each worker in advance
+AHEAD = 4  # jobs queued per worker
 
 
 @dataclass
 class Total:
-    """What came of all worlds so far. `worst` are (value, seed)."""
+    """The sum of all results so far. `worst`: name -> (largest value, its seed)."""
 
     seeds: int = 0
     requests: int = 0
@@ -28,7 +28,7 @@ class Total:
     failed: list[WorldResult] = field(default_factory=list)
 
     def add(self, result: WorldResult) -> None:
-        """One more world."""
+        """Add one result."""
         self.seeds += 1
         self.requests += result.requests
         self.virtual_s += result.virtual_s
@@ -40,24 +40,24 @@ class Total:
             self.failed.append(result)
 
     def never(self) -> list[str]:
-        """What should have happened, and did not."""
+        """Return the required branches that were never reached."""
         return [name for name in REQUIRED if not self.sometimes[name]]
 
 
 def run_seed(seed: int, mutant: str | None = None) -> WorldResult:
-    """One job."""
-    logging.disable(logging.ERROR)  # what goes wrong is in the result; asyncio's own lines would bury it
+    """Generate and run one world."""
+    logging.disable(logging.ERROR)  # failures are in the result; asyncio's own log lines would hide them
     with mutated(mutant):
         return run_world(generate_world(seed))
 
 
 def run_seeds(seeds: Sequence[int], jobs: int, mutant: str | None = None) -> Iterator[WorldResult]:
-    """Results as they come, in no order."""
+    """Yield results as they are ready, in no fixed order."""
     if jobs == 1:
         for seed in seeds:
             yield run_seed(seed, mutant)
         return
-    context = multiprocessing.get_context("spawn")  # the same on every system, and nothing inherited
+    context = multiprocessing.get_context("spawn")  # the same on every system, and no inherited state
     with ProcessPoolExecutor(jobs, context) as pool:
         left, running = iter(seeds), set[Future[WorldResult]]()
         submit: Callable[[int], None] = lambda seed: running.add(pool.submit(run_seed, seed, mutant))

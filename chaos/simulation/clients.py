@@ -1,4 +1,5 @@
-"""The clients: they ask when the plan says, read slowly or at once, leave when they like, and judge what they got."""
+"""Simulated clients: each sends its request when planned, reads at its own pace, may leave, and judges the
+reply."""
 
 import asyncio
 import contextvars
@@ -11,13 +12,13 @@ from dub5.chaos.simulation.world.model import World
 from dub5.chaos.simulation.world.requests import PlannedRequest
 from dub5.simulators.virtual import AppClient, AppFault, AppStream
 
-PATIENCE_S = 5.0  # beyond the deadline, and beyond what a slow reader takes: then a request hangs
-SLOW_S = 400.0
-LEFT = Ending(ClientOutcome.CANCELLED, "left")
+PATIENCE_S = 5.0  # after the deadline a request without an end counts as hung
+SLOW_S = 400.0  # more, for a client that reads slowly
+CLIENT_LEFT = Ending(ClientOutcome.CANCELLED, "left")
 
 
 class WorldClients:
-    """Everybody who asks. Slow readers have a door of their own, with little room before it."""
+    """All clients of a run. Slow readers use a connection with a small buffer."""
 
     def __init__(self, client: AppClient, slow_client: AppClient, record: RunRecord, world: World) -> None:
         self._client = client
@@ -26,7 +27,7 @@ class WorldClients:
         self._world = world
 
     async def send_all(self, planned_requests: Sequence[PlannedRequest]) -> None:
-        """The whole plan; returns when the last one has ended."""
+        """Send all planned requests. Return when the last client has ended."""
         loop = asyncio.get_running_loop()
         running: dict[asyncio.Task[None], None] = {}
         for plan in planned_requests:
@@ -51,7 +52,7 @@ class WorldClients:
 
 
 class SimulatedClient:
-    """One request of one client."""
+    """One client with one request."""
 
     def __init__(self, request: RequestRecord, client: AppClient, record: RunRecord) -> None:
         self._request = request
@@ -61,20 +62,20 @@ class SimulatedClient:
         self._reader: ReplyReader | None = None
 
     async def run(self) -> None:
-        """To its end."""
+        """Send the request and follow it to its end."""
         request, plan, now_s = self._request, self._request.plan, self._loop.time()
         hung_s = request.deadline_s + PATIENCE_S + (SLOW_S if plan.pause_s else 0.0)
         leave_s = now_s + plan.leave_s if plan.leave_s is not None else hung_s
-        leaves = self._loop.call_at(min(leave_s, hung_s), self._left)
+        leave_timer = self._loop.call_at(min(leave_s, hung_s), self._left)
         try:
             async with asyncio.timeout_at(min(leave_s, hung_s)):
                 ending = await self._exchange()
         except TimeoutError:
-            ending = LEFT if leave_s < hung_s else Ending(ClientOutcome.HUNG, "no_end_in_time")
+            ending = CLIENT_LEFT if leave_s < hung_s else Ending(ClientOutcome.HUNG, "no_end_in_time")
         except AppFault as fault:
             ending = Ending(ClientOutcome.DISHONEST, str(fault))
         finally:
-            leaves.cancel()
+            leave_timer.cancel()
         request.client_ending, request.client_ended_s = ending, self._loop.time()
         if self._reader is not None:
             request.text, request.content_seen = self._reader.text, self._reader.content_seen
@@ -93,17 +94,17 @@ class SimulatedClient:
 
     async def _read(self, reply: AppStream, reader: ReplyReader) -> Ending:
         request, plan = self._request, self._request.plan
-        heard_s = request.began_s
+        received_s = request.began_s
         try:
             while data := await reply.read():
                 reader.feed(data)
                 now_s = self._loop.time()
-                request.silent_s, heard_s = max(request.silent_s, now_s - heard_s), now_s
+                request.silent_s, received_s = max(request.silent_s, now_s - received_s), now_s
                 if reader.content_seen and not request.content_s:
                     request.content_s = now_s
                 if plan.leave_words is not None and reader.text.count(" ") >= plan.leave_words:
                     self._left()
-                    return LEFT
+                    return CLIENT_LEFT
                 if plan.pause_s:
                     await asyncio.sleep(plan.pause_s)
         except AppFault:

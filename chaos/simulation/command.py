@@ -1,4 +1,4 @@
-"""`dub5 simulate`: worlds by their seeds, a page about all of them, everything about those that failed."""
+"""`dub5 simulate`: run worlds by seed, print a summary and everything about the worlds that failed."""
 
 import argparse
 import logging
@@ -27,15 +27,15 @@ FAILURES_SHOWN = 3
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    """The command. Returns the exit code."""
-    logging.disable(logging.ERROR)  # what goes wrong is told once, in words
+    """Run the command. Return the exit code."""
+    logging.disable(logging.ERROR)  # failures are printed once, in sentences
     if options.incidents is not None:
         return _incidents(options, console)
     if options.world is not None:
         try:
             world = worlds.read(options.world)
         except (OSError, msgspec.DecodeError) as error:
-            print(f"{options.world} is no world that was kept: {error}", file=sys.stderr)
+            print(f"{options.world} is not a saved world: {error}", file=sys.stderr)
             return 2
         return _one(world, f"dub5 simulate --world {options.world}", options, console)
     if options.seed is not None:
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     return _all(options, console)
 
 
-def _one(world: World, again: str, options: argparse.Namespace, console: Console) -> int:
+def _one(world: World, replay_command: str, options: argparse.Namespace, console: Console) -> int:
     with mutated(options.mutant):
         result = run_world(world)
         console.print("\n".join(world.lines()), highlight=False, markup=False, soft_wrap=True, emoji=False)
@@ -52,7 +52,7 @@ def _one(world: World, again: str, options: argparse.Namespace, console: Console
         console.print(f"{result.requests} requests: {dict(result.outcomes)}", highlight=False)
         console.print(f"trace: {result.digest}", highlight=False)
         if result.violations:
-            _fail(result, world, again, options, console)
+            _fail(result, world, replay_command, options, console)
     return 1 if result.violations else 0
 
 
@@ -60,15 +60,15 @@ def _all(options: argparse.Namespace, console: Console) -> int:
     total, began_s = Total(), time.perf_counter()
     seeds = range(options.first, options.first + options.seeds)
     with _bar(console) as bar:
-        task = bar.add_task("worlds", total=len(seeds), said="")
+        task = bar.add_task("worlds", total=len(seeds), progress="")
         for result in run_seeds(seeds, options.jobs, options.mutant):
             total.add(result)
-            if result.violations:  # at once: a long run may be ended before its page
+            if result.violations:  # now: a long run may be stopped before its summary
                 bar.console.print(
                     f"seed {result.seed}: {result.violations[0]}", style="bold red", highlight=False
                 )
             speed = total.requests / (time.perf_counter() - began_s)
-            bar.update(task, advance=1, said=f"{speed:,.0f} requests/s, {len(total.failed)} failed")
+            bar.update(task, advance=1, progress=f"{speed:,.0f} requests/s, {len(total.failed)} failed")
     summary.page(total, time.perf_counter() - began_s, console)
     failed = sorted(total.failed, key=lambda result: result.seed)
     with mutated(options.mutant):
@@ -83,27 +83,28 @@ def _all(options: argparse.Namespace, console: Console) -> int:
         )
     never = total.never() if len(seeds) >= SEEDS else []
     for name in never:
-        console.print(f"NEVER HAPPENED: {name}", style="bold red", highlight=False)
+        console.print(f"NEVER REACHED: {name}", style="bold red", highlight=False)
     if not failed and not never:
-        console.print("every promise was kept", style="bold green", highlight=False)
+        console.print("every invariant held", style="bold green", highlight=False)
     return 1 if failed or never else 0
 
 
 def _incidents(options: argparse.Namespace, console: Console) -> int:
     known = names(INCIDENTS)
     wanted = options.incidents or known
-    if strange := [name for name in wanted if name not in known]:
-        print(f"There is no incident {strange[0]!r}; there are: {', '.join(known)}", file=sys.stderr)
+    if unknown := [name for name in wanted if name not in known]:
+        print(f"There is no incident {unknown[0]!r}; known incidents: {', '.join(known)}", file=sys.stderr)
         return 2
     began_s, done, seed = time.perf_counter(), [], options.seed or incidents.SEED
     with _bar(console) as bar:
-        task = bar.add_task("incidents", total=len(wanted), said="")
+        task = bar.add_task("incidents", total=len(wanted), progress="")
         for one in incidents.replay_all(wanted, options.reports / "incidents", seed, options.jobs):
             done.append(one)
-            bar.update(task, advance=1, said=f"{one.name} {'held' if one.ok else 'NOT HELD'}")
+            bar.update(task, advance=1, progress=f"{one.name} {'held' if one.ok else 'NOT HELD'}")
             bar.console.print(
-                f"{one.name}: {one.requests} requests, {percent(one.complete)} whole, noticed for {one.noticed_s:.1f} s; "
-                f"without {one.scenario.off} {percent(one.complete_without)} whole; {one.page}",
+                f"{one.name}: {one.requests} requests, {percent(one.complete)} complete, "
+                f"users affected for {one.noticed_s:.1f} s; "
+                f"without {one.scenario.off} {percent(one.complete_without)} complete; {one.page}",
                 style=None if one.ok else "bold red",
                 highlight=False,
                 soft_wrap=True,
@@ -114,27 +115,29 @@ def _incidents(options: argparse.Namespace, console: Console) -> int:
                         f"  NOT HELD: {line.expectation}: {line.result}", style="bold red", highlight=False
                     )
             if not one.missed:
-                bar.console.print(f"  IT CANNOT FAIL: all holds without {one.scenario.off}", style="bold red")
+                bar.console.print(
+                    f"  CANNOT FAIL: every expectation holds without {one.scenario.off}", style="bold red"
+                )
     if options.index is not None:
         options.index.write_text(page(done), encoding="utf-8")
     failed = [one.name for one in done if not one.ok]
     requests, took_s = sum(one.requests for one in done), time.perf_counter() - began_s
-    console.print(f"{len(done)} incidents, {requests:,} requests, twice, in {took_s:.0f} s", highlight=False)
+    console.print(
+        f"{len(done)} incidents, {requests:,} requests, each run twice, in {took_s:.0f} s", highlight=False
+    )
     if failed:
         console.print(f"NOT HELD: {', '.join(failed)}", style="bold red", highlight=False)
     else:
-        console.print(
-            "all held, and none would have without its mechanism", style="bold green", highlight=False
-        )
+        console.print("all held, and none held without its mechanism", style="bold green", highlight=False)
     return 1 if failed else 0
 
 
 def _fail(
-    result: WorldResult, world: World, again: str, options: argparse.Namespace, console: Console
+    result: WorldResult, world: World, replay_command: str, options: argparse.Namespace, console: Console
 ) -> None:
-    """Tells it, makes it smaller, and keeps it."""
+    """Print a failure, shrink its world and write the smaller one to --reports."""
     mutant = f" --mutant {options.mutant}" if options.mutant else ""
-    summary.failure(result, world, again + mutant, console)
+    summary.failure(result, world, replay_command + mutant, console)
     if not options.shrink:
         return
     shrinker = Shrinker(rules_of(result), options.shrink)
@@ -142,7 +145,7 @@ def _fail(
     path = options.reports / f"world-{world.seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     worlds.write(smaller, path)
-    console.print(f"made smaller, {shrinker.tried} worlds later:", highlight=False)
+    console.print(f"shrunk after {shrinker.tried} worlds:", highlight=False)
     summary.failure(run_world(smaller), smaller, f"dub5 simulate --world {path}{mutant}", console)
 
 
@@ -152,6 +155,6 @@ def _bar(console: Console) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.fields[progress]}"),
         console=console,
     )

@@ -1,54 +1,66 @@
-"""The options of `dub5 simulate`; apart, as the command itself brings a whole service with it."""
+"""The options of `dub5 simulate`, in a module of their own: the command itself imports the whole service."""
 
 import argparse
 import os
 from pathlib import Path
 
-SEEDS = 200  # the run of every change; so many must show every branch at least once
+SEEDS = 200  # the default run; over this many seeds every required branch must be reached
 EXAMPLES = """\
 examples:
-  dub5 simulate                    200 worlds; every branch that matters must have been taken
-  dub5 simulate --seeds 20000      a night's work
-  dub5 simulate --seed 17          world 17 alone, with the digest of its trace
-  dub5 simulate --seed 17 --shrink 0
-  dub5 simulate --world failed.json    a world that was kept, exactly
-  dub5 simulate --incidents        what has happened to others, each with a report page; names play some of them
+  dub5 simulate                    run 200 worlds; every required branch must be reached
+  dub5 simulate --seeds 20000      run overnight
+  dub5 simulate --seed 17          run world 17 alone, and print the digest of its trace
+  dub5 simulate --seed 17 --shrink 0   the same, without shrinking a failure
+  dub5 simulate --world failed.json    run a saved world again, exactly
+  dub5 simulate --incidents        replay incidents of real providers, with a report for each
 
-A world that fails is printed with what broke, its last events and the command that plays it again; then it is made
-smaller for a while, and kept under --reports. Exit codes: 0 all held; 1 a promise was broken, or a branch never taken.
+A failing world is printed with the broken invariant, its last events and the command that runs it again.
+Then it is shrunk and saved under --reports.
+
+exit codes: 0 every invariant held; 1 an invariant broke, or a required branch was not reached; 2 bad input
 """
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Add the options to a parser."""
     parser.add_argument(
-        "--seeds", type=_count, default=SEEDS, metavar="N", help=f"so many worlds (default {SEEDS})"
+        "--seeds", type=_count, default=SEEDS, metavar="N", help=f"number of worlds (default: {SEEDS})"
     )
     parser.add_argument(
-        "--from", type=int, default=0, dest="first", metavar="N", help="the first of them (default 0)"
+        "--from", type=int, default=0, dest="first", metavar="N", help="first seed (default: 0)"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="one world alone")
-    parser.add_argument("--world", type=Path, metavar="FILE", help="one world that was kept")
+    parser.add_argument("--seed", type=int, metavar="N", help="run one world alone")
+    parser.add_argument("--world", type=Path, metavar="FILE", help="run one saved world")
     parser.add_argument(
-        "--jobs", type=_count, default=jobs_here(), metavar="N", help="processes (default: all there is)"
-    )
-    parser.add_argument(
-        "--shrink", type=float, default=30.0, metavar="S", help="seconds spent on making a failure smaller"
-    )
-    parser.add_argument(
-        "--reports", type=Path, default=Path("reports"), metavar="DIR", help="default: reports"
+        "--jobs",
+        type=_count,
+        default=jobs_here(),
+        metavar="N",
+        help="worker processes (default: all processors)",
     )
     parser.add_argument(
-        "--incidents", nargs="*", metavar="NAME", help="what has happened to others, all of it or these"
+        "--shrink",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="seconds for shrinking a failing world; 0 for none (default: 30)",
     )
     parser.add_argument(
-        "--index", type=Path, metavar="FILE", help="with --incidents: the page of all verdicts"
+        "--reports",
+        type=Path,
+        default=Path("reports"),
+        metavar="DIR",
+        help="folder for reports and saved worlds (default: reports)",
+    )
+    parser.add_argument("--incidents", nargs="*", metavar="NAME", help="replay incidents: these, or all")
+    parser.add_argument(
+        "--index", type=Path, metavar="FILE", help="with --incidents: write an index page of all verdicts"
     )
     parser.add_argument("--mutant", help=argparse.SUPPRESS)
 
 
 def jobs_here() -> int:
-    """One for each processor that we may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

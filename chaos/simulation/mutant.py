@@ -1,4 +1,4 @@
-"""Broken builds, on request: whoever wants one says where it is to be found, as `module:name`."""
+"""Mutants: builds of the service that are broken on purpose, named as `module:name`."""
 
 import contextlib
 import importlib
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def mutated(mutant: str | None) -> Iterator[None]:
-    """The service as it is; or, for so long, as `module:name` breaks it: a context manager."""
+    """Break the service as `module:name` does while the context lasts; None changes nothing."""
     if mutant is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""The network as the service sees it, with somebody who looks on at both ends of every try."""
+"""A `Wire` that reports each attempt to an observer: when it is sent, answered and closed."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from dub5.service.wire.base import Wire, WireRequest, WireResponse
 
 
 class WireObserver(Protocol):
-    """Who looks on."""
+    """Receives what happens on the wire."""
 
     def sent(self, request: WireRequest) -> ObservedAttempt: ...
 
@@ -17,7 +17,7 @@ class WireObserver(Protocol):
 
 
 class ObservedWire:
-    """A `dub5.service.wire.base.Wire` around another one."""
+    """Wraps a `dub5.service.wire.base.Wire`."""
 
     def __init__(self, wire: Wire, observer: WireObserver) -> None:
         self._wire = wire
@@ -38,23 +38,23 @@ class ObservedWire:
 
 
 class ObservedResponse:
-    """A reply; when it is over its trial is closed."""
+    """Wraps a response, and reports when it is closed."""
 
     def __init__(self, response: WireResponse, attempt: ObservedAttempt, observer: WireObserver) -> None:
         self.status = response.status
         self.headers = response.headers
         self.reused = response.reused
         self._response = response
-        self._trial = attempt
+        self._attempt = attempt
         self._observer = observer
 
     async def read(self) -> bytes:
         try:
             return await self._response.read()
         except BaseException:
-            self._observer.closed(self._trial)
+            self._observer.closed(self._attempt)
             raise
 
     async def aclose(self) -> None:
         await self._response.aclose()
-        self._observer.closed(self._trial)
+        self._observer.closed(self._attempt)

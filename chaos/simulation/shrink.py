@@ -1,6 +1,6 @@
-"""Makes a failing world smaller, as long as it fails by the same rule: what is left is what matters.
+"""Shrinking: reduce a failing world as long as it breaks the same rule, so that what remains is what matters.
 
-troubles (ddmin) -> drain -> requests (halves of halves) -> slowness, leaving, bursts -> settings -> providers -> times
+fault windows (ddmin) -> requests -> drain, reload, slow clients, bursts, settings -> providers -> phases
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ RunWorld = Callable[[World], WorldResult]
 
 
 class Shrinker:
-    """Tries smaller worlds for at most `seconds`."""
+    """Runs smaller worlds for at most `seconds`. `rules`: the rules that the failing world breaks."""
 
     def __init__(self, rules: frozenset[str], seconds: float, run_one: RunWorld = run_world) -> None:
         self._rules = rules
@@ -25,7 +25,7 @@ class Shrinker:
         self.tried = 0
 
     def shrink(self, world: World) -> World:
-        """The smallest that was found."""
+        """Return the smallest failing world that was found."""
         before = None
         while world != before and self._has_time():
             before = world
@@ -65,7 +65,7 @@ class Shrinker:
         return only(left) if sum(map(len, left)) < len(numbers) else world
 
     def _fewest(self, items: Sequence[Any], world_of: Callable[[Sequence[Any]], World]) -> list[Any]:
-        """Delta debugging: leaves out ever smaller parts, as long as it still fails."""
+        """Return a minimal list that still fails, by delta debugging: leave out ever smaller parts."""
         left, part = list(items), max(1, len(items) // 2)
         while left and part:
             at = 0
@@ -98,12 +98,12 @@ class Shrinker:
 
 
 def rules_of(result: WorldResult) -> frozenset[str]:
-    """Which were broken."""
+    """Return the rules that a run broke."""
     return frozenset(violation.split(" ", 1)[0] for violation in result.violations)
 
 
 def _plainer(world: World) -> Iterator[World]:
-    """With one thing less that is out of the ordinary."""
+    """Yield worlds with one unusual thing less."""
     if world.drain is not None:
         yield dataclasses.replace(world, drain=None)
     if world.reload is not None:
@@ -150,7 +150,7 @@ def _without_provider(world: World, name: str) -> World:
 
 
 def _ranges(numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """1 2 3 7 as 1-3, 7-7."""
+    """Return sorted numbers as ranges: 1 2 3 7 as (1, 3), (7, 7)."""
     found: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if found and number == found[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""What is said of a run: a bar while it goes on, a page at its end, and everything about a world that failed."""
+"""The output of `dub5 simulate`: a summary page of all worlds, and everything about a world that failed."""
 
 from rich.console import Console
 from rich.table import Table
@@ -13,16 +13,21 @@ COLUMNS = 3
 
 
 def page(total: Total, wall_s: float, console: Console) -> None:
-    """The one page."""
+    """Print the summary page."""
     speed = total.requests / wall_s if wall_s else 0.0
     console.print(
-        f"{total.seeds:,} worlds, {total.requests:,} requests, {total.virtual_s / 3600:,.1f} virtual hours in "
-        f"{wall_s:,.1f} s: {speed:,.0f} requests/s",
+        f"{total.seeds:,} worlds, {total.requests:,} requests, {total.virtual_s / 3600:,.1f} virtual hours "
+        f"in {wall_s:,.1f} s: {speed:,.0f} requests/s",
         highlight=False,
     )
     ends = ", ".join(f"{name} {count:,}" for name, count in total.outcomes.most_common())
     console.print(f"outcomes: {ends}", highlight=False)
-    table = Table(title="how often it happened", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title="how often each required branch was reached",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for _ in range(COLUMNS):
         table.add_column("", justify="right")
         table.add_column("")
@@ -34,8 +39,8 @@ def page(total: Total, wall_s: float, console: Console) -> None:
         console.print(f"worst {name}: {value:.3f} (seed {seed})", highlight=False)
 
 
-def failure(result: WorldResult, world: World, again: str, console: Console) -> None:
-    """What went wrong, in which world, after what, and how to see it once more."""
+def failure(result: WorldResult, world: World, replay_command: str, console: Console) -> None:
+    """Print what broke, in which world, after which events, and the command that runs it again."""
     console.rule(f"seed {result.seed} FAILED", align="left")
     for line in result.violations:
         console.print(line, style="bold red", highlight=False, markup=False, emoji=False)
@@ -43,4 +48,4 @@ def failure(result: WorldResult, world: World, again: str, console: Console) -> 
     console.print(f"last {TRACE_LINES} events before the first violation:", highlight=False)
     for line in result.trace[-TRACE_LINES:]:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True, emoji=False)
-    console.print(f"once more: {again}", style="bold", highlight=False, soft_wrap=True)
+    console.print(f"run again: {replay_command}", style="bold", highlight=False, soft_wrap=True)

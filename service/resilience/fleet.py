@@ -204,6 +204,10 @@ class Fleet:
         for target in targets:
             self._states[target].provider.limiter.on_room = on_room
 
+    def limit(self, provider: str) -> int:
+        """Return the concurrency limit of a provider: how many requests it may have in flight."""
+        return int(self._providers[provider].limiter.limit)
+
     def keys(self, target: Target) -> int:
         """Return how many keys a target has."""
         return len(self._states[target].keys)

@@ -1,7 +1,7 @@
-"""A chat backend that always answers, and the harness that proves it.
+"""An OpenAI-compatible chat service over many unreliable AI providers, and the harness that tests it.
 
-service      the product: an OpenAI-compatible chat service over many unreliable providers
-simulators   providers that speak the true wire formats, with faults on demand
+service      the product: failover, hedging, circuit breakers, cache, fallbacks behind one API
+simulators   simulated providers that speak the real wire formats, with faults on demand
 chaos        scenarios, incidents and simulated worlds, each with a verdict
-loadtests    load by Locust, held to objectives
+loadtests    load tests with Locust, checked against objectives
 """

@@ -1,5 +1,5 @@
-"""The `dub5` command. A verb's module is imported only when that verb is asked for: `serve` brings no harness with it,
-and works where only the bare package is installed."""
+"""The `dub5` command. It imports a verb's module only when that verb is used, so `serve` needs no harness
+package."""
 
 import argparse
 import importlib
@@ -9,27 +9,24 @@ from typing import Any, NamedTuple
 
 from dub5.service import VERSION
 
-EXTRAS = {
-    "rich": "chaos",
-    "toxiproxy": "chaos",
-    "requests": "chaos",
-}  # a package, and the extra that brings it
+# A package -> the extra that installs it.
+EXTRAS = {"rich": "chaos", "toxiproxy": "chaos", "requests": "chaos"}
 EXAMPLES = """\
 examples:
-  dub5 check --config dub5.toml           say everything that is wrong with the settings, offline
-  dub5 serve --config dub5.toml           run the service; `dub5 serve --help` shows the smallest settings file
-  dub5 playground                         try it without any provider: simulated ones and the service over them
+  dub5 check --config dub5.toml           check the settings offline and list every error
+  dub5 serve --config dub5.toml           run the service; `dub5 serve --help` shows a minimal settings file
+  dub5 playground                         run the service over simulated providers, to try it
   dub5 demo                               watch a minute of an incident, with a verdict and a report
-  dub5 chaos --list                       list the scenarios that come with it
-  dub5 chaos mine.toml                    check your own scenario, on every engine that it names
+  dub5 chaos --list                       list the bundled chaos scenarios
+  dub5 chaos mine.toml                    run your own scenario on every engine that it lists
   dub5 simulate                           run 200 generated worlds on virtual time
 
-`dub5 VERB --help` tells the rest.
+`dub5 VERB --help` describes the options of a verb.
 """
 
 
 class Verb(NamedTuple):
-    """One verb: the module that has its options and runs it, and one line of help."""
+    """One verb: the module with its options and its `run`, and one line of help."""
 
     module: str
     help: str
@@ -47,15 +44,15 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the verb that the command line names. Return the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    command_line = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
-    named = next((word for word in words if not word.startswith("-")), None)
+    chosen = next((word for word in command_line if not word.startswith("-")), None)
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
     for name, verb in VERBS.items():
-        one = verbs.add_parser(
+        verb_parser = verbs.add_parser(
             name, help=verb.help, formatter_class=argparse.RawDescriptionHelpFormatter, description=verb.help
         )
-        if name == named:
+        if name == chosen:
             try:
                 module: Any = importlib.import_module(verb.module)
             except ModuleNotFoundError as error:
@@ -63,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     raise
                 print(f"dub5 {name} needs more packages: pip install 'dub5[{extra}]'", file=sys.stderr)
                 return 2
-            module.add_arguments(one, name)
-    options = parser.parse_args(words)
+            module.add_arguments(verb_parser, name)
+    options = parser.parse_args(command_line)
     run: Callable[[argparse.Namespace], int] = options.run
     return run(options)
 
@@ -72,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dub5",
-        description="A chat service over many unreliable AI providers, and the harness that proves it.",
+        description="An OpenAI-compatible chat service over many unreliable AI providers, and its test harness.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,0 +1,39 @@
+"""Invariants of a simulated world: named rules that every simulated run of the service must keep.
+
+An invariant never trusts the service's own account alone. It compares what was observed on the simulated
+wire, what each client received, the events that the service emitted, /status and the providers' ledgers.
+
+    rule                           checked in                      when
+    only_permitted_attempts        online, breakers                as each attempt is sent
+    probe_limit_respected          breakers                        as each attempt is sent
+    retry_after_respected          online                          as each attempt is sent
+    final_refusal_respected        online                          as each attempt is sent
+    reloaded_keys_used             online                          as each attempt is sent
+    permits_accounted_for          online, shutdown                as each attempt is sent; at the end
+    cancelled_when_client_leaves   online                          as each connection is closed
+    cache_and_sharing_correct      cache_and_sharing               at each cache look-up and shared call
+    last_resort_offered            breakers                        as each request ends
+    one_agreed_end                 online, shutdown, consistency   as each request ends; at the end
+    attempts_counted_once          online, shutdown, consistency   as each attempt ends; at the end
+    retry_budget_respected         online, retry_budget            as each attempt is sent; at the end
+    queue_fair_and_timely          online, queue, consistency      as each attempt is sent; at the end
+    hedging_bounded                hedging                         at the end
+    whole_delivery_respected       delivery                        at the end
+    fallback_allowed_and_labelled  fallbacks                       at the end
+    honest_end                     shutdown                        at the end
+    ends_by_deadline               shutdown                        at the end
+    no_spliced_answer              shutdown                        at the end
+    drain_in_time                  shutdown                        after a drain
+    ledger_agrees                  consistency                     at the end
+    recovery_noticed               recovery                        at the end
+    enough_complete                availability                    at the end
+
+The other files: `record.py` holds what was observed and reports a violation (`RunRecord.violated(rule,
+what)`); `coverage.py` lists the branches that must be reached at least once over many seeds;
+`trail_headers.py` holds helpers.
+
+To add an invariant of single events, extend `online.py`: its methods receive every attempt and every event.
+To add one of a whole run, write `check_something(world, record)` in a file here and call it in
+`Simulation.run` (../run.py). Give the rule a name, add it to the table above and to docs/simulation.md, and
+add a mutant (tests/simulation/mutants.py) that breaks it: a check that cannot fail proves nothing.
+"""

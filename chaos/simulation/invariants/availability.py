@@ -1,4 +1,9 @@
-"""At least 99.5 % are complete where somebody could answer: while a target is healthy throughout, and after the rest."""
+"""Availability: at least 99.5 % of the requests that a healthy target could answer are complete.
+
+rule             says
+enough_complete  99.5 % of such requests are complete: while a target is healthy throughout, and after the
+                 rest
+"""
 
 from collections.abc import Collection
 
@@ -9,28 +14,28 @@ from dub5.chaos.simulation.world.model import World
 from dub5.service.model import Outcome
 
 SHARE = 0.995
-JSON_MODE = 1  # asks.PROGRAMS: not every dialect has it
+JSON_MODE = 1  # index into requests.PROGRAMS: not every dialect supports it
 REFUSED_FOR_GOOD = frozenset({"provider_refused", "request_too_large"})
 
 
 def check_availability(world: World, record: RunRecord, recovery: RecoveryInvariants) -> None:
-    """Looks at all requests that could be answered."""
+    """Check all requests that could be answered."""
     healthy = {t for p in world.providers if healthy_throughout(world, p) for t in p.targets}
     sound_ones = [(p, t) for p in world.providers if is_sound(world, p) for t in p.targets]
-    recovered = {t for p, t in sound_ones if recovery.rests_until_s(p, t, world.end_s) < world.end_s}
-    could = [
+    recovered = {t for p, t in sound_ones if recovery.cooldown_until_s(p, t, world.end_s) < world.end_s}
+    answerable = [
         request
         for request in record.requests.values()
         if not request.plan.last and _could_be_answered(world, request, healthy)
     ]
-    _check_share(record, "with a healthy target", could)
+    _check_share(record, "with a healthy target", answerable)
     if all(tuning.probe.enabled for tuning in world.tunings) and world.end_s - world.heal_s > HOST_SOON_S:
-        last = [
+        last_ones = [
             request
             for request in record.requests.values()
             if request.plan.last and _could_be_answered(world, request, recovered)
         ]
-        _check_share(record, "after the rest", last)
+        _check_share(record, "after the rest", last_ones)
 
 
 def _check_share(record: RunRecord, when: str, requests: list[RequestRecord]) -> None:
@@ -39,19 +44,20 @@ def _check_share(record: RunRecord, when: str, requests: list[RequestRecord]) ->
         for request in requests
         if request.ended is None or request.ended.outcome is not Outcome.COMPLETE
     ]
-    record.sometimes[f"asked {when}"] += len(requests)
+    record.sometimes[f"requests {when}"] += len(requests)
     record.measured(f"share not complete {when}", len(failed) / len(requests) if requests else 0.0)
     if len(failed) > (1 - SHARE) * len(requests):
         request = failed[0]
-        said = request.ended.code if request.ended else "nothing"
+        code = request.ended.code if request.ended else "no end"
         record.violated(
             "enough_complete",
-            f"{len(failed)} of {len(requests)} failed {when}: #{request.plan.number} with {said}",
+            f"{len(failed)} of {len(requests)} failed {when}: #{request.plan.number} with {code}",
         )
 
 
 def _could_be_answered(world: World, request: RequestRecord, targets: Collection[str]) -> bool:
-    """Whether one of these targets could have answered it: it had the time, and nothing final came from another."""
+    """Say whether one of these targets could answer in time, and no other target ended the request for
+    good."""
     plan, ended = request.plan, request.ended
     route, tuning = world.route(plan.route), world.tunings[request.generation]
     time_s = min(plan.deadline_s, tuning.timeouts.total_s)
@@ -65,7 +71,6 @@ def _could_be_answered(world: World, request: RequestRecord, targets: Collection
     if ended is None or ended.outcome is Outcome.COMPLETE:
         return True
     elsewhere = {attempt.target for attempt in request.leader_or_self.attempts} - set(targets)
-    committed = (
-        not plan.whole and ended.outcome is Outcome.CUT and ended.target in elsewhere
-    )  # by then it was too late
+    # After the commit point no other target can take over.
+    committed = not plan.whole and ended.outcome is Outcome.CUT and ended.target in elsewhere
     return not committed and not (ended.code in REFUSED_FOR_GOOD and elsewhere)

@@ -1,4 +1,11 @@
-"""Breakers, as their events tell of them: who may be asked, how many probes may be out, who is better than nobody."""
+"""Circuit breakers, reconstructed from their events alone: which attempts they permit, and how many probes.
+
+rule                     says
+only_permitted_attempts  no attempt at an open breaker, except as the last resort at one that is open for
+                         slowness
+probe_limit_respected    a half-open breaker has no more probes in flight than its settings allow
+last_resort_offered      no request fails while a target of its route is open for slowness alone
+"""
 
 from dataclasses import dataclass, field
 
@@ -6,22 +13,23 @@ from dub5.chaos.simulation.invariants.record import CURRENT_REQUEST, ObservedAtt
 from dub5.chaos.simulation.world.model import World
 from dub5.service.events import BreakerChanged, RequestEnded
 
-SAME_TARGET_KINDS = ("retry", "key", "fresh")  # at a target that opened meanwhile: nobody else could be asked
+# Kinds of attempt that repeat a call of the same target: its breaker may have opened since.
+SAME_TARGET_KINDS = ("retry", "key", "fresh")
 
 
 @dataclass
 class ObservedBreaker:
-    """A breaker, as its events tell of it."""
+    """One breaker, as its events describe it."""
 
     state: str = "closed"
-    slow: bool = False  # it opened last for slowness alone
+    slow: bool = False  # whether it last opened for slowness alone
     changed_s: float = -1.0
     slow_since_s: float = 0.0
     history: list[tuple[float, str]] = field(default_factory=list)
     probes: dict[ObservedAttempt, None] = field(default_factory=dict)
 
     def change(self, after: str, why: str, now_s: float) -> None:
-        """It moved."""
+        """Record a state change."""
         slow = after == "open" and "slow" in why
         if slow and not self.slow:
             self.slow_since_s = now_s
@@ -31,12 +39,12 @@ class ObservedBreaker:
         self.probes.clear()
 
     def state_at(self, at_s: float) -> str:
-        """Where it was then."""
+        """Return its state at a moment."""
         return next((state for since_s, state in reversed(self.history) if since_s <= at_s), "closed")
 
 
 class ObservedBreakers:
-    """All of them, by scope: a target's name, or a host's origin."""
+    """All breakers by scope: the name of a target, or the origin of a host."""
 
     def __init__(self, world: World, record: RunRecord) -> None:
         self._world = world
@@ -44,11 +52,11 @@ class ObservedBreakers:
         self._breakers: dict[str, ObservedBreaker] = {}
 
     def of(self, scope: str) -> ObservedBreaker:
-        """One of them; closed as long as nothing was told of it."""
+        """Return the breaker of a scope; it is closed until an event says otherwise."""
         return self._breakers.setdefault(scope, ObservedBreaker())
 
     def ended(self, attempt: ObservedAttempt) -> None:
-        """A try is over, and the place of a probe is free."""
+        """Free the probe slot of an attempt that has ended."""
         for breaker in self._breakers.values():
             breaker.probes.pop(attempt, None)
 
@@ -57,7 +65,7 @@ class ObservedBreakers:
         for scope in (attempt.target, origin):
             breaker = self.of(scope)
             if breaker.changed_s == now_s and breaker.state == "open":
-                continue  # it was let in a moment ago, within this instant
+                continue  # its permit was given earlier within this instant
             probes_max = self._world.tuning_at(now_s).breaker.probes_max
             if breaker.state == "half_open" and len(breaker.probes) < probes_max:
                 breaker.probes[attempt] = None
@@ -65,16 +73,17 @@ class ObservedBreakers:
                 attempt.slow_open = True
             elif breaker.state == "half_open":
                 self._record.violated(
-                    "probe_limit_respected", f"#{attempt.number} is one probe too many of {scope}"
+                    "probe_limit_respected",
+                    f"#{attempt.number} is a probe of {scope} beyond the limit of {probes_max}",
                 )
             elif breaker.state != "closed":
                 self._record.violated(
                     "only_permitted_attempts",
-                    f"#{attempt.number} asks {attempt.target}: the breaker of {scope} is {breaker.state}",
+                    f"#{attempt.number} calls {attempt.target}, but breaker {scope} is {breaker.state}",
                 )
 
     def on_breaker_changed(self, event: BreakerChanged, now_s: float) -> None:
-        """One of them moved."""
+        """Record and count a state change."""
         scope, after, why = event.scope, event.after, event.why
         self.of(scope).change(after, why, now_s)
         self._record.breaker_moves[after] += 1
@@ -88,7 +97,8 @@ class ObservedBreakers:
             sometimes["breaker closed by an active probe"] += 1
 
     def check_last_resort(self, request: RequestRecord, event: RequestEnded) -> None:
-        """Whoever is open for slowness alone is asked when there is nobody else; and only then."""
+        """Check that a target open for slowness alone is called after all others of its route, and only
+        then."""
         number = request.plan.number
         route, since_s = self._world.route(request.plan.route), request.leader_or_self.began_s
         last = {reported.target: reported for reported in event.attempts}
@@ -103,15 +113,16 @@ class ObservedBreakers:
                 if missing := set(route.targets) - others:
                     self._record.violated(
                         "only_permitted_attempts",
-                        f"#{number} asks {attempt.target}, open for slowness, before {sorted(missing)}",
+                        f"#{number} calls {attempt.target}, open for slowness, before {sorted(missing)}",
                     )
                 self._record.sometimes["last resort used"] += 1
         if event.code != "all_targets_down":
             return
         for target in route.targets:
             breaker = self.of(target)
-            left = target in last and not last[target].tried and last[target].reason == "breaker_open"
-            if left and breaker.slow and breaker.slow_since_s < since_s:
+            skipped = target in last and not last[target].tried and last[target].reason == "breaker_open"
+            if skipped and breaker.slow and breaker.slow_since_s < since_s:
                 self._record.violated(
-                    "last_resort_offered", f"#{number} is turned away while {target} is only slow"
+                    "last_resort_offered",
+                    f"#{number} fails with {event.code} although {target} is open for slowness alone",
                 )

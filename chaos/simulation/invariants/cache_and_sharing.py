@@ -1,11 +1,16 @@
-"""`cache_and_sharing_correct`: what one caller was told is told to no other; and
-equal questions of one caller are asked once.
+"""The cache and shared calls: answers stay with their caller, and equal questions are sent once.
 
-    cache key   a caller, a route, a question         what was kept there, and when
-    call key    a cache key, as a stream or not, ..   the call that is under way
+    rule                       says
+    cache_and_sharing_correct  an answer from the cache was stored for the same caller, route and question,
+                               recently enough; a fresh stored answer is found; a call is shared only between
+                               equal requests of one caller; no second call is sent while an equal one is in
+                               flight; a stale answer is refreshed by one request at a time
 
-What the service looks up is held against this record: a hit without an answer before it is a violation,
-and so is a second call for the same beside another one.
+    cache key   a caller, a route, a question              what was stored, and when
+    call key    a cache key, streamed or not, settings ..  the call that is in flight
+
+The record here is independent of the service's cache: a hit without a stored answer is a violation, and so is
+a second call in parallel with an equal one.
 """
 
 from collections import defaultdict
@@ -14,13 +19,13 @@ from collections.abc import Callable, Hashable
 from dub5.chaos.simulation.invariants.record import FINISHES_IN_BACKGROUND, RequestRecord, RunRecord
 from dub5.chaos.simulation.world.model import World
 
-CLAIM_S = 30.0  # whoever asks anew for a stale answer is believed to be at it for so long
+CLAIM_S = 30.0  # how long one request's claim to refresh a stale answer lasts
 NEVER = float("inf")
 EPSILON_S = 1e-6
 
 
 class CacheAndSharing:
-    """Hears of looks into the cache, of shared calls, and of each try."""
+    """Receives cache look-ups, shared calls and attempts, and checks them."""
 
     def __init__(self, world: World, record: RunRecord, now: Callable[[], float]) -> None:
         self._world = world
@@ -29,14 +34,14 @@ class CacheAndSharing:
         self._kept_s: dict[Hashable, list[float]] = defaultdict(list)
         self._surely_s: dict[Hashable, float] = {}
         self._calls: dict[Hashable, RequestRecord] = {}
-        self._joinable: dict[
-            int, RequestRecord
-        ] = {}  # by request: the call that was there when it came, and that it may join
-        self._rejoined: dict[Hashable, list[RequestRecord]] = defaultdict(list)  # had joined before
+        # By request number: the call that was in flight when the request came, and that it may join.
+        self._joinable: dict[int, RequestRecord] = {}
+        self._rejoined: dict[Hashable, list[RequestRecord]] = defaultdict(list)  # joined for the second time
         self._refreshing: dict[Hashable, RequestRecord] = {}
 
     def kept(self, request: RequestRecord, now_s: float) -> None:
-        """A whole answer came, for a request whose answer may be kept. One that was raced may be nobody's."""
+        """Record a complete answer that may be stored. After a hedge it is uncertain which answer was
+        stored."""
         if request.plan.cacheable:
             self._kept_s[_cache_key(request)].append(now_s)
             self._refreshing.pop(_cache_key(request), None)
@@ -44,7 +49,7 @@ class CacheAndSharing:
                 self._surely_s[_cache_key(request)] = now_s
 
     def on_cache_looked(self, request: RequestRecord, result: str) -> None:
-        """The cache was asked: first what it has, then, when nobody could answer, whether it has anything at all."""
+        """Check a look-up: the first of a request, or the last one after every provider failed."""
         self._record.log(f"#{request.plan.number} looks: {result}")
         if result != "miss":
             self._record.happened[f"cache_{result}"] += 1
@@ -52,14 +57,18 @@ class CacheAndSharing:
         ages_s = [now_s - at_s for at_s in self._kept_s[_cache_key(request)]]
         if request.cache_result:
             self._check_was_kept(
-                request, ages_s, f"{result} at last", options.ttl_s + options.stale_if_error_s
+                request,
+                ages_s,
+                f"{result} after all providers failed",
+                options.ttl_s + options.stale_if_error_s,
             )
             return
         request.cache_result, request.cache_looked_s = result, now_s
         self._record.sometimes[f"cache: {result}"] += 1
         if not request.plan.cacheable:
             self._record.violated(
-                "cache_and_sharing_correct", f"#{request.plan.number} is looked up, and may not be kept"
+                "cache_and_sharing_correct",
+                f"#{request.plan.number} is looked up although it may not be cached",
             )
         if result == "hit":
             self._check_was_kept(request, ages_s, result, options.ttl_s)
@@ -70,17 +79,17 @@ class CacheAndSharing:
             if 0.0 < age_s < options.ttl_s - EPSILON_S:
                 self._record.violated(
                     "cache_and_sharing_correct",
-                    f"#{request.plan.number} is a {result}, and a fresh answer was kept",
+                    f"#{request.plan.number} is a {result} although a fresh answer was stored",
                 )
         if result == "miss" and options.share:
             self._join_or_begin(request)
 
     def _join_or_begin(self, request: RequestRecord) -> None:
-        """It joins the call that is there, or begins another one."""
-        kind = _call_key(request)
-        if (before := self._calls.get(kind)) is not None:
+        """Record that a request begins a call, and which call it may join instead."""
+        key = _call_key(request)
+        if (before := self._calls.get(key)) is not None:
             self._joinable[request.plan.number] = before
-        self._calls[kind] = request
+        self._calls[key] = request
 
     def _check_was_kept(
         self, request: RequestRecord, ages_s: list[float], result: str, age_max_s: float
@@ -88,11 +97,11 @@ class CacheAndSharing:
         if not any(age_s < age_max_s + EPSILON_S for age_s in ages_s):
             self._record.violated(
                 "cache_and_sharing_correct",
-                f"#{request.plan.number} of caller {request.plan.caller} is a {result}, and nothing was kept for it",
+                f"#{request.plan.number} is a {result}, but caller {request.plan.caller} has nothing stored",
             )
 
     def shared(self, request: RequestRecord, what: str) -> None:
-        """It takes part in the call of another one, or leaves its own to the others."""
+        """Record that a request joined a shared call, or handed its own call over."""
         self._record.log(f"#{request.plan.number} {what}")
         self._record.happened["shared" if what == "joined" else what] += 1
         self._record.sometimes[f"shared call: {what}"] += 1
@@ -100,39 +109,40 @@ class CacheAndSharing:
             self._join_or_begin(request)
         if what != "joined":
             return
-        kind = _call_key(request)
+        key = _call_key(request)
         if request.leader is not None:
-            self._rejoined[kind].append(request)
+            self._rejoined[key].append(request)
             return
         leader = self._joinable.pop(request.plan.number, None)
         if leader is None:
             self._record.violated(
                 "cache_and_sharing_correct",
-                f"#{request.plan.number} joins a call that nobody made for its caller",
+                f"#{request.plan.number} joins a call that no request of its caller began",
             )
             return
-        self._calls[kind] = leader
+        self._calls[key] = leader
         request.leader = leader
         leader.subscribers.append(request)
 
     def ended(self, request: RequestRecord) -> None:
-        """Who was sent away at the door has neither asked nor joined: the call that was there is there still."""
-        kind, before = _call_key(request), self._joinable.pop(request.plan.number, None)
-        at_the_door = request.leader is None and not request.attempts and not request.waits
-        if before is not None and at_the_door and self._calls.get(kind) is request:
-            self._calls[kind] = before
+        """Restore the earlier call if this request was rejected before it called or joined anything."""
+        key, before = _call_key(request), self._joinable.pop(request.plan.number, None)
+        rejected = request.leader is None and not request.attempts and not request.waits
+        if before is not None and rejected and self._calls.get(key) is request:
+            self._calls[key] = before
 
     def waited(self, request: RequestRecord) -> None:
-        """It stood in line itself."""
+        """Record that a request waited in the queue for itself."""
         if request.leader is not None:
             self._leave_shared_call(request, request.leader, self._now())
 
     def on_attempt_sent(self, request: RequestRecord, now_s: float) -> None:
-        """A try goes out for it: is it the one who asks?"""
+        """Check whether the request that sends an attempt is the one that may."""
         number = request.plan.number
         if request.cache_result == "hit":
             self._record.violated(
-                "cache_and_sharing_correct", f"#{number} has its answer from the cache, and asks all the same"
+                "cache_and_sharing_correct",
+                f"#{number} calls a provider although it was answered from the cache",
             )
         elif request.is_refresh:
             other = self._refreshing.setdefault(_cache_key(request), request)
@@ -142,7 +152,8 @@ class CacheAndSharing:
                 and _attempt_in_flight(other, now_s)
             ):
                 self._record.violated(
-                    "cache_and_sharing_correct", f"#{number} asks anew, and #{other.plan.number} is at it"
+                    "cache_and_sharing_correct",
+                    f"#{number} refreshes a stale answer in parallel with #{other.plan.number}",
                 )
             self._refreshing[_cache_key(request)] = request
             if request.leader is not None:
@@ -153,15 +164,15 @@ class CacheAndSharing:
             self._check_no_duplicate_call(request, before, now_s)
 
     def _check_no_duplicate_call(self, request: RequestRecord, before: RequestRecord, now_s: float) -> None:
-        """It asks, and did not join the call that was there when it came."""
+        """Check a request that calls by itself instead of joining the call that was in flight."""
         if _attempt_in_flight(before, now_s) and not before.has_ended():
             self._record.violated(
                 "cache_and_sharing_correct",
-                f"#{request.plan.number} asks what #{before.plan.number} is asking",
+                f"#{request.plan.number} calls in parallel with the equal call of #{before.plan.number}",
             )
 
     def _leave_shared_call(self, request: RequestRecord, leader: RequestRecord, now_s: float) -> None:
-        """It shared a call that had too little time, and asks by itself now, for whoever has come along."""
+        """Record that a request left a call with too little time, and calls for itself and later requests."""
         route = self._world.route(leader.plan.route)
         within_s = route.degraded.answer_within_s if route.degraded.enabled else None
         until_s = (
@@ -173,17 +184,17 @@ class CacheAndSharing:
         if now_s < until_s - EPSILON_S and not dropped:
             self._record.violated(
                 "cache_and_sharing_correct",
-                f"#{request.plan.number} asks what #{leader.plan.number} is asking for both",
+                f"#{request.plan.number} calls in parallel with its shared call of #{leader.plan.number}",
             )
-        self._record.sometimes["asked again, with more time"] += 1
+        self._record.sometimes["left a shared call for one with more time"] += 1
         leader.subscribers.remove(request)
         request.leader = None
-        kind = _call_key(request)
-        self._calls[kind] = request
+        key = _call_key(request)
+        self._calls[key] = request
         ended_s = leader.waits[-1].to_s if dropped else until_s
-        again = self._rejoined.pop(kind, [])
+        rejoined = self._rejoined.pop(key, [])
         for other in list(leader.subscribers):
-            if other in again or other.cache_looked_s > ended_s:
+            if other in rejoined or other.cache_looked_s > ended_s:
                 leader.subscribers.remove(other)
                 other.leader = request
                 request.subscribers.append(other)
@@ -203,7 +214,7 @@ def _call_key(request: RequestRecord) -> Hashable:
 
 
 def _attempt_in_flight(request: RequestRecord, now_s: float) -> bool:
-    """Whether its call has surely not ended: a try is out that it waits for."""
+    """Say whether a request's call is surely in flight: an attempt that it waits for has not ended."""
     return any(
         attempt.reported is None
         and attempt.began_s < now_s

@@ -1,4 +1,14 @@
-"""Whether /status and the providers' ledgers tell the same as the events did, to the request and to the token."""
+"""Consistency: /status and the providers' ledgers count the same as the service's events, to the request and
+token.
+
+    rule                   says
+    one_agreed_end         /status counts the outcomes and events that were emitted; nothing is in flight at
+                           the end
+    attempts_counted_once  /status counts the tokens and the cost of the attempts that were reported
+    queue_fair_and_timely  at the end no request waits in a queue
+    ledger_agrees          each attempt that reached a provider is one line of its ledger, with its status,
+                           and each line is one attempt; complete answers were sent in full
+"""
 
 import math
 from collections import Counter, defaultdict
@@ -18,7 +28,7 @@ MOVES = {"open": "breaker_opened", "half_open": "breaker_half_opened", "closed":
 
 
 def check_status(record: RunRecord, status: dict[str, Any]) -> None:
-    """`one_agreed_end`, `attempts_counted_once`: the totals of /status are those of the events."""
+    """Compare the totals of /status with those of the events."""
     counted = Counter(request.ended.outcome.value for request in record.requests.values() if request.ended)
     if +Counter(status["outcomes"]) != counted:
         record.violated("one_agreed_end", f"/status counts {status['outcomes']}, the events {dict(counted)}")
@@ -37,7 +47,9 @@ def check_status(record: RunRecord, status: dict[str, Any]) -> None:
                 f"/status counts {status['happened'][name]} {name}, the events {record.happened[name]}",
             )
     if status["queue"]["waiting"] or status["queue"]["lines"]:
-        record.violated("queue_fair_and_timely", f"/status has a line, and nobody asks: {status['queue']}")
+        record.violated(
+            "queue_fair_and_timely", f"/status has a queue although no request is open: {status['queue']}"
+        )
     by_target: dict[str, list[ObservedAttempt]] = defaultdict(list)
     for attempt in record.attempts():
         by_target[attempt.target].append(attempt)
@@ -59,69 +71,71 @@ def _check_target(record: RunRecord, counted: dict[str, Any], attempts: list[Obs
         tokens = sum(reported.usage.completion_tokens for reported in used if reported.usage)
         cost_usd = math.fsum(reported.cost_usd or 0.0 for reported in used)
         if spent is None:
-            continue  # nothing was ever asked there
+            continue  # the target was never called
         if spent["completion_tokens"] != tokens or not math.isclose(
             spent["cost_usd"] or 0.0, cost_usd, abs_tol=1e-6
         ):
             record.violated(
                 "attempts_counted_once",
-                f"{counted['name']} {certainty}: /status has {spent}, tries {tokens} tokens, {cost_usd} USD",
+                f"{counted['name']} {certainty}: /status has {spent}, events {tokens} tokens, {cost_usd} USD",
             )
 
 
 class LedgerConsistency:
-    """The service's tries against the ledger, which is the truth."""
+    """Compares the service's attempts with the ledger, which is the truth."""
 
     def __init__(self, world: World, record: RunRecord) -> None:
         self._world = world
         self._record = record
 
     def check(self, ledger: Ledger) -> None:
-        """Each try that reached a provider is one line there, and each line is one try."""
+        """Check that attempts and ledger lines correspond one to one."""
         lines: dict[tuple[str, str], list[LedgerLine]] = defaultdict(list)
         for line in sorted(ledger.lines(), key=lambda line: line.at_s):
             lines[line.prompt, line.provider].append(line)
-        tries: dict[str, dict[str, list[ObservedAttempt]]] = {}  # by question, and by provider
+        attempts_of: dict[str, dict[str, list[ObservedAttempt]]] = {}  # by question, and by provider
         for request in self._record.requests.values():
-            by_provider = tries.setdefault(request.plan.prompt, {})
+            by_provider = attempts_of.setdefault(request.plan.prompt, {})
             for attempt in request.attempts:
                 by_provider.setdefault(attempt.provider, []).append(attempt)
-        tags = {prompt_tag(prompt): prompt for prompt in tries}
+        tags = {prompt_tag(prompt): prompt for prompt in attempts_of}
         for tag, prompt in tags.items():
-            for provider, attempts in tries[prompt].items():
+            for provider, attempts in attempts_of[prompt].items():
                 self._compare(attempts, lines.pop((tag, provider), []))
-        for (tag, provider), rest in lines.items():
+        for (tag, provider), unknown in lines.items():
             if tag in tags:
                 self._record.violated(
-                    "ledger_agrees", f"{provider} has {len(rest)} tries of {tags[tag]!r} unknown to us"
+                    "ledger_agrees",
+                    f"{provider} has {len(unknown)} attempts of {tags[tag]!r} that were not sent",
                 )
 
     def _compare(self, attempts: list[ObservedAttempt], lines: list[LedgerLine]) -> None:
-        """Tries for one question at one provider, with their lines, both by time."""
+        """Compare the attempts for one question at one provider with their ledger lines, both by time."""
         number, provider = attempts[0].number, attempts[0].provider
-        reached = [t for t in attempts if _reached(t) is not False]
-        sure = [t for t in reached if _reached(t)]
-        if not len(sure) <= len(lines) <= len(reached):
+        reached = [attempt for attempt in attempts if _reached(attempt) is not False]
+        certain = [attempt for attempt in reached if _reached(attempt)]
+        if not len(certain) <= len(lines) <= len(reached):
             self._record.violated(
                 "ledger_agrees",
-                f"{provider} has {len(lines)} lines of #{number}, we made {len(reached)} tries",
+                f"{provider} has {len(lines)} lines of #{number}, {len(reached)} attempts were sent",
             )
             return
-        by_status = Counter(attempt.status for attempt in sure)
+        by_status = Counter(attempt.status for attempt in certain)
         if by_status - Counter(line.status for line in lines):
             self._record.violated(
-                "ledger_agrees", f"#{number} at {provider}: {by_status} is not what the ledger says"
+                "ledger_agrees", f"#{number} at {provider}: the ledger lacks some of {by_status}"
             )
         whole = sum(bool(attempt.reported and attempt.reported.ok) for attempt in attempts)
         words = self._world.provider(provider).words
         if whole > sum(line.status == 200 and line.tokens_sent >= words for line in lines):
             self._record.violated(
-                "ledger_agrees", f"#{number} was answered by {provider}, which had not said all of it"
+                "ledger_agrees",
+                f"#{number} has a complete answer of {provider}, which had not sent all of it",
             )
 
 
 def _reached(attempt: ObservedAttempt) -> bool | None:
-    """Whether it came as far as the provider's own code; None: the service could not know."""
+    """Say whether an attempt reached the provider's own code; None if the service could not know."""
     if attempt.status is not None:
         return True
     reason = attempt.reported.reason if attempt.reported else ""

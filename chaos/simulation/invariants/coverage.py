@@ -1,4 +1,8 @@
-"""What must have happened at least once over all seeds: a branch that is never taken proves nothing."""
+"""Coverage: the branches that must be reached at least once over all seeds (`sometimes`).
+
+A branch that is never reached proves nothing. `REQUIRED` lists the branches; a run of the default number of
+worlds or more fails if one of them was never counted in `RunRecord.sometimes`.
+"""
 
 from dub5.chaos.simulation.invariants.record import RequestRecord, RunRecord
 from dub5.chaos.simulation.world.model import World
@@ -24,11 +28,11 @@ REQUIRED = (
     "hedged: degraded",
     "hedged: slow",
     "hedged: late",
-    "hedge of a slow one won",
-    "hedge of a slow one lost",
+    "hedge of a slow attempt won",
+    "hedge of a slow attempt lost",
     "cache: hit",
     "cache: stale",
-    "a stale answer was asked for anew",
+    "stale answer refreshed",
     "shared call: joined",
     "shared call: handed_over",
     "degraded: stale",
@@ -41,43 +45,43 @@ REQUIRED = (
     "queue: full",
     "queue: left",
     "settings reloaded",
-    "asked with a new key",
+    "attempt with a reloaded key",
     "probe hedged and won",
     "probe hedged and lost",
-    "probe heard out",
+    "losing probe finished in background",
     "permit returned on cancel",
     "same-target retry succeeded",
     "Retry-After waited out",
-    "a Retry-After to heed",
+    "Retry-After received",
     "another key tried",
     "a fresh connection tried",
     "failed over",
-    "passed over: breaker_open",
-    "passed over: host_breaker_open",
-    "passed over: slow_start",
-    "passed over: provider_full",
-    "passed over: cooling_down",
-    "told: all_targets_down",
-    "told: all_targets_limited",
-    "told: deadline_exceeded",
-    "told: overloaded",
-    "told: provider_refused",
-    "told: shutting_down",
-    "told: stream_cut",
-    "told: stream_stalled",
+    "skipped: breaker_open",
+    "skipped: host_breaker_open",
+    "skipped: slow_start",
+    "skipped: provider_full",
+    "skipped: cooling_down",
+    "error: all_targets_down",
+    "error: all_targets_limited",
+    "error: deadline_exceeded",
+    "error: overloaded",
+    "error: provider_refused",
+    "error: shutting_down",
+    "error: stream_cut",
+    "error: stream_stalled",
     "drain cut",
     "left before the first content",
     "left after the first content",
     "slow client",
-    "slow client given up",
+    "slow client disconnected",
     "recovery noticed",
-    "asked with a healthy target",
-    "asked after the rest",
+    "requests with a healthy target",
+    "requests after the rest",
 )
 
 
 def count_coverage(world: World, record: RunRecord) -> None:
-    """Counts what shows only at the end."""
+    """Count the branches that show only at the end of a run."""
     for request in record.requests.values():
         _count(world, record, request)
 
@@ -88,23 +92,23 @@ def _count(world: World, record: RunRecord, request: RequestRecord) -> None:
         return
     sometimes[f"ended {ended.outcome}"] += 1
     if ended.code is not None:
-        sometimes[f"told: {ended.code}"] += 1
+        sometimes[f"error: {ended.code}"] += 1
     if ended.code == "shutting_down" and request.attempts:
         sometimes["drain cut"] += 1
     if request.left_s is not None:
         sometimes[f"left {'after' if request.content_seen else 'before'} the first content"] += 1
     if request.plan.pause_s:
         sometimes["slow client"] += 1
-        sometimes["slow client given up"] += ended.outcome is Outcome.CANCELLED
+        sometimes["slow client disconnected"] += ended.outcome is Outcome.CANCELLED
     for reported in ended.attempts:
         if not reported.tried:
-            sometimes[f"passed over: {reported.reason}"] += 1
+            sometimes[f"skipped: {reported.reason}"] += 1
     if len(request.attempts) > 1 and ended.outcome is Outcome.COMPLETE:
         sometimes["failed over"] += request.attempts[0].target != ended.target
-    _tries(record, request)
+    _count_attempts(record, request)
 
 
-def _tries(record: RunRecord, request: RequestRecord) -> None:
+def _count_attempts(record: RunRecord, request: RequestRecord) -> None:
     sometimes, ended = record.sometimes, request.ended
     limited: set[str] = set()
     hedged = any(attempt.reported and attempt.reported.kind == "hedge" for attempt in request.attempts)
@@ -116,11 +120,11 @@ def _tries(record: RunRecord, request: RequestRecord) -> None:
             sometimes[
                 "probe hedged and won" if ended.target == attempt.target else "probe hedged and lost"
             ] += 1
-            sometimes["probe heard out"] += (attempt.closed_s or 0.0) > request.ended_s
+            sometimes["losing probe finished in background"] += (attempt.closed_s or 0.0) > request.ended_s
         if reported.kind == "hedge" and "slow" in request.hedged.values():
-            sometimes["hedge of a slow one won"] += ended.target == attempt.target
-            sometimes["hedge of a slow one lost"] += reported.reason == "hedge_lost"
-        sometimes["a stale answer was asked for anew"] += request.is_refresh and reported.ok
+            sometimes["hedge of a slow attempt won"] += ended.target == attempt.target
+            sometimes["hedge of a slow attempt lost"] += reported.reason == "outrun"
+        sometimes["stale answer refreshed"] += request.is_refresh and reported.ok
         if reported.kind == "retry":
             sometimes["same-target retry succeeded"] += reported.ok
             sometimes["Retry-After waited out"] += attempt.target in limited

@@ -1,4 +1,9 @@
-"""Hedges stay within their share, and whoever lost is cancelled at once: `hedging_bounded`."""
+"""Hedged requests: how many there are, and how soon a losing attempt is cancelled.
+
+rule             says
+hedging_bounded  hedges of slow attempts stay within their share of the requests over any minute; a losing
+                 attempt is cancelled within 10 ms, unless it is a probe that finishes in the background
+"""
 
 from bisect import bisect_left, bisect_right
 
@@ -11,13 +16,13 @@ from dub5.chaos.simulation.invariants.record import (
 from dub5.chaos.simulation.world.model import World
 from dub5.service.model import AttemptRecord
 
-WINDOW_S = 60  # over which the share is measured, in whole seconds
+WINDOW_S = 60  # of the share, in whole seconds
 AT_ONCE_S = 0.01
 EPSILON_S = 1e-6
 
 
 def check_hedging(world: World, record: RunRecord) -> None:
-    """Looks at all hedges together, and at each race."""
+    """Check the number of hedges in a run, and each race."""
     for generation, tuning in enumerate(world.tunings):
         _check_share(record, generation, tuning.hedge.share)
     for request in record.requests.values():
@@ -32,30 +37,31 @@ def _check_share(record: RunRecord, generation: int, share: float) -> None:
     requests = [
         request
         for request in record.requests.values()
-        if request.generation == generation and _may_ask_itself(request)
+        if request.generation == generation and _may_call_providers(request)
     ]
-    asked_s = sorted(
+    sent_s = sorted(
         request.waits[-1].to_s if request.waits else request.cache_looked_s or request.began_s
         for request in requests
     )
     for n, at_s in enumerate(hedged_s, start=1):
         from_s = int(at_s) - WINDOW_S + 1
-        sent = n - bisect_left(hedged_s, from_s)
-        request_count = bisect_right(asked_s, at_s) - bisect_left(asked_s, from_s)
-        if sent > share * request_count + EPSILON_S:
+        hedge_count = n - bisect_left(hedged_s, from_s)
+        request_count = bisect_right(sent_s, at_s) - bisect_left(sent_s, from_s)
+        if hedge_count > share * request_count + EPSILON_S:
             record.violated(
                 "hedging_bounded",
-                f"{sent} hedges in the 60 s before {at_s:.3f} s, for {request_count} requests",
+                f"{hedge_count} hedges in the 60 s before {at_s:.3f} s, for {request_count} requests",
             )
 
 
-def _may_ask_itself(request: RequestRecord) -> bool:
-    """Whether it may ask providers itself."""
+def _may_call_providers(request: RequestRecord) -> bool:
+    """Say whether a request may call providers itself."""
     return request.leader is None and request.cache_result != "hit"
 
 
 def _check_losers(record: RunRecord, request: RequestRecord) -> None:
-    """The first content wins; a loser is cancelled, unless it is a probe or trial that is heard out."""
+    """Check that the first content wins, and that losing attempts are cancelled unless they finish in the
+    background."""
     won_s = min(
         (at_s for attempt in request.attempts if (at_s := _won_s(request, attempt)) is not None), default=None
     )
@@ -73,12 +79,12 @@ def _check_losers(record: RunRecord, request: RequestRecord) -> None:
         if late_s > AT_ONCE_S:
             record.violated(
                 "hedging_bounded",
-                f"#{request.plan.number}: {attempt.target} lost, and went on for {late_s:.3f} s",
+                f"#{request.plan.number}: the losing attempt at {attempt.target} ran for {late_s:.3f} s more",
             )
 
 
 def _won_s(request: RequestRecord, attempt: ObservedAttempt) -> float | None:
-    """When this one brought an answer, or the beginning of one that was given to the client."""
+    """Return when an attempt brought an answer, or the beginning of one that its client received."""
     reported = attempt.reported
     if reported is None or reported.first_token_s is None or reported.reason == "hedge_lost":
         return None

@@ -1,10 +1,24 @@
-"""The safety invariants, held at every event: each try is looked at as it goes out, each fact as it is told.
+"""The safety invariants that are checked while a world runs: at each attempt and at each event.
 
-    service --sent----> only_permitted_attempts, permits_accounted_for, retry_after_respected, ...
-            --closed--> cancelled_when_client_leaves
-            --AttemptEnded, BreakerChanged, ...--> one_agreed_end, attempts_counted_once, ...
+    service --attempt sent-----> OnlineInvariants.sent      (through observed_wire.py)
+            --reply head-------> OnlineInvariants.answered
+            --connection closed> OnlineInvariants.closed
+            --event------------> OnlineInvariants.on_event
 
-They keep a record of their own; of the service's insides they read one number, the limit of a provider.
+    rule                          says
+    only_permitted_attempts       no attempt after the deadline, after the end, or after the client has left
+    permits_accounted_for         no provider has more attempts in flight than its concurrency limit
+    retry_after_respected         no key and target is called before the end of its Retry-After
+    final_refusal_respected       a request is not sent again to a target that refused it for good
+    reloaded_keys_used            requests after a reload use the new keys
+    retry_budget_respected        one request has at most one attempt in flight at one target
+    cancelled_when_client_leaves  an attempt ends within 100 ms of the last client that waits for it
+    queue_fair_and_timely         a request that the queue dropped is not sent
+    one_agreed_end                each request ends once; nothing in the service crashes
+    attempts_counted_once         each attempt is reported once, and none that was not sent
+
+The invariants keep their own record; of the service's state they read only the concurrency limit of a
+provider.
 """
 
 import asyncio
@@ -48,9 +62,9 @@ from dub5.service.failover.final_error import UNSUPPORTED
 from dub5.service.model import AttemptRecord
 from dub5.service.wire.base import WireRequest, WireResponse
 
-LEAVE_S = 0.1  # so soon a provider sees that the client has left
+LEAVE_S = 0.1  # within which a provider sees that the client has left
 EPSILON_S = 1e-6
-FINAL_STATUSES = frozenset({400, 404, 405, 413, 422})  # to send it there again cannot help
+FINAL_STATUSES = frozenset({400, 404, 405, 413, 422})  # repeating the request at that target cannot help
 KEY_REFUSED = frozenset({401, 402, 403})
 MAY_SAY_RETRY_AFTER = frozenset({429, 498, 500, 502, 503, 504, 529})
 
@@ -63,7 +77,7 @@ _MODEL = msgspec.json.Decoder(_Model)
 
 
 class OnlineInvariants:
-    """Observes wire and events. `limit`: how many requests a provider is given at one time."""
+    """Observes wire and events. `limit` returns the concurrency limit of a provider."""
 
     def __init__(
         self, world: World, record: RunRecord, now: Callable[[], float], limit: Callable[[str], int]
@@ -82,7 +96,7 @@ class OnlineInvariants:
     # on the wire
 
     def sent(self, request: WireRequest) -> ObservedAttempt:
-        """A try goes out."""
+        """Record an attempt that is being sent, and check that it is permitted."""
         now_s, origin = self._now(), request.origin
         provider = origin.removeprefix("http://").partition(".")[0]
         target = f"{provider}/{_MODEL.decode(request.body).model}"
@@ -99,40 +113,40 @@ class OnlineInvariants:
         if now_s < until_s - EPSILON_S:
             self._record.violated(
                 "retry_after_respected",
-                f"#{attempt.number} asks {target} {until_s - now_s:.3f} s before its Retry-After",
+                f"#{attempt.number} calls {target} {until_s - now_s:.3f} s before the end of its Retry-After",
             )
         if self._world.reload is not None:
             self._check_reloaded_keys(attempt, self._world.reload, now_s)
         owner = self._owner(attempt.number)
         if (owner, target) in self._open:
             self._record.violated(
-                "retry_budget_respected", f"#{attempt.number} asks {target} twice at one time"
+                "retry_budget_respected", f"#{attempt.number} has two attempts in flight at {target}"
             )
         self._open[owner, target] = attempt
         return attempt
 
     def _check_reloaded_keys(self, attempt: ObservedAttempt, reload: Reload, now_s: float) -> None:
-        """Whoever comes after the settings have changed is asked for with the new keys."""
+        """`reloaded_keys_used`: check that a request that began after a reload uses a new key."""
         since_s = now_s if attempt.number is None else self._record.requests[attempt.number].began_s
         if attempt.provider not in reload.rotated or since_s <= reload.at_s:
             return
-        self._record.sometimes["asked with a new key"] += 1
+        self._record.sometimes["attempt with a reloaded key"] += 1
         if attempt.key.removeprefix("Bearer ") not in keys(
             self._world.provider(attempt.provider), rotated=True
         ):
             self._record.violated(
                 "reloaded_keys_used",
-                f"#{attempt.number} asks {attempt.target} with a key that was taken away",
+                f"#{attempt.number} calls {attempt.target} with a key that the reload removed",
             )
 
     def answered(self, attempt: ObservedAttempt, response: WireResponse) -> None:
-        """Status and headers are here."""
+        """Record status and headers of a reply."""
         attempt.head_s, attempt.status = self._now(), response.status
         if response.status in MAY_SAY_RETRY_AFTER:
             attempt.retry_after_s = parse_retry_after(response.headers)
 
     def closed(self, attempt: ObservedAttempt) -> None:
-        """Its connection is free, or closed."""
+        """Record that an attempt's connection is free or closed, and check `cancelled_when_client_leaves`."""
         if attempt.closed_s is not None:
             return
         attempt.closed_s = now_s = self._now()
@@ -152,12 +166,12 @@ class OnlineInvariants:
             if now_s > until_s + LEAVE_S:
                 self._record.violated(
                     "cancelled_when_client_leaves",
-                    f"#{attempt.number}: {attempt.target} was heard out for too long",
+                    f"#{attempt.number}: {attempt.target} ran in the background for too long",
                 )
         elif all_left_s is not None and now_s > all_left_s + LEAVE_S:
             self._record.violated(
                 "cancelled_when_client_leaves",
-                f"#{attempt.number}: {attempt.target} went on {now_s - all_left_s:.3f} s after the client left",
+                f"#{attempt.number}: {attempt.target} ran {now_s - all_left_s:.3f} s after the client left",
             )
 
     def _check_request(self, attempt: ObservedAttempt, request: RequestRecord, now_s: float) -> None:
@@ -165,27 +179,27 @@ class OnlineInvariants:
         request.attempts.append(attempt)
         if now_s > request.until_s(self._world.tunings[request.generation].timeouts.total_s) + EPSILON_S:
             self._record.violated(
-                "only_permitted_attempts", f"#{attempt.number} asks {attempt.target} after its deadline"
+                "only_permitted_attempts", f"#{attempt.number} calls {attempt.target} after its deadline"
             )
         all_left_s = request.all_left_s()
         if request.has_ended() and not is_background_retry(request, attempt):
             self._record.violated(
-                "only_permitted_attempts", f"#{attempt.number} asks {attempt.target} after it has ended"
+                "only_permitted_attempts", f"#{attempt.number} calls {attempt.target} after it has ended"
             )
         elif not request.has_ended() and all_left_s is not None and now_s > all_left_s + LEAVE_S:
             self._record.violated(
                 "only_permitted_attempts",
-                f"#{attempt.number} asks {attempt.target} after its client has left",
+                f"#{attempt.number} calls {attempt.target} after its client has left",
             )
         if request.waits and request.waits[-1].how not in ("served", "left"):
             self._record.violated(
                 "queue_fair_and_timely",
-                f"#{attempt.number} asks {attempt.target}, and was {request.waits[-1].how}",
+                f"#{attempt.number} calls {attempt.target}, but was {request.waits[-1].how} in the queue",
             )
         if {(attempt.target, ""), (attempt.target, attempt.key)} & request.refused_by:
             self._record.violated(
                 "final_refusal_respected",
-                f"#{attempt.number} asks {attempt.target} again, which has refused it for good",
+                f"#{attempt.number} calls {attempt.target} again, which refused it for good",
             )
 
     def _check_concurrency_limit(self, attempt: ObservedAttempt, now_s: float) -> None:
@@ -195,13 +209,13 @@ class OnlineInvariants:
         if self.in_flight[name] > limit and self._lowered_s.get(name) != now_s:
             self._record.violated(
                 "permits_accounted_for",
-                f"{self.in_flight[name]} requests are out at {name}, which is given {limit}",
+                f"{self.in_flight[name]} attempts are in flight at {name}, whose limit is {limit}",
             )
 
-    # facts
+    # events
 
     def on_event(self, event: Event) -> None:
-        """The subscriber of the service's events."""
+        """Record one event of the service."""
         match event:
             case AttemptEnded():
                 self._on_attempt_ended(event)
@@ -256,7 +270,7 @@ class OnlineInvariants:
             self._record.happened[f"shed_{how}"] += 1
 
     def _request_record(self, number: int | None) -> RequestRecord:
-        assert number is not None, "only requests look into the cache, share and stand in line"
+        assert number is not None, "only requests use the cache, share calls and queue"
         return self._record.requests[number]
 
     def _on_attempt_ended(self, event: AttemptEnded) -> None:
@@ -265,11 +279,11 @@ class OnlineInvariants:
         attempt = self._open.pop((self._owner(number), reported.target), None)
         if attempt is None and reported.reason.startswith(UNSUPPORTED):
             self._record.unsent.append((reported.target.partition("/")[0], self._now()))
-            return  # nothing was sent
+            return  # the target lacks a feature: the attempt was not sent
         if attempt is None:
             self._record.violated(
                 "attempts_counted_once",
-                f"#{number}: a try at {reported.target} is told of that was not made, or twice",
+                f"#{number}: an attempt at {reported.target} is reported twice, or was not sent",
             )
             return
         attempt.reported, attempt.ended_s = reported, self._now()
@@ -280,10 +294,10 @@ class OnlineInvariants:
         if reported.reason in ("cancelled", "hedge_lost"):
             return
         if attempt.retry_after_s is not None and attempt.head_s is not None:
-            place = attempt.key, attempt.target
+            scope = attempt.key, attempt.target
             until_s = attempt.head_s + attempt.retry_after_s
-            self.cool_until_s[place] = max(until_s, self.cool_until_s.get(place, 0.0))
-            self._record.sometimes["a Retry-After to heed"] += 1
+            self.cool_until_s[scope] = max(until_s, self.cool_until_s.get(scope, 0.0))
+            self._record.sometimes["Retry-After received"] += 1
         if number is not None and reported.status is not None:
             self._remember_refusal(self._record.requests[number], attempt, reported)
 
@@ -299,7 +313,7 @@ class OnlineInvariants:
         number = CURRENT_REQUEST.get()
         self._record.log(f"#{number} ended {event.outcome} {event.code}")
         if number is None:
-            self._record.violated("one_agreed_end", "a request ended that nobody had sent")
+            self._record.violated("one_agreed_end", "a request ended that no client had sent")
             return
         request = self._record.requests[number]
         if request.ended is not None:
@@ -309,9 +323,9 @@ class OnlineInvariants:
         self._sharing.ended(request)
 
     def _owner(self, number: int | None) -> object:
-        """Who makes a try: a request, or the task of a probe."""
+        """Return what owns an attempt: a request's number, or the task of an active probe."""
         return asyncio.current_task() if number is None else number
 
     def open_attempts(self) -> list[ObservedAttempt]:
-        """Tries whose end was never told."""
+        """Return the attempts whose end was never reported."""
         return list(self._open.values())

@@ -1,5 +1,9 @@
-"""`queue_fair_and_timely`: the queue before full providers. Who is dropped costs nothing and hears of it
-at once; a higher class goes first."""
+"""The admission queue before providers that are at capacity.
+
+rule                   says
+queue_fair_and_timely  no request waits past its deadline; a dropped request is refused within 50 ms, with a
+                       Retry-After; no request is served before a waiting one of a higher priority
+"""
 
 from collections import defaultdict
 from collections.abc import Hashable
@@ -8,13 +12,13 @@ from dub5.chaos.simulation.invariants.record import QueueWait, RequestRecord, Ru
 from dub5.chaos.simulation.world.model import World
 
 REFUSED_S = 0.05  # from the decision to the refusal
-TICK_S = 0.05  # how often those who wait are looked at
+TICK_S = 0.05  # how often the queue looks at its waiting requests
 EPSILON_S = 1e-6
 RANKS = {"high": 0, "normal": 1, "low": 2}
 
 
 def check_queue(world: World, record: RunRecord) -> None:
-    """Looks at all waits together."""
+    """Check all waits of a run."""
     queues: dict[Hashable, list[tuple[RequestRecord, QueueWait]]] = defaultdict(list)
     for request in record.requests.values():
         for wait in request.waits:
@@ -27,8 +31,8 @@ def check_queue(world: World, record: RunRecord) -> None:
 
 
 def _check_deadline(world: World, record: RunRecord, request: RequestRecord, wait: QueueWait) -> None:
-    """Nobody waits past the deadline, and who is refused is told so within 50 ms."""
-    number, until_s = request.plan.number, request.until_s(world.tunings[request.generation].timeouts.total_s)
+    """Check that a wait ended by the deadline, and that a refusal reached its client within 50 ms."""
+    number, until_s = request.plan.number, request.until_s(world.tunings[request.generation].clocks.total_s)
     if wait.to_s > until_s + TICK_S + EPSILON_S:
         record.violated(
             "queue_fair_and_timely",
@@ -41,14 +45,14 @@ def _check_deadline(world: World, record: RunRecord, request: RequestRecord, wai
     record.measured("refusal after its decision", late_s)
     if late_s > REFUSED_S:
         record.violated(
-            "queue_fair_and_timely", f"#{number} was {wait.how}, and heard of it {late_s:.3f} s later"
+            "queue_fair_and_timely", f"#{number} was {wait.how}, but refused {late_s:.3f} s later"
         )
     if (
         request.ended is not None
         and request.ended.code == "overloaded"
         and "retry-after" not in request.headers
     ):
-        record.violated("queue_fair_and_timely", f"#{number} was turned away, and not told when to come back")
+        record.violated("queue_fair_and_timely", f"#{number} was refused as overloaded without a Retry-After")
 
 
 def _check_priority(
@@ -58,16 +62,16 @@ def _check_priority(
     wait: QueueWait,
     queue: list[tuple[RequestRecord, QueueWait]],
 ) -> None:
-    """Whoever got a place did not overtake a higher class."""
-    for other, others in queue:
+    """Check that a served request did not overtake one of a higher priority."""
+    for other, other_wait in queue:
         if (
             _rank(world, other) < _rank(world, request)
-            and others.from_s < wait.to_s - EPSILON_S
-            and others.to_s > wait.to_s + EPSILON_S
+            and other_wait.from_s < wait.to_s - EPSILON_S
+            and other_wait.to_s > wait.to_s + EPSILON_S
         ):
             record.violated(
                 "queue_fair_and_timely",
-                f"#{request.plan.number} overtakes #{other.plan.number}, whose caller goes first",
+                f"#{request.plan.number} overtakes #{other.plan.number}, which has a higher priority",
             )
             return
 

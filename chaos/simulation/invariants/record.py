@@ -1,4 +1,8 @@
-"""What everybody saw: a record of each request, an observed attempt for each try on the wire; and the trace."""
+"""The record of a simulated run: each request, each attempt seen on the wire, the trace and its digest.
+
+All invariants read this record. `RunRecord.log(line)` writes to the trace; `RunRecord.violated(rule, what)`
+reports a broken invariant.
+"""
 
 import hashlib
 from collections import Counter, deque
@@ -11,20 +15,19 @@ from dub5.chaos.simulation.world.requests import PlannedRequest
 from dub5.service.events import RequestEnded
 from dub5.service.model import AttemptRecord
 
-CURRENT_REQUEST: ContextVar[int | None] = ContextVar(
-    "asked", default=None
-)  # for whose request the code at hand runs
+# The number of the request for which the running code works; None in the service's own tasks.
+CURRENT_REQUEST: ContextVar[int | None] = ContextVar("current_request", default=None)
 VIOLATIONS_MAX = 20
 TRACE_MAX = 200
 HASH_EVERY = 200
-FINISHES_IN_BACKGROUND = frozenset(
-    {"probe", "degraded"}
-)  # why a target got another one beside it: others end when they lose
+# Reasons for a hedge whose losing first attempt may finish in the background; other losers are cancelled.
+FINISHES_IN_BACKGROUND = frozenset({"probe", "degraded"})
 
 
 @dataclass(slots=True, eq=False)
 class ObservedAttempt:
-    """One try, as the network saw it. `number` is the request's; None: a probe of the service's own."""
+    """One attempt, as the network saw it. `number` is the request's; None for one of the service's active
+    probes."""
 
     number: int | None
     target: str
@@ -34,13 +37,13 @@ class ObservedAttempt:
     status: int | None = None
     retry_after_s: float | None = None
     closed_s: float | None = None
-    reported: AttemptRecord | None = None  # what the service says of it
-    ended_s: float = 0.0  # when the service said so
-    slow_open: bool = False  # its breaker was open, for slowness
+    reported: AttemptRecord | None = None  # as the service reported it
+    ended_s: float = 0.0  # when the service reported it
+    slow_open: bool = False  # it was sent although the breaker was open, for slowness alone
 
     @property
     def provider(self) -> str:
-        """Who was asked."""
+        """Return the name of the provider that was called."""
         return self.target.partition("/")[0]
 
 
@@ -49,7 +52,7 @@ class RequestRecord:
     """One request, as its client and the service saw it."""
 
     plan: PlannedRequest
-    deadline_s: float  # loop seconds; of the request
+    deadline_s: float  # loop seconds
     began_s: float
     attempts: list[ObservedAttempt] = field(default_factory=list)
     ended: RequestEnded | None = None
@@ -59,51 +62,56 @@ class RequestRecord:
     left_s: float | None = None  # when the client left
     text: str = ""
     content_seen: bool = False
-    hedged: dict[str, str] = field(default_factory=dict)  # targets that got another one beside them, and why
-    refused_by: set[tuple[str, str]] = field(default_factory=set)  # target, and key or ""
-    generation: int = 0  # of the settings that hold for it
+    hedged: dict[str, str] = field(default_factory=dict)  # target that was hedged -> reason
+    refused_by: set[tuple[str, str]] = field(default_factory=set)  # (target, key); (target, ""): any key
+    generation: int = 0  # of the settings that apply to it
     headers: dict[str, str] = field(default_factory=dict)  # of the reply
-    content_s: float = 0.0  # when its client had the first content
-    silent_s: float = 0.0  # the longest that its client heard nothing
-    cache_result: str = ""  # what the cache had: "hit", "stale", "miss"
+    content_s: float = 0.0  # when its client received the first content
+    silent_s: float = 0.0  # the longest time without a byte for its client
+    cache_result: str = ""  # "hit", "stale" or "miss"
     cache_looked_s: float = 0.0
-    leader: "RequestRecord | None" = None  # in whose call it takes part
-    subscribers: list["RequestRecord"] = field(default_factory=list)  # who take, or took, part in its call
-    waits: list["QueueWait"] = field(default_factory=list)  # in line, of it or its call
+    leader: "RequestRecord | None" = None  # the request whose call it shares
+    subscribers: list["RequestRecord"] = field(default_factory=list)  # requests that share its call
+    waits: list["QueueWait"] = field(default_factory=list)  # its own, or those of its call
 
     @property
     def leader_or_self(self) -> "RequestRecord":
-        """The request whose tries bring its answer."""
+        """Return the request whose attempts bring this one's answer."""
         return self.leader or self
 
     @property
     def is_refresh(self) -> bool:
-        """Whether its tries bring an answer for the next one: it has a stale one already."""
+        """Say whether its attempts refresh the cache: it was answered with a stale entry already."""
         return self.cache_result == "stale"
 
     def until_s(self, total_s: float) -> float:
-        """Until when its tries may go out: those who share them wait for as long as the most patient."""
+        """Return when its attempts must end: the latest deadline among the requests that share them."""
         return max(
-            case.cache_looked_s + total_s if case.is_refresh else case.deadline_s
-            for case in (self, *self.subscribers)
+            request.cache_looked_s + total_s if request.is_refresh else request.deadline_s
+            for request in (self, *self.subscribers)
         )
 
     def has_ended(self) -> bool:
-        """Whether everybody who waits for its tries has an end."""
-        return all(case.ended is not None and not case.is_refresh for case in (self, *self.subscribers))
+        """Say whether every request that waits for its attempts has ended."""
+        return all(
+            request.ended is not None and not request.is_refresh for request in (self, *self.subscribers)
+        )
 
     def all_left_s(self) -> float | None:
-        """When the last one who waits for its tries left; None: somebody stays, or nobody has left."""
-        everybody = (self, *self.subscribers)
-        if any(case.is_refresh for case in everybody) or all(case.left_s is None for case in everybody):
+        """Return when the last client that waits for its attempts left; None if a client stays or none has
+        left."""
+        waiting = (self, *self.subscribers)
+        if any(request.is_refresh for request in waiting) or all(
+            request.left_s is None for request in waiting
+        ):
             return None
-        ends = [case.left_s if case.left_s is not None else _end_s(case) for case in everybody]
+        ends = [request.left_s if request.left_s is not None else _end_s(request) for request in waiting]
         return max(ends) if None not in ends else None  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, slots=True)
 class QueueWait:
-    """A wait for a place, and how it ended."""
+    """A wait in the admission queue, and how it ended."""
 
     from_s: float
     to_s: float
@@ -111,28 +119,27 @@ class QueueWait:
 
 
 class RunRecord:
-    """The record of one run."""
+    """Everything observed in one run: requests, attempts, counters, violations, trace."""
 
     def __init__(self, now_ns: Callable[[], int]) -> None:
         self.requests: dict[int, RequestRecord] = {}
-        self.hedges: list[tuple[float, int]] = []  # beside a slow one: when, and by which settings
-        self.unsent: list[
-            tuple[str, float]
-        ] = []  # tries that their target could not carry: its provider, and when
-        self.happened: Counter[str] = Counter()  # facts, as /status counts them
+        self.hedges: list[tuple[float, int]] = []  # of slow attempts: (time, generation of the settings)
+        # Attempts that were not sent because the target lacks a feature: (provider, time).
+        self.unsent: list[tuple[str, float]] = []
+        self.happened: Counter[str] = Counter()  # events, as /status counts them
         self.probes: list[ObservedAttempt] = []
         self.sometimes: Counter[str] = Counter()
-        self.breaker_moves: Counter[str] = Counter()  # of breakers, by where they moved to
+        self.breaker_moves: Counter[str] = Counter()  # state changes of breakers, by the new state
         self.worst: dict[str, float] = {}
         self.violations: list[str] = []
         self.trace: deque[str] = deque(maxlen=TRACE_MAX)
-        self.before: tuple[str, ...] = ()  # the first violation, and what came before it
+        self.before: tuple[str, ...] = ()  # the trace up to the first violation
         self._now_ns = now_ns
         self._unhashed: list[str] = []
         self._digest = hashlib.blake2b(digest_size=16)
 
     def log(self, line: str) -> None:
-        """Something happened: equal runs tell equal lines at equal times."""
+        """Write one line to the trace. Equal runs log equal lines at equal times."""
         line = f"{self._now_ns() / 1e9:.9f} {line}"
         self.trace.append(line)
         self._unhashed.append(line)
@@ -140,7 +147,7 @@ class RunRecord:
             self._hash()
 
     def digest(self) -> str:
-        """Of all lines."""
+        """Return the digest of all trace lines."""
         self._hash()
         return self._digest.hexdigest()
 
@@ -149,21 +156,21 @@ class RunRecord:
         self._unhashed.clear()
 
     def violated(self, rule: str, what: str) -> None:
-        """A promise was broken."""
+        """Report that a rule was broken."""
         self.log(f"VIOLATED {rule}: {what}")
         self.before = self.before or tuple(self.trace)
         if len(self.violations) < VIOLATIONS_MAX:
             self.violations.append(f"{rule} at {self._now_ns() / 1e9:.3f} s: {what}")
 
     def measured(self, what: str, value: float) -> None:
-        """Keeps the worst."""
+        """Keep the largest value of a measurement."""
         self.worst[what] = max(value, self.worst.get(what, 0.0))
 
     def attempts(self) -> list[ObservedAttempt]:
-        """All, by the time they began."""
-        found = [attempt for case in self.requests.values() for attempt in case.attempts] + self.probes
+        """Return all attempts and probes, in the order in which they began."""
+        found = [attempt for request in self.requests.values() for attempt in request.attempts] + self.probes
         return sorted(found, key=lambda attempt: attempt.began_s)
 
 
-def _end_s(case: RequestRecord) -> float | None:
-    return case.ended_s if case.ended is not None else None
+def _end_s(request: RequestRecord) -> float | None:
+    return request.ended_s if request.ended is not None else None

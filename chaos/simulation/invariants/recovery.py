@@ -1,5 +1,10 @@
-"""Recovery is noticed: a target that is well again is asked again within 15 s, one whose host was gone within 60 s, of
-its recovery or of the end of its Retry-After, whichever is later. With traffic or without."""
+"""Recovery: the service notices that a target is healthy again, with traffic or without.
+
+rule              says
+recovery_noticed  a recovered target is called again within 15 s, one whose host had failed within 60 s, of
+                  its recovery or of the end of its Retry-After, whichever is later; at the end its breakers
+                  are closed
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,12 +17,12 @@ from dub5.service.wire.base import origin_of
 
 SOON_S = 15.0
 HOST_SOON_S = 60.0
-LIMITED_S = 5.0  # a limit that does not say how long it lasts
-KEY_S = 60.0  # a key that was refused
+LIMITED_S = 5.0  # cool-down of a 429 without a Retry-After
+KEY_S = 60.0  # cool-down of a refused key
 
 
 class RecoveryInvariants:
-    """Looks at one run, when it is over."""
+    """Checks one run after its end."""
 
     def __init__(self, world: World, record: RunRecord, invariants: OnlineInvariants) -> None:
         self._world = world
@@ -28,79 +33,88 @@ class RecoveryInvariants:
             self._attempts.setdefault(attempt.target, []).append(attempt)
 
     def check(self, now_s: float) -> None:
-        """Every recovery of every target that lasted long enough to be judged."""
+        """Check every recovery that lasted long enough to be judged."""
         world = self._world
         if world.drain is not None or not all(tuning.probe.enabled for tuning in world.tunings):
             return
         for provider in world.providers:
             if not is_sound(world, provider):
                 continue
-            for well_s, until_s in _recoveries(world, provider):
+            for healthy_s, until_s in _recoveries(world, provider):
                 for target in provider.targets:
-                    self._check_noticed(provider, target, well_s, min(until_s, now_s))
+                    self._check_noticed(provider, target, healthy_s, min(until_s, now_s))
             for target in provider.targets:
                 self._check_closed(provider, target, now_s)
 
-    def _check_noticed(self, provider: WorldProvider, target: str, well_s: float, until_s: float) -> None:
-        """Asked in time, or nothing kept it from being asked."""
+    def _check_noticed(self, provider: WorldProvider, target: str, healthy_s: float, until_s: float) -> None:
+        """Check that a recovered target was called in time, or that nothing kept it from being called."""
         scopes = (target, origin_of(url(provider.name)))
-        if all(self._state(scope, well_s) == "closed" for scope in scopes):
+        if all(self._state(scope, healthy_s) == "closed" for scope in scopes):
             return
-        host = self._state(scopes[1], well_s) != "closed"
-        rested_s = max(well_s, self.rests_until_s(provider, target, well_s))
-        due_s = rested_s + (HOST_SOON_S if host else SOON_S)
+        host_failed = self._state(scopes[1], healthy_s) != "closed"
+        cooled_s = max(healthy_s, self.cooldown_until_s(provider, target, healthy_s))
+        due_s = cooled_s + (HOST_SOON_S if host_failed else SOON_S)
         if due_s > until_s:
             return
-        asked_s = next((t.began_s for t in self._attempts.get(target, ()) if t.began_s >= well_s), until_s)
-        free_s = next(
-            s for s in (*self._moves(scopes, well_s), asked_s) if s >= asked_s or self._is_free(scopes, s)
+        called_s = next(
+            (attempt.began_s for attempt in self._attempts.get(target, ()) if attempt.began_s >= healthy_s),
+            until_s,
         )
-        late_s = min(asked_s, free_s) - rested_s
-        self._record.measured("asked again, host gone" if host else "asked again", late_s)
+        free_s = next(
+            s
+            for s in (*self._moves(scopes, healthy_s), called_s)
+            if s >= called_s or self._is_free(scopes, s)
+        )
+        late_s = min(called_s, free_s) - cooled_s
+        self._record.measured(
+            "called again after its host had failed" if host_failed else "called again", late_s
+        )
         self._record.sometimes["recovery noticed"] += 1
-        if min(asked_s, free_s) > due_s:
+        if min(called_s, free_s) > due_s:
             self._record.violated(
                 "recovery_noticed",
-                f"{target} was well at {well_s:.1f} s, free at {rested_s:.1f} s, asked {late_s:.1f} s later",
+                f"{target} was healthy at {healthy_s:.1f} s, cooled down at {cooled_s:.1f} s, "
+                f"and was called {late_s:.1f} s later",
             )
 
     def _moves(self, scopes: Sequence[str], from_s: float) -> list[float]:
-        """When one of these breakers moved."""
+        """Return when one of these breakers changed its state."""
         moves = [at_s for scope in scopes for at_s, _ in self._invariants.breakers.of(scope).history]
         return sorted(at_s for at_s in moves if at_s >= from_s)
 
     def _is_free(self, scopes: Sequence[str], at_s: float) -> bool:
-        """Whether nothing keeps it from being asked: a probe of another target of its host may have freed it."""
+        """Say whether both breakers are closed: a probe of another target of the host may have closed one."""
         return all(self._state(scope, at_s) == "closed" for scope in scopes)
 
     def _check_closed(self, provider: WorldProvider, target: str, now_s: float) -> None:
-        """At the end of the rest every breaker of a target that is well is closed."""
+        """Check that every breaker of a healthy target is closed at the end."""
         if (
-            self.rests_until_s(provider, target, now_s) + HOST_SOON_S > now_s
+            self.cooldown_until_s(provider, target, now_s) + HOST_SOON_S > now_s
             or now_s < self._world.heal_s + HOST_SOON_S
         ):
             return
         for scope in (target, origin_of(url(provider.name))):
             if (state := self._state(scope, now_s)) != "closed":
                 self._record.violated(
-                    "recovery_noticed", f"the breaker of {scope} is still {state}, though all is well"
+                    "recovery_noticed",
+                    f"the breaker of {scope} is still {state} although {target} is healthy",
                 )
 
     def _state(self, scope: str, at_s: float) -> str:
         return self._invariants.breakers.of(scope).state_at(at_s)
 
-    def rests_until_s(self, provider: WorldProvider, target: str, at_s: float) -> float:
-        """Until when every key was told to wait, by tries that began before."""
+    def cooldown_until_s(self, provider: WorldProvider, target: str, at_s: float) -> float:
+        """Return until when every key of a target cools down, by the attempts that began before `at_s`."""
         until_s = dict.fromkeys(keys_at(self._world, provider, at_s), 0.0) or {"": 0.0}
         for attempt in self._attempts.get(target, ()):
             if attempt.began_s < at_s and attempt.head_s is not None:
                 key = attempt.key.removeprefix("Bearer ")
                 if key in until_s:
-                    until_s[key] = max(until_s[key], attempt.head_s + _rest_s(attempt))
+                    until_s[key] = max(until_s[key], attempt.head_s + _cooldown_s(attempt))
         return min(until_s.values())
 
 
-def _rest_s(attempt: ObservedAttempt) -> float:
+def _cooldown_s(attempt: ObservedAttempt) -> float:
     if attempt.status in (401, 402, 403):
         return KEY_S
     if attempt.retry_after_s is not None:
@@ -109,9 +123,12 @@ def _rest_s(attempt: ObservedAttempt) -> float:
 
 
 def _recoveries(world: World, provider: WorldProvider) -> Iterator[tuple[float, float]]:
-    """From when to when it was well again after a trouble."""
-    troubles = [window for window in world.troubles if window.provider == provider.name]
-    ends = sorted({window.until_s for window in troubles})
+    """Yield (from, until) of each time in which a provider was healthy after a fault."""
+    windows = [window for window in world.troubles if window.provider == provider.name]
+    ends = sorted({window.until_s for window in windows})
     for end_s in ends:
-        if not any(window.at_s <= end_s < window.until_s for window in troubles):
-            yield end_s, min((t.at_s for t in troubles if t.at_s > end_s), default=float("inf"))
+        if not any(window.at_s <= end_s < window.until_s for window in windows):
+            yield (
+                end_s,
+                min((attempt.at_s for attempt in windows if attempt.at_s > end_s), default=float("inf")),
+            )

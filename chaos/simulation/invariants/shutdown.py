@@ -1,4 +1,20 @@
-"""The end of a run: nothing is left, and everybody tells the same story, to the request."""
+"""The end of a run: everything acquired is released, and client, events, status and ledgers agree on each
+request.
+
+    rule                   says
+    permits_accounted_for  every attempt has ended; every permit, connection, queue place and task is returned
+    drain_in_time          a drain ends within its time and 2 s for last words
+    honest_end             each request ends as one of the honest outcomes: no answer pretends to be more than
+                           it is
+    ends_by_deadline       each request ends within its deadline and 100 ms
+    one_agreed_end         the client and the service's event agree on how a request ended, and on the error
+                           code
+    no_spliced_answer      what a client read is the beginning of one provider's answer
+    attempts_counted_once  each attempt is in the trail once, with its cost; one of the sharing requests is
+                           charged
+
+Consistency with /status and the ledgers is in consistency.py.
+"""
 
 import asyncio
 from collections import Counter
@@ -17,10 +33,10 @@ from dub5.simulators.answers import Proof, judge
 from dub5.simulators.ledger import Ledger
 from dub5.simulators.virtual import VirtualLoop, VirtualWire
 
-LATE_S = 0.1  # an end may come so long after the deadline
-LAST_WORDS_S = 2.0  # and so much later where the client does not read
+LATE_S = 0.1  # allowed between the deadline and the end
+LAST_WORDS_S = 2.0  # allowed on top for a client that does not read: the error event waits for it
 SETTLE_S = 1.0
-# How a client's own judgement and the service's event name the same end.
+# The client's outcomes that agree with an outcome in the service's events.
 MATCHING_OUTCOMES = {
     Outcome.COMPLETE: {ClientOutcome.COMPLETE},
     Outcome.DEGRADED: {ClientOutcome.DEGRADED},
@@ -31,7 +47,7 @@ MATCHING_OUTCOMES = {
 
 
 class ShutdownInvariants:
-    """Looks through the house when everybody has gone."""
+    """Checks one run after its last request."""
 
     def __init__(
         self,
@@ -51,24 +67,23 @@ class ShutdownInvariants:
         self._idle_tasks: Counter[str] = Counter()
 
     def note_idle_tasks(self) -> None:
-        """Nobody has asked yet: these are the tasks of a service that has nothing to do."""
+        """Remember the tasks of an idle service. Call it before the first request."""
         self._idle_tasks = _task_names()
-        self._idle_tasks["probes"] = 1  # other settings may begin, or end them
+        self._idle_tasks["probes"] = 1  # a reload may start or stop the active probes
 
     async def check_all_returned(self, patience_s: float) -> None:
-        """Nobody asks any more: when every clock has run out, everything that was taken is back."""
+        """Wait at most `patience_s` for open attempts, then check that everything acquired is released."""
         loop = _loop()
         await asyncio.sleep(SETTLE_S)
-        while (
-            self._invariants.open_attempts() or self._leftover_tasks()
-        ) and patience_s > 0:  # probes: heard out, or the service's own
+        # Probes may still run: active ones, or losing ones in the background.
+        while (self._invariants.open_attempts() or self._leftover_tasks()) and patience_s > 0:
             await asyncio.sleep(SETTLE_S)
             patience_s -= SETTLE_S
         violated = self._record.violated
         for attempt in self._invariants.open_attempts():
             violated(
                 "permits_accounted_for",
-                f"#{attempt.number}: the try at {attempt.target} of {attempt.began_s:.3f} s never ended",
+                f"#{attempt.number}: the attempt at {attempt.target} of {attempt.began_s:.3f} s never ended",
             )
         for attempt in self._record.attempts():
             if attempt.reported is not None and attempt.closed_s is None:
@@ -76,37 +91,41 @@ class ShutdownInvariants:
                     "permits_accounted_for",
                     f"#{attempt.number}: the connection to {attempt.target} was never closed",
                 )
-        for name, provider in self._service.fleet._providers.items():
-            if provider.limiter.in_flight:
+        snapshots = self._service.fleet.snapshots(loop.time())
+        for name, in_flight in {target.provider: target.provider_in_flight for target in snapshots}.items():
+            if in_flight:
+                violated("permits_accounted_for", f"{in_flight} permits of {name} were not released")
+        for target in snapshots:
+            if target.in_flight or target.probing:
                 violated(
                     "permits_accounted_for",
-                    f"{provider.limiter.in_flight} permits of {name} have not come back",
-                )
-        for state in self._service.fleet.snapshots(loop.time()):
-            if state.in_flight or state.probing:
-                violated(
-                    "permits_accounted_for",
-                    f"{state.name}: {state.in_flight} in flight, {state.probing} probes out, and nobody asks",
+                    f"{target.name}: {target.in_flight} attempts, {target.probing} probes in flight",
                 )
         if self._service.admission.in_flight:
             violated(
                 "permits_accounted_for",
-                f"{self._service.admission.in_flight} requests are still in the house",
+                f"{self._service.admission.in_flight} requests are still in flight",
             )
         if self._service.queue.waiting:
-            violated("permits_accounted_for", f"{self._service.queue.waiting} requests still stand in line")
+            violated("permits_accounted_for", f"{self._service.queue.waiting} requests still wait in a queue")
         if left := self._leftover_tasks():
             violated("permits_accounted_for", f"tasks are left: {', '.join(left[:5])}")
 
+    def check_drain(self, late_s: float) -> None:
+        """Check a drain that ended `late_s` after its time (negative: before)."""
+        self._record.measured("drain, beyond its time", late_s)
+        if late_s > LAST_WORDS_S + LATE_S:
+            self._record.violated("drain_in_time", f"it took {late_s:.3f} s longer than it may")
+
     def _leftover_tasks(self) -> list[str]:
-        """The names of tasks that a service with nothing to do has not."""
+        """Return the names of tasks that an idle service does not have."""
         return list((_task_names() - self._idle_tasks).elements())
 
     def check_agreement(self, status: dict[str, Any]) -> None:
-        """The client's view, the service's events, its status and the ledger are of one opinion."""
+        """Check that clients, events, status and ledger agree on every request."""
         for request in self._record.requests.values():
             if request.client_ending is None:
-                self._record.violated("honest_end", f"#{request.plan.number} never heard how it ended")
+                self._record.violated("honest_end", f"#{request.plan.number} has no end for its client")
                 continue
             self._check_honest_end(request)
             self._check_one_ending(request)
@@ -116,9 +135,9 @@ class ShutdownInvariants:
         LedgerConsistency(self._world, self._record).check(self._ledger)
 
     def _check_honest_end(self, request: RequestRecord) -> None:
-        """An end in time, and one that does not lie."""
+        """`honest_end`, `ends_by_deadline`: check one request's end as its client saw it."""
         ending, plan = request.client_ending, request.plan
-        assert ending is not None, "the clients have all gone home"
+        assert ending is not None, "every client has ended"
         slow_s = LAST_WORDS_S if plan.pause_s else 0.0
         late_s = (request.ended_s if plan.pause_s else request.client_ended_s) - request.deadline_s
         self._record.measured("end after the deadline", late_s - slow_s)
@@ -133,13 +152,13 @@ class ShutdownInvariants:
             self._record.violated("honest_end", f"#{plan.number} is {ending.outcome}: {ending.reason}")
 
     def _check_one_ending(self, request: RequestRecord) -> None:
-        """`one_agreed_end`: one end, and the same to everybody."""
+        """`one_agreed_end`: compare the end that the client saw with the end that the service reported."""
         ending, ended, number = request.client_ending, request.ended, request.plan.number
-        assert ending is not None, "the clients have all gone home"
+        assert ending is not None, "every client has ended"
         if ended is None:
             self._record.violated("one_agreed_end", f"#{number} never ended")
         elif ending.outcome is ClientOutcome.CANCELLED:
-            # All may have been sent when the client left, and the provider's last bytes still be on their way.
+            # When the client left, all may have been sent, with the provider's last bytes still to come.
             known_s = (
                 0.0
                 if request.left_s is None
@@ -150,11 +169,11 @@ class ShutdownInvariants:
                 and ended.outcome is not Outcome.CANCELLED
                 and request.ended_s > known_s
             ):
-                self._record.violated("one_agreed_end", f"#{number} left, and ended as {ended.outcome}")
+                self._record.violated("one_agreed_end", f"#{number} left before it ended as {ended.outcome}")
         elif ended.outcome is Outcome.CANCELLED:
             if not request.plan.pause_s:
                 self._record.violated(
-                    "one_agreed_end", f"#{number} is told as cancelled, and was {ending.outcome}"
+                    "one_agreed_end", f"#{number} is cancelled in the events, {ending.outcome} to its client"
                 )
         elif ending.outcome not in MATCHING_OUTCOMES[ended.outcome]:
             self._record.violated(
@@ -163,18 +182,18 @@ class ShutdownInvariants:
             )
         elif ended.code is not None and ended.code != ending.reason:
             self._record.violated(
-                "one_agreed_end", f"#{number} is told {ending.reason}, the events say {ended.code}"
+                "one_agreed_end", f"#{number} received {ending.reason}, the events say {ended.code}"
             )
 
     def _check_one_answer(self, request: RequestRecord) -> None:
-        """`no_spliced_answer`: what a client read is the beginning of one answer; of a fallback its label judges."""
+        """`no_spliced_answer`: check the text that a client read; a fallback is judged by its label."""
         if request.ended is not None and request.ended.degraded:
             return
         if request.text and judge(request.text, request.plan.prompt) not in (Proof.WHOLE, Proof.CUT):
             self._record.violated("no_spliced_answer", f"#{request.plan.number} read {request.text[:200]!r}")
 
     def _check_counted_once(self, request: RequestRecord) -> None:
-        """`attempts_counted_once`: each try is in the trail once, with its tokens and price; of sharers one pays."""
+        """`attempts_counted_once`: compare the trail of a request with its attempts, tokens and prices."""
         if request.ended is None:
             return
         made = Counter(
@@ -184,24 +203,24 @@ class ShutdownInvariants:
         if Counter(map(_identity, trail)) - made:
             self._record.violated(
                 "attempts_counted_once",
-                f"the trail of #{request.plan.number} tells of tries that were not made, or twice",
+                f"the trail of #{request.plan.number} has attempts that were not sent, or has one twice",
             )
         if request.subscribers and request.attempts:
-            everybody = (request, *request.subscribers)
-            paying = [c.plan.number for c in everybody if c.ended and not c.is_refresh and not c.ended.shared]
-            if len(paying) != 1 and (paying or not any(c.is_refresh for c in everybody)):
+            sharing = (request, *request.subscribers)
+            charged = [c.plan.number for c in sharing if c.ended and not c.is_refresh and not c.ended.shared]
+            if len(charged) != 1 and (charged or not any(c.is_refresh for c in sharing)):
                 self._record.violated(
-                    "attempts_counted_once", f"the call of #{request.plan.number} is paid by {paying}"
+                    "attempts_counted_once", f"the call of #{request.plan.number} is charged to {charged}"
                 )
         if request.ended.shared and any(reported.usage for reported in trail):
             self._record.violated(
                 "attempts_counted_once",
-                f"#{request.plan.number} tells what its call cost, and another one pays",
+                f"#{request.plan.number} reports a cost that is charged to another request",
             )
         for attempt in request.attempts:
             reported = attempt.reported
             if reported is None:
-                continue  # told above
+                continue  # reported by check_all_returned
             priced = self._world.provider(attempt.provider).priced and reported.usage is not None
             price = PRICE.of(reported.usage) if priced and reported.usage else None
             if reported.cost_usd != price:
@@ -220,7 +239,7 @@ def _sent(reported: AttemptRecord) -> bool:
 
 
 def _task_names() -> Counter[str]:
-    """Of all tasks: those of a service at rest may be others after a while, but not more."""
+    """Count all unfinished tasks by name: an idle service may replace tasks, but not add any."""
     return Counter(task.get_name() for task in _loop().unfinished())
 
 

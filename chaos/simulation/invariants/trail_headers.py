@@ -1,4 +1,4 @@
-"""What the rules read out of a reply, and out of a request's tries."""
+"""Helpers of the invariants: they read a reply's Retry-After, and how the attempts of one request relate."""
 
 import re
 from collections.abc import Mapping
@@ -10,27 +10,29 @@ NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """What a reply says in so many words; milliseconds before seconds. Dates and nonsense are left to the service."""
+    """Return the seconds of a reply's Retry-After, milliseconds first; None for dates and malformed
+    values."""
     for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        if NUMBER.fullmatch(said := headers.get(name, "")):
-            return float(said) * unit_s
+        if NUMBER.fullmatch(value := headers.get(name, "")):
+            return float(value) * unit_s
     return None
 
 
 def answered_elsewhere(request: RequestRecord, attempt: ObservedAttempt) -> bool:
-    """Whether another target, or a substitute, was faster: then a probe may be heard out, client or no client."""
-    if any(one.ended is not None and one.ended.degraded for one in (request, *request.subscribers)):
+    """Say whether another target or a fallback answered first: then a losing probe may finish in the
+    background."""
+    if any(each.ended is not None and each.ended.degraded for each in (request, *request.subscribers)):
         return True
     others = [other for other in request.attempts if other is not attempt]
     return any(other.reported is not None and other.reported.first_token_s is not None for other in others)
 
 
 def is_background_retry(request: RequestRecord, attempt: ObservedAttempt) -> bool:
-    """Whether it is a probe or trial that is heard out, and that had met a dead connection, which tells nothing."""
+    """Say whether a probe that finishes in the background repeats an attempt on a dead connection."""
     before = [
         other.reported
         for other in request.attempts
         if other.target == attempt.target and other is not attempt
     ]
-    heard_out = request.hedged.get(attempt.target) in FINISHES_IN_BACKGROUND
-    return heard_out and len(before) == 1 and before[0] is not None and before[0].reason in STALE
+    finishes_in_background = request.hedged.get(attempt.target) in FINISHES_IN_BACKGROUND
+    return finishes_in_background and len(before) == 1 and before[0] is not None and before[0].reason in STALE

@@ -1,4 +1,4 @@
-"""Makes a world real: the settings of the service, read as it reads them, and the simulated providers."""
+"""Build a world: the service's settings as it would load them, and the simulated providers."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -32,18 +32,18 @@ from dub5.simulators.limits.concurrency import Capacity
 from dub5.simulators.limits.rate import Limits
 from dub5.simulators.personas.base import Profile
 
-REWRITES = ("empty",)  # reads the whole answer, so it comes before what breaks it off
+REWRITES = ("empty",)  # needs the whole answer, so it comes before faults that cut it
 PRICE = Price(prompt=2.0, completion=8.0)
 
 
 def url(name: str) -> str:
-    """Where a provider is."""
+    """Return the address of a provider."""
     return f"http://{name}.test"
 
 
 def keys(provider: WorldProvider, *, rotated: bool = False) -> tuple[str, ...]:
-    """Its keys, the bad ones first. A simulated provider accepts any key, or one: beside bad ones at most one is good.
-    `rotated`: those that come after them."""
+    """Return a provider's keys, the bad ones first. A simulated provider accepts any key or exactly one, so
+    next to bad keys at most one is good. `rotated`: the keys after the reload."""
     if rotated:
         return tuple(f"sk-{provider.name}-new-{i}" for i in range(provider.keys))
     bad = [f"bad-{provider.name}-{i}" for i in range(provider.bad_keys)]
@@ -52,19 +52,19 @@ def keys(provider: WorldProvider, *, rotated: bool = False) -> tuple[str, ...]:
 
 
 def keys_at(world: World, provider: WorldProvider, at_s: float) -> tuple[str, ...]:
-    """Those that are used then."""
+    """Return the keys that are used at a moment."""
     reload = world.reload
     rotated = reload is not None and at_s >= reload.at_s and provider.name in reload.rotated
     return keys(provider, rotated=rotated)
 
 
 def caller_key(number: int) -> str:
-    """The inbound key of a caller."""
+    """Return the inbound key of a caller."""
     return f"caller-{number}"
 
 
 def loaded(world: World, generation: int = 0) -> LoadedSettings:
-    """The settings of the service, as they are first, or after they have changed."""
+    """Return the settings of the service: generation 0 at start, 1 after the reload."""
     tuning, drain = world.tunings[generation], world.drain
     reload = world.reload if generation else None
     isolated = reload.isolated if reload else ()
@@ -125,7 +125,7 @@ def _provider_settings(provider: WorldProvider, isolated: bool) -> ProviderSetti
 def providers(
     world: World, now: Callable[[], float], epoch_s: int
 ) -> tuple[dict[str, simulated.SimulatedProvider], Ledger]:
-    """The simulated ones by name, with all their troubles set for their time, and the ledger that they share."""
+    """Return the simulated providers by name, with all faults scheduled, and the ledger that they share."""
     ledger = Ledger()
     return {p.name: _provider(world, p, now, epoch_s, ledger) for p in world.providers}, ledger
 
@@ -133,9 +133,9 @@ def providers(
 def _provider(
     world: World, provider: WorldProvider, now: Callable[[], float], epoch_s: int, ledger: Ledger
 ) -> simulated.SimulatedProvider:
-    only = f"sk-{provider.name}-0" if provider.bad_keys else None
-    profile = Profile(provider.name, PRESETS[provider.latency], provider.words, only, provider.models)
-    made = simulated.SimulatedProvider(
+    only_key = f"sk-{provider.name}-0" if provider.bad_keys else None
+    profile = Profile(provider.name, PRESETS[provider.latency], provider.words, only_key, provider.models)
+    simulated_provider = simulated.SimulatedProvider(
         provider.persona,
         profile,
         rng=random.Random(f"{world.seed}:{provider.name}"),
@@ -145,10 +145,14 @@ def _provider(
         limits=msgspec.convert(provider.limits or {}, Limits),
         capacity=msgspec.convert(provider.capacity or {}, Capacity),
     )
-    windows = [t for t in world.troubles if t.provider == provider.name and t.fault["kind"] != STALE]
+    windows = [
+        window
+        for window in world.troubles
+        if window.provider == provider.name and window.fault["kind"] != STALE
+    ]
     windows.sort(key=lambda window: window.fault["kind"] not in REWRITES)
-    made.set_faults([parse_fault(_timed(window)) for window in windows])
-    return made
+    simulated_provider.set_faults([parse_fault(_timed(window)) for window in windows])
+    return simulated_provider
 
 
 def _timed(window: FaultWindow) -> Mapping[str, object]:

@@ -1,6 +1,8 @@
-"""Draws a world from a seed, swarm style: each world has some kinds of trouble, and none of the others.
+"""Generate a world from a seed: `generate_world(seed)`.
 
-Every choice comes from a stream of chance with a name of its own, so that a new choice moves no other.
+Swarm testing (Groce et al., 2012): each world has some kinds of fault and none of the others, because worlds
+that have everything at once hide defects. Every choice uses a random stream with its own name, so a new
+choice changes no other.
 """
 
 from collections.abc import Sequence
@@ -36,28 +38,28 @@ LATENCIES = [
     "free-shared",
     "cold-start",
 ]
-REQUESTS = (120, 720)  # of one world, about
-REST_S = 80.0  # longer than a host that was gone may be left alone
+REQUESTS = (120, 720)  # per world, about
+REST_S = 80.0  # longer than the longest time until a failed host is probed again
 
 
 def generate_world(seed: int) -> World:
-    """The world of this seed."""
+    """Return the world of this seed."""
     rng = Random(f"{seed}:shape")
     warm_s, storm_s = round(rng.uniform(3, 12), 1), round(rng.uniform(12, 60), 1)
     calm_s = rng.choice((0.0, round(rng.uniform(5, 40), 1), round(rng.uniform(20, 40), 1)))
     load = _load(Random(f"{seed}:load"), warm_s + storm_s + calm_s, warm_s, storm_s)
     providers = _providers(Random(f"{seed}:providers"), load.rate_per_s)
-    spared = _spared(Random(f"{seed}:spared"), providers)
-    if spared is not None:
-        providers = tuple(spared if p.name == spared.name else p for p in providers)
+    always_healthy = _always_healthy(Random(f"{seed}:spared"), providers)
+    if always_healthy is not None:
+        providers = tuple(always_healthy if p.name == always_healthy.name else p for p in providers)
     routes = _routes(Random(f"{seed}:routes"), [t for p in providers for t in p.targets])
-    tuning = generate_settings(seed, roomy=spared is not None)
-    reload = _reload(Random(f"{seed}:reload"), seed, tuning, providers, spared, warm_s + storm_s)
+    tuning = generate_settings(seed, roomy=always_healthy is not None)
+    reload = _reload(Random(f"{seed}:reload"), seed, tuning, providers, always_healthy, warm_s + storm_s)
     return World(
         seed=seed,
         providers=providers,
         routes=tuple(_with_answers(Random(f"{seed}:answers:{route.name}"), route) for route in routes),
-        troubles=generate_faults(seed, [p for p in providers if p is not spared], warm_s, storm_s),
+        troubles=generate_faults(seed, [p for p in providers if p is not always_healthy], warm_s, storm_s),
         load=_with_repeats(Random(f"{seed}:repeats"), load),
         tuning=tuning,
         warm_s=warm_s,
@@ -71,7 +73,7 @@ def generate_world(seed: int) -> World:
 
 
 def _callers(rng: Random) -> tuple[PriorityName, ...]:
-    """In some worlds nobody has a key."""
+    """Choose the callers; in some worlds there are no caller keys."""
     names: tuple[PriorityName, ...] = ("high", "normal", "low")
     return tuple(rng.choice(names) for _ in range(rng.choice((0, 1, 2, 3))))
 
@@ -87,8 +89,8 @@ def _with_repeats(rng: Random, load: LoadProfile) -> LoadProfile:
 
 
 def _with_answers(rng: Random, route: WorldRoute) -> WorldRoute:
-    """How a route answers: from memory, whole, with something else where nobody can."""
-    kept = CacheOptions(
+    """Choose how a route answers: from the cache, whole, with a fallback."""
+    cache = CacheOptions(
         enabled=True,
         ttl_s=rng.choice((0.3, 3.0, 20.0)),
         stale_while_revalidate_s=rng.choice((0.0, 0.0, 5.0, 60.0)),
@@ -99,7 +101,7 @@ def _with_answers(rng: Random, route: WorldRoute) -> WorldRoute:
     return replace(
         route,
         delivery="whole" if _one_in(rng, 4) else "live",
-        cache=kept if rng.random() < 0.6 else CacheOptions(),
+        cache=cache if rng.random() < 0.6 else CacheOptions(),
         degraded=fallback if _one_in(rng, 3) else DegradedOptions(),
     )
 
@@ -109,14 +111,16 @@ def _reload(
     seed: int,
     tuning: ServiceSettings,
     providers: Sequence[WorldProvider],
-    spared: WorldProvider | None,
+    always_healthy: WorldProvider | None,
     until_s: float,
 ) -> Reload | None:
-    """In mid-traffic. Whoever is spared stays as it is."""
+    """Choose a reload while traffic goes on, or None. The provider that stays healthy is not changed."""
     if not _one_in(rng, 4):
         return None
-    others = [provider for provider in providers if provider is not spared]
-    other = generate_settings(seed + 500_000, roomy=spared is not None) if rng.random() < 0.7 else tuning
+    others = [provider for provider in providers if provider is not always_healthy]
+    other = (
+        generate_settings(seed + 500_000, roomy=always_healthy is not None) if rng.random() < 0.7 else tuning
+    )
     bound = replace(
         other,
         client_stall_s=tuning.client_stall_s,
@@ -188,8 +192,8 @@ def _provider(rng: Random, name: str, rate_per_s: float) -> WorldProvider:
     )
 
 
-def _spared(rng: Random, providers: Sequence[WorldProvider]) -> WorldProvider | None:
-    """In some worlds one provider is healthy throughout."""
+def _always_healthy(rng: Random, providers: Sequence[WorldProvider]) -> WorldProvider | None:
+    """Make one provider healthy throughout in some worlds. Return it, or None."""
     if not _one_in(rng, 3):
         return None
     one = rng.choice(providers)

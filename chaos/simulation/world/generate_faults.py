@@ -1,4 +1,4 @@
-"""What goes wrong in a world's storm. A world has a few kinds of trouble, each several times."""
+"""Generate the fault windows of a world's storm. A world has a few kinds of fault, each several times."""
 
 from collections.abc import Sequence
 from random import Random
@@ -12,7 +12,8 @@ CUTS = ("close", "reset", "error_event", "end_without_finish")
 def generate_faults(
     seed: int, providers: Sequence[WorldProvider], from_s: float, for_s: float
 ) -> tuple[FaultWindow, ...]:
-    """The troubles between warm-up and heal. Some worlds spare one provider; some strike all at once."""
+    """Return the fault windows between warm-up and heal. Some worlds spare one provider; some faults hit
+    all."""
     rng = Random(f"{seed}:storm")
     names = [provider.name for provider in providers]
     if not names:
@@ -29,11 +30,11 @@ def generate_faults(
         found += [
             FaultWindow(name, round(at_s, 2), round(until_s - at_s, 2) + 0.01, fault) for name in names_hit
         ]
-    return tuple(sorted(found, key=lambda t: (t.at_s, t.provider)))
+    return tuple(sorted(found, key=lambda window: (window.at_s, window.provider)))
 
 
-def _often(rng: Random) -> dict[str, Any]:
-    """How often it strikes: always, a share of the requests, or in flaps."""
+def _frequency(rng: Random) -> dict[str, Any]:
+    """Choose how often a fault applies: always, to a share of the requests, or in flaps."""
     match rng.randrange(6):
         case 0:
             return {"share": rng.choice((0.05, 0.3, 0.7))}
@@ -45,12 +46,12 @@ def _often(rng: Random) -> dict[str, Any]:
             return {}
 
 
-def _blink(rng: Random) -> dict[str, Any]:
-    return {"kind": "status", "status": rng.choice((500, 502, 503, 504)), **_often(rng)}
+def _transient(rng: Random) -> dict[str, Any]:
+    return {"kind": "status", "status": rng.choice((500, 502, 503, 504)), **_frequency(rng)}
 
 
-def _edge(rng: Random) -> dict[str, Any]:
-    return {"kind": "status", "status": rng.choice((520, 522, 524, 529, 530)), **_often(rng)}
+def _edge_error(rng: Random) -> dict[str, Any]:
+    return {"kind": "status", "status": rng.choice((520, 522, 524, 529, 530)), **_frequency(rng)}
 
 
 def _limited(rng: Random) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def _limited(rng: Random) -> dict[str, Any]:
         "kind": "status",
         "status": rng.choice((429, 429, 429, 503, 529)),
         "retry_after_s": wait_s,
-        **_often(rng),
+        **_frequency(rng),
     }
 
 
@@ -70,7 +71,12 @@ def _refused(rng: Random) -> dict[str, Any]:
 
 def _stall(rng: Random) -> dict[str, Any]:
     before = rng.choice(("head", "head", "body", "first_token", "end"))
-    return {"kind": "stall", "before": before, "s": rng.choice((None, 0.7, 2.0, 6.0, 20.0)), **_often(rng)}
+    return {
+        "kind": "stall",
+        "before": before,
+        "s": rng.choice((None, 0.7, 2.0, 6.0, 20.0)),
+        **_frequency(rng),
+    }
 
 
 def _slow(rng: Random) -> dict[str, Any]:
@@ -78,7 +84,7 @@ def _slow(rng: Random) -> dict[str, Any]:
 
 
 def _cut(rng: Random) -> dict[str, Any]:
-    return {"kind": "cut", "after_tokens": rng.randint(0, 8), "how": rng.choice(CUTS), **_often(rng)}
+    return {"kind": "cut", "after_tokens": rng.randint(0, 8), "how": rng.choice(CUTS), **_frequency(rng)}
 
 
 def _cut_late(rng: Random) -> dict[str, Any]:
@@ -94,7 +100,7 @@ def _broken_off(rng: Random) -> dict[str, Any]:
     return {
         "kind": rng.choice(("reset", "close")),
         "before": rng.choice(("head", "body", "first_token")),
-        **_often(rng),
+        **_frequency(rng),
     }
 
 
@@ -106,10 +112,10 @@ def _nonsense(rng: Random) -> dict[str, Any]:
             {"kind": "empty"},
             {"kind": "broken", "how": how},
         )
-    ) | _often(rng)
+    ) | _frequency(rng)
 
 
-def _gone(rng: Random) -> dict[str, Any]:
+def _unreachable(rng: Random) -> dict[str, Any]:
     fault = {
         "kind": "unreachable",
         "stage": rng.choice(("connect", "connect", "resolve")),
@@ -124,9 +130,10 @@ def _stale(rng: Random) -> dict[str, Any]:
     return {"kind": STALE}
 
 
+# The names and their order are part of the random choice: another name gives other worlds.
 KINDS = {
-    "blink": _blink,
-    "edge": _edge,
+    "blink": _transient,
+    "edge": _edge_error,
     "limited": _limited,
     "refused": _refused,
     "stall": _stall,
@@ -135,6 +142,6 @@ KINDS = {
     "cut_late": _cut_late,
     "broken_off": _broken_off,
     "nonsense": _nonsense,
-    "gone": _gone,
+    "gone": _unreachable,
     "stale": _stale,
 }

@@ -1,4 +1,4 @@
-"""Draws the settings of a world's service: each mechanism's own, from a stream of chance of its own."""
+"""Generate the settings of a world's service: each mechanism from its own random stream."""
 
 from random import Random
 
@@ -17,8 +17,8 @@ from dub5.service.config.options import (
 
 
 def generate_settings(seed: int, *, roomy: bool) -> ServiceSettings:
-    """Half of all worlds change nothing in a mechanism; the other half what it is told, within what the promises
-    of the design still allow. `roomy`: as many requests at one time as come."""
+    """Return settings in which about half of the mechanisms keep their defaults. The others stay within what
+    the invariants allow. `roomy`: limiter and server admit all requests at once."""
 
     def rng_if_changed(name: str) -> Random | None:
         found = Random(f"{seed}:{name}")

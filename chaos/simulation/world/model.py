@@ -1,8 +1,10 @@
-"""A world: all that one run is made of, as plain data. A seed makes it (generate.py); shrinking makes it smaller.
+"""A world: everything that one simulated run is made of, as plain data.
+
+A seed generates it (generate.py), shrinking reduces it (../shrink.py), `write` and `read` save and load it.
 
 |-- warm_s --|------ storm_s ------|---- calm_s ----|-- rest_s --|
-  all is well   troubles come and go   traffic, or none   no traffic; then some last questions, and the end
-                                     ^ heal: every trouble is over
+  no faults     fault windows        traffic, or none  no traffic; then some last requests, and the end
+                                     ^ heal_s: every fault is over
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +29,8 @@ from dub5.service.config.options import (
 )
 from dub5.service.config.settings import DeliveryName, PolicyName
 
-STALE = "stale"  # the one trouble that is no fault of the simulators: kept-alive connections are dead when used next
+# The one fault that is not played by the simulators: kept-alive connections are dead when used next.
+STALE = "stale"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +51,14 @@ class WorldProvider:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """As the service names them."""
+        """Return the names of its targets, as the service names them."""
         return tuple(f"{self.name}/{model}" for model in self.models)
 
 
 @dataclass(frozen=True, slots=True)
 class FaultWindow:
-    """Something goes wrong at a provider for a while: a fault as the simulators write it, without its times."""
+    """A fault at one provider for some time. `fault` is written as the simulators read it, without its
+    times."""
 
     provider: str
     at_s: float
@@ -63,13 +67,13 @@ class FaultWindow:
 
     @property
     def until_s(self) -> float:
-        """When it is over, for those that come then."""
+        """Return when the fault is over."""
         return self.at_s + self.for_s
 
 
 @dataclass(frozen=True, slots=True)
 class WorldRoute:
-    """A model name that clients ask for."""
+    """A route: a model name that clients request."""
 
     name: str
     policy: PolicyName
@@ -81,9 +85,9 @@ class WorldRoute:
 
 @dataclass(frozen=True, slots=True)
 class LoadProfile:
-    """Who asks. Shares are of all requests; `bursts` are (moment, how many at once). With `repeat_share` a request is one
-    of `questions`, and may be kept; with `program_share` a program reads the answer; `delivery_share` say how a stream
-    is to be delivered."""
+    """The load. Shares are of all requests. `bursts`: (time, number of requests at once). `repeat_share`:
+    requests that repeat one of `questions` and may be cached. `program_share`: requests whose answer a
+    program reads. `delivery_share`: requests that name a delivery."""
 
     rate_per_s: float
     stream_share: float
@@ -91,7 +95,7 @@ class LoadProfile:
     slow_share: float
     deadline_s: tuple[float, float]
     bursts: tuple[tuple[float, int], ...] = ()
-    last: int = 3  # questions for each route after the rest
+    last: int = 3  # requests for each route after the rest
     repeat_share: float = 0.0
     questions: int = 1
     program_share: float = 0.0
@@ -118,7 +122,7 @@ class ServiceSettings:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """The service is told to end in mid-traffic."""
+    """The service is drained while traffic goes on."""
 
     at_s: float
     drain_s: float
@@ -127,7 +131,8 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Other settings from a moment on: `isolated` providers beside those that always are, others have new keys."""
+    """Settings that replace the first ones at `at_s`: `isolated` are more isolated providers, `rotated` get
+    new keys."""
 
     at_s: float
     tuning: ServiceSettings
@@ -137,7 +142,8 @@ class Reload:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All of it. `callers`: the priority of each; none: nobody has a key. `kept`: the only requests that are sent, as (first, last) numbers; None: every one."""
+    """The whole world. `callers`: the priority of each caller key; empty: callers have no keys. `kept`: the
+    only requests that are sent, as ranges of numbers; None: all."""
 
     seed: int
     providers: tuple[WorldProvider, ...]
@@ -156,112 +162,113 @@ class World:
 
     @property
     def heal_s(self) -> float:
-        """When the last trouble is over."""
+        """Return when the last fault is over."""
         return self.warm_s + self.storm_s
 
     @property
     def traffic_s(self) -> float:
-        """When the last request of the ordinary load has been sent."""
+        """Return when the last request of the ordinary load is sent."""
         return self.heal_s + self.calm_s
 
     @property
     def end_s(self) -> float:
-        """When the last questions are asked."""
+        """Return when the last requests are sent."""
         return self.traffic_s + self.rest_s
 
     @property
     def tunings(self) -> tuple[ServiceSettings, ...]:
-        """All settings that ever hold."""
+        """Return all settings of the run: the first, and those of a reload."""
         return (self.tuning, self.reload.tuning) if self.reload else (self.tuning,)
 
     def generation(self, at_s: float) -> int:
-        """0 before the settings change, 1 after."""
+        """Return which settings apply at a moment: 0 before the reload, 1 after."""
         return int(self.reload is not None and at_s >= self.reload.at_s)
 
     def tuning_at(self, at_s: float) -> ServiceSettings:
-        """What holds for a request that comes then."""
+        """Return the settings for a request that comes at a moment."""
         return self.tunings[self.generation(at_s)]
 
     def route(self, name: str) -> WorldRoute:
-        """The route of that name."""
+        """Return the route of that name."""
         return next(route for route in self.routes if route.name == name)
 
     def provider(self, name: str) -> WorldProvider:
-        """The provider of that name."""
+        """Return the provider of that name."""
         return next(provider for provider in self.providers if provider.name == name)
 
     def lines(self) -> list[str]:
-        """For people, a few lines."""
+        """Describe the world in a few lines."""
         load = self.load
         head = (
-            f"world {self.seed}: warm {self.warm_s:g} s, storm {self.storm_s:g} s, calm {self.calm_s:g} s, rest "
-            f"{self.rest_s:g} s; {load.rate_per_s:g} requests/s, {load.stream_share:.0%} streams, "
+            f"world {self.seed}: warm {self.warm_s:g} s, storm {self.storm_s:g} s, calm {self.calm_s:g} s, "
+            f"rest {self.rest_s:g} s; {load.rate_per_s:g} requests/s, {load.stream_share:.0%} streams, "
             f"{load.leave_share:.0%} leave, {load.slow_share:.0%} read slowly, deadlines "
-            f"{load.deadline_s[0]:g}-{load.deadline_s[1]:g} s; {load.repeat_share:.0%} one of {load.questions} questions, "
-            f"{load.program_share:.0%} of programs"
+            f"{load.deadline_s[0]:g}-{load.deadline_s[1]:g} s; "
+            f"{load.repeat_share:.0%} repeat one of {load.questions} questions, "
+            f"{load.program_share:.0%} by programs"
         )
         lines = [head, *(f"  burst of {count} at {at_s:g} s" for at_s, count in load.bursts)]
         lines += map(_route_line, self.routes)
         lines += [f"  provider {_provider_line(provider)}" for provider in self.providers]
         lines += [
-            f"  {t.at_s:6.1f} - {t.until_s:5.1f} s  {t.provider}: {_fault_text(t.fault)}"
-            for t in self.troubles
+            f"  {window.at_s:6.1f} - {window.until_s:5.1f} s  {window.provider}: {_fault_text(window.fault)}"
+            for window in self.troubles
         ]
         if self.drain:
-            lines.append(f"  drained at {self.drain.at_s:g} s, within {self.drain.drain_s:g} s")
+            lines.append(f"  drain at {self.drain.at_s:g} s, within {self.drain.drain_s:g} s")
         if self.callers:
             lines.append(f"  callers: {', '.join(self.callers)}")
         if self.reload:
-            lines.append(
-                f"  at {self.reload.at_s:g} s other settings: {', '.join(_reload_lines(self.reload))}"
-            )
+            lines.append(f"  reload at {self.reload.at_s:g} s: {', '.join(_reload_lines(self.reload))}")
         if self.kept is not None:
             lines.append(f"  only the requests {', '.join(f'{a}-{b}' for a, b in self.kept)}")
-        return [*lines, f"  settings: {', '.join(_changed(self.tuning)) or 'all as they come'}"]
+        return [*lines, f"  settings: {', '.join(_changed(self.tuning)) or 'all defaults'}"]
 
 
 def write(world: World, path: Path) -> None:
-    """Keeps a world, to be played again exactly."""
+    """Save a world, to be run again exactly."""
     path.write_bytes(msgspec.json.format(msgspec.json.encode(world), indent=1))
 
 
 def read(path: Path) -> World:
-    """One that was kept. Raises OSError, msgspec.DecodeError."""
+    """Load a saved world. Raises OSError, msgspec.DecodeError."""
     return msgspec.json.decode(path.read_bytes(), type=World)
 
 
 def _provider_line(provider: WorldProvider) -> str:
-    more = [f"{provider.words} words"]
+    details = [f"{provider.words} words"]
     if provider.keys != 1 or provider.bad_keys:
-        more.append(
+        details.append(
             f"{provider.keys or 'no'} keys"
             + (f", {provider.bad_keys} of them bad" if provider.bad_keys else "")
         )
-    more += [_fault_text(part) for part in (provider.limits, provider.capacity) if part]
+    details += [_fault_text(part) for part in (provider.limits, provider.capacity) if part]
     if provider.isolated:
-        more.append("isolated")
-    return f"{provider.name}: {provider.persona}, {provider.latency}, {', '.join(more)}"
+        details.append("isolated")
+    return f"{provider.name}: {provider.persona}, {provider.latency}, {', '.join(details)}"
 
 
 def _route_line(route: WorldRoute) -> str:
-    more: list[str] = [route.delivery] if route.delivery != "live" else []
-    more += [
+    details: list[str] = [route.delivery] if route.delivery != "live" else []
+    details += [
         f"{name} {_options(part)}"
-        for name, part in (("kept", route.cache), ("degraded", route.degraded))
+        for name, part in (("cache", route.cache), ("degraded", route.degraded))
         if part.enabled
     ]
-    return f"  route {route.name} ({', '.join((route.policy, *more))}): {', '.join(route.targets)}"
+    return f"  route {route.name} ({', '.join((route.policy, *details))}): {', '.join(route.targets)}"
 
 
 def _reload_lines(reload: Reload) -> list[str]:
     isolated = [f"{name} isolated" for name in reload.isolated]
-    return [*isolated, *(f"{name} with other keys" for name in reload.rotated), *_changed(reload.tuning)]
+    return [*isolated, *(f"{name} with new keys" for name in reload.rotated), *_changed(reload.tuning)]
 
 
 def _options(part: msgspec.Struct) -> str:
-    usual = {name: value for name, value in msgspec.structs.asdict(type(part)()).items() if name != "enabled"}
+    default = {
+        name: value for name, value in msgspec.structs.asdict(type(part)()).items() if name != "enabled"
+    }
     return " ".join(
-        f"{name}={getattr(part, name)}" for name, value in usual.items() if getattr(part, name) != value
+        f"{name}={getattr(part, name)}" for name, value in default.items() if getattr(part, name) != value
     )
 
 
@@ -270,16 +277,16 @@ def _fault_text(fault: dict[str, Any]) -> str:
 
 
 def _changed(tuning: ServiceSettings) -> list[str]:
-    """What differs from the defaults."""
-    found, plain = [], ServiceSettings()
+    """Return what differs from the default settings."""
+    found, defaults = [], ServiceSettings()
     for name in ServiceSettings.__slots__:
-        now, usual = getattr(tuning, name), getattr(plain, name)
+        now, default = getattr(tuning, name), getattr(defaults, name)
         if isinstance(now, msgspec.Struct):
             found += [
                 f"{name}.{part}={getattr(now, part)}"
                 for part in now.__struct_fields__
-                if getattr(now, part) != getattr(usual, part)
+                if getattr(now, part) != getattr(default, part)
             ]
-        elif now != usual:
+        elif now != default:
             found.append(f"{name}={now:g}")
     return found

@@ -1,5 +1,7 @@
-"""What clients ask, and how they behave: drawn request by request, each from its own chance, so that leaving some out
-changes none of the others."""
+"""Plan the requests of a world and how their clients behave: `planned_requests(world)`.
+
+Each request has its own random stream, so leaving some out changes none of the others.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from dub5.chaos.simulation.world.build import caller_key
 from dub5.chaos.simulation.world.model import LoadProfile, World
 from dub5.service.config.settings import DeliveryName
 
-# Most questions are about nothing in particular; for some there is a text of our own.
+# Beginnings of prompts. Some name a subject.
 ABOUT = ("", "", "Explain this python code. ", "Please summarize. ", "What is the right dosage? ")
 PROGRAMS: tuple[dict[str, Any], ...] = (
     {"tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]},
@@ -20,8 +22,8 @@ PROGRAMS: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class PlannedRequest:
-    """One request. `leave_s`: the client leaves so long after asking; `leave_words`: as soon as it has read so much of a
-    stream; `pause_s`: it waits so long before it reads on, each time."""
+    """One planned request. `leave_s`: the client leaves this long after sending; `leave_words`: after reading
+    this many words of a stream; `pause_s`: it waits this long between two reads."""
 
     number: int
     at_s: float
@@ -32,15 +34,15 @@ class PlannedRequest:
     leave_s: float | None = None
     leave_words: int | None = None
     pause_s: float = 0.0
-    last: bool = False  # asked after the rest
-    caller: int | None = None  # None: without a key
-    cacheable: bool = False  # may be answered from the cache, or together with an equal one
-    whole: bool = False  # a stream that is held until it is whole
-    delivery: DeliveryName | None = None  # as its header says
-    program: int | None = None  # reads the answer, and wants it in a shape: which one
+    last: bool = False  # sent after the rest
+    caller: int | None = None  # index of its key; None: no key
+    cacheable: bool = False  # may be answered from the cache or a shared call
+    whole: bool = False  # a stream that is held back until it is complete
+    delivery: DeliveryName | None = None  # named in its header
+    program: int | None = None  # index into PROGRAMS: a program reads the answer
 
     def body(self) -> dict[str, Any]:
-        """The request as OpenAI clients write it."""
+        """Return the request body as OpenAI clients write it."""
         return {
             "model": self.route,
             "messages": [{"role": "user", "content": self.prompt}],
@@ -50,17 +52,17 @@ class PlannedRequest:
         }
 
     def headers(self) -> dict[str, str]:
-        """What is said beside it."""
-        said = {"x-deadline-ms": str(round(self.deadline_s * 1000))}
+        """Return the request headers."""
+        headers = {"x-deadline-ms": str(round(self.deadline_s * 1000))}
         if self.caller is not None:
-            said["authorization"] = f"Bearer {caller_key(self.caller)}"
+            headers["authorization"] = f"Bearer {caller_key(self.caller)}"
         if self.delivery is not None:
-            said["x-dub5-delivery"] = self.delivery
-        return said
+            headers["x-dub5-delivery"] = self.delivery
+        return headers
 
 
 def planned_requests(world: World) -> list[PlannedRequest]:
-    """All of them, by time."""
+    """Return all planned requests, by time."""
     numbered = enumerate(sorted(_arrival_times(world)))
     return [_planned_request(world, number, at_s) for number, at_s in numbered if _kept(world, number)]
 
@@ -87,7 +89,7 @@ def _planned_request(world: World, number: int, at_s: float) -> PlannedRequest:
         rng.random() < load.slow_share,
         rng.random() < 0.6,
     )
-    soon_s, words = rng.choice((0.02, 0.3, 2.0)) * rng.random(), rng.randint(1, 6)
+    leave_after_s, words = rng.choice((0.02, 0.3, 2.0)) * rng.random(), rng.randint(1, 6)
     pause_s = rng.choice((0.05, 0.5, 3.0, 40.0))
     shortest_s, longest_s = load.deadline_s
     deadline_s = round(rng.uniform(shortest_s, longest_s), 2) if not last else 300.0
@@ -109,7 +111,7 @@ def _planned_request(world: World, number: int, at_s: float) -> PlannedRequest:
         whole=stream and (delivery or route.delivery) == "whole",
         delivery=delivery,
         program=program,
-        leave_s=soon_s if leaves and (by_time or not stream) and not last else None,
+        leave_s=leave_after_s if leaves and (by_time or not stream) and not last else None,
         leave_words=words if leaves and stream and not by_time and not last else None,
         pause_s=pause_s if slow and stream and not last else 0.0,
         last=last,
