@@ -32,7 +32,7 @@ examples:
   dub5 chaos mine.toml --engine all       run your own on every engine that it lists
   dub5 chaos demo --engine virtual --runs 20    run it with 20 seeds; a failure prints its seed
 
-exit codes: 0 every expectation held; 1 an expectation failed; 2 invalid scenario or arguments; 3 the run failed
+exit codes: 0 every expectation held; 1 an expectation failed; 2 invalid arguments; 3 the run failed
 """
 
 

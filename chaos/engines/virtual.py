@@ -66,7 +66,7 @@ class VirtualEnvironment:
     endpoint: Endpoint
     providers: dict[str, SimulatedProvider]
     wire: VirtualWire
-    book: Ledger
+    provider_ledger: Ledger
     service: Service
     notes: list[str] = field(default_factory=list)
     applied: dict[ScenarioFault, ActiveFault] = field(default_factory=dict)
@@ -104,4 +104,4 @@ class VirtualEnvironment:
             self.providers[fault.provider].drop_fault(self.applied.pop(fault))
 
     async def ledger(self) -> list[LedgerEntry]:
-        return [LedgerEntry(line.provider, line.prompt, line.faults) for line in self.book.lines()]
+        return [LedgerEntry(line.provider, line.prompt, line.faults) for line in self.provider_ledger.lines()]

@@ -1,8 +1,8 @@
-"""A run without one mechanism: what shows that a scenario can fail.
+"""Ablation: run a scenario with one mechanism disabled, to show that the scenario can fail.
 
 failover             each route has its first target only
-standing_per_target  what is known of one model of a provider is taken for the provider's: its models stand or fall together
-last_settings        settings that cannot be read are taken for empty ones
+standing_per_target  health is known per provider instead of per target: models of a provider fail together
+last_settings        an unreadable settings file counts as empty settings
 """
 
 import contextlib
@@ -23,22 +23,22 @@ AblatedScenario = AbstractContextManager[Scenario]
 
 @contextlib.contextmanager
 def _failover(scenario: Scenario) -> Iterator[Scenario]:
-    first = {name: targets[:1] for name, targets in routes(scenario.topology).items()}
-    yield replace(scenario, topology=replace(scenario.topology, routes=first))
+    first_targets = {name: targets[:1] for name, targets in routes(scenario.topology).items()}
+    yield replace(scenario, topology=replace(scenario.topology, routes=first_targets))
 
 
 @contextlib.contextmanager
 def _standing_per_target(scenario: Scenario) -> Iterator[Scenario]:
-    made = Fleet._new
+    original = Fleet._new
 
-    def new(fleet: Fleet, target: Target, origin: str) -> object:
-        state = made(fleet, target, origin)
-        for known in fleet._states.values():
-            if known.target.provider == target.provider:
-                state.breaker, state.error_rate = known.breaker, known.error_rate
+    def shared(fleet: Fleet, target: Target, origin: str) -> object:
+        state = original(fleet, target, origin)
+        for other in fleet._states.values():
+            if other.target.provider == target.provider:
+                state.breaker, state.error_rate = other.breaker, other.error_rate
         return state
 
-    with mock.patch.object(Fleet, "_new", new):
+    with mock.patch.object(Fleet, "_new", shared):
         yield scenario
 
 
@@ -52,7 +52,7 @@ def _last_settings(scenario: Scenario) -> Iterator[Scenario]:
 
 
 def disabled(mechanism: str, scenario: Scenario) -> AblatedScenario:
-    """For so long, the service without it, and the scenario to be played then."""
+    """Disable a mechanism while the context lasts. It yields the scenario to run."""
     switches = {
         "failover": _failover,
         "standing_per_target": _standing_per_target,

@@ -1,6 +1,7 @@
-"""What has happened to others, played against this service 1:1, and once more without what saves it.
+"""Replay incidents of real providers: each 1:1, and once more without the mechanism that handles it.
 
-scenarios/incidents/*.toml -> a job each -> IncidentReplay -> a report page each, the index of all
+scenarios/incidents/*.toml -> one job each -> IncidentReplay -> one report each, and the index of all
+(page.py)
 """
 
 import logging
@@ -18,7 +19,14 @@ from dub5.chaos.report import html as report
 from dub5.chaos.run.journal import Journal
 from dub5.chaos.run.judge import ClientOutcome
 from dub5.chaos.run.runner import NullObserver
-from dub5.chaos.run.verdict import Question, RunVerdict, VerdictLine, judge_run, noticed_s, tries_each
+from dub5.chaos.run.verdict import (
+    Question,
+    RunVerdict,
+    VerdictLine,
+    attempts_per_request,
+    impact_s,
+    judge_run,
+)
 from dub5.chaos.scenario.model import Scenario
 from dub5.chaos.scenario.parse import INCIDENTS, read_bundled
 
@@ -27,8 +35,8 @@ SEED = 1
 
 @dataclass(frozen=True, slots=True)
 class IncidentReplay:
-    """What came of an incident. `missed`: what did not hold without its mechanism; if that is nothing, it cannot fail.
-    `noticed_s`: how long people noticed a fault, the one that they noticed for longest."""
+    """The result of one incident. `missed`: expectations that failed without the mechanism; none: the
+    scenario cannot fail. `impact_s`: how long users were affected by the worst fault."""
 
     name: str
     scenario: Scenario
@@ -37,28 +45,28 @@ class IncidentReplay:
     requests: int
     complete: float  # share
     complete_without: float
-    noticed_s: float
-    tries_each: float
+    impact_s: float
+    attempts_per_request: float
     cpu_s: float
     page: Path
 
     @property
     def held(self) -> bool:
-        """With everything."""
+        """Say whether every expectation held with all mechanisms."""
         return all(line.ok for line in self.lines)
 
     @property
     def ok(self) -> bool:
-        """It held, and would not have."""
+        """Say whether it held, and did not hold without its mechanism."""
         return self.held and bool(self.missed)
 
 
 def replay(name: str, reports: Path, seed: int) -> IncidentReplay:
-    """One job. Writes the report of the run with everything."""
-    logging.disable(logging.ERROR)  # what goes wrong is in the verdict; asyncio's own lines would bury it
+    """Replay one incident twice, and write the report of the run with all mechanisms."""
+    logging.disable(logging.ERROR)  # failures are in the verdict; asyncio's own log lines would hide them
     began_s, scenario = perf_counter(), read_bundled(INCIDENTS, name)
-    journal = _played(nullcontext(scenario), seed)
-    ablated = _played(disabled(scenario.off, scenario), seed)
+    journal = _run(nullcontext(scenario), seed)
+    ablated = _run(disabled(scenario.off, scenario), seed)
     verdict = judge_run(journal)
     return IncidentReplay(
         name,
@@ -68,29 +76,29 @@ def replay(name: str, reports: Path, seed: int) -> IncidentReplay:
         len(journal.requests),
         _complete(journal),
         _complete(ablated),
-        max((noticed_s(journal, window) for window in journal.windows), default=0.0),
-        tries_each(journal),
+        max((impact_s(journal, window) for window in journal.windows), default=0.0),
+        attempts_per_request(journal),
         perf_counter() - began_s,
         _page(journal, verdict, reports),
     )
 
 
 def replay_all(wanted: Sequence[str], reports: Path, seed: int, jobs: int) -> Iterator[IncidentReplay]:
-    """As they come, in no order."""
+    """Yield replays as they are ready, in no fixed order."""
     reports.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")  # the same on every system, and nothing inherited
+    context = multiprocessing.get_context("spawn")  # the same on every system, and no inherited state
     with ProcessPoolExecutor(jobs, context) as pool:
         for future in as_completed([pool.submit(replay, name, reports, seed) for name in wanted]):
             yield future.result()
 
 
-def _played(switched: AbstractContextManager[Scenario], seed: int) -> Journal:
-    with switched as scenario:
+def _run(disabled_scenario: AbstractContextManager[Scenario], seed: int) -> Journal:
+    with disabled_scenario as scenario:
         return virtual.run(scenario, seed, NullObserver(), lambda line: None)
 
 
 def _counts(line: VerdictLine) -> bool:
-    """Whether a line says that people were let down: that a mechanism did not act is no news where it is off."""
+    """Say whether a failed line affects users: that a disabled mechanism did not act is expected."""
     return not line.ok and line.question is not Question.RAN and not line.expectation.endswith(" happened")
 
 

@@ -1,5 +1,5 @@
-"""The time axis of a picture. A run of minutes is drawn as it was. A run of hours is wide where the load is dense, around
-each change, and narrow on the plateaus between:
+"""The time axis of a picture. A run of minutes has one scale. A run of hours is wide where the load is dense,
+around each change, and narrow on the plateaus between:
 
 0 ---- wide ----|~ 14 min ~|---- wide ----|~ 1 h 29 min ~|---- wide ---- seconds
 """
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, pairwise
 
-BREAK_S = 300.0  # a plateau that is shorter is drawn as it was
+BREAK_S = 300.0  # shorter plateaus are not narrowed
 BREAKS_MAX = 22
 PLATEAU_PX, PLATEAUS_PX = 74.0, 380.0  # of one, and of all of them
 BUCKET_PX = 3.5
-FEW = 8  # requests: of fewer, a bar where the load is sparse would say little
+FEW = 8  # requests that a bar needs where the load is sparse
 TICK_PX = 60.0  # from one label to the next, at least
-CHAR_PX = 6.3  # of words, about
-EDGE_PX = 14.0  # that a label may stand out to the right
-TICK_CHAR_PX = 7.0  # of a moment, at most
+CHAR_PX = 6.3  # of text, about
+EDGE_PX = 14.0  # by which a label may exceed the right end
+TICK_CHAR_PX = 7.0  # of a label, at most
 _MIN, _H = 60, 3600
 _S = (1, 2, 5, 10, 15, 30)
 ROUND_S = (*_S, *(n * _MIN for n in _S), *(n * _H for n in (1, 2, 3, 6, 12, 24, 48, 168)))
@@ -29,14 +29,14 @@ Stretch = tuple[float, float, float]  # of the load: from, until, requests a sec
 
 
 def clock(at_s: float) -> str:
-    """A moment, or a whole length, to the second: 45 s, 1 min 30 s, 2 h, 2 h 5 min 10 s."""
+    """Format a moment or length to the second: 45 s, 1 min 30 s, 2 h, 2 h 5 min 10 s."""
     whole = round(at_s)
     parts = ((whole // _H, "h"), (whole % _H // _MIN, "min"), (whole % _MIN, "s"))
     return " ".join(f"{number} {unit}" for number, unit in parts if number) or "0 s"
 
 
 def span(length_s: float) -> str:
-    """A length in words that are exact enough for it: 7 s, 4 min 10 s, 1 h 29 min, 60 h."""
+    """Format a length with a precision that suits it: 7 s, 4 min 10 s, 1 h 29 min, 60 h."""
     step = 1 if length_s < _H else _MIN if length_s < 48 * _H else _H
     return clock(round(length_s / step) * step)
 
@@ -57,7 +57,7 @@ class Piece:
 
     @property
     def bucket_s(self) -> float:
-        """How long one bar of it stands for: a round time that is wide enough to be seen."""
+        """Return the length of one bar: a round time that is wide enough to see."""
         fits = (float(step) for step in ROUND_S if step * self.px_per_s >= BUCKET_PX)
         return next(fits, self.until_s - self.from_s)
 
@@ -81,14 +81,14 @@ class Tick:
 
 
 def axis(seconds: float, left: float, right: float, plateaus: Sequence[TimeSpan] = ()) -> "Axis":
-    """The axis of a run of `seconds`, from `left` to `right`; `plateaus` are where little happens."""
+    """Return the axis of a run of `seconds`, from `left` to `right`. `plateaus`: where little happens."""
     seconds = max(1.0, seconds)
     narrow = worth_a_break(plateaus, seconds)
     bounds = [0.0, *(at_s for plateau in narrow for at_s in plateau), seconds]
     spans = [pair for pair in pairwise(bounds) if pair[1] > pair[0]]
     each_px = min(PLATEAU_PX, PLATEAUS_PX / len(narrow)) if narrow else 0.0
     room_px = right - left - each_px * len(narrow)
-    # By the root of its length: a minute around one change stays visible beside hours of changes.
+    # Weighted by the root of the length: a minute around one change stays visible next to hours.
     weights = [0.0 if pair in narrow else math.sqrt(pair[1] - pair[0]) for pair in spans]
     pieces: list[Piece] = []
     x = left
@@ -101,11 +101,11 @@ def axis(seconds: float, left: float, right: float, plateaus: Sequence[TimeSpan]
 
 
 def worth_a_break(plateaus: Sequence[TimeSpan], seconds: float) -> list[TimeSpan]:
-    """The plateaus that are drawn narrow: the longest, and few. Of two that are as long as each other, both or none."""
+    """Return the plateaus to draw narrow: the longest, and few; of two equally long ones both or none."""
     inside = [(max(0.0, a), min(b, seconds)) for a, b in sorted(plateaus)]
     long = [(a, b) for a, b in inside if b - a > BREAK_S]
     if sum(b - a for a, b in long) >= seconds:
-        return []  # nothing else is left to be drawn wide
+        return []  # nothing would remain to be drawn wide
     for least in sorted({round((b - a) / _MIN) for a, b in long}):
         chosen = [(a, b) for a, b in long if round((b - a) / _MIN) >= least]
         if len(chosen) <= BREAKS_MAX:
@@ -115,7 +115,7 @@ def worth_a_break(plateaus: Sequence[TimeSpan], seconds: float) -> list[TimeSpan
 
 @dataclass(frozen=True)
 class Axis:
-    """Pieces that follow one another from the left to the right."""
+    """Pieces from left to right."""
 
     pieces: tuple[Piece, ...]
 
@@ -132,16 +132,16 @@ class Axis:
         return [piece.from_s for piece in self.pieces]
 
     def x(self, at_s: float) -> float:
-        """Where a moment is drawn; what lies outside the run, at its nearer end."""
+        """Return where a moment is drawn; moments outside the run are drawn at its nearer end."""
         at_s = min(max(at_s, 0.0), self.seconds)
         piece = self.pieces[bisect_right(self._starts, at_s) - 1]
         if at_s >= piece.until_s:
-            return piece.until_x  # exactly, however the way there was rounded
+            return piece.until_x  # exact, without rounding
         return min(piece.from_x + (at_s - piece.from_s) * piece.px_per_s, piece.until_x)
 
     def buckets(self, load: Sequence[Stretch], edges: Iterable[float] = ()) -> list[TimeSpan]:
-        """The run cut into bars, at the `edges` where there is room for it; none is narrower than can be seen, or stands
-        for a few sparse requests."""
+        """Cut the run into bars, at the `edges` if there is room. No bar is too narrow to see or stands for
+        very few requests."""
         densest = max(rate_per_s for _, _, rate_per_s in load)
         from_s, until_s, rate_per_s = load[-1]
         load = (*load[:-1], (from_s, max(until_s, self.seconds), rate_per_s))
@@ -159,7 +159,7 @@ class Axis:
         return made
 
     def ticks(self) -> list[Tick]:
-        """Round moments, labelled, none over another; a plateau has none."""
+        """Return labels of round moments that do not overlap; plateaus have none."""
         made: list[Tick] = []
         for whole in (tick for piece in self.pieces if not piece.plateau for tick in _ticks(piece)):
             tick = self._inside(whole)
@@ -168,7 +168,7 @@ class Axis:
         return made
 
     def lengths(self) -> list[Tick]:
-        """How long each plateau was: below the moments, in the first row where there is room."""
+        """Return a label with the length of each plateau, in the first row with room below the moments."""
         made: list[Tick] = []
         ends_px: dict[int, float] = {}
         for piece in self.pieces:
@@ -186,7 +186,7 @@ class Axis:
 
 
 def _blocks(piece: Piece, cuts: Sequence[float], least_s: float) -> list[TimeSpan]:
-    """From cut to cut, where they are not too near; before the first and after the last one, however little it is."""
+    """Return the stretches between cuts that are not too close. The first and last may be short."""
     if not cuts:
         return [(piece.from_s, piece.until_s)]
     between = list(pairwise(cuts))
@@ -194,7 +194,7 @@ def _blocks(piece: Piece, cuts: Sequence[float], least_s: float) -> list[TimeSpa
 
 
 def _equal(block: TimeSpan, stretch: Stretch, least_s: float) -> list[TimeSpan]:
-    """What of a stretch lies in the block, in equal parts of at least that length; or in one."""
+    """Return the part of a stretch within the block, in equal parts of at least `least_s`, or as one."""
     from_s, until_s = max(block[0], stretch[0]), min(block[1], stretch[1])
     if from_s >= until_s:
         return []
@@ -203,7 +203,7 @@ def _equal(block: TimeSpan, stretch: Stretch, least_s: float) -> list[TimeSpan]:
 
 
 def _joined(parts: Sequence[TimeSpan], least_s: float) -> list[TimeSpan]:
-    """Neighbours made one until each is of at least that length; what is left at the end is the end of the last one."""
+    """Join neighbours until each has at least `least_s`; a rest at the end joins the last one."""
     if not parts:
         return []
     made: list[TimeSpan] = []
@@ -219,7 +219,8 @@ def _joined(parts: Sequence[TimeSpan], least_s: float) -> list[TimeSpan]:
 
 
 def _ticks(piece: Piece) -> list[Tick]:
-    """At the smallest round step that leaves room; at one moment, if any round one lies within, where none does."""
+    """Return ticks at the smallest round step with room for labels; at least one if a round moment is
+    inside."""
     best = range(0)
     for step in ROUND_S[2:]:
         first, last = math.ceil(piece.from_s / step), math.floor(piece.until_s / step)

@@ -1,4 +1,4 @@
-"""What the live view and the report show, worked out from a journal: requests by time, strips of states, faults."""
+"""What the live view and the report show, computed from a journal: requests over time, states, faults."""
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -10,13 +10,13 @@ from dub5.chaos.run.journal import AppliedFault, RequestResult, StatusSample
 from dub5.chaos.run.judge import ClientOutcome
 from dub5.chaos.run.verdict import percentile
 
-COOLING = "cooling"  # no breaker is open, but the provider has asked to be left alone
-WORSE = ("closed", COOLING, "half_open", "isolated", "open")  # from well to ill
+COOLING = "cooling"  # no breaker is open, but a Retry-After has not passed
+WORSE = ("closed", COOLING, "half_open", "isolated", "open")  # from best to worst
 
 
 @dataclass(frozen=True, slots=True)
 class TimeBucket:
-    """The requests that were to start within one stretch of time."""
+    """The requests that were planned within one stretch of time."""
 
     from_s: float
     until_s: float
@@ -36,7 +36,7 @@ class TimeBucket:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """How the service held one target over some time."""
+    """One state of one target over some time."""
 
     name: str  # of the target; of its provider where that has only one
     provider: str
@@ -47,7 +47,7 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class FaultSeries:
-    """One thing that was done to one provider, once or again and again."""
+    """One kind of fault at one provider, once or repeatedly."""
 
     provider: str
     label: str
@@ -64,7 +64,7 @@ class FaultSeries:
 
 
 def in_buckets(requests: Iterable[RequestResult], spans: Sequence[TimeSpan]) -> list[TimeBucket]:
-    """One bucket for each span, empty ones too; who came after the last one counts there."""
+    """Return one bucket per span, empty ones too. Requests after the last span count in the last."""
     starts = [from_s for from_s, _ in spans]
     rows: list[list[RequestResult]] = [[] for _ in spans]
     for result in requests:
@@ -73,7 +73,7 @@ def in_buckets(requests: Iterable[RequestResult], spans: Sequence[TimeSpan]) -> 
 
 
 def bucket(from_s: float, until_s: float, results: Sequence[RequestResult]) -> TimeBucket:
-    """One of them."""
+    """Return the bucket of some requests."""
     waits = [one.first_token_s for one in results if one.first_token_s is not None]
     return TimeBucket(
         from_s,
@@ -86,17 +86,17 @@ def bucket(from_s: float, until_s: float, results: Sequence[RequestResult]) -> T
 
 
 def state_of(breaker: str, cooling_s: float) -> str:
-    """One word for how a target stands."""
+    """Return one word for the state of a target."""
     return COOLING if breaker == "closed" and cooling_s > 0 else breaker
 
 
 def worst(states: Iterable[str]) -> str:
-    """The one that most stands in the way of requests; a state that nobody here knows is the worst."""
+    """Return the state that keeps most requests away; an unknown state is the worst."""
     return max(states, key=lambda state: WORSE.index(state) if state in WORSE else len(WORSE))
 
 
 def strips(samples: Iterable[StatusSample], seconds: float) -> list[Strip]:
-    """Samples joined while nothing changes, target by target."""
+    """Join samples of equal state into strips, target by target."""
     made: dict[tuple[str, str], list[Strip]] = {}
     for sample in samples:
         at_s, state = max(0.0, sample.at_s), state_of(sample.breaker, sample.cooling_s)
@@ -124,7 +124,8 @@ def _ending(strip: Strip, until_s: float) -> Strip:
 
 
 def visible(row: Iterable[Strip], axis: Axis, least_px: float) -> list[Strip]:
-    """The strips of one target, those joined that are too narrow to be seen; together they show their worst state."""
+    """Return the strips of one target, with those joined that are too narrow to see; joined ones show the
+    worst state."""
     made: list[Strip] = []
     narrow: list[Strip] = []
     for strip in row:
@@ -145,7 +146,7 @@ def visible(row: Iterable[Strip], axis: Axis, least_px: float) -> list[Strip]:
 
 
 def _join(made: list[Strip], parts: Sequence[Strip]) -> None:
-    """Parts as one strip, at the end of the strips made; with the last of those, if it shows the same state."""
+    """Append parts as one strip; merge it with the last strip of equal state."""
     first, state = parts[0], worst(part.state for part in parts)
     if made and made[-1].state == state:
         first = made.pop()
@@ -153,7 +154,7 @@ def _join(made: list[Strip], parts: Sequence[Strip]) -> None:
 
 
 def fault_series(windows: Iterable[AppliedFault], seconds: float, most: int) -> list[FaultSeries]:
-    """The faults by what they are, in the order in which they began; those beyond `most` as one."""
+    """Group faults by kind, in the order in which they began; those beyond `most` are one group."""
     made: dict[tuple[str, str], list[AppliedFault]] = {}
     for window in sorted(windows, key=lambda window: window.from_s):
         made.setdefault((window.provider, window.label), []).append(window)
@@ -172,7 +173,7 @@ def _one_series(provider: str, label: str, windows: Sequence[AppliedFault], seco
 
 
 def during(ordered: Sequence[RequestResult], spans: Iterable[TimeSpan]) -> list[RequestResult]:
-    """Of requests in the order of their start, those that started in one of the spans; each once."""
+    """Return the requests that started within one of the spans, each once. `ordered`: by their start."""
     found: list[RequestResult] = []
     until = 0
     for from_s, until_s in sorted(spans):

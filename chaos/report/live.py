@@ -1,7 +1,7 @@
-"""A run as it happens, in the terminal: who answers, how the providers stand, how requests end.
+"""A run as it happens, in the terminal: who answers, the state of the providers, how requests end.
 
-On a terminal a table that is redrawn twice a second; elsewhere (a log, CI) one line each second. Of a run of hours that
-is played in seconds, it shows and says about as much as of one of two minutes.
+A terminal shows a table that is redrawn twice a second, a log one line per second. A run of hours on virtual
+time shows and prints about as much as one of two minutes.
 """
 
 from collections import Counter, deque
@@ -22,8 +22,8 @@ from dub5.chaos.scenario.model import Scenario
 
 BARS = " ▁▂▃▄▅▆▇█"
 COLUMNS = 30
-LINES_MAX, REDRAWN_MAX = 200, 600  # a run of any length
-LAST_S = 5.0  # what "last" means in a run of a minute
+LINES_MAX, REDRAWN_MAX = 200, 600  # for a run of any length
+LAST_S = 5.0  # the period of "last" in a run of a minute
 STYLE = {"closed": "green", "half_open": "yellow", "cooling": "yellow", "open": "bold red"}
 BAD = {
     ClientOutcome.DISHONEST: "bold red",
@@ -34,7 +34,7 @@ BAD = {
 
 
 class LiveView:
-    """A watch of a run. Use as a context manager around it."""
+    """An observer of a run. Use it as a context manager."""
 
     def __init__(self, scenario: Scenario, engine: str, console: Console) -> None:
         self._scenario = scenario
@@ -45,7 +45,7 @@ class LiveView:
         self._column_s = next((step for step in ROUND_S if seconds / step <= LINES_MAX), ROUND_S[-1])
         self._long = self._column_s > 1
         self._redraw_s = seconds / REDRAWN_MAX
-        self._columns: deque[TimeBucket] = deque(maxlen=COLUMNS)  # by the time at which requests ended
+        self._columns: deque[TimeBucket] = deque(maxlen=COLUMNS)  # by the end of the requests
         self._last: deque[list[RequestResult]] = deque(maxlen=max(1, round(LAST_S / self._column_s)))
         self._fresh: list[RequestResult] = []
         self._ended: Counter[ClientOutcome] = Counter()
@@ -64,27 +64,27 @@ class LiveView:
             self._live.update(self._table())
             self._live.stop()
 
-    # what a watch hears
+    # the observer
 
     def ended(self, result: RequestResult) -> None:
-        """A request is over."""
+        """Count a request that has ended."""
         self._ended[result.outcome] += 1
         self._fresh.append(result)
 
     def changed(self, window: AppliedFault) -> None:
-        """A fault began, or is over."""
+        """Show a fault that begins or ends."""
         self._windows = [known for known in self._windows if known is not window]
         if window.until_s is None:
             self._windows.append(window)
         self._changes += 1
         if self._live is None and self._changes <= LINES_MAX:
-            at_s, what = (window.from_s, "begins") if window.until_s is None else (window.until_s, "is over")
+            at_s, what = (window.from_s, "begins") if window.until_s is None else (window.until_s, "ends")
             self._print(f"{self._clock(at_s, '5.1f')}  {what}: {window.label} ({window.by})")
         elif self._live is None and self._changes == LINES_MAX + 1:
-            self._print("More of what begins and ends is not told here: the journal has it all.")
+            self._print("Further faults are not shown here; the journal has them all.")
 
     def sampled(self, at_s: float, status: Mapping[str, Any] | None) -> None:
-        """The service was looked at: twice a second, or on a plateau now and then."""
+        """Show the service's status and the requests since the last sample."""
         self._at_s = max(0.0, at_s)
         if status is not None:
             self._states = _by_provider(status.get("targets", ()))
@@ -99,7 +99,7 @@ class LiveView:
             self._drawn_at_s = self._at_s
             self._live.update(self._table(), refresh=True)
 
-    # how it looks
+    # the view
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -133,11 +133,11 @@ class LiveView:
 
     def _providers(self) -> Table:
         table = Table(expand=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        answers = "share of answers" if self._long else "answers a second"
-        for title in ("provider", "breaker", answers, "", "what is done to it"):
-            table.add_column(title, no_wrap=title != "what is done to it")
+        answers = "share of answers" if self._long else "answers per second"
+        for title in ("provider", "breaker", answers, "", "active faults"):
+            table.add_column(title, no_wrap=title != "active faults")
         rows = [column.answered for column in self._columns]
-        # A plateau has few requests and an edge has many: over hours, only shares can be compared.
+        # Over hours only shares compare: a plateau has few requests, an edge many.
         each = max((max(row.values(), default=0) for row in rows), default=0)
         most = [row.total() if self._long else each for row in rows]
         for name, persona in self._scenario.providers.items():
@@ -174,7 +174,8 @@ class LiveView:
 
 
 def _by_provider(targets: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, float]]:
-    """How each provider stands, and for how long it is left alone: the worst of its targets, and how many are so."""
+    """Return each provider's worst target state, for how many targets it holds, and how long it may not be
+    called."""
     states: dict[str, list[str]] = {}
     waits_s: dict[str, float] = {}
     for row in targets:

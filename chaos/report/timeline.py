@@ -1,6 +1,6 @@
-"""The picture of a run, as SVG: what was done to the providers, who answered, how they stood, how long people waited.
+"""The picture of a run, as SVG: faults, who answered, breaker states, time to first token.
 
-x is time, shared by all rows (axis.py); colours and dark mode come from the page's style (html.py)
+x is time, shared by all rows (axis.py); colours and dark mode come from the page's style (report.css)
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,11 +24,11 @@ from dub5.chaos.run.judge import ClientOutcome
 LEFT, LEFT_MAX, RIGHT, WIDTH = 84, 190, 14, 1080
 ROW, BAR, BARS, RATES, LINES, GAP = 22, 15, 150, 34, 96, 40
 FAULT_SERIES_MAX = 14
-LEVEL_PX = 40.0  # from here on a line is level along a bar
-DEEP_PX, SHALLOW_PX, NARROW_PX = 3.0, 1.5, 30.0  # teeth of a tear; of one beside a plateau that is no wider
-SEEN_PX = 4.0  # even of one in a thousand
-STRIP_PX, TOLD_PX = 2.0, 12.0  # a strip is seen from here on; and says what it is
-NOT_WHOLE = (
+LEVEL_PX = 40.0  # a line is level along a wider bar
+DEEP_PX, SHALLOW_PX, NARROW_PX = 3.0, 1.5, 30.0  # of a tear; of one next to a narrow plateau
+MARK_PX = 4.0  # height of a mark, even for one request in a thousand
+STRIP_PX, TOOLTIP_PX = 2.0, 12.0  # minimum width of a strip; of one with its own tooltip
+INCOMPLETE = (
     ClientOutcome.DEGRADED,
     ClientOutcome.CANCELLED,
     ClientOutcome.CUT,
@@ -46,8 +46,8 @@ class Picture:
         scenario = journal.scenario
         self._names = list(scenario.providers)
         seconds = max(1, round(scenario.workload.seconds))
-        self._held = _by_name(strips(journal.samples, seconds), self._names)
-        self._left = min(max(LEFT, 12 + CHAR_PX * max(map(len, self._held), default=0)), LEFT_MAX)
+        self._strips = _by_name(strips(journal.samples, seconds), self._names)
+        self._left = min(max(LEFT, 12 + CHAR_PX * max(map(len, self._strips), default=0)), LEFT_MAX)
         sparse = [
             (a, b) for a, b, rate_per_s in scenario.stretches if rate_per_s < scenario.workload.rate_per_s
         ]
@@ -55,27 +55,28 @@ class Picture:
         self._x = self._axis.x
         edges = {at_s for window in journal.windows for at_s in (window.from_s, window.until_s or seconds)}
         self._rows = in_buckets(journal.requests, self._axis.buckets(scenario.stretches, edges))
-        # Counts can be compared while every bar stands for a second of the same load.
+        # Counts compare if every bar stands for a second of the same load.
         self._counted = not sparse and all(row.until_s - row.from_s <= 1 for row in self._rows)
         self._fault_series = fault_series(journal.windows, seconds, FAULT_SERIES_MAX)
         self._y = 24
         self._shapes: list[str] = []
-        self._words: list[str] = []  # over all shapes
+        self._words: list[str] = []  # drawn over all shapes
 
     def svg(self) -> str:
-        """The whole picture."""
+        """Return the whole picture."""
         top = self._y
         self._faults()
         self._answers()
         if not self._counted:
             self._rates()
-            self._not_whole()
+            self._incomplete()
         self._states()
         self._waits()
         behind, tears = self._behind(top, self._y), self._tears(top, self._y)
         self._moments()
         size = f'viewBox="0 0 {WIDTH} {self._y}" role="img" aria-labelledby="picture-title"'
-        title = '<title id="picture-title">Faults, answers by provider, breakers and waiting times over the run</title>'
+        contents = "Faults, answers by provider, breaker states and time to first token"
+        title = f'<title id="picture-title">{contents}</title>'
         drawn = "".join((*behind, *self._shapes, *tears, *self._words))
         return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{title}{drawn}</svg>'
 
@@ -113,13 +114,14 @@ class Picture:
         return "".join(box(from_x, max(1.0, until_x - from_x), y, height) for from_x, until_x in ends)
 
     def _faults(self) -> None:
-        self._heading("What was done to the providers")
+        self._heading("Faults")
         for series in self._fault_series:
             self._fault(series)
         self._y += GAP
 
     def _fault(self, series: FaultSeries) -> None:
-        """A row of bars, with words after, before or above them: where there is room."""
+        """Draw one kind of fault: a row of bars, with text after, before or above them, where there is
+        room."""
         times = f" ({len(series.spans)} times)" if len(series.spans) > 1 else ""
         by = f", by {series.by}" if series.by else ""
         right = WIDTH - RIGHT
@@ -139,11 +141,11 @@ class Picture:
 
     def _answers(self) -> None:
         if self._counted:
-            self._heading("Requests by the second they were sent in: who answered")
+            self._heading("Requests per second, by the provider that answered")
             most = max((row.requests for row in self._rows), default=1) or 1
             marks = [(float(most), str(most)), (most / 2, f"{most / 2:g}"), (0.0, "0")]
         else:
-            self._heading("Of the requests sent in each stretch of time: who answered")
+            self._heading("Share of requests, by the provider that answered")
             most, marks = 1, [(1.0, "100 %"), (0.5, "50 %"), (0.0, "0")]
         for row in self._rows:
             self._bar(row, BARS / (most if self._counted else max(1, row.requests)))
@@ -151,7 +153,7 @@ class Picture:
         self._y += BARS + GAP
 
     def _bar(self, row: TimeBucket, height: float) -> None:
-        """One stretch of time; `height` is that of one request."""
+        """Draw one stretch of time; `height` is that of one request."""
         x, width, y = *self._across(row), float(self._y + BARS)
         when, of = (f"second {row.from_s:g}", "") if self._counted else (_when(row), f" of {row.requests}")
         for kind, count, what in self._stack(row):
@@ -159,23 +161,23 @@ class Picture:
             self._add(rect(kind, x, width, y, height * count, f"{when}: {what} {count}{of}"))
 
     def _across(self, row: TimeBucket) -> tuple[float, float]:
-        """x and width of its bar. What is counted is spaced like things that are counted; shares adjoin."""
+        """Return x and width of a bar. Counts are spaced like things that are counted; shares adjoin."""
         x, width = self._x(row.from_s), self._x(row.until_s) - self._x(row.from_s)
         return (x + 0.5, max(1.0, width - 1)) if self._counted else (x, width)
 
     def _stack(self, row: TimeBucket) -> Iterator[tuple[str, int, str]]:
-        """The pieces of one bar, from the bottom up."""
+        """Yield the pieces of one bar, from the bottom up."""
         for name in [*self._names, *sorted(row.answered.keys() - set(self._names))]:
             if count := row.answered[name]:
                 yield self._kind(name), count, f"{name} answered"
-        for outcome in NOT_WHOLE:
+        for outcome in INCOMPLETE:
             if count := row.ended[outcome]:
                 yield outcome.value, count, outcome.value
 
     def _rates(self) -> None:
-        """A share of three requests is not one of three hundred."""
+        """Draw the request rate: a share of three requests means less than one of three hundred."""
         self._y -= 12
-        self._heading("How many they were a second")
+        self._heading("Requests per second")
         most = max((row.rate_per_s for row in self._rows), default=0.0) or 1.0
         shapes = ""
         for row in self._rows:
@@ -185,12 +187,12 @@ class Picture:
         self._scale(RATES, [(most, f"{most:.3g}"), (0.0, "0")], most)
         self._y += RATES + GAP
 
-    def _not_whole(self) -> None:
-        """What is too thin to be seen among the shares."""
-        met = [outcome for outcome in NOT_WHOLE if any(row.ended[outcome] for row in self._rows)]
+    def _incomplete(self) -> None:
+        """Draw one row per other outcome, as a small share is too thin to see in the bars."""
+        met = [outcome for outcome in INCOMPLETE if any(row.ended[outcome] for row in self._rows)]
         if not met:
             return
-        self._heading("Requests that did not get their whole answer")
+        self._heading("Requests without a complete answer")
         for outcome in met:
             self._name(outcome.value)
             self._line(self._y + BAR)
@@ -201,15 +203,15 @@ class Picture:
         self._y += GAP
 
     def _mark(self, row: TimeBucket, count: int) -> str:
-        """That it happened at all, first of all; the higher, the larger its share."""
-        (x, width), height = self._across(row), SEEN_PX + (BAR - SEEN_PX) * count / row.requests
+        """Return a mark that is always visible, and higher for a larger share."""
+        (x, width), height = self._across(row), MARK_PX + (BAR - MARK_PX) * count / row.requests
         return box(x, max(2.0, width), self._y + BAR - height, height)
 
     def _states(self) -> None:
-        if not any(self._held.values()):
+        if not any(self._strips.values()):
             return
-        self._heading("How the service held each provider: breaker")
-        for name, row in self._held.items():
+        self._heading("Circuit breaker of each target")
+        for name, row in self._strips.items():
             self._name(name)
             shown = visible(row, self._axis, STRIP_PX)
             for state in dict.fromkeys(strip.state for strip in shown):
@@ -219,7 +221,7 @@ class Picture:
         self._y += GAP
 
     def _roomy(self, strip: Strip) -> bool:
-        return self._x(strip.until_s) - self._x(strip.from_s) >= TOLD_PX
+        return self._x(strip.until_s) - self._x(strip.from_s) >= TOOLTIP_PX
 
     def _narrow(self, state: str, same: Iterable[Strip]) -> str:
         ends = ((self._x(strip.from_s), self._x(strip.until_s)) for strip in same)
@@ -242,7 +244,7 @@ class Picture:
         waits = [row.first_token_p95_s for row in self._rows if row.first_token_p95_s is not None]
         if not waits:
             return
-        self._heading("Seconds to the first token of a stream: half of all wait at most (thick), 95 % (thin)")
+        self._heading("Time to first token of streams: p50 (thick), p95 (thin)")
         top_s = max(0.5, max(waits) * 1.1)
         bottom = self._y + LINES
         p95 = [row.first_token_p95_s for row in self._rows]
@@ -258,7 +260,7 @@ class Picture:
         self._y = bottom + 18
 
     def _corners(self, row: TimeBucket) -> tuple[float, ...]:
-        """Where a line passes its value: in the middle, or at both ends of a wide one."""
+        """Return where a line passes its value: in the middle, or at both ends of a wide bar."""
         x, until_x = self._x(row.from_s), self._x(row.until_s)
         return (x, until_x) if until_x - x >= LEVEL_PX else ((x + until_x) / 2,)
 
@@ -274,7 +276,7 @@ class Picture:
         )
 
     def _moments(self) -> None:
-        """The axis: moments below what is drawn wide; below what is narrow, how long it was."""
+        """Draw the axis: moments below wide pieces, lengths below narrow ones."""
         for tick in self._axis.ticks():
             self._say(text(tick.label, tick.x, self._y, "middle"))
         for long in (lengths := self._axis.lengths()):
@@ -283,7 +285,8 @@ class Picture:
 
 
 def _by_name(made: list[Strip], providers: list[str]) -> dict[str, list[Strip]]:
-    """Row by row, the targets of a provider together; a provider that nobody spoke of has an empty row."""
+    """Return strips by target, targets of a provider together; a provider without samples has an empty
+    row."""
     held: dict[str, list[Strip]] = {}
     for provider in dict.fromkeys([*providers, *(strip.provider for strip in made)]):
         same = [strip for strip in made if strip.provider == provider]

@@ -1,4 +1,5 @@
-"""The clients: each request starts when the plan says, and is followed to its end. Runs on any event loop's time."""
+"""The clients of a run: each request starts when planned and is followed to its end, on any event loop's
+time."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -11,12 +12,13 @@ from dub5.chaos.scenario.model import Workload
 from dub5.chaos.scenario.workload import ScenarioRequest
 from dub5.simulators.answers import prompt_tag
 
-GRACE_S = 1.0  # beyond the deadline: an answer needs a moment to travel
+GRACE_S = 1.0  # after the deadline, for the reply to arrive
 
 
 @dataclass(frozen=True, slots=True)
 class ScenarioClients:
-    """Everybody who asks. `began_s` is the loop's time at which the plan starts; `on_end` gets each result."""
+    """All clients of a run. `began_s`: the loop's time at which the plan starts; `on_end` receives each
+    result."""
 
     endpoint: Endpoint
     workload: Workload
@@ -24,7 +26,7 @@ class ScenarioClients:
     on_end: Callable[[RequestResult], None]
 
     async def send_all(self, requests: Sequence[ScenarioRequest]) -> None:
-        """The whole plan; returns when the last request has ended."""
+        """Send all planned requests. Return when the last one has ended."""
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
             for request in requests:
@@ -42,7 +44,7 @@ class ScenarioClients:
 
 
 class _Exchange:
-    """One request."""
+    """One request and its reply."""
 
     def __init__(self, clients: ScenarioClients, request: ScenarioRequest) -> None:
         self._clients = clients
@@ -55,7 +57,7 @@ class _Exchange:
         self._reply: EndpointReply | None = None
 
     async def run(self) -> Ending:
-        """To its end."""
+        """Send the request and read its reply to the end."""
         workload, request = self._clients.workload, self._request
         headers = {"x-deadline-ms": str(round(workload.deadline_s * 1000))}
         try:
@@ -77,9 +79,9 @@ class _Exchange:
         return Stop.END
 
     def result(self, ending: Ending) -> RequestResult:
-        """What there is to say of it now."""
+        """Return the result of the request."""
         headers = self._reply.headers if self._reply else {}
-        said = headers.get("x-dub5-target", "").partition("/")[0]
+        labelled = headers.get("x-dub5-target", "").partition("/")[0]
         return RequestResult(
             number=self._request.number,
             at_s=round(self._request.at_s, 4),
@@ -87,7 +89,7 @@ class _Exchange:
             stream=self._request.stream,
             outcome=ending.outcome,
             reason=ending.reason,
-            provider=(self._reader.answered_by if self._reader else "") or said,
+            provider=(self._reader.answered_by if self._reader else "") or labelled,
             first_token_s=self._first_token_s,
             total_s=self._since_due_s(),
             tag=prompt_tag(self._request.prompt),

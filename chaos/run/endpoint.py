@@ -1,4 +1,5 @@
-"""The service under test, as its clients reach it: here inside the process on virtual time; sockets: http_endpoint.py."""
+"""The service under test as its clients reach it: in this process here, over HTTP in
+engines/http_endpoint.py."""
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -13,11 +14,11 @@ STATUS = "/status"
 
 
 class EndpointUnreachable(Exception):
-    """No reply at all: refused, or the connection ended before a status."""
+    """There is no reply: the connection was refused, or ended before a status."""
 
 
 class EndpointReply(Protocol):
-    """A reply from its head on; header names are lower case."""
+    """A reply from its head on. Header names are lower case."""
 
     @property
     def status(self) -> int: ...
@@ -26,12 +27,12 @@ class EndpointReply(Protocol):
     def headers(self) -> Mapping[str, str]: ...
 
     async def read(self) -> bytes:
-        """The next bytes; `b""` at the end as HTTP promised it. Raises EndpointUnreachable."""
+        """Return the next bytes; `b""` at the end of a complete body. Raises EndpointUnreachable."""
         ...
 
 
 class Endpoint(Protocol):
-    """Where requests go in."""
+    """The service under test."""
 
     def chat(
         self, body: Mapping[str, Any], headers: Mapping[str, str]
@@ -40,12 +41,12 @@ class Endpoint(Protocol):
         ...
 
     async def status(self) -> dict[str, Any] | None:
-        """What the service says of itself; None if it has nothing to say."""
+        """Return the object of /status, or None if the service has none."""
         ...
 
 
 class AsgiEndpoint:
-    """An application in this process."""
+    """An ASGI application in this process."""
 
     def __init__(self, client: AppClient) -> None:
         self._client = client
@@ -61,9 +62,9 @@ class AsgiEndpoint:
 
 
 def read_object(status: int, body: bytes) -> dict[str, Any] | None:
-    """The JSON object of a good reply; None for anything else."""
+    """Return the JSON object of a 200; None for anything else."""
     try:
-        said = msgspec.json.decode(body) if status == 200 else None
+        decoded = msgspec.json.decode(body) if status == 200 else None
     except msgspec.DecodeError:
         return None
-    return said if isinstance(said, dict) else None
+    return decoded if isinstance(decoded, dict) else None

@@ -1,5 +1,8 @@
-"""The record of a run: what was planned, what was done and when, how every request ended. Times are seconds from the
-start of the load. It is what the verdict and the report are made from, and is kept as JSON beside the report."""
+"""The journal of a run: what was planned, what was done and when, and how every request ended.
+
+Verdict and report are made from it, and it is saved as JSON next to the report. Times are seconds since the
+start of the load.
+"""
 
 from typing import Any
 
@@ -10,20 +13,20 @@ from dub5.chaos.scenario.model import Scenario
 
 
 class RequestResult(msgspec.Struct, frozen=True):
-    """One request as its client saw it; durations from its intended start."""
+    """One request as its client saw it. Durations count from its planned start."""
 
     number: int
-    at_s: float  # intended start
-    late_s: float  # how much later it really started: the harness' own delay
+    at_s: float  # planned start
+    late_s: float  # how much later it started: a delay of the harness
     stream: bool
     outcome: ClientOutcome
     reason: str
-    provider: str  # who answered; empty if nobody did
+    provider: str  # that answered; empty if none did
     first_token_s: float | None  # of a stream
     total_s: float
-    tag: str = ""  # stands for the prompt, here as in the providers' ledgers
-    id: str = ""  # the service's own
-    trail: str = ""  # the service's own account of its tries
+    tag: str = ""  # identifies the prompt, as in the providers' ledgers
+    id: str = ""  # the service's request id
+    trail: str = ""  # the service's attempts trail
     route: str = ""
 
     @property
@@ -36,7 +39,7 @@ class RequestResult(msgspec.Struct, frozen=True):
 
 
 class AppliedFault(msgspec.Struct):
-    """A fault as it was really applied. `by`: who carried it out."""
+    """A fault as it was applied. `by`: what applied it."""
 
     provider: str
     kind: str
@@ -47,12 +50,12 @@ class AppliedFault(msgspec.Struct):
     until_s: float | None = None  # None: still on when the run ended
 
     def covers(self, from_s: float, until_s: float) -> bool:
-        """Whether it was on at any moment between the two."""
+        """Say whether it was active at any moment between the two."""
         return self.from_s <= until_s and (self.until_s is None or self.until_s >= from_s)
 
 
 class StatusSample(msgspec.Struct, frozen=True):
-    """What the service said of one target at one moment."""
+    """What the service's status said of one target at one moment."""
 
     at_s: float
     provider: str
@@ -63,7 +66,7 @@ class StatusSample(msgspec.Struct, frozen=True):
 
 
 class LedgerEntry(msgspec.Struct, frozen=True):
-    """One line of a provider's ledger: the provider's own account of one attempt."""
+    """One attempt, as the provider's own ledger has it."""
 
     provider: str
     tag: str
@@ -77,31 +80,32 @@ class Journal(msgspec.Struct):
     engine: str
     seed: int
     machine: str
-    started: str  # date and time, UTC, for people
-    seconds: float = 0.0  # how long the load really lasted
+    started: str  # date and time, UTC
+    seconds: float = 0.0  # how long the load lasted
     planned: int = 0
     requests: list[RequestResult] = msgspec.field(default_factory=list)
     windows: list[AppliedFault] = msgspec.field(default_factory=list)
     samples: list[StatusSample] = msgspec.field(default_factory=list)
     ledger: list[LedgerEntry] = msgspec.field(default_factory=list)
     happened: dict[str, int] = msgspec.field(default_factory=dict)
-    told_by: str = ""  # who counted `happened`: the service, or the harness where the service says nothing
+    counted_by: str = ""  # what counted `happened`: the service, or the harness if there is no /status
     notes: list[str] = msgspec.field(default_factory=list)
 
     def planned_cut(self, result: RequestResult) -> bool:
-        """Whether a cut was the doing of a fault of the scenario: one that cuts was on at that provider meanwhile."""
+        """Say whether a cut was planned: a fault that cuts was active at that provider meanwhile."""
         return result.outcome is ClientOutcome.CUT and any(
             window.cuts and window.provider == result.provider and window.covers(result.at_s, result.ended_s)
             for window in self.windows
         )
 
-    def well(self, result: RequestResult) -> bool:
-        """Whether its client noticed nothing: a whole answer, with its first words as soon as ever."""
+    def unaffected(self, result: RequestResult) -> bool:
+        """Say whether its user noticed no fault: a complete answer whose first content came as fast as
+        usual."""
         first_s = result.first_token_s if result.first_token_s is not None else result.total_s
         return result.outcome is ClientOutcome.COMPLETE and first_s <= self.scenario.expect.usual_s
 
     def json(self) -> bytes:
-        """For the file."""
+        """Return the journal as JSON."""
         return msgspec.json.format(msgspec.json.encode(self, enc_hook=_plain), indent=1)
 
 

@@ -1,12 +1,15 @@
-"""How a request ended, as its client can tell. Believes nothing: a 200 is complete only if the answer proves it.
+"""The judge of a reply: how a request ended, as its client can tell. A 200 is complete only if its answer
+proves it.
 
 bytes -> ReplyReader.feed ... -> ReplyReader.end(how) -> Ending(outcome, reason)
 
 complete  the whole answer, properly ended          refused   an error that blames the request, or a limit
-degraded  a substitute, labelled from end to end
-failed    an honest error before the first content  cut       an honest error after it
-dishonest looks like an answer and is none, or ends without a word
-hung      no end within the deadline
+degraded  a fallback, labelled from end to end      cut       an honest error after the first content
+failed    an honest error before the first content  cancelled the client left
+dishonest not what it pretends to be, or ends without an error
+hung      no end by the deadline
+
+Independent of the service's own code on purpose: each must be able to catch the other's mistakes.
 """
 
 import re
@@ -26,7 +29,7 @@ REFUSED_CODES = frozenset({"rate_limited", "overloaded", "shutting_down"})
 
 
 class ClientOutcome(StrEnum):
-    """The six ends a request may have, and the two it must never have."""
+    """The six ends that a request may have, and the two that must never happen."""
 
     COMPLETE = "complete"
     DEGRADED = "degraded"
@@ -51,14 +54,14 @@ class Stop(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The verdict on one request. `reason` is short; empty for a complete answer."""
+    """How one request ended. `reason` is short, and empty for a complete answer."""
 
     outcome: ClientOutcome
     reason: str = ""
 
 
 class ReplyReader:
-    """One reply while it is read. `content_seen` turns true with the first content."""
+    """Reads one reply. `content_seen` becomes true with the first content."""
 
     def __init__(self, status: int, prompt: str, *, stream: bool) -> None:
         self.content_seen = False
@@ -70,18 +73,18 @@ class ReplyReader:
         self._body = bytearray()
         self._finish: str | None = None
         self._done = False
-        self._error: str | None = None  # the code of an error told inside the stream
-        self._lie = ""  # the first thing that no honest stream does
-        self._labels: list[str | None] = []  # of a substitute: its source on each event with choices or usage
+        self._error: str | None = None  # the code of an error event
+        self._dishonesty = ""  # the first thing that an honest stream never does
+        self._labels: list[str | None] = []  # of a fallback: its source, on each event with choices or usage
 
     @property
     def answered_by(self) -> str:
-        """The provider whose answer it is, by the answer's own words."""
-        said = ANSWERED_BY.match(self.text)
-        return said[1] if said else ""
+        """Return the provider that the answer names as its own."""
+        answering = ANSWERED_BY.match(self.text)
+        return answering[1] if answering else ""
 
     def feed(self, data: bytes) -> None:
-        """The next bytes of the body."""
+        """Read the next bytes of the body."""
         if self._stream:
             for event in self._events.feed(data):
                 self._take(event)
@@ -89,7 +92,7 @@ class ReplyReader:
             self._body += data
 
     def end(self, stop: Stop) -> Ending:
-        """The bytes are over: what was it?"""
+        """Judge the reply after its last bytes."""
         if stop is Stop.TIMEOUT:
             return Ending(ClientOutcome.HUNG, "no_end_in_time")
         if self._status != 200:
@@ -98,7 +101,7 @@ class ReplyReader:
 
     def _take(self, event: str) -> None:
         if self._done or self._error is not None:
-            self._lie = self._lie or "goes_on_after_its_end"
+            self._dishonesty = self._dishonesty or "goes_on_after_its_end"
         elif event == "[DONE]":
             self._done = True
         else:
@@ -106,7 +109,7 @@ class ReplyReader:
 
     def _chunk(self, chunk: Any) -> None:
         if not isinstance(chunk, dict):
-            self._lie = self._lie or "unreadable_event"
+            self._dishonesty = self._dishonesty or "unreadable_event"
         elif "error" in chunk:
             self._error = _code(chunk)
         else:
@@ -117,18 +120,18 @@ class ReplyReader:
     def _choice(self, choice: dict[str, Any]) -> None:
         content = (choice.get("delta") or {}).get("content") or ""
         if content and self._finish:
-            self._lie = self._lie or "content_after_finish"
+            self._dishonesty = self._dishonesty or "content_after_finish"
         if content:
             self.content_seen = True
             self.text += content
         if (finish := choice.get("finish_reason")) is not None:
             if self._finish:
-                self._lie = self._lie or "finishes_twice"
+                self._dishonesty = self._dishonesty or "finishes_twice"
             self._finish = finish
 
     def _end_of_stream(self, stop: Stop) -> Ending:
-        if self._lie:
-            return Ending(ClientOutcome.DISHONEST, self._lie)
+        if self._dishonesty:
+            return Ending(ClientOutcome.DISHONEST, self._dishonesty)
         if self._error is not None:
             return Ending(ClientOutcome.CUT if self.content_seen else ClientOutcome.FAILED, self._error)
         if stop is Stop.BROKEN and not self._done:
@@ -156,10 +159,10 @@ class ReplyReader:
     def _proven(self) -> Ending:
         proof = judge(self.text, self._prompt)
         if any(self._labels):
-            lie = mislabelled(self._labels, self.text, proof)
+            problem = mislabelled(self._labels, self.text, proof)
             return (
-                Ending(ClientOutcome.DISHONEST, lie)
-                if lie
+                Ending(ClientOutcome.DISHONEST, problem)
+                if problem
                 else Ending(ClientOutcome.DEGRADED, self._labels[0] or "")
             )
         if proof is Proof.WHOLE:
@@ -178,20 +181,22 @@ NO_REPLY = Ending(ClientOutcome.DISHONEST, "no_reply")
 
 
 def label_of(degraded: object) -> str | None:
-    """The source that the object `degraded` of a body names; None: it is no substitute."""
+    """Return the source that a body's `degraded` object names; None if it is no fallback."""
     return str(degraded.get("source")) if isinstance(degraded, dict) else None
 
 
 def mislabelled(labels: Sequence[str | None], text: str, proof: Proof) -> str:
-    """What is wrong with a substitute, or nothing. It is labelled first and last, and is what its label says: a stale
-    answer is whole, words of the service are nobody else's."""
-    first, last = labels[0], labels[-1]
+    """Return what is wrong with a fallback; empty if nothing. First and last event carry the same label. A
+    stale answer is complete; any other fallback is not a provider's answer."""
+    first_label, last_label = labels[0], labels[-1]
     if not text:
         return "empty_substitute"
-    if first is None or first != last:
+    if first_label is None or first_label != last_label:
         return "half_labelled_substitute"
-    if (proof is Proof.WHOLE) != (first == "stale") or (first != "stale" and ANSWERED_BY.match(text)):
-        return f"{proof.value}_answer_labelled_{first}"
+    if (proof is Proof.WHOLE) != (first_label == "stale") or (
+        first_label != "stale" and ANSWERED_BY.match(text)
+    ):
+        return f"{proof.value}_answer_labelled_{first_label}"
     return ""
 
 

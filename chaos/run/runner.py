@@ -1,8 +1,10 @@
-"""A scenario played in an environment, on the event loop's time: virtual and real engines share this.
+"""Run a scenario in an environment: `ScenarioRun(...).run(environment)` returns the journal.
 
-clients   send what the plan says          |
-faults    on at at_s, off after for_s      |--> Journal, and `observer` hears of everything
-sampler   asks the service how it does     |
+clients   send the planned requests        |
+faults    on at at_s, off after for_s      |--> Journal; `observer` is notified of everything
+sampler   reads the service's status       |
+
+The engines share this code; it runs on the event loop's time, virtual or real.
 """
 
 import asyncio
@@ -20,35 +22,35 @@ from dub5.chaos.scenario.workload import plan
 
 SAMPLE_S = 0.5
 LONG_SAMPLE_S, SPARSE_SAMPLE_S = 2.0, 30.0  # in a run of hours: where the load is dense, and elsewhere
-LEAD_S = 0.2  # between the last preparation and the first request
+LEAD_S = 0.2  # between the preparations and the first request
 
 
 class Environment(Protocol):
-    """What an engine brings: a service to ask, and control of its providers."""
+    """What an engine provides: the endpoint of a service, and control of its providers."""
 
     @property
     def endpoint(self) -> Endpoint: ...
 
     @property
     def notes(self) -> Sequence[str]:
-        """For people: what this run cannot do as the scenario says."""
+        """Return notes for the report: what this engine cannot do as the scenario says."""
         ...
 
     async def apply(self, fault: ScenarioFault) -> str:
-        """Begins a fault; says who carries it out, empty if nobody can."""
+        """Apply a fault. Return what applied it; empty if nothing can."""
         ...
 
     async def lift(self, fault: ScenarioFault) -> None:
-        """Ends it."""
+        """Lift a fault."""
         ...
 
     async def ledger(self) -> list[LedgerEntry]:
-        """Every attempt that the providers have seen."""
+        """Return every attempt that the providers have seen."""
         ...
 
 
 class RunObserver(Protocol):
-    """Looks on. Must not wait or raise."""
+    """Is notified while a run goes on. Must not block or raise."""
 
     def ended(self, result: RequestResult) -> None: ...
 
@@ -58,20 +60,20 @@ class RunObserver(Protocol):
 
 
 class NullObserver:
-    """Looks away."""
+    """Ignores everything."""
 
     def ended(self, result: RequestResult) -> None:
-        """Ignored."""
+        """Ignore the result."""
 
     def changed(self, window: AppliedFault) -> None:
-        """Ignored."""
+        """Ignore the fault."""
 
     def sampled(self, at_s: float, status: Mapping[str, Any] | None) -> None:
-        """Ignored."""
+        """Ignore the sample."""
 
 
 class ScenarioRun:
-    """One run."""
+    """One run of one scenario."""
 
     def __init__(
         self, scenario: Scenario, engine: str, seed: int, observer: RunObserver | None = None
@@ -119,10 +121,12 @@ class ScenarioRun:
 
     async def _apply_and_lift(self, environment: Environment, fault: ScenarioFault) -> None:
         await asyncio.sleep(fault.at_s - self._now_s())
-        from_s = round(self._now_s(), 3)  # before: a stream may feel it while it is being applied
+        from_s = round(self._now_s(), 3)  # before applying it: a stream may meet it already then
         by = await environment.apply(fault)
         if not by:
-            self.journal.notes.append(f"{fault.kind} at {fault.provider}: nobody here can do that; left out.")
+            self.journal.notes.append(
+                f"{fault.kind} at {fault.provider}: this engine cannot apply it; left out."
+            )
             return
         window = AppliedFault(fault.provider, fault.kind, fault.label, by, fault.cuts, from_s)
         self.journal.windows.append(window)
@@ -144,7 +148,8 @@ class ScenarioRun:
             await asyncio.sleep(self._pause_s(at_s))
 
     def _pause_s(self, at_s: float) -> float:
-        """Until the next look: soon where the load is dense, and not before it is dense again elsewhere."""
+        """Return the time until the next sample: short where the load is dense, and no longer than until it
+        is again."""
         workload = self._scenario.workload
         for _, until_s, rate_per_s in self._stretches:
             if at_s < until_s:
@@ -154,26 +159,28 @@ class ScenarioRun:
         return SAMPLE_S
 
     def _count(self, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> None:
-        """What happened meanwhile: by the service's own count if it keeps one."""
+        """Count what happened during the run: by the service's /status, else from clients and ledgers."""
         if before is not None and after is not None and isinstance(after.get("happened"), dict):
             was = before.get("happened") or {}
             self.journal.happened = {name: n - was.get(name, 0) for name, n in after["happened"].items()}
-            self.journal.told_by = "the service's /status"
+            self.journal.counted_by = "the service's /status"
         else:
             self.journal.happened = derived(self.journal)
-            self.journal.told_by = "the clients and the providers' ledgers (the service has no /status)"
+            self.journal.counted_by = "the clients and the providers' ledgers (the service has no /status)"
 
 
 def derived(journal: Journal) -> dict[str, int]:
-    """What clients and ledgers show without the service's help; breakers cannot be seen from there."""
-    asked: dict[str, set[str]] = {}
+    """Count what clients and ledgers show without /status. Breakers cannot be seen there."""
+    providers_of: dict[str, set[str]] = {}
     for line in journal.ledger:
-        asked.setdefault(line.tag, set()).add(line.provider)
+        providers_of.setdefault(line.tag, set()).add(line.provider)
     answered = [
         result for result in journal.requests if result.outcome in (ClientOutcome.COMPLETE, ClientOutcome.CUT)
     ]
     return {
-        "failed_over": sum(bool(asked.get(result.tag, set()) - {result.provider}) for result in answered),
+        "failed_over": sum(
+            bool(providers_of.get(result.tag, set()) - {result.provider}) for result in answered
+        ),
         "stream_cut": sum(result.outcome is ClientOutcome.CUT for result in journal.requests),
     }
 

@@ -1,11 +1,14 @@
-"""Server-sent events as a client reads them. On purpose not the service's own reader: one must be able to catch
-the other out."""
+"""A reader of server-sent events, as a client reads them.
+
+Independent of the service's own reader on purpose: each must be able to catch the other's mistakes.
+"""
 
 import codecs
 
 
 class EventReader:
-    """Bytes in, the data of each complete event out. Lines end with \\n, \\r\\n or \\r, in any cut of the bytes."""
+    """Turns bytes into the data of complete events. Lines end with \\n, \\r\\n or \\r, whichever way bytes
+    are split."""
 
     def __init__(self) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
@@ -13,7 +16,7 @@ class EventReader:
         self._data: list[str] = []
 
     def feed(self, data: bytes) -> list[str]:
-        """The events that `data` completes."""
+        """Return the events that `data` completes."""
         text = self._rest + self._decode(data)
         held = ""
         if "\r" in text:

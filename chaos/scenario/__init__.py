@@ -1,0 +1,1 @@
+"""Scenarios: the model, the reader of the TOML files, the planned load, and the settings of a run."""

@@ -1,7 +1,7 @@
-"""An incident of hours in a minute of real time: what lies between two changes is cut, the changes stay as they were.
+"""Compress an incident of hours into minutes of real time: cut the plateaus between changes, keep the edges.
 
 hours    |--edge--|............plateau............|--edge--|......|--edge--|
-minute   |--edge--|.|--edge--|.|--edge--|
+minutes  |--edge--|.|--edge--|.|--edge--|
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ TAIL_S = 30.0  # after the last change: a breaker may rest for 12 s
 
 
 def compress(scenario: Scenario) -> Scenario:
-    """The scenario for a run on real time; one without plateaus as it is."""
+    """Return the scenario for a run on real time; one without plateaus is unchanged."""
     if scenario.workload.plateau_rate_per_s is None:
         return scenario
     changes_s = sorted({moment_s for fault in scenario.faults for moment_s in (fault.at_s, fault.until_s)})
@@ -31,7 +31,7 @@ def compress(scenario: Scenario) -> Scenario:
 
 
 def compressed_s(changes_s: Sequence[float], at_s: float) -> float:
-    """Where a moment lies then: no two neighbours in `0, *changes_s` are farther apart than an edge and a plateau."""
+    """Return where a moment lies after compression: changes are at most an edge and a plateau apart."""
     moved, before_s = 0.0, 0.0
     for change_s in (*(change for change in changes_s if change < at_s), at_s):
         moved += min(change_s - before_s, EDGE_S + PLATEAU_S)

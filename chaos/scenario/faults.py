@@ -1,10 +1,10 @@
-"""The faults a scenario may name, and who carries them out.
+"""The faults that a scenario may name, and what applies them.
 
-HTTP and tokens   the simulators' names (simulators/faults/answers.py); they speak inside the answer
-TCP               Toxiproxy's names, fields and units; it sits on the connection
-                  and, where there is no Toxiproxy, `simulator_equivalent` says what the simulators do instead
-environment       what is no fault of an answer: a provider's `capacity` (simulators/limits/concurrency.py), or the `settings` of
-                  the service, which cannot be read when it reads them again; in virtual time only
+HTTP and tokens   the simulators' names (simulators/faults/answers.py): faults inside the answer
+TCP               Toxiproxy's names, fields and units: faults on the connection; without Toxiproxy,
+                  `simulator_equivalent` gives what the simulators do instead
+environment       a provider's `capacity` (simulators/limits/concurrency.py), or `settings`: the service
+                  reloads an unreadable settings file; on virtual time only
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ CUTTING = frozenset({"cut"} | {kind for kind, tcp in TCP_KINDS.items() if tcp.cu
 
 
 def problems_of(kind: str, options: Mapping[str, Value]) -> list[str]:
-    """What is wrong with a fault, one sentence each."""
+    """Return what is wrong with a fault, one sentence each."""
     if kind in TCP_KINDS:
         return _tcp_problems(TCP_KINDS[kind], options)
     if kind in ENVIRONMENT_KINDS:
@@ -89,9 +89,10 @@ def _tcp_problems(tcp: Tcp, options: Mapping[str, Value]) -> list[str]:
 
 
 def simulator_equivalent(kind: str, options: Mapping[str, Value]) -> dict[str, Value] | None:
-    """The nearest thing a simulator can do for a TCP fault; None: it would show nothing.
+    """Return the nearest simulator fault to a TCP fault; None if it would show nothing.
 
-    A simulator answers on a connection that is already open, so a port that refuses becomes a close before the head.
+    A simulator answers on a connection that is already open, so a refusing port becomes a close before the
+    head.
     """
     match kind:
         case "reset_peer":

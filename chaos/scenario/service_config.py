@@ -1,4 +1,4 @@
-"""The settings files of a run: the service under test over its providers, and the simulators."""
+"""The settings files of a run: of the service under test, and of the simulators."""
 
 import json
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ WORDS = 60  # of a simulated answer: a stream of about half a second
 
 
 def settings(topology: Topology, urls: Mapping[str, str]) -> str:
-    """The service's. `urls`: where the providers are."""
+    """Return the service's settings as TOML. `urls`: where the providers are."""
     lines = []
     for name, persona in topology.providers.items():
-        dialect = persona if persona in get_args(DialectName) else "openai"  # openrouter, groq ... speak it
+        dialect = persona if persona in get_args(DialectName) else "openai"  # as openrouter, groq and others
         base = urls[name] + ("" if dialect == "anthropic" else "/v1")
         lines += ["[[provider]]", f'name = "{name}"', f'dialect = "{dialect}"', f'base_url = "{base}"', ""]
     for route, targets in routes(topology).items():
@@ -25,14 +25,14 @@ def settings(topology: Topology, urls: Mapping[str, str]) -> str:
 
 
 def routes(topology: Topology) -> Mapping[str, tuple[str, ...]]:
-    """Its own; else one over all providers, in their order."""
+    """Return the routes of a topology; by default one over all providers, in their order."""
     personas = topology.providers.items()
     all_targets = tuple(f"{name}/{PERSONAS[persona].models[0]}" for name, persona in personas)
     return topology.routes or {ROUTE: all_targets}
 
 
 def simulated(topology: Topology) -> dict[str, Any]:
-    """The simulators', as the object that their file is."""
+    """Return the simulators' settings, as the object in their file."""
     tables = [
         {"persona": persona, **topology.simulated.get(name, {}), "name": name}
         for name, persona in topology.providers.items()
@@ -41,7 +41,7 @@ def simulated(topology: Topology) -> dict[str, Any]:
 
 
 def toml(value: Any) -> str:
-    """A value as TOML writes it, tables in one line."""
+    """Format a value as TOML, tables in one line."""
     if isinstance(value, Mapping):
         return f"{{ {', '.join(f'{json.dumps(name)} = {toml(one)}' for name, one in value.items())} }}"
     if isinstance(value, list | tuple):

@@ -1,4 +1,5 @@
-"""What is asked, and when: made before the run, so that a slow service is asked as often as a fast one."""
+"""The planned requests of a run. Planned in advance (open loop), so a slow service gets as many as a fast
+one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +18,12 @@ SUBJECTS = (
     "what a flashcard should say",
     "how to begin a letter of application",
 )
-WAYS = ("Explain", "Tell a child", "Sum up", "Write a few lines about", "Answer an exam question on")
+INSTRUCTIONS = ("Explain", "Tell a child", "Sum up", "Write a few lines about", "Answer an exam question on")
 
 
 @dataclass(frozen=True, slots=True)
 class ScenarioRequest:
-    """One request of the plan. `at_s` is when it starts, counted from the start of the run."""
+    """One planned request. `at_s` counts from the start of the run."""
 
     number: int
     at_s: float
@@ -31,7 +32,7 @@ class ScenarioRequest:
     route: str
 
     def body(self) -> dict[str, Any]:
-        """The request as OpenAI clients write it. Without a temperature: no cache may answer it."""
+        """Return the body as OpenAI clients write it; without a temperature, so no cache may answer it."""
         return {
             "model": self.route,
             "messages": [
@@ -43,22 +44,25 @@ class ScenarioRequest:
 
 
 def plan(scenario: Scenario, seed: int) -> list[ScenarioRequest]:
-    """Requests at random moments, as many independent people would send them (a Poisson process, of the rate that the
-    load has then)."""
+    """Return requests at random moments: a Poisson process with the rate of the load at each moment."""
     rng, workload = Random(f"{seed}:workload"), scenario.workload
-    routes, parts = list(workload.mix), list(workload.mix.values())
+    routes, weights = list(workload.mix), list(workload.mix.values())
     requests: list[ScenarioRequest] = []
     for at_s in _arrival_times(scenario, rng):
-        prompt = f"{rng.choice(WAYS)} {rng.choice(SUBJECTS)}. (question {len(requests) + 1} of run {seed})"
+        prompt = (
+            f"{rng.choice(INSTRUCTIONS)} {rng.choice(SUBJECTS)}. (question {len(requests) + 1} of run {seed})"
+        )
         stream = rng.random() < workload.stream_share
-        route = routes[0] if len(routes) == 1 else rng.choices(routes, parts)[0]
+        route = routes[0] if len(routes) == 1 else rng.choices(routes, weights)[0]
         requests.append(ScenarioRequest(len(requests), at_s, prompt, stream, route))
     return requests
 
 
 def _arrival_times(scenario: Scenario, rng: Random) -> Iterator[float]:
     for from_s, until_s, rate_per_s in scenario.stretches:
-        at_s = from_s + rng.expovariate(rate_per_s)  # a Poisson process forgets, so each stretch begins anew
+        at_s = from_s + rng.expovariate(
+            rate_per_s
+        )  # a Poisson process has no memory: each stretch may start anew
         while at_s < until_s:
             yield at_s
             at_s += rng.expovariate(rate_per_s)

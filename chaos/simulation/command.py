@@ -103,7 +103,7 @@ def _incidents(options: argparse.Namespace, console: Console) -> int:
             bar.update(task, advance=1, progress=f"{one.name} {'held' if one.ok else 'NOT HELD'}")
             bar.console.print(
                 f"{one.name}: {one.requests} requests, {percent(one.complete)} complete, "
-                f"users affected for {one.noticed_s:.1f} s; "
+                f"users affected for {one.impact_s:.1f} s; "
                 f"without {one.scenario.off} {percent(one.complete_without)} complete; {one.page}",
                 style=None if one.ok else "bold red",
                 highlight=False,

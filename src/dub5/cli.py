@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dub5",
-        description="An OpenAI-compatible chat service over many unreliable AI providers, and its test harness.",
+        description="An OpenAI-compatible chat service over unreliable AI providers, and its test harness.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

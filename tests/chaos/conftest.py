@@ -8,13 +8,10 @@ from dub5.chaos.engines import find_toxiproxy as tools
 
 @pytest.fixture
 def server_path() -> Path:
-    """The Toxiproxy server; without it a loud skip, and a failure under CI."""
+    """Return the path of the Toxiproxy server. Skip loudly without one; fail under CI."""
     path = tools.find()
     if path is None:
-        assert os.environ.get("CI") != "true", (
-            "toxiproxy-server must be there under CI: python -m dub5.chaos.engines.find_toxiproxy"
-        )
-        pytest.skip(
-            "no toxiproxy-server (python -m dub5.chaos.engines.find_toxiproxy builds it): our client was not tried on a real one"
-        )
+        build = "python -m dub5.chaos.engines.find_toxiproxy builds it"
+        assert os.environ.get("CI") != "true", f"CI needs toxiproxy-server: {build}"
+        pytest.skip(f"no toxiproxy-server ({build}): the client was not tested with a real server")
     return path

@@ -1,4 +1,4 @@
-"""The `dub5` command refuses what cannot work before it starts anything."""
+"""The `dub5` command rejects impossible arguments before it starts anything."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from dub5.service.config.load import load
 def test_numbers_that_make_no_sense(
     arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run of nothing must not be green."""
+    """Arguments that would run nothing are rejected with exit code 2, so a run of nothing is never green."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == UNUSABLE
@@ -32,7 +32,7 @@ def test_numbers_that_make_no_sense(
 
 
 def test_reports_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Found out before a minute of load, not after it."""
+    """A reports folder that cannot be written is rejected before the run, not after it."""
     taken = tmp_path / "file"
     taken.touch()
     assert main(["chaos", "demo", "--engine", "virtual", "--reports", str(taken)]) == DID_NOT_RUN
@@ -40,7 +40,7 @@ def test_reports_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_compatible_personas(tmp_path: Path) -> None:
-    """Personas that speak another one's dialect get settings the service can use."""
+    """Personas that speak another dialect get settings that the service can load."""
     personas = {"one": "openrouter", "two": "groq", "three": "anthropic"}
     file = tmp_path / "dub5.toml"
     file.write_text(

@@ -1,6 +1,8 @@
-"""Broken builds of the service, kept to prove that the simulation can fail. Each is a context manager; play one with
+"""Mutants: builds of the service that are broken on purpose, to prove that the simulation can fail.
 
-dub5 simulate --mutant tests.simulation.mutants:budget_ignored
+Each is a context manager. Run one with:
+
+    dub5 simulate --mutant tests.simulation.mutants:budget_ignored
 """
 
 import asyncio
@@ -32,7 +34,7 @@ from dub5.service.resilience.retry_budget import RetryBudget
 
 @contextlib.contextmanager
 def permit_kept_on_cancel() -> Iterator[None]:
-    """A try that is cancelled does not give back what it took."""
+    """Never release the permit of a cancelled attempt."""
     whole = Permit.end
 
     def end(self: Permit, classification: Classification | None, now_s: float, *, reached: bool) -> None:
@@ -45,7 +47,7 @@ def permit_kept_on_cancel() -> Iterator[None]:
 
 @contextlib.contextmanager
 def retry_after_commit() -> Iterator[None]:
-    """A stream that breaks off is taken up again from the same target, as if nothing had been sent."""
+    """Resume a stream that breaks off from the same target, as if nothing had been sent."""
     whole: Callable[[StreamedAnswer], Any] = StreamedAnswer.read
 
     async def read(self: StreamedAnswer) -> Any:
@@ -81,14 +83,14 @@ def retry_after_commit() -> Iterator[None]:
 
 @contextlib.contextmanager
 def budget_ignored() -> Iterator[None]:
-    """Every retry is paid for, whatever the purse holds."""
+    """Allow every retry, whatever the retry budget holds."""
     with mock.patch.object(RetryBudget, "balance", lambda self, now_s: 1e9):
         yield
 
 
 @contextlib.contextmanager
 def retry_after_ignored() -> Iterator[None]:
-    """Nobody is left alone because he asked for it."""
+    """Ignore every Retry-After."""
 
     def hasty(error: Exception) -> Classification:
         classification = classify(error)
@@ -104,7 +106,7 @@ def retry_after_ignored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def last_candidate_ejected() -> Iterator[None]:
-    """Who is slow is left alone, though there is nobody else."""
+    """Never call a target whose breaker is open for slowness, even as the last resort."""
     whole = Breaker._open
 
     def hard(self: Breaker, from_s: float, not_before_s: float, why: str, *, slow: bool = False) -> None:
@@ -116,7 +118,7 @@ def last_candidate_ejected() -> Iterator[None]:
 
 @contextlib.contextmanager
 def follower_killed_with_leader() -> Iterator[None]:
-    """A shared call ends when the request leaves that began it, whoever else is there."""
+    """End a shared call when the request that began it leaves."""
     whole = single_flight.SharedCall.unsubscribe
 
     async def unsubscribe(self: Any, seat: Any) -> None:
@@ -130,7 +132,7 @@ def follower_killed_with_leader() -> Iterator[None]:
 
 @contextlib.contextmanager
 def caller_missing_in_key() -> Iterator[None]:
-    """Whoever asks the same has the same answer, kept or under way."""
+    """Share cache entries and calls between callers."""
     whole = cache.key_of
 
     def for_anybody(request: ChatRequest, *rest: Any) -> Any:
@@ -142,7 +144,7 @@ def caller_missing_in_key() -> Iterator[None]:
 
 @contextlib.contextmanager
 def loser_not_cancelled() -> Iterator[None]:
-    """Whoever was outrun goes on to the end."""
+    """Let losing attempts run to their end."""
 
     async def end(self: legs.Branch, superseded: bool) -> None:
         going = asyncio.create_task(self.close(), name="loser")
@@ -155,7 +157,7 @@ def loser_not_cancelled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def cut_answer_cached() -> Iterator[None]:
-    """What came of a stream that broke off is kept as if it were all of it."""
+    """Store an answer that was cut as if it were complete."""
     whole = RecordingStream.read
 
     async def read(self: RecordingStream) -> list[Chunk]:
@@ -173,7 +175,7 @@ def cut_answer_cached() -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole_delivered_early() -> Iterator[None]:
-    """A stream that is to be held until it is whole goes out from its first word on."""
+    """Deliver a held stream from its first word on."""
 
     async def hold_all(self: StreamedAnswer) -> None:
         pass
@@ -184,14 +186,14 @@ def whole_delivered_early() -> Iterator[None]:
 
 @contextlib.contextmanager
 def expired_work_sent() -> Iterator[None]:
-    """Who stands in line is asked for, however little time is left."""
+    """Send queued requests however little time is left."""
     with mock.patch.object(line.Waiter, "expired", lambda self, now_s: False):
         yield
 
 
 @contextlib.contextmanager
 def lower_class_first() -> Iterator[None]:
-    """Whose turn it is in line: the lowest class first."""
+    """Serve the lowest priority first."""
 
     def highest(self: line.WaitQueue) -> Any:
         return next(priority for priority in reversed(self.lanes) if self.lanes[priority].waiting)
@@ -202,14 +204,14 @@ def lower_class_first() -> Iterator[None]:
 
 @contextlib.contextmanager
 def substitute_for_programs() -> Iterator[None]:
-    """Whoever asks gets words of ours, also where a program reads them."""
+    """Give fallbacks to requests whose answer a program reads."""
     with mock.patch.object(Fallbacks, "allowed_for", lambda self, request: self.options.enabled):
         yield
 
 
 @contextlib.contextmanager
 def old_settings_for_new_requests() -> Iterator[None]:
-    """A reload changes keys, and nothing else."""
+    """Let a reload change keys only."""
     whole = Service.reload
 
     def reload(self: Service, loaded: LoadedSettings) -> None:

@@ -1,5 +1,5 @@
-"""What shows only after hours: quotas that begin anew at midnight, limits of half a day, an answer of ten minutes, a host
-whose clock is set, a day of troubles that leaves nothing behind."""
+"""What shows only after hours: daily quotas, limits of half a day, an answer of ten minutes, a host whose
+clock is set, a day of faults that leaves nothing behind."""
 
 import asyncio
 import gc
@@ -35,7 +35,7 @@ SEED_OF_MORNING = 0
 
 
 class LongRunWorld:
-    """The service over two simulated providers, `one` before `two`; people ask at a steady pace."""
+    """The service over two simulated providers, `one` before `two`, with a steady load."""
 
     def __init__(self, persona: str = "free", limits: Limits | None = None) -> None:
         self.ledger = Ledger()
@@ -75,7 +75,7 @@ class LongRunWorld:
         await self.client.__aexit__(kind, error, trace)
 
     async def ask(self, n: int) -> None:
-        """One person; whoever gets no whole answer fails the test."""
+        """Send one request. Fail the test if the answer is not complete."""
         prompt, began_s = f"Question {n}", clock.now()
         body = {"model": "chat", "messages": [{"role": "user", "content": prompt}], "stream": True}
         async with self.client.stream("POST", "/v1/chat/completions", json=body) as got:
@@ -86,17 +86,17 @@ class LongRunWorld:
         self.answered.append(got.headers["x-dub5-target"].partition("/")[0])
 
     async def people(self, until_s: float, every_s: float) -> None:
-        """One after the other, until then."""
+        """Send requests one after the other until a moment."""
         while clock.now() < until_s:
             await self.ask(len(self.answered))
             await asyncio.sleep(every_s)
 
     def asked(self, name: str) -> list[LedgerLine]:
-        """What this provider was asked."""
+        """Return the ledger lines of a provider."""
         return self.ledger.lines(provider=name)
 
     def midnights_s(self, until_s: float) -> list[float]:
-        """When a new day begins for the providers."""
+        """Return when days begin for the providers."""
         return [
             at_s - self.epoch_s
             for at_s in range(0, self.epoch_s + int(until_s), int(DAY_S))
@@ -109,7 +109,8 @@ class LongRunWorld:
 
 @pytest.mark.parametrize("persona", ["free", "openrouter"])
 async def test_a_daily_quota(persona: str) -> None:
-    """Once used up it is left alone until it begins anew, and asked again by the next who comes. Nobody waits."""
+    """A provider whose daily quota is spent is not called until the quota is renewed, then with the next
+    request."""
     until_s, every_s = 2 * DAY_S, 5 * MINUTE_S
     async with LongRunWorld(persona, Limits(requests_per_day=100)) as world:
         await world.people(until_s, every_s)
@@ -127,7 +128,7 @@ async def test_a_daily_quota(persona: str) -> None:
 
 @pytest.mark.parametrize("headers", ["date", 4 * HOUR_S])
 async def test_a_quota_that_says_when(headers: Any) -> None:
-    """As a date, or longer than it takes: a provider's own word holds."""
+    """A provider's own Retry-After for its quota is respected, as a date or longer than needed."""
     async with LongRunWorld("free", Limits(requests_per_day=10, retry_after=headers)) as world:
         await world.people(DAY_S / 2, 2 * MINUTE_S)
         asked = world.asked("one")
@@ -140,7 +141,8 @@ async def test_a_quota_that_says_when(headers: Any) -> None:
 
 
 async def test_limited_for_hours() -> None:
-    """429 with hours of Retry-After: one refusal, four hours of silence, and back with the next who asks."""
+    """After a 429 with hours of Retry-After a provider is not called for those hours, then with the next
+    request."""
     async with LongRunWorld() as world:
         limited = parse_fault({"kind": "status", "status": 429, "retry_after_s": 4 * HOUR_S})
         await world.people(HOUR_S, MINUTE_S)
@@ -161,7 +163,7 @@ TOKENS, GAP_S = 120, 5.0
 
 
 def ten_minutes(request: SimRequest) -> Script:
-    """A word every five seconds, comments in between."""
+    """Return a script that sends a word every five seconds with comments in between."""
     yield Head(200, SSE)
     for n in range(TOKENS):
         yield Data(b": still here\n\n")
@@ -177,8 +179,8 @@ WORDS = "".join(f"{n} " for n in range(TOKENS))
 
 @pytest.mark.parametrize("delivery", ["live", "whole"])
 async def test_an_answer_of_ten_minutes(delivery: str) -> None:
-    """No clock, guard or timer of ours ends an answer that comes steadily, if its route gives it the time."""
-    timeouts = TimeoutOptions(total_s=900.0)
+    """No timeout ends an answer that comes steadily for ten minutes, if its route allows the time."""
+    clocks = TimeoutOptions(total_s=900.0)
     async with ServiceWorld(
         one=ten_minutes, two=ten_minutes, timeouts=timeouts, route={"delivery": delivery}
     ) as world:
@@ -191,7 +193,7 @@ async def test_an_answer_of_ten_minutes(delivery: str) -> None:
 
 
 async def test_ten_minutes_with_the_default_deadline() -> None:
-    """Five minutes are the deadline unless a route says otherwise: then the end is an honest one."""
+    """By default an answer of ten minutes ends honestly at the deadline of five minutes."""
     async with ServiceWorld(one=ten_minutes) as world:
         answer = await world.ask(stream=True)
         assert clock.now() == pytest.approx(300.0, abs=1.0)
@@ -200,7 +202,7 @@ async def test_ten_minutes_with_the_default_deadline() -> None:
 
 
 def content_of(answer: AppResponse) -> bytes:
-    """A stream without its comments."""
+    """Return the content of a stream, without comments."""
     return b"".join(event + b"\n\n" for event in answer.body.split(b"\n\n") if event.startswith(b"data: "))
 
 
@@ -210,12 +212,12 @@ JUMPS = pytest.mark.parametrize("jump_s", [HOUR_S, -HOUR_S])
 
 
 def jump(s: float) -> None:
-    """The host's clock is set."""
+    """Set the host's clock."""
     cast(VirtualLoop, asyncio.get_running_loop()).jump_wall(s)
 
 
 class DatedRefusals:
-    """A provider with a right clock of its own: so many 429s with a date to come back at, then answers."""
+    """A provider with a correct clock that sends some 429s with a date to return at, then answers."""
 
     def __init__(self, refusals: int, wait_s: float) -> None:
         self._epoch_s = clock.wall() - clock.now()
@@ -236,7 +238,8 @@ class DatedRefusals:
 
 @JUMPS
 async def test_a_date_to_come_back_at(jump_s: float) -> None:
-    """It is read against the provider's own clock: ours may be an hour off. Set while it rests, it changes nothing."""
+    """A Retry-After date is read against the provider's clock, even if the host's is an hour off or is set
+    meanwhile."""
     one = DatedRefusals(1, 1_000.0)
     async with ServiceWorld(one=one, two=lambda request: reply(200, completion("from two"))) as world:
         jump(jump_s)
@@ -251,8 +254,8 @@ async def test_a_date_to_come_back_at(jump_s: float) -> None:
 
 
 def test_a_clock_that_is_set_in_the_middle_of_traffic() -> None:
-    """An hour forwards, two back, one forwards: who is asked, and when, is what it would have been. A quota is used up
-    and begins anew meanwhile; nobody waits, nobody is refused."""
+    """Setting the host's clock while traffic goes on changes no routing, no quota and no wait: an hour
+    forwards, two back, one forwards."""
 
     async def day(*jumps_s: float) -> list[tuple[float, str, int]]:
         until_s, every_s = 0.75 * DAY_S, 5 * MINUTE_S
@@ -272,7 +275,7 @@ def test_a_clock_that_is_set_in_the_middle_of_traffic() -> None:
 
 @JUMPS
 async def test_kept_answers_are_as_old_as_they_are(jump_s: float) -> None:
-    """The cache counts by the loop's clock: a jump makes no answer older, and none younger."""
+    """The age of cached answers follows the loop's clock: setting the host's clock changes none."""
     answers = iter(["first", "second"])
     respond = lambda request: reply(200, completion(next(answers)))
     cache: Mapping[str, Any] = {"cache": CacheOptions(enabled=True, ttl_s=300.0)}
@@ -288,8 +291,8 @@ async def test_kept_answers_are_as_old_as_they_are(jump_s: float) -> None:
 
 @JUMPS
 def test_the_wall_clock_of_a_real_loop(jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two looks at the host's clock it goes on with the loop's, so no request sees it jump; a minute after a jump
-    at the latest it is right again."""
+    """Between two readings of the host's clock, wall time advances with the loop's clock, so no request sees
+    a jump; a minute after a jump it is right again."""
 
     class Loop(asyncio.SelectorEventLoop):
         at_s = 1_000.0
@@ -319,8 +322,8 @@ def test_the_wall_clock_of_a_real_loop(jump_s: float, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 async def test_a_suspicion_ends(stream: bool) -> None:
-    """Who has failed is asked beside another one until it has given five proofs. It gives them though the other one is
-    always quicker: else every request would be asked twice for the rest of the year."""
+    """A target on probation is hedged until it has succeeded five times. It ends its probation even if the
+    other target is always faster."""
     fails = script(Wait(1.5), Close())
     one = in_turn(*[fails] * 12, healthy(first_s=0.3))
     async with ServiceWorld(one=one, two=healthy(first_s=0.1)) as world:
@@ -336,8 +339,8 @@ async def test_a_suspicion_ends(stream: bool) -> None:
 
 
 async def test_who_cuts_half_of_its_streams_is_left_alone() -> None:
-    """Six requests a minute, for half an hour. What is cut after its first words cannot be mended, so whoever does that
-    again and again should stand behind a target that does well."""
+    """At six requests per minute, a target that cuts half of its streams is ranked behind a healthy one
+    within half an hour: a cut cannot be repaired."""
 
     def cuts(request: SimRequest) -> Script:
         yield Head(200, SSE)
@@ -360,7 +363,7 @@ async def test_who_cuts_half_of_its_streams_is_left_alone() -> None:
 
 
 async def test_a_day_leaves_nothing_behind() -> None:
-    """Failures, limits, stalls and cuts for a day, then the house is as empty as it was in the morning."""
+    """After a day of failures, limits, stalls and cuts the process holds no more objects than before."""
     async with LongRunWorld("free", Limits(requests_per_minute=20, requests_per_day=500)) as world:
         troubles: list[dict[str, Any]] = [
             {"kind": "status", "status": 530, "up_s": 4 * HOUR_S, "down_s": 20 * MINUTE_S},
@@ -383,7 +386,7 @@ async def test_a_day_leaves_nothing_behind() -> None:
 
 
 def held(world: LongRunWorld) -> dict[str, int]:
-    """What there is in this process."""
+    """Count the objects of this process."""
     world.ledger._lines.clear()
     gc.collect()
     loop = cast(VirtualLoop, asyncio.get_running_loop())

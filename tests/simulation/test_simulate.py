@@ -1,6 +1,7 @@
-"""The simulation itself: it holds, it repeats, and what it says can be played again."""
+"""The simulation: worlds hold, repeat exactly, and can be saved and run again."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dub5 import cli
+from dub5.chaos.simulation import invariants
 from dub5.chaos.simulation.batch import Total, run_seed
 from dub5.chaos.simulation.invariants.coverage import REQUIRED
 from dub5.chaos.simulation.run import run_world
@@ -22,19 +24,19 @@ played = cache(run_seed)
 
 
 def digests(seed: int) -> str:
-    """Of the events, and of each step of the loop."""
+    """Return the digest of a world's events, and of each step of the loop."""
     steps, world = Trace(), replace(generate_world(seed), kept=((0, 80),), rest_s=5.0)
     return f"{run_world(world, on_step=steps).digest} {steps.digest()}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_few_worlds_hold(seed: int) -> None:
-    """Every promise is kept in worlds drawn at random."""
+    """Every invariant holds in generated worlds."""
     assert not played(seed).violations
 
 
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed() -> None:
-    """Every step of the loop and every event, in two processes that hash strings differently."""
+    """A seed gives the same events and loop steps in processes that hash strings differently."""
     code = f"from {__name__} import digests; print(digests(12))"
     environ = {**os.environ, "PYTHONHASHSEED": "1"}
     with subprocess.Popen(
@@ -45,13 +47,13 @@ def test_the_same_seed_is_the_same_run_whatever_the_hash_seed() -> None:
 
 
 def test_another_seed_is_another_run() -> None:
-    """Or the digest would prove nothing."""
+    """Different seeds give different digests."""
     one, other = (replace(generate_world(seed), kept=((0, 20),)) for seed in (5, 22))
     assert run_world(one).digest != run_world(other).digest
 
 
 def test_a_world_that_was_kept_plays_as_it_did(tmp_path: Path) -> None:
-    """A world is data: written to a file and read again it gives the same trace."""
+    """A world that is written to a file and read again gives the same trace."""
     world = replace(generate_world(22), kept=((10, 60), (70, 70)))
     worlds.write(world, tmp_path / "world.json")
     again = worlds.read(tmp_path / "world.json")
@@ -60,17 +62,29 @@ def test_a_world_that_was_kept_plays_as_it_did(tmp_path: Path) -> None:
 
 
 def test_a_branch_that_was_never_taken_is_a_failure() -> None:
-    """One world alone cannot have shown everything."""
+    """Required branches that were never reached are reported; one world cannot reach all."""
     total = Total()
     assert total.never() == list(REQUIRED)
     total.add(played(22))
     assert 0 < len(total.never()) < len(REQUIRED)
 
 
+def test_every_rule_is_listed() -> None:
+    """The table in invariants/__init__.py lists every rule, with the files that check it."""
+    folder = Path(invariants.__file__).parent
+    checked_in: dict[str, set[str]] = {}
+    for file in folder.glob("*.py"):
+        for rule in re.findall(r"violated\(\s*\"(\w+)\"", file.read_text()):
+            checked_in.setdefault(rule, set()).add(file.stem)
+    table = re.findall(r"^    (\w+) +((?:\w+, )*\w+)  ", invariants.__doc__ or "", re.MULTILINE)
+    assert {rule: set(files.split(", ")) for rule, files in table if rule != "rule"} == checked_in
+
+
 def test_a_failure_is_told_with_its_world_made_smaller_and_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The report of a broken build: what broke, the last events, the command, and a smaller world that fails too."""
+    """A failing world is reported with the broken rule, its events and the command, and a smaller world that
+    fails too is saved."""
     mutant = "tests.simulation.mutants:retry_after_ignored"
     arguments = [
         "simulate",
@@ -94,14 +108,14 @@ def test_a_failure_is_told_with_its_world_made_smaller_and_kept(
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
-    """`dub5 simulate --help` shows what one would type."""
+    """`dub5 simulate --help` shows example commands."""
     with pytest.raises(SystemExit):
         cli.main(["simulate", "--help"])
     assert "dub5 simulate --seed 17" in capsys.readouterr().out
 
 
 def test_many_worlds_give_one_page(capsys: pytest.CaptureFixture[str]) -> None:
-    """Counts, outcomes and the worst times of all of them."""
+    """A run of several worlds prints counts, outcomes and the largest measurements."""
     assert cli.main(["simulate", "--seeds", "2", "--from", "22", "--jobs", "1"]) == 0
     said = capsys.readouterr().out
-    assert "2 worlds" in said and "requests/s" in said and "every promise was kept" in said
+    assert "2 worlds" in said and "requests/s" in said and "every invariant held" in said

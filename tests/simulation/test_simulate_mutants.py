@@ -1,4 +1,4 @@
-"""The simulation can fail: each broken build is caught, by the rule that speaks of it."""
+"""The simulation can fail: each mutant is caught by the rule that it breaks."""
 
 from dataclasses import replace
 from functools import cache
@@ -13,7 +13,7 @@ from dub5.chaos.simulation.world.model import World
 from tests.simulation import mutants
 
 SEEDS_MAX = 200
-# Where to look first, so that it is quick, and the rules that should speak.
+# The seed to begin with, so that it is quick, and the rules that should break.
 CAUGHT = {
     "permit_kept_on_cancel": (9, {"permits_accounted_for"}),
     "retry_after_commit": (45, {"no_spliced_answer", "honest_end"}),
@@ -32,23 +32,23 @@ CAUGHT = {
 }
 
 
-REQUESTS = {"expired_work_sent": 150}  # so many of a world are played; of others the first 100
+REQUESTS = {"expired_work_sent": 150}  # how many requests of a world run; of other worlds the first 100
 
 
 def beginning(seed: int, requests: int) -> World:
-    """The first requests of a world."""
+    """Return a world with its first requests only."""
     return replace(generate_world(seed), kept=((0, requests - 1),), rest_s=5.0)
 
 
 @cache
 def broken_as_it_is(seed: int, requests: int) -> frozenset[str]:
-    """The rules that the build itself breaks: none."""
+    """Return the rules that the unbroken build breaks in a world: none."""
     return rules_of(run_world(beginning(seed, requests)))
 
 
 @pytest.mark.parametrize("name", [mutant.__name__ for mutant in mutants.MUTANTS])
 def test_a_broken_build_is_caught(name: str) -> None:
-    """Within 200 seeds; and the same seed holds in the build as it is."""
+    """A mutant breaks its rule within 200 seeds, in a world where the unbroken build breaks none."""
     (first, rules), requests = CAUGHT[name], REQUESTS.get(name, 100)
     for seed in range(first, first + SEEDS_MAX):
         with mutated(f"{mutants.__name__}:{name}"):

@@ -1,4 +1,4 @@
-"""A failing world becomes small: only what makes it fail is left."""
+"""Shrinking: a failing world is reduced to what makes it fail."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ def world_with_troubles() -> World:
 
 
 def test_only_the_guilty_trouble_is_left() -> None:
-    """One trouble of many breaks a rule: it stays, with few requests and no more providers than it needs."""
+    """Of many fault windows the one that breaks the rule remains, with few requests and providers."""
     world = world_with_troubles()
     guilty = world.troubles[3]
 
@@ -32,7 +32,7 @@ def test_only_the_guilty_trouble_is_left() -> None:
 
 
 def test_another_failure_is_not_the_same_one() -> None:
-    """A smaller world that breaks another rule is no smaller world of this failure."""
+    """A smaller world that breaks another rule is not accepted."""
     world = world_with_troubles()
 
     def play(candidate: World) -> WorldResult:

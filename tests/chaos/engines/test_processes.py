@@ -1,4 +1,4 @@
-"""Processes end with whoever started them, however that one ended."""
+"""Child processes end with their parent, however the parent ended."""
 
 import asyncio
 import os
@@ -45,7 +45,7 @@ def alive(pid: int) -> bool:
 
 
 def until_gone(pid: int) -> bool:
-    """Whether the process ends; polls, as it is no child of ours."""
+    """Wait until the process has ended, by polling: it is no child of this process."""
     until_s = time.monotonic() + GONE_S
     while alive(pid) and time.monotonic() < until_s:
         os.sched_yield()
@@ -61,7 +61,7 @@ def start_parent(folder: Path) -> tuple["subprocess.Popen[str]", int]:
 
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_parent_killed(tmp_path: Path, whole_group: bool) -> None:
-    """SIGKILL leaves a parent no time to clean up, alone or with its whole group; its child ends all the same."""
+    """A child ends even if SIGKILL ends its parent, alone or with its whole process group."""
     parent, pid = start_parent(tmp_path)
     assert alive(pid)
     os.killpg(parent.pid, signal.SIGKILL) if whole_group else parent.kill()
@@ -71,7 +71,7 @@ def test_parent_killed(tmp_path: Path, whole_group: bool) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_parent_told_to_end(tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C, SIGTERM and a closed terminal end everything in order."""
+    """Ctrl-C, SIGTERM and a closed terminal end parent and child in order."""
     parent, pid = start_parent(tmp_path)
     parent.send_signal(number)
     assert "stopped in order\n" == parent.communicate(timeout=GONE_S)[0]
@@ -79,7 +79,7 @@ def test_parent_told_to_end(tmp_path: Path, number: signal.Signals) -> None:
 
 
 async def test_end_of_the_block(tmp_path: Path) -> None:
-    """A child lives as long as its block."""
+    """A child runs exactly as long as its block."""
     async with child("it", [sys.executable, "-c", READY], tmp_path, is_ready, {}) as it:
         assert it.running
         pid = int(it.ready_line.split()[1])
@@ -88,7 +88,7 @@ async def test_end_of_the_block(tmp_path: Path) -> None:
 
 
 async def test_not_ready(tmp_path: Path) -> None:
-    """One that ends before it is ready is told with its last words."""
+    """A child that ends before it is ready is reported with its last output."""
     command = [sys.executable, "-c", "import sys; print('I try'); sys.exit('no room')"]
     with pytest.raises(NotStarted, match=r"it ended before it was ready\.\n(?s:.*)no room"):
         async with child("it", command, tmp_path, is_ready, {}):
@@ -96,14 +96,14 @@ async def test_not_ready(tmp_path: Path) -> None:
 
 
 async def test_not_there(tmp_path: Path) -> None:
-    """A program that does not exist is told by its name."""
+    """A program that does not exist is reported by its name."""
     with pytest.raises(NotStarted, match="cannot start nowhere: No such file"):
         async with child("it", ["nowhere"], tmp_path, is_ready, {}):
             pass
 
 
 async def test_siblings_do_not_hold_each_other(tmp_path: Path) -> None:
-    """Each child has its own leash: one that ends leaves the others alone, and is itself not held by them."""
+    """Each child has its own supervisor: a child that ends leaves the others running."""
     command = [sys.executable, "-c", READY]
     async with child("first", command, tmp_path, is_ready, {}) as first:
         async with child("second", command, tmp_path, is_ready, {}):

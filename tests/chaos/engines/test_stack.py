@@ -1,4 +1,4 @@
-"""The processes of a run, and what stands in where Toxiproxy is missing."""
+"""The processes of a run, and what replaces a missing Toxiproxy."""
 
 import stat
 from collections.abc import Mapping
@@ -18,12 +18,13 @@ TOPOLOGY = Topology(timeouts={"total_s": 10.0})
 
 
 def ignore(line: str) -> None:
-    """Nobody reads what is told while it starts."""
+    """Ignore the lines that are printed during the start."""
 
 
 @pytest.mark.real_sockets
 async def test_a_stack() -> None:
-    """Simulators and service start, answer, take a fault and fail over, keep a ledger, and are gone after the block."""
+    """Simulators and service start, answer, fail over on a fault, keep a ledger, and are gone after the
+    block."""
     seen: list[Path] = []
 
     async def proxy_hook(urls: Urls, folder: Path, exits: object) -> Urls:
@@ -58,7 +59,7 @@ async def test_a_stack() -> None:
 
 @pytest.mark.real_sockets
 async def test_a_stack_that_cannot_start() -> None:
-    """The first process that cannot start is told with its own words, and the others do not stay behind."""
+    """The first process that cannot start is reported with its output, and the others are stopped."""
     with pytest.raises(NotStarted, match=r"simulators ended before it was ready(?s:.*)nonsense"):
         async with stack(Topology({"one": "nonsense"}), ignore):
             pass
@@ -68,7 +69,7 @@ async def test_a_stack_that_cannot_start() -> None:
 
 
 class RecordingAdmin:
-    """An admin API that writes down what it is told."""
+    """An admin API that records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[object] = []
@@ -100,7 +101,8 @@ class RecordingAdmin:
     ],
 )
 async def test_without_toxiproxy(kind: str, options: Mapping[str, int], by: str, calls: list[object]) -> None:
-    """A fault of the connection is played by the simulators as near as they can; what would show nothing is left out."""
+    """Without Toxiproxy, simulators play the nearest fault to a TCP fault, or none if it would show
+    nothing."""
     admin = RecordingAdmin()
     world = RealEnvironment(None, admin, {}, [])  # type: ignore[arg-type]
     fault = ScenarioFault(0, 1, "two", kind, options, "")
@@ -119,7 +121,7 @@ async def test_without_toxiproxy(kind: str, options: Mapping[str, int], by: str,
 async def test_a_fault_that_follows_another(
     kind: str, options: Mapping[str, int], told: Mapping[str, object]
 ) -> None:
-    """One ends in the moment in which the next of its kind begins: that one stays."""
+    """A fault that begins in the moment in which one of its kind ends is not lifted with it."""
     admin = RecordingAdmin()
     world = RealEnvironment(None, admin, {}, [])  # type: ignore[arg-type]
     first, second = (ScenarioFault(at_s, 1, "two", kind, options, "") for at_s in (0, 1))
@@ -133,7 +135,7 @@ async def test_a_fault_that_follows_another(
 
 class TestTools:
     def test_on_path_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A server on PATH wins over one of ours."""
+        """A server on PATH is preferred to one in the project's tools folder."""
         ours, theirs = (
             executable(tmp_path / "ours" / tools.NAME),
             executable(tmp_path / "theirs" / tools.NAME),
@@ -151,7 +153,8 @@ class TestTools:
         assert "no Go" in found.why
 
     def test_built(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What Go builds is kept under its proper name, executable; nothing else stays behind."""
+        """A built server is kept under its proper name, executable, and nothing else is left in the
+        folder."""
         executable(tmp_path / "bin" / "go", 'echo "$@" > "$GOBIN/server"; chmod +x "$GOBIN/server"')
         monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
         found = tools.find_or_build(tmp_path / "tools")
@@ -160,7 +163,7 @@ class TestTools:
         assert [found.path] == list((tmp_path / "tools").iterdir())
 
     def test_not_built(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """When the build fails, the last thing Go said is the reason."""
+        """When the build fails, the last line that Go printed is the reason."""
         executable(tmp_path / "bin" / "go", 'echo "go: something"; echo "go: no network" >&2; exit 1')
         monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
         assert (

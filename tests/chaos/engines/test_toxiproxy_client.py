@@ -1,4 +1,4 @@
-"""Our Toxiproxy client, on the real server."""
+"""The Toxiproxy client, with the real server."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ Upstream = asyncio.Server
 
 @asynccontextmanager
 async def upstream(answer: bytes = b"pong") -> AsyncIterator[str]:
-    """Says `answer` to whoever says something; its address."""
+    """Run a server that sends `answer` to every client that sends something. Yield its address."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -56,7 +56,7 @@ async def proxied(
 
 
 async def said(proxy: Proxy, size: int = 4) -> bytes:
-    """What comes back through the proxy. Raises OSError, IncompleteReadError."""
+    """Return what comes back through the proxy. Raises OSError, IncompleteReadError."""
     host, port = proxy.listen.split(":")
     async with asyncio.timeout(IN_TIME_S):
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -68,7 +68,7 @@ async def said(proxy: Proxy, size: int = 4) -> bytes:
 
 
 async def test_every_toxic_on_both_streams(server_path: Path, tmp_path: Path) -> None:
-    """Each is set with its own fields, seen by the server, and gone after the block."""
+    """Every kind of toxic is set with its own fields, listed by the server, and removed after the block."""
     async with proxied(server_path, tmp_path) as (api, proxy):
         assert await asyncio.to_thread(api.version)
 
@@ -87,7 +87,7 @@ async def test_every_toxic_on_both_streams(server_path: Path, tmp_path: Path) ->
 
 
 async def test_update(server_path: Path, tmp_path: Path) -> None:
-    """The numbers of a toxic change in place."""
+    """The attributes of a toxic can be changed in place."""
     async with proxied(server_path, tmp_path) as (_, proxy):
         toxic = await asyncio.to_thread(proxy.add, "latency", {"latency": 5000, "jitter": 0})
         changed = await asyncio.to_thread(proxy.update, toxic, {"latency": 1})
@@ -96,7 +96,7 @@ async def test_update(server_path: Path, tmp_path: Path) -> None:
 
 
 async def test_reset(server_path: Path, tmp_path: Path) -> None:
-    """A reset is a real one, for connections opened under it; after it all is well."""
+    """A reset toxic resets connections that are opened under it; afterwards connections work again."""
     async with proxied(server_path, tmp_path) as (_, proxy):
         toxic = await asyncio.to_thread(proxy.add, "reset_peer", {"timeout": 0})
         with pytest.raises(ConnectionResetError):
@@ -106,7 +106,7 @@ async def test_reset(server_path: Path, tmp_path: Path) -> None:
 
 
 async def test_down(server_path: Path, tmp_path: Path) -> None:
-    """A proxy that is down refuses, and listens on the same port again."""
+    """A disabled proxy refuses connections, and listens on the same port when it is enabled again."""
     async with proxied(server_path, tmp_path) as (_, proxy):
         await asyncio.to_thread(proxy.disable)
         with pytest.raises(ConnectionRefusedError):
@@ -116,7 +116,8 @@ async def test_down(server_path: Path, tmp_path: Path) -> None:
 
 
 async def test_conflicts(server_path: Path, tmp_path: Path) -> None:
-    """A name that is taken, a toxic that is set, a port in use, a wrong field, a proxy that is gone: each is told."""
+    """A taken name, a set toxic, a port in use, a wrong field and a missing proxy each raise their own
+    error."""
     async with proxied(server_path, tmp_path) as (api, proxy):
         taken = proxy.listen
 
@@ -139,7 +140,7 @@ async def test_conflicts(server_path: Path, tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def left_behind(path: Path, folder: Path) -> AsyncIterator[tuple[Toxiproxy, Proxy, Toxic]]:
-    """Five clients behind a latency of a second, gone, with data still on its way to them."""
+    """Connect five clients behind a latency of a second, and close them with data still on its way."""
     answered = asyncio.Semaphore(0)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -168,7 +169,7 @@ async def left_behind(path: Path, folder: Path) -> AsyncIterator[tuple[Toxiproxy
 
 
 async def test_lifting_a_latency_whose_clients_left(server_path: Path, tmp_path: Path) -> None:
-    """Server 2.12 freezes when such a latency is simply removed; lifted our way, it still answers."""
+    """The client lifts a latency whose clients have left without freezing server 2.12."""
     async with left_behind(server_path, tmp_path) as (api, proxy, toxic):
         await asyncio.to_thread(proxy.lift, toxic)
         assert not await asyncio.to_thread(proxy.toxics)
@@ -176,7 +177,7 @@ async def test_lifting_a_latency_whose_clients_left(server_path: Path, tmp_path:
 
 
 async def test_a_frozen_server(server_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If it freezes all the same, the proxy is made anew on the same port, and the toxic is gone as it should be."""
+    """If the server freezes on lifting a toxic, the proxy is recreated on the same port without the toxic."""
     monkeypatch.setattr(toxiproxy, "TIMEOUT_S", 0.5)
     monkeypatch.setattr(toxiproxy, "SAFE_TO_LIFT", {})
     async with left_behind(server_path, tmp_path) as (api, proxy, toxic):
@@ -187,7 +188,7 @@ async def test_a_frozen_server(server_path: Path, tmp_path: Path, monkeypatch: p
 
 
 async def test_nobody_there() -> None:
-    """A server that does not answer is an error of ours, in time."""
+    """A server that does not answer raises a ToxiproxyError in time."""
     began_s = time.monotonic()
     with pytest.raises(ToxiproxyError, match="no answer"):
         await asyncio.to_thread(Toxiproxy("127.0.0.1", free_port()).version)

@@ -1,4 +1,4 @@
-"""The incidents: each file is whole, hours are played sparsely, and what is cut for real time keeps its edges."""
+"""Incidents: every file is complete, hours are replayed sparsely, and compression keeps the edges."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -28,7 +28,7 @@ FAULT = ScenarioFault(0, 1, "one", "status", {"status": 500}, "one answers 500")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file(name: str) -> None:
-    """It says what happened to whom, who says so, how sure that is, and what must be seen."""
+    """An incident file names a title, a source, a confidence and strict expectations."""
     scenario = read_bundled(INCIDENTS, name)
     assert scenario.title.partition(": ")[2]
     assert scenario.source and scenario.confidence in CONFIDENCE
@@ -41,7 +41,7 @@ def test_a_file(name: str) -> None:
 
 
 def test_the_index() -> None:
-    """It has every incident, and all of them held."""
+    """docs/incidents.md lists every incident, and all of them held."""
     text = INDEX.read_text()
     assert [name for name in NAMES if f"[{name}]" not in text] == []
     assert f"{len(NAMES)} of {len(NAMES)} held" in text
@@ -49,12 +49,12 @@ def test_the_index() -> None:
 
 
 def test_eight_on_real_sockets() -> None:
-    """So many are also for Toxiproxy."""
+    """At least eight incidents also run on real sockets."""
     assert sum("toxiproxy" in read_bundled(INCIDENTS, name).engines for name in NAMES) >= 8
 
 
 def test_one_is_replayed(tmp_path: Path) -> None:
-    """It holds, it has a page, it fails without failover, and its row says so."""
+    """A replay holds, writes a report, fails without failover, and its row in the index says so."""
     one = replay("vercel-2024-08-07", tmp_path, 1)
     assert one.held, [line for line in one.lines if not line.ok]
     assert one.complete == 1.0 and one.complete_without < 0.9
@@ -64,9 +64,12 @@ def test_one_is_replayed(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
-    """The message says what there is."""
+    """For an unknown incident the message lists the known ones."""
     assert cli.main(["simulate", "--incidents", "openai-2099"]) == 2
-    assert "There is no incident 'openai-2099'; there are: anthropic-2026-03-02," in capsys.readouterr().err
+    assert (
+        "There is no incident 'openai-2099'; known incidents: anthropic-2026-03-02,"
+        in capsys.readouterr().err
+    )
 
 
 def incident_of(*faults: tuple[float, float], plateau: float | None = 0.1, edge_s: float = 60.0) -> Scenario:
@@ -81,7 +84,8 @@ SOME = st.lists(st.tuples(st.floats(30, 20_000), st.floats(1, 20_000)), max_size
 
 @given(faults=SOME, edge_s=st.floats(1, 120))
 def test_the_load_is_dense_at_every_change(faults: list[tuple[float, float]], edge_s: float) -> None:
-    """Stretches follow one another from the beginning to the end, and each change lies in a dense one from before it."""
+    """Stretches of load follow one another without a gap, and the load is dense from before each change
+    on."""
     scenario = incident_of(*faults, edge_s=edge_s)
     stretches = scenario.stretches
     assert stretches[0][0] == 0 and stretches[-1][1] == scenario.workload.seconds
@@ -92,7 +96,7 @@ def test_the_load_is_dense_at_every_change(faults: list[tuple[float, float]], ed
 
 
 def test_requests_come_as_the_load_says() -> None:
-    """Five a second at the changes, one in ten seconds between them."""
+    """Requests come at five per second around the changes, and one in ten seconds between them."""
     asks = plan(incident_of((1000, 10_000)), 1)
     sparse = sum(2000 <= ask.at_s < 10_000 for ask in asks)
     dense = sum(1000 <= ask.at_s < 1060 for ask in asks)
@@ -103,7 +107,7 @@ def test_requests_come_as_the_load_says() -> None:
 
 @given(faults=SOME.filter(bool))
 def test_cut_for_real_time(faults: list[tuple[float, float]]) -> None:
-    """The order of changes is kept, each is followed by an edge, or by all that there was; minutes are left of hours."""
+    """Compression keeps the order of changes and an edge after each, and turns hours into minutes."""
     whole = incident_of(*faults)
     cut = compress(whole)
     pairs = sorted(
@@ -118,6 +122,6 @@ def test_cut_for_real_time(faults: list[tuple[float, float]]) -> None:
 
 
 def test_one_of_a_minute_is_not_cut() -> None:
-    """It has no plateaus."""
+    """A scenario without plateaus is not compressed."""
     scenario = incident_of((10, 20), plateau=None)
     assert compress(scenario) is scenario

@@ -1,4 +1,4 @@
-"""The time axis: whatever the run, nothing is left out, nothing turns back, and what is drawn can be read."""
+"""The time axis: no moment of any run is lost or drawn backwards, and every label is readable."""
 
 from itertools import pairwise
 
@@ -24,7 +24,7 @@ DENSE, SPARSE = 10.0, 0.1
 
 @st.composite
 def loads(draw: st.DrawFn) -> list[Stretch]:
-    """Dense and sparse in turns, from seconds to a week."""
+    """Generate loads with dense and sparse stretches in turns, from seconds to a week."""
     length_s = st.one_of(st.floats(0.5, 40_000), st.sampled_from([0.5, 70.0, 301.0, 3600.0, 86_400.0]))
     lengths = draw(st.lists(length_s, min_size=1, max_size=60))
     dense = draw(st.booleans())
@@ -46,7 +46,7 @@ def drawn(load: list[Stretch]) -> Axis:
 
 @given(loads(), st.lists(st.floats(-100, 3_000_000), min_size=2, max_size=40))
 def test_time_goes_right(load: list[Stretch], moments: list[float]) -> None:
-    """A later moment is never drawn further left, and none outside of the picture."""
+    """A later moment is never drawn further left, and no moment outside the picture."""
     made = drawn(load)
     drawn_at = [made.x(at_s) for at_s in sorted(moments)]
     assert drawn_at == sorted(drawn_at)
@@ -60,7 +60,7 @@ ROUNDED += [(13182.0, 13183.0, 10.0), (13183.0, 13184.0, 0.1), (13184.0, 32768.5
 @given(loads())
 @example(ROUNDED)
 def test_the_whole_run_is_drawn(load: list[Stretch]) -> None:
-    """Pieces follow one another without a gap, in time and on paper, from end to end; each has some room."""
+    """Pieces cover the run and the picture from end to end without a gap, and each has some width."""
     made = drawn(load)
     assert (made.x(0), made.x(made.seconds)) == (LEFT, RIGHT)
     assert made.seconds == max(1.0, load[-1][1])
@@ -70,7 +70,7 @@ def test_the_whole_run_is_drawn(load: list[Stretch]) -> None:
 
 @given(loads())
 def test_only_plateaus_are_drawn_narrow(load: list[Stretch]) -> None:
-    """No dense moment lies in a narrow piece; the narrow ones are few, and leave most of the room to the others."""
+    """Narrow pieces are few, hold no dense moment, and leave most of the width to the others."""
     made = drawn(load)
     narrow = [piece for piece in made.pieces if piece.plateau]
     assert {(piece.from_s, piece.until_s) for piece in narrow} <= set(plateaus(load))
@@ -80,7 +80,7 @@ def test_only_plateaus_are_drawn_narrow(load: list[Stretch]) -> None:
 
 @given(loads(), st.lists(st.floats(0, 3_000_000), max_size=60))
 def test_bars(load: list[Stretch], edges: list[float]) -> None:
-    """Bars cover the run without a gap; they are few, and wide enough to be seen."""
+    """Bars cover the run without a gap; they are few, and wide enough to see."""
     made = drawn(load)
     bars = made.buckets(load, edges)
     assert (bars[0][0], bars[-1][1]) == (0, made.seconds)
@@ -94,7 +94,7 @@ def test_bars(load: list[Stretch], edges: list[float]) -> None:
 
 @given(loads())
 def test_labels(load: list[Stretch]) -> None:
-    """Moments are round, none is written over another or out of the picture; each plateau says how long it was."""
+    """Labels are round moments, overlap nothing and stay in the picture; each plateau shows its length."""
     made = drawn(load)
     ticks, lengths = made.ticks(), made.lengths()
     assert all(tick.at_s % 5 == 0 for tick in ticks)
@@ -109,7 +109,7 @@ def test_labels(load: list[Stretch]) -> None:
 
 
 def test_a_minute() -> None:
-    """One scale, a bar for each second, a moment every five: as the picture has always been."""
+    """A run of a minute has one scale, a bar for each second and a label every five seconds."""
     made = axis(60, LEFT, RIGHT)
     assert not made.broken
     assert made.buckets([(0, 60, 20)], [4, 26.5]) == [(n, n + 1) for n in range(60)]
@@ -117,8 +117,8 @@ def test_a_minute() -> None:
 
 
 def test_hours() -> None:
-    """Four minutes, a quarter of an hour of nothing, ninety minutes: the edges are wide and what lies between is not;
-    bars begin where a fault does, and where the load is sparse they wait for enough requests."""
+    """In a run of hours edges are wide and plateaus narrow; bars begin where a fault does, and where the load
+    is sparse a bar collects enough requests."""
     dense = [(0, 60), (110, 180), (350, 420), (1250, 1320), (6650, 6720)]
     load = [(0.0, 60.0, DENSE)]
     for (_, before_s), (from_s, until_s) in pairwise(dense):
@@ -139,7 +139,7 @@ def test_hours() -> None:
 
 
 def test_alike_alike() -> None:
-    """A fault that comes back every twenty minutes for a day: all plateaus are drawn alike, so that it looks like it."""
+    """Plateaus of equal length are all drawn alike: a fault every twenty minutes for a day looks regular."""
     load = [
         (n * 600.0 + part, n * 600.0 + end, rate)
         for n in range(144)
@@ -150,7 +150,7 @@ def test_alike_alike() -> None:
 
 
 def test_few_breaks() -> None:
-    """Of forty plateaus, each longer than the one before, those that last longest."""
+    """Of forty plateaus of different lengths, the longest are drawn narrow."""
     load: list[Stretch] = [(0.0, 60.0, DENSE)]
     for n in range(40):
         before_s = load[-1][1]
@@ -161,7 +161,7 @@ def test_few_breaks() -> None:
 
 
 def test_bars_begin_where_faults_do() -> None:
-    """Broken and well in turns, five minutes each, the load dense from 10 s before each change: no bar holds both."""
+    """No bar holds both healthy and faulty time, if they alternate every five minutes under dense load."""
     edges = [float(at_s) for at_s in range(3600, 36_000, 300)]
     load = [(0.0, 3590.0, SPARSE)]
     for at_s in edges:
@@ -172,7 +172,7 @@ def test_bars_begin_where_faults_do() -> None:
 
 
 def test_words_for_time() -> None:
-    """A moment is told to the second, a length as exactly as it deserves."""
+    """A moment is formatted to the second, a length with a precision that suits it."""
     assert [clock(s) for s in (0, 45, 90, 3600, 6720, 7510.2)] == [
         "0 s",
         "45 s",

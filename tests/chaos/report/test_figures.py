@@ -1,4 +1,4 @@
-"""What pages are made from: nothing is counted twice or lost, and what was wrong is not smoothed away."""
+"""Figures: no request is counted twice or lost, and no bad state is smoothed away."""
 
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ SPANS = st.tuples(MOMENTS, MOMENTS).map(lambda pair: (min(pair), max(pair)))
 
 @given(st.lists(MOMENTS), st.lists(SPANS, max_size=8))
 def test_during(moments: list[float], spans: list[tuple[float, float]]) -> None:
-    """Whoever came during one of the faults, each once, even if they overlap."""
+    """Requests during overlapping faults are found once each."""
     ordered = [result(at_s) for at_s in sorted(moments)]
     wanted = [one for one in ordered if any(from_s <= one.at_s < until_s for from_s, until_s in spans)]
     assert wanted == during(ordered, spans)
@@ -25,7 +25,7 @@ def test_during(moments: list[float], spans: list[tuple[float, float]]) -> None:
 
 @given(st.lists(st.floats(0, 2000)))
 def test_buckets(moments: list[float]) -> None:
-    """Each request counts once; who came after the end counts in the last one."""
+    """Each request counts in exactly one bucket; requests after the last one count there."""
     rows = in_buckets([result(at_s) for at_s in moments], [(0, 10), (10, 500), (500, 1000)])
     assert [row.requests for row in rows] == [
         sum(at_s < 10 for at_s in moments),
@@ -35,7 +35,7 @@ def test_buckets(moments: list[float]) -> None:
 
 
 def test_rate_and_waits() -> None:
-    """A bucket tells who answered, what was not whole, how many came a second, and how long they waited."""
+    """A bucket has the answers by provider, other outcomes, the request rate and the times to first token."""
     requests = [result(n, first_token_s=n / 10) for n in range(10)]
     requests.append(result(5, "two", ClientOutcome.FAILED, first_token_s=None))
     (row,) = in_buckets(requests, [(0, 20)])
@@ -49,7 +49,8 @@ def samples(*states: str, name: str = "one", target: str = "") -> list[StatusSam
 
 
 def test_strips_of_targets() -> None:
-    """Two models of one provider are held apart, and named; a provider's only model goes by the provider's name."""
+    """Two models of one provider have their own strips; a provider's only model goes by the provider's
+    name."""
     made = strips(
         samples("closed", "open", "open", target="one/a")
         + samples("closed", "closed", target="one/b")
@@ -66,7 +67,7 @@ def test_strips_of_targets() -> None:
 
 @given(st.lists(st.sampled_from(WORSE), min_size=1, max_size=300))
 def test_nothing_bad_is_too_short_to_be_seen(states: list[str]) -> None:
-    """On a narrow picture, what is drawn covers the same time, and at no moment looks better than it was."""
+    """Joined strips cover the same time, and at no moment show a better state than there was."""
     row = strips(samples(*states), 10.0 * len(states))
     drawn = axis(10.0 * len(states), 0, 8)
     shown = visible(row, drawn, 2.0)
@@ -80,13 +81,13 @@ def test_nothing_bad_is_too_short_to_be_seen(states: list[str]) -> None:
 
 
 def test_wide_strips_stay() -> None:
-    """What is wide enough is drawn as it was."""
+    """Strips that are wide enough are drawn unchanged."""
     row = strips(samples("closed", "open", "closed", "half_open"), 40)
     assert row == visible(row, axis(40, 0, 1000), 2.0)
 
 
 def test_troubles() -> None:
-    """A fault that comes back is one thing with many times; too many kinds end in one row that says how many."""
+    """A repeated fault is one series with many spans; too many kinds end in one row that says how many."""
     flaps = [AppliedFault("one", "status", "flap", "x", False, n * 10.0, n * 10.0 + 5) for n in range(60)]
     other = [AppliedFault("two", "status", f"fault {n}", "x", False, 5.0 + n, None) for n in range(30)]
     told = fault_series([*other, *flaps], 1000, 10)

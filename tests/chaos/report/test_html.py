@@ -1,4 +1,4 @@
-"""The page about a run: of a minute or of a day, it is one small file, and a newcomer understands it."""
+"""The report: one small file for a run of a minute or a day, which a newcomer understands."""
 
 import re
 from html import unescape
@@ -49,8 +49,8 @@ def words(picture: ElementTree.Element) -> list[str]:
 
 @pytest.mark.parametrize("bad", [False, True])
 def test_a_day_is_a_small_page(bad: bool) -> None:
-    """Twenty hours, sixty times broken, three providers of four models each; even if the state of each changes with
-    every look, and nine in ten requests end in every way there is: below 400 kB, and the SVG is well formed."""
+    """The report of twenty hours with sixty faults and twelve targets is below 400 kB and its SVG well
+    formed, even if states change with every sample and nine in ten requests fail."""
     day = scenario(72_000, FLAPS, rate_per_s=1.0, plateau_rate_per_s=0.1)
     made = journal(day, bad_share=0.9 if bad else 0.01, models=4, restless=bad)
     assert len(page(made).encode()) < KILOBYTES_MAX * 1000
@@ -58,10 +58,10 @@ def test_a_day_is_a_small_page(bad: bool) -> None:
 
 
 def test_many_different_faults() -> None:
-    """A hundred faults that nobody can tell in one sentence: the first of them, and how many more."""
+    """A hundred kinds of fault are shown as the first few, and how many more there are."""
     faults = [fault(600 * n + 60, 100, f"one is broken in way {n}" + " and on" * 100) for n in range(100)]
     made = journal(scenario(72_000, faults, rate_per_s=0.5, plateau_rate_per_s=0.02), bad_share=0.2)
-    made.notes = [f"note {n}" for n in range(500)] + ["said again"] * 500
+    made.notes = [f"note {n}" for n in range(500)] + ["again"] * 500
     made.requests[0] = result(0.0, "", ClientOutcome.DISHONEST, reason="x" * 500_000, trail="y" * 500_000)
     html = page(made)
     assert len(html.encode()) < KILOBYTES_MAX * 1000
@@ -71,38 +71,39 @@ def test_many_different_faults() -> None:
 
 
 def test_the_story_of_hours() -> None:
-    """Minutes and hours; how the load was; a fault that came back sixty times is told once, with all who met it."""
+    """The narrative of hours names the load and lengths in hours and minutes, and tells a fault that came
+    sixty times once, with all requests that met it."""
     made = journal(scenario(72_000, FLAPS, rate_per_s=2.0))
-    told = list(narrative(made))
-    assert f"{len(made.requests)} chat requests went to one service over 20 h" in told[0]
-    assert "2 a second around each change and 0.1 a second while nothing changed" in told[0]
-    (flaps,) = [line for line in told if "one answers 500" in line]
+    lines = list(narrative(made))
+    assert f"{len(made.requests)} chat requests went to one service over 20 h" in lines[0]
+    assert "2 a second around each change and 0.1 a second while nothing changed" in lines[0]
+    (flaps,) = [line for line in lines if "one answers 500" in line]
     assert flaps.startswith("60 times from 1 h to 10 h 55 min, for 5 min each: one answers 500.")
     met = sum(any(f.at_s <= s.at_s < f.until_s for f in FLAPS) for s in made.requests)
-    assert f" {met} requests came in that time, all of them whole; answered by: two {met}." in flaps
+    assert f" {met} requests came in that time, all of them complete; answered by: two {met}." in flaps
 
 
 def test_the_story_of_a_minute() -> None:
-    """In seconds, and nothing else."""
+    """The narrative of a minute gives times in seconds only."""
     made = journal(scenario(60, [fault(4, 7, "one answers 530")], plateau_rate_per_s=None))
-    told = list(narrative(made))
-    assert told[1].startswith("From second 4 to 11: one answers 530. ")
-    assert not [line for line in told if " min" in line or " h " in line]
+    lines = list(narrative(made))
+    assert lines[1].startswith("From second 4 to 11: one answers 530. ")
+    assert not [line for line in lines if " min" in line or " h " in line]
 
 
 def test_a_minute_is_counted() -> None:
-    """Bars are as high as requests are many: one for each second, as in the page's first days."""
+    """A run of a minute has one bar per second, as high as its number of requests."""
     made = journal(scenario(60, [fault(4, 7, "one answers 530")], plateau_rate_per_s=None))
     picture = svg(made)
-    assert "Requests by the second they were sent in: who answered" in words(picture)
+    assert "Requests per second, by the provider that answered" in words(picture)
     assert len(titles(picture, "p0")) + len(titles(picture, "p1")) == 60 + 1  # and the fault's own bar
     assert not [shape for shape in picture if shape.get("class") in ("torn", "rate", "plateau")]
     assert {"0 s", "5 s", "60 s"} <= set(words(picture))
 
 
 def test_hours_are_compared_by_shares() -> None:
-    """Every bar is as high as any other, however few its requests were; how many they were stands below. The plateaus
-    are torn out, and say how long they were."""
+    """In a run of hours every bar has full height, the request rate has its own row, and plateaus are torn
+    out and labelled with their length."""
     made = journal(scenario(6840, HOURS))
     picture = svg(made)
     heights: dict[str, float] = {}
@@ -112,13 +113,13 @@ def test_hours_are_compared_by_shares() -> None:
             heights[x] = heights.get(x, 0.0) + float(shape.get("height", "0"))
     assert len(heights) > 50
     assert all(abs(height - BARS) < 0.2 for height in heights.values())
-    assert "How many they were a second" in words(picture)
+    assert "Requests per second" in words(picture)
     assert {"13 min 50 s", "1 h 29 min", "2 min", "1 h 52 min"} <= set(words(picture))
     assert 4 == sum(shape.get("class") == "torn" for shape in picture)
 
 
 def test_one_in_a_thousand_is_seen() -> None:
-    """A share too thin to be drawn has a row of its own, where it stands out."""
+    """An outcome of one request in a thousand has a row of its own with a visible mark."""
     made = journal(scenario(6840, HOURS))
     made.requests[40] = result(made.requests[40].at_s, "", ClientOutcome.FAILED, first_token_s=None)
     (row,) = [shape for shape in svg(made).findall(f"{SVG}path") if shape.get("class") == "failed"]
@@ -129,12 +130,12 @@ def test_one_in_a_thousand_is_seen() -> None:
 
 
 def test_where_it_is_told() -> None:
-    """The source is a link, and how far it can be believed is said in words; without a source there is neither."""
-    told = page(
+    """The source is shown as links with its confidence in words; without a source there is neither."""
+    html = page(
         journal(scenario(60, source="status.openai.com/incidents/55qs3vq1m35z", confidence="primary"))
     )
-    assert '<a href="https://status.openai.com/incidents/55qs3vq1m35z">status.openai.com/' in told
-    assert "Confidence: primary (the provider's own account)" in text(told)
+    assert '<a href="https://status.openai.com/incidents/55qs3vq1m35z">status.openai.com/' in html
+    assert "Confidence: primary (the provider's own account)" in text(html)
     two = page(journal(scenario(60, source="a.example/x and http://b.example; a book")))
     assert re.findall('href="([^"]*)"', two) == ["https://a.example/x", "http://b.example"]
     assert "Confidence" not in two
@@ -152,10 +153,10 @@ SOURCES = (
 
 @settings(max_examples=100)
 @given(st.text(max_size=80) | st.sampled_from(SOURCES))
-def test_a_source_is_text(said: str) -> None:
-    """Whatever stands there is shown as it is, and leads nowhere but to the web."""
-    html = report._linked(said)
-    assert text(html) == said
+def test_a_source_is_text(source: str) -> None:
+    """Any text in a source is shown as it is, and links lead to http and https only."""
+    html = report._linked(source)
+    assert text(html) == source
     assert all(
         re.match("https?://", address) for address in re.findall('href="([^"]*)"', html, re.IGNORECASE)
     )
@@ -165,7 +166,7 @@ ODD = "<b onload='x'>&amp;\"</b>"
 
 
 def test_names_are_text() -> None:
-    """Names of providers, routes, targets and faults, reasons and notes may hold anything."""
+    """Names of providers, routes, targets and faults, reasons and notes are escaped."""
     odd = scenario(
         7200,
         [fault(600, 3000, f"fault {ODD}", provider=f"p{ODD}")],
@@ -175,7 +176,7 @@ def test_names_are_text() -> None:
         confidence=ODD,
     )
     made = journal(odd, bad_share=0.2, models=2)
-    made.notes, made.machine, made.told_by = [ODD], ODD, ODD
+    made.notes, made.machine, made.counted_by = [ODD], ODD, ODD
     made.windows.append(AppliedFault(ODD, "status", ODD, ODD, False, 700.0))
     made.requests.append(result(10.0, ODD, ClientOutcome.FAILED, reason=ODD, trail=ODD, route=ODD))
     html = page(made)
@@ -184,20 +185,20 @@ def test_names_are_text() -> None:
 
 
 def test_routes() -> None:
-    """Where people asked for several, each has its line; where for one, there is no such table."""
+    """There is a table of routes if requests used several, and none if they used one."""
     assert "The routes" not in page(journal(scenario(60)))
     html = page(journal(scenario(600, mix={"chat": 3.0, "code": 1.0})))
-    assert re.search(r"<td>chat</td><td>\d+</td><td>\d+</td><td>half had their first word within", html)
-    assert "They asked for 2 routes: chat (" in html
+    assert re.search(r"<td>chat</td><td>\d+</td><td>\d+</td><td>half had their first token within", html)
+    assert "They used 2 routes: chat (" in html
 
 
 def test_models_have_their_own_strips() -> None:
-    """A fault of one model shows beside the well ones of the same provider."""
+    """Each model of a provider has its own row of breaker states."""
     made = journal(scenario(60, [fault(10, 20, "one/model-0")]), models=2)
     assert {"one/model-0", "one/model-1", "three/model-1"} <= set(words(svg(made)))
 
 
 def test_nothing_happened() -> None:
-    """No request, no sample, no fault: a page all the same."""
+    """A run without requests, samples and faults has a report."""
     made = Journal(scenario(72_000), "virtual", 1, "machine", "2026-01-01 00:00:00", seconds=72_000.0)
     assert "0 chat requests" in page(made)

@@ -1,4 +1,4 @@
-"""The live view: on a terminal and in a log, as much of a day as of a minute."""
+"""The live view shows and prints about as much of a day as of a minute."""
 
 import re
 from io import StringIO
@@ -16,7 +16,7 @@ def status(*breakers: str) -> dict[str, Any]:
 
 
 def watched(seconds: float, changes: int = 0, *, terminal: bool = False, step_s: float = 0.5) -> str:
-    """What a view shows of a run of that length, looked at every `step_s`, with a request at each look."""
+    """Return what a view shows of a run of `seconds`, sampled every `step_s`, with one request per sample."""
     out = StringIO()
     console = Console(file=out, width=140, height=40, force_terminal=terminal, color_system=None)
     with LiveView(scenario(seconds, plateau_rate_per_s=None), "virtual", console) as view:
@@ -29,7 +29,7 @@ def watched(seconds: float, changes: int = 0, *, terminal: bool = False, step_s:
 
 
 def test_a_minute_in_a_log() -> None:
-    """A line each second."""
+    """A log of a minute has one line per second."""
     lines = watched(60).splitlines()
     assert len(lines) == 60
     assert lines[8].startswith(
@@ -38,7 +38,7 @@ def test_a_minute_in_a_log() -> None:
 
 
 def test_a_day_in_a_log() -> None:
-    """As many lines as of a run of two or three minutes; and not every one of a thousand faults."""
+    """A log of a day has as many lines as one of a few minutes, and not every one of a thousand faults."""
     lines = watched(72_000, changes=1000, step_s=5).splitlines()
     assert 100 < len([line for line in lines if "answers:" in line]) <= LINES_MAX
     assert len([line for line in lines if "begins" in line]) <= LINES_MAX + 1
@@ -46,14 +46,14 @@ def test_a_day_in_a_log() -> None:
 
 
 def test_plateaus_are_seldom_looked_at() -> None:
-    """A look every 30 s: a column of a run of minutes may stand for more than it should, and none is lost."""
+    """If samples come every 30 s, each gives one line, and no request is lost."""
     lines = watched(240, step_s=30).splitlines()
     assert len(lines) == 8
     assert "complete 9" in lines[-1]
 
 
 def test_a_day_on_a_terminal() -> None:
-    """Drawn anew about as often as a run of five minutes; the share of answers, since loads differ."""
+    """A run of a day redraws about as often as one of five minutes, and shows shares of answers."""
     shown = watched(72_000, terminal=True, step_s=5)
     assert 300 < shown.count("share of answers") <= REDRAWN_MAX + 2
     assert "20 h of 20 h" in shown
@@ -62,15 +62,15 @@ def test_a_day_on_a_terminal() -> None:
 
 
 def test_a_minute_on_a_terminal() -> None:
-    """Drawn anew at every look, and counted by the second."""
+    """A run of a minute redraws at every sample, and shows answers per second."""
     shown = watched(60, terminal=True)
-    assert shown.count("answers a second") >= 120
+    assert shown.count("answers per second") >= 120
     assert "60 of 60 s" in shown
     assert "first token, last 5 s" in shown
 
 
 def test_the_worst_model() -> None:
-    """A provider with several models stands as its worst, and says of how many that holds."""
+    """A provider with several targets shows its worst state, and for how many targets it holds."""
     out = StringIO()
     view = LiveView(scenario(60, plateau_rate_per_s=None), "virtual", Console(file=out, width=140))
     view.sampled(1.0, status("closed", "open", "closed"))

@@ -1,4 +1,4 @@
-"""What a client receives is believed only as far as it proves itself."""
+"""The judge believes a reply only as far as it proves itself."""
 
 import json
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ def completion(text: str, reason: str | None = "stop") -> dict[str, object]:
 
 class TestStream:
     def test_whole(self) -> None:
-        """The whole text, a finish, [DONE], the end: complete, and it is known who spoke."""
+        """A stream with the whole text, a finish reason and [DONE] is complete, and names its provider."""
         reader = ReplyReader(200, PROMPT, stream=True)
         for event in (delta(TEXT[:HALF]), delta(TEXT[HALF:]), finish(), DONE):
             reader.feed(f"data: {event}\n\n".encode())
@@ -51,15 +51,15 @@ class TestStream:
         assert "one" == reader.answered_by
 
     def test_honest_cut(self) -> None:
-        """An error event after content, and nothing more."""
+        """An error event after content is a cut."""
         assert Ending(ClientOutcome.CUT, "stream_cut") == streamed(delta(TEXT[:HALF]), ERROR)
 
     def test_error_before_content(self) -> None:
-        """The same before any content is a failure, not a cut."""
+        """An error event before any content is a failure, not a cut."""
         assert Ending(ClientOutcome.FAILED, "stream_cut") == streamed(ERROR)
 
     def test_told_before_the_line_broke(self) -> None:
-        """An error that was told stays told when the connection breaks after it."""
+        """An error event counts even if the connection breaks after it."""
         assert ClientOutcome.CUT is streamed(delta(TEXT[:HALF]), ERROR, stop=Stop.BROKEN).outcome
 
     @pytest.mark.parametrize(
@@ -82,17 +82,17 @@ class TestStream:
         ],
     )
     def test_dishonest(self, events: Iterable[str], stop: Stop, reason: str) -> None:
-        """A stream that pretends, or ends without a word, is never taken for an answer."""
+        """A stream that contradicts itself, or ends without an error, is dishonest."""
         assert Ending(ClientOutcome.DISHONEST, reason) == streamed(*events, stop=stop)
 
     def test_patience_ran_out(self) -> None:
-        """However much came: without an end in time it hangs."""
+        """A stream without an end in time hangs, however much content it had."""
         assert ClientOutcome.HUNG is streamed(delta(TEXT), finish(), stop=Stop.TIMEOUT).outcome
 
 
 class TestJson:
     def test_whole(self) -> None:
-        """A whole text with a finish is complete."""
+        """A JSON answer with the whole text and a finish reason is complete."""
         assert Ending(ClientOutcome.COMPLETE) == replied(200, completion(TEXT))
 
     @pytest.mark.parametrize(
@@ -121,21 +121,21 @@ class TestJson:
         ],
     )
     def test_error(self, status: int, code: str, outcome: ClientOutcome) -> None:
-        """An error says whose doing it is."""
+        """An error is a refusal or a failure by its status and code."""
         assert Ending(outcome, code) == replied(status, {"error": {"code": code}})
 
     def test_error_page(self) -> None:
-        """A page instead of an error object is still an honest failure, by its status."""
+        """An HTML error page is an honest failure, by its status."""
         assert Ending(ClientOutcome.FAILED, "http_502") == replied(502, b"<html>Bad Gateway</html>")
 
     def test_torn_error(self) -> None:
-        """An error whose connection breaks has told nobody anything."""
+        """An error whose connection breaks is dishonest."""
         assert ClientOutcome.DISHONEST is replied(503, b'{"err', Stop.BROKEN).outcome
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_events_in_any_cut_of_the_bytes(end: str) -> None:
-    """Line ends of three kinds, comments, fields we do not know, text of several bytes: cut anywhere, read the same."""
+    """Events read the same however their bytes are split: line ends, comments, fields, multi-byte text."""
     text = end.join(
         (": hello", "event: x", "data: grüße", "data:zwei", "", "data: [DONE]", "", "data: never ends")
     )
@@ -157,34 +157,34 @@ class TestSubstitute:
         return replied(200, {**completion(text), "degraded": {"source": source}})
 
     def test_labelled(self) -> None:
-        """First and last: it is what it says, and no complete answer."""
+        """A fallback that is labelled on its first and last event is degraded, not complete."""
         first, last = self.labelled(delta(self.WORDS)), self.labelled(finish())
         assert streamed(first, last, DONE) == Ending(ClientOutcome.DEGRADED, "words")
         assert self.json_of(self.WORDS, "template") == Ending(ClientOutcome.DEGRADED, "template")
 
     def test_stale(self) -> None:
-        """An answer from before is proven like any other."""
+        """A stale answer must prove itself like any other."""
         assert self.json_of(TEXT, "stale") == Ending(ClientOutcome.DEGRADED, "stale")
         assert self.json_of(TEXT[:HALF], "stale").reason == "cut_answer_labelled_stale"
         assert self.json_of(answer_text("one", "?", 12), "stale").reason == "foreign_answer_labelled_stale"
 
     def test_no_label(self) -> None:
-        """The same words without it are sold as an answer."""
+        """A fallback without a label is dishonest."""
         assert streamed(delta(self.WORDS), finish(), DONE).outcome is ClientOutcome.DISHONEST
 
     @pytest.mark.parametrize("which", [0, 1])
     def test_half_a_label(self, which: int) -> None:
-        """Who looks at one end only must see it."""
+        """A fallback that is labelled at one end only is dishonest."""
         events = [delta(self.WORDS), finish()]
         events[which] = self.labelled(events[which])
         assert streamed(*events, DONE) == Ending(ClientOutcome.DISHONEST, "half_labelled_substitute")
 
     def test_a_label_over_an_answer(self) -> None:
-        """A provider's answer, or a piece of it, is not passed off as words of the service; nor is nothing."""
+        """A provider's answer, a part of one and an empty text cannot be labelled as words of the service."""
         assert self.json_of(TEXT, "words").outcome is ClientOutcome.DISHONEST
         assert self.json_of(TEXT[:HALF], "template").outcome is ClientOutcome.DISHONEST
         assert self.json_of("", "words").reason == "empty_substitute"
 
     def test_it_must_end_as_well(self) -> None:
-        """A label excuses no stream that breaks off."""
+        """A labelled fallback that breaks off is dishonest."""
         assert streamed(self.labelled(delta(self.WORDS))).outcome is ClientOutcome.DISHONEST

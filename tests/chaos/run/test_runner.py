@@ -1,4 +1,4 @@
-"""A scenario from its file to its verdict and report, on virtual time; and the clients alone, at doors that misbehave."""
+"""A scenario from its file to verdict and report on virtual time, and clients at endpoints that misbehave."""
 
 import asyncio
 import re
@@ -73,8 +73,7 @@ def played(text: str = SHORT, seed: int = 1) -> Journal:
 
 
 def test_the_service_holds() -> None:
-    """Two providers fail at once, then the third is gone, then streams break off: every request gets its whole answer,
-    or is told that it was cut."""
+    """Through failures of all providers in turn every request gets a complete answer or an honest cut."""
     journal = played()
     verdict = judge_run(journal)
     assert verdict.ok, [line for line in verdict.lines if not line.ok]
@@ -83,7 +82,7 @@ def test_the_service_holds() -> None:
 
 
 def test_the_same_seed() -> None:
-    """Equal seeds give equal runs, to the last millisecond; another seed gives another."""
+    """Equal seeds give equal runs, to the millisecond; another seed gives another run."""
     first, second, other = played(), played(), played(seed=2)
     assert first.requests == second.requests
     assert first.samples == second.samples
@@ -91,7 +90,7 @@ def test_the_same_seed() -> None:
 
 
 def test_nobody_left_to_answer() -> None:
-    """When every provider is down, the run does not hold; yet every failure is an honest one."""
+    """When every provider is down, the run does not hold, yet every failure is honest."""
     everybody = "".join(
         f'[[fault]]\nat_s = 4\nfor_s = 5\nprovider = "{name}"\nkind = "down"\n'
         for name in ("one", "two", "three")
@@ -104,7 +103,7 @@ def test_nobody_left_to_answer() -> None:
 
 
 def test_report(tmp_path: Path) -> None:
-    """One file that needs no other: no script, no address it would load; what comes from a file is escaped."""
+    """The report is one self-contained file without scripts, and escapes text from the scenario."""
     journal = played()
     page, record = report.write(journal, judge_run(journal), tmp_path)
     html = page.read_text()
@@ -116,7 +115,7 @@ def test_report(tmp_path: Path) -> None:
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`dub5 chaos FILE` prints the verdict, where the report lies, and ends with 0 only if it held."""
+    """`dub5 chaos FILE` prints the verdict and the report's path, and exits with 0 only if it held."""
     file = tmp_path / "mine.toml"
     file.write_text(SHORT)
     common = [str(file), "--engine", "virtual", "--seed", "1", "--reports", str(tmp_path)]
@@ -133,21 +132,21 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("dmo", "there are: "), ("nowhere.toml", "cannot be read"), ("demo.toml", "cannot be read")],
+    [("dmo", "known scenarios: "), ("nowhere.toml", "cannot be read"), ("demo.toml", "cannot be read")],
 )
 def test_command_without_a_scenario(name: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A name nobody knows and a file that is not there are told, with exit code 2."""
+    """An unknown scenario and a missing file are reported with exit code 2."""
     assert 2 == main(["chaos", name])
     assert said in capsys.readouterr().err
 
 
 def of(workload: Workload) -> Scenario:
-    """Nothing but load."""
+    """Return a scenario with load and no faults."""
     return Scenario("s", "title", "why", workload, (), Expect())
 
 
 def test_plan() -> None:
-    """Requests come as they would from many people, about as often as asked for, no two alike; a seed repeats them."""
+    """Planned requests are as many as the rate says and all different; a seed repeats them."""
     asks = plan(of(Workload(100.0, rate_per_s=20.0, stream_share=0.7)), 1)
     assert 1800 < len(asks) < 2200
     assert 0.65 < sum(ask.stream for ask in asks) / len(asks) < 0.75
@@ -157,7 +156,7 @@ def test_plan() -> None:
 
 
 class HangingEndpoint:
-    """A door behind which nothing ever happens."""
+    """An endpoint that never answers."""
 
     @asynccontextmanager
     async def chat(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[EndpointReply]:
@@ -169,7 +168,7 @@ class HangingEndpoint:
 
 
 class RefusingEndpoint(HangingEndpoint):
-    """A door that refuses."""
+    """An endpoint that refuses connections."""
 
     @asynccontextmanager
     async def chat(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[EndpointReply]:
@@ -186,7 +185,7 @@ async def sent_to(endpoint: Any, workload: Workload) -> list[RequestResult]:
 
 
 async def test_a_service_that_hangs() -> None:
-    """Each client gives up shortly after the deadline, and says that it hung; the plan is kept all the same."""
+    """Clients of a hanging service give up shortly after the deadline as hung, and all requests are sent."""
     workload = Workload(10.0, rate_per_s=2.0, deadline_s=5.0)
     result = await sent_to(HangingEndpoint(), workload)
     assert {ClientOutcome.HUNG} == {one.outcome for one in result}
@@ -195,13 +194,13 @@ async def test_a_service_that_hangs() -> None:
 
 
 async def test_a_service_that_is_not_there() -> None:
-    """No reply at all is no honest answer."""
+    """A request without any reply is dishonest."""
     result = await sent_to(RefusingEndpoint(), Workload(5.0, rate_per_s=2.0))
     assert {("no_reply", ClientOutcome.DISHONEST)} == {(one.reason, one.outcome) for one in result}
 
 
 class BareEnvironment:
-    """A world without status and without hands: any gateway."""
+    """An environment without /status and without faults: any OpenAI-compatible gateway."""
 
     notes: Sequence[str] = ()
 
@@ -233,8 +232,8 @@ def quick() -> Scenario:
 
 @pytest.mark.real_sockets
 async def test_any_gateway() -> None:
-    """A server that only speaks OpenAI is judged as well: what happened is told by clients and ledgers, and a fault
-    that nobody can apply is said to be left out."""
+    """A server without /status is judged too: clients and ledgers count the events, and a fault that cannot
+    be applied is noted as left out."""
     loop = asyncio.get_running_loop()
     rng = Random("any")
     provider = SimulatedProvider(
@@ -246,14 +245,14 @@ async def test_any_gateway() -> None:
         )
     assert {ClientOutcome.COMPLETE} == {result.outcome for result in journal.requests}
     assert {"any"} == {result.provider for result in journal.requests}
-    assert "no /status" in journal.told_by
+    assert "no /status" in journal.counted_by
     assert 4 == len(journal.notes)
     assert not judge_run(journal).ok
 
 
 @pytest.mark.real_sockets
 async def test_a_connection_that_breaks() -> None:
-    """On a real socket, an answer that ends before HTTP says so is a broken one; a shut port is no reply."""
+    """On a real socket, an incomplete body is a broken reply, and a closed port is no reply."""
 
     def torn(request: SimRequest) -> Script:
         yield Head(200, {"content-type": "text/event-stream"})
@@ -271,7 +270,7 @@ async def test_a_connection_that_breaks() -> None:
 
 
 def test_what_clients_and_ledgers_show() -> None:
-    """Failed over is a request that two providers have seen; a cut is what a client was told."""
+    """A request that two providers have seen failed over; a cut that a client received is a cut stream."""
     journal = Journal(quick(), "test", 1, "", "")
     journal.requests = [
         result(0, "two", ClientOutcome.COMPLETE),

@@ -1,4 +1,4 @@
-"""The verdict: every expectation holds on a good run, and is seen to fail on a bad one."""
+"""The verdict: every expectation holds on a good run, and fails on a bad one."""
 
 import dataclasses
 from collections.abc import Callable
@@ -39,7 +39,8 @@ def request(
 
 
 def good() -> Journal:
-    """Sixty requests over thirty seconds; from 10 to 20 s the fault is on, and the second provider answers."""
+    """Return a journal of sixty requests in thirty seconds; from 10 to 20 s a fault is on and the second
+    provider answers."""
     journal = Journal(SCENARIO, "virtual", 1, "machine", "2026-01-01 00:00:00", seconds=30.0, planned=60)
     journal.requests = [request(n, provider="two" if 20 <= n < 40 else "one") for n in range(60)]
     journal.windows = [AppliedFault("one", "cut", "...", "the simulators", True, 10.0, 20.0)]
@@ -57,7 +58,7 @@ def failing(journal: Journal) -> list[tuple[Question, str]]:
 
 
 def test_a_good_run() -> None:
-    """Everything holds."""
+    """Every expectation holds on a good run."""
     assert [] == failing(good())
     assert judge_run(good()).ok
 
@@ -129,13 +130,13 @@ def failing_at_the_end(journal: Journal) -> None:
         (nothing_sent, Question.RAN, "planned requests sent in time"),
         (sent_late, Question.RAN, "planned requests sent in time"),
         (fault_left_out, Question.RAN, "every fault of the scenario applied"),
-        (fault_never_met, Question.RAN, "met by a request"),
-        (ill_from_the_start, Question.RAN, "all complete before the first fault"),
+        (fault_never_met, Question.RAN, "met by at least one request"),
+        (ill_from_the_start, Question.RAN, "all requests complete before the first fault"),
         (one_lie, Question.HELD, "honest"),
         (one_hangs, Question.HELD, "honest"),
         (too_many_fail, Question.HELD, "complete"),
         (cut_without_a_fault_there, Question.HELD, "complete"),
-        (slow_first_tokens, Question.HELD, "first token p95"),
+        (slow_first_tokens, Question.HELD, "p95 of the time to first token"),
         (nothing_happened, Question.HELD, "failed_over happened"),
         (still_failing_late, Question.RECOVERED, "every request complete again"),
         (failing_at_the_end, Question.RECOVERED, "every request complete again"),
@@ -143,7 +144,7 @@ def failing_at_the_end(journal: Journal) -> None:
     ],
 )
 def test_each_expectation_can_fail(spoil: Callable[[Journal], None], question: Question, said: str) -> None:
-    """A run that misses one expectation is told so, by the question that it belongs to."""
+    """A run that misses one expectation fails exactly there, under the question it belongs to."""
     journal = good()
     spoil(journal)
     assert not judge_run(journal).ok
@@ -152,7 +153,7 @@ def test_each_expectation_can_fail(spoil: Callable[[Journal], None], question: Q
 
 
 def test_planned_cuts_stand_apart() -> None:
-    """Cuts that a fault of the scenario made do not lower the share of complete answers; they are counted in words."""
+    """Cuts that a fault planned do not lower the share of complete answers, and are mentioned."""
     journal = good()
     for number in range(22, 32):
         change(journal, number, outcome=ClientOutcome.CUT, provider="one")
@@ -165,13 +166,13 @@ def test_planned_cuts_stand_apart() -> None:
     [("one", 12.0, 0.5, True), ("two", 12.0, 0.5, False), ("one", 9.6, 0.5, True), ("one", 9.0, 0.5, False)],
 )
 def test_whose_cut_it_is(provider: str, at_s: float, total_s: float, planned: bool) -> None:
-    """Planned is a cut at the fault's provider while the fault was on, if only for the stream's last moment."""
+    """A cut is planned if a cutting fault was on at its provider, even in the stream's last moment only."""
     cut = msgspec.structs.replace(request(0, ClientOutcome.CUT, provider), at_s=at_s, total_s=total_s)
     assert planned is good().planned_cut(cut)
 
 
 def test_no_recovery_expected() -> None:
-    """A scenario that says nothing of recovery is not asked about it."""
+    """A scenario without `recover_s` is not judged for recovery."""
     journal = good()
     journal.scenario = dataclasses.replace(SCENARIO, expect=dataclasses.replace(EXPECT, recover_s=None))
     still_failing_late(journal)
@@ -179,7 +180,7 @@ def test_no_recovery_expected() -> None:
 
 
 def test_99_99_is_not_100() -> None:
-    """Shares are rounded down: one lie in twenty thousand still reads as less than all."""
+    """Shares are rounded down: one dishonest end in twenty thousand reads as less than 100 %."""
     journal = good()
     journal.requests = [request(0)] * 19_999 + [request(0, ClientOutcome.DISHONEST)]
     (line,) = [line for line in judge_run(journal).lines if "honest" in line.expectation]
@@ -190,12 +191,12 @@ def test_99_99_is_not_100() -> None:
     ("values", "share", "wanted"), [([], 0.5, None), ([3, 1, 2], 0.5, 2), (range(1, 101), 0.95, 95)]
 )
 def test_percentile(values: list[float], share: float, wanted: float | None) -> None:
-    """A percentile is a value that was seen, and nothing for no values."""
+    """A percentile is one of the values, and None of no values."""
     assert wanted == percentile(values, share)
 
 
 class TestOfIncidents:
-    """What people notice, what providers are asked, and who answers."""
+    """Impact, attempts per request, and answers by provider."""
 
     def journal(self, **expect: object) -> Journal:
         journal = good()
@@ -210,7 +211,8 @@ class TestOfIncidents:
         return journal
 
     def test_failover(self) -> None:
-        """Who waited when the fault began is news for as long as somebody does; a wait before it is none."""
+        """Impact lasts from the fault's start to the last affected request; waits before the fault do not
+        count."""
         journal = self.journal(failover_s=2.0)
         assert [] == failing(journal)
         change(journal, 5, first_token_s=9.0)
@@ -221,7 +223,7 @@ class TestOfIncidents:
         assert [Question.HELD] == [question for question, _ in failing(journal)]
 
     def test_amplification(self) -> None:
-        """Tries of requests in the faults' time count, those of others do not."""
+        """Only attempts of requests during the faults count."""
         journal = self.journal(amplification_max=1.5)
         journal.ledger += [LedgerEntry("two", f"tag {n}", ()) for n in range(10)]
         assert [] == failing(journal)
@@ -229,6 +231,6 @@ class TestOfIncidents:
         assert [Question.HELD] == [question for question, _ in failing(journal)]
 
     def test_who_answers(self) -> None:
-        """A third of all went to the second provider."""
+        """A provider with two thirds of the answers passes a minimum of 0.6 and fails one of 0.7."""
         assert [] == failing(self.journal(answered_by={"chat/one": 0.6}))
         assert [Question.HELD] == [q for q, _ in failing(self.journal(answered_by={"chat/one": 0.7}))]

@@ -1,4 +1,4 @@
-"""docs/scenarios.md says all that a scenario may say, and its example holds."""
+"""docs/scenarios.md names everything that a scenario file may contain, and its example holds."""
 
 import re
 from dataclasses import fields
@@ -19,7 +19,7 @@ DEFAULTS = {"rate_per_s": 20.0, "edge_s": 60.0, "stream_share": 0.7, "deadline_s
 
 
 def test_every_field_is_there() -> None:
-    """Nobody has to read the code to write one."""
+    """The page names every field, fault, event, mechanism and engine."""
     said = {*TOP, *FAULT, *(f.name for f in fields(Workload)), *(f.name for f in fields(Expect))} - {"fault"}
     kinds = {*KINDS, *TCP_KINDS, *ENVIRONMENT_KINDS}
     assert said | kinds | {*HAPPENED, *MECHANISMS, *ENGINES} <= NAMED | {"workload", "expect", "fault"}
@@ -28,14 +28,14 @@ def test_every_field_is_there() -> None:
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_defaults(name: str) -> None:
-    """As the table has them."""
+    """The page's table has the defaults of the code."""
     known = {one.name: one.default for kind in (Workload, Expect) for one in fields(kind)}
     assert known[name] == DEFAULTS[name]
     assert f"| `{name}` | {DEFAULTS[name]:g} |" in PAGE
 
 
 def test_the_example(tmp_path: Path) -> None:
-    """It can be played as it stands, and holds."""
+    """The page's example runs as it stands, and holds."""
     (example,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     file = tmp_path / "mine.toml"
     file.write_text(example)

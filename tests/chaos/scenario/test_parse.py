@@ -1,4 +1,4 @@
-"""A scenario file is read strictly, and every mistake is told in words that say what to mend."""
+"""Scenario files are read strictly: every mistake becomes a sentence that says what to fix."""
 
 import tomllib
 from pathlib import Path
@@ -29,7 +29,7 @@ def problems(text: str) -> list[str]:
 
 
 def test_the_smallest_scenario() -> None:
-    """What is not said has a default: three providers, twenty requests a second, everything honest."""
+    """Omitted fields have defaults: three providers, twenty requests per second, everything honest."""
     scenario = parse(GOOD, "mine")
     assert ["one", "two", "three"] == list(scenario.providers)
     assert 20.0 == scenario.workload.rate_per_s
@@ -75,7 +75,7 @@ def test_the_smallest_scenario() -> None:
     ],
 )
 def test_a_mistake(wrong: str, right: str, said: str) -> None:
-    """One sentence names the place, what is wrong and what was probably meant."""
+    """A sentence names the place of a mistake, what is wrong, and what was probably meant."""
     assert said in problems(GOOD.replace(wrong, right, 1))
 
 
@@ -95,7 +95,7 @@ def test_a_mistake(wrong: str, right: str, said: str) -> None:
     ],
 )
 def test_a_fault_of_the_connection(fault: str, said: str) -> None:
-    """TCP faults take Toxiproxy's fields, and none that would freeze its server."""
+    """TCP faults take Toxiproxy's fields, except values that would freeze its server."""
     assert said in problems(GOOD.replace('kind = "status"\nstatus = 530', fault))
 
 
@@ -143,7 +143,7 @@ def test_a_fault_of_the_connection(fault: str, said: str) -> None:
     ],
 )
 def test_what_could_not_be_played(at: str, line: str, said: str) -> None:
-    """It is said before anything is played, and nothing that plays nothing passes."""
+    """A scenario that could not run, or would run nothing, is rejected when it is read."""
     assert said in problems(GOOD.replace(at, f"{at}\n{line}", 1))
 
 
@@ -154,24 +154,24 @@ def test_the_old_name_of_timeouts() -> None:
 
 
 def test_what_the_simulators_refuse() -> None:
-    """Faults of the answer are checked by those who play them."""
+    """Faults of the answer are checked by the simulators."""
     (said,) = problems(GOOD.replace("status = 530", 'status = 530\nbody = "nonsense"'))
     assert "unknown body" in said
 
 
 def test_all_mistakes_at_once() -> None:
-    """Nobody mends a file one error at a time."""
+    """All mistakes of a file are reported at once."""
     assert 3 == len(problems(GOOD.replace("seconds = 10", "seconds = 1\nrate_per_s = 0\ndeadline_s = 0")))
 
 
 def test_two_faults_of_one_kind_at_once() -> None:
-    """The end of the first would end the second as well: refused."""
+    """Overlapping faults of one kind at one provider are rejected: the first's end would end both."""
     twin = GOOD[GOOD.index("[[fault]]") : GOOD.index("[expect]")].replace("at_s = 2", "at_s = 4")
     assert "begins before it ends" in problems(GOOD.replace("[expect]", twin + "[expect]"))[0]
 
 
 def test_a_file_that_is_not_there() -> None:
-    """The message names the file."""
+    """The message about a missing file names it."""
     with pytest.raises(
         ScenarioProblems, match=r"nowhere\.toml cannot be used:\n  - cannot be read: No such file"
     ):
@@ -179,7 +179,7 @@ def test_a_file_that_is_not_there() -> None:
 
 
 def test_ours() -> None:
-    """Every scenario that comes with the house can be used, and says where it comes from."""
+    """Every bundled scenario is valid and requires that something happens and every end is honest."""
     names = [entry for entry in SCENARIOS.iterdir() if entry.name.endswith(".toml")]
     assert names
     for entry in names:
