@@ -7,6 +7,8 @@ minutes  |--edge--|.|--edge--|.|--edge--|
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
+
 from dub5.chaos.scenario.model import Scenario
 
 EDGE_S = 13.0  # longer than a failover may take
@@ -26,7 +28,7 @@ def compress(scenario: Scenario) -> Scenario:
     ]
     tail_s = max(TAIL_S, scenario.expect.recover_s or 0.0)
     seconds = compressed_s(changes_s, scenario.heal_s) + tail_s
-    workload = replace(scenario.workload, seconds=seconds, plateau_rate_per_s=None)
+    workload = msgspec.structs.replace(scenario.workload, seconds=seconds, plateau_rate_per_s=None)
     return replace(scenario, faults=tuple(faults), workload=workload)
 
 

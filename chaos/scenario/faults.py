@@ -8,11 +8,11 @@ environment       a provider's `capacity` (simulators/limits/concurrency.py), or
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
-from dub5.chaos.scenario.strict_toml import Types, missing_keys, suggestion, unknown_keys, wrong_type
+from dub5.chaos.scenario.decode import decode, suggestion, unknown_settings
 from dub5.simulators.faults.answers import KINDS as HTTP_KINDS
 from dub5.simulators.faults.answers import BadFault, parse_fault
 from dub5.simulators.limits.concurrency import Capacity
@@ -20,72 +20,81 @@ from dub5.simulators.limits.concurrency import Capacity
 Value = str | int | float | bool
 
 
-@dataclass(frozen=True, slots=True)
-class Tcp:
-    """A fault of the connection. `cuts`: it may end a stream that is already under way."""
+class _Toxic(msgspec.Struct, kw_only=True):
+    """The options of a Toxiproxy toxic, on the stream to or from the provider."""
 
-    fields: Mapping[str, Types]
-    required: tuple[str, ...]
-    cuts: bool = False
+    stream: Literal["upstream", "downstream"] = "downstream"
 
 
-TCP_KINDS: Mapping[str, Tcp] = {
-    "latency": Tcp({"latency": int, "jitter": int}, ("latency",)),  # ms
-    "bandwidth": Tcp({"rate": int}, ("rate",)),  # KB/s; at least 1, or the proxy hangs
-    "slow_close": Tcp({"delay": int}, ("delay",)),  # ms
-    "timeout": Tcp({"timeout": int}, ("timeout",), cuts=True),  # ms; 0 swallows all until it is lifted
-    "reset_peer": Tcp({"timeout": int}, ("timeout",), cuts=True),  # ms
-    "slicer": Tcp({"average_size": int, "size_variation": int, "delay": int}, ("average_size",)),  # bytes, us
-    "limit_data": Tcp({"bytes": int}, ("bytes",), cuts=True),
-    "down": Tcp({}, (), cuts=True),  # the port refuses
+class _Latency(_Toxic):
+    latency: int  # ms
+    jitter: int = 0  # ms
+
+
+class _Bandwidth(_Toxic):
+    rate: int  # KB/s; at least 1, or the proxy hangs
+
+
+class _SlowClose(_Toxic):
+    delay: int  # ms
+
+
+class _Timeout(_Toxic):
+    timeout: int  # ms; 0 swallows all bytes until it is lifted
+
+
+class _ResetPeer(_Toxic):
+    timeout: int  # ms
+
+
+class _Slicer(_Toxic):
+    average_size: int  # bytes
+    size_variation: int = 0  # bytes
+    delay: int = 0  # us
+
+
+class _LimitData(_Toxic):
+    bytes: int
+
+
+class _NoOptions(msgspec.Struct):
+    pass
+
+
+TCP_KINDS: Mapping[str, type[msgspec.Struct]] = {
+    "latency": _Latency,
+    "bandwidth": _Bandwidth,
+    "slow_close": _SlowClose,
+    "timeout": _Timeout,
+    "reset_peer": _ResetPeer,
+    "slicer": _Slicer,
+    "limit_data": _LimitData,
+    "down": _Toxic,  # the port refuses
 }
 CAPACITY, SETTINGS = "capacity", "settings"
-ENVIRONMENT_KINDS: Mapping[str, tuple[str, ...]] = {CAPACITY: Capacity.__struct_fields__, SETTINGS: ()}
-CUTTING = frozenset({"cut"} | {kind for kind, tcp in TCP_KINDS.items() if tcp.cuts})
+ENVIRONMENT_KINDS: Mapping[str, type[msgspec.Struct]] = {CAPACITY: Capacity, SETTINGS: _NoOptions}
+# Faults that may cut a stream that has begun.
+CUTTING = frozenset({"cut", "timeout", "reset_peer", "limit_data", "down"})
 
 
 def problems_of(kind: str, options: Mapping[str, Value]) -> list[str]:
     """Return what is wrong with a fault, one sentence each."""
-    if kind in TCP_KINDS:
-        return _tcp_problems(TCP_KINDS[kind], options)
-    if kind in ENVIRONMENT_KINDS:
-        return _environment_problems(kind, options)
+    if struct := TCP_KINDS.get(kind) or ENVIRONMENT_KINDS.get(kind):
+        problems: list[str] = []
+        decode(struct, options, "", problems)
+        if kind == "bandwidth" and options.get("rate") == 0:
+            problems.append("rate: must be at least 1; use 'timeout' to let nothing through.")
+        return problems
     if kind not in HTTP_KINDS:
-        return [
-            f"there is no fault {kind!r}; {suggestion(kind, [*HTTP_KINDS, *TCP_KINDS, *ENVIRONMENT_KINDS])}"
-        ]
-    known = HTTP_KINDS[kind].__struct_fields__
-    if problems := unknown_keys(options, known, ""):
+        hint = suggestion(kind, [*HTTP_KINDS, *TCP_KINDS, *ENVIRONMENT_KINDS])
+        return [f"there is no fault {kind!r}; {hint}"]
+    if problems := unknown_settings(options, HTTP_KINDS[kind].__struct_fields__, ""):
         return problems
     try:
         parse_fault({"kind": kind, **options})
     except BadFault as error:
         return [str(error)]
     return []
-
-
-def _environment_problems(kind: str, options: Mapping[str, Value]) -> list[str]:
-    if problems := unknown_keys(options, ENVIRONMENT_KINDS[kind], ""):
-        return problems
-    try:
-        msgspec.convert(options, Capacity)
-    except msgspec.ValidationError as error:
-        return [f"{kind}: {error}."]
-    return []
-
-
-def _tcp_problems(tcp: Tcp, options: Mapping[str, Value]) -> list[str]:
-    fields: Mapping[str, Types] = {**tcp.fields, "stream": str}
-    found = (
-        unknown_keys(options, fields, "")
-        + wrong_type(options, fields, "")
-        + missing_keys(options, tcp.required, "")
-    )
-    if options.get("stream", "downstream") not in ("upstream", "downstream"):
-        found.append("stream: must be 'upstream' or 'downstream'.")
-    if options.get("rate", 1) == 0:
-        found.append("rate: must be at least 1; use 'timeout' to let nothing through.")
-    return found
 
 
 def simulator_equivalent(kind: str, options: Mapping[str, Value]) -> dict[str, Value] | None:

@@ -1,5 +1,4 @@
-"""A scenario: what goes wrong when, what is requested meanwhile, and what must hold. parse.py reads it from a
-file.
+"""A scenario: what goes wrong when, the load meanwhile, and what must hold. parse.py reads it from a file.
 
 steady --------|fault|---|fault|----- heal ----- steady
 0          at_s      +for_s      last fault's end        seconds
@@ -7,11 +6,40 @@ steady --------|fault|---|fault|----- heal ----- steady
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+from msgspec import Meta
 
 from dub5.chaos.scenario.faults import CUTTING, ENVIRONMENT_KINDS, TCP_KINDS, Value, simulator_equivalent
 
-ENGINES = ("toxiproxy", "virtual")
+NUMBER_MAX = 1e9  # excludes infinity
+NotNegative = Annotated[float, Meta(ge=0, le=NUMBER_MAX)]
+Positive = Annotated[float, Meta(gt=0, le=NUMBER_MAX)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Engine = Literal["toxiproxy", "virtual"]
+Confidence = Literal["primary", "secondary source", "unverified"]
+# Mechanisms that chaos/incidents/ablation.py can disable.
+Mechanism = Literal["failover", "standing_per_target", "last_settings"]
+# Events that the service's /status counts.
+Happened = Literal[
+    "breaker_opened",
+    "breaker_half_opened",
+    "breaker_closed",
+    "probe_succeeded",
+    "health_degraded",
+    "health_restored",
+    "limit_lowered",
+    "queued",
+    "retried",
+    "hedged",
+    "failed_over",
+    "stream_cut",
+    "cache_hit",
+    "settings_refused",
+]
+
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 PROVIDERS = {"one": "openai", "two": "mistral", "three": "anthropic"}
 ROUTE = "chat"
 LEAD_S = 10.0  # before an edge, in which the load is dense already
@@ -29,19 +57,18 @@ class Topology:
     routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
+class Workload(msgspec.Struct, frozen=True):
     """The load. Requests start when planned, however slow the answers are. With a `plateau_rate_per_s` the
     load is dense for `edge_s` around each change and has that rate elsewhere: for incidents that took
     hours."""
 
-    seconds: float
-    rate_per_s: float = 20.0
-    plateau_rate_per_s: float | None = None
-    edge_s: float = 60.0
-    stream_share: float = 0.7
-    deadline_s: float = 30.0  # sent to the service as X-Deadline-Ms
-    mix: Mapping[str, float] = field(default_factory=lambda: {ROUTE: 1.0})  # route -> its weight
+    seconds: Positive
+    rate_per_s: Positive = 20.0
+    plateau_rate_per_s: Positive | None = None
+    edge_s: Positive = 60.0
+    stream_share: Share = 0.7
+    deadline_s: Positive = 30.0  # sent to the service as X-Deadline-Ms
+    mix: dict[str, NotNegative] = msgspec.field(default_factory=lambda: {ROUTE: 1.0})  # route -> its weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +110,7 @@ class ScenarioFault:
         return self.kind in CUTTING or bool(self.options.get("closes_open"))
 
 
-@dataclass(frozen=True, slots=True)
-class Expect:
+class Expect(msgspec.Struct, frozen=True):
     """What must hold. Shares are of all requests; planned cuts do not lower `complete_share`.
 
     `failover_s`: this long after a fault's start, requests are unaffected: complete, with the first content
@@ -92,15 +118,15 @@ class Expect:
     faults. `answered_by`: `route/provider` -> its minimum share of that route's complete answers.
     """
 
-    honest_share: float = 1.0
-    complete_share: float = 1.0
-    first_token_p95_s: float | None = None
-    failover_s: float | None = None
-    usual_s: float = 3.0
-    recover_s: float | None = None
-    amplification_max: float | None = None
-    answered_by: Mapping[str, float] = field(default_factory=dict)
-    happened: tuple[str, ...] = ()
+    honest_share: Share = 1.0
+    complete_share: Share = 1.0
+    first_token_p95_s: NotNegative | None = None
+    failover_s: NotNegative | None = None
+    usual_s: NotNegative = 3.0
+    recover_s: NotNegative | None = None
+    amplification_max: NotNegative | None = None
+    answered_by: dict[str, Share] = {}
+    happened: tuple[Happened, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +139,11 @@ class Scenario:
     workload: Workload
     faults: tuple[ScenarioFault, ...]
     expect: Expect
-    engines: tuple[str, ...] = ENGINES
+    engines: tuple[Engine, ...] = ENGINES
     topology: Topology = field(default_factory=Topology)
     source: str = ""  # of the incident
     confidence: str = ""
-    off: str = "failover"  # the mechanism without which it must not hold
+    off: Mechanism = "failover"  # the mechanism without which it must not hold
 
     @property
     def providers(self) -> Mapping[str, str]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,8 @@ from dub5 import cli
 from dub5.chaos.incidents.page import page
 from dub5.chaos.incidents.replay import replay
 from dub5.chaos.scenario.compress import EDGE_S, compress
-from dub5.chaos.scenario.model import LEAD_S, Expect, Scenario, ScenarioFault, Workload
-from dub5.chaos.scenario.parse import CONFIDENCE, INCIDENTS, names, read_bundled
+from dub5.chaos.scenario.model import LEAD_S, Confidence, Expect, Scenario, ScenarioFault, Workload
+from dub5.chaos.scenario.parse import INCIDENTS, names, read_bundled
 from dub5.chaos.scenario.workload import plan
 from tests.support.source import ROOT
 
@@ -31,7 +32,7 @@ def test_a_file(name: str) -> None:
     """An incident file names a title, a source, a confidence and strict expectations."""
     scenario = read_bundled(INCIDENTS, name)
     assert scenario.title.partition(": ")[2]
-    assert scenario.source and scenario.confidence in CONFIDENCE
+    assert scenario.source and scenario.confidence in get_args(Confidence)
     assert len(scenario.providers) >= 3, "a neighbourhood, as real ones are"
     assert scenario.expect.complete_share >= 0.99
     assert scenario.expect.failover_s is not None and scenario.expect.failover_s <= 12

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from dub5.chaos.run.journal import AppliedFault, Journal, LedgerEntry, RequestResult
 from dub5.chaos.run.judge import ClientOutcome
@@ -174,7 +175,7 @@ def test_whose_cut_it_is(provider: str, at_s: float, total_s: float, planned: bo
 def test_no_recovery_expected() -> None:
     """A scenario without `recover_s` is not judged for recovery."""
     journal = good()
-    journal.scenario = dataclasses.replace(SCENARIO, expect=dataclasses.replace(EXPECT, recover_s=None))
+    journal.scenario = dataclasses.replace(SCENARIO, expect=structs.replace(EXPECT, recover_s=None))
     still_failing_late(journal)
     assert Question.RECOVERED not in {line.question for line in judge_run(journal).lines}
 

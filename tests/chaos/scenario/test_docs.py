@@ -1,15 +1,16 @@
 """docs/scenarios.md names everything that a scenario file may contain, and its example holds."""
 
 import re
-from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from msgspec.structs import fields
 
 from dub5 import cli
 from dub5.chaos.scenario.faults import ENVIRONMENT_KINDS, TCP_KINDS
-from dub5.chaos.scenario.model import ENGINES, Expect, Workload
-from dub5.chaos.scenario.parse import CONFIDENCE, FAULT, HAPPENED, MECHANISMS, TOP
+from dub5.chaos.scenario.model import ENGINES, Confidence, Expect, Happened, Mechanism, Workload
+from dub5.chaos.scenario.parse import FaultTable, ScenarioFile
 from dub5.simulators.faults.answers import KINDS
 from tests.support.source import ROOT
 
@@ -20,10 +21,11 @@ DEFAULTS = {"rate_per_s": 20.0, "edge_s": 60.0, "stream_share": 0.7, "deadline_s
 
 def test_every_field_is_there() -> None:
     """The page names every field, fault, event, mechanism and engine."""
-    said = {*TOP, *FAULT, *(f.name for f in fields(Workload)), *(f.name for f in fields(Expect))} - {"fault"}
+    names = {field.name for kind in (ScenarioFile, FaultTable, Workload, Expect) for field in fields(kind)}
     kinds = {*KINDS, *TCP_KINDS, *ENVIRONMENT_KINDS}
-    assert said | kinds | {*HAPPENED, *MECHANISMS, *ENGINES} <= NAMED | {"workload", "expect", "fault"}
-    assert all(word in PAGE for word in CONFIDENCE)
+    values = {*get_args(Happened), *get_args(Mechanism), *ENGINES}
+    assert names | kinds | values <= NAMED | {"workload", "expect", "fault"}
+    assert all(word in PAGE for word in get_args(Confidence))
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
