@@ -9,7 +9,7 @@ from dub5.chaos.engines.stack import Stack, free_port, stack
 from dub5.chaos.scenario.model import Topology
 
 POLL_S = 0.5
-TOPOLOGY = Topology(clocks={"first_token_s": 5.0, "whole_answer_s": 15.0, "total_s": 60.0})
+TOPOLOGY = Topology(timeouts={"first_token_s": 5.0, "whole_answer_s": 15.0, "total_s": 60.0})
 
 
 def serve(port: int, console: Console) -> int:

@@ -48,7 +48,7 @@ LEAD_S = 10.0  # before an edge, in which the load is dense already
 @dataclass(frozen=True, slots=True)
 class Topology:
     """The providers, and the service over them. `providers`: name -> persona; `simulated`: more options of
-    one, as the simulators read them; `clocks`: timeouts of the service in seconds; `routes`: empty means one
+    one, as the simulators read them; `timeouts`: of the service, in seconds; `routes`: empty means one
     route `chat` over all providers in their order."""
 
     providers: Mapping[str, str] = field(default_factory=lambda: dict(PROVIDERS))

@@ -47,7 +47,7 @@ class ScenarioProblems(Exception):
         self.problems = problems
 
 
-class ClocksTable(msgspec.Struct):
+class TimeoutsTable(msgspec.Struct):
     """Timeouts of the service under test, in seconds."""
 
     pool_s: Positive | None = None
@@ -68,7 +68,7 @@ class ScenarioFile(msgspec.Struct):
     engines: tuple[Engine, ...] = ENGINES
     providers: dict[str, Any] = {}
     routes: dict[str, Any] = {}
-    clocks: ClocksTable = msgspec.field(default_factory=ClocksTable)
+    timeouts: TimeoutsTable = msgspec.field(default_factory=TimeoutsTable)
     fault: list[Any] = []
     source: str = ""
     confidence: Confidence | None = None
@@ -116,6 +116,8 @@ def parse(text: str, name: str) -> Scenario:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ScenarioProblems(name, [f"is not valid TOML: {error}."]) from None
+    if "clocks" in data and "timeouts" not in data:  # the old name, for one more version
+        data["timeouts"] = data.pop("clocks")
     problems: list[str] = []
     file = decode(ScenarioFile, data, "", problems)
     providers = _providers(data.get("providers"), problems)
@@ -141,10 +143,10 @@ def parse(text: str, name: str) -> Scenario:
 
 
 def _topology(file: ScenarioFile, providers: Mapping[str, Mapping[str, Any]]) -> Topology:
-    clocks = msgspec.structs.asdict(file.clocks)
+    timeouts = msgspec.structs.asdict(file.timeouts)
     return Topology(
         {name: str(table["persona"]) for name, table in providers.items()},
-        {name: value for name, value in clocks.items() if value is not None},
+        {name: value for name, value in timeouts.items() if value is not None},
         {name: table for name, table in providers.items() if len(table) > 1},
         {name: tuple(targets) for name, targets in file.routes.items()},
     )

@@ -180,7 +180,7 @@ WORDS = "".join(f"{n} " for n in range(TOKENS))
 @pytest.mark.parametrize("delivery", ["live", "whole"])
 async def test_an_answer_of_ten_minutes(delivery: str) -> None:
     """No timeout ends an answer that comes steadily for ten minutes, if its route allows the time."""
-    clocks = TimeoutOptions(total_s=900.0)
+    timeouts = TimeoutOptions(total_s=900.0)
     async with ServiceWorld(
         one=ten_minutes, two=ten_minutes, timeouts=timeouts, route={"delivery": delivery}
     ) as world:

@@ -123,7 +123,7 @@ def _count_attempts(record: RunRecord, request: RequestRecord) -> None:
             sometimes["losing probe finished in background"] += (attempt.closed_s or 0.0) > request.ended_s
         if reported.kind == "hedge" and "slow" in request.hedged.values():
             sometimes["hedge of a slow attempt won"] += ended.target == attempt.target
-            sometimes["hedge of a slow attempt lost"] += reported.reason == "outrun"
+            sometimes["hedge of a slow attempt lost"] += reported.reason == "hedge_lost"
         sometimes["stale answer refreshed"] += request.is_refresh and reported.ok
         if reported.kind == "retry":
             sometimes["same-target retry succeeded"] += reported.ok

@@ -52,7 +52,7 @@ def _check_whole(world: World, record: RunRecord, request: RequestRecord) -> Non
         if attempt.reported and not attempt.reported.ok and attempt.reported.first_token_s is not None
     ]
     if ended.outcome is Outcome.COMPLETE and any(
-        attempt.reported and attempt.reported.reason not in ("outrun", "cancelled") for attempt in failed
+        attempt.reported and attempt.reported.reason not in ("hedge_lost", "cancelled") for attempt in failed
     ):
         record.sometimes["whole: failed over after content"] += 1
 

@@ -32,7 +32,7 @@ def check_queue(world: World, record: RunRecord) -> None:
 
 def _check_deadline(world: World, record: RunRecord, request: RequestRecord, wait: QueueWait) -> None:
     """Check that a wait ended by the deadline, and that a refusal reached its client within 50 ms."""
-    number, until_s = request.plan.number, request.until_s(world.tunings[request.generation].clocks.total_s)
+    number, until_s = request.plan.number, request.until_s(world.tunings[request.generation].timeouts.total_s)
     if wait.to_s > until_s + TICK_S + EPSILON_S:
         record.violated(
             "queue_fair_and_timely",

@@ -39,11 +39,11 @@ def healthy_throughout(world: World, provider: WorldProvider) -> bool:
 def needed_s(tuning: ServiceSettings, targets: tuple[str, ...], *, stream: bool, whole: bool) -> float:
     """Return how long a request may take until it reaches the last target of its route. `whole`: each target
     before it may fail in the middle of its answer."""
-    clocks, retry = tuning.clocks, tuning.retry
-    clock_s = clocks.first_token_s if stream else clocks.whole_answer_s
-    one_s = clocks.pool_s + clocks.connect_s + clock_s + 1.0
+    timeouts, retry = tuning.timeouts, tuning.retry
+    answer_s = timeouts.first_token_s if stream else timeouts.whole_answer_s
+    one_s = timeouts.pool_s + timeouts.connect_s + answer_s + 1.0
     if whole:
-        one_s += clocks.between_tokens_s + SLOWLY_S
+        one_s += timeouts.between_tokens_s + SLOWLY_S
     attempts = 2 + retry.same_target_max  # one more on a fresh connection
     waits_s = retry.same_target_max * (retry.wait_max_s + retry.max_s)
     return (len(targets) - 1) * (attempts * one_s + waits_s) + 10.0

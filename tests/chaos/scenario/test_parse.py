@@ -151,7 +151,7 @@ def test_a_fault_of_the_connection(fault: str, said: str) -> None:
         ),
         ("[expect]", "failover_s = -1", "expect.failover_s: must be a number >= 0.0 (it is -1)."),
         ('why = "w"', "engines = []", "engines: must not be empty."),
-        ('why = "w"', "clocks = {total_s = 0}", "clocks.total_s: must be a number > 0.0 (it is 0)."),
+        ('why = "w"', "timeouts = {total_s = 0}", "timeouts.total_s: must be a number > 0.0 (it is 0)."),
         ('why = "w"', "routes = {chat = []}", "routes: each is a list of targets, such as 'one/gpt-sim'."),
         (
             'why = "w"',
