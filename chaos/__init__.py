@@ -1,4 +1,4 @@
-"""The chaos harness: scenarios, incidents and simulated worlds, each played against the service with a
+"""The chaos harness: scenarios, incidents and simulated worlds, each run against the service with a
 verdict.
 
 scenario    what goes wrong when, and what must hold: the TOML files and their reader

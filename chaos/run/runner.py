@@ -91,7 +91,7 @@ class ScenarioRun:
         self._began_s = 0.0
 
     async def run(self, environment: Environment) -> Journal:
-        """Plays it to the end of its last request; what was broken is healed whatever happens."""
+        """Run the scenario to the end of its last request. Faults are lifted whatever happens."""
         scenario, journal = self._scenario, self.journal
         requests = plan(scenario, journal.seed)
         journal.planned, journal.notes = len(requests), list(environment.notes)

@@ -29,7 +29,7 @@ from dub5.service.config.options import (
 )
 from dub5.service.config.settings import DeliveryName, PolicyName
 
-# The one fault that is not played by the simulators: kept-alive connections are dead when used next.
+# The one fault that the simulators do not play: kept-alive connections are dead when used next.
 STALE = "stale"
 
 
