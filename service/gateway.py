@@ -26,7 +26,7 @@ from dub5.service.config.settings import RouteSettings
 from dub5.service.errors import GatewayError, InvalidRequest, ModelNotFound
 from dub5.service.events import Shared
 from dub5.service.failover.attempt import ProviderAnswer
-from dub5.service.failover.context import BufferedAnswer, Progress, RequestContext
+from dub5.service.failover.context import BufferedAnswer, RequestContext
 from dub5.service.failover.loop import Failover
 from dub5.service.failover.order import order
 from dub5.service.failover.rejected_content import RejectPatterns
@@ -210,7 +210,7 @@ class Gateway:
             return
         now_s = clock.now()
         timeouts = Timeouts(now_s + before.timeout_options.total_s)
-        context = replace(before, timeouts=timeouts, started_s=now_s, progress=Progress(), shared=False)
+        context = self.new_context(before.request, route, timeouts, now_s)
         self.failover.dependencies.events.emit(Shared(context.request.id, context.route, "renewed"))
         try:
             answer = await self._ask_shared(context, route, key)
