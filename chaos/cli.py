@@ -221,6 +221,6 @@ def _scenario(said: str) -> Scenario:
     if not said.endswith(".toml"):
         known = f"there are: {', '.join(names(SCENARIOS))}"
         raise ScenarioProblems(
-            said, [f"there is no such scenario here; {known}, and incidents (docs/incidents.md)."]
+            said, [f"there is no such scenario here; {known}, and incidents (docs/prove/incidents.md)."]
         )
     return read(Path(said))

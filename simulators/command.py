@@ -44,7 +44,7 @@ Faults, any of them with "share" (0 to 1, of the requests), "first" (only the fi
   {{"kind": "broken", "how": "chunk"}}                      {{"kind": "notice"}}
   {{"kind": "unreachable", "stage": "connect", "how": "refused"}}   new connections only; more with "closes_open"
   {{"kind": "sequence", "steps": ["status:500", "ok", "cut:5:reset"], "loop": true}}   one step for each request
-docs/simulators.md has all of them, and limits, capacity and edges. Limits and capacity can be changed, too:
+docs/prove/simulators.md has all of them, and limits, capacity and edges. Limits and capacity can be changed, too:
   curl -X PUT $ADMIN/capacity/one -H "Authorization: Bearer $TOKEN" -d '{{"slots": 4, "queue_max": 20}}'
 
 A file for --config; everything in it may be left out:

@@ -1,4 +1,4 @@
-"""The index of all incidents: docs/incidents.md."""
+"""The index of all incidents: docs/prove/incidents.md."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,11 +11,11 @@ HEAD = """\
 
 What has happened to providers and to those in front of them, played against this service from its first minute to its
 last, in virtual time: the real service over simulated providers, with two or three healthy neighbours, and load that is
-dense at every change and sparse in between. Each is a [scenario](../chaos/scenarios/incidents), with its source and how
+dense at every change and sparse in between. Each is a [scenario](../../chaos/scenarios/incidents), with its source and how
 sure that is. This page is made by
 
 ```sh
-dub5 simulate --incidents --index docs/incidents.md
+dub5 simulate --incidents --index docs/prove/incidents.md
 ```
 
 which also writes a report with a picture for each (`reports/incidents/`). One alone: `dub5 simulate --incidents
@@ -47,7 +47,7 @@ def _table(rows: Sequence[IncidentReplay]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|---|"
     for one in rows:
         scenario = one.scenario
-        link = f"[{one.name}](../chaos/scenarios/incidents/{one.name}.toml)"
+        link = f"[{one.name}](../../chaos/scenarios/incidents/{one.name}.toml)"
         yield (
             f"| {link} | {scenario.title.partition(': ')[2]} | {span(scenario.heal_s - scenario.first_fault_s)} | "
             f"{one.requests:,} | {percent(one.complete)} | {one.noticed_s:.1f} s | {one.tries_each:.2f} | "

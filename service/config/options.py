@@ -1,7 +1,6 @@
 """Options of each mechanism, with defaults and bounds.
 
-Names of times in seconds end in `_s`; a share is between 0 and 1.
-docs/reliability.md gives the source of each default.
+Each default says where it comes from in docs/operate/reliability.md.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """Every way in which a provider breaks, and what the service makes of it: the same on every wire.
 
-    python -m tests.experiments.fault_table > docs/faults.md
+    python -m tests.experiments.fault_table > docs/prove/faults.md
 
 A row is a script, played on real sockets to aiohttp (on asyncio and on uvloop) and to httpx, and in virtual time.
 test_fault_table.py holds all four to `seen`.
@@ -341,14 +341,14 @@ ROWS = tuple(row for rows in SECTIONS.values() for row in rows)
 INTRODUCTION = """# Faults
 
 What a provider can do wrong, and what comes of it. `reason` is what the trail, the log and the metrics say
-([reasons](reasons.md)); the next target is asked only as long as nothing has gone to the client. Every row is
+([reasons](../use/reasons.md)); the next target is asked only as long as nothing has gone to the client. Every row is
 played to each wire over real sockets and to the simulation's, and must come out the same:
 `tests/experiments/fault_table.py`, which also writes this page.
 """
 
 
 def page() -> str:
-    """docs/faults.md."""
+    """docs/prove/faults.md."""
     lines = [INTRODUCTION]
     for title, rows in SECTIONS.items():
         lines += [

@@ -1,7 +1,7 @@
 """A week over free providers: what people see with one of them, with plain retries, and with the service.
 
-    python -m tests.experiments.free_week                     the table of docs/free-providers.md: some minutes
-    python -m tests.experiments.free_week --alone             each provider by itself
+    python -m tests.experiments.free_week            the table of docs/prove/free-providers.md: some minutes
+    python -m tests.experiments.free_week --alone    each provider by itself
     python -m tests.experiments.free_week --days 1 --requests 5000 --seed 7
 
 The same 100,000 people ask the same six simulated providers, with the same outages, in virtual time; only what stands in

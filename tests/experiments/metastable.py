@@ -1,6 +1,6 @@
 """The table of metastable failure, with the real service in virtual time.
 
-    python -m tests.experiments.metastable              all of it, as docs/overload.md shows it: some minutes
+    python -m tests.experiments.metastable    all of it, as docs/operate/overload.md shows it: some minutes
     python -m tests.experiments.metastable --load 0.8   one column
 
 A provider can do 25 requests a second. For a minute it can do half of that; then it is well again. Is the service?

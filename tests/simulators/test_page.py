@@ -1,4 +1,4 @@
-"""What docs/simulators.md shows can be used as it stands."""
+"""What docs/prove/simulators.md shows can be used as it stands."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from dub5.simulators.settings import build
 from tests.support.play import play, post, provider
 from tests.support.source import ROOT
 
-PAGE = (ROOT / "docs" / "simulators.md").read_text()
+PAGE = (ROOT / "docs" / "prove" / "simulators.md").read_text()
 SHORT = sorted(set(re.findall(r"`([a-z]+:[a-z0-9_:]*)`", PAGE)))
 
 

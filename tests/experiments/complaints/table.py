@@ -90,6 +90,6 @@ def tests_of(file: str) -> frozenset[str]:
 def rules() -> frozenset[str]:
     """The rules that the simulation's code tells a violation of, and its page explains."""
     code = "".join(path.read_text() for path in sorted((ROOT / "chaos" / "simulation").rglob("*.py")))
-    page = (ROOT / "docs" / "simulation.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "prove" / "simulation.md").read_text(encoding="utf-8")
     named = re.findall(r"^\| S\d+ \| `([a-z_]+)` \|", page, re.MULTILINE)
     return frozenset(re.findall(r'"([a-z_]+)"', code)) & frozenset(named)

@@ -11,7 +11,7 @@ from tests.experiments.contract.service import SERVICE_CASES
 HEAD = """# What official packages make of it
 
 The official packages, each version in an environment of its own, are run against the [simulated
-providers](../simulators): healthy answers, and every status and network fault. `nox -s contract` runs it and
+providers](../../simulators): healthy answers, and every status and network fault. `nox -s contract` runs it and
 writes this page; a difference that nobody has explained makes it fail.
 
 *Expected* is what was measured with exactly these versions beforehand, apart from this project; the number names
