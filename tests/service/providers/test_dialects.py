@@ -75,7 +75,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "`metadata`": {"metadata": {"a": "b"}},
     "`store`": {"store": True},
     "`service_tier`": {"service_tier": "flex"},
-    "a field nobody here knows": {"unheard_of": 1},
+    "an unknown field": {"unheard_of": 1},
 }
 
 
