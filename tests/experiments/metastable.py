@@ -1,6 +1,6 @@
 """The table of metastable failure, with the real service in virtual time.
 
-    python -m tests.experiments.metastable    all of it, as docs/operate/overload.md shows it: some minutes
+    python -m tests.experiments.metastable              everything, as in docs/operate/overload.md: some minutes
     python -m tests.experiments.metastable --load 0.8   one column
 
 A provider has a capacity of 25 requests a second. For a minute it has half of that; then it is healthy again. Is the
@@ -82,7 +82,7 @@ POLICIES = (
 
 @dataclass(frozen=True, slots=True)
 class MetastableOutcome:
-    """What came of one run. `back_s`: from the end of the trouble until 95 % are good for good; None: never."""
+    """Outcome of one run. `back_s`: from the end of the fault until 95 % stay good; None: never."""
 
     back_s: float | None
     during: float  # share that was good while it lasted
