@@ -208,7 +208,7 @@ MUTANTS = (
         {"begun": True},
     ),
     Mutant(
-        "clocks",
+        "timeouts",
         deadline_begins_anew,
         "a try on a fresh connection has the whole time again",
         f"{BEHAVIOUR}::test_a_dead_connection_does_not_move_the_deadline",

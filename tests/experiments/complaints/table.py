@@ -11,7 +11,7 @@ from tests.support.source import ROOT
 
 THEMES = (
     "streams",
-    "clocks",
+    "timeouts",
     "retry and routing",
     "dependencies",
     "memory and pools",
