@@ -84,19 +84,20 @@ def test_links(page: Path) -> None:
 
 
 def linked(page: Path) -> set[Path]:
-    """Return the pages of the documentation that a page links to."""
+    """Return the pages that a page links to, of those that exist."""
     targets = re.findall(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)", page.read_text())
-    return {path for target in targets if (path := (page.parent / target).resolve()).is_relative_to(DOCS)}
+    return {path for target in targets if (path := (page.parent / target).resolve()).exists()}
 
 
 def test_every_page_is_reachable() -> None:
     """Links lead from docs/README.md to every page of the documentation."""
+    docs = DOCS.resolve()
     reached: set[Path] = set()
-    new = {DOCS / "README.md"}
+    new = {docs / "README.md"}
     while new:
         reached |= new
-        new = {target for page in new for target in linked(page) if target.exists()} - reached
-    assert sorted(str(page.relative_to(DOCS)) for page in {*DOCS.rglob("*.md")} - reached) == []
+        new = {target for page in new for target in linked(page)} - reached
+    assert sorted(str(page.relative_to(docs)) for page in {*docs.rglob("*.md")} - reached) == []
 
 
 RELIABILITY = DOCS / "operate" / "reliability.md"

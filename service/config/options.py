@@ -1,6 +1,7 @@
 """Options of each mechanism, with defaults and bounds.
 
-Each default says where it comes from in docs/operate/reliability.md.
+Names of times in seconds end in `_s`; a share is between 0 and 1.
+docs/operate/reliability.md gives the source of each default.
 """
 
 from collections.abc import Mapping
