@@ -168,7 +168,7 @@ def _whole_answers() -> Iterator[FaultRow]:
         ("an error inside a 200", "error_event", sized(200, b'{"error":{"message":"no","code":502}}')),
         ("bytes that are no UTF-8", "garbled", sized(200, WHOLE.replace(b"Hi", b"\xff\xfe"))),
         (
-            "bytes that are no UTF-8, in a field nobody reads",
+            "bytes that are no UTF-8, in an unused field",
             "garbled",
             sized(200, said(x="Ho").replace(b"Ho", b"\xff")),
         ),
@@ -187,11 +187,11 @@ def _whole_answers() -> Iterator[FaultRow]:
     trickle = tuple(action for byte in WHOLE[:9] for action in (Wait(0.02), Data(bytes([byte]))))
     hints = Raw(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
     yield FaultRow("100 and 103 before it", OK, (hints, *sized(200, WHOLE)))
-    yield FaultRow("trickled within the clock", OK, (Head(200, JSON), *trickle, Data(WHOLE[9:]), End()))
+    yield FaultRow("trickled within the timeout", OK, (Head(200, JSON), *trickle, Data(WHOLE[9:]), End()))
     drip: tuple[Action, ...] = (Wait(0.3), Data(b" ")) * 20
     endless = (Head(200, JSON), *drip, Data(WHOLE), End())
     yield FaultRow(
-        "trickled beyond the clock", ExpectedOutcome("whole_answer_timeout", NEXT), endless, waits=True
+        "trickled beyond the timeout", ExpectedOutcome("whole_answer_timeout", NEXT), endless, waits=True
     )
     yield FaultRow("JSON as text/plain", OK, sized(200, WHOLE, **{"content-type": "text/plain"}))
     yield FaultRow("line breaks before the JSON", OK, sized(200, b"\n\n  \n" + WHOLE))
@@ -334,7 +334,7 @@ SECTIONS: Mapping[str, tuple[FaultRow, ...]] = {
     "Streams": tuple(_streams()),
     "Streams of the Messages dialect": tuple(_messages()),
     "Statuses": tuple(_statuses()),
-    "Statuses with a word of their own": tuple(_words()),
+    "Statuses with a code or message": tuple(_words()),
 }
 ROWS = tuple(row for rows in SECTIONS.values() for row in rows)
 
