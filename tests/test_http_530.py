@@ -1,4 +1,4 @@
-"""docs/operate/http-530.md is true: its commands run, its forms are read, and the service does what it says."""
+"""docs/operate/http-530.md is true: its commands run, and the service does what the page says."""
 
 import re
 import shlex

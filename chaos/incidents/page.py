@@ -9,26 +9,26 @@ from dub5.chaos.run.verdict import Question, VerdictLine, percent
 HEAD = """\
 # Incidents
 
-Real outages of providers and of services in front of them, replayed from the first minute to the last on virtual time:
-the real service over simulated providers, with two or three healthy providers next to the failing one, and load that is
-dense at every change and sparse in between. Each incident is a [scenario](../../chaos/scenarios/incidents), with its
-source and how reliable that is. This page is made by
+What has happened to providers and to those in front of them, played against this service from its first minute to its
+last, in virtual time: the real service over simulated providers, with two or three healthy neighbours, and load that is
+dense at every change and sparse in between. Each is a [scenario](../../chaos/scenarios/incidents), with its source and how
+sure that is. This page is made by
 
 ```sh
 dub5 simulate --incidents --index docs/prove/incidents.md
 ```
 
-which also writes a report with a picture for each (`reports/incidents/`). A single incident: `dub5 simulate --incidents
-openai-2024-12-04`. Each incident is replayed a second time without one mechanism, and must fail then: a check that cannot
-fail proves nothing.
+which also writes a report with a picture for each (`reports/incidents/`). One alone: `dub5 simulate --incidents
+openai-2024-12-04`. Each is played a second time without one mechanism, and must fail then: a check that cannot fail
+proves nothing.
 
 """
 TERMS = """
-*Complete*: requests that got a complete answer. *Noticed*: time from the start of a fault until the last request that
-waited longer than usual or got no answer (99 of 100 requests after that were as before). *Attempts*: at providers, per
-request during faults. *Without*: complete answers to the same requests with the mechanism switched off. `failover`: each
-route has its first target only. `standing_per_target`: the state of one model applies to all models of its provider.
-`last_settings`: invalid settings are treated as empty settings.
+*Whole*: requests that got their whole answer. *Noticed*: how long after a fault began somebody last waited for longer
+than usual, or got no answer (99 of 100 requests after that were as before). *Tries*: at providers, for each request that
+came while something was wrong. *Without*: what became of the same requests when the mechanism was switched off.
+`failover`: each route has its first target only. `standing_per_target`: what is known of one model is held against all
+models of its provider. `last_settings`: settings that cannot be read are taken for empty ones.
 
 ## What was expected of each
 """
@@ -43,7 +43,7 @@ def page(replays: Sequence[IncidentReplay]) -> str:
 
 
 def _table(rows: Sequence[IncidentReplay]) -> Iterator[str]:
-    yield "| incident | what happened | duration | requests | complete | noticed | attempts | without | |"
+    yield "| incident | what happened | lasted | requests | whole | noticed | tries | without | |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for one in rows:
         scenario = one.scenario

@@ -340,10 +340,10 @@ ROWS = tuple(row for rows in SECTIONS.values() for row in rows)
 
 INTRODUCTION = """# Faults
 
-Each fault of a provider, and what the service does about it. `reason` is shown in the trail, the log and the metrics
-([reasons](../use/reasons.md)). The next target is called only as long as nothing has been sent to the client. Every row
-is tested with each wire, over real sockets and in the simulation, with the same result. Made by
-`python -m tests.experiments.fault_table > docs/prove/faults.md`.
+Each fault of a provider, and what the service does about it. `reason` is shown in the trail, the log and the
+metrics ([reasons](../use/reasons.md)). The next target is called only as long as nothing has been sent to the
+client. Every row is tested with each wire, over real sockets and in the simulation, with the same result.
+Made by `python -m tests.experiments.fault_table > docs/prove/faults.md`.
 """
 
 

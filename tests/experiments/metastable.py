@@ -1,11 +1,10 @@
 """The table of metastable failure, with the real service in virtual time.
 
-    python -m tests.experiments.metastable              everything, as in docs/operate/overload.md: some minutes
+    python -m tests.experiments.metastable              the tables of docs/operate/overload.md; some minutes
     python -m tests.experiments.metastable --load 0.8   one column
 
-A provider has a capacity of 25 requests a second. For a minute it has half of that; then it is healthy again. Is the
-service?
-Good is an answer within four seconds: no client waits longer.
+A provider has a capacity of 25 requests a second. For a minute it has half of that; then it is healthy again.
+Is the service? Good is an answer within four seconds: no client waits longer.
 
     policy       attempts of two seconds, at most 1 + 3 with retries      requests of clients that left
     naive        every failure is retried, a timeout too                  are finished

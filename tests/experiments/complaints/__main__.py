@@ -13,22 +13,22 @@ from tests.experiments.complaints.table import THEMES, ComplaintRow, rows
 HEAD = """\
 # Complaints
 
-Problems that users of other gateways have reported in public, and the tests that would catch them here. Each row is one
-or more real threads, summarised in our own words. Some are fixed in newer versions: check before you quote them. "?"
-marks problems that are known only from their reporter, or from the title.
+Problems that users of other gateways have reported in public, and the tests that would catch them here. Each
+row is one or more real threads, summarised in our own words. Some are fixed in newer versions: check before
+you quote them. "?" marks problems that are known only from their reporter, or from the title.
 
 {counts}
 
-A test is named by its path and name, an invariant of the [simulation](simulation.md) by its name. A test checks that all
-of them exist, and that this page is the output of `python -m tests.experiments.complaints > docs/prove/complaints.md`
-for [the table](../../tests/experiments/complaints/rows.toml).
+A test is named by its path and name, an invariant of the [simulation](simulation.md) by its name. A test
+checks that all of them exist, and that this page is the output of `python -m tests.experiments.complaints >
+docs/prove/complaints.md` for [the table](../../tests/experiments/complaints/rows.toml).
 """
 TAIL = """\
 ## Broken builds
 
-For each theme the service is broken on purpose, in the way that users reported; the test named here must fail then, and
-pass in the regular build: [mutants.py](../../tests/experiments/complaints/mutants.py).
-The simulation has [more of these](simulation.md#broken-builds).
+For each theme the service is broken on purpose, in the way that users reported; the test named here must fail
+then, and pass in the regular build: [mutants.py](../../tests/experiments/complaints/mutants.py). The
+simulation has [more of these](simulation.md#broken-builds).
 
 | theme | broken build | failing test |
 |---|---|---|

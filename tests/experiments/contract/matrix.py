@@ -10,18 +10,19 @@ from tests.experiments.contract.service import SERVICE_CASES
 
 HEAD = """# Official packages
 
-The official packages, each version in its own environment, are run against the [simulated providers](../../simulators):
-healthy answers, and every status and network fault. `nox -s contract` runs them and writes this page; an unexplained
-difference makes it fail.
+The official packages, each version in its own environment, are run against the [simulated
+providers](../../simulators): healthy answers, and every status and network fault. `nox -s contract` runs them
+and writes this page; an unexplained difference makes it fail.
 
-*Expected* is what was measured with exactly these versions beforehand, outside this project; the number names that
-measurement, `-` an expectation by analogy. The newest versions are expected to behave like the measured new versions, and
-so are old versions, unless something else was measured.
+*Expected* is what was measured with exactly these versions beforehand, outside this project; the number names
+that measurement, `-` an expectation by analogy. The newest versions are expected to behave like the measured
+new versions, and so are old versions, unless something else was measured.
 
-`3x`: number of attempts that went to the network; where they can arrive, the simulator counted as many. `raw`: an
-exception that is not one of the package's own (the new packages are built on httpx2, the old ones on httpx; both use the
-same names). In brackets: its cause. `silent`: no exception at all, although the answer is not complete. Clients time out
-after 1.5 s; their pauses between attempts are skipped and recorded instead, `~0.5` being the usual backoff with jitter.
+`3x`: number of attempts that went to the network; where they can arrive, the simulator counted as many.
+`raw`: an exception that is not one of the package's own (the new packages are built on httpx2, the old ones
+on httpx; both use the same names). In brackets: its cause. `silent`: no exception at all, although the answer
+is not complete. Clients time out after 1.5 s; their pauses between attempts are skipped and recorded instead,
+`~0.5` being the usual backoff with jitter.
 """
 
 
