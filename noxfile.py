@@ -129,6 +129,6 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def contract(session: nox.Session) -> None:
-    """The official packages, old, new and newest, against simulators and service; writes docs/contract.md."""
+    """Run the official packages against simulators and service; write docs/prove/contract.md."""
     install(session, "-e", ".", "uv")
     session.run("python", "-m", "tests.contract", *session.posargs)

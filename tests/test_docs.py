@@ -1,4 +1,4 @@
-"""The documentation cannot drift: every setting, error code and reason has its line, and what it shows runs."""
+"""The documentation cannot drift: settings, error codes and reasons have their lines, and examples run."""
 
 import re
 import tomllib
@@ -43,19 +43,19 @@ def settings_of(kind: type[msgspec.Struct], where: str = "") -> list[str]:
 @pytest.mark.parametrize("setting", settings_of(Settings))
 def test_settings(setting: str) -> None:
     """Every setting has a row that says what it does."""
-    assert f"| `{setting}` |" in (DOCS / "settings.md").read_text()
+    assert f"| `{setting}` |" in (DOCS / "use" / "settings.md").read_text()
 
 
 @pytest.mark.parametrize("error", sorted({e.code for e in every_error()}))
 def test_error_codes(error: str) -> None:
     """Every code a client may meet has a row that says what to do."""
-    assert f"| `{error}` |" in (DOCS / "errors.md").read_text()
+    assert f"| `{error}` |" in (DOCS / "use" / "errors.md").read_text()
 
 
 @pytest.mark.parametrize("reason", sorted(names.REASONS))
 def test_reasons(reason: str) -> None:
     """Every reason in a trail is explained; the numbered ones by their pattern."""
-    said = (DOCS / "reasons.md").read_text()
+    said = (DOCS / "use" / "reasons.md").read_text()
     general = re.sub(r"^http_\d+$", "http_<status>", reason)
     general = re.sub(r"^(pool|resolve|connect|send|wait|body)_[a-z]+$", "<stage>_<kind>", general)
     assert f"| `{reason}` |" in said or f"| `{general}` |" in said
@@ -83,7 +83,24 @@ def test_links(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-RELIABILITY = DOCS / "reliability.md"
+def linked(page: Path) -> set[Path]:
+    """Return the pages that a page links to, of those that exist."""
+    targets = re.findall(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)", page.read_text())
+    return {path for target in targets if (path := (page.parent / target).resolve()).exists()}
+
+
+def test_every_page_is_reachable() -> None:
+    """Links lead from docs/README.md to every page of the documentation."""
+    docs = DOCS.resolve()
+    reached: set[Path] = set()
+    new = {docs / "README.md"}
+    while new:
+        reached |= new
+        new = {target for page in new for target in linked(page)} - reached
+    assert sorted(str(page.relative_to(docs)) for page in {*docs.rglob("*.md")} - reached) == []
+
+
+RELIABILITY = DOCS / "operate" / "reliability.md"
 INTRODUCTION = ("From symptom to setting",)
 ANATOMY = ["What it does", "Defaults", "What you see", "How to tune", "When not to"]
 NOT_OF_RELIABILITY = (CacheOptions, RedisOptions, CacheBounds, DegradedOptions)
@@ -121,7 +138,7 @@ def shown(value: object) -> str:
 
 
 def default_of(setting: str) -> object:
-    """What a setting is where nobody says anything; its name as in docs/settings.md."""
+    """What a setting is where nobody says anything; its name as in docs/use/settings.md."""
     kind: type[msgspec.Struct] = Settings
     *tables, name = setting.split(".")
     for table in tables:

@@ -1,4 +1,4 @@
-"""docs/http-530.md is true: its commands run, the forms it names are read, and the service does what it says."""
+"""docs/operate/http-530.md is true: its commands run, and the service does what the page says."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ from tests.support.play import provider
 from tests.support.source import ROOT
 from tests.support.world import ServiceWorld, healthy, text_of
 
-PAGE = (ROOT / "docs" / "http-530.md").read_text()
+PAGE = (ROOT / "docs" / "operate" / "http-530.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 FORMS = {
     "cloudflare_1033_text": "1033",

@@ -1,7 +1,7 @@
 """Options of each mechanism, with defaults and bounds.
 
 Names of times in seconds end in `_s`; a share is between 0 and 1.
-docs/reliability.md gives the source of each default.
+docs/operate/reliability.md gives the source of each default.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""All settings as frozen structs. load.py reads and checks.py validates them; docs/settings.md lists them."""
+"""All settings as frozen structs: read by load.py, validated by checks.py, listed in docs/use/settings.md."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal

@@ -25,7 +25,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 class ProviderFault(Exception):
     """A provider responded, but not with a valid answer.
 
-    `reason` is a short name from a closed set (docs/reliability.md). `message` is the provider's sentence,
+    `reason` is a short name from a closed set (docs/use/reasons.md). `message` is the provider's sentence,
     shortened; callers receive it only where the fault is theirs.
     """
 

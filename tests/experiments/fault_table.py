@@ -1,6 +1,6 @@
 """Every way in which a provider breaks, and what the service makes of it: the same on every wire.
 
-    python -m tests.experiments.fault_table > docs/faults.md
+    python -m tests.experiments.fault_table > docs/prove/faults.md
 
 A row is a script, played on real sockets to aiohttp (on asyncio and on uvloop) and to httpx, and in virtual time.
 test_fault_table.py holds all four to `seen`.
@@ -168,7 +168,7 @@ def _whole_answers() -> Iterator[FaultRow]:
         ("an error inside a 200", "error_event", sized(200, b'{"error":{"message":"no","code":502}}')),
         ("bytes that are no UTF-8", "garbled", sized(200, WHOLE.replace(b"Hi", b"\xff\xfe"))),
         (
-            "bytes that are no UTF-8, in a field nobody reads",
+            "bytes that are no UTF-8, in an unused field",
             "garbled",
             sized(200, said(x="Ho").replace(b"Ho", b"\xff")),
         ),
@@ -187,11 +187,11 @@ def _whole_answers() -> Iterator[FaultRow]:
     trickle = tuple(action for byte in WHOLE[:9] for action in (Wait(0.02), Data(bytes([byte]))))
     hints = Raw(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
     yield FaultRow("100 and 103 before it", OK, (hints, *sized(200, WHOLE)))
-    yield FaultRow("trickled within the clock", OK, (Head(200, JSON), *trickle, Data(WHOLE[9:]), End()))
+    yield FaultRow("trickled within the timeout", OK, (Head(200, JSON), *trickle, Data(WHOLE[9:]), End()))
     drip: tuple[Action, ...] = (Wait(0.3), Data(b" ")) * 20
     endless = (Head(200, JSON), *drip, Data(WHOLE), End())
     yield FaultRow(
-        "trickled beyond the clock", ExpectedOutcome("whole_answer_timeout", NEXT), endless, waits=True
+        "trickled beyond the timeout", ExpectedOutcome("whole_answer_timeout", NEXT), endless, waits=True
     )
     yield FaultRow("JSON as text/plain", OK, sized(200, WHOLE, **{"content-type": "text/plain"}))
     yield FaultRow("line breaks before the JSON", OK, sized(200, b"\n\n  \n" + WHOLE))
@@ -334,21 +334,21 @@ SECTIONS: Mapping[str, tuple[FaultRow, ...]] = {
     "Streams": tuple(_streams()),
     "Streams of the Messages dialect": tuple(_messages()),
     "Statuses": tuple(_statuses()),
-    "Statuses with a word of their own": tuple(_words()),
+    "Statuses with a code or message": tuple(_words()),
 }
 ROWS = tuple(row for rows in SECTIONS.values() for row in rows)
 
 INTRODUCTION = """# Faults
 
-What a provider can do wrong, and what comes of it. `reason` is what the trail, the log and the metrics say
-([reasons](reasons.md)); the next target is asked only as long as nothing has gone to the client. Every row is
-played to each wire over real sockets and to the simulation's, and must come out the same:
-`tests/experiments/fault_table.py`, which also writes this page.
+Each fault of a provider, and what the service does about it. `reason` is shown in the trail, the log and the
+metrics ([reasons](../use/reasons.md)). The next target is called only as long as nothing has been sent to the
+client. Every row is tested with each wire, over real sockets and in the simulation, with the same result.
+Made by `python -m tests.experiments.fault_table > docs/prove/faults.md`.
 """
 
 
 def page() -> str:
-    """docs/faults.md."""
+    """docs/prove/faults.md."""
     lines = [INTRODUCTION]
     for title, rows in SECTIONS.items():
         lines += [

@@ -1,7 +1,7 @@
 """A week over free providers: what people see with one of them, with plain retries, and with the service.
 
-    python -m tests.experiments.free_week                     the table of docs/free-providers.md: some minutes
-    python -m tests.experiments.free_week --alone             each provider by itself
+    python -m tests.experiments.free_week            the table of docs/prove/free-providers.md: some minutes
+    python -m tests.experiments.free_week --alone    each provider by itself
     python -m tests.experiments.free_week --days 1 --requests 5000 --seed 7
 
 The same 100,000 people ask the same six simulated providers, with the same outages, in virtual time; only what stands in
@@ -41,10 +41,13 @@ ROWS: Mapping[str, str] = {
     f"{FIRST}:{RETRIES}": f"`{FIRST}`, {RETRIES} retries",
     IN_TURN: "all six, in turn",
     SERVICE: "**the service**, defaults",
-    TOLD: "**the service**, notices and substitutes on",
+    TOLD: "**the service**, reject patterns and fallback answers on",
 }
 ALONE = {f"{free.name}:{n}": f"`{free.name}`, {n} retries" for free in PROVIDERS for n in (0, RETRIES)}
-HEAD = "| | complete | degraded | failed | cut | wrong | first words or error, p50 / p95 / p99 | worst hour | tries |"
+HEAD = (
+    "| | complete | degraded | failed | cut | wrong | first words or error, p50 / p95 / p99 | worst hour "
+    "| attempts |"
+)
 HOUR_MIN = 20  # requests; with fewer of them an hour has no meaningful share
 
 
@@ -132,8 +135,9 @@ def owed(week: WeekResult, name: str) -> Iterator[str]:
     could = [one for one in week.asked if one.able]
     none = sum(one.ending in ("failed", "degraded") for one in could)
     lost = ", ".join(f"{n:,} {why}" for why, n in week.lost())
-    yield f"Not complete, {name}: {lost or 'nothing'}. At {percent(len(could) / len(week.asked))} of the moments when"
-    yield f"somebody asked, a provider could answer; of those requests {none:,} were given no answer."
+    able = percent(len(could) / len(week.asked))
+    yield f"Not complete, {name}: {lost or 'nothing'}. For {able} of the requests a"
+    yield f"provider could answer at that moment; {none:,} of those requests got no answer."
 
 
 def seconds(s: float) -> str:
@@ -150,7 +154,7 @@ def percent(share: float) -> str:
 
 def providers(world: FreeWorld) -> Iterator[str]:
     """List the providers, and which share of the week each of them is off."""
-    yield "| provider | speaks | grants | pace | outages | off | longest |"
+    yield "| provider | API | limits | latency | outages | down | longest |"
     yield "|---|---|---|---|---|---|---|"
     for free in PROVIDERS:
         off = [outage for outage in world.outages if outage.provider == free.name]

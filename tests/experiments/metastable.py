@@ -1,17 +1,17 @@
 """The table of metastable failure, with the real service in virtual time.
 
-    python -m tests.experiments.metastable              all of it, as docs/overload.md shows it: some minutes
+    python -m tests.experiments.metastable              the tables of docs/operate/overload.md; some minutes
     python -m tests.experiments.metastable --load 0.8   one column
 
-A provider can do 25 requests a second. For a minute it can do half of that; then it is well again. Is the service?
-Good is an answer within four seconds: nobody waits for longer.
+A provider has a capacity of 25 requests a second. For a minute it has half of that; then it is healthy again.
+Is the service? Good is an answer within four seconds: no client waits longer.
 
-    policy       tries of two seconds, at most 1 + 3 where it retries     people who leave
-    naive        whatever failed, a timeout too, is asked again           are served on
-    + expiry     as naive                                                 are noticed, their deadline is kept
-    budget       retries add a fifth at most                              are served on
-    no retries   one try                                                  are served on
-    ours         the defaults of the service                              are noticed, their deadline is kept
+    policy       attempts of two seconds, at most 1 + 3 with retries      requests of clients that left
+    naive        every failure is retried, a timeout too                  are finished
+    + expiry     as naive                                                 are cancelled, deadlines are kept
+    budget       retries add at most a fifth                              are finished
+    no retries   one attempt                                              are finished
+    ours         the defaults of the service                              are cancelled, deadlines are kept
 """
 
 import argparse
@@ -81,7 +81,7 @@ POLICIES = (
 
 @dataclass(frozen=True, slots=True)
 class MetastableOutcome:
-    """What came of one run. `back_s`: from the end of the trouble until 95 % are good for good; None: never."""
+    """Outcome of one run. `back_s`: from the end of the fault until 95 % stay good; None: never."""
 
     back_s: float | None
     during: float  # share of good answers during the trouble
@@ -163,10 +163,10 @@ def good_share(played: PressureOutcome, from_s: float, to_s: float) -> float:
 def table(loads: tuple[float, ...]) -> Iterator[str]:
     """Return the lines of the table, in Markdown."""
     for works_for_nobody in (False, True):
-        kind = "finishes what nobody waits for" if works_for_nobody else "drops what nobody waits for"
-        yield f"The provider {kind}:"
+        kind = "finishes" if works_for_nobody else "drops"
+        yield f"The provider {kind} requests of clients that left:"
         yield ""
-        yield "| policy | " + " | ".join(f"load {load:.0%}" for load in loads) + " | good in the trouble |"
+        yield "| policy | " + " | ".join(f"load {load:.0%}" for load in loads) + " | good during the fault |"
         yield "|---" * (len(loads) + 2) + "|"
         for policy in POLICIES:
             cells = [play(policy, load, works_for_nobody=works_for_nobody) for load in loads]

@@ -19,7 +19,7 @@ from dub5.chaos.scenario.workload import plan
 from tests.support.source import ROOT
 
 NAMES = names(INCIDENTS)
-INDEX = ROOT / "docs" / "incidents.md"
+INDEX = ROOT / "docs" / "prove" / "incidents.md"
 OTHERS_THAN_FAILOVER = {
     "openai-2024-12-26": "standing_per_target",  # chat was never hit
     "vercel-2025-10-20": "last_settings",

@@ -1,4 +1,7 @@
-"""docs/complaints.md, from rows.toml: python -m tests.complaints > docs/complaints.md"""
+"""docs/prove/complaints.md, made from rows.toml.
+
+Run `python -m tests.experiments.complaints > docs/prove/complaints.md`.
+"""
 
 import sys
 from collections import Counter
@@ -10,23 +13,24 @@ from tests.experiments.complaints.table import THEMES, ComplaintRow, rows
 HEAD = """\
 # Complaints
 
-What users of other gateways have complained about in public, and what would catch it here. Each row is a real thread or
-several; what happened is told in our words, and some of it is fixed by now in newer versions: look before you quote it.
-"?" marks what we know from its reporter, or its title, alone.
+Problems that users of other gateways have reported in public, and the tests that would catch them here. Each
+row is one or more real threads, summarised in our own words. Some are fixed in newer versions: check before
+you quote them. "?" marks problems that are known only from their reporter, or from the title.
 
 {counts}
 
-A test is named by its path and name, a rule of the [simulation](simulation.md) by its name. A test holds that all of
-them exist, and that this page is what `python -m tests.complaints > docs/complaints.md` makes of
-[the table](../tests/experiments/complaints/rows.toml).
+A test is named by its path and name, an invariant of the [simulation](simulation.md) by its name. A test
+checks that all of them exist, and that this page is the output of `python -m tests.experiments.complaints >
+docs/prove/complaints.md` for [the table](../../tests/experiments/complaints/rows.toml).
 """
 TAIL = """\
-## Whether it would be caught
+## Broken builds
 
-For each theme the service is broken on purpose, as its users once met it; the test named here must fail then, and hold in
-the build as it is: [mutants.py](../tests/experiments/complaints/mutants.py). The simulation has [more of these](simulation.md#broken-builds).
+For each theme the service is broken on purpose, in the way that users reported; the test named here must fail
+then, and pass in the regular build: [mutants.py](../../tests/experiments/complaints/mutants.py). The
+simulation has [more of these](simulation.md#broken-builds).
 
-| theme | broken how | fails |
+| theme | broken build | failing test |
 |---|---|---|
 """
 
@@ -54,7 +58,7 @@ def _here(row: ComplaintRow) -> Iterator[str]:
         yield f"**Not built yet.** {row.not_built}"
     if row.by_design:
         yield f"**By design.** {row.by_design}"
-        yield ", ".join(f"[{path.rpartition('/')[2]}](../{path})" for path in row.place) + "."
+        yield ", ".join(f"[{path.rpartition('/')[2]}](../../{path})" for path in row.place) + "."
     yield _code(row.caught_by) + "."
     if row.note:
         yield row.note

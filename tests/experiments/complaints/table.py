@@ -11,7 +11,7 @@ from tests.support.source import ROOT
 
 THEMES = (
     "streams",
-    "clocks",
+    "timeouts",
     "retry and routing",
     "dependencies",
     "memory and pools",
@@ -90,6 +90,6 @@ def tests_of(file: str) -> frozenset[str]:
 def rules() -> frozenset[str]:
     """Return the rules whose violation the simulation reports, and which its page explains."""
     code = "".join(path.read_text() for path in sorted((ROOT / "chaos" / "simulation").rglob("*.py")))
-    page = (ROOT / "docs" / "simulation.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "prove" / "simulation.md").read_text(encoding="utf-8")
     named = re.findall(r"^\| S\d+ \| `([a-z_]+)` \|", page, re.MULTILINE)
     return frozenset(re.findall(r'"([a-z_]+)"', code)) & frozenset(named)

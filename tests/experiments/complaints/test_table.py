@@ -1,4 +1,4 @@
-"""docs/complaints.md: complete, true in what it names, and able to fail."""
+"""docs/prove/complaints.md: complete, true in what it names, and able to fail."""
 
 import pytest
 
@@ -34,8 +34,8 @@ def test_what_does_not_exist_is_told() -> None:
 
 
 def test_the_page() -> None:
-    """python -m tests.complaints > docs/complaints.md"""
-    assert (ROOT / "docs" / "complaints.md").read_text(encoding="utf-8") == page()
+    """python -m tests.experiments.complaints > docs/prove/complaints.md"""
+    assert (ROOT / "docs" / "prove" / "complaints.md").read_text(encoding="utf-8") == page()
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.theme)

@@ -1,4 +1,6 @@
-"""`python -m tests.contract`: the official packages against the simulators and the service; writes docs/contract.md.
+"""Run the official packages against the simulators and the service; write docs/prove/contract.md.
+
+Command: `python -m tests.experiments.contract`
 
 uv makes the environments -> the stage plays the cases -> a child in each environment asks -> the matrix compares
 """
@@ -28,14 +30,14 @@ from tests.experiments.contract.reading import sent, words
 from tests.experiments.contract.service import SERVICE_CASES, service_calls, serving
 from tests.experiments.contract.stage import ContractStage, playing
 
-PAGE = Path("docs/contract.md")
+PAGE = Path("docs/prove/contract.md")
 BUSY_S = 15.0  # then a heavy case counts as hopeless
 AT_ONCE = 3  # children: on two cores, more would disturb each other's clocks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the matrix. Return 1 if a difference is not explained, 2 if the matrix could not be run."""
-    parser = argparse.ArgumentParser(prog="python -m tests.contract", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.experiments.contract", description=__doc__)
     parser.add_argument(
         "--only", metavar="PACKAGE", help="openai, anthropic or mistralai; the page is not written"
     )

@@ -9,20 +9,21 @@ from tests.experiments.contract.expected import expected, explained
 from tests.experiments.contract.packages import Column
 from tests.experiments.contract.service import SERVICE_CASES
 
-HEAD = """# What official packages make of it
+HEAD = """# Official packages
 
-The official packages, each version in an environment of its own, are run against the [simulated
-providers](../simulators): healthy answers, and every status and network fault. `nox -s contract` runs it and
-writes this page; a difference that nobody has explained makes it fail.
+The official packages, each version in its own environment, are run against the [simulated
+providers](../../simulators): healthy answers, and every status and network fault. `nox -s contract` runs them
+and writes this page; an unexplained difference makes it fail.
 
-*Expected* is what was measured with exactly these versions beforehand, apart from this project; the number names
-that measurement, `-` an expectation by analogy. The newest versions are expected to do as the measured new ones do, and
-old ones as well, where nothing else was measured of them.
+*Expected* is what was measured with exactly these versions beforehand, outside this project; the number names
+that measurement, `-` an expectation by analogy. The newest versions are expected to behave like the measured
+new versions, and so are old versions, unless something else was measured.
 
-`3x`: so many tries went to the network; where they can arrive, the simulator counted as many. `raw`: an exception that
-is none of the package's own (the new packages stand on httpx2, the old ones on httpx; both have the same names). In
-brackets: its cause. `silent`: no exception at all, though the answer is not whole. Clients time out after 1.5 s; their
-sleeps between tries are cut short and noted instead, `~0.5` being the usual backoff with its jitter.
+`3x`: number of attempts that went to the network; where they can arrive, the simulator counted as many.
+`raw`: an exception that is not one of the package's own (the new packages are built on httpx2, the old ones
+on httpx; both use the same names). In brackets: its cause. `silent`: no exception at all, although the answer
+is not complete. Clients time out after 1.5 s; their pauses between attempts are skipped and recorded instead,
+`~0.5` being the usual backoff with jitter.
 """
 
 

@@ -11,7 +11,7 @@ from tests.experiments.contract.packages import COLUMNS, Column
 from tests.experiments.contract.service import SERVICE_CASES
 from tests.support.source import ROOT
 
-PAGE = ROOT / "docs" / "contract.md"
+PAGE = ROOT / "docs" / "prove" / "contract.md"
 NEW, OLD = (next(c for c in COLUMNS if (c.package, c.age) == ("mistralai", age)) for age in ("new", "old"))
 
 

@@ -1,4 +1,4 @@
-"""The table in docs/dialects.md and the code, held together: each row is sent through each dialect."""
+"""The table in docs/use/dialects.md and the code, held together: each row is sent through each dialect."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from dub5.service.providers.openai import OpenAIDialect
 from tests.service.providers.test_openai import request
 from tests.support.source import ROOT
 
-PAGE = (ROOT / "docs" / "dialects.md").read_text()
+PAGE = (ROOT / "docs" / "use" / "dialects.md").read_text()
 NEWER = "2026-10-21"
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -75,7 +75,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "`metadata`": {"metadata": {"a": "b"}},
     "`store`": {"store": True},
     "`service_tier`": {"service_tier": "flex"},
-    "a field nobody here knows": {"unheard_of": 1},
+    "an unknown field": {"unheard_of": 1},
 }
 
 

@@ -57,7 +57,7 @@ TIMEOUTS = TimeoutOptions(
 )
 NEVER = BreakerOptions(calls_min=10**9, failures_in_a_row=10**9)
 AT_A_TIME = 8
-FAULTS_MD = ROOT / "docs" / "faults.md"
+FAULTS_MD = ROOT / "docs" / "prove" / "faults.md"
 
 
 def on_a_loop(wire: str, main: Coroutine[Any, Any, T]) -> T:
@@ -201,7 +201,7 @@ def test_the_table(wire: str, request: pytest.FixtureRequest) -> None:
 
 
 def test_the_page() -> None:
-    """docs/faults.md is what the table says: python -m tests.experiments.fault_table > docs/faults.md"""
+    """docs/prove/faults.md is the output of `python -m tests.experiments.fault_table`."""
     assert FAULTS_MD.read_text(encoding="utf-8") == page()
 
 
