@@ -223,6 +223,7 @@ def _scenario(name_or_path: str) -> Scenario:
     if not name_or_path.endswith(".toml"):
         known = f"known scenarios: {', '.join(names(SCENARIOS))}"
         raise ScenarioProblems(
-            name_or_path, [f"there is no such scenario; {known}; and the incidents (docs/incidents.md)."]
+            name_or_path,
+            [f"there is no such scenario; {known}; and the incidents (docs/prove/incidents.md)."],
         )
     return read(Path(name_or_path))

@@ -1,4 +1,4 @@
-"""The examples of docs/simulators.md work as they stand."""
+"""The examples of docs/prove/simulators.md work as they stand."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from dub5.simulators.settings import build
 from tests.support.play import play, post, provider
 from tests.support.source import ROOT
 
-PAGE = (ROOT / "docs" / "simulators.md").read_text()
+PAGE = (ROOT / "docs" / "prove" / "simulators.md").read_text()
 SHORT = sorted(set(re.findall(r"`([a-z]+:[a-z0-9_:]*)`", PAGE)))
 
 

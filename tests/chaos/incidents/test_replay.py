@@ -42,7 +42,7 @@ def test_a_file(name: str) -> None:
 
 
 def test_the_index() -> None:
-    """docs/incidents.md lists every incident, and all of them held."""
+    """docs/prove/incidents.md lists every incident, and all of them held."""
     text = INDEX.read_text()
     assert [name for name in NAMES if f"[{name}]" not in text] == []
     assert f"{len(NAMES)} of {len(NAMES)} held" in text

@@ -1,4 +1,4 @@
-"""docs/scenarios.md names everything that a scenario file may contain, and its example holds."""
+"""docs/prove/scenarios.md names everything that a scenario file may contain, and its example holds."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from dub5.chaos.scenario.parse import FaultTable, ScenarioFile
 from dub5.simulators.faults.answers import KINDS
 from tests.support.source import ROOT
 
-PAGE = (ROOT / "docs" / "scenarios.md").read_text()
+PAGE = (ROOT / "docs" / "prove" / "scenarios.md").read_text()
 NAMED = {name for code in re.findall(r"`([^`\n]+)`", PAGE) for name in re.split(r"[. ]", code)}
 DEFAULTS = {"rate_per_s": 20.0, "edge_s": 60.0, "stream_share": 0.7, "deadline_s": 30.0, "usual_s": 3.0}
 

@@ -351,7 +351,7 @@ def test_kinds_in_the_source() -> None:
 @pytest.mark.parametrize("reason", sorted(names.PASSED_OVER_REASONS))
 def test_passed_over_reasons_are_explained(reason: str) -> None:
     """Each reason has its row in the documentation, with what to do."""
-    page = (ROOT / "docs" / "reasons.md").read_text()
+    page = (ROOT / "docs" / "use" / "reasons.md").read_text()
     (row,) = re.findall(rf"^\| `{reason}` \|(.*)\|$", page, re.MULTILINE)
     assert all(cell.strip() for cell in row.split("|"))
 
