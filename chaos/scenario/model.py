@@ -16,7 +16,7 @@ from dub5.chaos.scenario.faults import CUTTING, ENVIRONMENT_KINDS, TCP_KINDS, Va
 NUMBER_MAX = 1e9  # excludes infinity
 NotNegative = Annotated[float, Meta(ge=0, le=NUMBER_MAX)]
 Positive = Annotated[float, Meta(gt=0, le=NUMBER_MAX)]
-Share = Annotated[float, Meta(ge=0, le=1)]
+ShareOrZero = Annotated[float, Meta(ge=0, le=1)]
 Engine = Literal["toxiproxy", "virtual"]
 Confidence = Literal["primary", "secondary source", "unverified"]
 # Mechanisms that chaos/incidents/ablation.py can disable.
@@ -66,7 +66,7 @@ class Workload(msgspec.Struct, frozen=True):
     rate_per_s: Positive = 20.0
     plateau_rate_per_s: Positive | None = None
     edge_s: Positive = 60.0
-    stream_share: Share = 0.7
+    stream_share: ShareOrZero = 0.7
     deadline_s: Positive = 30.0  # sent to the service as X-Deadline-Ms
     mix: dict[str, NotNegative] = msgspec.field(default_factory=lambda: {ROUTE: 1.0})  # route -> its weight
 
@@ -118,14 +118,14 @@ class Expect(msgspec.Struct, frozen=True):
     faults. `answered_by`: `route/provider` -> its minimum share of that route's complete answers.
     """
 
-    honest_share: Share = 1.0
-    complete_share: Share = 1.0
+    honest_share: ShareOrZero = 1.0
+    complete_share: ShareOrZero = 1.0
     first_token_p95_s: NotNegative | None = None
     failover_s: NotNegative | None = None
     usual_s: NotNegative = 3.0
     recover_s: NotNegative | None = None
     amplification_max: NotNegative | None = None
-    answered_by: dict[str, Share] = {}
+    answered_by: dict[str, ShareOrZero] = {}
     happened: tuple[Happened, ...] = ()
 
 
