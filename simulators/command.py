@@ -44,7 +44,7 @@ window ("at_s", "for_s", "every_s"; or "up_s" and "down_s" for drawn outages):
   {{"kind": "broken", "how": "chunk"}}                      {{"kind": "notice"}}
   {{"kind": "unreachable", "stage": "connect", "how": "refused"}}   new connections; with "closes_open" all
   {{"kind": "sequence", "steps": ["status:500", "ok", "cut:5:reset"], "loop": true}}   one step per request
-docs/prove/simulators.md describes all faults, limits, capacity and edges. Change the capacity (or the limits):
+docs/prove/simulators.md describes faults, limits, capacity and edges. Change the capacity (or the limits):
   curl -X PUT $ADMIN/capacity/one -H "Authorization: Bearer $TOKEN" -d '{{"slots": 4, "queue_max": 20}}'
 
 A file for --config; every setting is optional:

@@ -15,7 +15,7 @@ from dub5.service import events
 from dub5.service.telemetry import metrics
 from tests.support.source import PARTS, Source, is_ours, sources
 
-# Low to high. Peers of one level may import each other, as long as no cycle comes of it, and no two folders do it both ways.
+# Low to high. Peers of one level may import each other, without a cycle; no two folders import each other.
 LEVELS = (
     ("", "clock", "model", "errors", "timeouts", "config.decode_messages"),
     ("config", "events"),

@@ -1,4 +1,4 @@
-"""The `dub5` command: one command for the product and its harness, and the bare package is enough for the product."""
+"""The `dub5` command runs the product and its harness; the bare package is enough for the product."""
 
 import subprocess
 import sys

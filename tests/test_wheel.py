@@ -1,4 +1,4 @@
-"""The wheel in an application of somebody else: it claims one import name, and its command and its plugin work there."""
+"""The wheel in another application: it claims one import name, and its command and plugin work there."""
 
 import os
 import re

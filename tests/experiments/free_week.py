@@ -4,8 +4,8 @@
     python -m tests.experiments.free_week --alone    each provider by itself
     python -m tests.experiments.free_week --days 1 --requests 5000 --seed 7
 
-The same 100,000 people ask the same six simulated providers, with the same outages, in virtual time; only what stands in
-between differs. The providers and their week: free_world.py; the clients: free_people.py.
+The same 100,000 people ask the same six simulated providers, with the same outages, in virtual time; only
+what stands in between differs. The providers and their week: free_world.py; the clients: free_people.py.
 """
 
 import argparse

@@ -186,7 +186,7 @@ async def test_service_gone(browser: str, config: Path) -> None:
 
 
 async def test_cost(browser: str, service: str, providers: SimulatedProviders) -> None:
-    """Where a target has a price, the page shows what was spent: in all, at that target, and on each request."""
+    """Where a target has a price, the page shows the cost: in all, of that target, and of each request."""
     await providers.fault("one", kind="status", status=530)
     await providers.fault("two", kind="status", status=530)
     try:
@@ -213,13 +213,13 @@ CARDS = """(async () => {
   const seen = (more) => {
     const card = new Card();
     const spent = { billed: { cost_usd: null }, maybe: { cost_usd: null } };
-    card.update({ name: "one/m", provider: "one", dialect: "openai", health: "healthy", breaker: "closed", cooling_s: 0,
-      answered: 3, failed: 1, in_flight: 0, last_reason: "ok", first_token_ms: null, limit: 1000, limit_max: 1000,
+    card.update({ name: "one/m", provider: "one", dialect: "openai", health: "healthy",
+      breaker: "closed", cooling_s: 0, answered: 3, failed: 1, in_flight: 0, last_reason: "ok", first_token_ms: null, limit: 1000, limit_max: 1000,
       provider_in_flight: 2, priced: false, spent, ...more });
     document.body.append(card.node);
     const of = (part) => card.node.querySelector(part);
     const colour = (part) => getComputedStyle(of(part)).color;
-    const told = [of(".health").textContent, of(".breaker").textContent, of(".room").textContent, of(".numbers").textContent];
+    const told = [".health", ".breaker", ".room", ".numbers"].map((part) => of(part).textContent);
     const marks = [of(".health use").getAttribute("href"), of(".breaker use").getAttribute("href")];
     const odd = [".health", ".breaker", ".room"].map(colour);
     card.node.remove();
@@ -241,7 +241,7 @@ CARDS = """(async () => {
 
 
 async def test_cards(browser: str, service: str) -> None:
-    """A target that does less well, is isolated, or whose provider is given less, says so in words, and stands out."""
+    """A target that is degraded, isolated, or whose provider has a lower limit stands out, in words too."""
     async with open_page(browser, service) as page:
         well, degraded, isolated, lowered, priced = await page.evaluate(CARDS)
 
@@ -264,7 +264,8 @@ WORDS = """(async () => {
     ({ prompt_tokens, completion_tokens: 0, estimated_tokens, cost_usd });
   const attempt = (target, reason, kind) => ({ target, reason, started_ms: 0, ended_ms: 20, kind });
   const trail = trailOf(trailEntries([
-    attempt("one/m", "hedge_lost", "probe"), attempt("two/m", "http_503", "hedge"), attempt("two/m", "ok", "retry"),
+    attempt("one/m", "hedge_lost", "probe"),
+    attempt("two/m", "http_503", "hedge"), attempt("two/m", "ok", "retry"),
   ]), false);
   return {
     dollars: [0, null, 0.00001, 0.00042, 0.0999, 1.239, 1240.4].map(dollars),
@@ -278,7 +279,8 @@ WORDS = """(async () => {
       incidentLabel({ what: "limit_lowered", target: "one" }),
       incidentLabel({ what: "breaker_isolated", target: "one/m" }),
     ],
-    trail: [...trail.querySelectorAll(".attempt")].map((t) => [t.className, t.querySelector(".why").textContent]),
+    trail: [...trail.querySelectorAll(".attempt")].map(
+      (t) => [t.className, t.querySelector(".why").textContent]),
   };
 })()"""
 
@@ -320,7 +322,8 @@ SPLITS = """(async () => {
 
 TRAIL = """(async () => {
   const { parseTrail } = await import("/web/labels.js");
-  return parseTrail("one/gpt=http_530;12ms, or/meta/llama-3:free=ok;40ms, three/c=breaker_open").concat(parseTrail(null));
+  const trail = "one/gpt=http_530;12ms, or/meta/llama-3:free=ok;40ms, three/c=breaker_open";
+  return parseTrail(trail).concat(parseTrail(null));
 })()"""
 
 
@@ -347,9 +350,11 @@ async def test_parsers(browser: str, service: str) -> None:
 ENDS = """(async () => {
   const { ask } = await import("/web/ask.js");
   const told = async (stream, ...events) => {
-    window.fetch = async () => new Response(stream ? events.map((e) => `data: ${e}\n\n`).join("") : events[0]);
+    const body = stream ? events.map((e) => `data: ${e}\n\n`).join("") : events[0];
+    window.fetch = async () => new Response(body);
     const steps = [];
-    for await (const step of ask({ stream, messages: [] }, {}, new AbortController().signal)) steps.push(step.kind);
+    const { signal } = new AbortController();
+    for await (const step of ask({ stream, messages: [] }, {}, signal)) steps.push(step.kind);
     return steps.slice(1).join(" ");
   };
   const choice = (fields) => JSON.stringify({ choices: [fields] });
@@ -372,7 +377,7 @@ ENDS = """(async () => {
 
 
 async def test_ends(browser: str, service: str) -> None:
-    """Only an answer with a finish reason, and no error after it, is whole; text that came is never thrown away."""
+    """Only an answer with a finish reason, and no error after it, is whole; received text is kept."""
     async with open_page(browser, service) as page:
         ends = await page.evaluate(ENDS)
 

@@ -34,6 +34,6 @@ what)`); `coverage.py` lists the branches that must be reached at least once ove
 
 To add an invariant of single events, extend `online.py`: its methods receive every attempt and every event.
 To add one of a whole run, write `check_something(world, record)` in a file here and call it in
-`Simulation.run` (../run.py). Give the rule a name, add it to the table above and to docs/prove/simulation.md, and
-add a mutant (tests/simulation/mutants.py) that breaks it: a check that cannot fail proves nothing.
+`Simulation.run` (../run.py). Give the rule a name, add it to the table above and to docs/prove/simulation.md,
+and add a mutant (tests/simulation/mutants.py) that breaks it: a check that cannot fail proves nothing.
 """

@@ -2,7 +2,8 @@
 
 Command: `python -m tests.experiments.contract`
 
-uv makes the environments -> the stage plays the cases -> a child in each environment asks -> the matrix compares
+uv makes the environments -> the stage plays the cases -> a child in each environment asks -> the matrix
+compares
 """
 
 import argparse
