@@ -60,7 +60,7 @@ def service() -> list[Source]:
 
 
 def level_of(module: str) -> int:
-    """Return the level of a module of the service: that of the longest name in LEVELS which begins its own."""
+    """Return the level of a module of the service: that of its longest prefix in LEVELS."""
     levels = {name: level for level, names in enumerate(LEVELS) for name in names}
     parts = module.split(".")[2:]
     for length in range(len(parts), 0, -1):
@@ -82,7 +82,7 @@ def test_levels() -> None:
 
 
 def test_parts() -> None:
-    """The service knows none of the others; the simulators know only what lets them stand beside any gateway."""
+    """The service knows none of the others; the simulators know only what any gateway needs."""
     wrong = []
     for source in sources():
         allowed = [f"dub5.{name}" for name in MAY_IMPORT[source.part]]

@@ -120,7 +120,7 @@ async def text(page: BrowserTab, selector: str) -> str:
 
 
 async def test_answer(browser: str, service: str, providers: SimulatedProviders) -> None:
-    """Under the strict policy and without a complaint, the page streams a whole answer, names who gave it, and
+    """Under the strict policy and without a complaint, the page streams a whole answer, names its target, and
     shows the providers."""
     async with open_page(browser, service) as page:
         state = await ask(page, "Name three rivers.")
@@ -214,7 +214,8 @@ CARDS = """(async () => {
     const card = new Card();
     const spent = { billed: { cost_usd: null }, maybe: { cost_usd: null } };
     card.update({ name: "one/m", provider: "one", dialect: "openai", health: "healthy",
-      breaker: "closed", cooling_s: 0, answered: 3, failed: 1, in_flight: 0, last_reason: "ok", first_token_ms: null, limit: 1000, limit_max: 1000,
+      breaker: "closed", cooling_s: 0, answered: 3, failed: 1,
+      in_flight: 0, last_reason: "ok", first_token_ms: null, limit: 1000, limit_max: 1000,
       provider_in_flight: 2, priced: false, spent, ...more });
     document.body.append(card.node);
     const of = (part) => card.node.querySelector(part);

@@ -107,7 +107,7 @@ def test_ids(page: PageReader) -> None:
 
 
 def test_modules_exist(page: PageReader) -> None:
-    """Every file that the page or a module names exists, has a type that is served, and every file is used."""
+    """Every file that the page or a module names exists and has a served type; every file is used."""
     named = {name for text in SCRIPTS.values() for name in re.findall(r'from "\./([\w.]+)"', text)}
     named |= {(a.get("src") or a.get("href") or "").removeprefix("/web/") for _, a in page.tags}
     there = {path.name for path in WEB.iterdir()}
