@@ -7,6 +7,7 @@ settings     a Runtime (runtime.py): fleet, failover, gateway, deps; a reload re
 """
 
 import asyncio
+import importlib
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -35,10 +36,13 @@ from dub5.service.resilience.fleet import Fleet
 from dub5.service.runtime import ProcessScope, Runtime
 from dub5.service.telemetry.board import StatusBoard
 from dub5.service.telemetry.metrics import Metrics
-from dub5.service.wire.aiohttp_wire import AiohttpWire
 from dub5.service.wire.base import Slots, Wire
-from dub5.service.wire.httpx_wire import HttpxWire
 
+# Imported by choice: a service that talks through aiohttp never loads httpx.
+WIRES = {
+    "aiohttp": ("dub5.service.wire.aiohttp_wire", "AiohttpWire"),
+    "httpx": ("dub5.service.wire.httpx_wire", "HttpxWire"),
+}
 WEB = Path(str(files("dub5.service") / "web"))
 WARM_UP_S = 2.0
 FINAL_ERRORS_S = 2.0  # for the error events of streams that a drain cuts
@@ -198,5 +202,6 @@ def _id_factory(rng: random.Random) -> Callable[[], str]:
 
 def _build_wire(server: ServerSettings) -> Wire:
     slots = Slots(server.connections_per_origin_max)
-    kind = HttpxWire if server.wire == "httpx" else AiohttpWire
+    module, name = WIRES[server.wire]
+    kind: Callable[..., Wire] = getattr(importlib.import_module(module), name)
     return kind(slots=slots, proxy=server.proxy)

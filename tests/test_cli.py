@@ -57,3 +57,9 @@ def test_no_extras(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert (ended.returncode, "pip install 'dub5[chaos]'" in ended.stderr) == (2, True), ended.stderr
+
+
+def test_only_the_chosen_wire() -> None:
+    """A service that talks through aiohttp never loads httpx."""
+    code = "import sys, dub5.service.command; sys.exit('httpx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
