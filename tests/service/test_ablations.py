@@ -27,46 +27,13 @@ from dub5.service.resilience.circuit_breaker import Breaker
 from dub5.service.resilience.health import ErrorRateWindow
 from dub5.simulators.script import Hang, Script, SimRequest
 from dub5.simulators.virtual import Connect
-from tests.service.test_resilience import limited, share, until
-from tests.support.world import ServiceWorld, healthy, reply, script, status
+from tests.support.steady_clients import SteadyClients
+from tests.support.world import ServiceWorld, healthy, limited, reply, script, share, status, until
 
 Options = dict[str, Any]
 STALLS = script(Hang())
 NEVER = 10**6
 NO_BREAKER = BreakerOptions(failures_in_a_row=NEVER, calls_min=NEVER)
-
-
-class SteadyClients:
-    """Many people ask at a steady rate, whatever becomes of the others."""
-
-    def __init__(self, world: ServiceWorld, *, stream: bool = True, deadline_s: float = 30.0) -> None:
-        self.world = world
-        self.took_s: list[float] = []
-        self.statuses: list[int] = []
-        self._stream = stream
-        self._headers = {"x-deadline-ms": str(round(deadline_s * 1000))}
-
-    async def ask(self, times: int, every_s: float) -> "SteadyClients":
-        """Returns when all have their answer."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(times):
-                group.create_task(self._one())
-                await asyncio.sleep(every_s)
-        return self
-
-    async def _one(self) -> None:
-        began_s = clock.now()
-        answer = await self.world.ask(stream=self._stream, headers=self._headers)
-        self.took_s.append(clock.now() - began_s)
-        self.statuses.append(answer.status)
-
-    def answered(self) -> float:
-        """The share that got an answer."""
-        return self.statuses.count(200) / len(self.statuses)
-
-    def waited(self, longer_than_s: float) -> int:
-        """How many waited longer."""
-        return sum(took_s > longer_than_s for took_s in self.took_s)
 
 
 async def breaker(options: Options) -> bool:

@@ -14,7 +14,7 @@ from dub5.service.config.settings import ServerSettings
 from dub5.service.failover.context import Upstream
 from dub5.service.failover.loop import _FailoverLoop
 from dub5.simulators.script import Hang
-from tests.service.test_features import DOWN, TOOL, UnequalTargets
+from tests.support.unequal_targets import DOWN, TOOL, UnequalTargets
 from tests.support.world import ServiceWorld, healthy, in_turn, script, status
 
 STALLS = script(Hang())

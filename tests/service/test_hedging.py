@@ -16,9 +16,18 @@ from dub5.service.config.options import (
 from dub5.service.model import Target
 from dub5.simulators.script import Hang, Respond, Script, SimRequest, Wait
 from dub5.simulators.virtual import Connect
-from tests.service.test_ablations import SteadyClients
-from tests.service.test_resilience import share, until
-from tests.support.world import ServiceWorld, healthy, in_turn, reply, script, status, text_of
+from tests.support.steady_clients import SteadyClients
+from tests.support.world import (
+    ServiceWorld,
+    healthy,
+    in_turn,
+    reply,
+    script,
+    share,
+    status,
+    text_of,
+    until,
+)
 
 STALLS = script(Hang())
 CALM = HedgeOptions(delay_min_s=0.2)  # simulated answers all take 0.1 s: their 95th percentile is no outlier

@@ -8,7 +8,7 @@ from dub5.service import clock
 from dub5.service.config.options import BreakerOptions, HedgeOptions, ProbeOptions
 from dub5.service.resilience.health import Health
 from dub5.simulators.script import Hang
-from tests.service.test_ablations import SteadyClients
+from tests.support.steady_clients import SteadyClients
 from tests.support.world import ServiceWorld, healthy, script, status
 
 CALM = {"probe": ProbeOptions(enabled=False), "breaker": BreakerOptions(slow_start_s=0.0)}

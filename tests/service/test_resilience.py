@@ -18,31 +18,22 @@ from dub5.service.config.options import (
     TimeoutOptions,
 )
 from dub5.simulators.script import Hang, Head, Respond, Script, SimRequest, Wait
-from tests.support.world import SSE, ServiceWorld, healthy, in_turn, reply, script, status, text_of
+from tests.support.world import (
+    SSE,
+    ServiceWorld,
+    healthy,
+    in_turn,
+    limited,
+    reply,
+    script,
+    share,
+    status,
+    text_of,
+    until,
+)
 
 NO_PROBES = {"probe": ProbeOptions(enabled=False)}
 STALLS = script(Hang())
-
-
-def limited(retry_after: str) -> Respond:
-    return status(429, b"{}", {"retry-after": retry_after})
-
-
-def until(at_s: float, before: Respond, after: Respond) -> Respond:
-    """`before` until this moment of virtual time, then `after`."""
-    return lambda request: (before if clock.now() < at_s else after)(request)
-
-
-def share(of: float, failing: Respond, else_: Respond) -> Respond:
-    """Fails evenly: one in 1/`of`."""
-    asked = 0
-
-    def respond(request: SimRequest) -> Script:
-        nonlocal asked
-        asked += 1
-        return (failing if int(asked * of) > int((asked - 1) * of) else else_)(request)
-
-    return respond
 
 
 async def took(ask: Callable[[], object]) -> float:

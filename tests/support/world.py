@@ -4,6 +4,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Self
 
+from dub5.service import clock
 from dub5.service.app import Service
 from dub5.service.config.options import BreakerOptions, TimeoutOptions
 from dub5.service.config.settings import (
@@ -160,6 +161,28 @@ def in_turn(*responds: Respond) -> Respond:
     left = list(responds)
     take: Callable[[], Respond] = lambda: left.pop(0) if len(left) > 1 else left[0]
     return lambda request: take()(request)
+
+
+def limited(retry_after: str) -> Respond:
+    """Always 429 with this Retry-After."""
+    return status(429, b"{}", {"retry-after": retry_after})
+
+
+def until(at_s: float, before: Respond, after: Respond) -> Respond:
+    """`before` until this moment of virtual time, then `after`."""
+    return lambda request: (before if clock.now() < at_s else after)(request)
+
+
+def share(of: float, failing: Respond, else_: Respond) -> Respond:
+    """Fail evenly: one request in 1/`of`."""
+    asked = 0
+
+    def respond(request: SimRequest) -> Script:
+        nonlocal asked
+        asked += 1
+        return (failing if int(asked * of) > int((asked - 1) * of) else else_)(request)
+
+    return respond
 
 
 def text_of(data: bytes) -> str:

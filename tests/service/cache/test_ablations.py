@@ -4,7 +4,7 @@ Over a Redis of virtual time that can be slow; `without` takes the one mechanism
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from random import Random
 
 import pytest
@@ -13,37 +13,17 @@ from dub5.service import clock
 from dub5.service.cache import storage_guard
 from dub5.service.cache.cache import AnswerCache, Selection, Stored
 from dub5.service.cache.key import CacheKey
-from dub5.service.cache.storage import CacheEntry, Generations
 from dub5.service.cache.storage_guard import BreakerGuard, NoGuard
-from dub5.service.cache.storage_memory import MemoryStorage
 from dub5.service.config.options import CacheBounds, CacheOptions, RedisOptions
 from dub5.service.events import Events
 from dub5.service.resilience.circuit_breaker import Breaker
 from tests.support.questions import MARK, request
+from tests.support.virtual_redis import VirtualRedis
 
 BOUNDS = CacheBounds(redis=RedisOptions(url="redis://", claim_wait_s=5.0))
 OPTIONS = CacheOptions(enabled=True, ttl_s=10.0, stale_while_revalidate_s=60.0, stale_if_error_s=600.0)
 ANSWER_S = 1.0  # of a provider
 ANSWER = Stored(b"answer", "one/m")
-
-
-class VirtualRedis(MemoryStorage):
-    """What all processes share, a millisecond away, or more."""
-
-    across_processes = True
-    delay_s = 0.001
-
-    async def read(self, digests: Sequence[str]) -> tuple[list[CacheEntry | None], Generations]:
-        await asyncio.sleep(self.delay_s)
-        return await super().read(digests)
-
-    async def write(self, entry: CacheEntry, life_s: float) -> None:
-        await asyncio.sleep(self.delay_s)
-        await super().write(entry, life_s)
-
-    async def claim(self, digest: str, owner: str, for_s: float) -> bool:
-        await asyncio.sleep(self.delay_s)
-        return await super().claim(digest, owner, for_s)
 
 
 class CacheProcesses:

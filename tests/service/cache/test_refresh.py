@@ -18,7 +18,7 @@ from dub5.service.config.options import (
 )
 from dub5.service.config.settings import LoadedSettings
 from dub5.simulators.script import Hang, Respond, Script, SimRequest, Wait
-from tests.service.cache.test_ablations import VirtualRedis
+from tests.support.virtual_redis import VirtualRedis
 from tests.support.world import ServiceWorld, healthy, in_turn, script, status, text_of
 
 ROUTE = {"cache": CacheOptions(enabled=True, ttl_s=10.0, stale_while_revalidate_s=60.0)}

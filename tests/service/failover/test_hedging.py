@@ -3,11 +3,12 @@
 import pytest
 
 from dub5.service import clock
-from dub5.service.config.options import HedgeOptions
+from dub5.service.config.options import BudgetOptions, HedgeOptions, ProbeOptions
 from dub5.service.failover.hedging import SAMPLES_MAX, Hedges
 from dub5.simulators.script import Script, SimRequest, Wait
-from tests.service.test_hedging import EAGER
 from tests.support.world import ServiceWorld, healthy
+
+PLENTY = {"budget": BudgetOptions(floor_per_s=1000.0), "probe": ProbeOptions(enabled=False)}
 
 
 def known(
@@ -73,7 +74,7 @@ async def test_the_second_is_asked_then() -> None:
         asked.append(clock.now())
         yield from healthy()(request)
 
-    options = EAGER | {"hedge": HedgeOptions(samples_min=40, share=0.5)}
+    options = {**PLENTY, "hedge": HedgeOptions(samples_min=40, share=0.5)}
     async with ServiceWorld(one=varies, two=second, options=options) as world:
         for _ in range(41):
             answer = await world.ask(stream=True)

@@ -5,37 +5,14 @@ import json
 import msgspec
 import pytest
 
-from dub5.service.model import Chunk
-from dub5.service.providers.anthropic import AnthropicDialect
 from dub5.service.providers.base import ProviderFault, Unsupported
-from tests.service.providers.test_openai import request
+from tests.support.anthropic_events import END, NEW, OLD, START, STOP, event, read
+from tests.support.dialect_requests import request
 from tests.support.world import payloads, text_of
 
-OLD = AnthropicDialect(event_bytes_max=10_000, api_version=None, max_tokens=4096)
-NEW = AnthropicDialect(event_bytes_max=10_000, api_version="2026-10-21", max_tokens=4096)
-
-
-def event(kind: str, **fields: object) -> bytes:
-    return f"event: {kind}\ndata: ".encode() + msgspec.json.encode({"type": kind, **fields}) + b"\n\n"
-
-
-START = event(
-    "message_start",
-    message={"id": "msg_1", "model": "claude-sim", "content": [], "usage": {"input_tokens": 5}},
-)
 TEXT = event("content_block_delta", index=0, delta={"type": "text_delta", "text": "Hi"})
 THINKING = event("content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": "Hm"})
-STOP = event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 2})
-END = event("message_stop")
 ALL = START + event("ping") + THINKING + TEXT + STOP + END
-
-
-async def read(data: bytes, **fields: object) -> list[Chunk]:
-    reader = OLD.stream(request(stream=True, **fields), "claude")
-    chunks = reader.feed(data)
-    if reader.fault is not None:
-        raise reader.fault
-    return chunks + reader.end()
 
 
 class TestRequest:

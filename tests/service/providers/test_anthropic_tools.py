@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from dub5.service.providers.base import Unsupported
-from tests.service.providers.test_anthropic import NEW, OLD, START, event, read
-from tests.service.providers.test_openai import request
+from tests.support.anthropic_events import NEW, OLD, START, event, read
+from tests.support.dialect_requests import request
 from tests.support.world import payloads
 
 WEATHER = {

@@ -5,17 +5,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from dub5.service.config.load import load
 from dub5.service.config.settings import DialectOverrides, SettingsProblems
-from dub5.service.model import Caller, EmbedBody, EmbedRequest
 from dub5.service.providers.anthropic import AnthropicDialect
 from dub5.service.providers.base import Dialect, EncodedRequest, Unsupported
 from dub5.service.providers.mistral import MistralDialect
 from dub5.service.providers.openai import OpenAIDialect
-from tests.service.providers.test_openai import request
+from tests.support.dialect_requests import embed_request, request
 from tests.support.source import ROOT
 
 PAGE = (ROOT / "docs" / "use" / "dialects.md").read_text()
@@ -140,12 +138,6 @@ EMBED_SAMPLES: dict[str, dict[str, Any]] = {
     "`user`": {"user": "u-1"},
 }
 EMBED_ROWS = table("field", "### Embeddings")
-
-
-def embed_request(**fields: object) -> EmbedRequest:
-    raw = msgspec.json.encode({"model": "e", "input": "Hi", **fields})
-    body = msgspec.json.decode(raw, type=EmbedBody)
-    return EmbedRequest("req_1", Caller(), body, msgspec.json.decode(raw, type=dict[str, msgspec.Raw]))
 
 
 @pytest.mark.parametrize("column", ("openai", "mistral"))

@@ -7,7 +7,8 @@ import pytest
 
 from dub5.service.providers.base import Unsupported
 from dub5.service.providers.mistral import MistralDialect
-from tests.service.providers.test_openai import CONTENT, DONE, choice, event, request
+from tests.support.dialect_requests import request
+from tests.support.openai_events import CONTENT, DONE, choice, event
 from tests.support.world import payloads
 
 DIALECT = MistralDialect(event_bytes_max=10_000)

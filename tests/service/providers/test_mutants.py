@@ -16,8 +16,7 @@ from dub5.service.providers.base import Dialect, ProviderFault
 from dub5.service.providers.embeddings import reply_with_vectors
 from dub5.service.providers.mistral import MistralDialect
 from dub5.service.providers.openai import OpenAIDialect
-from tests.service.providers.test_dialects import embed_request
-from tests.service.providers.test_openai import request
+from tests.support.dialect_requests import embed_request, request
 from tests.support.world import payloads
 
 Path = tuple[str | int, ...]

@@ -3,22 +3,13 @@
 import msgspec
 import pytest
 
-from dub5.service.model import Caller, ChatBody, ChatRequest, Chunk
+from dub5.service.model import Chunk
 from dub5.service.providers.base import ProviderFault
 from dub5.service.providers.openai import OpenAIDialect
+from tests.support.dialect_requests import request
+from tests.support.openai_events import CONTENT, DONE, STOP, USAGE, choice, event
 
 DIALECT = OpenAIDialect(event_bytes_max=10_000)
-
-
-def request(**fields: object) -> ChatRequest:
-    body = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], **fields}
-    raw = msgspec.json.encode(body)
-    return ChatRequest(
-        "req_1",
-        Caller(),
-        msgspec.json.decode(raw, type=ChatBody),
-        msgspec.json.decode(raw, type=dict[str, msgspec.Raw]),
-    )
 
 
 def read(data: bytes, **fields: object) -> list[Chunk]:
@@ -27,20 +18,6 @@ def read(data: bytes, **fields: object) -> list[Chunk]:
     if reader.fault is not None:
         raise reader.fault
     return chunks + reader.end()
-
-
-def event(**fields: object) -> bytes:
-    return b"data: " + msgspec.json.encode(fields) + b"\n\n"
-
-
-def choice(delta: dict[str, object], finish: str | None = None, index: int = 0) -> dict[str, object]:
-    return {"index": index, "delta": delta, "finish_reason": finish}
-
-
-CONTENT = event(choices=[choice({"content": "Hi"})])
-STOP = event(choices=[choice({}, "stop")])
-USAGE = event(choices=[], usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3})
-DONE = b"data: [DONE]\n\n"
 
 
 class TestRequest:

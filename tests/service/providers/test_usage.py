@@ -19,10 +19,11 @@ from dub5.service.providers.openai import OpenAIDialect
 from dub5.service.providers.usage import parse_usage, prompt_chars
 from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Reset, Wait
 from dub5.simulators.virtual import AppClient, VirtualWire
-from tests.service.providers.test_anthropic import END, START, STOP, event
-from tests.service.providers.test_openai import CONTENT, DONE, USAGE, choice, request
-from tests.service.providers.test_openai import STOP as STOPPED
-from tests.service.providers.test_openai import event as chunk
+from tests.support.anthropic_events import END, START, STOP, event
+from tests.support.dialect_requests import request
+from tests.support.openai_events import CONTENT, DONE, USAGE, choice
+from tests.support.openai_events import STOP as STOPPED
+from tests.support.openai_events import event as chunk
 from tests.support.world import SSE, ServiceWorld, body, completion, payloads, reply, script, text_of
 
 LONG = "x" * 41

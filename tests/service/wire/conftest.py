@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,3 +70,16 @@ def tls() -> Iterator[Certificates]:
                 raise
             pytest.skip(str(missing))
         yield made
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """The address of a host that drops every SYN, as one with a full backlog does."""
+    with socket.socket() as full, contextlib.ExitStack() as filling:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            sock = filling.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        yield f"http://127.0.0.1:{full.getsockname()[1]}"

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from dub5.service.wire.aiohttp_wire import AiohttpResponse, AiohttpWire
-from dub5.service.wire.base import FailureKind, Slots, Stage, Wire, WireFailure, WireRequest, WireResponse
-from dub5.service.wire.httpx_wire import HttpxWire
+from dub5.service.wire.aiohttp_wire import AiohttpResponse
+from dub5.service.wire.base import FailureKind, Slots, Stage, Wire, WireFailure
 from dub5.simulators.script import (
     Action,
     Close,
@@ -29,31 +28,25 @@ from dub5.simulators.script import (
     Wait,
 )
 from dub5.simulators.server.sockets import SocketServer, serve
+from tests.support.wires import (
+    SIZED,
+    SOON_S,
+    WHOLE,
+    CountedProvider,
+    call,
+    failure,
+    in_turn,
+    is_free,
+    make,
+    pieces,
+    plays,
+    summary,
+    whole,
+)
 
 pytestmark = pytest.mark.real_sockets
 
-SOON_S = 10.0  # what takes longer hangs
-SIZED = Head(200, {"Content-Length": "4"})
-WHOLE: list[Action] = [SIZED, Data(b"data"), End()]
 OTHER_ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nforeign"
-
-
-def make(kind: str, slots: Slots | None = None, tls: ssl.SSLContext | None = None) -> Wire:
-    return HttpxWire(slots=slots, tls=tls) if kind == "httpx" else AiohttpWire(slots, tls=tls)
-
-
-def plays(*actions: Action) -> Respond:
-    return lambda request: (action for action in actions)
-
-
-def in_turn(*scripts: list[Action]) -> Respond:
-    left = iter(scripts)
-    return lambda request: iter(next(left))
-
-
-def call(url: str, *, fresh: bool = False, body: bytes = b"{}") -> WireRequest:
-    headers = {"authorization": "Bearer k", "content-type": "application/json"}
-    return WireRequest("POST", f"{url}/v1/chat?x=1", headers, body, pool_s=0.01, connect_s=5, fresh=fresh)
 
 
 class ScriptGate:
@@ -65,25 +58,6 @@ class ScriptGate:
     def script(self) -> Script:
         while not self.opened:
             yield Wait(0.001)
-
-
-class CountedProvider:
-    """A provider that counts its answers and tells when as many of them are over."""
-
-    def __init__(self, *actions: Action, until: int = 1) -> None:
-        self.over = asyncio.Event()
-        self.began = asyncio.Event()
-        self._actions = actions
-        self._left = until
-
-    def __call__(self, request: SimRequest) -> Iterator[Action]:
-        try:
-            self.began.set()
-            yield from self._actions
-        finally:
-            self._left -= 1
-            if self._left == 0:
-                self.over.set()
 
 
 @contextlib.asynccontextmanager
@@ -112,34 +86,6 @@ async def listening(
     with contextlib.closing(server):
         async with asyncio.timeout(SOON_S):
             yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-
-async def pieces(response: WireResponse) -> list[bytes]:
-    got = []
-    while data := await response.read():
-        got.append(data)
-    await response.aclose()
-    return got
-
-
-async def whole(wire: Wire, request: WireRequest) -> bytes:
-    return b"".join(await pieces(await wire.send(request)))
-
-
-async def failure(awaitable: Awaitable[object]) -> WireFailure:
-    with pytest.raises(WireFailure) as caught:
-        await awaitable
-    return caught.value
-
-
-def told(failure: WireFailure) -> tuple[Stage, FailureKind, bool, bool]:
-    return failure.stage, failure.kind, failure.sent, failure.reused
-
-
-async def is_free(slots: Slots, url: str) -> bool:
-    """Whether a place can be had at once."""
-    (await slots.take(url, 0)).free()
-    return True
 
 
 class TestRequest:
@@ -185,7 +131,7 @@ class TestRequest:
         """A key with a stray line break cannot smuggle a header in: nothing is sent."""
         async with calling(kind, plays(Hang())) as (wire, server):
             broken = await failure(wire.send(replace(call(server.url), headers={"authorization": bad})))
-            assert told(broken) == (Stage.SEND, FailureKind.PROTOCOL, False, False)
+            assert summary(broken) == (Stage.SEND, FailureKind.PROTOCOL, False, False)
 
     async def test_a_large_body(self, kind: str) -> None:
         """Megabytes arrive whole, and the connection serves the next call."""
@@ -209,19 +155,6 @@ class TestRequest:
             assert await whole(wire, call(server.url)) == b"data"
 
 
-@pytest.fixture
-def deaf() -> Iterator[str]:
-    """A host that drops every SYN, as one with a full backlog does."""
-    with socket.socket() as full, contextlib.ExitStack() as filling:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for _ in range(4):
-            sock = filling.enter_context(socket.socket())
-            sock.setblocking(False)
-            sock.connect_ex(full.getsockname())
-        yield f"http://127.0.0.1:{full.getsockname()[1]}"
-
-
 class TestNoConnection:
     async def test_refused(self, kind: str) -> None:
         """A connection to a port without listener is refused."""
@@ -229,7 +162,7 @@ class TestNoConnection:
             bound.bind(("127.0.0.1", 0))  # not listening, and nobody else can
             wire = make(kind)
             broken = await failure(wire.send(call(f"http://127.0.0.1:{bound.getsockname()[1]}")))
-            assert told(broken) == (Stage.CONNECT, FailureKind.REFUSED, False, False)
+            assert summary(broken) == (Stage.CONNECT, FailureKind.REFUSED, False, False)
             await wire.aclose()
 
     @pytest.mark.parametrize("name", ["nobody.invalid", "a" * 64 + ".invalid"])
@@ -239,7 +172,7 @@ class TestNoConnection:
         broken = await failure(wire.send(call(f"http://{name}:1")))
         if broken.kind is FailureKind.TIMEOUT:
             pytest.skip("the resolver of this machine does not answer")
-        assert told(broken) == (Stage.RESOLVE, FailureKind.REFUSED, False, False)
+        assert summary(broken) == (Stage.RESOLVE, FailureKind.REFUSED, False, False)
         await wire.aclose()
 
     async def test_connect_stalls(self, kind: str, deaf: str) -> None:
@@ -248,7 +181,7 @@ class TestNoConnection:
         wire = make(kind, slots)
         async with asyncio.timeout(SOON_S):
             broken = await failure(wire.send(replace(call(deaf), connect_s=0.05)))
-        assert told(broken) == (Stage.CONNECT, FailureKind.TIMEOUT, False, False)
+        assert summary(broken) == (Stage.CONNECT, FailureKind.TIMEOUT, False, False)
         assert await is_free(slots, call(deaf).origin)
         await wire.aclose()
 
@@ -278,7 +211,7 @@ class TestNoConnection:
         async with listening(mute) as address:
             wire = make(kind)
             broken = await failure(wire.send(replace(call(f"https://{address}"), connect_s=0.05)))
-            assert told(broken) == (Stage.CONNECT, FailureKind.TIMEOUT, False, False)
+            assert summary(broken) == (Stage.CONNECT, FailureKind.TIMEOUT, False, False)
             await left.wait()
             await wire.aclose()
 
@@ -286,7 +219,7 @@ class TestNoConnection:
         """An answer that is no TLS is a fault of protocol, before anything was sent."""
         async with calling(kind, plays(*WHOLE)) as (wire, server):
             broken = await failure(wire.send(call(server.url.replace("http:", "https:"))))
-            assert told(broken) == (Stage.CONNECT, FailureKind.PROTOCOL, False, False)
+            assert summary(broken) == (Stage.CONNECT, FailureKind.PROTOCOL, False, False)
 
     async def test_no_place_free(self, kind: str) -> None:
         """With every slot taken a call waits for pool_s; calls to other hosts do not."""
@@ -297,7 +230,7 @@ class TestNoConnection:
         ):
             busy = await wire.send(call(server.url))
             broken = await failure(wire.send(call(server.url)))
-            assert told(broken) == (Stage.POOL, FailureKind.TIMEOUT, False, False)
+            assert summary(broken) == (Stage.POOL, FailureKind.TIMEOUT, False, False)
             assert await whole(wire, call(other.url)) == b"data"
             await busy.aclose()
             await (await wire.send(call(server.url))).aclose()
@@ -328,7 +261,7 @@ class TestTls:
         sent."""
         async with self._secure(certificate) as url:
             wire = make(kind)
-            assert told(await failure(wire.send(call(url)))) == (
+            assert summary(await failure(wire.send(call(url)))) == (
                 Stage.CONNECT,
                 FailureKind.PROTOCOL,
                 False,
@@ -379,7 +312,7 @@ class TestFaults:
         slots = Slots(1)
         async with calling(kind, plays(*script), slots) as (wire, server):
             broken = await failure(wire.send(call(server.url)))
-            assert told(broken) == (Stage.WAIT, what, True, False)
+            assert summary(broken) == (Stage.WAIT, what, True, False)
             assert await is_free(slots, call(server.url).origin)
 
     @pytest.mark.parametrize("name", IN_BODY)
@@ -401,7 +334,7 @@ class TestFaults:
             assert await response.read() == b"da"
             gate.opened = True
             broken = await failure(response.read())
-            assert told(broken) == (Stage.BODY, what, True, False)
+            assert summary(broken) == (Stage.BODY, what, True, False)
             await response.aclose()
             assert await is_free(slots, call(server.url).origin)
 
@@ -429,7 +362,7 @@ class TestFaults:
             response = await wire.send(call(server.url))
             assert await response.read() == b"da"
             gate.opened = True
-            assert told(await failure(response.read())) == (Stage.BODY, FailureKind.RESET, True, False)
+            assert summary(await failure(response.read())) == (Stage.BODY, FailureKind.RESET, True, False)
 
     async def test_compressed(self, kind: str) -> None:
         """A body compressed unasked is a fault of protocol, but its status and headers can be read."""
@@ -438,7 +371,7 @@ class TestFaults:
         async with calling(kind, plays(head, Data(b"gzip"), End()), slots) as (wire, server):
             response = await wire.send(call(server.url))
             assert (response.status, response.headers["retry-after"]) == (429, "7")
-            assert told(await failure(response.read())) == (Stage.BODY, FailureKind.PROTOCOL, True, False)
+            assert summary(await failure(response.read())) == (Stage.BODY, FailureKind.PROTOCOL, True, False)
             assert await is_free(slots, call(server.url).origin)
 
     async def test_two_hundred_broken_calls(self, kind: str) -> None:
@@ -561,7 +494,7 @@ class TestKeptConnections:
         async with calling(kind, respond) as (wire, server):
             await whole(wire, call(server.url))
             broken = await failure(wire.send(replace(call(server.url), method="PUT")))
-            assert told(broken) == (Stage.WAIT, FailureKind.CLOSED, True, True)
+            assert summary(broken) == (Stage.WAIT, FailureKind.CLOSED, True, True)
             assert len(seen) == 2
             assert await whole(wire, call(server.url, fresh=True)) == b"data"
 
@@ -677,7 +610,7 @@ class TestLeaving:
             await response.aclose()
             assert await is_free(slots, call(server.url).origin)
             await provider.over.wait()
-            assert told(await failure(response.read())) == (Stage.BODY, FailureKind.CLOSED, True, False)
+            assert summary(await failure(response.read())) == (Stage.BODY, FailureKind.CLOSED, True, False)
 
     async def test_close_while_another_task_reads(self, kind: str) -> None:
         """A reader whose response is closed by another task is woken, and gets an error."""
@@ -686,7 +619,7 @@ class TestLeaving:
             reading = asyncio.create_task(response.read())
             await asyncio.wait([reading], timeout=0)
             await response.aclose()
-            assert told(await failure(reading)) == (Stage.BODY, FailureKind.CLOSED, True, False)
+            assert summary(await failure(reading)) == (Stage.BODY, FailureKind.CLOSED, True, False)
 
     async def test_while_connecting(self, kind: str) -> None:
         """A call cancelled in the handshake leaves no connection behind."""
@@ -755,6 +688,6 @@ class TestLeaving:
             sending = asyncio.create_task(wire.send(call(server.url)))
             await began.wait()
             await wire.aclose()
-            assert told(await failure(reading)) == (Stage.BODY, FailureKind.CLOSED, True, False)
-            assert told(await failure(sending)) == (Stage.WAIT, FailureKind.CLOSED, True, False)
+            assert summary(await failure(reading)) == (Stage.BODY, FailureKind.CLOSED, True, False)
+            assert summary(await failure(sending)) == (Stage.WAIT, FailureKind.CLOSED, True, False)
             assert await is_free(slots, call(server.url).origin)

@@ -20,20 +20,6 @@ from dub5.service.wire.httpx_wire import HttpxWire
 from dub5.service.wire.proxy import is_private_host
 from dub5.simulators.script import Close, Data, Hang, Head, Respond, Script, SimRequest
 from dub5.simulators.server.sockets import serve
-from tests.service.wire.test_contract import (
-    SOON_S,
-    WHOLE,
-    CountedProvider,
-    call,
-    deaf,
-    failure,
-    in_turn,
-    is_free,
-    pieces,
-    plays,
-    told,
-    whole,
-)
 from tests.support.forward_proxy import (
     PIECE_BYTES,
     Client,
@@ -44,9 +30,21 @@ from tests.support.forward_proxy import (
     listening,
     resets,
 )
+from tests.support.wires import (
+    SOON_S,
+    WHOLE,
+    CountedProvider,
+    call,
+    failure,
+    in_turn,
+    is_free,
+    pieces,
+    plays,
+    summary,
+    whole,
+)
 
 pytestmark = pytest.mark.real_sockets
-__all__ = ["deaf"]
 
 HTTP, HTTPS = "http://provider.test", "https://provider.test"
 ENVIRONMENT = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
@@ -157,7 +155,12 @@ class TestByWayOfAProxy:
         again."""
         async with calling(kind, in_turn(WHOLE, [Close()], WHOLE), certificate) as (wire, _):
             await whole(wire, call(url))
-            assert told(await failure(wire.send(call(url)))) == (Stage.WAIT, FailureKind.CLOSED, True, True)
+            assert summary(await failure(wire.send(call(url)))) == (
+                Stage.WAIT,
+                FailureKind.CLOSED,
+                True,
+                True,
+            )
             assert await whole(wire, call(url, fresh=True)) == b"data"
 
     async def test_leaving_before_the_headers(self, kind: str, url: str, certificate: Path) -> None:
@@ -185,7 +188,12 @@ class TestByWayOfAProxy:
     async def test_proxy_is_not_there(self, kind: str, url: str) -> None:
         """A missing proxy is "refused", as a missing provider is."""
         wire = make(kind, NOBODY)
-        assert told(await failure(wire.send(call(url)))) == (Stage.CONNECT, FailureKind.REFUSED, False, False)
+        assert summary(await failure(wire.send(call(url)))) == (
+            Stage.CONNECT,
+            FailureKind.REFUSED,
+            False,
+            False,
+        )
         await wire.aclose()
 
     async def test_proxy_drops_our_syn(self, kind: str, url: str, deaf: str) -> None:
@@ -193,7 +201,7 @@ class TestByWayOfAProxy:
         wire = make(kind, deaf)
         async with asyncio.timeout(SOON_S):
             broken = await failure(wire.send(replace(call(url), connect_s=0.05)))
-        assert told(broken) == (Stage.CONNECT, FailureKind.TIMEOUT, False, False)
+        assert summary(broken) == (Stage.CONNECT, FailureKind.TIMEOUT, False, False)
         await wire.aclose()
 
     async def test_name_of_the_proxy_does_not_resolve(self, kind: str, url: str) -> None:
@@ -202,7 +210,7 @@ class TestByWayOfAProxy:
         broken = await failure(wire.send(call(url)))
         if broken.kind is FailureKind.TIMEOUT:
             pytest.skip("the resolver of this machine does not answer")
-        assert told(broken) == (Stage.RESOLVE, FailureKind.REFUSED, False, False)
+        assert summary(broken) == (Stage.RESOLVE, FailureKind.REFUSED, False, False)
         await wire.aclose()
 
     async def test_environment_names_another(
@@ -265,7 +273,7 @@ class TestNoTunnel:
         slots, request = Slots(1), replace(call(HTTPS), connect_s=0.1 if what is FailureKind.TIMEOUT else 5)
         async with by_way_of(kind, client, slots) as (wire, proxy):
             broken = await failure(wire.send(request))
-            assert told(broken) == (Stage.CONNECT, what, False, False)
+            assert summary(broken) == (Stage.CONNECT, what, False, False)
             if status := STATUS.search(repr(client)):
                 assert str(broken).endswith(f": the proxy answered {status[1]}")
             await proxy.left.wait()
@@ -283,7 +291,7 @@ class TestNoTunnel:
         monkeypatch.setattr(DefaultResolver, "resolve", never)
         wire = make(kind, "http://proxy.test:3128")
         broken = await failure(wire.send(replace(call(HTTPS), connect_s=0.05)))
-        assert told(broken) == (Stage.RESOLVE, FailureKind.TIMEOUT, False, False)
+        assert summary(broken) == (Stage.RESOLVE, FailureKind.TIMEOUT, False, False)
         await wire.aclose()
 
     @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["asking", "in the handshake"])
@@ -314,7 +322,7 @@ class TestNoTunnel:
         """TLS is agreed on with the provider, not with the proxy: who cannot prove to be it hears nothing."""
         async with calling(kind, plays(*WHOLE), certificate, trusts=False) as (wire, _):
             broken = await failure(wire.send(call(HTTPS)))
-            assert told(broken) == (Stage.CONNECT, FailureKind.PROTOCOL, False, False)
+            assert summary(broken) == (Stage.CONNECT, FailureKind.PROTOCOL, False, False)
             assert kept(wire) == 0
 
     async def test_certificate_of_another(self, kind: str, certificate: Path) -> None:
@@ -322,7 +330,7 @@ class TestNoTunnel:
         async with calling(kind, plays(*WHOLE), certificate) as (wire, proxy):
             proxy.ports["other.test:443"] = proxy.ports["provider.test:443"]
             broken = await failure(wire.send(call("https://other.test")))
-            assert told(broken) == (Stage.CONNECT, FailureKind.PROTOCOL, False, False)
+            assert summary(broken) == (Stage.CONNECT, FailureKind.PROTOCOL, False, False)
 
 
 def kept(wire: Wire) -> int:

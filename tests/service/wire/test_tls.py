@@ -10,8 +10,8 @@ import pytest
 
 from dub5.service.wire.base import FailureKind, Slots, Stage
 from dub5.simulators.server.tls import Certificates
-from tests.service.wire.test_contract import call, failure, is_free, make, told
 from tests.support.forward_proxy import PIECE_BYTES, closes, listening, resets
+from tests.support.wires import call, failure, is_free, make, summary
 
 pytestmark = pytest.mark.real_sockets
 
@@ -63,7 +63,7 @@ class TestHandshake:
 
         async with listening(client) as port, asyncio.timeout(10):
             wire, request = make(kind, slots), call(f"https://127.0.0.1:{port}")
-            assert told(await failure(wire.send(request))) == (Stage.CONNECT, what, False, False)
+            assert summary(await failure(wire.send(request))) == (Stage.CONNECT, what, False, False)
             assert await is_free(slots, request.origin)
             await wire.aclose()
 
@@ -72,7 +72,7 @@ class TestHandshake:
         async with listening(resets) as port, asyncio.timeout(10):
             wire = make(kind)
             broken = await failure(wire.send(call(f"https://127.0.0.1:{port}")))
-            assert told(broken) == (Stage.CONNECT, FailureKind.RESET, False, False)
+            assert summary(broken) == (Stage.CONNECT, FailureKind.RESET, False, False)
             await wire.aclose()
 
     @pytest.mark.parametrize("shown", ["expired", "wrong_name"])
@@ -81,7 +81,7 @@ class TestHandshake:
         async with listening(closes, tls.contexts[shown]) as port, asyncio.timeout(10):
             wire = make(kind, tls=ssl.create_default_context(cafile=tls.ca_file))
             broken = await failure(wire.send(call(f"https://127.0.0.1:{port}")))
-            assert told(broken) == (Stage.CONNECT, FailureKind.PROTOCOL, False, False)
+            assert summary(broken) == (Stage.CONNECT, FailureKind.PROTOCOL, False, False)
             await wire.aclose()
 
 
@@ -154,5 +154,5 @@ class TestLater:
             received.set()
         async with listening(client) as port, asyncio.timeout(10):
             broken = await failure(ask(f"https://127.0.0.1:{port}"))
-            assert told(broken) == (stage, what, True, False)
+            assert summary(broken) == (stage, what, True, False)
             await wire.aclose()

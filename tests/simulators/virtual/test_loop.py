@@ -1,7 +1,6 @@
 import asyncio
 import contextlib
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -10,7 +9,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from dub5.simulators.virtual import Deadlock, Escaped, Leaked, Trace, VirtualLoop, run
+from dub5.simulators.virtual import Deadlock, Escaped, Leaked, VirtualLoop, run
+from tests.support.small_world import digest_of_small_world, small_world
 from tests.support.source import ROOT
 
 
@@ -18,52 +18,6 @@ def loop() -> VirtualLoop:
     running = asyncio.get_running_loop()
     assert isinstance(running, VirtualLoop)
     return running
-
-
-async def small_world() -> list[str]:
-    """Use a little of everything that asyncio leaves to sets, heaps and queues."""
-    said: list[str] = []
-    queue: asyncio.Queue[int] = asyncio.Queue(2)
-    doors = asyncio.Semaphore(3)
-    rng = random.Random(1)
-
-    async def worker(number: int) -> None:
-        async with doors:
-            await asyncio.sleep(rng.choice([0.1, 0.2, 0.2]))
-            said.append(f"{number} in")
-            await queue.put(number)
-
-    async def waits_for_ever(number: int) -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            said.append(f"{number} cancelled")
-
-    async def fails() -> None:
-        await asyncio.sleep(5)
-        raise ValueError
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(10):
-            group.create_task(worker(number))
-        for _ in range(10):
-            said.append(f"{await queue.get()} out")
-    try:
-        async with asyncio.TaskGroup() as group:
-            for number in range(10):
-                group.create_task(waits_for_ever(number))
-            group.create_task(fails())
-    except* ValueError:
-        said.append("group failed")
-    done, _ = await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0.1, number)) for number in range(10)])
-    said.extend(str(task.result()) for task in done)
-    return said
-
-
-def digest_of_small_world(seed: int | None) -> str:
-    trace = Trace()
-    run(small_world(), seed=seed, on_step=trace)
-    return trace.digest()
 
 
 async def test_an_hour_of_waiting() -> None:
@@ -123,7 +77,7 @@ def test_the_same_seed_twice(seed: int | None) -> None:
 
 def test_the_same_seed_in_other_processes() -> None:
     """Neither hash seeds nor memory addresses affect the order of steps."""
-    code = "from tests.simulators.virtual.test_loop import *; print(digest_of_small_world(7))"
+    code = "from tests.support.small_world import *; print(digest_of_small_world(7))"
     for hash_seed in ["1", "2"]:
         ballast = [sys.executable, "-c", f"ballast = [object() for _ in range({hash_seed}0001)]; {code}"]
         env = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
