@@ -5,6 +5,7 @@ Each test reads every file and lists all offenders at once.
 
 import ast
 import inspect
+import re
 import sys
 from collections import defaultdict
 from typing import get_args
@@ -13,7 +14,7 @@ from msgspec import Struct
 
 from dub5.service import events
 from dub5.service.telemetry import metrics
-from tests.support.source import PARTS, Source, is_ours, sources
+from tests.support.source import PARTS, ROOT, Source, is_ours, sources
 
 # Low to high. Peers of one level may import each other, without a cycle; no two folders import each other.
 LEVELS = (
@@ -192,3 +193,13 @@ def _is_event(kind: type) -> bool:
 def test_one_import_name() -> None:
     """Whatever the suite has imported so far, it came as `dub5`: an application's own `service` is safe."""
     assert not {name.partition(".")[0] for name in sys.modules} & set(PARTS)
+
+
+def test_test_modules() -> None:
+    """Nothing is imported from a test module: shared helpers lie in tests/support/ or in other modules."""
+    imports = re.compile(r"\bfrom tests\.(?:\w+\.)*test_\w+ import\b|\bimport tests\.(?:\w+\.)*test_\w+")
+    files = [file for room in ("tests", "benchmarks", "dashboards") for file in (ROOT / room).rglob("*.py")]
+    wrong = [
+        f"{file.relative_to(ROOT)}: {found}" for file in files for found in imports.findall(file.read_text())
+    ]
+    assert not wrong, "\n".join(wrong)

@@ -6,6 +6,7 @@ away.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from dub5.service.resilience.circuit_breaker import Breaker
 from dub5.service.resilience.health import ErrorRateWindow
 from dub5.simulators.script import Hang, Script, SimRequest
 from dub5.simulators.virtual import Connect
+from tests.support.source import ROOT
 from tests.support.steady_clients import SteadyClients
 from tests.support.world import ServiceWorld, healthy, limited, reply, script, share, status, until
 
@@ -281,3 +283,11 @@ async def test_ablation(
     assert await scenario({})
     take(monkeypatch)
     assert not await scenario(without)
+
+
+def test_the_page_names_each() -> None:
+    """docs/reliability.md names each ablation at its mechanism, and there is no other."""
+    (page,) = (ROOT / "docs").rglob("reliability.md")
+    lines = re.findall(r"^Ablations?: (.*) in \[", page.read_text(), re.MULTILINE)
+    named = [name for line in lines for name in re.findall(r"`([a-z_]+)`", line)]
+    assert sorted(named) == sorted(case[0].__name__ for case in MECHANISMS)
