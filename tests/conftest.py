@@ -1,4 +1,8 @@
-"""`async def` tests run in virtual time; `@pytest.mark.real_sockets` gives a test a real event loop."""
+"""`async def` tests run in virtual time; `@pytest.mark.real_sockets` gives a test a real event loop.
+
+`make test` plays the short form of what is long: fewer examples of each property, and no case that is marked
+`thorough`. `--thorough` plays everything (`nox -s thorough`, in `.ci/run`).
+"""
 
 import asyncio
 import inspect
@@ -8,21 +12,40 @@ from hypothesis import HealthCheck, settings
 
 from dub5.simulators.virtual import run
 
+EXAMPLES = {"short": 40, "thorough": 400}  # of a property that asks for no number of its own
 # A busy machine makes an example slow, not wrong.
-settings.register_profile("dub5", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("dub5")
+for name, count in EXAMPLES.items():
+    patient = settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile(name, patient)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="orders what is ready at the same virtual instant")
+    parser.addoption(
+        "--thorough", action="store_true", help="the long forms: every case, ten times the examples"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_sockets: runs on a real event loop, with real time")
+    config.addinivalue_line(
+        "markers", "thorough: part of a long form; the claim has a short one in `make test`"
+    )
+    settings.load_profile("thorough" if config.getoption("--thorough") else "short")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"virtual time: --seed {config.getoption('--seed')}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave long forms out unless they are wanted; under xdist begin with modules that wait for real time."""
+    if not config.getoption("--thorough"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("thorough")])
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+    if hasattr(config, "workerinput"):
+        waiting = {item.path for item in items if item.get_closest_marker("real_sockets")}
+        items.sort(key=lambda item: item.path not in waiting)
 
 
 @pytest.hookimpl(tryfirst=True)

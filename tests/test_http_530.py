@@ -63,7 +63,14 @@ def test_the_numbers_on_the_page() -> None:
     assert breaker.slow_start_s == 10.0
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if "toxiproxy" not in line])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(line, marks=[pytest.mark.thorough] if line.startswith("dub5 chaos") else [], id=line)
+        for line in COMMANDS
+        if "toxiproxy" not in line
+    ],
+)
 def test_the_commands_on_the_page(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

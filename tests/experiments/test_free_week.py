@@ -19,7 +19,7 @@ from tests.experiments.free_week import (
 )
 from tests.experiments.free_world import PROVIDERS, FreeWorld
 
-WORLD = FreeWorld(seed=1, requests=700, days=0.5)  # the whole: python -m tests.experiments.free_week
+WORLD = FreeWorld(seed=1, requests=350, days=0.5)  # the whole: python -m tests.experiments.free_week
 ALONE, AGAIN = f"{FIRST}:0", f"{FIRST}:{RETRIES}"
 DEADLINE_S = 300.0
 

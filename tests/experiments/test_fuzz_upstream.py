@@ -11,15 +11,15 @@ from dub5.service.providers.base import ProviderFault
 from tests.experiments.fuzz_upstream import Violation, fuzz
 
 SEED = 1
-WORLDS = 8
+WORLDS = 3  # `nox -s thorough` plays many more
 OUTCOMES = {"complete", "cut", "refused", "left", "cache hits", "tool calls"}
 
 
-def test_two_thousand_streams() -> None:
+def test_hundreds_of_streams() -> None:
     """With whole, cut and mutated streams nothing crashes or is left over, and nothing is delivered as whole
     that is not."""
     counts = sum((fuzz(SEED, number) for number in range(WORLDS)), start=fuzz(SEED, WORLDS, 1))
-    assert counts["streams"] >= 2000
+    assert counts["streams"] >= 750
     assert all(counts[outcome] > 20 for outcome in OUTCOMES), counts
 
 

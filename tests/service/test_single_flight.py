@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dub5.service import clock
@@ -26,6 +26,7 @@ from dub5.service.single_flight import (
 )
 from dub5.service.timeouts import TimedOut, Timeouts
 from dub5.simulators.virtual import run
+from tests.support.examples import examples
 from tests.support.questions import request
 
 BYTES_MAX = 32 * 1024 * 1024
@@ -196,7 +197,7 @@ async def play(scenario: CallScenario, clients: list[VisitingClient]) -> list[Cl
     return told
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     clients=st.lists(CLIENTS, min_size=1, max_size=6),
     words=st.integers(0, 5),

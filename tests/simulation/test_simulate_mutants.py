@@ -20,7 +20,7 @@ CAUGHT = {
     "budget_ignored": (20, {"retry_budget_respected"}),
     "retry_after_ignored": (28, {"retry_after_respected", "final_refusal_respected"}),
     "last_candidate_ejected": (48, {"last_resort_offered"}),
-    "follower_killed_with_leader": (38, {"honest_end"}),
+    "follower_killed_with_leader": (24, {"honest_end"}),
     "caller_missing_in_key": (5, {"cache_and_sharing_correct"}),
     "loser_not_cancelled": (9, {"hedging_bounded"}),
     "cut_answer_cached": (161, {"honest_end"}),

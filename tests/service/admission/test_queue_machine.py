@@ -4,12 +4,13 @@ behind."""
 import asyncio
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.service.config.options import AdmissionOptions
 from dub5.service.model import Priority
 from dub5.simulators.virtual import run
+from tests.support.examples import examples
 from tests.support.queue_harness import ONE, TWO, QueueHarness, settle
 
 WAYS = ((ONE,), (TWO,), (ONE, TWO), (TWO, ONE))
@@ -89,7 +90,7 @@ async def play(script: list[tuple[Any, ...]]) -> None:
     assert len({event.request_id for event in harness.events}) == len(harness.events), "one leaves once"
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(steps, st.integers(0, 3))
 def test_any_order(script: list[tuple[Any, ...]], seed: int) -> None:
     """Places come, are stolen, and are made in silence; people come, leave and run out of time."""

@@ -5,10 +5,11 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.simulators.virtual import AppResponse, run
+from tests.support.examples import examples
 from tests.support.world import ServiceWorld, body, healthy
 
 CHAT = "/v1/chat/completions"
@@ -161,7 +162,7 @@ async def test_keys() -> None:
         assert "right" not in json.dumps((await world.client.request("GET", "/livez")).json())
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(150)
 @given(
     st.one_of(
         st.binary(max_size=200),

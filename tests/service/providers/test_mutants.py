@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dub5.service.model import Chunk
@@ -17,6 +17,7 @@ from dub5.service.providers.embeddings import reply_with_vectors
 from dub5.service.providers.mistral import MistralDialect
 from dub5.service.providers.openai import OpenAIDialect
 from tests.support.dialect_requests import embed_request, request
+from tests.support.examples import examples
 from tests.support.world import payloads
 
 Path = tuple[str | int, ...]
@@ -157,7 +158,8 @@ DIALECTS = [
     pytest.param(MistralDialect(5000), MISTRAL, CHUNKS, id="mistral"),
     pytest.param(AnthropicDialect(5000, None, 9), ANTHROPIC, EVENTS, id="anthropic"),
 ]
-FEW = settings(max_examples=100, deadline=None)
+FEW = examples(100)
+pytestmark = pytest.mark.hypothesis  # also where the property is inside of a test: its long form finds it
 
 
 @pytest.mark.parametrize(("dialect", "original", "events"), DIALECTS)

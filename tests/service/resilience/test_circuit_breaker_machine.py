@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from random import Random
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dub5.service.config.options import BreakerOptions
 from dub5.service.resilience.circuit_breaker import Breaker, BreakerPermit, BreakerState, CallOutcome
+from tests.support.examples import examples
 
 OPTIONS = BreakerOptions(
     window_s=20,
@@ -230,4 +230,4 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 TestBreakerMachine = BreakerMachine.TestCase
-TestBreakerMachine.settings = settings(max_examples=100, stateful_step_count=40)
+TestBreakerMachine.settings = examples(100, stateful_step_count=40)

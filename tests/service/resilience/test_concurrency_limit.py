@@ -1,12 +1,13 @@
 """The limit on requests in flight, as hypothesis moves it, and as a provider with a fixed capacity does."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from dub5.service.config.options import LimiterOptions
 from dub5.service.resilience.concurrency_limit import ASSUMED_ROOM, Limiter, LoadSignal
+from tests.support.examples import examples
 
 OPTIONS = LimiterOptions(min=3, max=40, decrease=0.7, growth=0.1)
 
@@ -180,4 +181,4 @@ class LimiterMachine(RuleBasedStateMachine):
 
 
 TestLimiterMachine = LimiterMachine.TestCase
-TestLimiterMachine.settings = settings(max_examples=60, stateful_step_count=30)
+TestLimiterMachine.settings = examples(60, stateful_step_count=30)

@@ -4,7 +4,6 @@ good."""
 from dataclasses import dataclass
 from random import Random
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -17,6 +16,7 @@ from dub5.service.resilience.fleet import Fleet, GuardOptions
 from dub5.service.resilience.health import TargetSnapshot
 from dub5.service.resilience.permit import Permit
 from dub5.service.resilience.retry import BudgetCharge
+from tests.support.examples import examples
 
 SMALL, LARGE = Target("one", "small"), Target("one", "large")  # one provider, one host
 NEIGHBOUR, FAR = Target("two", "m"), Target("three", "m")  # the same host, a host of its own
@@ -190,4 +190,4 @@ class FleetMachine(RuleBasedStateMachine):
 
 
 TestFleetMachine = FleetMachine.TestCase
-TestFleetMachine.settings = settings(max_examples=50, stateful_step_count=35)
+TestFleetMachine.settings = examples(50, stateful_step_count=35)

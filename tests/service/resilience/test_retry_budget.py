@@ -1,11 +1,12 @@
 """The purse for retries and hedges: what it pays is bounded by what came in, whatever is asked of it."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from dub5.service.config.options import BudgetOptions
 from dub5.service.resilience.retry_budget import RetryBudget
+from tests.support.examples import examples
 
 OPTIONS = BudgetOptions(share=0.25, floor_per_s=0.3, window_s=10)
 FLOOR = OPTIONS.floor_per_s * OPTIONS.window_s
@@ -84,4 +85,4 @@ class BudgetMachine(RuleBasedStateMachine):
 
 
 TestBudgetMachine = BudgetMachine.TestCase
-TestBudgetMachine.settings = settings(max_examples=40, stateful_step_count=25)
+TestBudgetMachine.settings = examples(40, stateful_step_count=25)

@@ -1,0 +1,12 @@
+"""How many examples a property gets: as many as it asks for in relation to others, by the profile of this run."""
+
+from typing import Any
+
+from hypothesis import settings
+
+USUAL = 100  # what a property has that asks for no number
+
+
+def examples(count: int, **more: Any) -> settings:
+    """Return settings for `count` examples where others have 100: fewer in `make test`, more with `--thorough`."""
+    return settings(max_examples=max(1, count * settings.default.max_examples // USUAL), **more)
