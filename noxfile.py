@@ -1,10 +1,13 @@
-"""The verbs of this house: `.venv/bin/nox -l` (make .venv with `make test`). Each has an environment of its own.
+"""The commands of development: `.venv/bin/nox -l` lists them (make .venv with `make test`).
+
+Each session has an environment of its own.
 
 Where a program is missing, a session says so and is skipped; under CI=true that is a failure.
 """
 
 import os
 import shutil
+from pathlib import Path
 
 import nox
 
@@ -12,19 +15,25 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests"]
 
-# The certificates that this machine trusts, as pip does: uv would bring its own, and fail behind a company's proxy.
+# The certificates that this machine trusts, as pip does: uv would bring its own, and fail behind a proxy that
+# opens TLS.
 os.environ.setdefault("UV_SYSTEM_CERTS", "true")
 
+# Bytecode is kept, or each of the many processes of a test would compile every module anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 CI = os.environ.get("CI") == "true"
+PARALLEL = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
+PAGES = {"complaints.md": "tests.experiments.complaints", "faults.md": "tests.experiments.fault_table"}
 
 
 def install(session: nox.Session, *what: str) -> None:
-    """Packages, in the versions of constraints.txt."""
+    """Install packages, in the versions of constraints.txt."""
     session.install("--quiet", "-c", "constraints.txt", *what)
 
 
 def missing(session: nox.Session, what: str) -> None:
-    """A program is not there."""
+    """Say that a program is missing; fail under CI=true."""
     if CI:
         session.error(what)
     session.warn(f"NOT AS THOROUGH AS IN CI: {what}")
@@ -32,7 +41,7 @@ def missing(session: nox.Session, what: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and order of the code."""
+    """Check style and order of the code."""
     install(session, "ruff")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -40,7 +49,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Every type, strictly."""
+    """Check every type, strictly."""
     install(session, "-e", ".[chaos,redis,load]", "--group", "dev")
     session.run("mypy", "-p", "dub5")
     session.run("mypy", "--explicit-package-bases", "dashboards", "benchmarks")
@@ -48,15 +57,55 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The test suite, as `make test` runs it; arguments go to pytest."""
+    """Run the test suite as `make test` does, or pytest with the arguments."""
     install(session, "-e", ".[chaos,redis]", "--group", "test")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *(session.posargs or PARALLEL))
+
+
+@nox.session
+def thorough(session: nox.Session) -> None:
+    """Run the long forms of tests that are short in `make test`.
+
+    Ten times the examples of each property, every case of a matrix, and 20,000 streams of random upstream bytes.
+    """
+    install(session, "-e", ".[chaos,redis]", "--group", "test")
+    session.run(
+        "python", "-m", "pytest", "--thorough", "-m", "thorough or hypothesis", *PARALLEL, *session.posargs
+    )
+    session.run("python", "-m", "tests.experiments.fuzz_upstream", "--streams", "20000", "--seed", "1")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure which branches of service/ the test suite takes, in the processes that it starts too."""
+    install(session, "-e", ".[chaos,redis]", "--group", "test", "--group", "dev")
+    session.env["COVERAGE_FILE"] = os.path.join(session.create_tmp(), "coverage")
+    session.run("python", "-m", "coverage", "erase")
+    session.run("python", "-m", "coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "coverage", "combine", success_codes=[0, 1])
+    session.run("python", "-m", "coverage", "report")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Check that generated pages are what their generators make: `-- --write` makes them anew."""
+    install(session, "-e", ".[chaos,redis]", "--group", "test")
+    session.run("python", "-m", "dashboards.generate", *(() if session.posargs else ("--check",)))
+    for name, module in PAGES.items():
+        (page,) = Path("docs").rglob(name)
+        made = session.run("python", "-m", module, silent=True)
+        if session.posargs:
+            page.write_text(made, encoding="utf-8")
+        elif page.read_text(encoding="utf-8") != made:
+            session.error(f"{page} is not what `python -m {module}` makes: nox -s docs -- --write")
 
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """The scenarios, judged: on virtual time with several seeds, then through a real Toxiproxy; or what the arguments say,
-    as `-- openai-2024-12-04 --engine toxiproxy`."""
+    """Judge the scenarios: on virtual time with several seeds, then through a real Toxiproxy.
+
+    Arguments replace that, as in `-- openai-2024-12-04 --engine toxiproxy`.
+    """
     install(session, "-e", ".[chaos]")
     if not session.run("python", "-m", "dub5.chaos.engines.find_toxiproxy", success_codes=[0, 1]):
         missing(session, "no Toxiproxy; the simulators play the TCP faults")
@@ -69,21 +118,21 @@ def chaos(session: nox.Session) -> None:
 
 @nox.session
 def simulate(session: nox.Session) -> None:
-    """The whole service against 200 drawn worlds, on virtual time: `-- --seeds 20000`, `-- --seed N`, `-- --incidents`."""
+    """Play 200 drawn worlds on virtual time: `-- --seeds 20000`, `-- --seed N`, `-- --incidents`."""
     install(session, "-e", ".[chaos]")
     session.run("python", "-m", "dub5", "simulate", *session.posargs)
 
 
 @nox.session
 def load(session: nox.Session) -> None:
-    """Load, held to objectives: half a minute, or what the arguments say. Locust patches what it meets, so it lives apart."""
+    """Apply load for half a minute, held to objectives. Locust patches what it meets, so it lives apart."""
     install(session, "-e", ".[load]")
     session.run("python", "-m", "dub5.loadtests", *(session.posargs or ("--seconds", "30")))
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks, as ratios within one process."""
+    """Run the benchmarks, as ratios within one process."""
     install(session, "-e", ".[chaos,redis]", "--group", "test")
     flags = ("-p", "no:cacheprovider", "--benchmark-enable")
     session.run("python", "-m", "pytest", "benchmarks", *flags, *session.posargs)
@@ -91,8 +140,8 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def instructions(session: nox.Session) -> None:
-    """Processor instructions of a request, counted by callgrind: `-- --checkout DIR` compares two checkouts."""
-    install(session, "-e", ".[test]")
+    """Count the processor instructions of a request by callgrind: `-- --checkout DIR` compares two."""
+    install(session, "-e", ".[chaos,redis]", "--group", "test")
     if shutil.which("valgrind") is None:
         missing(session, "no valgrind on PATH (Debian, Ubuntu: apt install valgrind)")
     else:
@@ -101,7 +150,7 @@ def instructions(session: nox.Session) -> None:
 
 @nox.session
 def dashboards(session: nox.Session) -> None:
-    """Whether the dashboards are what the generator makes, and tell the truth about real traffic on a real Prometheus."""
+    """Check that the dashboards are as generated, and true about real traffic on a real Prometheus."""
     install(session, "-e", ".[chaos,redis]", "--group", "test")
     session.run("python", "-m", "dashboards.generate", "--check")
     if shutil.which("prometheus") is None:
@@ -112,7 +161,7 @@ def dashboards(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Random upstream bytes through the whole service, on virtual time: `-- --streams 100000 --seed N`."""
+    """Send random upstream bytes through the service, on virtual time: `-- --streams 100000 --seed N`."""
     install(session, "-e", ".[chaos,redis]", "--group", "test")
     session.run(
         "python", "-m", "tests.experiments.fuzz_upstream", *(session.posargs or ("--streams", "100000"))
@@ -121,7 +170,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Ten thousand streams through one real process: connections, permits and memory come back. About two minutes."""
+    """Send ten thousand streams through one real process: connections, permits and memory come back."""
     install(session, "-e", ".[chaos,redis]", "--group", "test")
     numbers = os.path.join(session.create_tmp(), "soak.json")
     session.run("python", "-m", "benchmarks.soak", *(session.posargs or ("--out", numbers)))
@@ -131,4 +180,4 @@ def soak(session: nox.Session) -> None:
 def contract(session: nox.Session) -> None:
     """Run the official packages against simulators and service; write docs/prove/contract.md."""
     install(session, "-e", ".", "uv")
-    session.run("python", "-m", "tests.contract", *session.posargs)
+    session.run("python", "-m", "tests.experiments.contract", *session.posargs)

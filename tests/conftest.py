@@ -6,6 +6,7 @@
 
 import asyncio
 import inspect
+import os
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -32,6 +33,14 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "thorough: part of a long form; the claim has a short one in `make test`"
     )
     settings.load_profile("thorough" if config.getoption("--thorough") else "short")
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker more than there are cores, since tests on sockets mostly wait; at most nine."""
+    return (
+        min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8) + 1
+    )
 
 
 def pytest_report_header(config: pytest.Config) -> str:
