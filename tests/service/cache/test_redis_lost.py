@@ -1,10 +1,13 @@
-"""The whole service over a real Redis that is killed, stopped, slow, or comes and goes, under load: nobody
-notices."""
+"""The whole service over a real Redis that is killed, stopped, slow, or comes and goes, under load: nobody notices.
+
+Each request has a twin at the same instant, on a route that has no cache: what the machine costs, both pay.
+"""
 
 import asyncio
 import statistics
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -12,7 +15,7 @@ from dub5.service import clock
 from dub5.service.app import Service
 from dub5.service.config.options import CacheBounds, CacheOptions, RedisOptions
 from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Secret, Settings
-from dub5.simulators.virtual import AppClient, VirtualWire
+from dub5.simulators.virtual import AppClient, AppResponse, VirtualWire
 from tests.support.redis_server import RedisServer, SlowProxy, redis_server
 from tests.support.world import body, healthy
 
@@ -30,11 +33,11 @@ def server() -> Iterator[RedisServer]:
 
 
 class SteadyRequests:
-    """Requests at a steady rate, each other one for an answer that was given before."""
+    """Requests and their twins at a steady rate, each other one for an answer that was given before."""
 
     def __init__(self, service: Service, client: AppClient) -> None:
         self.service = service
-        self.took_s: list[float] = []
+        self.longer_s: list[float] = []  # than its twin a request took
         self.statuses: list[int] = []
         self.hits: list[float] = []  # when
         self.lag_s = 0.0  # the longest that the machine kept this loop from running: no fault of Redis
@@ -56,19 +59,26 @@ class SteadyRequests:
         self._stop = True
 
     def p99_s(self) -> float:
-        """Of the requests that ended since the last time, which are forgotten."""
-        took_s, self.took_s = self.took_s, []
-        return statistics.quantiles(took_s, n=100)[98]
+        """Return how much longer than its twin the slowest of a hundred took, and forget them all."""
+        longer_s, self.longer_s = self.longer_s, []
+        return statistics.quantiles(longer_s, n=100)[98]
 
     async def _one(self, number: int) -> None:
         question = number if number % 2 else number % 8
-        began_s = clock.now()
         asked = body(temperature=0, stream=number % 3 == 0, seed=question)
-        answer = await self._client.request("POST", "/v1/chat/completions", json=asked)
-        self.took_s.append(clock.now() - began_s)
+        (answer, took_s), (twin, twin_took_s) = await asyncio.gather(
+            self._timed(asked), self._timed({**asked, "model": "plain"})
+        )
+        self.longer_s.append(took_s - twin_took_s)
+        assert twin.status == 200
         self.statuses.append(answer.status)
         if answer.headers.get("x-dub5-cache") == "hit":
             self.hits.append(clock.now())
+
+    async def _timed(self, asked: dict[str, Any]) -> tuple[AppResponse, float]:
+        began_s = clock.now()
+        answer = await self._client.request("POST", "/v1/chat/completions", json=asked)
+        return answer, clock.now() - began_s
 
 
 @asynccontextmanager
@@ -76,7 +86,10 @@ async def requests(url: str) -> AsyncIterator[SteadyRequests]:
     """The service with one healthy provider and its answers in this Redis."""
     settings = Settings(
         provider=(ProviderSettings("one", "openai", "http://one.test/v1"),),
-        route=(RouteSettings("chat", ("one/m",), cache=CacheOptions(enabled=True, ttl_s=60.0)),),
+        route=(
+            RouteSettings("chat", ("one/m",), cache=CacheOptions(enabled=True, ttl_s=60.0)),
+            RouteSettings("plain", ("one/m",)),
+        ),
         cache=CacheBounds(redis=RedisOptions(url=url)),
     )
     wire = VirtualWire({"http://one.test/v1": healthy(first_s=0.005, gap_s=0.0)})

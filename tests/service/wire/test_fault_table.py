@@ -55,6 +55,9 @@ WIRES: dict[str, Callable[..., Wire]] = {
 TIMEOUTS = TimeoutOptions(
     connect_s=1, first_token_s=1.5, whole_answer_s=1.5, between_tokens_s=1.5, total_s=20
 )
+PATIENT_TIMEOUTS = TimeoutOptions(
+    connect_s=4, first_token_s=8, whole_answer_s=8, between_tokens_s=8, total_s=60
+)
 NEVER = BreakerOptions(calls_min=10**9, failures_in_a_row=10**9)
 AT_A_TIME = 8
 FAULTS_MD = ROOT / "docs" / "prove" / "faults.md"
@@ -138,23 +141,28 @@ async def places(
 
 
 def service_for(
-    rows: list[FaultRow], urls: dict[str, str], wire: Wire, note: Callable[[Event], None]
+    rows: list[FaultRow],
+    urls: dict[str, str],
+    wire: Wire,
+    timeouts: TimeoutOptions,
+    note: Callable[[Event], None],
 ) -> Service:
     settings = Settings(
         provider=(
             *(ProviderSettings(row.name, row.dialect, urls[row.name]) for row in rows),  # type: ignore[arg-type]
             ProviderSettings("well", "openai", urls["well"]),
         ),
-        route=tuple(RouteSettings(row.name, (f"{row.name}/m", "well/m"), timeouts=TIMEOUTS) for row in rows),
+        route=tuple(RouteSettings(row.name, (f"{row.name}/m", "well/m"), timeouts=timeouts) for row in rows),
         breaker=NEVER,
         server=ServerSettings(),
     )
     return Service(LoadedSettings(settings, {}, ()), wire=wire, seed="table", log=note)
 
 
-async def story(wire: str, tls: Certificates | None) -> dict[str, ExpectedOutcome]:
-    """What became of each row's first try, and of its request."""
-    rows = list(ROWS)
+async def story(
+    wire: str, tls: Certificates | None, rows: list[FaultRow], timeouts: TimeoutOptions
+) -> dict[str, ExpectedOutcome]:
+    """Return what became of each row's first attempt, and of its request."""
     tries: dict[str, AttemptEnded] = {}
     ended: dict[str, RequestEnded] = {}
 
@@ -165,7 +173,7 @@ async def story(wire: str, tls: Certificates | None) -> dict[str, ExpectedOutcom
             ended[event.route] = event
 
     async with places(wire, rows, tls) as (urls, made):
-        client = AppClient(service_for(rows, urls, made, note).asgi)
+        client = AppClient(service_for(rows, urls, made, timeouts, note).asgi)
         places_free = asyncio.Semaphore(AT_A_TIME)
 
         async def ask(row: FaultRow) -> None:
@@ -195,9 +203,12 @@ def as_seen(tried: AttemptEnded, ended: RequestEnded) -> ExpectedOutcome:
 def test_the_table(wire: str, request: pytest.FixtureRequest) -> None:
     """Each fault has the same reason, the same consequence and the same blame on every wire."""
     tls = None if wire == "virtual" else request.getfixturevalue("tls")
-    seen = on_a_loop(wire, story(wire, tls))
-    differ = [f"{row.name}: {seen[row.name]}, not {row.seen}" for row in ROWS if seen[row.name] != row.seen]
-    assert not differ, "\n".join(differ)
+    seen = on_a_loop(wire, story(wire, tls, list(ROWS), TIMEOUTS))
+    differ = [row for row in ROWS if seen[row.name] != row.seen]
+    if differ and wire != "virtual":  # a second is short where another process has our core
+        seen |= on_a_loop(wire, story(wire, tls, differ, PATIENT_TIMEOUTS))
+    wrong = [f"{row.name}: {seen[row.name]}, not {row.seen}" for row in differ if seen[row.name] != row.seen]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_page() -> None:
