@@ -66,7 +66,7 @@ def tests(session: nox.Session) -> None:
 def thorough(session: nox.Session) -> None:
     """Run the long forms of tests that are short in `make test`.
 
-    Ten times the examples of each property, every case of a matrix, and 20,000 streams of random upstream bytes.
+    Ten times the examples of each property, every case of a matrix, 20,000 streams of random upstream bytes.
     """
     install(session, "-e", ".[chaos,redis]", "--group", "test")
     session.run(

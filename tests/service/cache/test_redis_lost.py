@@ -1,4 +1,4 @@
-"""The whole service over a real Redis that is killed, stopped, slow, or comes and goes, under load: nobody notices.
+"""The service over a real Redis that is killed, stopped, slow, or comes and goes, under load: nobody notices.
 
 Each request has a twin at the same instant, on a route that has no cache: what the machine costs, both pay.
 """
