@@ -286,7 +286,7 @@ async def test_ablation(
 
 
 def test_the_page_names_each() -> None:
-    """docs/reliability.md names each ablation at its mechanism, and there is no other."""
+    """docs/operate/reliability.md names each ablation at its mechanism, and there is no other."""
     (page,) = (ROOT / "docs").rglob("reliability.md")
     lines = re.findall(r"^Ablations?: (.*) in \[", page.read_text(), re.MULTILINE)
     named = [name for line in lines for name in re.findall(r"`([a-z_]+)`", line)]

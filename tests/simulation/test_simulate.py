@@ -17,16 +17,10 @@ from dub5.chaos.simulation.invariants.coverage import REQUIRED
 from dub5.chaos.simulation.run import run_world
 from dub5.chaos.simulation.world import model as worlds
 from dub5.chaos.simulation.world.generate import generate_world
-from dub5.simulators.virtual import Trace
+from tests.simulation.digests import digests
 
 SEEDS = (14, 22)  # quick ones; `nox -s simulate` plays many more
 played = cache(run_seed)
-
-
-def digests(seed: int) -> str:
-    """Return the digest of a world's events, and of each step of the loop."""
-    steps, world = Trace(), replace(generate_world(seed), kept=((0, 80),), rest_s=5.0)
-    return f"{run_world(world, on_step=steps).digest} {steps.digest()}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -37,7 +31,7 @@ def test_a_few_worlds_hold(seed: int) -> None:
 
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed() -> None:
     """A seed gives the same events and loop steps in processes that hash strings differently."""
-    code = f"from {__name__} import digests; print(digests(12))"
+    code = f"from {digests.__module__} import digests; print(digests(12))"
     environ = {**os.environ, "PYTHONHASHSEED": "1"}
     with subprocess.Popen(
         [sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True
