@@ -164,7 +164,7 @@ def in_turn(*responds: Respond) -> Respond:
 
 
 def limited(retry_after: str) -> Respond:
-    """Always 429 with this Retry-After."""
+    """Answer every request with 429 and this Retry-After."""
     return status(429, b"{}", {"retry-after": retry_after})
 
 

@@ -74,7 +74,7 @@ def tls() -> Iterator[Certificates]:
 
 @pytest.fixture
 def deaf() -> Iterator[str]:
-    """The address of a host that drops every SYN, as one with a full backlog does."""
+    """Yield the address of a host that drops every SYN, as one with a full backlog does."""
     with socket.socket() as full, contextlib.ExitStack() as filling:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
