@@ -81,7 +81,7 @@ def coverage(session: nox.Session) -> None:
     install(session, "-e", ".[chaos,redis]", "--group", "test", "--group", "dev")
     session.env["COVERAGE_FILE"] = os.path.join(session.create_tmp(), "coverage")
     session.run("python", "-m", "coverage", "erase")
-    session.run("python", "-m", "coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "coverage", "run", "-m", "pytest", *(session.posargs or PARALLEL))
     session.run("python", "-m", "coverage", "combine", success_codes=[0, 1])
     session.run("python", "-m", "coverage", "report")
 
