@@ -14,23 +14,9 @@ from msgspec import Struct
 
 from dub5.service import events
 from dub5.service.telemetry import metrics
+from tests.support.levels import LEVELS
 from tests.support.source import PARTS, ROOT, Source, is_ours, sources
 
-# Low to high. Peers of one level may import each other, without a cycle; no two folders import each other.
-LEVELS = (
-    ("", "clock", "model", "errors", "timeouts", "config.decode_messages"),
-    ("config", "events"),
-    ("wire",),
-    ("providers",),
-    ("resilience",),
-    ("failover",),
-    ("cache", "fallback", "admission", "single_flight"),
-    ("gateway",),
-    ("api", "telemetry"),
-    ("app", "runtime"),
-    ("command",),
-    ("__main__",),
-)
 MAY_IMPORT = {
     "service": {"service"},
     "simulators": {"simulators", "service.wire.base", "service.model"},

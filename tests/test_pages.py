@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 
 from dub5.cli import VERBS
+from tests.support.levels import LEVELS
 from tests.support.source import ROOT
-from tests.test_architecture import LEVELS
 
 ARCHITECTURE = "docs/architecture.md"
 PAGES = (

@@ -1,0 +1,17 @@
+"""The levels of the service: who may import whom."""
+
+# Low to high. Peers of one level may import each other, without a cycle; no two folders import each other.
+LEVELS = (
+    ("", "clock", "model", "errors", "timeouts", "config.decode_messages"),
+    ("config", "events"),
+    ("wire",),
+    ("providers",),
+    ("resilience",),
+    ("failover",),
+    ("cache", "fallback", "admission", "single_flight"),
+    ("gateway",),
+    ("api", "telemetry"),
+    ("app", "runtime"),
+    ("command",),
+    ("__main__",),
+)
