@@ -10,7 +10,7 @@
 
 Prefer --checkout for before and after: driver, Python, packages and machine are then the same.
 Numbers made with another Python or other packages are compared as multiples of the bare route.
-Those differ by up to 5 % between Python 3.12 and 3.13 for the same code: raise --tolerance there.
+Those differ by up to 5 % between Python 3.12 and 3.13 for the same code: 6 % is tolerated there.
 Not counted: start-up, sockets, the kernel, the garbage collector. "chunk" is one more chunk of a stream.
 Exit codes: 0 counted, 1 a case costs more, 2 it could not be counted.
 """
@@ -34,6 +34,7 @@ from benchmarks.instructions_driver import BARE, CASES, LONG, REQUESTS, SHORT
 ROOT = Path(__file__).resolve().parent.parent
 DRIVER = ROOT / "benchmarks" / "instructions_driver.py"
 TOLERANCE_PERCENT = 1.0  # seen: 0.1 % between runs, 0.4 % between places, renames and unused functions
+OTHERS_PERCENT = 6.0  # seen between Python 3.12 and 3.13, of multiples of the bare route: 5 %
 TOTALS = re.compile(r"^totals: (\d+)$", re.MULTILINE)
 
 
@@ -64,6 +65,8 @@ def ratios(old: Counts, new: Counts) -> dict[str, float]:
 
 def problems(old: Counts, new: Counts, tolerance_percent: float) -> list[str]:
     """Write one sentence for each case of the service that costs more, or is no longer counted."""
+    if old.made_with != new.made_with:
+        tolerance_percent = max(tolerance_percent, OTHERS_PERCENT)
     lost = [f"{name} is no longer counted" for name in old.instructions if name not in new.instructions]
     return lost + [
         f"{name} costs {(ratio - 1) * 100:.2f} % more; {tolerance_percent:g} % is tolerated"

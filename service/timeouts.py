@@ -28,6 +28,10 @@ class TimedOut(Exception):
         self.timeout = timeout
 
 
+class CutShort(Exception):
+    """The wait is of no use any more: another way has brought what it was for."""
+
+
 class Timeouts:
     """The waits of one task: each has its own limit, and all of them one deadline. Times are loop seconds.
 
@@ -48,22 +52,27 @@ class Timeouts:
         self._limit_at_s = NEVER  # as `_until_s`, without the deadline
         self._expired = False
         self._in_grace = False
+        self._cut_short = False
         if outer is not None:
             outer._inner.append(self)
 
     async def run(self, name: str, limit_s: float, awaitable: Awaitable[T]) -> T:
-        """Await for at most `limit_s` seconds. Return the result. Raises TimedOut."""
+        """Await for at most `limit_s` seconds. Return the result. Raises TimedOut, CutShort."""
         self._limit_at_s = at_s = self._loop.time() + limit_s
         self._until_s = until_s = min(at_s, self.deadline_s)
         self._in_grace = False
         if until_s < self._fires_at_s:
             self._set_timer(until_s)
+        if self._cut_short:
+            self._loop.call_soon(self._fire_if_waiting)
         try:
             return await awaitable
         except asyncio.CancelledError:
             if self._expired:
                 self._expired = False
                 if self.task.uncancel() == 0:
+                    if self._cut_short:
+                        raise CutShort from None
                     raise TimedOut("deadline" if self.deadline_s <= self._limit_at_s else name) from None
             raise  # the task was also cancelled from outside: that counts
         finally:
@@ -81,6 +90,18 @@ class Timeouts:
             self._until_s = min(self._limit_at_s, deadline_s)
         for inner in self._inner:
             inner.extend(deadline_s)
+
+    def cut_short(self) -> None:
+        """End the current wait, and every later one at once, with CutShort, until `resume`.
+
+        What the task does outside of `run`, such as releasing a connection, is never disturbed.
+        """
+        self._cut_short = True
+        self._fire_if_waiting()
+
+    def resume(self) -> None:
+        """Let waits take their time again."""
+        self._cut_short = False
 
     def close(self) -> None:
         """Remove the timer. There are no more waits."""
@@ -109,6 +130,10 @@ class Timeouts:
             self._until_s = min(now_s + GRACE_S, self.deadline_s)
             self._set_timer(self._until_s)
         else:
+            self._fire()
+
+    def _fire_if_waiting(self) -> None:
+        if self._cut_short and self._until_s != NEVER:
             self._fire()
 
     def _fire(self) -> None:

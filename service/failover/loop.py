@@ -39,7 +39,7 @@ from dub5.service.resilience.fleet import Fleet
 from dub5.service.resilience.permit import Permit
 from dub5.service.resilience.retry import BudgetCharge, RetryDecision, RetryState, decide_retry
 from dub5.service.resilience.target import NotPermitted
-from dub5.service.timeouts import NEVER, Timeouts
+from dub5.service.timeouts import NEVER, CutShort, Timeouts
 
 T = TypeVar("T")
 DEPOSIT = BudgetCharge.DEPOSIT
@@ -66,7 +66,8 @@ class Failover:
 
     async def probe(self, context: RequestContext, target: Target) -> None:
         """Ask one target whether it is back. Its circuit breaker and health record the answer."""
-        answer = await _FailoverLoop(self, context, context.timeouts).run([target], _Start("probe", DEPOSIT))
+        loop = _FailoverLoop(self, context, context.timeouts)
+        answer = await loop._try_targets([target], _Start("probe", DEPOSIT))
         if isinstance(answer, StreamedAnswer):
             await answer.aclose(SUPERSEDED)
 
@@ -130,13 +131,12 @@ class _FailoverLoop:
                 if start.charge is BudgetCharge.NONE:  # the budget was charged for another target
                     start = FIRST
                 answer = await self._try_targets(last_resorts, start, last_resort=True)
-        except BaseException as error:
-            if self._race is None:
-                raise
-            if not (self._race.absorb_cancel() and isinstance(error, asyncio.CancelledError)):
-                await self._race.abandon(superseded=self._superseded)
-                raise
+        except CutShort:  # a branch has the answer
             answer = None
+        except BaseException:
+            if self._race is not None:
+                await self._race.abandon(superseded=self._superseded)
+            raise
         return answer if self._race is None else await self._race.finish(answer)
 
     async def _try_targets(
@@ -169,8 +169,6 @@ class _FailoverLoop:
                     timer.cancel()
             if answer is not None or self._race is not None:  # a hedge tries the rest of the targets
                 return answer
-            if self._superseded:  # a wait has turned the cancellation into something else
-                return None
             start = FIRST
         return None
 
@@ -202,6 +200,8 @@ class _FailoverLoop:
             outcome = await self._attempt_once(target, permit, kind, fresh=retry_state.fresh)
             if not isinstance(outcome, Classification):
                 return outcome
+            if self._race is not None and self._race.won_by_branch:
+                return None
             context.progress.classifications.append(outcome)
             context.progress.given_up = context.progress.given_up or outcome.then is Then.GIVE_UP
             last = self._is_last(rest)
@@ -232,9 +232,12 @@ class _FailoverLoop:
             attempt.end(classification)
             await attempt.close()
             return classification
+        except CutShort:
+            permit.record_inconclusive(clock.now())
+            attempt.end(SUPERSEDED)
+            await attempt.close()
+            raise
         except BaseException:  # cancelled, or a defect of ours: the permit goes back all the same
-            if self._race is not None and self._race.won_by_branch:
-                permit.record_inconclusive(clock.now())
             attempt.end(SUPERSEDED if self._superseded else CANCELLED)
             await attempt.close()
             raise
@@ -322,9 +325,8 @@ class _FailoverLoop:
 
     @property
     def _superseded(self) -> bool:
-        """Whether another way was faster."""
-        won = self._race is not None and self._race.won_by_branch
-        return won or (self._branch is not None and self._branch.superseded)
+        """Whether this branch was ended because another way was faster."""
+        return self._branch is not None and self._branch.superseded
 
     async def _await_provider(self, awaitable: Awaitable[T]) -> T:
         """Await, and count the time as the providers', not as our overhead."""

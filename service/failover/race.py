@@ -2,7 +2,7 @@
 
 The first content wins. Call `Race.add(branch)`, then `Race.finish`.
 
-    own way    the request's own attempts, awaited in its own task; a branch that has an answer cuts it short
+    own way    the request's own attempts, awaited in its own task; a branch that has an answer cuts its wait short
     branch     another way in a task of its own, started now or later: a hedge; or a probe or canary, with the
                rest of the targets in a second branch
     losers     are cancelled, or finish in the background, where they show the state of their target
@@ -134,7 +134,6 @@ class Race:
         self._context = context
         self._timeouts = timeouts
         self._own_way_over = False
-        self._cancelling = False  # our cancellation of the own way is not taken back yet
         self._branches: list[Branch] = []
 
     def add(self, branch: Branch) -> None:
@@ -144,20 +143,13 @@ class Race:
 
     def _on_branch_end(self, branch: Branch) -> None:
         if branch.answer is not None and not (self._own_way_over or self.won_by_branch):
-            self.won_by_branch = self._cancelling = True
-            self._timeouts.task.cancel()
-
-    def absorb_cancel(self) -> bool:
-        """Take back this race's cancellation of the own way. Return whether it was the only one."""
-        if not self._cancelling:
-            return False
-        self._cancelling = False
-        return self._timeouts.task.uncancel() == 0
+            self.won_by_branch = True
+            self._timeouts.cut_short()
 
     async def finish(self, answer: ProviderAnswer | None) -> ProviderAnswer | None:
         """Return the own way's answer, else that of the first branch, else None. End all other branches."""
         self._own_way_over = True
-        self.absorb_cancel()  # a wait may have turned the cancellation into something else
+        self._timeouts.resume()
         try:
             if answer is None:
                 answer = await self._first_answer()
@@ -190,8 +182,8 @@ class Race:
             try:
                 change = asyncio.wait([b.task for b in running], return_when=asyncio.FIRST_COMPLETED)
                 await self._timeouts.run("race", NEVER, change)
-            except TimedOut:  # the deadline: the final error says so
-                return None
+            except TimedOut:  # the deadline: the final error says so, unless an answer came at that instant
+                return next((b.answer for b in self._branches if b.answer is not None), None)
             finally:
                 if self._timeouts is self._context.timeouts:
                     self._context.progress.upstream_ns += clock.tick_ns() - before_ns
@@ -211,4 +203,4 @@ class Race:
             elif answer is None or branch.answer is not answer:
                 losers.append(branch)
         if losers:
-            await self._pool.end(*losers, superseded=answer is not None)
+            await self._pool.end(*losers, superseded=True)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import instructions
 from benchmarks.instructions import Counts, NotCounted, per_request, problems, ratios, table
-from benchmarks.instructions_driver import CASES, REQUESTS
+from benchmarks.instructions_driver import BARE, CASES, REQUESTS
 
 OLD = Counts("Python 3.13.0", {"json": 600.0, "json_cached": 500.0, "bare json": 300.0})
 
@@ -103,3 +103,11 @@ def test_without_valgrind(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.setattr(sys, "argv", ["instructions"])
     assert instructions.main() == 2
     assert "apt install valgrind" in capsys.readouterr().err
+
+
+def test_more_is_tolerated_with_other_versions() -> None:
+    """The same code counted with another Python differs by some percent; more than that is a problem."""
+    old = Counts("Python 3.11", {"json": 200.0, f"{BARE}json": 100.0})
+    for cost, count in ((211.0, 0), (213.0, 1)):
+        new = Counts("Python 3.13", {"json": cost, f"{BARE}json": 100.0})
+        assert len(problems(old, new, 1.0)) == count

@@ -13,7 +13,7 @@ from dub5.service.failover.race import Branch, BranchPool, Purpose, Race
 from dub5.service.failover.rejected_content import RejectPatterns
 from dub5.service.model import Caller, ChatBody, ChatRequest, Reply, Target
 from dub5.service.resilience.classify import Classification
-from dub5.service.timeouts import TimedOut, Timeouts
+from dub5.service.timeouts import NEVER, CutShort, TimedOut, Timeouts
 
 
 class Stream(StreamedAnswer):
@@ -64,24 +64,24 @@ class Stage:
         """Await the own way, as the failover loop does."""
         try:
             answer = await own_way
-        except asyncio.CancelledError:
-            if not self.race.absorb_cancel():
-                await self.race.abandon(superseded=False)
-                raise
+        except CutShort:
             answer = None
+        except BaseException:
+            await self.race.abandon(superseded=False)
+            raise
         return await self.race.finish(answer)
 
-
-async def answers(after_s: float, answer: ProviderAnswer | None) -> ProviderAnswer | None:
-    await asyncio.sleep(after_s)
-    return answer
+    async def answers(self, after_s: float, answer: ProviderAnswer | None) -> ProviderAnswer | None:
+        """Be an own way that brings this answer."""
+        await self.timeouts.run("first_token", NEVER, asyncio.sleep(after_s))
+        return answer
 
 
 async def test_a_branch_cuts_the_own_way_short() -> None:
     """The first content wins at once; the stream is read under the request's own timeouts from then on."""
     stage, stream = Stage(), Stream()
     stage.branch(1.0, stream)
-    assert await stage.run(answers(50.0, whole())) is stream
+    assert await stage.run(stage.answers(50.0, whole())) is stream
     assert clock.now() == pytest.approx(1.0, abs=0.01)
     assert stage.race.won_by_branch and stream.timeouts is stage.timeouts and not stream.closed_as
 
@@ -90,7 +90,7 @@ async def test_the_own_way_wins() -> None:
     """A branch that loses is cancelled before the answer is returned."""
     stage, answer = Stage(), whole()
     branch = stage.branch(50.0, Stream())
-    assert await stage.run(answers(1.0, answer)) is answer
+    assert await stage.run(stage.answers(1.0, answer)) is answer
     assert branch.task.cancelled() and branch.superseded
 
 
@@ -99,7 +99,7 @@ async def test_both_at_one_instant() -> None:
     for _ in range(20):
         stage, own, other = Stage(), Stream(), Stream()
         stage.branch(1.0, other)
-        taken = await stage.run(answers(1.0, own))
+        taken = await stage.run(stage.answers(1.0, own))
         assert taken in (own, other)
         assert [len(own.closed_as), len(other.closed_as)] == ([0, 1] if taken is own else [0, 0])
         await asyncio.sleep(1.0)
@@ -111,11 +111,11 @@ async def test_no_answer_from_the_own_way() -> None:
     stage, answer = Stage(), whole()
     stage.branch(2.0, None)
     stage.branch(3.0, answer)
-    assert await stage.run(answers(1.0, None)) is answer
+    assert await stage.run(stage.answers(1.0, None)) is answer
     assert clock.now() == pytest.approx(3.0, abs=0.01)
     stage = Stage()
     stage.branch(2.0, None)
-    assert await stage.run(answers(1.0, None)) is None
+    assert await stage.run(stage.answers(1.0, None)) is None
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ async def test_who_is_waited_for(purpose: Purpose, given_up: bool, has_fallback:
     stage, answer = Stage(), whole()
     stage.context.has_fallback, stage.context.progress.given_up = has_fallback, given_up
     stage.branch(5.0, answer, purpose)
-    assert await stage.run(answers(1.0, None)) is (answer if waits else None)
+    assert await stage.run(stage.answers(1.0, None)) is (answer if waits else None)
 
 
 async def test_the_deadline() -> None:
     """At the deadline the race has no answer, and no branch is left."""
     stage = Stage(deadline_s=2.0)
     branch = stage.branch(50.0, whole())
-    assert await stage.run(answers(1.0, None)) is None
+    assert await stage.run(stage.answers(1.0, None)) is None
     assert clock.now() == pytest.approx(2.0, abs=0.01) and branch.task.cancelled()
 
 
@@ -150,7 +150,7 @@ async def test_in_the_background() -> None:
     """A loser that may finish goes on without the request, and its answer is released at its end."""
     stage, late = Stage(), Stream()
     stage.branch(5.0, late, Purpose.PROBE, lambda: True)
-    assert await stage.run(answers(1.0, whole())) is not None
+    assert await stage.run(stage.answers(1.0, whole())) is not None
     assert stage.pool.in_background == 1 and not late.closed_as
     await asyncio.sleep(10.0)
     assert stage.pool.in_background == 0 and late.closed_as == ["hedge_lost"]
@@ -160,7 +160,7 @@ async def test_the_end_of_the_process() -> None:
     """What finishes in the background is cancelled when the process ends."""
     stage = Stage()
     branch = stage.branch(500.0, Stream(), Purpose.PROBE, lambda: True)
-    await stage.run(answers(1.0, whole()))
+    await stage.run(stage.answers(1.0, whole()))
     await stage.pool.aclose()
     assert branch.task.cancelled() and stage.pool.in_background == 0
 
@@ -174,7 +174,7 @@ async def test_cancelled_from_outside(at_s: float, times: int) -> None:
     async def request() -> None:
         stage = Stage()
         started.set_result(stage.branch(1.0, stream))
-        await stage.run(answers(50.0, whole()))
+        await stage.run(stage.answers(50.0, whole()))
 
     task = asyncio.create_task(request())
     branch: Branch = await started
@@ -188,22 +188,59 @@ async def test_cancelled_from_outside(at_s: float, times: int) -> None:
     assert len(stream.closed_as) == (task.cancelled() and branch.answer is not None)
 
 
+async def test_the_own_way_cleans_up_undisturbed() -> None:
+    """A branch that wins while the own way releases a connection waits for that; the next wait ends at once."""
+    stage, answer, released = Stage(), whole(), list[float]()
+    stage.branch(1.0, answer)
+
+    async def own_way() -> ProviderAnswer | None:
+        await asyncio.sleep(3.0)  # outside of `run`: it releases something
+        released.append(clock.now())
+        return await stage.answers(50.0, whole())
+
+    assert await stage.run(own_way()) is answer
+    assert released == [pytest.approx(3.0, abs=0.01)] and clock.now() == pytest.approx(3.0, abs=0.01)
+
+
+async def test_an_own_answer_that_is_there_first() -> None:
+    """An answer that is whole before the branch's is the answer, though its connection is released after it."""
+    stage, own = Stage(), whole()
+    stage.branch(1.0, whole())
+
+    async def own_way() -> ProviderAnswer | None:
+        answer = await stage.answers(0.5, own)
+        await asyncio.sleep(2.0)
+        return answer
+
+    assert await stage.run(own_way()) is own
+
+
 async def test_a_cancellation_that_is_swallowed() -> None:
-    """A wait that turns the race's cancellation into an error of its own leaves no cancellation behind."""
+    """A wait that turns the race's cancellation into something else leaves no cancellation behind."""
     stage, answer = Stage(), whole()
     stage.branch(1.0, answer)
 
-    async def stubborn() -> ProviderAnswer | None:
+    async def stubborn() -> None:
         try:
             await asyncio.sleep(50.0)
         except asyncio.CancelledError:
-            return None
-        return whole()
+            return
 
-    assert await stage.run(stubborn()) is answer
+    async def own_way() -> ProviderAnswer | None:
+        await stage.timeouts.run("first_token", NEVER, stubborn())
+        return None
+
+    assert await stage.run(own_way()) is answer
     assert stage.timeouts.task.cancelling() == 0
     with pytest.raises(TimedOut):
         await stage.timeouts.run("later", 1.0, asyncio.sleep(5.0))
+
+
+async def test_an_answer_at_the_deadline() -> None:
+    """An answer that comes at the very instant of the deadline is taken."""
+    stage, answer = Stage(deadline_s=2.0), whole()
+    stage.branch(2.0, answer)
+    assert await stage.run(stage.answers(1.0, None)) in (answer, None)
 
 
 async def test_a_defect_of_a_branch_is_raised() -> None:
@@ -215,4 +252,4 @@ async def test_a_defect_of_a_branch_is_raised() -> None:
 
     stage.race.add(Branch(stage.context, Purpose.REST, 100.0, work))
     with pytest.raises(LookupError):
-        await stage.run(answers(1.0, None))
+        await stage.run(stage.answers(1.0, None))
