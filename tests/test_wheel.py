@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -82,6 +83,17 @@ def test_one_name(wheel: Path) -> None:
         "dub5/loadtests/mixes.toml",
     } <= set(names)
     assert not [name for name in names if "__pycache__" in name or re.search(r"\btests?/", name)]
+
+
+def test_from_the_source_archive(wheel: Path, tmp_path: Path) -> None:
+    """A wheel that is built from the source archive, as installers do it, holds the same files."""
+    run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path, cwd=ROOT)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = next(path for path in tmp_path.iterdir() if path.is_dir())
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=unpacked)
+    again = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
+    assert sorted(again.namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
 
 
 def test_their_own_tests(python: Path, application: Path) -> None:

@@ -147,7 +147,22 @@ class Exchange:
         whole = request.stream and how == "whole"
         context = self.deps.gateway.new_context(request, route, timeouts, self.started_s, deliver_whole=whole)
         log.context = context
-        answer = await (self._ask_with_heartbeat(context, route) if whole else self._ask(context, route))
+        heartbeat = asyncio.create_task(self._heartbeat(), name=f"heartbeat {self.id}") if whole else None
+        try:
+            answer = await self._ask(context, route)
+        except BaseException:
+            await _end(heartbeat)
+            raise
+        try:
+            await _end(heartbeat)  # or it could send in the middle of the answer
+            await self._send(answer)
+        finally:
+            if answer.stream is not None:
+                log.usage = answer.stream.usage
+                await answer.stream.aclose()
+
+    async def _send(self, answer: Answer) -> None:
+        log, timeouts = self._log, self._timeouts
         log.target, log.cached, log.degraded = answer.target, answer.cached, answer.degraded
         if (
             answer.degraded is not None
@@ -156,12 +171,8 @@ class Exchange:
         if answer.stream is None:
             await self._send_json(answer)
         else:
-            try:
-                chunks = await answer.stream.read()
-                await self._response.send_stream(self._headers_of(answer), chunks, answer.stream)
-            finally:
-                log.usage = answer.stream.usage
-                await answer.stream.aclose()
+            chunks = await answer.stream.read()
+            await self._response.send_stream(self._headers_of(answer), chunks, answer.stream)
 
     def _admit(self) -> GatewayError | None:
         return self.deps.admission.acquire(self, spare=self.deps.gateway.has_fallbacks)
@@ -173,14 +184,6 @@ class Exchange:
         if self._refusal is not None:
             return await self.deps.gateway.answer_without_providers(self._refusal, context, route)
         return await self.deps.gateway.answer(context, route)
-
-    async def _ask_with_heartbeat(self, context: RequestContext, route: Route) -> Answer:
-        heartbeat = asyncio.create_task(self._heartbeat(), name=f"heartbeat {self.id}")
-        try:
-            return await self._ask(context, route)
-        finally:
-            heartbeat.cancel()
-            await asyncio.wait({heartbeat})
 
     async def _heartbeat(self) -> None:
         """Send a comment now and then, to a client whose answer is held until it is whole."""
@@ -316,3 +319,9 @@ def _headers(scope: Scope, headers_max: int) -> dict[str, str]:
     if len(raw) > headers_max:
         raise InvalidRequest(f"The request has more than {headers_max} headers.")
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait({task})

@@ -49,12 +49,13 @@ def load(
         raise SettingsProblems(problems)
     renamed = rename(data, problems)
     environ, renamed_in_environ = renamed_variables(environ, ENV_PREFIX, problems)
+    renames = [*renamed, *renamed_in_environ]  # said with the problems too, which use the new names
     _apply_environment(data, environ)
     if isinstance(server := data.setdefault("server", {}), dict):
         server |= {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = _read(Settings, data, "", problems)
     if not isinstance(settings, Settings):
-        raise SettingsProblems(problems)
+        raise SettingsProblems([*problems, *renames])
     problems += contradictions(settings, _provider_names(data.get("provider")))
     kept, needs_restart = _keep_bound(settings, running)
     problems += exposure_problems(settings.server, insecure) or exposure_problems(kept.server, insecure)
@@ -63,12 +64,12 @@ def load(
         kept,
         {p.name: _secrets(keys.read(f"provider {p.name!r}.key_env", p.key_env)) for p in kept.provider},
         _secrets(keys.read("server.caller_keys_env", kept.server.caller_keys_env)),
-        (*renamed, *renamed_in_environ, *needs_restart, *warnings(kept)),
+        (*renames, *needs_restart, *warnings(kept)),
         _redis_url(kept.cache.redis, keys, problems),
         _admin_token(kept.admin, keys, problems),
     )
     if problems:
-        raise SettingsProblems(problems)
+        raise SettingsProblems([*problems, *renames])
     return loaded
 
 

@@ -19,6 +19,9 @@ RENAMED: Mapping[str, str] = {  # path of the old name -> new name
 }
 
 
+ARRAYS = frozenset({"provider", "route"})  # of tables: no variable reaches into them
+
+
 def rename(data: dict[str, Any], problems: list[str]) -> list[str]:
     """Give each setting under an old name its new name, in place. Return one warning for each.
 
@@ -45,16 +48,15 @@ def renamed_variables(
 
     A setting under both names adds a sentence to `problems`.
     """
-    variables, found_warnings = dict(environ), []
-    found = {name.upper(): name for name in environ if name.startswith(prefix)}
-    for old, new in _variables(prefix).items():
-        if old not in found:
-            continue
-        if new in found:
-            problems.append(_both(found[old], found[new]))
+    variables, found_warnings, renamed = dict(environ), [], _variables(prefix)
+    present = {name.upper(): name for name in environ if name.startswith(prefix)}
+    for name in [name for name in environ if name.upper() in renamed]:
+        new = renamed[name.upper()]
+        if new in present:
+            problems.append(_both(name, present[new]))
         else:
-            found_warnings.append(_warning(found[old], new))
-        variables.setdefault(found.get(new, new), variables.pop(found[old]))
+            found_warnings.append(_warning(name, new))
+        variables.setdefault(present.get(new, new), variables.pop(name))
     return variables, found_warnings
 
 
@@ -72,11 +74,11 @@ _NEW_NAMES = {path.rpartition(".")[2]: new for path, new in RENAMED.items()}
 
 
 def _variables(prefix: str) -> dict[str, str]:
-    """Return old and new names of environment variables; they reach the fields of a top-level table only."""
+    """Return old and new names of environment variables: only fields of a top-level table have one."""
     return {
         f"{prefix}{table}__{old}".upper(): f"{prefix}{table}__{new}".upper()
         for (table, _, old), new in ((path.partition("."), new) for path, new in RENAMED.items())
-        if "." not in old
+        if "." not in old and table not in ARRAYS
     }
 
 

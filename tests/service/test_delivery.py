@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.service import clock
-from dub5.service.config.options import TimeoutOptions
+from dub5.service.api.chat import EndedBy, Exchange
+from dub5.service.config.options import CacheOptions, TimeoutOptions
 from dub5.service.config.settings import ServerSettings
+from dub5.service.failover.context import RequestContext
+from dub5.service.gateway import Answer, Route
 from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Reset, Wait
 from dub5.simulators.virtual import run
 from tests.support.world import SSE, ServiceWorld, chunk, healthy, payloads, script, text_of
@@ -145,3 +148,28 @@ async def test_a_lot_of_nothing(stream: bool) -> None:
         answer = await world.ask(stream=stream)
     assert "one/m=answer_too_long" in answer.headers["x-dub5-trail"]
     assert answer.headers["x-dub5-target"] == "two/m"
+
+
+@pytest.mark.parametrize("cached", [True, False])
+async def test_a_client_that_leaves_as_the_answer_becomes_whole(
+    cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whichever step between the held answer and its first byte the client leaves, nothing is left open."""
+    ask = Exchange._ask
+    route = {"delivery": "whole"} | ({"cache": CacheOptions(enabled=True)} if cached else {})
+
+    async def leave_then(self: Exchange, context: RequestContext, chosen: Route) -> Answer:
+        answer = await ask(self, context, chosen)
+        self._cancel(EndedBy.CLIENT)
+        return answer
+
+    async with ServiceWorld(one=healthy(), route=route) as world:
+        monkeypatch.setattr(Exchange, "_ask", leave_then)
+        for _ in range(3):
+            asking = asyncio.create_task(world.ask(stream=True, temperature=0))
+            await asyncio.wait({asking}, timeout=5.0)
+            asking.cancel()
+            await asyncio.sleep(1.0)
+        assert world.outcomes() == {"cancelled": 3}
+        assert not world.wire._open, "each connection is released"
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("flight")]

@@ -144,3 +144,33 @@ class TestEnvironment:
         file = FILE.format(provider="", route="", other=f"[breaker]\n{in_file} = 3")
         loaded = read(tmp_path, file, {f"DUB5__BREAKER__{variable}": "7"})
         assert loaded.settings.breaker.slow_start_s == 7.0
+
+
+def test_a_problem_under_an_old_name(tmp_path: Path) -> None:
+    """A wrong value under an old name is told with the new name, and which one that is."""
+    with pytest.raises(SettingsProblems) as caught:
+        read(tmp_path, FILE.format(provider="", route="", other='[breaker]\nramp_s = "x"'))
+    wrong, renamed = caught.value.problems
+    assert wrong.startswith("breaker.slow_start_s: ")
+    assert renamed == "breaker.ramp_s: is called slow_start_s now; the old name goes with the next version."
+
+
+@pytest.mark.parametrize("name", ["DUB5__ROUTE__CLOCKS", "DUB5__PROVIDER__DIFFERS"])
+def test_no_variable_reaches_into_an_array(tmp_path: Path, name: str) -> None:
+    """A variable that no setting has, old or new, is treated alike under both names."""
+    new = name.replace("CLOCKS", "TIMEOUTS").replace("DIFFERS", "OVERRIDES")
+
+    def said(*variables: str) -> object:
+        try:
+            return read(tmp_path, file_with("breaker.ramp_s"), dict.fromkeys(variables, "x")).warnings
+        except SettingsProblems as error:
+            return error.problems
+
+    assert said(name) == said(new) == said(name, new)
+
+
+def test_variables_in_either_case(tmp_path: Path) -> None:
+    """Letter case makes no other name of a variable, old or new."""
+    both = {"DUB5__breaker__ramp_s": "7.0", "DUB5__BREAKER__RAMP_S": "7.0"}
+    loaded = read(tmp_path, file_with("breaker.ramp_s"), both)
+    assert loaded.settings.breaker.slow_start_s == 7.0
