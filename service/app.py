@@ -26,7 +26,7 @@ from dub5.service.api.admin import Admin, admin_routes
 from dub5.service.api.errors import exception_handler
 from dub5.service.api.page import read_files
 from dub5.service.api.routes import routes
-from dub5.service.cache.opening import open_cache
+from dub5.service.cache.factory import open_cache
 from dub5.service.cache.warming import Warm, warm
 from dub5.service.config.settings import LoadedSettings, ServerSettings, Settings
 from dub5.service.events import DrainBegan, Events, SettingsReloaded, Subscriber

@@ -1,4 +1,8 @@
-"""Service times: the median time of an answer. With less time left, more than half of them come too late."""
+"""Service times: the median duration of the last complete answers, for each kind of request.
+
+A queued request with less time left than this median would time out more often than not, so the queue
+refuses it (`Waiter.expired`). Call `ServiceTimes.of(route, operation, stream).seconds`.
+"""
 
 from collections import deque
 

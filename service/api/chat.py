@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: one exchange, from the first byte read to the last byte sent.
 
 read body -> parse -> gateway.answer -> ResponseWriter (response.py): JSON, or the events of a stream
-the client leaves, or a drain ends the exchange: the task is cancelled once, and `_ended_by` says by whom
+`_cancel` cancels the task when the client leaves, or when a drain cuts the exchange; `_ended_by` says which
 """
 
 import asyncio

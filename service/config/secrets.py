@@ -1,4 +1,7 @@
-"""Secrets: keys from environment variables, or from files that these name. No message ever shows a key."""
+"""Secrets: reads API keys from environment variables, or from the files that `<variable>_FILE` names.
+
+Call `SecretReader.read(where, variables)`. No message ever shows a key.
+"""
 
 import errno
 import re

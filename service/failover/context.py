@@ -1,4 +1,9 @@
-"""What an attempt gets: a request (RequestContext), a destination (Upstream), tools (Dependencies)."""
+"""The context of a request on its way through failover, and what its attempts need.
+
+RequestContext   what is asked, until when, and the progress so far; travels with the request
+Upstream         one target: address, dialect, price, capabilities
+Dependencies     what all attempts share: wire, upstreams, events, hedges
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

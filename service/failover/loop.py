@@ -110,7 +110,7 @@ class _FailoverLoop:
     def __init__(
         self, failover: Failover, context: RequestContext, timeouts: Timeouts, branch: Branch | None = None
     ) -> None:
-        self._branch = branch  # None: the request's own way
+        self._branch = branch  # None: the request's main attempts
         self._failover = failover
         self._fleet = failover.fleet
         self._context = context
@@ -243,7 +243,7 @@ class _FailoverLoop:
             raise
 
     def _schedule_hedge(self, target: Target, rest: Sequence[Target]) -> list[asyncio.TimerHandle]:
-        """Set a timer for each reason to hedge this attempt. Only the request's own way is hedged."""
+        """Set a timer for each reason to hedge this attempt. Only main attempts are hedged."""
         if self._branch is not None or self._context.request.has_side_effects:
             return []
         context, left_s = self._context, self._timeouts.deadline_s - clock.now()
@@ -325,7 +325,7 @@ class _FailoverLoop:
 
     @property
     def _superseded(self) -> bool:
-        """Whether this branch was ended because another way was faster."""
+        """Whether this is a branch that was ended because another part of the race was faster."""
         return self._branch is not None and self._branch.superseded
 
     async def _await_provider(self, awaitable: Awaitable[T]) -> T:

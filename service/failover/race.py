@@ -1,9 +1,10 @@
-"""Race: two ways to one answer in parallel.
+"""Race: attempts for one request in parallel. The first content wins.
 
-The first content wins. Call `Race.add(branch)`, then `Race.finish`.
+Call `Race.add(branch)`, then `Race.finish`.
 
-    own way    the request's own attempts, awaited in its own task; a branch that has an answer cuts its wait short
-    branch     another way in a task of its own, started now or later: a hedge; or a probe or canary, with the
+    main       the request's main attempts, awaited in its own task; a branch that has an answer cuts their
+               wait short
+    branch     attempts in a task of their own, started now or later: a hedge; or a probe or canary, with the
                rest of the targets in a second branch
     losers     are cancelled, or finish in the background, where they show the state of their target
 
@@ -27,14 +28,14 @@ Work = Callable[["Branch", Timeouts], Awaitable[ProviderAnswer | None]]
 class Purpose(StrEnum):
     """Why a branch was started."""
 
-    HEDGE = "hedge"  # the own way is slow, or late
+    HEDGE = "hedge"  # the main attempt is slow, or late
     PROBE = "probe"  # its target may be down: a request with a fallback does not wait for it
     CANARY = "canary"  # its target fails now and then; it may answer what another target refuses
     REST = "rest"  # the other targets, in parallel with a probe or canary
 
 
 class Branch:
-    """One way in a task of its own.
+    """Attempts in a task of their own.
 
     `may_finish` decides, when the branch has lost, whether it finishes in the background. `permit` was
     acquired for the branch before it began.
@@ -50,7 +51,7 @@ class Branch:
         permit: Permit | None = None,
     ) -> None:
         self.answer: ProviderAnswer | None = None
-        self.superseded = False  # another way was faster
+        self.superseded = False  # the main attempts or another branch were faster
         self.in_background = False  # the request has its answer
         self.purpose = purpose
         self.may_finish = may_finish
@@ -100,7 +101,7 @@ class BranchPool:
     def finish_in_background(self, branch: Branch) -> None:
         """Let a branch finish by itself. Its attempt is not repeated."""
         branch.in_background = True
-        finishing = asyncio.create_task(branch.close(), name="probe heard out")
+        finishing = asyncio.create_task(branch.close(), name="losing probe")
         self._background[finishing] = branch
         finishing.add_done_callback(self._background.pop)
 
@@ -123,17 +124,17 @@ class BranchPool:
 
 
 class Race:
-    """The own way of one request, or of one of its branches, and the branches in parallel with it.
+    """The main attempts of one request, or of one of its branches, and the branches in parallel with them.
 
-    `timeouts` are those of the own way's task.
+    `timeouts` are those of the main task.
     """
 
     def __init__(self, pool: BranchPool, context: RequestContext, timeouts: Timeouts) -> None:
-        self.won_by_branch = False  # the own way was cut short
+        self.won_by_branch = False  # the wait of the main attempts was cut short
         self._pool = pool
         self._context = context
         self._timeouts = timeouts
-        self._own_way_over = False
+        self._main_over = False
         self._branches: list[Branch] = []
 
     def add(self, branch: Branch) -> None:
@@ -142,13 +143,13 @@ class Race:
         branch.task.add_done_callback(lambda _: self._on_branch_end(branch))
 
     def _on_branch_end(self, branch: Branch) -> None:
-        if branch.answer is not None and not (self._own_way_over or self.won_by_branch):
+        if branch.answer is not None and not (self._main_over or self.won_by_branch):
             self.won_by_branch = True
             self._timeouts.cut_short()
 
     async def finish(self, answer: ProviderAnswer | None) -> ProviderAnswer | None:
-        """Return the own way's answer, else that of the first branch, else None. End all other branches."""
-        self._own_way_over = True
+        """Return the main answer, else that of the first branch, else None. End all other branches."""
+        self._main_over = True
         self._timeouts.resume()
         try:
             if answer is None:
@@ -165,7 +166,7 @@ class Race:
 
     async def abandon(self, *, superseded: bool) -> None:
         """End every branch: the request wants no answer any more."""
-        self._own_way_over = True
+        self._main_over = True
         await self._pool.end(*self._branches, superseded=superseded)
 
     async def _first_answer(self) -> ProviderAnswer | None:

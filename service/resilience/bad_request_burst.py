@@ -1,19 +1,22 @@
-"""Bursts of 400s: detects a target that suddenly rejects most requests as bad, by no fault of the callers.
+"""Bad-request bursts: detects a target that suddenly answers most requests with 400, by its own fault.
 
-A provider's 400 is the caller's fault, except in a burst on a target that hardly sent any before: then the
-target is broken (Azure OpenAI on 2026-03-09 answered 400 for one model for 20 hours).
+A single 400 is the caller's fault. Many of them from a target that sent nearly none before are the target's
+(Azure OpenAI on 2026-03-09 answered 400 for one model for 20 hours).
 
-    earlier: 10 minutes, nearly no 400s  |  last 30 s: 10 calls or more, half of them 400   -> a burst begins
-                                            ... until fewer than a quarter of them are 400  -> it is over
+    begins   of at least 10 calls in the last 30 s, half or more got a 400 or 422; of at least 10 calls in
+             the ten minutes before, fewer than a tenth
+    ends     fewer than a quarter of the calls in the last 30 s got one
+
+Call `record(...)` for each answer; True means: this 400 counts against the target (`Permit.reconsider`).
 """
 
 from collections import deque
 
 RECENT_S = 30
 EARLIER_S = 600
-CALLS_MIN = 10  # in both periods
-SHARE = 0.5  # of the recent calls: a burst begins; below half of this it is over
-QUIET_SHARE = 0.1  # of the earlier calls: fewer were 400s
+CALLS_MIN = 10  # in each of the two periods, or no burst begins
+SHARE = 0.5  # of the recent calls are 400s: a burst begins; below half of this share it is over
+QUIET_SHARE = 0.1  # of the earlier calls at most were 400s, or no burst begins
 
 
 class BadRequestBurst:

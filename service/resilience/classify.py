@@ -126,6 +126,7 @@ STATUS_RULES = (
     Rule(Then.NEXT, Blame.NOBODY, frozenset({429}), says="Request too large"),  # would never succeed here
     # The provider is at capacity; our own limit is not used up.
     Rule(Then.NEXT, Blame.TARGET, frozenset({429}), says="capacity exceeded"),
+    # RETRY if it names a time: see _classify_fault.
     Rule(Then.NEXT, Blame.KEY, frozenset({429}), cooldown_s=LIMITED_COOL_S),
     Rule(
         Then.NEXT,

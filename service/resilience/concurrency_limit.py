@@ -1,16 +1,14 @@
 """Adaptive concurrency limit of a provider: additive increase, multiplicative decrease (AIMD).
 
-    limit |‾‾‾‾‾|              ___/    overload signal (429, 529, a timeout): 0.7 times the requests in flight
-          |     |        ___ /         answer begins while the limit is half used: one more, up to the limit
-          |     |       /              after the last overload; beyond that a tenth more per round of answers
-          |     |_______|
-               drop     answers
+    decrease   overload signal (429, 529, a timeout): 0.7 times the requests in flight
+    increase   an answer begins while at least half of the limit is in use: one more, up to the limit that the
+               last overload left; beyond that, a tenth more per round of answers
+    forget     a minute without a decrease: the maximum again
 
 Call `acquire()` where `has_room(now_s)`, and `release(era, signal, now_s)` when the attempt is over. Only
 overload signals lower the limit, never the latency of one answer: it depends on the length of the answer
 (Netflix concurrency-limits recommends the same for clients). Attempts that began before the last decrease do
-not lower the limit again: they report the same overload. After a minute without overload the limit is the
-maximum again.
+not lower the limit again: they report the same overload.
 
 The two speeds of growth are TCP's slow start and congestion avoidance (RFC 5681). Without the first, a
 provider whose answers take a minute would need a quarter of an hour to get its load back.

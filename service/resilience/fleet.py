@@ -217,7 +217,11 @@ class Fleet:
         return self._states[target].cooldown_until_s <= now_s
 
     def is_healthy(self, target: Target, now_s: float) -> bool:
-        """Return whether a target is healthy, so that a failure of it is likely to be transient."""
+        """Return whether a target is healthy, so that a failure of it is likely to be transient.
+
+        Both breakers are closed, there is no probation, and the error rate is low. Cool-downs are left out,
+        unlike in `TargetState.health`: a rate-limited target works, so `decide_retry` may wait for it.
+        """
         state = self._states[target]
         return state.is_closed and not self.on_probation(target) and not state.error_rate.degraded(now_s)
 

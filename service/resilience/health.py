@@ -1,4 +1,9 @@
-"""Health of a target: what the router, the status page and the metrics read, and the error rate behind it."""
+"""Health of a target: what the router, the status page and the metrics read, and the error rate behind it.
+
+`Health` comes from breakers, cool-downs and error rate (`TargetState.health`): a target whose keys all cool
+down is unhealthy. Retries, hedges and probes ask `Fleet.is_healthy` instead, which leaves cool-downs out: a
+rate-limited target is not broken.
+"""
 
 from collections import deque
 from dataclasses import dataclass
@@ -20,8 +25,8 @@ class Health(StrEnum):
     """The health of a target."""
 
     HEALTHY = "healthy"
-    DEGRADED = "degraded"  # may be asked, but healthy targets go first
-    UNHEALTHY = "unhealthy"  # not asked
+    DEGRADED = "degraded"  # called after the healthy targets
+    UNHEALTHY = "unhealthy"  # a breaker is open, it is isolated, or all its keys cool down
 
 
 class RoutingScore(NamedTuple):

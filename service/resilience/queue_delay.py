@@ -1,14 +1,13 @@
-r"""Queue delay at a provider: infers from latency that a provider queues requests instead of rejecting them.
+"""Queue delay detection: infers from latency that a provider queues requests instead of rejecting them.
 
-    first     |          . .:.:.:.:       a standing queue at the provider: even the quickest answer takes
-    token     |   .  . :'                 much longer than the quickest one of the last minutes
-              | .:.:':.
-    quickest  |_____________________
+    late     an answer that takes more than twice the quickest one of the last minutes, and 0.5 s more
+    queue    for at least 1 s every answer is late, and there are at least five of them
+    usual    the limit was lowered twice, and the latency stayed: there is no queue, but longer prompts or a
+             slower provider. That latency counts as usual for the next two minutes (`BELIEVED_S`)
 
 Call `note(...)` for each answer; True means: lower the concurrency limit. The test is CoDel's, applied to the
 queue of another system: the minimum delay over an interval counts, not the delay of one answer. Slow prompts
-among quick ones are no queue. If a lower limit does not make the quickest answer quicker, there was no queue,
-but longer prompts or a slower provider: then that latency counts as usual for `BELIEVED_S`.
+among quick ones are no queue.
 """
 
 from collections import deque
@@ -22,7 +21,7 @@ SLACK_S = 0.5  # and exceeds the baseline by more than this
 HELPED = 0.9  # a lower limit helped if the quickest answer takes less than this fraction of the time before
 LESS = 0.85  # "a lower limit": at most this fraction of the requests that were in flight before
 ALIKE_MIN = 2  # a lower limit did not help this many times in a row: there is no queue
-BELIEVED_S = 120.0  # how long that latency counts as usual then
+BELIEVED_S = 120.0  # a latency that a lower limit did not reduce counts as usual for this long
 
 
 class QueueDelayDetector:

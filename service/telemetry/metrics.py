@@ -30,7 +30,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry, generate_latest
 
 from dub5.service import clock
-from dub5.service.cache.opening import SCOPE
+from dub5.service.cache.factory import SCOPE
 from dub5.service.events import (
     AttemptEnded,
     BreakerChanged,

@@ -10,8 +10,8 @@ import pytest
 from redis.asyncio import Redis
 
 from dub5.service.cache.cache import AnswerCache, Selection, Stored
+from dub5.service.cache.factory import open_cache
 from dub5.service.cache.key import CacheKey
-from dub5.service.cache.opening import open_cache
 from dub5.service.cache.storage import VERSION, CacheEntry, encode_entry
 from dub5.service.config.options import CacheBounds, CacheOptions, RedisOptions
 from dub5.service.config.settings import Secret

@@ -60,10 +60,10 @@ class Stage:
         self.race.add(branch)
         return branch
 
-    async def run(self, own_way: Awaitable[ProviderAnswer | None]) -> ProviderAnswer | None:
-        """Await the own way, as the failover loop does."""
+    async def run(self, main: Awaitable[ProviderAnswer | None]) -> ProviderAnswer | None:
+        """Await the main attempts, as the failover loop does."""
         try:
-            answer = await own_way
+            answer = await main
         except CutShort:
             answer = None
         except BaseException:
@@ -72,12 +72,12 @@ class Stage:
         return await self.race.finish(answer)
 
     async def answers(self, after_s: float, answer: ProviderAnswer | None) -> ProviderAnswer | None:
-        """Be an own way that brings this answer."""
+        """Be main attempts that bring this answer."""
         await self.timeouts.run("first_token", NEVER, asyncio.sleep(after_s))
         return answer
 
 
-async def test_a_branch_cuts_the_own_way_short() -> None:
+async def test_a_branch_cuts_the_main_attempts_short() -> None:
     """The first content wins at once; the stream is read under the request's own timeouts from then on."""
     stage, stream = Stage(), Stream()
     stage.branch(1.0, stream)
@@ -86,7 +86,7 @@ async def test_a_branch_cuts_the_own_way_short() -> None:
     assert stage.race.won_by_branch and stream.timeouts is stage.timeouts and not stream.closed_as
 
 
-async def test_the_own_way_wins() -> None:
+async def test_the_main_attempts_win() -> None:
     """A branch that loses is cancelled before the answer is returned."""
     stage, answer = Stage(), whole()
     branch = stage.branch(50.0, Stream())
@@ -106,7 +106,7 @@ async def test_both_at_one_instant() -> None:
         assert stage.timeouts.task.cancelling() == 0
 
 
-async def test_no_answer_from_the_own_way() -> None:
+async def test_no_answer_from_the_main_attempts() -> None:
     """Then the branches are waited for, until the last of them has none either."""
     stage, answer = Stage(), whole()
     stage.branch(2.0, None)
@@ -168,7 +168,7 @@ async def test_the_end_of_the_process() -> None:
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("at_s", [0.5, 1.0])
 async def test_cancelled_from_outside(at_s: float, times: int) -> None:
-    """A client that leaves ends the own way and the branch, also at the instant at which the branch wins."""
+    """A client that leaves ends main attempts and branch, also at the instant at which the branch wins."""
     stream, started = Stream(), asyncio.get_running_loop().create_future()
 
     async def request() -> None:
@@ -188,17 +188,17 @@ async def test_cancelled_from_outside(at_s: float, times: int) -> None:
     assert len(stream.closed_as) == (task.cancelled() and branch.answer is not None)
 
 
-async def test_the_own_way_cleans_up_undisturbed() -> None:
-    """A branch that wins while the own way releases a connection waits for that; the next wait ends at once."""
+async def test_the_main_attempts_clean_up_undisturbed() -> None:
+    """A branch that wins while a main attempt releases a connection waits for that; the next wait is cut short."""
     stage, answer, released = Stage(), whole(), list[float]()
     stage.branch(1.0, answer)
 
-    async def own_way() -> ProviderAnswer | None:
+    async def main() -> ProviderAnswer | None:
         await asyncio.sleep(3.0)  # outside of `run`: it releases something
         released.append(clock.now())
         return await stage.answers(50.0, whole())
 
-    assert await stage.run(own_way()) is answer
+    assert await stage.run(main()) is answer
     assert released == [pytest.approx(3.0, abs=0.01)] and clock.now() == pytest.approx(3.0, abs=0.01)
 
 
@@ -207,12 +207,12 @@ async def test_an_own_answer_that_is_there_first() -> None:
     stage, own = Stage(), whole()
     stage.branch(1.0, whole())
 
-    async def own_way() -> ProviderAnswer | None:
+    async def main() -> ProviderAnswer | None:
         answer = await stage.answers(0.5, own)
         await asyncio.sleep(2.0)
         return answer
 
-    assert await stage.run(own_way()) is own
+    assert await stage.run(main()) is own
 
 
 async def test_a_cancellation_that_is_swallowed() -> None:
@@ -226,11 +226,11 @@ async def test_a_cancellation_that_is_swallowed() -> None:
         except asyncio.CancelledError:
             return
 
-    async def own_way() -> ProviderAnswer | None:
+    async def main() -> ProviderAnswer | None:
         await stage.timeouts.run("first_token", NEVER, stubborn())
         return None
 
-    assert await stage.run(own_way()) is answer
+    assert await stage.run(main()) is answer
     assert stage.timeouts.task.cancelling() == 0
     with pytest.raises(TimedOut):
         await stage.timeouts.run("later", 1.0, asyncio.sleep(5.0))

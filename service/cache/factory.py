@@ -1,4 +1,4 @@
-"""Builds the cache that the settings ask for: in memory, or in Redis behind a circuit breaker."""
+"""Factory of the answer cache: in memory, or in Redis behind a circuit breaker. Call `open_cache(...)`."""
 
 from random import Random
 
