@@ -32,8 +32,16 @@ The other files: `record.py` holds what was observed and reports a violation (`R
 what)`); `coverage.py` lists the branches that must be reached at least once over many seeds;
 `trail_headers.py` holds helpers.
 
-To add an invariant of single events, extend `online.py`: its methods receive every attempt and every event.
-To add one of a whole run, write `check_something(world, record)` in a file here and call it in
-`Simulation.run` (../run.py). Give the rule a name, add it to the table above and to docs/prove/simulation.md,
-and add a mutant (tests/simulation/mutants.py) that breaks it: a check that cannot fail proves nothing.
+To add an invariant:
+
+1. Write the check; it calls `RunRecord.violated(rule, what)`. Of a whole run: a function
+   `check_something(world, record)` in a file here. Of single attempts or events: a method of
+   `OnlineInvariants` (online.py), which receives each of them.
+2. Call it: a function in `Simulation.run` (../run.py), a method where `OnlineInvariants` receives its event.
+3. Add the name, the files and the moment to the table above (a test compares it with the files).
+4. Add a row to docs/prove/simulation.md that says what must hold.
+5. Break the service on purpose: a mutant in tests/simulation/mutants.py, listed in `MUTANTS` there, with its
+   seed and rule in `CAUGHT` (tests/simulation/test_simulate_mutants.py). A check that cannot fail proves
+   nothing.
+6. If the check means something only after a certain event: add the event to `REQUIRED` (coverage.py).
 """
