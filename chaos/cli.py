@@ -130,6 +130,13 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
             console.print(
                 f"{scenario.name}: {scenario.title} ({', '.join(scenario.engines)})", highlight=False
             )
+        incidents = names(INCIDENTS)
+        console.print(
+            f"and {len(incidents)} incidents of real providers (docs/prove/incidents.md lists them), "
+            f"for example: dub5 chaos {incidents[0]} --engine virtual",
+            highlight=False,
+            soft_wrap=True,
+        )
         return HELD
     worst = HELD
     for scenario in map(_scenario, options.scenario or names(SCENARIOS)):

@@ -34,6 +34,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.world is not None:
         try:
             world = worlds.read(options.world)
+        except FileNotFoundError:
+            print(f"{options.world} does not exist", file=sys.stderr)
+            return 2
         except (OSError, msgspec.DecodeError) as error:
             print(f"{options.world} is not a saved world: {error}", file=sys.stderr)
             return 2
@@ -53,6 +56,8 @@ def _one(world: World, replay_command: str, options: argparse.Namespace, console
         console.print(f"trace: {result.digest}", highlight=False)
         if result.violations:
             _fail(result, world, replay_command, options, console)
+        else:
+            _print_held(console)
     return 1 if result.violations else 0
 
 
@@ -85,7 +90,7 @@ def _all(options: argparse.Namespace, console: Console) -> int:
     for name in never:
         console.print(f"NEVER REACHED: {name}", style="bold red", highlight=False)
     if not failed and not never:
-        console.print("every invariant held", style="bold green", highlight=False)
+        _print_held(console)
     return 1 if failed or never else 0
 
 
@@ -147,6 +152,10 @@ def _fail(
     worlds.write(smaller, path)
     console.print(f"shrunk after {shrinker.tried} worlds:", highlight=False)
     summary.failure(run_world(smaller), smaller, f"dub5 simulate --world {path}{mutant}", console)
+
+
+def _print_held(console: Console) -> None:
+    console.print("every invariant held", style="bold green", highlight=False)
 
 
 def _bar(console: Console) -> Progress:

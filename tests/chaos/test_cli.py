@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dub5.chaos.cli import DID_NOT_RUN, UNUSABLE
+from dub5.chaos.cli import DID_NOT_RUN, HELD, UNUSABLE
 from dub5.chaos.scenario.model import Topology
+from dub5.chaos.scenario.parse import INCIDENTS, names
 from dub5.chaos.scenario.service_config import settings
 from dub5.cli import main
 from dub5.service.config.load import load
@@ -29,6 +30,14 @@ def test_numbers_that_make_no_sense(
         main(arguments)
     assert ended.value.code == UNUSABLE
     assert said in capsys.readouterr().err
+
+
+def test_the_list_mentions_the_incidents(capsys: pytest.CaptureFixture[str]) -> None:
+    """`dub5 chaos --list` lists the scenarios, then says how many incidents there are and how to run one."""
+    assert main(["chaos", "--list"]) == HELD
+    said = capsys.readouterr().out
+    assert "http-530: " in said
+    assert f"and {len(names(INCIDENTS))} incidents" in said and "dub5 chaos anthropic-2026-03-02" in said
 
 
 def test_reports_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,6 +101,18 @@ def test_a_failure_is_told_with_its_world_made_smaller_and_kept(
     assert str(tmp_path / "world-28.json") in said.replace("\n", "")
 
 
+def test_one_world_has_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run of one world says that every invariant held, as a run of many does."""
+    assert cli.main(["simulate", "--seed", "22"]) == 0
+    assert "every invariant held" in capsys.readouterr().out
+
+
+def test_a_world_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing world file is named, with exit code 2."""
+    assert cli.main(["simulate", "--world", "nope.json"]) == 2
+    assert capsys.readouterr().err == "nope.json does not exist\n"
+
+
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     """`dub5 simulate --help` shows example commands."""
     with pytest.raises(SystemExit):
