@@ -88,7 +88,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Check that generated pages are what their generators make: `-- --write` makes them anew."""
+    """Check that generated pages are up to date: `-- --write` generates them again."""
     install(session, "-e", ".[chaos,redis]", "--group", "test")
     session.run("python", "-m", "dashboards.generate", *(() if session.posargs else ("--check",)))
     for name, module in PAGES.items():
@@ -102,7 +102,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Judge the scenarios: on virtual time with several seeds, then through a real Toxiproxy.
+    """Run the scenarios and check them: on virtual time with several seeds, then through a real Toxiproxy.
 
     Arguments replace that, as in `-- openai-2024-12-04 --engine toxiproxy`.
     """
@@ -118,21 +118,21 @@ def chaos(session: nox.Session) -> None:
 
 @nox.session
 def simulate(session: nox.Session) -> None:
-    """Play 200 drawn worlds on virtual time: `-- --seeds 20000`, `-- --seed N`, `-- --incidents`."""
+    """Run 200 generated worlds on virtual time: `-- --seeds 20000`, `-- --seed N`, `-- --incidents`."""
     install(session, "-e", ".[chaos]")
     session.run("python", "-m", "dub5", "simulate", *session.posargs)
 
 
 @nox.session
 def load(session: nox.Session) -> None:
-    """Apply load for half a minute, held to objectives. Locust patches what it meets, so it lives apart."""
+    """Run Locust for half a minute and check the objectives; it patches the standard library."""
     install(session, "-e", ".[load]")
     session.run("python", "-m", "dub5.loadtests", *(session.posargs or ("--seconds", "30")))
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks, as ratios within one process."""
+    """Run the benchmarks: ratios within one process, compared with their budgets."""
     install(session, "-e", ".[chaos,redis]", "--group", "test")
     flags = ("-p", "no:cacheprovider", "--benchmark-enable")
     session.run("python", "-m", "pytest", "benchmarks", *flags, *session.posargs)
@@ -170,7 +170,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Send ten thousand streams through one real process: connections, permits and memory come back."""
+    """Send 10,000 streams through one real process; connections, permits and memory must be released."""
     install(session, "-e", ".[chaos,redis]", "--group", "test")
     numbers = os.path.join(session.create_tmp(), "soak.json")
     session.run("python", "-m", "benchmarks.soak", *(session.posargs or ("--out", numbers)))
