@@ -189,7 +189,7 @@ async def test_cancelled_from_outside(at_s: float, times: int) -> None:
 
 
 async def test_the_main_attempts_clean_up_undisturbed() -> None:
-    """A branch that wins while a main attempt releases a connection waits for that; the next wait is cut short."""
+    """A branch that wins while a main attempt releases a connection lets it; the next wait is cut short."""
     stage, answer, released = Stage(), whole(), list[float]()
     stage.branch(1.0, answer)
 
@@ -203,7 +203,7 @@ async def test_the_main_attempts_clean_up_undisturbed() -> None:
 
 
 async def test_an_own_answer_that_is_there_first() -> None:
-    """An answer that is whole before the branch's is the answer, though its connection is released after it."""
+    """An answer that is whole before the branch's is taken, though its connection is released after it."""
     stage, own = Stage(), whole()
     stage.branch(1.0, whole())
 
