@@ -271,10 +271,11 @@ class _FailoverLoop:
 
     def _needs_branch(self, target: Target, permit: Permit, rest: Sequence[Target], now_s: float) -> bool:
         """Return whether the target may be down or degraded while another one can be asked in parallel."""
-        has_side_effects = self._context.request.has_side_effects
+        if self._context.request.has_side_effects:
+            return False
         if permit.probe:
-            return self._context.has_fallback or not (has_side_effects or self._is_last(rest))
-        if has_side_effects or self._fleet.is_healthy(target, now_s):
+            return self._context.has_fallback or not self._is_last(rest)
+        if self._fleet.is_healthy(target, now_s):
             return False
         return _any_healthy(self._fleet, rest, now_s)
 

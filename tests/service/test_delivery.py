@@ -154,7 +154,7 @@ async def test_a_lot_of_nothing(stream: bool) -> None:
 async def test_a_client_that_leaves_as_the_answer_becomes_whole(
     cached: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At whichever step between the held answer and its first byte the client leaves, nothing is left open."""
+    """Between the held answer and its first byte the client leaves: nothing is left open."""
     ask = Exchange._ask
     route = {"delivery": "whole"} | ({"cache": CacheOptions(enabled=True)} if cached else {})
 

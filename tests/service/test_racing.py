@@ -5,7 +5,13 @@ import asyncio
 import pytest
 
 from dub5.service import clock
-from dub5.service.config.options import BreakerOptions, HedgeOptions, ProbeOptions
+from dub5.service.config.options import (
+    BreakerOptions,
+    DegradedOptions,
+    HedgeOptions,
+    ProbeOptions,
+    TimeoutOptions,
+)
 from dub5.service.resilience.health import Health
 from dub5.simulators.script import Hang
 from tests.support.steady_clients import SteadyClients
@@ -56,6 +62,20 @@ async def test_what_is_stored_is_a_probe_where_nobody_else_answers() -> None:
         before = calls(world)
         await world.ask(stream=True, store=True)
         assert (before, calls(world)) == ([1, 1], [2, 2])
+
+
+async def test_side_effects_where_there_is_a_fallback() -> None:
+    """A request with side effects is sent to one target at a time, also where its route has a fallback."""
+    options = CALM | {"breaker": BreakerOptions(slow_start_s=0.0, failures_in_a_row=1, open_s=1.0)}
+    route = {"degraded": DegradedOptions(enabled=True)}
+    timeouts = TimeoutOptions(first_token_s=2.0, whole_answer_s=2.0)
+    async with ServiceWorld(one=STALLS, two=STALLS, options=options, route=route, timeouts=timeouts) as world:
+        await world.ask(stream=True)
+        await asyncio.sleep(5)
+        before, asking = calls(world), asyncio.create_task(world.ask(stream=True, store=True))
+        await asyncio.sleep(1.0)
+        assert sum(calls(world)) == sum(before) + 1
+        assert (await asking).headers["x-dub5-degraded"] == "words"
 
 
 async def test_another_ones_refusal_is_not_the_last_word() -> None:
