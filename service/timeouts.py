@@ -29,7 +29,7 @@ class TimedOut(Exception):
 
 
 class CutShort(Exception):
-    """The wait is of no use any more: another way has brought what it was for."""
+    """The wait is of no use any more: another branch has the answer."""
 
 
 class Timeouts:

@@ -275,21 +275,15 @@ class _FailoverLoop:
             return False
         if permit.probe:
             return self._context.has_fallback or not self._is_last(rest)
-        if self._fleet.is_healthy(target, now_s):
-            return False
-        return _any_healthy(self._fleet, rest, now_s)
+        return not self._fleet.is_healthy(target, now_s) and _any_healthy(self._fleet, rest, now_s)
 
     def _start_probe(self, target: Target, permit: Permit, rest: Sequence[Target], now_s: float) -> None:
-        """Start two branches: a probe or canary request at this target, and the rest of the targets.
-
-        A canary that loses finishes in the background, unless it is expensive and enough successes are
-        recorded.
-        """
+        """Start two branches: a probe or canary request at this target, and the rest of the targets."""
         failover, context, is_probe = self._failover, self._context, permit.probe
         cheap = context.request.stream and not context.deliver_whole  # it ends at its first content
         kind, why = ("probe", "probe") if is_probe else ("first", "degraded")
 
-        def may_finish() -> bool:
+        def may_finish() -> bool:  # an expensive canary only until enough successes are recorded
             few = failover.branches.in_background < SUCCESSES_REQUIRED
             return is_probe or cheap or (self._fleet.on_probation(target) and few)
 
