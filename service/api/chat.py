@@ -5,7 +5,7 @@ read body -> parse -> gateway.answer -> ResponseWriter (response.py): JSON, or t
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -23,7 +23,7 @@ from dub5.service.errors import GatewayError, InvalidRequest, ShuttingDown, Stre
 from dub5.service.events import Events, RequestEnded
 from dub5.service.failover.context import RequestContext
 from dub5.service.gateway import Answer, Gateway, Route
-from dub5.service.model import AnyRequest, Caller, ChatRequest, Outcome, Usage
+from dub5.service.model import AnyRequest, Caller, ChatRequest, Chunks, Outcome, Usage
 from dub5.service.timeouts import Timeouts
 
 UPLOAD_S = 300.0
@@ -151,28 +151,28 @@ class Exchange:
         try:
             answer = await self._ask(context, route)
         except BaseException:
-            await _end(heartbeat)
+            if heartbeat is not None:
+                await _end(heartbeat)
             raise
         try:
-            await _end(heartbeat)  # or it could send in the middle of the answer
+            if heartbeat is not None:  # it could send in the middle of the answer
+                await _end(heartbeat)
             await self._send(answer)
         finally:
             if answer.stream is not None:
                 log.usage = answer.stream.usage
                 await answer.stream.aclose()
 
-    async def _send(self, answer: Answer) -> None:
+    def _send(self, answer: Answer) -> Awaitable[None]:
         log, timeouts = self._log, self._timeouts
         log.target, log.cached, log.degraded = answer.target, answer.cached, answer.degraded
-        if (
-            answer.degraded is not None
-        ):  # the deadline may be the reason: the fallback answer still has to go out
+        if answer.degraded is not None:  # the deadline may be why; the fallback answer still has to go out
             timeouts.deadline_s = max(timeouts.deadline_s, clock.now() + FINAL_ERROR_S)
-        if answer.stream is None:
-            await self._send_json(answer)
-        else:
-            chunks = await answer.stream.read()
-            await self._response.send_stream(self._headers_of(answer), chunks, answer.stream)
+        return self._send_json(answer) if answer.stream is None else self._send_stream(answer.stream, answer)
+
+    async def _send_stream(self, stream: Chunks, answer: Answer) -> None:
+        chunks = await stream.read()
+        await self._response.send_stream(self._headers_of(answer), chunks, stream)
 
     def _admit(self) -> GatewayError | None:
         return self.deps.admission.acquire(self, spare=self.deps.gateway.has_fallbacks)
@@ -321,7 +321,6 @@ def _headers(scope: Scope, headers_max: int) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
 
 
-async def _end(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
-        task.cancel()
-        await asyncio.wait({task})
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})

@@ -53,8 +53,9 @@ def key_of(
     body = request.body
     if not options.enabled or not request.cache_allowed or body.temperature != 0 or (body.n or 1) != 1:
         return None
-    if any(bytes(request.fields.get(name, b"null")) not in (b"null", b"false") for name in NEVER_WITH):
-        return None
+    for name, raw in request.fields.items():
+        if name in NEVER_WITH and bytes(raw) not in (b"null", b"false"):
+            return None
     canonical = _canonical(request.fields)
     if canonical is None:
         return None
