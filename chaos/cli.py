@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dub5.chaos.engines.processes import HarnessFailed, NotStarted
+from dub5.chaos.engines.processes import HarnessFailed, NotStarted, ended_by_signals, print_error
 from dub5.chaos.report import html as report
 from dub5.chaos.report.live import LiveView
 from dub5.chaos.run.journal import Journal
@@ -96,20 +96,17 @@ def run(command: Callable[[argparse.Namespace, Console], int], options: argparse
     """Run one verb. Return the exit code."""
     console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
     try:
-        return command(options, console)
+        with ended_by_signals():
+            return command(options, console)
     except ScenarioProblems as error:
-        _print_error(str(error))
+        print_error(str(error))
         return UNUSABLE
     except (NotStarted, HarnessFailed) as error:
-        _print_error(str(error))
+        print_error(str(error))
         return DID_NOT_RUN
     except KeyboardInterrupt:
         console.print("Stopped; nothing is left running.")
         return HELD if command is _playground else INTERRUPTED  # a server has no other end
-
-
-def _print_error(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def _demo(options: argparse.Namespace, console: Console) -> int:
