@@ -20,6 +20,7 @@ from dub5.chaos.engines.processes import NotStarted, run_until_stopped
 from dub5.loadtests import summary
 from dub5.loadtests.mix import load
 from dub5.loadtests.stack import stack
+from dub5.service.closed_output import ends_with_its_reader
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
@@ -38,6 +39,7 @@ exit codes: 0 all objectives held, 1 an objective did not hold, 2 the run could 
 """
 
 
+@ends_with_its_reader
 def main(arguments: list[str] | None = None) -> int:
     """Make a load run. Return the exit code."""
     options = _parser().parse_args(arguments)

@@ -73,7 +73,7 @@ class Child:
             await asyncio.sleep(STILL_WAITING_S)
             waited_s = asyncio.get_running_loop().time() - began_s
             print_line(
-                f"{self.name} is not ready after {waited_s:.0f} s, but it lives: still waiting. Ctrl-C ends it."
+                f"{self.name} is not ready after {waited_s:.0f} s, but it lives: still waiting. Ctrl-C: end."
             )
 
     def log_tail(self) -> str:
