@@ -5,6 +5,7 @@ import importlib
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -171,8 +172,15 @@ def _play(scenario: Scenario, name: str, seed: int, reports: Path, console: Cons
     if not verdict.ok:
         ran = verdict.answer(Question.RAN)
         problem = "An expectation failed." if ran else "The run was not as planned."
-        command = f"dub5 chaos {scenario.name} --engine {name} --seed {seed}"
-        console.print(f"{problem} Run it again: {command}", style="bold red", highlight=False)
+        command = scenario.command(name, seed)
+        console.print(
+            f"{problem} Run it again: {command}",
+            style="bold red",
+            highlight=False,
+            markup=False,  # a name of a file may hold brackets and colons
+            emoji=False,
+            soft_wrap=True,
+        )
     return HELD if verdict.ok else DEVIATED if verdict.answer(Question.RAN) else DID_NOT_RUN
 
 
@@ -230,4 +238,4 @@ def _scenario(name_or_path: str) -> Scenario:
             name_or_path,
             [f"there is no such scenario; {known}; and the incidents (docs/prove/incidents.md)."],
         )
-    return read(Path(name_or_path))
+    return replace(read(Path(name_or_path)), file=name_or_path)

@@ -58,6 +58,7 @@ def _one(world: World, replay_command: str, options: argparse.Namespace, console
             _fail(result, world, replay_command, options, console)
         else:
             _print_held(console)
+            summary.seen(total, console)
     return 1 if result.violations else 0
 
 
@@ -91,6 +92,7 @@ def _all(options: argparse.Namespace, console: Console) -> int:
         console.print(f"NEVER REACHED: {name}", style="bold red", highlight=False)
     if not failed and not never:
         _print_held(console)
+        summary.seen(total, console)
     return 1 if failed or never else 0
 
 
