@@ -22,6 +22,7 @@ from dub5.chaos.simulation.shrink import Shrinker, rules_of
 from dub5.chaos.simulation.world import model as worlds
 from dub5.chaos.simulation.world.generate import generate_world
 from dub5.chaos.simulation.world.model import World
+from dub5.chaos.simulation.world.requests import planned_requests
 
 FAILURES_SHOWN = 3
 
@@ -152,7 +153,12 @@ def _fail(
     path = options.reports / f"world-{world.seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     worlds.write(smaller, path)
-    console.print(f"shrunk after {shrinker.tried} worlds:", highlight=False)
+    console.print(
+        f"shrunk after {shrinker.tried} worlds: "
+        f"{len(world.troubles)} -> {len(smaller.troubles)} fault windows, "
+        f"{len(planned_requests(world))} -> {len(planned_requests(smaller))} requests",
+        highlight=False,
+    )
     summary.failure(run_world(smaller), smaller, f"dub5 simulate --world {path}{mutant}", console)
 
 
