@@ -5,6 +5,7 @@ import importlib
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -13,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dub5.chaos.engines.processes import HarnessFailed, NotStarted
+from dub5.chaos.engines.processes import HarnessFailed, NotStarted, ended_by_signals, print_error
 from dub5.chaos.report import html as report
 from dub5.chaos.report.live import LiveView
 from dub5.chaos.run.journal import Journal
@@ -96,20 +97,17 @@ def run(command: Callable[[argparse.Namespace, Console], int], options: argparse
     """Run one verb. Return the exit code."""
     console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
     try:
-        return command(options, console)
+        with ended_by_signals():
+            return command(options, console)
     except ScenarioProblems as error:
-        _print_error(str(error))
+        print_error(str(error))
         return UNUSABLE
     except (NotStarted, HarnessFailed) as error:
-        _print_error(str(error))
+        print_error(str(error))
         return DID_NOT_RUN
     except KeyboardInterrupt:
         console.print("Stopped; nothing is left running.")
         return HELD if command is _playground else INTERRUPTED  # a server has no other end
-
-
-def _print_error(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def _demo(options: argparse.Namespace, console: Console) -> int:
@@ -174,8 +172,15 @@ def _play(scenario: Scenario, name: str, seed: int, reports: Path, console: Cons
     if not verdict.ok:
         ran = verdict.answer(Question.RAN)
         problem = "An expectation failed." if ran else "The run was not as planned."
-        command = f"dub5 chaos {scenario.name} --engine {name} --seed {seed}"
-        console.print(f"{problem} Run it again: {command}", style="bold red", highlight=False)
+        command = scenario.command(name, seed)
+        console.print(
+            f"{problem} Run it again: {command}",
+            style="bold red",
+            highlight=False,
+            markup=False,  # a name of a file may hold brackets and colons
+            emoji=False,
+            soft_wrap=True,
+        )
     return HELD if verdict.ok else DEVIATED if verdict.answer(Question.RAN) else DID_NOT_RUN
 
 
@@ -233,4 +238,4 @@ def _scenario(name_or_path: str) -> Scenario:
             name_or_path,
             [f"there is no such scenario; {known}; and the incidents (docs/prove/incidents.md)."],
         )
-    return read(Path(name_or_path))
+    return replace(read(Path(name_or_path)), file=name_or_path)

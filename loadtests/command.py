@@ -10,21 +10,22 @@ import datetime
 import importlib.util
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from dub5.chaos.engines.processes import NotStarted
+from dub5.chaos.engines.processes import NotStarted, run_until_stopped
 from dub5.loadtests import summary
 from dub5.loadtests.mix import load
 from dub5.loadtests.stack import stack
+from dub5.service.closed_output import ends_with_its_reader
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 LAST_ANSWERS_S = 90
+INTERRUPTED = 130
 NO_LOCUST = """\
 Locust is not installed here. It needs a virtual environment of its own, as it patches sockets and threads:
     python3 -m venv .tools/load && .tools/load/bin/pip install -c constraints.txt -e '.[load]'
@@ -38,6 +39,7 @@ exit codes: 0 all objectives held, 1 an objective did not hold, 2 the run could 
 """
 
 
+@ends_with_its_reader
 def main(arguments: list[str] | None = None) -> int:
     """Make a load run. Return the exit code."""
     options = _parser().parse_args(arguments)
@@ -56,22 +58,25 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     options.reports.mkdir(parents=True, exist_ok=True)
     try:
-        return asyncio.run(_started(options, mix.latency))
+        return run_until_stopped(_started(options, mix.latency))
     except NotStarted as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Stopped; nothing is left running.", file=sys.stderr)
+        return INTERRUPTED
 
 
 async def _started(options: argparse.Namespace, latency: str) -> int:
     """Make the run with a running service, or with one that is started for it. Return the exit code."""
     if options.url:
-        return await asyncio.to_thread(_run, options)
+        return await _run(options)
     async with stack(latency) as up:
         options.url, options.direct = up.url, up.direct
-        return await asyncio.to_thread(_run, options)
+        return await _run(options)
 
 
-def _run(options: argparse.Namespace) -> int:
+async def _run(options: argparse.Namespace) -> int:
     samples_file = options.reports.resolve() / "load.samples.jsonl"
     samples_file.unlink(missing_ok=True)
     log = options.reports / "locust.log"
@@ -80,11 +85,17 @@ def _run(options: argparse.Namespace) -> int:
         flush=True,
     )
     with log.open("wb") as output:
-        ended = subprocess.run(
-            _locust(options, samples_file), cwd=ROOT, stdout=output, stderr=output, check=False
+        locust = await asyncio.create_subprocess_exec(
+            *_locust(options, samples_file), cwd=ROOT, stdout=output, stderr=output
         )
-    if ended.returncode or not samples_file.is_file():
-        print(f"Locust ended with exit code {ended.returncode}:\n{log.read_text()[-2000:]}", file=sys.stderr)
+        try:
+            exit_code = await locust.wait()
+        finally:
+            if locust.returncode is None:
+                locust.kill()
+                await locust.wait()
+    if exit_code or not samples_file.is_file():
+        print(f"Locust ended with exit code {exit_code}:\n{log.read_text()[-2000:]}", file=sys.stderr)
         return 2
     head, samples = summary.read(samples_file)
     seen = summary.summarize(head, samples, options.seconds)

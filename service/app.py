@@ -77,7 +77,7 @@ class Service:
         service_times = ServiceTimes()
         self.events = Events(self.metrics.count, self.board.note, service_times.note, *([log] if log else []))
         self.queue = Queue(settings.admission, service_times, self.events)
-        self.wire = wire or _build_wire(settings.server)
+        self.wire = wire or build_wire(settings.server)
         self.cache = open_cache(settings.cache, loaded.redis_url, self.events, rng("cache"))
         self.admin = Admin(self.cache, loaded.admin_token)
         self._process = ProcessScope(
@@ -200,7 +200,8 @@ def _id_factory(rng: random.Random) -> Callable[[], str]:
     return lambda: f"req_{rng.getrandbits(96):024x}"
 
 
-def _build_wire(server: ServerSettings) -> Wire:
+def build_wire(server: ServerSettings) -> Wire:
+    """Return the wire that the settings name."""
     slots = Slots(server.connections_per_origin_max)
     module, name = WIRES[server.wire]
     kind: Callable[..., Wire] = getattr(importlib.import_module(module), name)

@@ -15,9 +15,11 @@ from types import FrameType
 import uvicorn
 
 from dub5.service import VERSION
-from dub5.service.app import Service
+from dub5.service.app import Service, build_wire
+from dub5.service.closed_output import ends_with_its_reader
 from dub5.service.config.load import load
 from dub5.service.config.settings import LoadedSettings, Settings, SettingsProblems
+from dub5.service.online_check import LIMIT_S, ask_targets, targets
 from dub5.service.telemetry.logs import EventLogger, LineWriter
 
 EPILOG = """\
@@ -40,7 +42,8 @@ A key can also be in a file: OPENAI_API_KEY_FILE names it. kill -HUP reads the k
 VERBS = {
     "serve": "Run the service. SIGTERM or Ctrl-C lets open answers finish; a second signal ends them."
     " SIGHUP reloads the settings for new requests.",
-    "check": "Check the settings offline: list every error, or show what would be served.",
+    "check": "Check the settings: list every error, or show what would be served."
+    " With --online also ask each target once.",
 }
 DEFAULT_CONFIG = Path("dub5.toml")
 NO_CONFIG = """\
@@ -103,6 +106,7 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
+@ends_with_its_reader
 def main(arguments: list[str] | None = None) -> int:
     """Run `python -m dub5.service`: `serve` or `check`. Return the exit code."""
     parser = argparse.ArgumentParser(
@@ -130,6 +134,10 @@ def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
         "--port", type=_port, help="port to listen on; 0: any free one (default: [server] port)"
     )
     parser.add_argument("--insecure", action="store_true", help="allow a public address without caller keys")
+    if verb == "check":
+        parser.add_argument(
+            "--online", action="store_true", help="also ask each target once, with a request of a few tokens"
+        )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -148,8 +156,8 @@ def run(options: argparse.Namespace) -> int:
             print(f"  - {problem}", file=sys.stderr)
         return 2
     if options.verb == "check":
-        print(_summary(loaded))
-        return 0
+        print(_summary(loaded), flush=True)
+        return asyncio.run(_check_online(loaded)) if options.online else 0
     for warning in loaded.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
     return _serve(loaded, lambda running: load_settings(running=running))
@@ -225,6 +233,24 @@ def _summary(loaded: LoadedSettings) -> str:
     lines += [f"  model {r.name}: {' -> '.join(r.targets)}" for r in settings.route]
     lines += [f"Warning: {warning}" for warning in loaded.warnings]
     return "\n".join(lines)
+
+
+async def _check_online(loaded: LoadedSettings) -> int:
+    """Ask each target once, and print what came of it. Return the exit code."""
+    total, problems = len(targets(loaded)), 0
+    print(f"Asking each of {total} targets once, each for at most {LIMIT_S:g} s:", flush=True)
+    wire = build_wire(loaded.settings.server)
+    try:
+        done = 0
+        async for finding in ask_targets(loaded, wire):
+            done += 1
+            problems += bool(finding.problem)
+            result = f"NO: {finding.problem}" if finding.problem else f"answers, after {finding.took_s:.1f} s"
+            print(f"  [{done}/{total}] {finding.target}: {result}", flush=True)
+    finally:
+        await wire.aclose()
+    print(f"{total - problems} of {total} targets answer.")
+    return 1 if problems else 0
 
 
 def _in_foreground() -> bool:

@@ -2,15 +2,18 @@
 a log."""
 
 import asyncio
+import logging
+import multiprocessing
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 SUPERVISOR = Path(__file__).with_name("supervise.py")
-READY_S = 20.0
+STILL_WAITING_S = 20.0  # between two lines that tell of a wait
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_S = 12.0  # longer than supervise.py waits between TERM and KILL
 TAIL_CHARS = 1500
 
@@ -18,8 +21,13 @@ T = TypeVar("T")
 PrintLine = Callable[[str], None]
 
 
+def print_error(text: str) -> None:
+    """Print a line that is not a result."""
+    print(text, file=sys.stderr, flush=True)
+
+
 class NotStarted(Exception):
-    """A process ended, or printed nothing, before it was ready. The message has its last output."""
+    """A process ended before it was ready. The message has its last output."""
 
 
 class HarnessFailed(Exception):
@@ -40,21 +48,33 @@ class Child:
     def running(self) -> bool:
         return self._process.returncode is None
 
-    async def until_ready(self, is_ready: Callable[[str], bool]) -> None:
-        """Read its output up to the line that `is_ready` accepts. Raises NotStarted."""
+    async def until_ready(self, is_ready: Callable[[str], bool], print_line: PrintLine) -> None:
+        """Read its output up to the line that `is_ready` accepts, for as long as it lives.
+
+        A slow machine is no failure: the wait is told through `print_line`. Raises NotStarted.
+        """
         stdout = self._process.stdout
         assert stdout is not None, "started with a pipe"
+        waiting = asyncio.create_task(self._tell_of_the_wait(print_line), name=f"wait for {self.name}")
         try:
-            async with asyncio.timeout(READY_S):
-                while line := (await stdout.readline()).decode("utf-8", "replace").strip():
-                    self._note(line)
-                    if is_ready(line):
-                        self.ready_line = line
-                        self._drain = asyncio.create_task(self._rest(stdout), name=f"output of {self.name}")
-                        return
-        except TimeoutError:
-            raise NotStarted(f"{self.name} was not ready after {READY_S:g} s.\n{self.log_tail()}") from None
+            while line := (await stdout.readline()).decode("utf-8", "replace").strip():
+                self._note(line)
+                if is_ready(line):
+                    self.ready_line = line
+                    self._drain = asyncio.create_task(self._rest(stdout), name=f"output of {self.name}")
+                    return
+        finally:
+            waiting.cancel()
         raise NotStarted(f"{self.name} ended before it was ready.\n{self.log_tail()}")
+
+    async def _tell_of_the_wait(self, print_line: PrintLine) -> None:
+        began_s = asyncio.get_running_loop().time()
+        while True:
+            await asyncio.sleep(STILL_WAITING_S)
+            waited_s = asyncio.get_running_loop().time() - began_s
+            print_line(
+                f"{self.name} is not ready after {waited_s:.0f} s, but it lives: still waiting. Ctrl-C: end."
+            )
 
     def log_tail(self) -> str:
         """Return the end of its output."""
@@ -89,9 +109,12 @@ async def child(
     folder: Path,
     is_ready: Callable[[str], bool],
     environ: Mapping[str, str],
+    print_line: PrintLine = print_error,
 ) -> AsyncIterator[Child]:
-    """Run a process that is ready and ends with the block. Its log is `folder/name.log`. Raises
-    NotStarted."""
+    """Run a process that is ready and ends with the block. Its log is `folder/name.log`.
+
+    `print_line` tells of a long start. Raises NotStarted.
+    """
     log = folder / f"{name}.log"
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
@@ -104,19 +127,63 @@ async def child(
         )
     running = Child(name, process, log)
     try:
-        await running.until_ready(is_ready)
+        await running.until_ready(is_ready, print_line)
         yield running
     finally:
         await asyncio.shield(running.stop())
 
 
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Make SIGTERM, SIGHUP and SIGINT end the block with KeyboardInterrupt, as Ctrl-C does.
+
+    A shell ignores SIGINT for a command in the background (`command &` in a script), and Python then keeps it
+    ignored: here it ends the block all the same. A SIGHUP that `nohup` ignores stays ignored.
+    """
+    before = {
+        number: signal.getsignal(number)
+        for number in ENDINGS
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    }
+    for number in before:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run_until_stopped(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` like `asyncio.run`. SIGTERM and SIGHUP end it as Ctrl-C does, with KeyboardInterrupt."""
-    return asyncio.run(_with_signals(main))
+    """Run `main` like `asyncio.run`. A signal of `ended_by_signals` cancels it: raises KeyboardInterrupt."""
+    with ended_by_signals():
+        try:
+            return asyncio.run(_with_signals(main))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
 
 
 async def _with_signals(main: Coroutine[Any, Any, T]) -> T:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, signal.raise_signal, signal.SIGINT)
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None, "run by asyncio.run"
+
+    def on_signal() -> None:
+        if task.cancelling():
+            _interrupt()  # a second signal does not wait for the end of the first one
+        task.cancel()
+
+    for number in ENDINGS:
+        if signal.getsignal(number) is _interrupt:
+            loop.add_signal_handler(number, on_signal)
     return await main
+
+
+def _interrupt(*_: object) -> None:
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tasks that end unread are no news now
+    raise KeyboardInterrupt
+
+
+def end_workers() -> None:
+    """End the worker processes of this process at once, in the middle of their work."""
+    for worker in multiprocessing.active_children():
+        worker.terminate()

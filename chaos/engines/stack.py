@@ -59,9 +59,9 @@ async def stack(
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="dub5-")))
         config = folder / "service.toml"
         os.mkfifo(config)  # the service starts now, and waits where it reads its settings
-        booting = asyncio.create_task(exits.enter_async_context(_service(config, folder, port)))
+        booting = asyncio.create_task(exits.enter_async_context(_service(config, folder, port, print_line)))
         try:
-            simulators = await exits.enter_async_context(_simulators(topology, folder))
+            simulators = await exits.enter_async_context(_simulators(topology, folder, print_line))
             ready = json.loads(simulators.ready_line)
             urls: Urls = {name: one["url"] for name, one in ready["providers"].items()}
             speaks = (f"{name} speaks {persona}" for name, persona in topology.providers.items())
@@ -96,19 +96,25 @@ async def _hand_over(fifo: Path, text: str, reader: "asyncio.Task[Child]") -> No
     plain.replace(fifo)
 
 
-def _simulators(topology: Topology, folder: Path) -> contextlib.AbstractAsyncContextManager[Child]:
+def _simulators(
+    topology: Topology, folder: Path, print_line: PrintLine
+) -> contextlib.AbstractAsyncContextManager[Child]:
     config = folder / "simulators.toml"
     config.write_text(
         "\n".join(f"{name} = {toml(value)}" for name, value in simulated(topology).items()), encoding="utf-8"
     )
     command = [sys.executable, "-m", "dub5.simulators", "--config", str(config)]
-    return child("simulators", command, folder, lambda line: line.startswith("{"), environ())
+    return child("simulators", command, folder, lambda line: line.startswith("{"), environ(), print_line)
 
 
-def _service(config: Path, folder: Path, port: int) -> contextlib.AbstractAsyncContextManager[Child]:
+def _service(
+    config: Path, folder: Path, port: int, print_line: PrintLine
+) -> contextlib.AbstractAsyncContextManager[Child]:
     address = ("--host", HOST, "--port", str(port))
     command = [sys.executable, "-m", "dub5.service", "serve", "--config", str(config), *address]
-    return child("service", command, folder, lambda line: line.startswith(SERVICE_READY), environ())
+    return child(
+        "service", command, folder, lambda line: line.startswith(SERVICE_READY), environ(), print_line
+    )
 
 
 def environ() -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from time import perf_counter
 
 from dub5.chaos.engines import virtual
+from dub5.chaos.engines.processes import end_workers
 from dub5.chaos.incidents.ablation import disabled
 from dub5.chaos.report import html as report
 from dub5.chaos.run.journal import Journal
@@ -88,8 +89,13 @@ def replay_all(wanted: Sequence[str], reports: Path, seed: int, jobs: int) -> It
     reports.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")  # the same on every system, and no inherited state
     with ProcessPoolExecutor(jobs, context) as pool:
-        for future in as_completed([pool.submit(replay, name, reports, seed) for name in wanted]):
-            yield future.result()
+        futures = [pool.submit(replay, name, reports, seed) for name in wanted]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:  # stopped from outside: an incident takes long
+            end_workers()
+            raise
 
 
 def _run(disabled_scenario: AbstractContextManager[Scenario], seed: int) -> Journal:

@@ -203,7 +203,7 @@ def _short(text: str) -> str:
 
 
 def _again(journal: Journal) -> str:
-    command = f"dub5 chaos {journal.scenario.name} --engine {journal.engine} --seed {journal.seed}"
+    command = journal.scenario.command(journal.engine, journal.seed)
     return (
         f"<p>The same requests at the same moments: <code>{escape(command)}</code>. On virtual time the run "
         "repeats exactly; on real sockets timings vary. The journal is next to this page, as JSON.</p>"

@@ -4,6 +4,7 @@ steady --------|fault|---|fault|----- heal ----- steady
 0          at_s      +for_s      last fault's end        seconds
 """
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
@@ -144,6 +145,13 @@ class Scenario:
     source: str = ""  # of the incident
     confidence: str = ""
     off: Mechanism = "failover"  # the mechanism without which it must not hold
+    file: str = ""  # its path, as it was given; empty for a bundled one
+
+    def command(self, engine: str, seed: int) -> str:
+        """Return the command that runs it again, quoted for a shell."""
+        named = self.file or self.name
+        named = f"./{named}" if named.startswith("-") else named
+        return shlex.join(["dub5", "chaos", named, "--engine", engine, "--seed", str(seed)])
 
     @property
     def providers(self) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from dub5.chaos.engines.processes import end_workers
 from dub5.chaos.simulation.invariants.coverage import REQUIRED
 from dub5.chaos.simulation.mutant import mutated
 from dub5.chaos.simulation.run import WorldResult, run_world
@@ -71,6 +72,9 @@ def run_seeds(seeds: Sequence[int], jobs: int, mutant: str | None = None) -> Ite
                     if (seed_or_none := next(left, None)) is not None:
                         submit(seed_or_none)
                     yield future.result()
+        except BaseException:  # stopped from outside: a world may take long
+            end_workers()
+            raise
         finally:
             for future in running:
                 future.cancel()

@@ -22,6 +22,7 @@ from dub5.chaos.simulation.shrink import Shrinker, rules_of
 from dub5.chaos.simulation.world import model as worlds
 from dub5.chaos.simulation.world.generate import generate_world
 from dub5.chaos.simulation.world.model import World
+from dub5.chaos.simulation.world.requests import planned_requests
 
 FAILURES_SHOWN = 3
 
@@ -58,6 +59,7 @@ def _one(world: World, replay_command: str, options: argparse.Namespace, console
             _fail(result, world, replay_command, options, console)
         else:
             _print_held(console)
+            summary.seen(total, console)
     return 1 if result.violations else 0
 
 
@@ -91,6 +93,7 @@ def _all(options: argparse.Namespace, console: Console) -> int:
         console.print(f"NEVER REACHED: {name}", style="bold red", highlight=False)
     if not failed and not never:
         _print_held(console)
+        summary.seen(total, console)
     return 1 if failed or never else 0
 
 
@@ -150,7 +153,12 @@ def _fail(
     path = options.reports / f"world-{world.seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     worlds.write(smaller, path)
-    console.print(f"shrunk after {shrinker.tried} worlds:", highlight=False)
+    console.print(
+        f"shrunk after {shrinker.tried} worlds: "
+        f"{len(world.troubles)} -> {len(smaller.troubles)} fault windows, "
+        f"{len(planned_requests(world))} -> {len(planned_requests(smaller))} requests",
+        highlight=False,
+    )
     summary.failure(run_world(smaller), smaller, f"dub5 simulate --world {path}{mutant}", console)
 
 

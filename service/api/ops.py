@@ -8,10 +8,13 @@ from dub5.service import VERSION
 from dub5.service.admission.admission import Admission
 from dub5.service.admission.queue import Queue
 from dub5.service.api.features import Capabilities, features
-from dub5.service.config.settings import Settings
+from dub5.service.config.settings import RouteSettings, Settings
 from dub5.service.fallback.offline_pack import OfflinePack
 from dub5.service.resilience.health import Health, TargetSnapshot
-from dub5.service.telemetry.board import StatusBoard, TargetCounters
+from dub5.service.telemetry.board import RouteCounters, StatusBoard, TargetCounters
+from dub5.service.wire.base import origin_of
+
+NO_CALLS = RouteCounters()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,29 +38,53 @@ class Ops:
         return {"status": "ok" if self.ready() else "draining", "version": VERSION}
 
     def deep_health(self) -> tuple[bool, dict[str, Any]]:
-        """Return whether every route has a usable target, and the health of each component."""
+        """Return whether every route answers, and the health of each component.
+
+        A route is `down` without a usable target, and `failing` when its last answers all failed, whatever is
+        believed of its targets. `few_calls`: there were too few to say more.
+        """
         states = {state.name: state for state in self.states()}
-        routes = {
-            route.name: any(states[name].health is not Health.UNHEALTHY for name in route.targets)
-            for route in self.settings.route
-        }
-        healthy = self.ready() and all(routes.values())
+        routes = {route.name: self._route_health(route, states) for route in self.settings.route}
+        healthy = self.ready() and all(route["status"] == "ok" for route in routes.values())
         components = {
             "process": {
                 "status": "ok" if self.ready() else "draining",
                 "in_flight": self.admission.in_flight,
             },
-            "routes": {name: {"status": "ok" if up else "down"} for name, up in routes.items()},
-            "targets": {
-                name: {"status": state.health.value, "breaker": state.breaker}
-                for name, state in states.items()
-            },
+            "settings": self._settings_health(),
+            "cache": self._cache_health(),
+            "queue": {"status": "ok", "waiting": self.queue.waiting},
+            "routes": routes,
+            "targets": {name: self._target_health(state) for name, state in states.items()},
         }
         return healthy, {
             "status": "ok" if healthy else "failing",
             "version": VERSION,
             "components": components,
         }
+
+    def _route_health(self, route: RouteSettings, states: Mapping[str, TargetSnapshot]) -> dict[str, Any]:
+        counters = self.board.routes.get(route.name, NO_CALLS)
+        usable = any(states[name].health is not Health.UNHEALTHY for name in route.targets)
+        status = "down" if not usable else "failing" if counters.failing else "ok"
+        return {"status": status, **counters.snapshot()}
+
+    def _target_health(self, state: TargetSnapshot) -> dict[str, Any]:
+        counters = self.board.targets.get(state.name, TargetCounters()).snapshot()
+        calls = {name: counters[name] for name in ("answered", "failed", "failed_in_a_row", "few_calls")}
+        return {"status": state.health.value, "breaker": state.breaker, **calls}
+
+    def _settings_health(self) -> dict[str, Any]:
+        """Return whether the last reload could be used; a refused one leaves the old settings at work."""
+        reloaded = self.board.reloaded
+        return {"status": "ok" if reloaded is None or reloaded["ok"] else "refused"}
+
+    def _cache_health(self) -> dict[str, Any]:
+        """Return whether the answer cache works. Without it requests are answered all the same."""
+        storage = "redis" if self.settings.cache.redis.used else "memory"
+        if not any(route.cache.enabled for route in self.settings.route):
+            return {"status": "off", "storage": storage}
+        return {"status": "failing" if self.board.cache_fails else "ok", "storage": storage}
 
     def status(self) -> dict[str, Any]:
         """Return all data of /status, which the page shows."""
@@ -97,7 +124,13 @@ class Ops:
             ],
             "targets": targets,
             **board,
+            "incidents": [self._with_provider(incident) for incident in board["incidents"]],
         }
+
+    def _with_provider(self, incident: dict[str, Any]) -> dict[str, Any]:
+        """Return an incident of a host with the names of its providers instead of the address."""
+        names = [p.name for p in self.settings.provider if origin_of(p.base_url) == incident["target"]]
+        return {**incident, "target": ", ".join(names)} if names else incident
 
     def models(self) -> dict[str, Any]:
         """Return the routes as OpenAI's list of models."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from dub5.service.config import templates
+from dub5.service.config.addresses import address_warnings
 from dub5.service.config.options import AdmissionOptions, RedisOptions
 from dub5.service.config.settings import OTHERS, ProviderSettings, RouteSettings, ServerSettings, Settings
 
@@ -60,7 +61,8 @@ def _priority_problems(admission: AdmissionOptions, server: ServerSettings) -> l
 
 def warnings(settings: Settings) -> list[str]:
     """Return one sentence for each value that is valid but hardly intended."""
-    found_warnings, isolated = [], {provider.name for provider in settings.provider if provider.isolated}
+    found_warnings = [text for provider in settings.provider for text in address_warnings(provider)]
+    isolated = {provider.name for provider in settings.provider if provider.isolated}
     for route in settings.route:
         if {target.partition("/")[0] for target in route.targets} <= isolated:
             found_warnings.append(

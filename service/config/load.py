@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Struct
@@ -54,8 +54,7 @@ def load(
     if isinstance(server := data.setdefault("server", {}), dict):
         server |= {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = _read(Settings, data, "", problems)
-    if not isinstance(settings, Settings):
-        raise SettingsProblems([*problems, *renames])
+    assert isinstance(settings, Settings), "read from a table"
     problems += contradictions(settings, _provider_names(data.get("provider")))
     kept, needs_restart = _keep_bound(settings, running)
     problems += exposure_problems(settings.server, insecure) or exposure_problems(kept.server, insecure)
@@ -123,22 +122,25 @@ def _read(kind: type[Struct], data: Any, where: str, problems: list[str]) -> Any
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
     for unknown in data.keys() - fields.keys():
         problems.append(_unknown_setting(where, unknown, list(fields)))
-    values, is_complete = {}, True
+    values = {}
     for name, field in fields.items():
         here = f"{where}.{name}" if where else name
-        before = len(problems)
         value = _value(field.type, data[name], here, problems) if name in data else None
-        if value is not None and len(problems) == before:
-            values[name] = value
-        elif field.required and name in data:
-            # An incomplete list of tables can still be checked; an invalid value cannot.
-            is_complete = is_complete and isinstance(value, tuple)
+        if value is not None:  # a table or list has the parts that can be read
             values[name] = value
         elif field.required:
-            problems.append(_missing_setting(here))
-            is_complete = False
-    # An invalid optional value has its default in the checks that follow.
-    return kind(**values) if is_complete else None
+            if name not in data:
+                problems.append(_missing_setting(here))
+            values[name] = _stand_in(name, where)
+    # An invalid value must not hide other problems. In the checks below an optional one has its default,
+    # a required one its stand-in. These settings are never used, as there is a problem.
+    return kind(**values)
+
+
+def _stand_in(name: str, where: str) -> Any:
+    """Return a value of a required setting that no check finds fault with."""
+    own_label = where.split(" ", 1)[-1].strip("'\"")
+    return {"name": own_label, "dialect": "openai", "base_url": "http://unreadable.invalid"}.get(name, ())
 
 
 def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
@@ -151,6 +153,8 @@ def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
             return ()
         found = [_read(inner, one, table_label(where, i, one), problems) for i, one in enumerate(value)]
         return tuple(one for one in found if one is not None)
+    if (parts := _by_parts(kind, value, where, problems)) is not None:
+        return parts
     try:
         if isinstance(value, _EnvText):
             parts = (
@@ -161,17 +165,40 @@ def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
             return msgspec.convert(parts, kind, strict=False)
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        inside = field_path(error)
-        where += inside if inside.startswith("[") or not inside else f".{inside}"
-        if "key_env" in where or "keys_env" in where:  # a key written here by mistake must not be shown
-            problems.append(f"{where}: must be a list of names of environment variables, not the keys.")
-        elif where.endswith((".url_env", ".token_env", ".url")) or ".headers" in where:  # nor a password
-            problems.append(f"{where}: {validation_message(error)}.")
-        elif get_origin(kind) is Literal:
-            problems.append(f"{where}: must be one of {', '.join(get_args(kind))} (it is {value!r}).")
-        else:
-            problems.append(f"{where}: {validation_message(error)} (it is {value!r}).")
+        problems.append(_problem(kind, value, where, error))
         return None
+
+
+def _by_parts(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    """Decode a list or a table of values one by one, so that each bad one is told; None for other kinds."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    parts = get_args(kind)
+    if get_origin(kind) is tuple and isinstance(value, list):
+        found = [_value(parts[0], one, f"{where}[{i}]", problems) for i, one in enumerate(value)]
+        return tuple(one for one in found if one is not None) if value else None
+    if get_origin(kind) is not Mapping or not isinstance(value, dict):
+        return None
+    for name in value:
+        try:
+            msgspec.convert(name, parts[0])
+        except msgspec.ValidationError as error:
+            problems.append(_problem(parts[0], name, where, error))
+    by_name = {name: _value(parts[1], one, f"{where}.{name}", problems) for name, one in value.items()}
+    return {name: one for name, one in by_name.items() if one is not None}
+
+
+def _problem(kind: Any, value: Any, where: str, error: msgspec.ValidationError) -> str:
+    """Return the sentence about an invalid value. It shows nothing that may be a secret."""
+    inside = field_path(error)
+    where += inside if inside.startswith("[") or not inside else f".{inside}"
+    if "key_env" in where or "keys_env" in where:  # a key written here by mistake must not be shown
+        return f"{where}: must be a list of names of environment variables, not the keys."
+    if where.endswith((".url_env", ".token_env", ".url")) or ".headers" in where:  # nor a password
+        return f"{where}: {validation_message(error)}."
+    if get_origin(kind) is Literal:
+        return f"{where}: must be one of {', '.join(get_args(kind))} (it is {value!r})."
+    return f"{where}: {validation_message(error)} (it is {value!r})."
 
 
 def _missing_setting(where: str) -> str:

@@ -35,6 +35,9 @@ from dub5.service.telemetry.attempt_views import (
 )
 from dub5.service.telemetry.costs import CostCounters
 
+FEW_CALLS = 10  # fewer calls than this say little
+FAILS_MIN = 3  # so many failures in a row, and no answer between, are no chance
+FRESH_S = 60.0  # older failures say nothing about now
 RECENT_MAX = 50
 INCIDENTS_MAX = 100
 TEXT_CHARS_MAX = 200
@@ -74,6 +77,8 @@ HAPPENED = (
     "drained",
     "crashed",
 )
+# Outcomes that tell whether providers answer. A caller's own fault and a caller that left do not.
+ANSWERED_OR_NOT = (Outcome.COMPLETE, Outcome.DEGRADED, Outcome.FAILED, Outcome.CUT)
 BREAKER_HAPPENED = {
     "open": "breaker_opened",
     "half_open": "breaker_half_opened",
@@ -90,6 +95,7 @@ class TargetCounters:
     failed: int = 0
     last_reason: str | None = None
     first_token_ms: float | None = None  # of its last answer
+    failed_in_a_row: int = 0
     costs: CostCounters = field(default_factory=CostCounters)
 
     def snapshot(self) -> dict[str, Any]:
@@ -97,9 +103,44 @@ class TargetCounters:
         return {
             "answered": self.answered,
             "failed": self.failed,
+            "failed_in_a_row": self.failed_in_a_row,
+            "few_calls": self.answered + self.failed < FEW_CALLS,
             "last_reason": self.last_reason,
             "first_token_ms": self.first_token_ms,
             "spent": self.costs.snapshot(),
+        }
+
+
+@dataclass(slots=True)
+class RouteCounters:
+    """How the requests of one route ended that providers had to answer."""
+
+    answered: int = 0
+    failed: int = 0
+    failed_in_a_row: int = 0
+    last_s: float = 0.0  # loop seconds of the last one
+
+    def note(self, answered: bool) -> None:
+        """Count one request."""
+        self.last_s = clock.now()
+        if answered:
+            self.answered, self.failed_in_a_row = self.answered + 1, 0
+        else:
+            self.failed, self.failed_in_a_row = self.failed + 1, self.failed_in_a_row + 1
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last answers, of the last `FRESH_S`, all failed."""
+        return self.failed_in_a_row >= FAILS_MIN and clock.now() - self.last_s < FRESH_S
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the counters as /health?deep=true has them."""
+        few = self.answered + self.failed < FEW_CALLS
+        return {
+            "answered": self.answered,
+            "failed": self.failed,
+            "failed_in_a_row": self.failed_in_a_row,
+            "few_calls": few,
         }
 
 
@@ -111,9 +152,12 @@ class StatusBoard:
         self.outcomes = Counter({outcome.value: 0 for outcome in Outcome})
         self.happened = Counter(dict.fromkeys(HAPPENED, 0))
         self.targets: dict[str, TargetCounters] = {}
+        self.routes: dict[str, RouteCounters] = {}
+        self.cache_fails = False
         self.reloaded: dict[str, Any] | None = None  # the last reload of the settings
         self._recent: deque[tuple[float, RequestEnded]] = deque(maxlen=RECENT_MAX)
         self._incidents: deque[dict[str, Any]] = deque(maxlen=INCIDENTS_MAX)
+        self._failed_probes: dict[str, dict[str, Any]] = {}  # the incident of each scope that still fails
         self._limit_incident_s: dict[str, float] = {}  # loop seconds, by provider
 
     def note(self, event: Event) -> None:
@@ -140,6 +184,7 @@ class StatusBoard:
             case Shared(what=what):
                 self.happened["shared" if what == "joined" else what] += 1
             case CacheLooked(result=result):
+                self.cache_fails = result == "error"
                 if result != "miss":
                     self.happened[f"cache_{result}"] += 1
             case CacheInvalidated():
@@ -162,8 +207,10 @@ class StatusBoard:
             counters = self.targets[attempt.target] = TargetCounters()
         if attempt.ok:
             counters.answered += 1
+            counters.failed_in_a_row = 0
         elif failed(attempt):
             counters.failed += 1
+            counters.failed_in_a_row += 1
         if attempt.kind == "retry":
             self.happened["retried"] += 1
         counters.costs.note(attempt)
@@ -174,6 +221,9 @@ class StatusBoard:
 
     def _request(self, event: RequestEnded) -> None:
         self.outcomes[event.outcome.value] += 1
+        if event.attempts and event.outcome in ANSWERED_OR_NOT:
+            answered = event.outcome is Outcome.COMPLETE
+            self.routes.setdefault(event.route, RouteCounters()).note(answered)
         if failed_over(event):
             self.happened["failed_over"] += 1
         if event.outcome is Outcome.DEGRADED:
@@ -187,7 +237,26 @@ class StatusBoard:
     def _breaker(self, event: BreakerChanged) -> None:
         if (event.before, event.after) == ("half_open", "closed"):
             self.happened["probe_succeeded"] += 1
-        self._count_incident(BREAKER_HAPPENED[event.after], event.scope, event.why)
+        what = BREAKER_HAPPENED[event.after]
+        self.happened[what] += 1
+        if event.after == "half_open":
+            return  # a probe: what comes of it is the incident
+        if (event.before, event.after) == ("half_open", "open"):
+            self._add_failed_probe(what, event)
+        else:
+            self._failed_probes.pop(event.scope, None)
+            self._add_incident(what, event.scope, event.why)
+
+    def _add_failed_probe(self, what: str, event: BreakerChanged) -> None:
+        """Add an incident for the first failed probe; later ones are folded into it, and it is the newest."""
+        known = self._failed_probes.get(event.scope)
+        if known is not None and known in self._incidents:
+            self._incidents.remove(known)
+        times = known["times"] + 1 if known is not None else 1
+        why = event.why if times == 1 else f"{event.why} ({times} times)"
+        self._add_incident(what, event.scope, why)
+        self._failed_probes[event.scope] = self._incidents[-1]
+        self._incidents[-1]["times"] = times
 
     def _health(self, event: HealthChanged) -> None:
         """Count the change; its cause is an incident of its own."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from dub5.service import VERSION
+from dub5.service.closed_output import ends_with_its_reader
 
 # A package -> the extra that installs it.
 EXTRAS = {"rich": "chaos", "toxiproxy": "chaos", "requests": "chaos"}
@@ -42,6 +43,7 @@ VERBS = {
 }
 
 
+@ends_with_its_reader
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the verb that the command line names. Return the exit code."""
     command_line = list(sys.argv[1:] if arguments is None else arguments)

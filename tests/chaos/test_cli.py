@@ -1,5 +1,7 @@
 """The `dub5` command rejects impossible arguments before it starts anything."""
 
+import html
+import shlex
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,33 @@ def test_compatible_personas(tmp_path: Path) -> None:
     )
     dialects = [provider.dialect for provider in load(file, {}).settings.provider]
     assert dialects == ["openai", "openai", "anthropic"]
+
+
+NEVER_HOLDS = """
+title = "t"
+why = "w"
+[workload]
+seconds = 1
+[expect]
+happened = ["stream_cut"]
+"""
+
+
+@pytest.mark.parametrize("name", ["mine.toml", "a b/it's [mine] :smile: $HOME.toml", "-x.toml", "demo.toml"])
+def test_the_printed_command(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The printed command, pasted into a shell, runs the same file again, whatever its name; the report has
+    the same one."""
+    monkeypatch.chdir(tmp_path)
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text(NEVER_HOLDS)
+    assert main(["chaos", "--engine", "virtual", "--seed", "7", "--", name]) != HELD
+    said = capsys.readouterr().out
+    command = said.split("Run it again: ")[1].split("\n")[0]
+    words = shlex.split(command)
+    assert words[0] == "dub5"
+    assert main(words[1:]) != HELD
+    assert command in capsys.readouterr().out
+    (report,) = {html.unescape(page.read_text()).count(command) for page in Path("reports").glob("*.html")}
+    assert report == 1

@@ -1,6 +1,6 @@
+import asyncio
 import importlib.util
 import json
-import subprocess
 from pathlib import Path
 
 import msgspec
@@ -46,6 +46,15 @@ def test_a_mix_that_asks_a_provider_too(capsys: pytest.CaptureFixture[str]) -> N
     assert "--direct URL" in capsys.readouterr().err
 
 
+class Ended:
+    """A Locust that has ended well."""
+
+    returncode = 0
+
+    async def wait(self) -> int:
+        return 0
+
+
 @pytest.mark.parametrize(("outcome", "code"), [(SampleOutcome.COMPLETE, 0), (SampleOutcome.DISHONEST, 1)])
 def test_the_verdict(
     outcome: SampleOutcome,
@@ -57,14 +66,14 @@ def test_the_verdict(
     """The exit code is the verdict; table and report name the objectives that did not hold."""
     sample = Sample("stream", True, outcome, "a reason", 0.0, 0.0, 0.02, 0.05, 0.02, "one/m", cached=True)
 
-    def run(words: list[str], **_: object) -> object:
+    async def run(*words: str, **_: object) -> object:
         path = Path(words[words.index("--samples") + 1])
         lines = [msgspec.json.encode(line) for line in ({"planned": 1, "unsent": 0, "ended_s": 1.0}, sample)]
         path.write_bytes(b"\n".join(lines))
-        return type("Ended", (), {"returncode": 0})
+        return Ended()
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", run)
     url = ["--url", "http://127.0.0.1:1", "--mix", "chat", "--reports", str(tmp_path)]
     assert command.main(url) == code
     assert ("NOT HELD" in capsys.readouterr().out) == bool(code)

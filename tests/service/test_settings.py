@@ -83,7 +83,7 @@ def test_all_problems_at_once(read) -> None:
             ("[[route]]", "[breaker]\nhost_open_max_s = 4\n[[route]]"),
             "breaker.open_s: is longer than breaker.host_open_max_s",
         ),
-        (('"openai"', '"openai"\nprices = {gpt = {input = 1}}'), "one'.prices[...].prompt: is missing"),
+        (('"openai"', '"openai"\nprices = {gpt = {input = 1}}'), "one'.prices.gpt.prompt: is missing"),
         (('["one/gpt"]', '["one/gpt", 3]'), "route 'chat'.targets[1]: must be text, not a whole number"),
         (("[[route]]", "[retry]\nmax_s = 0.05\n[[route]]"), "retry.base_s: is longer than retry.max_s"),
         (("[[route]]", "[limiter]\nmax = 3\n[[route]]"), "limiter.min: is more than limiter.max"),
@@ -183,6 +183,48 @@ def test_remarks(read, change: tuple[str, str], said: str) -> None:
     assert said in remark
 
 
+@pytest.mark.parametrize(
+    ("dialect", "address", "said"),
+    [
+        ("openai", "https://api.openai.com", "is at '/v1', not at '/'"),
+        (
+            "openai",
+            "https://api.openai.com/v1/chat/completions",
+            "ends in /chat/completions, which the service",
+        ),
+        ("openai", "https://h.example/v1/chat/completions/", "ends in /chat/completions"),
+        ("openai", "https://h.example/v1/embeddings", "ends in /embeddings"),
+        ("anthropic", "https://h.example/v1/messages", "ends in /messages"),
+        ("anthropic", "https://h.example/v1", "ends in /v1"),
+        ("openai", "https://api.opeani.com/v1", "did you mean 'api.openai.com'?"),
+        ("mistral", "https://api.mistral.io/v1", "did you mean 'api.mistral.ai'?"),
+        ("openai", "https://openrouter.ai/v1", "is at '/api/v1'"),
+        ("openai", "http://10.0.0.3:8000", "want /v1 at the end"),
+        ("openai", "http://api.openai.com/v1", "without encryption"),
+        ("openai", "https://api.openai.com/v1/", ""),
+        ("openai", "https://eu.api.openai.com/v1", ""),
+        ("openai", "http://10.0.0.3:8000/v1", ""),
+        ("openai", "https://mine.openai.azure.com/openai/v1", ""),
+        ("anthropic", "https://api.anthropic.com", ""),
+        ("openai", "https://api.anthropic.com/v1", ""),
+    ],
+)
+def test_addresses(read, dialect: str, address: str, said: str) -> None:
+    """An address that can hardly be meant is told, offline; a good one is not."""
+    text = GOOD.replace('"openai"', f'"{dialect}"').replace("https://one.example/v1", address)
+    found = read(text).warnings
+    assert len(found) == bool(said)
+    assert said in "".join(found)
+
+
+def test_a_public_provider_without_a_key(read) -> None:
+    """A public provider without a key is told: it would refuse each request."""
+    text = GOOD.replace("one.example", "api.openai.com").replace('key_env = ["KEY_ONE"]', "")
+    assert read(text).warnings == (
+        "provider 'one': has no key_env, but api.openai.com answers only with a key.",
+    )
+
+
 def test_secrets_do_not_print(read) -> None:
     """No repr of anything loaded holds a key."""
     assert "sk-1" not in repr(read(GOOD))
@@ -223,6 +265,35 @@ def test_one_look_is_enough(read) -> None:
     ):
         assert part in said
     assert "no configured provider" not in said
+
+
+def test_a_bad_value_hides_no_other(read) -> None:
+    """A bad value of a table hides no other mistake: not its address, not its keys, nor in other tables."""
+    text = GOOD.replace('"openai"', '"opneai"').replace("https://one", "one").replace('["one/gpt"]', "[1, 2]")
+    text += '[[route]]\ntargets = ["one/gpt", "two/m"]\n[[provider]]\nname = "two"\nkey_env = ["KEY_TWO"]\n'
+    text += 'prices = {a = {prompt = -1}, b = {}}\ncontext_tokens = {m = "many", n = 0}\n'
+    text += '[server]\nhost = "0.0.0.0"\nport = "x"\n[retry]\nmax_s = 0.05\n'
+    said = "\n".join(problems(read, text, {}))
+    for part in (
+        "provider 'one'.dialect: must be one of openai",
+        "provider 'one'.base_url: must begin with http://",
+        "provider 'one'.key_env: the environment variable KEY_ONE is not set",
+        "route 'chat'.targets[0]: must be text",
+        "route 'chat'.targets[1]: must be text",
+        "route number 2.name: is missing",
+        "provider 'two'.dialect: is missing",
+        "provider 'two'.base_url: is missing",
+        "provider 'two'.key_env: the environment variable KEY_TWO is not set",
+        "provider 'two'.prices.a.prompt: must be a number >= 0",
+        "provider 'two'.prices.b.prompt: is missing",
+        "provider 'two'.context_tokens.m: must be a whole number",
+        "provider 'two'.context_tokens.n: must be a whole number >= 1",
+        "server.port: must be a whole number",
+        "server.host '0.0.0.0' is reachable from outside",
+        "retry.base_s: is longer than retry.max_s",
+    ):
+        assert part in said
+    assert "invalid" not in said and "used twice" not in said
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from dub5 import cli
-from dub5.chaos.simulation import invariants
+from dub5.chaos.simulation import invariants, summary
 from dub5.chaos.simulation.batch import Total, run_seed
 from dub5.chaos.simulation.invariants.coverage import REQUIRED
+from dub5.chaos.simulation.invariants.rules import SENTENCES
 from dub5.chaos.simulation.run import run_world
 from dub5.chaos.simulation.world import model as worlds
 from dub5.chaos.simulation.world.generate import generate_world
@@ -94,7 +96,7 @@ def test_a_failure_is_told_with_its_world_made_smaller_and_kept(
     assert cli.main(arguments) == 1
     said = capsys.readouterr().out
     assert "retry_after_respected" in said or "final_refusal_respected" in said
-    assert "world 28: " in said and "VIOLATED" in said
+    assert "world 28: " in said and "VIOLATED" in said and "fault windows, " in said
     assert "dub5 simulate --seed 28" in said
     kept = worlds.read(tmp_path / "world-28.json")
     assert len(kept.troubles) < len(generate_world(28).troubles)
@@ -125,3 +127,29 @@ def test_many_worlds_give_one_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["simulate", "--seeds", "2", "--from", "22", "--jobs", "1"]) == 0
     said = capsys.readouterr().out
     assert "2 worlds" in said and "requests/s" in said and "every invariant held" in said
+    taken = re.search(
+        r"but 2 worlds took (\d+) of (\d+) required branches; nothing is proven about: (.+)", said
+    )
+    assert taken is not None and int(taken[1]) < int(taken[2]) == len(REQUIRED)
+    assert "`dub5 simulate` (200 worlds) must take them all" in said
+
+
+def test_a_failure_begins_with_the_promise(capsys: pytest.CaptureFixture[str]) -> None:
+    """A failure begins with the sentence of the rule that broke, then three examples of it."""
+    world = generate_world(22)
+    broken = tuple(f"drain_in_time at {i} s: late" for i in range(5)) + (
+        "honest_end at 9 s: [half] an answer",
+    )
+    summary.failure(
+        replace(played(22), violations=broken), world, "dub5 simulate --seed 22", Console(width=120)
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"BROKEN: {SENTENCES['drain_in_time']}"
+    assert [line.strip() for line in lines[2:6]] == [*broken[:3], "and 2 more"]
+    assert lines[6:8] == [f"BROKEN: {SENTENCES['honest_end']}", "  honest_end at 9 s: [half] an answer"]
+
+
+def test_each_rule_has_a_sentence() -> None:
+    """Each invariant has a sentence that a failure can begin with, and no other name has one."""
+    table = re.findall(r"^    (\w+) +(?:\w+, )*\w+  ", invariants.__doc__ or "", re.MULTILINE)
+    assert set(SENTENCES) == set(table) - {"rule"}

@@ -2,7 +2,7 @@
 
 # Low to high. Peers of one level may import each other, without a cycle; no two folders import each other.
 LEVELS = (
-    ("", "clock", "model", "errors", "timeouts", "config.decode_messages"),
+    ("", "clock", "closed_output", "model", "errors", "timeouts", "config.decode_messages"),
     ("config", "events"),
     ("wire",),
     ("providers",),
@@ -11,7 +11,7 @@ LEVELS = (
     ("cache", "fallback", "admission", "single_flight"),
     ("gateway",),
     ("api", "telemetry"),
-    ("app", "runtime"),
+    ("app", "runtime", "online_check"),
     ("command",),
     ("__main__",),
 )

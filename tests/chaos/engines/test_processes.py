@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dub5.chaos.engines import processes
 from dub5.chaos.engines.processes import NotStarted, child
 
 pytestmark = pytest.mark.real_sockets
@@ -50,6 +51,18 @@ def until_gone(pid: int) -> bool:
     while alive(pid) and time.monotonic() < until_s:
         os.sched_yield()
     return not alive(pid)
+
+
+def children(pid: int) -> list[int]:
+    """Return the process ids of all descendants."""
+    table = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [tuple(map(int, line.split())) for line in table.splitlines()]
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in rows if parent == one]
+    return found[1:]
 
 
 def start_parent(folder: Path) -> tuple["subprocess.Popen[str]", int]:
@@ -111,3 +124,66 @@ async def test_siblings_do_not_hold_each_other(tmp_path: Path) -> None:
         assert first.running
         async with asyncio.timeout(GONE_S):
             await first.stop()
+
+
+SLOW = "import time; time.sleep(0.3); print('ready', flush=True); time.sleep(60)"
+
+
+async def test_slow_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that lives is waited for, however slow the machine is, and the wait is told."""
+    monkeypatch.setattr(processes, "STILL_WAITING_S", 0.1)
+    told: list[str] = []
+    async with child("it", [sys.executable, "-c", SLOW], tmp_path, is_ready, {}, told.append) as it:
+        assert it.ready_line == "ready"
+    assert told and all("it is not ready after" in line and "it lives" in line for line in told)
+
+
+VERBS = {
+    "playground": ("playground", "--port", "0"),
+    "chaos": ("chaos", "demo", "--engine", "toxiproxy"),
+    "virtual": ("chaos", "openai-2024-12-11", "--engine", "virtual", "--runs", "1000"),
+    "simulate": ("simulate", "--seeds", "100000", "--jobs", "2"),
+    "incidents": ("simulate", "--incidents"),
+}
+BUSY = {"playground": "Page:", "chaos": " begins: ", "virtual": "begins: ", "simulate": "", "incidents": ""}
+END_S = 3.0
+
+
+@pytest.mark.parametrize(
+    ("verb", "number"),
+    [
+        ("playground", signal.SIGTERM),
+        ("chaos", signal.SIGTERM),
+        ("virtual", signal.SIGTERM),
+        ("virtual", signal.SIGINT),
+        ("simulate", signal.SIGTERM),
+        ("incidents", signal.SIGHUP),
+    ],
+)
+def test_job_in_the_background(tmp_path: Path, verb: str, number: signal.Signals) -> None:
+    """A verb that a script started in the background, so with SIGINT ignored, ends within seconds, as do its
+    processes."""
+    job = subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-m", "dub5", *VERBS[verb]],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert job.stdout is not None
+    if BUSY[verb]:
+        next(line for line in job.stdout if BUSY[verb] in line)
+    else:
+        while len(children(job.pid)) < 3:  # two workers, and the tracker of their resources
+            assert job.poll() is None
+            time.sleep(0.1)
+        time.sleep(2.0)  # the workers are busy
+    family = children(job.pid)
+    began_s = time.monotonic()
+    job.send_signal(number)
+    said = job.communicate(timeout=20.0)[0]
+    took_s = time.monotonic() - began_s
+    assert "Traceback" not in said
+    assert took_s < END_S, said
+    assert all(until_gone(pid) for pid in family)

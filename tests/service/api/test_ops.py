@@ -10,8 +10,9 @@ from dub5.service import clock
 from dub5.service.app import Service
 from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Settings
 from dub5.service.model import Price
+from dub5.simulators.script import Respond
 from dub5.simulators.virtual import AppClient, VirtualWire
-from tests.support.world import ServiceWorld, body, healthy, status
+from tests.support.world import ServiceWorld, body, healthy, status, until
 
 HEALTH = ("/livez", "/readyz", "/health", "/health?deep=true")
 
@@ -46,8 +47,58 @@ async def test_deep_health() -> None:
         shallow = await world.client.request("GET", "/health")
     components = deep.json()["components"]
     assert (deep.status, shallow.status) == (503, 200)
-    assert components["targets"]["one/m"] == {"status": "unhealthy", "breaker": "open"}
-    assert components["routes"]["chat"] == {"status": "down"}
+    one = components["targets"]["one/m"]
+    assert (one["status"], one["breaker"]) == ("unhealthy", "open")
+    assert components["routes"]["chat"]["status"] == "down"
+    assert components.keys() == {"process", "settings", "cache", "queue", "routes", "targets"}
+    assert components["cache"] == {"status": "off", "storage": "memory"}
+
+
+async def deep_health(world: ServiceWorld) -> tuple[int, Any]:
+    deep = await world.client.request("GET", "/health?deep=true")
+    return deep.status, deep.json()["components"]
+
+
+@pytest.mark.parametrize("broken", [status(401, b"{}"), status(500, b"{}"), status(404, b"{}")])
+async def test_deep_health_believes_the_answers(broken: Respond) -> None:
+    """A route whose last answers all failed is not ok, whatever is believed of its targets; one answer, or a
+    minute without any, makes it ok again."""
+    async with ServiceWorld(one=until(60.0, broken, healthy())) as world:
+        few, at_first = await deep_health(world)
+        assert (few, at_first["routes"]["chat"]["few_calls"]) == (200, True)
+        for _ in range(3):
+            await world.ask()
+        failing, seen = await deep_health(world)
+        assert (failing, seen["routes"]["chat"]["failed_in_a_row"]) == (503, 3)
+        assert seen["routes"]["chat"]["status"] in ("failing", "down")
+        one = seen["targets"]["one/m"]
+        assert (one["answered"], one["few_calls"]) == (0, True) and one["failed_in_a_row"] == one[
+            "failed"
+        ] > 0
+        await asyncio.sleep(300.0)
+        assert (await deep_health(world))[0] == 200
+        for _ in range(10):
+            await world.ask()
+        well, seen = await deep_health(world)
+        assert (well, seen["routes"]["chat"]["failed_in_a_row"]) == (200, 0)
+        assert seen["routes"]["chat"]["few_calls"] is False
+
+
+async def test_deep_health_of_fallbacks_and_callers_faults() -> None:
+    """What a caller did wrong is no failure of a route."""
+    async with ServiceWorld(one=status(400, b"{}")) as world:
+        for _ in range(5):
+            await world.ask()
+        assert (await deep_health(world))[0] == 200
+
+
+async def test_incidents_name_the_provider() -> None:
+    """An incident of a host names its provider, not an address that says nothing."""
+    async with ServiceWorld(one=status(530, b"error code: 1033"), two=healthy()) as world:
+        for _ in range(6):
+            await world.ask()
+        seen = (await world.client.request("GET", "/status")).json()
+    assert seen["incidents"] and {incident["target"] for incident in seen["incidents"]} == {"one"}
 
 
 async def test_status() -> None:

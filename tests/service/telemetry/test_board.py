@@ -61,8 +61,21 @@ async def test_an_incident(
     one, two = seen["targets"]["one/fast"], seen["targets"]["two/slow"]
     spent = one.pop("spent"), two.pop("spent")
     assert spent[0] == spent[1] == seen["spent"]  # nothing yet
-    assert one == {"answered": 0, "failed": 1, "last_reason": "http_530", "first_token_ms": None}
-    assert two == {"answered": 1, "failed": 0, "last_reason": "ok", "first_token_ms": 300.0}
+    few = {"few_calls": True}
+    assert one == few | {
+        "answered": 0,
+        "failed": 1,
+        "failed_in_a_row": 1,
+        "last_reason": "http_530",
+        "first_token_ms": None,
+    }
+    assert two == few | {
+        "answered": 1,
+        "failed": 0,
+        "failed_in_a_row": 0,
+        "last_reason": "ok",
+        "first_token_ms": 300.0,
+    }
     assert [incident["what"] for incident in seen["incidents"]] == ["drained", "crashed", "breaker_opened"]
     assert seen["incidents"][-1]["at"] == round(clock.wall(), 3)
     assert [row["outcome"] for row in seen["recent"]] == ["cut", "complete"]
@@ -205,3 +218,25 @@ async def test_long_days(request_ended: Callable[..., RequestEnded]) -> None:
     assert (len(seen["recent"]), len(seen["incidents"])) == (RECENT_MAX, INCIDENTS_MAX)
     assert seen["recent"][0]["id"] == f"r-{RECENT_MAX + INCIDENTS_MAX - 1}"
     assert seen["outcomes"]["complete"] == RECENT_MAX + INCIDENTS_MAX
+
+
+async def test_failed_probes_are_one_incident() -> None:
+    """Failed probes do not flood the incidents: those of one breaker are one, with their number."""
+    board = StatusBoard()
+    board.note(BreakerChanged("one/m", "closed", "open", "5 failures in a row"))
+    board.note(BreakerChanged("two/m", "closed", "open", "5 failures in a row"))
+    for _ in range(150):
+        for scope in ("one/m", "two/m"):
+            board.note(BreakerChanged(scope, "open", "half_open", "time for a probe"))
+            board.note(BreakerChanged(scope, "half_open", "open", "the probe failed"))
+    told = [(row["target"], row["why"]) for row in board.snapshot()["incidents"]]
+    assert told == [
+        ("two/m", "the probe failed (150 times)"),
+        ("one/m", "the probe failed (150 times)"),
+        ("two/m", "5 failures in a row"),
+        ("one/m", "5 failures in a row"),
+    ]
+    assert board.happened["breaker_opened"] == 302
+    board.note(BreakerChanged("one/m", "half_open", "closed", "the probe succeeded"))
+    board.note(BreakerChanged("one/m", "half_open", "open", "the probe failed"))
+    assert board.snapshot()["incidents"][0]["why"] == "the probe failed"

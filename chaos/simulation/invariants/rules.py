@@ -1,0 +1,27 @@
+"""What each invariant promises, in one sentence: failures begin with it (more: docs/prove/simulation.md)."""
+
+SENTENCES = {
+    "only_permitted_attempts": "No attempt is made that the deadline, the client or an open breaker forbids.",
+    "probe_limit_respected": "A half-open breaker lets through no more probes at a time than allowed.",
+    "retry_after_respected": "A key and model are not called before the end of their Retry-After.",
+    "final_refusal_respected": "A request that a target has refused for good is not sent there again.",
+    "reloaded_keys_used": "A request that arrives after the keys have changed is sent with the new keys.",
+    "permits_accounted_for": "Every permit, connection and task is released; each limit is kept.",
+    "cancelled_when_client_leaves": "A provider learns at once that the client has left.",
+    "cache_and_sharing_correct": "Cached and shared answers belong to the same caller and the same question.",
+    "last_resort_offered": "No request fails while a target is left that is only slow.",
+    "one_agreed_end": "A request ends once, and client, events and /status agree on how.",
+    "attempts_counted_once": "Each attempt is reported once and costs what its tokens cost.",
+    "retry_budget_respected": "Retries stay within their budget and within the policy.",
+    "queue_fair_and_timely": "The queue is fair, holds nobody past the deadline and refuses at once.",
+    "hedging_bounded": "Hedges stay within their ratio, and the call that lost is cancelled at once.",
+    "whole_delivery_respected": "A stream with delivery `whole` is whole before its first word is sent.",
+    "fallback_allowed_and_labelled": "A fallback answer is given only where it is allowed, and is labelled.",
+    "honest_end": "No partial answer is presented as complete, and no request hangs.",
+    "ends_by_deadline": "Every request ends by its deadline.",
+    "no_spliced_answer": "The text that a client reads is a prefix of one provider's answer.",
+    "drain_in_time": "A drain ends in its time.",
+    "ledger_agrees": "Providers' ledgers agree with the service's account of its attempts.",
+    "recovery_noticed": "A target that has recovered is soon called again.",
+    "enough_complete": "Requests are answered while a target is healthy.",
+}
