@@ -9,8 +9,9 @@
     python -m benchmarks.instructions --checkout ../before    count that checkout too, and compare with it
 
 Prefer --checkout for before and after: driver, Python, packages and machine are then the same.
-Numbers made with another Python or other packages are compared as multiples of the bare route.
-Those differ by up to 5 % between Python 3.12 and 3.13 for the same code: 6 % is tolerated there.
+A file holds counts for each version of Python (3.11 and 3.13 differ by 12 %); others are not compared.
+Numbers made with another build or other packages are compared as multiples of the bare route: 6 % more
+is tolerated then.
 Not counted: start-up, sockets, the kernel, the garbage collector. "chunk" is one more chunk of a stream.
 Exit codes: 0 counted, 1 a case costs more, 2 it could not be counted.
 """
@@ -28,13 +29,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from benchmarks.instructions_driver import BARE, CASES, LONG, REQUESTS, SHORT
 
 ROOT = Path(__file__).resolve().parent.parent
 DRIVER = ROOT / "benchmarks" / "instructions_driver.py"
 TOLERANCE_PERCENT = 1.0  # seen: 0.1 % between runs, 0.4 % between places, renames and unused functions
-OTHERS_PERCENT = 6.0  # seen between Python 3.12 and 3.13, of multiples of the bare route: 5 %
+OTHERS_PERCENT = 6.0  # for another build of Python or other packages
+PYTHON = ".".join(platform.python_version_tuple()[:2])
 TOTALS = re.compile(r"^totals: (\d+)$", re.MULTILINE)
 
 
@@ -53,6 +56,12 @@ class Counts:
         """Return the cost of a case as a multiple of the bare route for the same kind of request."""
         bare = BARE + name.removeprefix(BARE).removesuffix("_cached")
         return self.instructions[name] / self.instructions[bare]
+
+
+def kept(file: Path) -> dict[str, Counts]:
+    """Read the counts of a file, by version of Python: that version changes them most."""
+    rows: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
+    return {python: Counts(**row) for python, row in rows.items()}
 
 
 def ratios(old: Counts, new: Counts) -> dict[str, float]:
@@ -125,13 +134,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Count, print and compare; return the exit code."""
     if shutil.which("valgrind") is None:
         raise NotCounted("valgrind is not on PATH; install it (Debian, Ubuntu: apt install valgrind)")
-    old = Counts(**json.loads(arguments.compare.read_text(encoding="utf-8"))) if arguments.compare else None
+    old = kept(arguments.compare).get(PYTHON) if arguments.compare else None
+    if arguments.compare and old is None:
+        print(f"NOT COMPARED: {arguments.compare} has no counts made with Python {PYTHON}")
     if arguments.checkout:
         old = counted(arguments.checkout.resolve())
     new = counted(ROOT)
     print(table(new, old))
     if arguments.out:
-        arguments.out.write_text(json.dumps(asdict(new), indent=2) + "\n", encoding="utf-8")
+        both = {**(kept(arguments.out) if arguments.out.exists() else {}), PYTHON: new}
+        text = json.dumps({python: asdict(both[python]) for python in sorted(both)}, indent=2)
+        arguments.out.write_text(text + "\n", encoding="utf-8")
     found = problems(old, new, arguments.tolerance) if old else []
     for problem in found:
         print(problem)

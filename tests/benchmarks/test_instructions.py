@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import instructions
-from benchmarks.instructions import Counts, NotCounted, per_request, problems, ratios, table
+from benchmarks.instructions import PYTHON, Counts, NotCounted, per_request, problems, ratios, table
 from benchmarks.instructions_driver import BARE, CASES, REQUESTS
 
 OLD = Counts("Python 3.13.0", {"json": 600.0, "json_cached": 500.0, "bare json": 300.0})
@@ -89,12 +89,25 @@ def test_exit_codes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """--compare reads what --out wrote: 0 for the same cost, 1 for more, 2 for a file of another kind."""
     file = tmp_path / "counts.json"
     assert command(monkeypatch, OLD, "--out", str(file)) == 0
-    assert json.loads(file.read_text()) == asdict(OLD)
+    assert json.loads(file.read_text()) == {PYTHON: asdict(OLD)}
     assert command(monkeypatch, OLD, "--compare", str(file)) == 0
     assert command(monkeypatch, with_costs(json=700.0), "--compare", str(file)) == 1
     assert command(monkeypatch, with_costs(json=700.0), "--compare", str(file), "--tolerance", "20") == 0
-    file.write_text("[]")
+    file.write_text("[1]")
     assert command(monkeypatch, OLD, "--compare", str(file)) == 2
+
+
+def test_each_python_has_its_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Counts of another version of Python stay in the file, and are no measure for this one."""
+    file = tmp_path / "counts.json"
+    file.write_text(json.dumps({"2.7": asdict(OLD)}))
+    dearer = with_costs(json=700.0)
+    assert command(monkeypatch, dearer, "--compare", str(file)) == 0
+    assert "NOT COMPARED" in capsys.readouterr().out
+    assert command(monkeypatch, dearer, "--out", str(file)) == 0
+    assert set(json.loads(file.read_text())) == {"2.7", PYTHON}
 
 
 def test_without_valgrind(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
