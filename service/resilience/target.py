@@ -10,13 +10,13 @@ from dub5.service.config.options import BudgetOptions, LimiterOptions
 from dub5.service.config.settings import Secret
 from dub5.service.events import Events, HealthChanged
 from dub5.service.model import Target
-from dub5.service.resilience.bad_request_burst import BadRequestBurst
 from dub5.service.resilience.circuit_breaker import Breaker, BreakerState
 from dub5.service.resilience.classify import CooldownReason
 from dub5.service.resilience.concurrency_limit import Limiter
 from dub5.service.resilience.ewma import PeakEwma
 from dub5.service.resilience.health import ErrorRateWindow, Health
 from dub5.service.resilience.queue_delay import QueueDelayDetector
+from dub5.service.resilience.refusals import Refusals
 from dub5.service.resilience.retry_budget import RetryBudget
 
 
@@ -73,7 +73,7 @@ class TargetState:
         self.provider = provider
         self.host_breaker = host_breaker
         self.keys: tuple[ProviderKey, ...] = ()
-        self.bad_request_burst = BadRequestBurst()
+        self.refusals = Refusals()
         self.breaker = breaker
         self.error_rate = error_rate
         self.events = events
