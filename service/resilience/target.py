@@ -102,7 +102,10 @@ class TargetState:
             self.error_rate.clear()
 
     def set_keys(self, secrets: Collection[Secret]) -> None:
-        """Use these keys from now on; keys that stay keep their cool-down."""
+        """Use these keys from now on. Keys that stay keep their cool-down, except one that is no limit's."""
+        for key in self.keys:
+            if key.cooldown_reason is CooldownReason.WAITING:
+                key.cooldown_until_s = 0.0
         known = {key.reveal(): key for key in self.keys}
         self.keys = tuple(known.get(secret.reveal()) or ProviderKey(secret) for secret in secrets) or (
             known.get(None) or ProviderKey(None),

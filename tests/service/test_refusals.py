@@ -6,6 +6,7 @@ import json
 import pytest
 
 from dub5.service import clock
+from dub5.service.config.settings import LoadedSettings, Secret
 from dub5.simulators.script import Data, End, Head, Respond, Script, SimRequest
 from tests.support.world import (
     SSE,
@@ -248,3 +249,18 @@ class TestGemini:
         error = {"error": {"code": 400, "message": "Clave no es correcta.", "details": [info]}}
         async with ServiceWorld(one=status(400, json.dumps([error]).encode())) as world:
             assert (await world.ask()).json()["error"]["code"] == "keys_refused"
+
+
+async def test_a_reload_forgets_a_wait() -> None:
+    """A 503 with a Retry-After rests its target until the settings are reloaded."""
+    busy = status(503, b"{}", {"retry-after": "86400"})
+    async with ServiceWorld(one=in_turn(busy, healthy()), two=healthy()) as world:
+        before = [await world.ask() for _ in range(2)]
+        world.service.reload(
+            LoadedSettings(
+                world.service.settings, {name: (Secret(f"sk-{name}"),) for name in ("one", "two")}, ()
+            )
+        )
+        after = await world.ask()
+    assert [answer.headers["x-dub5-target"] for answer in before] == ["two/m", "two/m"]
+    assert after.headers["x-dub5-target"] == "one/m"
