@@ -65,7 +65,7 @@ _WORDS: Mapping[Topic, tuple[str, ...]] = {
     Topic.REQUEST: (r"can only afford|fewer max_tokens",),
     Topic.ACCOUNT: (
         r"credit balance|billing|arrears|api[ _-]?key|usage limits?|spend(?:ing)? limit|monthly limit",
-        r"payment (?:is )?(?:required|method|failed|overdue)",
+        r"payment (?:is )?(?:required|method|failed|overdue)|organi[sz]ation has been",
         (
             r"(?:insufficient|not enough|no|any|out of|purchase|buy|add) (?:\w+ ){0,3}"
             r"(?:credits?|balance|funds|quota)\b"
@@ -81,8 +81,9 @@ _WORDS: Mapping[Topic, tuple[str, ...]] = {
         ),
     ),
     Topic.MODEL: (
-        r"\bmodel\b.{0,80}\b(?:decommissioned|does not exist|do not exist|deprecated|retired|no longer)",
-        r"(?:not a valid|invalid|unknown|no such) model\b|\bmodel (?:\S+ ){0,2}?(?:was |is )?not found",
+        r"\bmodel\b.{0,80}\b(?:decommissioned|not exist|end of its life|deprecated|retired|no longer)",
+        r"(?:not a valid|invalid|unknown|no such) model\b|model identifier is invalid|^model: ",
+        r"\bmodels?[\s/]+(?:\S+\s+){0,2}?(?:was |is )?not found|no endpoints found (?:for|matching)",
         r"no longer .{0,20}\bmodel\b",
     ),
     Topic.PATH: (
