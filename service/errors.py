@@ -11,6 +11,7 @@
     │   └── AllTargetsLimited
     ├── Unavailable 503
     │   ├── AllTargetsDown
+    │   │   └── KeysRefused
     │   ├── DeadlineExceeded
     │   ├── Overloaded
     │   ├── FeatureUnavailable
@@ -154,6 +155,18 @@ class AllTargetsDown(Unavailable):
     code = "all_targets_down"
 
 
+class KeysRefused(AllTargetsDown):
+    """Every provider refused this service's own key or account, which only its operator can mend."""
+
+    code = "keys_refused"
+    suggestion = "Tell the operator of this service: its keys or accounts at the providers must be replaced."
+
+    @property
+    def worth_retrying(self) -> bool:
+        """False: waiting mends no key."""
+        return False
+
+
 class DeadlineExceeded(Unavailable):
     """The deadline passed before the first token."""
 
@@ -195,7 +208,7 @@ class ShuttingDown(Unavailable):
 
 
 class ProviderRefused(GatewayError):
-    """A provider rejected the request itself; the others would reject it, too."""
+    """The providers that were asked rejected the request itself."""
 
     status = 400
     type = "invalid_request_error"

@@ -12,7 +12,14 @@ from dub5.service.failover.body import ResponseBody
 from dub5.service.failover.context import BufferedAnswer, Dependencies, RequestContext
 from dub5.service.failover.rejected_content import JUDGED_CHARS, JUDGED_S, reply_text, text_so_far
 from dub5.service.model import AttemptRecord, Chunk, EmbedRequest, Target, Usage
-from dub5.service.providers.base import ProviderFault, StreamReader, Unsupported, decode_reply, encode_request
+from dub5.service.providers.base import (
+    ProviderFault,
+    StreamReader,
+    Unsupported,
+    decode_reply,
+    encode_request,
+    may_end_empty,
+)
 from dub5.service.providers.features import Feature, fits
 from dub5.service.providers.usage import estimate_prompt
 from dub5.service.resilience.classify import Blame, Classification, Then, classify
@@ -118,7 +125,7 @@ class Attempt:
                 raise reader.fault
             held += chunks
             size += len(data)
-            if any(chunk.has_content or chunk.finish_reason == "content_filter" for chunk in chunks):
+            if any(c.has_content or may_end_empty(c.finish_reason, self.context.request) for c in chunks):
                 return held
             if size > self.dependencies.answer_bytes_max:
                 raise ProviderFault("answer_too_long")

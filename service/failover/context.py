@@ -19,6 +19,7 @@ from dub5.service.model import AnyRequest, AttemptRecord, Price, Reply, Target
 from dub5.service.providers.base import Dialect
 from dub5.service.providers.features import Feature, fits, required_features
 from dub5.service.resilience.classify import Classification
+from dub5.service.resilience.permit import Permit
 from dub5.service.timeouts import Timeouts
 from dub5.service.wire.base import Wire
 
@@ -49,6 +50,8 @@ class Progress(Struct):
     trail: list[AttemptRecord] = []
     classifications: list[Classification] = []  # of failed attempts
     given_up: bool = False  # no other target would do better
+    refusals: tuple[tuple[Target, Permit], ...] = ()  # of the request itself, until another target takes it
+    answered: bool = False
     upstream_ns: int = 0  # spent on providers before the commit point
 
 

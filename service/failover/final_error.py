@@ -7,6 +7,7 @@ from dub5.service.errors import (
     FeatureUnavailable,
     GatewayError,
     InvalidRequest,
+    KeysRefused,
     Overloaded,
     ProviderRefused,
     TooLarge,
@@ -17,6 +18,7 @@ from dub5.service.resilience.classify import Blame, Classification, CooldownReas
 
 LIMITED = frozenset({"http_429", CooldownReason.LIMITED, CooldownReason.QUOTA})
 PROVIDER_FULL = "provider_full"
+TOO_LARGE = frozenset({402, 413, 429})  # of one request: smaller ones are taken
 UNSUPPORTED = "unsupported_"  # before the field that a target cannot carry
 
 
@@ -42,6 +44,13 @@ def exhausted_error(
             _feature_unavailable(context, params, wait_s)
             if feature_available
             else _unsupported(context, params[0])
+        )
+    if _all_keys_refused(context):
+        return KeysRefused(
+            f"No provider behind {context.route!r} accepts this service's key or account"
+            f" ({', '.join(dict.fromkeys(reasons))}).",
+            retry_after_s=wait_s,
+            attempts=trail,
         )
     if reasons and all(reason == PROVIDER_FULL for reason in reasons):
         return Overloaded(
@@ -72,7 +81,7 @@ def _unsupported(context: RequestContext, param: str) -> GatewayError:
 
 def _feature_unavailable(context: RequestContext, params: list[str], wait_s: float) -> GatewayError:
     """Return the error where the targets that support the request are down, and others answer."""
-    features = list(dict.fromkeys(filter(None, map(feature_of, params))))
+    features = list(dict.fromkeys(filter(None, (feature_of(param, context.request) for param in params))))
     what = " and ".join(FEATURE_NAMES[feature] for feature in features) or f"the field {params[0]!r}"
     are, them = ("are", "them") if features else ("is", "it")
     return FeatureUnavailable(
@@ -85,18 +94,34 @@ def _feature_unavailable(context: RequestContext, params: list[str], wait_s: flo
 
 
 def _refusal(context: RequestContext) -> GatewayError | None:
-    """Return the providers' refusal of the request itself: a final one, or that of every target."""
+    """Return the providers' refusal of the request itself: a final one, or that of every target asked."""
     progress = context.progress
     classifications, all_tried = progress.classifications, all(attempt.tried for attempt in progress.trail)
     if not classifications:
         return None
-    if not (progress.given_up or (all_tried and all(map(_at_fault, classifications)))):
+    refusals = [v for v in classifications if v.then in (Then.GIVE_UP, Then.ASK_ANOTHER)]
+    # Targets that were passed over, or cannot carry the request, do not speak against a refusal.
+    asked = (
+        [v for v in classifications if not v.reason.startswith(UNSUPPORTED)] if refusals else classifications
+    )
+    if not (progress.given_up or (all(map(_at_fault, asked)) and (refusals or all_tried))):
         return None
-    refusal = next((v for v in classifications if v.then is Then.GIVE_UP), classifications[-1])
-    if refusal.status == TooLarge.status:
+    refusal = next((v for v in refusals if v.then is Then.GIVE_UP), (refusals or classifications)[0])
+    if refusal.status in TOO_LARGE:
         return TooLarge("The request is too large for every provider of this model.", attempts=progress.trail)
     message = refusal.message or "A provider rejected the request."
     return ProviderRefused(message, 422 if refusal.status == 422 else 400, attempts=progress.trail)
+
+
+def _all_keys_refused(context: RequestContext) -> bool:
+    """Return whether a refused key or account is the reason of every target."""
+    skipped = [attempt.reason for attempt in context.progress.trail if not attempt.tried]
+    reasons = skipped + [v.cooldown_reason for v in context.progress.classifications if v.cooldown_s > 0]
+    return (
+        bool(reasons)
+        and all(v.blame is Blame.KEY for v in context.progress.classifications)
+        and all(reason == CooldownReason.REFUSED for reason in reasons)
+    )
 
 
 def _at_fault(classification: Classification) -> bool:

@@ -62,6 +62,9 @@ class Failover:
         answer = await _FailoverLoop(self, context, context.timeouts).run(targets)
         if answer is None:
             raise self._exhausted_error(context, targets)
+        context.progress.answered = True
+        for _, permit in context.progress.refusals:
+            permit.contradict(context.request.caller, clock.now())
         return answer
 
     async def probe(self, context: RequestContext, target: Target) -> None:
@@ -70,6 +73,8 @@ class Failover:
         answer = await loop._try_targets([target], _Start("probe", DEPOSIT))
         if isinstance(answer, StreamedAnswer):
             await answer.aclose(SUPERSEDED)
+        for _, permit in context.progress.refusals:
+            permit.contradict(None, clock.now())
 
     def emit_hedged(self, context: RequestContext, target: Target, why: str) -> None:
         """Emit that a second target is asked in parallel with this one."""
@@ -204,6 +209,8 @@ class _FailoverLoop:
                 return None
             context.progress.classifications.append(outcome)
             context.progress.given_up = context.progress.given_up or outcome.then is Then.GIVE_UP
+            if outcome.then is Then.ASK_ANOTHER:
+                self._note_refusal(target, permit, outcome, rest)
             last = self._is_last(rest)
             decision = _decide_retry(self._failover, context.request, target, outcome, retry_state, last)
             if decision is None or not self._has_time(decision.wait_s):
@@ -220,6 +227,21 @@ class _FailoverLoop:
             permit, kind = acquired, decision.why
             retry_state.note(decision)
 
+    def _note_refusal(
+        self, target: Target, permit: Permit, refusal: Classification, rest: Sequence[Target]
+    ) -> None:
+        """Remember who refused the request itself. Give up if one more target has refused it, too."""
+        progress, request = self._context.progress, self._context.request
+        progress.refusals += ((target, permit),)
+        if progress.answered:
+            permit.contradict(request.caller, clock.now())
+        may_have_acted = refusal.maybe_billed and request.has_side_effects
+        providers = {target.provider for target, _ in progress.refusals}
+        # A second model of the same provider proves less than another provider, if there is one.
+        others = any(other.provider not in providers for other in (*rest, *self._last_resorts))
+        confirmed = len(progress.refusals) > 1 and (len(providers) > 1 or not others)
+        progress.given_up = progress.given_up or may_have_acted or confirmed
+
     async def _attempt_once(
         self, target: Target, permit: Permit, kind: str, *, fresh: bool
     ) -> ProviderAnswer | Classification:
@@ -228,7 +250,7 @@ class _FailoverLoop:
         try:
             return await self._await_provider(attempt.open(fresh))
         except ATTEMPT_ERRORS as error:
-            classification = permit.reconsider(classify(error), clock.now())
+            classification = classify(error)
             attempt.end(classification)
             await attempt.close()
             return classification

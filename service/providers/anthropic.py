@@ -15,8 +15,15 @@ from dub5.service import clock
 from dub5.service.config.settings import NO_OVERRIDES, DialectOverrides
 from dub5.service.model import ChatRequest, Chunk, EmbedRequest, Reply, Usage
 from dub5.service.providers.anthropic_request import OLD_VERSION, translate
-from dub5.service.providers.base import EncodedRequest, ProviderFault, Unsupported, status_fault, trail_names
-from dub5.service.providers.error_body import read_error
+from dub5.service.providers.base import (
+    EncodedRequest,
+    ProviderFault,
+    Unsupported,
+    event_fault,
+    may_end_empty,
+    status_fault,
+    trail_names,
+)
 from dub5.service.providers.fields import apply_overrides
 from dub5.service.providers.openai import json_headers, sse_event
 from dub5.service.providers.sse import EventTooLong, SseDecoder
@@ -108,13 +115,12 @@ class AnthropicDialect:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise ProviderFault("not_json" if body[:1] != b"{" else "garbled") from None
         if message.type == "error":
-            code, text = read_error(body)
-            raise ProviderFault("error_event", code=code, message=text)
+            raise event_fault(body)
         if not message.stop_reason:
             raise ProviderFault("truncated")
         finish = FINISH.get(message.stop_reason, "stop")
         parts = _message_parts(message.content or [])
-        if finish != "content_filter" and not any(parts.values()):
+        if not any(parts.values()) and not may_end_empty(finish, request):
             raise ProviderFault("empty_answer")
         usage = _usage(message.usage) or estimate(prompt_chars(request), len(str(parts)))
         return Reply(_completion(message, parts, finish, _usage_object(usage, message.usage)), usage)
@@ -217,8 +223,7 @@ class AnthropicStream:
             case "message_stop":
                 self.finished, self.ended = self._has_stop_reason, True
             case "error":
-                code, message = read_error(payload)
-                raise ProviderFault("error_event", code=code, message=message)
+                raise event_fault(payload)
         return None
 
     def _content(self, index: int, delta: _Block) -> Chunk | None:

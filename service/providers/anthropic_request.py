@@ -37,6 +37,7 @@ MESSAGE_FIELDS = {
     "tool": frozenset({"role", "content", "tool_call_id"}),
 }
 TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
+ALTERNATIVES = frozenset({"anyOf", "oneOf", "allOf"})
 USER_CHARS_MAX = 256
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -63,7 +64,9 @@ def translate(
     call: JsonObject = {"model": model, "max_tokens": limit}
     call |= _conversation(given["messages"], dropped)
     if stop := given.get("stop"):
-        call["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+        call["stop_sequences"] = stops = [stop] if isinstance(stop, str) else stop
+        if not all(str(sequence).strip() for sequence in stops):  # the endpoint rejects blank ones
+            raise Unsupported("stop")
     call |= _sampling(given, api_version, dropped) | _tools(given, dropped)
     call |= _format(given.get("response_format")) | _user(given, dropped)
     dropped += [
@@ -96,7 +99,9 @@ def _conversation(messages: list[JsonObject], dropped: list[str]) -> JsonObject:
 
 def _append_turn(turns: list[JsonObject], role: str, blocks: list[JsonObject]) -> None:
     if turns and turns[-1]["role"] == role:
-        turns[-1]["content"] += blocks
+        blocks = turns[-1]["content"] + blocks
+        blocks.sort(key=lambda block: block["type"] != "tool_result")  # results come first in a turn
+        turns[-1]["content"] = blocks
     else:
         turns.append({"role": role, "content": blocks})
 
@@ -210,12 +215,25 @@ def _tool(tool: JsonObject, path: str) -> JsonObject:
     if tool.get("type") != "function" or not isinstance(function, dict):
         raise Unsupported(f"{path}.type")
     translated: JsonObject = {"name": function.get("name")}
-    translated["input_schema"] = function.get("parameters") or {"type": "object", "properties": {}}
+    translated["input_schema"] = _parameters(function.get("parameters"), f"{path}.function.parameters")
     if function.get("description"):
         translated["description"] = function["description"]
     if function.get("strict"):
         translated["strict"] = True
     return translated
+
+
+def _parameters(schema: object, path: str) -> JsonObject:
+    """Return a tool's schema as the endpoint requires it: an object, without alternatives at its top."""
+    if not schema:
+        return {"type": "object", "properties": {}}
+    if (
+        not isinstance(schema, dict)
+        or schema.get("type", "object") != "object"
+        or schema.keys() & ALTERNATIVES
+    ):
+        raise Unsupported(path)
+    return {"type": "object", **schema}
 
 
 def _choice(choice: object) -> JsonObject | None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from dub5.service import VERSION, clock
 from dub5.service.model import AnyRequest, ChatRequest, Chunk, EmbedRequest, Reply, Usage
-from dub5.service.providers.error_body import read_error
+from dub5.service.providers.error_body import read_error, read_retry_delay
 from dub5.service.providers.retry_after import retry_after_s
 
 USER_AGENT = f"dub5/{VERSION}"
@@ -143,10 +143,28 @@ def decode_reply(dialect: Dialect, request: AnyRequest, body: bytes) -> Reply:
 def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
     """Build a fault from a status and its body: JSON of any known shape, text or HTML."""
     code, message = read_error(body)
+    wait_s = retry_after_s(headers, message, clock.wall())
     return ProviderFault(
         f"http_{status}",
         status=status,
         code=code,
         message=message,
-        retry_after_s=retry_after_s(headers, message, clock.wall()),
+        retry_after_s=read_retry_delay(body) if wait_s is None else wait_s,
     )
+
+
+def event_fault(body: bytes) -> ProviderFault:
+    """Build a fault from an error inside a 200."""
+    code, message = read_error(body)
+    wait_s = read_retry_delay(body)
+    return ProviderFault("error_event", code=code, message=message, retry_after_s=wait_s)
+
+
+def may_end_empty(finish_reason: str | None, request: AnyRequest) -> bool:
+    """Return whether an answer without content is honest.
+
+    A content filter ended it, thinking used up its tokens, or it began with one of the stop sequences.
+    """
+    if finish_reason == "stop":
+        return isinstance(request, ChatRequest) and bool(request.body.stop)
+    return finish_reason in ("content_filter", "length")

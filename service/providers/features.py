@@ -96,8 +96,8 @@ def fits(request: AnyRequest, context_tokens: int | None) -> bool:
     return prompt_chars(request) <= context_tokens * CHARS_PER_TOKEN
 
 
-def feature_of(param: str) -> Feature | None:
-    """Return the feature that a field belongs to, or None."""
+def feature_of(param: str, request: AnyRequest) -> Feature | None:
+    """Return the feature that a field of the request belongs to, or None."""
     if param == Feature.LONG_CONTEXT:
         return Feature.LONG_CONTEXT
     if param.startswith(("tool", "function", "parallel_tool")) or ".tool_calls" in param:
@@ -105,7 +105,8 @@ def feature_of(param: str) -> Feature | None:
     if "image_url" in param:
         return Feature.VISION
     if param.startswith("response_format"):
-        return Feature.JSON_SCHEMA
+        asked = _format(_value("response_format", request)) if isinstance(request, ChatRequest) else None
+        return asked or Feature.JSON_SCHEMA
     return Feature.LOGPROBS if "logprobs" in param else None
 
 

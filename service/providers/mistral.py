@@ -100,6 +100,7 @@ class MistralStream(OpenAIStream):
 
 def _messages(messages: list[JsonObject], dropped: list[str]) -> list[JsonObject]:
     """Return the messages with only the fields that each role may have. Raises Unsupported."""
+    messages = [message for message in messages if not _is_empty_turn(message)]
     for index, message in enumerate(messages):
         if message["role"] == "developer":
             message["role"] = "system"
@@ -119,6 +120,12 @@ def _messages(messages: list[JsonObject], dropped: list[str]) -> list[JsonObject
         if message.get("tool_call_id") is not None:
             message["tool_call_id"] = _id(message["tool_call_id"])
     return messages
+
+
+def _is_empty_turn(message: JsonObject) -> bool:
+    """Return whether this is a turn of the assistant without anything in it, which the endpoint rejects."""
+    said = message.get("content") or message.get("refusal") or message.get("tool_calls")
+    return message["role"] == "assistant" and not said
 
 
 def _tool(tool: JsonObject) -> JsonObject:

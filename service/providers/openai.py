@@ -7,9 +7,16 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from dub5.service.config.settings import NO_OVERRIDES, DialectOverrides
 from dub5.service.model import ChatRequest, Chunk, EmbedRequest, Reply, Usage
-from dub5.service.providers.base import USER_AGENT, EncodedRequest, ProviderFault, status_fault, trail_names
+from dub5.service.providers.base import (
+    USER_AGENT,
+    EncodedRequest,
+    ProviderFault,
+    event_fault,
+    may_end_empty,
+    status_fault,
+    trail_names,
+)
 from dub5.service.providers.embeddings import reply_with_vectors
-from dub5.service.providers.error_body import read_error
 from dub5.service.providers.fields import apply_overrides
 from dub5.service.providers.sse import EventTooLong, SseDecoder
 from dub5.service.providers.usage import (
@@ -96,7 +103,7 @@ class OpenAIDialect:
         parsed = decode_body(body)
         if not parsed.choices:
             raise ProviderFault("empty_answer")
-        complete, has_content = True, parsed.choices[0].finish_reason == "content_filter"
+        complete, has_content = True, may_end_empty(parsed.choices[0].finish_reason, request)
         for choice in parsed.choices:
             if choice.finish_reason == "error":
                 raise ProviderFault("error_in_answer")
@@ -214,10 +221,11 @@ def decode_body(body: bytes) -> _Body:
         if not body.isascii():
             body.decode()  # msgspec does not check the strings that it skips; clients will
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if body[:1] == b"[" and (fault := event_fault(body)).message:  # a list of errors: Gemini
+            raise fault from None
         raise ProviderFault("not_json" if body[:1] not in (b"{", b"[") else "garbled") from None
     if parsed.error is not None:
-        code, message = read_error(body)
-        raise ProviderFault("error_event", code=code, message=message)
+        raise event_fault(body)
     if parsed.choices is UNSET:
         raise ProviderFault("garbled")
     return parsed

@@ -5,7 +5,7 @@ retry-after: 20 | 1.5 | Sun, 06 Nov ... GMT     seconds, or a date read against 
 x-ratelimit-reset-requests: 6m0s | 12ms | 7     with x-ratelimit-remaining-requests: 0 (OpenAI, Groq, Azure)
 anthropic-ratelimit-tokens-reset: 2025-08-21T12:40:59Z   with ...-remaining: 0
 x-ratelimit-reset: 1741305600000                epoch milliseconds (OpenRouter)
-"Please try again in 174ms."                    inside a message
+"Please try again in 174ms." | "retry in 36s"     inside a message
 
 Negative values count as 0, invalid ones as absent, and none as more than a day. RFC 9110 (10.2.3) defines the
 forms of `retry-after`; the others are the providers' own.
@@ -23,7 +23,7 @@ EPOCH_MS_MIN = 1e11  # a larger number counts milliseconds
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})?(?:ms|[smhd]))+")
 _PART = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|[smhd])")
-_TRY_AGAIN = re.compile(r"try again in ((?:\d{1,9}(?:\.\d{1,9})?(?:ms|[smhd]))+)")
+_TRY_AGAIN = re.compile(r"(?:try again|retry) in ((?:\d{1,9}(?:\.\d{1,9})?(?:ms|[smhd]))+)")
 _RESET = re.compile(
     r"(?:x-ratelimit-reset(?P<a>-requests|-tokens)?|(?P<b>anthropic-ratelimit-(?:[a-z]+-)?(?:requests|tokens))-reset)"
 )

@@ -168,6 +168,13 @@ class Breaker:
             if self._inconclusive >= PROBATION_AFTER:
                 self._successes_required = SUCCESSES_REQUIRED
 
+    def record_contradicted(self, now_s: float, began_s: float) -> None:
+        """Count a refusal of this era as a failure: another target took the same request."""
+        if self.state is BreakerState.HALF_OPEN:
+            self._open(began_s, 0.0, "the probe was refused")
+        elif self.state is BreakerState.CLOSED:
+            self.record(CallOutcome.FAILURE, now_s, now_s)
+
     def confirm_recovery(self, now_s: float) -> None:
         """Close the breaker: a probe that had counted as lost has succeeded after all."""
         if self.state in (BreakerState.OPEN, BreakerState.HALF_OPEN):
@@ -256,6 +263,11 @@ class BreakerPermit:
         elif self._open and self.probe and outcome is CallOutcome.SUCCESS:
             self._breaker.confirm_recovery(now_s)
         self._open = False
+
+    def contradict(self, now_s: float) -> None:
+        """Count the call, which ended as ignored, as a failure."""
+        if self._era == self._breaker.era:
+            self._breaker.record_contradicted(now_s, self._began_s)
 
     def commit(self, outcome: CallOutcome, now_s: float) -> None:
         """Report the first content of a stream.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dub5.service.providers.base import ProviderFault, Unsupported
+from dub5.service.resilience.error_topics import Topic, topic_of
 from dub5.service.timeouts import TimedOut
 from dub5.service.wire.base import FailureKind, Stage, WireFailure
 
@@ -17,6 +18,7 @@ class Then(StrEnum):
     FRESH = "fresh"  # the same target once more, on a new connection: the old one was stale
     RETRY = "retry"  # the same target once more, where retry.py permits it; else the next target
     NEXT = "next"  # the next target
+    ASK_ANOTHER = "ask_another"  # one more target: the refusal is final only if that one refuses, too
     GIVE_UP = "give_up"  # no other target would do better
 
 
@@ -67,21 +69,29 @@ class Rule:
     statuses: frozenset[int] = frozenset()
     codes: frozenset[str] = frozenset()
     says: str = ""  # a part of the error's message
+    topic: Topic | None = None  # what the error is about
     cooldown_s: float = 0.0  # where the provider sent no Retry-After; for a quota, the minimum
     cooldown_reason: CooldownReason = CooldownReason.LIMITED
 
-    def holds(self, fault: ProviderFault, status: int | None) -> bool:
-        """Return whether this row applies to the fault. Inside a 200 the code alone decides."""
-        in_a_200 = status is None and bool(self.codes)
+    def holds(self, fault: ProviderFault, status: int | None, topic: Topic | None) -> bool:
+        """Return whether this row applies to the fault. Inside a 200 code and topic alone decide."""
+        in_a_200 = status is None and self.applies_in_a_200
         return (
             (not self.statuses or in_a_200 or status in self.statuses)
             and (not self.codes or fault.code in self.codes)
+            and (self.topic is None or topic is self.topic)
             and self.says in fault.message
         )
+
+    @property
+    def applies_in_a_200(self) -> bool:
+        """Whether the row needs no status."""
+        return bool(self.codes) or self.topic is not None
 
 
 CONTEXT_CODES = frozenset({"context_length_exceeded", "model_context_window_exceeded"})
 FILTER_CODES = frozenset({"content_filter", "content_policy_violation"})
+REFUSALS = frozenset({400, 404, 422})  # these say little until a second target says the same
 QUOTA_CODES = frozenset(
     {
         "insufficient_quota",
@@ -98,15 +108,22 @@ TRANSIENT_STATUSES = frozenset({500, 502, 503, 504})  # the next attempt may suc
 NO_ROOM_STATUSES = frozenset({429, 498, 529})
 OVERLOADED = ("overloaded", "capacity exceeded", "slow down")  # in a 503: at capacity, not down
 # Status codes that providers also send as an error's `code` inside a 200.
-SAID_INSIDE = frozenset({*map(str, (401, 402, 403, 408, 429, 498)), *map(str, range(500, 600))})
+SAID_INSIDE = frozenset(
+    {*map(str, (400, 401, 402, 403, 404, 408, 413, 422, 429, 498)), *map(str, range(500, 600))}
+)
+INVALID_INSIDE = frozenset({"invalid_request_error", "invalid_request"})  # a 400, told inside a 200
 QUOTA_COOL_S = 3600.0
 QUOTA_ABOVE_S = 600.0  # a longer Retry-After means a quota, not a rate limit
 LIMITED_COOL_S = 5.0
 KEY_COOL_S = 60.0
+WAIT_MAX_S = 300.0  # the longest Retry-After that counts where there is neither a rate limit nor a quota
 
 STATUS_RULES = (
     Rule(Then.NEXT, Blame.NOBODY, codes=CONTEXT_CODES),  # another target may have a larger window
     Rule(Then.GIVE_UP, Blame.NOBODY, codes=FILTER_CODES),  # never routed around
+    Rule(Then.GIVE_UP, Blame.NOBODY, REFUSALS | {403, 451}, topic=Topic.CONTENT),
+    Rule(Then.NEXT, Blame.NOBODY, REFUSALS | {413, 500}, topic=Topic.CONTEXT),
+    Rule(Then.NEXT, Blame.NOBODY, REFUSALS | {402, 403}, topic=Topic.REQUEST),  # smaller ones are affordable
     Rule(
         Then.NEXT,
         Blame.KEY,
@@ -128,6 +145,7 @@ STATUS_RULES = (
     Rule(Then.NEXT, Blame.TARGET, frozenset({429}), says="capacity exceeded"),
     # RETRY if it names a time: see _classify_fault.
     Rule(Then.NEXT, Blame.KEY, frozenset({429}), cooldown_s=LIMITED_COOL_S),
+    Rule(Then.ASK_ANOTHER, Blame.NOBODY, frozenset({403}), topic=Topic.BLOCKED),
     Rule(
         Then.NEXT,
         Blame.KEY,
@@ -135,13 +153,23 @@ STATUS_RULES = (
         cooldown_s=KEY_COOL_S,
         cooldown_reason=CooldownReason.REFUSED,
     ),
-    Rule(Then.GIVE_UP, Blame.NOBODY, frozenset({400, 422})),
+    Rule(
+        Then.NEXT,
+        Blame.KEY,
+        REFUSALS,
+        topic=Topic.ACCOUNT,
+        cooldown_s=KEY_COOL_S,
+        cooldown_reason=CooldownReason.REFUSED,
+    ),
+    Rule(Then.NEXT, Blame.TARGET, REFUSALS, topic=Topic.MODEL),
+    Rule(Then.NEXT, Blame.TARGET, frozenset({404}), topic=Topic.PATH),
+    Rule(Then.ASK_ANOTHER, Blame.NOBODY, REFUSALS),
     Rule(Then.NEXT, Blame.NOBODY, frozenset({413})),
     Rule(Then.NEXT, Blame.HOST, EDGE_STATUSES),
     Rule(Then.RETRY, Blame.TARGET, TRANSIENT_STATUSES),
-    Rule(Then.NEXT, Blame.TARGET),  # 529, 498 of a full tier, 404 of a model that is gone, 408, 3xx
+    Rule(Then.NEXT, Blame.TARGET),  # 529, 498 of a full tier, 408, 3xx
 )
-CODE_RULES = tuple(rule for rule in STATUS_RULES if rule.codes)  # these apply inside a 200 as well
+IN_A_200_RULES = tuple(rule for rule in STATUS_RULES if rule.applies_in_a_200)
 
 
 def classify(error: Exception) -> Classification:
@@ -163,17 +191,19 @@ def classify(error: Exception) -> Classification:
 
 
 def _classify_fault(fault: ProviderFault) -> Classification:
-    status = int(fault.code) if fault.status is None and fault.code in SAID_INSIDE else fault.status
-    if status is None and not any(rule.holds(fault, None) for rule in CODE_RULES):
+    status, topic = _status_of(fault), _topic_of(fault)
+    if status is None and not any(rule.holds(fault, None, topic) for rule in IN_A_200_RULES):
         # A 200 without an answer in it.
         return Classification(Then.NEXT, Blame.TARGET, fault.reason, maybe_billed=True)
-    rule = next(rule for rule in STATUS_RULES if rule.holds(fault, status))
+    rule = next(rule for rule in STATUS_RULES if rule.holds(fault, status, topic))
     retry_after_s = fault.retry_after_s
     floor_s = rule.cooldown_s if rule.codes else 0.0
     cooldown_s = rule.cooldown_s if retry_after_s is None else max(retry_after_s, floor_s)
     cooldown_reason = rule.cooldown_reason if rule.blame is Blame.KEY else CooldownReason.WAITING
     if cooldown_reason is CooldownReason.LIMITED and cooldown_s > QUOTA_ABOVE_S:
         cooldown_reason = CooldownReason.QUOTA
+    elif cooldown_reason in (CooldownReason.WAITING, CooldownReason.REFUSED):
+        cooldown_s = min(cooldown_s, WAIT_MAX_S)
     limited = rule.blame is Blame.KEY and cooldown_reason is CooldownReason.LIMITED
     return Classification(
         Then.RETRY if limited and retry_after_s is not None else rule.then,
@@ -189,6 +219,23 @@ def _classify_fault(fault: ProviderFault) -> Classification:
         and cooldown_reason is not CooldownReason.QUOTA
         and rule.blame is not Blame.NOBODY,
     )
+
+
+def _status_of(fault: ProviderFault) -> int | None:
+    """Return the fault's status, or the one that is told inside a 200."""
+    if fault.status is not None:
+        return fault.status
+    if fault.code in INVALID_INSIDE:
+        return 400
+    return int(fault.code) if fault.code in SAID_INSIDE else None
+
+
+def _topic_of(fault: ProviderFault) -> Topic | None:
+    """Return what the fault is about. A 404 without a message is that of a wrong address."""
+    topic = topic_of(fault.code, fault.message) if fault.code or fault.message else None
+    if topic is None and fault.status == 404 and not fault.message:
+        return Topic.PATH
+    return topic
 
 
 def _has_no_room(fault: ProviderFault, status: int | None) -> bool:

@@ -6,7 +6,7 @@ try_acquire(target) -> Permit(key) -> commit, end(classification)   one per atte
     scope      resilience state
     key        cool-down (Retry-After, quota, refused)
     host       circuit breaker for resolve, connect and edge failures
-    target     circuit breaker, slow start, burst of 400s, error rate of the last 30 s, time to first token
+    target     circuit breaker, slow start, refusals, error rate of the last 30 s, time to first token
     provider   concurrency limit, retry budget
 
 When settings are reloaded, the new fleet takes over the state of targets that have kept their address from

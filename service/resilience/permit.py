@@ -5,16 +5,14 @@ end        once, whatever happened: releases what the permit holds, and reports 
            breakers, the concurrency limit, the error rate, the key's cool-down and the detectors
 """
 
-from dataclasses import replace
-
 from dub5.service.events import LimitLowered
+from dub5.service.model import Caller
 from dub5.service.resilience.circuit_breaker import WAITED_S, BreakerPermit, CallOutcome
-from dub5.service.resilience.classify import FILTER_CODES, Blame, Classification, Then
+from dub5.service.resilience.classify import Blame, Classification, Then
 from dub5.service.resilience.concurrency_limit import LoadSignal
 from dub5.service.resilience.health import Health
 from dub5.service.resilience.target import ProviderKey, TargetState
 
-BAD_REQUEST = frozenset({400, 422})
 DEADLINE = "deadline_timeout"
 CLIENT_GAVE_UP = frozenset({"cancelled", DEADLINE})
 
@@ -70,6 +68,7 @@ class Permit:
         self._state.first_token.observe(first_token_s, now_s)
         self._state.provider.limiter.accepted()
         self._committed = True
+        self._state.refusals.since_s = None
         self._note_queue_delay(now_s)
         was_closed = self._state.is_closed
         self._host_permit.end(CallOutcome.SUCCESS, now_s)
@@ -94,7 +93,7 @@ class Permit:
         state.in_flight -= 1
         not_before_s = now_s + classification.cooldown_s if classification else 0.0
         if classification is None:
-            state.bad_request_burst.record(refused=False, now_s=now_s)
+            state.refusals.since_s = None
         elif classification.cooldown_s > 0 and not_before_s >= self._key.cooldown_until_s:
             # Two refusals may overlap: the later end of the cool-down counts, with its reason.
             self._key.cooldown_until_s = not_before_s
@@ -155,19 +154,23 @@ class Permit:
             why = classification.reason if classification else ""
             self._state.events.emit(LimitLowered(self._state.provider.name, before, int(limiter.limit), why))
 
-    def reconsider(self, classification: Classification, now_s: float) -> Classification:
-        """Return the classification, or a changed one if this 400 belongs to a burst, the target's fault."""
-        if classification.then is not Then.GIVE_UP or classification.status not in BAD_REQUEST:
-            return classification
-        if classification.code in FILTER_CODES:
-            return classification  # a content filter's refusal is never routed around
-        if self._state.bad_request_burst.record(refused=True, now_s=now_s):
-            return replace(classification, then=Then.NEXT, blame=Blame.TARGET)
-        return classification
+    def contradict(self, caller: Caller | None, now_s: float) -> None:
+        """Report that another target took the request that this one refused.
+
+        `caller`: who sent it; None for a request of our own, which is in order.
+        """
+        state = self._state
+        if caller is not None and not state.refusals.contradicted(caller, now_s):
+            return
+        state.error_rate.add(True, now_s)
+        self._target_permit.contradict(now_s)
+        state.health(now_s)
 
 
 def _target_outcome(classification: Classification | None, slow: bool) -> CallOutcome:
-    """Return the outcome for the target: a caller's own 400 proves it up, a disconnected client nothing."""
+    """Return the outcome for the target: one that finds a request too large is up; a refusal says nothing."""
+    if classification is not None and classification.then is Then.ASK_ANOTHER:
+        return CallOutcome.IGNORED  # until another target contradicts it
     if classification is None or (classification.blame is Blame.NOBODY and classification.status is not None):
         return CallOutcome.SLOW if slow else CallOutcome.SUCCESS
     return CallOutcome.FAILURE if classification.blame is Blame.TARGET else CallOutcome.IGNORED

@@ -10,13 +10,13 @@ from dub5.service.config.options import BudgetOptions, LimiterOptions
 from dub5.service.config.settings import Secret
 from dub5.service.events import Events, HealthChanged
 from dub5.service.model import Target
-from dub5.service.resilience.bad_request_burst import BadRequestBurst
 from dub5.service.resilience.circuit_breaker import Breaker, BreakerState
 from dub5.service.resilience.classify import CooldownReason
 from dub5.service.resilience.concurrency_limit import Limiter
 from dub5.service.resilience.ewma import PeakEwma
 from dub5.service.resilience.health import ErrorRateWindow, Health
 from dub5.service.resilience.queue_delay import QueueDelayDetector
+from dub5.service.resilience.refusals import Refusals
 from dub5.service.resilience.retry_budget import RetryBudget
 
 
@@ -73,7 +73,7 @@ class TargetState:
         self.provider = provider
         self.host_breaker = host_breaker
         self.keys: tuple[ProviderKey, ...] = ()
-        self.bad_request_burst = BadRequestBurst()
+        self.refusals = Refusals()
         self.breaker = breaker
         self.error_rate = error_rate
         self.events = events
@@ -102,7 +102,10 @@ class TargetState:
             self.error_rate.clear()
 
     def set_keys(self, secrets: Collection[Secret]) -> None:
-        """Use these keys from now on; keys that stay keep their cool-down."""
+        """Use these keys from now on. Keys that stay keep their cool-down, except one that is no limit's."""
+        for key in self.keys:
+            if key.cooldown_reason is CooldownReason.WAITING:
+                key.cooldown_until_s = 0.0
         known = {key.reveal(): key for key in self.keys}
         self.keys = tuple(known.get(secret.reveal()) or ProviderKey(secret) for secret in secrets) or (
             known.get(None) or ProviderKey(None),

@@ -294,11 +294,11 @@ def _messages() -> Iterator[FaultRow]:
 
 
 STATUSES: Mapping[int, tuple[str, Blame]] = {
-    **dict.fromkeys((400, 422), (TOLD, Blame.NOBODY)),
+    **dict.fromkeys((400, 404, 422), (NEXT, Blame.NOBODY)),  # the target's, if it refuses all for 30 s
     **dict.fromkeys((401, 402, 403, 429), (NEXT, Blame.KEY)),
     413: (NEXT, Blame.NOBODY),
     **dict.fromkeys((520, 521, 522, 523, 524, 525, 526, 527, 530), (NEXT, Blame.HOST)),
-    **dict.fromkeys((204, 307, 404, 408, 409, 498, 499, 500, 502, 503, 504, 529), (NEXT, Blame.TARGET)),
+    **dict.fromkeys((204, 307, 408, 409, 498, 499, 500, 502, 503, 504, 529), (NEXT, Blame.TARGET)),
 }
 
 
@@ -315,6 +315,10 @@ def _words() -> Iterator[FaultRow]:
     rows: tuple[tuple[int, str, str, str, Blame], ...] = (
         (400, "context_length_exceeded", "", NEXT, Blame.NOBODY),
         (400, "content_filter", "", TOLD, Blame.NOBODY),
+        (403, "", "Your input was flagged.", TOLD, Blame.NOBODY),
+        (400, "", "Your credit balance is too low.", NEXT, Blame.KEY),
+        (400, "model_decommissioned", "", NEXT, Blame.TARGET),
+        (402, "", "You can only afford 100 tokens.", NEXT, Blame.NOBODY),
         (429, "rate_limit_exceeded", "", NEXT, Blame.KEY),
         (429, "insufficient_quota", "", NEXT, Blame.KEY),
         (429, "rate_limit_exceeded", "Request too large for gpt-4o", NEXT, Blame.NOBODY),

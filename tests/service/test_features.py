@@ -5,12 +5,14 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from dub5.service import clock
 from dub5.service.api.features import Capabilities, features
 from dub5.service.config.settings import (
     ProviderSettings,
 )
+from dub5.service.model import Caller, ChatBody, ChatRequest
 from dub5.service.providers.features import Feature, feature_of, missing_features
 from dub5.service.providers.registry import dialect_of
 from dub5.service.resilience.health import Health, TargetSnapshot
@@ -28,7 +30,7 @@ LOGPROBS = {"logprobs": True}
 LONG = {"messages": [{"role": "user", "content": "x" * 40_000}]}
 
 
-NEEDS = [(TOOL, "tools"), (IMAGE, "vision"), (JSON, "json_schema"), (LOGPROBS, "logprobs")]
+NEEDS = [(TOOL, "tools"), (IMAGE, "vision"), (JSON, "json_object"), (LOGPROBS, "logprobs")]
 
 
 @pytest.mark.parametrize(("needs", "feature"), NEEDS, ids=[feature for _, feature in NEEDS])
@@ -175,4 +177,5 @@ def test_dialects(dialect: Any, lacks: set[Feature]) -> None:
     found = missing_features(dialect_of(ProviderSettings("p", dialect, "http://p.test"), 1_000), "m")
     assert set(found) == lacks
     for feature, param in found.items():
-        assert feature_of(param) in (feature, Feature.JSON_SCHEMA)
+        fields = {"response_format": Raw(b'{"type":"json_object"}')}
+        assert feature_of(param, ChatRequest("id", Caller(), ChatBody("chat", []), fields)) is feature

@@ -150,14 +150,15 @@ class TestFailover:
         assert answer.headers["x-dub5-target"] == "two/m"
 
     async def test_the_callers_fault(self) -> None:
-        """A provider's 400 is final, in the provider's own words, and nobody else is asked."""
+        """A 400 that a second provider repeats is final, in the first one's words; no third one is asked."""
         refusing = status(400, b'{"error":{"message":"max_tokens is too large","code":"invalid"}}')
-        async with ServiceWorld(one=refusing, two=healthy()) as world:
+        also = status(422, b'{"detail":"max_tokens"}')
+        async with ServiceWorld(one=refusing, two=also, three=healthy()) as world:
             answer = await world.ask()
         assert answer.status == 400
         assert answer.json()["error"]["message"] == "max_tokens is too large"
         assert answer.headers["x-should-retry"] == "false"
-        assert world.asked["two"] == []
+        assert len(world.asked["two"]) == 1 and world.asked["three"] == []
         assert world.outcomes() == {"refused": 1}
 
 
@@ -333,43 +334,6 @@ class TestNotices:
                 async with asyncio.timeout(0.2), world.stream():
                     pass
         assert world.outcomes() == {"cancelled": 1}
-
-
-class TestBurst:
-    async def test_a_target_that_refuses_all_of_a_sudden(self) -> None:
-        """400s that burst where it was quiet before are the target's fault: the request moves on, and others
-        go first."""
-        suddenly = in_turn(*[healthy()] * 12, status(400, b'{"error":{"message":"mismatch"}}'))
-        async with ServiceWorld(one=suddenly, two=healthy()) as world:
-            for _ in range(12):
-                await world.ask()
-            await asyncio.sleep(40)
-            answers = [await world.ask() for _ in range(20)]
-        statuses = [answer.status for answer in answers]
-        assert statuses[:9] == [400] * 9
-        assert statuses[9:] == [200] * 11
-        assert world.happened("health_degraded") == 1
-        assert len(world.asked["one"]) < 12 + 20
-
-    async def test_filtered_content_is_never_routed_around(self) -> None:
-        """A content filter ends the failover, even during a burst of other bad requests."""
-        bad = status(400, b'{"error":{"message":"mismatch"}}')
-        filtered = status(400, b'{"error":{"message":"no","code":"content_filter"}}')
-        async with ServiceWorld(
-            one=in_turn(*[healthy()] * 12, *[bad] * 12, filtered), two=healthy()
-        ) as world:
-            for _ in range(12):
-                await world.ask()
-            await asyncio.sleep(40)
-            answers = [await world.ask() for _ in range(13)]
-        assert [answer.status for answer in answers[-2:]] == [200, 400]
-
-    async def test_a_caller_who_is_always_wrong(self) -> None:
-        """Where bad requests are nothing new they stay the callers'."""
-        async with ServiceWorld(one=status(400, b"{}"), two=healthy()) as world:
-            answers = [await world.ask() for _ in range(60)]
-        assert {answer.status for answer in answers} == {400}
-        assert world.asked["two"] == []
 
 
 class TestClocks:
@@ -580,14 +544,14 @@ class TestBreaker:
         assert world.happened("breaker_closed") == 0
 
     async def test_a_probe_answered_by_400(self) -> None:
-        """A refusal of the request itself proves that the target is back."""
+        """A refusal that another target contradicts does not prove that the target is back."""
         back = in_turn(*[status(500, b"{}")] * 5, status(400, b"{}"))
         async with ServiceWorld(one=back, two=healthy()) as world:
             for _ in range(5):
                 await world.ask()
             await asyncio.sleep(5)
-            assert (await world.ask()).status == 400
-        assert world.happened("breaker_closed") == 1
+            assert (await world.ask()).status == 200
+        assert world.happened("breaker_closed") == 0
 
     async def test_a_client_that_leaves_proves_nothing(self) -> None:
         """Clients that leave open no breaker, however many they are."""

@@ -22,6 +22,7 @@ provider.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -60,6 +61,7 @@ from dub5.service.events import (
 )
 from dub5.service.failover.final_error import UNSUPPORTED
 from dub5.service.model import AttemptRecord
+from dub5.service.resilience.classify import WAIT_MAX_S
 from dub5.service.wire.base import WireRequest, WireResponse
 
 LEAVE_S = 0.1  # within which a provider sees that the client has left
@@ -90,6 +92,7 @@ class OnlineInvariants:
         self.in_flight = dict.fromkeys((p.name for p in world.providers), 0)
         self.breakers = ObservedBreakers(world, record)
         self.cool_until_s: dict[tuple[str, str], float] = {}  # by key and target
+        self._waiting: set[tuple[str, str]] = set()  # those whose Retry-After came with no rate limit
         self._lowered_s: dict[str, float] = {}
         self._sharing = CacheAndSharing(world, record, now)
 
@@ -229,6 +232,8 @@ class OnlineInvariants:
                 self._on_queue_left(event)
             case SettingsReloaded():
                 self._record.log("other settings")
+                for scope in self._waiting:  # a reload forgets what is no limit's
+                    self.cool_until_s.pop(scope, None)
                 self._record.sometimes["settings reloaded"] += 1
             case BreakerChanged():
                 self._record.log(f"breaker {event.scope}: {event.before} -> {event.after} ({event.why})")
@@ -295,7 +300,9 @@ class OnlineInvariants:
             return
         if attempt.retry_after_s is not None and attempt.head_s is not None:
             scope = attempt.key, attempt.target
-            until_s = attempt.head_s + attempt.retry_after_s
+            limited = attempt.status == 429
+            until_s = attempt.head_s + min(attempt.retry_after_s, math.inf if limited else WAIT_MAX_S)
+            (self._waiting.discard if limited else self._waiting.add)(scope)
             self.cool_until_s[scope] = max(until_s, self.cool_until_s.get(scope, 0.0))
             self._record.sometimes["Retry-After received"] += 1
         if number is not None and reported.status is not None:

@@ -10,6 +10,7 @@ from dub5.service.errors import (
     FeatureUnavailable,
     GatewayError,
     InvalidRequest,
+    KeysRefused,
     Overloaded,
     ProviderRefused,
     TooLarge,
@@ -22,10 +23,13 @@ from dub5.service.resilience.classify import Blame, Classification, CooldownReas
 from dub5.service.timeouts import NEVER, Timeouts
 
 WAIT_S = 7.5
-BAD_REQUEST = Classification(Then.GIVE_UP, Blame.NOBODY, "http_400", status=400, message="No such role.")
-UNPROCESSABLE = Classification(Then.GIVE_UP, Blame.NOBODY, "http_422", status=422)
+BAD_REQUEST = Classification(Then.ASK_ANOTHER, Blame.NOBODY, "http_400", status=400, message="No such role.")
+UNPROCESSABLE = Classification(Then.ASK_ANOTHER, Blame.NOBODY, "http_422", status=422)
 TOO_LONG = Classification(Then.NEXT, Blame.NOBODY, "http_400", status=400, message="Too many tokens.")
 TOO_BIG = Classification(Then.NEXT, Blame.NOBODY, "http_413", status=413)
+NO_CREDIT = Classification(
+    Then.NEXT, Blame.KEY, "http_400", 60.0, CooldownReason.REFUSED, status=400, message="No credits left."
+)
 DOWN = Classification(Then.NEXT, Blame.TARGET, "http_500", status=500, message="Internal.")
 STALLED = Classification(Then.NEXT, Blame.TARGET, "first_token_timeout")
 
@@ -60,7 +64,7 @@ def told(
         (("isolated", "host_breaker_open"), AllTargetsDown),
         ((CooldownReason.LIMITED, CooldownReason.QUOTA, "http_429"), AllTargetsLimited),
         ((CooldownReason.LIMITED, DOWN), AllTargetsDown),
-        ((CooldownReason.REFUSED,), AllTargetsDown),
+        ((CooldownReason.REFUSED,), KeysRefused),
         ((CooldownReason.WAITING,), AllTargetsDown),
         (("provider_full", "provider_full"), Overloaded),
         (("provider_full", "breaker_open"), AllTargetsDown),
@@ -68,6 +72,12 @@ def told(
         (("unsupported_tools", "breaker_open"), InvalidRequest),
         ((), AllTargetsDown),
         ((TOO_LONG, DOWN), AllTargetsDown),
+        ((NO_CREDIT, CooldownReason.REFUSED), KeysRefused),
+        ((NO_CREDIT, DOWN), AllTargetsDown),
+        ((NO_CREDIT, "breaker_open"), AllTargetsDown),
+        ((BAD_REQUEST, DOWN), AllTargetsDown),  # the other might take it, a little later
+        ((BAD_REQUEST, "breaker_open"), ProviderRefused),  # nobody else can be asked
+        ((BAD_REQUEST, "unsupported_tools"), ProviderRefused),
         ((TOO_BIG, CooldownReason.LIMITED), AllTargetsDown),  # the other might take it, a little later
     ],
     ids=lambda what: (
@@ -89,10 +99,10 @@ async def test_when_to_come_back(reason: str, wait_s: float, told_s: float) -> N
 async def test_the_callers_fault() -> None:
     """A request that a provider found at fault ends with the provider's own words and status, not to be
     retried."""
-    error = told(STALLED, BAD_REQUEST, given_up=True)
+    error = told(BAD_REQUEST, UNPROCESSABLE, given_up=True)
     assert type(error) is ProviderRefused
     assert (error.status, error.message, error.retry_after_s) == (400, "No such role.", None)
-    assert told(UNPROCESSABLE, given_up=True).status == 422
+    assert told(UNPROCESSABLE).status == 422
 
 
 async def test_too_long_for_everybody() -> None:

@@ -236,3 +236,39 @@ async def test_answer_with_calls() -> None:
         "total_tokens": 122,
         "prompt_tokens_details": {"cached_tokens": 100},
     }
+
+
+@pytest.mark.parametrize("name", ["anyOf", "oneOf", "allOf"])
+def test_alternatives_at_the_top_of_a_schema(name: str) -> None:
+    """A tool's schema that the endpoint rejects goes to the next target."""
+    function = {"name": "f", "parameters": {name: [{"type": "object"}]}}
+    with pytest.raises(Unsupported, match=r"tools\[0\].function.parameters"):
+        sent(tools=[{"type": "function", "function": function}])
+
+
+def test_a_schema_without_a_type() -> None:
+    """A tool's schema always says that it is an object."""
+    function = {"name": "f", "parameters": {"properties": {"a": {}}}}
+    tools = sent(tools=[{"type": "function", "function": function}])["tools"]
+    assert tools[0]["input_schema"] == {"type": "object", "properties": {"a": {}}}
+
+
+@pytest.mark.parametrize("stop", [" ", "\n", ["END", "\n\n"]])
+def test_blank_stop_sequences(stop: object) -> None:
+    """A blank stop sequence, which the endpoint rejects, goes to the next target."""
+    with pytest.raises(Unsupported, match="stop"):
+        sent(stop=stop)
+
+
+def test_results_come_first_in_a_turn() -> None:
+    """A user's words between a call and its result follow the result, where the endpoint wants it."""
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = sent(
+        messages=[
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "user", "content": "And?"},
+            {"role": "tool", "tool_call_id": "c1", "content": "4"},
+        ]
+    )["messages"]
+    assert [block["type"] for block in turns[-1]["content"]] == ["tool_result", "text"]

@@ -121,3 +121,15 @@ def test_an_answer_in_its_own_words() -> None:
     assert [c["index"] for c in choice["message"]["tool_calls"]] == [0, 1]
     assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"a":1}'
     assert choice["message"]["tool_calls"][0]["type"] == "function"
+
+
+@pytest.mark.parametrize("empty", [{"content": ""}, {"content": None}, {"content": [], "tool_calls": []}])
+def test_an_empty_turn_of_the_assistant(empty: dict[str, object]) -> None:
+    """A turn without anything in it, which the endpoint rejects, is left out."""
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", **empty},
+        {"role": "user", "content": "?"},
+    ]
+    body = MistralDialect(1_000).encode(request(messages=turns), "m", None).body
+    assert [turn["role"] for turn in json.loads(body)["messages"]] == ["user", "user"]

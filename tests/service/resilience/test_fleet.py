@@ -9,7 +9,7 @@ import pytest
 from dub5.service.config.options import BreakerOptions, BudgetOptions, HealthOptions, LimiterOptions
 from dub5.service.config.settings import Secret
 from dub5.service.events import BreakerChanged, BudgetSpent, Event, Events, HealthChanged, LimitLowered
-from dub5.service.model import Target
+from dub5.service.model import Caller, Target
 from dub5.service.resilience.circuit_breaker import BreakerState
 from dub5.service.resilience.classify import Blame, Classification, CooldownReason, Then
 from dub5.service.resilience.fleet import Fleet, GuardOptions
@@ -31,7 +31,8 @@ LIMITED = Classification(Then.NEXT, Blame.KEY, "http_429", cooldown_s=20.0, stat
 REFUSED = Classification(
     Then.NEXT, Blame.KEY, "http_401", cooldown_s=60.0, cooldown_reason=CooldownReason.REFUSED, status=401
 )
-BAD_REQUEST = Classification(Then.GIVE_UP, Blame.NOBODY, "http_400", status=400)
+TOO_LARGE = Classification(Then.NEXT, Blame.NOBODY, "http_413", status=413)
+BAD_REQUEST = Classification(Then.ASK_ANOTHER, Blame.NOBODY, "http_400", status=400)
 LEFT = Classification(Then.GIVE_UP, Blame.NOBODY, "cancelled", maybe_billed=True)
 
 
@@ -195,10 +196,12 @@ class TestBreakers:
         assert observed.try_acquire(SMALL, 30.0).probe
 
     def test_a_callers_mistake_proves_that_it_lives(self) -> None:
-        """A probe that is answered with the caller's own 400 closes the breaker."""
+        """A probe that finds its request too large closes the breaker; a refusal does not yet."""
         observed = ObservedFleet()
         observed.call(SMALL, DOWN, times=5)
         observed.call(SMALL, BAD_REQUEST, 4.0)
+        assert observed.fleet.snapshot(SMALL, 4.0).breaker is BreakerState.HALF_OPEN
+        observed.call(SMALL, TOO_LARGE, 4.0)
         assert observed.fleet.snapshot(SMALL, 4.0).breaker is BreakerState.CLOSED
 
     def test_ramp(self) -> None:
@@ -326,19 +329,27 @@ class TestPass:
         observed.slow(LARGE, times=10, took_s=5.1)
         observed.not_permitted(LARGE)
 
-    def test_bad_requests_burst(self) -> None:
-        """A 400 is the caller's; from one that took everything a minute ago, many are the target's own."""
+    def test_contradicted_refusals(self) -> None:
+        """A target that refuses for half a minute what another one takes, and takes nothing itself, has an
+        open breaker; its probe that is refused does not close it."""
         observed = ObservedFleet()
-        permit = observed.try_acquire(SMALL)
-        assert permit.reconsider(BAD_REQUEST, 0.0) is BAD_REQUEST
         observed.call(SMALL, times=20)
-        verdicts = []
-        for i in range(15):
+        for i in range(35):
             permit = observed.try_acquire(SMALL, 60.0 + i)
-            verdicts.append(permit.reconsider(BAD_REQUEST, 60.0 + i))
             permit.end(BAD_REQUEST, 60.0 + i, reached=True)
-        assert verdicts[0] is BAD_REQUEST
-        assert (verdicts[-1].then, verdicts[-1].blame) == (Then.NEXT, Blame.TARGET)
+            permit.contradict(Caller(), 60.0 + i)
+        observed.not_permitted(SMALL, 95.0)
+        probe = observed.try_acquire(SMALL, 110.0)
+        assert probe.probe
+        probe.end(BAD_REQUEST, 110.0, reached=True)
+        probe.contradict(Caller(), 110.5)
+        observed.not_permitted(SMALL, 111.0)
+
+    def test_refusals_that_nobody_contradicts(self) -> None:
+        """A refusal alone counts for nothing, however many there are."""
+        observed = ObservedFleet()
+        observed.call(SMALL, BAD_REQUEST, times=200)
+        observed.try_acquire(SMALL)
 
 
 class TestStanding:

@@ -53,7 +53,7 @@ VERDICTS = st.sampled_from(
             cooldown_reason=CooldownReason.REFUSED,
             status=401,
         ),
-        Classification(Then.GIVE_UP, Blame.NOBODY, "http_400", status=400),
+        Classification(Then.ASK_ANOTHER, Blame.NOBODY, "http_400", status=400),
         Classification(Then.GIVE_UP, Blame.NOBODY, "cancelled", maybe_billed=True),
     ]
 )
@@ -142,7 +142,6 @@ class FleetMachine(RuleBasedStateMachine):
     def _end(self, one: OpenAttempt, classification: Classification | None) -> None:
         key = one.permit.key
         if classification is not None:
-            classification = one.permit.reconsider(classification, self.now_s)
             until_s = self.now_s + classification.cooldown_s
             self.cooldown_until_s[one.target, key] = max(
                 self.cooldown_until_s.get((one.target, key), 0.0), until_s

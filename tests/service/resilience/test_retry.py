@@ -26,7 +26,7 @@ BAD_KEY = Classification(
     Then.NEXT, Blame.KEY, "http_401", cooldown_s=60.0, cooldown_reason=CooldownReason.REFUSED
 )
 GONE = Classification(Then.NEXT, Blame.HOST, "connect_refused")
-BAD_REQUEST = Classification(Then.GIVE_UP, Blame.NOBODY, "http_400", status=400)
+BAD_REQUEST = Classification(Then.ASK_ANOTHER, Blame.NOBODY, "http_400", status=400)
 
 
 def asked(

@@ -1,0 +1,266 @@
+"""A refusal by one target is neither the caller's fault nor everybody's, until another one says the same."""
+
+import asyncio
+import json
+
+import pytest
+
+from dub5.service import clock
+from dub5.service.config.settings import LoadedSettings, Secret
+from dub5.simulators.script import Data, End, Head, Respond, Script, SimRequest
+from tests.support.world import (
+    SSE,
+    ServiceWorld,
+    chunk,
+    completion,
+    healthy,
+    in_turn,
+    payloads,
+    reply,
+    status,
+)
+
+
+def refusing(number: int = 400, message: str = "no", code: str = "") -> Respond:
+    """Answer every request with this error."""
+    return status(number, json.dumps({"error": {"message": message, "code": code}}).encode())
+
+
+def unless(good: Respond, odd: Respond) -> Respond:
+    """Answer requests with `temperature: 3` by `odd`, others by `good`."""
+
+    def respond(request: SimRequest) -> Script:
+        return (odd if json.loads(request.body).get("temperature") == 3 else good)(request)
+
+    return respond
+
+
+class TestAnother:
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize(
+        ("number", "message"),
+        [
+            (400, "Your credit balance is too low to access the API."),
+            (400, "API key not valid."),
+            (400, "The model `m` has been decommissioned."),
+            (400, "Unrecognized request argument supplied: stream_options"),
+            (400, "messages.1: reasoning_content: Extra inputs are not permitted"),
+            (400, "tools.0.input_schema: anyOf is not supported at the top level"),
+            (400, "prompt is too long: 210000 tokens > 200000 maximum"),
+            (404, "No endpoints found that support tool use"),
+            (422, "Expected last role User or Tool but got assistant"),
+            (402, "You can only afford 100 tokens."),
+        ],
+    )
+    async def test_takes_it(self, number: int, message: str, stream: bool) -> None:
+        """Whatever one target refuses for, the other one's answer is given."""
+        async with ServiceWorld(one=refusing(number, message), two=healthy()) as world:
+            answers = [await world.ask(stream=stream) for _ in range(10)]
+        assert {answer.headers["x-dub5-target"] for answer in answers} == {"two/m"}
+
+    async def test_refuses_as_well(self) -> None:
+        """After a second refusal nobody else is asked, and the client reads the first one."""
+        async with ServiceWorld(one=refusing(message="a"), two=refusing(422, "b"), three=healthy()) as world:
+            answer = await world.ask()
+        assert (answer.status, answer.json()["error"]["message"]) == (400, "a")
+        assert world.asked["three"] == []
+
+    async def test_fails(self) -> None:
+        """A target that fails has not confirmed the refusal: the next one is asked."""
+        down = status(530)
+        async with ServiceWorld(one=refusing(), two=down, three=healthy()) as world:
+            assert (await world.ask()).headers["x-dub5-target"] == "three/m"
+
+    async def test_of_the_same_provider(self) -> None:
+        """A second model of the same provider refuses for the same reason: another provider is asked."""
+        targets = {"targets": ("one/m", "one/n", "two/m")}
+        async with ServiceWorld(one=refusing(), two=healthy(), route=targets) as world:
+            assert (await world.ask()).headers["x-dub5-target"] == "two/m"
+
+    async def test_alone(self) -> None:
+        """Where nobody else is there, the refusal is told."""
+        async with ServiceWorld(one=refusing(message="a")) as world:
+            assert (await world.ask()).json()["error"]["code"] == "provider_refused"
+
+    @pytest.mark.parametrize(("refusal", "asked"), [(refusing(), 1), (refusing(200, code="400"), 0)])
+    async def test_with_side_effects(self, refusal: Respond, asked: int) -> None:
+        """A plain 400 has not acted, so another target is asked; a refusal inside an answer may have."""
+        async with ServiceWorld(one=refusal, two=healthy()) as world:
+            await world.ask(store=True)
+        assert len(world.asked["two"]) == asked
+
+    @pytest.mark.parametrize(
+        "filtered",
+        [
+            refusing(400, code="content_filter"),
+            refusing(403, "openai/gpt requires moderation. Your input was flagged for violence"),
+            refusing(403, "Content violates usage guidelines. Team: t-123"),
+            refusing(400, "The prompt triggered our content management policy"),
+        ],
+    )
+    async def test_is_not_asked_around_a_filter(self, filtered: Respond) -> None:
+        """A refusal that speaks of content is final and rests no key."""
+        async with ServiceWorld(one=unless(healthy(), filtered), two=healthy()) as world:
+            answer = await world.ask(temperature=3)
+            again = await world.ask()
+        assert (answer.status, world.asked["two"]) == (400, [])
+        assert again.headers["x-dub5-target"] == "one/m"
+
+    async def test_after_a_firewalls_page(self) -> None:
+        """A firewall in front of one provider blocks a request: the key stays in use for the others."""
+        page = status(
+            403, b"<html><h1>Sorry, you have been blocked</h1></html>", {"content-type": "text/html"}
+        )
+        async with ServiceWorld(one=unless(healthy(), page), two=healthy()) as world:
+            answer = await world.ask(temperature=3)
+            again = await world.ask()
+        assert answer.headers["x-dub5-target"] == "two/m"
+        assert again.headers["x-dub5-target"] == "one/m"
+
+
+class TestOthers:
+    @pytest.mark.parametrize("two", [None, healthy()], ids=["alone", "contradicted"])
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            refusing(),
+            refusing(422),
+            refusing(404, "No endpoints found that support tool use"),
+            refusing(402, "You can only afford 100 tokens."),
+            refusing(413),
+            refusing(400, "Invalid role: 'credit balance is too low'"),
+            refusing(200, code="400"),
+            status(200, completion("", "length")),
+        ],
+    )
+    async def test_are_served(self, odd: Respond, two: Respond | None) -> None:
+        """One caller's odd request each second takes the target from nobody who asks every 3 s."""
+        providers = {"one": unless(healthy(), odd)} | ({"two": two} if two else {})
+        async with ServiceWorld(**providers, caller_keys=("a", "b")) as world:
+            good = []
+            for second in range(90):
+                await world.ask(temperature=3, headers={"authorization": "Bearer a"})
+                if second % 3 == 0:
+                    good.append(await world.ask(headers={"authorization": "Bearer b"}))
+                await asyncio.sleep(second + 1 - clock.now() if second + 1 > clock.now() else 0)
+        assert {answer.headers.get("x-dub5-target") for answer in good} == {"one/m"}
+        assert world.happened("breaker_opened") == 0
+
+    async def test_leave_a_target_that_refuses_all(self) -> None:
+        """A target that suddenly refuses what another one takes is called less and less; nobody notices."""
+        suddenly = in_turn(*[healthy()] * 12, refusing(message="mismatch"))
+        async with ServiceWorld(one=suddenly, two=healthy()) as world:
+            answers = []
+            for _ in range(120):
+                answers.append(await world.ask())
+                await asyncio.sleep(1)
+        assert {answer.status for answer in answers} == {200}
+        assert world.happened("breaker_opened") >= 1
+        assert len(world.asked["one"]) < 80
+
+
+class TestAccount:
+    async def test_the_next_key(self) -> None:
+        """A 400 for one key is answered with the other one; the bad one rests."""
+
+        def by_key(request: SimRequest) -> Script:
+            dead = request.headers["authorization"] == "Bearer sk-dead"
+            message = "API key not valid. Please pass a valid API key."
+            return (refusing(message=message) if dead else healthy())(request)
+
+        async with ServiceWorld(one=by_key, two=healthy(), keys={"one": ("sk-dead", "sk-good")}) as world:
+            answers = [await world.ask() for _ in range(3)]
+        assert {answer.headers["x-dub5-target"] for answer in answers} == {"one/m"}
+        assert len(world.asked["one"]) == 4
+
+    @pytest.mark.parametrize("number", [400, 401, 402, 403, 422])
+    async def test_is_not_told(self, number: int) -> None:
+        """Where every account is refused, clients hear so, not to try again, and no provider's words."""
+        broke = refusing(number, "Your credit balance is too low, org-123.")
+        async with ServiceWorld(one=broke, two=broke) as world:
+            answers = [await world.ask() for _ in range(2)]
+        for answer in answers:
+            error = answer.json()["error"]
+            assert (answer.status, error["code"]) == (503, "keys_refused")
+            assert answer.headers["x-should-retry"] == "false"
+            assert "key or account" in error["message"]
+            assert "org-123" not in answer.body.decode()
+
+
+class TestEmptyAnswers:
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize(
+        ("finish", "fields", "given"),
+        [("length", {}, True), ("stop", {"stop": ["END"]}, True), ("stop", {}, False)],
+    )
+    async def test_honest(self, finish: str, fields: dict[str, object], given: bool, stream: bool) -> None:
+        """Where thinking used up the tokens, or a stop sequence came first, an empty answer is right."""
+
+        def empty(request: SimRequest) -> Script:
+            if not stream:
+                return reply(200, completion("", finish))
+            return iter((Head(200, SSE), chunk({}, finish), Data(b"data: [DONE]\n\n"), End()))
+
+        async with ServiceWorld(one=empty, two=healthy()) as world:
+            answer = await world.ask(stream=stream, **fields)
+        assert answer.headers["x-dub5-target"] == ("one/m" if given else "two/m")
+        if given and stream:
+            assert payloads(answer.body)[-1] == "[DONE]"
+
+
+class TestGemini:
+    ERROR = (
+        {
+            "error": {
+                "code": 429,
+                "message": "Resource exhausted.",
+                "status": "RESOURCE_EXHAUSTED",
+                "details": [
+                    {"@type": "type.googleapis.com/google.rpc.Help"},
+                    {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "36s"},
+                ],
+            }
+        },
+    )
+
+    @pytest.mark.parametrize("inside", [False, True], ids=["status", "in_a_stream"])
+    @pytest.mark.parametrize("listed", [False, True], ids=["object", "list"])
+    async def test_rests_as_long_as_it_says(self, listed: bool, inside: bool) -> None:
+        """RetryInfo is read from an error's details, in a list or not, with a status or inside a stream."""
+        error = json.dumps(list(self.ERROR) if listed else self.ERROR[0]).encode()
+
+        def limited(request: SimRequest) -> Script:
+            if inside:
+                return iter((Head(200, SSE), Data(b"data: " + error + b"\n\n"), End()))
+            return reply(429, error)
+
+        async with ServiceWorld(one=in_turn(limited, healthy()), two=healthy()) as world:
+            first = await world.ask(stream=True)
+            await asyncio.sleep(35)
+            second = await world.ask(stream=True)
+            await asyncio.sleep(2)
+            third = await world.ask(stream=True)
+        targets = [answer.headers["x-dub5-target"] for answer in (first, second, third)]
+        assert targets == ["two/m", "two/m", "one/m"]
+
+    async def test_a_dead_key(self) -> None:
+        """An ErrorInfo that names the key is our account's trouble, whatever the message's language."""
+        info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
+        error = {"error": {"code": 400, "message": "Clave no es correcta.", "details": [info]}}
+        async with ServiceWorld(one=status(400, json.dumps([error]).encode())) as world:
+            assert (await world.ask()).json()["error"]["code"] == "keys_refused"
+
+
+async def test_a_reload_forgets_a_wait() -> None:
+    """A 503 with a Retry-After rests its target until the settings are reloaded."""
+    busy = status(503, b"{}", {"retry-after": "86400"})
+    async with ServiceWorld(one=in_turn(busy, healthy()), two=healthy()) as world:
+        before = [await world.ask() for _ in range(2)]
+        world.service.reload(
+            LoadedSettings(
+                world.service.settings, {name: (Secret(f"sk-{name}"),) for name in ("one", "two")}, ()
+            )
+        )
+        after = await world.ask()
+    assert [answer.headers["x-dub5-target"] for answer in before] == ["two/m", "two/m"]
+    assert after.headers["x-dub5-target"] == "one/m"
