@@ -24,7 +24,10 @@ from dub5.service.config.secrets import SecretReader, read_text
 from dub5.service.config.settings import AdminSettings, LoadedSettings, Secret, Settings, SettingsProblems
 
 ENV_PREFIX = "DUB5__"  # DUB5__SERVER__PORT=9000 sets [server] port
-BOUND_AT_START = ("host", "port", "wire", "proxy", "connections_per_origin_max")  # of [server]
+BOUND_AT_START = (  # of [server]
+    *("host", "port", "wire", "proxy"),
+    *("connections_per_origin_max", "connection_age_max_s"),
+)
 TOKEN_CHARS_MIN = 16
 
 

@@ -48,6 +48,7 @@ class ServerSettings(Struct, frozen=True):
     in_flight_max: Count = 10_000
     client_stall_s: Seconds = 30.0
     connections_per_origin_max: Count = 1_000
+    connection_age_max_s: Seconds = 300.0  # then it is replaced between two requests
     request_bytes_max: Count = 25 * 1024 * 1024
     answer_bytes_max: Count = 32 * 1024 * 1024
     event_bytes_max: Count = 8 * 1024 * 1024

@@ -15,9 +15,11 @@ from dub5.service.errors import (
 from dub5.service.failover.context import RequestContext
 from dub5.service.providers.features import FEATURE_NAMES, Feature, feature_of
 from dub5.service.resilience.classify import Blame, Classification, CooldownReason, Then
+from dub5.service.wire.base import FailureKind
 
 LIMITED = frozenset({"http_429", CooldownReason.LIMITED, CooldownReason.QUOTA})
 PROVIDER_FULL = "provider_full"
+OWN_LACK = f"_{FailureKind.LOCAL}"  # after the stage
 TOO_LARGE = frozenset({402, 413, 429})  # of one request: smaller ones are taken
 UNSUPPORTED = "unsupported_"  # before the field that a target cannot carry
 
@@ -49,6 +51,12 @@ def exhausted_error(
         return KeysRefused(
             f"No provider behind {context.route!r} accepts this service's key or account"
             f" ({', '.join(dict.fromkeys(reasons))}).",
+            retry_after_s=wait_s,
+            attempts=trail,
+        )
+    if reasons and all(reason.endswith(OWN_LACK) for reason in reasons):
+        return Overloaded(
+            "This gateway has run out of descriptors, ports or memory of its own; no provider is at fault.",
             retry_after_s=wait_s,
             attempts=trail,
         )

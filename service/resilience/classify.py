@@ -253,6 +253,8 @@ def _classify_wire(failure: WireFailure) -> Classification:
         return Classification(Then.FRESH, Blame.NOBODY, reason, maybe_billed=failure.sent)
     if failure.stage is Stage.POOL:
         return Classification(Then.NEXT, Blame.NOBODY, reason)
+    if failure.kind is FailureKind.LOCAL:  # our own lack
+        return Classification(Then.NEXT, Blame.NOBODY, reason, maybe_billed=failure.sent)
     if failure.stage in (Stage.RESOLVE, Stage.CONNECT):
         late = failure.kind is FailureKind.TIMEOUT
         return Classification(Then.NEXT, Blame.HOST, reason, maybe_billed=failure.sent, overload=late)

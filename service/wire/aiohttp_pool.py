@@ -9,6 +9,7 @@ it.
 
 import errno
 import ssl
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import cast
 
@@ -28,7 +29,7 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from dub5.service.wire.base import ConnectTimer, FailureKind, Stage, WireFailure, origin_of
+from dub5.service.wire.base import ConnectTimer, FailureKind, Stage, WireFailure, is_local, origin_of
 from dub5.service.wire.proxy import is_private_host, tunnel_failure
 
 DNS_TTL_S = 60
@@ -72,7 +73,12 @@ class Destination:
 
 
 class ConnectionProtocol(ResponseHandler):
-    """aiohttp's protocol with two mends: errors reach a body's reader, and leftover bytes are detected."""
+    """aiohttp's protocol with two mends: errors reach a body's reader, and leftover bytes are detected.
+
+    `opened_s`: loop seconds at which its connection was opened.
+    """
+
+    opened_s = 0.0
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """Set the exception on the body's reader too, which would wait forever for an invalid chunk."""
@@ -101,18 +107,26 @@ class ConnectionProtocol(ResponseHandler):
 class ConnectionPool(TCPConnector):
     """aiohttp's connector, called without its session."""
 
-    def __init__(self, keepalive_s: float, tls: ssl.SSLContext | bool) -> None:
+    def __init__(self, keepalive_s: float, tls: ssl.SSLContext | bool, age_max_s: float) -> None:
         super().__init__(limit=0, keepalive_timeout=keepalive_s, ttl_dns_cache=DNS_TTL_S, ssl=tls)
+        self._age_max_s = age_max_s
         self._factory = cast("partial[ResponseHandler]", partial(ConnectionProtocol, loop=self._loop))
 
     async def reused_connection(self, to: Destination) -> Connection | None:
-        """Return a kept-alive connection that has been silent since its last answer, or None."""
+        """Return a kept-alive connection that has been silent since its last answer, or None.
+
+        One of the greatest age is closed: else steady traffic would never leave an address that DNS has left.
+        """
         while (connection := await self._get(to.connection_key, [])) is not None:
             protocol = connection.protocol
-            if protocol is not None and not protocol.should_close:
+            if protocol is not None and not protocol.should_close and self._is_young(protocol):
                 return connection
             connection.close()
         return None
+
+    def _is_young(self, protocol: ResponseHandler) -> bool:
+        assert isinstance(protocol, ConnectionProtocol)
+        return self._loop.time() - protocol.opened_s < self._age_max_s
 
     async def new_connection(self, to: Destination, connect_s: float) -> Connection:
         """Open a connection within `connect_s` (see ConnectTimer). Raises WireFailure(resolve | connect)."""
@@ -124,14 +138,29 @@ class ConnectionPool(TCPConnector):
             first = to.via_proxy or to
             resolving = (first.connection_key.host, first.port) in self._throttle_dns_futures
             stage = Stage.RESOLVE if resolving else Stage.CONNECT
+            if not resolving:
+                self._forget_address(first)
             raise WireFailure(stage, FailureKind.TIMEOUT, sent=False) from None
         except (ClientError, HttpProcessingError, OSError, UnicodeError) as error:
-            raise _connect_failure(error) from error
+            failure = _connect_failure(error)
+            if failure.kind is not FailureKind.LOCAL:
+                self._forget_address(to.via_proxy or to)
+            raise failure from error
         if self._closed:
             protocol.close()
             raise WireFailure(Stage.CONNECT, FailureKind.CLOSED, sent=False, detail="the wire was closed")
+        assert isinstance(protocol, ConnectionProtocol)
+        protocol.opened_s = self._loop.time()
         self._acquired.add(protocol)
         return Connection(self, to.connection_key, protocol, self._loop)
+
+    def _forget_address(self, to: Destination) -> None:
+        """Ask DNS again next time: the address that it gave does not answer, and may have been left."""
+        if (to.host, to.port) in self._cached_hosts or (
+            to.connection_key.host,
+            to.port,
+        ) in self._cached_hosts:
+            self.clear_dns_cache(to.connection_key.host, to.port)
 
     async def _connect(self, to: Destination) -> ResponseHandler:
         if to.via_proxy is None:
@@ -168,7 +197,9 @@ def destination(url: str, proxy: str | None = None) -> Destination:
 
 def _connect_failure(error: BaseException) -> WireFailure:
     if isinstance(error, ClientConnectorDNSError | UnicodeError):
-        return WireFailure(Stage.RESOLVE, FailureKind.REFUSED, sent=False, detail=failure_detail(error))
+        lacks = any(map(is_local, _causes(error)))
+        kind = FailureKind.LOCAL if lacks else FailureKind.REFUSED
+        return WireFailure(Stage.RESOLVE, kind, sent=False, detail=failure_detail(error))
     cause = error.os_error if isinstance(error, ClientConnectorError) else error.__cause__ or error
     kind = failure_kind(cause)
     if isinstance(cause, ConnectionResetError) and cause.errno is None:
@@ -178,9 +209,18 @@ def _connect_failure(error: BaseException) -> WireFailure:
     return WireFailure(Stage.CONNECT, kind, sent=False, detail=failure_detail(error))
 
 
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
 def failure_kind(error: BaseException) -> FailureKind:
     if isinstance(error, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
         return FailureKind.PROTOCOL
+    if is_local(error):
+        return FailureKind.LOCAL
     if isinstance(error, OSError):
         return FailureKind.TIMEOUT if error.errno == errno.ETIMEDOUT else FailureKind.RESET
     return FailureKind.CLOSED if isinstance(error, ClientConnectionError) else FailureKind.PROTOCOL

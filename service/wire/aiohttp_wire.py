@@ -26,6 +26,7 @@ from dub5.service.wire.aiohttp_pool import (
     failure_kind,
 )
 from dub5.service.wire.base import (
+    CONNECTION_AGE_S,
     KEEPALIVE_S,
     WIRE_HEADERS,
     FailureKind,
@@ -56,10 +57,12 @@ class AiohttpWire:
         keepalive_s: float = KEEPALIVE_S,
         tls: ssl.SSLContext | None = None,
         proxy: str | None = None,
+        connection_age_max_s: float = CONNECTION_AGE_S,
     ) -> None:
         self._slots = slots or Slots()
         self._proxy = proxy
         self._keepalive_s = keepalive_s
+        self._age_max_s = connection_age_max_s
         self._tls: ssl.SSLContext | bool = tls or True
         self._connections: ConnectionPool | None = None
 
@@ -72,7 +75,7 @@ class AiohttpWire:
         head = _head(request, to)
         connections = self._connections
         if connections is None:
-            connections = self._connections = ConnectionPool(self._keepalive_s, self._tls)
+            connections = self._connections = ConnectionPool(self._keepalive_s, self._tls, self._age_max_s)
         slot = await self._slots.take(to.origin, request.pool_s)
         try:
             reused = None if request.fresh else await connections.reused_connection(to)

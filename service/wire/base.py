@@ -9,6 +9,10 @@ Every wire enforces two of the five timeouts itself, pool wait and connect, and 
 """
 
 import asyncio
+import errno
+import os
+import socket
+import ssl
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
@@ -20,6 +24,7 @@ from msgspec import Struct
 
 SLOTS_PER_ORIGIN = 1000
 KEEPALIVE_S = 30.0
+CONNECTION_AGE_S = 300.0
 LOOP_STALL_S = 0.1  # a timer that fires later than this means that our own event loop stalled
 WIRE_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "accept-encoding", "connection"})
 
@@ -43,6 +48,30 @@ class FailureKind(StrEnum):
     CLOSED = "closed"
     TIMEOUT = "timeout"
     PROTOCOL = "protocol"  # TLS, framing, encoding
+    LOCAL = "local"  # this machine lacks descriptors, ports, buffers or memory: no provider is to blame
+
+
+# The errors of a machine that has run out of something.
+LOCAL_ERRNOS = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC, errno.EADDRNOTAVAIL, errno.EAGAIN}
+)
+
+
+def is_local(error: BaseException) -> bool:
+    """Return whether an error is this machine's own lack rather than a fault of a provider."""
+    if isinstance(error, socket.gaierror):  # has numbers of its own, and hides the cause
+        return error.errno == socket.EAI_MEMORY or not _can_open()
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno in LOCAL_ERRNOS
+
+
+def _can_open() -> bool:
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return False
+    return True
 
 
 class WireFailure(Exception):

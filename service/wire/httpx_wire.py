@@ -27,6 +27,7 @@ from dub5.service.wire.base import (
     Stage,
     WireFailure,
     WireRequest,
+    is_local,
 )
 from dub5.service.wire.proxy import is_private_host, tunnel_failure
 
@@ -290,6 +291,8 @@ def _system_kind(cause: BaseException) -> FailureKind | None:
             return FailureKind.PROTOCOL
         case TimeoutError():
             return FailureKind.TIMEOUT
+    if is_local(cause):
+        return FailureKind.LOCAL
     return FailureKind.RESET if isinstance(cause, RESETS) else None
 
 
