@@ -4,7 +4,6 @@ import asyncio
 import datetime
 import os
 import platform
-import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -29,9 +28,8 @@ class BudgetGate:
         self.enabled = not config.getoption("benchmark_disable") or config.getoption("benchmark_enable")
 
     def budget(self, name: str) -> float:
-        """Return the budget in budgets.toml for this version of Python."""
-        here = f"{sys.version_info.major}.{sys.version_info.minor}"
-        return float(BUDGETS["ratio_on"].get(here, {}).get(name, BUDGETS["ratio"][name]))
+        """Return the budget in budgets.toml."""
+        return float(BUDGETS["ratio"][name])
 
     def check(self, name: str, ratio: Ratio, inner: int) -> None:
         """Fail if the ratio is over its budget."""

@@ -220,10 +220,12 @@ class StatusBoard:
             counters.first_token_ms = ms(attempt.first_token_s - attempt.started_s)
 
     def _request(self, event: RequestEnded) -> None:
-        self.outcomes[event.outcome.value] += 1
+        self.outcomes[event.outcome] += 1
         if event.attempts and event.outcome in ANSWERED_OR_NOT:
-            answered = event.outcome is Outcome.COMPLETE
-            self.routes.setdefault(event.route, RouteCounters()).note(answered)
+            route = self.routes.get(event.route)
+            if route is None:
+                route = self.routes[event.route] = RouteCounters()
+            route.note(event.outcome is Outcome.COMPLETE)
         if failed_over(event):
             self.happened["failed_over"] += 1
         if event.outcome is Outcome.DEGRADED:

@@ -55,6 +55,7 @@ class Level(IntEnum):
     ERROR = 40
 
 
+LEVEL_NAMES = {level: level.name for level in Level}  # an enum's `name` takes twice as long
 LEVEL_OF = {Outcome.FAILED: Level.WARNING, Outcome.CUT: Level.WARNING}
 _ENCODE = msgspec.json.Encoder().encode
 
@@ -220,7 +221,7 @@ class EventLogger:
         usage = event.usage
         line = RequestLine(
             at=_now(),
-            level=level.name,
+            level=LEVEL_NAMES[level],
             event="request",
             id=event.request_id,
             caller=event.caller,
@@ -234,7 +235,7 @@ class EventLogger:
             shared=event.shared,
             first_token_ms=ms(event.first_token_s),
             total_ms=ms(event.total_s),
-            overhead_ms=round(event.overhead_s * 1000, 3),
+            overhead_ms=int(event.overhead_s * 1_000_000 + 0.5) / 1000,
             tokens=(usage.prompt_tokens, usage.completion_tokens) if usage else None,
             tokens_estimated=usage.estimated if usage else False,
             cost_usd=cost_usd(event.attempts),

@@ -30,10 +30,11 @@ def with_costs(**changed: float) -> Counts:
 
 def test_batches_are_read() -> None:
     """Only the parts of the batches count, each divided by its requests; a chunk is (long - short) / 50."""
-    counts = per_request(parts(100, 90, 7000, 95, 2000, 50, 1100, 600))
+    counts = per_request(parts(100, 90, 7000, 95, 2000, 50, 1100, 600, 30))
     assert counts["json"] == 100
     assert counts["json_cached"] == 90
     assert counts["chunk"] == 100
+    assert counts["telemetry"] == 30
     assert counts["bare json"] == 50
     assert counts["bare chunk"] == 10
 
@@ -76,6 +77,13 @@ def test_other_versions() -> None:
     assert "before: Python" not in table(OLD, OLD)
     dearer = replace(twice, instructions={**twice.instructions, "json": 1300.0})
     assert len(problems(OLD, dearer, 1.0)) == 1
+
+
+def test_telemetry_is_a_multiple_of_bare_json() -> None:
+    """The part that has no bare route of its own is compared with the JSON one, between versions too."""
+    counts = Counts("Python 3.13.0", {"telemetry": 150.0, "bare json": 300.0})
+    assert counts.multiple("telemetry") == 0.5
+    assert "telemetry" in table(counts, replace(counts, made_with="Python 3.11.0"))
 
 
 def command(monkeypatch: pytest.MonkeyPatch, now: Counts, *arguments: str) -> int:
