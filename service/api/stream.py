@@ -29,7 +29,8 @@ def trail_header(trail: Sequence[AttemptRecord], answer: Answer, first_token_s: 
     A stream's own attempt is still running: its entry says the time to the first content.
     """
     entries = [_trail_entry(a.target, a.reason, a.ended_s - a.started_s, a.dropped) for a in trail]
-    if answer.stream is not None and not (answer.cached or answer.degraded):
+    live = answer.stream is not None and not (answer.cached or answer.degraded)
+    if live and not any(attempt.ok for attempt in trail):  # a held stream has ended by now
         entries.append(_trail_entry(answer.target, "ok", first_token_s - answer.began_s, answer.dropped))
     return ", ".join(entries) or f"{answer.target}={'degraded' if answer.degraded else 'cache'};0ms"
 

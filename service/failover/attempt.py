@@ -21,6 +21,7 @@ from dub5.service.providers.base import (
     may_end_empty,
 )
 from dub5.service.providers.features import Feature, fits
+from dub5.service.providers.finish import FILTERED
 from dub5.service.providers.usage import estimate_prompt
 from dub5.service.resilience.classify import Blame, Classification, Then, classify
 from dub5.service.resilience.permit import Permit
@@ -28,6 +29,13 @@ from dub5.service.timeouts import TimedOut, Timeouts
 from dub5.service.wire.base import WireFailure, WireRequest
 
 WHOLE_BYTES_MAX = 4 * 1024 * 1024  # of a stream that is held to its end
+UNREADABLE = "The provider sent something unreadable before the answer was whole."
+CUT_MESSAGES = {
+    "truncated": "The provider ended the answer before it was whole.",
+    "error_event": "The provider reported an error before the answer was whole.",
+    **dict.fromkeys(("garbled", "not_json", "event_too_long", "body_protocol"), UNREADABLE),
+}
+BLANK, NO_EVENTS = b" \t\r\n\xef\xbb\xbf", (b"{", b"[", b"<")  # how JSON and HTML begin
 TAIL_S = 1.0  # how long a provider may take to end a stream whose answer is already whole
 
 ATTEMPT_ERRORS = (WireFailure, ProviderFault, TimedOut, Unsupported)
@@ -105,14 +113,13 @@ class Attempt:
                 self.target,
                 decode_reply(dialect, request, await body.whole(self.dependencies.answer_bytes_max)),
             )
-        if response.headers.get("content-type", "").startswith(("text/html", "application/json")):
-            raise ProviderFault("not_a_stream")
         self.reader = dialect.stream(request, self.target.model)
-        held = await self._read_until_content(body, self.reader)
+        other = response.headers.get("content-type", "").startswith(("text/html", "application/json"))
+        held = await self._read_until_content(body, self.reader, other)
         return StreamedAnswer(self, body, self.reader, held)
 
-    async def _read_until_content(self, body: ResponseBody, reader: StreamReader) -> list[Chunk]:
-        """Return the chunks up to the first content.
+    async def _read_until_content(self, body: ResponseBody, reader: StreamReader, other: bool) -> list[Chunk]:
+        """Return the chunks up to the first content. `other`: the content type is of something else.
 
         Raises ProviderFault, as `empty_answer` without any content.
         """
@@ -120,16 +127,22 @@ class Attempt:
         size = 0
         while True:
             data = await body.read()
+            if other and (beginning := data.lstrip(BLANK)):
+                if beginning[:1] in NO_EVENTS:
+                    raise ProviderFault("not_a_stream")
+                other = False
             chunks = reader.feed(data) if data else reader.end()
             if reader.fault is not None:
                 raise reader.fault
-            held += chunks
+            held += chunks if data else []  # the answer itself reads its end again
             size += len(data)
-            if any(c.has_content or may_end_empty(c.finish_reason, self.context.request) for c in chunks):
+            if any(chunk.has_content or chunk.finish_reason == FILTERED for chunk in chunks):
                 return held
             if size > self.dependencies.answer_bytes_max:
                 raise ProviderFault("answer_too_long")
-            if reader.finished or reader.ended or not data:
+            if reader.ended or not data:  # only now: an early finish reason may be in every chunk
+                if any(may_end_empty(chunk.finish_reason, self.context.request) for chunk in held):
+                    return held
                 raise ProviderFault("empty_answer")
 
     async def _reject_by_content(self, answer: "BufferedAnswer | StreamedAnswer") -> None:
@@ -346,7 +359,7 @@ class StreamedAnswer:
         trail = self._attempt.context.progress.trail
         if classification.reason.endswith("_timeout"):
             return StreamStalled("The answer stopped coming before it was whole.", attempts=trail)
-        return StreamCut("The provider ended the answer before it was whole.", attempts=trail)
+        return StreamCut(CUT_MESSAGES.get(classification.reason, CUT_MESSAGES["truncated"]), attempts=trail)
 
 
 ProviderAnswer = BufferedAnswer | StreamedAnswer

@@ -25,32 +25,28 @@ from dub5.service.providers.base import (
     trail_names,
 )
 from dub5.service.providers.fields import apply_overrides
+from dub5.service.providers.finish import finish_meaning
 from dub5.service.providers.openai import json_headers, sse_event
-from dub5.service.providers.sse import EventTooLong, SseDecoder
+from dub5.service.providers.sse import BOM, EventTooLong, SseDecoder
 from dub5.service.providers.usage import estimate, prompt_chars, token_count, usage_json
 
-FINISH = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "pause_turn": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "refusal": "content_filter",
-}
+ANSWER_EVENTS = frozenset(
+    ("message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta")
+    + ("message_stop", "error")
+)
 
 
 class _Block(Struct):
     """A content block, or its delta."""
 
     type: str = ""
-    text: str = ""
-    thinking: str = ""
-    id: str = ""
-    name: str = ""
+    text: str | None = None
+    thinking: str | None = None
+    id: str | None = None
+    name: str | None = None
     input: object = None
-    partial_json: str = ""
-    stop_reason: str | None = None
+    partial_json: str | None = None
+    stop_reason: object = None
 
 
 class _Tokens(Struct):
@@ -63,17 +59,21 @@ class _Tokens(Struct):
 
 
 class _Message(Struct):
-    id: str = ""
-    model: str = ""
+    id: str | None = None
+    model: str | None = None
     content: list[_Block] | None = None
-    stop_reason: str | None = None
+    stop_reason: object = None
     usage: _Tokens | None = None
     type: str = ""
 
 
+class _Kind(Struct):
+    type: object = None
+
+
 class _Event(Struct):
     type: str = ""
-    index: int = 0
+    index: int | None = 0
     message: _Message | None = None
     delta: _Block | None = None
     content_block: _Block | None = None
@@ -82,6 +82,7 @@ class _Event(Struct):
 
 _MESSAGE = msgspec.json.Decoder(_Message)
 _EVENT = msgspec.json.Decoder(_Event)
+_KIND = msgspec.json.Decoder(_Kind)
 
 
 class AnthropicDialect:
@@ -111,14 +112,14 @@ class AnthropicDialect:
 
     def answer(self, body: bytes, request: ChatRequest) -> Reply:
         try:
-            message = _MESSAGE.decode(body)
+            message = _MESSAGE.decode(body.removeprefix(BOM))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise ProviderFault("not_json" if body[:1] != b"{" else "garbled") from None
         if message.type == "error":
             raise event_fault(body)
-        if not message.stop_reason:
+        finish = finish_meaning(message.stop_reason, "error_in_answer")
+        if finish is None:
             raise ProviderFault("truncated")
-        finish = FINISH.get(message.stop_reason, "stop")
         parts = _message_parts(message.content or [])
         if not any(parts.values()) and not may_end_empty(finish, request):
             raise ProviderFault("empty_answer")
@@ -154,6 +155,7 @@ class AnthropicStream:
         self.ended = False
         self.fault: ProviderFault | None = None
         self._has_stop_reason = False
+        self._unreadable: ProviderFault | None = None  # an event that was skipped: it may explain a bad end
         self._sse = SseDecoder(event_bytes_max)
         self._request = request
         self._head = {"id": "chatcmpl-" + request.id, "created": int(clock.wall()), "model": model}
@@ -168,6 +170,8 @@ class AnthropicStream:
             for _, payload in self._sse.feed(data):
                 if self.ended:
                     break
+                if payload[:1] != b"{" and self._is_other(payload):
+                    continue
                 if (chunk := self._chunk(payload)) is not None:
                     chunks.append(chunk)
         except EventTooLong:
@@ -178,7 +182,7 @@ class AnthropicStream:
 
     def end(self) -> list[Chunk]:
         if not self.finished:
-            raise ProviderFault("truncated")
+            raise self._unreadable or ProviderFault("truncated")
         usage = self.usage_so_far()
         raw = self._frame([], _usage_object(usage, self._tokens)) if self._request.wants_usage else b""
         return [Chunk(raw, usage=usage)]
@@ -195,11 +199,23 @@ class AnthropicStream:
         )  # Anthropic counts them at the end
         return Usage(counted.prompt_tokens, completion, counted.prompt_tokens + completion, estimated=True)
 
+    def _is_other(self, payload: bytes) -> bool:
+        """Return whether an event holds no object, such as a sign of life, or another dialect's end."""
+        payload = payload.strip()
+        if payload[:1] == b"{":
+            return False
+        if payload and payload[:1] not in (b":", b"["):
+            self._unreadable = self._unreadable or ProviderFault("not_json")
+        return True
+
     def _chunk(self, payload: bytes) -> Chunk | None:
         try:
             event = _EVENT.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise ProviderFault("not_json" if payload[:1] != b"{" else "garbled") from None
+            if _says_nothing(payload):
+                return None
+            raise ProviderFault("garbled") from None
+        index = event.index or 0
         match event.type:
             case "message_start" if event.message is not None:
                 self._count(event.message.usage)
@@ -207,19 +223,19 @@ class AnthropicStream:
                 return self._delta({"role": "assistant", "content": ""})
             case "content_block_start" if event.content_block is not None:
                 if event.content_block.type == "tool_use":
-                    return self._call(event.index, event.content_block)
-                return self._content(event.index, event.content_block)
+                    return self._call(index, event.content_block)
+                return self._content(index, event.content_block)
             case "content_block_delta" if event.delta is not None:
-                return self._content(event.index, event.delta)
-            case "content_block_stop" if event.index in self._without_arguments:
+                return self._content(index, event.delta)
+            case "content_block_stop" if index in self._without_arguments:
                 # OpenAI clients expect an object as arguments, even for a tool without parameters.
-                return self._arguments(event.index, "{}")
+                return self._arguments(index, "{}")
             case "message_delta":
                 self._count(event.usage)
                 reason = event.delta.stop_reason if event.delta else None
-                if reason:
+                if (finish := finish_meaning(reason, "error_event")) is not None:
                     self._has_stop_reason = True
-                    return self._delta({}, FINISH.get(reason, "stop"))
+                    return self._delta({}, finish)
             case "message_stop":
                 self.finished, self.ended = self._has_stop_reason, True
             case "error":
@@ -243,9 +259,9 @@ class AnthropicStream:
         arguments = msgspec.json.encode(block.input).decode() if block.input else ""
         if not arguments:
             self._without_arguments.add(index)
-        self._answer_chars += len(block.name) + len(arguments)
-        function = {"name": block.name, "arguments": arguments}
-        call = {"index": number, "id": block.id, "type": "function", "function": function}
+        self._answer_chars += len(block.name or "") + len(arguments)
+        function = {"name": block.name or "", "arguments": arguments}
+        call = {"index": number, "id": block.id or "", "type": "function", "function": function}
         return self._delta({"tool_calls": [call]}, content=True)
 
     def _arguments(self, index: int, piece: str) -> Chunk:
@@ -255,6 +271,8 @@ class AnthropicStream:
         return self._delta({"tool_calls": [call]}, content=True)
 
     def _delta(self, delta: dict[str, Any], finish: str | None = None, content: bool = False) -> Chunk:
+        if content:
+            self._has_stop_reason = False  # it was none: the answer goes on
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return Chunk(self._frame([choice], None), content, finish)
 
@@ -267,6 +285,15 @@ class AnthropicStream:
         for name in _Tokens.__struct_fields__ if counted is not None else ():
             if token_count(getattr(counted, name)):
                 setattr(self._tokens, name, getattr(counted, name))
+
+
+def _says_nothing(payload: bytes) -> bool:
+    """Return whether an event of an unknown shape is no part of an answer. Raises nothing."""
+    try:
+        kind = _KIND.decode(payload).type
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return isinstance(kind, str) and kind not in ANSWER_EVENTS
 
 
 def _usage(counted: _Tokens | None) -> Usage | None:
@@ -287,14 +314,14 @@ def _usage_object(usage: Usage, counted: _Tokens | None) -> dict[str, Any]:
 
 def _message_parts(blocks: list[_Block]) -> dict[str, Any]:
     """Return text, reasoning and tool calls as the fields of an OpenAI message."""
-    parts: dict[str, Any] = {"content": "".join(b.text for b in blocks if b.type == "text") or None}
-    if thoughts := "".join(b.thinking for b in blocks if b.type == "thinking"):
+    parts: dict[str, Any] = {"content": "".join(b.text or "" for b in blocks if b.type == "text") or None}
+    if thoughts := "".join(b.thinking or "" for b in blocks if b.type == "thinking"):
         parts["reasoning_content"] = thoughts
     calls = [
         {
-            "id": b.id,
+            "id": b.id or "",
             "type": "function",
-            "function": {"name": b.name, "arguments": msgspec.json.encode(b.input or {}).decode()},
+            "function": {"name": b.name or "", "arguments": msgspec.json.encode(b.input or {}).decode()},
         }
         for b in blocks
         if b.type == "tool_use"
@@ -311,10 +338,10 @@ def _completion(message: _Message, parts: dict[str, Any], finish: str, usage: di
     }
     return msgspec.json.encode(
         {
-            "id": "chatcmpl-" + message.id,
+            "id": "chatcmpl-" + (message.id or ""),
             "object": "chat.completion",
             "created": int(clock.wall()),
-            "model": message.model,
+            "model": message.model or "",
             "choices": [choice],
             "usage": usage,
         }

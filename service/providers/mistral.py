@@ -85,17 +85,10 @@ class MistralDialect(OpenAIDialect):
 
 
 class MistralStream(OpenAIStream):
-    """A stream with usage on its last chunk; a client that requested usage gets OpenAI's separate chunk."""
+    """A stream of Mistral's chunks."""
 
-    def chunk(self, payload: bytes) -> Chunk | None:
-        return super().chunk(_as_openai(payload))
-
-    def end(self) -> list[Chunk]:
-        if chunks := super().end():
-            return chunks
-        if not self._keep_usage or self._usage is None:
-            return []
-        return [Chunk(self.usage_chunk(self._usage), usage=self._usage)]
+    def chunk(self, payload: bytes, name: bytes = b"") -> Chunk | None:
+        return super().chunk(_as_openai(payload), name)
 
 
 def _messages(messages: list[JsonObject], dropped: list[str]) -> list[JsonObject]:
@@ -162,7 +155,9 @@ def _as_openai(body: bytes) -> bytes:
             if isinstance(part.get("content"), list):
                 _flatten(part)
             for index, call in enumerate(part.get("tool_calls") or ()):
-                _complete(call, index)
+                _complete(call)
+                if "message" in choice:  # in a stream, an index counts over all chunks
+                    call.setdefault("index", index)
         return msgspec.json.encode(parsed)
     except (msgspec.DecodeError, UnicodeError, RecursionError, LookupError, TypeError, AttributeError):
         return body  # an unknown shape: OpenAI's decoder names the fault
@@ -177,10 +172,9 @@ def _flatten(part: JsonObject) -> None:
         part["reasoning_content"] = "".join(t.get("text", "") for t in thoughts)
 
 
-def _complete(call: JsonObject, index: int) -> None:
+def _complete(call: JsonObject) -> None:
     """Add the fields of a tool call that OpenAI's clients expect."""
     call.setdefault("type", "function")
-    call.setdefault("index", index)
     function = call["function"]
     if isinstance(function.get("arguments"), dict):
         function["arguments"] = msgspec.json.encode(function["arguments"]).decode()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from dub5.service.config.settings import NO_OVERRIDES, DialectOverrides
 from dub5.service.model import ChatRequest, Chunk, EmbedRequest, Reply, Usage
@@ -16,9 +16,11 @@ from dub5.service.providers.base import (
     status_fault,
     trail_names,
 )
+from dub5.service.providers.call_index import CallIndexes
 from dub5.service.providers.embeddings import reply_with_vectors
 from dub5.service.providers.fields import apply_overrides
-from dub5.service.providers.sse import EventTooLong, SseDecoder
+from dub5.service.providers.finish import STOP, ChoiceEnds, finish_meaning
+from dub5.service.providers.sse import BOM, EventTooLong, SseDecoder
 from dub5.service.providers.usage import (
     add_usage,
     calls_chars,
@@ -34,47 +36,80 @@ WITH_USAGE = Raw(b'{"include_usage":true}')
 
 
 class _Part(Struct):
-    content: str | list[object] | None = None
-    refusal: str | None = None
-    tool_calls: list[object] | None = None
+    """A message, or its delta: fields that are only read for "is there content", so of any type."""
+
+    content: object = None
+    refusal: object = None
+    tool_calls: object = None
     function_call: object = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
+    reasoning: object = None
+    reasoning_content: object = None
+    reasoning_details: object = None
+    audio: object = None
+    images: object = None
 
     def has_content(self) -> bool:
+        """Return whether there is any content. Raises ProviderFault for content that is no text or parts."""
+        if content := self.content:
+            if isinstance(content, str) or isinstance(content, list):  # noqa: SIM101 quicker than a tuple
+                return True
+            raise ProviderFault("garbled")
         return bool(
-            self.content
-            or self.tool_calls
+            self.tool_calls
             or self.refusal
             or self.function_call
             or self.reasoning_content
             or self.reasoning
+            or self.reasoning_details
+            or self.audio
+            or self.images
         )
 
     def chars(self) -> int:
         """Count the characters, for an estimate of the tokens."""
-        chars = text_chars(self.content)
-        for more in (self.refusal, self.reasoning_content or self.reasoning):
-            if more:
-                chars += len(more)
-        return chars + calls_chars(self.tool_calls) if self.tool_calls else chars
+        content = self.content
+        chars = len(content) if isinstance(content, str) else text_chars(content)
+        if self.refusal or self.tool_calls or self.reasoning_content or self.reasoning:
+            more = (self.refusal, self.reasoning_content or self.reasoning)
+            chars += sum(len(text) for text in more if isinstance(text, str)) + calls_chars(self.tool_calls)
+        return chars
+
+
+# Some servers write [] for an object without fields.
+_MaybePart = _Part | list[object] | str | bool | None
 
 
 class _Choice(Struct):
-    index: int = 0
-    delta: _Part | None = None
-    message: _Part | None = None
-    finish_reason: str | None = None
+    index: int | float | str | None = 0
+    delta: _MaybePart = None
+    message: _MaybePart = None
+    finish_reason: object = None
 
 
 class _Body(Struct):
-    choices: list[_Choice] | UnsetType | None = UNSET
+    choices: list[_Choice] | dict[str, object] | UnsetType | None = UNSET
     usage: object = None  # read leniently: odd counts must not cost a good answer
     error: object = None
 
+    def listed(self) -> list[_Choice]:
+        """Return the choices, if any. Raises ProviderFault if they are no list."""
+        if isinstance(self.choices, list):
+            return self.choices
+        if self.choices:
+            raise ProviderFault("garbled")
+        return []
+
+
+class _Kind(Struct):
+    """What an event without choices calls itself."""
+
+    kind: object = field(name="object", default=None)
+    type: object = None
+
 
 _BODY = msgspec.json.Decoder(_Body)
-_OPTIONS = msgspec.json.Decoder(dict[str, Raw])
+_KIND = msgspec.json.Decoder(_Kind)
+_FIELDS = msgspec.json.Decoder(dict[str, Raw])
 
 
 class OpenAIDialect:
@@ -100,22 +135,30 @@ class OpenAIDialect:
         return {**self.overrides.headers, **json_headers(key)}
 
     def answer(self, body: bytes, request: ChatRequest) -> Reply:
+        if body[:3] == BOM:
+            body = body[3:]
         parsed = decode_body(body)
-        if not parsed.choices:
-            raise ProviderFault("empty_answer")
-        complete, has_content = True, may_end_empty(parsed.choices[0].finish_reason, request)
-        for choice in parsed.choices:
-            if choice.finish_reason == "error":
-                raise ProviderFault("error_in_answer")
-            complete = complete and bool(choice.finish_reason)  # "" does not count as a reason
-            has_content = has_content or (choice.message is not None and choice.message.has_content())
+        if parsed.choices is UNSET:
+            raise ProviderFault("garbled")
+        choices = parsed.choices if isinstance(parsed.choices, list) else parsed.listed()
+        complete, has_content = True, False
+        for choice in choices:
+            message, reason = choice.message, choice.finish_reason
+            if reason != STOP:  # quicker for the common case
+                reason = finish_meaning(reason, "error_in_answer")
+            complete = complete and reason is not None
+            if isinstance(message, _Part):
+                has_content = has_content or message.has_content()
+            elif message:
+                raise ProviderFault("garbled")
+            has_content = has_content or may_end_empty(reason, request)
         if not has_content:
             raise ProviderFault("empty_answer")
         if not complete:
             raise ProviderFault("truncated")
         if (usage := parse_usage(parsed.usage)) is not None:
             return Reply(body, usage)
-        answer_chars = sum(c.message.chars() for c in parsed.choices if c.message)
+        answer_chars = sum(c.message.chars() for c in choices if isinstance(c.message, _Part))
         usage = estimate(prompt_chars(request), answer_chars)
         return Reply(add_usage(body, usage), usage)
 
@@ -137,7 +180,7 @@ class OpenAIDialect:
 
 
 class OpenAIStream:
-    """A stream reader that relays chunks unchanged, except a usage chunk that the client did not request."""
+    """A stream reader that relays chunks as they came. The usage is left for the end, if the client asked."""
 
     def __init__(self, request: ChatRequest, event_bytes_max: int) -> None:
         self.finished = False
@@ -146,21 +189,24 @@ class OpenAIStream:
         self._request = request
         self._keep_usage = request.wants_usage
         self._usage: Usage | None = None
+        self._usage_fields: object = None  # as the provider wrote them
+        self._usage_payload = b""  # the provider's own chunk for it
         self._answer_chars = 0
         self._last = b""
         self._sse = SseDecoder(event_bytes_max)
-        self._choices = request.body.n or 1
-        self._seen: set[int] = set()
-        self._finished_choices: set[int] = set()  # choices that have a finish reason
+        self._ends = ChoiceEnds(request.body.n or 1)
+        self._calls: CallIndexes | None = None
+        self._unreadable: ProviderFault | None = None  # an event that was skipped: it may explain a bad end
 
     def feed(self, data: bytes) -> list[Chunk]:
         chunks: list[Chunk] = []
         try:
-            for _, payload in self._sse.feed(data):
-                if self.ended or payload[:6] == DONE:
-                    self.ended = True
+            for name, payload in self._sse.feed(data):
+                if self.ended:
                     break
-                if (chunk := self.chunk(payload)) is not None:
+                if payload[:1] != b"{" and self._is_other(payload, name):
+                    continue
+                if (chunk := self.chunk(payload, name)) is not None:
                     chunks.append(chunk)
         except EventTooLong:
             self.fault = ProviderFault("event_too_long")
@@ -171,47 +217,96 @@ class OpenAIStream:
         return chunks
 
     def end(self) -> list[Chunk]:
-        if not self.finished:
-            raise ProviderFault("truncated")
-        if self._usage is not None:
+        if not self.finished and not self._ends.whole(done=False):
+            raise self._unreadable or ProviderFault("truncated")
+        self.finished = True
+        if self._usage is not None and not self._keep_usage:
             return []
         self._usage = self.usage_so_far()
-        return [Chunk(self.usage_chunk(self._usage) if self._keep_usage else b"", usage=self._usage)]
+        return [Chunk(self._usage_chunk(self._usage) if self._keep_usage else b"", usage=self._usage)]
 
     def usage_so_far(self) -> Usage:
         return self._usage or estimate(prompt_chars(self._request), self._answer_chars)
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        """Build the chunk of a stream that holds only its usage."""
-        head = _OPTIONS.decode(self._last)  # as Raw: an unread field may hold an invalid value such as 1e999
-        return sse_event(msgspec.json.encode({**head, "choices": [], "usage": usage_json(usage)}))
-
-    def chunk(self, payload: bytes) -> Chunk | None:
-        """Decode one event to a chunk; None if it is not for the client. Raises ProviderFault."""
+    def chunk(self, payload: bytes, name: bytes = b"") -> Chunk | None:
+        """Decode one event to a chunk; None if it says nothing of the answer. Raises ProviderFault."""
         parsed = decode_body(payload)
-        finish, content = None, False
-        for choice in parsed.choices or ():
-            if choice.delta is not None and choice.delta.has_content():
-                content = True
-                self._answer_chars += choice.delta.chars()
-            if choice.finish_reason == "error":
-                raise ProviderFault("error_event")
-            self._seen.add(choice.index)
-            if choice.finish_reason:  # some servers write "" into every chunk
-                finish = choice.finish_reason
-                self._finished_choices.add(choice.index)
-        if finish or self.finished:  # a choice may begin after the end of another
-            all_finished = self._finished_choices == self._seen
-            self.finished = all_finished and len(self._finished_choices) >= self._choices
-        if parsed.choices:
-            self._last = payload
+        if not parsed.choices:
+            return self._without_choices(parsed, payload, name)
+        finish, content, ends = None, False, self._ends
+        for choice in parsed.choices if isinstance(parsed.choices, list) else parsed.listed():
+            part, reason, has_content = choice.delta, None, False
+            if isinstance(part, _Part):
+                if part.has_content():
+                    content = has_content = True
+                    self._answer_chars += part.chars()
+                    if part.tool_calls:
+                        payload = self._with_indexes(payload)
+            elif part:
+                raise ProviderFault("garbled")
+            if choice.finish_reason:
+                reason = finish_meaning(choice.finish_reason, "error_event")
+                finish = reason or finish
+            if reason or ends.ended:
+                ends.note(choice.index or 0, content=has_content, finish=reason is not None)
+            else:
+                ends.open.add(choice.index or 0)
+        if self.finished or ends.ended:
+            self.finished = ends.certain()
+        self._last = payload
         usage = None
         if parsed.usage is not None:
-            usage = parse_usage(parsed.usage)
-            self._usage = usage or self._usage
-        if not parsed.choices and parsed.usage is not None and (usage is None or not self._keep_usage):
-            return Chunk(b"", usage=usage)
+            usage = self._count(parsed.usage)
+            payload = _without_usage(payload)
         return Chunk(sse_event(payload), content, finish, usage)
+
+    def _without_choices(self, parsed: _Body, payload: bytes, name: bytes) -> Chunk | None:
+        """Take the usage of an event without choices. Raises ProviderFault for an error."""
+        parsed.listed()
+        if name == b"error" or "error" in msgspec.structs.astuple(_KIND.decode(payload)):
+            raise event_fault(payload)
+        is_chunk = isinstance(parsed.choices, list)
+        if not self._last and not is_chunk:
+            self._unreadable = self._unreadable or ProviderFault("garbled")  # perhaps of another dialect
+        if parsed.usage is None:
+            return Chunk(sse_event(payload)) if is_chunk else None
+        usage = self._count(parsed.usage)
+        if usage is not None and is_chunk:
+            self._usage_payload = payload
+        return Chunk(b"", usage=usage)
+
+    def _is_other(self, payload: bytes, name: bytes) -> bool:
+        """Return whether an event holds no object: an end, a sign of life, or what no client can read."""
+        payload = payload.strip()
+        if payload[:1] == b"{":
+            return False
+        if payload[:6] == DONE:
+            self.ended = True
+            self.finished = self.finished or self._ends.whole(done=True)
+        elif name == b"error" or (payload[:1] == b"[" and event_fault(payload).message):
+            raise event_fault(payload)
+        elif payload and payload[:1] != b":" and self._unreadable is None:
+            self._unreadable = ProviderFault("garbled" if payload[:1] == b"[" else "not_json")
+        return True
+
+    def _count(self, fields: object) -> Usage | None:
+        """Take the usage of an event: the latest that counts anything is right."""
+        usage = parse_usage(fields)
+        if usage is not None:
+            self._usage, self._usage_fields, self._usage_payload = usage, fields, b""
+        return usage
+
+    def _usage_chunk(self, usage: Usage) -> bytes:
+        """Return the chunk of a stream that holds only its usage: the provider's own, if it sent one."""
+        if self._usage_payload:
+            return sse_event(self._usage_payload)
+        head = _FIELDS.decode(self._last)  # as Raw: an unread field may hold an invalid value such as 1e999
+        fields = self._usage_fields or usage_json(usage)
+        return sse_event(msgspec.json.encode({**head, "choices": [], "usage": fields}))
+
+    def _with_indexes(self, payload: bytes) -> bytes:
+        self._calls = self._calls or CallIndexes()
+        return self._calls.complete(payload)
 
 
 def decode_body(body: bytes) -> _Body:
@@ -224,11 +319,21 @@ def decode_body(body: bytes) -> _Body:
         if body[:1] == b"[" and (fault := event_fault(body)).message:  # a list of errors: Gemini
             raise fault from None
         raise ProviderFault("not_json" if body[:1] not in (b"{", b"[") else "garbled") from None
-    if parsed.error is not None:
+    if parsed.error and _is_error(parsed.error):
         raise event_fault(body)
-    if parsed.choices is UNSET:
-        raise ProviderFault("garbled")
     return parsed
+
+
+def _is_error(error: object) -> bool:
+    """Return whether an `error` field says anything; some servers write an empty one into good answers."""
+    return any(error.values()) if isinstance(error, dict) else bool(error)
+
+
+def _without_usage(payload: bytes) -> bytes:
+    """Return a chunk without its usage, which is told once, at the end."""
+    fields = _FIELDS.decode(payload)
+    del fields["usage"]
+    return msgspec.json.encode(fields)
 
 
 def sse_event(payload: bytes) -> bytes:
@@ -256,7 +361,7 @@ def _with_include_usage(options: Raw | None) -> Raw:
     if options is None:
         return WITH_USAGE
     try:
-        given = _OPTIONS.decode(options)
+        given = _FIELDS.decode(options)
     except (msgspec.DecodeError, UnicodeDecodeError):  # null
         return WITH_USAGE
     return Raw(msgspec.json.encode({**given, "include_usage": Raw(b"true")}))

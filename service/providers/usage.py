@@ -29,8 +29,10 @@ def parse_usage(value: object) -> Usage | None:
 
 
 def token_count(count: object) -> int:
-    """Return the count as a non-negative int that can be summed; 0 for anything else."""
-    return min(count, TOKENS_MAX) if isinstance(count, int) and count > 0 else 0
+    """Return the count as a non-negative int that can be summed; 0 for anything else. 12.0 counts as 12."""
+    if isinstance(count, int):
+        return min(count, TOKENS_MAX) if count > 0 else 0
+    return int(min(count, TOKENS_MAX)) if isinstance(count, float) and count > 0 else 0
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:

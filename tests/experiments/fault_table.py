@@ -181,6 +181,7 @@ def _whole_answers() -> Iterator[FaultRow]:
         ("no finish reason", "truncated", sized(200, said(finish=None))),
         ("an empty finish reason", "truncated", sized(200, said(finish=""))),
         ("finish reason `error`", "error_in_answer", sized(200, said(finish="error"))),
+        ("finish reason `abort`", "error_in_answer", sized(200, said(finish="abort"))),
     )
     for what, reason, actions in broken:
         yield FaultRow(what, ExpectedOutcome(reason, NEXT), actions)
@@ -211,9 +212,9 @@ def _streams() -> Iterator[FaultRow]:
         ("broken JSON in an event", "garbled", (bad_json, End())),
         ("cut inside a line", "truncated", (in_line, End())),
         ("an error event", "error_event", (error, End())),
-        ("an error event of the flat kind", "garbled", (flat_error, End())),
-        ("an event that is no chunk", "garbled", (b'data: {"hello":1}\n\n', End())),
+        ("an error event of the flat kind", "error_event", (flat_error, End())),
         ("finish reason `error`", "error_event", (event("", "error"), DONE, End())),
+        ("finish reason `abort`", "error_event", (event("", "abort"), DONE, End())),
         ("a page of HTML", "not_json", (b"data: <html>\n\n", End())),
     )
     for what, reason, parts in broken:
@@ -241,6 +242,21 @@ def _streams() -> Iterator[FaultRow]:
     yield FaultRow(
         "JSON instead of events", ExpectedOutcome("not_a_stream", NEXT), sized(200, b'{"error":"no"}'), True
     )
+    no_chunk = b'data: {"hello":1}\n\n'
+    cut = ExpectedOutcome("truncated", CUT)
+    each = (event("Hi", "stop"), Wait(0.02), event(" you", "stop"))
+    half: tuple[tuple[str, ExpectedOutcome, tuple[bytes | Action, ...]], ...] = (
+        ("nothing but events that are no chunks", ExpectedOutcome("garbled", NEXT), (no_chunk, End())),
+        ("an event that is no chunk, then the end", cut, (HI, Wait(0.02), no_chunk, End())),
+        (
+            "a finish in every chunk, then closed",
+            ExpectedOutcome("body_closed", CUT),
+            (*each, Wait(0.02), Close()),
+        ),
+        ("a finish in every chunk, but no `[DONE]`", cut, (*each, End())),
+    )
+    for what, seen, parts in half:
+        yield FaultRow(what, seen, stream(*parts), True)
     yield FaultRow("empty body", ExpectedOutcome("truncated", NEXT), stream(End()), True)
     yield FaultRow(
         "finish without content", ExpectedOutcome("empty_answer", NEXT), stream(STOP, DONE, End()), True
@@ -260,10 +276,15 @@ def _streams() -> Iterator[FaultRow]:
         ("comments, then content", (b": x\n\n", Wait(0.05), b": x\n\n", HI, STOP, DONE, End())),
         ("one event of a megabyte", (event("x" * 1_000_000), STOP, DONE, End())),
         ("CRLF line ends", (HI.replace(b"\n", b"\r\n"), STOP.replace(b"\n", b"\r\n"), DONE, End())),
+        ("a finish in every chunk, and `[DONE]`", (*each, DONE, End())),
+        ("an event that is no chunk, between chunks", (HI, no_chunk, STOP, DONE, End())),
+        ("a ping between chunks", (HI, b'data: {"type":"ping"}\n\n', STOP, DONE, End())),
+        ("a comment as data", (HI, b"data: : keep-alive\n\n", STOP, DONE, End())),
         ("byte by byte", (*(bytes([byte]) for byte in HI + STOP + DONE), End())),
     )
     for what, parts in whole:
         yield FaultRow(what, OK, stream(*parts), True)
+    yield FaultRow("events as application/json", OK, (Head(200, JSON), Data(HI + STOP + DONE), End()), True)
 
 
 def _messages() -> Iterator[FaultRow]:

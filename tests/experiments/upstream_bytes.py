@@ -271,15 +271,25 @@ def more(rng: Random, reply: BrokenReply) -> None:
 
 
 def nothing_much(rng: Random, reply: BrokenReply) -> None:
-    """Add comments, retry lines, ids and pings: every reader of events must ignore them."""
+    """Add comments, retry lines, ids and pings, and events that say nothing: all of them must be ignored."""
     if not reply.stream:
         reply.events = [rng.choice((b"\n\n", b" \r\n\t")) + e for e in reply.events]
         reply.told.append("padding")
         return
     idle = (b": KEEP-ALIVE\n\n", b"\n", b"retry: 10\n\n", b"id: 7\n", b": x\n", b"event: nothing\n\n")
+    idle += (b"event: ping\ndata: {}\n\n", b'data: {"type":"ping"}\n\n', b"data: : alive\n\n", b"data:\n\n")
+    idle += (b"data: PROCESSING\n\n", b'data: {"status":"working","error":{}}\n\n', b"data: null\n\n")
     for _ in range(rng.randrange(1, 4)):
         reply.events.insert(rng.randrange(len(reply.events) + 1), rng.choice(idle))
     reply.told.append("nothing much")
+
+
+def finish_everywhere(rng: Random, reply: BrokenReply) -> None:
+    """Write a finish reason into every chunk: only `[DONE]` says then that the answer is whole."""
+    if reply.stream and reply.persona != "anthropic":
+        name = b'"finish_reason":'
+        reply.events = [_with(event, name, b'"stop"', only=b"null") for event in reply.events]
+        reply.told.append("finish everywhere")
 
 
 def no_names(rng: Random, reply: BrokenReply) -> None:
@@ -406,7 +416,18 @@ BREAKERS: tuple[Breaker, ...] = (
     more,
     more,
 )
-BREAKERS += (nothing_much, nothing_much, no_names, line_ends, endless, flip, flip, cut_anywhere, marks)
+BREAKERS += (
+    nothing_much,
+    nothing_much,
+    finish_everywhere,
+    no_names,
+    line_ends,
+    endless,
+    flip,
+    flip,
+    cut_anywhere,
+    marks,
+)
 BREAKERS += (compressed, status, content_type, ending, ending, stall)
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Texts = dict[int, str]  # by choice
+WHOLE = {"stop", "length", "tool_calls", "function_call", "content_filter", "model_length", "pause_turn"}
+WHOLE |= {"end_turn", "stop_sequence", "max_tokens", "tool_use", "refusal", "model_context_window_exceeded"}
+BOM = b"\xef\xbb\xbf"
 TRANSLATED = "replace"  # bad bytes in what is not passed on do no harm
 
 
@@ -76,13 +79,13 @@ def arguments(delta: Any) -> str:
 
 
 def reason(value: Any) -> bool:
-    """Return whether this is the reason of a proper end: neither empty, nor a failure."""
-    return isinstance(value, str) and value not in ("", "error")
+    """Return whether this is the reason of a proper end."""
+    return isinstance(value, str) and value in WHOLE
 
 
 def openai_stream(body: bytes) -> ReadAnswer:
     """Read a stream of chat.completion.chunk objects: whole when every choice that was seen has a finish
-    reason."""
+    reason that no content followed."""
     told, ended = ReadAnswer(), set[int]()
     for _, data in events(body):
         if data.startswith(b"[DONE]"):
@@ -98,12 +101,14 @@ def openai_stream(body: bytes) -> ReadAnswer:
         if chunk.get("error") is not None:
             told.error = chunk["error"]
         for choice in dicts(chunk.get("choices")):
-            index, delta = choice.get("index", 0), choice.get("delta")
+            index, delta = choice.get("index") or 0, choice.get("delta")
             if not isinstance(index, int):
                 continue
             text = said(delta.get("content")) if isinstance(delta, dict) else ""
             told.texts[index] = told.texts.get(index, "") + text
             told.calls += arguments(delta)
+            if text:
+                ended.discard(index)
             if reason(choice.get("finish_reason")):
                 ended.add(index)
         told.open = ended != told.texts.keys()
@@ -128,10 +133,11 @@ def anthropic_stream(body: bytes) -> ReadAnswer:
                 part = event.get("content_block") if event["type"].endswith("start") else delta
                 if isinstance(part, dict) and isinstance(part.get("text"), str):
                     told.texts[0] += part["text"]
+                    stopped = stopped and not part["text"]
                 if isinstance(part, dict) and isinstance(part.get("partial_json"), str):
                     told.calls += part["partial_json"]
             case "message_delta":
-                stopped = stopped or (isinstance(delta, dict) and bool(delta.get("stop_reason")))
+                stopped = stopped or (isinstance(delta, dict) and reason(delta.get("stop_reason")))
             case "message_stop" if stopped and told.whole is None:
                 told.whole = dict(told.texts)
     return told
@@ -170,13 +176,14 @@ def anthropic_json(body: bytes) -> ReadAnswer:
     told.calls = "".join(
         json.dumps(part["input"]) for part in dicts(message.get("content")) if part.get("input")
     )
-    if message.get("stop_reason") and message.get("type") != "error":
+    if reason(message.get("stop_reason")) and message.get("type") != "error":
         told.whole = dict(told.texts)
     return told
 
 
 def upstream(persona: str, stream: bool, body: bytes) -> ReadAnswer:
     """Read a provider's body, in its dialect."""
+    body = body if stream else body.removeprefix(BOM)
     if persona == "anthropic":
         return anthropic_stream(body) if stream else anthropic_json(body)
     return openai_stream(body) if stream else openai_json(body)
