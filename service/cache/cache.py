@@ -87,6 +87,7 @@ class AnswerCache:
         self._storage = storage or MemoryStorage(bounds)
         self._guard = guard or NoGuard()
         self._rng = rng or Random()
+        self._releases: set[asyncio.Task[None]] = set()
 
     @property
     def bounds(self) -> CacheBounds:
@@ -140,6 +141,9 @@ class AnswerCache:
             )
         except StorageLost:
             won = False
+        except asyncio.CancelledError:  # the storage may have given it all the same
+            await self.release(key)
+            raise
         if not won:
             key.claimed_by = ""
         return won
@@ -160,6 +164,13 @@ class AnswerCache:
         """
         if not self._storage.across_processes or key.generations is None:
             return None
+        try:
+            return await self._poll(key, route, options)
+        except asyncio.CancelledError:
+            await self.release(key)
+            raise
+
+    async def _poll(self, key: CacheKey, route: str, options: CacheOptions) -> CacheHit | None:
         until_s, pause_s = clock.now() + self._bounds.redis.claim_wait_s, CLAIM_POLL_S[0]
         while True:
             claimed = bool(key.claimed_by) or await self.claim(key)
@@ -178,13 +189,22 @@ class AnswerCache:
             pause_s = min(pause_s * 1.5, CLAIM_POLL_S[1])
 
     async def release(self, key: CacheKey) -> None:
-        """Release the claim: the call failed, or its answer is no longer needed."""
+        """Release the claim: the call failed, or its answer is no longer needed.
+
+        A caller that is cancelled meanwhile does not keep the claim from other processes.
+        """
         if key.claimed_by:
             claimed_by, key.claimed_by = key.claimed_by, ""
-            try:
-                await self._guard.call(key.patience, lambda: self._storage.release(key.digest, claimed_by))
-            except StorageLost:
-                pass  # the claim expires
+            task = asyncio.create_task(self._release(key, claimed_by))
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
+            await asyncio.wait({task})
+
+    async def _release(self, key: CacheKey, claimed_by: str) -> None:
+        try:
+            await self._guard.call(key.patience, lambda: self._storage.release(key.digest, claimed_by))
+        except StorageLost:
+            pass  # the claim expires
 
     async def keep(self, key: CacheKey, stored: Stored, options: CacheOptions) -> None:
         """Store a complete answer for this caller, and release the claim."""
@@ -192,7 +212,8 @@ class AnswerCache:
             await self._write(key, key.digest, key.caller, stored, options)
         except StorageLost:
             pass  # reported by the storage's breaker
-        await self.release(key)
+        finally:
+            await self.release(key)
 
     async def offer(self, key: CacheKey, stored: Stored, options: CacheOptions) -> None:
         """Store an answer for all callers, unless there is a fresh one. Raises StorageLost."""
@@ -216,7 +237,8 @@ class AnswerCache:
         self._events.emit(CacheInvalidated(by, which))
 
     async def aclose(self) -> None:
-        """Close the storage."""
+        """Close the storage, once no claim is being released."""
+        await asyncio.gather(*self._releases, return_exceptions=True)
         await self._storage.aclose()
 
     async def _find(self, key: CacheKey) -> CacheEntry | None:

@@ -59,15 +59,17 @@ class ResponseBody:
         return body
 
     async def close(self, linger: Timeouts | None) -> None:
-        """Release the connection.
+        """Release the connection, also where this task is cancelled meanwhile.
 
         `linger`: the timeouts for the last bytes of the framing, if they are waited for.
         """
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
-        if linger is not None:
-            with contextlib.suppress(TimedOut, WireFailure):
-                while await linger.run("linger", LINGER_S, self.read()):
-                    pass
-        await self._response.aclose()
+        try:
+            if self._reading is not None:
+                self._reading.cancel()
+                await asyncio.gather(self._reading, return_exceptions=True)
+            if linger is not None:
+                with contextlib.suppress(TimedOut, WireFailure):
+                    while await linger.run("linger", LINGER_S, self.read()):
+                        pass
+        finally:
+            await self._response.aclose()

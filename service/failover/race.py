@@ -156,9 +156,11 @@ class Race:
                 answer = await self._first_answer()
             await self._end_losers(answer)
         except BaseException:  # cancelled meanwhile: the answer has no taker
-            await self.abandon(superseded=answer is not None)
-            if isinstance(answer, StreamedAnswer):
-                await answer.aclose(SUPERSEDED if self.won_by_branch else CANCELLED)
+            try:
+                await self.abandon(superseded=answer is not None)
+            finally:  # cancelled again
+                if isinstance(answer, StreamedAnswer):
+                    await answer.aclose(SUPERSEDED if self.won_by_branch else CANCELLED)
             raise
         if isinstance(answer, StreamedAnswer):
             answer.move_to(self._timeouts)

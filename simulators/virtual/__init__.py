@@ -8,6 +8,7 @@ from dub5.simulators.virtual.client import AppClient, AppResponse
 from dub5.simulators.virtual.connect import Connect, Link
 from dub5.simulators.virtual.loop import Deadlock, Escaped, VirtualLoop
 from dub5.simulators.virtual.runner import Leaked, Trace, run
+from dub5.simulators.virtual.stalls import Stalls
 from dub5.simulators.virtual.wire import VirtualWire
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Escaped",
     "Leaked",
     "Link",
+    "Stalls",
     "Trace",
     "VirtualLoop",
     "VirtualWire",

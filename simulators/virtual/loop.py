@@ -2,6 +2,7 @@
 
     callbacks ready?  yes -> shuffle them by the seed, run each, on_step(ns, name)
                       no  -> jump to the next timer;  no timer either -> Deadlock
+    stalls            the loop stands still now and then, where they are planned (stalls.py)
 
 The loop is closed to the outside: sockets, threads, processes and signals raise Escaped.
 """
@@ -17,6 +18,8 @@ import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, NoReturn, TypeVar, TypeVarTuple
+
+from dub5.simulators.virtual.stalls import Stalls
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -77,11 +80,19 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     `seed` orders the callbacks of one turn and sets the date; None keeps asyncio's own order.
     `on_step(at_ns, name)` is called after each callback: for traces, and for invariants, which may raise.
+    `stalls`: when it stands still.
     """
 
-    def __init__(self, seed: int | None = 0, *, on_step: Callable[[int, str], None] | None = None) -> None:
+    def __init__(
+        self,
+        seed: int | None = 0,
+        *,
+        on_step: Callable[[int, str], None] | None = None,
+        stalls: Stalls | None = None,
+    ) -> None:
         super().__init__()
         self.on_step = on_step
+        self.stalls = stalls
         self._ready: deque[asyncio.Handle]  # is the base class's
         self._stopping: bool
         self._debug: bool
@@ -171,6 +182,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         ready = self._ready
         if (not ready or self._turns > TURNS_MAX) and not self._stopping:
             self._jump()
+        if self.stalls is not None:
+            self._now_ns = self.stalls.next_turn(self._now_ns)
         timers, now_ns = self._timers, self._now_ns
         while timers and timers[0][0] <= now_ns:
             timer = heapq.heappop(timers)[2]
@@ -210,6 +223,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if not self._timers:
             raise self._stuck("spins" if self._ready else "waits")
         self._now_ns = max(self._now_ns, self._timers[0][0])
+        if self.stalls is not None:
+            self._now_ns = self.stalls.wake_up(self._now_ns)
 
     def _stuck(self, how: str) -> BaseException:
         threads = sorted(thread.name for thread in set(threading.enumerate()) - self._threads)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from dub5.simulators.virtual.loop import VirtualLoop, where
+from dub5.simulators.virtual.stalls import Stalls
 
 T = TypeVar("T")
 
@@ -40,13 +41,14 @@ def run(
     on_step: Callable[[int, str], None] | None = None,
     debug: bool = False,
     leaks: bool = False,
+    stalls: Stalls | None = None,
 ) -> T:
     """Run `main` in virtual time and return its result. Raises what `main` raises, Deadlock and Escaped.
 
     Tasks that `main` left behind, and that do not end at the same instant, are cancelled and raise Leaked;
-    `leaks` allows them.
+    `leaks` allows them. `stalls`: when the loop stands still.
     """
-    loop = VirtualLoop(seed, on_step=on_step)
+    loop = VirtualLoop(seed, on_step=on_step, stalls=stalls)
     loop.set_debug(debug)
     collecting = gc.isenabled()
     gc.disable()

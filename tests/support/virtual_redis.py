@@ -24,3 +24,7 @@ class VirtualRedis(MemoryStorage):
     async def claim(self, digest: str, owner: str, for_s: float) -> bool:
         await asyncio.sleep(self.delay_s)
         return await super().claim(digest, owner, for_s)
+
+    async def release(self, digest: str, owner: str) -> None:
+        await asyncio.sleep(self.delay_s)
+        await super().release(digest, owner)
