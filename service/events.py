@@ -3,6 +3,7 @@
 failover, gateway, resilience, cache, admission --emit--> Events --> telemetry.metrics | .logs | .board
 """
 
+import traceback
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -181,6 +182,13 @@ Event = (
     | Crashed
 )
 Subscriber = Callable[[Event], None]
+
+
+def crash_of(error: BaseException, request_id: str) -> Crashed:
+    """Return the event for a defect: the type of its exception, and its place."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename.rsplit('/', 2)[-1]}:{frames[-1].lineno}" if frames else "?"
+    return Crashed(request_id, f"{type(error).__name__} at {place}")
 
 
 class Events:

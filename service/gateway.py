@@ -22,6 +22,7 @@ from dub5.service.cache.cache import AnswerCache, CacheHit, Stored
 from dub5.service.cache.key import CacheKey
 from dub5.service.cache.replay import RecordingStream, ReplayedStream, as_chunks, is_plain_text
 from dub5.service.cache.storage import stamp_of
+from dub5.service.config.options import CacheOptions
 from dub5.service.config.settings import RouteSettings
 from dub5.service.errors import GatewayError, InvalidRequest, ModelNotFound
 from dub5.service.events import Shared
@@ -33,7 +34,7 @@ from dub5.service.failover.rejected_content import RejectPatterns
 from dub5.service.fallback.fallback import FALLBACK_ERRORS, MODEL, Fallbacks, StaleAnswer
 from dub5.service.model import AnyRequest, ChatRequest, Chunks, Reply, Target
 from dub5.service.single_flight import CallSubscriber, SharedCalls
-from dub5.service.timeouts import Timeouts
+from dub5.service.timeouts import NEVER, TimedOut, Timeouts
 
 
 class FromCache(StrEnum):
@@ -178,7 +179,7 @@ class Gateway:
     async def _ask_providers(self, context: RequestContext, route: Route, key: CacheKey) -> Answer:
         """Return a provider's answer, and store it in the cache if it may be stored."""
         options = route.settings.cache
-        hit = await self.cache.wait_for_claim(key, context.route, options)
+        hit = await self._wait_for_claim(context, key, options)
         if hit is not None:  # another process has got the answer meanwhile
             return _replay(hit, context.request)
         try:
@@ -199,6 +200,16 @@ class Gateway:
         else:
             await self.cache.release(key)
         return replace(_to_answer(answer), cache=FromCache.MISS)
+
+    async def _wait_for_claim(
+        self, context: RequestContext, key: CacheKey, options: CacheOptions
+    ) -> CacheHit | None:
+        """Wait for the answer of another process, until the deadline: failover says that it has passed."""
+        try:
+            wait = self.cache.wait_for_claim(key, context.route, options)
+            return await context.timeouts.run("cache", NEVER, wait)
+        except TimedOut:
+            return None
 
     async def _run(self, context: RequestContext, route: Route) -> ProviderAnswer:
         await self.queue.acquire(context, self.failover.fleet, route.targets)

@@ -76,10 +76,17 @@ class Runtime:
             previous.fleet if previous else None,
         )
         hedges = Hedges(settings.hedge)
+        # What each target serves is still known after a reload: it is probed with the same operation.
+        last_operations = previous.failover.dependencies.last_operations if previous else {}
         dependencies = Dependencies(
-            process.wire, upstreams, process.events, settings.server.answer_bytes_max, hedges
+            process.wire,
+            upstreams,
+            process.events,
+            settings.server.answer_bytes_max,
+            hedges,
+            last_operations,
         )
-        self.failover = Failover(dependencies, self.fleet, settings.retry, process.rng("backoff"))
+        self.failover: Failover = Failover(dependencies, self.fleet, settings.retry, process.rng("backoff"))
         self.deps = ApiDependencies(
             Gateway(routes, process.cache, process.queue, self.failover, process.rng("router")),
             process.admission,

@@ -4,7 +4,6 @@
 """
 
 import math
-import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -18,7 +17,7 @@ from litestar.exceptions import (
 
 from dub5.service.config.decode_messages import validation_message
 from dub5.service.errors import GatewayError, Internal, InvalidRequest, MethodNotAllowed, NotFound
-from dub5.service.events import Crashed, Events
+from dub5.service.events import Events, crash_of
 from dub5.service.telemetry.attempt_views import attempt_rows
 
 T = TypeVar("T")
@@ -70,9 +69,7 @@ async def report_crashes(work: Awaitable[T], request_id: str, events: Events) ->
 
 def report_crash(error: Exception, request_id: str, events: Events) -> Internal:
     """Emit Crashed with the place of the exception, and return the client's error."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f"{frames[-1].filename.rsplit('/', 2)[-1]}:{frames[-1].lineno}" if frames else "?"
-    events.emit(Crashed(request_id, f"{type(error).__name__} at {place}"))
+    events.emit(crash_of(error, request_id))
     return Internal("An internal error occurred.")
 
 

@@ -25,7 +25,7 @@ from dub5.service.providers.finish import FILTERED
 from dub5.service.providers.usage import estimate_prompt
 from dub5.service.resilience.classify import Blame, Classification, Then, classify
 from dub5.service.resilience.permit import Permit
-from dub5.service.timeouts import TimedOut, Timeouts
+from dub5.service.timeouts import NEVER, TimedOut, Timeouts
 from dub5.service.wire.base import WireFailure, WireRequest
 
 WHOLE_BYTES_MAX = 4 * 1024 * 1024  # of a stream that is held to its end
@@ -157,7 +157,10 @@ class Attempt:
             beginning = text_so_far(answer.held)
             if reject_patterns.match(beginning):
                 raise ProviderFault("rejected_content")
-            if len(beginning) >= JUDGED_CHARS or not await answer.hold_more(until_s - clock.now()):
+            if len(beginning) >= JUDGED_CHARS:
+                return
+            more = answer.hold_more(until_s - clock.now())
+            if not await self.timeouts.run("judging", NEVER, more):  # the deadline applies here too
                 return
 
     def _request(self, fresh: bool) -> WireRequest:

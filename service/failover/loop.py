@@ -39,7 +39,7 @@ from dub5.service.resilience.fleet import Fleet
 from dub5.service.resilience.permit import Permit
 from dub5.service.resilience.retry import BudgetCharge, RetryDecision, RetryState, decide_retry
 from dub5.service.resilience.target import NotPermitted
-from dub5.service.timeouts import NEVER, CutShort, Timeouts
+from dub5.service.timeouts import NEVER, CutShort, TimedOut, Timeouts
 
 T = TypeVar("T")
 DEPOSIT = BudgetCharge.DEPOSIT
@@ -215,9 +215,8 @@ class _FailoverLoop:
             decision = _decide_retry(self._failover, context.request, target, outcome, retry_state, last)
             if decision is None or not self._has_time(decision.wait_s):
                 return None
-            if decision.wait_s:
-                pause = asyncio.sleep(decision.wait_s)
-                await self._await_provider(self._timeouts.run("backoff", NEVER, pause))
+            if decision.wait_s and not await self._back_off(decision.wait_s):
+                return None
             in_background = self._branch is not None and self._branch.in_background
             if in_background and decision.charge is BudgetCharge.WITHDRAW:
                 return None
@@ -241,6 +240,14 @@ class _FailoverLoop:
         others = any(other.provider not in providers for other in (*rest, *self._last_resorts))
         confirmed = len(progress.refusals) > 1 and (len(providers) > 1 or not others)
         progress.given_up = progress.given_up or may_have_acted or confirmed
+
+    async def _back_off(self, wait_s: float) -> bool:
+        """Wait before the target is asked again. Return whether there is time left: the loop may stall."""
+        try:
+            await self._await_provider(self._timeouts.run("backoff", NEVER, asyncio.sleep(wait_s)))
+        except TimedOut:
+            return False
+        return self._has_time(0.0)
 
     async def _attempt_once(
         self, target: Target, permit: Permit, kind: str, *, fresh: bool

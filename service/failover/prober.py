@@ -7,13 +7,15 @@ record its outcome.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from random import Random
+from typing import Any
 
 from msgspec import Raw
 
 from dub5.service import clock
 from dub5.service.config.options import ProbeOptions, TimeoutOptions
+from dub5.service.events import crash_of
 from dub5.service.failover.context import RequestContext
 from dub5.service.failover.loop import Failover
 from dub5.service.failover.rejected_content import RejectPatterns
@@ -44,7 +46,10 @@ ROUTE = "probe"
 
 
 class Prober:
-    """Probes targets without traffic. `timeout_options`: those of a route that the target belongs to."""
+    """Probes targets without traffic. `timeout_options`: those of a route that the target belongs to.
+
+    A defect of ours ends one probe, never the others and never the prober: it is reported as Crashed.
+    """
 
     def __init__(
         self,
@@ -59,15 +64,35 @@ class Prober:
         self._options = options
         self._rng = rng
         self._new_id = new_id
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Run until cancelled."""
-        async with asyncio.TaskGroup() as probes:
+        """Run until cancelled; then end the probes that are out."""
+        try:
             while self._options.enabled:
                 # With jitter, so that many instances do not probe at one time.
                 await asyncio.sleep(CHECK_INTERVAL_S * self._rng.uniform(0.5, 1.0))
-                for target in self._failover.fleet.probes_due(clock.now(), self._options.idle_s):
-                    probes.create_task(self._probe(target), name=f"probe {target.name}")
+                self._start(self._start_due(), "prober")
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run what may fail in a task of its own: its defect ends nothing else."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._failover.dependencies.events.emit(crash_of(error, ROUTE))
+
+    async def _start_due(self) -> None:
+        for target in self._failover.fleet.probes_due(clock.now(), self._options.idle_s):
+            self._start(self._probe(target), f"probe {target.name}")
 
     async def _probe(self, target: Target) -> None:
         timeout_options, now_s = self._timeout_options[target], clock.now()

@@ -276,6 +276,15 @@ class TestProbes:
             await asyncio.sleep(30)
             assert len(world.asked["one"]) > asked
 
+    async def test_a_target_is_probed_as_before(self) -> None:
+        """What a target serves is known after a reload, too: one of embeddings is never asked for a chat."""
+        async with ServiceWorld(one=DOWN, breaker=BreakerOptions(failures_in_a_row=1)) as world:
+            await world.client.request("POST", "/v1/embeddings", json={"model": "chat", "input": "Hi"})
+            reload(world, probe=ProbeOptions())
+            await asyncio.sleep(60)
+            paths = {request.path for request in world.asked["one"]}
+            assert len(world.asked["one"]) > 2 and paths == {"/v1/embeddings"}
+
     async def test_one_that_is_heard_out(self) -> None:
         """An old request's probe tells the new fleet that its target is back."""
         late = [DOWN, healthy(first_s=4.0)]
