@@ -129,7 +129,10 @@ class WireResponse(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Return the connection to the pool if the body was read to its end, else close it. Idempotent."""
+        """Return the connection to the pool if the body was read to its end, else close it. Idempotent.
+
+        A caller that is cancelled meanwhile, even twice, cuts nothing: the close goes on to its end.
+        """
         ...
 
 

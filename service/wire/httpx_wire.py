@@ -7,12 +7,13 @@ whether sending began, and they start and stop the connect timeout. A transport 
 too: then every failure counts as sent, `reused` is always false, and there is no connect timeout.
 """
 
+import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from functools import lru_cache
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import httpcore
 import httpx
@@ -31,6 +32,7 @@ from dub5.service.wire.base import (
 )
 from dub5.service.wire.proxy import is_private_host, tunnel_failure
 
+T = TypeVar("T")
 IDENTITY = ("accept-encoding", "identity")
 DETAIL_CHARS_MAX = 200
 CLOSED_MESSAGES = ("Server disconnected", "peer closed connection")  # of httpcore and h11, for an early end
@@ -56,6 +58,7 @@ class HttpxWire:
         proxy: str | None = None,
     ) -> None:
         self._slots = slots or Slots()
+        self._tasks = _OwnTasks()
         self._direct: dict[bool, httpx.AsyncBaseTransport]  # by `request.fresh`
         if transport is None:
             tls = tls or ssl.create_default_context()
@@ -68,7 +71,7 @@ class HttpxWire:
         """Send the request and wait for status and headers. Raises WireFailure."""
         slot = await self._slots.take(request.origin, request.pool_s)
         try:
-            return await self._send(request, slot)
+            return await self._tasks.cancellable(self._send(request, slot), HttpxResponse.aclose)
         except BaseException:
             slot.free()
             raise
@@ -87,16 +90,17 @@ class HttpxWire:
             raise _send_failure(error, trace) from error
         finally:
             await trace.close_unused(transport)
-        return HttpxResponse(response, slot, trace)
+        return HttpxResponse(response, slot, trace, self._tasks)
 
     def _transport(self, request: WireRequest) -> httpx.AsyncBaseTransport:
         transports = self._direct if is_private_host(_httpx_url(request.url).host) else self._proxied
         return transports[request.fresh]
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close every connection, and wait for the closes that are under way."""
         for transport in {*self._direct.values(), *self._proxied.values()}:
             await transport.aclose()
+        await self._tasks.finish()
 
 
 class HttpxResponse:
@@ -106,7 +110,7 @@ class HttpxResponse:
     headers: Mapping[str, str]
     reused: bool
 
-    def __init__(self, response: httpx.Response, slot: Slot, trace: "_Trace") -> None:
+    def __init__(self, response: httpx.Response, slot: Slot, trace: "_Trace", tasks: "_OwnTasks") -> None:
         self.status = response.status_code
         self.headers = dict(response.headers.items())
         self.reused = trace.reused
@@ -114,6 +118,7 @@ class HttpxResponse:
         self._stream = cast(httpx.AsyncByteStream, response.stream)
         self._parts: AsyncIterator[bytes] = aiter(self._stream)
         self._slot = slot
+        self._tasks = tasks
         self._network = response.extensions.get("network_stream")
         self._ended = False
         self._closed = False
@@ -127,7 +132,7 @@ class HttpxResponse:
                 raise self._body_failure(FailureKind.CLOSED, "closed by us")
             if self._compressed:
                 raise self._body_failure(FailureKind.PROTOCOL, "compressed though not asked for")
-            data = await self._next()
+            data = await self._tasks.cancellable(self._next(), _nothing)
         except (httpx.TransportError, httpx.StreamError, OSError) as error:
             await self.aclose()
             raise self._body_failure(_kind(error), _detail(error)) from error
@@ -136,7 +141,6 @@ class HttpxResponse:
             raise
         if not data:
             self._ended = True
-            await self._drop_leftover()
             await self.aclose()
         return data
 
@@ -155,7 +159,12 @@ class HttpxResponse:
     async def aclose(self) -> None:
         """Return the connection to the pool if the body was read to its end, else close it at once."""
         self._closed = True
+        await self._tasks.close(self._close())
+
+    async def _close(self) -> None:
         try:
+            if self._ended:
+                await self._drop_leftover()
             with contextlib.suppress(httpx.TransportError, OSError):
                 await self._stream.aclose()
             if isinstance(self._parts, AsyncGenerator):
@@ -167,6 +176,60 @@ class HttpxResponse:
 
     def _body_failure(self, kind: FailureKind, detail: str) -> WireFailure:
         return WireFailure(Stage.BODY, kind, sent=True, reused=self.reused, detail=detail)
+
+
+class _OwnTasks:
+    """What suspends inside httpcore runs in tasks of the wire: no cancellation of a caller cuts a close.
+
+    httpcore closes a connection in the task that is cancelled, and its close suspends: a second cancellation
+    would leave the connection open, and in its pool, for ever.
+    """
+
+    def __init__(self) -> None:
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._closes: set[asyncio.Task[None]] = set()
+
+    async def close(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a close to its end, whatever happens to the caller."""
+        task = _start(work, self._closes)
+        await asyncio.wait({task})
+        task.result()
+
+    async def cancellable(self, work: Coroutine[Any, Any, T], release: Callable[[T], Awaitable[None]]) -> T:
+        """Return the result of `work`, which is cancelled once with its caller.
+
+        `release` gets a result that comes too late.
+        """
+        task: asyncio.Task[T] = _start(work, self._calls)
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            task.cancel()
+            await self.close(_release(task, release))
+            raise
+        return task.result()
+
+    async def finish(self) -> None:
+        """Wait for the closes that are under way."""
+        while self._closes:
+            await asyncio.wait(self._closes)
+
+
+def _start(work: Coroutine[Any, Any, T], into: set[asyncio.Task[T]]) -> asyncio.Task[T]:
+    task = asyncio.create_task(work)
+    into.add(task)
+    task.add_done_callback(into.discard)
+    return task
+
+
+async def _release(task: asyncio.Task[T], release: Callable[[T], Awaitable[None]]) -> None:
+    await asyncio.wait({task})
+    if not task.cancelled() and task.exception() is None:
+        await release(task.result())
+
+
+async def _nothing(data: bytes) -> None:
+    """Release nothing."""
 
 
 class _Trace:
