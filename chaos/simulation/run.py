@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from dub5.chaos.simulation.clients import WorldClients
 from dub5.chaos.simulation.invariants.availability import check_availability
@@ -21,17 +22,18 @@ from dub5.chaos.simulation.invariants.fallbacks import check_fallbacks
 from dub5.chaos.simulation.invariants.hedging import check_hedging
 from dub5.chaos.simulation.invariants.online import OnlineInvariants
 from dub5.chaos.simulation.invariants.queue import check_queue
-from dub5.chaos.simulation.invariants.record import RunRecord
+from dub5.chaos.simulation.invariants.record import CURRENT_REQUEST, RunRecord
 from dub5.chaos.simulation.invariants.recovery import RecoveryInvariants
 from dub5.chaos.simulation.invariants.retry_budget import check_retry_budget
 from dub5.chaos.simulation.invariants.shutdown import ShutdownInvariants
 from dub5.chaos.simulation.observed_wire import ObservedWire
 from dub5.chaos.simulation.world import build
-from dub5.chaos.simulation.world.model import STALE, World
+from dub5.chaos.simulation.world.model import STALE, LoopStalls, World
 from dub5.chaos.simulation.world.requests import planned_requests
 from dub5.service.app import Service
 from dub5.service.wire.base import Slots
-from dub5.simulators.virtual import AppClient, Deadlock, Escaped, VirtualLoop, VirtualWire, run
+from dub5.simulators.virtual import AppClient, Deadlock, Escaped, Stalls, VirtualLoop, VirtualWire, run
+from dub5.simulators.virtual.asgi import App
 
 BUFFER_BYTES = 300  # between the service and a client that reads slowly
 # What the service or the virtual loop may raise; any other exception is a defect of the simulation.
@@ -70,7 +72,7 @@ def run_world(world: World, on_step: Callable[[int, str], None] | None = None) -
     """Run a world. Whatever the service does or raises becomes one of `violations`, never an exception."""
     began_s, simulation = time.perf_counter(), Simulation(world)
     try:
-        run(simulation.run(), seed=world.seed, on_step=on_step)
+        run(simulation.run(), seed=world.seed, on_step=on_step, stalls=simulation.stalls)
     except BROKEN as error:
         simulation.record.violated(type(error).__name__, str(error))
     record = simulation.record
@@ -96,13 +98,15 @@ class Simulation:
     def __init__(self, world: World) -> None:
         self._world = world
         self.record = RunRecord(lambda: 0)
+        stalls = world.stalls
+        self.stalls = None if stalls == LoopStalls() else Stalls(stalls.at, stalls.overshoot_s, world.seed)
         self.end_s = 0.0
 
     async def run(self) -> None:
         """Run the world, then check the invariants of a whole run."""
         world, loop = self._world, asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
-        self.record = record = RunRecord(loop.time_ns)
+        self.record = record = RunRecord(loop.time_ns, self.stalls)
         providers, ledger = build.providers(world, loop.time, int(loop.wall()))
         urls = {build.url(name): provider for name, provider in providers.items()}
         wire = VirtualWire(urls, slots=Slots(world.tuning.connections_per_origin_max))
@@ -114,8 +118,9 @@ class Simulation:
             seed=str(world.seed),
             log=invariants.on_event,
         )
-        client = AppClient(service.asgi)
-        slow_client = AppClient(service.asgi, lifespan=False, buffer_bytes_max=BUFFER_BYTES)
+        app = self._observed(service.asgi)
+        client = AppClient(app)
+        slow_client = AppClient(app, lifespan=False, buffer_bytes_max=BUFFER_BYTES)
         clients = WorldClients(client, slow_client, record, world)
         shutdown = ShutdownInvariants(world, record, invariants, service, wire, ledger)
         async with client:
@@ -142,15 +147,29 @@ class Simulation:
             count_coverage(world, record)
         self.end_s = loop.time()
 
+    def _observed(self, app: App) -> App:
+        """Return the application, with the moment recorded at which each request reaches it."""
+        loop = asyncio.get_running_loop()
+
+        async def observed(scope: Any, receive: Any, send: Any) -> None:
+            number = CURRENT_REQUEST.get()
+            if number is not None:
+                self.record.requests[number].arrive(loop.time(), self._world.generation(loop.time()))
+            await app(scope, receive, send)
+
+        return observed
+
     async def _drain(self, service: Service, shutdown: ShutdownInvariants) -> None:
         loop, drain = asyncio.get_running_loop(), self._world.drain
         if drain is None:
             return
         await asyncio.sleep(drain.at_s - loop.time())
+        began_s = loop.time()
         self.record.log("drain begins")
         await service.drain()
         self.record.log("drain is over")
-        shutdown.check_drain(loop.time() - drain.at_s - drain.announce_s - drain.drain_s)
+        took_s = self.record.ran_s(began_s, loop.time())
+        shutdown.check_drain(took_s - drain.announce_s - drain.drain_s)
 
     async def _reload(self, service: Service) -> None:
         loop, reload = asyncio.get_running_loop(), self._world.reload

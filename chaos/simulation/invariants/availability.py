@@ -26,14 +26,14 @@ def check_availability(world: World, record: RunRecord, recovery: RecoveryInvari
     answerable = [
         request
         for request in record.requests.values()
-        if not request.plan.last and _could_be_answered(world, request, healthy)
+        if not request.plan.last and _could_be_answered(world, record, request, healthy)
     ]
     _check_share(record, "with a healthy target", answerable)
     if all(tuning.probe.enabled for tuning in world.tunings) and world.end_s - world.heal_s > HOST_SOON_S:
         last_ones = [
             request
             for request in record.requests.values()
-            if request.plan.last and _could_be_answered(world, request, recovered)
+            if request.plan.last and _could_be_answered(world, record, request, recovered)
         ]
         _check_share(record, "after the rest", last_ones)
 
@@ -55,7 +55,9 @@ def _check_share(record: RunRecord, when: str, requests: list[RequestRecord]) ->
         )
 
 
-def _could_be_answered(world: World, request: RequestRecord, targets: Collection[str]) -> bool:
+def _could_be_answered(
+    world: World, record: RunRecord, request: RequestRecord, targets: Collection[str]
+) -> bool:
     """Say whether one of these targets could answer in time, and no other target ended the request for
     good."""
     plan, ended = request.plan, request.ended
@@ -63,6 +65,7 @@ def _could_be_answered(world: World, request: RequestRecord, targets: Collection
     time_s = min(plan.deadline_s, tuning.timeouts.total_s)
     if route.degraded.enabled:
         time_s = min(time_s, route.degraded.answer_within_s or time_s)
+    time_s = record.ran_s(request.began_s, request.began_s + time_s)
     needs_s = needed_s(tuning, route.targets, stream=plan.stream, whole=plan.whole)
     if not set(route.targets) & set(targets) or time_s < needs_s or plan.program == JSON_MODE:
         return False

@@ -64,7 +64,7 @@ class ObservedBreakers:
         """Check an attempt against the breakers of its target and host."""
         for scope in (attempt.target, origin):
             breaker = self.of(scope)
-            if breaker.changed_s == now_s and breaker.state == "open":
+            if breaker.state == "open" and self._record.ran_s(breaker.changed_s, now_s) <= 0.0:
                 continue  # its permit was given earlier within this instant
             probes_max = self._world.tuning_at(now_s).breaker.probes_max
             if breaker.state == "half_open" and len(breaker.probes) < probes_max:

@@ -20,7 +20,6 @@ from dub5.chaos.simulation.invariants.record import FINISHES_IN_BACKGROUND, Requ
 from dub5.chaos.simulation.world.model import World
 
 CLAIM_S = 30.0  # how long one request's claim to refresh a stale answer lasts
-NEVER = float("inf")
 EPSILON_S = 1e-6
 
 
@@ -54,7 +53,8 @@ class CacheAndSharing:
         if result != "miss":
             self._record.happened[f"cache_{result}"] += 1
         options, now_s = self._world.route(request.plan.route).cache, self._now()
-        ages_s = [now_s - at_s for at_s in self._kept_s[_cache_key(request)]]
+        # An answer is stored a few turns after its attempt ended: a stall may lie between.
+        ages_s = [self._record.ran_s(at_s, now_s) for at_s in self._kept_s[_cache_key(request)]]
         if request.cache_result:
             self._check_was_kept(
                 request,
@@ -75,8 +75,9 @@ class CacheAndSharing:
         elif result == "stale":
             self._check_was_kept(request, ages_s, result, options.ttl_s + options.stale_while_revalidate_s)
         if result != "hit":
-            age_s = now_s - self._surely_s.get(_cache_key(request), -NEVER)
-            if 0.0 < age_s < options.ttl_s - EPSILON_S:
+            surely_s = self._surely_s.get(_cache_key(request))
+            is_stored = surely_s is not None and self._record.ran_s(surely_s, now_s) > 0.0
+            if is_stored and now_s - (surely_s or 0.0) < options.ttl_s - EPSILON_S:
                 self._record.violated(
                     "cache_and_sharing_correct",
                     f"#{request.plan.number} is a {result} although a fresh answer was stored",

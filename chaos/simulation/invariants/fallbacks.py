@@ -68,6 +68,7 @@ def _check_fallback(world: World, record: RunRecord, request: RequestRecord) -> 
         )
     within_s = world.route(request.plan.route).degraded.answer_within_s
     took_s = ended.first_token_s or ended.total_s
+    took_s -= record.stalled_s(request.began_s, request.began_s + took_s)
     if within_s is not None and took_s > within_s + LATE_S:
         violated("fallback_allowed_and_labelled", f"#{number} was given a fallback after {took_s:.3f} s")
     if not (request.leader_or_self.attempts or request.leader_or_self.waits) and took_s > AT_ONCE_S:

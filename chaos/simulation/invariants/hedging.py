@@ -68,7 +68,7 @@ def _check_losers(record: RunRecord, request: RequestRecord) -> None:
     if won_s is None:
         return
     for attempt in request.attempts:
-        late_s = (attempt.closed_s or 0.0) - won_s
+        late_s = record.ran_s(won_s, attempt.closed_s or 0.0)
         if (
             _won_s(request, attempt) == won_s
             or attempt.began_s > won_s
@@ -89,7 +89,7 @@ def _won_s(request: RequestRecord, attempt: ObservedAttempt) -> float | None:
     if reported is None or reported.first_token_s is None or reported.reason == "hedge_lost":
         return None
     if request.plan.stream and not request.plan.whole:
-        return request.began_s + reported.first_token_s
+        return attempt.ended_s - reported.ended_s + reported.first_token_s
     return _ended_s(reported, attempt)
 
 

@@ -92,6 +92,7 @@ class OnlineInvariants:
         self.in_flight = dict.fromkeys((p.name for p in world.providers), 0)
         self.breakers = ObservedBreakers(world, record)
         self.cool_until_s: dict[tuple[str, str], float] = {}  # by key and target
+        self._cool_since_s: dict[tuple[str, str], float] = {}  # when the service learned of it
         self._waiting: set[tuple[str, str]] = set()  # those whose Retry-After came with no rate limit
         self._lowered_s: dict[str, float] = {}
         self._sharing = CacheAndSharing(world, record, now)
@@ -113,7 +114,9 @@ class OnlineInvariants:
         self.breakers.check_attempt(attempt, origin, now_s)
         self._check_concurrency_limit(attempt, now_s)
         until_s = self.cool_until_s.get((key, target), 0.0)
-        if now_s < until_s - EPSILON_S:
+        # A permit that was given earlier within this instant is used.
+        just_learned = self._record.ran_s(self._cool_since_s.get((key, target), -1.0), now_s) <= 0.0
+        if now_s < until_s - EPSILON_S and not just_learned:
             self._record.violated(
                 "retry_after_respected",
                 f"#{attempt.number} calls {target} {until_s - now_s:.3f} s before the end of its Retry-After",
@@ -166,12 +169,12 @@ class OnlineInvariants:
                 request.until_s(timeouts.total_s),
                 attempt.began_s + timeouts.connect_s + timeouts.first_token_s,
             )
-            if now_s > until_s + LEAVE_S:
+            if self._record.ran_s(until_s, now_s) > LEAVE_S:
                 self._record.violated(
                     "cancelled_when_client_leaves",
                     f"#{attempt.number}: {attempt.target} ran in the background for too long",
                 )
-        elif all_left_s is not None and now_s > all_left_s + LEAVE_S:
+        elif all_left_s is not None and self._record.ran_s(all_left_s, now_s) > LEAVE_S:
             self._record.violated(
                 "cancelled_when_client_leaves",
                 f"#{attempt.number}: {attempt.target} ran {now_s - all_left_s:.3f} s after the client left",
@@ -180,7 +183,8 @@ class OnlineInvariants:
     def _check_request(self, attempt: ObservedAttempt, request: RequestRecord, now_s: float) -> None:
         self._sharing.on_attempt_sent(request, now_s)
         request.attempts.append(attempt)
-        if now_s > request.until_s(self._world.tunings[request.generation].timeouts.total_s) + EPSILON_S:
+        until_s = request.until_s(self._world.tunings[request.generation].timeouts.total_s)
+        if self._record.ran_s(until_s, now_s) > EPSILON_S:
             self._record.violated(
                 "only_permitted_attempts", f"#{attempt.number} calls {attempt.target} after its deadline"
             )
@@ -189,7 +193,11 @@ class OnlineInvariants:
             self._record.violated(
                 "only_permitted_attempts", f"#{attempt.number} calls {attempt.target} after it has ended"
             )
-        elif not request.has_ended() and all_left_s is not None and now_s > all_left_s + LEAVE_S:
+        elif (
+            not request.has_ended()
+            and all_left_s is not None
+            and self._record.ran_s(all_left_s, now_s) > LEAVE_S
+        ):
             self._record.violated(
                 "only_permitted_attempts",
                 f"#{attempt.number} calls {attempt.target} after its client has left",
@@ -209,7 +217,8 @@ class OnlineInvariants:
         name = attempt.provider
         self.in_flight[name] += 1
         limit = self._limit(name)
-        if self.in_flight[name] > limit and self._lowered_s.get(name) != now_s:
+        just_lowered = self._record.ran_s(self._lowered_s.get(name, -1.0), now_s) <= 0.0
+        if self.in_flight[name] > limit and not just_lowered:
             self._record.violated(
                 "permits_accounted_for",
                 f"{self.in_flight[name]} attempts are in flight at {name}, whose limit is {limit}",
@@ -303,7 +312,8 @@ class OnlineInvariants:
             limited = attempt.status == 429
             until_s = attempt.head_s + min(attempt.retry_after_s, math.inf if limited else WAIT_MAX_S)
             (self._waiting.discard if limited else self._waiting.add)(scope)
-            self.cool_until_s[scope] = max(until_s, self.cool_until_s.get(scope, 0.0))
+            if until_s > self.cool_until_s.get(scope, 0.0):
+                self.cool_until_s[scope], self._cool_since_s[scope] = until_s, self._now()
             self._record.sometimes["Retry-After received"] += 1
         if number is not None and reported.status is not None:
             self._remember_refusal(self._record.requests[number], attempt, reported)

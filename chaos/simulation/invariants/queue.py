@@ -33,7 +33,7 @@ def check_queue(world: World, record: RunRecord) -> None:
 def _check_deadline(world: World, record: RunRecord, request: RequestRecord, wait: QueueWait) -> None:
     """Check that a wait ended by the deadline, and that a refusal reached its client within 50 ms."""
     number, until_s = request.plan.number, request.until_s(world.tunings[request.generation].timeouts.total_s)
-    if wait.to_s > until_s + TICK_S + EPSILON_S:
+    if record.ran_s(until_s, wait.to_s) > TICK_S + EPSILON_S:
         record.violated(
             "queue_fair_and_timely",
             f"#{number} was {wait.how} {wait.to_s - until_s:.3f} s after its deadline",
@@ -41,7 +41,7 @@ def _check_deadline(world: World, record: RunRecord, request: RequestRecord, wai
     refused = wait.how not in ("served", "left") and not request.is_refresh
     if not refused or request.plan.pause_s or request.left_s is not None:
         return
-    late_s = request.ended_s - wait.to_s
+    late_s = record.ran_s(wait.to_s, request.ended_s)
     record.measured("refusal after its decision", late_s)
     if late_s > REFUSED_S:
         record.violated(

@@ -14,6 +14,7 @@ from dub5.chaos.run.judge import Ending
 from dub5.chaos.simulation.world.requests import PlannedRequest
 from dub5.service.events import RequestEnded
 from dub5.service.model import AttemptRecord
+from dub5.simulators.virtual import Stalls
 
 # The number of the request for which the running code works; None in the service's own tasks.
 CURRENT_REQUEST: ContextVar[int | None] = ContextVar("current_request", default=None)
@@ -74,6 +75,11 @@ class RequestRecord:
     subscribers: list["RequestRecord"] = field(default_factory=list)  # requests that share its call
     waits: list["QueueWait"] = field(default_factory=list)  # its own, or those of its call
 
+    def arrive(self, now_s: float, generation: int) -> None:
+        """Record that the request has reached the service: its deadline counts from then."""
+        self.deadline_s += now_s - self.began_s
+        self.began_s, self.generation = now_s, generation
+
     @property
     def leader_or_self(self) -> "RequestRecord":
         """Return the request whose attempts bring this one's answer."""
@@ -121,7 +127,8 @@ class QueueWait:
 class RunRecord:
     """Everything observed in one run: requests, attempts, counters, violations, trace."""
 
-    def __init__(self, now_ns: Callable[[], int]) -> None:
+    def __init__(self, now_ns: Callable[[], int], stalls: Stalls | None = None) -> None:
+        self._stalls = stalls or Stalls()
         self.requests: dict[int, RequestRecord] = {}
         self.hedges: list[tuple[float, int]] = []  # of slow attempts: (time, generation of the settings)
         # Attempts that were not sent because the target lacks a feature: (provider, time).
@@ -161,6 +168,17 @@ class RunRecord:
         self.before = self.before or tuple(self.trace)
         if len(self.violations) < VIOLATIONS_MAX:
             self.violations.append(f"{rule} at {self._now_ns() / 1e9:.3f} s: {what}")
+
+    def ran_s(self, from_s: float, to_s: float) -> float:
+        """Return how long the event loop ran from one moment to a later one: without its stalls.
+
+        A service whose loop stands still can keep no promise about time. Negative if `to_s` is earlier.
+        """
+        return round(to_s - from_s - self.stalled_s(from_s, to_s), 9)
+
+    def stalled_s(self, from_s: float, to_s: float) -> float:
+        """Return how long the event loop stood still between two moments."""
+        return self._stalls.between_s(from_s, to_s)
 
     def measured(self, what: str, value: float) -> None:
         """Keep the largest value of a measurement."""

@@ -65,12 +65,12 @@ class RecoveryInvariants:
             for s in (*self._moves(scopes, healthy_s), called_s)
             if s >= called_s or self._is_free(scopes, s)
         )
-        late_s = min(called_s, free_s) - cooled_s
+        late_s = self._record.ran_s(cooled_s, min(called_s, free_s))
         self._record.measured(
             "called again after its host had failed" if host_failed else "called again", late_s
         )
         self._record.sometimes["recovery noticed"] += 1
-        if min(called_s, free_s) > due_s:
+        if late_s > due_s - cooled_s:
             self._record.violated(
                 "recovery_noticed",
                 f"{target} was healthy at {healthy_s:.1f} s, cooled down at {cooled_s:.1f} s, "

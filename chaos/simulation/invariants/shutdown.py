@@ -139,7 +139,8 @@ class ShutdownInvariants:
         ending, plan = request.client_ending, request.plan
         assert ending is not None, "every client has ended"
         slow_s = LAST_WORDS_S if plan.pause_s else 0.0
-        late_s = (request.ended_s if plan.pause_s else request.client_ended_s) - request.deadline_s
+        ended_s = request.ended_s if plan.pause_s else request.client_ended_s
+        late_s = self._record.ran_s(request.deadline_s, ended_s)
         self._record.measured("end after the deadline", late_s - slow_s)
         if late_s > LATE_S + slow_s:
             self._record.violated(
@@ -159,15 +160,11 @@ class ShutdownInvariants:
             self._record.violated("one_agreed_end", f"#{number} never ended")
         elif ending.outcome is ClientOutcome.CANCELLED:
             # When the client left, all may have been sent, with the provider's last bytes still to come.
-            known_s = (
-                0.0
-                if request.left_s is None
-                else request.left_s + (LATE_S if ended.outcome is Outcome.COMPLETE else 0.0)
-            )
+            late_s = LATE_S if ended.outcome is Outcome.COMPLETE else 0.0
             if (
                 request.left_s is not None
                 and ended.outcome is not Outcome.CANCELLED
-                and request.ended_s > known_s
+                and self._record.ran_s(request.left_s, request.ended_s) > late_s
             ):
                 self._record.violated("one_agreed_end", f"#{number} left before it ended as {ended.outcome}")
         elif ended.outcome is Outcome.CANCELLED:

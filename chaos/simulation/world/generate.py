@@ -15,6 +15,7 @@ from dub5.chaos.simulation.world.generate_settings import generate_settings
 from dub5.chaos.simulation.world.model import (
     Drain,
     LoadProfile,
+    LoopStalls,
     Reload,
     ServiceSettings,
     World,
@@ -69,7 +70,21 @@ def generate_world(seed: int) -> World:
         drain=_drain(Random(f"{seed}:drain"), warm_s, storm_s + calm_s),
         callers=_callers(Random(f"{seed}:callers")),
         reload=reload,
+        stalls=_stalls(Random(f"{seed}:stalls"), warm_s + storm_s + calm_s),
     )
+
+
+def _stalls(rng: Random, until_s: float) -> LoopStalls:
+    """Choose when the event loop stands still: in half of the worlds never, else up to half of the time."""
+    if rng.random() < 0.5:
+        return LoopStalls()
+    longest_s, often_s = rng.choice((0.1, 0.5, 1.5, 3.0)), rng.choice((1.0, 5.0, 20.0))
+    at, at_s = [], rng.uniform(0.5, often_s)
+    while at_s < until_s:
+        for_s = rng.uniform(0.02, longest_s)
+        at.append((round(at_s, 3), round(for_s, 3)))
+        at_s += for_s + max(for_s, rng.uniform(0.0, 2 * often_s))
+    return LoopStalls(tuple(at), overshoot_s=rng.choice((0.0, 0.001, 0.01)))
 
 
 def _callers(rng: Random) -> tuple[PriorityName, ...]:

@@ -10,11 +10,15 @@ FIRST_TOKEN_MAX_S = {"zero": 0.0, "quick": 0.4, "lpu": 0.6, "frontier": 3.0, "ho
 
 def is_sound(world: World, provider: WorldProvider) -> bool:
     """Say whether nothing but its fault windows is wrong with a provider: no rate limit or capacity, a good
-    key, enough connections, and never slow by this world's settings."""
+    key, enough connections, and never slow by this world's settings. The event loop that may stand still is
+    also the simulated provider's."""
     enough_s = FIRST_TOKEN_MAX_S.get(provider.latency)
     return (
         enough_s is not None
-        and all(enough_s <= t.timeouts.first_token_s * t.breaker.slow_of_timeout for t in world.tunings)
+        and all(
+            enough_s + world.stalls.longest_s <= t.timeouts.first_token_s * t.breaker.slow_of_timeout
+            for t in world.tunings
+        )
         and all(t.connections_per_origin_max >= CONNECTIONS_MIN for t in world.tunings)
         and not (world.reload and provider.name in world.reload.isolated)
         and not provider.limits

@@ -141,6 +141,20 @@ class Reload:
 
 
 @dataclass(frozen=True, slots=True)
+class LoopStalls:
+    """When the service's event loop stands still: `at` are (time, duration). It wakes up as late as
+    `overshoot_s`."""
+
+    at: tuple[tuple[float, float], ...] = ()
+    overshoot_s: float = 0.0
+
+    @property
+    def longest_s(self) -> float:
+        """Return the duration of the longest stall."""
+        return max((for_s for _, for_s in self.at), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """The whole world. `callers`: the priority of each caller key; empty: callers have no keys. `kept`: the
     only requests that are sent, as ranges of numbers; None: all."""
@@ -159,6 +173,7 @@ class World:
     callers: tuple[PriorityName, ...] = ()
     reload: Reload | None = None
     kept: tuple[tuple[int, int], ...] | None = None
+    stalls: LoopStalls = field(default_factory=LoopStalls)
 
     @property
     def heal_s(self) -> float:
@@ -220,6 +235,10 @@ class World:
             lines.append(f"  callers: {', '.join(self.callers)}")
         if self.reload:
             lines.append(f"  reload at {self.reload.at_s:g} s: {', '.join(_reload_lines(self.reload))}")
+        if self.stalls != LoopStalls():
+            stalls = [f"{for_s:g} s at {at_s:g} s" for at_s, for_s in self.stalls.at]
+            stalls.append(f"wakes up to {self.stalls.overshoot_s * 1e3:g} ms late")
+            lines.append(f"  the event loop stands still: {', '.join(stalls)}")
         if self.kept is not None:
             lines.append(f"  only the requests {', '.join(f'{a}-{b}' for a, b in self.kept)}")
         return [*lines, f"  settings: {', '.join(_changed(self.tuning)) or 'all defaults'}"]
