@@ -330,7 +330,8 @@ def test_reasons_in_the_source() -> None:
         said("NotPermitted", 0),
         said("Classification", 2),
     )
-    timeouts = said("run", 0) - {"linger", "race", "backoff", "client_stall", "shared"}  # these end no try
+    only_the_deadline = {"judging", "cache"}  # ends these: they have no limit of their own
+    timeouts = said("run", 0) - {"linger", "race", "backoff", "client_stall", "shared"} - only_the_deadline
     assert {"truncated", "empty_answer"} <= faults
     assert {"isolated", "slow_start", "provider_full", "retry_budget_spent"} <= not_permitted
     assert {"cancelled", "hedge_lost"} <= classifications
