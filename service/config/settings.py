@@ -24,11 +24,12 @@ from dub5.service.config.options import (
 )
 from dub5.service.model import Price
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
-Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
-HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", max_length=64)]
-HeaderText = Annotated[str, Meta(pattern=r"^[ -~]*$", max_length=1024)]
-RouteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
+Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", max_length=128)]
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+\Z", max_length=64)]
+HeaderText = Annotated[str, Meta(pattern=r"^[ -~]*\Z", max_length=1024)]
+TargetName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*\Z")]  # it stands in headers
+RouteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*\Z", max_length=128)]
 
 OTHERS = "others"  # in admission.priorities: all callers that are not named
 DialectName = Literal["openai", "mistral", "anthropic"]
@@ -93,7 +94,7 @@ class RouteSettings(Struct, frozen=True):
     """One model name of the API, and its targets in order of preference."""
 
     name: RouteName
-    targets: Annotated[tuple[str, ...], Meta(min_length=1)]
+    targets: Annotated[tuple[TargetName, ...], Meta(min_length=1)]
     policy: PolicyName = "ordered"
     delivery: DeliveryName = "live"
     timeouts: TimeoutOptions = TimeoutOptions()

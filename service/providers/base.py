@@ -19,7 +19,8 @@ from dub5.service.providers.retry_after import retry_after_s
 USER_AGENT = f"dub5/{VERSION}"
 MESSAGE_CHARS_MAX = 300
 DROPPED_MAX = 20
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+NAME_CHARS_MAX = 64
+_UNSAFE = re.compile(r"[^][A-Za-z0-9_.-]")
 
 
 class ProviderFault(Exception):
@@ -47,11 +48,14 @@ class ProviderFault(Exception):
 
 
 class Unsupported(Exception):
-    """The dialect does not support a field of the request; another target may."""
+    """The dialect does not support a field of the request; another target may.
+
+    `param` is safe in a header: callers choose the names of fields.
+    """
 
     def __init__(self, param: str) -> None:
         super().__init__(param)
-        self.param = param
+        self.param = _UNSAFE.sub("?", param[:NAME_CHARS_MAX])
 
 
 class EncodedRequest(Struct, frozen=True):
@@ -70,7 +74,9 @@ def trail_names(dropped: list[str]) -> tuple[str, ...]:
     """Return at most DROPPED_MAX short and safe names: callers choose them, and the trail is a header."""
     if not dropped:
         return ()
-    return tuple(_UNSAFE.sub("?", name[:64]) for name in list(dict.fromkeys(dropped))[:DROPPED_MAX])
+    return tuple(
+        _UNSAFE.sub("?", name[:NAME_CHARS_MAX]) for name in list(dict.fromkeys(dropped))[:DROPPED_MAX]
+    )
 
 
 class StreamReader(Protocol):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,16 +11,23 @@ AsgiMessage = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 LEAVE_S = 60.0  # how long an application may go on after it should end
+BAD_NAME = re.compile(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]|\A\Z")
+BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class AppFault(AssertionError):
-    """The application broke the protocol: no whole reply, or no end after the client had left."""
+    """The application broke the protocol: what a server refuses to send, no whole reply, or no end."""
 
 
 class AppStream:
-    """A reply that is still arriving. `AppClient.stream` yields it once status and headers are there."""
+    """A reply that is still arriving. `AppClient.stream` yields it once status and headers are there.
 
-    def __init__(self, buffer_bytes_max: int) -> None:
+    It is as strict as a server about header bytes, lengths and the order of messages. After such a fault
+    nothing more is sent, and the client fails with it, even if the application has caught it. The body of
+    an answer to HEAD is not sent, as on a server.
+    """
+
+    def __init__(self, buffer_bytes_max: int, *, is_head: bool = False) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self._buffer_bytes_max = buffer_bytes_max
@@ -27,6 +35,9 @@ class AppStream:
         self._data: deque[bytes] = deque()
         self._buffered = 0
         self._complete = self._left = False
+        self._is_head = is_head
+        self._length_left: int | None = None  # of a body with a content-length
+        self._fault: AppFault | None = None
         self._app: asyncio.Task[None]
         self._to_app = asyncio.Event()  # a request message, room in the buffer, or the client has left
         self._to_client = asyncio.Event()  # headers, data, or the application has ended
@@ -51,6 +62,8 @@ class AppStream:
 
     async def _until(self, arrived: Callable[[], object]) -> None:
         while not arrived():
+            if self._fault is not None:
+                raise self._fault
             if self._app.done():
                 self._app.result()
                 raise AppFault(f"the application ended without a whole reply (status so far: {self.status})")
@@ -82,18 +95,44 @@ class AppStream:
             await self._to_app.wait()
         if self._left:
             return
-        if message["type"] == "http.response.start":
-            self.headers = _joined(message.get("headers", ()))
-            self.status = message["status"]
-        elif message["type"] == "http.response.body":
-            self._take(message.get("body", b""), message.get("more_body", False))
-        self._to_client.set()
+        try:
+            self._check_order(message["type"])
+            if message["type"] == "http.response.start":
+                self._take_head(message["status"], list(message.get("headers", ())))
+            else:
+                self._take(message.get("body", b""), message.get("more_body", False))
+        except AppFault as fault:
+            self._fault = fault
+            raise
+        finally:
+            self._to_client.set()
+
+    def _check_order(self, kind: str) -> None:
+        if self._fault is not None:
+            raise self._fault
+        if self._complete:
+            raise AppFault("a body after the end")
+        if kind != "http.response.start" and not self.status:
+            raise AppFault("a body before the status line")
+        if kind != ("http.response.body" if self.status else "http.response.start"):
+            raise AppFault(f"an unexpected message: {kind}")
+
+    def _take_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        for name, value in headers:
+            if BAD_NAME.search(name) or BAD_VALUE.search(value):
+                raise AppFault(f"a header that no server sends: {name!r}: {value!r}")
+        self.headers, self.status = _joined(headers), status
+        if length := self.headers.get("content-length"):
+            self._length_left = int(length)
 
     def _take(self, data: bytes, more: bool) -> None:
-        if not self.status or self._complete:
-            raise AppFault("a body before the status line" if not self.status else "a body after the end")
+        data = b"" if self._is_head else bytes(data)
+        if self._length_left is not None and not self._is_head:
+            self._length_left -= len(data)
+            if self._length_left < 0 or (self._length_left and not more):
+                raise AppFault(f"a body of another length than announced: {self._length_left} bytes left")
         if data:
-            self._data.append(bytes(data))
+            self._data.append(data)
             self._buffered += len(data)
         if not more:
             self._complete = True

@@ -106,7 +106,7 @@ class AppClient:
             body = jsonlib.dumps(json).encode()
         self._count += 1
         name = f"app {self._count} {method} {path}"
-        reply = AppStream(self._buffer_bytes_max)
+        reply = AppStream(self._buffer_bytes_max, is_head=method == "HEAD")
         scope = self._scope(method, path, self._header_lines(headers, body, json is not None))
         reply._app = asyncio.create_task(
             self._serve(scope, reply), name=name, context=context or contextvars.Context()

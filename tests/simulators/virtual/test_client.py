@@ -351,3 +351,50 @@ async def test_a_real_event_loop() -> None:
     """The client runs on a real event loop, too."""
     async with AppClient(Litestar([litestar_error], openapi_config=None)) as client:
         assert (await client.request("GET", "/error")).status == 500
+
+
+def head(*headers: tuple[bytes, bytes]) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": 200, "headers": list(headers)}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [head((b"x-trail", b"a\r\nset-cookie: b"))],
+        [head((b"x-trail", b"a\x00b"))],
+        [head((b"x trail", b"a"))],
+        [head((b"", b"a"))],
+        [body(b"x")],
+        [head(), head()],
+        [head(), body(b"", more=False), body(b"x")],
+        [head((b"content-length", b"1")), body(b"xy", more=False)],
+        [head((b"content-length", b"3")), body(b"xy", more=False)],
+        [head(), {"type": "http.response.trailers", "headers": []}],
+    ],
+    ids=["CRLF", "NUL", "name", "no name", "no head", "two heads", "after the end", "long", "short", "type"],
+)
+async def test_what_no_server_sends(messages: list[dict[str, Any]]) -> None:
+    """What a real server refuses to send fails here too, even if the application catches that and answers
+    otherwise."""
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        try:
+            for message in messages:
+                await send(message)
+        except AppFault:
+            await send(START)
+            await send(body(b"an apology", more=False))
+
+    with pytest.raises(AppFault):
+        await AppClient(app, lifespan=False).request("POST", "/")
+
+
+async def test_no_body_for_head() -> None:
+    """The body of an answer to HEAD is not sent, whatever length was announced."""
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await send(head((b"content-length", b"2")))
+        await send(body(b"hi", more=False))
+
+    answer = await AppClient(app, lifespan=False).request("HEAD", "/")
+    assert (answer.headers, answer.body) == ({"content-length": "2"}, b"")
