@@ -28,10 +28,11 @@ def order(
 
 
 def _two_choices(targets: Sequence[Target], scores: dict[Target, RoutingScore], rng: Random) -> list[Target]:
-    left, chosen = list(targets), []
-    while len(left) > 1:
-        one, other = rng.sample(left, 2)
-        better = one if scores[one].load_s <= scores[other].load_s else other
-        left.remove(better)
-        chosen.append(better)
-    return chosen + left
+    left, chosen = [(scores[target].load_s, target) for target in targets], []
+    for last in range(len(left) - 1, 0, -1):
+        one, other = int(rng.random() * (last + 1)), int(rng.random() * last)
+        other += other >= one
+        better = one if left[one][0] <= left[other][0] else other
+        chosen.append(left[better][1])
+        left[better] = left[last]  # the last one moves to the gap: each step costs the same
+    return [*chosen, left[0][1]]

@@ -118,7 +118,10 @@ def _blocks(message: JsonObject, path: str, dropped: list[str]) -> list[JsonObje
         result: JsonObject = {"type": "tool_result", "tool_use_id": _id(message.get("tool_call_id"))}
         content = _parts(message.get("content"), f"{path}.content", dropped)
         return [result | ({"content": _text_or_blocks(content)} if content else {})]
-    blocks = _parts(message.get("content") or message.get("refusal"), f"{path}.content", dropped)
+    refusal = message.get("refusal")
+    if not isinstance(refusal, str | None):
+        raise Unsupported(f"{path}.refusal")
+    blocks = _parts(message.get("content") or refusal, f"{path}.content", dropped)
     for index, call in enumerate(message.get("tool_calls") or ()):
         blocks.append(_tool_use(call, f"{path}.tool_calls[{index}]"))
     return blocks
@@ -134,23 +137,31 @@ def _text(content: object, path: str, dropped: list[str]) -> str:
 def _parts(content: object, path: str, dropped: list[str]) -> list[JsonObject]:
     """Return the content blocks of a message, without empty text, which the endpoint rejects."""
     if not isinstance(content, list):
-        content = [{"type": "text", "text": content or ""}]
+        content = [{"type": "text", "text": content}]
     blocks: list[JsonObject] = []
+    pieces: list[str] | None = None  # of the text block that is open; += of strings would be quadratic
     for index, part in enumerate(content):
         kind, here = part.get("type"), f"{path}[{index}]"
         known: tuple[str, ...] = ("type", str(kind))
         match kind:
             case "text" | "refusal":
-                text = str(part.get(kind, ""))
-                if blocks and blocks[-1]["type"] == "text":
-                    blocks[-1]["text"] += text
-                elif text.strip():
-                    blocks.append({"type": "text", "text": text})
+                text = part.get(kind)
+                if not isinstance(text, str | None):
+                    raise Unsupported(f"{here}.{kind}")
+                if pieces is not None:
+                    pieces.append(text or "")
+                elif text and text.strip():
+                    pieces = [text]
+                    blocks.append({"type": "text", "text": pieces})
             case "image_url":
+                pieces = None
                 blocks.append({"type": "image", "source": _image(part.get("image_url"), here, dropped)})
             case _:
                 raise Unsupported(f"{here}.type")
         dropped += [f"messages.content.{name}" for name in part.keys() - set(known)]
+    for block in blocks:
+        if block["type"] == "text":
+            block["text"] = "".join(block["text"])
     return blocks
 
 

@@ -102,11 +102,13 @@ def _messages(messages: list[JsonObject], dropped: list[str]) -> list[JsonObject
             raise Unsupported(f"messages[{index}].role")
         if message.get("refusal") and not message.get("content"):
             message["content"] = message.pop("refusal")
+            if not isinstance(message["content"], str):
+                raise Unsupported(f"messages[{index}].refusal")
         dropped += pop_fields(message, message.keys() - known)
         for number, part in enumerate(_parts(message)):
             if part.get("type") == "refusal":
                 part["type"], part["text"] = "text", part.pop("refusal", "")
-            elif part.get("type") not in PART_TYPES:
+            elif not isinstance(kind := part.get("type"), str) or kind not in PART_TYPES:
                 raise Unsupported(f"messages[{index}].content[{number}].type")
         for call in message.get("tool_calls") or ():
             call["id"] = _id(call.get("id"))

@@ -81,7 +81,7 @@ class SseDecoder:
         if value[:1] == b" ":
             value = value[1:]
         if field == b"data":
-            self._size += len(value)
+            self._size += len(line)  # a line without text takes memory, too
             if self._size > self._event_bytes_max:
                 raise EventTooLong
             self._data.append(value)

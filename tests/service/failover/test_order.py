@@ -77,3 +77,24 @@ def test_equals_share_evenly(count: int) -> None:
     first = [ordered(seen, "balanced", seed)[0] for seed in SEEDS]
     for target in seen:
         assert first.count(target) / len(SEEDS) == pytest.approx(1 / count, abs=0.04)
+
+
+class CountingRandom(Random):
+    """Counts its draws."""
+
+    draws = 0
+
+    def random(self) -> float:
+        self.draws += 1
+        return super().random()
+
+
+def test_the_work_of_balanced() -> None:
+    """The work grows with the number of targets, not with its square: two draws a target, no comparison of two."""
+    for count in (50, 100):
+        seen, rng = named([RoutingScore(0, 1.0)] * count), CountingRandom(1)
+        compared: list[object] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Target, "__eq__", lambda one, other: compared.append(one) or one is other)
+            assert len(order(list(seen), "balanced", seen.__getitem__, rng)) == count
+        assert (rng.draws, len(compared)) == (2 * (count - 1), 0)

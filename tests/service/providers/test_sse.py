@@ -58,7 +58,9 @@ def test_any_bytes(pieces: list[bytes]) -> None:
     decode(*pieces)
 
 
-@pytest.mark.parametrize("endless", [b"x" * 200, b"data: " + b"x" * 200, b"data: xxxxx\n" * 50])
+@pytest.mark.parametrize(
+    "endless", [b"x" * 200, b"data: " + b"x" * 200, b"data: xxxxx\n" * 50, b"data:\n" * 50, b"data\r\n" * 50]
+)
 def test_an_endless_event(endless: bytes) -> None:
     """An endless event is not buffered for ever."""
     decoder = SseDecoder(100)
