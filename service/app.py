@@ -64,7 +64,7 @@ class Service:
     ) -> None:
         settings, rng = loaded.settings, _rng(seed)
         self.board = StatusBoard()
-        self.admission = Admission(settings.server.in_flight_max)
+        self.admission = Admission(settings.server.in_flight_max, settings.server.bodies_bytes_max)
         self.metrics = Metrics(
             version=VERSION,
             routes=(),
@@ -157,6 +157,7 @@ class Service:
         """Use these settings for new requests; requests in flight keep theirs. Call it only while running."""
         self._current = self._build_runtime(loaded, self._current)
         self.admission.in_flight_max = loaded.settings.server.in_flight_max
+        self.admission.bodies_bytes_max = loaded.settings.server.bodies_bytes_max
         self.queue.options = loaded.settings.admission
         self.cache.bounds = loaded.settings.cache
         self.admin.reload(loaded.admin_token)

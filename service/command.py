@@ -19,6 +19,7 @@ from dub5.service.app import Service, build_wire
 from dub5.service.closed_output import ends_with_its_reader
 from dub5.service.config.load import load
 from dub5.service.config.settings import LoadedSettings, Settings, SettingsProblems
+from dub5.service.http_protocol import BoundedProtocol
 from dub5.service.online_check import LIMIT_S, ask_targets, targets
 from dub5.service.telemetry.logs import EventLogger, LineWriter
 
@@ -182,7 +183,7 @@ def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedS
         host=loaded.settings.server.host,
         port=loaded.settings.server.port,
         lifespan="on",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         access_log=False,
         server_header=False,

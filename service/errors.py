@@ -6,7 +6,10 @@
     ├── NotFound 404
     │   └── ModelNotFound
     ├── MethodNotAllowed 405
+    ├── RequestTimeout 408
     ├── TooLarge 413
+    ├── CompressedBody 415
+    ├── HeadTooLarge 431
     ├── RateLimited 429
     │   └── AllTargetsLimited
     ├── Unavailable 503
@@ -110,6 +113,36 @@ class MethodNotAllowed(GatewayError):
     type = "invalid_request_error"
     code = "method_not_allowed"
     suggestion = "Use a method from the Allow header."
+    outcome = "refused"
+
+
+class RequestTimeout(GatewayError):
+    """The request did not arrive whole in time. The connection is closed."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+    suggestion = "Send the request again, without a pause in it."
+    outcome = "refused"
+
+
+class CompressedBody(GatewayError):
+    """The body is compressed."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "compressed_body"
+    suggestion = "Send the body as plain JSON, without a content-encoding."
+    outcome = "refused"
+
+
+class HeadTooLarge(GatewayError):
+    """The head of the request is over the limit. The connection is closed."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "request_head_too_large"
+    suggestion = "Send fewer or shorter headers, and move what is long to the body."
     outcome = "refused"
 
 

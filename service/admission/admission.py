@@ -10,6 +10,7 @@ from dub5.service.errors import Overloaded, ShuttingDown, Unauthorized
 from dub5.service.model import Caller, Priority
 
 ANONYMOUS = Caller()
+SMALL_BODY_BYTES = 64 * 1024  # always accepted: a few large bodies must not lock small ones out
 SPARE_MAX = 256  # extra slots at capacity, for requests that get an answer at once without a provider
 
 
@@ -22,14 +23,20 @@ class InFlightRequest(Protocol):
 
 
 class Admission:
-    """The requests in flight, bounded. A drain admits no new ones."""
+    """The requests in flight, bounded in number, and together in the size of their bodies.
 
-    def __init__(self, in_flight_max: int) -> None:
+    A drain admits no new ones.
+    """
+
+    def __init__(self, in_flight_max: int, bodies_bytes_max: int) -> None:
         self.ready = True  # false: load balancers must send new requests elsewhere; they are still answered
         self.draining = False  # true: new requests are refused
         self._empty = asyncio.Event()
         self.in_flight_max = in_flight_max
-        self._requests: dict[InFlightRequest, None] = {}  # in the order of arrival, which a drain keeps
+        self.bodies_bytes_max = bodies_bytes_max
+        self._bodies_bytes = 0
+        # The size of each body, in the order of arrival, which a drain keeps.
+        self._requests: dict[InFlightRequest, int] = {}
         self._spare_requests: set[InFlightRequest] = set()  # those of them in a spare slot
 
     @property
@@ -51,12 +58,23 @@ class Admission:
             if not spare or len(self._spare_requests) >= SPARE_MAX:
                 raise refusal
             self._spare_requests.add(request)
-        self._requests[request] = None
+        self._requests[request] = 0
         return refusal
+
+    def hold_body(self, request: InFlightRequest, size: int) -> None:
+        """Count the body that is being read, `size` bytes by now, until the request is released.
+
+        Raises Overloaded if the bodies of all requests are too large together, and this one is not small.
+        """
+        more = size - self._requests[request]
+        if size > SMALL_BODY_BYTES and self._bodies_bytes + more > self.bodies_bytes_max:
+            raise Overloaded("The requests that are open on this instance are too large.", retry_after_s=1.0)
+        self._requests[request] = size
+        self._bodies_bytes += more
 
     def release(self, request: InFlightRequest) -> None:
         """Remove a request that is over."""
-        self._requests.pop(request, None)
+        self._bodies_bytes -= self._requests.pop(request, 0)
         self._spare_requests.discard(request)
         if not self._requests:
             self._empty.set()

@@ -8,23 +8,31 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
 from dub5.service import clock
 from dub5.service.admission.admission import Admission, Callers
-from dub5.service.api.errors import ClientGone, report_crashes
+from dub5.service.api.errors import ClientGone, report_crashes, request_id
 from dub5.service.api.response import ResponseWriter, Sent
 from dub5.service.api.schema import deadline_s, delivery, parse_chat
 from dub5.service.api.stream import HEARTBEAT_S, trail_header
 from dub5.service.config.settings import ServerSettings
-from dub5.service.errors import GatewayError, InvalidRequest, ShuttingDown, StreamStalled, TooLarge
+from dub5.service.errors import (
+    GatewayError,
+    InvalidRequest,
+    RequestTimeout,
+    ShuttingDown,
+    StreamStalled,
+    TooLarge,
+)
 from dub5.service.events import Events, RequestEnded
 from dub5.service.failover.context import RequestContext
 from dub5.service.gateway import Answer, Gateway, Route
 from dub5.service.model import AnyRequest, Caller, ChatRequest, Chunks, Outcome, Usage
-from dub5.service.timeouts import Timeouts
+from dub5.service.timeouts import TimedOut, Timeouts
 
 UPLOAD_S = 300.0
 FINAL_ERROR_S = 2.0  # for the bytes of an error, whatever timeout has fired before
@@ -96,8 +104,9 @@ class Exchange:
         outcome = Outcome.FAILED
         self._response = ResponseWriter(self.id, send, self._timeouts, self.deps.server.client_stall_s)
         try:
-            self._refusal = self._admit()
             headers = _headers(scope, self.deps.server.headers_max)
+            self.id = self._response.request_id = request_id(headers, self.id)
+            self._refusal = self._admit()
             caller = self.deps.callers.identify(headers.get("authorization", ""))
             self._log.caller = caller.key
             body = await self._read_body(receive)
@@ -270,20 +279,35 @@ class Exchange:
             raise self._refusal from None
 
     async def _read_bounded(self, receive: Receive, bytes_max: int) -> bytes:
-        """Return the whole body, bounded in size; each wait is bounded, too. Raises TooLarge, ClientGone."""
+        """Return the whole body, bounded in size; each wait is bounded, too.
+
+        Raises TooLarge, Overloaded, RequestTimeout, ClientGone.
+        """
         parts: list[bytes] = []
         size = 0
         while True:
-            message = await self._response.within_stall(receive())
+            message = await self._next_part(receive)
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            part: bytes = message["body"]  # type: ignore[typeddict-item]
+            part: bytes = message["body"]
             size += len(part)
             if size > bytes_max:
                 raise TooLarge(f"The body is larger than {bytes_max:,} bytes.")
+            self.deps.admission.hold_body(self, size)
             parts.append(part)
             if not message.get("more_body"):
                 return b"".join(parts)
+
+    async def _next_part(self, receive: Receive) -> Any:
+        stall_s = self.deps.server.client_stall_s
+        try:
+            return await self._timeouts.run("client_stall", stall_s, receive())
+        except TimedOut:
+            raise RequestTimeout(
+                f"The body did not arrive in time: {stall_s:g} s may pass between two parts of it,"
+                f" and {UPLOAD_S:g} s until its end.",
+                retry_after_s=1.0,
+            ) from None
 
     async def _wait_for_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -4,7 +4,8 @@
 """
 
 import math
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,15 +17,29 @@ from litestar.exceptions import (
 )
 
 from dub5.service.config.decode_messages import validation_message
-from dub5.service.errors import GatewayError, Internal, InvalidRequest, MethodNotAllowed, NotFound
+from dub5.service.errors import (
+    GatewayError,
+    Internal,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    RequestTimeout,
+)
 from dub5.service.events import Events, crash_of
 from dub5.service.telemetry.attempt_views import attempt_rows
 
 T = TypeVar("T")
+REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
 class ClientGone(Exception):
     """The client has disconnected, or no longer reads."""
+
+
+def request_id(headers: Mapping[str, str], own: str) -> str:
+    """Return the caller's `x-request-id` where it is well formed, else our own."""
+    given = headers.get("x-request-id")
+    return given if given is not None and REQUEST_ID.fullmatch(given) else own
 
 
 def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
@@ -51,6 +66,8 @@ def error_headers(error: GatewayError, request_id: str) -> dict[str, str]:
         "x-request-id": request_id,
         "x-should-retry": "true" if error.worth_retrying else "false",
     }
+    if error.status == RequestTimeout.status:
+        headers["connection"] = "close"  # the rest of the request may still come
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
         headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
@@ -79,12 +96,12 @@ def exception_handler(
     """Create Litestar's exception handler, for what a route raises, and for unknown paths and methods."""
 
     def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-        request_id = new_id()
-        gateway_error = _as_gateway_error(request, error, request_id, events)
-        headers = error_headers(gateway_error, request_id)
+        id_ = request_id(request.headers, new_id())
+        gateway_error = _as_gateway_error(request, error, id_, events)
+        headers = error_headers(gateway_error, id_)
         if isinstance(error, MethodNotAllowedException):
             headers["allow"] = ", ".join(sorted(_methods(request)))
-        body = msgspec.json.encode(error_body(gateway_error, request_id))
+        body = msgspec.json.encode(error_body(gateway_error, id_))
         return Response(
             body, status_code=gateway_error.status, headers=headers, media_type="application/json"
         )
@@ -93,14 +110,14 @@ def exception_handler(
 
 
 def _methods(request: Request[Any, Any, Any]) -> set[str]:
-    """Return the methods of the path; a path with a parameter has only GET."""
+    """Return the methods of the path; a path with a parameter has only GET and HEAD."""
     found = {
         str(method)
         for route in request.app.routes
         if route.path == request.url.path
         for method in route.methods
     }
-    return found or {"GET", "OPTIONS"}
+    return found or {"GET", "HEAD", "OPTIONS"}
 
 
 OTHER_APIS = {

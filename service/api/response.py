@@ -39,7 +39,7 @@ class ResponseWriter:
 
     def __init__(self, request_id: str, send: Send, timeouts: Timeouts, client_stall_s: float) -> None:
         self.sent = Sent.NOTHING
-        self._request_id = request_id
+        self.request_id = request_id
         self._send = send
         self._timeouts = timeouts
         self._client_stall_s = client_stall_s
@@ -83,9 +83,9 @@ class ResponseWriter:
 
         Inside a JSON body nothing can be said: it ends too short, which its length shows.
         """
-        body = msgspec.json.encode(error_body(error, self._request_id))
+        body = msgspec.json.encode(error_body(error, self.request_id))
         if self.sent is Sent.NOTHING:
-            headers = error_headers(error, self._request_id) | {"content-length": str(len(body))}
+            headers = error_headers(error, self.request_id) | {"content-length": str(len(body))}
             await self.send_json(error.status, headers, body)
         elif self.sent is not Sent.JSON:
             await self._send_body(error_event(body), more=False)

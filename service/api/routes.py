@@ -1,10 +1,11 @@
 """The HTTP routes of the service: every path in one place."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
-from litestar import Request, Response, get, head, post
+from litestar import Request, Response, post, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery
 from litestar.types import ASGIApp
@@ -20,6 +21,7 @@ T = TypeVar("T")
 Current = Callable[[], T]  # returns the current object; a reload of the settings replaces it
 HttpRequest = Request[Any, Any, Any]
 JSON = "application/json"
+get_or_head = partial(route, http_method=["GET", "HEAD"])  # servers leave out the body for HEAD
 
 
 def routes(
@@ -45,13 +47,13 @@ def _chat_routes(deps: Current[ApiDependencies], ops: Current[Ops]) -> list[HTTP
         """Embed texts as vectors."""
         return EmbeddingExchange(deps())
 
-    @get("/v1/models")
+    @get_or_head("/v1/models")
     async def models(request: HttpRequest) -> Response[bytes]:
         """List the models."""
         _check_caller(deps(), request)
         return _json(ops().models())
 
-    @get("/v1/models/{name:path}")
+    @get_or_head("/v1/models/{name:path}")
     async def model(request: HttpRequest, name: FromPath[str]) -> Response[bytes]:
         """Return one model."""
         _check_caller(deps(), request)
@@ -60,7 +62,7 @@ def _chat_routes(deps: Current[ApiDependencies], ops: Current[Ops]) -> list[HTTP
             raise ModelNotFound(f"There is no model {name.removeprefix('/')[:100]!r} here.", param="model")
         return _json(found)
 
-    @get("/v1/offline")
+    @get_or_head("/v1/offline")
     async def offline(request: HttpRequest) -> Response[bytes]:
         """Return the offline pack: answers for a client that cannot reach the service."""
         _check_caller(deps(), request)
@@ -74,17 +76,17 @@ def _chat_routes(deps: Current[ApiDependencies], ops: Current[Ops]) -> list[HTTP
 
 
 def _health_routes(ops: Current[Ops]) -> list[HTTPRouteHandler]:
-    @get("/livez")
+    @get_or_head("/livez")
     async def livez() -> Response[bytes]:
         """Return 200 while this process runs. It checks nothing else, so load cannot make it fail."""
         return _json({"status": "ok"})
 
-    @get("/readyz")
+    @get_or_head("/readyz")
     async def readyz() -> Response[bytes]:
         """Return whether this instance accepts new requests: 200 or 503."""
         return _json({"status": "ok" if ops().ready() else "draining"}, 200 if ops().ready() else 503)
 
-    @get("/health")
+    @get_or_head("/health")
     async def health(deep: FromQuery[bool] = False) -> Response[bytes]:
         """Return the health, with `?deep=true` of each component: 200 or 503."""
         if not deep:
@@ -92,29 +94,19 @@ def _health_routes(ops: Current[Ops]) -> list[HTTPRouteHandler]:
         healthy, report = ops().deep_health()
         return _json(report, 200 if healthy else 503)
 
-    @head("/livez")
-    async def livez_head() -> Response[None]:
-        """Return the status of /livez without a body, for monitors."""
-        return Response(None, media_type="text/plain")
-
-    @head(["/readyz", "/health"])
-    async def readyz_head() -> Response[None]:
-        """Return 200 or 503 without a body, for monitors."""
-        return Response(None, status_code=200 if ops().ready() else 503, media_type="text/plain")
-
-    return [livez, readyz, health, livez_head, readyz_head]
+    return [livez, readyz, health]
 
 
 def _monitoring_routes(
     deps: Current[ApiDependencies], ops: Current[Ops], metrics: Metrics
 ) -> list[HTTPRouteHandler]:
-    @get("/status")
+    @get_or_head("/status")
     async def status(request: HttpRequest) -> Response[bytes]:
         """Return targets, counters, recent requests and incidents."""
         _check_caller(deps(), request)
         return _json(ops().status())
 
-    @get("/metrics")
+    @get_or_head("/metrics")
     async def scrape(request: HttpRequest) -> Response[bytes]:
         """Return the metrics as Prometheus text."""
         _check_caller(deps(), request)
@@ -124,12 +116,12 @@ def _monitoring_routes(
 
 
 def _page_routes(page: Mapping[str, PageFile]) -> list[HTTPRouteHandler]:
-    @get("/")
+    @get_or_head("/")
     async def index(request: HttpRequest) -> Response[bytes]:
         """Serve the page."""
         return _serve_file(request, page, "index.html")
 
-    @get("/web/{name:str}")
+    @get_or_head("/web/{name:str}")
     async def asset(request: HttpRequest, name: FromPath[str]) -> Response[bytes]:
         """Serve the page's scripts, styles and pictures."""
         return _serve_file(request, page, name)

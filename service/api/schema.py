@@ -1,14 +1,16 @@
 """Request parsing: turns a body into a ChatRequest, or raises InvalidRequest with a sentence for people."""
 
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
 from msgspec import Raw
 
+from dub5.service.api.unreadable import compressed, unreadable
 from dub5.service.config.decode_messages import field_path, validation_message
 from dub5.service.config.settings import DeliveryName
-from dub5.service.errors import InvalidRequest
+from dub5.service.errors import GatewayError, InvalidRequest
 from dub5.service.model import Caller, ChatBody, ChatRequest
 
 T = TypeVar("T")
@@ -17,6 +19,9 @@ _BODY = msgspec.json.Decoder(ChatBody)
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 DEADLINE_MS_MAX = 86_400_000
+BOM = b"\xef\xbb\xbf"
+WHOLE_NUMBERS = frozenset({"max_tokens", "max_completion_tokens", "n"})
+AS_FRACTION = re.compile(rb"-?\d{1,15}(?=[.eE])(\.\d{1,15})?([eE][+]?\d{1,2})?")
 JSON_PARTS_MAX = 500_000  # quotes, arrays and objects: far above any conversation, far below harmful sizes
 
 
@@ -34,7 +39,9 @@ def parse_chat(
 def read_json(
     headers: Mapping[str, str], body: bytes, json_depth_max: int, decoder: msgspec.json.Decoder[T]
 ) -> tuple[T, dict[str, Raw]]:
-    """Return the decoded body, and each of its fields as raw JSON. Raises InvalidRequest."""
+    """Return the decoded body, and each of its fields as raw JSON. Raises InvalidRequest, CompressedBody."""
+    if (encoding := headers.get("content-encoding", "").strip().lower()) not in ("", "identity"):
+        raise compressed(encoding[:40])
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
         # This also keeps out web pages of other origins: browsers send a CORS preflight before such JSON.
@@ -44,13 +51,35 @@ def read_json(
     _check_structure(body, json_depth_max)
     try:
         return decoder.decode(body), _FIELDS.decode(body)
-    except msgspec.ValidationError as error:
-        path = field_path(error)
-        raise InvalidRequest(
-            f"{path or 'The body'}: {validation_message(error)}.", param=path or None
-        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        mended = body.removeprefix(BOM) if body.startswith(BOM) else _with_whole_numbers(body)
+        if mended is not None:
+            return read_json(headers, mended, json_depth_max, decoder)
+        raise _invalid(body, error) from None
+
+
+def _invalid(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError) -> GatewayError:
+    if not isinstance(error, msgspec.ValidationError):
+        return unreadable(body, error)
+    path = field_path(error)
+    return InvalidRequest(f"{path or 'The body'}: {validation_message(error)}.", param=path or None)
+
+
+def _with_whole_numbers(body: bytes) -> bytes | None:
+    """Return the body with whole numbers where they are written as 5.0 or 5e0; None if there are none.
+
+    JSON knows one kind of number, and so do some clients. Providers may not, so they get whole ones.
+    """
+    try:
+        fields = _FIELDS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InvalidRequest("The body is not valid JSON.") from None
+        return None
+    changed = False
+    for name in WHOLE_NUMBERS & fields.keys():
+        raw = bytes(fields[name])
+        if AS_FRACTION.fullmatch(raw) and float(raw).is_integer():
+            fields[name], changed = Raw(b"%d" % int(float(raw))), True
+    return msgspec.json.encode(fields) if changed else None
 
 
 def deadline_s(headers: Mapping[str, str]) -> float | None:

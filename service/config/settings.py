@@ -51,6 +51,7 @@ class ServerSettings(Struct, frozen=True):
     connections_per_origin_max: Count = 1_000
     connection_age_max_s: Seconds = 300.0  # then it is replaced between two requests
     request_bytes_max: Count = 25 * 1024 * 1024
+    bodies_bytes_max: Count = 512 * 1024 * 1024
     answer_bytes_max: Count = 32 * 1024 * 1024
     event_bytes_max: Count = 8 * 1024 * 1024
     headers_max: Count = 100

@@ -12,6 +12,6 @@ LEVELS = (
     ("gateway",),
     ("api", "telemetry"),
     ("app", "runtime", "online_check"),
-    ("command",),
+    ("command", "http_protocol"),
     ("__main__",),
 )

@@ -16,7 +16,7 @@ class Request:
 
 def test_a_drain_cuts_in_the_order_of_arrival() -> None:
     """Where several requests are cut at one instant their order is that of arrival, in every process."""
-    admission, cut = Admission(100), list[int]()
+    admission, cut = Admission(100, 1), list[int]()
     requests = [Request(name, cut) for name in range(50)]
     for request in requests:
         admission.acquire(request)

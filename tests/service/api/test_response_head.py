@@ -50,7 +50,7 @@ def client_of(*dialects: str) -> AppClient:
 )
 @pytest.mark.parametrize("first", ["mistral", "anthropic"])
 async def test_names_of_fields(first: str, fields: dict[str, Any], stream: bool) -> None:
-    """No name of a field forges a line of the trail, or breaks the head: the virtual client would refuse it."""
+    """No name of a field forges a line of the trail, or breaks the head, which the client would refuse."""
     async with client_of(first, "openai") as client:
         sent = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "stream": stream, **fields}
         answer = await client.request("POST", "/v1/chat/completions", json=sent)

@@ -90,10 +90,10 @@ class CountingRandom(Random):
 
 
 def test_the_work_of_balanced() -> None:
-    """The work grows with the number of targets, not with its square: two draws a target, no comparison of two."""
+    """The work grows with the number of targets, not with its square: two draws a target, no comparisons."""
+    compared: list[object] = []
     for count in (50, 100):
         seen, rng = named([RoutingScore(0, 1.0)] * count), CountingRandom(1)
-        compared: list[object] = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Target, "__eq__", lambda one, other: compared.append(one) or one is other)
             assert len(order(list(seen), "balanced", seen.__getitem__, rng)) == count

@@ -109,7 +109,7 @@ def odd_requests(place: Place) -> Iterator[tuple[Any, ChatRequest]]:
 @pytest.mark.parametrize("name", ["openai", "mistral", "anthropic"])
 @pytest.mark.parametrize("place", PLACES.values(), ids=map(repr, PLACES))
 def test_odd_values(name: Any, place: Place, overrides: DialectOverrides) -> None:
-    """An odd value is translated or declined, never a defect of ours, and what is said of it fits in a header."""
+    """An odd value is translated or declined, never a defect of ours, and its name fits in a header."""
     dialect = dialect_of(ProviderSettings("p", name, "http://p.test/v1", overrides=overrides), 1000)
     for odd, asked in odd_requests(place):
         try:

@@ -1,0 +1,176 @@
+"""HTTP/1 on accepted connections: uvicorn's httptools protocol, with bounds on the head of a request.
+
+    a head of more than HEAD_BYTES_MAX bytes    431, and the connection is closed
+    a head that is not whole after HEAD_S       408, and the connection is closed; silently if nothing came
+    bytes that are not HTTP                     400
+    `Upgrade`                                   ignored, as HTTP allows: the request and its body are served
+    HTTP/1.0                                    a body without a length ends with the connection
+
+These refusals have the shape of all our errors.
+"""
+
+import asyncio
+import secrets
+from typing import Any
+
+import httptools
+import msgspec
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from dub5.service.api.errors import error_body, error_headers
+from dub5.service.errors import GatewayError, HeadTooLarge, InvalidRequest, RequestTimeout
+
+HEAD_BYTES_MAX = 64 * 1024
+HEAD_S = 20.0
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. `_head_bytes`: the bytes received of a head that is not whole."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._head_bytes = 0
+        self._head_complete = True  # between requests, and while a body arrives
+        self._head_clock: asyncio.TimerHandle | None = None
+        self._upgrade_head: bytes | None = None  # a head that asked for an upgrade, without that
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_head_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse the data. Refuse what is not HTTP, and a head without an end."""
+        self._head_bytes += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            refusal = cause if isinstance(cause, GatewayError) else InvalidRequest("This is not HTTP/1.1.")
+            self._refuse(refusal)
+            return
+        if self._head_complete:
+            self._head_bytes = 0
+        elif self._head_bytes > HEAD_BYTES_MAX:
+            self._refuse(_head_too_large())
+            return
+        if self._is_waiting_for_head():
+            self._start_head_clock()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._upgrade_head is None:  # CONNECT
+                raise httptools.HttpParserError from None
+            # The parser would take the rest for another protocol: a new one reads the request again.
+            head, self._upgrade_head = self._upgrade_head, None
+            self.parser = httptools.HttpRequestParser(self)
+            self._feed(head + data[upgrade.args[0] :])
+
+    def on_message_begin(self) -> None:
+        self._head_complete = False
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Start the request, unless its head is too large, or asks for another protocol."""
+        if self._head_bytes > HEAD_BYTES_MAX and self._head_size() > HEAD_BYTES_MAX:
+            raise _head_too_large()
+        if self.parser.should_upgrade():
+            self._upgrade_head = self._head_without_upgrade()
+            return
+        self._head_complete = True
+        self._stop_head_clock()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if self._upgrade_head is None:
+            super().on_message_complete()
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _head_without_upgrade(self) -> bytes | None:
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            return None
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                lines.append(b"connection: " + _without_upgrade(value))
+            elif name != b"upgrade":
+                lines.append(b"%s: %s" % (name, value))
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def _is_waiting_for_head(self) -> bool:
+        return not self._head_complete or self.cycle is None or self.cycle.response_complete
+
+    def _start_head_clock(self) -> None:
+        if self._head_clock is None:
+            self._head_clock = self.loop.call_later(HEAD_S, self._head_overdue)
+
+    def _stop_head_clock(self) -> None:
+        if self._head_clock is not None:
+            self._head_clock.cancel()
+            self._head_clock = None
+
+    def _head_overdue(self) -> None:
+        self._head_clock = None
+        if self.transport.is_closing():
+            return
+        if self._head_complete:
+            self.transport.close()
+        else:
+            self._refuse(RequestTimeout(f"The head of the request was not whole after {HEAD_S:.0f} s."))
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Send the error and close, unless a response is under way: then only close."""
+        self._stop_head_clock()
+        if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
+            self.transport.write(_response(error))
+        self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if cycle.scope["http_version"] == "1.0":
+            app = _ended_by_close(app, cycle)
+        super()._start_asgi_task(cycle, app)
+
+
+def _ended_by_close(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:
+    """Return the application without chunks: HTTP/1.0 does not know them."""
+
+    async def framed(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def send_plainly(message: ASGISendEvent) -> None:
+            if message["type"] == "http.response.start":
+                if all(name.lower() != b"content-length" for name, _ in message.get("headers", ())):
+                    cycle.chunked_encoding = False
+            elif message["type"] == "http.response.body" and cycle.chunked_encoding is False:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_plainly)
+
+    return framed
+
+
+def _without_upgrade(connection: bytes) -> bytes:
+    options = [option.strip() for option in connection.split(b",")]
+    return b", ".join(option for option in options if option.lower() != b"upgrade")
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"The head of the request is larger than {HEAD_BYTES_MAX:,} bytes.")
+
+
+def _response(error: GatewayError) -> bytes:
+    request_id = f"req_{secrets.token_hex(12)}"
+    body = msgspec.json.encode(error_body(error, request_id))
+    headers = error_headers(error, request_id) | {"content-length": str(len(body)), "connection": "close"}
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    return STATUS_LINE[error.status] + "".join(lines).encode() + b"\r\n" + body

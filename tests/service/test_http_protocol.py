@@ -1,0 +1,198 @@
+"""What the service makes of the bytes of a connection, in virtual time: a transport of the test, the real
+protocol, and an application that says what it got."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from dub5.service.http_protocol import HEAD_BYTES_MAX, HEAD_S, BoundedProtocol
+
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+BODY = b'{"model": "chat"}'
+LENGTH = b"content-length: %d\r\n\r\n" % len(BODY)
+H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAAB\r\n"
+
+
+class Connection(asyncio.Transport):
+    """A client's connection: `received` is what it got; `closed_s` is when the service has closed it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received = b""
+        self.closed_s: float | None = None
+        self.asked: list[tuple[str, str, bytes]] = []
+        config = uvicorn.Config(
+            self._app, interface="asgi3", http=BoundedProtocol, ws="none", lifespan="off", access_log=False
+        )
+        self._loop = asyncio.get_running_loop()
+        self.protocol = BoundedProtocol(config, ServerState(), {}, _loop=self._loop)
+        self.protocol.connection_made(self)
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        parts, more = b"", True
+        while more:
+            message = await receive()
+            parts += message.get("body", b"")
+            more = message.get("more_body", False)
+        self.asked.append((scope["method"], scope["path"], parts))
+        headers = [(b"content-length", b"2")] if scope["path"] == "/json" else []
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await asyncio.sleep(1)
+        await send({"type": "http.response.body", "body": b"b"})
+
+    async def send(self, *pieces: bytes, gap_s: float = 0.0) -> None:
+        """Send the pieces until the connection is closed."""
+        for piece in pieces:
+            if self.closed_s is None:
+                self.protocol.data_received(piece)
+            await asyncio.sleep(gap_s)
+
+    def error(self) -> tuple[int, str]:
+        """Return the status and the code of the error that came back."""
+        head, _, body = self.received.partition(b"\r\n\r\n")
+        assert b"connection: close" in head and b"application/json" in head
+        return int(head.split()[1]), json.loads(body)["error"]["code"]
+
+    def write(self, data: Any) -> None:
+        self.received += data
+
+    def close(self) -> None:
+        if self.closed_s is None:
+            self.closed_s = self._loop.time()
+            self._loop.call_soon(self.protocol.connection_lost, None)
+
+    def is_closing(self) -> bool:
+        return self.closed_s is not None
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("upgrade", [H2C, b"Upgrade: websocket\r\nConnection: keep-alive, upgrade\r\n", b""])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_upgrades(upgrade: bytes, size: int) -> None:
+    """A request that offers another protocol is served as it is, with its body, and so is the next one,
+    however the bytes are cut."""
+    data = (POST + upgrade + LENGTH + BODY) * 2
+    connection = Connection()
+    await connection.send(*(data[at : at + size] for at in range(0, len(data), size)))
+    await asyncio.sleep(5)
+    assert connection.asked == [("POST", "/v1/chat/completions", BODY)] * 2
+    assert connection.received.count(b"HTTP/1.1 200") == 2
+
+
+async def test_an_upgrade_with_chunks() -> None:
+    """So is one whose body comes in chunks."""
+    connection = Connection()
+    await connection.send(
+        POST + H2C + b"transfer-encoding: chunked\r\n\r\n2\r\nab\r\n", b"1\r\nc\r\n0\r\n\r\n"
+    )
+    await asyncio.sleep(5)
+    assert connection.asked == [("POST", "/v1/chat/completions", b"abc")]
+
+
+@pytest.mark.parametrize(
+    "data", [b"CONNECT a:443 HTTP/1.1\r\nhost: a\r\n\r\n", b"\x16\x03\x01\x02\x00", b"hello\r\n\r\n"]
+)
+async def test_not_http(data: bytes) -> None:
+    """What is no request gets 400 in our shape, and the connection is closed."""
+    connection = Connection()
+    await connection.send(data)
+    assert connection.error() == (400, "invalid_request")
+    assert connection.closed_s == 0
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"x-a: " + b"a" * 1000 + b"\r\n", b"a" * 1000, b"x: y\r\n" * 100],
+    ids=["headers", "one header", "tiny headers"],
+)
+async def test_an_endless_head(piece: bytes) -> None:
+    """A head without an end is refused at the bound, and no more of it is taken."""
+    connection = Connection()
+    await connection.send(b"GET / HTTP/1.1\r\nx-first: ", *([piece] * 70_000))
+    assert connection.error() == (431, "request_head_too_large")
+    assert sum(len(n) + len(v) for n, v in connection.protocol.headers) <= HEAD_BYTES_MAX
+
+
+async def test_a_large_head_at_once() -> None:
+    """A large head that comes whole, with its end, is refused as well; an application never sees it."""
+    connection = Connection()
+    await connection.send(b"GET /" + b"a" * HEAD_BYTES_MAX + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert connection.error() == (431, "request_head_too_large")
+    assert connection.asked == []
+
+
+async def test_a_large_body_is_no_head() -> None:
+    """The bound is not for bodies, whatever comes together with the head."""
+    connection, data = Connection(), b"x" * (3 * HEAD_BYTES_MAX)
+    await connection.send(POST + b"content-length: %d\r\n\r\n" % len(data) + data[:-1], data[-1:])
+    await asyncio.sleep(5)
+    assert connection.asked == [("POST", "/v1/chat/completions", data)]
+
+
+async def test_a_half_sent_head() -> None:
+    """A head that is not whole in time gets 408, on a new connection, after a request, and when it drips."""
+    new = Connection()
+    await new.send(POST)
+    used = Connection()
+    await used.send(POST + LENGTH + BODY)
+    await asyncio.sleep(5)
+    used.received = b""
+    await used.send(POST)
+    dripping = Connection()
+    await dripping.send(POST, *([b"x: y\r\n"] * 50), gap_s=1.0)
+    for connection, since_s in ((new, 0.0), (used, 5.0), (dripping, 5.0)):
+        assert connection.error() == (408, "request_timeout")
+        assert connection.closed_s == since_s + HEAD_S
+
+
+@pytest.mark.parametrize("data", [(), (b"\r\n",) * 40])
+async def test_a_silent_connection(data: tuple[bytes, ...]) -> None:
+    """A connection without a request, also one that sends empty lines, is closed without a word."""
+    connection = Connection()
+    await connection.send(*data, gap_s=1.0)
+    await asyncio.sleep(100)
+    assert (connection.received, connection.closed_s) == (b"", HEAD_S)
+
+
+async def test_empty_lines_after_a_request() -> None:
+    """Empty lines do not keep a used connection open."""
+    connection = Connection()
+    await connection.send(POST + LENGTH + BODY)
+    await asyncio.sleep(5)
+    await connection.send(*[b"\r\n"] * 60, gap_s=1.0)
+    assert connection.closed_s == 5 + HEAD_S
+
+
+async def test_a_slow_answer() -> None:
+    """The clock of the head does not run while the body arrives, or the answer is made."""
+    connection = Connection()
+    await connection.send(POST + LENGTH, BODY[:5], BODY[5:], gap_s=3 * HEAD_S)
+    assert connection.asked and connection.received.endswith(b"0\r\n\r\n")
+
+
+async def test_http_1_0() -> None:
+    """A client of HTTP/1.0 gets no chunks: the body ends with the connection, or by its length."""
+    plain, known, head = Connection(), Connection(), Connection()
+    await plain.send(b"GET / HTTP/1.0\r\n\r\n")
+    await known.send(b"GET /json HTTP/1.0\r\n\r\n")
+    await head.send(b"HEAD / HTTP/1.0\r\n\r\n")
+    await asyncio.sleep(0.5)
+    assert plain.received.endswith(b"\r\n\r\na")
+    await asyncio.sleep(5)
+    for connection, body in ((plain, b"ab"), (known, b"ab"), (head, b"")):
+        headers, _, received = connection.received.partition(b"\r\n\r\n")
+        assert b"chunked" not in headers and received == body
+        assert connection.closed_s == 1
