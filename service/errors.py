@@ -3,6 +3,7 @@
     GatewayError
     ├── InvalidRequest 400
     ├── Unauthorized 401
+    │   └── WrongAdminToken
     ├── NotFound 404
     │   └── ModelNotFound
     ├── MethodNotAllowed 405
@@ -87,6 +88,14 @@ class Unauthorized(GatewayError):
     code = "invalid_api_key"
     suggestion = "Send an API key of this service in the header `Authorization: Bearer <key>`."
     outcome = "refused"
+
+
+class WrongAdminToken(Unauthorized):
+    """The admin token is missing or wrong."""
+
+    suggestion = (
+        "Send `Authorization: Bearer <token>`, with that of admin.token_env or that printed at start."
+    )
 
 
 class NotFound(GatewayError):

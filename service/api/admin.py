@@ -22,7 +22,7 @@ from dub5.service.api.schema import read_json
 from dub5.service.cache.cache import AnswerCache, Selection
 from dub5.service.cache.storage import StorageLost
 from dub5.service.config.settings import Secret
-from dub5.service.errors import InvalidRequest, NotFound, TooLarge, Unauthorized, Unavailable
+from dub5.service.errors import InvalidRequest, NotFound, TooLarge, Unavailable, WrongAdminToken
 
 BODY_BYTES_MAX = 16 * 1024
 NAME_CHARS_MAX = 512
@@ -51,7 +51,7 @@ class Admin:
             self._token, self.own_token = token, False
 
     def check(self, peer: str | None, headers: Mapping[str, str], path: str) -> None:
-        """Raise NotFound for a client that is not on this machine, Unauthorized for a wrong token."""
+        """Raise NotFound for a client that is not on this machine, WrongAdminToken for a wrong token."""
         host = headers.get("host", "")
         is_local = _is_loopback(peer) and _is_loopback(_hostname(f"//{host}"))
         origin = headers.get("origin")
@@ -61,9 +61,7 @@ class Admin:
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         matches = hmac.compare_digest(credentials.strip().encode(), self._token.reveal().encode())
         if scheme.lower() != "bearer" or not matches:
-            raise Unauthorized(
-                "The admin token is missing or wrong: use that of admin.token_env, or that printed at start."
-            )
+            raise WrongAdminToken("The admin token is missing or wrong.")
 
     async def invalidate(self, headers: Mapping[str, str], body: bytes) -> Selection:
         """Invalidate cached answers and return the selection. Raises InvalidRequest, Unavailable."""

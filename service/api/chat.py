@@ -38,6 +38,7 @@ UPLOAD_S = 300.0
 FINAL_ERROR_S = 2.0  # for the bytes of an error, whatever timeout has fired before
 SPARE_UPLOAD_S = 0.2  # for the body of a request that no provider may be asked for
 SPARE_BYTES_MAX = 256 * 1024
+LARGE_BODY_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,8 @@ class Exchange:
     async def _handle(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> None:
         log, timeouts = self._log, self._timeouts
         request = self._parse(headers, caller, body)
+        if len(body) > LARGE_BODY_BYTES:
+            await asyncio.sleep(0)  # parsing has taken milliseconds, and so will translating
         route = self.deps.gateway.route(request.body.model)
         log.route, log.stream = route.settings.name, request.stream
         total_s = route.settings.timeouts.total_s

@@ -23,6 +23,7 @@ from dub5.service.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    ProviderRefused,
     RequestTimeout,
 )
 from dub5.service.events import Events, crash_of
@@ -46,7 +47,7 @@ def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
     """Return the error object."""
     return {
         "error": {
-            "message": error.message,
+            "message": _message(error),
             "type": error.type,
             "code": error.code,
             "param": error.param,
@@ -56,6 +57,13 @@ def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
             "attempts": attempt_rows(error.attempts),
         }
     }
+
+
+def _message(error: GatewayError) -> str:
+    """Return the message with the suggestion, because most SDKs show the message alone."""
+    if isinstance(error, ProviderRefused):  # in the provider's own words
+        return error.message
+    return f"{error.message} {error.suggestion}"
 
 
 def error_headers(error: GatewayError, request_id: str) -> dict[str, str]:
@@ -127,11 +135,17 @@ OTHER_APIS = {
 }
 
 
-def _other_api_hint(path: str) -> str:
-    """Return a hint to the supported API for the path of a known but unsupported one."""
+API_PATHS = ("/v1/chat/completions", "/v1/embeddings", "/v1/models")
+
+
+def _path_hint(path: str) -> str:
+    """Return a hint for the path of an unsupported API, or of a base URL without /v1, or with too much."""
     for known, api in OTHER_APIS.items():
         if path == known or path.startswith(known + "/"):
             return f": {api} is not supported; use POST /v1/chat/completions"
+    for known in API_PATHS:
+        if path.lower().rstrip("/").endswith(known.removeprefix("/v1")):
+            return f". It would be {known}: the base URL of a client must end with /v1, and have it once"
     return ""
 
 
@@ -143,7 +157,7 @@ def _as_gateway_error(
             return error
         case NotFoundException():
             path = request.url.path
-            return NotFound(f"The path {path[:200]!r} does not exist{_other_api_hint(path)}.")
+            return NotFound(f"The path {path[:200]!r} does not exist{_path_hint(path)}.")
         case MethodNotAllowedException():
             return MethodNotAllowed(f"{request.url.path[:200]!r} does not support {request.method}.")
         case HTTPException(status_code=400, extra=[{"key": str(key), "message": str(text)}, *_]):

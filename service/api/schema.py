@@ -22,7 +22,9 @@ DEADLINE_MS_MAX = 86_400_000
 BOM = b"\xef\xbb\xbf"
 WHOLE_NUMBERS = frozenset({"max_tokens", "max_completion_tokens", "n"})
 AS_FRACTION = re.compile(rb"-?\d{1,15}(?=[.eE])(\.\d{1,15})?([eE][+]?\d{1,2})?")
-JSON_PARTS_MAX = 500_000  # quotes, arrays and objects: far above any conversation, far below harmful sizes
+JSON_PARTS_MAX = (
+    500_000  # quotes, arrays and objects; also commas: far above any conversation, far below harmful sizes
+)
 
 
 def parse_chat(
@@ -122,12 +124,17 @@ def _check_structure(body: bytes, depth_max: int) -> None:
     Python loop over the bytes of a large body would block the event loop for all requests.
     """
     brackets = body.count(b"[") + body.count(b"{")
-    if brackets <= depth_max and body.count(b'"') <= JSON_PARTS_MAX:
+    few = len(body) <= JSON_PARTS_MAX or body.count(b'"') + body.count(b",") <= JSON_PARTS_MAX
+    if brackets <= depth_max and few:
         return
     unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if unescaped.count(b'"') + brackets > JSON_PARTS_MAX:
+    strings = unescaped.count(b'"')
+    if strings + brackets > JSON_PARTS_MAX:
         raise InvalidRequest(f"The body has more than {JSON_PARTS_MAX} parts.")
-    nested = b"".join(unescaped.translate(_CURLY_TO_SQUARE, _NO_BRACKET).split(b'"')[::2])
+    bare = b"".join(unescaped.translate(_CURLY_TO_SQUARE, _NO_STRUCTURE).split(b'"')[::2])
+    if not few and bare.count(b",") > JSON_PARTS_MAX:
+        raise InvalidRequest(f"The body has more than {JSON_PARTS_MAX} parts.")
+    nested = bare.replace(b",", b"")
     for _ in range(depth_max):
         nested = nested.replace(b"[]", b"")
         if not nested:
@@ -136,4 +143,4 @@ def _check_structure(body: bytes, depth_max: int) -> None:
 
 
 _CURLY_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKET = bytes(set(range(256)) - set(b'[]{}"'))
+_NO_STRUCTURE = bytes(set(range(256)) - set(b'[]{}",'))

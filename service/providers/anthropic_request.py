@@ -84,7 +84,8 @@ def _conversation(messages: list[JsonObject], dropped: list[str]) -> JsonObject:
         path, role = f"messages[{index}]", message["role"]
         if role not in MESSAGE_FIELDS:
             raise Unsupported(f"{path}.role")
-        dropped += pop_fields(message, message.keys() - MESSAGE_FIELDS[role])
+        if others := message.keys() - MESSAGE_FIELDS[role]:
+            dropped += pop_fields(message, others)
         if role in ("system", "developer"):
             system.append(_text(message.get("content"), path, dropped))
         elif blocks := _blocks(message, path, dropped):
@@ -137,7 +138,7 @@ def _text(content: object, path: str, dropped: list[str]) -> str:
 def _parts(content: object, path: str, dropped: list[str]) -> list[JsonObject]:
     """Return the content blocks of a message, without empty text, which the endpoint rejects."""
     if not isinstance(content, list):
-        content = [{"type": "text", "text": content}]
+        return [{"type": "text", "text": content}] if isinstance(content, str) and content.strip() else []
     blocks: list[JsonObject] = []
     pieces: list[str] | None = None  # of the text block that is open; += of strings would be quadratic
     for index, part in enumerate(content):

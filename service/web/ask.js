@@ -129,8 +129,9 @@ function headOf(headers) {
  */
 function problemOf(body, head) {
   const error = body?.error ?? {};
+  const message = error.message || "The service returned an invalid response.";
   return {
-    message: error.message || "The service returned an invalid response.",
+    message: message.replace(` ${error.suggestion}`, ""), // which the page shows by itself
     suggestion: error.suggestion || "Try again; if it recurs, check the proxy in front of the service.",
     id: error.id || head?.id || "",
     code: error.code || "",

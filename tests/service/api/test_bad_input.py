@@ -130,6 +130,34 @@ async def test_paths_and_methods(method: str, path: str, status: int, code: str)
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "meant"),
+    [
+        ("POST", "/chat/completions", CHAT),
+        ("POST", "/v1/v1/chat/completions", CHAT),
+        ("POST", "/v1/chat/completions/chat/completions", CHAT),
+        ("POST", "/api/V1/Chat/Completions/", CHAT),
+        ("POST", "/embeddings", "/v1/embeddings"),
+        ("GET", "/models", "/v1/models"),
+    ],
+)
+async def test_a_wrong_base_url(method: str, path: str, meant: str) -> None:
+    """The message itself, which is all that most SDKs show, says what the base URL must be."""
+    async with ServiceWorld(one=healthy()) as world:
+        answer = await world.client.request(method, path, json=body() if method == "POST" else None)
+    assert_told(answer, 404, "not_found")
+    message = answer.json()["error"]["message"]
+    assert f"It would be {meant}: the base URL of a client must end with /v1" in message
+
+
+async def test_the_message_says_what_to_do() -> None:
+    """The suggestion is part of the message of each error of our own."""
+    async with ServiceWorld(one=healthy(), caller_keys=("k",)) as world:
+        for headers in ({}, {"authorization": "Bearer k", "x-deadline-ms": "soon"}):
+            error = (await world.ask(headers=headers)).json()["error"]
+            assert error["message"].endswith(f". {error['suggestion']}")
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"x-deadline-ms": "soon"},

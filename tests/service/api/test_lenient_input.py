@@ -141,16 +141,3 @@ async def test_a_stalled_upload() -> None:
     assert (answer.status, answer.json()["error"]["code"]) == (408, "request_timeout")
     assert answer.headers["connection"] == "close"
     assert world.outcomes() == {"refused": 1}
-
-
-async def test_an_upload_that_drips() -> None:
-    """A byte now and then is not enough: the whole body has a clock, too."""
-
-    async def dripping() -> Any:
-        while True:
-            yield b" "
-            await asyncio.sleep(20)
-
-    async with ServiceWorld(one=healthy()) as world:
-        answer = await world.client.request("POST", CHAT, body=dripping(), headers=JSON)
-    assert answer.status == 408
