@@ -26,11 +26,13 @@ HEAD_S = 20.0
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. `_head_bytes`: the bytes received of a head that is not whole."""
+    """One connection. A head, or the headers after a chunked body, may have HEAD_BYTES_MAX bytes."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._head_bytes = 0
+        self._data_bytes = 0  # the length of the data that is being parsed
+        self._idle_bytes = 0  # received before that, since a head began or ended, or a part of a body came
+        self._progressed = False
         self._head_complete = True  # between requests, and while a body arrives
         self._head_clock: asyncio.TimerHandle | None = None
         self._upgrade_head: bytes | None = None  # a head that asked for an upgrade, without that
@@ -45,7 +47,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse the data. Refuse what is not HTTP, and a head without an end."""
-        self._head_bytes += len(data)
+        self._data_bytes, self._progressed = len(data), False
         self._unset_keepalive_if_required()
         try:
             self._feed(data)
@@ -54,9 +56,8 @@ class BoundedProtocol(HttpToolsProtocol):
             refusal = cause if isinstance(cause, GatewayError) else InvalidRequest("This is not HTTP/1.1.")
             self._refuse(refusal)
             return
-        if self._head_complete:
-            self._head_bytes = 0
-        elif self._head_bytes > HEAD_BYTES_MAX:
+        self._idle_bytes = 0 if self._progressed else self._idle_bytes + len(data)
+        if self._idle_bytes > HEAD_BYTES_MAX:
             self._refuse(_head_too_large())
             return
         if self._is_waiting_for_head():
@@ -74,19 +75,24 @@ class BoundedProtocol(HttpToolsProtocol):
             self._feed(head + data[upgrade.args[0] :])
 
     def on_message_begin(self) -> None:
-        self._head_complete = False
+        self._head_complete, self._progressed = False, True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is too large, or asks for another protocol."""
-        if self._head_bytes > HEAD_BYTES_MAX and self._head_size() > HEAD_BYTES_MAX:
+        may_be_large = self._idle_bytes + self._data_bytes > HEAD_BYTES_MAX
+        if may_be_large and self._head_size() > HEAD_BYTES_MAX:
             raise _head_too_large()
         if self.parser.should_upgrade():
             self._upgrade_head = self._head_without_upgrade()
             return
-        self._head_complete = True
+        self._head_complete = self._progressed = True
         self._stop_head_clock()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._progressed = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self._upgrade_head is None:
@@ -132,7 +138,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, error: GatewayError) -> None:
         """Send the error and close, unless a response is under way: then only close."""
         self._stop_head_clock()
-        if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
+        idle = self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
+        if idle and not self.pipeline and not self.transport.is_closing():
             self.transport.write(_response(error))
         self.transport.close()
 

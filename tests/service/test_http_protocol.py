@@ -126,6 +126,24 @@ async def test_an_endless_head(piece: bytes) -> None:
     assert sum(len(n) + len(v) for n, v in connection.protocol.headers) <= HEAD_BYTES_MAX
 
 
+async def test_endless_trailers() -> None:
+    """Headers after a chunked body are bounded as those before it."""
+    connection, chunk = Connection(), b"1\r\na\r\n0\r\n"
+    await connection.send(POST + b"transfer-encoding: chunked\r\n\r\n" + chunk, *([b"x: y\r\n"] * 20_000))
+    assert connection.error() == (431, "request_head_too_large")
+    assert sum(len(n) + len(v) for n, v in connection.protocol.headers) <= HEAD_BYTES_MAX
+    await asyncio.sleep(5)  # the application's own end
+
+
+async def test_a_large_body_before_the_next_head() -> None:
+    """What comes together with the beginning of the next head does not count as that head."""
+    connection, data = Connection(), b"x" * (3 * HEAD_BYTES_MAX)
+    await connection.send(POST + b"content-length: %d\r\n\r\n" % len(data), data + POST[:20])
+    await connection.send(POST[20:] + LENGTH + BODY)
+    await asyncio.sleep(5)
+    assert [body for _, _, body in connection.asked] == [data, BODY]
+
+
 async def test_a_large_head_at_once() -> None:
     """A large head that comes whole, with its end, is refused as well; an application never sees it."""
     connection = Connection()
