@@ -100,18 +100,16 @@ def _conversation(messages: list[JsonObject], dropped: list[str]) -> JsonObject:
 
 def _append_turn(turns: list[JsonObject], role: str, blocks: list[JsonObject]) -> None:
     if turns and turns[-1]["role"] == role:
-        blocks = turns[-1]["content"] + blocks
-        blocks.sort(key=lambda block: block["type"] != "tool_result")  # results come first in a turn
-        turns[-1]["content"] = blocks
+        turns[-1]["content"] += blocks
     else:
         turns.append({"role": role, "content": blocks})
 
 
 def _text_or_blocks(blocks: list[JsonObject]) -> str | list[JsonObject]:
-    """Return a plain string if all blocks are text, else the blocks."""
+    """Return a plain string if all blocks are text, else the blocks, tool results first as in each turn."""
     if all(block["type"] == "text" for block in blocks):
         return "\n\n".join(block["text"] for block in blocks)
-    return blocks
+    return sorted(blocks, key=lambda block: block["type"] != "tool_result")
 
 
 def _blocks(message: JsonObject, path: str, dropped: list[str]) -> list[JsonObject]:

@@ -69,7 +69,7 @@ USUAL: Mapping[str, dict[str, Any]] = {  # 20 ms
             for n in range(128)
         ]
     },
-    "deep": tool(nested(55)),
+    "deep": tool({"enum": nested(55)}),
     "20,000 numbers": tool({"enum": list(range(20_000))}),
     "a schema": said("Hi")
     | {
@@ -88,6 +88,10 @@ USUAL: Mapping[str, dict[str, Any]] = {  # 20 ms
 LARGEST: Mapping[str, tuple[float, dict[str, Any]]] = {  # up to the limits: seconds
     "25 MiB of text": (0.040, said("word " * (5 * MIB - 50))),
     "2,000 parts of 12 KB": (0.100, parts(2000, 12_000)),
+    "54,000 messages of a user": (
+        0.250,
+        {"messages": [{"role": "user", "content": "x"}] * 53_000 + [{"role": "tool", "tool_call_id": "1"}]},
+    ),
     "54,000 messages": (0.250, said(*["x"] * 54_000)),
     "490,000 numbers": (0.060, tool({"enum": list(range(490_000))})),
     "3,000 deep lists": (0.050, tool({"enum": [nested(50)] * 3000})),
