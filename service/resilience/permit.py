@@ -5,6 +5,8 @@ end        once, whatever happened: releases what the permit holds, and reports 
            breakers, the concurrency limit, the error rate, the key's cool-down and the detectors
 """
 
+from dataclasses import replace
+
 from dub5.service.events import LimitLowered
 from dub5.service.model import Caller
 from dub5.service.resilience.circuit_breaker import WAITED_S, BreakerPermit, CallOutcome
@@ -14,6 +16,7 @@ from dub5.service.resilience.health import Health
 from dub5.service.resilience.target import ProviderKey, TargetState
 
 DEADLINE = "deadline_timeout"
+LONG_ANSWER = "whole_answer_timeout"
 CLIENT_GAVE_UP = frozenset({"cancelled", DEADLINE})
 
 
@@ -69,6 +72,7 @@ class Permit:
         self._state.provider.limiter.accepted()
         self._committed = True
         self._state.refusals.since_s = None
+        self._state.answered_s = now_s
         self._note_queue_delay(now_s)
         was_closed = self._state.is_closed
         self._host_permit.end(CallOutcome.SUCCESS, now_s)
@@ -94,10 +98,13 @@ class Permit:
         not_before_s = now_s + classification.cooldown_s if classification else 0.0
         if classification is None:
             state.refusals.since_s = None
+            state.answered_s = now_s
         elif classification.cooldown_s > 0 and not_before_s >= self._key.cooldown_until_s:
             # Two refusals may overlap: the later end of the cool-down counts, with its reason.
             self._key.cooldown_until_s = not_before_s
             self._key.cooldown_reason = classification.cooldown_reason
+        if classification is not None and self._is_only_long(classification):
+            classification = replace(classification, blame=Blame.NOBODY, overload=False)
         if classification is not None and classification.reason == DEADLINE:
             self.record_inconclusive(now_s)
         if classification is None or classification.blame in (Blame.TARGET, Blame.HOST):
@@ -153,6 +160,10 @@ class Permit:
         if limiter.release(self._limit_era, load, now_s):
             why = classification.reason if classification else ""
             self._state.events.emit(LimitLowered(self._state.provider.name, before, int(limiter.limit), why))
+
+    def _is_only_long(self, classification: Classification) -> bool:
+        """Return whether the target gave answers while this one took too long: it is long, not stalled."""
+        return classification.reason == LONG_ANSWER and self._state.answered_s > self._entered_s
 
     def contradict(self, caller: Caller | None, now_s: float) -> None:
         """Report that another target took the request that this one refused.

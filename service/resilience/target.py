@@ -81,6 +81,7 @@ class TargetState:
         self.stream_delay, self.whole_delay = QueueDelayDetector(), QueueDelayDetector()
         self.reported_health = Health.HEALTHY
         self.in_flight = 0
+        self.answered_s = 0.0  # when an answer came, or the first content of one
         self.last_asked_s = 0.0  # when it was called last,
         self.count_when_asked = 0  # and how many first attempts all targets had received by then
 

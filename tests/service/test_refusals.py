@@ -264,3 +264,20 @@ async def test_a_reload_forgets_a_wait() -> None:
         after = await world.ask()
     assert [answer.headers["x-dub5-target"] for answer in before] == ["two/m", "two/m"]
     assert after.headers["x-dub5-target"] == "one/m"
+
+
+async def test_long_answers() -> None:
+    """Five JSON answers that honestly take longer than their time open no breaker for the short ones."""
+
+    def by_length(request: SimRequest) -> Script:
+        return healthy(first_s=70.0 if json.loads(request.body).get("temperature") == 3 else 0.1)(request)
+
+    async with ServiceWorld(one=by_length, two=healthy()) as world:
+        long = [asyncio.ensure_future(world.ask(temperature=3)) for _ in range(5)]
+        short = []
+        for _ in range(90):
+            short.append(await world.ask())
+            await asyncio.sleep(1)
+        await asyncio.gather(*long)
+    assert {answer.headers["x-dub5-target"] for answer in short} == {"one/m"}
+    assert world.happened("breaker_opened") == 0
