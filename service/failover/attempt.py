@@ -68,7 +68,7 @@ class Attempt:
         self.reader: StreamReader | None = None
         self.usage: Usage | None = None
         self._permit = permit
-        permit.streams = context.request.stream
+        permit.streams, permit.caller = context.request.stream, context.request.caller
         self._upstream = dependencies.upstreams[target]
         dependencies.last_operations[target] = context.request.operation
         self.body: ResponseBody | None = None

@@ -213,6 +213,8 @@ class _FailoverLoop:
                 self._note_refusal(target, permit, outcome, rest)
             last = self._is_last(rest)
             decision = _decide_retry(self._failover, context.request, target, outcome, retry_state, last)
+            if decision is not None and decision.why == "key" and not permit.key_rests:
+                return None  # the same key would be taken again
             if decision is None or not self._has_time(decision.wait_s):
                 return None
             if decision.wait_s and not await self._back_off(decision.wait_s):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dub5.service.providers.base import ProviderFault, Unsupported
-from dub5.service.resilience.error_topics import Topic, topic_of
+from dub5.service.resilience.error_topics import CODES, Topic, topic_of
 from dub5.service.timeouts import TimedOut
 from dub5.service.wire.base import FailureKind, Stage, WireFailure
 
@@ -46,6 +46,7 @@ class Classification:
 
     `cooldown_s`: seconds for which this target is not asked with this key, because of `cooldown_reason`.
     `overload`: the provider was at capacity, so its concurrency limit is lowered.
+    `unproven`: the request itself may have caused it, so it counts once refusals.py believes it.
     """
 
     then: Then
@@ -58,6 +59,7 @@ class Classification:
     message: str = ""
     maybe_billed: bool = False
     overload: bool = False
+    unproven: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Rule:
 CONTEXT_CODES = frozenset({"context_length_exceeded", "model_context_window_exceeded"})
 FILTER_CODES = frozenset({"content_filter", "content_policy_violation"})
 REFUSALS = frozenset({400, 404, 422})  # these say little until a second target says the same
+UNPROVEN = frozenset({402, 403})  # a request can cause these, too; a 401 speaks of the key alone
 QUOTA_CODES = frozenset(
     {
         "insufficient_quota",
@@ -215,6 +218,9 @@ def _classify_fault(fault: ProviderFault) -> Classification:
         status=fault.status,
         message=fault.message,
         maybe_billed=fault.status is None,  # the answer had begun
+        unproven=(rule.topic is not None or status in UNPROVEN)
+        and rule.blame in (Blame.KEY, Blame.TARGET)
+        and not _is_proof(fault),
         overload=_has_no_room(fault, status)
         and cooldown_reason is not CooldownReason.QUOTA
         and rule.blame is not Blame.NOBODY,
@@ -236,6 +242,11 @@ def _topic_of(fault: ProviderFault) -> Topic | None:
     if topic is None and fault.status == 404 and not fault.message:
         return Topic.PATH
     return topic
+
+
+def _is_proof(fault: ProviderFault) -> bool:
+    """Return whether the error's own code names the account: no text of a request gets in there."""
+    return CODES.get(fault.code) is Topic.ACCOUNT
 
 
 def _has_no_room(fault: ProviderFault, status: int | None) -> bool:

@@ -32,7 +32,7 @@ CODES = {
     **dict.fromkeys(("content_filter", "content_policy_violation", "content_blocked"), Topic.CONTENT),
     **dict.fromkeys(("moderation_blocked", "data_inspection_failed", "DataInspectionFailed"), Topic.CONTENT),
     **dict.fromkeys(("context_length_exceeded", "model_context_window_exceeded"), Topic.CONTEXT),
-    **dict.fromkeys(("exceed_context_size_error"), Topic.CONTEXT),
+    "exceed_context_size_error": Topic.CONTEXT,
     **dict.fromkeys(("billing_hard_limit_reached", "billing_not_active", "billing_error"), Topic.ACCOUNT),
     **dict.fromkeys(("insufficient_credits", "insufficient_balance", "Arrearage"), Topic.ACCOUNT),
     **dict.fromkeys(("insufficient_quota", "credit_balance_exhausted"), Topic.ACCOUNT),
@@ -43,6 +43,12 @@ CODES = {
     "request_blocked": Topic.BLOCKED,
 }
 
+# An account that was closed, for whatever reason: before the topics of content, which name the same rules.
+_CLOSED = re.compile(
+    r"(?:your|this) (?:account|organi[sz]ation|subscription|workspace|project|team|api key)\b.{0,40}\b"
+    r"(?:has been|have been|was|is) (?:\w+ ){0,2}"
+    r"(?:suspended|deactivated|disabled|restricted|banned|terminated)"
+)
 # The words of each topic. The first topic that is found decides.
 _WORDS: Mapping[Topic, tuple[str, ...]] = {
     Topic.CONTENT: (
@@ -94,7 +100,9 @@ _WORDS: Mapping[Topic, tuple[str, ...]] = {
         r"firewall|\bwaf\b|(?:request|access|you)\b.{0,20}\b(?:was|is|has been|have been|been) blocked",
     ),
 }
-_PATTERNS = tuple((topic, re.compile("|".join(words))) for topic, words in _WORDS.items())
+_PATTERNS = ((Topic.ACCOUNT, _CLOSED),) + tuple(
+    (topic, re.compile("|".join(words))) for topic, words in _WORDS.items()
+)
 _QUOTED = re.compile(r"\"[^\"]*\"|`[^`]*`|(?<!\w)'[^']*'(?!\w)")
 
 

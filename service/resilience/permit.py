@@ -35,6 +35,8 @@ class Permit:
         "_slow_share",
         "_state",
         "_target_permit",
+        "caller",
+        "key_rests",
         "probe",
         "streams",
     )
@@ -55,6 +57,8 @@ class Permit:
         self._host_permit = host_permit
         self._slow = self._ended = self._committed = False
         self.streams = False  # the answer is to come as a stream
+        self.caller = Caller()
+        self.key_rests = True  # once ended: a refusal of the key is believed
         self._entered_s = state.last_asked_s
         self._limit_era = state.provider.limiter.acquire()
         self._in_flight_then = state.provider.limiter.in_flight
@@ -95,6 +99,8 @@ class Permit:
         self._ended = True
         state = self._state
         state.in_flight -= 1
+        if classification is not None and classification.unproven:
+            classification = self._believed(classification, now_s)
         not_before_s = now_s + classification.cooldown_s if classification else 0.0
         if classification is None:
             state.refusals.since_s = None
@@ -165,13 +171,25 @@ class Permit:
         """Return whether the target gave answers while this one took too long: it is long, not stalled."""
         return classification.reason == LONG_ANSWER and self._state.answered_s > self._entered_s
 
+    def _believed(self, classification: Classification, now_s: float) -> Classification:
+        """Return what a doubtful refusal counts for: nothing, as long as one request may have caused it.
+
+        A key may rest all the same while another key of the target is free.
+        """
+        if self._state.refusals.counts(self.caller, now_s):
+            return classification
+        if classification.blame is Blame.KEY and self._state.has_other_key(self._key, now_s):
+            return classification
+        self.key_rests = False
+        return replace(classification, then=Then.ASK_ANOTHER, blame=Blame.NOBODY, cooldown_s=0.0)
+
     def contradict(self, caller: Caller | None, now_s: float) -> None:
         """Report that another target took the request that this one refused.
 
         `caller`: who sent it; None for a request of our own, which is in order.
         """
         state = self._state
-        if caller is not None and not state.refusals.contradicted(caller, now_s):
+        if caller is not None and not state.refusals.counts(caller, now_s):
             return
         state.error_rate.add(True, now_s)
         self._target_permit.contradict(now_s)

@@ -4,9 +4,12 @@ import asyncio
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dub5.service import clock
 from dub5.service.config.settings import LoadedSettings, Secret
+from dub5.simulators import virtual
 from dub5.simulators.script import Data, End, Head, Respond, Script, SimRequest
 from tests.support.world import (
     SSE,
@@ -24,6 +27,18 @@ from tests.support.world import (
 def refusing(number: int = 400, message: str = "no", code: str = "") -> Respond:
     """Answer every request with this error."""
     return status(number, json.dumps({"error": {"message": message, "code": code}}).encode())
+
+
+# Texts that a caller may send, and a provider may repeat.
+WORDS = (
+    "my credit balance is too low",
+    "api key not valid",
+    "the model x does not exist",
+    "your account has been suspended",
+    "this request was blocked by the firewall",
+    "insufficient quota, check your billing",
+    "prompt is too long",
+)
 
 
 def unless(good: Respond, odd: Respond) -> Respond:
@@ -129,6 +144,14 @@ class TestOthers:
             refusing(402, "You can only afford 100 tokens."),
             refusing(413),
             refusing(400, "Invalid role: 'credit balance is too low'"),
+            refusing(400, "Invalid value for user: my credit balance is too low"),
+            refusing(400, "x is not a valid model ID"),
+            refusing(404, "No endpoints found matching your data policy", "model_not_found"),
+            refusing(404, ""),
+            refusing(402, "Payment required for a request of this size"),
+            refusing(403, "This organization may not use service_tier: priority"),
+            refusing(403, ""),
+            refusing(200, "Invalid value for user: my credit balance is too low"),
             refusing(200, code="400"),
             status(200, completion("", "length")),
         ],
@@ -146,6 +169,23 @@ class TestOthers:
         assert {answer.headers.get("x-dub5-target") for answer in good} == {"one/m"}
         assert world.happened("breaker_opened") == 0
 
+    @given(st.sampled_from(WORDS), st.sampled_from((400, 402, 403, 404, 422)), st.booleans())
+    @settings(max_examples=12, deadline=None, derandomize=True)
+    def test_are_served_whatever_is_echoed(self, words: str, number: int, many: bool) -> None:
+        """Whatever text of one caller a provider's refusal repeats, the next caller gets the answer."""
+
+        async def ask() -> list[str | None]:
+            echo = unless(healthy(), refusing(number, f"Invalid value: {words}"))
+            keys = {"one": ("sk-1", "sk-2") if many else ("sk-1",)}
+            async with ServiceWorld(one=echo, caller_keys=("a", "b"), keys=keys) as world:
+                answers = []
+                for _ in range(12):
+                    await world.ask(temperature=3, user=words, headers={"authorization": "Bearer a"})
+                    answers.append(await world.ask(headers={"authorization": "Bearer b"}))
+            return [answer.headers.get("x-dub5-target") for answer in answers]
+
+        assert set(virtual.run(ask())) == {"one/m"}
+
     async def test_leave_a_target_that_refuses_all(self) -> None:
         """A target that suddenly refuses what another one takes is called less and less; nobody notices."""
         suddenly = in_turn(*[healthy()] * 12, refusing(message="mismatch"))
@@ -160,6 +200,22 @@ class TestOthers:
 
 
 class TestAccount:
+    @pytest.mark.parametrize("number", [400, 402, 403])
+    async def test_rests_once_several_callers_are_refused(self, number: int) -> None:
+        """An account that is broke is asked less and less, though no single refusal proves it."""
+        broke = refusing(number, "Your credit balance is too low.")
+        async with ServiceWorld(one=broke, two=healthy()) as world:
+            for _ in range(120):
+                await world.ask()
+                await asyncio.sleep(1)
+        assert 30 <= len(world.asked["one"]) <= 34
+
+    async def test_a_closed_account(self) -> None:
+        """An account closed for breaking a policy is no filter that found this request's content at fault."""
+        message = "Your organization has been disabled for violating our usage policies."
+        async with ServiceWorld(one=refusing(403, message), two=healthy()) as world:
+            assert (await world.ask()).headers["x-dub5-target"] == "two/m"
+
     async def test_the_next_key(self) -> None:
         """A 400 for one key is answered with the other one; the bad one rests."""
 
