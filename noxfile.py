@@ -178,6 +178,12 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def contract(session: nox.Session) -> None:
-    """Run the official packages against simulators and service; write docs/prove/contract.md."""
-    install(session, "-e", ".", "uv")
-    session.run("python", "-m", "tests.experiments.contract", *session.posargs)
+    """Run the official packages against simulators and service; write contract.md and deviations.md.
+
+    `-- --short`: the deviations only, in one version of each package; their page is checked, not written.
+    """
+    install(session, "-e", ".", "uv", "--group", "sdks")
+    short = session.posargs == ["--short"]
+    if not short:
+        session.run("python", "-m", "tests.experiments.contract", *session.posargs)
+    session.run("python", "-m", "tests.experiments.deviations", *(() if short else ("--write",)))

@@ -64,7 +64,7 @@ class _Message(Struct):
     content: list[_Block] | None = None
     stop_reason: object = None
     usage: _Tokens | None = None
-    type: str = ""
+    type: object = ""
 
 
 class _Kind(Struct):

@@ -1,6 +1,7 @@
 """How an answer ends: the finish reasons that mean a whole answer, and the ends of a stream's choices.
 
 finish_meaning   a provider's reason -> OpenAI's word for it; any other reason is a failure
+choice_number    a choice's index, however it is written
 ChoiceEnds       which choices of a stream have ended, and whether that is certain
 """
 
@@ -18,6 +19,7 @@ MEANINGS: Final = {
     **dict.fromkeys((FILTERED, "refusal", "sensitive", "safety", "recitation", "blocklist"), FILTERED),
     **dict.fromkeys(("prohibited_content", "spii", "image_safety"), FILTERED),
 }
+INDEX_DIGITS_MAX = 9
 NO_REASONS = frozenset({"null", "none"})  # texts that some servers write for a reason that is not there yet
 
 
@@ -35,6 +37,15 @@ def finish_meaning(reason: object, fault: str) -> str | None:
     return meaning
 
 
+def choice_number(index: object) -> int | None:
+    """Return the number of a choice; None if nobody can read it."""
+    if isinstance(index, str) and index.isdecimal() and len(index) <= INDEX_DIGITS_MAX:
+        return int(index)
+    if isinstance(index, int) or (isinstance(index, float) and index.is_integer()):
+        return int(index)
+    return None
+
+
 class ChoiceEnds:
     """The ends of a stream's choices, of which the client asked for `expected`.
 
@@ -46,13 +57,16 @@ class ChoiceEnds:
 
     def __init__(self, expected: int) -> None:
         self.expected = expected
-        self.open: set[object] = set()
-        self.ended: set[object] = set()
+        self.open: set[int] = set()
+        self.ended: set[int] = set()
         self.doubted = False
         self.contradicted = False
 
-    def note(self, index: object, *, content: bool, finish: bool) -> None:
-        """Record what one chunk says of one choice."""
+    def note(self, index: int | None, *, content: bool, finish: bool) -> None:
+        """Record what one chunk says of one choice. None: of one that nobody can tell."""
+        if index is None:
+            self.contradicted = self.contradicted or content
+            return
         if content and index in self.ended:
             self.contradicted = True
             self.ended.discard(index)

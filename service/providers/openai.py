@@ -19,7 +19,7 @@ from dub5.service.providers.base import (
 from dub5.service.providers.call_index import CallIndexes
 from dub5.service.providers.embeddings import reply_with_vectors
 from dub5.service.providers.fields import apply_overrides
-from dub5.service.providers.finish import STOP, ChoiceEnds, finish_meaning
+from dub5.service.providers.finish import STOP, ChoiceEnds, choice_number, finish_meaning
 from dub5.service.providers.sse import BOM, EventTooLong, SseDecoder
 from dub5.service.providers.usage import (
     add_usage,
@@ -76,18 +76,18 @@ class _Part(Struct):
 
 
 # Some servers write [] for an object without fields.
-_MaybePart = _Part | list[object] | str | bool | None
+_MaybePart = _Part | list[object] | str | float | bool | None
 
 
 class _Choice(Struct):
-    index: int | float | str | None = 0
+    index: object = 0
     delta: _MaybePart = None
     message: _MaybePart = None
     finish_reason: object = None
 
 
 class _Body(Struct):
-    choices: list[_Choice] | dict[str, object] | UnsetType | None = UNSET
+    choices: list[_Choice] | dict[str, object] | str | float | bool | UnsetType | None = UNSET
     usage: object = None  # read leniently: odd counts must not cost a good answer
     error: object = None
 
@@ -234,6 +234,7 @@ class OpenAIStream:
         if not parsed.choices:
             return self._without_choices(parsed, payload, name)
         finish, content, ends = None, False, self._ends
+        self.finished = False  # until this chunk is read, for it may take back the finish
         for choice in parsed.choices if isinstance(parsed.choices, list) else parsed.listed():
             part, reason, has_content = choice.delta, None, False
             if isinstance(part, _Part):
@@ -247,11 +248,12 @@ class OpenAIStream:
             if choice.finish_reason:
                 reason = finish_meaning(choice.finish_reason, "error_event")
                 finish = reason or finish
+            index = choice_number(choice.index) if choice.index else 0
             if reason or ends.ended:
-                ends.note(choice.index or 0, content=has_content, finish=reason is not None)
-            else:
-                ends.open.add(choice.index or 0)
-        if self.finished or ends.ended:
+                ends.note(index, content=has_content, finish=reason is not None)
+            elif index is not None:
+                ends.open.add(index)
+        if ends.ended:
             self.finished = ends.certain()
         self._last = payload
         usage = None

@@ -140,9 +140,16 @@ async def serving() -> AsyncIterator[str]:
                 provider.set_faults(map(parse_fault, known))
                 urls.append((await stack.enter_async_context(serve(provider))).url)
             addresses.append(urls)
+        yield await stack.enter_async_context(running(settings(addresses)))
+
+
+@contextlib.asynccontextmanager
+async def running(settings: str) -> AsyncIterator[str]:
+    """Run a service with these settings; yield its address. Raises ProgramFailed."""
+    async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         file = Path(folder, "dub5.toml")
-        file.write_text(settings(addresses))
+        file.write_text(settings)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "dub5.service", "serve", "--config", str(file), "--port", "0"),
             stdout=asyncio.subprocess.PIPE,

@@ -140,6 +140,22 @@ class TestEventsThatSayNothing:
             read(OPENAI, CHUNKS[0] + error + STOP + DONE)
 
 
+class TestIndexes:
+    @pytest.mark.parametrize("index", [None, 0, 0.0, "0", "", False])
+    def test_the_first_choice(self, index: object) -> None:
+        """However the first choice's index is written, its finish ends its answer."""
+        chunks = read(OPENAI, event(choices=[choice({"content": "Hi"}) | {"index": index}]) + STOP + DONE)
+        assert text_of(relayed(chunks)) == "Hi"
+
+    @pytest.mark.parametrize("index", ["x", -1.5, {"a": 1}, [1], "9" * 5000])
+    def test_unreadable(self, index: object) -> None:
+        """A choice that nobody can number neither costs a good answer nor ends one."""
+        odd = event(choices=[choice({"content": "Hi"}) | {"index": index}])
+        assert text_of(relayed(read(OPENAI, CHUNKS[0] + odd + STOP + DONE))) == "HelHi"
+        with pytest.raises(ProviderFault, match="truncated"):
+            read(OPENAI, CHUNKS[0] + event(choices=[choice({}, "stop") | {"index": index}]) + DONE)
+
+
 class TestUsage:
     @pytest.mark.parametrize("dialect", [OPENAI, MISTRAL])
     @pytest.mark.parametrize("asked", [True, False])
@@ -288,6 +304,18 @@ class TestContentAfterAFinish:
         """Where the last content has no finish, `[DONE]` alone ends nothing."""
         with pytest.raises(ProviderFault, match="truncated"):
             read(OPENAI, self.every[0] + STOP + CHUNKS[1] + DONE)
+
+    @pytest.mark.parametrize(
+        "after",
+        [choice({"content": "lo"}, "abort"), choice({}, "abort"), choice({"content": 5}), {"delta": "lo"}],
+    )
+    def test_what_takes_back_a_finish(self, after: dict[str, object]) -> None:
+        """A chunk after a finish that fails is no noise after a whole answer: it takes back the finish."""
+        reader = OPENAI.stream(request(stream=True), "m")
+        reader.feed(CHUNKS[0] + STOP)
+        assert reader.finished
+        reader.feed(event(choices=[after]) + STOP + DONE)
+        assert reader.fault is not None and not reader.finished
 
     def test_messages(self) -> None:
         """In the Messages dialect, too, a stop reason counts only after the last content."""
