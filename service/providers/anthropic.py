@@ -26,6 +26,7 @@ from dub5.service.providers.base import (
 )
 from dub5.service.providers.fields import apply_overrides
 from dub5.service.providers.finish import finish_meaning
+from dub5.service.providers.loose import decode_loosely
 from dub5.service.providers.openai import json_headers, sse_event
 from dub5.service.providers.sse import BOM, EventTooLong, SseDecoder
 from dub5.service.providers.usage import estimate, prompt_chars, token_count, usage_json
@@ -34,6 +35,7 @@ ANSWER_EVENTS = frozenset(
     ("message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta")
     + ("message_stop", "error")
 )
+PIECES = frozenset(("delta", "content_block", "text", "thinking", "partial_json"))  # they hold the answer
 
 
 class _Block(Struct):
@@ -111,10 +113,11 @@ class AnthropicDialect:
         )
 
     def answer(self, body: bytes, request: ChatRequest) -> Reply:
+        body = body.removeprefix(BOM)
         try:
-            message = _MESSAGE.decode(body.removeprefix(BOM))
+            message = _MESSAGE.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise ProviderFault("not_json" if body[:1] != b"{" else "garbled") from None
+            message = decode_loosely(body, _Message, PIECES | {"content"})
         if message.type == "error":
             raise event_fault(body)
         finish = finish_meaning(message.stop_reason, "error_in_answer")
@@ -214,7 +217,9 @@ class AnthropicStream:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             if _says_nothing(payload):
                 return None
-            raise ProviderFault("garbled") from None
+            event = decode_loosely(payload, _Event, PIECES)
+            if not event.type:
+                self._unreadable = self._unreadable or ProviderFault("garbled")
         index = event.index or 0
         match event.type:
             case "message_start" if event.message is not None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dub5.simulators.script import Action, Data, End, Head, Reset
-from tests.experiments.deviations.rows import HALF, LOST, TEXT, WORDS, Deviation, stream
+from tests.experiments.deviations.rows import HALF, LOST, NOT_READABLE, TEXT, WORDS, Deviation, stream
 
 NAMELESS = "The package skips events without a name, and so the whole answer."
 
@@ -98,6 +98,26 @@ def events() -> Iterator[Deviation]:
     )
     odd = {"input_tokens": None, "output_tokens": 4.0}
     yield ok("usage of other types", event("message_start", message=MESSAGE | {"usage": odd}), *PLAIN[1:])
+    for name, value in (
+        ("usage", []),
+        ("usage", "none"),
+        ("id", 7),
+        ("model", {}),
+        ("content", 1.5),
+        ("type", 3),
+    ):
+        first = event("message_start", message=MESSAGE | {name: value})
+        yield ok(f"`message.{name}: {json.dumps(value)}`", first, *PLAIN[1:])
+    yield ok("`message: []`", event("message_start", message=[]), *PLAIN[1:])
+    yield ok("`index` as a text", START, BEGIN, *(word(one, index="0") for one in WORDS), CLOSE, stop(), END)
+    for usage in ([], "none", {"output_tokens": "4"}):
+        yield ok(f"`usage: {json.dumps(usage)}` at the end", *PLAIN[:-2], stop(usage=usage), END)
+    yield half(
+        "`text` as a number", START, BEGIN, HEL, word(5), stop(), END, text="Hel", purpose=NOT_READABLE
+    )
+    yield half(
+        "`delta` as a text", START, BEGIN, HEL, word("", delta="lo"), stop(), END, purpose=NOT_READABLE
+    )
     yield ok("no `index`", START, BEGIN, *(word(one, index=None) for one in WORDS), CLOSE, stop(), END)
     as_json = stream(*PLAIN, headers={"content-type": "application/json"})
     yield Deviation(what="content type `application/json`", actions=as_json, dialect="anthropic")
@@ -162,9 +182,15 @@ def whole_answers() -> Iterator[Deviation]:
             what=what, actions=(head, Data(data), End()), stream=False, dialect="anthropic", **row
         )
 
+    nothing_to_read: dict[str, Any] = {"whole": False, "text": "", "purpose": NOT_READABLE}
     yield reply("none")
     yield reply("no `type`", more={"type": None})
     yield reply("no usage", more={"usage": None})
+    block = {"type": "text", "text": TEXT}
+    for name, value in (("usage", []), ("id", 7), ("model", None), ("role", 5), ("stop_sequence", {})):
+        yield reply(f"`{name}: {json.dumps(value)}`", more={name: value})
+    yield reply("a block with odd fields", more={"content": [block | {"id": 5, "citations": {}, "name": []}]})
+    yield reply("`text` as a number", more={"content": [block | {"text": 5}]}, **nothing_to_read)
     yield reply(
         "an unknown block", more={"content": [{"type": "text", "text": TEXT}, {"type": "new", "x": [1]}]}
     )

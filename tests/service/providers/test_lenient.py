@@ -331,6 +331,35 @@ class TestContentAfterAFinish:
         assert reader.end() and reader.finished
 
 
+class TestMessages:
+    fields = st.sampled_from(
+        ["id", "model", "content", "usage", "role", "type", "stop_sequence", "container"]
+    )
+
+    @given(name=fields, value=values)
+    @example(name="usage", value=[])
+    @example(name="type", value=None)
+    def test_odd_fields_of_the_message(self, name: str, value: object) -> None:
+        """What is only looked at may be of any type in the Messages dialect, too."""
+        first = anthropic_events.event("message_start", message={"id": "m", "usage": {}} | {name: value})
+        answer = relayed(read(ANTHROPIC, b"".join([first, *MESSAGES[1:]])))
+        assert text_of(answer) == "".join(WORDS)
+        assert all(isinstance(one["model"], str) for one in payloads(answer))
+        whole = {"content": [{"type": "text", "text": "Hi"}], "stop_reason": "end_turn"} | {name: value}
+        if name != "content" and value != "error":
+            reply = json.loads(ANTHROPIC.answer(json.dumps(whole).encode(), request()).body)
+            assert reply["choices"][0]["message"]["content"] == "Hi"
+            assert isinstance(reply["id"], str) and isinstance(reply["model"], str)
+
+    @pytest.mark.parametrize("name", ["text", "thinking", "partial_json"])
+    @pytest.mark.parametrize("value", [5, True, ["Hi"], {"text": "Hi"}])
+    def test_content_that_no_client_can_read(self, name: str, value: object) -> None:
+        """The answer itself must be a text."""
+        odd = anthropic_events.event("content_block_delta", index=0, delta={"type": "x", name: value})
+        with pytest.raises(ProviderFault, match="garbled"):
+            read(ANTHROPIC, b"".join([*MESSAGES[:2], odd, *MESSAGES[2:]]))
+
+
 class TestToolCalls:
     @pytest.mark.parametrize("dialect", [OPENAI, MISTRAL])
     @given(calls=st.integers(1, 3), together=st.booleans(), ids=st.booleans(), index=st.none())
