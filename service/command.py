@@ -21,7 +21,7 @@ from dub5.service.config.load import load
 from dub5.service.config.settings import LoadedSettings, Settings, SettingsProblems
 from dub5.service.http_protocol import BoundedProtocol
 from dub5.service.online_check import LIMIT_S, ask_targets, targets
-from dub5.service.telemetry.logs import EventLogger, LineWriter
+from dub5.service.telemetry.logs import EventLogger, Level, LineWriter
 
 EPILOG = """\
 the smallest settings file:
@@ -59,11 +59,16 @@ class DrainingServer(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, service: Service, reload_settings: Callable[[Settings], LoadedSettings]
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        reload_settings: Callable[[Settings], LoadedSettings],
+        on_start: Callable[[str], None],
     ) -> None:
         super().__init__(config)
         self._service = service
         self._reload_settings = reload_settings
+        self._on_start = on_start
         self._in_foreground = False
         self._drain_task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -77,9 +82,11 @@ class DrainingServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
-            if self._service.admin.own_token:
+            if self._service.admin.own_token and sys.stderr.isatty():  # else it would stand in a log for good
                 print(f"admin token: {self._service.admin.token.reveal()}", file=sys.stderr, flush=True)
-            print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            self._on_start(address)
+            print(f"listening on {address}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the drain at the first signal; exit at the second one."""
@@ -161,7 +168,7 @@ def run(options: argparse.Namespace) -> int:
         return asyncio.run(_check_online(loaded)) if options.online else 0
     for warning in loaded.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
-    return _serve(loaded, lambda running: load_settings(running=running))
+    return _serve(loaded, lambda running: load_settings(running=running), config)
 
 
 def _default_config() -> Path | None:
@@ -174,10 +181,11 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedSettings]) -> int:
+def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedSettings], file: Path) -> int:
     _raise_file_limit()
-    writer = LineWriter()
-    service = Service(loaded, log=EventLogger(writer.write).log)
+    writer, log = LineWriter(), loaded.settings.log
+    logger = EventLogger(writer.write, Level[log.level.upper()], log.format)
+    service = Service(loaded, log=logger.log)
     config = uvicorn.Config(
         service.asgi,
         host=loaded.settings.server.host,
@@ -200,7 +208,12 @@ def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedS
             file=sys.stderr,
         )
         return 1
-    server = DrainingServer(config, service, reload_settings)
+
+    def on_start(address: str) -> None:
+        token = "generated" if service.admin.own_token else "admin.token_env"
+        logger.started(VERSION, str(file), address, targets(loaded), token)
+
+    server = DrainingServer(config, service, reload_settings, on_start)
     try:
         server.run(sockets=[listening])
     finally:

@@ -85,8 +85,11 @@ def _keep_bound(settings: Settings, running: Settings | None) -> tuple[Settings,
     restart_warnings = [f"server.{name}: needs a restart; the old value stays." for name in needs_restart]
     if settings.cache.redis != running.cache.redis:
         restart_warnings.append("cache.redis: needs a restart; the old values stay.")
+    if settings.log != running.log:
+        restart_warnings.append("log: needs a restart; the old values stay.")
     cache = msgspec.structs.replace(settings.cache, redis=running.cache.redis)
-    return msgspec.structs.replace(settings, server=server, cache=cache), restart_warnings
+    kept = msgspec.structs.replace(settings, server=server, cache=cache, log=running.log)
+    return kept, restart_warnings
 
 
 def _file(path: Path | None, is_reload: bool, problems: list[str]) -> dict[str, Any]:

@@ -36,6 +36,8 @@ DialectName = Literal["openai", "mistral", "anthropic"]
 WireName = Literal["aiohttp", "httpx"]
 DeliveryName = Literal["live", "whole"]
 PolicyName = Literal["ordered", "balanced"]
+LogLevelName = Literal["debug", "info", "warning", "error"]
+LogFormatName = Literal["json", "text"]
 
 
 class ServerSettings(Struct, frozen=True):
@@ -104,8 +106,15 @@ class RouteSettings(Struct, frozen=True):
     reject_patterns: tuple[str, ...] = ()
 
 
+class LogSettings(Struct, frozen=True):
+    """The log on stderr: the lowest level that is written, and the form of a line."""
+
+    level: LogLevelName = "info"
+    format: LogFormatName = "json"
+
+
 class AdminSettings(Struct, frozen=True):
-    """The admin API. Without `token_env` the service generates a token and shows it at the start."""
+    """The admin API. Without `token_env` the service generates a token, and prints it only to a terminal."""
 
     token_env: Variable | None = None
 
@@ -126,6 +135,7 @@ class Settings(Struct, frozen=True):
     hedge: HedgeOptions = HedgeOptions()
     cache: CacheBounds = CacheBounds()
     admin: AdminSettings = AdminSettings()
+    log: LogSettings = LogSettings()
 
 
 class Secret:

@@ -1,4 +1,4 @@
-"""Structured logs: one line of JSON per request and per change of state.
+"""Structured logs: one line (of JSON, or of text) per request and per change of state.
 
     event --EventLogger--> line --LineWriter--> stderr, ten times a second; a warning at once
 
@@ -10,9 +10,10 @@ import asyncio
 import os
 import select
 from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any, Protocol, assert_never
+from typing import Any, Literal, Protocol, assert_never
 
 import msgspec
 from msgspec import Struct
@@ -164,12 +165,29 @@ class WriteLine(Protocol):
 class EventLogger:
     """A subscriber of all events that writes lines. Subscribe `log`."""
 
-    def __init__(self, write: WriteLine, level: Level = Level.INFO) -> None:
+    def __init__(
+        self, write: WriteLine, level: Level = Level.INFO, form: Literal["json", "text"] = "json"
+    ) -> None:
         self._write = write
         self._level = level
+        self._encode: Callable[[Any], bytes] = _ENCODE if form == "json" else encode_text
         self._cache_fails = False
         self._logged_s: dict[tuple[str, str], float] = {}  # loop seconds
         self._suppressed: Counter[tuple[str, str]] = Counter()
+
+    def started(
+        self, version: str, settings_file: str, address: str, targets: Sequence[str], admin_token: str
+    ) -> None:
+        """Log that the service listens, and with what. `admin_token`: where the token is from."""
+        self._line(
+            Level.INFO,
+            "started",
+            version=version,
+            settings=settings_file,
+            address=address,
+            targets=list(targets),
+            admin_token=admin_token,
+        )
 
     def log(self, event: Event) -> None:
         """Log one event.
@@ -241,7 +259,7 @@ class EventLogger:
             cost_usd=cost_usd(event.attempts),
             trail=attempt_rows_with_cost(event.attempts),
         )
-        self._write(_ENCODE(line), at_once=level >= Level.WARNING)
+        self._write(self._encode(line), at_once=level >= Level.WARNING)
 
     def _cache(self, event: CacheLooked) -> None:
         fails = event.result == "error"
@@ -260,8 +278,20 @@ class EventLogger:
     def _line(self, level: Level, event: str, **fields: Any) -> None:
         if level < self._level:
             return
-        line = _ENCODE({"at": _now(), "level": level.name, "event": event, **fields})
+        line = self._encode({"at": _now(), "level": level.name, "event": event, **fields})
         self._write(line, at_once=level >= Level.WARNING)
+
+
+def encode_text(line: Any) -> bytes:
+    """Return a line for people: time, level, event, then `name=value`.
+
+    Each value is written as JSON, so no text of a caller or provider can forge a line.
+    """
+    fields: dict[str, Any] = msgspec.to_builtins(line)
+    head = [str(fields.pop(name)) for name in ("at", "level", "event")]
+    return b" ".join(
+        [" ".join(head).encode(), *(b"%s=%s" % (n.encode(), _ENCODE(v)) for n, v in fields.items())]
+    )
 
 
 def _now() -> datetime:

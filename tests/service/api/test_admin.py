@@ -1,6 +1,7 @@
 """Orders to the running service: who may give them, and that they are carried out."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dub5.service import VERSION
 from dub5.service.api.admin import BODY_BYTES_MAX
 from dub5.service.cache.cache import AnswerCache, Selection
 from dub5.service.cache.storage import StorageLost
@@ -210,22 +212,36 @@ targets = ["one/m"]
 
 
 @pytest.mark.real_sockets
-@pytest.mark.parametrize("named", [False, True], ids=["own token", "token of the settings"])
-async def test_the_token_is_printed_only_if_it_is_our_own(tmp_path: Path, named: bool) -> None:
-    """A generated token is printed once, on stderr; a configured one is not."""
+@pytest.mark.parametrize(
+    ("named", "terminal", "tokens"),
+    [(False, True, 1), (True, True, 0), (False, False, 0)],
+    ids=["own token on a terminal", "token of the settings", "own token into a log"],
+)
+async def test_the_token_is_printed_only_if_it_is_our_own_and_to_a_terminal(
+    tmp_path: Path, named: bool, terminal: bool, tokens: int
+) -> None:
+    """Only a terminal is told a generated token; one line says version, settings file and targets."""
     file = tmp_path / "dub5.toml"
     file.write_text(SETTINGS + ('[admin]\ntoken_env = "ADMIN_TOKEN"\n' if named else ""))
     environment = {**os.environ, "ADMIN_TOKEN": "chosen-by-the-operator"}
+    reader, writer = os.openpty() if terminal else os.pipe()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "dub5.service", "serve", "--config", str(file), "--port", "0"),
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=writer,
         env=environment,
     )
+    os.close(writer)
     assert process.stdout is not None
     async with asyncio.timeout(60):
-        await process.stdout.readline()
+        address = (await process.stdout.readline()).decode().split()[-1]
         process.send_signal(signal.SIGTERM)
-        _, told = await process.communicate()
-    assert len(re.findall(rb"^admin token: \S{32}$", told, re.MULTILINE)) == (0 if named else 1)
+        await process.communicate()
+    told = os.read(reader, 65_536)
+    os.close(reader)
+    assert len(re.findall(rb"^admin token: \S{32}\r?$", told, re.MULTILINE)) == tokens
     assert b"chosen-by-the-operator" not in told
+    lines = [json.loads(line) for line in told.splitlines() if line.startswith(b"{")]
+    (started,) = [line for line in lines if line["event"] == "started"]
+    assert (started["version"], started["settings"]) == (VERSION, str(file))
+    assert (started["address"], started["targets"]) == (address, ["one/m"])

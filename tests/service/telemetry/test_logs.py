@@ -1,10 +1,13 @@
 import asyncio
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dub5.service.events import (
     BreakerChanged,
@@ -19,7 +22,7 @@ from dub5.service.events import (
 )
 from dub5.service.model import AttemptRecord, Outcome, Usage
 from dub5.service.telemetry import logs
-from dub5.service.telemetry.logs import FLUSH_S, EventLogger, Level, LineWriter
+from dub5.service.telemetry.logs import FLUSH_S, EventLogger, Level, LineWriter, encode_text
 
 
 class CollectedLines:
@@ -204,3 +207,29 @@ async def test_nobody_reads(pipe: tuple[int, int]) -> None:
     writer.write(b"two", at_once=False)
     writer.close()
     assert not writer._lines
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"\A[a-z]{1,8}\Z"), st.text() | st.integers() | st.lists(st.text()), max_size=4
+    )
+)
+@settings(max_examples=60)
+def test_no_value_forges_a_line_of_text(fields: dict[str, Any]) -> None:
+    """In format `text` a line stays one line, and each value can be read back, whatever text it holds."""
+    line = encode_text({"at": "2026-01-01T00:00:00Z", "level": "INFO", "event": "x", **fields})
+    assert len(line.decode().split("\n")) == 1 and not re.search(rb"[\x00-\x1f]", line)
+    read = line.decode().removeprefix("2026-01-01T00:00:00Z INFO x")
+    for name, value in fields.items():
+        assert read.startswith(f" {name}=")
+        found, end = json.JSONDecoder().raw_decode(read[len(name) + 2 :])
+        assert found == value
+        read = read[len(name) + 2 + end :]
+    assert not read
+
+
+async def test_a_request_as_text(request_ended: Callable[..., RequestEnded]) -> None:
+    """In format `text` a request is a line that begins with time, level and event."""
+    seen: list[bytes] = []
+    EventLogger(lambda line, *, at_once: seen.append(line), form="text").log(request_ended())
+    assert re.match(rb'\S+ INFO request id="r-1" caller="anonymous" ', seen[0])
