@@ -88,13 +88,14 @@ def problems_of(kind: str, options: Mapping[str, Value]) -> list[str]:
     if kind not in HTTP_KINDS:
         hint = suggestion(kind, [*HTTP_KINDS, *TCP_KINDS, *ENVIRONMENT_KINDS])
         return [f"there is no fault {kind!r}; {hint}"]
-    if problems := unknown_settings(options, HTTP_KINDS[kind].__struct_fields__, ""):
-        return problems
+    known = HTTP_KINDS[kind].__struct_fields__
+    problems = unknown_settings(options, known, "")
     try:
-        parse_fault({"kind": kind, **options})
+        parse_fault({"kind": kind, **{name: value for name, value in options.items() if name in known}})
     except BadFault as error:
-        return [str(error)]
-    return []
+        if not problems or "is missing" not in str(error):  # what is misspelt is not missing as well
+            problems.append(str(error))
+    return problems
 
 
 def simulator_equivalent(kind: str, options: Mapping[str, Value]) -> dict[str, Value] | None:

@@ -47,6 +47,10 @@ class ScenarioProblems(Exception):
         self.problems = problems
 
 
+# What stands in for required values that are missing or wrong, while the rest is checked.
+STAND_INS: dict[str, Any] = {"title": "", "why": "", "workload": {"seconds": 1e9}, "expect": {}}
+
+
 class TimeoutsTable(msgspec.Struct):
     """Timeouts of the service under test, in seconds."""
 
@@ -122,9 +126,10 @@ def parse(text: str, name: str) -> Scenario:
     file = decode(ScenarioFile, data, "", problems)
     providers = _providers(data.get("providers"), problems)
     faults = _faults(data.get("fault"), providers, problems)
-    if file is not None:
-        problems += [*_route_problems(file, providers), *_fault_problems(file, faults)]
-        problems += _load_problems(file)
+    checked = file or decode(ScenarioFile, _with_stand_ins(data), "", [])
+    if checked is not None:
+        problems += [*_route_problems(checked, providers), *_fault_problems(checked, faults)]
+        problems += _load_problems(checked)
     if file is None or problems:
         raise ScenarioProblems(name, problems)
     return Scenario(
@@ -140,6 +145,18 @@ def parse(text: str, name: str) -> Scenario:
         confidence=file.confidence or "",
         off=file.off,
     )
+
+
+def _with_stand_ins(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables with stand-ins for required values that are missing or wrong."""
+    given = dict(data)
+    for name, stand_in in STAND_INS.items():
+        if isinstance(stand_in, dict) and isinstance(data.get(name), dict):
+            choices = [data[name], {**data[name], **stand_in}, stand_in]
+        else:
+            choices = [data.get(name), stand_in]
+        given[name] = next(c for c in choices if decode(ScenarioFile, {**STAND_INS, name: c}, "", []))
+    return given
 
 
 def _topology(file: ScenarioFile, providers: Mapping[str, Mapping[str, Any]]) -> Topology:
@@ -158,11 +175,13 @@ def _providers(given: Any, problems: list[str]) -> dict[str, dict[str, Any]]:
     tables = {name: {"persona": one} if isinstance(one, str) else one for name, one in named.items()}
     if not all(isinstance(table, dict) for table in tables.values()):
         problems.append("providers: each is a persona, or a table with one.")
-    elif unknown := unknown_choices([t.get("persona", "") for t in tables.values()], PERSONAS, "providers"):
-        problems += unknown
-    else:
+        return tables
+    for name, table in tables.items():
+        if unknown := unknown_choices([table.get("persona", "")], PERSONAS, "providers"):
+            problems += unknown
+            continue
         try:
-            build({"provider": [{**table, "name": name} for name, table in tables.items()]})
+            build({"provider": [{**table, "name": name}]})
         except BadSettings as error:
             problems.append(f"providers: {error}.")
     return tables
@@ -178,13 +197,14 @@ def _faults(given: Any, providers: Mapping[str, object], problems: list[str]) ->
             continue
         common = {name: value for name, value in data.items() if name in FaultTable.__struct_fields__}
         options: dict[str, Value] = {name: value for name, value in data.items() if name not in common}
-        if (table := decode(FaultTable, common, where, problems)) is None:
-            continue
-        if table.provider not in providers:
-            hint = suggestion(table.provider, providers)
-            problems.append(f"{where}there is no provider {table.provider!r}; {hint}")
-        problems += [f"{where}{problem}" for problem in problems_of(table.kind, options)]
-        found += _repeated(table, options)
+        table = decode(FaultTable, common, where, problems)
+        provider, kind = common.get("provider"), common.get("kind")
+        if isinstance(provider, str) and provider not in providers:
+            problems.append(f"{where}there is no provider {provider!r}; {suggestion(provider, providers)}")
+        if isinstance(kind, str):
+            problems += [f"{where}{problem}" for problem in problems_of(kind, options)]
+        if table is not None:
+            found += _repeated(table, options)
     return tuple(sorted(found, key=lambda fault: fault.at_s))
 
 

@@ -4,6 +4,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dub5.chaos.scenario.parse import SCENARIOS, ScenarioProblems, parse, read
 
@@ -210,3 +212,37 @@ def test_ours() -> None:
         assert scenario.why
         assert scenario.expect.happened, "a run in which nothing happened must not pass"
         assert tomllib.loads(entry.read_text())["expect"]["honest_share"] == 1.0
+
+
+MISTAKES = [  # each is one edit of GOOD, and what is said of it, whatever else is wrong
+    ('title = "t"\n', "", "title: is missing."),
+    ('why = "w"', "why = 3", "why: must be text, not a whole number (it is 3)."),
+    ("seconds = 10", "second = 10", "workload.seconds: is missing."),
+    ("", "engines = []\n", "engines: must not be empty."),
+    (
+        "[workload]",
+        "[providers]\none = 'opanai'\ntwo = 'openai'\n[workload]",
+        "providers: 'opanai' is not known; did you mean 'openai'?",
+    ),
+    (
+        "[workload]",
+        "[routes]\nchat = 'one'\n[workload]",
+        "routes: each is a list of targets, such as 'one/gpt-sim'.",
+    ),
+    ('"one"', '"ones"', "fault 1: there is no provider 'ones'; did you mean 'one'?"),
+    ("at_s = 2\n", "", "fault 1: at_s: is missing."),
+    ("status = 530", "statuss = 530", "fault 1: statuss: there is no such setting; did you mean 'status'?"),
+    ("[expect]\n", "[expect]\nhonest_share = 2\n", "expect.honest_share: must be a number <= 1.0 (it is 2)."),
+    ("[expect]\n", "", "expect: is missing."),
+]
+
+
+@given(st.sets(st.sampled_from(MISTAKES), min_size=2, max_size=6))
+@settings(max_examples=80)
+def test_several_mistakes_are_told_at_once(mistakes: set[tuple[str, str, str]]) -> None:
+    """No mistake hides another one: a missing title, workload or table `expect` neither."""
+    text, made = GOOD, []
+    for wrong, (right, said) in {wrong: rest for wrong, *rest in sorted(mistakes)}.items():
+        text, made = text.replace(wrong, right, 1), [*made, said]
+    told = problems(text)
+    assert [said for said in made if said not in told] == []
