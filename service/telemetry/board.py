@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from dub5.service import clock
-from dub5.service.errors import FeatureUnavailable
+from dub5.service.errors import FeatureUnavailable, Overloaded
 from dub5.service.events import (
     AttemptEnded,
     BreakerChanged,
@@ -38,6 +38,7 @@ from dub5.service.telemetry.costs import CostCounters
 FEW_CALLS = 10  # fewer calls than this say little
 FAILS_MIN = 3  # so many failures in a row, and no answer between, are no chance
 FRESH_S = 60.0  # older failures say nothing about now
+SHED_ONLY_S = 30.0  # a burst sheds some requests; a route that sheds all of them for this long is failing
 RECENT_MAX = 50
 INCIDENTS_MAX = 100
 TEXT_CHARS_MAX = 200
@@ -119,19 +120,35 @@ class RouteCounters:
     failed: int = 0
     failed_in_a_row: int = 0
     last_s: float = 0.0  # loop seconds of the last one
+    shed_in_a_row: int = 0  # since the last answer
+    first_shed_s: float = 0.0  # loop seconds of the first and the last of them
+    last_shed_s: float = 0.0
 
     def note(self, answered: bool) -> None:
         """Count one request."""
         self.last_s = clock.now()
         if answered:
-            self.answered, self.failed_in_a_row = self.answered + 1, 0
+            self.answered, self.failed_in_a_row, self.shed_in_a_row = self.answered + 1, 0, 0
         else:
             self.failed, self.failed_in_a_row = self.failed + 1, self.failed_in_a_row + 1
 
+    def note_shed(self) -> None:
+        """Count one request that was refused because the route had no room."""
+        now_s = clock.now()
+        if now_s - self.last_shed_s >= FRESH_S:
+            self.shed_in_a_row = 0
+        if not self.shed_in_a_row:
+            self.first_shed_s = now_s
+        self.shed_in_a_row, self.last_shed_s = self.shed_in_a_row + 1, now_s
+
     @property
     def failing(self) -> bool:
-        """Whether the last answers, of the last `FRESH_S`, all failed."""
-        return self.failed_in_a_row >= FAILS_MIN and clock.now() - self.last_s < FRESH_S
+        """Whether the last answers, of the last `FRESH_S`, all failed; or all requests were shed."""
+        now_s = clock.now()
+        if self.failed_in_a_row >= FAILS_MIN and now_s - self.last_s < FRESH_S:
+            return True
+        only_shed = self.last_shed_s - self.first_shed_s >= SHED_ONLY_S
+        return self.shed_in_a_row >= FAILS_MIN and only_shed and now_s - self.last_shed_s < FRESH_S
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counters as /health?deep=true has them."""
@@ -140,6 +157,7 @@ class RouteCounters:
             "answered": self.answered,
             "failed": self.failed,
             "failed_in_a_row": self.failed_in_a_row,
+            "shed_in_a_row": self.shed_in_a_row,
             "few_calls": few,
         }
 
@@ -222,10 +240,9 @@ class StatusBoard:
     def _request(self, event: RequestEnded) -> None:
         self.outcomes[event.outcome] += 1
         if event.attempts and event.outcome in ANSWERED_OR_NOT:
-            route = self.routes.get(event.route)
-            if route is None:
-                route = self.routes[event.route] = RouteCounters()
-            route.note(event.outcome is Outcome.COMPLETE)
+            self._route(event.route).note(event.outcome is Outcome.COMPLETE)
+        elif event.code == Overloaded.code and event.route:
+            self._route(event.route).note_shed()
         if failed_over(event):
             self.happened["failed_over"] += 1
         if event.outcome is Outcome.DEGRADED:
@@ -235,6 +252,12 @@ class StatusBoard:
         if event.outcome is Outcome.CUT:
             self.happened["stream_cut"] += 1
         self._recent.append((clock.wall(), event))
+
+    def _route(self, name: str) -> RouteCounters:
+        route = self.routes.get(name)
+        if route is None:
+            route = self.routes[name] = RouteCounters()
+        return route
 
     def _breaker(self, event: BreakerChanged) -> None:
         if (event.before, event.after) == ("half_open", "closed"):

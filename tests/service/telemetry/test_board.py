@@ -1,8 +1,11 @@
 import asyncio
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from dub5.service import clock
@@ -19,7 +22,14 @@ from dub5.service.events import (
     RequestEnded,
 )
 from dub5.service.model import AttemptRecord, Outcome, Usage
-from dub5.service.telemetry.board import INCIDENTS_MAX, LIMIT_INCIDENT_EVERY_S, RECENT_MAX, StatusBoard
+from dub5.service.telemetry.board import (
+    INCIDENTS_MAX,
+    LIMIT_INCIDENT_EVERY_S,
+    RECENT_MAX,
+    RouteCounters,
+    StatusBoard,
+)
+from dub5.simulators.virtual import run
 
 
 async def test_empty() -> None:
@@ -240,3 +250,54 @@ async def test_failed_probes_are_one_incident() -> None:
     board.note(BreakerChanged("one/m", "half_open", "closed", "the probe succeeded"))
     board.note(BreakerChanged("one/m", "half_open", "open", "the probe failed"))
     assert board.snapshot()["incidents"][0]["why"] == "the probe failed"
+
+
+ENDED = RequestEnded(
+    request_id="r-1",
+    caller="anonymous",
+    route="chat",
+    outcome=Outcome.COMPLETE,
+    code=None,
+    target="one/m",
+    stream=False,
+    cached=False,
+    first_token_s=0.5,
+    total_s=1.5,
+    overhead_s=0.0004,
+    usage=None,
+    attempts=(AttemptRecord("one/m", 0.0, 1.5, "ok"),),
+)
+HOW: dict[str, dict[str, Any]] = {
+    "answered": {},
+    "failed": {"outcome": Outcome.FAILED, "code": "all_targets_down"},
+    "shed": {"outcome": Outcome.REFUSED, "code": "overloaded", "attempts": ()},
+    "invalid": {"outcome": Outcome.REFUSED, "code": "invalid_request", "attempts": ()},
+    "left": {"outcome": Outcome.CANCELLED},
+}
+STEPS = st.tuples(st.sampled_from(["shed", "shed", *HOW]), st.sampled_from([0.0, 1.0, 11.0, 61.0]))
+
+
+@given(st.lists(STEPS, max_size=12))
+@settings(max_examples=100)
+def test_when_a_route_is_failing(steps: list[tuple[str, float]]) -> None:
+    """It is: three failures without an answer between; or three requests shed over half a minute, without an
+    answer between. A burst that is partly shed is none, nor are invalid requests and clients that left."""
+
+    async def play() -> None:
+        board, at_s, sheds, failures, last = StatusBoard(), 0.0, list[float](), 0, -1e9
+        for how, pause_s in steps:
+            await asyncio.sleep(pause_s)
+            at_s += pause_s
+            board.note(replace(ENDED, **HOW[how]))
+            if how == "answered":
+                sheds, failures = [], 0
+            elif how == "failed":
+                failures, last = failures + 1, at_s
+            elif how == "shed":
+                sheds = [*sheds, at_s] if sheds and at_s - sheds[-1] < 60.0 else [at_s]
+            fresh = [s for s in sheds if at_s - sheds[-1] < 60.0]
+            only_shed = len(fresh) >= 3 and fresh[-1] - fresh[0] >= 30.0
+            expected = only_shed or (failures >= 3 and at_s - last < 60.0)
+            assert board.routes.get("chat", RouteCounters()).failing is expected
+
+    run(play())
