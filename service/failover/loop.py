@@ -200,10 +200,12 @@ class _FailoverLoop:
         self, target: Target, permit: Permit, kind: str, rest: Sequence[Target]
     ) -> ProviderAnswer | None:
         """Attempt one target, and retry there while `decide_retry` says so. `rest`: the targets after it."""
-        context, retry_state = self._context, RetryState()
+        context, retry_state, doubted = self._context, RetryState(), list[Permit]()
         while True:
             outcome = await self._attempt_once(target, permit, kind, fresh=retry_state.fresh)
             if not isinstance(outcome, Classification):
+                for refused in doubted:
+                    refused.believe(clock.now())
                 return outcome
             if self._race is not None and self._race.won_by_branch:
                 return None
@@ -213,8 +215,6 @@ class _FailoverLoop:
                 self._note_refusal(target, permit, outcome, rest)
             last = self._is_last(rest)
             decision = _decide_retry(self._failover, context.request, target, outcome, retry_state, last)
-            if decision is not None and decision.why == "key" and not permit.key_rests:
-                return None  # the same key would be taken again
             if decision is None or not self._has_time(decision.wait_s):
                 return None
             if decision.wait_s and not await self._back_off(decision.wait_s):
@@ -222,7 +222,11 @@ class _FailoverLoop:
             in_background = self._branch is not None and self._branch.in_background
             if in_background and decision.charge is BudgetCharge.WITHDRAW:
                 return None
-            acquired = self._fleet.try_acquire(target, clock.now(), decision.charge, last_resort=last)
+            if permit.doubted_key is not None:
+                doubted.append(permit)
+            acquired = self._fleet.try_acquire(
+                target, clock.now(), decision.charge, last_resort=last, doubted=doubted
+            )
             if isinstance(acquired, NotPermitted):
                 return None
             permit, kind = acquired, decision.why

@@ -14,7 +14,7 @@ the fleet `before` it. It takes the objects themselves, so that an attempt in fl
 whichever of the two fleets permitted it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from random import Random
@@ -24,6 +24,7 @@ from dub5.service.config.settings import Secret
 from dub5.service.events import BreakerChanged, BudgetSpent, Events
 from dub5.service.model import Target
 from dub5.service.resilience.circuit_breaker import Breaker, BreakerState
+from dub5.service.resilience.classify import CooldownReason
 from dub5.service.resilience.health import ErrorRateWindow, Health, RoutingScore, TargetSnapshot
 from dub5.service.resilience.permit import Permit
 from dub5.service.resilience.retry import BudgetCharge
@@ -151,13 +152,20 @@ class Fleet:
         charge: BudgetCharge = BudgetCharge.DEPOSIT,
         *,
         last_resort: bool = False,
+        doubted: Sequence[Permit] = (),
     ) -> Permit | NotPermitted:
         """Return a permit to call a target once, with one of its keys, or the reason why not.
 
         `last_resort`: no other target is left, so a slow or just recovered target is permitted, too.
+        `doubted`: earlier permits of the request, whose keys were refused: another key is used.
         """
         state = self._states[target]
         key = state.keys[0] if len(state.keys) == 1 else min(state.keys, key=_COOLDOWN_UNTIL_S)
+        if doubted:
+            tried = [permit.doubted_key for permit in doubted]
+            key = min((k for k in state.keys if k not in tried), key=_COOLDOWN_UNTIL_S, default=key)
+            if key in tried:
+                return NotPermitted(CooldownReason.REFUSED)
         if key.cooldown_until_s > now_s:
             return NotPermitted(key.cooldown_reason)
         if not_permitted := state.not_permitted(now_s, last_resort=last_resort):

@@ -25,6 +25,7 @@ class Permit:
 
     __slots__ = (
         "_committed",
+        "_doubted",
         "_ended",
         "_entered_s",
         "_host_permit",
@@ -36,7 +37,6 @@ class Permit:
         "_state",
         "_target_permit",
         "caller",
-        "key_rests",
         "probe",
         "streams",
     )
@@ -58,7 +58,7 @@ class Permit:
         self._slow = self._ended = self._committed = False
         self.streams = False  # the answer is to come as a stream
         self.caller = Caller()
-        self.key_rests = True  # once ended: a refusal of the key is believed
+        self._doubted: Classification | None = None  # a refusal of the key that is not believed
         self._entered_s = state.last_asked_s
         self._limit_era = state.provider.limiter.acquire()
         self._in_flight_then = state.provider.limiter.in_flight
@@ -172,16 +172,23 @@ class Permit:
         return classification.reason == LONG_ANSWER and self._state.answered_s > self._entered_s
 
     def _believed(self, classification: Classification, now_s: float) -> Classification:
-        """Return what a doubtful refusal counts for: nothing, as long as one request may have caused it.
-
-        A key may rest all the same while another key of the target is free.
-        """
+        """Return what a doubtful refusal counts for: nothing, as long as one request may have caused it."""
         if self._state.refusals.counts(self.caller, now_s):
             return classification
-        if classification.blame is Blame.KEY and self._state.has_other_key(self._key, now_s):
-            return classification
-        self.key_rests = False
+        if classification.blame is Blame.KEY:
+            self._doubted = classification
         return replace(classification, then=Then.ASK_ANOTHER, blame=Blame.NOBODY, cooldown_s=0.0)
+
+    @property
+    def doubted_key(self) -> ProviderKey | None:
+        """The key, if it was refused, but that is not believed."""
+        return self._key if self._doubted else None
+
+    def believe(self, now_s: float) -> None:
+        """Report that another key of this target took the request: the doubted refusal was the key's."""
+        if self._doubted is not None and self._key.cooldown_until_s <= now_s:
+            self._key.cooldown_until_s = now_s + self._doubted.cooldown_s
+            self._key.cooldown_reason = self._doubted.cooldown_reason
 
     def contradict(self, caller: Caller | None, now_s: float) -> None:
         """Report that another target took the request that this one refused.

@@ -112,10 +112,6 @@ class TargetState:
             known.get(None) or ProviderKey(None),
         )
 
-    def has_other_key(self, key: ProviderKey, now_s: float) -> bool:
-        """Return whether another key than this one is free."""
-        return any(other is not key and other.cooldown_until_s <= now_s for other in self.keys)
-
     def not_permitted(self, now_s: float, *, last_resort: bool) -> NotPermitted | None:
         """Return why the target may not be called now, or None if it may. Its keys are not considered."""
         steady = self.breaker.is_steady(now_s) and self.host_breaker.is_steady(now_s)

@@ -229,6 +229,17 @@ class TestAccount:
         assert {answer.headers["x-dub5-target"] for answer in answers} == {"one/m"}
         assert len(world.asked["one"]) == 4
 
+    async def test_no_key_rests_for_what_all_refuse(self) -> None:
+        """A request that each key is refused for was refused for itself: no key is taken from the others."""
+        odd = unless(healthy(), refusing(400, "user: my api key is not valid"))
+        async with ServiceWorld(one=odd, two=healthy(), keys={"one": ("sk-1", "sk-2", "sk-3")}) as world:
+            odd_one = await world.ask(temperature=3)
+            for _ in range(3):
+                await world.ask()
+        used = [request.headers["authorization"] for request in world.asked["one"]]
+        assert (odd_one.headers["x-dub5-target"], len(set(used[:3])), len(used)) == ("two/m", 3, 6)
+        assert used[3] == "Bearer sk-1"
+
     @pytest.mark.parametrize("number", [400, 401, 402, 403, 422])
     async def test_is_not_told(self, number: int) -> None:
         """Where every account is refused, clients hear so, not to try again, and no provider's words."""
