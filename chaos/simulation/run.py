@@ -21,6 +21,7 @@ from dub5.chaos.simulation.invariants.delivery import check_delivery
 from dub5.chaos.simulation.invariants.fallbacks import check_fallbacks
 from dub5.chaos.simulation.invariants.hedging import check_hedging
 from dub5.chaos.simulation.invariants.online import OnlineInvariants
+from dub5.chaos.simulation.invariants.others_unharmed import check_others_unharmed
 from dub5.chaos.simulation.invariants.queue import check_queue
 from dub5.chaos.simulation.invariants.record import CURRENT_REQUEST, RunRecord
 from dub5.chaos.simulation.invariants.recovery import RecoveryInvariants
@@ -144,6 +145,7 @@ class Simulation:
             recovery = RecoveryInvariants(world, record, invariants)
             recovery.check(loop.time())
             check_availability(world, record, recovery)
+            check_others_unharmed(world, record)
             count_coverage(world, record)
         self.end_s = loop.time()
 

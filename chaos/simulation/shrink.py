@@ -108,8 +108,10 @@ def _plainer(world: World) -> Iterator[World]:
         yield dataclasses.replace(world, drain=None)
     if world.reload is not None:
         yield dataclasses.replace(world, reload=None)
+    if world.odd is not None:
+        yield dataclasses.replace(world, odd=None)
     if world.callers:
-        yield dataclasses.replace(world, callers=())
+        yield dataclasses.replace(world, callers=(), odd=None)
     plain: dict[str, Any] = {"leave_share": 0.0, "slow_share": 0.0, "bursts": (), "last": 0}
     plain |= {"repeat_share": 0.0, "program_share": 0.0, "delivery_share": 0.0}
     for name, value in plain.items():

@@ -7,6 +7,7 @@ Each is a context manager. Run one with:
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -27,8 +28,9 @@ from dub5.service.failover.attempt import CANCELLED, Attempt, StreamedAnswer
 from dub5.service.fallback.fallback import Fallbacks
 from dub5.service.model import Caller, ChatRequest, Chunk
 from dub5.service.resilience.circuit_breaker import Breaker
-from dub5.service.resilience.classify import Classification, classify
+from dub5.service.resilience.classify import REFUSALS, Classification, Then, classify
 from dub5.service.resilience.permit import Permit
+from dub5.service.resilience.refusals import Refusals
 from dub5.service.resilience.retry_budget import RetryBudget
 
 
@@ -42,6 +44,26 @@ def permit_kept_on_cancel() -> Iterator[None]:
             whole(self, classification, now_s, reached=reached)
 
     with mock.patch.object(Permit, "end", end):
+        yield
+
+
+@contextlib.contextmanager
+def first_refusal_believed() -> Iterator[None]:
+    """Blame the target or its key for the first refusal, whoever's request it was."""
+    with mock.patch.object(Refusals, "counts", lambda self, caller, now_s: True):
+        yield
+
+
+@contextlib.contextmanager
+def first_refusal_final() -> Iterator[None]:
+    """Tell the caller the first 400, 404 or 422, whatever it says, and ask nobody else."""
+
+    def final(error: Exception) -> Classification:
+        classification = classify(error)
+        refused = classification.status in REFUSALS
+        return dataclasses.replace(classification, then=Then.GIVE_UP) if refused else classification
+
+    with mock.patch.object(run, "classify", final):
         yield
 
 
@@ -232,6 +254,8 @@ def _fields(classification: Classification) -> dict[str, Any]:
 
 
 MUTANTS = (
+    first_refusal_believed,
+    first_refusal_final,
     permit_kept_on_cancel,
     retry_after_commit,
     budget_ignored,

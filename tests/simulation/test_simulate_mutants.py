@@ -10,11 +10,14 @@ from dub5.chaos.simulation.run import run_world
 from dub5.chaos.simulation.shrink import rules_of
 from dub5.chaos.simulation.world.generate import generate_world
 from dub5.chaos.simulation.world.model import World
+from dub5.chaos.simulation.world.odd_caller import FIRST_NUMBER
 from tests.simulation import mutants
 
 SEEDS_MAX = 200
 # The seed to begin with, so that it is quick, and the rules that should break.
 CAUGHT = {
+    "first_refusal_believed": (5, {"others_unharmed"}),
+    "first_refusal_final": (5, {"others_unharmed"}),
     "permit_kept_on_cancel": (9, {"permits_accounted_for"}),
     "retry_after_commit": (45, {"no_spliced_answer", "honest_end"}),
     "budget_ignored": (20, {"retry_budget_respected"}),
@@ -36,8 +39,9 @@ REQUESTS = {"expired_work_sent": 150}  # how many requests of a world run; of ot
 
 
 def beginning(seed: int, requests: int) -> World:
-    """Return a world with its first requests only."""
-    return replace(generate_world(seed), kept=((0, requests - 1),), rest_s=5.0)
+    """Return a world with its first requests only, and as many of its odd caller."""
+    kept = ((0, requests - 1), (FIRST_NUMBER, FIRST_NUMBER + requests - 1))
+    return replace(generate_world(seed), kept=kept, rest_s=5.0)
 
 
 @cache

@@ -27,6 +27,7 @@ wire, what each client received, the events that the service emitted, /status an
     ledger_agrees                  consistency                     at the end
     recovery_noticed               recovery                        at the end
     enough_complete                availability                    at the end
+    others_unharmed                others_unharmed                 at the end
 
 The other files: `record.py` holds what was observed and reports a violation (`RunRecord.violated(rule,
 what)`); `coverage.py` lists the branches that must be reached at least once over many seeds;

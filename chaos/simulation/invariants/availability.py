@@ -26,14 +26,16 @@ def check_availability(world: World, record: RunRecord, recovery: RecoveryInvari
     answerable = [
         request
         for request in record.requests.values()
-        if not request.plan.last and _could_be_answered(world, record, request, healthy)
+        if not request.plan.last
+        and not request.plan.odd
+        and could_be_answered(world, record, request, healthy)
     ]
     _check_share(record, "with a healthy target", answerable)
     if all(tuning.probe.enabled for tuning in world.tunings) and world.end_s - world.heal_s > HOST_SOON_S:
         last_ones = [
             request
             for request in record.requests.values()
-            if request.plan.last and _could_be_answered(world, record, request, recovered)
+            if request.plan.last and could_be_answered(world, record, request, recovered)
         ]
         _check_share(record, "after the rest", last_ones)
 
@@ -55,7 +57,7 @@ def _check_share(record: RunRecord, when: str, requests: list[RequestRecord]) ->
         )
 
 
-def _could_be_answered(
+def could_be_answered(
     world: World, record: RunRecord, request: RequestRecord, targets: Collection[str]
 ) -> bool:
     """Say whether one of these targets could answer in time, and no other target ended the request for

@@ -77,6 +77,9 @@ REQUIRED = (
     "recovery noticed",
     "requests with a healthy target",
     "requests after the rest",
+    "good requests beside an odd caller",
+    "odd requests that a healthy target takes",
+    "odd request refused",
 )
 
 

@@ -27,7 +27,7 @@ def _check_whole(world: World, record: RunRecord, request: RequestRecord) -> Non
     record.sometimes["heartbeat"] += streamed and "x-dub5-target" not in request.headers
     if not request.plan.pause_s:
         record.measured("longest silence of a held stream", request.silent_s)
-        if request.silent_s > HEARTBEAT_S + LATE_S:
+        if request.silent_s > HEARTBEAT_S + LATE_S + world.stalls.longest_s:
             record.violated(
                 "whole_delivery_respected", f"#{number} received nothing for {request.silent_s:.3f} s"
             )

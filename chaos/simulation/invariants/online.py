@@ -321,9 +321,9 @@ class OnlineInvariants:
     def _remember_refusal(
         self, request: RequestRecord, attempt: ObservedAttempt, reported: AttemptRecord
     ) -> None:
-        if reported.status in FINAL_STATUSES:
+        if reported.status in FINAL_STATUSES and not request.plan.odd:  # it may speak of the key
             request.refused_by.add((attempt.target, ""))
-        elif reported.status in KEY_REFUSED:
+        elif reported.status in FINAL_STATUSES | KEY_REFUSED:
             request.refused_by.add((attempt.target, attempt.key))
 
     def _on_request_ended(self, event: RequestEnded) -> None:

@@ -77,4 +77,4 @@ def _check_priority(
 
 
 def _rank(world: World, request: RequestRecord) -> int:
-    return RANKS["normal" if request.plan.caller is None else world.callers[request.plan.caller]]
+    return RANKS["normal" if request.plan.caller is None else world.priorities[request.plan.caller]]

@@ -23,5 +23,6 @@ SENTENCES = {
     "drain_in_time": "A drain ends in its time.",
     "ledger_agrees": "Providers' ledgers agree with the service's account of its attempts.",
     "recovery_noticed": "A target that has recovered is soon called again.",
+    "others_unharmed": "What one caller sends takes no target and no key from the others.",
     "enough_complete": "Requests are answered while a target is healthy.",
 }

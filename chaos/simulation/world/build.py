@@ -14,6 +14,7 @@ from dub5.chaos.simulation.world.model import (
     WorldProvider,
     WorldRoute,
 )
+from dub5.chaos.simulation.world.odd_caller import OddProvider
 from dub5.service.config.settings import (
     DialectName,
     LoadedSettings,
@@ -68,7 +69,8 @@ def loaded(world: World, generation: int = 0) -> LoadedSettings:
     tuning, drain = world.tunings[generation], world.drain
     reload = world.reload if generation else None
     isolated = reload.isolated if reload else ()
-    variables = tuple(f"CALLER_{number}" for number in range(len(world.callers)))
+    callers = world.priorities
+    variables = tuple(f"CALLER_{number}" for number in range(len(callers)))
     settings = Settings(
         provider=tuple(
             _provider_settings(provider, provider.name in isolated) for provider in world.providers
@@ -90,12 +92,12 @@ def loaded(world: World, generation: int = 0) -> LoadedSettings:
         health=tuning.health,
         probe=tuning.probe,
         admission=msgspec.structs.replace(
-            tuning.admission, priorities=dict(zip(variables, world.callers, strict=True))
+            tuning.admission, priorities=dict(zip(variables, callers, strict=True))
         ),
     )
     rotated = reload.rotated if reload else ()
     secrets = {p.name: tuple(map(Secret, keys(p, rotated=p.name in rotated))) for p in world.providers}
-    return LoadedSettings(settings, secrets, tuple(Secret(caller_key(i)) for i in range(len(world.callers))))
+    return LoadedSettings(settings, secrets, tuple(Secret(caller_key(i)) for i in range(len(callers))))
 
 
 def _route(route: WorldRoute, tuning: ServiceSettings) -> RouteSettings:
@@ -135,7 +137,7 @@ def _provider(
 ) -> simulated.SimulatedProvider:
     only_key = f"sk-{provider.name}-0" if provider.bad_keys else None
     profile = Profile(provider.name, PRESETS[provider.latency], provider.words, only_key, provider.models)
-    simulated_provider = simulated.SimulatedProvider(
+    simulated_provider = OddProvider(
         provider.persona,
         profile,
         rng=random.Random(f"{world.seed}:{provider.name}"),
@@ -145,6 +147,7 @@ def _provider(
         limits=msgspec.convert(provider.limits or {}, Limits),
         capacity=msgspec.convert(provider.capacity or {}, Capacity),
     )
+    simulated_provider.refuse(world)
     windows = [
         window
         for window in world.troubles

@@ -22,6 +22,7 @@ from dub5.chaos.simulation.world.model import (
     WorldProvider,
     WorldRoute,
 )
+from dub5.chaos.simulation.world.odd_caller import odd_caller
 from dub5.service.config.options import CacheOptions, DegradedOptions, PriorityName
 from dub5.simulators.personas import PERSONAS
 
@@ -55,6 +56,7 @@ def generate_world(seed: int) -> World:
         providers = tuple(always_healthy if p.name == always_healthy.name else p for p in providers)
     routes = _routes(Random(f"{seed}:routes"), [t for p in providers for t in p.targets])
     tuning = generate_settings(seed, roomy=always_healthy is not None)
+    callers = _callers(Random(f"{seed}:callers"))
     reload = _reload(Random(f"{seed}:reload"), seed, tuning, providers, always_healthy, warm_s + storm_s)
     return World(
         seed=seed,
@@ -68,9 +70,10 @@ def generate_world(seed: int) -> World:
         calm_s=calm_s,
         rest_s=REST_S,
         drain=_drain(Random(f"{seed}:drain"), warm_s, storm_s + calm_s),
-        callers=_callers(Random(f"{seed}:callers")),
+        callers=callers,
         reload=reload,
         stalls=_stalls(Random(f"{seed}:stalls"), warm_s + storm_s + calm_s),
+        odd=odd_caller(seed, providers, len(callers), often=always_healthy is not None),
     )
 
 

@@ -155,6 +155,16 @@ class LoopStalls:
 
 
 @dataclass(frozen=True, slots=True)
+class OddCaller:
+    """A caller with a key of its own, whose requests are of these `kinds` (odd_caller.py). `refused`: the
+    kinds that each provider refuses."""
+
+    rate_per_s: float
+    kinds: tuple[str, ...]
+    refused: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """The whole world. `callers`: the priority of each caller key; empty: callers have no keys. `kept`: the
     only requests that are sent, as ranges of numbers; None: all."""
@@ -174,11 +184,17 @@ class World:
     reload: Reload | None = None
     kept: tuple[tuple[int, int], ...] | None = None
     stalls: LoopStalls = field(default_factory=LoopStalls)
+    odd: OddCaller | None = None
 
     @property
     def heal_s(self) -> float:
         """Return when the last fault is over."""
         return self.warm_s + self.storm_s
+
+    @property
+    def priorities(self) -> tuple[PriorityName, ...]:
+        """Return the priority of each caller key, that of the odd caller last."""
+        return (*self.callers, "normal") if self.odd else self.callers
 
     @property
     def traffic_s(self) -> float:
@@ -233,6 +249,11 @@ class World:
             lines.append(f"  drain at {self.drain.at_s:g} s, within {self.drain.drain_s:g} s")
         if self.callers:
             lines.append(f"  callers: {', '.join(self.callers)}")
+        if self.odd:
+            refused = [
+                f"{name} refuses {' '.join(kinds) or 'nothing'}" for name, kinds in self.odd.refused.items()
+            ]
+            lines.append(f"  an odd caller: {self.odd.rate_per_s:g} requests/s; {', '.join(refused)}")
         if self.reload:
             lines.append(f"  reload at {self.reload.at_s:g} s: {', '.join(_reload_lines(self.reload))}")
         if self.stalls != LoopStalls():

@@ -10,6 +10,7 @@ from typing import Any
 
 from dub5.chaos.simulation.world.build import caller_key
 from dub5.chaos.simulation.world.model import LoadProfile, World
+from dub5.chaos.simulation.world.odd_caller import odd_prompt, odd_requests
 from dub5.service.config.settings import DeliveryName
 
 # Beginnings of prompts. Some name a subject.
@@ -40,6 +41,7 @@ class PlannedRequest:
     whole: bool = False  # a stream that is held back until it is complete
     delivery: DeliveryName | None = None  # named in its header
     program: int | None = None  # index into PROGRAMS: a program reads the answer
+    odd: str = ""  # the kind of an odd caller's request
 
     def body(self) -> dict[str, Any]:
         """Return the request body as OpenAI clients write it."""
@@ -64,7 +66,26 @@ class PlannedRequest:
 def planned_requests(world: World) -> list[PlannedRequest]:
     """Return all planned requests, by time."""
     numbered = enumerate(sorted(_arrival_times(world)))
-    return [_planned_request(world, number, at_s) for number, at_s in numbered if _kept(world, number)]
+    plans = [_planned_request(world, number, at_s) for number, at_s in numbered if _kept(world, number)]
+    return sorted([*plans, *_odd_requests(world)], key=lambda plan: plan.at_s)
+
+
+def _odd_requests(world: World) -> list[PlannedRequest]:
+    return [
+        PlannedRequest(
+            number=number,
+            at_s=at_s,
+            route=route,
+            stream=stream,
+            deadline_s=300.0,
+            prompt=odd_prompt(kind, number),
+            caller=len(world.callers),
+            whole=stream and world.route(route).delivery == "whole",
+            odd=kind,
+        )
+        for number, at_s, route, kind, stream in odd_requests(world)
+        if _kept(world, number)
+    ]
 
 
 def _arrival_times(world: World) -> Iterator[float]:
