@@ -13,6 +13,7 @@ may. race.py owns the branches.
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import NamedTuple, TypeVar
 
@@ -32,9 +33,9 @@ from dub5.service.failover.context import Dependencies, RequestContext
 from dub5.service.failover.final_error import UNSUPPORTED, exhausted_error
 from dub5.service.failover.hedging import LATE, hedge_delays_s, hedge_target
 from dub5.service.failover.race import Branch, BranchPool, Purpose, Race
-from dub5.service.model import AnyRequest, AttemptRecord, Target
+from dub5.service.model import AnyRequest, AttemptRecord, EmbedRequest, Target
 from dub5.service.resilience.circuit_breaker import SUCCESSES_REQUIRED
-from dub5.service.resilience.classify import Classification, Then, classify
+from dub5.service.resilience.classify import Blame, Classification, Then, classify
 from dub5.service.resilience.fleet import Fleet
 from dub5.service.resilience.permit import Permit
 from dub5.service.resilience.retry import BudgetCharge, RetryDecision, RetryState, decide_retry
@@ -159,7 +160,7 @@ class _FailoverLoop:
                 continue
             permit = self._acquire(target, now_s, start.charge, last_resort)
             if permit is None:
-                if start.charge is BudgetCharge.NONE:  # the target that was charged for has no room any more
+                if start.charge is BudgetCharge.NONE or self._is_hedge:  # its target has no room any more
                     start = FIRST
                 continue
             rest = targets[i + 1 :]
@@ -264,6 +265,9 @@ class _FailoverLoop:
             return await self._await_provider(attempt.open(fresh))
         except ATTEMPT_ERRORS as error:
             classification = classify(error)
+            if classification.status == 404 and isinstance(self._context.request, EmbedRequest):
+                # A provider may have chats and no embeddings: its chats must not suffer.
+                classification = replace(classification, blame=Blame.NOBODY)
             attempt.end(classification)
             await attempt.close()
             return classification
@@ -302,7 +306,9 @@ class _FailoverLoop:
             hedges.note_hedge(now_s)
         self._failover.emit_hedged(self._context, target, why)
         charge = DEPOSIT if free else BudgetCharge.NONE
-        self._branch_off(Purpose.HEDGE, [other, *(o for o in rest if o is not other)], charge)
+        # The other models of the same provider may be as slow: they go last.
+        others = sorted((o for o in rest if o is not other), key=lambda o: o.provider == target.provider)
+        self._branch_off(Purpose.HEDGE, [other, *others], charge)
 
     def _needs_branch(self, target: Target, permit: Permit, rest: Sequence[Target], now_s: float) -> bool:
         """Return whether the target may be down or degraded while another one can be asked in parallel."""
@@ -322,9 +328,11 @@ class _FailoverLoop:
             few = failover.branches.in_background < SUCCESSES_REQUIRED
             return is_probe or cheap or (self._fleet.on_probation(target) and few)
 
-        def work(branch: Branch, timeouts: Timeouts) -> Awaitable[ProviderAnswer | None]:
+        async def work(branch: Branch, timeouts: Timeouts) -> ProviderAnswer | None:
+            if not self._has_time(0.0):  # the event loop stood still before the branch began
+                return None
             loop = _FailoverLoop(failover, context, timeouts, branch)
-            return loop._attempt_target(target, permit, kind, rest)
+            return await loop._attempt_target(target, permit, kind, rest)
 
         failover.emit_hedged(context, target, why)
         purpose = Purpose.PROBE if is_probe else Purpose.CANARY
@@ -352,6 +360,10 @@ class _FailoverLoop:
 
     def _has_time(self, wait_s: float) -> bool:
         return self._timeouts.deadline_s - clock.now() >= wait_s + ATTEMPT_MIN_S
+
+    @property
+    def _is_hedge(self) -> bool:
+        return self._branch is not None and self._branch.purpose is Purpose.HEDGE
 
     @property
     def _superseded(self) -> bool:

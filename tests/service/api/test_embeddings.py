@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from dub5.service import clock
 from dub5.service.app import Service
 from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Settings
 from dub5.simulators.script import Respond, Script, SimRequest
 from dub5.simulators.virtual import AppClient, AppResponse, VirtualWire
-from tests.support.world import reply, status
+from tests.support.world import ServiceWorld, healthy, reply, status
 
 VECTOR = [0.5, -0.25, 1.0]
 PACKED = base64.b64encode(struct.pack("<3f", *VECTOR)).decode()
@@ -26,6 +27,23 @@ def listed(*vectors: object, **more: object) -> bytes:
 
 
 WHOLE = listed(VECTOR, usage=USAGE)
+
+
+async def test_chats_of_a_provider_without_embeddings() -> None:
+    """Requests for embeddings that a provider does not have take its chats from nobody."""
+    missing = status(404, b'{"error": {"message": "Unknown request URL: POST /v1/embeddings"}}')
+
+    def one(request: SimRequest) -> Script:
+        return (missing if request.path.endswith("/embeddings") else healthy())(request)
+
+    async with ServiceWorld(one=one) as world:
+        for _ in range(20):
+            refused = await world.client.request(
+                "POST", "/v1/embeddings", json={"model": "chat", "input": "Hi"}
+            )
+            assert (refused.status, refused.headers["x-should-retry"]) == (400, "false")
+            assert (await world.ask()).status == 200
+        assert world.service.fleet.snapshots(clock.now())[0].health == "healthy"
 
 
 class EmbeddingsWorld:
