@@ -22,6 +22,7 @@ import msgspec
 
 from dub5.chaos.run.sse import EventReader
 from dub5.simulators.answers import Proof, judge
+from dub5.simulators.personas.embeddings import vector
 
 ANSWERED_BY = re.compile(r"([A-Za-z0-9._-]+) answers ")
 REFUSALS = frozenset({400, 401, 404, 405, 413, 422})
@@ -175,6 +176,25 @@ class ReplyReader:
         code = _code(_decoded(self._body)) or f"http_{self._status}"
         refused = self._status in REFUSALS or code in REFUSED_CODES
         return Ending(ClientOutcome.REFUSED if refused else ClientOutcome.FAILED, code)
+
+
+class EmbeddingReader(ReplyReader):
+    """Reads the embedding of one text."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(status, text, stream=False)
+
+    def _end_of_json(self, stop: Stop) -> Ending:
+        if stop is Stop.BROKEN:
+            return Ending(ClientOutcome.DISHONEST, "breaks_off_without_a_word")
+        try:
+            got = _decoded(self._body)["data"][0]["embedding"]
+            right = vector(self._prompt, len(got))
+            same = all(abs(a - b) < 1e-6 for a, b in zip(got, right, strict=True))
+        except (TypeError, KeyError, IndexError):
+            return Ending(ClientOutcome.DISHONEST, "unreadable_answer")
+        same = same and bool(got)
+        return Ending(ClientOutcome.COMPLETE) if same else Ending(ClientOutcome.DISHONEST, "another_vector")
 
 
 NO_REPLY = Ending(ClientOutcome.DISHONEST, "no_reply")

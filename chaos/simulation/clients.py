@@ -6,12 +6,13 @@ import contextvars
 from collections.abc import Sequence
 
 from dub5.chaos.run.endpoint import CHAT
-from dub5.chaos.run.judge import ClientOutcome, Ending, ReplyReader, Stop
+from dub5.chaos.run.judge import ClientOutcome, EmbeddingReader, Ending, ReplyReader, Stop
 from dub5.chaos.simulation.invariants.record import CURRENT_REQUEST, RequestRecord, RunRecord
 from dub5.chaos.simulation.world.model import World
 from dub5.chaos.simulation.world.requests import PlannedRequest
 from dub5.simulators.virtual import AppClient, AppFault, AppStream
 
+EMBEDDINGS = "/v1/embeddings"
 PATIENCE_S = 5.0  # after the deadline a request without an end counts as hung
 SLOW_S = 400.0  # more, for a client that reads slowly
 CLIENT_LEFT = Ending(ClientOutcome.CANCELLED, "left")
@@ -85,11 +86,16 @@ class SimulatedClient:
         plan = self._request.plan
         context = contextvars.Context()
         context.run(CURRENT_REQUEST.set, plan.number)
+        path = EMBEDDINGS if plan.embed else CHAT
         async with self._client.stream(
-            "POST", CHAT, json=plan.body(), headers=plan.headers(), context=context
+            "POST", path, json=plan.body(), headers=plan.headers(), context=context
         ) as reply:
-            self._request.headers = reply.headers
-            reader = self._reader = ReplyReader(reply.status, plan.prompt, stream=plan.stream)
+            self._request.headers, self._request.status = reply.headers, reply.status
+            reader = self._reader = (
+                EmbeddingReader(reply.status, plan.prompt)
+                if plan.embed
+                else ReplyReader(reply.status, plan.prompt, stream=plan.stream)
+            )
             return await self._read(reply, reader)
 
     async def _read(self, reply: AppStream, reader: ReplyReader) -> Ending:

@@ -22,6 +22,7 @@ from dub5.chaos.simulation.invariants.fallbacks import check_fallbacks
 from dub5.chaos.simulation.invariants.hedging import check_hedging
 from dub5.chaos.simulation.invariants.online import OnlineInvariants
 from dub5.chaos.simulation.invariants.others_unharmed import check_others_unharmed
+from dub5.chaos.simulation.invariants.own_faults import check_own_faults
 from dub5.chaos.simulation.invariants.queue import check_queue
 from dub5.chaos.simulation.invariants.record import CURRENT_REQUEST, RunRecord
 from dub5.chaos.simulation.invariants.recovery import RecoveryInvariants
@@ -140,6 +141,7 @@ class Simulation:
             await shutdown.check_all_returned(max(tuning.timeouts.total_s for tuning in world.tunings))
             for check in (check_retry_budget, check_queue, check_hedging, check_delivery, check_fallbacks):
                 check(world, record)
+            check_own_faults(record)
             headers = {"authorization": f"Bearer {build.caller_key(0)}"} if world.callers else {}
             shutdown.check_agreement((await client.request("GET", "/status", headers=headers)).json())
             recovery = RecoveryInvariants(world, record, invariants)

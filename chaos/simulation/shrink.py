@@ -1,6 +1,6 @@
 """Shrinking: reduce a failing world as long as it breaks the same rule, so that what remains is what matters.
 
-fault windows (ddmin) -> requests -> drain, reload, slow clients, bursts, settings -> providers -> phases
+fault windows (ddmin) -> requests -> drain, reload, stalls, slow clients, bursts, settings -> providers -> phases
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dub5.chaos.simulation.run import WorldResult, run_world
-from dub5.chaos.simulation.world.model import ServiceSettings, World, WorldRoute
+from dub5.chaos.simulation.world.model import LoopStalls, ServiceSettings, World, WorldRoute
 from dub5.chaos.simulation.world.requests import planned_requests
 
 RunWorld = Callable[[World], WorldResult]
@@ -110,10 +110,13 @@ def _plainer(world: World) -> Iterator[World]:
         yield dataclasses.replace(world, reload=None)
     if world.odd is not None:
         yield dataclasses.replace(world, odd=None)
+    if world.stalls != LoopStalls():
+        yield dataclasses.replace(world, stalls=LoopStalls())
     if world.callers:
         yield dataclasses.replace(world, callers=(), odd=None)
     plain: dict[str, Any] = {"leave_share": 0.0, "slow_share": 0.0, "bursts": (), "last": 0}
     plain |= {"repeat_share": 0.0, "program_share": 0.0, "delivery_share": 0.0}
+    plain |= {"embeddings_share": 0.0, "hasty_share": 0.0}
     for name, value in plain.items():
         if getattr(world.load, name) != value:
             yield dataclasses.replace(world, load=dataclasses.replace(world.load, **{name: value}))
@@ -124,7 +127,7 @@ def _plainer(world: World) -> Iterator[World]:
                 world, tuning=dataclasses.replace(world.tuning, **{name: getattr(usual, name)})
             )
     for i, route in enumerate(world.routes):
-        for name in ("delivery", "cache", "degraded"):
+        for name in ("delivery", "cache", "degraded", "reject_patterns"):
             usual_one = getattr(WorldRoute(route.name, route.policy, route.targets), name)
             if getattr(route, name) != usual_one:
                 plainer_route = dataclasses.replace(route, **{name: usual_one})

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dub5.chaos.simulation.mutant import mutated
 from dub5.service import clock
 from dub5.service.config.options import BreakerOptions, CacheBounds, CacheOptions, ProbeOptions, RedisOptions
 from dub5.service.failover.prober import Prober
@@ -62,6 +63,12 @@ async def test_the_prober_goes_on_after_a_defect() -> None:
             await asyncio.sleep(30.0)
             assert len(world.asked["one"]) > 3
             assert world.happened("crashed") == 2
+
+
+async def test_a_prober_that_ends_is_caught() -> None:
+    """A build whose prober ends with its first defect fails the test above."""
+    with mutated("tests.simulation.mutants:" + "prober_ended_by_a_defect"), pytest.raises(AssertionError):
+        await test_the_prober_goes_on_after_a_defect()
 
 
 async def test_the_prober_goes_on_after_a_defect_of_its_own_loop() -> None:

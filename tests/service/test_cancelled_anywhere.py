@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dub5.chaos.simulation.mutant import mutated
 from dub5.service import clock
 from dub5.service.config.options import (
     CacheBounds,
@@ -204,6 +205,20 @@ async def test_nothing_is_left_open(name: str, ends: str) -> None:
     while await ended_after(WAYS[name], steps, ENDS[ends]) >= steps:
         steps += 1
     assert steps > 5, "it has been ended in its midst"
+
+
+@pytest.mark.parametrize(
+    ("mutant", "name", "ends"),
+    [
+        ("answer_without_an_owner", "stream", "client_leaves"),
+        ("raced_answer_forgotten", "dead_heat", "cancelled_again"),
+        ("claim_kept_on_cancel", "claim", "client_leaves"),
+    ],
+)
+async def test_a_broken_build_is_caught(mutant: str, name: str, ends: str) -> None:
+    """A build that lets go of what it holds at one step fails the test above."""
+    with mutated(f"tests.simulation.mutants:{mutant}"), pytest.raises(AssertionError):
+        await test_nothing_is_left_open(name, ends)
 
 
 @given(

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import pytest
 
+from dub5.chaos.simulation.mutant import mutated
 from dub5.service import clock
 from dub5.service.config.options import BreakerOptions, CacheOptions, TimeoutOptions
 from dub5.simulators.script import Close, Data, End, Hang, Head, Reset, Wait
@@ -140,6 +141,24 @@ class TestFailover:
             answer = await world.ask()
         assert answer.status == 400
         assert world.asked["two"] == []
+
+    @pytest.mark.parametrize("begun", [False, True])
+    async def test_a_stream_that_a_filter_ends(self, begun: bool) -> None:
+        """It is the answer, even without a word: nobody else is asked for what a filter has withheld."""
+        words = [chunk({"content": "So"})] if begun else []
+        end = [chunk({"role": "assistant", "content": ""}), *words, chunk({}, "content_filter")]
+        filtered = script(Head(200, SSE), *end, Data(b"data: [DONE]\n\n"), End())
+        async with ServiceWorld(one=filtered, two=healthy()) as world:
+            answer = await world.ask(stream=True)
+        assert answer.status == 200 and payloads(answer.body)[-1] == "[DONE]"
+        assert "content_filter" in answer.body.decode()
+        assert world.asked["two"] == []
+
+    async def test_a_filter_that_is_routed_around_is_caught(self) -> None:
+        """A build that takes a filtered stream for an empty one fails the test above."""
+        mutant = "filtered_stream_called_empty"
+        with mutated(f"tests.simulation.mutants:{mutant}"), pytest.raises(AssertionError):
+            await self.test_a_stream_that_a_filter_ends(False)
 
     async def test_stale_connection_with_side_effects(self) -> None:
         """What the provider may have stored already is not sent to it a second time."""

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from dub5.chaos.simulation.mutant import mutated
 from dub5.service import clock
 from dub5.service.timeouts import NEVER, TimedOut, Timeouts
 
@@ -67,6 +68,30 @@ async def test_both_at_once() -> None:
         await task
     if caught.type is TimedOut:
         assert task.cancelling() == 0 or task.done()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, OSError])
+async def test_what_turns_the_cancellation_into_another_error(error: type[Exception]) -> None:
+    """A wait whose limit passes, and whose work then fails in its own way, leaves its task not cancelled."""
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(9)
+        except asyncio.CancelledError:
+            raise error from None
+
+    timeouts = Timeouts(NEVER)
+    with pytest.raises(error):
+        await timeouts.run("first_token", 1.0, work())
+    assert timeouts.task.cancelling() == 0
+    async with asyncio.timeout(5):  # it relies on that count
+        await asyncio.sleep(1)
+
+
+async def test_a_cancellation_that_stays_counted_is_caught() -> None:
+    """A build that keeps its own cancellation counted fails the test above."""
+    with mutated("tests.simulation.mutants:" + "own_cancellation_counted"), pytest.raises(AssertionError):
+        await test_what_turns_the_cancellation_into_another_error(OSError)
 
 
 async def test_a_finished_wait_leaves_nothing_behind() -> None:

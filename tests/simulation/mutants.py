@@ -8,16 +8,18 @@ Each is a context manager. Run one with:
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
 from msgspec.structs import replace
 
-from dub5.service import single_flight
+from dub5.service import errors, single_flight, timeouts
 from dub5.service.admission import wait_queue as line
+from dub5.service.api import chat
 from dub5.service.app import Service
 from dub5.service.cache import cache
+from dub5.service.cache.key import CacheKey
 from dub5.service.cache.replay import RecordingStream, assemble
 from dub5.service.config.settings import LoadedSettings
 from dub5.service.errors import StreamCut
@@ -25,13 +27,18 @@ from dub5.service.failover import attempt as tries
 from dub5.service.failover import loop as run
 from dub5.service.failover import race as legs
 from dub5.service.failover.attempt import CANCELLED, Attempt, StreamedAnswer
+from dub5.service.failover.context import RequestContext
+from dub5.service.failover.prober import Prober
 from dub5.service.fallback.fallback import Fallbacks
-from dub5.service.model import Caller, ChatRequest, Chunk
+from dub5.service.gateway import Answer, Route
+from dub5.service.model import AnyRequest, Caller, ChatRequest, Chunk, Target
 from dub5.service.resilience.circuit_breaker import Breaker
 from dub5.service.resilience.classify import REFUSALS, Classification, Then, classify
+from dub5.service.resilience.fleet import Fleet
 from dub5.service.resilience.permit import Permit
 from dub5.service.resilience.refusals import Refusals
 from dub5.service.resilience.retry_budget import RetryBudget
+from dub5.service.timeouts import CutShort, TimedOut, Timeouts
 
 
 @contextlib.contextmanager
@@ -246,6 +253,148 @@ def old_settings_for_new_requests() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def hedge_at_the_same_provider() -> Iterator[None]:
+    """Hedge at the next target, even if it is another model of the same slow provider."""
+
+    def next_target(fleet: Fleet, target: Target, rest: Sequence[Target], why: str, now_s: float) -> Any:
+        return next((other for other in rest if fleet.may_ask(other, now_s)), None), True
+
+    with mock.patch.object(run, "hedge_target", next_target):
+        yield
+
+
+@contextlib.contextmanager
+def filtered_stream_called_empty() -> Iterator[None]:
+    """Take a stream that a content filter ends before any word for an empty one."""
+    whole = tries.may_end_empty
+
+    def may_end_empty(finish: str | None, request: AnyRequest) -> bool:
+        return finish != "content_filter" and whole(finish, request)
+
+    with (
+        mock.patch.object(tries, "may_end_empty", may_end_empty),
+        mock.patch.object(tries, "FILTERED", "never"),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def own_cancellation_counted() -> Iterator[None]:
+    """Keep a timeout's cancellation counted if the work turned it into another error."""
+
+    async def wait(self: Timeouts, name: str, limit_s: float, awaitable: Awaitable[Any]) -> Any:
+        self._limit_at_s = at_s = self._loop.time() + limit_s
+        self._until_s = min(at_s, self.deadline_s)
+        self._in_grace = False
+        if self._until_s < self._fires_at_s:
+            self._set_timer(self._until_s)
+        if self._cut_short:
+            self._loop.call_soon(self._fire_if_waiting)
+        try:
+            return await awaitable
+        except asyncio.CancelledError:
+            if self._expired and self.task.uncancel() == 0:
+                if self._cut_short:
+                    raise CutShort from None
+                raise TimedOut("deadline" if self.deadline_s <= self._limit_at_s else name) from None
+            raise
+        finally:
+            self._until_s, self._expired = timeouts.NEVER, False
+
+    with mock.patch.object(Timeouts, "run", wait):
+        yield
+
+
+@contextlib.contextmanager
+def answer_without_an_owner() -> Iterator[None]:
+    """Let a step of the loop pass between an answer and the block that closes it."""
+    whole = chat.Exchange._ask
+
+    async def ask(self: chat.Exchange, context: RequestContext, route: Route) -> Answer:
+        answer = await whole(self, context, route)
+        await asyncio.sleep(0)
+        return answer
+
+    with mock.patch.object(chat.Exchange, "_ask", ask):
+        yield
+
+
+@contextlib.contextmanager
+def raced_answer_forgotten() -> Iterator[None]:
+    """Abandon a race without closing the answer that it has, if its request is cancelled again."""
+    whole = legs.BranchPool.end
+
+    async def end(self: legs.BranchPool, *branches: legs.Branch, superseded: bool) -> None:
+        try:
+            await whole(self, *branches, superseded=superseded)
+        except asyncio.CancelledError:
+            for branch in branches:
+                branch.answer = None
+            raise
+
+    async def finish(self: legs.Race, answer: Any) -> Any:
+        self._main_over = True
+        self._timeouts.resume()
+        if answer is None:
+            answer = await self._first_answer()
+        await self._end_losers(answer)
+        if isinstance(answer, StreamedAnswer):
+            answer.move_to(self._timeouts)
+        return answer
+
+    with mock.patch.object(legs.BranchPool, "end", end), mock.patch.object(legs.Race, "finish", finish):
+        yield
+
+
+@contextlib.contextmanager
+def prober_ended_by_a_defect() -> Iterator[None]:
+    """End active probing with the first exception."""
+    whole = Prober._on_end
+
+    def on_end(self: Prober, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._options = replace(self._options, enabled=False)
+        whole(self, task)
+
+    with mock.patch.object(Prober, "_on_end", on_end):
+        yield
+
+
+@contextlib.contextmanager
+def deadline_in_backoff_raised() -> Iterator[None]:
+    """Let a deadline that passes within a backoff escape as what it is inside, which nobody expects."""
+
+    async def back_off(self: Any, wait_s: float) -> bool:
+        pause = asyncio.sleep(wait_s)
+        await self._await_provider(self._timeouts.run("backoff", timeouts.NEVER, pause))
+        return True
+
+    with mock.patch.object(run._FailoverLoop, "_back_off", back_off):
+        yield
+
+
+@contextlib.contextmanager
+def claim_kept_on_cancel() -> Iterator[None]:
+    """Never release the claim of a cancelled request."""
+    whole = cache.AnswerCache.release
+
+    async def release(self: cache.AnswerCache, key: CacheKey) -> None:
+        task = asyncio.current_task()
+        if task is None or not task.cancelling():
+            await whole(self, key)
+
+    with mock.patch.object(cache.AnswerCache, "release", release):
+        yield
+
+
+@contextlib.contextmanager
+def own_key_told_to_callers() -> Iterator[None]:
+    """Tell callers with 401 that this service's key is refused."""
+    with mock.patch.object(errors.KeysRefused, "status", 401):
+        yield
+
+
 LOSERS: set[asyncio.Task[None]] = set()
 
 
@@ -270,4 +419,16 @@ MUTANTS = (
     lower_class_first,
     substitute_for_programs,
     old_settings_for_new_requests,
+    hedge_at_the_same_provider,
+    deadline_in_backoff_raised,
+    own_key_told_to_callers,
+)
+# What no world shows, or too rarely: tests find them.
+FOUND_BY_TESTS = (
+    filtered_stream_called_empty,
+    own_cancellation_counted,
+    answer_without_an_owner,
+    raced_answer_forgotten,
+    prober_ended_by_a_defect,
+    claim_kept_on_cancel,
 )

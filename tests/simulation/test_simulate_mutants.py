@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,9 @@ CAUGHT = {
     "lower_class_first": (11, {"queue_fair_and_timely"}),
     "substitute_for_programs": (23, {"fallback_allowed_and_labelled"}),
     "old_settings_for_new_requests": (48, {"hedging_bounded"}),
+    "hedge_at_the_same_provider": (15, {"hedging_bounded"}),
+    "deadline_in_backoff_raised": (77, {"one_agreed_end"}),
+    "own_key_told_to_callers": (40, {"own_fault_is_5xx"}),
 }
 
 
@@ -61,3 +65,9 @@ def test_a_broken_build_is_caught(name: str) -> None:
             assert not broken_as_it_is(seed, requests)
             return
     pytest.fail(f"{name} was not caught in {SEEDS_MAX} worlds")
+
+
+def test_every_mutant_has_its_test() -> None:
+    """A mutant that no world shows is named in the test module that finds it."""
+    tests = "".join(path.read_text() for path in Path(__file__).parents[1].glob("service/**/test_*.py"))
+    assert not [mutant.__name__ for mutant in mutants.FOUND_BY_TESTS if f'"{mutant.__name__}"' not in tests]

@@ -95,6 +95,8 @@ class LedgerConsistency:
             lines[line.prompt, line.provider].append(line)
         attempts_of: dict[str, dict[str, list[ObservedAttempt]]] = {}  # by question, and by provider
         for request in self._record.requests.values():
+            if request.plan.embed:
+                continue  # the ledger has no tag of its text
             by_provider = attempts_of.setdefault(request.plan.prompt, {})
             for attempt in request.attempts:
                 by_provider.setdefault(attempt.provider, []).append(attempt)

@@ -22,12 +22,15 @@ REQUIRED = (
     "last resort used",
     "budget spent",
     "limit lowered",
+    "limit lowered: backlog",
     "health healthy -> degraded",
     "health degraded -> healthy",
     "hedged: probe",
     "hedged: degraded",
+    "hedged: on probation",
     "hedged: slow",
     "hedged: late",
+    "hedged at another provider",
     "hedge of a slow attempt won",
     "hedge of a slow attempt lost",
     "cache: hit",
@@ -56,6 +59,10 @@ REQUIRED = (
     "another key tried",
     "a fresh connection tried",
     "failed over",
+    "refusal contradicted",
+    "notice rejected",
+    "embedding complete",
+    "burst of requests",
     "skipped: breaker_open",
     "skipped: host_breaker_open",
     "skipped: slow_start",
@@ -83,6 +90,9 @@ REQUIRED = (
 )
 
 
+REFUSALS = (400, 404, 422)  # of a request itself: another target is asked
+
+
 def count_coverage(world: World, record: RunRecord) -> None:
     """Count the branches that show only at the end of a run."""
     for request in record.requests.values():
@@ -108,6 +118,11 @@ def _count(world: World, record: RunRecord, request: RequestRecord) -> None:
             sometimes[f"skipped: {reported.reason}"] += 1
     if len(request.attempts) > 1 and ended.outcome is Outcome.COMPLETE:
         sometimes["failed over"] += request.attempts[0].target != ended.target
+        statuses = {attempt.reported.status for attempt in request.attempts if attempt.reported}
+        sometimes["refusal contradicted"] += not statuses.isdisjoint(REFUSALS)
+    sometimes["embedding complete"] += request.plan.embed and ended.outcome is Outcome.COMPLETE
+    burst = any(at_s <= request.plan.at_s < at_s + 0.001 for at_s, _ in world.load.bursts)
+    sometimes["burst of requests"] += burst
     _count_attempts(record, request)
 
 
@@ -131,6 +146,7 @@ def _count_attempts(record: RunRecord, request: RequestRecord) -> None:
         if reported.kind == "retry":
             sometimes["same-target retry succeeded"] += reported.ok
             sometimes["Retry-After waited out"] += attempt.target in limited
+        sometimes["notice rejected"] += reported.reason == "rejected_content"
         sometimes["another key tried"] += reported.kind == "key"
         sometimes["a fresh connection tried"] += reported.kind == "fresh"
         sometimes["permit returned on cancel"] += (

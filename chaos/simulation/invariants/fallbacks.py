@@ -35,7 +35,8 @@ def check_fallbacks(world: World, record: RunRecord) -> None:
 
 
 def _fallback_allowed(world: World, request: RequestRecord) -> bool:
-    return world.route(request.plan.route).degraded.enabled and request.plan.program is None
+    plan = request.plan
+    return world.route(plan.route).degraded.enabled and plan.program is None and not plan.embed
 
 
 def _check_fallback(world: World, record: RunRecord, request: RequestRecord) -> None:

@@ -2,7 +2,8 @@
 
 rule             says
 hedging_bounded  hedges of slow attempts stay within their share of the requests over any minute; a losing
-                 attempt is cancelled within 10 ms, unless it is a probe that finishes in the background
+                 attempt is cancelled within 10 ms, unless it is a probe that finishes in the background; a
+                 slow or late attempt is hedged at another provider
 """
 
 from bisect import bisect_left, bisect_right
@@ -28,6 +29,7 @@ def check_hedging(world: World, record: RunRecord) -> None:
     for request in record.requests.values():
         if request.hedged:
             _check_losers(record, request)
+            _check_provider(record, request)
 
 
 def _check_share(record: RunRecord, generation: int, share: float) -> None:
@@ -57,6 +59,19 @@ def _check_share(record: RunRecord, generation: int, share: float) -> None:
 def _may_call_providers(request: RequestRecord) -> bool:
     """Say whether a request may call providers itself."""
     return request.leader is None and request.cache_result != "hit"
+
+
+def _check_provider(record: RunRecord, request: RequestRecord) -> None:
+    """Check that a slow or late attempt is hedged at another provider: its models are slow together."""
+    for target, why in request.hedged.items():
+        hedge = next((a for a in request.attempts if a.reported and a.reported.kind == "hedge"), None)
+        if why in ("slow", "late") and hedge is not None:
+            record.sometimes["hedged at another provider"] += 1
+            if hedge.provider == target.partition("/")[0]:
+                record.violated(
+                    "hedging_bounded",
+                    f"#{request.plan.number}: {target} is hedged at {hedge.target}, of the same provider",
+                )
 
 
 def _check_losers(record: RunRecord, request: RequestRecord) -> None:

@@ -95,6 +95,7 @@ class OnlineInvariants:
         self._cool_since_s: dict[tuple[str, str], float] = {}  # when the service learned of it
         self._waiting: set[tuple[str, str]] = set()  # those whose Retry-After came with no rate limit
         self._lowered_s: dict[str, float] = {}
+        self._recovered: set[str] = set()  # targets whose breaker has closed, and that work since then
         self._sharing = CacheAndSharing(world, record, now)
 
     # on the wire
@@ -184,9 +185,10 @@ class OnlineInvariants:
         self._sharing.on_attempt_sent(request, now_s)
         request.attempts.append(attempt)
         until_s = request.until_s(self._world.tunings[request.generation].timeouts.total_s)
-        if self._record.ran_s(until_s, now_s) > EPSILON_S:
+        if now_s > until_s - EPSILON_S:
             self._record.violated(
-                "only_permitted_attempts", f"#{attempt.number} calls {attempt.target} after its deadline"
+                "only_permitted_attempts",
+                f"#{attempt.number} calls {attempt.target} at or after its deadline",
             )
         all_left_s = request.all_left_s()
         if request.has_ended() and not is_background_retry(request, attempt):
@@ -247,13 +249,18 @@ class OnlineInvariants:
             case BreakerChanged():
                 self._record.log(f"breaker {event.scope}: {event.before} -> {event.after} ({event.why})")
                 self.breakers.on_breaker_changed(event, self._now())
-            case LimitLowered(provider=provider, before=was, after=now):
+                if event.before == "half_open" and event.after == "closed":
+                    self._recovered.add(event.scope)
+            case LimitLowered(provider=provider, before=was, after=now, why=why):
                 self._record.log(f"limit of {provider}: {was} -> {now}")
                 self._lowered_s[provider] = self._now()
                 self._record.sometimes["limit lowered"] += 1
+                self._record.sometimes[f"limit lowered: {why}"] += 1
             case HealthChanged(target=target, before=before, after=after):
                 self._record.log(f"health of {target}: {after}")
                 self._record.sometimes[f"health {before} -> {after}"] += 1
+                if after == "degraded":
+                    self._recovered.discard(target)
             case BudgetSpent(provider=provider):
                 self._record.log(f"budget of {provider} is spent")
                 self._record.happened["budget_spent"] += 1
@@ -263,6 +270,8 @@ class OnlineInvariants:
                 self._record.log(f"#{number} hedges {target}: {why}")
                 self._record.sometimes[f"hedged: {why}"] += 1
                 self._record.happened["hedged"] += 1
+                if why == "degraded" and target in self._recovered:
+                    self._record.sometimes["hedged: on probation"] += 1
                 if number is not None:
                     self._on_hedged(self._record.requests[number], target, why)
             case Crashed(where=where):

@@ -22,7 +22,7 @@ def check_queue(world: World, record: RunRecord) -> None:
     queues: dict[Hashable, list[tuple[RequestRecord, QueueWait]]] = defaultdict(list)
     for request in record.requests.values():
         for wait in request.waits:
-            queues[request.plan.route, request.generation].append((request, wait))
+            queues[request.plan.route, request.plan.embed, request.generation].append((request, wait))
             _check_deadline(world, record, request, wait)
     for queue in queues.values():
         for request, wait in queue:

@@ -67,6 +67,7 @@ class RequestRecord:
     refused_by: set[tuple[str, str]] = field(default_factory=set)  # (target, key); (target, ""): any key
     generation: int = 0  # of the settings that apply to it
     headers: dict[str, str] = field(default_factory=dict)  # of the reply
+    status: int = 0  # of the reply
     content_s: float = 0.0  # when its client received the first content
     silent_s: float = 0.0  # the longest time without a byte for its client
     cache_result: str = ""  # "hit", "stale" or "miss"

@@ -20,6 +20,7 @@ SENTENCES = {
     "honest_end": "No partial answer is presented as complete, and no request hangs.",
     "ends_by_deadline": "Every request ends by its deadline.",
     "no_spliced_answer": "The text that a client reads is a prefix of one provider's answer.",
+    "own_fault_is_5xx": "A fault of the gateway or its keys is a 5xx with a code, never a 401 or 429.",
     "drain_in_time": "A drain ends in its time.",
     "ledger_agrees": "Providers' ledgers agree with the service's account of its attempts.",
     "recovery_noticed": "A target that has recovered is soon called again.",

@@ -109,6 +109,7 @@ def _route(route: WorldRoute, tuning: ServiceSettings) -> RouteSettings:
         timeouts=tuning.timeouts,
         cache=route.cache,
         degraded=route.degraded,
+        reject_patterns=route.reject_patterns,
     )
 
 

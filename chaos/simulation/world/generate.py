@@ -10,6 +10,7 @@ from dataclasses import replace
 from random import Random
 from typing import TypeVar
 
+from dub5.chaos.simulation.world.generate_extras import with_extras
 from dub5.chaos.simulation.world.generate_faults import generate_faults
 from dub5.chaos.simulation.world.generate_settings import generate_settings
 from dub5.chaos.simulation.world.model import (
@@ -58,7 +59,7 @@ def generate_world(seed: int) -> World:
     tuning = generate_settings(seed, roomy=always_healthy is not None)
     callers = _callers(Random(f"{seed}:callers"))
     reload = _reload(Random(f"{seed}:reload"), seed, tuning, providers, always_healthy, warm_s + storm_s)
-    return World(
+    world = World(
         seed=seed,
         providers=providers,
         routes=tuple(_with_answers(Random(f"{seed}:answers:{route.name}"), route) for route in routes),
@@ -75,13 +76,14 @@ def generate_world(seed: int) -> World:
         stalls=_stalls(Random(f"{seed}:stalls"), warm_s + storm_s + calm_s),
         odd=odd_caller(seed, providers, len(callers), often=always_healthy is not None),
     )
+    return with_extras(world, always_healthy)
 
 
 def _stalls(rng: Random, until_s: float) -> LoopStalls:
     """Choose when the event loop stands still: in half of the worlds never, else up to half of the time."""
     if rng.random() < 0.5:
         return LoopStalls()
-    longest_s, often_s = rng.choice((0.1, 0.5, 1.5, 3.0)), rng.choice((1.0, 5.0, 20.0))
+    longest_s, often_s = rng.choice((0.1, 0.5, 1.5, 3.0)), rng.choice((0.3, 1.0, 5.0, 20.0))
     at, at_s = [], rng.uniform(0.5, often_s)
     while at_s < until_s:
         for_s = rng.uniform(0.02, longest_s)

@@ -81,13 +81,15 @@ class WorldRoute:
     delivery: DeliveryName = "live"
     cache: CacheOptions = field(default_factory=CacheOptions)
     degraded: DegradedOptions = field(default_factory=DegradedOptions)
+    reject_patterns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LoadProfile:
     """The load. Shares are of all requests. `bursts`: (time, number of requests at once). `repeat_share`:
     requests that repeat one of `questions` and may be cached. `program_share`: requests whose answer a
-    program reads. `delivery_share`: requests that name a delivery."""
+    program reads. `delivery_share`: requests that name a delivery. `hasty_share`: requests with a very short
+    deadline."""
 
     rate_per_s: float
     stream_share: float
@@ -100,6 +102,8 @@ class LoadProfile:
     questions: int = 1
     program_share: float = 0.0
     delivery_share: float = 0.0
+    embeddings_share: float = 0.0
+    hasty_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

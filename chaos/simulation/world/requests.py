@@ -4,7 +4,7 @@ Each request has its own random stream, so leaving some out changes none of the 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -42,9 +42,12 @@ class PlannedRequest:
     delivery: DeliveryName | None = None  # named in its header
     program: int | None = None  # index into PROGRAMS: a program reads the answer
     odd: str = ""  # the kind of an odd caller's request
+    embed: bool = False  # asks for the embedding of its prompt, not for a chat
 
     def body(self) -> dict[str, Any]:
         """Return the request body as OpenAI clients write it."""
+        if self.embed:
+            return {"model": self.route, "input": self.prompt}
         return {
             "model": self.route,
             "messages": [{"role": "user", "content": self.prompt}],
@@ -66,7 +69,11 @@ class PlannedRequest:
 def planned_requests(world: World) -> list[PlannedRequest]:
     """Return all planned requests, by time."""
     numbered = enumerate(sorted(_arrival_times(world)))
-    plans = [_planned_request(world, number, at_s) for number, at_s in numbered if _kept(world, number)]
+    plans = [
+        _with_extras(world, _planned_request(world, number, at_s))
+        for number, at_s in numbered
+        if _kept(world, number)
+    ]
     return sorted([*plans, *_odd_requests(world)], key=lambda plan: plan.at_s)
 
 
@@ -86,6 +93,20 @@ def _odd_requests(world: World) -> list[PlannedRequest]:
         for number, at_s, route, kind, stream in odd_requests(world)
         if _kept(world, number)
     ]
+
+
+def _with_extras(world: World, plan: PlannedRequest) -> PlannedRequest:
+    rng = Random(f"{world.seed}:extras:{plan.number}")
+    embed, hasty = rng.random() < world.load.embeddings_share, rng.random() < world.load.hasty_share
+    hasty_s = round(rng.uniform(0.1, 1.5), 2)
+    if plan.last:
+        return plan
+    if hasty:
+        plan = replace(plan, deadline_s=min(plan.deadline_s, hasty_s))
+    if embed:
+        plan = replace(plan, embed=True, stream=False, whole=False, cacheable=False, delivery=None)
+        plan = replace(plan, leave_words=None, pause_s=0.0, program=None)
+    return plan
 
 
 def _arrival_times(world: World) -> Iterator[float]:
