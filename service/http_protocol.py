@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from dub5.service.api.errors import error_body, error_headers
 from dub5.service.errors import GatewayError, HeadTooLarge, InvalidRequest, RequestTimeout
+from dub5.service.unread import aborting_unread
 
 HEAD_BYTES_MAX = 64 * 1024
 HEAD_S = 20.0
@@ -146,7 +147,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         if cycle.scope["http_version"] == "1.0":
             app = _ended_by_close(app, cycle)
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, aborting_unread(app, cycle))
 
 
 def _ended_by_close(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:

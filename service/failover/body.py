@@ -11,6 +11,7 @@ from dub5.service.wire.base import WireFailure, WireResponse
 ERROR_BYTES_MAX = 64 * 1024
 ERROR_BODY_S = 1.0
 LINGER_S = 0.05
+TAKE_S = 0.01  # at least, to take bytes that have arrived already
 
 
 class ResponseBody:
@@ -33,7 +34,9 @@ class ResponseBody:
         A cancelled read closes the connection; so a late read goes on, and the next `read` returns its bytes.
         """
         reading = self._reading = asyncio.ensure_future(self._response.read())
-        await asyncio.wait({reading}, timeout=max(0.0, limit_s))
+        await asyncio.wait({reading}, timeout=max(0.0, limit_s - TAKE_S))
+        if not reading.done():  # the event loop may have stood still: what has arrived meanwhile is taken
+            await asyncio.wait({reading}, timeout=TAKE_S)
         return await self.read() if reading.done() else None
 
     async def whole(self, bytes_max: int) -> bytes:

@@ -12,7 +12,7 @@ from dub5.chaos.simulation.mutant import mutated
 from dub5.service import clock
 from dub5.service.config.options import BreakerOptions, CacheBounds, CacheOptions, ProbeOptions, RedisOptions
 from dub5.service.failover.prober import Prober
-from dub5.simulators.script import Hang, Head
+from dub5.simulators.script import Hang, Head, Wait
 from dub5.simulators.virtual import AppResponse, Stalls, run
 from tests.support.virtual_redis import VirtualRedis
 from tests.support.world import SSE, ServiceWorld, chunk, healthy, script, status
@@ -109,6 +109,22 @@ async def test_the_deadline_applies_while_an_answer_is_judged(deadline_ms: int) 
     answer = await _ask(world, min(deadline_ms, 299), stream=True)
     assert (answer.status, answer.json()["error"]["code"]) == (503, "deadline_exceeded")
     assert clock.now() <= min(deadline_ms, 299) / 1e3 + 0.1
+
+
+@pytest.mark.parametrize("stalled_s", [0.1, 2.0])
+def test_an_answer_is_judged_by_what_has_arrived(stalled_s: float) -> None:
+    """A notice whose rest arrived while the loop stood still is read before it is passed on."""
+    notice = script(
+        Head(200, SSE), chunk({"content": "Important "}), Wait(0.25), chunk({"content": "notice"})
+    )
+    route = {"reject_patterns": ("important notice",)}
+
+    async def main() -> str:
+        async with ServiceWorld(one=notice, two=healthy(), route=route, options=NO_PROBES) as world:
+            return (await world.ask(stream=True)).headers["x-dub5-target"]
+
+    for seed in range(60):
+        assert run(main(), seed=seed, stalls=Stalls([(0.01, stalled_s)], 0.0, seed)) == "two/m"
 
 
 @pytest.mark.parametrize("share", [True, False])

@@ -11,7 +11,7 @@ LEVELS = (
     ("cache", "fallback", "admission", "single_flight"),
     ("gateway",),
     ("api", "telemetry"),
-    ("app", "runtime", "online_check"),
+    ("app", "runtime", "online_check", "unread"),
     ("command", "http_protocol"),
     ("__main__",),
 )
