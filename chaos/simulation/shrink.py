@@ -1,6 +1,7 @@
 """Shrinking: reduce a failing world as long as it breaks the same rule, so that what remains is what matters.
 
-fault windows (ddmin) -> requests -> drain, reload, stalls, slow clients, bursts, settings -> providers -> phases
+fault windows (ddmin) -> requests -> drain, reload, stalls, slow clients, bursts, settings -> providers
+    -> phases
 """
 
 import dataclasses

@@ -23,6 +23,7 @@ wire, what each client received, the events that the service emitted, /status an
     honest_end                     shutdown                        at the end
     ends_by_deadline               shutdown                        at the end
     no_spliced_answer              shutdown                        at the end
+    own_fault_is_5xx               own_faults                      at the end
     drain_in_time                  shutdown                        after a drain
     ledger_agrees                  consistency                     at the end
     recovery_noticed               recovery                        at the end

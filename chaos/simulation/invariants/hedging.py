@@ -63,14 +63,18 @@ def _may_call_providers(request: RequestRecord) -> bool:
 
 def _check_provider(record: RunRecord, request: RequestRecord) -> None:
     """Check that a slow or late attempt is hedged at another provider: its models are slow together."""
+    hedges = (
+        [reported for reported in request.ended.attempts if reported.kind == "hedge"] if request.ended else []
+    )
+    first = min(hedges, key=lambda reported: reported.started_s, default=None)
     for target, why in request.hedged.items():
-        hedge = next((a for a in request.attempts if a.reported and a.reported.kind == "hedge"), None)
-        if why in ("slow", "late") and hedge is not None:
+        # A hedge that goes to a target in doubt has a hedge of its own: the rest of the targets.
+        if why in ("slow", "late") and first is not None and len(request.hedged) == 1:
             record.sometimes["hedged at another provider"] += 1
-            if hedge.provider == target.partition("/")[0]:
+            if first.target.partition("/")[0] == target.partition("/")[0]:
                 record.violated(
                     "hedging_bounded",
-                    f"#{request.plan.number}: {target} is hedged at {hedge.target}, of the same provider",
+                    f"#{request.plan.number}: {target} is hedged at {first.target}, of the same provider",
                 )
 
 
