@@ -20,6 +20,7 @@ from dub5.simulators.ledger import Ledger
 from dub5.simulators.ledger_line import LedgerLineWriter
 from dub5.simulators.limits.concurrency import Capacity, SlotQueue
 from dub5.simulators.limits.rate import Account, BucketState, Limits, distorted, price
+from dub5.simulators.odd_forms import OddForm, in_odd_form
 from dub5.simulators.personas import PERSONAS
 from dub5.simulators.personas.base import (
     FixedResponse,
@@ -38,7 +39,8 @@ EPOCH_S = 1_763_700_000
 class SimulatedProvider:
     """A function from a request to the script of its answer; front ends play the script.
 
-    `now` returns the seconds since the start, by the front end's clock; `rng` makes every random decision.
+    `now` returns the seconds since the start, by the front end's clock; `rng` makes every random decision;
+    `form` rewrites the streams.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class SimulatedProvider:
         limits: Limits | None = None,
         account: Account | None = None,
         capacity: Capacity | None = None,
+        form: OddForm | None = None,
     ) -> None:
         self.persona = PERSONAS[persona]
+        self._form = form
         self.profile = profile
         self.ledger = ledger or Ledger()
         self.faults: list[ActiveFault] = []
@@ -158,7 +162,8 @@ class SimulatedProvider:
                 return limited.script(), "limit"
             if self.slot_queue.is_full():
                 return self.persona.overloaded(context).script(), "queue_full"
-        return self.persona.answer(request, parsed, context), ""
+        script = self.persona.answer(request, parsed, context)
+        return in_odd_form(script, self._form) if self._form else script, ""
 
     def _limited(self, parsed: ParsedRequest, context: PersonaContext) -> FixedResponse | None:
         """Charge the request to the rate limits. Return the refusal if they do not cover it, else None."""

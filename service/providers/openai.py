@@ -195,6 +195,7 @@ class OpenAIStream:
         self._last = b""
         self._sse = SseDecoder(event_bytes_max)
         self._ends = ChoiceEnds(request.body.n or 1)
+        self._withheld: dict[int, object] = {}  # finish reasons that may be none: they are told at the end
         self._calls: CallIndexes | None = None
         self._unreadable: ProviderFault | None = None  # an event that was skipped: it may explain a bad end
 
@@ -220,10 +221,12 @@ class OpenAIStream:
         if not self.finished and not self._ends.whole(done=False):
             raise self._unreadable or ProviderFault("truncated")
         self.finished = True
+        last = [self._finish_chunk()] if self._withheld else []
         if self._usage is not None and not self._keep_usage:
-            return []
+            return last
         self._usage = self.usage_so_far()
-        return [Chunk(self._usage_chunk(self._usage) if self._keep_usage else b"", usage=self._usage)]
+        usage_chunk = self._usage_chunk(self._usage) if self._keep_usage else b""
+        return [*last, Chunk(usage_chunk, usage=self._usage)]
 
     def usage_so_far(self) -> Usage:
         return self._usage or estimate(prompt_chars(self._request), self._answer_chars)
@@ -256,6 +259,8 @@ class OpenAIStream:
         if ends.ended:
             self.finished = ends.certain()
         self._last = payload
+        if finish is not None:
+            payload = self._withhold(parsed.listed(), payload, early=content or not self._answer_chars)
         usage = None
         if parsed.usage is not None:
             usage = self._count(parsed.usage)
@@ -306,6 +311,25 @@ class OpenAIStream:
         fields = self._usage_fields or usage_json(usage)
         return sse_event(msgspec.json.encode({**head, "choices": [], "usage": fields}))
 
+    def _withhold(self, choices: list[_Choice], payload: bytes, *, early: bool) -> bytes:
+        """Take the finish reasons out of a chunk that may not be the last: clients stop reading at one."""
+        for choice in choices:
+            index = choice_number(choice.index) if choice.index else 0
+            if choice.finish_reason and index is not None:
+                self._withheld.pop(index, None)
+                if early:
+                    self._withheld[index] = choice.finish_reason
+        return _without_finish(payload) if early else payload
+
+    def _finish_chunk(self) -> Chunk:
+        """Return the chunk of the finish reasons that were withheld."""
+        choices = [
+            {"index": index, "delta": {}, "finish_reason": reason} for index, reason in self._withheld.items()
+        ]
+        fields = {**_FIELDS.decode(self._last), "choices": choices}
+        fields.pop("usage", None)
+        return Chunk(sse_event(msgspec.json.encode(fields)))
+
     def _with_indexes(self, payload: bytes) -> bytes:
         self._calls = self._calls or CallIndexes()
         return self._calls.complete(payload)
@@ -336,6 +360,13 @@ def _without_usage(payload: bytes) -> bytes:
     fields = _FIELDS.decode(payload)
     del fields["usage"]
     return msgspec.json.encode(fields)
+
+
+def _without_finish(payload: bytes) -> bytes:
+    """Return a chunk without its finish reasons."""
+    fields = _FIELDS.decode(payload)
+    choices = msgspec.json.decode(fields["choices"], type=list[dict[str, Raw]])
+    return msgspec.json.encode({**fields, "choices": [{**one, "finish_reason": None} for one in choices]})
 
 
 def sse_event(payload: bytes) -> bytes:

@@ -147,6 +147,7 @@ def _provider(
         epoch_s=epoch_s,
         limits=msgspec.convert(provider.limits or {}, Limits),
         capacity=msgspec.convert(provider.capacity or {}, Capacity),
+        form=provider.form,
     )
     simulated_provider.refuse(world)
     windows = [

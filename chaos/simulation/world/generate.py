@@ -25,6 +25,7 @@ from dub5.chaos.simulation.world.model import (
 )
 from dub5.chaos.simulation.world.odd_caller import odd_caller
 from dub5.service.config.options import CacheOptions, DegradedOptions, PriorityName
+from dub5.simulators.odd_forms import ODD_FORMS, OddForm
 from dub5.simulators.personas import PERSONAS
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ def generate_world(seed: int) -> World:
     calm_s = rng.choice((0.0, round(rng.uniform(5, 40), 1), round(rng.uniform(20, 40), 1)))
     load = _load(Random(f"{seed}:load"), warm_s + storm_s + calm_s, warm_s, storm_s)
     providers = _providers(Random(f"{seed}:providers"), load.rate_per_s)
+    providers = tuple(replace(p, form=_form(Random(f"{seed}:form:{p.name}"))) for p in providers)
     always_healthy = _always_healthy(Random(f"{seed}:spared"), providers)
     if always_healthy is not None:
         providers = tuple(always_healthy if p.name == always_healthy.name else p for p in providers)
@@ -226,6 +228,11 @@ def _always_healthy(rng: Random, providers: Sequence[WorldProvider]) -> WorldPro
         capacity=None,
         isolated=False,
     )
+
+
+def _form(rng: Random) -> OddForm | None:
+    """Choose how a provider writes its streams: in half of all cases as its persona does."""
+    return rng.choice(ODD_FORMS) if rng.random() < 0.5 else None
 
 
 def _routes(rng: Random, targets: Sequence[str]) -> tuple[WorldRoute, ...]:

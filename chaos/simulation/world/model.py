@@ -28,6 +28,7 @@ from dub5.service.config.options import (
     TimeoutOptions,
 )
 from dub5.service.config.settings import DeliveryName, PolicyName
+from dub5.simulators.odd_forms import OddForm
 
 # The one fault that the simulators do not play: kept-alive connections are dead when used next.
 STALE = "stale"
@@ -35,7 +36,8 @@ STALE = "stale"
 
 @dataclass(frozen=True, slots=True)
 class WorldProvider:
-    """A simulated provider. The first `bad_keys` of its `keys` are refused; `models` are its targets."""
+    """A simulated provider. The first `bad_keys` of its `keys` are refused; `models` are its targets; `form`
+    is how it writes its streams."""
 
     name: str
     persona: str
@@ -48,6 +50,7 @@ class WorldProvider:
     capacity: dict[str, Any] | None = None
     priced: bool = False
     isolated: bool = False
+    form: OddForm | None = None
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -289,6 +292,8 @@ def _provider_line(provider: WorldProvider) -> str:
     details += [_fault_text(part) for part in (provider.limits, provider.capacity) if part]
     if provider.isolated:
         details.append("isolated")
+    if provider.form:
+        details.append(f"streams in the form `{provider.form}`")
     return f"{provider.name}: {provider.persona}, {provider.latency}, {', '.join(details)}"
 
 

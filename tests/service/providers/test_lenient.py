@@ -278,7 +278,7 @@ class TestFinishReasons:
 
 
 class TestContentAfterAFinish:
-    every: ClassVar = [event(choices=[choice({"content": word}, "stop")]) for word in WORDS]
+    every: ClassVar = [event(**HEAD, choices=[choice({"content": word}, "stop")]) for word in WORDS]
 
     def test_in_every_chunk(self) -> None:
         """The answer is whole at `[DONE]`; before it, not even the finish is believed."""
@@ -288,6 +288,18 @@ class TestContentAfterAFinish:
             assert not reader.finished
         reader.feed(DONE)
         assert reader.finished and reader.ended
+
+    @pytest.mark.parametrize(
+        "before", [[], [event(**HEAD, choices=[choice({"role": "assistant"}, "length")])]]
+    )
+    def test_clients_hear_of_the_finish_last(self, before: list[bytes]) -> None:
+        """Many clients stop reading at a finish reason: it is relayed after the last word, and once."""
+        asked = {"stream_options": {"include_usage": True}}
+        stream = [*before, *self.every, event(**HEAD, choices=[], usage={"prompt_tokens": 1}), DONE]
+        chunks = [one["choices"] for one in payloads(relayed(read(OPENAI, b"".join(stream), **asked)))]
+        reasons = [choices[0]["finish_reason"] for choices in chunks[:-1]]
+        assert reasons == [None] * (len(reasons) - 1) + ["stop"]
+        assert chunks[-2] == [{"index": 0, "delta": {}, "finish_reason": "stop"}] and chunks[-1] == []
 
     @given(words=st.integers(2, 3))
     def test_without_done(self, words: int) -> None:
