@@ -34,6 +34,7 @@ from dub5.service.telemetry.attempt_views import (
     stopped,
 )
 from dub5.service.telemetry.costs import CostCounters
+from dub5.service.telemetry.mistakes import MISTAKES
 
 FEW_CALLS = 10  # fewer calls than this say little
 FAILS_MIN = 3  # so many failures in a row, and no answer between, are no chance
@@ -99,6 +100,13 @@ class TargetCounters:
     failed_in_a_row: int = 0
     costs: CostCounters = field(default_factory=CostCounters)
 
+    @property
+    def mistake(self) -> str | None:
+        """What is probably wrong in the settings, if the target has not answered yet, or not any more."""
+        if self.failed_in_a_row >= (FAILS_MIN if self.answered else 1):
+            return MISTAKES.get(self.last_reason or "")
+        return None
+
     def snapshot(self) -> dict[str, Any]:
         """Return the counters in /status format."""
         return {
@@ -107,6 +115,7 @@ class TargetCounters:
             "failed_in_a_row": self.failed_in_a_row,
             "few_calls": self.answered + self.failed < FEW_CALLS,
             "last_reason": self.last_reason,
+            "mistake": self.mistake,
             "first_token_ms": self.first_token_ms,
             "spent": self.costs.snapshot(),
         }

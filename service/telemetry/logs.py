@@ -39,6 +39,7 @@ from dub5.service.events import (
 )
 from dub5.service.model import Outcome
 from dub5.service.telemetry.attempt_views import AttemptRow, attempt_rows_with_cost, cost_usd, ms
+from dub5.service.telemetry.mistakes import MISTAKES
 
 FLUSH_S = 0.1
 LINES_MAX = 10_000
@@ -172,6 +173,7 @@ class EventLogger:
         self._level = level
         self._encode: Callable[[Any], bytes] = _ENCODE if form == "json" else encode_text
         self._cache_fails = False
+        self._mistakes: set[tuple[str, str]] = set()
         self._logged_s: dict[tuple[str, str], float] = {}  # loop seconds
         self._suppressed: Counter[tuple[str, str]] = Counter()
 
@@ -192,13 +194,16 @@ class EventLogger:
     def log(self, event: Event) -> None:
         """Log one event.
 
-        Attempts and hedges are part of their request's line. Cache lookups are logged only when they begin to
-        fail and when they work again.
+        Attempts and hedges are part of their request's line; a failure that only the settings mend
+        is told once besides. Cache lookups are logged only when they begin to fail and when they work again.
         """
         match event:
             case RequestEnded():
                 self._request(event)
-            case AttemptEnded() | Hedged() | Shared():
+            case AttemptEnded():
+                if event.attempt.reason in MISTAKES:
+                    self._mistake(event.attempt.target, event.attempt.reason)
+            case Hedged() | Shared():
                 pass
             case BreakerChanged():
                 level = Level.WARNING if event.after == "open" else Level.INFO
@@ -215,6 +220,7 @@ class EventLogger:
             case SettingsReloaded(ok=ok, problems=problems):
                 level = Level.WARNING if problems else Level.INFO
                 self._line(level, "settings", applied=ok, problems=problems)
+                self._mistakes.clear()
             case DrainBegan():
                 self._line(Level.INFO, "drain", in_flight=event.in_flight)
             case Crashed():
@@ -231,6 +237,12 @@ class EventLogger:
                     self._line_rate_limited("shed", route, of="route", why=how)
             case _:
                 assert_never(event)
+
+    def _mistake(self, target: str, reason: str) -> None:
+        """Warn of a failure that only the settings mend, once until they are reloaded."""
+        if (target, reason) not in self._mistakes:
+            self._mistakes.add((target, reason))
+            self._line(Level.WARNING, "check_settings", target=target, reason=reason, what=MISTAKES[reason])
 
     def _request(self, event: RequestEnded) -> None:
         level = LEVEL_OF.get(event.outcome, Level.INFO)

@@ -8,9 +8,10 @@ import { count, dollars, duration, reasonLabel } from "./labels.js";
  *   cooling_s: number, wait_s?: number, limit?: number, limit_max?: number, provider_in_flight?: number,
  *   priced?: boolean,
  *   spent?: {billed: import("./labels.js").Cost, maybe: import("./labels.js").Cost}, answered: number,
- *   failed: number, in_flight: number, last_reason: string | null, first_token_ms: number | null}} Target
+ *   failed: number, failed_in_a_row: number, few_calls: boolean, mistake: string | null, in_flight: number, last_reason: string | null, first_token_ms: number | null}} Target
  */
 
+const FAILS_MIN = 3; // as the service has it for routes
 const BARS = 60; // one per poll: about a minute
 const BREAKERS = new Map([
   ["closed", "breaker closed"],
@@ -45,16 +46,19 @@ export class Card {
   /** @param {Target} target */
   update(target) {
     this.node.dataset.breaker = target.breaker;
-    this.node.dataset.health = target.health;
+    const failing = target.health === "healthy" && target.failed_in_a_row >= FAILS_MIN;
+    const health = failing ? "degraded" : target.health; // it is tried as before, but nobody should call it well
+    this.node.dataset.health = health;
     put(this.name, target.name);
-    setMarked(this.health, target.health, target.health);
+    setMarked(this.health, health, failing ? `the last ${count(target.failed_in_a_row)} failed` : health);
     const breaker = BREAKERS.get(target.breaker) ?? target.breaker.replaceAll("_", " ");
     setMarked(this.breaker, target.breaker, breaker);
     const left = Math.ceil(Math.max(target.cooling_s, target.wait_s ?? 0));
     const cooling = target.breaker === "open" ? `probed in ${left} s` : `cooling down, ${left} s left`;
     if (left > 0) this.breaker.append(h("span.cooling", {}, cooling));
     const bad = target.last_reason && target.last_reason !== "ok";
-    put(this.reason, bad ? `Last: ${reasonLabel(target.last_reason ?? "")}.` : "");
+    const last = bad ? `Last: ${reasonLabel(target.last_reason ?? "")}.` : "";
+    put(this.reason, [last, target.mistake].filter(Boolean).join(" "));
     put(this.numbers, numbersOf(target));
     put(this.room, limitOf(target));
     this.room.dataset.lowered = String((target.limit ?? 0) < (target.limit_max ?? 0));
@@ -79,9 +83,10 @@ function setMarked(node, mark, text) {
 }
 
 /** @param {Target} target */
-function numbersOf({ answered, failed, in_flight: flying, first_token_ms: firstMs, priced, spent }) {
+function numbersOf({ answered, failed, few_calls: few, in_flight: flying, first_token_ms: firstMs, priced, spent }) {
   if (!answered && !failed && !flying) return "no requests yet";
   const numbers = [`${count(answered)} answered`, `${count(failed)} failed`];
+  if (few) numbers.push("few calls");
   if (flying) numbers.push(`${count(flying)} in flight`);
   if (firstMs) numbers.push(`first token ${duration(firstMs)}`);
   if (priced && spent) numbers.push(dollars(spent.billed.cost_usd));

@@ -28,7 +28,9 @@ from dub5.service.telemetry.board import (
     RECENT_MAX,
     RouteCounters,
     StatusBoard,
+    TargetCounters,
 )
+from dub5.service.telemetry.mistakes import MISTAKES
 from dub5.simulators.virtual import run
 
 
@@ -77,6 +79,7 @@ async def test_an_incident(
         "failed": 1,
         "failed_in_a_row": 1,
         "last_reason": "http_530",
+        "mistake": None,
         "first_token_ms": None,
     }
     assert two == few | {
@@ -84,6 +87,7 @@ async def test_an_incident(
         "failed": 0,
         "failed_in_a_row": 0,
         "last_reason": "ok",
+        "mistake": None,
         "first_token_ms": 300.0,
     }
     assert [incident["what"] for incident in seen["incidents"]] == ["drained", "crashed", "breaker_opened"]
@@ -301,3 +305,18 @@ def test_when_a_route_is_failing(steps: list[tuple[str, float]]) -> None:
             assert board.routes.get("chat", RouteCounters()).failing is expected
 
     run(play())
+
+
+@pytest.mark.parametrize("reason", MISTAKES)
+async def test_a_mistake_in_the_settings(reason: str, attempt_ended: Callable[..., AttemptEnded]) -> None:
+    """A failure that only the settings mend is told from the first one on; at a target that has answered,
+    from the third in a row on, for it may be one request's; and no longer when it answers."""
+    board = StatusBoard()
+    target = board.targets.setdefault("one/fast", TargetCounters())
+    for answered_before in (False, True):
+        for n in range(1, 5):
+            board.note(attempt_ended(reason=reason))
+            expected = MISTAKES[reason] if n >= 3 or not answered_before else None
+            assert target.snapshot()["mistake"] == expected
+        board.note(attempt_ended(reason="ok"))
+        assert target.snapshot()["mistake"] is None

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dub5.service.events import (
+    AttemptEnded,
     BreakerChanged,
     BudgetSpent,
     CacheLooked,
@@ -19,6 +20,7 @@ from dub5.service.events import (
     Hedged,
     LimitLowered,
     RequestEnded,
+    SettingsReloaded,
 )
 from dub5.service.model import AttemptRecord, Outcome, Usage
 from dub5.service.telemetry import logs
@@ -233,3 +235,18 @@ async def test_a_request_as_text(request_ended: Callable[..., RequestEnded]) -> 
     seen: list[bytes] = []
     EventLogger(lambda line, *, at_once: seen.append(line), form="text").log(request_ended())
     assert re.match(rb'\S+ INFO request id="r-1" caller="anonymous" ', seen[0])
+
+
+async def test_a_mistake_in_the_settings_is_told_once(attempt_ended: Callable[..., AttemptEnded]) -> None:
+    """Of a thousand requests with a wrong key one warning is written, and one more after a reload."""
+    lines = CollectedLines()
+    log = EventLogger(lines.write)
+    for reason in ["http_401"] * 1000 + ["http_530", "first_token_timeout", "http_429"]:
+        log.log(attempt_ended(reason=reason))
+    log.log(SettingsReloaded(True, ()))
+    log.log(attempt_ended(reason="http_401"))
+    told = [line for line in lines.seen if line["event"] != "settings"]
+    assert [(line["level"], line["event"], line["reason"]) for line in told] == [
+        ("WARNING", "check_settings", "http_401")
+    ] * 2
+    assert "key_env" in told[0]["what"]
