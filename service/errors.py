@@ -11,8 +11,7 @@
     ├── TooLarge 413
     ├── CompressedBody 415
     ├── HeadTooLarge 431
-    ├── RateLimited 429
-    │   └── AllTargetsLimited
+    ├── AllTargetsLimited 429
     ├── Unavailable 503
     │   ├── AllTargetsDown
     │   │   └── KeysRefused
@@ -165,20 +164,13 @@ class TooLarge(GatewayError):
     outcome = "refused"
 
 
-class RateLimited(GatewayError):
-    """A rate limit of this service is exceeded."""
+class AllTargetsLimited(GatewayError):
+    """Every provider that could answer has reached a rate limit or quota."""
 
     status = 429
     type = "rate_limit_error"
-    code = "rate_limited"
-    suggestion = "Wait as long as Retry-After says."
-    outcome = "refused"
-
-
-class AllTargetsLimited(RateLimited):
-    """Every provider that could answer has reached a rate limit or quota."""
-
     code = "all_targets_limited"
+    suggestion = "Wait as long as Retry-After says."
     outcome = "failed"
 
 

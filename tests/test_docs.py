@@ -62,6 +62,13 @@ def test_error_codes() -> None:
     assert sorted(code for code in codes if f"| `{code}` |" not in text_of("errors.md")) == []
 
 
+def test_every_code_is_raised() -> None:
+    """No code is documented that nobody can meet: each error is created somewhere in the service, by name."""
+    code = "\n".join(path.read_text() for path in (ROOT / "service").rglob("*.py"))
+    created = set(re.findall(r"(?<!class )\b(\w+)\(", code))
+    assert [kind.code for kind in every_error() if kind.__name__ not in created] == []
+
+
 def test_reasons() -> None:
     """Every reason in a trail is explained; the numbered ones by their pattern."""
 
