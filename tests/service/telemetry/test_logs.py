@@ -213,7 +213,7 @@ async def test_nobody_reads(pipe: tuple[int, int]) -> None:
 
 @given(
     st.dictionaries(
-        st.from_regex(r"\A[a-z]{1,8}\Z"), st.text() | st.integers() | st.lists(st.text()), max_size=4
+        st.from_regex(r"\Ax_[a-z]{1,8}\Z"), st.text() | st.integers() | st.lists(st.text()), max_size=4
     )
 )
 @settings(max_examples=60)
