@@ -95,6 +95,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     fields: Mapping[str, msgspec.Raw]
     cache_allowed: bool = True
     languages: str = ""  # the Accept-Language header
+    plain: bool = False  # to be sent without fields of our own
     operation: ClassVar[str] = "chat"
 
     @property

@@ -5,13 +5,15 @@ StreamedAnswer.read    chunks as they are ready; the end is an honest end, or it
 StreamedAnswer.aclose  always called: releases the permit, closes the connection, completes the trail
 """
 
+import msgspec
+
 from dub5.service import clock
 from dub5.service.errors import StreamCut, StreamStalled
 from dub5.service.events import AttemptEnded
 from dub5.service.failover.body import ResponseBody
 from dub5.service.failover.context import BufferedAnswer, Dependencies, RequestContext
 from dub5.service.failover.rejected_content import JUDGED_CHARS, JUDGED_S, reply_text, text_so_far
-from dub5.service.model import AttemptRecord, Chunk, EmbedRequest, Target, Usage
+from dub5.service.model import AttemptRecord, ChatRequest, Chunk, EmbedRequest, Target, Usage
 from dub5.service.providers.base import (
     ProviderFault,
     StreamReader,
@@ -36,6 +38,7 @@ CUT_MESSAGES = {
     **dict.fromkeys(("garbled", "not_json", "event_too_long", "body_protocol"), UNREADABLE),
 }
 BLANK, NO_EVENTS = b" \t\r\n\xef\xbb\xbf", (b"{", b"[", b"<")  # how JSON and HTML begin
+PLAIN = "plain"  # kind of an attempt without the fields of our own, after a refusal that names one
 TAIL_S = 1.0  # how long a provider may take to end a stream whose answer is already whole
 
 ATTEMPT_ERRORS = (WireFailure, ProviderFault, TimedOut, Unsupported)
@@ -167,7 +170,12 @@ class Attempt:
         timeout_options, upstream = self.context.timeout_options, self._upstream
         if not fits(self.context.request, upstream.context_tokens):
             raise Unsupported(Feature.LONG_CONTEXT)
-        call = encode_request(upstream.dialect, self.context.request, self.target.model, self._permit.key)
+        request = self.context.request
+        plain_targets = self.dependencies.plain_targets
+        plain = self.kind == PLAIN or (plain_targets and self.target in plain_targets)
+        if plain and isinstance(request, ChatRequest):
+            request = msgspec.structs.replace(request, plain=True)
+        call = encode_request(upstream.dialect, request, self.target.model, self._permit.key)
         self.dropped = call.dropped
         return WireRequest(
             "POST",

@@ -90,3 +90,4 @@ class Dependencies:
     answer_bytes_max: int
     hedges: Hedges
     last_operations: dict[Target, str] = field(default_factory=dict)  # what each was last asked for
+    plain_targets: set[Target] = field(default_factory=set)  # these refuse a field of our own

@@ -24,6 +24,7 @@ from dub5.service.events import Hedged
 from dub5.service.failover.attempt import (
     ATTEMPT_ERRORS,
     CANCELLED,
+    PLAIN,
     SUPERSEDED,
     Attempt,
     ProviderAnswer,
@@ -33,7 +34,7 @@ from dub5.service.failover.context import Dependencies, RequestContext
 from dub5.service.failover.final_error import UNSUPPORTED, exhausted_error
 from dub5.service.failover.hedging import LATE, hedge_delays_s, hedge_target
 from dub5.service.failover.race import Branch, BranchPool, Purpose, Race
-from dub5.service.model import AnyRequest, AttemptRecord, EmbedRequest, Target
+from dub5.service.model import AnyRequest, AttemptRecord, ChatRequest, EmbedRequest, Target
 from dub5.service.resilience.circuit_breaker import SUCCESSES_REQUIRED
 from dub5.service.resilience.classify import Blame, Classification, Then, classify
 from dub5.service.resilience.fleet import Fleet
@@ -44,6 +45,7 @@ from dub5.service.timeouts import NEVER, CutShort, TimedOut, Timeouts
 
 T = TypeVar("T")
 DEPOSIT = BudgetCharge.DEPOSIT
+OURS = "stream_options"  # a field that we add to each stream
 ATTEMPT_MIN_S = 0.05  # an attempt with less time left cannot bring an answer
 
 
@@ -201,21 +203,25 @@ class _FailoverLoop:
         self, target: Target, permit: Permit, kind: str, rest: Sequence[Target]
     ) -> ProviderAnswer | None:
         """Attempt one target, and retry there while `decide_retry` says so. `rest`: the targets after it."""
-        context, retry_state, doubted = self._context, RetryState(), list[Permit]()
+        context, retry_state = self._context, RetryState()
+        doubted: tuple[Permit, ...] = ()
         while True:
             outcome = await self._attempt_once(target, permit, kind, fresh=retry_state.fresh)
             if not isinstance(outcome, Classification):
-                for refused in doubted:
-                    refused.believe(clock.now())
+                if doubted or kind == PLAIN:
+                    self._believe(target, doubted, kind)
                 return outcome
             if self._race is not None and self._race.won_by_branch:
                 return None
             context.progress.classifications.append(outcome)
             context.progress.given_up = context.progress.given_up or outcome.then is Then.GIVE_UP
-            if outcome.then is Then.ASK_ANOTHER:
-                self._note_refusal(target, permit, outcome, rest)
             last = self._is_last(rest)
-            decision = _decide_retry(self._failover, context.request, target, outcome, retry_state, last)
+            if kind != PLAIN and _refuses_ours(context.request, outcome):
+                decision: RetryDecision | None = RetryDecision(PLAIN)
+            else:
+                if outcome.then is Then.ASK_ANOTHER:
+                    self._note_refusal(target, permit, outcome, rest)
+                decision = _decide_retry(self._failover, context.request, target, outcome, retry_state, last)
             if decision is None or not self._has_time(decision.wait_s):
                 return None
             if decision.wait_s and not await self._back_off(decision.wait_s):
@@ -224,7 +230,7 @@ class _FailoverLoop:
             if in_background and decision.charge is BudgetCharge.WITHDRAW:
                 return None
             if permit.doubted_key is not None:
-                doubted.append(permit)
+                doubted += (permit,)
             acquired = self._fleet.try_acquire(
                 target, clock.now(), decision.charge, last_resort=last, doubted=doubted
             )
@@ -232,6 +238,13 @@ class _FailoverLoop:
                 return None
             permit, kind = acquired, decision.why
             retry_state.note(decision)
+
+    def _believe(self, target: Target, doubted: Sequence[Permit], kind: str) -> None:
+        """Believe what this target refused before: another key, or no field of our own, was taken."""
+        for permit in doubted:
+            permit.believe(clock.now())
+        if kind == PLAIN:
+            self._failover.dependencies.plain_targets.add(target)
 
     def _note_refusal(
         self, target: Target, permit: Permit, refusal: Classification, rest: Sequence[Target]
@@ -398,6 +411,18 @@ def _decide_retry(
         healthy=fleet.is_healthy(target, now_s),
         options=failover.options,
         rng=failover.rng,
+    )
+
+
+def _refuses_ours(request: AnyRequest, classification: Classification) -> bool:
+    """Return whether a field that we added is refused: the only one that the client may not have sent."""
+    return (
+        classification.then is Then.ASK_ANOTHER
+        and not classification.maybe_billed
+        and isinstance(request, ChatRequest)
+        and request.stream
+        and OURS in classification.message
+        and OURS not in request.fields
     )
 
 

@@ -126,7 +126,7 @@ class OpenAIDialect:
     def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
         fields, dropped = apply_overrides(request.fields, self.overrides)
         fields["model"] = Raw(msgspec.json.encode(model))
-        if request.stream and "stream_options" not in self.overrides.drops:
+        if request.stream and not request.plain and "stream_options" not in self.overrides.drops:
             fields["stream_options"] = _with_include_usage(fields.get("stream_options"))
         return EncodedRequest(self.path, msgspec.json.encode(fields), self.headers(key), trail_names(dropped))
 

@@ -17,6 +17,7 @@ from dub5.service.resilience.target import ProviderKey, TargetState
 
 DEADLINE = "deadline_timeout"
 LONG_ANSWER = "whole_answer_timeout"
+ANONYMOUS = Caller()
 CLIENT_GAVE_UP = frozenset({"cancelled", DEADLINE})
 
 
@@ -57,7 +58,7 @@ class Permit:
         self._host_permit = host_permit
         self._slow = self._ended = self._committed = False
         self.streams = False  # the answer is to come as a stream
-        self.caller = Caller()
+        self.caller = ANONYMOUS
         self._doubted: Classification | None = None  # a refusal of the key that is not believed
         self._entered_s = state.last_asked_s
         self._limit_era = state.provider.limiter.acquire()

@@ -97,6 +97,19 @@ class TestAnother:
         async with ServiceWorld(one=refusing(message="a")) as world:
             assert (await world.ask()).json()["error"]["code"] == "provider_refused"
 
+    async def test_has_not_our_field(self) -> None:
+        """A field of ours that a lone target refuses is left out at once, and from then on, for streams."""
+        refusal = refusing(422, "body.stream_options: Extra inputs are not permitted")
+
+        def strict(request: SimRequest) -> Script:
+            return (refusal if "stream_options" in json.loads(request.body) else healthy())(request)
+
+        async with ServiceWorld(one=strict) as world:
+            answers = [await world.ask(stream=True) for _ in range(3)]
+            own = await world.ask(stream=True, stream_options={"include_usage": True})
+        assert {answer.headers.get("x-dub5-target") for answer in answers} == {"one/m"}
+        assert (len(world.asked["one"]), own.status) == (5, 422)
+
     @pytest.mark.parametrize(("refusal", "asked"), [(refusing(), 1), (refusing(200, code="400"), 0)])
     async def test_with_side_effects(self, refusal: Respond, asked: int) -> None:
         """A plain 400 has not acted, so another target is asked; a refusal inside an answer may have."""
