@@ -29,7 +29,7 @@ FORMS: dict[str, tuple[tuple[int, str, str], ...]] = {
         (422, "messages.0.content: Field required", "missing"),
     ),
     "feature": (
-        (400, "Unrecognized request argument supplied: stream_options", ""),
+        (400, "Unrecognized request argument supplied: top_k", ""),
         (404, "No endpoints found that support tool use", ""),
         (422, "Extra inputs are not permitted", "extra_forbidden"),
     ),
