@@ -11,7 +11,7 @@ moves one number; the timer compares it with the time when it fires.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -53,6 +53,8 @@ class Timeouts:
         self._expired = False
         self._in_grace = False
         self._cut_short = False
+        self.notice: Callable[[], None] | None = None  # called once, at `_notice_at_s`, while a wait goes on
+        self._notice_at_s = NEVER
         if outer is not None:
             outer._inner.append(self)
 
@@ -80,6 +82,12 @@ class Timeouts:
             if self._expired:
                 self._expired = False  # the awaitable has turned our cancellation into something else
                 self.task.uncancel()
+
+    def notify_at(self, at_s: float, notice: Callable[[], None]) -> None:
+        """Call `notice` at this time, while a wait goes on, unless `notice` is set to None before."""
+        self.notice, self._notice_at_s = notice, at_s
+        if at_s < self._fires_at_s:
+            self._set_timer(at_s)
 
     def extend(self, deadline_s: float) -> None:
         """Move the deadline to a later time, also for the current wait and for the inner timeouts."""
@@ -119,11 +127,14 @@ class Timeouts:
 
     def _on_timer(self) -> None:
         self._timer, self._fires_at_s = None, NEVER
+        if self.notice is not None:
+            self._give_notice(self.notice)
         if self._until_s == NEVER:
             return
         now_s = self._loop.time()
         if now_s < self._until_s:
-            self._set_timer(self._until_s)
+            if self._until_s < self._fires_at_s:
+                self._set_timer(self._until_s)
         elif now_s - self._until_s > LOOP_LAG_S and not self._in_grace and self._until_s < self.deadline_s:
             # Our own loop stood still: what has arrived meanwhile is unread, and no provider has failed.
             self._in_grace = True
@@ -131,6 +142,16 @@ class Timeouts:
             self._set_timer(self._until_s)
         else:
             self._fire()
+
+    def _give_notice(self, notice: Callable[[], None]) -> None:
+        late_s = self._loop.time() - self._notice_at_s
+        if late_s < 0:
+            self._set_timer(self._notice_at_s)
+        elif late_s > LOOP_LAG_S:  # our own loop stood still: what has arrived meanwhile is read first
+            self.notify_at(self._notice_at_s + late_s + GRACE_S, notice)
+        else:
+            self.notice = None
+            notice()
 
     def _fire_if_waiting(self) -> None:
         if self._cut_short and self._until_s != NEVER:

@@ -56,6 +56,7 @@ class TimeoutsTable(msgspec.Struct):
 
     pool_s: Positive | None = None
     connect_s: Positive | None = None
+    hedge_after_s: Positive | None = None
     first_token_s: Positive | None = None
     whole_answer_s: Positive | None = None
     between_tokens_s: Positive | None = None

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from dub5.service.config import templates
 from dub5.service.config.addresses import address_warnings
-from dub5.service.config.options import AdmissionOptions, RedisOptions
+from dub5.service.config.options import AdmissionOptions, RedisOptions, TimeoutOptions
 from dub5.service.config.settings import OTHERS, ProviderSettings, RouteSettings, ServerSettings, Settings
 
 TARGET_PATTERN = re.compile(r"[!#-+\--:<-~]+")  # a target is written into headers and metrics
@@ -67,11 +67,6 @@ def warnings(settings: Settings) -> list[str]:
         if {target.partition("/")[0] for target in route.targets} <= isolated:
             found_warnings.append(
                 f"route {route.name!r}: all its providers are isolated, so no request can be answered."
-            )
-        if route.timeouts.first_token_s > settings.breaker.probe_s:
-            found_warnings.append(
-                f"route {route.name!r}: timeouts.first_token_s is longer than breaker.probe_s:"
-                " a target that takes longer than probe_s to answer a probe does not recover."
             )
         found_warnings += _cache_warnings(route) + _degraded_warnings(route)
     known = {target for route in settings.route for target in route.targets}
@@ -166,8 +161,10 @@ def _url_problems(provider: ProviderSettings) -> list[str]:
 
 
 def _degraded_warnings(route: RouteSettings) -> list[str]:
-    where, degraded, first_s = f"route {route.name!r}: degraded", route.degraded, route.timeouts.first_token_s
-    within_s = degraded.answer_within_s
+    where, degraded, timeouts = f"route {route.name!r}: degraded", route.degraded, route.timeouts
+    within_s, which = degraded.answer_within_s, "hedge_after_s"
+    if timeouts.first_token_s < timeouts.hedge_after_s:
+        which = "first_token_s"
     if not degraded.enabled:
         named = [name for name in ("answer_within_s", "templates") if getattr(degraded, name) is not None]
         return [f"{where}.{name}: has no effect, as degraded.enabled is false." for name in named]
@@ -177,9 +174,9 @@ def _degraded_warnings(route: RouteSettings) -> list[str]:
         found_warnings.append(
             f"{where}.templates: {what}: not used any more, requests are not sorted by topic; use 'general'."
         )
-    if within_s is not None and within_s <= first_s:
+    if within_s is not None and within_s <= getattr(timeouts, which):
         found_warnings.append(
-            f"{where}.answer_within_s: is not longer than timeouts.first_token_s:"
+            f"{where}.answer_within_s: is not longer than timeouts.{which}:"
             " a target that stalls never counts as failed, and no other target is tried."
         )
     return found_warnings
@@ -208,7 +205,8 @@ def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:
     if route.degraded.templates is not None:
         _, problems = templates.read(Path(route.degraded.templates))
         found += [f"route {route.name!r}: degraded.templates: {problem}" for problem in problems]
-    if route.timeouts.first_token_s > route.timeouts.total_s:
+    first_s = route.timeouts.first_token_s
+    if first_s > route.timeouts.total_s and first_s != TimeoutOptions().first_token_s:
         found.append(f"route {route.name!r}: timeouts.first_token_s is longer than timeouts.total_s.")
     return found
 

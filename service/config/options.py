@@ -18,12 +18,16 @@ PriorityName = Literal["high", "normal", "low"]
 
 
 class TimeoutOptions(Struct, frozen=True):
-    """Timeouts of the stages of an attempt. `total_s` is the deadline of the whole request."""
+    """Timeouts of the stages of an attempt. `total_s` is the deadline of the whole request.
+
+    `hedge_after_s` ends nothing: after that silence another target is asked in parallel.
+    """
 
     pool_s: Seconds = 1.0
     connect_s: Seconds = 3.0
-    first_token_s: Seconds = 10.0
-    whole_answer_s: Seconds = 60.0
+    hedge_after_s: Seconds = 10.0
+    first_token_s: Seconds = 240.0
+    whole_answer_s: Seconds = 240.0
     between_tokens_s: Seconds = 15.0
     total_s: Seconds = 300.0
 
@@ -31,7 +35,8 @@ class TimeoutOptions(Struct, frozen=True):
 class BreakerOptions(Struct, frozen=True):
     """Circuit breakers of targets and hosts: when they open, and for how long.
 
-    A first token is slow when it took more than `slow_of_timeout` of the route's first-token timeout.
+    A first token is slow when it took more than `slow_of_timeout` of the time after which its target counts
+    as silent.
     """
 
     window_s: WindowSeconds = 30

@@ -5,6 +5,8 @@ StreamedAnswer.read    chunks as they are ready; the end is an honest end, or it
 StreamedAnswer.aclose  always called: releases the permit, closes the connection, completes the trail
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from dub5.service import clock
@@ -12,6 +14,7 @@ from dub5.service.errors import StreamCut, StreamStalled
 from dub5.service.events import AttemptEnded
 from dub5.service.failover.body import ResponseBody
 from dub5.service.failover.context import BufferedAnswer, Dependencies, RequestContext
+from dub5.service.failover.hedging import silent_after_s, slow_after_s
 from dub5.service.failover.rejected_content import JUDGED_CHARS, JUDGED_S, reply_text, text_so_far
 from dub5.service.model import AttemptRecord, ChatRequest, Chunk, EmbedRequest, Target, Usage
 from dub5.service.providers.base import (
@@ -39,6 +42,7 @@ CUT_MESSAGES = {
 }
 BLANK, NO_EVENTS = b" \t\r\n\xef\xbb\xbf", (b"{", b"[", b"<")  # how JSON and HTML begin
 PLAIN = "plain"  # kind of an attempt without the fields of our own, after a refusal that names one
+PROBE_MAX_S = 120.0  # of a probe's first token, where it is not known what is usual
 TAIL_S = 1.0  # how long a provider may take to end a stream whose answer is already whole
 
 ATTEMPT_ERRORS = (WireFailure, ProviderFault, TimedOut, Unsupported)
@@ -72,6 +76,9 @@ class Attempt:
         self.usage: Usage | None = None
         self._permit = permit
         permit.streams, permit.caller = context.request.stream, context.request.caller
+        permit.usual_s = dependencies.hedges.usual_s(target, context.latency_class)
+        self.on_silence: Callable[[], None] | None = None
+        self._silent_at_s = self.started_s
         self._upstream = dependencies.upstreams[target]
         dependencies.last_operations[target] = context.request.operation
         self.body: ResponseBody | None = None
@@ -87,21 +94,47 @@ class Attempt:
             else context.timeout_options.whole_answer_s
         )
         name = "first_token" if request.stream else "whole_answer"
-        answer = await self.timeouts.run(name, limit_s, self._answer(wire_request))
+        silent_s = silent_after_s(self._permit.usual_s, context.timeout_options)
+        if self._permit.probe:  # probes that hang must not heap up
+            limit_s = min(limit_s, PROBE_MAX_S if self._permit.usual_s is None else silent_s)
+        if silent_s < limit_s:
+            self._silent_at_s = self.started_s + silent_s
+            self.timeouts.notify_at(self.started_s + context.timeout_options.hedge_after_s, self._on_wait)
+        try:
+            answer = await self.timeouts.run(name, limit_s, self._answer(wire_request))
+        finally:
+            self.timeouts.notice = None
         if context.reject_patterns:
             await self._reject_by_content(answer)
         now_s = clock.now()
         self.first_token_s = now_s - context.started_s
-        self._observe_latency(now_s)
+        took_s = now_s - self.started_s
+        self.dependencies.hedges.observe(self.target, context.latency_class, took_s, now_s)
         if isinstance(answer, BufferedAnswer):
             self.usage = answer.reply.usage
             self.end(None)
             await self.close()
         else:
-            self._permit.commit(now_s, now_s - self.started_s, limit_s)
+            slow_s = limit_s
+            if silent_s < limit_s:
+                slow_s = slow_after_s(self._permit.usual_s, context.timeout_options)
+            self._permit.commit(now_s, took_s, slow_s, usual_counts=silent_s < limit_s)
             if context.deliver_whole:
                 await answer.hold_all()
         return answer
+
+    def _on_wait(self) -> None:
+        """See whether the target is silent; if not yet, look again soon."""
+        now_s, hedges = clock.now(), self.dependencies.hedges
+        interval_s = self.context.timeout_options.hedge_after_s
+        mute = self._permit.note_wait(now_s, interval_s)
+        if not mute and now_s < self._silent_at_s:
+            self.timeouts.notify_at(min(now_s + interval_s, self._silent_at_s), self._on_wait)
+            return
+        late = hedges.is_stalled(self.target, self.context.latency_class, now_s - self.started_s)
+        self._permit.note_silence(now_s, late=late, mute=mute)
+        if self.on_silence is not None:
+            self.on_silence()
 
     async def _answer(self, wire_request: WireRequest) -> "BufferedAnswer | StreamedAnswer":
         response = await self.dependencies.wire.send(wire_request)
@@ -194,7 +227,10 @@ class Attempt:
         self._ended = True
         now_s, context = clock.now(), self.context
         if classification is SUPERSEDED and self.first_token_s is None:
-            self._observe_latency(now_s)  # or only quick answers would be observed
+            # Or only quick answers would be observed.
+            waited_s = now_s - self.started_s
+            if not self._permit.stalled:
+                self.dependencies.hedges.observe_loser(self.target, context.latency_class, waited_s)
         self._permit.end(classification, now_s, reached=self.status is not None)
         usage, price = self._usage_so_far(classification), self._upstream.price
         record = AttemptRecord(
@@ -222,12 +258,6 @@ class Attempt:
                 blame,
                 context.request.operation,
             )
-        )
-
-    def _observe_latency(self, now_s: float) -> None:
-        request = self.context.request
-        self.dependencies.hedges.observe(
-            self.target.name, request.stream, request.size, now_s - self.started_s
         )
 
     def _usage_so_far(self, classification: Classification | None) -> Usage | None:

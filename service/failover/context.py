@@ -71,6 +71,7 @@ class RequestContext(Struct):
     has_fallback: bool = False  # an answer can be given at once where only a probe could bring one
     progress: Progress = msgspec.field(default_factory=Progress)
     shared: bool = False  # its attempts are counted with another request, which shares its answer
+    latency_class: int = 0  # of the request, as hedging.py numbers them
 
 
 class BufferedAnswer(Struct, frozen=True):

@@ -12,8 +12,9 @@ may. race.py owns the branches.
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import NamedTuple, TypeVar
 
@@ -32,7 +33,7 @@ from dub5.service.failover.attempt import (
 )
 from dub5.service.failover.context import Dependencies, RequestContext
 from dub5.service.failover.final_error import UNSUPPORTED, exhausted_error
-from dub5.service.failover.hedging import LATE, hedge_delays_s, hedge_target
+from dub5.service.failover.hedging import LATE, SILENT, hedge_delays_s, hedge_target, latency_class
 from dub5.service.failover.race import Branch, BranchPool, Purpose, Race
 from dub5.service.model import AnyRequest, AttemptRecord, ChatRequest, EmbedRequest, Target
 from dub5.service.resilience.circuit_breaker import SUCCESSES_REQUIRED
@@ -47,6 +48,7 @@ T = TypeVar("T")
 DEPOSIT = BudgetCharge.DEPOSIT
 OURS = "stream_options"  # a field that we add to each stream
 ATTEMPT_MIN_S = 0.05  # an attempt with less time left cannot bring an answer
+ASK_AGAIN_S = 1.0  # after a silent target could not be hedged
 
 
 class Failover:
@@ -62,6 +64,7 @@ class Failover:
     async def run(self, context: RequestContext, targets: Sequence[Target]) -> ProviderAnswer:
         """Return the first answer. The trail in `context` lists the attempts. Raises GatewayError."""
         self.dependencies.hedges.note_request(clock.now())
+        context.latency_class = latency_class(context.request)
         answer = await _FailoverLoop(self, context, context.timeouts).run(targets)
         if answer is None:
             raise self._exhausted_error(context, targets)
@@ -72,6 +75,7 @@ class Failover:
 
     async def probe(self, context: RequestContext, target: Target) -> None:
         """Ask one target whether it is back. Its circuit breaker and health record the answer."""
+        context.latency_class = latency_class(context.request)
         loop = _FailoverLoop(self, context, context.timeouts)
         answer = await loop._try_targets([target], _Start("probe", DEPOSIT))
         if isinstance(answer, StreamedAnswer):
@@ -126,6 +130,8 @@ class _FailoverLoop:
         self._race: Race | None = None
         self._last_resorts: list[Target] = []  # skipped, though better than no target
         self._current: Attempt | None = None
+        self._on_silence: Callable[[], None] | None = None  # of the current target
+        self._timers: list[asyncio.TimerHandle] = []
 
     async def run(
         self, targets: Sequence[Target], start: _Start = FIRST, last_resorts: Sequence[Target] = ()
@@ -160,6 +166,13 @@ class _FailoverLoop:
             if has_side_effects and not last_resort and self._fleet.probe_due(target, now_s):
                 self._last_resorts.append(target)
                 continue
+            if (
+                not last_resort
+                and self._fleet.is_crowded(target)
+                and _any_healthy(self._fleet, targets[i + 1 :], now_s)
+            ):
+                self._last_resorts.append(target)
+                continue
             permit = self._acquire(target, now_s, start.charge, last_resort)
             if permit is None:
                 if start.charge is BudgetCharge.NONE or self._is_hedge:  # its target has no room any more
@@ -169,12 +182,14 @@ class _FailoverLoop:
             if self._needs_branch(target, permit, rest, now_s):
                 self._start_probe(target, permit, rest, now_s)
                 return None
-            timers = self._schedule_hedge(target, rest) if rest else ()
+            if rest and not has_side_effects:
+                self._schedule_hedge(target, rest)
             try:
                 answer = await self._attempt_target(target, permit, start.kind, rest)
             finally:
-                for timer in timers:
-                    timer.cancel()
+                self._on_silence = None
+                while self._timers:
+                    self._timers.pop().cancel()
             if answer is not None or self._race is not None:  # a hedge tries the rest of the targets
                 return answer
             start = FIRST
@@ -274,6 +289,7 @@ class _FailoverLoop:
     ) -> ProviderAnswer | Classification:
         dependencies = self._failover.dependencies
         self._current = attempt = Attempt(dependencies, self._context, target, permit, self._timeouts, kind)
+        attempt.on_silence = self._on_silence
         try:
             return await self._await_provider(attempt.open(fresh))
         except ATTEMPT_ERRORS as error:
@@ -294,34 +310,49 @@ class _FailoverLoop:
             await attempt.close()
             raise
 
-    def _schedule_hedge(self, target: Target, rest: Sequence[Target]) -> list[asyncio.TimerHandle]:
-        """Set a timer for each reason to hedge this attempt. Only main attempts are hedged."""
-        if self._branch is not None or self._context.request.has_side_effects:
-            return []
+    def _schedule_hedge(self, target: Target, rest: Sequence[Target]) -> None:
+        """Hedge this attempt when there is a reason. A branch is hedged only where its target is silent."""
+        self._on_silence = partial(self._start_hedge, target, rest, SILENT)
+        if self._branch is not None:
+            return
         context, left_s = self._context, self._timeouts.deadline_s - clock.now()
         hedges, options = self._failover.dependencies.hedges, context.timeout_options
-        delays_s = hedge_delays_s(hedges, target, context.request, options, left_s)
+        stream = context.request.stream
+        delays_s = hedge_delays_s(hedges, target, context.latency_class, stream, options, left_s)
+        for why, delay_s in delays_s.items():
+            self._hedge_later(delay_s, target, rest, why)
+
+    def _hedge_later(self, delay_s: float, target: Target, rest: Sequence[Target], why: str) -> None:
         call_later = asyncio.get_running_loop().call_later
-        return [call_later(delay, self._start_hedge, target, rest, why) for why, delay in delays_s.items()]
+        self._timers.append(call_later(delay_s, self._start_hedge, target, rest, why))
 
     def _start_hedge(self, target: Target, rest: Sequence[Target], why: str) -> None:
         """Start a branch over the rest of the targets, if the attempt at this target still needs one."""
-        hedges, late, now_s = self._failover.dependencies.hedges, why == LATE, clock.now()
-        began = self._current is not None and self._current.first_token_s is not None
-        if self._race is not None or not self._has_time(0.0) or (began and not late):
+        hedges, now_s, attempt = self._failover.dependencies.hedges, clock.now(), self._current
+        began = attempt is not None and attempt.first_token_s is not None
+        if self._race is not None or not self._has_time(0.0) or (began and why != LATE):
             return  # a stream that is held until it is whole may take long, and still begin as soon as usual
         other, free = hedge_target(self._fleet, target, rest, why, now_s)
-        if other is None or not (late or hedges.may_send(now_s)):
+        if why == SILENT:
+            free = free and self._is_stalled(target, now_s)
+        within_share = free or why == LATE or hedges.may_send(now_s, least=why == SILENT)
+        if other is None or not within_share or not (free or self._fleet.withdraw(other, now_s)):
+            if why == SILENT:
+                self._hedge_later(ASK_AGAIN_S, target, rest, why)
             return
-        if not (free or self._fleet.withdraw(other, now_s)):
-            return
-        if not late:
+        if why != LATE:
             hedges.note_hedge(now_s)
         self._failover.emit_hedged(self._context, target, why)
         charge = DEPOSIT if free else BudgetCharge.NONE
         # The other models of the same provider may be as slow: they go last.
         others = sorted((o for o in rest if o is not other), key=lambda o: o.provider == target.provider)
         self._branch_off(Purpose.HEDGE, [other, *others], charge)
+
+    def _is_stalled(self, target: Target, now_s: float) -> bool:
+        """Return whether a silent target has answered nobody meanwhile, or is not healthy."""
+        attempt = self._current
+        answers = attempt is not None and self._fleet.answered_since(target, attempt.started_s)
+        return not (answers and self._fleet.is_healthy(target, now_s))
 
     def _needs_branch(self, target: Target, permit: Permit, rest: Sequence[Target], now_s: float) -> bool:
         """Return whether the target may be down or degraded while another one can be asked in parallel."""

@@ -161,6 +161,14 @@ class Breaker:
                 self._update_probation(waited=now_s - began_s >= WAITED_S)
             self._evaluate(now_s, not_before_s)
 
+    def record_stall(self, now_s: float) -> None:
+        """Count a call of this era that is out for too long, while its target answers nobody."""
+        if self.state is BreakerState.CLOSED:
+            self._consecutive_failures += 1
+            self._update_probation(waited=True)
+            if self._consecutive_failures >= self._options.failures_in_a_row:
+                self._open(now_s, 0.0, f"{self._consecutive_failures} calls without an answer")
+
     def record_inconclusive(self) -> None:
         """Count an abandoned call: another target answered first, or the time was up."""
         if self.state is BreakerState.CLOSED:
@@ -247,22 +255,29 @@ class Breaker:
 class BreakerPermit:
     """A permit for one call. `end` it once; further calls do nothing."""
 
-    __slots__ = ("_began_s", "_breaker", "_era", "_open", "probe")
+    __slots__ = ("_began_s", "_breaker", "_era", "_open", "_stalled", "probe")
 
     def __init__(self, breaker: Breaker, era: int, began_s: float, probe: bool) -> None:
         self._breaker = breaker
         self._era = era
         self._began_s = began_s
         self._open = True
+        self._stalled = False
         self.probe = probe
 
     def end(self, outcome: CallOutcome, now_s: float, not_before_s: float = 0.0) -> None:
         """Report the outcome to the breaker, which ignores outcomes from before its last change of state."""
         if self._open and self._era == self._breaker.era:
             self._breaker.record(outcome, now_s, self._began_s, not_before_s)
-        elif self._open and self.probe and outcome is CallOutcome.SUCCESS:
+        elif self._open and (self.probe or self._stalled) and outcome is CallOutcome.SUCCESS:
             self._breaker.confirm_recovery(now_s)
         self._open = False
+
+    def note_stall(self, now_s: float) -> None:
+        """Report that the call is out for too long. Its outcome still counts."""
+        if self._open and self._era == self._breaker.era and not self.probe:
+            self._stalled = True
+            self._breaker.record_stall(now_s)
 
     def contradict(self, now_s: float) -> None:
         """Count the call, which ended as ignored, as a failure."""

@@ -23,7 +23,7 @@ from dub5.service.config.options import BreakerOptions, BudgetOptions, HealthOpt
 from dub5.service.config.settings import Secret
 from dub5.service.events import BreakerChanged, BudgetSpent, Events
 from dub5.service.model import Target
-from dub5.service.resilience.circuit_breaker import Breaker, BreakerState
+from dub5.service.resilience.circuit_breaker import SUCCESSES_REQUIRED, Breaker, BreakerState
 from dub5.service.resilience.classify import CooldownReason
 from dub5.service.resilience.health import ErrorRateWindow, Health, RoutingScore, TargetSnapshot
 from dub5.service.resilience.permit import Permit
@@ -242,6 +242,10 @@ class Fleet:
         state = self._states[target]
         return state.breaker.on_probation or state.host_breaker.on_probation
 
+    def is_crowded(self, target: Target) -> bool:
+        """Return whether a target on probation has enough attempts out to show whether it answers."""
+        return self._states[target].waiting >= SUCCESSES_REQUIRED and self.on_probation(target)
+
     def in_slow_start(self, target: Target, now_s: float) -> bool:
         """Return whether a target or its host recovered a moment ago and gets a growing share of calls."""
         state = self._states[target]
@@ -269,6 +273,10 @@ class Fleet:
         return idle_s >= self._options.health.canary_interval_s and (
             self._first_attempts - state.count_when_asked >= CANARY_EVERY or idle_s >= CANARY_S_MAX
         )
+
+    def answered_since(self, target: Target, since_s: float) -> bool:
+        """Return whether a target has answered anybody since then."""
+        return self._states[target].answered_s > since_s
 
     def wait_s(self, target: Target, now_s: float) -> float:
         """Return the seconds until a target may be called again, as far as that is known."""

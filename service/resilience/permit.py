@@ -16,8 +16,10 @@ from dub5.service.resilience.health import Health
 from dub5.service.resilience.target import ProviderKey, TargetState
 
 DEADLINE = "deadline_timeout"
+HEDGE_LOST = "hedge_lost"
 LONG_ANSWER = "whole_answer_timeout"
 ANONYMOUS = Caller()
+PATIENCE = 2.0  # nothing is slow, or proved by an abandoned attempt, before so many times the usual latency
 CLIENT_GAVE_UP = frozenset({"cancelled", DEADLINE})
 
 
@@ -33,13 +35,17 @@ class Permit:
         "_in_flight_then",
         "_key",
         "_limit_era",
+        "_overdue",
         "_slow",
         "_slow_share",
         "_state",
         "_target_permit",
+        "_waits",
         "caller",
         "probe",
+        "stalled",
         "streams",
+        "usual_s",
     )
 
     def __init__(
@@ -60,24 +66,36 @@ class Permit:
         self.streams = False  # the answer is to come as a stream
         self.caller = ANONYMOUS
         self._doubted: Classification | None = None  # a refusal of the key that is not believed
+        self.usual_s: float | None = None  # the target's latency for such requests, as far as it is known
+        self.stalled = False  # it has taken too long, and counts as a failure of its target
         self._entered_s = state.last_asked_s
         self._limit_era = state.provider.limiter.acquire()
         self._in_flight_then = state.provider.limiter.in_flight
         state.in_flight += 1
+        state.waiting += 1
+        self._waits, self._overdue = True, False
 
     @property
     def key(self) -> str | None:
         """The provider key to use."""
         return self._key.reveal()
 
-    def commit(self, now_s: float, first_token_s: float, timeout_s: float) -> None:
-        """Report the first content of a stream, after `first_token_s` of the `timeout_s` that it may take."""
+    def commit(
+        self, now_s: float, first_token_s: float, timeout_s: float, *, usual_counts: bool = False
+    ) -> None:
+        """Report the first content of a stream, after `first_token_s` of the `timeout_s` that it may take.
+
+        `usual_counts`: it is slow only where it takes much longer than usual.
+        """
         self._slow = first_token_s > timeout_s * self._slow_share
+        if self._slow and usual_counts and self.usual_s is not None:
+            self._slow = first_token_s > PATIENCE * self.usual_s
         self._state.first_token.observe(first_token_s, now_s)
         self._state.provider.limiter.accepted()
         self._committed = True
+        self._stop_waiting()
         self._state.refusals.since_s = None
-        self._state.answered_s = now_s
+        self._state.note_answer(self._entered_s, now_s)
         self._note_queue_delay(now_s)
         was_closed = self._state.is_closed
         self._host_permit.end(CallOutcome.SUCCESS, now_s)
@@ -85,10 +103,44 @@ class Permit:
         if not was_closed:
             self._state.note_recovery()
 
+    def note_wait(self, now_s: float, interval_s: float) -> bool:
+        """Report that no answer has come yet. Return whether the target has stopped to answer at all."""
+        state = self._state
+        if self.usual_s is not None and now_s - self._entered_s >= self.usual_s and not self._overdue:
+            self._overdue = True
+            state.overdue.append(self._entered_s)
+        return state.is_mute(now_s, interval_s)
+
+    def note_silence(self, now_s: float, *, late: bool, mute: bool) -> None:
+        """Report that no answer has come for much longer than usual. The attempt goes on.
+
+        That counts against the target only where its latency is known: a model that thinks is no failure.
+        `late`: hardly any of its answers took as long. One late call lowers its health; its breaker counts
+        those during which it has answered nobody.
+        """
+        self._state.waiting -= self._waits
+        self._waits = False
+        answers_nobody = mute or self._state.answered_s <= self._entered_s
+        self.stalled = self.usual_s is not None and (late or answers_nobody)
+        if self.stalled:
+            self._state.error_rate.add(True, now_s)
+            if answers_nobody:
+                self._target_permit.note_stall(now_s)
+            self._state.health(now_s)
+
     def record_inconclusive(self, now_s: float) -> None:
-        """Report an abandoned attempt: before any content, another target answered or the time was up."""
-        if not self._committed and now_s - self._entered_s >= WAITED_S:
-            self._state.breaker.record_inconclusive()
+        """Report an abandoned attempt: before any content, another target answered or the time was up.
+
+        It says nothing if the target answered others meanwhile, or is used to take as long.
+        """
+        state, waited_s = self._state, now_s - self._entered_s
+        usual_s = 0.0 if self.usual_s is None else self.usual_s
+        if (
+            not self._committed
+            and waited_s >= max(WAITED_S, PATIENCE * usual_s)
+            and state.answered_s <= self._entered_s
+        ):
+            state.breaker.record_inconclusive()
 
     def end(self, classification: Classification | None, now_s: float, *, reached: bool) -> None:
         """End the attempt. `classification`: what went wrong, or None if the whole answer came.
@@ -102,10 +154,12 @@ class Permit:
         state.in_flight -= 1
         if classification is not None and classification.unproven:
             classification = self._believed(classification, now_s)
+        if self._waits or self._overdue:
+            self._stop_waiting()
         not_before_s = now_s + classification.cooldown_s if classification else 0.0
         if classification is None:
             state.refusals.since_s = None
-            state.answered_s = now_s
+            state.note_answer(self._entered_s, now_s)
         elif classification.cooldown_s > 0 and not_before_s >= self._key.cooldown_until_s:
             # Two refusals may overlap: the later end of the cool-down counts, with its reason.
             self._key.cooldown_until_s = not_before_s
@@ -114,7 +168,11 @@ class Permit:
             classification = replace(classification, blame=Blame.NOBODY, overload=False)
         if classification is not None and classification.reason == DEADLINE:
             self.record_inconclusive(now_s)
-        if classification is None or classification.blame in (Blame.TARGET, Blame.HOST):
+        if self.probe and classification is not None and classification.blame is Blame.TARGET:
+            classification = replace(classification, overload=False)  # it had nothing else to do
+        if self.stalled and not self._committed and classification is not None:
+            classification = replace(classification, overload=True)
+        elif classification is None or classification.blame in (Blame.TARGET, Blame.HOST):
             state.error_rate.add(classification is not None, now_s)
         was_closed = state.is_closed
         # A canary request that had begun to answer and then lost the race: its target is healthy.
@@ -122,7 +180,7 @@ class Permit:
             self._committed
             and not self.probe
             and classification is not None
-            and classification.reason == "hedge_lost"
+            and classification.reason == HEDGE_LOST
         )
         self._target_permit.end(
             _target_outcome(None if lost_race_after_commit else classification, self._slow),
@@ -136,6 +194,13 @@ class Permit:
         if classification is not None or self._slow or state.reported_health is not Health.HEALTHY:
             state.health(now_s)  # emits an event if it has changed
 
+    def _stop_waiting(self) -> None:
+        state = self._state
+        state.waiting -= self._waits
+        if self._overdue:
+            state.overdue.remove(self._entered_s)
+        self._waits = self._overdue = False
+
     def _note_queue_delay(self, now_s: float, *, unanswered: bool = False) -> None:
         """Report the latency of an answer, or of a wait without one; where a queue stands, lower the limit.
 
@@ -145,7 +210,7 @@ class Permit:
         state, limiter = self._state, self._state.provider.limiter
         detector, took_s = state.stream_delay if self.streams else state.whole_delay, now_s - self._entered_s
         if self._limit_era == limiter.era and detector.note(
-            took_s, self._in_flight_then, now_s, unanswered=unanswered
+            took_s, self._in_flight_then, now_s, usual_s=self.usual_s, unanswered=unanswered
         ):
             before = int(limiter.limit)
             if limiter.decrease(limiter.in_flight, now_s):

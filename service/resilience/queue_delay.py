@@ -20,6 +20,7 @@ TIMES = 2.0  # late: takes more than this many times the baseline
 SLACK_S = 0.5  # and exceeds the baseline by more than this
 HELPED = 0.9  # a lower limit helped if the quickest answer takes less than this fraction of the time before
 LESS = 0.85  # "a lower limit": at most this fraction of the requests that were in flight before
+LONG_S = 5.0  # answers that usually take so long differ by more than that: what is usual is no queue
 ALIKE_MIN = 2  # a lower limit did not help this many times in a row: there is no queue
 BELIEVED_S = 120.0  # a latency that a lower limit did not reduce counts as usual for this long
 
@@ -37,16 +38,27 @@ class QueueDelayDetector:
         self._usual_s = 0.0  # a latency that counts as usual, until `_believed_until_s`
         self._believed_until_s = 0.0
 
-    def note(self, took_s: float, busy: int, now_s: float, *, unanswered: bool = False) -> bool:
+    def note(
+        self,
+        took_s: float,
+        busy: int,
+        now_s: float,
+        *,
+        usual_s: float | None = None,
+        unanswered: bool = False,
+    ) -> bool:
         """Count an answer that began after `took_s`, and return whether a queue stands.
 
-        `busy`: the requests in flight when it was sent. `unanswered`: the client gave up after `took_s`.
+        `busy`: the requests in flight when it was sent. `usual_s`: the usual latency of such requests, where
+        it is known. `unanswered`: the client gave up after `took_s`.
         """
         self._rotate(now_s)
         if not unanswered:
             self._best_s = min(self._best_s, took_s)
         best_s = min(self._best_s, self._best_before_s)
-        usual_s = max(best_s, self._usual_s) if now_s < self._believed_until_s else best_s
+        usual_s = best_s if usual_s is None or usual_s < LONG_S else max(best_s, usual_s)
+        if now_s < self._believed_until_s:
+            usual_s = max(usual_s, self._usual_s)
         if took_s <= max(TIMES * usual_s, usual_s + SLACK_S):
             if not unanswered:
                 self._late_since_s, self._then, self._alike = None, (inf, 0), 0
@@ -55,7 +67,8 @@ class QueueDelayDetector:
             self._late_since_s = now_s
             self._late.clear()
         self._late.append(inf if unanswered else took_s)
-        if len(self._late) < SAMPLES or now_s - self._late_since_s < STANDS_S:
+        stands_s = max(STANDS_S, best_s) if best_s < inf else STANDS_S
+        if len(self._late) < SAMPLES or now_s - self._late_since_s < stands_s:
             return False
         self._late_since_s = None
         return not self._is_usual(busy, now_s)

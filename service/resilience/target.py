@@ -29,6 +29,7 @@ class NotPermitted:
 
 
 NO_ROOM = NotPermitted("provider_full")
+MUTE_MIN = 10  # attempts, each of which had at least an even chance to be answered by now
 PROVIDER_FULL = NO_ROOM.reason
 
 
@@ -81,6 +82,10 @@ class TargetState:
         self.stream_delay, self.whole_delay = QueueDelayDetector(), QueueDelayDetector()
         self.reported_health = Health.HEALTHY
         self.in_flight = 0
+        self.waiting = 0  # attempts for whose answer it is not too late yet
+        self.overdue: list[float] = []  # when each attempt began that has waited for longer than usual
+        self.newest_answered_s = 0.0  # when the newest attempt began that was answered
+        self._mute_since_s = -1.0
         self.answered_s = 0.0  # when an answer came, or the first content of one
         self.last_asked_s = 0.0  # when it was called last,
         self.count_when_asked = 0  # and how many first attempts all targets had received by then
@@ -131,6 +136,26 @@ class TargetState:
         if not (last_resort or (breaker.passes_slow_start(now_s) and host_breaker.passes_slow_start(now_s))):
             return NotPermitted("slow_start", usable_as_last_resort=True)
         return None
+
+    def note_answer(self, began_s: float, now_s: float) -> None:
+        """Record that an attempt that began then is answered, or begins to be."""
+        self.answered_s = now_s
+        if began_s > self.newest_answered_s:
+            self.newest_answered_s = began_s
+
+    def is_mute(self, now_s: float, interval_s: float) -> bool:
+        """Return whether it has stopped to answer, though many attempts are overdue.
+
+        It has answered nobody for `interval_s`, or none of those that began after the last ones it answered.
+        """
+        if self._mute_since_s <= self.newest_answered_s:
+            if len(self.overdue) < MUTE_MIN:
+                return False
+            newer = sum(began_s > self.newest_answered_s for began_s in self.overdue)
+            if newer < MUTE_MIN and now_s < self.answered_s + interval_s:
+                return False
+            self._mute_since_s = max(self.overdue)
+        return True
 
     def wait_s(self, now_s: float) -> float:
         """Return the seconds until the target may be called again, as far as that is known."""

@@ -30,7 +30,7 @@ from dub5.simulators.script import Hang, Script, SimRequest
 from dub5.simulators.virtual import Connect
 from tests.support.source import ROOT
 from tests.support.steady_clients import SteadyClients
-from tests.support.world import ServiceWorld, healthy, limited, reply, script, share, status, until
+from tests.support.world import STRICT, ServiceWorld, healthy, limited, reply, script, share, status, until
 
 Options = dict[str, Any]
 STALLS = script(Hang())
@@ -63,7 +63,7 @@ async def hedged_probe(options: Options) -> bool:
         "breaker": BreakerOptions(failures_in_a_row=2),
         "probe": ProbeOptions(enabled=False),
     }
-    async with ServiceWorld(one=STALLS, two=healthy(), options=options) as world:
+    async with ServiceWorld(one=STALLS, two=healthy(), options=options, timeouts=STRICT) as world:
         await SteadyClients(world).ask(2, 0.0)
         clients = await SteadyClients(world).ask(120, 1.0)
     return clients.waited(1.0) == 0
@@ -84,7 +84,7 @@ async def suspicion(options: Options) -> bool:
     later."""
     options = {**options, "probe": ProbeOptions(enabled=False)}
     late = until(clock.now() + 3600, healthy(first_s=30.0), healthy())
-    async with ServiceWorld(one=late, two=healthy(), options=options) as world:
+    async with ServiceWorld(one=late, two=healthy(), options=options, timeouts=STRICT) as world:
         streams, whole = SteadyClients(world), SteadyClients(world, stream=False, deadline_s=60.0)
         for _ in range(60):
             await whole.ask(1, 20.0)
@@ -94,7 +94,8 @@ async def suspicion(options: Options) -> bool:
 
 async def active_probe(options: Options) -> bool:
     """Nobody asks for a while; when somebody does, the target that is back is known to be back."""
-    async with ServiceWorld(one=until(30, STALLS, healthy()), two=healthy(), options=options) as world:
+    providers = {"one": until(30, STALLS, healthy()), "two": healthy()}
+    async with ServiceWorld(**providers, options=options, timeouts=STRICT) as world:
         await SteadyClients(world).ask(5, 0.1)
         await asyncio.sleep(60 - clock.now())
         answer = await world.ask()
@@ -111,15 +112,18 @@ async def slow_start(options: Options) -> bool:
 
 
 async def slowness(options: Options) -> bool:
-    """A target's first tokens take six seconds: people do not wait for them while another one is quick."""
-    async with ServiceWorld(one=healthy(first_s=6.0), two=healthy(), options=options) as world:
+    """A target's first tokens take six seconds, which they did not before: people do not wait for them while
+    another one is quick."""
+    slower = until(clock.now() + 20, healthy(), healthy(first_s=6.0))
+    async with ServiceWorld(one=slower, two=healthy(), options=options) as world:
         clients = await SteadyClients(world).ask(120, 1.0)
     return clients.waited(3.0) <= 24
 
 
 async def last_candidate(options: Options) -> bool:
     """All that is left is slow: everybody is answered, slowly."""
-    async with ServiceWorld(one=healthy(first_s=6.0), options=options) as world:
+    slower = until(clock.now() + 20, healthy(), healthy(first_s=6.0))
+    async with ServiceWorld(one=slower, options=options) as world:
         clients = await SteadyClients(world).ask(60, 1.0)
     return clients.answered() == 1.0
 

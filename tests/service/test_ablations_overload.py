@@ -112,7 +112,7 @@ def _expired_only_then(waiter: Waiter, now_s: float) -> bool:
 
 
 def _not_in_vain(note: Callable[..., bool]) -> Callable[..., bool]:
-    return lambda backlog, *told, unanswered=False: not unanswered and note(backlog, *told)
+    return lambda backlog, *told, unanswered=False, **more: not unanswered and note(backlog, *told, **more)
 
 
 def _also_the_last(too_long: Callable[..., Any]) -> Callable[..., Any]:

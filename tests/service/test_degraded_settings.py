@@ -31,7 +31,7 @@ def remarks(tmp_path: Path, degraded: str, more: str = "") -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("degraded", "said"),
     [
-        ("enabled = true\nanswer_within_s = 10.0", "is not longer than timeouts.first_token_s"),
+        ("enabled = true\nanswer_within_s = 10.0", "is not longer than timeouts.hedge_after_s"),
         ("answer_within_s = 20.0", "answer_within_s: has no effect, as degraded.enabled is false"),
     ],
 )

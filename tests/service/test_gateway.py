@@ -5,6 +5,7 @@ import json
 from types import MappingProxyType
 
 import pytest
+from msgspec.structs import replace
 
 from dub5.chaos.simulation.mutant import mutated
 from dub5.service import clock
@@ -392,7 +393,8 @@ class TestClocks:
     async def test_whole_answer(self) -> None:
         """A JSON answer has longer, for it comes all at once."""
         slow = script(Head(200, {"content-type": "application/json"}), Data(b'{"choices":'), Hang())
-        async with ServiceWorld(one=slow, two=healthy(first_s=0), timeouts=TIMEOUTS) as world:
+        patient = replace(TIMEOUTS, hedge_after_s=60.0)
+        async with ServiceWorld(one=slow, two=healthy(first_s=0), timeouts=patient) as world:
             answer = await world.ask()
         assert clock.now() == pytest.approx(60.0)
         assert answer.headers["x-dub5-trail"].startswith("one/m=whole_answer_timeout;60000ms")

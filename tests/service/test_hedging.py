@@ -68,7 +68,7 @@ async def test_half_the_time_is_gone() -> None:
     """A caller who cannot wait for as long as an answer may take is asked for elsewhere at half its time,
     free, from the first request on; nobody is given up for it. Who has time enough waits for the clock."""
     options = {**PLENTY, "budget": BudgetOptions(share=0.0, floor_per_s=0.0)}
-    timeouts = TimeoutOptions(whole_answer_s=60.0)
+    timeouts = TimeoutOptions(hedge_after_s=60.0, whole_answer_s=60.0)
     async with ServiceWorld(
         one=healthy(first_s=10.0), two=healthy(), options=options, timeouts=timeouts
     ) as world:

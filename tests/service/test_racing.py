@@ -15,7 +15,7 @@ from dub5.service.config.options import (
 from dub5.service.resilience.health import Health
 from dub5.simulators.script import Hang
 from tests.support.steady_clients import SteadyClients
-from tests.support.world import ServiceWorld, healthy, script, status
+from tests.support.world import STRICT, ServiceWorld, healthy, script, status
 
 CALM = {"probe": ProbeOptions(enabled=False), "breaker": BreakerOptions(slow_start_s=0.0)}
 WHOLE = {"x-dub5-delivery": "whole"}
@@ -44,7 +44,7 @@ async def test_what_is_stored_is_never_asked_twice(stream: bool) -> None:
         await world.ask(stream=stream, store=True)
         await asyncio.sleep(5)
         assert calls(world) == [1, 0]
-    async with ServiceWorld(one=STALLS, two=healthy(), options=CALM | breaker) as world:
+    async with ServiceWorld(one=STALLS, two=healthy(), options=CALM | breaker, timeouts=STRICT) as world:
         await world.ask(stream=True)
         await asyncio.sleep(5)
         began_s, before = clock.now(), calls(world)
@@ -133,7 +133,7 @@ async def test_too_late_for_late() -> None:
 
 async def test_slowness_is_told_when_it_opens_a_breaker() -> None:
     """Slowness is reported when it opens a breaker, not at the next request."""
-    async with ServiceWorld(one=healthy(first_s=6.0), options=CALM) as world:
+    async with ServiceWorld(one=healthy(first_s=6.0), options=CALM, timeouts=STRICT) as world:
         await asyncio.gather(*(world.ask(stream=True) for _ in range(12)))
         assert world.happened("breaker_opened") == 1
         assert [entry.reported_health for entry in world.service.fleet._states.values()] == [Health.UNHEALTHY]

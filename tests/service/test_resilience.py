@@ -20,6 +20,7 @@ from dub5.service.config.options import (
 from dub5.simulators.script import Hang, Head, Respond, Script, SimRequest, Wait
 from tests.support.world import (
     SSE,
+    STRICT,
     ServiceWorld,
     healthy,
     in_turn,
@@ -247,7 +248,7 @@ class TestSlowness:
     async def test_others_are_asked(self) -> None:
         """A target whose first tokens come late is left alone as one that fails would be."""
         async with ServiceWorld(
-            one=self.SLOW, two=healthy(), breaker=self.BREAKER, options=NO_PROBES
+            one=self.SLOW, two=healthy(), breaker=self.BREAKER, options=NO_PROBES, timeouts=STRICT
         ) as world:
             for _ in range(5):
                 await world.ask(stream=True)
@@ -256,7 +257,9 @@ class TestSlowness:
 
     async def test_never_the_last_candidate(self) -> None:
         """Better a slow answer than none: where nobody else is left it is asked all the same."""
-        async with ServiceWorld(one=self.SLOW, two=STALLS, breaker=self.BREAKER, options=NO_PROBES) as world:
+        async with ServiceWorld(
+            one=self.SLOW, two=STALLS, breaker=self.BREAKER, options=NO_PROBES, timeouts=STRICT
+        ) as world:
             answers = [await world.ask(stream=True) for _ in range(20)]
         assert {answer.status for answer in answers} == {200}
         assert world.happened("breaker_opened") >= 2
@@ -269,7 +272,9 @@ class TestSlowness:
         slow, fails = healthy(first_s=6.0), STALLS
         # 6 slow of 10 with a failure last; 5 failures of 10 with a slow one last
         calls = [slow] * 6 + [healthy()] * 3 + [fails] if last_call is STALLS else [fails] * 5 + [slow] * 5
-        async with ServiceWorld(one=in_turn(*calls, healthy()), breaker=breaker, options=NO_PROBES) as world:
+        async with ServiceWorld(
+            one=in_turn(*calls, healthy()), breaker=breaker, options=NO_PROBES, timeouts=STRICT
+        ) as world:
             for _ in range(10):
                 await world.ask(stream=True)
             answer = await world.ask(stream=True)

@@ -21,6 +21,7 @@ from dub5.service.app import Service
 from dub5.service.cache import cache
 from dub5.service.cache.key import CacheKey
 from dub5.service.cache.replay import RecordingStream, assemble
+from dub5.service.config.options import TimeoutOptions
 from dub5.service.config.settings import LoadedSettings
 from dub5.service.errors import StreamCut
 from dub5.service.failover import attempt as tries
@@ -32,6 +33,7 @@ from dub5.service.failover.prober import Prober
 from dub5.service.fallback.fallback import Fallbacks
 from dub5.service.gateway import Answer, Route
 from dub5.service.model import AnyRequest, Caller, ChatRequest, Chunk, Target
+from dub5.service.resilience import permit as permits
 from dub5.service.resilience.circuit_breaker import Breaker
 from dub5.service.resilience.classify import REFUSALS, Classification, Then, classify
 from dub5.service.resilience.fleet import Fleet
@@ -402,6 +404,56 @@ def _fields(classification: Classification) -> dict[str, Any]:
     return {name: getattr(classification, name) for name in classification.__slots__}
 
 
+@contextlib.contextmanager
+def silence_ends_attempts() -> Iterator[None]:
+    """Give a target up as soon as it is silent, as if it were dead."""
+    whole = tries.silent_after_s
+
+    def silent_after_s(usual_s: float | None, options: TimeoutOptions) -> float:
+        return max(whole(usual_s, options), 1e9)
+
+    def run(self: Timeouts, name: str, limit_s: float, awaitable: Any) -> Any:
+        return waits(self, name, min(limit_s, 10.0) if name in ANSWERS else limit_s, awaitable)
+
+    waits: Callable[..., Any] = Timeouts.run
+    with (
+        mock.patch.object(tries, "silent_after_s", silent_after_s),
+        mock.patch.object(Timeouts, "run", run),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def silence_is_failure() -> Iterator[None]:
+    """Count every silent attempt against its target, whatever is usual and whoever is answered."""
+
+    def note_silence(self: Permit, now_s: float, *, late: bool, mute: bool) -> None:
+        self._target_permit.note_stall(now_s)
+
+    with mock.patch.object(Permit, "note_silence", note_silence):
+        yield
+
+
+@contextlib.contextmanager
+def usual_is_slow() -> Iterator[None]:
+    """Count first tokens as slow by the setting alone, whatever is usual."""
+    with (
+        mock.patch.object(tries, "slow_after_s", lambda usual_s, options: options.hedge_after_s),
+        mock.patch.object(permits, "PATIENCE", 0.0),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def silent_hedges_unpaid() -> Iterator[None]:
+    """Hedge every silent attempt, whether its target answers others or not."""
+    with mock.patch.object(run._FailoverLoop, "_is_stalled", lambda *_: True):
+        yield
+
+
+ANSWERS = ("first_token", "whole_answer")
+# Caught by tests/chaos/test_thinkers.py: what they break are no rules, but numbers of a world of thinkers.
+OF_THINKERS = (silence_ends_attempts, silence_is_failure, usual_is_slow, silent_hedges_unpaid)
 MUTANTS = (
     first_refusal_believed,
     first_refusal_final,

@@ -12,7 +12,7 @@ from dub5.service.config.settings import (
 )
 from dub5.simulators.script import Respond, Script, SimRequest
 from dub5.simulators.virtual import AppClient, VirtualWire
-from tests.support.world import body, status
+from tests.support.world import STRICT, body, status
 
 DOWN = status(500, b"{}")
 TOOL = {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]}
@@ -39,7 +39,7 @@ class UnequalTargets:
                 "plain", "openai", "http://plain.test/v1", context_tokens=tokens[1], overrides=PLAIN_ONLY
             ),
         )
-        settings = Settings(providers, (RouteSettings("chat", ("able/m", "plain/m")),))
+        settings = Settings(providers, (RouteSettings("chat", ("able/m", "plain/m"), timeouts=STRICT),))
         self.client = AppClient(
             Service(LoadedSettings(settings, {}, ()), wire=VirtualWire(responds), seed="test").asgi
         )

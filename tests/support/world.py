@@ -21,6 +21,8 @@ from dub5.simulators.virtual import AppClient, AppResponse, VirtualWire
 WORDS = ("hello ", "big ", "world")
 SSE = {"content-type": "text/event-stream"}
 NAMES = ("one", "two", "three")
+# Who takes longer is given up: for tests of that, and of what follows.
+STRICT = TimeoutOptions(first_token_s=10.0, whole_answer_s=60.0)
 
 
 class ServiceWorld:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from random import Random
 from typing import TypeVar
 
+from msgspec import structs
+
 from dub5.chaos.simulation.world.generate_extras import with_extras
 from dub5.chaos.simulation.world.generate_faults import generate_faults
 from dub5.chaos.simulation.world.generate_settings import generate_settings
@@ -78,7 +80,32 @@ def generate_world(seed: int) -> World:
         stalls=_stalls(Random(f"{seed}:stalls"), warm_s + storm_s + calm_s),
         odd=odd_caller(seed, providers, len(callers), often=always_healthy is not None),
     )
-    return with_extras(world, always_healthy)
+    world = with_extras(world, always_healthy)
+    return _with_thinkers(Random(f"{seed}:thinkers"), world, always_healthy)
+
+
+def _with_thinkers(rng: Random, world: World, always_healthy: WorldProvider | None) -> World:
+    """Let some providers think in some worlds, whose settings give up only much later than they hedge."""
+    if not _one_in(rng, 4):
+        return world
+    hedge_after_s, thinking = rng.choice((0.5, 2.0, 10.0)), rng.choice(("thinker", "reasoning"))
+    give_up_s = 240.0 if thinking == "thinker" else rng.choice((20.0, 240.0))
+    providers = tuple(
+        replace(provider, latency=thinking)
+        if rng.random() < 0.5 and provider != always_healthy and not (provider.limits or provider.capacity)
+        else provider
+        for provider in world.providers
+    )
+    timeouts = structs.replace(
+        world.tuning.timeouts,
+        hedge_after_s=hedge_after_s,
+        first_token_s=give_up_s,
+        whole_answer_s=give_up_s,
+        total_s=max(world.tuning.timeouts.total_s, give_up_s),
+    )
+    # Without stalls of the loop: the rules on long waits measure them to the millisecond.
+    tuning = replace(world.tuning, timeouts=timeouts)
+    return replace(world, providers=providers, tuning=tuning, stalls=LoopStalls())
 
 
 def _stalls(rng: Random, until_s: float) -> LoopStalls:

@@ -16,7 +16,7 @@ def is_sound(world: World, provider: WorldProvider) -> bool:
     return (
         enough_s is not None
         and all(
-            enough_s + world.stalls.longest_s <= t.timeouts.first_token_s * t.breaker.slow_of_timeout
+            enough_s + world.stalls.longest_s <= _patience_s(t) * t.breaker.slow_of_timeout
             for t in world.tunings
         )
         and all(t.connections_per_origin_max >= CONNECTIONS_MIN for t in world.tunings)
@@ -26,6 +26,11 @@ def is_sound(world: World, provider: WorldProvider) -> bool:
         and not provider.isolated
         and (provider.bad_keys == 0 or provider.bad_keys < provider.keys)
     )
+
+
+def _patience_s(tuning: ServiceSettings) -> float:
+    """Return the seconds of which a share makes a first token slow, whatever is usual."""
+    return min(tuning.timeouts.first_token_s, tuning.timeouts.hedge_after_s)
 
 
 def healthy_throughout(world: World, provider: WorldProvider) -> bool:

@@ -1,0 +1,137 @@
+"""Reasoning models with default settings: no healthy thinker is cut; a dead provider is left all the same."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+
+from dub5.chaos.simulation.mutant import mutated
+from dub5.chaos.simulation.run import Simulation
+from dub5.chaos.simulation.world.model import (
+    FaultWindow,
+    LoadProfile,
+    ServiceSettings,
+    World,
+    WorldProvider,
+    WorldRoute,
+)
+from dub5.simulators.virtual import run
+from tests.simulation import mutants
+
+LEFT_S = 10.0  # in which a dead provider is left
+CUT_MAX = 0.001  # of healthy calls
+EXTRA_MAX = 0.05  # calls beyond one for each request
+LEARNING_S = 45.0  # until the first answers show what is usual
+ALONE_EXTRA = 0.05  # where nobody else asks, an answer of 10 s and a stall look alike
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of a world."""
+
+    simulation: Simulation
+
+    @property
+    def endings(self) -> Counter[str]:
+        """Return how many requests ended in which outcome."""
+        ended = [r.ended for r in self.simulation.record.requests.values()]
+        return Counter(e.outcome.value if e else "never" for e in ended)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Return how many attempts ended for which reason."""
+        return Counter(a.reported.reason for a in self.simulation.record.attempts() if a.reported)
+
+    @property
+    def extra(self) -> float:
+        """Return the attempts beyond one for each request, as a share of the requests."""
+        return len(self.simulation.record.attempts()) / len(self.simulation.record.requests) - 1.0
+
+    def first_s(self, since_s: float, until_s: float) -> list[float]:
+        """Return how long each request of this time waited for its first content."""
+        return [
+            r.ended.first_token_s if r.ended and r.ended.first_token_s is not None else float("inf")
+            for r in self.simulation.record.requests.values()
+            if since_s <= r.began_s < until_s
+        ]
+
+
+def play(
+    *latencies: str, rate_per_s: float, requests: int, dead_s: tuple[float, float] = (0.0, 0.0), seed: int = 1
+) -> Played:
+    """Run a world of these providers with default settings. `dead_s`: when the first one answers nobody."""
+    providers = tuple(
+        WorldProvider(f"p{number}", "openai", latency, 12, ("m",)) for number, latency in enumerate(latencies)
+    )
+    dead = FaultWindow("p0", dead_s[0], dead_s[1] - dead_s[0], {"kind": "stall"})
+    world = World(
+        seed=seed,
+        providers=providers,
+        routes=(WorldRoute("chat", "ordered", tuple(p.targets[0] for p in providers)),),
+        troubles=(dead,) if dead.for_s else (),
+        load=LoadProfile(rate_per_s, 0.7, 0.0, 0.0, (300.0, 300.0)),
+        tuning=ServiceSettings(),
+        warm_s=dead_s[0],
+        storm_s=dead.for_s,
+        calm_s=requests / rate_per_s - dead_s[1],
+        rest_s=80.0,
+    )
+    simulation = Simulation(world)
+    run(simulation.run(), seed=seed)
+    assert not simulation.record.violations, simulation.record.violations[:3]
+    return Played(simulation)
+
+
+@pytest.mark.parametrize("latency", ["thinker", "reasoning"])
+@pytest.mark.parametrize("rate_per_s", [0.05, 2.0])
+def test_no_thinker_is_cut(latency: str, rate_per_s: float) -> None:
+    """In a world of thinkers at most one healthy call in a thousand is cut, and no breaker opens for
+    slowness. Extra calls stay within the hedging budget: 5 %, or one a minute; before anything is learned,
+    one for each request."""
+    played = play(latency, latency, rate_per_s=rate_per_s, requests=1200 if rate_per_s > 1 else 500)
+    record = played.simulation.record
+    count = len(record.requests)
+    assert played.endings["complete"] >= (1 - CUT_MAX) * count, played.endings
+    cut = sum(number for reason, number in played.reasons.items() if reason not in ("ok", "hedge_lost"))
+    assert cut <= CUT_MAX * count, played.reasons
+    assert not record.breaker_moves, record.breaker_moves
+    assert played.extra <= EXTRA_MAX + LEARNING_S * rate_per_s / count + ALONE_EXTRA * (rate_per_s < 1)
+
+
+@pytest.mark.parametrize("name", [mutant.__name__ for mutant in mutants.OF_THINKERS])
+def test_a_broken_build_is_caught(name: str) -> None:
+    """A build that takes thinkers for dead fails the test above, in one of its worlds."""
+    with mutated(f"{mutants.__name__}:{name}"), pytest.raises(AssertionError):
+        for latency in ("thinker", "reasoning"):
+            test_no_thinker_is_cut(latency, 2.0)
+
+
+def test_a_single_thinker_is_waited_for() -> None:
+    """With one target only, everybody is answered by it."""
+    played = play("thinker", rate_per_s=2.0, requests=600)
+    assert set(played.endings) == {"complete"}
+    assert set(played.reasons) == {"ok"}
+    assert not played.simulation.record.breaker_moves
+
+
+@pytest.mark.parametrize("rate_per_s", [0.2, 3.0])
+def test_a_dead_provider_is_left(rate_per_s: float) -> None:
+    """A provider that is usually quick answers nobody for five minutes: nobody waits for longer than 10 s,
+    and hardly anybody waits at all."""
+    requests = int(500 * rate_per_s)
+    played = play("quick", "quick", rate_per_s=rate_per_s, requests=requests, dead_s=(100.0, 400.0))
+    waits_s = played.first_s(100.0, 400.0)
+    assert set(played.endings) == {"complete"}
+    assert max(waits_s) <= LEFT_S + 1.0
+    assert sum(wait_s > 2.0 for wait_s in waits_s) <= 8 + LEFT_S * rate_per_s
+
+
+def test_a_dead_thinker_is_left() -> None:
+    """A provider whose answers usually take a minute stops to answer anybody: that is seen within 10 s by how
+    many are overdue. Whoever comes later does not wait for it, and nobody waits until it would be silent."""
+    played = play("thinker", "lpu", rate_per_s=2.0, requests=1500, dead_s=(400.0, 650.0))
+    assert set(played.endings) == {"complete"}
+    died_s = played.first_s(400.0, 470.0)
+    later_s = sorted(played.first_s(470.0, 650.0))
+    assert max(died_s) <= 80.0
+    assert later_s[int(len(later_s) * 0.97)] <= 2.0
