@@ -97,7 +97,8 @@ class Hedged(Struct, frozen=True):
     """A hedge was sent: a second target was asked in parallel with `target`, so that no request waits for it.
 
     `why`: "probe" (`target` may be down), "degraded" (it fails now and then), "slow" (no first token after
-    the usual (p95) time) or "late" (half of the request's time is gone, and `target` may use up all of it).
+    the usual (p95) time), "silent" (none for much longer than usual) or "late" (half of the request's time is
+    gone, and `target` may use up all of it).
     """
 
     request_id: str

@@ -242,8 +242,8 @@ class _FailoverLoop:
             if decision.wait_s and not await self._back_off(decision.wait_s):
                 return None
             in_background = self._branch is not None and self._branch.in_background
-            if in_background and decision.charge is BudgetCharge.WITHDRAW:
-                return None
+            if in_background and decision.why != "fresh":
+                return None  # nobody waits for it: only a dead connection says nothing about the target
             if permit.doubted_key is not None:
                 doubted += (permit,)
             acquired = self._fleet.try_acquire(

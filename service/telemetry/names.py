@@ -286,8 +286,9 @@ ALL = tuple(value for value in tuple(globals().values()) if isinstance(value, Me
 
 BREAKER_LEVEL = {"closed": 0, "half_open": 1, "open": 2, "isolated": 3}
 HEALTH_LEVEL = {"healthy": 0, "degraded": 1, "unhealthy": 2}
-ATTEMPT_KINDS = frozenset({"first", "retry", "fresh", "key", "hedge", "probe"})  # why an attempt was made
-HEDGE_REASONS = frozenset({"probe", "degraded", "slow", "late"})
+# Why an attempt was made, and why one was hedged.
+ATTEMPT_KINDS = frozenset({"first", "retry", "fresh", "key", "plain", "hedge", "probe"})
+HEDGE_REASONS = frozenset({"probe", "degraded", "slow", "silent", "late"})
 
 
 def _reasons() -> Iterator[str]:

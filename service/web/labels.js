@@ -78,6 +78,7 @@ const ATTEMPT_KINDS = new Map([
   ["retry", "retried"],
   ["fresh", "retried on a new connection"],
   ["key", "retried with another key"],
+  ["plain", "retried without stream_options"],
   ["hedge", "hedged"],
   ["probe", "probe"],
 ]);

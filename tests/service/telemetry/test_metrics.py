@@ -23,6 +23,7 @@ from dub5.service.events import (
     QueueLeft,
     RequestEnded,
 )
+from dub5.service.failover.hedging import LATE, SILENT, SLOW
 from dub5.service.model import AttemptRecord, Outcome, Target, Usage
 from dub5.service.resilience.health import Health, TargetSnapshot
 from dub5.service.telemetry import names
@@ -310,9 +311,21 @@ def test_every_event() -> None:
     assert not COUNTED & LOG_ONLY
 
 
+def constants() -> dict[str, str]:
+    """The texts that the service's modules give to names in capitals."""
+    found = {}
+    for path in (ROOT / "service").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign):
+                for pair in zip(ast.walk(node.targets[0]), ast.walk(node.value), strict=False):
+                    if isinstance(pair[0], ast.Name) and isinstance(pair[1], ast.Constant):
+                        found[pair[0].id] = pair[1].value
+    return {name: text for name, text in found.items() if isinstance(text, str)}
+
+
 def said(function: str, place: int) -> set[str]:
     """The words that the service's source gives to a function or method, as its argument at this place."""
-    found = set()
+    found, named = set(), constants()
     for path in (ROOT / "service").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and len(node.args) > place:
@@ -320,6 +333,8 @@ def said(function: str, place: int) -> set[str]:
                 for part in ast.walk(node.args[place]):  # `"a" if x else "b"` says both
                     if called == function and isinstance(part, ast.Constant) and isinstance(part.value, str):
                         found.add(part.value)
+                    if called == function and isinstance(part, ast.Name) and part.id in named:
+                        found.add(named[part.id])
     return found
 
 
@@ -346,7 +361,8 @@ def test_kinds_in_the_source() -> None:
     """Every word for why a try is made, and why a request is hedged, is one of the set."""
     kinds = {"first"} | said("RetryDecision", 0) | said("_Start", 0) | said("_attempt_target", 2)
     assert kinds == names.ATTEMPT_KINDS
-    assert {"probe"} <= set(re.findall(r'"(\w+)"', Hedged.__doc__ or "")) <= names.HEDGE_REASONS
+    assert set(re.findall(r'"(\w+)"', Hedged.__doc__ or "")) == names.HEDGE_REASONS
+    assert {SLOW, SILENT, LATE} <= names.HEDGE_REASONS
 
 
 @pytest.mark.parametrize("reason", sorted(names.PASSED_OVER_REASONS))
