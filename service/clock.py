@@ -43,15 +43,17 @@ class _Wall:
     def __init__(self) -> None:
         self._anchored_at_s = float("-inf")
         self._epoch_s = 0.0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # one whose time is not virtual
 
     def read(self) -> float:
         loop = asyncio.get_running_loop()
-        if hasattr(loop, "wall"):
-            return cast(VirtualTime, loop).wall()
+        if loop is not self._loop:
+            if hasattr(loop, "wall"):
+                return cast(VirtualTime, loop).wall()
+            self._loop, self._anchored_at_s = loop, float("-inf")
         at_s = loop.time()
-        if loop is not self._loop or at_s - self._anchored_at_s > ANCHOR_S:
-            self._loop, self._anchored_at_s, self._epoch_s = loop, at_s, time.time()
+        if at_s - self._anchored_at_s > ANCHOR_S:
+            self._anchored_at_s, self._epoch_s = at_s, time.time()
         return self._epoch_s + at_s - self._anchored_at_s
 
 

@@ -18,6 +18,7 @@ T = TypeVar("T")
 NEVER = float("inf")
 LOOP_LAG_S = 0.1  # a timer that fires later than this shows that the loop was busy
 GRACE_S = 0.25  # to read what has arrived meanwhile
+LOOK_S = 10.0  # a timer fires at least so often: a look costs less than a new timer for each shorter wait
 
 
 class TimedOut(Exception):
@@ -60,11 +61,12 @@ class Timeouts:
 
     async def run(self, name: str, limit_s: float, awaitable: Awaitable[T]) -> T:
         """Await for at most `limit_s` seconds. Return the result. Raises TimedOut, CutShort."""
-        self._limit_at_s = at_s = self._loop.time() + limit_s
+        now_s = self._loop.time()
+        self._limit_at_s = at_s = now_s + limit_s
         self._until_s = until_s = min(at_s, self.deadline_s)
         self._in_grace = False
         if until_s < self._fires_at_s:
-            self._set_timer(until_s)
+            self._set_timer(min(until_s, now_s + LOOK_S))
         if self._cut_short:
             self._loop.call_soon(self._fire_if_waiting)
         try:

@@ -76,7 +76,8 @@ class Attempt:
         self.usage: Usage | None = None
         self._permit = permit
         permit.streams, permit.caller = context.request.stream, context.request.caller
-        permit.usual_s = dependencies.hedges.usual_s(target, context.latency_class)
+        self._latency = dependencies.hedges.history(target, context.latency_class)
+        permit.usual_s = self._latency.usual_s
         self.on_silence: Callable[[], None] | None = None
         self._silent_at_s = self.started_s
         self._upstream = dependencies.upstreams[target]
@@ -109,7 +110,7 @@ class Attempt:
         now_s = clock.now()
         self.first_token_s = now_s - context.started_s
         took_s = now_s - self.started_s
-        self.dependencies.hedges.observe(self.target, context.latency_class, took_s, now_s)
+        self._latency.add(took_s, now_s)
         if isinstance(answer, BufferedAnswer):
             self.usage = answer.reply.usage
             self.end(None)
@@ -125,13 +126,13 @@ class Attempt:
 
     def _on_wait(self) -> None:
         """See whether the target is silent; if not yet, look again soon."""
-        now_s, hedges = clock.now(), self.dependencies.hedges
+        now_s = clock.now()
         interval_s = self.context.timeout_options.hedge_after_s
         mute = self._permit.note_wait(now_s, interval_s)
         if not mute and now_s < self._silent_at_s:
             self.timeouts.notify_at(min(now_s + interval_s, self._silent_at_s), self._on_wait)
             return
-        late = hedges.is_stalled(self.target, self.context.latency_class, now_s - self.started_s)
+        late = self._latency.is_stalled(now_s - self.started_s)
         self._permit.note_silence(now_s, late=late, mute=mute)
         if self.on_silence is not None:
             self.on_silence()
@@ -230,7 +231,7 @@ class Attempt:
             # Or only quick answers would be observed.
             waited_s = now_s - self.started_s
             if not self._permit.stalled:
-                self.dependencies.hedges.observe_loser(self.target, context.latency_class, waited_s)
+                self._latency.add_loser(waited_s)
         self._permit.end(classification, now_s, reached=self.status is not None)
         usage, price = self._usage_so_far(classification), self._upstream.price
         record = AttemptRecord(

@@ -15,10 +15,8 @@ retries.
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf
-
-from msgspec import Raw
 
 from dub5.service.config.options import HedgeOptions, TimeoutOptions
 from dub5.service.model import AnyRequest, EmbedRequest, Target
@@ -52,15 +50,13 @@ def latency_class(request: AnyRequest) -> int:
         number += 3
     if isinstance(request, EmbedRequest):
         return number + 12
-    return number + 6 if _asks_to_think(request.fields) else number
-
-
-def _asks_to_think(fields: Mapping[str, Raw]) -> bool:
-    """Return whether the request asks for reasoning. What a model does unasked is learned."""
+    fields = request.fields
     effort = fields.get("reasoning_effort")
     if effort is not None:
-        return bytes(effort) not in NO_EFFORT
-    return "reasoning" in fields or "thinking" in fields
+        thinks = bytes(effort) not in NO_EFFORT
+    else:
+        thinks = "reasoning" in fields or "thinking" in fields
+    return number + 6 if thinks else number
 
 
 class Percentile:
@@ -96,8 +92,9 @@ class Percentile:
 class LatencyHistory:
     """The latency of one target for one class of requests. Times are loop seconds."""
 
-    def __init__(self, share: float) -> None:
-        self.percentile = Percentile(share)
+    def __init__(self, options: HedgeOptions) -> None:
+        self.percentile = Percentile(options.percentile)
+        self._options = options
         self.usual_s: float | None = None  # the lowest median of the last minutes
         self._lowest_s = self._lowest_before_s = inf
         self._rotate_at_s = 0.0
@@ -122,6 +119,25 @@ class LatencyHistory:
         self._lowest_s = min(self._lowest_s, median_s)
         self.usual_s = min(self._lowest_s, self._lowest_before_s)
 
+    def add_loser(self, waited_s: float) -> None:
+        """Add the time until an attempt lost its race, where that alone is already long."""
+        long_s = self.percentile.read(self._options.samples_min)
+        if long_s is not None and waited_s >= long_s:
+            self.percentile.add(waited_s)
+
+    def delay_s(self) -> float | None:
+        """Return the seconds after which a second target may be asked; None: too few samples."""
+        long_s = self.percentile.read(self._options.samples_min)
+        if long_s is None or self.usual_s is None:
+            return None
+        return max(long_s, self._options.delay_min_s)
+
+    def is_stalled(self, waited_s: float) -> bool:
+        """Return whether an attempt has taken longer than nearly all answers of this target."""
+        if self.percentile.count < self._options.samples_min:
+            return False
+        return waited_s > self.percentile.at(STALLED_SHARE)
+
 
 class Hedges:
     """The latency of each target, and the share of hedges. Times are loop seconds."""
@@ -139,41 +155,12 @@ class Hedges:
         """Count a hedge."""
         self._window.count(now_s, HEDGES)
 
-    def observe(self, target: Target, which: int, took_s: float, now_s: float) -> None:
-        """Record the latency of an answer to a request of class `which`."""
+    def history(self, target: Target, which: int) -> LatencyHistory:
+        """Return the latency of a target for requests of class `which`."""
         known = self._took.get((target, which))
         if known is None:
-            known = self._took[(target, which)] = LatencyHistory(self._options.percentile)
-        known.add(took_s, now_s)
-
-    def observe_loser(self, target: Target, which: int, waited_s: float) -> None:
-        """Record the time until an attempt lost its race, where that alone is already long."""
-        known = self._took.get((target, which))
-        if known is None:
-            return
-        long_s = known.percentile.read(self._options.samples_min)
-        if long_s is not None and waited_s >= long_s:
-            known.percentile.add(waited_s)
-
-    def delay_s(self, target: Target, which: int) -> float | None:
-        """Return the seconds after which a second target may be asked; None: too few samples."""
-        known = self._took.get((target, which))
-        if known is None or known.usual_s is None:
-            return None
-        long_s = known.percentile.read(self._options.samples_min)
-        return None if long_s is None else max(long_s, self._options.delay_min_s)
-
-    def usual_s(self, target: Target, which: int) -> float | None:
-        """Return the usual latency of a target; None: too few samples."""
-        known = self._took.get((target, which))
-        return known.usual_s if known else None
-
-    def is_stalled(self, target: Target, which: int, waited_s: float) -> bool:
-        """Return whether an attempt has taken longer than nearly all answers of this target."""
-        known = self._took.get((target, which))
-        if known is None or known.percentile.count < self._options.samples_min:
-            return False
-        return waited_s > known.percentile.at(STALLED_SHARE)
+            known = self._took[(target, which)] = LatencyHistory(self._options)
+        return known
 
     def may_send(self, now_s: float, least: int = 0) -> bool:
         """Return whether one more hedge stays within the share, or is one of the `least` that may always."""
@@ -202,7 +189,7 @@ def hedge_delays_s(
 ) -> dict[str, float]:
     """Return the delay in seconds for each reason to hedge an attempt with `left_s` seconds left."""
     delays_s = {}
-    if (long_s := hedges.delay_s(target, which)) is not None:
+    if (long_s := hedges.history(target, which).delay_s()) is not None:
         delays_s[SLOW] = long_s
     if left_s <= (options.first_token_s if stream else options.whole_answer_s):
         # A target whose usual latency is over half of the time left gets more of it.

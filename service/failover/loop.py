@@ -166,10 +166,12 @@ class _FailoverLoop:
             if has_side_effects and not last_resort and self._fleet.probe_due(target, now_s):
                 self._last_resorts.append(target)
                 continue
+            rest = targets[i + 1 :]
             if (
-                not last_resort
+                rest
+                and not last_resort
                 and self._fleet.is_crowded(target)
-                and _any_healthy(self._fleet, targets[i + 1 :], now_s)
+                and _any_healthy(self._fleet, rest, now_s)
             ):
                 self._last_resorts.append(target)
                 continue
@@ -178,7 +180,6 @@ class _FailoverLoop:
                 if start.charge is BudgetCharge.NONE or self._is_hedge:  # its target has no room any more
                     start = FIRST
                 continue
-            rest = targets[i + 1 :]
             if self._needs_branch(target, permit, rest, now_s):
                 self._start_probe(target, permit, rest, now_s)
                 return None

@@ -154,12 +154,15 @@ class Permit:
         state.in_flight -= 1
         if classification is not None and classification.unproven:
             classification = self._believed(classification, now_s)
-        if self._waits or self._overdue:
+        state.waiting -= self._waits
+        self._waits = False
+        if self._overdue:
             self._stop_waiting()
         not_before_s = now_s + classification.cooldown_s if classification else 0.0
         if classification is None:
             state.refusals.since_s = None
-            state.note_answer(self._entered_s, now_s)
+            if not self._committed:  # the end of a stream that began long ago says nothing of new calls
+                state.note_answer(self._entered_s, now_s)
         elif classification.cooldown_s > 0 and not_before_s >= self._key.cooldown_until_s:
             # Two refusals may overlap: the later end of the cool-down counts, with its reason.
             self._key.cooldown_until_s = not_before_s

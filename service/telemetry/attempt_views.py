@@ -6,6 +6,7 @@ from dub5.service.events import RequestEnded
 from dub5.service.model import AttemptRecord
 
 AttemptRow = dict[str, str | int | bool | float | tuple[str, ...] | tuple[int, int] | None]
+OK = "ok"  # compared here, because a property takes longer and each request's line has a row
 STOPPED = frozenset({"cancelled", "hedge_lost"})
 
 
@@ -41,13 +42,13 @@ def attempt_rows_with_cost(attempts: Iterable[AttemptRecord]) -> list[AttemptRow
 
     Clients do not see these. Tokens and cost of the answer are reported next to the trail.
     """
-    return [_row(attempt) if attempt.ok else _row_with_cost(attempt) for attempt in attempts]
+    return [_row(attempt) if attempt.reason == OK else _row_with_cost(attempt) for attempt in attempts]
 
 
 def cost_usd(attempts: Iterable[AttemptRecord]) -> float | None:
     """Return the cost of the answer in dollars; None without an answer, or without a price."""
     for attempt in attempts:
-        if attempt.reason == "ok":
+        if attempt.reason == OK:
             return attempt.cost_usd
     return None
 
@@ -66,7 +67,7 @@ def _row_with_cost(attempt: AttemptRecord) -> AttemptRow:
 def _row(attempt: AttemptRecord) -> AttemptRow:
     row: AttemptRow = {
         "target": attempt.target,
-        "outcome": _outcome(attempt),
+        "outcome": OK if attempt.reason == OK else _outcome(attempt),
         "reason": attempt.reason,
         "started_ms": ms(attempt.started_s),
         "ended_ms": ms(attempt.ended_s),
@@ -85,4 +86,4 @@ def _row(attempt: AttemptRecord) -> AttemptRow:
 def _outcome(attempt: AttemptRecord) -> str:
     if not attempt.tried:
         return "passed_over"
-    return attempt.reason if attempt.ok or stopped(attempt) else "failed"
+    return attempt.reason if stopped(attempt) else "failed"

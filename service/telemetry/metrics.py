@@ -79,6 +79,7 @@ LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed})
 Labels = tuple[str, ...]
 ReadValues = Callable[[], Iterable[tuple[Labels, float]]]
 BOOLEAN_LABELS = {True: "true", False: "false"}
+UNKNOWN = (OTHER, OTHER)
 FAILED = "failed"  # error.type of an attempt's duration; a histogram per reason would make scrapes slow
 
 
@@ -89,7 +90,7 @@ class Histogram:
         self.metric = metric
         self._rows: dict[Labels, list[float]] = {}  # the sum, then the count of each bucket
 
-    def record(self, value: float, *labels: str) -> None:
+    def record(self, value: float, labels: Labels) -> None:
         """Add one value, in the metric's unit."""
         row = self._rows.get(labels)
         if row is None:
@@ -303,7 +304,7 @@ class Metrics:
             case QueueLeft(route=route, priority=priority, how=how, waited_s=waited_s):
                 route = self._routes.get(route, OTHER)
                 self._queue[route, priority, how] += 1
-                self._queue_wait.record(waited_s, route, how)
+                self._queue_wait.record(waited_s, (route, how))
             case Hedged(target=target, why=why):
                 known = why if why in names.HEDGE_REASONS else OTHER
                 self._hedges[self._scopes.get(target, OTHER), known] += 1
@@ -322,7 +323,7 @@ class Metrics:
         if not stopped(attempt):
             error = "" if attempt.ok else FAILED
             took_s = attempt.ended_s - attempt.started_s
-            self._attempt_duration.record(took_s, *self._labels(event, attempt.target), error)
+            self._attempt_duration.record(took_s, self._labels(event, attempt.target, error))
 
     def _request_ended(self, event: RequestEnded) -> None:
         route = self._routes.get(event.route, OTHER)
@@ -337,34 +338,35 @@ class Metrics:
             if not attempt.tried:
                 target = self._scopes.get(attempt.target, OTHER)
                 self._passed_over[target, self._reason(attempt.reason)] += 1
-        self._duration.record(event.total_s, route, event.outcome)
+        self._duration.record(event.total_s, (route, event.outcome))
         if event.first_token_s is not None:
-            self._overhead.record(event.overhead_s, route)
+            self._overhead.record(event.overhead_s, (route,))
         if event.stream:
             self._stream_ended(event, route)
         if event.usage is not None and event.target is not None and not (event.cached or event.shared):
-            labels = self._labels(event, event.target)
-            self._token_usage.record(event.usage.prompt_tokens, *labels, "input")
+            self._token_usage.record(event.usage.prompt_tokens, self._labels(event, event.target, "input"))
             if event.operation == ChatRequest.operation:  # no other operation has output tokens
-                self._token_usage.record(event.usage.completion_tokens, *labels, "output")
+                labels = self._labels(event, event.target, "output")
+                self._token_usage.record(event.usage.completion_tokens, labels)
 
     def _stream_ended(self, event: RequestEnded, route: str) -> None:
         for attempt in () if event.shared else event.attempts:
             if attempt.first_token_s is not None:
                 took_s = attempt.first_token_s - attempt.started_s
-                self._first_chunk.record(took_s, *self._labels(event, attempt.target))
+                self._first_chunk.record(took_s, self._labels(event, attempt.target)[:3])
         if event.first_token_s is None:
             return
         if event.outcome is Outcome.DEGRADED:
             return  # a fallback answer has no first token
-        self._first_token.record(event.first_token_s, route, BOOLEAN_LABELS[event.cached])
+        self._first_token.record(event.first_token_s, (route, BOOLEAN_LABELS[event.cached]))
         if event.outcome is Outcome.COMPLETE and event.usage and not (event.cached or event.shared):
             gaps = event.usage.completion_tokens - 1
             if gaps > 0:
-                self._per_token.record((event.total_s - event.first_token_s) / gaps, route)
+                self._per_token.record((event.total_s - event.first_token_s) / gaps, (route,))
 
-    def _labels(self, event: AttemptEnded | RequestEnded, target: str) -> tuple[str, str, str]:
-        return event.operation, *self._targets.get(target, (OTHER, OTHER))
+    def _labels(self, event: AttemptEnded | RequestEnded, target: str, last: str = "") -> Labels:
+        provider, model = self._targets.get(target, UNKNOWN)
+        return event.operation, provider, model, last
 
     def _reason(self, reason: str) -> str:
         known = self._reasons.get(reason)

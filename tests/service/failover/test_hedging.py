@@ -33,7 +33,7 @@ def known(hedges: Hedges, *took_s: float, target: Target = ONE, which: int = STR
     now_s = 0.0
     for one_s in took_s:
         now_s += one_s
-        hedges.observe(target, which, one_s, now_s)
+        hedges.history(target, which).add(one_s, now_s)
 
 
 def asked(stream: bool = True, content: str = "Hi", **fields: Any) -> ChatRequest:
@@ -48,21 +48,21 @@ class TestDelay:
         """Of what it took lately: nineteen of twenty come sooner."""
         hedges = Hedges(HedgeOptions())
         known(hedges, *(n / 100 for n in range(100, 0, -1)))
-        assert hedges.delay_s(ONE, STREAM) == pytest.approx(0.96)
+        assert hedges.history(ONE, STREAM).delay_s() == pytest.approx(0.96)
 
     def test_too_few_say_nothing(self) -> None:
         """Few samples give no delay, and so no hedge."""
         hedges = Hedges(HedgeOptions(samples_min=20))
         known(hedges, *[0.5] * 19)
-        assert hedges.delay_s(ONE, STREAM) is None
+        assert hedges.history(ONE, STREAM).delay_s() is None
         known(hedges, 0.5)
-        assert hedges.delay_s(ONE, STREAM) == 0.5
+        assert hedges.history(ONE, STREAM).delay_s() == 0.5
 
     def test_never_at_once(self) -> None:
         """A hedge is never sent at once, however fast the target usually is."""
         hedges = Hedges(HedgeOptions(delay_min_s=0.2))
         known(hedges, *[0.001] * 50)
-        assert hedges.delay_s(ONE, STREAM) == 0.2
+        assert hedges.history(ONE, STREAM).delay_s() == 0.2
 
     @pytest.mark.parametrize("other", [{"target": TWO}, {"which": OTHER_CLASS}], ids=["target", "class"])
     def test_apart(self, other: dict[str, Any]) -> None:
@@ -70,14 +70,14 @@ class TestDelay:
         hedges = Hedges(HedgeOptions())
         known(hedges, *[1.0] * 50)
         known(hedges, *[9.0] * 50, **other)
-        assert hedges.delay_s(ONE, STREAM) == 1.0
+        assert hedges.history(ONE, STREAM).delay_s() == 1.0
 
     def test_of_late(self) -> None:
         """Older latencies are forgotten."""
         hedges = Hedges(HedgeOptions())
         known(hedges, *[9.0] * SAMPLES_MAX)
         known(hedges, *[1.0] * SAMPLES_MAX)
-        assert hedges.delay_s(ONE, STREAM) == 1.0
+        assert hedges.history(ONE, STREAM).delay_s() == 1.0
 
 
 class TestClasses:
@@ -118,7 +118,7 @@ class TestClasses:
 class TestUsual:
     def test_the_lowest_median_of_the_last_minutes(self) -> None:
         """A target that gets slower is not used to it at once, and is after ten minutes."""
-        latency = LatencyHistory(0.95)
+        latency = LatencyHistory(HedgeOptions())
         for n in range(200):
             latency.add(1.0, n * 1.0)
         for n in range(200, 420):
@@ -130,7 +130,7 @@ class TestUsual:
 
     def test_the_first_answers_are_the_quick_ones(self) -> None:
         """Of many requests sent at once the quickest are answered first: they do not show what is usual."""
-        latency = LatencyHistory(0.95)
+        latency = LatencyHistory(HedgeOptions())
         for n in range(20, 60):
             latency.add(float(n), float(n))
         assert latency.usual_s is None
@@ -144,7 +144,7 @@ class TestUsual:
         """What counts as usual lies between the quickest and the slowest answer, and silence is beyond it."""
         hedges = Hedges(HedgeOptions())
         known(hedges, *took_s)
-        usual_s = hedges.usual_s(ONE, STREAM)
+        usual_s = hedges.history(ONE, STREAM).usual_s
         assert usual_s is None or min(took_s) <= usual_s <= max(took_s)
         assert silent_after_s(usual_s, TimeoutOptions()) >= max(10.0, usual_s or 0.0)
 
