@@ -206,5 +206,4 @@ def build_wire(server: ServerSettings) -> Wire:
     slots = Slots(server.connections_per_origin_max)
     module, name = WIRES[server.wire]
     kind: Callable[..., Wire] = getattr(importlib.import_module(module), name)
-    more = {"connection_age_max_s": server.connection_age_max_s} if server.wire == "aiohttp" else {}
-    return kind(slots=slots, proxy=server.proxy, **more)
+    return kind(slots=slots, proxy=server.proxy, connection_age_max_s=server.connection_age_max_s)

@@ -18,7 +18,9 @@ from typing import Any, TypeVar, cast
 import httpcore
 import httpx
 
+from dub5.service import clock
 from dub5.service.wire.base import (
+    CONNECTION_AGE_S,
     KEEPALIVE_S,
     WIRE_HEADERS,
     ConnectTimer,
@@ -56,8 +58,10 @@ class HttpxWire:
         tls: ssl.SSLContext | None = None,
         fresh: httpx.AsyncBaseTransport | None = None,
         proxy: str | None = None,
+        connection_age_max_s: float = CONNECTION_AGE_S,
     ) -> None:
         self._slots = slots or Slots()
+        self._age_max_s = connection_age_max_s
         self._tasks = _OwnTasks()
         self._direct: dict[bool, httpx.AsyncBaseTransport]  # by `request.fresh`
         if transport is None:
@@ -78,7 +82,7 @@ class HttpxWire:
 
     async def _send(self, request: WireRequest, slot: Slot) -> "HttpxResponse":
         transport = self._transport(request)
-        trace = _Trace(request.connect_s)
+        trace = _Trace(request.connect_s, self._age_max_s)
         try:
             async with trace.timer:
                 response = await transport.handle_async_request(_httpx_request(request, trace))
@@ -235,9 +239,10 @@ async def _nothing(data: bytes) -> None:
 class _Trace:
     """The trace events of one call, and its connect timer, which covers DNS, TCP and TLS."""
 
-    def __init__(self, connect_s: float) -> None:
+    def __init__(self, connect_s: float, age_max_s: float) -> None:
         self.timer = ConnectTimer()
         self._connect_s = connect_s
+        self._age_max_s = age_max_s
         self._traced = False
         self._opened = False
         self._sent = False
@@ -250,6 +255,9 @@ class _Trace:
             self.timer.start(self._connect_s)
         elif event.endswith("connect_tcp.complete"):
             self._stream = cast(httpcore.AsyncNetworkStream, info["return_value"])
+            _bound_age(self._stream, self._age_max_s)
+        elif event.endswith("start_tls.complete"):
+            _bound_age(cast(httpcore.AsyncNetworkStream, info["return_value"]), self._age_max_s)
         elif event.endswith("send_request_headers.started") and not _is_connect(info):
             self._sent = True
             self.timer.stop()
@@ -273,6 +281,20 @@ class _Trace:
     @property
     def reused(self) -> bool:
         return self._traced and not self._opened
+
+
+def _bound_age(stream: httpcore.AsyncNetworkStream, age_max_s: float) -> None:
+    """Let httpcore replace this connection between two requests once it has the greatest age.
+
+    Before it reuses an idle connection, httpcore asks whether it is readable: then the provider has ended it.
+    """
+    opened_s, extra_info = clock.now(), stream.get_extra_info
+
+    def get_extra_info(info: str) -> Any:
+        is_old = info == "is_readable" and clock.now() - opened_s >= age_max_s
+        return True if is_old else extra_info(info)
+
+    stream.get_extra_info = get_extra_info  # type: ignore[method-assign]
 
 
 def _follow(inner: object, *names: str) -> object:

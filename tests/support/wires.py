@@ -7,7 +7,16 @@ from collections.abc import Awaitable, Iterator
 import pytest
 
 from dub5.service.wire.aiohttp_wire import AiohttpWire
-from dub5.service.wire.base import FailureKind, Slots, Stage, Wire, WireFailure, WireRequest, WireResponse
+from dub5.service.wire.base import (
+    CONNECTION_AGE_S,
+    FailureKind,
+    Slots,
+    Stage,
+    Wire,
+    WireFailure,
+    WireRequest,
+    WireResponse,
+)
 from dub5.service.wire.httpx_wire import HttpxWire
 from dub5.simulators.script import Action, Data, End, Head, Respond, SimRequest
 
@@ -16,9 +25,15 @@ SIZED = Head(200, {"Content-Length": "4"})
 WHOLE: list[Action] = [SIZED, Data(b"data"), End()]
 
 
-def make(kind: str, slots: Slots | None = None, tls: ssl.SSLContext | None = None) -> Wire:
+def make(
+    kind: str,
+    slots: Slots | None = None,
+    tls: ssl.SSLContext | None = None,
+    age_max_s: float = CONNECTION_AGE_S,
+) -> Wire:
     """Return a new wire of this kind."""
-    return HttpxWire(slots=slots, tls=tls) if kind == "httpx" else AiohttpWire(slots, tls=tls)
+    wire = HttpxWire if kind == "httpx" else AiohttpWire
+    return wire(slots=slots, tls=tls, connection_age_max_s=age_max_s)
 
 
 def plays(*actions: Action) -> Respond:
