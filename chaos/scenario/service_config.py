@@ -17,7 +17,8 @@ def settings(topology: Topology, urls: Mapping[str, str]) -> str:
     for name, persona in topology.providers.items():
         dialect = persona if persona in get_args(DialectName) else "openai"  # as openrouter, groq and others
         base = urls[name] + ("" if dialect == "anthropic" else "/v1")
-        lines += ["[[provider]]", f'name = "{name}"', f'dialect = "{dialect}"', f'base_url = "{base}"', ""]
+        lines += ["[[provider]]", f'name = "{name}"', f'dialect = "{dialect}"', f'base_url = "{base}"']
+        lines += ["simulated = true", ""]
     for route, targets in routes(topology).items():
         lines += ["[[route]]", f'name = "{route}"', f"targets = {json.dumps(list(targets))}"]
         lines += ["[route.timeouts]", *(f"{name} = {float(s)}" for name, s in topology.timeouts.items()), ""]

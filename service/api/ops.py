@@ -92,6 +92,7 @@ class Ops:
         counters: dict[str, dict[str, Any]] = board.pop("targets")
         dialects = {provider.name: provider.dialect for provider in self.settings.provider}
         prices = {provider.name: provider.prices for provider in self.settings.provider}
+        simulated = {provider.name for provider in self.settings.provider if provider.simulated}
         no_counters = TargetCounters().snapshot()
         targets = [
             {
@@ -106,6 +107,7 @@ class Ops:
                 "provider_in_flight": state.provider_in_flight,
                 "limit": state.limit,
                 "limit_max": self.settings.limiter.max,
+                "simulated": state.provider in simulated,
                 "priced": state.name.partition("/")[2] in prices[state.provider],
                 **counters.get(state.name, no_counters),
             }

@@ -89,6 +89,7 @@ class ProviderSettings(Struct, frozen=True):
     max_tokens: Count = 4096  # sent if the dialect requires a limit and the caller set none
     overrides: DialectOverrides = NO_OVERRIDES
     isolated: bool = False  # by the operator: no request is sent there
+    simulated: bool = False  # no model answers there: the page says so
     prices: Mapping[str, Price] = {}  # by model, in US dollars per million tokens
     context_tokens: Mapping[str, Count] = {}  # by model: longer conversations go to another target
 

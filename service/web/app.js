@@ -7,7 +7,7 @@
  */
 
 import { startChat } from "./chat.js";
-import { byId } from "./dom.js";
+import { byId, put } from "./dom.js";
 import { startLive } from "./live.js";
 
 const caller = {
@@ -16,9 +16,14 @@ const caller = {
   headers() {
     return this.key ? { authorization: `Bearer ${this.key}` } : {};
   },
-  /** Ask for a key, after the service has answered 401. */
-  unauthorized() {
+  /**
+   * Ask for a key, after the service has answered 401, and say why if one was given.
+   * @param {Record<string, string>} sent the headers of that request: an answer to an earlier key says nothing
+   */
+  unauthorized(sent) {
+    if (sent.authorization !== this.headers().authorization) return;
     const form = byId("key-form");
+    put(byId("key-why"), this.key ? "The service refused this key. Is it complete, and still valid?" : "");
     if (!form.hidden) return;
     form.hidden = false;
     byId("key").focus();

@@ -6,7 +6,7 @@ import { count, dollars, duration, reasonLabel } from "./labels.js";
 /**
  * @typedef {{name: string, provider: string, dialect: string, health: string, breaker: string,
  *   cooling_s: number, wait_s?: number, limit?: number, limit_max?: number, provider_in_flight?: number,
- *   priced?: boolean,
+ *   priced?: boolean, simulated?: boolean,
  *   spent?: {billed: import("./labels.js").Cost, maybe: import("./labels.js").Cost}, answered: number,
  *   failed: number, failed_in_a_row: number, few_calls: boolean, mistake: string | null, in_flight: number, last_reason: string | null, first_token_ms: number | null}} Target
  */

@@ -6,7 +6,7 @@ import { TurnView, isAtFault, isOpen, newTurn } from "./turn.js";
 
 /** @typedef {import("./turn.js").Turn} Turn */
 /** @typedef {{name: string, targets: string[]}} Route */
-/** @typedef {{headers(): Record<string, string>, unauthorized(): void}} Caller */
+/** @typedef {{headers(): Record<string, string>, unauthorized(sent: Record<string, string>): void}} Caller */
 
 const STORAGE_KEY = "dub5.chat"; // in sessionStorage, which ends with the tab
 
@@ -74,8 +74,9 @@ class Chat {
     if (this.loading) return;
     this.loading = true;
     try {
-      const response = await fetch("/v1/models", { headers: this.caller.headers() });
-      if (response.status === 401) this.caller.unauthorized();
+      const headers = this.caller.headers();
+      const response = await fetch("/v1/models", { headers });
+      if (response.status === 401) this.caller.unauthorized(headers);
       if (response.ok) this.showModels((await response.json()).data.map((/** @type {{id: string}} */ m) => m.id));
       else put(this.model.options[0], "no models available");
     } catch {
@@ -161,7 +162,9 @@ class Chat {
       messages: this.historyFor(turn),
     };
     const startedMs = performance.now();
-    for await (const step of ask(question, this.caller.headers(), running.signal)) {
+    const headers = this.caller.headers();
+    for await (const step of ask(question, headers, running.signal)) {
+      if ("status" in step && step.status === 401) this.caller.unauthorized(headers);
       const ms = performance.now() - startedMs;
       this.keepingScroll(() => this.take(turn, step, ms));
     }
@@ -193,7 +196,6 @@ class Chat {
     if (step.kind === "cut" || step.kind === "failed") {
       Object.assign(turn, { problem: step.problem, status: step.status });
       if (step.problem.trail.length) turn.trail = step.problem.trail;
-      if (step.status === 401) this.caller.unauthorized();
     }
     this.views.get(turn)?.update(false);
   }

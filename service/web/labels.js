@@ -274,6 +274,19 @@ export function reducedLabel(routes) {
   return lost.join(" · ");
 }
 
+/**
+ * Say which providers are simulated, so that nobody takes their words for a model's; "" without any.
+ * @param {{provider: string, simulated?: boolean}[]} targets
+ */
+export function simulatedLabel(targets) {
+  const names = [...new Set(targets.filter((target) => target.simulated).map((target) => target.provider))];
+  if (names.length === 0) return "";
+  if (targets.every((target) => target.simulated)) {
+    return "Simulated providers: no model is behind them, and their answers are made up.";
+  }
+  return `Simulated, with made-up answers: ${names.join(", ")}.`;
+}
+
 /** Describe a finish reason other than "stop"; else "". @param {string} finish */
 export function finishLabel(finish) {
   if (finish === "length") return "The model stopped at its length limit; ask it to go on.";

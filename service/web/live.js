@@ -4,7 +4,7 @@ import { Card } from "./cards.js";
 import { byId, h, icon, onChange, put } from "./dom.js";
 import { trailOf } from "./turn.js";
 import { costLabel, count, counterLabel, dollars, duration, incidentLabel } from "./labels.js";
-import { reducedLabel, timeOfDay, trailEntries } from "./labels.js";
+import { reducedLabel, simulatedLabel, timeOfDay, trailEntries } from "./labels.js";
 
 /** @typedef {{at: number | string, what: string, target: string | null, why: string | null}} Incident */
 /**
@@ -88,14 +88,15 @@ class Live {
 
   /** @returns {Promise<Status>} */
   async fetch() {
+    const headers = this.caller.headers();
     const response = await fetch("/status", {
-      headers: this.caller.headers(),
+      headers,
       cache: "no-store",
       signal: AbortSignal.timeout(ANSWER_MAX_MS),
     });
     if (response.status === 401) {
-      this.caller.unauthorized();
-      throw new StatusRefused("the service requires a key");
+      this.caller.unauthorized(headers);
+      throw new StatusRefused(headers.authorization ? "the service refused the key" : "the service requires a key");
     }
     if (!response.ok) throw new StatusRefused(`the service answered with status ${response.status}`);
     return response.json();
@@ -127,6 +128,9 @@ class Live {
     const reduced = reducedLabel(status.routes ?? []);
     byId("reduced").hidden = reduced === "";
     put(byId("reduced"), reduced);
+    const simulated = simulatedLabel(status.targets ?? []);
+    byId("simulated").hidden = simulated === "";
+    put(byId("simulated"), simulated);
     this.showTargets(status.targets ?? []);
     this.showIncidents((status.incidents ?? []).slice().sort(newestFirst).slice(0, INCIDENTS_SHOWN));
     this.showRecent((status.recent ?? []).slice().sort(newestFirst).slice(0, RECENT_SHOWN));

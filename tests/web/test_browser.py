@@ -431,3 +431,41 @@ async def test_substitutes(browser: str, service: str) -> None:
         "chat: no tools, long context at the moment, plain chat works",
         "chat: no target can answer at the moment",
     ]
+
+
+async def test_a_refused_key(browser: str, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that the service refuses is asked for again with the reason; the right one opens the page."""
+    monkeypatch.setenv("DUB5_TEST_CALLER", "the-right-key")
+    guarded = config.with_name("guarded.toml")
+    guarded.write_text('[server]\ncaller_keys_env = ["DUB5_TEST_CALLER"]\n' + config.read_text())
+    shown = "!document.querySelector('#key-form').hidden"
+    why = "document.querySelector('#key-why').textContent"
+    with serving(guarded) as (url, _):
+        async with open_page(browser, url) as page:
+            await page.until(shown)
+            assert await page.evaluate(why) == ""
+            await page.type("a-wrong-key")
+            await page.until(f"{why} !== ''")
+            assert "refused this key" in await page.evaluate(why)
+            assert await page.evaluate(shown)
+            await page.evaluate("document.querySelector('#key').value = ''")
+            await page.type("the-right-key")
+            await page.until("!document.querySelector('#model').disabled")
+            assert await page.evaluate("document.querySelector('#key-form').hidden")
+
+
+async def test_simulated(browser: str, config: Path) -> None:
+    """The page says that providers are simulated, and which ones if others are not; else it says nothing."""
+    settings, shown = config.read_text(), "document.querySelector('#simulated')"
+    cases = {"": None, "one": "made-up answers: one.", "one two three": "no model is behind them"}
+    for names, said in cases.items():
+        file = config.with_name("simulated.toml")
+        text = settings
+        for name in names.split():
+            text = text.replace(f'name = "{name}"', f'name = "{name}"\nsimulated = true')
+        file.write_text(text)
+        with serving(file) as (url, _):
+            async with open_page(browser, url) as page:
+                await page.until("document.querySelectorAll('.target:not(.ghost)').length === 3")
+                assert await page.evaluate(f"{shown}.hidden") == (said is None)
+                assert (said or "") in await page.evaluate(f"{shown}.textContent")
