@@ -39,6 +39,9 @@ SCENARIOS = files("dub5.chaos") / "scenarios"
 INCIDENTS = SCENARIOS / "incidents"
 
 
+NumberedFault = tuple[int, ScenarioFault]  # its number in the file, from 1
+
+
 class ScenarioProblems(Exception):
     """What is wrong with a scenario file, one sentence each."""
 
@@ -132,13 +135,13 @@ def parse(text: str, name: str) -> Scenario:
         problems += [*_route_problems(checked, providers), *_fault_problems(checked, faults)]
         problems += _load_problems(checked)
     if file is None or problems:
-        raise ScenarioProblems(name, problems)
+        raise ScenarioProblems(name, list(dict.fromkeys(problems)))
     return Scenario(
         name=name,
         title=file.title,
         why=file.why,
         workload=file.workload,
-        faults=faults,
+        faults=tuple(fault for _, fault in faults),
         expect=file.expect,
         engines=file.engines,
         topology=_topology(file, providers),
@@ -174,10 +177,10 @@ def _providers(given: Any, problems: list[str]) -> dict[str, dict[str, Any]]:
     """Return each provider as a table; a text alone is its persona. The simulators check the tables."""
     named = given if isinstance(given, dict) else PROVIDERS
     tables = {name: {"persona": one} if isinstance(one, str) else one for name, one in named.items()}
-    if not all(isinstance(table, dict) for table in tables.values()):
-        problems.append("providers: each is a persona, or a table with one.")
-        return tables
     for name, table in tables.items():
+        if not isinstance(table, dict):
+            problems.append(f"providers.{name}: each is a persona, or a table with one.")
+            continue
         if unknown := unknown_choices([table.get("persona", "")], PERSONAS, "providers"):
             problems += unknown
             continue
@@ -188,9 +191,9 @@ def _providers(given: Any, problems: list[str]) -> dict[str, dict[str, Any]]:
     return tables
 
 
-def _faults(given: Any, providers: Mapping[str, object], problems: list[str]) -> tuple[ScenarioFault, ...]:
-    """Return all faults by time, repeated ones as often as they come. Wrong ones are left out."""
-    found: list[ScenarioFault] = []
+def _faults(given: Any, providers: Mapping[str, object], problems: list[str]) -> list[NumberedFault]:
+    """Return all faults by time, repeated ones as often as they come. Incomplete ones are left out."""
+    found: list[NumberedFault] = []
     for index, data in enumerate(given if isinstance(given, list) else [], 1):
         where = f"fault {index}: "
         if not isinstance(data, dict):
@@ -205,8 +208,8 @@ def _faults(given: Any, providers: Mapping[str, object], problems: list[str]) ->
         if isinstance(kind, str):
             problems += [f"{where}{problem}" for problem in problems_of(kind, options)]
         if table is not None:
-            found += _repeated(table, options)
-    return tuple(sorted(found, key=lambda fault: fault.at_s))
+            found += [(index, fault) for fault in _repeated(table, options)]
+    return sorted(found, key=lambda numbered: numbered[1].at_s)
 
 
 def _repeated(table: FaultTable, options: Mapping[str, Value]) -> Iterator[ScenarioFault]:
@@ -220,11 +223,12 @@ def _repeated(table: FaultTable, options: Mapping[str, Value]) -> Iterator[Scena
 def _route_problems(file: ScenarioFile, providers: Mapping[str, object]) -> list[str]:
     """Check that targets, the mix and `answered_by` name existing providers and routes."""
     routes = file.routes or {ROUTE: []}
-    if file.routes and not all(map(_is_target_list, file.routes.values())):
-        return ["routes: each is a list of targets, such as 'one/gpt-sim'."]
-    used = [target.partition("/")[0] for targets in routes.values() for target in targets]
+    lists = [targets for targets in file.routes.values() if _is_target_list(targets)]
+    is_wrong = len(lists) < len(file.routes)
+    used = [target.partition("/")[0] for targets in lists for target in targets]
     pairs = [f"{route}/{provider}" for route in routes for provider in providers]
     return [
+        *(["routes: each is a list of targets, such as 'one/gpt-sim'."] if is_wrong else []),
         *unknown_choices(used, providers, "routes"),
         *unknown_choices(file.workload.mix, routes, "workload.mix"),
         *unknown_choices(file.expect.answered_by, pairs, "expect.answered_by"),
@@ -245,9 +249,10 @@ def _load_problems(file: ScenarioFile) -> Iterator[str]:
         yield "workload.mix: weights of the routes, at least one above 0."
 
 
-def _fault_problems(file: ScenarioFile, faults: Sequence[ScenarioFault]) -> Iterator[str]:
+def _fault_problems(file: ScenarioFile, numbered: Sequence[NumberedFault]) -> Iterator[str]:
     """Check the times of faults against the load and each other, and faults against the engines."""
-    for index, fault in enumerate(faults, 1):
+    faults = [fault for _, fault in numbered]
+    for index, fault in numbered:
         if fault.until_s > file.workload.seconds:
             yield f"fault {index}: ends at {fault.until_s:g} s, after the load does."
         twins = [other for other in faults if other is not fault and _identity(other) == _identity(fault)]

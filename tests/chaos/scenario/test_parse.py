@@ -195,6 +195,15 @@ def test_two_faults_of_one_kind_at_once() -> None:
     assert "begins before it ends" in problems(GOOD.replace("[expect]", twin + "[expect]"))[0]
 
 
+def test_a_fault_is_named_by_its_place_in_the_file() -> None:
+    """A sentence about a fault has its number in the file, whatever the others are."""
+    first = '[[fault]]\nat_s = 6\nfor_s = 1\nprovider = "two"\nkind = "status"\nstatus = 530\n'
+    text = GOOD.replace("[[fault]]", f"{first}[[fault]]").replace("for_s = 3", "for_s = 30")
+    assert [said.partition(":")[0] for said in problems(text)] == ["fault 2"]
+    places = [said.partition(":")[0] for said in problems(text.replace("at_s = 6", "at_s = -6"))]
+    assert places == ["fault 1", "fault 2"]
+
+
 def test_a_file_that_is_not_there() -> None:
     """The message about a missing file names it."""
     with pytest.raises(
@@ -221,15 +230,21 @@ MISTAKES = [  # each is one edit of GOOD, and what is said of it, whatever else 
     ("", "engines = []\n", "engines: must not be empty."),
     (
         "[workload]",
-        "[providers]\none = 'opanai'\ntwo = 'openai'\n[workload]",
+        "[providers]\none = 'opanai'\ntwo = 'openai'\nthree = 3\n[workload]",
         "providers: 'opanai' is not known; did you mean 'openai'?",
     ),
     (
         "[workload]",
-        "[routes]\nchat = 'one'\n[workload]",
+        "[routes]\nchat = ['one/m']\nb = 'one'\n[workload]",
         "routes: each is a list of targets, such as 'one/gpt-sim'.",
     ),
     ('"one"', '"ones"', "fault 1: there is no provider 'ones'; did you mean 'one'?"),
+    ("= 10\n", "= 10\nmix = {chta = 1}\n", "workload.mix: 'chta' is not known; did you mean 'chat'?"),
+    (
+        "[expect]\n",
+        "[expect]\nanswered_by = {'chat/onne' = 1}\n",
+        "expect.answered_by: 'chat/onne' is not known; did you mean 'chat/one'?",
+    ),
     ("at_s = 2\n", "", "fault 1: at_s: is missing."),
     ("status = 530", "statuss = 530", "fault 1: statuss: there is no such setting; did you mean 'status'?"),
     ("[expect]\n", "[expect]\nhonest_share = 2\n", "expect.honest_share: must be a number <= 1.0 (it is 2)."),
