@@ -166,8 +166,6 @@ def run(options: argparse.Namespace) -> int:
     if options.verb == "check":
         print(_summary(loaded), flush=True)
         return asyncio.run(_check_online(loaded)) if options.online else 0
-    for warning in loaded.warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
     return _serve(loaded, lambda running: load_settings(running=running), config)
 
 
@@ -211,7 +209,7 @@ def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedS
 
     def on_start(address: str) -> None:
         token = "generated" if service.admin.own_token else "admin.token_env"
-        logger.started(VERSION, str(file), address, targets(loaded), token)
+        logger.started(VERSION, str(file), address, targets(loaded), token, loaded.warnings)
 
     server = DrainingServer(config, service, reload_settings, on_start)
     try:

@@ -178,9 +178,18 @@ class EventLogger:
         self._suppressed: Counter[tuple[str, str]] = Counter()
 
     def started(
-        self, version: str, settings_file: str, address: str, targets: Sequence[str], admin_token: str
+        self,
+        version: str,
+        settings_file: str,
+        address: str,
+        targets: Sequence[str],
+        admin_token: str,
+        warnings: Sequence[str] = (),
     ) -> None:
-        """Log that the service listens, and with what. `admin_token`: where the token is from."""
+        """Log that the service listens, and with what. `admin_token`: where the token is from.
+
+        The warnings about the settings have a line of their own, the one that a reload writes.
+        """
         self._line(
             Level.INFO,
             "started",
@@ -190,6 +199,8 @@ class EventLogger:
             targets=list(targets),
             admin_token=admin_token,
         )
+        if warnings:
+            self._line(Level.WARNING, "settings", applied=True, problems=list(warnings))
 
     def log(self, event: Event) -> None:
         """Log one event.

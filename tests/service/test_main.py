@@ -1,8 +1,10 @@
 """The service as its own process, on real sockets: start, leave, SIGTERM, SIGHUP."""
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -78,6 +80,28 @@ async def test_sigterm_during_fifty_streams(tmp_path: Path) -> None:
             for data in await asyncio.gather(*streams):
                 assert payloads(data)[-1]["error"]["code"] == "shutting_down"
         assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_in_the_background_of_a_script(tmp_path: Path, number: signal.Signals) -> None:
+    """Started with SIGINT ignored, as a script's `&` does, it ends; each line of its log is an object."""
+    config = tmp_path / "dub5.toml"
+    config.write_text(SMALLEST.replace("http://h", "http://h/v1/chat/completions"))
+    command = (sys.executable, "-m", "dub5.service", "serve", "--config", str(config), "--port", "0")
+    job = subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stdout is not None
+    job.stdout.readline()
+    job.send_signal(number)
+    _, log = job.communicate(timeout=PATIENCE_S)
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert [line["event"] for line in lines] == ["started", "settings", "drain"]
+    assert "/chat/completions" in lines[1]["problems"][0]
+    assert job.returncode == 0
 
 
 async def test_sighup(tmp_path: Path) -> None:
