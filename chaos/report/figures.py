@@ -4,6 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import floor, log10
 
 from dub5.chaos.report.axis import Axis, TimeSpan
 from dub5.chaos.run.journal import AppliedFault, RequestResult, StatusSample
@@ -11,6 +12,7 @@ from dub5.chaos.run.judge import ClientOutcome
 from dub5.chaos.run.verdict import percentile
 
 COOLING = "cooling"  # no breaker is open, but a Retry-After has not passed
+TOPS = (1, 2, 4, 6, 8, 10)  # their halves have one digit, too
 WORSE = ("closed", COOLING, "half_open", "isolated", "open")  # from best to worst
 
 
@@ -185,3 +187,10 @@ def during(ordered: Sequence[RequestResult], spans: Iterable[TimeSpan]) -> list[
 
 def _start(result: RequestResult) -> float:
     return result.at_s
+
+
+def round_top(most: float) -> float:
+    """Return the top of an axis: the next number that is round, as is its half. `most` is above 0."""
+    exponent = floor(log10(most))
+    tops = (float(f"{top}e{exponent}") for top in TOPS)
+    return next((top for top in tops if top >= most), float(f"1e{exponent + 1}"))

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from dub5.chaos.report.axis import clock
+from dub5.chaos.report.figures import WORSE, state_of
 from dub5.chaos.report.narrative import LONG_S, first_tokens_text, narrative, notes
 from dub5.chaos.report.timeline import Picture
 from dub5.chaos.run.journal import Journal, RequestResult
@@ -115,8 +116,14 @@ def _legend(journal: Journal) -> str:
         for outcome in ClientOutcome
         if counts[outcome] and outcome != ClientOutcome.COMPLETE
     ]
+    states = {state_of(sample.breaker, sample.cooling_s) for sample in journal.samples}
+    met = [(f"s-{escape(state)}", state.replace("_", "-")) for state in WORSE if state in states]
+    return _keys("", keys) + (_keys("Circuit breakers: ", met) if met else "")
+
+
+def _keys(what: str, keys: Iterable[tuple[str, str]]) -> str:
     spans = (f'<span><i class="{kind}"></i>{escape(name)}</span>' for kind, name in keys)
-    return f'<p class="legend">{"".join(spans)}</p>'
+    return f'<p class="legend">{what}{"".join(spans)}</p>'
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

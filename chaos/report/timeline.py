@@ -14,6 +14,7 @@ from dub5.chaos.report.figures import (
     TimeBucket,
     fault_series,
     in_buckets,
+    round_top,
     strips,
     visible,
 )
@@ -142,11 +143,12 @@ class Picture:
     def _answers(self) -> None:
         if self._counted:
             self._heading("Requests per second, by the provider that answered")
-            most = max((row.requests for row in self._rows), default=1) or 1
-            marks = [(float(most), str(most)), (most / 2, f"{most / 2:g}"), (0.0, "0")]
+            most = float(max((row.requests for row in self._rows), default=1))
+            most = round_top(max(2, most))
+            marks = [(most, f"{most:g}"), (most / 2, f"{most / 2:g}"), (0.0, "0")]
         else:
             self._heading("Share of requests, by the provider that answered")
-            most, marks = 1, [(1.0, "100 %"), (0.5, "50 %"), (0.0, "0")]
+            most, marks = 1.0, [(1.0, "100 %"), (0.5, "50 %"), (0.0, "0")]
         for row in self._rows:
             self._bar(row, BARS / (most if self._counted else max(1, row.requests)))
         self._scale(BARS, marks, most)
@@ -178,13 +180,13 @@ class Picture:
         """Draw the request rate: a share of three requests means less than one of three hundred."""
         self._y -= 12
         self._heading("Requests per second")
-        most = max((row.rate_per_s for row in self._rows), default=0.0) or 1.0
+        most = round_top(max((row.rate_per_s for row in self._rows), default=0.0) or 1.0)
         shapes = ""
         for row in self._rows:
             x, height = self._x(row.from_s), RATES * row.rate_per_s / most
             shapes += box(x, self._x(row.until_s) - x, self._y + RATES - height, height) if height else ""
         self._add(boxes("rate", shapes))
-        self._scale(RATES, [(most, f"{most:.3g}"), (0.0, "0")], most)
+        self._scale(RATES, [(most, f"{most:g}"), (0.0, "0")], most)
         self._y += RATES + GAP
 
     def _incomplete(self) -> None:
@@ -245,7 +247,7 @@ class Picture:
         if not waits:
             return
         self._heading("Time to first token of streams: p50 (thick), p95 (thin)")
-        top_s = max(0.5, max(waits) * 1.1)
+        top_s = round_top(max(0.5, *waits))
         bottom = self._y + LINES
         p95 = [row.first_token_p95_s for row in self._rows]
         for kind, values in (("p95", p95), ("p50", [row.first_token_p50_s for row in self._rows])):
@@ -256,7 +258,7 @@ class Picture:
                 for x in self._corners(row)
             )
             self._add(f'<polyline class="{kind}" points="{points}"/>')
-        self._scale(LINES, [(top_s, f"{top_s:.1f} s"), (top_s / 2, f"{top_s / 2:.1f} s"), (0.0, "0")], top_s)
+        self._scale(LINES, [(top_s, f"{top_s:g} s"), (top_s / 2, f"{top_s / 2:g} s"), (0.0, "0")], top_s)
         self._y = bottom + 18
 
     def _corners(self, row: TimeBucket) -> tuple[float, ...]:

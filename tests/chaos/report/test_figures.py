@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.chaos.report.axis import axis
-from dub5.chaos.report.figures import WORSE, during, fault_series, in_buckets, strips, visible, worst
+from dub5.chaos.report.figures import (
+    WORSE,
+    during,
+    fault_series,
+    in_buckets,
+    round_top,
+    strips,
+    visible,
+    worst,
+)
 from dub5.chaos.run.journal import AppliedFault, StatusSample
 from dub5.chaos.run.judge import ClientOutcome
 from tests.support.journals import result
@@ -96,3 +105,12 @@ def test_troubles() -> None:
     assert told[1].spans == ((5.0, 1000),)
     assert told[-1].label.startswith("22 more kinds")
     assert len(told[-1].spans) == 22
+
+
+@given(most=st.floats(min_value=0.001, max_value=1e6))
+def test_the_top_of_an_axis_is_round(most: float) -> None:
+    """An axis ends at a number of one digit, at or above the greatest value, and so does its half."""
+    top = round_top(most)
+    assert most <= top <= 2 * most * 1.000001
+    for mark in (top, top / 2):
+        assert len(f"{mark:e}".partition("e")[0].rstrip("0").strip(".").replace(".", "")) == 1, mark

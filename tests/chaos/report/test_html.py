@@ -203,3 +203,14 @@ def test_nothing_happened() -> None:
     """A run without requests, samples and faults has a report."""
     made = Journal(scenario(72_000), "virtual", 1, "machine", "2026-01-01 00:00:00", seconds=72_000.0)
     assert "0 chat requests" in page(made)
+
+
+def test_every_colour_has_a_key() -> None:
+    """The legend names each state of a breaker that is drawn; no state has a provider's colour."""
+    html = page(journal(scenario(60, [fault(4, 30, "one answers 530")], plateau_rate_per_s=None)))
+    drawn = set(re.findall(r'class="s-([a-z_]+)" [xd]', html))
+    keys = set(re.findall(r'<i class="s-([a-z_]+)"', html))
+    assert drawn and drawn <= keys
+    colours = re.findall(r"\.s-[a-z_]+[^{]*\{ fill: var\(--(\w+)\)", html)
+    assert not [colour for colour in colours if re.fullmatch(r"p\d", colour)]
+    assert "print-color-adjust: exact" in html
