@@ -126,6 +126,21 @@ def test_labelled(page: PageReader) -> None:
     assert all(a.get("aria-hidden") == "true" for tag, a in page.tags if tag == "svg")
 
 
+def test_named_on_phones(page: PageReader) -> None:
+    """The model's select keeps its name where a narrow screen hides the word beside it."""
+    (select,) = [a for tag, a in page.tags if tag == "select"]
+
+    assert ".pick span { display: none; }" in STYLE
+    assert select["aria-label"] == "Model"
+
+
+def test_what_is_stale_reads_well() -> None:
+    """Parts that show an old state are grey, not pale: an opacity would take their text's contrast."""
+    (rule,) = re.findall(r'#live\[data-stale="true"\][^{]*\{([^}]*)\}', STYLE)
+
+    assert "grayscale" in rule and "opacity" not in rule
+
+
 def test_service_words() -> None:
     """The page has words for every outcome, breaker state, event and reason of the service."""
     reasons = set[str]()
