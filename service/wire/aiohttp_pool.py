@@ -26,10 +26,11 @@ from aiohttp import (
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 from yarl import URL
 
 from dub5.service.wire.base import ConnectTimer, FailureKind, Stage, WireFailure, is_local, origin_of
+from dub5.service.wire.head import BadHead, head_end, is_interim, plain_head
 from dub5.service.wire.proxy import is_private_host, tunnel_failure
 
 DNS_TTL_S = 60
@@ -73,12 +74,43 @@ class Destination:
 
 
 class ConnectionProtocol(ResponseHandler):
-    """aiohttp's protocol with two mends: errors reach a body's reader, and leftover bytes are detected.
+    """aiohttp's protocol with three mends.
 
+    A head is read by the rule of head.py, errors reach a body's reader, and leftover bytes are detected.
     `opened_s`: loop seconds at which its connection was opened.
     """
 
     opened_s = 0.0
+    _head: bytearray | None = None  # the part received so far; None before a request and after the head
+
+    def expect_head(self) -> None:
+        """Read what comes next as the head of a response."""
+        self._head = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse the data. A head is parsed once it is whole, apart from what follows it."""
+        try:
+            while data and self._head is not None:
+                data = self._take_head(self._head, data)
+        except BadHead as bad:
+            self._head = None
+            self.set_exception(BadHttpMessage(str(bad)))
+            if self.transport is not None:
+                self.transport.close()
+        else:
+            if data or self._head is None:
+                super().data_received(data)
+
+    def _take_head(self, head: bytearray, data: bytes) -> bytes:
+        """Parse the head where its end has come; return what follows it. Raises BadHead."""
+        start = len(head)
+        head += data
+        if not (end := head_end(head, start)):
+            return b""
+        plain = plain_head(bytes(head[:end]))
+        self._head = bytearray() if is_interim(plain) else None
+        super().data_received(plain)
+        return data[end - start :]
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """Set the exception on the body's reader too, which would wait forever for an invalid chunk."""

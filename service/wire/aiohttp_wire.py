@@ -36,10 +36,9 @@ from dub5.service.wire.base import (
     WireFailure,
     WireRequest,
 )
+from dub5.service.wire.head import HEADERS_MAX, UNFINISHED_BYTES_MAX
 
 BUFFER_BYTES = 128 * 1024  # reading from the provider pauses while twice this is buffered
-HEADER_BYTES_MAX = 8190  # of one header, and of the status line
-HEADERS_MAX = 128
 JOIN_BYTES_MAX = 64 * 1024  # up to this size one copy is cheaper than a second write
 
 
@@ -130,10 +129,11 @@ class AiohttpResponse:
             read_until_eof=True,
             auto_decompress=False,
             read_bufsize=BUFFER_BYTES,
-            max_line_size=HEADER_BYTES_MAX,
-            max_field_size=HEADER_BYTES_MAX,
+            max_line_size=2 * UNFINISHED_BYTES_MAX,  # of UTF-8
+            max_field_size=2 * UNFINISHED_BYTES_MAX,
             max_headers=HEADERS_MAX,
         )
+        self._protocol.expect_head()
         transport = self._protocol.transport
         if transport is None or transport.is_closing():
             raise WireFailure(Stage.SEND, FailureKind.CLOSED, sent=False, reused=self.reused)

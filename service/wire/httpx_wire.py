@@ -32,12 +32,14 @@ from dub5.service.wire.base import (
     WireRequest,
     is_local,
 )
+from dub5.service.wire.head import BadHead, check_headers
 from dub5.service.wire.proxy import is_private_host, tunnel_failure
 
 T = TypeVar("T")
 IDENTITY = ("accept-encoding", "identity")
 DETAIL_CHARS_MAX = 200
 CLOSED_MESSAGES = ("Server disconnected", "peer closed connection")  # of httpcore and h11, for an early end
+STATUS_LINE = {"http_version": b"HTTP/1.1", "reason_phrase": b""}
 RESETS = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
@@ -94,6 +96,13 @@ class HttpxWire:
             raise _send_failure(error, trace) from error
         finally:
             await trace.close_unused(transport)
+        try:
+            _check_head(response)
+        except BadHead as bad:
+            with contextlib.suppress(httpx.TransportError, OSError):
+                await cast(httpx.AsyncByteStream, response.stream).aclose()
+            kind, detail = FailureKind.PROTOCOL, _detail(bad)
+            raise WireFailure(Stage.WAIT, kind, sent=True, reused=trace.reused, detail=detail) from bad
         return HttpxResponse(response, slot, trace, self._tasks)
 
     def _transport(self, request: WireRequest) -> httpx.AsyncBaseTransport:
@@ -116,7 +125,7 @@ class HttpxResponse:
 
     def __init__(self, response: httpx.Response, slot: Slot, trace: "_Trace", tasks: "_OwnTasks") -> None:
         self.status = response.status_code
-        self.headers = dict(response.headers.items())
+        self.headers = dict(response.headers.multi_items())  # of repeated ones the last
         self.reused = trace.reused
         self._compressed = self.headers.get("content-encoding", "identity").lower() not in ("identity", "")
         self._stream = cast(httpx.AsyncByteStream, response.stream)
@@ -339,6 +348,12 @@ def _httpx_transport(
 ) -> httpx.AsyncHTTPTransport:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=kept, keepalive_expiry=keepalive_s)
     return httpx.AsyncHTTPTransport(verify=tls, limits=limits, trust_env=False, retries=0, proxy=proxy)
+
+
+def _check_head(response: httpx.Response) -> None:
+    """Raise BadHead for what the rule refuses, and httpcore takes."""
+    version, reason = (response.extensions.get(name, default) for name, default in STATUS_LINE.items())
+    check_headers(response.headers.raw, reason, version)
 
 
 def _send_failure(error: Exception, trace: _Trace) -> WireFailure:

@@ -101,6 +101,15 @@ HANDSHAKES = (
 )
 
 
+ANSWER, CHUNKED = b"HTTP/1.1 200 OK\r\n", b"transfer-encoding: chunked\r\n"
+FRAMED_BADLY = (
+    ("1,001 headers", b"x: y\r\n" * 1001),
+    ("a length beside chunks", b"content-length: 2\r\n" + CHUNKED),
+    ("two lengths", b"content-length: 2\r\ncontent-length: 3\r\n"),
+    ("gzip as a transfer coding", b"transfer-encoding: gzip, chunked\r\n"),
+)
+
+
 def _no_connection() -> Iterator[FaultRow]:
     for is_stream in (False, True):
         clock = "connect_timeout"
@@ -134,6 +143,10 @@ def _before_the_head() -> Iterator[FaultRow]:
                 "an endless header",
                 "wait_protocol",
                 (Raw(b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * 200_000), Hang()),
+            ),
+            *(
+                (what, "wait_protocol", (Raw(ANSWER + lines + b"\r\n"), Hang()))
+                for what, lines in FRAMED_BADLY
             ),
             ("garbage for a status line", "wait_protocol", (Raw(b"BLAH blah\r\n\r\n"), Hang())),
         )
