@@ -7,6 +7,7 @@ A client that does not read for `client_stall_s` is gone.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Mapping
 from enum import Enum, auto
 from typing import TypeVar
@@ -22,6 +23,7 @@ from dub5.service.timeouts import TimedOut, Timeouts
 
 T = TypeVar("T")
 PIECE_BYTES = 64 * 1024
+UNFIT = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Sent(Enum):
@@ -110,5 +112,8 @@ class ResponseWriter:
 
 
 def _response_start(status: int, headers: Mapping[str, str]) -> HTTPResponseStartEvent:
+    """Return the head. A character that a header cannot hold becomes `?`, whoever it came from."""
+    if not "".join(headers.values()).isprintable():
+        headers = {name: UNFIT.sub("?", value).strip() for name, value in headers.items()}
     raw = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]
     return {"type": "http.response.start", "status": status, "headers": raw}
