@@ -141,7 +141,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_head_clock()
         idle = self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
         if idle and not self.pipeline and not self.transport.is_closing():
-            self.transport.write(_response(error))
+            self.transport.write(_response(error, with_body=self.parser.get_method() != b"HEAD"))
         self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -176,9 +176,9 @@ def _head_too_large() -> HeadTooLarge:
     return HeadTooLarge(f"The head of the request is larger than {HEAD_BYTES_MAX:,} bytes.")
 
 
-def _response(error: GatewayError) -> bytes:
+def _response(error: GatewayError, *, with_body: bool) -> bytes:
     request_id = f"req_{secrets.token_hex(12)}"
     body = msgspec.json.encode(error_body(error, request_id))
     headers = error_headers(error, request_id) | {"content-length": str(len(body)), "connection": "close"}
     lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-    return STATUS_LINE[error.status] + "".join(lines).encode() + b"\r\n" + body
+    return STATUS_LINE[error.status] + "".join(lines).encode() + b"\r\n" + (body if with_body else b"")

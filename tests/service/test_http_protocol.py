@@ -2,81 +2,16 @@
 protocol, and an application that says what it got."""
 
 import asyncio
-import json
-from typing import Any
 
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
-from dub5.service.http_protocol import HEAD_BYTES_MAX, HEAD_S, BoundedProtocol
+from dub5.service.http_protocol import HEAD_BYTES_MAX, HEAD_S
+from tests.support.connection import Connection
 
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
 BODY = b'{"model": "chat"}'
 LENGTH = b"content-length: %d\r\n\r\n" % len(BODY)
 H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAAB\r\n"
-
-
-class Connection(asyncio.Transport):
-    """A client's connection: `received` is what it got; `closed_s` is when the service has closed it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.received = b""
-        self.closed_s: float | None = None
-        self.asked: list[tuple[str, str, bytes]] = []
-        config = uvicorn.Config(
-            self._app, interface="asgi3", http=BoundedProtocol, ws="none", lifespan="off", access_log=False
-        )
-        self._loop = asyncio.get_running_loop()
-        self.protocol = BoundedProtocol(config, ServerState(), {}, _loop=self._loop)
-        self.protocol.connection_made(self)
-
-    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
-        parts, more = b"", True
-        while more:
-            message = await receive()
-            parts += message.get("body", b"")
-            more = message.get("more_body", False)
-        self.asked.append((scope["method"], scope["path"], parts))
-        headers = [(b"content-length", b"2")] if scope["path"] == "/json" else []
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"a", "more_body": True})
-        await asyncio.sleep(1)
-        await send({"type": "http.response.body", "body": b"b"})
-
-    async def send(self, *pieces: bytes, gap_s: float = 0.0) -> None:
-        """Send the pieces until the connection is closed."""
-        for piece in pieces:
-            if self.closed_s is None:
-                self.protocol.data_received(piece)
-            await asyncio.sleep(gap_s)
-
-    def error(self) -> tuple[int, str]:
-        """Return the status and the code of the error that came back."""
-        head, _, body = self.received.partition(b"\r\n\r\n")
-        assert b"connection: close" in head and b"application/json" in head
-        return int(head.split()[1]), json.loads(body)["error"]["code"]
-
-    def write(self, data: Any) -> None:
-        self.received += data
-
-    def close(self) -> None:
-        if self.closed_s is None:
-            self.closed_s = self._loop.time()
-            self._loop.call_soon(self.protocol.connection_lost, None)
-
-    def is_closing(self) -> bool:
-        return self.closed_s is not None
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize("upgrade", [H2C, b"Upgrade: websocket\r\nConnection: keep-alive, upgrade\r\n", b""])
@@ -214,3 +149,11 @@ async def test_http_1_0() -> None:
         headers, _, received = connection.received.partition(b"\r\n\r\n")
         assert b"chunked" not in headers and received == body
         assert connection.closed_s == 1
+
+
+async def test_a_refused_head_request() -> None:
+    """An error for HEAD has no body, as no answer to it has one."""
+    connection = Connection()
+    await connection.send(b"HEAD / HTTP/1.1\r\nhost: x\r\n")
+    await asyncio.sleep(30)
+    assert connection.received.startswith(b"HTTP/1.1 408 ") and connection.received.endswith(b"\r\n\r\n")
