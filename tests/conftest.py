@@ -7,6 +7,7 @@
 import asyncio
 import inspect
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # below nohup, children would inherit that it is ignored
     config.addinivalue_line("markers", "real_sockets: runs on a real event loop, with real time")
     config.addinivalue_line(
         "markers", "thorough: part of a long form; the claim has a short one in `make test`"
