@@ -23,6 +23,7 @@ from dub5.service.timeouts import TimedOut, Timeouts
 
 T = TypeVar("T")
 PIECE_BYTES = 64 * 1024
+FIT = re.compile(r"[ -~]*+")
 UNFIT = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -113,7 +114,7 @@ class ResponseWriter:
 
 def _response_start(status: int, headers: Mapping[str, str]) -> HTTPResponseStartEvent:
     """Return the head. A character that a header cannot hold becomes `?`, whoever it came from."""
-    if not "".join(headers.values()).isprintable():
+    if not FIT.fullmatch("".join(headers.values())):
         headers = {name: UNFIT.sub("?", value).strip() for name, value in headers.items()}
     raw = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]
     return {"type": "http.response.start", "status": status, "headers": raw}

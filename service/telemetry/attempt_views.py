@@ -22,9 +22,9 @@ def failed(attempt: AttemptRecord) -> bool:
 
 def failed_over(event: RequestEnded) -> bool:
     """Return whether one target answered after another target had failed."""
-    if event.target is None or len(event.attempts) < 2:  # a fast path for most requests
-        return False
-    return any(failed(attempt) and attempt.target != event.target for attempt in event.attempts)
+    return event.target is not None and any(
+        failed(attempt) and attempt.target != event.target for attempt in event.attempts
+    )
 
 
 def ms(seconds: float | None) -> float | None:

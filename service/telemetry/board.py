@@ -26,12 +26,13 @@ from dub5.service.events import (
 )
 from dub5.service.model import Outcome
 from dub5.service.telemetry.attempt_views import (
+    OK,
+    STOPPED,
     attempt_rows_with_cost,
     cost_usd,
     failed,
     failed_over,
     ms,
-    stopped,
 )
 from dub5.service.telemetry.costs import CostCounters
 from dub5.service.telemetry.mistakes import MISTAKES
@@ -128,17 +129,17 @@ class RouteCounters:
     answered: int = 0
     failed: int = 0
     failed_in_a_row: int = 0
-    last_s: float = 0.0  # loop seconds of the last one
+    last_failed_s: float = 0.0  # loop seconds
     shed_in_a_row: int = 0  # since the last answer
     first_shed_s: float = 0.0  # loop seconds of the first and the last of them
     last_shed_s: float = 0.0
 
     def note(self, answered: bool) -> None:
         """Count one request."""
-        self.last_s = clock.now()
         if answered:
             self.answered, self.failed_in_a_row, self.shed_in_a_row = self.answered + 1, 0, 0
         else:
+            self.last_failed_s = clock.now()
             self.failed, self.failed_in_a_row = self.failed + 1, self.failed_in_a_row + 1
 
     def note_shed(self) -> None:
@@ -154,7 +155,7 @@ class RouteCounters:
     def failing(self) -> bool:
         """Whether the last answers, of the last `FRESH_S`, all failed; or all requests were shed."""
         now_s = clock.now()
-        if self.failed_in_a_row >= FAILS_MIN and now_s - self.last_s < FRESH_S:
+        if self.failed_in_a_row >= FAILS_MIN and now_s - self.last_failed_s < FRESH_S:
             return True
         only_shed = self.last_shed_s - self.first_shed_s >= SHED_ONLY_S
         return self.shed_in_a_row >= FAILS_MIN and only_shed and now_s - self.last_shed_s < FRESH_S
@@ -232,7 +233,7 @@ class StatusBoard:
         counters = self.targets.get(attempt.target)
         if counters is None:
             counters = self.targets[attempt.target] = TargetCounters()
-        if attempt.ok:
+        if attempt.reason == OK:
             counters.answered += 1
             counters.failed_in_a_row = 0
         elif failed(attempt):
@@ -241,7 +242,7 @@ class StatusBoard:
         if attempt.kind == "retry":
             self.happened["retried"] += 1
         counters.costs.note(attempt)
-        if not stopped(attempt):
+        if attempt.reason not in STOPPED:
             counters.last_reason = attempt.reason
         if attempt.first_token_s is not None:
             counters.first_token_ms = ms(attempt.first_token_s - attempt.started_s)
@@ -252,7 +253,7 @@ class StatusBoard:
             self._route(event.route).note(event.outcome is Outcome.COMPLETE)
         elif event.code == Overloaded.code and event.route:
             self._route(event.route).note_shed()
-        if failed_over(event):
+        if len(event.attempts) > 1 and failed_over(event):
             self.happened["failed_over"] += 1
         if event.outcome is Outcome.DEGRADED:
             self.happened[f"degraded_{event.degraded}"] += 1

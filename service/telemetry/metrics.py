@@ -52,7 +52,7 @@ from dub5.service.events import (
 from dub5.service.model import ChatRequest, Outcome, Target
 from dub5.service.resilience.health import TargetSnapshot
 from dub5.service.telemetry import names, process
-from dub5.service.telemetry.attempt_views import failed_over, stopped
+from dub5.service.telemetry.attempt_views import OK, STOPPED, failed_over
 from dub5.service.telemetry.costs import CostCounters
 from dub5.service.telemetry.names import OTHER, Metric, MetricKind
 
@@ -320,8 +320,8 @@ class Metrics:
         self._attempts[target, self._reason(attempt.reason), kind] += 1
         if attempt.usage is not None:
             self._cost_counters[target].note(attempt)
-        if not stopped(attempt):
-            error = "" if attempt.ok else FAILED
+        if attempt.reason not in STOPPED:
+            error = "" if attempt.reason == OK else FAILED
             took_s = attempt.ended_s - attempt.started_s
             self._attempt_duration.record(took_s, self._labels(event, attempt.target, error))
 
@@ -330,7 +330,7 @@ class Metrics:
         self._requests[route, event.outcome, BOOLEAN_LABELS[event.stream]] += 1
         if event.code is not None:
             self._errors[route, event.code if event.code in names.CODES else OTHER] += 1
-        if failed_over(event):
+        if len(event.attempts) > 1 and failed_over(event):
             self._failovers[route,] += 1
         if event.outcome is Outcome.DEGRADED and event.degraded is not None:
             self._degraded[route, event.degraded] += 1
