@@ -7,6 +7,7 @@ wall      epoch seconds, for people and other machines
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol, cast
 
 ANCHOR_S = 60.0  # how long `wall` runs on the loop's clock before it reads the host's again
@@ -27,10 +28,8 @@ def now() -> float:
 
 def tick_ns() -> int:
     """Return nanoseconds, for durations too short for `now`."""
-    loop = asyncio.get_running_loop()
-    if hasattr(loop, "time_ns"):
-        return cast(VirtualTime, loop).time_ns()
-    return time.perf_counter_ns()
+    read: Callable[[], int] = getattr(asyncio.get_running_loop(), "time_ns", time.perf_counter_ns)
+    return read()
 
 
 class _Wall:

@@ -63,7 +63,8 @@ class Timeouts:
         """Await for at most `limit_s` seconds. Return the result. Raises TimedOut, CutShort."""
         now_s = self._loop.time()
         self._limit_at_s = at_s = now_s + limit_s
-        self._until_s = until_s = min(at_s, self.deadline_s)
+        until_s = at_s if at_s < self.deadline_s else self.deadline_s  # noqa: FURB136 `min` takes longer
+        self._until_s = until_s
         self._in_grace = False
         if until_s < self._fires_at_s:
             self._set_timer(min(until_s, now_s + LOOK_S))

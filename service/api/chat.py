@@ -93,7 +93,7 @@ class Exchange:
         self.deps = deps
         self.id = deps.new_id()
         self.started_s = clock.now()
-        self._started_ns = clock.tick_ns()
+        self._started_ns = 0  # when the body was there: a slow upload is not our overhead
         self._log = _LogFields()
         self._timeouts = Timeouts(self.started_s + UPLOAD_S)  # until the request says which deadline it has
         self._phase = Phase.ANSWERING
@@ -111,7 +111,7 @@ class Exchange:
             caller = self.deps.callers.identify(headers.get("authorization", ""))
             self._log.caller = caller.key
             body = await self._read_body(receive)
-            self._started_ns = clock.tick_ns()  # a slow upload is not our overhead
+            self._started_ns = clock.tick_ns()
             watcher = asyncio.create_task(self._wait_for_disconnect(receive), name=f"disconnect {self.id}")
             await report_crashes(self._handle(headers, caller, body), self.id, self.deps.events)
             outcome = Outcome.DEGRADED if self._log.degraded else Outcome.COMPLETE

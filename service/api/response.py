@@ -49,10 +49,10 @@ class ResponseWriter:
 
     async def send_json(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Send a JSON body. `headers` hold its type and length. Raises ClientGone."""
-        await self.within_stall(self._send(_response_start(status, headers)))
-        self.sent = Sent.JSON
         # In pieces, so that a client that does not read is noticed before all of it lies in our memory.
-        for at in range(0, len(body), PIECE_BYTES):
+        head, first, more = _response_start(status, headers), body[:PIECE_BYTES], len(body) > PIECE_BYTES
+        await self.within_stall(self._send_first(head, Sent.JSON, first, more=more))
+        for at in range(PIECE_BYTES, len(body), PIECE_BYTES):
             await self._send_body(body[at : at + PIECE_BYTES], more=at + PIECE_BYTES < len(body))
 
     async def send_stream(self, headers: dict[str, str], chunks: list[Chunk], stream: Chunks) -> None:
@@ -61,7 +61,10 @@ class ResponseWriter:
         Raises ClientGone, and what `stream.read` raises.
         """
         if self.sent is Sent.NOTHING:
-            await self.within_stall(self._send(_response_start(200, SSE_HEADERS | headers)))
+            head = _response_start(200, SSE_HEADERS | headers)
+            data = b"".join([chunk.raw for chunk in chunks])
+            await self.within_stall(self._send_first(head, Sent.EVENTS, data, more=True))
+            chunks = await stream.read()
         self.sent = Sent.EVENTS
         while chunks:
             if data := b"".join([chunk.raw for chunk in chunks]):
@@ -104,6 +107,14 @@ class ResponseWriter:
             if timed_out.timeout == "client_stall" or self.sent not in (Sent.HEARTBEATS, Sent.EVENTS):
                 raise ClientGone from None
             raise StreamStalled("The deadline passed before the answer was whole.") from None
+
+    async def _send_first(self, head: HTTPResponseStartEvent, sent: Sent, data: bytes, *, more: bool) -> None:
+        """Send the head and the beginning of the body, which are one wait."""
+        await self._send(head)
+        self.sent = sent
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        if not more:
+            self.sent = Sent.ALL
 
     async def _send_body(self, data: bytes, *, more: bool) -> None:
         message = self._send({"type": "http.response.body", "body": data, "more_body": more})

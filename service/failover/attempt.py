@@ -87,20 +87,19 @@ class Attempt:
 
     async def open(self, fresh: bool) -> "BufferedAnswer | StreamedAnswer":
         """Call the target, and return its answer at the commit point. Raises one of ATTEMPT_ERRORS."""
-        context, request = self.context, self.context.request
+        context, options = self.context, self.context.timeout_options
         wire_request = self._request(fresh)
-        limit_s = (
-            context.timeout_options.first_token_s
-            if request.stream
-            else context.timeout_options.whole_answer_s
+        name, limit_s = (
+            ("first_token", options.first_token_s)
+            if context.request.stream
+            else ("whole_answer", options.whole_answer_s)
         )
-        name = "first_token" if request.stream else "whole_answer"
-        silent_s = silent_after_s(self._permit.usual_s, context.timeout_options)
+        silent_s = silent_after_s(self._permit.usual_s, options)
         if self._permit.probe:  # probes that hang must not heap up
             limit_s = min(limit_s, PROBE_MAX_S if self._permit.usual_s is None else silent_s)
         if silent_s < limit_s:
             self._silent_at_s = self.started_s + silent_s
-            self.timeouts.notify_at(self.started_s + context.timeout_options.hedge_after_s, self._on_wait)
+            self.timeouts.notify_at(self.started_s + options.hedge_after_s, self._on_wait)
         try:
             answer = await self.timeouts.run(name, limit_s, self._answer(wire_request))
         finally:
@@ -118,7 +117,7 @@ class Attempt:
         else:
             slow_s = limit_s
             if silent_s < limit_s:
-                slow_s = slow_after_s(self._permit.usual_s, context.timeout_options)
+                slow_s = slow_after_s(self._permit.usual_s, options)
             self._permit.commit(now_s, took_s, slow_s, usual_counts=silent_s < limit_s)
             if context.deliver_whole:
                 await answer.hold_all()

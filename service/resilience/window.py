@@ -17,17 +17,19 @@ class SlidingWindow:
         self._second = -1  # of the last bucket
         self._last = self.sums
 
-    def count(self, now_s: float, *which: int) -> None:
-        """Add one to each of these counts, given by their indices in `sums`."""
+    def count(self, now_s: float, which: int, also: int | None = None) -> None:
+        """Add one to one or two of the counts, given by their indices in `sums`."""
         second = int(now_s)
         if second != self._second:
             self.age(now_s)
             self._second, self._last = second, [0] * len(self.sums)
             self._buckets.append((second, self._last))
         sums, last = self.sums, self._last
-        for i in which:
-            last[i] += 1
-            sums[i] += 1
+        last[which] += 1
+        sums[which] += 1
+        if also is not None:
+            last[also] += 1
+            sums[also] += 1
 
     def age(self, now_s: float) -> None:
         """Drop the buckets that are older than the window."""
