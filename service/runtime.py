@@ -75,18 +75,20 @@ class Runtime:
             process.events,
             previous.fleet if previous else None,
         )
-        hedges = Hedges(settings.hedge)
         # What each target serves is still known after a reload: it is probed with the same operation.
         last_operations = previous.failover.dependencies.last_operations if previous else {}
         dependencies = Dependencies(
             process.wire,
+            self.fleet,
             upstreams,
             process.events,
             settings.server.answer_bytes_max,
-            hedges,
+            Hedges(settings.hedge),
+            settings.retry,
+            process.rng("backoff"),
             last_operations,
         )
-        self.failover: Failover = Failover(dependencies, self.fleet, settings.retry, process.rng("backoff"))
+        self.failover: Failover = Failover(dependencies)
         self.deps = ApiDependencies(
             Gateway(routes, process.cache, process.queue, self.failover, process.rng("router")),
             process.admission,

@@ -43,6 +43,7 @@ CUT_MESSAGES = {
 BLANK, NO_EVENTS = b" \t\r\n\xef\xbb\xbf", (b"{", b"[", b"<")  # how JSON and HTML begin
 PLAIN = "plain"  # kind of an attempt without the fields of our own, after a refusal that names one
 PROBE_MAX_S = 120.0  # of a probe's first token, where it is not known what is usual
+ATTEMPT_MIN_S = 0.05  # an attempt with less time left cannot bring an answer
 TAIL_S = 1.0  # how long a provider may take to end a stream whose answer is already whole
 
 ATTEMPT_ERRORS = (WireFailure, ProviderFault, TimedOut, Unsupported)

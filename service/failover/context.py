@@ -2,16 +2,17 @@
 
 RequestContext   what is asked, until when, and the progress so far; travels with the request
 Upstream         one target: address, dialect, price, capabilities
-Dependencies     what all attempts share: wire, upstreams, events, hedges
+Dependencies     what all attempts share: wire, fleet, upstreams, events, hedges, retries
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import Random
 
 import msgspec
 from msgspec import Struct
 
-from dub5.service.config.options import TimeoutOptions
+from dub5.service.config.options import RetryOptions, TimeoutOptions
 from dub5.service.events import Events
 from dub5.service.failover.hedging import Hedges
 from dub5.service.failover.rejected_content import RejectPatterns
@@ -19,6 +20,7 @@ from dub5.service.model import AnyRequest, AttemptRecord, Price, Reply, Target
 from dub5.service.providers.base import Dialect
 from dub5.service.providers.features import Feature, fits, required_features
 from dub5.service.resilience.classify import Classification
+from dub5.service.resilience.fleet import Fleet
 from dub5.service.resilience.permit import Permit
 from dub5.service.timeouts import Timeouts
 from dub5.service.wire.base import Wire
@@ -83,12 +85,15 @@ class BufferedAnswer(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What every attempt needs."""
+    """What failover needs."""
 
     wire: Wire
+    fleet: Fleet
     upstreams: dict[Target, Upstream]
     events: Events
     answer_bytes_max: int
     hedges: Hedges
+    retry: RetryOptions
+    rng: Random  # of the pauses before a retry
     last_operations: dict[Target, str] = field(default_factory=dict)  # what each was last asked for
     plain_targets: set[Target] = field(default_factory=set)  # these refuse a field of our own

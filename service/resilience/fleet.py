@@ -195,6 +195,10 @@ class Fleet:
         state = self._states[target]
         return state.cooldown_until_s <= now_s and state.not_permitted(now_s, last_resort=True) is None
 
+    def may_ask_any(self, targets: Iterable[Target], now_s: float) -> bool:
+        """Return whether one of these targets can be asked now."""
+        return any(self.may_ask(target, now_s) for target in targets)
+
     def must_wait(self, targets: Iterable[Target], now_s: float) -> bool:
         """Return whether no target may be called now, and at least one for lack of capacity alone."""
         no_room = False

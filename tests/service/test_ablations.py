@@ -25,6 +25,7 @@ from dub5.service.config.options import (
 )
 from dub5.service.failover.loop import _FailoverLoop
 from dub5.service.resilience.circuit_breaker import Breaker
+from dub5.service.resilience.fleet import Fleet
 from dub5.service.resilience.health import ErrorRateWindow
 from dub5.simulators.script import Hang, Script, SimRequest
 from dub5.simulators.virtual import Connect
@@ -239,11 +240,11 @@ def _only(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
 
     def take(patch: pytest.MonkeyPatch) -> None:
         if "race" in names:
-            patch.setattr(_FailoverLoop, "_is_last", lambda walk, rest: True)
+            patch.setattr(Fleet, "may_ask_any", lambda fleet, targets, now_s: False)
         if "suspicion" in names:
             patch.setattr(Breaker, "on_probation", False)
         if "late" in names:
-            patch.setattr(_FailoverLoop, "_schedule_hedge", lambda loop, target, rest: [])
+            patch.setattr(_FailoverLoop, "_schedule_hedge", lambda loop, attempts, rest: None)
         if "few_calls" in names:
             patch.setattr(ErrorRateWindow, "_failed_last", lambda record, now_s: False)
         if "last_resort" in names:

@@ -25,8 +25,9 @@ from dub5.service.config.options import TimeoutOptions
 from dub5.service.config.settings import LoadedSettings
 from dub5.service.errors import StreamCut
 from dub5.service.failover import attempt as tries
-from dub5.service.failover import loop as run
+from dub5.service.failover import hedge_timer
 from dub5.service.failover import race as legs
+from dub5.service.failover import target_attempts as target_tries
 from dub5.service.failover.attempt import CANCELLED, Attempt, StreamedAnswer
 from dub5.service.failover.context import RequestContext
 from dub5.service.failover.prober import Prober
@@ -72,7 +73,7 @@ def first_refusal_final() -> Iterator[None]:
         refused = classification.status in REFUSALS
         return dataclasses.replace(classification, then=Then.GIVE_UP) if refused else classification
 
-    with mock.patch.object(run, "classify", final):
+    with mock.patch.object(target_tries, "classify", final):
         yield
 
 
@@ -131,7 +132,7 @@ def retry_after_ignored() -> Iterator[None]:
             else type(classification)(**{**_fields(classification), "cooldown_s": 0.0})
         )
 
-    with mock.patch.object(run, "classify", hasty), mock.patch.object(tries, "classify", hasty):
+    with mock.patch.object(target_tries, "classify", hasty), mock.patch.object(tries, "classify", hasty):
         yield
 
 
@@ -262,7 +263,7 @@ def hedge_at_the_same_provider() -> Iterator[None]:
     def next_target(fleet: Fleet, target: Target, rest: Sequence[Target], why: str, now_s: float) -> Any:
         return next((other for other in rest if fleet.may_ask(other, now_s)), None), True
 
-    with mock.patch.object(run, "hedge_target", next_target):
+    with mock.patch.object(hedge_timer, "hedge_target", next_target):
         yield
 
 
@@ -372,7 +373,7 @@ def deadline_in_backoff_raised() -> Iterator[None]:
         await self._await_provider(self._timeouts.run("backoff", timeouts.NEVER, pause))
         return True
 
-    with mock.patch.object(run._FailoverLoop, "_back_off", back_off):
+    with mock.patch.object(target_tries.TargetAttempts, "_back_off", back_off):
         yield
 
 
@@ -447,7 +448,7 @@ def usual_is_slow() -> Iterator[None]:
 @contextlib.contextmanager
 def silent_hedges_unpaid() -> Iterator[None]:
     """Hedge every silent attempt, whether its target answers others or not."""
-    with mock.patch.object(run._FailoverLoop, "_is_stalled", lambda *_: True):
+    with mock.patch.object(hedge_timer.HedgeTimer, "_is_stalled", lambda *_: True):
         yield
 
 

@@ -1,0 +1,207 @@
+"""Attempts at one target: the first one, then retries as long as `decide_retry` says so.
+
+    attempt    one call; a failure is classified once, for the resilience state, the trail and the retry
+    refusal    of the request itself: remembered, until another target takes the request
+    retry      after a pause; another permit; with another key, or without the fields of our own
+
+The result is an answer, or None: go on to the next target.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from dub5.service import clock
+from dub5.service.failover.attempt import (
+    ATTEMPT_ERRORS,
+    ATTEMPT_MIN_S,
+    CANCELLED,
+    PLAIN,
+    SUPERSEDED,
+    Attempt,
+    ProviderAnswer,
+)
+from dub5.service.failover.context import Dependencies, RequestContext
+from dub5.service.failover.hedge_timer import HedgeTimer
+from dub5.service.failover.race import Branch
+from dub5.service.model import AnyRequest, ChatRequest, EmbedRequest, Target
+from dub5.service.resilience.classify import Blame, Classification, Then, classify
+from dub5.service.resilience.permit import Permit
+from dub5.service.resilience.retry import RetryDecision, RetryState, decide_retry
+from dub5.service.resilience.target import NotPermitted
+from dub5.service.timeouts import NEVER, CutShort, TimedOut, Timeouts
+
+T = TypeVar("T")
+OURS = "stream_options"  # a field that we add to each stream
+
+
+class TargetAttempts:
+    """The attempts at `target`. `timeouts` are those of the task that makes them.
+
+    `others` returns the targets that may be tried after this one, or None where a branch has the answer.
+    """
+
+    def __init__(
+        self,
+        dependencies: Dependencies,
+        context: RequestContext,
+        timeouts: Timeouts,
+        target: Target,
+        others: Callable[[], Sequence[Target] | None],
+        branch: Branch | None = None,
+    ) -> None:
+        self.target = target
+        self.timer: HedgeTimer | None = None
+        self._dependencies = dependencies
+        self._context = context
+        self._timeouts = timeouts
+        self._others = others
+        self._branch = branch  # None: the request's main attempts
+        self._doubted: tuple[Permit, ...] = ()
+
+    async def run(self, permit: Permit, kind: str) -> ProviderAnswer | None:
+        """Return the target's answer; None if there is none."""
+        try:
+            return await self._run(permit, kind)
+        finally:
+            if self.timer is not None:
+                self.timer.close()
+
+    async def _run(self, permit: Permit, kind: str) -> ProviderAnswer | None:
+        retry_state = RetryState()
+        while True:
+            outcome = await self._attempt_once(permit, kind, fresh=retry_state.fresh)
+            if not isinstance(outcome, Classification):
+                if self._doubted or kind == PLAIN:
+                    self._believe(kind)
+                return outcome
+            others = self._others()
+            if others is None:
+                return None
+            decision, last = self._decide(permit, kind, outcome, others, retry_state)
+            if decision is None or not self._has_time(decision.wait_s):
+                return None
+            if decision.wait_s and not await self._back_off(decision.wait_s):
+                return None
+            in_background = self._branch is not None and self._branch.in_background
+            if in_background and decision.why != "fresh":
+                return None  # nobody waits for it: only a dead connection says nothing about the target
+            if permit.doubted_key is not None:
+                self._doubted += (permit,)
+            acquired = self._dependencies.fleet.try_acquire(
+                self.target, clock.now(), decision.charge, last_resort=last, doubted=self._doubted
+            )
+            if isinstance(acquired, NotPermitted):
+                return None
+            permit, kind = acquired, decision.why
+            retry_state.note(decision)
+
+    async def _attempt_once(
+        self, permit: Permit, kind: str, *, fresh: bool
+    ) -> ProviderAnswer | Classification:
+        attempt = Attempt(self._dependencies, self._context, self.target, permit, self._timeouts, kind)
+        if self.timer is not None:
+            self.timer.attempt, attempt.on_silence = attempt, self.timer.on_silence
+        try:
+            return await self._await_provider(attempt.open(fresh))
+        except ATTEMPT_ERRORS as error:
+            classification = classify(error)
+            if classification.status == 404 and isinstance(self._context.request, EmbedRequest):
+                # A provider may have chats and no embeddings: its chats must not suffer.
+                classification = replace(classification, blame=Blame.NOBODY)
+            attempt.end(classification)
+            await attempt.close()
+            return classification
+        except CutShort:
+            permit.record_inconclusive(clock.now())
+            attempt.end(SUPERSEDED)
+            await attempt.close()
+            raise
+        except BaseException:  # cancelled, or a defect of ours: the permit goes back all the same
+            superseded = self._branch is not None and self._branch.superseded
+            attempt.end(SUPERSEDED if superseded else CANCELLED)
+            await attempt.close()
+            raise
+
+    def _decide(
+        self,
+        permit: Permit,
+        kind: str,
+        classification: Classification,
+        others: Sequence[Target],
+        retry_state: RetryState,
+    ) -> tuple[RetryDecision | None, bool]:
+        """Return how the target is asked again, if it is; and whether no other target can be asked now."""
+        progress, request, now_s = self._context.progress, self._context.request, clock.now()
+        dependencies, fleet, target = self._dependencies, self._dependencies.fleet, self.target
+        progress.classifications.append(classification)
+        progress.given_up = progress.given_up or classification.then is Then.GIVE_UP
+        last = not fleet.may_ask_any(others, now_s)
+        if kind != PLAIN and _refuses_ours(request, classification):
+            return RetryDecision(PLAIN), last
+        if classification.then is Then.ASK_ANOTHER:
+            self._note_refusal(permit, classification, others)
+        decision = decide_retry(
+            classification,
+            retry_state,
+            has_side_effects=request.has_side_effects,
+            last=last,
+            other_key=retry_state.keys < fleet.keys(target) - 1 and fleet.has_free_key(target, now_s),
+            healthy=fleet.is_healthy(target, now_s),
+            options=dependencies.retry,
+            rng=dependencies.rng,
+        )
+        return decision, last
+
+    def _believe(self, kind: str) -> None:
+        """Believe what this target refused before: another key, or no field of our own, was taken."""
+        for permit in self._doubted:
+            permit.believe(clock.now())
+        if kind == PLAIN:
+            self._dependencies.plain_targets.add(self.target)
+
+    def _note_refusal(self, permit: Permit, refusal: Classification, others: Sequence[Target]) -> None:
+        """Remember who refused the request itself. Give up if one more target has refused it, too."""
+        progress, request = self._context.progress, self._context.request
+        progress.refusals += ((self.target, permit),)
+        if progress.answered:
+            permit.contradict(request.caller, clock.now())
+        may_have_acted = refusal.maybe_billed and request.has_side_effects
+        providers = {target.provider for target, _ in progress.refusals}
+        # A second model of the same provider proves less than another provider, if there is one.
+        other_providers = any(other.provider not in providers for other in others)
+        confirmed = len(progress.refusals) > 1 and (len(providers) > 1 or not other_providers)
+        progress.given_up = progress.given_up or may_have_acted or confirmed
+
+    async def _back_off(self, wait_s: float) -> bool:
+        """Wait before the target is asked again. Return whether there is time left: the loop may stall."""
+        try:
+            await self._await_provider(self._timeouts.run("backoff", NEVER, asyncio.sleep(wait_s)))
+        except TimedOut:
+            return False
+        return self._has_time(0.0)
+
+    def _has_time(self, wait_s: float) -> bool:
+        return self._timeouts.deadline_s - clock.now() >= wait_s + ATTEMPT_MIN_S
+
+    async def _await_provider(self, awaitable: Awaitable[T]) -> T:
+        """Await, and count the time as the providers', not as our overhead."""
+        context, before_ns = self._context, clock.tick_ns()
+        try:
+            return await awaitable
+        finally:
+            if self._timeouts is context.timeouts:
+                context.progress.upstream_ns += clock.tick_ns() - before_ns
+
+
+def _refuses_ours(request: AnyRequest, classification: Classification) -> bool:
+    """Return whether a field that we added is refused: the only one that the client may not have sent."""
+    return (
+        classification.then is Then.ASK_ANOTHER
+        and not classification.maybe_billed
+        and isinstance(request, ChatRequest)
+        and request.stream
+        and OURS in classification.message
+        and OURS not in request.fields
+    )
