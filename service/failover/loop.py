@@ -165,7 +165,11 @@ class _FailoverLoop:
             attempts = self._attempts(target, rest)
             if rest and not has_side_effects:
                 self._schedule_hedge(attempts, rest)
-            answer = await attempts.run(permit, start.kind)
+            try:
+                answer = await attempts.run(permit, start.kind)
+            finally:
+                if attempts.timer is not None:
+                    attempts.timer.close()
             if answer is not None or self._race is not None:  # a hedge tries the rest of the targets
                 return answer
             start = FIRST
@@ -186,13 +190,13 @@ class _FailoverLoop:
         return None
 
     def _attempts(self, target: Target, rest: Sequence[Target]) -> TargetAttempts:
-        dependencies, context = self._failover.dependencies, self._context
+        dependencies, context, timeouts = self._failover.dependencies, self._context, self._timeouts
+        return TargetAttempts(dependencies, context, timeouts, target, rest, self._others, self._branch)
 
-        def others() -> Sequence[Target] | None:
-            won = self._race is not None and self._race.won_by_branch
-            return None if won else (*rest, *self._last_resorts)
-
-        return TargetAttempts(dependencies, context, self._timeouts, target, others, self._branch)
+    def _others(self, rest: Sequence[Target]) -> Sequence[Target] | None:
+        if self._race is not None and self._race.won_by_branch:
+            return None
+        return *rest, *self._last_resorts
 
     def _schedule_hedge(self, attempts: TargetAttempts, rest: Sequence[Target]) -> None:
         failover, context, timeouts = self._failover, self._context, self._timeouts

@@ -39,7 +39,7 @@ OURS = "stream_options"  # a field that we add to each stream
 class TargetAttempts:
     """The attempts at `target`. `timeouts` are those of the task that makes them.
 
-    `others` returns the targets that may be tried after this one, or None where a branch has the answer.
+    `others` adds what else may be tried to the `rest` of the targets; None where a branch has the answer.
     """
 
     def __init__(
@@ -48,7 +48,8 @@ class TargetAttempts:
         context: RequestContext,
         timeouts: Timeouts,
         target: Target,
-        others: Callable[[], Sequence[Target] | None],
+        rest: Sequence[Target],
+        others: Callable[[Sequence[Target]], Sequence[Target] | None],
         branch: Branch | None = None,
     ) -> None:
         self.target = target
@@ -56,19 +57,13 @@ class TargetAttempts:
         self._dependencies = dependencies
         self._context = context
         self._timeouts = timeouts
+        self._rest = rest
         self._others = others
         self._branch = branch  # None: the request's main attempts
         self._doubted: tuple[Permit, ...] = ()
 
     async def run(self, permit: Permit, kind: str) -> ProviderAnswer | None:
         """Return the target's answer; None if there is none."""
-        try:
-            return await self._run(permit, kind)
-        finally:
-            if self.timer is not None:
-                self.timer.close()
-
-    async def _run(self, permit: Permit, kind: str) -> ProviderAnswer | None:
         retry_state = RetryState()
         while True:
             outcome = await self._attempt_once(permit, kind, fresh=retry_state.fresh)
@@ -76,7 +71,7 @@ class TargetAttempts:
                 if self._doubted or kind == PLAIN:
                     self._believe(kind)
                 return outcome
-            others = self._others()
+            others = self._others(self._rest)
             if others is None:
                 return None
             decision, last = self._decide(permit, kind, outcome, others, retry_state)
