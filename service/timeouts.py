@@ -18,7 +18,7 @@ T = TypeVar("T")
 NEVER = float("inf")
 LOOP_LAG_S = 0.1  # a timer that fires later than this shows that the loop was busy
 GRACE_S = 0.25  # to read what has arrived meanwhile
-LOOK_S = 10.0  # a timer fires at least so often: a look costs less than a new timer for each shorter wait
+LOOK_S = 3.0  # a timer fires at least so often: a look costs less than a new timer for each shorter wait
 
 
 class TimedOut(Exception):

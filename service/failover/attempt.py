@@ -14,7 +14,7 @@ from dub5.service.errors import StreamCut, StreamStalled
 from dub5.service.events import AttemptEnded
 from dub5.service.failover.body import ResponseBody
 from dub5.service.failover.context import BufferedAnswer, Dependencies, RequestContext
-from dub5.service.failover.hedging import silent_after_s, slow_after_s
+from dub5.service.failover.hedging import first_look_s, silent_after_s, slow_after_s
 from dub5.service.failover.rejected_content import JUDGED_CHARS, JUDGED_S, reply_text, text_so_far
 from dub5.service.model import AttemptRecord, ChatRequest, Chunk, EmbedRequest, Target, Usage
 from dub5.service.providers.base import (
@@ -44,6 +44,7 @@ BLANK, NO_EVENTS = b" \t\r\n\xef\xbb\xbf", (b"{", b"[", b"<")  # how JSON and HT
 PLAIN = "plain"  # kind of an attempt without the fields of our own, after a refusal that names one
 PROBE_MAX_S = 120.0  # of a probe's first token, where it is not known what is usual
 ATTEMPT_MIN_S = 0.05  # an attempt with less time left cannot bring an answer
+LOOK_AGAIN_S = 1.0  # at an attempt that is overdue
 TAIL_S = 1.0  # how long a provider may take to end a stream whose answer is already whole
 
 ATTEMPT_ERRORS = (WireFailure, ProviderFault, TimedOut, Unsupported)
@@ -100,7 +101,8 @@ class Attempt:
             limit_s = min(limit_s, PROBE_MAX_S if self._permit.usual_s is None else silent_s)
         if silent_s < limit_s:
             self._silent_at_s = self.started_s + silent_s
-            self.timeouts.notify_at(self.started_s + options.hedge_after_s, self._on_wait)
+            look_at_s = self.started_s + first_look_s(self._permit.usual_s, options)
+            self.timeouts.notify_at(look_at_s, self._on_wait)
         try:
             answer = await self.timeouts.run(name, limit_s, self._answer(wire_request))
         finally:
@@ -125,10 +127,20 @@ class Attempt:
         return answer
 
     def _on_wait(self) -> None:
-        """See whether the target is silent; if not yet, look again soon."""
-        now_s = clock.now()
-        interval_s = self.context.timeout_options.hedge_after_s
+        """See whether the target is silent; if not yet, look again soon.
+
+        Until `hedge_after_s` it is silent only if it has stopped to answer at all; no failure yet.
+        """
+        now_s, options = clock.now(), self.context.timeout_options
+        interval_s = options.hedge_after_s
         mute = self._permit.note_wait(now_s, interval_s)
+        if (left_s := self.started_s + interval_s - now_s) > 0.0:
+            self.timeouts.notify_at(now_s + min(left_s, LOOK_AGAIN_S), self._on_wait)
+            if mute:
+                self._permit.note_mute(now_s)
+                if self.on_silence is not None:
+                    self.on_silence()
+            return
         if not mute and now_s < self._silent_at_s:
             self.timeouts.notify_at(min(now_s + interval_s, self._silent_at_s), self._on_wait)
             return

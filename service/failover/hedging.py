@@ -34,6 +34,7 @@ USUAL_MIN = 5  # answers that show what is usual
 USUAL_EVERY = 5  # the median is read after so many answers
 USUAL_S = 300.0  # the usual latency is the lowest median of the last five to ten minutes
 SILENT_TIMES = 3.0  # a target that takes so many times its usual latency is silent
+LOOK_MIN_S = 3.0  # a pause of less is no stop
 SLOW_TIMES = 6.0  # the same, for what counts as slow
 STALLED_SHARE = 0.98  # an attempt that takes longer than this share of the answers is stalled
 NO_EFFORT = frozenset({b"null", b'"none"', b'"minimal"', b'"low"'})
@@ -175,6 +176,16 @@ def silent_after_s(usual_s: float | None, options: TimeoutOptions) -> float:
     if usual_s is None or SILENT_TIMES * usual_s <= after_s:
         return after_s
     return SILENT_TIMES * usual_s
+
+
+def first_look_s(usual_s: float | None, options: TimeoutOptions) -> float:
+    """Return the seconds until the first look at whether a target has stopped to answer.
+
+    A quick target is looked at sooner.
+    """
+    if usual_s is None:
+        return options.hedge_after_s
+    return min(options.hedge_after_s, max(LOOK_MIN_S, SILENT_TIMES * usual_s))
 
 
 def slow_after_s(usual_s: float | None, options: TimeoutOptions) -> float:

@@ -111,6 +111,11 @@ class Permit:
             state.overdue.append(self._entered_s)
         return state.is_mute(now_s, interval_s)
 
+    def note_mute(self, now_s: float) -> None:
+        """Report that no answer has come, to this attempt and to many others: that lowers the health only."""
+        self._state.error_rate.add(True, now_s)
+        self._state.health(now_s)
+
     def note_silence(self, now_s: float, *, late: bool, mute: bool) -> None:
         """Report that no answer has come for much longer than usual. The attempt goes on.
 

@@ -1,7 +1,10 @@
 """Reasoning models with default settings: no healthy thinker is cut; a dead provider is left all the same."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -57,13 +60,18 @@ class Played:
 
 
 def play(
-    *latencies: str, rate_per_s: float, requests: int, dead_s: tuple[float, float] = (0.0, 0.0), seed: int = 1
+    *latencies: str,
+    rate_per_s: float,
+    requests: int,
+    dead_s: tuple[float, float] = (0.0, 0.0),
+    fault: Mapping[str, Any] = MappingProxyType({"kind": "stall"}),
+    seed: int = 1,
 ) -> Played:
     """Run a world of these providers with default settings. `dead_s`: when the first one answers nobody."""
     providers = tuple(
         WorldProvider(f"p{number}", "openai", latency, 12, ("m",)) for number, latency in enumerate(latencies)
     )
-    dead = FaultWindow("p0", dead_s[0], dead_s[1] - dead_s[0], {"kind": "stall"})
+    dead = FaultWindow("p0", dead_s[0], dead_s[1] - dead_s[0], dict(fault))
     world = World(
         seed=seed,
         providers=providers,
@@ -124,6 +132,24 @@ def test_a_dead_provider_is_left(rate_per_s: float) -> None:
     assert set(played.endings) == {"complete"}
     assert max(waits_s) <= LEFT_S + 1.0
     assert sum(wait_s > 2.0 for wait_s in waits_s) <= 8 + LEFT_S * rate_per_s
+
+
+def test_a_busy_dead_provider_is_left_sooner() -> None:
+    """Of a quick provider with ten calls a second it is seen within 5 s that it has stopped."""
+    played = play("quick", "quick", rate_per_s=10.0, requests=700, dead_s=(30.0, 50.0))
+    waits_s = played.first_s(30.0, 50.0)
+    assert set(played.endings) == {"complete"}
+    assert max(waits_s) <= 5.0
+    assert sum(wait_s > 2.0 for wait_s in waits_s) <= 6.0 * 10.0
+
+
+def test_a_pause_is_no_failure() -> None:
+    """Where the same provider only pauses for 5 s, others are asked meanwhile, and no breaker opens."""
+    pause = {"kind": "stall", "before": "head", "s": 5.0}
+    played = play("quick", "quick", rate_per_s=10.0, requests=700, dead_s=(30.0, 35.0), fault=pause)
+    assert set(played.endings) == {"complete"}
+    assert not played.simulation.record.breaker_moves
+    assert played.reasons["hedge_lost"] > 5
 
 
 def test_a_dead_thinker_is_left() -> None:
