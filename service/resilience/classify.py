@@ -213,8 +213,11 @@ def _classify_fault(fault: ProviderFault) -> Classification:
     topic = _topic_of(fault)
     status = _status_of(fault, topic)
     if status is None:
-        # A 200 without an answer in it.
-        return Classification(Then.NEXT, Blame.TARGET, fault.reason, maybe_billed=True)
+        # A 200 without an answer in it. The request may be at fault where a sentence says why.
+        unproven = bool(fault.message)
+        return Classification(
+            Then.NEXT, Blame.TARGET, fault.reason, code=fault.code, maybe_billed=True, unproven=unproven
+        )
     rule = next(rule for rule in STATUS_RULES if rule.holds(fault, status, topic))
     retry_after_s = fault.retry_after_s
     floor_s = rule.cooldown_s if rule.codes else 0.0
