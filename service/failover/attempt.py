@@ -18,15 +18,18 @@ from dub5.service.failover.hedging import first_look_s, silent_after_s, slow_aft
 from dub5.service.failover.rejected_content import JUDGED_CHARS, JUDGED_S, reply_text, text_so_far
 from dub5.service.model import AttemptRecord, ChatRequest, Chunk, EmbedRequest, Target, Usage
 from dub5.service.providers.base import (
+    BLANK,
     ProviderFault,
     StreamReader,
     Unsupported,
     decode_reply,
     encode_request,
     may_end_empty,
+    refusal_or,
 )
 from dub5.service.providers.features import Feature, fits
 from dub5.service.providers.finish import FILTERED
+from dub5.service.providers.sse import is_json_lines
 from dub5.service.providers.usage import estimate_prompt
 from dub5.service.resilience.classify import Blame, Classification, Then, classify
 from dub5.service.resilience.permit import Permit
@@ -40,7 +43,7 @@ CUT_MESSAGES = {
     "error_event": "The provider reported an error before the answer was whole.",
     **dict.fromkeys(("garbled", "not_json", "event_too_long", "body_protocol"), UNREADABLE),
 }
-BLANK, NO_EVENTS = b" \t\r\n\xef\xbb\xbf", (b"{", b"[", b"<")  # how JSON and HTML begin
+NO_EVENTS = (b"{", b"[", b"<")  # how JSON and HTML begin
 PLAIN = "plain"  # kind of an attempt without the fields of our own, after a refusal that names one
 PROBE_MAX_S = 120.0  # of a probe's first token, where it is not known what is usual
 ATTEMPT_MIN_S = 0.05  # an attempt with less time left cannot bring an answer
@@ -177,8 +180,8 @@ class Attempt:
         while True:
             data = await body.read()
             if other and (beginning := data.lstrip(BLANK)):
-                if beginning[:1] in NO_EVENTS:
-                    raise ProviderFault("not_a_stream")
+                if beginning[:1] in NO_EVENTS and not is_json_lines(beginning):
+                    raise refusal_or("not_a_stream", await body.beginning(beginning))
                 other = False
             chunks = reader.feed(data) if data else reader.end()
             if reader.fault is not None:

@@ -50,9 +50,8 @@ class ResponseBody:
             parts.append(data)
         return b"".join(parts)
 
-    async def beginning(self) -> bytes:
-        """Return the beginning of an error body, as far as it comes soon."""
-        body = b""
+    async def beginning(self, body: bytes = b"") -> bytes:
+        """Return the beginning of an error body, as far as it comes soon. `body`: what has come already."""
         try:
             async with asyncio.timeout(ERROR_BODY_S):
                 while len(body) < ERROR_BYTES_MAX and (data := await self.read()):

@@ -19,16 +19,18 @@ from dub5.service.providers.base import (
     EncodedRequest,
     ProviderFault,
     Unsupported,
+    cut_fault,
     event_fault,
     may_end_empty,
+    refusal_or,
     status_fault,
     trail_names,
 )
 from dub5.service.providers.fields import apply_overrides
 from dub5.service.providers.finish import finish_meaning
 from dub5.service.providers.loose import decode_loosely
-from dub5.service.providers.openai import json_headers, sse_event
-from dub5.service.providers.sse import BOM, EventTooLong, SseDecoder
+from dub5.service.providers.openai import DONE, json_headers, sse_event
+from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder, split_objects
 from dub5.service.providers.usage import estimate, prompt_chars, token_count, usage_json
 
 ANSWER_EVENTS = frozenset(
@@ -71,6 +73,7 @@ class _Message(Struct):
 
 class _Kind(Struct):
     type: object = None
+    error: object = None
 
 
 class _Event(Struct):
@@ -122,7 +125,7 @@ class AnthropicDialect:
             raise event_fault(body)
         finish = finish_meaning(message.stop_reason, "error_in_answer")
         if finish is None:
-            raise ProviderFault("truncated")
+            raise ProviderFault("truncated") if message.content else refusal_or("truncated", body)
         parts = _message_parts(message.content or [])
         if not any(parts.values()) and not may_end_empty(finish, request):
             raise ProviderFault("empty_answer")
@@ -170,13 +173,16 @@ class AnthropicStream:
     def feed(self, data: bytes) -> list[Chunk]:
         chunks: list[Chunk] = []
         try:
-            for _, payload in self._sse.feed(data):
+            for name, payload in self._sse.feed(data):
                 if self.ended:
                     break
-                if payload[:1] != b"{" and self._is_other(payload):
-                    continue
-                if (chunk := self._chunk(payload)) is not None:
-                    chunks.append(chunk)
+                try:
+                    if payload[:1] != b"{" and self._is_other(payload, name):
+                        continue
+                    if (chunk := self._chunk(payload, name)) is not None:
+                        chunks.append(chunk)
+                except ProviderFault as fault:
+                    self._several(payload, name, fault, chunks)
         except EventTooLong:
             self.fault = ProviderFault("event_too_long")
         except ProviderFault as fault:
@@ -185,7 +191,7 @@ class AnthropicStream:
 
     def end(self) -> list[Chunk]:
         if not self.finished:
-            raise self._unreadable or ProviderFault("truncated")
+            raise self._unreadable or cut_fault(self._sse.rest())
         usage = self.usage_so_far()
         raw = self._frame([], _usage_object(usage, self._tokens)) if self._request.wants_usage else b""
         return [Chunk(raw, usage=usage)]
@@ -202,24 +208,27 @@ class AnthropicStream:
         )  # Anthropic counts them at the end
         return Usage(counted.prompt_tokens, completion, counted.prompt_tokens + completion, estimated=True)
 
-    def _is_other(self, payload: bytes) -> bool:
+    def _is_other(self, payload: bytes, name: bytes) -> bool:
         """Return whether an event holds no object, such as a sign of life, or another dialect's end."""
         payload = payload.strip()
         if payload[:1] == b"{":
             return False
-        if payload and payload[:1] not in (b":", b"["):
-            self._unreadable = self._unreadable or ProviderFault("not_json")
+        if name == b"error":
+            raise event_fault(payload)
+        if any(name in payload for name in ANSWER_NAMES):
+            raise ProviderFault("garbled")  # words, in a frame of another form
+        if payload and payload[:1] != b":" and payload[:6] != DONE and self._unreadable is None:
+            self._unreadable = refusal_or("garbled" if payload[:1] == b"[" else "not_json", payload)
         return True
 
-    def _chunk(self, payload: bytes) -> Chunk | None:
+    def _chunk(self, payload: bytes, name: bytes) -> Chunk | None:
         try:
             event = _EVENT.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            if _says_nothing(payload):
+            if kind := _other_kind(payload):
+                self._note_other(payload, name, kind)
                 return None
             event = decode_loosely(payload, _Event, PIECES)
-            if not event.type:
-                self._unreadable = self._unreadable or ProviderFault("garbled")
         index = event.index or 0
         match event.type:
             case "message_start" if event.message is not None:
@@ -245,7 +254,33 @@ class AnthropicStream:
                 self.finished, self.ended = self._has_stop_reason, True
             case "error":
                 raise event_fault(payload)
+            case kind if kind not in ANSWER_EVENTS:
+                self._note_other(payload, name, kind)
         return None
+
+    def _several(self, payload: bytes, name: bytes, fault: ProviderFault, chunks: list[Chunk]) -> None:
+        """Add the chunks of an event that holds several. Raises `fault` if it does not."""
+        parts = split_objects(payload) if fault.reason == "garbled" else []
+        if parts in ([], [payload]):
+            raise fault
+        for part in parts:
+            if self.ended:
+                return
+            is_object = part[:1] == b"{" or not self._is_other(part, name)
+            if is_object and (chunk := self._chunk(part, name)) is not None:
+                chunks.append(chunk)
+
+    def _note_other(self, payload: bytes, name: bytes, kind: str) -> None:
+        """Look at an event of another form: it may explain a bad end. Raises ProviderFault for an error."""
+        if name == b"error":
+            raise event_fault(payload)
+        if kind == "ping" or self._unreadable is not None:
+            return
+        fault = refusal_or("garbled", payload)
+        if fault.message and _KIND.decode(payload).error:
+            raise fault
+        if fault.message or not kind:
+            self._unreadable = fault
 
     def _content(self, index: int, delta: _Block) -> Chunk | None:
         if delta.text:
@@ -292,13 +327,13 @@ class AnthropicStream:
                 setattr(self._tokens, name, getattr(counted, name))
 
 
-def _says_nothing(payload: bytes) -> bool:
-    """Return whether an event of an unknown shape is no part of an answer. Raises nothing."""
+def _other_kind(payload: bytes) -> str:
+    """Return the type of an event of an unknown shape, if no part of an answer has it. Raises nothing."""
     try:
         kind = _KIND.decode(payload).type
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return isinstance(kind, str) and kind not in ANSWER_EVENTS
+        return ""
+    return kind if isinstance(kind, str) and kind not in ANSWER_EVENTS else ""
 
 
 def _usage(counted: _Tokens | None) -> Usage | None:

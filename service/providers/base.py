@@ -13,13 +13,14 @@ from msgspec import Struct
 
 from dub5.service import VERSION, clock
 from dub5.service.model import AnyRequest, ChatRequest, Chunk, EmbedRequest, Reply, Usage
-from dub5.service.providers.error_body import read_error, read_retry_delay
+from dub5.service.providers.error_body import ErrorBody, read_error
 from dub5.service.providers.retry_after import retry_after_s
 
 USER_AGENT = f"dub5/{VERSION}"
 MESSAGE_CHARS_MAX = 300
 DROPPED_MAX = 20
 NAME_CHARS_MAX = 64
+BLANK = b" \t\r\n\xef\xbb\xbf"  # what may stand before JSON
 _UNSAFE = re.compile(r"[^][A-Za-z0-9_.-]")
 
 
@@ -27,7 +28,8 @@ class ProviderFault(Exception):
     """A provider responded, but not with a valid answer.
 
     `reason` is a short name from a closed set (docs/use/reasons.md). `message` is the provider's sentence,
-    shortened; callers receive it only where the fault is theirs.
+    shortened; callers receive it only where the fault is theirs. `told_status`: inside a 200, the status that
+    the error names. `quoted`: code or status stood where the provider may have repeated the request.
     """
 
     def __init__(
@@ -38,6 +40,8 @@ class ProviderFault(Exception):
         code: str = "",
         message: str = "",
         retry_after_s: float | None = None,
+        told_status: int | None = None,
+        quoted: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -45,6 +49,8 @@ class ProviderFault(Exception):
         self.code = code
         self.message = message[:MESSAGE_CHARS_MAX]
         self.retry_after_s = retry_after_s
+        self.told_status = told_status
+        self.quoted = quoted
 
 
 class Unsupported(Exception):
@@ -148,22 +154,50 @@ def decode_reply(dialect: Dialect, request: AnyRequest, body: bytes) -> Reply:
 
 def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
     """Build a fault from a status and its body: JSON of any known shape, text or HTML."""
-    code, message = read_error(body)
-    wait_s = retry_after_s(headers, message, clock.wall())
+    error = read_error(body)
+    message = "" if error.plain and status == 404 else error.message  # a wrong address has many texts
     return ProviderFault(
         f"http_{status}",
         status=status,
-        code=code,
+        code=error.code,
         message=message,
-        retry_after_s=read_retry_delay(body) if wait_s is None else wait_s,
+        retry_after_s=_wait_s(error, headers),
+        quoted=error.quoted,
     )
 
 
-def event_fault(body: bytes) -> ProviderFault:
-    """Build a fault from an error inside a 200."""
-    code, message = read_error(body)
-    wait_s = read_retry_delay(body)
-    return ProviderFault("error_event", code=code, message=message, retry_after_s=wait_s)
+def event_fault(body: bytes, reason: str = "error_event") -> ProviderFault:
+    """Build a fault from an error inside a 200; `reason` where it is no error in the dialect's own form."""
+    error = read_error(body)
+    return ProviderFault(
+        reason,
+        code=error.code,
+        message=error.message,
+        retry_after_s=_wait_s(error, {}),
+        told_status=error.status,
+        quoted=error.quoted,
+    )
+
+
+def refusal_or(reason: str, body: bytes) -> ProviderFault:
+    """Build the fault of a 200 that is no answer: the error that it holds, else `reason`."""
+    if body.lstrip(BLANK)[:1] not in (b"{", b"["):
+        return event_fault(body, reason)
+    fault = event_fault(body)
+    return fault if fault.message else ProviderFault(reason)
+
+
+def cut_fault(rest: bytes) -> ProviderFault:
+    """Build the fault of a stream that is no whole answer. `rest`: its last line, if that has no end."""
+    is_event = rest.lstrip(BLANK)[:1] not in (b"{", b"[")
+    return ProviderFault("truncated") if is_event else refusal_or("truncated", rest)
+
+
+def _wait_s(error: ErrorBody, headers: Mapping[str, str]) -> float | None:
+    """Return how long to wait, as the headers, the message, the body or a provider behind it say."""
+    wait_s = retry_after_s(headers, error.message, clock.wall() if headers else 0.0)
+    wait_s = error.wait_s if wait_s is None else wait_s
+    return retry_after_s(error.headers, "", clock.wall()) if wait_s is None and error.headers else wait_s
 
 
 def may_end_empty(finish_reason: str | None, request: AnyRequest) -> bool:

@@ -14,8 +14,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from dub5.service.model import EmbedRequest, Reply
-from dub5.service.providers.base import ProviderFault
-from dub5.service.providers.error_body import read_error
+from dub5.service.providers.base import ProviderFault, event_fault, refusal_or
 from dub5.service.providers.usage import add_usage, estimate_prompt, parse_usage
 
 
@@ -38,12 +37,11 @@ def reply_with_vectors(body: bytes, request: EmbedRequest) -> Reply:
         if not body.isascii():
             body.decode()  # the decoder does not check the strings that it skips
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise ProviderFault("not_json" if body[:1] not in (b"{", b"[") else "garbled") from None
+        raise refusal_or("not_json" if body[:1] not in (b"{", b"[") else "garbled", body) from None
     if parsed.error is not None:
-        code, message = read_error(body)
-        raise ProviderFault("error_event", code=code, message=message)
+        raise event_fault(body)
     if parsed.data is None:
-        raise ProviderFault("garbled")
+        raise refusal_or("garbled", body)
     if len(parsed.data) != request.count:
         raise ProviderFault("truncated" if parsed.data else "empty_answer")
     as_text = request.body.encoding_format == "base64"

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from dub5.service.providers.base import ProviderFault
+from dub5.service.providers.base import ProviderFault, refusal_or
 
 S = TypeVar("S", bound=Struct)
 
@@ -19,7 +19,9 @@ def decode_loosely(data: bytes, kind: type[S], content: Collection[str]) -> S:
     try:
         return _loosely(msgspec.json.decode(data, type=dict[str, Any]), kind, content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise ProviderFault("not_json" if data[:1] != b"{" else "garbled") from None
+        if data[:1] == b"{":
+            raise ProviderFault("garbled") from None
+        raise refusal_or("garbled" if data[:1] == b"[" else "not_json", data) from None
 
 
 def _loosely(given: dict[str, Any], kind: type[S], content: Collection[str]) -> S:

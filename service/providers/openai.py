@@ -11,8 +11,10 @@ from dub5.service.providers.base import (
     USER_AGENT,
     EncodedRequest,
     ProviderFault,
+    cut_fault,
     event_fault,
     may_end_empty,
+    refusal_or,
     status_fault,
     trail_names,
 )
@@ -20,7 +22,7 @@ from dub5.service.providers.call_index import CallIndexes
 from dub5.service.providers.embeddings import reply_with_vectors
 from dub5.service.providers.fields import apply_overrides
 from dub5.service.providers.finish import STOP, ChoiceEnds, choice_number, finish_meaning
-from dub5.service.providers.sse import BOM, EventTooLong, SseDecoder
+from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder, split_objects
 from dub5.service.providers.usage import (
     add_usage,
     calls_chars,
@@ -138,8 +140,8 @@ class OpenAIDialect:
         if body[:3] == BOM:
             body = body[3:]
         parsed = decode_body(body)
-        if parsed.choices is UNSET:
-            raise ProviderFault("garbled")
+        if not parsed.choices:
+            raise refusal_or("garbled" if parsed.choices is UNSET else "empty_answer", body)
         choices = parsed.choices if isinstance(parsed.choices, list) else parsed.listed()
         complete, has_content = True, False
         for choice in choices:
@@ -205,10 +207,13 @@ class OpenAIStream:
             for name, payload in self._sse.feed(data):
                 if self.ended:
                     break
-                if payload[:1] != b"{" and self._is_other(payload, name):
-                    continue
-                if (chunk := self.chunk(payload, name)) is not None:
-                    chunks.append(chunk)
+                try:
+                    if payload[:1] != b"{" and self._is_other(payload, name):
+                        continue
+                    if (chunk := self.chunk(payload, name)) is not None:
+                        chunks.append(chunk)
+                except ProviderFault as fault:
+                    self._several(payload, name, fault, chunks)
         except EventTooLong:
             self.fault = ProviderFault("event_too_long")
         except ProviderFault as fault:
@@ -219,7 +224,7 @@ class OpenAIStream:
 
     def end(self) -> list[Chunk]:
         if not self.finished and not self._ends.whole(done=False):
-            raise self._unreadable or ProviderFault("truncated")
+            raise self._unreadable or cut_fault(self._sse.rest())
         self.finished = True
         last = [self._finish_chunk()] if self._withheld else []
         if self._usage is not None and not self._keep_usage:
@@ -267,14 +272,26 @@ class OpenAIStream:
             payload = _without_usage(payload)
         return Chunk(sse_event(payload), content, finish, usage)
 
+    def _several(self, payload: bytes, name: bytes, fault: ProviderFault, chunks: list[Chunk]) -> None:
+        """Add the chunks of an event that holds several. Raises `fault` if it does not."""
+        parts = split_objects(payload) if fault.reason == "garbled" else []
+        if parts in ([], [payload]):
+            raise fault
+        for part in parts:
+            if self.ended:
+                return
+            is_object = part[:1] == b"{" or not self._is_other(part, name)
+            if is_object and (chunk := self.chunk(part, name)) is not None:
+                chunks.append(chunk)
+
     def _without_choices(self, parsed: _Body, payload: bytes, name: bytes) -> Chunk | None:
         """Take the usage of an event without choices. Raises ProviderFault for an error."""
         parsed.listed()
         if name == b"error" or "error" in msgspec.structs.astuple(_KIND.decode(payload)):
             raise event_fault(payload)
         is_chunk = isinstance(parsed.choices, list)
-        if not self._last and not is_chunk:
-            self._unreadable = self._unreadable or ProviderFault("garbled")  # perhaps of another dialect
+        if not self._last and not is_chunk and self._unreadable is None:
+            self._unreadable = refusal_or("garbled", payload)  # or of another dialect
         if parsed.usage is None:
             return Chunk(sse_event(payload)) if is_chunk else None
         usage = self._count(parsed.usage)
@@ -292,8 +309,10 @@ class OpenAIStream:
             self.finished = self.finished or self._ends.whole(done=True)
         elif name == b"error" or (payload[:1] == b"[" and event_fault(payload).message):
             raise event_fault(payload)
+        elif any(name in payload for name in ANSWER_NAMES):
+            raise ProviderFault("garbled")  # words, in a frame of another form
         elif payload and payload[:1] != b":" and self._unreadable is None:
-            self._unreadable = ProviderFault("garbled" if payload[:1] == b"[" else "not_json")
+            self._unreadable = refusal_or("garbled" if payload[:1] == b"[" else "not_json", payload)
         return True
 
     def _count(self, fields: object) -> Usage | None:
@@ -342,9 +361,9 @@ def decode_body(body: bytes) -> _Body:
         if not body.isascii():
             body.decode()  # msgspec does not check the strings that it skips; clients will
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        if body[:1] == b"[" and (fault := event_fault(body)).message:  # a list of errors: Gemini
-            raise fault from None
-        raise ProviderFault("not_json" if body[:1] not in (b"{", b"[") else "garbled") from None
+        if body[:1] == b"{":
+            raise ProviderFault("garbled") from None
+        raise refusal_or("garbled" if body[:1] == b"[" else "not_json", body) from None  # a list: Gemini
     if parsed.error and _is_error(parsed.error):
         raise event_fault(body)
     return parsed

@@ -1,7 +1,13 @@
 """A decoder for server-sent events, without I/O (WHATWG HTML, section 9.2). Call `SseDecoder.feed(data)`.
 
 bytes, split anywhere --feed--> [(event name, data)], ...
+
+Some servers frame badly. A line with an object and without `data:`, or with the field in another form, is an
+event; `split_objects` takes apart several objects that one event holds. No word of an answer gets lost so.
 """
+
+import json
+import re
 
 BOM = b"\xef\xbb\xbf"
 
@@ -71,6 +77,10 @@ class SseDecoder:
             self._line(line, events)
         return events
 
+    def rest(self) -> bytes:
+        """Return the line that has begun and has no end."""
+        return b"".join(self._waiting)
+
     def _line(self, line: bytes, events: list[tuple[bytes, bytes]]) -> None:
         if not line:
             if self._data:
@@ -87,6 +97,53 @@ class SseDecoder:
             self._data.append(value)
         elif field == b"event":
             self._name = value
+        elif field not in OTHER_FIELDS and (found := _OBJECT.search(line)):
+            self._odd_line(line[found.start() :].rstrip(), events)
+
+    def _odd_line(self, value: bytes, events: list[tuple[bytes, bytes]]) -> None:
+        """Read what a line holds outside of any field: an object, `[DONE]`, or nothing of an answer."""
+        if not (split_objects(value) or any(name in value for name in ANSWER_NAMES)):
+            return
+        if self._data:
+            self._line(b"data:" + value, events)
+        elif len(value) > self._event_bytes_max:
+            raise EventTooLong
+        else:
+            events.append((self._name, value))
+
+
+OTHER_FIELDS = frozenset({b"", b"id", b"retry"})  # a line that begins with a colon is a comment
+ANSWER_NAMES = (b'"choices"', b'"delta"')  # broken off, such an object is a fault, not to be skipped
+_OBJECT = re.compile(rb"\{|\[DONE\]")
+_BETWEEN = re.compile(r"(?:\s|data\s*:)*")
+_JSON = json.JSONDecoder()
+
+
+def split_objects(payload: bytes) -> list[bytes]:
+    """Return the objects that a payload holds one after the other, `[DONE]` too; none if it holds others."""
+    parts: list[bytes] = []
+    try:
+        text = payload.decode()
+        at = _end(text, 0)
+        while at < len(text):
+            start = at
+            at = at + len("[DONE]") if text.startswith("[DONE]", at) else _JSON.raw_decode(text, at)[1]
+            parts.append(text[start:at].encode())
+            at = _end(text, at)
+    except (ValueError, RecursionError):
+        return []
+    return parts
+
+
+def _end(text: str, at: int) -> int:
+    found = _BETWEEN.match(text, at)
+    return found.end() if found else at
+
+
+def is_json_lines(beginning: bytes) -> bool:
+    """Return whether a stream's first line holds a whole chunk, though no event."""
+    line, ended, _ = beginning.partition(b"\n")
+    return bool(ended) and b'"delta"' in line and bool(split_objects(line))
 
 
 def _whole_events(data: bytes) -> list[tuple[bytes, bytes]] | None:

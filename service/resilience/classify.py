@@ -76,19 +76,13 @@ class Rule:
     cooldown_reason: CooldownReason = CooldownReason.LIMITED
 
     def holds(self, fault: ProviderFault, status: int | None, topic: Topic | None) -> bool:
-        """Return whether this row applies to the fault. Inside a 200 code and topic alone decide."""
-        in_a_200 = status is None and self.applies_in_a_200
+        """Return whether this row applies to the fault."""
         return (
-            (not self.statuses or in_a_200 or status in self.statuses)
+            (not self.statuses or status in self.statuses)
             and (not self.codes or fault.code in self.codes)
             and (self.topic is None or topic is self.topic)
             and self.says in fault.message
         )
-
-    @property
-    def applies_in_a_200(self) -> bool:
-        """Whether the row needs no status."""
-        return bool(self.codes) or self.topic is not None
 
 
 CONTEXT_CODES = frozenset({"context_length_exceeded", "model_context_window_exceeded"})
@@ -110,11 +104,34 @@ EDGE_STATUSES = frozenset({*range(520, 528), 530})  # Cloudflare reports an orig
 TRANSIENT_STATUSES = frozenset({500, 502, 503, 504})  # the next attempt may succeed
 NO_ROOM_STATUSES = frozenset({429, 498, 529})
 OVERLOADED = ("overloaded", "capacity exceeded", "slow down")  # in a 503: at capacity, not down
-# Status codes that providers also send as an error's `code` inside a 200.
-SAID_INSIDE = frozenset(
-    {*map(str, (400, 401, 402, 403, 404, 408, 413, 422, 429, 498)), *map(str, range(500, 600))}
-)
-INVALID_INSIDE = frozenset({"invalid_request_error", "invalid_request"})  # a 400, told inside a 200
+# The status that an error has which is told inside a 200: by its code, else by what it is about.
+STATUS_OF_CODE = {
+    **dict.fromkeys(("invalid_request_error", "invalid_request", "INVALID_ARGUMENT", "BadRequestError"), 400),
+    **dict.fromkeys(("ValidationException", "FAILED_PRECONDITION", *FILTER_CODES, *CONTEXT_CODES), 400),
+    **dict.fromkeys(("authentication_error", "invalid_api_key", "UNAUTHENTICATED"), 401),
+    "AuthenticationError": 401,
+    **dict.fromkeys(("billing_error", "insufficient_credits", "insufficient_balance"), 402),
+    **dict.fromkeys(("permission_error", "PERMISSION_DENIED", "AccessDeniedException"), 403),
+    **dict.fromkeys(("not_found_error", "NOT_FOUND", "ResourceNotFoundException", "NotFoundError"), 404),
+    **dict.fromkeys(("request_too_large", "payload_too_large"), 413),
+    **dict.fromkeys(("rate_limit_error", "rate_limit_exceeded", "rate_limited", "RESOURCE_EXHAUSTED"), 429),
+    **dict.fromkeys(("too_many_requests", "ThrottlingException", "RateLimitError", "slow_down"), 429),
+    **dict.fromkeys(QUOTA_CODES, 429),
+    **dict.fromkeys(("api_error", "server_error", "internal_server_error", "INTERNAL"), 500),
+    **dict.fromkeys(("service_unavailable_error", "server_is_overloaded", "UNAVAILABLE"), 503),
+    **dict.fromkeys(("ServiceUnavailableException", "service_unavailable"), 503),
+    **dict.fromkeys(("timeout_error", "DEADLINE_EXCEEDED"), 504),
+    "overloaded_error": 529,
+}
+STATUS_OF_TOPIC = {
+    Topic.CONTENT: 400,
+    Topic.CONTEXT: 400,
+    Topic.REQUEST: 402,
+    Topic.ACCOUNT: 400,
+    Topic.MODEL: 404,
+    Topic.PATH: 404,
+    Topic.BLOCKED: 403,
+}
 QUOTA_COOL_S = 3600.0
 QUOTA_ABOVE_S = 600.0  # a longer Retry-After means a quota, not a rate limit
 LIMITED_COOL_S = 5.0
@@ -172,7 +189,6 @@ STATUS_RULES = (
     Rule(Then.RETRY, Blame.TARGET, TRANSIENT_STATUSES),
     Rule(Then.NEXT, Blame.TARGET),  # 529, 498 of a full tier, 408, 3xx
 )
-IN_A_200_RULES = tuple(rule for rule in STATUS_RULES if rule.applies_in_a_200)
 
 
 def classify(error: Exception) -> Classification:
@@ -194,10 +210,14 @@ def classify(error: Exception) -> Classification:
 
 
 def _classify_fault(fault: ProviderFault) -> Classification:
-    status, topic = _status_of(fault), _topic_of(fault)
-    if status is None and not any(rule.holds(fault, None, topic) for rule in IN_A_200_RULES):
-        # A 200 without an answer in it.
-        return Classification(Then.NEXT, Blame.TARGET, fault.reason, maybe_billed=True)
+    topic = _topic_of(fault)
+    status = _status_of(fault, topic)
+    if status is None:
+        # A 200 without an answer in it. The request may be at fault where a sentence says why.
+        unproven = bool(fault.message)
+        return Classification(
+            Then.NEXT, Blame.TARGET, fault.reason, code=fault.code, maybe_billed=True, unproven=unproven
+        )
     rule = next(rule for rule in STATUS_RULES if rule.holds(fault, status, topic))
     retry_after_s = fault.retry_after_s
     floor_s = rule.cooldown_s if rule.codes else 0.0
@@ -215,11 +235,11 @@ def _classify_fault(fault: ProviderFault) -> Classification:
         cooldown_s=0.0 if rule.blame is Blame.NOBODY else cooldown_s,
         cooldown_reason=cooldown_reason,
         code=fault.code,
-        status=fault.status,
+        status=status,
         message=fault.message,
         maybe_billed=fault.status is None,  # the answer had begun
-        unproven=(rule.topic is not None or status in UNPROVEN)
-        and rule.blame in (Blame.KEY, Blame.TARGET)
+        unproven=(rule.topic is not None or status in UNPROVEN or (fault.quoted and fault.status is None))
+        and rule.blame is not Blame.NOBODY
         and not _is_proof(fault),
         overload=_has_no_room(fault, status)
         and cooldown_reason is not CooldownReason.QUOTA
@@ -227,13 +247,13 @@ def _classify_fault(fault: ProviderFault) -> Classification:
     )
 
 
-def _status_of(fault: ProviderFault) -> int | None:
-    """Return the fault's status, or the one that is told inside a 200."""
+def _status_of(fault: ProviderFault, topic: Topic | None) -> int | None:
+    """Return the fault's status; inside a 200 the one that its error tells, or means. None: a bad answer."""
     if fault.status is not None:
         return fault.status
-    if fault.code in INVALID_INSIDE:
-        return 400
-    return int(fault.code) if fault.code in SAID_INSIDE else None
+    if fault.told_status is not None:
+        return fault.told_status
+    return STATUS_OF_CODE.get(fault.code) or (STATUS_OF_TOPIC[topic] if topic else None)
 
 
 def _topic_of(fault: ProviderFault) -> Topic | None:
@@ -246,7 +266,7 @@ def _topic_of(fault: ProviderFault) -> Topic | None:
 
 def _is_proof(fault: ProviderFault) -> bool:
     """Return whether the error's own code names the account: no text of a request gets in there."""
-    return CODES.get(fault.code) is Topic.ACCOUNT
+    return CODES.get(fault.code) is Topic.ACCOUNT and not fault.quoted
 
 
 def _has_no_room(fault: ProviderFault, status: int | None) -> bool:

@@ -253,7 +253,13 @@ def _streams() -> Iterator[FaultRow]:
         True,
     )
     yield FaultRow(
-        "JSON instead of events", ExpectedOutcome("not_a_stream", NEXT), sized(200, b'{"error":"no"}'), True
+        "JSON instead of events", ExpectedOutcome("not_a_stream", NEXT), sized(200, b'{"status":"no"}'), True
+    )
+    yield FaultRow(
+        "an error instead of events",
+        ExpectedOutcome("error_event", NEXT),
+        sized(200, b'{"error":"no"}'),
+        True,
     )
     no_chunk = b'data: {"hello":1}\n\n'
     cut = ExpectedOutcome("truncated", CUT)

@@ -48,7 +48,44 @@ def events(body: bytes) -> list[tuple[str, bytes]]:
             data.append(value)
         elif key == b"event":
             name = value.decode("latin-1")
-    return found
+        elif key not in (b"", b"id", b"retry") and (odd := outside(line)):
+            if data:
+                data.append(odd)
+            else:
+                found.append((name, odd))
+    return [(name, one) for name, payload in found for one in objects(payload)]
+
+
+def outside(line: bytes) -> bytes:
+    """Return what a line holds outside of any field: an object, the end, or a part of an answer."""
+    start = re.search(rb"\{|\[DONE\]", line)
+    odd = line[start.start() :].rstrip() if start else b""
+    readable = odd.startswith(b"[DONE]") or objects(odd) != [odd] or _parses(odd)
+    return odd if readable or b'"choices"' in odd or b'"delta"' in odd else b""
+
+
+def objects(payload: bytes) -> list[bytes]:
+    """Return the objects that stand in a payload one after the other; else the payload."""
+    left = re.sub(rb"\A(\s|data\s*:)+", b"", payload)
+    parts: list[bytes] = []
+    while left:
+        if left.startswith(b"[DONE]"):
+            end = len(b"[DONE]")
+        else:
+            try:
+                end = len(left.decode()[: json.JSONDecoder().raw_decode(left.decode())[1]].encode())
+            except (ValueError, RecursionError):
+                return [payload]
+        parts.append(left[:end])
+        left = re.sub(rb"\A(\s|data\s*:)+", b"", left[end:])
+    return parts if len(parts) > 1 or (parts and payload[:1] != b"{") else [payload]
+
+
+def _parses(data: bytes) -> bool:
+    try:
+        return isinstance(parsed(data), dict)
+    except ValueError:
+        return False
 
 
 def parsed(data: bytes, errors: str = "strict") -> Any:

@@ -19,6 +19,7 @@ from tests.support.world import (
     payloads,
     reply,
     script,
+    status,
     text_of,
 )
 
@@ -214,3 +215,102 @@ async def test_a_cut_says_what_it_was(broken: bytes, said: str) -> None:
     error = payloads(answer.body)[-1]["error"]
     assert said in error["message"] and "secret" not in error["message"]
     assert error["code"] == "stream_cut"
+
+
+FRAMES = (
+    "data: {}\n\n",
+    "{}\n\n",
+    "{}\n",
+    "\n  {}\n\n",
+    " data: {}\n\n",
+    "Data: {}\n\n",
+    "data : {}\n\n",
+    "data = {}\n\n",
+    "data\t{}\n\n",
+    "data: data: {}\n\n",
+    "message: {}\n\n",
+    "chunk {}\r\n",
+    "id: 4\n{}\n\n",
+    "event: message\n{}\n\n",
+)
+JOINTS = ("", " ", "\n", "data: ", "\ndata: ", "\ndata:", "\n\ndata: ", "\r\n\r\n")
+TYPES = ("text/event-stream", "application/json", "application/x-ndjson", "text/plain", "")
+
+
+def framed(parts: list[bytes], frames: list[str], joints: list[str | None]) -> list[Action]:
+    """Return the payloads, each in its frame, or joined to the next one."""
+    said: list[Action] = []
+    held = ""
+    for number, part in enumerate(parts):
+        frame, joint = frames[number % len(frames)], joints[number % len(joints)]
+        held += part.decode()
+        if joint is None or number == len(parts) - 1:
+            said += [Data(frame.replace("{}", held).encode()), Wait(0.02)]
+            held = ""
+        else:
+            held += joint
+    return [*said, Data(b"\n\n")]  # an event without its empty line is none
+
+
+@deliveries
+@given(
+    frames=st.lists(st.sampled_from(FRAMES), min_size=1, max_size=5),
+    joints=st.lists(st.sampled_from((None, None, *JOINTS)), min_size=1, max_size=5),
+    kind=st.sampled_from(TYPES),
+)
+@example(frames=["data: {}\n\n"], joints=["\n", None], kind="application/json")
+@example(frames=["{}\n"], joints=[None], kind="application/json")
+def test_bad_framing(
+    delivery: dict[str, Any], frames: list[str], joints: list[str | None], kind: str
+) -> None:
+    """An event whose `data:` is missing or odd, or that holds several, loses no word."""
+    actions = (*(chunk({"content": word}) for word in WORDS), chunk({}, "stop"), DONE)
+    parts = [action.data.removeprefix(b"data: ").strip() for action in actions]
+
+    async def play() -> bytes:
+        head = Head(200, {"content-type": kind})
+        one = script(head, *framed(parts, frames, joints), End())
+        async with ServiceWorld(one=one, **delivery) as world:
+            return (await world.ask(stream=True)).body
+
+    body = run(play(), seed=1)
+    assert text_of(body) == "".join(WORDS)
+    assert payloads(body)[-1] == "[DONE]"
+
+
+@deliveries
+@given(frame=st.sampled_from(FRAMES), place=st.integers(0, len(WORDS) - 1), cut=st.floats(0.3, 0.99))
+def test_a_broken_line(delivery: dict[str, Any], frame: str, place: int, cut: float) -> None:
+    """An object that is broken off within an odd line may have held words: the answer is not whole."""
+    actions = [*(chunk({"content": word}) for word in WORDS), chunk({}, "stop"), DONE]
+    payload = actions[place].data.removeprefix(b"data: ").strip()
+    broken = payload[: max(int(len(payload) * cut), payload.index(b'"choices"') + 10)]
+    actions[place] = Data(frame.encode().replace(b"{}", broken))
+
+    async def play() -> bytes:
+        one = script(Head(200, SSE), *actions, End())
+        async with ServiceWorld(one=one, two=healthy(words=("another ", "answer")), **delivery) as world:
+            return (await world.ask(stream=True)).body
+
+    body = run(play(), seed=1)
+    assert "error" in payloads(body)[-1] or text_of(body) == "another answer"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream", "text/html"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"error": {"code": 429, "message": "Rate limited."}},
+        {"error": {"code": 401, "message": "No."}},
+        {"error": {"message": "You exceeded your current quota.", "code": "insufficient_quota"}},
+    ],
+)
+async def test_a_refusal_in_a_200(error: dict[str, Any], kind: str, stream: bool) -> None:
+    """A refusal that comes with 200 rests the key as with its status, also where events were asked for."""
+    one = status(200, json.dumps(error).encode(), {"content-type": kind})
+    async with ServiceWorld(one=one, two=healthy()) as world:
+        first = await world.ask(stream=stream)
+        await world.ask(stream=stream)
+    assert first.headers["x-dub5-trail"].startswith("one/m=error_event")
+    assert len(world.asked["one"]) == 1

@@ -166,6 +166,10 @@ class TestOthers:
             refusing(403, ""),
             refusing(200, "Invalid value for user: my credit balance is too low"),
             refusing(200, code="400"),
+            refusing(200, "Invalid value for temperature: 3."),
+            refusing(200, "Unexpected value", "odd_value"),
+            refusing(200, code="odd_value"),
+            status(200, b'{"detail":"Unsupported parameter"}'),
             status(200, completion("", "length")),
         ],
     )

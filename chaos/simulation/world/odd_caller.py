@@ -21,6 +21,8 @@ from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.script import Script, SimRequest
 
 FAULT, FILTERED = "fault", "filtered"
+SHAPES = 15  # of an error's body: five of providers, the others wrapped by a gateway
+INSIDE_SHARE = 0.3  # of the refusals that come inside a 200
 FIRST_NUMBER = 1_000_000  # of its requests, after those of all others
 # Status, message and code of each kind of refusal.
 FORMS: dict[str, tuple[tuple[int, str, str], ...]] = {
@@ -71,8 +73,19 @@ def _body(shape: int, status: int, message: str, code: str) -> Any:
             return {"detail": message} if not code else {"detail": message, "error_code": code}
         case 3:
             return [{"error": {"code": code or status, "message": message, "status": "INVALID_ARGUMENT"}}]
-        case _:
+        case 4:
             return {"type": "error", "error": {"type": code or "error", "message": message}}
+        case _:
+            return _wrapped(shape, status, _body(shape % 5, status, message, code))
+
+
+def _wrapped(shape: int, status: int, error: Any) -> Any:
+    """Return an error as a gateway in front of the provider passes it on, with the status that it had."""
+    text = msgspec.json.encode(error).decode()
+    if shape % 2:
+        return {"error": {"message": f"litellm.APIError: {text}", "type": None, "code": str(status)}}
+    message = "Provider returned error"
+    return {"error": {"code": status, "message": message, "metadata": {"raw": text, "provider_name": "Sim"}}}
 
 
 def odd_caller(
@@ -115,8 +128,9 @@ class OddProvider(SimulatedProvider):
         for kind in world.odd.refused.get(name, ()) if world.odd else ():
             rng = Random(f"{world.seed}:odd:{name}:{kind}")
             status, message, code = rng.choice(FORMS[kind])
-            body = msgspec.json.encode(_body(rng.randrange(5), status, message, code))
-            self.refused[kind] = FixedResponse(status, {"content-type": JSON}, body)
+            shape, inside = rng.randrange(SHAPES), rng.random() < INSIDE_SHARE
+            body = msgspec.json.encode(_body(shape, status, message, code))
+            self.refused[kind] = FixedResponse(200 if inside else status, {"content-type": JSON}, body)
 
     def _answer(
         self, request: SimRequest, parsed: ParsedRequest, context: PersonaContext

@@ -215,6 +215,29 @@ def odd_forms() -> Iterator[Deviation]:
     )
     yield ok("all in one piece", b"".join(plain))
     yield ok("byte by byte", *(Data(bytes([byte])) for byte in b"".join(plain)))
+    words = "The package loses the word, or fails. The service reads each object."
+    bare = LO.removeprefix(b"data: ")
+    for what, one in (
+        ("a line without `data:`", bare),
+        ("a space before `data:`", b" " + LO),
+        ("`Data:`", b"Data: " + bare),
+        ("`data: data:`", b"data: " + LO),
+        ("an unknown field", b"message: " + bare),
+    ):
+        yield ok(what, HEL, one, YOU, STOP, DONE, purpose=words)
+    yield ok("two objects in one `data:` line", HEL.rstrip() + bare, YOU, STOP, DONE, purpose=words)
+    yield ok("two events in one line", HEL.rstrip() + LO, YOU, STOP, DONE, purpose=words)
+    yield ok(
+        "no empty line between two events", HEL.replace(b"\n\n", b"\n") + LO, YOU, STOP, DONE, purpose=words
+    )
+    yield ok(
+        "a second line without `data:`", HEL.replace(b"\n\n", b"\n") + bare, YOU, STOP, DONE, purpose=words
+    )
+    lines = (one.removeprefix(b"data: ").replace(b"\n\n", b"\n") for one in (HEL, LO, YOU, STOP))
+    yield ok("lines of JSON instead of events", *lines, purpose=words)
+    yield half(
+        "a broken line without `data:`", HEL, bare[:-9] + b"\n\n", STOP, DONE, text="Hel", purpose=LOST
+    )
     yield ok("no empty line after `[DONE]`", HEL, LO, YOU, STOP, DONE.rstrip())
     for kind in ("application/json", "text/plain", "application/octet-stream", "text/html", ""):
         headers = {"content-type": kind} if kind else {}
