@@ -2,8 +2,8 @@
 
     late     an answer that takes more than twice the quickest one of the last minutes, and 0.5 s more
     queue    for at least 1 s every answer is late, and there are at least five of them
-    usual    the limit was lowered twice, and the latency stayed: there is no queue, but longer prompts or a
-             slower provider. That latency counts as usual for the next two minutes (`BELIEVED_S`)
+    usual    answers to requests sent among twice as many others took as long: there is no queue, but longer
+             prompts or a slower provider. That latency counts as usual from then on (`BELIEVED_S`)
 
 Call `note(...)` for each answer; True means: lower the concurrency limit. The test is CoDel's, applied to the
 queue of another system: the minimum delay over an interval counts, not the delay of one answer. Slow prompts
@@ -11,18 +11,20 @@ among quick ones are no queue.
 """
 
 from collections import deque
-from math import inf
+from collections.abc import Sequence
+from math import inf, sqrt
+from operator import itemgetter
+from statistics import median
 
 BEST_S = 300.0  # the baseline is the quickest answer of the last five to ten minutes
 STANDS_S = 1.0  # a queue stands if every answer was late for this long
 SAMPLES = 5  # late answers needed, at least
 TIMES = 2.0  # late: takes more than this many times the baseline
 SLACK_S = 0.5  # and exceeds the baseline by more than this
-HELPED = 0.9  # a lower limit helped if the quickest answer takes less than this fraction of the time before
-LESS = 0.85  # "a lower limit": at most this fraction of the requests that were in flight before
+LATE_MAX = 100  # late answers that are kept
+FAR_MORE = 1.6  # times as many requests in flight: in a queue they would take about as many times as long
 LONG_S = 5.0  # answers that usually take so long differ by more than that: what is usual is no queue
-ALIKE_MIN = 2  # a lower limit did not help this many times in a row: there is no queue
-BELIEVED_S = 120.0  # a latency that a lower limit did not reduce counts as usual for this long
+BELIEVED_S = BEST_S  # a latency that did not follow the requests in flight counts as usual for this long
 
 
 class QueueDelayDetector:
@@ -32,9 +34,9 @@ class QueueDelayDetector:
         self._best_s = self._best_before_s = inf  # the quickest answer of this and the last `BEST_S`
         self._rotate_at_s = 0.0
         self._late_since_s: float | None = None  # every answer since then was late
-        self._late: deque[float] = deque(maxlen=SAMPLES)  # the last late answers, in seconds
-        self._then = (inf, 0)  # at the last detection: the quickest late answer, and the requests in flight
-        self._alike = 0  # detections in a row at which a lower limit had not helped
+        self._late_count = 0  # of them
+        # The late answers since the last one in time: seconds, and the requests in flight when it was sent.
+        self._late: deque[tuple[float, int]] = deque(maxlen=LATE_MAX)
         self._usual_s = 0.0  # a latency that counts as usual, until `_believed_until_s`
         self._believed_until_s = 0.0
 
@@ -61,31 +63,40 @@ class QueueDelayDetector:
             usual_s = max(usual_s, self._usual_s)
         if took_s <= max(TIMES * usual_s, usual_s + SLACK_S):
             if not unanswered:
-                self._late_since_s, self._then, self._alike = None, (inf, 0), 0
+                self._late_since_s = None
+                if self._late:
+                    self._late.clear()
             return False
         if self._late_since_s is None:
-            self._late_since_s = now_s
-            self._late.clear()
-        self._late.append(inf if unanswered else took_s)
+            self._late_since_s, self._late_count = now_s, 0
+        self._late_count += 1
+        self._late.append((inf if unanswered else took_s, busy))
         stands_s = max(STANDS_S, best_s) if best_s < inf else STANDS_S
-        if len(self._late) < SAMPLES or now_s - self._late_since_s < stands_s:
+        if self._late_count < SAMPLES or now_s - self._late_since_s < stands_s:
             return False
         self._late_since_s = None
-        return not self._is_usual(busy, now_s)
+        if not self._is_usual():
+            return True
+        self._usual_s = median(took_s for took_s, _ in self._late)
+        self._believed_until_s = now_s + BELIEVED_S
+        self._late.clear()
+        return False
 
-    def _is_usual(self, busy: int, now_s: float) -> bool:
-        """Return whether the latency stayed the same twice although fewer requests were in flight."""
-        quickest_s, (then_s, then_busy) = min(self._late), self._then
-        self._then = (quickest_s, busy)
-        alike = inf not in self._late and HELPED <= quickest_s / then_s <= 1 / HELPED
-        self._alike = self._alike + 1 if alike and busy <= then_busy * LESS else 0
-        if self._alike < ALIKE_MIN:
+    def _is_usual(self) -> bool:
+        """Return whether answers took as long where far more requests were in flight: no queue is so."""
+        by_busy = sorted(self._late, key=itemgetter(1))
+        (few_s, few), (many_s, many) = _medians(by_busy[:SAMPLES]), _medians(by_busy[-SAMPLES:])
+        times = many / max(few, 1.0)
+        if times < FAR_MORE or inf in (few_s, many_s):
             return False
-        self._usual_s, self._believed_until_s = quickest_s, now_s + BELIEVED_S
-        self._alike = 0
-        return True
+        like = sqrt(times)  # in a queue the latter would have taken `times` as long
+        return 1.0 / like < many_s / few_s < like
 
     def _rotate(self, now_s: float) -> None:
         if now_s >= self._rotate_at_s:
             self._best_before_s = self._best_s if now_s < self._rotate_at_s + BEST_S else inf
             self._best_s, self._rotate_at_s = inf, now_s + BEST_S
+
+
+def _medians(answers: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    return median(took_s for took_s, _ in answers), median(busy for _, busy in answers)

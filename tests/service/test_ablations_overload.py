@@ -3,6 +3,7 @@ one fails."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -97,10 +98,24 @@ async def backlog_in_vain(options: Options) -> bool:
     return (await scene.play()).good_per_s(12.0, 24.0) >= 5.0
 
 
+async def slower_for_good(options: Options) -> bool:
+    """The provider has room for all and becomes four times slower: it has no queue, nobody is turned away."""
+    run = PressureRun(PressureScene(12.0, 40.0, Capacity(slots=500), options=options))
+    async with run.client, asyncio.TaskGroup() as group:
+        asyncio.get_running_loop().call_later(10.0, _slow_down, run)
+        await run.arrive(group)
+    return all(asked.whole for asked in run.asked)
+
+
 async def overload_by_words(options: Options) -> bool:
     """The provider says 503, and in words that it has no room: it is given what it has room for."""
     played = await twice(LINE, options, persona="openai").play()
     return played.good_per_s(FROM_S, TO_S) >= 0.85 * SLOTS
+
+
+def _slow_down(run: PressureRun) -> None:
+    for provider in run.providers.values():
+        provider.profile = replace(provider.profile, latency=Latency(2.0, 0.2, 0.045, 0.1))
 
 
 def _limit(places: int) -> Any:
@@ -149,6 +164,12 @@ MECHANISMS: list[tuple[Scenario, Options, Options, Callable[[Patch], None]]] = [
         {},
         {},
         lambda patch: patch.setattr(QueueDelayDetector, "note", _not_in_vain(QueueDelayDetector.note)),
+    ),
+    (
+        slower_for_good,
+        {},
+        {},
+        lambda patch: patch.setattr(QueueDelayDetector, "_is_usual", lambda _: False),
     ),
     (overload_by_words, {}, {}, lambda patch: patch.setattr(classify, "OVERLOADED", ())),
 ]

@@ -56,8 +56,7 @@ class TestWhatHelped:
             assert again(backlog, took_s, busy=busy, round=i)
 
     def test_fewer_in_flight_are_as_slow(self, backlog: QueueDelayDetector) -> None:
-        """Twice in a row: then it never was one. Long prompts have come, or the provider is slower: that is
-        usual now."""
+        """Then it never was one. Long prompts have come, or the provider is slower: that is usual now."""
         for i, busy in enumerate((100, 70)):
             assert again(backlog, 3.0, busy=busy, round=i)
         assert not any(again(backlog, 3.0, busy=49, round=i) for i in range(2, 100))
@@ -74,7 +73,7 @@ class TestWhatHelped:
             assert again(backlog, 3.0, busy=100 - i, round=i)
 
     def test_a_belief_ends(self, backlog: QueueDelayDetector) -> None:
-        """After two minutes the decision is made anew."""
+        """After five minutes the decision is made anew."""
         for i, busy in enumerate((100, 70, 49)):
             again(backlog, 3.0, busy=busy, round=i)
         assert told(backlog, 3.0, busy=49, from_s=5.0 + BELIEVED_S)
