@@ -375,7 +375,7 @@ def test_reasons_in_the_source() -> None:
 
 def test_kinds_in_the_source() -> None:
     """Every word for why a try is made, and why a request is hedged, is one of the set."""
-    kinds = {"first"} | said("RetryDecision", 0) | said("_Start", 0) | said("_attempt_target", 2)
+    kinds = {"first"} | said("RetryDecision", 0) | said("_Start", 0)
     assert kinds == names.ATTEMPT_KINDS
     assert set(re.findall(r'"(\w+)"', Hedged.__doc__ or "")) == names.HEDGE_REASONS
     assert {SLOW, SILENT, LATE} <= names.HEDGE_REASONS
