@@ -130,15 +130,16 @@ def test_a_single_thinker_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate_per_s", "dead_s"),
-    [(0.2, 300.0), (3.0, 100.0), pytest.param(3.0, 300.0, marks=pytest.mark.thorough)],
+    ("rate_per_s", "from_s", "dead_s"),
+    [(0.2, 100.0, 300.0), (3.0, 30.0, 100.0), pytest.param(3.0, 100.0, 300.0, marks=pytest.mark.thorough)],
 )
-def test_a_dead_provider_is_left(rate_per_s: float, dead_s: float) -> None:
+def test_a_dead_provider_is_left(rate_per_s: float, from_s: float, dead_s: float) -> None:
     """A provider that is usually quick answers nobody for minutes: nobody waits for longer than 10 s, and
     hardly anybody waits at all."""
-    requests, until_s = int((200.0 + dead_s) * rate_per_s), 100.0 + dead_s
-    played = play("quick", "quick", rate_per_s=rate_per_s, requests=requests, dead_s=(100.0, until_s))
-    waits_s = played.first_s(100.0, until_s)
+    until_s = from_s + dead_s
+    requests = int((from_s + until_s) * rate_per_s)
+    played = play("quick", "quick", rate_per_s=rate_per_s, requests=requests, dead_s=(from_s, until_s))
+    waits_s = played.first_s(from_s, until_s)
     assert set(played.endings) == {"complete"}
     assert max(waits_s) <= LEFT_S + 1.0
     assert sum(wait_s > 2.0 for wait_s in waits_s) <= 8 + LEFT_S * rate_per_s

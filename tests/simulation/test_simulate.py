@@ -105,7 +105,7 @@ def test_a_failure_is_told_with_its_world_made_smaller_and_kept(
 
 def test_one_world_has_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     """A run of one world says that every invariant held, as a run of many does."""
-    assert cli.main(["simulate", "--seed", "22"]) == 0
+    assert cli.main(["simulate", "--seed", "14"]) == 0
     assert "every invariant held" in capsys.readouterr().out
 
 
