@@ -5,9 +5,11 @@
 """
 
 import asyncio
+import gc
 import inspect
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -57,6 +59,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         waiting = {item.path for item in items if item.get_closest_marker("real_sockets")}
         items.sort(key=lambda item: item.path not in waiting)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector away from modules and tests: it would look at them again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_application() -> Iterator[None]:
+    """Let all services of this process share one Litestar application."""
+    from tests.support.shared_app import shared_app  # noqa: PLC0415  # only where tests run: it loads Litestar
+
+    with shared_app():
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)

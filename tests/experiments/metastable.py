@@ -33,7 +33,7 @@ from dub5.service.config.options import (
     RetryOptions,
     TimeoutOptions,
 )
-from dub5.service.failover import loop as failover
+from dub5.service.failover import target_attempts
 from dub5.service.resilience.classify import Classification, Then
 from dub5.service.resilience.retry import RetryDecision, decide_retry
 from dub5.simulators.limits.concurrency import Capacity
@@ -106,7 +106,7 @@ def _run_by(policy: RetryPolicy) -> Iterator[None]:
     if not policy.again:
         yield
         return
-    with patch.object(failover, "decide_retry", _all_again):
+    with patch.object(target_attempts, "decide_retry", _all_again):
         yield
 
 

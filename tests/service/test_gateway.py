@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from dub5.chaos.simulation.mutant import mutated
 from dub5.service import clock
-from dub5.service.config.options import BreakerOptions, CacheOptions, TimeoutOptions
+from dub5.service.config.options import BreakerOptions, CacheOptions, ProbeOptions, TimeoutOptions
 from dub5.simulators.script import Close, Data, End, Hang, Head, Reset, Wait
 from dub5.simulators.virtual import Connect
 from tests.support.world import (
@@ -231,7 +231,8 @@ class TestAllDown:
     @pytest.mark.parametrize("said", ["1e308", "99999999999"])
     async def test_absurd_retry_after(self, said: str) -> None:
         """An absurd Retry-After does not ban a provider for ever."""
-        async with ServiceWorld(one=in_turn(status(429, b"{}", {"retry-after": said}), healthy())) as world:
+        one = in_turn(status(429, b"{}", {"retry-after": said}), healthy())
+        async with ServiceWorld(one=one, options={"probe": ProbeOptions(enabled=False)}) as world:
             answer = await world.ask()
             assert (answer.status, answer.headers["retry-after"]) == (429, "86400")
             await asyncio.sleep(86_400)

@@ -17,6 +17,7 @@ from dub5.service import clock
 from dub5.service.app import Service
 from dub5.service.config.options import CacheOptions, TimeoutOptions
 from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Secret, Settings
+from dub5.service.failover import prober
 from dub5.simulators.answers import Proof, judge
 from dub5.simulators.faults.answers import parse_fault
 from dub5.simulators.latency import PRESETS
@@ -32,6 +33,13 @@ MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
 AT_ONCE_S = 1.0  # nobody waits for anything but an answer
 NAMES = ("one", "two")
 SEED_OF_MORNING = 0
+CHECK_INTERVAL_S = 15.0
+
+
+@pytest.fixture(autouse=True)
+def _rare_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the prober look for targets that are due four times a minute: each second, it is most of a day."""
+    monkeypatch.setattr(prober, "CHECK_INTERVAL_S", CHECK_INTERVAL_S)
 
 
 class LongRunWorld:

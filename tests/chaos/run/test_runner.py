@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -68,8 +69,11 @@ recover_s = 10
 """
 
 
-def played(text: str = SHORT, seed: int = 1) -> Journal:
+def play(text: str = SHORT, seed: int = 1) -> Journal:
     return virtual.run(parse(text, "short"), seed, NullObserver(), lambda line: None)
+
+
+played = cache(play)
 
 
 def test_the_service_holds() -> None:
@@ -83,7 +87,7 @@ def test_the_service_holds() -> None:
 
 def test_the_same_seed() -> None:
     """Equal seeds give equal runs, to the millisecond; another seed gives another run."""
-    first, second, other = played(), played(), played(seed=2)
+    first, second, other = played(), play(), play(seed=2)
     assert first.requests == second.requests
     assert first.samples == second.samples
     assert first.requests != other.requests
@@ -96,7 +100,7 @@ def test_nobody_left_to_answer() -> None:
         for name in ("one", "two", "three")
     )
     text = SHORT[: SHORT.index("[[fault]]")] + everybody + "[expect]\n"
-    journal = played(text)
+    journal = play(text)
     assert not judge_run(journal).ok
     assert {ClientOutcome.COMPLETE, ClientOutcome.FAILED} == {result.outcome for result in journal.requests}
     assert {"all_targets_down"} == {result.reason for result in journal.requests if result.reason}

@@ -2,7 +2,8 @@ import ast
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import get_args
 
 import pytest
@@ -28,7 +29,7 @@ from dub5.service.model import AttemptRecord, Outcome, Target, Usage
 from dub5.service.resilience.health import Health, TargetSnapshot
 from dub5.service.telemetry import names
 from dub5.service.telemetry.metrics import COUNTED, LOG_ONLY, Metrics
-from tests.support.source import ROOT
+from tests.support.source import ROOT, Source, sources
 from tests.support.world import ServiceWorld, status
 
 STATES = [
@@ -311,11 +312,17 @@ def test_every_event() -> None:
     assert not COUNTED & LOG_ONLY
 
 
+def service() -> Iterator[Source]:
+    """Yield the modules of the service."""
+    return (source for source in sources() if source.part == "service")
+
+
+@cache
 def constants() -> dict[str, str]:
     """The texts that the service's modules give to names in capitals."""
     found = {}
-    for path in (ROOT / "service").rglob("*.py"):
-        for node in ast.parse(path.read_text()).body:
+    for source in service():
+        for node in source.tree.body:
             if isinstance(node, ast.Assign):
                 for pair in zip(ast.walk(node.targets[0]), ast.walk(node.value), strict=False):
                     if isinstance(pair[0], ast.Name) and isinstance(pair[1], ast.Constant):
@@ -323,18 +330,27 @@ def constants() -> dict[str, str]:
     return {name: text for name, text in found.items() if isinstance(text, str)}
 
 
+@cache
+def calls() -> Mapping[str, list[ast.Call]]:
+    """The calls in the service's source, by the name of the function or method."""
+    found: dict[str, list[ast.Call]] = {}
+    for node in (node for source in service() for node in ast.walk(source.tree)):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+            found.setdefault(called, []).append(node)
+    return found
+
+
 def said(function: str, place: int) -> set[str]:
     """The words that the service's source gives to a function or method, as its argument at this place."""
     found, named = set(), constants()
-    for path in (ROOT / "service").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and len(node.args) > place:
-                called = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
-                for part in ast.walk(node.args[place]):  # `"a" if x else "b"` says both
-                    if called == function and isinstance(part, ast.Constant) and isinstance(part.value, str):
-                        found.add(part.value)
-                    if called == function and isinstance(part, ast.Name) and part.id in named:
-                        found.add(named[part.id])
+    for call in calls()[function]:
+        for part in ast.walk(call.args[place]) if len(call.args) > place else ():
+            # `"a" if x else "b"` says both
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                found.add(part.value)
+            if isinstance(part, ast.Name) and part.id in named:
+                found.add(named[part.id])
     return found
 
 
@@ -359,7 +375,7 @@ def test_reasons_in_the_source() -> None:
 
 def test_kinds_in_the_source() -> None:
     """Every word for why a try is made, and why a request is hedged, is one of the set."""
-    kinds = {"first"} | said("RetryDecision", 0) | said("_Start", 0) | said("_attempt_target", 2)
+    kinds = {"first"} | said("RetryDecision", 0) | said("_Start", 0)
     assert kinds == names.ATTEMPT_KINDS
     assert set(re.findall(r'"(\w+)"', Hedged.__doc__ or "")) == names.HEDGE_REASONS
     assert {SLOW, SILENT, LATE} <= names.HEDGE_REASONS
