@@ -82,7 +82,8 @@ def required_features(request: AnyRequest) -> frozenset[Feature]:
         found.add(Feature.TOOLS)
     if any(_has_image(message.content) for message in request.body.messages):
         found.add(Feature.VISION)
-    if feature := _format(_value("response_format", request)):
+    feature = _format(_value("response_format", request))
+    if feature and not (request.json_by_prompt and feature is Feature.JSON_OBJECT):
         found.add(feature)
     if request.body.logprobs:
         found.add(Feature.LOGPROBS)
