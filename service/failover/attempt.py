@@ -278,6 +278,7 @@ class Attempt:
                 record,
                 blame,
                 context.request.operation,
+                classification is not None and classification.refuses_key,
             )
         )
 

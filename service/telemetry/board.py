@@ -35,7 +35,7 @@ from dub5.service.telemetry.attempt_views import (
     ms,
 )
 from dub5.service.telemetry.costs import CostCounters
-from dub5.service.telemetry.mistakes import MISTAKES
+from dub5.service.telemetry.mistakes import MISTAKES, mistake_reason
 
 FEW_CALLS = 10  # fewer calls than this say little
 FAILS_MIN = 3  # so many failures in a row, and no answer between, are no chance
@@ -97,6 +97,7 @@ class TargetCounters:
     answered: int = 0
     failed: int = 0
     last_reason: str | None = None
+    mistake_reason: str | None = None  # of the same attempt, as mistakes.py names it
     first_token_ms: float | None = None  # of its last answer
     failed_in_a_row: int = 0
     costs: CostCounters = field(default_factory=CostCounters)
@@ -105,7 +106,7 @@ class TargetCounters:
     def mistake(self) -> str | None:
         """What is probably wrong in the settings, if the target has not answered yet, or not any more."""
         if self.failed_in_a_row >= (FAILS_MIN if self.answered else 1):
-            return MISTAKES.get(self.last_reason or "")
+            return MISTAKES.get(self.mistake_reason or "")
         return None
 
     def snapshot(self) -> dict[str, Any]:
@@ -244,6 +245,7 @@ class StatusBoard:
         counters.costs.note(attempt)
         if attempt.reason not in STOPPED:
             counters.last_reason = attempt.reason
+            counters.mistake_reason = None if attempt.reason == OK else mistake_reason(event)
         if attempt.first_token_s is not None:
             counters.first_token_ms = ms(attempt.first_token_s - attempt.started_s)
 
