@@ -52,7 +52,7 @@ class LoadClient:
         exchange = TimedExchange(self, kind, intended_s)
         connection = self._connection()
         try:
-            path = self._parts.path.rstrip("/") + "/v1/chat/completions"
+            path = self._parts.path.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
             connection.request("POST", path, msgspec.json.encode(body), self._headers)
             connection.sock.settimeout(kind.leave_after_s or SILENCE_S)
             response = connection.getresponse()

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from dub5.chaos.engines.processes import NotStarted, run_until_stopped
-from dub5.loadtests import summary
+from dub5.loadtests import report, summary
 from dub5.loadtests.mix import load
 from dub5.loadtests.stack import stack
 from dub5.service.closed_output import ends_with_its_reader
@@ -52,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             f"The mix {options.mix!r} also calls a provider directly: give its --direct URL.", file=sys.stderr
         )
+        return 2
+    if options.key_env and not os.environ.get(options.key_env):
+        print(f"The variable {options.key_env!r} of --key-env is not set.", file=sys.stderr)
         return 2
     if importlib.util.find_spec("locust") is None:
         print(NO_LOCUST, file=sys.stderr)
@@ -113,8 +116,9 @@ def _locust(options: argparse.Namespace, samples: Path) -> list[str]:
         "--seconds": options.seconds,
         "--seed": options.seed,
         "--mix": options.mix,
+        "--model": options.model,
+        "--key-env": options.key_env,
         "--samples": samples,
-        "--html": options.reports.resolve() / "load.html",
         "--run-time": f"{options.seconds + LAST_ANSWERS_S:.0f}s",
     }
     options_of_run = [str(word) for pair in ours.items() for word in pair]
@@ -124,22 +128,8 @@ def _locust(options: argparse.Namespace, samples: Path) -> list[str]:
 
 def _table(seen: dict[str, Any], rows: list[summary.Row]) -> str:
     lines = [f"{'ms':<16}{'p50':>9}{'p95':>9}{'p99':>9}{'p99.9':>9}"]
-    for name in (
-        "first_token_ms",
-        "direct_ms",
-        "added_ms",
-        "longest_gap_ms",
-        "json_ms",
-        "cached_ms",
-        "degraded_ms",
-        "late_ms",
-    ):
-        if seen[name]["p50"] is None:
-            continue
-        spans = [f"{value:.1f}" for value in seen[name].values()]
-        lines.append(
-            f"{name.removesuffix('_ms').replace('_', ' '):<16}" + "".join(f"{span:>9}" for span in spans)
-        )
+    for name, found in report.spans(seen):
+        lines.append(f"{name:<16}" + "".join(f"{value:>9.1f}" for value in found.values()))
     lines += [
         "",
         "outcomes: " + ", ".join(f"{count} {name}" for name, count in seen["outcomes"].items() if count),
@@ -153,13 +143,15 @@ def _table(seen: dict[str, Any], rows: list[summary.Row]) -> str:
 
 
 def _write(options: argparse.Namespace, seen: dict[str, Any], rows: list[summary.Row]) -> None:
-    report = {
-        "at": datetime.datetime.now(datetime.UTC),
-        "machine": {
-            "system": " ".join(os.uname()[::2]),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        },
+    at = datetime.datetime.now(datetime.UTC)
+    machine = {
+        "system": " ".join(os.uname()[::2]),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    record = {
+        "at": at,
+        "machine": machine,
         "options": {
             "rate": options.rate,
             "seconds": options.seconds,
@@ -172,7 +164,11 @@ def _write(options: argparse.Namespace, seen: dict[str, Any], rows: list[summary
         "summary": seen,
     }
     path = options.reports / "load.json"
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
+    run = f"{options.rate:g} requests a second for {options.seconds:g} s, mix {options.mix!r}"
+    where = f"{machine['system']}, {machine['cores']} cores, Python {machine['python']}"
+    facts = f"{run}, seed {options.seed}; {at:%Y-%m-%d %H:%M} UTC, {where}"
+    path.with_suffix(".html").write_text(report.html(facts, seen, rows), encoding="utf-8")
     print(f"\nwrote {path} and {path.with_suffix('.html')}")
 
 
@@ -189,6 +185,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--mix", default="chat", help="mix of requests, a name in loadtests/mixes.toml (default: chat)")
     add("--seed", default="0", help="seed of arrival times and questions (default: 0)")
     add("--url", metavar="URL", help="use a running service, and start nothing")
+    add("--model", default="chat", metavar="NAME", help="model name of the requests (default: chat)")
+    add("--key-env", default="", metavar="NAME", help="environment variable with the API key for --url")
     add(
         "--direct",
         metavar="URL",

@@ -9,6 +9,7 @@ patches the standard library's sockets and threads with gevent's.
 # Types are checked with and without Locust, whose own types are incomplete.
 # mypy: disable-error-code="import-untyped,import-not-found,misc,untyped-decorator,no-untyped-call"
 
+import os
 import time
 from pathlib import Path
 from random import Random
@@ -44,6 +45,7 @@ def arguments(parser: LocustArgumentParser) -> None:
     parser.add_argument("--seed", default="0", help="seed of arrival times and questions")
     parser.add_argument("--mix", default="chat", help="mix of requests, a name in mixes.toml")
     parser.add_argument("--model", default="chat", help="model name of the requests")
+    parser.add_argument("--key-env", default="", help="environment variable with the API key")
     parser.add_argument("--direct", help="URL of the provider for direct requests")
     parser.add_argument("--samples", type=Path, help="file for the samples, one line of JSON per request")
 
@@ -83,7 +85,7 @@ class LoadRun:
         self.fire = environment.events.request.fire
         self.rng = Random(f"load:{self.options.seed}")
         self.mix = load(self.options.mix)
-        self.client = LoadClient(environment.host, judge)
+        self.client = LoadClient(environment.host, judge, key=os.environ.get(self.options.key_env))
         self.direct = LoadClient(self.options.direct or "", judge, began_s=self.client.began_s)
         self.samples: list[Sample] = []
         self.unsent = 0
@@ -110,18 +112,15 @@ class LoadRun:
         sample = client.ask(kind, kind.body(model, self.rng), at_s)
         self.samples.append(sample)
         failed = sample.outcome not in (SampleOutcome.COMPLETE, SampleOutcome.CANCELLED)
-        event: dict[str, Any] = {
-            "request_type": "chat",
-            "name": sample.kind,
-            "response_length": 0,
-            "exception": RuntimeError(f"{sample.outcome}: {sample.why}") if failed else None,
-            "context": {},
-            "start_time": time.time(),
-        }
-        self.fire(**event, response_time=(sample.ended_s - sample.intended_s) * 1000)
-        if sample.stream and sample.waited_for_token_s is not None:
-            event |= {"request_type": "first token", "exception": None}
-            self.fire(**event, response_time=sample.waited_for_token_s * 1000)
+        self.fire(
+            request_type="chat",
+            name=sample.kind,
+            response_length=0,
+            exception=RuntimeError(f"{sample.outcome}: {sample.why}") if failed else None,
+            context={},
+            start_time=time.time(),
+            response_time=(sample.ended_s - sample.intended_s) * 1000,
+        )
 
     def write(self) -> None:
         """Write the samples after a first line about the run."""

@@ -120,7 +120,7 @@ class MethodNotAllowed(GatewayError):
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
-    suggestion = "Use a method from the Allow header."
+    suggestion = "Use a method that the path takes; the header Allow lists them."
     outcome = "refused"
 
 
@@ -194,11 +194,6 @@ class KeysRefused(AllTargetsDown):
 
     code = "keys_refused"
     suggestion = "Tell the operator of this service: its keys or accounts at the providers must be replaced."
-
-    @property
-    def worth_retrying(self) -> bool:
-        """False: waiting mends no key."""
-        return False
 
 
 class DeadlineExceeded(Unavailable):

@@ -20,6 +20,7 @@ class AttemptEnded(Struct, frozen=True):
     attempt: AttemptRecord
     blame: str  # "target", "host", "key" or "nobody"
     operation: str = "chat"  # or "embeddings"
+    key_refused: bool = False  # or its account
 
 
 class RequestEnded(Struct, frozen=True):

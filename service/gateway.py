@@ -33,6 +33,7 @@ from dub5.service.failover.order import order
 from dub5.service.failover.rejected_content import RejectPatterns
 from dub5.service.fallback.fallback import FALLBACK_ERRORS, MODEL, Fallbacks, StaleAnswer
 from dub5.service.model import AnyRequest, ChatRequest, Chunks, Reply, Target
+from dub5.service.providers.features import Feature, required_features
 from dub5.service.single_flight import CallSubscriber, SharedCalls
 from dub5.service.timeouts import NEVER, TimedOut, Timeouts
 
@@ -72,6 +73,7 @@ class Route:
     reject_patterns: RejectPatterns
     fingerprint: str
     fallbacks: Fallbacks
+    json_by_prompt: bool = False  # no target has a mode for JSON without a schema
 
 
 class Gateway:
@@ -110,6 +112,8 @@ class Gateway:
         """Return the context of a request to this route."""
         settings, has_fallback = route.settings, False
         if isinstance(request, ChatRequest):
+            if route.json_by_prompt and Feature.JSON_OBJECT in required_features(request):
+                request = replace(request, json_by_prompt=True)
             upstreams = self.failover.dependencies.upstreams
             has_fallback = route.fallbacks.allowed_for(request) or not all(
                 upstreams[target].supports(request) for target in route.targets

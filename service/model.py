@@ -96,6 +96,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     cache_allowed: bool = True
     languages: str = ""  # the Accept-Language header
     plain: bool = False  # to be sent without fields of our own
+    json_by_prompt: bool = False  # no target has the mode that `response_format: json_object` asks for
     operation: ClassVar[str] = "chat"
 
     @property
@@ -140,6 +141,7 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     fields: Mapping[str, msgspec.Raw]
     operation: ClassVar[str] = "embeddings"
     stream: ClassVar[bool] = False
+    json_by_prompt: ClassVar[bool] = False
     has_side_effects: ClassVar[bool] = False
 
     @property

@@ -32,7 +32,7 @@ from dub5.service.fallback.fallback import Fallbacks
 from dub5.service.fallback.offline_pack import build_pack
 from dub5.service.gateway import Gateway, Route
 from dub5.service.model import Target
-from dub5.service.providers.features import missing_features
+from dub5.service.providers.features import Feature, missing_features
 from dub5.service.providers.registry import dialect_of
 from dub5.service.resilience.fleet import Fleet, GuardOptions
 from dub5.service.resilience.health import TargetSnapshot
@@ -65,7 +65,7 @@ class Runtime:
     ) -> None:
         self.settings = settings = loaded.settings
         upstreams = _upstreams(settings)
-        routes = _routes(settings)
+        routes = _routes(settings, upstreams)
         self.targets = {target: origin_of(upstream.base_url) for target, upstream in upstreams.items()}
         self.fleet: Fleet = Fleet(
             self.targets,
@@ -140,19 +140,26 @@ def _upstreams(settings: Settings) -> dict[Target, Upstream]:
     }
 
 
-def _routes(settings: Settings) -> dict[str, Route]:
+def _routes(settings: Settings, upstreams: dict[Target, Upstream]) -> dict[str, Route]:
     providers = {provider.name: provider for provider in settings.provider}
-    return {route.name: _route(route, providers) for route in settings.route}
+    return {route.name: _route(route, providers, upstreams) for route in settings.route}
 
 
-def _route(settings: RouteSettings, providers: dict[str, ProviderSettings]) -> Route:
+def _route(
+    settings: RouteSettings, providers: dict[str, ProviderSettings], upstreams: dict[Target, Upstream]
+) -> Route:
     targets = tuple(_parse_target(name) for name in settings.targets)
     providers_behind = [(target.name, _fingerprinted(providers[target.provider])) for target in targets]
     fingerprint = hashlib.sha256(
         msgspec.json.encode([providers_behind, settings.reject_patterns], order="sorted")
     ).hexdigest()
     return Route(
-        settings, targets, RejectPatterns(settings.reject_patterns), fingerprint, Fallbacks(settings.degraded)
+        settings,
+        targets,
+        RejectPatterns(settings.reject_patterns),
+        fingerprint,
+        Fallbacks(settings.degraded),
+        all(Feature.JSON_OBJECT in upstreams[target].missing_features for target in targets),
     )
 
 

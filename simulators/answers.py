@@ -21,6 +21,7 @@ WORDS = (
 )
 VOCABULARY = WORDS.split()
 
+AS_JSON, JSON_END = '{"answer":"', '"}'
 PIECE = re.compile(r"\S+\s*")
 OPENING = re.compile(r"([A-Za-z0-9._-]+) answers ([0-9a-f]{8}) in ([1-9][0-9]{0,5}) words: ")
 _ATOMS = ["[A-Za-z0-9._-]+", *" answers ", *["[0-9a-f]"] * 8, *" in ", "[1-9]", "[0-9]{0,5}", *" words: "]
@@ -58,10 +59,16 @@ def pieces(text: str) -> list[str]:
 
 
 def judge(text: str, prompt: str) -> Proof:
-    """Check the text that a client received against its prompt.
+    """Check the text that a client received against its prompt; the text may be the `answer` of an object.
 
     An honest `finish_reason: length` is a CUT too.
     """
+    if text.startswith(AS_JSON):
+        inner = text.removeprefix(AS_JSON)
+        found = judge(inner.removesuffix(JSON_END).removesuffix(JSON_END[0]), prompt)
+        return Proof.CUT if found is Proof.WHOLE and not inner.endswith(JSON_END) else found
+    if text and AS_JSON.startswith(text):
+        return Proof.CUT
     opening = OPENING.match(text)
     if opening is None:
         return Proof.CUT if BEGUN.fullmatch(text) else Proof.FOREIGN

@@ -15,6 +15,7 @@ from litestar.exceptions import (
     MethodNotAllowedException,
     NotFoundException,
 )
+from litestar.utils import normalize_path
 
 from dub5.service.config.decode_messages import validation_message
 from dub5.service.errors import (
@@ -23,13 +24,13 @@ from dub5.service.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
-    ProviderRefused,
     RequestTimeout,
 )
 from dub5.service.events import Events, crash_of
 from dub5.service.telemetry.attempt_views import attempt_rows
 
 T = TypeVar("T")
+SENTENCE_ENDS = (".", "!", "?")
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
@@ -61,9 +62,8 @@ def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
 
 def _message(error: GatewayError) -> str:
     """Return the message with the suggestion, because most SDKs show the message alone."""
-    if isinstance(error, ProviderRefused):  # in the provider's own words
-        return error.message
-    return f"{error.message} {error.suggestion}"
+    message = error.message.rstrip()  # perhaps a provider's words, which may lack an end
+    return f"{message}{'' if message[-1:] in SENTENCE_ENDS else '.'} {error.suggestion}"
 
 
 def error_headers(error: GatewayError, request_id: str) -> dict[str, str]:
@@ -119,12 +119,8 @@ def exception_handler(
 
 def _methods(request: Request[Any, Any, Any]) -> set[str]:
     """Return the methods of the path; a path with a parameter has only GET and HEAD."""
-    found = {
-        str(method)
-        for route in request.app.routes
-        if route.path == request.url.path
-        for method in route.methods
-    }
+    path = normalize_path(request.url.path)  # the router, too, takes `/v1//models/` for `/v1/models`
+    found = {str(method) for route in request.app.routes if route.path == path for method in route.methods}
     return found or {"GET", "HEAD", "OPTIONS"}
 
 
@@ -159,7 +155,8 @@ def _as_gateway_error(
             path = request.url.path
             return NotFound(f"The path {path[:200]!r} does not exist{_path_hint(path)}.")
         case MethodNotAllowedException():
-            return MethodNotAllowed(f"{request.url.path[:200]!r} does not support {request.method}.")
+            known = " and ".join(sorted(_methods(request) - {"OPTIONS"}))
+            return MethodNotAllowed(f"{request.url.path[:200]!r} takes {known}, not {request.method}.")
         case HTTPException(status_code=400, extra=[{"key": str(key), "message": str(text)}, *_]):
             return InvalidRequest(f"{key}: {validation_message(text)}.", param=key)
         case HTTPException(status_code=status) if 400 <= status < 500:

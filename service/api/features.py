@@ -31,6 +31,8 @@ def features(
     for feature in Feature:
         if feature is not Feature.LONG_CONTEXT:
             supporting = [name for name in targets if feature not in capabilities[name].missing_features]
+            if feature is Feature.JSON_OBJECT:
+                supporting = supporting or list(targets)  # the prompt asks for it
             availability[feature] = _availability(usable, targets, supporting)
     context_tokens = {name: capabilities[name].context_tokens or 0 for name in targets}
     known = [tokens for tokens in context_tokens.values() if tokens]

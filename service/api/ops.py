@@ -40,17 +40,16 @@ class Ops:
     def deep_health(self) -> tuple[bool, dict[str, Any]]:
         """Return whether every route answers, and the health of each component.
 
+        The process is `failing` when it has shed all requests for a while, before their route was known.
         A route is `down` without a usable target, and `failing` when its last answers all failed, whatever is
         believed of its targets. `few_calls`: there were too few to say more.
         """
         states = {state.name: state for state in self.states()}
         routes = {route.name: self._route_health(route, states) for route in self.settings.route}
-        healthy = self.ready() and all(route["status"] == "ok" for route in routes.values())
+        process = self._process_health()
+        healthy = all(part["status"] == "ok" for part in (process, *routes.values()))
         components = {
-            "process": {
-                "status": "ok" if self.ready() else "draining",
-                "in_flight": self.admission.in_flight,
-            },
+            "process": process,
             "settings": self._settings_health(),
             "cache": self._cache_health(),
             "queue": {"status": "ok", "waiting": self.queue.waiting},
@@ -61,6 +60,15 @@ class Ops:
             "status": "ok" if healthy else "failing",
             "version": VERSION,
             "components": components,
+        }
+
+    def _process_health(self) -> dict[str, Any]:
+        status = "draining" if not self.ready() else "failing" if self.board.process_failing else "ok"
+        return {
+            "status": status,
+            "in_flight": self.admission.in_flight,
+            "in_flight_max": self.admission.in_flight_max,
+            "shed_in_a_row": self.board.process.shed_in_a_row,
         }
 
     def _route_health(self, route: RouteSettings, states: Mapping[str, TargetSnapshot]) -> dict[str, Any]:

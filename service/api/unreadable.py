@@ -14,7 +14,7 @@ MALFORMED = "JSON is malformed: "
 
 def compressed(encoding: str) -> CompressedBody:
     """Return the error for a body with this content-encoding."""
-    return CompressedBody(f"The body is compressed ({encoding}). Send it without compression.")
+    return CompressedBody(f"The body is compressed ({encoding}).")
 
 
 def unreadable(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError) -> GatewayError:

@@ -29,6 +29,8 @@ from dub5.service.providers.base import (
 )
 from dub5.service.providers.features import Feature, fits
 from dub5.service.providers.finish import FILTERED
+from dub5.service.providers.json_prompt import FIELD as JSON_MODE
+from dub5.service.providers.json_prompt import with_json_prompt
 from dub5.service.providers.sse import is_json_lines
 from dub5.service.providers.usage import estimate_prompt
 from dub5.service.resilience.classify import Blame, Classification, Then, classify
@@ -224,8 +226,11 @@ class Attempt:
         plain = self.kind == PLAIN or (plain_targets and self.target in plain_targets)
         if plain and isinstance(request, ChatRequest):
             request = msgspec.structs.replace(request, plain=True)
+        by_prompt = request.json_by_prompt
+        if by_prompt and isinstance(request, ChatRequest):
+            request = with_json_prompt(request)
         call = encode_request(upstream.dialect, request, self.target.model, self._permit.key)
-        self.dropped = call.dropped
+        self.dropped = (JSON_MODE, *call.dropped) if by_prompt else call.dropped
         return WireRequest(
             "POST",
             upstream.base_url + call.path,
@@ -273,6 +278,7 @@ class Attempt:
                 record,
                 blame,
                 context.request.operation,
+                classification is not None and classification.refuses_key,
             )
         )
 

@@ -51,8 +51,7 @@ def exhausted_error(
         return KeysRefused(
             f"No provider behind {context.route!r} accepts this service's key or account"
             f" ({', '.join(dict.fromkeys(reasons))}).",
-            retry_after_s=wait_s,
-            attempts=trail,
+            attempts=trail,  # and no Retry-After: waiting mends no key
         )
     if reasons and all(reason.endswith(OWN_LACK) for reason in reasons):
         return Overloaded(
@@ -117,7 +116,7 @@ def _refusal(context: RequestContext) -> GatewayError | None:
     refusal = next((v for v in refusals if v.then is Then.GIVE_UP), (refusals or classifications)[0])
     if refusal.status in TOO_LARGE:
         return TooLarge("The request is too large for every provider of this model.", attempts=progress.trail)
-    message = refusal.message or "A provider rejected the request."
+    message = refusal.message.strip() or "A provider rejected the request."
     return ProviderRefused(message, 422 if refusal.status == 422 else 400, attempts=progress.trail)
 
 

@@ -61,6 +61,11 @@ class Classification:
     overload: bool = False
     unproven: bool = False
 
+    @property
+    def refuses_key(self) -> bool:
+        """Whether the provider refused the key or its account."""
+        return self.blame is Blame.KEY and self.cooldown_reason is CooldownReason.REFUSED
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:

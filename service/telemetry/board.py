@@ -35,7 +35,7 @@ from dub5.service.telemetry.attempt_views import (
     ms,
 )
 from dub5.service.telemetry.costs import CostCounters
-from dub5.service.telemetry.mistakes import MISTAKES
+from dub5.service.telemetry.mistakes import MISTAKES, mistake_reason
 
 FEW_CALLS = 10  # fewer calls than this say little
 FAILS_MIN = 3  # so many failures in a row, and no answer between, are no chance
@@ -97,6 +97,7 @@ class TargetCounters:
     answered: int = 0
     failed: int = 0
     last_reason: str | None = None
+    mistake_reason: str | None = None  # of the same attempt, as mistakes.py names it
     first_token_ms: float | None = None  # of its last answer
     failed_in_a_row: int = 0
     costs: CostCounters = field(default_factory=CostCounters)
@@ -105,7 +106,7 @@ class TargetCounters:
     def mistake(self) -> str | None:
         """What is probably wrong in the settings, if the target has not answered yet, or not any more."""
         if self.failed_in_a_row >= (FAILS_MIN if self.answered else 1):
-            return MISTAKES.get(self.last_reason or "")
+            return MISTAKES.get(self.mistake_reason or "")
         return None
 
     def snapshot(self) -> dict[str, Any]:
@@ -181,12 +182,19 @@ class StatusBoard:
         self.happened = Counter(dict.fromkeys(HAPPENED, 0))
         self.targets: dict[str, TargetCounters] = {}
         self.routes: dict[str, RouteCounters] = {}
+        self.process = RouteCounters()  # requests that were shed before their route was known
+        self._complete_at_shed = 0
         self.cache_fails = False
         self.reloaded: dict[str, Any] | None = None  # the last reload of the settings
         self._recent: deque[tuple[float, RequestEnded]] = deque(maxlen=RECENT_MAX)
         self._incidents: deque[dict[str, Any]] = deque(maxlen=INCIDENTS_MAX)
         self._failed_probes: dict[str, dict[str, Any]] = {}  # the incident of each scope that still fails
         self._limit_incident_s: dict[str, float] = {}  # loop seconds, by provider
+
+    @property
+    def process_failing(self) -> bool:
+        """Whether this process has shed all requests for a while: as many are open as it accepts."""
+        return self.process.failing and self._complete_at_shed == self.outcomes[Outcome.COMPLETE]
 
     def note(self, event: Event) -> None:
         """Count one event."""
@@ -244,15 +252,26 @@ class StatusBoard:
         counters.costs.note(attempt)
         if attempt.reason not in STOPPED:
             counters.last_reason = attempt.reason
+            counters.mistake_reason = None if attempt.reason == OK else mistake_reason(event)
         if attempt.first_token_s is not None:
             counters.first_token_ms = ms(attempt.first_token_s - attempt.started_s)
+
+    def _shed(self, route: str) -> None:
+        """Count a request that was refused for lack of room, at its route or before that was known."""
+        if route:
+            self._route(route).note_shed()
+            return
+        complete = self.outcomes[Outcome.COMPLETE]
+        if complete != self._complete_at_shed:
+            self.process.shed_in_a_row, self._complete_at_shed = 0, complete
+        self.process.note_shed()
 
     def _request(self, event: RequestEnded) -> None:
         self.outcomes[event.outcome] += 1
         if event.attempts and event.outcome in ANSWERED_OR_NOT:
             self._route(event.route).note(event.outcome is Outcome.COMPLETE)
-        elif event.code == Overloaded.code and event.route:
-            self._route(event.route).note_shed()
+        elif event.code == Overloaded.code:
+            self._shed(event.route)
         if len(event.attempts) > 1 and failed_over(event):
             self.happened["failed_over"] += 1
         if event.outcome is Outcome.DEGRADED:

@@ -38,8 +38,8 @@ from dub5.service.events import (
     Shared,
 )
 from dub5.service.model import Outcome
-from dub5.service.telemetry.attempt_views import AttemptRow, attempt_rows_with_cost, cost_usd, ms
-from dub5.service.telemetry.mistakes import MISTAKES
+from dub5.service.telemetry.attempt_views import OK, AttemptRow, attempt_rows_with_cost, cost_usd, ms
+from dub5.service.telemetry.mistakes import MISTAKES, mistake_reason
 
 FLUSH_S = 0.1
 LINES_MAX = 10_000
@@ -212,8 +212,8 @@ class EventLogger:
             case RequestEnded():
                 self._request(event)
             case AttemptEnded():
-                if event.attempt.reason in MISTAKES:
-                    self._mistake(event.attempt.target, event.attempt.reason)
+                if event.attempt.reason != OK and (reason := mistake_reason(event)):
+                    self._mistake(event.attempt.target, reason)
             case Hedged() | Shared():
                 pass
             case BreakerChanged():

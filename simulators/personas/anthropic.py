@@ -1,6 +1,7 @@
 """Anthropic Messages, in both API versions that the official package has used."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,12 +15,19 @@ from dub5.simulators.personas.base import (
     Persona,
     PersonaContext,
     Refusal,
-    TokenizedAnswer,
-    compose_answer,
+    content_text,
     retry_after,
     streamed,
 )
-from dub5.simulators.personas.openai import arguments
+from dub5.simulators.personas.output import (
+    ANY_JSON,
+    SimulatedTool,
+    TokenizedAnswer,
+    ToolCall,
+    Wanted,
+    compose,
+    schema_in,
+)
 from dub5.simulators.script import Script, SimRequest
 
 VERSIONS = ("2023-06-01", "2026-10-21")
@@ -29,6 +37,9 @@ FIELDS = """max_tokens messages model cache_control container context_management
     mcp_servers metadata output_config output_format service_tier speed stop_sequences system thinking
     tool_choice tools user_profile_id workspace_id stream temperature top_p top_k"""
 KNOWN = frozenset(FIELDS.split())
+JSON_ASKED = re.compile(r"\bJSON object\b", re.IGNORECASE)
+TEXT_DELTA = b'{"type":"text_delta","text":%b}'
+JSON_DELTA = b'{"type":"input_json_delta","partial_json":%b}'
 TYPICAL = {  # status: type, message
     400: ("invalid_request_error", "invalid request"),
     401: ("authentication_error", "invalid x-api-key"),
@@ -85,17 +96,14 @@ class AnthropicPersona(Persona):
 
     def chat(self, parsed: ParsedRequest, context: PersonaContext) -> Script:
         fields = parsed.fields or {}
-        tool = forced_tool(fields)
-        answer = compose_answer(parsed, context, fields["max_tokens"])
-        if tool is not None:
-            answer = arguments(answer)
+        answer = compose(parsed, context, wanted(parsed), fields["max_tokens"])
         pace = context.profile.latency.pace(context.rng)
         if not parsed.stream:
-            count = len(answer.tokens)
-            return self.json_response(200, message(parsed, context, answer, tool), context).after(
+            count = answer.count
+            return self.json_response(200, message(parsed, context, answer), context).after(
                 pace.whole(count), count
             )
-        opening, tokens, closing = events(parsed, context, answer, tool)
+        opening, tokens, closing = events(parsed, context, answer)
         return streamed(self.stream_head(context), opening, tokens, closing, pace)
 
     def refusal(self, refusal: Refusal, context: PersonaContext) -> FixedResponse:
@@ -185,34 +193,60 @@ def check_messages(messages: object) -> None:
             raise Refusal(400, f"messages.{i}.content: Field required")
 
 
-def forced_tool(fields: Mapping[str, Any]) -> str | None:
-    """Return the tool that must be used: the named tool, or the first; None if a text is allowed."""
-    choice, tools = fields.get("tool_choice"), fields.get("tools")
-    if not isinstance(choice, dict) or not isinstance(tools, list):
+def wanted(parsed: ParsedRequest) -> Wanted:
+    """Return the form of the answer that a request wants: by its tools, its schema or its instructions."""
+    fields = parsed.fields or {}
+    tools = list(filter(None, map(_tool, _listed(fields.get("tools")))))
+    choice = fields.get("tool_choice")
+    choice = choice if isinstance(choice, dict) else {"type": "auto"}
+    if choice.get("type") == "tool":
+        tools = [tool for tool in tools if tool.name == choice.get("name")]
+    must_call = choice.get("type") in ("tool", "any")
+    if choice.get("type") == "none" or (not must_call and _has_results(fields["messages"])):
+        tools = []  # a good model reads the results, and answers
+    return Wanted(tools, must_call, choice.get("disable_parallel_tool_use") is not True, _schema(parsed))
+
+
+def _tool(tool: object) -> SimulatedTool | None:
+    if not isinstance(tool, dict) or not tool.get("name"):
         return None
-    names = [str(tool.get("name")) for tool in tools if isinstance(tool, dict) and tool.get("name")]
-    wanted = [str(choice.get("name"))] if choice.get("type") == "tool" else names
-    return wanted[0] if wanted and choice.get("type") in ("tool", "any") else None
+    schema = tool.get("input_schema") or ANY_JSON
+    return SimulatedTool(str(tool["name"]), str(tool.get("description") or ""), schema)
 
 
-def message(
-    parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
-) -> dict[str, Any]:
+def _has_results(messages: list[Any]) -> bool:
+    parts = _listed(messages[-1].get("content"))
+    return any(isinstance(part, dict) and part.get("type") == "tool_result" for part in parts)
+
+
+def _schema(parsed: ParsedRequest) -> object:
+    """Return the schema of an answer in JSON; None for a text."""
+    fields = parsed.fields or {}
+    config = fields.get("output_config")
+    form = config.get("format") if isinstance(config, dict) else None
+    if isinstance(form, dict) and form.get("type") == "json_schema":
+        return form.get("schema") or ANY_JSON
+    asked = JSON_ASKED.search(content_text(fields.get("system")))
+    return schema_in(parsed.text) or (ANY_JSON if asked else None)
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def message(parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer) -> dict[str, Any]:
     """Return the whole answer as one object."""
-    block: dict[str, Any] = {"type": "text", "text": answer.text}
-    if tool is not None:
-        block = {
-            "type": "tool_use",
-            "id": f"toolu_{context.hex(24)}",
-            "name": tool,
-            "input": msgspec.Raw(answer.text),
-        }
-    usage = {"input_tokens": parsed.prompt_tokens, "output_tokens": len(answer.tokens)}
+    blocks: list[dict[str, Any]] = [{"type": "text", "text": answer.text}] if not answer.calls else []
+    for call in answer.calls:
+        inputs = msgspec.Raw(call.arguments if answer.whole else "{}")
+        block = {"type": "tool_use", "id": f"toolu_{context.hex(24)}", "name": call.name, "input": inputs}
+        blocks.append(block)
+    usage = {"input_tokens": parsed.prompt_tokens, "output_tokens": answer.count}
     usage |= {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
     return {
         **envelope(parsed, context),
-        "content": [block],
-        "stop_reason": stop_reason(answer, tool),
+        "content": blocks,
+        "stop_reason": stop_reason(answer),
         "usage": {**usage, "service_tier": "standard"},
     }
 
@@ -224,36 +258,53 @@ def envelope(parsed: ParsedRequest, context: PersonaContext) -> dict[str, Any]:
 
 
 def events(
-    parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
+    parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer
 ) -> tuple[Iterable[bytes], Iterable[bytes], Iterable[bytes]]:
-    """Return the stream: the events before the tokens, one event per token, the events after them."""
+    """Return the stream: the events before the tokens, those of the tokens, the events after them."""
     begun = {**envelope(parsed, context), "usage": {"input_tokens": parsed.prompt_tokens, "output_tokens": 1}}
-    block: dict[str, Any] = {"type": "text", "text": ""}
-    delta = b'{"type":"text_delta","text":%b}'
-    if tool is not None:
-        block = {"type": "tool_use", "id": f"toolu_{context.hex(24)}", "name": tool, "input": {}}
-        delta = b'{"type":"input_json_delta","partial_json":%b}'
-    end = {"stop_reason": stop_reason(answer, tool), "stop_sequence": None}
-    opening = [
-        typed("message_start", message=begun),
-        typed("content_block_start", index=0, content_block=block),
-        typed("ping"),
-    ]
-    stem = b'{"type":"content_block_delta","index":0,"delta":' + delta + b"}"
-    tokens = (sse("content_block_delta", stem % msgspec.json.encode(token)) for token in answer.tokens)
+    opening = [typed("message_start", message=begun)]
+    if answer.calls:
+        tokens = _call_events(context, answer.calls)
+    else:
+        opening += [
+            typed("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+            typed("ping"),
+        ]
+        tokens = (_delta(0, TEXT_DELTA, token) for token in answer.tokens)
+    end = {"stop_reason": stop_reason(answer), "stop_sequence": None}
     closing = [
-        typed("content_block_stop", index=0),
-        typed("message_delta", delta=end, usage={"output_tokens": len(answer.tokens)}),
+        typed("content_block_stop", index=max(0, len(answer.calls) - 1)),
+        typed("message_delta", delta=end, usage={"output_tokens": answer.count}),
         typed("message_stop"),
     ]
     return opening, tokens, closing
 
 
-def stop_reason(answer: TokenizedAnswer, tool: str | None) -> str:
+def _call_events(context: PersonaContext, calls: Sequence[ToolCall]) -> Iterable[bytes]:
+    """Yield one event for each token; that of a call's first token also begins its block."""
+    before = b""
+    for index, call in enumerate(calls):
+        block = {"type": "tool_use", "id": f"toolu_{context.hex(24)}", "name": call.name, "input": {}}
+        before += typed("content_block_start", index=index, content_block=block)
+        before += typed("ping") if index == 0 else b""
+        for token in call.tokens:
+            yield before + _delta(index, JSON_DELTA, token)
+            before = b""
+        before = typed("content_block_stop", index=index)
+
+
+def _delta(index: int, form: bytes, token: str) -> bytes:
+    delta = form % msgspec.json.encode(token)
+    return sse(
+        "content_block_delta", b'{"type":"content_block_delta","index":%d,"delta":%b}' % (index, delta)
+    )
+
+
+def stop_reason(answer: TokenizedAnswer) -> str:
     """Return the stop reason of the answer."""
-    if tool is not None:
-        return "tool_use"
-    return "end_turn" if answer.whole else "max_tokens"
+    if not answer.whole:
+        return "max_tokens"
+    return "tool_use" if answer.calls else "end_turn"
 
 
 def typed(kind: str, **fields: Any) -> bytes:

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-from dub5.simulators.answers import answer_text, pieces
 from dub5.simulators.latency import Latency, Pace
 from dub5.simulators.limits.rate import BucketState, LimitExceeded
 from dub5.simulators.script import Data, End, Head, Script, SimRequest
@@ -61,22 +60,10 @@ class ParsedRequest:
 
     fields: Mapping[str, Any] | None
     model: str = ""
-    prompt: str = ""  # content of the last user message
+    prompt: str = ""  # of the last user message with a text: a later one may hold the results of tools
     stream: bool = False
     prompt_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizedAnswer:
-    """The answer as tokens; `whole` is false if `max_tokens` cut it short."""
-
-    tokens: Sequence[str]
-    whole: bool
-
-    @property
-    def text(self) -> str:
-        """The whole text."""
-        return "".join(self.tokens)
+    text: str = ""  # of all messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,14 +225,15 @@ def parse_request(body: bytes) -> ParsedRequest:
     if not isinstance(fields, dict):
         return ParsedRequest(None)
     contents = [fields.get("system"), *_contents(fields.get("messages"), None)]
-    length = sum(len(_text(content)) for content in contents)
-    users = _contents(fields.get("messages"), "user")
+    text = "".join(map(content_text, contents))
+    users = filter(None, map(content_text, reversed(_contents(fields.get("messages"), "user"))))
     return ParsedRequest(
         fields,
         model=str(fields.get("model") or ""),
-        prompt=_text(users[-1]) if users else "",
+        prompt=next(users, ""),
         stream=fields.get("stream") is True,
-        prompt_tokens=max(1, length // CHARS_PER_TOKEN),
+        prompt_tokens=max(1, len(text) // CHARS_PER_TOKEN),
+        text=text,
     )
 
 
@@ -259,15 +247,6 @@ def answer_tokens(parsed: ParsedRequest, profile: Profile) -> int:
     fields, length = parsed.fields or {}, profile.words + OPENING_TOKENS
     limits = [fields.get(name) for name in ("max_tokens", "max_completion_tokens")]
     return min([length, *(n for n in limits if isinstance(n, int) and n > 0)])
-
-
-def compose_answer(parsed: ParsedRequest, context: PersonaContext, tokens_max: int | None) -> TokenizedAnswer:
-    """Return the self-proving answer to the prompt, in at most `tokens_max` tokens."""
-    profile = context.profile
-    tokens = pieces(profile.saying or answer_text(profile.name, parsed.prompt, profile.words))
-    if tokens_max is not None and tokens_max < len(tokens):
-        return TokenizedAnswer(tokens[:tokens_max], whole=False)
-    return TokenizedAnswer(tokens, whole=True)
 
 
 def streamed(
@@ -288,13 +267,20 @@ def streamed(
     yield End()
 
 
+def last_role(fields: Mapping[str, Any]) -> object:
+    """Return the role of the last message."""
+    messages = fields.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return last.get("role") if isinstance(last, dict) else None
+
+
 def _contents(messages: object, role: str | None) -> list[object]:
     """Return the contents of all messages, or of the messages of one role."""
     turns = messages if isinstance(messages, list) else []
     return [m.get("content") for m in turns if isinstance(m, dict) and role in (None, m.get("role"))]
 
 
-def _text(content: object) -> str:
+def content_text(content: object) -> str:
     """Return a content as one string, whether it is a string or a list of parts."""
     if isinstance(content, str):
         return content

@@ -10,11 +10,11 @@ from dub5.simulators.personas.base import (
     FixedResponse,
     ParsedRequest,
     PersonaContext,
-    TokenizedAnswer,
     retry_after,
 )
 from dub5.simulators.personas.limit_words import limit_error, ratelimit_headers
 from dub5.simulators.personas.openai import OpenAIPersona, usage
+from dub5.simulators.personas.output import TokenizedAnswer
 
 CAPACITY = "Over capacity, please try again later. See https://console.groq.com/docs/flex-processing"
 
@@ -31,16 +31,16 @@ class GroqPersona(OpenAIPersona):
         return {"x-request-id": f"req_{context.hex(26)}", "server": "cloudflare", "cf-ray": ray}
 
     def completion(
-        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
+        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer
     ) -> dict[str, Any]:
-        body = super().completion(parsed, context, answer, tool)
+        body = super().completion(parsed, context, answer)
         return {**body, "usage": usage(parsed, answer), "x_groq": {"id": f"req_{context.hex(26)}"}}
 
     def events(
-        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
+        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer
     ) -> tuple[Iterable[bytes], Iterable[bytes], Iterable[bytes]]:
         """Return OpenAI's stream with `x_groq` in the first event, and with the usage in the finish event."""
-        (first,), tokens, (finish, *rest) = super().events(parsed, context, answer, tool)
+        (first,), tokens, (finish, *rest) = super().events(parsed, context, answer)
         id = f"req_{context.hex(26)}"
         counts = usage(parsed, answer)
         return [marked(first, {"id": id})], tokens, [marked(finish, {"id": id, "usage": counts}), *rest]

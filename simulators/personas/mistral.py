@@ -12,9 +12,9 @@ from dub5.simulators.personas.base import (
     Persona,
     PersonaContext,
     Refusal,
-    TokenizedAnswer,
 )
 from dub5.simulators.personas.openai import DONE, OpenAIPersona, envelope, finish, usage
+from dub5.simulators.personas.output import TokenizedAnswer, ToolCall
 from dub5.simulators.script import SimRequest
 
 FIELDS = """model messages temperature top_p top_k max_tokens min_tokens stream stop random_seed metadata n
@@ -61,23 +61,19 @@ class MistralPersona(OpenAIPersona):
             raise Refusal(422, "", detail=wrong)
 
     def completion(
-        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
+        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer
     ) -> dict[str, Any]:
-        choice = {
-            "index": 0,
-            "finish_reason": finish(answer, tool),
-            "message": self.message(context, answer, tool),
-        }
+        choice = {"index": 0, "finish_reason": finish(answer), "message": self.message(context, answer)}
         head = envelope(context.hex(32), "chat.completion", parsed, context)
         return {**head, "choices": [choice], "usage": usage(parsed, answer)}
 
-    def message(self, context: PersonaContext, answer: TokenizedAnswer, tool: str | None) -> dict[str, Any]:
-        if tool is None:
+    def message(self, context: PersonaContext, answer: TokenizedAnswer) -> dict[str, Any]:
+        if not answer.calls:
             return {"role": "assistant", "tool_calls": None, "content": answer.text}
-        return {"role": "assistant", "tool_calls": [_call(context, tool, answer.text)], "content": ""}
+        return {"role": "assistant", "tool_calls": _calls(context, answer.calls), "content": ""}
 
     def events(
-        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
+        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer
     ) -> tuple[Iterable[bytes], Iterable[bytes], Iterable[bytes]]:
         head = envelope(context.hex(32), "chat.completion.chunk", parsed, context)
         stem = b"data: " + msgspec.json.encode(head)[:-1] + b',"choices":['
@@ -88,10 +84,10 @@ class MistralPersona(OpenAIPersona):
 
         first = [event(b'{"role":"assistant","content":""}')]
         counts = b',"usage":' + msgspec.json.encode(usage(parsed, answer))
-        reason = b'"%b"' % finish(answer, tool).encode()
-        if tool is not None:  # a call comes in one piece
-            call = msgspec.json.encode({"content": "", "tool_calls": [_call(context, tool, answer.text)]})
-            return first, [event(call, reason, counts)], [DONE]
+        reason = b'"%b"' % finish(answer).encode()
+        if answer.calls:  # they come in one piece
+            calls = msgspec.json.encode({"content": "", "tool_calls": _calls(context, answer.calls)})
+            return first, [event(calls, reason, counts)], [DONE]
         tokens = (event(b'{"content":%b}' % msgspec.json.encode(token)) for token in answer.tokens)
         return first, tokens, [event(b'{"content":""}', reason, counts), DONE]
 
@@ -160,5 +156,8 @@ def _problem(field: str, kind: str, message: str) -> dict[str, Any]:
     return {"loc": ["body", field], "msg": message, "type": kind}
 
 
-def _call(context: PersonaContext, tool: str, arguments: str) -> dict[str, Any]:
-    return {"id": context.hex(9), "function": {"name": tool, "arguments": arguments}, "index": 0}
+def _calls(context: PersonaContext, calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    return [
+        {"id": context.hex(9), "function": {"name": call.name, "arguments": call.arguments}, "index": index}
+        for index, call in enumerate(calls)
+    ]

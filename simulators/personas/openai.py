@@ -1,12 +1,11 @@
 """OpenAI chat completions and embeddings, as the official package reads and writes them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from dub5.simulators.answers import pieces
 from dub5.simulators.limits.rate import BucketState, LimitExceeded, by_kind
 from dub5.simulators.personas.base import (
     FixedResponse,
@@ -14,13 +13,21 @@ from dub5.simulators.personas.base import (
     Persona,
     PersonaContext,
     Refusal,
-    TokenizedAnswer,
-    compose_answer,
+    last_role,
     retry_after,
     streamed,
 )
 from dub5.simulators.personas.embeddings import embeddings
 from dub5.simulators.personas.limit_words import limit_error, ratelimit_headers
+from dub5.simulators.personas.output import (
+    ANY_JSON,
+    SimulatedTool,
+    TokenizedAnswer,
+    ToolCall,
+    Wanted,
+    compose,
+    schema_in,
+)
 from dub5.simulators.script import Script, SimRequest
 
 DONE = b"data: [DONE]\n\n"
@@ -101,19 +108,15 @@ class OpenAIPersona(Persona):
 
     def chat(self, parsed: ParsedRequest, context: PersonaContext) -> Script:
         fields = parsed.fields or {}
-        tool = forced_tool(fields)
-        answer = compose_answer(
-            parsed, context, fields.get("max_completion_tokens") or fields.get("max_tokens")
-        )
-        if tool is not None:
-            answer = arguments(answer)
+        tokens_max = fields.get("max_completion_tokens") or fields.get("max_tokens")
+        answer = compose(parsed, context, wanted(parsed), tokens_max)
         pace = context.profile.latency.pace(context.rng)
         if not parsed.stream:
-            count = len(answer.tokens)
-            return self.json_response(200, self.completion(parsed, context, answer, tool), context).after(
+            count = answer.count
+            return self.json_response(200, self.completion(parsed, context, answer), context).after(
                 pace.whole(count), count
             )
-        opening, tokens, closing = self.events(parsed, context, answer, tool)
+        opening, tokens, closing = self.events(parsed, context, answer)
         return streamed(self.stream_head(context), opening, tokens, closing, pace)
 
     def other(self, path: str, fields: Mapping[str, Any], context: PersonaContext) -> Script:
@@ -122,11 +125,11 @@ class OpenAIPersona(Persona):
         return self.json_response(200, body, context).after(pace.whole(1), 1)
 
     def completion(
-        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
+        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer
     ) -> dict[str, Any]:
         """Return the whole answer as one object."""
-        message = {**self.message(context, answer, tool), "refusal": None, "annotations": []}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish(answer, tool)}
+        message = {**self.message(context, answer), "refusal": None, "annotations": []}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish(answer)}
         details = {
             "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
             "completion_tokens_details": {
@@ -144,16 +147,20 @@ class OpenAIPersona(Persona):
             "system_fingerprint": "fp_sim",
         }
 
-    def message(self, context: PersonaContext, answer: TokenizedAnswer, tool: str | None) -> dict[str, Any]:
-        """Return the assistant's message: a text or a tool call."""
-        if tool is None:
+    def message(self, context: PersonaContext, answer: TokenizedAnswer) -> dict[str, Any]:
+        """Return the assistant's message: a text or tool calls."""
+        if not answer.calls:
             return {"role": "assistant", "content": answer.text}
-        function = {"name": tool, "arguments": answer.text}
-        call = {"id": self.tool_id_prefix + context.hex(24), "type": "function", "function": function}
-        return {"role": "assistant", "content": None, "tool_calls": [call]}
+        calls = [self.call(context, call, call.arguments) for call in answer.calls]
+        return {"role": "assistant", "content": None, "tool_calls": calls}
+
+    def call(self, context: PersonaContext, call: ToolCall, arguments: str) -> dict[str, Any]:
+        """Return a tool call with these arguments."""
+        function = {"name": call.name, "arguments": arguments}
+        return {"id": self.tool_id_prefix + context.hex(24), "type": "function", "function": function}
 
     def events(
-        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
+        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer
     ) -> tuple[Iterable[bytes], Iterable[bytes], Iterable[bytes]]:
         """Return the stream: the events before the tokens, one event per token, the events after them."""
         options = (parsed.fields or {}).get("stream_options")
@@ -167,21 +174,29 @@ class OpenAIPersona(Persona):
             choice = b'{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}' % (delta, reason)
             return stem + choice + tail
 
-        texts = (msgspec.json.encode(token) for token in answer.tokens)
-        if tool is None:
-            first = b'{"role":"assistant","content":"","refusal":null}'
-            tokens = (event(b'{"content":%b}' % text) for text in texts)
-        else:
-            call = {"index": 0, "id": self.tool_id_prefix + context.hex(24), "type": "function"}
-            call |= {"function": {"name": tool, "arguments": ""}}
-            first = msgspec.json.encode({"role": "assistant", "content": None, "tool_calls": [call]})
-            tokens = (
-                event(b'{"tool_calls":[{"index":0,"function":{"arguments":%b}}]}' % text) for text in texts
-            )
-        closing = [event(b"{}", b'"%b"' % finish(answer, tool).encode())]
+        opening = b'{"role":"assistant","content":"","refusal":null}'
+        deltas = (b'{"content":%b}' % msgspec.json.encode(token) for token in answer.tokens)
+        if answer.calls:
+            deltas = self._call_deltas(context, answer.calls)
+            opening = next(deltas)
+        closing = [event(b"{}", b'"%b"' % finish(answer).encode())]
         if wants_usage:
             closing.append(stem + b'],"usage":' + msgspec.json.encode(usage(parsed, answer)) + b"}\n\n")
-        return [event(first)], tokens, [*closing, DONE]
+        return [event(opening)], map(event, deltas), [*closing, DONE]
+
+    def _call_deltas(
+        self, context: PersonaContext, calls: Sequence[ToolCall]
+    ) -> Generator[bytes, None, None]:
+        """Yield the deltas: each call begins without arguments, which follow token by token."""
+        message: dict[str, Any] = {"role": "assistant", "content": None}
+        for index, call in enumerate(calls):
+            begun = {"index": index, **self.call(context, call, "")}
+            yield msgspec.json.encode({**message, "tool_calls": [begun]})
+            message = {}
+            for token in call.tokens:
+                yield msgspec.json.encode(
+                    {"tool_calls": [{"index": index, "function": {"arguments": token}}]}
+                )
 
     def refusal(self, refusal: Refusal, context: PersonaContext) -> FixedResponse:
         message, param, code = refusal.message, refusal.details.get("param"), refusal.details.get("code")
@@ -256,34 +271,53 @@ def check_minimum(fields: Mapping[str, Any], param: str) -> None:
         raise Refusal(400, message, param=param, code="integer_below_min_value")
 
 
-def forced_tool(fields: Mapping[str, Any]) -> str | None:
-    """Return the function that must be called: the named one, or the first; None if a text is allowed."""
-    choice, tools = fields.get("tool_choice"), fields.get("tools")
+def wanted(parsed: ParsedRequest) -> Wanted:
+    """Return the form of the answer that a request in OpenAI's format wants."""
+    fields = parsed.fields or {}
+    choice, tools = fields.get("tool_choice"), list(filter(None, map(_tool, _listed(fields.get("tools")))))
     if isinstance(choice, dict):
-        return _function_name(choice)
-    if choice not in ("required", "any") or not isinstance(tools, list):
+        named = _function(choice).get("name")
+        tools = [tool for tool in tools if tool.name == named]
+    must_call = isinstance(choice, dict) or choice in ("required", "any")
+    if choice == "none" or (not must_call and last_role(fields) == "tool"):
+        tools = []  # a good model reads the results, and answers
+    parallel = fields.get("parallel_tool_calls") is not False
+    return Wanted(tools, must_call, parallel, _schema(parsed, fields.get("response_format")))
+
+
+def _tool(tool: object) -> SimulatedTool | None:
+    function = _function(tool)
+    if not function.get("name"):
         return None
-    return next(filter(None, map(_function_name, tools)), None)
+    schema = function.get("parameters") or ANY_JSON
+    return SimulatedTool(str(function["name"]), str(function.get("description") or ""), schema)
 
 
-def _function_name(tool: object) -> str | None:
+def _function(tool: object) -> Mapping[str, Any]:
     function = tool.get("function") if isinstance(tool, dict) else None
-    return str(function.get("name") or "") or None if isinstance(function, dict) else None
+    return function if isinstance(function, dict) else {}
 
 
-def arguments(answer: TokenizedAnswer) -> TokenizedAnswer:
-    """Return the answer as a function's arguments: `{"answer": "..."}` in fragments."""
-    return TokenizedAnswer(pieces(msgspec.json.encode({"answer": answer.text}).decode()), whole=True)
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
-def finish(answer: TokenizedAnswer, tool: str | None) -> str:
+def _schema(parsed: ParsedRequest, response_format: object) -> object:
+    """Return the schema of an answer in JSON; None for a text."""
+    form = response_format if isinstance(response_format, dict) else {}
+    if form.get("type") == "json_schema" and isinstance(form.get("json_schema"), dict):
+        return form["json_schema"].get("schema") or ANY_JSON
+    return schema_in(parsed.text) or (ANY_JSON if form.get("type") == "json_object" else None)
+
+
+def finish(answer: TokenizedAnswer) -> str:
     """Return the finish reason of the answer."""
-    if tool is not None:
-        return "tool_calls"
-    return "stop" if answer.whole else "length"
+    if not answer.whole:
+        return "length"
+    return "tool_calls" if answer.calls else "stop"
 
 
 def usage(parsed: ParsedRequest, answer: TokenizedAnswer) -> dict[str, int]:
     """Return the token counts of prompt and answer."""
-    prompt, completion = parsed.prompt_tokens, len(answer.tokens)
+    prompt, completion = parsed.prompt_tokens, answer.count
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

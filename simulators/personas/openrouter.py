@@ -14,10 +14,10 @@ from dub5.simulators.personas.base import (
     ParsedRequest,
     PersonaContext,
     Refusal,
-    TokenizedAnswer,
     retry_after,
 )
 from dub5.simulators.personas.openai import OpenAIPersona, check_minimum
+from dub5.simulators.personas.output import TokenizedAnswer
 from dub5.simulators.script import Data, Script, Wait
 
 COMMENT = b": OPENROUTER PROCESSING\n\n"
@@ -64,9 +64,9 @@ class OpenRouterPersona(OpenAIPersona):
         return commented(script) if parsed.stream else script
 
     def completion(
-        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer, tool: str | None
+        self, parsed: ParsedRequest, context: PersonaContext, answer: TokenizedAnswer
     ) -> dict[str, Any]:
-        body = super().completion(parsed, context, answer, tool)
+        body = super().completion(parsed, context, answer)
         body["choices"][0]["native_finish_reason"] = body["choices"][0]["finish_reason"]
         return {"provider": HOST, **body}
 

@@ -45,6 +45,24 @@ def says_hello(text: str, prompt: str) -> Proof:
     return Proof.WHOLE if (text, prompt) == ("hello", "?") else Proof.CUT
 
 
+@pytest.mark.real_sockets
+@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
+async def test_where_and_with_which_key(suffix: str) -> None:
+    """The URL may be that of the service, or the base URL of its clients; the key goes along."""
+    asked: list[SimRequest] = []
+
+    def respond(request: SimRequest) -> Iterator[Action]:
+        asked.append(request)
+        yield from (STREAM, HELLO, STOP, DONE, End())
+
+    async with serve(respond) as server:
+        client = LoadClient(server.url + suffix, says_hello, key="k")
+        sample = await asyncio.to_thread(client.ask, RequestKind("stream", 1), BODY, client.now_s())
+        client.close()
+    assert sample.outcome is SampleOutcome.COMPLETE
+    assert [(r.path, r.headers["authorization"]) for r in asked] == [("/v1/chat/completions", "Bearer k")]
+
+
 async def ask(*actions: Action, kind: RequestKind | None = None) -> Sample:
     """Send one request to a server that plays these actions."""
     kind = kind or RequestKind("stream", 1)

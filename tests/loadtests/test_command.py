@@ -80,3 +80,29 @@ def test_the_verdict(
     report = json.loads((tmp_path / "load.json").read_text())
     held = {row["name"]: row["held"] for row in report["objectives"]}
     assert held["outcomes.dishonest_max"] is (code == 0)
+    page = (tmp_path / "load.html").read_text()
+    assert all(name in page for name in held) and "first token" in page
+    assert ("DID NOT HOLD" in page) == (">not held<" in page) == bool(code)
+
+
+def test_key_and_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locust is told the model, and the name of the variable with the key; the key is on no command line."""
+    seen: list[str] = []
+
+    async def run(*words: str, **_: object) -> object:
+        seen.extend(words)
+        return Ended()
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", run)
+    monkeypatch.setenv("A_KEY", "sk-secret")
+    url = ["--url", "http://127.0.0.1:1", "--reports", str(tmp_path)]
+    assert command.main([*url, "--model", "gpt", "--key-env", "A_KEY"]) == 2  # this Locust wrote no samples
+    assert seen[seen.index("--model") + 1] == "gpt" and seen[seen.index("--key-env") + 1] == "A_KEY"
+    assert "sk-secret" not in seen
+
+
+def test_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+    """A variable that is not set is told before anything is started."""
+    assert command.main(["--url", "http://127.0.0.1:1", "--key-env", "NOT_SET"]) == 2
+    assert "'NOT_SET'" in capsys.readouterr().err

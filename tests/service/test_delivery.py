@@ -11,13 +11,24 @@ from hypothesis import strategies as st
 
 from dub5.service import clock
 from dub5.service.api.chat import EndedBy, Exchange
-from dub5.service.config.options import CacheOptions, TimeoutOptions
+from dub5.service.config.options import CacheOptions, HedgeOptions, ProbeOptions, TimeoutOptions
 from dub5.service.config.settings import ServerSettings
 from dub5.service.failover.context import RequestContext
 from dub5.service.gateway import Answer, Route
-from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Reset, Wait
+from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Reset, Respond, Wait
 from dub5.simulators.virtual import run
-from tests.support.world import SSE, ServiceWorld, chunk, healthy, payloads, script, text_of
+from tests.support.world import (
+    SSE,
+    STRICT,
+    ServiceWorld,
+    chunk,
+    healthy,
+    in_turn,
+    payloads,
+    script,
+    status,
+    text_of,
+)
 
 WORDS = ("one ", "two ", "three ", "four ", "five ", "six")
 WHOLE = {"route": {"delivery": "whole"}}
@@ -52,6 +63,37 @@ def test_cut_anywhere(words: int, how: str) -> None:
     assert status == 200
     assert text_of(body) == "".join(WORDS)
     assert payloads(body)[-1] == "[DONE]"
+
+
+KINDS = st.sampled_from(["well", "late", "503", *ENDS])
+
+
+@given(
+    one=st.lists(KINDS, min_size=1, max_size=3),
+    two=st.lists(KINDS, min_size=1, max_size=2),
+    delivery=st.sampled_from(["live", "whole"]),
+    stream=st.booleans(),
+)
+def test_the_trail_names_each_attempt_once(
+    one: list[str], two: list[str], delivery: str, stream: bool
+) -> None:
+    """However an answer is delivered, the trail has one entry for each request that a provider got."""
+
+    def play_of(kind: str) -> Respond:
+        if kind in ENDS:
+            return script(*cut_after(3, *ENDS[kind]))
+        return status(503, b"{}") if kind == "503" else healthy(first_s=4.0 if kind == "late" else 0.1)
+
+    async def play() -> tuple[str, dict[str, int]]:
+        providers = {"one": in_turn(*map(play_of, one)), "two": in_turn(*map(play_of, two))}
+        options = {"hedge": HedgeOptions(share=0), "probe": ProbeOptions(enabled=False)}
+        async with ServiceWorld(**providers, timeouts=STRICT, options=options) as world:
+            answer = await world.ask(stream=stream, headers={"x-dub5-delivery": delivery})
+            return answer.headers.get("x-dub5-trail", ""), {n: len(a) for n, a in world.asked.items()}
+
+    trail, asked = run(play(), seed=1)
+    entries = [entry.partition("/")[0] for entry in trail.split(", ")]
+    assert not trail or {name: entries.count(name) for name in asked} == asked
 
 
 @given(words=st.integers(0, len(WORDS)), how=st.sampled_from(sorted(ENDS)))

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from dub5.service import clock
 from dub5.service.config.settings import LoadedSettings, Secret
+from dub5.service.errors import InvalidRequest
+from dub5.service.telemetry.mistakes import MISTAKES
 from dub5.simulators import virtual
 from dub5.simulators.script import Data, End, Head, Respond, Script, SimRequest
 from tests.support.world import (
@@ -77,7 +79,8 @@ class TestAnother:
         """After a second refusal nobody else is asked, and the client reads the first one."""
         async with ServiceWorld(one=refusing(message="a"), two=refusing(422, "b"), three=healthy()) as world:
             answer = await world.ask()
-        assert (answer.status, answer.json()["error"]["message"]) == (400, "a")
+        told = f"a. {InvalidRequest.suggestion}"
+        assert (answer.status, answer.json()["error"]["message"]) == (400, told)
         assert world.asked["three"] == []
 
     async def test_fails(self) -> None:
@@ -257,18 +260,31 @@ class TestAccount:
         assert (odd_one.headers["x-dub5-target"], len(set(used[:3])), len(used)) == ("two/m", 3, 6)
         assert used[3] == "Bearer sk-1"
 
-    @pytest.mark.parametrize("number", [400, 401, 402, 403, 422])
-    async def test_is_not_told(self, number: int) -> None:
+    @pytest.mark.parametrize("second", [401, 402, 403])
+    @pytest.mark.parametrize("first", [400, 401, 402, 403, 422])
+    async def test_is_not_told(self, first: int, second: int) -> None:
         """Where every account is refused, clients hear so, not to try again, and no provider's words."""
-        broke = refusing(number, "Your credit balance is too low, org-123.")
-        async with ServiceWorld(one=broke, two=broke) as world:
+        words = "Your credit balance is too low, org-123."
+        async with ServiceWorld(one=refusing(first, words), two=refusing(second, words)) as world:
             answers = [await world.ask() for _ in range(2)]
         for answer in answers:
             error = answer.json()["error"]
             assert (answer.status, error["code"]) == (503, "keys_refused")
             assert answer.headers["x-should-retry"] == "false"
+            assert error["retry_after"] is None
+            assert not answer.headers.keys() & {"retry-after", "retry-after-ms"}
             assert "key or account" in error["message"]
             assert "org-123" not in answer.body.decode()
+
+    @pytest.mark.parametrize("number", [400, 401, 403, 200])
+    async def test_is_told_to_the_operator(self, number: int) -> None:
+        """Whatever status it comes with, a refused account is told apart from an outage, on /status."""
+        error = b'{"error": {"code": "invalid_api_key", "message": "API key not valid."}}'
+        async with ServiceWorld(one=status(number, error), two=healthy()) as world:
+            await world.ask()
+            [one, two] = (await world.client.request("GET", "/status")).json()["targets"]
+        assert one["mistake"] == MISTAKES["key_refused" if number in (200, 400) else f"http_{number}"]
+        assert two["mistake"] is None
 
 
 class TestEmptyAnswers:

@@ -8,11 +8,17 @@ import pytest
 
 from dub5.service import clock
 from dub5.service.app import Service
-from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Settings
+from dub5.service.config.settings import (
+    LoadedSettings,
+    ProviderSettings,
+    RouteSettings,
+    ServerSettings,
+    Settings,
+)
 from dub5.service.model import Price
 from dub5.simulators.script import Respond
 from dub5.simulators.virtual import AppClient, VirtualWire
-from tests.support.world import ServiceWorld, body, healthy, status, until
+from tests.support.world import ServiceWorld, body, healthy, in_turn, status, until
 
 HEALTH = ("/livez", "/readyz", "/health", "/health?deep=true")
 
@@ -82,6 +88,27 @@ async def test_deep_health_believes_the_answers(broken: Respond) -> None:
         well, seen = await deep_health(world)
         assert (well, seen["routes"]["chat"]["failed_in_a_row"]) == (200, 0)
         assert seen["routes"]["chat"]["few_calls"] is False
+
+
+async def test_deep_health_of_a_full_process() -> None:
+    """A process that sheds all requests for half a minute, because as many are open as it accepts, is not ok;
+    while some are answered in between, it is."""
+    server = ServerSettings(in_flight_max=1)
+    slow = healthy(words=("a ",) * 12, gap_s=10.0)
+    async with ServiceWorld(one=in_turn(slow, healthy()), server=server) as world:
+        async with world.stream() as open_one:
+            reading = asyncio.create_task(open_one.body())
+            for second in range(60):
+                assert (await world.ask()).json()["error"]["code"] == "overloaded"
+                state, seen = await deep_health(world)
+                assert (state, seen["process"]["status"]) == (
+                    (503, "failing") if second >= 30 else (200, "ok")
+                )
+                await asyncio.sleep(1.0)
+            assert seen["process"]["in_flight"] == seen["process"]["in_flight_max"] == 1
+            await reading
+        assert (await world.ask()).status == 200
+        assert (await deep_health(world))[0] == 200
 
 
 async def test_deep_health_of_fallbacks_and_callers_faults() -> None:

@@ -1,20 +1,15 @@
 """Whole requests, there and back: simulated providers that refuse what the real ones refuse, and the official
 package's types for what the client gets."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from dub5.service.app import Service
-from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Secret, Settings
-from dub5.simulators.virtual import AppClient, AppResponse, VirtualWire
-from tests.support.play import provider
+from tests.support.dialect_client import chat
 from tests.support.world import payloads
 
-TARGETS = {"openai": "gpt-sim", "anthropic": "claude-sim", "mistral": "mistral-sim"}
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
 CALL = {
@@ -54,36 +49,6 @@ EVERYTHING: Mapping[str, Any] = {
 }
 
 
-class DialectClient:
-    """A client of a service with these providers behind the model "chat", in this order."""
-
-    def __init__(self, *dialects: str, api_version: str | None = None) -> None:
-        urls = {name: f"http://{name}.test" + ("" if name == "anthropic" else "/v1") for name in dialects}
-        settings = Settings(
-            provider=tuple(
-                ProviderSettings(n, n, urls[n], api_version=api_version if n == "anthropic" else None)  # type: ignore[arg-type]
-                for n in dialects
-            ),
-            route=(RouteSettings("chat", tuple(f"{name}/{TARGETS[name]}" for name in dialects)),),
-        )
-        wire = VirtualWire({urls[name]: provider(name) for name in dialects})
-        keys = {name: (Secret(f"sk-{name}"),) for name in dialects}
-        self.service = Service(LoadedSettings(settings, keys, ()), wire=wire, seed="test")
-        self.client = AppClient(self.service.asgi)
-
-    async def ask(self, **fields: Any) -> AppResponse:
-        asked = {"model": "chat", **EVERYTHING, **fields}
-        answer: AppResponse = await self.client.request("POST", "/v1/chat/completions", json=asked)
-        return answer
-
-
-@asynccontextmanager
-async def chat(*dialects: str, api_version: str | None = None) -> AsyncIterator[DialectClient]:
-    built = DialectClient(*dialects, api_version=api_version)
-    async with built.client:
-        yield built
-
-
 EACH = pytest.mark.parametrize(
     ("dialect", "api_version"),
     [("openai", None), ("mistral", None), ("anthropic", None), ("anthropic", "2026-10-21")],
@@ -93,7 +58,7 @@ EACH = pytest.mark.parametrize(
 @EACH
 async def test_everything_at_once(dialect: str, api_version: str | None) -> None:
     """A request with all that clients send is accepted, and its answer is what the official package reads."""
-    async with chat(dialect, api_version=api_version) as c:
+    async with chat(dialect, api_version=api_version, usual=EVERYTHING) as c:
         answer = await c.ask()
         assert answer.status == 200, answer.body
         whole = ChatCompletion.model_validate(answer.json())
@@ -115,7 +80,7 @@ async def test_everything_at_once(dialect: str, api_version: str | None) -> None
 async def test_a_forced_call(dialect: str, api_version: str | None) -> None:
     """A tool that must be called is called, whole and in pieces."""
     choice = {"type": "function", "function": {"name": "weather"}}
-    async with chat(dialect, api_version=api_version) as c:
+    async with chat(dialect, api_version=api_version, usual=EVERYTHING) as c:
         whole = ChatCompletion.model_validate((await c.ask(tool_choice=choice)).json())
         streamed = await c.ask(tool_choice=choice, stream=True)
     [call] = whole.choices[0].message.tool_calls or ()
@@ -132,12 +97,12 @@ async def test_a_forced_call(dialect: str, api_version: str | None) -> None:
 async def test_what_one_cannot_another_can() -> None:
     """A field that the first dialect cannot carry goes with the request to the next target; alone it is a 400
     that names the field."""
-    async with chat("anthropic", "openai") as c:
+    async with chat("anthropic", "openai", usual=EVERYTHING) as c:
         answer = await c.ask(logprobs=True)
         assert answer.headers["x-dub5-trail"].startswith(
             "anthropic/claude-sim=unsupported_logprobs;0ms, openai/"
         )
-    async with chat("anthropic") as c:
+    async with chat("anthropic", usual=EVERYTHING) as c:
         answer = await c.ask(logprobs=True)
     error = answer.json()["error"]
     assert (answer.status, error["code"], error["param"]) == (400, "invalid_request", "logprobs")
