@@ -36,7 +36,6 @@ FEATURE_NAMES = {
     Feature.LOGPROBS: "logprobs",
     Feature.LONG_CONTEXT: "conversations this long",
 }
-ANSWER_TOKENS = 1024  # of an answer without a limit
 _TEXT = [{"role": "user", "content": "Hi"}]
 _PIXEL = "data:image/png;base64,iVBORw0KGgo="
 _SCHEMA = {
@@ -92,16 +91,10 @@ def required_features(request: AnyRequest) -> frozenset[Feature]:
 
 
 def fits(request: AnyRequest, context_tokens: int | None) -> bool:
-    """Return whether the conversation and its answer fit into `context_tokens`, by our estimate.
-
-    The room for the answer is what the request allows it, but at most an eighth: many requests allow more
-    than they need, and a provider that keeps to the limit says so itself.
-    """
+    """Return whether the conversation fits into `context_tokens`, by our estimate."""
     if context_tokens is None or not isinstance(request, ChatRequest):
         return True
-    allowed = request.body.max_completion_tokens or request.body.max_tokens or ANSWER_TOKENS
-    room = context_tokens - min(max(allowed, 0), context_tokens // 8)
-    return prompt_chars(request) <= room * CHARS_PER_TOKEN
+    return prompt_chars(request) <= context_tokens * CHARS_PER_TOKEN
 
 
 def feature_of(param: str, request: AnyRequest) -> Feature | None:

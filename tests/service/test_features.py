@@ -109,21 +109,6 @@ class TestLongContext:
             assert (await pair.ask()).headers["x-dub5-target"] == "able/m"
         assert pair.asked == ["plain", "able"]
 
-    @pytest.mark.parametrize(
-        "limit, target",
-        [({}, "plain/m"), ({"max_tokens": 100}, "able/m"), ({"max_completion_tokens": 400}, "plain/m")],
-    )
-    async def test_room_for_the_answer(self, limit: dict[str, int], target: str) -> None:
-        """A conversation that would leave no room for its answer goes to the larger window, too."""
-        nearly = {"messages": [{"role": "user", "content": "x" * 31_000}], **limit}  # 7,750 tokens
-        async with UnequalTargets(healthy(), healthy(), (8_000, 128_000)) as pair:
-            assert (await pair.ask(**nearly)).headers["x-dub5-target"] == target
-
-    async def test_a_limit_above_the_window(self) -> None:
-        """A request that allows more than the window holds is still sent, if its conversation is short."""
-        async with UnequalTargets(healthy(), healthy(), (8_000, 8_000)) as pair:
-            assert (await pair.ask(max_tokens=100_000)).headers["x-dub5-target"] == "able/m"
-
     async def test_out_of_reach(self) -> None:
         """The larger one is down: long conversations wait, short ones do not."""
         async with UnequalTargets(DOWN, healthy(), (128_000, 8_000)) as pair:
