@@ -14,6 +14,8 @@ from msgspec import Struct
 from dub5.service import VERSION, clock
 from dub5.service.model import AnyRequest, ChatRequest, Chunk, EmbedRequest, Reply, Usage
 from dub5.service.providers.error_body import ErrorBody, read_error
+from dub5.service.providers.rate_limit_size import CODE as TOO_LARGE
+from dub5.service.providers.rate_limit_size import exceeds_full_bucket
 from dub5.service.providers.retry_after import retry_after_s
 
 USER_AGENT = f"dub5/{VERSION}"
@@ -159,7 +161,7 @@ def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> Provid
     return ProviderFault(
         f"http_{status}",
         status=status,
-        code=error.code,
+        code=TOO_LARGE if exceeds_full_bucket(status, headers, message) else error.code,
         message=message,
         retry_after_s=_wait_s(error, headers),
         quoted=error.quoted,

@@ -86,6 +86,7 @@ REQUIRED = (
     "requests after the rest",
     "good requests beside an odd caller",
     "odd requests that a healthy target takes",
+    "odd request broke its target",
     "odd request refused",
 )
 
