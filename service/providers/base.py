@@ -67,12 +67,22 @@ class Unsupported(Exception):
 
 
 class EncodedRequest(Struct, frozen=True):
-    """A request in a provider's format. `dropped` names the fields that the format lacks."""
+    """A request in a provider's format. `dropped` names the fields that the format lacks.
+
+    `answer_tokens_max`: the bound on the answer that the format requires, where the client set none.
+    """
 
     path: str
     body: bytes
     headers: Mapping[str, str]
     dropped: tuple[str, ...] = ()
+    answer_tokens_max: int | None = None
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What the provider does not get or give, as the trail names it."""
+        bound = self.answer_tokens_max
+        return self.dropped if bound is None else (*self.dropped, f"answer-over-{bound}-tokens")
 
     def __repr__(self) -> str:
         return f"EncodedRequest({self.path})"

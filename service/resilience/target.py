@@ -30,7 +30,7 @@ class NotPermitted:
 
 
 NO_ROOM = NotPermitted("provider_full")
-BREAKER_OPEN = NotPermitted("breaker_open")
+BREAKER_OPEN, CALLER_BREAKER_OPEN = NotPermitted("breaker_open"), NotPermitted("caller_breaker_open")
 ANONYMOUS = Caller()
 MUTE_MIN = 10  # attempts, each of which had at least an even chance to be answered by now
 PROVIDER_FULL = NO_ROOM.reason
@@ -135,7 +135,7 @@ class TargetState:
             return not_permitted
         failures = self.caller_failures
         if failures.records and not failures.would_permit(caller, now_s):
-            return BREAKER_OPEN
+            return CALLER_BREAKER_OPEN
         return None if self.provider.limiter.has_room(now_s) else NO_ROOM
 
     def _refused_by_breakers(self, now_s: float, last_resort: bool, caller: Caller) -> NotPermitted | None:

@@ -65,6 +65,7 @@ REQUIRED = (
     "burst of requests",
     "skipped: breaker_open",
     "skipped: host_breaker_open",
+    "skipped: caller_breaker_open",
     "skipped: slow_start",
     "skipped: provider_full",
     "skipped: cooling_down",
