@@ -225,7 +225,7 @@ class Attempt:
         if plain and isinstance(request, ChatRequest):
             request = msgspec.structs.replace(request, plain=True)
         call = encode_request(upstream.dialect, request, self.target.model, self._permit.key)
-        self.dropped = call.left_out
+        self.dropped = call.dropped if call.answer_tokens_max is None else call.left_out
         return WireRequest(
             "POST",
             upstream.base_url + call.path,

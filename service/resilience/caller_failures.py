@@ -30,22 +30,23 @@ TURN_S = 3.0
 
 
 class OwnRecord:
-    """A caller's own circuit breaker and error rate at one target."""
+    """A caller's own circuit breaker and error rate at one target. `answered_s`: of its last answer."""
 
-    __slots__ = ("breaker", "error_rate")
+    __slots__ = ("answered_s", "breaker", "error_rate")
 
     def __init__(self, breaker: Breaker, error_rate: ErrorRateWindow) -> None:
         self.breaker = breaker
         self.error_rate = error_rate
+        self.answered_s = 0.0
 
 
 class OwnPermit:
     """A permit for one attempt from its caller's own record."""
 
-    __slots__ = ("_breaker_permit", "_error_rate", "_stalled")
+    __slots__ = ("_breaker_permit", "_record", "_stalled")
 
     def __init__(self, record: OwnRecord, breaker_permit: BreakerPermit) -> None:
-        self._error_rate = record.error_rate
+        self._record = record
         self._breaker_permit = breaker_permit
         self._stalled = False
 
@@ -56,19 +57,25 @@ class OwnPermit:
 
     def commit(self, now_s: float) -> None:
         """Report the first content of a stream."""
+        self._record.answered_s = now_s
         self._breaker_permit.commit(CallOutcome.SUCCESS, now_s)
 
-    def note_stall(self, now_s: float, *, answers_nobody: bool) -> None:
-        """Report that no answer has come for much longer than usual."""
+    def note_stall(self, now_s: float, entered_s: float) -> None:
+        """Report that no answer has come for much longer than usual.
+
+        The breaker counts those during which this caller was not answered.
+        """
         self._stalled = True
-        self._error_rate.add(True, now_s)
-        if answers_nobody:
+        self._record.error_rate.add(True, now_s)
+        if self._record.answered_s <= entered_s:
             self._breaker_permit.note_stall(now_s)
 
     def end(self, outcome: CallOutcome, now_s: float, not_before_s: float) -> None:
         """Report how the attempt ended."""
+        if outcome is CallOutcome.SUCCESS:
+            self._record.answered_s = now_s
         if outcome is not CallOutcome.IGNORED and not self._stalled:
-            self._error_rate.add(outcome is CallOutcome.FAILURE, now_s)
+            self._record.error_rate.add(outcome is CallOutcome.FAILURE, now_s)
         self._breaker_permit.end(outcome, now_s, not_before_s)
 
 
@@ -91,6 +98,7 @@ class CallerFailures:
     """
 
     def __init__(self, new_record: Callable[["CallerFailures"], OwnRecord], *, told_apart: bool) -> None:
+        self.any = False  # there was a failure; until then no other question need be asked
         self.records: dict[str, OwnRecord] = {}
         self._new_record = new_record
         self._told_apart = told_apart
@@ -132,6 +140,7 @@ class CallerFailures:
         """Note a failure. Return whether it counts for everybody."""
         if not self._told_apart or caller.key == ANONYMOUS:
             return True
+        self.any = True
         while self._last and self._last[0].at_s <= now_s - RECENT_S:
             self._last.popleft()
         failure = Failure(now_s, caller.key)
@@ -163,7 +172,8 @@ class CallerFailures:
 
     def note_failed_probe(self, caller: Caller) -> None:
         """Note that a probe of everybody's breaker failed."""
-        self._failed_prober = caller.key if self._told_apart else ANONYMOUS
+        if self._told_apart and caller != PROBER:
+            self.any, self._failed_prober = True, caller.key
 
     def may_probe(self, caller: Caller, due_s: float, now_s: float) -> bool:
         """Return whether this caller may make the probe that has been due since `due_s`."""

@@ -7,6 +7,7 @@ try_acquire(target) -> Permit(key) -> commit, end(classification)   one per atte
     key        cool-down (Retry-After, quota, refused)
     host       circuit breaker for resolve, connect and edge failures
     target     circuit breaker, slow start, refusals, error rate of the last 30 s, time to first token
+    caller     at a target: circuit breaker and error rate of its own (caller_failures.py)
     provider   concurrency limit, retry budget
 
 When settings are reloaded, the new fleet takes over the state of targets that have kept their address from
@@ -187,7 +188,10 @@ class Fleet:
                 return NotPermitted(CooldownReason.REFUSED)
         if key.cooldown_until_s > now_s:
             return NotPermitted(key.cooldown_reason)
-        if not_permitted := state.not_permitted(now_s, last_resort=last_resort, caller=caller):
+        if not_permitted := state.not_permitted(now_s, last_resort=last_resort):
+            return not_permitted
+        failures = state.caller_failures
+        if failures.any and (not_permitted := state.not_permitted_to(caller, now_s)):
             return not_permitted
         if charge is BudgetCharge.WITHDRAW and not self.withdraw(target, now_s):
             return NotPermitted("retry_budget_spent")
@@ -199,7 +203,7 @@ class Fleet:
         state.last_asked_s = now_s
         self._first_attempts += charge is BudgetCharge.DEPOSIT
         state.count_when_asked = self._first_attempts
-        own = state.caller_failures.try_acquire(caller, now_s)
+        own = failures.try_acquire(caller, now_s) if failures.any else None
         return Permit(state, key, breaker_permit, host_permit, self._slow_share, own)
 
     def withdraw(self, target: Target, now_s: float) -> bool:
@@ -283,7 +287,7 @@ class Fleet:
         """
         state = self._states[target]
         rank = 0 if state.probe_due(now_s) else _RANK[state.health(now_s)]
-        if state.caller_failures.records and state.caller_failures.degraded(caller, now_s):
+        if state.caller_failures.any and state.caller_failures.degraded(caller, now_s):
             rank = max(rank, _RANK[Health.DEGRADED])
         if rank == _RANK[Health.DEGRADED] and self._canary_due(state, now_s):
             rank = 0

@@ -59,13 +59,15 @@ class Permit:
         slow_share: float,
         own: OwnPermit | None = None,
     ) -> None:
-        self.probe = target_permit.probe or host_permit.probe or (own is not None and own.probe)
+        self.probe = target_permit.probe or host_permit.probe
         self._state = state
         self._slow_share = slow_share
         self._key = key
         self._target_permit = target_permit
         self._host_permit = host_permit
         self._own = own  # from the caller's own record, if it has one
+        if own is not None and own.probe:
+            self.probe = True
         self._own_failure: bool | None = None  # it counts there alone; None: it has not failed
         self._slow = self._ended = self._committed = False
         self.streams = False  # the answer is to come as a stream
@@ -140,7 +142,7 @@ class Permit:
                 self._target_permit.note_stall(now_s)
             self._state.health(now_s)
         elif self.stalled and self._own is not None:
-            self._own.note_stall(now_s, answers_nobody=answers_nobody)
+            self._own.note_stall(now_s, self._entered_s)
 
     def record_inconclusive(self, now_s: float) -> None:
         """Report an abandoned attempt: before any content, another target answered or the time was up.
@@ -190,7 +192,7 @@ class Permit:
         own = classification is not None and self._is_own(classification, now_s)
         if self._own is not None:
             self._own.end(_own_outcome(classification, own), now_s, not_before_s)
-        if classification is not None and own:
+        if own and classification is not None:
             # Only a status says that there is no room.
             overload = classification.overload and classification.status is not None
             classification = replace(classification, blame=Blame.NOBODY, overload=overload)
@@ -251,8 +253,12 @@ class Permit:
         """
         state, limiter = self._state, self._state.provider.limiter
         detector, took_s = state.stream_delay if self.streams else state.whole_delay, now_s - self._entered_s
-        if self._limit_era == limiter.era and detector.note(
-            took_s, self._in_flight_then, now_s, usual_s=self.usual_s, unanswered=unanswered
+        if (
+            self._limit_era == limiter.era
+            and detector.note(
+                took_s, self._in_flight_then, now_s, usual_s=self.usual_s, unanswered=unanswered
+            )
+            and state.newest_answered_s <= self._entered_s + took_s / 2  # else others need not queue
         ):
             before = int(limiter.limit)
             if limiter.decrease(limiter.in_flight, now_s):

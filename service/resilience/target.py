@@ -126,19 +126,24 @@ class TargetState:
             known.get(None) or ProviderKey(None),
         )
 
-    def not_permitted(
-        self, now_s: float, *, last_resort: bool, caller: Caller = ANONYMOUS
-    ) -> NotPermitted | None:
-        """Return why this caller may not call the target now, or None. Its keys are not considered."""
+    def not_permitted(self, now_s: float, *, last_resort: bool) -> NotPermitted | None:
+        """Return why the target may not be called now, or None if it may. Its keys are not considered."""
         steady = self.breaker.is_steady(now_s) and self.host_breaker.is_steady(now_s)
-        if not steady and (not_permitted := self._refused_by_breakers(now_s, last_resort, caller)):
+        if not steady and (not_permitted := self._refused_by_breakers(now_s, last_resort)):
             return not_permitted
-        failures = self.caller_failures
-        if failures.records and not failures.would_permit(caller, now_s):
-            return CALLER_BREAKER_OPEN
         return None if self.provider.limiter.has_room(now_s) else NO_ROOM
 
-    def _refused_by_breakers(self, now_s: float, last_resort: bool, caller: Caller) -> NotPermitted | None:
+    def not_permitted_to(self, caller: Caller, now_s: float) -> NotPermitted | None:
+        """Return why this caller may not call the target, though others may."""
+        breaker, failures = self.breaker, self.caller_failures
+        if not failures.would_permit(caller, now_s):
+            return CALLER_BREAKER_OPEN
+        is_probe = breaker.state is not BreakerState.CLOSED and not breaker.slow
+        if is_probe and not failures.may_probe(caller, breaker.opened_until_s, now_s):
+            return BREAKER_OPEN
+        return None
+
+    def _refused_by_breakers(self, now_s: float, last_resort: bool) -> NotPermitted | None:
         """Return why the breakers do not permit a call, or None if they do."""
         breaker, host_breaker = self.breaker, self.host_breaker
         if breaker.state is BreakerState.ISOLATED:
@@ -147,10 +152,6 @@ class TargetState:
             return NotPermitted("host_breaker_open")
         if not breaker.would_permit(now_s) and not (breaker.slow and last_resort):
             return NotPermitted(BREAKER_OPEN.reason, usable_as_last_resort=breaker.slow)
-        if breaker.state is not BreakerState.CLOSED and not (
-            breaker.slow or self.caller_failures.may_probe(caller, breaker.opened_until_s, now_s)
-        ):
-            return BREAKER_OPEN
         if not (last_resort or (breaker.passes_slow_start(now_s) and host_breaker.passes_slow_start(now_s))):
             return NotPermitted("slow_start", usable_as_last_resort=True)
         return None

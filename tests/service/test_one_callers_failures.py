@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dub5.service import clock
+from dub5.service.config.options import LimiterOptions
 from dub5.simulators import virtual
 from dub5.simulators.script import Close, Data, Hang, Head, Reset, Respond, Script, SimRequest
 from dub5.simulators.virtual import AppResponse
@@ -155,3 +156,15 @@ class TestADeadTarget:
         async with world_of(status(500)) as world:
             await send(world, "a", 0.5, 6.0)
             assert world.happened("breaker_opened") >= 1
+
+
+class TestSlowPrompts:
+    @pytest.mark.parametrize("first_s", [8.0, 20.0])
+    async def test_are_no_queue(self, first_s: float) -> None:
+        """One caller's long prompts lower no limit while others' later requests are answered before them."""
+        async with world_of(poisoned(healthy(first_s=first_s), healthy())) as world:
+            odd = asyncio.ensure_future(send(world, "a", 0.2, 120.0, odd=1.0))
+            good = await send(world, "b", 3.0, 120.0)
+            await odd
+            assert targets(good) == {"one/m"}
+            assert world.service.fleet.limit("one") == LimiterOptions().max
