@@ -168,54 +168,62 @@ class Permit:
         self._ended = True
         state = self._state
         state.in_flight -= 1
-        if classification is not None and classification.unproven:
-            classification = self._believed(classification, now_s)
         state.waiting -= self._waits
         self._waits = False
         if self._overdue:
             self._stop_waiting()
-        not_before_s = now_s + classification.cooldown_s if classification else 0.0
+        not_before_s = 0.0
         if classification is None:
+            outcome = CallOutcome.SLOW if self._slow else CallOutcome.SUCCESS
             state.refusals.since_s = None
             if not self._committed:  # the end of a stream that began long ago says nothing of new calls
                 state.note_answer(self._entered_s, now_s)
-        elif classification.cooldown_s > 0 and not_before_s >= self._key.cooldown_until_s:
-            # Two refusals may overlap: the later end of the cool-down counts, with its reason.
-            self._key.cooldown_until_s = not_before_s
-            self._key.cooldown_reason = classification.cooldown_reason
-        if classification is not None and self._is_only_long(classification):
-            classification = replace(classification, blame=Blame.NOBODY, overload=False)
-        if classification is not None and classification.reason == DEADLINE:
-            self.record_inconclusive(now_s)
-        if self.probe and classification is not None and classification.blame is Blame.TARGET:
-            classification = replace(classification, overload=False)  # it had nothing else to do
-        own = classification is not None and self._is_own(classification, now_s)
-        if self._own is not None:
-            self._own.end(_own_outcome(classification, own), now_s, not_before_s)
-        if own and classification is not None:
-            # Only a status says that there is no room.
-            overload = classification.overload and classification.status is not None
-            classification = replace(classification, blame=Blame.NOBODY, overload=overload)
-        elif self.stalled and not self._committed and classification is not None:
-            classification = replace(classification, overload=True)
-        elif classification is None or classification.blame in (Blame.TARGET, Blame.HOST):
-            state.error_rate.add(classification is not None, now_s)
+            state.error_rate.add(False, now_s)
+            if self._own is not None:
+                self._own.end(CallOutcome.SUCCESS, now_s, 0.0)
+        else:
+            classification, outcome = self._end_failed(classification, now_s)
+            not_before_s = now_s + classification.cooldown_s
         was_closed = state.is_closed
-        # A canary request that had begun to answer and then lost the race: its target is healthy.
-        lost_race_after_commit = (
-            self._committed
-            and not self.probe
-            and classification is not None
-            and classification.reason == HEDGE_LOST
-        )
-        outcome = _target_outcome(None if lost_race_after_commit else classification, self._slow)
-        self._target_permit.end(CallOutcome.IGNORED if own else outcome, now_s, not_before_s)
+        self._target_permit.end(outcome, now_s, not_before_s)
         self._host_permit.end(_host_outcome(classification, reached), now_s, not_before_s)
         if not was_closed:
             state.note_recovery()
         self._release_limiter(classification, now_s)
         if classification is not None or self._slow or state.reported_health is not Health.HEALTHY:
             state.health(now_s)  # emits an event if it has changed
+
+    def _end_failed(self, classification: Classification, now_s: float) -> tuple[Classification, CallOutcome]:
+        """Record a failure, except at the breakers and the limiter. Return what it counts for there."""
+        state, key = self._state, self._key
+        if classification.unproven:
+            classification = self._believed(classification, now_s)
+        not_before_s = now_s + classification.cooldown_s
+        if classification.cooldown_s > 0 and not_before_s >= key.cooldown_until_s:
+            # Two refusals may overlap: the later end of the cool-down counts, with its reason.
+            key.cooldown_until_s, key.cooldown_reason = not_before_s, classification.cooldown_reason
+        if self._is_only_long(classification):
+            classification = replace(classification, blame=Blame.NOBODY, overload=False)
+        if classification.reason == DEADLINE:
+            self.record_inconclusive(now_s)
+        if self.probe and classification.blame is Blame.TARGET:
+            classification = replace(classification, overload=False)  # it had nothing else to do
+        own, fails = self._is_own(classification, now_s), classification.blame is Blame.TARGET
+        if self._own is not None:
+            own_outcome = CallOutcome.FAILURE if own and fails else CallOutcome.IGNORED
+            self._own.end(own_outcome, now_s, not_before_s)
+        if own:
+            # Only a status says that there is no room.
+            overload = classification.overload and classification.status is not None
+            return replace(classification, blame=Blame.NOBODY, overload=overload), CallOutcome.IGNORED
+        if self.stalled and not self._committed:
+            classification = replace(classification, overload=True)
+        elif classification.blame in (Blame.TARGET, Blame.HOST):
+            state.error_rate.add(True, now_s)
+        # A canary request that had begun to answer and then lost the race: its target is healthy.
+        if self._committed and not self.probe and classification.reason == HEDGE_LOST:
+            return classification, CallOutcome.SLOW if self._slow else CallOutcome.SUCCESS
+        return classification, _target_outcome(classification, self._slow)
 
     def _is_own(self, classification: Classification, now_s: float) -> bool:
         """Return whether this failure, or a stall before, counts against its caller alone."""
@@ -317,20 +325,13 @@ class Permit:
         state.health(now_s)
 
 
-def _target_outcome(classification: Classification | None, slow: bool) -> CallOutcome:
+def _target_outcome(classification: Classification, slow: bool) -> CallOutcome:
     """Return the outcome for the target: one that finds a request too large is up; a refusal says nothing."""
-    if classification is not None and classification.then is Then.ASK_ANOTHER:
+    if classification.then is Then.ASK_ANOTHER:
         return CallOutcome.IGNORED  # until another target contradicts it
-    if classification is None or (classification.blame is Blame.NOBODY and classification.status is not None):
+    if classification.blame is Blame.NOBODY and classification.status is not None:
         return CallOutcome.SLOW if slow else CallOutcome.SUCCESS
     return CallOutcome.FAILURE if classification.blame is Blame.TARGET else CallOutcome.IGNORED
-
-
-def _own_outcome(classification: Classification | None, own: bool) -> CallOutcome:
-    """Return the outcome for the caller's own record. `own`: it counts only there."""
-    if classification is None:
-        return CallOutcome.SUCCESS
-    return CallOutcome.FAILURE if own and classification.blame is Blame.TARGET else CallOutcome.IGNORED
 
 
 def _host_outcome(classification: Classification | None, reached: bool) -> CallOutcome:
