@@ -79,6 +79,9 @@ class OwnPermit:
         self._breaker_permit.end(outcome, now_s, not_before_s)
 
 
+NewRecord = Callable[[str, Callable[[], None]], OwnRecord]
+
+
 class Failure:
     """One failure. `withheld`: so far it counts against its caller alone."""
 
@@ -93,11 +96,11 @@ class Failure:
 class CallerFailures:
     """The last failures at one target, by caller. Times are loop seconds.
 
-    `new_record`: makes the record of a caller; its breaker calls `note_opened`. `told_apart`: there are
-    several callers with keys.
+    `new_record`: makes the record of a caller, whose breaker calls its second argument when it opens.
+    `told_apart`: there are several callers with keys.
     """
 
-    def __init__(self, new_record: Callable[["CallerFailures"], OwnRecord], *, told_apart: bool) -> None:
+    def __init__(self, new_record: NewRecord, *, told_apart: bool) -> None:
         self.any = False  # there was a failure; until then no other question need be asked
         self.records: dict[str, OwnRecord] = {}
         self._new_record = new_record
@@ -132,7 +135,7 @@ class CallerFailures:
     def late_permit(self, caller: Caller, began_s: float) -> OwnPermit:
         """Return a permit for an attempt that began before its caller had a record, which is made now."""
         if caller.key not in self.records:
-            self.records[caller.key] = self._new_record(self)
+            self.records[caller.key] = self._new_record(caller.key, self.note_opened)
         record = self.records[caller.key]
         return OwnPermit(record, BreakerPermit(record.breaker, 0, began_s, probe=False))
 

@@ -17,12 +17,13 @@ whichever of the two fleets permitted it.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from random import Random
 
 from dub5.service.config.options import BreakerOptions, BudgetOptions, HealthOptions, LimiterOptions
 from dub5.service.config.settings import Secret
-from dub5.service.events import BreakerChanged, BudgetSpent, Events
+from dub5.service.events import BreakerChanged, BudgetSpent, CallerBarred, Events
 from dub5.service.model import Caller, Target
 from dub5.service.resilience.caller_failures import CallerFailures, OwnRecord
 from dub5.service.resilience.circuit_breaker import SUCCESSES_REQUIRED, Breaker, BreakerState
@@ -87,7 +88,9 @@ class Fleet:
         for target, origin in origins.items():
             self._states[target] = state = self._states.pop(target, None) or self._new(target, origin)
             state.set_keys(keys.get(target.provider, ()))
-            state.caller_failures = CallerFailures(self._new_record, told_apart=options.callers_told_apart)
+            state.caller_failures = CallerFailures(
+                partial(self._new_record, target.name), told_apart=options.callers_told_apart
+            )
 
     def _new(self, target: Target, origin: str) -> TargetState:
         options = self._options
@@ -106,14 +109,16 @@ class Fleet:
             self._events,
         )
 
-    def _new_record(self, failures: CallerFailures) -> OwnRecord:
+    def _new_record(self, target: str, caller: str, on_open: Callable[[], None]) -> OwnRecord:
         """Return the record of a caller at one target."""
+        events, options = self._events, self._options
 
         def on_change(before: BreakerState, after: BreakerState, why: str) -> None:
             if after is BreakerState.OPEN:
-                failures.note_opened()
+                on_open()
+            if after is BreakerState.OPEN and before is BreakerState.CLOSED:
+                events.emit(CallerBarred(target, caller, why))
 
-        options = self._options
         breaker = Breaker(options.breaker, options.breaker.open_max_s, self._rng, on_change)
         return OwnRecord(breaker, ErrorRateWindow(options.health))
 

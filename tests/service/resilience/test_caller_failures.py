@@ -1,21 +1,27 @@
 """Whose fault the failures of a target are: one caller's, until two of the last ten are other callers'."""
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.service.config.options import BreakerOptions, HealthOptions
-from dub5.service.model import Caller
+from dub5.service.config.options import BreakerOptions, BudgetOptions, HealthOptions, LimiterOptions
+from dub5.service.events import CallerBarred, Event, Events
+from dub5.service.model import Caller, Target
 from dub5.service.resilience.caller_failures import PROBER, CallerFailures, OwnRecord
 from dub5.service.resilience.circuit_breaker import Breaker
-from dub5.service.resilience.health import ErrorRateWindow
+from dub5.service.resilience.classify import Blame, Classification, Then
+from dub5.service.resilience.fleet import Fleet, GuardOptions
+from dub5.service.resilience.health import ErrorRateWindow, Health
+from dub5.service.resilience.permit import Permit
+from dub5.service.resilience.target import NotPermitted
 
 ONE, TWO, THREE = Caller("1"), Caller("2"), Caller("3")
 
 
-def new_record(failures: CallerFailures) -> OwnRecord:
+def new_record(caller: str, on_open: Callable[[], None]) -> OwnRecord:
     breaker = Breaker(BreakerOptions(), 12.0, Random(1), lambda before, after, why: None)
     return OwnRecord(breaker, ErrorRateWindow(HealthOptions()))
 
@@ -86,3 +92,37 @@ def test_our_own_probe() -> None:
     assert [failures.take_doubt(now_s) for now_s in (1.0, 1.0)] == [True, False]
     failures.note_opened()
     assert [failures.take_doubt(now_s) for now_s in (60.9, 61.0)] == [False, True]
+
+
+def test_a_fleet() -> None:
+    """A caller whose five requests failed is kept from the target, which says so once; others are not."""
+    events: list[Event] = []
+    guards = GuardOptions(
+        BreakerOptions(), BudgetOptions(), LimiterOptions(), HealthOptions(), callers_told_apart=True
+    )
+    target = Target("one", "m")
+    fleet = Fleet({target: "http://one.test"}, {}, guards, Random(3), Events(events.append))
+    down = Classification(Then.RETRY, Blame.TARGET, "http_500", status=500)
+    for at_s in range(5):
+        permit = fleet.try_acquire(target, at_s, caller=ONE)
+        assert isinstance(permit, Permit)
+        permit.caller = ONE
+        permit.end(down, at_s + 0.5, reached=True)
+    assert fleet.try_acquire(target, 5.0, caller=ONE) == NotPermitted("caller_breaker_open")
+    assert fleet.wait_s(target, 5.0, ONE) > 0.0 == fleet.wait_s(target, 5.0, TWO)
+    assert isinstance(fleet.try_acquire(target, 5.0, caller=TWO), Permit)
+    assert events == [CallerBarred("one/m", "1", "5 failures in a row")]
+    assert fleet.snapshot(target, 5.0).health is Health.HEALTHY
+    assert fleet.take_doubts(5.0) == [target]
+
+
+def test_a_reload() -> None:
+    """New settings begin without callers' records."""
+    guards = GuardOptions(
+        BreakerOptions(), BudgetOptions(), LimiterOptions(), HealthOptions(), callers_told_apart=True
+    )
+    target = Target("one", "m")
+    fleet = Fleet({target: "http://one.test"}, {}, guards, Random(3), Events())
+    fleet._states[target].caller_failures.counts_for_all(ONE, 0.0)
+    after = Fleet({target: "http://one.test"}, {}, guards, Random(3), Events(), fleet)
+    assert not after._states[target].caller_failures.any
