@@ -56,6 +56,14 @@ class BreakerChanged(Struct, frozen=True):
     why: str
 
 
+class CallerBarred(Struct, frozen=True):
+    """A target fails with the requests of one caller alone, which is kept from it for a while."""
+
+    target: str
+    caller: str
+    why: str
+
+
 class HealthChanged(Struct, frozen=True):
     """A target became "healthy", "degraded" (healthy targets go first) or "unhealthy" (it is not asked)."""
 
@@ -170,6 +178,7 @@ Event = (
     AttemptEnded
     | RequestEnded
     | BreakerChanged
+    | CallerBarred
     | HealthChanged
     | LimitLowered
     | BudgetSpent

@@ -217,7 +217,7 @@ class Gateway:
 
     async def _run(self, context: RequestContext, route: Route) -> ProviderAnswer:
         await self.queue.acquire(context, self.failover.fleet, route.targets)
-        return await self.failover.run(context, self._order(route, route.targets))
+        return await self.failover.run(context, self._order(context, route, route.targets))
 
     async def _refresh(self, before: RequestContext, route: Route, key: CacheKey) -> None:
         """Refresh a stale answer, unless another request does. Equal requests may join the call."""
@@ -264,13 +264,14 @@ class Gateway:
             raise InvalidRequest(f"Model {route.settings.name!r} does not support embeddings.", param="model")
         same_model = [target for target in embedders if target.model == embedders[0].model]
         await self.queue.acquire(context, self.failover.fleet, same_model)
-        answer = await self.failover.run(context, self._order(route, same_model))
+        answer = await self.failover.run(context, self._order(context, route, same_model))
         assert isinstance(answer, BufferedAnswer), "embeddings are not streamed"
         return Answer(answer.target.name, reply=answer.reply)
 
-    def _order(self, route: Route, targets: Sequence[Target]) -> list[Target]:
-        fleet, now_s = self.failover.fleet, clock.now()
-        return order(targets, route.settings.policy, lambda target: fleet.score(target, now_s), self._rng)
+    def _order(self, context: RequestContext, route: Route, targets: Sequence[Target]) -> list[Target]:
+        fleet, now_s, caller = self.failover.fleet, clock.now(), context.request.caller
+        score = lambda target: fleet.score(target, now_s, caller)
+        return order(targets, route.settings.policy, score, self._rng)
 
     def _in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

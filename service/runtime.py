@@ -70,7 +70,13 @@ class Runtime:
         self.fleet: Fleet = Fleet(
             self.targets,
             loaded.provider_keys,
-            GuardOptions(settings.breaker, settings.budget, settings.limiter, settings.health),
+            GuardOptions(
+                settings.breaker,
+                settings.budget,
+                settings.limiter,
+                settings.health,
+                callers_told_apart=len(loaded.caller_keys) > 1,
+            ),
             process.rng("breaker"),
             process.events,
             previous.fleet if previous else None,

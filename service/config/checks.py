@@ -73,7 +73,7 @@ def warnings(settings: Settings) -> list[str]:
     return found_warnings + [
         f"provider {provider.name!r}.{table}: no route has a target with the model {model!r}."
         for provider in settings.provider
-        for table in ("prices", "context_tokens")
+        for table in ("prices", "context_tokens", "output_tokens")
         for model in getattr(provider, table)
         if f"{provider.name}/{model}" not in known
     ]

@@ -92,6 +92,7 @@ class ProviderSettings(Struct, frozen=True):
     simulated: bool = False  # no model answers there: the page says so
     prices: Mapping[str, Price] = {}  # by model, in US dollars per million tokens
     context_tokens: Mapping[str, Count] = {}  # by model: longer conversations go to another target
+    output_tokens: Mapping[str, Count] = {}  # by model: sent instead of `max_tokens`
 
 
 class RouteSettings(Struct, frozen=True):

@@ -230,7 +230,8 @@ class Attempt:
         if by_prompt and isinstance(request, ChatRequest):
             request = with_json_prompt(request)
         call = encode_request(upstream.dialect, request, self.target.model, self._permit.key)
-        self.dropped = (JSON_MODE, *call.dropped) if by_prompt else call.dropped
+        left_out = call.dropped if call.answer_tokens_max is None else call.left_out
+        self.dropped = (JSON_MODE, *left_out) if by_prompt else left_out
         return WireRequest(
             "POST",
             upstream.base_url + call.path,

@@ -77,7 +77,9 @@ def exhausted_error(
 def _unsupported(context: RequestContext, param: str) -> GatewayError:
     """Return the error for a request that no target of this route supports."""
     if param == Feature.LONG_CONTEXT:
-        message = f"The conversation is too long for every model behind {context.route!r}."
+        message = (
+            f"The conversation, with room for its answer, is too long for every model of {context.route!r}."
+        )
         return InvalidRequest(message, param="messages", attempts=context.progress.trail)
     return InvalidRequest(
         f"No model behind {context.route!r} supports the field {param!r}.",

@@ -83,7 +83,8 @@ class Failover:
             for target in targets
             if target.name not in incapable and self.dependencies.upstreams[target].supports(context.request)
         ]
-        wait_s = min(self.fleet.wait_s(target, now_s) for target in capable or targets)
+        caller = context.request.caller
+        wait_s = min(self.fleet.wait_s(target, now_s, caller) for target in capable or targets)
         out_of_time = context.timeouts.deadline_s - now_s < ATTEMPT_MIN_S
         return exhausted_error(context, wait_s, out_of_time=out_of_time, feature_available=bool(capable))
 
@@ -178,7 +179,8 @@ class _FailoverLoop:
     def _acquire(
         self, target: Target, now_s: float, charge: BudgetCharge, last_resort: bool
     ) -> Permit | None:
-        permit = self._fleet.try_acquire(target, now_s, charge, last_resort=last_resort)
+        caller = self._context.request.caller
+        permit = self._fleet.try_acquire(target, now_s, charge, last_resort=last_resort, caller=caller)
         if isinstance(permit, Permit):
             return permit
         at_s = now_s - self._context.started_s

@@ -21,7 +21,6 @@ from dub5.service.failover.loop import Failover
 from dub5.service.failover.rejected_content import RejectPatterns
 from dub5.service.model import (
     AnyRequest,
-    Caller,
     ChatBody,
     ChatRequest,
     EmbedBody,
@@ -29,6 +28,7 @@ from dub5.service.model import (
     Message,
     Target,
 )
+from dub5.service.resilience.caller_failures import PROBER
 from dub5.service.timeouts import Timeouts
 
 CHECK_INTERVAL_S = 1.0
@@ -91,7 +91,8 @@ class Prober:
             self._failover.dependencies.events.emit(crash_of(error, ROUTE))
 
     async def _start_due(self) -> None:
-        for target in self._failover.fleet.probes_due(clock.now(), self._options.idle_s):
+        fleet, now_s = self._failover.fleet, clock.now()
+        for target in (*fleet.probes_due(now_s, self._options.idle_s), *fleet.take_doubts(now_s)):
             self._start(self._probe(target), f"probe {target.name}")
 
     async def _probe(self, target: Target) -> None:
@@ -106,7 +107,7 @@ class Prober:
             timeouts.close()
 
     def _request(self, target: Target) -> AnyRequest:
-        new_id, caller = self._new_id(), Caller(ROUTE)
+        new_id, caller = self._new_id(), PROBER
         if self._failover.dependencies.last_operations.get(target) == EmbedRequest.operation:
             return EmbedRequest(new_id, caller, VECTOR, VECTOR_FIELDS)
         return ChatRequest(new_id, caller, CHAT, CHAT_FIELDS, cache_allowed=False)

@@ -85,7 +85,12 @@ class TargetAttempts:
             if permit.doubted_key is not None:
                 self._doubted += (permit,)
             acquired = self._dependencies.fleet.try_acquire(
-                self.target, clock.now(), decision.charge, last_resort=last, doubted=self._doubted
+                self.target,
+                clock.now(),
+                decision.charge,
+                last_resort=last,
+                doubted=self._doubted,
+                caller=self._context.request.caller,
             )
             if isinstance(acquired, NotPermitted):
                 return None

@@ -31,7 +31,14 @@ from dub5.service.providers.finish import finish_meaning
 from dub5.service.providers.loose import decode_loosely
 from dub5.service.providers.openai import DONE, json_headers, sse_event
 from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder, split_objects
-from dub5.service.providers.usage import estimate, prompt_chars, token_count, usage_json
+from dub5.service.providers.usage import (
+    CHARS_PER_TOKEN,
+    asked_tokens,
+    estimate,
+    prompt_chars,
+    token_count,
+    usage_json,
+)
 
 ANSWER_EVENTS = frozenset(
     ("message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta")
@@ -102,17 +109,33 @@ class AnthropicDialect:
         api_version: str | None,
         max_tokens: int,
         overrides: DialectOverrides = NO_OVERRIDES,
+        output_tokens: Mapping[str, int] = {},
+        context_tokens: Mapping[str, int] = {},
     ) -> None:
         self.event_bytes_max = event_bytes_max
         self.api_version = api_version or OLD_VERSION
         self.max_tokens = max_tokens
         self.overrides = overrides
+        self.output_tokens = output_tokens
+        self.context_tokens = context_tokens
+
+    def _answer_tokens_max(self, request: ChatRequest, model: str) -> int:
+        """Return how long an answer may be, as the format requires a bound: as long as the model's can be."""
+        longest, context = self.output_tokens.get(model, self.max_tokens), self.context_tokens.get(model)
+        if context is None:
+            return longest
+        return max(1, min(longest, context - prompt_chars(request) // CHARS_PER_TOKEN))
 
     def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
         fields, dropped = apply_overrides(request.fields, self.overrides)
-        body, left_out = translate(fields, model, self.api_version, self.max_tokens)
+        longest = self._answer_tokens_max(request, model)
+        body, left_out = translate(fields, model, self.api_version, longest)
         return EncodedRequest(
-            self.path, msgspec.json.encode(body), self._headers(key), trail_names(dropped + left_out)
+            self.path,
+            msgspec.json.encode(body),
+            self._headers(key),
+            trail_names(dropped + left_out),
+            None if asked_tokens(request) else longest,
         )
 
     def answer(self, body: bytes, request: ChatRequest) -> Reply:

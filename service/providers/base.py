@@ -14,6 +14,8 @@ from msgspec import Struct
 from dub5.service import VERSION, clock
 from dub5.service.model import AnyRequest, ChatRequest, Chunk, EmbedRequest, Reply, Usage
 from dub5.service.providers.error_body import ErrorBody, read_error
+from dub5.service.providers.rate_limit_size import CODE as TOO_LARGE
+from dub5.service.providers.rate_limit_size import exceeds_full_bucket
 from dub5.service.providers.retry_after import retry_after_s
 
 USER_AGENT = f"dub5/{VERSION}"
@@ -65,12 +67,22 @@ class Unsupported(Exception):
 
 
 class EncodedRequest(Struct, frozen=True):
-    """A request in a provider's format. `dropped` names the fields that the format lacks."""
+    """A request in a provider's format. `dropped` names the fields that the format lacks.
+
+    `answer_tokens_max`: the bound on the answer that the format requires, where the client set none.
+    """
 
     path: str
     body: bytes
     headers: Mapping[str, str]
     dropped: tuple[str, ...] = ()
+    answer_tokens_max: int | None = None
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What the provider does not get or give, as the trail names it."""
+        bound = self.answer_tokens_max
+        return self.dropped if bound is None else (*self.dropped, f"answer-over-{bound}-tokens")
 
     def __repr__(self) -> str:
         return f"EncodedRequest({self.path})"
@@ -159,7 +171,7 @@ def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> Provid
     return ProviderFault(
         f"http_{status}",
         status=status,
-        code=error.code,
+        code=TOO_LARGE if exceeds_full_bucket(status, headers, message) else error.code,
         message=message,
         retry_after_s=_wait_s(error, headers),
         quoted=error.quoted,

@@ -14,7 +14,7 @@ from msgspec import Raw
 from dub5.service.model import AnyRequest, Caller, ChatBody, ChatRequest
 from dub5.service.providers.base import Dialect, Unsupported
 from dub5.service.providers.fields import decode_field, is_neutral
-from dub5.service.providers.usage import CHARS_PER_TOKEN, prompt_chars
+from dub5.service.providers.usage import CHARS_PER_TOKEN, asked_tokens, prompt_chars
 
 
 class Feature(StrEnum):
@@ -28,6 +28,7 @@ class Feature(StrEnum):
     LONG_CONTEXT = "long_context"  # more tokens than the smallest target of the route accepts
 
 
+ANSWER_TOKENS = 1024
 FEATURE_NAMES = {
     Feature.TOOLS: "tools",
     Feature.VISION: "images",
@@ -91,10 +92,18 @@ def required_features(request: AnyRequest) -> frozenset[Feature]:
 
 
 def fits(request: AnyRequest, context_tokens: int | None) -> bool:
-    """Return whether the conversation fits into `context_tokens`, by our estimate."""
+    """Return whether the conversation and its answer fit into `context_tokens`, by our estimate.
+
+    Room is kept free for the answer: as much as the request asks for, at most half of the window, because
+    some providers lower such a bound themselves; else a quarter of it, at most ANSWER_TOKENS.
+    """
     if context_tokens is None or not isinstance(request, ChatRequest):
         return True
-    return prompt_chars(request) <= context_tokens * CHARS_PER_TOKEN
+    asked = asked_tokens(request)
+    answer_tokens = (
+        min(context_tokens // 4, ANSWER_TOKENS) if asked is None else min(context_tokens // 2, asked)
+    )
+    return prompt_chars(request) <= (context_tokens - answer_tokens) * CHARS_PER_TOKEN
 
 
 def feature_of(param: str, request: AnyRequest) -> Feature | None:

@@ -16,5 +16,10 @@ def dialect_of(provider: ProviderSettings, event_bytes_max: int) -> Dialect:
             return MistralDialect(event_bytes_max, provider.overrides)
         case "anthropic":
             return AnthropicDialect(
-                event_bytes_max, provider.api_version, provider.max_tokens, provider.overrides
+                event_bytes_max,
+                provider.api_version,
+                provider.max_tokens,
+                provider.overrides,
+                provider.output_tokens,
+                provider.context_tokens,
             )

@@ -59,6 +59,11 @@ def prompt_chars(request: ChatRequest) -> int:
     return chars
 
 
+def asked_tokens(request: ChatRequest) -> int | None:
+    """Return how long the request lets its answer be, in tokens; None if it does not say."""
+    return request.body.max_completion_tokens or request.body.max_tokens
+
+
 def estimate_prompt(request: AnyRequest) -> Usage:
     """Estimate the usage of a request without an answer."""
     if isinstance(request, EmbedRequest):

@@ -77,6 +77,7 @@ class Breaker:
         self._openings = 0  # consecutive, without a recovery in between
         self._consecutive_failures = 0
         self._inconclusive = 0  # consecutive abandoned calls
+        self._withheld = 0  # consecutive failures that are not counted yet
         self._successes_required = 0  # more than 0: on probation
         self._slow_start_until_s = 0.0
         self._probes: deque[float] = deque()  # the start of each probe in flight
@@ -136,7 +137,7 @@ class Breaker:
         """Count the outcome of a call of this era. `not_before_s`: no probe before then (Retry-After)."""
         if outcome is CallOutcome.SUCCESS and self.state is not BreakerState.HALF_OPEN:  # the usual case
             self._window.count(now_s, CALLS)
-            self._consecutive_failures = self._inconclusive = 0
+            self._consecutive_failures = self._inconclusive = self._withheld = 0
             if self._successes_required:
                 self._successes_required -= 1
         elif self.state is BreakerState.HALF_OPEN:
@@ -178,6 +179,18 @@ class Breaker:
             self._open(began_s, 0.0, "the probe was refused")
         elif self.state is BreakerState.CLOSED:
             self.record(CallOutcome.FAILURE, now_s, now_s)
+
+    def withhold_failure(self) -> None:
+        """Remember a failure that may be its caller's, until `count_withheld` or the next success."""
+        self._withheld += 1
+
+    def count_withheld(self, now_s: float) -> int:
+        """Count the failures that are remembered. Return how many they are."""
+        withheld, self._withheld = self._withheld, 0
+        for _ in range(withheld):
+            if self.state is BreakerState.CLOSED:
+                self.record(CallOutcome.FAILURE, now_s, now_s)
+        return withheld
 
     def confirm_recovery(self, now_s: float) -> None:
         """Close the breaker: a probe that had counted as lost has succeeded after all."""
@@ -243,7 +256,7 @@ class Breaker:
     def _transition(self, after: BreakerState, why: str) -> None:
         before, self.state = self.state, after
         self.era += 1
-        self._consecutive_failures = self._inconclusive = 0
+        self._consecutive_failures = self._inconclusive = self._withheld = 0
         self._probes.clear()
         self._on_change(before, after, why)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dub5.service.providers.base import ProviderFault, Unsupported
-from dub5.service.resilience.error_topics import CODES, Topic, topic_of
+from dub5.service.resilience.error_topics import CODES, Topic, never_fits, topic_of
 from dub5.service.timeouts import TimedOut
 from dub5.service.wire.base import FailureKind, Stage, WireFailure
 
@@ -148,7 +148,8 @@ STATUS_RULES = (
     Rule(Then.GIVE_UP, Blame.NOBODY, codes=FILTER_CODES),  # never routed around
     Rule(Then.GIVE_UP, Blame.NOBODY, REFUSALS | {403, 451}, topic=Topic.CONTENT),
     Rule(Then.NEXT, Blame.NOBODY, REFUSALS | {413, 500}, topic=Topic.CONTEXT),
-    Rule(Then.NEXT, Blame.NOBODY, REFUSALS | {402, 403}, topic=Topic.REQUEST),  # smaller ones are affordable
+    # Smaller ones are affordable, or within the rate limit.
+    Rule(Then.NEXT, Blame.NOBODY, REFUSALS | {402, 403, 429}, topic=Topic.REQUEST),
     Rule(
         Then.NEXT,
         Blame.KEY,
@@ -165,7 +166,6 @@ STATUS_RULES = (
         cooldown_s=LIMITED_COOL_S,
         cooldown_reason=CooldownReason.QUOTA,
     ),
-    Rule(Then.NEXT, Blame.NOBODY, frozenset({429}), says="Request too large"),  # would never succeed here
     # The provider is at capacity; our own limit is not used up.
     Rule(Then.NEXT, Blame.TARGET, frozenset({429}), says="capacity exceeded"),
     # RETRY if it names a time: see _classify_fault.
@@ -263,6 +263,8 @@ def _status_of(fault: ProviderFault, topic: Topic | None) -> int | None:
 
 def _topic_of(fault: ProviderFault) -> Topic | None:
     """Return what the fault is about. A 404 without a message is that of a wrong address."""
+    if fault.status in (None, 429) and never_fits(fault.message):
+        return Topic.REQUEST
     topic = topic_of(fault.code, fault.message) if fault.code or fault.message else None
     if topic is None and fault.status == 404 and not fault.message:
         return Topic.PATH

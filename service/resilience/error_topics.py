@@ -41,6 +41,7 @@ CODES = {
     **dict.fromkeys(("model_decommissioned", "model_not_found", "model_not_available"), Topic.MODEL),
     **dict.fromkeys(("model_deprecated", "invalid_model", "DeploymentNotFound"), Topic.MODEL),
     "request_blocked": Topic.BLOCKED,
+    "request_too_large": Topic.REQUEST,
 }
 
 # An account that was closed, for whatever reason: before the topics of content, which name the same rules.
@@ -104,6 +105,29 @@ _PATTERNS = ((Topic.ACCOUNT, _CLOSED),) + tuple(
     (topic, re.compile("|".join(words))) for topic, words in _WORDS.items()
 )
 _QUOTED = re.compile(r"\"[^\"]*\"|`[^`]*`|(?<!\w)'[^']*'(?!\w)")
+
+
+# A rate limit that one request alone exceeds, in words or in numbers: waiting does not help.
+_NEVER_FITS = re.compile(
+    r"request (?:is |was )?too (?:large|big)|tokens must be reduced|reduce your (?:message|request) size"
+    r"|required for long context|larger than (?:the|your) (?:\w+ ){0,3}(?:rate )?limit"
+)
+_NUMBER = r"(?P<{}>\d[\d,_]*)"
+_LIMIT, _REQUESTED = (r"\b" + word + r"\b\D{0,20}" + _NUMBER.format(word) for word in ("limit", "requested"))
+_NUMBERS = tuple(map(re.compile, (f"{_LIMIT}.{{0,60}}?{_REQUESTED}", f"{_REQUESTED}.{{0,60}}?{_LIMIT}")))
+
+
+def never_fits(message: str) -> bool:
+    """Return whether a rate limit's message says that this request alone is larger than the limit."""
+    words = _QUOTED.sub(" ", message).lower()
+    if _NEVER_FITS.search(words):
+        return True
+    found = next(filter(None, (pattern.search(words) for pattern in _NUMBERS)), None)
+    return found is not None and _number(found["requested"]) > _number(found["limit"])
+
+
+def _number(text: str) -> int:
+    return int(re.sub(r"\D", "", text))
 
 
 def topic_of(code: str, message: str) -> Topic | None:

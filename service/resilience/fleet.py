@@ -7,6 +7,7 @@ try_acquire(target) -> Permit(key) -> commit, end(classification)   one per atte
     key        cool-down (Retry-After, quota, refused)
     host       circuit breaker for resolve, connect and edge failures
     target     circuit breaker, slow start, refusals, error rate of the last 30 s, time to first token
+    caller     at a target: circuit breaker and error rate of its own (caller_failures.py)
     provider   concurrency limit, retry budget
 
 When settings are reloaded, the new fleet takes over the state of targets that have kept their address from
@@ -16,20 +17,22 @@ whichever of the two fleets permitted it.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from random import Random
 
 from dub5.service.config.options import BreakerOptions, BudgetOptions, HealthOptions, LimiterOptions
 from dub5.service.config.settings import Secret
-from dub5.service.events import BreakerChanged, BudgetSpent, Events
-from dub5.service.model import Target
+from dub5.service.events import BreakerChanged, BudgetSpent, CallerBarred, Events
+from dub5.service.model import Caller, Target
+from dub5.service.resilience.caller_failures import CallerFailures, OwnRecord
 from dub5.service.resilience.circuit_breaker import SUCCESSES_REQUIRED, Breaker, BreakerState
 from dub5.service.resilience.classify import CooldownReason
 from dub5.service.resilience.health import ErrorRateWindow, Health, RoutingScore, TargetSnapshot
 from dub5.service.resilience.permit import Permit
 from dub5.service.resilience.retry import BudgetCharge
 from dub5.service.resilience.retry_budget import RetryBudget
-from dub5.service.resilience.target import NO_ROOM, NotPermitted, ProviderState, TargetState
+from dub5.service.resilience.target import ANONYMOUS, NO_ROOM, NotPermitted, ProviderState, TargetState
 
 ISOLATED_S = 60.0  # the wait that is reported for an isolated target
 # Requests between two canary requests to a degraded target, and the longest time between them.
@@ -45,12 +48,16 @@ _SEVERITY = {
 
 @dataclass(frozen=True, slots=True)
 class GuardOptions:
-    """The options of the circuit breakers, retry budgets, concurrency limits and error rates."""
+    """The options of the circuit breakers, retry budgets, concurrency limits and error rates.
+
+    `callers_told_apart`: there are several callers with keys.
+    """
 
     breaker: BreakerOptions
     budget: BudgetOptions
     limiter: LimiterOptions
     health: HealthOptions
+    callers_told_apart: bool = False
 
 
 _COOLDOWN_UNTIL_S = attrgetter("cooldown_until_s")
@@ -81,6 +88,9 @@ class Fleet:
         for target, origin in origins.items():
             self._states[target] = state = self._states.pop(target, None) or self._new(target, origin)
             state.set_keys(keys.get(target.provider, ()))
+            state.caller_failures = CallerFailures(
+                partial(self._new_record, target.name), told_apart=options.callers_told_apart
+            )
 
     def _new(self, target: Target, origin: str) -> TargetState:
         options = self._options
@@ -98,6 +108,19 @@ class Fleet:
             ErrorRateWindow(options.health),
             self._events,
         )
+
+    def _new_record(self, target: str, caller: str, on_open: Callable[[], None]) -> OwnRecord:
+        """Return the record of a caller at one target."""
+        events, options = self._events, self._options
+
+        def on_change(before: BreakerState, after: BreakerState, why: str) -> None:
+            if after is BreakerState.OPEN:
+                on_open()
+            if after is BreakerState.OPEN and before is BreakerState.CLOSED:
+                events.emit(CallerBarred(target, caller, why))
+
+        breaker = Breaker(options.breaker, options.breaker.open_max_s, self._rng, on_change)
+        return OwnRecord(breaker, ErrorRateWindow(options.health))
 
     def _breaker(self, scope: str, open_max_s: float) -> Breaker:
         events = self._events
@@ -153,11 +176,13 @@ class Fleet:
         *,
         last_resort: bool = False,
         doubted: Sequence[Permit] = (),
+        caller: Caller = ANONYMOUS,
     ) -> Permit | NotPermitted:
         """Return a permit to call a target once, with one of its keys, or the reason why not.
 
         `last_resort`: no other target is left, so a slow or just recovered target is permitted, too.
         `doubted`: earlier permits of the request, whose keys were refused: another key is used.
+        `caller`: who sent the request; its own breaker must permit the call, too.
         """
         state = self._states[target]
         key = state.keys[0] if len(state.keys) == 1 else min(state.keys, key=_COOLDOWN_UNTIL_S)
@@ -170,6 +195,9 @@ class Fleet:
             return NotPermitted(key.cooldown_reason)
         if not_permitted := state.not_permitted(now_s, last_resort=last_resort):
             return not_permitted
+        failures = state.caller_failures
+        if failures.any and (not_permitted := state.not_permitted_to(caller, now_s)):
+            return not_permitted
         if charge is BudgetCharge.WITHDRAW and not self.withdraw(target, now_s):
             return NotPermitted("retry_budget_spent")
         if charge is BudgetCharge.DEPOSIT:
@@ -180,7 +208,8 @@ class Fleet:
         state.last_asked_s = now_s
         self._first_attempts += charge is BudgetCharge.DEPOSIT
         state.count_when_asked = self._first_attempts
-        return Permit(state, key, breaker_permit, host_permit, self._slow_share)
+        own = failures.try_acquire(caller, now_s) if failures.any else None
+        return Permit(state, key, breaker_permit, host_permit, self._slow_share, own)
 
     def withdraw(self, target: Target, now_s: float) -> bool:
         """Charge a retry or hedge to its provider's retry budget. Return whether the budget covers it."""
@@ -250,14 +279,16 @@ class Fleet:
         """Return whether a target on probation has enough attempts out to show whether it answers."""
         return self._states[target].waiting >= SUCCESSES_REQUIRED and self.on_probation(target)
 
-    def score(self, target: Target, now_s: float) -> RoutingScore:
-        """Return the routing score of a target.
+    def score(self, target: Target, now_s: float, caller: Caller = ANONYMOUS) -> RoutingScore:
+        """Return the routing score of a target for this caller.
 
         A target that is due for a probe or a canary request ranks as a healthy one: otherwise no request
         would ever find out that it has recovered.
         """
         state = self._states[target]
         rank = 0 if state.probe_due(now_s) else _RANK[state.health(now_s)]
+        if state.caller_failures.any and state.caller_failures.degraded(caller, now_s):
+            rank = max(rank, _RANK[Health.DEGRADED])
         if rank == _RANK[Health.DEGRADED] and self._canary_due(state, now_s):
             rank = 0
         return RoutingScore(rank, state.first_token.at(now_s) * (state.in_flight + 1))
@@ -277,10 +308,12 @@ class Fleet:
         """Return whether a target has answered anybody since then."""
         return self._states[target].answered_s > since_s
 
-    def wait_s(self, target: Target, now_s: float) -> float:
-        """Return the seconds until a target may be called again, as far as that is known."""
+    def wait_s(self, target: Target, now_s: float, caller: Caller = ANONYMOUS) -> float:
+        """Return the seconds until this caller may call a target again, as far as that is known."""
         state = self._states[target]
-        return ISOLATED_S if state.breaker.state is BreakerState.ISOLATED else state.wait_s(now_s)
+        if state.breaker.state is BreakerState.ISOLATED:
+            return ISOLATED_S
+        return max(state.wait_s(now_s), state.caller_failures.wait_s(caller, now_s))
 
     def snapshot(self, target: Target, now_s: float) -> TargetSnapshot:
         """Return the state of a target at this moment."""
@@ -310,4 +343,12 @@ class Fleet:
             target
             for target, state in self._states.items()
             if state.probe_due(now_s) and state.due_since_s + idle_s <= now_s
+        ]
+
+    def take_doubts(self, now_s: float) -> list[Target]:
+        """Return the targets of which a probe must show whether they fail, or one caller's requests do."""
+        return [
+            target
+            for target, state in self._states.items()
+            if state.caller_failures.take_doubt(now_s) and state.is_closed
         ]

@@ -9,16 +9,16 @@ from dataclasses import replace
 
 from dub5.service.events import LimitLowered
 from dub5.service.model import Caller
+from dub5.service.resilience.caller_failures import OwnPermit
 from dub5.service.resilience.circuit_breaker import WAITED_S, BreakerPermit, CallOutcome
 from dub5.service.resilience.classify import Blame, Classification, Then
 from dub5.service.resilience.concurrency_limit import LoadSignal
 from dub5.service.resilience.health import Health
-from dub5.service.resilience.target import ProviderKey, TargetState
+from dub5.service.resilience.target import ANONYMOUS, ProviderKey, TargetState
 
 DEADLINE = "deadline_timeout"
 HEDGE_LOST = "hedge_lost"
 LONG_ANSWER = "whole_answer_timeout"
-ANONYMOUS = Caller()
 PATIENCE = 2.0  # nothing is slow, or proved by an abandoned attempt, before so many times the usual latency
 CLIENT_GAVE_UP = frozenset({"cancelled", DEADLINE})
 
@@ -36,6 +36,8 @@ class Permit:
         "_key",
         "_limit_era",
         "_overdue",
+        "_own",
+        "_own_failure",
         "_slow",
         "_slow_share",
         "_state",
@@ -55,6 +57,7 @@ class Permit:
         target_permit: BreakerPermit,
         host_permit: BreakerPermit,
         slow_share: float,
+        own: OwnPermit | None = None,
     ) -> None:
         self.probe = target_permit.probe or host_permit.probe
         self._state = state
@@ -62,6 +65,10 @@ class Permit:
         self._key = key
         self._target_permit = target_permit
         self._host_permit = host_permit
+        self._own = own  # from the caller's own record, if it has one
+        if own is not None and own.probe:
+            self.probe = True
+        self._own_failure: bool | None = None  # it counts there alone; None: it has not failed
         self._slow = self._ended = self._committed = False
         self.streams = False  # the answer is to come as a stream
         self.caller = ANONYMOUS
@@ -100,6 +107,8 @@ class Permit:
         was_closed = self._state.is_closed
         self._host_permit.end(CallOutcome.SUCCESS, now_s)
         self._target_permit.commit(CallOutcome.SLOW if self._slow else CallOutcome.SUCCESS, now_s)
+        if self._own is not None:
+            self._own.commit(now_s)
         if not was_closed:
             self._state.note_recovery()
 
@@ -127,11 +136,13 @@ class Permit:
         self._waits = False
         answers_nobody = mute or self._state.answered_s <= self._entered_s
         self.stalled = self.usual_s is not None and (late or answers_nobody)
-        if self.stalled:
+        if self.stalled and self._counts_for_all(now_s):
             self._state.error_rate.add(True, now_s)
             if answers_nobody:
                 self._target_permit.note_stall(now_s)
             self._state.health(now_s)
+        elif self.stalled and self._own is not None:
+            self._own.note_stall(now_s, self._entered_s)
 
     def record_inconclusive(self, now_s: float) -> None:
         """Report an abandoned attempt: before any content, another target answered or the time was up.
@@ -157,50 +168,83 @@ class Permit:
         self._ended = True
         state = self._state
         state.in_flight -= 1
-        if classification is not None and classification.unproven:
-            classification = self._believed(classification, now_s)
         state.waiting -= self._waits
         self._waits = False
         if self._overdue:
             self._stop_waiting()
-        not_before_s = now_s + classification.cooldown_s if classification else 0.0
+        not_before_s = 0.0
         if classification is None:
+            outcome = CallOutcome.SLOW if self._slow else CallOutcome.SUCCESS
             state.refusals.since_s = None
             if not self._committed:  # the end of a stream that began long ago says nothing of new calls
                 state.note_answer(self._entered_s, now_s)
-        elif classification.cooldown_s > 0 and not_before_s >= self._key.cooldown_until_s:
-            # Two refusals may overlap: the later end of the cool-down counts, with its reason.
-            self._key.cooldown_until_s = not_before_s
-            self._key.cooldown_reason = classification.cooldown_reason
-        if classification is not None and self._is_only_long(classification):
-            classification = replace(classification, blame=Blame.NOBODY, overload=False)
-        if classification is not None and classification.reason == DEADLINE:
-            self.record_inconclusive(now_s)
-        if self.probe and classification is not None and classification.blame is Blame.TARGET:
-            classification = replace(classification, overload=False)  # it had nothing else to do
-        if self.stalled and not self._committed and classification is not None:
-            classification = replace(classification, overload=True)
-        elif classification is None or classification.blame in (Blame.TARGET, Blame.HOST):
-            state.error_rate.add(classification is not None, now_s)
+            state.error_rate.add(False, now_s)
+            if self._own is not None:
+                self._own.end(CallOutcome.SUCCESS, now_s, 0.0)
+        else:
+            classification, outcome = self._end_failed(classification, now_s)
+            not_before_s = now_s + classification.cooldown_s
         was_closed = state.is_closed
-        # A canary request that had begun to answer and then lost the race: its target is healthy.
-        lost_race_after_commit = (
-            self._committed
-            and not self.probe
-            and classification is not None
-            and classification.reason == HEDGE_LOST
-        )
-        self._target_permit.end(
-            _target_outcome(None if lost_race_after_commit else classification, self._slow),
-            now_s,
-            not_before_s,
-        )
+        self._target_permit.end(outcome, now_s, not_before_s)
         self._host_permit.end(_host_outcome(classification, reached), now_s, not_before_s)
         if not was_closed:
             state.note_recovery()
         self._release_limiter(classification, now_s)
         if classification is not None or self._slow or state.reported_health is not Health.HEALTHY:
             state.health(now_s)  # emits an event if it has changed
+
+    def _end_failed(self, classification: Classification, now_s: float) -> tuple[Classification, CallOutcome]:
+        """Record a failure, except at the breakers and the limiter. Return what it counts for there."""
+        state, key = self._state, self._key
+        if classification.unproven:
+            classification = self._believed(classification, now_s)
+        not_before_s = now_s + classification.cooldown_s
+        if classification.cooldown_s > 0 and not_before_s >= key.cooldown_until_s:
+            # Two refusals may overlap: the later end of the cool-down counts, with its reason.
+            key.cooldown_until_s, key.cooldown_reason = not_before_s, classification.cooldown_reason
+        if self._is_only_long(classification):
+            classification = replace(classification, blame=Blame.NOBODY, overload=False)
+        if classification.reason == DEADLINE:
+            self.record_inconclusive(now_s)
+        if self.probe and classification.blame is Blame.TARGET:
+            classification = replace(classification, overload=False)  # it had nothing else to do
+        own, fails = self._is_own(classification, now_s), classification.blame is Blame.TARGET
+        if self._own is not None:
+            own_outcome = CallOutcome.FAILURE if own and fails else CallOutcome.IGNORED
+            self._own.end(own_outcome, now_s, not_before_s)
+        if own:
+            # Only a status says that there is no room.
+            overload = classification.overload and classification.status is not None
+            return replace(classification, blame=Blame.NOBODY, overload=overload), CallOutcome.IGNORED
+        if self.stalled and not self._committed:
+            classification = replace(classification, overload=True)
+        elif classification.blame in (Blame.TARGET, Blame.HOST):
+            state.error_rate.add(True, now_s)
+        # A canary request that had begun to answer and then lost the race: its target is healthy.
+        if self._committed and not self.probe and classification.reason == HEDGE_LOST:
+            return classification, CallOutcome.SLOW if self._slow else CallOutcome.SUCCESS
+        return classification, _target_outcome(classification, self._slow)
+
+    def _is_own(self, classification: Classification, now_s: float) -> bool:
+        """Return whether this failure, or a stall before, counts against its caller alone."""
+        if classification.blame is Blame.TARGET and not classification.unproven:
+            self._counts_for_all(now_s)
+        return bool(self._own_failure)
+
+    def _counts_for_all(self, now_s: float) -> bool:
+        """Return whether the failure of this attempt counts for everybody. It is noted once."""
+        state, failures = self._state, self._state.caller_failures
+        if self._target_permit.probe:
+            failures.note_failed_probe(self.caller)
+            return True
+        if self._own_failure is None:
+            self._own_failure = not failures.counts_for_all(self.caller, now_s)
+            if self._own_failure:
+                state.breaker.withhold_failure()
+                self._own = self._own or failures.late_permit(self.caller, self._entered_s)
+            if failures.release():
+                state.count_withheld(now_s)
+        return not self._own_failure
 
     def _stop_waiting(self) -> None:
         state = self._state
@@ -217,8 +261,12 @@ class Permit:
         """
         state, limiter = self._state, self._state.provider.limiter
         detector, took_s = state.stream_delay if self.streams else state.whole_delay, now_s - self._entered_s
-        if self._limit_era == limiter.era and detector.note(
-            took_s, self._in_flight_then, now_s, usual_s=self.usual_s, unanswered=unanswered
+        if (
+            self._limit_era == limiter.era
+            and detector.note(
+                took_s, self._in_flight_then, now_s, usual_s=self.usual_s, unanswered=unanswered
+            )
+            and state.newest_answered_s <= self._entered_s + took_s / 2  # else others need not queue
         ):
             before = int(limiter.limit)
             if limiter.decrease(limiter.in_flight, now_s):
@@ -277,11 +325,11 @@ class Permit:
         state.health(now_s)
 
 
-def _target_outcome(classification: Classification | None, slow: bool) -> CallOutcome:
+def _target_outcome(classification: Classification, slow: bool) -> CallOutcome:
     """Return the outcome for the target: one that finds a request too large is up; a refusal says nothing."""
-    if classification is not None and classification.then is Then.ASK_ANOTHER:
+    if classification.then is Then.ASK_ANOTHER:
         return CallOutcome.IGNORED  # until another target contradicts it
-    if classification is None or (classification.blame is Blame.NOBODY and classification.status is not None):
+    if classification.blame is Blame.NOBODY and classification.status is not None:
         return CallOutcome.SLOW if slow else CallOutcome.SUCCESS
     return CallOutcome.FAILURE if classification.blame is Blame.TARGET else CallOutcome.IGNORED
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from dub5.service.config.options import BudgetOptions, LimiterOptions
 from dub5.service.config.settings import Secret
 from dub5.service.events import Events, HealthChanged
-from dub5.service.model import Target
+from dub5.service.model import Caller, Target
+from dub5.service.resilience.caller_failures import CallerFailures
 from dub5.service.resilience.circuit_breaker import Breaker, BreakerState
 from dub5.service.resilience.classify import CooldownReason
 from dub5.service.resilience.concurrency_limit import Limiter
@@ -29,6 +30,8 @@ class NotPermitted:
 
 
 NO_ROOM = NotPermitted("provider_full")
+BREAKER_OPEN, CALLER_BREAKER_OPEN = NotPermitted("breaker_open"), NotPermitted("caller_breaker_open")
+ANONYMOUS = Caller()
 MUTE_MIN = 10  # attempts, each of which had at least an even chance to be answered by now
 PROVIDER_FULL = NO_ROOM.reason
 
@@ -77,6 +80,7 @@ class TargetState:
         self.refusals = Refusals()
         self.breaker = breaker
         self.error_rate = error_rate
+        self.caller_failures: CallerFailures  # set by the fleet; a reload forgets them
         self.events = events
         self.first_token = PeakEwma()
         self.stream_delay, self.whole_delay = QueueDelayDetector(), QueueDelayDetector()
@@ -107,6 +111,11 @@ class TargetState:
         if self.is_closed:
             self.error_rate.clear()
 
+    def count_withheld(self, now_s: float) -> None:
+        """Count the failures that have counted against their callers alone so far."""
+        for _ in range(self.breaker.count_withheld(now_s)):
+            self.error_rate.add(True, now_s)
+
     def set_keys(self, secrets: Collection[Secret]) -> None:
         """Use these keys from now on. Keys that stay keep their cool-down, except one that is no limit's."""
         for key in self.keys:
@@ -124,6 +133,16 @@ class TargetState:
             return not_permitted
         return None if self.provider.limiter.has_room(now_s) else NO_ROOM
 
+    def not_permitted_to(self, caller: Caller, now_s: float) -> NotPermitted | None:
+        """Return why this caller may not call the target, though others may."""
+        breaker, failures = self.breaker, self.caller_failures
+        if not failures.would_permit(caller, now_s):
+            return CALLER_BREAKER_OPEN
+        is_probe = breaker.state is not BreakerState.CLOSED and not breaker.slow
+        if is_probe and not failures.may_probe(caller, breaker.opened_until_s, now_s):
+            return BREAKER_OPEN
+        return None
+
     def _refused_by_breakers(self, now_s: float, last_resort: bool) -> NotPermitted | None:
         """Return why the breakers do not permit a call, or None if they do."""
         breaker, host_breaker = self.breaker, self.host_breaker
@@ -132,7 +151,7 @@ class TargetState:
         if not host_breaker.would_permit(now_s):
             return NotPermitted("host_breaker_open")
         if not breaker.would_permit(now_s) and not (breaker.slow and last_resort):
-            return NotPermitted("breaker_open", usable_as_last_resort=breaker.slow)
+            return NotPermitted(BREAKER_OPEN.reason, usable_as_last_resort=breaker.slow)
         if not (last_resort or (breaker.passes_slow_start(now_s) and host_breaker.passes_slow_start(now_s))):
             return NotPermitted("slow_start", usable_as_last_resort=True)
         return None

@@ -13,6 +13,7 @@ from dub5.service.events import (
     CacheInvalidated,
     CacheLooked,
     CacheWarmed,
+    CallerBarred,
     Crashed,
     DrainBegan,
     Event,
@@ -225,7 +226,7 @@ class StatusBoard:
                     self.happened[f"cache_{result}"] += 1
             case CacheInvalidated():
                 self.happened["cache_invalidated"] += 1
-            case CacheWarmed():
+            case CacheWarmed() | CallerBarred():
                 pass
             case SettingsReloaded():
                 self._settings(event)

@@ -26,6 +26,7 @@ from dub5.service.events import (
     CacheInvalidated,
     CacheLooked,
     CacheWarmed,
+    CallerBarred,
     Crashed,
     DrainBegan,
     Event,
@@ -221,6 +222,8 @@ class EventLogger:
                 self._line(
                     level, "breaker", scope=event.scope, before=event.before, after=event.after, why=event.why
                 )
+            case CallerBarred(target=target, caller=caller, why=why):
+                self._line(Level.WARNING, "caller_barred", target=target, caller=caller, why=why)
             case CacheLooked():
                 self._cache(event)
             case CacheInvalidated(by=by, which=which):

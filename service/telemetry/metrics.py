@@ -38,6 +38,7 @@ from dub5.service.events import (
     CacheInvalidated,
     CacheLooked,
     CacheWarmed,
+    CallerBarred,
     Crashed,
     DrainBegan,
     Event,
@@ -74,7 +75,7 @@ COUNTED = frozenset(
         Crashed,
     }
 )
-LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed})
+LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed, CallerBarred})
 
 Labels = tuple[str, ...]
 ReadValues = Callable[[], Iterable[tuple[Labels, float]]]
@@ -308,7 +309,7 @@ class Metrics:
             case Hedged(target=target, why=why):
                 known = why if why in names.HEDGE_REASONS else OTHER
                 self._hedges[self._scopes.get(target, OTHER), known] += 1
-            case CacheInvalidated() | CacheWarmed():
+            case CacheInvalidated() | CacheWarmed() | CallerBarred():
                 pass
             case _:
                 assert_never(event)

@@ -306,6 +306,7 @@ def _reasons() -> Iterator[str]:
 PASSED_OVER_REASONS = frozenset(
     {
         "breaker_open",
+        "caller_breaker_open",
         "host_breaker_open",
         "isolated",
         "slow_start",

@@ -16,6 +16,7 @@ const REASONS = new Map([
   ["cancelled", "cancelled, because the client left"],
   ["hedge_lost", "cancelled, because another target answered first"],
   ["breaker_open", "skipped: its circuit breaker is open"],
+  ["caller_breaker_open", "skipped: it fails with this caller's requests alone"],
   ["host_breaker_open", "skipped: the circuit breaker of its host is open"],
   ["retry_after", "skipped: it failed, and its Retry-After has not passed"],
   ["quota_used_up", "skipped: our quota there is exhausted"],
@@ -72,7 +73,7 @@ const KINDS = new Map([
   ["protocol", "protocol error"],
 ]);
 
-const SKIPPED = new Set(["breaker_open", "host_breaker_open", "key_refused", "quota_used_up", "retry_after", "cooling_down", "isolated", "slow_start", "provider_full", "retry_budget_spent"]);
+const SKIPPED = new Set(["breaker_open", "caller_breaker_open", "host_breaker_open", "key_refused", "quota_used_up", "retry_after", "cooling_down", "isolated", "slow_start", "provider_full", "retry_budget_spent"]);
 
 const ATTEMPT_KINDS = new Map([
   ["retry", "retried"],

@@ -2,23 +2,27 @@
 reach do."""
 
 import asyncio
+import json
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import Raw
 
 from dub5.service import clock
 from dub5.service.api.features import Capabilities, features
-from dub5.service.config.settings import (
-    ProviderSettings,
-)
+from dub5.service.app import Service
+from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Settings
 from dub5.service.model import Caller, ChatBody, ChatRequest
-from dub5.service.providers.features import Feature, feature_of, missing_features
+from dub5.service.providers.features import Feature, feature_of, fits, missing_features
 from dub5.service.providers.registry import dialect_of
 from dub5.service.resilience.health import Health, TargetSnapshot
-from dub5.simulators.script import Hang
+from dub5.simulators.script import Hang, Script, SimRequest
+from dub5.simulators.virtual import AppClient, VirtualWire
 from tests.support.unequal_targets import DOWN, TOOL, UnequalTargets
-from tests.support.world import healthy, script, status
+from tests.support.world import body, healthy, reply, script, status
 
 IMAGE = {
     "messages": [
@@ -179,3 +183,85 @@ def test_dialects(dialect: Any, lacks: set[Feature]) -> None:
     for feature, param in found.items():
         fields = {"response_format": Raw(b'{"type":"json_object"}')}
         assert feature_of(param, ChatRequest("id", Caller(), ChatBody("chat", []), fields)) is feature
+
+
+# 3,900 tokens, by our estimate.
+NEARLY_FULL = {"messages": [{"role": "user", "content": "x" * 4 * 3900}]}
+
+
+class TestRoomForTheAnswer:
+    async def test_is_kept_free(self) -> None:
+        """A target whose window the conversation alone nearly fills is passed over."""
+        async with UnequalTargets(healthy(), healthy(), (4096, 32_000)) as pair:
+            assert (await pair.ask(**NEARLY_FULL)).headers["x-dub5-target"] == "plain/m"
+
+    @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+    @pytest.mark.parametrize(("tokens", "target"), [(100, "able/m"), (300, "plain/m"), (5000, "plain/m")])
+    async def test_is_what_the_request_says(self, field: str, tokens: int, target: str) -> None:
+        """A request that bounds its answer needs that much room."""
+        async with UnequalTargets(healthy(), healthy(), (4096, 32_000)) as pair:
+            assert (await pair.ask(**NEARLY_FULL, **{field: tokens})).headers["x-dub5-target"] == target
+
+    async def test_is_at_most_half(self) -> None:
+        """A bound beyond the window keeps no short conversation from its target."""
+        async with UnequalTargets(healthy(), healthy(), (4096, 32_000)) as pair:
+            assert (await pair.ask(max_tokens=100_000)).headers["x-dub5-target"] == "able/m"
+
+    @given(st.integers(1, 200_000), st.integers(0, 900_000), st.none() | st.integers(1, 200_000))
+    def test_is_never_negative(self, window: int, chars: int, asked: int | None) -> None:
+        """What fits leaves that room, and an empty prompt fits into any window."""
+        fields = {"model": "m", "messages": [{"role": "user", "content": "x" * chars}]}
+        chat = msgspec.convert(fields | ({"max_tokens": asked} if asked else {}), ChatBody)
+        request = ChatRequest("id", Caller(), chat, {})
+        room = min(window // 2, asked) if asked else min(window // 4, 1024)
+        assert fits(request, window) == (chars / 4 + room <= window)
+        assert fits(request, window) or chars > 0
+
+
+class TestTheBoundOfAnthropic:
+    @staticmethod
+    async def ask(settings: dict[str, Any], **fields: Any) -> tuple[int, str]:
+        """Return the bound that is sent, and the trail that is told."""
+        sent: list[int] = []
+
+        def answer(request: SimRequest) -> Script:
+            sent.append(json.loads(request.body)["max_tokens"])
+            said = {"type": "message", "content": [{"type": "text", "text": "Hi"}], "stop_reason": "end_turn"}
+            return reply(200, json.dumps(said).encode())
+
+        provider = ProviderSettings("one", "anthropic", "http://one.test", **settings)
+        route = RouteSettings("chat", ("one/m",))
+        loaded = LoadedSettings(Settings((provider,), (route,)), {}, ())
+        wire = VirtualWire({"http://one.test": answer})
+        async with AppClient(Service(loaded, wire=wire, seed="test").asgi) as client:
+            told = await client.request("POST", "/v1/chat/completions", json=body(**fields))
+        return sent[0], told.headers["x-dub5-trail"]
+
+    @pytest.mark.parametrize(
+        ("settings", "tokens"),
+        [
+            ({}, 4096),
+            ({"max_tokens": 900}, 900),
+            ({"output_tokens": {"m": 64_000}}, 64_000),
+            ({"output_tokens": {"other": 64_000}}, 4096),
+            ({"output_tokens": {"m": 64_000}, "context_tokens": {"m": 8000}}, 8000),
+        ],
+    )
+    async def test_is_told(self, settings: dict[str, Any], tokens: int) -> None:
+        """Where the client sets no bound, it is as long as the settings know, and named in the trail."""
+        sent, trail = await self.ask(settings)
+        assert sent == tokens
+        assert trail.endswith(f";dropped:answer-over-{tokens}-tokens")
+
+    @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+    async def test_of_the_client(self, field: str) -> None:
+        """The client's own bound is sent, and nothing is told."""
+        sent, trail = await self.ask({}, **{field: 70})
+        assert sent == 70
+        assert "dropped" not in trail
+
+    async def test_leaves_room_for_the_conversation(self) -> None:
+        """A long conversation takes from the window what the answer may not have."""
+        settings = {"output_tokens": {"m": 64_000}, "context_tokens": {"m": 8000}}
+        sent, _ = await self.ask(settings, messages=[{"role": "user", "content": "x" * 20_000}])
+        assert sent == 3000

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dub5.service import clock
 from dub5.service.config.settings import LoadedSettings, Secret
 from dub5.service.errors import InvalidRequest
+from dub5.service.resilience.error_topics import never_fits
 from dub5.service.telemetry.mistakes import MISTAKES
 from dub5.simulators import virtual
 from dub5.simulators.script import Data, End, Head, Respond, Script, SimRequest
@@ -381,3 +382,81 @@ async def test_long_answers() -> None:
         await asyncio.gather(*long)
     assert {answer.headers["x-dub5-target"] for answer in short} == {"one/m"}
     assert world.happened("breaker_opened") == 0
+
+
+OPENAI_SIZE = (
+    "Request too large for gpt-4o in organization org-123 on tokens per min (TPM): Limit 30000, Requested"
+    " 30601. The input or output tokens must be reduced in order to run successfully."
+)
+ANTHROPIC_SIZE = "This request would exceed your organization's rate limit of 80,000 input tokens per minute."
+FULL = {
+    "anthropic-ratelimit-input-tokens-limit": "80000",
+    "anthropic-ratelimit-input-tokens-remaining": "80000",
+    "retry-after": "37",
+}
+USED = FULL | {"anthropic-ratelimit-input-tokens-remaining": "12000"}
+
+
+def limited(message: str, headers: dict[str, str] | None = None) -> Respond:
+    """Answer every request with a 429 that says this."""
+    error = {"message": message, "type": "tokens", "code": "rate_limit_exceeded"}
+    return status(429, json.dumps({"error": error}).encode(), {"retry-after": "600"} | (headers or {}))
+
+
+class TestLargerThanARateLimit:
+    SIZES = (
+        (OPENAI_SIZE, {}),
+        ("Request too large for model `m` on tokens per day (TPD): Limit 100000, Requested 112000.", {}),
+        ("Rate limit reached for gpt-4 on tokens per min. Limit: 10,000, Requested: 12,000.", {}),
+        ("Rate limit reached on TPM: Limit 10000, Used 9000, Requested 12000. Please try again in 6s.", {}),
+        ("You requested 250000 tokens, which exceeds your limit of 200000 tokens per minute.", {}),
+        ("Extra usage is required for long context requests.", {}),
+        (ANTHROPIC_SIZE, FULL),
+    )
+    OF_ALL = (
+        ("Rate limit reached on TPM: Limit 30000, Used 18928, Requested 11159. Try again in 174ms.", {}),
+        ("Rate limit reached on tokens per day (TPD): Limit 100000, Used 97050, Requested 3619.", {}),
+        (ANTHROPIC_SIZE, USED),
+        (ANTHROPIC_SIZE, {}),
+        ("Number of concurrent connections has exceeded your rate limit.", FULL),
+        ("Rate limit exceeded", {}),
+    )
+
+    @pytest.mark.parametrize(("message", "headers"), SIZES)
+    async def test_is_this_requests_only(self, message: str, headers: dict[str, str]) -> None:
+        """A request that alone exceeds a limit is sent on; the key stays in use for smaller ones."""
+        one = unless(healthy(), limited(message, headers))
+        async with ServiceWorld(one=one, two=healthy()) as world:
+            large = await world.ask(temperature=3)
+            small = [await world.ask() for _ in range(3)]
+        assert large.headers["x-dub5-target"] == "two/m"
+        assert {answer.headers["x-dub5-target"] for answer in small} == {"one/m"}
+
+    @pytest.mark.parametrize(("message", "headers"), OF_ALL)
+    async def test_is_told_from_a_limit_in_use(self, message: str, headers: dict[str, str]) -> None:
+        """A limit that others have used up rests its key."""
+        one = unless(healthy(), limited(message, headers))
+        async with ServiceWorld(one=one, two=healthy()) as world:
+            await world.ask(temperature=3)
+            small = await world.ask()
+        assert small.headers["x-dub5-target"] == "two/m"
+
+    @pytest.mark.parametrize(("message", "headers"), SIZES)
+    async def test_is_told(self, message: str, headers: dict[str, str]) -> None:
+        """Where no other target is left, the client hears that its request is too large: not to try again."""
+        async with ServiceWorld(one=limited(message, headers)) as world:
+            answer = await world.ask()
+        assert (answer.status, answer.json()["error"]["code"]) == (413, "request_too_large")
+        assert "org-123" not in answer.body.decode()
+
+    @given(
+        st.integers(1, 10**7),
+        st.integers(1, 10**7),
+        st.sampled_from(
+            ("Limit {0}, Requested {1}.", "Requested {1}: the limit is {0}.", "limit={0} requested={1}")
+        ),
+        st.sampled_from(("{}", "{:,}", "{:_}")),
+    )
+    def test_reads_numbers(self, limit: int, asked: int, words: str, form: str) -> None:
+        """Whatever the numbers and their form, the request is too large where it asks for more."""
+        assert never_fits(words.format(form.format(limit), form.format(asked))) == (asked > limit)

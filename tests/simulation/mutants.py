@@ -35,6 +35,7 @@ from dub5.service.fallback.fallback import Fallbacks
 from dub5.service.gateway import Answer, Route
 from dub5.service.model import AnyRequest, Caller, ChatRequest, Chunk, Target
 from dub5.service.resilience import permit as permits
+from dub5.service.resilience.caller_failures import CallerFailures
 from dub5.service.resilience.circuit_breaker import Breaker
 from dub5.service.resilience.classify import REFUSALS, Classification, Then, classify
 from dub5.service.resilience.fleet import Fleet
@@ -61,6 +62,13 @@ def permit_kept_on_cancel() -> Iterator[None]:
 def first_refusal_believed() -> Iterator[None]:
     """Blame the target or its key for the first refusal, whoever's request it was."""
     with mock.patch.object(Refusals, "counts", lambda self, caller, now_s: True):
+        yield
+
+
+@contextlib.contextmanager
+def own_failures_counted() -> Iterator[None]:
+    """Count each failure for everybody, though one caller's requests alone cause them."""
+    with mock.patch.object(CallerFailures, "counts_for_all", lambda self, caller, now_s: True):
         yield
 
 
@@ -457,6 +465,7 @@ ANSWERS = ("first_token", "whole_answer")
 OF_THINKERS = (silence_ends_attempts, silence_is_failure, usual_is_slow, silent_hedges_unpaid)
 MUTANTS = (
     first_refusal_believed,
+    own_failures_counted,
     first_refusal_final,
     permit_kept_on_cancel,
     retry_after_commit,

@@ -65,6 +65,7 @@ REQUIRED = (
     "burst of requests",
     "skipped: breaker_open",
     "skipped: host_breaker_open",
+    "skipped: caller_breaker_open",
     "skipped: slow_start",
     "skipped: provider_full",
     "skipped: cooling_down",
@@ -86,6 +87,7 @@ REQUIRED = (
     "requests after the rest",
     "good requests beside an odd caller",
     "odd requests that a healthy target takes",
+    "odd request broke its target",
     "odd request refused",
 )
 

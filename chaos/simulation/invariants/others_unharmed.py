@@ -2,15 +2,15 @@
 
 rule            says
 others_unharmed at most 1 % of the requests of good callers fail, or pass over a target, where that target is
-                healthy throughout and refuses nothing but an odd caller's requests; an odd request that only
-                one provider refuses is answered by a healthy one that takes it, unless a filter refused it
+                healthy throughout and fails with an odd caller's requests only; an odd request that only one
+                provider refuses is answered by a healthy one that takes it, unless a filter refused it
 """
 
 from dub5.chaos.simulation.invariants.availability import REFUSED_FOR_GOOD, could_be_answered
 from dub5.chaos.simulation.invariants.record import RequestRecord, RunRecord
 from dub5.chaos.simulation.world.healthy import healthy_throughout
 from dub5.chaos.simulation.world.model import World
-from dub5.chaos.simulation.world.odd_caller import FILTERED
+from dub5.chaos.simulation.world.odd_caller import BREAKS, FILTERED
 from dub5.service.model import Outcome
 
 SHARE = 0.01
@@ -29,11 +29,18 @@ def check_others_unharmed(world: World, record: RunRecord) -> None:
     answerable = [r for r in good if could_be_answered(world, record, r, healthy)]
     failed = [r for r in answerable if r.ended is None or r.ended.outcome is not Outcome.COMPLETE]
     _check(record, "answerable good requests", answerable, failed)
-    takers = {kind: _takers(world, healthy, kind) for kind in world.odd.kinds if kind != FILTERED}
+    takers = {
+        kind: _takers(world, healthy, kind) for kind in world.odd.kinds if kind not in (BREAKS, FILTERED)
+    }
     odd = [r for r in record.requests.values() if r.plan.odd in takers and _one_refuses(world, r)]
     odd = [r for r in odd if _may_get(world, r, takers[r.plan.odd])]
     told = [r for r in odd if r.ended is not None and r.ended.code in REFUSED_FOR_GOOD]
     _check(record, "odd requests that a healthy target takes", odd, told)
+    record.sometimes["odd request broke its target"] += sum(
+        attempt.reason not in ("ok", "") and request.plan.odd == BREAKS
+        for request in record.requests.values()
+        for attempt in (request.ended.attempts if request.ended else ())
+    )
     record.sometimes["odd request refused"] += sum(
         r.ended is not None and r.ended.code in REFUSED_FOR_GOOD
         for r in record.requests.values()

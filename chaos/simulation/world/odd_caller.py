@@ -4,12 +4,15 @@ fault      every provider refuses it                    filtered   for its conte
 feature    this provider lacks something                long       for its length
 model      it names a model that is not there           costly     for its price, or its size
 forbidden  this account may not have it                 echo       with the caller's own text about an account
+breaks     no refusal: this provider fails with it, by a status, a cut or silence
 
 A request names its kind at the beginning of its prompt. `odd_caller(...)` draws the caller of a world,
 `odd_requests(...)` when it sends what, and OddProvider refuses it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -18,9 +21,9 @@ import msgspec
 from dub5.chaos.simulation.world.model import OddCaller, World, WorldProvider
 from dub5.simulators.personas.base import JSON, FixedResponse, ParsedRequest, PersonaContext
 from dub5.simulators.provider import SimulatedProvider
-from dub5.simulators.script import Script, SimRequest
+from dub5.simulators.script import Action, Close, Data, End, Hang, Head, Reset, Script, SimRequest
 
-FAULT, FILTERED = "fault", "filtered"
+FAULT, FILTERED, BREAKS = "fault", "filtered", "breaks"
 SHAPES = 15  # of an error's body: five of providers, the others wrapped by a gateway
 INSIDE_SHARE = 0.3  # of the refusals that come inside a 200
 FIRST_NUMBER = 1_000_000  # of its requests, after those of all others
@@ -58,6 +61,19 @@ FORMS: dict[str, tuple[tuple[int, str, str], ...]] = {
         (400, "The prompt triggered our content management policy.", FILTERED),
     ),
 }
+
+# What a provider does with a request that breaks it.
+_SSE = {"content-type": "text/event-stream"}
+_WORD = Data(b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"The"},"finish_reason":null}]}\n\n')
+FAILURES: tuple[tuple[Action, ...], ...] = (
+    *((Head(status, {}), Data(b"Internal server error"), End()) for status in (500, 502, 503, 504)),
+    (Close(),),
+    (Reset(),),
+    (Hang(),),
+    (Head(200, _SSE), Close()),
+    (Head(200, _SSE), _WORD, Close()),
+    (Head(200, _SSE), _WORD, Hang()),
+)
 
 
 def _body(shape: int, status: int, message: str, code: str) -> Any:
@@ -97,7 +113,17 @@ def odd_caller(
         return None
     kinds = rng.sample(sorted(FORMS), rng.randint(2, 5))
     refused = {p.name: tuple(k for k in kinds if k == FAULT or rng.random() < 0.5) for p in providers}
-    return OddCaller(rng.choice((0.5, 1.0, 3.0)), tuple(kinds), refused)
+    return _with_breaking(seed, OddCaller(rng.choice((0.5, 1.0, 3.0)), tuple(kinds), refused))
+
+
+def _with_breaking(seed: int, odd: OddCaller) -> OddCaller:
+    """Let most requests of some odd callers make some of the providers fail."""
+    rng = Random(f"{seed}:breaks")
+    if rng.random() > 0.5:
+        return odd
+    kinds = (*odd.kinds[:1], *[BREAKS] * rng.randint(1, 4))
+    refused = {name: (*kinds, BREAKS) if rng.random() < 0.7 else kinds for name, kinds in odd.refused.items()}
+    return replace(odd, kinds=kinds, refused=refused)
 
 
 def odd_requests(world: World) -> list[tuple[int, float, str, str, bool]]:
@@ -120,17 +146,22 @@ def odd_prompt(kind: str, number: int) -> str:
 class OddProvider(SimulatedProvider):
     """A simulated provider that refuses some kinds of odd requests, each always in the same words."""
 
-    refused: dict[str, FixedResponse]
+    refused: dict[str, Callable[[], Script]]
 
     def refuse(self, world: World) -> None:
         """Refuse what this provider refuses in this world."""
         self.refused, name = {}, self.profile.name
         for kind in world.odd.refused.get(name, ()) if world.odd else ():
             rng = Random(f"{world.seed}:odd:{name}:{kind}")
+            if kind == BREAKS:
+                failure = rng.choice(FAILURES)
+                self.refused[kind] = partial(iter, failure)
+                continue
             status, message, code = rng.choice(FORMS[kind])
             shape, inside = rng.randrange(SHAPES), rng.random() < INSIDE_SHARE
             body = msgspec.json.encode(_body(shape, status, message, code))
-            self.refused[kind] = FixedResponse(200 if inside else status, {"content-type": JSON}, body)
+            response = FixedResponse(200 if inside else status, {"content-type": JSON}, body)
+            self.refused[kind] = response.script
 
     def _answer(
         self, request: SimRequest, parsed: ParsedRequest, context: PersonaContext
@@ -138,4 +169,4 @@ class OddProvider(SimulatedProvider):
         script, reason = super()._answer(request, parsed, context)
         kind = parsed.prompt.removeprefix("Odd ").partition(":")[0] if parsed.prompt[:4] == "Odd " else ""
         refusal = self.refused.get(kind)
-        return (script, reason) if refusal is None or reason else (refusal.script(), "odd")
+        return (script, reason) if refusal is None or reason else (refusal(), "odd")

@@ -14,6 +14,7 @@ from dub5.service.events import (
     BreakerChanged,
     BudgetSpent,
     CacheLooked,
+    CallerBarred,
     Crashed,
     DrainBegan,
     HealthChanged,
@@ -99,6 +100,15 @@ async def test_health() -> None:
         ("INFO", "health", "one/fast", "unhealthy"),
         ("INFO", "health", "one/fast", "healthy"),
     ]
+
+
+async def test_a_caller_that_a_target_fails_with() -> None:
+    """The caller is named as in the lines of its requests, by its hash."""
+    lines = CollectedLines()
+    EventLogger(lines.write).log(CallerBarred("one/fast", "c4", "5 failures in a row"))
+    (line,) = lines.seen
+    assert (line["level"], line["event"], line["why"]) == ("WARNING", "caller_barred", "5 failures in a row")
+    assert (line["target"], line["caller"]) == ("one/fast", "c4")
 
 
 async def test_an_overload_does_not_flood_the_log() -> None:

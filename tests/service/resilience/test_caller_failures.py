@@ -1,0 +1,128 @@
+"""Whose fault the failures of a target are: one caller's, until two of the last ten are other callers'."""
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dub5.service.config.options import BreakerOptions, BudgetOptions, HealthOptions, LimiterOptions
+from dub5.service.events import CallerBarred, Event, Events
+from dub5.service.model import Caller, Target
+from dub5.service.resilience.caller_failures import PROBER, CallerFailures, OwnRecord
+from dub5.service.resilience.circuit_breaker import Breaker
+from dub5.service.resilience.classify import Blame, Classification, Then
+from dub5.service.resilience.fleet import Fleet, GuardOptions
+from dub5.service.resilience.health import ErrorRateWindow, Health
+from dub5.service.resilience.permit import Permit
+from dub5.service.resilience.target import NotPermitted
+
+ONE, TWO, THREE = Caller("1"), Caller("2"), Caller("3")
+
+
+def new_record(caller: str, on_open: Callable[[], None]) -> OwnRecord:
+    breaker = Breaker(BreakerOptions(), 12.0, Random(1), lambda before, after, why: None)
+    return OwnRecord(breaker, ErrorRateWindow(HealthOptions()))
+
+
+def counted(*callers: Caller, told_apart: bool = True, every_s: float = 1.0) -> list[bool]:
+    """Return which of these failures count for everybody as they come."""
+    failures = CallerFailures(new_record, told_apart=told_apart)
+    return [failures.counts_for_all(caller, n * every_s) for n, caller in enumerate(callers)]
+
+
+@given(st.integers(1, 100))
+def test_one_callers(times: int) -> None:
+    """The failures of one caller count against it alone, however many."""
+    assert not any(counted(*[ONE] * times))
+
+
+@given(st.permutations([ONE] * 8 + [TWO]))
+def test_one_of_others_is_chance(callers: list[Caller]) -> None:
+    """A single failure of another caller among them makes none of the one's count."""
+    assert not any(count for count, caller in zip(counted(*callers), callers, strict=True) if caller is ONE)
+
+
+@pytest.mark.parametrize("others", [(TWO, TWO), (TWO, THREE), (PROBER,)])
+def test_two_of_others_are_not(others: tuple[Caller, ...]) -> None:
+    """From the second failure of others on, or one of our own probe, every failure counts."""
+    assert counted(*[ONE] * 5, *others, ONE)[-1]
+
+
+def test_others_of_long_ago() -> None:
+    """Failures older than a minute, or before the last ten, are forgotten."""
+    assert not counted(TWO, TWO, ONE, every_s=31.0)[-1]
+    assert not counted(TWO, TWO, *[ONE] * 10)[-1]
+
+
+@pytest.mark.parametrize(("caller", "told_apart"), [(ONE, False), (Caller(), True)])
+def test_callers_that_cannot_be_told_apart(caller: Caller, told_apart: bool) -> None:
+    """Failures of callers without a key, or with the only one, count at once."""
+    assert all(counted(*[caller] * 3, told_apart=told_apart))
+
+
+def test_what_was_withheld() -> None:
+    """Failures that were withheld are released once, when they count; their caller starts anew."""
+    failures = CallerFailures(new_record, told_apart=True)
+    for caller in (ONE, ONE, TWO):
+        failures.counts_for_all(caller, 0.0)
+        failures.late_permit(ONE, 0.0)
+        assert not failures.release()
+    failures.counts_for_all(TWO, 0.0)
+    assert failures.release() and not failures.records
+    assert not failures.release()
+
+
+def test_the_next_probe() -> None:
+    """Whose probe failed leaves the next one to others for 3 s; we ourselves are never kept from it."""
+    failures = CallerFailures(new_record, told_apart=True)
+    failures.note_failed_probe(ONE)
+    failures.note_failed_probe(PROBER)
+    assert not failures.may_probe(ONE, 10.0, 12.9)
+    assert failures.may_probe(ONE, 10.0, 13.0)
+    assert failures.may_probe(TWO, 10.0, 10.0) and failures.may_probe(PROBER, 10.0, 10.0)
+
+
+def test_our_own_probe() -> None:
+    """A caller's breaker that opens asks for a probe of our own, once a minute."""
+    failures = CallerFailures(new_record, told_apart=True)
+    assert not failures.take_doubt(0.0)
+    failures.note_opened()
+    assert [failures.take_doubt(now_s) for now_s in (1.0, 1.0)] == [True, False]
+    failures.note_opened()
+    assert [failures.take_doubt(now_s) for now_s in (60.9, 61.0)] == [False, True]
+
+
+def test_a_fleet() -> None:
+    """A caller whose five requests failed is kept from the target, which says so once; others are not."""
+    events: list[Event] = []
+    guards = GuardOptions(
+        BreakerOptions(), BudgetOptions(), LimiterOptions(), HealthOptions(), callers_told_apart=True
+    )
+    target = Target("one", "m")
+    fleet = Fleet({target: "http://one.test"}, {}, guards, Random(3), Events(events.append))
+    down = Classification(Then.RETRY, Blame.TARGET, "http_500", status=500)
+    for at_s in range(5):
+        permit = fleet.try_acquire(target, at_s, caller=ONE)
+        assert isinstance(permit, Permit)
+        permit.caller = ONE
+        permit.end(down, at_s + 0.5, reached=True)
+    assert fleet.try_acquire(target, 5.0, caller=ONE) == NotPermitted("caller_breaker_open")
+    assert fleet.wait_s(target, 5.0, ONE) > 0.0 == fleet.wait_s(target, 5.0, TWO)
+    assert isinstance(fleet.try_acquire(target, 5.0, caller=TWO), Permit)
+    assert events == [CallerBarred("one/m", "1", "5 failures in a row")]
+    assert fleet.snapshot(target, 5.0).health is Health.HEALTHY
+    assert fleet.take_doubts(5.0) == [target]
+
+
+def test_a_reload() -> None:
+    """New settings begin without callers' records."""
+    guards = GuardOptions(
+        BreakerOptions(), BudgetOptions(), LimiterOptions(), HealthOptions(), callers_told_apart=True
+    )
+    target = Target("one", "m")
+    fleet = Fleet({target: "http://one.test"}, {}, guards, Random(3), Events())
+    fleet._states[target].caller_failures.counts_for_all(ONE, 0.0)
+    after = Fleet({target: "http://one.test"}, {}, guards, Random(3), Events(), fleet)
+    assert not after._states[target].caller_failures.any
