@@ -7,7 +7,6 @@ image_url parts              -> image blocks           tools, tool_choice -> too
 response_format json_schema  -> output_config.format   user -> metadata.user_id
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from dub5.service.providers.base import Unsupported
+from dub5.service.providers.conversation import BEGIN, pair_calls
 from dub5.service.providers.fields import JsonObject, decode_field, is_neutral, pop_fields
 
 OLD_VERSION = "2023-06-01"
@@ -80,7 +80,7 @@ def translate(
 def _conversation(messages: list[JsonObject], dropped: list[str]) -> JsonObject:
     system: list[str] = []
     turns: list[JsonObject] = []
-    for index, message in enumerate(messages):
+    for index, message in enumerate(pair_calls(messages, ID_PATTERN, "call_", 24)):
         path, role = f"messages[{index}]", message["role"]
         if role not in MESSAGE_FIELDS:
             raise Unsupported(f"{path}.role")
@@ -90,12 +90,18 @@ def _conversation(messages: list[JsonObject], dropped: list[str]) -> JsonObject:
             system.append(_text(message.get("content"), path, dropped))
         elif blocks := _blocks(message, path, dropped):
             _append_turn(turns, "assistant" if role == "assistant" else "user", blocks)
+    text = "\n\n".join(filter(None, system))
+    if not turns:  # the endpoint requires a turn: instructions alone become the user's message
+        if not text:
+            raise Unsupported("messages")
+        return {"messages": [{"role": "user", "content": text}]}
+    if turns[0]["role"] == "assistant":  # and that the user begins
+        turns.insert(0, {"role": "user", "content": [{"type": "text", "text": BEGIN}]})
     body: JsonObject = {"messages": [{**turn, "content": _text_or_blocks(turn["content"])} for turn in turns]}
-    if text := "\n\n".join(filter(None, system)):
-        if not turns:  # the endpoint requires a turn: instructions alone become the user's message
-            return {"messages": [{"role": "user", "content": text}]}
-        body["system"] = text
-    return body
+    last = body["messages"][-1]
+    if last["role"] == "assistant" and isinstance(last["content"], str):  # to be continued
+        last["content"] = last["content"].rstrip()
+    return body | ({"system": text} if text else {})
 
 
 def _append_turn(turns: list[JsonObject], role: str, blocks: list[JsonObject]) -> None:
@@ -114,7 +120,7 @@ def _text_or_blocks(blocks: list[JsonObject]) -> str | list[JsonObject]:
 
 def _blocks(message: JsonObject, path: str, dropped: list[str]) -> list[JsonObject]:
     if message["role"] == "tool":
-        result: JsonObject = {"type": "tool_result", "tool_use_id": _id(message.get("tool_call_id"))}
+        result: JsonObject = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
         content = _parts(message.get("content"), f"{path}.content", dropped)
         return [result | ({"content": _text_or_blocks(content)} if content else {})]
     refusal = message.get("refusal")
@@ -186,13 +192,7 @@ def _tool_use(call: JsonObject, path: str) -> JsonObject:
         arguments = None
     if not isinstance(arguments, dict):
         raise Unsupported(f"{path}.function.arguments")
-    return {"type": "tool_use", "id": _id(call.get("id")), "name": function.get("name"), "input": arguments}
-
-
-def _id(value: object) -> str:
-    """Return a valid tool call id: an invalid one is hashed, alike for the call and its result."""
-    text = str(value)
-    return text if ID_PATTERN.fullmatch(text) else "call_" + hashlib.sha256(text.encode()).hexdigest()[:24]
+    return {"type": "tool_use", "id": call["id"], "name": function.get("name"), "input": arguments}
 
 
 def _sampling(given: JsonObject, api_version: str, dropped: list[str]) -> JsonObject:
@@ -212,12 +212,20 @@ def _tools(given: JsonObject, dropped: list[str]) -> JsonObject:
         if given.get("tool_choice") not in (None, "auto", "none"):
             raise Unsupported("tool_choice")
         dropped += ["parallel_tool_calls"] if one_at_a_time else []
-        return {}
+        return _tools_of_history(given["messages"])
     body: JsonObject = {"tools": [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]}
     choice = _choice(given.get("tool_choice"))
     if one_at_a_time and choice != {"type": "none"}:
         choice = (choice or {"type": "auto"}) | {"disable_parallel_tool_use": True}
     return body | ({"tool_choice": choice} if choice else {})
+
+
+def _tools_of_history(messages: list[JsonObject]) -> JsonObject:
+    """Return the tools that were called before: the endpoint wants them declared. None may be called."""
+    calls = [call for message in messages for call in message.get("tool_calls") or ()]
+    names = dict.fromkeys(str(call["function"].get("name")) for call in calls)
+    tools = [{"name": name, "input_schema": {"type": "object", "properties": {}}} for name in names]
+    return {"tools": tools, "tool_choice": {"type": "none"}} if tools else {}
 
 
 def _tool(tool: JsonObject, path: str) -> JsonObject:

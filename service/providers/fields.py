@@ -97,7 +97,7 @@ def _messages(raw: Raw, drops: frozenset[str], developer_role: bool) -> tuple[Ra
     return (Raw(msgspec.json.encode(messages)) if dropped or not developer_role else raw), dropped
 
 
-def pop_fields(message: dict[str, Any], names: Iterable[str]) -> list[str]:
+def pop_fields(message: dict[str, Any], names: Iterable[str], path: str = "messages.") -> list[str]:
     """Remove fields from a message; return the names of those with a value that was not neutral."""
     values = {name: message.pop(name) for name in sorted(names)}
-    return [f"messages.{name}" for name, value in values.items() if not is_neutral(name, value)]
+    return [f"{path}{name}" for name, value in values.items() if not is_neutral(name, value)]

@@ -1,6 +1,5 @@
 """The Mistral dialect: OpenAI's with other fields, usage on the last chunk, sometimes content in parts."""
 
-import hashlib
 import re
 
 import msgspec
@@ -8,6 +7,7 @@ from msgspec import Raw
 
 from dub5.service.model import ChatRequest, Chunk, EmbedRequest, Reply
 from dub5.service.providers.base import EncodedRequest, Unsupported, trail_names
+from dub5.service.providers.conversation import BEGIN, GO_ON, is_blank, pair_calls
 from dub5.service.providers.fields import JsonObject, apply_overrides, decode_field, is_neutral, pop_fields
 from dub5.service.providers.openai import OpenAIDialect, OpenAIStream
 
@@ -27,6 +27,8 @@ MESSAGE_FIELDS = {  # the fields of a message by role; any other field is answer
     "assistant": frozenset({"role", "content", "tool_calls", "prefix"}),
     "tool": frozenset({"role", "content", "tool_call_id", "name"}),
 }
+CALL_FIELDS = frozenset({"id", "type", "function", "index"})
+FUNCTION_FIELDS = frozenset({"name", "arguments"})
 PART_TYPES = frozenset({"text", "image_url", "document_url", "reference", "thinking"})
 ID_PATTERN = re.compile(r"[A-Za-z0-9]{9}")  # anything else is answered with 400, code 3280
 EMBED_FIELDS = frozenset({"model", "input", "metadata", "output_dimension", "output_dtype"})
@@ -92,8 +94,10 @@ class MistralStream(OpenAIStream):
 
 
 def _messages(messages: list[JsonObject], dropped: list[str]) -> list[JsonObject]:
-    """Return the messages with only the fields that each role may have. Raises Unsupported."""
-    messages = [message for message in messages if not _is_empty_turn(message)]
+    """Return the messages with only the fields that each role may have, in an order that is taken.
+
+    Raises Unsupported.
+    """
     for index, message in enumerate(messages):
         if message["role"] == "developer":
             message["role"] = "system"
@@ -108,18 +112,53 @@ def _messages(messages: list[JsonObject], dropped: list[str]) -> list[JsonObject
         for number, part in enumerate(_parts(message)):
             if part.get("type") == "refusal":
                 part["type"], part["text"] = "text", part.pop("refusal", "")
-            elif not isinstance(kind := part.get("type"), str) or kind not in PART_TYPES:
+            if not isinstance(kind := part.get("type"), str) or kind not in PART_TYPES:
                 raise Unsupported(f"messages[{index}].content[{number}].type")
-        for call in message.get("tool_calls") or ():
-            call["id"] = _id(call.get("id"))
-        if message.get("tool_call_id") is not None:
-            message["tool_call_id"] = _id(message["tool_call_id"])
-    return messages
+            if kind == "text" or kind == "image_url":
+                dropped += pop_fields(part, part.keys() - {"type", kind}, "messages.content.")
+        for number, call in enumerate(message.get("tool_calls") or ()):
+            _take_known(call, f"messages[{index}].tool_calls[{number}]", dropped)
+    paired = pair_calls(messages, ID_PATTERN, "", 9)
+    return _in_order([message for message in paired if not _is_empty_turn(message)])
+
+
+def _take_known(call: JsonObject, path: str, dropped: list[str]) -> None:
+    """Leave out of a call what another provider has put there."""
+    function = call.get("function")
+    if not isinstance(function, dict):
+        raise Unsupported(f"{path}.type")
+    dropped += pop_fields(call, call.keys() - CALL_FIELDS, "messages.tool_calls.")
+    dropped += pop_fields(function, function.keys() - FUNCTION_FIELDS, "messages.tool_calls.function.")
+    function["arguments"] = function.get("arguments") or "{}"
+
+
+def _in_order(messages: list[JsonObject]) -> list[JsonObject]:
+    """Return the turns in an order that the endpoint takes: system turns first, no user after a tool.
+
+    A last turn of the assistant is marked as one to be continued.
+    """
+    ordered = [message for message in messages if message["role"] == "system"]
+    if len(ordered) == len(messages) and messages:  # instructions alone: the last one is the user's turn
+        ordered[-1]["role"] = "user"
+        return ordered
+    for message in messages:
+        before = ordered[-1]["role"] if ordered else "system"
+        if message["role"] == "user" and before == "tool":
+            ordered.append({"role": "assistant", "content": GO_ON})
+        elif message["role"] == "assistant" and before == "system":
+            ordered.append({"role": "user", "content": BEGIN})
+        if message["role"] != "system":
+            ordered.append(message)
+    if not ordered:
+        raise Unsupported("messages")
+    if ordered[-1]["role"] == "assistant":
+        ordered[-1]["prefix"] = True
+    return ordered
 
 
 def _is_empty_turn(message: JsonObject) -> bool:
     """Return whether this is a turn of the assistant without anything in it, which the endpoint rejects."""
-    said = message.get("content") or message.get("refusal") or message.get("tool_calls")
+    said = not is_blank(message.get("content")) or message.get("tool_calls")
     return message["role"] == "assistant" and not said
 
 
@@ -134,14 +173,6 @@ def _tool(tool: JsonObject) -> JsonObject:
 def _parts(message: JsonObject) -> list[JsonObject]:
     content = message.get("content")
     return content if isinstance(content, list) else []
-
-
-def _id(value: object) -> str:
-    """Return a valid tool call id: an invalid one is hashed, alike for the call and its result."""
-    text = str(value)
-    if ID_PATTERN.fullmatch(text):
-        return text
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:9]
 
 
 def _as_openai(body: bytes) -> bytes:

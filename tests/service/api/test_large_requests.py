@@ -43,9 +43,11 @@ def nested(levels: int) -> object:
     return [nested(levels - 1)] if levels else 1
 
 
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLED = [{"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "1"}]
 USUAL: Mapping[str, dict[str, Any]] = {  # 20 ms
     "1 MiB of text": said("word " * (MIB // 5)),
-    "1 MiB of escapes": said("\n" * (MIB // 2)),
+    "1 MiB of escapes": said("x" + "\n" * (MIB // 2)),
     "1 MiB of an image": said(
         [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * MIB}}]
     ),
@@ -91,7 +93,7 @@ LARGEST: Mapping[str, tuple[float, dict[str, Any]]] = {  # up to the limits: sec
     "2,000 parts of 12 KB": (0.100, parts(2000, 12_000)),
     "54,000 messages of a user": (
         0.250,
-        {"messages": [{"role": "user", "content": "x"}] * 53_000 + [{"role": "tool", "tool_call_id": "1"}]},
+        {"messages": [{"role": "user", "content": "x"}] * 53_000 + CALLED},
     ),
     "54,000 messages": (0.250, said(*["x"] * 54_000)),
     "490,000 numbers": (0.060, tool({"enum": list(range(490_000))})),
