@@ -96,6 +96,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     cache_allowed: bool = True
     languages: str = ""  # the Accept-Language header
     plain: bool = False  # to be sent without fields of our own
+    large: bool = False  # to be translated in steps, or it would hold up all others
     operation: ClassVar[str] = "chat"
 
     @property
@@ -140,6 +141,7 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     fields: Mapping[str, msgspec.Raw]
     operation: ClassVar[str] = "embeddings"
     stream: ClassVar[bool] = False
+    large: ClassVar[bool] = False
     has_side_effects: ClassVar[bool] = False
 
     @property

@@ -16,6 +16,7 @@ from msgspec import Raw
 
 from dub5.service.providers.base import Unsupported
 from dub5.service.providers.fields import JsonObject
+from dub5.service.providers.slices import Steps, StepSize, is_blank_text
 
 MESSAGE_FIELDS = frozenset(
     ("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio", "function_call")
@@ -27,7 +28,7 @@ GO_ON = "Understood."  # an assistant's turn, between a tool's result and the us
 
 def pair_calls(
     messages: Sequence[JsonObject], pattern: re.Pattern[str], prefix: str, chars: int
-) -> list[JsonObject]:
+) -> Steps[list[JsonObject]]:
     """Return the messages with each result just after its call, and with an id of its own for each call.
 
     An id that does not fit `pattern`, or is used twice, is replaced by `prefix` and `chars` of its hash.
@@ -38,8 +39,10 @@ def pair_calls(
     after: list[JsonObject] = []  # what stood between a call and its results
     used: set[str] = set()
     waiting: dict[str, deque[str]] = {}  # new ids by the id in the history, which may be there twice
-    where = ""
+    where, pace = "", StepSize()
     for index, message in enumerate(messages):
+        if pace.is_over():
+            yield
         if message["role"] == "tool":
             given = str(message.get("tool_call_id"))
             if (ids := waiting.get(given)) is None:
@@ -80,7 +83,7 @@ def is_blank(content: object) -> bool:
     """Return whether a content has no text but spaces, and nothing else."""
     if isinstance(content, list):
         return all(part.get("type") in ("text", "refusal") and is_blank(_text(part)) for part in content)
-    return not content or (isinstance(content, str) and not content.strip())
+    return not content or (isinstance(content, str | Raw) and is_blank_text(content))
 
 
 def _text(part: JsonObject) -> object:

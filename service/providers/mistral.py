@@ -8,8 +8,17 @@ from msgspec import Raw
 from dub5.service.model import ChatRequest, Chunk, EmbedRequest, Reply
 from dub5.service.providers.base import EncodedRequest, Unsupported, trail_names
 from dub5.service.providers.conversation import BEGIN, GO_ON, is_blank, pair_calls
-from dub5.service.providers.fields import JsonObject, apply_overrides, decode_field, is_neutral, pop_fields
+from dub5.service.providers.fields import (
+    JsonObject,
+    apply_overrides,
+    decode_field,
+    decode_in_steps,
+    is_large,
+    is_neutral,
+    pop_fields,
+)
 from dub5.service.providers.openai import OpenAIDialect, OpenAIStream
+from dub5.service.providers.slices import ITEM_BYTES, Steps, StepSize, encode_list, finish, in_full
 
 # The fields that the chat endpoint accepts; any other field is answered with 422.
 CHAT_FIELDS = frozenset(
@@ -40,6 +49,9 @@ class MistralDialect(OpenAIDialect):
     """The differences from the OpenAI dialect."""
 
     def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
+        return finish(self.encode_in_steps(request, model, key))
+
+    def encode_in_steps(self, request: ChatRequest, model: str, key: str | None) -> Steps[EncodedRequest]:
         given, dropped = apply_overrides(request.fields, self.overrides)
         fields: dict[str, Raw] = {}
         for name, raw in given.items():
@@ -49,16 +61,20 @@ class MistralDialect(OpenAIDialect):
                     fields[there] = raw
             elif name == "stream_options":  # Mistral always sends usage
                 dropped += [f"{name}.{n}" for n in decode_field(name, raw) or () if n != "include_usage"]
-            elif not is_neutral(name, decode_field(name, raw)):
+            elif is_large(raw) or not is_neutral(name, decode_field(name, raw)):
                 if name in REFUSED:
                     raise Unsupported(name)
                 dropped.append(name)
         if request.body.tools and "tools" in given:
-            tools = [_tool(tool) for tool in decode_field("tools", given["tools"])]
+            tools = [_tool(tool) for tool in (yield from decode_in_steps("tools", given["tools"]))]
             fields["tools"] = Raw(msgspec.json.encode(tools))
+            if is_large(fields["tools"]):
+                yield
         fields["model"] = Raw(msgspec.json.encode(model))
-        messages = _messages(decode_field("messages", given["messages"]), dropped)
-        fields["messages"] = Raw(msgspec.json.encode(messages))
+        messages = yield from decode_in_steps("messages", given["messages"])
+        messages = yield from _messages(messages, dropped)
+        fields["messages"] = yield from encode_list(messages)
+        yield
         return EncodedRequest(self.path, msgspec.json.encode(fields), self.headers(key), trail_names(dropped))
 
     def answer(self, body: bytes, request: ChatRequest) -> Reply:
@@ -93,19 +109,22 @@ class MistralStream(OpenAIStream):
         return super().chunk(_as_openai(payload), name)
 
 
-def _messages(messages: list[JsonObject], dropped: list[str]) -> list[JsonObject]:
+def _messages(messages: list[JsonObject], dropped: list[str]) -> Steps[list[JsonObject]]:
     """Return the messages with only the fields that each role may have, in an order that is taken.
 
     Raises Unsupported.
     """
+    pace = StepSize()
     for index, message in enumerate(messages):
+        if pace.is_over(ITEM_BYTES * len(_parts(message))):
+            yield
         if message["role"] == "developer":
             message["role"] = "system"
         known = MESSAGE_FIELDS.get(message["role"])
         if known is None:
             raise Unsupported(f"messages[{index}].role")
         if message.get("refusal") and not message.get("content"):
-            message["content"] = message.pop("refusal")
+            message["content"] = in_full(message.pop("refusal"))
             if not isinstance(message["content"], str):
                 raise Unsupported(f"messages[{index}].refusal")
         dropped += pop_fields(message, message.keys() - known)
@@ -118,8 +137,15 @@ def _messages(messages: list[JsonObject], dropped: list[str]) -> list[JsonObject
                 dropped += pop_fields(part, part.keys() - {"type", kind}, "messages.content.")
         for number, call in enumerate(message.get("tool_calls") or ()):
             _take_known(call, f"messages[{index}].tool_calls[{number}]", dropped)
-    paired = pair_calls(messages, ID_PATTERN, "", 9)
-    return _in_order([message for message in paired if not _is_empty_turn(message)])
+    paired = yield from pair_calls(messages, ID_PATTERN, "", 9)
+    kept = []
+    for message in paired:
+        if pace.is_over():
+            yield
+        if not _is_empty_turn(message):
+            kept.append(message)
+    yield
+    return _in_order(kept)
 
 
 def _take_known(call: JsonObject, path: str, dropped: list[str]) -> None:

@@ -4,11 +4,13 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dub5.service.providers import fields, slices
 from dub5.service.providers.anthropic import AnthropicDialect
 from dub5.service.providers.base import Dialect, Unsupported
 from dub5.service.providers.mistral import MistralDialect
@@ -129,7 +131,8 @@ def check_anthropic(body: Mapping[str, Any]) -> None:
         assert not (made and message["role"] == "user")
     assert not open_ids
     last = messages[-1]["content"]
-    assert messages[-1]["role"] == "user" or (isinstance(last, str) and last == last.rstrip())
+    text = last if isinstance(last, str) else last[-1].get("text", "")
+    assert messages[-1]["role"] == "user" or text == text.rstrip()
     assert not used or body["tools"]
 
 
@@ -142,12 +145,12 @@ def check_mistral(body: Mapping[str, Any]) -> None:
         "assistant": {"user", "assistant", "tool"},
         "tool": {"tool", "assistant"},
     }
-    fields = {"role", "content", "tool_calls", "prefix", "tool_call_id", "name"}
+    known = {"role", "content", "tool_calls", "prefix", "tool_call_id", "name"}
     before, open_ids = "", []
     used: set[str] = set()
     for message in body["messages"]:
         role = message["role"]
-        assert role in follows[before] and message.keys() <= fields
+        assert role in follows[before] and message.keys() <= known
         content = message.get("content")
         for part in content if isinstance(content, list) else []:
             assert part.keys() <= {"type", "text"}
@@ -189,14 +192,20 @@ def holds(body: object) -> str:
     return json.dumps(body, ensure_ascii=False)
 
 
+@pytest.mark.parametrize("text_bytes", [slices.TEXT_BYTES, 4], ids=["small", "large"])
 @each
 @given(whole)
 @example([{"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Hi"}])
 @examples(300)
-def test_a_whole_history(name: str, turns: list[Turn]) -> None:
-    """A history that holds a word is taken, and no word of it gets lost."""
+def test_a_whole_history(name: str, text_bytes: int, turns: list[Turn]) -> None:
+    """A history that holds a word is taken, and no word of it gets lost, nor where texts stay undecoded."""
+    lazily = (
+        mock.patch.object(slices, "TEXT_BYTES", text_bytes),
+        mock.patch.object(fields, "LARGE_BYTES", text_bytes),
+    )
     try:
-        body = json.loads(DIALECTS[name].encode(request(messages=turns), "m", None).body)
+        with lazily[0], lazily[1]:
+            body = json.loads(DIALECTS[name].encode(request(messages=turns), "m", None).body)
     except Unsupported:
         assert not said_in(turns)
         return

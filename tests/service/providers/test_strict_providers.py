@@ -1,6 +1,7 @@
 """Whole requests, there and back: simulated providers that refuse what the real ones refuse, and the official
 package's types for what the client gets."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from dub5.service.app import Service
 from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Secret, Settings
+from dub5.simulators.script import Respond, Script, SimRequest
 from dub5.simulators.virtual import AppClient, AppResponse, VirtualWire
 from tests.support.play import provider
 from tests.support.world import payloads
@@ -66,10 +68,18 @@ class DialectClient:
             ),
             route=(RouteSettings("chat", tuple(f"{name}/{TARGETS[name]}" for name in dialects)),),
         )
-        wire = VirtualWire({urls[name]: provider(name) for name in dialects})
+        self.asked: list[SimRequest] = []
+        wire = VirtualWire({urls[name]: self._noting(provider(name)) for name in dialects})
         keys = {name: (Secret(f"sk-{name}"),) for name in dialects}
         self.service = Service(LoadedSettings(settings, keys, ()), wire=wire, seed="test")
         self.client = AppClient(self.service.asgi)
+
+    def _noting(self, respond: Respond) -> Respond:
+        def noted(request: SimRequest) -> Script:
+            self.asked.append(request)
+            return respond(request)
+
+        return noted
 
     async def ask(self, **fields: Any) -> AppResponse:
         asked = {"model": "chat", **EVERYTHING, **fields}
@@ -109,6 +119,23 @@ async def test_everything_at_once(dialect: str, api_version: str | None) -> None
         names = f"{dropped}+messages.name+messages.reasoning_content"
         assert answer.headers["x-dub5-trail"].partition(";dropped:")[2].startswith(names)
         assert streamed.headers["x-dub5-trail"].partition(";dropped:")[2].startswith(names)
+
+
+@EACH
+async def test_a_large_request(dialect: str, api_version: str | None) -> None:
+    """A request that is read and translated in steps arrives with every character."""
+    text = '\u00e9\n"' * 150_000
+    parts = [{"type": "text", "text": text}, {"type": "text", "text": " end"}]
+    history = [
+        *EVERYTHING["messages"],
+        {"role": "assistant", "content": text},
+        {"role": "user", "content": parts},
+    ]
+    async with chat(dialect, api_version=api_version) as c:
+        answer = await c.ask(messages=history)
+    assert answer.status == 200, answer.body[:500]
+    assert json.loads(c.asked[-1].body).get("messages")
+    assert json.dumps(json.loads(c.asked[-1].body)).count("\\u00e9") == 2 * 150_000
 
 
 @EACH
