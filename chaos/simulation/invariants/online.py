@@ -281,13 +281,14 @@ class OnlineInvariants:
 
     def _on_hedged(self, request: RequestRecord, target: str, why: str) -> None:
         request.hedged[target] = why
+        if asyncio.current_task() is not None:  # no timer: a task hedges the target that it asks
+            self._note_branch(request, target)
         request.hedges.append(ObservedHedge(target, why, self._now()))
-        request.tasks.add(asyncio.current_task())
         if why == "slow":
             self._record.hedges.append((self._now(), request.generation))
 
     def _note_branch(self, request: RequestRecord, target: str) -> None:
-        """Note the first attempt of a task, if it is the branch of a hedge. Branches run in order."""
+        """Note the first target of a task, if it is the branch of a hedge. Branches run in order."""
         task, now_s = asyncio.current_task(), self._now()
         if task in request.tasks:
             return
