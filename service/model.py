@@ -97,6 +97,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     languages: str = ""  # the Accept-Language header
     plain: bool = False  # to be sent without fields of our own
     json_by_prompt: bool = False  # no target has the mode that `response_format: json_object` asks for
+    large: bool = False  # to be translated in steps, or it would hold up all others
     operation: ClassVar[str] = "chat"
 
     @property
@@ -142,6 +143,7 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     operation: ClassVar[str] = "embeddings"
     stream: ClassVar[bool] = False
     json_by_prompt: ClassVar[bool] = False
+    large: ClassVar[bool] = False
     has_side_effects: ClassVar[bool] = False
 
     @property

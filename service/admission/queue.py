@@ -11,6 +11,9 @@ Call `await Queue.acquire(...)`, and call a target in the same step. A moving qu
 out; a standing one (codel.py) newest first, because the client of the oldest request is nearest to giving up.
 No slot is reserved: a request that is called checks again, in the same step in which it calls a target, and
 keeps its position if another request was faster. One request is called at a time, and calls the next.
+
+A request that waits for one provider holds back none that needs another: a newcomer passes where a provider
+has room that nobody waits for, and "too many" are counted for each provider.
 """
 
 import asyncio
@@ -54,10 +57,11 @@ class Queue:
             await self._wait(context, fleet, targets)
 
     def _may_pass(self, fleet: Fleet, targets: Sequence[Target], now_s: float) -> bool:
-        if self.waiting and any(
-            wait_queue.providers & {t.provider for t in targets} for wait_queue in self._nonempty()
-        ):
-            return False
+        """Return whether a request need not wait. It leaves alone the providers that others wait for."""
+        if self.waiting:
+            wanted = {name for wait_queue in self._nonempty() for name in wait_queue.providers}
+            if any(target.provider in wanted for target in targets):
+                return fleet.may_ask_any([t for t in targets if t.provider not in wanted], now_s)
         return not self.options.waiting_max or not fleet.must_wait(targets, now_s)
 
     async def _wait(self, context: RequestContext, fleet: Fleet, targets: Sequence[Target]) -> None:
@@ -116,7 +120,7 @@ class Queue:
         if waiter.expired(now_s):
             self._refuse(waiter, "expired", now_s)
             return
-        if self.waiting >= self.options.waiting_max and not self._make_room(waiter, now_s):
+        if self._is_full(wait_queue) and not self._make_room(waiter, now_s):
             self._refuse(waiter, "full", now_s)
             return
         wait_queue.add(waiter)
@@ -126,11 +130,28 @@ class Queue:
             self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
         self.call()
 
+    def _is_full(self, wait_queue: WaitQueue) -> bool:
+        """Return whether as many requests as may wait do, before each provider of this queue."""
+        if self.waiting < self.options.waiting_max:
+            return False
+        queues = self._nonempty()
+        return all(
+            sum(len(other) for other in queues if name in other.providers) >= self.options.waiting_max
+            for name in wait_queue.providers
+        )
+
     def _make_room(self, waiter: Waiter, now_s: float) -> bool:
-        """Refuse a request of a lower class, or an older one of a standing queue. Return whether one was."""
-        own = waiter.wait_queue.lanes[waiter.priority]
+        """Refuse a request of a lower class, or an older one of a standing queue. Return whether one was.
+
+        Only one that waits for a provider of the newcomer: the others are not in its way.
+        """
+        own, providers = waiter.wait_queue.lanes[waiter.priority], waiter.wait_queue.providers
         lanes = (
-            lane for wait_queue in self._nonempty() for lane in wait_queue.lanes.values() if lane.waiting
+            lane
+            for wait_queue in self._nonempty()
+            if wait_queue.providers & providers
+            for lane in wait_queue.lanes.values()
+            if lane.waiting
         )
         lower = [oldest for lane in lanes if (oldest := lane.oldest()).priority > waiter.priority]
         if lower:

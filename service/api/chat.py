@@ -17,7 +17,7 @@ from dub5.service import clock
 from dub5.service.admission.admission import Admission, Callers
 from dub5.service.api.errors import ClientGone, report_crashes, request_id
 from dub5.service.api.response import ResponseWriter, Sent
-from dub5.service.api.schema import deadline_s, delivery, parse_chat
+from dub5.service.api.schema import deadline_s, delivery, parse_chat, parse_large_chat
 from dub5.service.api.stream import HEARTBEAT_S, trail_header
 from dub5.service.config.settings import ServerSettings
 from dub5.service.errors import (
@@ -32,13 +32,13 @@ from dub5.service.events import Events, RequestEnded
 from dub5.service.failover.context import RequestContext
 from dub5.service.gateway import Answer, Gateway, Route
 from dub5.service.model import AnyRequest, Caller, ChatRequest, Chunks, Outcome, Usage
+from dub5.service.providers.slices import LARGE_BYTES, in_turns
 from dub5.service.timeouts import TimedOut, Timeouts
 
 UPLOAD_S = 300.0
 FINAL_ERROR_S = 2.0  # for the bytes of an error, whatever timeout has fired before
 SPARE_UPLOAD_S = 0.2  # for the body of a request that no provider may be asked for
 SPARE_BYTES_MAX = 256 * 1024
-LARGE_BODY_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +148,10 @@ class Exchange:
 
     async def _handle(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> None:
         log, timeouts = self._log, self._timeouts
-        request = self._parse(headers, caller, body)
-        if len(body) > LARGE_BODY_BYTES:
-            await asyncio.sleep(0)  # parsing has taken milliseconds, and so will translating
+        if len(body) > LARGE_BYTES:
+            request = await self._parse_large(headers, caller, body)
+        else:
+            request = self._parse(headers, caller, body)
         route = self.deps.gateway.route(request.body.model)
         log.route, log.stream = route.settings.name, request.stream
         total_s = route.settings.timeouts.total_s
@@ -191,6 +192,11 @@ class Exchange:
 
     def _parse(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> AnyRequest:
         return parse_chat(self.id, caller, headers, body, self.deps.server.json_depth_max)
+
+    async def _parse_large(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> AnyRequest:
+        return await in_turns(
+            parse_large_chat(self.id, caller, headers, body, self.deps.server.json_depth_max)
+        )
 
     async def _ask(self, context: RequestContext, route: Route) -> Answer:
         if self._refusal is not None:

@@ -2,20 +2,25 @@
 
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
 
+from dub5.service.api.structure import check_structure, structure_in_steps
 from dub5.service.api.unreadable import compressed, unreadable
 from dub5.service.config.decode_messages import field_path, validation_message
 from dub5.service.config.settings import DeliveryName
 from dub5.service.errors import GatewayError, InvalidRequest
-from dub5.service.model import Caller, ChatBody, ChatRequest
+from dub5.service.model import Caller, ChatBody, ChatRequest, Message
+from dub5.service.providers.slices import TEXT_BYTES, Steps, StepSize, decode_lazily
 
 T = TypeVar("T")
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 _BODY = msgspec.json.Decoder(ChatBody)
+_LIST = msgspec.json.Decoder(list[Raw])
+_TOOLS = msgspec.json.Decoder(list[dict[str, Raw]] | None)
+MESSAGE_LEVELS = 5  # to the url of an image
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 DEADLINE_MS_MAX = 86_400_000
@@ -38,10 +43,82 @@ def parse_chat(
     return ChatRequest(request_id, caller, parsed, fields, cache_allowed, headers.get("accept-language", ""))
 
 
+def parse_large_chat(
+    request_id: str, caller: Caller, headers: Mapping[str, str], body: bytes, json_depth_max: int
+) -> Steps[ChatRequest]:
+    """Parse a large chat request in steps. Its large texts are not decoded. Raises InvalidRequest."""
+    check_content_type(headers)
+    try:
+        yield from structure_in_steps(body, json_depth_max, JSON_PARTS_MAX)
+        fields = _FIELDS.decode(body)
+        yield
+        parsed = yield from _body_in_steps(fields)
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):  # mend it, or say what is wrong
+        request = parse_chat(request_id, caller, headers, body, json_depth_max)
+        return msgspec.structs.replace(request, large=True)
+    _check_messages(parsed)
+    caching, languages = headers.get("cache-control", "").lower(), headers.get("accept-language", "")
+    cache_allowed = "no-store" not in caching and "no-cache" not in caching
+    return ChatRequest(request_id, caller, parsed, fields, cache_allowed, languages, large=True)
+
+
+def read_large_json(
+    headers: Mapping[str, str], body: bytes, json_depth_max: int, decoder: msgspec.json.Decoder[T]
+) -> Steps[tuple[T, dict[str, Raw]]]:
+    """Do what `read_json` does, for a large body in steps. Raises InvalidRequest, CompressedBody."""
+    check_content_type(headers)
+    try:
+        yield from structure_in_steps(body, json_depth_max, JSON_PARTS_MAX)
+        fields = _FIELDS.decode(body)
+        yield
+        return decoder.decode(body), fields
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return read_json(headers, body, json_depth_max, decoder)
+
+
+def _body_in_steps(fields: Mapping[str, Raw]) -> Steps[ChatBody]:
+    """Decode what the service reads of a large body. Raises as msgspec does, or KeyError."""
+    small = {name: fields[name] for name in ChatBody.__struct_fields__ if name in fields}
+    tools = _TOOLS.decode(small.pop("tools")) if "tools" in small else None
+    messages = _LIST.decode(small.pop("messages"))
+    yield
+    body = _BODY.decode(msgspec.json.encode({**small, "messages": []}))
+    body.tools = tools
+    pace = StepSize()
+    for raw in messages:
+        message = yield from decode_lazily(raw, MESSAGE_LEVELS, pace)
+        if memoryview(raw).nbytes > TEXT_BYTES:
+            yield
+        body.messages.append(msgspec.convert(_as_read(message), Message))
+    return body
+
+
+def _as_read(value: Any) -> Any:
+    """Return a lazily decoded value with its large texts as they are written: only their length matters."""
+    if isinstance(value, Raw):
+        return str(memoryview(value)[1:-1], "latin-1")
+    if isinstance(value, dict):
+        return {name: _as_read(one) for name, one in value.items()}
+    return [_as_read(one) for one in value] if isinstance(value, list) else value
+
+
 def read_json(
     headers: Mapping[str, str], body: bytes, json_depth_max: int, decoder: msgspec.json.Decoder[T]
 ) -> tuple[T, dict[str, Raw]]:
     """Return the decoded body, and each of its fields as raw JSON. Raises InvalidRequest, CompressedBody."""
+    check_content_type(headers)
+    check_structure(body, json_depth_max, JSON_PARTS_MAX)
+    try:
+        return decoder.decode(body), _FIELDS.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        mended = body.removeprefix(BOM) if body.startswith(BOM) else _with_whole_numbers(body)
+        if mended is not None:
+            return read_json(headers, mended, json_depth_max, decoder)
+        raise _invalid(body, error) from None
+
+
+def check_content_type(headers: Mapping[str, str]) -> None:
+    """Raise InvalidRequest or CompressedBody for a body that is not sent as JSON."""
     if (encoding := headers.get("content-encoding", "").strip().lower()) not in ("", "identity"):
         raise compressed(encoding[:40])
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -50,14 +127,6 @@ def read_json(
         raise InvalidRequest(
             "The body must be sent with content-type: application/json.", param="content-type"
         )
-    _check_structure(body, json_depth_max)
-    try:
-        return decoder.decode(body), _FIELDS.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        mended = body.removeprefix(BOM) if body.startswith(BOM) else _with_whole_numbers(body)
-        if mended is not None:
-            return read_json(headers, mended, json_depth_max, decoder)
-        raise _invalid(body, error) from None
 
 
 def _invalid(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError) -> GatewayError:
@@ -115,32 +184,3 @@ def _check_messages(body: ChatBody) -> None:
             raise InvalidRequest(
                 f"messages[{index}].role: must be one of {known}.", param=f"messages[{index}].role"
             )
-
-
-def _check_structure(body: bytes, depth_max: int) -> None:
-    """Raise InvalidRequest for JSON nested too deeply, or with too many parts to decode cheaply.
-
-    The check removes strings, then the innermost pairs of brackets, level by level, all at the speed of C: a
-    Python loop over the bytes of a large body would block the event loop for all requests.
-    """
-    brackets = body.count(b"[") + body.count(b"{")
-    few = len(body) <= JSON_PARTS_MAX or body.count(b'"') + body.count(b",") <= JSON_PARTS_MAX
-    if brackets <= depth_max and few:
-        return
-    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    strings = unescaped.count(b'"')
-    if strings + brackets > JSON_PARTS_MAX:
-        raise InvalidRequest(f"The body has more than {JSON_PARTS_MAX} parts.")
-    bare = b"".join(unescaped.translate(_CURLY_TO_SQUARE, _NO_STRUCTURE).split(b'"')[::2])
-    if not few and bare.count(b",") > JSON_PARTS_MAX:
-        raise InvalidRequest(f"The body has more than {JSON_PARTS_MAX} parts.")
-    nested = bare.replace(b",", b"")
-    for _ in range(depth_max):
-        nested = nested.replace(b"[]", b"")
-        if not nested:
-            return
-    raise InvalidRequest(f"The body is nested more than {depth_max} levels deep.")
-
-
-_CURLY_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
-_NO_STRUCTURE = bytes(set(range(256)) - set(b'[]{}",'))

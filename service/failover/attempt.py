@@ -16,13 +16,15 @@ from dub5.service.failover.body import ResponseBody
 from dub5.service.failover.context import BufferedAnswer, Dependencies, RequestContext
 from dub5.service.failover.hedging import first_look_s, silent_after_s, slow_after_s
 from dub5.service.failover.rejected_content import JUDGED_CHARS, JUDGED_S, reply_text, text_so_far
-from dub5.service.model import AttemptRecord, ChatRequest, Chunk, EmbedRequest, Target, Usage
+from dub5.service.model import AnyRequest, AttemptRecord, ChatRequest, Chunk, EmbedRequest, Target, Usage
 from dub5.service.providers.base import (
     BLANK,
+    EncodedRequest,
     ProviderFault,
     StreamReader,
     Unsupported,
     decode_reply,
+    encode_large,
     encode_request,
     may_end_empty,
     refusal_or,
@@ -95,7 +97,8 @@ class Attempt:
     async def open(self, fresh: bool) -> "BufferedAnswer | StreamedAnswer":
         """Call the target, and return its answer at the commit point. Raises one of ATTEMPT_ERRORS."""
         context, options = self.context, self.context.timeout_options
-        wire_request = self._request(fresh)
+        call = await self._encode_in_steps() if context.request.large else None
+        wire_request = self._request(fresh, call)
         name, limit_s = (
             ("first_token", options.first_token_s)
             if context.request.stream
@@ -217,21 +220,13 @@ class Attempt:
             if not await self.timeouts.run("judging", NEVER, more):  # the deadline applies here too
                 return
 
-    def _request(self, fresh: bool) -> WireRequest:
+    def _request(self, fresh: bool, call: EncodedRequest | None) -> WireRequest:
         timeout_options, upstream = self.context.timeout_options, self._upstream
-        if not fits(self.context.request, upstream.context_tokens):
-            raise Unsupported(Feature.LONG_CONTEXT)
-        request = self.context.request
-        plain_targets = self.dependencies.plain_targets
-        plain = self.kind == PLAIN or (plain_targets and self.target in plain_targets)
-        if plain and isinstance(request, ChatRequest):
-            request = msgspec.structs.replace(request, plain=True)
-        by_prompt = request.json_by_prompt
-        if by_prompt and isinstance(request, ChatRequest):
-            request = with_json_prompt(request)
-        call = encode_request(upstream.dialect, request, self.target.model, self._permit.key)
+        if call is None:
+            request = self._request_to_encode()
+            call = encode_request(upstream.dialect, request, self.target.model, self._permit.key)
         left_out = call.dropped if call.answer_tokens_max is None else call.left_out
-        self.dropped = (JSON_MODE, *left_out) if by_prompt else left_out
+        self.dropped = (JSON_MODE, *left_out) if self.context.request.json_by_prompt else left_out
         return WireRequest(
             "POST",
             upstream.base_url + call.path,
@@ -241,6 +236,22 @@ class Attempt:
             connect_s=timeout_options.connect_s,
             fresh=fresh,
         )
+
+    async def _encode_in_steps(self) -> EncodedRequest:
+        request = self._request_to_encode()
+        return await encode_large(self._upstream.dialect, request, self.target.model, self._permit.key)
+
+    def _request_to_encode(self) -> AnyRequest:
+        request = self.context.request
+        if not fits(request, self._upstream.context_tokens):
+            raise Unsupported(Feature.LONG_CONTEXT)
+        plain_targets = self.dependencies.plain_targets
+        plain = self.kind == PLAIN or (plain_targets and self.target in plain_targets)
+        if plain and isinstance(request, ChatRequest):
+            request = msgspec.structs.replace(request, plain=True)
+        if request.json_by_prompt and isinstance(request, ChatRequest):
+            request = with_json_prompt(request)
+        return request
 
     def end(self, classification: Classification | None) -> None:
         """End the attempt. None: it brought its whole answer. Only the first call counts."""

@@ -25,7 +25,8 @@ from dub5.service.failover.attempt import (
 from dub5.service.failover.context import Dependencies, RequestContext
 from dub5.service.failover.hedge_timer import HedgeTimer
 from dub5.service.failover.race import Branch
-from dub5.service.model import AnyRequest, ChatRequest, EmbedRequest, Target
+from dub5.service.model import ChatRequest, EmbedRequest, Target
+from dub5.service.providers.conversation import only_openais
 from dub5.service.resilience.classify import Blame, Classification, Then, classify
 from dub5.service.resilience.permit import Permit
 from dub5.service.resilience.retry import RetryDecision, RetryState, decide_retry
@@ -34,6 +35,16 @@ from dub5.service.timeouts import NEVER, CutShort, TimedOut, Timeouts
 
 T = TypeVar("T")
 OURS = "stream_options"  # a field that we add to each stream
+HISTORY_WORDS = (
+    "message",
+    "content",
+    "assistant",
+    "tool_call",
+    "reason",
+    "thought",
+    "signature",
+    "annotation",
+)
 
 
 class TargetAttempts:
@@ -61,6 +72,7 @@ class TargetAttempts:
         self._others = others
         self._branch = branch  # None: the request's main attempts
         self._doubted: tuple[Permit, ...] = ()
+        self._refuses_ours = False
 
     async def run(self, permit: Permit, kind: str) -> ProviderAnswer | None:
         """Return the target's answer; None if there is none."""
@@ -138,8 +150,10 @@ class TargetAttempts:
         progress.classifications.append(classification)
         progress.given_up = progress.given_up or classification.then is Then.GIVE_UP
         last = not fleet.may_ask_any(others, now_s)
-        if kind != PLAIN and _refuses_ours(request, classification):
-            return RetryDecision(PLAIN), last
+        if kind != PLAIN and isinstance(request, ChatRequest) and not classification.maybe_billed:
+            self._refuses_ours = _refuses_ours(request, classification)
+            if self._refuses_ours or _refuses_history(request, classification):
+                return RetryDecision(PLAIN), last
         if classification.then is Then.ASK_ANOTHER:
             self._note_refusal(permit, classification, others)
         decision = decide_retry(
@@ -158,7 +172,7 @@ class TargetAttempts:
         """Believe what this target refused before: another key, or no field of our own, was taken."""
         for permit in self._doubted:
             permit.believe(clock.now())
-        if kind == PLAIN:
+        if kind == PLAIN and self._refuses_ours:
             self._dependencies.plain_targets.add(self.target)
 
     def _note_refusal(self, permit: Permit, refusal: Classification, others: Sequence[Target]) -> None:
@@ -195,13 +209,21 @@ class TargetAttempts:
                 context.progress.upstream_ns += clock.tick_ns() - before_ns
 
 
-def _refuses_ours(request: AnyRequest, classification: Classification) -> bool:
+def _refuses_ours(request: ChatRequest, classification: Classification) -> bool:
     """Return whether a field that we added is refused: the only one that the client may not have sent."""
     return (
         classification.then is Then.ASK_ANOTHER
-        and not classification.maybe_billed
-        and isinstance(request, ChatRequest)
         and request.stream
         and OURS in classification.message
         and OURS not in request.fields
+    )
+
+
+def _refuses_history(request: ChatRequest, classification: Classification) -> bool:
+    """Return whether a message may be refused for what another provider has written there."""
+    said = classification.message.lower()
+    return (
+        classification.then is Then.ASK_ANOTHER
+        and any(word in said for word in HISTORY_WORDS)
+        and only_openais(request.fields["messages"]) is not None
     )

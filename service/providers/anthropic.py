@@ -30,6 +30,7 @@ from dub5.service.providers.fields import apply_overrides
 from dub5.service.providers.finish import finish_meaning
 from dub5.service.providers.loose import decode_loosely
 from dub5.service.providers.openai import DONE, json_headers, sse_event
+from dub5.service.providers.slices import Steps, finish
 from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder, split_objects
 from dub5.service.providers.usage import (
     CHARS_PER_TOKEN,
@@ -127,9 +128,12 @@ class AnthropicDialect:
         return max(1, min(longest, context - prompt_chars(request) // CHARS_PER_TOKEN))
 
     def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
+        return finish(self.encode_in_steps(request, model, key))
+
+    def encode_in_steps(self, request: ChatRequest, model: str, key: str | None) -> Steps[EncodedRequest]:
         fields, dropped = apply_overrides(request.fields, self.overrides)
         longest = self._answer_tokens_max(request, model)
-        body, left_out = translate(fields, model, self.api_version, longest)
+        body, left_out = yield from translate(fields, model, self.api_version, longest)
         return EncodedRequest(
             self.path,
             msgspec.json.encode(body),

@@ -7,7 +7,6 @@ image_url parts              -> image blocks           tools, tool_choice -> too
 response_format json_schema  -> output_config.format   user -> metadata.user_id
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,17 @@ import msgspec
 from msgspec import Raw
 
 from dub5.service.providers.base import Unsupported
-from dub5.service.providers.fields import JsonObject, decode_field, is_neutral, pop_fields
+from dub5.service.providers.conversation import BEGIN, pair_calls
+from dub5.service.providers.fields import (
+    LEVELS,
+    JsonObject,
+    decode_field,
+    decode_in_steps,
+    is_large,
+    is_neutral,
+    pop_fields,
+)
+from dub5.service.providers.slices import ITEM_BYTES, Steps, StepSize, encode_list, in_full, is_blank_text
 
 OLD_VERSION = "2023-06-01"
 TRANSLATED = frozenset(
@@ -40,18 +49,24 @@ TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
 ALTERNATIVES = frozenset({"anyOf", "oneOf", "allOf"})
 USER_CHARS_MAX = 256
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+MANY = 1000  # messages, from which on they are encoded in steps
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DATA_URL = re.compile(r"data:([a-z]+/[a-z0-9.+-]+);base64,", re.IGNORECASE)
 
 
 def translate(
     fields: Mapping[str, Raw], model: str, api_version: str, max_tokens: int
-) -> tuple[JsonObject, list[str]]:
+) -> Steps[tuple[JsonObject, list[str]]]:
     """Return the call's body and the names of the dropped fields. Raises Unsupported."""
     given: JsonObject = {}
     dropped: list[str] = []
     for name, raw in fields.items():
-        value = decode_field(name, raw)
+        if is_large(raw):
+            yield
+            value = (yield from decode_in_steps(name, raw)) if name in LEVELS else raw
+            value = value if name in LEVELS or name not in TRANSLATED else decode_field(name, raw)
+        else:
+            value = decode_field(name, raw)
         if is_neutral(name, value):
             continue
         if name in REFUSED:
@@ -62,7 +77,7 @@ def translate(
             dropped.append(name)
     limit = given.get("max_completion_tokens") or given.get("max_tokens") or max_tokens
     call: JsonObject = {"model": model, "max_tokens": limit}
-    call |= _conversation(given["messages"], dropped)
+    call |= yield from _conversation(given["messages"], dropped)
     if stop := given.get("stop"):
         call["stop_sequences"] = stops = [stop] if isinstance(stop, str) else stop
         if not all(str(sequence).strip() for sequence in stops):  # the endpoint rejects blank ones
@@ -74,13 +89,18 @@ def translate(
     ]
     if given.get("stream"):
         call["stream"] = True
+    if any(map(is_large, fields.values())):
+        yield
     return call, dropped
 
 
-def _conversation(messages: list[JsonObject], dropped: list[str]) -> JsonObject:
+def _conversation(messages: list[JsonObject], dropped: list[str]) -> Steps[JsonObject]:
     system: list[str] = []
     turns: list[JsonObject] = []
-    for index, message in enumerate(messages):
+    pace = StepSize()
+    for index, message in enumerate((yield from pair_calls(messages, ID_PATTERN, "call_", 24))):
+        if pace.is_over(sum(map(len, message["content"])) if isinstance(message.get("content"), list) else 0):
+            yield
         path, role = f"messages[{index}]", message["role"]
         if role not in MESSAGE_FIELDS:
             raise Unsupported(f"{path}.role")
@@ -90,12 +110,24 @@ def _conversation(messages: list[JsonObject], dropped: list[str]) -> JsonObject:
             system.append(_text(message.get("content"), path, dropped))
         elif blocks := _blocks(message, path, dropped):
             _append_turn(turns, "assistant" if role == "assistant" else "user", blocks)
-    body: JsonObject = {"messages": [{**turn, "content": _text_or_blocks(turn["content"])} for turn in turns]}
-    if text := "\n\n".join(filter(None, system)):
-        if not turns:  # the endpoint requires a turn: instructions alone become the user's message
-            return {"messages": [{"role": "user", "content": text}]}
-        body["system"] = text
-    return body
+    text = "\n\n".join(filter(None, system))
+    if not turns:  # the endpoint requires a turn: instructions alone become the user's message
+        if not text:
+            raise Unsupported("messages")
+        return {"messages": [{"role": "user", "content": text}]}
+    if turns[0]["role"] == "assistant":  # and that the user begins
+        turns.insert(0, {"role": "user", "content": [{"type": "text", "text": BEGIN}]})
+    for turn in turns:
+        if pace.is_over(ITEM_BYTES * len(turn["content"])):
+            yield
+        turn["content"] = _text_or_blocks(turn["content"])
+    last = turns[-1]
+    if last["role"] == "assistant" and isinstance(last["content"], str):  # to be continued
+        last["content"] = last["content"].rstrip()
+    elif last["role"] == "assistant":  # with a large text
+        last["content"][-1]["text"] = in_full(last["content"][-1]["text"]).rstrip()
+    sent = (yield from encode_list(turns)) if len(messages) > MANY else turns
+    return {"messages": sent} | ({"system": text} if text else {})
 
 
 def _append_turn(turns: list[JsonObject], role: str, blocks: list[JsonObject]) -> None:
@@ -107,17 +139,17 @@ def _append_turn(turns: list[JsonObject], role: str, blocks: list[JsonObject]) -
 
 def _text_or_blocks(blocks: list[JsonObject]) -> str | list[JsonObject]:
     """Return a plain string if all blocks are text, else the blocks, tool results first as in each turn."""
-    if all(block["type"] == "text" for block in blocks):
+    if all(block["type"] == "text" and isinstance(block["text"], str) for block in blocks):
         return "\n\n".join(block["text"] for block in blocks)
     return sorted(blocks, key=lambda block: block["type"] != "tool_result")
 
 
 def _blocks(message: JsonObject, path: str, dropped: list[str]) -> list[JsonObject]:
     if message["role"] == "tool":
-        result: JsonObject = {"type": "tool_result", "tool_use_id": _id(message.get("tool_call_id"))}
+        result: JsonObject = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
         content = _parts(message.get("content"), f"{path}.content", dropped)
         return [result | ({"content": _text_or_blocks(content)} if content else {})]
-    refusal = message.get("refusal")
+    refusal = in_full(message.get("refusal"))
     if not isinstance(refusal, str | None):
         raise Unsupported(f"{path}.refusal")
     blocks = _parts(message.get("content") or refusal, f"{path}.content", dropped)
@@ -130,13 +162,14 @@ def _text(content: object, path: str, dropped: list[str]) -> str:
     blocks = _parts(content, f"{path}.content", dropped)
     if any(block["type"] != "text" for block in blocks):
         raise Unsupported(f"{path}.content")
-    return "".join(block["text"] for block in blocks)
+    return "".join(in_full(block["text"]) for block in blocks)
 
 
 def _parts(content: object, path: str, dropped: list[str]) -> list[JsonObject]:
     """Return the content blocks of a message, without empty text, which the endpoint rejects."""
     if not isinstance(content, list):
-        return [{"type": "text", "text": content}] if isinstance(content, str) and content.strip() else []
+        has_words = isinstance(content, str | Raw) and not is_blank_text(content)
+        return [{"type": "text", "text": content}] if has_words else []
     blocks: list[JsonObject] = []
     pieces: list[str] | None = None  # of the text block that is open; += of strings would be quadratic
     for index, part in enumerate(content):
@@ -145,9 +178,12 @@ def _parts(content: object, path: str, dropped: list[str]) -> list[JsonObject]:
         match kind:
             case "text" | "refusal":
                 text = part.get(kind)
-                if not isinstance(text, str | None):
+                if isinstance(text, Raw):
+                    pieces = None
+                    blocks += [] if is_blank_text(text) else [{"type": "text", "text": text}]
+                elif not isinstance(text, str | None):
                     raise Unsupported(f"{here}.{kind}")
-                if pieces is not None:
+                elif pieces is not None:
                     pieces.append(text or "")
                 elif text and text.strip():
                     pieces = [text]
@@ -159,7 +195,7 @@ def _parts(content: object, path: str, dropped: list[str]) -> list[JsonObject]:
                 raise Unsupported(f"{here}.type")
         dropped += [f"messages.content.{name}" for name in part.keys() - set(known)]
     for block in blocks:
-        if block["type"] == "text":
+        if block["type"] == "text" and isinstance(block["text"], list):
             block["text"] = "".join(block["text"])
     return blocks
 
@@ -170,10 +206,22 @@ def _image(image: object, path: str, dropped: list[str]) -> JsonObject:
         dropped.append("messages.content.image_url.detail")
     if isinstance(url, str) and url.startswith(("https://", "http://")):
         return {"type": "url", "url": url}
+    if isinstance(url, Raw):
+        return _large_image(url, path)
     found = DATA_URL.match(url) if isinstance(url, str) else None
     if found is None or (media := found[1].lower()) not in IMAGE_TYPES:
         raise Unsupported(f"{path}.image_url")
     return {"type": "base64", "media_type": media, "data": str(url)[found.end() :]}
+
+
+def _large_image(url: Raw, path: str) -> JsonObject:
+    """Return a large image without looking at its data."""
+    data = memoryview(url)
+    found = DATA_URL.match(bytes(data[1:80]).decode("latin-1").replace("\\/", "/"))
+    if found is None or (media := found[1].lower()) not in IMAGE_TYPES:
+        raise Unsupported(f"{path}.image_url")
+    start = bytes(data[:80]).index(b",") + 1
+    return {"type": "base64", "media_type": media, "data": Raw(b"".join((b'"', data[start:])))}
 
 
 def _tool_use(call: JsonObject, path: str) -> JsonObject:
@@ -181,18 +229,12 @@ def _tool_use(call: JsonObject, path: str) -> JsonObject:
     if not isinstance(function, dict):
         raise Unsupported(f"{path}.type")
     try:
-        arguments = msgspec.json.decode(str(function.get("arguments") or "{}"))
+        arguments = msgspec.json.decode(str(in_full(function.get("arguments")) or "{}"))
     except (msgspec.DecodeError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         raise Unsupported(f"{path}.function.arguments")
-    return {"type": "tool_use", "id": _id(call.get("id")), "name": function.get("name"), "input": arguments}
-
-
-def _id(value: object) -> str:
-    """Return a valid tool call id: an invalid one is hashed, alike for the call and its result."""
-    text = str(value)
-    return text if ID_PATTERN.fullmatch(text) else "call_" + hashlib.sha256(text.encode()).hexdigest()[:24]
+    return {"type": "tool_use", "id": call["id"], "name": function.get("name"), "input": arguments}
 
 
 def _sampling(given: JsonObject, api_version: str, dropped: list[str]) -> JsonObject:
@@ -212,12 +254,20 @@ def _tools(given: JsonObject, dropped: list[str]) -> JsonObject:
         if given.get("tool_choice") not in (None, "auto", "none"):
             raise Unsupported("tool_choice")
         dropped += ["parallel_tool_calls"] if one_at_a_time else []
-        return {}
+        return _tools_of_history(given["messages"])
     body: JsonObject = {"tools": [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]}
     choice = _choice(given.get("tool_choice"))
     if one_at_a_time and choice != {"type": "none"}:
         choice = (choice or {"type": "auto"}) | {"disable_parallel_tool_use": True}
     return body | ({"tool_choice": choice} if choice else {})
+
+
+def _tools_of_history(messages: list[JsonObject]) -> JsonObject:
+    """Return the tools that were called before: the endpoint wants them declared. None may be called."""
+    calls = [call for message in messages for call in message.get("tool_calls") or ()]
+    names = dict.fromkeys(str(call["function"].get("name")) for call in calls)
+    tools = [{"name": name, "input_schema": {"type": "object", "properties": {}}} for name in names]
+    return {"tools": tools, "tool_choice": {"type": "none"}} if tools else {}
 
 
 def _tool(tool: JsonObject, path: str) -> JsonObject:

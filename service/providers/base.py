@@ -17,6 +17,7 @@ from dub5.service.providers.error_body import ErrorBody, read_error
 from dub5.service.providers.rate_limit_size import CODE as TOO_LARGE
 from dub5.service.providers.rate_limit_size import exceeds_full_bucket
 from dub5.service.providers.retry_after import retry_after_s
+from dub5.service.providers.slices import Steps, in_turns
 
 USER_AGENT = f"dub5/{VERSION}"
 MESSAGE_CHARS_MAX = 300
@@ -129,6 +130,10 @@ class Dialect(Protocol):
         """Encode the request for `model`, authenticated with `key`. Raises Unsupported."""
         ...
 
+    def encode_in_steps(self, request: ChatRequest, model: str, key: str | None) -> Steps[EncodedRequest]:
+        """Encode a large request in steps, of which each takes a few milliseconds. Raises Unsupported."""
+        ...
+
     def answer(self, body: bytes, request: ChatRequest) -> Reply:
         """Decode a complete answer to a chat.completion with usage. Raises ProviderFault if it is invalid."""
         ...
@@ -155,6 +160,13 @@ def encode_request(dialect: Dialect, request: AnyRequest, model: str, key: str |
     if isinstance(request, EmbedRequest):
         return dialect.encode_embeddings(request, model, key)
     return dialect.encode(request, model, key)
+
+
+async def encode_large(dialect: Dialect, request: AnyRequest, model: str, key: str | None) -> EncodedRequest:
+    """Encode a large request, and let the event loop run in between. Raises Unsupported."""
+    if isinstance(request, EmbedRequest):
+        return dialect.encode_embeddings(request, model, key)
+    return await in_turns(dialect.encode_in_steps(request, model, key))
 
 
 def decode_reply(dialect: Dialect, request: AnyRequest, body: bytes) -> Reply:

@@ -14,6 +14,7 @@ from msgspec import Raw
 
 from dub5.service.config.settings import DialectOverrides
 from dub5.service.providers.base import Unsupported
+from dub5.service.providers.slices import LARGE_BYTES, Steps, decode_lazily
 
 # Values that mean the same as an absent field, in addition to null, false and empty ones.
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
@@ -28,6 +29,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "reasoning_effort": ("none",),
     "service_tier": ("auto",),
 }
+LEVELS = {"messages": 5, "tools": 4}  # to the url of an image; to the fields of a tool's parameters
 JsonObject = dict[str, Any]
 
 PART = "messages.content."
@@ -40,6 +42,19 @@ def decode_field(name: str, raw: Raw) -> Any:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Unsupported(name[:64]) from None
+
+
+def decode_in_steps(name: str, raw: Raw) -> Steps[Any]:
+    """Decode a field's value; large texts in it stay Raw. Raises Unsupported for invalid JSON."""
+    try:
+        return (yield from decode_lazily(raw, LEVELS[name]))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Unsupported(name[:64]) from None
+
+
+def is_large(raw: Raw) -> bool:
+    """Return whether decoding a field in one step would hold up others."""
+    return memoryview(raw).nbytes > LARGE_BYTES
 
 
 def is_neutral(name: str, value: object) -> bool:
@@ -97,7 +112,7 @@ def _messages(raw: Raw, drops: frozenset[str], developer_role: bool) -> tuple[Ra
     return (Raw(msgspec.json.encode(messages)) if dropped or not developer_role else raw), dropped
 
 
-def pop_fields(message: dict[str, Any], names: Iterable[str]) -> list[str]:
+def pop_fields(message: dict[str, Any], names: Iterable[str], path: str = "messages.") -> list[str]:
     """Remove fields from a message; return the names of those with a value that was not neutral."""
     values = {name: message.pop(name) for name in sorted(names)}
-    return [f"messages.{name}" for name, value in values.items() if not is_neutral(name, value)]
+    return [f"{path}{name}" for name, value in values.items() if not is_neutral(name, value)]

@@ -1,6 +1,5 @@
 """The Mistral dialect: OpenAI's with other fields, usage on the last chunk, sometimes content in parts."""
 
-import hashlib
 import re
 
 import msgspec
@@ -8,8 +7,18 @@ from msgspec import Raw
 
 from dub5.service.model import ChatRequest, Chunk, EmbedRequest, Reply
 from dub5.service.providers.base import EncodedRequest, Unsupported, trail_names
-from dub5.service.providers.fields import JsonObject, apply_overrides, decode_field, is_neutral, pop_fields
+from dub5.service.providers.conversation import BEGIN, GO_ON, is_blank, pair_calls
+from dub5.service.providers.fields import (
+    JsonObject,
+    apply_overrides,
+    decode_field,
+    decode_in_steps,
+    is_large,
+    is_neutral,
+    pop_fields,
+)
 from dub5.service.providers.openai import OpenAIDialect, OpenAIStream
+from dub5.service.providers.slices import ITEM_BYTES, Steps, StepSize, encode_list, finish, in_full
 
 # The fields that the chat endpoint accepts; any other field is answered with 422.
 CHAT_FIELDS = frozenset(
@@ -27,6 +36,8 @@ MESSAGE_FIELDS = {  # the fields of a message by role; any other field is answer
     "assistant": frozenset({"role", "content", "tool_calls", "prefix"}),
     "tool": frozenset({"role", "content", "tool_call_id", "name"}),
 }
+CALL_FIELDS = frozenset({"id", "type", "function", "index"})
+FUNCTION_FIELDS = frozenset({"name", "arguments"})
 PART_TYPES = frozenset({"text", "image_url", "document_url", "reference", "thinking"})
 ID_PATTERN = re.compile(r"[A-Za-z0-9]{9}")  # anything else is answered with 400, code 3280
 EMBED_FIELDS = frozenset({"model", "input", "metadata", "output_dimension", "output_dtype"})
@@ -38,6 +49,9 @@ class MistralDialect(OpenAIDialect):
     """The differences from the OpenAI dialect."""
 
     def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
+        return finish(self.encode_in_steps(request, model, key))
+
+    def encode_in_steps(self, request: ChatRequest, model: str, key: str | None) -> Steps[EncodedRequest]:
         given, dropped = apply_overrides(request.fields, self.overrides)
         fields: dict[str, Raw] = {}
         for name, raw in given.items():
@@ -47,16 +61,20 @@ class MistralDialect(OpenAIDialect):
                     fields[there] = raw
             elif name == "stream_options":  # Mistral always sends usage
                 dropped += [f"{name}.{n}" for n in decode_field(name, raw) or () if n != "include_usage"]
-            elif not is_neutral(name, decode_field(name, raw)):
+            elif is_large(raw) or not is_neutral(name, decode_field(name, raw)):
                 if name in REFUSED:
                     raise Unsupported(name)
                 dropped.append(name)
         if request.body.tools and "tools" in given:
-            tools = [_tool(tool) for tool in decode_field("tools", given["tools"])]
+            tools = [_tool(tool) for tool in (yield from decode_in_steps("tools", given["tools"]))]
             fields["tools"] = Raw(msgspec.json.encode(tools))
+            if is_large(fields["tools"]):
+                yield
         fields["model"] = Raw(msgspec.json.encode(model))
-        messages = _messages(decode_field("messages", given["messages"]), dropped)
-        fields["messages"] = Raw(msgspec.json.encode(messages))
+        messages = yield from decode_in_steps("messages", given["messages"])
+        messages = yield from _messages(messages, dropped)
+        fields["messages"] = yield from encode_list(messages)
+        yield
         return EncodedRequest(self.path, msgspec.json.encode(fields), self.headers(key), trail_names(dropped))
 
     def answer(self, body: bytes, request: ChatRequest) -> Reply:
@@ -91,35 +109,82 @@ class MistralStream(OpenAIStream):
         return super().chunk(_as_openai(payload), name)
 
 
-def _messages(messages: list[JsonObject], dropped: list[str]) -> list[JsonObject]:
-    """Return the messages with only the fields that each role may have. Raises Unsupported."""
-    messages = [message for message in messages if not _is_empty_turn(message)]
+def _messages(messages: list[JsonObject], dropped: list[str]) -> Steps[list[JsonObject]]:
+    """Return the messages with only the fields that each role may have, in an order that is taken.
+
+    Raises Unsupported.
+    """
+    pace = StepSize()
     for index, message in enumerate(messages):
+        if pace.is_over(ITEM_BYTES * len(_parts(message))):
+            yield
         if message["role"] == "developer":
             message["role"] = "system"
         known = MESSAGE_FIELDS.get(message["role"])
         if known is None:
             raise Unsupported(f"messages[{index}].role")
         if message.get("refusal") and not message.get("content"):
-            message["content"] = message.pop("refusal")
+            message["content"] = in_full(message.pop("refusal"))
             if not isinstance(message["content"], str):
                 raise Unsupported(f"messages[{index}].refusal")
         dropped += pop_fields(message, message.keys() - known)
         for number, part in enumerate(_parts(message)):
             if part.get("type") == "refusal":
                 part["type"], part["text"] = "text", part.pop("refusal", "")
-            elif not isinstance(kind := part.get("type"), str) or kind not in PART_TYPES:
+            if not isinstance(kind := part.get("type"), str) or kind not in PART_TYPES:
                 raise Unsupported(f"messages[{index}].content[{number}].type")
-        for call in message.get("tool_calls") or ():
-            call["id"] = _id(call.get("id"))
-        if message.get("tool_call_id") is not None:
-            message["tool_call_id"] = _id(message["tool_call_id"])
-    return messages
+            if kind == "text" or kind == "image_url":
+                dropped += pop_fields(part, part.keys() - {"type", kind}, "messages.content.")
+        for number, call in enumerate(message.get("tool_calls") or ()):
+            _take_known(call, f"messages[{index}].tool_calls[{number}]", dropped)
+    paired = yield from pair_calls(messages, ID_PATTERN, "", 9)
+    kept = []
+    for message in paired:
+        if pace.is_over():
+            yield
+        if not _is_empty_turn(message):
+            kept.append(message)
+    yield
+    return _in_order(kept)
+
+
+def _take_known(call: JsonObject, path: str, dropped: list[str]) -> None:
+    """Leave out of a call what another provider has put there."""
+    function = call.get("function")
+    if not isinstance(function, dict):
+        raise Unsupported(f"{path}.type")
+    dropped += pop_fields(call, call.keys() - CALL_FIELDS, "messages.tool_calls.")
+    dropped += pop_fields(function, function.keys() - FUNCTION_FIELDS, "messages.tool_calls.function.")
+    function["arguments"] = function.get("arguments") or "{}"
+
+
+def _in_order(messages: list[JsonObject]) -> list[JsonObject]:
+    """Return the turns in an order that the endpoint takes: system turns first, no user after a tool.
+
+    A last turn of the assistant is marked as one to be continued.
+    """
+    ordered = [message for message in messages if message["role"] == "system"]
+    if len(ordered) == len(messages) and messages:  # instructions alone: the last one is the user's turn
+        ordered[-1]["role"] = "user"
+        return ordered
+    for message in messages:
+        before = ordered[-1]["role"] if ordered else "system"
+        if message["role"] == "user" and before == "tool":
+            ordered.append({"role": "assistant", "content": GO_ON})
+        elif message["role"] == "assistant" and before == "system":
+            ordered.append({"role": "user", "content": BEGIN})
+        if message["role"] != "system":
+            ordered.append(message)
+    if not ordered:
+        raise Unsupported("messages")
+    if ordered[-1]["role"] == "assistant":
+        ordered[-1]["prefix"] = True
+    return ordered
 
 
 def _is_empty_turn(message: JsonObject) -> bool:
     """Return whether this is a turn of the assistant without anything in it, which the endpoint rejects."""
-    said = message.get("content") or message.get("refusal") or message.get("tool_calls")
+    said = not is_blank(message.get("content")) or message.get("tool_calls")
     return message["role"] == "assistant" and not said
 
 
@@ -134,14 +199,6 @@ def _tool(tool: JsonObject) -> JsonObject:
 def _parts(message: JsonObject) -> list[JsonObject]:
     content = message.get("content")
     return content if isinstance(content, list) else []
-
-
-def _id(value: object) -> str:
-    """Return a valid tool call id: an invalid one is hashed, alike for the call and its result."""
-    text = str(value)
-    if ID_PATTERN.fullmatch(text):
-        return text
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:9]
 
 
 def _as_openai(body: bytes) -> bytes:

@@ -19,9 +19,11 @@ from dub5.service.providers.base import (
     trail_names,
 )
 from dub5.service.providers.call_index import CallIndexes
+from dub5.service.providers.conversation import only_openais
 from dub5.service.providers.embeddings import reply_with_vectors
 from dub5.service.providers.fields import apply_overrides
 from dub5.service.providers.finish import STOP, ChoiceEnds, choice_number, finish_meaning
+from dub5.service.providers.slices import Steps
 from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder, split_objects
 from dub5.service.providers.usage import (
     add_usage,
@@ -128,9 +130,16 @@ class OpenAIDialect:
     def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
         fields, dropped = apply_overrides(request.fields, self.overrides)
         fields["model"] = Raw(msgspec.json.encode(model))
+        if request.plain and (plain := only_openais(fields["messages"])) is not None:
+            fields["messages"] = plain[0]
+            dropped += plain[1]
         if request.stream and not request.plain and "stream_options" not in self.overrides.drops:
             fields["stream_options"] = _with_include_usage(fields.get("stream_options"))
         return EncodedRequest(self.path, msgspec.json.encode(fields), self.headers(key), trail_names(dropped))
+
+    def encode_in_steps(self, request: ChatRequest, model: str, key: str | None) -> Steps[EncodedRequest]:
+        yield
+        return self.encode(request, model, key)
 
     def headers(self, key: str | None) -> dict[str, str]:
         """Return the headers of a call."""

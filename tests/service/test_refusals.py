@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -113,6 +114,33 @@ class TestAnother:
             own = await world.ask(stream=True, stream_options={"include_usage": True})
         assert {answer.headers.get("x-dub5-target") for answer in answers} == {"one/m"}
         assert (len(world.asked["one"]), own.status) == (5, 422)
+
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize(
+        ("turn", "name"),
+        [
+            ({"content": "Hi", "reasoning_content": "Hm"}, "reasoning_content"),
+            ({"content": "Hi", "annotations": []}, "annotations"),
+            ({"content": None, "reasoning": "Hm"}, "content"),
+            ({"content": None, "tool_calls": [{"id": "a", "extra_content": {}}]}, "extra_content"),
+        ],
+    )
+    async def test_has_not_what_others_wrote(self, turn: dict[str, Any], name: str, stream: bool) -> None:
+        """A lone target gets the history once more, as OpenAI's format has it; other requests go as ever."""
+        refusal = refusing(400, f"messages.1.{name}: not supported")
+
+        def strict(request: SimRequest) -> Script:
+            turn = json.loads(request.body)["messages"][0]
+            fields = {*turn, *(field for call in turn.get("tool_calls", ()) for field in call)}
+            silent = turn["content"] is None and not turn.get("tool_calls")
+            odd = fields - {"role", "content", "tool_calls", "id"}
+            return (refusal if odd or silent else healthy())(request)
+
+        history = [{"role": "assistant", **turn}, {"role": "user", "content": "So?"}]
+        async with ServiceWorld(one=strict) as world:
+            answers = [await world.ask(stream=stream, messages=history) for _ in range(2)]
+        assert [answer.headers.get("x-dub5-target") for answer in answers] == ["one/m"] * 2
+        assert len(world.asked["one"]) == 4
 
     @pytest.mark.parametrize(("refusal", "asked"), [(refusing(), 1), (refusing(200, code="400"), 0)])
     async def test_with_side_effects(self, refusal: Respond, asked: int) -> None:

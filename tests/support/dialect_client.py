@@ -10,6 +10,7 @@ import openai
 from dub5.service.app import Service
 from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Secret, Settings
 from dub5.simulators.personas import PERSONAS
+from dub5.simulators.script import Respond, Script, SimRequest
 from dub5.simulators.virtual import AppClient, AppResponse, VirtualWire, run
 from tests.support.play import provider
 from tests.support.world import body
@@ -38,11 +39,19 @@ class DialectClient:
             ),
             route=(RouteSettings("chat", tuple(f"{name}/{PERSONAS[name].models[0]}" for name in personas)),),
         )
-        wire = VirtualWire({urls[name]: provider(name) for name in personas})
+        self.asked: list[SimRequest] = []  # what the providers received
+        wire = VirtualWire({urls[name]: self._noting(provider(name)) for name in personas})
         keys = {name: (Secret(f"sk-{name}"),) for name in personas}
         self.service = Service(LoadedSettings(settings, keys, ()), wire=wire, seed="test")
         self.client = AppClient(self.service.asgi)
         self._usual = usual
+
+    def _noting(self, respond: Respond) -> Respond:
+        def noted(request: SimRequest) -> Script:
+            self.asked.append(request)
+            return respond(request)
+
+        return noted
 
     async def ask(self, headers: Mapping[str, str] | None = None, **fields: Any) -> AppResponse:
         """Send one chat request and return its response."""

@@ -32,6 +32,9 @@ class FakeFleet:
         self.looked += 1
         return all(self.free[target.provider] <= 0 for target in targets)
 
+    def may_ask_any(self, targets: Iterable[Target], now_s: float) -> bool:
+        return any(self.free[target.provider] > 0 for target in targets)
+
     def on_room(self, targets: Iterable[Target], tell: Callable[[], None]) -> None:
         self.tell = tell
 

@@ -71,8 +71,7 @@ def could_be_answered(
     needs_s = needed_s(tuning, route.targets, stream=plan.stream, whole=plan.whole)
     if not set(route.targets) & set(targets) or time_s < needs_s or plan.program == JSON_MODE:
         return False
-    # A route may have no model for embeddings; those that wait for one provider hold up chats behind them.
-    if plan.embed or (world.load.embeddings_share and request.waits):
+    if plan.embed:  # a route may have no model for embeddings
         return False
     if request.left_s is not None or plan.pause_s or (world.drain and plan.at_s + time_s > world.drain.at_s):
         return False

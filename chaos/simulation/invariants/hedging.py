@@ -62,19 +62,15 @@ def _may_call_providers(request: RequestRecord) -> bool:
 
 
 def _check_provider(record: RunRecord, request: RequestRecord) -> None:
-    """Check that a slow or late attempt is hedged at another provider: its models are slow together."""
-    hedges = (
-        [reported for reported in request.ended.attempts if reported.kind == "hedge"] if request.ended else []
-    )
-    first = min(hedges, key=lambda reported: reported.started_s, default=None)
-    for target, why in request.hedged.items():
-        # A hedge that goes to a target in doubt has a hedge of its own: the rest of the targets.
-        if why in ("slow", "late") and first is not None and len(request.hedged) == 1:
+    """Check that each slow or late attempt is hedged at another provider: its models are slow together."""
+    for hedge in request.hedges:
+        if hedge.why in ("slow", "late") and hedge.target:
             record.sometimes["hedged at another provider"] += 1
-            if first.target.partition("/")[0] == target.partition("/")[0]:
+            record.sometimes["hedged at another provider, with several hedges"] += len(request.hedges) > 1
+            if hedge.target.partition("/")[0] == hedge.hedged.partition("/")[0]:
                 record.violated(
                     "hedging_bounded",
-                    f"#{request.plan.number}: {target} is hedged at {first.target}, of the same provider",
+                    f"#{request.plan.number}: {hedge.hedged} is hedged at {hedge.target}, of its provider",
                 )
 
 

@@ -33,6 +33,7 @@ from dub5.chaos.simulation.invariants.record import (
     CURRENT_REQUEST,
     FINISHES_IN_BACKGROUND,
     ObservedAttempt,
+    ObservedHedge,
     QueueWait,
     RequestRecord,
     RunRecord,
@@ -184,6 +185,7 @@ class OnlineInvariants:
     def _check_request(self, attempt: ObservedAttempt, request: RequestRecord, now_s: float) -> None:
         self._sharing.on_attempt_sent(request, now_s)
         request.attempts.append(attempt)
+        self._note_branch(request, attempt.target)
         until_s = request.until_s(self._world.tunings[request.generation].timeouts.total_s)
         if now_s > until_s - EPSILON_S:
             self._record.violated(
@@ -279,8 +281,22 @@ class OnlineInvariants:
 
     def _on_hedged(self, request: RequestRecord, target: str, why: str) -> None:
         request.hedged[target] = why
+        if asyncio.current_task() is not None:  # no timer: a task hedges the target that it asks
+            self._note_branch(request, target)
+        request.hedges.append(ObservedHedge(target, why, self._now()))
         if why == "slow":
             self._record.hedges.append((self._now(), request.generation))
+
+    def _note_branch(self, request: RequestRecord, target: str) -> None:
+        """Note the first target of a task, if it is the branch of a hedge. Branches run in order."""
+        task, now_s = asyncio.current_task(), self._now()
+        if task in request.tasks:
+            return
+        request.tasks.add(task)
+        for hedge in request.hedges:
+            if not hedge.target and self._record.ran_s(hedge.at_s, now_s) <= 0.0:
+                hedge.target = target
+                return
 
     def _on_queue_left(self, event: QueueLeft) -> None:
         request, now_s, how = self._request_record(CURRENT_REQUEST.get()), self._now(), event.how
@@ -302,6 +318,8 @@ class OnlineInvariants:
         attempt = self._open.pop((self._owner(number), reported.target), None)
         if attempt is None and reported.reason.startswith(UNSUPPORTED):
             self._record.unsent.append((reported.target.partition("/")[0], self._now()))
+            if number is not None:
+                self._note_branch(self._record.requests[number], reported.target)
             return  # the target lacks a feature: the attempt was not sent
         if attempt is None:
             self._record.violated(

@@ -64,6 +64,8 @@ class RequestRecord:
     text: str = ""
     content_seen: bool = False
     hedged: dict[str, str] = field(default_factory=dict)  # target that was hedged -> reason
+    hedges: list["ObservedHedge"] = field(default_factory=list)
+    tasks: set[object] = field(default_factory=set)  # those that have sent attempts, or started hedges
     refused_by: set[tuple[str, str]] = field(default_factory=set)  # (target, key); (target, ""): any key
     generation: int = 0  # of the settings that apply to it
     headers: dict[str, str] = field(default_factory=dict)  # of the reply
@@ -114,6 +116,19 @@ class RequestRecord:
             return None
         ends = [request.left_s if request.left_s is not None else _end_s(request) for request in waiting]
         return max(ends) if None not in ends else None  # type: ignore[type-var]
+
+
+@dataclass(slots=True, eq=False)
+class ObservedHedge:
+    """A hedge: the target that is hedged, why, since when, and the first target of the branch.
+
+    A branch is a task of its own, and sends its first attempt in the same instant. "": it has sent none.
+    """
+
+    hedged: str
+    why: str
+    at_s: float
+    target: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,3 +290,49 @@ class TestStatus:
         harness.places.give()
         await settle()
         assert harness.events[0].waited_s == 1.0
+
+
+class TestOtherProviders:
+    async def test_a_full_queue_before_another(self) -> None:
+        """As many requests as may wait for one provider are in nobody's way who can go to another."""
+        harness = QueueHarness(0, AdmissionOptions(waiting_max=3), two=1)
+        for number in range(3):
+            await harness.come(number)
+        await harness.come(10, targets=[ONE, TWO])
+        assert harness.inside == [10] and not harness.errors
+        await harness.close()
+
+    async def test_they_wait_beside_each_other(self) -> None:
+        """They do not count against those who wait for another provider, and go first at none but theirs."""
+        harness = QueueHarness(0, AdmissionOptions(waiting_max=3), two=0)
+        for number in range(3):
+            await harness.come(number)
+        for number in range(10, 14):
+            await harness.come(number, targets=[ONE, TWO])
+        assert [harness.errors[n].code for n in harness.errors] == ["overloaded"] and 13 in harness.errors
+        harness.places.give("two")
+        await settle()
+        assert harness.inside == [10]
+        harness.places.give("one")
+        await settle()
+        assert harness.inside == [10, 0]
+        await harness.close()
+
+    async def test_nobody_pushes_in_at_a_provider_that_is_waited_for(self) -> None:
+        """A newcomer with a choice leaves the provider alone that others wait for."""
+        harness = QueueHarness(0, two=0)
+        await harness.come(1)
+        harness.places.free["one"] = 1
+        await harness.come(2, targets=[TWO, ONE])
+        await settle()
+        assert harness.inside == [1]
+        await harness.close()
+
+    async def test_a_higher_class_of_another_provider_makes_no_room(self) -> None:
+        """Nobody is sent away for a request that needs another provider."""
+        harness = QueueHarness(0, AdmissionOptions(waiting_max=1), two=0)
+        await harness.come(1, LOW)
+        await harness.come(2, HIGH, targets=[TWO])
+        await harness.come(3, HIGH, targets=[TWO])
+        assert list(harness.errors) == [3]
+        await harness.close()

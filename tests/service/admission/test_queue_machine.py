@@ -59,7 +59,7 @@ def check(harness: QueueHarness) -> None:
     """What holds whenever everything has come to rest."""
     queue = harness.queue
     waiting = [waiter for wait_queue in queue._queues.values() for waiter in wait_queue]
-    assert queue.waiting == len(waiting) <= queue.options.waiting_max
+    assert queue.waiting == len(waiting) <= 2 * queue.options.waiting_max
     assert queue.waiting == sum(not task.done() for task in harness.tasks.values())
     assert queue._called is None
     assert min(harness.places.free.values()) >= 0

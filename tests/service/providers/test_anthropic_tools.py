@@ -142,11 +142,8 @@ class TestRequest:
                 "messages[0].content[0].image_url",
             ),
             (
-                {
-                    "role": "assistant",
-                    "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{"}}],
-                },
-                "messages[0].tool_calls[0].function.arguments",
+                {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f"}}]},
+                "messages[0].tool_calls",
             ),
         ],
     )

@@ -22,6 +22,8 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False}
 HI = {"role": "user", "content": "Hi"}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "1"}
 
 
 def said(**message: object) -> dict[str, object]:
@@ -34,8 +36,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "`messages`: audio, files": said(
         content=[{"type": "input_audio", "input_audio": {"data": "", "format": "mp3"}}]
     ),
-    "`messages`: tool calls": said(role="assistant", content=None, tool_calls=[CALL]),
-    "`messages`: tool results": said(role="tool", tool_call_id="call_1", content="1"),
+    "`messages`: tool calls": {"messages": [HI, CALLING, RESULT]},
+    "`messages`: tool results": {"messages": [HI, CALLING, RESULT]},
     "`messages`: role `function`": said(role="function", name="f"),
     "`messages`: `name`": said(name="ann"),
     "`messages`: `reasoning_content`": said(role="assistant", reasoning_content="Hm"),

@@ -1,6 +1,7 @@
 """Whole requests, there and back: simulated providers that refuse what the real ones refuse, and the official
 package's types for what the client gets."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,6 +75,23 @@ async def test_everything_at_once(dialect: str, api_version: str | None) -> None
         names = f"{dropped}+messages.name+messages.reasoning_content"
         assert answer.headers["x-dub5-trail"].partition(";dropped:")[2].startswith(names)
         assert streamed.headers["x-dub5-trail"].partition(";dropped:")[2].startswith(names)
+
+
+@EACH
+async def test_a_large_request(dialect: str, api_version: str | None) -> None:
+    """A request that is read and translated in steps arrives with every character."""
+    text = '\u00e9\n"' * 150_000
+    parts = [{"type": "text", "text": text}, {"type": "text", "text": " end"}]
+    history = [
+        *EVERYTHING["messages"],
+        {"role": "assistant", "content": text},
+        {"role": "user", "content": parts},
+    ]
+    async with chat(dialect, api_version=api_version) as c:
+        answer = await c.ask(messages=history)
+    assert answer.status == 200, answer.body[:500]
+    assert json.loads(c.asked[-1].body).get("messages")
+    assert json.dumps(json.loads(c.asked[-1].body)).count("\\u00e9") == 2 * 150_000
 
 
 @EACH
