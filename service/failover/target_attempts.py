@@ -72,6 +72,7 @@ class TargetAttempts:
         self._others = others
         self._branch = branch  # None: the request's main attempts
         self._doubted: tuple[Permit, ...] = ()
+        self._had_begun = False  # the last answer, before it failed
         self._refuses_ours = False
 
     async def run(self, permit: Permit, kind: str) -> ProviderAnswer | None:
@@ -124,6 +125,7 @@ class TargetAttempts:
                 classification = replace(classification, blame=Blame.NOBODY)
             attempt.end(classification)
             await attempt.close()
+            self._had_begun = attempt.first_token_s is not None
             return classification
         except CutShort:
             permit.record_inconclusive(clock.now())
@@ -156,6 +158,8 @@ class TargetAttempts:
                 return RetryDecision(PLAIN), last
         if classification.then is Then.ASK_ANOTHER:
             self._note_refusal(permit, classification, others)
+        if self._had_begun and not last:
+            return None, last  # it would take as long once more, and be paid for twice
         decision = decide_retry(
             classification,
             retry_state,

@@ -71,18 +71,23 @@ class Limiter:
         if load is LoadSignal.ACCEPTED:
             self.accepted()
         self.in_flight -= 1
-        lowered = load is LoadSignal.DROPPED and era == self.era and self.decrease(busy, now_s)
+        lowered = load is LoadSignal.DROPPED and era == self.era and self.decrease(busy, now_s, refused=True)
         self._notify_room()
         return lowered
 
-    def decrease(self, busy: int, now_s: float) -> bool:
-        """Lower the limit: `busy` requests at one time are too many. Return whether it is lower now."""
+    def decrease(self, busy: int, now_s: float, *, refused: bool = False) -> bool:
+        """Lower the limit: `busy` requests at one time are too many. Return whether it is lower now.
+
+        `refused`: the provider said so. Where few were in flight, that says little of many at one time.
+        """
         self.era += 1
         self._forget_at_s = now_s + self._options.forget_s
         before = self.limit
-        cut = min(before, max(busy, ASSUMED_ROOM)) * self._options.decrease
+        known = busy * 2 >= before or not refused
+        room = max(busy, ASSUMED_ROOM)
+        cut = (min(before, room) if known else room) * self._options.decrease
         self.limit = min(before, max(cut, float(self._options.min)))
-        if self._answered:  # else it is still the same overload, which says nothing more about the capacity
+        if known and self._answered:  # else it is still the same overload
             self._known_good, self._answered = self.limit, False
         return int(self.limit) < int(before)
 
