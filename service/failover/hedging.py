@@ -219,9 +219,9 @@ def hedge_target(
     elsewhere = [other for other in may_ask if other.provider != target.provider]
     if why == SILENT:
         elsewhere = elsewhere or may_ask
-    healthy = next((other for other in elsewhere if fleet.is_healthy(other, now_s)), None)
-    if healthy is not None:
-        return healthy, why != SLOW
+    healthy = [o for o in elsewhere if fleet.is_healthy(o, now_s) and not fleet.in_slow_start(o, now_s)]
+    if healthy:
+        return healthy[0], why != SLOW
     if why != SLOW:  # else a late request would never find out that a target is back
         return next((o for o in elsewhere if not fleet.probe_due(o, now_s)), None), False
     return None, False

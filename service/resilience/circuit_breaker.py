@@ -133,6 +133,10 @@ class Breaker:
             return True
         return self._rng.random() < max(SLOW_START_FROM, 1.0 - left_s / self._options.slow_start_s)
 
+    def in_slow_start(self, now_s: float) -> bool:
+        """Return whether the breaker recovered a moment ago and slow start is not over."""
+        return self.state is BreakerState.CLOSED and now_s < self._slow_start_until_s
+
     def record(self, outcome: CallOutcome, now_s: float, began_s: float, not_before_s: float = 0.0) -> None:
         """Count the outcome of a call of this era. `not_before_s`: no probe before then (Retry-After)."""
         if outcome is CallOutcome.SUCCESS and self.state is not BreakerState.HALF_OPEN:  # the usual case

@@ -279,6 +279,11 @@ class Fleet:
         """Return whether a target on probation has enough attempts out to show whether it answers."""
         return self._states[target].waiting >= SUCCESSES_REQUIRED and self.on_probation(target)
 
+    def in_slow_start(self, target: Target, now_s: float) -> bool:
+        """Return whether a target or its host recovered a moment ago: it may refuse the next call."""
+        state = self._states[target]
+        return state.breaker.in_slow_start(now_s) or state.host_breaker.in_slow_start(now_s)
+
     def score(self, target: Target, now_s: float, caller: Caller = ANONYMOUS) -> RoutingScore:
         """Return the routing score of a target for this caller.
 

@@ -290,7 +290,7 @@ class TestRamp:
         options = BreakerOptions(open_s=4.0, slow_start_s=10.0)
         breaker = self.recovered(options)
         breaker.reconfigure(BreakerOptions(open_s=4.0, slow_start_s=0.0), 30.0)
-        assert all(breaker.passes_slow_start(5.0) for _ in range(100))
+        assert all(breaker.passes_slow_start(5.0) for _ in range(100)) and not breaker.in_slow_start(5.0)
 
     def test_opened_again(self) -> None:
         """What it let through still opens it, and the ramp does not stand in the way of the next probe."""

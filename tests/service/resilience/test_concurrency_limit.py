@@ -46,6 +46,18 @@ def test_the_next_overload_is_another_decrease() -> None:
     assert limiter.limit == pytest.approx(28 * 0.7)
 
 
+def test_refusals_of_few_calls() -> None:
+    """However often one call alone is refused: many at one time are still tried, and soon all of before."""
+    limiter = Limiter(OPTIONS)
+    for at_s in range(20):
+        limiter.release(limiter.acquire(), LoadSignal.DROPPED, float(at_s))
+    eras = fill(limiter)
+    assert len(eras) == int(ASSUMED_ROOM * OPTIONS.decrease)
+    for era in eras:
+        limiter.release(era, LoadSignal.ACCEPTED, 20.0)
+    assert len(fill(limiter)) >= 1.3 * len(eras)
+
+
 def test_it_learns_from_what_was_in_flight() -> None:
     """A drop with thirty in flight says that thirty were too many, however high the limit stood."""
     limiter = Limiter(OPTIONS)
@@ -77,11 +89,13 @@ def test_it_settles_near_the_capacity(capacity: int) -> None:
     """Against a provider that takes so many at once and drops the rest, it swings between 0.7 and a little
     more."""
     limiter, sent = Limiter(OPTIONS), []
-    for _ in range(60):
+    for at_s in range(60):
         eras = fill(limiter)
         sent.append(len(eras))
         for i, era in enumerate(reversed(eras)):
-            limiter.release(era, LoadSignal.DROPPED if i < len(eras) - capacity else LoadSignal.ACCEPTED, 0.0)
+            limiter.release(
+                era, LoadSignal.DROPPED if i < len(eras) - capacity else LoadSignal.ACCEPTED, at_s
+            )
     assert min(sent[20:]) >= int(capacity * 0.7)
     assert max(sent) == OPTIONS.max and max(sent[20:]) <= capacity * 1.1 + 1
 
@@ -91,8 +105,9 @@ def test_it_comes_back_under_load(drops: int) -> None:
     """However far it fell: nothing but successes, with every place taken, and it is at its maximum again
     soon."""
     limiter = Limiter(OPTIONS)
-    for _ in range(drops):
-        limiter.release(limiter.acquire(), LoadSignal.DROPPED, 0.0)
+    for at_s in range(drops):
+        for era in fill(limiter):
+            limiter.release(era, LoadSignal.DROPPED, float(at_s))
     out, answers = fill(limiter), 0
     while limiter.limit < OPTIONS.max:
         limiter.release(out.pop(), LoadSignal.ACCEPTED, 0.0)
@@ -106,9 +121,11 @@ def test_an_outage_is_not_a_lesson_about_room() -> None:
     take."""
     limiter = Limiter(OPTIONS)
     in_flight = [limiter.acquire() for _ in range(30)]
+    at_s = 0.0
     while limiter.limit > OPTIONS.min:  # nothing but timeouts
+        at_s += 10.0
         for era in in_flight:
-            limiter.release(era, LoadSignal.DROPPED, 0.0)
+            limiter.release(era, LoadSignal.DROPPED, at_s)
         in_flight = fill(limiter)
     for _ in range(7):
         for _ in in_flight:
@@ -135,6 +152,7 @@ class LimiterMachine(RuleBasedStateMachine):
         super().__init__()
         self.limiter = Limiter(OPTIONS)
         self.out: list[int] = []
+        self.now_s = 0.0
 
     @rule(count=st.integers(1, 30))
     def acquire(self, count: int) -> None:
@@ -142,20 +160,20 @@ class LimiterMachine(RuleBasedStateMachine):
             if self.limiter.has_room(0.0):
                 self.out.append(self.limiter.acquire())
 
-    @rule(data=st.data(), load=st.sampled_from(LoadSignal))
-    def release(self, data: st.DataObject, load: LoadSignal) -> None:
+    @rule(data=st.data(), load=st.sampled_from(LoadSignal), pause_s=st.floats(0.0, 1.5))
+    def release(self, data: st.DataObject, load: LoadSignal, pause_s: float) -> None:
         if not self.out:
             return
+        self.now_s = min(self.now_s + pause_s, 59.0)  # and the limit is not forgotten yet
         limiter, busy = self.limiter, len(self.out)
         era, before, news_of = self.out.pop(data.draw(st.integers(0, busy - 1))), limiter.limit, limiter.era
-        lowered = limiter.release(era, load, 0.0)
+        lowered = limiter.release(era, load, self.now_s)
         half_used, sound = busy * 2 >= before, limiter._known_good
         assert lowered == (int(limiter.limit) < int(before)), "what it says is what happened"
         if load is LoadSignal.DROPPED and era == news_of:
-            floor = float(OPTIONS.min)
-            assert limiter.limit == min(
-                before, max(floor, min(before, max(busy, ASSUMED_ROOM)) * OPTIONS.decrease)
-            )
+            room = float(max(busy, ASSUMED_ROOM))
+            cut = (min(before, room) if half_used else room) * OPTIONS.decrease
+            assert limiter.limit == min(before, max(float(OPTIONS.min), cut))
             assert limiter.era > news_of, "the rest of this overload is no news"
         elif load is LoadSignal.ACCEPTED and half_used:
             slowly = max(1.0, before * OPTIONS.growth) / before
