@@ -121,13 +121,18 @@ def _conversation(messages: list[JsonObject], dropped: list[str]) -> Steps[JsonO
         if pace.is_over(ITEM_BYTES * len(turn["content"])):
             yield
         turn["content"] = _text_or_blocks(turn["content"])
-    last = turns[-1]
-    if last["role"] == "assistant" and isinstance(last["content"], str):  # to be continued
-        last["content"] = last["content"].rstrip()
-    elif last["role"] == "assistant":  # with a large text
-        last["content"][-1]["text"] = in_full(last["content"][-1]["text"]).rstrip()
+    if turns[-1]["role"] == "assistant":
+        _end_without_blank(turns[-1])
     sent = (yield from encode_list(turns)) if len(messages) > MANY else turns
     return {"messages": sent} | ({"system": text} if text else {})
+
+
+def _end_without_blank(turn: JsonObject) -> None:
+    """Remove the white space at the end of a turn that is to be continued: the endpoint rejects it."""
+    if isinstance(turn["content"], str):
+        turn["content"] = turn["content"].rstrip()
+    elif (last := turn["content"][-1])["type"] == "text":
+        last["text"] = in_full(last["text"]).rstrip()
 
 
 def _append_turn(turns: list[JsonObject], role: str, blocks: list[JsonObject]) -> None:
@@ -152,7 +157,7 @@ def _blocks(message: JsonObject, path: str, dropped: list[str]) -> list[JsonObje
     refusal = in_full(message.get("refusal"))
     if not isinstance(refusal, str | None):
         raise Unsupported(f"{path}.refusal")
-    blocks = _parts(message.get("content") or refusal, f"{path}.content", dropped)
+    blocks = _parts(message.get("content"), f"{path}.content", dropped) + _parts(refusal, path, dropped)
     for index, call in enumerate(message.get("tool_calls") or ()):
         blocks.append(_tool_use(call, f"{path}.tool_calls[{index}]"))
     return blocks

@@ -123,10 +123,8 @@ def _messages(messages: list[JsonObject], dropped: list[str]) -> Steps[list[Json
         known = MESSAGE_FIELDS.get(message["role"])
         if known is None:
             raise Unsupported(f"messages[{index}].role")
-        if message.get("refusal") and not message.get("content"):
-            message["content"] = in_full(message.pop("refusal"))
-            if not isinstance(message["content"], str):
-                raise Unsupported(f"messages[{index}].refusal")
+        if message.get("refusal"):
+            message["content"] = _with_refusal(message, f"messages[{index}].refusal")
         dropped += pop_fields(message, message.keys() - known)
         for number, part in enumerate(_parts(message)):
             if part.get("type") == "refusal":
@@ -136,6 +134,8 @@ def _messages(messages: list[JsonObject], dropped: list[str]) -> Steps[list[Json
             if kind == "text" or kind == "image_url":
                 dropped += pop_fields(part, part.keys() - {"type", kind}, "messages.content.")
         for number, call in enumerate(message.get("tool_calls") or ()):
+            if pace.is_over():
+                yield
             _take_known(call, f"messages[{index}].tool_calls[{number}]", dropped)
     paired = yield from pair_calls(messages, ID_PATTERN, "", 9)
     kept = []
@@ -146,6 +146,17 @@ def _messages(messages: list[JsonObject], dropped: list[str]) -> Steps[list[Json
             kept.append(message)
     yield
     return _in_order(kept)
+
+
+def _with_refusal(message: JsonObject, path: str) -> str | list[JsonObject]:
+    """Return what an assistant said and refused to say."""
+    refusal, content = in_full(message.pop("refusal")), message.get("content")
+    if not isinstance(refusal, str):
+        raise Unsupported(path)
+    if not content:
+        return refusal
+    said = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    return [*said, {"type": "text", "text": refusal}]
 
 
 def _take_known(call: JsonObject, path: str, dropped: list[str]) -> None:
