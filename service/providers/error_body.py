@@ -132,7 +132,7 @@ def read_error(body: bytes) -> ErrorBody:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
     if beginning[:1] in (b"{", b"["):
-        return _search(body[:BYTES_MAX], quoted=False)
+        return _odd_json(body[:BYTES_MAX])
     if found := EDGE_CODE.search(body[:EDGE_BYTES]):
         code = (found[1] or found[2]).decode()
         return ErrorBody(code, status=int(code) if len(code) == 3 else EDGE_STATUS, plain=True)
@@ -226,6 +226,14 @@ def _printed(text: str) -> object:
         return ast.literal_eval(text) if "'" in text else None
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
+
+
+def _odd_json(body: bytes) -> ErrorBody:
+    """Return what JSON says that is broken off, or holds half a character or NaN."""
+    try:
+        return _Reader().read(json.loads(body.removeprefix(b"\xef\xbb\xbf")))
+    except (ValueError, RecursionError):
+        return _search(body, quoted=False)
 
 
 def _search(body: bytes, *, quoted: bool) -> ErrorBody:

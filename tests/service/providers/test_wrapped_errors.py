@@ -311,6 +311,22 @@ def test_half_a_character(body: bytes) -> None:
     assert status_fault(400, {}, body).message.encode() == b"a ? b"
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_half_a_character_inside_a_200(streamed: bool, dialect: str) -> None:
+    """A filter's refusal is one, too, where its text is cut within a character."""
+    error = b'{"type": "error", "error": {"code": "content_filter", "message": "No: \\ud83d"}}'
+    if streamed:
+        reader = DIALECTS[dialect].stream(request(), "m")
+        reader.feed(b"data: " + error + b"\n\n")
+        fault = reader.fault
+    else:
+        with pytest.raises(ProviderFault) as caught:
+            DIALECTS[dialect].answer(error, request())
+        fault = caught.value
+    assert fault is not None and classify(fault).then is Then.GIVE_UP
+
+
 @pytest.mark.parametrize(
     "where",
     [
