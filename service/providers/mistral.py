@@ -18,7 +18,7 @@ from dub5.service.providers.fields import (
     pop_fields,
 )
 from dub5.service.providers.openai import OpenAIDialect, OpenAIStream
-from dub5.service.providers.slices import ITEM_BYTES, Steps, StepSize, encode_list, finish, in_full
+from dub5.service.providers.slices import Steps, StepSize, encode_list, finish, in_full
 
 # The fields that the chat endpoint accepts; any other field is answered with 422.
 CHAT_FIELDS = frozenset(
@@ -54,7 +54,10 @@ class MistralDialect(OpenAIDialect):
     def encode_in_steps(self, request: ChatRequest, model: str, key: str | None) -> Steps[EncodedRequest]:
         given, dropped = apply_overrides(request.fields, self.overrides)
         fields: dict[str, Raw] = {}
+        pace = StepSize()
         for name, raw in given.items():
+            if pace.is_over():
+                yield
             there = RENAMED.get(name, name)
             if there in CHAT_FIELDS:
                 if there == name or bytes(raw) != b"null":
@@ -116,7 +119,7 @@ def _messages(messages: list[JsonObject], dropped: list[str]) -> Steps[list[Json
     """
     pace = StepSize()
     for index, message in enumerate(messages):
-        if pace.is_over(ITEM_BYTES * len(_parts(message))):
+        if pace.is_over():
             yield
         if message["role"] == "developer":
             message["role"] = "system"
@@ -127,6 +130,8 @@ def _messages(messages: list[JsonObject], dropped: list[str]) -> Steps[list[Json
             message["content"] = _with_refusal(message, f"messages[{index}].refusal")
         dropped += pop_fields(message, message.keys() - known)
         for number, part in enumerate(_parts(message)):
+            if pace.is_over():
+                yield
             if part.get("type") == "refusal":
                 part["type"], part["text"] = "text", part.pop("refusal", "")
             if not isinstance(kind := part.get("type"), str) or kind not in PART_TYPES:
