@@ -87,19 +87,23 @@ def _body_in_steps(fields: Mapping[str, Raw]) -> Steps[ChatBody]:
     pace = StepSize()
     for raw in messages:
         message = yield from decode_lazily(raw, MESSAGE_LEVELS, pace)
+        yield from _read_texts(message, pace)
         if memoryview(raw).nbytes > TEXT_BYTES:
             yield
-        body.messages.append(msgspec.convert(_as_read(message), Message))
+        body.messages.append(msgspec.convert(message, Message))
     return body
 
 
-def _as_read(value: Any) -> Any:
-    """Return a lazily decoded value with its large texts as they are written: only their length matters."""
-    if isinstance(value, Raw):
-        return str(memoryview(value)[1:-1], "latin-1")
-    if isinstance(value, dict):
-        return {name: _as_read(one) for name, one in value.items()}
-    return [_as_read(one) for one in value] if isinstance(value, list) else value
+def _read_texts(value: Any, pace: StepSize) -> Steps[None]:
+    """Put texts, as they are written, for those that were not decoded: only their length matters."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for place, one in inner:
+        if isinstance(one, Raw):
+            value[place] = str(memoryview(one)[1:-1], "latin-1")
+        elif isinstance(one, dict | list):
+            if pace.is_over():
+                yield
+            yield from _read_texts(one, pace)
 
 
 def read_json(

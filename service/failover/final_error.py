@@ -12,6 +12,7 @@ from dub5.service.errors import (
     ProviderRefused,
     TooLarge,
 )
+from dub5.service.failover.account_words import without_account
 from dub5.service.failover.context import RequestContext
 from dub5.service.providers.features import FEATURE_NAMES, Feature, feature_of
 from dub5.service.resilience.classify import Blame, Classification, CooldownReason, Then
@@ -118,7 +119,7 @@ def _refusal(context: RequestContext) -> GatewayError | None:
     refusal = next((v for v in refusals if v.then is Then.GIVE_UP), (refusals or classifications)[0])
     if refusal.status in TOO_LARGE:
         return TooLarge("The request is too large for every provider of this model.", attempts=progress.trail)
-    message = refusal.message.strip() or "A provider rejected the request."
+    message = without_account(refusal.message).strip() or "A provider rejected the request."
     return ProviderRefused(message, 422 if refusal.status == 422 else 400, attempts=progress.trail)
 
 

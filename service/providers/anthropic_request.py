@@ -60,8 +60,12 @@ def translate(
     """Return the call's body and the names of the dropped fields. Raises Unsupported."""
     given: JsonObject = {}
     dropped: list[str] = []
+    pace, large = StepSize(), False
     for name, raw in fields.items():
+        if pace.is_over():
+            yield
         if is_large(raw):
+            large = True
             yield
             value = (yield from decode_in_steps(name, raw)) if name in LEVELS else raw
             value = value if name in LEVELS or name not in TRANSLATED else decode_field(name, raw)
@@ -89,7 +93,7 @@ def translate(
     ]
     if given.get("stream"):
         call["stream"] = True
-    if any(map(is_large, fields.values())):
+    if large:
         yield
     return call, dropped
 
@@ -99,7 +103,7 @@ def _conversation(messages: list[JsonObject], dropped: list[str]) -> Steps[JsonO
     turns: list[JsonObject] = []
     pace = StepSize()
     for index, message in enumerate((yield from pair_calls(messages, ID_PATTERN, "call_", 24))):
-        if pace.is_over(sum(map(len, message["content"])) if isinstance(message.get("content"), list) else 0):
+        if pace.is_over():
             yield
         path, role = f"messages[{index}]", message["role"]
         if role not in MESSAGE_FIELDS:
@@ -107,8 +111,8 @@ def _conversation(messages: list[JsonObject], dropped: list[str]) -> Steps[JsonO
         if others := message.keys() - MESSAGE_FIELDS[role]:
             dropped += pop_fields(message, others)
         if role in ("system", "developer"):
-            system.append(_text(message.get("content"), path, dropped))
-        elif blocks := _blocks(message, path, dropped):
+            system.append((yield from _text(message.get("content"), path, dropped, pace)))
+        elif blocks := (yield from _blocks(message, path, dropped, pace)):
             _append_turn(turns, "assistant" if role == "assistant" else "user", blocks)
     text = "\n\n".join(filter(None, system))
     if not turns:  # the endpoint requires a turn: instructions alone become the user's message
@@ -121,13 +125,18 @@ def _conversation(messages: list[JsonObject], dropped: list[str]) -> Steps[JsonO
         if pace.is_over(ITEM_BYTES * len(turn["content"])):
             yield
         turn["content"] = _text_or_blocks(turn["content"])
-    last = turns[-1]
-    if last["role"] == "assistant" and isinstance(last["content"], str):  # to be continued
-        last["content"] = last["content"].rstrip()
-    elif last["role"] == "assistant":  # with a large text
-        last["content"][-1]["text"] = in_full(last["content"][-1]["text"]).rstrip()
+    if turns[-1]["role"] == "assistant":
+        _end_without_blank(turns[-1])
     sent = (yield from encode_list(turns)) if len(messages) > MANY else turns
     return {"messages": sent} | ({"system": text} if text else {})
+
+
+def _end_without_blank(turn: JsonObject) -> None:
+    """Remove the white space at the end of a turn that is to be continued: the endpoint rejects it."""
+    if isinstance(turn["content"], str):
+        turn["content"] = turn["content"].rstrip()
+    elif (last := turn["content"][-1])["type"] == "text":
+        last["text"] = in_full(last["text"]).rstrip()
 
 
 def _append_turn(turns: list[JsonObject], role: str, blocks: list[JsonObject]) -> None:
@@ -144,28 +153,31 @@ def _text_or_blocks(blocks: list[JsonObject]) -> str | list[JsonObject]:
     return sorted(blocks, key=lambda block: block["type"] != "tool_result")
 
 
-def _blocks(message: JsonObject, path: str, dropped: list[str]) -> list[JsonObject]:
+def _blocks(message: JsonObject, path: str, dropped: list[str], pace: StepSize) -> Steps[list[JsonObject]]:
     if message["role"] == "tool":
         result: JsonObject = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
-        content = _parts(message.get("content"), f"{path}.content", dropped)
+        content = yield from _parts(message.get("content"), f"{path}.content", dropped, pace)
         return [result | ({"content": _text_or_blocks(content)} if content else {})]
     refusal = in_full(message.get("refusal"))
     if not isinstance(refusal, str | None):
         raise Unsupported(f"{path}.refusal")
-    blocks = _parts(message.get("content") or refusal, f"{path}.content", dropped)
+    blocks = yield from _parts(message.get("content"), f"{path}.content", dropped, pace)
+    blocks += yield from _parts(refusal, path, dropped, pace)
     for index, call in enumerate(message.get("tool_calls") or ()):
+        if pace.is_over():
+            yield
         blocks.append(_tool_use(call, f"{path}.tool_calls[{index}]"))
     return blocks
 
 
-def _text(content: object, path: str, dropped: list[str]) -> str:
-    blocks = _parts(content, f"{path}.content", dropped)
+def _text(content: object, path: str, dropped: list[str], pace: StepSize) -> Steps[str]:
+    blocks = yield from _parts(content, f"{path}.content", dropped, pace)
     if any(block["type"] != "text" for block in blocks):
         raise Unsupported(f"{path}.content")
     return "".join(in_full(block["text"]) for block in blocks)
 
 
-def _parts(content: object, path: str, dropped: list[str]) -> list[JsonObject]:
+def _parts(content: object, path: str, dropped: list[str], pace: StepSize) -> Steps[list[JsonObject]]:
     """Return the content blocks of a message, without empty text, which the endpoint rejects."""
     if not isinstance(content, list):
         has_words = isinstance(content, str | Raw) and not is_blank_text(content)
@@ -173,6 +185,8 @@ def _parts(content: object, path: str, dropped: list[str]) -> list[JsonObject]:
     blocks: list[JsonObject] = []
     pieces: list[str] | None = None  # of the text block that is open; += of strings would be quadratic
     for index, part in enumerate(content):
+        if pace.is_over():
+            yield
         kind, here = part.get("type"), f"{path}[{index}]"
         known: tuple[str, ...] = ("type", str(kind))
         match kind:

@@ -16,7 +16,7 @@ from dub5.service.model import AnyRequest, ChatRequest, Chunk, EmbedRequest, Rep
 from dub5.service.providers.error_body import ErrorBody, read_error
 from dub5.service.providers.rate_limit_size import CODE as TOO_LARGE
 from dub5.service.providers.rate_limit_size import exceeds_full_bucket
-from dub5.service.providers.retry_after import retry_after_s
+from dub5.service.providers.retry_after import LONGEST_S, retry_after_s
 from dub5.service.providers.slices import Steps, in_turns
 
 USER_AGENT = f"dub5/{VERSION}"
@@ -50,7 +50,8 @@ class ProviderFault(Exception):
         self.reason = reason
         self.status = status
         self.code = code
-        self.message = message[:MESSAGE_CHARS_MAX]
+        # Half of a character could not be sent to anybody.
+        self.message = message[:MESSAGE_CHARS_MAX].encode("utf-8", "replace").decode()
         self.retry_after_s = retry_after_s
         self.told_status = told_status
         self.quoted = quoted
@@ -220,7 +221,8 @@ def cut_fault(rest: bytes) -> ProviderFault:
 def _wait_s(error: ErrorBody, headers: Mapping[str, str]) -> float | None:
     """Return how long to wait, as the headers, the message, the body or a provider behind it say."""
     wait_s = retry_after_s(headers, error.message, clock.wall() if headers else 0.0)
-    wait_s = error.wait_s if wait_s is None else wait_s
+    if wait_s is None and error.wait_s is not None:
+        return min(error.wait_s, LONGEST_S)
     return retry_after_s(error.headers, "", clock.wall()) if wait_s is None and error.headers else wait_s
 
 

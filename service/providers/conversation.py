@@ -8,7 +8,7 @@ BEGIN, GO_ON    what stands where a provider wants a turn that the conversation 
 
 import hashlib
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 import msgspec
@@ -37,7 +37,7 @@ def pair_calls(
     """
     paired: list[JsonObject] = []
     after: list[JsonObject] = []  # what stood between a call and its results
-    used: set[str] = set()
+    ids = _CallIds(pattern, prefix, chars)
     waiting: dict[str, deque[str]] = {}  # new ids by the id in the history, which may be there twice
     where, pace = "", StepSize()
     for index, message in enumerate(messages):
@@ -45,10 +45,10 @@ def pair_calls(
             yield
         if message["role"] == "tool":
             given = str(message.get("tool_call_id"))
-            if (ids := waiting.get(given)) is None:
+            if (new := waiting.get(given)) is None:
                 raise Unsupported(f"messages[{index}].tool_call_id")
-            message["tool_call_id"] = ids.popleft()
-            if not ids:
+            message["tool_call_id"] = new.popleft()
+            if not new:
                 del waiting[given]
             paired.append(message)
             continue
@@ -61,22 +61,33 @@ def pair_calls(
         paired.append(message)
         after, where = [], f"messages[{index}].tool_calls"
         for call in message.get("tool_calls") or ():
+            if pace.is_over():
+                yield
             given = str(call.get("id"))
-            call["id"] = new = _unused(given, used, pattern, prefix, chars)
-            used.add(new)
-            waiting.setdefault(given, deque()).append(new)
+            call["id"] = ids.unused(given)
+            waiting.setdefault(given, deque()).append(call["id"])
     if waiting:
         raise Unsupported(where)
     return paired + after
 
 
-def _unused(given: str, used: set[str], pattern: re.Pattern[str], prefix: str, chars: int) -> str:
-    new, number = given, 0
-    while new in used or not pattern.fullmatch(new):
-        text = f"{given}#{number}" if number else given
-        new = prefix + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:chars]
-        number += 1
-    return new
+class _CallIds:
+    """The ids of the calls of one history."""
+
+    def __init__(self, pattern: re.Pattern[str], prefix: str, chars: int) -> None:
+        self._pattern, self._prefix, self._chars = pattern, prefix, chars
+        self._used: set[str] = set()
+        self._seen: Counter[str] = Counter()  # or the ids before would be tried again, each time
+
+    def unused(self, given: str) -> str:
+        """Return the given id, or another one for it, that no call has yet."""
+        new = given
+        while new in self._used or not self._pattern.fullmatch(new):
+            text = f"{given}#{number}" if (number := self._seen[given]) else given
+            new = self._prefix + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[: self._chars]
+            self._seen[given] += 1
+        self._used.add(new)
+        return new
 
 
 def is_blank(content: object) -> bool:

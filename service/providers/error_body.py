@@ -30,7 +30,7 @@ BLOCKED_CODE = (
     "request_blocked"  # by a firewall in front of the provider, which answers with a page of its own
 )
 STATUS_PATTERN = re.compile(r"[45]\d\d")
-NUMBER_MAX = 10**9
+NUMBER_MAX = 10**18  # larger ones are no code, status or time, and costly to write as text
 RETRY_DELAY = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 
 BYTES_MAX = 64 * 1024  # of an error that is decoded; of a longer one the beginning is searched
@@ -132,7 +132,7 @@ def read_error(body: bytes) -> ErrorBody:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
     if beginning[:1] in (b"{", b"["):
-        return _search(body[:BYTES_MAX], quoted=False)
+        return _odd_json(body[:BYTES_MAX])
     if found := EDGE_CODE.search(body[:EDGE_BYTES]):
         code = (found[1] or found[2]).decode()
         return ErrorBody(code, status=int(code) if len(code) == 3 else EDGE_STATUS, plain=True)
@@ -162,7 +162,7 @@ def _own(error: dict[str, Any], quoted: bool) -> ErrorBody:
         next((status for status in statuses if status is not None), None),
         _retry_delay(details),
         quoted,
-        headers={str(n).lower(): str(v) for n, v in headers.items()} if isinstance(headers, dict) else {},
+        headers=_headers(headers),
     )
 
 
@@ -171,7 +171,7 @@ def _message(error: dict[str, Any]) -> str:
     texts = (error.get(name) for name in MESSAGES)
     message = next((text for text in texts if isinstance(text, str) and text), "")
     where = error.get("loc")
-    place = ".".join(str(part) for part in where if part != "body") if isinstance(where, list) else ""
+    place = ".".join(_short(part) for part in where if part != "body") if isinstance(where, list) else ""
     return f"{place}: {message}" if place and message else message
 
 
@@ -224,8 +224,16 @@ def _printed(text: str) -> object:
         pass
     try:
         return ast.literal_eval(text) if "'" in text else None
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
+
+
+def _odd_json(body: bytes) -> ErrorBody:
+    """Return what JSON says that is broken off, or holds half a character or NaN."""
+    try:
+        return _Reader().read(json.loads(body.removeprefix(b"\xef\xbb\xbf")))
+    except (ValueError, RecursionError):
+        return _search(body, quoted=False)
 
 
 def _search(body: bytes, *, quoted: bool) -> ErrorBody:
@@ -244,16 +252,23 @@ def _detail_codes(details: object) -> Iterator[object]:
     if isinstance(details, dict):
         yield details.get("error_code")
     for detail in _list(details):
-        if (reason := str(detail.get("reason", ""))).startswith("API_KEY_"):
+        if (reason := _short(detail.get("reason"))).startswith("API_KEY_"):
             yield reason
 
 
 def _retry_delay(details: object) -> float | None:
     """Return the seconds of a RetryInfo in the details of an error (Gemini), or None."""
     for detail in _list(details):
-        if found := RETRY_DELAY.fullmatch(str(detail.get("retryDelay"))):
+        if found := RETRY_DELAY.fullmatch(_short(detail.get("retryDelay"))):
             return float(found[1])
     return None
+
+
+def _headers(given: object) -> Mapping[str, str]:
+    """Return the headers of the provider behind a gateway, which it may repeat in its error."""
+    if not isinstance(given, dict):
+        return {}
+    return {name.lower(): _short(value) for name, value in given.items() if isinstance(name, str)}
 
 
 def _list(details: object) -> list[dict[str, object]]:

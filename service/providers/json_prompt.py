@@ -7,30 +7,35 @@ import msgspec
 from msgspec import Raw
 
 from dub5.service.model import ChatRequest
-from dub5.service.providers.fields import JsonObject, decode_field
+from dub5.service.providers.fields import LEVELS, JsonObject
+from dub5.service.providers.slices import decode_lazily, finish
 
 FIELD = "response_format"
 INSTRUCTION = (
     "Answer with exactly one JSON object and nothing else: no text before or after it, and no code fence."
 )
+_LIST = msgspec.json.Decoder(list[Raw])
 
 
 def with_json_prompt(request: ChatRequest) -> ChatRequest:
     """Return the request with the instruction in its system message, and without the field."""
-    messages = decode_field("messages", request.fields["messages"])
-    fields = {**request.fields, "messages": Raw(msgspec.json.encode(_instructed(messages)))}
+    first, *others = _LIST.decode(request.fields["messages"])  # only the first one is read
+    message = finish(decode_lazily(first, LEVELS["messages"] - 1))
+    if message["role"] in ("system", "developer"):
+        messages = [{**message, "content": _instructed(message.get("content"))}, *others]
+    else:
+        messages = [{"role": "system", "content": INSTRUCTION}, first, *others]
+    fields = {**request.fields, "messages": Raw(msgspec.json.encode(messages))}
     del fields[FIELD]
     return msgspec.structs.replace(request, fields=fields)
 
 
-def _instructed(messages: list[JsonObject]) -> list[JsonObject]:
-    """Return the messages with the instruction at the end of the first one, which is a system message."""
-    first = messages[0]
-    if first["role"] not in ("system", "developer"):
-        return [{"role": "system", "content": INSTRUCTION}, *messages]
-    content = first.get("content") or ""
-    if isinstance(content, list):
-        content = [*content, {"type": "text", "text": INSTRUCTION}]
-    else:
-        content = f"{content}\n\n{INSTRUCTION}".strip()
-    return [{**first, "content": content}, *messages[1:]]
+def _instructed(content: str | Raw | list[JsonObject] | None) -> str | list[JsonObject]:
+    """Return the content with the instruction at its end."""
+    if not content:
+        return INSTRUCTION
+    more = f"\n\n{INSTRUCTION}"
+    if isinstance(content, str):
+        return content + more
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    return [*parts, {"type": "text", "text": more}]

@@ -7,6 +7,8 @@ import msgspec
 from msgspec import Struct
 
 from dub5.service.providers.base import ProviderFault, refusal_or
+from dub5.service.providers.error_body import BYTES_MAX
+from dub5.service.providers.sse import split_objects
 
 S = TypeVar("S", bound=Struct)
 
@@ -19,9 +21,19 @@ def decode_loosely(data: bytes, kind: type[S], content: Collection[str]) -> S:
     try:
         return _loosely(msgspec.json.decode(data, type=dict[str, Any]), kind, content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        if data[:1] == b"{":
-            raise ProviderFault("garbled") from None
-        raise refusal_or("garbled" if data[:1] == b"[" else "not_json", data) from None
+        raise undecodable(data, content) from None
+
+
+def undecodable(data: bytes, content: Collection[str]) -> ProviderFault:
+    """Return the fault of what is no JSON to us: an error that it holds, if it holds no part of an answer.
+
+    Some servers cut the text of an error within a character.
+    """
+    if data[:1] != b"{":
+        return refusal_or("garbled" if data[:1] == b"[" else "not_json", data)
+    has_answer = len(data) > BYTES_MAX or any(b'"%s"' % name.encode() in data for name in content)
+    is_error = not has_answer and len(split_objects(data)) == 1
+    return refusal_or("garbled", data) if is_error else ProviderFault("garbled")
 
 
 def _loosely(given: dict[str, Any], kind: type[S], content: Collection[str]) -> S:

@@ -18,7 +18,7 @@ from dub5.service.providers.fields import (
     pop_fields,
 )
 from dub5.service.providers.openai import OpenAIDialect, OpenAIStream
-from dub5.service.providers.slices import ITEM_BYTES, Steps, StepSize, encode_list, finish, in_full
+from dub5.service.providers.slices import Steps, StepSize, encode_list, finish, in_full
 
 # The fields that the chat endpoint accepts; any other field is answered with 422.
 CHAT_FIELDS = frozenset(
@@ -54,7 +54,10 @@ class MistralDialect(OpenAIDialect):
     def encode_in_steps(self, request: ChatRequest, model: str, key: str | None) -> Steps[EncodedRequest]:
         given, dropped = apply_overrides(request.fields, self.overrides)
         fields: dict[str, Raw] = {}
+        pace = StepSize()
         for name, raw in given.items():
+            if pace.is_over():
+                yield
             there = RENAMED.get(name, name)
             if there in CHAT_FIELDS:
                 if there == name or bytes(raw) != b"null":
@@ -116,19 +119,19 @@ def _messages(messages: list[JsonObject], dropped: list[str]) -> Steps[list[Json
     """
     pace = StepSize()
     for index, message in enumerate(messages):
-        if pace.is_over(ITEM_BYTES * len(_parts(message))):
+        if pace.is_over():
             yield
         if message["role"] == "developer":
             message["role"] = "system"
         known = MESSAGE_FIELDS.get(message["role"])
         if known is None:
             raise Unsupported(f"messages[{index}].role")
-        if message.get("refusal") and not message.get("content"):
-            message["content"] = in_full(message.pop("refusal"))
-            if not isinstance(message["content"], str):
-                raise Unsupported(f"messages[{index}].refusal")
+        if message.get("refusal"):
+            message["content"] = _with_refusal(message, f"messages[{index}].refusal")
         dropped += pop_fields(message, message.keys() - known)
         for number, part in enumerate(_parts(message)):
+            if pace.is_over():
+                yield
             if part.get("type") == "refusal":
                 part["type"], part["text"] = "text", part.pop("refusal", "")
             if not isinstance(kind := part.get("type"), str) or kind not in PART_TYPES:
@@ -136,6 +139,8 @@ def _messages(messages: list[JsonObject], dropped: list[str]) -> Steps[list[Json
             if kind == "text" or kind == "image_url":
                 dropped += pop_fields(part, part.keys() - {"type", kind}, "messages.content.")
         for number, call in enumerate(message.get("tool_calls") or ()):
+            if pace.is_over():
+                yield
             _take_known(call, f"messages[{index}].tool_calls[{number}]", dropped)
     paired = yield from pair_calls(messages, ID_PATTERN, "", 9)
     kept = []
@@ -146,6 +151,17 @@ def _messages(messages: list[JsonObject], dropped: list[str]) -> Steps[list[Json
             kept.append(message)
     yield
     return _in_order(kept)
+
+
+def _with_refusal(message: JsonObject, path: str) -> str | list[JsonObject]:
+    """Return what an assistant said and refused to say."""
+    refusal, content = in_full(message.pop("refusal")), message.get("content")
+    if not isinstance(refusal, str):
+        raise Unsupported(path)
+    if not content:
+        return refusal
+    said = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    return [*said, {"type": "text", "text": refusal}]
 
 
 def _take_known(call: JsonObject, path: str, dropped: list[str]) -> None:

@@ -23,6 +23,7 @@ from dub5.service.providers.conversation import only_openais
 from dub5.service.providers.embeddings import reply_with_vectors
 from dub5.service.providers.fields import apply_overrides
 from dub5.service.providers.finish import STOP, ChoiceEnds, choice_number, finish_meaning
+from dub5.service.providers.loose import undecodable
 from dub5.service.providers.slices import Steps
 from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder, split_objects
 from dub5.service.providers.usage import (
@@ -36,6 +37,7 @@ from dub5.service.providers.usage import (
 )
 
 DONE = b"[DONE]"
+CONTENT = ("choices", "delta")  # they hold the answer
 WITH_USAGE = Raw(b'{"include_usage":true}')
 
 
@@ -370,9 +372,7 @@ def decode_body(body: bytes) -> _Body:
         if not body.isascii():
             body.decode()  # msgspec does not check the strings that it skips; clients will
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        if body[:1] == b"{":
-            raise ProviderFault("garbled") from None
-        raise refusal_or("garbled" if body[:1] == b"[" else "not_json", body) from None  # a list: Gemini
+        raise undecodable(body, CONTENT) from None
     if parsed.error and _is_error(parsed.error):
         raise event_fault(body)
     return parsed

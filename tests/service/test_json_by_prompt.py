@@ -3,7 +3,9 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec import Raw
 
 from dub5.service.app import Service
 from dub5.service.config.settings import (
@@ -13,14 +15,17 @@ from dub5.service.config.settings import (
     RouteSettings,
     Settings,
 )
-from dub5.service.providers.json_prompt import INSTRUCTION
+from dub5.service.providers.json_prompt import INSTRUCTION, with_json_prompt
 from dub5.simulators.answers import Proof, judge
 from dub5.simulators.script import Respond, Script, SimRequest
 from dub5.simulators.virtual import AppClient, AppResponse, VirtualWire
+from tests.support.dialect_requests import request
 from tests.support.play import provider
 from tests.support.world import body, status, text_of
 
+LONG = "Be kind. " * 60_000  # is not decoded
 AS_JSON = {"response_format": {"type": "json_object"}}
+RAW_JSON = {"response_format": Raw(b'{"type": "json_object"}')}
 NO_MODE = DialectOverrides(refuses=("response_format",))
 DOWN = status(500, b"{}")
 
@@ -88,7 +93,11 @@ async def test_the_next_one_is_told_too() -> None:
     "system, expected",
     [
         ({"role": "system", "content": "Be kind."}, f"Be kind.\n\n{INSTRUCTION}"),
-        ({"role": "developer", "content": [{"type": "text", "text": "Be kind."}]}, f"Be kind.{INSTRUCTION}"),
+        (
+            {"role": "developer", "content": [{"type": "text", "text": "Be kind."}]},
+            f"Be kind.\n\n{INSTRUCTION}",
+        ),
+        ({"role": "system", "content": LONG}, f"{LONG}\n\n{INSTRUCTION}"),
         ({"role": "system", "content": None}, INSTRUCTION),
     ],
 )
@@ -100,6 +109,14 @@ async def test_instructions_of_the_caller(system: dict[str, Any], expected: str)
         assert (await targets.ask(messages=messages)).status == 200
     assert targets.asked[0]["system"] == expected
     assert targets.asked[0]["messages"] == [{"role": "user", "content": "Hi"}]
+
+
+def test_a_large_conversation() -> None:
+    """The conversation, which may be large, is not read for the instruction: it stays as it was written."""
+    said = b'{"role": "user",  "content": "\\u0041"}'
+    asked = msgspec.structs.replace(request(), fields={"messages": Raw(b"[%s]" % said), **RAW_JSON})
+    sent = bytes(with_json_prompt(asked).fields["messages"])
+    assert sent.endswith(b"," + said + b"]") and INSTRUCTION.encode() in sent
 
 
 @pytest.mark.parametrize("fields", [{}, {"response_format": {"type": "text"}}])

@@ -101,6 +101,14 @@ LARGEST: Mapping[str, dict[str, Any]] = {  # up to the limits
     "2,000 parts of 12 KB": parts(2000, 12_000),
     "54,000 messages of a user": {"messages": [{"role": "user", "content": "x"}] * 53_000 + CALLED},
     "54,000 messages": said(*["x"] * 54_000),
+    "50,000 parts": parts(50_000, 3),
+    "12,000 calls": {
+        "messages": [
+            {"role": "assistant", "tool_calls": [CALL] * 12_000},
+            *[{"role": "tool", "tool_call_id": "1"}] * 12_000,
+        ]
+    },
+    "100,000 fields": said("Hi") | {f"field_{n}": n for n in range(100_000)},
     "490,000 numbers": tool({"enum": list(range(490_000))}),
     "80,000 long numbers": tool({"enum": [10**299] * 80_000}),
     "3,000 deep lists": tool({"enum": [nested(50)] * 3000}),

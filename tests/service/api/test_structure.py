@@ -99,9 +99,13 @@ def test_read_alike(messages: list[object], more: dict[str, object], size: int) 
     assert large.body.max_tokens == small.body.max_tokens  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("bad", [b"\xff", b"\xc3"])
-def test_no_text(bad: bytes) -> None:
-    """Bytes that are no UTF-8 are refused, also in texts that are not decoded."""
-    body = b'{"model":"m","messages":[{"role":"user","content":"' + b"x" * 300_000 + bad + b'"}]}'
-    with pytest.raises(GatewayError):
-        finish(parse_large_chat("r", Caller(), JSON, body, 64))
+@pytest.mark.parametrize(
+    "bad", [b"\xff", b"\xc3", rb"\ud83d", rb"\ud83d\ud83d", rb"\udc00", rb"\ud83d\n", rb"\q", b"\n"]
+)
+@pytest.mark.parametrize("place", [b"content", b"name"])
+def test_no_text(place: bytes, bad: bytes) -> None:
+    """What is no text is refused, also in texts that are not decoded: bytes that are no UTF-8, half of a
+    character, an unknown escape, a bare end of a line."""
+    said = b'{"role":"user","content":"Hi","%s":"%s"}' % (place, b"x" * 300_000 + bad)
+    with pytest.raises(GatewayError, match="not valid JSON"):
+        finish(parse_large_chat("r", Caller(), JSON, b'{"model":"m","messages":[%s]}' % said, 64))

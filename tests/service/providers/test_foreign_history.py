@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 from unittest import mock
@@ -227,3 +228,45 @@ def test_a_broken_history(name: str, turns: list[Turn]) -> None:
         assert error.param.startswith("messages")
         return
     CHECKS[name](body)
+
+
+def called(ids: list[str]) -> list[Turn]:
+    """Return a history with one call for each id, all in one turn, and their results."""
+    made = [{"id": one, "type": "function", "function": {"name": "f", "arguments": "{}"}} for one in ids]
+    results = [{"role": "tool", "tool_call_id": one, "content": "x"} for one in ids]
+    return [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": made}, *results]
+
+
+@each
+def test_many_calls_of_one_id(name: str) -> None:
+    """Twice the calls with the same id take about twice the time to encode."""
+
+    def seconds(count: int) -> float:
+        asked = request(messages=called(["call_0"] * count))
+        began = time.thread_time()
+        DIALECTS[name].encode(asked, "m", None)
+        return time.thread_time() - began
+
+    few = min(seconds(200) for _ in range(3))
+    assert min(seconds(1600) for _ in range(3)) < 8 * 3 * few
+
+
+@each
+def test_an_image_at_the_end(name: str) -> None:
+    """An answer that is to be continued may end with an image."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    content = [{"type": "text", "text": "Here: "}, image]
+    turns = [{"role": "user", "content": "Draw."}, {"role": "assistant", "content": content}]
+    sent = DIALECTS[name].encode(request(messages=turns), "m", None).body
+    assert b"iVBORw0KGgo=" in sent
+
+
+@pytest.mark.parametrize("text_bytes", [slices.TEXT_BYTES, 4], ids=["small", "large"])
+@each
+def test_a_refusal_beside_words(name: str, text_bytes: int) -> None:
+    """What an assistant said, and what it refused to say, both are in the history."""
+    answer = {"role": "assistant", "content": "One part.", "refusal": "Not the other."}
+    turns = [{"role": "user", "content": "Hi"}, answer, {"role": "user", "content": "Go on"}]
+    with mock.patch.object(slices, "TEXT_BYTES", text_bytes):
+        sent = DIALECTS[name].encode(request(messages=turns), "m", None).body.decode()
+    assert sent.index("One part.") < sent.index("Not the other.")

@@ -257,6 +257,7 @@ def test_any_body(error: Any) -> None:
         b'{"message": "' + b"{" * 60_000 + b'"}',
         json.dumps({"errors": [{"message": "{" * 3000}] * 20}).encode(),
         b'{"detail":[{"msg":"no","input":"' + b"x" * 100_000,
+        json.dumps({str(n): "{'a':" * 600 + "1" + "}" * 600 for n in range(15)}).encode(),
     ],
     ids=lambda body: body[:20],
 )
@@ -273,3 +274,68 @@ def test_a_body_that_is_cut_off() -> None:
     assert bare(400, {"error": {"message": "maximum context length is 4096 tokens"}}).then is Then.NEXT
     assert classify(status_fault(400, {}, body)).blame is Blame.NOBODY
     assert status_fault(400, {}, body).message == "maximum context length is 4096 tokens"
+
+
+NUMBER = "0x" + "f" * 3900  # of more digits than Python turns into a text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "failed: {{'a': 1}: 1}",
+        f"failed: {{'message': 'no', 'loc': [{NUMBER}]}}",
+        f"failed: {{'message': 'no', 'details': [{{'retryDelay': {NUMBER}}}]}}",
+        f"failed: {{'message': 'no', 'details': [{{'reason': {NUMBER}}}]}}",
+        f"failed: {{'message': 'no', 'metadata': {{'headers': {{'retry-after': {NUMBER}}}}}}}",
+    ],
+    ids=["key", "place", "wait", "reason", "headers"],
+)
+@pytest.mark.parametrize("bare_text", [True, False])
+async def test_objects_of_python(bare_text: bool, text: str) -> None:
+    """What Python prints and JSON cannot hold is read without a defect."""
+    body = text if bare_text else json.dumps({"error": {"message": text}})
+    assert status_fault(400, {}, body.encode()).message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"message": "a \\ud83d b"}}',
+        json.dumps({"error": {"metadata": {"raw": '{"error": {"message": "a \\ud83d b"}}'}}}).encode(),
+        b"failed: {'error': {'message': 'a \\ud83d b'}}",
+    ],
+    ids=["JSON", "raw", "printed"],
+)
+def test_half_a_character(body: bytes) -> None:
+    """Half of a character in a message does not keep the message from the client."""
+    assert status_fault(400, {}, body).message.encode() == b"a ? b"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_half_a_character_inside_a_200(streamed: bool, dialect: str) -> None:
+    """A filter's refusal is one, too, where its text is cut within a character."""
+    error = b'{"type": "error", "error": {"code": "content_filter", "message": "No: \\ud83d"}}'
+    if streamed:
+        reader = DIALECTS[dialect].stream(request(), "m")
+        reader.feed(b"data: " + error + b"\n\n")
+        fault = reader.fault
+    else:
+        with pytest.raises(ProviderFault) as caught:
+            DIALECTS[dialect].answer(error, request())
+        fault = caught.value
+    assert fault is not None and classify(fault).then is Then.GIVE_UP
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "999999999s"}]},
+        {"metadata": {"headers": {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": 9741305600000}}},
+    ],
+    ids=["details", "headers"],
+)
+async def test_a_wait_of_years(where: Mapping[str, Any]) -> None:
+    """No error, wherever it names a wait, disables a target for longer than a day."""
+    error = {"error": {"message": "no", **where}}
+    assert status_fault(429, {}, json.dumps(error).encode()).retry_after_s == 86_400
