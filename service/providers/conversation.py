@@ -93,12 +93,16 @@ class _CallIds:
 def is_blank(content: object) -> bool:
     """Return whether a content has no text but spaces, and nothing else."""
     if isinstance(content, list):
-        return all(part.get("type") in ("text", "refusal") and is_blank(_text(part)) for part in content)
-    return not content or (isinstance(content, str | Raw) and is_blank_text(content))
+        return all(part.get("type") in ("text", "refusal") and _says_nothing(part) for part in content)
+    return _is_no_text(content)
 
 
-def _text(part: JsonObject) -> object:
-    return part.get("text") or part.get("refusal")
+def _says_nothing(part: JsonObject) -> bool:
+    return _is_no_text(part.get("text") or part.get("refusal"))
+
+
+def _is_no_text(value: object) -> bool:
+    return not value or (isinstance(value, str | Raw) and is_blank_text(value))
 
 
 def only_openais(raw: Raw) -> tuple[Raw, list[str]] | None:

@@ -270,3 +270,50 @@ def test_a_refusal_beside_words(name: str, text_bytes: int) -> None:
     with mock.patch.object(slices, "TEXT_BYTES", text_bytes):
         sent = DIALECTS[name].encode(request(messages=turns), "m", None).body.decode()
     assert sent.index("One part.") < sent.index("Not the other.")
+
+
+KEYS = ("type", "text", "refusal", "image_url", "url", "id", "function", "name", "arguments", "x")
+WORDS = ("", " ", "a", "text", "refusal", "image_url", "https://a", "data:image/png;base64,AA", "{}", "[")
+odd = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-2, 2), st.sampled_from(WORDS)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(KEYS), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+odd_parts = st.builds(
+    lambda kind, value, more: {**more, "type": kind, str(kind): value},
+    st.sampled_from(("text", "refusal", "image_url", "thinking", None)),
+    odd,
+    st.dictionaries(st.sampled_from(KEYS), odd, max_size=2),
+)
+odd_calls = st.fixed_dictionaries(
+    {"id": odd},
+    optional={"function": st.one_of(odd, st.fixed_dictionaries({"name": odd, "arguments": odd}))},
+)
+odd_messages = st.fixed_dictionaries(
+    {
+        "role": st.sampled_from(("system", "developer", "user", "assistant", "tool", "function")),
+        "content": st.one_of(st.none(), st.sampled_from(WORDS), st.lists(odd_parts, max_size=3)),
+    },
+    optional={
+        "tool_calls": st.lists(odd_calls, max_size=2),
+        "tool_call_id": st.sampled_from(WORDS),
+        "refusal": odd,
+        "reasoning_content": odd,
+    },
+)
+
+
+@pytest.mark.parametrize("text_bytes", [slices.TEXT_BYTES, 4], ids=["small", "large"])
+@each
+@given(st.lists(odd_messages, min_size=1, max_size=4))
+@example([{"role": "user", "content": [{"type": "text", "text": [None]}]}])
+@examples(200)
+def test_any_history(name: str, text_bytes: int, turns: list[Turn]) -> None:
+    """Whatever a history holds is sent, or left to other targets: it is never a defect of ours."""
+    with mock.patch.object(slices, "TEXT_BYTES", text_bytes):
+        try:
+            assert json.loads(DIALECTS[name].encode(request(messages=turns), "m", None).body)
+        except Unsupported as error:
+            assert error.param.startswith("messages")
