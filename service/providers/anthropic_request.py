@@ -87,7 +87,7 @@ def translate(
         if not all(str(sequence).strip() for sequence in stops):  # the endpoint rejects blank ones
             raise Unsupported("stop")
     call |= _sampling(given, api_version, dropped) | _tools(given, dropped)
-    call |= _format(given.get("response_format")) | _user(given, dropped)
+    call |= (yield from _format(given.get("response_format"))) | _user(given, dropped)
     dropped += [
         f"stream_options.{name}" for name in given.get("stream_options", {}) if name != "include_usage"
     ]
@@ -320,23 +320,31 @@ def _choice(choice: object) -> JsonObject | None:
     raise Unsupported("tool_choice")
 
 
-def _format(response_format: object) -> JsonObject:
+def _format(response_format: object) -> Steps[JsonObject]:
     if response_format is None:
         return {}
     json_schema = response_format.get("json_schema") if isinstance(response_format, dict) else None
     schema = json_schema.get("schema") if isinstance(json_schema, dict) else None
     if not isinstance(schema, dict):  # json_object: the endpoint has no mode for JSON without a schema
         raise Unsupported("response_format")
-    return {"output_config": {"format": {"type": "json_schema", "schema": _close_schema(schema)}}}
+    closed = yield from _close_schema(schema, StepSize())
+    return {"output_config": {"format": {"type": "json_schema", "schema": closed}}}
 
 
-def _close_schema(schema: Any) -> Any:
+def _close_schema(schema: Any, pace: StepSize) -> Steps[Any]:
     """Close all objects of the schema, as the endpoint requires. Raises Unsupported for an open object."""
-    if isinstance(schema, list):
-        return [_close_schema(item) for item in schema]
-    if not isinstance(schema, dict):
+    if not isinstance(schema, dict | list):
         return schema
-    closed = {name: _close_schema(value) for name, value in schema.items()}
+    if pace.is_over():
+        yield
+    if isinstance(schema, list):
+        items = []
+        for item in schema:
+            items.append((yield from _close_schema(item, pace)))
+        return items
+    closed: JsonObject = {}
+    for name, value in schema.items():
+        closed[name] = yield from _close_schema(value, pace)
     if closed.get("type") == "object" and isinstance(closed.get("properties", {}), dict):
         if closed.get("additionalProperties", False) is not False:
             raise Unsupported("response_format")

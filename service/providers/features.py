@@ -6,14 +6,13 @@ the smallest request for each feature, once per target, when the settings are re
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from dub5.service.model import AnyRequest, Caller, ChatBody, ChatRequest
 from dub5.service.providers.base import Dialect, Unsupported
-from dub5.service.providers.fields import decode_field, is_neutral
+from dub5.service.providers.fields import decode_field, is_large, is_neutral
 from dub5.service.providers.usage import CHARS_PER_TOKEN, asked_tokens, prompt_chars
 
 
@@ -79,11 +78,11 @@ def required_features(request: AnyRequest) -> frozenset[Feature]:
     if not isinstance(request, ChatRequest):
         return frozenset()
     found = set()
-    if request.body.tools or _value("functions", request):
+    if request.body.tools or _is_asked("functions", request):
         found.add(Feature.TOOLS)
     if any(_has_image(message.content) for message in request.body.messages):
         found.add(Feature.VISION)
-    feature = _format(_value("response_format", request))
+    feature = _format(request)
     if feature and not (request.json_by_prompt and feature is Feature.JSON_OBJECT):
         found.add(feature)
     if request.body.logprobs:
@@ -115,24 +114,35 @@ def feature_of(param: str, request: AnyRequest) -> Feature | None:
     if "image_url" in param:
         return Feature.VISION
     if param.startswith("response_format"):
-        asked = _format(_value("response_format", request)) if isinstance(request, ChatRequest) else None
-        return asked or Feature.JSON_SCHEMA
+        return (_format(request) if isinstance(request, ChatRequest) else None) or Feature.JSON_SCHEMA
     return Feature.LOGPROBS if "logprobs" in param else None
 
 
-def _value(name: str, request: ChatRequest) -> Any:
-    """Return the value of a passed-through field; None where it is absent, neutral or invalid."""
+def _is_asked(name: str, request: ChatRequest) -> bool:
+    """Return whether a passed-through field has a value that means something. Large ones are not read."""
+    raw = request.fields.get(name)
     try:
-        value = decode_field(name, request.fields[name])
-    except (KeyError, Unsupported):
-        return None
-    return None if is_neutral(name, value) else value
+        return raw is not None and (is_large(raw) or not is_neutral(name, decode_field(name, raw)))
+    except Unsupported:
+        return False
 
 
 def _has_image(content: object) -> bool:
     return isinstance(content, list) and any(part.get("type") == "image_url" for part in content)
 
 
-def _format(value: Any) -> Feature | None:
-    kind = value.get("type") if isinstance(value, dict) else None
-    return Feature(kind) if kind in (Feature.JSON_SCHEMA, Feature.JSON_OBJECT) else None
+class _Format(Struct):
+    """The form of an answer; its schema is not read."""
+
+    type: object = None
+
+
+_FORMAT = msgspec.json.Decoder(_Format)
+
+
+def _format(request: ChatRequest) -> Feature | None:
+    try:
+        kind = _FORMAT.decode(request.fields["response_format"]).type
+    except (KeyError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return next((form for form in (Feature.JSON_SCHEMA, Feature.JSON_OBJECT) if form == kind), None)

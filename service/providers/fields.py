@@ -29,7 +29,8 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "reasoning_effort": ("none",),
     "service_tier": ("auto",),
 }
-LEVELS = {"messages": 5, "tools": 4}  # to the url of an image; to the fields of a tool's parameters
+# To the url of an image; to the fields of a tool's parameters; all of them.
+LEVELS = {"messages": 5, "tools": 4, "response_format": 64}
 JsonObject = dict[str, Any]
 
 PART = "messages.content."

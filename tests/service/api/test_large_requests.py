@@ -17,6 +17,7 @@ from dub5.service.config.settings import ProviderSettings, ServerSettings
 from dub5.service.errors import InvalidRequest, Overloaded
 from dub5.service.model import Caller
 from dub5.service.providers.base import Dialect, EncodedRequest
+from dub5.service.providers.features import required_features
 from dub5.service.providers.registry import dialect_of
 from dub5.service.providers.slices import LARGE_BYTES, Steps
 from dub5.simulators.virtual import AppResponse
@@ -108,6 +109,19 @@ LARGEST: Mapping[str, dict[str, Any]] = {  # up to the limits
             *[{"role": "tool", "tool_call_id": "1"}] * 12_000,
         ]
     },
+    "a schema of 65,000 objects": said("Hi")
+    | {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {
+                "name": "s",
+                "schema": {
+                    "type": "object",
+                    "properties": {f"p{n}": {"type": "object"} for n in range(65_000)},
+                },
+            },
+        }
+    },
     "100,000 fields": said("Hi") | {f"field_{n}": n for n in range(100_000)},
     "490,000 numbers": tool({"enum": list(range(490_000))}),
     "80,000 long numbers": tool({"enum": [10**299] * 80_000}),
@@ -159,6 +173,7 @@ def steps_s(fields: dict[str, Any]) -> dict[str, float]:
     found = {}
     found["read"], request = longest_s(reading)
     assert request.large == large
+    found["features"], _ = longest_s(at_once(lambda: required_features(request)))
     for name in DIALECTS:
         dialect = dialect_of(ProviderSettings("p", name, "http://p.test/v1"), MIB)  # type: ignore[arg-type]
         encode = dialect.encode_in_steps if large else at_once_encode(dialect)
