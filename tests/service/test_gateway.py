@@ -324,6 +324,14 @@ class TestNotices:
         assert answer.headers["x-dub5-trail"].startswith("one/m=rejected_content;")
         assert answer.headers["x-dub5-target"] == "two/m"
 
+    async def test_notice_of_finished_chunks(self) -> None:
+        """The same where each chunk has a finish reason, as some providers send them: it is no end."""
+        words = [part for word in self.NOTICE for part in (Wait(0.01), chunk({"content": word}, "stop"))]
+        notice = script(Head(200, SSE), *words, End())
+        async with ServiceWorld(one=notice, two=healthy(), route=self.ROUTE) as world:
+            answer = await world.ask(stream=True)
+        assert answer.headers["x-dub5-target"] == "two/m"
+
     @pytest.mark.parametrize(
         "answering",
         [

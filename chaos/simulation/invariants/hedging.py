@@ -62,16 +62,35 @@ def _may_call_providers(request: RequestRecord) -> bool:
 
 
 def _check_provider(record: RunRecord, request: RequestRecord) -> None:
-    """Check that each slow or late attempt is hedged at another provider: its models are slow together."""
+    """Check that each slow or late attempt is hedged at another provider: its models are slow together.
+
+    A neighbour will do where other providers have refused the hedge.
+    """
     for hedge in request.hedges:
         if hedge.why in ("slow", "late") and hedge.target:
             record.sometimes["hedged at another provider"] += 1
             record.sometimes["hedged at another provider, with several hedges"] += len(request.hedges) > 1
-            if hedge.target.partition("/")[0] == hedge.hedged.partition("/")[0]:
+            provider = provider_of(hedge.hedged)
+            if provider_of(hedge.target) == provider and not _was_passed_over(request, hedge.at_s, provider):
                 record.violated(
                     "hedging_bounded",
                     f"#{request.plan.number}: {hedge.hedged} is hedged at {hedge.target}, of its provider",
                 )
+
+
+def _was_passed_over(request: RequestRecord, at_s: float, provider: str) -> bool:
+    """Return whether a target of another provider could not be called at this time."""
+    return any(
+        not attempt.tried
+        and provider_of(attempt.target) != provider
+        and abs(request.began_s + attempt.started_s - at_s) <= AT_ONCE_S
+        for attempt in (request.ended.attempts if request.ended else ())
+    )
+
+
+def provider_of(target: str) -> str:
+    """Return the provider's name of a target's."""
+    return target.partition("/")[0]
 
 
 def _check_losers(record: RunRecord, request: RequestRecord) -> None:
