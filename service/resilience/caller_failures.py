@@ -15,8 +15,8 @@ A caller whose probe of everybody's breaker failed leaves the next probe to othe
 sends often would be the only one to probe.
 """
 
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 
 from dub5.service.model import Caller
 from dub5.service.resilience.circuit_breaker import Breaker, BreakerPermit, CallOutcome
@@ -106,6 +106,7 @@ class CallerFailures:
         self._new_record = new_record
         self._told_apart = told_apart
         self._last: deque[Failure] = deque(maxlen=LAST)
+        self._abandoned: deque[tuple[float, str]] = deque(maxlen=LAST)
         self._opened = False
         self._probed_s = -PROBE_AGAIN_S
         self._failed_prober = ANONYMOUS
@@ -150,6 +151,19 @@ class CallerFailures:
         self._last += [failure] * (OTHERS_MIN if caller == PROBER else 1)
         failure.withheld = caller != PROBER and not self._others_fail(failure)
         return not failure.withheld
+
+    def busiest(self, callers: Sequence[str]) -> str:
+        """Return the caller that occurs most often; "" where callers cannot be told apart."""
+        caller = Counter(callers).most_common(1)[0][0] if self._told_apart else ANONYMOUS
+        return "" if caller == ANONYMOUS else caller
+
+    def abandoned_counts_for_all(self, caller: Caller, now_s: float) -> bool:
+        """Note an abandoned attempt. Return whether it counts for everybody."""
+        if not self._told_apart or caller.key == ANONYMOUS:
+            return True
+        self._abandoned.append((now_s, caller.key))
+        recent = [key for at_s, key in self._abandoned if at_s > now_s - RECENT_S]
+        return self.busiest(recent) != caller.key
 
     def release(self) -> bool:
         """Return whether failures that were withheld count for everybody by now. Their callers start anew."""

@@ -117,13 +117,14 @@ class Permit:
         state = self._state
         if self.usual_s is not None and now_s - self._entered_s >= self.usual_s and not self._overdue:
             self._overdue = True
-            state.overdue.append(self._entered_s)
-        return state.is_mute(now_s, interval_s)
+            state.overdue.append((self._entered_s, self.caller.key))
+        return state.is_mute_to(self.caller, now_s, interval_s)
 
     def note_mute(self, now_s: float) -> None:
         """Report that no answer has come, to this attempt and to many others: that lowers the health only."""
-        self._state.error_rate.add(True, now_s)
-        self._state.health(now_s)
+        if self._state.is_mute_to_all:
+            self._state.error_rate.add(True, now_s)
+            self._state.health(now_s)
 
     def note_silence(self, now_s: float, *, late: bool, mute: bool) -> None:
         """Report that no answer has come for much longer than usual. The attempt goes on.
@@ -155,6 +156,7 @@ class Permit:
             not self._committed
             and waited_s >= max(WAITED_S, PATIENCE * usual_s)
             and state.answered_s <= self._entered_s
+            and state.caller_failures.abandoned_counts_for_all(self.caller, now_s)
         ):
             state.breaker.record_inconclusive()
 
@@ -250,7 +252,7 @@ class Permit:
         state = self._state
         state.waiting -= self._waits
         if self._overdue:
-            state.overdue.remove(self._entered_s)
+            state.overdue.remove((self._entered_s, self.caller.key))
         self._waits = self._overdue = False
 
     def _note_queue_delay(self, now_s: float, *, unanswered: bool = False) -> None:
@@ -281,7 +283,7 @@ class Permit:
             if not self._committed:
                 self._note_queue_delay(now_s)
         else:
-            if not self._committed and classification.reason in CLIENT_GAVE_UP:
+            if not self._committed and classification.reason in CLIENT_GAVE_UP and not self._own_failure:
                 self._note_queue_delay(now_s, unanswered=True)
             load = LoadSignal.DROPPED if classification.overload else LoadSignal.UNKNOWN
         before = int(limiter.limit)

@@ -3,7 +3,7 @@
 fleet.py finds the state and reads it; permit.py reports how an attempt ended.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from dub5.service.config.options import BudgetOptions, LimiterOptions
@@ -87,9 +87,11 @@ class TargetState:
         self.reported_health = Health.HEALTHY
         self.in_flight = 0
         self.waiting = 0  # attempts for whose answer it is not too late yet
-        self.overdue: list[float] = []  # when each attempt began that has waited for longer than usual
+        # When each attempt began that has waited for longer than usual, and its caller.
+        self.overdue: list[tuple[float, str]] = []
         self.newest_answered_s = 0.0  # when the newest attempt began that was answered
         self._mute_since_s = -1.0
+        self._mute_to = ""  # the only caller that it does not answer; "": it answers nobody
         self.answered_s = 0.0  # when an answer came, or the first content of one
         self.last_asked_s = 0.0  # when it was called last,
         self.count_when_asked = 0  # and how many first attempts all targets had received by then
@@ -162,19 +164,42 @@ class TargetState:
         if began_s > self.newest_answered_s:
             self.newest_answered_s = began_s
 
-    def is_mute(self, now_s: float, interval_s: float) -> bool:
-        """Return whether it has stopped to answer, though many attempts are overdue.
+    def is_mute_to(self, caller: Caller, now_s: float, interval_s: float) -> bool:
+        """Return whether it has stopped to answer this caller, though many attempts are overdue.
 
-        It has answered nobody for `interval_s`, or none of those that began after the last ones it answered.
+        The caller with the most overdue attempts may be the only one that it does not answer, so those do
+        not count for other callers.
         """
-        if self._mute_since_s <= self.newest_answered_s:
-            if len(self.overdue) < MUTE_MIN:
-                return False
-            newer = sum(began_s > self.newest_answered_s for began_s in self.overdue)
-            if newer < MUTE_MIN and now_s < self.answered_s + interval_s:
-                return False
-            self._mute_since_s = max(self.overdue)
+        if self._mute_since_s > self.newest_answered_s and self._mute_to in ("", caller.key):
+            return True
+        if len(self.overdue) < MUTE_MIN:
+            return False
+        busiest = self.caller_failures.busiest([key for _, key in self.overdue])
+        if self._answers_none_of([at_s for at_s, key in self.overdue if key != busiest], now_s, interval_s):
+            self._mute_to = ""
+        elif busiest == caller.key and self._answers_none_of(
+            [at_s for at_s, _ in self.overdue], now_s, interval_s
+        ):
+            self._mute_to = busiest
+        else:
+            return False
+        self._mute_since_s = max(self.overdue)[0]
         return True
+
+    def _answers_none_of(self, began_s: Sequence[float], now_s: float, interval_s: float) -> bool:
+        """Return whether it has answered nobody for `interval_s`, or none that began after the last answered.
+
+        `began_s`: when each of the overdue attempts began.
+        """
+        if len(began_s) < MUTE_MIN:
+            return False
+        newer = sum(at_s > self.newest_answered_s for at_s in began_s)
+        return newer >= MUTE_MIN or now_s >= self.answered_s + interval_s
+
+    @property
+    def is_mute_to_all(self) -> bool:
+        """Whether `is_mute_to` was true last for all callers."""
+        return not self._mute_to
 
     def wait_s(self, now_s: float) -> float:
         """Return the seconds until the target may be called again, as far as that is known."""

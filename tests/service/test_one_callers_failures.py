@@ -168,3 +168,39 @@ class TestSlowPrompts:
             await odd
             assert targets(good) == {"one/m"}
             assert world.service.fleet.limit("one") == LimiterOptions().max
+
+
+class TestThinkers:
+    async def test_are_no_stalls_while_one_callers_requests_hang(self) -> None:
+        """Many hanging requests of one caller are no sign that others, who wait as long as usual, wait in vain.
+
+        Neither the target's breaker, nor its health, nor its limit counts them, and no other call is hedged.
+        """
+
+        def respond(request: SimRequest) -> Script:
+            fields = json.loads(request.body)
+            good = healthy(first_s=30.0 if "reasoning_effort" in fields else 0.5)
+            return (script(Hang()) if fields.get("temperature") == 3 else good)(request)
+
+        async def think(world: ServiceWorld, caller: str, until_s: float) -> Answers:
+            headers, sent = {"authorization": f"Bearer {caller}"}, []
+            while clock.now() < until_s:
+                ask = world.ask(stream=True, reasoning_effort="high", headers=headers)
+                sent.append(asyncio.ensure_future(ask))
+                await asyncio.sleep(10.0)
+            return await asyncio.gather(*sent)
+
+        world = ServiceWorld(one=respond, two=healthy(), caller_keys=("a", "b", "c"))
+        async with world:
+            both = asyncio.gather(*(think(world, caller, 350.0) for caller in "bc"))  # until this is usual
+            await asyncio.sleep(330.0)
+            await asyncio.gather(send(world, "a", 0.5, 350.0), both)
+            before = dict(world.service.board.happened)
+            odd = asyncio.ensure_future(send(world, "a", 0.5, clock.now() + 40.0, odd=1.0))
+            good = await asyncio.gather(*(think(world, caller, clock.now() + 200.0) for caller in "bc"))
+            await odd
+            assert [targets(answers) for answers in good] == [{"one/m"}] * 2
+            after = world.service.board.happened
+            assert all(
+                after[what] == before[what] for what in ("breaker_opened", "health_degraded", "limit_lowered")
+            )

@@ -94,6 +94,54 @@ def test_our_own_probe() -> None:
     assert [failures.take_doubt(now_s) for now_s in (60.9, 61.0)] == [False, True]
 
 
+TARGET = Target("one", "m")
+
+
+def new_fleet(*, told_apart: bool = True) -> Fleet:
+    guards = GuardOptions(
+        BreakerOptions(), BudgetOptions(), LimiterOptions(), HealthOptions(), callers_told_apart=told_apart
+    )
+    return Fleet({TARGET: "http://one.test"}, {}, guards, Random(3), Events())
+
+
+def acquire(fleet: Fleet, now_s: float, caller: Caller) -> Permit:
+    permit = fleet.try_acquire(TARGET, now_s, caller=caller)
+    assert isinstance(permit, Permit)
+    permit.caller, permit.usual_s = caller, 0.5
+    return permit
+
+
+@pytest.mark.parametrize(("told_apart", "limit"), [(True, 1000), (False, 14)])
+def test_requests_that_hang(told_apart: bool, limit: int) -> None:
+    """Waits of one caller that the target never ends are no queue: they lower no limit."""
+    fleet = new_fleet(told_apart=told_apart)
+    acquire(fleet, 0.0, TWO).end(None, 0.5, reached=True)
+    hanging = [acquire(fleet, 1.0, ONE) for _ in range(6)]
+    for at_s, permit in enumerate(hanging, 20):
+        permit.note_silence(at_s, late=True, mute=False)
+    for at_s, permit in enumerate(hanging, 60):
+        permit.end(Classification(Then.GIVE_UP, Blame.NOBODY, "deadline_timeout"), at_s, reached=False)
+    assert fleet.limit("one") == limit
+
+
+@pytest.mark.parametrize(
+    ("callers", "told_apart", "on_probation"),
+    [
+        ([ONE] * 9, True, False),
+        ([ONE, ONE, TWO, ONE], True, False),
+        ([ONE, TWO, ONE, TWO], True, True),
+        ([ONE, TWO, THREE], True, True),
+        ([ONE, ONE], False, True),
+    ],
+)
+def test_abandoned_attempts(callers: list[Caller], told_apart: bool, on_probation: bool) -> None:
+    """Those of the caller that abandons most put no target on probation."""
+    fleet = new_fleet(told_apart=told_apart)
+    for at_s, caller in enumerate(callers, 1):
+        acquire(fleet, at_s, caller).record_inconclusive(at_s + 5.0)
+    assert fleet.on_probation(TARGET) is on_probation
+
+
 def test_a_fleet() -> None:
     """A caller whose five requests failed is kept from the target, which says so once; others are not."""
     events: list[Event] = []
