@@ -40,6 +40,9 @@ class Caller:
     priority: Priority = Priority.NORMAL
 
 
+ANONYMOUS = Caller()
+
+
 class Target(msgspec.Struct, frozen=True, cache_hash=True):
     """One model at one provider."""
 

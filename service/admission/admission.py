@@ -7,9 +7,8 @@ from typing import Protocol
 
 from dub5.service.config.settings import OTHERS, Secret
 from dub5.service.errors import Overloaded, ShuttingDown, Unauthorized
-from dub5.service.model import Caller, Priority
+from dub5.service.model import ANONYMOUS, Caller, Priority
 
-ANONYMOUS = Caller()
 SMALL_BODY_BYTES = 64 * 1024  # always accepted: a few large bodies must not lock small ones out
 SPARE_MAX = 256  # extra slots at capacity, for requests that get an answer at once without a provider
 

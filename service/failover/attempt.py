@@ -84,7 +84,7 @@ class Attempt:
         self.reader: StreamReader | None = None
         self.usage: Usage | None = None
         self._permit = permit
-        permit.streams, permit.caller = context.request.stream, context.request.caller
+        permit.streams = context.request.stream
         self._latency = dependencies.hedges.history(target, context.latency_class)
         permit.usual_s = self._latency.usual_s
         self.on_silence: Callable[[], None] | None = None

@@ -65,10 +65,11 @@ class HedgeTimer:
     def _start_if_needed(self, why: str) -> None:
         now_s, attempt = clock.now(), self.attempt
         hedges, fleet = self._dependencies.hedges, self._dependencies.fleet
+        caller = self._context.request.caller
         began = attempt is not None and attempt.first_token_s is not None
         if self._started or self._timeouts.deadline_s - now_s < ATTEMPT_MIN_S or (began and why != LATE):
             return  # a stream that is held until it is whole may take long, and still begin as soon as usual
-        other, free = hedge_target(fleet, self._target, self._rest, why, now_s)
+        other, free = hedge_target(fleet, self._target, self._rest, why, now_s, caller)
         if why == SILENT:
             free = free and self._is_stalled(now_s)
         within_share = free or why == LATE or hedges.may_send(now_s, least=why == SILENT)

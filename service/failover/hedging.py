@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from math import inf
 
 from dub5.service.config.options import HedgeOptions, TimeoutOptions
-from dub5.service.model import AnyRequest, EmbedRequest, Target
+from dub5.service.model import ANONYMOUS, AnyRequest, Caller, EmbedRequest, Target
 from dub5.service.resilience.fleet import Fleet
 from dub5.service.resilience.window import SlidingWindow
 
@@ -209,13 +209,13 @@ def hedge_delays_s(
 
 
 def hedge_target(
-    fleet: Fleet, target: Target, rest: Sequence[Target], why: str, now_s: float
+    fleet: Fleet, target: Target, rest: Sequence[Target], why: str, now_s: float, caller: Caller = ANONYMOUS
 ) -> tuple[Target | None, bool]:
     """Return the target that gets the hedge, or None; and whether it is free.
 
     It is one of another provider. Where there is none, a silent target's neighbour will do.
     """
-    may_ask = [other for other in rest if fleet.may_ask(other, now_s)]
+    may_ask = [other for other in rest if fleet.may_ask(other, now_s, caller)]
     elsewhere = [other for other in may_ask if other.provider != target.provider]
     if why == SILENT:
         elsewhere = elsewhere or may_ask

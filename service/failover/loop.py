@@ -147,12 +147,7 @@ class _FailoverLoop:
                 self._last_resorts.append(target)
                 continue
             rest = targets[i + 1 :]
-            if (
-                rest
-                and not last_resort
-                and self._fleet.is_crowded(target)
-                and _any_healthy(self._fleet, rest, now_s)
-            ):
+            if rest and not last_resort and self._fleet.is_crowded(target) and self._any_healthy(rest, now_s):
                 self._last_resorts.append(target)
                 continue
             permit = self._acquire(target, now_s, start.charge, last_resort)
@@ -213,8 +208,8 @@ class _FailoverLoop:
         if self._context.request.has_side_effects:
             return False
         if permit.probe:
-            return self._context.has_fallback or self._fleet.may_ask_any((*rest, *self._last_resorts), now_s)
-        return not self._fleet.is_healthy(target, now_s) and _any_healthy(self._fleet, rest, now_s)
+            return self._context.has_fallback or self._may_ask_any((*rest, *self._last_resorts), now_s)
+        return not self._fleet.is_healthy(target, now_s) and self._any_healthy(rest, now_s)
 
     def _start_probe(self, target: Target, permit: Permit, rest: Sequence[Target], now_s: float) -> None:
         """Start two branches: a probe or canary request at this target, and the rest of the targets."""
@@ -256,6 +251,13 @@ class _FailoverLoop:
             self._race = Race(self._failover.branches, self._context, self._timeouts)
         self._race.add(branch)
 
+    def _may_ask_any(self, targets: Sequence[Target], now_s: float) -> bool:
+        return self._fleet.may_ask_any(targets, now_s, self._context.request.caller)
+
+    def _any_healthy(self, targets: Sequence[Target], now_s: float) -> bool:
+        """Return whether a healthy target can be asked."""
+        return self._may_ask_any([t for t in targets if self._fleet.is_healthy(t, now_s)], now_s)
+
     def _has_time(self, wait_s: float) -> bool:
         return self._timeouts.deadline_s - clock.now() >= wait_s + ATTEMPT_MIN_S
 
@@ -267,8 +269,3 @@ class _FailoverLoop:
     def _superseded(self) -> bool:
         """Whether this is a branch that was ended because another part of the race was faster."""
         return self._branch is not None and self._branch.superseded
-
-
-def _any_healthy(fleet: Fleet, targets: Sequence[Target], now_s: float) -> bool:
-    """Return whether a healthy target can be asked."""
-    return any(fleet.is_healthy(target, now_s) and fleet.may_ask(target, now_s) for target in targets)

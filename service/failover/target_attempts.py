@@ -151,7 +151,7 @@ class TargetAttempts:
         dependencies, fleet, target = self._dependencies, self._dependencies.fleet, self.target
         progress.classifications.append(classification)
         progress.given_up = progress.given_up or classification.then is Then.GIVE_UP
-        last = not fleet.may_ask_any(others, now_s)
+        last = not fleet.may_ask_any(others, now_s, request.caller)
         if kind != PLAIN and isinstance(request, ChatRequest) and not classification.maybe_billed:
             self._refuses_ours = _refuses_ours(request, classification)
             if self._refuses_ours or _refuses_history(request, classification):

@@ -18,15 +18,15 @@ sends often would be the only one to probe.
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
-from dub5.service.model import Caller
+from dub5.service.model import ANONYMOUS, Caller
 from dub5.service.resilience.circuit_breaker import Breaker, BreakerPermit, CallOutcome
 from dub5.service.resilience.health import ErrorRateWindow
 
-ANONYMOUS = Caller().key
 PROBER = Caller("probe")  # who sends our own probes
 LAST, RECENT_S, OTHERS_MIN = 10, 60.0, 2
 PROBE_AGAIN_S = 60.0  # between two probes because of callers' own breakers
 TURN_S = 3.0
+RECORDS_MAX = 100  # of callers at one target
 
 
 class OwnRecord:
@@ -102,14 +102,14 @@ class CallerFailures:
 
     def __init__(self, new_record: NewRecord, *, told_apart: bool) -> None:
         self.any = False  # there was a failure; until then no other question need be asked
-        self.records: dict[str, OwnRecord] = {}
+        self.records: dict[str, OwnRecord] = {}  # who has failed last is last
         self._new_record = new_record
         self._told_apart = told_apart
         self._last: deque[Failure] = deque(maxlen=LAST)
         self._abandoned: deque[tuple[float, str]] = deque(maxlen=LAST)
         self._opened = False
         self._probed_s = -PROBE_AGAIN_S
-        self._failed_prober = ANONYMOUS
+        self._failed_prober = ANONYMOUS.key
 
     def would_permit(self, caller: Caller, now_s: float) -> bool:
         """Return whether the caller's own breaker permits a call."""
@@ -135,14 +135,15 @@ class CallerFailures:
 
     def late_permit(self, caller: Caller, began_s: float) -> OwnPermit:
         """Return a permit for an attempt that began before its caller had a record, which is made now."""
-        if caller.key not in self.records:
-            self.records[caller.key] = self._new_record(caller.key, self.note_opened)
-        record = self.records[caller.key]
+        record = self.records.pop(caller.key, None) or self._new_record(caller.key, self.note_opened)
+        self.records[caller.key] = record  # the last one
+        if len(self.records) > RECORDS_MAX:
+            del self.records[next(iter(self.records))]
         return OwnPermit(record, BreakerPermit(record.breaker, 0, began_s, probe=False))
 
     def counts_for_all(self, caller: Caller, now_s: float) -> bool:
         """Note a failure. Return whether it counts for everybody."""
-        if not self._told_apart or caller.key == ANONYMOUS:
+        if not self._told_apart or caller.key == ANONYMOUS.key:
             return True
         self.any = True
         while self._last and self._last[0].at_s <= now_s - RECENT_S:
@@ -154,12 +155,12 @@ class CallerFailures:
 
     def busiest(self, callers: Sequence[str]) -> str:
         """Return the caller that occurs most often; "" where callers cannot be told apart."""
-        caller = Counter(callers).most_common(1)[0][0] if self._told_apart else ANONYMOUS
-        return "" if caller == ANONYMOUS else caller
+        caller = Counter(callers).most_common(1)[0][0] if self._told_apart else ANONYMOUS.key
+        return "" if caller == ANONYMOUS.key else caller
 
     def abandoned_counts_for_all(self, caller: Caller, now_s: float) -> bool:
         """Note an abandoned attempt. Return whether it counts for everybody."""
-        if not self._told_apart or caller.key == ANONYMOUS:
+        if not self._told_apart or caller.key == ANONYMOUS.key:
             return True
         self._abandoned.append((now_s, caller.key))
         recent = [key for at_s, key in self._abandoned if at_s > now_s - RECENT_S]
@@ -192,6 +193,10 @@ class CallerFailures:
         if self._told_apart and caller != PROBER:
             self.any, self._failed_prober = True, caller.key
 
+    def note_recovery(self) -> None:
+        """Note that everybody's breaker is closed again."""
+        self._failed_prober = ANONYMOUS.key
+
     def may_probe(self, caller: Caller, due_s: float, now_s: float) -> bool:
         """Return whether this caller may make the probe that has been due since `due_s`."""
-        return caller.key == ANONYMOUS or caller.key != self._failed_prober or now_s >= due_s + TURN_S
+        return caller.key == ANONYMOUS.key or caller.key != self._failed_prober or now_s >= due_s + TURN_S

@@ -186,7 +186,7 @@ class Breaker:
 
     def withhold_failure(self) -> None:
         """Remember a failure that may be its caller's, until `count_withheld` or the next success."""
-        self._withheld += 1
+        self._withheld = min(self._withheld + 1, self._options.failures_in_a_row)  # more change nothing
 
     def count_withheld(self, now_s: float) -> int:
         """Count the failures that are remembered. Return how many they are."""

@@ -24,7 +24,7 @@ from random import Random
 from dub5.service.config.options import BreakerOptions, BudgetOptions, HealthOptions, LimiterOptions
 from dub5.service.config.settings import Secret
 from dub5.service.events import BreakerChanged, BudgetSpent, CallerBarred, Events
-from dub5.service.model import Caller, Target
+from dub5.service.model import ANONYMOUS, Caller, Target
 from dub5.service.resilience.caller_failures import CallerFailures, OwnRecord
 from dub5.service.resilience.circuit_breaker import SUCCESSES_REQUIRED, Breaker, BreakerState
 from dub5.service.resilience.classify import CooldownReason
@@ -32,7 +32,7 @@ from dub5.service.resilience.health import ErrorRateWindow, Health, RoutingScore
 from dub5.service.resilience.permit import Permit
 from dub5.service.resilience.retry import BudgetCharge
 from dub5.service.resilience.retry_budget import RetryBudget
-from dub5.service.resilience.target import ANONYMOUS, NO_ROOM, NotPermitted, ProviderState, TargetState
+from dub5.service.resilience.target import NO_ROOM, NotPermitted, ProviderState, TargetState
 
 ISOLATED_S = 60.0  # the wait that is reported for an isolated target
 # Requests between two canary requests to a degraded target, and the longest time between them.
@@ -209,7 +209,7 @@ class Fleet:
         self._first_attempts += charge is BudgetCharge.DEPOSIT
         state.count_when_asked = self._first_attempts
         own = failures.try_acquire(caller, now_s) if failures.any else None
-        return Permit(state, key, breaker_permit, host_permit, self._slow_share, own)
+        return Permit(state, key, breaker_permit, host_permit, self._slow_share, caller, own)
 
     def withdraw(self, target: Target, now_s: float) -> bool:
         """Charge a retry or hedge to its provider's retry budget. Return whether the budget covers it."""
@@ -219,14 +219,16 @@ class Fleet:
             self._events.emit(BudgetSpent(provider.name))
         return withdrawn
 
-    def may_ask(self, target: Target, now_s: float) -> bool:
+    def may_ask(self, target: Target, now_s: float, caller: Caller = ANONYMOUS) -> bool:
         """Return whether `try_acquire` would return a permit, if need be as the last resort."""
         state = self._states[target]
-        return state.cooldown_until_s <= now_s and state.not_permitted(now_s, last_resort=True) is None
+        if state.cooldown_until_s > now_s or state.not_permitted(now_s, last_resort=True) is not None:
+            return False
+        return not (state.caller_failures.any and state.not_permitted_to(caller, now_s))
 
-    def may_ask_any(self, targets: Iterable[Target], now_s: float) -> bool:
-        """Return whether one of these targets can be asked now."""
-        return any(self.may_ask(target, now_s) for target in targets)
+    def may_ask_any(self, targets: Iterable[Target], now_s: float, caller: Caller = ANONYMOUS) -> bool:
+        """Return whether this caller can ask one of these targets now."""
+        return any(self.may_ask(target, now_s, caller) for target in targets)
 
     def must_wait(self, targets: Iterable[Target], now_s: float) -> bool:
         """Return whether no target may be called now, and at least one for lack of capacity alone."""

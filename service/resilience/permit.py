@@ -14,7 +14,7 @@ from dub5.service.resilience.circuit_breaker import WAITED_S, BreakerPermit, Cal
 from dub5.service.resilience.classify import Blame, Classification, Then
 from dub5.service.resilience.concurrency_limit import LoadSignal
 from dub5.service.resilience.health import Health
-from dub5.service.resilience.target import ANONYMOUS, ProviderKey, TargetState
+from dub5.service.resilience.target import ProviderKey, TargetState
 
 DEADLINE = "deadline_timeout"
 HEDGE_LOST = "hedge_lost"
@@ -57,7 +57,8 @@ class Permit:
         target_permit: BreakerPermit,
         host_permit: BreakerPermit,
         slow_share: float,
-        own: OwnPermit | None = None,
+        caller: Caller,
+        own: OwnPermit | None,
     ) -> None:
         self.probe = target_permit.probe or host_permit.probe
         self._state = state
@@ -65,13 +66,13 @@ class Permit:
         self._key = key
         self._target_permit = target_permit
         self._host_permit = host_permit
+        self.caller = caller
         self._own = own  # from the caller's own record, if it has one
         if own is not None and own.probe:
             self.probe = True
         self._own_failure: bool | None = None  # it counts there alone; None: it has not failed
         self._slow = self._ended = self._committed = False
         self.streams = False  # the answer is to come as a stream
-        self.caller = ANONYMOUS
         self._doubted: Classification | None = None  # a refusal of the key that is not believed
         self.usual_s: float | None = None  # the target's latency for such requests, as far as it is known
         self.stalled = False  # it has taken too long, and counts as a failure of its target

@@ -11,10 +11,9 @@ this account may not have, and the words may be an echo of its own text. Such a 
 from the others. Call `counts(...)`; set `since_s` to None when the target has taken a request.
 """
 
-from dub5.service.model import Caller
+from dub5.service.model import ANONYMOUS, Caller
 
 REFUSING_S = 30.0
-ANONYMOUS = Caller().key
 
 
 class Refusals:
@@ -24,12 +23,12 @@ class Refusals:
 
     def __init__(self) -> None:
         self.since_s: float | None = None
-        self._first_caller = ANONYMOUS
+        self._first_caller = ANONYMOUS.key
         self._several = False
 
     def counts(self, caller: Caller, now_s: float) -> bool:
         """Note a doubtful refusal. Return whether it counts against the target or its key."""
         if self.since_s is None:
             self.since_s, self._first_caller, self._several = now_s, caller.key, False
-        self._several = self._several or caller.key != self._first_caller or caller.key == ANONYMOUS
+        self._several = self._several or caller.key != self._first_caller or caller.key == ANONYMOUS.key
         return self._several and now_s - self.since_s >= REFUSING_S

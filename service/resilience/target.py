@@ -31,7 +31,6 @@ class NotPermitted:
 
 NO_ROOM = NotPermitted("provider_full")
 BREAKER_OPEN, CALLER_BREAKER_OPEN = NotPermitted("breaker_open"), NotPermitted("caller_breaker_open")
-ANONYMOUS = Caller()
 MUTE_MIN = 10  # attempts, each of which had at least an even chance to be answered by now
 PROVIDER_FULL = NO_ROOM.reason
 
@@ -109,9 +108,10 @@ class TargetState:
         return self.breaker.state is BreakerState.CLOSED and self.host_breaker.state is BreakerState.CLOSED
 
     def note_recovery(self) -> None:
-        """Clear the error rate if the breakers, which were not both closed, are closed now."""
+        """Begin anew if the breakers, which were not both closed, are closed now."""
         if self.is_closed:
             self.error_rate.clear()
+            self.caller_failures.note_recovery()
 
     def count_withheld(self, now_s: float) -> None:
         """Count the failures that have counted against their callers alone so far."""

@@ -172,9 +172,9 @@ class TestSlowPrompts:
 
 class TestThinkers:
     async def test_are_no_stalls_while_one_callers_requests_hang(self) -> None:
-        """Many hanging requests of one caller are no sign that others, who wait as long as usual, wait in vain.
+        """Many hanging requests of one caller make nobody's usual wait a stall, and no other call is hedged.
 
-        Neither the target's breaker, nor its health, nor its limit counts them, and no other call is hedged.
+        Neither the target's breaker, nor its health, nor its limit counts them.
         """
 
         def respond(request: SimRequest) -> Script:

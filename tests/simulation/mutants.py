@@ -103,7 +103,9 @@ def retry_after_commit() -> Iterator[None]:
                 state.host_breaker.try_acquire(now_s),
             )
             assert breaker_permit is not None and host_permit is not None
-            permit = Permit(state, lost._permit._key, breaker_permit, host_permit, 1.0)
+            permit = Permit(
+                state, lost._permit._key, breaker_permit, host_permit, 1.0, lost._permit.caller, None
+            )
             once_more = Attempt(lost.dependencies, lost.context, self.target, permit, lost.timeouts, "retry")
             try:
                 again = await once_more.open(fresh=True)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from dub5.service.admission.admission import ANONYMOUS, Callers
+from dub5.service.admission.admission import Callers
 from dub5.service.config.settings import Secret
 from dub5.service.errors import Unauthorized
-from dub5.service.model import Priority
+from dub5.service.model import ANONYMOUS, Priority
 
 KEYS = (Secret("web"), Secret("batch"), Secret("tests"))
 VARIABLES = ("KEY_WEB", "KEY_BATCH", "KEY_TESTS")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from dub5.service.config.options import BreakerOptions, BudgetOptions, HealthOptions, LimiterOptions
 from dub5.service.events import CallerBarred, Event, Events
 from dub5.service.model import Caller, Target
-from dub5.service.resilience.caller_failures import PROBER, CallerFailures, OwnRecord
-from dub5.service.resilience.circuit_breaker import Breaker
+from dub5.service.resilience.caller_failures import PROBER, RECORDS_MAX, CallerFailures, OwnRecord
+from dub5.service.resilience.circuit_breaker import Breaker, BreakerState
 from dub5.service.resilience.classify import Blame, Classification, Then
 from dub5.service.resilience.fleet import Fleet, GuardOptions
 from dub5.service.resilience.health import ErrorRateWindow, Health
@@ -74,6 +74,26 @@ def test_what_was_withheld() -> None:
     assert not failures.release()
 
 
+def test_many_callers() -> None:
+    """Of ten thousand callers the records of those that failed last are kept."""
+    failures = CallerFailures(new_record, told_apart=True)
+    for number in range(10_000):
+        failures.late_permit(ONE, 0.0)
+        failures.late_permit(Caller(f"caller {number}"), 0.0)
+    assert len(failures.records) == RECORDS_MAX
+    assert {ONE.key, "caller 9999"} <= failures.records.keys()
+
+
+def test_a_day_of_failures() -> None:
+    """However many failures were withheld, only as many count later as open the target's breaker."""
+    fleet = new_fleet()
+    breaker = fleet._states[TARGET].breaker
+    for _ in range(10_000):
+        breaker.withhold_failure()
+    assert breaker.count_withheld(0.0) == BreakerOptions().failures_in_a_row
+    assert breaker.state is BreakerState.OPEN
+
+
 def test_the_next_probe() -> None:
     """Whose probe failed leaves the next one to others for 3 s; we ourselves are never kept from it."""
     failures = CallerFailures(new_record, told_apart=True)
@@ -82,6 +102,8 @@ def test_the_next_probe() -> None:
     assert not failures.may_probe(ONE, 10.0, 12.9)
     assert failures.may_probe(ONE, 10.0, 13.0)
     assert failures.may_probe(TWO, 10.0, 10.0) and failures.may_probe(PROBER, 10.0, 10.0)
+    failures.note_recovery()
+    assert failures.may_probe(ONE, 10.0, 10.0)
 
 
 def test_our_own_probe() -> None:
@@ -107,7 +129,7 @@ def new_fleet(*, told_apart: bool = True) -> Fleet:
 def acquire(fleet: Fleet, now_s: float, caller: Caller) -> Permit:
     permit = fleet.try_acquire(TARGET, now_s, caller=caller)
     assert isinstance(permit, Permit)
-    permit.caller, permit.usual_s = caller, 0.5
+    permit.usual_s = 0.5
     return permit
 
 
@@ -154,11 +176,11 @@ def test_a_fleet() -> None:
     for at_s in range(5):
         permit = fleet.try_acquire(target, at_s, caller=ONE)
         assert isinstance(permit, Permit)
-        permit.caller = ONE
         permit.end(down, at_s + 0.5, reached=True)
     assert fleet.try_acquire(target, 5.0, caller=ONE) == NotPermitted("caller_breaker_open")
     assert fleet.wait_s(target, 5.0, ONE) > 0.0 == fleet.wait_s(target, 5.0, TWO)
     assert isinstance(fleet.try_acquire(target, 5.0, caller=TWO), Permit)
+    assert [fleet.may_ask_any([target], 5.0, caller) for caller in (ONE, TWO)] == [False, True]
     assert events == [CallerBarred("one/m", "1", "5 failures in a row")]
     assert fleet.snapshot(target, 5.0).health is Health.HEALTHY
     assert fleet.take_doubts(5.0) == [target]
