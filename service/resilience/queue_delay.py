@@ -75,9 +75,10 @@ class QueueDelayDetector:
         if self._late_count < SAMPLES or now_s - self._late_since_s < stands_s:
             return False
         self._late_since_s = None
-        if not self._is_usual():
+        median_s = median(took_s for took_s, _ in self._late)
+        if median_s == inf or not self._is_usual():
             return True
-        self._usual_s = median(took_s for took_s, _ in self._late)
+        self._usual_s = median_s
         self._believed_until_s = now_s + BELIEVED_S
         self._late.clear()
         return False

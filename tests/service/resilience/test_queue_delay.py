@@ -99,6 +99,14 @@ class TestGivenUp:
                 *((0.5, 50) if i % 9 == 0 else (3.0, 50)), 1.0 + i / 10, unanswered=i % 9 != 0
             )
 
+    def test_most_give_up(self, backlog: QueueDelayDetector) -> None:
+        """What nobody saw the end of is never usual: a queue is still found."""
+        answers = ((3.0, 10, False), *[(3.0, 20, True)] * 3, (3.0, 40, False))
+        for i in range(12):
+            for took_s, busy, unanswered in answers:
+                backlog.note(took_s, busy, 1.0 + i / 10, unanswered=unanswered)
+        assert told(backlog, 9.0, busy=40, from_s=3.0)
+
     def test_they_give_up_early(self, backlog: QueueDelayDetector) -> None:
         """Calls given up before the usual time say nothing."""
         assert not any(backlog.note(0.3, 50, 1.0 + i / 10, unanswered=True) for i in range(50))
