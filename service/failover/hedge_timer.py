@@ -39,6 +39,7 @@ class HedgeTimer:
         self._rest = rest
         self._start = start
         self._started = False
+        self._asks_again = False  # a timer does, for the reason `silent`
         self._handles: list[asyncio.TimerHandle] = []
 
     def schedule(self) -> None:
@@ -51,7 +52,8 @@ class HedgeTimer:
 
     def on_silence(self) -> None:
         """Hedge the attempt now: its target is silent."""
-        self._start_if_needed(SILENT)
+        if not self._asks_again:
+            self._start_if_needed(SILENT)
 
     def close(self) -> None:
         """Remove the timers: the attempts at this target are over."""
@@ -64,6 +66,8 @@ class HedgeTimer:
 
     def _start_if_needed(self, why: str) -> None:
         now_s, attempt = clock.now(), self.attempt
+        if why == SILENT:
+            self._asks_again = False
         hedges, fleet = self._dependencies.hedges, self._dependencies.fleet
         caller = self._context.request.caller
         began = attempt is not None and attempt.first_token_s is not None
@@ -75,6 +79,7 @@ class HedgeTimer:
         within_share = free or why == LATE or hedges.may_send(now_s, least=why == SILENT)
         if other is None or not within_share or not (free or fleet.withdraw(other, now_s)):
             if why == SILENT:
+                self._asks_again = True
                 self._start_later(ASK_AGAIN_S, why)
             return
         if why != LATE:

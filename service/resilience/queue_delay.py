@@ -2,8 +2,8 @@
 
     late     an answer that takes more than twice the quickest one of the last minutes, and 0.5 s more
     queue    for at least 1 s every answer is late, and there are at least five of them
-    usual    answers to requests sent among twice as many others took as long: there is no queue, but longer
-             prompts or a slower provider. That latency counts as usual from then on (`BELIEVED_S`)
+    usual    answers to requests sent among far more others took as long: there is no queue, but longer
+             prompts or a slower provider. That latency counts as usual for five minutes (`BELIEVED_S`)
 
 Call `note(...)` for each answer; True means: lower the concurrency limit. The test is CoDel's, applied to the
 queue of another system: the minimum delay over an interval counts, not the delay of one answer. Slow prompts

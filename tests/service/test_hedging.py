@@ -1,6 +1,8 @@
 """A second target beside one that takes longer than usual, in virtual time."""
 
 import asyncio
+from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -13,6 +15,8 @@ from dub5.service.config.options import (
     ProbeOptions,
     TimeoutOptions,
 )
+from dub5.service.failover import hedge_timer
+from dub5.service.failover.hedging import hedge_target
 from dub5.service.model import Target
 from dub5.simulators.script import Hang, Respond, Script, SimRequest, Wait
 from dub5.simulators.virtual import Connect
@@ -216,6 +220,25 @@ async def test_not_toward_trouble() -> None:
         before = len(world.asked["two"])
         await warm(world, calls=5)
     assert len(world.asked["two"]) == before or world.happened("hedged") == hedged
+
+
+async def test_nobody_can_be_asked_instead() -> None:
+    """While a target answers nobody, and no other can be asked, each request looks again once a second."""
+    stops, looks = until(20.0, healthy(first_s=0.2), STALLS), []
+
+    def look(*args: Any) -> tuple[Target | None, bool]:
+        looks.append(clock.now())
+        return hedge_target(*args)
+
+    async with ServiceWorld(one=stops, two=status(500)) as world:
+        await SteadyClients(world).ask(95, 0.2)
+        await asyncio.sleep(20.0 - clock.now())
+        with mock.patch.object(hedge_timer, "hedge_target", look):
+            asked = [asyncio.ensure_future(world.ask(stream=True)) for _ in range(12)]
+            await asyncio.sleep(60.0)
+        assert len(asked) * 30 < len(looks) < len(asked) * 60
+        for task in asked:
+            task.cancel()
 
 
 async def test_side_effects() -> None:
