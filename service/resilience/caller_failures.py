@@ -2,7 +2,7 @@
 
 A 500, a cut or a stall can be the work of the request: a tool's schema may crash the server, a prompt may
 take too long each time. So each caller has a circuit breaker and an error rate of its own at a target where
-it fails. A failure counts there alone, unless
+it fails. A failure counts there, and there alone, unless
 
     of the last 10 failures within 60 s, two are those of other callers, or one is that of our own probe
     the callers cannot be told apart: they have no keys, or one key
@@ -10,6 +10,8 @@ it fails. A failure counts there alone, unless
 Then the failures since the last success count for everybody, and so do all later ones. So a target that is
 down is left after two more attempts at most. `take_doubt`: when a caller's breaker opens, one probe of our
 own settles whose fault it is. Connections that are refused, rate limits and refusals are counted elsewhere.
+
+`busiest`: the caller with most of the overdue, or of the abandoned attempts. They count for it alone.
 
 A caller whose probe of everybody's breaker failed leaves the next probe to others for 3 s: else one that
 sends often would be the only one to probe.
@@ -133,8 +135,10 @@ class CallerFailures:
         open_ = record is not None and not record.breaker.would_permit(now_s)
         return max(0.0, record.breaker.opened_until_s - now_s) if record and open_ else 0.0
 
-    def late_permit(self, caller: Caller, began_s: float) -> OwnPermit:
+    def late_permit(self, caller: Caller, began_s: float) -> OwnPermit | None:
         """Return a permit for an attempt that began before its caller had a record, which is made now."""
+        if not self._told_apart or caller.key == ANONYMOUS.key or caller == PROBER:
+            return None
         record = self.records.pop(caller.key, None) or self._new_record(caller.key, self.note_opened)
         self.records[caller.key] = record  # the last one
         if len(self.records) > RECORDS_MAX:
@@ -167,11 +171,10 @@ class CallerFailures:
         return self.busiest(recent) != caller.key
 
     def release(self) -> bool:
-        """Return whether failures that were withheld count for everybody by now. Their callers start anew."""
+        """Return whether failures that were withheld count for everybody by now."""
         released = [failure for failure in self._last if failure.withheld and self._others_fail(failure)]
         for failure in released:
             failure.withheld = False
-            self.records.pop(failure.caller, None)
         return bool(released)
 
     def _others_fail(self, failure: Failure) -> bool:
@@ -193,8 +196,10 @@ class CallerFailures:
         if self._told_apart and caller != PROBER:
             self.any, self._failed_prober = True, caller.key
 
-    def note_recovery(self) -> None:
-        """Note that everybody's breaker is closed again."""
+    def note_recovery(self, now_s: float) -> None:
+        """Note that everybody's breaker is closed again: each caller may try at once."""
+        for record in self.records.values():
+            record.breaker.permit_probe(now_s)
         self._failed_prober = ANONYMOUS.key
 
     def may_probe(self, caller: Caller, due_s: float, now_s: float) -> bool:

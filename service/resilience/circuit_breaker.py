@@ -201,6 +201,10 @@ class Breaker:
         if self.state in (BreakerState.OPEN, BreakerState.HALF_OPEN):
             self._close(now_s, "a late probe succeeded")
 
+    def permit_probe(self, now_s: float) -> None:
+        """End the open time."""
+        self.opened_until_s = min(self.opened_until_s, now_s)
+
     def isolate(self, on: bool, now_s: float) -> None:
         """Permit no call (`on`), or close the breaker again (not `on`), as the operator's settings say."""
         if on and self.state is not BreakerState.ISOLATED:

@@ -111,7 +111,7 @@ class Permit:
         if self._own is not None:
             self._own.commit(now_s)
         if not was_closed:
-            self._state.note_recovery()
+            self._state.note_recovery(now_s)
 
     def note_wait(self, now_s: float, interval_s: float) -> bool:
         """Report that no answer has come yet. Return whether the target has stopped to answer at all."""
@@ -138,12 +138,14 @@ class Permit:
         self._waits = False
         answers_nobody = mute or self._state.answered_s <= self._entered_s
         self.stalled = self.usual_s is not None and (late or answers_nobody)
-        if self.stalled and self._counts_for_all(now_s):
+        if not self.stalled:
+            return
+        if self._counts_for_all(now_s):
             self._state.error_rate.add(True, now_s)
             if answers_nobody:
                 self._target_permit.note_stall(now_s)
             self._state.health(now_s)
-        elif self.stalled and self._own is not None:
+        if self._own is not None:
             self._own.note_stall(now_s, self._entered_s)
 
     def record_inconclusive(self, now_s: float) -> None:
@@ -191,7 +193,7 @@ class Permit:
         self._target_permit.end(outcome, now_s, not_before_s)
         self._host_permit.end(_host_outcome(classification, reached), now_s, not_before_s)
         if not was_closed:
-            state.note_recovery()
+            state.note_recovery(now_s)
         self._release_limiter(classification, now_s)
         if classification is not None or self._slow or state.reported_health is not Health.HEALTHY:
             state.health(now_s)  # emits an event if it has changed
@@ -211,11 +213,13 @@ class Permit:
             self.record_inconclusive(now_s)
         if self.probe and classification.blame is Blame.TARGET:
             classification = replace(classification, overload=False)  # it had nothing else to do
-        own, fails = self._is_own(classification, now_s), classification.blame is Blame.TARGET
+        fails = classification.blame is Blame.TARGET and not classification.unproven
+        if fails:
+            self._counts_for_all(now_s)
         if self._own is not None:
-            own_outcome = CallOutcome.FAILURE if own and fails else CallOutcome.IGNORED
+            own_outcome = CallOutcome.FAILURE if fails else CallOutcome.IGNORED
             self._own.end(own_outcome, now_s, not_before_s)
-        if own:
+        if self._own_failure:
             # Only a status says that there is no room.
             overload = classification.overload and classification.status is not None
             return replace(classification, blame=Blame.NOBODY, overload=overload), CallOutcome.IGNORED
@@ -228,12 +232,6 @@ class Permit:
             return classification, CallOutcome.SLOW if self._slow else CallOutcome.SUCCESS
         return classification, _target_outcome(classification, self._slow)
 
-    def _is_own(self, classification: Classification, now_s: float) -> bool:
-        """Return whether this failure, or a stall before, counts against its caller alone."""
-        if classification.blame is Blame.TARGET and not classification.unproven:
-            self._counts_for_all(now_s)
-        return bool(self._own_failure)
-
     def _counts_for_all(self, now_s: float) -> bool:
         """Return whether the failure of this attempt counts for everybody. It is noted once."""
         state, failures = self._state, self._state.caller_failures
@@ -242,9 +240,9 @@ class Permit:
             return True
         if self._own_failure is None:
             self._own_failure = not failures.counts_for_all(self.caller, now_s)
+            self._own = self._own or failures.late_permit(self.caller, self._entered_s)
             if self._own_failure:
                 state.breaker.withhold_failure()
-                self._own = self._own or failures.late_permit(self.caller, self._entered_s)
             if failures.release():
                 state.count_withheld(now_s)
         return not self._own_failure

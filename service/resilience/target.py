@@ -107,11 +107,11 @@ class TargetState:
         """Whether its own breaker and that of its host are closed."""
         return self.breaker.state is BreakerState.CLOSED and self.host_breaker.state is BreakerState.CLOSED
 
-    def note_recovery(self) -> None:
+    def note_recovery(self, now_s: float) -> None:
         """Begin anew if the breakers, which were not both closed, are closed now."""
         if self.is_closed:
             self.error_rate.clear()
-            self.caller_failures.note_recovery()
+            self.caller_failures.note_recovery(now_s)
 
     def count_withheld(self, now_s: float) -> None:
         """Count the failures that have counted against their callers alone so far."""

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Sequence
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -110,6 +111,18 @@ class TestOthers:
                 send(world, "a", 0.4, 120.0, odd=1.0), send(world, "b", 0.7, 120.0)
             )
             assert targets(good) == {"one/m"}
+
+    @pytest.mark.parametrize("part", [0.02, 0.05])
+    async def test_are_served_though_some_of_theirs_fail(self, part: float) -> None:
+        """Failures of others by chance do not free the one caller to open everybody's breaker."""
+        rng = Random(1)
+
+        def now_and_then(request: SimRequest) -> Script:
+            return (status(500) if rng.random() < part else healthy())(request)
+
+        async with world_of(poisoned(status(500), now_and_then)) as world:
+            await asyncio.gather(send(world, "a", 0.2, 300.0, odd=1.0), send(world, "b", 0.7, 300.0))
+            assert world.happened("breaker_opened") == 0
 
     async def test_are_served_after_an_outage(self) -> None:
         """When a target is well again, the one whose requests make it fail is not the only one to probe."""

@@ -63,14 +63,13 @@ def test_callers_that_cannot_be_told_apart(caller: Caller, told_apart: bool) -> 
 
 
 def test_what_was_withheld() -> None:
-    """Failures that were withheld are released once, when they count; their caller starts anew."""
+    """Failures that were withheld are released once, when they count."""
     failures = CallerFailures(new_record, told_apart=True)
     for caller in (ONE, ONE, TWO):
         failures.counts_for_all(caller, 0.0)
-        failures.late_permit(ONE, 0.0)
         assert not failures.release()
     failures.counts_for_all(TWO, 0.0)
-    assert failures.release() and not failures.records
+    assert failures.release()
     assert not failures.release()
 
 
@@ -102,7 +101,7 @@ def test_the_next_probe() -> None:
     assert not failures.may_probe(ONE, 10.0, 12.9)
     assert failures.may_probe(ONE, 10.0, 13.0)
     assert failures.may_probe(TWO, 10.0, 10.0) and failures.may_probe(PROBER, 10.0, 10.0)
-    failures.note_recovery()
+    failures.note_recovery(10.0)
     assert failures.may_probe(ONE, 10.0, 10.0)
 
 
@@ -117,6 +116,7 @@ def test_our_own_probe() -> None:
 
 
 TARGET = Target("one", "m")
+DOWN = Classification(Then.RETRY, Blame.TARGET, "http_500", status=500)
 
 
 def new_fleet(*, told_apart: bool = True) -> Fleet:
@@ -172,11 +172,10 @@ def test_a_fleet() -> None:
     )
     target = Target("one", "m")
     fleet = Fleet({target: "http://one.test"}, {}, guards, Random(3), Events(events.append))
-    down = Classification(Then.RETRY, Blame.TARGET, "http_500", status=500)
     for at_s in range(5):
         permit = fleet.try_acquire(target, at_s, caller=ONE)
         assert isinstance(permit, Permit)
-        permit.end(down, at_s + 0.5, reached=True)
+        permit.end(DOWN, at_s + 0.5, reached=True)
     assert fleet.try_acquire(target, 5.0, caller=ONE) == NotPermitted("caller_breaker_open")
     assert fleet.wait_s(target, 5.0, ONE) > 0.0 == fleet.wait_s(target, 5.0, TWO)
     assert isinstance(fleet.try_acquire(target, 5.0, caller=TWO), Permit)
@@ -184,6 +183,24 @@ def test_a_fleet() -> None:
     assert events == [CallerBarred("one/m", "1", "5 failures in a row")]
     assert fleet.snapshot(target, 5.0).health is Health.HEALTHY
     assert fleet.take_doubts(5.0) == [target]
+
+
+def test_a_target_that_fails_with_others_too() -> None:
+    """Failures that count for everybody count for their caller as well, which is kept from the target.
+
+    When the target has recovered, the caller may try at once.
+    """
+    fleet = new_fleet()
+    for at_s, caller in enumerate((TWO, TWO, *[ONE] * 3)):
+        acquire(fleet, at_s, caller).end(DOWN, at_s + 0.5, reached=True)
+    state = fleet._states[TARGET]
+    assert state.breaker.state is BreakerState.OPEN
+    for at_s in (20.0, 40.0):
+        acquire(fleet, at_s, ONE).end(DOWN, at_s + 0.5, reached=True)
+    assert state.caller_failures.wait_s(ONE, 41.5) > 1.0
+    state.breaker.opened_until_s = 41.0
+    acquire(fleet, 41.0, TWO).end(None, 41.5, reached=True)
+    assert state.caller_failures.wait_s(ONE, 41.5) == 0.0
 
 
 def test_a_reload() -> None:
