@@ -208,7 +208,8 @@ class _FailoverLoop:
         if self._context.request.has_side_effects:
             return False
         if permit.probe:
-            return self._context.has_fallback or self._may_ask_any((*rest, *self._last_resorts), now_s)
+            others, caller = (*rest, *self._last_resorts), self._context.request.caller
+            return self._context.has_fallback or self._fleet.may_ask_any(others, now_s, caller)
         return not self._fleet.is_healthy(target, now_s) and self._any_healthy(rest, now_s)
 
     def _start_probe(self, target: Target, permit: Permit, rest: Sequence[Target], now_s: float) -> None:
@@ -251,12 +252,10 @@ class _FailoverLoop:
             self._race = Race(self._failover.branches, self._context, self._timeouts)
         self._race.add(branch)
 
-    def _may_ask_any(self, targets: Sequence[Target], now_s: float) -> bool:
-        return self._fleet.may_ask_any(targets, now_s, self._context.request.caller)
-
     def _any_healthy(self, targets: Sequence[Target], now_s: float) -> bool:
         """Return whether a healthy target can be asked."""
-        return self._may_ask_any([t for t in targets if self._fleet.is_healthy(t, now_s)], now_s)
+        fleet, caller = self._fleet, self._context.request.caller
+        return any(fleet.is_healthy(t, now_s) and fleet.may_ask(t, now_s, caller) for t in targets)
 
     def _has_time(self, wait_s: float) -> bool:
         return self._timeouts.deadline_s - clock.now() >= wait_s + ATTEMPT_MIN_S

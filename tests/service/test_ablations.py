@@ -240,7 +240,7 @@ def _only(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
 
     def take(patch: pytest.MonkeyPatch) -> None:
         if "race" in names:
-            patch.setattr(Fleet, "may_ask_any", lambda fleet, targets, now_s: False)
+            patch.setattr(Fleet, "may_ask_any", lambda *_: False)
         if "suspicion" in names:
             patch.setattr(Breaker, "on_probation", False)
         if "late" in names:

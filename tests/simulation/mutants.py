@@ -270,8 +270,10 @@ def old_settings_for_new_requests() -> Iterator[None]:
 def hedge_at_the_same_provider() -> Iterator[None]:
     """Hedge at the next target, even if it is another model of the same slow provider."""
 
-    def next_target(fleet: Fleet, target: Target, rest: Sequence[Target], why: str, now_s: float) -> Any:
-        return next((other for other in rest if fleet.may_ask(other, now_s)), None), True
+    def next_target(
+        fleet: Fleet, target: Target, rest: Sequence[Target], why: str, now_s: float, caller: Caller
+    ) -> Any:
+        return next((other for other in rest if fleet.may_ask(other, now_s, caller)), None), True
 
     with mock.patch.object(hedge_timer, "hedge_target", next_target):
         yield
