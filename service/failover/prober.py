@@ -1,9 +1,9 @@
 """Prober: active health checks. It probes a target that is due for a probe and gets no traffic.
 
-Only unhealthy targets are probed, as often as their circuit breaker allows: at most 15 s apart, 60 s where
-the host is gone. A probe is a small request of the operation that the target served last: a chat that is
-closed at its first content, or one vector. It is an attempt like any other: breaker, limiter and health
-record its outcome.
+An unhealthy target is probed as often as its circuit breaker allows: at most 15 s apart, 60 s where the host
+is gone. A closed one is probed when the breaker of a single caller opens there, once a minute at most. A
+probe is a small request of the operation that the target served last: a chat that is closed at its first
+content, or one vector. It is an attempt like any other: breaker, limiter and health record its outcome.
 """
 
 import asyncio
