@@ -143,7 +143,8 @@ class Attempt:
         interval_s = options.hedge_after_s
         mute = self._permit.note_wait(now_s, interval_s)
         if (left_s := self.started_s + interval_s - now_s) > 0.0:
-            self.timeouts.notify_at(now_s + min(left_s, LOOK_AGAIN_S), self._on_wait)
+            again_s = left_s if mute else min(left_s, LOOK_AGAIN_S)
+            self.timeouts.notify_at(now_s + again_s, self._on_wait)
             if mute:
                 self._permit.note_mute(now_s)
                 if self.on_silence is not None:
