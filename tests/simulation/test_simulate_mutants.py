@@ -19,7 +19,7 @@ SEEDS_MAX = 200
 CAUGHT = {
     "first_refusal_believed": (28, {"others_unharmed"}),
     "own_failures_counted": (24, {"others_unharmed"}),
-    "first_refusal_final": (93, {"others_unharmed"}),
+    "first_refusal_final": (174, {"others_unharmed"}),
     "permit_kept_on_cancel": (9, {"permits_accounted_for"}),
     "retry_after_commit": (45, {"no_spliced_answer", "honest_end"}),
     "budget_ignored": (13, {"retry_budget_respected"}),

@@ -5,7 +5,7 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -50,7 +50,7 @@ def nested(levels: int) -> object:
 
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CALLED = [{"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "1"}]
-USUAL: Mapping[str, dict[str, Any]] = {
+USUAL: dict[str, dict[str, Any]] = {
     "1 MiB of text": said("word " * (MIB // 5)),
     "1 MiB of escapes": said("x" + "\n" * (MIB // 2)),
     "1 MiB of an image": said(
@@ -93,7 +93,7 @@ USUAL: Mapping[str, dict[str, Any]] = {
         }
     },
 }
-LARGEST: Mapping[str, dict[str, Any]] = {  # up to the limits
+LARGEST: dict[str, dict[str, Any]] = {  # up to the limits
     "20 MiB of an image": said(
         [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * (20 * MIB)}}]
     ),
@@ -163,6 +163,9 @@ def at_once(step: Callable[[], T]) -> Callable[[], Steps[T]]:
     return steps
 
 
+LONG = {"20 MiB of an image", "25 MiB of text", "54,000 messages of a user", "50,000 parts", "12,000 calls"}
+
+
 def steps_s(fields: dict[str, Any]) -> dict[str, float]:
     """Return the CPU time of the longest step of reading a request, and of translating it to each dialect."""
     data = json.dumps({"model": "chat", **fields}).encode()
@@ -185,7 +188,13 @@ def at_once_encode(dialect: Dialect) -> Callable[..., Steps[EncodedRequest]]:
     return lambda *asked: at_once(lambda: dialect.encode(*asked))()
 
 
-@pytest.mark.parametrize("fields", [*USUAL.values(), *LARGEST.values()], ids=[*USUAL, *LARGEST])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(fields, id=name, marks=[pytest.mark.thorough] if name in LONG else [])
+        for name, fields in (USUAL | LARGEST).items()
+    ],
+)
 def test_every_step(fields: dict[str, Any]) -> None:
     """No step for a request within the limits holds the loop for more than 20 ms."""
     found = steps_s(fields)
