@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dub5.simulators.virtual import VirtualLoop
+
 SUPERVISOR = Path(__file__).with_name("supervise.py")
 STILL_WAITING_S = 20.0  # between two lines that tell of a wait
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -180,7 +182,13 @@ async def _with_signals(main: Coroutine[Any, Any, T]) -> T:
 
 def _interrupt(*_: object) -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tasks that end unread are no news now
-    raise KeyboardInterrupt
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise KeyboardInterrupt from None
+    if not isinstance(loop, VirtualLoop):
+        raise KeyboardInterrupt
+    loop.interrupt()
 
 
 def end_workers() -> None:

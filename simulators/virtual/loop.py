@@ -112,8 +112,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         )
         self._threads = set(threading.enumerate())
         self._turns = self._steps = 0
-        self._escaped: Escaped | None = None
+        self._escaped: BaseException | None = None
         self.complaints: list[str] = []
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt between two turns. Within a step it would leave a future half set."""
+        self._escaped = KeyboardInterrupt()
 
     # time
 

@@ -301,3 +301,20 @@ def test_asyncio_s_own_runner() -> None:
 async def test_a_test_marked_real_sockets() -> None:
     """A test marked real_sockets runs on a real event loop."""
     assert not isinstance(asyncio.get_running_loop(), VirtualLoop)
+
+
+def test_an_interrupt_waits_for_the_end_of_the_step() -> None:
+    """What a signal's handler asks for comes between two turns: within a step, a future would be half set."""
+    steps: list[str] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().interrupt()  # type: ignore[attr-defined]
+        steps.append("the rest of the step")
+        try:
+            await asyncio.sleep(1.0)
+        finally:
+            steps.append("closed")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(main())
+    assert steps == ["the rest of the step", "closed"]
