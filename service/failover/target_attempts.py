@@ -77,9 +77,10 @@ class TargetAttempts:
 
     async def run(self, permit: Permit, kind: str) -> ProviderAnswer | None:
         """Return the target's answer; None if there is none."""
-        retry_state = RetryState()
+        retry_state: RetryState | None = None
         while True:
-            outcome = await self._attempt_once(permit, kind, fresh=retry_state.fresh)
+            fresh = retry_state is not None and retry_state.fresh
+            outcome = await self._attempt_once(permit, kind, fresh=fresh)
             if not isinstance(outcome, Classification):
                 if self._doubted or kind == PLAIN:
                     self._believe(kind)
@@ -87,6 +88,7 @@ class TargetAttempts:
             others = self._others(self._rest)
             if others is None:
                 return None
+            retry_state = retry_state or RetryState()
             decision, last = self._decide(permit, kind, outcome, others, retry_state)
             if decision is None or not self._has_time(decision.wait_s):
                 return None
