@@ -167,7 +167,7 @@ def test_drawn_heads(status: bytes, lines: list[bytes], body: bytes) -> None:
     bodiless = status.split()[1:2] in (
         [b"204"],
         [b"304"],
-    )  # what comes after such a head is the next answer's
+    )  # what follows is the next answer's
     sent = status + b"".join(lines) + (b"\r\n" if bodiless else body)
     note(repr(sent[:500]))
 
