@@ -60,6 +60,11 @@ CANCELLED = Classification(Then.GIVE_UP, Blame.NOBODY, "cancelled", maybe_billed
 SUPERSEDED = Classification(Then.GIVE_UP, Blame.NOBODY, "hedge_lost", maybe_billed=True)
 
 
+def has_time(timeouts: Timeouts, now_s: float, wait_s: float = 0.0) -> bool:
+    """Return whether an attempt that begins after `wait_s` may still bring an answer."""
+    return timeouts.deadline_s - now_s >= wait_s + ATTEMPT_MIN_S
+
+
 class Attempt:
     """One attempt at one target. `timeouts` bound its waits; `kind` is its name in the trail."""
 

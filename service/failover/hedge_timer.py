@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from dub5.service import clock
 from dub5.service.events import Events, Hedged
-from dub5.service.failover.attempt import ATTEMPT_MIN_S, Attempt
+from dub5.service.failover.attempt import Attempt, has_time
 from dub5.service.failover.context import Dependencies, RequestContext
 from dub5.service.failover.hedging import LATE, SILENT, hedge_delays_s, hedge_target
 from dub5.service.model import Target
@@ -71,7 +71,7 @@ class HedgeTimer:
         hedges, fleet = self._dependencies.hedges, self._dependencies.fleet
         caller = self._context.request.caller
         began = attempt is not None and attempt.first_token_s is not None
-        if self._started or self._timeouts.deadline_s - now_s < ATTEMPT_MIN_S or (began and why != LATE):
+        if self._started or not has_time(self._timeouts, now_s) or (began and why != LATE):
             return  # a stream that is held until it is whole may take long, and still begin as soon as usual
         other, free = hedge_target(fleet, self._target, self._rest, why, now_s, caller)
         if why == SILENT:

@@ -18,10 +18,10 @@ from typing import NamedTuple
 from dub5.service import clock
 from dub5.service.errors import GatewayError
 from dub5.service.failover.attempt import (
-    ATTEMPT_MIN_S,
     SUPERSEDED,
     ProviderAnswer,
     StreamedAnswer,
+    has_time,
 )
 from dub5.service.failover.context import Dependencies, RequestContext
 from dub5.service.failover.final_error import UNSUPPORTED, exhausted_error
@@ -85,7 +85,7 @@ class Failover:
         ]
         caller = context.request.caller
         wait_s = min(self.fleet.wait_s(target, now_s, caller) for target in capable or targets)
-        out_of_time = context.timeouts.deadline_s - now_s < ATTEMPT_MIN_S
+        out_of_time = not has_time(context.timeouts, now_s)
         return exhausted_error(context, wait_s, out_of_time=out_of_time, feature_available=bool(capable))
 
 
@@ -141,7 +141,7 @@ class _FailoverLoop:
         has_side_effects = self._context.request.has_side_effects
         for i, target in enumerate(targets):
             now_s = clock.now()
-            if self._context.progress.given_up or self._timeouts.deadline_s - now_s < ATTEMPT_MIN_S:
+            if self._context.progress.given_up or not has_time(self._timeouts, now_s):
                 return None
             if has_side_effects and not last_resort and self._fleet.probe_due(target, now_s):
                 self._last_resorts.append(target)
@@ -223,7 +223,9 @@ class _FailoverLoop:
             return is_probe or cheap or (self._fleet.on_probation(target) and few)
 
         async def work(branch: Branch, timeouts: Timeouts) -> ProviderAnswer | None:
-            if not self._has_time(0.0):  # the event loop stood still before the branch began
+            if not has_time(
+                self._timeouts, clock.now()
+            ):  # the event loop stood still before the branch began
                 return None
             loop = _FailoverLoop(failover, context, timeouts, branch)
             return await loop._attempts(target, rest).run(permit, kind)
@@ -256,9 +258,6 @@ class _FailoverLoop:
         """Return whether a healthy target can be asked."""
         fleet, caller = self._fleet, self._context.request.caller
         return any(fleet.is_healthy(t, now_s) and fleet.may_ask(t, now_s, caller) for t in targets)
-
-    def _has_time(self, wait_s: float) -> bool:
-        return self._timeouts.deadline_s - clock.now() >= wait_s + ATTEMPT_MIN_S
 
     @property
     def _is_hedge(self) -> bool:

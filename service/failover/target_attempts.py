@@ -15,12 +15,12 @@ from typing import TypeVar
 from dub5.service import clock
 from dub5.service.failover.attempt import (
     ATTEMPT_ERRORS,
-    ATTEMPT_MIN_S,
     CANCELLED,
     PLAIN,
     SUPERSEDED,
     Attempt,
     ProviderAnswer,
+    has_time,
 )
 from dub5.service.failover.context import Dependencies, RequestContext
 from dub5.service.failover.hedge_timer import HedgeTimer
@@ -90,7 +90,7 @@ class TargetAttempts:
                 return None
             retry_state = retry_state or RetryState()
             decision, last = self._decide(permit, kind, outcome, others, retry_state)
-            if decision is None or not self._has_time(decision.wait_s):
+            if decision is None or not has_time(self._timeouts, clock.now(), decision.wait_s):
                 return None
             if decision.wait_s and not await self._back_off(decision.wait_s):
                 return None
@@ -200,10 +200,7 @@ class TargetAttempts:
             await self._await_provider(self._timeouts.run("backoff", NEVER, asyncio.sleep(wait_s)))
         except TimedOut:
             return False
-        return self._has_time(0.0)
-
-    def _has_time(self, wait_s: float) -> bool:
-        return self._timeouts.deadline_s - clock.now() >= wait_s + ATTEMPT_MIN_S
+        return has_time(self._timeouts, clock.now())
 
     async def _await_provider(self, awaitable: Awaitable[T]) -> T:
         """Await, and count the time as the providers', not as our overhead."""

@@ -13,6 +13,7 @@ from dub5.chaos.simulation.invariants.record import (
     ObservedAttempt,
     RequestRecord,
     RunRecord,
+    provider_of,
 )
 from dub5.chaos.simulation.world.model import World
 from dub5.service.model import AttemptRecord
@@ -86,11 +87,6 @@ def _was_passed_over(request: RequestRecord, at_s: float, provider: str) -> bool
         and abs(request.began_s + attempt.started_s - at_s) <= AT_ONCE_S
         for attempt in (request.ended.attempts if request.ended else ())
     )
-
-
-def provider_of(target: str) -> str:
-    """Return the provider's name of a target's."""
-    return target.partition("/")[0]
 
 
 def _check_losers(record: RunRecord, request: RequestRecord) -> None:

@@ -37,6 +37,7 @@ from dub5.chaos.simulation.invariants.record import (
     QueueWait,
     RequestRecord,
     RunRecord,
+    provider_of,
 )
 from dub5.chaos.simulation.invariants.trail_headers import (
     answered_elsewhere,
@@ -317,7 +318,7 @@ class OnlineInvariants:
         self._record.log(f"#{number} <- {reported.target} {reported.kind} {reported.reason}")
         attempt = self._open.pop((self._owner(number), reported.target), None)
         if attempt is None and reported.reason.startswith(UNSUPPORTED):
-            self._record.unsent.append((reported.target.partition("/")[0], self._now()))
+            self._record.unsent.append((provider_of(reported.target), self._now()))
             if number is not None:
                 self._note_branch(self._record.requests[number], reported.target)
             return  # the target lacks a feature: the attempt was not sent

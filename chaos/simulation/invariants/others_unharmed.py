@@ -7,7 +7,7 @@ others_unharmed at most 1 % of the requests of good callers fail, or pass over a
 """
 
 from dub5.chaos.simulation.invariants.availability import REFUSED_FOR_GOOD, could_be_answered
-from dub5.chaos.simulation.invariants.record import RequestRecord, RunRecord
+from dub5.chaos.simulation.invariants.record import RequestRecord, RunRecord, provider_of
 from dub5.chaos.simulation.world.healthy import healthy_throughout
 from dub5.chaos.simulation.world.model import World
 from dub5.chaos.simulation.world.odd_caller import BREAKS, FILTERED
@@ -75,13 +75,13 @@ def _is_harmed(request: RequestRecord, healthy: set[str]) -> bool:
 def _takers(world: World, healthy: set[str], kind: str) -> set[str]:
     """Return the healthy targets that take odd requests of this kind."""
     refused = world.odd.refused if world.odd else {}
-    return {target for target in healthy if kind not in refused[target.partition("/")[0]]}
+    return {target for target in healthy if kind not in refused[provider_of(target)]}
 
 
 def _one_refuses(world: World, request: RequestRecord) -> bool:
     """Say whether exactly one provider of the request's route refuses it, and no fault refuses others."""
     if any(window.fault.get("status", 500) in REFUSALS for window in world.troubles):
         return False
-    providers = {target.partition("/")[0] for target in world.route(request.plan.route).targets}
+    providers = {provider_of(target) for target in world.route(request.plan.route).targets}
     refused = world.odd.refused if world.odd else {}
     return sum(request.plan.odd in refused[name] for name in providers) == 1

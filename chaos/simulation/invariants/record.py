@@ -25,6 +25,11 @@ HASH_EVERY = 200
 FINISHES_IN_BACKGROUND = frozenset({"probe", "degraded"})
 
 
+def provider_of(target: str) -> str:
+    """Return the name of a target's provider."""
+    return target.partition("/")[0]
+
+
 @dataclass(slots=True, eq=False)
 class ObservedAttempt:
     """One attempt, as the network saw it. `number` is the request's; None for one of the service's active
@@ -45,7 +50,7 @@ class ObservedAttempt:
     @property
     def provider(self) -> str:
         """Return the name of the provider that was called."""
-        return self.target.partition("/")[0]
+        return provider_of(self.target)
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ is retries.
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 
-from dub5.chaos.simulation.invariants.record import ObservedAttempt, RunRecord
+from dub5.chaos.simulation.invariants.record import ObservedAttempt, RunRecord, provider_of
 from dub5.chaos.simulation.world.build import keys
 from dub5.chaos.simulation.world.model import World
 
@@ -40,7 +40,7 @@ def check_retry_budget(world: World, record: RunRecord) -> None:
             if attempt.reported
         )
         for (target, kind), count in kinds.items():
-            provider = world.provider(target.partition("/")[0])
+            provider = world.provider(provider_of(target))
             allowed = {
                 "first": 1,
                 "fresh": 1,
