@@ -13,14 +13,13 @@ from dub5.service.config.decode_messages import field_path, validation_message
 from dub5.service.config.settings import DeliveryName
 from dub5.service.errors import GatewayError, InvalidRequest
 from dub5.service.model import Caller, ChatBody, ChatRequest, Message
-from dub5.service.providers.slices import TEXT_BYTES, Steps, StepSize, decode_lazily
+from dub5.service.providers.fields import LEVELS
+from dub5.service.providers.slices import LIST, TEXT_BYTES, Steps, StepSize, decode_lazily
 
 T = TypeVar("T")
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 _BODY = msgspec.json.Decoder(ChatBody)
-_LIST = msgspec.json.Decoder(list[Raw])
 _TOOLS = msgspec.json.Decoder(list[dict[str, Raw]] | None)
-MESSAGE_LEVELS = 5  # to the url of an image
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 DEADLINE_MS_MAX = 86_400_000
@@ -38,9 +37,8 @@ def parse_chat(
     """Parse a chat request. Raises InvalidRequest."""
     parsed, fields = read_json(headers, body, json_depth_max, _BODY)
     _check_messages(parsed)
-    caching = headers.get("cache-control", "").lower()
-    cache_allowed = "no-store" not in caching and "no-cache" not in caching
-    return ChatRequest(request_id, caller, parsed, fields, cache_allowed, headers.get("accept-language", ""))
+    languages = headers.get("accept-language", "")
+    return ChatRequest(request_id, caller, parsed, fields, _cache_allowed(headers), languages)
 
 
 def parse_large_chat(
@@ -57,9 +55,13 @@ def parse_large_chat(
         request = parse_chat(request_id, caller, headers, body, json_depth_max)
         return msgspec.structs.replace(request, large=True)
     _check_messages(parsed)
-    caching, languages = headers.get("cache-control", "").lower(), headers.get("accept-language", "")
-    cache_allowed = "no-store" not in caching and "no-cache" not in caching
-    return ChatRequest(request_id, caller, parsed, fields, cache_allowed, languages, large=True)
+    languages = headers.get("accept-language", "")
+    return ChatRequest(request_id, caller, parsed, fields, _cache_allowed(headers), languages, large=True)
+
+
+def _cache_allowed(headers: Mapping[str, str]) -> bool:
+    caching = headers.get("cache-control", "").lower()
+    return "no-store" not in caching and "no-cache" not in caching
 
 
 def read_large_json(
@@ -80,13 +82,13 @@ def _body_in_steps(fields: Mapping[str, Raw]) -> Steps[ChatBody]:
     """Decode what the service reads of a large body. Raises as msgspec does, or KeyError."""
     small = {name: fields[name] for name in ChatBody.__struct_fields__ if name in fields}
     tools = _TOOLS.decode(small.pop("tools")) if "tools" in small else None
-    messages = _LIST.decode(small.pop("messages"))
+    messages = LIST.decode(small.pop("messages"))
     yield
     body = _BODY.decode(msgspec.json.encode({**small, "messages": []}))
     body.tools = tools
     pace = StepSize()
     for raw in messages:
-        message = yield from decode_lazily(raw, MESSAGE_LEVELS, pace)
+        message = yield from decode_lazily(raw, LEVELS["messages"], pace)
         yield from _read_texts(message, pace)
         if memoryview(raw).nbytes > TEXT_BYTES:
             yield

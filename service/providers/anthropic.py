@@ -19,6 +19,7 @@ from dub5.service.providers.base import (
     EncodedRequest,
     ProviderFault,
     Unsupported,
+    add_several,
     cut_fault,
     event_fault,
     may_end_empty,
@@ -31,7 +32,7 @@ from dub5.service.providers.finish import finish_meaning
 from dub5.service.providers.loose import decode_loosely
 from dub5.service.providers.openai import DONE, json_headers, sse_event
 from dub5.service.providers.slices import Steps, finish
-from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder, split_objects
+from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder
 from dub5.service.providers.usage import (
     CHARS_PER_TOKEN,
     asked_tokens,
@@ -204,12 +205,12 @@ class AnthropicStream:
                 if self.ended:
                     break
                 try:
-                    if payload[:1] != b"{" and self._is_other(payload, name):
+                    if payload[:1] != b"{" and self.is_other(payload, name):
                         continue
-                    if (chunk := self._chunk(payload, name)) is not None:
+                    if (chunk := self.chunk(payload, name)) is not None:
                         chunks.append(chunk)
                 except ProviderFault as fault:
-                    self._several(payload, name, fault, chunks)
+                    add_several(self, payload, name, fault, chunks)
         except EventTooLong:
             self.fault = ProviderFault("event_too_long")
         except ProviderFault as fault:
@@ -235,7 +236,7 @@ class AnthropicStream:
         )  # Anthropic counts them at the end
         return Usage(counted.prompt_tokens, completion, counted.prompt_tokens + completion, estimated=True)
 
-    def _is_other(self, payload: bytes, name: bytes) -> bool:
+    def is_other(self, payload: bytes, name: bytes) -> bool:
         """Return whether an event holds no object, such as a sign of life, or another dialect's end."""
         payload = payload.strip()
         if payload[:1] == b"{":
@@ -248,7 +249,7 @@ class AnthropicStream:
             self._unreadable = refusal_or("garbled" if payload[:1] == b"[" else "not_json", payload)
         return True
 
-    def _chunk(self, payload: bytes, name: bytes) -> Chunk | None:
+    def chunk(self, payload: bytes, name: bytes) -> Chunk | None:
         try:
             event = _EVENT.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -284,18 +285,6 @@ class AnthropicStream:
             case kind if kind not in ANSWER_EVENTS:
                 self._note_other(payload, name, kind)
         return None
-
-    def _several(self, payload: bytes, name: bytes, fault: ProviderFault, chunks: list[Chunk]) -> None:
-        """Add the chunks of an event that holds several. Raises `fault` if it does not."""
-        parts = split_objects(payload) if fault.reason == "garbled" else []
-        if parts in ([], [payload]):
-            raise fault
-        for part in parts:
-            if self.ended:
-                return
-            is_object = part[:1] == b"{" or not self._is_other(part, name)
-            if is_object and (chunk := self._chunk(part, name)) is not None:
-                chunks.append(chunk)
 
     def _note_other(self, payload: bytes, name: bytes, kind: str) -> None:
         """Look at an event of another form: it may explain a bad end. Raises ProviderFault for an error."""

@@ -67,8 +67,10 @@ def translate(
         if is_large(raw):
             large = True
             yield
-            value = (yield from decode_in_steps(name, raw)) if name in LEVELS else raw
-            value = value if name in LEVELS or name not in TRANSLATED else decode_field(name, raw)
+            if name in LEVELS:
+                value = yield from decode_in_steps(name, raw)
+            else:  # what is not translated need not be read
+                value = decode_field(name, raw) if name in TRANSLATED else raw
         else:
             value = decode_field(name, raw)
         if is_neutral(name, value):

@@ -18,6 +18,7 @@ from dub5.service.providers.rate_limit_size import CODE as TOO_LARGE
 from dub5.service.providers.rate_limit_size import exceeds_full_bucket
 from dub5.service.providers.retry_after import LONGEST_S, retry_after_s
 from dub5.service.providers.slices import Steps, in_turns
+from dub5.service.providers.sse import split_objects
 
 USER_AGENT = f"dub5/{VERSION}"
 MESSAGE_CHARS_MAX = 300
@@ -224,6 +225,35 @@ def _wait_s(error: ErrorBody, headers: Mapping[str, str]) -> float | None:
     if wait_s is None and error.wait_s is not None:
         return min(error.wait_s, LONGEST_S)
     return retry_after_s(error.headers, "", clock.wall()) if wait_s is None and error.headers else wait_s
+
+
+class ObjectReader(Protocol):
+    """What a stream reader does with the parts of an event."""
+
+    ended: bool
+
+    def is_other(self, payload: bytes, name: bytes) -> bool:
+        """Return whether an event holds no object, such as an end or a sign of life. Raises ProviderFault."""
+        ...
+
+    def chunk(self, payload: bytes, name: bytes) -> Chunk | None:
+        """Read an object. Raises ProviderFault."""
+        ...
+
+
+def add_several(
+    reader: ObjectReader, payload: bytes, name: bytes, fault: ProviderFault, chunks: list[Chunk]
+) -> None:
+    """Add the chunks of an event that holds several objects. Raises `fault` if it does not."""
+    parts = split_objects(payload) if fault.reason == "garbled" else []
+    if parts in ([], [payload]):
+        raise fault
+    for part in parts:
+        if reader.ended:
+            return
+        is_object = part[:1] == b"{" or not reader.is_other(part, name)
+        if is_object and (chunk := reader.chunk(part, name)) is not None:
+            chunks.append(chunk)
 
 
 def may_end_empty(finish_reason: str | None, request: AnyRequest) -> bool:

@@ -8,18 +8,17 @@ from msgspec import Raw
 
 from dub5.service.model import ChatRequest
 from dub5.service.providers.fields import LEVELS, JsonObject
-from dub5.service.providers.slices import decode_lazily, finish
+from dub5.service.providers.slices import LIST, decode_lazily, finish
 
 FIELD = "response_format"
 INSTRUCTION = (
     "Answer with exactly one JSON object and nothing else: no text before or after it, and no code fence."
 )
-_LIST = msgspec.json.Decoder(list[Raw])
 
 
 def with_json_prompt(request: ChatRequest) -> ChatRequest:
     """Return the request with the instruction in its system message, and without the field."""
-    first, *others = _LIST.decode(request.fields["messages"])  # only the first one is read
+    first, *others = LIST.decode(request.fields["messages"])  # only the first one is read
     message = finish(decode_lazily(first, LEVELS["messages"] - 1))
     if message["role"] in ("system", "developer"):
         messages = [{**message, "content": _instructed(message.get("content"))}, *others]

@@ -11,6 +11,7 @@ from dub5.service.providers.base import (
     USER_AGENT,
     EncodedRequest,
     ProviderFault,
+    add_several,
     cut_fault,
     event_fault,
     may_end_empty,
@@ -25,7 +26,7 @@ from dub5.service.providers.fields import apply_overrides
 from dub5.service.providers.finish import STOP, ChoiceEnds, choice_number, finish_meaning
 from dub5.service.providers.loose import undecodable
 from dub5.service.providers.slices import Steps
-from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder, split_objects
+from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder
 from dub5.service.providers.usage import (
     add_usage,
     calls_chars,
@@ -219,12 +220,12 @@ class OpenAIStream:
                 if self.ended:
                     break
                 try:
-                    if payload[:1] != b"{" and self._is_other(payload, name):
+                    if payload[:1] != b"{" and self.is_other(payload, name):
                         continue
                     if (chunk := self.chunk(payload, name)) is not None:
                         chunks.append(chunk)
                 except ProviderFault as fault:
-                    self._several(payload, name, fault, chunks)
+                    add_several(self, payload, name, fault, chunks)
         except EventTooLong:
             self.fault = ProviderFault("event_too_long")
         except ProviderFault as fault:
@@ -283,18 +284,6 @@ class OpenAIStream:
             payload = _without_usage(payload)
         return Chunk(sse_event(payload), content, finish, usage)
 
-    def _several(self, payload: bytes, name: bytes, fault: ProviderFault, chunks: list[Chunk]) -> None:
-        """Add the chunks of an event that holds several. Raises `fault` if it does not."""
-        parts = split_objects(payload) if fault.reason == "garbled" else []
-        if parts in ([], [payload]):
-            raise fault
-        for part in parts:
-            if self.ended:
-                return
-            is_object = part[:1] == b"{" or not self._is_other(part, name)
-            if is_object and (chunk := self.chunk(part, name)) is not None:
-                chunks.append(chunk)
-
     def _without_choices(self, parsed: _Body, payload: bytes, name: bytes) -> Chunk | None:
         """Take the usage of an event without choices. Raises ProviderFault for an error."""
         parsed.listed()
@@ -310,7 +299,7 @@ class OpenAIStream:
             self._usage_payload = payload
         return Chunk(b"", usage=usage)
 
-    def _is_other(self, payload: bytes, name: bytes) -> bool:
+    def is_other(self, payload: bytes, name: bytes) -> bool:
         """Return whether an event holds no object: an end, a sign of life, or what no client can read."""
         payload = payload.strip()
         if payload[:1] == b"{":

@@ -21,7 +21,7 @@ TEXT_BYTES = 64 * 1024  # values above it are left as they are
 TEXTS = frozenset({"content", "text", "refusal", "url", "image_url", "arguments", "description"})
 SLICE_BYTES = 256 * 1024
 ITEM_BYTES = 400  # what the handling of one more item costs, in bytes of text
-_LIST = msgspec.json.Decoder(list[Raw])
+LIST = msgspec.json.Decoder(list[Raw])  # whose values are not decoded
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 
 
@@ -80,7 +80,7 @@ def decode_lazily(raw: Raw, levels: int, pace: StepSize | None = None, name: str
         return msgspec.json.decode(raw)
     if first == b"[":
         values: list[Any] = []
-        for one in _LIST.decode(raw):
+        for one in LIST.decode(raw):
             values.append((yield from decode_lazily(one, levels - 1, pace, name)))
         return values
     fields: dict[str, Any] = {}
