@@ -251,7 +251,7 @@ class _FailoverLoop:
 
     def _join_race(self, branch: Branch) -> None:
         if self._race is None:
-            self._race = Race(self._failover.branches, self._context, self._timeouts)
+            self._race = Race(self._failover.branches, self._context, self._timeouts, self._branch)
         self._race.add(branch)
 
     def _any_healthy(self, targets: Sequence[Target], now_s: float) -> bool:

@@ -6,7 +6,8 @@ Call `Race.add(branch)`, then `Race.finish`.
                wait short
     branch     attempts in a task of their own, started now or later: a hedge; or a probe or canary, with the
                rest of the targets in a second branch
-    losers     are cancelled, or finish in the background, where they show the state of their target
+    losers     are cancelled, or finish in the background, where they show the state of their target; a branch
+               that finds no answer leaves its probes to the race that it takes part in
 
 Every branch is ended, whatever happens: an error, the deadline, a request that is cancelled twice, two
 answers at one instant. A request without branches costs no task.
@@ -54,6 +55,7 @@ class Branch:
         self.superseded = False  # the main attempts or another branch were faster
         self.in_background = False  # the request has its answer
         self.purpose = purpose
+        self.race: Race | None = None  # in which it takes part
         self.may_finish = may_finish
         self._permit = permit
         self.task = asyncio.create_task(self._run(context, deadline_s, work))
@@ -126,19 +128,23 @@ class BranchPool:
 class Race:
     """The main attempts of one request, or of one of its branches, and the branches in parallel with them.
 
-    `timeouts` are those of the main task.
+    `timeouts` are those of the main task. `branch` is the one whose attempts are the main ones here.
     """
 
-    def __init__(self, pool: BranchPool, context: RequestContext, timeouts: Timeouts) -> None:
+    def __init__(
+        self, pool: BranchPool, context: RequestContext, timeouts: Timeouts, branch: Branch | None
+    ) -> None:
         self.won_by_branch = False  # the wait of the main attempts was cut short
         self._pool = pool
         self._context = context
         self._timeouts = timeouts
+        self._outer = None if branch is None else branch.race
         self._main_over = False
         self._branches: list[Branch] = []
 
     def add(self, branch: Branch) -> None:
         """Let a branch take part from now on."""
+        branch.race = self
         self._branches.append(branch)
         branch.task.add_done_callback(lambda _: self._on_branch_end(branch))
 
@@ -202,7 +208,10 @@ class Race:
         losers = []
         for branch in self._branches:
             if not branch.task.done() and branch.may_finish():
-                self._pool.finish_in_background(branch)
+                if answer is None and self._outer is not None:
+                    self._outer.add(branch)  # other attempts may still be waited for: this one may be faster
+                else:
+                    self._pool.finish_in_background(branch)
             elif answer is None or branch.answer is not answer:
                 losers.append(branch)
         if losers:

@@ -43,7 +43,7 @@ class Stage:
         request = ChatRequest("id", Caller(), ChatBody("chat", []), {})
         options, patterns = TimeoutOptions(), RejectPatterns(())
         self.context = RequestContext(request, "chat", options, patterns, self.timeouts, clock.now())
-        self.race = Race(self.pool, self.context, self.timeouts)
+        self.race = Race(self.pool, self.context, self.timeouts, None)
 
     def branch(
         self,
@@ -154,6 +154,34 @@ async def test_in_the_background() -> None:
     assert stage.pool.in_background == 1 and not late.closed_as
     await asyncio.sleep(10.0)
     assert stage.pool.in_background == 0 and late.closed_as == ["hedge_lost"]
+
+
+@pytest.mark.parametrize(("main_ends_s", "taken"), [(50.0, True), (2.0, False)])
+async def test_a_probe_in_a_branch(main_ends_s: float, taken: bool) -> None:
+    """A hedge without an answer leaves its probe to the request.
+
+    Its answer is taken while the main attempt still runs; for a probe alone a request with a fallback does
+    not wait.
+    """
+    stage, answer, probes = Stage(), Stream(), list[Branch]()
+    stage.context.has_fallback = True
+
+    async def probe(branch: Branch, timeouts: Timeouts) -> ProviderAnswer | None:
+        await asyncio.sleep(5.0)
+        return answer
+
+    async def hedge(branch: Branch, timeouts: Timeouts) -> ProviderAnswer | None:
+        inner = Race(stage.pool, stage.context, timeouts, branch)
+        probes.append(Branch(stage.context, Purpose.PROBE, 100.0, probe, lambda: True))
+        inner.add(probes[0])
+        return await inner.finish(None)
+
+    stage.race.add(Branch(stage.context, Purpose.HEDGE, 100.0, hedge))
+    assert await stage.run(stage.answers(main_ends_s, None)) is (answer if taken else None)
+    assert clock.now() == pytest.approx(5.0 if taken else 2.0, abs=0.01)
+    await asyncio.wait({probes[0].task})
+    await asyncio.sleep(0)
+    assert (len(answer.closed_as), stage.pool.in_background) == (0 if taken else 1, 0)
 
 
 async def test_the_end_of_the_process() -> None:
