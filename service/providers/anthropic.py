@@ -34,13 +34,13 @@ from dub5.service.providers.openai import DONE, json_headers, sse_event
 from dub5.service.providers.slices import Steps, finish
 from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder
 from dub5.service.providers.usage import (
-    CHARS_PER_TOKEN,
     asked_tokens,
     estimate,
-    prompt_chars,
+    prompt_tokens,
     token_count,
     usage_json,
 )
+from dub5.service.tokens import ascii_chars
 
 ANSWER_EVENTS = frozenset(
     ("message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta")
@@ -126,7 +126,7 @@ class AnthropicDialect:
         longest, context = self.output_tokens.get(model, self.max_tokens), self.context_tokens.get(model)
         if context is None:
             return longest
-        return max(1, min(longest, context - prompt_chars(request) // CHARS_PER_TOKEN))
+        return max(1, min(longest, context - prompt_tokens(request)))
 
     def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
         return finish(self.encode_in_steps(request, model, key))
@@ -157,7 +157,7 @@ class AnthropicDialect:
         parts = _message_parts(message.content or [])
         if not any(parts.values()) and not may_end_empty(finish, request):
             raise ProviderFault("empty_answer")
-        usage = _usage(message.usage) or estimate(prompt_chars(request), len(str(parts)))
+        usage = _usage(message.usage) or estimate(prompt_tokens(request), ascii_chars(str(parts)))
         return Reply(_completion(message, parts, finish, _usage_object(usage, message.usage)), usage)
 
     def stream(self, request: ChatRequest, model: str) -> "AnthropicStream":
@@ -228,7 +228,7 @@ class AnthropicStream:
         counted = _usage(self._tokens)
         if counted is not None and self.finished:
             return counted
-        guess = estimate(prompt_chars(self._request), self._answer_chars)
+        guess = estimate(prompt_tokens(self._request), self._answer_chars)
         if counted is None:
             return guess
         completion = max(
@@ -300,10 +300,10 @@ class AnthropicStream:
 
     def _content(self, index: int, delta: _Block) -> Chunk | None:
         if delta.text:
-            self._answer_chars += len(delta.text)
+            self._answer_chars += ascii_chars(delta.text)
             return self._delta({"content": delta.text}, content=True)
         if delta.thinking:
-            self._answer_chars += len(delta.thinking)
+            self._answer_chars += ascii_chars(delta.thinking)
             return self._delta({"reasoning_content": delta.thinking}, content=True)
         if delta.partial_json and index in self._calls:
             return self._arguments(index, delta.partial_json)
@@ -315,14 +315,14 @@ class AnthropicStream:
         arguments = msgspec.json.encode(block.input).decode() if block.input else ""
         if not arguments:
             self._without_arguments.add(index)
-        self._answer_chars += len(block.name or "") + len(arguments)
+        self._answer_chars += ascii_chars(block.name or "") + ascii_chars(arguments)
         function = {"name": block.name or "", "arguments": arguments}
         call = {"index": number, "id": block.id or "", "type": "function", "function": function}
         return self._delta({"tool_calls": [call]}, content=True)
 
     def _arguments(self, index: int, piece: str) -> Chunk:
         self._without_arguments.discard(index)
-        self._answer_chars += len(piece)
+        self._answer_chars += ascii_chars(piece)
         call = {"index": self._calls[index], "function": {"arguments": piece}}
         return self._delta({"tool_calls": [call]}, content=True)
 

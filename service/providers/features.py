@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 from dub5.service.model import AnyRequest, Caller, ChatBody, ChatRequest
 from dub5.service.providers.base import Dialect, Unsupported
 from dub5.service.providers.fields import decode_field, is_large, is_neutral
-from dub5.service.providers.usage import CHARS_PER_TOKEN, asked_tokens, prompt_chars
+from dub5.service.providers.usage import asked_tokens, prompt_tokens
 
 
 class Feature(StrEnum):
@@ -102,7 +102,7 @@ def fits(request: AnyRequest, context_tokens: int | None) -> bool:
     answer_tokens = (
         min(context_tokens // 4, ANSWER_TOKENS) if asked is None else min(context_tokens // 2, asked)
     )
-    return prompt_chars(request) <= (context_tokens - answer_tokens) * CHARS_PER_TOKEN
+    return prompt_tokens(request) <= context_tokens - answer_tokens
 
 
 def feature_of(param: str, request: AnyRequest) -> Feature | None:

@@ -32,7 +32,7 @@ from dub5.service.providers.usage import (
     calls_chars,
     estimate,
     parse_usage,
-    prompt_chars,
+    prompt_tokens,
     text_chars,
     usage_json,
 )
@@ -75,10 +75,10 @@ class _Part(Struct):
     def chars(self) -> int:
         """Count the characters, for an estimate of the tokens."""
         content = self.content
-        chars = len(content) if isinstance(content, str) else text_chars(content)
+        chars = len(content) if isinstance(content, str) and content.isascii() else text_chars(content)
         if self.refusal or self.tool_calls or self.reasoning_content or self.reasoning:
             more = (self.refusal, self.reasoning_content or self.reasoning)
-            chars += sum(len(text) for text in more if isinstance(text, str)) + calls_chars(self.tool_calls)
+            chars += sum(map(text_chars, more)) + calls_chars(self.tool_calls)
         return chars
 
 
@@ -173,7 +173,7 @@ class OpenAIDialect:
         if (usage := parse_usage(parsed.usage)) is not None:
             return Reply(body, usage)
         answer_chars = sum(c.message.chars() for c in choices if isinstance(c.message, _Part))
-        usage = estimate(prompt_chars(request), answer_chars)
+        usage = estimate(prompt_tokens(request), answer_chars)
         return Reply(add_usage(body, usage), usage)
 
     def stream(self, request: ChatRequest, model: str) -> "OpenAIStream":
@@ -246,7 +246,7 @@ class OpenAIStream:
         return [*last, Chunk(usage_chunk, usage=self._usage)]
 
     def usage_so_far(self) -> Usage:
-        return self._usage or estimate(prompt_chars(self._request), self._answer_chars)
+        return self._usage or estimate(prompt_tokens(self._request), self._answer_chars)
 
     def chunk(self, payload: bytes, name: bytes = b"") -> Chunk | None:
         """Decode one event to a chunk; None if it says nothing of the answer. Raises ProviderFault."""

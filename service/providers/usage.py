@@ -1,18 +1,19 @@
 """Token usage: the provider's count, or an estimate that is marked as one.
 
-An estimate is one token per four characters of text, rounded up: messages and tools for the prompt; text,
-reasoning, refusals and tool calls for the answer. It is rough: right within a factor of two for English, too
-low for most other languages. So every estimate is labelled `estimated`.
+An estimate goes by the kinds of characters (tokens.py): of messages and tools for the prompt; of text,
+reasoning, refusals and tool calls for the answer, which is counted as it comes. Every estimate is labelled
+`estimated`.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from dub5.service.model import AnyRequest, ChatRequest, EmbedRequest, Usage
+from dub5.service.tokens import ASCII_CHARS, ascii_chars, estimate_tokens
 
-CHARS_PER_TOKEN = 4
 TOKENS_MAX = 2**53
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 
@@ -45,18 +46,19 @@ def usage_json(usage: Usage) -> dict[str, Any]:
     return {**counts, "estimated": True} if usage.estimated else counts
 
 
-def estimate(prompt_chars: int, answer_chars: int) -> Usage:
-    """Estimate the usage from the characters of prompt and answer."""
-    prompt, completion = (-(-chars // CHARS_PER_TOKEN) for chars in (prompt_chars, answer_chars))
-    return Usage(prompt, completion, prompt + completion, estimated=True)
+def estimate(prompt_tokens: int, answer_chars: int) -> Usage:
+    """Estimate the usage. `answer_chars`: the answer's, as `ascii_chars` counts them."""
+    completion = -(-answer_chars // ASCII_CHARS)
+    return Usage(prompt_tokens, completion, prompt_tokens + completion, estimated=True)
 
 
-def prompt_chars(request: ChatRequest) -> int:
-    """Count the characters of the messages and tools."""
-    chars = len(bytes(request.fields.get("tools", b"")))
+def prompt_tokens(request: ChatRequest) -> int:
+    """Estimate the tokens of the messages and tools."""
+    texts = [bytes(request.fields.get("tools", b"")).decode("utf-8", "replace")]
     for message in request.body.messages:
-        chars += text_chars(message.content) + calls_chars(message.tool_calls)
-    return chars
+        texts += texts_of(message.content)
+        texts += call_texts(message.tool_calls)
+    return estimate_tokens(texts)
 
 
 def asked_tokens(request: ChatRequest) -> int | None:
@@ -67,39 +69,45 @@ def asked_tokens(request: ChatRequest) -> int | None:
 def estimate_prompt(request: AnyRequest) -> Usage:
     """Estimate the usage of a request without an answer."""
     if isinstance(request, EmbedRequest):
-        return estimate(input_chars(request.body.input), 0)
-    return estimate(prompt_chars(request), 0)
+        return estimate(input_tokens(request.body.input), 0)
+    return estimate(prompt_tokens(request), 0)
 
 
-def input_chars(given: object) -> int:
-    """Count the characters of texts to embed; a token number counts as CHARS_PER_TOKEN."""
-    if isinstance(given, list):
-        return sum(map(input_chars, given))
-    return len(given) if isinstance(given, str) else CHARS_PER_TOKEN
+def input_tokens(given: object) -> int:
+    """Estimate the tokens of what is to be embedded: texts, or token numbers."""
+    if not isinstance(given, list):
+        return estimate_tokens([given]) if isinstance(given, str) else 1
+    texts = [one for one in given if isinstance(one, str)]
+    return estimate_tokens(texts) + sum(input_tokens(one) for one in given if not isinstance(one, str))
+
+
+def texts_of(content: object) -> list[str]:
+    """Return the text of a message, or the text in its list of parts."""
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, list):
+        return []
+    texts = (part.get("text") for part in content if isinstance(part, dict))
+    return [text for text in texts if isinstance(text, str)]
+
+
+def call_texts(calls: object) -> Iterator[str]:
+    """Yield the names and arguments of tool calls."""
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            values = (function.get("name"), function.get("arguments"))
+            yield from (value for value in values if isinstance(value, str))
 
 
 def text_chars(content: object) -> int:
-    """Count the characters of a text, or of the text in a list of parts."""
-    if isinstance(content, str):
-        return len(content)
-    if not isinstance(content, list):
-        return 0
-    texts = (part.get("text") for part in content if isinstance(part, dict))
-    return sum(len(text) for text in texts if isinstance(text, str))
+    """Count the characters of a text or its parts, as `ascii_chars` does."""
+    return sum(map(ascii_chars, texts_of(content)))
 
 
 def calls_chars(calls: object) -> int:
     """Count the characters of tool calls: names and arguments."""
-    if not isinstance(calls, list):
-        return 0
-    functions = (call.get("function") for call in calls if isinstance(call, dict))
-    return sum(
-        len(value)
-        for function in functions
-        if isinstance(function, dict)
-        for value in (function.get("name"), function.get("arguments"))
-        if isinstance(value, str)
-    )
+    return sum(map(ascii_chars, call_texts(calls)))
 
 
 def add_usage(body: bytes, usage: Usage) -> bytes:

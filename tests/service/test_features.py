@@ -19,6 +19,7 @@ from dub5.service.model import Caller, ChatBody, ChatRequest
 from dub5.service.providers.features import Feature, feature_of, fits, missing_features
 from dub5.service.providers.registry import dialect_of
 from dub5.service.resilience.health import Health, TargetSnapshot
+from dub5.service.tokens import PER_BYTE, estimate_tokens
 from dub5.simulators.script import Hang, Script, SimRequest
 from dub5.simulators.virtual import AppClient, VirtualWire
 from tests.support.unequal_targets import DOWN, TOOL, UnequalTargets
@@ -186,7 +187,7 @@ def test_dialects(dialect: Any, lacks: set[Feature]) -> None:
 
 
 # 3,900 tokens, by our estimate.
-NEARLY_FULL = {"messages": [{"role": "user", "content": "x" * 4 * 3900}]}
+NEARLY_FULL = {"messages": [{"role": "user", "content": "x" * round(3900 / PER_BYTE["letter"])}]}
 
 
 class TestRoomForTheAnswer:
@@ -214,7 +215,7 @@ class TestRoomForTheAnswer:
         chat = msgspec.convert(fields | ({"max_tokens": asked} if asked else {}), ChatBody)
         request = ChatRequest("id", Caller(), chat, {})
         room = min(window // 2, asked) if asked else min(window // 4, 1024)
-        assert fits(request, window) == (chars / 4 + room <= window)
+        assert fits(request, window) == (estimate_tokens(["x" * chars]) + room <= window)
         assert fits(request, window) or chars > 0
 
 
@@ -244,7 +245,7 @@ class TestTheBoundOfAnthropic:
             ({"max_tokens": 900}, 900),
             ({"output_tokens": {"m": 64_000}}, 64_000),
             ({"output_tokens": {"other": 64_000}}, 4096),
-            ({"output_tokens": {"m": 64_000}, "context_tokens": {"m": 8000}}, 8000),
+            ({"output_tokens": {"m": 64_000}, "context_tokens": {"m": 8000}}, 7999),
         ],
     )
     async def test_is_told(self, settings: dict[str, Any], tokens: int) -> None:
@@ -264,4 +265,4 @@ class TestTheBoundOfAnthropic:
         """A long conversation takes from the window what the answer may not have."""
         settings = {"output_tokens": {"m": 64_000}, "context_tokens": {"m": 8000}}
         sent, _ = await self.ask(settings, messages=[{"role": "user", "content": "x" * 20_000}])
-        assert sent == 3000
+        assert sent == 8000 - 4500
