@@ -20,9 +20,9 @@ from litestar.handlers import HTTPRouteHandler
 
 from dub5.service.api.schema import read_json
 from dub5.service.cache.cache import AnswerCache, Selection
-from dub5.service.cache.storage import StorageLost
 from dub5.service.config.settings import Secret
 from dub5.service.errors import InvalidRequest, NotFound, TooLarge, Unavailable, WrongAdminToken
+from dub5.service.resilience.storage_guard import StorageLost
 
 BODY_BYTES_MAX = 16 * 1024
 NAME_CHARS_MAX = 512

@@ -22,14 +22,13 @@ from dub5.service.cache.storage import (
     CacheEntry,
     Generations,
     Storage,
-    StorageLost,
     stamp_of,
 )
-from dub5.service.cache.storage_guard import NoGuard, Patience, StorageGuard
 from dub5.service.cache.storage_memory import MemoryStorage
 from dub5.service.config.options import CacheBounds, CacheOptions
 from dub5.service.events import CacheInvalidated, CacheLooked, Events
 from dub5.service.model import ChatRequest
+from dub5.service.resilience.storage_guard import NoGuard, Patience, StorageGuard, StorageLost
 
 INVALIDATE_S = 1.0  # an operator waits longer than a request does
 CLAIM_POLL_S = (0.02, 0.1)  # the first and the longest pause between two lookups for another process's answer

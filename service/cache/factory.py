@@ -3,12 +3,12 @@
 from random import Random
 
 from dub5.service.cache.cache import AnswerCache
-from dub5.service.cache.storage_guard import BreakerGuard
 from dub5.service.cache.storage_redis import RedisStorage
 from dub5.service.config.options import CacheBounds
 from dub5.service.config.settings import Secret
 from dub5.service.events import BreakerChanged, Events
 from dub5.service.resilience.circuit_breaker import BreakerState
+from dub5.service.resilience.storage_guard import BreakerGuard
 
 SCOPE = "cache"  # of its breaker
 

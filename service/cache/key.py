@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import msgspec
 
 from dub5.service.cache.storage import CacheEntry, Generations
-from dub5.service.cache.storage_guard import Patience
 from dub5.service.config.options import CacheOptions
 from dub5.service.model import ChatRequest
+from dub5.service.resilience.storage_guard import Patience
 
 # Fields that say how the answer is delivered, or for whom; all others are part of the key.
 NOT_IN_KEY = frozenset(

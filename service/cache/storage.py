@@ -20,10 +20,6 @@ SELECTORS_MAX = 1_000  # tokens held; one more invalidates all entries instead, 
 Generations = Mapping[str, str]
 
 
-class StorageLost(Exception):
-    """The storage is unavailable now. No request fails because of it."""
-
-
 class CacheEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A stored answer.
 

@@ -12,12 +12,11 @@ import msgspec
 
 from dub5.service.cache.cache import AnswerCache, Stored
 from dub5.service.cache.replay import is_plain_text
-from dub5.service.cache.storage import StorageLost
-from dub5.service.cache.storage_guard import Patience
 from dub5.service.config.decode_messages import field_path, validation_message
 from dub5.service.config.options import CacheOptions
 from dub5.service.events import CacheWarmed, Events
 from dub5.service.model import Caller, ChatBody, ChatRequest
+from dub5.service.resilience.storage_guard import Patience, StorageLost
 
 LINE_BYTES_MAX = 4 * 1024 * 1024
 PROBLEMS_MAX = 20  # reported in full; the others are only counted

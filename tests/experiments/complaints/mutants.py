@@ -227,7 +227,7 @@ MUTANTS = (
         "dependencies",
         breaker_cannot_open,
         "the circuit breaker of Redis cannot open",
-        "tests/service/cache/test_storage_guard.py::test_nobody_asks_what_is_lost",
+        "tests/service/resilience/test_storage_guard.py::test_nobody_asks_what_is_lost",
         {"hang_s": 0.0},
     ),
     Mutant(

@@ -15,9 +15,9 @@ import pytest
 from dub5.service import VERSION
 from dub5.service.api.admin import BODY_BYTES_MAX
 from dub5.service.cache.cache import AnswerCache, Selection
-from dub5.service.cache.storage import StorageLost
 from dub5.service.config.options import CacheOptions
 from dub5.service.config.settings import Secret
+from dub5.service.resilience.storage_guard import StorageLost
 from dub5.simulators.virtual import AppClient, AppResponse
 from tests.support.world import ServiceWorld, healthy
 

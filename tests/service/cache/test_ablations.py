@@ -10,13 +10,13 @@ from random import Random
 import pytest
 
 from dub5.service import clock
-from dub5.service.cache import storage_guard
 from dub5.service.cache.cache import AnswerCache, Selection, Stored
 from dub5.service.cache.key import CacheKey
-from dub5.service.cache.storage_guard import BreakerGuard, NoGuard
 from dub5.service.config.options import CacheBounds, CacheOptions, RedisOptions
 from dub5.service.events import Events
+from dub5.service.resilience import storage_guard
 from dub5.service.resilience.circuit_breaker import Breaker
+from dub5.service.resilience.storage_guard import BreakerGuard, NoGuard
 from tests.support.questions import MARK, request
 from tests.support.virtual_redis import VirtualRedis
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from dub5.service import clock
-from dub5.service.cache.storage_guard import BreakerGuard
 from dub5.service.cache.storage_memory import MemoryStorage
 from dub5.service.config.options import (
     CacheBounds,
@@ -17,6 +16,7 @@ from dub5.service.config.options import (
     TimeoutOptions,
 )
 from dub5.service.config.settings import LoadedSettings
+from dub5.service.resilience.storage_guard import BreakerGuard
 from dub5.simulators.script import Hang, Respond, Script, SimRequest, Wait
 from tests.support.virtual_redis import VirtualRedis
 from tests.support.world import ServiceWorld, healthy, in_turn, script, status, text_of

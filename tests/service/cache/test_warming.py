@@ -11,11 +11,10 @@ from dub5.service import clock
 from dub5.service.app import WARM_UP_S
 from dub5.service.cache import warming
 from dub5.service.cache.cache import AnswerCache
-from dub5.service.cache.storage import StorageLost
-from dub5.service.cache.storage_guard import NoGuard
 from dub5.service.cache.warming import Warm, warm
 from dub5.service.config.options import CacheBounds, CacheOptions
 from dub5.service.events import CacheWarmed, Events
+from dub5.service.resilience.storage_guard import NoGuard, StorageLost
 from tests.support.questions import MARK, EventRecorder, request
 from tests.support.world import ServiceWorld, completion, healthy
 

@@ -8,9 +8,14 @@ from random import Random
 import pytest
 
 from dub5.service import clock
-from dub5.service.cache.storage import StorageLost
-from dub5.service.cache.storage_guard import OPEN_MAX_S, QUEUE_PER_CALL, BreakerGuard, Patience
 from dub5.service.resilience.circuit_breaker import BreakerState
+from dub5.service.resilience.storage_guard import (
+    OPEN_MAX_S,
+    QUEUE_PER_CALL,
+    BreakerGuard,
+    Patience,
+    StorageLost,
+)
 
 PATIENCE_S = 0.05
 CALLS_MAX = 16

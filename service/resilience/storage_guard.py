@@ -11,7 +11,6 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from dub5.service import clock
-from dub5.service.cache.storage import StorageLost
 from dub5.service.config.options import BreakerOptions
 from dub5.service.resilience.circuit_breaker import Breaker, CallOutcome, OnStateChange
 
@@ -33,6 +32,10 @@ BREAKER = BreakerOptions(
 )
 
 
+class StorageLost(Exception):
+    """The storage is unavailable now. No request fails because of it."""
+
+
 class Patience:
     """The time that one request may still wait for the storage, in all its calls together."""
 
@@ -43,7 +46,7 @@ class Patience:
 
 
 class StorageGuard(Protocol):
-    """What stands between the cache and its storage."""
+    """What stands between the service and a storage: cache, counters of limits, database."""
 
     patience_s: float
 
