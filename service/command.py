@@ -21,7 +21,8 @@ from dub5.service.config.load import load
 from dub5.service.config.settings import LoadedSettings, Settings, SettingsProblems
 from dub5.service.http_protocol import BoundedProtocol
 from dub5.service.online_check import LIMIT_S, ask_targets, targets
-from dub5.service.telemetry.logs import EventLogger, Level, LineWriter
+from dub5.service.telemetry.event_tables import Level
+from dub5.service.telemetry.logs import EventLogger, LineWriter
 
 EPILOG = """\
 the smallest settings file:

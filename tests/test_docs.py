@@ -21,7 +21,7 @@ from dub5.service.config.settings import Settings, SettingsProblems
 from dub5.service.errors import every_error
 from dub5.service.events import Event
 from dub5.service.telemetry import names
-from dub5.service.telemetry.board import HAPPENED
+from dub5.service.telemetry.board import COUNTERS
 from tests.support.source import ROOT
 
 DOCS = ROOT / "docs"
@@ -134,7 +134,8 @@ OPTIONS = [
     if kind not in NOT_OF_RELIABILITY
     for field in msgspec.structs.fields(kind)
 ]
-SOURCES = ("api/ops", "telemetry/board", "telemetry/logs", "telemetry/attempt_views", "telemetry/costs")
+TELEMETRY = ("board", "logs", "event_tables", "attempt_views", "costs")
+SOURCES = ("api/ops", *(f"telemetry/{name}" for name in TELEMETRY))
 
 
 def mechanisms() -> dict[str, str]:
@@ -216,7 +217,7 @@ class TestReliability:
 
     def test_happened(self) -> None:
         """What /status counts, it counts."""
-        assert set(seen("Happened")) <= set(HAPPENED)
+        assert set(seen("Happened")) <= set(COUNTERS)
 
     def test_fields(self) -> None:
         """Fields of /status and of the log stand in the files that write them."""

@@ -1,29 +1,23 @@
 """The status board: counters since the start, recent requests and incidents, read by /status and the page."""
 
 from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from typing import Any, ClassVar
 
 from dub5.service import clock
 from dub5.service.errors import FeatureUnavailable, Overloaded
 from dub5.service.events import (
     AttemptEnded,
     BreakerChanged,
-    BudgetSpent,
-    CacheInvalidated,
     CacheLooked,
-    CacheWarmed,
-    CallerBarred,
     Crashed,
     DrainBegan,
     Event,
     HealthChanged,
-    Hedged,
     LimitLowered,
-    QueueLeft,
     RequestEnded,
     SettingsReloaded,
-    Shared,
 )
 from dub5.service.model import Outcome
 from dub5.service.telemetry.attempt_views import (
@@ -36,6 +30,7 @@ from dub5.service.telemetry.attempt_views import (
     ms,
 )
 from dub5.service.telemetry.costs import CostCounters
+from dub5.service.telemetry.event_tables import HAPPENED
 from dub5.service.telemetry.mistakes import MISTAKES, mistake_reason
 
 FEW_CALLS = 10  # fewer calls than this say little
@@ -47,7 +42,7 @@ INCIDENTS_MAX = 100
 TEXT_CHARS_MAX = 200
 LIMIT_INCIDENT_EVERY_S = 60.0  # per provider: one overload may lower a limit many times
 
-HAPPENED = (
+COUNTERS = (  # of `happened`: each begins at zero
     "breaker_opened",
     "breaker_half_opened",
     "breaker_closed",
@@ -180,7 +175,7 @@ class StatusBoard:
     def __init__(self) -> None:
         self.started_at = 0.0  # epoch seconds; set when the service opens
         self.outcomes = Counter({outcome.value: 0 for outcome in Outcome})
-        self.happened = Counter(dict.fromkeys(HAPPENED, 0))
+        self.happened = Counter(dict.fromkeys(COUNTERS, 0))
         self.targets: dict[str, TargetCounters] = {}
         self.routes: dict[str, RouteCounters] = {}
         self.process = RouteCounters()  # requests that were shed before their route was known
@@ -199,43 +194,24 @@ class StatusBoard:
 
     def note(self, event: Event) -> None:
         """Count one event."""
-        match event:
-            case AttemptEnded():
-                self._attempt(event)
-            case RequestEnded():
-                self._request(event)
-            case BreakerChanged():
-                self._breaker(event)
-            case HealthChanged():
-                self._health(event)
-            case LimitLowered():
-                self._limit(event)
-            case BudgetSpent():
-                self.happened["budget_spent"] += 1
-            case QueueLeft(how=how):
-                self.happened["queued"] += 1
-                if how not in ("served", "left"):
-                    self.happened[f"shed_{how}"] += 1
-            case Hedged():
-                self.happened["hedged"] += 1
-            case Shared(what=what):
-                self.happened["shared" if what == "joined" else what] += 1
-            case CacheLooked(result=result):
-                self.cache_fails = result == "error"
-                if result != "miss":
-                    self.happened[f"cache_{result}"] += 1
-            case CacheInvalidated():
-                self.happened["cache_invalidated"] += 1
-            case CacheWarmed() | CallerBarred():
-                pass
-            case SettingsReloaded():
-                self._settings(event)
-            case DrainBegan(in_flight=in_flight):
-                self._count_incident("drained", None, f"shutdown began with {in_flight} requests in flight")
-            case Crashed(where=where):
-                self._count_incident("crashed", None, where)
-            case _:
-                assert_never(event)
+        method = self.METHODS.get(type(event))
+        if method is not None:
+            method(self, event)
+            return
+        for what in HAPPENED[type(event)](event):
+            self.happened[what] += 1
+
+    def _cache(self, event: CacheLooked) -> None:
+        self.cache_fails = event.result == "error"
+        if event.result != "miss":
+            self.happened[f"cache_{event.result}"] += 1
+
+    def _drain(self, event: DrainBegan) -> None:
+        why = f"shutdown began with {event.in_flight} requests in flight"
+        self._count_incident("drained", None, why)
+
+    def _crash(self, event: Crashed) -> None:
+        self._count_incident("crashed", None, event.where)
 
     def _attempt(self, event: AttemptEnded) -> None:
         attempt = event.attempt
@@ -356,6 +332,18 @@ class StatusBoard:
             "recent": [_request_row(at, event) for at, event in reversed(self._recent)],
             "incidents": list(reversed(self._incidents)),
         }
+
+    METHODS: ClassVar[Mapping[type, Callable[["StatusBoard", Any], None]]] = {
+        AttemptEnded: _attempt,
+        BreakerChanged: _breaker,
+        CacheLooked: _cache,
+        Crashed: _crash,
+        DrainBegan: _drain,
+        HealthChanged: _health,
+        LimitLowered: _limit,
+        RequestEnded: _request,
+        SettingsReloaded: _settings,
+    }
 
 
 def _request_row(at: float, event: RequestEnded) -> dict[str, Any]:

@@ -10,10 +10,9 @@ import asyncio
 import os
 import select
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from enum import IntEnum
-from typing import Any, Literal, Protocol, assert_never
+from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -21,25 +20,17 @@ from msgspec import Struct
 from dub5.service import clock
 from dub5.service.events import (
     AttemptEnded,
-    BreakerChanged,
     BudgetSpent,
-    CacheInvalidated,
     CacheLooked,
-    CacheWarmed,
-    CallerBarred,
-    Crashed,
-    DrainBegan,
     Event,
-    HealthChanged,
-    Hedged,
     LimitLowered,
     QueueLeft,
     RequestEnded,
     SettingsReloaded,
-    Shared,
 )
 from dub5.service.model import Outcome
 from dub5.service.telemetry.attempt_views import OK, AttemptRow, attempt_rows_with_cost, cost_usd, ms
+from dub5.service.telemetry.event_tables import LINES, Level
 from dub5.service.telemetry.mistakes import MISTAKES, mistake_reason
 
 FLUSH_S = 0.1
@@ -47,15 +38,6 @@ LINES_MAX = 10_000
 WRITE_BYTES_MAX = 4096  # a writable pipe accepts this much at once (PIPE_BUF on Linux)
 REPEAT_EVERY_S = 1.0  # per provider, for events that an overload repeats many times
 ROUTE_CHARS_MAX = 128  # the name of an unknown route is the caller's own text
-
-
-class Level(IntEnum):
-    """The severity of a line."""
-
-    DEBUG = 10
-    INFO = 20
-    WARNING = 30
-    ERROR = 40
 
 
 LEVEL_NAMES = {level: level.name for level in Level}  # an enum's `name` takes twice as long
@@ -209,48 +191,32 @@ class EventLogger:
         Attempts and hedges are part of their request's line; a failure that only the settings mend
         is told once besides. Cache lookups are logged only when they begin to fail and when they work again.
         """
-        match event:
-            case RequestEnded():
-                self._request(event)
-            case AttemptEnded():
-                if event.attempt.reason != OK and (reason := mistake_reason(event)):
-                    self._mistake(event.attempt.target, reason)
-            case Hedged() | Shared():
-                pass
-            case BreakerChanged():
-                level = Level.WARNING if event.after == "open" else Level.INFO
-                self._line(
-                    level, "breaker", scope=event.scope, before=event.before, after=event.after, why=event.why
-                )
-            case CallerBarred(target=target, caller=caller, why=why):
-                self._line(Level.WARNING, "caller_barred", target=target, caller=caller, why=why)
-            case CacheLooked():
-                self._cache(event)
-            case CacheInvalidated(by=by, which=which):
-                self._line(Level.INFO, "cache_invalidated", by=by, which=which)
-            case CacheWarmed(route=route, kept=kept, problems=problems):
-                level = Level.WARNING if problems else Level.INFO
-                self._line(level, "cache_warmed", route=route, kept=kept, problems=problems)
-            case SettingsReloaded(ok=ok, problems=problems):
-                level = Level.WARNING if problems else Level.INFO
-                self._line(level, "settings", applied=ok, problems=problems)
-                self._mistakes.clear()
-            case DrainBegan():
-                self._line(Level.INFO, "drain", in_flight=event.in_flight)
-            case Crashed():
-                self._line(Level.ERROR, "crash", id=event.request_id, where=event.where)
-            case HealthChanged():
-                level = Level.WARNING if event.before == "healthy" else Level.INFO
-                self._line(level, "health", target=event.target, before=event.before, after=event.after)
-            case LimitLowered(provider=provider, before=before, after=after, why=why):
-                self._line_rate_limited("limit_lowered", provider, before=before, after=after, why=why)
-            case BudgetSpent(provider=provider):
-                self._line_rate_limited("retry_denied", provider)
-            case QueueLeft(route=route, how=how):
-                if how not in ("served", "left"):
-                    self._line_rate_limited("shed", route, of="route", why=how)
-            case _:
-                assert_never(event)
+        method = self.METHODS.get(type(event))
+        if method is not None:
+            method(self, event)
+        elif (line := LINES[type(event)](event)) is not None:
+            self._line(line.level, line.name, **line.fields)
+
+    def _attempt(self, event: AttemptEnded) -> None:
+        if event.attempt.reason != OK and (reason := mistake_reason(event)):
+            self._mistake(event.attempt.target, reason)
+
+    def _settings(self, event: SettingsReloaded) -> None:
+        level = Level.WARNING if event.problems else Level.INFO
+        self._line(level, "settings", applied=event.ok, problems=event.problems)
+        self._mistakes.clear()
+
+    def _limit(self, event: LimitLowered) -> None:
+        self._line_rate_limited(
+            "limit_lowered", event.provider, before=event.before, after=event.after, why=event.why
+        )
+
+    def _budget(self, event: BudgetSpent) -> None:
+        self._line_rate_limited("retry_denied", event.provider)
+
+    def _queue(self, event: QueueLeft) -> None:
+        if event.how not in ("served", "left"):
+            self._line_rate_limited("shed", event.route, of="route", why=event.how)
 
     def _mistake(self, target: str, reason: str) -> None:
         """Warn of a failure that only the settings mend, once until they are reloaded."""
@@ -306,6 +272,16 @@ class EventLogger:
             return
         line = self._encode({"at": _now(), "level": level.name, "event": event, **fields})
         self._write(line, at_once=level >= Level.WARNING)
+
+    METHODS: ClassVar[Mapping[type, Callable[["EventLogger", Any], None]]] = {
+        AttemptEnded: _attempt,
+        BudgetSpent: _budget,
+        CacheLooked: _cache,
+        LimitLowered: _limit,
+        QueueLeft: _queue,
+        RequestEnded: _request,
+        SettingsReloaded: _settings,
+    }
 
 
 def encode_text(line: Any) -> bytes:

@@ -10,8 +10,8 @@ finished points.
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, assert_never
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -30,54 +30,16 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry, generate_latest
 
 from dub5.service import clock
-from dub5.service.cache.factory import SCOPE
-from dub5.service.events import (
-    AttemptEnded,
-    BreakerChanged,
-    BudgetSpent,
-    CacheInvalidated,
-    CacheLooked,
-    CacheWarmed,
-    CallerBarred,
-    Crashed,
-    DrainBegan,
-    Event,
-    HealthChanged,
-    Hedged,
-    LimitLowered,
-    QueueLeft,
-    RequestEnded,
-    SettingsReloaded,
-    Shared,
-)
+from dub5.service.events import AttemptEnded, DrainBegan, Event, QueueLeft, RequestEnded
 from dub5.service.model import ChatRequest, Outcome, Target
 from dub5.service.resilience.health import TargetSnapshot
 from dub5.service.telemetry import names, process
 from dub5.service.telemetry.attempt_views import OK, STOPPED, failed_over
 from dub5.service.telemetry.costs import CostCounters
+from dub5.service.telemetry.event_tables import COUNTS, KnownNames, Labels
 from dub5.service.telemetry.names import OTHER, Metric, MetricKind
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-COUNTED = frozenset(
-    {
-        AttemptEnded,
-        RequestEnded,
-        BreakerChanged,
-        HealthChanged,
-        LimitLowered,
-        BudgetSpent,
-        QueueLeft,
-        Hedged,
-        CacheLooked,
-        Shared,
-        SettingsReloaded,
-        DrainBegan,
-        Crashed,
-    }
-)
-LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed, CallerBarred})
-
-Labels = tuple[str, ...]
 ReadValues = Callable[[], Iterable[tuple[Labels, float]]]
 BOOLEAN_LABELS = {True: "true", False: "false"}
 UNKNOWN = (OTHER, OTHER)
@@ -159,10 +121,7 @@ class Metrics:
         waiting: Callable[[], int],
         states: Callable[[], Sequence[TargetSnapshot]],
     ) -> None:
-        self._routes: dict[str, str] = {}
-        self._targets: dict[str, tuple[str, str]] = {}
-        self._providers: dict[str, str] = {}
-        self._scopes: dict[str, str] = {}
+        self._known = KnownNames()
         self._reasons: dict[str, str] = {reason: reason for reason in names.REASONS}
         self._histograms: list[Histogram] = []
         self._registry = CollectorRegistry()
@@ -186,29 +145,25 @@ class Metrics:
 
     def add_labels(self, routes: Iterable[str], targets: Iterable[Target], hosts: Iterable[str]) -> None:
         """Add the names of new settings. Old names stay: requests to them may still be in flight."""
-        targets = tuple(targets)
-        self._routes |= {route: route for route in routes}
-        self._targets |= {target.name: (target.provider, target.model) for target in targets}
-        self._providers |= {target.provider: target.provider for target in targets}
-        self._scopes |= {scope: scope for scope in (*self._targets, *hosts, SCOPE)}
+        self._known.add(routes, targets, hosts)
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
         """Create counters at zero: a counter that begins at one has no rate for its first event."""
-        self._crashes[()] += 0
-        for route in self._routes:
+        self._counters[names.CRASHES][()] += 0
+        for route in self._known.routes:
             for what in ("joined", "handed_over", "renewed"):
-                self._shared[route, what] += 0
+                self._counters[names.SHARED][route, what] += 0
         for result in ("applied", "refused"):
-            self._reloads[result,] += 0
-        for provider in self._providers:
-            self._retries_denied[provider,] += 0
-            self._limit_lowered[provider,] += 0
-        for target in self._targets:
+            self._counters[names.RELOADS][result,] += 0
+        for provider in self._known.providers:
+            self._counters[names.RETRIES_DENIED][provider,] += 0
+            self._counters[names.LIMIT_LOWERED][provider,] += 0
+        for target in self._known.targets:
             for why in sorted(names.HEDGE_REASONS):
-                self._hedges[target, why] += 0
+                self._counters[names.HEDGES][target, why] += 0
             for after in names.HEALTH_LEVEL:
-                self._health_changes[target, after] += 0
+                self._counters[names.HEALTH_CHANGES][target, after] += 0
 
     def _make_counters(self) -> None:
         self._requests = self._counter(names.REQUESTS)
@@ -216,17 +171,9 @@ class Metrics:
         self._failovers = self._counter(names.FAILOVERS)
         self._degraded = self._counter(names.DEGRADED)
         self._queue = self._counter(names.QUEUE)
-        self._cache = self._counter(names.CACHE)
-        self._shared = self._counter(names.SHARED)
         self._attempts = self._counter(names.ATTEMPTS)
         self._passed_over = self._counter(names.PASSED_OVER)
-        self._breaker_changes = self._counter(names.BREAKER_CHANGES)
-        self._health_changes = self._counter(names.HEALTH_CHANGES)
-        self._hedges = self._counter(names.HEDGES)
-        self._retries_denied = self._counter(names.RETRIES_DENIED)
-        self._limit_lowered = self._counter(names.LIMIT_LOWERED)
-        self._reloads = self._counter(names.RELOADS)
-        self._crashes = self._counter(names.CRASHES)
+        self._counters = {metric: self._counter(metric) for metric, _ in COUNTS.values()}
 
     def _make_histograms(self) -> None:
         self._duration = self._histogram(names.DURATION)
@@ -279,44 +226,23 @@ class Metrics:
 
     def count(self, event: Event) -> None:
         """Count one event."""
-        match event:
-            case AttemptEnded():
-                self._attempt_ended(event)
-            case RequestEnded():
-                self._request_ended(event)
-            case CacheLooked(route=route, result=result):
-                self._cache[self._routes.get(route, OTHER), result] += 1
-            case Shared(route=route, what=what):
-                self._shared[self._routes.get(route, OTHER), what] += 1
-            case BreakerChanged(scope=scope, after=after):
-                self._breaker_changes[self._scopes.get(scope, OTHER), after] += 1
-            case SettingsReloaded(ok=ok):
-                self._reloads["applied" if ok else "refused",] += 1
-            case DrainBegan():
-                self._draining = 1
-            case Crashed():
-                self._crashes[()] += 1
-            case HealthChanged(target=target, after=after):
-                self._health_changes[self._scopes.get(target, OTHER), after] += 1
-            case LimitLowered(provider=provider):
-                self._limit_lowered[self._providers.get(provider, OTHER),] += 1
-            case BudgetSpent(provider=provider):
-                self._retries_denied[self._providers.get(provider, OTHER),] += 1
-            case QueueLeft(route=route, priority=priority, how=how, waited_s=waited_s):
-                route = self._routes.get(route, OTHER)
-                self._queue[route, priority, how] += 1
-                self._queue_wait.record(waited_s, (route, how))
-            case Hedged(target=target, why=why):
-                known = why if why in names.HEDGE_REASONS else OTHER
-                self._hedges[self._scopes.get(target, OTHER), known] += 1
-            case CacheInvalidated() | CacheWarmed() | CallerBarred():
-                pass
-            case _:
-                assert_never(event)
+        method = self.METHODS.get(type(event))
+        if method is not None:
+            method(self, event)
+        elif (count := COUNTS.get(type(event))) is not None:
+            self._counters[count.metric][count.labels(event, self._known)] += 1
+
+    def _drain_began(self, event: DrainBegan) -> None:
+        self._draining = 1
+
+    def _queue_left(self, event: QueueLeft) -> None:
+        route = self._known.route(event.route)
+        self._queue[route, event.priority, event.how] += 1
+        self._queue_wait.record(event.waited_s, (route, event.how))
 
     def _attempt_ended(self, event: AttemptEnded) -> None:
         attempt = event.attempt
-        target = self._scopes.get(attempt.target, OTHER)
+        target = self._known.scope(attempt.target)
         kind = attempt.kind if attempt.kind in names.ATTEMPT_KINDS else OTHER
         self._attempts[target, self._reason(attempt.reason), kind] += 1
         if attempt.usage is not None:
@@ -327,7 +253,7 @@ class Metrics:
             self._attempt_duration.record(took_s, self._labels(event, attempt.target, error))
 
     def _request_ended(self, event: RequestEnded) -> None:
-        route = self._routes.get(event.route, OTHER)
+        route = self._known.route(event.route)
         self._requests[route, event.outcome, BOOLEAN_LABELS[event.stream]] += 1
         if event.code is not None:
             self._errors[route, event.code if event.code in names.CODES else OTHER] += 1
@@ -337,7 +263,7 @@ class Metrics:
             self._degraded[route, event.degraded] += 1
         for attempt in () if event.shared else event.attempts:
             if not attempt.tried:
-                target = self._scopes.get(attempt.target, OTHER)
+                target = self._known.scope(attempt.target)
                 self._passed_over[target, self._reason(attempt.reason)] += 1
         self._duration.record(event.total_s, (route, event.outcome))
         if event.first_token_s is not None:
@@ -366,7 +292,7 @@ class Metrics:
                 self._per_token.record((event.total_s - event.first_token_s) / gaps, (route,))
 
     def _labels(self, event: AttemptEnded | RequestEnded, target: str, last: str = "") -> Labels:
-        provider, model = self._targets.get(target, UNKNOWN)
+        provider, model = self._known.targets.get(target, UNKNOWN)
         return event.operation, provider, model, last
 
     def _reason(self, reason: str) -> str:
@@ -393,3 +319,10 @@ class Metrics:
     def close(self) -> None:
         """Shut OpenTelemetry down; a later scrape is empty."""
         self._meter_provider.shutdown()
+
+    METHODS: ClassVar[Mapping[type, Callable[["Metrics", Any], None]]] = {
+        AttemptEnded: _attempt_ended,
+        DrainBegan: _drain_began,
+        QueueLeft: _queue_left,
+        RequestEnded: _request_ended,
+    }

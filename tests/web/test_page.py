@@ -11,7 +11,7 @@ from dub5.service.model import Outcome
 from dub5.service.resilience.circuit_breaker import BreakerState
 from dub5.service.resilience.classify import CooldownReason
 from dub5.service.resilience.health import Health
-from dub5.service.telemetry.board import HAPPENED
+from dub5.service.telemetry.board import COUNTERS
 from dub5.service.telemetry.names import ATTEMPT_KINDS, PASSED_OVER_REASONS
 from tests.support.source import ROOT
 
@@ -157,7 +157,7 @@ def test_service_words() -> None:
     assert {"truncated", "breaker_open", "cooling_down"} <= reasons, "the patterns no longer find the reasons"
     assert [r for r in sorted(passed_over) if f'"{r}"' not in _line(SCRIPTS["labels.js"], "SKIPPED =")] == []
     assert [r for r in sorted(reasons) if f'["{r}",' not in SCRIPTS["labels.js"]] == []
-    assert [h for h in HAPPENED if f'["{h}", [' not in SCRIPTS["labels.js"]] == []
+    assert [h for h in COUNTERS if f'["{h}", [' not in SCRIPTS["labels.js"]] == []
     assert [k for k in ATTEMPT_KINDS - {"first"} if f'["{k}",' not in SCRIPTS["labels.js"]] == []
     assert [o for o in Outcome if f'["{o}",' not in SCRIPTS["live.js"]] == []
     assert [s for s in BreakerState if f'["{s}",' not in SCRIPTS["cards.js"]] == []

@@ -25,7 +25,8 @@ from dub5.service.events import (
 )
 from dub5.service.model import AttemptRecord, Outcome, Usage
 from dub5.service.telemetry import logs
-from dub5.service.telemetry.logs import FLUSH_S, EventLogger, Level, LineWriter, encode_text
+from dub5.service.telemetry.event_tables import Level
+from dub5.service.telemetry.logs import FLUSH_S, EventLogger, LineWriter, encode_text
 
 
 class CollectedLines:

@@ -4,7 +4,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import get_args
 
 import pytest
 from msgspec.structs import replace
@@ -17,7 +16,6 @@ from dub5.service.events import (
     CacheLooked,
     Crashed,
     DrainBegan,
-    Event,
     HealthChanged,
     Hedged,
     LimitLowered,
@@ -28,7 +26,7 @@ from dub5.service.failover.hedging import LATE, SILENT, SLOW
 from dub5.service.model import AttemptRecord, Outcome, Target, Usage
 from dub5.service.resilience.health import Health, TargetSnapshot
 from dub5.service.telemetry import names
-from dub5.service.telemetry.metrics import COUNTED, LOG_ONLY, Metrics
+from dub5.service.telemetry.metrics import Metrics
 from tests.support.source import ROOT, Source, sources
 from tests.support.world import ServiceWorld, status
 
@@ -304,12 +302,6 @@ async def test_every_name_in_the_table(
         assert (family.type, family.documentation) == (metric.kind, metric.help)
         for sample in family.samples:
             assert set(sample.labels) - {"le"} == set(metric.labels), metric.name
-
-
-def test_every_event() -> None:
-    """Each event is counted, or listed as not counted."""
-    assert set(get_args(Event)) == COUNTED | LOG_ONLY
-    assert not COUNTED & LOG_ONLY
 
 
 def service() -> Iterator[Source]:

@@ -1,0 +1,150 @@
+"""What each event means to each subscriber: a row in a table per event. Those with more to do have a method.
+
+    COUNTS     metrics.py: the counter that it adds one to, and its labels
+    HAPPENED   board.py: the names that it is counted under in /status
+    LINES      logs.py: its line, level and fields
+
+A new event needs its class in events.py and its rows here. `tests/test_architecture.py` finds a missing one.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from dub5.service.cache.factory import SCOPE
+from dub5.service.events import (
+    BreakerChanged,
+    BudgetSpent,
+    CacheInvalidated,
+    CacheLooked,
+    CacheWarmed,
+    CallerBarred,
+    Crashed,
+    DrainBegan,
+    HealthChanged,
+    Hedged,
+    LimitLowered,
+    QueueLeft,
+    SettingsReloaded,
+    Shared,
+)
+from dub5.service.model import Target
+from dub5.service.telemetry import names
+from dub5.service.telemetry.names import OTHER, Metric
+
+Labels = tuple[str, ...]
+
+
+class Level(IntEnum):
+    """The severity of a line."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+
+
+@dataclass(slots=True)
+class KnownNames:
+    """All names that may become a label, since the settings have them. Others are "other"."""
+
+    routes: set[str] = field(default_factory=set)
+    targets: dict[str, tuple[str, str]] = field(default_factory=dict)  # provider and model of each
+    providers: set[str] = field(default_factory=set)
+    scopes: set[str] = field(default_factory=lambda: {SCOPE})  # of a breaker: targets, hosts, the cache
+
+    def add(self, routes: Iterable[str], targets: Iterable[Target], hosts: Iterable[str]) -> None:
+        """Add the names of new settings. Old names stay: requests to them may still be in flight."""
+        self.routes.update(routes)
+        for target in targets:
+            self.targets[target.name] = (target.provider, target.model)
+            self.providers.add(target.provider)
+        self.scopes.update(self.targets, hosts)
+
+    def route(self, name: str) -> str:
+        """Return a route's name as a label."""
+        return name if name in self.routes else OTHER
+
+    def provider(self, name: str) -> str:
+        """Return a provider's name as a label."""
+        return name if name in self.providers else OTHER
+
+    def scope(self, name: str) -> str:
+        """Return the name of a target or a breaker as a label."""
+        return name if name in self.scopes else OTHER
+
+
+class Count(NamedTuple):
+    """The counter that an event adds one to, and its labels."""
+
+    metric: Metric
+    labels: Callable[[Any, KnownNames], Labels]
+
+
+class Line(NamedTuple):
+    """A line of the log."""
+
+    level: Level
+    name: str
+    fields: Mapping[str, Any]
+
+
+COUNTS: Mapping[type, Count] = {
+    BreakerChanged: Count(
+        names.BREAKER_CHANGES, lambda event, known: (known.scope(event.scope), event.after)
+    ),
+    BudgetSpent: Count(names.RETRIES_DENIED, lambda event, known: (known.provider(event.provider),)),
+    CacheLooked: Count(names.CACHE, lambda event, known: (known.route(event.route), event.result)),
+    Crashed: Count(names.CRASHES, lambda event, known: ()),
+    HealthChanged: Count(names.HEALTH_CHANGES, lambda event, known: (known.scope(event.target), event.after)),
+    Hedged: Count(names.HEDGES, lambda event, known: (known.scope(event.target), _hedge_reason(event.why))),
+    LimitLowered: Count(names.LIMIT_LOWERED, lambda event, known: (known.provider(event.provider),)),
+    SettingsReloaded: Count(names.RELOADS, lambda event, known: ("applied" if event.ok else "refused",)),
+    Shared: Count(names.SHARED, lambda event, known: (known.route(event.route), event.what)),
+}
+LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed, CallerBarred})
+
+HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
+    BudgetSpent: lambda event: ("budget_spent",),
+    CacheInvalidated: lambda event: ("cache_invalidated",),
+    CacheWarmed: lambda event: (),
+    CallerBarred: lambda event: (),
+    Hedged: lambda event: ("hedged",),
+    QueueLeft: lambda event: (
+        ("queued",) if event.how in ("served", "left") else ("queued", f"shed_{event.how}")
+    ),
+    Shared: lambda event: ("shared" if event.what == "joined" else event.what,),
+}
+
+LINES: Mapping[type, Callable[[Any], Line | None]] = {
+    BreakerChanged: lambda event: Line(
+        Level.WARNING if event.after == "open" else Level.INFO,
+        "breaker",
+        {"scope": event.scope, "before": event.before, "after": event.after, "why": event.why},
+    ),
+    CacheInvalidated: lambda event: Line(
+        Level.INFO, "cache_invalidated", {"by": event.by, "which": event.which}
+    ),
+    CacheWarmed: lambda event: Line(
+        Level.WARNING if event.problems else Level.INFO,
+        "cache_warmed",
+        {"route": event.route, "kept": event.kept, "problems": event.problems},
+    ),
+    CallerBarred: lambda event: Line(
+        Level.WARNING, "caller_barred", {"target": event.target, "caller": event.caller, "why": event.why}
+    ),
+    Crashed: lambda event: Line(Level.ERROR, "crash", {"id": event.request_id, "where": event.where}),
+    DrainBegan: lambda event: Line(Level.INFO, "drain", {"in_flight": event.in_flight}),
+    HealthChanged: lambda event: Line(
+        Level.WARNING if event.before == "healthy" else Level.INFO,
+        "health",
+        {"target": event.target, "before": event.before, "after": event.after},
+    ),
+    Hedged: lambda event: None,  # part of its request's line
+    Shared: lambda event: None,
+}
+
+
+def _hedge_reason(why: str) -> str:
+    return why if why in names.HEDGE_REASONS else OTHER
