@@ -164,4 +164,6 @@ def _hint(provider: ProviderSettings) -> str:
 
 
 def _said(fault: ProviderFault) -> str:
-    return f"; it says: {fault.message}" if fault.message else ""
+    """Return the provider's words. They go to a terminal, which a control character could command."""
+    message = "".join(char if char.isprintable() else " " for char in fault.message)
+    return f"; it says: {message}" if message else ""

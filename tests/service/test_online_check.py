@@ -37,6 +37,7 @@ async def findings(loaded: LoadedSettings, responds: Mapping[str, Respond]) -> d
         (status(403, b"{}"), "HTTP 403: the key in KEY_ONE is refused"),
         (status(404, b"Not Found"), "does it lack /v1?"),
         (status(404, b'{"error": {"message": "no such model"}}'), "it says: no such model"),
+        (status(404, b'{"error": {"message": "no \\u001b[2Jmodel\\u009d"}}'), "it says: no  [2Jmodel "),
         (status(402, b"{}"), "has no credit"),
         (status(429, b"{}"), "limited"),
         (status(503, b"{}"), "fails at the moment, which no setting mends"),

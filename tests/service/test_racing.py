@@ -182,3 +182,14 @@ async def test_when_all_hang_late_ones_are_paid_for() -> None:
         clients = await SteadyClients(world, stream=False, deadline_s=20.0).ask(300, 0.5)
     assert clients.answered() == 0.0
     assert calls(world)[1] <= 300 * 0.1 + 160
+
+
+async def test_short_deadlines_are_their_callers_own() -> None:
+    """Two requests that allow less time than the target usually takes put nobody else's under suspicion."""
+    async with ServiceWorld(one=healthy(first_s=2.0), two=healthy()) as world:
+        for _ in range(2):
+            await world.ask(stream=True, headers={"x-deadline-ms": "300"})
+        before = calls(world)
+        answers = await asyncio.gather(*(world.ask(stream=True) for _ in range(30)))
+        assert {answer.status for answer in answers} == {200}
+        assert [now - then for now, then in zip(calls(world), before, strict=True)] == [30, 0]
