@@ -32,7 +32,7 @@ class EmbeddingExchange(Exchange):
 
     async def _parse_large(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> AnyRequest:
         depth_max = self.deps.server.json_depth_max
-        parsed, fields = await in_turns(read_large_json(headers, body, depth_max, _BODY))
+        parsed, fields = await in_turns(read_large_json(headers, body, depth_max, EmbedBody))
         await asyncio.sleep(0)
         return self._request(caller, parsed, fields)
 

@@ -1,7 +1,7 @@
 """Request parsing: turns a body into a ChatRequest, or raises InvalidRequest with a sentence for people."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,9 +14,10 @@ from dub5.service.config.settings import DeliveryName
 from dub5.service.errors import GatewayError, InvalidRequest
 from dub5.service.model import Caller, ChatBody, ChatRequest, Message
 from dub5.service.providers.fields import LEVELS
-from dub5.service.providers.slices import LIST, TEXT_BYTES, Steps, StepSize, decode_lazily
+from dub5.service.providers.slices import LIST, TEXT_BYTES, Steps, StepSize, decode_lazily, finish
 
 T = TypeVar("T")
+ReadInSteps = Callable[[Raw], Steps[Any]]
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 _BODY = msgspec.json.Decoder(ChatBody)
 _TOOLS = msgspec.json.Decoder(list[dict[str, Raw]] | None)
@@ -45,15 +46,7 @@ def parse_large_chat(
     request_id: str, caller: Caller, headers: Mapping[str, str], body: bytes, json_depth_max: int
 ) -> Steps[ChatRequest]:
     """Parse a large chat request in steps. Its large texts are not decoded. Raises InvalidRequest."""
-    check_content_type(headers)
-    try:
-        yield from structure_in_steps(body, json_depth_max, JSON_PARTS_MAX)
-        fields = _FIELDS.decode(body)
-        yield
-        parsed = yield from _body_in_steps(fields)
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):  # mend it, or say what is wrong
-        request = parse_chat(request_id, caller, headers, body, json_depth_max)
-        return msgspec.structs.replace(request, large=True)
+    parsed, fields = yield from read_large_json(headers, body, json_depth_max, ChatBody)
     _check_messages(parsed)
     languages = headers.get("accept-language", "")
     return ChatRequest(request_id, caller, parsed, fields, _cache_allowed(headers), languages, large=True)
@@ -65,7 +58,7 @@ def _cache_allowed(headers: Mapping[str, str]) -> bool:
 
 
 def read_large_json(
-    headers: Mapping[str, str], body: bytes, json_depth_max: int, decoder: msgspec.json.Decoder[T]
+    headers: Mapping[str, str], body: bytes, json_depth_max: int, kind: type[T]
 ) -> Steps[tuple[T, dict[str, Raw]]]:
     """Do what `read_json` does, for a large body in steps. Raises InvalidRequest, CompressedBody."""
     check_content_type(headers)
@@ -73,38 +66,90 @@ def read_large_json(
         yield from structure_in_steps(body, json_depth_max, JSON_PARTS_MAX)
         fields = _FIELDS.decode(body)
         yield
-        return decoder.decode(body), fields
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return read_json(headers, body, json_depth_max, decoder)
-
-
-def _body_in_steps(fields: Mapping[str, Raw]) -> Steps[ChatBody]:
-    """Decode what the service reads of a large body. Raises as msgspec does, or KeyError."""
-    small = {name: fields[name] for name in ChatBody.__struct_fields__ if name in fields}
-    tools = _TOOLS.decode(small.pop("tools")) if "tools" in small else None
-    messages = LIST.decode(small.pop("messages"))
-    yield
-    body = _BODY.decode(msgspec.json.encode({**small, "messages": []}))
-    body.tools = tools
-    pace = StepSize()
-    for raw in messages:
-        message = yield from decode_lazily(raw, LEVELS["messages"], pace)
-        yield from _read_texts(message, pace)
-        if memoryview(raw).nbytes > TEXT_BYTES:
+        try:
+            return (yield from _body_in_steps(kind, fields)), fields
+        except msgspec.ValidationError:
+            if not _make_numbers_whole(fields):
+                raise
+            return (yield from _body_in_steps(kind, fields)), fields
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if not body.startswith(BOM):
             yield
-        body.messages.append(msgspec.convert(message, Message))
-    return body
+            raise (yield from _invalid(body, error)) from None
+    yield
+    return (yield from read_large_json(headers, body.removeprefix(BOM), json_depth_max, kind))
+
+
+def _body_in_steps(kind: type[T], fields: Mapping[str, Raw]) -> Steps[T]:
+    """Decode what the service reads of a large body. Raises as msgspec does for the whole body."""
+    known = {one.name: one for one in msgspec.structs.fields(kind)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, raw in fields.items():
+        if name not in known:
+            continue
+        try:
+            if (read := _READ_IN_STEPS.get(name)) is not None:
+                values[name] = yield from read(raw)
+            else:
+                values[name] = yield from _read_value(raw, known[name].type)
+        except msgspec.ValidationError as error:
+            raise _inside(f".{name}", error) from None
+    for name, one in known.items():
+        if one.required and name not in values:
+            raise msgspec.ValidationError(f"Object missing required field `{name}`")
+    return kind(**values)
+
+
+def _inside(place: str, error: msgspec.ValidationError) -> msgspec.ValidationError:
+    """Return an error with the path of a value within a larger one."""
+    what, _, path = str(error).partition(" - at `$")
+    return msgspec.ValidationError(f"{what} - at `${place}{path or '`'}")
+
+
+def _read_value(raw: Raw, kind: Any) -> Steps[Any]:
+    if memoryview(raw).nbytes <= TEXT_BYTES:
+        return msgspec.json.decode(raw, type=kind)
+    values = [(yield from decode_lazily(raw, 2, name="text"))]
+    yield from _read_texts(values, StepSize())
+    return msgspec.convert(values[0], kind)
+
+
+def _read_tools(raw: Raw) -> Steps[list[dict[str, Raw]] | None]:
+    tools: list[dict[str, Raw]] | None = _TOOLS.decode(raw)
+    yield
+    return tools
+
+
+def _read_messages(raw: Raw) -> Steps[list[Message]]:
+    messages: list[Message] = []
+    pace = StepSize()
+    values = LIST.decode(raw)
+    yield
+    for index, one in enumerate(values):
+        message = yield from decode_lazily(one, LEVELS["messages"], pace)
+        yield from _read_texts(message, pace)
+        if memoryview(one).nbytes > TEXT_BYTES:
+            yield
+        try:
+            messages.append(msgspec.convert(message, Message))
+        except msgspec.ValidationError as error:
+            raise _inside(f"[{index}]", error) from None
+    return messages
+
+
+_READ_IN_STEPS: Mapping[str, ReadInSteps] = {"messages": _read_messages, "tools": _read_tools}
 
 
 def _read_texts(value: Any, pace: StepSize) -> Steps[None]:
     """Put texts, as they are written, for those that were not decoded: only their length matters."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for place, one in inner:
+        if pace.is_over():
+            yield
         if isinstance(one, Raw):
+            yield
             value[place] = str(memoryview(one)[1:-1], "latin-1")
         elif isinstance(one, dict | list):
-            if pace.is_over():
-                yield
             yield from _read_texts(one, pace)
 
 
@@ -120,7 +165,7 @@ def read_json(
         mended = body.removeprefix(BOM) if body.startswith(BOM) else _with_whole_numbers(body)
         if mended is not None:
             return read_json(headers, mended, json_depth_max, decoder)
-        raise _invalid(body, error) from None
+        raise finish(_invalid(body, error)) from None
 
 
 def check_content_type(headers: Mapping[str, str]) -> None:
@@ -135,28 +180,33 @@ def check_content_type(headers: Mapping[str, str]) -> None:
         )
 
 
-def _invalid(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError) -> GatewayError:
+def _invalid(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError) -> Steps[GatewayError]:
     if not isinstance(error, msgspec.ValidationError):
-        return unreadable(body, error)
+        return (yield from unreadable(body, error))
     path = field_path(error)
     return InvalidRequest(f"{path or 'The body'}: {validation_message(error)}.", param=path or None)
 
 
 def _with_whole_numbers(body: bytes) -> bytes | None:
-    """Return the body with whole numbers where they are written as 5.0 or 5e0; None if there are none.
-
-    JSON knows one kind of number, and so do some clients. Providers may not, so they get whole ones.
-    """
+    """Return the body with whole numbers where they are written as 5.0 or 5e0; None if there are none."""
     try:
         fields = _FIELDS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+    return msgspec.json.encode(fields) if _make_numbers_whole(fields) else None
+
+
+def _make_numbers_whole(fields: dict[str, Raw]) -> bool:
+    """Write whole numbers for those that are written as 5.0 or 5e0. Return whether there were any.
+
+    JSON knows one kind of number, and so do some clients. Providers may not, so they get whole ones.
+    """
     changed = False
     for name in WHOLE_NUMBERS & fields.keys():
         raw = bytes(fields[name])
         if AS_FRACTION.fullmatch(raw) and float(raw).is_integer():
             fields[name], changed = Raw(b"%d" % int(float(raw))), True
-    return msgspec.json.encode(fields) if changed else None
+    return changed
 
 
 def deadline_s(headers: Mapping[str, str]) -> float | None:

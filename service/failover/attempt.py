@@ -33,6 +33,7 @@ from dub5.service.providers.features import Feature, fits
 from dub5.service.providers.finish import FILTERED
 from dub5.service.providers.json_prompt import FIELD as JSON_MODE
 from dub5.service.providers.json_prompt import with_json_prompt
+from dub5.service.providers.slices import finish, in_turns
 from dub5.service.providers.sse import is_json_lines
 from dub5.service.providers.usage import estimate_prompt
 from dub5.service.resilience.classify import Blame, Classification, Then, classify
@@ -230,6 +231,8 @@ class Attempt:
         timeout_options, upstream = self.context.timeout_options, self._upstream
         if call is None:
             request = self._request_to_encode()
+            if request.json_by_prompt and isinstance(request, ChatRequest):
+                request = finish(with_json_prompt(request))
             call = encode_request(upstream.dialect, request, self.target.model, self._permit.key)
         left_out = call.dropped if call.answer_tokens_max is None else call.left_out
         self.dropped = (JSON_MODE, *left_out) if self.context.request.json_by_prompt else left_out
@@ -245,6 +248,8 @@ class Attempt:
 
     async def _encode_in_steps(self) -> EncodedRequest:
         request = self._request_to_encode()
+        if request.json_by_prompt and isinstance(request, ChatRequest):
+            request = await in_turns(with_json_prompt(request))
         return await encode_large(self._upstream.dialect, request, self.target.model, self._permit.key)
 
     def _request_to_encode(self) -> AnyRequest:
@@ -255,8 +260,6 @@ class Attempt:
         plain = self.kind == PLAIN or (plain_targets and self.target in plain_targets)
         if plain and isinstance(request, ChatRequest):
             request = msgspec.structs.replace(request, plain=True)
-        if request.json_by_prompt and isinstance(request, ChatRequest):
-            request = with_json_prompt(request)
         return request
 
     def end(self, classification: Classification | None) -> None:

@@ -27,6 +27,7 @@ from dub5.service.failover.hedge_timer import HedgeTimer
 from dub5.service.failover.race import Branch
 from dub5.service.model import ChatRequest, EmbedRequest, Target
 from dub5.service.providers.conversation import only_openais
+from dub5.service.providers.slices import finish, in_turns
 from dub5.service.resilience.classify import Blame, Classification, Then, classify
 from dub5.service.resilience.permit import Permit
 from dub5.service.resilience.retry import RetryDecision, RetryState, decide_retry
@@ -89,7 +90,7 @@ class TargetAttempts:
             if others is None:
                 return None
             retry_state = retry_state or RetryState()
-            decision, last = self._decide(permit, kind, outcome, others, retry_state)
+            decision, last = await self._decide(permit, kind, outcome, others, retry_state)
             if decision is None or not has_time(self._timeouts, clock.now(), decision.wait_s):
                 return None
             if decision.wait_s and not await self._back_off(decision.wait_s):
@@ -140,7 +141,7 @@ class TargetAttempts:
             await attempt.close()
             raise
 
-    def _decide(
+    async def _decide(
         self,
         permit: Permit,
         kind: str,
@@ -156,7 +157,7 @@ class TargetAttempts:
         last = not fleet.may_ask_any(others, now_s, request.caller)
         if kind != PLAIN and isinstance(request, ChatRequest) and not classification.maybe_billed:
             self._refuses_ours = _refuses_ours(request, classification)
-            if self._refuses_ours or _refuses_history(request, classification):
+            if self._refuses_ours or await _refuses_history(request, classification):
                 return RetryDecision(PLAIN), last
         if classification.then is Then.ASK_ANOTHER:
             self._note_refusal(permit, classification, others)
@@ -222,11 +223,10 @@ def _refuses_ours(request: ChatRequest, classification: Classification) -> bool:
     )
 
 
-def _refuses_history(request: ChatRequest, classification: Classification) -> bool:
+async def _refuses_history(request: ChatRequest, classification: Classification) -> bool:
     """Return whether a message may be refused for what another provider has written there."""
     said = classification.message.lower()
-    return (
-        classification.then is Then.ASK_ANOTHER
-        and any(word in said for word in HISTORY_WORDS)
-        and only_openais(request.fields["messages"]) is not None
-    )
+    if classification.then is not Then.ASK_ANOTHER or not any(word in said for word in HISTORY_WORDS):
+        return False
+    steps = only_openais(request.fields["messages"])
+    return (await in_turns(steps) if request.large else finish(steps)) is not None

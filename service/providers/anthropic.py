@@ -27,7 +27,7 @@ from dub5.service.providers.base import (
     status_fault,
     trail_names,
 )
-from dub5.service.providers.fields import apply_overrides
+from dub5.service.providers.fields import apply_overrides, overrides_in_steps
 from dub5.service.providers.finish import finish_meaning
 from dub5.service.providers.loose import decode_loosely
 from dub5.service.providers.openai import DONE, json_headers, sse_event
@@ -132,7 +132,11 @@ class AnthropicDialect:
         return finish(self.encode_in_steps(request, model, key))
 
     def encode_in_steps(self, request: ChatRequest, model: str, key: str | None) -> Steps[EncodedRequest]:
-        fields, dropped = apply_overrides(request.fields, self.overrides)
+        fields, dropped = (
+            (yield from overrides_in_steps(request.fields, self.overrides))
+            if request.large
+            else apply_overrides(request.fields, self.overrides)
+        )
         longest = self._answer_tokens_max(request, model)
         body, left_out = yield from translate(fields, model, self.api_version, longest)
         return EncodedRequest(

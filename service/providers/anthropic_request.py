@@ -17,7 +17,6 @@ from msgspec import Raw
 from dub5.service.providers.base import Unsupported
 from dub5.service.providers.conversation import BEGIN, pair_calls
 from dub5.service.providers.fields import (
-    LEVELS,
     JsonObject,
     decode_field,
     decode_in_steps,
@@ -25,7 +24,15 @@ from dub5.service.providers.fields import (
     is_neutral,
     pop_fields,
 )
-from dub5.service.providers.slices import ITEM_BYTES, Steps, StepSize, encode_list, in_full, is_blank_text
+from dub5.service.providers.slices import (
+    ITEM_BYTES,
+    Steps,
+    StepSize,
+    encode_list,
+    in_full,
+    is_blank_text,
+    joined,
+)
 
 OLD_VERSION = "2023-06-01"
 TRANSLATED = frozenset(
@@ -49,8 +56,9 @@ TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
 ALTERNATIVES = frozenset({"anyOf", "oneOf", "allOf"})
 USER_CHARS_MAX = 256
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
-MANY = 1000  # messages, from which on they are encoded in steps
+MANY = 1000  # values of a list, from which on they are encoded in steps
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_OBJECT = msgspec.json.Decoder(dict[str, Raw])
 DATA_URL = re.compile(r"data:([a-z]+/[a-z0-9.+-]+);base64,", re.IGNORECASE)
 
 
@@ -67,10 +75,8 @@ def translate(
         if is_large(raw):
             large = True
             yield
-            if name in LEVELS:
-                value = yield from decode_in_steps(name, raw)
-            else:  # what is not translated need not be read
-                value = decode_field(name, raw) if name in TRANSLATED else raw
+            # What is not translated need not be read.
+            value = (yield from decode_in_steps(name, raw)) if name in TRANSLATED else raw
         else:
             value = decode_field(name, raw)
         if is_neutral(name, value):
@@ -101,7 +107,7 @@ def translate(
 
 
 def _conversation(messages: list[JsonObject], dropped: list[str]) -> Steps[JsonObject]:
-    system: list[str] = []
+    system: list[str | Raw] = []
     turns: list[JsonObject] = []
     pace = StepSize()
     for index, message in enumerate((yield from pair_calls(messages, ID_PATTERN, "call_", 24))):
@@ -116,7 +122,7 @@ def _conversation(messages: list[JsonObject], dropped: list[str]) -> Steps[JsonO
             system.append((yield from _text(message.get("content"), path, dropped, pace)))
         elif blocks := (yield from _blocks(message, path, dropped, pace)):
             _append_turn(turns, "assistant" if role == "assistant" else "user", blocks)
-    text = "\n\n".join(filter(None, system))
+    text = joined([one for one in system if one], "\n\n")
     if not turns:  # the endpoint requires a turn: instructions alone become the user's message
         if not text:
             raise Unsupported("messages")
@@ -128,17 +134,17 @@ def _conversation(messages: list[JsonObject], dropped: list[str]) -> Steps[JsonO
             yield
         turn["content"] = _text_or_blocks(turn["content"])
     if turns[-1]["role"] == "assistant":
-        _end_without_blank(turns[-1])
+        yield from _end_without_blank(turns[-1])
     sent = (yield from encode_list(turns)) if len(messages) > MANY else turns
     return {"messages": sent} | ({"system": text} if text else {})
 
 
-def _end_without_blank(turn: JsonObject) -> None:
+def _end_without_blank(turn: JsonObject) -> Steps[None]:
     """Remove the white space at the end of a turn that is to be continued: the endpoint rejects it."""
     if isinstance(turn["content"], str):
         turn["content"] = turn["content"].rstrip()
     elif (last := turn["content"][-1])["type"] == "text":
-        last["text"] = in_full(last["text"]).rstrip()
+        last["text"] = (yield from in_full(last["text"])).rstrip()
 
 
 def _append_turn(turns: list[JsonObject], role: str, blocks: list[JsonObject]) -> None:
@@ -160,23 +166,23 @@ def _blocks(message: JsonObject, path: str, dropped: list[str], pace: StepSize) 
         result: JsonObject = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
         content = yield from _parts(message.get("content"), f"{path}.content", dropped, pace)
         return [result | ({"content": _text_or_blocks(content)} if content else {})]
-    refusal = in_full(message.get("refusal"))
-    if not isinstance(refusal, str | None):
+    refusal = message.get("refusal")
+    if not isinstance(refusal, str | Raw | None):
         raise Unsupported(f"{path}.refusal")
     blocks = yield from _parts(message.get("content"), f"{path}.content", dropped, pace)
     blocks += yield from _parts(refusal, path, dropped, pace)
     for index, call in enumerate(message.get("tool_calls") or ()):
         if pace.is_over():
             yield
-        blocks.append(_tool_use(call, f"{path}.tool_calls[{index}]"))
+        blocks.append((yield from _tool_use(call, f"{path}.tool_calls[{index}]")))
     return blocks
 
 
-def _text(content: object, path: str, dropped: list[str], pace: StepSize) -> Steps[str]:
+def _text(content: object, path: str, dropped: list[str], pace: StepSize) -> Steps[str | Raw]:
     blocks = yield from _parts(content, f"{path}.content", dropped, pace)
     if any(block["type"] != "text" for block in blocks):
         raise Unsupported(f"{path}.content")
-    return "".join(in_full(block["text"]) for block in blocks)
+    return joined([block["text"] for block in blocks])
 
 
 def _parts(content: object, path: str, dropped: list[str], pace: StepSize) -> Steps[list[JsonObject]]:
@@ -240,15 +246,21 @@ def _large_image(url: Raw, path: str) -> JsonObject:
     return {"type": "base64", "media_type": media, "data": Raw(b"".join((b'"', data[start:])))}
 
 
-def _tool_use(call: JsonObject, path: str) -> JsonObject:
+def _tool_use(call: JsonObject, path: str) -> Steps[JsonObject]:
     function = call.get("function")
     if not isinstance(function, dict):
         raise Unsupported(f"{path}.type")
+    given = function.get("arguments")
     try:
-        arguments = msgspec.json.decode(str(in_full(function.get("arguments")) or "{}"))
-    except (msgspec.DecodeError, RecursionError):
+        if isinstance(given, Raw):  # a large one goes out as it came
+            arguments = Raw((yield from in_full(given)).encode())
+            _OBJECT.decode(arguments)
+            yield
+        else:
+            arguments = msgspec.json.decode(str(given or "{}"))
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
         arguments = None
-    if not isinstance(arguments, dict):
+    if not isinstance(arguments, dict | Raw):
         raise Unsupported(f"{path}.function.arguments")
     return {"type": "tool_use", "id": call["id"], "name": function.get("name"), "input": arguments}
 
@@ -342,8 +354,10 @@ def _close_schema(schema: Any, pace: StepSize) -> Steps[Any]:
     if isinstance(schema, list):
         items = []
         for item in schema:
-            items.append((yield from _close_schema(item, pace)))
-        return items
+            if pace.is_over():
+                yield
+            items.append((yield from _close_schema(item, pace)) if isinstance(item, dict | list) else item)
+        return (yield from encode_list(items)) if len(items) > MANY else items
     closed: JsonObject = {}
     for name, value in schema.items():
         closed[name] = yield from _close_schema(value, pace)

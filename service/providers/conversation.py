@@ -11,12 +11,11 @@ import re
 from collections import Counter, deque
 from collections.abc import Sequence
 
-import msgspec
 from msgspec import Raw
 
 from dub5.service.providers.base import Unsupported
-from dub5.service.providers.fields import JsonObject
-from dub5.service.providers.slices import Steps, StepSize, is_blank_text
+from dub5.service.providers.fields import JsonObject, decode_in_steps
+from dub5.service.providers.slices import ITEM_BYTES, Steps, StepSize, encode_list, is_blank_text
 
 MESSAGE_FIELDS = frozenset(
     ("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio", "function_call")
@@ -105,15 +104,17 @@ def _is_no_text(value: object) -> bool:
     return not value or (isinstance(value, str | Raw) and is_blank_text(value))
 
 
-def only_openais(raw: Raw) -> tuple[Raw, list[str]] | None:
+def only_openais(raw: Raw) -> Steps[tuple[Raw, list[str]] | None]:
     """Return messages with the fields of OpenAI's format alone, and a text for each; and what was left out.
 
     None: they are so.
     """
-    messages: list[JsonObject] = msgspec.json.decode(raw)
-    changed = False
+    messages: list[JsonObject] = yield from decode_in_steps("messages", raw)
+    changed, pace = False, StepSize()
     dropped: dict[str, None] = {}
     for message in messages:
+        if pace.is_over(ITEM_BYTES * len(message.get("tool_calls") or ())):
+            yield
         if message.get("role") != "assistant":
             continue
         calls = message.get("tool_calls") or ()
@@ -126,4 +127,4 @@ def only_openais(raw: Raw) -> tuple[Raw, list[str]] | None:
             for name in part.keys() - known:
                 del part[name]
                 dropped[path + name] = None
-    return (Raw(msgspec.json.encode(messages)), list(dropped)) if changed or dropped else None
+    return ((yield from encode_list(messages)), list(dropped)) if changed or dropped else None

@@ -12,7 +12,7 @@ from msgspec import Raw, Struct
 
 from dub5.service.model import AnyRequest, Caller, ChatBody, ChatRequest
 from dub5.service.providers.base import Dialect, Unsupported
-from dub5.service.providers.fields import decode_field, is_large, is_neutral
+from dub5.service.providers.fields import is_meant
 from dub5.service.providers.usage import asked_tokens, prompt_tokens
 
 
@@ -122,7 +122,7 @@ def _is_asked(name: str, request: ChatRequest) -> bool:
     """Return whether a passed-through field has a value that means something. Large ones are not read."""
     raw = request.fields.get(name)
     try:
-        return raw is not None and (is_large(raw) or not is_neutral(name, decode_field(name, raw)))
+        return raw is not None and is_meant(name, raw)
     except Unsupported:
         return False
 

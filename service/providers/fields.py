@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from dub5.service.config.settings import DialectOverrides
 from dub5.service.providers.base import Unsupported
-from dub5.service.providers.slices import LARGE_BYTES, Steps, decode_lazily
+from dub5.service.providers.slices import LARGE_BYTES, Steps, StepSize, decode_lazily, encode_list, finish
 
 # Values that mean the same as an absent field, in addition to null, false and empty ones.
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
@@ -31,6 +31,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 }
 # To the url of an image; to the fields of a tool's parameters; all of them.
 LEVELS = {"messages": 5, "tools": 4, "response_format": 64}
+LEVELS_OTHER = 64
 JsonObject = dict[str, Any]
 
 PART = "messages.content."
@@ -48,7 +49,7 @@ def decode_field(name: str, raw: Raw) -> Any:
 def decode_in_steps(name: str, raw: Raw) -> Steps[Any]:
     """Decode a field's value; large texts in it stay Raw. Raises Unsupported for invalid JSON."""
     try:
-        return (yield from decode_lazily(raw, LEVELS[name]))
+        return (yield from decode_lazily(raw, LEVELS.get(name, LEVELS_OTHER)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Unsupported(name[:64]) from None
 
@@ -68,49 +69,72 @@ def is_neutral(name: str, value: object) -> bool:
     return any((value == other and type(value) is not bool) or value is other for other in neutral)
 
 
+def is_meant(name: str, raw: Raw) -> bool:
+    """Return whether a field is more than an absent one. Large ones are not read. Raises Unsupported."""
+    return is_large(raw) or not is_neutral(name, decode_field(name, raw))
+
+
 def apply_overrides(
     fields: Mapping[str, Raw], overrides: DialectOverrides
 ) -> tuple[dict[str, Raw], list[str]]:
     """Return the fields after a provider's overrides, and the names of dropped ones. Raises Unsupported."""
     if not (overrides.renames or overrides.drops or overrides.refuses) and overrides.developer_role:
         return dict(fields), []
+    return finish(overrides_in_steps(fields, overrides))
+
+
+def overrides_in_steps(
+    fields: Mapping[str, Raw], overrides: DialectOverrides
+) -> Steps[tuple[dict[str, Raw], list[str]]]:
+    """Do what `apply_overrides` does, in steps. Raises Unsupported."""
     taken: dict[str, Raw] = {}
     dropped: list[str] = []
-    _refuse_parts(fields, [n for n in overrides.refuses if n.startswith(PART)])
+    pace = StepSize()
+    yield from _refuse_parts(fields, [n for n in overrides.refuses if n.startswith(PART)], pace)
     for name, raw in fields.items():
+        if pace.is_over():
+            yield
         there = overrides.renames.get(name, name)
-        if name in overrides.refuses and not is_neutral(name, decode_field(name, raw)):
+        if name in overrides.refuses and is_meant(name, raw):
             raise Unsupported(name)
         if name in overrides.refuses or name in overrides.drops or (there != name and there in fields):
-            if not is_neutral(name, decode_field(name, raw)):
+            if is_meant(name, raw):
                 dropped.append(name)
         else:
             taken[there] = raw
     inner = frozenset(n.removeprefix("messages.") for n in overrides.drops if n.startswith("messages."))
     if "messages" in taken and (inner or not overrides.developer_role):
-        taken["messages"], popped = _messages(taken["messages"], inner, overrides.developer_role)
-        dropped += popped
+        taken["messages"] = yield from _messages(
+            taken["messages"], inner, overrides.developer_role, dropped, pace
+        )
     return taken, dropped
 
 
-def _refuse_parts(fields: Mapping[str, Raw], refused: list[str]) -> None:
+def _refuse_parts(fields: Mapping[str, Raw], refused: list[str], pace: StepSize) -> Steps[None]:
     """Raise Unsupported for a refused content part; `messages.content.image_url` means parts of that type."""
     if not refused or "messages" not in fields:
         return
-    for message in decode_field("messages", fields["messages"]):
+    for message in (yield from decode_in_steps("messages", fields["messages"])):
         content = message.get("content")
         for part in content if isinstance(content, list) else ():
+            if pace.is_over():
+                yield
             if (name := f"{PART}{part.get('type')}") in refused:
                 raise Unsupported(name)
 
 
-def _messages(raw: Raw, drops: frozenset[str], developer_role: bool) -> tuple[Raw, list[str]]:
-    messages, dropped = decode_field("messages", raw), []
+def _messages(
+    raw: Raw, drops: frozenset[str], developer_role: bool, dropped: list[str], pace: StepSize
+) -> Steps[Raw]:
+    messages = yield from decode_in_steps("messages", raw)
+    before = len(dropped)
     for message in messages:
+        if pace.is_over():
+            yield
         dropped += pop_fields(message, message.keys() & drops)
         if message.get("role") == "developer" and not developer_role:
             message["role"] = "system"
-    return (Raw(msgspec.json.encode(messages)) if dropped or not developer_role else raw), dropped
+    return (yield from encode_list(messages)) if len(dropped) > before or not developer_role else raw
 
 
 def pop_fields(message: dict[str, Any], names: Iterable[str], path: str = "messages.") -> list[str]:

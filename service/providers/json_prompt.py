@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from dub5.service.model import ChatRequest
 from dub5.service.providers.fields import LEVELS, JsonObject
-from dub5.service.providers.slices import LIST, decode_lazily, finish
+from dub5.service.providers.slices import LIST, Steps, decode_lazily, encode_list
 
 FIELD = "response_format"
 INSTRUCTION = (
@@ -16,15 +16,15 @@ INSTRUCTION = (
 )
 
 
-def with_json_prompt(request: ChatRequest) -> ChatRequest:
+def with_json_prompt(request: ChatRequest) -> Steps[ChatRequest]:
     """Return the request with the instruction in its system message, and without the field."""
     first, *others = LIST.decode(request.fields["messages"])  # only the first one is read
-    message = finish(decode_lazily(first, LEVELS["messages"] - 1))
+    message = yield from decode_lazily(first, LEVELS["messages"] - 1)
     if message["role"] in ("system", "developer"):
         messages = [{**message, "content": _instructed(message.get("content"))}, *others]
     else:
         messages = [{"role": "system", "content": INSTRUCTION}, first, *others]
-    fields = {**request.fields, "messages": Raw(msgspec.json.encode(messages))}
+    fields = {**request.fields, "messages": (yield from encode_list(messages))}
     del fields[FIELD]
     return msgspec.structs.replace(request, fields=fields)
 

@@ -14,11 +14,12 @@ from dub5.service.providers.fields import (
     decode_field,
     decode_in_steps,
     is_large,
-    is_neutral,
+    is_meant,
+    overrides_in_steps,
     pop_fields,
 )
 from dub5.service.providers.openai import OpenAIDialect, OpenAIStream
-from dub5.service.providers.slices import Steps, StepSize, encode_list, finish, in_full
+from dub5.service.providers.slices import Steps, StepSize, encode_list, finish
 
 # The fields that the chat endpoint accepts; any other field is answered with 422.
 CHAT_FIELDS = frozenset(
@@ -52,7 +53,11 @@ class MistralDialect(OpenAIDialect):
         return finish(self.encode_in_steps(request, model, key))
 
     def encode_in_steps(self, request: ChatRequest, model: str, key: str | None) -> Steps[EncodedRequest]:
-        given, dropped = apply_overrides(request.fields, self.overrides)
+        given, dropped = (
+            (yield from overrides_in_steps(request.fields, self.overrides))
+            if request.large
+            else apply_overrides(request.fields, self.overrides)
+        )
         fields: dict[str, Raw] = {}
         pace = StepSize()
         for name, raw in given.items():
@@ -63,15 +68,20 @@ class MistralDialect(OpenAIDialect):
                 if there == name or bytes(raw) != b"null":
                     fields[there] = raw
             elif name == "stream_options":  # Mistral always sends usage
-                dropped += [f"{name}.{n}" for n in decode_field(name, raw) or () if n != "include_usage"]
-            elif is_large(raw) or not is_neutral(name, decode_field(name, raw)):
+                options = (
+                    (yield from decode_in_steps(name, raw)) if is_large(raw) else decode_field(name, raw)
+                )
+                dropped += [f"{name}.{n}" for n in options or () if n != "include_usage"]
+            elif is_meant(name, raw):
                 if name in REFUSED:
                     raise Unsupported(name)
                 dropped.append(name)
         if request.body.tools and "tools" in given:
-            tools = [_tool(tool) for tool in (yield from decode_in_steps("tools", given["tools"]))]
-            fields["tools"] = Raw(msgspec.json.encode(tools))
-            if is_large(fields["tools"]):
+            tools, large = (yield from decode_in_steps("tools", given["tools"])), is_large(given["tools"])
+            if large:
+                yield
+            fields["tools"] = Raw(msgspec.json.encode([_tool(tool) for tool in tools]))
+            if large:
                 yield
         fields["model"] = Raw(msgspec.json.encode(model))
         messages = yield from decode_in_steps("messages", given["messages"])
@@ -97,7 +107,7 @@ class MistralDialect(OpenAIDialect):
                 fields[there] = raw
             elif name == "encoding_format":
                 continue  # reply_with_vectors converts the answer
-            elif not is_neutral(name, decode_field(name, raw)):
+            elif is_meant(name, raw):
                 dropped.append(name)
         fields["model"] = Raw(msgspec.json.encode(model))
         return EncodedRequest(
@@ -153,10 +163,10 @@ def _messages(messages: list[JsonObject], dropped: list[str]) -> Steps[list[Json
     return _in_order(kept)
 
 
-def _with_refusal(message: JsonObject, path: str) -> str | list[JsonObject]:
+def _with_refusal(message: JsonObject, path: str) -> str | Raw | list[JsonObject]:
     """Return what an assistant said and refused to say."""
-    refusal, content = in_full(message.pop("refusal")), message.get("content")
-    if not isinstance(refusal, str):
+    refusal, content = message.pop("refusal"), message.get("content")
+    if not isinstance(refusal, str | Raw):
         raise Unsupported(path)
     if not content:
         return refusal

@@ -22,10 +22,10 @@ from dub5.service.providers.base import (
 from dub5.service.providers.call_index import CallIndexes
 from dub5.service.providers.conversation import only_openais
 from dub5.service.providers.embeddings import reply_with_vectors
-from dub5.service.providers.fields import apply_overrides
+from dub5.service.providers.fields import apply_overrides, overrides_in_steps
 from dub5.service.providers.finish import STOP, ChoiceEnds, choice_number, finish_meaning
 from dub5.service.providers.loose import undecodable
-from dub5.service.providers.slices import Steps
+from dub5.service.providers.slices import Steps, finish
 from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder
 from dub5.service.providers.usage import (
     add_usage,
@@ -132,17 +132,24 @@ class OpenAIDialect:
 
     def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
         fields, dropped = apply_overrides(request.fields, self.overrides)
+        if request.plain:
+            finish(_make_plain(fields, dropped))
+        return self._encoded(request, model, key, fields, dropped)
+
+    def encode_in_steps(self, request: ChatRequest, model: str, key: str | None) -> Steps[EncodedRequest]:
+        fields, dropped = yield from overrides_in_steps(request.fields, self.overrides)
+        if request.plain:
+            yield from _make_plain(fields, dropped)
+        yield
+        return self._encoded(request, model, key, fields, dropped)
+
+    def _encoded(
+        self, request: ChatRequest, model: str, key: str | None, fields: dict[str, Raw], dropped: list[str]
+    ) -> EncodedRequest:
         fields["model"] = Raw(msgspec.json.encode(model))
-        if request.plain and (plain := only_openais(fields["messages"])) is not None:
-            fields["messages"] = plain[0]
-            dropped += plain[1]
         if request.stream and not request.plain and "stream_options" not in self.overrides.drops:
             fields["stream_options"] = _with_include_usage(fields.get("stream_options"))
         return EncodedRequest(self.path, msgspec.json.encode(fields), self.headers(key), trail_names(dropped))
-
-    def encode_in_steps(self, request: ChatRequest, model: str, key: str | None) -> Steps[EncodedRequest]:
-        yield
-        return self.encode(request, model, key)
 
     def headers(self, key: str | None) -> dict[str, str]:
         """Return the headers of a call."""
@@ -396,6 +403,13 @@ def sse_event(payload: bytes) -> bytes:
 def sse_payload(raw: bytes) -> bytes:
     """Return the payload that `sse_event` encoded."""
     return raw[len(b"data: ") : -2].replace(b"\ndata: ", b"\n")
+
+
+def _make_plain(fields: dict[str, Raw], dropped: list[str]) -> Steps[None]:
+    """Leave out of the messages what only some providers know."""
+    if (plain := (yield from only_openais(fields["messages"]))) is not None:
+        fields["messages"] = plain[0]
+        dropped += plain[1]
 
 
 def json_headers(key: str | None) -> dict[str, str]:

@@ -4,11 +4,12 @@ A function that may take long is a generator: it yields between its steps, and r
 `finish(steps)` makes them all at once, `in_turns(steps)` lets the event loop run in between.
 
 `decode_lazily` decodes JSON and leaves large texts as they are (Raw): nobody looks into them, and they go out
-as they came.
+as they came. `in_full` decodes such a text.
 """
 
 import asyncio
-from collections.abc import Generator, Iterable
+import re
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,6 +24,9 @@ SLICE_BYTES = 256 * 1024
 ITEM_BYTES = 400  # what the handling of one more item costs, in bytes of text
 LIST = msgspec.json.Decoder(list[Raw])  # whose values are not decoded
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
+_BLANK = b'" \\ntrf'  # what blank text may be written with
+_FIRST_HALF = re.compile(rb"\\u[dD][89abAB]..", re.DOTALL)  # of a character that is written as two escapes
+_ESCAPE_BYTES = 6
 
 
 def finish(steps: Steps[T]) -> T:
@@ -73,20 +77,37 @@ def decode_lazily(raw: Raw, levels: int, pace: StepSize | None = None, name: str
             yield
         return value
     first = bytes(memoryview(raw)[:1])
-    if not levels or (first == b'"' and name in TEXTS):
+    if not levels or (first == b'"' and name in TEXTS and _may_have_words(raw)):
         return raw
     yield
+    if first == b'"':
+        return (yield from in_full(raw))
     if first not in (b"[", b"{"):
         return msgspec.json.decode(raw)
     if first == b"[":
-        values: list[Any] = []
-        for one in LIST.decode(raw):
-            values.append((yield from decode_lazily(one, levels - 1, pace, name)))
-        return values
+        return (yield from _decode_list(raw, levels, pace, name))
     fields: dict[str, Any] = {}
     for field, one in _FIELDS.decode(raw).items():
         fields[field] = yield from decode_lazily(one, levels - 1, pace, field)
     return fields
+
+
+def _decode_list(raw: Raw, levels: int, pace: StepSize, name: str) -> Steps[list[Any]]:
+    values: list[Any] = []
+    small: list[Raw] = []  # they are decoded together, which is much quicker
+    for one in LIST.decode(raw):
+        size = memoryview(one).nbytes
+        if size <= TEXT_BYTES:
+            small.append(one)
+            if not pace.is_over(size):
+                continue
+        values += msgspec.json.decode(b"[%s]" % b",".join(small))
+        small = []
+        yield
+        if size > TEXT_BYTES:
+            values.append((yield from decode_lazily(one, levels - 1, pace, name)))
+    values += msgspec.json.decode(b"[%s]" % b",".join(small))
+    return values
 
 
 def encode_list(values: Iterable[Any]) -> Steps[Raw]:
@@ -107,16 +128,60 @@ def encode_list(values: Iterable[Any]) -> Steps[Raw]:
     return Raw(b"".join(parts))
 
 
-def in_full(value: Any) -> Any:
-    """Return a value that was left as it is, decoded."""
-    return msgspec.json.decode(value) if isinstance(value, Raw) else value
+def in_full(value: Any) -> Steps[Any]:
+    """Return a text, decoded if it was left as it is."""
+    if not isinstance(value, Raw):
+        return value
+    text, start, pieces = memoryview(value)[1:-1], 0, []
+    while start < text.nbytes:
+        end = _cut(text, start)
+        pieces.append(msgspec.json.decode(b'"%s"' % text[start:end]))
+        start = end
+        yield
+    return "".join(pieces)
+
+
+def _cut(text: memoryview, start: int) -> int:
+    """Return where a piece of a text that is written as JSON may end: not within a character."""
+    piece = bytes(text[start : start + SLICE_BYTES])
+    end = len(piece)
+    if start + end == text.nbytes:
+        return text.nbytes
+    last = piece.rfind(b"\\", end - 2 * _ESCAPE_BYTES)
+    if last >= 0 and _begins_escape(piece, last):
+        first = last - _ESCAPE_BYTES
+        in_two = _FIRST_HALF.match(piece, first) and _begins_escape(piece, first)
+        return start + (first if in_two else last)
+    while end and text[start + end] & 0xC0 == 0x80:  # in the middle of a UTF-8 sequence
+        end -= 1
+    return start + end
+
+
+def _begins_escape(piece: bytes, place: int) -> bool:
+    """Return whether the backslash there is not escaped itself."""
+    before = piece[: place + 1]
+    return (len(before) - len(before.rstrip(b"\\"))) % 2 == 1
+
+
+def joined(texts: Sequence[str | Raw], between: str = "") -> str | Raw:
+    """Return the texts as one, which stays as it is written if one of them does."""
+    decoded = [text for text in texts if isinstance(text, str)]
+    if len(decoded) == len(texts):
+        return between.join(decoded)
+    if len(texts) == 1:
+        return texts[0]
+    parts: list[bytes | memoryview] = [b'"']
+    for text in texts:
+        parts.append(memoryview(text if isinstance(text, Raw) else msgspec.json.encode(text))[1:-1])
+        parts.append(msgspec.json.encode(between)[1:-1])
+    parts[-1] = b'"'
+    return Raw(b"".join(parts))
 
 
 def is_blank_text(value: Any) -> bool:
     """Return whether a text, decoded or not, holds nothing but white space."""
-    if isinstance(value, Raw):
-        beginning = bytes(memoryview(value)[:TEXT_BYTES])
-        if beginning.translate(None, b'" \\ntrf'):
-            return False
-        value = in_full(value)
-    return not value.strip()
+    return not isinstance(value, Raw) and not value.strip()
+
+
+def _may_have_words(raw: Raw) -> bool:
+    return bool(bytes(memoryview(raw)[:TEXT_BYTES]).translate(None, _BLANK))

@@ -16,6 +16,7 @@ from dub5.service.config.settings import (
     Settings,
 )
 from dub5.service.providers.json_prompt import INSTRUCTION, with_json_prompt
+from dub5.service.providers.slices import finish
 from dub5.simulators.answers import Proof, judge
 from dub5.simulators.script import Respond, Script, SimRequest
 from dub5.simulators.virtual import AppClient, AppResponse, VirtualWire
@@ -115,7 +116,7 @@ def test_a_large_conversation() -> None:
     """The conversation, which may be large, is not read for the instruction: it stays as it was written."""
     said = b'{"role": "user",  "content": "\\u0041"}'
     asked = msgspec.structs.replace(request(), fields={"messages": Raw(b"[%s]" % said), **RAW_JSON})
-    sent = bytes(with_json_prompt(asked).fields["messages"])
+    sent = bytes(finish(with_json_prompt(asked)).fields["messages"])
     assert sent.endswith(b"," + said + b"]") and INSTRUCTION.encode() in sent
 
 

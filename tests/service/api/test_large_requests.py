@@ -9,17 +9,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
+from msgspec import Raw
 
 from dub5.service.admission.admission import SMALL_BODY_BYTES, Admission
-from dub5.service.api.schema import parse_chat, parse_large_chat
-from dub5.service.config.settings import ProviderSettings, ServerSettings
+from dub5.service.api.schema import parse_chat, parse_large_chat, read_large_json
+from dub5.service.config.settings import DialectOverrides, ProviderSettings, ServerSettings
 from dub5.service.errors import InvalidRequest, Overloaded
-from dub5.service.model import Caller
+from dub5.service.model import Caller, ChatRequest, EmbedBody
 from dub5.service.providers.base import Dialect, EncodedRequest
 from dub5.service.providers.features import required_features
+from dub5.service.providers.json_prompt import with_json_prompt
+from dub5.service.providers.openai import OpenAIDialect
 from dub5.service.providers.registry import dialect_of
-from dub5.service.providers.slices import LARGE_BYTES, Steps
+from dub5.service.providers.slices import LARGE_BYTES, Steps, finish
 from dub5.simulators.virtual import AppResponse
 from tests.support.world import ServiceWorld, healthy
 
@@ -50,6 +54,7 @@ def nested(levels: int) -> object:
 
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CALLED = [{"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "1"}]
+ESCAPES = "x" + "\n" * (12 * MIB - 200)
 USUAL: dict[str, dict[str, Any]] = {
     "1 MiB of text": said("word " * (MIB // 5)),
     "1 MiB of escapes": said("x" + "\n" * (MIB // 2)),
@@ -126,6 +131,59 @@ LARGEST: dict[str, dict[str, Any]] = {  # up to the limits
     "490,000 numbers": tool({"enum": list(range(490_000))}),
     "80,000 long numbers": tool({"enum": [10**299] * 80_000}),
     "3,000 deep lists": tool({"enum": [nested(50)] * 3000}),
+    "instructions of escapes": {
+        "messages": [{"role": "system", "content": ESCAPES}, *said("Hi")["messages"]]
+    },
+    "a last turn of escapes": said("Hi", ESCAPES),
+    "a turn of line ends": said("Hi", ESCAPES[1:], "Hi"),
+    "a refusal of escapes": {
+        "messages": [
+            *said("Hi")["messages"],
+            {"role": "assistant", "refusal": ESCAPES},
+            *said("Hi")["messages"],
+        ]
+    },
+    "thoughts of escapes": {
+        "messages": [*CALLED, {"role": "assistant", "content": "Hi", "reasoning_content": ESCAPES}]
+    },
+    "a user's name of escapes": said("Hi") | {"user": ESCAPES},
+    "20 MiB of arguments": {
+        "messages": [
+            {
+                "role": "assistant",
+                "tool_calls": [
+                    CALL | {"function": {"name": "f", "arguments": json.dumps({"x": "w " * (10 * MIB)})}}
+                ],
+            },
+            CALLED[1],
+        ]
+    },
+    "80,000 long numbers in a schema": said("Hi")
+    | {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "s", "schema": {"enum": [10**299] * 80_000}},
+        }
+    },
+}
+EMBEDDED: dict[str, object] = {
+    "24 MiB of escapes": ESCAPES,
+    "240,000 texts": ["x"] * 240_000,
+    "2,000 texts of 12 KB": ["x" * 12_000] * 2000,
+    "490,000 tokens": list(range(490_000)),
+    "2,000 lists of 200 tokens": [list(range(200))] * 2000,
+}
+# Each is no chat request, or none that is taken as it is.
+BAD: dict[str, bytes] = {
+    "half of a character": b'{"messages":[{"role":"user","content":"%s\\ud83d"}]}'
+    % (b"word " * (5 * MIB - 50)),
+    "cut": b'{"messages":[{"role":"user","content":"%s' % (b"\\ud83d\\ude00" * (2 * MIB - 50)),
+    "no UTF-8": b'{"messages":[{"role":"user","content":"%s\xff"}]}' % (b"word " * (5 * MIB - 50)),
+    "a last message without a role": json.dumps(
+        {"model": "chat", "messages": [{"role": "user", "content": ESCAPES[: 11 * MIB]}, {}]}
+    ).encode(),
+    "a fraction": json.dumps({"model": "chat", **said(ESCAPES[: 11 * MIB]), "max_tokens": 5.0}).encode(),
+    "a mark at the beginning": b"\xef\xbb\xbf" + json.dumps({"model": "chat", **said(ESCAPES)}).encode(),
 }
 
 
@@ -163,7 +221,11 @@ def at_once(step: Callable[[], T]) -> Callable[[], Steps[T]]:
     return steps
 
 
-LONG = {"20 MiB of an image", "25 MiB of text", "54,000 messages of a user", "50,000 parts", "12,000 calls"}
+LONG = {
+    *("20 MiB of an image", "25 MiB of text", "54,000 messages of a user", "50,000 parts", "12,000 calls"),
+    *("a turn of line ends", "a refusal of escapes", "thoughts of escapes", "a user's name of escapes"),
+    "80,000 long numbers in a schema",
+}
 
 
 def steps_s(fields: dict[str, Any]) -> dict[str, float]:
@@ -182,6 +244,56 @@ def steps_s(fields: dict[str, Any]) -> dict[str, float]:
         encode = dialect.encode_in_steps if large else at_once_encode(dialect)
         found[name], _ = longest_s(partial(encode, request, "m", "key"))
     return found
+
+
+@pytest.mark.parametrize("given", [pytest.param(given, id=name) for name, given in EMBEDDED.items()])
+def test_every_step_of_embeddings(given: object) -> None:
+    """So it is with what is to be embedded, and its bounds are the same."""
+    data = json.dumps({"model": "m", "input": given}).encode()
+    found, (read, _) = longest_s(lambda: read_large_json(JSON, data, 64, EmbedBody))
+    assert found <= 0.020 * SLACK, found
+    assert (type(read.input), len(read.input) > 1) == (type(given), True)
+
+
+@pytest.mark.parametrize("data", [pytest.param(data, id=name) for name, data in BAD.items()])
+def test_every_step_of_a_bad_one(data: bytes) -> None:
+    """So it is where a body is to be mended, or an error to be explained."""
+
+    def steps() -> Steps[object]:
+        try:
+            return (yield from parse_large_chat("req", Caller(), JSON, data, 64))
+        except InvalidRequest as error:
+            return error
+
+    found, _ = longest_s(steps)
+    assert found <= 0.020 * SLACK, found
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [DialectOverrides(developer_role=False), DialectOverrides(refuses=["messages.content.image_url"])],
+    ids=["roles", "parts"],
+)
+def test_every_step_of_a_history(overrides: DialectOverrides) -> None:
+    """So it is where fields of other providers, or such as this one does not know, are looked for."""
+    turns = [{"role": "developer", "content": "word " * 60}, {"role": "assistant", "content": "x", "more": 1}]
+    data = json.dumps({"model": "chat", "messages": turns * 19_000}).encode()
+    request = msgspec.structs.replace(
+        finish(parse_large_chat("req", Caller(), JSON, data, 64)), plain=True, json_by_prompt=True
+    )
+    dialect = OpenAIDialect(MIB, overrides)
+    found = {
+        "plain": longest_s(lambda: dialect.encode_in_steps(request, "m", "key")),
+        "prompt": longest_s(lambda: with_json_prompt(with_format(request))),
+    }
+    assert max(longest for longest, _ in found.values()) <= 0.020 * SLACK, found
+    assert b'"more"' not in found["plain"][1].body
+
+
+def with_format(request: ChatRequest) -> ChatRequest:
+    """Return the request with a form that its prompt is to ask for."""
+    fields = {**request.fields, "response_format": Raw(b'{"type":"json_object"}')}
+    return msgspec.structs.replace(request, fields=fields)
 
 
 def at_once_encode(dialect: Dialect) -> Callable[..., Steps[EncodedRequest]]:

@@ -4,9 +4,11 @@ import json
 from collections.abc import Callable
 from unittest import mock
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from dub5.service.api import structure
 from dub5.service.api.schema import parse_chat, parse_large_chat
@@ -97,6 +99,18 @@ def test_read_alike(messages: list[object], more: dict[str, object], size: int) 
     for one, other in zip(large.body.messages, small.body.messages, strict=True):  # type: ignore[attr-defined]
         assert (one.role, type(one.content)) == (other.role, type(other.content))
     assert large.body.max_tokens == small.body.max_tokens  # type: ignore[attr-defined]
+
+
+pieces = st.sampled_from([r"\ud83d\ude00", r"\u00e9", r"\\", r"\n", r"\"", "ud83d", "é", "😀", " ", "x"])
+
+
+@given(st.lists(pieces, max_size=60), st.integers(26, 60))
+@examples(300)
+def test_a_text_in_pieces(written: list[str], size: int) -> None:
+    """A text that is decoded piece by piece is the one that is decoded at once."""
+    raw = Raw(f'"{"".join(written)}"'.encode())
+    with mock.patch.object(slices, "SLICE_BYTES", size):
+        assert finish(slices.in_full(raw)) == msgspec.json.decode(raw)
 
 
 @pytest.mark.parametrize(
