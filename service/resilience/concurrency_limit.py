@@ -3,6 +3,8 @@
     decrease   overload signal (429, 529, a timeout): 0.7 times the requests in flight
     increase   an answer begins while at least half of the limit is in use: one more, up to the limit that the
                last overload left; beyond that, a tenth more per round of answers
+    outage     even calls among few others were refused: once one that was sent after the last decrease is
+               answered, the limit grows fast, up to what was good before the first decrease
     forget     a minute without a decrease: the maximum again
 
 Call `acquire()` where `has_room(now_s)`, and `release(era, signal, now_s)` when the attempt is over. Only
@@ -41,6 +43,9 @@ class Limiter:
         self._known_good = self.limit  # the limit after the last overload; above it the limit grows slowly
         self.on_room: Callable[[], None] | None = None  # called when one more request may be sent
         self._answered = True  # since the last decrease
+        self._taken_again = True  # a call that was sent after the last decrease was answered
+        self._good_before = self.limit  # what was good before the first decrease since one was
+        self._outage = False  # since then a call was refused that was sent among few others
         self._forget_at_s = inf  # when the limit becomes the maximum again
         self._options = options
 
@@ -49,6 +54,7 @@ class Limiter:
         if now_s >= self._forget_at_s:
             self.limit = self._known_good = float(self._options.max)
             self._forget_at_s = inf
+            self._taken_again, self._outage = True, False
         return self.in_flight < int(self.limit)
 
     def acquire(self) -> int:
@@ -56,9 +62,19 @@ class Limiter:
         self.in_flight += 1
         return self.era
 
-    def accepted(self) -> None:
-        """Count the beginning of an answer: where the limit is at least half used, it grows."""
+    def accepted(self, era: int) -> None:
+        """Count the beginning of an answer: where the limit is at least half used, it grows.
+
+        The first one after an outage brings back what was good before it, to be reached in the fast way.
+        """
         self._answered = True
+        if era == self.era:
+            self._taken_again = True
+            if self._outage:
+                self._outage = False
+                self._known_good = self._good_before
+                room = min(self._good_before, ASSUMED_ROOM * self._options.decrease, float(self._options.max))
+                self.limit = max(self.limit, room)
         if self.in_flight * 2 >= self.limit:
             fast = self.limit < self._known_good
             step = 1.0 if fast else max(1.0, self.limit * self._options.growth) / self.limit
@@ -69,7 +85,7 @@ class Limiter:
         """Count one request in flight less. Return whether the limit was lowered."""
         busy = self.in_flight
         if load is LoadSignal.ACCEPTED:
-            self.accepted()
+            self.accepted(era)
         self.in_flight -= 1
         lowered = load is LoadSignal.DROPPED and era == self.era and self.decrease(busy, now_s, refused=True)
         self._notify_room()
@@ -83,6 +99,9 @@ class Limiter:
         self.era += 1
         self._forget_at_s = now_s + self._options.forget_s
         before = self.limit
+        if self._taken_again:
+            self._taken_again = False
+            self._good_before = max(self._known_good, before)
         known = busy * 2 >= before or not refused
         room = max(busy, ASSUMED_ROOM)
         cut = (min(before, room) if known else room) * self._options.decrease
@@ -90,6 +109,11 @@ class Limiter:
         if known and self._answered:  # else it is still the same overload
             self._known_good, self._answered = self.limit, False
         return int(self.limit) < int(before)
+
+    def note_refused(self, busy: int) -> None:
+        """Count a refusal of a call, sent as one of `busy`: few of them are no overload, but an outage."""
+        if busy <= self._options.min and not self._taken_again:
+            self._outage = True
 
     def _notify_room(self) -> None:
         if self.on_room is not None and self.in_flight < int(self.limit):

@@ -99,7 +99,7 @@ class Permit:
         if self._slow and usual_counts and self.usual_s is not None:
             self._slow = first_token_s > PATIENCE * self.usual_s
         self._state.first_token.observe(first_token_s, now_s)
-        self._state.provider.limiter.accepted()
+        self._state.provider.limiter.accepted(self._limit_era)
         self._committed = True
         self._stop_waiting()
         self._state.refusals.since_s = None
@@ -211,6 +211,8 @@ class Permit:
             classification = replace(classification, blame=Blame.NOBODY, overload=False)
         if classification.reason == DEADLINE:
             self.record_inconclusive(now_s)
+        if classification.overload:
+            state.provider.limiter.note_refused(self._in_flight_then)
         if self.probe and classification.blame is Blame.TARGET:
             classification = replace(classification, overload=False)  # it had nothing else to do
         fails = classification.blame is Blame.TARGET and not classification.unproven

@@ -25,9 +25,10 @@ from dub5.service.config.options import (
 )
 from dub5.service.failover.loop import _FailoverLoop
 from dub5.service.resilience.circuit_breaker import Breaker
+from dub5.service.resilience.concurrency_limit import Limiter
 from dub5.service.resilience.fleet import Fleet
 from dub5.service.resilience.health import ErrorRateWindow
-from dub5.simulators.script import Hang, Script, SimRequest
+from dub5.simulators.script import Hang, Respond, Script, SimRequest, Wait
 from dub5.simulators.virtual import Connect
 from tests.support.source import ROOT
 from tests.support.steady_clients import SteadyClients
@@ -162,6 +163,21 @@ async def limiter(options: Options) -> bool:
         return room.turned_away < 60 and len(world.asked["one"]) > 250
 
 
+async def outage(options: Options) -> bool:
+    """A provider refuses every call for ten seconds, and streams from before go on meanwhile. Then it takes
+    all, and first tokens take two seconds: hardly anybody is turned away."""
+    began_s = clock.now()
+    fine, full = healthy(first_s=2.0), _refuses_after(0.1)
+    gone = until(began_s + 10.0, fine, until(began_s + 20.0, full, fine))
+    async with ServiceWorld(one=gone, options={**options, "breaker": NO_BREAKER}) as world:
+        before, after = SteadyClients(world), SteadyClients(world)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(before.ask(400, 0.05))
+            await asyncio.sleep(20.0)
+            group.create_task(after.ask(800, 0.05))
+    return after.answered() > 0.9
+
+
 async def health(options: Options) -> bool:
     """A quarter of a target's requests hang, too few for its breaker: others go first, so few people wait."""
     sick = share(0.25, STALLS, healthy())
@@ -187,6 +203,14 @@ async def balanced(options: Options) -> bool:
     async with ServiceWorld(one=healthy(first_s=3.0), two=healthy(first_s=0.3), route=route) as world:
         clients = await SteadyClients(world).ask(300, 0.1)
     return clients.waited(1.0) < 100
+
+
+def _refuses_after(wait_s: float) -> Respond:
+    def respond(request: SimRequest) -> Script:
+        yield Wait(wait_s)
+        yield from reply(529, b"{}")
+
+    return respond
 
 
 @dataclass
@@ -249,6 +273,8 @@ def _only(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
             patch.setattr(ErrorRateWindow, "_failed_last", lambda record, now_s: False)
         if "last_resort" in names:
             patch.setattr(Breaker, "try_acquire_last_resort", lambda breaker, now_s: None)
+        if "outage" in names:
+            patch.setattr(Limiter, "note_refused", lambda limiter, busy: None)
 
     return take
 
@@ -269,6 +295,7 @@ MECHANISMS: list[tuple[Scenario, Options, Callable[[pytest.MonkeyPatch], None]]]
     (retry_after, {"retry": RetryOptions(wait_max_s=0.0)}, KEEP),
     (budget, {"budget": BudgetOptions(share=1.0, floor_per_s=NEVER)}, KEEP),
     (limiter, {"limiter": LimiterOptions(min=1000, max=1000)}, KEEP),
+    (outage, {}, _only("outage")),
     (health, {"health": HealthOptions(calls_min=NEVER)}, _only("few_calls")),
     (few_calls, {}, _only("few_calls")),
     (balanced, {"policy": "ordered"}, KEEP),

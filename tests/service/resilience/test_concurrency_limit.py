@@ -129,9 +129,27 @@ def test_an_outage_is_not_a_lesson_about_room() -> None:
         in_flight = fill(limiter)
     for _ in range(7):
         for _ in in_flight:
-            limiter.accepted()  # a first token; no answer ends
+            limiter.accepted(limiter.era)  # a first token; no answer ends
         in_flight = fill(limiter)
     assert limiter.in_flight >= 30 * OPTIONS.decrease
+
+
+@pytest.mark.parametrize(("busy", "fast"), [(OPTIONS.min, True), (OPTIONS.min + 1, False)])
+def test_answers_from_before_an_outage(busy: int, fast: bool) -> None:
+    """Answers of calls that were sent before an outage are no lesson about room either: where calls among few
+    others were refused, the limit of before comes back fast."""
+    limiter = Limiter(OPTIONS)
+    early = [limiter.acquire() for _ in range(30)]
+    for era in early[:10]:
+        limiter.release(limiter.acquire(), LoadSignal.DROPPED, 0.0)
+        limiter.release(era, LoadSignal.ACCEPTED, 0.0)
+    for era in early[10:]:
+        limiter.release(era, LoadSignal.UNKNOWN, 0.0)
+    limiter.note_refused(busy)
+    sent = fill(limiter)
+    for era in sent:
+        limiter.accepted(era)
+    assert (limiter.limit >= 2 * len(sent) - 1) == fast
 
 
 def test_hardly_used() -> None:
