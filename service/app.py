@@ -7,7 +7,6 @@ settings     a Runtime (runtime.py): fleet, failover, gateway, deps; a reload re
 """
 
 import asyncio
-import importlib
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from weakref import WeakSet
 
 from litestar import Litestar
+from litestar.plugins import PluginProtocol
 
 from dub5.service import VERSION, clock
 from dub5.service.admission.admission import Admission
@@ -32,20 +32,24 @@ from dub5.service.config.settings import LoadedSettings, ServerSettings, Setting
 from dub5.service.events import DrainBegan, Events, SettingsReloaded, Subscriber
 from dub5.service.failover.loop import Failover
 from dub5.service.gateway import Gateway
+from dub5.service.optional_parts import load_part
 from dub5.service.resilience.fleet import Fleet
 from dub5.service.runtime import ProcessScope, Runtime
 from dub5.service.telemetry.board import StatusBoard
 from dub5.service.telemetry.metrics import Metrics
 from dub5.service.wire.base import Slots, Wire
 
-# Imported by choice: a service that talks through aiohttp never loads httpx.
-WIRES = {
-    "aiohttp": ("dub5.service.wire.aiohttp_wire", "AiohttpWire"),
-    "httpx": ("dub5.service.wire.httpx_wire", "HttpxWire"),
-}
 WEB = Path(str(files("dub5.service") / "web"))
 WARM_UP_S = 2.0
 FINAL_ERRORS_S = 2.0  # for the error events of streams that a drain cuts
+
+
+class _BareLitestar(Litestar):
+    """Litestar without its plugins for pydantic and attrs, which import both where they are installed."""
+
+    @staticmethod
+    def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
+        return plugins
 
 
 class Service:
@@ -127,7 +131,7 @@ class Service:
                 await self.aclose()
 
         deps, ops = (lambda: self._current.deps), (lambda: self._current.ops)
-        return Litestar(
+        return _BareLitestar(
             [*routes(deps, ops, self.metrics, read_files(WEB)), *admin_routes(self.admin)],
             lifespan=[lifespan],
             exception_handlers={Exception: exception_handler(self.events, self._process.new_id)},
@@ -204,6 +208,5 @@ def _id_factory(rng: random.Random) -> Callable[[], str]:
 def build_wire(server: ServerSettings) -> Wire:
     """Return the wire that the settings name."""
     slots = Slots(server.connections_per_origin_max)
-    module, name = WIRES[server.wire]
-    kind: Callable[..., Wire] = getattr(importlib.import_module(module), name)
+    kind: Callable[..., Wire] = load_part(f"wire {server.wire}")
     return kind(slots=slots, proxy=server.proxy, connection_age_max_s=server.connection_age_max_s)

@@ -13,6 +13,8 @@ from typing import get_args
 from msgspec import Struct
 
 from dub5.service import events
+from dub5.service.optional_parts import PARTS as OPTIONAL_PARTS
+from dub5.service.optional_parts import load_part
 from dub5.service.telemetry import event_tables
 from dub5.service.telemetry.board import StatusBoard
 from dub5.service.telemetry.logs import EventLogger
@@ -156,6 +158,20 @@ def test_doors() -> None:
                 if file not in allowed:
                     wrong.append(f"{source.name}, line {node.lineno}: {name}; use {instead}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_optional_parts() -> None:
+    """A part that only some settings choose is imported by its table; nothing else is imported by name."""
+    optional = {module for module, _ in OPTIONAL_PARTS.values()}
+    wrong = [f"{source.name} imports {m}" for source in service() for m in source.imports if m in optional]
+    wrong += [
+        f"{source.name} imports importlib"
+        for source in service()
+        if "importlib" in source.imports and source.path.name != "optional_parts.py"
+    ]
+    assert not wrong, "\n".join(wrong)
+    for name in OPTIONAL_PARTS:
+        assert isinstance(load_part(name), type)
 
 
 def test_blind_excepts() -> None:

@@ -3,10 +3,11 @@
 from random import Random
 
 from dub5.service.cache.cache import AnswerCache
-from dub5.service.cache.storage_redis import RedisStorage
+from dub5.service.cache.storage import Storage
 from dub5.service.config.options import CacheBounds
 from dub5.service.config.settings import Secret
 from dub5.service.events import BreakerChanged, Events
+from dub5.service.optional_parts import load_part
 from dub5.service.resilience.circuit_breaker import BreakerState
 from dub5.service.resilience.storage_guard import BreakerGuard
 
@@ -21,7 +22,7 @@ def open_cache(bounds: CacheBounds, redis_url: Secret | None, events: Events, rn
     def on_change(before: BreakerState, after: BreakerState, why: str) -> None:
         events.emit(BreakerChanged(SCOPE, before, after, why))
 
-    storage = RedisStorage(redis_url.reveal(), bounds.redis, rng)
+    storage: Storage = load_part("storage redis")(redis_url.reveal(), bounds.redis, rng)
     redis = bounds.redis
     guard = BreakerGuard(redis.timeout_s, redis.connections_max, storage.failures, rng, on_change)
     return AnswerCache(bounds, events, storage, guard, rng)

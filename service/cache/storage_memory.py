@@ -1,15 +1,12 @@
 """Cache storage in the memory of this process, bounded by number and bytes (LRU).
 
-aiocache holds the entries. Bounds and expiry are implemented here: aiocache's memory has no bounds, and its
-timers outlive the entries that they were set for.
+Expiry needs no timers: what has ended is dropped at the next call.
 """
 
 import heapq
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from aiocache import SimpleMemoryCache
 
 from dub5.service import clock
 from dub5.service.cache.storage import EVERYTHING, CacheEntry, Generations, next_generations
@@ -20,6 +17,7 @@ ENTRY_OVERHEAD_BYTES = 500  # of an entry besides its body, in all tables
 
 @dataclass(frozen=True, slots=True)
 class _Held:
+    entry: CacheEntry
     size: int
     ends_s: float
 
@@ -32,7 +30,6 @@ class MemoryStorage:
 
     def __init__(self, bounds: CacheBounds) -> None:
         self.bounds = bounds  # may be replaced: applies from the next entry on
-        self._cache = SimpleMemoryCache(timeout=0)
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._ends: list[tuple[float, str]] = []  # a heap of expiry times, those of replaced entries included
         self._bytes = 0
@@ -55,27 +52,27 @@ class MemoryStorage:
 
     async def read(self, digests: Sequence[str]) -> tuple[list[CacheEntry | None], Generations]:
         """Do as Storage says."""
-        await self._drop_expired()
+        self._drop_expired()
         for digest in digests:
             if digest in self._held:
                 self._held.move_to_end(digest)
-        return [await self._cache.get(digest) for digest in digests], self._generations
+        held = [self._held.get(digest) for digest in digests]
+        return [None if one is None else one.entry for one in held], self._generations
 
     async def write(self, entry: CacheEntry, life_s: float) -> None:
         """Do as Storage says. An entry that is too large for the bounds is not stored."""
         size = len(entry.body) + ENTRY_OVERHEAD_BYTES
-        await self._drop_expired()
-        await self._drop(entry.digest)
+        self._drop_expired()
+        self._drop(entry.digest)
         if size > self.bounds.bytes_max:
             return
         while len(self._held) >= self.bounds.entries_max or self._bytes + size > self.bounds.bytes_max:
-            await self._drop(next(iter(self._held)))
+            self._drop(next(iter(self._held)))
         ends_s = self.now() + life_s
-        self._held[entry.digest] = _Held(size, ends_s)
+        self._held[entry.digest] = _Held(entry, size, ends_s)
         self._bytes += size
         heapq.heappush(self._ends, (ends_s, entry.digest))
         self._tidy()
-        await self._cache.set(entry.digest, entry)
 
     async def claim(self, digest: str, owner: str, for_s: float) -> bool:
         """Do as Storage says."""
@@ -95,30 +92,28 @@ class MemoryStorage:
     async def invalidate(self, selectors: Sequence[str], token: str) -> None:
         """Do as Storage says."""
         self._generations = next_generations(self._generations, selectors, token)
-        for digest in list(self._held):
-            entry: CacheEntry = await self._cache.get(digest)
-            if not entry.valid(self._generations):
-                await self._drop(digest)
+        for digest, held in list(self._held.items()):
+            if not held.entry.valid(self._generations):
+                self._drop(digest)
 
     async def aclose(self) -> None:
         """Do as Storage says."""
-        for digest in list(self._held):
-            await self._drop(digest)
+        self._held.clear()
         self._ends.clear()
         self._claims.clear()
+        self._bytes = 0
 
-    async def _drop_expired(self) -> None:
+    def _drop_expired(self) -> None:
         now_s = self.now()
         while self._ends and self._ends[0][0] <= now_s:
             ends_s, digest = heapq.heappop(self._ends)
             if digest in self._held and self._held[digest].ends_s == ends_s:
-                await self._drop(digest)
+                self._drop(digest)
 
-    async def _drop(self, digest: str) -> None:
+    def _drop(self, digest: str) -> None:
         held = self._held.pop(digest, None)
         if held is not None:
             self._bytes -= held.size
-            await self._cache.delete(digest)
 
     def _tidy(self) -> None:
         """Rebuild the heap if most of its times belong to replaced or dropped entries."""

@@ -2,7 +2,8 @@
 
 # Low to high. Peers of one level may import each other, without a cycle; no two folders import each other.
 LEVELS = (
-    ("", "clock", "closed_output", "model", "errors", "timeouts", "tokens", "config.decode_messages"),
+    ("", "clock", "closed_output", "optional_parts", "model", "errors", "timeouts", "tokens"),
+    ("config.decode_messages",),
     ("config", "events"),
     ("wire",),
     ("providers",),

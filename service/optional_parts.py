@@ -1,0 +1,19 @@
+"""Parts that are imported only where the settings choose them: a closed table, and `load_part`.
+
+No other module imports one of these: a service loads httpx or a Redis client only if it talks through it.
+"""
+
+import importlib
+from typing import Any
+
+PARTS = {
+    "wire aiohttp": ("dub5.service.wire.aiohttp_wire", "AiohttpWire"),
+    "wire httpx": ("dub5.service.wire.httpx_wire", "HttpxWire"),
+    "storage redis": ("dub5.service.cache.storage_redis", "RedisStorage"),
+}
+
+
+def load_part(name: str) -> Any:
+    """Import the module of a part, and return its class."""
+    module, kind = PARTS[name]
+    return getattr(importlib.import_module(module), kind)
