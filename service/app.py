@@ -122,10 +122,8 @@ class Service:
     def _build_app(self) -> Litestar:
         @asynccontextmanager
         async def lifespan(app: Litestar) -> AsyncIterator[None]:
-            self.board.started_at = clock.wall()
-            self._activate()
+            await self.start()
             try:
-                await self._warm_up()
                 yield
             finally:
                 await self.aclose()
@@ -139,6 +137,12 @@ class Service:
             logging_config=None,
             request_max_body_size=None,  # the handlers that read bodies bound them themselves
         )
+
+    async def start(self) -> None:
+        """Start isolation, probes and warm caches. The lifespan of `asgi` calls it, if there is one."""
+        self.board.started_at = clock.wall()
+        self._activate()
+        await self._warm_up()
 
     def _activate(self) -> None:
         """Start the isolation and the probes of the current runtime; stop the probes of the previous one."""

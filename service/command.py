@@ -7,7 +7,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,8 @@ import uvicorn
 from dub5.service import VERSION
 from dub5.service.app import Service, build_wire
 from dub5.service.closed_output import ends_with_its_reader
-from dub5.service.config.load import load
+from dub5.service.config.load import DEFAULT_FILE, config_file, load, variables
+from dub5.service.config.secrets import ReadVariable
 from dub5.service.config.settings import LoadedSettings, Settings, SettingsProblems
 from dub5.service.http_protocol import BoundedProtocol
 from dub5.service.online_check import LIMIT_S, ask_targets, targets
@@ -47,9 +48,8 @@ VERBS = {
     "check": "Check the settings: list every error, or show what would be served."
     " With --online also ask each target once.",
 }
-DEFAULT_CONFIG = Path("dub5.toml")
 NO_CONFIG = """\
-No settings file: ./dub5.toml does not exist. Name another with --config FILE.
+No settings file: ./dub5.toml does not exist. Name another with --config FILE, or in DUB5_CONFIG.
 `dub5 serve --help` shows the smallest one. To try the service without any provider: dub5 playground"""
 
 
@@ -137,41 +137,46 @@ def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
     """Add the options of `serve` or `check`."""
     parser.description, parser.epilog = VERBS[verb], EPILOG
     parser.set_defaults(run=run)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: dub5.toml)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="settings file (default: what DUB5_CONFIG names, else dub5.toml)",
+    )
     parser.add_argument("--host", help="address to listen on (default: [server] host)")
     parser.add_argument(
-        "--port", type=_port, help="port to listen on; 0: any free one (default: [server] port)"
+        "--port", type=_port, help="port to listen on; 0: any free one (default: $PORT, else [server] port)"
     )
     parser.add_argument("--insecure", action="store_true", help="allow a public address without caller keys")
     if verb == "check":
         parser.add_argument(
             "--online", action="store_true", help="also ask each target once, with a request of a few tokens"
         )
+        parser.add_argument(
+            "--env",
+            action="store_true",
+            help="also list the environment variables that the settings read; no value is shown",
+        )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run `serve` or `check`. Return the exit code."""
-    config = options.config or _default_config()
-    if config is None:
+    config = options.config or config_file()
+    if config == DEFAULT_FILE and not config.exists():
         print(NO_CONFIG, file=sys.stderr)
         return 2
+    if options.verb == "check" and options.env:
+        print(_variable_list(variables(config)), flush=True)
     load_settings = partial(load, config, host=options.host, port=options.port, insecure=options.insecure)
     try:
         loaded = load_settings()
     except SettingsProblems as error:
-        errors = "1 error" if len(error.problems) == 1 else f"{len(error.problems)} errors"
-        print(f"Invalid configuration ({errors}):", file=sys.stderr)
-        for problem in error.problems:
-            print(f"  - {problem}", file=sys.stderr)
+        print(error.report(), file=sys.stderr)
         return 2
     if options.verb == "check":
         print(_summary(loaded), flush=True)
         return asyncio.run(_check_online(loaded)) if options.online else 0
     return _serve(loaded, lambda running: load_settings(running=running), config)
-
-
-def _default_config() -> Path | None:
-    return DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None
 
 
 def _port(text: str) -> int:
@@ -233,6 +238,12 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(address)
     return listening
+
+
+def _variable_list(found: Sequence[ReadVariable]) -> str:
+    width = max(len(variable.name) for variable in found)
+    lines = [f"  {variable.name:<{width}}  {variable.state:<9}  {variable.read_by}" for variable in found]
+    return "\n".join(["Environment variables, without their values:", *lines])
 
 
 def _summary(loaded: LoadedSettings) -> str:

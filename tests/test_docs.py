@@ -89,7 +89,7 @@ def test_toml_examples(tmp_path: Path) -> None:
         file.write_text(block)
         try:
             if tomllib.loads(block) and "[[provider]]" in block and "[[route]]" in block:
-                load(file, dict.fromkeys(re.findall(r'"([A-Z][A-Z0-9_]+)"', block), "key"))
+                load(file, dict.fromkeys(re.findall(r'"([A-Z][A-Z0-9_]+)"', block), "key-of-an-example"))
         except (SettingsProblems, tomllib.TOMLDecodeError) as error:
             wrong.append(f"{path.name}: {error}\n{block}")
     assert len(examples) > 10

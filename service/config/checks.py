@@ -211,13 +211,21 @@ def _route_problems(route: RouteSettings, providers: list[str]) -> list[str]:
     return found
 
 
-def exposure_problems(server: ServerSettings, insecure: bool) -> list[str]:
-    """Return why the service must not listen on this host: only loopback needs no caller keys."""
-    host = server.host
-    if server.caller_keys_env or insecure or _is_loopback(host):
+def exposure_problems(settings: Settings, behind_a_server: bool) -> list[str]:
+    """Return why strangers must not reach this service. On loopback none can, without a server before it."""
+    host = settings.server.host
+    if _bounds_strangers(settings) or (_is_loopback(host) and not behind_a_server):
         return []
-    how = "name variables with keys in server.caller_keys_env, listen on 127.0.0.1, or start with --insecure"
+    keys = "name variables with keys in server.caller_keys_env"
+    if behind_a_server:
+        return [f"Another server makes this application reachable, and no caller keys are set: {keys}."]
+    how = f"{keys}, listen on 127.0.0.1, or start with --insecure"
     return [f"server.host {host!r} is reachable from outside, and no caller keys are set: {how}."]
+
+
+def _bounds_strangers(settings: Settings) -> bool:
+    """Return whether something keeps a stranger from spending without bounds."""
+    return bool(settings.server.caller_keys_env)
 
 
 def _is_loopback(host: str) -> bool:

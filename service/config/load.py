@@ -3,7 +3,7 @@
 `load` returns frozen settings or raises `SettingsProblems`, which lists all problems, a sentence each.
 A reload passes the settings of the `running` service: values bound at the start keep their old value.
 Order: file -> old names (renamed.py) -> environment -> strict decode -> checks.py -> secrets.py.
-No other module of the service reads the environment.
+No other module of the service reads the environment. `variables` lists what is read of it, without values.
 """
 
 import difflib
@@ -20,15 +20,19 @@ from dub5.service.config.checks import contradictions, exposure_problems, redis_
 from dub5.service.config.decode_messages import field_path, table_label, validation_message
 from dub5.service.config.options import RedisOptions
 from dub5.service.config.renamed import new_name, old_names, rename, renamed_variables
-from dub5.service.config.secrets import SecretReader, read_text
+from dub5.service.config.secrets import ReadVariable, SecretReader, read_text
 from dub5.service.config.settings import AdminSettings, LoadedSettings, Secret, Settings, SettingsProblems
 
 ENV_PREFIX = "DUB5__"  # DUB5__SERVER__PORT=9000 sets [server] port
+FILE_VARIABLE = "DUB5_CONFIG"
+PORT_VARIABLE = "PORT"  # where a platform that routes to us (Render, Heroku) expects us to listen
+DEFAULT_FILE = Path("dub5.toml")
 BOUND_AT_START = (  # of [server]
     *("host", "port", "wire", "proxy"),
     *("connections_per_origin_max", "connection_age_max_s"),
 )
 TOKEN_CHARS_MIN = 16
+PORT_MAX = 65_535
 
 
 def load(
@@ -38,10 +42,12 @@ def load(
     host: str | None = None,
     port: int | None = None,
     insecure: bool = False,
+    behind_a_server: bool = False,
     running: Settings | None = None,
 ) -> LoadedSettings:
     """Read and check the settings: file, then environment, then `host` and `port`.
 
+    `behind_a_server`: a server that is not ours binds the address, whatever `server.host` says.
     `running`: the settings of the service that reloads; None at the start.
     Raises SettingsProblems.
     """
@@ -53,14 +59,15 @@ def load(
     renamed = rename(data, problems)
     environ, renamed_in_environ = renamed_variables(environ, ENV_PREFIX, problems)
     renames = [*renamed, *renamed_in_environ]  # said with the problems too, which use the new names
-    _apply_environment(data, environ)
+    _apply_environment(data, environ, problems)
     if isinstance(server := data.setdefault("server", {}), dict):
         server |= {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = _read(Settings, data, "", problems)
     assert isinstance(settings, Settings), "read from a table"
     problems += contradictions(settings, _provider_names(data.get("provider")))
     kept, needs_restart = _keep_bound(settings, running)
-    problems += exposure_problems(settings.server, insecure) or exposure_problems(kept.server, insecure)
+    if not insecure:
+        problems += exposure_problems(settings, behind_a_server) or exposure_problems(kept, behind_a_server)
     keys = SecretReader(environ, is_reload, problems)
     loaded = LoadedSettings(
         kept,
@@ -73,6 +80,47 @@ def load(
     if problems:
         raise SettingsProblems([*problems, *renames])
     return loaded
+
+
+def config_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the settings file that the environment names, or the one of the current folder."""
+    return Path(environ.get(FILE_VARIABLE) or DEFAULT_FILE)
+
+
+def variables(path: Path, environ: Mapping[str, str] = os.environ) -> list[ReadVariable]:
+    """Return the variables that these settings read, as far as the file can be read. Raises nothing."""
+    unsaid: list[str] = []
+    data = _file(path, False, unsaid)
+    rename(data, unsaid)
+    _apply_environment(data, environ, unsaid)
+    settings = _read(Settings, data, "", unsaid)
+    own = [(FILE_VARIABLE, "names the settings file"), (PORT_VARIABLE, "server.port")]
+    own += [
+        (name, name.removeprefix(ENV_PREFIX).lower().replace("__", ".", 1))
+        for name in sorted(environ)
+        if name.startswith(ENV_PREFIX)
+    ]
+    return [*(ReadVariable.of(*each, environ) for each in own), *_secret_variables(settings, environ)]
+
+
+def read_key(variable: str, environ: Mapping[str, str] = os.environ) -> Secret:
+    """Return the key in a variable, or in the file that VARIABLE_FILE names. Raises SettingsProblems."""
+    problems: list[str] = []
+    keys = SecretReader(environ, False, problems).read("--key-env", (variable,))
+    if problems:
+        raise SettingsProblems(problems)
+    return Secret(keys[0])
+
+
+def _secret_variables(settings: Settings, environ: Mapping[str, str]) -> list[ReadVariable]:
+    named = [(name, f"provider {p.name!r}.key_env") for p in settings.provider for name in p.key_env]
+    named += [(name, "server.caller_keys_env") for name in settings.server.caller_keys_env]
+    single = (
+        (settings.admin.token_env, "admin.token_env"),
+        (settings.cache.redis.url_env, "cache.redis.url_env"),
+    )
+    named += [(name, where) for name, where in single if name is not None]
+    return [ReadVariable.of(name, where, environ, may_be_a_file=True) for name, where in named]
 
 
 def _keep_bound(settings: Settings, running: Settings | None) -> tuple[Settings, list[str]]:
@@ -107,7 +155,14 @@ def _file(path: Path | None, is_reload: bool, problems: list[str]) -> dict[str, 
     return {}
 
 
-def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+def _apply_environment(data: dict[str, Any], environ: Mapping[str, str], problems: list[str]) -> None:
+    if (port := environ.get(PORT_VARIABLE, "").strip()) and isinstance(
+        server := data.setdefault("server", {}), dict
+    ):
+        if port.isascii() and port.isdecimal() and int(port) <= PORT_MAX:
+            server["port"] = int(port)
+        else:
+            problems.append(f"{PORT_VARIABLE}: must be a port from 0 to {PORT_MAX} (it is {port!r}).")
     for variable, value in environ.items():
         if variable.startswith(ENV_PREFIX) and "__" in (rest := variable[len(ENV_PREFIX) :].lower()):
             table, field = rest.split("__", 1)

@@ -7,8 +7,34 @@ import errno
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
 
 KEY_PATTERN = re.compile(r"[!-~]+")  # a key is sent in a header
+PLACEHOLDER = re.compile(  # what examples and templates hold where a key belongs
+    r"<.*>|\$\{?\w+\}?|.*\.\.\.|.*[-_]here|your[-_]?(?:api[-_]?)?(?:key|token|secret)"
+    r"|(?:change|replace)[-_]?me|placeholder|todo|(?:[a-z]+[-_])*x{3,}",
+    re.IGNORECASE,
+)
+
+
+class ReadVariable(Struct, frozen=True):
+    """An environment variable that the settings read: its `state`, never its value."""
+
+    name: str
+    state: Literal["set", "by a file", "not set"]
+    read_by: str
+
+    @classmethod
+    def of(
+        cls, name: str, read_by: str, environ: Mapping[str, str], *, may_be_a_file: bool = False
+    ) -> "ReadVariable":
+        """Look a variable up; that of a key `may_be_a_file`: NAME_FILE then names it."""
+        if environ.get(name, "").strip():
+            return cls(name, "set", read_by)
+        by_file = may_be_a_file and environ.get(f"{name}_FILE", "").strip()
+        return cls(name, "by a file" if by_file else "not set", read_by)
 
 
 class SecretReader:
@@ -49,6 +75,8 @@ class SecretReader:
             )
         if not KEY_PATTERN.fullmatch(key):
             raise ValueError(f"{source} must hold a key: one line of printable characters without spaces.")
+        if PLACEHOLDER.fullmatch(key):
+            raise ValueError(f"{source} holds what an example writes in place of a key; put the key there.")
         return key
 
     def _read_file(self, file: str, file_variable: str) -> str:

@@ -173,3 +173,8 @@ class SettingsProblems(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+    def report(self) -> str:
+        """Return all problems as a list, under a line that counts them."""
+        errors = "1 error" if len(self.problems) == 1 else f"{len(self.problems)} errors"
+        return "\n".join([f"Invalid configuration ({errors}):", *(f"  - {one}" for one in self.problems)])

@@ -13,6 +13,6 @@ LEVELS = (
     ("gateway",),
     ("api", "telemetry"),
     ("app", "runtime", "online_check", "unread"),
-    ("command", "http_protocol"),
+    ("asgi", "command", "http_protocol", "verify"),
     ("__main__",),
 )
