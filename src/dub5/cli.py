@@ -16,6 +16,7 @@ EXAMPLES = """\
 examples:
   dub5 check --config dub5.toml           check the settings offline and list every error
   dub5 serve --config dub5.toml           run the service; `dub5 serve --help` shows a minimal settings file
+  dub5 verify https://dub5.example        ask a deployed service whether all of it works
   dub5 playground                         run the service over simulated providers, to try it
   dub5 demo                               watch a minute of an incident, with a verdict and a report
   dub5 chaos --list                       list the bundled chaos scenarios
@@ -36,6 +37,7 @@ class Verb(NamedTuple):
 VERBS = {
     "serve": Verb("dub5.service.command", "run the service over your providers"),
     "check": Verb("dub5.service.command", "check the settings offline and list every error"),
+    "verify": Verb("dub5.service.verify.command", "ask a deployed service whether all of it works"),
     "playground": Verb("dub5.chaos.cli", "run the service over simulated providers, to try it"),
     "demo": Verb("dub5.chaos.cli", "watch a minute of an incident on real sockets"),
     "chaos": Verb("dub5.chaos.cli", "run chaos scenarios and check their expectations"),

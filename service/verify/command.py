@@ -1,0 +1,126 @@
+"""The verb `verify`: runs the checks of a deployed service in order, a line each."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Collection
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from dub5.service.app import build_wire
+from dub5.service.config.load import read_key
+from dub5.service.config.settings import ServerSettings, SettingsProblems
+from dub5.service.verify import api_checks, edge_checks
+from dub5.service.verify.site import CheckFailed, FeatureMissing, Site
+
+DESCRIPTION = """\
+Ask a deployed service from outside: health, models, an answer, a stream, errors, headers, CORS, limits,
+sessions. It sends about 20 requests; two of them are answered by a provider, with a few tokens.
+"""
+EPILOG = """\
+exit codes: 0 all that is there holds; 1 a check fails; 2 nothing could be checked
+"""
+
+
+class DeployCheck(NamedTuple):
+    """One check; `run` returns what it saw."""
+
+    name: str
+    run: Callable[[Site], Awaitable[str]]
+
+
+CHECKS = (
+    DeployCheck("health", api_checks.check_health),
+    DeployCheck("ready", api_checks.check_ready),
+    DeployCheck("models", api_checks.check_models),
+    DeployCheck("chat", api_checks.check_chat),
+    DeployCheck("stream", api_checks.check_stream),
+    DeployCheck("errors", api_checks.check_errors),
+    DeployCheck("headers", edge_checks.check_headers),
+    DeployCheck("https", edge_checks.check_https),
+    DeployCheck("cors", edge_checks.check_cors),
+    DeployCheck("limits", edge_checks.check_limits),
+    DeployCheck("session", edge_checks.check_session),
+    DeployCheck("leaks", edge_checks.check_leaks),
+)
+FEATURES = ("headers", "https", "cors", "limits", "session")  # which a service may have, or not
+
+
+def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Add the options of `verify`."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "url", metavar="URL", type=_url, help="address of the service, as https://dub5.example"
+    )
+    parser.add_argument("--key-env", metavar="VARIABLE", help="environment variable that holds a caller key")
+    parser.add_argument("--model", default="", metavar="NAME", help="model to ask (default: the first)")
+    parser.add_argument(
+        "--origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="page that may ask from a browser, as https://page.example; may be repeated",
+    )
+    parser.add_argument(
+        "--expect",
+        type=_features,
+        default=(),
+        metavar="FEATURES",
+        help=f"features whose absence is a failure, with commas: {', '.join(FEATURES)}",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run `verify`. Return the exit code."""
+    try:
+        key = None if options.key_env is None else read_key(options.key_env)
+    except SettingsProblems as error:
+        print(error.report(), file=sys.stderr)
+        return 2
+    wire = build_wire(ServerSettings())
+    site = Site(options.url, wire, key, options.model, options.origin)
+
+    async def verified() -> int:
+        try:
+            return await verify(site, options.expect)
+        finally:
+            await wire.aclose()
+
+    return asyncio.run(verified())
+
+
+async def verify(site: Site, expected: Collection[str] = ()) -> int:
+    """Run all checks, print a line for each, return the exit code. If nothing answers, stop at the first."""
+    print(f"Verifying {site.url}:", flush=True)
+    failed, missing = 0, 0
+    for number, check in enumerate(CHECKS, 1):
+        try:
+            said = f"ok: {await check.run(site)}"
+        except CheckFailed as error:
+            failed, said = failed + 1, f"FAILS: {error}"
+        except FeatureMissing as error:
+            if check.name in expected:
+                failed, said = failed + 1, f"FAILS: {error}; it was expected"
+            else:
+                missing, said = missing + 1, f"NOT HERE: {error}"
+        print(f"  [{number:>2}/{len(CHECKS)}] {check.name:<8} {said}", flush=True)
+        if number == 1 and not site.answers:
+            print("Nothing answers there, so nothing else was asked.", flush=True)
+            return 2
+    print(f"{len(CHECKS) - failed - missing} hold, {failed} fail, {missing} not here.", flush=True)
+    return 1 if failed else 0
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError("must be an address as https://dub5.example")
+    return text
+
+
+def _features(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if unknown := [name for name in names if name not in FEATURES]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(FEATURES)}")
+    return names
