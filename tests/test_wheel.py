@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import urllib.request
 import zipfile
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.installed import PATIENCE_S, build_wheel, install_wheel, run
 from tests.support.source import ROOT
 
-PATIENCE_S = 60
 SETTINGS = """
 [[provider]]
 name = "one"
@@ -33,30 +32,15 @@ def test_both(dub5_provider):
 """
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    ended = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
-    return next(folder.glob("*.whl"))
+    return build_wheel(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment that has the wheel, and whatever else is installed here."""
-    folder = tmp_path_factory.mktemp("theirs") / "venv"
-    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=ROOT)
-    python = folder / "bin" / "python"
-    run(sys.executable, "-m", "uv", "pip", "install", "-q", "--no-deps", "--python", python, wheel, cwd=ROOT)
-    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    packages = Path(run(python, "-c", code, cwd=folder).strip())
-    (packages / "zz_ours.pth").write_text(sysconfig.get_path("purelib") + "\n")  # after the wheel's own
-    return python
+    return install_wheel(wheel, tmp_path_factory.mktemp("theirs") / "venv")
 
 
 @pytest.fixture
@@ -91,8 +75,7 @@ def test_from_the_source_archive(wheel: Path, tmp_path: Path) -> None:
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         archive.extractall(tmp_path, filter="data")
     unpacked = next(path for path in tmp_path.iterdir() if path.is_dir())
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=unpacked)
-    again = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
+    again = zipfile.ZipFile(build_wheel(tmp_path, unpacked))
     assert sorted(again.namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
 
 
