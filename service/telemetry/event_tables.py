@@ -75,7 +75,7 @@ class KnownNames:
         return name if name in self.scopes else OTHER
 
 
-class Count(NamedTuple):
+class CountRule(NamedTuple):
     """The counter that an event adds one to, and its labels."""
 
     metric: Metric
@@ -90,18 +90,22 @@ class Line(NamedTuple):
     fields: Mapping[str, Any]
 
 
-COUNTS: Mapping[type, Count] = {
-    BreakerChanged: Count(
+COUNTS: Mapping[type, CountRule] = {
+    BreakerChanged: CountRule(
         names.BREAKER_CHANGES, lambda event, known: (known.scope(event.scope), event.after)
     ),
-    BudgetSpent: Count(names.RETRIES_DENIED, lambda event, known: (known.provider(event.provider),)),
-    CacheLooked: Count(names.CACHE, lambda event, known: (known.route(event.route), event.result)),
-    Crashed: Count(names.CRASHES, lambda event, known: ()),
-    HealthChanged: Count(names.HEALTH_CHANGES, lambda event, known: (known.scope(event.target), event.after)),
-    Hedged: Count(names.HEDGES, lambda event, known: (known.scope(event.target), _hedge_reason(event.why))),
-    LimitLowered: Count(names.LIMIT_LOWERED, lambda event, known: (known.provider(event.provider),)),
-    SettingsReloaded: Count(names.RELOADS, lambda event, known: ("applied" if event.ok else "refused",)),
-    Shared: Count(names.SHARED, lambda event, known: (known.route(event.route), event.what)),
+    BudgetSpent: CountRule(names.RETRIES_DENIED, lambda event, known: (known.provider(event.provider),)),
+    CacheLooked: CountRule(names.CACHE, lambda event, known: (known.route(event.route), event.result)),
+    Crashed: CountRule(names.CRASHES, lambda event, known: ()),
+    HealthChanged: CountRule(
+        names.HEALTH_CHANGES, lambda event, known: (known.scope(event.target), event.after)
+    ),
+    Hedged: CountRule(
+        names.HEDGES, lambda event, known: (known.scope(event.target), _hedge_reason(event.why))
+    ),
+    LimitLowered: CountRule(names.LIMIT_LOWERED, lambda event, known: (known.provider(event.provider),)),
+    SettingsReloaded: CountRule(names.RELOADS, lambda event, known: ("applied" if event.ok else "refused",)),
+    Shared: CountRule(names.SHARED, lambda event, known: (known.route(event.route), event.what)),
 }
 LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed, CallerBarred})
 
