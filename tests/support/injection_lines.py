@@ -1,4 +1,4 @@
-"""The labelled lines of injection_lines.toml, in two halves: one to write patterns by, one to measure them on."""
+"""The labelled lines of injection_lines.toml: one half to write patterns by, one to measure them on."""
 
 import hashlib
 import tomllib
@@ -10,7 +10,7 @@ FILE = ROOT / "tests" / "service" / "admission" / "injection_lines.toml"
 
 
 class LabelledLine(NamedTuple):
-    """One line, whether it is an attack, and whether it belongs to the half that no pattern was written by."""
+    """One line. `held_out`: it belongs to the half that no pattern was written by."""
 
     text: str
     attack: bool

@@ -1,0 +1,120 @@
+"""Sanitising of a text, as properties: it is done once and for all, and a pasted program survives it."""
+
+import textwrap
+import unicodedata
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dub5.service.admission.sanitize import BLOCK_CHARS, clean
+from dub5.service.errors import InvalidRequest
+from tests.support.examples import examples
+
+# What text is made of when somebody wants to break this: ends of lines, blanks, combining marks, controls.
+AWKWARD = st.sampled_from(
+    "\r\n\t \x00\x0b\x0c\x1b\x7f\x85\u2028\u3000\xa0e\u0301\u0958\u1e9b\u0323\u200b\ufeffab"
+)
+TEXTS = st.text(st.one_of(AWKWARD, st.characters(exclude_categories=["Cs"])))
+LINES = st.text(st.sampled_from("ab=('\"), \t"), max_size=20).map(lambda line: line.rstrip())
+PROGRAM = """\
+def mean(numbers):
+    total = 0
+    for number in numbers:
+\tif number  ==  "a  b":          # two spaces that mean something
+            total += number
+
+    return total / len(numbers)"""
+
+
+@examples(200)
+@given(TEXTS, st.booleans())
+def test_idempotent(text: str, is_part: bool) -> None:
+    """A clean text is left alone, so a conversation that is sent again is the same conversation."""
+    once = clean(text, is_part=is_part)
+    assert clean(once, is_part=is_part) == once
+
+
+@examples(200)
+@given(TEXTS, st.booleans())
+def test_no_control_characters(text: str, is_part: bool) -> None:
+    """Of the control characters only line feed and tab are left, and the text is in form NFC."""
+    done = clean(text, is_part=is_part)
+    assert not [char for char in done if unicodedata.category(char) == "Cc" and char not in "\n\t"]
+    assert unicodedata.is_normalized("NFC", done)
+
+
+@examples(200)
+@given(TEXTS, st.booleans())
+def test_never_longer(text: str, is_part: bool) -> None:
+    """Nothing is added: a clean text has at most the characters that the text has in form NFC."""
+    assert len(clean(text, is_part=is_part)) <= len(unicodedata.normalize("NFC", text))
+
+
+@examples(200)
+@given(TEXTS)
+def test_lines(text: str) -> None:
+    """No line ends in a blank, no two blank lines follow each other, and none is at an end of the text."""
+    lines = clean(text).split("\n")
+    assert [line for line in lines if line != line.rstrip(" \t")] == []
+    assert ("", "") not in list(pairwise(lines))
+    assert lines == [""] or (lines[0] and lines[-1])
+
+
+@examples(100)
+@given(st.lists(LINES))
+def test_indentation(lines: list[str]) -> None:
+    """Each line of a pasted program stays as it is: its indentation, its tabs, its runs of spaces."""
+    kept = [line for line in clean("\n".join(lines)).split("\n") if line]
+    assert kept == [line for line in lines if line]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_program(end: str) -> None:
+    """A program is the same program, from whatever system it was pasted."""
+    assert clean(PROGRAM.replace("\n", end)) == PROGRAM
+    assert clean(textwrap.indent(PROGRAM, "    ")).startswith("    def mean")
+
+
+@examples(100)
+@given(st.text(st.characters()))
+def test_nothing_else_is_raised(text: str) -> None:
+    """Whatever a text holds, it is cleaned, or refused as a bad request."""
+    try:
+        clean(text)
+    except InvalidRequest:
+        assert any("\ud800" <= char <= "\udfff" for char in text)
+
+
+@examples(20)
+@given(st.lists(TEXTS, min_size=1), st.booleans())
+def test_large_texts(texts: list[str], is_part: bool) -> None:
+    """A large text is cleaned in blocks, and the blocks show nowhere."""
+    filler = "word " * (BLOCK_CHARS // 10)
+    large = "".join(f"{filler}\n{text}\n" for text in texts * 3)
+    small = "".join(f"word\n{text}\n" for text in texts * 3)
+    assert clean(large, is_part=is_part).replace(filler.rstrip(), "word") == clean(small, is_part=is_part)
+
+
+def test_parts() -> None:
+    """Of a part only the inside is tidied: its neighbours begin where it ends."""
+    assert (
+        clean("say \x00", is_part=True) + clean(" hello\n\n\n\nthere ", is_part=True)
+        == "say  hello\n\nthere "
+    )
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("  two\u3000spaces  ", "  two spaces"),
+        ("cafe\u0301", "caf\xe9"),
+        ("a\x00b\x1b[31mc\x85d", "ab[31mc\nd"),
+        ("\n \n\t\n  first\n\n\n\n\nlast \n\n", "  first\n\nlast"),
+        ("\x00\x07", ""),
+    ],
+)
+def test_examples(text: str, expected: str) -> None:
+    """What sanitising does, by example."""
+    assert clean(text) == expected
