@@ -23,6 +23,7 @@ from dub5.service.admission.admission import Admission
 from dub5.service.admission.queue import Queue
 from dub5.service.admission.service_time import ServiceTimes
 from dub5.service.api.admin import Admin, admin_routes
+from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.errors import exception_handler
 from dub5.service.api.page import read_files
 from dub5.service.api.routes import routes
@@ -107,6 +108,11 @@ class Service:
         return self._current.settings
 
     @property
+    def deps(self) -> ApiDependencies:
+        """What new requests need."""
+        return self._current.deps
+
+    @property
     def fleet(self) -> Fleet:
         """The targets that new requests may be sent to."""
         return self._current.fleet
@@ -115,8 +121,9 @@ class Service:
         runtime = Runtime(loaded, self._process, previous)
         self._gateways.add(runtime.deps.gateway)
         self._failovers.add(runtime.failover)
-        routes = [route.name for route in runtime.settings.route]
-        self.metrics.add_labels(routes, runtime.targets, sorted(set(runtime.targets.values())))
+        self.metrics.add_labels(
+            list(runtime.deps.gateway.routes), runtime.targets, sorted(set(runtime.targets.values()))
+        )
         return runtime
 
     def _build_app(self) -> Litestar:

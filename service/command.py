@@ -18,6 +18,7 @@ from dub5.service import VERSION
 from dub5.service.app import Service, build_wire
 from dub5.service.closed_output import ends_with_its_reader
 from dub5.service.config.load import DEFAULT_FILE, config_file, load, variables
+from dub5.service.config.personalities import model_name
 from dub5.service.config.secrets import ReadVariable
 from dub5.service.config.settings import LoadedSettings, Settings, SettingsProblems
 from dub5.service.http_protocol import BoundedProtocol
@@ -254,7 +255,12 @@ def _summary(loaded: LoadedSettings) -> str:
     lines += [
         f"  provider {p.name}: {p.dialect} at {p.base_url}, keys: {len(p.key_env)}" for p in settings.provider
     ]
-    lines += [f"  model {r.name}: {' -> '.join(r.targets)}" for r in settings.route]
+    for route in settings.route:
+        lines.append(f"  model {route.name}: {' -> '.join(route.targets)}")
+        lines += [
+            f"  model {model_name(route.name, name)}: the same, as {loaded.personalities[name].title!r}"
+            for name in route.personalities
+        ]
     lines += [f"Warning: {warning}" for warning in loaded.warnings]
     return "\n".join(lines)
 

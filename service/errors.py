@@ -2,6 +2,8 @@
 
     GatewayError
     ├── InvalidRequest 400
+    │   ├── QuestionTooLong
+    │   └── SuspiciousInput
     ├── Unauthorized 401
     │   └── WrongAdminToken
     ├── NotFound 404
@@ -77,6 +79,20 @@ class InvalidRequest(GatewayError):
     code = "invalid_request"
     suggestion = "Correct the request; sending it again unchanged cannot succeed."
     outcome = "refused"
+
+
+class QuestionTooLong(InvalidRequest):
+    """The last user message has more characters than the route takes."""
+
+    code = "question_too_long"
+    suggestion = "Ask a shorter question, or split it over several messages."
+
+
+class SuspiciousInput(InvalidRequest):
+    """The request looks like an attempt to override the model's instructions, and the route blocks those."""
+
+    code = "suspicious_input"
+    suggestion = "Rephrase the question, without instructions about the model's own instructions."
 
 
 class Unauthorized(GatewayError):

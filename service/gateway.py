@@ -17,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from dub5.service import clock
+from dub5.service.admission.intake import Intake
 from dub5.service.admission.queue import Queue
 from dub5.service.cache.cache import AnswerCache, CacheHit, Stored
 from dub5.service.cache.key import CacheKey
@@ -74,6 +75,7 @@ class Route:
     fingerprint: str
     fallbacks: Fallbacks
     json_by_prompt: bool = False  # no target has a mode for JSON without a schema
+    intake: Intake | None = None  # what is done to requests first; None: nothing
 
 
 class Gateway:

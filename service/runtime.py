@@ -16,12 +16,20 @@ import msgspec
 
 from dub5.service import clock
 from dub5.service.admission.admission import Admission, Callers
+from dub5.service.admission.intake import build_intake
 from dub5.service.admission.queue import Queue
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.features import Capabilities
 from dub5.service.api.ops import Ops
 from dub5.service.cache.cache import AnswerCache
-from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Settings
+from dub5.service.config.personalities import model_name
+from dub5.service.config.settings import (
+    LoadedSettings,
+    Personality,
+    ProviderSettings,
+    RouteSettings,
+    Settings,
+)
 from dub5.service.events import Events
 from dub5.service.failover.context import Dependencies, Upstream
 from dub5.service.failover.hedging import Hedges
@@ -63,9 +71,11 @@ class Runtime:
     def __init__(
         self, loaded: LoadedSettings, process: ProcessScope, previous: "Runtime | None" = None
     ) -> None:
-        self.settings = settings = loaded.settings
+        self.settings = loaded.settings
+        route_settings, personalities = _with_personalities(loaded)
+        settings = msgspec.structs.replace(loaded.settings, route=route_settings)
         upstreams = _upstreams(settings)
-        routes = _routes(settings, upstreams)
+        routes = _routes(settings, upstreams, personalities)
         self.targets = {target: origin_of(upstream.base_url) for target, upstream in upstreams.items()}
         self.fleet: Fleet = Fleet(
             self.targets,
@@ -109,7 +119,14 @@ class Runtime:
             for target, upstream in upstreams.items()
         }
         self.ops = Ops(
-            settings, process.admission, process.queue, process.board, self.states, capabilities, offline
+            settings,
+            process.admission,
+            process.queue,
+            process.board,
+            self.states,
+            capabilities,
+            offline,
+            personalities,
         )
         timeout_options = {
             target: route.settings.timeouts for route in routes.values() for target in route.targets
@@ -146,19 +163,42 @@ def _upstreams(settings: Settings) -> dict[Target, Upstream]:
     }
 
 
-def _routes(settings: Settings, upstreams: dict[Target, Upstream]) -> dict[str, Route]:
+def _with_personalities(loaded: LoadedSettings) -> tuple[tuple[RouteSettings, ...], dict[str, Personality]]:
+    """Return the routes, one more for each personality of a route, and the personalities by model name."""
+    routes: list[RouteSettings] = []
+    personalities: dict[str, Personality] = {}
+    for route in loaded.settings.route:
+        routes.append(route)
+        for name in route.personalities:
+            model = model_name(route.name, name)
+            cache = msgspec.structs.replace(route.cache, warm_from=None)  # those answers have no personality
+            routes.append(msgspec.structs.replace(route, name=model, personalities=(), cache=cache))
+            personalities[model] = loaded.personalities[name]
+    return tuple(routes), personalities
+
+
+def _routes(
+    settings: Settings, upstreams: dict[Target, Upstream], personalities: dict[str, Personality]
+) -> dict[str, Route]:
     providers = {provider.name: provider for provider in settings.provider}
-    return {route.name: _route(route, providers, upstreams) for route in settings.route}
+    return {
+        route.name: _route(route, providers, upstreams, personalities.get(route.name))
+        for route in settings.route
+    }
 
 
 def _route(
-    settings: RouteSettings, providers: dict[str, ProviderSettings], upstreams: dict[Target, Upstream]
+    settings: RouteSettings,
+    providers: dict[str, ProviderSettings],
+    upstreams: dict[Target, Upstream],
+    personality: Personality | None,
 ) -> Route:
     targets = tuple(_parse_target(name) for name in settings.targets)
     providers_behind = [(target.name, _fingerprinted(providers[target.provider])) for target in targets]
-    fingerprint = hashlib.sha256(
-        msgspec.json.encode([providers_behind, settings.reject_patterns], order="sorted")
-    ).hexdigest()
+    changing_answers = [providers_behind, settings.reject_patterns]
+    if personality is not None:
+        changing_answers.append(personality.text)
+    fingerprint = hashlib.sha256(msgspec.json.encode(changing_answers, order="sorted")).hexdigest()
     return Route(
         settings,
         targets,
@@ -166,6 +206,7 @@ def _route(
         fingerprint,
         Fallbacks(settings.degraded),
         all(Feature.JSON_OBJECT in upstreams[target].missing_features for target in targets),
+        build_intake(settings.sanitize, personality),
     )
 
 

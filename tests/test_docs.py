@@ -15,6 +15,7 @@ from dub5.service.config.options import (
     CacheOptions,
     DegradedOptions,
     RedisOptions,
+    SanitizeOptions,
     TimeoutOptions,
 )
 from dub5.service.config.settings import Settings, SettingsProblems
@@ -123,7 +124,7 @@ def test_every_page_is_reachable() -> None:
 HOLDER = r"^(Ablation|Test)s?: "
 INTRODUCTION = ("From symptom to setting",)
 ANATOMY = ["What it does", "Defaults", "What you see", "How to tune", "When not to"]
-NOT_OF_RELIABILITY = (CacheOptions, RedisOptions, CacheBounds, DegradedOptions)
+NOT_OF_RELIABILITY = (CacheOptions, RedisOptions, CacheBounds, DegradedOptions, SanitizeOptions)
 WHERE = {TimeoutOptions: "route.timeouts"} | {
     field.type: field.name for field in msgspec.structs.fields(Settings)
 }

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from dub5.service import clock
 from dub5.service.admission.admission import Admission, Callers
+from dub5.service.admission.intake import Intake
 from dub5.service.api.errors import ClientGone, report_crashes, request_id
 from dub5.service.api.response import ResponseWriter, Sent
 from dub5.service.api.schema import deadline_s, delivery, parse_chat, parse_large_chat
@@ -32,7 +33,7 @@ from dub5.service.events import Events, RequestEnded
 from dub5.service.failover.context import RequestContext
 from dub5.service.gateway import Answer, Gateway, Route
 from dub5.service.model import AnyRequest, Caller, ChatRequest, Chunks, Outcome, Usage
-from dub5.service.providers.slices import LARGE_BYTES, in_turns
+from dub5.service.providers.slices import LARGE_BYTES, finish, in_turns
 from dub5.service.timeouts import TimedOut, Timeouts
 
 UPLOAD_S = 300.0
@@ -67,6 +68,7 @@ class _LogFields(Struct):
     code: str | None = None
     usage: Usage | None = None
     context: RequestContext | None = None
+    flags: tuple[str, ...] = ()  # of a prompt injection that the request may be
 
 
 class Phase(Enum):
@@ -154,6 +156,8 @@ class Exchange:
             request = self._parse(headers, caller, body)
         route = self.deps.gateway.route(request.body.model)
         log.route, log.stream = route.settings.name, request.stream
+        if route.intake is not None:
+            request = await self._take_in(request, route.intake)
         total_s = route.settings.timeouts.total_s
         timeouts.deadline_s = self.started_s + min(total_s, deadline_s(headers) or total_s)
         how = delivery(headers) or route.settings.delivery
@@ -175,6 +179,19 @@ class Exchange:
             if answer.stream is not None:
                 log.usage = answer.stream.usage
                 await answer.stream.aclose()
+
+    async def _take_in(self, request: AnyRequest, intake: Intake) -> AnyRequest:
+        """Return the request as the route sends it on.
+
+        Raises InvalidRequest, QuestionTooLong, SuspiciousInput.
+        """
+        if not isinstance(request, ChatRequest):
+            return request
+        steps = intake.take(request)
+        request, self._log.flags = await in_turns(steps) if request.large else finish(steps)
+        if self._log.flags:
+            intake.refuse(self._log.flags)
+        return request
 
     def _send(self, answer: Answer) -> Awaitable[None]:
         log, timeouts = self._log, self._timeouts
@@ -239,6 +256,8 @@ class Exchange:
             headers["x-dub5-degraded"] = answer.degraded
         if answer.shared:
             headers["x-dub5-shared"] = "true"
+        if log.flags:
+            headers["x-dub5-flags"] = ",".join(log.flags)
         return headers
 
     async def _fail(self, error: GatewayError, outcome: Outcome | None = None) -> Outcome:

@@ -8,7 +8,7 @@ from dub5.service import VERSION
 from dub5.service.admission.admission import Admission
 from dub5.service.admission.queue import Queue
 from dub5.service.api.features import Capabilities, features
-from dub5.service.config.settings import RouteSettings, Settings
+from dub5.service.config.settings import Personality, RouteSettings, Settings
 from dub5.service.fallback.offline_pack import OfflinePack
 from dub5.service.resilience.health import Health, TargetSnapshot
 from dub5.service.telemetry.board import RouteCounters, StatusBoard, TargetCounters
@@ -28,6 +28,7 @@ class Ops:
     states: Callable[[], list[TargetSnapshot]]
     capabilities: Mapping[str, Capabilities]
     offline: OfflinePack
+    personalities: Mapping[str, Personality]  # by model name
 
     def ready(self) -> bool:
         """Return whether this instance accepts new requests."""
@@ -162,4 +163,6 @@ class Ops:
 
     def _model(self, name: str, features: dict[str, str]) -> dict[str, Any]:
         head = {"id": name, "object": "model", "created": int(self.board.started_at), "owned_by": "dub5"}
+        if (personality := self.personalities.get(name)) is not None:
+            head |= {"personality": personality.name, "title": personality.title}
         return {**head, "features": features}

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from dub5.service.config import templates
 from dub5.service.config.addresses import address_warnings
-from dub5.service.config.options import AdmissionOptions, RedisOptions, TimeoutOptions
+from dub5.service.config.options import AdmissionOptions, RedisOptions, SanitizeOptions, TimeoutOptions
+from dub5.service.config.personalities import unused_personalities
 from dub5.service.config.settings import OTHERS, ProviderSettings, RouteSettings, ServerSettings, Settings
 
 TARGET_PATTERN = re.compile(r"[!#-+\--:<-~]+")  # a target is written into headers and metrics
@@ -69,6 +70,14 @@ def warnings(settings: Settings) -> list[str]:
                 f"route {route.name!r}: all its providers are isolated, so no request can be answered."
             )
         found_warnings += _cache_warnings(route) + _degraded_warnings(route)
+        if not route.sanitize.enabled and route.sanitize != SanitizeOptions():
+            found_warnings.append(
+                f"route {route.name!r}: sanitize: has no effect, as sanitize.enabled is false."
+            )
+    found_warnings += [
+        f"personality {name!r}: no route lists it in personalities."
+        for name in unused_personalities(settings)
+    ]
     known = {target for route in settings.route for target in route.targets}
     return found_warnings + [
         f"provider {provider.name!r}.{table}: no route has a target with the model {model!r}."

@@ -19,6 +19,7 @@ from msgspec import Struct
 from dub5.service.config.checks import contradictions, exposure_problems, redis_url_problems, warnings
 from dub5.service.config.decode_messages import field_path, table_label, validation_message
 from dub5.service.config.options import RedisOptions
+from dub5.service.config.personalities import read_personalities
 from dub5.service.config.renamed import new_name, old_names, rename, renamed_variables
 from dub5.service.config.secrets import ReadVariable, SecretReader, read_text
 from dub5.service.config.settings import AdminSettings, LoadedSettings, Secret, Settings, SettingsProblems
@@ -65,6 +66,8 @@ def load(
     settings = _read(Settings, data, "", problems)
     assert isinstance(settings, Settings), "read from a table"
     problems += contradictions(settings, _provider_names(data.get("provider")))
+    personalities, unreadable = read_personalities(settings)
+    problems += unreadable
     kept, needs_restart = _keep_bound(settings, running)
     if not insecure:
         problems += exposure_problems(settings, behind_a_server) or exposure_problems(kept, behind_a_server)
@@ -76,6 +79,7 @@ def load(
         (*renames, *needs_restart, *warnings(kept)),
         _redis_url(kept.cache.redis, keys, problems),
         _admin_token(kept.admin, keys, problems),
+        personalities,
     )
     if problems:
         raise SettingsProblems([*problems, *renames])

@@ -15,6 +15,7 @@ Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 WindowSeconds = Annotated[int, Meta(ge=1, le=600)]
 PriorityName = Literal["high", "normal", "low"]
+InjectionAction = Literal["off", "flag", "block"]
 
 
 class TimeoutOptions(Struct, frozen=True):
@@ -181,3 +182,14 @@ class DegradedOptions(Struct, frozen=True):
     enabled: bool = False
     answer_within_s: Seconds | None = None
     templates: str | None = None
+
+
+class SanitizeOptions(Struct, frozen=True):
+    """Sanitising of the texts that callers send to a route. `question_chars_max`: of the last user message.
+
+    `injection`: what becomes of a request that looks like a prompt injection.
+    """
+
+    enabled: bool = False
+    question_chars_max: Count = 2_000
+    injection: InjectionAction = "off"

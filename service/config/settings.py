@@ -18,6 +18,7 @@ from dub5.service.config.options import (
     LimiterOptions,
     ProbeOptions,
     RetryOptions,
+    SanitizeOptions,
     Seconds,
     SecondsOrZero,
     TimeoutOptions,
@@ -29,6 +30,7 @@ Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", max_length=
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+\Z", max_length=64)]
 HeaderText = Annotated[str, Meta(pattern=r"^[ -~]*\Z", max_length=1024)]
 TargetName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*\Z")]  # it stands in headers
+Title = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z", max_length=100)]
 RouteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*\Z", max_length=128)]
 
 OTHERS = "others"  # in admission.priorities: all callers that are not named
@@ -106,6 +108,24 @@ class RouteSettings(Struct, frozen=True):
     cache: CacheOptions = CacheOptions()
     degraded: DegradedOptions = DegradedOptions()
     reject_patterns: tuple[str, ...] = ()
+    personalities: tuple[str, ...] = ()  # each makes one more model name, `<route>:<personality>`
+    sanitize: SanitizeOptions = SanitizeOptions()
+
+
+class PersonalitySettings(Struct, frozen=True):
+    """One personality: a system prompt. `file`: its text; None for one that is shipped."""
+
+    name: Name
+    file: str | None = None
+    title: Title | None = None
+
+
+class Personality(Struct, frozen=True):
+    """A personality with its text, as it was read."""
+
+    name: str
+    title: str
+    text: str
 
 
 class LogSettings(Struct, frozen=True):
@@ -126,6 +146,7 @@ class Settings(Struct, frozen=True):
 
     provider: tuple[ProviderSettings, ...]
     route: tuple[RouteSettings, ...]
+    personality: tuple[PersonalitySettings, ...] = ()
     server: ServerSettings = ServerSettings()
     breaker: BreakerOptions = BreakerOptions()
     retry: RetryOptions = RetryOptions()
@@ -157,7 +178,10 @@ class Secret:
 
 
 class LoadedSettings(Struct, frozen=True):
-    """Settings, and the secrets they name. `warnings`: sentences about valid settings, for the operator."""
+    """Settings, and the secrets and texts that they name.
+
+    `warnings`: sentences about valid settings, for the operator.
+    """
 
     settings: Settings
     provider_keys: Mapping[str, tuple[Secret, ...]]
@@ -165,6 +189,7 @@ class LoadedSettings(Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     redis_url: Secret | None = None  # with its password
     admin_token: Secret | None = None
+    personalities: Mapping[str, Personality] = {}
 
 
 class SettingsProblems(Exception):

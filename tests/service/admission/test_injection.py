@@ -50,6 +50,16 @@ def test_false_alarms() -> None:
     assert sum(bool(scan(line.text)) for line in harmless) / len(harmless) <= FALSE_ALARMS_MAX
 
 
+def test_the_numbers_of_the_page() -> None:
+    """The page tells recall and false alarms as they are."""
+    found = [
+        f"{sum(bool(scan(line.text)) for line in lines)} of {len(lines)}"
+        for lines in (held_out(attack=True), held_out(attack=False))
+    ]
+    page = " ".join((ROOT / "docs/use/sanitising.md").read_text().split())
+    assert [numbers for numbers in found if numbers not in page] == []
+
+
 def test_our_own_pages() -> None:
     """Of the documentation no paragraph is flagged, but for those that write about injections."""
     pages = [path for path in (ROOT / "docs").rglob("*.md") if path.name != "sanitising.md"]
