@@ -38,6 +38,9 @@ VERBS = {
     "serve": Verb("dub5.service.command", "run the service over your providers"),
     "check": Verb("dub5.service.command", "check the settings offline and list every error"),
     "verify": Verb("dub5.service.verify.command", "ask a deployed service whether all of it works"),
+    "personality": Verb(
+        "dub5.service.personality_command", "list the personalities, or try one on questions"
+    ),
     "playground": Verb("dub5.chaos.cli", "run the service over simulated providers, to try it"),
     "demo": Verb("dub5.chaos.cli", "watch a minute of an incident on real sockets"),
     "chaos": Verb("dub5.chaos.cli", "run chaos scenarios and check their expectations"),

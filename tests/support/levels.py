@@ -12,7 +12,7 @@ LEVELS = (
     ("cache", "fallback", "admission", "single_flight"),
     ("gateway",),
     ("api", "telemetry"),
-    ("app", "runtime", "online_check", "unread"),
-    ("asgi", "command", "http_protocol", "verify"),
+    ("app", "runtime", "online_check", "personality_trial", "unread"),
+    ("asgi", "command", "http_protocol", "personality_command", "verify"),
     ("__main__",),
 )
