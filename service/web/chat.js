@@ -2,10 +2,12 @@
 
 import { ask } from "./ask.js";
 import { byId, h, put } from "./dom.js";
+import { modelLabel } from "./labels.js";
 import { TurnView, isAtFault, isOpen, newTurn } from "./turn.js";
 
 /** @typedef {import("./turn.js").Turn} Turn */
 /** @typedef {{name: string, targets: string[]}} Route */
+/** @typedef {import("./labels.js").Model} Model */
 /** @typedef {{headers(): Record<string, string>, unauthorized(sent: Record<string, string>): void}} Caller */
 
 const STORAGE_KEY = "dub5.chat"; // in sessionStorage, which ends with the tab
@@ -77,7 +79,7 @@ class Chat {
       const headers = this.caller.headers();
       const response = await fetch("/v1/models", { headers });
       if (response.status === 401) this.caller.unauthorized(headers);
-      if (response.ok) this.showModels((await response.json()).data.map((/** @type {{id: string}} */ m) => m.id));
+      if (response.ok) this.showModels((await response.json()).data);
       else put(this.model.options[0], "no models available");
     } catch {
       put(this.model.options[0], "service unreachable"); // live.js keeps polling, then calls `updateRoutes`
@@ -86,12 +88,12 @@ class Chat {
     }
   }
 
-  /** @param {string[]} names */
-  showModels(names) {
+  /** @param {Model[]} models */
+  showModels(models) {
     const chosen = this.wanted || this.model.value;
-    this.model.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
-    this.model.disabled = names.length === 0;
-    if (names.includes(chosen)) this.model.value = chosen;
+    this.model.replaceChildren(...models.map((model) => h("option", { value: model.id }, modelLabel(model))));
+    this.model.disabled = models.length === 0;
+    if (models.some((model) => model.id === chosen)) this.model.value = chosen;
     this.showOrder();
   }
 

@@ -260,13 +260,21 @@ export function fallbackLabel(source) {
   return source && (FALLBACKS.get(source) ?? "No model could answer: this is a fallback answer.");
 }
 
+/** @typedef {{id: string, personality?: string, title?: string}} Model */
+
+/** Name a model for people: "chat", or "chat: Tutor" with a personality. @param {Model} model */
+export function modelLabel({ id, personality, title }) {
+  return personality ? `${id.slice(0, -personality.length)} ${title}` : id;
+}
+
 /**
  * Describe the unavailable features of the routes: "chat: no tools, vision at the moment"; "" without any.
  * @param {{name: string, features?: Record<string, string>}[]} routes
  */
 export function reducedLabel(routes) {
   const lost = routes.flatMap(({ name, features }) => {
-    if (!features) return [];
+    const ofAnother = routes.some((route) => name.startsWith(`${route.name}:`)); // the same, with a personality
+    if (!features || ofAnother) return [];
     if (features.chat === "unavailable") return [`${name}: no target can answer at the moment`];
     const missing = Object.keys(features).filter((feature) => features[feature] === "unavailable");
     const names = missing.join(", ").replaceAll("_", " ");

@@ -404,7 +404,8 @@ SUBSTITUTE = """(async () => {
     const { by, note } = new TurnView(turn, () => {});
     return [by.textContent.includes("fallback answer"), note.textContent];
   };
-  const reduced = (features) => reducedLabel([{ name: "chat", features }, { name: "old" }]);
+  const reduced = (features) =>
+    reducedLabel([{ name: "chat", features }, { name: "old" }, { name: "chat:tutor", features }]);
   return {
     answer: shown(""),
     stale: shown("stale"),
@@ -469,3 +470,19 @@ async def test_simulated(browser: str, config: Path) -> None:
                 await page.until("document.querySelectorAll('.target:not(.ghost)').length === 3")
                 assert await page.evaluate(f"{shown}.hidden") == (said is None)
                 assert (said or "") in await page.evaluate(f"{shown}.textContent")
+
+
+async def test_personalities(browser: str, config: Path) -> None:
+    """The list of models has the titles of personalities, and a question goes to the one that was chosen."""
+    file = config.with_name("personalities.toml")
+    file.write_text(config.read_text().replace('name = "chat"', 'name = "chat"\npersonalities = ["tutor"]'))
+    with serving(file) as (url, _):
+        async with open_page(browser, url) as page:
+            await page.until("!document.querySelector('#model').disabled")
+            shown = "[...document.querySelectorAll('#model option')].map((one) => one.textContent).join('|')"
+            assert await page.evaluate(shown) == "chat|chat: Tutor"
+            await page.evaluate("document.querySelector('#model').value = 'chat:tutor'")
+            assert await ask(page, "Name three rivers.") == "whole"
+            async with aiohttp.ClientSession() as client, client.get(f"{url}/status") as response:
+                assert (await response.json())["recent"][0]["route"] == "chat:tutor"
+            assert page.errors == []
