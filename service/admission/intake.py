@@ -14,7 +14,7 @@ from dub5.service.admission.injection import scan_in_steps
 from dub5.service.admission.sanitize import clean_in_steps
 from dub5.service.config.options import SanitizeOptions
 from dub5.service.config.settings import Personality
-from dub5.service.errors import InvalidRequest, QuestionTooLong, SuspiciousInput
+from dub5.service.errors import QuestionTooLong, SuspiciousInput
 from dub5.service.model import ChatRequest, Message
 from dub5.service.providers.fields import LEVELS, JsonObject
 from dub5.service.providers.slices import LIST, Steps, StepSize, decode_lazily, in_full
@@ -74,7 +74,7 @@ class Intake:
                 yield
             if role not in CLEANED:
                 continue
-            message, texts = yield from _cleaned(raws[index], known[index], index, pace)
+            message, texts = yield from _cleaned(raws[index], known[index], pace)
             if message is not None:
                 changed, raws[index] = True, Raw(msgspec.json.encode(message))
                 known[index] = _with_texts(known[index], texts)
@@ -102,23 +102,17 @@ def _last(roles: Sequence[str], role: str) -> int:
     return max((index for index, one in enumerate(roles) if one == role), default=-1)
 
 
-def _cleaned(
-    raw: Raw, known: Message, index: int, pace: StepSize
-) -> Steps[tuple[JsonObject | None, list[str]]]:
+def _cleaned(raw: Raw, known: Message, pace: StepSize) -> Steps[tuple[JsonObject | None, list[str]]]:
     """Return the message with clean texts, None if they were clean; and the texts. Raises InvalidRequest."""
     is_list = isinstance(known.content, list)
-    try:
-        message: JsonObject = yield from decode_lazily(raw, LEVELS["messages"] - 1, pace)
-        holders = _texts(message["content"], "text") if is_list else _texts([message], "content")
-        texts, changed = [], False
-        for holder, name in holders:
-            before = in_full(holder[name])
-            holder[name] = after = yield from clean_in_steps(before, is_part=is_list)
-            texts.append(after)
-            changed = changed or after != before
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        where = f"messages[{index}].content"
-        raise InvalidRequest(f"{where}: holds a text that is not valid JSON.", param=where) from None
+    message: JsonObject = yield from decode_lazily(raw, LEVELS["messages"] - 1, pace)
+    holders = _texts(message["content"], "text") if is_list else _texts([message], "content")
+    texts, changed = [], False
+    for holder, name in holders:
+        before = in_full(holder[name])
+        holder[name] = after = yield from clean_in_steps(before, is_part=is_list)
+        texts.append(after)
+        changed = changed or after != before
     return message if changed else None, texts
 
 
