@@ -16,7 +16,7 @@ import unicodedata
 from dub5.service.admission.injection_patterns import PATTERNS
 from dub5.service.providers.slices import Steps, finish
 
-BLOCK_CHARS = 4 * 1024  # looked at in one step
+BLOCK_CHARS = 2 * 1024  # looked at in one step
 OVERLAP_CHARS = 500  # longer than any match
 HIDDEN = "hidden_characters"
 FLAGS = (*PATTERNS, HIDDEN)

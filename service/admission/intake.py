@@ -14,12 +14,13 @@ from dub5.service.admission.injection import scan_in_steps
 from dub5.service.admission.sanitize import clean_in_steps
 from dub5.service.config.options import SanitizeOptions
 from dub5.service.config.settings import Personality
-from dub5.service.errors import QuestionTooLong, SuspiciousInput
+from dub5.service.errors import QuestionTooLong, SuspiciousInput, TooLarge
 from dub5.service.model import ChatRequest, Message
 from dub5.service.providers.fields import LEVELS, JsonObject
 from dub5.service.providers.slices import LIST, Steps, StepSize, decode_lazily, in_full
 
 CLEANED = frozenset({"system", "developer", "user", "tool", "function"})
+TEXT_BYTES_MAX = 1024 * 1024  # more than a model reads; cleaning it would hold up all others
 SCANNED = frozenset({"user", "tool", "function"})  # the others are the application's own words
 
 
@@ -39,7 +40,7 @@ class Intake:
     def take(self, request: ChatRequest) -> Steps[tuple[ChatRequest, tuple[str, ...]]]:
         """Return the request as the route sends it on, and the flags of a prompt injection in it.
 
-        Raises InvalidRequest, QuestionTooLong.
+        Raises InvalidRequest, QuestionTooLong, TooLarge.
         """
         flags: tuple[str, ...] = ()
         if self._options.enabled:
@@ -103,12 +104,17 @@ def _last(roles: Sequence[str], role: str) -> int:
 
 
 def _cleaned(raw: Raw, known: Message, pace: StepSize) -> Steps[tuple[JsonObject | None, list[str]]]:
-    """Return the message with clean texts, None if they were clean; and the texts. Raises InvalidRequest."""
+    """Return the message with clean texts, None if they were clean; and the texts.
+
+    Raises InvalidRequest, TooLarge.
+    """
     is_list = isinstance(known.content, list)
     message: JsonObject = yield from decode_lazily(raw, LEVELS["messages"] - 1, pace)
     holders = _texts(message["content"], "text") if is_list else _texts([message], "content")
     texts, changed = [], False
     for holder, name in holders:
+        if isinstance(holder[name], Raw) and memoryview(holder[name]).nbytes > TEXT_BYTES_MAX:
+            raise TooLarge(f"A text is larger than {TEXT_BYTES_MAX:,} bytes.")
         before = in_full(holder[name])
         holder[name] = after = yield from clean_in_steps(before, is_part=is_list)
         texts.append(after)

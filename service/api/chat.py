@@ -183,7 +183,7 @@ class Exchange:
     async def _take_in(self, request: AnyRequest, intake: Intake) -> AnyRequest:
         """Return the request as the route sends it on.
 
-        Raises InvalidRequest, QuestionTooLong, SuspiciousInput.
+        Raises InvalidRequest, QuestionTooLong, TooLarge, SuspiciousInput.
         """
         if not isinstance(request, ChatRequest):
             return request

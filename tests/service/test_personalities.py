@@ -17,7 +17,7 @@ from dub5.service.telemetry import names as metric_names
 from tests.support.personalities import PersonalityWorld, loaded_settings
 from tests.support.play import provider
 from tests.support.source import ROOT
-from tests.support.world import status
+from tests.support.world import completion, status
 
 NAMES = "assistant, tutor, short, resume"
 NOT_SHIPPED = f"""\
@@ -166,6 +166,23 @@ async def test_a_fallback_answer() -> None:
     world = PersonalityWorld(loaded_settings(degraded=DegradedOptions(enabled=True)), status(500, b"{}"))
     async with world.client:
         assert "x-dub5-degraded" in (await world.ask("chat:tutor")).headers
+
+
+async def test_warmed_answers(tmp_path: Path) -> None:
+    """The answers of a file belong to the plain name: no personality gives them, online or offline."""
+    file = tmp_path / "answers.jsonl"
+    line = {"request": {"messages": [HI], "temperature": 0}, "answer": json.loads(completion("Hello."))}
+    file.write_text(json.dumps(line))
+    cache, degraded = replace(CACHED, warm_from=str(file)), DegradedOptions(enabled=True)
+    world = PersonalityWorld(loaded_settings(cache=cache, degraded=degraded, listed=["tutor"]))
+    async with world.client:
+        found = [
+            (await world.ask(model, temperature=0)).headers["x-dub5-cache"]
+            for model in ("chat", "chat:tutor")
+        ]
+        pack = (await world.client.request("GET", "/v1/offline")).json()["routes"]
+    assert found == ["hit", "miss"]
+    assert {name: len(route["answers"]) for name, route in pack.items()} == {"chat": 1, "chat:tutor": 0}
 
 
 async def test_reload(tmp_path: Path) -> None:

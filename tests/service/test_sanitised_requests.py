@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dub5.service.admission.intake import TEXT_BYTES_MAX
 from dub5.service.config.options import CacheOptions, SanitizeOptions
 from dub5.simulators.virtual import AppResponse
 from tests.support.personalities import PersonalityWorld, loaded_settings
@@ -122,6 +123,13 @@ async def test_too_long(content: Any) -> None:
     assert (answer.status, error["code"], error["param"]) == (400, "question_too_long", "messages[2].content")
     assert error["message"].startswith("The question has 2,001 characters; this model takes 2,000.")
     assert one.asked == []
+
+
+async def test_huge_texts() -> None:
+    """A text that no model reads is refused: to clean it would hold up all others."""
+    one = world()
+    answer = await ask(one, {"role": "system", "content": "x" * (TEXT_BYTES_MAX + 1)}, user("Hi"))
+    assert (answer.status, answer.json()["error"]["code"], one.asked) == (413, "request_too_large", [])
 
 
 async def test_not_too_long() -> None:
