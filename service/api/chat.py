@@ -1,6 +1,6 @@
 """POST /v1/chat/completions: one exchange, from the first byte read to the last byte sent.
 
-read body -> parse -> gateway.answer -> ResponseWriter (response.py): JSON, or the events of a stream
+read body -> parse -> intake, where the route has one -> gateway.answer -> ResponseWriter (response.py)
 `_cancel` cancels the task when the client leaves, or when a drain cuts the exchange; `_ended_by` says which
 """
 

@@ -17,6 +17,7 @@ examples:
   dub5 check --config dub5.toml           check the settings offline and list every error
   dub5 serve --config dub5.toml           run the service; `dub5 serve --help` shows a minimal settings file
   dub5 verify https://dub5.example        ask a deployed service whether all of it works
+  dub5 personality list                   list the system prompts that routes may offer
   dub5 playground                         run the service over simulated providers, to try it
   dub5 demo                               watch a minute of an incident, with a verdict and a report
   dub5 chaos --list                       list the bundled chaos scenarios
