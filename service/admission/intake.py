@@ -17,7 +17,7 @@ from dub5.service.config.settings import Personality
 from dub5.service.errors import QuestionTooLong, SuspiciousInput, TooLarge
 from dub5.service.model import ChatRequest, Message
 from dub5.service.providers.fields import LEVELS, JsonObject
-from dub5.service.providers.slices import LIST, Steps, StepSize, decode_lazily, in_full
+from dub5.service.providers.slices import LIST, Steps, StepSize, decode_lazily, encode_list, in_full
 
 CLEANED = frozenset({"system", "developer", "user", "tool", "function"})
 TEXT_BYTES_MAX = 1024 * 1024  # more than a model reads; cleaning it would hold up all others
@@ -85,7 +85,7 @@ class Intake:
                 for text in texts:
                     flags |= dict.fromkeys((yield from scan_in_steps(text)))
         if changed:
-            fields = {**request.fields, "messages": Raw(msgspec.json.encode(raws))}
+            fields = {**request.fields, "messages": (yield from encode_list(raws))}
             body = msgspec.structs.replace(request.body, messages=known)
             request = msgspec.structs.replace(request, body=body, fields=fields)
         return request, tuple(sorted(flags))
@@ -115,7 +115,7 @@ def _cleaned(raw: Raw, known: Message, pace: StepSize) -> Steps[tuple[JsonObject
     for holder, name in holders:
         if isinstance(holder[name], Raw) and memoryview(holder[name]).nbytes > TEXT_BYTES_MAX:
             raise TooLarge(f"A text is larger than {TEXT_BYTES_MAX:,} bytes.")
-        before = in_full(holder[name])
+        before = yield from in_full(holder[name])
         holder[name] = after = yield from clean_in_steps(before, is_part=is_list)
         texts.append(after)
         changed = changed or after != before
