@@ -322,12 +322,13 @@ class CallSubscriber(Generic[G]):
                 if context.timeouts.deadline_s >= call.deadline_s:  # the call ends now by itself
                     await asyncio.wait({call.task}, timeout=LAST_S)
                 await self.aclose()
-        if call.error is not None:
+        too_late = call.answer is not None and not self.chunks_read  # it came at this very moment
+        if call.error is not None and not too_late:
             raise _copy_error(call.error, self._copy_trail())
         if call.ended and not self._left:
             await asyncio.wait({call.task})
             call.task.result()  # a defect of ours is raised
-        if call.answer is None or not self.chunks_read:  # an answer at this very moment is too late
+        if call.answer is None or too_late:
             raise DeadlineExceeded("No provider answered before the deadline.", attempts=self._copy_trail())
         raise StreamStalled("The deadline passed before the answer was whole.", attempts=self._copy_trail())
 

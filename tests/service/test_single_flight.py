@@ -356,6 +356,19 @@ async def test_too_little_time_is_nobody_elses() -> None:
     assert len(scenario.calls) == 1
 
 
+async def test_an_answer_at_the_deadline_is_too_late() -> None:
+    """Of a stream that begins as the deadline passes nothing is read: it was never begun, so it is not cut."""
+
+    class LateScenario(CallScenario):
+        async def ask(self, context: RequestContext) -> TimedStream:
+            await asyncio.sleep(2.0)
+            return TimedStream(context.timeouts, self.chunks)
+
+    with pytest.raises(DeadlineExceeded):
+        async with LateScenario([b"a", b"b"]).subscriber(2.0):
+            pass
+
+
 async def test_no_timer_is_left() -> None:
     """A call that is over leaves nothing that would ring later."""
     scenario = CallScenario([b"a"])
