@@ -390,8 +390,11 @@ class StreamedAnswer:
         if self._reader.ended or self._reader.finished:
             return False
         data = await self._body.read_within(limit_s)
-        self._at_end = data == b""
+        if data is None:
+            return False
         if not data:
+            self._at_end = True
+            self._reader.end()  # raises where the answer is cut: none of it is out
             return False
         self.held += self._reader.feed(data)
         if self._reader.fault is not None:

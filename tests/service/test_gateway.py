@@ -349,6 +349,14 @@ class TestNotices:
         assert payloads(answer.body)[-1] == "[DONE]"
         assert world.outcomes() == {"complete": 1}
 
+    async def test_cut_while_judged(self) -> None:
+        """An answer that ends too early while it is held back is no answer, and somebody else answers."""
+        cut = script(Head(200, SSE), chunk({"content": "a"}), Wait(0.1), End())
+        async with ServiceWorld(one=cut, two=healthy(), route=self.ROUTE) as world:
+            answer = await world.ask(stream=True)
+        assert answer.headers["x-dub5-target"] == "two/m"
+        assert world.outcomes() == {"complete": 1}
+
     async def test_held_back_for_a_moment_only(self) -> None:
         """A slow second word does not keep the first one back for longer than 300 ms."""
         slow = healthy(words=("one ", "two"), gap_s=5.0)

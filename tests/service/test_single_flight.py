@@ -357,7 +357,7 @@ async def test_too_little_time_is_nobody_elses() -> None:
 
 
 async def test_an_answer_at_the_deadline_is_too_late() -> None:
-    """Of a stream that begins as the deadline passes nothing is read: it was never begun, so it is not cut."""
+    """Of a stream that begins as the deadline passes nothing is read: it is late, and not cut."""
 
     class LateScenario(CallScenario):
         async def ask(self, context: RequestContext) -> TimedStream:
