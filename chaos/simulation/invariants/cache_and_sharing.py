@@ -127,8 +127,10 @@ class CacheAndSharing:
 
     def ended(self, request: RequestRecord) -> None:
         """Restore the earlier call if this request was rejected before it called or joined anything."""
+        if request.is_refresh:
+            return  # its own answer came from the cache: its call may only begin now
         key, before = _call_key(request), self._joinable.pop(request.plan.number, None)
-        rejected = request.leader is None and not request.attempts and not request.waits
+        rejected = not (request.leader or request.subscribers or request.attempts or request.waits)
         if before is not None and rejected and self._calls.get(key) is request:
             self._calls[key] = before
 
