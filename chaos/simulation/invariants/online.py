@@ -41,8 +41,9 @@ from dub5.chaos.simulation.invariants.record import (
 )
 from dub5.chaos.simulation.invariants.trail_headers import (
     answered_elsewhere,
-    is_background_retry,
+    background_until_s,
     parse_retry_after,
+    repeated_in_background,
 )
 from dub5.chaos.simulation.world.build import keys
 from dub5.chaos.simulation.world.model import Reload, World
@@ -168,10 +169,7 @@ class OnlineInvariants:
         if request.hedged.get(attempt.target) in FINISHES_IN_BACKGROUND and answered_elsewhere(
             request, attempt
         ):
-            until_s = max(
-                request.until_s(timeouts.total_s),
-                attempt.began_s + timeouts.connect_s + timeouts.first_token_s,
-            )
+            until_s = max(request.until_s(timeouts.total_s), background_until_s(attempt, timeouts))
             if self._record.ran_s(until_s, now_s) > LEAVE_S:
                 self._record.violated(
                     "cancelled_when_client_leaves",
@@ -187,14 +185,17 @@ class OnlineInvariants:
         self._sharing.on_attempt_sent(request, now_s)
         request.attempts.append(attempt)
         self._note_branch(request, attempt.target)
-        until_s = request.until_s(self._world.tunings[request.generation].timeouts.total_s)
+        timeouts = self._world.tunings[request.generation].timeouts
+        until_s, repeated = request.until_s(timeouts.total_s), repeated_in_background(request, attempt)
+        if repeated is not None and request.has_ended():
+            until_s = max(until_s, background_until_s(repeated, timeouts))
         if now_s > until_s - EPSILON_S:
             self._record.violated(
                 "only_permitted_attempts",
                 f"#{attempt.number} calls {attempt.target} at or after its deadline",
             )
         all_left_s = request.all_left_s()
-        if request.has_ended() and not is_background_retry(request, attempt):
+        if request.has_ended() and repeated is None:
             self._record.violated(
                 "only_permitted_attempts", f"#{attempt.number} calls {attempt.target} after it has ended"
             )

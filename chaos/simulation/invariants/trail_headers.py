@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from dub5.chaos.simulation.invariants.record import FINISHES_IN_BACKGROUND, ObservedAttempt, RequestRecord
+from dub5.service.config.options import TimeoutOptions
 
 STALE = frozenset({"send_closed", "send_reset", "wait_closed", "wait_reset"})
 NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -27,12 +28,16 @@ def answered_elsewhere(request: RequestRecord, attempt: ObservedAttempt) -> bool
     return any(other.reported is not None and other.reported.first_token_s is not None for other in others)
 
 
-def is_background_retry(request: RequestRecord, attempt: ObservedAttempt) -> bool:
-    """Say whether a probe that finishes in the background repeats an attempt on a dead connection."""
-    before = [
-        other.reported
-        for other in request.attempts
-        if other.target == attempt.target and other is not attempt
-    ]
-    finishes_in_background = request.hedged.get(attempt.target) in FINISHES_IN_BACKGROUND
-    return finishes_in_background and len(before) == 1 and before[0] is not None and before[0].reason in STALE
+def repeated_in_background(request: RequestRecord, attempt: ObservedAttempt) -> ObservedAttempt | None:
+    """Return the attempt on a dead connection that this one repeats, for a probe that finishes in the
+    background."""
+    before = [other for other in request.attempts if other.target == attempt.target and other is not attempt]
+    if request.hedged.get(attempt.target) not in FINISHES_IN_BACKGROUND or len(before) != 1:
+        return None
+    reported = before[0].reported
+    return before[0] if reported is not None and reported.reason in STALE else None
+
+
+def background_until_s(attempt: ObservedAttempt, timeouts: TimeoutOptions) -> float:
+    """Return when an attempt that finishes in the background must end, whatever its request's deadline."""
+    return attempt.began_s + timeouts.connect_s + timeouts.first_token_s
