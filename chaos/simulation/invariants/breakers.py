@@ -70,7 +70,10 @@ class ObservedBreakers:
             if breaker.state == "half_open" and len(breaker.probes) < probes_max:
                 breaker.probes[attempt] = None
             elif breaker.state != "closed" and breaker.slow and scope == attempt.target:
-                attempt.slow_open = True
+                # Of two attempts in one instant either may be the probe: permits come before the sending.
+                attempt.slow_open = not any(
+                    self._record.ran_s(probe.began_s, now_s) <= 0.0 for probe in breaker.probes
+                )
             elif breaker.state == "half_open":
                 self._record.violated(
                     "probe_limit_respected",
