@@ -33,7 +33,7 @@ def check_others_unharmed(world: World, record: RunRecord) -> None:
         kind: _takers(world, healthy, kind) for kind in world.odd.kinds if kind not in (BREAKS, FILTERED)
     }
     odd = [r for r in record.requests.values() if r.plan.odd in takers and _one_refuses(world, r)]
-    odd = [r for r in odd if _may_get(world, r, takers[r.plan.odd])]
+    odd = [r for r in odd if _may_get(world, r, takers[r.plan.odd]) and not _is_in_its_own_way(world, r)]
     told = [r for r in odd if r.ended is not None and r.ended.code in REFUSED_FOR_GOOD]
     _check(record, "odd requests that a healthy target takes", odd, told)
     record.sometimes["odd request broke its target"] += sum(
@@ -76,6 +76,15 @@ def _takers(world: World, healthy: set[str], kind: str) -> set[str]:
     """Return the healthy targets that take odd requests of this kind."""
     refused = world.odd.refused if world.odd else {}
     return {target for target in healthy if kind not in refused[provider_of(target)]}
+
+
+def _is_in_its_own_way(world: World, request: RequestRecord) -> bool:
+    """Say whether a request passed over a target that fails with other requests of the odd caller."""
+    refused = world.odd.refused if world.odd else {}
+    return request.ended is not None and any(
+        attempt.reason == "caller_breaker_open" and BREAKS in refused[provider_of(attempt.target)]
+        for attempt in request.ended.attempts
+    )
 
 
 def _one_refuses(world: World, request: RequestRecord) -> bool:
