@@ -8,7 +8,10 @@ from dataclasses import replace
 from random import Random
 
 from dub5.chaos.simulation.world.model import FaultWindow, LoopStalls, World, WorldProvider
+from dub5.service.failover.rejected_content import JUDGED_S
+from dub5.simulators.latency import PRESETS
 
+GAP_MAX_S = JUDGED_S / 10  # between the words of a provider that sends notices
 NOTICE = {"kind": "notice"}
 REJECT_PATTERNS = ("important notice",)
 
@@ -30,8 +33,9 @@ def _with_load(world: World) -> World:
 
 def _with_notices(world: World, always_healthy: WorldProvider | None) -> World:
     rng = Random(f"{world.seed}:notices")
-    # A notice that comes so slowly that it cannot be judged in time would be passed on.
+    # A notice whose words come so slowly that it cannot be judged in JUDGED_S is passed on by design.
     slow = {window.provider for window in world.troubles if window.fault["kind"] == "slow"}
+    slow |= {p.name for p in world.providers if PRESETS[p.latency].gap_s > GAP_MAX_S}
     senders = [p for p in world.providers if p is not always_healthy and p.name not in slow]
     if not senders or rng.random() > 0.2:
         return world
