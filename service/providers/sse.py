@@ -98,11 +98,12 @@ class SseDecoder:
         elif field == b"event":
             self._name = value
         elif field not in OTHER_FIELDS and (found := _OBJECT.search(line)):
-            self._odd_line(line[found.start() :].rstrip(), events)
+            self._odd_line(line, line[found.start() :].rstrip(), events)
 
-    def _odd_line(self, value: bytes, events: list[tuple[bytes, bytes]]) -> None:
+    def _odd_line(self, line: bytes, value: bytes, events: list[tuple[bytes, bytes]]) -> None:
         """Read what a line holds outside of any field: an object, `[DONE]`, or nothing of an answer."""
-        if not (split_objects(value) or any(name in value for name in ANSWER_NAMES)):
+        may_answer = line.startswith(b'{"') or any(name in value for name in ANSWER_NAMES)
+        if not (may_answer or split_objects(value)):
             return
         if self._data:
             self._line(b"data:" + value, events)
@@ -113,7 +114,8 @@ class SseDecoder:
 
 
 OTHER_FIELDS = frozenset({b"", b"id", b"retry"})  # a line that begins with a colon is a comment
-ANSWER_NAMES = (b'"choices"', b'"delta"')  # broken off, such an object is a fault, not to be skipped
+# Broken off, an object with these names, or one that begins its line, is a fault, not to be skipped.
+ANSWER_NAMES = (b'"choices"', b'"delta"')
 _OBJECT = re.compile(rb"\{|\[DONE\]")
 _BETWEEN = re.compile(r"(?:\s|data\s*:)*")
 _JSON = json.JSONDecoder()

@@ -296,6 +296,17 @@ def test_a_broken_line(delivery: dict[str, Any], frame: str, place: int, cut: fl
     assert "error" in payloads(body)[-1] or text_of(body) == "another answer"
 
 
+@deliveries
+async def test_a_broken_beginning(delivery: dict[str, Any]) -> None:
+    """A line that begins as an object, and is broken off before it says of what, may have held words, too."""
+    actions = [*(chunk({"content": word}) for word in WORDS), chunk({}, "stop"), DONE]
+    actions[1] = Data(b'{"id":"c","object":"chat.comp\x00\xff<<<event: ping\ndata: {"type": "ping"}\n\n')
+    one = script(Head(200, SSE), *actions, End())
+    async with ServiceWorld(one=one, two=healthy(words=("another ", "answer")), **delivery) as world:
+        body = (await world.ask(stream=True)).body
+    assert "error" in payloads(body)[-1] or text_of(body) == "another answer"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("kind", ["application/json", "text/event-stream", "text/html"])
 @pytest.mark.parametrize(
