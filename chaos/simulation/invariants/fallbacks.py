@@ -59,8 +59,10 @@ def _check_fallback(world: World, record: RunRecord, request: RequestRecord) -> 
             "fallback_allowed_and_labelled",
             f"#{number} has the label {label} in its headers, not {ended.degraded}",
         )
-    if any(
-        attempt.reported is not None and attempt.reported.ok and attempt.ended_s < request.ended_s
+    if any(  # a stall may lie between an answer and the deadline, which has passed when the loop runs again
+        attempt.reported is not None
+        and attempt.reported.ok
+        and record.ran_s(attempt.ended_s, request.ended_s) > 0.0
         for attempt in request.leader_or_self.attempts
     ):
         violated(
