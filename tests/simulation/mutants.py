@@ -25,7 +25,7 @@ from dub5.service.config.options import TimeoutOptions
 from dub5.service.config.settings import LoadedSettings
 from dub5.service.errors import StreamCut
 from dub5.service.failover import attempt as tries
-from dub5.service.failover import hedge_timer
+from dub5.service.failover import hedge_timer, loop
 from dub5.service.failover import race as legs
 from dub5.service.failover import target_attempts as target_tries
 from dub5.service.failover.attempt import CANCELLED, Attempt, StreamedAnswer
@@ -42,6 +42,7 @@ from dub5.service.resilience.fleet import Fleet
 from dub5.service.resilience.permit import Permit
 from dub5.service.resilience.refusals import Refusals
 from dub5.service.resilience.retry_budget import RetryBudget
+from dub5.service.resilience.target import TargetState
 from dub5.service.timeouts import CutShort, TimedOut, Timeouts
 
 
@@ -155,6 +156,23 @@ def last_candidate_ejected() -> Iterator[None]:
         whole(self, from_s, not_before_s, why)
 
     with mock.patch.object(Breaker, "_open", hard):
+        yield
+
+
+@contextlib.contextmanager
+def last_resort_first() -> Iterator[None]:
+    """Call a target whose breaker is open for slowness in its turn, before the others of the route."""
+    whole = TargetState.not_permitted
+    first = lambda self, now_s, *, last_resort: whole(self, now_s, last_resort=True)
+    with mock.patch.object(TargetState, "not_permitted", first):
+        yield
+
+
+@contextlib.contextmanager
+def attempts_without_time() -> Iterator[None]:
+    """Begin attempts whose deadline has passed."""
+    always = lambda *_: True
+    with mock.patch.object(target_tries, "has_time", always), mock.patch.object(loop, "has_time", always):
         yield
 
 
@@ -476,6 +494,8 @@ MUTANTS = (
     budget_ignored,
     retry_after_ignored,
     last_candidate_ejected,
+    last_resort_first,
+    attempts_without_time,
     follower_killed_with_leader,
     caller_missing_in_key,
     loser_not_cancelled,

@@ -25,6 +25,8 @@ CAUGHT = {
     "budget_ignored": (13, {"retry_budget_respected"}),
     "retry_after_ignored": (14, {"retry_after_respected", "final_refusal_respected"}),
     "last_candidate_ejected": (48, {"last_resort_offered"}),
+    "last_resort_first": (48, {"only_permitted_attempts"}),
+    "attempts_without_time": (68, {"only_permitted_attempts"}),
     "follower_killed_with_leader": (24, {"honest_end"}),
     "caller_missing_in_key": (10, {"cache_and_sharing_correct"}),
     "loser_not_cancelled": (9, {"hedging_bounded"}),
@@ -40,7 +42,8 @@ CAUGHT = {
 }
 
 
-REQUESTS = {"expired_work_sent": 150}  # how many requests of a world run; of other worlds the first 100
+# How many requests of a world run; of other worlds the first 100.
+REQUESTS = {"expired_work_sent": 150, "last_resort_first": 200}
 
 
 def beginning(seed: int, requests: int) -> World:
