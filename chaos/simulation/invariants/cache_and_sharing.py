@@ -168,7 +168,8 @@ class CacheAndSharing:
 
     def _check_no_duplicate_call(self, request: RequestRecord, before: RequestRecord, now_s: float) -> None:
         """Check a request that calls by itself instead of joining the call that was in flight."""
-        if _attempt_in_flight(before, now_s) and not before.has_ended():
+        over = before.has_ended() or before.all_left_s() is not None  # whose attempts are cancelled now
+        if _attempt_in_flight(before, now_s) and not over:
             self._record.violated(
                 "cache_and_sharing_correct",
                 f"#{request.plan.number} calls in parallel with the equal call of #{before.plan.number}",
