@@ -256,6 +256,18 @@ OVERVIEW = Dashboard(
             (Query(f"sum (increase({series(names.CRASHES)}[$__rate_interval]))", "crashes"),),
         ),
         Panel(
+            "Security events",
+            "Refused keys, tokens, hosts, origins and sessions, and misuse. A burst of one kind: an attack, "
+            "or a client with old settings; the log lines with event=security name the addresses.",
+            "short",
+            (
+                Query(
+                    f"sum by (what) (increase({series(names.SECURITY_EVENTS)}[$__rate_interval]))", "{{what}}"
+                ),
+            ),
+            stacked=True,
+        ),
+        Panel(
             "Tokens",
             "Tokens per second by target and type. Tokens of the certainty maybe belong to attempts that "
             "failed, were cut or cancelled, and may be billed. Some are estimated.",

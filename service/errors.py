@@ -13,6 +13,7 @@
     ├── TooLarge 413
     ├── CompressedBody 415
     ├── HeadTooLarge 431
+    ├── RateLimited 429
     ├── AllTargetsLimited 429
     ├── Unavailable 503
     │   ├── AllTargetsDown
@@ -177,6 +178,16 @@ class TooLarge(GatewayError):
     type = "invalid_request_error"
     code = "request_too_large"
     suggestion = "Shorten the conversation, or send images as URLs."
+    outcome = "refused"
+
+
+class RateLimited(GatewayError):
+    """This client has sent too many requests, or too many unknown keys."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limited"
+    suggestion = "Wait as long as Retry-After says."
     outcome = "refused"
 
 

@@ -5,6 +5,7 @@ failover, gateway, resilience, cache, admission --emit--> Events --> telemetry.m
 
 import traceback
 from collections.abc import Callable
+from enum import StrEnum
 
 from msgspec import Struct
 
@@ -174,6 +175,32 @@ class Crashed(Struct, frozen=True):
     where: str
 
 
+class SecurityKind(StrEnum):
+    """What a security event is about."""
+
+    BAD_KEY = "bad_key"  # an unknown caller key
+    RATE_ABUSE = "rate_abuse"  # a caller or an address goes on asking while it is refused
+    ORIGIN_REFUSED = "origin_refused"  # a page of an origin that is not listed
+    HOST_REFUSED = "host_refused"  # a host name that is not ours
+    CSRF_REFUSED = "csrf_refused"  # a page of another site used a session's cookie
+    BAD_TICKET = "bad_ticket"
+    BAD_SESSION = "bad_session"
+    INJECTION_FLAGGED = "injection_flagged"  # a question that looks like an attack on the model
+    ADMIN_REFUSED = "admin_refused"  # a wrong admin token
+
+
+class SecurityNoted(Struct, frozen=True):
+    """Something happened that attacks begin with.
+
+    `who`: the client's address (of IPv6 its /64 network), or the hash of a caller or session. Only the log
+    has it, for an operator who must act. `where`: a path, or what was refused.
+    """
+
+    what: SecurityKind
+    who: str
+    where: str
+
+
 Event = (
     AttemptEnded
     | RequestEnded
@@ -191,6 +218,7 @@ Event = (
     | SettingsReloaded
     | DrainBegan
     | Crashed
+    | SecurityNoted
 )
 Subscriber = Callable[[Event], None]
 

@@ -17,6 +17,8 @@ from dub5.service.events import (
     HealthChanged,
     LimitLowered,
     RequestEnded,
+    SecurityKind,
+    SecurityNoted,
     SettingsReloaded,
 )
 from dub5.service.model import Outcome
@@ -40,7 +42,7 @@ SHED_ONLY_S = 30.0  # a burst sheds some requests; a route that sheds all of the
 RECENT_MAX = 50
 INCIDENTS_MAX = 100
 TEXT_CHARS_MAX = 200
-LIMIT_INCIDENT_EVERY_S = 60.0  # per provider: one overload may lower a limit many times
+REPEAT_INCIDENT_EVERY_S = 60.0  # one overload may lower a limit many times; an attack is many requests
 
 COUNTERS = (  # of `happened`: each begins at zero
     "breaker_opened",
@@ -75,6 +77,7 @@ COUNTERS = (  # of `happened`: each begins at zero
     "settings_refused",
     "drained",
     "crashed",
+    *SecurityKind,
 )
 # Outcomes that tell whether providers answer. A caller's own fault and a caller that left do not.
 ANSWERED_OR_NOT = (Outcome.COMPLETE, Outcome.DEGRADED, Outcome.FAILED, Outcome.CUT)
@@ -185,7 +188,7 @@ class StatusBoard:
         self._recent: deque[tuple[float, RequestEnded]] = deque(maxlen=RECENT_MAX)
         self._incidents: deque[dict[str, Any]] = deque(maxlen=INCIDENTS_MAX)
         self._failed_probes: dict[str, dict[str, Any]] = {}  # the incident of each scope that still fails
-        self._limit_incident_s: dict[str, float] = {}  # loop seconds, by provider
+        self._incident_s: dict[tuple[str, str], float] = {}  # loop seconds, of kinds that repeat
 
     @property
     def process_failing(self) -> bool:
@@ -298,11 +301,23 @@ class StatusBoard:
 
     def _limit(self, event: LimitLowered) -> None:
         self.happened["limit_lowered"] += 1
-        now_s = clock.now()
-        if now_s - self._limit_incident_s.get(event.provider, float("-inf")) >= LIMIT_INCIDENT_EVERY_S:
-            self._limit_incident_s[event.provider] = now_s
+        if self._is_due("limit_lowered", event.provider):
             why = f"from {event.before} to {event.after} concurrent requests ({event.why})"
             self._add_incident("limit_lowered", event.provider, why)
+
+    def _security(self, event: SecurityNoted) -> None:
+        """Count it. `who` stays in the log: /status may be open to everybody."""
+        self.happened[event.what] += 1
+        if self._is_due(event.what, ""):
+            self._add_incident(event.what, None, event.where)
+
+    def _is_due(self, what: str, name: str) -> bool:
+        """Return whether an incident of a kind that repeats was not added for a while."""
+        now_s = clock.now()
+        if now_s - self._incident_s.get((what, name), float("-inf")) < REPEAT_INCIDENT_EVERY_S:
+            return False
+        self._incident_s[what, name] = now_s
+        return True
 
     def _settings(self, event: SettingsReloaded) -> None:
         at, problems = round(clock.wall(), 3), [problem[:TEXT_CHARS_MAX] for problem in event.problems]
@@ -342,6 +357,7 @@ class StatusBoard:
         HealthChanged: _health,
         LimitLowered: _limit,
         RequestEnded: _request,
+        SecurityNoted: _security,
         SettingsReloaded: _settings,
     }
 

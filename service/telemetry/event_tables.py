@@ -26,6 +26,7 @@ from dub5.service.events import (
     Hedged,
     LimitLowered,
     QueueLeft,
+    SecurityNoted,
     SettingsReloaded,
     Shared,
 )
@@ -104,6 +105,7 @@ COUNTS: Mapping[type, CountRule] = {
         names.HEDGES, lambda event, known: (known.scope(event.target), _hedge_reason(event.why))
     ),
     LimitLowered: CountRule(names.LIMIT_LOWERED, lambda event, known: (known.provider(event.provider),)),
+    SecurityNoted: CountRule(names.SECURITY_EVENTS, lambda event, known: (event.what,)),
     SettingsReloaded: CountRule(names.RELOADS, lambda event, known: ("applied" if event.ok else "refused",)),
     Shared: CountRule(names.SHARED, lambda event, known: (known.route(event.route), event.what)),
 }

@@ -26,6 +26,7 @@ from dub5.service.events import (
     LimitLowered,
     QueueLeft,
     RequestEnded,
+    SecurityNoted,
     SettingsReloaded,
 )
 from dub5.service.model import Outcome
@@ -218,6 +219,9 @@ class EventLogger:
         if event.how not in ("served", "left"):
             self._line_rate_limited("shed", event.route, of="route", why=event.how)
 
+    def _security(self, event: SecurityNoted) -> None:
+        self._line_rate_limited("security", event.what, of="what", who=event.who, where=event.where)
+
     def _mistake(self, target: str, reason: str) -> None:
         """Warn of a failure that only the settings mend, once until they are reloaded."""
         if (target, reason) not in self._mistakes:
@@ -280,6 +284,7 @@ class EventLogger:
         LimitLowered: _limit,
         QueueLeft: _queue,
         RequestEnded: _request,
+        SecurityNoted: _security,
         SettingsReloaded: _settings,
     }
 

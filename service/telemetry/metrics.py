@@ -30,7 +30,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry, generate_latest
 
 from dub5.service import clock
-from dub5.service.events import AttemptEnded, DrainBegan, Event, QueueLeft, RequestEnded
+from dub5.service.events import AttemptEnded, DrainBegan, Event, QueueLeft, RequestEnded, SecurityKind
 from dub5.service.model import ChatRequest, Outcome, Target
 from dub5.service.resilience.health import TargetSnapshot
 from dub5.service.telemetry import names, process
@@ -154,6 +154,8 @@ class Metrics:
         for route in self._known.routes:
             for what in ("joined", "handed_over", "renewed"):
                 self._counters[names.SHARED][route, what] += 0
+        for kind in SecurityKind:
+            self._counters[names.SECURITY_EVENTS][kind,] += 0
         for result in ("applied", "refused"):
             self._counters[names.RELOADS][result,] += 0
         for provider in self._known.providers:

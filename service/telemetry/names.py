@@ -273,6 +273,13 @@ RELOADS = Metric(
     ("result",),
 )
 CRASHES = Metric("gateway_crashes", MetricKind.COUNTER, "{crash}", "Internal errors: defects of the gateway.")
+SECURITY_EVENTS = Metric(
+    "gateway_security_events",
+    MetricKind.COUNTER,
+    "{event}",
+    "Security events: refused keys, tokens, hosts, origins and sessions, and misuse.",
+    ("what",),
+)
 CPU = Metric("process_cpu", MetricKind.COUNTER, "s", "User and system time of this process.")
 MEMORY = Metric(
     "process_resident_memory",

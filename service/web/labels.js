@@ -195,6 +195,15 @@ const INCIDENTS = new Map([
   ["failed_over", "failed over from"],
   ["drained", "shutdown began"],
   ["crashed", "internal error"],
+  ["bad_key", "unknown caller key"],
+  ["rate_abuse", "client blocked for misuse"],
+  ["origin_refused", "foreign origin refused"],
+  ["host_refused", "foreign host name refused"],
+  ["csrf_refused", "request of a foreign site refused"],
+  ["bad_ticket", "invalid ticket"],
+  ["bad_session", "invalid session"],
+  ["injection_flagged", "suspicious question"],
+  ["admin_refused", "wrong admin token"],
 ]);
 
 /**
@@ -241,6 +250,15 @@ const COUNTERS = new Map([
   ["settings_refused", ["rejected settings reload", "rejected settings reloads"]],
   ["drained", ["shutdown", "shutdowns"]],
   ["crashed", ["internal error", "internal errors"]],
+  ["bad_key", ["unknown caller key", "unknown caller keys"]],
+  ["rate_abuse", ["block for misuse", "blocks for misuse"]],
+  ["origin_refused", ["refused origin", "refused origins"]],
+  ["host_refused", ["refused host name", "refused host names"]],
+  ["csrf_refused", ["refused request of a foreign site", "refused requests of foreign sites"]],
+  ["bad_ticket", ["invalid ticket", "invalid tickets"]],
+  ["bad_session", ["invalid session", "invalid sessions"]],
+  ["injection_flagged", ["suspicious question", "suspicious questions"]],
+  ["admin_refused", ["wrong admin token", "wrong admin tokens"]],
 ]);
 
 /** Describe a counter: "12 failovers". @param {string} what @param {number} n */

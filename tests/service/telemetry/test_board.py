@@ -20,12 +20,14 @@ from dub5.service.events import (
     Hedged,
     LimitLowered,
     RequestEnded,
+    SecurityKind,
+    SecurityNoted,
 )
 from dub5.service.model import AttemptRecord, Outcome, Usage
 from dub5.service.telemetry.board import (
     INCIDENTS_MAX,
-    LIMIT_INCIDENT_EVERY_S,
     RECENT_MAX,
+    REPEAT_INCIDENT_EVERY_S,
     RouteCounters,
     StatusBoard,
     TargetCounters,
@@ -152,12 +154,12 @@ async def test_probes() -> None:
 async def test_a_long_overload() -> None:
     """Every lowering of a limit is counted; the incidents tell it once a minute for each provider."""
     board = StatusBoard()
-    for second in range(int(LIMIT_INCIDENT_EVERY_S) + 5):
+    for second in range(int(REPEAT_INCIDENT_EVERY_S) + 5):
         board.note(LimitLowered("one", 400 - second, 399 - second, "http_429"))
         await asyncio.sleep(1)
     board.note(LimitLowered("two", 40, 28, "connect_timeout"))
     seen = board.snapshot()
-    assert seen["happened"]["limit_lowered"] == LIMIT_INCIDENT_EVERY_S + 6
+    assert seen["happened"]["limit_lowered"] == REPEAT_INCIDENT_EVERY_S + 6
     assert [(incident["target"], incident["why"]) for incident in seen["incidents"]] == [
         ("two", "from 40 to 28 concurrent requests (connect_timeout)"),
         ("one", "from 340 to 339 concurrent requests (http_429)"),
@@ -320,3 +322,17 @@ async def test_a_mistake_in_the_settings(reason: str, attempt_ended: Callable[..
             assert target.snapshot()["mistake"] == expected
         board.note(attempt_ended(reason="ok"))
         assert target.snapshot()["mistake"] is None
+
+
+async def test_security_events() -> None:
+    """Each security event is counted; of a burst one incident a minute is told, and never the address."""
+    board = StatusBoard()
+    for _ in range(50):
+        board.note(SecurityNoted(SecurityKind.BAD_KEY, "203.0.113.7", "/v1/models"))
+    board.note(SecurityNoted(SecurityKind.HOST_REFUSED, "203.0.113.7", "/v1/models"))
+    await asyncio.sleep(REPEAT_INCIDENT_EVERY_S)
+    board.note(SecurityNoted(SecurityKind.BAD_KEY, "203.0.113.7", "/v1/models"))
+
+    assert counted(board) == {"bad_key": 51, "host_refused": 1}
+    assert [i["what"] for i in board.snapshot()["incidents"]] == ["bad_key", "host_refused", "bad_key"]
+    assert "203.0.113.7" not in json.dumps(board.snapshot())

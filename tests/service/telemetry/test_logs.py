@@ -21,6 +21,8 @@ from dub5.service.events import (
     Hedged,
     LimitLowered,
     RequestEnded,
+    SecurityKind,
+    SecurityNoted,
     SettingsReloaded,
 )
 from dub5.service.model import AttemptRecord, Outcome, Usage
@@ -132,6 +134,24 @@ async def test_an_overload_does_not_flood_the_log() -> None:
     ]
     assert {line["level"] for line in lines.seen} == {"WARNING"}
     assert (lines.seen[-1]["before"], lines.seen[-1]["after"], lines.seen[-1]["why"]) == (40, 28, "http_429")
+
+
+async def test_security_events() -> None:
+    """An attack is a line a second for each kind, with the last address and how many there were."""
+    lines = CollectedLines()
+    logger = EventLogger(lines.write)
+    for number in range(30):
+        logger.log(SecurityNoted(SecurityKind.BAD_KEY, f"203.0.113.{number}", "/v1/models"))
+    logger.log(SecurityNoted(SecurityKind.ADMIN_REFUSED, "127.0.0.1", "/admin/cache/invalidate"))
+    await asyncio.sleep(logs.REPEAT_EVERY_S)
+    logger.log(SecurityNoted(SecurityKind.BAD_KEY, "203.0.113.99", "/v1/models"))
+
+    assert [(line["event"], line["what"], line["who"], line["times"]) for line in lines.seen] == [
+        ("security", "bad_key", "203.0.113.0", 1),
+        ("security", "admin_refused", "127.0.0.1", 1),
+        ("security", "bad_key", "203.0.113.99", 30),
+    ]
+    assert {line["level"] for line in lines.seen} == {"WARNING"}
 
 
 async def test_levels(request_ended: Callable[..., RequestEnded]) -> None:
