@@ -24,6 +24,7 @@ from dub5.service.admission.queue import Queue
 from dub5.service.admission.service_time import ServiceTimes
 from dub5.service.api.admin import Admin, admin_routes
 from dub5.service.api.chat import ApiDependencies
+from dub5.service.api.edge import with_edge
 from dub5.service.api.errors import exception_handler
 from dub5.service.api.page import read_files
 from dub5.service.api.routes import routes
@@ -100,7 +101,7 @@ class Service:
         self._prober_tasks: set[asyncio.Task[None]] = set()
         self._warm_up_tasks: set[asyncio.Task[None]] = set()
         self._current = self._build_runtime(loaded, None)
-        self.asgi = self._build_app()
+        self.asgi = with_edge(self._build_app(), settings.server, self.events, self._process.new_id)
 
     @property
     def settings(self) -> Settings:

@@ -200,6 +200,7 @@ def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedS
         ws="none",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # server.trusted_proxies says who is believed
         log_level="warning",
         timeout_graceful_shutdown=5,
         timeout_keep_alive=75,  # longer than clients and load balancers: the server must not close first

@@ -3,9 +3,12 @@
     GatewayError
     ├── InvalidRequest 400
     │   ├── QuestionTooLong
-    │   └── SuspiciousInput
+    │   ├── SuspiciousInput
+    │   └── HostNotAllowed
     ├── Unauthorized 401
     │   └── WrongAdminToken
+    ├── OriginNotAllowed 403
+    ├── HttpsRequired 403
     ├── NotFound 404
     │   └── ModelNotFound
     ├── MethodNotAllowed 405
@@ -94,6 +97,33 @@ class SuspiciousInput(InvalidRequest):
 
     code = "suspicious_input"
     suggestion = "Rephrase the question, without instructions about the model's own instructions."
+
+
+class HostNotAllowed(InvalidRequest):
+    """The Host header names no host of `server.allowed_hosts`."""
+
+    code = "host_not_allowed"
+    suggestion = "Use the address that the operator of this service has published."
+
+
+class OriginNotAllowed(GatewayError):
+    """A page of an origin that is not in `server.origins` asks."""
+
+    status = 403
+    type = "permission_error"
+    code = "origin_not_allowed"
+    suggestion = "Ask the operator of this service to add the page's origin, or call it from your server."
+    outcome = "refused"
+
+
+class HttpsRequired(GatewayError):
+    """The request came without TLS."""
+
+    status = 403
+    type = "permission_error"
+    code = "https_required"
+    suggestion = "Use https:// in the base URL, and replace a key that was sent without it."
+    outcome = "refused"
 
 
 class Unauthorized(GatewayError):

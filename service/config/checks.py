@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from dub5.service.config import templates
 from dub5.service.config.addresses import address_warnings
+from dub5.service.config.edge_checks import edge_problems, edge_warnings
 from dub5.service.config.options import AdmissionOptions, RedisOptions, SanitizeOptions, TimeoutOptions
 from dub5.service.config.personalities import unused_personalities
 from dub5.service.config.settings import OTHERS, ProviderSettings, RouteSettings, ServerSettings, Settings
@@ -27,6 +28,7 @@ def contradictions(settings: Settings, providers: list[str]) -> list[str]:
     """
     found = [f"provider {n!r}: the name is used twice." for n in _duplicates(providers)]
     found += [f"route {n!r}: the name is used twice." for n in _duplicates([r.name for r in settings.route])]
+    found += edge_problems(settings.server)
     found += _proxy_problems(settings.server.proxy) + _redis_problems(settings.cache.redis)
     for provider in settings.provider:
         found += _url_problems(provider)
@@ -63,6 +65,7 @@ def _priority_problems(admission: AdmissionOptions, server: ServerSettings) -> l
 def warnings(settings: Settings) -> list[str]:
     """Return one sentence for each value that is valid but hardly intended."""
     found_warnings = [text for provider in settings.provider for text in address_warnings(provider)]
+    found_warnings += edge_warnings(settings.server)
     isolated = {provider.name for provider in settings.provider if provider.isolated}
     for route in settings.route:
         if {target.partition("/")[0] for target in route.targets} <= isolated:

@@ -31,6 +31,7 @@ DEFAULT_FILE = Path("dub5.toml")
 BOUND_AT_START = (  # of [server]
     *("host", "port", "wire", "proxy"),
     *("connections_per_origin_max", "connection_age_max_s"),
+    *("allowed_hosts", "https", "trusted_proxies", "origins"),
 )
 TOKEN_CHARS_MIN = 16
 PORT_MAX = 65_535

@@ -1,0 +1,84 @@
+"""The edge: the outermost ASGI application, where the settings ask for one. edge_rules.py decides."""
+
+from collections.abc import Callable, Iterable
+from urllib.parse import quote
+
+import msgspec
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+
+from dub5.service.api.client_address import address_key
+from dub5.service.api.edge_rules import EdgeDecision, EdgeRules, RawHeaders, RequestHead
+from dub5.service.api.errors import error_body, error_headers
+from dub5.service.config.settings import ServerSettings
+from dub5.service.events import Events, SecurityNoted
+
+PATH_CHARS_MAX = 200
+
+
+def with_edge(app: ASGIApp, server: ServerSettings, events: Events, new_id: Callable[[], str]) -> ASGIApp:
+    """Return the application behind its edge, or the application itself if there is nothing to decide."""
+    return EdgeApp(app, EdgeRules(server), events, new_id) if EdgeRules.are_set(server) else app
+
+
+class EdgeApp:
+    """The application behind the rules for hosts, https, origins and security headers."""
+
+    def __init__(self, app: ASGIApp, rules: EdgeRules, events: Events, new_id: Callable[[], str]) -> None:
+        self._app = app
+        self._rules = rules
+        self._events = events
+        self._new_id = new_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        head = _head(scope)
+        decision = self._rules.decide(head)
+        if decision.status is not None:
+            await self._answer(head, decision, decision.status, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = _joined(message["headers"], decision.headers)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+    async def _answer(self, head: RequestHead, decision: EdgeDecision, status: int, send: Send) -> None:
+        if decision.noted is not None:
+            who = address_key(self._rules.client(head))
+            self._events.emit(SecurityNoted(decision.noted, who, head.path[:PATH_CHARS_MAX]))
+        body, own = b"", {"content-length": "0"} if status != 204 else {}
+        if decision.error is not None:
+            id_ = self._new_id()
+            body = msgspec.json.encode(error_body(decision.error, id_))
+            own = error_headers(decision.error, id_) | {"content-length": str(len(body))}
+        raw = [(name.encode(), value.encode()) for name, value in own.items()]
+        await send(
+            {"type": "http.response.start", "status": status, "headers": _joined(raw, decision.headers)}
+        )
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _joined(own: Iterable[tuple[bytes, bytes]], added: RawHeaders) -> list[tuple[bytes, bytes]]:
+    """Return both. What a response says itself has precedence: the page has a policy of its own."""
+    headers = list(own)
+    known = {name.lower() for name, _ in headers if name.lower() != b"vary"}  # lines of Vary add up
+    return headers + [header for header in added if header[0] not in known]
+
+
+def _head(scope: HTTPScope) -> RequestHead:
+    raw = scope.get("raw_path") or quote(scope["path"]).encode()
+    query = scope["query_string"]
+    client = scope["client"]
+    return RequestHead(
+        method=scope["method"],
+        path=scope["path"],
+        target=(raw + b"?" + query if query else raw).decode("latin-1"),
+        scheme=scope["scheme"],
+        peer=client[0] if client else None,
+        headers=list(scope["headers"]),
+    )
