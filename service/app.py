@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from weakref import WeakSet
@@ -26,12 +26,13 @@ from dub5.service.api.admin import Admin, admin_routes
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.edge import with_edge
 from dub5.service.api.errors import exception_handler
+from dub5.service.api.key_guard import KeyGuard
 from dub5.service.api.page import read_files
 from dub5.service.api.routes import routes
 from dub5.service.cache.factory import open_cache
 from dub5.service.cache.warming import Warm, warm
 from dub5.service.config.settings import LoadedSettings, ServerSettings, Settings
-from dub5.service.events import DrainBegan, Events, SettingsReloaded, Subscriber
+from dub5.service.events import DrainBegan, Events, SecurityKind, SettingsReloaded, Subscriber
 from dub5.service.failover.loop import Failover
 from dub5.service.gateway import Gateway
 from dub5.service.optional_parts import load_part
@@ -85,7 +86,8 @@ class Service:
         self.queue = Queue(settings.admission, service_times, self.events)
         self.wire = wire or build_wire(settings.server)
         self.cache = open_cache(settings.cache, loaded.redis_url, self.events, rng("cache"))
-        self.admin = Admin(self.cache, loaded.admin_token)
+        guard = partial(KeyGuard, events=self.events, proxies_known=bool(settings.server.trusted_proxies))
+        self.admin = Admin(self.cache, loaded.admin_token, guard(SecurityKind.ADMIN_REFUSED))
         self._process = ProcessScope(
             self.wire,
             self.cache,
@@ -95,6 +97,7 @@ class Service:
             self.events,
             rng,
             _id_factory(rng("ids")),
+            guard(SecurityKind.BAD_KEY),
         )
         self._gateways: WeakSet[Gateway] = WeakSet()  # old ones included, while a request uses them
         self._failovers: WeakSet[Failover] = WeakSet()

@@ -20,6 +20,7 @@ from dub5.service.admission.intake import build_intake
 from dub5.service.admission.queue import Queue
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.features import Capabilities
+from dub5.service.api.key_guard import GuardedCallers, KeyGuard
 from dub5.service.api.ops import Ops
 from dub5.service.cache.cache import AnswerCache
 from dub5.service.config.personalities import model_name
@@ -63,6 +64,7 @@ class ProcessScope:
     events: Events
     rng: Callable[[str], Random]
     new_id: Callable[[], str]
+    key_guard: KeyGuard
 
 
 class Runtime:
@@ -105,10 +107,12 @@ class Runtime:
             last_operations,
         )
         self.failover: Failover = Failover(dependencies)
+        variables = settings.server.caller_keys_env
+        callers = Callers(loaded.caller_keys, variables, settings.admission.priorities)
         self.deps = ApiDependencies(
             Gateway(routes, process.cache, process.queue, self.failover, process.rng("router")),
             process.admission,
-            Callers(loaded.caller_keys, settings.server.caller_keys_env, settings.admission.priorities),
+            GuardedCallers(callers, process.key_guard),
             process.events,
             settings.server,
             process.new_id,

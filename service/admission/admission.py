@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from dub5.service.config.settings import OTHERS, Secret
-from dub5.service.errors import Overloaded, ShuttingDown, Unauthorized
-from dub5.service.model import ANONYMOUS, Caller, Priority
+from dub5.service.errors import Overloaded, ShuttingDown
+from dub5.service.model import Caller, Priority
 
 SMALL_BODY_BYTES = 64 * 1024  # always accepted: a few large bodies must not lock small ones out
 SPARE_MAX = 256  # extra slots at capacity, for requests that get an answer at once without a provider
@@ -107,28 +107,32 @@ class Callers:
     def __init__(
         self, keys: Iterable[Secret], variables: Iterable[str] = (), priorities: Mapping[str, str] = {}
     ) -> None:
-        digests = [_digest(key.reveal()) for key in keys]
+        digests = [key_hash(key.reveal()) for key in keys]
         self._known = {digest: Caller(digest[:16], _priority(OTHERS, priorities)) for digest in digests}
         for digest, variable in zip(digests, variables, strict=False):
             self._known[digest] = Caller(digest[:16], _priority(variable, priorities))
 
-    def identify(self, authorization: str) -> Caller:
-        """Return the caller of this header; ANONYMOUS if no keys are set. Raises Unauthorized."""
-        if not self._known:
-            return ANONYMOUS
-        scheme, _, key = authorization.partition(" ")
-        digest = _digest(key.strip())
-        caller = self._known.get(digest)
-        if scheme.lower() != "bearer" or caller is None:
-            raise Unauthorized("The API key is missing or unknown.")
-        return caller
+    @property
+    def have_keys(self) -> bool:
+        """Whether callers need keys."""
+        return bool(self._known)
+
+    def find(self, key: str) -> Caller | None:
+        """Return the caller with this key, or None."""
+        return self._known.get(key_hash(key))
+
+
+def bearer_key(authorization: str) -> str:
+    """Return the key of an Authorization header; empty if there is none."""
+    scheme, _, key = authorization.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def key_hash(key: str) -> str:
+    """Hash a key. Comparing hashes takes a time that says nothing about a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _priority(variable: str, priorities: Mapping[str, str]) -> Priority:
     name = priorities.get(variable) or priorities.get(OTHERS) or Priority.NORMAL.label
     return Priority[name.upper()]
-
-
-def _digest(key: str) -> str:
-    """Hash a key. Comparing hashes takes a time that says nothing about a key."""
-    return hashlib.sha256(key.encode()).hexdigest()

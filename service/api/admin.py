@@ -17,7 +17,10 @@ from urllib.parse import urlsplit
 import msgspec
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.types import Scope
 
+from dub5.service.admission.admission import bearer_key
+from dub5.service.api.key_guard import KeyGuard
 from dub5.service.api.schema import read_json
 from dub5.service.cache.cache import AnswerCache, Selection
 from dub5.service.config.settings import Secret
@@ -27,6 +30,7 @@ from dub5.service.resilience.storage_guard import StorageLost
 BODY_BYTES_MAX = 16 * 1024
 NAME_CHARS_MAX = 512
 DEPTH_MAX = 4
+OPERATOR = "operator"  # the owner of the token, to the guard
 PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 RETRY_AFTER_S = 5.0
 _SELECTION = msgspec.json.Decoder(Selection)
@@ -35,8 +39,9 @@ _SELECTION = msgspec.json.Decoder(Selection)
 class Admin:
     """Authorizes admin commands and executes them."""
 
-    def __init__(self, cache: AnswerCache, token: Secret | None) -> None:
+    def __init__(self, cache: AnswerCache, token: Secret | None, guard: KeyGuard) -> None:
         self._cache = cache
+        self._guard = guard
         self.own_token = token is None
         self._token = token or Secret(secrets.token_urlsafe(24))
 
@@ -50,17 +55,22 @@ class Admin:
         if token is not None:
             self._token, self.own_token = token, False
 
-    def check(self, peer: str | None, headers: Mapping[str, str], path: str) -> None:
-        """Raise NotFound for a client that is not on this machine, WrongAdminToken for a wrong token."""
-        host = headers.get("host", "")
-        is_local = _is_loopback(peer) and _is_loopback(_hostname(f"//{host}"))
+    def check(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        """Raise NotFound for a client that is not on this machine, WrongAdminToken for a wrong token.
+
+        Raises RateLimited for one that guesses.
+        """
+        host, client = headers.get("host", ""), scope["client"]
+        is_local = _is_loopback(client[0] if client else None) and _is_loopback(_hostname(f"//{host}"))
         origin = headers.get("origin")
         is_cross_origin = origin is not None and origin != f"http://{host}"
         if not is_local or is_cross_origin or any(name in headers for name in PROXY_HEADERS):
-            raise NotFound(f"The path {path[:200]!r} does not exist.")
-        scheme, _, credentials = headers.get("authorization", "").partition(" ")
-        matches = hmac.compare_digest(credentials.strip().encode(), self._token.reveal().encode())
-        if scheme.lower() != "bearer" or not matches:
+            raise NotFound(f"The path {scope['path'][:200]!r} does not exist.")
+        token = bearer_key(headers.get("authorization", ""))
+        matches = hmac.compare_digest(token.encode(), self._token.reveal().encode())
+        if token:
+            self._guard.check(scope, token, OPERATOR if matches else None)
+        if not matches:
             raise WrongAdminToken("The admin token is missing or wrong.")
 
     async def invalidate(self, headers: Mapping[str, str], body: bytes) -> Selection:
@@ -86,7 +96,7 @@ def admin_routes(admin: Admin) -> list[HTTPRouteHandler]:
     async def invalidate(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Invalidate cached answers."""
         headers = dict(request.headers)
-        admin.check(request.client.host if request.client else None, headers, request.url.path)
+        admin.check(request.scope, headers)
         selection = await admin.invalidate(headers, await _body(request))
         confirmation = {
             "invalidated": {name: value for name, value in msgspec.structs.asdict(selection).items() if value}

@@ -14,9 +14,10 @@ from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
 from dub5.service import clock
-from dub5.service.admission.admission import Admission, Callers
+from dub5.service.admission.admission import Admission
 from dub5.service.admission.intake import Intake
 from dub5.service.api.errors import ClientGone, report_crashes, request_id
+from dub5.service.api.key_guard import GuardedCallers
 from dub5.service.api.response import ResponseWriter, Sent
 from dub5.service.api.schema import deadline_s, delivery, parse_chat, parse_large_chat
 from dub5.service.api.stream import HEARTBEAT_S, trail_header
@@ -48,7 +49,7 @@ class ApiDependencies:
 
     gateway: Gateway
     admission: Admission
-    callers: Callers
+    callers: GuardedCallers
     events: Events
     server: ServerSettings
     new_id: Callable[[], str]
@@ -110,7 +111,7 @@ class Exchange:
             headers = _headers(scope, self.deps.server.headers_max)
             self.id = self._response.request_id = request_id(headers, self.id)
             self._refusal = self._admit()
-            caller = self.deps.callers.identify(headers.get("authorization", ""))
+            caller = self.deps.callers.identify(headers.get("authorization", ""), scope)
             self._log.caller = caller.key
             body = await self._read_body(receive)
             self._started_ns = clock.tick_ns()

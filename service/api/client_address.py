@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
+from litestar.types import Scope
+
 UNKNOWN = "unknown"  # no peer, as on a Unix socket
 HOPS_MAX = 16  # no chain of proxies is longer; a longer header is a client's invention
 ADDRESS_CHARS_MAX = 64
@@ -47,6 +49,12 @@ def address_key(address: str) -> str:
     if isinstance(parsed, IPv6Address):
         return str(IPv6Network((parsed, IPV6_PREFIX), strict=False))
     return address if parsed is None else str(parsed)
+
+
+def scope_address(scope: Scope) -> str:
+    """Return the key of the client of an ASGI request, whose address the edge has put right."""
+    client = scope["client"]
+    return address_key(client[0]) if client else UNKNOWN
 
 
 def is_trusted(peer: str | None, trusted: Sequence[IPv4Network | IPv6Network]) -> bool:

@@ -1,4 +1,7 @@
-"""The edge: the outermost ASGI application, where the settings ask for one. edge_rules.py decides."""
+"""The edge: the outermost ASGI application, where the settings ask for one. edge_rules.py decides.
+
+What it hands on has the scheme and the address of the client itself, as far as proxies can be believed.
+"""
 
 from collections.abc import Callable, Iterable
 from urllib.parse import quote
@@ -7,7 +10,7 @@ import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from dub5.service.api.client_address import address_key
+from dub5.service.api.client_address import UNKNOWN, address_key
 from dub5.service.api.edge_rules import EdgeDecision, EdgeRules, RawHeaders, RequestHead
 from dub5.service.api.errors import error_body, error_headers
 from dub5.service.config.settings import ServerSettings
@@ -34,10 +37,9 @@ class EdgeApp:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        head = _head(scope)
-        decision = self._rules.decide(head)
+        decision = self._rules.decide(_head(scope))
         if decision.status is not None:
-            await self._answer(head, decision, decision.status, send)
+            await self._answer(decision, decision.status, send)
             return
 
         async def send_with_headers(message: Message) -> None:
@@ -45,12 +47,16 @@ class EdgeApp:
                 message["headers"] = _joined(message["headers"], decision.headers)
             await send(message)
 
+        sent = decision.sent
+        scope = scope.copy()
+        scope["scheme"] = sent.scheme
+        scope["client"] = (sent.peer, 0) if sent.peer else None
         await self._app(scope, receive, send_with_headers)
 
-    async def _answer(self, head: RequestHead, decision: EdgeDecision, status: int, send: Send) -> None:
+    async def _answer(self, decision: EdgeDecision, status: int, send: Send) -> None:
         if decision.noted is not None:
-            who = address_key(self._rules.client(head))
-            self._events.emit(SecurityNoted(decision.noted, who, head.path[:PATH_CHARS_MAX]))
+            who = address_key(decision.sent.peer or UNKNOWN)
+            self._events.emit(SecurityNoted(decision.noted, who, decision.sent.path[:PATH_CHARS_MAX]))
         body, own = b"", {"content-length": "0"} if status != 204 else {}
         if decision.error is not None:
             id_ = self._new_id()

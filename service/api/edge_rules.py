@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from ipaddress import ip_network
 from urllib.parse import quote
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from dub5.service.api.client_address import client_address, is_trusted
 from dub5.service.config.edge_checks import HOST, host_pattern, origin_pattern
@@ -24,6 +24,14 @@ from dub5.service.events import SecurityKind
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
+Lines = dict[bytes, list[str]]
+
+HEADERS_READ = frozenset(
+    (b"host", b"origin", b"x-forwarded-for", b"x-forwarded-proto")
+    + (b"access-control-request-method", b"access-control-request-headers")
+)
+SECURE = ("https", "wss")
+WEBSOCKET = ("ws", "wss")
 HEALTH_PATHS = ("/livez", "/readyz")
 HOST_CHARS_MAX = 260
 PREFLIGHT_S = 7200  # as long as browsers keep it, at most
@@ -58,21 +66,19 @@ class RequestHead(Struct, frozen=True):
     method: str
     path: str
     target: str
-    scheme: str  # http, https, ws or wss: of the connection, whatever a proxy says
+    scheme: str  # http, https, ws or wss
     peer: str | None
     headers: Sequence[tuple[bytes, bytes]]
-
-    def values(self, name: bytes) -> list[str]:
-        """Return all values of a header; `name` is in lower case."""
-        return [value.decode("latin-1").strip() for known, value in self.headers if known.lower() == name]
 
 
 class EdgeDecision(Struct, frozen=True):
     """What to do with a request: without `status` it passes, and its response gets `headers`.
 
     With one, that is the answer: `error` is its body, and `noted` is what it says about the client.
+    `sent`: the head with the scheme and the peer that the client has, as far as proxies can be believed.
     """
 
+    sent: RequestHead
     headers: RawHeaders
     status: int | None = None
     error: GatewayError | None = None
@@ -93,17 +99,16 @@ class EdgeRules:
     @staticmethod
     def are_set(server: ServerSettings) -> bool:
         """Return whether there is anything to decide."""
-        return bool(server.allowed_hosts or server.origins or server.https != "off")
-
-    def client(self, head: RequestHead) -> str:
-        """Return the address of the client."""
-        return client_address(head.peer, head.values(b"x-forwarded-for"), self._trusted)
+        is_set = server.allowed_hosts or server.origins or server.trusted_proxies or server.https != "off"
+        return bool(is_set)
 
     def decide(self, head: RequestHead) -> EdgeDecision:
         """Return what to do with a request."""
-        hosts, origins = head.values(b"host"), head.values(b"origin")
-        is_secure = self._is_secure(head)
-        is_listed = len(origins) == 1 and self._is_listed(origins[0])
+        lines = _lines(head)
+        head = self._as_sent(head, lines)
+        hosts, origins = lines.get(b"host", []), lines.get(b"origin", [])
+        is_secure = head.scheme in SECURE
+        is_listed = len(origins) == 1 and self.is_listed(origins[0])
         headers = SECURITY_HEADERS
         if is_secure and self._https != "off":
             headers += HSTS
@@ -112,25 +117,37 @@ class EdgeRules:
         if head.path not in HEALTH_PATHS:
             if not self._is_ours(hosts, head.target):
                 error = HostNotAllowed("This host name is not served here.")
-                return _refuse(error, headers, SecurityKind.HOST_REFUSED)
+                return _refuse(head, headers, error, SecurityKind.HOST_REFUSED)
             if not is_secure and self._https != "off":
                 return self._to_https(head, hosts, headers)
-        if head.scheme in ("ws", "wss"):
-            is_own = not origins or (len(hosts) == len(origins) == 1 and _is_same(origins[0], hosts[0]))
-            return EdgeDecision(headers) if is_own or is_listed else _refuse_origin(headers)
-        if self._origins is not None and _is_preflight(head):
-            return self._preflight(head, headers) if is_listed else _refuse_origin(headers)
-        return EdgeDecision(headers)
+        is_allowed = is_listed
+        if head.scheme in WEBSOCKET:
+            is_own = len(hosts) == len(origins) == 1 and _is_same(origins[0], hosts[0])
+            is_allowed = is_listed or is_own or not origins
+        elif self._origins is None or not _is_preflight(head, lines):
+            return EdgeDecision(head, headers)
+        if not is_allowed:
+            foreign = OriginNotAllowed("Pages of this origin may not use this service.")
+            return _refuse(head, headers, foreign, SecurityKind.ORIGIN_REFUSED)
+        if head.scheme in WEBSOCKET:
+            return EdgeDecision(head, headers)
+        return EdgeDecision(head, headers + _preflight(lines), 204)
 
-    def _is_secure(self, head: RequestHead) -> bool:
-        """Return whether the client used TLS: a trusted proxy says so, or the connection itself has it."""
-        if head.scheme in ("https", "wss"):
-            return True
-        said = head.values(b"x-forwarded-proto")
-        if not said or not is_trusted(head.peer, self._trusted):
-            return False
+    def is_listed(self, origin: str) -> bool:
+        """Return whether pages of this origin may read answers."""
+        return self._origins is not None and self._origins.fullmatch(origin) is not None
+
+    def _as_sent(self, head: RequestHead, lines: Lines) -> RequestHead:
+        """Return the head as the client has sent it, where a trusted proxy hands it over."""
+        if not is_trusted(head.peer, self._trusted):
+            return head
+        scheme = head.scheme
         # Of several values the first is the client's own connection. A client that forges it harms itself.
-        return said[0].partition(",")[0].strip().lower() in ("https", "wss")
+        said = lines.get(b"x-forwarded-proto", [""])[0].partition(",")[0].strip().lower()
+        if said in SECURE:
+            scheme = "wss" if scheme in WEBSOCKET else "https"
+        client = client_address(head.peer, lines.get(b"x-forwarded-for", []), self._trusted)
+        return structs.replace(head, scheme=scheme, peer=client)
 
     def _is_ours(self, hosts: list[str], target: str) -> bool:
         """Return whether the one Host header is listed, and so is the host of an absolute target."""
@@ -151,13 +168,10 @@ class EdgeRules:
         host = re.sub(r":[0-9]+\Z", "", hosts[0].lower()) if len(hosts) == 1 else ""
         may_redirect = self._https == "redirect" and head.method in ("GET", "HEAD") and head.scheme == "http"
         if not (may_redirect and HOST.fullmatch(host) and head.target.startswith("/")):
-            return _refuse(HttpsRequired("This service is served by https alone."), headers)
+            return _refuse(head, headers, HttpsRequired("This service is served by https alone."))
         location = f"https://{host}{quote(head.target, safe=URL_CHARS)}".encode("ascii")
         no_store = (b"cache-control", b"no-store")  # a wrong setting must not outlive its correction
-        return EdgeDecision((*headers, (b"location", location), no_store), 308)
-
-    def _is_listed(self, origin: str) -> bool:
-        return self._origins is not None and self._origins.fullmatch(origin) is not None
+        return EdgeDecision(head, (*headers, (b"location", location), no_store), 308)
 
     def _cors(self, origin: str) -> RawHeaders:
         allowed: RawHeaders = ((b"access-control-allow-origin", origin.encode("latin-1")),)
@@ -165,26 +179,35 @@ class EdgeRules:
             allowed += ((b"access-control-allow-credentials", b"true"),)
         return (*allowed, (b"access-control-expose-headers", EXPOSED.encode()), *VARY)
 
-    def _preflight(self, head: RequestHead, headers: RawHeaders) -> EdgeDecision:
-        asked = ",".join(head.values(b"access-control-request-headers")).lower().split(",")
-        names = [name.strip() for name in asked[:REQUEST_HEADERS_MAX]]
-        allowed = ", ".join(name for name in names if REQUEST_HEADER.fullmatch(name))
-        answer = (
-            (b"access-control-allow-methods", METHODS),
-            (b"access-control-allow-headers", allowed.encode("ascii")),
-            (b"access-control-max-age", str(PREFLIGHT_S).encode()),
-            (b"vary", b"access-control-request-headers"),
-        )
-        return EdgeDecision((*headers, *answer), 204)
+
+def _lines(head: RequestHead) -> Lines:
+    """Return the values of the headers that matter here."""
+    found: Lines = {}
+    for name, value in head.headers:
+        if (known := name.lower()) in HEADERS_READ:
+            found.setdefault(known, []).append(value.decode("latin-1").strip(" \t"))
+    return found
+
+
+def _preflight(lines: Lines) -> RawHeaders:
+    """Return what the answer to a preflight says: which of the wanted headers a page may send."""
+    wanted = ",".join(lines.get(b"access-control-request-headers", [])).lower().split(",")
+    names = [name.strip() for name in wanted[:REQUEST_HEADERS_MAX]]
+    allowed = ", ".join(name for name in names if REQUEST_HEADER.fullmatch(name))
+    return (
+        (b"access-control-allow-methods", METHODS),
+        (b"access-control-allow-headers", allowed.encode("ascii")),
+        (b"access-control-max-age", str(PREFLIGHT_S).encode()),
+        (b"vary", b"access-control-request-headers"),
+    )
 
 
 def _any_of(patterns: Sequence[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns)) if patterns else None
 
 
-def _is_preflight(head: RequestHead) -> bool:
-    is_asked = bool(head.values(b"origin") and head.values(b"access-control-request-method"))
-    return head.method == "OPTIONS" and is_asked
+def _is_preflight(head: RequestHead, lines: Lines) -> bool:
+    return head.method == "OPTIONS" and b"origin" in lines and b"access-control-request-method" in lines
 
 
 def _is_same(origin: str, host: str) -> bool:
@@ -192,10 +215,7 @@ def _is_same(origin: str, host: str) -> bool:
     return origin in (f"https://{host.lower()}", f"http://{host.lower()}")
 
 
-def _refuse_origin(headers: RawHeaders) -> EdgeDecision:
-    error = OriginNotAllowed("Pages of this origin may not use this service.")
-    return _refuse(error, headers, SecurityKind.ORIGIN_REFUSED)
-
-
-def _refuse(error: GatewayError, headers: RawHeaders, noted: SecurityKind | None = None) -> EdgeDecision:
-    return EdgeDecision(headers, error.status, error, noted)
+def _refuse(
+    head: RequestHead, headers: RawHeaders, error: GatewayError, noted: SecurityKind | None = None
+) -> EdgeDecision:
+    return EdgeDecision(head, headers, error.status, error, noted)

@@ -139,8 +139,8 @@ def _serve_file(request: HttpRequest, page: Mapping[str, PageFile], name: str) -
 
 
 def _check_caller(deps: ApiDependencies, request: HttpRequest) -> None:
-    """Raise Unauthorized if caller keys are set and the request has no valid one."""
-    deps.callers.identify(request.headers.get("authorization", ""))
+    """Raise Unauthorized or RateLimited if caller keys are set and the request has no valid one."""
+    deps.callers.identify(request.headers.get("authorization", ""), request.scope)
 
 
 def _json(value: object, status: int = 200) -> Response[bytes]:

@@ -2,17 +2,18 @@
 
 import pytest
 
-from dub5.service.admission.admission import Callers
+from dub5.service.admission.admission import Callers, bearer_key
 from dub5.service.config.settings import Secret
-from dub5.service.errors import Unauthorized
-from dub5.service.model import ANONYMOUS, Priority
+from dub5.service.model import Priority
 
 KEYS = (Secret("web"), Secret("batch"), Secret("tests"))
 VARIABLES = ("KEY_WEB", "KEY_BATCH", "KEY_TESTS")
 
 
 def of(key: str, **priorities: str) -> Priority:
-    return Callers(KEYS, VARIABLES, priorities).identify(f"Bearer {key}").priority
+    caller = Callers(KEYS, VARIABLES, priorities).find(key)
+    assert caller is not None
+    return caller.priority
 
 
 def test_by_the_variable_of_the_key() -> None:
@@ -24,11 +25,20 @@ def test_by_the_variable_of_the_key() -> None:
 
 
 def test_no_keys() -> None:
-    """Without keys all callers are anonymous, and equal."""
-    assert Callers(()).identify("") is ANONYMOUS
+    """Without keys nobody needs one."""
+    assert not Callers(()).have_keys
+    assert Callers(KEYS).have_keys
 
 
 def test_unknown() -> None:
     """A key that is not known has no class at all."""
-    with pytest.raises(Unauthorized):
-        of("guess", others="high")
+    assert Callers(KEYS, VARIABLES, {"others": "high"}).find("guess") is None
+
+
+@pytest.mark.parametrize(
+    ("authorization", "key"),
+    [("Bearer a", "a"), ("bearer  a ", "a"), ("Basic a", ""), ("Bearer", ""), ("", ""), ("a", "")],
+)
+def test_bearer_key(authorization: str, key: str) -> None:
+    """A key comes as a bearer token alone."""
+    assert bearer_key(authorization) == key

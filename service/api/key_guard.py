@@ -1,0 +1,82 @@
+"""The guard of keys: who guesses them from an address has to wait; who uses a right one there does not.
+
+right key  --address blocked, and this key not accepted there within an hour--> 429 rate_limited
+           --else--> the caller
+wrong key  --address blocked--> 429 rate_limited
+           --else--> 401 invalid_api_key; the tenth different one in a minute blocks the address
+no key     401 invalid_api_key
+"""
+
+from litestar.types import Scope
+
+from dub5.service import clock
+from dub5.service.admission.admission import Callers, bearer_key, key_hash
+from dub5.service.admission.key_guesses import KeyGuesses
+from dub5.service.api.client_address import scope_address
+from dub5.service.errors import RateLimited, Unauthorized
+from dub5.service.events import Events, SecurityKind, SecurityNoted
+from dub5.service.model import ANONYMOUS, Caller
+
+PATH_CHARS_MAX = 200
+
+
+class KeyGuard:
+    """The guard of one kind of keys, for the life of the process. `kind`: what a wrong key is noted as.
+
+    Without `proxies_known`, a request that came through a proxy has no address of its own: there nobody is
+    blocked, for all clients would be.
+    """
+
+    def __init__(self, kind: SecurityKind, events: Events, *, proxies_known: bool) -> None:
+        self._kind = kind
+        self._events = events
+        self._proxies_known = proxies_known
+        self._guesses = KeyGuesses()
+
+    def check(self, scope: Scope, key: str, owner: str | None) -> None:
+        """Let a key pass, or note that it is wrong. `owner`: whose it is; None for a wrong one.
+
+        Raises RateLimited where the address is blocked.
+        """
+        address, now_s = scope_address(scope), clock.now()
+        left_s = self._guesses.blocked_s(address, now_s)
+        if owner is not None and not (left_s and not self._guesses.was_accepted(address, owner, now_s)):
+            self._guesses.note_accepted(address, owner, now_s)
+            return
+        if owner is None:
+            where = scope["path"][:PATH_CHARS_MAX]
+            self._events.emit(SecurityNoted(self._kind, address, where))
+            if not left_s and (self._proxies_known or not _is_forwarded(scope)):
+                block_s = self._guesses.note_unknown(address, key_hash(key), now_s)
+                if block_s:
+                    why = f"blocked for {block_s:g} s: many unknown keys at {where}"
+                    self._events.emit(SecurityNoted(SecurityKind.RATE_ABUSE, address, why))
+        if left_s:
+            raise RateLimited("Too many unknown keys came from this address.", retry_after_s=left_s)
+
+
+class GuardedCallers:
+    """The callers of the settings, behind a guard."""
+
+    def __init__(self, callers: Callers, guard: KeyGuard) -> None:
+        self._callers = callers
+        self._guard = guard
+
+    def identify(self, authorization: str, scope: Scope) -> Caller:
+        """Return the caller of this header; ANONYMOUS if no keys are set.
+
+        Raises Unauthorized, RateLimited.
+        """
+        if not self._callers.have_keys:
+            return ANONYMOUS
+        key = bearer_key(authorization)
+        caller = self._callers.find(key)
+        if key:
+            self._guard.check(scope, key, caller.key if caller else None)
+        if caller is None:
+            raise Unauthorized("The API key is missing or unknown.")
+        return caller
+
+
+def _is_forwarded(scope: Scope) -> bool:
+    return any(name in (b"x-forwarded-for", b"forwarded", b"x-real-ip") for name, _ in scope["headers"])
