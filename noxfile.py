@@ -5,6 +5,7 @@ Each session has an environment of its own.
 Where a program is missing, a session says so and is skipped; under CI=true that is a failure.
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -50,6 +51,42 @@ def lint(session: nox.Session) -> None:
     install(session, "ruff")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Look up known vulnerabilities of the versions in constraints.txt; say loudly if nobody could be asked.
+
+    pip-audit finds nothing where its service knows nothing, as behind a mirror of packages. So each service
+    is first asked about a version that is known to be vulnerable.
+    """
+    session.install("--quiet", "pip-audit")
+    folder = Path(session.create_tmp())
+    canary = folder / "canary.txt"
+    canary.write_text("urllib3==1.24.1\n", encoding="utf-8")
+    for service in ("pypi", "osv"):
+        if vulnerable(session, service, canary):
+            found = vulnerable(session, service, Path("constraints.txt").resolve())
+            if found:
+                session.error("known vulnerabilities:\n" + "\n".join(found))
+            session.log(f"no version of constraints.txt has a vulnerability that {service} knows")
+            return
+    session.warn("NOT AUDITED: no advisory service answers here; vulnerable packages would not be noticed")
+
+
+def vulnerable(session: nox.Session, service: str, requirements: Path) -> list[str]:
+    """Return the packages of a file that a service knows to be vulnerable; none if it does not answer."""
+    report = Path(session.create_tmp()) / f"{service}-{requirements.stem}.json"
+    report.unlink(missing_ok=True)
+    pinned = ("--no-deps", "--disable-pip", "-r", str(requirements))  # as they are: nothing is installed
+    quiet = ("--progress-spinner", "off", "--timeout", "5", "-f", "json", "-o", str(report))
+    session.run("pip-audit", "-s", service, *pinned, *quiet, success_codes=[0, 1], silent=True)
+    rows = json.loads(report.read_text(encoding="utf-8"))["dependencies"] if report.exists() else []
+    return [
+        f"{row['name']} {row['version']}: {', '.join(known['id'] for known in row['vulns'])}"
+        for row in rows
+        if row.get("vulns")
+    ]
 
 
 @nox.session
