@@ -1,11 +1,7 @@
 """The page in a real browser, served by the real service in front of simulated providers: three processes."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +10,7 @@ import pytest
 
 from dub5.simulators.answers import Proof, judge
 from tests.support.browser import BrowserTab, chromium, open_page
+from tests.support.child_processes import child, serving
 
 pytestmark = pytest.mark.real_sockets
 
@@ -71,13 +68,6 @@ def service(config: Path) -> Iterator[str]:
         yield url
 
 
-@contextmanager
-def serving(config: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    with child("service", "serve", "--config", str(config), "--port", "0") as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().removeprefix("listening on ").strip(), process
-
-
 def settings(urls: dict[str, str]) -> str:
     parts = ["[[route]]", 'name = "chat"', f"targets = {json.dumps(TARGETS)}"]
     for name, dialect in PERSONAS.items():
@@ -86,19 +76,6 @@ def settings(urls: dict[str, str]) -> str:
         parts += ['key_env = ["DUB5_TEST_KEY"]']
     parts += ["[provider.prices]", '"claude-sim" = {prompt = 3.0, completion = 15.0}']
     return "\n".join(parts)
-
-
-@contextmanager
-def child(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """A module of ours as a process of its own, ended with the test."""
-    command = [sys.executable, "-m", *arguments]
-    environ = os.environ | {"DUB5_TEST_KEY": "a-key-for-a-simulator"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env=environ, text=True, **pipes) as process:  # type: ignore[call-overload]
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 async def ask(page: BrowserTab, question: str) -> str:

@@ -1,0 +1,29 @@
+"""Modules of ours as processes of their own, ended with the block."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def child(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run a module of ours."""
+    command = [sys.executable, "-m", *arguments]
+    environ = os.environ | {"DUB5_TEST_KEY": "a-key-for-a-simulator"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=environ, text=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def serving(config: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """Run the service with these settings; yield its address."""
+    with child("service", "serve", "--config", str(config), "--port", "0") as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().removeprefix("listening on ").strip(), process
