@@ -44,7 +44,7 @@ class EdgeApp:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = _joined(message["headers"], decision.headers)
+                message["headers"] = _joined(message.get("headers", ()), decision.headers)
             await send(message)
 
         sent = decision.sent

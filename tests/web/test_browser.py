@@ -412,7 +412,8 @@ async def test_substitutes(browser: str, service: str) -> None:
 
 
 async def test_a_refused_key(browser: str, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that the service refuses is asked for again with the reason; the right one opens the page."""
+    """A key that the service refuses is asked for again with the reason; the right one opens the page, which
+    shows that a wrong one came."""
     monkeypatch.setenv("DUB5_TEST_CALLER", "the-right-key")
     guarded = config.with_name("guarded.toml")
     guarded.write_text('[server]\ncaller_keys_env = ["DUB5_TEST_CALLER"]\n' + config.read_text())
@@ -430,6 +431,12 @@ async def test_a_refused_key(browser: str, config: Path, monkeypatch: pytest.Mon
             await page.type("the-right-key")
             await page.until("!document.querySelector('#model').disabled")
             assert await page.evaluate("document.querySelector('#key-form').hidden")
+            told = "document.querySelector('.incident.bad_key')"
+            await page.until(f"{told} !== null")
+            assert "unknown caller key: /v1/models" in await page.evaluate(f"{told}.textContent")
+            assert "unknown caller key" in await page.evaluate(
+                "document.querySelector('#happened').textContent"
+            )
 
 
 async def test_simulated(browser: str, config: Path) -> None:

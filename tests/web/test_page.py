@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dub5.service.api.page import MEDIA_TYPES
+from dub5.service.events import SecurityKind
 from dub5.service.model import Outcome
 from dub5.service.resilience.circuit_breaker import BreakerState
 from dub5.service.resilience.classify import CooldownReason
@@ -158,6 +159,7 @@ def test_service_words() -> None:
     assert [r for r in sorted(passed_over) if f'"{r}"' not in _line(SCRIPTS["labels.js"], "SKIPPED =")] == []
     assert [r for r in sorted(reasons) if f'["{r}",' not in SCRIPTS["labels.js"]] == []
     assert [h for h in COUNTERS if f'["{h}", [' not in SCRIPTS["labels.js"]] == []
+    assert [k for k in SecurityKind if f'["{k}", "' not in SCRIPTS["labels.js"]] == []
     assert [k for k in ATTEMPT_KINDS - {"first"} if f'["{k}",' not in SCRIPTS["labels.js"]] == []
     assert [o for o in Outcome if f'["{o}",' not in SCRIPTS["live.js"]] == []
     assert [s for s in BreakerState if f'["{s}",' not in SCRIPTS["cards.js"]] == []
