@@ -8,6 +8,7 @@ settings     a Runtime (runtime.py): fleet, failover, gateway, deps; a reload re
 
 import asyncio
 import random
+import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache, partial
@@ -29,9 +30,10 @@ from dub5.service.api.errors import exception_handler
 from dub5.service.api.key_guard import KeyGuard
 from dub5.service.api.page import read_files
 from dub5.service.api.routes import routes
+from dub5.service.api.session_routes import session_routes
 from dub5.service.cache.factory import open_cache
 from dub5.service.cache.warming import Warm, warm
-from dub5.service.config.settings import LoadedSettings, ServerSettings, Settings
+from dub5.service.config.settings import LoadedSettings, Secret, ServerSettings, Settings
 from dub5.service.events import DrainBegan, Events, SecurityKind, SettingsReloaded, Subscriber
 from dub5.service.failover.loop import Failover
 from dub5.service.gateway import Gateway
@@ -98,13 +100,14 @@ class Service:
             rng,
             _id_factory(rng("ids")),
             guard(SecurityKind.BAD_KEY),
+            Secret(secrets.token_urlsafe(32)),
         )
         self._gateways: WeakSet[Gateway] = WeakSet()  # old ones included, while a request uses them
         self._failovers: WeakSet[Failover] = WeakSet()
         self._prober_tasks: set[asyncio.Task[None]] = set()
         self._warm_up_tasks: set[asyncio.Task[None]] = set()
         self._current = self._build_runtime(loaded, None)
-        self.asgi = with_edge(self._build_app(), settings.server, self.events, self._process.new_id)
+        self.asgi = with_edge(self._build_app(), settings, self.events, self._process.new_id)
 
     @property
     def settings(self) -> Settings:
@@ -141,7 +144,11 @@ class Service:
 
         deps, ops = (lambda: self._current.deps), (lambda: self._current.ops)
         return _BareLitestar(
-            [*routes(deps, ops, self.metrics, read_files(WEB)), *admin_routes(self.admin)],
+            [
+                *routes(deps, ops, self.metrics, read_files(WEB)),
+                *session_routes(deps),
+                *admin_routes(self.admin),
+            ],
             lifespan=[lifespan],
             exception_handlers={Exception: exception_handler(self.events, self._process.new_id)},
             openapi_config=None,

@@ -9,6 +9,7 @@
     │   └── WrongAdminToken
     ├── OriginNotAllowed 403
     ├── HttpsRequired 403
+    ├── CsrfRefused 403
     ├── NotFound 404
     │   └── ModelNotFound
     ├── MethodNotAllowed 405
@@ -142,6 +143,19 @@ class WrongAdminToken(Unauthorized):
     suggestion = (
         "Send `Authorization: Bearer <token>`, with that of admin.token_env or that printed at start."
     )
+
+
+class CsrfRefused(GatewayError):
+    """A page of another site may have made a browser send this request with the session's cookie."""
+
+    status = 403
+    type = "permission_error"
+    code = "csrf_refused"
+    suggestion = (
+        "Send it from a page of this service or of an origin in server.origins, with the content type"
+        " application/json; a program can leave out the cookie."
+    )
+    outcome = "refused"
 
 
 class NotFound(GatewayError):

@@ -46,6 +46,7 @@ class RequestEnded(Struct, frozen=True):
     operation: str = "chat"  # or "embeddings"
     degraded: str | None = None  # the source of a fallback answer: "stale", "template" or "words"
     shared: bool = False  # its attempts and their cost are counted with the request that shares its answer
+    session: str | None = None  # eight digits of a hash of its id
 
 
 class BreakerChanged(Struct, frozen=True):

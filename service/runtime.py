@@ -18,6 +18,8 @@ from dub5.service import clock
 from dub5.service.admission.admission import Admission, Callers
 from dub5.service.admission.intake import build_intake
 from dub5.service.admission.queue import Queue
+from dub5.service.admission.sessions import Sessions
+from dub5.service.api.browser_sessions import BrowserSessions
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.features import Capabilities
 from dub5.service.api.key_guard import GuardedCallers, KeyGuard
@@ -29,6 +31,7 @@ from dub5.service.config.settings import (
     Personality,
     ProviderSettings,
     RouteSettings,
+    Secret,
     Settings,
 )
 from dub5.service.events import Events
@@ -65,6 +68,7 @@ class ProcessScope:
     rng: Callable[[str], Random]
     new_id: Callable[[], str]
     key_guard: KeyGuard
+    session_secret: Secret  # where the settings name none
 
 
 class Runtime:
@@ -116,6 +120,7 @@ class Runtime:
             process.events,
             settings.server,
             process.new_id,
+            _sessions(loaded, process),
         )
         offline = build_pack((route.settings, route.fallbacks) for route in routes.values())
         capabilities = {
@@ -217,6 +222,15 @@ def _route(
 def _fingerprinted(provider: ProviderSettings) -> ProviderSettings:
     """Return the provider's settings without those that cannot change its answers."""
     return msgspec.structs.replace(provider, key_env=(), isolated=False, prices={}, context_tokens={})
+
+
+def _sessions(loaded: LoadedSettings, process: ProcessScope) -> BrowserSessions | None:
+    options = loaded.settings.session
+    if options is None:
+        return None
+    secrets = loaded.session_secrets or (process.session_secret,)
+    tokens = Sessions(secrets, options, process.rng("sessions"))
+    return BrowserSessions(tokens, loaded.settings.server, process.events)
 
 
 def _parse_target(name: str) -> Target:

@@ -4,6 +4,7 @@ import re
 import tomllib
 from importlib import import_module
 from pathlib import Path
+from types import UnionType
 from typing import get_args, get_origin
 
 import msgspec
@@ -35,7 +36,7 @@ def settings_of(kind: type[msgspec.Struct], where: str = "") -> list[str]:
     found = []
     for field in msgspec.structs.fields(kind):
         name = f"{where}.{field.name}" if where else field.name
-        inner = get_args(field.type)[0] if get_origin(field.type) is tuple else field.type
+        inner = get_args(field.type)[0] if get_origin(field.type) in (tuple, UnionType) else field.type
         nested = isinstance(inner, type) and issubclass(inner, msgspec.Struct)
         found += settings_of(inner, name) if nested else [name]
     return found

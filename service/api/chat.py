@@ -16,6 +16,8 @@ from msgspec import Struct
 from dub5.service import clock
 from dub5.service.admission.admission import Admission
 from dub5.service.admission.intake import Intake
+from dub5.service.admission.sessions import Session
+from dub5.service.api.browser_sessions import BrowserSessions
 from dub5.service.api.errors import ClientGone, report_crashes, request_id
 from dub5.service.api.key_guard import GuardedCallers
 from dub5.service.api.response import ResponseWriter, Sent
@@ -53,6 +55,7 @@ class ApiDependencies:
     events: Events
     server: ServerSettings
     new_id: Callable[[], str]
+    sessions: BrowserSessions | None = None  # none: not configured
 
 
 class _LogFields(Struct):
@@ -101,6 +104,7 @@ class Exchange:
         self._timeouts = Timeouts(self.started_s + UPLOAD_S)  # until the request says which deadline it has
         self._phase = Phase.ANSWERING
         self._ended_by: EndedBy | None = None
+        self._session: Session | None = None
         self._refusal: GatewayError | None = None  # admission refused it: no provider may be asked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,6 +117,8 @@ class Exchange:
             self._refusal = self._admit()
             caller = self.deps.callers.identify(headers.get("authorization", ""), scope)
             self._log.caller = caller.key
+            if self.deps.sessions is not None:
+                self._session = self.deps.sessions.identify(scope, headers)
             body = await self._read_body(receive)
             self._started_ns = clock.tick_ns()
             watcher = asyncio.create_task(self._wait_for_disconnect(receive), name=f"disconnect {self.id}")
@@ -363,6 +369,7 @@ class Exchange:
                 attempts=tuple(log.context.progress.trail) if log.context else (),
                 operation=self.operation,
                 shared=bool(log.context and log.context.shared),
+                session=self._session.label if self._session else None,
             )
         )
 

@@ -13,15 +13,18 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from dub5.service.api.client_address import UNKNOWN, address_key
 from dub5.service.api.edge_rules import EdgeDecision, EdgeRules, RawHeaders, RequestHead
 from dub5.service.api.errors import error_body, error_headers
-from dub5.service.config.settings import ServerSettings
+from dub5.service.config.settings import Settings
 from dub5.service.events import Events, SecurityNoted
 
 PATH_CHARS_MAX = 200
 
 
-def with_edge(app: ASGIApp, server: ServerSettings, events: Events, new_id: Callable[[], str]) -> ASGIApp:
+def with_edge(app: ASGIApp, settings: Settings, events: Events, new_id: Callable[[], str]) -> ASGIApp:
     """Return the application behind its edge, or the application itself if there is nothing to decide."""
-    return EdgeApp(app, EdgeRules(server), events, new_id) if EdgeRules.are_set(server) else app
+    if not EdgeRules.are_set(settings.server):
+        return app
+    rules = EdgeRules(settings.server, credentials=settings.session is not None)
+    return EdgeApp(app, rules, events, new_id)
 
 
 class EdgeApp:

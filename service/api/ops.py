@@ -144,11 +144,10 @@ class Ops:
         return {**incident, "target": ", ".join(names)} if names else incident
 
     def models(self) -> dict[str, Any]:
-        """Return the routes as OpenAI's list of models."""
-        return {
-            "object": "list",
-            "data": [self._model(name, features) for name, _, features in self.features()],
-        }
+        """Return the routes as OpenAI's list of models; `sessions` tells the page that it can have one."""
+        more = {} if self.settings.session is None else {"sessions": True}
+        data = [self._model(name, features) for name, _, features in self.features()]
+        return {"object": "list", "data": data, **more}
 
     def model(self, name: str) -> dict[str, Any] | None:
         """Return one route as OpenAI's model object, or None."""

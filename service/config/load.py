@@ -11,6 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
@@ -22,7 +23,14 @@ from dub5.service.config.options import RedisOptions
 from dub5.service.config.personalities import read_personalities
 from dub5.service.config.renamed import new_name, old_names, rename, renamed_variables
 from dub5.service.config.secrets import ReadVariable, SecretReader, read_text
-from dub5.service.config.settings import AdminSettings, LoadedSettings, Secret, Settings, SettingsProblems
+from dub5.service.config.settings import (
+    AdminSettings,
+    LoadedSettings,
+    Secret,
+    SessionSettings,
+    Settings,
+    SettingsProblems,
+)
 
 ENV_PREFIX = "DUB5__"  # DUB5__SERVER__PORT=9000 sets [server] port
 FILE_VARIABLE = "DUB5_CONFIG"
@@ -35,6 +43,7 @@ BOUND_AT_START = (  # of [server]
 )
 TOKEN_CHARS_MIN = 16
 PORT_MAX = 65_535
+SESSION_SECRET_CHARS_MIN = 32
 
 
 def load(
@@ -81,6 +90,7 @@ def load(
         _redis_url(kept.cache.redis, keys, problems),
         _admin_token(kept.admin, keys, problems),
         personalities,
+        _session_secrets(kept.session, keys, problems),
     )
     if problems:
         raise SettingsProblems([*problems, *renames])
@@ -120,6 +130,8 @@ def read_key(variable: str, environ: Mapping[str, str] = os.environ) -> Secret:
 def _secret_variables(settings: Settings, environ: Mapping[str, str]) -> list[ReadVariable]:
     named = [(name, f"provider {p.name!r}.key_env") for p in settings.provider for name in p.key_env]
     named += [(name, "server.caller_keys_env") for name in settings.server.caller_keys_env]
+    if settings.session is not None:
+        named += [(name, "session.secret_env") for name in settings.session.secret_env]
     single = (
         (settings.admin.token_env, "admin.token_env"),
         (settings.cache.redis.url_env, "cache.redis.url_env"),
@@ -210,6 +222,8 @@ def _stand_in(name: str, where: str) -> Any:
 
 
 def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    if isinstance(kind, UnionType):  # a table that may be absent
+        kind = next((part for part in get_args(kind) if issubclass(part, Struct)), kind)
     if isinstance(kind, type) and issubclass(kind, Struct):
         return _read(kind, value, where, problems)
     inner = get_args(kind)[0] if get_origin(kind) is tuple else None
@@ -258,7 +272,7 @@ def _problem(kind: Any, value: Any, where: str, error: msgspec.ValidationError) 
     """Return the sentence about an invalid value. It shows nothing that may be a secret."""
     inside = field_path(error)
     where += inside if inside.startswith("[") or not inside else f".{inside}"
-    if "key_env" in where or "keys_env" in where:  # a key written here by mistake must not be shown
+    if any(list_ in where for list_ in ("key_env", "keys_env", "secret_env")):  # a key here must not be shown
         return f"{where}: must be a list of names of environment variables, not the keys."
     if where.endswith((".url_env", ".token_env", ".url")) or ".headers" in where:  # nor a password
         return f"{where}: {validation_message(error)}."
@@ -305,6 +319,20 @@ def _admin_token(admin: AdminSettings, keys: SecretReader, problems: list[str]) 
             f"admin.token_env: what {admin.token_env} holds must have {TOKEN_CHARS_MIN} characters or more."
         )
     return Secret(tokens[0]) if tokens else None
+
+
+def _session_secrets(
+    session: SessionSettings | None, keys: SecretReader, problems: list[str]
+) -> tuple[Secret, ...]:
+    if session is None:
+        return ()
+    secrets = keys.read("session.secret_env", session.secret_env)
+    if any(len(secret) < SESSION_SECRET_CHARS_MIN for secret in secrets):
+        problems.append(
+            "session.secret_env: what each of these variables holds must have"
+            f" {SESSION_SECRET_CHARS_MIN} characters or more; make one with `openssl rand -hex 32`."
+        )
+    return _secrets(secrets)
 
 
 def _secrets(keys: tuple[str, ...]) -> tuple[Secret, ...]:

@@ -146,6 +146,17 @@ class AdminSettings(Struct, frozen=True):
     token_env: Variable | None = None
 
 
+class SessionSettings(Struct, frozen=True):
+    """Sessions of browsers, by a signed cookie. The table turns them on, even if it is empty.
+
+    `secret_env`: the first secret signs, all are accepted. Without one, a secret is made at each start.
+    """
+
+    secret_env: tuple[Variable, ...] = ()
+    days: Annotated[int, Meta(ge=1, le=400)] = 30  # of a cookie; browsers keep none for longer than 400
+    ticket_s: Annotated[int, Meta(ge=1, le=600)] = 30
+
+
 class Settings(Struct, frozen=True):
     """All settings, without secrets: those are in LoadedSettings."""
 
@@ -164,6 +175,7 @@ class Settings(Struct, frozen=True):
     cache: CacheBounds = CacheBounds()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
+    session: SessionSettings | None = None
 
 
 class Secret:
@@ -195,6 +207,7 @@ class LoadedSettings(Struct, frozen=True):
     redis_url: Secret | None = None  # with its password
     admin_token: Secret | None = None
     personalities: Mapping[str, Personality] = {}
+    session_secrets: tuple[Secret, ...] = ()
 
 
 class SettingsProblems(Exception):

@@ -54,6 +54,7 @@ class RequestLine(Struct, kw_only=True, omit_defaults=True):
     event: str
     id: str
     caller: str
+    session: str | None = None
     route: str
     outcome: Outcome
     code: str | None
@@ -239,6 +240,7 @@ class EventLogger:
             event="request",
             id=event.request_id,
             caller=event.caller,
+            session=event.session,
             route=event.route[:ROUTE_CHARS_MAX],
             outcome=event.outcome,
             code=event.code,

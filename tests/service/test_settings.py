@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from dub5.service.config.load import load
-from dub5.service.config.settings import LoadedSettings, SettingsProblems
+from dub5.service.config.settings import LoadedSettings, SessionSettings, SettingsProblems
 
 GOOD = """
 [[provider]]
@@ -227,6 +227,50 @@ def test_a_public_provider_without_a_key(read) -> None:
 def test_secrets_do_not_print(read) -> None:
     """No repr of anything loaded holds a key."""
     assert "sk-1" not in repr(read(GOOD))
+
+
+SECRET = "0123456789abcdef" * 2
+
+
+def test_sessions(read, tmp_path: Path) -> None:
+    """An empty table turns sessions on, and is warned of; secrets come from variables or files, in order."""
+    assert read(GOOD).settings.session is None
+    empty = read(GOOD + "[session]\n")
+    assert (empty.settings.session, empty.session_secrets) == (SessionSettings(), ())
+    assert ["session.secret_env: is empty" in warning for warning in empty.warnings] == [True]
+
+    (tmp_path / "old").write_text(SECRET[::-1] + "\n")
+    environ = {"KEY_ONE": "k", "NEW": SECRET, "OLD_FILE": str(tmp_path / "old")}
+    loaded = read(GOOD + '[session]\nsecret_env = ["NEW", "OLD"]\ndays = 7\n', environ)
+    assert [secret.reveal() for secret in loaded.session_secrets] == [SECRET, SECRET[::-1]]
+    assert (loaded.warnings, loaded.settings.session.days) == ((), 7)
+    by_environment = read(GOOD, environ | {"DUB5__SESSION__SECRET_ENV": "OLD,NEW"})
+    assert [secret.reveal() for secret in by_environment.session_secrets] == [SECRET[::-1], SECRET]
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('secret_env = ["NONE"]', "session.secret_env: the environment variable NONE is not set"),
+        ('secret_env = ["SHORT"]', "each of these variables holds must have 32 characters"),
+        (f'secret_env = ["{SECRET}!"]', "session.secret_env[0]: must be a list of names"),
+        (f'secret = "{SECRET}"', "session.secret: there is no such setting; did you mean 'secret_env'?"),
+        ("days = 0", "session.days: must be a whole number >= 1 (it is 0)"),
+        ("days = 401", "session.days: must be a whole number <= 400 (it is 401)"),
+        ("ticket_s = 601", "session.ticket_s: must be a whole number <= 600"),
+    ],
+)
+def test_bad_sessions(read, table: str, said: str) -> None:
+    """What is wrong with the table is said, and no secret is shown."""
+    (problem,) = problems(read, f"{GOOD}[session]\n{table}\n", {"KEY_ONE": "k", "SHORT": "short-secret"})
+    assert said in problem
+    assert SECRET not in problem and "short-secret" not in problem
+
+
+def test_session_is_a_table(read) -> None:
+    """Whoever switches sessions on by a word is told what to write."""
+    (problem,) = problems(read, "session = true\n" + GOOD)
+    assert problem == "session: must be a table."
 
 
 def test_the_environment_lies_over_the_file(read) -> None:

@@ -42,6 +42,7 @@ class ServiceWorld:
         options: dict[str, Any] | None = None,
         caller_keys: tuple[str, ...] = (),
         keys: Mapping[str, tuple[str, ...]] | None = None,
+        session_secrets: tuple[str, ...] = (),
         **providers: Respond,
     ) -> None:
         self.asked: dict[str, list[SimRequest]] = {name: [] for name in providers}
@@ -60,8 +61,13 @@ class ServiceWorld:
             | (options or {}),
         )
         secrets = {name: tuple(map(Secret, (keys or {}).get(name, (f"sk-{name}",)))) for name in providers}
-        loaded = LoadedSettings(settings, secrets, tuple(map(Secret, caller_keys)))
-        self.service = Service(loaded, wire=self.wire, seed="test")
+        self.loaded = LoadedSettings(
+            settings,
+            secrets,
+            tuple(map(Secret, caller_keys)),
+            session_secrets=tuple(map(Secret, session_secrets)),
+        )
+        self.service = Service(self.loaded, wire=self.wire, seed="test")
         self.client = AppClient(self.service.asgi)
 
     async def __aenter__(self) -> Self:

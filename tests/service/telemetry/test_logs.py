@@ -64,6 +64,16 @@ async def test_a_request(request_ended: Callable[..., RequestEnded]) -> None:
     assert lines.hurried == [False]
 
 
+async def test_a_session(request_ended: Callable[..., RequestEnded]) -> None:
+    """The line of a request names its session, by the digits that its browser was told; others have none."""
+    lines = CollectedLines()
+    log = EventLogger(lines.write)
+    log.log(request_ended(session="0a1b2c3d"))
+    log.log(request_ended())
+    assert [line.get("session") for line in lines.seen] == ["0a1b2c3d", None]
+    assert "session" not in lines.seen[1]
+
+
 async def test_only_changes_of_the_cache() -> None:
     """A cache that is down for an hour says so once, and once more when it works again."""
     lines = CollectedLines()
