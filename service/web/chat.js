@@ -20,6 +20,14 @@ export function startChat(caller) {
   return chat;
 }
 
+/**
+ * Ask for the cookie by which the service counts this browser; the chat works without one, too.
+ * @param {Record<string, string>} headers
+ */
+async function beginSession(headers) {
+  await fetch("/v1/session", { method: "POST", headers }).catch(() => {});
+}
+
 class Chat {
   /** @param {Caller} caller */
   constructor(caller) {
@@ -79,8 +87,11 @@ class Chat {
       const headers = this.caller.headers();
       const response = await fetch("/v1/models", { headers });
       if (response.status === 401) this.caller.unauthorized(headers);
-      if (response.ok) this.showModels((await response.json()).data);
-      else put(this.model.options[0], "no models available");
+      if (response.ok) {
+        const list = await response.json();
+        if (list.sessions) await beginSession(headers);
+        this.showModels(list.data);
+      } else put(this.model.options[0], "no models available");
     } catch {
       put(this.model.options[0], "service unreachable"); // live.js keeps polling, then calls `updateRoutes`
     } finally {

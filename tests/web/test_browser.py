@@ -1,6 +1,9 @@
 """The page in a real browser, served by the real service in front of simulated providers: three processes."""
 
+import asyncio
 import json
+import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 from dub5.simulators.answers import Proof, judge
 from tests.support.browser import BrowserTab, chromium, open_page
 from tests.support.child_processes import child, serving
+from tests.support.source import ROOT
 
 pytestmark = pytest.mark.real_sockets
 
@@ -470,3 +474,73 @@ async def test_personalities(browser: str, config: Path) -> None:
             async with aiohttp.ClientSession() as client, client.get(f"{url}/status") as response:
                 assert (await response.json())["recent"][0]["route"] == "chat:tutor"
             assert page.errors == []
+
+
+@pytest.fixture
+def service_with_sessions(config: Path) -> Iterator[str]:
+    file = config.with_name("sessions.toml")
+    file.write_text(config.read_text() + "\n[session]\n")
+    with serving(file) as (url, _):
+        yield url
+
+
+def example(language: str, number: int) -> str:
+    """Return an example of the page about sessions, which readers copy as it stands."""
+    page = (ROOT / "docs" / "use" / "sessions.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)[number]
+
+
+async def test_sessions(browser: str, service: str, service_with_sessions: str) -> None:
+    """The page begins a session at its start, and chats with it; a form of another page is refused."""
+    async with open_page(browser, service_with_sessions) as page:
+        assert await ask(page, "Am I counted?") == "whole"
+        (cookie,) = (await page.call("Network.getCookies"))["cookies"]
+        assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == ("dub5", True, "Lax")
+        assert await page.evaluate("document.cookie") == ""
+        code = (
+            f"(async () => {{ {example('js', 0)}; return [begun.status, session.length, reply.status] }})()"
+        )
+        assert await page.evaluate(code) == [200, 8, 200]
+        assert page.errors == []
+
+        # A page of the same site may use the cookie, as a form does: no question is asked before.
+        await page.call("Page.navigate", url=f"{service}/livez")
+        await page.until(f"location.href === '{service}/livez' && document.readyState === 'complete'")
+        chat = f"{service_with_sessions}/v1/chat/completions"
+        how = "{ method: 'POST', mode: 'no-cors', credentials: 'include', body: '{}' }"
+        assert (
+            await page.evaluate(f"fetch({json.dumps(chat)}, {how}).then((reply) => reply.type)") == "opaque"
+        )
+    async with aiohttp.ClientSession() as client, client.get(f"{service_with_sessions}/status") as reply:
+        assert (await reply.json())["happened"]["csrf_refused"] == 1
+
+
+async def test_tickets(browser: str, service_with_sessions: str) -> None:
+    """The example for pages of other sites works as it is written."""
+    async with open_page(browser, f"{service_with_sessions}/livez") as page:
+        code = example("js", 1).replace("https://chat.example.com", service_with_sessions)
+        status, proof = await page.evaluate(f"(async () => {{ {code}; return [reply.status, proof] }})()")
+        assert status == 200 and proof["authorization"].startswith("Ticket ")
+        assert (await page.call("Network.getCookies"))["cookies"] == []
+
+
+async def test_session_by_curl(service_with_sessions: str, tmp_path: Path) -> None:
+    """The example for programs works as it is written."""
+    code = example("sh", 0).replace("http://127.0.0.1:8080", service_with_sessions)
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-ec", code.replace("curl ", "curl -f "), cwd=tmp_path, stdout=subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+    begun, again, answer = (json.loads(part) for part in told.decode().replace("}{", "}\n{").splitlines())
+    assert process.returncode == 0
+    assert begun["session"] == again["session"]
+    assert judge(answer["choices"][0]["message"]["content"], "Hello") is Proof.WHOLE
+
+
+async def test_no_sessions(browser: str, service: str) -> None:
+    """Without sessions the page does not ask for one."""
+    async with open_page(browser, service) as page:
+        await page.until("!document.querySelector('#model').disabled")
+        asked = await page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+        assert f"{service}/v1/models" in asked and f"{service}/v1/session" not in asked
+        assert page.errors == []
