@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from dub5.service.config.load import load
+from dub5.service.config.load import load, variables
 from dub5.service.config.settings import LoadedSettings, SessionSettings, SettingsProblems
 
 GOOD = """
@@ -244,6 +244,8 @@ def test_sessions(read, tmp_path: Path) -> None:
     loaded = read(GOOD + '[session]\nsecret_env = ["NEW", "OLD"]\ndays = 7\n', environ)
     assert [secret.reveal() for secret in loaded.session_secrets] == [SECRET, SECRET[::-1]]
     assert (loaded.warnings, loaded.settings.session.days) == ((), 7)
+    listed = {one.name: one.state for one in variables(tmp_path / "dub5.toml", environ)}
+    assert (listed["NEW"], listed["OLD"]) == ("set", "by a file")
     by_environment = read(GOOD, environ | {"DUB5__SESSION__SECRET_ENV": "OLD,NEW"})
     assert [secret.reveal() for secret in by_environment.session_secrets] == [SECRET[::-1], SECRET]
 
