@@ -23,6 +23,7 @@ from dub5.service import VERSION, clock
 from dub5.service.admission.admission import Admission
 from dub5.service.admission.queue import Queue
 from dub5.service.admission.service_time import ServiceTimes
+from dub5.service.admission.shared_log import open_shared_log
 from dub5.service.api.admin import Admin, admin_routes
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.edge import with_edge
@@ -88,6 +89,7 @@ class Service:
         self.queue = Queue(settings.admission, service_times, self.events)
         self.wire = wire or build_wire(settings.server)
         self.cache = open_cache(settings.cache, loaded.redis_url, self.events, rng("cache"))
+        self._shared_log = open_shared_log(settings, loaded.redis_url, self.events, rng("limits"))
         guard = partial(KeyGuard, events=self.events, proxies_known=bool(settings.server.trusted_proxies))
         self.admin = Admin(self.cache, loaded.admin_token, guard(SecurityKind.ADMIN_REFUSED))
         self._process = ProcessScope(
@@ -101,6 +103,7 @@ class Service:
             _id_factory(rng("ids")),
             guard(SecurityKind.BAD_KEY),
             Secret(secrets.token_urlsafe(32)),
+            self._shared_log,
         )
         self._gateways: WeakSet[Gateway] = WeakSet()  # old ones included, while a request uses them
         self._failovers: WeakSet[Failover] = WeakSet()
@@ -214,6 +217,8 @@ class Service:
         for failover in list(self._failovers):
             await failover.aclose()
         await self.cache.aclose()
+        if self._shared_log is not None:
+            await self._shared_log.aclose()
         await self.wire.aclose()
         self.metrics.close()
 

@@ -50,7 +50,7 @@ class RequestEnded(Struct, frozen=True):
 
 
 class BreakerChanged(Struct, frozen=True):
-    """A circuit breaker changed its state. `scope` is a target, a host, or "cache"."""
+    """A circuit breaker changed its state. `scope` is a target, a host, "cache" or "limits"."""
 
     scope: str
     before: str
@@ -102,6 +102,24 @@ class QueueLeft(Struct, frozen=True):
     priority: str  # "high", "normal" or "low"
     how: str
     waited_s: float
+
+
+class RateLimitHit(Struct, frozen=True):
+    """A request was refused for a rate limit. `by`: "session", "caller" or "ip".
+
+    `who`: the label of the session, the hash of the caller's key or the address. `blocked`: it did not wait
+    when it was told to, and is refused whatever it has sent since.
+    """
+
+    by: str
+    who: str
+    blocked: bool
+
+
+class LimitCountedLocally(Struct, frozen=True):
+    """A request was counted against its rate limits by this process alone: the shared log did not answer."""
+
+    why: str
 
 
 class Hedged(Struct, frozen=True):
@@ -211,6 +229,8 @@ Event = (
     | LimitLowered
     | BudgetSpent
     | QueueLeft
+    | RateLimitHit
+    | LimitCountedLocally
     | Hedged
     | Shared
     | CacheLooked

@@ -34,10 +34,14 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The caller of a request. `key`: a hash of its API key, or "anonymous"; it separates caches, limits."""
+    """The caller of a request. `key`: a hash of its API key, or "anonymous"; it separates caches, limits.
+
+    `premium`: its requests are not counted against rate limits.
+    """
 
     key: str = "anonymous"
     priority: Priority = Priority.NORMAL
+    premium: bool = False
 
 
 ANONYMOUS = Caller()

@@ -18,7 +18,9 @@ from dub5.service import clock
 from dub5.service.admission.admission import Admission, Callers
 from dub5.service.admission.intake import build_intake
 from dub5.service.admission.queue import Queue
+from dub5.service.admission.rate_limit_gate import open_gate
 from dub5.service.admission.sessions import Sessions
+from dub5.service.admission.shared_log import SharedLog
 from dub5.service.api.browser_sessions import BrowserSessions
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.features import Capabilities
@@ -69,6 +71,7 @@ class ProcessScope:
     new_id: Callable[[], str]
     key_guard: KeyGuard
     session_secret: Secret  # where the settings name none
+    shared_log: SharedLog | None  # of rate limits
 
 
 class Runtime:
@@ -111,16 +114,21 @@ class Runtime:
             last_operations,
         )
         self.failover: Failover = Failover(dependencies)
-        variables = settings.server.caller_keys_env
-        callers = Callers(loaded.caller_keys, variables, settings.admission.priorities)
-        self.deps = ApiDependencies(
+        self.deps: ApiDependencies = ApiDependencies(
             Gateway(routes, process.cache, process.queue, self.failover, process.rng("router")),
             process.admission,
-            GuardedCallers(callers, process.key_guard),
+            GuardedCallers(_callers(loaded), process.key_guard),
             process.events,
             settings.server,
             process.new_id,
             _sessions(loaded, process),
+            open_gate(
+                settings.limits,
+                sessions=settings.session is not None,
+                events=process.events,
+                shared=process.shared_log,
+                previous=previous.deps.gate if previous else None,
+            ),
         )
         offline = build_pack((route.settings, route.fallbacks) for route in routes.values())
         capabilities = {
@@ -222,6 +230,12 @@ def _route(
 def _fingerprinted(provider: ProviderSettings) -> ProviderSettings:
     """Return the provider's settings without those that cannot change its answers."""
     return msgspec.structs.replace(provider, key_env=(), isolated=False, prices={}, context_tokens={})
+
+
+def _callers(loaded: LoadedSettings) -> Callers:
+    settings = loaded.settings
+    variables, priorities = settings.server.caller_keys_env, settings.admission.priorities
+    return Callers(loaded.caller_keys, variables, priorities, settings.limits.premium)
 
 
 def _sessions(loaded: LoadedSettings, process: ProcessScope) -> BrowserSessions | None:

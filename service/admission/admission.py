@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from dub5.service.config.settings import OTHERS, Secret
@@ -102,15 +102,23 @@ class Admission:
 
 
 class Callers:
-    """The callers' keys, as hashes. `variables`: the variable of each key; `priorities`: by variable."""
+    """The callers' keys, as hashes.
+
+    `variables`: the variable of each key; `priorities`: by variable; `premium`: the variables of callers
+    whose requests are not counted.
+    """
 
     def __init__(
-        self, keys: Iterable[Secret], variables: Iterable[str] = (), priorities: Mapping[str, str] = {}
+        self,
+        keys: Iterable[Secret],
+        variables: Iterable[str] = (),
+        priorities: Mapping[str, str] = {},
+        premium: Collection[str] = (),
     ) -> None:
         digests = [key_hash(key.reveal()) for key in keys]
         self._known = {digest: Caller(digest[:16], _priority(OTHERS, priorities)) for digest in digests}
         for digest, variable in zip(digests, variables, strict=False):
-            self._known[digest] = Caller(digest[:16], _priority(variable, priorities))
+            self._known[digest] = Caller(digest[:16], _priority(variable, priorities), variable in premium)
 
     @property
     def have_keys(self) -> bool:

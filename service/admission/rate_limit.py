@@ -26,16 +26,21 @@ class RateLimit(Struct, frozen=True):
     count: int
     window_s: int
 
+    @property
+    def window_us(self) -> int:
+        """The window in microseconds."""
+        return self.window_s * 1_000_000
+
 
 class LimitUsage(NamedTuple):
     """What a key has used of a limit before this request.
 
-    `frees_s`: until the oldest of the `used` requests counts no more.
+    `frees_us`: until the oldest of the `used` requests counts no more.
     """
 
     limit: RateLimit
     used: int
-    frees_s: float
+    frees_us: int
 
     @property
     def full(self) -> bool:
@@ -44,41 +49,46 @@ class LimitUsage(NamedTuple):
 
 
 class SlidingLog:
-    """The times of the requests that a limit has accepted in its last window, by key."""
+    """The times of the requests that a limit has accepted in its last window, by key.
+
+    Times are whole microseconds, so that the moment that a client is told is exactly that from which on it
+    is accepted.
+    """
 
     def __init__(self, limit: RateLimit, keys_max: int = KEYS_MAX) -> None:
         self.limit = limit
+        self._window_us = limit.window_us
         self._keys_max = keys_max
-        self._times: OrderedDict[str, deque[float]] = OrderedDict()  # by the time of the last request
+        self._times: OrderedDict[str, deque[int]] = OrderedDict()  # by the time of the last request
 
     def __len__(self) -> int:
         return len(self._times)
 
-    def usage(self, key: str, now_s: float) -> LimitUsage:
+    def usage(self, key: str, now_us: int) -> LimitUsage:
         """Return what the key has used in the window that ends now."""
         times = self._times.get(key)
         if times is None:
-            return LimitUsage(self.limit, 0, 0.0)
-        window_s = self.limit.window_s
-        while times and times[0] + window_s <= now_s:
+            return LimitUsage(self.limit, 0, 0)
+        over_us = now_us - self._window_us
+        while times and times[0] <= over_us:
             times.popleft()
-        return LimitUsage(self.limit, len(times), times[0] + window_s - now_s if times else 0.0)
+        return LimitUsage(self.limit, len(times), times[0] - over_us if times else 0)
 
-    def add(self, key: str, now_s: float) -> None:
+    def add(self, key: str, now_us: int) -> None:
         """Count a request that was accepted."""
         times = self._times.get(key)
         if times is None:
             times = self._times[key] = deque(maxlen=self.limit.count)
         else:
             self._times.move_to_end(key)
-        times.append(now_s)
-        self._forget(now_s)
+        times.append(now_us)
+        self._forget(now_us)
 
-    def _forget(self, now_s: float) -> None:
+    def _forget(self, now_us: int) -> None:
         """Forget the keys that have used nothing any more, and those that are too many."""
         while self._times:
             oldest = next(iter(self._times.values()))
-            over = not oldest or oldest[-1] + self.limit.window_s <= now_s
+            over = not oldest or oldest[-1] <= now_us - self._window_us
             if not over and len(self._times) <= self._keys_max:
                 return
             self._times.popitem(last=False)
@@ -113,7 +123,7 @@ class Penalties:
     def blocked_s(self, by: str, key: str, now_s: float) -> float:
         """Return how long the key is still blocked; 0 if it is not."""
         penalty = self._keys.get((by, key))
-        return max(0.0, penalty.blocked_until_s - now_s) if penalty is not None else 0.0
+        return max(0.0, round(penalty.blocked_until_s - now_s, 6)) if penalty is not None else 0.0
 
     def refuse(self, by: str, key: str, wait_s: float, now_s: float) -> float:
         """Note that the key is refused and told to wait. Return the length of the block that this begins.

@@ -43,6 +43,7 @@ class ResponseWriter:
     def __init__(self, request_id: str, send: Send, timeouts: Timeouts, client_stall_s: float) -> None:
         self.sent = Sent.NOTHING
         self.request_id = request_id
+        self.more_headers: Mapping[str, str] | None = None  # for every answer, whatever it is
         self._send = send
         self._timeouts = timeouts
         self._client_stall_s = client_stall_s
@@ -50,7 +51,7 @@ class ResponseWriter:
     async def send_json(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Send a JSON body. `headers` hold its type and length. Raises ClientGone."""
         # In pieces, so that a client that does not read is noticed before all of it lies in our memory.
-        head, first, more = _response_start(status, headers), body[:PIECE_BYTES], len(body) > PIECE_BYTES
+        head, first, more = self._start(status, headers), body[:PIECE_BYTES], len(body) > PIECE_BYTES
         await self.within_stall(self._send_first(head, Sent.JSON, first, more=more))
         for at in range(PIECE_BYTES, len(body), PIECE_BYTES):
             await self._send_body(body[at : at + PIECE_BYTES], more=at + PIECE_BYTES < len(body))
@@ -61,7 +62,7 @@ class ResponseWriter:
         Raises ClientGone, and what `stream.read` raises.
         """
         if self.sent is Sent.NOTHING:
-            head = _response_start(200, SSE_HEADERS | headers)
+            head = self._start(200, SSE_HEADERS | headers)
             data = b"".join([chunk.raw for chunk in chunks])
             await self.within_stall(self._send_first(head, Sent.EVENTS, data, more=True))
             chunks = await stream.read()
@@ -81,7 +82,7 @@ class ResponseWriter:
         async with asyncio.timeout(self._client_stall_s):
             if self.sent is Sent.NOTHING:
                 self.sent = Sent.HEARTBEATS
-                await self._send(_response_start(200, SSE_HEADERS | headers))
+                await self._send(self._start(200, SSE_HEADERS | headers))
             await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
 
     async def send_error(self, error: GatewayError) -> None:
@@ -107,6 +108,11 @@ class ResponseWriter:
             if timed_out.timeout == "client_stall" or self.sent not in (Sent.HEARTBEATS, Sent.EVENTS):
                 raise ClientGone from None
             raise StreamStalled("The deadline passed before the answer was whole.") from None
+
+    def _start(self, status: int, headers: Mapping[str, str]) -> HTTPResponseStartEvent:
+        if self.more_headers is not None:
+            headers = {**headers, **self.more_headers}
+        return _response_start(status, headers)
 
     async def _send_first(self, head: HTTPResponseStartEvent, sent: Sent, data: bytes, *, more: bool) -> None:
         """Send the head and the beginning of the body, which are one wait."""

@@ -36,6 +36,18 @@ try:
 except ImportError:  # settings with a Redis are then refused
     RedisCache = None
 
+# What a call may raise while Redis is unavailable, or answers what nobody expects.
+FAILURES: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+)
+if RedisCache is not None:
+    FAILURES = (RedisError, *FAILURES)
+
 # Atomic scripts: no process may see a new version with old generations. ARGV[1] is a new token.
 _LEARN = """
 if redis.call('exists', KEYS[1]) == 0 or redis.call('hexists', KEYS[2], 'everything') == 0 then
@@ -76,16 +88,8 @@ class RedisStorage:
     across_processes = True
 
     def __init__(self, url: str, options: RedisOptions, rng: Random) -> None:
-        self.failures: tuple[type[Exception], ...] = (
-            RedisError,
-            OSError,
-            EOFError,
-            RuntimeError,
-            ValueError,
-            TypeError,
-            LookupError,
-        )
-        self._cache = _connect(url, options)
+        self.failures = FAILURES
+        self._cache = connect(url, options)
         self._prefix = options.prefix
         self._rng = rng
         self._keys = (f"{self._prefix}:version", f"{self._prefix}:generations")
@@ -145,7 +149,7 @@ class RedisStorage:
         return f"{self._prefix}:claim:{digest}"
 
 
-def _connect(url: str, options: RedisOptions) -> Any:
+def connect(url: str, options: RedisOptions) -> Any:
     """Return aiocache's client without its own timeouts and retries: storage_guard limits every call."""
     parts = urlsplit(url)
     more: dict[str, Any] = {

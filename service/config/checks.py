@@ -40,7 +40,7 @@ def contradictions(settings: Settings, providers: list[str]) -> list[str]:
         ]
     for route in settings.route:
         found += _route_problems(route, providers)
-    found += _priority_problems(settings.admission, settings.server)
+    found += _priority_problems(settings.admission, settings.server) + _limits_problems(settings)
     breaker, retry, limiter = settings.breaker, settings.retry, settings.limiter
     for longest in ("open_max_s", "host_open_max_s"):
         if breaker.open_s > getattr(breaker, longest):
@@ -60,6 +60,26 @@ def _priority_problems(admission: AdmissionOptions, server: ServerSettings) -> l
         for name in admission.priorities
         if name not in known
     ]
+
+
+def _limits_problems(settings: Settings) -> list[str]:
+    limits, keys = settings.limits, settings.server.caller_keys_env
+    found = [
+        f"limits.premium: {name!r} is not in server.caller_keys_env."
+        for name in limits.premium
+        if name not in keys
+    ]
+    if limits.caller is not None and not keys:
+        found.append(
+            "limits.caller: needs callers with keys; name their variables in server.caller_keys_env."
+        )
+    if limits.session is not None and settings.session is None:
+        found.append("limits.session: needs sessions; add a [session] table.")
+    if limits.shared and not settings.cache.redis.used:
+        found.append("limits.shared: needs a Redis; set cache.redis.url or cache.redis.url_env.")
+    if limits.block_s > limits.block_max_s:
+        found.append("limits.block_s: is longer than limits.block_max_s.")
+    return found
 
 
 def warnings(settings: Settings) -> list[str]:
@@ -233,16 +253,21 @@ def exposure_problems(settings: Settings, behind_a_server: bool) -> list[str]:
     host = settings.server.host
     if _bounds_strangers(settings) or (_is_loopback(host) and not behind_a_server):
         return []
-    keys = "name variables with keys in server.caller_keys_env"
+    bounds = "name variables with keys in server.caller_keys_env, or add [session] and limits.ip"
     if behind_a_server:
-        return [f"Another server makes this application reachable, and no caller keys are set: {keys}."]
-    how = f"{keys}, listen on 127.0.0.1, or start with --insecure"
+        return [f"Another server makes this application reachable, and no caller keys are set: {bounds}."]
+    how = f"{bounds}; or listen on 127.0.0.1, or start with --insecure"
     return [f"server.host {host!r} is reachable from outside, and no caller keys are set: {how}."]
 
 
 def _bounds_strangers(settings: Settings) -> bool:
-    """Return whether something keeps a stranger from spending without bounds."""
-    return bool(settings.server.caller_keys_env)
+    """Return whether something keeps a stranger from spending without bounds.
+
+    Caller keys do; or sessions, which have a limit each, with a limit of each address.
+    """
+    if settings.server.caller_keys_env:
+        return True
+    return settings.session is not None and settings.limits.ip is not None
 
 
 def _is_loopback(host: str) -> bool:

@@ -150,10 +150,13 @@ def _keep_bound(settings: Settings, running: Settings | None) -> tuple[Settings,
     restart_warnings = [f"server.{name}: needs a restart; the old value stays." for name in needs_restart]
     if settings.cache.redis != running.cache.redis:
         restart_warnings.append("cache.redis: needs a restart; the old values stay.")
+    if settings.limits.shared != running.limits.shared:
+        restart_warnings.append("limits.shared: needs a restart; the old value stays.")
     if settings.log != running.log:
         restart_warnings.append("log: needs a restart; the old values stay.")
     cache = msgspec.structs.replace(settings.cache, redis=running.cache.redis)
-    kept = msgspec.structs.replace(settings, server=server, cache=cache, log=running.log)
+    limits = msgspec.structs.replace(settings.limits, shared=running.limits.shared)
+    kept = msgspec.structs.replace(settings, server=server, cache=cache, limits=limits, log=running.log)
     return kept, restart_warnings
 
 

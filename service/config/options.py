@@ -119,6 +119,33 @@ class AdmissionOptions(Struct, frozen=True):
     priorities: Mapping[str, PriorityName] = {}
 
 
+class LimitOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """At most `count` requests in any `window_s`."""
+
+    count: Annotated[int, Meta(ge=1, le=10_000)]
+    window_s: Annotated[int, Meta(ge=1, le=86_400)] = 60
+
+
+class LimitsOptions(Struct, frozen=True):
+    """Rate limits of a session (its cookie), of an address and of a caller (its key). None: not counted.
+
+    `premium`: callers that are not counted, by the variable that holds their key (one of
+    server.caller_keys_env).
+    `shared`: the requests are counted in the Redis of cache.redis, over all processes.
+    After `strikes` refusals within a minute that came before the time that the client was told, its key is
+    blocked for `block_s`, doubled each time up to `block_max_s`.
+    """
+
+    session: LimitOptions | None = None
+    ip: LimitOptions | None = None
+    caller: LimitOptions | None = None
+    premium: tuple[str, ...] = ()
+    shared: bool = False
+    strikes: Count = 5
+    block_s: Seconds = 60.0
+    block_max_s: Seconds = 3_600.0
+
+
 class ProbeOptions(Struct, frozen=True):
     """Active probes of failed targets that receive no requests. `idle_s`: time since the last request."""
 

@@ -16,6 +16,7 @@ from dub5.service.config.options import (
     HealthOptions,
     HedgeOptions,
     LimiterOptions,
+    LimitsOptions,
     ProbeOptions,
     RetryOptions,
     SanitizeOptions,
@@ -171,6 +172,7 @@ class Settings(Struct, frozen=True):
     health: HealthOptions = HealthOptions()
     probe: ProbeOptions = ProbeOptions()
     admission: AdmissionOptions = AdmissionOptions()
+    limits: LimitsOptions = LimitsOptions()
     hedge: HedgeOptions = HedgeOptions()
     cache: CacheBounds = CacheBounds()
     admin: AdminSettings = AdminSettings()

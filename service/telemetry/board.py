@@ -58,6 +58,8 @@ COUNTERS = (  # of `happened`: each begins at zero
     "shed_full",
     "shed_overloaded",
     "shed_expired",
+    "rate_limited",
+    "rate_limit_local",
     "retried",
     "hedged",
     "failed_over",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from dub5.service.admission.shared_log import SCOPE as LIMITS_SCOPE
 from dub5.service.cache.factory import SCOPE
 from dub5.service.events import (
     BreakerChanged,
@@ -24,8 +25,10 @@ from dub5.service.events import (
     DrainBegan,
     HealthChanged,
     Hedged,
+    LimitCountedLocally,
     LimitLowered,
     QueueLeft,
+    RateLimitHit,
     SecurityNoted,
     SettingsReloaded,
     Shared,
@@ -53,7 +56,7 @@ class KnownNames:
     routes: set[str] = field(default_factory=set)
     targets: dict[str, tuple[str, str]] = field(default_factory=dict)  # provider and model of each
     providers: set[str] = field(default_factory=set)
-    scopes: set[str] = field(default_factory=lambda: {SCOPE})  # of a breaker: targets, hosts, the cache
+    scopes: set[str] = field(default_factory=lambda: {SCOPE, LIMITS_SCOPE})  # of a breaker: targets, hosts
 
     def add(self, routes: Iterable[str], targets: Iterable[Target], hosts: Iterable[str]) -> None:
         """Add the names of new settings. Old names stay: requests to them may still be in flight."""
@@ -104,7 +107,11 @@ COUNTS: Mapping[type, CountRule] = {
     Hedged: CountRule(
         names.HEDGES, lambda event, known: (known.scope(event.target), _hedge_reason(event.why))
     ),
+    LimitCountedLocally: CountRule(names.RATE_LIMIT_LOCAL, lambda event, known: ()),
     LimitLowered: CountRule(names.LIMIT_LOWERED, lambda event, known: (known.provider(event.provider),)),
+    RateLimitHit: CountRule(
+        names.RATE_LIMITED, lambda event, known: (event.by, "true" if event.blocked else "false")
+    ),
     SecurityNoted: CountRule(names.SECURITY_EVENTS, lambda event, known: (event.what,)),
     SettingsReloaded: CountRule(names.RELOADS, lambda event, known: ("applied" if event.ok else "refused",)),
     Shared: CountRule(names.SHARED, lambda event, known: (known.route(event.route), event.what)),
@@ -117,9 +124,11 @@ HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
     CacheWarmed: lambda event: (),
     CallerBarred: lambda event: (),
     Hedged: lambda event: ("hedged",),
+    LimitCountedLocally: lambda event: ("rate_limit_local",),
     QueueLeft: lambda event: (
         ("queued",) if event.how in ("served", "left") else ("queued", f"shed_{event.how}")
     ),
+    RateLimitHit: lambda event: ("rate_limited",),
     Shared: lambda event: ("shared" if event.what == "joined" else event.what,),
 }
 

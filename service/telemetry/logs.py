@@ -23,8 +23,10 @@ from dub5.service.events import (
     BudgetSpent,
     CacheLooked,
     Event,
+    LimitCountedLocally,
     LimitLowered,
     QueueLeft,
+    RateLimitHit,
     RequestEnded,
     SecurityNoted,
     SettingsReloaded,
@@ -223,6 +225,12 @@ class EventLogger:
     def _security(self, event: SecurityNoted) -> None:
         self._line_rate_limited("security", event.what, of="what", who=event.who, where=event.where)
 
+    def _rate_limit(self, event: RateLimitHit) -> None:
+        self._line_rate_limited("rate_limited", event.by, of="by", who=event.who, blocked=event.blocked)
+
+    def _local(self, event: LimitCountedLocally) -> None:
+        self._line_rate_limited("rate_limit_local", "redis", of="lost", why=event.why)
+
     def _mistake(self, target: str, reason: str) -> None:
         """Warn of a failure that only the settings mend, once until they are reloaded."""
         if (target, reason) not in self._mistakes:
@@ -283,8 +291,10 @@ class EventLogger:
         AttemptEnded: _attempt,
         BudgetSpent: _budget,
         CacheLooked: _cache,
+        LimitCountedLocally: _local,
         LimitLowered: _limit,
         QueueLeft: _queue,
+        RateLimitHit: _rate_limit,
         RequestEnded: _request,
         SecurityNoted: _security,
         SettingsReloaded: _settings,

@@ -151,6 +151,10 @@ class Metrics:
     def _start_at_zero(self) -> None:
         """Create counters at zero: a counter that begins at one has no rate for its first event."""
         self._counters[names.CRASHES][()] += 0
+        self._counters[names.RATE_LIMIT_LOCAL][()] += 0
+        for by in ("session", "caller", "ip"):
+            for blocked in BOOLEAN_LABELS.values():
+                self._counters[names.RATE_LIMITED][by, blocked] += 0
         for route in self._known.routes:
             for what in ("joined", "handed_over", "renewed"):
                 self._counters[names.SHARED][route, what] += 0

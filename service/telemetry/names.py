@@ -125,6 +125,19 @@ QUEUE_WAIT = Metric(
     FIRST_S,
 )
 QUEUE_WAITING = Metric("gateway_queue_waiting", MetricKind.GAUGE, "{request}", "Requests in the queue now.")
+RATE_LIMITED = Metric(
+    "gateway_rate_limited",
+    MetricKind.COUNTER,
+    "{request}",
+    "Requests refused for a rate limit, by what the limit counts; blocked: of a client that does not wait.",
+    ("by", "blocked"),
+)
+RATE_LIMIT_LOCAL = Metric(
+    "gateway_rate_limit_local",
+    MetricKind.COUNTER,
+    "{request}",
+    "Requests counted by one process alone, because the shared log of rate limits did not answer.",
+)
 DEGRADED = Metric(
     "gateway_degraded",
     MetricKind.COUNTER,

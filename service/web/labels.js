@@ -234,6 +234,8 @@ const COUNTERS = new Map([
   ["shed_full", ["request shed by a full queue", "requests shed by a full queue"]],
   ["shed_overloaded", ["request shed under overload", "requests shed under overload"]],
   ["shed_expired", ["request expired in the queue", "requests expired in the queue"]],
+  ["rate_limited", ["request over a rate limit", "requests over a rate limit"]],
+  ["rate_limit_local", ["request counted without Redis", "requests counted without Redis"]],
   ["shared", ["request that joined a shared call", "requests that joined a shared call"]],
   ["handed_over", ["shared call handed over", "shared calls handed over"]],
   ["renewed", ["refresh of a stale answer", "refreshes of stale answers"]],

@@ -23,9 +23,10 @@ times = st.lists(st.integers(0, 400).map(lambda n: n / 4), max_size=60).map(sort
 
 def ask(log: SlidingLog, key: str, now_s: float) -> bool:
     """Send one request; return whether it was accepted."""
-    usage = log.usage(key, now_s)
+    now_us = round(now_s * 1e6)
+    usage = log.usage(key, now_us)
     if not usage.full:
-        log.add(key, now_s)
+        log.add(key, now_us)
     return not usage.full
 
 
@@ -60,9 +61,10 @@ def test_who_comes_again_when_told_is_accepted(at: Sequence[float], count: int) 
     log = SlidingLog(RateLimit("ip", count, 7))
     for at_s in at:
         if not ask(log, "a", at_s):
-            frees_s = log.usage("a", at_s).frees_s
-            assert log.usage("a", at_s + frees_s * 0.999).full
-            assert not log.usage("a", at_s + frees_s + 1e-6).full
+            at_us = round(at_s * 1e6)
+            frees_us = log.usage("a", at_us).frees_us
+            assert log.usage("a", at_us + frees_us - 1).full
+            assert not log.usage("a", at_us + frees_us).full
             return
 
 

@@ -1,0 +1,173 @@
+"""The gate for rate limits: counts each request for its session, its caller and its address, or refuses it.
+
+    admit --premium--> not counted
+          --blocked--> refused, without asking a log
+          --shared log (Redis), or the log of this process where that is lost--> counted, or refused
+
+The tightest limit is told in the headers of the answer, refused or not.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from dub5.service import clock
+from dub5.service.admission.rate_limit import LimitUsage, Penalties, RateLimit, SlidingLog
+from dub5.service.admission.sessions import Session
+from dub5.service.admission.shared_log import SharedLog
+from dub5.service.config.options import LimitOptions, LimitsOptions
+from dub5.service.errors import RateLimited
+from dub5.service.events import Events, LimitCountedLocally, RateLimitHit, SecurityKind, SecurityNoted
+from dub5.service.model import ANONYMOUS, Caller
+from dub5.service.resilience.storage_guard import StorageLost
+
+SESSION_LIMIT = LimitOptions(count=20)  # where sessions are on, and no limit is set
+WHO = {"session": "This session", "caller": "This API key", "ip": "This address"}
+UNCOUNTED: Mapping[str, str] = {}
+
+
+class Passage(NamedTuple):
+    """What came of a request at the gate. `headers` belong to its answer, whatever that is."""
+
+    headers: Mapping[str, str]
+    refusal: RateLimited | None = None
+
+
+class Counted(NamedTuple):
+    """A limit that applies to a request. `who`: the name of `key` in logs."""
+
+    log: SlidingLog
+    key: str
+    who: str
+
+
+class RateLimitGate:
+    """All rate limits of a configuration. `previous`: its logs are kept for the limits that stay equal."""
+
+    def __init__(
+        self,
+        limits: Sequence[RateLimit],
+        options: LimitsOptions,
+        events: Events,
+        shared: SharedLog | None = None,
+        previous: "RateLimitGate | None" = None,
+    ) -> None:
+        known = {log.limit: log for log in previous.logs.values()} if previous else {}
+        self.logs: dict[str, SlidingLog] = {
+            limit.by: known[limit] if limit in known else SlidingLog(limit) for limit in limits
+        }
+        self.penalties = Penalties(options.strikes, options.block_s, options.block_max_s)
+        if previous is not None and previous.penalties.options == self.penalties.options:
+            self.penalties = previous.penalties
+        self._events = events
+        self._shared = shared
+
+    async def admit(self, address: str, session: Session | None, caller: Caller) -> Passage:
+        """Count a request, or refuse it. `address`: the key of the client's address."""
+        if caller.premium:
+            return Passage(UNCOUNTED)
+        counted = self._counted(address, session, caller)
+        if not counted:
+            return Passage(UNCOUNTED)
+        now_s = clock.now()
+        blocked_s = [self.penalties.blocked_s(log.limit.by, key, now_s) for log, key, _ in counted]
+        if longest_s := max(blocked_s):
+            return self._refuse_blocked(counted[blocked_s.index(longest_s)], longest_s)
+        usages = await self._take(counted)
+        if any(usage.full for usage in usages):
+            return self._refuse(counted, usages)
+        limit, used, frees_us = min(
+            usages, key=lambda usage: (usage.limit.count - usage.used, -usage.frees_us)
+        )
+        return Passage(_headers(limit, limit.count - used - 1, frees_us / 1e6 if used else limit.window_s))
+
+    def _counted(self, address: str, session: Session | None, caller: Caller) -> list[Counted]:
+        found = []
+        if session is not None and (log := self.logs.get("session")) is not None:
+            found.append(Counted(log, session.id, session.label))
+        if caller is not ANONYMOUS and (log := self.logs.get("caller")) is not None:
+            found.append(Counted(log, caller.key, caller.key))
+        if (log := self.logs.get("ip")) is not None:
+            found.append(Counted(log, address, address))
+        return found
+
+    async def _take(self, counted: Sequence[Counted]) -> list[LimitUsage]:
+        """Count the request in all of its limits, unless one is full. Return what each had used before.
+
+        What Redis counts is counted here as well, for the time when Redis is lost.
+        """
+        usages = None
+        if self._shared is not None:
+            try:
+                usages = await self._shared.take([(log.limit, key) for log, key, _ in counted])
+            except StorageLost as lost:
+                self._events.emit(LimitCountedLocally(str(lost)))
+        now_us = round(clock.now() * 1e6)
+        if usages is None:
+            usages = [log.usage(key, now_us) for log, key, _ in counted]
+        if not any(usage.full for usage in usages):
+            for log, key, _ in counted:
+                log.add(key, now_us)
+        return usages
+
+    def _refuse(self, counted: Sequence[Counted], usages: Sequence[LimitUsage]) -> Passage:
+        """Refuse a request, and block the keys that do not wait. The longest wait is told."""
+        waits: list[tuple[float, float, Counted]] = []  # with the block that begins, if one does
+        now_s = clock.now()
+        for one, usage in zip(counted, usages, strict=True):
+            if usage.full:
+                by, wait_s = usage.limit.by, usage.frees_us / 1e6
+                block_s = self.penalties.refuse(by, one.key, wait_s, now_s)
+                waits.append((max(block_s, wait_s), block_s, one))
+                if block_s:
+                    where = f"blocked for {block_s:g} s by the limit of its {by}"
+                    self._events.emit(SecurityNoted(SecurityKind.RATE_ABUSE, one.who, where))
+        wait_s, block_s, tightest = max(waits, key=lambda wait: wait[0])
+        if block_s:
+            return self._refuse_blocked(tightest, wait_s)
+        limit = tightest.log.limit
+        what = f"may send {limit.count:,} requests in {limit.window_s:,} s, and has sent them"
+        return self._refusal(tightest, wait_s, f"{WHO[limit.by]} {what}.", blocked=False)
+
+    def _refuse_blocked(self, one: Counted, left_s: float) -> Passage:
+        text = f"{WHO[one.log.limit.by]} is blocked, because it did not wait when it was told to."
+        return self._refusal(one, left_s, text, blocked=True)
+
+    def _refusal(self, one: Counted, wait_s: float, text: str, *, blocked: bool) -> Passage:
+        wait_s = _ceil(wait_s * 1000) / 1000
+        limit = one.log.limit
+        self._events.emit(RateLimitHit(limit.by, one.who, blocked))
+        error = RateLimited(f"{text} Come again in {_ceil(wait_s):,} s.", retry_after_s=wait_s)
+        return Passage(_headers(limit, 0, wait_s), error)
+
+
+def open_gate(
+    options: LimitsOptions,
+    *,
+    sessions: bool,
+    events: Events,
+    shared: SharedLog | None = None,
+    previous: RateLimitGate | None = None,
+) -> RateLimitGate | None:
+    """Return the gate of these settings; None if they limit nothing. `sessions`: whether sessions are on."""
+    session = options.session or (SESSION_LIMIT if sessions else None)
+    named = {"session": session, "caller": options.caller, "ip": options.ip}
+    limits = [RateLimit(by, limit.count, limit.window_s) for by, limit in named.items() if limit is not None]
+    return RateLimitGate(limits, options, events, shared, previous) if limits else None
+
+
+def _headers(limit: RateLimit, remaining: int, reset_s: float) -> dict[str, str]:
+    """Return the headers of OpenAI, which its SDKs pass on, and of draft-ietf-httpapi-ratelimit-headers."""
+    seconds = _ceil(reset_s)
+    return {
+        "x-ratelimit-limit-requests": str(limit.count),
+        "x-ratelimit-remaining-requests": str(remaining),
+        "x-ratelimit-reset-requests": f"{seconds}s",
+        "ratelimit-policy": f'"{limit.by}";q={limit.count};w={limit.window_s}',
+        "ratelimit": f'"{limit.by}";r={remaining};t={seconds}',
+    }
+
+
+def _ceil(value: float) -> int:
+    """Round up, but not for what is left of a subtraction of floats: 38.0000000001 s are 38 s."""
+    return math.ceil(round(value, 6))
