@@ -61,6 +61,12 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
+    def flush(self) -> None:
+        """Forget all data."""
+        with socket.create_connection(("127.0.0.1", self.port), 2.0) as connection:
+            connection.sendall(b"FLUSHALL\r\n")
+            assert connection.recv(16).startswith(b"+OK")
+
     def pause(self) -> None:
         """Stop the process: it accepts connections and never answers."""
         self._signal(signal.SIGSTOP)
