@@ -10,6 +10,7 @@ counted twice.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_network
 from random import Random
 
 import msgspec
@@ -18,7 +19,7 @@ from dub5.service import clock
 from dub5.service.admission.admission import Admission, Callers
 from dub5.service.admission.intake import build_intake
 from dub5.service.admission.queue import Queue
-from dub5.service.admission.rate_limit_gate import open_gate
+from dub5.service.admission.rate_limit_gate import RateLimitGate, open_gate
 from dub5.service.admission.sessions import Sessions
 from dub5.service.admission.shared_log import SharedLog
 from dub5.service.api.browser_sessions import BrowserSessions
@@ -122,13 +123,8 @@ class Runtime:
             settings.server,
             process.new_id,
             _sessions(loaded, process),
-            open_gate(
-                settings.limits,
-                sessions=settings.session is not None,
-                events=process.events,
-                shared=process.shared_log,
-                previous=previous.deps.gate if previous else None,
-            ),
+            _gate(settings, process, previous),
+            tuple(map(ip_network, settings.server.trusted_proxies)),
         )
         offline = build_pack((route.settings, route.fallbacks) for route in routes.values())
         capabilities = {
@@ -236,6 +232,16 @@ def _callers(loaded: LoadedSettings) -> Callers:
     settings = loaded.settings
     variables, priorities = settings.server.caller_keys_env, settings.admission.priorities
     return Callers(loaded.caller_keys, variables, priorities, settings.limits.premium)
+
+
+def _gate(settings: Settings, process: ProcessScope, previous: Runtime | None) -> RateLimitGate | None:
+    return open_gate(
+        settings.limits,
+        sessions=settings.session is not None,
+        events=process.events,
+        shared=process.shared_log,
+        previous=previous.deps.gate if previous else None,
+    )
 
 
 def _sessions(loaded: LoadedSettings, process: ProcessScope) -> BrowserSessions | None:

@@ -15,6 +15,8 @@ from dub5.service.config.options import (
     CacheBounds,
     CacheOptions,
     DegradedOptions,
+    LimitOptions,
+    LimitsOptions,
     RedisOptions,
     SanitizeOptions,
     TimeoutOptions,
@@ -125,7 +127,10 @@ def test_every_page_is_reachable() -> None:
 HOLDER = r"^(Ablation|Test)s?: "
 INTRODUCTION = ("From symptom to setting",)
 ANATOMY = ["What it does", "Defaults", "What you see", "How to tune", "When not to"]
-NOT_OF_RELIABILITY = (CacheOptions, RedisOptions, CacheBounds, DegradedOptions, SanitizeOptions)
+NOT_OF_RELIABILITY = (
+    *(CacheOptions, RedisOptions, CacheBounds, DegradedOptions, SanitizeOptions),
+    *(LimitOptions, LimitsOptions),  # docs/use/limits.md
+)
 WHERE = {TimeoutOptions: "route.timeouts"} | {
     field.type: field.name for field in msgspec.structs.fields(Settings)
 }

@@ -1,6 +1,7 @@
 """Rate limits through the whole service: who is counted, what every answer says, and what is not counted."""
 
 import asyncio
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,20 +15,30 @@ from dub5.service.config.options import LimitOptions, LimitsOptions
 from dub5.service.config.settings import LoadedSettings, Secret, ServerSettings, SessionSettings
 from dub5.service.events import Event, RateLimitHit, SecurityKind, SecurityNoted
 from dub5.simulators.virtual import AppClient, AppResponse
+from tests.support.source import ROOT
 from tests.support.world import ServiceWorld, body, healthy, text_of
 
 CHAT = "/v1/chat/completions"
 PAGE = {"sec-fetch-site": "same-origin"}
 KEYS = ("one-key-of-a-caller", "another-key-of-a-caller")
 VARIABLES = ("KEY_ONE", "KEY_TWO")
+SAYS_WHEN = ("retry-after", "retry-after-ms", "x-should-retry")
+ANSWERED = {"x-dub5-route", "x-dub5-target", "x-dub5-trail"}
 
 
 class LimitedWorld(ServiceWorld):
     """A service with rate limits; `events` holds what it emitted."""
 
-    def __init__(self, *, limits: LimitsOptions, sessions: bool = False, keys: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        limits: LimitsOptions,
+        sessions: bool = False,
+        keys: bool = False,
+        trusted: tuple[str, ...] = (),
+    ) -> None:
         options = {"limits": limits} | ({"session": SessionSettings()} if sessions else {})
-        server = ServerSettings(caller_keys_env=VARIABLES if keys else ())
+        server = ServerSettings(caller_keys_env=VARIABLES if keys else (), trusted_proxies=trusted)
         super().__init__(one=healthy(), server=server, options=options, caller_keys=KEYS if keys else ())
         self.events: list[Event] = []
         self.service.events._subscribers += (self.events.append,)
@@ -148,6 +159,14 @@ async def test_forged_addresses_buy_nothing() -> None:
         assert other.status == 200
 
 
+async def test_clients_behind_a_trusted_proxy_are_told_apart() -> None:
+    """Behind a proxy it is the last hop that counts; what a client writes before it buys nothing."""
+    async with LimitedWorld(limits=ip(2), trusted=("127.0.0.0/8",)) as world:
+        forged = [{"x-forwarded-for": f"198.51.100.{number}, 203.0.113.7"} for number in range(4)]
+        assert [(await world.ask(headers=one)).status for one in forged] == [200, 200, 429, 429]
+        assert await world.statuses(1, headers={"x-forwarded-for": "203.0.113.8"}) == [200]
+
+
 async def test_one_network_of_ipv6_is_one_address() -> None:
     """The addresses of a /64 network count together: whoever has one of them has all."""
     async with LimitedWorld(limits=ip(2)) as world:
@@ -229,6 +248,24 @@ async def test_a_reload_keeps_what_was_counted() -> None:
         assert await world.statuses(4) == [200, 200, 200, 429]
         world.reload(LimitsOptions())
         assert "ratelimit" not in (await world.ask()).headers
+
+
+async def test_the_page_shows_what_is_sent() -> None:
+    """docs/use/limits.md shows the headers of a 21st question as they are, and explains each of them."""
+    page = (ROOT / "docs/use/limits.md").read_text()
+    (shown,) = re.findall(r"```http\n(.*?)```", page, re.DOTALL)
+    explained = re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE)
+    async with LimitedWorld(limits=LimitsOptions(), sessions=True) as world:
+        browser = await world.cookie()
+        plain = (await world.client.request("POST", CHAT, json=body(model="nope"))).headers
+        for _ in range(20):
+            accepted = await world.ask(headers=browser)
+            await asyncio.sleep(1.0)
+        refused = (await world.ask(headers=browser)).headers
+    assert [line.partition(": ")[::2] for line in shown.splitlines()] == [
+        (name, refused[name]) for name in (*SAYS_WHEN, *(name for name in refused if "ratelimit" in name))
+    ]
+    assert set(explained) == set(SAYS_WHEN) | (set(accepted.headers) - set(plain) - ANSWERED)
 
 
 @contextmanager
