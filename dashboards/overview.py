@@ -256,6 +256,17 @@ OVERVIEW = Dashboard(
             (Query(f"sum (increase({series(names.CRASHES)}[$__rate_interval]))", "crashes"),),
         ),
         Panel(
+            "Rate limits",
+            "Requests per second that were refused for a rate limit, by what the limit counts. Blocked: of "
+            "clients that go on sending while they are refused. Counted locally: the shared log did not "
+            "answer, so each process accepts the whole limit.",
+            "reqps",
+            (
+                Query(rate(names.RATE_LIMITED, by="by, blocked"), "{{by}} blocked={{blocked}}"),
+                Query(rate(names.RATE_LIMIT_LOCAL), "counted locally"),
+            ),
+        ),
+        Panel(
             "Security events",
             "Refused keys, tokens, hosts, origins and sessions, and misuse. A burst of one kind: an attack, "
             "or a client with old settings; the log lines with event=security name the addresses.",
