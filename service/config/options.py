@@ -119,7 +119,7 @@ class AdmissionOptions(Struct, frozen=True):
     priorities: Mapping[str, PriorityName] = {}
 
 
-class LimitOptions(Struct, frozen=True, forbid_unknown_fields=True):
+class LimitOptions(Struct, frozen=True):
     """At most `count` requests in any `window_s`."""
 
     count: Annotated[int, Meta(ge=1, le=10_000)]
