@@ -24,6 +24,7 @@ from dub5.chaos.simulation.invariants.online import OnlineInvariants
 from dub5.chaos.simulation.invariants.others_unharmed import check_others_unharmed
 from dub5.chaos.simulation.invariants.own_faults import check_own_faults
 from dub5.chaos.simulation.invariants.queue import check_queue
+from dub5.chaos.simulation.invariants.rate_limits import check_rate_limits
 from dub5.chaos.simulation.invariants.record import CURRENT_REQUEST, RunRecord
 from dub5.chaos.simulation.invariants.recovery import RecoveryInvariants
 from dub5.chaos.simulation.invariants.retry_budget import check_retry_budget
@@ -38,6 +39,14 @@ from dub5.simulators.virtual import AppClient, Deadlock, Escaped, Stalls, Virtua
 from dub5.simulators.virtual.asgi import App
 
 BUFFER_BYTES = 300  # between the service and a client that reads slowly
+CHECKS = (
+    check_retry_budget,
+    check_queue,
+    check_hedging,
+    check_delivery,
+    check_fallbacks,
+    check_rate_limits,
+)
 # What the service or the virtual loop may raise; any other exception is a defect of the simulation.
 BROKEN = (
     AssertionError,
@@ -139,7 +148,7 @@ class Simulation:
             await asyncio.gather(*background, return_exceptions=True)
             await asyncio.sleep(max(0.0, world.end_s - loop.time()) if not world.drain else 0.0)
             await shutdown.check_all_returned(max(tuning.timeouts.total_s for tuning in world.tunings))
-            for check in (check_retry_budget, check_queue, check_hedging, check_delivery, check_fallbacks):
+            for check in CHECKS:
                 check(world, record)
             check_own_faults(record)
             headers = {"authorization": f"Bearer {build.caller_key(0)}"} if world.callers else {}

@@ -12,6 +12,7 @@ from typing import Any
 from dub5.chaos.simulation.run import WorldResult, run_world
 from dub5.chaos.simulation.world.model import LoopStalls, ServiceSettings, World, WorldRoute
 from dub5.chaos.simulation.world.requests import planned_requests
+from dub5.service.config.options import LimitsOptions
 
 RunWorld = Callable[[World], WorldResult]
 
@@ -111,6 +112,8 @@ def _plainer(world: World) -> Iterator[World]:
         yield dataclasses.replace(world, reload=None)
     if world.odd is not None:
         yield dataclasses.replace(world, odd=None)
+    if world.addresses:
+        yield dataclasses.replace(world, limits=LimitsOptions(), addresses=0)
     if world.stalls != LoopStalls():
         yield dataclasses.replace(world, stalls=LoopStalls())
     if world.callers:

@@ -8,14 +8,18 @@ Each is a context manager. Run one with:
 import asyncio
 import contextlib
 import dataclasses
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
 from msgspec.structs import replace
 
-from dub5.service import errors, single_flight, timeouts
+from dub5.service import clock, errors, single_flight, timeouts
 from dub5.service.admission import wait_queue as line
+from dub5.service.admission.rate_limit import LimitUsage, Penalties, SlidingLog, _Penalty
+from dub5.service.admission.rate_limit_gate import Counted, Passage, RateLimitGate
+from dub5.service.admission.sessions import Session
 from dub5.service.api import chat
 from dub5.service.app import Service
 from dub5.service.cache import cache
@@ -428,6 +432,71 @@ def own_key_told_to_callers() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def fixed_window() -> Iterator[None]:
+    """Count the requests of a limit by the clock: anew from each full minute on."""
+
+    def usage(self: SlidingLog, key: str, now_us: int) -> LimitUsage:
+        window_us = self.limit.window_us
+        from_us = now_us - now_us % window_us
+        used = sum(at_us >= from_us for at_us in self._times.get(key, ()))
+        return LimitUsage(self.limit, used, from_us + window_us - now_us)
+
+    with mock.patch.object(SlidingLog, "usage", usage):
+        yield
+
+
+@contextlib.contextmanager
+def refused_is_counted() -> Iterator[None]:
+    """Count a request in its limits though it is refused."""
+    whole = RateLimitGate._take
+
+    async def take(self: RateLimitGate, counted: Sequence[Counted]) -> list[LimitUsage]:
+        usages = await whole(self, counted)
+        if any(usage.full for usage in usages):
+            for log, key, _ in counted:
+                log.add(key, round(clock.now() * 1e6))
+        return usages
+
+    with mock.patch.object(RateLimitGate, "_take", take):
+        yield
+
+
+@contextlib.contextmanager
+def premium_is_counted() -> Iterator[None]:
+    """Count the requests of premium callers, too."""
+    whole = RateLimitGate.admit
+
+    async def admit(self: RateLimitGate, address: str, session: Session | None, caller: Caller) -> Passage:
+        return await whole(self, address, session, dataclasses.replace(caller, premium=False))
+
+    with mock.patch.object(RateLimitGate, "admit", admit):
+        yield
+
+
+@contextlib.contextmanager
+def block_never_ends() -> Iterator[None]:
+    """Keep a key blocked for ever."""
+
+    def blocked_s(self: Penalties, by: str, key: str, now_s: float) -> float:
+        penalty = self._keys.get((by, key))
+        return penalty.block_s if penalty is not None else 0.0
+
+    with mock.patch.object(Penalties, "blocked_s", blocked_s):
+        yield
+
+
+@contextlib.contextmanager
+def blocked_without_strikes() -> Iterator[None]:
+    """Block a key at its first refusal."""
+
+    def refuse(self: Penalties, by: str, key: str, wait_s: float, now_s: float) -> float:
+        return self._strike(self._keys.setdefault((by, key), _Penalty(strikes=deque([now_s] * 9))), now_s)
+
+    with mock.patch.object(Penalties, "refuse", refuse):
+        yield
+
+
 LOSERS: set[asyncio.Task[None]] = set()
 
 
@@ -508,6 +577,11 @@ MUTANTS = (
     hedge_at_the_same_provider,
     deadline_in_backoff_raised,
     own_key_told_to_callers,
+    fixed_window,
+    refused_is_counted,
+    premium_is_counted,
+    block_never_ends,
+    blocked_without_strikes,
 )
 # What no world shows, or too rarely: tests find them.
 FOUND_BY_TESTS = (

@@ -22,7 +22,7 @@ CAUGHT = {
     "first_refusal_final": (174, {"others_unharmed"}),
     "permit_kept_on_cancel": (9, {"permits_accounted_for"}),
     "retry_after_commit": (45, {"no_spliced_answer", "honest_end"}),
-    "budget_ignored": (13, {"retry_budget_respected"}),
+    "budget_ignored": (19, {"retry_budget_respected"}),
     "retry_after_ignored": (14, {"retry_after_respected", "final_refusal_respected"}),
     "last_candidate_ejected": (48, {"last_resort_offered"}),
     "last_resort_first": (48, {"only_permitted_attempts"}),
@@ -39,6 +39,11 @@ CAUGHT = {
     "hedge_at_the_same_provider": (15, {"hedging_bounded"}),
     "deadline_in_backoff_raised": (77, {"one_agreed_end"}),
     "own_key_told_to_callers": (40, {"own_fault_is_5xx"}),
+    "fixed_window": (0, {"rate_limits_exact"}),
+    "refused_is_counted": (0, {"rate_limits_exact"}),
+    "premium_is_counted": (0, {"rate_limits_exact"}),
+    "block_never_ends": (21, {"rate_limits_exact"}),
+    "blocked_without_strikes": (0, {"rate_limits_exact"}),
 }
 
 

@@ -20,6 +20,7 @@ wire, what each client received, the events that the service emitted, /status an
     hedging_bounded                hedging                         at the end
     whole_delivery_respected       delivery                        at the end
     fallback_allowed_and_labelled  fallbacks                       at the end
+    rate_limits_exact              rate_limits                     at the end
     honest_end                     shutdown                        at the end
     ends_by_deadline               shutdown                        at the end
     no_spliced_answer              shutdown                        at the end

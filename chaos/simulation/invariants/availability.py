@@ -7,6 +7,7 @@ enough_complete  99.5 % of such requests are complete: while a target is healthy
 
 from collections.abc import Collection
 
+from dub5.chaos.simulation.invariants.rate_limits import RATE_LIMITED
 from dub5.chaos.simulation.invariants.record import RequestRecord, RunRecord
 from dub5.chaos.simulation.invariants.recovery import HOST_SOON_S, RecoveryInvariants
 from dub5.chaos.simulation.world.healthy import healthy_throughout, is_sound, needed_s
@@ -77,6 +78,8 @@ def could_be_answered(
         return False
     if ended is None or ended.outcome is Outcome.COMPLETE:
         return True
+    if ended.code == RATE_LIMITED:
+        return False
     elsewhere = {attempt.target for attempt in request.leader_or_self.attempts} - set(targets)
     # After the commit point no other target can take over.
     committed = not plan.whole and ended.outcome is Outcome.CUT and ended.target in elsewhere

@@ -22,6 +22,7 @@ from dub5.simulators.ledger import Ledger, LedgerLine
 COUNTED = (
     *("queued", "shed_full", "shed_overloaded", "shed_expired", "hedged", "budget_spent"),
     *("degraded_stale", "degraded_template", "degraded_words"),
+    "rate_limited",
     *("shared", "handed_over", "renewed", "cache_hit", "cache_stale"),
 )
 MOVES = {"open": "breaker_opened", "half_open": "breaker_half_opened", "closed": "breaker_closed"}

@@ -69,6 +69,8 @@ REQUIRED = (
     "skipped: slow_start",
     "skipped: provider_full",
     "skipped: cooling_down",
+    "rate limited",
+    "rate limit: blocked",
     "error: all_targets_down",
     "error: all_targets_limited",
     "error: deadline_exceeded",

@@ -58,6 +58,7 @@ from dub5.service.events import (
     Hedged,
     LimitLowered,
     QueueLeft,
+    RateLimitHit,
     RequestEnded,
     SettingsReloaded,
     Shared,
@@ -245,6 +246,9 @@ class OnlineInvariants:
                 self._sharing.shared(self._request_record(CURRENT_REQUEST.get()), what)
             case QueueLeft():
                 self._on_queue_left(event)
+            case RateLimitHit(by=by, blocked=blocked):
+                self._record.log(f"#{CURRENT_REQUEST.get()} over the limit of its {by}, blocked: {blocked}")
+                self._record.happened["rate_limited"] += 1
             case SettingsReloaded():
                 self._record.log("other settings")
                 for scope in self._waiting:  # a reload forgets what is no limit's

@@ -3,9 +3,10 @@
 rule              says
 own_fault_is_5xx  a fault of the gateway, of its keys or of its providers reaches the caller as a 5xx with a
                   code; 401, 402 and 403 never come, as every caller's key is good; a 429 comes only if a rate
-                  limit or quota is the reason of every target
+                  limit or quota is the reason of every target, or of this service (rate_limits.py)
 """
 
+from dub5.chaos.simulation.invariants.rate_limits import RATE_LIMITED
 from dub5.chaos.simulation.invariants.record import RequestRecord, RunRecord
 
 CALLERS_KEY = (401, 402, 403, 407)
@@ -29,6 +30,7 @@ def _what_is_wrong(request: RequestRecord) -> str:
     if request.status >= 500 and ending.reason == f"http_{request.status}":
         return f"was told {request.status} without a code"
     reasons = {attempt.reason for attempt in ended.attempts}
-    if request.status == 429 and (not reasons or reasons - LIMITS):
+    own_limit = ending.reason == RATE_LIMITED
+    if request.status == 429 and not own_limit and (not reasons or reasons - LIMITS):
         return f"was told 429, because of {', '.join(sorted(reasons)) or 'nothing'}"
     return ""

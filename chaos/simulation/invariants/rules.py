@@ -17,6 +17,7 @@ SENTENCES = {
     "hedging_bounded": "Hedges stay within their ratio, and the call that lost is cancelled at once.",
     "whole_delivery_respected": "A stream with delivery `whole` is whole before its first word is sent.",
     "fallback_allowed_and_labelled": "A fallback answer is given only where it is allowed, and is labelled.",
+    "rate_limits_exact": "Rate limits are exact: none too many is accepted, none refused without a reason.",
     "honest_end": "No partial answer is presented as complete, and no request hangs.",
     "ends_by_deadline": "Every request ends by its deadline.",
     "no_spliced_answer": "The text that a client reads is a prefix of one provider's answer.",

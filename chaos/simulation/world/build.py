@@ -6,6 +6,7 @@ from typing import get_args
 
 import msgspec
 
+from dub5.chaos.simulation.world.generate_limits import caller_variable
 from dub5.chaos.simulation.world.model import (
     STALE,
     FaultWindow,
@@ -34,6 +35,7 @@ from dub5.simulators.limits.rate import Limits
 from dub5.simulators.personas.base import Profile
 
 REWRITES = ("empty",)  # needs the whole answer, so it comes before faults that cut it
+PROXIES = ("127.0.0.0/8",)  # from where all clients come
 PRICE = Price(prompt=2.0, completion=8.0)
 
 
@@ -70,7 +72,7 @@ def loaded(world: World, generation: int = 0) -> LoadedSettings:
     reload = world.reload if generation else None
     isolated = reload.isolated if reload else ()
     callers = world.priorities
-    variables = tuple(f"CALLER_{number}" for number in range(len(callers)))
+    variables = tuple(map(caller_variable, range(len(callers))))
     settings = Settings(
         provider=tuple(
             _provider_settings(provider, provider.name in isolated) for provider in world.providers
@@ -78,6 +80,7 @@ def loaded(world: World, generation: int = 0) -> LoadedSettings:
         route=tuple(_route(route, tuning) for route in world.routes),
         server=ServerSettings(
             caller_keys_env=variables,
+            trusted_proxies=PROXIES if world.addresses else (),
             client_stall_s=tuning.client_stall_s,
             connections_per_origin_max=tuning.connections_per_origin_max,
             in_flight_max=tuning.in_flight_max,
@@ -91,6 +94,7 @@ def loaded(world: World, generation: int = 0) -> LoadedSettings:
         limiter=tuning.limiter,
         health=tuning.health,
         probe=tuning.probe,
+        limits=world.limits,
         admission=msgspec.structs.replace(
             tuning.admission, priorities=dict(zip(variables, callers, strict=True))
         ),

@@ -14,6 +14,7 @@ from msgspec import structs
 
 from dub5.chaos.simulation.world.generate_extras import with_extras
 from dub5.chaos.simulation.world.generate_faults import generate_faults
+from dub5.chaos.simulation.world.generate_limits import with_limits
 from dub5.chaos.simulation.world.generate_settings import generate_settings
 from dub5.chaos.simulation.world.model import (
     Drain,
@@ -80,7 +81,7 @@ def generate_world(seed: int) -> World:
         stalls=_stalls(Random(f"{seed}:stalls"), warm_s + storm_s + calm_s),
         odd=odd_caller(seed, providers, len(callers), often=always_healthy is not None),
     )
-    world = with_extras(world, always_healthy)
+    world = with_limits(with_extras(world, always_healthy))
     return _with_thinkers(Random(f"{seed}:thinkers"), world, always_healthy)
 
 

@@ -22,6 +22,7 @@ from dub5.service.config.options import (
     HealthOptions,
     HedgeOptions,
     LimiterOptions,
+    LimitsOptions,
     PriorityName,
     ProbeOptions,
     RetryOptions,
@@ -174,7 +175,7 @@ class OddCaller:
 @dataclass(frozen=True, slots=True)
 class World:
     """The whole world. `callers`: the priority of each caller key; empty: callers have no keys. `kept`: the
-    only requests that are sent, as ranges of numbers; None: all."""
+    only requests that are sent, as ranges of numbers; None: all. `addresses`: how many the clients have."""
 
     seed: int
     providers: tuple[WorldProvider, ...]
@@ -192,6 +193,8 @@ class World:
     kept: tuple[tuple[int, int], ...] | None = None
     stalls: LoopStalls = field(default_factory=LoopStalls)
     odd: OddCaller | None = None
+    limits: LimitsOptions = field(default_factory=LimitsOptions)
+    addresses: int = 0
 
     @property
     def heal_s(self) -> float:
@@ -263,6 +266,9 @@ class World:
             lines.append(f"  an odd caller: {self.odd.rate_per_s:g} requests/s; {', '.join(refused)}")
         if self.reload:
             lines.append(f"  reload at {self.reload.at_s:g} s: {', '.join(_reload_lines(self.reload))}")
+        if self.limits != LimitsOptions():
+            changed = ", ".join(_differences("limits", self.limits, LimitsOptions()))
+            lines.append(f"  {self.addresses} addresses; {changed}")
         if self.stalls != LoopStalls():
             stalls = [f"{for_s:g} s at {at_s:g} s" for at_s, for_s in self.stalls.at]
             stalls.append(f"wakes up to {self.stalls.overshoot_s * 1e3:g} ms late")
@@ -331,11 +337,15 @@ def _changed(tuning: ServiceSettings) -> list[str]:
     for name in ServiceSettings.__slots__:
         now, default = getattr(tuning, name), getattr(defaults, name)
         if isinstance(now, msgspec.Struct):
-            found += [
-                f"{name}.{part}={getattr(now, part)}"
-                for part in now.__struct_fields__
-                if getattr(now, part) != getattr(default, part)
-            ]
+            found += _differences(name, now, default)
         elif now != default:
             found.append(f"{name}={now:g}")
     return found
+
+
+def _differences(name: str, now: msgspec.Struct, default: msgspec.Struct) -> list[str]:
+    return [
+        f"{name}.{part}={getattr(now, part)}"
+        for part in now.__struct_fields__
+        if getattr(now, part) != getattr(default, part)
+    ]

@@ -15,6 +15,7 @@ from dub5.service.config.settings import DeliveryName
 
 # Beginnings of prompts. Some name a subject.
 ABOUT = ("", "", "Explain this python code. ", "Please summarize. ", "What is the right dosage? ")
+FORGED = "198.51.100.1"  # what a client writes into X-Forwarded-For
 PROGRAMS: tuple[dict[str, Any], ...] = (
     {"tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]},
     {"response_format": {"type": "json_object"}},
@@ -42,6 +43,7 @@ class PlannedRequest:
     delivery: DeliveryName | None = None  # named in its header
     program: int | None = None  # index into PROGRAMS: a program reads the answer
     odd: str = ""  # the kind of an odd caller's request
+    address: str = ""  # of its client, as a proxy reports it
     embed: bool = False  # asks for the embedding of its prompt, not for a chat
 
     def body(self) -> dict[str, Any]:
@@ -63,6 +65,8 @@ class PlannedRequest:
             headers["authorization"] = f"Bearer {caller_key(self.caller)}"
         if self.delivery is not None:
             headers["x-dub5-delivery"] = self.delivery
+        if self.address:
+            headers["x-forwarded-for"] = f"{FORGED}, {self.address}"
         return headers
 
 
@@ -74,7 +78,13 @@ def planned_requests(world: World) -> list[PlannedRequest]:
         for number, at_s in numbered
         if _kept(world, number)
     ]
-    return sorted([*plans, *_odd_requests(world)], key=lambda plan: plan.at_s)
+    plans = sorted([*plans, *_odd_requests(world)], key=lambda plan: plan.at_s)
+    return [_with_address(world, plan) for plan in plans] if world.addresses else plans
+
+
+def _with_address(world: World, plan: PlannedRequest) -> PlannedRequest:
+    number = Random(f"{world.seed}:address:{plan.number}").randrange(world.addresses)
+    return replace(plan, address=f"203.0.113.{number}")
 
 
 def _odd_requests(world: World) -> list[PlannedRequest]:
