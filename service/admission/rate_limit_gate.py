@@ -1,7 +1,7 @@
 """The gate for rate limits: counts each request for its session, its caller and its address, or refuses it.
 
     admit --premium--> not counted
-          --blocked--> refused, without asking a log
+          --its client is blocked--> refused, without asking a log
           --shared log (Redis), or the log of this process where that is lost--> counted, or refused
 
 The tightest limit is told in the headers of the answer, refused or not.
@@ -69,10 +69,9 @@ class RateLimitGate:
         counted = self._counted(address, session, caller)
         if not counted:
             return Passage(UNCOUNTED)
-        now_s = clock.now()
-        blocked_s = [self.penalties.blocked_s(log.limit.by, key, now_s) for log, key, _ in counted]
-        if longest_s := max(blocked_s):
-            return self._refuse_blocked(counted[blocked_s.index(longest_s)], longest_s)
+        client = counted[0]
+        if blocked_s := self.penalties.blocked_s(client.log.limit.by, client.key, clock.now()):
+            return self._refuse_blocked(client, blocked_s)
         usages = await self._take(counted)
         if any(usage.full for usage in usages):
             return self._refuse(counted, usages)
@@ -82,6 +81,10 @@ class RateLimitGate:
         return Passage(_headers(limit, limit.count - used - 1, frees_us / 1e6 if used else limit.window_s))
 
     def _counted(self, address: str, session: Session | None, caller: Caller) -> list[Counted]:
+        """Return what counts a request. The first of it names the client most closely, and may be blocked.
+
+        So nobody is blocked for what others behind the same address do.
+        """
         found = []
         if session is not None and (log := self.logs.get("session")) is not None:
             found.append(Counted(log, session.id, session.label))
@@ -111,20 +114,15 @@ class RateLimitGate:
         return usages
 
     def _refuse(self, counted: Sequence[Counted], usages: Sequence[LimitUsage]) -> Passage:
-        """Refuse a request, and block the keys that do not wait. The longest wait is told."""
-        waits: list[tuple[float, float, Counted]] = []  # with the block that begins, if one does
-        now_s = clock.now()
-        for one, usage in zip(counted, usages, strict=True):
-            if usage.full:
-                by, wait_s = usage.limit.by, usage.frees_us / 1e6
-                block_s = self.penalties.refuse(by, one.key, wait_s, now_s)
-                waits.append((max(block_s, wait_s), block_s, one))
-                if block_s:
-                    where = f"blocked for {block_s:g} s by the limit of its {by}"
-                    self._events.emit(SecurityNoted(SecurityKind.RATE_ABUSE, one.who, where))
-        wait_s, block_s, tightest = max(waits, key=lambda wait: wait[0])
-        if block_s:
-            return self._refuse_blocked(tightest, wait_s)
+        """Refuse a request, and block its client if it does not wait. The longest wait is told."""
+        waits = [(usage.frees_us, one) for one, usage in zip(counted, usages, strict=True) if usage.full]
+        wait_us, tightest = max(waits, key=lambda wait: wait[0])
+        client, wait_s = counted[0], wait_us / 1e6
+        by = client.log.limit.by
+        if block_s := self.penalties.refuse(by, client.key, wait_s, clock.now()):
+            where = f"blocked for {block_s:g} s, as a {by} that does not wait"
+            self._events.emit(SecurityNoted(SecurityKind.RATE_ABUSE, client.who, where))
+            return self._refuse_blocked(client, block_s)
         limit = tightest.log.limit
         what = f"may send {limit.count:,} requests in {limit.window_s:,} s, and has sent them"
         return self._refusal(tightest, wait_s, f"{WHO[limit.by]} {what}.", blocked=False)

@@ -238,6 +238,31 @@ async def test_a_client_that_does_not_wait_is_blocked() -> None:
         assert world.happened("rate_abuse") == 1
 
 
+async def test_neighbours_are_not_blocked() -> None:
+    """Twenty people behind one address who wait when told are never blocked; one who does not is, alone."""
+    limits = ip(10, 20, session=LimitOptions(5, 20), strikes=3, block_s=600.0)
+    async with LimitedWorld(limits=limits, sessions=True) as world:
+        people = [await world.cookie() for _ in range(20)]
+
+        async def person(number: int) -> None:
+            await asyncio.sleep(float(number))
+            while clock.now() < 600.0:
+                reply = await world.ask(headers=people[number])
+                await asyncio.sleep(int(reply.headers.get("retry-after-ms", "3000")) / 1000)
+
+        await asyncio.gather(*map(person, range(20)))
+        assert world.happened("rate_limited") > 100 and not world.happened("rate_abuse")
+        await asyncio.sleep(20.0)
+        impatient, patient = people[:2]
+        for _ in range(12):
+            await world.ask(headers=impatient)
+            await asyncio.sleep(1.0)
+        assert world.happened("rate_abuse") == 1
+        await asyncio.sleep(20.0)
+        assert await world.statuses(1, headers=impatient) == [429]
+        assert await world.statuses(1, headers=patient) == [200]
+
+
 async def test_a_reload_keeps_what_was_counted() -> None:
     """A limit that stays equal keeps its log; one that changes begins anew."""
     async with LimitedWorld(limits=ip(2)) as world:

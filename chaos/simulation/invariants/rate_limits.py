@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from dub5.chaos.simulation.invariants.record import RequestRecord, RunRecord
 from dub5.chaos.simulation.world.generate_limits import caller_variable
 from dub5.chaos.simulation.world.model import World
-from dub5.service.config.options import LimitOptions
+from dub5.service.config.options import LimitOptions, LimitsOptions
+
+KeyName = tuple[str, str]  # kind and name
 
 RATE_LIMITED = "rate_limited"
 STRIKES_WITHIN_S = 60.0
@@ -24,25 +26,30 @@ EPSILON_S = 3e-6
 
 
 class CountedKey:
-    """All requests of one key of a limit, as its clients saw them. `requests` are in the order of arrival."""
+    """All requests of one key of a limit, as its clients saw them, in the order of arrival."""
 
-    def __init__(self, world: World, by: str, limit: LimitOptions, requests: list[RequestRecord]) -> None:
+    def __init__(self, by: str, limit: LimitOptions, requests: list[RequestRecord]) -> None:
         self.by = by
         self.limit = limit
-        self._strikes_min = world.limits.strikes
-        self._block_max_s = world.limits.block_max_s
         self.accepted = [request for request in requests if _is_accepted(request)]
-        unseen_s = [request.began_s for request in requests if not request.status]
-        self._counted_s = sorted([*(request.began_s for request in self.accepted), *unseen_s])
-        refused_s = [request.began_s for request in requests if _is_refused(request)]
-        self._strikes_s = sorted([*filter(self.may_be_full, refused_s), *unseen_s])
+        unseen = [request for request in requests if not request.status]
+        self._counted_s = sorted(request.began_s for request in (*self.accepted, *unseen))
 
     def may_be_full(self, at_s: float) -> bool:
         """Say whether the requests that may have been accepted fill the window that ends at this moment."""
         return _within(self._counted_s, at_s, self.limit.window_s) >= self.limit.count
 
-    def may_be_blocked(self, at_s: float) -> bool:
-        """Say whether a block of this key may be going on: it has begun with a strike at a full limit."""
+
+class Blocks:
+    """When a client may have been blocked: from a strike on, which is a refusal by a limit that is full."""
+
+    def __init__(self, limits: LimitsOptions, strikes_s: list[float]) -> None:
+        self._strikes_s = sorted(strikes_s)
+        self._strikes_min = limits.strikes
+        self._block_max_s = limits.block_max_s
+
+    def may_be_on(self, at_s: float) -> bool:
+        """Say whether a block may be going on at this moment."""
         first = bisect_right(self._strikes_s, at_s - self._block_max_s - EPSILON_S)
         return any(
             _within(self._strikes_s, began_s, STRIKES_WITHIN_S) >= self._strikes_min
@@ -52,26 +59,35 @@ class CountedKey:
 
 def check_rate_limits(world: World, record: RunRecord) -> None:
     """Check all requests of a world with rate limits."""
-    found: dict[tuple[str, str], list[RequestRecord]] = defaultdict(list)
-    for request in sorted(record.requests.values(), key=lambda request: request.began_s):
-        counted_by = list(_keys(world, request))
-        _check_told(record, request, counted=bool(counted_by))
-        for by, name in counted_by:
-            found[by, name].append(request)
+    requests = sorted(record.requests.values(), key=lambda request: request.began_s)
+    names = {request.plan.number: list(_keys(world, request)) for request in requests}
+    found: dict[KeyName, list[RequestRecord]] = defaultdict(list)
+    for request in requests:
+        _check_told(record, request, counted=bool(names[request.plan.number]))
+        for name in names[request.plan.number]:
+            found[name].append(request)
     limits = {"caller": world.limits.caller, "ip": world.limits.ip}
     keys = {
-        (by, name): CountedKey(world, by, limit, requests)
-        for (by, name), requests in found.items()
-        if (limit := limits[by]) is not None
+        name: CountedKey(name[0], limit, requests)
+        for name, requests in found.items()
+        if (limit := limits[name[0]]) is not None
     }
-    for (by, name), key in keys.items():
-        _check_accepted(record, f"{by} {name}", key)
-    for request in filter(_is_refused, record.requests.values()):
-        _check_refused(record, request, [keys[by, name] for by, name in _keys(world, request)])
+    for name, key in keys.items():
+        _check_accepted(record, " ".join(name), key)
+    strikes_s: dict[KeyName, list[float]] = defaultdict(list)  # by client: the key that names it most closely
+    counted = [request for request in requests if names[request.plan.number]]
+    for request in counted:
+        known, at_s = names[request.plan.number], request.began_s
+        if not request.status or (_is_refused(request) and any(keys[n].may_be_full(at_s) for n in known)):
+            strikes_s[known[0]].append(at_s)
+    blocks = {name: Blocks(world.limits, times) for name, times in strikes_s.items()}
+    for request in filter(_is_refused, counted):
+        known = names[request.plan.number]
+        _check_refused(record, request, [keys[name] for name in known], blocks.get(known[0]))
 
 
-def _keys(world: World, request: RequestRecord) -> Iterator[tuple[str, str]]:
-    """Yield what a request is counted by: the kind and the name of each key."""
+def _keys(world: World, request: RequestRecord) -> Iterator[KeyName]:
+    """Yield what a request is counted by, first what names its client most closely."""
     limits, caller = world.limits, request.plan.caller
     if caller is not None and caller_variable(caller) in limits.premium:
         return
@@ -120,16 +136,17 @@ def _check_accepted(record: RunRecord, name: str, key: CountedKey) -> None:
             )
 
 
-def _check_refused(record: RunRecord, request: RequestRecord, keys: list[CountedKey]) -> None:
-    """Check that a refusal has a reason: the limit that it names is full, or blocked for strikes."""
-    named = request.headers.get("ratelimit", "").partition(";")[0].strip('"')
+def _check_refused(
+    record: RunRecord, request: RequestRecord, keys: list[CountedKey], blocks: Blocks | None
+) -> None:
+    """Check that a refusal has a reason: the limit that it names is full, or its client is blocked."""
+    named = request.headers["ratelimit"].partition(";")[0].strip('"')
     record.sometimes["rate limited"] += 1
-    for key in keys:
-        if key.by == named and key.may_be_full(request.began_s):
-            return
-        if key.by == named and key.may_be_blocked(request.began_s):
-            record.sometimes["rate limit: blocked"] += 1
-            return
+    if any(key.by == named and key.may_be_full(request.began_s) for key in keys):
+        return
+    if keys[0].by == named and blocks is not None and blocks.may_be_on(request.began_s):
+        record.sometimes["rate limit: blocked"] += 1
+        return
     record.violated(
-        "rate_limits_exact", f"#{request.plan.number} was refused by {named or 'nothing'}, which was not full"
+        "rate_limits_exact", f"#{request.plan.number} was refused by its {named}, which was not full"
     )
