@@ -10,7 +10,6 @@ counted twice.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_network
 from random import Random
 
 import msgspec
@@ -124,7 +123,6 @@ class Runtime:
             process.new_id,
             _sessions(loaded, process),
             _gate(settings, process, previous),
-            tuple(map(ip_network, settings.server.trusted_proxies)),
         )
         offline = build_pack((route.settings, route.fallbacks) for route in routes.values())
         capabilities = {

@@ -5,10 +5,9 @@ read body -> parse -> intake, where the route has one -> gateway.answer -> Respo
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from litestar.types import Receive, Scope, Send
@@ -20,7 +19,7 @@ from dub5.service.admission.intake import Intake
 from dub5.service.admission.rate_limit_gate import RateLimitGate
 from dub5.service.admission.sessions import Session
 from dub5.service.api.browser_sessions import BrowserSessions
-from dub5.service.api.client_address import address_key, client_address
+from dub5.service.api.client_address import scope_address
 from dub5.service.api.errors import ClientGone, report_crashes, request_id
 from dub5.service.api.key_guard import GuardedCallers
 from dub5.service.api.response import ResponseWriter, Sent
@@ -46,7 +45,6 @@ UPLOAD_S = 300.0
 FINAL_ERROR_S = 2.0  # for the bytes of an error, whatever timeout has fired before
 SPARE_UPLOAD_S = 0.2  # for the body of a request that no provider may be asked for
 SPARE_BYTES_MAX = 256 * 1024
-FORWARDED_FOR = b"x-forwarded-for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,6 @@ class ApiDependencies:
     new_id: Callable[[], str]
     sessions: BrowserSessions | None = None  # none: not configured
     gate: RateLimitGate | None = None  # none: nothing is limited
-    trusted: Sequence[IPv4Network | IPv6Network] = ()  # proxies, whose X-Forwarded-For is believed
 
 
 class _LogFields(Struct):
@@ -150,10 +147,7 @@ class Exchange:
 
     async def _pass_gate(self, gate: RateLimitGate, scope: Scope, caller: Caller) -> None:
         """Count the request against the rate limits. Raises RateLimited."""
-        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == FORWARDED_FOR]
-        client = scope["client"]
-        address = address_key(client_address(client and client[0], forwarded, self.deps.trusted))
-        passage = await gate.admit(address, self._session, caller)
+        passage = await gate.admit(scope_address(scope), self._session, caller)
         self._response.more_headers = passage.headers
         if passage.refusal is not None:
             raise passage.refusal
