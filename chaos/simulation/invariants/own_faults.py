@@ -30,7 +30,7 @@ def _what_is_wrong(request: RequestRecord) -> str:
     if request.status >= 500 and ending.reason == f"http_{request.status}":
         return f"was told {request.status} without a code"
     reasons = {attempt.reason for attempt in ended.attempts}
-    own_limit = ending.reason == RATE_LIMITED
+    own_limit = RATE_LIMITED in (ending.reason, ended.code)  # a client that left has read no code
     if request.status == 429 and not own_limit and (not reasons or reasons - LIMITS):
         return f"was told 429, because of {', '.join(sorted(reasons)) or 'nothing'}"
     return ""

@@ -5,13 +5,14 @@ rate_limits_exact  never more than `count` requests of a key are accepted in any
                    below it, but for a block that follows strikes and ends in its time; premium callers are
                    never refused; a refused request reaches no provider; what is counted says so
 
-A client that left before the head of its reply saw nothing: its request may have been accepted or refused.
+A client that left before it could know saw nothing: its request may have been accepted or refused.
 """
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 
+from dub5.chaos.run.judge import ClientOutcome
 from dub5.chaos.simulation.invariants.record import RequestRecord, RunRecord
 from dub5.chaos.simulation.world.generate_limits import caller_variable
 from dub5.chaos.simulation.world.model import World
@@ -32,7 +33,7 @@ class CountedKey:
         self.by = by
         self.limit = limit
         self.accepted = [request for request in requests if _is_accepted(request)]
-        unseen = [request for request in requests if not request.status]
+        unseen = filter(_is_unseen, requests)
         self._counted_s = sorted(request.began_s for request in (*self.accepted, *unseen))
 
     def may_be_full(self, at_s: float) -> bool:
@@ -78,7 +79,8 @@ def check_rate_limits(world: World, record: RunRecord) -> None:
     counted = [request for request in requests if names[request.plan.number]]
     for request in counted:
         known, at_s = names[request.plan.number], request.began_s
-        if not request.status or (_is_refused(request) and any(keys[n].may_be_full(at_s) for n in known)):
+        by_full = _is_refused(request) and any(keys[name].may_be_full(at_s) for name in known)
+        if by_full or _is_unseen(request):
             strikes_s[known[0]].append(at_s)
     blocks = {name: Blocks(world.limits, times) for name, times in strikes_s.items()}
     for request in filter(_is_refused, counted):
@@ -107,9 +109,15 @@ def _is_refused(request: RequestRecord) -> bool:
     return request.status == 429 and ending is not None and ending.reason == RATE_LIMITED
 
 
+def _is_unseen(request: RequestRecord) -> bool:
+    """Say whether the client left before it could know: before the head, or before the body of a 429."""
+    left = request.client_ending is not None and request.client_ending.outcome is ClientOutcome.CANCELLED
+    return not request.status or (request.status == 429 and left)
+
+
 def _is_accepted(request: RequestRecord) -> bool:
     """Say whether it was counted. What was refused before, for a drain, has no such header."""
-    return "ratelimit" in request.headers and not _is_refused(request)
+    return "ratelimit" in request.headers and not _is_refused(request) and not _is_unseen(request)
 
 
 def _check_told(record: RunRecord, request: RequestRecord, *, counted: bool) -> None:
