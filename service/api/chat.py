@@ -34,7 +34,7 @@ from dub5.service.errors import (
     StreamStalled,
     TooLarge,
 )
-from dub5.service.events import Events, RequestEnded
+from dub5.service.events import Events, RequestEnded, SecurityKind, SecurityNoted
 from dub5.service.failover.context import RequestContext
 from dub5.service.gateway import Answer, Gateway, Route
 from dub5.service.model import AnyRequest, Caller, ChatRequest, Chunks, Outcome, Usage
@@ -209,6 +209,8 @@ class Exchange:
         steps = intake.take(request)
         request, self._log.flags = await in_turns(steps) if request.large else finish(steps)
         if self._log.flags:
+            who = self._log.caller if self._session is None else self._session.label
+            self.deps.events.emit(SecurityNoted(SecurityKind.INJECTION_FLAGGED, who, self._log.route))
             intake.refuse(self._log.flags)
         return request
 

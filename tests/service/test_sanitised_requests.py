@@ -169,6 +169,17 @@ async def test_blocked() -> None:
     assert "instruction_override" in error["message"]
 
 
+@pytest.mark.parametrize("injection", ["flag", "block"])
+async def test_the_operator_hears_of_it(injection: str) -> None:
+    """A flagged request is a security event, whether it goes on or not; a clean one is none."""
+    one = world(injection=injection)
+    async with one.client:
+        await one.ask("chat", messages=[user("Hi")])
+        await one.ask("chat", messages=[user(ATTACK)])
+        happened = (await one.client.request("GET", "/status")).json()["happened"]
+    assert happened["injection_flagged"] == 1
+
+
 @pytest.mark.parametrize(
     "messages, flagged",
     [
