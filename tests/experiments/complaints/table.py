@@ -91,5 +91,5 @@ def rules() -> frozenset[str]:
     """Return the rules whose violation the simulation reports, and which its page explains."""
     code = "".join(path.read_text() for path in sorted((ROOT / "chaos" / "simulation").rglob("*.py")))
     page = (ROOT / "docs" / "prove" / "simulation.md").read_text(encoding="utf-8")
-    named = re.findall(r"^\| S\d+ \| `([a-z_]+)` \|", page, re.MULTILINE)
+    named = re.findall(r"^\| (?:S\d+ )?\| `([a-z_]+)` \|", page, re.MULTILINE)
     return frozenset(re.findall(r'"([a-z_]+)"', code)) & frozenset(named)
