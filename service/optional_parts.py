@@ -10,6 +10,7 @@ PARTS = {
     "wire aiohttp": ("dub5.service.wire.aiohttp_wire", "AiohttpWire"),
     "wire httpx": ("dub5.service.wire.httpx_wire", "HttpxWire"),
     "session tokens": ("dub5.service.admission.token_signer", "TokenSigner"),
+    "redis client": ("dub5.service.cache.storage_redis", "RedisClient"),
     "storage redis": ("dub5.service.cache.storage_redis", "RedisStorage"),
 }
 

@@ -11,10 +11,10 @@ from hashlib import blake2b
 from random import Random
 
 from dub5.service.admission.rate_limit import LimitUsage, RateLimit
-from dub5.service.cache.storage_redis import FAILURES, connect
 from dub5.service.config.options import RedisOptions
 from dub5.service.config.settings import Secret, Settings
 from dub5.service.events import BreakerChanged, Events
+from dub5.service.optional_parts import load_part
 from dub5.service.resilience.circuit_breaker import BreakerState, OnStateChange
 from dub5.service.resilience.storage_guard import BreakerGuard, Patience
 
@@ -51,10 +51,11 @@ class SharedLog:
     """A log that all processes with the same Redis and prefix share. It connects at the first call."""
 
     def __init__(self, url: str, options: RedisOptions, rng: Random, on_change: OnStateChange) -> None:
-        self._client = connect(url, options).client
+        redis = load_part("redis client")(url, options)
+        self._client = redis.cache.client
         self._script = self._client.register_script(_TAKE)
         self._prefix = options.prefix
-        self._guard = BreakerGuard(options.timeout_s, options.connections_max, FAILURES, rng, on_change)
+        self._guard = BreakerGuard(options.timeout_s, options.connections_max, redis.failures, rng, on_change)
 
     async def take(self, counted: Sequence[tuple[RateLimit, str]]) -> list[LimitUsage]:
         """Count a request with all of these keys, unless a limit is full. Return what each had used.

@@ -60,7 +60,7 @@ class Admin:
 
         Raises RateLimited for one that guesses.
         """
-        host, client = headers.get("host", ""), scope["client"]
+        host, client = headers.get("host", ""), scope.get("client")
         is_local = _is_loopback(client[0] if client else None) and _is_loopback(_hostname(f"//{host}"))
         origin = headers.get("origin")
         is_cross_origin = origin is not None and origin != f"http://{host}"

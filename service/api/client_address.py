@@ -53,7 +53,7 @@ def address_key(address: str) -> str:
 
 def scope_address(scope: Scope) -> str:
     """Return the key of the client of an ASGI request, whose address the edge has put right."""
-    client = scope["client"]
+    client = scope.get("client")
     return address_key(client[0]) if client else UNKNOWN
 
 

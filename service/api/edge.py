@@ -82,7 +82,7 @@ def _joined(own: Iterable[tuple[bytes, bytes]], added: RawHeaders) -> list[tuple
 def _head(scope: HTTPScope) -> RequestHead:
     raw = scope.get("raw_path") or quote(scope["path"]).encode()
     query = scope["query_string"]
-    client = scope["client"]
+    client = scope.get("client")
     return RequestHead(
         method=scope["method"],
         path=scope["path"],

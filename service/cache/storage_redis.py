@@ -88,8 +88,9 @@ class RedisStorage:
     across_processes = True
 
     def __init__(self, url: str, options: RedisOptions, rng: Random) -> None:
-        self.failures = FAILURES
-        self._cache = connect(url, options)
+        redis = RedisClient(url, options)
+        self.failures = redis.failures
+        self._cache = redis.cache
         self._prefix = options.prefix
         self._rng = rng
         self._keys = (f"{self._prefix}:version", f"{self._prefix}:generations")
@@ -149,7 +150,16 @@ class RedisStorage:
         return f"{self._prefix}:claim:{digest}"
 
 
-def connect(url: str, options: RedisOptions) -> Any:
+class RedisClient:
+    """aiocache's client of one Redis, and what its calls may raise."""
+
+    failures = FAILURES
+
+    def __init__(self, url: str, options: RedisOptions) -> None:
+        self.cache = _connect(url, options)
+
+
+def _connect(url: str, options: RedisOptions) -> Any:
     """Return aiocache's client without its own timeouts and retries: storage_guard limits every call."""
     parts = urlsplit(url)
     more: dict[str, Any] = {

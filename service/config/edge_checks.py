@@ -76,6 +76,8 @@ def edge_problems(server: ServerSettings) -> list[str]:
 
 def edge_warnings(server: ServerSettings) -> list[str]:
     """Return one sentence for each value that is valid but hardly intended."""
+    if any(_problems("trusted_proxies", server.trusted_proxies, ip_network)):
+        return []
     return [
         f"server.trusted_proxies: {text} trusts every address, so that a client may invent its own."
         for text in server.trusted_proxies

@@ -254,7 +254,7 @@ def test_nobody_leads(comes: list[float], first_leaves_s: float) -> None:
     ]
     told = run(play(scenario, clients))
     assert [one.read for one in told[1:]] == [b"abc"] * len(others)
-    if others[0] < first + first_leaves_s:
+    if others[0] < first + first_leaves_s - 0.01:  # at the same instant either may be first
         assert len(scenario.calls) == 1
 
 
