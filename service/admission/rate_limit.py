@@ -121,9 +121,14 @@ class Penalties:
         self._keys: OrderedDict[tuple[str, str], _Penalty] = OrderedDict()  # by the time of the last refusal
 
     def blocked_s(self, by: str, key: str, now_s: float) -> float:
-        """Return how long the key is still blocked; 0 if it is not."""
+        """Return how long the key still has to wait if it is blocked; 0 if it is not.
+
+        A block may end before the limit has room again: then its client is told the latter.
+        """
         penalty = self._keys.get((by, key))
-        return max(0.0, round(penalty.blocked_until_s - now_s, 6)) if penalty is not None else 0.0
+        if penalty is None or round(penalty.blocked_until_s - now_s, 6) <= 0.0:
+            return 0.0
+        return round(penalty.told_until_s - now_s, 6)
 
     def refuse(self, by: str, key: str, wait_s: float, now_s: float) -> float:
         """Note that the key is refused and told to wait. Return the length of the block that this begins.
@@ -142,9 +147,9 @@ class Penalties:
             return 0.0
         if now_s - penalty.told_at_s < UNDERWAY_S:
             return 0.0
-        return self._strike(penalty, now_s)
+        return self._strike(penalty, wait_s, now_s)
 
-    def _strike(self, penalty: _Penalty, now_s: float) -> float:
+    def _strike(self, penalty: _Penalty, wait_s: float, now_s: float) -> float:
         strikes = penalty.strikes
         strikes.append(now_s)
         while strikes[0] <= now_s - STRIKES_WITHIN_S:
@@ -155,5 +160,5 @@ class Penalties:
         remembered = penalty.block_s and now_s < penalty.blocked_until_s + 2 * penalty.block_s
         penalty.block_s = min(2 * penalty.block_s if remembered else self._block_s, self._block_max_s)
         penalty.told_at_s, penalty.blocked_until_s = now_s, now_s + penalty.block_s
-        penalty.told_until_s = penalty.blocked_until_s
+        penalty.told_until_s = now_s + max(penalty.block_s, wait_s)
         return penalty.block_s

@@ -122,7 +122,7 @@ class RateLimitGate:
         if block_s := self.penalties.refuse(by, client.key, wait_s, clock.now()):
             where = f"blocked for {block_s:g} s, as a {by} that does not wait"
             self._events.emit(SecurityNoted(SecurityKind.RATE_ABUSE, client.who, where))
-            return self._refuse_blocked(client, block_s)
+            return self._refuse_blocked(client, max(block_s, wait_s))
         limit = tightest.log.limit
         what = f"may send {limit.count:,} requests in {limit.window_s:,} s, and has sent them"
         return self._refusal(tightest, wait_s, f"{WHO[limit.by]} {what}.", blocked=False)

@@ -238,6 +238,23 @@ async def test_a_client_that_does_not_wait_is_blocked() -> None:
         assert world.happened("rate_abuse") == 1
 
 
+@pytest.mark.parametrize("asked_at_s", [(), (3.0,), (9.9,)])
+async def test_a_block_that_is_shorter_than_the_window(asked_at_s: Sequence[float]) -> None:
+    """What a blocked client is told is never too short: who waits that long, from any refusal, is answered."""
+    async with LimitedWorld(limits=ip(1, 600, strikes=1, block_s=10.0)) as world:
+        assert await world.statuses(2) == [200, 429]
+        await asyncio.sleep(UNDERWAY_S)
+        refused = await world.ask()
+        assert world.happened("rate_abuse") == 1
+        for at_s in asked_at_s:
+            await asyncio.sleep(at_s)
+            refused = await world.ask()
+            assert "is blocked" in refused.json()["error"]["message"]
+        assert refused.headers["x-should-retry"] == "false"
+        await asyncio.sleep(int(refused.headers["retry-after-ms"]) / 1000)
+        assert await world.statuses(1) == [200]
+
+
 async def test_neighbours_are_not_blocked() -> None:
     """Twenty people behind one address who wait when told are never blocked; one who does not is, alone."""
     limits = ip(10, 20, session=LimitOptions(5, 20), strikes=3, block_s=600.0)

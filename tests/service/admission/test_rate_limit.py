@@ -118,7 +118,7 @@ class Client:
 def test_a_client_that_does_not_wait_is_blocked() -> None:
     """The block begins with the third refusal that the client could have avoided, and ends by itself."""
     client = Client(strikes=3)
-    assert [client.refused(at_s) for at_s in (0.0, 3.0, 4.0, 5.0)] == [0.0, 0.0, 0.0, 10.0]
+    assert [client.refused(at_s, wait_s=9.0) for at_s in (0.0, 3.0, 4.0, 5.0)] == [0.0, 0.0, 0.0, 10.0]
     assert client.penalties.blocked_s("ip", "a", 14.9) == pytest.approx(0.1)
     assert client.penalties.blocked_s("ip", "a", 15.0) == 0.0
     assert client.penalties.blocked_s("ip", "b", 6.0) == client.penalties.blocked_s("caller", "a", 6.0) == 0.0
