@@ -21,6 +21,7 @@ from dub5.service.resilience.storage_guard import BreakerGuard, Patience
 SCOPE = "limits"  # of its breaker
 
 # ARGV: count and window of each key. Times are whole microseconds, which a Lua number holds exactly.
+# A time that lies a window ahead was written before Redis's clock was set back: it counts no more.
 # Returns, for each key, the number of requests before this one, and the time until the oldest counts no more.
 _TAKE = """
 local time = redis.call('time')
@@ -29,7 +30,7 @@ local found, free = {}, true
 for i, key in ipairs(KEYS) do
   local count, window = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
   local oldest = tonumber(redis.call('lindex', key, 0))
-  while oldest and oldest + window <= now do
+  while oldest and math.abs(now - oldest) >= window do
     redis.call('lpop', key)
     oldest = tonumber(redis.call('lindex', key, 0))
   end
@@ -74,7 +75,9 @@ class SharedLog:
         await self._client.connection_pool.disconnect()
 
     def _key(self, limit: RateLimit, key: str) -> str:
-        digest = blake2b(f"{limit.by}:{key}".encode(), digest_size=16).hexdigest()
+        # With its values: the times of a limit that was larger would fill a smaller one beyond what is told.
+        name = f"{limit.by}:{limit.count}:{limit.window_s}:{key}"
+        digest = blake2b(name.encode(), digest_size=16).hexdigest()
         return f"{self._prefix}:limit:{digest}"
 
 

@@ -73,6 +73,25 @@ async def test_the_window_slides_by_the_clock_of_redis(server: RedisServer) -> N
         assert await used(log, (limit, "a")) == [0]
 
 
+async def test_a_limit_that_was_lowered_begins_anew(server: RedisServer) -> None:
+    """As in a process: the requests of the old limit would fill the new one for longer than is told."""
+    high, low = RateLimit("ip", 5, 60), RateLimit("ip", 1, 60)
+    async with shared_log(server) as log:
+        assert [await used(log, (high, "a")) for _ in range(5)] == [[0], [1], [2], [3], [4]]
+        assert [await used(log, (low, "a")) for _ in range(2)] == [[0], [1]]
+
+
+async def test_the_clock_of_redis_is_set_back(server: RedisServer) -> None:
+    """Times of the clock as it was before lock nobody out for as long as it was wrong."""
+    async with shared_log(server) as log, Redis.from_url(server.url) as client:
+        await log.take([(CALLER, "k")])
+        (key,) = await client.keys("*")
+        hour_ahead = int(await client.lindex(key, 0)) + 3_600_000_000
+        await client.delete(key)
+        await client.rpush(key, hour_ahead, hour_ahead)
+        assert [await used(log, (CALLER, "k")) for _ in range(3)] == [[0], [1], [2]]
+
+
 async def test_one_script_call_for_all_limits_of_a_request(server: RedisServer) -> None:
     """A counted request costs one command, and no cookie or address is stored."""
     both = (IP, "203.0.113.7"), (CALLER, "k")
@@ -82,7 +101,7 @@ async def test_one_script_call_for_all_limits_of_a_request(server: RedisServer) 
         await log.take(both)
         commands = await client.info("commandstats")
         assert commands["cmdstat_evalsha"]["calls"] == 1 and "cmdstat_eval" not in commands
-        assert not [key for key in await client.keys("*") if b"203" in key]
+        assert not [key for key in await client.keys("*") if b"203.0" in key]
 
 
 def test_two_processes_let_exactly_as_many_pass(server: RedisServer) -> None:
