@@ -110,7 +110,7 @@ class Service:
         self._prober_tasks: set[asyncio.Task[None]] = set()
         self._warm_up_tasks: set[asyncio.Task[None]] = set()
         self._current = self._build_runtime(loaded, None)
-        self.asgi = with_edge(self._build_app(), settings, self.events, self._process.new_id)
+        self.asgi = with_edge(self._build_app(), lambda: self.settings, self.events, self._process.new_id)
 
     @property
     def settings(self) -> Settings:

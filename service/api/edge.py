@@ -19,12 +19,17 @@ from dub5.service.events import Events, SecurityNoted
 PATH_CHARS_MAX = 200
 
 
-def with_edge(app: ASGIApp, settings: Settings, events: Events, new_id: Callable[[], str]) -> ASGIApp:
-    """Return the application behind its edge, or the application itself if there is nothing to decide."""
-    if not EdgeRules.are_set(settings.server):
+def with_edge(
+    app: ASGIApp, settings: Callable[[], Settings], events: Events, new_id: Callable[[], str]
+) -> ASGIApp:
+    """Return the application behind its edge, or the application itself if there is nothing to decide.
+
+    `settings` returns those in use: a reload turns sessions on and off, and changes nothing else here.
+    """
+    server = settings().server
+    if not EdgeRules.are_set(server):
         return app
-    rules = EdgeRules(settings.server, credentials=settings.session is not None)
-    return EdgeApp(app, rules, events, new_id)
+    return EdgeApp(app, EdgeRules(server, lambda: settings().session is not None), events, new_id)
 
 
 class EdgeApp:

@@ -10,7 +10,7 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 from urllib.parse import quote
 
@@ -86,15 +86,16 @@ class EdgeDecision(Struct, frozen=True):
 
 
 class EdgeRules:
-    """The rules of the settings. `credentials`: pages of listed origins may send the cookie of a session."""
+    """The rules of the settings. `have_sessions`: whether pages of listed origins may send a cookie now."""
 
-    def __init__(self, server: ServerSettings, *, credentials: bool = False) -> None:
+    def __init__(self, server: ServerSettings, have_sessions: Callable[[], bool] = lambda: False) -> None:
         self._trusted = tuple(map(ip_network, server.trusted_proxies))
         self._https = server.https
         self._hosts = _any_of([host_pattern(name) for name in server.allowed_hosts])
         self._origins = _any_of([origin_pattern(text) for text in server.origins])
         # Not for previews: whoever may name a project at a hoster could name one like ours.
-        self._with_credentials = frozenset(server.origins) if credentials else frozenset()
+        self._may_send_cookie = frozenset(server.origins)
+        self._have_sessions = have_sessions
 
     @staticmethod
     def are_set(server: ServerSettings) -> bool:
@@ -175,7 +176,7 @@ class EdgeRules:
 
     def _cors(self, origin: str) -> RawHeaders:
         allowed: RawHeaders = ((b"access-control-allow-origin", origin.encode("latin-1")),)
-        if origin in self._with_credentials:
+        if self._have_sessions() and origin in self._may_send_cookie:
             allowed += ((b"access-control-allow-credentials", b"true"),)
         return (*allowed, (b"access-control-expose-headers", EXPOSED.encode()), *VARY)
 

@@ -161,6 +161,17 @@ async def test_listed_origins() -> None:
         assert "access-control-allow-credentials" not in preview.headers
 
 
+async def test_sessions_that_a_reload_turns_on() -> None:
+    """From then on pages of listed origins may send the cookie, and no longer when a reload turns them off."""
+    page = "https://app.example.com"
+    async with SessionWorld(server=ServerSettings(origins=(page,)), options={}) as world:
+        for settings, allowed in ((None, None), (SessionSettings(), "true"), (None, None)):
+            world.reload(SECRET, session=settings)
+            reply = await world.session("POST", headers={"origin": page})
+            assert reply.status == (404 if settings is None else 201)
+            assert reply.headers.get("access-control-allow-credentials") == allowed
+
+
 async def test_end() -> None:
     """DELETE takes the cookie away; the next visit is another session."""
     async with SessionWorld() as world:
