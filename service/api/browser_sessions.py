@@ -38,8 +38,8 @@ class BrowserSessions:
 
     def by_cookie(self, scope: Scope, headers: Mapping[str, str]) -> Session | None:
         """Return the session of the cookie, or None. Raises CsrfRefused."""
-        cookies = headers.get("cookie")
-        if cookies is None:
+        cookies = _cookies(scope)
+        if not cookies:
             return None
         https = is_https(scope)
         session = self.tokens.read(cookies, https=https)
@@ -62,6 +62,11 @@ class BrowserSessions:
     def _note(self, what: SecurityKind, scope: Scope, session: Session | None = None) -> None:
         who = session.label if session else scope_address(scope)
         self._events.emit(SecurityNoted(what, who, scope["path"]))
+
+
+def _cookies(scope: Scope) -> str:
+    """Return all Cookie headers as one: HTTP/2 lets a browser send several, and proxies pass them on."""
+    return "; ".join([value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"])
 
 
 def is_https(scope: Scope) -> bool:

@@ -240,7 +240,7 @@ async def test_a_client_that_does_not_wait_is_blocked() -> None:
 
 @pytest.mark.parametrize("asked_at_s", [(), (3.0,), (9.9,)])
 async def test_a_block_that_is_shorter_than_the_window(asked_at_s: Sequence[float]) -> None:
-    """What a blocked client is told is never too short: who waits that long, from any refusal, is answered."""
+    """What a blocked client is told is never too short: who waits that long is answered."""
     async with LimitedWorld(limits=ip(1, 600, strikes=1, block_s=10.0)) as world:
         assert await world.statuses(2) == [200, 429]
         await asyncio.sleep(UNDERWAY_S)

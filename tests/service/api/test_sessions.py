@@ -162,7 +162,7 @@ async def test_listed_origins() -> None:
 
 
 async def test_sessions_that_a_reload_turns_on() -> None:
-    """From then on pages of listed origins may send the cookie, and no longer when a reload turns them off."""
+    """Pages of listed origins may send the cookie from then on, until a reload turns sessions off."""
     page = "https://app.example.com"
     async with SessionWorld(server=ServerSettings(origins=(page,)), options={}) as world:
         for settings, allowed in ((None, None), (SessionSettings(), "true"), (None, None)):
@@ -263,6 +263,24 @@ async def test_bad_cookies() -> None:
         assert world.noted() == [SecurityKind.BAD_SESSION] * 10
         assert await world.label(authorization=f"Ticket {foreign.removeprefix('dub5=')}") is None
         assert world.noted()[-1] is SecurityKind.BAD_TICKET
+
+
+async def test_several_cookie_headers() -> None:
+    """A session is found in any of them, by a question and by the session's routes."""
+    async with SessionWorld() as world:
+        first = await world.begin()
+        other = (b"cookie", b"a=b")
+
+        async def with_more(scope: Scope, receive: Receive, send: Send) -> None:
+            headers = [other, *scope["headers"], other]
+            await world.service.asgi({**scope, "headers": headers}, receive, send)  # type: ignore[arg-type,misc]
+
+        client = AppClient(with_more, lifespan=False)
+        headers = PAGE | {"cookie": cookie_of(first)}
+        again = await client.request("POST", "/v1/session", headers=headers)
+        assert (again.status, again.json()["session"]) == (200, first.json()["session"])
+        await client.request("POST", "/v1/chat/completions", json=body(), headers=headers)
+        assert world.ended() == first.json()["session"]
 
 
 async def test_rotation() -> None:
