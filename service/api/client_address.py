@@ -20,6 +20,13 @@ ADDRESS_CHARS_MAX = 64
 IPV6_PREFIX = 64  # what one household or one machine has: all of its addresses are one client
 
 Address = IPv4Address | IPv6Address
+# This machine, private networks, and what platforms put between their proxies and a service.
+NEARBY_V4 = (
+    *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12"),
+    *("192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"),
+)
+NEARBY_V6 = ("::/64", "fc00::/7", "fe80::/10")
+NEARBY: tuple[IPv4Network | IPv6Network, ...] = (*map(IPv4Network, NEARBY_V4), *map(IPv6Network, NEARBY_V6))
 
 
 def client_address(
@@ -55,6 +62,12 @@ def scope_address(scope: Scope) -> str:
     """Return the key of the client of an ASGI request, whose address the edge has put right."""
     client = scope.get("client")
     return address_key(client[0]) if client else UNKNOWN
+
+
+def is_nearby(key: str) -> bool:
+    """Return whether the key of an address is one of this machine or of a private network, or is unknown."""
+    address = _parse(key.partition("/")[0])
+    return address is None or _is_trusted(address, NEARBY)
 
 
 def is_trusted(peer: str | None, trusted: Sequence[IPv4Network | IPv6Network]) -> bool:

@@ -12,7 +12,7 @@ from litestar.types import Scope
 from dub5.service import clock
 from dub5.service.admission.admission import Callers, bearer_key, key_hash
 from dub5.service.admission.key_guesses import KeyGuesses
-from dub5.service.api.client_address import scope_address
+from dub5.service.api.client_address import is_nearby, scope_address
 from dub5.service.errors import RateLimited, Unauthorized
 from dub5.service.events import Events, SecurityKind, SecurityNoted
 from dub5.service.model import ANONYMOUS, Caller
@@ -23,8 +23,8 @@ PATH_CHARS_MAX = 200
 class KeyGuard:
     """The guard of one kind of keys, for the life of the process. `kind`: what a wrong key is noted as.
 
-    Without `proxies_known`, a request that came through a proxy has no address of its own: there nobody is
-    blocked, for all clients would be.
+    Without `proxies_known`, a request that a proxy nearby hands over has no address of its own: there nobody
+    is blocked, for all clients would be. A client on the internet is not believed to be a proxy.
     """
 
     def __init__(self, kind: SecurityKind, events: Events, *, proxies_known: bool) -> None:
@@ -46,7 +46,7 @@ class KeyGuard:
         if owner is None:
             where = scope["path"][:PATH_CHARS_MAX]
             self._events.emit(SecurityNoted(self._kind, address, where))
-            if not left_s and (self._proxies_known or not _is_forwarded(scope)):
+            if not left_s and (self._proxies_known or not _may_be_a_proxy(address, scope)):
                 block_s = self._guesses.note_unknown(address, key_hash(key), now_s)
                 if block_s:
                     why = f"blocked for {block_s:g} s: many unknown keys at {where}"
@@ -78,5 +78,7 @@ class GuardedCallers:
         return caller
 
 
-def _is_forwarded(scope: Scope) -> bool:
-    return any(name in (b"x-forwarded-for", b"forwarded", b"x-real-ip") for name, _ in scope["headers"])
+def _may_be_a_proxy(address: str, scope: Scope) -> bool:
+    return is_nearby(address) and any(
+        name in (b"x-forwarded-for", b"forwarded", b"x-real-ip") for name, _ in scope["headers"]
+    )

@@ -142,13 +142,24 @@ async def test_behind_a_proxy() -> None:
         assert (await world.get(RIGHT, ATTACKER, **{"x-forwarded-for": ELSEWHERE})).status == 429
 
 
-async def test_behind_an_unknown_proxy() -> None:
+@pytest.mark.parametrize("address", ["10.0.0.1", "::ffff:10.0.0.1", "127.0.0.1", "::1", "fd12::1"])
+async def test_behind_an_unknown_proxy(address: str) -> None:
     """Where the proxies are not known, all clients have its address: nobody is blocked, but it is noted."""
     async with GuardedWorld() as world:
         for i in range(2 * GUESSES_MAX):
-            assert (await world.get(f"g-{i}", "10.0.0.1", **{"x-forwarded-for": ATTACKER})).status == 401
-        assert (await world.get(RIGHT, "10.0.0.1", **{"x-forwarded-for": ELSEWHERE})).status == 200
+            assert (await world.get(f"g-{i}", address, **{"x-forwarded-for": ATTACKER})).status == 401
+        assert (await world.get(RIGHT, address, **{"x-forwarded-for": ELSEWHERE})).status == 200
         assert world.happened("bad_key") == 2 * GUESSES_MAX
+
+
+@pytest.mark.parametrize("address", [ATTACKER, "8.8.8.8", "2001:db8::1"])
+async def test_a_forged_proxy_header(address: str) -> None:
+    """Who asks from the internet is blocked, whatever it says of a proxy."""
+    async with GuardedWorld() as world:
+        for i in range(GUESSES_MAX):
+            await world.get(f"guess-{i}", address, **{"x-forwarded-for": f"1.2.3.{i}"})
+        assert (await world.get("guess-x", address, **{"x-forwarded-for": "1.2.3.4"})).status == 429
+        assert (await world.get(RIGHT, ELSEWHERE)).status == 200
 
 
 async def test_admin_tokens() -> None:
