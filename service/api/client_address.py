@@ -91,11 +91,13 @@ def _from_the_right(lines: Sequence[str]) -> Iterator[str]:
             return
 
 
-@lru_cache(maxsize=4096)
 def _parse(text: str) -> Address | None:
     """Return the address without brackets, port and zone, an IPv4-mapped one as IPv4; None for garbage."""
-    if len(text) > ADDRESS_CHARS_MAX:
-        return None
+    return _parse_short(text) if len(text) <= ADDRESS_CHARS_MAX else None  # what is long is not kept
+
+
+@lru_cache(maxsize=4096)
+def _parse_short(text: str) -> Address | None:
     if text.startswith("["):
         text, bracket, port = text[1:].partition("]")
         if not bracket or not (port == "" or _is_port(port)):

@@ -1,5 +1,6 @@
 """The client's address: only trusted hops are believed, whatever is written into X-Forwarded-For."""
 
+import tracemalloc
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -84,3 +85,13 @@ def test_forged(lines: list[str], client: object) -> None:
 def test_garbage(peer: str, lines: list[str]) -> None:
     """Any text has an address and a key."""
     assert address_key(client_address(peer, lines, TRUSTED))
+
+
+def test_long_garbage_is_not_kept() -> None:
+    """A proxy that passes the header on unread lets a client choose 60 KB of text; none of it stays."""
+    tracemalloc.start()
+    for number in range(500):
+        client_address("10.0.0.1", [f"{number}" * 20_000], TRUSTED)
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept_bytes < 1_000_000
