@@ -6,7 +6,7 @@
     `Upgrade`                                   ignored, as HTTP allows: the request and its body are served
     HTTP/1.0                                    a body without a length ends with the connection
 
-These refusals have the shape of all our errors.
+These refusals have the shape of all our errors, and the headers of all answers behind an edge (api/edge.py).
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import msgspec
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from dub5.service.api.edge_rules import SECURITY_HEADERS
 from dub5.service.api.errors import error_body, error_headers
 from dub5.service.errors import GatewayError, HeadTooLarge, InvalidRequest, RequestTimeout
 from dub5.service.unread import aborting_unread
@@ -180,5 +181,6 @@ def _response(error: GatewayError, *, with_body: bool) -> bytes:
     request_id = f"req_{secrets.token_hex(12)}"
     body = msgspec.json.encode(error_body(error, request_id))
     headers = error_headers(error, request_id) | {"content-length": str(len(body)), "connection": "close"}
-    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-    return STATUS_LINE[error.status] + "".join(lines).encode() + b"\r\n" + (body if with_body else b"")
+    lines = [(name.encode(), value.encode()) for name, value in headers.items()]
+    head = b"".join([b"%s: %s\r\n" % line for line in (*lines, *SECURITY_HEADERS)])
+    return STATUS_LINE[error.status] + head + b"\r\n" + (body if with_body else b"")

@@ -5,6 +5,7 @@ import asyncio
 
 import pytest
 
+from dub5.service.api.edge_rules import SECURITY_HEADERS
 from dub5.service.http_protocol import HEAD_BYTES_MAX, HEAD_S
 from tests.support.connection import Connection
 
@@ -46,6 +47,9 @@ async def test_not_http(data: bytes) -> None:
     await connection.send(data)
     assert connection.error() == (400, "invalid_request")
     assert connection.closed_s == 0
+    head = connection.received.partition(b"\r\n\r\n")[0]
+    for name, value in SECURITY_HEADERS:  # no edge is asked, which might not want them: they harm nobody
+        assert b"\r\n%s: %s" % (name, value) in head
 
 
 @pytest.mark.parametrize(
