@@ -8,6 +8,7 @@ The tightest limit is told in the headers of the answer, refused or not.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -61,6 +62,7 @@ class RateLimitGate:
             self.penalties = previous.penalties
         self._events = events
         self._shared = shared
+        self._asked: Counter[tuple[RateLimit, str]] = Counter()  # of Redis, at this moment
 
     async def admit(self, address: str, session: Session | None, caller: Caller) -> Passage:
         """Count a request, or refuse it. `address`: the key of the client's address."""
@@ -99,19 +101,36 @@ class RateLimitGate:
 
         What Redis counts is counted here as well, for the time when Redis is lost.
         """
-        usages = None
-        if self._shared is not None:
-            try:
-                usages = await self._shared.take([(log.limit, key) for log, key, _ in counted])
-            except StorageLost as lost:
-                self._events.emit(LimitCountedLocally(str(lost)))
+        usages = None if self._shared is None else await self._take_shared(self._shared, counted)
         now_us = round(clock.now() * 1e6)
         if usages is None:
-            usages = [log.usage(key, now_us) for log, key, _ in counted]
+            usages = [self._usage(log, key, now_us) for log, key, _ in counted]
         if not any(usage.full for usage in usages):
             for log, key, _ in counted:
                 log.add(key, now_us)
         return usages
+
+    async def _take_shared(self, shared: SharedLog, counted: Sequence[Counted]) -> list[LimitUsage] | None:
+        """Count the request in Redis; None if Redis is lost, or has too many questions at once."""
+        asked = [(log.limit, key) for log, key, _ in counted]
+        self._asked.update(asked)
+        try:
+            return await shared.take(asked)
+        except StorageLost as lost:
+            self._events.emit(LimitCountedLocally(str(lost)))
+            return None
+        finally:
+            for one in asked:
+                self._asked[one] -= 1
+                if not self._asked[one]:
+                    del self._asked[one]
+
+    def _usage(self, log: SlidingLog, key: str, now_us: int) -> LimitUsage:
+        """Return the usage as this process knows it. What Redis is asked for now, it may accept as well."""
+        usage = log.usage(key, now_us)
+        if not (asked := self._asked.get((log.limit, key), 0)):
+            return usage
+        return usage._replace(used=usage.used + asked, frees_us=usage.frees_us or log.limit.window_us)
 
     def _refuse(self, counted: Sequence[Counted], usages: Sequence[LimitUsage]) -> Passage:
         """Refuse a request, and block its client if it does not wait. The longest wait is told."""

@@ -126,6 +126,15 @@ def test_two_processes_let_exactly_as_many_pass(server: RedisServer) -> None:
             process.stdin.close()
 
 
+async def test_a_flood(server: RedisServer) -> None:
+    """Of more requests at once than may ask Redis, no more pass: the others know what Redis is asked for."""
+    service = limited_service(server.url, 20)
+    async with AppClient(service.asgi) as client:
+        assert await ask_at_once(client, 400) == {200: 20, 429: 380}
+        assert service.board.happened["rate_limit_local"] > 0
+        assert not service._current.deps.gate._asked  # type: ignore[union-attr]
+
+
 async def test_a_lost_redis_is_no_reason_to_fail(server: RedisServer) -> None:
     """Redis is killed in mid-traffic: every request is answered, by the log of the process, and at once."""
     service = limited_service(server.url, 1_000, timeout_s=0.05)
