@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dub5.service.admission.rate_limit import (
     EARLY_S,
+    FORGOTTEN_AT_ONCE,
     KEYS_MAX,
     STRIKES_WITHIN_S,
     UNDERWAY_S,
@@ -88,12 +89,15 @@ def test_keys_are_bounded() -> None:
 
 
 def test_keys_whose_window_is_over_are_forgotten() -> None:
-    """A key needs memory only while its requests count."""
+    """A key needs memory only while its requests count; no request forgets more than a few."""
     log = SlidingLog(TWO)
     for number in range(1_000):
         ask(log, str(number), number * 0.01)
     assert len(log) == 1_000
     ask(log, "late", 71.0)
+    assert len(log) == 1_001 - FORGOTTEN_AT_ONCE
+    for number in range(1_000 // FORGOTTEN_AT_ONCE):
+        ask(log, "late", 140.0 + 40.0 * number)
     assert len(log) == 1
 
 
