@@ -20,7 +20,7 @@ from dub5.service.optional_parts import load_part
 TOKEN_CHARS_MAX = 160  # ours have 83; to hash 60 KB takes twenty times as long as to count them
 SAME_NAME_MAX = 4  # cookies of our name that are looked at, in one header
 DAY_S = 24 * 3600
-RENEW_AFTER_S = DAY_S  # a cookie that is younger is not sent anew
+RENEW_AFTER_S = DAY_S  # a cookie that is younger is not sent anew, unless half of its life is over
 
 
 class Signer(Protocol):
@@ -41,11 +41,6 @@ class Session(Struct, frozen=True):
     def label(self) -> str:
         """The name in logs: eight digits of a hash, which nobody can turn into the id."""
         return hashlib.sha256(self.id.encode()).hexdigest()[:8]
-
-    @property
-    def wants_renewal(self) -> bool:
-        """Whether its cookie should be sent anew."""
-        return abs(self.age_s) > RENEW_AFTER_S
 
 
 class Sessions:
@@ -78,6 +73,10 @@ class Sessions:
     def write_ticket(self, session: Session) -> str:
         """Return a ticket of this session."""
         return self._tickets.write(session.id)
+
+    def wants_renewal(self, session: Session) -> bool:
+        """Return whether the cookie of this session should be sent anew: a visitor who returns keeps it."""
+        return abs(session.age_s) > min(RENEW_AFTER_S, self.cookie_s / 2)
 
     def set_cookie(self, session: Session, *, https: bool = False) -> str:
         """Return the Set-Cookie header that gives a browser this session."""

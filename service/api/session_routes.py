@@ -31,7 +31,7 @@ def session_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler
         sessions.refuse_cross_site(request.scope, headers)
         tokens, known = sessions.tokens, sessions.by_cookie(request.scope, headers)
         session = known or tokens.start()
-        if known is not None and not known.wants_renewal:
+        if known is not None and not tokens.wants_renewal(known):
             return _json({"session": known.label, "expires_in_s": tokens.cookie_s - max(0, known.age_s)}, 200)
         cookie = {"set-cookie": tokens.set_cookie(session, https=is_https(request.scope))}
         body = {"session": session.label, "expires_in_s": tokens.cookie_s}

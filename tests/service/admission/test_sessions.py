@@ -68,9 +68,9 @@ async def test_end_of_life() -> None:
     await asyncio.sleep(1.0)
     assert known.read_ticket(ticket) is None
     await asyncio.sleep(DAY_S - 31.0)
-    assert (found := known.read(cookie)) is not None and not found.wants_renewal
+    assert (found := known.read(cookie)) is not None and not known.wants_renewal(found)
     await asyncio.sleep(1.0)
-    assert (found := known.read(cookie)) is not None and found.wants_renewal
+    assert (found := known.read(cookie)) is not None and known.wants_renewal(found)
     await asyncio.sleep(DAY_S - 1.0)
     assert known.read(cookie) is not None
     await asyncio.sleep(1.0)

@@ -114,6 +114,18 @@ async def test_renewal() -> None:
         assert late.status == 201 and late.json()["session"] != first.json()["session"]
 
 
+async def test_renewal_of_a_short_session() -> None:
+    """A session of one day lasts as long as its visitor comes twice a day: renewing begins before the end."""
+    async with SessionWorld(options={"session": SessionSettings(days=1)}) as world:
+        first = await world.begin()
+        cookie = cookie_of(first)
+        for _ in range(4):
+            later(13 * 3600)
+            reply = await world.begin(cookie)
+            assert (reply.status, reply.json()["session"]) == (200, first.json()["session"])
+            cookie = cookie_of(reply)
+
+
 async def test_https() -> None:
     """By https the cookie is one that only this host can have set; one of the http name is not looked at."""
     async with SessionWorld() as world:
