@@ -13,6 +13,8 @@ can send.
 
 from collections.abc import Callable, Mapping
 
+from dub5.service.config.edge_checks import DEFAULT_PORTS
+
 # What a form, or a script without the leave that CORS asks for, can give as the type of a body.
 FORM_TYPES = ("", "text/plain", "multipart/form-data", "application/x-www-form-urlencoded")
 
@@ -38,7 +40,13 @@ def _is_from_our_page(
         return site is None and not with_cookie
     if is_listed(origin):
         return True
-    return site is None and origin.partition("://")[2] == headers.get("host")
+    return site is None and _is_same(origin, headers.get("host", ""))
+
+
+def _is_same(origin: str, host: str) -> bool:
+    """Return whether an origin has this host, which a proxy may write with capitals or the usual port."""
+    scheme, _, authority = origin.partition("://")
+    return bool(authority) and host.lower() in (authority, f"{authority}:{DEFAULT_PORTS.get(scheme)}")
 
 
 def _has_body(headers: Mapping[str, str]) -> bool:

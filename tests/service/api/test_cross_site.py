@@ -29,6 +29,11 @@ SENDERS = [
     ("an older browser in a sandbox", OURS | {"origin": "null"}, False, False),
     ("another port", OURS | {"origin": "https://chat.example:8443"}, False, False),
     ("our http page", OURS | {"sec-fetch-site": "cross-site", "origin": "http://chat.example"}, False, False),
+    ("our host in capitals", {"host": "Chat.Example", "origin": "https://chat.example"}, True, True),
+    ("our host with its port", {"host": "chat.example:443", "origin": "https://chat.example"}, True, True),
+    ("with the port of http", {"host": "chat.example:443", "origin": "http://chat.example"}, False, False),
+    ("with another port", {"host": "chat.example:8443", "origin": "https://chat.example"}, False, False),
+    ("an empty host", {"host": "", "origin": "null"}, False, False),
     ("a longer name", OURS | {"origin": "https://chat.example.evil.example"}, False, False),
     ("an address bar", OURS | {"sec-fetch-site": "none"}, False, False),
     ("a broken browser", OURS | {"sec-fetch-site": "Same-Origin, cross-site"}, False, False),
@@ -79,4 +84,13 @@ def test_any_head(head: dict[str, str]) -> None:
     if with_cookie is None:
         assert cross_site_problem(head, is_listed, with_cookie=False) is None
         proof = (head.get("origin") or "").partition("://")[2]
-        assert head.get("sec-fetch-site") == "same-origin" or proof == "dub5.example" or proof == head["host"]
+        assert (
+            head.get("sec-fetch-site") == "same-origin"
+            or proof == "dub5.example"
+            or head["host"].lower()
+            in (
+                proof,
+                f"{proof}:443",
+                f"{proof}:80",
+            )
+        )
