@@ -10,7 +10,7 @@ A pattern is matched against the whole of a header, never against a part.
 
 import re
 from collections.abc import Callable, Iterator
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from dub5.service.config.settings import ServerSettings
 
@@ -64,7 +64,7 @@ def edge_problems(server: ServerSettings) -> list[str]:
     found = [
         *_problems("allowed_hosts", server.allowed_hosts, host_pattern),
         *_problems("origins", server.origins, origin_pattern),
-        *_problems("trusted_proxies", server.trusted_proxies, ip_network),
+        *_problems("trusted_proxies", server.trusted_proxies, _proxy_network),
     ]
     if server.https != "off" and not server.trusted_proxies:
         found.append(
@@ -78,11 +78,24 @@ def edge_warnings(server: ServerSettings) -> list[str]:
     """Return one sentence for each value that is valid but hardly intended."""
     if any(_problems("trusted_proxies", server.trusted_proxies, ip_network)):
         return []
-    return [
+    found = []
+    if server.https == "redirect" and not server.allowed_hosts:
+        found.append(
+            'server.https: "redirect" without server.allowed_hosts redirects to any host that is asked for.'
+        )
+    return found + [
         f"server.trusted_proxies: {text} trusts every address, so that a client may invent its own."
         for text in server.trusted_proxies
         if ip_network(text).prefixlen == 0
     ]
+
+
+def _proxy_network(text: str) -> IPv4Network | IPv6Network:
+    """Return the addresses of proxies. Raises ValueError with the reason."""
+    network = ip_network(text)
+    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
+        raise ValueError("must be written as the IPv4 address that it stands for")  # clients have that
+    return network
 
 
 def _problems(name: str, values: tuple[str, ...], parse: Callable[[str], object]) -> Iterator[str]:

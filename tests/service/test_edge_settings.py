@@ -31,6 +31,7 @@ from dub5.service.config.settings import ServerSettings
         ({"origins": ("vercel:dub5/.*",)}, "must be written vercel:project/team"),
         ({"origins": ("vercel:Dub5/acme",)}, "in lower case"),
         ({"trusted_proxies": ("10.0.0.1/8",)}, "has host bits set"),
+        ({"trusted_proxies": ("::ffff:10.0.0.0/104",)}, "as the IPv4 address"),
         ({"trusted_proxies": ("proxy.internal",)}, "does not appear to be"),
         ({"https": "require"}, "needs server.trusted_proxies"),
     ],
@@ -63,6 +64,12 @@ def test_accepted() -> None:
         ),
     )
     assert edge_problems(server) == edge_warnings(server) == []
+
+
+def test_a_redirect_to_any_host() -> None:
+    """A redirect goes to the host of the request: a list of hosts says which are ours."""
+    (warning,) = edge_warnings(ServerSettings(https="redirect", trusted_proxies=("10.0.0.0/8",)))
+    assert "without server.allowed_hosts" in warning
 
 
 def test_everybody_is_trusted() -> None:
