@@ -1,6 +1,7 @@
 """Rate limits: the sliding log is exact, and only clients that do not wait are blocked."""
 
 import itertools
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
@@ -86,6 +87,19 @@ def test_keys_are_bounded() -> None:
     assert len(log) == KEYS_MAX
     assert not ask(log, "1", 11.0) and not ask(log, str(KEYS_MAX), 11.0)
     assert ask(log, "0", 11.0)
+
+
+def test_memory_is_bounded() -> None:
+    """10,000 addresses, each with a request and a refusal, take less than 500 bytes each and in each."""
+    log, penalties = SlidingLog(TWO), Penalties(5, 60.0, 3_600.0)
+    tracemalloc.start()
+    for number in range(10_000):
+        key = f"2001:db8:{number:x}::/64"
+        log.add(key, number)
+        penalties.refuse("ip", key, 60.0, number * 1e-6)
+    used_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used_bytes < 10_000 * 2 * 500
 
 
 def test_keys_whose_window_is_over_are_forgotten() -> None:
