@@ -3,7 +3,7 @@
 What it hands on has the scheme and the address of the client itself, as far as proxies can be believed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import quote
 
 import msgspec
@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from dub5.service.api.client_address import UNKNOWN, address_key
 from dub5.service.api.edge_rules import EdgeDecision, EdgeRules, RawHeaders, RequestHead
-from dub5.service.api.errors import error_body, error_headers
+from dub5.service.api.errors import error_body, error_headers, request_id
 from dub5.service.config.settings import Settings
 from dub5.service.events import Events, SecurityNoted
 
@@ -67,7 +67,7 @@ class EdgeApp:
             self._events.emit(SecurityNoted(decision.noted, who, decision.sent.path[:PATH_CHARS_MAX]))
         body, own = b"", {"content-length": "0"} if status != 204 else {}
         if decision.error is not None:
-            id_ = self._new_id()
+            id_ = request_id(_given_id(decision.sent), self._new_id())
             body = msgspec.json.encode(error_body(decision.error, id_))
             own = error_headers(decision.error, id_) | {"content-length": str(len(body))}
         raw = [(name.encode(), value.encode()) for name, value in own.items()]
@@ -82,6 +82,12 @@ def _joined(own: Iterable[tuple[bytes, bytes]], added: RawHeaders) -> list[tuple
     headers = list(own)
     known = {name.lower() for name, _ in headers if name.lower() != b"vary"}  # lines of Vary add up
     return headers + [header for header in added if header[0] not in known]
+
+
+def _given_id(head: RequestHead) -> Mapping[str, str]:
+    """Return the caller's own id of the request, as a header."""
+    lines = [value for name, value in head.headers if name.lower() == b"x-request-id"]
+    return {"x-request-id": lines[-1].decode("latin-1")} if lines else {}
 
 
 def _head(scope: HTTPScope) -> RequestHead:

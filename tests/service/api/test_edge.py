@@ -201,6 +201,16 @@ async def test_redirect() -> None:
     assert response.all("cache-control") == ["no-store"]
 
 
+@pytest.mark.parametrize(("given", "taken"), [("mine-1", True), ("not good", False), ("", False)])
+async def test_request_id(given: str, taken: bool) -> None:
+    """A refusal has the id that the caller gave, as every other error has, if it is well formed."""
+    async with ServiceWorld(one=healthy(), server=SERVER) as world:
+        case = EdgeCase("", "", host="evil.test", headers={"x-request-id": given})
+        response = await send(world.service.asgi, case.head("/v1/models"))
+        (id_,) = response.all("x-request-id")
+        assert (id_ == given) == taken and id_ == json.loads(response.body)["error"]["id"]
+
+
 def test_require() -> None:
     """With `require` nothing is redirected."""
     rules = EdgeRules(replace(SERVER, https="require"))
