@@ -53,7 +53,7 @@ EXPOSED = (
 METHODS = b"GET, HEAD, POST, PATCH, DELETE"
 # What official SDKs send from a page, besides what every page may send.
 REQUEST_HEADER = re.compile(
-    r"authorization|content-type|accept|openai-(organization|project|beta)|idempotency-key"
+    r"authorization|content-type|accept|cache-control|openai-(organization|project|beta)|idempotency-key"
     r"|x-(request-id|deadline-ms|api-key)|x-(stainless|dub5)-[a-z0-9-]{1,40}"
     r"|anthropic-(version|beta|dangerous-direct-browser-access)|user-agent|last-event-id|if-none-match"
 )

@@ -175,7 +175,7 @@ async def test_preflight() -> None:
     """A preflight names the headers that official SDKs send from a page, and no others."""
     sdk = (
         "authorization, Content-Type, x-stainless-lang, x-stainless-retry-count, x-deadline-ms, "
-        "x-dub5-delivery, x-request-id"
+        "x-dub5-delivery, x-request-id, cache-control"
     )
     asked = {
         "access-control-request-method": "POST",
