@@ -1,6 +1,7 @@
 """Sanitising of a text, as properties: it is done once and for all, and a pasted program survives it."""
 
 import textwrap
+import time
 import unicodedata
 from itertools import pairwise
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.service.admission.sanitize import BLOCK_CHARS, clean
+from dub5.service.admission.sanitize import BLOCK_CHARS, MARKS_MAX, clean
 from dub5.service.errors import InvalidRequest
 from tests.support.examples import examples
 
@@ -60,6 +61,33 @@ def test_lines(text: str) -> None:
     assert [line for line in lines if line != line.rstrip(" \t")] == []
     assert ("", "") not in list(pairwise(lines))
     assert lines == [""] or (lines[0] and lines[-1])
+
+
+HEAPS = st.text(st.sampled_from("\u0301\u0316\u0344\u0f73\u0bbe\ufe0f"), max_size=4 * MARKS_MAX)
+
+
+@examples(200)
+@given(st.lists(st.one_of(HEAPS, st.sampled_from(["a", "\u1100", "\u1161", "\x00", "\n", "\u2764"]))))
+def test_heaps_of_marks(pieces: list[str]) -> None:
+    """No letter carries more than thirty marks, and the letters and lines between them stay."""
+    done = clean("".join(pieces))
+    marks = "".join("m" if unicodedata.category(char)[0] == "M" else " " for char in done)
+    assert "m" * (MARKS_MAX + 1) not in marks
+    assert clean(done) == done
+    assert done.count("\u2764") == pieces.count("\u2764")
+
+
+def test_a_heap_takes_no_time() -> None:
+    """Unicode sorts the marks of a letter, in n * n steps: 20 s for this text, if all were kept."""
+    began_s = time.process_time()
+    assert len(clean("a" + "\u0301\u0316" * 50_000)) == 1 + MARKS_MAX - 1  # one melts into the letter
+    assert time.process_time() - began_s < 5
+
+
+def test_what_only_looks_like_a_heap() -> None:
+    """Long rows of emoji and signs, whose marks are one each, stay."""
+    row = "\u2764\ufe0f" * 50 + "\U0001f468\u200d\U0001f469\u200d\U0001f467" * 30 + "\u2550" * 80
+    assert clean(row) == row
 
 
 @examples(100)
