@@ -2,12 +2,20 @@
 
 import tracemalloc
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.service.api.client_address import HOPS_MAX, address_key, client_address, is_trusted
+from dub5.service.api.client_address import (
+    HOPS_MAX,
+    UNKNOWN,
+    address_key,
+    client_address,
+    is_trusted,
+    scope_address,
+)
 
 TRUSTED = tuple(map(ip_network, ("10.0.0.0/8", "127.0.0.0/8", "::1/128", "fd00::/8")))
 CLIENT = "203.0.113.7"
@@ -95,3 +103,9 @@ def test_long_garbage_is_not_kept() -> None:
     kept_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept_bytes < 1_000_000
+
+
+@pytest.mark.parametrize("scope", [{}, {"client": None}])
+def test_no_peer(scope: Any) -> None:
+    """A server that names no client, as ASGI allows, has one client for all."""
+    assert scope_address(scope) == UNKNOWN
