@@ -4,6 +4,7 @@
         answer = await trial.ask("tutor", "What is a derivative?")
 
 Failover and timeouts are those of the route. Cache and fallback answers are off: they would hide a text.
+So are sessions and the limits of clients: whoever tries a text is none.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from msgspec.structs import replace
 from dub5.service import clock
 from dub5.service.api.chat import Exchange
 from dub5.service.app import Service
-from dub5.service.config.options import CacheOptions, DegradedOptions
+from dub5.service.config.options import CacheOptions, DegradedOptions, LimitsOptions
 from dub5.service.config.personalities import model_name
 from dub5.service.config.settings import LoadedSettings, Personality, RouteSettings
 from dub5.service.wire.base import Wire
@@ -55,7 +56,9 @@ class Trial:
         personalities = {
             self._names[label]: Personality(self._names[label], label, text) for label, text in texts.items()
         }
-        settings = replace(loaded.settings, route=(tried,), personality=())
+        settings = replace(
+            loaded.settings, route=(tried,), personality=(), session=None, limits=LimitsOptions()
+        )
         self._keys = loaded.caller_keys
         self._service = Service(
             replace(loaded, settings=settings, personalities=personalities), wire=wire, seed=seed
@@ -96,7 +99,7 @@ class Trial:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        scope: Any = {"type": "http", "headers": headers}
+        scope: Any = {"type": "http", "client": None, "headers": headers}
         await Exchange(self._service.deps)(scope, receive, send)
         start, *parts = sent
         data = b"".join(part["body"] for part in parts)

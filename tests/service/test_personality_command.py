@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from dub5.cli import main
-from dub5.service.config.options import CacheOptions, DegradedOptions
-from dub5.service.config.settings import Secret
+from dub5.service.config.options import CacheOptions, DegradedOptions, LimitOptions, LimitsOptions
+from dub5.service.config.settings import Secret, SessionSettings
 from dub5.service.personality_command import EPILOG, ask_with_each, side_by_side
 from dub5.service.personality_trial import Trial, TrialAnswer
 from tests.support.personalities import PersonalityWorld, loaded_settings
@@ -69,6 +69,17 @@ async def test_caller_keys() -> None:
     _, trying = trial(replace(loaded_settings(), caller_keys=(Secret("sk-caller"),)))
     async with trying:
         assert (await trying.ask("tutor", "Hi")).problem == ""
+
+
+async def test_limits_and_sessions() -> None:
+    """What bounds the clients of a public service does not bound a trial, which has no client."""
+    loaded = loaded_settings()
+    limits = LimitsOptions(ip=LimitOptions(1), caller=LimitOptions(1))
+    settings = replace(loaded.settings, limits=limits, session=SessionSettings())
+    _, trying = trial(replace(loaded, settings=settings))
+    async with trying:
+        answers = [await trying.ask("tutor", "Hi") for _ in range(3)]
+    assert [answer.problem for answer in answers] == [""] * 3
 
 
 async def test_the_routes_own_settings() -> None:
