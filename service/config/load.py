@@ -179,7 +179,7 @@ def _apply_environment(data: dict[str, Any], environ: Mapping[str, str], problem
     if (port := environ.get(PORT_VARIABLE, "").strip()) and isinstance(
         server := data.setdefault("server", {}), dict
     ):
-        if port.isascii() and port.isdecimal() and int(port) <= PORT_MAX:
+        if port.isascii() and port.isdecimal() and float(port) <= PORT_MAX:  # float: of any length
             server["port"] = int(port)
         else:
             problems.append(f"{PORT_VARIABLE}: must be a port from 0 to {PORT_MAX} (it is {port!r}).")

@@ -13,8 +13,10 @@ from msgspec import Struct
 
 KEY_PATTERN = re.compile(r"[!-~]+")  # a key is sent in a header
 PLACEHOLDER = re.compile(  # what examples and templates hold where a key belongs
-    r"<.*>|\$\{?\w+\}?|.*\.\.\.|.*[-_]here|your[-_]?(?:api[-_]?)?(?:key|token|secret)"
-    r"|(?:change|replace)[-_]?me|placeholder|todo|(?:[a-z]+[-_])*x{3,}",
+    r"<.*>|\$\{?\w+\}?|.*\.\.\.|.*[-_]here"
+    r"|(?:sk[-_])?your[-_]?(?:[a-z0-9]{1,20}[-_]){0,4}(?:(?:api)?key|token|secret)"
+    r"|(?:change|replace)[-_]?me|(?:insert|replace)[-_](?:with[-_])?key|placeholder|todo"
+    r"|(?:[a-z]+[-_])*x{3,}|\*{3,}",
     re.IGNORECASE,
 )
 

@@ -55,7 +55,7 @@ def test_port(environ: dict[str, str], option: int | None, port: int, config: Pa
     assert load(config, KEYS | environ, port=option).settings.server.port == port
 
 
-@pytest.mark.parametrize("port", ["http", "65536", "-1", "٣"])
+@pytest.mark.parametrize("port", ["http", "65536", "9" * 5_000, "-1", "٣"], ids=range(5))
 def test_wrong_port(port: str, config: Path) -> None:
     """Another value of PORT is an error with its name."""
     with pytest.raises(SettingsProblems) as error:
@@ -75,6 +75,12 @@ def test_config_file() -> None:
         "your_openai_api_key_here",
         "YOUR-KEY-HERE",
         "your_api_key",
+        "YOUR_OPENAI_API_KEY",
+        "your-mistral-key",
+        "sk-your-key",
+        "INSERT_KEY",
+        "REPLACE_WITH_KEY",
+        "***",
         "changeme",
         "change-me",
         "sk-...",
