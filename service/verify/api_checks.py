@@ -4,10 +4,9 @@ A check returns what it saw, or raises CheckFailed with what to do, or FeatureMi
 """
 
 from collections.abc import Iterator
+from typing import Any
 
-import msgspec
-
-from dub5.service.verify.site import CheckFailed, Site, SiteAnswer
+from dub5.service.verify.site import CheckFailed, Site, SiteAnswer, decoded_object
 
 DONE = "[DONE]"
 ERROR_FIELDS = {"message", "type", "code", "param", "id", "retry_after", "suggestion"}
@@ -72,7 +71,7 @@ async def check_stream(site: Site) -> str:
     chunks = [chunk for event in events if event != DONE for chunk in [_chunk(event)]]
     if any("error" in chunk for chunk in chunks):
         raise CheckFailed("the stream ends with an error event; `dub5 check --online` asks each provider")
-    reasons = [choice.get("finish_reason") for chunk in chunks for choice in chunk.get("choices", ())]
+    reasons = [reason for chunk in chunks for reason in _finish_reasons(chunk)]
     if not events or events[-1] != DONE or not any(reasons):
         raise CheckFailed(
             "the stream is cut: no finish reason and [DONE]; is a time limit before it too short?"
@@ -115,13 +114,16 @@ def _events(stream: bytes) -> Iterator[str]:
             yield line.removeprefix("data:").strip()
 
 
-def _chunk(event: str) -> dict[str, list[dict[str, object]]]:
-    try:
-        found = msgspec.json.decode(event)
-    except msgspec.DecodeError:
-        found = None
-    if not isinstance(found, dict):
+def _chunk(event: str) -> dict[str, Any]:
+    found = decoded_object(event)
+    if found is None:
         raise CheckFailed(
             "an event of the stream is no JSON object; what stands before the service changes it"
         )
     return found
+
+
+def _finish_reasons(chunk: dict[str, Any]) -> list[Any]:
+    choices = chunk.get("choices")
+    known = choices if isinstance(choices, list) else ()
+    return [choice.get("finish_reason") for choice in known if isinstance(choice, dict)]

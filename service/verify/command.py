@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import re
 import sys
 from collections.abc import Awaitable, Callable, Collection
 from typing import NamedTuple
@@ -18,8 +19,11 @@ Ask a deployed service from outside: health, models, an answer, a stream, errors
 sessions. It sends about 20 requests; two of them are answered by a provider, with a few tokens.
 """
 EPILOG = """\
-exit codes: 0 all that is there holds; 1 a check fails; 2 nothing could be checked
+exit codes: 0 all that is there holds; 1 a check fails; 2 nothing could be checked; 130 stopped by Ctrl-C
 """
+PROGRESS_S = 2.0  # of silence, after which a line says what is waited for
+SAID_CHARS_MAX = 500
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+")
 
 
 class DeployCheck(NamedTuple):
@@ -59,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
         "--origin",
         action="append",
         default=[],
+        type=_origin,
         metavar="ORIGIN",
         help="page that may ask from a browser, as https://page.example; may be repeated",
     )
@@ -95,8 +100,9 @@ async def verify(site: Site, expected: Collection[str] = ()) -> int:
     print(f"Verifying {site.url}:", flush=True)
     failed, missing = 0, 0
     for number, check in enumerate(CHECKS, 1):
+        place = f"  [{number:>2}/{len(CHECKS)}] {check.name:<8}"
         try:
-            said = f"ok: {await check.run(site)}"
+            said = f"ok: {await _awaited(check, site, place)}"
         except CheckFailed as error:
             failed, said = failed + 1, f"FAILS: {error}"
         except FeatureMissing as error:
@@ -104,7 +110,7 @@ async def verify(site: Site, expected: Collection[str] = ()) -> int:
                 failed, said = failed + 1, f"FAILS: {error}; it was expected"
             else:
                 missing, said = missing + 1, f"NOT HERE: {error}"
-        print(f"  [{number:>2}/{len(CHECKS)}] {check.name:<8} {said}", flush=True)
+        print(f"{place} {_printable(said)}", flush=True)
         if number == 1 and not site.answers:
             print("Nothing answers there, so nothing else was asked.", flush=True)
             return 2
@@ -112,10 +118,43 @@ async def verify(site: Site, expected: Collection[str] = ()) -> int:
     return 1 if failed else 0
 
 
+async def _awaited(check: DeployCheck, site: Site, place: str) -> str:
+    """Run a check, and say now and then that it is waited for. `place`: the beginning of its line."""
+    task = asyncio.ensure_future(check.run(site))
+    waited_s = 0.0
+    while not (await asyncio.wait([task], timeout=PROGRESS_S))[0]:
+        waited_s += PROGRESS_S
+        print(f"{place} waiting: {waited_s:g} s", file=sys.stderr, flush=True)
+    return task.result()
+
+
+def _printable(text: str) -> str:
+    """Return what a foreign site said as one line, without escape codes and without end."""
+    line = "".join(char if char.isprintable() else " " for char in text)
+    return line if len(line) <= SAID_CHARS_MAX else f"{line[:SAID_CHARS_MAX]} ..."
+
+
 def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(text)
+        is_whole = (
+            parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment)
+        )
+        _ = parts.port
+    except ValueError:
+        is_whole = False
+    if not is_whole or not text.isprintable() or " " in text:
         raise argparse.ArgumentTypeError("must be an address as https://dub5.example")
+    if "@" in parts.netloc:
+        raise argparse.ArgumentTypeError("must hold no user and password; --key-env names a caller key")
+    return text
+
+
+def _origin(text: str) -> str:
+    if not ORIGIN.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            "must be as a browser sends it: https://page.example, in small letters, without a path"
+        )
     return text
 
 

@@ -20,6 +20,7 @@ LIMIT_HEADERS = (
 ALLOWED = "access-control-allow-origin"
 HSTS = "strict-transport-security"
 MAX_AGE = re.compile(r"max-age=[1-9]\d*", re.IGNORECASE)
+COUNT = re.compile(r"[0-9]{1,9}")
 VERSION = re.compile(r"\d+\.\d+|/\d")
 KEY_LIKE = re.compile(rb"\bsk-[A-Za-z0-9_-]{16,}")
 TRACEBACK = b"Traceback (most recent call last)"
@@ -85,7 +86,7 @@ async def check_limits(site: Site) -> str:
     if missing:
         raise CheckFailed(f"{', '.join(missing)}: not told; does something before the service take it away?")
     limit, left = (seen[name] for name in LIMIT_HEADERS[:2])
-    if not (limit.isdigit() and left.isdigit() and int(left) <= int(limit)):
+    if not (COUNT.fullmatch(limit) and COUNT.fullmatch(left) and int(left) <= int(limit)):
         raise CheckFailed(f"{left} of {limit} requests are left, which are no such numbers")
     return f"{left} of {limit} requests left"
 
@@ -113,7 +114,7 @@ async def check_leaks(site: Site) -> str:
     """Check that no answer so far holds a key, a traceback, or the version of a server."""
     key = None if site.key is None else site.key.reveal().encode()
     for answer in site.answers:
-        whole = "\n".join(answer.headers.values()).encode() + b"\n" + answer.body
+        whole = "\n".join(answer.headers.values()).encode("utf-8", "replace") + b"\n" + answer.body
         if (key is not None and key in whole) or KEY_LIKE.search(whole):
             raise CheckFailed("an answer holds a key: change that key, then look for what writes it")
         if TRACEBACK in whole:

@@ -13,6 +13,7 @@ from dub5.service.wire.base import FailureKind, Stage, Wire, WireFailure, WireRe
 LIMIT_S = 60.0  # of one request: a serverless platform may start the process first
 CONNECT_S = 10.0
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
+REDIRECTS = (301, 302, 303, 307, 308)
 QUESTION = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 64}
 
 
@@ -33,19 +34,26 @@ class SiteAnswer(Struct, frozen=True):
 
     def data(self) -> Any:
         """Return the JSON object of the body; an empty one for anything else."""
-        try:
-            found = msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return decoded_object(self.body) or {}
 
     def told(self) -> str:
-        """Return status, code and message of an error, for a sentence."""
+        """Return status, code and message of an error, or where a redirect leads, for a sentence."""
+        if self.status in REDIRECTS and "location" in self.headers:
+            return f"HTTP {self.status} to {self.headers['location']}; verify that address"
         error = self.data().get("error")
         known = error if isinstance(error, dict) else {}
         return " ".join(
             [f"HTTP {self.status}", *(str(known[name]) for name in ("code", "message") if name in known)]
         )
+
+
+def decoded_object(text: str | bytes) -> dict[str, Any] | None:
+    """Return a JSON object, or None for anything else, however odd: this may be anybody's site."""
+    try:
+        found = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 class Site:

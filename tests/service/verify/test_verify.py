@@ -11,13 +11,13 @@ import pytest
 from dub5.service.api.errors import error_body
 from dub5.service.config.settings import Secret
 from dub5.service.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound
-from dub5.service.verify.command import CHECKS, FEATURES, add_arguments, run, verify
-from dub5.service.verify.site import Site
+from dub5.service.verify.command import CHECKS, FEATURES, PROGRESS_S, add_arguments, run, verify
+from dub5.service.verify.site import LIMIT_S, Site
 from dub5.service.wire.aiohttp_wire import AiohttpWire
-from dub5.simulators.script import Script, SimRequest
+from dub5.simulators.script import Hang, Script, SimRequest
 from dub5.simulators.server.sockets import serve
 from dub5.simulators.virtual import VirtualWire
-from tests.support.world import completion, reply
+from tests.support.world import completion, reply, script
 
 KEY = "caller-key-of-this-test"
 ORIGIN = "https://page.example"
@@ -248,6 +248,46 @@ async def test_absent(feature: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert verdicts(capsys.readouterr().out)[feature] == "FAILS"
 
 
+ODD = (  # what anybody's site may answer
+    b"[" * 100_000,
+    b'{"a":' * 50_000,
+    b'{"status": "ok", "data": [{"id": ["x"]}, 5], "error": "no", "choices": [{"message": 5}]}',
+    b'{"status": "ok", "data": {"id": 1}, "error": {"message": "\\u001b[31m"}, "choices": null}',
+    b'data: {"choices": null}\n\ndata: {"choices": [5]}\n\ndata: [DONE]\n\n',
+    b"data: " + b"[" * 100_000 + b"\n\n",
+    b"\xff\xfe\x00",
+)
+ODD_HEADERS = {
+    "content-type": "text/event-stream",
+    "location": "https://else.where/\x1b[31m",
+    "set-cookie": "\xff=\xff; \xff",
+    ALLOWED: "\udcff",
+} | dict.fromkeys(LIMITS, "\xb2")
+
+
+@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+@pytest.mark.parametrize("status", [200, 301, 404])
+async def test_not_ours(odd: bytes, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever a site answers that is none of ours, each check ends in a line, and none is an escape code."""
+    url = "https://dub5.example"
+    wire = VirtualWire({url: broken(lambda *_: Page(status, odd, ODD_HEADERS))})
+    assert await verify(Site(url, wire, Secret(KEY), "", (ORIGIN,))) == 1
+    printed = capsys.readouterr().out
+    assert list(verdicts(printed)) == [check.name for check in CHECKS]
+    assert "\x1b" not in printed and "\udcff" not in printed
+    assert ("to https://else.where/" in printed) == (status == 301)
+
+
+async def test_waiting(capsys: pytest.CaptureFixture[str]) -> None:
+    """A site that takes long is told about every two seconds, until its time is over."""
+    url = "https://dub5.example"
+    wire = VirtualWire({url: script(Hang())})
+    assert await verify(Site(url, wire, None, "", ())) == 2
+    waits = capsys.readouterr().err.splitlines()
+    assert waits[0] == "  [ 1/12] health   waiting: 2 s"
+    assert len(waits) == pytest.approx(LIMIT_S / PROGRESS_S, abs=1)
+
+
 @pytest.mark.real_sockets
 async def test_no_origins(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a given origin only the foreign one is tried."""
@@ -296,9 +336,29 @@ def test_no_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert "NO_SUCH_KEY_HERE is not set" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", [["dub5.example"], ["https://a", "--expect", "cors,cats"]])
-def test_wrong_options(wrong: list[str]) -> None:
-    """An address without a scheme, and a feature that nobody knows, are refused."""
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(
+            ["dub5.example"],
+            ["http://"],
+            ["http://[::1"],
+            ["http://a:99999"],
+            ["http://a b"],
+            ["http://a\nb"],
+        ),
+        *(["https://user:secret@a"], ["https://a", "--expect", "cors,cats"]),
+        *(
+            ["https://a", "--origin", origin]
+            for origin in ("page", "https://p/", "https://p\u00e4ge", "https://p\r")
+        ),
+    ],
+    ids=repr,
+)
+def test_wrong_options(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What is no address, no origin or no feature is refused, in a sentence without a password."""
     with pytest.raises(SystemExit):
         options(*wrong)
+    said = capsys.readouterr().err
+    assert re.search("must be|must hold|is none of", said) and "secret" not in said
     assert options("https://a", "--expect", ",".join(FEATURES)).expect == FEATURES
