@@ -15,7 +15,7 @@ from dub5.service.config.personalities import SHIPPED, model_name, read_shipped,
 from dub5.service.config.settings import LoadedSettings, Personality, RouteSettings, SettingsProblems
 from dub5.service.personality_trial import Trial, TrialAnswer
 
-OK, NO_ANSWER, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+OK, NO_ANSWER, UNUSABLE = 0, 1, 2
 PROGRESS_S = 2.0  # of silence, after which a line says what is waited for
 QUESTIONS_MAX = 1_000
 QUESTIONS_BYTES_MAX = 1024 * 1024
@@ -29,7 +29,8 @@ examples:
 
 q.txt holds one question a line; blank lines and lines that begin with # are passed over.
 
-exit codes: 0 each text answered each question; 1 a question got an error; 2 something cannot be used
+exit codes: 0 each text answered each question; 1 a question got an error; 2 something cannot be used;
+130 stopped by Ctrl-C
 """
 
 
@@ -78,8 +79,6 @@ def run(options: argparse.Namespace) -> int:
         print(error.report(), file=sys.stderr)
     except Unusable as error:
         print(error, file=sys.stderr)
-    except KeyboardInterrupt:
-        return INTERRUPTED
     return UNUSABLE
 
 

@@ -1,4 +1,4 @@
-"""A command whose output is read only in part ends in silence."""
+"""A command that is ended from outside ends in silence: its output is read only in part, or Ctrl-C."""
 
 import subprocess
 import sys
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dub5.service.closed_output import CLOSED
+from dub5.cli import main
+from dub5.service.closed_output import CLOSED, INTERRUPTED, ends_with_its_reader
 
 MANY = "".join(
     f'[[provider]]\nname = "p{i}"\ndialect = "openai"\nbase_url = "http://h{i}/v1"\n'
@@ -41,3 +42,15 @@ def test_a_reader_that_leaves(tmp_path: Path, words: tuple[str, ...]) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait() in (0, 1, CLOSED)
+
+
+def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C ends a command without a traceback, whether it runs or its modules are still imported."""
+
+    def pressed(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    assert ends_with_its_reader(pressed)() == INTERRUPTED
+    monkeypatch.setattr("dub5.cli.importlib.import_module", pressed)
+    assert main(["verify", "https://dub5.example"]) == INTERRUPTED
+    assert capsys.readouterr() == ("", "")
