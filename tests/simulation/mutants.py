@@ -8,7 +8,6 @@ Each is a context manager. Run one with:
 import asyncio
 import contextlib
 import dataclasses
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
@@ -491,7 +490,8 @@ def blocked_without_strikes() -> Iterator[None]:
     """Block a key at its first refusal."""
 
     def refuse(self: Penalties, by: str, key: str, wait_s: float, now_s: float) -> float:
-        return self._strike(self._keys.setdefault((by, key), _Penalty(strikes=deque([now_s] * 9))), now_s)
+        penalty = self._keys.setdefault((by, key), _Penalty(strikes=[now_s] * 9))
+        return self._strike(penalty, wait_s, now_s)
 
     with mock.patch.object(Penalties, "refuse", refuse):
         yield
