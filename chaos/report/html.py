@@ -85,7 +85,7 @@ def _linked(text: str) -> str:
     parts, done = [], 0
     for found in ADDRESS.finditer(text):
         written = found.group()
-        address = written if written.lower().startswith("http") else f"https://{written}"
+        address = written if written.lower().startswith(("http://", "https://")) else f"https://{written}"
         parts += [escape(text[done : found.start()]), f'<a href="{escape(address)}">{escape(written)}</a>']
         done = found.end()
     return "".join(parts) + escape(text[done:])

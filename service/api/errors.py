@@ -119,7 +119,7 @@ def exception_handler(
 
 def _methods(request: Request[Any, Any, Any]) -> set[str]:
     """Return the methods of the path; a path with a parameter has only GET and HEAD."""
-    path = normalize_path(request.url.path)  # the router, too, takes `/v1//models/` for `/v1/models`
+    path = normalize_path(request.scope["path"])  # the router, too, takes `/v1//models/` for `/v1/models`
     found = {str(method) for route in request.app.routes if route.path == path for method in route.methods}
     return found or {"GET", "HEAD", "OPTIONS"}
 
@@ -152,13 +152,23 @@ def _as_gateway_error(
         case GatewayError():
             return error
         case NotFoundException():
-            path = request.url.path
+            path = request.scope["path"]
             return NotFound(f"The path {path[:200]!r} does not exist{_path_hint(path)}.")
         case MethodNotAllowedException():
             known = " and ".join(sorted(_methods(request) - {"OPTIONS"}))
-            return MethodNotAllowed(f"{request.url.path[:200]!r} takes {known}, not {request.method}.")
+            return MethodNotAllowed(f"{request.scope['path'][:200]!r} takes {known}, not {request.method}.")
         case HTTPException(status_code=400, extra=[{"key": str(key), "message": str(text)}, *_]):
             return InvalidRequest(f"{key}: {validation_message(text)}.", param=key)
         case HTTPException(status_code=status) if 400 <= status < 500:
             return InvalidRequest("The request could not be read.")
+        case UnicodeDecodeError() if not _is_text(request.scope["query_string"]):  # raised by Litestar
+            return InvalidRequest("The query of the address is not UTF-8 text.")
     return report_crash(error, request_id, events)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

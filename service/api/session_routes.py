@@ -62,7 +62,7 @@ def _opened(deps: ApiDependencies, request: HttpRequest) -> tuple[BrowserSession
     """Return the sessions, and the headers. Raises NotFound without sessions, Unauthorized."""
     headers = dict(request.headers)
     if deps.sessions is None:
-        raise NotFound(f"The path {request.url.path[:200]!r} does not exist.")
+        raise NotFound(f"The path {request.scope['path'][:200]!r} does not exist.")
     deps.callers.identify(headers.get("authorization", ""), request.scope)
     return deps.sessions, headers
 

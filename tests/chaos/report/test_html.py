@@ -150,6 +150,8 @@ SOURCES = (
     "data:a.b/c<i>",
     "<i>a.example/x</i>",
     "a.example/?x=1&lt;y=2",
+    "HTTP.AA",
+    "HTTP://a.example",
 )
 
 
@@ -159,7 +161,7 @@ def test_a_source_is_text(source: str) -> None:
     html = report._linked(source)
     assert text(html) == source
     assert all(
-        re.match("https?://", address) for address in re.findall('href="([^"]*)"', html, re.IGNORECASE)
+        re.match("(?i)https?://", address) for address in re.findall('href="([^"]*)"', html, re.IGNORECASE)
     )
 
 

@@ -455,6 +455,16 @@ def test_drawn_heads_of_the_service(head: RequestHead) -> None:
     assert [response.all(name) for name in ONCE if len(response.all(name)) != 1] == []
 
 
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize("path", [*PATHS, "/nothing", "/v1/models/x", "/v1/session", "/livez", "/web/x"])
+async def test_a_query_that_is_no_text(path: str, method: str) -> None:
+    """Bytes of a query that are not UTF-8 make no path fail, whether it takes the method or not."""
+    async with ServiceWorld(one=healthy()) as world:
+        for query in ("\xff", "\xff=\xff&deep=\xff", "deep=%ff", "deep=\x00"):
+            head = RequestHead(method, path, f"{path}?{query}", "http", "127.0.0.1", [])
+            assert (await send(world.service.asgi, head)).status < 500
+
+
 def test_the_table_is_large_enough() -> None:
     """The tables have the size that makes them worth their name."""
     assert len(CASES) >= 40 and len(ORIGINS) >= 30
