@@ -18,6 +18,7 @@ from dub5.service.failover.prober import CHAT, CHAT_FIELDS, VECTOR, VECTOR_FIELD
 from dub5.service.model import AnyRequest, Caller, ChatRequest, EmbedRequest
 from dub5.service.providers.base import Dialect, ProviderFault, Unsupported, decode_reply, encode_request
 from dub5.service.providers.registry import dialect_of
+from dub5.service.terminal import printable
 from dub5.service.wire.base import FailureKind, Stage, Wire, WireFailure, WireRequest
 
 AT_ONCE = 8
@@ -164,6 +165,4 @@ def _hint(provider: ProviderSettings) -> str:
 
 
 def _said(fault: ProviderFault) -> str:
-    """Return the provider's words. They go to a terminal, which a control character could command."""
-    message = "".join(char if char.isprintable() else " " for char in fault.message)
-    return f"; it says: {message}" if message else ""
+    return f"; it says: {printable(fault.message)}" if fault.message else ""

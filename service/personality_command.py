@@ -14,6 +14,7 @@ from dub5.service.config.load import DEFAULT_FILE, config_file, load
 from dub5.service.config.personalities import SHIPPED, model_name, read_shipped, read_text
 from dub5.service.config.settings import LoadedSettings, Personality, RouteSettings, SettingsProblems
 from dub5.service.personality_trial import Trial, TrialAnswer
+from dub5.service.terminal import printable
 
 OK, NO_ANSWER, UNUSABLE = 0, 1, 2
 PROGRESS_S = 2.0  # of silence, after which a line says what is waited for
@@ -193,8 +194,11 @@ def _footer(answer: TrialAnswer) -> str:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    shown = "".join(char if char.isprintable() or char == "\n" else " " for char in text)  # no escape codes
-    return [piece for line in shown.split("\n") for piece in (textwrap.wrap(line, width) or [""])]
+    return [
+        piece
+        for line in printable(text, keep="\n").split("\n")
+        for piece in (textwrap.wrap(line, width) or [""])
+    ]
 
 
 def _width() -> int:

@@ -16,8 +16,6 @@ from dub5.service.api.errors import error_body, error_headers, request_id
 from dub5.service.config.settings import Settings
 from dub5.service.events import Events, SecurityNoted
 
-PATH_CHARS_MAX = 200
-
 
 def with_edge(
     app: ASGIApp, settings: Callable[[], Settings], events: Events, new_id: Callable[[], str]
@@ -64,7 +62,7 @@ class EdgeApp:
     async def _answer(self, decision: EdgeDecision, status: int, send: Send) -> None:
         if decision.noted is not None:
             who = address_key(decision.sent.peer or UNKNOWN)
-            self._events.emit(SecurityNoted(decision.noted, who, decision.sent.path[:PATH_CHARS_MAX]))
+            self._events.emit(SecurityNoted(decision.noted, who, decision.sent.path))
         body, own = b"", {"content-length": "0"} if status != 204 else {}
         if decision.error is not None:
             id_ = request_id(_given_id(decision.sent), self._new_id())

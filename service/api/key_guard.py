@@ -17,8 +17,6 @@ from dub5.service.errors import RateLimited, Unauthorized
 from dub5.service.events import Events, SecurityKind, SecurityNoted
 from dub5.service.model import ANONYMOUS, Caller
 
-PATH_CHARS_MAX = 200
-
 
 class KeyGuard:
     """The guard of one kind of keys, for the life of the process. `kind`: what a wrong key is noted as.
@@ -44,7 +42,7 @@ class KeyGuard:
             self._guesses.note_accepted(address, owner, now_s)
             return
         if owner is None:
-            where = scope["path"][:PATH_CHARS_MAX]
+            where = scope["path"]
             self._events.emit(SecurityNoted(self._kind, address, where))
             if not left_s and (self._proxies_known or not _may_be_a_proxy(address, scope)):
                 block_s = self._guesses.note_unknown(address, key_hash(key), now_s)

@@ -40,6 +40,7 @@ FLUSH_S = 0.1
 LINES_MAX = 10_000
 WRITE_BYTES_MAX = 4096  # a writable pipe accepts this much at once (PIPE_BUF on Linux)
 REPEAT_EVERY_S = 1.0  # per provider, for events that an overload repeats many times
+WHERE_CHARS_MAX = 200  # a path is the caller's own text
 ROUTE_CHARS_MAX = 128  # the name of an unknown route is the caller's own text
 
 
@@ -223,7 +224,9 @@ class EventLogger:
             self._line_rate_limited("shed", event.route, of="route", why=event.how)
 
     def _security(self, event: SecurityNoted) -> None:
-        self._line_rate_limited("security", event.what, of="what", who=event.who, where=event.where)
+        self._line_rate_limited(
+            "security", event.what, of="what", who=event.who, where=event.where[:WHERE_CHARS_MAX]
+        )
 
     def _rate_limit(self, event: RateLimitHit) -> None:
         self._line_rate_limited("rate_limited", event.by, of="by", who=event.who, blocked=event.blocked)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from dub5.service.app import build_wire
 from dub5.service.config.load import read_key
 from dub5.service.config.settings import ServerSettings, SettingsProblems
+from dub5.service.terminal import printable
 from dub5.service.verify import api_checks, edge_checks
 from dub5.service.verify.site import CheckFailed, FeatureMissing, Site
 
@@ -110,7 +111,7 @@ async def verify(site: Site, expected: Collection[str] = ()) -> int:
                 failed, said = failed + 1, f"FAILS: {error}; it was expected"
             else:
                 missing, said = missing + 1, f"NOT HERE: {error}"
-        print(f"{place} {_printable(said)}", flush=True)
+        print(f"{place} {_one_line(said)}", flush=True)
         if number == 1 and not site.answers:
             print("Nothing answers there, so nothing else was asked.", flush=True)
             return 2
@@ -128,9 +129,9 @@ async def _awaited(check: DeployCheck, site: Site, place: str) -> str:
     return task.result()
 
 
-def _printable(text: str) -> str:
+def _one_line(text: str) -> str:
     """Return what a foreign site said as one line, without escape codes and without end."""
-    line = "".join(char if char.isprintable() else " " for char in text)
+    line = printable(text)
     return line if len(line) <= SAID_CHARS_MAX else f"{line[:SAID_CHARS_MAX]} ..."
 
 

@@ -2,7 +2,7 @@
 
 # Low to high. Peers of one level may import each other, without a cycle; no two folders import each other.
 LEVELS = (
-    ("", "clock", "closed_output", "optional_parts", "model", "errors", "timeouts", "tokens"),
+    ("", "clock", "closed_output", "optional_parts", "model", "errors", "terminal", "timeouts", "tokens"),
     ("config.decode_messages",),
     ("config", "events"),
     ("wire",),

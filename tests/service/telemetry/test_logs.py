@@ -164,6 +164,13 @@ async def test_security_events() -> None:
     assert {line["level"] for line in lines.seen} == {"WARNING"}
 
 
+async def test_a_long_path() -> None:
+    """The path of a security event is the caller's own text: its line holds the beginning alone."""
+    lines = CollectedLines()
+    EventLogger(lines.write).log(SecurityNoted(SecurityKind.HOST_REFUSED, "203.0.113.1", "/" * 60_000))
+    assert lines.seen[0]["where"] == "/" * 200
+
+
 async def test_levels(request_ended: Callable[..., RequestEnded]) -> None:
     """Below the level nothing is written; what went wrong is written at once."""
     lines = CollectedLines()
