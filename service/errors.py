@@ -6,12 +6,14 @@
     │   ├── SuspiciousInput
     │   └── HostNotAllowed
     ├── Unauthorized 401
-    │   └── WrongAdminToken
+    │   ├── WrongAdminToken
+    │   └── SessionRequired
     ├── OriginNotAllowed 403
     ├── HttpsRequired 403
     ├── CsrfRefused 403
     ├── NotFound 404
-    │   └── ModelNotFound
+    │   ├── ModelNotFound
+    │   └── ConversationNotFound
     ├── MethodNotAllowed 405
     ├── RequestTimeout 408
     ├── TooLarge 413
@@ -25,7 +27,8 @@
     │   ├── DeadlineExceeded
     │   ├── Overloaded
     │   ├── FeatureUnavailable
-    │   └── ShuttingDown
+    │   ├── ShuttingDown
+    │   └── StorageUnavailable
     ├── ProviderRefused    the provider's own 400 or 422
     ├── Internal 500       a defect of the service
     └── StreamCut          only inside a stream, after its first content
@@ -145,6 +148,13 @@ class WrongAdminToken(Unauthorized):
     )
 
 
+class SessionRequired(Unauthorized):
+    """Conversations belong to a session or to an API key, and the request has neither."""
+
+    code = "session_required"
+    suggestion = "POST /v1/session begins a session; send its cookie or a ticket of it, or an API key."
+
+
 class CsrfRefused(GatewayError):
     """A page of another site may have made a browser send this request with the session's cookie."""
 
@@ -173,6 +183,13 @@ class ModelNotFound(NotFound):
 
     code = "model_not_found"
     suggestion = "GET /v1/models lists the models of this service."
+
+
+class ConversationNotFound(NotFound):
+    """The caller has no conversation, or no turn, with this id."""
+
+    code = "conversation_not_found"
+    suggestion = "GET /v1/conversations lists yours; POST /v1/conversations begins one."
 
 
 class MethodNotAllowed(GatewayError):
@@ -305,6 +322,13 @@ class ShuttingDown(Unavailable):
     code = "shutting_down"
     suggestion = "Send the request again: another instance will answer it."
     outcome = "refused"
+
+
+class StorageUnavailable(Unavailable):
+    """What was asked for is in the database, which does not answer now. Nothing that was kept is lost."""
+
+    code = "storage_unavailable"
+    suggestion = "Try again in some seconds. Questions are answered meanwhile, without what was said before."
 
 
 class ProviderRefused(GatewayError):

@@ -24,7 +24,7 @@ from tests.support.source import PARTS, ROOT, Source, is_ours, sources
 
 MAY_IMPORT = {
     "service": {"service"},
-    "simulators": {"simulators", "service.wire.base", "service.model"},
+    "simulators": {"simulators", "service.wire.base", "service.store.base", "service.model"},
     "chaos": {"chaos", "service", "simulators"},
     "loadtests": {"loadtests", "chaos", "service", "simulators"},
 }
@@ -34,6 +34,7 @@ FUNCTION_LINES_MAX = 70
 BANNED_MODULES = {
     "time": ({"clock.py"}, "dub5.service.clock"),
     "requests": (set(), "the wire"),
+    "threading": ({"sqlite.py"}, "nothing: no thread on the request path"),
 }
 BANNED_CALLS = {
     "datetime.now": (set(), "dub5.service.clock.wall"),

@@ -15,6 +15,7 @@ from dub5.service.config.options import (
     DegradedOptions,
     HealthOptions,
     HedgeOptions,
+    InjectionAction,
     LimiterOptions,
     LimitsOptions,
     ProbeOptions,
@@ -158,6 +159,37 @@ class SessionSettings(Struct, frozen=True):
     ticket_s: Annotated[int, Meta(ge=1, le=600)] = 30
 
 
+class DatabaseSettings(Struct, frozen=True):
+    """The database of conversations: `sqlite:///path`, or `postgresql://...` for several instances.
+
+    Without `url` and `url_env` it is the file data/dub5.db. `sync`: whether a write has to survive a loss of
+    power, or only the end of the process (SQLite). `pool_max`: connections (PostgreSQL). `patience_s`: longest
+    wait of an answer for the database, before it begins; `keep_s`: before its end is told.
+    """
+
+    url: str | None = None
+    url_env: Variable | None = None
+    sync: Literal["power", "process"] = "power"
+    pool_max: Annotated[int, Meta(ge=1, le=1_000)] = 10
+    patience_s: Annotated[float, Meta(ge=0.005, le=10)] = 0.05
+    keep_s: Annotated[float, Meta(ge=0.005, le=10)] = 0.25
+    migrate: Literal["start", "never"] = "start"
+
+
+class ConversationSettings(Struct, frozen=True):
+    """Conversations that are kept. The table turns them on, even if it is empty.
+
+    `context_tokens`: the window of a model whose provider does not say one. `answer_tokens`: room in the window
+    that is left for the answer. `keep_days`: after its last question, a conversation is deleted.
+    """
+
+    question_chars_max: Annotated[int, Meta(ge=1, le=60_000)] = 2_000
+    context_tokens: Annotated[int, Meta(ge=256)] = 8_000
+    answer_tokens: Count = 2_000
+    keep_days: Annotated[int, Meta(ge=1, le=3_650)] = 30
+    injection: InjectionAction = "flag"
+
+
 class Settings(Struct, frozen=True):
     """All settings, without secrets: those are in LoadedSettings."""
 
@@ -178,6 +210,8 @@ class Settings(Struct, frozen=True):
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
     session: SessionSettings | None = None
+    database: DatabaseSettings = DatabaseSettings()
+    conversation: ConversationSettings | None = None
 
 
 class Secret:
@@ -210,6 +244,7 @@ class LoadedSettings(Struct, frozen=True):
     admin_token: Secret | None = None
     personalities: Mapping[str, Personality] = {}
     session_secrets: tuple[Secret, ...] = ()
+    database_url: Secret | None = None  # with its password; None without [conversation]
 
 
 class SettingsProblems(Exception):
