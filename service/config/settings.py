@@ -163,8 +163,8 @@ class DatabaseSettings(Struct, frozen=True):
     """The database of conversations: `sqlite:///path`, or `postgresql://...` for several instances.
 
     Without `url` and `url_env` it is the file data/dub5.db. `sync`: whether a write has to survive a loss of
-    power, or only the end of the process (SQLite). `pool_max`: connections (PostgreSQL). `patience_s`: longest
-    wait of an answer for the database, before it begins; `keep_s`: before its end is told.
+    power, or only the end of the process (SQLite). `pool_max`: connections (PostgreSQL). `patience_s`: the
+    longest wait of an answer for the database, before it begins; `keep_s`: before its end is told.
     """
 
     url: str | None = None
@@ -179,8 +179,8 @@ class DatabaseSettings(Struct, frozen=True):
 class ConversationSettings(Struct, frozen=True):
     """Conversations that are kept. The table turns them on, even if it is empty.
 
-    `context_tokens`: the window of a model whose provider does not say one. `answer_tokens`: room in the window
-    that is left for the answer. `keep_days`: after its last question, a conversation is deleted.
+    `context_tokens`: the window of a model whose provider does not say one. `answer_tokens`: room in the
+    window that is left for the answer. `keep_days`: after its last question, a conversation is deleted.
     """
 
     question_chars_max: Annotated[int, Meta(ge=1, le=60_000)] = 2_000

@@ -1,1 +1,1 @@
-"""Conversations: what people ask and are answered, kept in the store. They call the gateway as anybody does."""
+"""Conversations: questions and answers, kept in the store. They call the gateway as anybody does."""

@@ -39,7 +39,7 @@ class DatabaseLost(Exception):
 
 
 class StatementRefused(Exception):
-    """The database says that a statement or its values are wrong: a defect of ours. Asking again is useless."""
+    """The database finds a statement or its values wrong: a defect of ours. Asking again is useless."""
 
 
 class Database(Protocol):
