@@ -92,7 +92,7 @@ def vulnerable(session: nox.Session, service: str, requirements: Path) -> list[s
 @nox.session
 def types(session: nox.Session) -> None:
     """Check every type, strictly."""
-    install(session, "-e", ".[chaos,redis,load]", "--group", "dev")
+    install(session, "-e", ".[chaos,postgres,redis,load]", "--group", "dev")
     session.run("mypy", "-p", "dub5")
     session.run("mypy", "--explicit-package-bases", "dashboards", "benchmarks")
 
@@ -100,7 +100,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the test suite as `make test` does, or pytest with the arguments."""
-    install(session, "-e", ".[chaos,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
     session.run("python", "-m", "pytest", *(session.posargs or PARALLEL))
 
 
@@ -110,7 +110,7 @@ def thorough(session: nox.Session) -> None:
 
     Ten times the examples of each property, every case of a matrix, 20,000 streams of random upstream bytes.
     """
-    install(session, "-e", ".[chaos,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
     session.run(
         "python", "-m", "pytest", "--thorough", "-m", "thorough or hypothesis", *PARALLEL, *session.posargs
     )
@@ -120,7 +120,7 @@ def thorough(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Measure which branches of service/ the test suite takes, in the processes that it starts too."""
-    install(session, "-e", ".[chaos,redis]", "--group", "test", "--group", "dev")
+    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test", "--group", "dev")
     session.env["COVERAGE_FILE"] = os.path.join(session.create_tmp(), "coverage")
     session.run("python", "-m", "coverage", "erase")
     session.run("python", "-m", "coverage", "run", "-m", "pytest", *(session.posargs or PARALLEL))
@@ -131,7 +131,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Check that generated pages are up to date: `-- --write` generates them again."""
-    install(session, "-e", ".[chaos,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
     session.run("python", "-m", "dashboards.generate", *(() if session.posargs else ("--check",)))
     for name, command in PAGES.items():
         page = Path(name)
@@ -175,7 +175,7 @@ def load(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks: ratios within one process, compared with their budgets."""
-    install(session, "-e", ".[chaos,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
     flags = ("-p", "no:cacheprovider", "--benchmark-enable")
     session.run("python", "-m", "pytest", "benchmarks", *flags, *session.posargs)
 
@@ -183,7 +183,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def instructions(session: nox.Session) -> None:
     """Count the processor instructions of a request by callgrind: `-- --checkout DIR` compares two."""
-    install(session, "-e", ".[chaos,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
     if shutil.which("valgrind") is None:
         missing(session, "no valgrind on PATH (Debian, Ubuntu: apt install valgrind)")
     else:
@@ -193,7 +193,7 @@ def instructions(session: nox.Session) -> None:
 @nox.session
 def dashboards(session: nox.Session) -> None:
     """Check that the dashboards are as generated, and true about real traffic on a real Prometheus."""
-    install(session, "-e", ".[chaos,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
     session.run("python", "-m", "dashboards.generate", "--check")
     if shutil.which("prometheus") is None:
         missing(session, "no prometheus on PATH (Debian, Ubuntu: apt install prometheus)")
@@ -204,7 +204,7 @@ def dashboards(session: nox.Session) -> None:
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Send random upstream bytes through the service, on virtual time: `-- --streams 100000 --seed N`."""
-    install(session, "-e", ".[chaos,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
     session.run(
         "python", "-m", "tests.experiments.fuzz_upstream", *(session.posargs or ("--streams", "100000"))
     )
@@ -213,7 +213,7 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def soak(session: nox.Session) -> None:
     """Send 10,000 streams through one real process; connections, permits and memory must be released."""
-    install(session, "-e", ".[chaos,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
     numbers = os.path.join(session.create_tmp(), "soak.json")
     session.run("python", "-m", "benchmarks.soak", *(session.posargs or ("--out", numbers)))
 

@@ -38,6 +38,10 @@ class DatabaseLost(Exception):
     """The database could not be asked, or did not say what became of a write. Asking again does no harm."""
 
 
+class DatabaseBusy(DatabaseLost):
+    """Another process holds what a statement needs."""
+
+
 class StatementRefused(Exception):
     """The database finds a statement or its values wrong: a defect of ours. Asking again is useless."""
 

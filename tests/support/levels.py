@@ -3,9 +3,9 @@
 # Low to high. Peers of one level may import each other, without a cycle; no two folders import each other.
 LEVELS = (
     ("", "clock", "closed_output", "optional_parts", "model", "errors", "terminal", "timeouts", "tokens"),
-    ("config.decode_messages",),
+    ("config.decode_messages", "store.base", "store.url"),
     ("config", "events"),
-    ("wire", "store.base"),
+    ("wire",),
     ("providers",),
     ("resilience",),
     ("failover",),
