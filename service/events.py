@@ -50,7 +50,7 @@ class RequestEnded(Struct, frozen=True):
 
 
 class BreakerChanged(Struct, frozen=True):
-    """A circuit breaker changed its state. `scope` is a target, a host, "cache" or "limits"."""
+    """A circuit breaker changed its state. `scope` is a target, a host, "cache", "limits" or "database"."""
 
     scope: str
     before: str
@@ -220,6 +220,34 @@ class SecurityNoted(Struct, frozen=True):
     where: str
 
 
+class StatementEnded(Struct, frozen=True):
+    """The database was asked. `statement`: its name; a transaction has that of its first one.
+
+    `result`: "ok", "lost" (the call failed), "late" (nobody waited any longer) or "refused" (it is wrong).
+    """
+
+    statement: str
+    result: str
+    took_s: float
+
+
+class WritesForgotten(Struct, frozen=True):
+    """Writes of conversations were given up, and are not in the database."""
+
+    count: int
+    why: str
+
+
+class MigrationEnded(Struct, frozen=True):
+    """A migration of the database was applied, or failed (`why`) and left nothing behind."""
+
+    number: int
+    name: str
+    ok: bool
+    took_ms: float
+    why: str = ""
+
+
 Event = (
     AttemptEnded
     | RequestEnded
@@ -240,6 +268,9 @@ Event = (
     | DrainBegan
     | Crashed
     | SecurityNoted
+    | StatementEnded
+    | WritesForgotten
+    | MigrationEnded
 )
 Subscriber = Callable[[Event], None]
 

@@ -12,11 +12,11 @@ from typing import Protocol, TypeVar
 
 from dub5.service import clock
 from dub5.service.config.options import BreakerOptions
-from dub5.service.resilience.circuit_breaker import Breaker, CallOutcome, OnStateChange
+from dub5.service.resilience.circuit_breaker import Breaker, BreakerState, CallOutcome, OnStateChange
 
 T = TypeVar("T")
 
-SLOW_SHARE = 0.5  # of the time that a request has: a call that takes longer is slow
+SLOW_SHARE = 0.5  # of the guard's patience: a call that takes longer is slow
 LEAST_S = 0.005  # with less time left, a call would prove nothing
 OUR_FAULT_S = 0.01  # a timeout that fires later than this means that our own event loop was busy
 OPEN_MAX_S = 4.0
@@ -37,12 +37,16 @@ class StorageLost(Exception):
 
 
 class Patience:
-    """The time that one request may still wait for the storage, in all its calls together."""
+    """The time that one request may still wait for the storage, in all its calls together.
 
-    __slots__ = ("left_s",)
+    `slow_s`: a call that takes longer is slow; None: half of the guard's own patience.
+    """
 
-    def __init__(self, left_s: float) -> None:
+    __slots__ = ("left_s", "slow_s")
+
+    def __init__(self, left_s: float, slow_s: float | None = None) -> None:
         self.left_s = left_s
+        self.slow_s = slow_s
 
 
 class StorageGuard(Protocol):
@@ -50,8 +54,19 @@ class StorageGuard(Protocol):
 
     patience_s: float
 
-    async def call(self, patience: Patience, work: Callable[[], Awaitable[T]], *, insist: bool = False) -> T:
-        """Return `await work()`. Raises StorageLost. `insist`: call even if the breaker is open."""
+    async def call(
+        self,
+        patience: Patience,
+        work: Callable[[], Awaitable[T]],
+        *,
+        insist: bool = False,
+        probe: bool = True,
+    ) -> T:
+        """Return `await work()`. Raises StorageLost.
+
+        `insist`: call even if the breaker is open. `probe`: this call may find out whether a lost storage is
+        back; without it, any breaker that is not closed is StorageLost at once.
+        """
         ...
 
 
@@ -60,7 +75,14 @@ class NoGuard:
 
     patience_s = 0.0
 
-    async def call(self, patience: Patience, work: Callable[[], Awaitable[T]], *, insist: bool = False) -> T:
+    async def call(
+        self,
+        patience: Patience,
+        work: Callable[[], Awaitable[T]],
+        *,
+        insist: bool = False,
+        probe: bool = True,
+    ) -> T:
         """Do as StorageGuard says."""
         return await work()
 
@@ -87,26 +109,35 @@ class BreakerGuard:
         self._callers = 0
         self._failures = failures
 
-    async def call(self, patience: Patience, work: Callable[[], Awaitable[T]], *, insist: bool = False) -> T:
+    async def call(
+        self,
+        patience: Patience,
+        work: Callable[[], Awaitable[T]],
+        *,
+        insist: bool = False,
+        probe: bool = True,
+    ) -> T:
         """Do as StorageGuard says."""
         if patience.left_s < LEAST_S:
             raise StorageLost("this request's time for the storage is used up")
         if self._callers >= self._callers_max:
             raise StorageLost("too many concurrent callers")
         began_s = clock.now()
-        permit = self.breaker.try_acquire(began_s)
+        may_call = probe or self.breaker.state is BreakerState.CLOSED
+        permit = self.breaker.try_acquire(began_s) if may_call else None
         if permit is None and not insist:
             raise StorageLost("its breaker is open")
         outcome, called_s, until_s = CallOutcome.IGNORED, None, began_s + patience.left_s
+        slow_s = self.patience_s * SLOW_SHARE if patience.slow_s is None else patience.slow_s
         self._callers += 1
         try:
             async with asyncio.timeout_at(until_s), self._room:
                 called_s = clock.now()
                 found = await work()
-            outcome = CallOutcome.SLOW if self._slow(called_s) and not insist else CallOutcome.SUCCESS
+            outcome = CallOutcome.SLOW if _longer(called_s, slow_s) and not insist else CallOutcome.SUCCESS
             return found
         except TimeoutError:
-            its_fault = self._slow(called_s) and clock.now() - until_s < OUR_FAULT_S
+            its_fault = _longer(called_s, slow_s) and clock.now() - until_s < OUR_FAULT_S
             outcome = CallOutcome.FAILURE if its_fault else CallOutcome.IGNORED
             raise StorageLost("it did not answer in time") from None
         except self._failures as error:
@@ -118,5 +149,6 @@ class BreakerGuard:
             if permit is not None:
                 permit.end(outcome, clock.now())
 
-    def _slow(self, called_s: float | None) -> bool:
-        return called_s is not None and clock.now() - called_s > self.patience_s * SLOW_SHARE
+
+def _longer(called_s: float | None, slow_s: float) -> bool:
+    return called_s is not None and clock.now() - called_s > slow_s

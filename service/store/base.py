@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
+SCOPE = "database"  # of its breaker, in events
+
 Value = str | int | float | bytes | None
 Row = tuple[Value, ...]
 

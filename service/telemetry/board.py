@@ -20,6 +20,7 @@ from dub5.service.events import (
     SecurityKind,
     SecurityNoted,
     SettingsReloaded,
+    WritesForgotten,
 )
 from dub5.service.model import Outcome
 from dub5.service.telemetry.attempt_views import (
@@ -77,6 +78,9 @@ COUNTERS = (  # of `happened`: each begins at zero
     "cache_invalidated",
     "settings_reloaded",
     "settings_refused",
+    "migrated",
+    "migration_failed",
+    "writes_forgotten",
     "drained",
     "crashed",
     *SecurityKind,
@@ -217,6 +221,11 @@ class StatusBoard:
 
     def _crash(self, event: Crashed) -> None:
         self._count_incident("crashed", None, event.where)
+
+    def _forgotten(self, event: WritesForgotten) -> None:
+        self.happened["writes_forgotten"] += event.count
+        if self._is_due("writes_forgotten", ""):
+            self._add_incident("writes_forgotten", None, f"{event.count} writes: {event.why}")
 
     def _attempt(self, event: AttemptEnded) -> None:
         attempt = event.attempt
@@ -361,6 +370,7 @@ class StatusBoard:
         RequestEnded: _request,
         SecurityNoted: _security,
         SettingsReloaded: _settings,
+        WritesForgotten: _forgotten,
     }
 
 

@@ -27,13 +27,17 @@ from dub5.service.events import (
     Hedged,
     LimitCountedLocally,
     LimitLowered,
+    MigrationEnded,
     QueueLeft,
     RateLimitHit,
     SecurityNoted,
     SettingsReloaded,
     Shared,
+    StatementEnded,
+    WritesForgotten,
 )
 from dub5.service.model import Target
+from dub5.service.store.base import SCOPE as DATABASE_SCOPE
 from dub5.service.telemetry import names
 from dub5.service.telemetry.names import OTHER, Metric
 
@@ -56,7 +60,9 @@ class KnownNames:
     routes: set[str] = field(default_factory=set)
     targets: dict[str, tuple[str, str]] = field(default_factory=dict)  # provider and model of each
     providers: set[str] = field(default_factory=set)
-    scopes: set[str] = field(default_factory=lambda: {SCOPE, LIMITS_SCOPE})  # of a breaker: targets, hosts
+    scopes: set[str] = field(  # of a breaker: targets, hosts
+        default_factory=lambda: {SCOPE, LIMITS_SCOPE, DATABASE_SCOPE}
+    )
 
     def add(self, routes: Iterable[str], targets: Iterable[Target], hosts: Iterable[str]) -> None:
         """Add the names of new settings. Old names stay: requests to them may still be in flight."""
@@ -116,7 +122,7 @@ COUNTS: Mapping[type, CountRule] = {
     SettingsReloaded: CountRule(names.RELOADS, lambda event, known: ("applied" if event.ok else "refused",)),
     Shared: CountRule(names.SHARED, lambda event, known: (known.route(event.route), event.what)),
 }
-LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed, CallerBarred})
+LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed, CallerBarred, MigrationEnded})
 
 HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
     BudgetSpent: lambda event: ("budget_spent",),
@@ -125,11 +131,13 @@ HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
     CallerBarred: lambda event: (),
     Hedged: lambda event: ("hedged",),
     LimitCountedLocally: lambda event: ("rate_limit_local",),
+    MigrationEnded: lambda event: ("migrated" if event.ok else "migration_failed",),
     QueueLeft: lambda event: (
         ("queued",) if event.how in ("served", "left") else ("queued", f"shed_{event.how}")
     ),
     RateLimitHit: lambda event: ("rate_limited",),
     Shared: lambda event: ("shared" if event.what == "joined" else event.what,),
+    StatementEnded: lambda event: (),
 }
 
 LINES: Mapping[type, Callable[[Any], Line | None]] = {
@@ -157,7 +165,22 @@ LINES: Mapping[type, Callable[[Any], Line | None]] = {
         {"target": event.target, "before": event.before, "after": event.after},
     ),
     Hedged: lambda event: None,  # part of its request's line
+    MigrationEnded: lambda event: Line(
+        Level.INFO if event.ok else Level.ERROR,
+        "migration",
+        {
+            "number": event.number,
+            "name": event.name,
+            "ok": event.ok,
+            "took_ms": round(event.took_ms, 1),
+            "why": event.why,
+        },
+    ),
     Shared: lambda event: None,
+    StatementEnded: lambda event: None,  # counted; what fails is told by the breaker
+    WritesForgotten: lambda event: Line(
+        Level.ERROR, "writes_forgotten", {"count": event.count, "why": event.why}
+    ),
 }
 
 

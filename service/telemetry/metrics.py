@@ -30,7 +30,16 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry, generate_latest
 
 from dub5.service import clock
-from dub5.service.events import AttemptEnded, DrainBegan, Event, QueueLeft, RequestEnded, SecurityKind
+from dub5.service.events import (
+    AttemptEnded,
+    DrainBegan,
+    Event,
+    QueueLeft,
+    RequestEnded,
+    SecurityKind,
+    StatementEnded,
+    WritesForgotten,
+)
 from dub5.service.model import ChatRequest, Outcome, Target
 from dub5.service.resilience.health import TargetSnapshot
 from dub5.service.telemetry import names, process
@@ -179,6 +188,7 @@ class Metrics:
         self._queue = self._counter(names.QUEUE)
         self._attempts = self._counter(names.ATTEMPTS)
         self._passed_over = self._counter(names.PASSED_OVER)
+        self._forgotten = self._counter(names.STORE_FORGOTTEN)
         self._counters = {metric: self._counter(metric) for metric, _ in COUNTS.values()}
 
     def _make_histograms(self) -> None:
@@ -190,6 +200,7 @@ class Metrics:
         self._attempt_duration = self._histogram(names.ATTEMPT_DURATION)
         self._first_chunk = self._histogram(names.FIRST_CHUNK)
         self._token_usage = self._histogram(names.TOKEN_USAGE)
+        self._store_duration = self._histogram(names.STORE_DURATION)
 
     def _make_gauges(self, in_flight: Callable[[], int]) -> None:
         def per_target(value: Callable[[TargetSnapshot], float]) -> ReadValues:
@@ -240,6 +251,26 @@ class Metrics:
 
     def _drain_began(self, event: DrainBegan) -> None:
         self._draining = 1
+
+    def _statement_ended(self, event: StatementEnded) -> None:
+        self._store_duration.record(event.took_s, (event.statement, event.result))
+
+    def _writes_forgotten(self, event: WritesForgotten) -> None:
+        self._forgotten[()] += event.count
+
+    def observe_store(
+        self,
+        outbox: Callable[[], int],
+        ready: Callable[[], bool],
+        pool: Callable[[], Mapping[str, int] | None],
+    ) -> None:
+        """Read the state of the store at each scrape; without one, there are no such gauges."""
+        self._forgotten[()] += 0  # a counter that begins at one has no rate for its first event
+        self._observe(names.STORE_OUTBOX, lambda: [((), outbox())])
+        self._observe(names.STORE_READY, lambda: [((), ready())])
+        self._observe(
+            names.STORE_POOL, lambda: [((state,), count) for state, count in (pool() or {}).items()]
+        )
 
     def _queue_left(self, event: QueueLeft) -> None:
         route = self._known.route(event.route)
@@ -331,4 +362,6 @@ class Metrics:
         DrainBegan: _drain_began,
         QueueLeft: _queue_left,
         RequestEnded: _request_ended,
+        StatementEnded: _statement_ended,
+        WritesForgotten: _writes_forgotten,
     }

@@ -53,6 +53,7 @@ FIRST_MS = (1, 5, 10, 20, 40, 60, 80, 100, 250, 500, 750, 1000, 2500, 5000, 7500
 FIRST_S = tuple(ms / 1000 for ms in FIRST_MS)
 TOKEN_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 OVERHEAD_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+STORE_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 TOKENS = tuple(4.0**power for power in range(14))
 
 # Seen by clients.
@@ -273,6 +274,35 @@ COST = Metric(
     "{USD}",
     "Cost of these tokens in US dollars, where the settings name a price.",
     ("target", "certainty"),
+)
+
+# The database of conversations.
+STORE_DURATION = Metric(
+    "gateway_store_duration",
+    MetricKind.HISTOGRAM,
+    "s",
+    "Time that the database took for a statement, by its name and result; a transaction has its first one's.",
+    ("statement", "result"),
+    STORE_S,
+)
+STORE_OUTBOX = Metric(
+    "gateway_store_outbox", MetricKind.GAUGE, "{write}", "Writes that wait for the database."
+)
+STORE_POOL = Metric(
+    "gateway_store_pool",
+    MetricKind.GAUGE,
+    "{connection}",
+    "Connections to PostgreSQL, and how many there may be.",
+    ("state",),
+)
+STORE_FORGOTTEN = Metric(
+    "gateway_store_writes_forgotten",
+    MetricKind.COUNTER,
+    "{write}",
+    "Writes that were given up: they are not in the database.",
+)
+STORE_READY = Metric(
+    "gateway_store_ready", MetricKind.GAUGE, "", "1 while requests use the database, 0 while it is lost."
 )
 
 # The process.
