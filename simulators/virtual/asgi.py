@@ -78,6 +78,14 @@ class AppStream:
         self._left = True
         self._to_app.set()
 
+    def _break(self) -> None:
+        """Lose the connection at this moment, both ways: the process of the application has died."""
+        self._fault = AppFault("the connection was lost: the process died")
+        self._data.clear()
+        self._complete = False
+        self._leave()
+        self._to_client.set()
+
     async def _receive(self) -> AsgiMessage:
         """Receive, as ASGI defines it: a disconnect overtakes the rest of the request, as on a server."""
         while True:

@@ -58,6 +58,8 @@ class AppClient:
         self._buffer_bytes_max = buffer_bytes_max
         self._lifespan = Lifespan(app) if lifespan else None
         self._count = 0
+        self._replies: dict[AppStream, None] = {}  # those that are open
+        self._killed = False
 
     async def __aenter__(self) -> Self:
         if self._lifespan:
@@ -104,9 +106,12 @@ class AppClient:
         """
         if json is not None:
             body = jsonlib.dumps(json).encode()
+        if self._killed:
+            raise AppFault("the connection was refused: the process is dead")
         self._count += 1
         name = f"app {self._count} {method} {path}"
         reply = AppStream(self._buffer_bytes_max, is_head=method == "HEAD")
+        self._replies[reply] = None
         scope = self._scope(method, path, self._header_lines(headers, body, json is not None))
         reply._app = asyncio.create_task(
             self._serve(scope, reply), name=name, context=context or contextvars.Context()
@@ -121,10 +126,29 @@ class AppClient:
             await reply._until(lambda: reply.status)
             yield reply
         except BaseException as error:
-            await _end(reply, tasks, error)
+            await self._end(reply, tasks, error)
             raise
         else:
-            await _end(reply, tasks, None)
+            await self._end(reply, tasks, None)
+
+    def kill(self) -> None:
+        """Let the application's process die: every connection is lost, and no new one is made.
+
+        Its tasks still run, but nothing that they send arrives anywhere. To end them is for the caller.
+        """
+        self._killed = True
+        for reply in self._replies:
+            reply._break()
+
+    async def _end(
+        self, reply: AppStream, tasks: list[asyncio.Task[None]], error: BaseException | None
+    ) -> None:
+        self._replies.pop(reply)
+        if self._killed:
+            for upload in tasks[1:]:
+                upload.cancel()
+        else:
+            await _end(reply, tasks, error)
 
     async def _serve(self, scope: AsgiMessage, reply: AppStream) -> None:
         await self._app(scope, reply._receive, reply._send)

@@ -398,3 +398,24 @@ async def test_no_body_for_head() -> None:
 
     answer = await AppClient(app, lifespan=False).request("HEAD", "/")
     assert (answer.headers, answer.body) == ({"content-length": "2"}, b"")
+
+
+def test_a_process_that_is_killed_breaks_its_replies_and_takes_no_more() -> None:
+    """When the application's process dies, its replies break off at once and new requests are refused."""
+
+    async def main() -> None:
+        client = AppClient(ticks, lifespan=False)
+        before = set(asyncio.all_tasks())
+        async with asyncio.timeout(1.5):
+            with pytest.raises(AppFault, match="process died"):
+                async with client.stream("GET", "/") as reply:
+                    assert await reply.read() == b"0"
+                    asyncio.get_running_loop().call_later(0.5, client.kill)
+                    await reply.read()
+        assert now() == 0.5
+        with pytest.raises(AppFault, match="process is dead"):
+            await client.request("GET", "/")
+        (left,) = set(asyncio.all_tasks()) - before
+        left.cancel()
+
+    run(main())

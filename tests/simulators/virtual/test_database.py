@@ -120,6 +120,20 @@ def test_what_a_killed_process_sends_goes_nowhere() -> None:
     run(main())
 
 
+def test_a_process_that_is_killed_learns_nothing_of_what_it_has_committed() -> None:
+    """A write that is committed when the process is killed is kept, and is not answered."""
+
+    async def main(after_s: float) -> tuple[str, int]:
+        database = opened()
+        under_way = asyncio.create_task(said(database.write([PUT.bind("a", "1")])))
+        await asyncio.sleep(after_s)
+        database.kill()
+        return await under_way, len(kept(database))
+
+    ends = {run(main(i / 20_000)) for i in range(40)}
+    assert ends == {("silent late", 0), ("silent late", 1), ("answered soon", 1)}
+
+
 def test_a_closed_connection_is_lost() -> None:
     """A call after `aclose` is lost at once."""
 
