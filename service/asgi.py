@@ -14,6 +14,7 @@ from litestar.types import Receive, Scope, Send
 from dub5.service import VERSION
 from dub5.service.app import Service
 from dub5.service.config.load import config_file, load
+from dub5.service.config.session_secret import keep_session_secret
 from dub5.service.config.settings import LoadedSettings, SettingsProblems
 from dub5.service.online_check import targets
 from dub5.service.telemetry.event_tables import Level
@@ -59,7 +60,7 @@ def build_app() -> StandaloneApp:
     """Return the application of the settings that DUB5_CONFIG names; raise SystemExit if they are invalid."""
     file = config_file()
     try:
-        return StandaloneApp(load(file, behind_a_server=True), str(file))
+        return StandaloneApp(keep_session_secret(load(file, behind_a_server=True)), str(file))
     except SettingsProblems as error:
         print(error.report(), file=sys.stderr, flush=True)
         raise SystemExit(2) from None

@@ -20,6 +20,7 @@ from dub5.service.closed_output import ends_with_its_reader
 from dub5.service.config.load import DEFAULT_FILE, config_file, load, variables
 from dub5.service.config.personalities import model_name
 from dub5.service.config.secrets import ReadVariable
+from dub5.service.config.session_secret import keep_session_secret, secret_plan
 from dub5.service.config.settings import LoadedSettings, Settings, SettingsProblems
 from dub5.service.http_protocol import BoundedProtocol
 from dub5.service.online_check import LIMIT_S, ask_targets, targets
@@ -177,7 +178,11 @@ def run(options: argparse.Namespace) -> int:
     if options.verb == "check":
         print(_summary(loaded), flush=True)
         return asyncio.run(_check_online(loaded)) if options.online else 0
-    return _serve(loaded, lambda running: load_settings(running=running), config)
+
+    def reload_settings(running: Settings) -> LoadedSettings:
+        return keep_session_secret(load_settings(running=running))
+
+    return _serve(keep_session_secret(loaded), reload_settings, config)
 
 
 def _port(text: str) -> int:
@@ -262,6 +267,8 @@ def _summary(loaded: LoadedSettings) -> str:
             f"  model {model_name(route.name, name)}: the same, as {loaded.personalities[name].title!r}"
             for name in route.personalities
         ]
+    if (plan := secret_plan(loaded)) is not None:
+        lines.append(f"  {plan}")
     lines += [f"Warning: {warning}" for warning in loaded.warnings]
     return "\n".join(lines)
 

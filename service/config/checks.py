@@ -101,11 +101,6 @@ def warnings(settings: Settings) -> list[str]:
         f"personality {name!r}: no route lists it in personalities."
         for name in unused_personalities(settings)
     ]
-    if settings.session is not None and not settings.session.secret_env:
-        found_warnings.append(
-            "session.secret_env: is empty, so a secret is made at each start: a restart ends all sessions,"
-            " and no other process knows them."
-        )
     known = {target for route in settings.route for target in route.targets}
     return found_warnings + [
         f"provider {provider.name!r}.{table}: no route has a target with the model {model!r}."

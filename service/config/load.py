@@ -23,6 +23,8 @@ from dub5.service.config.options import RedisOptions
 from dub5.service.config.personalities import read_personalities
 from dub5.service.config.renamed import new_name, old_names, rename, renamed_variables
 from dub5.service.config.secrets import ReadVariable, SecretReader, read_text
+from dub5.service.config.session_secret import CHARS_MIN as SESSION_SECRET_CHARS_MIN
+from dub5.service.config.session_secret import with_secret_warning
 from dub5.service.config.settings import (
     AdminSettings,
     LoadedSettings,
@@ -43,7 +45,6 @@ BOUND_AT_START = (  # of [server]
 )
 TOKEN_CHARS_MIN = 16
 PORT_MAX = 65_535
-SESSION_SECRET_CHARS_MIN = 32
 
 
 def load(
@@ -94,7 +95,7 @@ def load(
     )
     if problems:
         raise SettingsProblems([*problems, *renames])
-    return loaded
+    return with_secret_warning(loaded)
 
 
 def config_file(environ: Mapping[str, str] = os.environ) -> Path:

@@ -151,7 +151,7 @@ class AdminSettings(Struct, frozen=True):
 class SessionSettings(Struct, frozen=True):
     """Sessions of browsers, by a signed cookie. The table turns them on, even if it is empty.
 
-    `secret_env`: the first secret signs, all are accepted. Without one, a secret is made at each start.
+    `secret_env`: the first secret signs, all are accepted. Without one, session_secret.py keeps or makes one.
     """
 
     secret_env: tuple[Variable, ...] = ()
