@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo    a minute of an incident: three failing providers, one service, live, with a verdict and a report"
-	@echo "make serve   the service and simulated providers, kept running; prints the page's address"
+	@echo "make serve   the service and simulated providers, kept running, with a page; conversations are kept in data/"
 	@echo "make test    the test suite, on all cores; long forms: .venv/bin/nox -s thorough"
 	@echo
 	@echo "Each makes .venv first, with the versions of constraints.txt. All verbs: .venv/bin/nox -l"

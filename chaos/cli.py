@@ -46,8 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
             parser.add_argument(
                 "--port",
                 type=_port,
-                default=8080,
-                help="port of the service and its page; another free port if taken (default: 8080)",
+                help="port of the service and its page; another free port if taken (default: that of the last"
+                " start, or 8080)",
+            )
+            parser.add_argument(
+                "--data",
+                type=Path,
+                default=Path("data"),
+                help="folder of the conversations that are kept (default: data)",
             )
         case "demo":
             command = _demo
@@ -118,7 +124,7 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
 
 def _playground(options: argparse.Namespace, console: Console) -> int:
     serve: Any = importlib.import_module("dub5.chaos.engines.serve")  # a slow import
-    code: int = serve.serve(options.port, console)
+    code: int = serve.serve(options.port, options.data, console)
     return code
 
 

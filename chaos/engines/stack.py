@@ -53,8 +53,12 @@ async def stack(
     *,
     proxy_hook: ProxyHook | None = None,
     port: int = 0,
+    more_settings: str = "",
 ) -> AsyncIterator[Stack]:
-    """Run simulators and service until the end of the block. Port 0 is any free port. Raises NotStarted."""
+    """Run simulators and service until the end of the block. Port 0 is any free port. Raises NotStarted.
+
+    `more_settings`: further tables of the service's settings, as TOML.
+    """
     async with contextlib.AsyncExitStack() as exits:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="dub5-")))
         config = folder / "service.toml"
@@ -68,7 +72,7 @@ async def stack(
             print_line(f"simulators: {', '.join(speaks)}")
             if proxy_hook is not None:
                 urls = await proxy_hook(urls, folder, exits)
-            await _hand_over(config, settings(topology, urls), booting)
+            await _hand_over(config, settings(topology, urls) + more_settings, booting)
             service = await booting
         finally:
             booting.cancel()
