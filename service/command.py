@@ -17,6 +17,7 @@ import uvicorn
 from dub5.service import VERSION
 from dub5.service.app import Service, build_wire
 from dub5.service.closed_output import ends_with_its_reader
+from dub5.service.config.database_url import describe
 from dub5.service.config.load import DEFAULT_FILE, config_file, load, variables
 from dub5.service.config.personalities import model_name
 from dub5.service.config.secrets import ReadVariable
@@ -261,6 +262,8 @@ def _summary(loaded: LoadedSettings) -> str:
     lines += [
         f"  provider {p.name}: {p.dialect} at {p.base_url}, keys: {len(p.key_env)}" for p in settings.provider
     ]
+    if loaded.database_url is not None:
+        lines.append(f"  conversations: in {describe(loaded.database_url.reveal())}")
     for route in settings.route:
         lines.append(f"  model {route.name}: {' -> '.join(route.targets)}")
         lines += [

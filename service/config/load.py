@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from dub5.service.config.checks import contradictions, exposure_problems, redis_url_problems, warnings
+from dub5.service.config.conversation_checks import database_variables, read_database_url
 from dub5.service.config.decode_messages import field_path, table_label, validation_message
 from dub5.service.config.options import RedisOptions
 from dub5.service.config.personalities import read_personalities
@@ -92,6 +93,7 @@ def load(
         _admin_token(kept.admin, keys, problems),
         personalities,
         _session_secrets(kept.session, keys, problems),
+        read_database_url(kept, keys, environ, problems),
     )
     if problems:
         raise SettingsProblems([*problems, *renames])
@@ -138,7 +140,8 @@ def _secret_variables(settings: Settings, environ: Mapping[str, str]) -> list[Re
         (settings.cache.redis.url_env, "cache.redis.url_env"),
     )
     named += [(name, where) for name, where in single if name is not None]
-    return [ReadVariable.of(name, where, environ, may_be_a_file=True) for name, where in named]
+    found = [ReadVariable.of(name, where, environ, may_be_a_file=True) for name, where in named]
+    return found + database_variables(settings, environ)
 
 
 def _keep_bound(settings: Settings, running: Settings | None) -> tuple[Settings, list[str]]:
@@ -155,9 +158,24 @@ def _keep_bound(settings: Settings, running: Settings | None) -> tuple[Settings,
         restart_warnings.append("limits.shared: needs a restart; the old value stays.")
     if settings.log != running.log:
         restart_warnings.append("log: needs a restart; the old values stay.")
+    if settings.database != running.database:
+        restart_warnings.append("database: needs a restart; the old values stay.")
+    conversation = settings.conversation
+    if (conversation is None) is not (running.conversation is None):
+        what = "to begin" if running.conversation is None else "to end"
+        restart_warnings.append(f"conversation: needs a restart {what}.")
+        conversation = running.conversation
     cache = msgspec.structs.replace(settings.cache, redis=running.cache.redis)
     limits = msgspec.structs.replace(settings.limits, shared=running.limits.shared)
-    kept = msgspec.structs.replace(settings, server=server, cache=cache, limits=limits, log=running.log)
+    kept = msgspec.structs.replace(
+        settings,
+        server=server,
+        cache=cache,
+        limits=limits,
+        log=running.log,
+        database=running.database,
+        conversation=conversation,
+    )
     return kept, restart_warnings
 
 

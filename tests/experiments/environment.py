@@ -21,6 +21,7 @@ KEYS = {
     "DUB5_CALLER_KEY": "a caller's key, named in `server.caller_keys_env`",
     "DUB5_ADMIN_TOKEN": "the token of the admin API, named in `admin.token_env`",
     "DUB5_REDIS_URL": "address of a Redis with its password, named in `cache.redis.url_env`",
+    "DUB5_DATABASE_URL": "URL of the database with its password, named in `database.url_env`",
 }
 PAGE = """\
 # Environment
