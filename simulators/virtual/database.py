@@ -1,6 +1,6 @@
 """A database in virtual time: SQLite in memory, executed inline, with waits and faults that a seed draws.
 
-call -> fault? -> wait -> execute in one transaction, without an await -> wait -> answer, or the answer is lost
+call -> fault? -> wait -> execute in one transaction, without an await -> wait -> answer, or it is lost
 
 A process that dies (`kill`) leaves what it has committed; another one opens the same storage (`reopen`).
 """
