@@ -121,10 +121,10 @@ def variables(path: Path, environ: Mapping[str, str] = os.environ) -> list[ReadV
     return [*(ReadVariable.of(*each, environ) for each in own), *_secret_variables(settings, environ)]
 
 
-def read_key(variable: str, environ: Mapping[str, str] = os.environ) -> Secret:
+def read_key(variable: str, where: str = "--key-env", environ: Mapping[str, str] = os.environ) -> Secret:
     """Return the key in a variable, or in the file that VARIABLE_FILE names. Raises SettingsProblems."""
     problems: list[str] = []
-    keys = SecretReader(environ, False, problems).read("--key-env", (variable,))
+    keys = SecretReader(environ, False, problems).read(where, (variable,))
     if problems:
         raise SettingsProblems(problems)
     return Secret(keys[0])

@@ -17,6 +17,7 @@ from msgspec import Struct
 from dub5.service.optional_parts import load_part
 from dub5.service.store.base import Database, DatabaseLost
 
+DEFAULT_URL = "sqlite:///data/dub5.db"
 ENGINES = {"sqlite": "sqlite", "postgresql": "postgresql", "postgres": "postgresql"}
 DRIVERS = {"sqlite": ("", "aiosqlite"), "postgresql": ("", "asyncpg")}
 FORMS = "write sqlite:///path/to/file.db, or postgresql://user:password@host/name"

@@ -17,6 +17,7 @@ examples:
   dub5 check --config dub5.toml           check the settings offline and list every error
   dub5 serve --config dub5.toml           run the service; `dub5 serve --help` shows a minimal settings file
   dub5 verify https://dub5.example        ask a deployed service whether all of it works
+  dub5 db up                              make or update the tables that conversations are kept in
   dub5 personality list                   list the system prompts that routes may offer
   dub5 playground                         run the service over simulated providers, to try it
   dub5 demo                               watch a minute of an incident, with a verdict and a report
@@ -39,6 +40,7 @@ VERBS = {
     "serve": Verb("dub5.service.command", "run the service over your providers"),
     "check": Verb("dub5.service.command", "check the settings offline and list every error"),
     "verify": Verb("dub5.service.verify.command", "ask a deployed service whether all of it works"),
+    "db": Verb("dub5.service.database_command", "show or apply the migrations of the database"),
     "personality": Verb(
         "dub5.service.personality_command", "list the personalities, or try one on questions"
     ),

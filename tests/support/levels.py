@@ -14,6 +14,6 @@ LEVELS = (
     ("conversation",),
     ("api", "telemetry"),
     ("app", "runtime", "online_check", "personality_trial", "unread"),
-    ("asgi", "command", "http_protocol", "personality_command", "verify"),
+    ("asgi", "command", "database_command", "http_protocol", "personality_command", "verify"),
     ("__main__",),
 )
