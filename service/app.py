@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from litestar import Litestar
@@ -41,9 +42,13 @@ from dub5.service.gateway import Gateway
 from dub5.service.optional_parts import load_part
 from dub5.service.resilience.fleet import Fleet
 from dub5.service.runtime import ProcessScope, Runtime
+from dub5.service.store.base import Database
 from dub5.service.telemetry.board import StatusBoard
 from dub5.service.telemetry.metrics import Metrics
 from dub5.service.wire.base import Slots, Wire
+
+if TYPE_CHECKING:  # loaded by name, where there are conversations
+    from dub5.service.store.store import Store
 
 WEB = Path(str(files("dub5.service") / "web"))
 WARM_UP_S = 2.0
@@ -61,7 +66,8 @@ class _BareLitestar(Litestar):
 class Service:
     """The whole service. `asgi` is the application; `reload` changes its settings; `drain` ends its requests.
 
-    `wire` and `seed` are the seams of the simulation; `log` is the subscriber that writes log lines.
+    `wire`, `database` and `seed` are the seams of the simulation; `log` is the subscriber that writes log
+    lines.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Service:
         loaded: LoadedSettings,
         *,
         wire: Wire | None = None,
+        database: Database | None = None,
         seed: str | None = None,
         log: Subscriber | None = None,
     ) -> None:
@@ -89,6 +96,10 @@ class Service:
         self.queue = Queue(settings.admission, service_times, self.events)
         self.wire = wire or build_wire(settings.server)
         self.cache = open_cache(settings.cache, loaded.redis_url, self.events, rng("cache"))
+        self.store = _open_store(loaded, database, self.events, rng("store"))
+        if self.store is not None:
+            outbox = self.store.outbox
+            self.metrics.observe_store(lambda: outbox.count, self.store.is_ok, self.store.pool)
         self._shared_log = open_shared_log(settings, loaded.redis_url, self.events, rng("limits"))
         guard = partial(KeyGuard, events=self.events, proxies_known=bool(settings.server.trusted_proxies))
         self.admin = Admin(self.cache, loaded.admin_token, guard(SecurityKind.ADMIN_REFUSED))
@@ -104,6 +115,7 @@ class Service:
             guard(SecurityKind.BAD_KEY),
             Secret(secrets.token_urlsafe(32)),
             self._shared_log,
+            self.store,
         )
         self._gateways: WeakSet[Gateway] = WeakSet()  # old ones included, while a request uses them
         self._failovers: WeakSet[Failover] = WeakSet()
@@ -162,6 +174,8 @@ class Service:
     async def start(self) -> None:
         """Start isolation, probes and warm caches. The lifespan of `asgi` calls it, if there is one."""
         self.board.started_at = clock.wall()
+        if self.store is not None:
+            await self.store.start()
         self._activate()
         await self._warm_up()
 
@@ -189,6 +203,8 @@ class Service:
         self.admission.bodies_bytes_max = loaded.settings.server.bodies_bytes_max
         self.queue.options = loaded.settings.admission
         self.cache.bounds = loaded.settings.cache
+        if self.store is not None and loaded.settings.conversation is not None:
+            self.store.keeper.keep_days = loaded.settings.conversation.keep_days
         self.admin.reload(loaded.admin_token)
         self._activate()
         self.events.emit(SettingsReloaded(True, loaded.warnings))
@@ -216,6 +232,8 @@ class Service:
             await gateway.aclose()
         for failover in list(self._failovers):
             await failover.aclose()
+        if self.store is not None:  # after all that writes to it
+            await self.store.aclose()
         await self.cache.aclose()
         if self._shared_log is not None:
             await self._shared_log.aclose()
@@ -230,6 +248,17 @@ def _rng(seed: str | None) -> Callable[[str], random.Random]:
 
 def _id_factory(rng: random.Random) -> Callable[[], str]:
     return lambda: f"req_{rng.getrandbits(96):024x}"
+
+
+def _open_store(
+    loaded: LoadedSettings, database: Database | None, events: Events, rng: random.Random
+) -> "Store | None":
+    """Return the store of conversations; None where the settings have none. It does not connect yet."""
+    settings, url = loaded.settings, loaded.database_url
+    if settings.conversation is None or url is None:
+        return None
+    kind: Callable[..., Store] = load_part("store")
+    return kind(url.reveal(), settings.database, settings.conversation.keep_days, events, rng, database)
 
 
 def build_wire(server: ServerSettings) -> Wire:

@@ -17,7 +17,6 @@ import uvicorn
 from dub5.service import VERSION
 from dub5.service.app import Service, build_wire
 from dub5.service.closed_output import ends_with_its_reader
-from dub5.service.config.database_url import describe
 from dub5.service.config.load import DEFAULT_FILE, config_file, load, variables
 from dub5.service.config.personalities import model_name
 from dub5.service.config.secrets import ReadVariable
@@ -25,6 +24,7 @@ from dub5.service.config.session_secret import keep_session_secret, secret_plan
 from dub5.service.config.settings import LoadedSettings, Settings, SettingsProblems
 from dub5.service.http_protocol import BoundedProtocol
 from dub5.service.online_check import LIMIT_S, ask_targets, targets
+from dub5.service.store.url import describe
 from dub5.service.telemetry.event_tables import Level
 from dub5.service.telemetry.logs import EventLogger, LineWriter
 

@@ -12,6 +12,7 @@ PARTS = {
     "session tokens": ("dub5.service.admission.token_signer", "TokenSigner"),
     "redis client": ("dub5.service.cache.storage_redis", "RedisClient"),
     "storage redis": ("dub5.service.cache.storage_redis", "RedisStorage"),
+    "store": ("dub5.service.store.opening", "ConfiguredStore"),
     "database sqlite": ("dub5.service.store.sqlite", "SqliteDatabase"),
     "database postgresql": ("dub5.service.store.postgres", "PostgresDatabase"),
     "migrations sqlite": ("dub5.service.store.sqlite", "SqliteSession"),

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -53,6 +54,9 @@ from dub5.service.resilience.health import TargetSnapshot
 from dub5.service.telemetry.board import StatusBoard
 from dub5.service.wire.base import Wire, origin_of
 
+if TYPE_CHECKING:  # loaded by name, where there are conversations
+    from dub5.service.store.store import Store
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessScope:
@@ -72,6 +76,7 @@ class ProcessScope:
     key_guard: KeyGuard
     session_secret: Secret  # where the settings name none
     shared_log: SharedLog | None  # of rate limits
+    store: "Store | None"  # of conversations; None where the settings have none
 
 
 class Runtime:
@@ -138,6 +143,7 @@ class Runtime:
             capabilities,
             offline,
             personalities,
+            process.store.snapshot if process.store is not None else None,
         )
         timeout_options = {
             target: route.settings.timeouts for route in routes.values() for target in route.targets

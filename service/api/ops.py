@@ -29,6 +29,7 @@ class Ops:
     capabilities: Mapping[str, Capabilities]
     offline: OfflinePack
     personalities: Mapping[str, Personality]  # by model name
+    database: Callable[[], dict[str, Any]] | None = None  # its state; None without conversations
 
     def ready(self) -> bool:
         """Return whether this instance accepts new requests."""
@@ -43,7 +44,8 @@ class Ops:
 
         The process is `failing` when it has shed all requests for a while, before their route was known.
         A route is `down` without a usable target, and `failing` when its last answers all failed, whatever is
-        believed of its targets. `few_calls`: there were too few to say more.
+        believed of its targets. `few_calls`: there were too few to say more. Requests are answered without
+        the cache and without the database, so these two do not count.
         """
         states = {state.name: state for state in self.states()}
         routes = {route.name: self._route_health(route, states) for route in self.settings.route}
@@ -53,6 +55,7 @@ class Ops:
             "process": process,
             "settings": self._settings_health(),
             "cache": self._cache_health(),
+            "database": {"status": "off"} if self.database is None else self.database(),
             "queue": {"status": "ok", "waiting": self.queue.waiting},
             "routes": routes,
             "targets": {name: self._target_health(state) for name, state in states.items()},
@@ -129,6 +132,7 @@ class Ops:
             "draining": self.admission.draining,
             "in_flight": self.admission.in_flight,
             "queue": self.queue.snapshot(),
+            "database": None if self.database is None else self.database(),
             "routes": [
                 {"name": name, "targets": targets, "features": features}
                 for name, targets, features in self.features()

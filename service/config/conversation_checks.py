@@ -6,9 +6,9 @@ Each problem is one sentence, without the URL: it may hold a password.
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
-from dub5.service.config.database_url import url_problems
 from dub5.service.config.secrets import PLACEHOLDER, ReadVariable, SecretReader
 from dub5.service.config.settings import DatabaseSettings, Secret, Settings
+from dub5.service.store.url import url_problems
 
 DEFAULT_URL = "sqlite:///data/dub5.db"
 EPHEMERAL = "VERCEL"  # set where each instance has a disk of its own, which ends with it

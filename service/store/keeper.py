@@ -55,6 +55,7 @@ class StoreTasks(Protocol):
 
     patience_s: float
     worker: str
+    last_error: str | None
     database: Database
 
     @property
@@ -86,7 +87,7 @@ class Keeper:
         self._store = store
         self._breaker = breaker
         self._prepare = prepare
-        self._keep_days = keep_days
+        self.keep_days = keep_days
         self._rng = rng
         self._changed = asyncio.Event()
         self._renewal_due = asyncio.Event()
@@ -131,8 +132,9 @@ class Keeper:
                 async with asyncio.timeout(PREPARE_LIMIT_S):
                     self.behind = await self._prepare()
                 self.lost, self.ready = False, self.behind is None
-            except (DatabaseLost, TimeoutError):
+            except (DatabaseLost, TimeoutError) as error:
                 self.lost = True
+                self._store.last_error = str(error) or "the database did not answer in time"
             if not self.ready:
                 await asyncio.sleep(pause_s * self._rng.uniform(0.75, 1.0))
                 pause_s = min(2 * pause_s, PREPARE_MAX_S)
@@ -179,7 +181,7 @@ class Keeper:
         self._store.write([DELETE_WORKERS.bind(now - DAY_S)], lane="retention")
         deleted = BATCH
         while deleted == BATCH:
-            delete = DELETE_OLD.bind(now - self._keep_days * DAY_S, BATCH)
+            delete = DELETE_OLD.bind(now - self.keep_days * DAY_S, BATCH)
             rows = await self._store.write([delete], lane="retention").kept(BATCH_WAIT_S)
             deleted = 0 if rows is None else len(rows[0])
 

@@ -75,6 +75,12 @@ class PostgresDatabase:
         """Do as Database says. A write whose caller is cancelled may have been committed."""
         return await self._on_connection(lambda connection: _transaction(connection, bounds))
 
+    def pool(self) -> dict[str, int] | None:
+        """Return how many connections are open, idle, and at most allowed; None before the first call."""
+        if self._pool is None:
+            return None
+        return {"open": self._pool.get_size(), "idle": self._pool.get_idle_size(), "max": self._pool_max}
+
     async def aclose(self) -> None:
         """Close the connections; end those that are still in use after some seconds."""
         self._closed = True

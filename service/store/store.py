@@ -8,10 +8,10 @@ database is back. No request finds out whether it is: keeper.py does.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from dub5.service import clock
 from dub5.service.events import BreakerChanged, Crashed, Events, StatementEnded, WritesForgotten
@@ -113,6 +113,8 @@ class Store:
         self.database = database
         self.outbox: Outbox[PendingWrite] = Outbox()
         self.last_error: str | None = None  # of the last call that failed
+        self.engine = "given"
+        self.places: tuple[str, ...] = ()  # what errors begin with, and strangers need not know
         self._events = events
         self._rng = rng
         self._guard = BreakerGuard(
@@ -131,6 +133,10 @@ class Store:
         if not self.keeper.ready:
             return "lost" if self.keeper.lost else "migrating"
         return "ok" if self._guard.breaker.state is BreakerState.CLOSED else "lost"
+
+    def is_ok(self) -> bool:
+        """Return whether requests use the database now."""
+        return self.status == "ok"
 
     async def read(self, bound: BoundStatement, *, lane: str) -> list[Row]:
         """Return the rows of a query, which sees all that its lane wrote before. Raises StoreLost."""
@@ -198,6 +204,23 @@ class Store:
             self._events.emit(Crashed("", f"StatementRefused at {statement.name}"))
             raise
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state of the database in /health?deep=true and /status format, without its address."""
+        behind = self.keeper.behind
+        status = "behind" if behind is not None and not self.keeper.ready else self.status
+        return {
+            "status": status,
+            "engine": self.engine,
+            "outbox": self.outbox.count,
+            "outbox_bytes": self.outbox.bytes,
+            "last_error": self._without_place(behind) if status == "behind" else self.last_error,
+        }
+
+    def pool(self) -> Mapping[str, int] | None:
+        """Return the connections, by state; None where the database has no pool."""
+        read: Callable[[], Mapping[str, int] | None] | None = getattr(self.database, "pool", None)
+        return None if read is None else read()
+
     def resume(self) -> None:
         """Send what waits: the database is ready, or back."""
         self._pump()
@@ -209,7 +232,7 @@ class Store:
             result = "ok"
             return found
         except DatabaseLost as error:
-            result, self.last_error = "lost", str(error) or "the database is lost"
+            result, self.last_error = "lost", self._without_place(str(error))
             raise
         except asyncio.CancelledError:
             self.last_error = "the database did not answer in time"
@@ -221,6 +244,11 @@ class Store:
             took_s = (clock.tick_ns() - began_ns) / 1e9
             self._events.emit(StatementEnded(statement.name, result, took_s))
             self.keeper.note_call()
+
+    def _without_place(self, text: str | None) -> str:
+        for place in self.places:
+            text = (text or "").removeprefix(place)
+        return text or "the database is lost"
 
     def _pump(self) -> None:
         """Begin to send as many writes as may be under way."""
@@ -271,6 +299,8 @@ class Store:
             self._forgotten = 0
 
     def _on_breaker_change(self, before: BreakerState, after: BreakerState, why: str) -> None:
+        if after is BreakerState.OPEN and self.last_error is not None:
+            why = f"{why}: {self.last_error}"
         self._events.emit(BreakerChanged(SCOPE, before, after, why))
         self.keeper.wake()
         if after is BreakerState.CLOSED:

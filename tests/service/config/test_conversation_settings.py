@@ -116,7 +116,7 @@ def test_somebody_must_own_them(file: Path) -> None:
 
 def test_a_file_on_a_network(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of SQLite on a network file system is refused, the default one, too."""
-    monkeypatch.setattr("dub5.service.config.database_url.network_file_system", lambda path: "nfs4")
+    monkeypatch.setattr("dub5.service.store.url.network_file_system", lambda path: "nfs4")
     for more in ("", '[database]\nurl_env = "SQLITE_URL"\n', '[database]\nurl = "sqlite:///a.db"\n'):
         with pytest.raises(SettingsProblems, match=r"network file system \(nfs4\)"):
             read(file, ON + more)
