@@ -1,6 +1,6 @@
 """The overview dashboard: is every request answered, and if not, which provider or mechanism is the cause?"""
 
-from dashboards.panels import Dashboard, Panel, Query, ValueMapping, quantiles, rate, series
+from dashboards.panels import Dashboard, Panel, Query, ValueMapping, quantile, quantiles, rate, series
 from dub5.service.telemetry import names
 
 TARGET = "gen_ai_provider_name, gen_ai_request_model"
@@ -277,6 +277,40 @@ OVERVIEW = Dashboard(
                 ),
             ),
             stacked=True,
+        ),
+        Panel(
+            "Database: time of statements",
+            "p95 of the time that the database took, by statement; a transaction counts under its first one. "
+            "Empty without conversations.",
+            "s",
+            (Query(quantile(0.95, names.STORE_DURATION, by="statement"), "{{statement}}"),),
+            often_empty=True,
+        ),
+        Panel(
+            "Database: what failed",
+            "Statements per second that failed. Lost: the call failed; late: nobody waited any longer; "
+            "refused: a defect. Forgotten: writes that were given up, which are not in the database.",
+            "ops",
+            (
+                Query(
+                    rate(names.STORE_DURATION, suffix="_count", by="statement, result", match='result!="ok"'),
+                    "{{statement}} {{result}}",
+                ),
+                Query(rate(names.STORE_FORGOTTEN), "forgotten writes"),
+            ),
+            often_empty=True,
+        ),
+        Panel(
+            "Database: outbox and pool",
+            "Writes that wait for the database, over all instances: they are sent when it is back, 1,000 of "
+            "each instance at most. And the connections to PostgreSQL; used: 1 while requests use it.",
+            "short",
+            (
+                Query(f"sum ({series(names.STORE_OUTBOX)})", "writes waiting"),
+                Query(f"sum by (state) ({series(names.STORE_POOL)})", "connections {{state}}"),
+                Query(f"min ({series(names.STORE_READY)})", "used"),
+            ),
+            often_empty=True,
         ),
         Panel(
             "Tokens",

@@ -57,10 +57,10 @@ def series(metric: Metric, match: str = "", suffix: str = "") -> str:
     return f"{metric.prometheus_name}{suffix}{{{INSTANCE_SELECTOR}{',' + match if match else ''}}}"
 
 
-def rate(metric: Metric, *, by: str = "", match: str = "") -> str:
+def rate(metric: Metric, *, by: str = "", match: str = "", suffix: str = "") -> str:
     """Return PromQL for events per second, summed over instances and all labels except `by`."""
     grouping = f" by ({by})" if by else ""
-    return f"sum{grouping} (rate({series(metric, match)}[$__rate_interval]))"
+    return f"sum{grouping} (rate({series(metric, match, suffix)}[$__rate_interval]))"
 
 
 def quantile(share: float, metric: Metric, *, by: str = "", match: str = "") -> str:

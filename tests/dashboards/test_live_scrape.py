@@ -13,15 +13,17 @@ from dashboards.providers import PROVIDERS, settings
 from dub5.service.app import Service
 from dub5.service.config.load import load
 from dub5.simulators.virtual import AppClient, VirtualWire
+from tests.support.fake_database import FakeDatabase
 
 IGNORED = {"le", "job", "instance"}  # added by the histogram's text and by Prometheus itself
 
 
 def service(folder: Path) -> Service:
     config = folder / "service.toml"
-    config.write_text(settings({name: f"http://{name}" for name in PROVIDERS}))
+    text = settings({name: f"http://{name}" for name in PROVIDERS})
+    config.write_text(f"{text}\n[session]\n[conversation]\n")
     wire = VirtualWire({f"http://{name}": respond for name, respond in PROVIDERS.items()})
-    return Service(load(config, {}), wire=wire, seed="0")
+    return Service(load(config, {}), wire=wire, database=FakeDatabase(), seed="0")
 
 
 async def scrape(folder: Path) -> str:

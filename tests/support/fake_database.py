@@ -49,6 +49,10 @@ class FakeDatabase:
             raise DatabaseLost("the answer is lost")
         return [[] for _ in bounds]
 
+    def pool(self) -> dict[str, int]:
+        """Say that a pool has one connection."""
+        return {"open": 1, "idle": 1, "max": 10}
+
     async def aclose(self) -> None:
         """Be closed."""
         self.closed = True

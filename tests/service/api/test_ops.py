@@ -56,7 +56,8 @@ async def test_deep_health() -> None:
     one = components["targets"]["one/m"]
     assert (one["status"], one["breaker"]) == ("unhealthy", "open")
     assert components["routes"]["chat"]["status"] == "down"
-    assert components.keys() == {"process", "settings", "cache", "queue", "routes", "targets"}
+    assert components.keys() == {"process", "settings", "cache", "database", "queue", "routes", "targets"}
+    assert components["database"] == {"status": "off"}
     assert components["cache"] == {"status": "off", "storage": "memory"}
 
 
