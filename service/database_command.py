@@ -34,8 +34,8 @@ Without --url and --url-env the [database] table of the settings says which data
 table it is the file data/dub5.db.
 
 `up` may run on any number of machines at once: one applies, the others find it done. Each file is applied in
-a transaction: if it fails, nothing of it stays. A release only adds to the tables, so the release before still
-works after `up`; `down` is for a failed deployment of the same hour.
+a transaction: if it fails, nothing of it stays. A release only adds to the tables, so the release before
+still works after `up`; `down` is for a failed deployment of the same hour.
 
 exit codes: 0 done, or nothing to do; 1 something is pending, or could not be done, and a line says why;
 2 the command line or the settings cannot be used; 130 stopped by Ctrl-C

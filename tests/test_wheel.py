@@ -62,6 +62,7 @@ def test_one_name(wheel: Path) -> None:
         "dub5/py.typed",
         "dub5/service/web/index.html",
         "dub5/service/fallback/templates/en.toml",
+        "dub5/service/store/migrations/0001_conversations.sql",
         "dub5/chaos/scenarios/demo.toml",
         "dub5/chaos/report/report.css",
         "dub5/loadtests/mixes.toml",

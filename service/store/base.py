@@ -44,6 +44,10 @@ class DatabaseBusy(DatabaseLost):
     """Another process holds what a statement needs."""
 
 
+class NotMigrated(DatabaseLost):
+    """A table or a column that a statement needs is missing: migrations have not run."""
+
+
 class StatementRefused(Exception):
     """The database finds a statement or its values wrong: a defect of ours. Asking again is useless."""
 

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from dub5.service import VERSION, clock
 from dub5.service.optional_parts import load_part
-from dub5.service.store.base import DatabaseBusy, DatabaseLost, Row, StatementRefused, Value
+from dub5.service.store.base import DatabaseBusy, DatabaseLost, NotMigrated, Row, StatementRefused, Value
 from dub5.service.store.url import NO_DRIVER, DatabaseUrl, parse_url
 
 Engine = Literal["sqlite", "postgresql"]
@@ -199,11 +199,11 @@ async def up(
         found = await steps(session, files)
         if problems := obstacles(found, parse_url(url)):
             raise MigrationFailed("; ".join(problems))
-        if not any(step.state == "pending" for step in found):
-            return []
-        await session.lock(LOCK_WAIT_S)
+        pending = {step.label for step in found if step.state == "pending"}
+        if pending:
+            await session.lock(LOCK_WAIT_S)
         done = []
-        for file in files:
+        for file in (file for file in files if file.label in pending):
             if (row := await _patiently(session, file, release, say)) is not None:
                 done.append(row)
         return done
@@ -230,9 +230,9 @@ async def _patiently(session: Session, file: Migration, release: str, say: OnSte
                     f"{file.label}: what it changes is in use ({error}); try again"
                 ) from None
             say(f"{file.label}: in use; trying again")
-        except StatementRefused as error:
-            rest = " what its first statements did stays" if file.alone else " nothing of it was applied"
-            raise MigrationFailed(f"{file.label}: {error};{rest}") from None
+        except (StatementRefused, NotMigrated) as error:
+            rest = "what its first statements did stays" if file.alone else "nothing of it was applied"
+            raise MigrationFailed(f"{file.label}: {_why(error)}; {rest}") from None
     return None
 
 
@@ -292,9 +292,9 @@ async def _undo(session: Session, file: Migration) -> bool:
                 await session.run(sql)
             await session.run(DELETE, file.number)
         await session.run("COMMIT")
-    except (DatabaseBusy, StatementRefused) as error:
+    except (DatabaseBusy, NotMigrated, StatementRefused) as error:
         await _roll_back(session)
-        raise MigrationFailed(f"{file.label}: {error}; nothing of it was undone") from None
+        raise MigrationFailed(f"{file.label}: {_why(error)}; nothing of it was undone") from None
     except BaseException:
         await _roll_back(session)
         raise
@@ -313,6 +313,10 @@ async def losses(session: Session, to: int) -> list[str]:
     ]
     counts = [(await session.run(f"SELECT count(*) FROM {table}"))[0][0] for table in tables]  # noqa: S608
     return [f"{table} ({count!r} rows)" for table, count in zip(tables, counts, strict=True)]
+
+
+def _why(error: Exception) -> str:
+    return "a table or column is missing" if isinstance(error, NotMigrated) else str(error)
 
 
 async def _roll_back(session: Session) -> None:

@@ -16,6 +16,7 @@ from dub5.service.store.base import (
     BoundStatement,
     DatabaseBusy,
     DatabaseLost,
+    NotMigrated,
     Row,
     StatementRefused,
     Value,
@@ -241,7 +242,7 @@ def _answered(error: PostgresError, place: str) -> DatabaseLost | StatementRefus
     state = error.sqlstate or "XX000"
     told = f"SQLSTATE {state}, {type(error).__name__}"
     if state in OLD_SCHEMA:
-        return DatabaseLost(f"{place}: {told}: its migrations have not run; run `dub5 db up`")
+        return NotMigrated(f"{place}: {told}: its migrations have not run; run `dub5 db up`")
     if state in BUSY:
         return DatabaseBusy(f"{place}: another process holds it locked ({told})")
     for beginning, words in LOST.items():

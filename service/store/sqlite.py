@@ -21,6 +21,7 @@ from dub5.service.store.base import (
     BoundStatement,
     DatabaseBusy,
     DatabaseLost,
+    NotMigrated,
     Row,
     StatementRefused,
     Value,
@@ -321,7 +322,7 @@ def understood(error: Exception, path: Path) -> DatabaseLost | StatementRefused:
         told = f": {text}" if isinstance(error, sqlite3.Error | sqlite3.Warning) else ""
         return StatementRefused(f"{type(error).__name__}{told}")
     if code == sqlite3.SQLITE_ERROR and any(words in text for words in OLD_SCHEMA):
-        return DatabaseLost(f"{path}: {text}: its migrations have not run; run `dub5 db up`")
+        return NotMigrated(f"{path}: {text}: its migrations have not run; run `dub5 db up`")
     if code not in LOST:
         return StatementRefused(f"{type(error).__name__}: {text}")
     kind = DatabaseBusy if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) else DatabaseLost

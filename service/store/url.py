@@ -10,7 +10,7 @@
 import os
 from pathlib import Path
 from typing import Literal, Protocol, cast
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from msgspec import Struct
 
@@ -91,7 +91,7 @@ def _server(url: str) -> DatabaseUrl:
     query = urlencode([each for each in options if each[0] != POOLER_PARAMETER], safe="/")
     return DatabaseUrl(
         "postgresql",
-        address=urlunsplit(("postgresql", parts.netloc, parts.path, query, "")),
+        address=f"postgresql://{parts.netloc}{parts.path}{f'?{query}' if query else ''}",
         pooled=pooled,
     )
 

@@ -52,7 +52,7 @@ class PostgresServer:
 
     def __init__(self, folder: Path) -> None:
         self.port = _free_port()
-        self._folder = folder
+        self.folder = folder
         self._data = folder / "data"
         self._account = _account()
         self._process: subprocess.Popen[bytes] | None = None
@@ -65,9 +65,9 @@ class PostgresServer:
 
     def make(self) -> None:
         """Make the files of the server: `initdb`."""
-        secret = self._folder / "password"
+        secret = self.folder / "password"
         secret.write_text(PASSWORD, encoding="utf-8")
-        for path in (self._folder, secret):
+        for path in (self.folder, secret):
             if self._account is not None:
                 os.chown(path, self._account.pw_uid, self._account.pw_gid)
         self._run(
@@ -89,16 +89,16 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server; return when it answers."""
         options = [
-            *("-D", self._data, "-p", self.port, "-k", self._folder, "-h", "127.0.0.1"),
+            *("-D", self._data, "-p", self.port, "-k", self.folder, "-h", "127.0.0.1"),
             *(f"--{name}={value}" for name, value in SETTINGS.items()),
         ]
-        with (self._folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, supervise.__file__, *self._command("postgres", *options)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                cwd=self._folder,
+                cwd=self.folder,
             )
         ready = [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-t", "1"]
         for _ in range(int(START_S / 0.05)):
@@ -109,7 +109,7 @@ class PostgresServer:
             except subprocess.TimeoutExpired:
                 continue
             break
-        pytest.fail(f"PostgreSQL does not start: {(self._folder / 'log').read_text()[-2_000:]}")
+        pytest.fail(f"PostgreSQL does not start: {(self.folder / 'log').read_text()[-2_000:]}")
 
     def stop(self, mode: str = "fast") -> None:
         """Stop the server as `pg_ctl stop` does: "fast", or "immediate", which is a crash."""
@@ -161,7 +161,7 @@ class PostgresServer:
 
     def _run(self, name: str, *arguments: object) -> None:
         command = self._command(name, *arguments)
-        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=self._folder)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=self.folder)
         assert done.returncode == 0, done.stderr
 
     def _command(self, name: str, *arguments: object) -> list[str]:

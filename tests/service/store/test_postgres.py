@@ -75,7 +75,7 @@ async def test_slow_statement(server: PostgresServer, monkeypatch: pytest.Monkey
     """A statement that takes too long is ended by the server, and the connection serves on."""
     monkeypatch.setattr(postgres, "STATEMENT_S", 0.2)
     async with opened(server.new_database(), pool_max=1) as database:
-        with pytest.raises(DatabaseLost, match="too long|in time"):
+        with pytest.raises(DatabaseLost, match=r"too long|in time"):
             await database.read(SLEEP.bind())
         assert await database.read(WORKERS.bind()) == []
 
@@ -154,3 +154,12 @@ async def test_pooled(server: PostgresServer) -> None:
         assert await plain.read(name.bind()) != [(0,)]
         assert await plain.read(timeout.bind()) == [("2s",)]
         assert await pooled.read(timeout.bind()) == [("0",)]
+
+
+async def test_socket_file(server: PostgresServer) -> None:
+    """A server is also reached by its socket file."""
+    url = server.new_database()
+    await migrate.up(url)
+    by_file = f"{url.replace(f'127.0.0.1:{server.port}', '')}?host={server.folder}&port={server.port}"
+    async with opened(by_file, migrated=False) as database:
+        assert await database.read(WORKERS.bind()) == []
