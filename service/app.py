@@ -27,6 +27,7 @@ from dub5.service.admission.service_time import ServiceTimes
 from dub5.service.admission.shared_log import open_shared_log
 from dub5.service.api.admin import Admin, admin_routes
 from dub5.service.api.chat import ApiDependencies
+from dub5.service.api.conversations import conversation_routes
 from dub5.service.api.edge import with_edge
 from dub5.service.api.errors import exception_handler
 from dub5.service.api.key_guard import KeyGuard
@@ -162,6 +163,7 @@ class Service:
             [
                 *routes(deps, ops, self.metrics, read_files(WEB)),
                 *session_routes(deps),
+                *conversation_routes(deps),
                 *admin_routes(self.admin),
             ],
             lifespan=[lifespan],

@@ -248,6 +248,33 @@ class MigrationEnded(Struct, frozen=True):
     why: str = ""
 
 
+class HistoryPruned(Struct, frozen=True):
+    """A question was asked without some of what was said before, which did not fit. `turns`: whole ones."""
+
+    request_id: str
+    route: str
+    turns: int
+    tokens: int
+
+
+class TurnEnded(Struct, frozen=True):
+    """A turn of a conversation is over. `kept`: it is in the database.
+
+    `memory_lost`: it was asked without what was said before. `repeated`: it had been asked already, and this
+    request got its end.
+    """
+
+    request_id: str
+    route: str
+    outcome: Outcome
+    kept: bool
+    memory_lost: bool = False
+    repeated: bool = False
+    conversation: str = ""
+    turn: str = ""
+    session: str | None = None
+
+
 Event = (
     AttemptEnded
     | RequestEnded
@@ -271,6 +298,8 @@ Event = (
     | StatementEnded
     | WritesForgotten
     | MigrationEnded
+    | HistoryPruned
+    | TurnEnded
 )
 Subscriber = Callable[[Event], None]
 

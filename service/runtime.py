@@ -37,6 +37,9 @@ from dub5.service.config.settings import (
     Secret,
     Settings,
 )
+from dub5.service.conversation.conversations import Conversations, Window
+from dub5.service.conversation.ids import Ids
+from dub5.service.conversation.turns import Turns
 from dub5.service.events import Events
 from dub5.service.failover.context import Dependencies, Upstream
 from dub5.service.failover.hedging import Hedges
@@ -52,6 +55,7 @@ from dub5.service.providers.registry import dialect_of
 from dub5.service.resilience.fleet import Fleet, GuardOptions
 from dub5.service.resilience.health import TargetSnapshot
 from dub5.service.telemetry.board import StatusBoard
+from dub5.service.tokens import estimate_tokens
 from dub5.service.wire.base import Wire, origin_of
 
 if TYPE_CHECKING:  # loaded by name, where there are conversations
@@ -128,6 +132,7 @@ class Runtime:
             process.new_id,
             _sessions(loaded, process),
             _gate(settings, process, previous),
+            _turns(settings, process, upstreams, personalities, previous),
         )
         offline = build_pack((route.settings, route.fallbacks) for route in routes.values())
         capabilities = {
@@ -246,6 +251,30 @@ def _gate(settings: Settings, process: ProcessScope, previous: Runtime | None) -
         shared=process.shared_log,
         previous=previous.deps.gate if previous else None,
     )
+
+
+def _turns(
+    settings: Settings,
+    process: ProcessScope,
+    upstreams: dict[Target, Upstream],
+    personalities: dict[str, Personality],
+    previous: Runtime | None,
+) -> Turns | None:
+    """Return the turns of conversations; those that are open go on. None: they are not kept."""
+    options, store = settings.conversation, process.store
+    if options is None or store is None:
+        return None
+    windows = {}
+    for route in settings.route:
+        known = [upstreams[_parse_target(name)].context_tokens for name in route.targets]
+        tokens = min([one for one in known if one is not None], default=options.context_tokens)
+        personality = personalities.get(route.name)
+        fixed_tokens = 0 if personality is None else estimate_tokens([personality.text])
+        windows[route.name] = Window(tokens, fixed_tokens)
+    before = previous.deps.turns if previous else None
+    ids = before.conversations.ids if before else Ids(process.rng("conversations"))
+    conversations = Conversations(store, options, ids, windows)
+    return Turns(conversations, process.events, before)
 
 
 def _sessions(loaded: LoadedSettings, process: ProcessScope) -> BrowserSessions | None:

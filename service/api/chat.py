@@ -26,6 +26,7 @@ from dub5.service.api.response import ResponseWriter, Sent
 from dub5.service.api.schema import deadline_s, delivery, parse_chat, parse_large_chat
 from dub5.service.api.stream import HEARTBEAT_S, trail_header
 from dub5.service.config.settings import ServerSettings
+from dub5.service.conversation.turns import Turns
 from dub5.service.errors import (
     GatewayError,
     InvalidRequest,
@@ -59,6 +60,7 @@ class ApiDependencies:
     new_id: Callable[[], str]
     sessions: BrowserSessions | None = None  # none: not configured
     gate: RateLimitGate | None = None  # none: nothing is limited
+    turns: Turns | None = None  # none: conversations are not kept
 
 
 class _LogFields(Struct):
@@ -97,6 +99,7 @@ class Exchange:
     """One chat request, as an ASGI application."""
 
     operation = ChatRequest.operation
+    writer = ResponseWriter
 
     def __init__(self, deps: ApiDependencies) -> None:
         self.deps = deps
@@ -113,7 +116,7 @@ class Exchange:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watcher: asyncio.Task[None] | None = None
         outcome = Outcome.FAILED
-        self._response = ResponseWriter(self.id, send, self._timeouts, self.deps.server.client_stall_s)
+        self._response = self.writer(self.id, send, self._timeouts, self.deps.server.client_stall_s)
         try:
             headers = _headers(scope, self.deps.server.headers_max)
             self.id = self._response.request_id = request_id(headers, self.id)

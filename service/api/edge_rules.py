@@ -46,7 +46,8 @@ VARY: RawHeaders = ((b"vary", b"origin"),)
 URL_CHARS = "/?:@!$&'()*+,;=%-._~[]"  # left as they are in a redirect
 EXPOSED = (
     "retry-after, retry-after-ms, x-should-retry, x-request-id, "
-    "x-dub5-cache, x-dub5-degraded, x-dub5-flags, x-dub5-route, x-dub5-shared, x-dub5-target, x-dub5-trail, "
+    "x-dub5-cache, x-dub5-degraded, x-dub5-flags, x-dub5-memory, x-dub5-protocol, x-dub5-pruned, "
+    "x-dub5-route, x-dub5-shared, x-dub5-target, x-dub5-trail, "
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
     "ratelimit, ratelimit-policy"
 )

@@ -148,8 +148,12 @@ class Ops:
         return {**incident, "target": ", ".join(names)} if names else incident
 
     def models(self) -> dict[str, Any]:
-        """Return the routes as OpenAI's list of models; `sessions` tells the page that it can have one."""
+        """Return the routes as OpenAI's list of models.
+
+        `sessions` and `conversations` tell the page that it can have them.
+        """
         more = {} if self.settings.session is None else {"sessions": True}
+        more |= {} if self.settings.conversation is None else {"conversations": True}
         data = [self._model(name, features) for name, _, features in self.features()]
         return {"object": "list", "data": data, **more}
 

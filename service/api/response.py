@@ -40,6 +40,8 @@ class Sent(Enum):
 class ResponseWriter:
     """Sends one response. `timeouts` are those of the exchange."""
 
+    done = DONE  # ends a whole stream
+
     def __init__(self, request_id: str, send: Send, timeouts: Timeouts, client_stall_s: float) -> None:
         self.sent = Sent.NOTHING
         self.request_id = request_id
@@ -72,7 +74,7 @@ class ResponseWriter:
                 event = self._send({"type": "http.response.body", "body": data, "more_body": True})
                 await self.within_stall(event)
             chunks = await stream.read()
-        await self._send_body(DONE, more=False)
+        await self._send_body(self.done, more=False)
 
     async def send_heartbeat(self, headers: dict[str, str]) -> None:
         """Send a comment; the first one commits status 200.
@@ -95,7 +97,11 @@ class ResponseWriter:
             headers = error_headers(error, self.request_id) | {"content-length": str(len(body))}
             await self.send_json(error.status, headers, body)
         elif self.sent is not Sent.JSON:
-            await self._send_body(error_event(body), more=False)
+            await self._send_body(self.error_event(body), more=False)
+
+    def error_event(self, body: bytes) -> bytes:
+        """Return the last event of a stream that is not whole, for the body of an error."""
+        return error_event(body)
 
     async def within_stall(self, awaitable: Awaitable[T]) -> T:
         """Await the client, for at most `client_stall_s`.

@@ -25,6 +25,7 @@ from dub5.service.events import (
     DrainBegan,
     HealthChanged,
     Hedged,
+    HistoryPruned,
     LimitCountedLocally,
     LimitLowered,
     MigrationEnded,
@@ -34,6 +35,7 @@ from dub5.service.events import (
     SettingsReloaded,
     Shared,
     StatementEnded,
+    TurnEnded,
     WritesForgotten,
 )
 from dub5.service.model import Target
@@ -113,6 +115,7 @@ COUNTS: Mapping[type, CountRule] = {
     Hedged: CountRule(
         names.HEDGES, lambda event, known: (known.scope(event.target), _hedge_reason(event.why))
     ),
+    HistoryPruned: CountRule(names.HISTORY_PRUNED, lambda event, known: (known.route(event.route),)),
     LimitCountedLocally: CountRule(names.RATE_LIMIT_LOCAL, lambda event, known: ()),
     LimitLowered: CountRule(names.LIMIT_LOWERED, lambda event, known: (known.provider(event.provider),)),
     RateLimitHit: CountRule(
@@ -121,6 +124,10 @@ COUNTS: Mapping[type, CountRule] = {
     SecurityNoted: CountRule(names.SECURITY_EVENTS, lambda event, known: (event.what,)),
     SettingsReloaded: CountRule(names.RELOADS, lambda event, known: ("applied" if event.ok else "refused",)),
     Shared: CountRule(names.SHARED, lambda event, known: (known.route(event.route), event.what)),
+    TurnEnded: CountRule(
+        names.TURNS,
+        lambda event, known: (known.route(event.route), event.outcome, "true" if event.kept else "false"),
+    ),
 }
 LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed, CallerBarred, MigrationEnded})
 
@@ -130,6 +137,7 @@ HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
     CacheWarmed: lambda event: (),
     CallerBarred: lambda event: (),
     Hedged: lambda event: ("hedged",),
+    HistoryPruned: lambda event: ("history_pruned",),
     LimitCountedLocally: lambda event: ("rate_limit_local",),
     MigrationEnded: lambda event: ("migrated" if event.ok else "migration_failed",),
     QueueLeft: lambda event: (
@@ -138,6 +146,7 @@ HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
     RateLimitHit: lambda event: ("rate_limited",),
     Shared: lambda event: ("shared" if event.what == "joined" else event.what,),
     StatementEnded: lambda event: (),
+    TurnEnded: lambda event: ("turn",) if event.kept else ("turn", "turn_not_kept"),
 }
 
 LINES: Mapping[type, Callable[[Any], Line | None]] = {
@@ -180,6 +189,26 @@ LINES: Mapping[type, Callable[[Any], Line | None]] = {
     StatementEnded: lambda event: None,  # counted; what fails is told by the breaker
     WritesForgotten: lambda event: Line(
         Level.ERROR, "writes_forgotten", {"count": event.count, "why": event.why}
+    ),
+    HistoryPruned: lambda event: Line(
+        Level.INFO,
+        "history_pruned",
+        {"id": event.request_id, "route": event.route, "turns": event.turns, "tokens": event.tokens},
+    ),
+    TurnEnded: lambda event: Line(
+        Level.INFO,
+        "turn",
+        {
+            "id": event.request_id,
+            "session": event.session,
+            "conversation": event.conversation,
+            "turn": event.turn,
+            "route": event.route,
+            "outcome": event.outcome,
+            "kept": event.kept,
+            "memory_lost": event.memory_lost,
+            "repeated": event.repeated,
+        },
     ),
 }
 

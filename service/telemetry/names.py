@@ -160,6 +160,20 @@ SHARED = Metric(
     "Requests that joined a shared call, calls handed over to a joined request, refreshes of stale answers.",
     ("route", "what"),
 )
+TURNS = Metric(
+    "gateway_turns",
+    MetricKind.COUNTER,
+    "{turn}",
+    "Turns of conversations, by how they ended, and whether they are in the database.",
+    ("route", "outcome", "kept"),
+)
+HISTORY_PRUNED = Metric(
+    "gateway_history_pruned",
+    MetricKind.COUNTER,
+    "{turn}",
+    "Turns asked without some of what was said before, because it did not fit in the model's window.",
+    ("route",),
+)
 
 # Done by providers.
 PROVIDER_LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")

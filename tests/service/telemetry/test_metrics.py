@@ -18,10 +18,12 @@ from dub5.service.events import (
     DrainBegan,
     HealthChanged,
     Hedged,
+    HistoryPruned,
     LimitLowered,
     QueueLeft,
     RequestEnded,
     StatementEnded,
+    TurnEnded,
 )
 from dub5.service.failover.hedging import LATE, SILENT, SLOW
 from dub5.service.model import AttemptRecord, Outcome, Target, Usage
@@ -295,6 +297,8 @@ async def test_every_name_in_the_table(
     metrics.count(BreakerChanged("http://one:80", "closed", "open", "5 failures in a row"))
     metrics.observe_store(lambda: 3, lambda: True, lambda: {"open": 2, "idle": 1, "max": 10})
     metrics.count(StatementEnded("renew_worker", "ok", 0.002))
+    metrics.count(HistoryPruned("req_1", "chat", 3, 900))
+    metrics.count(TurnEnded("req_1", "chat", Outcome.COMPLETE, kept=True))
     families = {f.name: f for f in text_string_to_metric_families(metrics.scrape().decode())}
 
     assert {m.prometheus_name.removesuffix("_total") for m in names.ALL} == set(families) - {"target"} - {
@@ -358,7 +362,7 @@ def test_reasons_in_the_source() -> None:
         said("NotPermitted", 0),
         said("Classification", 2),
     )
-    only_the_deadline = {"judging", "cache"}  # ends these: they have no limit of their own
+    only_the_deadline = {"judging", "cache", "equal"}  # ends these: they have no limit of their own
     timeouts = said("run", 0) - {"linger", "race", "backoff", "client_stall", "shared"} - only_the_deadline
     assert {"truncated", "empty_answer"} <= faults
     assert {"isolated", "slow_start", "provider_full", "retry_budget_spent"} <= not_permitted

@@ -1,0 +1,134 @@
+"""The routes of conversations. Without `[conversation]` in the settings they do not exist.
+
+POST   /v1/conversations              begin one
+GET    /v1/conversations              the owner's, the one used last first
+GET    /v1/conversations/{id}         one with its turns
+PATCH  /v1/conversations/{id}         another title or model
+DELETE /v1/conversations/{id}         delete it with its turns
+POST   /v1/conversations/{id}/turns   ask (turns.py)
+"""
+
+from collections.abc import Callable
+
+import msgspec
+from litestar import Response, delete, patch, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
+from litestar.types import ASGIApp
+
+from dub5.service.api.chat import ApiDependencies
+from dub5.service.api.routes import JSON, HttpRequest, get_or_head
+from dub5.service.api.turn_body import BODY_BYTES_MAX, ConversationBody, owner_of, parse_conversation
+from dub5.service.api.turn_messages import conversation_object, list_object
+from dub5.service.api.turns import TurnExchange
+from dub5.service.conversation.conversations import Conversations, not_found
+from dub5.service.conversation.ids import is_id
+from dub5.service.conversation.turns import Turns
+from dub5.service.errors import InvalidRequest, NotFound, TooLarge
+
+PATH = "/v1/conversations"
+NO_STORE = {"cache-control": "no-store"}
+LIST_LIMIT = 20
+TURNS_LIMIT = 100
+LIMIT_MAX = 100
+
+
+def conversation_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler]:
+    """Create the handlers. `deps` returns the current dependencies."""
+
+    @post(PATH)
+    async def begin(request: HttpRequest) -> Response[bytes]:
+        """Begin a conversation."""
+        conversations, owner = _opened(deps(), request)
+        given = await _body(deps(), request)
+        made = await conversations.create(owner, given.title or "", given.model or "")
+        return _json(conversation_object(made), 201)
+
+    @get_or_head(PATH)
+    async def list_(request: HttpRequest) -> Response[bytes]:
+        """List the conversations of the caller."""
+        conversations, owner = _opened(deps(), request)
+        limit, before = _limit(request, LIST_LIMIT), _before(request)
+        return _json(list_object(await conversations.list_page(owner, limit, before)))
+
+    @get_or_head(f"{PATH}/{{id:str}}")
+    async def read(request: HttpRequest, id: FromPath[str]) -> Response[bytes]:
+        """Return a conversation with its turns."""
+        conversations, owner = _opened(deps(), request, id)
+        page = await conversations.read(owner, id, _limit(request, TURNS_LIMIT), _before(request))
+        return _json(conversation_object(page.conversation, page))
+
+    @patch(f"{PATH}/{{id:str}}")
+    async def rename(request: HttpRequest, id: FromPath[str]) -> Response[bytes]:
+        """Change the title or the model."""
+        conversations, owner = _opened(deps(), request, id)
+        given = await _body(deps(), request)
+        return _json(conversation_object(await conversations.rename(owner, id, given.title, given.model)))
+
+    @delete(f"{PATH}/{{id:str}}")
+    async def remove(request: HttpRequest, id: FromPath[str]) -> Response[None]:
+        """Delete a conversation."""
+        conversations, owner = _opened(deps(), request, id)
+        await conversations.delete(owner, id)
+        return Response(None, status_code=204, headers=NO_STORE)
+
+    @post(f"{PATH}/{{id:str}}/turns", status_code=200)
+    async def ask(request: HttpRequest, id: FromPath[str]) -> ASGIApp:
+        """Ask a question."""
+        return TurnExchange(deps(), _turns(deps(), request, id), id)
+
+    return [begin, list_, read, rename, remove, ask]
+
+
+def _opened(deps: ApiDependencies, request: HttpRequest, id_: str | None = None) -> tuple[Conversations, str]:
+    """Return the conversations, and whose they are.
+
+    Raises NotFound without conversations, ConversationNotFound for what is no id, Unauthorized,
+    SessionRequired, CsrfRefused.
+    """
+    turns, headers = _turns(deps, request, id_), dict(request.headers)
+    caller = deps.callers.identify(headers.get("authorization", ""), request.scope)
+    session = None if deps.sessions is None else deps.sessions.identify(request.scope, headers)
+    return turns.conversations, owner_of(caller, session)
+
+
+def _turns(deps: ApiDependencies, request: HttpRequest, id_: str | None) -> Turns:
+    if deps.turns is None:
+        raise NotFound(f"The path {request.scope['path'][:200]!r} does not exist.")
+    if id_ is not None and not is_id(id_):
+        raise not_found()
+    return deps.turns
+
+
+async def _body(deps: ApiDependencies, request: HttpRequest) -> ConversationBody:
+    """Return what the body says of a conversation. Raises InvalidRequest, TooLarge, ModelNotFound."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > BODY_BYTES_MAX:
+            raise TooLarge(f"The body is larger than {BODY_BYTES_MAX:,} bytes.")
+        parts.append(part)
+    given = parse_conversation(dict(request.headers), b"".join(parts))
+    if given.model is not None:
+        deps.gateway.route(given.model)
+    return given
+
+
+def _limit(request: HttpRequest, usual: int) -> int:
+    """Return the parameter `limit`. Raises InvalidRequest."""
+    given = request.query_params.get("limit", str(usual))
+    if not (given.isascii() and given.isdigit() and len(given) <= 3 and 1 <= int(given) <= LIMIT_MAX):
+        raise InvalidRequest(f"limit: must be a whole number from 1 to {LIMIT_MAX}.", param="limit")
+    return int(given)
+
+
+def _before(request: HttpRequest) -> str | None:
+    """Return the parameter `before`. Raises InvalidRequest."""
+    given: str | None = request.query_params.get("before")
+    if given is not None and not is_id(given):
+        raise InvalidRequest("before: must be an id of this list.", param="before")
+    return given
+
+
+def _json(value: object, status: int = 200) -> Response[bytes]:
+    return Response(msgspec.json.encode(value), status_code=status, media_type=JSON, headers=NO_STORE)

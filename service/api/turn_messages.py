@@ -1,0 +1,190 @@
+"""What conversations send: JSON objects, and the messages of a turn's stream (protocol dub5.v1).
+
+    accepted  the turn is open          begin  who answers; the commit point
+    delta     a piece of the answer     end    how it ended; without one the answer is not whole
+    error     in place of `end`
+
+`seq` counts the messages after `accepted` from 1, without a gap.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from dub5.service.conversation.conversations import ConversationPage, TurnPage
+from dub5.service.conversation.model import Conversation, Count, Pruned, Turn
+
+PROTOCOL = "dub5.v1"
+PROTOCOL_HEADER = "x-dub5-protocol"
+LOST = "lost"
+
+
+class Accepted(Struct, tag="accepted", frozen=True):
+    """The turn is open. `id`: the client's own id of the question."""
+
+    turn: str
+    id: str
+    conversation: str
+    kept: bool
+    flags: tuple[str, ...]
+
+
+class Begin(Struct, tag="begin", frozen=True):
+    """The answer begins. `memory`: "lost" if it is given without what was said before."""
+
+    turn: str
+    seq: int
+    route: str
+    target: str | None
+    trail: str
+    degraded: str | UnsetType = UNSET
+    pruned: Pruned | UnsetType = UNSET
+    memory: str | UnsetType = UNSET
+
+
+class Delta(Struct, tag="delta", frozen=True):
+    """A piece of the answer."""
+
+    turn: str
+    seq: int
+    text: str
+
+
+class Tokens(Struct, frozen=True):
+    """The tokens of a turn, and who counted them."""
+
+    question: int
+    answer: int
+    question_source: str
+    answer_source: str
+
+
+class EndMessage(Struct, tag="end", frozen=True):
+    """The answer is over. `kept`: the turn is in the database."""
+
+    turn: str
+    seq: int
+    outcome: str
+    finish: str | None
+    tokens: Tokens
+    kept: bool
+
+
+class ErrorMessage(Struct, tag="error", frozen=True):
+    """The answer is not whole. `error`: as every error of the service."""
+
+    turn: str
+    seq: int
+    error: Raw
+
+
+class Text(Struct, frozen=True):
+    """A text and its tokens."""
+
+    text: str
+    tokens: int
+    tokens_source: str
+
+
+class TurnObject(Struct, frozen=True):
+    """A turn, as JSON."""
+
+    id: str
+    object: str
+    conversation: str
+    asked_as: str
+    question: Text
+    answer: Text | None
+    state: str
+    outcome: str | None
+    finish: str | None
+    target: str | None
+    model: str
+    flags: tuple[str, ...]
+    asked_at: float
+    ended_at: float | None
+    kept: bool
+    degraded: str | UnsetType = UNSET
+    pruned: Pruned | UnsetType = UNSET
+    memory: str | UnsetType = UNSET
+
+
+class ConversationObject(Struct, frozen=True):
+    """A conversation, as JSON."""
+
+    id: str
+    object: str
+    title: str
+    model: str
+    created_at: float
+    used_at: float
+    kept: bool
+    turns: list[TurnObject] | UnsetType = UNSET
+    has_more: bool | UnsetType = UNSET
+
+
+Message = Accepted | Begin | Delta | EndMessage | ErrorMessage
+_ENCODE = msgspec.json.Encoder().encode
+
+
+def sse(message: Message, seq: int) -> bytes:
+    """Return a message as a server-sent event."""
+    name = str(message.__struct_config__.tag).encode()
+    return b"event: %s\nid: %d\ndata: %s\n\n" % (name, seq, _ENCODE(message))
+
+
+def tokens_of(turn: Turn) -> Tokens:
+    """Return the tokens of a turn."""
+    asked, answered = turn.question_count, turn.answer_count
+    return Tokens(asked.tokens, answered.tokens, asked.source, answered.source)
+
+
+def turn_object(turn: Turn, pruned: Pruned | None = None, *, memory_lost: bool = False) -> TurnObject:
+    """Return a turn, as JSON."""
+    answer = None if turn.answer is None else _text(turn.answer, turn.answer_count)
+    return TurnObject(
+        id=turn.id,
+        object="turn",
+        conversation=turn.conversation,
+        asked_as=turn.asked_as,
+        question=_text(turn.question, turn.question_count),
+        answer=answer,
+        state="ended" if turn.ended else "open",
+        outcome=turn.outcome,
+        finish=turn.finish,
+        target=turn.target,
+        model=turn.model,
+        flags=turn.flags,
+        asked_at=turn.asked_at,
+        ended_at=turn.ended_at,
+        kept=turn.kept,
+        degraded=turn.degraded or UNSET,
+        pruned=pruned or UNSET,
+        memory=LOST if memory_lost else UNSET,
+    )
+
+
+def conversation_object(conversation: Conversation, page: TurnPage | None = None) -> ConversationObject:
+    """Return a conversation, with the turns of a page if there is one."""
+    return ConversationObject(
+        conversation.id,
+        "conversation",
+        conversation.title,
+        conversation.model,
+        conversation.made_at,
+        conversation.used_at,
+        conversation.kept,
+        UNSET if page is None else [turn_object(turn) for turn in page.turns],
+        UNSET if page is None else page.has_more,
+    )
+
+
+def list_object(page: ConversationPage) -> dict[str, Any]:
+    """Return a list of conversations."""
+    data = [conversation_object(one) for one in page.conversations]
+    return {"object": "list", "data": data, "has_more": page.has_more}
+
+
+def _text(text: str, count: Count) -> Text:
+    return Text(text, count.tokens, count.source)

@@ -1,0 +1,145 @@
+"""Conversations that are kept. `Conversations` reads and changes them; turns.py (Turns) asks and answers.
+
+A lost database costs an answer its memory, and `kept`; what can only be read there is refused meanwhile.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from dub5.service import clock
+from dub5.service.config.settings import ConversationSettings
+from dub5.service.conversation import statements
+from dub5.service.conversation.ids import AFTER_ALL, Ids
+from dub5.service.conversation.model import Conversation, Turn
+from dub5.service.conversation.rows import CONVERSATION_COLUMNS, conversation_of, turn_of
+from dub5.service.errors import ConversationNotFound, StorageUnavailable
+from dub5.service.store.base import BoundStatement, Row, StatementRefused
+from dub5.service.store.store import Store, StoreLost
+
+RETRY_AFTER_S = 5.0
+REMEMBERED_MAX = 10_000
+UNREADABLE = (StoreLost, StatementRefused)
+
+
+class Window(Struct, frozen=True):
+    """How much a model reads: the smallest window of its targets. `fixed_tokens`: of its personality."""
+
+    tokens: int
+    fixed_tokens: int = 0
+
+
+class ConversationPage(Struct, frozen=True):
+    """Conversations, the one that was used last first."""
+
+    conversations: list[Conversation]
+    has_more: bool
+
+
+class TurnPage(Struct, frozen=True):
+    """A conversation and some of its turns, the oldest first. `has_more`: there are older ones."""
+
+    conversation: Conversation
+    turns: list[Turn]
+    has_more: bool
+
+
+class Conversations:
+    """The conversations of all owners. `windows`: by model name, the usual model first."""
+
+    def __init__(
+        self, store: Store, settings: ConversationSettings, ids: Ids, windows: Mapping[str, Window]
+    ) -> None:
+        self.store = store
+        self.settings = settings
+        self.ids = ids
+        self.windows = windows
+        self.usual_model = next(iter(windows), "")
+        self._models: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    def window(self, model: str) -> Window:
+        """Return the window of a model."""
+        return self.windows.get(model) or Window(self.settings.context_tokens)
+
+    def model_of(self, owner: str, id_: str) -> str:
+        """Return the model of a conversation as far as this process remembers it, or the usual one."""
+        return self._models.get((owner, id_), self.usual_model)
+
+    def remember_model(self, owner: str, id_: str, model: str) -> None:
+        """Remember the model of a conversation, for as long as the database is lost."""
+        self._models[owner, id_] = model
+        self._models.move_to_end((owner, id_))
+        if len(self._models) > REMEMBERED_MAX:
+            self._models.popitem(last=False)
+
+    async def create(self, owner: str, title: str, model: str) -> Conversation:
+        """Begin a conversation. A lost database is told of it later."""
+        id_, now, model = self.ids.new(), clock.wall(), model or self.usual_model
+        self.remember_model(owner, id_, model)
+        bound = statements.CREATE.bind(owner, id_, title, model, now)
+        rows = await self.store.write([bound], lane=id_).kept(self.store.patience_s)
+        return Conversation(id_, title, model, now, now, rows is not None)
+
+    async def list_page(self, owner: str, limit: int, before: str | None) -> ConversationPage:
+        """Return the conversations of an owner. Raises StorageUnavailable."""
+        if before is None:
+            bound = statements.LIST.bind(owner, limit + 1)
+        else:
+            bound = statements.LIST_BEFORE.bind(owner, before, limit + 1)
+        rows = await self.read_rows(bound, owner)
+        return ConversationPage([conversation_of(row) for row in rows[:limit]], len(rows) > limit)
+
+    async def read(self, owner: str, id_: str, limit: int, before: str | None) -> TurnPage:
+        """Return a conversation with its turns. Raises ConversationNotFound, StorageUnavailable."""
+        bound = statements.READ.bind(owner, id_, clock.wall(), before or AFTER_ALL, limit + 1)
+        rows = await self.read_rows(bound, id_)
+        if not rows:
+            raise not_found()
+        turns = [row[CONVERSATION_COLUMNS:] for row in rows if row[CONVERSATION_COLUMNS] is not None]
+        return TurnPage(
+            conversation_of(rows[0]), [turn_of(row, id_) for row in turns[:limit][::-1]], len(turns) > limit
+        )
+
+    async def rename(self, owner: str, id_: str, title: str | None, model: str | None) -> Conversation:
+        """Change the title or the model. Raises ConversationNotFound, StorageUnavailable."""
+        rows = await self._change(statements.RENAME.bind(owner, id_, title, model), id_)
+        conversation = conversation_of(rows[0])
+        self.remember_model(owner, id_, conversation.model)
+        return conversation
+
+    async def delete(self, owner: str, id_: str) -> None:
+        """Delete a conversation and its turns. Raises ConversationNotFound, StorageUnavailable."""
+        await self._change(statements.DELETE.bind(owner, id_), id_)
+        self._models.pop((owner, id_), None)
+
+    async def read_rows(self, bound: BoundStatement, lane: str) -> list[Row]:
+        """Return the rows of a query. Raises StorageUnavailable."""
+        try:
+            return await self.store.read(bound, lane=lane)
+        except UNREADABLE:
+            raise unavailable() from None
+
+    async def _change(self, bound: BoundStatement, lane: str) -> list[Row]:
+        """Execute a change that has to find a conversation. Raises ConversationNotFound, StorageUnavailable.
+
+        A lost database is not asked to do later what its owner is told has failed.
+        """
+        if self.store.status != "ok":
+            raise unavailable()
+        rows = await self.store.write([bound], lane=lane).kept(self.store.keep_s)
+        if rows is None:
+            raise unavailable()
+        if not rows[0]:
+            raise not_found()
+        return rows[0]
+
+
+def not_found() -> ConversationNotFound:
+    """Return the error for a conversation that the owner does not have."""
+    return ConversationNotFound("There is no conversation with this id here.")
+
+
+def unavailable() -> StorageUnavailable:
+    """Return the error for what is only in the database, while it is lost."""
+    return StorageUnavailable("Conversations cannot be read or changed now.", retry_after_s=RETRY_AFTER_S)

@@ -1,0 +1,188 @@
+"""Turns through the whole service: asked, remembered, streamed, repeated, and lost."""
+
+import asyncio
+
+from dub5.service.errors import ConversationNotFound
+from dub5.service.events import RequestEnded, TurnEnded
+from dub5.service.model import Outcome
+from dub5.simulators.script import Data, Head, Wait
+from dub5.simulators.virtual.database import DatabaseFault
+from tests.support.conversation_world import ConversationWorld, counting, messages, said
+from tests.support.world import SSE, chunk, healthy, in_turn, script, status
+
+LOST = (DatabaseFault(kind="lost"),)
+
+
+async def test_a_conversation() -> None:
+    """A second question is asked with the first and its answer; both are kept as they were said."""
+    async with ConversationWorld() as world:
+        id_ = await world.begin()
+        first = await world.turn(id_, "What is a\x00 breaker?")
+        second = await world.turn(id_, "And a budget?")
+
+        assert (first["state"], first["outcome"], first["kept"]) == ("ended", "complete", True)
+        assert first["question"]["text"] == "What is a breaker?"
+        assert first["answer"]["text"] == "hello big world"
+        assert world.prompts()[1] == [
+            {"role": "user", "content": "What is a breaker?"},
+            {"role": "assistant", "content": "hello big world"},
+            {"role": "user", "content": "And a budget?"},
+        ]
+        kept = await world.read(id_)
+        assert kept["turns"] == [first, second]
+        assert (kept["title"], kept["model"], kept["has_more"]) == ("What is a breaker?", "chat", False)
+        assert [event.kept for event in world.of(TurnEnded)] == [True, True]
+
+
+async def test_a_stream() -> None:
+    """A stream says that the turn is open, who answers, each piece, and the end, which is kept before."""
+    async with ConversationWorld() as world:
+        id_ = await world.begin()
+        reply = await world.ask_in(id_, "Hi", id="mine", stream=True)
+        accepted, begin, *_, end = messages(reply.body)
+        assert said(reply.body) == "hello big world"
+        assert reply.headers["x-dub5-protocol"] == "dub5.v1"
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        turn = (await world.read(id_))["turns"][0]
+        assert accepted == {
+            "type": "accepted",
+            "turn": turn["id"],
+            "id": "mine",
+            "conversation": id_,
+            "kept": True,
+            "flags": [],
+        }
+        assert (begin["route"], begin["target"]) == ("chat", "one/m")
+        assert begin["trail"] == reply.headers["x-dub5-trail"]
+        assert (end["outcome"], end["finish"], end["kept"]) == ("complete", "stop", True)
+        assert end["tokens"]["answer"] == turn["answer"]["tokens"]
+
+
+async def test_counts_of_the_provider() -> None:
+    """The provider's counts are kept: of an answer without its reasoning, of a question as what is left."""
+    async with ConversationWorld(
+        one=in_turn(counting(prompt=11, answer=30, reasoning=22), counting(prompt=40, answer=5))
+    ) as world:
+        id_ = await world.begin()
+        for stream in (True, False):
+            await world.ask_in(id_, "How many words are these?", stream=stream)
+        first, second = (await world.read(id_))["turns"]
+        assert (first["question"]["tokens"], first["answer"]["tokens"]) == (11, 8)
+        assert (second["question"]["tokens"], second["answer"]["tokens"]) == (40 - 11 - 8, 5)
+        sources = {one[part]["tokens_source"] for one in (first, second) for part in ("question", "answer")}
+        assert sources == {"provider"}
+
+
+async def test_asked_twice() -> None:
+    """A question that is sent twice with its id is asked once: the second one gets the end of the first."""
+    async with ConversationWorld() as world:
+        id_ = await world.begin()
+        both = await asyncio.gather(*(world.ask_in(id_, "Hi", id="same", stream=s) for s in (False, True)))
+        later = await world.turn(id_, "Hi", id="same")
+        assert len(world.asked["one"]) == 1
+        assert both[0].json()["id"] == messages(both[1].body)[0]["turn"] == later["id"]
+        assert said(both[1].body) == later["answer"]["text"] == "hello big world"
+        assert [event.repeated for event in world.of(TurnEnded)] == [False, True, True]
+        assert len((await world.read(id_))["turns"]) == 1
+
+
+async def test_a_lost_database() -> None:
+    """A question is answered without a database, within its patience, and says what it lacks."""
+    async with ConversationWorld() as world:
+        id_ = await world.begin()
+        await world.turn(id_, "One")
+        world.database.storage.faults = LOST
+        begun = asyncio.get_running_loop().time()
+        turn = await world.turn(id_, "Two")
+        assert asyncio.get_running_loop().time() - begun < 0.5
+        assert (turn["kept"], turn["memory"], turn["outcome"]) == (False, "lost", "complete")
+        assert len(world.prompts()[1]) == 1
+        new = await world.send("POST", json={})
+        assert (new.status, new.json()["kept"]) == (201, False)
+        for method, path in (("GET", ""), ("GET", f"/{id_}"), ("PATCH", f"/{id_}"), ("DELETE", f"/{id_}")):
+            refused = await world.send(
+                method, path, **({"json": {"title": "x"}} if method == "PATCH" else {})
+            )
+            assert refused.status == 503, (method, path)
+            assert refused.json()["error"]["code"] == "storage_unavailable"
+            assert refused.json()["error"]["retry_after"]
+
+        world.database.storage.faults = ()
+        await asyncio.sleep(10)
+        kept = await world.read(id_)
+        assert [one["outcome"] for one in kept["turns"]] == ["complete", "complete"]
+        assert (await world.read(new.json()["id"]))["turns"] == []
+
+
+async def test_a_stream_that_is_cut() -> None:
+    """A stream that breaks ends with the message `error`; what was said is kept as cut, and is no history."""
+    broken = script(Head(200, SSE), chunk({"content": "half"}), Wait(0.1), Data(b"data: {broken\n\n"))
+    async with ConversationWorld(one=in_turn(broken, healthy())) as world:
+        id_ = await world.begin()
+        reply = await world.ask_in(id_, "Hi", stream=True)
+        *_, delta, error = messages(reply.body)
+        assert (delta["text"], error["type"]) == ("half", "error")
+        assert error["error"]["id"] == reply.headers["x-request-id"]
+        assert error["seq"] == delta["seq"] + 1
+        await world.turn(id_, "Again")
+        cut, whole = (await world.read(id_))["turns"]
+        assert (cut["outcome"], cut["answer"]["text"]) == ("cut", "half")
+        assert whole["outcome"] == "complete"
+        assert [message["content"] for message in world.prompts()[-1]] == ["Again"]
+
+
+async def test_no_provider() -> None:
+    """Before the commit point an error has its status; the turn is kept as failed."""
+    async with ConversationWorld(one=status(500)) as world:
+        id_ = await world.begin()
+        reply = await world.ask_in(id_, "Hi", stream=True)
+        assert reply.status == 503 and reply.json()["error"]["code"] == "all_targets_down"
+        (turn,) = (await world.read(id_))["turns"]
+        assert (turn["state"], turn["outcome"], turn["answer"]) == ("ended", "failed", None)
+
+
+async def test_a_client_that_leaves() -> None:
+    """A turn whose client leaves ends as cancelled, with what was said so far."""
+    async with ConversationWorld(one=healthy(gap_s=1.0)) as world:
+        id_ = await world.begin()
+        sent = world.client.stream(
+            "POST",
+            f"/v1/conversations/{id_}/turns",
+            headers=world.signed("me"),
+            json={"text": "Hi", "stream": True},
+        )
+        async with sent as reply:
+            assert b"accepted" in await reply.read()
+        await asyncio.sleep(0.5)
+        (turn,) = (await world.read(id_))["turns"]
+        assert (turn["outcome"], turn["answer"]["text"]) == ("cancelled", "hello ")
+        assert world.of(RequestEnded)[-1].outcome is Outcome.CANCELLED
+
+
+async def test_a_foreign_conversation() -> None:
+    """Nobody reads, changes, or asks in a conversation of another one; its existence is not told."""
+    async with ConversationWorld() as world:
+        id_ = await world.begin()
+        mine = await world.turn(id_, "Mine", id="a")
+        before = (
+            world.database.storage.rows("SELECT * FROM conversation"),
+            world.database.storage.rows("SELECT * FROM turn"),
+        )
+        for who, expected in (("you", ConversationNotFound.status), ("nobody", 401)):
+            for method, path, body in (
+                ("GET", f"/{id_}", None),
+                ("PATCH", f"/{id_}", {"title": "yours"}),
+                ("DELETE", f"/{id_}", None),
+                ("POST", f"/{id_}/turns", {"text": "Hi", "id": "a"}),
+                ("POST", f"/{id_}/turns", {"text": "Hi", "stream": True}),
+            ):
+                reply = await world.send(method, path, who=who, json=body)
+                assert reply.status == expected, (who, method, path, reply.body)
+                assert mine["answer"]["text"].encode() not in reply.body
+        assert (await world.send("GET", who="you")).json()["data"] == []
+        await asyncio.sleep(1)
+        assert before == (
+            world.database.storage.rows("SELECT * FROM conversation"),
+            world.database.storage.rows("SELECT * FROM turn"),
+        )
+        assert len(world.asked["one"]) == 1
