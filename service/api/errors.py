@@ -6,6 +6,7 @@
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -31,6 +32,7 @@ from dub5.service.telemetry.attempt_views import attempt_rows
 
 T = TypeVar("T")
 SENTENCE_ENDS = (".", "!", "?")
+PARAMETER = re.compile(r"\{\w+:(\w+)\}")
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
@@ -118,10 +120,21 @@ def exception_handler(
 
 
 def _methods(request: Request[Any, Any, Any]) -> set[str]:
-    """Return the methods of the path; a path with a parameter has only GET and HEAD."""
+    """Return the methods of the path."""
     path = normalize_path(request.scope["path"])  # the router, too, takes `/v1//models/` for `/v1/models`
-    found = {str(method) for route in request.app.routes if route.path == path for method in route.methods}
-    return found or {"GET", "HEAD", "OPTIONS"}
+    same = {str(method) for route in request.app.routes if route.path == path for method in route.methods}
+    return same or {
+        str(method)
+        for route in request.app.routes
+        if "{" in route.path and _form_of(route.path).fullmatch(path)
+        for method in route.methods
+    }
+
+
+@cache
+def _form_of(path: str) -> re.Pattern[str]:
+    """Return the form of the paths that a route with parameters takes."""
+    return re.compile(PARAMETER.sub(lambda found: ".+" if found[1] == "path" else "[^/]+", path))
 
 
 OTHER_APIS = {

@@ -34,14 +34,18 @@ class ConversationWorld(ServiceWorld):
     """
 
     def __init__(
-        self, conversation: ConversationSettings | None = None, database: Any = None, **more: Any
+        self,
+        conversation: ConversationSettings | None = None,
+        database: Any = None,
+        seed: str = "test",
+        **more: Any,
     ) -> None:
         tables = {"session": SessionSettings(), "conversation": conversation or ConversationSettings()}
         options = {"options": tables | more.pop("options", {}), "session_secrets": (SECRET,)}
         self.database = database or VirtualDatabase(schema(), random.Random(1))
         super().__init__(**({"one": healthy()} | options | more))
         self.loaded = replace(self.loaded, database_url=Secret("sqlite:///unused"))
-        self.service = Service(self.loaded, wire=self.wire, seed="test", database=self.database)
+        self.service = Service(self.loaded, wire=self.wire, seed=seed, database=self.database)
         self.client = AppClient(self.service.asgi)
         self.events: list[Event] = []
         self.service.events._subscribers += (self.events.append,)
@@ -49,7 +53,7 @@ class ConversationWorld(ServiceWorld):
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
-        for who in ("me", "you"):
+        for who in () if self.loaded.caller_keys else ("me", "you"):
             begun = await self.client.request("POST", "/v1/session", headers=PAGE)
             self.cookies[who] = begun.headers["set-cookie"].partition(";")[0]
         return self

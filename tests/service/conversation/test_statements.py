@@ -1,0 +1,188 @@
+"""Nobody reads or changes what is another one's: the text of each statement, and what it does."""
+
+import importlib
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from dub5.service.conversation import statements as ours
+from dub5.service.store.base import Statement, Value
+from dub5.simulators.virtual.database import VirtualStorage
+from tests.support.conversation_world import schema
+from tests.support.source import ROOT
+
+ME, STRANGER = "session:me", "session:stranger"
+TALK, TURN, NOW = "01ARZ3NDEKTSV4RRFFQ69G5FAV", "01ARZ3NDEKTSV4RRFFQ69G5FAX", 1_000.0
+SQL_VALUES = re.compile(r"INSERT INTO conversation \(owner, .*\) VALUES \(\$1, ")  # its owner is who makes it
+INNERMOST = re.compile(r"\(([^()]*)\)")
+WHERE = re.compile(r"\bWHERE (.*?)(?= ORDER BY | LIMIT | RETURNING | ON CONFLICT |$)")
+
+
+def statements() -> dict[str, Statement]:
+    """Return every statement of the files `statements.py`, by name."""
+    found = {}
+    for file in (ROOT / "service").rglob("statements.py"):
+        module = ".".join(("dub5", *file.relative_to(ROOT).with_suffix("").parts))
+        for value in vars(importlib.import_module(module)).values():
+            if isinstance(value, Statement):
+                assert value.name not in found, f"two statements are named {value.name}"
+                found[value.name] = value
+    return found
+
+
+def scopes(sql: str) -> Iterator[str]:
+    """Yield each part of a statement that stands in brackets, and the rest, with `#` for inner ones."""
+    while (inner := INNERMOST.search(sql)) is not None:
+        yield inner[1]
+        sql = f"{sql[: inner.start()]}#{sql[inner.end() :]}"
+    yield sql
+
+
+def problem(sql: str) -> str | None:
+    """Return which part of a statement would find what is another owner's, or None."""
+    if SQL_VALUES.match(sql):
+        return None
+    for scope in scopes(sql):
+        where = WHERE.search(scope)
+        conjuncts = [] if where is None or " OR " in where[1] else where[1].split(" AND ")
+        if re.search(r"\b(FROM|UPDATE|JOIN) conversation\b", scope):
+            if not any(re.fullmatch(r"(c\.)?owner = \$1", one) for one in conjuncts):
+                return scope
+        elif re.search(r"\b(FROM|UPDATE) turn\b", scope) and not any(
+            re.fullmatch(r"(t\.)?conversation IN #", one) for one in conjuncts
+        ):
+            return scope
+        if re.search(r"\bJOIN turn\b", scope) and not re.search(
+            r"JOIN turn t ON t\.conversation = (c|mine)\.id\b", scope
+        ):
+            return scope
+    return None
+
+
+def test_owners() -> None:
+    """Each statement has the owner in its WHERE, and nothing beside it can make up for a wrong one."""
+    known = statements()
+    assert len(known) >= 11
+    assert {name: found for name, one in known.items() if (found := problem(one.sql))} == {}
+
+
+def test_forgotten_owners() -> None:
+    """A statement that forgets the owner, in any of its places, is found; so is one that says OR."""
+    for name, statement in statements().items():
+        for place in re.finditer(r"(c\.)?owner = \$1( AND )?", statement.sql):
+            for instead in (
+                "1 = 1" + (place[2] or ""),
+                f"(owner = $1 OR 1 = 1){place[2] or ''}",
+                f"{place[0]} OR ",
+            ):
+                changed = statement.sql[: place.start()] + instead + statement.sql[place.end() :]
+                assert problem(changed) is not None, (name, changed)
+        for place in re.finditer(r"(t\.)?conversation IN ", statement.sql):
+            changed = statement.sql[: place.start()] + "id NOT IN " + statement.sql[place.end() :]
+            assert problem(changed) is not None, (name, changed)
+
+
+END = ("complete", "chat", "whole", 3, "estimate", 2, "estimate", None, "stop", "one/m", None, NOW + 1)
+# The values after the owner, as somebody gives them who knows every id.
+VALUES: dict[str, tuple[Value, ...]] = {
+    "conversation_list": (10,),
+    "conversation_list_before": ("7ZZZZZZZZZZZZZZZZZZZZZZZZZ", 10),
+    "conversation_read": (TALK, NOW, "8", 10),
+    "conversation_rename": (TALK, "theirs", "other"),
+    "conversation_delete": (TALK,),
+    "conversation_use": (TALK, "theirs", NOW + 10),
+    "turn_history": (TALK, NOW, 10),
+    "turn_ask": (TALK, "new", "new", "Hi", 1, "estimate", "", "", "req", "worker", NOW),
+    "turn_asked": (TALK, NOW, "asked"),
+    "turn_end": (TALK, TURN, *END),
+    "turn_abandon": (TALK, TURN, NOW),
+}
+FOR_ITS_MAKER = {"conversation_create"}
+
+
+def filled() -> VirtualStorage:
+    """Return tables with one conversation of mine, whose one turn is open, and one of somebody else."""
+    storage = VirtualStorage(schema())
+    for owner, id_ in ((ME, TALK), ("session:other", "7ZZZZZZZZZZZZZZZZZZZZZZZZZ")):
+        storage.rows(ours.CREATE.sql, owner, id_, "", "chat", NOW)
+        ask = (owner, id_, TURN if owner == ME else id_, "asked", "Hi", 1, "estimate", "", "", "r", "w", NOW)
+        storage.rows(ours.ASK.sql, *ask)
+    return storage
+
+
+def content(storage: VirtualStorage) -> list[object]:
+    """Return all rows."""
+    return [
+        storage.rows("SELECT * FROM conversation ORDER BY id"),
+        storage.rows("SELECT * FROM turn ORDER BY id"),
+    ]
+
+
+def test_all_are_tried() -> None:
+    """The table of values has every statement."""
+    assert set(VALUES) | FOR_ITS_MAKER == set(statements())
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_stranger(name: str) -> None:
+    """A stranger who knows all ids reads nothing and changes nothing; the owner does."""
+    sql = statements()[name].sql
+    storage = filled()
+    before = content(storage)
+    assert storage.rows(sql, STRANGER, *VALUES[name]) == []
+    assert content(storage) == before
+
+    if name == "conversation_list_before":
+        storage.rows("UPDATE conversation SET owner = $1, used_at = used_at + 1", ME)  # both are mine
+        before = content(storage)
+    rows = storage.rows(sql, ME, *VALUES[name])
+    assert rows or content(storage) != before
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_no_table_is_scanned(name: str) -> None:
+    """Each statement finds its rows by an index."""
+    storage = filled()
+    plan = storage.rows("EXPLAIN QUERY PLAN " + statements()[name].sql, ME, *VALUES[name])
+    steps = [str(step[-1]) for step in plan]
+    assert not [step for step in steps if re.match(r"SCAN (conversation|turn|worker|t|c|w)\b", step)], steps
+
+
+@pytest.mark.parametrize(
+    "name", ["turn_ask", "turn_end", "turn_abandon", "conversation_use", "conversation_rename"]
+)
+def test_written_twice(name: str) -> None:
+    """A write whose answer was lost is sent again, and does no harm."""
+    storage, sql = filled(), statements()[name].sql
+    storage.rows(sql, ME, *VALUES[name])
+    once = content(storage)
+    again = storage.rows(sql, ME, *VALUES[name])
+    assert content(storage) == once
+    if name == "turn_end":
+        assert again == [(TURN,)], "what has been kept is said to be kept"
+
+
+def test_an_end_stays() -> None:
+    """A turn that has ended does not end otherwise, and is not opened again."""
+    storage = filled()
+    storage.rows(ours.END.sql, ME, TALK, TURN, *END)
+    once = content(storage)
+    assert storage.rows(ours.END.sql, ME, TALK, TURN, "cut", *END[1:-1], NOW + 2) == []
+    storage.rows(ours.ABANDON.sql, ME, TALK, TURN, NOW + 3)
+    assert (
+        storage.rows(ours.ASK.sql, ME, TALK, "new", "asked", "Hi", 1, "estimate", "", "", "r", "w", NOW) == []
+    )
+    assert content(storage) == once
+
+
+def test_a_worker_that_is_gone() -> None:
+    """An open turn is cut once its worker is gone, and not before."""
+    storage = filled()
+    storage.rows("INSERT INTO worker VALUES ('w', $1)", NOW + 20)
+    before = content(storage)
+    storage.rows(ours.ABANDON.sql, ME, TALK, TURN, NOW + 19)
+    assert content(storage) == before
+    storage.rows(ours.ABANDON.sql, ME, TALK, TURN, NOW + 21)
+    (row,) = storage.rows("SELECT state, outcome FROM turn WHERE id = $1", TURN)
+    assert row == ("ended", "cut")
