@@ -1,11 +1,19 @@
-/** The chat view: questions, their storage in the tab, and announcements for screen readers. */
+/**
+ * The chat view: questions, their storage in the tab, and announcements for screen readers.
+ *
+ * Where the service keeps conversations, the sidebar asks, and says which one is shown; else the history is sent with
+ * each question, and ends with the tab.
+ */
 
 import { ask } from "./ask.js";
+import { Conversations, beginSession } from "./conversations.js";
 import { byId, h, put } from "./dom.js";
 import { modelLabel } from "./labels.js";
-import { TurnView, isAtFault, isOpen, newTurn } from "./turn.js";
+import { Sidebar, addressed } from "./sidebar.js";
+import { TurnView, isAtFault, isOpen, isUnknown, newTurn, turnOf } from "./turn.js";
 
 /** @typedef {import("./turn.js").Turn} Turn */
+/** @typedef {import("./conversations.js").KeptTurn} KeptTurn */
 /** @typedef {{name: string, targets: string[]}} Route */
 /** @typedef {import("./labels.js").Model} Model */
 /** @typedef {{headers(): Record<string, string>, unauthorized(sent: Record<string, string>): void}} Caller */
@@ -18,14 +26,6 @@ export function startChat(caller) {
   chat.listen();
   chat.loadModels();
   return chat;
-}
-
-/**
- * Ask for the cookie by which the service counts this browser; the chat works without one, too.
- * @param {Record<string, string>} headers
- */
-async function beginSession(headers) {
-  await fetch("/v1/session", { method: "POST", headers }).catch(() => {});
 }
 
 class Chat {
@@ -47,6 +47,8 @@ class Chat {
     this.routes = [];
     this.wanted = ""; // the model chosen before the list was loaded
     this.loading = false;
+    /** @type {Sidebar | null} */
+    this.sidebar = null; // where the service keeps conversations
     this.restore();
   }
 
@@ -62,7 +64,11 @@ class Chat {
     });
     byId("chat").addEventListener("keydown", (event) => event.key === "Escape" && this.stop());
     byId("stop").addEventListener("click", () => this.stop());
-    byId("new-chat").addEventListener("click", () => this.clear());
+    byId("new-chat").addEventListener("click", () => {
+      this.clear();
+      this.sidebar?.leave();
+      this.question.focus();
+    });
     byId("examples").addEventListener("click", (event) => {
       const example = event.target instanceof Element ? event.target.closest("button") : null;
       if (!example) return;
@@ -90,6 +96,7 @@ class Chat {
       if (response.ok) {
         const list = await response.json();
         if (list.sessions) await beginSession(headers);
+        this.keepConversations(Boolean(list.conversations));
         this.showModels(list.data);
       } else put(this.model.options[0], "no models available");
     } catch {
@@ -97,6 +104,61 @@ class Chat {
     } finally {
       this.loading = false;
     }
+  }
+
+  /** Show the conversations that the service keeps, or none. @param {boolean} on */
+  keepConversations(on) {
+    byId("repeatable-option").hidden = on; // it is about the cache, where a kept conversation is never found
+    if (on === Boolean(this.sidebar)) return;
+    this.sidebar?.stop();
+    this.sidebar = null;
+    if (!on) return;
+    this.sidebar = new Sidebar(new Conversations(this.caller), this, () => this.keepConversations(false));
+    this.sidebar.start();
+  }
+
+  /** Show a conversation in place of what is there. @param {KeptTurn[]} turns @param {string} model */
+  showConversation(turns, model) {
+    this.reset(turns.map(turnOf));
+    if ([...this.model.options].some((option) => option.value === model)) this.model.value = model;
+    else this.wanted = model; // the list of models comes later
+    this.showOrder();
+    this.refresh();
+    this.toEnd();
+    this.keep();
+  }
+
+  /** Show earlier turns above those that are there, which stay where they are. @param {KeptTurn[]} kept */
+  showEarlier(kept) {
+    const fromEnd = this.scroll.scrollHeight - this.scroll.scrollTop;
+    const later = this.turns.map((turn) => [turn, this.views.get(turn)]);
+    this.reset(kept.map(turnOf));
+    for (const [turn, view] of /** @type {[Turn, TurnView][]} */ (later)) {
+      this.turns.push(turn);
+      this.views.set(turn, view);
+      byId("turns").append(view.node);
+    }
+    this.scroll.scrollTop = this.scroll.scrollHeight - fromEnd;
+  }
+
+  /** Replace all turns. @param {Turn[]} turns */
+  reset(turns) {
+    this.turns = turns;
+    this.views.clear();
+    byId("turns").replaceChildren();
+    byId("empty").hidden = turns.length > 0;
+    for (const turn of turns) this.show(turn);
+  }
+
+  /** Say something about the conversation. @param {string} text "": nothing */
+  note(text) {
+    byId("chat-note").hidden = text === "";
+    put(byId("chat-note"), text);
+  }
+
+  /** Return whether a question is being answered. */
+  isAnswering() {
+    return this.running !== null;
   }
 
   /** @param {Model[]} models */
@@ -143,7 +205,8 @@ class Chat {
       byId("empty").hidden = this.turns.length > 0;
       return this.refresh();
     }
-    Object.assign(turn, newTurn(turn.question, this.stream.checked));
+    const { id } = turn;
+    Object.assign(turn, newTurn(turn.question, this.stream.checked), isUnknown(turn) ? { id } : {});
     this.question.focus(); // the focused button disappears
     this.run(turn);
   }
@@ -154,12 +217,21 @@ class Chat {
 
   clear() {
     this.stop();
-    this.turns = [];
-    this.views.clear();
-    byId("turns").replaceChildren();
-    byId("empty").hidden = false;
+    this.running = null;
+    this.busy(false);
+    this.note("");
+    this.reset([]);
     this.keep();
-    this.question.focus();
+  }
+
+  /** Ask the question of a turn, after what was said before. @param {Turn} turn @param {Record<string, string>} headers
+   * @param {AbortSignal} signal */
+  ask(turn, headers, signal) {
+    const { question: text, id, stream } = turn;
+    const model = this.model.value;
+    if (this.sidebar) return this.sidebar.ask({ text, id, model, stream }, signal);
+    const messages = this.historyFor(turn);
+    return ask({ model, messages, stream, repeatable: this.repeatable.checked }, headers, signal);
   }
 
   /** Run one question to its end. @param {Turn} turn */
@@ -168,22 +240,16 @@ class Chat {
     this.busy(true);
     this.refresh();
     this.toEnd();
-    const question = {
-      model: this.model.value,
-      stream: turn.stream,
-      repeatable: this.repeatable.checked,
-      messages: this.historyFor(turn),
-    };
     const startedMs = performance.now();
     const headers = this.caller.headers();
-    for await (const step of ask(question, headers, running.signal)) {
-      if ("status" in step && step.status === 401) this.caller.unauthorized(headers);
+    for await (const step of this.ask(turn, headers, running.signal)) {
+      if (isUnauthorized(step)) this.caller.unauthorized(headers);
       const ms = performance.now() - startedMs;
       this.keepingScroll(() => this.take(turn, step, ms));
     }
+    if (this.running !== running) return; // another chat was begun meanwhile
     this.running = null;
     this.busy(false);
-    if (!this.turns.includes(turn)) return; // a new chat was begun meanwhile
     this.keepingScroll(() => this.refresh());
     this.keep();
     this.announce(turn);
@@ -204,8 +270,9 @@ class Chat {
       const { target, cache, degraded, trail } = step.head;
       Object.assign(turn, { target, cache, degraded, trail });
     } else if (step.kind === "degraded") turn.degraded = step.source; // heartbeats had sent the head before
+    else if (step.kind === "memory") Object.assign(turn, { memoryLost: step.lost, pruned: step.pruned });
     else Object.assign(turn, { state: step.kind, totalMs: ms, endedAt: Date.now() / 1000 });
-    if (step.kind === "whole") turn.finish = step.finish;
+    if (step.kind === "whole") Object.assign(turn, { finish: step.finish, kept: step.kept ?? null });
     if (step.kind === "cut" || step.kind === "failed") {
       Object.assign(turn, { problem: step.problem, status: step.status });
       if (step.problem.trail.length) turn.trail = step.problem.trail;
@@ -262,7 +329,8 @@ class Chat {
   keep() {
     const { turns } = this;
     const options = { stream: this.stream.checked, repeatable: this.repeatable.checked };
-    const kept = { turns, draft: this.question.value, model: this.model.value || this.wanted, ...options };
+    const draft = { draft: this.question.value, model: this.model.value || this.wanted };
+    const kept = { conversation: addressed(), turns, ...draft, ...options };
     try {
       sessionStorage.setItem(STORAGE_KEY, JSON.stringify(kept));
     } catch {
@@ -277,7 +345,8 @@ class Chat {
     this.wanted = kept.model ?? "";
     this.stream.checked = kept.stream ?? true;
     this.repeatable.checked = kept.repeatable ?? false;
-    for (const turn of kept.turns ?? []) {
+    const isShown = (kept.conversation ?? "") === addressed();
+    for (const turn of isShown ? kept.turns ?? [] : []) {
       if (isOpen(turn)) turn.state = "stopped"; // the page was left before the answer ended
       this.turns.push(turn);
       this.show(turn);
@@ -285,6 +354,11 @@ class Chat {
     this.refresh();
     this.toEnd();
   }
+}
+
+/** @param {import("./ask.js").Step} step */
+function isUnauthorized(step) {
+  return step.kind === "failed" && step.status === 401 && step.problem.code !== "session_required";
 }
 
 function read() {

@@ -151,6 +151,26 @@ export function timeOfDay(at) {
   return Number.isNaN(date.getTime()) ? "" : date.toLocaleTimeString("en-GB");
 }
 
+/** Format when something was, briefly: 14:03 today, else 12 Nov. @param {number} at epoch seconds */
+export function whenLabel(at) {
+  const date = new Date(at * 1000);
+  const isToday = date.toDateString() === new Date().toDateString();
+  if (isToday) return date.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+  return date.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+}
+
+/** Name a conversation; its first question does, once it is asked. @param {string} title */
+export function titleLabel(title) {
+  return title || "New conversation";
+}
+
+/** Say what the model was not told of the conversation; "" if it was told all. @param {{memoryLost: boolean, pruned: number}} turn */
+export function memoryLabel({ memoryLost, pruned }) {
+  if (memoryLost) return "Answered without your earlier questions: they could not be read.";
+  if (!pruned) return "";
+  return `${count(pruned)} older exchange${pruned === 1 ? " was" : "s were"} left out, to fit what the model can read.`;
+}
+
 const SMALL = new Intl.NumberFormat("en");
 const LARGE = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 

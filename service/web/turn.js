@@ -1,13 +1,16 @@
 /** The view of one question and its answer. The turn itself is plain data, so that the tab can store it. */
 
+import { earlierProblem } from "./conversations.js";
 import { h, icon, put } from "./dom.js";
-import { duration, finishLabel, markOf, reasonLabel, fallbackLabel, timeOfDay, kindLabel } from "./labels.js";
+import { duration, finishLabel, markOf, memoryLabel, reasonLabel, fallbackLabel, timeOfDay, kindLabel } from "./labels.js";
 
 /** @typedef {import("./labels.js").TrailEntry} TrailEntry */
-/** @typedef {import("./ask.js").Problem} Problem */
+/** @typedef {import("./reply.js").Problem} Problem */
+/** @typedef {import("./conversations.js").KeptTurn} KeptTurn */
 /** @typedef {"waiting" | "streaming" | "whole" | "cut" | "failed" | "stopped"} State */
 /**
  * @typedef {object} Turn
+ * @property {string} id ours: the same question sent twice is asked once
  * @property {string} question
  * @property {string} answer
  * @property {State} state
@@ -22,14 +25,46 @@ import { duration, finishLabel, markOf, reasonLabel, fallbackLabel, timeOfDay, k
  * @property {number | null} firstMs
  * @property {number | null} totalMs
  * @property {number} endedAt epoch seconds
+ * @property {boolean | null} kept whether the service has saved the answer; null where it keeps none
+ * @property {boolean} memoryLost answered without what was said before
+ * @property {number} pruned earlier turns that the model was not told
  */
 
 /** @param {string} question @param {boolean} stream @returns {Turn} */
 export function newTurn(question, stream) {
   return {
+    id: newId(), kept: null, memoryLost: false, pruned: 0,
     question, stream, answer: "", state: "waiting", target: "", cache: "", degraded: "", trail: [], problem: null,
     status: 0, finish: "", firstMs: null, totalMs: null, endedAt: 0,
   };
+}
+
+const OUTCOMES = new Map(/** @type {[string, State][]} */ ([
+  ["complete", "whole"], ["degraded", "whole"], ["cancelled", "stopped"], ["cut", "cut"],
+]));
+
+/** Return the turn that the service has kept. @param {KeptTurn} kept @returns {Turn} */
+export function turnOf(kept) {
+  const { asked_as: id, asked_at, ended_at, target, degraded, finish, memory, pruned } = kept;
+  const answer = kept.answer?.text ?? "";
+  const state = kept.state === "open" ? "waiting" : (OUTCOMES.get(kept.outcome ?? "") ?? (answer ? "cut" : "failed"));
+  return {
+    ...newTurn(kept.question.text, false),
+    id, answer, state, target: target ?? "", degraded: degraded ?? "", finish: finish ?? "", kept: kept.kept,
+    problem: state === "cut" || state === "failed" ? earlierProblem() : null,
+    totalMs: ended_at === null ? null : Math.max(0, ended_at - asked_at) * 1000,
+    endedAt: ended_at ?? asked_at, memoryLost: memory === "lost", pruned: pruned?.turns ?? 0,
+  };
+}
+
+/** Make an id of chance; crypto.randomUUID is not there on plain http. */
+function newId() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Return whether nobody knows what became of the question. @param {Turn} turn */
+export function isUnknown(turn) {
+  return turn.state === "failed" && turn.status === 0;
 }
 
 /** Return whether the answer is still in progress. @param {Turn} turn */
@@ -39,7 +74,8 @@ export function isOpen(turn) {
 
 /** Return whether the question was at fault, so that asking it again cannot help. @param {Turn} turn */
 export function isAtFault(turn) {
-  return turn.state === "failed" && [400, 404, 413, 422].includes(turn.status);
+  const isGone = turn.problem?.code === "conversation_not_found"; // asked again, it begins another one
+  return turn.state === "failed" && [400, 404, 413, 422].includes(turn.status) && !isGone;
 }
 
 export class TurnView {
@@ -89,6 +125,7 @@ function speaker(turn) {
   const badges = [];
   if (turn.cache === "hit") badges.push(h("span.badge.cached", {}, "from the cache"));
   if (turn.degraded) badges.push(h("span.badge.unfinished", {}, icon("fallback"), "fallback answer"));
+  if (turn.kept === false) badges.push(h("span.badge.unfinished", {}, "not saved"));
   if (turn.state === "streaming") badges.push(h("span.badge", {}, "answering…"));
   if (turn.state === "cut" || (turn.state === "stopped" && turn.answer)) {
     badges.push(h("span.badge.unfinished", {}, icon("cut"), "unfinished"));
@@ -100,6 +137,12 @@ function speaker(turn) {
 
 /** @param {Turn} turn */
 function noteOf(turn) {
+  const memory = memoryLabel(turn);
+  return [memory && h("p", {}, memory), ...endingOf(turn)].filter((part) => part instanceof Node);
+}
+
+/** @param {Turn} turn */
+function endingOf(turn) {
   if (turn.state === "stopped") return [h("p", {}, "You stopped this answer.")];
   if (turn.state === "whole") {
     const empty = turn.answer ? "" : "The answer is complete, but has no text.";
