@@ -77,8 +77,8 @@ def _file(url: str) -> Path:
     path = unquote(rest[3:])
     if ":memory:" in path:
         raise ValueError("names a database in memory, which would be lost at each start; name a file")
-    if "?" in path or "\0" in path or path.endswith("/"):
-        raise ValueError("names no file: a path has no '?' and does not end in '/'")
+    if "?" in rest or "\0" in path or path.endswith("/"):
+        raise ValueError("names no file: a path has no '?' (write %3F) and does not end in '/'")
     return Path(path)
 
 
