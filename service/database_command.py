@@ -13,7 +13,7 @@ from dub5.service.config.load import DEFAULT_FILE, config_file, load, read_key
 from dub5.service.config.settings import SettingsProblems
 from dub5.service.store import migrate
 from dub5.service.store.base import DatabaseLost, StatementRefused
-from dub5.service.store.migrate import Session, Step
+from dub5.service.store.migrate import MigrationSession, Step
 from dub5.service.store.url import DEFAULT_URL, describe, parse_url, url_problems
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ ACTIONS = {
 }
 
 
-class Unusable(Exception):
+class UnusableDatabase(Exception):
     """The command line or the settings cannot be used; the message says why."""
 
 
@@ -85,11 +85,11 @@ def run(options: argparse.Namespace) -> int:
     try:
         url = _url(options)
         if problems := url_problems(url):
-            raise Unusable(f"The database URL {problems[0]}")
+            raise UnusableDatabase(f"The database URL {problems[0]}")
         return asyncio.run(_act(options, url))
     except SettingsProblems as error:
         print(error.report(), file=sys.stderr)
-    except Unusable as error:
+    except UnusableDatabase as error:
         print(error, file=sys.stderr)
     except (DatabaseLost, StatementRefused, ValueError) as error:
         print(f"Not done: {error}.", file=sys.stderr)
@@ -98,14 +98,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _url(options: argparse.Namespace) -> str:
-    """Return the URL that the command line or the settings name. Raises SettingsProblems, Unusable."""
+    """Return the URL of the command line or the settings. Raises SettingsProblems, UnusableDatabase."""
     if options.url is not None:
         return str(options.url)
     if options.url_env is not None:
         return read_key(options.url_env, "--url-env").reveal()
     config = options.config or config_file()
     if config == DEFAULT_FILE and not config.exists():
-        raise Unusable(
+        raise UnusableDatabase(
             "Which database? Name a settings file with --config FILE, or the database with --url URL."
         )
     loaded = load(config, insecure=True)  # nothing listens
@@ -196,7 +196,7 @@ async def _steps(url: str) -> list[Step] | None:
         await session.aclose()
 
 
-async def _faults(session: Session) -> list[str]:
+async def _faults(session: MigrationSession) -> list[str]:
     """Return what else is wrong with the database: damage, missing rights."""
     if session.engine == "sqlite":
         rows = await session.run("PRAGMA quick_check")

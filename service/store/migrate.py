@@ -22,7 +22,7 @@ from dub5.service.optional_parts import load_part
 from dub5.service.store.base import DatabaseBusy, DatabaseLost, NotMigrated, Row, StatementRefused, Value
 from dub5.service.store.url import NO_DRIVER, DatabaseUrl, parse_url
 
-Engine = Literal["sqlite", "postgresql"]
+EngineName = Literal["sqlite", "postgresql"]
 State = Literal["pending", "applied", "changed", "newer"]
 
 FOLDER = Path(__file__).parent / "migrations"
@@ -90,11 +90,11 @@ class MigrationFailed(DatabaseLost):
     """A migration could not be applied or undone; the database is as it was before that file."""
 
 
-class Session(Protocol):
+class MigrationSession(Protocol):
     """One connection of an engine, in which migrations begin and end transactions by themselves."""
 
     @property
-    def engine(self) -> Engine: ...
+    def engine(self) -> EngineName: ...
 
     async def run(self, sql: str, *values: Value) -> list[Row]: ...
 
@@ -113,7 +113,7 @@ def silent(line: str) -> None:
 
 
 @cache
-def read_migrations(engine: Engine, folder: Path = FOLDER) -> tuple[Migration, ...]:
+def read_migrations(engine: EngineName, folder: Path = FOLDER) -> tuple[Migration, ...]:
     """Return the migrations of this release, in order. Raises ValueError where a file breaks the rules."""
     found: list[Migration] = []
     for path in sorted(folder.glob("*.sql")):
@@ -129,7 +129,7 @@ def read_migrations(engine: Engine, folder: Path = FOLDER) -> tuple[Migration, .
     return tuple(found)
 
 
-def statements(text: str, engine: Engine) -> list[str]:
+def statements(text: str, engine: EngineName) -> list[str]:
     """Return the statements of a script, for one engine. Each ends with a semicolon at the end of a line."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
     text = "\n".join(lines) + "\n"
@@ -143,24 +143,24 @@ def sqlite_schema() -> str:
     return "".join(f"{sql};\n" for migration in read_migrations("sqlite") for sql in migration.up)
 
 
-def open_session(url: str) -> Session:
+def open_session(url: str) -> MigrationSession:
     """Return a session with the database of a URL. Raises DatabaseLost, ValueError."""
     parsed = parse_url(url)
     try:
         kind = load_part(f"migrations {parsed.engine}")
     except ModuleNotFoundError:
         raise DatabaseLost(f"{NO_DRIVER}.") from None
-    return cast(Session, kind(parsed.path if parsed.engine == "sqlite" else url))
+    return cast(MigrationSession, kind(parsed.path if parsed.engine == "sqlite" else url))
 
 
-async def applied(session: Session) -> list[Applied]:
+async def applied(session: MigrationSession) -> list[Applied]:
     """Return the rows of the table. Raises DatabaseLost."""
     if not await session.run(HAS_TABLE[session.engine]):
         return []
     return [Applied(*row) for row in await session.run(ROWS)]  # type: ignore[arg-type]
 
 
-async def steps(session: Session, files: tuple[Migration, ...] | None = None) -> list[Step]:
+async def steps(session: MigrationSession, files: tuple[Migration, ...] | None = None) -> list[Step]:
     """Return how each migration of the release and of the database stands. Raises DatabaseLost."""
     files = read_migrations(session.engine) if files is None else files
     rows = {row.number: row for row in await applied(session)}
@@ -219,7 +219,7 @@ async def migrate_at_start(url: str) -> list[Applied]:
         raise MigrationFailed(str(error)) from None
 
 
-async def _patiently(session: Session, file: Migration, release: str, say: OnStep) -> Applied | None:
+async def _patiently(session: MigrationSession, file: Migration, release: str, say: OnStep) -> Applied | None:
     """Apply a file; try again if a table that it changes is in use."""
     for left in reversed(range(TRIES)):
         try:
@@ -236,7 +236,7 @@ async def _patiently(session: Session, file: Migration, release: str, say: OnSte
     return None
 
 
-async def _apply(session: Session, file: Migration, release: str, say: OnStep) -> Applied | None:
+async def _apply(session: MigrationSession, file: Migration, release: str, say: OnStep) -> Applied | None:
     """Apply a file, unless it was applied meanwhile."""
     alone = file.alone and session.engine == "postgresql"
     await session.run(BEGIN[session.engine])
@@ -282,7 +282,7 @@ async def down(url: str, to: int, say: OnStep = silent) -> list[str]:
         await session.aclose()
 
 
-async def _undo(session: Session, file: Migration) -> bool:
+async def _undo(session: MigrationSession, file: Migration) -> bool:
     await session.run(BEGIN[session.engine])
     try:
         await session.run(_table(session.engine))
@@ -301,7 +301,7 @@ async def _undo(session: Session, file: Migration) -> bool:
     return was_applied
 
 
-async def losses(session: Session, to: int) -> list[str]:
+async def losses(session: MigrationSession, to: int) -> list[str]:
     """Return what `down` to a number would delete: "turn (8 rows)"."""
     present = {row.number for row in await applied(session)}
     tables = [
@@ -319,7 +319,7 @@ def _why(error: Exception) -> str:
     return "a table or column is missing" if isinstance(error, NotMigrated) else str(error)
 
 
-async def _roll_back(session: Session) -> None:
+async def _roll_back(session: MigrationSession) -> None:
     """Undo an open transaction; a connection that is lost has none."""
     try:
         async with asyncio.timeout(2.0):
@@ -328,5 +328,5 @@ async def _roll_back(session: Session) -> None:
         pass
 
 
-def _table(engine: Engine) -> str:
+def _table(engine: EngineName) -> str:
     return TABLE.replace("{real}", WORDS[engine]["{real}"])

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from dub5.service.store import migrate, postgres, sqlite
 from dub5.service.store.base import DatabaseLost, StatementRefused
-from dub5.service.store.migrate import Migration, MigrationFailed, Session, Step
+from dub5.service.store.migrate import Migration, MigrationFailed, MigrationSession, Step
 from tests.support.database_contract import CONVERSATION, WORKER
 from tests.support.databases import opened
 from tests.support.source import ROOT
@@ -131,7 +131,7 @@ async def test_in_use(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(await migrate.up(url, files=(FIRST, more))) == 1
 
 
-async def _hold(session: Session) -> None:
+async def _hold(session: MigrationSession) -> None:
     await session.run(migrate.BEGIN[session.engine])
     await session.run("INSERT INTO one (id) VALUES ('x')")
 
