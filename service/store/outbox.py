@@ -2,6 +2,7 @@
 
     lane      the writes of one conversation, in order: the next one is sent when the one before is through
     bounds    `WRITES_MAX` writes, `BYTES_MAX` bytes
+    backlog   lanes that waited for a lost database: others go first, since somebody waits for those
 
 When it is full, the newest writes are forgotten, and all that follow until it is empty again. So each lane
 loses only its end, and no write is sent whose predecessor was forgotten. Forgetting the oldest lane instead
@@ -46,7 +47,12 @@ class Outbox(Generic[W]):
         self._writes_max = writes_max
         self._bytes_max = bytes_max
         self._lanes: dict[str, deque[W]] = {}
-        self._ready: deque[str] = deque()  # lanes whose first write nobody sends, the longest waiting first
+        # Lanes whose first write nobody sends, the longest waiting first: ordered sets.
+        self._fresh: dict[str, None] = {}
+        self._backlog: dict[str, None] = {}
+        self._added = 0
+        self._deferred = 0  # the writes up to this one were told to be late
+        self._newest: dict[str, int] = {}  # by lane: the number of its last write
         self._overflowed = False
 
     def add(self, write: W) -> bool:
@@ -57,18 +63,36 @@ class Outbox(Generic[W]):
         lane = self._lanes.get(write.lane)
         if lane is None:
             lane = self._lanes[write.lane] = deque()
-            self._ready.append(write.lane)
+            self._fresh[write.lane] = None
+        elif self._backlog.pop(write.lane, False) is None:  # somebody waits for this lane now
+            self._fresh[write.lane] = None
         lane.append(write)
+        self._added += 1
+        self._newest[write.lane] = self._added
         self.count, self.bytes = self.count + 1, self.bytes + write.size
         return True
 
-    def take(self) -> W | None:
-        """Return the next write to send, of a lane that has none under way; None if there is none."""
-        return self._lanes[self._ready.popleft()][0] if self._ready else None
+    def take(self, *, backlog: bool = True) -> W | None:
+        """Return the next write to send, of a lane that has none under way; None if there is none.
+
+        `backlog`: also one of the backlog, if there is no other.
+        """
+        ready = self._fresh or (self._backlog if backlog else None)
+        if not ready:
+            return None
+        lane = next(iter(ready))
+        del ready[lane]
+        return self._lanes[lane][0]
 
     def put_back(self, write: W) -> None:
         """Let a write that was taken be sent again, before the rest of its lane."""
-        self._ready.append(write.lane)
+        self._make_ready(write.lane)
+
+    def defer(self) -> None:
+        """Let all that waits go after what comes now: its requests have been told that it is not kept."""
+        self._backlog |= self._fresh
+        self._fresh.clear()
+        self._deferred = self._added
 
     def remove(self, write: W) -> None:
         """Remove a write that was taken: it is through."""
@@ -76,11 +100,14 @@ class Outbox(Generic[W]):
         lane.popleft()
         self.count, self.bytes = self.count - 1, self.bytes - write.size
         if lane:
-            self._ready.append(write.lane)
+            self._make_ready(write.lane)
         else:
-            del self._lanes[write.lane]
+            del self._lanes[write.lane], self._newest[write.lane]
         if not self.count:
             self._overflowed = False
+
+    def _make_ready(self, lane: str) -> None:
+        (self._fresh if self._newest[lane] > self._deferred else self._backlog)[lane] = None
 
     def last(self, lane: str) -> W | None:
         """Return the newest write of a lane that waits or is under way."""

@@ -121,6 +121,7 @@ class Store:
             options.patience_s, options.calls_max, (DatabaseLost,), rng, self._on_breaker_change
         )
         self._writes_max = max(1, int(options.calls_max * WRITES_SHARE))
+        self._backlog_max = max(1, self._writes_max // 2)  # the rest is left to what somebody waits for
         self._sending: set[asyncio.Task[None]] = set()
         self._keeper_tasks: list[asyncio.Task[None]] = []
         self._forgotten = 0  # and no event has told it yet
@@ -223,6 +224,7 @@ class Store:
 
     def resume(self) -> None:
         """Send what waits: the database is ready, or back."""
+        self.outbox.defer()
         self._pump()
 
     async def _counted(self, statement: Statement, work: Callable[[], Awaitable[T]]) -> T:
@@ -253,7 +255,7 @@ class Store:
     def _pump(self) -> None:
         """Begin to send as many writes as may be under way."""
         while not self._closed and self.status == "ok" and len(self._sending) < self._writes_max:
-            write = self.outbox.take()
+            write = self.outbox.take(backlog=len(self._sending) < self._backlog_max)
             if write is None:
                 return
             task = asyncio.create_task(self._send(write), name="store write")
@@ -304,7 +306,7 @@ class Store:
         self._events.emit(BreakerChanged(SCOPE, before, after, why))
         self.keeper.wake()
         if after is BreakerState.CLOSED:
-            self._pump()
+            self.resume()
         elif after is BreakerState.OPEN:
             for write in self.outbox:
                 write.wake()

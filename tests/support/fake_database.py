@@ -4,9 +4,8 @@ import asyncio
 from typing import Literal
 
 from dub5.service.store.base import BoundStatement, DatabaseLost, Row, Statement, StatementRefused
+from tests.support.store_turns import PUT
 
-PUT = Statement("put", "INSERT INTO kept (lane, number) VALUES ($1, $2)")
-GET = Statement("get", "SELECT number FROM kept WHERE lane = $1")
 WRONG = Statement("wrong", "INSERT INTO nowhere")
 
 Trouble = Literal["none", "lost", "slow", "silent", "unsure"]

@@ -22,7 +22,8 @@ from dub5.service.config.settings import (
 from dub5.service.store.base import Database, Statement
 from dub5.service.store.store import Store
 from dub5.simulators.virtual import VirtualWire
-from tests.support.fake_database import PUT, FakeDatabase
+from tests.support.fake_database import FakeDatabase
+from tests.support.store_turns import PUT
 
 COUNT_WORKERS = Statement("count_workers", "SELECT count(*) FROM worker")
 
