@@ -112,7 +112,8 @@ class Keeper:
         self._called_at_s = clock.now()
 
     async def _watch(self) -> None:
-        await self._make_ready()
+        if not self.ready:
+            await self._make_ready()
         while True:
             self._changed.clear()
             if self._breaker.state is BreakerState.CLOSED:

@@ -20,6 +20,7 @@ class FakeDatabase:
         self.trouble: Trouble = "none"
         self.lanes: dict[str, list[int]] = {}
         self.asked: list[str] = []
+        self.old = 0  # conversations that retention finds
         self.under_way = 0
         self.most_under_way = 0
         self.closed = False
@@ -39,6 +40,10 @@ class FakeDatabase:
             self.under_way -= 1
         if any(bound.statement is WRONG for bound in bounds):
             raise StatementRefused
+        if bounds[0].statement.name == "delete_old":
+            deleted = min(self.old, int(bounds[0].values[1] or 0))
+            self.old -= deleted
+            return [[(f"c{number}",) for number in range(deleted)]]
         for bound in bounds:
             if bound.statement is PUT:
                 lane, number = str(bound.values[0]), int(bound.values[1] or 0)

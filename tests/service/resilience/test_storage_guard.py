@@ -162,3 +162,32 @@ async def test_a_defect_of_ours_is_no_lost_storage() -> None:
     remote.error = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         await remote.ask()
+
+
+async def test_who_does_not_probe() -> None:
+    """A caller that does not probe is told at once while the storage is lost, and never asks it."""
+    remote = GuardedRemote()
+    remote.error = ConnectionError()
+    for _ in range(3):
+        await remote.ask()
+    remote.error = None
+    await asyncio.sleep(60.0)  # a probe is due, and nobody makes it
+    with pytest.raises(StorageLost):
+        await remote.guard.call(Patience(1.0), remote._work, probe=False)
+    assert remote.asked == 3
+    assert await remote.ask() == "found"
+    assert await remote.guard.call(Patience(1.0), remote._work, probe=False) == "found"
+
+
+async def test_a_limit_of_its_own() -> None:
+    """A call with more patience may take longer than the guard's own before it counts as slow or failed."""
+    remote = GuardedRemote()
+    remote.delay_s = 0.8
+    for _ in range(50):
+        assert await remote.guard.call(Patience(2.0, slow_s=1.0), remote._work) == "found"
+    assert remote.guard.breaker.state is BreakerState.CLOSED
+    remote.delay_s = 5.0
+    for _ in range(3):
+        with pytest.raises(StorageLost):
+            await remote.guard.call(Patience(2.0, slow_s=1.0), remote._work)
+    assert remote.guard.breaker.state is BreakerState.OPEN

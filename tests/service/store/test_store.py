@@ -188,3 +188,38 @@ async def test_the_end_of_the_service() -> None:
         began_s = clock.now()
     assert clock.now() - began_s <= CLOSE_S + 0.001
     assert kept.told(WritesForgotten) == [WritesForgotten(1, "the service ended")]
+
+
+async def test_the_chores() -> None:
+    """The row of this process is renewed each 10 s; old conversations go in batches, at the start and each
+    hour."""
+    async with kept_store() as kept:
+        kept.database.old = 1_250
+        await asyncio.sleep(61.0)
+        assert kept.database.asked.count("renew_worker") == 7
+        assert kept.database.asked.count("delete_old") == 3
+        assert kept.database.old == 0
+        kept.database.old = 1
+        await asyncio.sleep(3_600.0)
+        assert kept.database.old == 0
+
+
+async def test_silence_is_broken() -> None:
+    """A database that nobody asks is asked each few seconds: its loss is known before it is needed."""
+    async with kept_store() as kept:
+        await asyncio.sleep(60.0)
+        kept.database.trouble = "silent"
+        await asyncio.sleep(20.0)
+        assert kept.store.status == "lost"
+
+
+async def test_a_renewal_after_an_outage() -> None:
+    """After an outage the row of this process is renewed at once, and not with a time that is over."""
+    async with kept_store() as kept:
+        kept.database.trouble = "lost"
+        await asyncio.sleep(60.0)
+        kept.database.trouble = "none"
+        before = kept.database.asked.count("renew_worker")
+        await until_in_use(kept.store, BACK_S)
+        await asyncio.sleep(0.1)
+        assert kept.database.asked.count("renew_worker") > before
