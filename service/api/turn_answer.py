@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from dub5.service.conversation.model import Count, CountedBy, estimated
+from dub5.service.conversation.model import CountedBy, TokenCount, estimated
 from dub5.service.conversation.open_turn import OpenTurn
 from dub5.service.providers.openai import sse_payload
 from dub5.service.providers.usage import token_count
@@ -85,19 +85,19 @@ class TurnAnswer:
         usage = self._usage
         return token_count(usage.prompt_tokens) or None if usage and not usage.estimated else None
 
-    def count(self) -> Count:
+    def count(self) -> TokenCount:
         """Return the tokens of the text: the provider's count without its reasoning, or an estimate."""
         usage = self._usage
         if usage is not None and not usage.estimated:
             details = usage.completion_tokens_details
             hidden = token_count(details.reasoning_tokens) if details else 0
             if (shown := token_count(usage.completion_tokens) - hidden) > 0:
-                return Count(shown, CountedBy.PROVIDER)
+                return TokenCount(shown, CountedBy.PROVIDER)
         return estimated(self.text)
 
-    def question_count(self, turn: OpenTurn, target: str) -> Count | None:
+    def question_count(self, turn: OpenTurn, target: str) -> TokenCount | None:
         """Return the tokens of the question, where all else of the prompt is known; None elsewhere."""
         prompt, known = self.prompt_tokens, turn.known_tokens
         if prompt is None or known is None or turn.known_target not in (None, target) or prompt <= known:
             return None
-        return Count(prompt - known, CountedBy.PROVIDER)
+        return TokenCount(prompt - known, CountedBy.PROVIDER)

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from dub5.service.conversation.conversations import ConversationPage, TurnPage
-from dub5.service.conversation.model import Conversation, Count, Pruned, Turn
+from dub5.service.conversation.model import Conversation, Pruned, TokenCount, Turn
 
 PROTOCOL = "dub5.v1"
 PROTOCOL_HEADER = "x-dub5-protocol"
@@ -43,7 +43,7 @@ class Begin(Struct, tag="begin", frozen=True):
     memory: str | UnsetType = UNSET
 
 
-class Delta(Struct, tag="delta", frozen=True):
+class DeltaMessage(Struct, tag="delta", frozen=True):
     """A piece of the answer."""
 
     turn: str
@@ -124,11 +124,11 @@ class ConversationObject(Struct, frozen=True):
     has_more: bool | UnsetType = UNSET
 
 
-Message = Accepted | Begin | Delta | EndMessage | ErrorMessage
+TurnMessage = Accepted | Begin | DeltaMessage | EndMessage | ErrorMessage
 _ENCODE = msgspec.json.Encoder().encode
 
 
-def sse(message: Message, seq: int) -> bytes:
+def sse(message: TurnMessage, seq: int) -> bytes:
     """Return a message as a server-sent event."""
     name = str(message.__struct_config__.tag).encode()
     return b"event: %s\nid: %d\ndata: %s\n\n" % (name, seq, _ENCODE(message))
@@ -186,5 +186,5 @@ def list_object(page: ConversationPage) -> dict[str, Any]:
     return {"object": "list", "data": data, "has_more": page.has_more}
 
 
-def _text(text: str, count: Count) -> Text:
+def _text(text: str, count: TokenCount) -> Text:
     return Text(text, count.tokens, count.source)

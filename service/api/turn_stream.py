@@ -10,9 +10,9 @@ from dub5.service.api.turn_messages import (
     LOST,
     Accepted,
     Begin,
-    Delta,
+    DeltaMessage,
     EndMessage,
-    Message,
+    TurnMessage,
     sse,
     tokens_of,
 )
@@ -85,7 +85,7 @@ class TurnStream:
     def _deltas(self, chunks: list[Chunk]) -> list[Chunk]:
         """Return one message for all text that has come; a chunk without bytes if there is none."""
         text = self._said.add_events(chunk.raw for chunk in chunks)
-        return _chunks([Delta(self._turn.id, self._next(), text)]) if text else [Chunk(b"")]
+        return _chunks([DeltaMessage(self._turn.id, self._next(), text)]) if text else [Chunk(b"")]
 
     def _next(self) -> int:
         self._numbers.seq += 1
@@ -94,13 +94,13 @@ class TurnStream:
 
 def repeated(turn: Turn, numbers: Numbered) -> ReplayedStream:
     """Return the messages of a turn that ended before."""
-    messages: list[Message] = [
+    messages: list[TurnMessage] = [
         Accepted(turn.id, turn.asked_as, turn.conversation, turn.kept, turn.flags),
         Begin(turn.id, 0, turn.model, turn.target, "", turn.degraded or UNSET),
     ]
     if turn.answer:
         numbers.seq += 1
-        messages.append(Delta(turn.id, numbers.seq, turn.answer))
+        messages.append(DeltaMessage(turn.id, numbers.seq, turn.answer))
     numbers.seq += 1
     return ReplayedStream(_chunks([*messages, _end(turn, numbers.seq)]))
 
@@ -110,5 +110,5 @@ def _end(turn: Turn, seq: int) -> EndMessage:
     return EndMessage(turn.id, seq, turn.outcome, turn.finish, tokens_of(turn), turn.kept)
 
 
-def _chunks(messages: list[Message]) -> list[Chunk]:
+def _chunks(messages: list[TurnMessage]) -> list[Chunk]:
     return [Chunk(sse(message, getattr(message, "seq", 0))) for message in messages]

@@ -28,7 +28,7 @@ from dub5.service.api.turn_messages import (
     turn_object,
 )
 from dub5.service.api.turn_stream import TurnStream, repeated
-from dub5.service.conversation.model import End, Question, Turn, estimated
+from dub5.service.conversation.model import NewQuestion, Turn, TurnEnd, estimated
 from dub5.service.conversation.open_turn import OpenTurn
 from dub5.service.conversation.turns import Turns
 from dub5.service.errors import DeadlineExceeded, SuspiciousInput
@@ -80,7 +80,7 @@ class TurnExchange(Exchange):
         if asked.model is not None:
             self.deps.gateway.route(asked.model)
         await self._look_for_injection(asked.text)
-        question = Question(
+        question = NewQuestion(
             asked.text,
             asked.id or "",
             asked.model or "",
@@ -115,7 +115,7 @@ class TurnExchange(Exchange):
                 flags = ", ".join(self._log.flags)
                 raise SuspiciousInput(f"The question looks like a prompt injection ({flags}).", param="text")
 
-    def _set_deadline(self, headers: Mapping[str, str], owner: str, question: Question) -> None:
+    def _set_deadline(self, headers: Mapping[str, str], owner: str, question: NewQuestion) -> None:
         """Bound the wait for an equal question; the exchange sets the deadline of the answer."""
         model = question.model or self._turns.conversations.model_of(owner, self._conversation)
         route = self.deps.gateway.routes.get(model)
@@ -129,7 +129,7 @@ class TurnExchange(Exchange):
         except TimedOut:
             raise DeadlineExceeded("The same question is still being answered.") from None
 
-    async def _open(self, owner: str, question: Question) -> OpenTurn | None:
+    async def _open(self, owner: str, question: NewQuestion) -> OpenTurn | None:
         """Open the turn; None: the same question was asked before. Raises ConversationNotFound."""
         if question.asked_as:
             self._equal = await self._turns.wait_for_equal(owner, self._conversation, question.asked_as)
@@ -195,10 +195,10 @@ class TurnExchange(Exchange):
         outcome = Outcome.COMPLETE if answer.degraded is None else Outcome.DEGRADED
         return await self._turns.end_kept(self._open_turn, self._end_of(self._open_turn, outcome))
 
-    def _end_of(self, turn: OpenTurn, outcome: Outcome) -> End:
+    def _end_of(self, turn: OpenTurn, outcome: Outcome) -> TurnEnd:
         said, log = self._said, self._log
         target = log.target or ""
-        return End(
+        return TurnEnd(
             outcome,
             log.route or turn.model,
             said.text,

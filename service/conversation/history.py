@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from dub5.service.conversation.model import Count, estimated
+from dub5.service.conversation.model import TokenCount, estimated
 from dub5.service.providers.features import ANSWER_TOKENS
 
 ALWAYS_KEPT = 2
@@ -18,13 +18,13 @@ MESSAGE_TOKENS = 4  # of the chat format, around each message
 SHORTER = 0.9
 
 
-class Exchange(Struct, frozen=True):
+class PastExchange(Struct, frozen=True):
     """A question and its answer, as they are said to a model."""
 
     question: str
     answer: str
-    question_count: Count
-    answer_count: Count
+    question_count: TokenCount
+    answer_count: TokenCount
 
     @property
     def question_bound(self) -> int:
@@ -45,7 +45,7 @@ class Exchange(Struct, frozen=True):
 class Fitted(Struct, frozen=True):
     """What fits, the oldest first. `dropped_tokens` includes those of the shortened answers."""
 
-    exchanges: tuple[Exchange, ...]
+    exchanges: tuple[PastExchange, ...]
     dropped_turns: int = 0
     dropped_tokens: int = 0
 
@@ -62,7 +62,7 @@ def fit(
     window_tokens: int,
     answer_tokens: int,
     fixed_tokens: int,
-    exchanges: Sequence[Exchange],
+    exchanges: Sequence[PastExchange],
     question_tokens: int,
 ) -> Fitted:
     """Return the exchanges that fit in the window beside the question and the room for the answer.
@@ -85,12 +85,12 @@ def fit(
     return Fitted(tuple(kept), len(dropped), max(0, dropped_tokens))
 
 
-def _shortened(exchanges: Sequence[Exchange], room: int) -> list[Exchange]:
+def _shortened(exchanges: Sequence[PastExchange], room: int) -> list[PastExchange]:
     """Return the exchanges with answers that fit in the room, as far as the questions leave any."""
     room -= sum(one.question_bound for one in exchanges)
     if sum(one.answer_bound for one in exchanges) <= room:
         return list(exchanges)
-    fitted = dict[int, Exchange]()
+    fitted = dict[int, PastExchange]()
     by_size = sorted(range(len(exchanges)), key=lambda index: exchanges[index].answer_bound)
     for left, index in zip(range(len(by_size), 0, -1), by_size, strict=True):
         one = _with_answer_of(exchanges[index], max(0, room) // left)  # what a short answer leaves goes on
@@ -99,7 +99,7 @@ def _shortened(exchanges: Sequence[Exchange], room: int) -> list[Exchange]:
     return [fitted[index] for index in range(len(exchanges))]
 
 
-def _with_answer_of(exchange: Exchange, tokens: int) -> Exchange:
+def _with_answer_of(exchange: PastExchange, tokens: int) -> PastExchange:
     """Return the exchange with an answer of at most so many tokens; of MARK alone at least."""
     bound = exchange.answer_bound
     if bound <= tokens:

@@ -18,7 +18,7 @@ class CountedBy(StrEnum):
     ESTIMATE = "estimate"
 
 
-class Count(Struct, frozen=True):
+class TokenCount(Struct, frozen=True):
     """The tokens of a text, and who counted them."""
 
     tokens: int
@@ -34,9 +34,9 @@ class Count(Struct, frozen=True):
         return round(self.tokens * ESTIMATE_MARGIN + 0.5)
 
 
-def estimated(text: str) -> Count:
+def estimated(text: str) -> TokenCount:
     """Return the tokens of a text, estimated."""
-    return Count(estimate_tokens([text]))
+    return TokenCount(estimate_tokens([text]))
 
 
 class Conversation(Struct, frozen=True):
@@ -67,13 +67,13 @@ class Turn(Struct, frozen=True):
     conversation: str
     asked_as: str
     question: str
-    question_count: Count
+    question_count: TokenCount
     flags: tuple[str, ...]
     model: str
     asked_at: float
     ended: bool = False
     answer: str | None = None
-    answer_count: Count = Count(0)
+    answer_count: TokenCount = TokenCount(0)
     prompt_tokens: int | None = None
     outcome: Outcome | None = None
     finish: str | None = None
@@ -82,6 +82,7 @@ class Turn(Struct, frozen=True):
     ended_at: float | None = None
     alive: bool = True
     kept: bool = True
+    worker: str = ""
 
     @property
     def is_history(self) -> bool:
@@ -89,14 +90,14 @@ class Turn(Struct, frozen=True):
         return self.outcome is Outcome.COMPLETE and bool(self.answer)
 
 
-class End(Struct, frozen=True):
+class TurnEnd(Struct, frozen=True):
     """How a turn ended. `finish`: the provider's finish_reason."""
 
     outcome: Outcome
     model: str
     answer: str = ""
-    answer_count: Count = Count(0)
-    question_count: Count | None = None  # where the provider's counts say more than the estimate did
+    answer_count: TokenCount = TokenCount(0)
+    question_count: TokenCount | None = None  # where the provider's counts say more than the estimate did
     prompt_tokens: int | None = None
     finish: str | None = None
     target: str | None = None
@@ -104,7 +105,7 @@ class End(Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class Question:
+class NewQuestion:
     """A question as it was asked. `asked_as`: the client's own id; empty: none. `model`: "" for the usual."""
 
     text: str
@@ -112,4 +113,4 @@ class Question:
     model: str = ""
     flags: tuple[str, ...] = ()
     request_id: str = ""
-    count: Count = field(default=Count(0))
+    count: TokenCount = field(default=TokenCount(0))

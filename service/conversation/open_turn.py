@@ -3,12 +3,10 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from dub5.service.conversation.history import Exchange
-from dub5.service.conversation.model import Pruned, Question, Turn
+from dub5.service.conversation.history import PastExchange
+from dub5.service.conversation.model import NewQuestion, Pruned, Turn
 
-OPEN_MAX = 10_000  # more are not looked up: a question that is sent twice is then found in the database
-
-Key = tuple[str, str, str]  # owner, conversation, and the client's own id of the question
+Key = tuple[str, str, str]  # owner, conversation, and what the question was asked as
 
 
 @dataclass(slots=True)
@@ -23,14 +21,14 @@ class OpenTurn:
     id: str
     owner: str
     conversation: str
-    question: Question
+    question: NewQuestion
     asked_at: float
     ended: asyncio.Future[Turn | None]
     kept: bool = False
     memory_lost: bool = False
     unknown: bool = False  # the owner has no such conversation, or the question was asked before
     model: str = ""
-    history: tuple[Exchange, ...] = ()
+    history: tuple[PastExchange, ...] = ()
     pruned: Pruned | None = None
     known_tokens: int | None = None
     known_target: str | None = None
@@ -39,7 +37,7 @@ class OpenTurn:
     @property
     def key(self) -> Key:
         """What an equal question is found by."""
-        return self.owner, self.conversation, self.question.asked_as
+        return self.owner, self.conversation, self.asked_as
 
     @property
     def sees_all(self) -> bool:
@@ -54,7 +52,7 @@ class OpenTurn:
 
 @dataclass(slots=True)
 class OpenTurns:
-    """The turns of this process that are being answered."""
+    """The turns of this process that are being answered: no more than requests are admitted."""
 
     _turns: dict[Key, OpenTurn] = field(default_factory=dict)
 
@@ -63,9 +61,8 @@ class OpenTurns:
         return self._turns.get(key)
 
     def add(self, turn: OpenTurn) -> None:
-        """Let equal questions find this turn, if the client has named it."""
-        if turn.question.asked_as and len(self._turns) < OPEN_MAX:
-            self._turns[turn.key] = turn
+        """Let equal questions find this turn."""
+        self._turns[turn.key] = turn
 
     def remove(self, turn: OpenTurn) -> None:
         """Forget the turn, and tell those who wait for it how it has ended."""

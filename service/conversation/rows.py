@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dub5.service.conversation.model import Conversation, Count, CountedBy, Turn
+from dub5.service.conversation.model import Conversation, CountedBy, TokenCount, Turn
 from dub5.service.model import Outcome
 from dub5.service.store.base import Row
 
@@ -41,8 +41,9 @@ def turn_of(row: Row, conversation: str) -> Turn:
         degraded=values[16],
         ended_at=values[17],
         alive=alive,
+        worker=values[19],
     )
 
 
-def _count(tokens: int | None, source: str | None) -> Count:
-    return Count(tokens or 0, CountedBy(source) if source else CountedBy.ESTIMATE)
+def _count(tokens: int | None, source: str | None) -> TokenCount:
+    return TokenCount(tokens or 0, CountedBy(source) if source else CountedBy.ESTIMATE)

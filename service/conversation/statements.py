@@ -13,7 +13,7 @@ _TURN = (
     " t.asked_at, t.answer, t.answer_tokens, t.answer_source, t.prompt_tokens, t.outcome, t.finish, t.target,"
     " t.degraded, t.ended_at, CASE WHEN t.state = 'ended' OR EXISTS"
     " (SELECT 1 FROM worker w WHERE w.id = t.worker AND w.until > CAST($3 AS DOUBLE PRECISION))"
-    " THEN 1 ELSE 0 END"
+    " THEN 1 ELSE 0 END, t.worker"
 )
 
 CREATE = Statement(
@@ -83,9 +83,9 @@ END = Statement(
     f" WHERE conversation IN ({_MINE}) AND id = $3"
     " AND (state = 'open' OR ended_at = CAST($15 AS DOUBLE PRECISION)) RETURNING id",
 )
-ABANDON = Statement(  # what a worker that is gone has left open
+ABANDON = Statement(  # what was left open by a worker that is gone, or by this one, $5
     "turn_abandon",
     "UPDATE turn SET state = 'ended', outcome = 'cut', ended_at = CAST($4 AS DOUBLE PRECISION)"
-    f" WHERE conversation IN ({_MINE}) AND id = $3 AND state = 'open' AND NOT EXISTS"
-    " (SELECT 1 FROM worker w WHERE w.id = turn.worker AND w.until > CAST($4 AS DOUBLE PRECISION))",
+    f" WHERE conversation IN ({_MINE}) AND id = $3 AND state = 'open' AND (worker = $5 OR NOT EXISTS"
+    " (SELECT 1 FROM worker w WHERE w.id = turn.worker AND w.until > CAST($4 AS DOUBLE PRECISION)))",
 )

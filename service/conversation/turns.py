@@ -10,11 +10,12 @@ from msgspec.structs import replace
 from dub5.service import clock
 from dub5.service.conversation import statements
 from dub5.service.conversation.conversations import UNREADABLE, Conversations, Window, not_found
-from dub5.service.conversation.history import Exchange, fit
-from dub5.service.conversation.model import CountedBy, End, Pruned, Question, Turn
+from dub5.service.conversation.history import PastExchange, fit
+from dub5.service.conversation.model import CountedBy, NewQuestion, Pruned, Turn, TurnEnd
 from dub5.service.conversation.open_turn import OpenTurn, OpenTurns
 from dub5.service.conversation.rows import turn_of
 from dub5.service.events import Events, HistoryPruned
+from dub5.service.model import Outcome
 from dub5.service.store.base import BoundStatement, Row
 from dub5.service.store.store import PendingWrite
 
@@ -44,7 +45,7 @@ class Turns:
                 return ended
         return None
 
-    def claim(self, owner: str, conversation: str, question: Question) -> OpenTurn:
+    def claim(self, owner: str, conversation: str, question: NewQuestion) -> OpenTurn:
         """Return the turn of a question. Call it right after `wait_for_equal`, and `release` at its end."""
         future = asyncio.get_running_loop().create_future()
         turn = OpenTurn(self.conversations.ids.new(), owner, conversation, question, clock.wall(), future)
@@ -73,7 +74,7 @@ class Turns:
             turn.kept = equal is not None and equal.id == turn.id
         if equal is not None and equal.id != turn.id:
             turn.unknown = True
-            return equal if equal.ended and equal.alive else await self._end_elsewhere(turn, equal)
+            return await self._end_elsewhere(turn, equal)
         self._remember(turn, rows)
         return None
 
@@ -130,7 +131,7 @@ class Turns:
             window.tokens,
             conversations.settings.answer_tokens,
             window.fixed_tokens,
-            [Exchange(t.question, t.answer or "", t.question_count, t.answer_count) for t in turns],
+            [PastExchange(t.question, t.answer or "", t.question_count, t.answer_count) for t in turns],
             turn.question.count.bound(turn.question.text),
         )
         turn.history = fitted.exchanges
@@ -157,25 +158,26 @@ class Turns:
     async def _end_elsewhere(self, turn: OpenTurn, other: Turn) -> Turn:
         """Wait for the end of a turn that another process answers. Raises StorageUnavailable.
 
-        Without that process it is cut.
+        It is cut if that process is gone, or if it is this one, which does not answer it any more.
         """
-        bound = statements.ASKED.bind
-        while other.alive:
+        while other.alive and other.worker != self._store.worker:
             if other.ended:
                 return other
             await asyncio.sleep(LOOK_S)
-            now = clock.wall()
-            rows = await self.conversations.read_rows(
-                bound(turn.owner, turn.conversation, now, turn.asked_as), turn.conversation
-            )
+            bound = statements.ASKED.bind(turn.owner, turn.conversation, clock.wall(), turn.asked_as)
+            rows = await self.conversations.read_rows(bound, turn.conversation)
             if not rows:
                 raise not_found()
             other = turn_of(rows[0], turn.conversation)
-        abandon = statements.ABANDON.bind(turn.owner, turn.conversation, other.id, clock.wall())
+        if other.ended and other.alive:
+            return other
+        abandon = statements.ABANDON.bind(
+            turn.owner, turn.conversation, other.id, clock.wall(), self._store.worker
+        )
         self._store.write([abandon], lane=turn.conversation)
-        return other
+        return replace(other, ended=True, outcome=Outcome.CUT)
 
-    def end(self, turn: OpenTurn, end: End) -> PendingWrite | None:
+    def end(self, turn: OpenTurn, end: TurnEnd) -> PendingWrite | None:
         """Write the end of a turn. None: nobody keeps it: it is none of ours, or too large."""
         count = end.question_count or turn.question.count
         too_large = len(end.answer.encode("utf-8", "replace")) > ANSWER_BYTES_MAX
@@ -206,7 +208,7 @@ class Turns:
         pending = self._store.write([_end_of(turn.view, turn.owner, answer)], lane=turn.conversation)
         return None if too_large else pending
 
-    async def end_kept(self, turn: OpenTurn, end: End) -> Turn:
+    async def end_kept(self, turn: OpenTurn, end: TurnEnd) -> Turn:
         """Write the end of a turn, and wait whether it is kept."""
         pending = self.end(turn, end)
         assert turn.view is not None, "it has just ended"

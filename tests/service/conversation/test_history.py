@@ -7,25 +7,27 @@ from dub5.service.conversation.history import (
     ALWAYS_KEPT,
     MARK,
     MESSAGE_TOKENS,
-    Exchange,
     Fitted,
+    PastExchange,
     fit,
     room_for_answer,
 )
-from dub5.service.conversation.model import Count, CountedBy, estimated
+from dub5.service.conversation.model import CountedBy, TokenCount, estimated
 from dub5.service.tokens import estimate_tokens
 
 TEXTS = st.text(max_size=60).map(lambda text: text or "?") | st.integers(1, 4_000).map(lambda n: "word " * n)
 COUNTS = st.none() | st.integers(1, 6_000)
 
 
-def exchange(question: str, answer: str, question_tokens: int | None, answer_tokens: int | None) -> Exchange:
+def exchange(
+    question: str, answer: str, question_tokens: int | None, answer_tokens: int | None
+) -> PastExchange:
     """Return an exchange; a count is an estimate where no provider counted."""
     counts = [
-        estimated(text) if tokens is None else Count(tokens, CountedBy.PROVIDER)
+        estimated(text) if tokens is None else TokenCount(tokens, CountedBy.PROVIDER)
         for text, tokens in ((question, question_tokens), (answer, answer_tokens))
     ]
-    return Exchange(question, answer, *counts)
+    return PastExchange(question, answer, *counts)
 
 
 EXCHANGES = st.lists(st.builds(exchange, TEXTS, TEXTS, COUNTS, COUNTS), max_size=12)
@@ -39,14 +41,14 @@ def used(fitted: Fitted) -> int:
     return sum(one.question_bound + one.answer_bound for one in fitted.exchanges)
 
 
-def questions_alone(exchanges: list[Exchange]) -> int:
+def questions_alone(exchanges: list[PastExchange]) -> int:
     """Return the tokens of the last questions with answers of a mark each."""
     return sum(one.question_bound + estimated(MARK).bound(MARK) for one in exchanges[-ALWAYS_KEPT:])
 
 
 @given(WINDOWS, ANSWERS, st.integers(0, 1_000), EXCHANGES, ASKED)
 def test_never_over_the_window(
-    window: int, answer: int, fixed: int, exchanges: list[Exchange], asked: int
+    window: int, answer: int, fixed: int, exchanges: list[PastExchange], asked: int
 ) -> None:
     """The prompt and its answer fit in the window, unless the last two questions alone do not."""
     fitted = fit(window, answer, fixed, exchanges, asked)
@@ -56,7 +58,7 @@ def test_never_over_the_window(
 
 
 @given(WINDOWS, ANSWERS, EXCHANGES, ASKED)
-def test_two_stay(window: int, answer: int, exchanges: list[Exchange], asked: int) -> None:
+def test_two_stay(window: int, answer: int, exchanges: list[PastExchange], asked: int) -> None:
     """The last two exchanges stay, in order, with their questions as they were; others are whole."""
     fitted = fit(window, answer, 0, exchanges, asked)
     kept = list(fitted.exchanges)
@@ -72,7 +74,7 @@ def test_two_stay(window: int, answer: int, exchanges: list[Exchange], asked: in
 
 @given(WINDOWS, st.integers(0, 10_000), ANSWERS, EXCHANGES, ASKED)
 def test_more_window_keeps_more(
-    window: int, more: int, answer: int, exchanges: list[Exchange], asked: int
+    window: int, more: int, answer: int, exchanges: list[PastExchange], asked: int
 ) -> None:
     """A larger window never keeps fewer exchanges."""
     small, large = (fit(size, answer, 0, exchanges, asked) for size in (window, window + more))
@@ -80,7 +82,7 @@ def test_more_window_keeps_more(
 
 
 @given(EXCHANGES, ASKED)
-def test_what_fits_is_left_alone(exchanges: list[Exchange], asked: int) -> None:
+def test_what_fits_is_left_alone(exchanges: list[PastExchange], asked: int) -> None:
     """Nothing is dropped or shortened where all of it fits."""
     assert fit(10**6, 1_000, 0, exchanges, asked) == Fitted(tuple(exchanges))
 
@@ -112,6 +114,6 @@ def test_a_shortened_answer() -> None:
 def test_the_margin_of_an_estimate() -> None:
     """What was estimated counts a tenth more; what the provider counted does not."""
     counted = exchange("q", "a " * 100, 10, 1_000)
-    guessed = Exchange("q", "a", Count(10), Count(1_000))
+    guessed = PastExchange("q", "a", TokenCount(10), TokenCount(1_000))
     assert counted.answer_bound == 1_000
     assert guessed.answer_bound in (1_100, 1_101)

@@ -96,7 +96,7 @@ VALUES: dict[str, tuple[Value, ...]] = {
     "turn_ask": (TALK, "new", "new", "Hi", 1, "estimate", "", "", "req", "worker", NOW),
     "turn_asked": (TALK, NOW, "asked"),
     "turn_end": (TALK, TURN, *END),
-    "turn_abandon": (TALK, TURN, NOW),
+    "turn_abandon": (TALK, TURN, NOW, "other"),
 }
 FOR_ITS_MAKER = {"conversation_create"}
 
@@ -169,7 +169,7 @@ def test_an_end_stays() -> None:
     storage.rows(ours.END.sql, ME, TALK, TURN, *END)
     once = content(storage)
     assert storage.rows(ours.END.sql, ME, TALK, TURN, "cut", *END[1:-1], NOW + 2) == []
-    storage.rows(ours.ABANDON.sql, ME, TALK, TURN, NOW + 3)
+    storage.rows(ours.ABANDON.sql, ME, TALK, TURN, NOW + 3, "w")
     assert (
         storage.rows(ours.ASK.sql, ME, TALK, "new", "asked", "Hi", 1, "estimate", "", "", "r", "w", NOW) == []
     )
@@ -181,8 +181,8 @@ def test_a_worker_that_is_gone() -> None:
     storage = filled()
     storage.rows("INSERT INTO worker VALUES ('w', $1)", NOW + 20)
     before = content(storage)
-    storage.rows(ours.ABANDON.sql, ME, TALK, TURN, NOW + 19)
+    storage.rows(ours.ABANDON.sql, ME, TALK, TURN, NOW + 19, "other")
     assert content(storage) == before
-    storage.rows(ours.ABANDON.sql, ME, TALK, TURN, NOW + 21)
+    storage.rows(ours.ABANDON.sql, ME, TALK, TURN, NOW + 21, "other")
     (row,) = storage.rows("SELECT state, outcome FROM turn WHERE id = $1", TURN)
     assert row == ("ended", "cut")
