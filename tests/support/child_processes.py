@@ -22,8 +22,8 @@ def child(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 @contextmanager
-def serving(config: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """Run the service with these settings; yield its address."""
-    with child("service", "serve", "--config", str(config), "--port", "0") as process:
+def serving(config: Path, port: int = 0) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """Run the service with these settings; yield its address. Port 0 is any free one."""
+    with child("service", "serve", "--config", str(config), "--port", str(port)) as process:
         assert process.stdout is not None
         yield process.stdout.readline().removeprefix("listening on ").strip(), process

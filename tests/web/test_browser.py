@@ -5,99 +5,18 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from dub5.simulators.answers import Proof, judge
-from tests.support.browser import BrowserTab, chromium, open_page
-from tests.support.child_processes import child, serving
+from tests.support.browser import open_page
+from tests.support.child_processes import serving
+from tests.support.page import LAST, STATE, SimulatedProviders, ask, ended, text
 from tests.support.source import ROOT
 
 pytestmark = pytest.mark.real_sockets
-
-PERSONAS = {"one": "openai", "two": "mistral", "three": "anthropic"}
-TARGETS = ["one/gpt-sim", "two/mistral-sim", "three/claude-sim"]
-LAST = "[...document.querySelectorAll('.turn')].at(-1)"
-STATE = f"{LAST}?.querySelector('.answer').dataset.state"
-
-
-@dataclass(frozen=True)
-class SimulatedProviders:
-    """The providers, and the door to their faults."""
-
-    urls: dict[str, str]
-    admin: str
-    token: str
-
-    async def fault(self, provider: str, **fault: object) -> None:
-        """From now on; without any, the provider is well again."""
-        url, headers = f"{self.admin}/faults/{provider}", {"authorization": f"Bearer {self.token}"}
-        verb = "PUT" if fault else "DELETE"
-        async with (
-            aiohttp.ClientSession(headers=headers) as client,
-            client.request(verb, url, json=fault or None) as response,
-        ):
-            assert response.status < 300, await response.text()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[str]:
-    with chromium() as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def providers() -> Iterator[SimulatedProviders]:
-    named = [part for name, persona in PERSONAS.items() for part in ("--provider", f"{name}={persona}")]
-    with child("simulators", *named, "--admin-port", "0", "--leash") as process:
-        assert process.stdout is not None
-        said = json.loads(process.stdout.readline())
-        urls = {name: entry["url"] for name, entry in said["providers"].items()}
-        yield SimulatedProviders(urls, said["admin"], said["token"])
-
-
-@pytest.fixture(scope="module")
-def config(providers: SimulatedProviders, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("web") / "dub5.toml"
-    path.write_text(settings(providers.urls))
-    return path
-
-
-@pytest.fixture(scope="module")
-def service(config: Path) -> Iterator[str]:
-    with serving(config) as (url, _):
-        yield url
-
-
-def settings(urls: dict[str, str]) -> str:
-    parts = ["[[route]]", 'name = "chat"', f"targets = {json.dumps(TARGETS)}"]
-    for name, dialect in PERSONAS.items():
-        url = urls[name] + ("" if dialect == "anthropic" else "/v1")
-        parts += ["[[provider]]", f'name = "{name}"', f'dialect = "{dialect}"', f'base_url = "{url}"']
-        parts += ['key_env = ["DUB5_TEST_KEY"]']
-    parts += ["[provider.prices]", '"claude-sim" = {prompt = 3.0, completion = 15.0}']
-    return "\n".join(parts)
-
-
-async def ask(page: BrowserTab, question: str) -> str:
-    """Types a question, waits for the end of its answer; the answer's state."""
-    await page.until("!document.querySelector('#model').disabled")
-    await page.evaluate("document.querySelector('#question').focus()")
-    await page.type(question)
-    await page.until(f"{LAST}?.querySelector('.question').textContent.endsWith({json.dumps(question)})")
-    return await ended(page)
-
-
-async def ended(page: BrowserTab) -> str:
-    await page.until(f"!['waiting', 'streaming', undefined].includes({STATE})")
-    return str(await page.evaluate(STATE))
-
-
-async def text(page: BrowserTab, selector: str) -> str:
-    return str(await page.evaluate(f"{LAST}.querySelector('{selector}').textContent"))
 
 
 async def test_answer(browser: str, service: str, providers: SimulatedProviders) -> None:

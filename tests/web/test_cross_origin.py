@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from dub5.simulators.answers import Proof, judge
-from tests.support.browser import chromium, open_page
+from tests.support.browser import open_page
 from tests.support.child_processes import child, serving
 
 pytestmark = pytest.mark.real_sockets
@@ -29,12 +29,6 @@ ASK = """(async () => {
   const seen = (name) => response.headers.get(name);
   return {status: response.status, id: seen("x-request-id"), target: seen("x-dub5-target"), pieces};
 })().catch((error) => ({error: String(error)}))"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[str]:
-    with chromium() as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,168 @@
+"""Conversations on the page, in a real browser: they outlive the page, the browser's tab and the service."""
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from dub5.simulators.answers import Proof, judge
+from tests.support.browser import BrowserTab, open_page
+from tests.support.child_processes import serving
+from tests.support.page import LAST, ask, text
+
+pytestmark = pytest.mark.real_sockets
+
+FIRST, SECOND, THIRD = "Name three rivers.", "And three lakes?", "Which is the deepest?"
+TITLES = "[...document.querySelectorAll('#conversations .title')].map((title) => title.textContent)"
+QUESTIONS = "[...document.querySelectorAll('.turn .question')].map((q) => q.lastChild.textContent)"
+ANSWERS = "[...document.querySelectorAll('.turn .text')].map((answer) => answer.textContent)"
+LIVE = "document.querySelector('#link').dataset.state"
+
+
+@pytest.fixture
+def kept(config: Path, tmp_path: Path) -> Path:
+    """Return settings with conversations, in a database of this test."""
+    file = tmp_path / "kept.toml"
+    file.write_text(config.read_text() + with_database(tmp_path / "data" / "dub5.db"))
+    return file
+
+
+def with_database(path: Path) -> str:
+    return f'\n[session]\n[conversation]\n[database]\nurl = "sqlite:///{path}"\n'
+
+
+async def press(page: BrowserTab, selector: str) -> None:
+    await page.until(f"document.querySelector({json.dumps(selector)}) !== null")
+    await page.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+
+
+async def shows(page: BrowserTab, expression: str, value: Any) -> None:
+    wanted = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    await page.until(f"JSON.stringify({expression}) === {json.dumps(wanted)}")
+
+
+async def test_a_conversation_stays(browser: str, kept: Path) -> None:
+    """It is there after a reload, and after the service was killed and started again, and it goes on; it is
+    found in the list, with its title, and can be renamed and deleted."""
+    with serving(kept) as (url, service):
+        async with open_page(browser, url) as page:
+            assert await ask(page, FIRST) == "whole"
+            answer = await text(page, ".text")
+            assert judge(answer, FIRST) is Proof.WHOLE
+            await shows(page, TITLES, [FIRST])
+            address = await page.evaluate("location.href")
+            assert "#c/" in address and "not saved" not in await text(page, ".by")
+
+            await page.call("Page.reload")
+            await shows(page, QUESTIONS, [FIRST])
+            assert await page.evaluate(ANSWERS) == [answer]
+            assert page.errors == []
+
+            service.kill()
+            service.wait()
+            await page.until(f"{LIVE} === 'gone'")
+            with serving(kept, urlsplit(url).port or 0) as (again, _):
+                assert again == url
+                await page.until(f"{LIVE} === 'live'")
+                assert await ask(page, SECOND) == "whole"
+                assert await page.evaluate(f"{LAST}.querySelector('.note').hidden")  # with its memory, and saved
+                await page.call("Page.navigate", url="about:blank")
+                await page.call("Page.navigate", url=url)
+                await press(page, "#conversations a")
+                await shows(page, QUESTIONS, [FIRST, SECOND])
+                assert (await page.evaluate(ANSWERS))[0] == answer
+                assert await page.evaluate("location.href") == address
+                assert await ask(page, THIRD) == "whole"
+                page.errors.clear()  # the browser's, about the time without a service
+
+                await press(page, "[aria-label^='Rename']")
+                assert await page.evaluate("document.activeElement.value") == FIRST
+                await page.evaluate("document.activeElement.select()")
+                await page.type("Water")
+                await shows(page, TITLES, ["Water"])
+                await press(page, "[aria-label='Delete “Water”']")
+                assert await page.evaluate("document.querySelector('#delete-title').textContent") == "Water"
+                await press(page, "#delete button[value=no]")
+                await press(page, "[aria-label='Delete “Water”']")
+                await press(page, "#delete button[value=yes]")
+                await shows(page, TITLES, [])
+                await shows(page, QUESTIONS, [])
+                assert await page.evaluate("location.hash") == ""
+                assert page.errors == []
+
+
+async def test_a_lost_database(browser: str, config: Path, tmp_path: Path) -> None:
+    """Without its database the service answers, and the page says what is not saved or remembered; the
+    conversations are there as soon as the database is."""
+    (tmp_path / "data").touch()  # no folder: the database cannot be opened
+    file = tmp_path / "lost.toml"
+    file.write_text(config.read_text() + with_database(tmp_path / "data" / "dub5.db"))
+    with serving(file) as (url, _):
+        async with open_page(browser, url) as page:
+            note = "document.querySelector('#history-note').textContent"
+            await page.until(f"{note}.includes('cannot be reached at the moment')")
+            assert await ask(page, FIRST) == "whole"
+            assert "not saved" in await text(page, ".by")
+            assert await ask(page, SECOND) == "whole"
+            assert "Answered without your earlier questions" in await text(page, ".note")
+
+            (tmp_path / "data").unlink()
+            await shows(page, TITLES, [FIRST])
+
+
+STEPS = """(async () => {
+  const { Conversations } = await import("/web/conversations.js");
+  const caller = { headers: () => ({}), unauthorized: () => {} };
+  const told = async (reply, stream = true) => {
+    window.fetch = async () => reply;
+    const steps = [];
+    const asked = { text: "Why?", id: "1", model: "chat", stream };
+    const { signal } = new AbortController();
+    for await (const step of new Conversations(caller).ask("A", asked, signal)) steps.push(step);
+    const detail = (s) => s.text ?? s.kept ?? s.pruned ?? s.problem?.code ?? s.head?.target;
+    return steps.slice(1).map((s) => [s.kind, detail(s)]);
+  };
+  const event = (e) => `event: ${e.type}\\ndata: ${JSON.stringify(e)}\\n\\n`;
+  const events = (...all) => new Response(all.map(event).join(""));
+  const accepted = { type: "accepted", turn: "T", kept: true };
+  const begin = { type: "begin", turn: "T", target: "one/m", trail: "one/m=ok;4ms", pruned: { turns: 3 } };
+  const delta = { type: "delta", turn: "T", text: "a" };
+  const end = (outcome, kept = true) => ({ type: "end", turn: "T", outcome, finish: "stop", kept });
+  const error = { type: "error", turn: "T", error: { message: "cut", code: "stream_cut" } };
+  const turn = { question: { text: "Why?" }, answer: { text: "a" }, outcome: "complete", finish: "stop",
+    target: "one/m", kept: true };
+  return {
+    whole: await told(events(accepted, begin, delta, delta, end("complete"))),
+    unsaved: await told(events(accepted, begin, delta, end("degraded", false))),
+    error: await told(events(accepted, begin, delta, error)),
+    no_end: await told(events(accepted, begin, delta)),
+    asked_before_and_cut: await told(events(accepted, begin, delta, end("cut"))),
+    asked_before_and_stopped: await told(events(accepted, begin, end("cancelled"))),
+    unknown: await told(events({ type: "news" }, accepted, begin, delta, end("complete"))),
+    json: await told(new Response(JSON.stringify(turn)), false),
+    json_unsaved: await told(new Response(JSON.stringify({ ...turn, kept: false })), false),
+    html: await told(new Response("<html>"), false),
+  };
+})()"""
+
+
+async def test_messages(browser: str, service: str) -> None:
+    """Only an answer with an end that says so is whole; whether it is saved is the service's word."""
+    async with open_page(browser, service) as page:
+        steps = await page.evaluate(STEPS)
+
+    began, said = [["head", "one/m"], ["memory", 3]], ["text", "a"]
+    assert steps == {
+        "whole": [*began, said, said, ["whole", True]],
+        "unsaved": [*began, said, ["whole", False]],
+        "error": [*began, said, ["cut", "stream_cut"]],
+        "no_end": [*began, said, ["cut", "unfinished"]],
+        "asked_before_and_cut": [*began, said, ["cut", ""]],
+        "asked_before_and_stopped": [*began, ["stopped", None]],
+        "unknown": [*began, said, ["whole", True]],
+        "json": [["head", "one/m"], ["memory", 0], said, ["whole", True]],
+        "json_unsaved": [["head", "one/m"], ["memory", 0], said, ["whole", False]],
+        "html": [["failed", "unfinished"]],
+    }
