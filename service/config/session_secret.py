@@ -17,11 +17,11 @@ import msgspec
 
 from dub5.service.config.secrets import KEY_PATTERN
 from dub5.service.config.settings import LoadedSettings, Secret
+from dub5.service.store.url import parse_url
 
 FILE_NAME = "session.secret"
 CHARS_MIN = 32
 READ_MAX = 4_096  # bytes of the file
-SQLITE_PREFIX = "sqlite:///"
 LIVES_SHORT = "a restart ends all sessions, and no other process knows them"
 
 
@@ -33,11 +33,8 @@ def secret_file(loaded: LoadedSettings) -> Path | None:
     """Return the file in which the secret is to be kept; None if it is configured, or has no place."""
     if not _wants_secret(loaded) or loaded.database_url is None:
         return None
-    url = loaded.database_url.reveal()
-    database = url.removeprefix(SQLITE_PREFIX).partition("?")[0]
-    if not url.startswith(SQLITE_PREFIX) or database in ("", ":memory:"):
-        return None
-    return Path(database).parent / FILE_NAME
+    database = parse_url(loaded.database_url.reveal())
+    return database.path.parent / FILE_NAME if database.engine == "sqlite" else None
 
 
 def with_secret_warning(loaded: LoadedSettings) -> LoadedSettings:

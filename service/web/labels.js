@@ -164,7 +164,10 @@ export function titleLabel(title) {
   return title || "New conversation";
 }
 
-/** Say what the model was not told of the conversation; "" if it was told all. @param {{memoryLost: boolean, pruned: number}} turn */
+/**
+ * Say what the model was not told of the conversation; "" if it was told all.
+ * @param {{memoryLost: boolean, pruned: number}} turn
+ */
 export function memoryLabel({ memoryLost, pruned }) {
   if (memoryLost) return "Answered without your earlier questions: they could not be read.";
   if (!pruned) return "";
@@ -224,6 +227,7 @@ const INCIDENTS = new Map([
   ["bad_session", "invalid session"],
   ["injection_flagged", "suspicious question"],
   ["admin_refused", "wrong admin token"],
+  ["writes_forgotten", "conversations not saved"],
 ]);
 
 /**
@@ -284,6 +288,12 @@ const COUNTERS = new Map([
   ["bad_session", ["invalid session", "invalid sessions"]],
   ["injection_flagged", ["suspicious question", "suspicious questions"]],
   ["admin_refused", ["wrong admin token", "wrong admin tokens"]],
+  ["turn", ["turn of a conversation", "turns of conversations"]],
+  ["turn_not_kept", ["turn that was not saved", "turns that were not saved"]],
+  ["history_pruned", ["question without its older exchanges", "questions without their older exchanges"]],
+  ["migrated", ["migration of the database", "migrations of the database"]],
+  ["migration_failed", ["failed migration of the database", "failed migrations of the database"]],
+  ["writes_forgotten", ["lost write of a conversation", "lost writes of conversations"]],
 ]);
 
 /** Describe a counter: "12 failovers". @param {string} what @param {number} n */

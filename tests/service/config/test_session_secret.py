@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -51,6 +52,12 @@ def test_made_once(folder: Path) -> None:
     assert stat.S_IMODE((folder / "session.secret").stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert kept(in_folder(folder)) == first
+
+
+def test_beside_the_database(tmp_path: Path) -> None:
+    """The file is where the database is, whatever has to be encoded in its URL."""
+    loaded = settings(f"sqlite:///{quote(str(tmp_path / 'a b%?' / 'dub5.db'))}")
+    assert secret_file(loaded) == tmp_path / "a b%?" / "session.secret"
 
 
 def test_one_for_all(folder: Path) -> None:
@@ -134,11 +141,10 @@ def test_read_only_later(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (None, SessionSettings()),
         ("postgresql://db.example/dub5", SessionSettings()),
-        ("sqlite:///:memory:", SessionSettings()),
         ("sqlite:///data/dub5.db", None),
         ("sqlite:///data/dub5.db", SessionSettings(secret_env=("SECRET",))),
     ],
-    ids=["no database", "PostgreSQL", "memory", "no sessions", "configured"],
+    ids=["no database", "PostgreSQL", "no sessions", "configured"],
 )
 def test_no_file(
     url: str | None, session: SessionSettings | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
