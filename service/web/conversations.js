@@ -101,8 +101,8 @@ export class Conversations {
    */
   async #send(method, path, body, signal) {
     const headers = this.caller.headers();
-    const json = body ? { body: JSON.stringify(body), headers: { "content-type": "application/json", ...headers } } : {};
-    const send = () => fetch(path, { method, headers, signal, ...json });
+    const content = body && { body: JSON.stringify(body), headers: { "content-type": "application/json", ...headers } };
+    const send = () => fetch(path, { method, headers, signal, ...content });
     const response = await send();
     if (response.status !== 401) return response;
     if ((await bodyOf(response.clone()))?.error?.code === "session_required") {
@@ -145,7 +145,8 @@ async function* whole(response) {
   /** @type {KeptTurn | null} */
   const turn = await bodyOf(response);
   if (!turn?.question) {
-    yield { kind: "cut", problem: turn && "error" in turn ? problemOf(turn, null) : unfinished(), status: response.status };
+    const problem = turn && "error" in turn ? problemOf(turn, null) : unfinished();
+    yield { kind: "cut", problem, status: response.status };
     return;
   }
   const head = { ...headOf(response.headers), target: turn.target ?? "", degraded: turn.degraded ?? "" };

@@ -186,11 +186,8 @@ export class Sidebar {
     const link = h("a", { href: `#c/${one.id}` }, h("span.title", {}, title), h("time", {}, whenLabel(one.used_at)));
     if (isCurrent) link.setAttribute("aria-current", "page");
     link.addEventListener("click", closeDrawer);
-    return h(
-      "li", {}, link,
-      h("button.tool", { type: "button", "aria-label": `Rename “${title}”`, onclick: () => this.#rename(one) }, icon("rename")),
-      h("button.tool", { type: "button", "aria-label": `Delete “${title}”`, onclick: () => this.#remove(one) }, icon("delete")),
-    );
+    const rename = tool(`Rename “${title}”`, () => this.#rename(one), icon("rename"));
+    return h("li", {}, link, rename, tool(`Delete “${title}”`, () => this.#remove(one), icon("delete")));
   }
 
   /** @param {Conversation} one */
@@ -243,6 +240,11 @@ export class Sidebar {
     put(byId("history-note"), text);
     byId("history-again").hidden = !again;
   }
+}
+
+/** @param {string} label @param {() => void} onclick @param {Node} mark */
+function tool(label, onclick, mark) {
+  return h("button.tool", { type: "button", "aria-label": label, title: label, onclick }, mark);
 }
 
 /** @param {unknown} error */

@@ -2,7 +2,8 @@
 
 import { earlierProblem } from "./conversations.js";
 import { h, icon, put } from "./dom.js";
-import { duration, finishLabel, markOf, memoryLabel, reasonLabel, fallbackLabel, timeOfDay, kindLabel } from "./labels.js";
+import { duration, fallbackLabel, finishLabel, kindLabel, markOf } from "./labels.js";
+import { memoryLabel, reasonLabel, timeOfDay } from "./labels.js";
 
 /** @typedef {import("./labels.js").TrailEntry} TrailEntry */
 /** @typedef {import("./reply.js").Problem} Problem */

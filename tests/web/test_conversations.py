@@ -67,7 +67,7 @@ async def test_a_conversation_stays(browser: str, kept: Path) -> None:
                 assert again == url
                 await page.until(f"{LIVE} === 'live'")
                 assert await ask(page, SECOND) == "whole"
-                assert await page.evaluate(f"{LAST}.querySelector('.note').hidden")  # with its memory, and saved
+                assert await page.evaluate(f"{LAST}.querySelector('.note').hidden")  # saved, with its memory
                 await page.call("Page.navigate", url="about:blank")
                 await page.call("Page.navigate", url=url)
                 await press(page, "#conversations a")
