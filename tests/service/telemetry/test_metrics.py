@@ -33,6 +33,7 @@ from dub5.service.telemetry.metrics import Metrics
 from tests.support.source import ROOT, Source, sources
 from tests.support.world import ServiceWorld, status
 
+SQL = ("dub5.service.store", "dub5.service.database_command")  # where `run` takes a statement
 STATES = [
     TargetSnapshot("one/fast", "one", Health.UNHEALTHY, "open", 3.0, 3.0, 0, 0, False, 1000, 0),
     TargetSnapshot("two/slow", "two", Health.HEALTHY, "closed", 0.0, 0.0, 4, 0, False, 28, 5),
@@ -333,9 +334,7 @@ def constants() -> dict[str, str]:
 def calls() -> Mapping[str, list[ast.Call]]:
     """The calls in the service's source, by the name of the function or method; without those of SQL."""
     found: dict[str, list[ast.Call]] = {}
-    for node in (
-        n for source in service() if source.folder != "dub5.service.store" for n in ast.walk(source.tree)
-    ):
+    for node in (n for source in service() if source.folder not in SQL for n in ast.walk(source.tree)):
         if isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
             found.setdefault(called, []).append(node)
