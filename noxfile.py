@@ -29,6 +29,7 @@ PAGES = {  # each with the module that prints it, and its arguments
     "docs/prove/complaints.md": ("tests.experiments.complaints",),
     "docs/prove/faults.md": ("tests.experiments.fault_table",),
     "docs/operate/environment.md": ("tests.experiments.environment",),
+    "service/web/openapi.json": ("tests.experiments.openapi",),
     ".env.example": ("tests.experiments.environment", "example"),
 }
 

@@ -126,7 +126,12 @@ def _page_routes(page: Mapping[str, PageFile]) -> list[HTTPRouteHandler]:
         """Serve the page's scripts, styles and pictures."""
         return _serve_file(request, page, name)
 
-    return [index, asset]
+    @get_or_head("/openapi.json")
+    async def openapi(request: HttpRequest) -> Response[bytes]:
+        """Serve the OpenAPI document of this service."""
+        return _serve_file(request, page, "openapi.json")
+
+    return [index, asset, openapi]
 
 
 def _serve_file(request: HttpRequest, page: Mapping[str, PageFile], name: str) -> Response[bytes]:

@@ -1,0 +1,259 @@
+"""The operations of the service: a row for each method of each path, with an example."""
+
+from typing import Any, NamedTuple
+
+from dub5.service.errors import (
+    AllTargetsDown,
+    AllTargetsLimited,
+    CompressedBody,
+    ConversationNotFound,
+    CsrfRefused,
+    DeadlineExceeded,
+    FeatureUnavailable,
+    GatewayError,
+    InvalidRequest,
+    KeysRefused,
+    ModelNotFound,
+    NotFound,
+    Overloaded,
+    ProviderRefused,
+    QuestionTooLong,
+    RateLimited,
+    RequestTimeout,
+    SessionRequired,
+    ShuttingDown,
+    StorageUnavailable,
+    SuspiciousInput,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    WrongAdminToken,
+)
+
+Errors = tuple[type[GatewayError], ...]
+CALLER: Errors = (Unauthorized, RateLimited)
+BODY: Errors = (InvalidRequest, TooLarge, CompressedBody)
+ASKED: Errors = (
+    *(*CALLER, *BODY, RequestTimeout, ModelNotFound, CsrfRefused),
+    *(QuestionTooLong, SuspiciousInput, ProviderRefused),
+    *(AllTargetsLimited, AllTargetsDown, KeysRefused, DeadlineExceeded, Overloaded, FeatureUnavailable),
+    ShuttingDown,
+)
+OWNED: Errors = (*CALLER, SessionRequired, CsrfRefused, NotFound)
+KEPT: Errors = (*OWNED, ConversationNotFound, StorageUnavailable)
+
+CONVERSATION = "01JE0000000000000000000000"
+QUESTION = "Why is the sky blue?"
+CONVERSATION_EXAMPLE = {
+    "id": CONVERSATION,
+    "object": "conversation",
+    "title": QUESTION,
+    "model": "chat",
+    "created_at": 1764460800,
+    "used_at": 1764460812,
+}
+TURN_EXAMPLE = {
+    "id": "01JE0000000000000000000001",
+    "object": "turn",
+    "conversation": CONVERSATION,
+    "asked_as": "q-1",
+    "question": {"text": QUESTION, "tokens": 13, "tokens_source": "provider"},
+    "answer": {"text": "Air scatters blue light most.", "tokens": 7, "tokens_source": "provider"},
+    "state": "ended",
+    "outcome": "complete",
+    "finish": "stop",
+    "target": "one/gpt",
+    "model": "chat",
+    "flags": [],
+    "asked_at": 1764460811,
+    "ended_at": 1764460812,
+    "kept": True,
+}
+MODEL_EXAMPLE = {
+    "id": "chat",
+    "object": "model",
+    "created": 1764460800,
+    "owned_by": "dub5",
+    "features": {"tools": "available"},
+}
+CHAT_EXAMPLE = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1764460800,
+    "model": "gpt",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Air scatters blue light most."},
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {"prompt_tokens": 13, "completion_tokens": 7, "total_tokens": 20},
+}
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+class Operation(NamedTuple):
+    """One method of one path. `answers`: by status, the name of a schema (or a media type) and an example."""
+
+    tag: str
+    method: str
+    path: str
+    summary: str
+    answers: dict[int, tuple[str, Any]]
+    errors: Errors = ()
+    takes: tuple[str, Any] | None = None  # the schema of the body, and an example
+    query: tuple[str, ...] = ()
+    streams: bool = False  # the answer may be server-sent events
+    headers: bool = False  # it takes and returns the headers of a question
+
+
+PAGED = ("limit", "before")
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        *(
+            "chat",
+            "POST",
+            "/v1/chat/completions",
+            "Complete a conversation, as JSON or as server-sent events",
+        ),
+        {200: ("ChatAnswer", CHAT_EXAMPLE)},
+        ASKED,
+        ("ChatRequest", {"model": "chat", "messages": HELLO}),
+        streams=True,
+        headers=True,
+    ),
+    Operation(
+        *("chat", "POST", "/v1/embeddings", "Embed texts as vectors"),
+        {200: ("Embeddings", {"object": "list", "model": "gpt", "data": [{"index": 0, "embedding": [0.1]}]})},
+        ASKED,
+        ("EmbeddingsRequest", {"model": "chat", "input": "Hello"}),
+        headers=True,
+    ),
+    Operation(
+        *("models", "GET", "/v1/models", "List the models"),
+        {200: ("Models", {"object": "list", "data": [MODEL_EXAMPLE]})},
+        CALLER,
+    ),
+    Operation(
+        *("models", "GET", "/v1/models/{name}", "Return one model"),
+        {200: ("Model", MODEL_EXAMPLE)},
+        (*CALLER, ModelNotFound),
+    ),
+    Operation(
+        *("models", "GET", "/v1/offline", "Return answers for a client that cannot reach the service"),
+        {200: ("Offline", {}), 304: ("", None)},
+        CALLER,
+    ),
+    Operation(
+        *("sessions", "POST", "/v1/session", "Begin a session, or return the one that the cookie proves"),
+        {
+            200: ("Session", {"session": "5f3a9c01", "expires_in_s": 2_592_000}),
+            201: ("Session", {"session": "5f3a9c01", "expires_in_s": 2_592_000}),
+        },
+        (*CALLER, CsrfRefused, NotFound),
+    ),
+    Operation(
+        *(
+            "sessions",
+            "POST",
+            "/v1/session/ticket",
+            "Write a ticket: a proof of the session that is no cookie",
+        ),
+        {201: ("Ticket", {"session": "5f3a9c01", "ticket": "0198...", "expires_in_s": 30})},
+        (*CALLER, CsrfRefused, NotFound),
+    ),
+    Operation(
+        *("sessions", "DELETE", "/v1/session", "Clear the session's cookie"),
+        {204: ("", None)},
+        (*CALLER, CsrfRefused, NotFound),
+    ),
+    Operation(
+        *("conversations", "POST", "/v1/conversations", "Begin a conversation"),
+        {201: ("Conversation", CONVERSATION_EXAMPLE | {"kept": True})},
+        (*OWNED, *BODY, ModelNotFound),
+        ("ConversationRequest", {"title": "About the sky"}),
+    ),
+    Operation(
+        *("conversations", "GET", "/v1/conversations", "List your conversations, those used last first"),
+        {200: ("Conversations", {"object": "list", "data": [CONVERSATION_EXAMPLE], "has_more": False})},
+        (*KEPT, InvalidRequest),
+        query=PAGED,
+    ),
+    Operation(
+        *("conversations", "GET", "/v1/conversations/{id}", "Read a conversation with its turns"),
+        {200: ("ConversationTurns", CONVERSATION_EXAMPLE | {"turns": [TURN_EXAMPLE], "has_more": False})},
+        (*KEPT, InvalidRequest),
+        query=PAGED,
+    ),
+    Operation(
+        *("conversations", "PATCH", "/v1/conversations/{id}", "Rename a conversation, or change its model"),
+        {200: ("Conversation", CONVERSATION_EXAMPLE | {"title": "About the sky"})},
+        (*KEPT, *BODY, ModelNotFound),
+        ("ConversationRequest", {"title": "About the sky"}),
+    ),
+    Operation(
+        *("conversations", "DELETE", "/v1/conversations/{id}", "Delete a conversation with all its turns"),
+        {204: ("", None)},
+        KEPT,
+    ),
+    Operation(
+        *("conversations", "POST", "/v1/conversations/{id}/turns", "Ask a question"),
+        {200: ("Turn", TURN_EXAMPLE)},
+        (*ASKED, SessionRequired, ConversationNotFound, NotFound),
+        ("TurnRequest", {"text": QUESTION, "id": "q-1"}),
+        streams=True,
+        headers=True,
+    ),
+    Operation(
+        *("operations", "GET", "/livez", "Return 200 while the process runs"),
+        {200: ("State", {"status": "ok"})},
+    ),
+    Operation(
+        *("operations", "GET", "/readyz", "Return whether the instance accepts new requests"),
+        {200: ("State", {"status": "ok"}), 503: ("State", {"status": "draining"})},
+    ),
+    Operation(
+        *("operations", "GET", "/health", "Return the health, with `?deep=true` of each component"),
+        {
+            200: ("Health", {"status": "ok", "version": "0.1.0"}),
+            503: ("DeepHealth", {"status": "failing", "version": "0.1.0", "components": {}}),
+        },
+        (InvalidRequest,),
+        query=("deep",),
+    ),
+    Operation(
+        *("operations", "GET", "/status", "Return targets, counters, recent requests and incidents"),
+        {200: ("Status", {})},
+        CALLER,
+    ),
+    Operation(
+        *("operations", "GET", "/metrics", "Return the metrics"),
+        {200: ("text/plain", "# TYPE gateway_requests_total counter\n")},
+        CALLER,
+    ),
+    Operation(
+        *("operations", "GET", "/openapi.json", "Return this document"),
+        {200: ("application/json", {}), 304: ("", None)},
+    ),
+    Operation(
+        *(
+            "operations",
+            "POST",
+            "/admin/cache/invalidate",
+            "Invalidate cached answers (from this machine only)",
+        ),
+        {200: ("Invalidated", {"invalidated": {"route": "chat"}})},
+        (WrongAdminToken, RateLimited, NotFound, Unavailable, *BODY),
+        ("Invalidation", {"route": "chat"}),
+    ),
+    Operation(
+        *("page", "GET", "/", "Serve the page for people"),
+        {200: ("text/html", "<!doctype html>"), 304: ("", None)},
+    ),
+    Operation(
+        *("page", "GET", "/web/{name}", "Serve a file of the page"),
+        {200: ("text/javascript", ""), 304: ("", None)},
+        (NotFound,),
+    ),
+)

@@ -1,0 +1,317 @@
+"""JSON Schemas of what the service takes and answers."""
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+
+def text(description: str, **more: Any) -> Schema:
+    """Return the schema of a text."""
+    return {"type": "string", "description": description, **more}
+
+
+def number(description: str, kind: str = "integer", **more: Any) -> Schema:
+    """Return the schema of a number."""
+    return {"type": kind, "description": description, **more}
+
+
+def flag(description: str) -> Schema:
+    """Return the schema of a boolean."""
+    return {"type": "boolean", "description": description}
+
+
+def ref(name: str) -> Schema:
+    """Return a reference to a schema of the document."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def optional(schema: Schema) -> Schema:
+    """Return the schema of a value that may be null."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def array(items: Schema, description: str) -> Schema:
+    """Return the schema of a list."""
+    return {"type": "array", "items": items, "description": description}
+
+
+def table(description: str, required: dict[str, Schema], more: dict[str, Schema] | None = None) -> Schema:
+    """Return the schema of an object, and its fields: those that are always there, and those that may be."""
+    properties = required | (more or {})
+    schema = {"type": "object", "description": description, "properties": properties}
+    return schema | {"required": list(required)} if required else schema
+
+
+OPEN = {"type": "object"}
+ID = text("26 characters, in the order of their making.", pattern="^[0-9A-HJKMNP-TV-Z]{26}$")
+WHEN = number("Seconds since 1970.", "number")
+OUTCOMES = ["complete", "degraded", "refused", "failed", "cut", "cancelled"]
+SOURCE = text("Who has counted: the provider, or an estimate of ours.", enum=["provider", "estimate"])
+
+ATTEMPT = table(
+    "One try at a target.",
+    {
+        "target": text("`provider/model`."),
+        "outcome": text("What came of it."),
+        "reason": text("`ok`, or why not."),
+        "started_ms": number("Since the request came.", "number"),
+        "ended_ms": number("Since the request came.", "number"),
+    },
+)
+ERROR = table(
+    "The one shape of all errors.",
+    {
+        "error": table(
+            "What happened, and what to do.",
+            {
+                "message": text("For a person; it ends with what to do."),
+                "type": text("The family of the code."),
+                "code": text("For a program: one of a closed list."),
+                "param": optional(text("The field at fault.")),
+                "id": text("Names this error in the log; also in `x-request-id`."),
+                "retry_after": optional(number("Seconds until it is worth trying again.", "number")),
+                "suggestion": text("What to do."),
+                "attempts": array(
+                    ref("Attempt"), "The targets that were asked, and why each gave no answer."
+                ),
+            },
+        )
+    },
+)
+MESSAGE = table(
+    "A message. Fields that are not listed go to the provider as they are.",
+    {"role": text("Who speaks.", enum=["system", "developer", "user", "assistant", "tool", "function"])},
+    {
+        "content": {
+            "anyOf": [text("The text."), array(OPEN, "Parts: texts and pictures."), {"type": "null"}],
+            "description": "What is said.",
+        },
+        "name": optional(text("Tells speakers of one role apart.")),
+        "tool_calls": optional(array(OPEN, "Calls that the model made.")),
+        "tool_call_id": optional(text("The call that this message answers.")),
+    },
+)
+CHAT_REQUEST = table(
+    "OpenAI's chat completion request. Fields that are not listed go to the provider as they are.",
+    {
+        "model": text("A name of `GET /v1/models`: a route, or a route with a personality."),
+        "messages": {**array(ref("Message"), "The conversation so far."), "minItems": 1},
+    },
+    {
+        "stream": optional(flag("Send the answer as server-sent events.")),
+        "stream_options": optional(
+            table("What a stream ends with.", {}, {"include_usage": optional(flag("Count the tokens."))})
+        ),
+        "temperature": optional(number("0: the answer may be cached.", "number")),
+        "top_p": optional(number("Nucleus sampling.", "number")),
+        "max_tokens": optional(number("The longest answer, in tokens.")),
+        "max_completion_tokens": optional(number("The longest answer, in tokens.")),
+        "stop": {
+            "anyOf": [text("One."), array(text("One."), "Several."), {"type": "null"}],
+            "description": "Where the answer ends.",
+        },
+        "n": optional(number("How many answers.")),
+        "tools": optional(array(OPEN, "Functions that the model may call.")),
+        "logprobs": optional(flag("Return the probabilities of tokens.")),
+        "store": optional(flag("Let the provider keep the answer.")),
+    },
+)
+USAGE = table(
+    "Tokens.",
+    {
+        "prompt_tokens": number("Of the request."),
+        "completion_tokens": number("Of the answer."),
+        "total_tokens": number("Of both."),
+    },
+    {"estimated": flag("The provider did not count; these are estimates.")},
+)
+CHAT_ANSWER = table(
+    "OpenAI's chat.completion. `model` names the model that answered.",
+    {
+        "object": {"const": "chat.completion"},
+        "choices": array(
+            table(
+                "One answer.",
+                {"index": number("Its place."), "message": ref("Message")},
+                {"finish_reason": optional(text("Why it ended."))},
+            ),
+            "The answers.",
+        ),
+        "model": text("The model that answered."),
+    },
+    {
+        "id": text("Names the answer."),
+        "created": number("Seconds since 1970."),
+        "usage": optional(ref("Usage")),
+    },
+)
+EMBEDDINGS_REQUEST = table(
+    "OpenAI's embeddings request.",
+    {
+        "model": text("A name of `GET /v1/models`."),
+        "input": {
+            "anyOf": [text("A text."), {"type": "array", "items": {}, "minItems": 1}],
+            "description": "A text, texts, token numbers, or lists of those.",
+        },
+    },
+    {"encoding_format": optional(text("The form of a vector.", enum=["float", "base64"]))},
+)
+EMBEDDINGS = table(
+    "Vectors, in the order of the input.",
+    {"object": {"const": "list"}, "data": array(OPEN, "The vectors."), "model": text("Their model.")},
+    {"usage": OPEN},
+)
+MODEL = table(
+    "A model name of this service.",
+    {
+        "id": text("What `model` of a request says."),
+        "object": {"const": "model"},
+        "created": number("Seconds since 1970."),
+        "owned_by": text("`dub5`."),
+        "features": {
+            "type": "object",
+            "description": "Of each feature: whether its targets support it, and can be asked now.",
+            "additionalProperties": {"type": "string"},
+        },
+    },
+    {"personality": text("The name of its personality."), "title": text("What people may read.")},
+)
+MODELS = table(
+    "The models.",
+    {"object": {"const": "list"}, "data": array(ref("Model"), "The models.")},
+    {"sessions": flag("There are sessions."), "conversations": flag("Conversations are kept.")},
+)
+SESSION = table(
+    "A session.",
+    {"session": text("Its name in the log."), "expires_in_s": number("How long its cookie lives, seconds.")},
+)
+TICKET = table(
+    "A proof of a session that is no cookie.",
+    {
+        "session": text("The session's name in the log."),
+        "ticket": text("Send it as `Authorization: Ticket <ticket>`."),
+        "expires_in_s": number("How long it is good for, seconds."),
+    },
+)
+CONVERSATION_FIELDS = {
+    "title": text("What a list shows; at most 200 characters.", maxLength=200),
+    "model": text("The model of its questions, a name of `GET /v1/models`."),
+}
+CONVERSATION_REQUEST = table("What is known of a conversation.", {}, CONVERSATION_FIELDS)
+CONVERSATION = table(
+    "A conversation.",
+    {
+        "id": ID,
+        "object": {"const": "conversation"},
+        **CONVERSATION_FIELDS,
+        "created_at": WHEN,
+        "used_at": WHEN,
+    },
+    {"kept": flag("Whether it is in the database.")},
+)
+CONVERSATIONS = table(
+    "Conversations of one owner, those used last first.",
+    {
+        "object": {"const": "list"},
+        "data": array(ref("Conversation"), "The conversations."),
+        "has_more": flag("There are older ones: ask again with `before`."),
+    },
+)
+SAID = {
+    "text": text("What was said."),
+    "tokens": optional(number("Its tokens.")),
+    "tokens_source": optional(SOURCE),
+}
+TURN = table(
+    "A question and its answer.",
+    {
+        "id": ID,
+        "object": {"const": "turn"},
+        "conversation": ID,
+        "asked_as": text("The id that the client gave, or one of ours."),
+        "question": table("What was asked.", SAID),
+        "answer": optional(table("What was answered, or as much of it as came.", SAID)),
+        "state": text("Whether it is being answered.", enum=["open", "ended"]),
+        "outcome": optional(text("How it ended.", enum=OUTCOMES)),
+        "finish": optional(text("Why the model stopped: `stop`, `length`, `content_filter`.")),
+        "target": optional(text("Who answered: `provider/model`.")),
+        "model": text("The model that was asked for."),
+        "flags": array(text("A kind of attack."), "What the question looks like."),
+        "asked_at": WHEN,
+        "ended_at": optional(WHEN),
+        "kept": flag("Whether it is in the database."),
+    },
+    {
+        "degraded": text("The source of a fallback answer, which is no model's."),
+        "pruned": table(
+            "What the model was not told, because it did not fit into its window.",
+            {"turns": number("How many exchanges."), "tokens": number("How many tokens.")},
+        ),
+        "memory": text(
+            "The database did not answer: the model knew nothing of what was said before.", const="lost"
+        ),
+    },
+)
+TURN_REQUEST = table(
+    "A question.",
+    {"text": text("The question; at most `conversation.question_chars_max` characters.", minLength=1)},
+    {
+        "id": text("Your own id of it: what is sent twice with one id is asked once.", maxLength=64),
+        "model": text("Another model for this question."),
+        "stream": flag("Send the answer as server-sent events."),
+    },
+)
+CONVERSATION_TURNS = table(
+    "A conversation with its turns, oldest first.",
+    {
+        **CONVERSATION["properties"],
+        "turns": array(ref("Turn"), "The newest of them, or those before `before`."),
+        "has_more": flag("There are older ones: ask again with `before`."),
+    },
+)
+CONVERSATION_TURNS["required"].remove("kept")
+INVALIDATION = table(
+    "Exactly one of these.",
+    {},
+    {
+        "model": text("Answers of this model, or of one target."),
+        "route": text("Answers of this route."),
+        "caller": text("Answers to this caller, by the hash that the log shows."),
+        "key": text("One answer."),
+        "everything": flag("All answers."),
+    },
+)
+INVALIDATED = table("What was invalidated.", {"invalidated": OPEN})
+HEALTH = table("Health.", {"status": text("`ok`, or what is wrong."), "version": text("Of the service.")})
+DEEP_HEALTH = table("Health of each component.", {**HEALTH["properties"], "components": OPEN})
+STATE = table("State.", {"status": text("`ok` or `draining`.")})
+OFFLINE = {**OPEN, "description": "Answers for a client that cannot reach the service."}
+STATUS = {**OPEN, "description": "Targets, counters, recent requests and incidents."}
+
+SCHEMAS: dict[str, Schema] = {
+    "Attempt": ATTEMPT,
+    "Error": ERROR,
+    "Message": MESSAGE,
+    "ChatRequest": CHAT_REQUEST,
+    "Usage": USAGE,
+    "ChatAnswer": CHAT_ANSWER,
+    "EmbeddingsRequest": EMBEDDINGS_REQUEST,
+    "Embeddings": EMBEDDINGS,
+    "Model": MODEL,
+    "Models": MODELS,
+    "Session": SESSION,
+    "Ticket": TICKET,
+    "ConversationRequest": CONVERSATION_REQUEST,
+    "Conversation": CONVERSATION,
+    "Conversations": CONVERSATIONS,
+    "ConversationTurns": CONVERSATION_TURNS,
+    "TurnRequest": TURN_REQUEST,
+    "Turn": TURN,
+    "Invalidation": INVALIDATION,
+    "Invalidated": INVALIDATED,
+    "Health": HEALTH,
+    "DeepHealth": DEEP_HEALTH,
+    "State": STATE,
+    "Offline": OFFLINE,
+    "Status": STATUS,
+}
