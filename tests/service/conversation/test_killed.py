@@ -62,7 +62,7 @@ def database(engine: str, folder: Path, request: pytest.FixtureRequest) -> str:
 
 
 async def talk(person: Person, enough: asyncio.Event, ready: asyncio.Event, done: list[int]) -> None:
-    """Ask until it is enough. An interrupted question is asked again with its id, once the service is back."""
+    """Ask until it is enough. An interrupted question is asked again with its id once the service is back."""
     while not enough.is_set():
         try:
             await person.ask(stream=bool(person.asked % 2))
