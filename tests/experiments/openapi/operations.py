@@ -51,6 +51,7 @@ CONVERSATION_EXAMPLE = {
     "model": "chat",
     "created_at": 1764460800,
     "used_at": 1764460812,
+    "kept": True,
 }
 TURN_EXAMPLE = {
     "id": "01JE0000000000000000000001",
@@ -170,7 +171,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         *("conversations", "POST", "/v1/conversations", "Begin a conversation"),
-        {201: ("Conversation", CONVERSATION_EXAMPLE | {"kept": True})},
+        {201: ("Conversation", CONVERSATION_EXAMPLE)},
         (*OWNED, *BODY, ModelNotFound),
         ("ConversationRequest", {"title": "About the sky"}),
     ),

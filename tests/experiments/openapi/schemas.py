@@ -206,8 +206,8 @@ CONVERSATION = table(
         **CONVERSATION_FIELDS,
         "created_at": WHEN,
         "used_at": WHEN,
+        "kept": flag("Whether it is in the database."),
     },
-    {"kept": flag("Whether it is in the database.")},
 )
 CONVERSATIONS = table(
     "Conversations of one owner, those used last first.",
@@ -269,7 +269,6 @@ CONVERSATION_TURNS = table(
         "has_more": flag("There are older ones: ask again with `before`."),
     },
 )
-CONVERSATION_TURNS["required"].remove("kept")
 INVALIDATION = table(
     "Exactly one of these.",
     {},

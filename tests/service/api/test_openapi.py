@@ -11,7 +11,6 @@ from openapi_spec_validator import validate
 
 from dub5.service.cache.cache import Selection
 from dub5.service.config.options import SanitizeOptions
-from dub5.service.config.settings import SessionSettings
 from dub5.service.errors import every_error
 from dub5.service.model import ChatBody, EmbedBody, Message
 from dub5.simulators.script import Script, SimRequest
@@ -19,11 +18,11 @@ from dub5.simulators.virtual import AppResponse, run
 from tests.experiments.openapi.document import document
 from tests.experiments.openapi.operations import OPERATIONS, Operation
 from tests.experiments.openapi.schemas import SCHEMAS
+from tests.support.conversation_world import ConversationWorld
 from tests.support.source import ROOT
 from tests.support.world import ServiceWorld, completion, healthy, reply
 
 DOCUMENT = document()
-COOKIE = {"sec-fetch-site": "same-origin"}
 STRUCTS = {
     "ChatRequest": ChatBody,
     "EmbeddingsRequest": EmbedBody,
@@ -109,25 +108,18 @@ def answer(request: SimRequest) -> Script:
     return reply(200, json.dumps(whole | {"object": "chat.completion"}).encode())
 
 
-class DocumentedWorld(ServiceWorld):
+class DocumentedWorld(ConversationWorld):
     """A service that has all that the document describes."""
 
     def __init__(self) -> None:
-        options = {"session": SessionSettings()}
-        super().__init__(one=answer, options=options, route={"sanitize": SanitizeOptions(enabled=True)})
-        self.cookie = ""
+        super().__init__(one=answer, route={"sanitize": SanitizeOptions(enabled=True)})
         self.conversation = ""
 
-    async def begin(self) -> None:
-        """Begin a session."""
-        begun = await self.client.request("POST", "/v1/session", headers=COOKIE)
-        self.cookie = begun.headers["set-cookie"].partition(";")[0]
-
-    async def send(self, operation: Operation) -> AppResponse:
+    async def follow(self, operation: Operation) -> AppResponse:
         """Send the example of an operation."""
         values = {"id": self.conversation, "name": "index.html" if "web" in operation.path else "chat"}
         path = re.sub(r"{(\w+)}", lambda found: values[found[1]], operation.path)
-        headers = COOKIE | {"cookie": self.cookie}
+        headers = self.signed("me")
         if operation.path.startswith("/admin"):
             headers = {"authorization": f"Bearer {self.service.admin.token.reveal()}", "host": "127.0.0.1"}
         body = {} if operation.takes is None else {"json": operation.takes[1]}
@@ -140,9 +132,8 @@ def test_answers() -> None:
 
     async def main() -> None:
         async with DocumentedWorld() as world:
-            await world.begin()
             for operation in sorted(OPERATIONS, key=lambda one: one.method == "DELETE"):
-                found = await world.send(operation)
+                found = await world.follow(operation)
                 if found.status not in operation.answers:
                     wrong.append(f"{title(operation)}: {found.status} {found.body[:300]!r}")
                     continue

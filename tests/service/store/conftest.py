@@ -1,18 +1,10 @@
 """An empty database of each engine, by its URL."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.postgres import PostgresServer, postgres_server
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """Start a server, for tests that leave it running."""
-    with postgres_server() as server:
-        yield server
+from tests.support.postgres import PostgresServer
 
 
 @pytest.fixture
