@@ -91,6 +91,7 @@ class Keeper:
         self._rng = rng
         self._changed = asyncio.Event()
         self._renewal_due = asyncio.Event()
+        self._tried = asyncio.Event()  # the first look at the tables is over
         self._called_at_s = 0.0
 
     def start(self) -> list[asyncio.Task[None]]:
@@ -101,6 +102,11 @@ class Keeper:
             asyncio.create_task(self._renew(), name="store renewal"),
             asyncio.create_task(self._retention(), name="store retention"),
         ]
+
+    async def wait_until_tried(self, at_most_s: float) -> None:
+        """Wait until the tables are there, or the first try at them has failed."""
+        if not self.ready:
+            await _wait(self._tried, at_most_s)
 
     def wake(self) -> None:
         """Look at the breaker again: it has changed."""
@@ -136,6 +142,7 @@ class Keeper:
             except (DatabaseLost, TimeoutError) as error:
                 self.lost = True
                 self._store.last_error = str(error) or "the database did not answer in time"
+            self._tried.set()
             if not self.ready:
                 await asyncio.sleep(pause_s * self._rng.uniform(0.75, 1.0))
                 pause_s = min(2 * pause_s, PREPARE_MAX_S)

@@ -32,6 +32,7 @@ from dub5.service.store.outbox import Outbox, size_of
 T = TypeVar("T")
 WRITE_S = 2.0  # longest time of one try at a write
 RETRY_S = 0.1  # pause before a write that failed is sent again, while the breaker is still closed
+START_S = 2.0  # until the tables are there, before the first request
 CLOSE_S = 2.0  # for what waits when the service ends
 SAY_FORGOTTEN_S = 1.0  # one event for all that was forgotten within this time
 WRITES_SHARE = 0.75  # of the concurrent calls; the rest is left to reads
@@ -167,8 +168,9 @@ class Store:
         return write
 
     async def start(self) -> None:
-        """Begin to look after the database, which need not be there."""
+        """Begin to look after the database, which need not be there: it is waited for, at most `START_S`."""
         self._keeper_tasks = self.keeper.start()
+        await self.keeper.wait_until_tried(START_S)
 
     async def aclose(self) -> None:
         """Send what waits, for at most `CLOSE_S`; close the database."""

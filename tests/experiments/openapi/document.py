@@ -57,9 +57,9 @@ EVENTS = {
     "/v1/chat/completions": 'data: {"object": "chat.completion.chunk", ...}\n\ndata: [DONE]\n\n',
     "/v1/conversations/{id}/turns": (
         'event: accepted\ndata: {"type": "accepted", "id": "q-1", "turn": "01JE...", "kept": true, ...}\n\n'
-        'event: begin\nid: 1\ndata: {"type": "begin", "seq": 1, "target": "one/gpt", ...}\n\n'
-        'event: delta\nid: 2\ndata: {"type": "delta", "seq": 2, "text": "Air"}\n\n'
-        'event: end\nid: 3\ndata: {"type": "end", "seq": 3, "outcome": "complete", "kept": true, ...}\n\n'
+        'event: begin\nid: 0\ndata: {"type": "begin", "seq": 0, "target": "one/gpt", ...}\n\n'
+        'event: delta\nid: 1\ndata: {"type": "delta", "seq": 1, "text": "Air"}\n\n'
+        'event: end\nid: 2\ndata: {"type": "end", "seq": 2, "outcome": "complete", "kept": true, ...}\n\n'
     ),
 }
 

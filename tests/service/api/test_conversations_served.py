@@ -57,18 +57,11 @@ class Browser:
         return json.loads(data)
 
 
-    def wait_for_tables(self) -> None:
-        """Wait until the database is there: the service begins to answer before."""
-        while self.send("GET", PATH)[0] == 503:
-            pass
-
-
 def talk(config: Path) -> tuple[str, str, list[Any]]:
     """Ask four questions that do not fit together; the process is killed right after the last `end`."""
     with serving(config) as (address, process):
         browser = Browser(address)
         browser.json("POST", "/v1/session")
-        browser.wait_for_tables()
         id_ = browser.json("POST", PATH, {})["id"]
         turns = f"{PATH}/{id_}/turns"
         asked = [browser.json("POST", turns, {"text": f"Question {n}? {TEXT}"}) for n in range(3)]
@@ -93,7 +86,6 @@ async def test_a_long_conversation_and_a_kill(tmp_path: Path) -> None:
         def read_again() -> Any:
             with serving(config) as (address, _):
                 browser = Browser(address, cookie)
-                browser.wait_for_tables()
                 return browser.json("GET", f"{PATH}/{id_}")
 
         kept = await asyncio.to_thread(read_again)
