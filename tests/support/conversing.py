@@ -19,7 +19,7 @@ SETTINGS = """
 port = {port}
 caller_keys_env = ["DUB5_TEST_CALLERS_KEY"]
 [database]
-url = "{database}"
+url_env = "DUB5_TEST_DATABASE_URL"
 patience_s = 2.0
 keep_s = 5.0
 [conversation]
@@ -44,18 +44,18 @@ class ServiceProcess:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._config = folder / f"{name}.toml"
-        settings = SETTINGS.format(port=self.port, database=database, provider=provider)
+        settings = SETTINGS.format(port=self.port, provider=provider)
         self._config.write_text(settings, encoding="utf-8")
+        self._environ = os.environ | {"DUB5_TEST_CALLERS_KEY": KEY, "DUB5_TEST_DATABASE_URL": database}
         self._log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
         """Start the service; return when it answers."""
         command = [sys.executable, "-m", "dub5.service", "serve", "--config", str(self._config)]
-        environ = os.environ | {"DUB5_TEST_CALLERS_KEY": KEY}
         with self._log.open("ab") as log:
             pipes = {"stdout": subprocess.PIPE, "stderr": log}
-            self._process = subprocess.Popen(command, env=environ, **pipes)  # noqa: ASYNC220  # for an instant
+            self._process = subprocess.Popen(command, env=self._environ, **pipes)  # noqa: ASYNC220  # for an instant
         assert self._process.stdout is not None
         async with asyncio.timeout(START_S):
             line = await asyncio.to_thread(self._process.stdout.readline)

@@ -17,7 +17,7 @@ from tests.support.conversing import Interrupted, Person, ServiceProcess, client
 PEOPLE = 16
 TURNS_BEFORE_A_KILL = 30
 ENGINES = ("sqlite", "postgresql")
-KILLS = (5, pytest.param(20, marks=pytest.mark.thorough))
+KILLS = (1, pytest.param(5, marks=pytest.mark.thorough))
 NGINX = """
 daemon off;
 {user}
@@ -134,7 +134,7 @@ def nginx(folder: Path, ports: list[int]) -> Iterator[str]:
     user = "user root;" if os.geteuid() == 0 else ""
     config.write_text(NGINX.format(folder=folder, servers=servers, port=port, user=user), encoding="utf-8")
     command = [program, "-c", str(config), "-p", str(folder), "-e", "stderr"]
-    with subprocess.Popen(command, stderr=(folder / "nginx.log").open("wb")) as process:
+    with (folder / "nginx.log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
         try:
             yield f"http://127.0.0.1:{port}"
         finally:
