@@ -8,31 +8,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from dub5.service.store.base import BoundStatement, Database, DatabaseLost, Statement, StatementRefused
+from dub5.service.store.base import Database, DatabaseLost, Statement, StatementRefused
+from tests.support.database_statements import DELETE, RENEW, TURN, TURNS, WORKER, WORKERS, talk
 
-WORKER = Statement(
-    "add worker",
-    "INSERT INTO worker (id, until) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING RETURNING id, until",
-)
-WORKERS = Statement("workers", "SELECT id, until FROM worker ORDER BY id")
-RENEW = Statement("renew", "UPDATE worker SET until = $2 WHERE id = $1 AND until < $2 RETURNING until")
-CONVERSATION = Statement(
-    "add conversation",
-    "INSERT INTO conversation (id, owner, title, model, made_at, used_at) VALUES ($1, $2, $3, $4, $5, $6)"
-    " ON CONFLICT (id) DO NOTHING",
-)
-DELETE = Statement("delete conversation", "DELETE FROM conversation WHERE id = $1 AND owner = $2")
-TURN = Statement(
-    "add turn",
-    "INSERT INTO turn (id, conversation, asked_as, question, question_tokens, question_source, flags, state,"
-    " model, request_id, worker, asked_at, answer_tokens)"
-    " VALUES ($1, $2, $1, $3, $4, 'estimate', '', 'open', 'chat', 'r', 'w', 1.5, NULL)",
-)
-TURNS = Statement(
-    "turns",
-    "SELECT id, question, question_tokens, asked_at, answer, answer_tokens FROM turn"
-    " WHERE conversation = $1 ORDER BY id",
-)
 INT_MAX = 2**63 - 1
 ODD_TEXT = "Zoë \U0001f600 \t\r\n ' \" \\ ; -- $1 ?1 %s {x} \x01 \u200b"
 
@@ -158,11 +136,6 @@ async def closed(database: Database) -> None:
     for call in (database.read(WORKERS.bind()), database.write([WORKER.bind("v", 1.0)])):
         with pytest.raises(DatabaseLost):
             await call
-
-
-def talk(name: str) -> BoundStatement:
-    """Return the statement that adds a conversation."""
-    return CONVERSATION.bind(name, "owner", "A title", "chat", 1.25, 2.5)
 
 
 CONTRACT: tuple[Promise, ...] = (

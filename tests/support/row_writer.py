@@ -6,17 +6,24 @@ It goes on until it is killed; while the database is lost, it tries again.
 import asyncio
 import os
 import sys
+from typing import Literal
 
-from dub5.service.config.settings import DatabaseSettings
 from dub5.service.store.base import Database, DatabaseLost
 from dub5.service.store.url import open_database
-from tests.support.database_contract import TURN, talk
+from tests.support.database_statements import TURN, talk
 
 WRITERS = 32
 
 
+class Options:
+    """What an engine has to know; the settings of the service would take half a second to import."""
+
+    sync: Literal["power"] = "power"
+    pool_max = 8
+
+
 async def main(url: str, prefix: str) -> None:
-    database = open_database(url, DatabaseSettings(pool_max=8))
+    database = open_database(url, Options())
     await asyncio.gather(*(_write(database, f"{prefix}-{number}") for number in range(WRITERS)))
 
 

@@ -93,7 +93,7 @@ def test_interpreter_ends(tmp_path: Path) -> None:
     code = (
         "import asyncio; from dub5.service.config.settings import DatabaseSettings as S;"
         "from dub5.service.store import migrate; from dub5.service.store.url import open_database;"
-        "from tests.support.database_contract import WORKER, WORKERS\n"
+        "from tests.support.database_statements import WORKER, WORKERS\n"
         f"url = 'sqlite:///{tmp_path}/a.db'\n"
         "async def main():\n"
         "    await migrate.up(url)\n"

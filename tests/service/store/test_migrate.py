@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from dub5.service.store import migrate, postgres, sqlite
 from dub5.service.store.base import DatabaseLost, StatementRefused
 from dub5.service.store.migrate import Migration, MigrationFailed, MigrationSession, Step
-from tests.support.database_contract import CONVERSATION, WORKER
+from tests.support.database_statements import CONVERSATION, WORKER
 from tests.support.databases import opened
 from tests.support.source import ROOT
 

@@ -8,7 +8,7 @@ import pytest
 
 from dub5.service.store import migrate, postgres
 from dub5.service.store.base import DatabaseLost, Statement, StatementRefused
-from tests.support.database_contract import TURN, WORKER, WORKERS, talk
+from tests.support.database_statements import TURN, WORKER, WORKERS, talk
 from tests.support.databases import opened
 from tests.support.postgres import PASSWORD, PostgresServer, postgres_server
 

@@ -14,7 +14,7 @@ import pytest
 from dub5.service.store import migrate, sqlite
 from dub5.service.store.base import DatabaseBusy, DatabaseLost, Statement, StatementRefused
 from dub5.service.store.url import parse_url
-from tests.support.database_contract import TURN, WORKER, WORKERS, talk
+from tests.support.database_statements import TURN, WORKER, WORKERS, talk
 from tests.support.databases import opened
 
 pytestmark = pytest.mark.real_sockets
