@@ -1,34 +1,29 @@
 """Nobody reads or changes what is another one's: the text of each statement, and what it does."""
 
-import importlib
 import re
 from collections.abc import Iterator
 
 import pytest
 
 from dub5.service.conversation import statements as ours
-from dub5.service.store.base import Statement, Value
 from dub5.simulators.virtual.database import VirtualStorage
+from tests.support.conversation_statements import (
+    END,
+    FILLING,
+    FOR_ITS_MAKER,
+    ME,
+    NOW,
+    STRANGER,
+    TALK,
+    TURN,
+    VALUES,
+    statements,
+)
 from tests.support.conversation_world import schema
-from tests.support.source import ROOT
 
-ME, STRANGER = "session:me", "session:stranger"
-TALK, TURN, NOW = "01ARZ3NDEKTSV4RRFFQ69G5FAV", "01ARZ3NDEKTSV4RRFFQ69G5FAX", 1_000.0
 SQL_VALUES = re.compile(r"INSERT INTO conversation \(owner, .*\) VALUES \(\$1, ")  # its owner is who makes it
 INNERMOST = re.compile(r"\(([^()]*)\)")
 WHERE = re.compile(r"\bWHERE (.*?)(?= ORDER BY | LIMIT | RETURNING | ON CONFLICT |$)")
-
-
-def statements() -> dict[str, Statement]:
-    """Return every statement of the files `statements.py`, by name."""
-    found = {}
-    for file in (ROOT / "service").rglob("statements.py"):
-        module = ".".join(("dub5", *file.relative_to(ROOT).with_suffix("").parts))
-        for value in vars(importlib.import_module(module)).values():
-            if isinstance(value, Statement):
-                assert value.name not in found, f"two statements are named {value.name}"
-                found[value.name] = value
-    return found
 
 
 def scopes(sql: str) -> Iterator[str]:
@@ -83,31 +78,11 @@ def test_forgotten_owners() -> None:
             assert problem(changed) is not None, (name, changed)
 
 
-END = ("complete", "chat", "whole", 3, "estimate", 2, "estimate", None, "stop", "one/m", None, NOW + 1)
-# The values after the owner, as somebody gives them who knows every id.
-VALUES: dict[str, tuple[Value, ...]] = {
-    "conversation_list": (10,),
-    "conversation_list_before": ("7ZZZZZZZZZZZZZZZZZZZZZZZZZ", 10),
-    "conversation_read": (TALK, NOW, "8", 10),
-    "conversation_rename": (TALK, "theirs", "other"),
-    "conversation_delete": (TALK,),
-    "conversation_use": (TALK, "theirs", NOW + 10),
-    "turn_history": (TALK, NOW, 10),
-    "turn_ask": (TALK, "new", "new", "Hi", 1, "estimate", "", "", "req", "worker", NOW),
-    "turn_asked": (TALK, NOW, "asked"),
-    "turn_end": (TALK, TURN, *END),
-    "turn_abandon": (TALK, TURN, NOW, "other"),
-}
-FOR_ITS_MAKER = {"conversation_create"}
-
-
 def filled() -> VirtualStorage:
     """Return tables with one conversation of mine, whose one turn is open, and one of somebody else."""
     storage = VirtualStorage(schema())
-    for owner, id_ in ((ME, TALK), ("session:other", "7ZZZZZZZZZZZZZZZZZZZZZZZZZ")):
-        storage.rows(ours.CREATE.sql, owner, id_, "", "chat", NOW)
-        ask = (owner, id_, TURN if owner == ME else id_, "asked", "Hi", 1, "estimate", "", "", "r", "w", NOW)
-        storage.rows(ours.ASK.sql, *ask)
+    for bound in FILLING:
+        storage.rows(bound.statement.sql, *bound.values)
     return storage
 
 
