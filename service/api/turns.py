@@ -41,6 +41,7 @@ from dub5.service.timeouts import NEVER, TimedOut
 T = TypeVar("T")
 _ERROR = msgspec.json.Decoder(dict[str, Raw])
 WHERE = "conversations"  # in security events
+TOO_LATE = "The deadline passed before the question was asked: the same one may still be being answered."
 
 
 class TurnWriter(ResponseWriter):
@@ -127,7 +128,7 @@ class TurnExchange(Exchange):
         try:
             return await self._timeouts.run("equal", NEVER, work)
         except TimedOut:
-            raise DeadlineExceeded("The same question is still being answered.") from None
+            raise DeadlineExceeded(TOO_LATE) from None
 
     async def _open(self, owner: str, question: NewQuestion) -> OpenTurn | None:
         """Open the turn; None: the same question was asked before. Raises ConversationNotFound."""

@@ -2,11 +2,14 @@
 
 import asyncio
 
+import pytest
+
+from dub5.service.config.options import DegradedOptions
 from dub5.service.errors import ConversationNotFound
 from dub5.service.events import RequestEnded, TurnEnded
 from dub5.service.model import Outcome
 from dub5.simulators.script import Data, Head, Wait
-from dub5.simulators.virtual.database import DatabaseFault
+from dub5.simulators.virtual.database import DatabaseFault, DatabaseFaultKind
 from tests.support.conversation_world import ConversationWorld, counting, messages, said
 from tests.support.world import SSE, chunk, healthy, in_turn, script, status
 
@@ -93,8 +96,10 @@ async def test_a_lost_database() -> None:
         await world.turn(id_, "One")
         world.database.storage.faults = LOST
         begun = asyncio.get_running_loop().time()
-        turn = await world.turn(id_, "Two")
+        reply = await world.ask_in(id_, "Two")
+        turn = reply.json()
         assert asyncio.get_running_loop().time() - begun < 0.5
+        assert reply.headers["x-dub5-memory"] == "lost"
         assert (turn["kept"], turn["memory"], turn["outcome"]) == (False, "lost", "complete")
         assert len(world.prompts()[1]) == 1
         new = await world.send("POST", json={})
@@ -186,3 +191,61 @@ async def test_a_foreign_conversation() -> None:
             world.database.storage.rows("SELECT * FROM turn"),
         )
         assert len(world.asked["one"]) == 1
+
+
+async def first_message_s(world: ConversationWorld, id_: str) -> float:
+    """Ask a question as a stream; return how long the first message took."""
+    loop = asyncio.get_running_loop()
+    begun_s = loop.time()
+    path, asked = f"/v1/conversations/{id_}/turns", {"text": "Hi", "stream": True}
+    async with world.client.stream("POST", path, headers=world.signed("me"), json=asked) as reply:
+        assert b"accepted" in await reply.read()
+        took_s = loop.time() - begun_s
+        while await reply.read():
+            pass
+    return took_s
+
+
+@pytest.mark.parametrize("kind", ["lost", "slow", "silent", "unsure", "full"])
+async def test_what_a_bad_database_costs(kind: DatabaseFaultKind) -> None:
+    """Whatever is wrong with the database, the first message comes at most 60 ms later."""
+    async with ConversationWorld() as world:
+        id_ = await world.begin()
+        usual_s = await first_message_s(world, id_)
+        world.database.storage.faults = (DatabaseFault(kind=kind, wait_s=5.0),)
+        for _ in range(5):
+            assert await first_message_s(world, id_) <= usual_s + 0.06
+
+
+async def test_an_answer_that_is_held() -> None:
+    """With the delivery `whole` comments come until the answer is whole; then its messages, as ever."""
+    async with ConversationWorld(one=healthy(first_s=15.0)) as world:
+        id_ = await world.begin()
+        reply = await world.ask_in(id_, "Hi", stream=True, headers={"x-dub5-delivery": "whole"})
+        assert reply.body.startswith(b": ")
+        assert said(reply.body) == "hello big world"
+        assert messages(reply.body)[-1]["kept"] is True
+        assert reply.headers["x-dub5-protocol"] == "dub5.v1"
+
+
+async def test_a_fallback() -> None:
+    """A fallback answer is kept as degraded, says so, and is no history."""
+    route = {"degraded": DegradedOptions(enabled=True)}
+    async with ConversationWorld(one=in_turn(status(401), healthy()), route=route) as world:
+        id_ = await world.begin()
+        reply = await world.ask_in(id_, "Hi", stream=True)
+        begin, end = messages(reply.body)[1], messages(reply.body)[-1]
+        assert (begin["degraded"], end["outcome"]) == ("words", "degraded")
+        (turn,) = (await world.read(id_))["turns"]
+        assert (turn["outcome"], turn["degraded"], turn["kept"]) == ("degraded", "words", True)
+        assert turn["answer"]["text"] == said(reply.body) != ""
+
+
+async def test_turns_at_once() -> None:
+    """Many turns of one conversation at once are each answered and kept, in the order of their ids."""
+    async with ConversationWorld() as world:
+        id_ = await world.begin()
+        turns = await asyncio.gather(*(world.turn(id_, f"Question {n}") for n in range(20)))
+        kept = (await world.read(id_))["turns"]
+        assert [one["id"] for one in kept] == sorted(one["id"] for one in turns)
+        assert all(one["kept"] and one["outcome"] == "complete" for one in turns)
