@@ -20,7 +20,7 @@ import pytest
 
 from dub5.chaos.engines import supervise
 
-START_S = 60.0
+START_S = 120.0
 ACCOUNTS = ("postgres", "nobody")
 PASSWORD = "a-password-of-the-tests"
 # What a server for tests needs no more of; fsync stays as it is.
@@ -31,6 +31,7 @@ SETTINGS = {
     "max_wal_senders": "0",
     "wal_level": "minimal",
     "logging_collector": "off",
+    "recovery_init_sync_method": "syncfs",  # else each file of each database, after a crash
 }
 
 
