@@ -313,6 +313,17 @@ OVERVIEW = Dashboard(
             often_empty=True,
         ),
         Panel(
+            "Turns of conversations",
+            "Turns per second by outcome; kept: they are in the database. Pruned: asked without some of "
+            "what was said before, which did not fit in the window. Empty without conversations.",
+            "ops",
+            (
+                Query(rate(names.TURNS, by="outcome, kept"), "{{outcome}} kept={{kept}}"),
+                Query(rate(names.HISTORY_PRUNED), "pruned"),
+            ),
+            often_empty=True,
+        ),
+        Panel(
             "Tokens",
             "Tokens per second by target and type. Tokens of the certainty maybe belong to attempts that "
             "failed, were cut or cancelled, and may be billed. Some are estimated.",

@@ -167,6 +167,9 @@ class Metrics:
         for route in self._known.routes:
             for what in ("joined", "handed_over", "renewed"):
                 self._counters[names.SHARED][route, what] += 0
+            self._counters[names.HISTORY_PRUNED][route,] += 0
+            for kept in BOOLEAN_LABELS.values():
+                self._counters[names.TURNS][route, Outcome.COMPLETE, kept] += 0
         for kind in SecurityKind:
             self._counters[names.SECURITY_EVENTS][kind,] += 0
         for result in ("applied", "refused"):
