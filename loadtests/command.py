@@ -126,7 +126,7 @@ def _locust(options: argparse.Namespace, samples: Path) -> list[str]:
     return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *fixed, *options_of_run]
 
 
-def _table(seen: dict[str, Any], rows: list[summary.Row]) -> str:
+def _table(seen: dict[str, Any], rows: list[summary.SummaryRow]) -> str:
     lines = [f"{'ms':<16}{'p50':>9}{'p95':>9}{'p99':>9}{'p99.9':>9}"]
     for name, found in report.spans(seen):
         lines.append(f"{name:<16}" + "".join(f"{value:>9.1f}" for value in found.values()))
@@ -142,7 +142,7 @@ def _table(seen: dict[str, Any], rows: list[summary.Row]) -> str:
     return "\n".join(lines)
 
 
-def _write(options: argparse.Namespace, seen: dict[str, Any], rows: list[summary.Row]) -> None:
+def _write(options: argparse.Namespace, seen: dict[str, Any], rows: list[summary.SummaryRow]) -> None:
     at = datetime.datetime.now(datetime.UTC)
     machine = {
         "system": " ".join(os.uname()[::2]),

@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from dub5.chaos.report.html import STYLE
-from dub5.loadtests.summary import Row
+from dub5.loadtests.summary import SummaryRow
 
 SPANS = (
     *("first_token_ms", "direct_ms", "added_ms", "longest_gap_ms", "json_ms", "cached_ms", "degraded_ms"),
@@ -14,7 +14,7 @@ SPANS = (
 QUANTILES = {"p50": "p50", "p95": "p95", "p99": "p99", "p999": "p99.9"}
 
 
-def html(facts: str, summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def html(facts: str, summary: Mapping[str, Any], rows: Sequence[SummaryRow]) -> str:
     """Return the whole page. `facts`: what was run, where and when."""
     held = all(row.held for row in rows)
     word, kind = ("HELD", "good") if held else ("DID NOT HOLD", "bad")
@@ -41,7 +41,7 @@ def spans(summary: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, float 
             yield name.removesuffix("_ms").replace("_", " "), summary[name]
 
 
-def _objective(row: Row) -> tuple[str, ...]:
+def _objective(row: SummaryRow) -> tuple[str, ...]:
     value = "no value" if row.value is None else f"{row.value:g}"
     word, kind = ("held", "good") if row.held else ("not held", "bad")
     return escape(row.name), f"{row.bound:g}", value, f'<span class="{kind}">{word}</span>'

@@ -25,7 +25,7 @@ class RunHeader(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SummaryRow:
     """One objective: its name, its lower or upper bound, and the measured value."""
 
     name: str
@@ -112,9 +112,11 @@ def objectives(mix: str, path: Path = SLO) -> dict[str, float]:
     return tables["every"] | tables.get(mix, {})
 
 
-def judge(summary: dict[str, Any], bounds: dict[str, float]) -> list[Row]:
+def judge(summary: dict[str, Any], bounds: dict[str, float]) -> list[SummaryRow]:
     """Compare each objective with the summary. Raises KeyError for a name that the summary does not have."""
-    return [Row(name, bound, _value(summary, name.rsplit("_", 1)[0])) for name, bound in bounds.items()]
+    return [
+        SummaryRow(name, bound, _value(summary, name.rsplit("_", 1)[0])) for name, bound in bounds.items()
+    ]
 
 
 def _value(summary: dict[str, Any], path: str) -> float | None:

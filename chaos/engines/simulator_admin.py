@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 
 from dub5.chaos.run.journal import LedgerEntry
-from dub5.chaos.scenario.faults import Value
+from dub5.chaos.scenario.faults import FaultValue
 
 CALL_S = aiohttp.ClientTimeout(total=5.0)
 LINES_PER_PAGE = 5_000
@@ -24,7 +24,7 @@ class SimulatorAdmin:
         self._url = url
         self._headers = {"authorization": f"Bearer {token}"}
 
-    async def set_fault(self, provider: str, fault: Mapping[str, Value]) -> None:
+    async def set_fault(self, provider: str, fault: Mapping[str, FaultValue]) -> None:
         """Set a fault; it replaces one of the same kind. Raises AdminRefused."""
         await self._call("PUT", f"/faults/{provider}", json=dict(fault))
 

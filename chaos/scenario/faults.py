@@ -17,7 +17,7 @@ from dub5.simulators.faults.answers import KINDS as HTTP_KINDS
 from dub5.simulators.faults.answers import BadFault, parse_fault
 from dub5.simulators.limits.concurrency import Capacity
 
-Value = str | int | float | bool
+FaultValue = str | int | float | bool
 
 
 class _Toxic(msgspec.Struct, kw_only=True):
@@ -77,7 +77,7 @@ ENVIRONMENT_KINDS: Mapping[str, type[msgspec.Struct]] = {CAPACITY: Capacity, SET
 CUTTING = frozenset({"cut", "timeout", "reset_peer", "limit_data", "down"})
 
 
-def problems_of(kind: str, options: Mapping[str, Value]) -> list[str]:
+def problems_of(kind: str, options: Mapping[str, FaultValue]) -> list[str]:
     """Return what is wrong with a fault, one sentence each."""
     if struct := TCP_KINDS.get(kind) or ENVIRONMENT_KINDS.get(kind):
         problems: list[str] = []
@@ -98,7 +98,7 @@ def problems_of(kind: str, options: Mapping[str, Value]) -> list[str]:
     return problems
 
 
-def simulator_equivalent(kind: str, options: Mapping[str, Value]) -> dict[str, Value] | None:
+def simulator_equivalent(kind: str, options: Mapping[str, FaultValue]) -> dict[str, FaultValue] | None:
     """Return the nearest simulator fault to a TCP fault; None if it would show nothing.
 
     A simulator answers on a connection that is already open, so a refusing port becomes a close before the

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from dub5.chaos.scenario.faults import CUTTING, ENVIRONMENT_KINDS, TCP_KINDS, Value, simulator_equivalent
+from dub5.chaos.scenario.faults import CUTTING, ENVIRONMENT_KINDS, TCP_KINDS, FaultValue, simulator_equivalent
 
 NUMBER_MAX = 1e9  # excludes infinity
 NotNegative = Annotated[float, Meta(ge=0, le=NUMBER_MAX)]
@@ -80,7 +80,7 @@ class ScenarioFault:
     for_s: float
     provider: str
     kind: str
-    options: Mapping[str, Value] = field(hash=False)
+    options: Mapping[str, FaultValue] = field(hash=False)
     label: str  # from the file, or made from kind and fields
 
     @property
@@ -93,7 +93,7 @@ class ScenarioFault:
         return self.kind in TCP_KINDS
 
     @property
-    def as_simulator_fault(self) -> dict[str, Value] | None:
+    def as_simulator_fault(self) -> dict[str, FaultValue] | None:
         """Return the fault as simulators read it; for one of the connection the nearest that they can do, or
         None."""
         return (

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from dub5.chaos.scenario.decode import decode, suggestion, unknown_choices
-from dub5.chaos.scenario.faults import Value, problems_of
+from dub5.chaos.scenario.faults import FaultValue, problems_of
 from dub5.chaos.scenario.model import (
     ENGINES,
     PROVIDERS,
@@ -200,7 +200,7 @@ def _faults(given: Any, providers: Mapping[str, object], problems: list[str]) ->
             problems.append(f"{where}write it as a [[fault]] table.")
             continue
         common = {name: value for name, value in data.items() if name in FaultTable.__struct_fields__}
-        options: dict[str, Value] = {name: value for name, value in data.items() if name not in common}
+        options: dict[str, FaultValue] = {name: value for name, value in data.items() if name not in common}
         table = decode(FaultTable, common, where, problems)
         provider, kind = common.get("provider"), common.get("kind")
         if isinstance(provider, str) and provider not in providers:
@@ -212,7 +212,7 @@ def _faults(given: Any, providers: Mapping[str, object], problems: list[str]) ->
     return sorted(found, key=lambda numbered: numbered[1].at_s)
 
 
-def _repeated(table: FaultTable, options: Mapping[str, Value]) -> Iterator[ScenarioFault]:
+def _repeated(table: FaultTable, options: Mapping[str, FaultValue]) -> Iterator[ScenarioFault]:
     described = " ".join(f"{name} {value}" for name, value in options.items() if name != "stream")
     label = table.label or f"{table.kind} {described}".strip()
     for n in range(table.times):
