@@ -117,15 +117,23 @@ class Chat {
     this.sidebar.start();
   }
 
-  /** Show a conversation in place of what is there. @param {KeptTurn[]} turns @param {string} model */
+  /**
+   * Show a conversation in place of what is there. If its last question is still open, it is sent again with its id:
+   * it is not asked twice, but waited for.
+   * @param {KeptTurn[]} turns @param {string} model
+   */
   showConversation(turns, model) {
-    this.reset(turns.map(turnOf));
+    const shown = turns.map(turnOf);
+    for (const turn of shown.slice(0, -1).filter(isOpen)) turn.state = "stopped"; // only the last one is waited for
+    this.reset(shown);
     if ([...this.model.options].some((option) => option.value === model)) this.model.value = model;
     else this.wanted = model; // the list of models comes later
     this.showOrder();
     this.refresh();
     this.toEnd();
     this.keep();
+    const last = this.turns.at(-1);
+    if (last && isOpen(last)) this.run(last);
   }
 
   /** Show earlier turns above those that are there, which stay where they are. @param {KeptTurn[]} kept */

@@ -174,5 +174,5 @@ function endOf({ outcome, finish, kept }) {
 
 /** Say why a question of an earlier visit has no whole answer: the reason is not kept. */
 export function earlierProblem() {
-  return ownProblem("What was in the way then is not kept.", "Ask again.", "");
+  return ownProblem("This question was interrupted; the reason is not kept.", "Ask again.", "");
 }

@@ -271,6 +271,9 @@ const COUNTERS = new Map([
   ["cache_hit", ["cache hit", "cache hits"]],
   ["cache_stale", ["stale cache hit", "stale cache hits"]],
   ["cache_invalidated", ["cache invalidation", "cache invalidations"]],
+  ["turn", ["turn of a conversation", "turns of conversations"]],
+  ["turn_not_kept", ["turn that was not saved", "turns that were not saved"]],
+  ["history_pruned", ["question without its older exchanges", "questions without their older exchanges"]],
   ["migrated", ["migration of the database", "migrations of the database"]],
   ["migration_failed", ["failed migration", "failed migrations"]],
   ["writes_forgotten", ["write to the database given up", "writes to the database given up"]],
@@ -288,12 +291,6 @@ const COUNTERS = new Map([
   ["bad_session", ["invalid session", "invalid sessions"]],
   ["injection_flagged", ["suspicious question", "suspicious questions"]],
   ["admin_refused", ["wrong admin token", "wrong admin tokens"]],
-  ["turn", ["turn of a conversation", "turns of conversations"]],
-  ["turn_not_kept", ["turn that was not saved", "turns that were not saved"]],
-  ["history_pruned", ["question without its older exchanges", "questions without their older exchanges"]],
-  ["migrated", ["migration of the database", "migrations of the database"]],
-  ["migration_failed", ["failed migration of the database", "failed migrations of the database"]],
-  ["writes_forgotten", ["lost write of a conversation", "lost writes of conversations"]],
 ]);
 
 /** Describe a counter: "12 failovers". @param {string} what @param {number} n */

@@ -23,8 +23,6 @@ import { titleLabel, whenLabel } from "./labels.js";
  */
 
 const RETRY_MIN_S = 2;
-const OPEN_TURN_EVERY_MS = 1_500;
-const OPEN_TURN_LOOKS = 40;
 const LOST = "Your conversations cannot be reached at the moment. The chat works, but may not be saved.";
 const GONE = "This conversation is not there any more. Your next question begins a new one.";
 const NO_COOKIE = "This browser keeps no cookie of this page, so conversations end with the tab.";
@@ -84,8 +82,8 @@ export class Sidebar {
     this.showList([this.known, this.current]);
   }
 
-  /** Show a conversation with its newest turns. @param {string} id @param {number} [looks] at an open turn */
-  async open(id, looks = OPEN_TURN_LOOKS) {
+  /** Show a conversation with its newest turns. @param {string} id */
+  async open(id) {
     this.current = id;
     this.showList([this.known, id]);
     closeDrawer();
@@ -96,8 +94,6 @@ export class Sidebar {
       byId("earlier").hidden = !has_more;
       this.chat.note("");
       this.chat.showConversation(turns, model);
-      const isOpen = turns.some((turn) => turn.state === "open");
-      if (isOpen && looks > 0) setTimeout(() => this.current === id && this.open(id, looks - 1), OPEN_TURN_EVERY_MS);
     } catch (error) {
       if (this.current !== id) return;
       if (isGone(error)) this.leave(GONE);
@@ -270,7 +266,8 @@ function confirmed(element) {
   const dialog = /** @type {HTMLDialogElement} */ (element);
   dialog.returnValue = "";
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+    // The event comes late: the dialog may be open again by then, for another question.
+    dialog.onclose = () => dialog.open || resolve(dialog.returnValue === "yes");
     dialog.showModal();
   });
 }

@@ -50,7 +50,7 @@ export function turnOf(kept) {
   const answer = kept.answer?.text ?? "";
   const state = kept.state === "open" ? "waiting" : (OUTCOMES.get(kept.outcome ?? "") ?? (answer ? "cut" : "failed"));
   return {
-    ...newTurn(kept.question.text, false),
+    ...newTurn(kept.question.text, true),
     id, answer, state, target: target ?? "", degraded: degraded ?? "", finish: finish ?? "", kept: kept.kept,
     problem: state === "cut" || state === "failed" ? earlierProblem() : null,
     totalMs: ended_at === null ? null : Math.max(0, ended_at - asked_at) * 1000,

@@ -1,16 +1,18 @@
 """Conversations on the page, in a real browser: they outlive the page, the browser's tab and the service."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 
 from dub5.simulators.answers import Proof, judge
 from tests.support.browser import BrowserTab, open_page
 from tests.support.child_processes import serving
-from tests.support.page import LAST, ask, text
+from tests.support.page import LAST, SimulatedProviders, ask, ended, text
 
 pytestmark = pytest.mark.real_sockets
 
@@ -30,7 +32,9 @@ def kept(config: Path, tmp_path: Path) -> Path:
 
 
 def with_database(path: Path) -> str:
-    return f'\n[session]\n[conversation]\n[database]\nurl = "sqlite:///{path}"\n'
+    # The patience is for a busy machine: what is read late is said to be lost.
+    patient = "patience_s = 5.0\nkeep_s = 5.0"
+    return f'\n[session]\n[conversation]\n[database]\nurl = "sqlite:///{path}"\n{patient}\n'
 
 
 async def press(page: BrowserTab, selector: str) -> None:
@@ -91,6 +95,43 @@ async def test_a_conversation_stays(browser: str, kept: Path) -> None:
                 await shows(page, QUESTIONS, [])
                 assert await page.evaluate("location.hash") == ""
                 assert page.errors == []
+
+
+async def test_an_answer_under_way(browser: str, kept: Path, providers: SimulatedProviders) -> None:
+    """A question that is still being answered when the page opens its conversation is waited for, not asked
+    twice."""
+    with serving(kept) as (url, _):
+        async with open_page(browser, url) as page:
+            assert await ask(page, FIRST) == "whole"
+            conversation = (await page.evaluate("location.hash")).removeprefix("#c/")
+            (cookie,) = (await page.call("Network.getCookies"))["cookies"]
+            headers = {"cookie": f"{cookie['name']}={cookie['value']}", "origin": url}
+            turns = f"{url}/v1/conversations/{conversation}/turns"
+            await providers.fault("one", kind="stall", before="first_token", s=4.0)
+            try:
+                async with aiohttp.ClientSession(headers=headers) as client:
+                    elsewhere = asyncio.create_task(
+                        client.post(turns, json={"text": SECOND, "id": "elsewhere"})
+                    )
+                    while not await is_open(client, turns.removesuffix("/turns")):
+                        assert not elsewhere.done()
+                    await page.call("Page.reload")
+                    await shows(page, QUESTIONS, [FIRST, SECOND])
+                    assert await ended(page) == "whole"
+                    async with await elsewhere as reply:
+                        answer = (await reply.json())["answer"]["text"]
+                    assert await text(page, ".text") == answer
+                    await page.call("Page.reload")
+                    await shows(page, QUESTIONS, [FIRST, SECOND])
+                    assert page.errors == []
+            finally:
+                await providers.fault("one")
+
+
+async def is_open(client: aiohttp.ClientSession, conversation: str) -> bool:
+    """Return whether the last question of a conversation is being answered."""
+    async with client.get(conversation) as reply:
+        return bool((await reply.json())["turns"][-1]["state"] == "open")
 
 
 async def test_a_lost_database(browser: str, config: Path, tmp_path: Path) -> None:
@@ -165,4 +206,76 @@ async def test_messages(browser: str, service: str) -> None:
         "json": [["head", "one/m"], ["memory", 0], said, ["whole", True]],
         "json_unsaved": [["head", "one/m"], ["memory", 0], said, ["whole", False]],
         "html": [["failed", "unfinished"]],
+    }
+
+
+SIDEBAR = """(async () => {
+  const { Sidebar } = await import("/web/sidebar.js");
+  const { Refused } = await import("/web/conversations.js");
+  const [A, B] = ["A", "B"].map((letter) => letter.repeat(26));
+  const refused = (status, code = "") => {
+    throw new Refused({ message: "No.", suggestion: "", code, id: "", retryAfterS: null, trail: [] }, status);
+  };
+  const told = async (replies, act = async () => {}) => {
+    history.replaceState(null, "", `#c/${A}`);
+    const seen = [];
+    const api = {
+      list: async () => (replies.list ?? (() => ({ data: [], has_more: false })))(),
+      open: async (id, before) => { seen.push(`open ${id[0]} ${before}`); return replies.open(before); },
+      begin: async () => ({ id: B }),
+      ask: async function* () { yield* replies.ask; },
+    };
+    const chat = {
+      showConversation: (turns) => seen.push(`show ${turns.map((one) => one.id)}`),
+      showEarlier: (turns) => seen.push(`earlier ${turns.map((one) => one.id)}`),
+      note: (text) => text && seen.push(`note ${text.slice(0, 29)}`),
+      clear: () => seen.push("clear"),
+      isAnswering: () => false,
+    };
+    const sidebar = new Sidebar(api, chat, () => seen.push("no session"));
+    sidebar.start();
+    await new Promise((settled) => setTimeout(settled)); // both replies are there
+    await act(sidebar, seen);
+    seen.push(location.hash.slice(0, 4));
+    sidebar.stop();
+    return seen;
+  };
+  const earlier = document.querySelector("#earlier");
+  const { signal } = new AbortController();
+  const steps = async (sidebar) => { for await (const step of sidebar.ask({}, signal)); };
+  const page = (ids, has_more) => ({ turns: ids.map((id) => ({ id })), has_more, model: "chat" });
+  return {
+    earlier: await told(
+      { open: (before) => before ? page([1, 2], false) : page([3, 4], true) },
+      async (sidebar, seen) => {
+        seen.push(earlier.hidden);
+        earlier.click();
+        await new Promise((settled) => setTimeout(settled));
+        seen.push(earlier.hidden);
+      }),
+    gone: await told({ open: () => refused(404, "conversation_not_found") }),
+    lost: await told({ open: () => refused(503, "storage_unavailable") }),
+    no_cookie: await told({ open: () => page([1]), list: () => refused(401, "session_required") }),
+    gone_while_asked: await told(
+      { open: () => page([1]),
+        ask: [{ kind: "failed", problem: { code: "conversation_not_found" }, status: 404 }] }, steps),
+    begun: await told({ open: () => refused(404), ask: [] }, steps),
+  };
+})()"""
+
+
+async def test_sidebar(browser: str, service: str) -> None:
+    """Earlier questions come by a button, and what is gone or cannot be reached is said; after what is gone,
+    the next question begins another conversation."""
+    async with open_page(browser, service) as page:
+        seen = await page.evaluate(SIDEBAR)
+
+    gone = "note This conversation is not ther"
+    assert seen == {
+        "earlier": ["open A ", "show 3,4", False, "open A 3", "earlier 1,2", True, "#c/A"],
+        "gone": ["open A ", gone, ""],
+        "lost": ["open A ", "note Your conversations cannot be ", "#c/A"],
+        "no_cookie": ["open A ", "no session", "note This browser keeps no cookie ", "show 1", "#c/A"],
+        "gone_while_asked": ["open A ", "show 1", gone, ""],
+        "begun": ["open A ", gone, "#c/B"],
     }
