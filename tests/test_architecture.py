@@ -24,7 +24,7 @@ from tests.support.source import PARTS, ROOT, Source, is_ours, sources
 
 MAY_IMPORT = {
     "service": {"service"},
-    "simulators": {"simulators", "service.wire.base", "service.store.base", "service.model"},
+    "simulators": {"simulators", "service.wire.base", "service.store", "service.model"},
     "chaos": {"chaos", "service", "simulators"},
     "loadtests": {"loadtests", "chaos", "service", "simulators"},
 }

@@ -226,7 +226,7 @@ class _Thread:
         connection = self._open()
         if job.alone is not None:
             return [_Done(job, job.alone(connection), None)]
-        return [_Done(job, [_execute(connection, bound) for bound in job.bounds], None)]
+        return [_Done(job, [execute(connection, bound) for bound in job.bounds], None)]
 
     def _group(self, jobs: list[_Job]) -> list[_Done]:
         """Execute all of them in one transaction. One that is refused undoes itself alone."""
@@ -245,7 +245,7 @@ class _Thread:
         """Execute one write. Raises an error of sqlite3 that concerns the whole transaction."""
         connection.execute("SAVEPOINT one")
         try:
-            rows = [_execute(connection, bound) for bound in job.bounds]
+            rows = [execute(connection, bound) for bound in job.bounds]
         except ERRORS as error:
             meant = understood(error, self._path)
             if not isinstance(meant, StatementRefused):
@@ -335,7 +335,8 @@ def _code(error: Exception) -> int | None:
     return None if code is None else code & 0xFF
 
 
-def _execute(connection: Connection, bound: BoundStatement) -> list[Row]:
+def execute(connection: Connection, bound: BoundStatement) -> list[Row]:
+    """Execute a statement; return its rows. Raises ERRORS."""
     for value in bound.values:
         if isinstance(value, str) and "\0" in value:  # PostgreSQL has no such text
             raise sqlite3.DataError("a text holds a NUL")

@@ -147,8 +147,12 @@ class AppClient:
         if self._killed:
             for upload in tasks[1:]:
                 upload.cancel()
-        else:
+            return
+        try:
             await _end(reply, tasks, error)
+        except (AppFault, asyncio.CancelledError):
+            if not self._killed:  # else it was killed meanwhile, and what became of its task is nothing to us
+                raise
 
     async def _serve(self, scope: AsgiMessage, reply: AppStream) -> None:
         await self._app(scope, reply._receive, reply._send)

@@ -7,22 +7,23 @@ A process that dies (`kill`) leaves what it has committed; another one opens the
 
 import asyncio
 import random
-import re
 import sqlite3
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from dub5.service.store.base import BoundStatement, DatabaseLost, Row, StatementRefused, Value
+from dub5.service.store.base import BoundStatement, DatabaseLost, Row, Value
+from dub5.service.store.sqlite import ERRORS, execute, question_marks, understood
 
 DatabaseFaultKind = Literal["lost", "slow", "silent", "unsure", "full"]
 
 ANSWER_S = (0.0001, 0.001)  # each of the two waits of a call: 0.2 to 2 ms in all
 SILENT_COMMITTED_SHARE = 0.5  # of the writes that get no answer
-PLACEHOLDER = re.compile(r"\$(\d+)")
+PATH = Path(":memory:")
 
 
 class DatabaseFault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,31 +45,35 @@ class DatabaseFault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class VirtualStorage:
-    """What stays when a process dies: the tables. `faults` may be changed at any time."""
+    """What stays when a process dies: the tables. `faults` may be changed at any time.
+
+    `repeated`: how many statements of a write whose answer was lost were sent again.
+    """
 
     def __init__(self, schema_sql: str, faults: Sequence[DatabaseFault] = ()) -> None:
         self.faults = tuple(faults)
+        self.repeated = 0
+        self._unsure: set[BoundStatement] = set()
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
         self._connection.execute("PRAGMA foreign_keys = ON")
         self._connection.executescript(schema_sql)
-        self._translated: dict[str, str] = {}
         weakref.finalize(self, self._connection.close)
 
-    def rows(self, sql: str, *values: Value) -> list[Row]:
+    def rows(self, sql: str, *values: Value) -> list[tuple[Any, ...]]:
         """Execute one statement at once, whatever the faults are. For those who check."""
-        translated = self._translated.get(sql)
-        if translated is None:
-            translated = self._translated[sql] = PLACEHOLDER.sub(r"?\1", sql)
-        return self._connection.execute(translated, values).fetchall()
+        return self._connection.execute(question_marks(sql), values).fetchall()
 
-    def transaction(self, bounds: Sequence[BoundStatement]) -> list[list[Row]]:
-        """Execute all of them or none. Raises StatementRefused."""
+    def transaction(self, bounds: Sequence[BoundStatement], *, unsure: bool = False) -> list[list[Row]]:
+        """Execute all of them or none. Raises StatementRefused, DatabaseLost. `unsure`: nobody hears it."""
+        self.repeated += sum(bound in self._unsure for bound in bounds)
+        if unsure:
+            self._unsure.update(bounds)
         self._connection.execute("BEGIN")
         try:
-            results = [self.rows(bound.statement.sql, *bound.values) for bound in bounds]
-        except (sqlite3.Error, OverflowError) as error:
+            results = [execute(self._connection, bound) for bound in bounds]
+        except ERRORS as error:
             self._connection.execute("ROLLBACK")
-            raise StatementRefused(str(error)) from error
+            raise understood(error, PATH) from error
         self._connection.execute("COMMIT")
         return results
 
@@ -125,9 +130,9 @@ class VirtualDatabase:
         self._check_connected(chance)
         if fault is not None and fault.kind == "silent":
             if write and self._rng.random() < SILENT_COMMITTED_SHARE:
-                self.storage.transaction(bounds)
+                self.storage.transaction(bounds, unsure=True)
             await _for_ever()
-        results = self.storage.transaction(bounds)
+        results = self.storage.transaction(bounds, unsure=fault is not None and fault.kind == "unsure")
         await asyncio.sleep(self._rng.uniform(*ANSWER_S))
         if self._killed:
             await _for_ever()
