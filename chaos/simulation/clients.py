@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dub5.chaos.run.endpoint import CHAT
 from dub5.chaos.run.judge import ClientOutcome, EmbeddingReader, Ending, ReplyReader, Stop
 from dub5.chaos.simulation.invariants.record import CURRENT_REQUEST, RequestRecord, RunRecord
+from dub5.chaos.simulation.life import Lives
 from dub5.chaos.simulation.world.model import World
 from dub5.chaos.simulation.world.requests import PlannedRequest
 from dub5.simulators.virtual import AppClient, AppFault, AppStream
@@ -21,9 +22,8 @@ CLIENT_LEFT = Ending(ClientOutcome.CANCELLED, "left")
 class WorldClients:
     """All clients of a run. Slow readers use a connection with a small buffer."""
 
-    def __init__(self, client: AppClient, slow_client: AppClient, record: RunRecord, world: World) -> None:
-        self._client = client
-        self._slow_client = slow_client
+    def __init__(self, lives: Lives, record: RunRecord, world: World) -> None:
+        self._lives = lives
         self._record = record
         self._world = world
 
@@ -40,6 +40,8 @@ class WorldClients:
             await asyncio.wait(list(running))
 
     async def _send(self, plan: PlannedRequest) -> None:
+        if not self._lives.is_up:
+            await self._lives.up()
         began_s = asyncio.get_running_loop().time()
         total_s = self._world.tuning_at(began_s).timeouts.total_s
         request = RequestRecord(
@@ -47,9 +49,8 @@ class WorldClients:
         )
         self._record.requests[plan.number] = request
         self._record.log(f"#{plan.number} asks {plan.route}{' stream' if plan.stream else ''}")
-        await SimulatedClient(
-            request, self._slow_client if plan.pause_s else self._client, self._record
-        ).run()
+        life = self._lives.now
+        await SimulatedClient(request, life.slow_client if plan.pause_s else life.client, self._record).run()
 
 
 class SimulatedClient:

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from dub5.chaos.simulation.clients import WorldClients
 from dub5.chaos.simulation.invariants.availability import check_availability
@@ -20,25 +19,22 @@ from dub5.chaos.simulation.invariants.coverage import count_coverage
 from dub5.chaos.simulation.invariants.delivery import check_delivery
 from dub5.chaos.simulation.invariants.fallbacks import check_fallbacks
 from dub5.chaos.simulation.invariants.hedging import check_hedging
-from dub5.chaos.simulation.invariants.online import OnlineInvariants
 from dub5.chaos.simulation.invariants.others_unharmed import check_others_unharmed
 from dub5.chaos.simulation.invariants.own_faults import check_own_faults
+from dub5.chaos.simulation.invariants.people import check_crash, check_people
 from dub5.chaos.simulation.invariants.queue import check_queue
 from dub5.chaos.simulation.invariants.rate_limits import check_rate_limits
-from dub5.chaos.simulation.invariants.record import CURRENT_REQUEST, RunRecord
+from dub5.chaos.simulation.invariants.record import RunRecord
 from dub5.chaos.simulation.invariants.recovery import RecoveryInvariants
 from dub5.chaos.simulation.invariants.retry_budget import check_retry_budget
 from dub5.chaos.simulation.invariants.shutdown import ShutdownInvariants
-from dub5.chaos.simulation.observed_wire import ObservedWire
+from dub5.chaos.simulation.life import Lives
+from dub5.chaos.simulation.people import WorldPeople
 from dub5.chaos.simulation.world import build
 from dub5.chaos.simulation.world.model import STALE, LoopStalls, World
 from dub5.chaos.simulation.world.requests import planned_requests
-from dub5.service.app import Service
-from dub5.service.wire.base import Slots
-from dub5.simulators.virtual import AppClient, Deadlock, Escaped, Stalls, VirtualLoop, VirtualWire, run
-from dub5.simulators.virtual.asgi import App
+from dub5.simulators.virtual import Deadlock, Escaped, Stalls, VirtualLoop, run
 
-BUFFER_BYTES = 300  # between the service and a client that reads slowly
 CHECKS = (
     check_retry_budget,
     check_queue,
@@ -47,6 +43,7 @@ CHECKS = (
     check_fallbacks,
     check_rate_limits,
 )
+CHECKS_OF_ENDED = (check_delivery, check_fallbacks)  # those that look at each request by itself
 # What the service or the virtual loop may raise; any other exception is a defect of the simulation.
 BROKEN = (
     AssertionError,
@@ -89,7 +86,7 @@ def run_world(world: World, on_step: Callable[[int, str], None] | None = None) -
     record = simulation.record
     return WorldResult(
         seed=world.seed,
-        requests=len(record.requests),
+        requests=len(record.requests) + simulation.past_requests,
         virtual_s=simulation.end_s,
         wall_s=time.perf_counter() - began_s,
         digest=record.digest(),
@@ -112,6 +109,7 @@ class Simulation:
         stalls = world.stalls
         self.stalls = None if stalls == LoopStalls() else Stalls(stalls.at, stalls.overshoot_s, world.seed)
         self.end_s = 0.0
+        self.past_requests = 0  # of a process that died
 
     async def run(self) -> None:
         """Run the world, then check the invariants of a whole run."""
@@ -119,78 +117,81 @@ class Simulation:
         assert isinstance(loop, VirtualLoop)
         self.record = record = RunRecord(loop.time_ns, self.stalls)
         providers, ledger = build.providers(world, loop.time, int(loop.wall()))
-        urls = {build.url(name): provider for name, provider in providers.items()}
-        wire = VirtualWire(urls, slots=Slots(world.tuning.connections_per_origin_max))
-        # The service does not exist yet; its limits are read only once it sends.
-        invariants = OnlineInvariants(world, record, loop.time, lambda name: service.fleet.limit(name))
-        service = Service(
-            build.loaded(world),
-            wire=ObservedWire(wire, invariants),
-            seed=str(world.seed),
-            log=invariants.on_event,
-        )
-        app = self._observed(service.asgi)
-        client = AppClient(app)
-        slow_client = AppClient(app, lifespan=False, buffer_bytes_max=BUFFER_BYTES)
-        clients = WorldClients(client, slow_client, record, world)
-        shutdown = ShutdownInvariants(world, record, invariants, service, wire, ledger)
-        async with client:
-            shutdown.note_idle_tasks()
-            background = [
-                asyncio.create_task(self._stale(wire), name="stale connections"),
-                asyncio.create_task(self._reload(service), name="reload"),
-            ]
-            drain = asyncio.create_task(self._drain(service, shutdown), name="drain")
-            await clients.send_all(planned_requests(world))
-            await drain
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
-            await asyncio.sleep(max(0.0, world.end_s - loop.time()) if not world.drain else 0.0)
-            await shutdown.check_all_returned(max(tuning.timeouts.total_s for tuning in world.tunings))
-            for check in CHECKS:
-                check(world, record)
-            check_own_faults(record)
-            headers = {"authorization": f"Bearer {build.caller_key(0)}"} if world.callers else {}
-            shutdown.check_agreement((await client.request("GET", "/status", headers=headers)).json())
-            recovery = RecoveryInvariants(world, record, invariants)
-            recovery.check(loop.time())
-            check_availability(world, record, recovery)
-            check_others_unharmed(world, record)
-            count_coverage(world, record)
+        lives = Lives(world, record, providers)
+        clients = WorldClients(lives, record, world)
+        shutdown = ShutdownInvariants(world, record, lives.now.invariants, lives.now.service, ledger)
+        await lives.start()
+        shutdown.note_idle_tasks()
+        background = [
+            asyncio.create_task(self._stale(lives), name="stale connections"),
+            asyncio.create_task(self._reload(lives), name="reload"),
+        ]
+        drain = asyncio.create_task(self._drain(lives, shutdown), name="drain")
+        crash = asyncio.create_task(self._crash(lives, shutdown), name="crash") if world.crash else None
+        people = WorldPeople(lives, record, world).start()
+        await clients.send_all(planned_requests(world))
+        await drain
+        if crash is not None:
+            await crash
+        await asyncio.gather(*people)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await asyncio.sleep(max(0.0, world.end_s - loop.time()) if not world.drain else 0.0)
+        await self._check(lives, shutdown)
+        await lives.now.stop()
         self.end_s = loop.time()
 
-    def _observed(self, app: App) -> App:
-        """Return the application, with the moment recorded at which each request reaches it."""
-        loop = asyncio.get_running_loop()
+    async def _check(self, lives: Lives, shutdown: ShutdownInvariants) -> None:
+        """Check the invariants of a whole run."""
+        world, record, life, loop = self._world, self.record, lives.now, asyncio.get_running_loop()
+        await shutdown.check_all_returned(max(tuning.timeouts.total_s for tuning in world.tunings))
+        for check in CHECKS:
+            check(world, record)
+        check_own_faults(record)
+        headers = {"authorization": f"Bearer {build.caller_key(0)}"} if world.callers else {}
+        shutdown.check_agreement((await life.client.request("GET", "/status", headers=headers)).json())
+        recovery = RecoveryInvariants(world, record, life.invariants)
+        recovery.check(loop.time())
+        check_availability(world, record, recovery)
+        check_others_unharmed(world, record)
+        count_coverage(world, record)
+        if lives.people is not None and lives.storage is not None:
+            check_people(world, record, lives.people, lives.storage, life.number, loop.time())
 
-        async def observed(scope: Any, receive: Any, send: Any) -> None:
-            number = CURRENT_REQUEST.get()
-            if number is not None:
-                self.record.requests[number].arrive(loop.time(), self._world.generation(loop.time()))
-            await app(scope, receive, send)
+    async def _crash(self, lives: Lives, shutdown: ShutdownInvariants) -> None:
+        loop, crash = asyncio.get_running_loop(), self._world.crash
+        assert crash is not None, "the world has one"
+        await asyncio.sleep(crash.at_s - loop.time())
+        if lives.people is not None and lives.storage is not None:
+            check_crash(self.record, lives.people, lives.storage)
+        self.past_requests = len(self.record.requests)
+        past = await lives.crash()
+        shutdown.check_ends(past.requests.values())
+        for check in CHECKS_OF_ENDED:
+            check(self._world, past)
+        check_own_faults(past)
+        shutdown.replaced(lives.now.invariants, lives.now.service)
 
-        return observed
-
-    async def _drain(self, service: Service, shutdown: ShutdownInvariants) -> None:
+    async def _drain(self, lives: Lives, shutdown: ShutdownInvariants) -> None:
         loop, drain = asyncio.get_running_loop(), self._world.drain
         if drain is None:
             return
         await asyncio.sleep(drain.at_s - loop.time())
         began_s = loop.time()
         self.record.log("drain begins")
-        await service.drain()
+        await lives.now.service.drain()
         self.record.log("drain is over")
         took_s = self.record.ran_s(began_s, loop.time())
         shutdown.check_drain(took_s - drain.announce_s - drain.drain_s)
 
-    async def _reload(self, service: Service) -> None:
+    async def _reload(self, lives: Lives) -> None:
         loop, reload = asyncio.get_running_loop(), self._world.reload
         if reload is not None:
             await asyncio.sleep(reload.at_s - loop.time())
-            service.reload(build.loaded(self._world, 1))
+            lives.now.service.reload(build.loaded(self._world, 1))
 
-    async def _stale(self, wire: VirtualWire) -> None:
+    async def _stale(self, lives: Lives) -> None:
         """Mark kept-alive connections as dead while a `stale` fault window lasts."""
         loop = asyncio.get_running_loop()
         stale = [window for window in self._world.troubles if window.fault["kind"] == STALE]
@@ -198,7 +199,7 @@ class Simulation:
         for moment in moments:
             await asyncio.sleep(moment - loop.time())
             for provider in self._world.providers:
-                wire.link(build.url(provider.name)).stale = any(
+                lives.now.wire.link(build.url(provider.name)).stale = any(
                     window.provider == provider.name and window.at_s <= moment < window.until_s
                     for window in stale
                 )

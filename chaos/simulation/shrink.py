@@ -1,7 +1,7 @@
 """Shrinking: reduce a failing world as long as it breaks the same rule, so that what remains is what matters.
 
-fault windows (ddmin) -> requests -> drain, reload, stalls, slow clients, bursts, settings -> providers
-    -> phases
+fault windows, of providers and of the database (ddmin) -> requests -> people
+    -> drain, crash, reload, stalls, slow clients, bursts, settings -> providers -> phases
 """
 
 import dataclasses
@@ -14,6 +14,10 @@ from dub5.chaos.simulation.world.model import LoopStalls, ServiceSettings, World
 from dub5.chaos.simulation.world.requests import planned_requests
 from dub5.service.config.options import LimitsOptions
 
+PEOPLE_SHARES = (
+    *("stream_share", "leave_share", "ask_twice_share", "stranger_share", "reread_share"),
+    *("long_share", "new_share", "tidy_share"),
+)
 RunWorld = Callable[[World], WorldResult]
 
 
@@ -34,6 +38,7 @@ class Shrinker:
             for smaller in (
                 self._fewer_faults,
                 self._fewer_requests,
+                self._fewer_people,
                 self._plainer,
                 self._fewer_providers,
                 self._shorter,
@@ -52,7 +57,9 @@ class Shrinker:
 
     def _fewer_faults(self, world: World) -> World:
         kept = self._fewest(world.troubles, lambda some: dataclasses.replace(world, troubles=tuple(some)))
-        return dataclasses.replace(world, troubles=tuple(kept))
+        world = dataclasses.replace(world, troubles=tuple(kept))
+        kept = self._fewest(world.database, lambda some: dataclasses.replace(world, database=tuple(some)))
+        return dataclasses.replace(world, database=tuple(kept))
 
     def _fewer_requests(self, world: World) -> World:
         numbers = [plan.number for plan in planned_requests(world)]
@@ -65,6 +72,21 @@ class Shrinker:
         if len(left) <= 8:
             left = self._fewest([[number] for block in left for number in block], only)
         return only(left) if sum(map(len, left)) < len(numbers) else world
+
+    def _fewer_people(self, world: World) -> World:
+        """Return the world with half as many people or turns, again and again, or without people."""
+        people = world.people
+        if people is None:
+            return world
+        nobody = dataclasses.replace(world, people=None, database=(), crash=None)
+        if self._fails(nobody):
+            return nobody
+        for name in ("count", "turns"):
+            fewer = dataclasses.replace(people, **{name: getattr(people, name) // 2})
+            smaller = dataclasses.replace(world, people=fewer)
+            if getattr(fewer, name) and self._fails(smaller):
+                return self._fewer_people(smaller)
+        return world
 
     def _fewest(self, items: Sequence[Any], world_of: Callable[[Sequence[Any]], World]) -> list[Any]:
         """Return a minimal list that still fails, by delta debugging: leave out ever smaller parts."""
@@ -108,6 +130,8 @@ def _plainer(world: World) -> Iterator[World]:
     """Yield worlds with one unusual thing less."""
     if world.drain is not None:
         yield dataclasses.replace(world, drain=None)
+    if world.crash is not None:
+        yield dataclasses.replace(world, crash=None)
     if world.reload is not None:
         yield dataclasses.replace(world, reload=None)
     if world.odd is not None:
@@ -124,6 +148,11 @@ def _plainer(world: World) -> Iterator[World]:
     for name, value in plain.items():
         if getattr(world.load, name) != value:
             yield dataclasses.replace(world, load=dataclasses.replace(world.load, **{name: value}))
+    if world.people is not None:
+        for name in PEOPLE_SHARES:
+            if getattr(world.people, name):
+                less: dict[str, Any] = {name: 0.0}
+                yield dataclasses.replace(world, people=dataclasses.replace(world.people, **less))
     usual = ServiceSettings()
     for name in ServiceSettings.__slots__:
         if getattr(world.tuning, name) != getattr(usual, name):

@@ -57,6 +57,16 @@ def test_a_world_that_was_kept_plays_as_it_did(tmp_path: Path) -> None:
     assert run_world(again).digest == run_world(world).digest
 
 
+def test_a_world_with_people_plays_as_it_did(tmp_path: Path) -> None:
+    """A world with people, database faults and a crash can be saved, and gives the same trace each time."""
+    world = next(world for seed in range(400) if (world := generate_world(seed)).crash and world.database)
+    world = replace(world, kept=((0, 20),), rest_s=5.0)
+    worlds.write(world, tmp_path / "world.json")
+    again = worlds.read(tmp_path / "world.json")
+    assert again == world
+    assert run_world(again).digest == run_world(world).digest
+
+
 def test_a_branch_that_was_never_taken_is_a_failure() -> None:
     """Required branches that were never reached are reported; one world cannot reach all."""
     total = Total()

@@ -31,6 +31,37 @@ def test_only_the_guilty_trouble_is_left() -> None:
     assert small.rest_s == 0.0
 
 
+def test_of_people_only_those_that_matter_are_left() -> None:
+    """Of people, database faults and a crash only what breaks the rule remains."""
+    world = next(
+        world
+        for seed in range(400)
+        if (world := generate_world(seed)).crash and world.people and len(world.database) > 1
+    )
+    guilty = world.database[1]
+
+    def play(candidate: World) -> WorldResult:
+        broken = guilty in candidate.database and candidate.people is not None
+        return result(candidate, *["kept_is_kept at 1 s: ..."] * broken)
+
+    small = Shrinker(frozenset({"kept_is_kept"}), 60.0, play).shrink(world)
+    assert small.database == (guilty,)
+    assert small.crash is None
+    assert small.people is not None and (small.people.count, small.people.turns) == (1, 1)
+    assert small.people.ask_twice_share == small.people.tidy_share == 0.0
+
+
+def test_people_that_do_not_matter_are_left_out() -> None:
+    """A world that fails without its people is left without them."""
+    world = next(world for seed in range(400) if (world := generate_world(seed)).crash)
+
+    def play(candidate: World) -> WorldResult:
+        return result(candidate, "honest_end at 1 s: ...")
+
+    small = Shrinker(frozenset({"honest_end"}), 60.0, play).shrink(world)
+    assert (small.people, small.database, small.crash) == (None, (), None)
+
+
 def test_another_failure_is_not_the_same_one() -> None:
     """A smaller world that breaks another rule is not accepted."""
     world = world_with_troubles()

@@ -28,6 +28,14 @@ wire, what each client received, the events that the service emitted, /status an
     drain_in_time                  shutdown                        after a drain
     ledger_agrees                  consistency                     at the end
     recovery_noticed               recovery                        at the end
+    kept_is_kept                   people_kept, people_owners      as it is told; at a crash; at the end
+    kept_whole                     people_kept                     as it is told; at a crash; at the end
+    kept_in_the_end                people_kept                     at the end
+    half_no_answer                 people_kept                     at a crash; at the end
+    owners_apart                   people_owners                   as a list is read; at the end
+    asked_once                     people_owners                   at the end
+    database_not_needed            people_database                 at the end
+    prompt_fits                    people_prompts                  at the end
     enough_complete                availability                    at the end
     others_unharmed                others_unharmed                 at the end
 

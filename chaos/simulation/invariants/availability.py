@@ -72,7 +72,7 @@ def could_be_answered(
     needs_s = needed_s(tuning, route.targets, stream=plan.stream, whole=plan.whole)
     if not set(route.targets) & set(targets) or time_s < needs_s or plan.program == JSON_MODE:
         return False
-    if plan.embed:  # a route may have no model for embeddings
+    if plan.embed or plan.again:  # a route may have no model for embeddings
         return False
     if request.left_s is not None or plan.pause_s or (world.drain and plan.at_s + time_s > world.drain.at_s):
         return False

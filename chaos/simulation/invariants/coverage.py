@@ -91,6 +91,15 @@ REQUIRED = (
     "odd requests that a healthy target takes",
     "odd request broke its target",
     "odd request refused",
+    "crashed with an open turn",
+    "turn asked again after a crash",
+    "read again after a crash",
+    "unsure write repeated",
+    "sent by the outbox after an outage",
+    "memory lost",
+    "history pruned",
+    "turn asked twice",
+    "stranger refused",
 )
 
 

@@ -25,7 +25,8 @@ def _check_whole(world: World, record: RunRecord, request: RequestRecord) -> Non
     assert ended is not None, "checked by the caller"
     streamed = request.headers.get("content-type", "").startswith("text/event-stream")
     record.sometimes["heartbeat"] += streamed and "x-dub5-target" not in request.headers
-    if not request.plan.pause_s:
+    told_again = request.plan.again and not request.attempts  # how an equal question ended
+    if not request.plan.pause_s and not told_again:
         record.measured("longest silence of a held stream", request.silent_s)
         if request.silent_s > HEARTBEAT_S + LATE_S + world.stalls.longest_s:
             record.violated(
@@ -35,7 +36,7 @@ def _check_whole(world: World, record: RunRecord, request: RequestRecord) -> Non
             record.violated(
                 "whole_delivery_respected", f"#{number} was to be delivered whole, but was cut: {ended.code}"
             )
-    if request.content_s and not (ended.cached or ended.degraded):
+    if request.content_s and not (ended.cached or ended.degraded or told_again):
         complete = [
             attempt
             for attempt in request.leader_or_self.attempts

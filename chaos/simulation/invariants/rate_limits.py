@@ -16,6 +16,7 @@ from dub5.chaos.run.judge import ClientOutcome
 from dub5.chaos.simulation.invariants.record import RequestRecord, RunRecord
 from dub5.chaos.simulation.world.generate_limits import caller_variable
 from dub5.chaos.simulation.world.model import World
+from dub5.service.admission.rate_limit_gate import SESSION_LIMIT
 from dub5.service.config.options import LimitOptions, LimitsOptions
 
 KeyName = tuple[str, str]  # kind and name
@@ -67,7 +68,7 @@ def check_rate_limits(world: World, record: RunRecord) -> None:
         _check_told(record, request, counted=bool(names[request.plan.number]))
         for name in names[request.plan.number]:
             found[name].append(request)
-    limits = {"caller": world.limits.caller, "ip": world.limits.ip}
+    limits = {"session": SESSION_LIMIT, "caller": world.limits.caller, "ip": world.limits.ip}
     keys = {
         name: CountedKey(name[0], limit, requests)
         for name, requests in found.items()
@@ -93,6 +94,8 @@ def _keys(world: World, request: RequestRecord) -> Iterator[KeyName]:
     limits, caller = world.limits, request.plan.caller
     if caller is not None and caller_variable(caller) in limits.premium:
         return
+    if request.plan.session is not None:
+        yield "session", str(request.plan.session)
     if caller is not None and limits.caller is not None:
         yield "caller", str(caller)
     if limits.ip is not None:

@@ -4,6 +4,7 @@ All invariants read this record. `RunRecord.log(line)` writes to the trace; `Run
 reports a broken invariant.
 """
 
+import copy
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable
@@ -165,6 +166,21 @@ class RunRecord:
         self._now_ns = now_ns
         self._unhashed: list[str] = []
         self._digest = hashlib.blake2b(digest_size=16)
+
+    def split(self) -> "RunRecord":
+        """Begin anew, as for another process. Return what was recorded so far, of the requests that ended.
+
+        Trace, digest, violations and measurements go on.
+        """
+        past = copy.copy(self)
+        past.requests = {
+            number: request
+            for number, request in self.requests.items()
+            if request.ended is not None and request.client_ending is not None
+        }
+        self.requests, self.hedges, self.unsent, self.probes = {}, [], [], []
+        self.happened, self.breaker_moves = Counter(), Counter()
+        return past
 
     def log(self, line: str) -> None:
         """Write one line to the trace. Equal runs log equal lines at equal times."""

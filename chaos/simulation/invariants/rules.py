@@ -26,5 +26,13 @@ SENTENCES = {
     "ledger_agrees": "Providers' ledgers agree with the service's account of its attempts.",
     "recovery_noticed": "A target that has recovered is soon called again.",
     "others_unharmed": "What one caller sends takes no target and no key from the others.",
+    "kept_is_kept": "What people are told to be kept is in the database, whatever dies.",
+    "kept_whole": "What is kept of a turn is what its client read.",
+    "kept_in_the_end": "What could not be kept at once is kept once the database is back.",
+    "half_no_answer": "No turn is complete in the database with less than its provider said.",
+    "owners_apart": "Nobody reads or changes the conversations of another owner.",
+    "asked_once": "A question that is sent twice is asked of providers once.",
+    "database_not_needed": "A lost database costs milliseconds and a label, never an answer.",
+    "prompt_fits": "A prompt fits its window, and has the last turns in order.",
     "enough_complete": "Requests are answered while a target is healthy.",
 }

@@ -16,16 +16,21 @@ from dub5.chaos.simulation.world.model import (
     WorldRoute,
 )
 from dub5.chaos.simulation.world.odd_caller import OddProvider
+from dub5.chaos.simulation.world.people import People
 from dub5.service.config.settings import (
+    ConversationSettings,
+    DatabaseSettings,
     DialectName,
     LoadedSettings,
     ProviderSettings,
     RouteSettings,
     Secret,
     ServerSettings,
+    SessionSettings,
     Settings,
 )
 from dub5.service.model import Price
+from dub5.service.store.migrate import sqlite_schema
 from dub5.simulators import provider as simulated
 from dub5.simulators.faults.answers import parse_fault
 from dub5.simulators.latency import PRESETS
@@ -33,9 +38,12 @@ from dub5.simulators.ledger import Ledger
 from dub5.simulators.limits.concurrency import Capacity
 from dub5.simulators.limits.rate import Limits
 from dub5.simulators.personas.base import Profile
+from dub5.simulators.virtual.database import VirtualStorage
 
 REWRITES = ("empty",)  # needs the whole answer, so it comes before faults that cut it
 PROXIES = ("127.0.0.0/8",)  # from where all clients come
+SIGNED_WITH = "what every simulated process signs its sessions with"
+ANSWER_TOKENS = 200
 PRICE = Price(prompt=2.0, completion=8.0)
 
 
@@ -99,9 +107,28 @@ def loaded(world: World, generation: int = 0) -> LoadedSettings:
             tuning.admission, priorities=dict(zip(variables, callers, strict=True))
         ),
     )
+    if world.people is not None:
+        settings = msgspec.structs.replace(settings, **_kept(world.people))
     rotated = reload.rotated if reload else ()
     secrets = {p.name: tuple(map(Secret, keys(p, rotated=p.name in rotated))) for p in world.providers}
-    return LoadedSettings(settings, secrets, tuple(Secret(caller_key(i)) for i in range(len(callers))))
+    return LoadedSettings(
+        settings,
+        secrets,
+        tuple(Secret(caller_key(i)) for i in range(len(callers))),
+        session_secrets=(Secret(SIGNED_WITH),) if world.people else (),
+        database_url=Secret("sqlite:///simulated.db") if world.people else None,
+    )
+
+
+def _kept(people: People) -> dict[str, msgspec.Struct]:
+    """Return the settings of conversations that are kept."""
+    return {
+        "session": SessionSettings(),
+        "database": DatabaseSettings(patience_s=people.patience_s, keep_s=people.keep_s),
+        "conversation": ConversationSettings(
+            context_tokens=people.context_tokens, answer_tokens=ANSWER_TOKENS
+        ),
+    }
 
 
 def _route(route: WorldRoute, tuning: ServiceSettings) -> RouteSettings:
@@ -166,3 +193,8 @@ def _provider(
 
 def _timed(window: FaultWindow) -> Mapping[str, object]:
     return {**window.fault, "at_s": window.at_s, "for_s": window.for_s}
+
+
+def storage(world: World) -> VirtualStorage | None:
+    """Return the storage of conversations, with all faults scheduled; None in a world without people."""
+    return VirtualStorage(sqlite_schema(), world.database) if world.people is not None else None

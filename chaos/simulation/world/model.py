@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from dub5.chaos.simulation.world.people import Crash, People, people_lines
 from dub5.service.config.options import (
     AdmissionOptions,
     BreakerOptions,
@@ -30,6 +31,7 @@ from dub5.service.config.options import (
 )
 from dub5.service.config.settings import DeliveryName, PolicyName
 from dub5.simulators.odd_forms import OddForm
+from dub5.simulators.virtual.database import DatabaseFault
 
 # The one fault that the simulators do not play: kept-alive connections are dead when used next.
 STALE = "stale"
@@ -195,6 +197,9 @@ class World:
     odd: OddCaller | None = None
     limits: LimitsOptions = field(default_factory=LimitsOptions)
     addresses: int = 0
+    people: People | None = None
+    database: tuple[DatabaseFault, ...] = ()
+    crash: Crash | None = None
 
     @property
     def heal_s(self) -> float:
@@ -273,6 +278,7 @@ class World:
             stalls = [f"{for_s:g} s at {at_s:g} s" for at_s, for_s in self.stalls.at]
             stalls.append(f"wakes up to {self.stalls.overshoot_s * 1e3:g} ms late")
             lines.append(f"  the event loop stands still: {', '.join(stalls)}")
+        lines += people_lines(self.people, self.database, self.crash)
         if self.kept is not None:
             lines.append(f"  only the requests {', '.join(f'{a}-{b}' for a, b in self.kept)}")
         return [*lines, f"  settings: {', '.join(_changed(self.tuning)) or 'all defaults'}"]

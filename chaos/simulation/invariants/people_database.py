@@ -1,0 +1,81 @@
+"""A database in trouble: it costs milliseconds and a label, never an answer.
+
+rule                says
+database_not_needed no request for a turn or a new conversation fails because the database is lost, and none
+                    waits longer for it than its patience before the answer and `keep_s` after it; 5 s after
+                    every trouble of the database turns are kept, and nothing is refused for it
+"""
+
+from dub5.chaos.simulation.invariants.people_record import PeopleRecord, TurnRequest
+from dub5.chaos.simulation.invariants.record import RunRecord
+from dub5.chaos.simulation.world.model import World
+from dub5.chaos.simulation.world.people import People
+
+BACK_S = 5.0  # until a database that has recovered is used again
+EPSILON_S = 0.02
+STALL_S = 10.0  # for so long a stall of the event loop may look like a lost database
+UNAVAILABLE = "storage_unavailable"
+NEVER_REFUSED = ("create", "session")
+
+
+def check_database(world: World, record: RunRecord, people: PeopleRecord) -> None:
+    """Check all requests of people against the troubles of the database."""
+    assert world.people is not None, "there are people"
+    options = world.people
+    for other in people.others:
+        took_s = record.ran_s(other.began_s, other.ended_s)
+        record.measured("wait of a request for the database", took_s)
+        if took_s > options.patience_s + options.keep_s + EPSILON_S:
+            _violated(record, f"{other.what} took {took_s:.3f} s")
+        if other.code == UNAVAILABLE and (
+            other.what in NEVER_REFUSED or not disturbed(world, record, other.began_s, other.ended_s)
+        ):
+            _violated(record, f"{other.what} at {other.began_s:.3f} s is refused with {other.code}")
+    for turn in people.turns:
+        _check_turn(world, record, people, options, turn)
+
+
+def _check_turn(
+    world: World, record: RunRecord, people: PeopleRecord, options: People, turn: TurnRequest
+) -> None:
+    request, number = turn.request, turn.request.plan.number
+    record.sometimes["memory lost"] += turn.memory_lost
+    if (
+        turn.ended_s is None
+        or request.ended is None
+        or people.conversations[turn.conversation].owner != turn.owner
+    ):
+        return
+    if request.ended.code == UNAVAILABLE and not request.plan.again:
+        _violated(record, f"#{number} failed for it")
+    if request.attempts and not request.waits and not request.plan.again:
+        waited_s = record.ran_s(request.began_s, request.attempts[0].began_s)
+        record.measured("wait of a turn for the database, before", waited_s)
+        if waited_s > options.patience_s + EPSILON_S:
+            _violated(record, f"#{number} waited {waited_s:.3f} s before it was asked")
+    answered = [a.ended_s for a in request.attempts if a.reported and a.reported.ok]
+    if answered and turn.outcome == "complete" and request.left_s is None and not request.plan.again:
+        waited_s = record.ran_s(max(answered), turn.ended_s)
+        record.measured("wait of a turn for the database, after", waited_s)
+        if waited_s > options.keep_s + EPSILON_S:
+            _violated(record, f"#{number} waited {waited_s:.3f} s after its answer")
+    answered_now = turn.outcome in ("complete", "degraded")  # else it may be told while the end is written
+    if answered_now and not disturbed(world, record, turn.began_s, turn.ended_s):
+        if not turn.ended_kept or turn.accepted_kept is False:
+            _violated(record, f"#{number} is not kept, and nothing is wrong with the database")
+        if turn.memory_lost:
+            _violated(record, f"#{number} has lost its memory, and nothing is wrong with the database")
+
+
+def disturbed(world: World, record: RunRecord, from_s: float, to_s: float) -> bool:
+    """Say whether anything was wrong with the database in this time or shortly before it."""
+    troubles = [(fault.at_s, fault.at_s + fault.for_s) for fault in world.database]
+    if world.crash is not None:
+        troubles.append((world.crash.at_s, world.crash.at_s))
+    return record.stalled_s(from_s - STALL_S, to_s) > 0.0 or any(
+        at_s < to_s and from_s < until_s + BACK_S for at_s, until_s in troubles
+    )
+
+
+def _violated(record: RunRecord, what: str) -> None:
+    record.violated("database_not_needed", what)
