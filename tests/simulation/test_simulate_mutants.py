@@ -12,7 +12,7 @@ from dub5.chaos.simulation.shrink import rules_of
 from dub5.chaos.simulation.world.generate import generate_world
 from dub5.chaos.simulation.world.model import World
 from dub5.chaos.simulation.world.odd_caller import FIRST_NUMBER
-from tests.simulation import mutants
+from tests.simulation import mutants, mutants_people
 
 SEEDS_MAX = 200
 # The seed to begin with, so that it is quick, and the rules that should break.
@@ -44,10 +44,22 @@ CAUGHT = {
     "premium_is_counted": (0, {"rate_limits_exact"}),
     "block_never_ends": (21, {"rate_limits_exact"}),
     "blocked_without_strikes": (0, {"rate_limits_exact"}),
+    "conflict_raised": (14, {"one_agreed_end"}),
+    "owner_missing_in_read": (31, {"owners_apart"}),
+    "owner_missing_in_change": (58, {"owners_apart"}),
+    "owner_missing_in_ask": (31, {"owners_apart"}),
+    "outbox_dropped": (29, {"kept_in_the_end"}),
+    "end_written_early": (27, {"half_no_answer"}),
+    "asked_again": (14, {"asked_once"}),
+    "patience_not_held": (29, {"database_not_needed"}),
+    "one_turn_kept": (1, {"prompt_fits"}),
+    "turns_reordered": (1, {"prompt_fits"}),
+    "told_before_commit": (1, {"kept_is_kept"}),
 }
 
 
 # How many requests of a world run; of other worlds the first 100.
+PEOPLE_REQUESTS = 20  # beside those of the people, who do all that they plan
 REQUESTS = {"expired_work_sent": 150, "last_resort_first": 200}
 
 
@@ -63,12 +75,14 @@ def broken_as_it_is(seed: int, requests: int) -> frozenset[str]:
     return rules_of(run_world(beginning(seed, requests)))
 
 
-@pytest.mark.parametrize("name", [mutant.__name__ for mutant in mutants.MUTANTS])
+@pytest.mark.parametrize("name", [mutant.__name__ for mutant in (*mutants.MUTANTS, *mutants_people.MUTANTS)])
 def test_a_broken_build_is_caught(name: str) -> None:
     """A mutant breaks its rule within 200 seeds, in a world where the unbroken build breaks none."""
-    (first, rules), requests = CAUGHT[name], REQUESTS.get(name, 100)
+    of_people = hasattr(mutants_people, name)
+    (first, rules), module = CAUGHT[name], mutants_people if of_people else mutants
+    requests = PEOPLE_REQUESTS if of_people else REQUESTS.get(name, 100)
     for seed in range(first, first + SEEDS_MAX):
-        with mutated(f"{mutants.__name__}:{name}"):
+        with mutated(f"{module.__name__}:{name}"):
             broken = rules_of(run_world(beginning(seed, requests)))
         if broken & rules:
             assert not broken_as_it_is(seed, requests)
