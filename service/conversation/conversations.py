@@ -55,6 +55,7 @@ class Conversations:
         self.settings = settings
         self.ids = ids
         self.windows = windows
+        self.window_max = max((one.tokens for one in windows.values()), default=settings.context_tokens)
         self.usual_model = next(iter(windows), "")
         self._models: OrderedDict[tuple[str, str], str] = OrderedDict()
 

@@ -84,11 +84,6 @@ class Turn(Struct, frozen=True):
     kept: bool = True
     worker: str = ""
 
-    @property
-    def is_history(self) -> bool:
-        """Whether later questions are asked with it: no fallback, no half of an answer."""
-        return self.outcome is Outcome.COMPLETE and bool(self.answer)
-
 
 class TurnEnd(Struct, frozen=True):
     """How a turn ended. `finish`: the provider's finish_reason."""

@@ -1,12 +1,18 @@
 """Rows of the database, as conversations and turns. The columns are those of statements.py."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
+from msgspec import Struct
+
+from dub5.service.conversation.history import PastExchange
 from dub5.service.conversation.model import Conversation, CountedBy, TokenCount, Turn
 from dub5.service.model import Outcome
 from dub5.service.store.base import Row
 
 CONVERSATION_COLUMNS = 5
+HISTORY_COLUMNS = 4  # before those of the turn
+COUNTED_BY: Mapping[str | None, CountedBy] = {each.value: each for each in CountedBy}
 
 
 def conversation_of(row: Row) -> Conversation:
@@ -45,5 +51,42 @@ def turn_of(row: Row, conversation: str) -> Turn:
     )
 
 
+class RememberedTurn(Struct, frozen=True):
+    """A turn that is asked with. `prompt_tokens`: the provider's count of its whole prompt."""
+
+    exchange: PastExchange
+    asked_at: float
+    ended_at: float
+    prompt_tokens: int | None
+    target: str | None
+
+
+class History(Struct, frozen=True):
+    """What is remembered of a conversation: `turns` are the newest of `turns_count`, the oldest first.
+
+    `equal`: the id of the turn that has the question's own id.
+    """
+
+    model: str
+    turns_count: int
+    tokens: int
+    equal: str | None
+    turns: list[RememberedTurn]
+
+
+def history_of(rows: list[Row]) -> History:
+    """Return the history that the rows of HISTORY hold."""
+    model, count, tokens, equal = cast(tuple[str, int, int, str | None], rows[0][:HISTORY_COLUMNS])
+    turns = [_remembered(row[HISTORY_COLUMNS:]) for row in reversed(rows) if row[HISTORY_COLUMNS] is not None]
+    return History(model, count, tokens, equal, turns)
+
+
+def _remembered(row: Row) -> RememberedTurn:
+    values: Any = row
+    question, q_tokens, q_source, answer, a_tokens, a_source, *rest = values
+    exchange = PastExchange(question, answer, _count(q_tokens, q_source), _count(a_tokens, a_source))
+    return RememberedTurn(exchange, *rest)
+
+
 def _count(tokens: int | None, source: str | None) -> TokenCount:
-    return TokenCount(tokens or 0, CountedBy(source) if source else CountedBy.ESTIMATE)
+    return TokenCount(tokens or 0, COUNTED_BY.get(source, CountedBy.ESTIMATE))

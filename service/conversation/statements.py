@@ -45,14 +45,24 @@ RENAME = Statement(
 DELETE = Statement(
     "conversation_delete", "DELETE FROM conversation WHERE owner = $1 AND id = $2 RETURNING id"
 )
-HISTORY = Statement(  # the newest turns, and how many turns there are to remember
+# What is to be remembered: how many turns and tokens there are, and the newest turns as far as $5 tokens
+# reach, two at least; each takes 8 more, for the format. Also which other turn than $4 was asked as $3.
+# The index `turn_said` has all that is counted.
+HISTORY = Statement(
     "turn_history",
-    f"WITH mine AS (SELECT {_CONVERSATION} FROM conversation WHERE owner = $1 AND id = $2),"
-    " whole AS (SELECT COUNT(*) AS turns,"
-    " CAST(COALESCE(SUM(question_tokens + answer_tokens), 0) AS BIGINT) AS tokens FROM turn"
-    " WHERE conversation IN (SELECT id FROM mine) AND outcome = 'complete' AND answer <> '')"
-    f" SELECT mine.model, whole.turns, whole.tokens, {_TURN}"
-    " FROM mine CROSS JOIN whole LEFT JOIN turn t ON t.conversation = mine.id ORDER BY t.id DESC LIMIT $4",
+    "WITH mine AS (SELECT id, model FROM conversation WHERE owner = $1 AND id = $2),"
+    " said AS (SELECT id, question_tokens + answer_tokens AS tokens, ROW_NUMBER() OVER newest AS place,"
+    " CAST(SUM(question_tokens + answer_tokens) OVER newest AS BIGINT) AS upto FROM turn"
+    " WHERE conversation IN (SELECT id FROM mine) AND outcome = 'complete' AND answer_tokens > 0"
+    " WINDOW newest AS (ORDER BY id DESC))"
+    " SELECT mine.model, (SELECT COUNT(*) FROM said), (SELECT COALESCE(MAX(upto), 0) FROM said),"
+    " (SELECT t.id FROM turn t WHERE t.conversation IN (SELECT id FROM mine) AND t.asked_as = $3"
+    " AND t.id <> $4),"
+    " t.question, t.question_tokens, t.question_source, t.answer, t.answer_tokens, t.answer_source,"
+    " t.asked_at, t.ended_at, t.prompt_tokens, t.target"
+    " FROM mine LEFT JOIN said"
+    " ON said.place <= 2 OR said.upto - said.tokens + 8 * (said.place - 1) < CAST($5 AS BIGINT)"
+    " LEFT JOIN turn t ON t.conversation = mine.id AND t.id = said.id ORDER BY t.id DESC",
 )
 USE = Statement(
     "conversation_use",

@@ -10,17 +10,15 @@ from msgspec.structs import replace
 from dub5.service import clock
 from dub5.service.conversation import statements
 from dub5.service.conversation.conversations import UNREADABLE, Conversations, Window, not_found
-from dub5.service.conversation.history import PastExchange, fit
+from dub5.service.conversation.history import fit
 from dub5.service.conversation.model import CountedBy, NewQuestion, Pruned, Turn, TurnEnd
 from dub5.service.conversation.open_turn import OpenTurn, OpenTurns
-from dub5.service.conversation.rows import turn_of
+from dub5.service.conversation.rows import History, RememberedTurn, history_of, turn_of
 from dub5.service.events import Events, HistoryPruned
 from dub5.service.model import Outcome
 from dub5.service.store.base import BoundStatement, Row
 from dub5.service.store.store import PendingWrite
 
-HISTORY_TURNS = 200
-HISTORY_COLUMNS = 3  # before those of the turn
 TITLE_CHARS = 60
 ANSWER_BYTES_MAX = 1024 * 1024
 LOOK_S = 1.0  # how often the database is asked about a turn of another process
@@ -67,15 +65,15 @@ class Turns:
         if rows is not None and not rows:
             turn.unknown = True
             raise not_found()
+        history = history_of(rows) if rows else None
         turn.kept = bool(asked and asked[1])
-        equal = None if turn.kept else self._equal_in(turn, rows)
-        if equal is None and asked is not None and not turn.kept:  # the question is there already
+        if not turn.kept and (asked is not None or (history and history.equal)):  # it is there already
             equal = await self._asked(turn)
             turn.kept = equal is not None and equal.id == turn.id
-        if equal is not None and equal.id != turn.id:
-            turn.unknown = True
-            return await self._end_elsewhere(turn, equal)
-        self._remember(turn, rows)
+            if equal is not None and equal.id != turn.id:
+                turn.unknown = True
+                return await self._end_elsewhere(turn, equal)
+        self._remember(turn, history)
         return None
 
     async def _ask(self, turn: OpenTurn) -> Rows:
@@ -101,50 +99,41 @@ class Turns:
 
     async def _history(self, turn: OpenTurn) -> list[Row] | None:
         """Return the rows of the conversation, None if the database is lost."""
-        bound = statements.HISTORY.bind(turn.owner, turn.conversation, turn.asked_at, HISTORY_TURNS)
+        bound = statements.HISTORY.bind(
+            turn.owner, turn.conversation, turn.asked_as, turn.id, self.conversations.window_max
+        )
         try:
             return await self._store.read(bound, lane=turn.conversation)
         except UNREADABLE:
             return None
 
-    def _equal_in(self, turn: OpenTurn, rows: list[Row] | None) -> Turn | None:
-        """Return the turn among those rows that was asked as this one."""
-        turns = [
-            turn_of(row[HISTORY_COLUMNS:], turn.conversation) for row in rows or () if row[3] is not None
-        ]
-        return next((one for one in turns if one.asked_as == turn.asked_as), None)
-
-    def _remember(self, turn: OpenTurn, rows: list[Row] | None) -> None:
+    def _remember(self, turn: OpenTurn, history: History | None) -> None:
         """Set the model of a turn, and as much of what was said before as fits."""
         conversations = self.conversations
-        if not rows:
+        if history is None:
             turn.memory_lost = True
             turn.model = turn.question.model or conversations.model_of(turn.owner, turn.conversation)
             return
-        usual, whole_turns, whole_tokens = rows[0][:HISTORY_COLUMNS]
-        assert isinstance(usual, str) and isinstance(whole_turns, int) and isinstance(whole_tokens, int)
-        conversations.remember_model(turn.owner, turn.conversation, usual)
-        turn.model = turn.question.model or usual
-        turns = [one for one in _turns_of(rows, turn.conversation)[::-1] if one.is_history]
+        conversations.remember_model(turn.owner, turn.conversation, history.model)
+        turn.model = turn.question.model or history.model
         window = conversations.window(turn.model)
+        exchanges = [one.exchange for one in history.turns]
         fitted = fit(
             window.tokens,
             conversations.settings.answer_tokens,
             window.fixed_tokens,
-            [PastExchange(t.question, t.answer or "", t.question_count, t.answer_count) for t in turns],
+            exchanges,
             turn.question.count.bound(turn.question.text),
         )
         turn.history = fitted.exchanges
-        unread = len(turns) < whole_turns
-        before = sum(t.question_count.tokens + t.answer_count.tokens for t in turns)
-        dropped = fitted.dropped_turns + (whole_turns - len(turns) if unread else 0)
-        tokens = fitted.dropped_tokens + (max(0, whole_tokens - before) if unread else 0)
+        dropped = fitted.dropped_turns + history.turns_count - len(exchanges)
+        tokens = fitted.dropped_tokens + history.tokens - sum(one.tokens for one in exchanges)
         if dropped or tokens:
             turn.pruned = Pruned(dropped, tokens)
             event = HistoryPruned(turn.question.request_id, turn.model, dropped, tokens)
             self._events.emit(event)
         else:
-            _count_before(turn, turns, window)
+            _count_before(turn, history.turns, window)
 
     async def _asked(self, turn: OpenTurn) -> Turn | None:
         """Return the turn that has this question's id, None if there is none or the database is lost."""
@@ -221,13 +210,7 @@ class Turns:
         self._open.remove(turn)
 
 
-def _turns_of(rows: list[Row], conversation: str) -> list[Turn]:
-    """Return the turns in rows of the history, the newest first."""
-    turns = [row[HISTORY_COLUMNS:] for row in rows]
-    return [turn_of(row, conversation) for row in turns if row[0] is not None]
-
-
-def _count_before(turn: OpenTurn, turns: list[Turn], window: Window) -> None:
+def _count_before(turn: OpenTurn, turns: list[RememberedTurn], window: Window) -> None:
     """Note the tokens of the prompt without the question, where a provider has counted them.
 
     That needs the last turn's prompt to hold all turns before it: none of them ended meanwhile.
@@ -235,10 +218,10 @@ def _count_before(turn: OpenTurn, turns: list[Turn], window: Window) -> None:
     if not turns:
         turn.known_tokens = None if window.fixed_tokens else 0
         return
-    last = turns[-1]
-    in_turn = all((one.ended_at or 0) <= last.asked_at for one in turns[:-1])
-    if in_turn and last.prompt_tokens and last.answer_count.source is CountedBy.PROVIDER:
-        turn.known_tokens = last.prompt_tokens + last.answer_count.tokens
+    last, answered = turns[-1], turns[-1].exchange.answer_count
+    in_turn = all(one.ended_at <= last.asked_at for one in turns[:-1])
+    if in_turn and last.prompt_tokens and answered.source is CountedBy.PROVIDER:
+        turn.known_tokens = last.prompt_tokens + answered.tokens
         turn.known_target = last.target
 
 
@@ -251,7 +234,7 @@ def _end_of(turn: Turn, owner: str, answer: str | None) -> BoundStatement:
         turn.outcome,
         turn.model,
         answer,
-        answered.tokens,
+        answered.tokens if answer else 0,  # what is not kept is not remembered
         answered.source,
         asked.tokens,
         asked.source,

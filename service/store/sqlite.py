@@ -233,7 +233,10 @@ class _Thread:
         connection = self._open()
         connection.execute("BEGIN IMMEDIATE")
         try:
-            done = [self._savepoint(connection, job) for job in jobs]
+            if len(jobs) == 1:
+                done = [_Done(jobs[0], [execute(connection, bound) for bound in jobs[0].bounds], None)]
+            else:
+                done = [self._savepoint(connection, job) for job in jobs]
             connection.execute("COMMIT")
         except ERRORS:
             if connection.in_transaction:

@@ -32,7 +32,7 @@ VALUES: dict[str, tuple[Value, ...]] = {
     "conversation_rename": (TALK, "theirs", "other"),
     "conversation_delete": (TALK,),
     "conversation_use": (TALK, "theirs", NOW + 10),
-    "turn_history": (TALK, NOW, 10),
+    "turn_history": (TALK, "new", "new", 1_000),
     "turn_ask": (TALK, "new", "new", "Hi", 1, "estimate", "", "", "req", "worker", NOW),
     "turn_asked": (TALK, NOW, "asked"),
     "turn_end": (TALK, TURN, *END),

@@ -36,6 +36,7 @@ CREATE TABLE turn (
   UNIQUE (conversation, asked_as)
 );
 CREATE INDEX turn_conversation ON turn (conversation, id);
+CREATE INDEX turn_said ON turn (conversation, outcome, id, question_tokens, answer_tokens);
 
 CREATE TABLE worker (
   id TEXT PRIMARY KEY,

@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from dub5.service.config.settings import ConversationSettings, ProviderSettings, ServerSettings
+from dub5.service.conversation.statements import HISTORY
 from dub5.service.events import HistoryPruned, TurnEnded
 from dub5.simulators.virtual import AppClient
 from tests.support.conversation_world import PAGE, PATH, ConversationWorld, counting, messages, said
@@ -175,14 +176,17 @@ async def test_the_window_of_the_targets() -> None:
 
 
 async def test_more_turns_than_are_read() -> None:
-    """Turns beyond those that are read are counted as left out."""
-    async with ConversationWorld() as world:
+    """Of a long conversation no more is read than may fit; what is not read is counted as left out."""
+    async with ConversationWorld(ConversationSettings(context_tokens=800, answer_tokens=300)) as world:
         id_ = await world.begin()
         turn = await world.turn(id_, "Hi")
         for n in range(250):
             world.database.storage.rows(COPY, f"{n:026d}", turn["id"])
         last = await world.turn(id_, "And?")
         assert last["pruned"]["turns"] >= 51
+        ((owner,),) = world.database.storage.rows("SELECT owner FROM conversation")
+        found = await world.database.read(HISTORY.bind(owner, id_, "", "", 800))
+        assert len(world.prompts()[-1]) // 2 <= len(found) < 200
         assert len(world.prompts()[-1]) // 2 + last["pruned"]["turns"] == 251
 
 
