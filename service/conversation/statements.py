@@ -45,24 +45,23 @@ RENAME = Statement(
 DELETE = Statement(
     "conversation_delete", "DELETE FROM conversation WHERE owner = $1 AND id = $2 RETURNING id"
 )
-# What is to be remembered: how many turns and tokens there are, and the newest turns as far as $5 tokens
-# reach, two at least; each takes 8 more, for the format. Also which other turn than $4 was asked as $3.
-# The index `turn_said` has all that is counted.
+# What is to be remembered: how many turns and tokens there are, and the newest turns: two, and twice as many
+# as fit in $5 tokens, as long as turns are on average (8 more for the format). Windows (SUM OVER) would be
+# exact, and take SQLite four times as long. Also which other turn than $4 was asked as $3.
 HISTORY = Statement(
     "turn_history",
     "WITH mine AS (SELECT id, model FROM conversation WHERE owner = $1 AND id = $2),"
-    " said AS (SELECT id, question_tokens + answer_tokens AS tokens, ROW_NUMBER() OVER newest AS place,"
-    " CAST(SUM(question_tokens + answer_tokens) OVER newest AS BIGINT) AS upto FROM turn"
-    " WHERE conversation IN (SELECT id FROM mine) AND outcome = 'complete' AND answer_tokens > 0"
-    " WINDOW newest AS (ORDER BY id DESC))"
-    " SELECT mine.model, (SELECT COUNT(*) FROM said), (SELECT COALESCE(MAX(upto), 0) FROM said),"
+    " whole AS (SELECT COUNT(*) AS turns,"
+    " CAST(COALESCE(SUM(question_tokens + answer_tokens), 0) AS BIGINT) AS tokens FROM turn"
+    " WHERE conversation IN (SELECT id FROM mine) AND outcome = 'complete' AND answer_tokens > 0)"
+    " SELECT mine.model, whole.turns, whole.tokens,"
     " (SELECT t.id FROM turn t WHERE t.conversation IN (SELECT id FROM mine) AND t.asked_as = $3"
     " AND t.id <> $4),"
     " t.question, t.question_tokens, t.question_source, t.answer, t.answer_tokens, t.answer_source,"
-    " t.asked_at, t.ended_at, t.prompt_tokens, t.target"
-    " FROM mine LEFT JOIN said"
-    " ON said.place <= 2 OR said.upto - said.tokens + 8 * (said.place - 1) < CAST($5 AS BIGINT)"
-    " LEFT JOIN turn t ON t.conversation = mine.id AND t.id = said.id ORDER BY t.id DESC",
+    " t.asked_at, t.ended_at, t.prompt_tokens, t.target FROM mine CROSS JOIN whole LEFT JOIN"
+    " turn t ON t.conversation = mine.id AND t.outcome = 'complete' AND t.answer_tokens > 0"
+    " ORDER BY t.id DESC"
+    " LIMIT (SELECT 2 + 2 * CAST($5 AS BIGINT) * turns / (tokens + 8 * turns + 1) FROM whole)",
 )
 USE = Statement(
     "conversation_use",
