@@ -21,6 +21,7 @@ from dub5.chaos.simulation.world.model import World
 from dub5.service.app import Service
 from dub5.service.events import Event
 from dub5.service.wire.base import Slots, WireRequest, WireResponse
+from dub5.simulators.ledger import Ledger
 from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.virtual import AppClient, VirtualDatabase, VirtualLoop, VirtualStorage, VirtualWire
 from dub5.simulators.virtual.asgi import App
@@ -63,7 +64,7 @@ class Life:
             wire=ObservedWire(self.wire, self),
             seed=f"{world.seed}:{number}" if number else str(world.seed),
             log=self._on_event,
-            **({"database": self.database} if self.database else {}),
+            database=self.database,
         )
         app = self._observed(self.service.asgi)
         self.client = AppClient(app)
@@ -142,10 +143,14 @@ class Life:
 class Lives:
     """The processes of a world, one after the other."""
 
-    def __init__(self, world: World, record: RunRecord, providers: Mapping[str, SimulatedProvider]) -> None:
+    def __init__(
+        self, world: World, record: RunRecord, providers: Mapping[str, SimulatedProvider], ledger: Ledger
+    ) -> None:
         self._world = world
         self._record = record
         self._providers = providers
+        self._ledger = ledger
+        self.lines_before = 0  # of the ledger, when the process that runs now was started
         self.storage = build.storage(world)
         self.people = PeopleRecord() if world.people is not None else None
         self.now = Life(world, record, providers, self.storage, self.people)
@@ -171,6 +176,7 @@ class Lives:
         self._record.log("the process dies")
         old, past = self.now, self._record.split()
         own = await old.kill()
+        self.lines_before = self._ledger.last
         args = self._world, self._record, self._providers, self.storage, self.people
         self.now = Life(*args, old.number + 1)
         await self.start()

@@ -10,11 +10,7 @@ from typing import Any
 
 from dub5.chaos.run.judge import ClientOutcome, Ending, Stop
 from dub5.chaos.simulation.invariants.people_kept import check_told
-from dub5.chaos.simulation.invariants.people_record import (
-    ConversationRecord,
-    OtherRequest,
-    TurnRequest,
-)
+from dub5.chaos.simulation.invariants.people_record import ConversationRecord, OtherRequest, TurnRequest
 from dub5.chaos.simulation.invariants.record import CURRENT_REQUEST, RequestRecord, RunRecord
 from dub5.chaos.simulation.life import Lives
 from dub5.chaos.simulation.turn_reader import TurnReader
@@ -22,14 +18,13 @@ from dub5.chaos.simulation.world.build import caller_key
 from dub5.chaos.simulation.world.model import World
 from dub5.chaos.simulation.world.planned_people import STOLEN, PlannedPerson, PlannedTurn, planned_people
 from dub5.chaos.simulation.world.requests import PlannedRequest
-from dub5.simulators.virtual import AppFault, AppResponse
+from dub5.simulators.virtual import AppClient, AppFault, AppResponse
 
 PATH = "/v1/conversations"
 PATIENCE_S = 5.0  # after its deadline a request without an end counts as hung
 CONVERSATION_TRIES = 5
 LATER_S = 0.2  # until a question is sent again
 STRANGERS = 500  # added to the number of a turn that a stranger asks
-
 SAME_SITE = {"sec-fetch-site": "same-origin"}
 
 
@@ -226,7 +221,7 @@ class Person:
         check_told(self._record, self._people, self._storage, asked)
         return asked
 
-    async def _follow(self, asked: TurnRequest, client: Any) -> Ending:
+    async def _follow(self, asked: TurnRequest, client: AppClient) -> Ending:
         plan, request = asked.request.plan, asked.request
         hung_s = request.deadline_s + PATIENCE_S
         leave_s = self._loop.time() + plan.leave_s if plan.leave_s is not None else hung_s
@@ -246,7 +241,7 @@ class Person:
         request.left_s = self._loop.time()
         self._record.log(f"#{request.plan.number} leaves")
 
-    async def _exchange(self, asked: TurnRequest, client: Any) -> Ending:
+    async def _exchange(self, asked: TurnRequest, client: AppClient) -> Ending:
         plan, request = asked.request.plan, asked.request
         context = contextvars.Context()
         context.run(CURRENT_REQUEST.set, plan.number)
@@ -264,8 +259,9 @@ class Person:
                     request.silent_s, received_s = max(request.silent_s, now_s - received_s), now_s
                     if reader.content_seen and not request.content_s:
                         request.content_s = now_s
+                    was_accepted = asked.accepted_kept
                     _note(asked, reader)
-                    if asked.accepted_kept:
+                    if asked.accepted_kept and not was_accepted:
                         check_told(self._record, self._people, self._storage, asked)
             except AppFault:
                 return reader.end(Stop.BROKEN)

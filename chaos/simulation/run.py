@@ -117,7 +117,7 @@ class Simulation:
         assert isinstance(loop, VirtualLoop)
         self.record = record = RunRecord(loop.time_ns, self.stalls)
         providers, ledger = build.providers(world, loop.time, int(loop.wall()))
-        lives = Lives(world, record, providers)
+        lives = Lives(world, record, providers, ledger)
         clients = WorldClients(lives, record, world)
         shutdown = ShutdownInvariants(world, record, lives.now.invariants, lives.now.service, ledger)
         await lives.start()
@@ -171,7 +171,7 @@ class Simulation:
         for check in CHECKS_OF_ENDED:
             check(self._world, past)
         check_own_faults(past)
-        shutdown.replaced(lives.now.invariants, lives.now.service)
+        shutdown.replaced(lives.now.invariants, lives.now.service, lives.lines_before)
 
     async def _drain(self, lives: Lives, shutdown: ShutdownInvariants) -> None:
         loop, drain = asyncio.get_running_loop(), self._world.drain

@@ -89,12 +89,11 @@ class LedgerConsistency:
         self._world = world
         self._record = record
 
-    def check(self, ledger: Ledger, since_s: float = 0.0) -> None:
-        """Check that attempts and ledger lines correspond one to one, from a moment on."""
+    def check(self, ledger: Ledger, since: int = 0) -> None:
+        """Check that attempts and ledger lines correspond one to one, after the line `since`."""
         lines: dict[tuple[str, str], list[LedgerLine]] = defaultdict(list)
-        for line in sorted(ledger.lines(), key=lambda line: line.at_s):
-            if line.at_s >= since_s:
-                lines[line.prompt, line.provider].append(line)
+        for line in sorted(ledger.lines(since=since), key=lambda line: line.at_s):
+            lines[line.prompt, line.provider].append(line)
         attempts_of: dict[str, dict[str, list[ObservedAttempt]]] = {}  # by question, and by provider
         for request in self._record.requests.values():
             if request.plan.embed:

@@ -65,11 +65,11 @@ class ShutdownInvariants:
         self._service = service
         self._ledger = ledger
         self._idle_tasks: Counter[str] = Counter()
-        self._since_s = 0.0  # when the process that is checked was started
+        self._lines_before = 0
 
-    def replaced(self, invariants: OnlineInvariants, service: Service) -> None:
-        """Check another process, started now, whose idle tasks are those of the first."""
-        self._invariants, self._service, self._since_s = invariants, service, _loop().time()
+    def replaced(self, invariants: OnlineInvariants, service: Service, lines_before: int) -> None:
+        """Check another process, whose idle tasks are those of the first. `lines_before`: of the ledger."""
+        self._invariants, self._service, self._lines_before = invariants, service, lines_before
 
     def note_idle_tasks(self) -> None:
         """Remember the tasks of an idle service. Call it before the first request."""
@@ -130,7 +130,7 @@ class ShutdownInvariants:
         """Check that clients, events, status and ledger agree on every request."""
         self.check_ends(self._record.requests.values())
         check_status(self._record, status)
-        LedgerConsistency(self._world, self._record).check(self._ledger, self._since_s)
+        LedgerConsistency(self._world, self._record).check(self._ledger, self._lines_before)
 
     def check_ends(self, requests: Iterable[RequestRecord]) -> None:
         """Check that the client and the events agree on the end of each request."""
