@@ -55,6 +55,7 @@ class Turns:
 
         Waits for the database for at most its patience. Raises ConversationNotFound.
         """
+        until_s = clock.now() + self._store.patience_s
         asking = asyncio.create_task(self._ask(turn), name=f"ask {turn.id}")  # begins while the read waits
         try:
             rows = await self._history(turn)
@@ -67,12 +68,11 @@ class Turns:
             raise not_found()
         history = history_of(rows) if rows else None
         turn.kept = bool(asked and asked[1])
-        if not turn.kept and (asked is not None or (history and history.equal)):  # it is there already
-            equal = await self._asked(turn)
-            turn.kept = equal is not None and equal.id == turn.id
-            if equal is not None and equal.id != turn.id:
-                turn.unknown = True
-                return await self._end_elsewhere(turn, equal)
+        equal = None if turn.kept else await self._equal(turn, history, asked, until_s)
+        if equal is not None and equal.id != turn.id:
+            turn.unknown = True
+            return await self._end_elsewhere(turn, equal)
+        turn.kept = turn.kept or equal is not None
         self._remember(turn, history)
         return None
 
@@ -135,12 +135,29 @@ class Turns:
         else:
             _count_before(turn, history.turns, window)
 
-    async def _asked(self, turn: OpenTurn) -> Turn | None:
-        """Return the turn that has this question's id, None if there is none or the database is lost."""
+    async def _equal(
+        self, turn: OpenTurn, history: History | None, asked: Rows, until_s: float
+    ) -> Turn | None:
+        """Return the turn that has this question's id, as far as it is known.
+
+        Raises StorageUnavailable: there is another one, which cannot be read.
+        """
+        if history is not None and history.equal is not None:
+            bound = statements.ASKED.bind(turn.owner, turn.conversation, clock.wall(), turn.asked_as)
+            rows = await self.conversations.read_rows(bound, turn.conversation)
+            return turn_of(rows[0], turn.conversation) if rows else None
+        return None if asked is None else await self._asked(turn, until_s)  # the question is there already
+
+    async def _asked(self, turn: OpenTurn, until_s: float) -> Turn | None:
+        """Return the turn that has this question's id.
+
+        None: there is none, the database is lost, or it has not said so in time.
+        """
         bound = statements.ASKED.bind(turn.owner, turn.conversation, clock.wall(), turn.asked_as)
         try:
-            rows = await self._store.read(bound, lane=turn.conversation)
-        except UNREADABLE:
+            async with asyncio.timeout_at(until_s):
+                rows = await self._store.read(bound, lane=turn.conversation)
+        except (*UNREADABLE, TimeoutError):
             return None
         return turn_of(rows[0], turn.conversation) if rows else None
 

@@ -1,6 +1,7 @@
 """Turns through the whole service: asked, remembered, streamed, repeated, and lost."""
 
 import asyncio
+import random
 
 import pytest
 
@@ -8,9 +9,10 @@ from dub5.service.config.options import DegradedOptions
 from dub5.service.errors import ConversationNotFound
 from dub5.service.events import RequestEnded, TurnEnded
 from dub5.service.model import Outcome
+from dub5.service.store.base import BoundStatement, Row
 from dub5.simulators.script import Data, Head, Wait
-from dub5.simulators.virtual.database import DatabaseFault, DatabaseFaultKind
-from tests.support.conversation_world import ConversationWorld, counting, messages, said
+from dub5.simulators.virtual.database import DatabaseFault, DatabaseFaultKind, VirtualDatabase
+from tests.support.conversation_world import ConversationWorld, counting, messages, said, schema
 from tests.support.world import SSE, chunk, healthy, in_turn, script, status
 
 LOST = (DatabaseFault(kind="lost"),)
@@ -215,6 +217,22 @@ async def test_what_a_bad_database_costs(kind: DatabaseFaultKind) -> None:
         world.database.storage.faults = (DatabaseFault(kind=kind, wait_s=5.0),)
         for _ in range(5):
             assert await first_message_s(world, id_) <= usual_s + 0.06
+
+
+class SlowReads(VirtualDatabase):
+    """A database whose reads take 5 s."""
+
+    async def read(self, bound: BoundStatement) -> list[Row]:
+        await asyncio.sleep(5.0)
+        return await super().read(bound)
+
+
+async def test_a_conversation_that_cannot_be_looked_for() -> None:
+    """Where reads are slow and the question finds no conversation, the wait is still one patience."""
+    async with ConversationWorld(database=SlowReads(schema(), random.Random(1))) as world:
+        id_ = await world.begin()
+        world.database.storage.rows("DELETE FROM conversation")
+        assert await first_message_s(world, id_) <= 0.1 + 0.06  # the provider takes 0.1 s
 
 
 async def test_an_answer_that_is_held() -> None:
