@@ -29,7 +29,7 @@ def check_people(
     if not disturbed(world, record, now_s, now_s):
         check_kept_later(record, people, storage, life)
     check_owners(record, people, storage)
-    check_asked_once(record, people)
+    check_asked_once(world, record, people)
     check_database(world, record, people)
     check_prompts(world, record, people)
     record.sometimes["unsure write repeated"] += storage.repeated

@@ -67,6 +67,13 @@ def _check_turn(
             _violated(record, f"#{number} has lost its memory, and nothing is wrong with the database")
 
 
+def has_memory(world: World, record: RunRecord, turn: TurnRequest) -> bool:
+    """Say whether a turn was asked with its history: as it was told, or else as nothing was in the way."""
+    if turn.accepted_kept is not None:
+        return not turn.memory_lost
+    return not disturbed(world, record, turn.began_s, turn.ended_s or turn.began_s)
+
+
 def disturbed(world: World, record: RunRecord, from_s: float, to_s: float) -> bool:
     """Say whether anything was wrong with the database in this time or shortly before it."""
     troubles = [(fault.at_s, fault.at_s + fault.for_s) for fault in world.database]

@@ -10,8 +10,10 @@ asked_once    a question with the client's own id is asked of providers once, wh
 from collections import defaultdict
 from itertools import pairwise
 
+from dub5.chaos.simulation.invariants.people_database import has_memory
 from dub5.chaos.simulation.invariants.people_record import PeopleRecord, TurnRequest
 from dub5.chaos.simulation.invariants.record import RunRecord
+from dub5.chaos.simulation.world.model import World
 from dub5.chaos.simulation.world.planned_people import STOLEN
 from dub5.simulators.virtual import VirtualStorage
 
@@ -56,7 +58,7 @@ def check_owners(record: RunRecord, people: PeopleRecord, storage: VirtualStorag
             record.violated("owners_apart", f"{name} is several owners in the database: {owners}")
 
 
-def check_asked_once(record: RunRecord, people: PeopleRecord) -> None:
+def check_asked_once(world: World, record: RunRecord, people: PeopleRecord) -> None:
     """Check that equal questions were asked of providers once."""
     equal: dict[tuple[str, str, str], list[TurnRequest]] = defaultdict(list)
     for turn in people.turns:
@@ -65,7 +67,7 @@ def check_asked_once(record: RunRecord, people: PeopleRecord) -> None:
         record.sometimes["turn asked twice"] += sum(not t.request.attempts and bool(t.outcome) for t in turns)
         asked = [turn for turn in turns if turn.request.attempts]
         for first, second in pairwise(asked):
-            if _must_know(first, second):
+            if has_memory(world, record, second) and _must_know(first, second):
                 record.violated(
                     "asked_once",
                     f"#{second.request.plan.number} was asked again, as #{first.request.plan.number} before",
@@ -74,8 +76,6 @@ def check_asked_once(record: RunRecord, people: PeopleRecord) -> None:
 
 def _must_know(first: TurnRequest, second: TurnRequest) -> bool:
     """Say whether the service had to know, when the second one came, that the first had been asked."""
-    if second.memory_lost:
-        return False
     if first.life == second.life:
         first_open = first.request.ended is None or first.request.ended_s > second.began_s
         return first_open or bool(first.accepted_kept or first.ended_kept)

@@ -7,7 +7,7 @@ prompt_fits  a prompt is the question after whole turns of its conversation, in 
 
 from collections.abc import Sequence
 
-from dub5.chaos.simulation.invariants.people_database import disturbed
+from dub5.chaos.simulation.invariants.people_database import has_memory
 from dub5.chaos.simulation.invariants.people_record import PeopleRecord, Prompt, TurnRequest
 from dub5.chaos.simulation.invariants.record import RunRecord
 from dub5.chaos.simulation.world.build import ANSWER_TOKENS
@@ -31,7 +31,7 @@ def check_prompts(world: World, record: RunRecord, people: PeopleRecord) -> None
         before = _before(turn, of_conversation[turn.conversation])
         for prompt in dict.fromkeys(turn.prompts):
             wrong = _what_is_wrong(turn, prompt, room) or (
-                _what_is_missing(turn, prompt, before) if _has_memory(world, record, turn) else ""
+                _what_is_missing(turn, prompt, before) if has_memory(world, record, turn) else ""
             )
             if wrong:
                 record.violated("prompt_fits", f"#{turn.request.plan.number} at {prompt.target}: {wrong}")
@@ -48,13 +48,6 @@ def _before(turn: TurnRequest, turns: list[TurnRequest]) -> list[str]:
         and one.ended_s < turn.began_s
     ]
     return list(dict.fromkeys(one.question for one in whole))
-
-
-def _has_memory(world: World, record: RunRecord, turn: TurnRequest) -> bool:
-    """Say whether a turn was asked with its history: as it was told, or else as nothing was in the way."""
-    if turn.accepted_kept is not None:
-        return not turn.memory_lost
-    return not disturbed(world, record, turn.began_s, turn.ended_s or turn.began_s)
 
 
 def _what_is_wrong(turn: TurnRequest, prompt: Prompt, room: int) -> str:

@@ -8,7 +8,7 @@ rate_limits_exact  never more than `count` requests of a key are accepted in any
 A client that left before it could know saw nothing: its request may have been accepted or refused.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -51,11 +51,11 @@ class Blocks:
         self._block_max_s = limits.block_max_s
 
     def may_be_on(self, at_s: float) -> bool:
-        """Say whether a block may be going on at this moment."""
+        """Say whether a block may be going on at this moment, or begin with a strike in it."""
         first = bisect_right(self._strikes_s, at_s - self._block_max_s - EPSILON_S)
         return any(
             _within(self._strikes_s, began_s, STRIKES_WITHIN_S) >= self._strikes_min
-            for began_s in self._strikes_s[first : bisect_left(self._strikes_s, at_s)]
+            for began_s in self._strikes_s[first : bisect_right(self._strikes_s, at_s)]
         )
 
 
