@@ -191,11 +191,11 @@ class Exchange:
             answer = await self._ask(context, route)
         except BaseException:
             if heartbeat is not None:
-                await _end(heartbeat)
+                await end_task(heartbeat)
             raise
         try:
             if heartbeat is not None:  # it could send in the middle of the answer
-                await _end(heartbeat)
+                await end_task(heartbeat)
             await self._send(answer)
         finally:
             if answer.stream is not None:
@@ -246,7 +246,9 @@ class Exchange:
 
     async def _heartbeat(self) -> None:
         """Send a comment now and then, to a client whose answer is held until it is whole."""
-        headers = {"x-request-id": self.id, "x-dub5-route": self._log.route}
+        headers = {"x-request-id": self.id}
+        if self._log.route:
+            headers["x-dub5-route"] = self._log.route
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             try:
@@ -398,6 +400,7 @@ def _headers(scope: Scope, headers_max: int) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
 
 
-async def _end(task: asyncio.Task[None]) -> None:
+async def end_task(task: asyncio.Task[None]) -> None:
+    """Cancel a task, and wait until it has ended."""
     task.cancel()
     await asyncio.wait({task})

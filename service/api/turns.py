@@ -5,6 +5,7 @@ read the question -> open its turn -> the exchange of a chat with the history ->
 The gateway sees a chat request. Whatever becomes of it, the turn is ended in `_emit_request_ended`.
 """
 
+import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import TypeVar
 
@@ -14,9 +15,9 @@ from msgspec import Raw
 
 from dub5.service.admission.injection import scan_in_steps
 from dub5.service.admission.intake import Intake
-from dub5.service.api.chat import ApiDependencies, Exchange
+from dub5.service.api.chat import ApiDependencies, Exchange, end_task
 from dub5.service.api.response import ResponseWriter
-from dub5.service.api.schema import deadline_s
+from dub5.service.api.schema import deadline_s, delivery
 from dub5.service.api.turn_answer import TurnAnswer
 from dub5.service.api.turn_body import BODY_BYTES_MAX, chat_body, owner_of, parse_turn
 from dub5.service.api.turn_messages import (
@@ -90,17 +91,22 @@ class TurnExchange(Exchange):
             estimated(asked.text),
         )
         stream = self._log.stream = bool(asked.stream)
-        self._set_deadline(headers, owner, question)
-        turn = await self._until_deadline(self._open(owner, question))
+        how = self._set_deadline(headers, owner, question)
+        heartbeat: asyncio.Task[None] | None = None
+        if stream and how == "whole":  # an equal question may take as long as its answer
+            self._name_protocol()
+            heartbeat = asyncio.create_task(self._heartbeat(), name=f"heartbeat {self.id}")
+        try:
+            turn = await self._until_deadline(self._open(owner, question))
+        finally:
+            if heartbeat is not None:
+                await end_task(heartbeat)
         if turn is None:
             await self._send_equal(stream)
             return
         self._response.turn = turn.id
         if stream:
-            self._response.more_headers = {
-                **(self._response.more_headers or {}),
-                PROTOCOL_HEADER: PROTOCOL,
-            }
+            self._name_protocol()
         await super()._handle(headers, caller, chat_body(turn, stream=stream))
 
     async def _look_for_injection(self, text: str) -> None:
@@ -116,13 +122,20 @@ class TurnExchange(Exchange):
                 flags = ", ".join(self._log.flags)
                 raise SuspiciousInput(f"The question looks like a prompt injection ({flags}).", param="text")
 
-    def _set_deadline(self, headers: Mapping[str, str], owner: str, question: NewQuestion) -> None:
-        """Bound the wait for an equal question; the exchange sets the deadline of the answer."""
+    def _name_protocol(self) -> None:
+        self._response.more_headers = {**(self._response.more_headers or {}), PROTOCOL_HEADER: PROTOCOL}
+
+    def _set_deadline(self, headers: Mapping[str, str], owner: str, question: NewQuestion) -> str | None:
+        """Bound the wait for an equal question; the exchange sets the deadline of the answer.
+
+        Return how the answer is to be delivered.
+        """
         model = question.model or self._turns.conversations.model_of(owner, self._conversation)
         route = self.deps.gateway.routes.get(model)
         total_s = route.settings.timeouts.total_s if route else NEVER
         limit_s = min(total_s, deadline_s(headers) or total_s)
         self._timeouts.deadline_s = min(self._timeouts.deadline_s, self.started_s + limit_s)
+        return delivery(headers) or (route.settings.delivery if route else None)
 
     async def _until_deadline(self, work: Awaitable[T]) -> T:
         try:

@@ -25,8 +25,7 @@ def _check_whole(world: World, record: RunRecord, request: RequestRecord) -> Non
     assert ended is not None, "checked by the caller"
     streamed = request.headers.get("content-type", "").startswith("text/event-stream")
     record.sometimes["heartbeat"] += streamed and "x-dub5-target" not in request.headers
-    told_again = request.plan.again and not request.attempts  # how an equal question ended
-    if not request.plan.pause_s and not told_again:
+    if not request.plan.pause_s:
         record.measured("longest silence of a held stream", request.silent_s)
         if request.silent_s > HEARTBEAT_S + LATE_S + world.stalls.longest_s:
             record.violated(
@@ -36,6 +35,7 @@ def _check_whole(world: World, record: RunRecord, request: RequestRecord) -> Non
             record.violated(
                 "whole_delivery_respected", f"#{number} was to be delivered whole, but was cut: {ended.code}"
             )
+    told_again = request.plan.again and not request.attempts  # how an equal question ended
     if request.content_s and not (ended.cached or ended.degraded or told_again):
         complete = [
             attempt

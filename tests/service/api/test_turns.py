@@ -246,6 +246,19 @@ async def test_an_answer_that_is_held() -> None:
         assert reply.headers["x-dub5-protocol"] == "dub5.v1"
 
 
+async def test_an_equal_question_that_is_held() -> None:
+    """With the delivery `whole`, who waits for an equal question has comments meanwhile, then its answer."""
+    async with ConversationWorld(one=healthy(first_s=25.0)) as world:
+        id_ = await world.begin()
+        asked = {"id": "a", "stream": True, "headers": {"x-dub5-delivery": "whole"}}
+        replies = await asyncio.gather(*(world.ask_in(id_, "Hi", **asked) for _ in range(2)))
+        for reply in replies:
+            assert reply.body.count(b": ") >= 2 and reply.body.startswith(b": ")
+            assert said(reply.body) == "hello big world"
+            assert reply.headers["x-dub5-protocol"] == "dub5.v1"
+        assert len(world.asked["one"]) == 1
+
+
 async def test_a_fallback() -> None:
     """A fallback answer is kept as degraded, says so, and is no history."""
     route = {"degraded": DegradedOptions(enabled=True)}
