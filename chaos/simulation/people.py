@@ -247,6 +247,8 @@ class Person:
         context.run(CURRENT_REQUEST.set, plan.number)
         headers = {**self._headers(), "x-deadline-ms": str(round(plan.deadline_s * 1000))}
         body = {"text": plan.prompt, "id": asked.asked_as, "stream": plan.stream}
+        if len(self._world.routes) > 1:  # what the model of a conversation is may be in a lost database
+            body["model"] = plan.route
         path = f"{PATH}/{asked.conversation}/turns"
         async with client.stream("POST", path, json=body, headers=headers, context=context) as reply:
             request.headers, request.status = reply.headers, reply.status
