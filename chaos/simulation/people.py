@@ -191,6 +191,7 @@ class Person:
             caller=self._plan.caller,
             whole=turn.stream and route.delivery == "whole",
             address=self._plan.address,
+            turn=True,
             session=self._plan.number if self._plan.caller is None else None,
             again=again,
         )

@@ -43,6 +43,9 @@ def _check_deadline(world: World, record: RunRecord, request: RequestRecord, wai
         return
     late_s = record.ran_s(wait.to_s, request.ended_s)
     record.measured("refusal after its decision", late_s)
+    is_fallback = request.ended is not None and request.ended.degraded is not None
+    if world.people is not None and request.plan.turn and is_fallback:
+        late_s -= world.people.keep_s  # so long the end of a turn may wait for the database
     if late_s > REFUSED_S:
         record.violated(
             "queue_fair_and_timely", f"#{number} was {wait.how}, but refused {late_s:.3f} s later"

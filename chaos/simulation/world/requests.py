@@ -45,7 +45,8 @@ class PlannedRequest:
     odd: str = ""  # the kind of an odd caller's request
     address: str = ""  # of its client, as a proxy reports it
     embed: bool = False  # asks for the embedding of its prompt, not for a chat
-    session: int | None = None  # of the person whose session asks for a turn
+    turn: bool = False  # asks in a conversation (people.py)
+    session: int | None = None  # of the person whose session asks
     again: bool = False  # it may get the end of an equal question, or be a stranger's
 
     def body(self) -> dict[str, Any]:
