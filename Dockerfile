@@ -1,14 +1,18 @@
 # The service in a container: docs/operate/deploy.md. Settings are mounted at /app/dub5.toml; keys come from the environment.
+# Conversations are kept in the volume /app/data, unless [database] names another place.
 FROM python:3.13-slim AS build
 WORKDIR /build
 COPY . .
+RUN install -d -m 700 /data
 RUN python -m venv /opt/dub5
-RUN /opt/dub5/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[redis]'
+RUN /opt/dub5/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[redis,postgres]'
 
 FROM python:3.13-slim
 COPY --from=build /opt/dub5 /opt/dub5
 ENV PATH=/opt/dub5/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PORT=8080
 WORKDIR /app
+COPY --from=build --chown=10001:10001 /data /app/data
+VOLUME /app/data
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
