@@ -13,6 +13,7 @@ import msgspec
 from litestar.types import Receive
 from msgspec import Raw
 
+from dub5.service import clock
 from dub5.service.admission.injection import scan_in_steps
 from dub5.service.admission.intake import Intake
 from dub5.service.api.chat import ApiDependencies, Exchange, end_task
@@ -207,7 +208,8 @@ class TurnExchange(Exchange):
     async def end(self, answer: Answer) -> Turn:
         """Write the end of a whole answer."""
         outcome = Outcome.COMPLETE if answer.degraded is None else Outcome.DEGRADED
-        return await self._turns.end_kept(self._open_turn, self._end_of(self._open_turn, outcome))
+        left_s = self._timeouts.deadline_s - clock.now()
+        return await self._turns.end_kept(self._open_turn, self._end_of(self._open_turn, outcome), left_s)
 
     def _end_of(self, turn: OpenTurn, outcome: Outcome) -> TurnEnd:
         said, log = self._said, self._log

@@ -214,11 +214,11 @@ class Turns:
         pending = self._store.write([_end_of(turn.view, turn.owner, answer)], lane=turn.conversation)
         return None if too_large else pending
 
-    async def end_kept(self, turn: OpenTurn, end: TurnEnd) -> Turn:
-        """Write the end of a turn, and wait whether it is kept."""
+    async def end_kept(self, turn: OpenTurn, end: TurnEnd, left_s: float) -> Turn:
+        """Write the end of a turn, and wait whether it is kept: for `left_s` at most."""
         pending = self.end(turn, end)
         assert turn.view is not None, "it has just ended"
-        rows = None if pending is None else await pending.kept(self._store.keep_s)
+        rows = None if pending is None else await pending.kept(min(self._store.keep_s, max(0.0, left_s)))
         turn.view = replace(turn.view, kept=bool(rows and rows[0]))
         return turn.view
 

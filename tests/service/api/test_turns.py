@@ -235,6 +235,18 @@ async def test_a_conversation_that_cannot_be_looked_for() -> None:
         assert await first_message_s(world, id_) <= 0.1 + 0.06  # the provider takes 0.1 s
 
 
+async def test_a_deadline_while_an_end_is_written() -> None:
+    """Who waits whether an answer is kept waits no longer than its request may take."""
+    async with ConversationWorld() as world:
+        id_ = await world.begin()
+        world.database.storage.faults = (DatabaseFault(kind="slow", wait_s=5.0),)
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        turn = await world.turn(id_, "Hi", headers={"x-deadline-ms": "200"})
+        assert (turn["outcome"], turn["kept"]) == ("complete", False)
+        assert loop.time() - begun_s <= 0.21
+
+
 async def test_an_answer_that_is_held() -> None:
     """With the delivery `whole` comments come until the answer is whole; then its messages, as ever."""
     async with ConversationWorld(one=healthy(first_s=15.0)) as world:
