@@ -22,6 +22,9 @@ def text_of(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
+INSTRUCTIONS = set("FROM RUN COPY ENV WORKDIR USER EXPOSE VOLUME STOPSIGNAL HEALTHCHECK CMD".split())
+
+
 def stages() -> list[list[tuple[str, str]]]:
     """Parse the Dockerfile: its stages, each a list of instructions and their arguments."""
     lines = re.sub(
@@ -30,7 +33,7 @@ def stages() -> list[list[tuple[str, str]]]:
     found: list[list[tuple[str, str]]] = []
     for line in filter(None, lines):
         name, _, rest = line.partition(" ")
-        assert re.fullmatch(r"FROM|RUN|COPY|ENV|WORKDIR|USER|EXPOSE|VOLUME|STOPSIGNAL|HEALTHCHECK|CMD", name), line
+        assert name in INSTRUCTIONS, line
         if name == "FROM":
             found.append([])
         found[-1].append((name, rest.strip()))
