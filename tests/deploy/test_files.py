@@ -22,9 +22,10 @@ def text_of(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-INSTRUCTIONS = set(
-    ["FROM", "RUN", "COPY", "ENV", "WORKDIR", "USER", "EXPOSE", "VOLUME", "STOPSIGNAL", "HEALTHCHECK", "CMD"]
-)
+INSTRUCTIONS = {
+    *("FROM", "RUN", "COPY", "ENV", "WORKDIR", "USER", "EXPOSE", "VOLUME"),
+    *("STOPSIGNAL", "HEALTHCHECK", "CMD"),
+}
 
 
 def stages() -> list[list[tuple[str, str]]]:
