@@ -8,38 +8,44 @@ from msgspec import Struct
 
 from dub5.service.conversation.model import CountedBy, TokenCount, estimated
 from dub5.service.conversation.open_turn import OpenTurn
+from dub5.service.providers.finish import choice_number
 from dub5.service.providers.openai import sse_payload
-from dub5.service.providers.usage import token_count
-
-
-class _Details(Struct):
-    reasoning_tokens: Any = 0
-
-
-class _Usage(Struct):
-    prompt_tokens: Any = 0
-    completion_tokens: Any = 0
-    completion_tokens_details: _Details | None = None
-    estimated: Any = False
+from dub5.service.providers.usage import texts_of, token_count
 
 
 class _Said(Struct):
-    """A delta of a stream, or a whole message."""
+    """A delta of a stream, or a whole message. Fields have any type, as where the gateway looks at them."""
 
-    content: str | None = None
-    refusal: str | None = None
+    content: object = None
+    refusal: object = None
+
+    def text(self) -> str:
+        """Return the text, or that of its parts; without NUL, which no database keeps."""
+        text = self.content
+        if self.refusal or not isinstance(text, str):
+            text = "".join([*texts_of(text), *texts_of(self.refusal)])
+        return text.replace("\0", "")
+
+
+_MaybeSaid = _Said | list[object] | str | float | bool | None
 
 
 class _Choice(Struct):
-    delta: _Said | None = None
-    message: _Said | None = None
-    finish_reason: str | None = None
-    index: int = 0
+    delta: _MaybeSaid = None
+    message: _MaybeSaid = None
+    finish_reason: object = None
+    index: object = 0
+
+    def text(self) -> str:
+        for said in (self.delta, self.message):
+            if isinstance(said, _Said) and (text := said.text()):
+                return text
+        return ""
 
 
 class _Part(Struct):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
+    choices: list[_Choice] | dict[str, object] | str | float | bool | None = None
+    usage: object = None
 
 
 _DECODE = msgspec.json.Decoder(_Part)
@@ -51,7 +57,8 @@ class TurnAnswer:
     def __init__(self) -> None:
         self.finish: str | None = None
         self.texts: list[str] = []
-        self._usage: _Usage | None = None
+        self._usage: dict[str, Any] = {}
+        self._index: int | None = None  # of the choice that is read: the first one
 
     @property
     def text(self) -> str:
@@ -70,30 +77,35 @@ class TurnAnswer:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return ""
         text = ""
-        for choice in part.choices[:1]:
-            said = choice.delta or choice.message or _Said()
-            text = (said.content or "") + (said.refusal or "")
-            self.finish = choice.finish_reason or self.finish
+        for choice in part.choices if isinstance(part.choices, list) else ():
+            index = choice_number(choice.index) or 0 if choice.index else 0
+            if self._index is None:
+                self._index = index
+            if index == self._index:
+                text += choice.text()
+                if isinstance(choice.finish_reason, str):
+                    self.finish = choice.finish_reason
         if text:
             self.texts.append(text)
-        self._usage = part.usage or self._usage
+        if isinstance(part.usage, dict):
+            self._usage = part.usage
         return text
 
     @property
     def prompt_tokens(self) -> int | None:
         """The provider's count of the whole prompt, None if it did not say."""
-        usage = self._usage
-        return token_count(usage.prompt_tokens) or None if usage and not usage.estimated else None
+        return self._count_of("prompt_tokens") or None
 
     def count(self) -> TokenCount:
         """Return the tokens of the text: the provider's count without its reasoning, or an estimate."""
-        usage = self._usage
-        if usage is not None and not usage.estimated:
-            details = usage.completion_tokens_details
-            hidden = token_count(details.reasoning_tokens) if details else 0
-            if (shown := token_count(usage.completion_tokens) - hidden) > 0:
-                return TokenCount(shown, CountedBy.PROVIDER)
+        details = self._usage.get("completion_tokens_details")
+        hidden = token_count(details.get("reasoning_tokens")) if isinstance(details, dict) else 0
+        if (shown := self._count_of("completion_tokens") - hidden) > 0:
+            return TokenCount(shown, CountedBy.PROVIDER)
         return estimated(self.text)
+
+    def _count_of(self, name: str) -> int:
+        return 0 if self._usage.get("estimated") else token_count(self._usage.get(name))
 
     def question_count(self, turn: OpenTurn, target: str) -> TokenCount | None:
         """Return the tokens of the question, where all else of the prompt is known; None elsewhere."""
