@@ -22,9 +22,10 @@ from litestar.types import Scope
 from dub5.service.admission.admission import bearer_key
 from dub5.service.api.key_guard import KeyGuard
 from dub5.service.api.schema import read_json
+from dub5.service.api.small_body import read_small
 from dub5.service.cache.cache import AnswerCache, Selection
 from dub5.service.config.settings import Secret
-from dub5.service.errors import InvalidRequest, NotFound, TooLarge, Unavailable, WrongAdminToken
+from dub5.service.errors import InvalidRequest, NotFound, Unavailable, WrongAdminToken
 from dub5.service.resilience.storage_guard import StorageLost
 
 BODY_BYTES_MAX = 16 * 1024
@@ -97,7 +98,7 @@ def admin_routes(admin: Admin) -> list[HTTPRouteHandler]:
         """Invalidate cached answers."""
         headers = dict(request.headers)
         admin.check(request.scope, headers)
-        selection = await admin.invalidate(headers, await _body(request))
+        selection = await admin.invalidate(headers, await read_small(request, BODY_BYTES_MAX))
         confirmation = {
             "invalidated": {name: value for name, value in msgspec.structs.asdict(selection).items() if value}
         }
@@ -108,16 +109,6 @@ def admin_routes(admin: Admin) -> list[HTTPRouteHandler]:
         )
 
     return [invalidate]
-
-
-async def _body(request: Request[Any, Any, Any]) -> bytes:
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > BODY_BYTES_MAX:
-            raise TooLarge(f"The body is larger than {BODY_BYTES_MAX:,} bytes.")
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _is_loopback(name: str | None) -> bool:

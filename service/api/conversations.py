@@ -18,13 +18,14 @@ from litestar.types import ASGIApp
 
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.routes import JSON, HttpRequest, get_or_head
+from dub5.service.api.small_body import read_small
 from dub5.service.api.turn_body import BODY_BYTES_MAX, ConversationBody, owner_of, parse_conversation
 from dub5.service.api.turn_messages import conversation_object, list_object
 from dub5.service.api.turns import TurnExchange
 from dub5.service.conversation.conversations import Conversations, not_found
 from dub5.service.conversation.ids import is_id
 from dub5.service.conversation.turns import Turns
-from dub5.service.errors import InvalidRequest, NotFound, TooLarge
+from dub5.service.errors import InvalidRequest, NotFound
 
 PATH = "/v1/conversations"
 NO_STORE = {"cache-control": "no-store"}
@@ -101,14 +102,12 @@ def _turns(deps: ApiDependencies, request: HttpRequest, id_: str | None) -> Turn
 
 
 async def _body(deps: ApiDependencies, request: HttpRequest) -> ConversationBody:
-    """Return what the body says of a conversation. Raises InvalidRequest, TooLarge, ModelNotFound."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > BODY_BYTES_MAX:
-            raise TooLarge(f"The body is larger than {BODY_BYTES_MAX:,} bytes.")
-        parts.append(part)
-    given = parse_conversation(dict(request.headers), b"".join(parts))
+    """Return what the body says of a conversation.
+
+    Raises InvalidRequest, TooLarge, RequestTimeout, ModelNotFound.
+    """
+    body = await read_small(request, BODY_BYTES_MAX, deps.server.client_stall_s)
+    given = parse_conversation(dict(request.headers), body)
     if given.model is not None:
         deps.gateway.route(given.model)
     return given

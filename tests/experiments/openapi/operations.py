@@ -32,9 +32,9 @@ from dub5.service.errors import (
 
 Errors = tuple[type[GatewayError], ...]
 CALLER: Errors = (Unauthorized, RateLimited)
-BODY: Errors = (InvalidRequest, TooLarge, CompressedBody)
+BODY: Errors = (InvalidRequest, TooLarge, CompressedBody, RequestTimeout)
 ASKED: Errors = (
-    *(*CALLER, *BODY, RequestTimeout, ModelNotFound, CsrfRefused),
+    *(*CALLER, *BODY, ModelNotFound, CsrfRefused),
     *(QuestionTooLong, SuspiciousInput, ProviderRefused),
     *(AllTargetsLimited, AllTargetsDown, KeysRefused, DeadlineExceeded, Overloaded, FeatureUnavailable),
     ShuttingDown,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from dub5.service.events import Crashed, SecurityKind, SecurityNoted
 from dub5.service.store.base import BoundStatement, DatabaseLost, Row, StatementRefused
 from dub5.simulators.virtual import AppResponse
 from dub5.simulators.virtual.database import VirtualDatabase
-from tests.support.conversation_world import ConversationWorld, counting, messages, schema
+from tests.support.conversation_world import PATH, ConversationWorld, counting, messages, schema
 
 JSON = {"content-type": "application/json"}
 FIELDS = {"message", "type", "code", "param", "id", "retry_after", "suggestion", "attempts"}
@@ -73,6 +74,27 @@ async def test_bad_turns(sent: bytes, expected: tuple[int, str], why: str) -> No
         assert why in reply.json()["error"]["message"]
         assert world.asked["one"] == [] and world.of(Crashed) == []
         assert (await world.read(id_))["turns"] == []
+
+
+async def _begun(rest: asyncio.Event) -> AsyncIterator[bytes]:
+    yield b'{"tit'
+    await rest.wait()
+    yield b'le": "x"}'
+
+
+@pytest.mark.parametrize("path", ["", "/"])
+async def test_a_body_that_does_not_end(path: str) -> None:
+    """Who leaves within a body has crashed nothing, and who does not go on is told so."""
+    async with ConversationWorld() as world:
+        method, path = ("PATCH", path + await world.begin()) if path else ("POST", path)
+        sent: Any = {"headers": world.signed("me", JSON), "body": _begun(asyncio.Event())}
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0), world.client.stream(method, PATH + path, **sent):
+                pass
+        assert world.of(Crashed) == []
+        reply = await world.send(method, path, headers=JSON, body=_begun(asyncio.Event()))
+        assert told(reply) == (408, "request_timeout")
+        assert len((await world.send("GET")).json()["data"]) == (1 if path else 0)
 
 
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded"])
