@@ -59,6 +59,7 @@ class RememberedTurn(Struct, frozen=True):
     ended_at: float
     prompt_tokens: int | None
     target: str | None
+    model: str
 
 
 class History(Struct, frozen=True):

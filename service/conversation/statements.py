@@ -58,7 +58,7 @@ HISTORY = Statement(
     " (SELECT t.id FROM turn t WHERE t.conversation IN (SELECT id FROM mine) AND t.asked_as = $3"
     " AND t.id <> $4),"
     " t.question, t.question_tokens, t.question_source, t.answer, t.answer_tokens, t.answer_source,"
-    " t.asked_at, t.ended_at, t.prompt_tokens, t.target FROM mine CROSS JOIN whole LEFT JOIN"
+    " t.asked_at, t.ended_at, t.prompt_tokens, t.target, t.model FROM mine CROSS JOIN whole LEFT JOIN"
     " turn t ON t.conversation = mine.id AND t.outcome = 'complete' AND t.answer_tokens > 0"
     " ORDER BY t.id DESC"
     " LIMIT (SELECT 2 + 2 * CAST($5 AS BIGINT) * turns / (tokens + 8 * turns + 1) FROM whole)",

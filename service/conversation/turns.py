@@ -230,14 +230,17 @@ class Turns:
 def _count_before(turn: OpenTurn, turns: list[RememberedTurn], window: Window) -> None:
     """Note the tokens of the prompt without the question, where a provider has counted them.
 
-    That needs the last turn's prompt to hold all turns before it: none of them ended meanwhile.
+    That needs the last turn's prompt to hold all turns before it, none of which ended meanwhile, and the same
+    system prompt, which is its model's.
     """
     if not turns:
         turn.known_tokens = None if window.fixed_tokens else 0
         return
     last, answered = turns[-1], turns[-1].exchange.answer_count
     in_turn = all(one.ended_at <= last.asked_at for one in turns[:-1])
-    if in_turn and last.prompt_tokens and answered.source is CountedBy.PROVIDER:
+    if not in_turn or last.model != turn.model:
+        return
+    if last.prompt_tokens and answered.source is CountedBy.PROVIDER:
         turn.known_tokens = last.prompt_tokens + answered.tokens
         turn.known_target = last.target
 

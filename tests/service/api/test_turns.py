@@ -4,8 +4,10 @@ import asyncio
 import random
 
 import pytest
+from msgspec.structs import replace
 
 from dub5.service.config.options import DegradedOptions
+from dub5.service.config.settings import Personality
 from dub5.service.errors import ConversationNotFound
 from dub5.service.events import RequestEnded, TurnEnded
 from dub5.service.model import Outcome
@@ -76,6 +78,21 @@ async def test_counts_of_the_provider() -> None:
         assert (second["question"]["tokens"], second["answer"]["tokens"]) == (40 - 11 - 8, 5)
         sources = {one[part]["tokens_source"] for one in (first, second) for part in ("question", "answer")}
         assert sources == {"provider"}
+
+
+async def test_counts_of_another_system_prompt() -> None:
+    """After a turn of another model the question is estimated: the system prompt may be another one."""
+    one = in_turn(counting(prompt=11, answer=8), counting(prompt=400, answer=5))
+    async with ConversationWorld(one=one) as world:
+        known = {"stern": Personality("stern", "Stern", "You are stern. " * 100)}
+        settings = world.loaded.settings
+        settings = replace(settings, route=(replace(settings.route[0], personalities=("stern",)),))
+        world.service.reload(replace(world.loaded, settings=settings, personalities=known))
+        id_ = await world.begin()
+        await world.turn(id_, "How many words are these?")
+        second = await world.turn(id_, "And these?", model="chat:stern")
+        assert second["question"]["tokens"] < 10
+        assert second["question"]["tokens_source"] == "estimate"
 
 
 async def test_asked_twice() -> None:
