@@ -266,15 +266,15 @@ def _turns(
         return None
     windows = {}
     for route in settings.route:
-        known = [upstreams[_parse_target(name)].context_tokens for name in route.targets]
-        tokens = min([one for one in known if one is not None], default=options.context_tokens)
+        each = [upstreams[_parse_target(name)].context_tokens for name in route.targets]
+        tokens = min([one for one in each if one is not None], default=options.context_tokens)
         personality = personalities.get(route.name)
         fixed_tokens = 0 if personality is None else estimate_tokens([personality.text])
         windows[route.name] = Window(tokens, fixed_tokens)
     before = previous.deps.turns if previous else None
-    ids = before.conversations.ids if before else Ids(process.rng("conversations"))
-    conversations = Conversations(store, options, ids, windows)
-    return Turns(conversations, process.events, before)
+    known = before.conversations if before else None
+    ids = known.ids if known else Ids(process.rng("conversations"))
+    return Turns(Conversations(store, options, ids, windows, known), process.events, before)
 
 
 def _sessions(loaded: LoadedSettings, process: ProcessScope) -> BrowserSessions | None:

@@ -46,10 +46,18 @@ class TurnPage(Struct, frozen=True):
 
 
 class Conversations:
-    """The conversations of all owners. `windows`: by model name, the usual model first."""
+    """The conversations of all owners. `windows`: by model name, the usual model first.
+
+    `previous`: what a reload of the settings replaces.
+    """
 
     def __init__(
-        self, store: Store, settings: ConversationSettings, ids: Ids, windows: Mapping[str, Window]
+        self,
+        store: Store,
+        settings: ConversationSettings,
+        ids: Ids,
+        windows: Mapping[str, Window],
+        previous: "Conversations | None" = None,
     ) -> None:
         self.store = store
         self.settings = settings
@@ -57,7 +65,7 @@ class Conversations:
         self.windows = windows
         self.window_max = max((one.tokens for one in windows.values()), default=settings.context_tokens)
         self.usual_model = next(iter(windows), "")
-        self._models: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._models: OrderedDict[tuple[str, str], str] = previous._models if previous else OrderedDict()
 
     def window(self, model: str) -> Window:
         """Return the window of a model."""

@@ -138,6 +138,20 @@ async def test_a_lost_database() -> None:
         assert (await world.read(new.json()["id"]))["turns"] == []
 
 
+async def test_a_lost_database_after_a_reload() -> None:
+    """A conversation is answered by its own model without a database, also after a reload of the settings."""
+    async with ConversationWorld() as world:
+        settings = world.loaded.settings
+        routes = (*settings.route, replace(settings.route[0], name="second"))
+        loaded = replace(world.loaded, settings=replace(settings, route=routes))
+        world.service.reload(loaded)
+        id_ = await world.begin(model="second")
+        world.service.reload(loaded)
+        world.database.storage.faults = LOST
+        turn = await world.turn(id_, "Hi")
+        assert (turn["memory"], turn["model"]) == ("lost", "second")
+
+
 async def test_a_stream_that_is_cut() -> None:
     """A stream that breaks ends with the message `error`; what was said is kept as cut, and is no history."""
     broken = script(Head(200, SSE), chunk({"content": "half"}), Wait(0.1), Data(b"data: {broken\n\n"))
