@@ -12,6 +12,8 @@ from dub5.service.providers.finish import choice_number
 from dub5.service.providers.openai import sse_payload
 from dub5.service.providers.usage import texts_of, token_count
 
+FORMAT_TOKENS = 64  # of the chat format around a text, at most
+
 
 class _Said(Struct):
     """A delta of a stream, or a whole message. Fields have any type, as where the gateway looks at them."""
@@ -100,16 +102,24 @@ class TurnAnswer:
         """Return the tokens of the text: the provider's count without its reasoning, or an estimate."""
         details = self._usage.get("completion_tokens_details")
         hidden = token_count(details.get("reasoning_tokens")) if isinstance(details, dict) else 0
-        if (shown := self._count_of("completion_tokens") - hidden) > 0:
-            return TokenCount(shown, CountedBy.PROVIDER)
-        return estimated(self.text)
-
-    def _count_of(self, name: str) -> int:
-        return 0 if self._usage.get("estimated") else token_count(self._usage.get(name))
+        return _counted(self.text, self._count_of("completion_tokens") - hidden) or estimated(self.text)
 
     def question_count(self, turn: OpenTurn, target: str) -> TokenCount | None:
         """Return the tokens of the question, where all else of the prompt is known; None elsewhere."""
         prompt, known = self.prompt_tokens, turn.known_tokens
-        if prompt is None or known is None or turn.known_target not in (None, target) or prompt <= known:
+        if prompt is None or known is None or turn.known_target not in (None, target):
             return None
-        return TokenCount(prompt - known, CountedBy.PROVIDER)
+        return _counted(turn.question.text, prompt - known)
+
+    def _count_of(self, name: str) -> int:
+        return 0 if self._usage.get("estimated") else token_count(self._usage.get(name))
+
+
+def _counted(text: str, tokens: int) -> TokenCount | None:
+    """Return a provider's count of a text; None if no such text has it: a token holds a byte at least.
+
+    Other tokens are in it, then: reasoning that is not told apart, or a system prompt of the provider.
+    """
+    if not 0 < tokens <= len(text.encode()) + FORMAT_TOKENS:
+        return None
+    return TokenCount(tokens, CountedBy.PROVIDER)

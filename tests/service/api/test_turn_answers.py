@@ -7,8 +7,8 @@ import pytest
 
 from dub5.service.events import Crashed
 from dub5.simulators.script import Data, End, Head, Respond, Script, SimRequest
-from tests.support.conversation_world import ConversationWorld, messages, said
-from tests.support.world import SSE, reply
+from tests.support.conversation_world import ConversationWorld, counting, messages, said
+from tests.support.world import SSE, healthy, in_turn, reply
 
 Json = dict[str, Any]
 STOP: Json = {"delta": {}, "finish_reason": "stop"}
@@ -72,3 +72,16 @@ async def test_an_odd_answer(name: str, stream: bool) -> None:
         await world.turn(id_, "And?")
         assert world.prompts()[-1][1] == {"role": "assistant", "content": "Hello"}
         assert world.of(Crashed) == []
+
+
+async def test_odd_counts() -> None:
+    """Counts that a text cannot have are not those of the text: what was said before is not left out."""
+    odd = counting("Hello", prompt=10**16, answer=10**16)
+    async with ConversationWorld(one=in_turn(odd, healthy())) as world:
+        id_ = await world.begin()
+        first = await world.turn(id_, "Hi")
+        sources = {first[part]["tokens_source"] for part in ("question", "answer")}
+        assert sources == {"estimate"}
+        second = await world.turn(id_, "And?")
+        assert "pruned" not in second
+        assert [message["content"] for message in world.prompts()[-1]] == ["Hi", "Hello", "And?"]

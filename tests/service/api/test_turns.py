@@ -82,7 +82,7 @@ async def test_counts_of_the_provider() -> None:
 
 async def test_counts_of_another_system_prompt() -> None:
     """After a turn of another model the question is estimated: the system prompt may be another one."""
-    one = in_turn(counting(prompt=11, answer=8), counting(prompt=400, answer=5))
+    one = in_turn(counting(prompt=11, answer=8), counting(prompt=60, answer=5))
     async with ConversationWorld(one=one) as world:
         known = {"stern": Personality("stern", "Stern", "You are stern. " * 100)}
         settings = world.loaded.settings
