@@ -163,7 +163,10 @@ export class Sidebar {
   async #more() {
     try {
       const { data, has_more } = await this.api.list(this.known.at(-1)?.id ?? "");
-      this.known = [...this.known, ...data];
+      /** @type {Map<string, Conversation>} */
+      const all = new Map();
+      for (const one of [...this.known, ...data]) all.set(one.id, one); // what was used meanwhile comes again
+      this.known = [...all.values()].sort((a, b) => b.used_at - a.used_at || (a.id < b.id ? 1 : -1));
       byId("more-history").hidden = !has_more;
       this.showList([this.known, this.current]);
     } catch (error) {

@@ -243,6 +243,11 @@ SIDEBAR = """(async () => {
   const earlier = document.querySelector("#earlier");
   const { signal } = new AbortController();
   const steps = async (sidebar) => { for await (const step of sidebar.ask({}, signal)); };
+  const lists = [{ x: 3, y: 2 }, { y: 4, x: 3, z: 1 }];
+  const listed = () => {
+    const data = Object.entries(lists.shift()).map(([id, used_at]) => ({ id, title: id, used_at }));
+    return { data, has_more: lists.length > 0 };
+  };
   const page = (ids, has_more) => ({ turns: ids.map((id) => ({ id })), has_more, model: "chat" });
   return {
     earlier: await told(
@@ -260,13 +265,21 @@ SIDEBAR = """(async () => {
       { open: () => page([1]),
         ask: [{ kind: "failed", problem: { code: "conversation_not_found" }, status: 404 }] }, steps),
     begun: await told({ open: () => refused(404), ask: [] }, steps),
+    more: await told(
+      { open: () => page([1]), list: listed },
+      async (sidebar, seen) => {
+        document.querySelector("#more-history").click();
+        await new Promise((settled) => setTimeout(settled));
+        const titles = document.querySelectorAll("#conversations .title");
+        seen.push([...titles].map((one) => one.textContent).join());
+      }),
   };
 })()"""
 
 
 async def test_sidebar(browser: str, service: str) -> None:
     """Earlier questions come by a button, and what is gone or cannot be reached is said; after what is gone,
-    the next question begins another conversation."""
+    the next question begins another conversation. Each is listed once, whatever was used meanwhile."""
     async with open_page(browser, service) as page:
         seen = await page.evaluate(SIDEBAR)
 
@@ -278,4 +291,5 @@ async def test_sidebar(browser: str, service: str) -> None:
         "no_cookie": ["open A ", "no session", "note This browser keeps no cookie ", "show 1", "#c/A"],
         "gone_while_asked": ["open A ", "show 1", gone, ""],
         "begun": ["open A ", gone, "#c/B"],
+        "more": ["open A ", "show 1", "y,x,z", "#c/A"],
     }
