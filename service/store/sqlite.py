@@ -148,7 +148,11 @@ class _Thread:
             raise DatabaseLost(f"{self._path}: the database is closed")
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=False)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # the system gives no more threads
+                self._thread = None
+                raise DatabaseLost(f"{self._path}: {error}") from None
         loop = asyncio.get_running_loop()
         job = _Job(bounds, alone, loop, loop.create_future())
         self._queue.put(job)
@@ -172,15 +176,22 @@ class _Thread:
 
     def _run(self) -> None:
         """Work until the queue says that it is over, or the interpreter ends."""
-        jobs: list[_Job] = []
         try:
             while (jobs := self._next()) is not None:
-                _settle(self._work(jobs))
-        except BaseException:
-            _settle([_Done(job, None, DatabaseLost(f"{self._path}: its thread has failed")) for job in jobs])
-            raise
+                _settle(self._answer(jobs))
         finally:
             self._close()
+
+    def _answer(self, jobs: list[_Job]) -> list[_Done]:
+        """Work. A defect is told with its stack; it ends neither the thread nor what waits in the queue."""
+        try:
+            return self._work(jobs)
+        except BaseException as error:
+            told = (type(error), error, error.__traceback__, threading.current_thread())
+            threading.excepthook(threading.ExceptHookArgs(told))
+            self._close()
+            why = f"{self._path}: its thread has failed ({type(error).__name__})"
+            return [_Done(job, None, DatabaseLost(why)) for job in jobs]
 
     def _next(self) -> Any:
         """Return all jobs that wait, at least one; None when the thread has to end."""

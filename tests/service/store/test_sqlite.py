@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import stat
+import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,3 +201,76 @@ async def test_reads_do_not_write(sqlite_url: str) -> None:
         with pytest.raises(StatementRefused):
             await database.read(WORKER.bind("w", 1.0))
         assert await database.read(WORKERS.bind()) == []
+
+
+class Defect(BaseException):
+    """What no code expects."""
+
+
+@pytest.mark.parametrize("where", ["execute", "connect", "understood", "_code"])
+async def test_a_defect(sqlite_url: str, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """A defect in a thread is told with its stack; all that wait get an error, and the next calls work."""
+    told: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+
+    def broken(*arguments: object, **options: object) -> None:
+        raise Defect
+
+    async with opened(sqlite_url) as database:
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite, where, broken)
+            calls = [database.write([WORKER.bind(f"w{n}", None)]) for n in range(300)]
+            calls += [database.read(WORKERS.bind("too many")) for _ in range(20)]  # type: ignore[list-item]
+            async with asyncio.timeout(30.0):
+                errors = await asyncio.gather(*calls, return_exceptions=True)
+            assert all(isinstance(error, DatabaseLost) and "Defect" in str(error) for error in errors)
+        assert told and all(isinstance(each.exc_value, Defect) for each in told)
+        await database.write([WORKER.bind("w", 1.0)])
+        assert await database.read(WORKERS.bind()) == [("w", 1.0)]
+
+
+async def test_no_more_threads(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system gives no more threads, calls are lost; later ones work."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with opened(sqlite_url) as database:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(DatabaseLost, match="can't start new thread"):
+                await database.write([WORKER.bind("w", 1.0)])
+        await database.write([WORKER.bind("w", 1.0)])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return the mount point of a disk with 80 MiB; migrations want 64 of them."""
+    disk = tmp_path / "data"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(disk)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("this machine mounts nothing for us; test_full_disk plays it by a limit of SQLite")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+async def test_full_disk_within_a_group(sqlite_url: str, small_disk: Path) -> None:
+    """On a disk that is really full none of a group is acknowledged; with room again, all can be kept."""
+    async with opened(sqlite_url) as database:
+        await database.write([talk("c")])
+        filler = small_disk / "filler"
+        filler.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 300_000))
+
+        def group() -> list[Any]:
+            sizes = [10, 10, 600_000, 10, 10]
+            return [database.write([TURN.bind(f"t{n}", "c", "x" * size, 1)]) for n, size in enumerate(sizes)]
+
+        results = await asyncio.gather(*group(), return_exceptions=True)
+        kept = {f"t{n}" for n, result in enumerate(results) if not isinstance(result, Exception)}
+        assert "t2" not in kept
+        assert {row[0] for row in await database.read(IDS.bind())} == kept
+        filler.unlink()
+        again = await asyncio.gather(*group(), return_exceptions=True)
+        assert not any(isinstance(result, DatabaseLost) for result in again)  # refused: kept before
+        assert len(await database.read(IDS.bind())) == 5
