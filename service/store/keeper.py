@@ -19,6 +19,7 @@ SILENCE_S = 5.0  # without any call, the database is asked whether it is there
 PROBE_S = 0.9  # less than the breaker gives a probe to come back
 CONNECT_SLOW_S = 0.5
 PREPARE_FIRST_S, PREPARE_MAX_S = 1.0, 4.0  # between two tries
+STEADY_S = 60.0  # tables that are missing again within this time are not made again at once
 PREPARE_LIMIT_S = 600.0  # a migration of a large table
 RENEW_S = 10.0
 GOOD_FOR_S = 20.0  # a worker whose row is older is gone
@@ -54,6 +55,7 @@ class StoreTasks(Protocol):
     """What the keeper needs of the store."""
 
     patience_s: float
+    keep_s: float
     worker: str
     last_error: str | None
     database: Database
@@ -93,6 +95,7 @@ class Keeper:
         self._renewal_due = asyncio.Event()
         self._tried = asyncio.Event()  # the first look at the tables is over
         self._called_at_s = 0.0
+        self._ready_at_s = -STEADY_S
 
     def start(self) -> list[asyncio.Task[None]]:
         """Return the tasks, which run until they are cancelled."""
@@ -113,15 +116,21 @@ class Keeper:
         self._changed.set()
         self._renewal_due.set()
 
+    def note_missing_table(self) -> None:
+        """Make or check the tables again: the database was exchanged while the service runs."""
+        if self._prepare is not None:
+            self.ready = False
+            self.wake()
+
     def note_call(self) -> None:
         """Note that the database was asked something."""
         self._called_at_s = clock.now()
 
     async def _watch(self) -> None:
-        if not self.ready:
-            await self._make_ready()
         while True:
             self._changed.clear()
+            if not self.ready:
+                await self._make_ready()
             if self._breaker.state is BreakerState.CLOSED:
                 due_s = self._called_at_s + SILENCE_S
             else:
@@ -133,6 +142,8 @@ class Keeper:
 
     async def _make_ready(self) -> None:
         pause_s = PREPARE_FIRST_S
+        if clock.now() - self._ready_at_s < STEADY_S:
+            await asyncio.sleep(PREPARE_MAX_S)
         while not self.ready:
             assert self._prepare is not None
             try:
@@ -146,6 +157,7 @@ class Keeper:
             if not self.ready:
                 await asyncio.sleep(pause_s * self._rng.uniform(0.75, 1.0))
                 pause_s = min(2 * pause_s, PREPARE_MAX_S)
+        self._ready_at_s = clock.now()
         self.wake()
         self._store.resume()
 
@@ -160,21 +172,32 @@ class Keeper:
             await asyncio.sleep(self._store.patience_s)
 
     async def _connect_and_ask(self) -> None:
-        """Ask twice: the first time it may have to connect, which says nothing about its speed."""
-        await self._store.database.read(PROBE.bind())
+        """Ask twice: the first time it may have to connect, which says nothing about its speed.
+
+        A database that was lost must also take a write: on a full disk, or where it only reads, queries work.
+        """
+        database = self._store.database
+        await database.read(PROBE.bind())
         began_s = clock.now()
-        await self._store.database.read(PROBE.bind())
+        await database.read(PROBE.bind())
         if clock.now() - began_s > self._store.patience_s / 2:
             raise DatabaseLost("too slow for requests")
+        if self._breaker.state is not BreakerState.CLOSED:
+            began_s = clock.now()
+            await database.write([self._renewal()])
+            if clock.now() - began_s > self._store.keep_s:
+                raise DatabaseLost("too slow for writes")
 
     async def _renew(self) -> None:
         """Renew this process's row of `worker`: at once when the database is back, then each `RENEW_S`."""
         while True:
             self._renewal_due.clear()
             if self._store.status == "ok":
-                until = clock.wall() + GOOD_FOR_S
-                self._store.write([RENEW.bind(self._store.worker, until)], lane="worker")
+                self._store.write([self._renewal()], lane="worker")
             await _wait(self._renewal_due, RENEW_S)
+
+    def _renewal(self) -> BoundStatement:
+        return RENEW.bind(self._store.worker, clock.wall() + GOOD_FOR_S)
 
     async def _retention(self) -> None:
         """Delete old conversations, at the start and each `RETENTION_S`."""

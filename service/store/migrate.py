@@ -215,7 +215,7 @@ async def migrate_at_start(url: str) -> list[Applied]:
     """Apply what is pending when a service starts. Raises DatabaseLost if that cannot be done now."""
     try:
         return await up(url)
-    except (StatementRefused, ValueError) as error:
+    except (StatementRefused, ValueError, OSError) as error:
         raise MigrationFailed(str(error)) from None
 
 

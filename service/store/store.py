@@ -22,6 +22,7 @@ from dub5.service.store.base import (
     BoundStatement,
     Database,
     DatabaseLost,
+    NotMigrated,
     Row,
     Statement,
     StatementRefused,
@@ -237,6 +238,9 @@ class Store:
             return found
         except DatabaseLost as error:
             result, self.last_error = "lost", self._without_place(str(error))
+            if isinstance(error, NotMigrated) and self.keeper.ready:
+                self.keeper.note_missing_table()
+                self._release_waiters()
             raise
         except asyncio.CancelledError:
             self.last_error = "the database did not answer in time"
@@ -310,5 +314,8 @@ class Store:
         if after is BreakerState.CLOSED:
             self.resume()
         elif after is BreakerState.OPEN:
-            for write in self.outbox:
-                write.wake()
+            self._release_waiters()
+
+    def _release_waiters(self) -> None:
+        for write in self.outbox:
+            write.wake()
