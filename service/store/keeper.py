@@ -95,7 +95,7 @@ class Keeper:
         self._renewal_due = asyncio.Event()
         self._tried = asyncio.Event()  # the first look at the tables is over
         self._called_at_s = 0.0
-        self._ready_at_s = -STEADY_S
+        self._remade_at_s = -STEADY_S
 
     def start(self) -> list[asyncio.Task[None]]:
         """Return the tasks, which run until they are cancelled."""
@@ -142,8 +142,10 @@ class Keeper:
 
     async def _make_ready(self) -> None:
         pause_s = PREPARE_FIRST_S
-        if clock.now() - self._ready_at_s < STEADY_S:
-            await asyncio.sleep(PREPARE_MAX_S)
+        if self._tried.is_set():  # they were there
+            if clock.now() - self._remade_at_s < STEADY_S:
+                await asyncio.sleep(PREPARE_MAX_S)
+            self._remade_at_s = clock.now()
         while not self.ready:
             assert self._prepare is not None
             try:
@@ -157,7 +159,6 @@ class Keeper:
             if not self.ready:
                 await asyncio.sleep(pause_s * self._rng.uniform(0.75, 1.0))
                 pause_s = min(2 * pause_s, PREPARE_MAX_S)
-        self._ready_at_s = clock.now()
         self.wake()
         self._store.resume()
 
