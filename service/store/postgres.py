@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
 
 import asyncpg
-from asyncpg.exceptions import InterfaceError, InternalClientError, PostgresError
+from asyncpg.exceptions import ClientConfigurationError, InterfaceError, InternalClientError, PostgresError
 
 from dub5.service.store.base import (
     BoundStatement,
@@ -228,6 +228,8 @@ def understood(error: BaseException, place: str) -> DatabaseLost | StatementRefu
     """Return what an error of asyncpg means. It shows no value of a statement and no password."""
     if isinstance(error, PostgresError):
         return _answered(error, place)
+    if isinstance(error, ClientConfigurationError):  # its text may hold parts of the URL
+        return DatabaseLost(f"{place}: an option of its URL cannot be used; check what follows the '?'")
     if isinstance(error, ValueError) or "the server expects" in str(error):  # the values do not fit
         return StatementRefused(f"{type(error).__name__}: a value, or their number, does not fit")
     if isinstance(error, TimeoutError):

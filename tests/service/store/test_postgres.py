@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 from dub5.service.store import migrate, postgres
@@ -71,6 +72,22 @@ async def test_ended_connections(server: PostgresServer) -> None:
         assert await database.read(WORKERS.bind()) == []
 
 
+async def test_no_reset(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection goes back to the pool without a round trip: a read sends its own statement alone."""
+    sent: list[str] = []
+    execute = asyncpg.Connection.execute
+
+    async def noting(connection: asyncpg.Connection, sql: str, *values: object, **options: float) -> str:
+        sent.append(sql)
+        return await execute(connection, sql, *values, **options)
+
+    async with opened(server.new_database(), pool_max=1) as database:
+        monkeypatch.setattr(asyncpg.Connection, "execute", noting)
+        for _ in range(3):
+            assert await database.read(WORKERS.bind()) == []
+    assert sent == []
+
+
 async def test_slow_statement(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement that takes too long is ended by the server, and the connection serves on."""
     monkeypatch.setattr(postgres, "STATEMENT_S", 0.2)
@@ -104,6 +121,7 @@ async def test_refused_by_the_server(server: PostgresServer) -> None:
         (url.replace(PASSWORD, "secret-and-wrong"), "refuses this user or password"),
         (url.replace(name, "missing"), "no such database"),
         (url.replace("127.0.0.1", "host.invalid"), "cannot be reached"),
+        (f"{url}?sslmode=maybe", "option of its URL"),
     ):
         async with opened(address, migrated=False) as database:
             with pytest.raises(DatabaseLost, match=words) as caught:
