@@ -35,7 +35,8 @@ table it is the file data/dub5.db.
 
 `up` may run on any number of machines at once: one applies, the others find it done. Each file is applied in
 a transaction: if it fails, nothing of it stays. A release only adds to the tables, so the release before
-still works after `up`; `down` is for a failed deployment of the same hour.
+still works after `up`; `down` is for a failed deployment of the same hour. Stop the services of the new
+release first: one that runs with database.migrate = "start" applies again what it misses.
 
 exit codes: 0 done, or nothing to do; 1 something is pending, or could not be done, and a line says why;
 2 the command line or the settings cannot be used; 130 stopped by Ctrl-C
@@ -169,6 +170,7 @@ async def _down(url: str, to: int, really: bool) -> int:
     if not any(step.applied and step.applied.number > to for step in found):
         print(f"Nothing above {to:04} is applied.")
         return OK
+    migrate.refuse_newer(found)
     if not really:
         session = migrate.open_session(url)
         try:

@@ -268,9 +268,7 @@ async def down(url: str, to: int, say: OnStep = silent) -> list[str]:
     """Undo what has a number above `to`, the newest first. Return the labels. Raises as `up` does."""
     session = open_session(url)
     try:
-        found = await steps(session)
-        if newer := [step.label for step in found if step.state == "newer"]:
-            raise MigrationFailed(f"{', '.join(newer)}: undo this with the release that applied it")
+        refuse_newer(await steps(session))
         await session.lock(LOCK_WAIT_S)
         undone = []
         for file in reversed(read_migrations(session.engine)):
@@ -280,6 +278,12 @@ async def down(url: str, to: int, say: OnStep = silent) -> list[str]:
         return undone
     finally:
         await session.aclose()
+
+
+def refuse_newer(found: list[Step]) -> None:
+    """Raise MigrationFailed if the database is newer than this release: it does not know how to undo that."""
+    if newer := [step.label for step in found if step.state == "newer"]:
+        raise MigrationFailed(f"{', '.join(newer)}: undo this with the release that applied it")
 
 
 async def _undo(session: MigrationSession, file: Migration) -> bool:

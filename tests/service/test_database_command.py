@@ -1,5 +1,6 @@
 """`dub5 db`: what it says, what it changes, and how it ends."""
 
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,20 @@ def test_a_life(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, code, words in steps:
         assert main(["db", *arguments, *url]) == code, arguments
         assert words in capsys.readouterr().out, arguments
+
+
+def test_newer_than_the_release(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`down` of a release that does not know what is applied refuses at once, not only with --yes."""
+    url = ("--url", "sqlite:///data/a.db")
+    main(["db", "up", *url])
+    with sqlite3.connect(folder / "data" / "a.db") as connection:
+        connection.execute("INSERT INTO migration VALUES (9999, 'later', 'sum', 1.0, 1, '9.9.9')")
+    connection.close()
+    for more in ((), ("--yes",)):
+        assert main(["db", "down", "--to", "0", *more, *url]) == 1
+        assert "9999_later: undo this with the release that applied it" in capsys.readouterr().err
+    assert main(["db", "status", *url]) == 0
+    assert "newer    9999_later" in capsys.readouterr().out
 
 
 def test_looking_makes_nothing(folder: Path) -> None:
