@@ -67,6 +67,8 @@ class StoreTasks(Protocol):
 
     def resume(self) -> None: ...
 
+    async def send_waiting(self) -> bool: ...
+
     async def call(
         self,
         patience: Patience,
@@ -176,6 +178,7 @@ class Keeper:
         """Ask twice: the first time it may have to connect, which says nothing about its speed.
 
         A database that was lost must also take a write: on a full disk, or where it only reads, queries work.
+        It is one that waits, as a lock or a missing right may concern one table.
         """
         database = self._store.database
         await database.read(PROBE.bind())
@@ -185,7 +188,8 @@ class Keeper:
             raise DatabaseLost("too slow for requests")
         if self._breaker.state is not BreakerState.CLOSED:
             began_s = clock.now()
-            await database.write([self._renewal()])
+            if not await self._store.send_waiting():
+                await database.write([self._renewal()])
             if clock.now() - began_s > self._store.keep_s:
                 raise DatabaseLost("too slow for writes")
 

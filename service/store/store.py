@@ -204,8 +204,7 @@ class Store:
         try:
             return await self._guard.call(patience, lambda: self._counted(statement, work), probe=probe)
         except StatementRefused:
-            self.last_error = f"the database refused the statement {statement.name}"
-            self._events.emit(Crashed("", f"StatementRefused at {statement.name}"))
+            self._tell_refused(statement)
             raise
 
     def snapshot(self) -> dict[str, Any]:
@@ -229,6 +228,25 @@ class Store:
         """Send what waits: the database is ready, or back."""
         self.outbox.defer()
         self._pump()
+
+    async def send_waiting(self) -> bool:
+        """Send one write that waits, whatever the breaker says. Return whether there was one.
+
+        Raises DatabaseLost; then another lane is the first to be sent next time.
+        """
+        write = self.outbox.take()
+        if write is None:
+            return False
+        again, rows = True, None
+        try:
+            rows = await self.database.write(write.bounds)
+            again = False
+        except StatementRefused:
+            again = False
+            self._tell_refused(write.bounds[0].statement)
+        finally:
+            self._settle(write, rows, again=again)
+        return True
 
     async def _counted(self, statement: Statement, work: Callable[[], Awaitable[T]]) -> T:
         began_ns, result = clock.tick_ns(), "late"  # who gives up cancels it
@@ -287,11 +305,18 @@ class Store:
             again = True
             raise
         finally:
-            if again:
-                self.outbox.put_back(write)
-            else:
-                self.outbox.remove(write)
-                write.end(rows)
+            self._settle(write, rows, again=again)
+
+    def _settle(self, write: PendingWrite, rows: list[list[Row]] | None, *, again: bool) -> None:
+        if again:
+            self.outbox.put_back(write)
+        else:
+            self.outbox.remove(write)
+            write.end(rows)
+
+    def _tell_refused(self, statement: Statement) -> None:
+        self.last_error = f"the database refused the statement {statement.name}"
+        self._events.emit(Crashed("", f"StatementRefused at {statement.name}"))
 
     def _forget(self, writes: Sequence[PendingWrite]) -> None:
         for write in writes:

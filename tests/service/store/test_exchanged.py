@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from dub5.service.config.settings import DatabaseSettings
-from dub5.service.events import BreakerChanged, Event, Events
+from dub5.service.events import BreakerChanged, Crashed, Event, Events
 from dub5.service.store import migrate
-from dub5.service.store.base import DatabaseLost, NotMigrated, Statement
+from dub5.service.store.base import BoundStatement, DatabaseLost, NotMigrated, Row, Statement
 from dub5.service.store.keeper import RENEW
 from dub5.service.store.opening import ConfiguredStore
 from dub5.service.store.store import Store, StoreLost, StoreOptions
 from dub5.service.store.url import parse_url
-from tests.support.fake_database import FakeDatabase
+from tests.support.fake_database import WRONG, FakeDatabase
 from tests.support.store_turns import PUT, KeptStore, until_in_use
 
 WORKERS = Statement("workers", "SELECT id FROM worker")
@@ -140,7 +140,8 @@ async def test_missing_tables_that_cannot_be_made() -> None:
     await store.aclose()
 
 
-async def test_only_reads() -> None:
+@pytest.mark.parametrize("which", ["all", "of one table"])
+async def test_only_reads(which: str) -> None:
     """A database that answers queries and takes no writes stays lost until it takes them."""
     events: list[Event] = []
     database = FakeDatabase()
@@ -148,10 +149,12 @@ async def test_only_reads() -> None:
     await store.start()
     write = database.write
 
-    async def full(bounds: object) -> list[list[object]]:
-        raise DatabaseLost("the disk is full")
+    async def refuse(bounds: list[BoundStatement]) -> list[list[Row]]:
+        if which == "all" or bounds[0].statement is PUT:
+            raise DatabaseLost("the disk is full, or a right is missing")
+        return await write(bounds)
 
-    database.write = full  # type: ignore[assignment]
+    database.write = refuse  # type: ignore[method-assign]
     for number in range(60):
         store.write([PUT.bind("lane", number)], lane="lane")
         await asyncio.sleep(1.0)
@@ -161,4 +164,20 @@ async def test_only_reads() -> None:
     await until_in_use(store, 5.0)
     await asyncio.sleep(1.0)
     assert database.lanes["lane"] == list(range(60))
+    await store.aclose()
+
+
+async def test_a_refused_probe() -> None:
+    """A write that is refused when it is sent as the probe is told and dropped, and proves the database."""
+    events: list[Event] = []
+    database = FakeDatabase()
+    database.trouble = "lost"
+    store = Store(database, StoreOptions(), Events(events.append), Random(1))
+    await store.start()
+    wrong = store.write([WRONG.bind()], lane="a")
+    await asyncio.sleep(20.0)
+    database.trouble = "none"
+    await until_in_use(store, 5.0)
+    assert wrong.done
+    assert Crashed("", "StatementRefused at wrong") in events
     await store.aclose()
