@@ -135,6 +135,7 @@ class _Thread:
         self._name, self._path, self._sync, self._busy_s = name, path, sync, busy_s
         self._reads = reads
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._beginning = threading.Lock()  # one thread at a time has the connection
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._file: tuple[int, int] | None = None  # of the open connection
@@ -146,13 +147,9 @@ class _Thread:
         """Return what the thread makes of it. Raises DatabaseLost, StatementRefused."""
         if self._closed:
             raise DatabaseLost(f"{self._path}: the database is closed")
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=False)
-            try:
-                self._thread.start()
-            except RuntimeError as error:  # the system gives no more threads
-                self._thread = None
-                raise DatabaseLost(f"{self._path}: {error}") from None
+        with self._beginning:
+            if self._thread is None or not self._thread.is_alive():
+                self._begin()
         loop = asyncio.get_running_loop()
         job = _Job(bounds, alone, loop, loop.create_future())
         self._queue.put(job)
@@ -174,24 +171,32 @@ class _Thread:
             return
         self._thread.join(CLOSE_S)
 
+    def _begin(self) -> None:
+        """Start a thread. Raises DatabaseLost if the system gives none."""
+        thread = threading.Thread(target=self._run, name=self._name, daemon=False)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise DatabaseLost(f"{self._path}: {error}") from None
+        self._thread = thread
+
     def _run(self) -> None:
-        """Work until the queue says that it is over, or the interpreter ends."""
+        """Work until the queue says that it is over, or the interpreter ends.
+
+        A defect ends this thread, which tells its stack. What waits in the queue is its successor's.
+        """
+        jobs: list[_Job] = []
         try:
             while (jobs := self._next()) is not None:
-                _settle(self._answer(jobs))
-        finally:
-            self._close()
-
-    def _answer(self, jobs: list[_Job]) -> list[_Done]:
-        """Work. A defect is told with its stack; it ends neither the thread nor what waits in the queue."""
-        try:
-            return self._work(jobs)
+                _settle(self._work(jobs))
         except BaseException as error:
-            told = (type(error), error, error.__traceback__, threading.current_thread())
-            threading.excepthook(threading.ExceptHookArgs(told))
-            self._close()
             why = f"{self._path}: its thread has failed ({type(error).__name__})"
-            return [_Done(job, None, DatabaseLost(why)) for job in jobs]
+            _settle([_Done(job, None, DatabaseLost(why)) for job in jobs])
+            self._close()
+            with self._beginning:
+                self._begin()
+            raise
+        self._close()
 
     def _next(self) -> Any:
         """Return all jobs that wait, at least one; None when the thread has to end."""

@@ -224,9 +224,12 @@ async def test_a_defect(sqlite_url: str, monkeypatch: pytest.MonkeyPatch, where:
             async with asyncio.timeout(30.0):
                 errors = await asyncio.gather(*calls, return_exceptions=True)
             assert all(isinstance(error, DatabaseLost) and "Defect" in str(error) for error in errors)
-        assert told and all(isinstance(each.exc_value, Defect) for each in told)
         await database.write([WORKER.bind("w", 1.0)])
         assert await database.read(WORKERS.bind()) == [("w", 1.0)]
+    for thread in threading.enumerate():
+        if thread.name.startswith("dub5-sqlite"):
+            thread.join(10.0)
+    assert told and all(isinstance(each.exc_value, Defect) for each in told)
 
 
 async def test_no_more_threads(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
