@@ -180,6 +180,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="dub5-turns-") as folder:
         url = options.url or f"sqlite:///{folder}/turns.db"
         with ConversationBench(url, conversations=options.together) as bench, pauses() as found:
+            gc.freeze()  # as `dub5 serve` does
             print(f"{'turns':>10}{'memory MB':>12}{'turns/s':>10}{'longest full collection ms':>30}")
             for step in range(1, steps + 1):
                 began_s = time.perf_counter()
