@@ -141,6 +141,7 @@ class Metrics:
         )
         self._meter = self._meter_provider.get_meter("dub5", version, names.SCHEMA_URL)
         self._draining = 0
+        self._has_store = False
         self._states = states
         self._scraped_states: Sequence[TargetSnapshot] = ()  # at this scrape
         self._make_counters()
@@ -167,9 +168,10 @@ class Metrics:
         for route in self._known.routes:
             for what in ("joined", "handed_over", "renewed"):
                 self._counters[names.SHARED][route, what] += 0
-            self._counters[names.HISTORY_PRUNED][route,] += 0
-            for kept in BOOLEAN_LABELS.values():
-                self._counters[names.TURNS][route, Outcome.COMPLETE, kept] += 0
+            if self._has_store:
+                self._counters[names.HISTORY_PRUNED][route,] += 0
+                for kept in BOOLEAN_LABELS.values():
+                    self._counters[names.TURNS][route, Outcome.COMPLETE, kept] += 0
         for kind in SecurityKind:
             self._counters[names.SECURITY_EVENTS][kind,] += 0
         for result in ("applied", "refused"):
@@ -268,6 +270,7 @@ class Metrics:
         pool: Callable[[], Mapping[str, int] | None],
     ) -> None:
         """Read the state of the store at each scrape; without one, there are no such gauges."""
+        self._has_store = True  # there are conversations, and counters of theirs begin at zero
         self._forgotten[()] += 0  # a counter that begins at one has no rate for its first event
         self._observe(names.STORE_OUTBOX, lambda: [((), outbox())])
         self._observe(names.STORE_READY, lambda: [((), ready())])

@@ -17,7 +17,7 @@ from tests.support.conversing import Interrupted, Person, ServiceProcess, client
 PEOPLE = 16
 TURNS_BEFORE_A_KILL = 30
 ENGINES = ("sqlite", "postgresql")
-KILLS = (1, pytest.param(5, marks=pytest.mark.thorough))
+KILLS = 5
 NGINX = """
 daemon off;
 {user}
@@ -72,11 +72,11 @@ async def talk(person: Person, enough: asyncio.Event, ready: asyncio.Event, done
             await asyncio.sleep(0)
 
 
+@pytest.mark.thorough  # who asks again after a kill waits until the killed process counts as gone: 20 s
 @pytest.mark.real_sockets
-@pytest.mark.parametrize("kills", KILLS)
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_kill(
-    engine: str, kills: int, provider: str, tmp_path: Path, request: pytest.FixtureRequest
+    engine: str, provider: str, tmp_path: Path, request: pytest.FixtureRequest, kills: int = KILLS
 ) -> None:
     """What kill -9 interrupts: each turn that was told as kept is there once, as its client read it."""
     url = database(engine, tmp_path, request)

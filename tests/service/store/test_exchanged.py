@@ -64,7 +64,7 @@ async def test_exchanged(url: str, request: pytest.FixtureRequest) -> None:
     async with configured(url, DatabaseSettings(patience_s=2.0)) as kept:
         for _ in range(2):
             await until_renewed(kept.store)
-            exchange(url, request)
+            await asyncio.to_thread(exchange, url, request)
         await until_renewed(kept.store)
 
 
@@ -74,7 +74,7 @@ async def test_exchanged_and_checked_only(url: str, request: pytest.FixtureReque
     await migrate.up(url)
     async with configured(url, DatabaseSettings(patience_s=2.0, migrate="never")) as kept:
         await until_renewed(kept.store)
-        exchange(url, request)
+        await asyncio.to_thread(exchange, url, request)
         async with asyncio.timeout(BACK_S):
             while kept.store.snapshot()["status"] != "behind":
                 kept.store.write([RENEW.bind(kept.store.worker, 1.0)], lane="worker")
