@@ -75,9 +75,7 @@ async def talk(person: Person, enough: asyncio.Event, ready: asyncio.Event, done
 @pytest.mark.thorough  # who asks again after a kill waits until the killed process counts as gone: 20 s
 @pytest.mark.real_sockets
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_kill(
-    engine: str, provider: str, tmp_path: Path, request: pytest.FixtureRequest, kills: int = KILLS
-) -> None:
+async def test_kill(engine: str, provider: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """What kill -9 interrupts: each turn that was told as kept is there once, as its client read it."""
     url = database(engine, tmp_path, request)
     service = ServiceProcess(tmp_path, "service", url, provider)
@@ -92,13 +90,13 @@ async def test_kill(
             async with asyncio.TaskGroup() as group:
                 for person in people:
                     group.create_task(talk(person, enough, ready, done))
-                for number in range(1, kills + 1):
+                for number in range(1, KILLS + 1):
                     await _until(done, number * TURNS_BEFORE_A_KILL)
                     ready.clear()
                     service.kill()
                     await service.start()
                     ready.set()
-                await _until(done, (kills + 1) * TURNS_BEFORE_A_KILL)
+                await _until(done, (KILLS + 1) * TURNS_BEFORE_A_KILL)
                 enough.set()
             for person in people:
                 _check(person, await person.read())
