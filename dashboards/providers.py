@@ -98,7 +98,8 @@ ROUTES: dict[str, tuple[str, ...]] = {  # lines of TOML; the last table is the c
 
 def settings(urls: Mapping[str, str]) -> str:
     """Return the settings of a service over these providers, with a concurrency limit of 4."""
-    lines = ["[limiter]", "max = 4"]
+    lines = ["[limiter]", "max = 4", "[session]", "[conversation]"]
+    lines += ["[database]", 'url_env = "DUB5_DATABASE_URL"']
     for name, url in urls.items():
         lines += ["[[provider]]", f'name = "{name}"', 'dialect = "openai"', f'base_url = "{url}/v1"']
         lines += ["[provider.prices]", f"m = {{prompt = {PRICE[0]}, completion = {PRICE[1]}}}"]

@@ -2,8 +2,9 @@
 
     python -m dashboards.verify
 
-It starts the service over five simulated providers (dashboards/providers.py) and a Prometheus that scrapes it
-once a second, and sends requests for twenty seconds. Then every query of every panel must return finite
+It starts the service over five simulated providers (dashboards/providers.py) and a real PostgreSQL, and a
+Prometheus that scrapes it once a second. It sends requests for twenty seconds, and holds a conversation, in
+the middle of which the database stands still. Then every query of every panel must return finite
 numbers, the shown rate must be the sent rate, the p95 of the first token must agree with the client's, and
 the panels of MUST_MOVE must not be zero.
 """
@@ -12,6 +13,7 @@ import argparse
 import asyncio
 import json
 import math
+import os
 import shutil
 import socket
 import sys
@@ -28,11 +30,15 @@ from dashboards.generate import DASHBOARDS, dashboard_json
 from dashboards.providers import PROVIDERS, settings
 from dub5.service.telemetry import names
 from dub5.simulators.server.sockets import serve
+from tests.support.postgres import PostgresServer, postgres_server
 
 RATE_PER_S = 20
 SECONDS = 20
 RATE_INTERVAL_S = 10
 START_S = 20.0
+TURN_EVERY_S = 2.0
+PAUSED_TURN, RESUMED_TURN = 4, 7  # of ten: what fails is still in the rates at the end
+OF_STATEMENTS = "Database: time of statements"  # those that nobody uses now have no time
 OUTCOME_PANEL, FIRST_TOKEN_PANEL = "Requests by outcome", "First token, as clients see it"
 MUST_MOVE = (  # panels that must show a value above zero
     "Retries, hedges and probes",
@@ -43,6 +49,8 @@ MUST_MOVE = (  # panels that must show a value above zero
     "Breaker, health and limit changes",
     "Tokens",
     "Cost",
+    "Database: what failed",
+    "Turns of conversations",
 )
 # The repeated pattern of requests: failovers, cached answers, cut streams, a route whose only target's
 # breaker opens, a route with a fallback answer then, one that exhausts its retry budget, and one with equal
@@ -64,11 +72,15 @@ async def verify(prometheus: str) -> list[str]:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dub5-dashboards-")))
         urls = {name: (await stack.enter_async_context(serve(play))).url for name, play in PROVIDERS.items()}
-        service = await stack.enter_async_context(_service(folder, urls))
+        postgres = stack.enter_context(postgres_server())
+        service = await stack.enter_async_context(_service(folder, urls, postgres.new_database()))
         database = await stack.enter_async_context(_prometheus(prometheus, folder, service))
         client = await stack.enter_async_context(httpx.AsyncClient(timeout=30, trust_env=False))
         print(f"{RATE_PER_S} requests a second for {SECONDS} s ...", flush=True)
-        first_tokens_s = await _drive(client, service)
+        async with asyncio.TaskGroup() as group:
+            driven = group.create_task(_drive(client, service))
+            group.create_task(_talk(service, postgres))
+        first_tokens_s = driven.result()
         await asyncio.sleep(1.5)  # one more scrape
         return await _problems(client, database, first_tokens_s)
 
@@ -95,6 +107,22 @@ async def _drive(client: httpx.AsyncClient, service: str) -> list[float]:
             await asyncio.sleep(max(0.0, began_s + number / RATE_PER_S - time.perf_counter()))
             group.create_task(send(*REQUEST_PATTERN[number % len(REQUEST_PATTERN)]))
     return first_tokens_s
+
+
+async def _talk(service: str, postgres: PostgresServer) -> None:
+    """Hold a conversation for as long; the database stands still for a while."""
+    page = {"sec-fetch-site": "same-origin"}
+    async with httpx.AsyncClient(base_url=service, headers=page, timeout=30, trust_env=False) as client:
+        await client.post("/v1/session")
+        begun = (await client.post("/v1/conversations", json={})).json()
+        for number in range(int(SECONDS / TURN_EVERY_S)):
+            if number == PAUSED_TURN:
+                postgres.pause()
+            if number == RESUMED_TURN:
+                postgres.resume()
+            turn = await client.post(f"/v1/conversations/{begun['id']}/turns", json={"text": "?"})
+            turn.raise_for_status()
+            await asyncio.sleep(TURN_EVERY_S)
 
 
 async def _problems(client: httpx.AsyncClient, database: str, first_tokens_s: list[float]) -> list[str]:
@@ -133,7 +161,8 @@ def _empty_queries(panel: dict[str, Any], seen: list[list[list[float]]]) -> list
         if not lines
     ]
     # A quantile without requests is NaN, and drawn as a gap; a line of NaN only is a mistake.
-    if any(not any(map(math.isfinite, line)) for lines in seen for line in lines):
+    finite = [any(map(math.isfinite, line)) for lines in seen for line in lines]
+    if not (any(finite) if panel["title"] == OF_STATEMENTS else all(finite)):
         problems.append(f"{panel['title']}: a line has no finite number")
     return problems
 
@@ -161,12 +190,12 @@ def _wrong_p95(line: list[float], first_tokens_s: list[float]) -> list[str]:
 
 
 @asynccontextmanager
-async def _service(folder: Path, urls: dict[str, str]) -> AsyncIterator[str]:
-    """Run the service over these providers; yield its URL."""
+async def _service(folder: Path, urls: dict[str, str], database_url: str) -> AsyncIterator[str]:
+    """Run the service over these providers and this database; yield its URL."""
     config = folder / "service.toml"
     config.write_text(settings(urls), encoding="utf-8")
     command = (sys.executable, "-m", "dub5.service", "serve", "--config", str(config), "--port", "0")
-    async with _process(folder, *command) as process:
+    async with _process(folder, *command, DUB5_DATABASE_URL=database_url) as process:
         assert process.stdout is not None, "the pipe was requested"
         first_line = await asyncio.wait_for(process.stdout.readline(), START_S)
         yield first_line.decode().removeprefix("listening on ").strip()
@@ -199,10 +228,14 @@ async def _until_ready(url: str) -> None:
 
 
 @asynccontextmanager
-async def _process(folder: Path, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a child process until the block ends."""
+async def _process(
+    folder: Path, *command: str, **variables: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a child process with these environment variables until the block ends."""
     pipe, log = asyncio.subprocess.PIPE, (folder / f"{Path(command[0]).name}.log").open("ab")
-    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=log)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=pipe, stderr=log, env=os.environ | variables
+    )
     try:
         yield process
     finally:
