@@ -18,7 +18,8 @@ from dub5.service.store.url import open_database
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.store_turns import ALL, TABLE, KeptStore, Turns, until_in_use
 
-pytestmark = pytest.mark.real_sockets
+# The short form is in tests/service/store/test_store.py, on virtual time: here real time passes.
+pytestmark = [pytest.mark.real_sockets, pytest.mark.thorough]
 
 EVERY_S = 1 / 20
 WELL_S = 1.0
