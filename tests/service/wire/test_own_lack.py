@@ -50,6 +50,10 @@ async def test_no_descriptors(kind: str) -> None:
         await wire.aclose()
 
 
+@pytest.mark.skipif(
+    "PYTEST_XDIST_WORKER" in os.environ,
+    reason="what other tests have left open is closed meanwhile, and then there are descriptors: run it alone",
+)
 @pytest.mark.only("aiohttp")
 async def test_no_descriptors_to_resolve(kind: str) -> None:
     """A name that cannot be asked for without descriptors is no misspelt name."""
