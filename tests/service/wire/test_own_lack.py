@@ -52,7 +52,7 @@ async def test_no_descriptors(kind: str) -> None:
 
 @pytest.mark.skipif(
     "PYTEST_XDIST_WORKER" in os.environ,
-    reason="what other tests have left open is closed meanwhile, and then there are descriptors: run it alone",
+    reason="what other tests have left open is closed meanwhile: run this one alone",
 )
 @pytest.mark.only("aiohttp")
 async def test_no_descriptors_to_resolve(kind: str) -> None:
