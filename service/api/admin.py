@@ -20,12 +20,14 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import Scope
 
 from dub5.service.admission.admission import bearer_key
+from dub5.service.api.errors import no_such_path
 from dub5.service.api.key_guard import KeyGuard
+from dub5.service.api.routes import json_response
 from dub5.service.api.schema import read_json
 from dub5.service.api.small_body import read_small
 from dub5.service.cache.cache import AnswerCache, Selection
 from dub5.service.config.settings import Secret
-from dub5.service.errors import InvalidRequest, NotFound, Unavailable, WrongAdminToken
+from dub5.service.errors import InvalidRequest, Unavailable, WrongAdminToken
 from dub5.service.resilience.storage_guard import StorageLost
 
 BODY_BYTES_MAX = 16 * 1024
@@ -66,7 +68,7 @@ class Admin:
         origin = headers.get("origin")
         is_cross_origin = origin is not None and origin != f"http://{host}"
         if not is_local or is_cross_origin or any(name in headers for name in PROXY_HEADERS):
-            raise NotFound(f"The path {scope['path'][:200]!r} does not exist.")
+            raise no_such_path(scope["path"])
         token = bearer_key(headers.get("authorization", ""))
         matches = hmac.compare_digest(token.encode(), self._token.reveal().encode())
         if token:
@@ -102,11 +104,7 @@ def admin_routes(admin: Admin) -> list[HTTPRouteHandler]:
         confirmation = {
             "invalidated": {name: value for name, value in msgspec.structs.asdict(selection).items() if value}
         }
-        return Response(
-            msgspec.json.encode(confirmation),
-            media_type="application/json",
-            headers={"cache-control": "no-store"},
-        )
+        return json_response(confirmation)
 
     return [invalidate]
 

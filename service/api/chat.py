@@ -212,10 +212,13 @@ class Exchange:
         steps = intake.take(request)
         request, self._log.flags = await in_turns(steps) if request.large else finish(steps)
         if self._log.flags:
-            who = self._log.caller if self._session is None else self._session.label
-            self.deps.events.emit(SecurityNoted(SecurityKind.INJECTION_FLAGGED, who, self._log.route))
+            self._note_flags(self._log.route)
             intake.refuse(self._log.flags)
         return request
+
+    def _note_flags(self, where: str) -> None:
+        who = self._log.caller if self._session is None else self._session.label
+        self.deps.events.emit(SecurityNoted(SecurityKind.INJECTION_FLAGGED, who, where))
 
     def _send(self, answer: Answer) -> Awaitable[None]:
         log, timeouts = self._log, self._timeouts

@@ -10,14 +10,14 @@ POST   /v1/conversations/{id}/turns   ask (turns.py)
 
 from collections.abc import Callable
 
-import msgspec
 from litestar import Response, delete, patch, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.types import ASGIApp
 
 from dub5.service.api.chat import ApiDependencies
-from dub5.service.api.routes import JSON, HttpRequest, get_or_head
+from dub5.service.api.errors import no_such_path
+from dub5.service.api.routes import NO_STORE, HttpRequest, get_or_head, json_response
 from dub5.service.api.small_body import read_small
 from dub5.service.api.turn_body import BODY_BYTES_MAX, ConversationBody, owner_of, parse_conversation
 from dub5.service.api.turn_messages import conversation_object, list_object
@@ -25,10 +25,9 @@ from dub5.service.api.turns import TurnExchange
 from dub5.service.conversation.conversations import Conversations, not_found
 from dub5.service.conversation.ids import is_id
 from dub5.service.conversation.turns import Turns
-from dub5.service.errors import InvalidRequest, NotFound
+from dub5.service.errors import InvalidRequest
 
 PATH = "/v1/conversations"
-NO_STORE = {"cache-control": "no-store"}
 LIST_LIMIT = 20
 TURNS_LIMIT = 100
 LIMIT_MAX = 100
@@ -43,28 +42,30 @@ def conversation_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHa
         conversations, owner = _opened(deps(), request)
         given = await _body(deps(), request)
         made = await conversations.create(owner, given.title or "", given.model or "")
-        return _json(conversation_object(made), 201)
+        return json_response(conversation_object(made), 201)
 
     @get_or_head(PATH)
     async def list_(request: HttpRequest) -> Response[bytes]:
         """List the conversations of the caller."""
         conversations, owner = _opened(deps(), request)
         limit, before = _limit(request, LIST_LIMIT), _before(request)
-        return _json(list_object(await conversations.list_page(owner, limit, before)))
+        return json_response(list_object(await conversations.list_page(owner, limit, before)))
 
     @get_or_head(f"{PATH}/{{id:str}}")
     async def read(request: HttpRequest, id: FromPath[str]) -> Response[bytes]:
         """Return a conversation with its turns."""
         conversations, owner = _opened(deps(), request, id)
         page = await conversations.read(owner, id, _limit(request, TURNS_LIMIT), _before(request))
-        return _json(conversation_object(page.conversation, page))
+        return json_response(conversation_object(page.conversation, page))
 
     @patch(f"{PATH}/{{id:str}}")
     async def rename(request: HttpRequest, id: FromPath[str]) -> Response[bytes]:
         """Change the title or the model."""
         conversations, owner = _opened(deps(), request, id)
         given = await _body(deps(), request)
-        return _json(conversation_object(await conversations.rename(owner, id, given.title, given.model)))
+        return json_response(
+            conversation_object(await conversations.rename(owner, id, given.title, given.model))
+        )
 
     @delete(f"{PATH}/{{id:str}}")
     async def remove(request: HttpRequest, id: FromPath[str]) -> Response[None]:
@@ -95,7 +96,7 @@ def _opened(deps: ApiDependencies, request: HttpRequest, id_: str | None = None)
 
 def _turns(deps: ApiDependencies, request: HttpRequest, id_: str | None) -> Turns:
     if deps.turns is None:
-        raise NotFound(f"The path {request.scope['path'][:200]!r} does not exist.")
+        raise no_such_path(request.scope["path"])
     if id_ is not None and not is_id(id_):
         raise not_found()
     return deps.turns
@@ -127,7 +128,3 @@ def _before(request: HttpRequest) -> str | None:
     if given is not None and not is_id(given):
         raise InvalidRequest("before: must be an id of this list.", param="before")
     return given
-
-
-def _json(value: object, status: int = 200) -> Response[bytes]:
-    return Response(msgspec.json.encode(value), status_code=status, media_type=JSON, headers=NO_STORE)

@@ -158,6 +158,11 @@ def _path_hint(path: str) -> str:
     return ""
 
 
+def no_such_path(path: str, hint: str = "") -> NotFound:
+    """Return the error for a path that does not exist, or not for this client."""
+    return NotFound(f"The path {path[:200]!r} does not exist{hint}.")
+
+
 def _as_gateway_error(
     request: Request[Any, Any, Any], error: Exception, request_id: str, events: Events
 ) -> GatewayError:
@@ -166,7 +171,7 @@ def _as_gateway_error(
             return error
         case NotFoundException():
             path = request.scope["path"]
-            return NotFound(f"The path {path[:200]!r} does not exist{_path_hint(path)}.")
+            return no_such_path(path, _path_hint(path))
         case MethodNotAllowedException():
             known = " and ".join(sorted(_methods(request) - {"OPTIONS"}))
             return MethodNotAllowed(f"{request.scope['path'][:200]!r} takes {known}, not {request.method}.")

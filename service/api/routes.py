@@ -21,6 +21,7 @@ T = TypeVar("T")
 Current = Callable[[], T]  # returns the current object; a reload of the settings replaces it
 HttpRequest = Request[Any, Any, Any]
 JSON = "application/json"
+NO_STORE = {"cache-control": "no-store"}
 get_or_head = partial(route, http_method=["GET", "HEAD"])  # servers leave out the body for HEAD
 
 
@@ -51,7 +52,7 @@ def _chat_routes(deps: Current[ApiDependencies], ops: Current[Ops]) -> list[HTTP
     async def models(request: HttpRequest) -> Response[bytes]:
         """List the models."""
         _check_caller(deps(), request)
-        return _json(ops().models())
+        return json_response(ops().models())
 
     @get_or_head("/v1/models/{name:path}")
     async def model(request: HttpRequest, name: FromPath[str]) -> Response[bytes]:
@@ -60,7 +61,7 @@ def _chat_routes(deps: Current[ApiDependencies], ops: Current[Ops]) -> list[HTTP
         found = ops().model(name.removeprefix("/"))
         if found is None:
             raise ModelNotFound(f"There is no model {name.removeprefix('/')[:100]!r} here.", param="model")
-        return _json(found)
+        return json_response(found)
 
     @get_or_head("/v1/offline")
     async def offline(request: HttpRequest) -> Response[bytes]:
@@ -79,20 +80,20 @@ def _health_routes(ops: Current[Ops]) -> list[HTTPRouteHandler]:
     @get_or_head("/livez")
     async def livez() -> Response[bytes]:
         """Return 200 while this process runs. It checks nothing else, so load cannot make it fail."""
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     @get_or_head("/readyz")
     async def readyz() -> Response[bytes]:
         """Return whether this instance accepts new requests: 200 or 503."""
-        return _json({"status": "ok" if ops().ready() else "draining"}, 200 if ops().ready() else 503)
+        return json_response({"status": "ok" if ops().ready() else "draining"}, 200 if ops().ready() else 503)
 
     @get_or_head("/health")
     async def health(deep: FromQuery[bool] = False) -> Response[bytes]:
         """Return the health, with `?deep=true` of each component: 200 or 503."""
         if not deep:
-            return _json(ops().health(), 200 if ops().ready() else 503)
+            return json_response(ops().health(), 200 if ops().ready() else 503)
         healthy, report = ops().deep_health()
-        return _json(report, 200 if healthy else 503)
+        return json_response(report, 200 if healthy else 503)
 
     return [livez, readyz, health]
 
@@ -104,7 +105,7 @@ def _monitoring_routes(
     async def status(request: HttpRequest) -> Response[bytes]:
         """Return targets, counters, recent requests and incidents."""
         _check_caller(deps(), request)
-        return _json(ops().status())
+        return json_response(ops().status())
 
     @get_or_head("/metrics")
     async def scrape(request: HttpRequest) -> Response[bytes]:
@@ -148,6 +149,7 @@ def _check_caller(deps: ApiDependencies, request: HttpRequest) -> None:
     deps.callers.identify(request.headers.get("authorization", ""), request.scope)
 
 
-def _json(value: object, status: int = 200) -> Response[bytes]:
-    headers = {"cache-control": "no-store"}
+def json_response(value: object, status: int = 200, more: Mapping[str, str] = {}) -> Response[bytes]:
+    """Return a JSON answer that nobody stores. `more`: headers beside."""
+    headers = {**NO_STORE, **more}
     return Response(msgspec.json.encode(value), status_code=status, media_type=JSON, headers=headers)

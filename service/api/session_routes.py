@@ -7,18 +7,16 @@ DELETE /v1/session          204; the cookie is gone
 
 from collections.abc import Callable, Mapping
 
-import msgspec
 from litestar import Response, delete, post
 from litestar.handlers import HTTPRouteHandler
 
 from dub5.service.admission.sessions import clear_cookie
 from dub5.service.api.browser_sessions import BrowserSessions, is_https
 from dub5.service.api.chat import ApiDependencies
-from dub5.service.api.routes import HttpRequest
-from dub5.service.errors import NotFound
+from dub5.service.api.errors import no_such_path
+from dub5.service.api.routes import NO_STORE, HttpRequest, json_response
 
 PATH = "/v1/session"
-NO_STORE = {"cache-control": "no-store"}
 
 
 def session_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler]:
@@ -32,10 +30,12 @@ def session_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler
         tokens, known = sessions.tokens, sessions.by_cookie(request.scope, headers)
         session = known or tokens.start()
         if known is not None and not tokens.wants_renewal(known):
-            return _json({"session": known.label, "expires_in_s": tokens.cookie_s - max(0, known.age_s)}, 200)
+            return json_response(
+                {"session": known.label, "expires_in_s": tokens.cookie_s - max(0, known.age_s)}, 200
+            )
         cookie = {"set-cookie": tokens.set_cookie(session, https=is_https(request.scope))}
         body = {"session": session.label, "expires_in_s": tokens.cookie_s}
-        return _json(body, 200 if known else 201, cookie)
+        return json_response(body, 200 if known else 201, cookie)
 
     @post(f"{PATH}/ticket")
     async def ticket(request: HttpRequest) -> Response[bytes]:
@@ -44,7 +44,7 @@ def session_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler
         tokens = sessions.tokens
         session = sessions.identify(request.scope, headers) or tokens.start()
         body = {"session": session.label, "ticket": tokens.write_ticket(session)}
-        return _json({**body, "expires_in_s": tokens.ticket_s}, 201)
+        return json_response({**body, "expires_in_s": tokens.ticket_s}, 201)
 
     @delete(PATH)
     async def end(request: HttpRequest) -> Response[None]:
@@ -62,12 +62,6 @@ def _opened(deps: ApiDependencies, request: HttpRequest) -> tuple[BrowserSession
     """Return the sessions, and the headers. Raises NotFound without sessions, Unauthorized."""
     headers = dict(request.headers)
     if deps.sessions is None:
-        raise NotFound(f"The path {request.scope['path'][:200]!r} does not exist.")
+        raise no_such_path(request.scope["path"])
     deps.callers.identify(headers.get("authorization", ""), request.scope)
     return deps.sessions, headers
-
-
-def _json(value: object, status: int, more: Mapping[str, str] = {}) -> Response[bytes]:
-    headers = {**NO_STORE, **more}
-    body = msgspec.json.encode(value)
-    return Response(body, status_code=status, media_type="application/json", headers=headers)

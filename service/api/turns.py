@@ -34,7 +34,7 @@ from dub5.service.conversation.model import NewQuestion, Turn, TurnEnd, estimate
 from dub5.service.conversation.open_turn import OpenTurn
 from dub5.service.conversation.turns import Turns
 from dub5.service.errors import DeadlineExceeded, SuspiciousInput
-from dub5.service.events import SecurityKind, SecurityNoted, TurnEnded
+from dub5.service.events import TurnEnded
 from dub5.service.gateway import Answer
 from dub5.service.model import AnyRequest, Caller, Chunks, Outcome
 from dub5.service.providers.slices import in_turns
@@ -117,8 +117,7 @@ class TurnExchange(Exchange):
             return
         self._log.flags = await in_turns(scan_in_steps(text))
         if self._log.flags:
-            who = self._log.caller if self._session is None else self._session.label
-            self.deps.events.emit(SecurityNoted(SecurityKind.INJECTION_FLAGGED, who, WHERE))
+            self._note_flags(WHERE)
             if action == "block":
                 flags = ", ".join(self._log.flags)
                 raise SuspiciousInput(f"The question looks like a prompt injection ({flags}).", param="text")
