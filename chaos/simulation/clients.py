@@ -101,14 +101,10 @@ class SimulatedClient:
 
     async def _read(self, reply: AppStream, reader: ReplyReader) -> Ending:
         request, plan = self._request, self._request.plan
-        received_s = request.began_s
         try:
             while data := await reply.read():
                 reader.feed(data)
-                now_s = self._loop.time()
-                request.silent_s, received_s = max(request.silent_s, now_s - received_s), now_s
-                if reader.content_seen and not request.content_s:
-                    request.content_s = now_s
+                request.receive(self._loop.time(), content_seen=reader.content_seen)
                 if plan.leave_words is not None and reader.text.count(" ") >= plan.leave_words:
                     self._left()
                     return CLIENT_LEFT

@@ -254,14 +254,10 @@ class Person:
         async with client.stream("POST", path, json=body, headers=headers, context=context) as reply:
             request.headers, request.status = reply.headers, reply.status
             reader = TurnReader(reply.status, plan.prompt, stream=plan.stream)
-            received_s = request.began_s
             try:
                 while data := await reply.read():
                     reader.feed(data)
-                    now_s = self._loop.time()
-                    request.silent_s, received_s = max(request.silent_s, now_s - received_s), now_s
-                    if reader.content_seen and not request.content_s:
-                        request.content_s = now_s
+                    request.receive(self._loop.time(), content_seen=reader.content_seen)
                     was_accepted = asked.accepted_kept
                     _note(asked, reader)
                     if asked.accepted_kept and not was_accepted:

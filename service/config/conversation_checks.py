@@ -8,9 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 from dub5.service.config.secrets import PLACEHOLDER, ReadVariable, SecretReader
 from dub5.service.config.settings import DatabaseSettings, Secret, Settings
-from dub5.service.store.url import url_problems
+from dub5.service.store.url import DEFAULT_URL, url_problems
 
-DEFAULT_URL = "sqlite:///data/dub5.db"
 EPHEMERAL = "VERCEL"  # set where each instance has a disk of its own, which ends with it
 EPHEMERAL_WHY = (
     f"is a file of SQLite, and {EPHEMERAL} is set: on Vercel each instance has its own disk, which is"

@@ -10,19 +10,13 @@ from dub5.service.events import Events, MigrationEnded
 from dub5.service.store.base import Database
 from dub5.service.store.migrate import MigrationFailed, migrate_at_start, open_session, steps
 from dub5.service.store.store import Store, StoreOptions
-from dub5.service.store.url import describe, open_database, parse_url
+from dub5.service.store.url import EngineOptions, describe, open_database, parse_url
 
 SQLITE_CALLS_MAX = 64  # one commit serves all that wait
 
 
-class DatabaseOptions(Protocol):
+class DatabaseOptions(EngineOptions, Protocol):
     """What the store has to know of [database]."""
-
-    @property
-    def sync(self) -> Literal["power", "process"]: ...
-
-    @property
-    def pool_max(self) -> int: ...
 
     @property
     def patience_s(self) -> float: ...

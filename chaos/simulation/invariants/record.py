@@ -78,6 +78,7 @@ class RequestRecord:
     status: int = 0  # of the reply
     content_s: float = 0.0  # when its client received the first content
     silent_s: float = 0.0  # the longest time without a byte for its client
+    received_s: float | None = None  # when its client received the last bytes
     cache_result: str = ""  # "hit", "stale" or "miss"
     cache_looked_s: float = 0.0
     leader: "RequestRecord | None" = None  # the request whose call it shares
@@ -88,6 +89,13 @@ class RequestRecord:
         """Record that the request has reached the service: its deadline counts from then."""
         self.deadline_s += now_s - self.began_s
         self.began_s, self.generation = now_s, generation
+
+    def receive(self, now_s: float, *, content_seen: bool) -> None:
+        """Record that its client has received bytes. `content_seen`: there is content in what it has."""
+        before_s = self.began_s if self.received_s is None else self.received_s
+        self.silent_s, self.received_s = max(self.silent_s, now_s - before_s), now_s
+        if content_seen and not self.content_s:
+            self.content_s = now_s
 
     @property
     def leader_or_self(self) -> "RequestRecord":
