@@ -56,7 +56,7 @@ async def until_ok(store: Store) -> None:
 @pytest.mark.real_sockets
 async def test_sqlite(tmp_path: Path) -> None:
     """With a file of SQLite the tables are made at the start, and the process has its row of `worker`."""
-    service = service_of(f"sqlite:///{tmp_path}/kept.db")
+    service = service_of(f"sqlite:///{tmp_path}/kept.db", patience_s=5.0)  # a busy machine is not lost
     await service.start()
     assert service.store is not None
     async with asyncio.timeout(20.0):
