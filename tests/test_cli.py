@@ -7,16 +7,7 @@ from pathlib import Path
 import pytest
 
 from dub5.cli import VERBS, main
-
-SETTINGS = """
-[[provider]]
-name = "one"
-dialect = "openai"
-base_url = "http://127.0.0.1:9"
-[[route]]
-name = "chat"
-targets = ["one/model"]
-"""
+from tests.support.one_route import ONE_ROUTE
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -42,7 +33,7 @@ def test_default_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The file `dub5.toml` of the current folder needs no option."""
-    (tmp_path / "dub5.toml").write_text(SETTINGS)
+    (tmp_path / "dub5.toml").write_text(ONE_ROUTE)
     monkeypatch.chdir(tmp_path)
     assert main(["check"]) == 0
     assert "one: openai at http://127.0.0.1:9" in capsys.readouterr().out
@@ -50,7 +41,7 @@ def test_default_settings(
 
 def test_no_extras(tmp_path: Path) -> None:
     """Without the harness's packages `check` works, and `chaos` names the extra to install."""
-    (tmp_path / "dub5.toml").write_text(SETTINGS)
+    (tmp_path / "dub5.toml").write_text(ONE_ROUTE)
     code = "import sys; sys.modules |= dict.fromkeys(('rich', 'toxiproxy', 'requests', 'redis', 'pytest')); "
     code += "from dub5.cli import main; sys.exit(10 * main(['check']) + main(['chaos', '--list']))"
     ended = subprocess.run(
@@ -61,7 +52,7 @@ def test_no_extras(tmp_path: Path) -> None:
 
 def test_nothing_is_loaded_for_nobody(tmp_path: Path) -> None:
     """A service that talks through aiohttp and has no Redis loads no package that only others use."""
-    (tmp_path / "dub5.toml").write_text(SETTINGS)
+    (tmp_path / "dub5.toml").write_text(ONE_ROUTE)
     code = (
         "import sys; from pathlib import Path; from dub5.service.command import Service, load\n"
         "Service(load(Path('dub5.toml'))); print(*sys.modules)"

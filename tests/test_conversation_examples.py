@@ -1,8 +1,6 @@
 """The examples of docs/use/conversations.md, as they stand there: in a shell, in Python and in JavaScript."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ import pytest
 
 from dub5.simulators.server.thread import SimulatorThread
 from tests.support.child_processes import serving
+from tests.support.machine import program
 from tests.support.source import ROOT
 
 PAGE = (ROOT / "docs" / "use" / "conversations.md").read_text(encoding="utf-8")
@@ -56,15 +55,6 @@ def run(command: list[str], folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def program(name: str) -> str:
-    """Return the path of a program."""
-    found = shutil.which(name)
-    if found is None:
-        why = f"NOT AS THOROUGH AS IN CI: {name} is not here"
-        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
-    return found
 
 
 def test_shell(address: str, tmp_path: Path) -> None:

@@ -12,17 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.installed import PATIENCE_S, build_wheel, install_wheel, run
+from tests.support.one_route import ONE_ROUTE
 from tests.support.source import ROOT
 
-SETTINGS = """
-[[provider]]
-name = "one"
-dialect = "openai"
-base_url = "http://127.0.0.1:9"
-[[route]]
-name = "chat"
-targets = ["one/model"]
-"""
 THEIR_TEST = """
 import service, simulators
 
@@ -48,7 +40,7 @@ def application(tmp_path: Path) -> Path:
     for name in ("service", "simulators"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text('OWNER = "them"\n')
-    (tmp_path / "dub5.toml").write_text(SETTINGS)
+    (tmp_path / "dub5.toml").write_text(ONE_ROUTE)
     (tmp_path / "test_theirs.py").write_text(THEIR_TEST)
     return tmp_path
 

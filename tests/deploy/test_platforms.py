@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -23,6 +22,7 @@ from dub5.service.verify.site import Site
 from dub5.service.wire.aiohttp_wire import AiohttpWire
 from dub5.simulators.server.sockets import serve
 from tests.support.installed import PATIENCE_S, build_wheel, install_wheel
+from tests.support.machine import free_port
 from tests.support.source import ROOT
 from tests.support.world import WORDS, body, healthy, payloads
 
@@ -60,13 +60,6 @@ def environ_of(python: Path, **more: str) -> dict[str, str]:
     """Return the environment of a platform: its own commands first, no checkout, and bytecode on the disk."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DUB5", "PYTHON"))}
     return kept | KEYS | {"PATH": f"{python.parent}:{os.environ['PATH']}"} | more
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def ready(url: str, process: asyncio.subprocess.Process) -> None:

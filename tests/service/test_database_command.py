@@ -9,17 +9,11 @@ import pytest
 
 from dub5.cli import main
 from dub5.service.database_command import ACTIONS
+from tests.support.one_route import ONE_ROUTE
 from tests.support.postgres import postgres_server
 from tests.support.source import ROOT
 
-SETTINGS = """
-[[provider]]
-name = "one"
-dialect = "openai"
-base_url = "http://127.0.0.1:9"
-[[route]]
-name = "chat"
-targets = ["one/model"]
+SETTINGS = f"""{ONE_ROUTE}
 [database]
 url = "sqlite:///data/of-the-settings.db"
 """

@@ -7,16 +7,8 @@ import pytest
 from dub5.service.config.load import load
 from dub5.service.config.options import LimitOptions
 from dub5.service.config.settings import LoadedSettings, SettingsProblems
+from tests.support.one_route import ONE_ROUTE
 
-BASE = """
-[[provider]]
-name = "one"
-dialect = "openai"
-base_url = "http://127.0.0.1:9/v1"
-[[route]]
-name = "chat"
-targets = ["one/m"]
-"""
 KEYS = '[server]\ncaller_keys_env = ["KEY_ONE"]\n'
 SESSION = '[session]\nsecret_env = ["SESSION_SECRET"]\n'
 REDIS = '[cache.redis]\nurl = "redis://127.0.0.1"\n'
@@ -29,7 +21,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def read(file: Path, more: str, **options: object) -> LoadedSettings:
-    file.write_text(BASE + more)
+    file.write_text(ONE_ROUTE + more)
     return load(file, ENVIRONMENT, **options)  # type: ignore[arg-type]
 
 

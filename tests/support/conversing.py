@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from tests.support.machine import free_port
 
 KEY = "a-key-of-the-people-of-this-test"
 START_S = 30.0
@@ -145,11 +146,3 @@ def client() -> aiohttp.ClientSession:
     """Return a client with the people's key."""
     headers = {"authorization": f"Bearer {KEY}"}
     return aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0))
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

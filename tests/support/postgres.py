@@ -6,9 +6,7 @@ the tests are gone, even by SIGKILL. Without PostgreSQL the tests are skipped, l
 
 import os
 import pwd
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from dub5.chaos.engines import supervise
+from tests.support.machine import free_port, program
 
 START_S = 120.0
 ACCOUNTS = ("postgres", "nobody")
@@ -36,26 +35,18 @@ SETTINGS = {
 }
 
 
-def program(name: str) -> str:
+def postgres_program(name: str) -> str:
     """Return the path of a program of PostgreSQL, of the newest version that is here."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
     path = os.pathsep.join([*map(str, reversed(folders)), os.environ.get("PATH", "")])
-    found = shutil.which(name, path=path)
-    if found is None:
-        why = (
-            f"NOT AS THOROUGH AS IN CI: PostgreSQL's {name} is not here (Debian: apt-get install postgresql)"
-        )
-        if os.environ.get("CI") == "true":
-            pytest.fail(why)
-        pytest.skip(why)
-    return found
+    return program(name, path=path, package="postgresql")
 
 
 class PostgresServer:
     """A PostgreSQL server; its data outlive a stop, and end with the folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.folder = folder
         self._data = folder / "data"
         self._account = _account()
@@ -104,7 +95,7 @@ class PostgresServer:
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
             )
-        ready = [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-t", "1"]
+        ready = [postgres_program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-t", "1"]
         for _ in range(int(START_S / 0.05)):
             if subprocess.run(ready, check=False).returncode == 0:
                 return
@@ -145,7 +136,7 @@ class PostgresServer:
 
     def sql(self, text: str, database: str = "postgres") -> str:
         """Execute SQL by psql; return what it prints."""
-        command = [program("psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", text]
+        command = [postgres_program("psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", text]
         done = subprocess.run(
             [*command, f"{self.address}/{database}"], check=True, capture_output=True, text=True
         )
@@ -170,7 +161,7 @@ class PostgresServer:
 
     def _command(self, name: str, *arguments: object) -> list[str]:
         """Return a command that runs under the account; `setpriv` belongs to every Debian."""
-        command = [program(name), *map(str, arguments)]
+        command = [postgres_program(name), *map(str, arguments)]
         if self._account is None:
             return command
         user, group = self._account.pw_uid, self._account.pw_gid
@@ -180,7 +171,7 @@ class PostgresServer:
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
     """Make and start a server for a session of tests; stop it at the end."""
-    program("postgres")
+    postgres_program("postgres")
     with tempfile.TemporaryDirectory(prefix="dub5-pg-", ignore_cleanup_errors=True) as folder:
         server = PostgresServer(Path(folder))
         server.make()
@@ -201,10 +192,3 @@ def _account() -> pwd.struct_passwd | None:
         except KeyError:
             continue
     pytest.fail("PostgreSQL refuses root, and there is no other account")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -5,8 +5,6 @@ Without a Redis the tests are skipped, loudly; with CI=true they fail.
 """
 
 import asyncio
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,23 +15,21 @@ from typing import Self
 
 import pytest
 
+from tests.support.machine import free_port, program
+
 START_S = 10.0
 
 
-def program() -> str:
+def redis_program() -> str:
     """Return the path of Redis, or of Valkey, which is compatible."""
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
-    if found is None:
-        why = "NOT AS THOROUGH AS IN CI: neither redis-server nor valkey-server is here"
-        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
-    return found
+    return program("redis-server", "valkey-server")
 
 
 class RedisServer:
     """A Redis server; its data are lost with it."""
 
     def __init__(self, directory: str) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -43,7 +39,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start the server; return when it answers."""
-        command = [program(), "--bind", "127.0.0.1", "--port", str(self.port), "--dir", self._directory]
+        command = [redis_program(), "--bind", "127.0.0.1", "--port", str(self.port), "--dir", self._directory]
         quiet = ["--save", "", "--appendonly", "no", "--loglevel", "warning", "--databases", "1"]
         self._process = subprocess.Popen([*command, *quiet], stdout=subprocess.DEVNULL)
         for _ in range(int(START_S / 0.02)):
@@ -162,10 +158,3 @@ class SlowProxy:
             writer.write(data)
             await writer.drain()
         raise ConnectionResetError
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

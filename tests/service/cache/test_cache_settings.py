@@ -6,16 +6,8 @@ import pytest
 
 from dub5.service.config.load import load
 from dub5.service.config.settings import LoadedSettings, SettingsProblems
+from tests.support.one_route import ONE_ROUTE
 
-BASE = """
-[[provider]]
-name = "one"
-dialect = "openai"
-base_url = "http://127.0.0.1:9/v1"
-[[route]]
-name = "chat"
-targets = ["one/m"]
-"""
 SECRET = "s3cret-password"
 ENVIRONMENT = {
     "REDIS_URL": f"redis://user:{SECRET}@redis.test:6380/2",
@@ -31,7 +23,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def read(file: Path, more: str, running: LoadedSettings | None = None) -> LoadedSettings:
-    file.write_text(BASE + more)
+    file.write_text(ONE_ROUTE + more)
     return load(file, ENVIRONMENT, running=running and running.settings)
 
 

@@ -8,20 +8,12 @@ import pytest
 from dub5.service.command import main
 from dub5.service.config.load import load
 from dub5.service.config.settings import LoadedSettings, SettingsProblems
+from tests.support.one_route import ONE_ROUTE
 
-BASE = """
-[[provider]]
-name = "one"
-dialect = "openai"
-base_url = "http://127.0.0.1:9/v1"
-[[route]]
-name = "chat"
-targets = ["one/m"]
-"""
 ON = "[session]\n[conversation]\n"
 SECRET = "s3cret-pass-word"
 ENVIRONMENT = {
-    "DATABASE_URL": f"postgresql://dub5:{SECRET}@db.test:5432/dub5",
+    "DATAONE_ROUTE_URL": f"postgresql://dub5:{SECRET}@db.test:5432/dub5",
     "SQLITE_URL": "sqlite:///kept/here.db",
     "EXAMPLE_URL": "postgresql://user:your_password_here@db.test/dub5",
     "NO_URL": f"http://{SECRET}@db.test",
@@ -36,7 +28,7 @@ def file(tmp_path: Path) -> Path:
 def read(
     file: Path, more: str, running: LoadedSettings | None = None, environ: dict[str, str] | None = None
 ) -> LoadedSettings:
-    file.write_text(BASE + more)
+    file.write_text(ONE_ROUTE + more)
     return load(file, ENVIRONMENT | (environ or {}), running=running and running.settings)
 
 
@@ -58,10 +50,10 @@ def test_a_url_by_a_variable(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A URL with a password comes from a variable, and neither `repr` nor `check` shows the password."""
-    loaded = read(file, ON + '[database]\nurl_env = "DATABASE_URL"\n')
-    assert loaded.database_url and loaded.database_url.reveal() == ENVIRONMENT["DATABASE_URL"]
+    loaded = read(file, ON + '[database]\nurl_env = "DATAONE_ROUTE_URL"\n')
+    assert loaded.database_url and loaded.database_url.reveal() == ENVIRONMENT["DATAONE_ROUTE_URL"]
     assert SECRET not in repr(loaded)
-    monkeypatch.setenv("DATABASE_URL", ENVIRONMENT["DATABASE_URL"])
+    monkeypatch.setenv("DATAONE_ROUTE_URL", ENVIRONMENT["DATAONE_ROUTE_URL"])
     assert main(["check", "--env", "--config", str(file)]) == 0
     said = capsys.readouterr().out
     assert SECRET not in said

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -12,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from dub5.simulators.server.thread import SimulatorThread
-from tests.support.conversing import Interrupted, Person, ServiceProcess, client, free_port
+from tests.support.conversing import Interrupted, Person, ServiceProcess, client
+from tests.support.machine import free_port, program
 
 PEOPLE = 16
 TURNS_BEFORE_A_KILL = 30
 ENGINES = ("sqlite", "postgresql")
 KILLS = 5
+NGINX_PATH = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin"  # where Debian has it
 NGINX = """
 daemon off;
 {user}
@@ -123,15 +124,11 @@ def _check(person: Person, turns: list[dict[str, object]]) -> None:
 @contextmanager
 def nginx(folder: Path, ports: list[int]) -> Iterator[str]:
     """Run nginx in front of these ports."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if program is None:
-        why = "NOT AS THOROUGH AS IN CI: nginx is not here"
-        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
     port, config = free_port(), folder / "nginx.conf"
     servers = " ".join(f"server 127.0.0.1:{each} max_fails=1 fail_timeout=1s;" for each in ports)
     user = "user root;" if os.geteuid() == 0 else ""
     config.write_text(NGINX.format(folder=folder, servers=servers, port=port, user=user), encoding="utf-8")
-    command = [program, "-c", str(config), "-p", str(folder), "-e", "stderr"]
+    command = [program("nginx", path=NGINX_PATH), "-c", str(config), "-p", str(folder), "-e", "stderr"]
     with (folder / "nginx.log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
         try:
             yield f"http://127.0.0.1:{port}"
