@@ -20,10 +20,10 @@ IGNORED = {"le", "job", "instance"}  # added by the histogram's text and by Prom
 
 def service(folder: Path) -> Service:
     config = folder / "service.toml"
-    text = settings({name: f"http://{name}" for name in PROVIDERS})
-    config.write_text(f"{text}\n[session]\n[conversation]\n")
+    config.write_text(settings({name: f"http://{name}" for name in PROVIDERS}))
     wire = VirtualWire({f"http://{name}": respond for name, respond in PROVIDERS.items()})
-    return Service(load(config, {}), wire=wire, database=FakeDatabase(), seed="0")
+    loaded = load(config, {"DUB5_DATABASE_URL": "sqlite:///never.db"})
+    return Service(loaded, wire=wire, database=FakeDatabase(), seed="0")
 
 
 async def scrape(folder: Path) -> str:
