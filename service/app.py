@@ -34,9 +34,11 @@ from dub5.service.api.key_guard import KeyGuard
 from dub5.service.api.page import read_files
 from dub5.service.api.routes import routes
 from dub5.service.api.session_routes import session_routes
+from dub5.service.api.turn_routes import turn_routes
 from dub5.service.cache.factory import open_cache
 from dub5.service.cache.warming import Warm, warm
 from dub5.service.config.settings import LoadedSettings, Secret, ServerSettings, Settings
+from dub5.service.conversation.live_turns import LiveTurns
 from dub5.service.events import DrainBegan, Events, SecurityKind, SettingsReloaded, Subscriber
 from dub5.service.failover.loop import Failover
 from dub5.service.gateway import Gateway
@@ -98,9 +100,12 @@ class Service:
         self.wire = wire or build_wire(settings.server)
         self.cache = open_cache(settings.cache, loaded.redis_url, self.events, rng("cache"))
         self.store = _open_store(loaded, database, self.events, rng("store"))
+        live_turns = LiveTurns()
         if self.store is not None:
             outbox = self.store.outbox
-            self.metrics.observe_store(lambda: outbox.count, self.store.is_ok, self.store.pool)
+            self.metrics.observe_store(
+                lambda: outbox.count, self.store.is_ok, self.store.pool, lambda: live_turns.count
+            )
         self._shared_log = open_shared_log(settings, loaded.redis_url, self.events, rng("limits"))
         guard = partial(KeyGuard, events=self.events, proxies_known=bool(settings.server.trusted_proxies))
         self.admin = Admin(self.cache, loaded.admin_token, guard(SecurityKind.ADMIN_REFUSED))
@@ -117,6 +122,7 @@ class Service:
             Secret(secrets.token_urlsafe(32)),
             self._shared_log,
             self.store,
+            live_turns,
         )
         self._gateways: WeakSet[Gateway] = WeakSet()  # old ones included, while a request uses them
         self._failovers: WeakSet[Failover] = WeakSet()
@@ -164,6 +170,7 @@ class Service:
                 *routes(deps, ops, self.metrics, read_files(WEB)),
                 *session_routes(deps),
                 *conversation_routes(deps),
+                *turn_routes(deps),
                 *admin_routes(self.admin),
             ],
             lifespan=[lifespan],
@@ -230,6 +237,7 @@ class Service:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        await self._process.live_turns.aclose()
         for gateway in list(self._gateways):
             await gateway.aclose()
         for failover in list(self._failovers):

@@ -257,6 +257,21 @@ class HistoryPruned(Struct, frozen=True):
     tokens: int
 
 
+class ResumedFrom(StrEnum):
+    """Where the answer of a turn that was resumed came from."""
+
+    MEMORY = "memory"
+    DATABASE = "database"
+    OTHER_PROCESS = "other_process"
+
+
+class TurnResumed(Struct, frozen=True):
+    """A connection reads a turn that it did not ask."""
+
+    turn: str
+    source: ResumedFrom
+
+
 class TurnEnded(Struct, frozen=True):
     """A turn of a conversation is over. `kept`: it is in the database.
 
@@ -300,6 +315,7 @@ Event = (
     | MigrationEnded
     | HistoryPruned
     | TurnEnded
+    | TurnResumed
 )
 Subscriber = Callable[[Event], None]
 

@@ -39,6 +39,7 @@ from dub5.service.config.settings import (
 )
 from dub5.service.conversation.conversations import Conversations, Window
 from dub5.service.conversation.ids import Ids
+from dub5.service.conversation.live_turns import LiveTurns
 from dub5.service.conversation.turns import Turns
 from dub5.service.events import Events
 from dub5.service.failover.context import Dependencies, Upstream
@@ -81,6 +82,7 @@ class ProcessScope:
     session_secret: Secret  # where the settings name none
     shared_log: SharedLog | None  # of rate limits
     store: "Store | None"  # of conversations; None where the settings have none
+    live_turns: LiveTurns
 
 
 class Runtime:
@@ -260,7 +262,7 @@ def _turns(
     personalities: dict[str, Personality],
     previous: Runtime | None,
 ) -> Turns | None:
-    """Return the turns of conversations; those that are open go on. None: they are not kept."""
+    """Return the turns of conversations. None: they are not kept."""
     options, store = settings.conversation, process.store
     if options is None or store is None:
         return None
@@ -274,7 +276,7 @@ def _turns(
     before = previous.deps.turns if previous else None
     known = before.conversations if before else None
     ids = known.ids if known else Ids(process.rng("conversations"))
-    return Turns(Conversations(store, options, ids, windows, known), process.events, before)
+    return Turns(Conversations(store, options, ids, windows, known), process.events, process.live_turns)
 
 
 def _sessions(loaded: LoadedSettings, process: ProcessScope) -> BrowserSessions | None:

@@ -107,7 +107,6 @@ class Exchange:
         self.started_s = clock.now()
         self._started_ns = 0  # when the body was there: a slow upload is not our overhead
         self._log = _LogFields()
-        self._timeouts = Timeouts(self.started_s + UPLOAD_S)  # until the request says which deadline it has
         self._phase = Phase.ANSWERING
         self._ended_by: EndedBy | None = None
         self._session: Session | None = None
@@ -116,15 +115,14 @@ class Exchange:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watcher: asyncio.Task[None] | None = None
         outcome = Outcome.FAILED
+        self._timeouts = Timeouts(self.started_s + UPLOAD_S)  # until the request says which deadline it has
         self._response = self.writer(self.id, send, self._timeouts, self.deps.server.client_stall_s)
         try:
             headers = _headers(scope, self.deps.server.headers_max)
             self.id = self._response.request_id = request_id(headers, self.id)
             self._refusal = self._admit()
-            caller = self.deps.callers.identify(headers.get("authorization", ""), scope)
+            caller = self._identify(scope, headers)
             self._log.caller = caller.key
-            if self.deps.sessions is not None:
-                self._session = self.deps.sessions.identify(scope, headers)
             if self.deps.gate is not None:
                 await self._pass_gate(self.deps.gate, scope, caller)
             body = await self._read_body(receive)
@@ -147,6 +145,13 @@ class Exchange:
                 watcher.cancel()
             self.deps.admission.release(self)
             self._emit_request_ended(outcome)
+
+    def _identify(self, scope: Scope, headers: Mapping[str, str]) -> Caller:
+        """Return the caller, and note the session. Raises Unauthorized, RateLimited, CsrfRefused."""
+        caller = self.deps.callers.identify(headers.get("authorization", ""), scope)
+        if self.deps.sessions is not None:
+            self._session = self.deps.sessions.identify(scope, headers)
+        return caller
 
     async def _pass_gate(self, gate: RateLimitGate, scope: Scope, caller: Caller) -> None:
         """Count the request against the rate limits. Raises RateLimited."""
@@ -316,10 +321,12 @@ class Exchange:
             raise asyncio.CancelledError
         self._uncancel()  # or the sending below would be cancelled as well
         attempts = self._log.context.progress.trail if self._log.context else ()
-        nothing = self._response.sent is Sent.NOTHING
-        how = "no provider had answered yet" if nothing else "the answer is not whole"
+        how = "the answer is not whole" if self._has_begun() else "no provider had answered yet"
         error = ShuttingDown(f"This instance is shutting down; {how}.", retry_after_s=1.0, attempts=attempts)
         return await self._fail(error, Outcome.FAILED)
+
+    def _has_begun(self) -> bool:
+        return self._response.sent is not Sent.NOTHING
 
     async def _read_body(self, receive: Receive) -> bytes:
         """Return the body; a refused request has little room and time for it.

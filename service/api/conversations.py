@@ -21,7 +21,7 @@ from dub5.service.api.routes import NO_STORE, HttpRequest, get_or_head, json_res
 from dub5.service.api.small_body import read_small
 from dub5.service.api.turn_body import BODY_BYTES_MAX, ConversationBody, owner_of, parse_conversation
 from dub5.service.api.turn_messages import conversation_object, list_object
-from dub5.service.api.turns import TurnExchange
+from dub5.service.api.turn_stream import TurnRequest
 from dub5.service.conversation.conversations import Conversations, not_found
 from dub5.service.conversation.ids import is_id
 from dub5.service.conversation.turns import Turns
@@ -77,7 +77,7 @@ def conversation_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHa
     @post(f"{PATH}/{{id:str}}/turns", status_code=200)
     async def ask(request: HttpRequest, id: FromPath[str]) -> ASGIApp:
         """Ask a question."""
-        return TurnExchange(deps(), _turns(deps(), request, id), id)
+        return TurnRequest(deps(), turns_of(deps(), request, id), id)
 
     return [begin, list_, read, rename, remove, ask]
 
@@ -88,13 +88,20 @@ def _opened(deps: ApiDependencies, request: HttpRequest, id_: str | None = None)
     Raises NotFound without conversations, ConversationNotFound for what is no id, Unauthorized,
     SessionRequired, CsrfRefused.
     """
-    turns, headers = _turns(deps, request, id_), dict(request.headers)
+    turns = turns_of(deps, request, id_)
+    return turns.conversations, owner_of_request(deps, request)
+
+
+def owner_of_request(deps: ApiDependencies, request: HttpRequest) -> str:
+    """Return whose conversations a request is about. Raises Unauthorized, SessionRequired, CsrfRefused."""
+    headers = dict(request.headers)
     caller = deps.callers.identify(headers.get("authorization", ""), request.scope)
     session = None if deps.sessions is None else deps.sessions.identify(request.scope, headers)
-    return turns.conversations, owner_of(caller, session)
+    return owner_of(caller, session)
 
 
-def _turns(deps: ApiDependencies, request: HttpRequest, id_: str | None) -> Turns:
+def turns_of(deps: ApiDependencies, request: HttpRequest, id_: str | None) -> Turns:
+    """Return the turns. Raises NotFound without conversations, ConversationNotFound for what is no id."""
     if deps.turns is None:
         raise no_such_path(request.scope["path"])
     if id_ is not None and not is_id(id_):

@@ -4,16 +4,21 @@
     delta     a piece of the answer     end    how it ended; without one the answer is not whole
     error     in place of `end`
 
-`seq` counts the messages after `accepted` from 1, without a gap.
+`seq` is the position in the answer up to which a client has read with this message, in bytes of UTF-8: that
+of a delta is the one before and the size of its text.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from dub5.service.api.errors import error_body
 from dub5.service.conversation.conversations import ConversationPage, TurnPage
+from dub5.service.conversation.live_turn import Begun, Ended, Failed, Opened, Step, TurnListener
 from dub5.service.conversation.model import Conversation, Pruned, TokenCount, Turn
+from dub5.service.errors import GatewayError
 
 PROTOCOL = "dub5.v1"
 PROTOCOL_HEADER = "x-dub5-protocol"
@@ -21,17 +26,21 @@ LOST = "lost"
 
 
 class Accepted(Struct, tag="accepted", frozen=True):
-    """The turn is open. `id`: the client's own id of the question."""
+    """The turn is open. `id`: the client's own id of the question.
+
+    `remaining`: the questions that the tightest rate limit leaves, where there is one.
+    """
 
     turn: str
     id: str
     conversation: str
     kept: bool
     flags: tuple[str, ...]
+    remaining: int | UnsetType = UNSET
 
 
 class Begin(Struct, tag="begin", frozen=True):
-    """The answer begins. `memory`: "lost" if it is given without what was said before."""
+    """The answer begins, at `seq`. `memory`: "lost" if it is given without what was said before."""
 
     turn: str
     seq: int
@@ -72,11 +81,15 @@ class EndMessage(Struct, tag="end", frozen=True):
 
 
 class ErrorMessage(Struct, tag="error", frozen=True):
-    """The answer is not whole. `error`: as every error of the service."""
+    """The answer is not whole, or there is none. `error`: as every error of the service.
 
-    turn: str
-    seq: int
+    Without `turn`, a question or another message was refused: `id` is that of the question.
+    """
+
     error: Raw
+    turn: str | UnsetType = UNSET
+    seq: int | UnsetType = UNSET
+    id: str | UnsetType = UNSET
 
 
 class Text(Struct, frozen=True):
@@ -126,6 +139,48 @@ class ConversationObject(Struct, frozen=True):
 
 TurnMessage = Accepted | Begin | DeltaMessage | EndMessage | ErrorMessage
 _ENCODE = msgspec.json.Encoder().encode
+
+
+def messages_of(listener: TurnListener, steps: Iterable[Step]) -> Iterator[tuple[TurnMessage, int]]:
+    """Yield the message of each step that a listener has just read, and its position."""
+    id_ = listener.live.id
+    for step in steps:
+        match step:
+            case str():
+                yield DeltaMessage(id_, listener.seq, step), listener.seq
+            case Opened():
+                yield Accepted(id_, step.asked_as, step.conversation, step.kept, step.flags), listener.start
+            case Begun():
+                yield _begin(id_, step, listener.start), listener.start
+            case Ended():
+                yield _end(step.view, listener.seq), listener.seq
+            case Failed():
+                yield error_message(step.error, step.request_id, id_, listener.seq), listener.seq
+
+
+def error_message(
+    error: GatewayError, request_id: str, turn: str | UnsetType = UNSET, seq: int | UnsetType = UNSET
+) -> ErrorMessage:
+    """Return the message of an error."""
+    return ErrorMessage(Raw(_ENCODE(error_body(error, request_id)["error"])), turn, seq)
+
+
+def _begin(turn: str, begun: Begun, seq: int) -> Begin:
+    return Begin(
+        turn,
+        seq,
+        begun.route,
+        begun.target,
+        begun.trail,
+        begun.degraded or UNSET,
+        begun.pruned or UNSET,
+        LOST if begun.memory_lost else UNSET,
+    )
+
+
+def _end(turn: Turn, seq: int) -> EndMessage:
+    assert turn.outcome is not None, "it has ended"
+    return EndMessage(turn.id, seq, turn.outcome, turn.finish, tokens_of(turn), turn.kept)
 
 
 def sse(message: TurnMessage, seq: int) -> bytes:

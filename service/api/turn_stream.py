@@ -1,114 +1,223 @@
-"""The stream of a turn: the chunks of an answer, as messages. Only here are they decoded."""
+"""Turns over HTTP: a listener's steps as JSON, or as server-sent events. The turn itself ends with neither.
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+TurnRequest   asks, and sends the turn as one object or as a stream
+TurnEvents    sends the stream of a turn that was asked before
+"""
 
-from msgspec import UNSET
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
-from dub5.service.api.turn_answer import TurnAnswer
+import msgspec
+from litestar.types import Receive, Scope, Send
+from msgspec import Raw
+
+from dub5.service.api.chat import ApiDependencies
+from dub5.service.api.errors import ClientGone
+from dub5.service.api.response import ResponseWriter
+from dub5.service.api.stream import HEARTBEAT_S
 from dub5.service.api.turn_messages import (
-    LOST,
-    Accepted,
-    Begin,
-    DeltaMessage,
-    EndMessage,
-    TurnMessage,
+    PROTOCOL,
+    PROTOCOL_HEADER,
+    ErrorMessage,
+    messages_of,
     sse,
-    tokens_of,
+    turn_object,
 )
-from dub5.service.cache.replay import ReplayedStream
-from dub5.service.conversation.model import Turn
-from dub5.service.conversation.open_turn import OpenTurn
-from dub5.service.gateway import Answer
-from dub5.service.model import Chunk, Chunks, Usage
+from dub5.service.api.turns import TOO_LATE, TurnExchange
+from dub5.service.conversation.live_turn import Begun, Ended, Failed, Step, TurnListener
+from dub5.service.conversation.turns import Turns
+from dub5.service.errors import DeadlineExceeded, GatewayError, StreamStalled
+from dub5.service.model import Chunk
+from dub5.service.timeouts import NEVER, Timeouts
+
+T = TypeVar("T")
+_ERROR = msgspec.json.Decoder(dict[str, Raw])
 
 
-class Numbered(Protocol):
-    """What numbers the messages."""
+class TurnWriter(ResponseWriter):
+    """Sends the messages of a turn. An error before the first one is JSON with its own status."""
 
-    seq: int
+    done = b""
+
+    def error_event(self, body: bytes) -> bytes:
+        """Return the message `error` for a question that was refused after a heartbeat."""
+        return sse(ErrorMessage(_ERROR.decode(body)["error"]), 0)
 
 
 class TurnStream:
-    """The messages of an answer, as chunks that are ready to send. `end` writes the turn's end."""
+    """The messages of a listener, as chunks that are ready to send."""
 
-    def __init__(
-        self,
-        source: Chunks,
-        turn: OpenTurn,
-        said: TurnAnswer,
-        numbers: Numbered,
-        end: Callable[[], Awaitable[Turn]],
-    ) -> None:
-        self._source = source
-        self._turn = turn
-        self._said = said
-        self._numbers = numbers
-        self._end = end
-        self._over = False
+    usage = None
 
-    @property
-    def usage(self) -> Usage | None:
-        """The provider's usage, once it has sent it."""
-        return self._source.usage
-
-    def begin(self, route: str, answer: Answer, trail: str, chunks: list[Chunk]) -> list[Chunk]:
-        """Return the messages of the first chunks, which are the commit point."""
-        turn, question = self._turn, self._turn.question
-        accepted = Accepted(turn.id, turn.asked_as, turn.conversation, turn.kept, question.flags)
-        begin = Begin(
-            turn.id,
-            0,
-            route,
-            answer.target,
-            trail,
-            answer.degraded or UNSET,
-            turn.pruned or UNSET,
-            LOST if turn.memory_lost else UNSET,
-        )
-        return [*_chunks([accepted, begin]), *self._deltas(chunks)]
+    def __init__(self, listener: TurnListener) -> None:
+        self._listener = listener
 
     async def read(self) -> list[Chunk]:
-        """Return the next messages; none after the end. Raises what the source raises."""
-        if self._over:
-            return []
-        chunks = await self._source.read()
-        if chunks:
-            return self._deltas(chunks)
-        self._over = True
-        return _chunks([_end(await self._end(), self._next())])
+        """Return the next messages; none after the end."""
+        return self.chunks(await self._listener.read())
+
+    def chunks(self, steps: list[Step]) -> list[Chunk]:
+        """Return the messages of these steps."""
+        return [Chunk(sse(message, seq)) for message, seq in messages_of(self._listener, steps)]
 
     async def aclose(self) -> None:
-        """Close the source."""
-        await self._source.aclose()
-
-    def _deltas(self, chunks: list[Chunk]) -> list[Chunk]:
-        """Return one message for all text that has come; a chunk without bytes if there is none."""
-        text = self._said.add_events(chunk.raw for chunk in chunks)
-        return _chunks([DeltaMessage(self._turn.id, self._next(), text)]) if text else [Chunk(b"")]
-
-    def _next(self) -> int:
-        self._numbers.seq += 1
-        return self._numbers.seq
+        """Listen no more."""
+        self._listener.leave()
 
 
-def repeated(turn: Turn, numbers: Numbered) -> ReplayedStream:
-    """Return the messages of a turn that ended before."""
-    messages: list[TurnMessage] = [
-        Accepted(turn.id, turn.asked_as, turn.conversation, turn.kept, turn.flags),
-        Begin(turn.id, 0, turn.model, turn.target, "", turn.degraded or UNSET),
-    ]
-    if turn.answer:
-        numbers.seq += 1
-        messages.append(DeltaMessage(turn.id, numbers.seq, turn.answer))
-    numbers.seq += 1
-    return ReplayedStream(_chunks([*messages, _end(turn, numbers.seq)]))
+class _Carrier:
+    """Sends what a listener hears to one client; heartbeats, while the answer `is_held`."""
+
+    def __init__(
+        self, deps: ApiDependencies, send: Send, request_id: str, is_held: Callable[[], bool]
+    ) -> None:
+        self.timeouts = Timeouts(NEVER)
+        self.writer = TurnWriter(request_id, send, self.timeouts, deps.server.client_stall_s)
+        self.is_held = is_held
+
+    async def send_events(self, listener: TurnListener, begin_by_s: float = NEVER) -> None:
+        """Send a stream. Nothing is sent before its first piece, so that an error has a status of its own."""
+        steps = list[Step]()
+        while not any(isinstance(step, Begun | Failed) for step in steps):
+            heard = await self._read(listener, begin_by_s)
+            if not heard:
+                return
+            steps += heard
+        begun = next((step for step in steps if isinstance(step, Begun)), None)
+        if begun is None and isinstance(steps[-1], Failed):
+            await self.send_failed(steps[-1])
+            return
+        stream = TurnStream(listener)
+        await self.writer.send_stream(
+            {**(begun.headers if begun else {}), **self._own_headers()}, stream.chunks(steps), stream
+        )
+
+    async def send_object(self, listener: TurnListener, begin_by_s: float = NEVER) -> None:
+        """Send the turn as one object, once it is over."""
+        begun, over = Begun(""), None
+        while over is None:
+            steps = await self._read(listener, begin_by_s)
+            if not steps:
+                return
+            begun = next((step for step in steps if isinstance(step, Begun)), begun)
+            over = next((step for step in steps if isinstance(step, Ended | Failed)), None)
+        if isinstance(over, Failed):
+            await self.send_failed(over)
+            return
+        view = turn_object(over.view, begun.pruned, memory_lost=begun.memory_lost)
+        body = msgspec.json.encode(view)
+        headers = {"x-dub5-route": begun.route, **begun.headers, "x-request-id": self.writer.request_id}
+        known = {"content-type": "application/json", "content-length": str(len(body))}
+        await self.writer.send_json(200, {**known, **headers}, body)
+
+    async def send_failed(self, failed: Failed) -> None:
+        """Send an error that came before any of the answer."""
+        self.writer.request_id = failed.request_id
+        await self.writer.send_error(failed.error)
+
+    async def until(self, future: "asyncio.Future[T]") -> None:
+        """Wait until it is done; send heartbeats meanwhile, where the answer is held. Raises TimeoutError."""
+        while not (await asyncio.wait({future}, timeout=HEARTBEAT_S))[0]:
+            if self.is_held():
+                await self.beat()
+
+    async def beat(self) -> None:
+        """Send a heartbeat, the first one with the head of a stream. Raises TimeoutError."""
+        await self.writer.send_heartbeat(self._own_headers())
+
+    async def _read(self, listener: TurnListener, begin_by_s: float) -> list[Step]:
+        """Return what is new. Raises DeadlineExceeded if nothing has begun by then."""
+        if begin_by_s == NEVER and not self.is_held():
+            return await listener.read()
+        reading = asyncio.ensure_future(listener.read())
+        try:
+            async with asyncio.timeout_at(None if begin_by_s == NEVER else begin_by_s) as bound:
+                await self.until(reading)
+                return reading.result()
+        except TimeoutError:
+            if bound.expired():
+                raise DeadlineExceeded(TOO_LATE) from None
+            raise
+        finally:
+            reading.cancel()
+
+    def _own_headers(self) -> dict[str, str]:
+        return {"x-request-id": self.writer.request_id, PROTOCOL_HEADER: PROTOCOL}
 
 
-def _end(turn: Turn, seq: int) -> EndMessage:
-    assert turn.outcome is not None, "it has ended"
-    return EndMessage(turn.id, seq, turn.outcome, turn.finish, tokens_of(turn), turn.kept)
+class TurnRequest:
+    """POST .../turns: one question, as an ASGI application. The connection may end before its turn does."""
+
+    def __init__(self, deps: ApiDependencies, turns: Turns, conversation: str) -> None:
+        self._deps = deps
+        self._turns = turns
+        self._exchange = TurnExchange(deps, turns, conversation)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = self._exchange
+        task = self._turns.live.run(exchange(scope, receive, send), f"turn {exchange.id}")
+        carrier = _Carrier(self._deps, send, exchange.id, lambda: exchange.is_held)
+        try:
+            await self._carry(carrier)
+        except (ClientGone, StreamStalled, TimeoutError):
+            pass
+        finally:
+            carrier.timeouts.close()
+            exchange.leave()
+        if exchange.is_over:
+            await asyncio.wait({task})  # its log line is out before the connection takes another request
+
+    async def _carry(self, carrier: _Carrier) -> None:
+        exchange, found = self._exchange, self._exchange.listener
+        await carrier.until(found)
+        if found.cancelled():
+            return
+        carrier.writer.request_id, carrier.writer.more_headers = exchange.id, exchange.more_headers
+        try:
+            send = carrier.send_events if exchange.stream else carrier.send_object
+            await send(found.result(), exchange.begin_by_s)
+        except GatewayError as error:
+            await carrier.writer.send_error(error)
 
 
-def _chunks(messages: list[TurnMessage]) -> list[Chunk]:
-    return [Chunk(sse(message, getattr(message, "seq", 0))) for message in messages]
+class TurnEvents:
+    """GET /v1/turns/{id}/events: the stream of a turn that was asked before, from a position on."""
+
+    def __init__(self, deps: ApiDependencies, turns: Turns, owner: str, turn: str, after: int) -> None:
+        self._deps = deps
+        self._turns = turns
+        self._turn = owner, turn, after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        work = asyncio.create_task(self._carry(send), name=f"events {self._turn[1]}")
+        gone = asyncio.create_task(_disconnect(receive), name=f"disconnect {self._turn[1]}")
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.wait({work})
+        if not work.cancelled():
+            work.result()
+
+    async def _carry(self, send: Send) -> None:
+        carrier = _Carrier(self._deps, send, self._deps.new_id(), lambda: True)
+        found = asyncio.ensure_future(self._turns.resume(*self._turn))
+        try:
+            await carrier.until(found)
+            await carrier.send_events(found.result())
+        except GatewayError as error:
+            await carrier.writer.send_error(error)
+        except (ClientGone, StreamStalled, TimeoutError):
+            pass
+        finally:
+            found.cancel()
+            if found.done() and not found.cancelled() and found.exception() is None:
+                found.result().leave()
+            carrier.timeouts.close()
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

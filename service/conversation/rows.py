@@ -11,6 +11,7 @@ from dub5.service.model import Outcome
 from dub5.service.store.base import Row
 
 CONVERSATION_COLUMNS = 5
+TURN_COLUMNS = 20
 HISTORY_COLUMNS = 4  # before those of the turn
 COUNTED_BY: Mapping[str | None, CountedBy] = {each.value: each for each in CountedBy}
 

@@ -81,6 +81,21 @@ ASKED = Statement(
     "turn_asked",
     f"SELECT {_TURN} FROM turn t WHERE t.conversation IN ({_MINE}) AND t.asked_as = $4",
 )
+TURN = Statement(  # of a turn alone: $2 is its id
+    "turn_read",
+    f"SELECT {_TURN}, t.conversation FROM turn t JOIN conversation c ON c.id = t.conversation"
+    " WHERE c.owner = $1 AND t.id = $2",
+)
+WATCH = Statement(  # another process waits for its end, until $4 at least
+    "turn_watch",
+    "UPDATE turn SET watched_until = CAST($4 AS DOUBLE PRECISION)"
+    f" WHERE conversation IN ({_MINE}) AND id = $3 AND state = 'open'",
+)
+WATCHED = Statement(
+    "turn_watched",
+    f"SELECT t.id FROM turn t WHERE t.conversation IN ({_MINE}) AND t.id = $3"
+    " AND t.watched_until > CAST($4 AS DOUBLE PRECISION)",
+)
 # A write whose answer was lost is sent again: the second one finds its own end, and says so.
 END = Statement(
     "turn_end",

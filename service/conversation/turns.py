@@ -1,6 +1,6 @@
 """Turns: a question is opened, asked with what was said before, and ended. An equal question is asked once.
 
-wait_for_equal -> claim -> open (history is read while the question is written) -> end -> release
+find -> claim -> open (history is read while the question is written) -> end -> release      resume, stop
 """
 
 import asyncio
@@ -11,17 +11,22 @@ from dub5.service import clock
 from dub5.service.conversation import statements
 from dub5.service.conversation.conversations import UNREADABLE, Conversations, Window, not_found
 from dub5.service.conversation.history import fit
+from dub5.service.conversation.live_turn import Ended, LiveTurn, TurnListener
+from dub5.service.conversation.live_turns import LiveTurns
 from dub5.service.conversation.model import CountedBy, NewQuestion, Pruned, Turn, TurnEnd
-from dub5.service.conversation.open_turn import OpenTurn, OpenTurns
-from dub5.service.conversation.rows import History, RememberedTurn, history_of, turn_of
-from dub5.service.events import Events, HistoryPruned
+from dub5.service.conversation.open_turn import OpenTurn
+from dub5.service.conversation.rows import TURN_COLUMNS, History, RememberedTurn, history_of, turn_of
+from dub5.service.errors import ConversationNotFound, InvalidRequest
+from dub5.service.events import Events, HistoryPruned, ResumedFrom, TurnResumed
 from dub5.service.model import Outcome
 from dub5.service.store.base import BoundStatement, Row
-from dub5.service.store.store import PendingWrite
+from dub5.service.timeouts import NEVER
 
 TITLE_CHARS = 60
 ANSWER_BYTES_MAX = 1024 * 1024
 LOOK_S = 1.0  # how often the database is asked about a turn of another process
+WATCHED_S = 5.0  # a turn goes on so long after somebody elsewhere has looked for its end
+ELSEWHERE = "Another process answers the turn: it ends when nobody listens to it any more."
 
 Rows = list[list[Row]] | None
 
@@ -29,26 +34,22 @@ Rows = list[list[Row]] | None
 class Turns:
     """The turns of all owners. `previous`: what a reload of the settings replaces."""
 
-    def __init__(self, conversations: Conversations, events: Events, previous: "Turns | None" = None) -> None:
+    def __init__(self, conversations: Conversations, events: Events, live: LiveTurns) -> None:
         self.conversations = conversations
+        self.live = live
         self._store = conversations.store
         self._events = events
-        self._open: OpenTurns = previous._open if previous else OpenTurns()
 
-    async def wait_for_equal(self, owner: str, conversation: str, asked_as: str) -> Turn | None:
-        """Wait while this process answers an equal question. Return its end; None if there was none."""
-        while (other := self._open.find((owner, conversation, asked_as))) is not None:
-            ended = await asyncio.shield(other.ended)
-            if ended is not None:
-                return ended
-        return None
+    def find(self, owner: str, conversation: str, asked_as: str) -> LiveTurn | None:
+        """Return the turn of an equal question, as far as this process knows it."""
+        return self.live.find((owner, conversation, asked_as))
 
     def claim(self, owner: str, conversation: str, question: NewQuestion) -> OpenTurn:
-        """Return the turn of a question. Call it right after `wait_for_equal`, and `release` at its end."""
-        future = asyncio.get_running_loop().create_future()
-        turn = OpenTurn(self.conversations.ids.new(), owner, conversation, question, clock.wall(), future)
-        self._open.add(turn)
-        return turn
+        """Return the turn of a question. Call it right after `find`, and `release` at its end."""
+        id_ = self.conversations.ids.new()
+        live = LiveTurn(id_, (owner, conversation, question.asked_as or id_))
+        self.live.add(live)
+        return OpenTurn(live, question, clock.wall())
 
     async def open(self, turn: OpenTurn) -> Turn | None:
         """Write the question and read what was said before. Return the turn that had the same question.
@@ -71,7 +72,7 @@ class Turns:
         equal = None if turn.kept else await self._equal(turn, history, asked, until_s)
         if equal is not None and equal.id != turn.id:
             turn.unknown = True
-            return await self._end_elsewhere(turn, equal)
+            return await self._end_elsewhere(turn.owner, equal)
         turn.kept = turn.kept or equal is not None
         self._remember(turn, history)
         return None
@@ -161,32 +162,85 @@ class Turns:
             return None
         return turn_of(rows[0], turn.conversation) if rows else None
 
-    async def _end_elsewhere(self, turn: OpenTurn, other: Turn) -> Turn:
-        """Wait for the end of a turn that another process answers. Raises StorageUnavailable.
+    async def _end_elsewhere(self, owner: str, other: Turn) -> Turn:
+        """Wait for the end of a turn that another process answers, and tell that one so.
 
         It is cut if that process is gone, or if it is this one, which does not answer it any more.
+        Raises StorageUnavailable.
         """
+        where = owner, other.conversation
         while other.alive and other.worker != self._store.worker:
             if other.ended:
                 return other
+            watch = statements.WATCH.bind(*where, other.id, clock.wall() + WATCHED_S)
+            self._store.write([watch], lane=other.conversation)
             await asyncio.sleep(LOOK_S)
-            bound = statements.ASKED.bind(turn.owner, turn.conversation, clock.wall(), turn.asked_as)
-            rows = await self.conversations.read_rows(bound, turn.conversation)
+            asked = statements.ASKED.bind(*where, clock.wall(), other.asked_as)
+            rows = await self.conversations.read_rows(asked, other.conversation)
             if not rows:
                 raise not_found()
-            other = turn_of(rows[0], turn.conversation)
+            other = turn_of(rows[0], other.conversation)
         if other.ended and other.alive:
             return other
-        abandon = statements.ABANDON.bind(
-            turn.owner, turn.conversation, other.id, clock.wall(), self._store.worker
-        )
-        self._store.write([abandon], lane=turn.conversation)
+        abandon = statements.ABANDON.bind(*where, other.id, clock.wall(), self._store.worker)
+        self._store.write([abandon], lane=other.conversation)
         return replace(other, ended=True, outcome=Outcome.CUT)
 
-    def end(self, turn: OpenTurn, end: TurnEnd) -> PendingWrite | None:
-        """Write the end of a turn. None: nobody keeps it: it is none of ours, or too large."""
+    async def is_watched(self, live: LiveTurn) -> bool:
+        """Return whether another process waits for the end of this turn."""
+        owner, conversation, _ = live.key
+        bound = statements.WATCHED.bind(owner, conversation, live.id, clock.wall())
+        try:
+            return bool(await self._store.read(bound, lane=conversation))
+        except UNREADABLE:
+            return False
+
+    async def resume(self, owner: str, id_: str, after: int = 0) -> TurnListener:
+        """Return a listener of a turn, wherever it is: answered here, or elsewhere, or over.
+
+        Waits for the end of one that another process answers. Raises ConversationNotFound,
+        StorageUnavailable, InvalidRequest, Overloaded.
+        """
+        live, source = self.live.get(owner, id_), ResumedFrom.MEMORY
+        if live is None:
+            turn, source = await self.read(owner, id_), ResumedFrom.DATABASE
+            if not (turn.ended and turn.alive):
+                turn, source = await self._end_elsewhere(owner, turn), ResumedFrom.OTHER_PROCESS
+            live = LiveTurn.of(turn, owner)
+        listener = live.listen(after)
+        self._events.emit(TurnResumed(id_, source))
+        return listener
+
+    async def view(self, owner: str, id_: str) -> Turn:
+        """Return a turn as it is now. Raises ConversationNotFound, StorageUnavailable."""
+        live = self.live.get(owner, id_)
+        if live is not None and isinstance(live.over, Ended):
+            return live.over.view
+        return await self.read(owner, id_)
+
+    async def read(self, owner: str, id_: str) -> Turn:
+        """Return a turn as the database has it. Raises ConversationNotFound, StorageUnavailable."""
+        rows = await self.conversations.read_rows(statements.TURN.bind(owner, id_, clock.wall()), id_)
+        if not rows:
+            raise turn_not_found()
+        return turn_of(rows[0], str(rows[0][TURN_COLUMNS]))
+
+    async def stop(self, owner: str, id_: str) -> bool:
+        """End a turn, whoever listens. Return whether it was still answered.
+
+        Raises ConversationNotFound, StorageUnavailable, InvalidRequest.
+        """
+        live = self.live.get(owner, id_)
+        if live is not None and live.over is None:
+            live.stop()
+            return True
+        if live is None and not (await self.read(owner, id_)).ended:
+            raise InvalidRequest(ELSEWHERE, param="turn")
+        return False
+
+    def end(self, turn: OpenTurn, end: TurnEnd) -> None:
+        """Write the end of a turn, if it is ours; without its answer, if that is too large."""
         count = end.question_count or turn.question.count
-        too_large = len(end.answer.encode("utf-8", "replace")) > ANSWER_BYTES_MAX
         now = max(clock.wall(), turn.asked_at)
         turn.view = Turn(
             id=turn.id,
@@ -209,22 +263,41 @@ class Turns:
             kept=False,
         )
         if turn.unknown:
-            return None
-        answer = None if too_large else turn.view.answer
-        pending = self._store.write([_end_of(turn.view, turn.owner, answer)], lane=turn.conversation)
-        return None if too_large else pending
+            return
+        answer = None if _is_too_large(turn.view.answer) else turn.view.answer
+        turn.end = self._store.write([_end_of(turn.view, turn.owner, answer)], lane=turn.conversation)
 
     async def end_kept(self, turn: OpenTurn, end: TurnEnd, left_s: float) -> Turn:
         """Write the end of a turn, and wait whether it is kept: for `left_s` at most."""
-        pending = self.end(turn, end)
+        self.end(turn, end)
         assert turn.view is not None, "it has just ended"
-        rows = None if pending is None else await pending.kept(min(self._store.keep_s, max(0.0, left_s)))
-        turn.view = replace(turn.view, kept=bool(rows and rows[0]))
+        turn.view = await self.kept(turn, turn.view, left_s)
         return turn.view
 
+    async def kept(self, turn: OpenTurn, view: Turn, left_s: float = NEVER) -> Turn:
+        """Return the view of a turn that has ended, once it is known whether it is kept."""
+        if turn.end is None or _is_too_large(view.answer):
+            return view
+        rows = await turn.end.kept(min(self._store.keep_s, max(0.0, left_s)))
+        return replace(view, kept=bool(rows and rows[0]))
+
     def release(self, turn: OpenTurn) -> None:
-        """Tell those who wait for the same question how it has ended."""
-        self._open.remove(turn)
+        """Let the turn, which is over, be found for a while; or no more, if it is none of ours."""
+        if turn.unknown:
+            self.live.remove(turn.live)
+        else:
+            self.live.remember(turn.live, turn.end)
+
+
+def _is_too_large(answer: str | None) -> bool:
+    return (
+        answer is not None and len(answer) > ANSWER_BYTES_MAX / 4 and len(answer.encode()) > ANSWER_BYTES_MAX
+    )
+
+
+def turn_not_found() -> ConversationNotFound:
+    """Return the error for a turn that the owner does not have."""
+    return ConversationNotFound("There is no turn with this id here.")
 
 
 def _count_before(turn: OpenTurn, turns: list[RememberedTurn], window: Window) -> None:

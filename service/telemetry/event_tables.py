@@ -36,6 +36,7 @@ from dub5.service.events import (
     Shared,
     StatementEnded,
     TurnEnded,
+    TurnResumed,
     WritesForgotten,
 )
 from dub5.service.model import Target
@@ -128,6 +129,7 @@ COUNTS: Mapping[type, CountRule] = {
         names.TURNS,
         lambda event, known: (known.route(event.route), event.outcome, "true" if event.kept else "false"),
     ),
+    TurnResumed: CountRule(names.TURNS_RESUMED, lambda event, known: (event.source,)),
 }
 LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed, CallerBarred, MigrationEnded})
 
@@ -147,6 +149,7 @@ HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
     Shared: lambda event: ("shared" if event.what == "joined" else event.what,),
     StatementEnded: lambda event: (),
     TurnEnded: lambda event: ("turn",) if event.kept else ("turn", "turn_not_kept"),
+    TurnResumed: lambda event: ("turn_resumed",),
 }
 
 LINES: Mapping[type, Callable[[Any], Line | None]] = {
@@ -210,6 +213,7 @@ LINES: Mapping[type, Callable[[Any], Line | None]] = {
             "repeated": event.repeated,
         },
     ),
+    TurnResumed: lambda event: Line(Level.INFO, "turn_resumed", {"turn": event.turn, "source": event.source}),
 }
 
 

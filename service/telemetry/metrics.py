@@ -36,6 +36,7 @@ from dub5.service.events import (
     Event,
     QueueLeft,
     RequestEnded,
+    ResumedFrom,
     SecurityKind,
     StatementEnded,
     WritesForgotten,
@@ -268,12 +269,16 @@ class Metrics:
         outbox: Callable[[], int],
         ready: Callable[[], bool],
         pool: Callable[[], Mapping[str, int] | None],
+        turns_live: Callable[[], int],
     ) -> None:
-        """Read the state of the store at each scrape; without one, there are no such gauges."""
+        """Read the state of the store and of its turns at each scrape; without one, there is none."""
         self._has_store = True  # there are conversations, and counters of theirs begin at zero
         self._forgotten[()] += 0  # a counter that begins at one has no rate for its first event
+        for source in ResumedFrom:
+            self._counters[names.TURNS_RESUMED][source,] += 0
         self._observe(names.STORE_OUTBOX, lambda: [((), outbox())])
         self._observe(names.STORE_READY, lambda: [((), ready())])
+        self._observe(names.TURNS_LIVE, lambda: [((), turns_live())])
         self._observe(
             names.STORE_POOL, lambda: [((state,), count) for state, count in (pool() or {}).items()]
         )

@@ -167,6 +167,16 @@ TURNS = Metric(
     "Turns of conversations, by how they ended, and whether they are in the database.",
     ("route", "outcome", "kept"),
 )
+TURNS_RESUMED = Metric(
+    "gateway_turns_resumed",
+    MetricKind.COUNTER,
+    "{turn}",
+    "Turns that a connection reads on, by where their answer came from.",
+    ("source",),
+)
+TURNS_LIVE = Metric(
+    "gateway_turns_live", MetricKind.GAUGE, "{turn}", "Turns that this process is answering.", ()
+)
 HISTORY_PRUNED = Metric(
     "gateway_history_pruned",
     MetricKind.COUNTER,

@@ -36,6 +36,9 @@ VALUES: dict[str, tuple[Value, ...]] = {
     "turn_ask": (TALK, "new", "new", "Hi", 1, "estimate", "", "", "req", "worker", NOW),
     "turn_asked": (TALK, NOW, "asked"),
     "turn_end": (TALK, TURN, *END),
+    "turn_read": (TURN, NOW),
+    "turn_watch": (TALK, TURN, NOW + 10),
+    "turn_watched": (TALK, TURN, NOW),
     "turn_abandon": (TALK, TURN, NOW, "other"),
 }
 FOR_ITS_MAKER = {"conversation_create"}

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
 
 from msgspec.structs import replace
@@ -12,6 +13,7 @@ from dub5.service.config.settings import ConversationSettings, Secret, SessionSe
 from dub5.service.events import Event
 from dub5.simulators.script import Data, End, Head, Respond, Script, SimRequest, Wait
 from dub5.simulators.virtual import AppClient, AppResponse
+from dub5.simulators.virtual.asgi import AppStream
 from dub5.simulators.virtual.database import VirtualDatabase
 from tests.support.source import ROOT
 from tests.support.world import SSE, ServiceWorld, chunk, healthy, reply
@@ -19,12 +21,13 @@ from tests.support.world import SSE, ServiceWorld, chunk, healthy, reply
 SECRET = "a-secret-of-the-service-of-this-test"
 PAGE = {"sec-fetch-site": "same-origin"}
 PATH = "/v1/conversations"
-SCHEMA = (ROOT / "service" / "store" / "migrations" / "0001_conversations.sql").read_text()
+MIGRATIONS = ROOT / "service" / "store" / "migrations"
 
 
 def schema() -> str:
     """Return the tables, as SQLite takes them."""
-    return SCHEMA.partition("-- undo")[0].replace("{real}", "REAL")
+    files = [file.read_text().partition("-- undo")[0] for file in sorted(MIGRATIONS.glob("*.sql"))]
+    return "".join(files).replace("{real}", "REAL")
 
 
 class ConversationWorld(ServiceWorld):
@@ -89,6 +92,13 @@ class ConversationWorld(ServiceWorld):
             "POST", f"/{conversation}/turns", who=who, headers=headers, json={"text": text, **fields}
         )
 
+    def asking(
+        self, conversation: str, text: str, who: str = "me", headers: Mapping[str, str] = {}, **fields: Any
+    ) -> AbstractAsyncContextManager[AppStream]:
+        """Ask a question over a stream, which is left with the block."""
+        path, body = f"{PATH}/{conversation}/turns", {"text": text, "stream": True, **fields}
+        return self.client.stream("POST", path, headers=self.signed(who, headers), json=body)
+
     async def read(self, conversation: str, who: str = "me", query: str = "") -> Any:
         """Return a conversation with its turns."""
         found = await self.send("GET", f"/{conversation}{query}", who=who)
@@ -119,10 +129,12 @@ def messages(data: bytes) -> list[dict[str, Any]]:
 
 
 def said(data: bytes) -> str:
-    """Return the text of a stream, whose numbers have no gap."""
-    numbers = [message["seq"] for message in messages(data) if "seq" in message]
-    assert numbers == list(range(len(numbers))), numbers
-    return "".join(message["text"] for message in messages(data) if message["type"] == "delta")
+    """Return the text of a stream, whose numbers have no gap: each one counts the bytes so far."""
+    text = ""
+    for message in messages(data):
+        text += message.get("text", "")
+        assert message.get("seq", 0) == len(text.encode()), message
+    return text
 
 
 def counting(

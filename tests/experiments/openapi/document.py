@@ -6,7 +6,7 @@ from typing import Any
 
 from dub5.service import VERSION
 from dub5.service.errors import GatewayError
-from tests.experiments.openapi.operations import OPERATIONS, Operation
+from tests.experiments.openapi.operations import OPERATIONS, TURN_EVENTS, Operation
 from tests.experiments.openapi.schemas import SCHEMAS, flag, number, ref, text
 
 DESCRIPTION = """\
@@ -32,6 +32,8 @@ SECURITY = {
 }
 PARAMETERS = {
     "id": text("The id of a conversation."),
+    "turn": text("The id of a turn."),
+    "after": number("The `seq` of the last message that was read, as `Last-Event-ID`; 0: all of them."),
     "name": text("A name."),
     "deep": flag("Check each component."),
     "limit": number("How many, at most.", minimum=1, maximum=100),
@@ -55,12 +57,7 @@ ANSWER_HEADERS = {
 SSE = "text/event-stream"
 EVENTS = {
     "/v1/chat/completions": 'data: {"object": "chat.completion.chunk", ...}\n\ndata: [DONE]\n\n',
-    "/v1/conversations/{id}/turns": (
-        'event: accepted\ndata: {"type": "accepted", "id": "q-1", "turn": "01JE...", "kept": true, ...}\n\n'
-        'event: begin\nid: 0\ndata: {"type": "begin", "seq": 0, "target": "one/gpt", ...}\n\n'
-        'event: delta\nid: 1\ndata: {"type": "delta", "seq": 1, "text": "Air"}\n\n'
-        'event: end\nid: 2\ndata: {"type": "end", "seq": 2, "outcome": "complete", "kept": true, ...}\n\n'
-    ),
+    "/v1/conversations/{id}/turns": TURN_EVENTS,
 }
 
 

@@ -91,6 +91,12 @@ CHAT_EXAMPLE = {
     ],
     "usage": {"prompt_tokens": 13, "completion_tokens": 7, "total_tokens": 20},
 }
+TURN_EVENTS = (
+    'event: accepted\nid: 0\ndata: {"type": "accepted", "id": "q-1", "turn": "01JE...", ...}\n\n'
+    'event: begin\nid: 0\ndata: {"type": "begin", "seq": 0, "target": "one/gpt", ...}\n\n'
+    'event: delta\nid: 3\ndata: {"type": "delta", "seq": 3, "text": "Air"}\n\n'
+    'event: end\nid: 3\ndata: {"type": "end", "seq": 3, "outcome": "complete", "kept": true, ...}\n\n'
+)
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
@@ -205,6 +211,27 @@ OPERATIONS: tuple[Operation, ...] = (
         ("TurnRequest", {"text": QUESTION, "id": "q-1"}),
         streams=True,
         headers=True,
+    ),
+    Operation(
+        *("conversations", "GET", "/v1/turns/{turn}", "Read a turn, as far as it is answered"),
+        {200: ("Turn", TURN_EXAMPLE)},
+        KEPT,
+    ),
+    Operation(
+        *(
+            "conversations",
+            "GET",
+            "/v1/turns/{turn}/events",
+            "Read the messages of a turn from a position on",
+        ),
+        {200: ("text/event-stream", TURN_EVENTS)},
+        (*KEPT, InvalidRequest, Overloaded),
+        query=("after",),
+    ),
+    Operation(
+        *("conversations", "POST", "/v1/turns/{turn}/stop", "End a turn that is being answered"),
+        {204: ("", None)},
+        (*KEPT, InvalidRequest),
     ),
     Operation(
         *("operations", "GET", "/livez", "Return 200 while the process runs"),

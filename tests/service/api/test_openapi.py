@@ -113,11 +113,15 @@ class DocumentedWorld(ConversationWorld):
 
     def __init__(self) -> None:
         super().__init__(one=answer, route={"sanitize": SanitizeOptions(enabled=True)})
-        self.conversation = ""
+        self.conversation = self.turn = ""
 
     async def follow(self, operation: Operation) -> AppResponse:
         """Send the example of an operation."""
-        values = {"id": self.conversation, "name": "index.html" if "web" in operation.path else "chat"}
+        values = {
+            "id": self.conversation,
+            "turn": self.turn,
+            "name": "index.html" if "web" in operation.path else "chat",
+        }
         path = re.sub(r"{(\w+)}", lambda found: values[found[1]], operation.path)
         headers = self.signed("me")
         if operation.path.startswith("/admin"):
@@ -142,6 +146,8 @@ def test_answers() -> None:
                     wrong.extend(f"{title(operation)}: {one}" for one in problems(name, found.json()))
                 if title(operation) == "POST /v1/conversations":
                     world.conversation = found.json()["id"]
+                if title(operation) == "POST /v1/conversations/{id}/turns":
+                    world.turn = found.json()["id"]
 
     run(main(), seed=1)
     assert not wrong, "\n".join(wrong)

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from dub5.service.config.options import DegradedOptions
-from dub5.service.config.settings import Personality
+from dub5.service.config.settings import ConversationSettings, Personality
 from dub5.service.errors import ConversationNotFound
 from dub5.service.events import RequestEnded, TurnEnded
 from dub5.service.model import Outcome
@@ -161,7 +161,7 @@ async def test_a_stream_that_is_cut() -> None:
         *_, delta, error = messages(reply.body)
         assert (delta["text"], error["type"]) == ("half", "error")
         assert error["error"]["id"] == reply.headers["x-request-id"]
-        assert error["seq"] == delta["seq"] + 1
+        assert error["seq"] == delta["seq"] == len("half")
         await world.turn(id_, "Again")
         cut, whole = (await world.read(id_))["turns"]
         assert (cut["outcome"], cut["answer"]["text"]) == ("cut", "half")
@@ -179,21 +179,19 @@ async def test_no_provider() -> None:
         assert (turn["state"], turn["outcome"], turn["answer"]) == ("ended", "failed", None)
 
 
-async def test_a_client_that_leaves() -> None:
-    """A turn whose client leaves ends as cancelled, with what was said so far."""
-    async with ConversationWorld(one=healthy(gap_s=1.0)) as world:
+@pytest.mark.parametrize("linger_s", [0.0, 3.0])
+async def test_a_client_that_leaves(linger_s: float) -> None:
+    """A turn without a listener ends as cancelled after `linger_s`, with what was said until then."""
+    said_by_then = {0.0: "hello ", 3.0: "hello big "}[linger_s]
+    async with ConversationWorld(ConversationSettings(linger_s=linger_s), one=healthy(gap_s=2.0)) as world:
         id_ = await world.begin()
-        sent = world.client.stream(
-            "POST",
-            f"/v1/conversations/{id_}/turns",
-            headers=world.signed("me"),
-            json={"text": "Hi", "stream": True},
-        )
-        async with sent as reply:
+        async with world.asking(id_, "Hi") as reply:
             assert b"accepted" in await reply.read()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(max(0.0, linger_s - 0.1))
+        assert not world.of(RequestEnded)
+        await asyncio.sleep(0.2)
         (turn,) = (await world.read(id_))["turns"]
-        assert (turn["outcome"], turn["answer"]["text"]) == ("cancelled", "hello ")
+        assert (turn["outcome"], turn["answer"]["text"]) == ("cancelled", said_by_then)
         assert world.of(RequestEnded)[-1].outcome is Outcome.CANCELLED
 
 

@@ -111,6 +111,9 @@ def test_a_stranger(name: str) -> None:
     if name == "conversation_list_before":
         storage.rows("UPDATE conversation SET owner = $1, used_at = used_at + 1", ME)  # both are mine
         before = content(storage)
+    if name == "turn_watched":
+        storage.rows(statements()["turn_watch"].sql, ME, *VALUES["turn_watch"])
+        before = content(storage)
     rows = storage.rows(sql, ME, *VALUES[name])
     assert rows or content(storage) != before
 
@@ -125,7 +128,7 @@ def test_no_table_is_scanned(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["turn_ask", "turn_end", "turn_abandon", "conversation_use", "conversation_rename"]
+    "name", ["turn_ask", "turn_end", "turn_abandon", "turn_watch", "conversation_use", "conversation_rename"]
 )
 def test_written_twice(name: str) -> None:
     """A write whose answer was lost is sent again, and does no harm."""

@@ -296,7 +296,7 @@ async def test_every_name_in_the_table(
     metrics.count(CacheLooked("chat", "hit"))
     metrics.count(QueueLeft("req_1", "chat", "normal", "served", 0.2))
     metrics.count(BreakerChanged("http://one:80", "closed", "open", "5 failures in a row"))
-    metrics.observe_store(lambda: 3, lambda: True, lambda: {"open": 2, "idle": 1, "max": 10})
+    metrics.observe_store(lambda: 3, lambda: True, lambda: {"open": 2, "idle": 1, "max": 10}, lambda: 1)
     metrics.count(StatementEnded("renew_worker", "ok", 0.002))
     metrics.count(HistoryPruned("req_1", "chat", 3, 900))
     metrics.count(TurnEnded("req_1", "chat", Outcome.COMPLETE, kept=True))
