@@ -119,8 +119,10 @@ class LiveTurn:
             self.add(view.answer)
         self.end(Ended(view))
 
-    def listen(self, after: int = 0) -> "TurnListener":
+    def listen(self, after: int = 0, *, resumed: bool = False) -> "TurnListener":
         """Return a listener from a position on. Raises InvalidRequest, Overloaded.
+
+        One who resumes knows that the turn is open.
 
         What has ended may be known with less text than was said: after a crash, nothing of it is.
         """
@@ -128,7 +130,7 @@ class LiveTurn:
             raise Overloaded("Too many connections read this turn.", retry_after_s=1.0)
         if after > self.size and self.over is None:
             raise InvalidRequest(f"after: this turn has said {self.size:,} bytes only.", param="after")
-        listener = TurnListener(self, min(after, self.size))
+        listener = TurnListener(self, min(after, self.size), resumed)
         if not self.listeners:
             self.heard()
         self.listeners.add(listener)
@@ -177,10 +179,11 @@ class TurnListener:
 
     __slots__ = ("_begun", "_next", "_opened", "_over", "_rest", "live", "seq", "start")
 
-    def __init__(self, live: LiveTurn, start: int) -> None:
+    def __init__(self, live: LiveTurn, start: int, resumed: bool) -> None:
         self._rest = live.text_after(start) if start < live.size else ""
         self._next = len(live.pieces)  # the first piece after `_rest`
-        self._opened = self._begun = self._over = False
+        self._opened = resumed
+        self._begun = self._over = False
         self.live = live
         self.start = self.seq = start
 

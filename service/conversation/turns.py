@@ -207,7 +207,7 @@ class Turns:
             if not (turn.ended and turn.alive):
                 turn, source = await self._end_elsewhere(owner, turn), ResumedFrom.OTHER_PROCESS
             live = LiveTurn.of(turn, owner)
-        listener = live.listen(after)
+        listener = live.listen(after, resumed=True)
         self._events.emit(TurnResumed(id_, source))
         return listener
 

@@ -224,7 +224,7 @@ OPERATIONS: tuple[Operation, ...] = (
             "/v1/turns/{turn}/events",
             "Read the messages of a turn from a position on",
         ),
-        {200: ("text/event-stream", TURN_EVENTS)},
+        {200: ("text/event-stream", TURN_EVENTS.partition("\n\n")[2])},
         (*KEPT, InvalidRequest, Overloaded),
         query=("after",),
     ),
