@@ -222,6 +222,19 @@ _ADDRESSED = (
     _pattern(r"\bfollow (?:the|any|all) instructions in (?:it|them|there)\b"),
 )
 
+
+def _together(patterns: Sequence[re.Pattern[str]]) -> Sequence[re.Pattern[str]]:
+    """Return patterns that match where one of these does. Those that begin a word are tried once at each.
+
+    That takes less than half of the time.
+    """
+    inside = [one.pattern for one in patterns if not one.pattern.startswith(WORD)]
+    words = [one.pattern.removeprefix(WORD) for one in patterns if one.pattern.startswith(WORD)]
+    joined = [_pattern(_one_of(*inside))] if inside else []
+    return [*joined, _pattern(WORD, _one_of(*words))] if words else joined
+
+
+WORD = r"\b"
 PATTERNS: Mapping[str, Sequence[re.Pattern[str]]] = {
     "instruction_override": _OVERRIDE,
     "prompt_leak": _LEAK,
@@ -229,3 +242,4 @@ PATTERNS: Mapping[str, Sequence[re.Pattern[str]]] = {
     "forged_boundary": _BOUNDARY,
     "hidden_instruction": _ADDRESSED,
 }
+JOINED = {flag: _together(patterns) for flag, patterns in PATTERNS.items()}

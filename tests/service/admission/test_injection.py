@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.service.admission.injection import BLOCK_CHARS, FLAGS, HIDDEN, OVERLAP_CHARS, fold, scan
-from dub5.service.admission.injection_patterns import PATTERNS
+from dub5.service.admission.injection_patterns import JOINED, PATTERNS
 from tests.support.examples import examples
 from tests.support.injection_lines import LabelledLine, labelled_lines
 from tests.support.source import ROOT
@@ -73,6 +73,15 @@ def test_each_flag(flag: str) -> None:
     """Each flag is raised by some attack, and each of its patterns by some text: none is dead."""
     attacks = [fold(line.text) for line in labelled_lines() if line.attack]
     assert any(pattern.search(text) for pattern in PATTERNS[flag] for text in attacks)
+
+
+@pytest.mark.parametrize("flag", PATTERNS)
+def test_joined(flag: str) -> None:
+    """Patterns that are tried together raise a flag where one of them does alone."""
+    for line in labelled_lines():
+        text = fold(line.text)
+        alone = any(pattern.search(text) for pattern in PATTERNS[flag])
+        assert any(pattern.search(text) for pattern in JOINED[flag]) is alone, line.text
 
 
 @pytest.mark.parametrize(
