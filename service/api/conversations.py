@@ -21,7 +21,7 @@ from dub5.service.api.routes import NO_STORE, HttpRequest, get_or_head, json_res
 from dub5.service.api.small_body import read_small
 from dub5.service.api.turn_body import BODY_BYTES_MAX, ConversationBody, owner_of, parse_conversation
 from dub5.service.api.turn_messages import conversation_object, list_object
-from dub5.service.api.turn_stream import TurnRequest
+from dub5.service.api.turn_stream import TurnPost
 from dub5.service.conversation.conversations import Conversations, not_found
 from dub5.service.conversation.ids import is_id
 from dub5.service.conversation.turns import Turns
@@ -77,7 +77,7 @@ def conversation_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHa
     @post(f"{PATH}/{{id:str}}/turns", status_code=200)
     async def ask(request: HttpRequest, id: FromPath[str]) -> ASGIApp:
         """Ask a question."""
-        return TurnRequest(deps(), turns_of(deps(), request, id), id)
+        return TurnPost(deps(), turns_of(deps(), request, id), id)
 
     return [begin, list_, read, rename, remove, ask]
 

@@ -16,7 +16,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from dub5.service.api.errors import error_body
 from dub5.service.conversation.conversations import ConversationPage, TurnPage
-from dub5.service.conversation.live_turn import Begun, Ended, Failed, Opened, Step, TurnListener
+from dub5.service.conversation.live_turn import Begun, Failed, Finished, Opened, TurnListener, TurnStep
 from dub5.service.conversation.model import Conversation, Pruned, TokenCount, Turn
 from dub5.service.errors import GatewayError
 
@@ -141,7 +141,7 @@ TurnMessage = Accepted | Begin | DeltaMessage | EndMessage | ErrorMessage
 _ENCODE = msgspec.json.Encoder().encode
 
 
-def messages_of(listener: TurnListener, steps: Iterable[Step]) -> Iterator[tuple[TurnMessage, int]]:
+def messages_of(listener: TurnListener, steps: Iterable[TurnStep]) -> Iterator[tuple[TurnMessage, int]]:
     """Yield the message of each step that a listener has just read, and its position."""
     id_ = listener.live.id
     for step in steps:
@@ -152,7 +152,7 @@ def messages_of(listener: TurnListener, steps: Iterable[Step]) -> Iterator[tuple
                 yield Accepted(id_, step.asked_as, step.conversation, step.kept, step.flags), listener.start
             case Begun():
                 yield _begin(id_, step, listener.start), listener.start
-            case Ended():
+            case Finished():
                 yield _end(step.view, listener.seq), listener.seq
             case Failed():
                 yield error_message(step.error, step.request_id, id_, listener.seq), listener.seq

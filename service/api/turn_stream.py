@@ -1,6 +1,6 @@
 """Turns over HTTP: a listener's steps as JSON, or as server-sent events. The turn itself ends with neither.
 
-TurnRequest   asks, and sends the turn as one object or as a stream
+TurnPost   asks, and sends the turn as one object or as a stream
 TurnEvents    sends the stream of a turn that was asked before
 """
 
@@ -25,7 +25,7 @@ from dub5.service.api.turn_messages import (
     turn_object,
 )
 from dub5.service.api.turns import TOO_LATE, TurnExchange
-from dub5.service.conversation.live_turn import Begun, Ended, Failed, Step, TurnListener
+from dub5.service.conversation.live_turn import Begun, Failed, Finished, TurnListener, TurnStep
 from dub5.service.conversation.turns import Turns
 from dub5.service.errors import DeadlineExceeded, GatewayError, StreamStalled
 from dub5.service.model import Chunk
@@ -57,7 +57,7 @@ class TurnStream:
         """Return the next messages; none after the end."""
         return self.chunks(await self._listener.read())
 
-    def chunks(self, steps: list[Step]) -> list[Chunk]:
+    def chunks(self, steps: list[TurnStep]) -> list[Chunk]:
         """Return the messages of these steps."""
         return [Chunk(sse(message, seq)) for message, seq in messages_of(self._listener, steps)]
 
@@ -78,7 +78,7 @@ class _Carrier:
 
     async def send_events(self, listener: TurnListener, begin_by_s: float = NEVER) -> None:
         """Send a stream. Nothing is sent before its first piece, so that an error has a status of its own."""
-        steps = list[Step]()
+        steps = list[TurnStep]()
         while not any(isinstance(step, Begun | Failed) for step in steps):
             heard = await self._read(listener, begin_by_s)
             if not heard:
@@ -101,7 +101,7 @@ class _Carrier:
             if not steps:
                 return
             begun = next((step for step in steps if isinstance(step, Begun)), begun)
-            over = next((step for step in steps if isinstance(step, Ended | Failed)), None)
+            over = next((step for step in steps if isinstance(step, Finished | Failed)), None)
         if isinstance(over, Failed):
             await self.send_failed(over)
             return
@@ -126,7 +126,7 @@ class _Carrier:
         """Send a heartbeat, the first one with the head of a stream. Raises TimeoutError."""
         await self.writer.send_heartbeat(self._own_headers())
 
-    async def _read(self, listener: TurnListener, begin_by_s: float) -> list[Step]:
+    async def _read(self, listener: TurnListener, begin_by_s: float) -> list[TurnStep]:
         """Return what is new. Raises DeadlineExceeded if nothing has begun by then."""
         if begin_by_s == NEVER and not self.is_held():
             return await listener.read()
@@ -146,7 +146,7 @@ class _Carrier:
         return {"x-request-id": self.writer.request_id, PROTOCOL_HEADER: PROTOCOL}
 
 
-class TurnRequest:
+class TurnPost:
     """POST .../turns: one question, as an ASGI application. The connection may end before its turn does."""
 
     def __init__(self, deps: ApiDependencies, turns: Turns, conversation: str) -> None:

@@ -21,7 +21,7 @@ from dub5.service.api.schema import deadline_s, delivery
 from dub5.service.api.turn_answer import TurnAnswer
 from dub5.service.api.turn_body import BODY_BYTES_MAX, TurnBody, chat_body, owner_of, parse_turn
 from dub5.service.api.turn_messages import LOST
-from dub5.service.conversation.live_turn import Begun, Ended, Failed, LiveTurn, Opened, TurnListener
+from dub5.service.conversation.live_turn import Begun, Failed, Finished, LiveTurn, Opened, TurnListener
 from dub5.service.conversation.model import NewQuestion, Turn, TurnEnd, estimated
 from dub5.service.conversation.open_turn import OpenTurn
 from dub5.service.conversation.turns import Turns
@@ -154,7 +154,7 @@ class TurnExchange(Exchange):
         self.begin_by_s = self._timeouts.deadline_s
         self.listener.set_result(equal.listen(after))
         await equal.wait_until_over()
-        if isinstance(equal.over, Ended):
+        if isinstance(equal.over, Finished):
             self._log.route = equal.over.view.model
 
     async def _look_for_injection(self, text: str) -> None:
@@ -237,7 +237,7 @@ class TurnExchange(Exchange):
         """Write the end of a whole answer, and say it."""
         outcome = Outcome.COMPLETE if answer.degraded is None else Outcome.DEGRADED
         left_s, turn = self._timeouts.deadline_s - clock.now(), self._open_turn
-        turn.live.end(Ended(await self._turns.end_kept(turn, self._end_of(turn, outcome), left_s)))
+        turn.live.end(Finished(await self._turns.end_kept(turn, self._end_of(turn, outcome), left_s)))
 
     def _end_of(self, turn: OpenTurn, outcome: Outcome) -> TurnEnd:
         said, log = self._said, self._log
@@ -303,7 +303,7 @@ class TurnExchange(Exchange):
         turn, equal = self._turn, self._equal
         if turn is not None and equal is None:
             if turn.view is not None:
-                turn.live.end(Ended(turn.view))
+                turn.live.end(Finished(turn.view))
             self._turns.release(turn)
         ended = turn.view if turn is not None and equal is None else _view_of(equal)
         if ended is not None:
@@ -333,4 +333,4 @@ def parse_position(text: str) -> int:
 
 
 def _view_of(live: LiveTurn | None) -> Turn | None:
-    return live.over.view if live is not None and isinstance(live.over, Ended) else None
+    return live.over.view if live is not None and isinstance(live.over, Finished) else None

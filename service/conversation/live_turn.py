@@ -1,7 +1,7 @@
 """A turn while it is answered: what it has said so far, and who listens. It outlives every connection.
 
     LiveTurn      open -> begin -> add ... -> end      written by the one who answers
-    TurnListener  Opened, Begun, text ..., Ended or Failed      read by as many as like
+    TurnListener  Opened, Begun, text ..., Finished or Failed      read by as many as like
 
 A position is a number of bytes of the answer, in UTF-8, as TCP numbers a stream (RFC 9293, 3.4). So a turn is
 read on from any position, whether its pieces are known or its text comes from the database.
@@ -40,7 +40,7 @@ class Begun(Struct, frozen=True):
     headers: Mapping[str, str] = {}
 
 
-class Ended(Struct, frozen=True):
+class Finished(Struct, frozen=True):
     """The turn is over, whole or not: its outcome says so."""
 
     view: Turn
@@ -53,7 +53,7 @@ class Failed(Struct, frozen=True):
     request_id: str
 
 
-Step = Opened | Begun | str | Ended | Failed
+TurnStep = Opened | Begun | str | Finished | Failed
 
 
 class LiveTurn:
@@ -64,7 +64,7 @@ class LiveTurn:
         self.key = key
         self.opened: Opened | None = None
         self.begun: Begun | None = None
-        self.over: Ended | Failed | None = None
+        self.over: Finished | Failed | None = None
         self.size = 0  # bytes of the answer so far
         self.pieces: list[str] = []
         self.listeners: set[TurnListener] = set()
@@ -101,11 +101,11 @@ class LiveTurn:
         self.size += len(text.encode())
         self._wake()
 
-    def end(self, over: Ended | Failed) -> None:
+    def end(self, over: Finished | Failed) -> None:
         """Say how it ended, once."""
         if self.over is not None:
             return
-        if isinstance(over, Ended) and self.begun is None:  # it ended before its first piece
+        if isinstance(over, Finished) and self.begun is None:  # it ended before its first piece
             self.begun = Begun(over.view.model)
         self.over = over
         self._wake()
@@ -117,7 +117,7 @@ class LiveTurn:
         self.begun = Begun(view.model, view.target, degraded=view.degraded)
         if view.answer:
             self.add(view.answer)
-        self.end(Ended(view))
+        self.end(Finished(view))
 
     def listen(self, after: int = 0, *, resumed: bool = False) -> "TurnListener":
         """Return a listener from a position on. Raises InvalidRequest, Overloaded.
@@ -187,7 +187,7 @@ class TurnListener:
         self.live = live
         self.start = self.seq = start
 
-    async def read(self) -> list[Step]:
+    async def read(self) -> list[TurnStep]:
         """Return all that is new, at least one step; nothing after the end, or after it has left."""
         while self in self.live.listeners:
             steps = self._new()
@@ -200,8 +200,8 @@ class TurnListener:
         """Listen no more."""
         self.live.leave(self)
 
-    def _new(self) -> list[Step]:
-        live, steps = self.live, list[Step]()
+    def _new(self) -> list[TurnStep]:
+        live, steps = self.live, list[TurnStep]()
         if live.opened is not None and not self._opened:
             self._opened = True
             steps.append(live.opened)

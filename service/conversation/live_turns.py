@@ -23,7 +23,7 @@ class LiveTurns:
     def __init__(self) -> None:
         self._by_id: dict[str, LiveTurn] = {}
         self._by_key: dict[Key, LiveTurn] = {}
-        # Ended ones, the first to be forgotten first: until when, and the write of the end.
+        # Finished ones, the first to be forgotten first: until when, and the write of the end.
         self._ended: OrderedDict[str, tuple[float, PendingWrite | None]] = OrderedDict()
         self._ended_bytes = 0
         self._timer: asyncio.TimerHandle | None = None

@@ -11,7 +11,7 @@ from dub5.service import clock
 from dub5.service.conversation import statements
 from dub5.service.conversation.conversations import UNREADABLE, Conversations, Window, not_found
 from dub5.service.conversation.history import fit
-from dub5.service.conversation.live_turn import Ended, LiveTurn, TurnListener
+from dub5.service.conversation.live_turn import Finished, LiveTurn, TurnListener
 from dub5.service.conversation.live_turns import LiveTurns
 from dub5.service.conversation.model import CountedBy, NewQuestion, Pruned, Turn, TurnEnd
 from dub5.service.conversation.open_turn import OpenTurn
@@ -214,7 +214,7 @@ class Turns:
     async def view(self, owner: str, id_: str) -> Turn:
         """Return a turn as it is now. Raises ConversationNotFound, StorageUnavailable."""
         live = self.live.get(owner, id_)
-        if live is not None and isinstance(live.over, Ended):
+        if live is not None and isinstance(live.over, Finished):
             return live.over.view
         return await self.read(owner, id_)
 
