@@ -259,6 +259,7 @@ class TurnExchange(Exchange):
         self._log.code = error.code
         if not self.listener.done():
             self.listener.set_exception(error)
+            self.listener.exception()  # a client that is gone does not ask for it
         self._failed = Failed(error, self.id)
         return Outcome.CUT if self._has_begun() else outcome or Outcome(error.outcome)
 

@@ -8,7 +8,7 @@ read on from any position, whether its pieces are known or its text comes from t
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from msgspec import Struct
 
@@ -56,8 +56,15 @@ class Failed(Struct, frozen=True):
 TurnStep = Opened | Begun | str | Finished | Failed
 
 
+def _do_nothing() -> None:
+    """Do nothing: nobody answers the turn."""
+
+
 class LiveTurn:
-    """The answer of one turn so far. `stop` ends it; `unheard` is called when its last listener leaves."""
+    """The answer of one turn so far.
+
+    `stop` ends it. `unheard` is called when its last listener leaves, `heard` when one comes after that.
+    """
 
     def __init__(self, id_: str, key: Key) -> None:
         self.id = id_
@@ -68,9 +75,7 @@ class LiveTurn:
         self.size = 0  # bytes of the answer so far
         self.pieces: list[str] = []
         self.listeners: set[TurnListener] = set()
-        self.stop: Callable[[], None] = lambda: None
-        self.unheard: Callable[[], None] = lambda: None
-        self.heard: Callable[[], None] = lambda: None
+        self.stop = self.unheard = self.heard = _do_nothing
         self._waiters: list[asyncio.Future[None]] = []
 
     @classmethod
@@ -108,6 +113,7 @@ class LiveTurn:
         if isinstance(over, Finished) and self.begun is None:  # it ended before its first piece
             self.begun = Begun(over.view.model)
         self.over = over
+        self.stop = self.unheard = self.heard = _do_nothing  # it is remembered, who answered it is not
         self._wake()
 
     def repeat(self, view: Turn) -> None:

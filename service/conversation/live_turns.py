@@ -15,6 +15,7 @@ from dub5.service.store.store import PendingWrite
 REMEMBER_S = 60.0
 REMEMBERED_BYTES_MAX = 64 * 1024 * 1024
 OBJECTS_BYTES = 4 * 1024  # of a turn beside its text
+PIECE_BYTES = 64  # of a piece of it beside its characters
 
 
 class LiveTurns:
@@ -57,7 +58,7 @@ class LiveTurns:
     def remember(self, live: LiveTurn, end: PendingWrite | None) -> None:
         """Let a turn that has ended be found for a while: until its end is kept, at least."""
         self._ended[live.id] = clock.now() + REMEMBER_S, end
-        self._ended_bytes += live.size + OBJECTS_BYTES
+        self._ended_bytes += _bytes_of(live)
         while self._ended_bytes > REMEMBERED_BYTES_MAX:
             self._forget(next(iter(self._ended)))
         self._set_timer()
@@ -100,5 +101,9 @@ class LiveTurns:
     def _forget(self, id_: str) -> None:
         del self._ended[id_]
         live = self._by_id[id_]
-        self._ended_bytes -= live.size + OBJECTS_BYTES
+        self._ended_bytes -= _bytes_of(live)
         self.remove(live)
+
+
+def _bytes_of(live: LiveTurn) -> int:
+    return live.size + len(live.pieces) * PIECE_BYTES + OBJECTS_BYTES

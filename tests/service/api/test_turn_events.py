@@ -1,6 +1,7 @@
 """Turns that are read on: after a lost connection, from any position, from memory, database and elsewhere."""
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dub5.service.api.turns import TurnExchange
 from dub5.service.config.settings import ConversationSettings
 from dub5.service.conversation.live_turn import LISTENERS_MAX
 from dub5.service.conversation.live_turns import REMEMBER_S
@@ -209,3 +211,11 @@ async def test_its_process_died() -> None:
         assert (begin["type"], begin["seq"], end["outcome"]) == ("begin", 0, "cut")
         view = await b.client.request("GET", f"/v1/turns/{turn}", headers=b.signed("me"))
         assert (view.json()["state"], view.json()["outcome"]) == ("ended", "cut")
+
+
+async def test_only_its_words_are_remembered() -> None:
+    """Of a turn that has ended its text is remembered, and nothing of the exchange that answered it."""
+    async with ConversationWorld(one=healthy(words=WORDS)) as world:
+        await world.turn(await world.begin(), "Hi")
+        gc.collect()
+        assert not [one for one in gc.get_objects() if isinstance(one, TurnExchange)]
