@@ -9,6 +9,7 @@ from dub5.simulators.virtual.connect import Connect, Link
 from dub5.simulators.virtual.database import DatabaseFault, VirtualDatabase, VirtualStorage
 from dub5.simulators.virtual.loop import Deadlock, Escaped, VirtualLoop
 from dub5.simulators.virtual.runner import Leaked, Trace, run
+from dub5.simulators.virtual.socket import AppSocket, Closed
 from dub5.simulators.virtual.stalls import Stalls
 from dub5.simulators.virtual.wire import VirtualWire
 
@@ -16,7 +17,9 @@ __all__ = [
     "AppClient",
     "AppFault",
     "AppResponse",
+    "AppSocket",
     "AppStream",
+    "Closed",
     "Connect",
     "DatabaseFault",
     "Deadlock",

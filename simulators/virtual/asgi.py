@@ -19,7 +19,43 @@ class AppFault(AssertionError):
     """The application broke the protocol: what a server refuses to send, no whole reply, or no end."""
 
 
-class AppStream:
+class AppSide:
+    """What a reply and a socket share: an application in a task, which each side waits for."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self._left = False
+        self._fault: AppFault | None = None
+        self._app: asyncio.Task[None]
+        self._to_app = asyncio.Event()  # a message, room in the buffer, or the client has left
+        self._to_client = asyncio.Event()  # headers, data, or the application has ended
+
+    async def _until(self, arrived: Callable[[], object]) -> None:
+        while not arrived():
+            self._raise_fault()
+            if self._app.done():
+                self._app.result()
+                raise AppFault(f"the application ended without a whole reply (status so far: {self.status})")
+            self._to_client.clear()
+            await self._to_client.wait()
+
+    def _raise_fault(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+
+    def _leave(self) -> None:
+        self._left = True
+        self._to_app.set()
+
+    def _take_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
+        for name, value in headers:
+            if BAD_NAME.search(name) or BAD_VALUE.search(value):
+                raise AppFault(f"a header that no server sends: {name!r}: {value!r}")
+        self.headers = _joined(headers)
+
+
+class AppStream(AppSide):
     """A reply that is still arriving. `AppClient.stream` yields it once status and headers are there.
 
     It is as strict as a server about header bytes, lengths and the order of messages. After such a fault
@@ -28,19 +64,14 @@ class AppStream:
     """
 
     def __init__(self, buffer_bytes_max: int, *, is_head: bool = False) -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
+        super().__init__()
         self._buffer_bytes_max = buffer_bytes_max
         self._requests: deque[AsgiMessage] = deque()
         self._data: deque[bytes] = deque()
         self._buffered = 0
-        self._complete = self._left = False
+        self._complete = False
         self._is_head = is_head
         self._length_left: int | None = None  # of a body with a content-length
-        self._fault: AppFault | None = None
-        self._app: asyncio.Task[None]
-        self._to_app = asyncio.Event()  # a request message, room in the buffer, or the client has left
-        self._to_client = asyncio.Event()  # headers, data, or the application has ended
 
     async def read(self) -> bytes:
         """Return the next bytes as the application sent them; `b""` at the end of the reply."""
@@ -60,22 +91,8 @@ class AppStream:
             parts.append(data)
         return b"".join(parts)
 
-    async def _until(self, arrived: Callable[[], object]) -> None:
-        while not arrived():
-            if self._fault is not None:
-                raise self._fault
-            if self._app.done():
-                self._app.result()
-                raise AppFault(f"the application ended without a whole reply (status so far: {self.status})")
-            self._to_client.clear()
-            await self._to_client.wait()
-
     def _ask(self, message: AsgiMessage) -> None:
         self._requests.append(message)
-        self._to_app.set()
-
-    def _leave(self) -> None:
-        self._left = True
         self._to_app.set()
 
     def _break(self) -> None:
@@ -116,8 +133,7 @@ class AppStream:
             self._to_client.set()
 
     def _check_order(self, kind: str) -> None:
-        if self._fault is not None:
-            raise self._fault
+        self._raise_fault()
         if self._complete:
             raise AppFault("a body after the end")
         if kind != "http.response.start" and not self.status:
@@ -126,10 +142,8 @@ class AppStream:
             raise AppFault(f"an unexpected message: {kind}")
 
     def _take_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        for name, value in headers:
-            if BAD_NAME.search(name) or BAD_VALUE.search(value):
-                raise AppFault(f"a header that no server sends: {name!r}: {value!r}")
-        self.headers, self.status = _joined(headers), status
+        self._take_headers(headers)
+        self.status = status
         if length := self.headers.get("content-length"):
             self._length_left = int(length)
 

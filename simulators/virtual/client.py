@@ -4,6 +4,9 @@
         async with client.stream("POST", "/path", json={}) as reply:
             reply.status, reply.headers
             while data := await reply.read(): ...             # leaving the block early = the client leaves
+        async with client.socket("/path") as socket:          # a WebSocket
+            await socket.send("text")
+            await socket.receive()                            # a message, or Closed
 
 What the application raises is raised here. The client runs on any event loop, virtual or real.
 """
@@ -11,14 +14,15 @@ What the application raises is raised here. The client runs on any event loop, v
 import asyncio
 import contextvars
 import json as jsonlib
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote
 
-from dub5.simulators.virtual.asgi import LEAVE_S, App, AppFault, AppStream, AsgiMessage, Lifespan
+from dub5.simulators.virtual.asgi import LEAVE_S, App, AppFault, AppSide, AppStream, AsgiMessage, Lifespan
+from dub5.simulators.virtual.socket import AppSocket, PeerGone
 
 BUFFER_BYTES_MAX = 64 * 1024
 
@@ -58,7 +62,7 @@ class AppClient:
         self._buffer_bytes_max = buffer_bytes_max
         self._lifespan = Lifespan(app) if lifespan else None
         self._count = 0
-        self._replies: dict[AppStream, None] = {}  # those that are open
+        self._replies: dict[AppStream | AppSocket, None] = {}  # those that are open
         self._killed = False
 
     async def __aenter__(self) -> Self:
@@ -131,6 +135,47 @@ class AppClient:
         else:
             await self._end(reply, tasks, None)
 
+    @asynccontextmanager
+    async def socket(
+        self,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        subprotocols: Sequence[str] = (),
+        context: contextvars.Context | None = None,
+    ) -> AsyncIterator[AppSocket]:
+        """Open a WebSocket, and yield it once it is accepted or refused.
+
+        Leaving the block without `close` loses the connection, as when a network fails, and waits until the
+        application has ended. `context`: as in `stream`.
+        """
+        if self._killed:
+            raise AppFault("the connection was refused: the process is dead")
+        self._count += 1
+        socket = AppSocket(self._buffer_bytes_max)
+        self._replies[socket] = None
+        lines = dict(headers or {}) | (
+            {"sec-websocket-protocol": ", ".join(subprotocols)} if subprotocols else {}
+        )
+        scope = self._scope("GET", path, self._header_lines(lines, b"", False))
+        del scope["method"]
+        scope |= {"type": "websocket", "scheme": "ws", "subprotocols": list(subprotocols)}
+        scope["extensions"] = {"websocket.http.response": {}}
+        socket._app = asyncio.create_task(
+            self._serve_socket(scope, socket),
+            name=f"app {self._count} socket {path}",
+            context=context or contextvars.Context(),
+        )
+        socket._app.add_done_callback(lambda _: socket._to_client.set())
+        try:
+            await socket._until(lambda: socket.status)
+            yield socket
+        except BaseException as error:
+            await self._end(socket, [socket._app], error)
+            raise
+        else:
+            await self._end(socket, [socket._app], None)
+
     def kill(self) -> None:
         """Let the application's process die: every connection is lost, and no new one is made.
 
@@ -141,7 +186,7 @@ class AppClient:
             reply._break()
 
     async def _end(
-        self, reply: AppStream, tasks: list[asyncio.Task[None]], error: BaseException | None
+        self, reply: AppStream | AppSocket, tasks: list[asyncio.Task[None]], error: BaseException | None
     ) -> None:
         self._replies.pop(reply)
         if self._killed:
@@ -156,6 +201,10 @@ class AppClient:
 
     async def _serve(self, scope: AsgiMessage, reply: AppStream) -> None:
         await self._app(scope, reply._receive, reply._send)
+
+    async def _serve_socket(self, scope: AsgiMessage, socket: AppSocket) -> None:
+        with suppress(PeerGone):  # as servers do
+            await self._app(scope, socket._receive, socket._send)
 
     def _header_lines(
         self, headers: Mapping[str, str] | None, body: bytes | AsyncIterator[bytes], is_json: bool
@@ -196,7 +245,7 @@ async def _upload(body: AsyncIterator[bytes], reply: AppStream) -> None:
     reply._ask({"type": "http.request", "body": b"", "more_body": False})
 
 
-async def _end(reply: AppStream, tasks: list[asyncio.Task[None]], error: BaseException | None) -> None:
+async def _end(reply: AppSide, tasks: list[asyncio.Task[None]], error: BaseException | None) -> None:
     """Disconnect. Raise what the application raises now, or add it as a note to the error under way."""
     app, *uploads = tasks
     reply._leave()
