@@ -94,7 +94,7 @@ class Runtime:
         self.settings = loaded.settings
         route_settings, personalities = _with_personalities(loaded)
         settings = msgspec.structs.replace(loaded.settings, route=route_settings)
-        upstreams = _upstreams(settings)
+        upstreams, sessions = _upstreams(settings), _sessions(loaded, process)
         routes = _routes(settings, upstreams, personalities)
         self.targets = {target: origin_of(upstream.base_url) for target, upstream in upstreams.items()}
         self.fleet: Fleet = Fleet(
@@ -128,11 +128,11 @@ class Runtime:
         self.deps: ApiDependencies = ApiDependencies(
             Gateway(routes, process.cache, process.queue, self.failover, process.rng("router")),
             process.admission,
-            GuardedCallers(_callers(loaded), process.key_guard),
+            GuardedCallers(_callers(loaded), process.key_guard, sessions.tokens if sessions else None),
             process.events,
             settings.server,
             process.new_id,
-            _sessions(loaded, process),
+            sessions,
             _gate(settings, process, previous),
             _turns(settings, process, upstreams, personalities, previous),
         )

@@ -129,6 +129,10 @@ class Callers:
         """Return the caller with this key, or None."""
         return self._known.get(key_hash(key))
 
+    def named(self, name: str) -> Caller | None:
+        """Return the caller with this name in logs, which is of the hash of its key, or None."""
+        return next((caller for caller in self._known.values() if caller.key == name), None)
+
 
 def bearer_key(authorization: str) -> str:
     """Return the key of an Authorization header; empty if there is none."""

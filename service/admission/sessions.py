@@ -1,7 +1,8 @@
 """Sessions: browsers told apart by a signed cookie. A session names nobody, and nothing of it is stored here.
 
     cookie   `__Host-dub5` on https, `dub5` on http: <id>.<time>.<signature>, for `days`; no script reads it
-    ticket   the same session for `ticket_s`, for a page of another site, whose cookies browsers block
+    ticket   the same session for `ticket_s`, for a page of another site, whose cookies browsers block. Asked
+             for with an API key, it stands for that key as well, while the key is valid
 
 The id is no secret: only the signature is proof. A token of one kind is worth nothing as the other.
 """
@@ -15,11 +16,14 @@ from msgspec import Struct
 
 from dub5.service import clock
 from dub5.service.config.settings import Secret, SessionSettings
+from dub5.service.model import ANONYMOUS, Caller
 from dub5.service.optional_parts import load_part
 
 TOKEN_CHARS_MAX = 160  # ours have 83; to hash 60 KB takes twenty times as long as to count them
 SAME_NAME_MAX = 4  # cookies of our name that are looked at, in one header
 DAY_S = 24 * 3600
+TICKET_SCHEME = "ticket"
+CALLER_MARK = "~"
 RENEW_AFTER_S = DAY_S  # a cookie that is younger is not sent anew, unless half of its life is over
 
 
@@ -32,10 +36,11 @@ class Signer(Protocol):
 
 
 class Session(Struct, frozen=True):
-    """A session: one browser, for as long as its cookie lives."""
+    """A session: one browser, for as long as its cookie lives. `caller`: who has asked for a ticket of it."""
 
     id: str
     age_s: int = 0  # of the token that proved it
+    caller: str = ""
 
     @property
     def label(self) -> str:
@@ -68,11 +73,16 @@ class Sessions:
 
     def read_ticket(self, ticket: str) -> Session | None:
         """Return the session of a ticket; None if the ticket is not genuine, or too old."""
-        return _session(self._tickets, ticket, self.ticket_s)
+        session = _session(self._tickets, ticket, self.ticket_s)
+        if session is None:
+            return None
+        id_, _, caller = session.id.partition(CALLER_MARK)
+        return Session(id_, session.age_s, caller)
 
-    def write_ticket(self, session: Session) -> str:
-        """Return a ticket of this session."""
-        return self._tickets.write(session.id)
+    def write_ticket(self, session: Session, caller: Caller = ANONYMOUS) -> str:
+        """Return a ticket of this session, and of the caller who asks for it: by name, which is no key."""
+        whose = "" if caller.key == ANONYMOUS.key else f"{CALLER_MARK}{caller.key}"
+        return self._tickets.write(session.id + whose)
 
     def wants_renewal(self, session: Session) -> bool:
         """Return whether the cookie of this session should be sent anew: a visitor who returns keeps it."""
@@ -81,6 +91,12 @@ class Sessions:
     def set_cookie(self, session: Session, *, https: bool = False) -> str:
         """Return the Set-Cookie header that gives a browser this session."""
         return _set_cookie(https, self._cookies.write(session.id), self.cookie_s)
+
+
+def ticket_of(authorization: str) -> str | None:
+    """Return the ticket of an Authorization header, or None."""
+    scheme, _, ticket = authorization.partition(" ")
+    return ticket.strip() if scheme.lower() == TICKET_SCHEME else None
 
 
 def clear_cookie(*, https: bool = False) -> str:

@@ -4,14 +4,12 @@ from collections.abc import Mapping
 
 from litestar.types import Scope
 
-from dub5.service.admission.sessions import Session, Sessions, has_cookie
+from dub5.service.admission.sessions import Session, Sessions, has_cookie, ticket_of
 from dub5.service.api.client_address import scope_address
 from dub5.service.api.cross_site import cross_site_problem
 from dub5.service.config.settings import ServerSettings
 from dub5.service.errors import CsrfRefused
 from dub5.service.events import Events, SecurityKind, SecurityNoted
-
-TICKET_SCHEME = "ticket"
 
 
 class BrowserSessions:
@@ -28,10 +26,10 @@ class BrowserSessions:
 
     def by_ticket(self, scope: Scope, headers: Mapping[str, str]) -> Session | None:
         """Return the session of `Authorization: Ticket <ticket>`, or None."""
-        scheme, _, ticket = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != TICKET_SCHEME:
+        ticket = ticket_of(headers.get("authorization", ""))
+        if ticket is None:
             return None
-        session = self.tokens.read_ticket(ticket.strip())
+        session = self.tokens.read_ticket(ticket)
         if session is None:
             self._note(SecurityKind.BAD_TICKET, scope)
         return session
@@ -71,4 +69,4 @@ def _cookies(scope: Scope) -> str:
 
 def is_https(scope: Scope) -> bool:
     """Return whether the client has sent the request by https; the edge has put right what proxies hide."""
-    return scope["scheme"] == "https"
+    return scope["scheme"] in ("https", "wss")

@@ -12,6 +12,7 @@ from litestar.types import Scope
 from dub5.service import clock
 from dub5.service.admission.admission import Callers, bearer_key, key_hash
 from dub5.service.admission.key_guesses import KeyGuesses
+from dub5.service.admission.sessions import Sessions, ticket_of
 from dub5.service.api.client_address import is_nearby, scope_address
 from dub5.service.errors import RateLimited, Unauthorized
 from dub5.service.events import Events, SecurityKind, SecurityNoted
@@ -52,27 +53,51 @@ class KeyGuard:
         if left_s:
             raise RateLimited("Too many unknown keys came from this address.", retry_after_s=left_s)
 
+    def note_ticket(self, scope: Scope) -> None:
+        """Note a ticket that proves nothing. Nobody guesses a signature, so nobody is blocked."""
+        self._events.emit(SecurityNoted(SecurityKind.BAD_TICKET, scope_address(scope), scope["path"]))
+
 
 class GuardedCallers:
-    """The callers of the settings, behind a guard."""
+    """The callers of the settings, behind a guard. `tickets`: reads those that a caller asked for."""
 
-    def __init__(self, callers: Callers, guard: KeyGuard) -> None:
+    def __init__(self, callers: Callers, guard: KeyGuard, tickets: Sessions | None = None) -> None:
         self._callers = callers
         self._guard = guard
+        self._tickets = tickets
 
     def identify(self, authorization: str, scope: Scope) -> Caller:
-        """Return the caller of this header; ANONYMOUS if no keys are set.
+        """Return the caller of this header, a key or a ticket of one; ANONYMOUS if no keys are set.
 
         Raises Unauthorized, RateLimited.
         """
         if not self._callers.have_keys:
             return ANONYMOUS
+        if (ticket := ticket_of(authorization)) is not None:
+            return self._of_ticket(ticket, scope)
         key = bearer_key(authorization)
         caller = self._callers.find(key)
         if key:
             self._guard.check(scope, key, caller.key if caller else None)
         if caller is None:
             raise Unauthorized("The API key is missing or unknown.")
+        return caller
+
+    def renew(self, caller: Caller) -> Caller:
+        """Return a caller that was identified before, as it is now. Raises Unauthorized."""
+        if not self._callers.have_keys:
+            return ANONYMOUS
+        known = self._callers.named(caller.key)
+        if known is None:
+            raise Unauthorized("The API key is not valid any more.")
+        return known
+
+    def _of_ticket(self, ticket: str, scope: Scope) -> Caller:
+        session = None if self._tickets is None else self._tickets.read_ticket(ticket)
+        caller = None if session is None else self._callers.named(session.caller)
+        if caller is None:
+            self._guard.note_ticket(scope)
+            raise Unauthorized("The ticket is unknown or too old, or its API key is not valid any more.")
         return caller
 
 

@@ -41,9 +41,10 @@ def session_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler
     async def ticket(request: HttpRequest) -> Response[bytes]:
         """Write a ticket: a proof of the session that is no cookie."""
         sessions, headers = _opened(deps(), request)
+        caller = deps().callers.identify(headers.get("authorization", ""), request.scope)
         tokens = sessions.tokens
         session = sessions.identify(request.scope, headers) or tokens.start()
-        body = {"session": session.label, "ticket": tokens.write_ticket(session)}
+        body = {"session": session.label, "ticket": tokens.write_ticket(session, caller)}
         return json_response({**body, "expires_in_s": tokens.ticket_s}, 201)
 
     @delete(PATH)

@@ -336,7 +336,8 @@ async def test_no_sessions() -> None:
 
 
 async def test_caller_keys() -> None:
-    """Where callers have keys, a session needs one, too; a ticket is no key."""
+    """Where callers have keys, a session needs one, too; so does a ticket, which stands for it as long as
+    the key is valid."""
     async with SessionWorld(caller_keys=("key-1",)) as world:
         assert (await world.begin()).status == 401
         key = {"authorization": "Bearer key-1"}
@@ -345,7 +346,11 @@ async def test_caller_keys() -> None:
         assert (first.status, ticket.status) == (201, 201)
         assert await world.label(cookie=cookie_of(first), **key, **PAGE) == first.json()["session"]
         sent = {"authorization": f"Ticket {ticket.json()['ticket']}"}
-        assert (await world.ask(headers=sent)).status == 401
+        assert (await world.ask(headers=sent)).status == 200
+        assert len({event.caller for event in world.events if isinstance(event, RequestEnded)}) == 1
+
+        world.service.reload(replace(world.loaded, caller_keys=(Secret("key-2"),)))
+        assert (await world.ask(headers=sent)).status == 401  # the key was revoked
 
 
 async def test_clock_set_back() -> None:
