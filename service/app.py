@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 from litestar import Litestar
 from litestar.plugins import PluginProtocol
+from litestar.types import ASGIApp
 
 from dub5.service import VERSION, clock
 from dub5.service.admission.admission import Admission
@@ -29,11 +30,13 @@ from dub5.service.api.admin import Admin, admin_routes
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.conversations import conversation_routes
 from dub5.service.api.edge import with_edge
+from dub5.service.api.edge_rules import EdgeRules
 from dub5.service.api.errors import exception_handler
 from dub5.service.api.key_guard import KeyGuard
 from dub5.service.api.page import read_files
 from dub5.service.api.routes import routes
 from dub5.service.api.session_routes import session_routes
+from dub5.service.api.sockets import SocketApp, Sockets
 from dub5.service.api.turn_routes import turn_routes
 from dub5.service.cache.factory import open_cache
 from dub5.service.cache.warming import Warm, warm
@@ -129,7 +132,13 @@ class Service:
         self._prober_tasks: set[asyncio.Task[None]] = set()
         self._warm_up_tasks: set[asyncio.Task[None]] = set()
         self._current = self._build_runtime(loaded, None)
-        self.asgi = with_edge(self._build_app(), lambda: self.settings, self.events, self._process.new_id)
+        self.sockets = Sockets(rng("sockets"))
+        app: ASGIApp = self._build_app()
+        if self.store is not None:
+            is_listed = EdgeRules(settings.server).is_listed
+            app = SocketApp(app, self.sockets, lambda: self._current.deps, is_listed)
+            self.metrics.observe_sockets(lambda: self.sockets.count)
+        self.asgi = with_edge(app, lambda: self.settings, self.events, self._process.new_id)
 
     @property
     def settings(self) -> Settings:
@@ -227,9 +236,11 @@ class Service:
         server = self.settings.server
         self.events.emit(DrainBegan(self.admission.in_flight))
         await self.admission.announce_drain(server.announce_s)
+        self.sockets.drain()
         if not await self.admission.wait_until_empty(server.drain_s):
             self.admission.cut_all()
             await self.admission.wait_until_empty(FINAL_ERRORS_S)
+        await self.sockets.wait_until_empty()
 
     async def aclose(self) -> None:
         """Close all that was opened."""

@@ -16,6 +16,7 @@ from types import FrameType
 import uvicorn
 
 from dub5.service import VERSION
+from dub5.service.api.socket_messages import FRAME_BYTES_MAX
 from dub5.service.app import Service, build_wire
 from dub5.service.closed_output import ends_with_its_reader
 from dub5.service.config.load import DEFAULT_FILE, config_file, load, variables
@@ -25,6 +26,7 @@ from dub5.service.config.session_secret import keep_session_secret, secret_plan
 from dub5.service.config.settings import LoadedSettings, Settings, SettingsProblems
 from dub5.service.http_protocol import BoundedProtocol
 from dub5.service.online_check import LIMIT_S, ask_targets, targets
+from dub5.service.optional_parts import load_part
 from dub5.service.store.url import describe
 from dub5.service.telemetry.event_tables import Level
 from dub5.service.telemetry.logs import EventLogger, LineWriter
@@ -205,7 +207,11 @@ def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedS
         port=loaded.settings.server.port,
         lifespan="on",
         http=BoundedProtocol,
-        ws="none",
+        ws=load_part("socket protocol") if service.store is not None else "none",
+        ws_max_size=FRAME_BYTES_MAX,
+        ws_ping_interval=20.0,
+        ws_ping_timeout=20.0,
+        ws_per_message_deflate=False,  # answers are short pieces; a context for each socket costs more
         access_log=False,
         server_header=False,
         proxy_headers=False,  # server.trusted_proxies says who is believed

@@ -19,7 +19,9 @@
     ├── TooLarge 413
     ├── CompressedBody 415
     ├── HeadTooLarge 431
+    ├── UpgradeRequired 426
     ├── RateLimited 429
+    ├── TooManyTurns 429
     ├── AllTargetsLimited 429
     ├── Unavailable 503
     │   ├── AllTargetsDown
@@ -239,6 +241,26 @@ class TooLarge(GatewayError):
     type = "invalid_request_error"
     code = "request_too_large"
     suggestion = "Shorten the conversation, or send images as URLs."
+    outcome = "refused"
+
+
+class UpgradeRequired(GatewayError):
+    """The path is for WebSockets alone."""
+
+    status = 426
+    type = "invalid_request_error"
+    code = "upgrade_required"
+    suggestion = "Connect with a WebSocket client (RFC 6455)."
+    outcome = "refused"
+
+
+class TooManyTurns(GatewayError):
+    """A connection has as many open turns as it may have."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_turns"
+    suggestion = "Wait for the end of a turn, or stop one."
     outcome = "refused"
 
 

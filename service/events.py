@@ -5,7 +5,7 @@ failover, gateway, resilience, cache, admission --emit--> Events --> telemetry.m
 
 import traceback
 from collections.abc import Callable
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from msgspec import Struct
 
@@ -272,6 +272,42 @@ class TurnResumed(Struct, frozen=True):
     source: ResumedFrom
 
 
+class CloseCode(IntEnum):
+    """Why a WebSocket is closed: as in RFC 6455, 7.4, and IANA's registry; those from 4000 on are our own."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    BAD_FRAME = 1002
+    NOT_TEXT = 1003
+    NO_STATUS = 1005
+    ABNORMAL = 1006
+    NOT_UTF8 = 1007
+    BAD_MESSAGES = 1008
+    TOO_LARGE = 1009
+    INTERNAL = 1011
+    DRAIN = 1012
+    TRY_LATER = 1013
+    NO_ACCESS = 4401
+    IDLE = 4408
+
+
+class SocketOpened(Struct, frozen=True):
+    """A WebSocket was accepted, and who is at its other end is known."""
+
+    id: str
+    caller: str
+    session: str | None
+
+
+class SocketClosed(Struct, frozen=True):
+    """A WebSocket is over. `code`: of its close, ours or the client's; `turns`: that it asked or read on."""
+
+    id: str
+    code: int
+    turns: int
+    open_s: float
+
+
 class TurnEnded(Struct, frozen=True):
     """A turn of a conversation is over. `kept`: it is in the database.
 
@@ -316,6 +352,8 @@ Event = (
     | HistoryPruned
     | TurnEnded
     | TurnResumed
+    | SocketOpened
+    | SocketClosed
 )
 Subscriber = Callable[[Event], None]
 

@@ -3,7 +3,8 @@
     a head of more than HEAD_BYTES_MAX bytes    431, and the connection is closed
     a head that is not whole after HEAD_S       408, and the connection is closed; silently if nothing came
     bytes that are not HTTP                     400
-    `Upgrade`                                   ignored, as HTTP allows: the request and its body are served
+    a WebSocket handshake                       handed to the protocol for WebSockets, where there is one
+    any other `Upgrade`                         ignored, as HTTP allows: the request and its body are served
     HTTP/1.0                                    a body without a length ends with the connection
 
 These refusals have the shape of all our errors, and the headers of all answers behind an edge (api/edge.py).
@@ -20,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from dub5.service.api.edge_rules import SECURITY_HEADERS
 from dub5.service.api.errors import error_body, error_headers
+from dub5.service.api.socket_handshake import is_small, is_upgrade, upgrade_head
 from dub5.service.errors import GatewayError, HeadTooLarge, InvalidRequest, RequestTimeout
 from dub5.service.unread import aborting_unread
 
@@ -38,6 +40,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_complete = True  # between requests, and while a body arrives
         self._head_clock: asyncio.TimerHandle | None = None
         self._upgrade_head: bytes | None = None  # a head that asked for an upgrade, without that
+        self._socket_head: bytes | None = None  # a WebSocket handshake
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -58,6 +61,8 @@ class BoundedProtocol(HttpToolsProtocol):
             refusal = cause if isinstance(cause, GatewayError) else InvalidRequest("This is not HTTP/1.1.")
             self._refuse(refusal)
             return
+        if self._socket_head is not None:
+            return
         self._idle_bytes = 0 if self._progressed else self._idle_bytes + len(data)
         if self._idle_bytes > HEAD_BYTES_MAX:
             self._refuse(_head_too_large())
@@ -69,6 +74,9 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
+            if self._socket_head is not None:
+                self._hand_over(self._socket_head + data[upgrade.args[0] :])
+                return
             if self._upgrade_head is None:  # CONNECT
                 raise httptools.HttpParserError from None
             # The parser would take the rest for another protocol: a new one reads the request again.
@@ -86,7 +94,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if may_be_large and self._head_size() > HEAD_BYTES_MAX:
             raise _head_too_large()
         if self.parser.should_upgrade():
-            self._upgrade_head = self._head_without_upgrade()
+            if self._opens_socket():
+                self._socket_head = upgrade_head(self.url, self.headers)
+            else:
+                self._upgrade_head = self._head_without_upgrade()
             return
         self._head_complete = self._progressed = True
         self._stop_head_clock()
@@ -97,8 +108,30 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._upgrade_head is None:
+        if self._upgrade_head is None and self._socket_head is None:
             super().on_message_complete()
+
+    def _opens_socket(self) -> bool:
+        """Return whether the request is a WebSocket handshake. Raises HeadTooLarge."""
+        is_busy = bool(self.pipeline) or not (self.cycle is None or self.cycle.response_complete)
+        if self.ws_protocol_class is None or is_busy:
+            return False
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if not is_upgrade(method, self.url, version, self.headers):
+            return False
+        if not is_small(self.url, self.headers):
+            raise HeadTooLarge("The head of a WebSocket handshake has too many headers, or too long ones.")
+        return True
+
+    def _hand_over(self, data: bytes) -> None:
+        """Let the protocol for WebSockets have the connection, and what came on it."""
+        self._stop_head_clock()
+        self.connections.discard(self)
+        kind: Any = self.ws_protocol_class
+        protocol = kind(config=self.config, server_state=self.server_state, app_state=self.app_state)
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.data_received(data)
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

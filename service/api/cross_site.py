@@ -40,10 +40,10 @@ def _is_from_our_page(
         return site is None and not with_cookie
     if is_listed(origin):
         return True
-    return site is None and _is_same(origin, headers.get("host", ""))
+    return site is None and is_same_host(origin, headers.get("host", ""))
 
 
-def _is_same(origin: str, host: str) -> bool:
+def is_same_host(origin: str, host: str) -> bool:
     """Return whether an origin has this host, which a proxy may write with capitals or the usual port."""
     scheme, _, authority = origin.partition("://")
     return bool(authority) and host.lower() in (authority, f"{authority}:{DEFAULT_PORTS.get(scheme)}")

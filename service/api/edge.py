@@ -6,13 +6,13 @@ What it hands on has the scheme and the address of the client itself, as far as 
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import quote
 
-import msgspec
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send, WebSocketScope
 
 from dub5.service.api.client_address import UNKNOWN, address_key
 from dub5.service.api.edge_rules import EdgeDecision, EdgeRules, RawHeaders, RequestHead
-from dub5.service.api.errors import error_body, error_headers, request_id
+from dub5.service.api.errors import request_id
+from dub5.service.api.refusal import refuse, respond
 from dub5.service.config.settings import Settings
 from dub5.service.events import Events, SecurityNoted
 
@@ -40,16 +40,16 @@ class EdgeApp:
         self._new_id = new_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP:
+        if scope["type"] not in (ScopeType.HTTP, ScopeType.WEBSOCKET):
             await self._app(scope, receive, send)
             return
         decision = self._rules.decide(_head(scope))
         if decision.status is not None:
-            await self._answer(decision, decision.status, send)
+            await self._answer(scope, decision, decision.status, send)
             return
 
         async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 message["headers"] = _joined(message.get("headers", ()), decision.headers)
             await send(message)
 
@@ -59,20 +59,16 @@ class EdgeApp:
         scope["client"] = (sent.peer, 0) if sent.peer else None
         await self._app(scope, receive, send_with_headers)
 
-    async def _answer(self, decision: EdgeDecision, status: int, send: Send) -> None:
+    async def _answer(self, scope: Scope, decision: EdgeDecision, status: int, send: Send) -> None:
         if decision.noted is not None:
             who = address_key(decision.sent.peer or UNKNOWN)
             self._events.emit(SecurityNoted(decision.noted, who, decision.sent.path))
-        body, own = b"", {"content-length": "0"} if status != 204 else {}
         if decision.error is not None:
             id_ = request_id(_given_id(decision.sent), self._new_id())
-            body = msgspec.json.encode(error_body(decision.error, id_))
-            own = error_headers(decision.error, id_) | {"content-length": str(len(body))}
-        raw = [(name.encode(), value.encode()) for name, value in own.items()]
-        await send(
-            {"type": "http.response.start", "status": status, "headers": _joined(raw, decision.headers)}
-        )
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+            await refuse(scope, send, decision.error, id_, decision.headers)
+            return
+        own = [(b"content-length", b"0")] if status != 204 else []
+        await respond(scope, send, status, _joined(own, decision.headers), b"")
 
 
 def _joined(own: Iterable[tuple[bytes, bytes]], added: RawHeaders) -> list[tuple[bytes, bytes]]:
@@ -88,12 +84,12 @@ def _given_id(head: RequestHead) -> Mapping[str, str]:
     return {"x-request-id": lines[-1].decode("latin-1")} if lines else {}
 
 
-def _head(scope: HTTPScope) -> RequestHead:
+def _head(scope: HTTPScope | WebSocketScope) -> RequestHead:
     raw = scope.get("raw_path") or quote(scope["path"]).encode()
     query = scope["query_string"]
     client = scope.get("client")
     return RequestHead(
-        method=scope["method"],
+        method=str(scope.get("method", "GET")),
         path=scope["path"],
         target=(raw + b"?" + query if query else raw).decode("latin-1"),
         scheme=scope["scheme"],

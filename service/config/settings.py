@@ -181,7 +181,8 @@ class ConversationSettings(Struct, frozen=True):
 
     `context_tokens`: the window of a model whose provider does not say one. `answer_tokens`: room in the
     window that is left for the answer. `keep_days`: after its last question, a conversation is deleted.
-    `linger_s`: how long a turn is answered while nobody listens; then its provider is told.
+    `linger_s`: how long a turn is answered while nobody listens; then its provider is told. `sockets_max`:
+    open WebSockets of a process.
     """
 
     question_chars_max: Annotated[int, Meta(ge=1, le=60_000)] = 2_000
@@ -190,6 +191,7 @@ class ConversationSettings(Struct, frozen=True):
     keep_days: Annotated[int, Meta(ge=1, le=3_650)] = 30
     injection: InjectionAction = "flag"
     linger_s: Annotated[float, Meta(ge=0, le=600)] = 15.0
+    sockets_max: Annotated[int, Meta(ge=0)] = 10_000
 
 
 class Settings(Struct, frozen=True):

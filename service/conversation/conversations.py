@@ -82,9 +82,9 @@ class Conversations:
         if len(self._models) > REMEMBERED_MAX:
             self._models.popitem(last=False)
 
-    async def create(self, owner: str, title: str, model: str) -> Conversation:
-        """Begin a conversation. A lost database is told of it later."""
-        id_, now, model = self.ids.new(), clock.wall(), model or self.usual_model
+    async def create(self, owner: str, title: str, model: str, id_: str = "") -> Conversation:
+        """Begin a conversation, unless there is one with this id. A lost database is told of it later."""
+        id_, now, model = id_ or self.ids.new(), clock.wall(), model or self.usual_model
         self.remember_model(owner, id_, model)
         bound = statements.CREATE.bind(owner, id_, title, model, now)
         rows = await self.store.write([bound], lane=id_).kept(self.store.patience_s)

@@ -20,6 +20,11 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def id_of(number: int) -> str:
+    """Return the id of a number of 128 bits."""
+    return "".join([ALPHABET[number >> (5 * place) & 31] for place in range(CHARS - 1, -1, -1)])
+
+
 class Ids:
     """Makes ids."""
 
@@ -31,4 +36,4 @@ class Ids:
         """Return an id that is larger than all before, even if the clock was set back."""
         number = (int(clock.wall() * 1000) << CHANCE_BITS) | self._rng.getrandbits(CHANCE_BITS)
         self._last = max(number, self._last + 1)
-        return "".join([ALPHABET[self._last >> (5 * place) & 31] for place in range(CHARS - 1, -1, -1)])
+        return id_of(self._last)

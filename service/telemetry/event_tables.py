@@ -21,6 +21,7 @@ from dub5.service.events import (
     CacheLooked,
     CacheWarmed,
     CallerBarred,
+    CloseCode,
     Crashed,
     DrainBegan,
     HealthChanged,
@@ -34,6 +35,8 @@ from dub5.service.events import (
     SecurityNoted,
     SettingsReloaded,
     Shared,
+    SocketClosed,
+    SocketOpened,
     StatementEnded,
     TurnEnded,
     TurnResumed,
@@ -45,6 +48,7 @@ from dub5.service.telemetry import names
 from dub5.service.telemetry.names import OTHER, Metric
 
 Labels = tuple[str, ...]
+CLOSE_CODES = frozenset(CloseCode)
 
 
 class Level(IntEnum):
@@ -125,13 +129,14 @@ COUNTS: Mapping[type, CountRule] = {
     SecurityNoted: CountRule(names.SECURITY_EVENTS, lambda event, known: (event.what,)),
     SettingsReloaded: CountRule(names.RELOADS, lambda event, known: ("applied" if event.ok else "refused",)),
     Shared: CountRule(names.SHARED, lambda event, known: (known.route(event.route), event.what)),
+    SocketClosed: CountRule(names.SOCKETS_CLOSED, lambda event, known: (_close_code(event.code),)),
     TurnEnded: CountRule(
         names.TURNS,
         lambda event, known: (known.route(event.route), event.outcome, "true" if event.kept else "false"),
     ),
     TurnResumed: CountRule(names.TURNS_RESUMED, lambda event, known: (event.source,)),
 }
-LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed, CallerBarred, MigrationEnded})
+LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed, CallerBarred, MigrationEnded, SocketOpened})
 
 HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
     BudgetSpent: lambda event: ("budget_spent",),
@@ -147,6 +152,8 @@ HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
     ),
     RateLimitHit: lambda event: ("rate_limited",),
     Shared: lambda event: ("shared" if event.what == "joined" else event.what,),
+    SocketClosed: lambda event: ("socket_closed",),
+    SocketOpened: lambda event: ("socket_opened",),
     StatementEnded: lambda event: (),
     TurnEnded: lambda event: ("turn",) if event.kept else ("turn", "turn_not_kept"),
     TurnResumed: lambda event: ("turn_resumed",),
@@ -198,6 +205,14 @@ LINES: Mapping[type, Callable[[Any], Line | None]] = {
         "history_pruned",
         {"id": event.request_id, "route": event.route, "turns": event.turns, "tokens": event.tokens},
     ),
+    SocketClosed: lambda event: Line(
+        Level.INFO,
+        "socket_closed",
+        {"id": event.id, "code": event.code, "turns": event.turns, "open_s": round(event.open_s, 1)},
+    ),
+    SocketOpened: lambda event: Line(
+        Level.INFO, "socket_opened", {"id": event.id, "caller": event.caller, "session": event.session}
+    ),
     TurnEnded: lambda event: Line(
         Level.INFO,
         "turn",
@@ -215,6 +230,10 @@ LINES: Mapping[type, Callable[[Any], Line | None]] = {
     ),
     TurnResumed: lambda event: Line(Level.INFO, "turn_resumed", {"turn": event.turn, "source": event.source}),
 }
+
+
+def _close_code(code: int) -> str:
+    return str(code) if code in CLOSE_CODES else OTHER
 
 
 def _hedge_reason(why: str) -> str:

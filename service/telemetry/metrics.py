@@ -283,6 +283,10 @@ class Metrics:
             names.STORE_POOL, lambda: [((state,), count) for state, count in (pool() or {}).items()]
         )
 
+    def observe_sockets(self, count: Callable[[], int]) -> None:
+        """Read the number of WebSockets at each scrape; without conversations there is no such gauge."""
+        self._observe(names.SOCKETS, lambda: [((), count())])
+
     def _queue_left(self, event: QueueLeft) -> None:
         route = self._known.route(event.route)
         self._queue[route, event.priority, event.how] += 1

@@ -177,6 +177,14 @@ TURNS_RESUMED = Metric(
 TURNS_LIVE = Metric(
     "gateway_turns_live", MetricKind.GAUGE, "{turn}", "Turns that this process is answering.", ()
 )
+SOCKETS = Metric("gateway_sockets", MetricKind.GAUGE, "{socket}", "Open WebSockets.", ())
+SOCKETS_CLOSED = Metric(
+    "gateway_sockets_closed",
+    MetricKind.COUNTER,
+    "{socket}",
+    "WebSockets that are over, by close code; 1006: without one.",
+    ("code",),
+)
 HISTORY_PRUNED = Metric(
     "gateway_history_pruned",
     MetricKind.COUNTER,

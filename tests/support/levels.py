@@ -13,7 +13,7 @@ LEVELS = (
     ("gateway",),
     ("conversation",),
     ("api", "telemetry"),
-    ("app", "runtime", "online_check", "personality_trial", "unread"),
+    ("app", "runtime", "online_check", "personality_trial", "socket_protocol", "unread"),
     ("asgi", "command", "database_command", "http_protocol", "personality_command", "verify"),
     ("__main__",),
 )

@@ -31,7 +31,8 @@ STRUCTS = {
 }
 # Raised before a path is known, or only inside a stream: no operation lists them.
 UNLISTED = {"method_not_allowed", "request_head_too_large", "host_not_allowed", "https_required"} | {
-    *("origin_not_allowed", "internal_error", "stream_cut", "stream_stalled")
+    *("origin_not_allowed", "internal_error", "stream_cut", "stream_stalled"),
+    *("upgrade_required", "too_many_turns"),  # of WebSockets, which OpenAPI does not describe
 }
 
 

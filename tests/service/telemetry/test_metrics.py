@@ -22,6 +22,7 @@ from dub5.service.events import (
     LimitLowered,
     QueueLeft,
     RequestEnded,
+    SocketClosed,
     StatementEnded,
     TurnEnded,
 )
@@ -300,6 +301,8 @@ async def test_every_name_in_the_table(
     metrics.count(StatementEnded("renew_worker", "ok", 0.002))
     metrics.count(HistoryPruned("req_1", "chat", 3, 900))
     metrics.count(TurnEnded("req_1", "chat", Outcome.COMPLETE, kept=True))
+    metrics.observe_sockets(lambda: 2)
+    metrics.count(SocketClosed("req_1", 4999, 0, 1.0))
     families = {f.name: f for f in text_string_to_metric_families(metrics.scrape().decode())}
 
     assert {m.prometheus_name.removesuffix("_total") for m in names.ALL} == set(families) - {"target"} - {

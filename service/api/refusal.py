@@ -1,0 +1,38 @@
+"""Whole answers to requests that no route sees: over HTTP, or instead of accepting a WebSocket."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from litestar.enums import ScopeType
+from litestar.types import Scope, Send
+
+from dub5.service.api.errors import error_body, error_headers
+from dub5.service.errors import GatewayError
+
+RESPONSE = "websocket.http.response"  # the extension of ASGI for WebSockets
+
+
+async def refuse(
+    scope: Scope, send: Send, error: GatewayError, id_: str, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Answer with an error. Its own headers come first; of `headers` those that it does not have."""
+    body = msgspec.json.encode(error_body(error, id_))
+    own = error_headers(error, id_) | {"content-length": str(len(body))}
+    lines = [(name.encode(), value.encode()) for name, value in own.items()]
+    lines += [line for line in headers if line[0].decode() not in own]
+    await respond(scope, send, error.status, lines, body)
+
+
+async def respond(
+    scope: Scope, send: Any, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes
+) -> None:
+    """Answer. Where a server cannot say it before it accepts a WebSocket, that is closed, which is a 403."""
+    kind = "http.response"
+    if scope["type"] == ScopeType.WEBSOCKET:
+        kind = RESPONSE
+        if kind not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close"})
+            return
+    await send({"type": f"{kind}.start", "status": status, "headers": list(headers)})
+    await send({"type": f"{kind}.body", "body": body, "more_body": False})

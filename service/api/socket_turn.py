@@ -1,0 +1,100 @@
+"""A question that came over a WebSocket: the exchange of a turn, without a request of its own."""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from litestar.types import Receive
+from msgspec import Struct
+
+from dub5.service.admission.sessions import Session
+from dub5.service.api.chat import ApiDependencies
+from dub5.service.api.socket_handshake import PATH
+from dub5.service.api.socket_messages import Ask
+from dub5.service.api.turn_body import owner_of, parse_turn
+from dub5.service.api.turns import TurnExchange
+from dub5.service.conversation.conversations import not_found
+from dub5.service.conversation.ids import id_of, is_id
+from dub5.service.conversation.turns import Turns
+from dub5.service.model import Caller
+
+REMAINING = "x-ratelimit-remaining-requests"
+
+
+class SocketClient(Struct, frozen=True):
+    """Who is at the other end, as the handshake has shown. `address`: as ASGI has it."""
+
+    caller: Caller
+    session: Session | None
+    address: Any
+
+    @property
+    def owner(self) -> str:
+        """Whose conversations the client has. Raises SessionRequired."""
+        return owner_of(self.caller, self.session)
+
+
+class SocketExchange(TurnExchange):
+    """One question. Without a conversation it begins one, once the question has passed all limits.
+
+    That has an id which is made of its owner and the id of the question: sent twice, they open one. Raises
+    ConversationNotFound for what is no id of a conversation.
+    """
+
+    def __init__(self, deps: ApiDependencies, turns: Turns, client: SocketClient, asked: Ask) -> None:
+        conversation = asked.conversation
+        if conversation is None:
+            digest = hashlib.sha256(f"{client.owner}\n{asked.id}".encode()).digest()
+            conversation = id_of(int.from_bytes(digest[:16]))
+        elif not is_id(conversation):
+            raise not_found()
+        super().__init__(deps, turns, conversation, (client.caller, client.session))
+        self._client = client
+        self._asked = asked
+
+    @property
+    def remaining(self) -> int | None:
+        """The questions that the tightest rate limit leaves."""
+        text = self.more_headers.get(REMAINING)
+        return None if text is None else int(text)
+
+    async def serve(self) -> None:
+        """Answer the question, as a task of the process."""
+        asked, headers = self._asked, [(b"content-type", b"application/json")]
+        if asked.deadline_ms is not None:
+            headers.append((b"x-deadline-ms", str(asked.deadline_ms).encode()))
+        scope: Any = {"type": "http", "path": PATH, "headers": headers, "client": self._client.address}
+        body = {"text": asked.text, "id": asked.id, "stream": True}
+        if asked.model is not None:
+            body["model"] = asked.model
+        await self(scope, _received(msgspec.json.encode(body)), _unused)
+
+    async def _handle(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> None:
+        if self._asked.conversation is None:
+            conversations = self._turns.conversations
+            model = self._asked.model
+            parse_turn(
+                headers, body, conversations.settings.question_chars_max
+            )  # what is refused begins none
+            if model is not None:
+                self.deps.gateway.route(model)
+            await conversations.create(self._client.owner, "", model or "", self._conversation)
+        await super()._handle(headers, caller, body)
+
+
+def _received(body: bytes) -> Receive:
+    """Return a `receive` that has this body. Whoever asks does not leave: a listener does."""
+    parts = [body]
+
+    async def receive() -> Any:
+        if parts:
+            return {"type": "http.request", "body": parts.pop(), "more_body": False}
+        return await asyncio.get_running_loop().create_future()
+
+    return receive
+
+
+async def _unused(message: Any) -> None:
+    """Send nothing: listeners do."""
