@@ -103,15 +103,15 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if self.close_sent or self.transport.is_closing():
             raise ClientDisconnected
         await super().send(message)
-        if message["type"] == "websocket.close":
-            self._abort_later()
+        if message["type"] == "websocket.accept":
+            del self.request, self.response  # nothing reads them again, and they are large
 
     async def run_asgi(self) -> None:
         """Run the application to the end of the connection."""
         await super().run_asgi()
         if self.disconnected:
             return
-        if self.close_sent or self.conn.close_rcvd is not None:
+        if self.close_sent or self.conn.close_sent is not None:
             self._abort_later()
         else:
             self.transport.abort()

@@ -72,5 +72,6 @@ def test_nothing_is_loaded_for_nobody(tmp_path: Path) -> None:
         "jinja2",
         "toxiproxy",
         "locust",
+        "websockets",
     }
     assert loaded & others == set()

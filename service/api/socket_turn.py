@@ -73,11 +73,8 @@ class SocketExchange(TurnExchange):
 
     async def _handle(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> None:
         if self._asked.conversation is None:
-            conversations = self._turns.conversations
-            model = self._asked.model
-            parse_turn(
-                headers, body, conversations.settings.question_chars_max
-            )  # what is refused begins none
+            conversations, model = self._turns.conversations, self._asked.model
+            parse_turn(headers, body, conversations.settings.question_chars_max)  # raises before one begins
             if model is not None:
                 self.deps.gateway.route(model)
             await conversations.create(self._client.owner, "", model or "", self._conversation)

@@ -103,20 +103,26 @@ class SocketApp:
         return self._deps().turns is not None and scope["method"] in ("GET", "HEAD")
 
     async def _connect(self, scope: Any, receive: Receive, send: Any) -> None:
-        """Decide a handshake, and serve the connection. The message `websocket.connect` says nothing."""
-        await receive()
+        await receive()  # websocket.connect, which says nothing
+        id_ = self._deps().new_id()
+        client = await self._let_in(scope, send, id_)
+        if client is not None:
+            retry_after_s = self._sockets.retry_after_s
+            await self._serve(Socket(self._deps, client, receive, send, retry_after_s), client, id_)
+
+    async def _let_in(self, scope: Any, send: Any, id_: str) -> SocketClient | None:
+        """Decide a handshake. Return who is at the other end; None if the connection is over."""
         deps = self._deps()
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
         }
-        id_ = request_id(headers, deps.new_id())
         shake = self._read(scope, headers, deps)
         if isinstance(shake, GatewayError):
             if isinstance(shake, OriginNotAllowed):
                 noted = SecurityNoted(SecurityKind.ORIGIN_REFUSED, scope_address(scope), scope["path"])
                 deps.events.emit(noted)
-            await refuse(scope, send, shake, id_)
-            return
+            await refuse(scope, send, shake, request_id(headers, id_))
+            return None
         client: SocketClient | GatewayError
         try:
             client = self._identified(scope, headers | {"authorization": shake.authorization}, deps)
@@ -124,14 +130,12 @@ class SocketApp:
             client = error
         try:
             await send({"type": "websocket.accept", "subprotocol": shake.subprotocol})
-        except OSError:
-            return
+        except OSError:  # gone by now
+            return None
         if isinstance(client, GatewayError):
             await _turn_away(send, client, id_, deps.server.client_stall_s)
-        else:
-            await self._serve(
-                Socket(self._deps, client, receive, send, self._sockets.retry_after_s), client, id_
-            )
+            return None
+        return client
 
     def _read(
         self, scope: Any, headers: dict[str, str], deps: ApiDependencies

@@ -211,7 +211,7 @@ LINES: Mapping[type, Callable[[Any], Line | None]] = {
         {"id": event.id, "code": event.code, "turns": event.turns, "open_s": round(event.open_s, 1)},
     ),
     SocketOpened: lambda event: Line(
-        Level.INFO, "socket_opened", {"id": event.id, "caller": event.caller, "session": event.session}
+        Level.DEBUG, "socket_opened", {"id": event.id, "caller": event.caller, "session": event.session}
     ),
     TurnEnded: lambda event: Line(
         Level.INFO,

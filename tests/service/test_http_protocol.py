@@ -28,6 +28,78 @@ async def test_upgrades(upgrade: bytes, size: int) -> None:
     assert connection.received.count(b"HTTP/1.1 200") == 2
 
 
+class Taken(asyncio.Protocol):
+    """A protocol of WebSockets that keeps what it gets."""
+
+    def __init__(self, **options: object) -> None:
+        self.data = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+
+
+SOCKET = (
+    b"GET /v1/ws?x HTTP/1.1\r\nhost: x\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade, h2\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("before", [b"", POST + LENGTH + BODY])
+async def test_a_handshake(before: bytes, size: int) -> None:
+    """A WebSocket handshake is handed over, with all that comes after it, however the bytes are cut; the
+    clock of heads ends with it."""
+    connection, after = Connection(ws=Taken), b"\x81\x85\0\0\0\0hello\r\n\r\nGET / HTTP/1.1"
+    await connection.send(before)
+    await asyncio.sleep(5)
+    data = SOCKET + after
+    await connection.send(*(data[at : at + size] for at in range(0, len(data), size)))
+    assert connection.handed_to.data == (
+        b"GET /v1/ws?x HTTP/1.1\r\nconnection: Upgrade\r\nupgrade: websocket\r\nhost: x\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" + after
+    )
+    assert len(connection.asked) == bool(before)
+    await asyncio.sleep(2 * HEAD_S)
+    assert connection.closed_s is None
+    assert connection.protocol not in connection.protocol.connections
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"/v1/ws?x", b"/v1/ws/"),
+        (b"GET", b"POST"),
+        (b"WebSocket\r", b"h2c\r"),
+        (b"Version: 13", b"Version: 12"),
+        (b"host: x", b"content-length: 4"),
+    ],
+)
+async def test_what_is_no_handshake(old: bytes, new: bytes) -> None:
+    """What is not wholly a handshake for the one path is served by HTTP, and so is a handshake where no
+    WebSocket is spoken, or while an answer is under way."""
+    connection = Connection(ws=Taken)
+    await connection.send(SOCKET.replace(old, new, 1) + b"abcd"[: 4 * (b"length" in new)])
+    await asyncio.sleep(5)
+    assert (connection.handed_to, len(connection.asked)) == (None, 1)
+
+    silent = Connection()
+    await silent.send(SOCKET)
+    busy = Connection(ws=Taken)
+    await busy.send(POST + LENGTH + BODY + SOCKET)
+    await asyncio.sleep(10)
+    assert (silent.handed_to, len(silent.asked)) == (None, 1)
+    assert (busy.handed_to, len(busy.asked)) == (None, 2)
+
+
+@pytest.mark.parametrize("more", [b"x-a: " + b"a" * 9000, b"\r\n".join([b"x-a: a"] * 200)])
+async def test_a_large_handshake(more: bytes) -> None:
+    """A handshake whose head is larger than the library takes is refused in our words."""
+    connection = Connection(ws=Taken)
+    await connection.send(SOCKET.replace(b"host: x", more))
+    assert connection.error() == (431, "request_head_too_large")
+    assert connection.handed_to is None
+
+
 async def test_an_upgrade_with_chunks() -> None:
     """So is one whose body comes in chunks."""
     connection = Connection()

@@ -13,10 +13,10 @@ from dub5.service.http_protocol import BoundedProtocol
 class Connection(asyncio.Transport):
     """A client's connection: `received` is what it got; `closed_s` is when the service has closed it.
 
-    Without an application, one answers that notes in `asked` what it got.
+    Without an application, one answers that notes in `asked` what it got. `ws`: the protocol of WebSockets.
     """
 
-    def __init__(self, app: Any = None) -> None:
+    def __init__(self, app: Any = None, ws: type[asyncio.Protocol] | None = None) -> None:
         super().__init__()
         self.received = b""
         self.closed_s: float | None = None
@@ -25,11 +25,12 @@ class Connection(asyncio.Transport):
             app or self._app,
             interface="asgi3",
             http=BoundedProtocol,
-            ws="none",
+            ws=ws or "none",
             lifespan="off",
             access_log=False,
         )
         self._loop = asyncio.get_running_loop()
+        self.handed_to: Any = None  # the protocol that has the connection after HTTP
         self.protocol = BoundedProtocol(config, ServerState(), {}, _loop=self._loop)
         self.protocol.connection_made(self)
 
@@ -50,7 +51,7 @@ class Connection(asyncio.Transport):
         """Send the pieces until the connection is closed."""
         for piece in pieces:
             if self.closed_s is None:
-                self.protocol.data_received(piece)
+                (self.handed_to or self.protocol).data_received(piece)
             await asyncio.sleep(gap_s)
 
     def error(self) -> tuple[int, str]:
@@ -58,6 +59,9 @@ class Connection(asyncio.Transport):
         head, _, body = self.received.partition(b"\r\n\r\n")
         assert b"connection: close" in head and b"application/json" in head
         return int(head.split()[1]), json.loads(body)["error"]["code"]
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.handed_to = protocol
 
     def write(self, data: Any) -> None:
         self.received += data

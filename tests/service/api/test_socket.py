@@ -1,6 +1,7 @@
 """The WebSocket of conversations through the whole service, on virtual time."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from msgspec.structs import replace
 
 from dub5.service.api import socket as socket_module
 from dub5.service.api.socket import BAD_MESSAGES_MAX, IDLE_S, TURNS_MAX
-from dub5.service.config.options import LimitOptions, LimitsOptions
+from dub5.service.config.options import LimitOptions, LimitsOptions, TimeoutOptions
 from dub5.service.config.settings import ConversationSettings, Secret, ServerSettings
 from dub5.service.events import (
     Crashed,
@@ -20,7 +21,7 @@ from dub5.service.events import (
     TurnEnded,
 )
 from dub5.service.model import Outcome
-from dub5.simulators.virtual import AppClient
+from dub5.simulators.virtual import AppClient, DatabaseFault
 from tests.support.conversation_world import PAGE, ConversationWorld
 from tests.support.socket_client import PATH, PROTOCOL, Talk, talking, text_of
 from tests.support.world import healthy
@@ -107,16 +108,31 @@ async def test_nobody_listens() -> None:
         assert world.of(TurnEnded)[-1].outcome is Outcome.CANCELLED
 
 
-async def test_a_client_that_leaves_before_its_turn_is_open() -> None:
-    """So is one whose client has left before the question was written."""
-    async with ConversationWorld(ConversationSettings(linger_s=2.0), **SLOW) as world:
-        world.database.latency_s = 0.5
-        async with talking(world) as talk:
-            await talk.ask("q-1", conversation=await world.begin())
-            await asyncio.sleep(0.1)
-        await asyncio.sleep(20)
+async def test_who_reads_on_and_leaves() -> None:
+    """So is one that another connection reads on, once that is lost as well."""
+    async with ConversationWorld(ConversationSettings(linger_s=1.0), **SLOW) as world:
+        async with talking(world, "me") as reading:
+            async with talking(world) as asking:
+                await asking.ask("q-1")
+                turn = (await asking.until("accepted"))[0]["turn"]
+                await reading.say("resume", turn=turn)
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(3)
+            assert not world.of(TurnEnded)
+        await asyncio.sleep(1.5)
         assert world.of(TurnEnded)[-1].outcome is Outcome.CANCELLED
-        assert world.service.deps.turns and world.service.deps.turns.live.count == 0
+
+
+async def test_a_client_that_leaves_before_its_turn_is_open() -> None:
+    """A turn whose client has left before the question was written is cancelled, too."""
+    async with ConversationWorld(ConversationSettings(linger_s=1.0), **SLOW) as world:
+        conversation = await world.begin()
+        world.database.storage.faults = (DatabaseFault(kind="slow", wait_s=0.3),)
+        async with talking(world) as talk:
+            await talk.ask("q-1", conversation=conversation)
+            await asyncio.sleep(0.02)  # the database is waited for longer
+        await asyncio.sleep(4)
+        assert world.of(TurnEnded)[-1].outcome is Outcome.CANCELLED
 
 
 async def test_stop() -> None:
@@ -141,6 +157,12 @@ async def test_read_twice_over_one_connection() -> None:
         heard = await talk.until("end")
         assert text_of(heard) == "hello big world"
         assert [one["type"] for one in heard].count("begin") == 1
+        await talk.ask("q-2")
+        turn = (await talk.until("accepted"))[0]["turn"]
+        for _ in range(2 * TURNS_MAX):  # one at a time is open
+            await talk.say("resume", turn=turn)
+            await asyncio.sleep(0.1)
+        assert text_of(await talk.until("end", "error")) == "hello big world"
         await talk.say("ping")
         assert (await talk.hear())["type"] == "pong"
 
@@ -278,6 +300,45 @@ async def test_origins(headers: dict[str, str], status: int, origins: tuple[str,
         assert len(world.of(SocketOpened)) == (status == 101)
 
 
+async def test_the_edge() -> None:
+    """Hosts and https hold for WebSockets, too; behind a trusted proxy they have the cookie of https."""
+    server = ServerSettings(
+        allowed_hosts=("chat.example.com",), https="redirect", trusted_proxies=("127.0.0.1/32",)
+    )
+    ours = PAGE | {"host": "chat.example.com", "x-forwarded-proto": "https", "authorization": "Bearer k"}
+    async with ConversationWorld(server=server, caller_keys=("k",)) as world:
+        begun = await world.client.request("POST", "/v1/session", headers=ours)
+        cookie = {"cookie": begun.headers["set-cookie"].partition(";")[0]}
+        assert cookie["cookie"].startswith("__Host-")
+        for headers, status in (
+            (ours | cookie, 101),
+            (ours | cookie | {"host": "other.example.com"}, 400),
+            (ours | cookie | {"x-forwarded-proto": "http"}, 403),
+            (ours | cookie | {"origin": "https://evil.example"}, 403),
+        ):
+            async with world.client.socket(PATH, headers=headers, subprotocols=[PROTOCOL]) as socket:
+                assert socket.status == status
+                if status == 101:
+                    assert (await Talk(socket).hear())["session"] == begun.json()["session"]
+                else:
+                    assert socket.headers["x-content-type-options"] == "nosniff"
+                    assert json.loads(socket.body)["error"]["message"]
+        async with world.client.socket(PATH, headers=ours, subprotocols=["other"]) as socket:
+            assert (socket.status, socket.headers["x-content-type-options"]) == (400, "nosniff")
+
+
+async def test_a_server_that_cannot_refuse() -> None:
+    """Where a server cannot send an error before it accepts, the connection is refused all the same."""
+    async with ConversationWorld() as world:
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await world.service.asgi({**scope, "extensions": {}}, receive, send)
+
+        client = AppClient(app, lifespan=False)
+        async with client.socket(PATH, headers={"origin": "https://evil.example"}) as socket:
+            assert (socket.status, socket.body) == (403, b"")
+
+
 async def test_previews() -> None:
     """A page of a preview connects with a ticket, and never with the cookie."""
     server = ServerSettings(origins=("vercel:shop/team",))
@@ -348,6 +409,8 @@ async def test_keys() -> None:
             async with world.client.socket(PATH, headers=headers) as socket:
                 talk = Talk(socket)
                 assert [code_of(await talk.hear()), await talk.hear()] == ["invalid_api_key", 4401]
+        noted = [event.what for event in world.of(SecurityNoted)]
+        assert noted == [SecurityKind.BAD_KEY, SecurityKind.BAD_TICKET]
         async with (
             world.client.socket(PATH, headers=key) as program,
             world.client.socket(PATH, headers=OWN, subprotocols=[PROTOCOL, f"ticket.{ticket}"]) as page,
@@ -396,13 +459,16 @@ async def test_idle() -> None:
 
 
 async def test_a_long_turn_is_not_idle() -> None:
-    """A turn that takes longer than IDLE_S is told to its end."""
+    """A turn that takes longer than IDLE_S is told to its end; from then on the connection is idle."""
     slow = healthy(first_s=0.1, gap_s=250.0, words=tuple("abcd"))
-    async with ConversationWorld(one=slow) as world, talking(world) as talk:
+    timeouts = TimeoutOptions(between_tokens_s=300.0, total_s=3000.0)
+    async with ConversationWorld(one=slow, timeouts=timeouts) as world, talking(world) as talk:
         await talk.ask("q-1")
-        assert (await talk.until("end", "error"))[-1]["type"] in ("end", "error")
-        await talk.say("ping")
-        assert (await talk.hear())["type"] == "pong"
+        assert (await talk.until("end", "error"))[-1]["type"] == "end"
+        ended_s = now()
+        assert ended_s > IDLE_S
+        assert [(await talk.hear())["type"], await talk.hear()] == ["bye", 4408]
+        assert now() - ended_s == pytest.approx(IDLE_S, abs=1)
 
 
 async def test_a_client_that_does_not_read() -> None:
@@ -450,12 +516,14 @@ async def test_drain() -> None:
             assert (await busy.hear())["type"] == "bye"
             await busy.ask("q-2")
             assert code_of(await busy.hear()) == "shutting_down"
+            await busy.say("resume", turn="0" * 26)
+            assert code_of(await busy.hear()) == "shutting_down"
             async with world.client.socket(PATH, headers=world.signed("me")) as socket:
                 late = Talk(socket)
                 assert [code_of(await late.hear()), await late.hear()] == ["shutting_down", 1012]
             assert (await busy.until("end"))[-1]["outcome"] == "complete"
-            assert await busy.hear() == 1012
             ended_s = now()
+            assert await busy.hear() == 1012
             await draining
             assert now() - ended_s < 0.5
         assert [event.code for event in world.of(SocketClosed)] == [1012, 1012]
