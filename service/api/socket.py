@@ -10,8 +10,9 @@ told to go.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from litestar.types import Receive, Send
@@ -53,6 +54,8 @@ from dub5.service.errors import (
 )
 from dub5.service.events import CloseCode
 from dub5.service.timeouts import NEVER
+
+ReadTurn = Callable[[], Awaitable[None]]
 
 IDLE_S = 600.0
 TURNS_MAX = 4
@@ -259,18 +262,18 @@ class Socket:
         """Begin to read a turn, or say why not."""
         named = {"id_": message.id} if isinstance(message, Ask) else {"turn": message.turn}
         try:
-            work, id_ = self._work(message)
+            read, id_ = self._reader_of(message)
         except Unauthorized as error:
             await self._refuse(error, CloseCode.NO_ACCESS, named)
         except GatewayError as error:
             await self._refuse(error, None, named)
         else:
             self.turns += 1
-            task = asyncio.create_task(self._follow(work, id_, named), name=f"socket {id_}")
+            task = asyncio.create_task(self._follow(read, id_, named), name=f"socket {id_}")
             self._open[task] = None
             task.add_done_callback(self._on_followed)
 
-    def _work(self, message: Ask | Resume) -> tuple[Coroutine[Any, Any, None], str]:
+    def _reader_of(self, message: Ask | Resume) -> tuple[ReadTurn, str]:
         """Return what reads a turn, and the id of its errors.
 
         Raises ShuttingDown, TooManyTurns, Unauthorized, NotFound, ConversationNotFound.
@@ -283,15 +286,15 @@ class Socket:
             raise TooManyTurns(f"{TURNS_MAX} turns are open on this connection.")
         if isinstance(message, Ask):
             exchange = SocketExchange(deps, turns, client, message)
-            return self._ask(turns, exchange), exchange.id
+            return partial(self._ask, turns, exchange), exchange.id
         if not is_id(message.turn):
             raise turn_not_found()
-        return self._resume(turns, client.owner, message), deps.new_id()
+        return partial(self._resume, turns, client.owner, message), deps.new_id()
 
-    async def _follow(self, work: Coroutine[Any, Any, None], id_: str, named: dict[str, str]) -> None:
+    async def _follow(self, read: ReadTurn, id_: str, named: Mapping[str, str]) -> None:
         """Read a turn to its end, or to that of the connection."""
         try:
-            await report_crashes(work, id_, self._deps().events)
+            await report_crashes(read(), id_, self._deps().events)
         except GatewayError as error:
             with suppress(ClientGone):
                 await self.send(refusal(error, id_, **named))

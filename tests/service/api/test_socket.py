@@ -135,6 +135,19 @@ async def test_a_client_that_leaves_before_its_turn_is_open() -> None:
         assert world.of(TurnEnded)[-1].outcome is Outcome.CANCELLED
 
 
+async def test_a_client_that_asks_and_leaves_at_once() -> None:
+    """A question whose client leaves with it was heard or not: no more comes of it than a turn."""
+    async with ConversationWorld() as world:
+        async with talking(world) as talk:
+            await talk.ask("q-1")
+            await talk.ask("q-2")
+            await talk.socket.close(1001)
+        await asyncio.sleep(100)
+        assert world.of(SocketClosed)[-1].code == 1001
+        assert {event.outcome for event in world.of(TurnEnded)} <= {Outcome.COMPLETE}
+        assert not world.of(Crashed)
+
+
 async def test_stop() -> None:
     """A turn that is stopped ends as cancelled; all who listen are told."""
     async with ConversationWorld(**SLOW) as world, talking(world) as asking, talking(world) as reading:
