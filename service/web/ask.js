@@ -4,7 +4,7 @@
  *     head -> text* -> exactly one of  whole | cut (after text) | failed (before any) | stopped (by the user)
  *
  * A stream that ends without a finish reason is never whole. What is asked in a conversation that is kept has the
- * same steps (conversations.js): `stepsOf` makes them of a reply.
+ * same steps (follow.js), and between them `accepted`, `lost` and `held`.
  */
 
 import { bodyOf, eventsOf, headOf, parsed, problemOf, unfinished, unreachable } from "./reply.js";
@@ -13,6 +13,8 @@ import { bodyOf, eventsOf, headOf, parsed, problemOf, unfinished, unreachable } 
 /** @typedef {import("./reply.js").Head} Head */
 /**
  * @typedef {{kind: "head", head: Head} | {kind: "degraded", source: string} | {kind: "text", text: string}
+ *   | {kind: "accepted", conversation: string, turn: string, remaining?: number} | {kind: "lost"}
+ *   | {kind: "held", untilS: number}
  *   | {kind: "memory", lost: boolean, pruned: number}
  *   | {kind: "whole", finish: string, kept?: boolean} | {kind: "cut" | "failed", problem: Problem, status: number}
  *   | {kind: "stopped"}} Step
@@ -36,7 +38,7 @@ export function ask(question, headers, signal) {
  * @param {AbortSignal} signal
  * @returns {AsyncGenerator<Step, void>}
  */
-export async function* stepsOf(send, read, signal) {
+async function* stepsOf(send, read, signal) {
   let hasText = false; // whether any text has come
   let status = 0;
   try {

@@ -1,21 +1,25 @@
 /**
  * The chat view: questions, their storage in the tab, and announcements for screen readers.
  *
- * Where the service keeps conversations, the sidebar asks, and says which one is shown; else the history is sent with
- * each question, and ends with the tab.
+ * Where the service keeps conversations, the sidebar asks, and says which one is shown; questions that the service
+ * does not have yet wait in the outbox. Else the history is sent with each question, and ends with the tab.
  */
 
 import { ask } from "./ask.js";
+import { Composer } from "./composer.js";
 import { Conversations, beginSession } from "./conversations.js";
-import { byId, h, put } from "./dom.js";
-import { modelLabel } from "./labels.js";
+import { byId, put } from "./dom.js";
+import { Carriers, LEFT } from "./follow.js";
+import { ModelPicker } from "./models.js";
+import { noteRequest } from "./offline.js";
 import { Sidebar, addressed } from "./sidebar.js";
-import { TurnView, isAtFault, isOpen, isUnknown, newTurn, turnOf } from "./turn.js";
+import { TurnSocket } from "./socket.js";
+import { TurnView, againInS, isAtFault, isOpen, isUnknown, newTurn, turnOf } from "./turn.js";
 
 /** @typedef {import("./turn.js").Turn} Turn */
 /** @typedef {import("./conversations.js").KeptTurn} KeptTurn */
-/** @typedef {{name: string, targets: string[]}} Route */
-/** @typedef {import("./labels.js").Model} Model */
+/** @typedef {import("./outbox.js").Waiting} Waiting */
+/** @typedef {import("./models.js").Route} Route */
 /** @typedef {{headers(): Record<string, string>, unauthorized(sent: Record<string, string>): void}} Caller */
 
 const STORAGE_KEY = "dub5.chat"; // in sessionStorage, which ends with the tab
@@ -32,8 +36,8 @@ class Chat {
   /** @param {Caller} caller */
   constructor(caller) {
     this.caller = caller;
-    this.question = /** @type {HTMLTextAreaElement} */ (byId("question"));
-    this.model = /** @type {HTMLSelectElement} */ (byId("model"));
+    this.composer = new Composer({ send: () => this.send(), typing: () => this.sidebar?.connect() });
+    this.models = new ModelPicker();
     this.stream = /** @type {HTMLInputElement} */ (byId("stream"));
     this.repeatable = /** @type {HTMLInputElement} */ (byId("repeatable"));
     this.scroll = byId("scroll");
@@ -43,9 +47,8 @@ class Chat {
     this.views = new Map();
     /** @type {AbortController | null} */
     this.running = null;
-    /** @type {Route[]} */
-    this.routes = [];
-    this.wanted = ""; // the model chosen before the list was loaded
+    /** @type {Turn | null} */
+    this.asked = null; // what is running
     this.loading = false;
     /** @type {Sidebar | null} */
     this.sidebar = null; // where the service keeps conversations
@@ -53,37 +56,26 @@ class Chat {
   }
 
   listen() {
-    byId("ask").addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.send();
-    });
-    this.question.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-      event.preventDefault();
-      this.send();
-    });
     byId("chat").addEventListener("keydown", (event) => event.key === "Escape" && this.stop());
     byId("stop").addEventListener("click", () => this.stop());
     byId("new-chat").addEventListener("click", () => {
       this.clear();
       this.sidebar?.leave();
-      this.question.focus();
+      this.composer.focus();
     });
     byId("examples").addEventListener("click", (event) => {
       const example = event.target instanceof Element ? event.target.closest("button") : null;
       if (!example) return;
-      this.question.value = example.textContent ?? "";
+      this.composer.put(example.textContent ?? "");
       this.send();
     });
-    this.model.addEventListener("change", () => this.showOrder());
     addEventListener("pagehide", () => this.keep());
   }
 
   /** Show the routes, and load the models if the service was unreachable before. @param {Route[]} routes */
   updateRoutes(routes) {
-    this.routes = routes;
-    this.showOrder();
-    if (this.model.disabled) this.loadModels();
+    this.models.updateRoutes(routes);
+    if (!this.models.isReady) this.loadModels();
   }
 
   async loadModels() {
@@ -96,11 +88,12 @@ class Chat {
       if (response.ok) {
         const list = await response.json();
         if (list.sessions) await beginSession(headers);
+        this.models.show(list.data);
         this.keepConversations(Boolean(list.conversations));
-        this.showModels(list.data);
-      } else put(this.model.options[0], "no models available");
+        this.next(); // what has waited for a key
+      } else this.models.showNone("no models available");
     } catch {
-      put(this.model.options[0], "service unreachable"); // live.js keeps polling, then calls `updateRoutes`
+      this.models.showNone("service unreachable"); // live.js keeps polling, then calls `updateRoutes`
     } finally {
       this.loading = false;
     }
@@ -113,7 +106,10 @@ class Chat {
     this.sidebar?.stop();
     this.sidebar = null;
     if (!on) return;
-    this.sidebar = new Sidebar(new Conversations(this.caller), this, () => this.keepConversations(false));
+    const api = new Conversations(this.caller);
+    const socket = new TurnSocket(doorOf(this.caller, api), (ready) => this.composer.limitChars(ready.question_chars_max));
+    const carriers = new Carriers(api, socket);
+    this.sidebar = new Sidebar(api, carriers, this, () => this.keepConversations(false));
     this.sidebar.start();
   }
 
@@ -126,14 +122,24 @@ class Chat {
     const shown = turns.map(turnOf);
     for (const turn of shown.slice(0, -1).filter(isOpen)) turn.state = "stopped"; // only the last one is waited for
     this.reset(shown);
-    if ([...this.model.options].some((option) => option.value === model)) this.model.value = model;
-    else this.wanted = model; // the list of models comes later
-    this.showOrder();
+    this.models.choose(model);
     this.refresh();
     this.toEnd();
     this.keep();
     const last = this.turns.at(-1);
     if (last && isOpen(last)) this.run(last);
+  }
+
+  /** Show questions that wait, below those that are there, and ask them. @param {Waiting[]} waiting */
+  showWaiting(waiting) {
+    for (const { id, text, stream, model } of waiting) {
+      if (this.turns.some((turn) => turn.id === id)) continue;
+      const turn = newTurn(text, stream, model);
+      Object.assign(turn, { id, state: "queued", isLost: true });
+      this.turns.push(turn);
+      this.show(turn);
+    }
+    this.next();
   }
 
   /** Show earlier turns above those that are there, which stay where they are. @param {KeptTurn[]} kept */
@@ -158,6 +164,19 @@ class Chat {
     for (const turn of turns) this.show(turn);
   }
 
+  /** Show the draft of a conversation, or take along what is being written. @param {string} conversation
+   * @param {boolean} keepsText */
+  showDraft(conversation, keepsText) {
+    this.composer.open(conversation, keepsText);
+  }
+
+  /** Keep a question that could not be asked, for another time. @param {string} conversation @param {string} text */
+  keepDraft(conversation, text) {
+    const { composer } = this;
+    if (composer.conversation !== conversation) composer.drafts.of(conversation) || composer.drafts.keep(conversation, text);
+    else if (!composer.box.value) composer.put(text);
+  }
+
   /** Say something about the conversation. @param {string} text "": nothing */
   note(text) {
     byId("chat-note").hidden = text === "";
@@ -169,63 +188,81 @@ class Chat {
     return this.running !== null;
   }
 
-  /** @param {Model[]} models */
-  showModels(models) {
-    const chosen = this.wanted || this.model.value;
-    this.model.replaceChildren(...models.map((model) => h("option", { value: model.id }, modelLabel(model))));
-    this.model.disabled = models.length === 0;
-    if (models.some((model) => model.id === chosen)) this.model.value = chosen;
-    this.showOrder();
-  }
-
-  showOrder() {
-    const route = this.routes.find((r) => r.name === this.model.value);
-    put(byId("order"), route ? `${route.name} calls ${route.targets.join(", then ")}.` : "");
-  }
-
   send() {
-    const question = this.question.value.trim();
-    if (!question || this.running || this.model.disabled) return this.question.focus();
-    this.question.value = "";
-    const turn = newTurn(question, this.stream.checked);
+    const question = this.composer.text();
+    const isBusy = this.running && this.turns.every((turn) => turn.state !== "queued");
+    if (!question || isBusy || !this.models.isReady) return this.composer.focus();
+    const turn = newTurn(question, this.stream.checked, this.models.value);
+    if (this.sidebar && !this.sidebar.keep(turn)) return this.note("Many questions are waiting already. This one stays here.");
+    this.composer.put("");
     this.turns.push(turn);
+    if (this.running) Object.assign(turn, { state: "queued", isLost: this.asked?.isLost ?? false });
     this.show(turn);
-    this.run(turn);
+    if (this.running) this.refresh();
+    else this.run(turn);
+    this.toEnd();
+  }
+
+  /** Ask the next question that waits. */
+  next() {
+    const turn = this.turns.find((one) => one.state === "queued");
+    if (!this.running && this.sidebar) {
+      if (turn) this.run(turn);
+      else this.sidebar.bringOthers();
+    }
   }
 
   /** @param {Turn} turn */
   show(turn) {
-    const view = new TurnView(turn, (again) => this.again(again));
+    const view = new TurnView(turn, { again: () => this.again(turn), cancel: () => this.cancel(turn) });
     this.views.set(turn, view);
     byId("turns").append(view.node);
     byId("empty").hidden = true;
   }
 
-  /** Ask the last question again, or put it back for editing if it was at fault. @param {Turn} turn */
+  /** Ask a question again, as the last one, or put it back for editing if it was at fault. @param {Turn} turn */
   again(turn) {
-    if (this.running) return;
+    if (this.running || againInS(turn) > 0) return;
     if (isAtFault(turn)) {
-      this.turns.pop();
-      this.views.get(turn)?.node.remove();
-      this.views.delete(turn);
-      this.question.value = turn.question;
-      this.question.focus();
-      byId("empty").hidden = this.turns.length > 0;
+      this.remove(turn);
+      this.composer.put(turn.question);
+      this.composer.focus();
       return this.refresh();
     }
     const { id } = turn;
-    Object.assign(turn, newTurn(turn.question, this.stream.checked), isUnknown(turn) ? { id } : {});
-    this.question.focus(); // the focused button disappears
+    Object.assign(turn, newTurn(turn.question, this.stream.checked, this.models.value), isUnknown(turn) ? { id } : {});
+    if (this.sidebar) this.sidebar.keep(turn);
+    this.composer.focus(); // the focused button disappears
     this.run(turn);
   }
 
-  stop() {
-    this.running?.abort();
+  /** Do not ask a question that waits: its text is there for editing, unless another one is. @param {Turn} turn */
+  cancel(turn) {
+    const isRunning = turn === this.asked;
+    this.sidebar?.forget(turn.id);
+    this.remove(turn);
+    if (!this.composer.box.value) this.composer.put(turn.question);
+    this.composer.focus();
+    if (isRunning) this.running?.abort();
+    this.keep();
   }
 
+  /** @param {Turn} turn */
+  remove(turn) {
+    this.turns = this.turns.filter((one) => one !== turn);
+    this.views.get(turn)?.node.remove();
+    this.views.delete(turn);
+    byId("empty").hidden = this.turns.length > 0;
+  }
+
+  stop() {
+    if (this.asked?.state !== "queued") this.running?.abort();
+  }
+
+  /** Show no conversation. An answer that is kept goes on. */
   clear() {
-    this.stop();
-    this.running = null;
+    this.running?.abort(LEFT);
+    this.running = this.asked = null;
     this.busy(false);
     this.note("");
     this.reset([]);
@@ -235,17 +272,17 @@ class Chat {
   /** Ask the question of a turn, after what was said before. @param {Turn} turn @param {Record<string, string>} headers
    * @param {AbortSignal} signal */
   ask(turn, headers, signal) {
-    const { question: text, id, stream } = turn;
-    const model = this.model.value;
-    if (this.sidebar) return this.sidebar.ask({ text, id, model, stream }, signal);
+    if (this.sidebar) return this.sidebar.ask(turn, signal);
+    const { stream, model } = turn;
     const messages = this.historyFor(turn);
     return ask({ model, messages, stream, repeatable: this.repeatable.checked }, headers, signal);
   }
 
-  /** Run one question to its end. @param {Turn} turn */
+  /** Run one question to its end, then the next one. @param {Turn} turn */
   async run(turn) {
     const running = (this.running = new AbortController());
-    this.busy(true);
+    this.asked = turn;
+    this.busy(turn.state !== "queued");
     this.refresh();
     this.toEnd();
     const startedMs = performance.now();
@@ -256,15 +293,18 @@ class Chat {
       this.keepingScroll(() => this.take(turn, step, ms));
     }
     if (this.running !== running) return; // another chat was begun meanwhile
-    this.running = null;
+    this.running = this.asked = null;
     this.busy(false);
     this.keepingScroll(() => this.refresh());
     this.keep();
-    this.announce(turn);
+    if (this.views.has(turn)) this.announce(turn);
+    if (turn.status !== 401) this.next();
   }
 
   /** @param {Turn} turn @param {import("./ask.js").Step} step @param {number} ms since the question */
   take(turn, step, ms) {
+    if (step.kind === "lost" || step.kind === "held") return this.hold(turn, step);
+    if (turn.isLost || turn.state === "queued") this.goOn(turn);
     if (step.kind === "text") {
       turn.answer += step.text;
       if (turn.firstMs === null) turn.firstMs = ms;
@@ -276,16 +316,40 @@ class Chat {
     }
     if (step.kind === "head") {
       const { target, cache, degraded, trail } = step.head;
-      Object.assign(turn, { target, cache, degraded, trail });
+      Object.assign(turn, { target, cache, degraded }, trail.length ? { trail } : {});
     } else if (step.kind === "degraded") turn.degraded = step.source; // heartbeats had sent the head before
     else if (step.kind === "memory") Object.assign(turn, { memoryLost: step.lost, pruned: step.pruned });
-    else Object.assign(turn, { state: step.kind, totalMs: ms, endedAt: Date.now() / 1000 });
+    else if (step.kind === "accepted") {
+      turn.turn = step.turn;
+      if (step.turn) this.composer.limitQuestions(step.remaining);
+    } else Object.assign(turn, { state: step.kind, totalMs: ms, endedAt: Date.now() / 1000 });
     if (step.kind === "whole") Object.assign(turn, { finish: step.finish, kept: step.kept ?? null });
     if (step.kind === "cut" || step.kind === "failed") {
       Object.assign(turn, { problem: step.problem, status: step.status });
       if (step.problem.trail.length) turn.trail = step.problem.trail;
     }
     this.views.get(turn)?.update(false);
+  }
+
+  /** The connection is lost, or a limit is reached: a question that the service does not have waits. @param {Turn} turn
+   * @param {{kind: "lost"} | {kind: "held", untilS: number}} step */
+  hold(turn, step) {
+    if (step.kind === "lost") noteRequest(false);
+    turn.heldUntilS = step.kind === "held" ? step.untilS : 0;
+    turn.isLost = step.kind === "lost";
+    if (!turn.turn) turn.state = "queued";
+    if (turn === this.asked) this.busy(turn.state !== "queued");
+    this.views.get(turn)?.update(false);
+  }
+
+  /** The connection is there again. @param {Turn} turn */
+  goOn(turn) {
+    noteRequest(true);
+    turn.isLost = false;
+    if (turn.state === "queued") turn.state = "waiting";
+    if (turn === this.asked) this.busy(true);
+    for (const one of this.turns) if (one !== turn && one.state === "queued") one.isLost = false;
+    this.refresh();
   }
 
   /** Return earlier turns with an answer, then the question, as messages. @param {Turn} turn */
@@ -303,11 +367,11 @@ class Chat {
     const hadFocus = document.activeElement === stop;
     stop.hidden = !on;
     byId("send").hidden = on;
-    if (hadFocus && !on) this.question.focus();
+    if (hadFocus && !on) this.composer.focus();
   }
 
   refresh() {
-    for (const [turn, view] of this.views) view.update(turn === this.turns.at(-1) && !isOpen(turn));
+    for (const [turn, view] of this.views) view.update(turn === this.turns.at(-1) && !this.running);
   }
 
   /** Change the page and keep it at its end, unless the reader has scrolled up. @param {() => void} change */
@@ -329,7 +393,7 @@ class Chat {
       cut: `The answer was cut and is incomplete. ${turn.problem?.message ?? ""} Text so far: ${turn.answer}`,
       failed: `No answer. ${turn.problem?.message ?? ""} ${turn.problem?.suggestion ?? ""}`,
       stopped: "Stopped.",
-      waiting: "", streaming: "",
+      queued: "", waiting: "", streaming: "",
     };
     put(byId("announce"), texts[turn.state]);
   }
@@ -337,8 +401,7 @@ class Chat {
   keep() {
     const { turns } = this;
     const options = { stream: this.stream.checked, repeatable: this.repeatable.checked };
-    const draft = { draft: this.question.value, model: this.model.value || this.wanted };
-    const kept = { conversation: addressed(), turns, ...draft, ...options };
+    const kept = { conversation: addressed(), turns, model: this.models.value, ...options };
     try {
       sessionStorage.setItem(STORAGE_KEY, JSON.stringify(kept));
     } catch {
@@ -349,12 +412,13 @@ class Chat {
   restore() {
     const kept = read();
     if (!kept) return;
-    this.question.value = kept.draft ?? "";
-    this.wanted = kept.model ?? "";
+    this.models.choose(kept.model ?? "");
     this.stream.checked = kept.stream ?? true;
     this.repeatable.checked = kept.repeatable ?? false;
     const isShown = (kept.conversation ?? "") === addressed();
-    for (const turn of isShown ? kept.turns ?? [] : []) {
+    for (const one of isShown ? kept.turns ?? [] : []) {
+      if (one.state === "queued") continue; // the outbox has it
+      const turn = { ...newTurn(one.question, one.stream), ...one, isLost: false };
       if (isOpen(turn)) turn.state = "stopped"; // the page was left before the answer ended
       this.turns.push(turn);
       this.show(turn);
@@ -362,6 +426,13 @@ class Chat {
     this.refresh();
     this.toEnd();
   }
+}
+
+/** Return how a socket is opened for a caller: with the cookie, or with a ticket where there is a key.
+ * @param {Caller} caller @param {Conversations} api */
+function doorOf(caller, api) {
+  const key = () => caller.headers().authorization ?? "";
+  return { key, ticket: async () => (key() ? api.ticket() : ""), renew: () => beginSession(caller.headers()) };
 }
 
 /** @param {import("./ask.js").Step} step */

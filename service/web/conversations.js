@@ -1,16 +1,15 @@
 /**
  * The client of the conversations API. They belong to the session, whose cookie the browser sends by itself.
  *
- *     list, open, begin, rename, remove -> data, or throws Refused        ask -> the steps of ask.js
+ *     list, open, begin, rename, remove -> data, or throws Refused
+ *     ask, events                       -> the messages of a turn (protocol dub5.v1), over HTTP; or throws Broken
  *
- * The messages of a stream (protocol dub5.v1): accepted, begin, delta*, then end or error.
+ * The messages: accepted, begin, delta*, then end or error. An answer that comes as JSON is made into the same ones.
  */
 
-import { stepsOf } from "./ask.js";
-import { parseTrail } from "./labels.js";
-import { bodyOf, eventsOf, headOf, ownProblem, parsed, problemOf, unfinished, unreachable } from "./reply.js";
+import { Broken, bodyOf, eventsOf, headOf, parsed, problemOf, unreachable } from "./reply.js";
 
-/** @typedef {import("./ask.js").Step} Step */
+/** @typedef {import("./socket.js").Message} Message */
 /** @typedef {import("./reply.js").Problem} Problem */
 /** @typedef {import("./chat.js").Caller} Caller */
 /** @typedef {{id: string, title: string, model: string, used_at: number, kept: boolean}} Conversation */
@@ -23,6 +22,8 @@ import { bodyOf, eventsOf, headOf, ownProblem, parsed, problemOf, unfinished, un
  */
 
 const PATH = "/v1/conversations";
+const TURNS = "/v1/turns";
+const PROXY = new Set([502, 503, 504]); // what a proxy says for a service that it cannot reach
 
 /**
  * Ask for the cookie by which the service counts this browser; the chat works without one, too.
@@ -75,10 +76,38 @@ export class Conversations {
     return this.#json("DELETE", `${PATH}/${id}`);
   }
 
-  /** @param {string} conversation @param {Asked} asked @param {AbortSignal} signal */
-  ask(conversation, asked, signal) {
-    const send = () => this.#send("POST", `${PATH}/${conversation}/turns`, asked, signal);
-    return stepsOf(send, asked.stream ? streamed : whole, signal);
+  /** End a turn. @param {string} turn @returns {Promise<void>} */
+  stop(turn) {
+    return this.#json("POST", `${TURNS}/${turn}/stop`);
+  }
+
+  /** Return a ticket of the caller, for a connection that cannot send its key. @returns {Promise<string>} */
+  async ticket() {
+    return (await this.#json("POST", "/v1/session/ticket")).ticket;
+  }
+
+  /** Ask a question. @param {string} conversation @param {Asked} asked @param {AbortSignal} signal
+   * @returns {AsyncGenerator<Message, void>} */
+  async *ask(conversation, { text, id, model, stream }, signal) {
+    const body = { text, id, model, stream };
+    const response = await this.#reach(() => this.#send("POST", `${PATH}/${conversation}/turns`, body, signal));
+    yield* messagesOf(response, stream ? streamed : whole, signal);
+  }
+
+  /** Read on in a turn. @param {string} turn @param {number} after @param {AbortSignal} signal
+   * @returns {AsyncGenerator<Message, void>} */
+  async *events(turn, after, signal) {
+    const path = `${TURNS}/${turn}/events?after=${after}`;
+    yield* messagesOf(await this.#reach(() => this.#send("GET", path, undefined, signal)), streamed, signal);
+  }
+
+  /** Return the reply to a request. Throws Broken. @param {() => Promise<Response>} send */
+  async #reach(send) {
+    try {
+      return await send();
+    } catch (error) {
+      throw brokenBy(error);
+    }
   }
 
   /** @param {string} method @param {string} path @param {object} [body] @param {AbortSignal} [signal]
@@ -114,65 +143,59 @@ export class Conversations {
   }
 }
 
-/** @param {Response} response @returns {AsyncGenerator<Step, void>} */
+/**
+ * Yield the messages of a reply; one of an error that is none of ours is no reply. Throws Broken.
+ * @param {Response} response @param {(response: Response) => AsyncGenerator<Message, void>} read
+ * @param {AbortSignal} signal @returns {AsyncGenerator<Message, void>}
+ */
+async function* messagesOf(response, read, signal) {
+  try {
+    if (response.ok) yield* read(response);
+    else yield errorOf(await bodyOf(response), response.status);
+  } catch (error) {
+    throw signal.aborted ? signal.reason : brokenBy(error);
+  }
+}
+
+/** @param {Response} response @returns {AsyncGenerator<Message, void>} */
 async function* streamed(response) {
   for await (const data of eventsOf(response)) {
     const message = parsed(data);
-    switch (message?.type) {
-      case "begin": {
-        const { route, target, trail, degraded } = message;
-        const head = { ...headOf(response.headers), route, target: target ?? "", degraded: degraded ?? "" };
-        yield { kind: "head", head: trail ? { ...head, trail: parseTrail(trail) } : head };
-        yield memoryOf(message);
-        break;
-      }
-      case "delta":
-        yield { kind: "text", text: message.text };
-        break;
-      case "end":
-        yield endOf(message);
-        return;
-      case "error":
-        yield { kind: "cut", problem: problemOf(message, null), status: response.status };
-        return;
-    }
+    if (typeof message?.type === "string") yield message;
   }
-  yield { kind: "cut", problem: unfinished(), status: response.status };
 }
 
-/** @param {Response} response @returns {AsyncGenerator<Step, void>} */
+/** @param {Response} response @returns {AsyncGenerator<Message, void>} */
 async function* whole(response) {
   /** @type {KeptTurn | null} */
   const turn = await bodyOf(response);
   if (!turn?.question) {
-    const problem = turn && "error" in turn ? problemOf(turn, null) : unfinished();
-    yield { kind: "cut", problem, status: response.status };
+    yield errorOf(turn, response.status);
     return;
   }
-  const head = { ...headOf(response.headers), target: turn.target ?? "", degraded: turn.degraded ?? "" };
-  yield { kind: "head", head };
-  yield memoryOf(turn);
-  if (turn.answer?.text) yield { kind: "text", text: turn.answer.text };
-  yield endOf(turn);
+  const { id, target, degraded, pruned, memory, outcome, finish, kept } = turn;
+  const [text, trail] = [turn.answer?.text ?? "", response.headers.get("x-dub5-trail") ?? ""];
+  const route = response.headers.get("x-dub5-route") ?? "";
+  const seq = bytesOf(text);
+  yield { type: "begin", turn: id, seq: 0, route, target, trail, degraded, pruned, memory };
+  if (text) yield { type: "delta", turn: id, seq, text };
+  yield { type: "end", turn: id, seq, outcome, finish, kept };
 }
 
-/** @param {{pruned?: {turns: number}, memory?: string}} said @returns {Step} */
-function memoryOf({ pruned, memory }) {
-  return { kind: "memory", lost: memory === "lost", pruned: pruned?.turns ?? 0 };
+/** @param {any} body @param {number} status @returns {Message} */
+function errorOf(body, status) {
+  if (!body?.error && (status < 400 || PROXY.has(status))) throw new Broken("No reply of the service.", 0, true);
+  return { type: "error", error: body?.error ?? {}, status };
 }
 
-/**
- * Return the step of an end, also of a question that was asked before and ended otherwise.
- * @param {{outcome: string | null, finish: string | null, kept: boolean}} end
- * @returns {Step}
- */
-function endOf({ outcome, finish, kept }) {
-  if (outcome === "complete" || outcome === "degraded") return { kind: "whole", finish: finish ?? "", kept };
-  if (outcome === "cancelled") return { kind: "stopped" };
-  return { kind: "cut", problem: earlierProblem(), status: 200 };
+/** @param {unknown} error */
+function brokenBy(error) {
+  return error instanceof Broken ? error : new Broken(error instanceof Error ? error.message : String(error));
 }
 
-/** Say why a question of an earlier visit has no whole answer: the reason is not kept. */
-export function earlierProblem() {
-  return ownProblem("This question was interrupted; the reason is not kept.", "Ask again.", "");
+const encoder = new TextEncoder();
+
+/** Return how many bytes a text has. @param {string} text */
+export function bytesOf(text) {
+  return encoder.encode(text).length;
 }

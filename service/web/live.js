@@ -2,6 +2,7 @@
 
 import { Card } from "./cards.js";
 import { byId, h, icon, onChange, put } from "./dom.js";
+import { noteRequest } from "./offline.js";
 import { trailOf } from "./turn.js";
 import { costLabel, count, counterLabel, dollars, duration, incidentLabel } from "./labels.js";
 import { reducedLabel, simulatedLabel, timeOfDay, trailEntries } from "./labels.js";
@@ -37,6 +38,7 @@ const OUTCOMES = new Map([
 export function startLive(caller, onStatus) {
   const live = new Live(caller, onStatus);
   document.addEventListener("visibilitychange", () => (document.hidden ? live.pause() : live.now()));
+  addEventListener("online", () => document.hidden || live.now());
   live.showOutcomes({}); // dashes until the first status
   if (document.hidden) live.pause();
   else live.now();
@@ -72,7 +74,9 @@ class Live {
     try {
       this.show(await this.fetch());
       this.waitMs = EVERY_MS;
+      noteRequest(true);
     } catch (error) {
+      noteRequest(error instanceof StatusRefused);
       this.showUnreachable(error instanceof StatusRefused ? error.message : "the service does not respond");
     } finally {
       this.asking = false;

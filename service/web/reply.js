@@ -11,6 +11,17 @@ import { SseReader } from "./sse.js";
  *   trail: TrailEntry[]}} Head
  */
 
+/** The connection to the service ended, or could not be had: nobody knows what became of what was asked. */
+export class Broken extends Error {
+  /** @param {string} why @param {number} retryAfterS how long to wait at least @param {boolean} reached whether the
+   * service was there */
+  constructor(why, retryAfterS = 0, reached = false) {
+    super(why);
+    this.retryAfterS = retryAfterS;
+    this.reached = reached;
+  }
+}
+
 /** Yield the data of each server-sent event. @param {Response} response @returns {AsyncGenerator<string, void>} */
 export async function* eventsOf(response) {
   if (!response.body) return;

@@ -4,19 +4,25 @@
  */
 
 import { Refused } from "./conversations.js";
+import { Delivery } from "./delivery.js";
 import { byId, h, icon, onChange, put } from "./dom.js";
 import { titleLabel, whenLabel } from "./labels.js";
 
 /** @typedef {import("./conversations.js").Conversations} Conversations */
 /** @typedef {import("./conversations.js").Conversation} Conversation */
 /** @typedef {import("./conversations.js").KeptTurn} KeptTurn */
-/** @typedef {import("./conversations.js").Asked} Asked */
+/** @typedef {import("./follow.js").Carriers} Carriers */
+/** @typedef {import("./outbox.js").Waiting} Waiting */
+/** @typedef {import("./turn.js").Turn} Turn */
 /** @typedef {import("./ask.js").Step} Step */
 /**
  * What the sidebar tells the chat.
  * @typedef {object} Shown
  * @property {(turns: KeptTurn[], model: string) => void} showConversation
  * @property {(turns: KeptTurn[]) => void} showEarlier
+ * @property {(waiting: Waiting[]) => void} showWaiting
+ * @property {(conversation: string, keepsText: boolean) => void} showDraft
+ * @property {(conversation: string, text: string) => void} keepDraft of a question that could not be asked
  * @property {() => void} clear
  * @property {(text: string) => void} note
  * @property {() => boolean} isAnswering
@@ -33,12 +39,15 @@ export function addressed() {
 }
 
 export class Sidebar {
-  /** @param {Conversations} api @param {Shown} chat @param {() => void} onNoSession */
-  constructor(api, chat, onNoSession) {
+  /** @param {Conversations} api @param {Carriers} carriers @param {Shown} chat @param {() => void} onNoSession */
+  constructor(api, carriers, chat, onNoSession) {
     this.api = api;
+    this.carriers = carriers;
     this.chat = chat;
     this.onNoSession = onNoSession;
+    this.delivery = new Delivery(carriers, (one) => this.#isShown(one), (one) => this.#onUnasked(one));
     this.current = "";
+    this.begins = ""; // what the questions of a conversation that is not begun yet have in common
     this.oldest = ""; // the id of the oldest turn that is shown
     /** @type {Conversation[]} */
     this.known = [];
@@ -58,10 +67,13 @@ export class Sidebar {
     matchMedia("(min-width: 1280px)").addEventListener("change", () => closeDrawer(), { signal });
     this.refresh();
     if (addressed()) this.open(addressed());
+    else this.#showWaiting();
   }
 
   stop() {
     clearTimeout(this.timer);
+    this.delivery.stop();
+    this.carriers.socket.close();
     this.events.abort();
     closeDrawer();
     byId("history").hidden = byId("show-history").hidden = byId("earlier").hidden = true;
@@ -84,8 +96,7 @@ export class Sidebar {
 
   /** Show a conversation with its newest turns. @param {string} id */
   async open(id) {
-    this.current = id;
-    this.showList([this.known, id]);
+    this.#goTo(id);
     closeDrawer();
     try {
       const { turns, has_more, model } = await this.api.open(id, "");
@@ -93,46 +104,92 @@ export class Sidebar {
       this.oldest = turns[0]?.id ?? "";
       byId("earlier").hidden = !has_more;
       this.chat.note("");
+      this.delivery.outbox.remove(...turns.map((turn) => turn.asked_as));
       this.chat.showConversation(turns, model);
+      this.#showWaiting();
     } catch (error) {
       if (this.current !== id) return;
-      if (isGone(error)) this.leave(GONE);
-      else this.chat.note(sayingOf(error));
+      if (isGone(error)) return this.leave(GONE);
+      this.chat.note(sayingOf(error));
+      this.#showWaiting();
     }
   }
 
   /** Begin anew: the next question makes a conversation. @param {string} [note] */
   leave(note = "") {
-    this.current = this.oldest = "";
+    this.oldest = "";
     byId("earlier").hidden = true;
     const here = location.pathname + location.search;
     if (addressed()) history[note ? "replaceState" : "pushState"](null, "", here); // back shows it again
     this.chat.note(note);
-    this.showList([this.known, ""]);
+    this.#goTo("", Boolean(note));
+    this.bringOthers();
   }
 
-  /** Ask in the conversation that is shown, or begin one. @param {Asked} asked @param {AbortSignal} signal
+  /** Keep a question until the service has it. Return whether there was room. @param {Turn} turn */
+  keep({ id, question: text, stream, model }) {
+    const { current: conversation } = this;
+    if (!conversation) this.begins ||= id;
+    const chat = conversation ? "" : this.begins;
+    return this.delivery.outbox.add({ id, text, stream, model, conversation, chat });
+  }
+
+  /** Do not ask a question. @param {string} id */
+  forget(id) {
+    this.delivery.outbox.remove(id);
+  }
+
+  /** Ask what waits elsewhere. */
+  async bringOthers() {
+    const hasBrought = await this.delivery.bringOthers();
+    if (hasBrought && !this.events.signal.aborted) await this.refresh();
+  }
+
+  /** Connect before the first question is written: it says how long one may be. */
+  connect() {
+    this.carriers.socket.open().catch(() => {}); // it is tried again with the question
+  }
+
+  /** Ask in the conversation that is shown, or begin one. @param {Turn} turn @param {AbortSignal} signal
    * @returns {AsyncGenerator<Step, void>} */
-  async *ask(asked, signal) {
+  async *ask({ id, turn, question: text, stream, model, state }, signal) {
     this.chat.note("");
-    if (!this.current) {
-      try {
-        const { id } = await this.api.begin(asked.model, signal);
-        signal.throwIfAborted(); // another conversation was chosen meanwhile
-        this.current = id;
-        history.pushState(null, "", `#c/${id}`);
-      } catch (error) {
-        if (signal.aborted) yield { kind: "stopped" };
-        else if (error instanceof Refused) yield { kind: "failed", problem: error.problem, status: error.status };
-        else throw error;
-        return;
+    const asked = { id, turn, text, stream, model, conversation: this.current };
+    for await (const step of this.delivery.ask(asked, this.begins, state === "queued", signal)) {
+      if (step.kind === "accepted" && !this.current && !signal.aborted) {
+        history.pushState(null, "", `#c/${step.conversation}`);
+        this.#goTo(step.conversation, true);
       }
-    }
-    for await (const step of this.api.ask(this.current, asked, signal)) {
       if (step.kind === "failed" && step.problem.code === "conversation_not_found") this.leave(GONE);
       yield step;
     }
-    this.refresh();
+    if (!this.events.signal.aborted) this.refresh();
+  }
+
+  /** Note which conversation is shown. @param {string} id @param {boolean} [keepsText] what is being written, too */
+  #goTo(id, keepsText = false) {
+    this.current = id;
+    this.begins = "";
+    this.chat.showDraft(id, keepsText);
+    this.showList([this.known, id]);
+  }
+
+  /** Show and ask the questions of this conversation that wait. */
+  #showWaiting() {
+    const waiting = this.delivery.outbox.of(this.current);
+    this.begins = waiting[0]?.chat ?? "";
+    this.delivery.leaveShown();
+    this.chat.showWaiting(waiting);
+  }
+
+  /** @param {Waiting} one */
+  #isShown({ conversation, chat }) {
+    return conversation ? conversation === this.current : !this.current && chat === this.begins;
+  }
+
+  /** @param {Waiting} one */
+  #onUnasked({ conversation, text }) {
+    this.chat.keepDraft(conversation, text);
   }
 
   #onAddress() {

@@ -1,20 +1,24 @@
 /** The view of one question and its answer. The turn itself is plain data, so that the tab can store it. */
 
-import { earlierProblem } from "./conversations.js";
 import { h, icon, put } from "./dom.js";
+import { interrupted } from "./follow.js";
 import { duration, fallbackLabel, finishLabel, kindLabel, markOf } from "./labels.js";
 import { memoryLabel, reasonLabel, timeOfDay } from "./labels.js";
 
 /** @typedef {import("./labels.js").TrailEntry} TrailEntry */
 /** @typedef {import("./reply.js").Problem} Problem */
 /** @typedef {import("./conversations.js").KeptTurn} KeptTurn */
-/** @typedef {"waiting" | "streaming" | "whole" | "cut" | "failed" | "stopped"} State */
+/** @typedef {"queued" | "waiting" | "streaming" | "whole" | "cut" | "failed" | "stopped"} State */
 /**
  * @typedef {object} Turn
  * @property {string} id ours: the same question sent twice is asked once
+ * @property {string} turn the service's id; "" until it has the question
  * @property {string} question
  * @property {string} answer
  * @property {State} state
+ * @property {boolean} isLost the connection is lost, and looked for
+ * @property {number} heldUntilS when it is asked, because a limit is reached; 0: as soon as it can be
+ * @property {string} model
  * @property {boolean} stream
  * @property {string} target
  * @property {string} cache
@@ -31,10 +35,10 @@ import { memoryLabel, reasonLabel, timeOfDay } from "./labels.js";
  * @property {number} pruned earlier turns that the model was not told
  */
 
-/** @param {string} question @param {boolean} stream @returns {Turn} */
-export function newTurn(question, stream) {
+/** @param {string} question @param {boolean} stream @param {string} [model] @returns {Turn} */
+export function newTurn(question, stream, model = "") {
   return {
-    id: newId(), kept: null, memoryLost: false, pruned: 0,
+    id: newId(), turn: "", isLost: false, heldUntilS: 0, model, kept: null, memoryLost: false, pruned: 0,
     question, stream, answer: "", state: "waiting", target: "", cache: "", degraded: "", trail: [], problem: null,
     status: 0, finish: "", firstMs: null, totalMs: null, endedAt: 0,
   };
@@ -46,13 +50,13 @@ const OUTCOMES = new Map(/** @type {[string, State][]} */ ([
 
 /** Return the turn that the service has kept. @param {KeptTurn} kept @returns {Turn} */
 export function turnOf(kept) {
-  const { asked_as: id, asked_at, ended_at, target, degraded, finish, memory, pruned } = kept;
+  const { id: turn, asked_as: id, asked_at, ended_at, target, degraded, finish, memory, pruned } = kept;
   const answer = kept.answer?.text ?? "";
   const state = kept.state === "open" ? "waiting" : (OUTCOMES.get(kept.outcome ?? "") ?? (answer ? "cut" : "failed"));
   return {
     ...newTurn(kept.question.text, true),
-    id, answer, state, target: target ?? "", degraded: degraded ?? "", finish: finish ?? "", kept: kept.kept,
-    problem: state === "cut" || state === "failed" ? earlierProblem() : null,
+    id, turn, answer, state, target: target ?? "", degraded: degraded ?? "", finish: finish ?? "", kept: kept.kept,
+    problem: state === "cut" || state === "failed" ? interrupted() : null,
     totalMs: ended_at === null ? null : Math.max(0, ended_at - asked_at) * 1000,
     endedAt: ended_at ?? asked_at, memoryLost: memory === "lost", pruned: pruned?.turns ?? 0,
   };
@@ -68,9 +72,9 @@ export function isUnknown(turn) {
   return turn.state === "failed" && turn.status === 0;
 }
 
-/** Return whether the answer is still in progress. @param {Turn} turn */
+/** Return whether the answer is still in progress, or to come. @param {Turn} turn */
 export function isOpen(turn) {
-  return turn.state === "waiting" || turn.state === "streaming";
+  return turn.state === "waiting" || turn.state === "streaming" || turn.state === "queued";
 }
 
 /** Return whether the question was at fault, so that asking it again cannot help. @param {Turn} turn */
@@ -80,21 +84,24 @@ export function isAtFault(turn) {
 }
 
 export class TurnView {
-  /** @param {Turn} turn @param {(turn: Turn) => void} again */
-  constructor(turn, again) {
+  /** @param {Turn} turn @param {{again: (turn: Turn) => void, cancel: (turn: Turn) => void}} on */
+  constructor(turn, on) {
     this.turn = turn;
     this.text = document.createTextNode(turn.answer);
     this.by = h("p.by");
     this.note = h("div.note");
     this.facts = h("div.facts");
     this.bones = h("div.bones", {}, h("span.bone"), h("span.bone.short"));
-    this.again = h("button.quiet", { type: "button", onclick: () => again(turn) });
+    this.again = /** @type {HTMLButtonElement} */ (h("button.quiet", { type: "button", onclick: () => on.again(turn) }));
+    this.cancel = h("button.quiet", { type: "button", onclick: () => on.cancel(turn) }, "Cancel this question");
     this.answer = h("div.answer", {}, this.by, h("p.text", {}, this.text), this.bones, this.note, this.facts);
     this.node = h(
       "article.turn", {},
       h("p.question", {}, h("span.sr", {}, "You asked: "), turn.question),
       this.answer,
     );
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.timer = undefined;
     this.update(false);
   }
 
@@ -109,16 +116,32 @@ export class TurnView {
     if (this.text.data !== turn.answer) this.text.data = turn.answer;
     this.answer.dataset.state = turn.state;
     this.answer.setAttribute("aria-busy", String(isOpen(turn)));
-    this.bones.hidden = turn.state !== "waiting";
+    this.bones.hidden = turn.state !== "waiting" || turn.isLost;
     this.by.replaceChildren(...speaker(turn));
     this.note.replaceChildren(...noteOf(turn));
-    this.note.hidden = this.note.childElementCount === 0;
     if (last && ["cut", "failed", "stopped"].includes(turn.state)) {
-      put(this.again, isAtFault(turn) ? "Edit the question" : "Ask again");
+      this.#countDown();
       this.note.append(this.again);
     }
+    if (turn.state === "queued") this.note.append(this.cancel);
+    this.note.hidden = this.note.childElementCount === 0;
     this.facts.replaceChildren(...factsOf(turn));
   }
+
+  /** Show the button, which waits where the service has said how long nothing can be asked. */
+  #countDown() {
+    clearTimeout(this.timer);
+    const leftS = againInS(this.turn);
+    this.again.disabled = leftS > 0;
+    put(this.again, isAtFault(this.turn) ? "Edit the question" : `Ask again${leftS > 0 ? ` in ${leftS} s` : ""}`);
+    if (leftS > 0) this.timer = setTimeout(() => this.again.isConnected && this.#countDown(), 1000);
+  }
+}
+
+/** Return after how many seconds a question over a rate limit can be asked again. @param {Turn} turn */
+export function againInS({ status, problem, endedAt }) {
+  const waitS = status === 429 ? (problem?.retryAfterS ?? 0) : 0;
+  return Math.max(0, Math.ceil(endedAt + waitS - Date.now() / 1000));
 }
 
 /** @param {Turn} turn */
@@ -127,12 +150,16 @@ function speaker(turn) {
   if (turn.cache === "hit") badges.push(h("span.badge.cached", {}, "from the cache"));
   if (turn.degraded) badges.push(h("span.badge.unfinished", {}, icon("fallback"), "fallback answer"));
   if (turn.kept === false) badges.push(h("span.badge.unfinished", {}, "not saved"));
-  if (turn.state === "streaming") badges.push(h("span.badge", {}, "answering…"));
+  if (isOpen(turn) && turn.isLost && turn.state !== "queued") {
+    badges.push(h("span.badge.unfinished", {}, icon("wait"), "Reconnecting…"));
+  } else if (turn.state === "streaming") badges.push(h("span.badge", {}, "answering…"));
   if (turn.state === "cut" || (turn.state === "stopped" && turn.answer)) {
     badges.push(h("span.badge.unfinished", {}, icon("cut"), "unfinished"));
   }
   const waiting = turn.stream ? "Waiting for the first token…" : "Waiting for the whole answer…";
-  const noTarget = turn.state === "waiting" ? waiting : turn.answer ? "Answer" : "No answer";
+  const queued = turn.heldUntilS ? "Waiting for its time…" : turn.isLost ? "Waiting for the network…" : "Waiting for the answer before…";
+  const nobody = turn.answer ? "Answer" : "No answer";
+  const noTarget = turn.state === "queued" ? queued : turn.state === "waiting" ? waiting : nobody;
   return [h("strong", {}, turn.target || noTarget), ...badges];
 }
 
@@ -144,6 +171,10 @@ function noteOf(turn) {
 
 /** @param {Turn} turn */
 function endingOf(turn) {
+  if (turn.state === "queued") {
+    const held = turn.heldUntilS && `The limit of questions is reached: this one is asked at ${timeOfDay(turn.heldUntilS)}.`;
+    return [h("p", {}, held || "This question is kept in this browser, and asked as soon as it can be.")];
+  }
   if (turn.state === "stopped") return [h("p", {}, "You stopped this answer.")];
   if (turn.state === "whole") {
     const empty = turn.answer ? "" : "The answer is complete, but has no text.";
@@ -156,7 +187,7 @@ function endingOf(turn) {
   const cut = turn.state === "cut";
   return [
     h("p", {}, icon(cut ? "cut" : "bad"), h("strong", {}, cut ? "The answer was cut. " : ""), message),
-    h("p", {}, suggestion, after && ` Worth trying again after ${after}.`),
+    h("p", {}, suggestion, after && turn.status !== 429 && ` Worth trying again after ${after}.`),
     h("p.small", {}, [code, id && `error id ${id}`].filter(Boolean).join(" · ")),
   ];
 }
