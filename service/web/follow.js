@@ -9,6 +9,7 @@
 
 import { Refused, bytesOf } from "./conversations.js";
 import { parseTrail } from "./labels.js";
+import { network } from "./offline.js";
 import { Broken, ownProblem, problemOf, unfinished } from "./reply.js";
 
 /** @typedef {import("./ask.js").Step} Step */
@@ -36,6 +37,7 @@ export class Carriers {
     this.socket = socket;
     this.failures = 0; // of handshakes, in a row
     this.triedMs = -Infinity;
+    network.addEventListener("unreachable", () => socket.ping());
   }
 
   /**
@@ -79,10 +81,10 @@ export class Carriers {
   /** @param {Followed} asked @param {number} after @param {AbortSignal} signal
    * @returns {AsyncGenerator<Message, void>} */
   async *#overHttp(asked, after, signal) {
-    const leaving = new AbortController(); // what the browser says it has lost is read on by another request
+    const leaving = new AbortController(); // a stream that a network has lost stays open: it is read on by another
     const either = AbortSignal.any([signal, leaving.signal]);
-    const onOffline = () => leaving.abort(new Broken("The browser is offline."));
-    addEventListener("offline", onOffline);
+    const onUnreachable = () => leaving.abort(new Broken("The service is unreachable."));
+    network.addEventListener("unreachable", onUnreachable);
     try {
       if (asked.turn) yield* this.api.events(asked.turn, after, either);
       else {
@@ -91,7 +93,7 @@ export class Carriers {
         yield* this.api.ask(conversation, asked, either);
       }
     } finally {
-      removeEventListener("offline", onOffline);
+      network.removeEventListener("unreachable", onUnreachable);
     }
   }
 

@@ -38,7 +38,7 @@ const OUTCOMES = new Map([
 export function startLive(caller, onStatus) {
   const live = new Live(caller, onStatus);
   document.addEventListener("visibilitychange", () => (document.hidden ? live.pause() : live.now()));
-  addEventListener("online", () => document.hidden || live.now());
+  for (const event of ["online", "offline"]) addEventListener(event, () => document.hidden || live.now());
   live.showOutcomes({}); // dashes until the first status
   if (document.hidden) live.pause();
   else live.now();

@@ -4,10 +4,14 @@ import { byId } from "./dom.js";
 
 let hasFailed = false;
 
+/** Says `unreachable` each time that a request has not reached the service. */
+export const network = new EventTarget();
+
 /** Note whether the last request reached the service. @param {boolean} worked */
 export function noteRequest(worked) {
   hasFailed = !worked;
   show();
+  if (hasFailed) network.dispatchEvent(new Event("unreachable"));
 }
 
 function show() {

@@ -210,7 +210,7 @@ export class TurnSocket {
     return true;
   }
 
-  /** Ask whether the service is there, as soon as the browser doubts it. */
+  /** Ask whether the service is there, where that is in doubt. */
   ping() {
     this.connection?.ping();
   }

@@ -155,57 +155,93 @@ async def test_a_lost_database(browser: str, config: Path, tmp_path: Path) -> No
 
 STEPS = """(async () => {
   const { Conversations } = await import("/web/conversations.js");
-  const caller = { headers: () => ({}), unauthorized: () => {} };
-  const told = async (reply, stream = true) => {
-    window.fetch = async () => reply;
+  const { Carriers, follow } = await import("/web/follow.js");
+  const { Broken } = await import("/web/reply.js");
+  const after = window.setTimeout;
+  window.setTimeout = (act) => after(act, 0);
+  const noSocket = { open: async () => { throw new Broken("none"); }, ping: () => {}, stop: () => false };
+  const told = async (replies, stream = true) => {
+    const caller = { headers: () => ({}), unauthorized: () => {} };
     const steps = [];
-    const asked = { text: "Why?", id: "1", model: "chat", stream };
-    const { signal } = new AbortController();
-    for await (const step of new Conversations(caller).ask("A", asked, signal)) steps.push(step);
+    window.fetch = async (path) => {
+      const at = new URL(path, location.href).searchParams.get("after");
+      if (at !== null) steps.push(["after", Number(at)]);
+      return replies.length > 1 ? replies.shift()() : replies[0]();
+    };
+    const carriers = new Carriers(new Conversations(caller), noSocket);
+    const asked = { text: "Why?", id: "1", model: "chat", stream, conversation: "A", turn: "" };
     const detail = (s) => s.text ?? s.kept ?? s.pruned ?? s.problem?.code ?? s.head?.target;
-    return steps.slice(1).map((s) => [s.kind, detail(s)]);
+    for await (const s of follow(carriers, asked, new AbortController().signal))
+      if (s.kind !== "accepted") steps.push([s.kind, detail(s)]);
+    return steps;
   };
   const event = (e) => `event: ${e.type}\\ndata: ${JSON.stringify(e)}\\n\\n`;
-  const events = (...all) => new Response(all.map(event).join(""));
-  const accepted = { type: "accepted", turn: "T", kept: true };
-  const begin = { type: "begin", turn: "T", target: "one/m", trail: "one/m=ok;4ms", pruned: { turns: 3 } };
-  const delta = { type: "delta", turn: "T", text: "a" };
-  const end = (outcome, kept = true) => ({ type: "end", turn: "T", outcome, finish: "stop", kept });
+  const events = (...all) => () => new Response(all.map(event).join(""));
+  const accepted = { type: "accepted", turn: "T", conversation: "A", kept: true };
+  const begin = (seq) => (
+    { type: "begin", turn: "T", seq, target: "one/m", trail: "one/m=ok;4ms", pruned: { turns: 3 } });
+  const delta = (seq, text) => ({ type: "delta", turn: "T", seq, text });
+  const end = (outcome, seq, kept = true) => ({ type: "end", turn: "T", seq, outcome, finish: "stop", kept });
   const error = { type: "error", turn: "T", error: { message: "cut", code: "stream_cut" } };
   const turn = { question: { text: "Why?" }, answer: { text: "a" }, outcome: "complete", finish: "stop",
     target: "one/m", kept: true };
+  const json = (body, init) => () => new Response(JSON.stringify(body), init);
+  const [start, a] = [[accepted, begin(0)], delta(1, "a")];
+  const rest = events(begin(1), delta(3, "\u00e9"), end("complete", 3));
   return {
-    whole: await told(events(accepted, begin, delta, delta, end("complete"))),
-    unsaved: await told(events(accepted, begin, delta, end("degraded", false))),
-    error: await told(events(accepted, begin, delta, error)),
-    no_end: await told(events(accepted, begin, delta)),
-    asked_before_and_cut: await told(events(accepted, begin, delta, end("cut"))),
-    asked_before_and_stopped: await told(events(accepted, begin, end("cancelled"))),
-    unknown: await told(events({ type: "news" }, accepted, begin, delta, end("complete"))),
-    json: await told(new Response(JSON.stringify(turn)), false),
-    json_unsaved: await told(new Response(JSON.stringify({ ...turn, kept: false })), false),
-    html: await told(new Response("<html>"), false),
+    whole: await told([events(...start, a, delta(3, "\u00e9"), end("complete", 3))]),
+    unsaved: await told([events(...start, a, end("degraded", 1, false))]),
+    error: await told([events(...start, a, error)]),
+    asked_before_and_cut: await told([events(...start, a, end("cut", 1))]),
+    asked_before_and_stopped: await told([events(...start, end("cancelled", 0))]),
+    unknown: await told([events({ type: "news" }, ...start, a, end("complete", 1))]),
+    no_end: await told([events(...start, a), rest]),
+    gap: await told([events(...start, a, delta(4, "e")), rest]),
+    repeat: await told([events(...start, a, a), rest]),
+    end_too_early: await told([events(...start, a, end("complete", 3)), rest]),
+    network: await told([events(...start, a), () => { throw new TypeError("gone"); }, rest]),
+    proxy: await told([events(...start, a), () => new Response("<html>", { status: 502 }), rest]),
+    forgotten: await told([events(...start, a), events(accepted, begin(0), end("cut", 0))]),
+    not_there: await told([
+      events(...start, a), json({ error: { code: "conversation_not_found" } }, { status: 404 })]),
+    too_late: await told([events(...start, a), events(begin(1), end("cancelled", 1))]),
+    never: await told([events(...start, a), events(begin(1))]),
+    json: await told([json(turn)], false),
+    json_unsaved: await told([json({ ...turn, kept: false })], false),
+    html: await told([() => new Response("<html>")], false),
   };
 })()"""
 
 
 async def test_messages(browser: str, service: str) -> None:
-    """Only an answer with an end that says so is whole; whether it is saved is the service's word."""
+    """Only an answer with an end that says so is whole; whether it is saved is the service's word. What is lost on
+    the way is read again from where the text ends, and nothing twice; what cannot be read is not asked for ever."""
     async with open_page(browser, service) as page:
         steps = await page.evaluate(STEPS)
 
-    began, said = [["head", "one/m"], ["memory", 3]], ["text", "a"]
+    began, said, more = [["head", "one/m"], ["memory", 3]], ["text", "a"], ["text", "\u00e9"]
+    resumed = [*began, said, ["lost", None], ["after", 1], *began, more, ["whole", True]]
+    again = [["lost", None], ["after", 1]]
     assert steps == {
-        "whole": [*began, said, said, ["whole", True]],
+        "whole": [*began, said, more, ["whole", True]],
         "unsaved": [*began, said, ["whole", False]],
         "error": [*began, said, ["cut", "stream_cut"]],
-        "no_end": [*began, said, ["cut", "unfinished"]],
         "asked_before_and_cut": [*began, said, ["cut", ""]],
         "asked_before_and_stopped": [*began, ["stopped", None]],
         "unknown": [*began, said, ["whole", True]],
+        "no_end": resumed,
+        "gap": resumed,
+        "repeat": resumed,
+        "end_too_early": resumed,
+        "network": [*began, said, *again, *resumed[3:]],
+        "proxy": [*began, said, *again, *resumed[3:]],
+        "forgotten": [*began, said, *again, *began, ["cut", ""]],
+        "not_there": [*began, said, *again, ["cut", ""]],
+        "too_late": [*began, said, *again, *began, ["cut", ""]],
+        "never": [*began, said, *[*again, *began] * 4, ["cut", "unfinished"]],
         "json": [["head", "one/m"], ["memory", 0], said, ["whole", True]],
         "json_unsaved": [["head", "one/m"], ["memory", 0], said, ["whole", False]],
-        "html": [["failed", "unfinished"]],
+        "html": [*[["lost", None]] * 4, ["failed", "unfinished"]],
     }
 
 
@@ -222,17 +258,21 @@ SIDEBAR = """(async () => {
     const api = {
       list: async () => (replies.list ?? (() => ({ data: [], has_more: false })))(),
       open: async (id, before) => { seen.push(`open ${id[0]} ${before}`); return replies.open(before); },
-      begin: async () => ({ id: B }),
-      ask: async function* () { yield* replies.ask; },
+    };
+    const carriers = {
+      socket: { close: () => {} },
+      messages: async function* () { yield* replies.ask; },
     };
     const chat = {
       showConversation: (turns) => seen.push(`show ${turns.map((one) => one.id)}`),
       showEarlier: (turns) => seen.push(`earlier ${turns.map((one) => one.id)}`),
       note: (text) => text && seen.push(`note ${text.slice(0, 29)}`),
       clear: () => seen.push("clear"),
+      showWaiting: () => {},
+      showDraft: () => {},
       isAnswering: () => false,
     };
-    const sidebar = new Sidebar(api, chat, () => seen.push("no session"));
+    const sidebar = new Sidebar(api, carriers, chat, () => seen.push("no session"));
     sidebar.start();
     await new Promise((settled) => setTimeout(settled)); // both replies are there
     await act(sidebar, seen);
@@ -242,7 +282,9 @@ SIDEBAR = """(async () => {
   };
   const earlier = document.querySelector("#earlier");
   const { signal } = new AbortController();
-  const steps = async (sidebar) => { for await (const step of sidebar.ask({}, signal)); };
+  const turn = { id: "1", turn: "", question: "Why?" };
+  const steps = async (sidebar) => { for await (const step of sidebar.ask(turn, signal)); };
+  const end = { type: "end", seq: 0, outcome: "complete" };
   const lists = [{ x: 3, y: 2 }, { y: 4, x: 3, z: 1 }];
   const listed = () => {
     const data = Object.entries(lists.shift()).map(([id, used_at]) => ({ id, title: id, used_at }));
@@ -263,8 +305,9 @@ SIDEBAR = """(async () => {
     no_cookie: await told({ open: () => page([1]), list: () => refused(401, "session_required") }),
     gone_while_asked: await told(
       { open: () => page([1]),
-        ask: [{ kind: "failed", problem: { code: "conversation_not_found" }, status: 404 }] }, steps),
-    begun: await told({ open: () => refused(404), ask: [] }, steps),
+        ask: [{ type: "error", error: { code: "conversation_not_found" }, status: 404 }] }, steps),
+    begun: await told(
+      { open: () => refused(404), ask: [{ type: "accepted", turn: "T", conversation: B }, end] }, steps),
     more: await told(
       { open: () => page([1]), list: listed },
       async (sidebar, seen) => {
