@@ -146,7 +146,8 @@ class Chat {
   showEarlier(kept) {
     const fromEnd = this.scroll.scrollHeight - this.scroll.scrollTop;
     const later = this.turns.map((turn) => [turn, this.views.get(turn)]);
-    this.reset(kept.map(turnOf));
+    const known = new Set(this.turns.map((turn) => turn.id));
+    this.reset(kept.filter((one) => !known.has(one.asked_as)).map(turnOf));
     for (const [turn, view] of /** @type {[Turn, TurnView][]} */ (later)) {
       this.turns.push(turn);
       this.views.set(turn, view);

@@ -14,7 +14,7 @@ import { Broken, bodyOf, eventsOf, headOf, parsed, problemOf, unreachable } from
 /** @typedef {import("./chat.js").Caller} Caller */
 /** @typedef {{id: string, title: string, model: string, used_at: number, kept: boolean}} Conversation */
 /**
- * @typedef {{id: string, asked_as: string, question: {text: string}, answer: {text: string} | null,
+ * @typedef {{id: string, conversation: string, asked_as: string, question: {text: string}, answer: {text: string} | null,
  *   state: "open" | "ended", outcome: string | null, finish: string | null, target: string | null,
  *   asked_at: number, ended_at: number | null, kept: boolean, degraded?: string,
  *   pruned?: {turns: number}, memory?: string}} KeptTurn
@@ -161,6 +161,7 @@ async function* messagesOf(response, read, signal) {
 async function* streamed(response) {
   for await (const data of eventsOf(response)) {
     const message = parsed(data);
+    if (message?.type === "accepted") message.remaining ??= remainingIn(response);
     if (typeof message?.type === "string") yield message;
   }
 }
@@ -173,10 +174,11 @@ async function* whole(response) {
     yield errorOf(turn, response.status);
     return;
   }
-  const { id, target, degraded, pruned, memory, outcome, finish, kept } = turn;
+  const { id, conversation, target, degraded, pruned, memory, outcome, finish, kept } = turn;
   const [text, trail] = [turn.answer?.text ?? "", response.headers.get("x-dub5-trail") ?? ""];
   const route = response.headers.get("x-dub5-route") ?? "";
   const seq = bytesOf(text);
+  yield { type: "accepted", turn: id, conversation, remaining: remainingIn(response) };
   yield { type: "begin", turn: id, seq: 0, route, target, trail, degraded, pruned, memory };
   if (text) yield { type: "delta", turn: id, seq, text };
   yield { type: "end", turn: id, seq, outcome, finish, kept };
@@ -191,6 +193,12 @@ function errorOf(body, status) {
 /** @param {unknown} error */
 function brokenBy(error) {
   return error instanceof Broken ? error : new Broken(error instanceof Error ? error.message : String(error));
+}
+
+/** Return how many questions the tightest rate limit leaves. @param {Response} response */
+function remainingIn(response) {
+  const left = response.headers.get("x-ratelimit-remaining-requests");
+  return left === null ? undefined : Number(left);
 }
 
 const encoder = new TextEncoder();

@@ -100,12 +100,13 @@ export class Sidebar {
     closeDrawer();
     try {
       const { turns, has_more, model } = await this.api.open(id, "");
-      if (this.current !== id || this.chat.isAnswering()) return; // another one was chosen, or a question asked
+      if (this.current !== id) return; // another one was chosen
       this.oldest = turns[0]?.id ?? "";
       byId("earlier").hidden = !has_more;
       this.chat.note("");
       this.delivery.outbox.remove(...turns.map((turn) => turn.asked_as));
-      this.chat.showConversation(turns, model);
+      if (this.chat.isAnswering()) this.chat.showEarlier(turns); // a question was asked meanwhile
+      else this.chat.showConversation(turns, model);
       this.#showWaiting();
     } catch (error) {
       if (this.current !== id) return;

@@ -9,7 +9,7 @@ PIECE_BYTES = 65536
 
 
 class Relay:
-    """Forwards connections. `refused`: how a first line begins that is answered by 403, as some proxies do."""
+    """Forwards connections. `refused`: how a first line begins that is answered by 403, as proxies do."""
 
     def __init__(self, upstream: str) -> None:
         self.url = ""
@@ -18,6 +18,8 @@ class Relay:
         self._is_cut = False
         self._flows = asyncio.Event()
         self._flows.set()
+        self._replies = asyncio.Event()
+        self._replies.set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._accepted: set[asyncio.Task[None]] = set()
 
@@ -31,10 +33,15 @@ class Relay:
         """Let nothing through, until `mend`: nobody is told."""
         self._flows.clear()
 
+    def hold_replies(self) -> None:
+        """Let nothing of the service through, until `mend`."""
+        self._replies.clear()
+
     def mend(self) -> None:
         """Work again."""
         self._is_cut = False
         self._flows.set()
+        self._replies.set()
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take a connection."""
@@ -64,7 +71,10 @@ class Relay:
                 return
             there = await asyncio.open_connection("127.0.0.1", self._port)
             there[1].write(head)
-            ways = [self._forward(reader, there[1]), self._forward(there[0], writer)]
+            ways = [
+                self._forward(reader, there[1], self._flows),
+                self._forward(there[0], writer, self._replies, self._flows),
+            ]
             tasks = [asyncio.create_task(way) for way in ways]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         except OSError:
@@ -77,10 +87,13 @@ class Relay:
             self._writers.discard(writer)
             writer.close()
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *doors: asyncio.Event
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(PIECE_BYTES):
-                await self._flows.wait()
+                for door in doors:
+                    await door.wait()
                 writer.write(data)
                 await writer.drain()
 
@@ -90,7 +103,7 @@ async def relaying(upstream: str) -> AsyncIterator[Relay]:
     """Run a relay in front of a service; yield it."""
     relay = Relay(upstream)
     server = await asyncio.start_server(relay.accept, "127.0.0.1", 0)
-    relay.url = "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    relay.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield relay
     finally:

@@ -1,13 +1,10 @@
-"""The page behind a relay that a test cuts, in front of a service whose provider says what the test tells it to."""
+"""The page behind a relay that a test cuts, and a service whose provider says what the test tells it to."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
-
-import aiohttp
 
 from tests.support.browser import BrowserTab, open_page
 from tests.support.child_processes import serving
@@ -24,6 +21,7 @@ QUESTIONS = "[...document.querySelectorAll('.turn .question')].map((q) => q.last
 SETTINGS = """
 [session]
 [conversation]
+{conversation}
 [database]
 url = "sqlite:///{database}"
 patience_s = 5.0
@@ -98,7 +96,7 @@ class RelayedPage:
 
 @asynccontextmanager
 async def relayed_page(
-    browser: str, folder: Path, *, socket: bool = True, settings: str = ""
+    browser: str, folder: Path, *, socket: bool = True, settings: str = "", conversation: str = ""
 ) -> AsyncIterator[RelayedPage]:
     """Show the page of a service. `socket`: whether the way there lets WebSockets through."""
     port = free_port()
@@ -106,7 +104,7 @@ async def relayed_page(
         if not socket:
             relay.refused = HANDSHAKE
         config = folder / "relayed.toml"
-        text = SETTINGS.format(database=folder / "dub5.db", provider=provider.url)
+        text = SETTINGS.format(database=folder / "dub5.db", provider=provider.url, conversation=conversation)
         config.write_text(settings + text, encoding="utf-8")
         with serving(config, port):
             async with open_page(browser, relay.url) as page:

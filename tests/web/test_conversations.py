@@ -214,8 +214,8 @@ STEPS = """(async () => {
 
 
 async def test_messages(browser: str, service: str) -> None:
-    """Only an answer with an end that says so is whole; whether it is saved is the service's word. What is lost on
-    the way is read again from where the text ends, and nothing twice; what cannot be read is not asked for ever."""
+    """Only an answer with an end that says so is whole; whether it is saved is the service's word. What is
+    lost on the way is read again from where the text ends, nothing twice; what never comes is given up."""
     async with open_page(browser, service) as page:
         steps = await page.evaluate(STEPS)
 

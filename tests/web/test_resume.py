@@ -1,5 +1,7 @@
-"""Answers on the page outlive their connection, in a real browser over a relay that is cut: over a WebSocket, and
-over server-sent events where there is none."""
+"""Answers on the page outlive their connection: in a real browser, over a relay that is cut.
+
+Over a WebSocket, and over server-sent events where there is none.
+"""
 
 import asyncio
 from pathlib import Path
@@ -34,7 +36,7 @@ async def ends_whole(at: RelayedPage, said: list[str]) -> None:
 
 @CARRIERS
 async def test_a_lost_connection(browser: str, tmp_path: Path, socket: bool) -> None:
-    """The page says that it reconnects, keeps what it has, and goes on where it was: no word is lost or repeated."""
+    """The page says that it reconnects, keeps its text, and goes on from there: no word is lost or twice."""
     async with relayed_page(browser, tmp_path, socket=socket) as at:
         await is_asked(at)
         at.relay.cut()
