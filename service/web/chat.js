@@ -12,7 +12,7 @@ import { byId, put } from "./dom.js";
 import { Carriers, LEFT } from "./follow.js";
 import { ModelPicker } from "./models.js";
 import { noteRequest } from "./offline.js";
-import { Sidebar, addressed } from "./sidebar.js";
+import { Sidebar, addressed, leaveAddress } from "./sidebar.js";
 import { TurnSocket } from "./socket.js";
 import { TurnView, againInS, isAtFault, isOpen, isUnknown, newTurn, turnOf } from "./turn.js";
 
@@ -36,7 +36,7 @@ class Chat {
   /** @param {Caller} caller */
   constructor(caller) {
     this.caller = caller;
-    this.composer = new Composer({ send: () => this.send(), typing: () => this.sidebar?.connect() });
+    this.composer = new Composer(addressed(), { send: () => this.send(), typing: () => this.sidebar?.connect() });
     this.models = new ModelPicker();
     this.stream = /** @type {HTMLInputElement} */ (byId("stream"));
     this.repeatable = /** @type {HTMLInputElement} */ (byId("repeatable"));
@@ -60,7 +60,8 @@ class Chat {
     byId("stop").addEventListener("click", () => this.stop());
     byId("new-chat").addEventListener("click", () => {
       this.clear();
-      this.sidebar?.leave();
+      if (this.sidebar) this.sidebar.leave();
+      else leaveAddress(); // the list of models may still come, and conversations with it
       this.composer.focus();
     });
     byId("examples").addEventListener("click", (event) => {

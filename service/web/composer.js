@@ -10,18 +10,18 @@ const FEW = 3; // questions
 const FORGET_AFTER_MS = 60_000; // what was said of questions is not true any more
 
 export class Composer {
-  /** @param {{send: () => void, typing: () => void}} on */
-  constructor(on) {
+  /** @param {string} conversation @param {{send: () => void, typing: () => void}} on */
+  constructor(conversation, on) {
     this.box = /** @type {HTMLTextAreaElement} */ (byId("question"));
     this.drafts = new Drafts();
-    this.conversation = ""; // whose draft it is
+    this.conversation = conversation; // whose draft it is
     this.charsMax = Infinity;
     this.remaining = Infinity;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.forgetting = undefined;
-    this.box.value = this.drafts.of("");
+    this.box.value = this.drafts.of(conversation);
     this.box.addEventListener("input", () => {
       clearTimeout(this.timer);
       this.timer = setTimeout(() => this.keep(), KEEP_AFTER_MS);

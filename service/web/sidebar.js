@@ -38,6 +38,12 @@ export function addressed() {
   return /^#c\/([0-9A-HJKMNP-TV-Z]{26})$/.exec(location.hash)?.[1] ?? "";
 }
 
+/** Show no conversation in the address. @param {boolean} [isGone] else the back button shows it again */
+export function leaveAddress(isGone = false) {
+  const here = location.pathname + location.search;
+  if (addressed()) history[isGone ? "replaceState" : "pushState"](null, "", here);
+}
+
 export class Sidebar {
   /** @param {Conversations} api @param {Carriers} carriers @param {Shown} chat @param {() => void} onNoSession */
   constructor(api, carriers, chat, onNoSession) {
@@ -120,8 +126,7 @@ export class Sidebar {
   leave(note = "") {
     this.oldest = "";
     byId("earlier").hidden = true;
-    const here = location.pathname + location.search;
-    if (addressed()) history[note ? "replaceState" : "pushState"](null, "", here); // back shows it again
+    leaveAddress(Boolean(note));
     this.chat.note(note);
     this.#goTo("", Boolean(note));
     this.bringOthers();

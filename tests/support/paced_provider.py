@@ -25,6 +25,12 @@ class PacedProvider:
         for piece in pieces:
             self._pieces.put_nowait(piece)
 
+    def reply(self, *texts: str) -> None:
+        """Answer so many questions."""
+        for text in texts:
+            self.say(text)
+            self.end()
+
     def end(self) -> None:
         """End the answer."""
         self._pieces.put_nowait(END)

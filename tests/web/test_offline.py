@@ -31,11 +31,8 @@ async def is_offline(at: RelayedPage) -> None:
     at.relay.cut()
 
 
-async def answers(at: RelayedPage, *texts: str) -> None:
-    """Answer each question that is asked, and see all answers."""
-    for text in texts:
-        at.provider.say(text)
-        at.provider.end()
+async def has_answers(at: RelayedPage, *texts: str) -> None:
+    """See these answers, each of them whole."""
     await at.list(STATES, ["whole"] * len(texts))
     assert await at.page.evaluate(ANSWERS) == list(texts)
 
@@ -51,8 +48,9 @@ async def test_asked_once(browser: str, tmp_path: Path, socket: bool) -> None:
         await at.ask(SECOND)
         await at.list(STATES, ["queued", "queued"])
         assert await at.page.evaluate(WAITING) == [FIRST, SECOND]
+        at.provider.reply("The Rhine.", "The Caspian.")
         at.relay.mend()
-        await answers(at, "The Rhine.", "The Caspian.")
+        await has_answers(at, "The Rhine.", "The Caspian.")
         assert await at.page.evaluate(QUESTIONS) == [FIRST, SECOND]
         assert at.provider.asked == [FIRST, SECOND]
         assert await at.page.evaluate(WAITING) == []
@@ -66,29 +64,33 @@ async def test_asked_after_a_reload(browser: str, tmp_path: Path) -> None:
         await at.ask(FIRST)
         await at.says(".by", "Waiting for the network")
         await at.page.call("Page.navigate", url="about:blank")
+        at.provider.reply("The Rhine.")
         at.relay.mend()
         await at.page.call("Page.navigate", url=at.relay.url)
-        await answers(at, "The Rhine.")
+        await has_answers(at, "The Rhine.")
         await at.page.until("location.hash !== ''")
         await at.reload()
-        await answers(at, "The Rhine.")
+        await has_answers(at, "The Rhine.")
         assert at.provider.asked == [FIRST]
 
 
 async def test_a_lost_reply(browser: str, tmp_path: Path) -> None:
     """A question whose arrival nobody has confirmed is sent again, and asked once."""
     async with relayed_page(browser, tmp_path) as at:
-        await at.page.until("!document.querySelector('#model').disabled")
-        at.relay.hold_replies()
+        at.provider.reply("The Rhine.")
         await at.ask(FIRST)
+        await has_answers(at, "The Rhine.")
+        at.relay.hold_replies()
+        await at.ask(SECOND)
         async with asyncio.timeout(10):
-            while not at.provider.asked:
+            while SECOND not in at.provider.asked:
                 await asyncio.sleep(0)
         at.relay.cut()
         await at.says(".by", "Waiting for the network")
+        at.provider.reply("The Caspian.")
         at.relay.mend()
-        await answers(at, "The Rhine.")
-        assert at.provider.asked == [FIRST]
+        await has_answers(at, "The Rhine.", "The Caspian.")
+        assert at.provider.asked == [FIRST, SECOND]
 
 
 async def test_asked_elsewhere(browser: str, tmp_path: Path) -> None:
@@ -99,8 +101,7 @@ async def test_asked_elsewhere(browser: str, tmp_path: Path) -> None:
         await at.says(".by", "Waiting for the network")
         await at.press("New chat")
         await at.list(QUESTIONS, [])
-        at.provider.say("The Rhine.")
-        at.provider.end()
+        at.provider.reply("The Rhine.")
         at.relay.mend()
         await at.list(TITLES, [FIRST])
         await at.page.evaluate("document.querySelector('#conversations a').click()")
@@ -120,16 +121,18 @@ async def test_cancel(browser: str, tmp_path: Path) -> None:
         await at.list(QUESTIONS, [SECOND])
         assert await at.page.evaluate(BOX) == FIRST
         assert await at.page.evaluate("document.activeElement.id") == "question"
+        at.provider.reply("The Caspian.")
         at.relay.mend()
-        await answers(at, "The Caspian.")
+        await has_answers(at, "The Caspian.")
         assert at.provider.asked == [SECOND]
 
 
 async def test_drafts(browser: str, tmp_path: Path) -> None:
     """What is being written outlives the page, for each conversation; what was sent does not."""
     async with relayed_page(browser, tmp_path) as at:
+        at.provider.reply("The Rhine.")
         await at.ask(FIRST)
-        await answers(at, "The Rhine.")
+        await has_answers(at, "The Rhine.")
         await at.page.call("Input.insertText", text=SECOND)
         await at.press("New chat")
         assert await at.page.evaluate(BOX) == ""
@@ -173,8 +176,9 @@ async def test_limits(browser: str, tmp_path: Path) -> None:
     settings = "[limits]\nsession = { count = 2, window_s = 4 }\n"
     chars = "question_chars_max = 30"
     async with relayed_page(browser, tmp_path, settings=settings, conversation=chars) as at:
+        at.provider.reply("The Rhine.")
         await at.ask(FIRST)
-        await answers(at, "The Rhine.")
+        await has_answers(at, "The Rhine.")
         await at.page.until(f"{ROOM} === '1 more question can be asked for now.'")
         await at.page.call("Input.insertText", text="x" * 28)
         await at.page.until(f"{ROOM}.startsWith('2 characters left.')")
@@ -182,12 +186,14 @@ async def test_limits(browser: str, tmp_path: Path) -> None:
         await at.page.until(f"{ROOM}.startsWith('1 character too many')")
         assert await at.page.evaluate(QUESTIONS) == [FIRST]
         await at.page.evaluate(f"{QUESTION}.select()")
+        at.provider.reply("The Caspian.")
         await at.page.type(SECOND)
-        await answers(at, "The Rhine.", "The Caspian.")
+        await has_answers(at, "The Rhine.", "The Caspian.")
         await at.ask(THIRD)
         await at.is_in_state("failed")
         again = "[...document.querySelectorAll('.turn button')].at(-1)"
         assert await at.page.evaluate(f"{again}.disabled && {again}.textContent.startsWith('Ask again in ')")
+        at.provider.reply("Baikal.")
         await at.press("Ask again")
-        await answers(at, "The Rhine.", "The Caspian.", "Baikal.")
+        await has_answers(at, "The Rhine.", "The Caspian.", "Baikal.")
         assert at.provider.asked == [FIRST, SECOND, THIRD]

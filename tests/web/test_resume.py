@@ -46,6 +46,8 @@ async def test_a_lost_connection(browser: str, tmp_path: Path, socket: bool) -> 
         at.relay.mend()
         await at.shows("".join([*FIRST, *SECOND]))
         await ends_whole(at, [*FIRST, *SECOND])
+        over_http = "performance.getEntriesByType('resource').some((one) => one.name.includes('/events'))"
+        assert await at.page.evaluate(over_http) is not socket
 
 
 async def test_a_silent_network(browser: str, tmp_path: Path) -> None:
