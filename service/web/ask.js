@@ -22,6 +22,16 @@ import { bodyOf, eventsOf, headOf, parsed, problemOf, unfinished, unreachable } 
  *   repeatable: boolean}} Question
  */
 
+/** Return earlier questions with an answer, then this one, as messages. @param {import("./turn.js").Turn[]} turns
+ * @param {import("./turn.js").Turn} turn */
+export function messagesOf(turns, turn) {
+  const before = turns.slice(0, turns.indexOf(turn)).filter((t) => t.answer && !t.degraded);
+  return [
+    ...before.flatMap((t) => [{ role: "user", content: t.question }, { role: "assistant", content: t.answer }]),
+    { role: "user", content: turn.question },
+  ];
+}
+
 /**
  * @param {Question} question
  * @param {Record<string, string>} headers

@@ -5,7 +5,7 @@
  * does not have yet wait in the outbox. Else the history is sent with each question, and ends with the tab.
  */
 
-import { ask } from "./ask.js";
+import { ask, messagesOf } from "./ask.js";
 import { Composer } from "./composer.js";
 import { Conversations, beginSession } from "./conversations.js";
 import { byId, put } from "./dom.js";
@@ -14,7 +14,8 @@ import { ModelPicker } from "./models.js";
 import { noteRequest } from "./offline.js";
 import { Sidebar, addressed, leaveAddress } from "./sidebar.js";
 import { TurnSocket } from "./socket.js";
-import { TurnView, againInS, isAtFault, isOpen, isUnknown, newTurn, turnOf } from "./turn.js";
+import { againInS, announcementOf, isAtFault, isOpen, isUnknown, newTurn, turnOf } from "./turn.js";
+import { TurnList } from "./turnlist.js";
 
 /** @typedef {import("./turn.js").Turn} Turn */
 /** @typedef {import("./conversations.js").KeptTurn} KeptTurn */
@@ -40,11 +41,7 @@ class Chat {
     this.models = new ModelPicker();
     this.stream = /** @type {HTMLInputElement} */ (byId("stream"));
     this.repeatable = /** @type {HTMLInputElement} */ (byId("repeatable"));
-    this.scroll = byId("scroll");
-    /** @type {Turn[]} */
-    this.turns = [];
-    /** @type {Map<Turn, TurnView>} */
-    this.views = new Map();
+    this.list = new TurnList({ again: (turn) => this.again(turn), cancel: (turn) => this.cancel(turn) });
     /** @type {AbortController | null} */
     this.running = null;
     /** @type {Turn | null} */
@@ -122,48 +119,28 @@ class Chat {
   showConversation(turns, model) {
     const shown = turns.map(turnOf);
     for (const turn of shown.slice(0, -1).filter(isOpen)) turn.state = "stopped"; // only the last one is waited for
-    this.reset(shown);
+    this.list.reset(shown);
     this.models.choose(model);
     this.refresh();
-    this.toEnd();
+    this.list.toEnd();
     this.keep();
-    const last = this.turns.at(-1);
+    const { last } = this.list;
     if (last && isOpen(last)) this.run(last);
   }
 
   /** Show questions that wait, below those that are there, and ask them. @param {Waiting[]} waiting */
   showWaiting(waiting) {
     for (const { id, text, stream, model } of waiting) {
-      if (this.turns.some((turn) => turn.id === id)) continue;
-      const turn = newTurn(text, stream, model);
-      Object.assign(turn, { id, state: "queued", isLost: true });
-      this.turns.push(turn);
-      this.show(turn);
+      if (this.list.turns.some((turn) => turn.id === id)) continue;
+      this.list.add({ ...newTurn(text, stream, model), id, state: "queued", isLost: true });
     }
     this.next();
   }
 
-  /** Show earlier turns above those that are there, which stay where they are. @param {KeptTurn[]} kept */
+  /** Show earlier turns above those that are there. @param {KeptTurn[]} kept */
   showEarlier(kept) {
-    const fromEnd = this.scroll.scrollHeight - this.scroll.scrollTop;
-    const later = this.turns.map((turn) => [turn, this.views.get(turn)]);
-    const known = new Set(this.turns.map((turn) => turn.id));
-    this.reset(kept.filter((one) => !known.has(one.asked_as)).map(turnOf));
-    for (const [turn, view] of /** @type {[Turn, TurnView][]} */ (later)) {
-      this.turns.push(turn);
-      this.views.set(turn, view);
-      byId("turns").append(view.node);
-    }
-    this.scroll.scrollTop = this.scroll.scrollHeight - fromEnd;
-  }
-
-  /** Replace all turns. @param {Turn[]} turns */
-  reset(turns) {
-    this.turns = turns;
-    this.views.clear();
-    byId("turns").replaceChildren();
-    byId("empty").hidden = turns.length > 0;
-    for (const turn of turns) this.show(turn);
+    const known = new Set(this.list.turns.map((turn) => turn.id));
+    this.list.addBefore(kept.filter((one) => !known.has(one.asked_as)).map(turnOf));
   }
 
   /** Show the draft of a conversation, or take along what is being written. @param {string} conversation
@@ -192,41 +169,32 @@ class Chat {
 
   send() {
     const question = this.composer.text();
-    const isBusy = this.running && this.turns.every((turn) => turn.state !== "queued");
+    const isBusy = this.running && this.list.turns.every((turn) => turn.state !== "queued");
     if (!question || isBusy || !this.models.isReady) return this.composer.focus();
     const turn = newTurn(question, this.stream.checked, this.models.value);
     if (this.sidebar && !this.sidebar.keep(turn)) return this.note("Many questions are waiting already. This one stays here.");
     this.composer.put("");
-    this.turns.push(turn);
     if (this.running) Object.assign(turn, { state: "queued", isLost: this.asked?.isLost ?? false });
-    this.show(turn);
+    this.list.add(turn);
     if (this.running) this.refresh();
     else this.run(turn);
-    this.toEnd();
+    this.list.toEnd();
   }
 
   /** Ask the next question that waits. */
   next() {
-    const turn = this.turns.find((one) => one.state === "queued");
+    const turn = this.list.turns.find((one) => one.state === "queued");
     if (!this.running && this.sidebar) {
       if (turn) this.run(turn);
       else this.sidebar.bringOthers();
     }
   }
 
-  /** @param {Turn} turn */
-  show(turn) {
-    const view = new TurnView(turn, { again: () => this.again(turn), cancel: () => this.cancel(turn) });
-    this.views.set(turn, view);
-    byId("turns").append(view.node);
-    byId("empty").hidden = true;
-  }
-
   /** Ask a question again, as the last one, or put it back for editing if it was at fault. @param {Turn} turn */
   again(turn) {
     if (this.running || againInS(turn) > 0) return;
     if (isAtFault(turn)) {
-      this.remove(turn);
+      this.list.remove(turn);
       this.composer.put(turn.question);
       this.composer.focus();
       return this.refresh();
@@ -242,19 +210,11 @@ class Chat {
   cancel(turn) {
     const isRunning = turn === this.asked;
     this.sidebar?.forget(turn.id);
-    this.remove(turn);
+    this.list.remove(turn);
     if (!this.composer.box.value) this.composer.put(turn.question);
     this.composer.focus();
     if (isRunning) this.running?.abort();
     this.keep();
-  }
-
-  /** @param {Turn} turn */
-  remove(turn) {
-    this.turns = this.turns.filter((one) => one !== turn);
-    this.views.get(turn)?.node.remove();
-    this.views.delete(turn);
-    byId("empty").hidden = this.turns.length > 0;
   }
 
   stop() {
@@ -267,7 +227,7 @@ class Chat {
     this.running = this.asked = null;
     this.busy(false);
     this.note("");
-    this.reset([]);
+    this.list.reset([]);
     this.keep();
   }
 
@@ -276,7 +236,7 @@ class Chat {
   ask(turn, headers, signal) {
     if (this.sidebar) return this.sidebar.ask(turn, signal);
     const { stream, model } = turn;
-    const messages = this.historyFor(turn);
+    const messages = messagesOf(this.list.turns, turn);
     return ask({ model, messages, stream, repeatable: this.repeatable.checked }, headers, signal);
   }
 
@@ -286,20 +246,20 @@ class Chat {
     this.asked = turn;
     this.busy(turn.state !== "queued");
     this.refresh();
-    this.toEnd();
+    this.list.toEnd();
     const startedMs = performance.now();
     const headers = this.caller.headers();
     for await (const step of this.ask(turn, headers, running.signal)) {
       if (isUnauthorized(step)) this.caller.unauthorized(headers);
       const ms = performance.now() - startedMs;
-      this.keepingScroll(() => this.take(turn, step, ms));
+      this.list.keepingScroll(() => this.take(turn, step, ms));
     }
     if (this.running !== running) return; // another chat was begun meanwhile
     this.running = this.asked = null;
     this.busy(false);
-    this.keepingScroll(() => this.refresh());
+    this.list.keepingScroll(() => this.refresh());
     this.keep();
-    if (this.views.has(turn)) this.announce(turn);
+    if (this.list.has(turn)) put(byId("announce"), announcementOf(turn));
     if (turn.status !== 401) this.next();
   }
 
@@ -313,7 +273,7 @@ class Chat {
       if (turn.state === "waiting") {
         turn.state = "streaming";
         this.refresh();
-      } else this.views.get(turn)?.add(step.text);
+      } else this.list.addText(turn, step.text);
       return;
     }
     if (step.kind === "head") {
@@ -330,37 +290,30 @@ class Chat {
       Object.assign(turn, { problem: step.problem, status: step.status });
       if (step.problem.trail.length) turn.trail = step.problem.trail;
     }
-    this.views.get(turn)?.update(false);
+    this.list.update(turn);
   }
 
   /** The connection is lost, or a limit is reached: a question that the service does not have waits. @param {Turn} turn
    * @param {{kind: "lost"} | {kind: "held", untilS: number}} step */
   hold(turn, step) {
     if (step.kind === "lost") noteRequest(false);
-    turn.heldUntilS = step.kind === "held" ? step.untilS : 0;
-    turn.isLost = step.kind === "lost";
-    if (!turn.turn) turn.state = "queued";
-    if (turn === this.asked) this.busy(turn.state !== "queued");
-    this.views.get(turn)?.update(false);
+    const state = turn.turn ? turn.state : "queued";
+    const isLost = step.kind === "lost";
+    const heldUntilS = isLost ? 0 : step.untilS;
+    if (turn.state === state && turn.isLost === isLost && turn.heldUntilS === heldUntilS) return;
+    Object.assign(turn, { state, isLost, heldUntilS });
+    if (turn === this.asked) this.busy(state !== "queued");
+    this.list.update(turn);
   }
 
   /** The connection is there again. @param {Turn} turn */
   goOn(turn) {
     noteRequest(true);
-    turn.isLost = false;
+    Object.assign(turn, { isLost: false, heldUntilS: 0 });
     if (turn.state === "queued") turn.state = "waiting";
     if (turn === this.asked) this.busy(true);
-    for (const one of this.turns) if (one !== turn && one.state === "queued") one.isLost = false;
+    for (const one of this.list.turns) if (one !== turn && one.state === "queued") one.isLost = false;
     this.refresh();
-  }
-
-  /** Return earlier turns with an answer, then the question, as messages. @param {Turn} turn */
-  historyFor(turn) {
-    const before = this.turns.slice(0, this.turns.indexOf(turn)).filter((t) => t.answer && !t.degraded);
-    return [
-      ...before.flatMap((t) => [{ role: "user", content: t.question }, { role: "assistant", content: t.answer }]),
-      { role: "user", content: turn.question },
-    ];
   }
 
   /** @param {boolean} on */
@@ -373,35 +326,11 @@ class Chat {
   }
 
   refresh() {
-    for (const [turn, view] of this.views) view.update(turn === this.turns.at(-1) && !this.running);
-  }
-
-  /** Change the page and keep it at its end, unless the reader has scrolled up. @param {() => void} change */
-  keepingScroll(change) {
-    const { scrollHeight, scrollTop, clientHeight } = this.scroll;
-    const follows = scrollHeight - scrollTop - clientHeight < 48;
-    change();
-    if (follows) this.toEnd();
-  }
-
-  toEnd() {
-    this.scroll.scrollTop = this.scroll.scrollHeight;
-  }
-
-  /** Announce the end to screen readers, once: word by word would be noise. @param {Turn} turn */
-  announce(turn) {
-    const texts = {
-      whole: `${turn.target || "The service"} answered: ${turn.answer}`,
-      cut: `The answer was cut and is incomplete. ${turn.problem?.message ?? ""} Text so far: ${turn.answer}`,
-      failed: `No answer. ${turn.problem?.message ?? ""} ${turn.problem?.suggestion ?? ""}`,
-      stopped: "Stopped.",
-      queued: "", waiting: "", streaming: "",
-    };
-    put(byId("announce"), texts[turn.state]);
+    this.list.updateAll(this.running !== null);
   }
 
   keep() {
-    const { turns } = this;
+    const { turns } = this.list;
     const options = { stream: this.stream.checked, repeatable: this.repeatable.checked };
     const kept = { conversation: addressed(), turns, model: this.models.value, ...options };
     try {
@@ -422,11 +351,10 @@ class Chat {
       if (one.state === "queued") continue; // the outbox has it
       const turn = { ...newTurn(one.question, one.stream), ...one, isLost: false };
       if (isOpen(turn)) turn.state = "stopped"; // the page was left before the answer ended
-      this.turns.push(turn);
-      this.show(turn);
+      this.list.add(turn);
     }
     this.refresh();
-    this.toEnd();
+    this.list.toEnd();
   }
 }
 

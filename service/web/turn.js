@@ -1,6 +1,6 @@
 /** The view of one question and its answer. The turn itself is plain data, so that the tab can store it. */
 
-import { h, icon, put } from "./dom.js";
+import { byId, h, icon, put } from "./dom.js";
 import { interrupted } from "./follow.js";
 import { duration, fallbackLabel, finishLabel, kindLabel, markOf } from "./labels.js";
 import { memoryLabel, reasonLabel, timeOfDay } from "./labels.js";
@@ -83,8 +83,23 @@ export function isAtFault(turn) {
   return turn.state === "failed" && [400, 404, 413, 422].includes(turn.status) && !isGone;
 }
 
+/** Say how it ended, for screen readers: once, for word by word would be noise. @param {Turn} turn */
+export function announcementOf(turn) {
+  const { problem, answer } = turn;
+  const texts = {
+    whole: `${turn.target || "The service"} answered: ${answer}`,
+    cut: `The answer was cut and is incomplete. ${problem?.message ?? ""} Text so far: ${answer}`,
+    failed: `No answer. ${problem?.message ?? ""} ${problem?.suggestion ?? ""}`,
+    stopped: "Stopped.",
+    queued: "", waiting: "", streaming: "",
+  };
+  return texts[turn.state];
+}
+
+/** @typedef {{again: (turn: Turn) => void, cancel: (turn: Turn) => void}} TurnActions */
+
 export class TurnView {
-  /** @param {Turn} turn @param {{again: (turn: Turn) => void, cancel: (turn: Turn) => void}} on */
+  /** @param {Turn} turn @param {TurnActions} on */
   constructor(turn, on) {
     this.turn = turn;
     this.text = document.createTextNode(turn.answer);
@@ -113,6 +128,7 @@ export class TurnView {
   /** Show the turn's state; only the last turn has a button to ask again. @param {boolean} last */
   update(last) {
     const { turn } = this;
+    const focused = this.note.contains(document.activeElement) ? document.activeElement : null;
     if (this.text.data !== turn.answer) this.text.data = turn.answer;
     this.answer.dataset.state = turn.state;
     this.answer.setAttribute("aria-busy", String(isOpen(turn)));
@@ -125,6 +141,7 @@ export class TurnView {
     }
     if (turn.state === "queued") this.note.append(this.cancel);
     this.note.hidden = this.note.childElementCount === 0;
+    if (focused instanceof HTMLElement) (focused.isConnected ? focused : byId("question")).focus();
     this.facts.replaceChildren(...factsOf(turn));
   }
 
