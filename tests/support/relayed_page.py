@@ -1,6 +1,7 @@
 """The page behind a relay that a test cuts, and a service whose provider says what the test tells it to."""
 
 import json
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -44,12 +45,14 @@ class RelayedPage:
     page: BrowserTab
     relay: Relay
     provider: PacedProvider
+    process: "subprocess.Popen[str]"
     config: Path
     port: int
 
     @contextmanager
-    def serving(self) -> Iterator[None]:
-        """Run the service again, after it has ended."""
+    def restarted(self) -> Iterator[None]:
+        """Run the service again, once it has ended."""
+        self.process.wait()
         with serving(self.config, self.port):
             yield
 
@@ -106,6 +109,6 @@ async def relayed_page(
         config = folder / "relayed.toml"
         text = SETTINGS.format(database=folder / "dub5.db", provider=provider.url, conversation=conversation)
         config.write_text(settings + text, encoding="utf-8")
-        with serving(config, port):
+        with serving(config, port) as (_, process):
             async with open_page(browser, relay.url) as page:
-                yield RelayedPage(page, relay, provider, config, port)
+                yield RelayedPage(page, relay, provider, process, config, port)

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.real_sockets
 
 QUESTION = "What is there?"
 FIRST, SECOND, THIRD = ["Grüße, ", "von der "], ["\N{WHALE}", " und dem "], ["Meer."]
+OVER_HTTP = "performance.getEntriesByType('resource').some((one) => /events|turns/.test(one.name))"
 CARRIERS = pytest.mark.parametrize("socket", [True, False], ids=["socket", "events"])
 
 
@@ -46,8 +47,7 @@ async def test_a_lost_connection(browser: str, tmp_path: Path, socket: bool) -> 
         at.relay.mend()
         await at.shows("".join([*FIRST, *SECOND]))
         await ends_whole(at, [*FIRST, *SECOND])
-        over_http = "performance.getEntriesByType('resource').some((one) => one.name.includes('/events'))"
-        assert await at.page.evaluate(over_http) is not socket
+        assert await at.page.evaluate(OVER_HTTP) is not socket
 
 
 async def test_a_silent_network(browser: str, tmp_path: Path) -> None:
@@ -116,3 +116,55 @@ async def test_another_conversation(browser: str, tmp_path: Path, socket: bool) 
         await at.page.evaluate("history.back()")
         await at.shows("".join([*FIRST, *SECOND]))
         await ends_whole(at, [*FIRST, *SECOND])
+
+
+@CARRIERS
+async def test_a_killed_service(browser: str, tmp_path: Path, socket: bool) -> None:
+    """When the process dies in the middle of an answer, its text stays, the page says that it is interrupted,
+    and the question can be asked again."""
+    async with relayed_page(browser, tmp_path, socket=socket) as at:
+        await is_asked(at)
+        at.process.kill()
+        await at.says(".by", "Reconnecting")
+        with at.restarted():
+            await at.is_in_state("cut")
+            await at.says(".note", "This answer was interrupted")
+            assert await at.page.evaluate(ANSWERS) == ["".join(FIRST)]
+            at.provider.reply("Whole.")
+            await at.press("Ask again")
+            await at.is_in_state("whole")
+            await at.shows("Whole.")
+
+
+@CARRIERS
+async def test_a_restart(browser: str, tmp_path: Path, socket: bool) -> None:
+    """A service that shuts down ends its answers; what is asked meanwhile waits for the one that follows."""
+    async with relayed_page(browser, tmp_path, socket=socket) as at:
+        await is_asked(at)
+        at.process.terminate()
+        await ends_whole(at, FIRST)
+        at.process.wait()
+        await at.ask("And then?")
+        await at.says(".by", "Waiting for the network")
+        at.provider.reply("More.")
+        with at.restarted():
+            await at.is_in_state("whole")
+            await at.shows("More.")
+        assert at.provider.asked == [QUESTION, "And then?"]
+
+
+async def test_a_key(browser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has a key asks over a socket, too, and has conversations of their own."""
+    monkeypatch.setenv("DUB5_TEST_CALLER", "a-key-of-a-caller-of-this-test")
+    settings = '[server]\ncaller_keys_env = ["DUB5_TEST_CALLER"]\n'
+    async with relayed_page(browser, tmp_path, settings=settings) as at:
+        await at.page.until("!document.querySelector('#key-form').hidden")
+        await at.page.type("a-key-of-a-caller-of-this-test")
+        await is_asked(at)
+        await ends_whole(at, FIRST)
+        assert not await at.page.evaluate(OVER_HTTP)
+        await at.reload()
+        await at.page.until("!document.querySelector('#key-form').hidden")
+        await at.page.type("a-key-of-a-caller-of-this-test")
+        await at.shows("".join([*FIRST, *THIRD]))
+        await at.page.until("document.querySelectorAll('#conversations a').length === 1")
