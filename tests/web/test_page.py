@@ -1,5 +1,6 @@
 """The page's files, read as text: what the Content-Security-Policy and the rest of the service rely on."""
 
+import gzip
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +22,7 @@ HTML = (WEB / "index.html").read_text()
 STYLE = (WEB / "style.css").read_text()
 SCRIPTS = {path.name: path.read_text() for path in sorted(WEB.glob("*.js"))}
 EVERY_SCRIPT = "\n".join(SCRIPTS.values())
+FIRST_LOAD_BYTES_MAX = 60 * 1024
 VOID = {"meta", "link", "input", "br", "img"}
 OWN_URL = re.compile(r"^(/web/[a-z]+\.(js|css|svg)|#[\w-]+)$")
 
@@ -108,14 +110,27 @@ def test_ids(page: PageReader) -> None:
 
 
 def test_modules_exist(page: PageReader) -> None:
-    """Every file that the page or a module names exists and has a served type; every file is used."""
-    named = {name for text in SCRIPTS.values() for name in re.findall(r'from "\./([\w.]+)"', text)}
-    named |= {(a.get("src") or a.get("href") or "").removeprefix("/web/") for _, a in page.tags}
+    """Every file that the page or a module names exists and has a served type; every file is used. The page
+    asks for all modules at once, not for each when another one has come."""
+    imported = {name for text in SCRIPTS.values() for name in re.findall(r'from "\./([\w.]+)"', text)}
+    links = [
+        (a.get("rel"), (a.get("src") or a.get("href") or "").removeprefix("/web/")) for _, a in page.tags
+    ]
+    preloaded = [name for rel, name in links if rel == "modulepreload"]
+    named = {name for rel, name in links if name and not name.startswith("#") and rel != "modulepreload"}
     there = {path.name for path in WEB.iterdir()}
     others = {"index.html", "openapi.json"}  # the page itself, and a document that programs ask for
 
-    assert {name for name in named if name and not name.startswith("#")} == there - others
+    assert named | imported == there - others
+    assert preloaded == sorted(imported)
     assert {Path(name).suffix for name in there} <= set(MEDIA_TYPES)
+
+
+def test_first_load() -> None:
+    """All that the first visit loads is small, as it is sent by a proxy that compresses."""
+    files = [path for path in WEB.iterdir() if path.name != "openapi.json"]
+
+    assert sum(len(gzip.compress(path.read_bytes(), mtime=0)) for path in files) <= FIRST_LOAD_BYTES_MAX
 
 
 def test_labelled(page: PageReader) -> None:
