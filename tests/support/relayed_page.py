@@ -93,8 +93,9 @@ class RelayedPage:
 
     async def reload(self) -> None:
         """Load the page again."""
+        await self.page.evaluate("window.isOld = true")
         await self.page.call("Page.reload")
-        await self.page.until("document.readyState === 'complete'")
+        await self.page.until("window.isOld === undefined && document.readyState === 'complete'")
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.page import LAST
 from tests.support.relayed_page import (
     ANSWERS,
     QUESTION,
@@ -117,10 +118,14 @@ async def test_cancel(browser: str, tmp_path: Path) -> None:
         await at.ask(FIRST)
         await at.says(".by", "Waiting for the network")
         await at.ask(SECOND)
+        await at.ask(THIRD)
         await at.press("Cancel this question")
-        await at.list(QUESTIONS, [SECOND])
+        await at.list(QUESTIONS, [SECOND, THIRD])
         assert await at.page.evaluate(BOX) == FIRST
         assert await at.page.evaluate("document.activeElement.id") == "question"
+        await at.page.evaluate(f"{LAST}.querySelector('.note button').click()")
+        await at.list(QUESTIONS, [SECOND])
+        assert await at.page.evaluate(WAITING) == [SECOND]
         at.provider.reply("The Caspian.")
         at.relay.mend()
         await has_answers(at, "The Caspian.")

@@ -69,6 +69,7 @@ async def test_a_reload(browser: str, tmp_path: Path, socket: bool) -> None:
     async with relayed_page(browser, tmp_path, socket=socket) as at:
         await is_asked(at)
         await at.reload()
+        await at.is_in_state("streaming")
         await at.shows("".join(FIRST))
         at.provider.say(*SECOND)
         await ends_whole(at, [*FIRST, *SECOND])
