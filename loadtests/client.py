@@ -15,13 +15,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from dub5.chaos.run.judge import label_of, mislabelled
+from dub5.loadtests.carriers import IDLE_S, READ_BYTES, SILENCE_S
+from dub5.loadtests.events import sse_data
 from dub5.loadtests.mix import RequestKind
 from dub5.loadtests.sample import Sample, SampleOutcome
 from dub5.simulators.answers import Proof
-
-IDLE_S = 2.0  # servers close idle connections after a few seconds: a request must not hit that moment
-SILENCE_S = 90.0  # maximum silence of the service
-READ_BYTES = 65_536
 
 HONEST = (SampleOutcome.COMPLETE, SampleOutcome.DEGRADED, SampleOutcome.FAILED)
 
@@ -148,7 +146,7 @@ class TimedExchange:
     def _stream(self, response: HTTPResponse) -> tuple[str, str]:
         """Return the text, and what is wrong with the stream. Raises ErrorInStream for an error event."""
         text, finished, done = "", False, False
-        for event in _events(self._pieces(response)):
+        for event in sse_data(self._pieces(response)):
             if event == b"[DONE]":
                 done = True
                 continue
@@ -222,17 +220,6 @@ class AnswerJson(msgspec.Struct):
 
 
 _CHUNK = msgspec.json.Decoder(AnswerJson)
-
-
-def _events(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the data of each event. An event without its blank line has not arrived."""
-    rest = b""
-    for piece in pieces:
-        *whole, rest = (rest + piece).split(b"\n\n")
-        for event in whole:
-            lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
-            if lines:
-                yield b"\n".join(lines)
 
 
 def _error(status: int, body: bytes) -> tuple[SampleOutcome, str]:

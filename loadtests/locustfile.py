@@ -2,7 +2,7 @@
 
     locust -f loadtests/locustfile.py --headless -u 1 --host http://127.0.0.1:8080 --rate 20 --seconds 30
 
-`python -m dub5.loadtests` starts providers and service, and runs this file. Only Locust may import it: Locust
+`dub5 load` starts providers and service, and runs this file. Only Locust may import it: Locust
 patches the standard library's sockets and threads with gevent's.
 """
 
@@ -25,10 +25,12 @@ from locust.exception import StopUser
 
 from dub5.loadtests import calibrate
 from dub5.loadtests.arrivals import poisson
-from dub5.loadtests.client import LoadClient
-from dub5.loadtests.mix import load
+from dub5.loadtests.carriers import CARRIERS, LOST, Credentials, Refused
+from dub5.loadtests.client import HONEST, LoadClient
+from dub5.loadtests.mix import PersonKind, RequestKind, load
 from dub5.loadtests.sample import Sample, SampleOutcome
 from dub5.loadtests.stack import MODELS
+from dub5.loadtests.talk import Conversation, no_session
 from dub5.simulators.answers import judge
 
 LAST_ANSWERS_S = 60.0
@@ -86,6 +88,7 @@ class LoadRun:
         self.rng = Random(f"load:{self.options.seed}")
         self.mix = load(self.options.mix)
         self.client = LoadClient(environment.host, judge, key=os.environ.get(self.options.key_env))
+        self.judge, self.host, self.key = judge, environment.host, os.environ.get(self.options.key_env)
         self.direct = LoadClient(self.options.direct or "", judge, began_s=self.client.began_s)
         self.samples: list[Sample] = []
         self.unsent = 0
@@ -96,24 +99,54 @@ class LoadRun:
         open_now = gevent.pool.Pool(OPEN_MAX)
         arrivals = Random(f"arrivals:{self.options.seed}")
         for at_s in poisson(self.options.rate, self.options.seconds, arrivals):
-            self.planned += 1
             gevent.sleep(max(0.0, at_s - self.client.now_s()))
             if open_now.full():
+                self.planned += 1
                 self.unsent += 1  # the run is invalid; queueing here would hide that
             else:
-                open_now.spawn(self.ask, at_s)
+                open_now.spawn(self.begin, self.mix.draw(self.rng), at_s)
         open_now.join(timeout=LAST_ANSWERS_S)
         open_now.kill()
 
-    def ask(self, at_s: float) -> None:
-        """Send one request and report it to Locust's statistics."""
-        kind = self.mix.draw(self.rng)
+    def begin(self, kind: RequestKind | PersonKind, at_s: float) -> None:
+        """Send a request, or hold a conversation."""
+        if isinstance(kind, PersonKind):
+            self.talk(kind, at_s)
+            return
+        self.planned += 1
         client, model = (self.direct, DIRECT_MODEL) if kind.direct else (self.client, self.options.model)
-        sample = client.ask(kind, kind.body(model, self.rng), at_s)
+        self.report(client.ask(kind, kind.body(model, self.rng), at_s))
+
+    def talk(self, kind: PersonKind, at_s: float) -> None:
+        """Hold a conversation: the first question at its time, each further one some time after an answer."""
+        rng = Random(self.rng.getrandbits(64))
+        self.planned += 1
+        try:
+            credentials = Credentials.begin(self.host, self.key)
+        except (Refused, *LOST) as error:
+            self.report(no_session(kind, at_s, self.client.now_s(), error))
+            return
+        carrier = CARRIERS[kind.carrier](self.host, credentials)
+        talk = Conversation(kind, carrier, self.judge, rng, self.options.model, self.client.began_s)
+        for number in range(talk.turns):
+            if number:
+                at_s = self.client.now_s() + talk.think_s()
+                if at_s > self.options.seconds:
+                    break
+                gevent.sleep(max(0.0, at_s - self.client.now_s()))
+                self.planned += 1
+            sample = talk.ask(number, at_s, talk.plan())
+            self.report(sample)
+            if sample.outcome not in HONEST:
+                break
+        talk.close()
+
+    def report(self, sample: Sample) -> None:
+        """Keep a sample, and report it to Locust's statistics."""
         self.samples.append(sample)
         failed = sample.outcome not in (SampleOutcome.COMPLETE, SampleOutcome.CANCELLED)
         self.fire(
-            request_type="chat",
+            request_type=sample.carrier or "chat",
             name=sample.kind,
             response_length=0,
             exception=RuntimeError(f"{sample.outcome}: {sample.why}") if failed else None,

@@ -1,14 +1,18 @@
-"""Mixes of requests: kinds of requests and their shares, from mixes.toml. Call `load(name)`."""
+"""Mixes of load: requests and people, drawn by their shares, from mixes.toml. Call `load(name)`."""
 
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from dub5.loadtests.prompts import question
+
 MIXES = Path(__file__).with_name("mixes.toml")
 PositiveInt = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(gt=0)]
+Part = Annotated[float, Meta(ge=0, le=1)]
 
 
 class RequestKind(Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,7 +23,7 @@ class RequestKind(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
-    share: Annotated[float, Meta(gt=0)]
+    share: Share
     stream: bool = True
     temperature: float | None = None
     prompts: PositiveInt | None = None
@@ -28,11 +32,8 @@ class RequestKind(Struct, frozen=True, forbid_unknown_fields=True):
 
     def body(self, model: str, rng: Random) -> dict[str, Any]:
         """Return the body of a chat completion request."""
-        number = rng.randrange(self.prompts) if self.prompts else rng.getrandbits(48)
-        body: dict[str, Any] = {
-            "model": model,
-            "messages": [{"role": "user", "content": f"{self.name}, question {number}"}],
-        }
+        text = f"{self.name}, question {rng.randrange(self.prompts)}" if self.prompts else question(rng)
+        body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": text}]}
         if self.stream:
             body["stream"] = True
         if self.temperature is not None:
@@ -40,16 +41,41 @@ class RequestKind(Struct, frozen=True, forbid_unknown_fields=True):
         return body
 
 
+class PersonKind(Struct, frozen=True, forbid_unknown_fields=True):
+    """One kind of person, who holds a conversation of several turns.
+
+    `turns`: the fewest and the most. `think_s`: mean of the time before each further question. `stops`: share
+    of the turns that the person ends in mid-answer. `loses`: share of those that lose the connection in
+    mid-answer; it is back after `away_s` (mean), and the turn is read on. One of `personalities` answers.
+    """
+
+    name: str
+    share: Share
+    carrier: Literal["sse", "websocket"]
+    turns: tuple[PositiveInt, PositiveInt] = (2, 5)
+    think_s: Annotated[float, Meta(ge=0)] = 1.0
+    stops: Part = 0.0
+    loses: Part = 0.0
+    away_s: Annotated[float, Meta(ge=0)] = 0.3
+    personalities: tuple[str, ...] = ()
+
+    def model(self, route: str, rng: Random) -> str:
+        """Draw the model name of a conversation."""
+        return f"{route}:{rng.choice(self.personalities)}" if self.personalities else route
+
+
 class Mix(Struct, frozen=True, forbid_unknown_fields=True):
-    """Kinds of requests, drawn by their shares. `latency`: preset of the simulated providers."""
+    """Kinds of requests and of people, drawn by their shares. `latency`: preset of the providers."""
 
     why: str
-    ask: Annotated[tuple[RequestKind, ...], Meta(min_length=1)]
+    ask: tuple[RequestKind, ...] = ()
+    person: tuple[PersonKind, ...] = ()
     latency: str = "quick"
 
-    def draw(self, rng: Random) -> RequestKind:
-        """Draw a kind of request."""
-        return rng.choices(self.ask, [ask.share for ask in self.ask])[0]
+    def draw(self, rng: Random) -> RequestKind | PersonKind:
+        """Draw a kind of request or of person."""
+        kinds: tuple[RequestKind | PersonKind, ...] = (*self.ask, *self.person)
+        return rng.choices(kinds, [kind.share for kind in kinds])[0]
 
 
 def load(name: str, path: Path = MIXES) -> Mix:
@@ -57,4 +83,6 @@ def load(name: str, path: Path = MIXES) -> Mix:
     mixes = msgspec.toml.decode(path.read_bytes(), type=dict[str, Mix])
     if name not in mixes:
         raise ValueError(f"No mix {name!r} in {path.name}. Valid names: {', '.join(mixes)}.")
+    if not (mixes[name].ask or mixes[name].person):
+        raise ValueError(f"The mix {name!r} in {path.name} has neither requests nor people.")
     return mixes[name]

@@ -5,16 +5,19 @@ from html import escape
 from typing import Any
 
 from dub5.chaos.report.html import STYLE
+from dub5.loadtests.stages import StageTime
 from dub5.loadtests.summary import SummaryRow
 
 SPANS = (
-    *("first_token_ms", "direct_ms", "added_ms", "longest_gap_ms", "json_ms", "cached_ms", "degraded_ms"),
-    "late_ms",
+    *("first_token_ms", "direct_ms", "added_ms", "turn_first_token_ms", "turn_added_ms", "resume_ms"),
+    *("longest_gap_ms", "json_ms", "cached_ms", "degraded_ms", "late_ms"),
 )
 QUANTILES = {"p50": "p50", "p95": "p95", "p99": "p99", "p999": "p99.9"}
 
 
-def html(facts: str, summary: Mapping[str, Any], rows: Sequence[SummaryRow]) -> str:
+def html(
+    facts: str, summary: Mapping[str, Any], stages: Sequence[StageTime], rows: Sequence[SummaryRow]
+) -> str:
     """Return the whole page. `facts`: what was run, where and when."""
     held = all(row.held for row in rows)
     word, kind = ("HELD", "good") if held else ("DID NOT HOLD", "bad")
@@ -22,6 +25,8 @@ def html(facts: str, summary: Mapping[str, Any], rows: Sequence[SummaryRow]) -> 
         f'<header><p class="badge {kind}">{word}</p><h1>Load run</h1><p>{escape(facts)}</p></header>',
         _section("Objectives", _table(("objective", "bound", "value", ""), map(_objective, rows))),
         _section("Milliseconds", _table(("", *QUANTILES.values()), _spans(summary))),
+        _section("Stages of the service", _stages(stages)),
+        _section("Turns of conversations", _table(("", "value"), _turns(summary["turns"]))),
         _section("How requests ended", _counts(summary["outcomes"]) + _counts(summary["why"])),
         _section("Kinds of requests", _counts(summary["by_kind"])),
         _section("Who answered", _counts(summary["by_target"])),
@@ -50,6 +55,18 @@ def _objective(row: SummaryRow) -> tuple[str, ...]:
 def _spans(summary: Mapping[str, Any]) -> Iterable[Sequence[str]]:
     for name, found in spans(summary):
         yield name, *(f"{found[quantile]:.1f}" for quantile in QUANTILES)
+
+
+def _stages(stages: Sequence[StageTime]) -> str:
+    head = ("the slowest first", "count", "p95 at most, ms", "ms a request")
+    return _table(
+        head,
+        ((escape(one.name), str(one.count), f"{one.p95_ms:.1f}", f"{one.request_ms:.2f}") for one in stages),
+    )
+
+
+def _turns(turns: Mapping[str, float | None]) -> Iterable[Sequence[str]]:
+    return ((name.replace("_", " "), f"{value:g}") for name, value in turns.items() if value is not None)
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -22,7 +22,9 @@ class Sample(Struct, frozen=True):
 
     `intended_s` is the scheduled time, `started_s` the time at which the request was sent: a user's wait
     counts from the first, the service's latency from the second. `longest_gap_s` is the longest silence
-    between two pieces of a stream.
+    between two pieces of a stream. Of a turn of a conversation: `carrier` ("sse" or "websocket"), `resumed`:
+    how often it was read on over a new connection, `resume_s`: the longest time until that said something,
+    `kept`: the turn is in the database.
     """
 
     kind: str
@@ -37,6 +39,10 @@ class Sample(Struct, frozen=True):
     target: str
     cached: bool
     direct: bool = False
+    carrier: str = ""
+    resumed: int = 0
+    resume_s: float | None = None
+    kept: bool = False
 
     @property
     def waited_for_token_s(self) -> float | None:

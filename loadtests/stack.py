@@ -18,6 +18,7 @@ from dub5.service.config.load import ENV_PREFIX
 
 PERSONAS = {"one": "openai", "two": "mistral", "three": "anthropic"}
 MODELS = {"openai": "gpt-sim", "mistral": "mistral-sim", "anthropic": "claude-sim"}
+PERSONALITIES = ("assistant", "tutor", "short")  # shipped ones, by name
 LISTENING = "listening on "
 
 
@@ -44,7 +45,7 @@ async def stack(latency: str) -> AsyncIterator[LoadStack]:
         async with child("simulators", providers, folder, is_ready("{"), environ) as simulators:
             ready = json.loads(simulators.ready_line)["providers"]
             config = folder / "service.toml"
-            config.write_text(settings(ready), encoding="utf-8")
+            config.write_text(settings(ready, folder / "load.db"), encoding="utf-8")
             serve = [*python, "dub5.service", "serve", "--config", str(config), "--port", "0"]
             async with child("service", serve, folder, is_ready(LISTENING), environ) as service:
                 yield LoadStack(service.ready_line.removeprefix(LISTENING), ready["one"]["url"])
@@ -55,8 +56,8 @@ def is_ready(beginning: str) -> Callable[[str], bool]:
     return lambda line: line.startswith(beginning)
 
 
-def settings(providers: Mapping[str, Any]) -> str:
-    """Return the service's settings file: one route over all providers, with its cache enabled."""
+def settings(providers: Mapping[str, Any], database: Path) -> str:
+    """Return the service's settings file: one route over all providers, with its cache and conversations."""
     lines = []
     for name, provider in providers.items():
         dialect = provider["persona"]
@@ -64,5 +65,7 @@ def settings(providers: Mapping[str, Any]) -> str:
         lines += ["[[provider]]", f'name = "{name}"', f'dialect = "{dialect}"', f'base_url = "{base}"', ""]
     targets = [f"{name}/{MODELS[provider['persona']]}" for name, provider in providers.items()]
     lines += ["[[route]]", 'name = "chat"', f"targets = {json.dumps(targets)}"]
+    lines += [f"personalities = {json.dumps(PERSONALITIES)}"]
     lines += ["[route.cache]", "enabled = true", ""]
+    lines += ["[session]", "[conversation]", "[database]", f'url = "sqlite:///{database}"', ""]
     return "\n".join(lines)

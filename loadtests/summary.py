@@ -13,6 +13,7 @@ from dub5.loadtests.sample import Sample, SampleOutcome
 
 SLO = Path(__file__).with_name("slo.toml")
 WHYS_MAX = 10
+WHOLE = (SampleOutcome.COMPLETE, SampleOutcome.DEGRADED)
 
 
 class RunHeader(msgspec.Struct, frozen=True):
@@ -54,8 +55,11 @@ def summarize(head: RunHeader, samples: Sequence[Sample], seconds: float) -> dic
     """
     ended = [sample for sample in samples if sample.outcome is not SampleOutcome.CANCELLED]
     counts = Counter(sample.outcome.value for sample in samples)
-    first_token_ms = quantiles(_first_tokens(samples, direct=False))
-    direct_ms = quantiles(_first_tokens(samples, direct=True))
+    requests = [sample for sample in samples if not (sample.carrier or sample.direct)]
+    first_token_ms = quantiles(_first_tokens(requests))
+    direct_ms = quantiles(_first_tokens([sample for sample in samples if sample.direct]))
+    turns = [sample for sample in samples if sample.carrier]
+    turn_ms = quantiles(_first_tokens(turns))
     last_start_s = max((sample.started_s for sample in samples), default=0.0)
     return {
         "planned": head.planned,
@@ -68,6 +72,10 @@ def summarize(head: RunHeader, samples: Sequence[Sample], seconds: float) -> dic
         "first_token_ms": first_token_ms,
         "direct_ms": direct_ms,
         "added_ms": {name: _difference(first_token_ms[name], direct_ms[name]) for name in direct_ms},
+        "turn_first_token_ms": turn_ms,
+        "turn_added_ms": {name: _difference(turn_ms[name], direct_ms[name]) for name in direct_ms},
+        "resume_ms": quantiles([s.resume_s for s in turns if s.resume_s is not None]),
+        "turns": _turns(turns),
         "longest_gap_ms": quantiles([s.longest_gap_s for s in samples if s.stream and not s.direct]),
         "json_ms": _spans(
             s for s in ended if not (s.stream or s.cached or s.outcome is SampleOutcome.DEGRADED)
@@ -80,10 +88,22 @@ def summarize(head: RunHeader, samples: Sequence[Sample], seconds: float) -> dic
     }
 
 
-def _first_tokens(samples: Sequence[Sample], *, direct: bool) -> list[float]:
-    streams = [
-        s for s in samples if s.stream and s.direct is direct and s.outcome is not SampleOutcome.DEGRADED
-    ]
+def _turns(turns: Sequence[Sample]) -> dict[str, Any]:
+    """Return how turns of conversations did. `whole`: every byte of the answer was read, once."""
+    ended = [turn for turn in turns if turn.outcome is not SampleOutcome.CANCELLED]
+    resumed = [turn for turn in turns if turn.resumed]
+    whole = sum(turn.outcome in WHOLE for turn in resumed)
+    return {
+        "asked": len(turns),
+        "stopped": len(turns) - len(ended),
+        "resumed": len(resumed),
+        "resumed_whole_share": whole / len(resumed) if resumed else None,
+        "kept_share": sum(turn.kept for turn in turns) / len(turns) if turns else None,
+    }
+
+
+def _first_tokens(samples: Sequence[Sample]) -> list[float]:
+    streams = [s for s in samples if s.stream and s.outcome is not SampleOutcome.DEGRADED]
     waits = [s.waited_for_token_s for s in streams]
     return [wait_s for wait_s in waits if wait_s is not None]
 

@@ -23,6 +23,7 @@ examples:
   dub5 demo                               watch a minute of an incident, with a verdict and a report
   dub5 chaos --list                       list the bundled chaos scenarios
   dub5 chaos mine.toml                    run your own scenario on every engine that it lists
+  dub5 load                               half a minute of load on the service over simulated providers
   dub5 simulate                           run 200 generated worlds on virtual time
 
 `dub5 VERB --help` describes the options of a verb.
@@ -48,6 +49,7 @@ VERBS = {
     "demo": Verb("dub5.chaos.cli", "watch a minute of an incident on real sockets"),
     "chaos": Verb("dub5.chaos.cli", "run chaos scenarios and check their expectations"),
     "simulate": Verb("dub5.chaos.cli", "run generated worlds on virtual time and check every invariant"),
+    "load": Verb("dub5.loadtests.command", "measure the service under load and check its objectives"),
 }
 
 

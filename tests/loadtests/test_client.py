@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from http.client import HTTPResponse
 
 import pytest
+from websockets.sync.client import ClientConnection
 
 from dub5.loadtests import calibrate
 from dub5.loadtests.client import LoadClient
@@ -213,7 +214,7 @@ async def test_connections_live_on() -> None:
 
 
 def test_the_ruler_is_straight() -> None:
-    """Pieces 50 ms apart are reported 50 ms apart, the first one too."""
+    """Pieces 50 ms apart are reported 50 ms apart, the first one too, by both clients."""
     assert calibrate.check() == ""
 
 
@@ -221,7 +222,21 @@ def test_a_bent_ruler(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that waits for full blocks is detected before it can report anything."""
     monkeypatch.setattr(calibrate, "ATTEMPTS", 1)
     monkeypatch.setattr(HTTPResponse, "read1", HTTPResponse.read)
-    assert calibrate.check().startswith("first token 3")
+    assert calibrate.check().startswith("stream: first token 3")
+
+
+def test_a_bent_ruler_of_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A WebSocket client that takes the time of its messages late is detected."""
+    monkeypatch.setattr(calibrate, "ATTEMPTS", 1)
+    recv = ClientConnection.recv
+
+    def late(connection: ClientConnection, timeout: float | None = None) -> bytes | str:
+        data = recv(connection, timeout)
+        time.sleep(0.05)
+        return data
+
+    monkeypatch.setattr(ClientConnection, "recv", late)
+    assert calibrate.check().startswith("WebSocket: first token")
 
 
 def test_a_slow_ruler(monkeypatch: pytest.MonkeyPatch) -> None:

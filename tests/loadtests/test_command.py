@@ -8,7 +8,7 @@ import pytest
 
 from dub5.loadtests import command
 from dub5.loadtests.sample import Sample, SampleOutcome
-from dub5.loadtests.stack import settings
+from dub5.loadtests.stack import PERSONALITIES, settings
 from dub5.service.config.load import load
 
 PROVIDERS = {
@@ -19,10 +19,11 @@ PROVIDERS = {
 
 
 def test_the_service_takes_its_settings(tmp_path: Path) -> None:
-    """The service accepts the settings file written for it: a route over all three dialects."""
+    """The service accepts the settings file written for it: all three dialects, and conversations."""
     path = tmp_path / "service.toml"
-    path.write_text(settings(PROVIDERS))
+    path.write_text(settings(PROVIDERS, tmp_path / "load.db"))
     loaded = load(path, {}).settings
+    assert loaded.conversation is not None and loaded.route[0].personalities == PERSONALITIES
     assert loaded.route[0].targets == ("one/gpt-sim", "two/mistral-sim", "three/claude-sim")
     assert [provider.base_url for provider in loaded.provider][-1] == "http://127.0.0.1:9003"
 
@@ -65,10 +66,15 @@ def test_the_verdict(
 ) -> None:
     """The exit code is the verdict; table and report name the objectives that did not hold."""
     sample = Sample("stream", True, outcome, "a reason", 0.0, 0.0, 0.02, 0.05, 0.02, "one/m", cached=True)
+    turn = msgspec.structs.replace(
+        sample, outcome=SampleOutcome.COMPLETE, carrier="sse", resumed=1, resume_s=0.01, kept=True
+    )
 
     async def run(*words: str, **_: object) -> object:
         path = Path(words[words.index("--samples") + 1])
-        lines = [msgspec.json.encode(line) for line in ({"planned": 1, "unsent": 0, "ended_s": 1.0}, sample)]
+        lines = [
+            msgspec.json.encode(line) for line in ({"planned": 2, "unsent": 0, "ended_s": 1.0}, sample, turn)
+        ]
         path.write_bytes(b"\n".join(lines))
         return Ended()
 

@@ -9,7 +9,7 @@ import pytest
 
 from dub5 import loadtests
 from dub5.loadtests.arrivals import poisson
-from dub5.loadtests.mix import MIXES, Mix, RequestKind, load
+from dub5.loadtests.mix import MIXES, Mix, PersonKind, RequestKind, load
 from dub5.loadtests.sample import Sample, SampleOutcome
 from dub5.loadtests.summary import RunHeader, judge, objectives, quantiles, summarize
 
@@ -21,6 +21,8 @@ def sample(
     first_token_s: float | None = 0.1,
     outcome: SampleOutcome = SampleOutcome.COMPLETE,
     stream: bool = True,
+    carrier: str = "",
+    resumed: int = 0,
 ) -> Sample:
     started_s = intended_s + late_s
     return Sample(
@@ -35,6 +37,10 @@ def sample(
         0.02,
         "one/m",
         False,
+        carrier=carrier,
+        resumed=resumed,
+        resume_s=0.01 if resumed else None,
+        kept=bool(carrier),
     )
 
 
@@ -59,7 +65,7 @@ def test_mixes() -> None:
 
 def test_shares() -> None:
     """Kinds are drawn by their shares."""
-    mix = Mix("", (RequestKind("often", 3), RequestKind("seldom", 1)))
+    mix = Mix("", (RequestKind("often", 3),), (PersonKind("seldom", 1, "sse"),))
     rng = Random("1")
     drawn = [mix.draw(rng).name for _ in range(4000)]
     assert drawn.count("often") == pytest.approx(3000, rel=0.05)
@@ -79,7 +85,8 @@ def test_questions() -> None:
 
 def test_a_good_run() -> None:
     """A run that keeps its schedule and answers everything holds every objective of the file."""
-    samples = [sample(at / 20) for at in range(600)]
+    samples = [sample(at / 20) for at in range(580)]
+    samples += [sample(at, carrier="sse", resumed=at % 2) for at in range(20)]
     seen = summarize(RunHeader(600, 0, 31.0), samples, 30.0)
     seen["cached_ms"] = quantiles([0.001])
     rows = judge(seen, objectives("chat"))
@@ -122,6 +129,23 @@ def test_waiting_counts_from_the_schedule() -> None:
     seen = summarize(RunHeader(600, 0, 31.0), samples, 30.0)
     assert seen["first_token_ms"]["p95"] > 2000
     assert seen["late_ms"]["p99"] > 4000
+
+
+def test_one_turn_that_was_not_read_on() -> None:
+    """One turn of a hundred that lost its connection, and is not whole then, fails the run."""
+    turns = [sample(carrier="websocket", resumed=1)] * 99
+    turns.append(sample(carrier="websocket", resumed=1, outcome=SampleOutcome.CUT))
+    seen = summarize(RunHeader(100, 0, 1.0), turns, 30.0)
+    held = {row.name: row.held for row in judge(seen, objectives("chat"))}
+    assert held["turns.resumed_min"] and not held["turns.resumed_whole_share_min"]
+    assert seen["resume_ms"]["p50"] == 10.0 and seen["first_token_ms"]["p50"] is None
+
+
+def test_a_run_without_a_lost_connection() -> None:
+    """A run in which no connection was lost proves nothing of reading on, and does not hold."""
+    seen = summarize(RunHeader(1, 0, 1.0), [sample(carrier="sse")], 30.0)
+    rows = {row.name: row for row in judge(seen, objectives("chat"))}
+    assert not rows["turns.resumed_min"].held and not rows["turns.resumed_whole_share_min"].held
 
 
 def test_what_the_service_adds() -> None:
