@@ -1,7 +1,8 @@
 """What a client has read of one turn, over one connection or several: a gap or a repeat does not go unseen.
 
 Independent of the service's own code on purpose. `seq` is the position in the answer, in bytes of UTF-8, up
-to which a client has read (docs/use/conversations.md).
+to which a client has read (docs/use/conversations.md). Only a turn that was cut by a crash may be known with
+less text than was read before.
 
     read = TurnText()
     read.take(message)     each message, in the order of its arrival
@@ -59,6 +60,7 @@ class TurnText:
         self.losses = 0
         self.problem = ""
         self._before = ""
+        self._is_rewound = False
 
     @property
     def is_over(self) -> bool:
@@ -85,15 +87,21 @@ class TurnText:
         if kind == "accepted":
             self.conversation, self.accepted_kept = message.conversation, message.kept
         elif kind == "delta":
+            if self._is_rewound:
+                self._note(f"a repeat: it goes on at {message.seq} after {self.position}")
             self.text += message.text
             self.pieces += 1
             self._check_position(message, self.position + len(message.text.encode()))
-        elif kind == "begin" or message.seq is not None:
+        elif kind == "begin" and self.losses and message.seq is not None and message.seq < self.position:
+            self._is_rewound = True
+        elif kind == "begin" or (message.seq is not None and not self._is_rewound):
             self._check_position(message, self.position)
         if kind == "begin":
             self._about(message)
         elif kind == "end":
             self.outcome, self.kept = message.outcome, bool(message.kept)
+            if self._is_rewound and self.outcome != "cut":
+                self._note(f"the service knows less of a turn that is {self.outcome}")
         elif kind == "error":
             self.error = str(message.error.get("code"))
 

@@ -82,7 +82,7 @@ def test_a_loss_in_mid_answer() -> None:
     [
         (((ACCEPTED, BEGIN, HELLO, END),), SampleOutcome.COMPLETE, ""),
         (((ACCEPTED, BEGIN, ConnectionResetError()), (BEGIN, HELLO, END)), SampleOutcome.COMPLETE, ""),
-        (((ACCEPTED, BEGIN, HELLO), (BEGIN, HELLO, END)), SampleOutcome.DISHONEST, "a repeat: begin"),
+        (((ACCEPTED, BEGIN, HELLO), (BEGIN, HELLO, END)), SampleOutcome.DISHONEST, "a repeat: it goes on"),
         (((ACCEPTED, BEGIN, HELLO), (Refused("404 gone"),)), SampleOutcome.DISHONEST, "a turn that cannot"),
         (((Refused("429 rate_limited"),),), SampleOutcome.FAILED, "429 rate_limited"),
         (((ConnectionRefusedError(),),), SampleOutcome.BROKEN, "ConnectionRefusedError"),

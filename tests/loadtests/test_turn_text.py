@@ -44,12 +44,13 @@ def test_read_on() -> None:
     [
         ((ACCEPTED, BEGIN, delta(4, "né")), "a gap: delta at 4 instead of 3"),
         ((ACCEPTED, BEGIN, delta(2, "né")), "a repeat: delta at 2 instead of 3"),
-        ((BEGIN, delta(3, "né"), None, WireMessage("begin", "t", 0)), "a repeat: begin at 0 instead of 3"),
+        ((BEGIN, delta(3, "né"), None, BEGIN, delta(3, "né")), "a repeat: it goes on at 3 after 3"),
+        ((BEGIN, delta(3, "né"), None, BEGIN, END), "the service knows less of a turn that is complete"),
+        ((BEGIN, BEGIN), "begin after begin"),
         ((BEGIN, delta(3, "né"), None, WireMessage("begin", "t", 4)), "a gap: begin at 4 instead of 3"),
         ((BEGIN, delta(3, "né"), END), "a gap: end at 5 instead of 3"),
         ((BEGIN, delta(3, "né"), None, delta(5, "! ")), "delta after nothing"),
         ((ACCEPTED, delta(3, "né")), "delta after accepted"),
-        ((BEGIN, BEGIN), "begin after begin"),
         ((BEGIN, delta(5, "né! "), END, END), "end after the end"),
         ((BEGIN, delta(5, "other", "u")), "a message of another turn"),
         ((BEGIN, WireMessage("delta", "t", None, "x")), "no position: delta at None instead of 1"),
@@ -58,6 +59,13 @@ def test_read_on() -> None:
 def test_what_is_wrong(messages: tuple[Any, ...], problem: str) -> None:
     """A gap, a repeat, and a message at a wrong time are each named."""
     assert read(*messages).problem == problem
+
+
+def test_a_crash() -> None:
+    """After a crash nothing may be known of what was read; the turn is cut then, and says so."""
+    cut = WireMessage("end", "t", 0, outcome="cut", kept=True)
+    seen = read(ACCEPTED, BEGIN, delta(3, "né"), None, BEGIN, cut)
+    assert (seen.problem, seen.outcome, seen.text) == ("", "cut", "né")
 
 
 def test_an_error() -> None:

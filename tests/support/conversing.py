@@ -21,9 +21,10 @@ port = {port}
 caller_keys_env = ["DUB5_TEST_CALLERS_KEY"]
 [database]
 url_env = "DUB5_TEST_DATABASE_URL"
-patience_s = 2.0
-keep_s = 5.0
+patience_s = {patience_s}
+keep_s = {keep_s}
 [conversation]
+linger_s = {linger_s}
 [[provider]]
 name = "one"
 dialect = "openai"
@@ -41,11 +42,23 @@ class Interrupted(Exception):
 class ServiceProcess:
     """The service as a process on a port of its own: `start`, `kill`, and `start` again."""
 
-    def __init__(self, folder: Path, name: str, database: str, provider: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        database: str,
+        provider: str,
+        *,
+        patience_s: float = 2.0,
+        keep_s: float = 5.0,
+        linger_s: float = 15.0,
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._config = folder / f"{name}.toml"
-        settings = SETTINGS.format(port=self.port, provider=provider)
+        settings = SETTINGS.format(
+            port=self.port, provider=provider, patience_s=patience_s, keep_s=keep_s, linger_s=linger_s
+        )
         self._config.write_text(settings, encoding="utf-8")
         self._environ = os.environ | {"DUB5_TEST_CALLERS_KEY": KEY, "DUB5_TEST_DATABASE_URL": database}
         self._log = folder / f"{name}.log"
@@ -146,3 +159,11 @@ def client() -> aiohttp.ClientSession:
     """Return a client with the people's key."""
     headers = {"authorization": f"Bearer {KEY}"}
     return aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0))
+
+
+async def metric(url: str, series: str) -> float:
+    """Return the value of one series of a service's metrics; 0 if it is not there."""
+    async with client() as http, http.get(f"{url}/metrics") as reply:
+        assert reply.status == 200, await reply.text()
+        lines = (await reply.text()).splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{series} ")), 0.0)

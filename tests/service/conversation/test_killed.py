@@ -1,48 +1,21 @@
 """Real processes that are killed: what was told as kept is there, on both engines, and behind nginx."""
 
 import asyncio
-import os
 import sqlite3
-import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from dub5.simulators.server.thread import SimulatorThread
 from tests.support.conversing import Interrupted, Person, ServiceProcess, client
-from tests.support.machine import free_port, program
+from tests.support.nginx import nginx
 
 PEOPLE = 16
 TURNS_BEFORE_A_KILL = 30
 ENGINES = ("sqlite", "postgresql")
 KILLS = 5
-NGINX_PATH = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin"  # where Debian has it
-NGINX = """
-daemon off;
-{user}
-pid {folder}/nginx.pid;
-error_log stderr warn;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  upstream dub5 {{ {servers} }}
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{
-      proxy_pass http://dub5;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-      proxy_set_header Host $http_host;
-      proxy_buffering off;
-      proxy_next_upstream error timeout non_idempotent;
-    }}
-  }}
-}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -119,21 +92,6 @@ def _check(person: Person, turns: list[dict[str, object]]) -> None:
     assert {id_: kept.get(id_) for id_ in person.told} == person.told
     names = [turn["asked_as"] for turn in turns]
     assert len(names) == len(set(names)), "a question is there twice"
-
-
-@contextmanager
-def nginx(folder: Path, ports: list[int]) -> Iterator[str]:
-    """Run nginx in front of these ports."""
-    port, config = free_port(), folder / "nginx.conf"
-    servers = " ".join(f"server 127.0.0.1:{each} max_fails=1 fail_timeout=1s;" for each in ports)
-    user = "user root;" if os.geteuid() == 0 else ""
-    config.write_text(NGINX.format(folder=folder, servers=servers, port=port, user=user), encoding="utf-8")
-    command = [program("nginx", path=NGINX_PATH), "-c", str(config), "-p", str(folder), "-e", "stderr"]
-    with (folder / "nginx.log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
 
 
 @pytest.mark.real_sockets
