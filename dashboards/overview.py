@@ -324,6 +324,30 @@ OVERVIEW = Dashboard(
             often_empty=True,
         ),
         Panel(
+            "Turns live, and read on",
+            "Turns that are being answered now; and turns per second that a new connection reads on, by "
+            "where their answer comes from: the memory of the process, the database, or another process. "
+            "Much of the last two: connections move between instances. Empty without conversations.",
+            "short",
+            (
+                Query(f"sum ({series(names.TURNS_LIVE)})", "live"),
+                Query(rate(names.TURNS_RESUMED, by="source"), "read on, from {{source}}"),
+            ),
+            often_empty=True,
+        ),
+        Panel(
+            "WebSockets",
+            "Open WebSockets of each instance: 10,000 at most, unless the settings say otherwise; and closed "
+            "ones per second by close code. 1000, 1001: by the client; 1006: broken off; 1012: the instance "
+            "stops; 1013: too many; 4408: idle. Empty without conversations.",
+            "short",
+            (
+                Query(f"sum by (instance) ({series(names.SOCKETS)})", "open {{instance}}"),
+                Query(rate(names.SOCKETS_CLOSED, by="code"), "closed {{code}}"),
+            ),
+            often_empty=True,
+        ),
+        Panel(
             "Tokens",
             "Tokens per second by target and type. Tokens of the certainty maybe belong to attempts that "
             "failed, were cut or cancelled, and may be billed. Some are estimated.",

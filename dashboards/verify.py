@@ -3,10 +3,10 @@
     python -m dashboards.verify
 
 It starts the service over five simulated providers (dashboards/providers.py) and a real PostgreSQL, and a
-Prometheus that scrapes it once a second. It sends requests for twenty seconds, and holds a conversation, in
-the middle of which the database stands still. Then every query of every panel must return finite
-numbers, the shown rate must be the sent rate, the p95 of the first token must agree with the client's, and
-the panels of MUST_MOVE must not be zero.
+Prometheus that scrapes it once a second. It sends requests for twenty seconds, and holds a conversation over
+WebSockets that break off, in the middle of which the database stands still. Then every query of every panel
+must return finite numbers, the shown rate must be the sent rate, the p95 of the first token must agree with
+the client's, and the panels of MUST_MOVE must not be zero.
 """
 
 import argparse
@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from dashboards.generate import DASHBOARDS, dashboard_json
 from dashboards.providers import PROVIDERS, settings
@@ -51,6 +53,8 @@ MUST_MOVE = (  # panels that must show a value above zero
     "Cost",
     "Database: what failed",
     "Turns of conversations",
+    "Turns live, and read on",
+    "WebSockets",
 )
 # The repeated pattern of requests: failovers, cached answers, cut streams, a route whose only target's
 # breaker opens, a route with a fallback answer then, one that exhausts its retry budget, and one with equal
@@ -115,14 +119,43 @@ async def _talk(service: str, postgres: PostgresServer) -> None:
     async with httpx.AsyncClient(base_url=service, headers=page, timeout=30, trust_env=False) as client:
         await client.post("/v1/session")
         begun = (await client.post("/v1/conversations", json={})).json()
-        for number in range(int(SECONDS / TURN_EVERY_S)):
-            if number == PAUSED_TURN:
-                postgres.pause()
-            if number == RESUMED_TURN:
-                postgres.resume()
-            turn = await client.post(f"/v1/conversations/{begun['id']}/turns", json={"text": "?"})
-            turn.raise_for_status()
-            await asyncio.sleep(TURN_EVERY_S)
+        cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+        async with _socket(service, cookie):  # that is idle
+            for number in range(int(SECONDS / TURN_EVERY_S)):
+                if number == PAUSED_TURN:
+                    postgres.pause()
+                if number == RESUMED_TURN:
+                    postgres.resume()
+                turn = await client.post(f"/v1/conversations/{begun['id']}/turns", json={"text": "?"})
+                turn.raise_for_status()
+                await _read_on(service, cookie, begun["id"], f"over-a-socket-{number}")
+                await asyncio.sleep(TURN_EVERY_S)
+
+
+def _socket(service: str, cookie: str) -> connect:
+    """Return a WebSocket, about to be opened."""
+    headers = {"cookie": cookie, "origin": service}
+    address = f"ws{service.removeprefix('http')}/v1/ws"
+    return connect(address, additional_headers=headers, subprotocols=[Subprotocol("dub5.v1")], proxy=None)
+
+
+async def _read_on(service: str, cookie: str, conversation: str, name: str) -> None:
+    """Ask over one WebSocket, and read the answer over another one."""
+    asked = {"type": "ask", "id": name, "text": "?", "conversation": conversation}
+    async with _socket(service, cookie) as socket:
+        turn = (await _said(socket, asked, "accepted"))["turn"]
+    async with _socket(service, cookie) as socket:
+        await _said(socket, {"type": "resume", "turn": turn}, "end")
+
+
+async def _said(socket: ClientConnection, message: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Send a message, and return the first one of this kind that comes."""
+    await socket.send(json.dumps(message))
+    async for text in socket:
+        found: dict[str, Any] = json.loads(text)
+        if found["type"] == kind:
+            return found
+    raise ValueError(f"the WebSocket was closed before {kind!r}")
 
 
 async def _problems(client: httpx.AsyncClient, database: str, first_tokens_s: list[float]) -> list[str]:

@@ -30,7 +30,7 @@ async def scrape(folder: Path) -> str:
     """Return the metrics after an incident.
 
     It has failovers, a cached answer, a cut stream, an open breaker, denied retries, a hedged probe, a
-    fallback answer, a queue and a shared call.
+    fallback answer, a queue and a shared call. A WebSocket has come and gone.
     """
     requests = [("chat", True, 1), ("chat", False, 0), ("chat", False, 0), ("torn", True, 1)]
     requests += [("down", False, 1)] * 8  # until its breaker opens, and beyond
@@ -46,6 +46,11 @@ async def scrape(folder: Path) -> str:
         for _ in range(6):
             await asyncio.sleep(1)  # the breaker's probe is due, and a request carries it
             await client.request("POST", "/v1/chat/completions", json=body("chat", True, 1))
+        page = {"sec-fetch-site": "same-origin"}
+        begun = await client.request("POST", "/v1/session", headers=page)
+        page["cookie"] = begun.headers["set-cookie"].partition(";")[0]
+        async with client.socket("/v1/ws", headers=page, subprotocols=["dub5.v1"]) as socket:
+            await socket.receive()
         return (await client.request("GET", "/metrics")).body.decode()
 
 
