@@ -133,7 +133,8 @@ class SocketApp:
         except OSError:  # gone by now
             return None
         if isinstance(client, GatewayError):
-            await _turn_away(send, client, id_, deps.server.client_stall_s)
+            code = await _turn_away(send, client, id_, deps.server.client_stall_s)
+            deps.events.emit(SocketClosed(id_, code, 0, 0.0))
             return None
         return client
 
@@ -172,8 +173,8 @@ class SocketApp:
             events.emit(SocketClosed(id_, code, socket.turns, clock.now() - began_s))
 
 
-async def _turn_away(send: Any, error: GatewayError, id_: str, within_s: float) -> None:
-    """Say why a connection is of no use, and close it."""
+async def _turn_away(send: Any, error: GatewayError, id_: str, within_s: float) -> CloseCode:
+    """Say why a connection is of no use, and close it. Return the code."""
     code = CloseCode.NO_ACCESS if error.status in (401, 403) else CloseCode.TRY_LATER
     if isinstance(error, ShuttingDown):
         code = CloseCode.DRAIN
@@ -183,3 +184,4 @@ async def _turn_away(send: Any, error: GatewayError, id_: str, within_s: float) 
             await send({"type": "websocket.close", "code": int(code)})
     except OSError:  # gone, or it does not read
         pass
+    return code
