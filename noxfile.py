@@ -182,6 +182,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def sockets(session: nox.Session) -> None:
+    """Measure what WebSockets cost: memory of 5,000 idle ones, the way of messages with 500 that talk."""
+    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
+    session.run("python", "-m", "benchmarks.sockets", *session.posargs)
+
+
+@nox.session
 def instructions(session: nox.Session) -> None:
     """Count the processor instructions of a request by callgrind: `-- --checkout DIR` compares two."""
     install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")

@@ -191,20 +191,25 @@ async def measure(options: argparse.Namespace, folder: Path) -> list[str]:
             return over
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit code."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(
         prog="python -m benchmarks.sockets",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("--idle", type=int, default=5_000, metavar="N", help="idle connections; 0: none (default: 5,000)")
     add("--talking", type=int, default=500, metavar="N", help="talking ones; 0: none (default: 500)")
     add("--seconds", type=float, default=20.0, help="for which they talk (default: 20)")
     add("--every-ms", type=float, default=250.0, help="between two chunks of an answer (default: 250)")
     add("--chunks", type=int, default=40, help="of an answer (default: 40)")
-    options = parser.parse_args(arguments)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    options = parser().parse_args(arguments)
     if not Path("/proc/self/smaps_rollup").exists():
         print("SKIPPED: memory is read from /proc, which only Linux has.")
         return 0
