@@ -23,7 +23,7 @@ from dub5.simulators.answers import Proof
 
 HONEST = (SampleOutcome.COMPLETE, SampleOutcome.DEGRADED, SampleOutcome.FAILED)
 
-Judge = Callable[[str, str], Proof]
+JudgeText = Callable[[str, str], Proof]
 """(text, prompt) -> whether the text is the whole answer to the prompt."""
 
 
@@ -31,7 +31,7 @@ class LoadClient:
     """A client of one service. Connections are kept alive; one is open for each concurrent request."""
 
     def __init__(
-        self, url: str, judge: Judge, *, key: str | None = None, began_s: float | None = None
+        self, url: str, judge: JudgeText, *, key: str | None = None, began_s: float | None = None
     ) -> None:
         self._parts = urlsplit(url)
         self._judge = judge
@@ -109,7 +109,7 @@ class TimedExchange:
             return SampleOutcome.CANCELLED, ""
         return SampleOutcome.BROKEN, f"{type(error).__name__}: {error}"
 
-    def read(self, response: HTTPResponse, prompt: str, judge: Judge) -> tuple[SampleOutcome, str]:
+    def read(self, response: HTTPResponse, prompt: str, judge: JudgeText) -> tuple[SampleOutcome, str]:
         """Read the body to its end, or until it is time to leave. Return the outcome and its reason."""
         if response.status != 200:
             return _error(response.status, response.read())

@@ -30,7 +30,7 @@ from dub5.loadtests.client import HONEST, LoadClient
 from dub5.loadtests.mix import PersonKind, RequestKind, load
 from dub5.loadtests.sample import Sample, SampleOutcome
 from dub5.loadtests.stack import MODELS
-from dub5.loadtests.talk import Conversation, no_session
+from dub5.loadtests.talk import PersonTalk, no_session
 from dub5.simulators.answers import judge
 
 LAST_ANSWERS_S = 60.0
@@ -127,7 +127,7 @@ class LoadRun:
             self.report(no_session(kind, at_s, self.client.now_s(), error))
             return
         carrier = CARRIERS[kind.carrier](self.host, credentials)
-        talk = Conversation(kind, carrier, self.judge, rng, self.options.model, self.client.began_s)
+        talk = PersonTalk(kind, carrier, self.judge, rng, self.options.model, self.client.began_s)
         for number in range(talk.turns):
             if number:
                 at_s = self.client.now_s() + talk.think_s()

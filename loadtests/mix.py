@@ -11,7 +11,7 @@ from dub5.loadtests.prompts import question
 
 MIXES = Path(__file__).with_name("mixes.toml")
 PositiveInt = Annotated[int, Meta(ge=1)]
-Share = Annotated[float, Meta(gt=0)]
+Weight = Annotated[float, Meta(gt=0)]
 Part = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -23,7 +23,7 @@ class RequestKind(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
-    share: Share
+    share: Weight
     stream: bool = True
     temperature: float | None = None
     prompts: PositiveInt | None = None
@@ -50,7 +50,7 @@ class PersonKind(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
-    share: Share
+    share: Weight
     carrier: Literal["sse", "websocket"]
     turns: tuple[PositiveInt, PositiveInt] = (2, 5)
     think_s: Annotated[float, Meta(ge=0)] = 1.0

@@ -23,7 +23,10 @@ STAGES = {
 }
 REQUESTS = names.REQUESTS.prometheus_name
 
-Reading = Mapping[tuple[str, str], float]  # by name of the series and upper bound; other labels are summed
+# By name of the series and upper bound; other labels are summed.
+ScrapedSeries = Mapping[tuple[str, str], float]
+    tuple[str, str], float
+]  # by name of the series and upper bound; other labels are summed
 
 
 class StageTime(Struct, frozen=True):
@@ -35,12 +38,12 @@ class StageTime(Struct, frozen=True):
     request_ms: float
 
 
-async def scrape(url: str, key: str | None = None) -> Reading:
+async def scrape(url: str, key: str | None = None) -> ScrapedSeries:
     """Return the metrics of a service; nothing where it does not show them."""
     return await asyncio.to_thread(_scrape, url, key)
 
 
-def _scrape(url: str, key: str | None) -> Reading:
+def _scrape(url: str, key: str | None) -> ScrapedSeries:
     connection = HTTPConnection(urlsplit(url).netloc, timeout=SCRAPE_S)
     try:
         connection.request("GET", "/metrics", headers={"authorization": f"Bearer {key}"} if key else {})
@@ -53,7 +56,7 @@ def _scrape(url: str, key: str | None) -> Reading:
         connection.close()
 
 
-def parse(text: str) -> Reading:
+def parse(text: str) -> ScrapedSeries:
     """Return the sums of each series of Prometheus' text format. Raises ValueError."""
     found: dict[tuple[str, str], float] = {}
     for family in text_string_to_metric_families(text):
@@ -63,7 +66,7 @@ def parse(text: str) -> Reading:
     return found
 
 
-def stages(before: Reading, after: Reading) -> list[StageTime]:
+def stages(before: ScrapedSeries, after: ScrapedSeries) -> list[StageTime]:
     """Return the stages that were passed between two readings, the one that costs a request most first."""
     gained = {key: value - before.get(key, 0.0) for key, value in after.items()}
     requests = gained.get((REQUESTS, ""), 0.0)
@@ -71,7 +74,7 @@ def stages(before: Reading, after: Reading) -> list[StageTime]:
     return sorted((one for one in found if one.count), key=lambda one: -one.request_ms)
 
 
-def _stage(name: str, metric: Metric, gained: Reading, requests: float) -> StageTime:
+def _stage(name: str, metric: Metric, gained: ScrapedSeries, requests: float) -> StageTime:
     series = metric.prometheus_name
     count, sum_s = gained.get((f"{series}_count", ""), 0.0), gained.get((f"{series}_sum", ""), 0.0)
     bounds = sorted((float(le), value) for (key, le), value in gained.items() if key == f"{series}_bucket")

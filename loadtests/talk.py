@@ -1,13 +1,14 @@
 """One person's conversation: several turns, each timed, read on where the connection is lost, and judged."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
 
 from msgspec import Struct
 
 from dub5.chaos.run.judge import mislabelled
 from dub5.loadtests.carriers import LOST, Arrived, Refused, TurnCarrier, TurnQuestion
+from dub5.loadtests.client import JudgeText
 from dub5.loadtests.mix import PersonKind
 from dub5.loadtests.prompts import question
 from dub5.loadtests.sample import Sample, SampleOutcome
@@ -22,8 +23,6 @@ PROVEN = {  # a turn's outcome -> what its text may be, and what the sample is
     "cut": ((Proof.WHOLE, Proof.CUT), SampleOutcome.CUT),
 }
 
-Judge = Callable[[str, str], Proof]
-
 
 class TurnPlan(Struct, frozen=True):
     """What a person does in one turn; the number of pieces that they have read by then."""
@@ -33,11 +32,17 @@ class TurnPlan(Struct, frozen=True):
     away_s: float = 0.0
 
 
-class Conversation:
+class PersonTalk:
     """One person who asks one question after another. `began_s`: when the run began, by perf_counter."""
 
     def __init__(
-        self, kind: PersonKind, carrier: TurnCarrier, judge: Judge, rng: Random, route: str, began_s: float
+        self,
+        kind: PersonKind,
+        carrier: TurnCarrier,
+        judge: JudgeText,
+        rng: Random,
+        route: str,
+        began_s: float,
     ) -> None:
         self.turns = rng.randint(*kind.turns)
         self._kind = kind
@@ -108,7 +113,7 @@ class TimedTurn:
         self._plan = plan
         self._resumed_at_s: float | None = None
 
-    def read(self, asked: TurnQuestion, judge: Judge) -> tuple[SampleOutcome, str]:
+    def read(self, asked: TurnQuestion, judge: JudgeText) -> tuple[SampleOutcome, str]:
         """Read the turn to its end. Return how it ended, and why. Never raises for what others do."""
         read = self.read_text
         messages = self._carrier.ask(asked)
@@ -160,7 +165,7 @@ class TimedTurn:
             return SampleOutcome.DISHONEST, f"a turn that cannot be read on: {why}"
         return SampleOutcome.FAILED, why
 
-    def _verdict(self, prompt: str, judge: Judge) -> tuple[SampleOutcome, str]:
+    def _verdict(self, prompt: str, judge: JudgeText) -> tuple[SampleOutcome, str]:
         read = self.read_text
         if read.problem:
             return SampleOutcome.DISHONEST, read.problem

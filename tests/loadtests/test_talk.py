@@ -8,7 +8,7 @@ import pytest
 from dub5.loadtests.carriers import CARRIERS, Arrived, Credentials, Refused, TurnQuestion
 from dub5.loadtests.mix import PersonKind
 from dub5.loadtests.sample import Sample, SampleOutcome
-from dub5.loadtests.talk import RESUMES_MAX, Conversation, TurnPlan
+from dub5.loadtests.talk import RESUMES_MAX, PersonTalk, TurnPlan
 from dub5.loadtests.turn_text import WireMessage
 from dub5.simulators.answers import Proof, judge
 from dub5.simulators.server.thread import SimulatorThread
@@ -65,7 +65,7 @@ def says_hello(text: str, prompt: str) -> Proof:
 
 def ask(carrier: ScriptedCarrier, plan: TurnPlan = TO_THE_END) -> Sample:
     kind = PersonKind("talks", 1, "websocket", think_s=0.0)
-    return Conversation(kind, carrier, says_hello, Random("1"), "chat", 0.0).ask(0, 0.0, plan)
+    return PersonTalk(kind, carrier, says_hello, Random("1"), "chat", 0.0).ask(0, 0.0, plan)
 
 
 def test_a_loss_in_mid_answer() -> None:
@@ -117,7 +117,7 @@ def test_stopping() -> None:
 def test_plans() -> None:
     """People stop and lose their connections as often as their kind says, and think for a while."""
     kind = PersonKind("talks", 1, "sse", stops=0.1, loses=0.3, think_s=2.0, personalities=("tutor", "short"))
-    talk = Conversation(kind, ScriptedCarrier(), says_hello, Random("1"), "chat", 0.0)
+    talk = PersonTalk(kind, ScriptedCarrier(), says_hello, Random("1"), "chat", 0.0)
     plans = [talk.plan() for _ in range(2000)]
     assert sum(plan.stop_at is not None for plan in plans) == pytest.approx(200, rel=0.15)
     assert sum(plan.lose_at is not None for plan in plans) == pytest.approx(600, rel=0.15)
@@ -150,7 +150,7 @@ async def test_a_real_service(carrier: str, tmp_path: Path) -> None:
 def _talk(carrier: str, url: str) -> list[Sample]:
     kind = PersonKind("talks", 1, "sse")
     connection = CARRIERS[carrier](url, Credentials.begin(url, KEY))
-    talk = Conversation(kind, connection, judge, Random("1"), "chat", 0.0)
+    talk = PersonTalk(kind, connection, judge, Random("1"), "chat", 0.0)
     plans = (TurnPlan(lose_at=3, away_s=0.02), TurnPlan(stop_at=3), TurnPlan())
     samples = [talk.ask(number, 0.0, plan) for number, plan in enumerate(plans)]
     talk.close()
