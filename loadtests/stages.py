@@ -25,8 +25,6 @@ REQUESTS = names.REQUESTS.prometheus_name
 
 # By name of the series and upper bound; other labels are summed.
 ScrapedSeries = Mapping[tuple[str, str], float]
-    tuple[str, str], float
-]  # by name of the series and upper bound; other labels are summed
 
 
 class StageTime(Struct, frozen=True):
