@@ -197,6 +197,7 @@ class EmbeddingReader(ReplyReader):
         return Ending(ClientOutcome.COMPLETE) if same else Ending(ClientOutcome.DISHONEST, "another_vector")
 
 
+LEFT = Ending(ClientOutcome.CANCELLED, "left")
 NO_REPLY = Ending(ClientOutcome.DISHONEST, "no_reply")
 
 

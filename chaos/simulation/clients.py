@@ -6,7 +6,7 @@ import contextvars
 from collections.abc import Sequence
 
 from dub5.chaos.run.endpoint import CHAT
-from dub5.chaos.run.judge import ClientOutcome, EmbeddingReader, Ending, ReplyReader, Stop
+from dub5.chaos.run.judge import LEFT, ClientOutcome, EmbeddingReader, Ending, ReplyReader, Stop
 from dub5.chaos.simulation.invariants.record import CURRENT_REQUEST, RequestRecord, RunRecord
 from dub5.chaos.simulation.life import Lives
 from dub5.chaos.simulation.world.model import World
@@ -16,7 +16,6 @@ from dub5.simulators.virtual import AppClient, AppFault, AppStream
 EMBEDDINGS = "/v1/embeddings"
 PATIENCE_S = 5.0  # after the deadline a request without an end counts as hung
 SLOW_S = 400.0  # more, for a client that reads slowly
-CLIENT_LEFT = Ending(ClientOutcome.CANCELLED, "left")
 
 
 class WorldClients:
@@ -73,7 +72,7 @@ class SimulatedClient:
             async with asyncio.timeout_at(min(leave_s, hung_s)):
                 ending = await self._exchange()
         except TimeoutError:
-            ending = CLIENT_LEFT if leave_s < hung_s else Ending(ClientOutcome.HUNG, "no_end_in_time")
+            ending = LEFT if leave_s < hung_s else Ending(ClientOutcome.HUNG, "no_end_in_time")
         except AppFault as fault:
             ending = Ending(ClientOutcome.DISHONEST, str(fault))
         finally:
@@ -107,7 +106,7 @@ class SimulatedClient:
                 request.receive(self._loop.time(), content_seen=reader.content_seen)
                 if plan.leave_words is not None and reader.text.count(" ") >= plan.leave_words:
                     self._left()
-                    return CLIENT_LEFT
+                    return LEFT
                 if plan.pause_s:
                     await asyncio.sleep(plan.pause_s)
         except AppFault:

@@ -8,7 +8,9 @@ send from then on goes nowhere, and only then they are cancelled.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
+from contextvars import ContextVar
 from random import Random
 from typing import Any
 
@@ -26,6 +28,9 @@ from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.virtual import AppClient, VirtualDatabase, VirtualLoop, VirtualStorage, VirtualWire
 from dub5.simulators.virtual.asgi import App
 
+ASKS = '"type":"ask"'
+# The numbers of the requests that are sent over a WebSocket, in order: its task works for all of them.
+SOCKET_ASKS: ContextVar[deque[int]] = ContextVar("socket_asks")
 BUFFER_BYTES = 300  # between the service and a client that reads slowly
 CANCEL_AGAIN_S = 1.0  # a task that is dead may wait for ever for what was cut, also while it is cancelled
 CANCELS_MAX = 60
@@ -131,13 +136,29 @@ class Life:
         """Return the application, with the moment recorded at which each request reaches it."""
 
         async def observed(scope: Any, receive: Any, send: Any) -> None:
-            number = CURRENT_REQUEST.get()
-            if number is not None:
-                now_s = self._loop.time()
-                self._record.requests[number].arrive(now_s, self._world.generation(now_s))
+            if scope["type"] == "websocket":
+                await app(scope, asks_observed(receive), send)
+                return
+            self._arrive()
             await app(scope, receive, send)
 
+        def asks_observed(receive: Any) -> Any:
+            async def receive_observed() -> Any:
+                message = await receive()
+                asks = ASKS in (message.get("text") or "")
+                CURRENT_REQUEST.set(SOCKET_ASKS.get().popleft() if asks else None)
+                self._arrive()
+                return message
+
+            return receive_observed
+
         return observed
+
+    def _arrive(self) -> None:
+        number = CURRENT_REQUEST.get()
+        if number is not None and not self._dead:
+            now_s = self._loop.time()
+            self._record.requests[number].arrive(now_s, self._world.generation(now_s))
 
 
 class Lives:

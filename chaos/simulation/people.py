@@ -1,29 +1,27 @@
 """Simulated people: each has a session or a key, asks in its conversations, and is sometimes a stranger.
 
-They use HTTP alone. Whatever they read is recorded, and what they are told to be kept is looked for at once.
+They ask over HTTP or a WebSocket (asking.py); all else is HTTP. Whatever they read is recorded, and what they
+are told to be kept is looked for at once.
 """
 
 import asyncio
-import contextvars
 from random import Random
 from typing import Any
 
-from dub5.chaos.run.judge import ClientOutcome, Ending, Stop
+from dub5.chaos.simulation.asking import TURNS, Asking
 from dub5.chaos.simulation.invariants.people_kept import check_told
-from dub5.chaos.simulation.invariants.people_record import ConversationRecord, OtherRequest, TurnRequest
-from dub5.chaos.simulation.invariants.record import CURRENT_REQUEST, RequestRecord, RunRecord
+from dub5.chaos.simulation.invariants.people_record import ConversationRecord, OtherRequest
+from dub5.chaos.simulation.invariants.record import RunRecord
 from dub5.chaos.simulation.life import Lives
-from dub5.chaos.simulation.turn_reader import TurnReader
 from dub5.chaos.simulation.world.build import caller_key
 from dub5.chaos.simulation.world.model import World
 from dub5.chaos.simulation.world.planned_people import STOLEN, PlannedPerson, PlannedTurn, planned_people
-from dub5.chaos.simulation.world.requests import PlannedRequest
-from dub5.simulators.virtual import AppClient, AppFault, AppResponse
+from dub5.simulators.virtual import AppFault, AppResponse
 
 PATH = "/v1/conversations"
-PATIENCE_S = 5.0  # after its deadline a request without an end counts as hung
 CONVERSATION_TRIES = 5
-LATER_S = 0.2  # until a question is sent again
+DRAIN_S = 5.0  # after the time of a drain, within which it has closed all sockets
+OLD_SHARE = 0.5  # of the conversations that are read again: an old turn is read on as well
 STRANGERS = 500  # added to the number of a turn that a stranger asks
 SAME_SITE = {"sec-fetch-site": "same-origin"}
 
@@ -62,6 +60,7 @@ class Person:
         self._cookie = ""
         self._conversation = ""
         self._at_crash = plan.at_crash
+        self._asking = Asking(plan, lives, record, world, self._headers, self._request)
 
     async def run(self) -> None:
         """Do all that is planned."""
@@ -77,13 +76,21 @@ class Person:
                 await self._do(one)
             await asyncio.sleep(until_s - self._loop.time())
             await self._do(turn)
+        drain = self._world.drain
+        over_s = None if drain is None else drain.at_s + drain.announce_s + drain.drain_s + DRAIN_S
+        await self._asking.socket.finish(over_s)
 
     async def _do(self, turn: PlannedTurn) -> None:
         """Ask, and do what is planned besides."""
-        if (turn.begins or not self._conversation) and not await self._begin():
+        new = turn.begins or not self._conversation
+        if new and not (await self._begin_session() if turn.connection.socket else await self._begin()):
             return
-        await self._ask(turn)
-        if turn.tidy:
+        # A socket begins a conversation with its first question; until then there is none of this id.
+        there = f"{turn.number:026d}" if new and turn.connection.socket else self._conversation
+        asked = await self._asking.ask(turn, there)
+        if asked.conversation in self._people.conversations:
+            self._conversation = asked.conversation
+        if turn.tidy and self._conversation:
             await self._tidy(turn)
         if turn.reread and self._conversation:
             await self._reread()
@@ -132,14 +139,21 @@ class Person:
         self._record.log(f"person {self._plan.number} {what}: {reply.status} {code}")
         return reply
 
-    async def _begin(self) -> bool:
-        """Begin a conversation, with a session if there is no key. Return whether there is one now."""
+    async def _begin_session(self) -> bool:
+        """Begin a session, if there is no key. Return whether there is one now."""
         for _ in range(CONVERSATION_TRIES):
-            if self._plan.caller is None and not self._cookie:
-                reply = await self._request("session", "POST", "/v1/session")
-                if reply is None:
-                    continue
+            if self._plan.caller is not None or self._cookie:
+                return True
+            reply = await self._request("session", "POST", "/v1/session")
+            if reply is not None:
                 self._cookie = reply.headers.get("set-cookie", "").partition(";")[0]
+        return bool(self._cookie)
+
+    async def _begin(self) -> bool:
+        """Begin a conversation. Return whether there is one now."""
+        for _ in range(CONVERSATION_TRIES):
+            if not await self._begin_session():
+                continue
             life = self._lives.now.number
             reply = await self._request("create", "POST", PATH, {"model": self._plan.route})
             if reply is not None and reply.status == 201:
@@ -152,121 +166,6 @@ class Person:
                 return True
             await asyncio.sleep(1.0)
         return False
-
-    async def _ask(self, turn: PlannedTurn) -> None:
-        ask = self._send(turn, self._conversation, turn.number, again=turn.twice == "at once")
-        if turn.twice == "at once":
-            await asyncio.gather(
-                asyncio.create_task(ask, name=f"person {self._plan.number} first"),
-                asyncio.create_task(
-                    self._send(turn, self._conversation, turn.number + 1, again=True),
-                    name=f"person {self._plan.number} second",
-                ),
-            )
-            return
-        asked = await ask
-        if asked is None or turn.twice:  # who does not know what became of the question sends it again
-            if asked is not None:
-                await asyncio.sleep(LATER_S)
-            self._record.sometimes["turn asked again after a crash"] += asked is None
-            await self._send(turn, self._conversation, turn.number + 1, again=True)
-
-    async def _send(
-        self, turn: PlannedTurn, conversation: str, number: int, *, again: bool = False
-    ) -> TurnRequest | None:
-        """Ask. Return what was recorded; None if the process died meanwhile."""
-        await self._lives.up()
-        life, began_s = self._lives.now, self._loop.time()
-        tuning = self._world.tuning_at(began_s)
-        route = self._world.route(self._plan.route)
-        plan = PlannedRequest(
-            number=number,
-            at_s=began_s,
-            route=self._plan.route,
-            stream=turn.stream,
-            deadline_s=turn.deadline_s,
-            prompt=turn.question,
-            leave_s=turn.leave_s,
-            last=turn.last and not again,
-            caller=self._plan.caller,
-            whole=turn.stream and route.delivery == "whole",
-            address=self._plan.address,
-            turn=True,
-            session=self._plan.number if self._plan.caller is None else None,
-            again=again,
-        )
-        request = RequestRecord(
-            plan,
-            began_s + min(turn.deadline_s, tuning.timeouts.total_s),
-            began_s,
-            generation=self._world.generation(began_s),
-        )
-        self._record.requests[number] = request
-        asked = TurnRequest(
-            request,
-            life.number,
-            self._plan.owner,
-            conversation,
-            f"ask-{turn.number}",
-            turn.question,
-            began_s=began_s,
-        )
-        self._people.add(asked)
-        self._record.log(f"#{number} person {self._plan.number} asks{' again' if again else ''}")
-        ending = await self._follow(asked, life.client)
-        if life is not self._lives.now or not self._lives.is_up:
-            return None
-        request.client_ending, request.client_ended_s = ending, self._loop.time()
-        asked.ended_s = self._loop.time()
-        self._record.log(f"#{number} is {ending.outcome} {ending.reason}")
-        check_told(self._record, self._people, self._storage, asked)
-        return asked
-
-    async def _follow(self, asked: TurnRequest, client: AppClient) -> Ending:
-        plan, request = asked.request.plan, asked.request
-        hung_s = request.deadline_s + PATIENCE_S
-        leave_s = self._loop.time() + plan.leave_s if plan.leave_s is not None else hung_s
-        timer = self._loop.call_at(min(leave_s, hung_s), self._left, request)
-        try:
-            async with asyncio.timeout_at(min(leave_s, hung_s)):
-                return await self._exchange(asked, client)
-        except TimeoutError:
-            left = Ending(ClientOutcome.CANCELLED, "left")
-            return left if leave_s < hung_s else Ending(ClientOutcome.HUNG, "no_end_in_time")
-        except AppFault as fault:
-            return Ending(ClientOutcome.DISHONEST, str(fault))
-        finally:
-            timer.cancel()
-
-    def _left(self, request: RequestRecord) -> None:
-        request.left_s = self._loop.time()
-        self._record.log(f"#{request.plan.number} leaves")
-
-    async def _exchange(self, asked: TurnRequest, client: AppClient) -> Ending:
-        plan, request = asked.request.plan, asked.request
-        context = contextvars.Context()
-        context.run(CURRENT_REQUEST.set, plan.number)
-        headers = {**self._headers(), "x-deadline-ms": str(round(plan.deadline_s * 1000))}
-        body = {"text": plan.prompt, "id": asked.asked_as, "stream": plan.stream}
-        if len(self._world.routes) > 1:  # what the model of a conversation is may be in a lost database
-            body["model"] = plan.route
-        path = f"{PATH}/{asked.conversation}/turns"
-        async with client.stream("POST", path, json=body, headers=headers, context=context) as reply:
-            request.headers, request.status = reply.headers, reply.status
-            reader = TurnReader(reply.status, plan.prompt, stream=plan.stream)
-            try:
-                while data := await reply.read():
-                    reader.feed(data)
-                    request.receive(self._loop.time(), content_seen=reader.content_seen)
-                    was_accepted = asked.accepted_kept
-                    _note(asked, reader)
-                    if asked.accepted_kept and not was_accepted:
-                        check_told(self._record, self._people, self._storage, asked)
-            except AppFault:
-                return reader.end(Stop.BROKEN)
-            ending = reader.end(Stop.END)
-            _note(asked, reader)
-            return ending
 
     # besides asking
 
@@ -287,6 +186,8 @@ class Person:
             self._record.sometimes["read again after a crash"] += (
                 turn is not None and turn.life < self._lives.now.number
             )
+        if known and self._rng.random() < OLD_SHARE:
+            await self._asking.read_on(known[self._rng.choice(sorted(known))], "resume", "")
 
     async def _tidy(self, turn: PlannedTurn) -> None:
         id_, path = self._conversation, f"{PATH}/{self._conversation}"
@@ -324,12 +225,18 @@ class Person:
             case "delete":
                 await self._request("delete", "DELETE", path, id_=id_)
             case "ask":
-                await self._send(turn, id_, turn.number + STRANGERS, again=True)
+                await self._asking.send(turn, id_, turn.number + STRANGERS, again=True)
+            case _:
+                await self._try_a_turn(turn.stranger)
 
-
-def _note(asked: TurnRequest, reader: TurnReader) -> None:
-    """Record what the reply has said so far."""
-    asked.turn, asked.text, asked.outcome = reader.turn, reader.text, reader.outcome
-    asked.request.text, asked.request.content_seen = reader.text, reader.content_seen
-    asked.accepted_kept, asked.ended_kept = reader.accepted_kept, reader.ended_kept
-    asked.memory_lost, asked.pruned_turns = reader.memory_lost, reader.pruned_turns
+    async def _try_a_turn(self, how: str) -> None:
+        """Read on or stop the last turn of somebody else: it may be under way."""
+        turns = [one for one in self._people.turns if one.turn and one.owner != self._plan.owner]
+        if not turns:
+            return
+        if how in ("resume", "events"):
+            await self._asking.read_on(turns[-1], how, "")
+        elif how == "stop":
+            await self._request("stop", "POST", f"{TURNS}/{turns[-1].turn}/stop", id_=turns[-1].conversation)
+        else:
+            await self._asking.try_to_stop(turns[-1])

@@ -11,13 +11,10 @@ from typing import Any
 
 from dub5.chaos.simulation.run import WorldResult, run_world
 from dub5.chaos.simulation.world.model import LoopStalls, ServiceSettings, World, WorldRoute
+from dub5.chaos.simulation.world.people import SHARES
 from dub5.chaos.simulation.world.requests import planned_requests
 from dub5.service.config.options import LimitsOptions
 
-PEOPLE_SHARES = (
-    *("stream_share", "leave_share", "ask_twice_share", "stranger_share", "reread_share"),
-    *("long_share", "new_share", "tidy_share"),
-)
 RunWorld = Callable[[World], WorldResult]
 
 
@@ -149,9 +146,9 @@ def _plainer(world: World) -> Iterator[World]:
         if getattr(world.load, name) != value:
             yield dataclasses.replace(world, load=dataclasses.replace(world.load, **{name: value}))
     if world.people is not None:
-        for name in PEOPLE_SHARES:
-            if getattr(world.people, name):
-                less: dict[str, Any] = {name: 0.0}
+        for name in SHARES:
+            if getattr(world.people, f"{name}_share"):
+                less: dict[str, Any] = {f"{name}_share": 0.0}
                 yield dataclasses.replace(world, people=dataclasses.replace(world.people, **less))
     usual = ServiceSettings()
     for name in ServiceSettings.__slots__:

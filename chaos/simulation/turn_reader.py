@@ -2,8 +2,11 @@
 
 Independent of the service's own code on purpose, as chaos/run/judge.py is, whose ends it gives.
 
-    JSON    one turn object
-    stream  accepted, begin, delta ..., then end or error; all but `accepted` numbered
+    JSON      one turn object
+    messages  accepted, begin, delta ..., then end or error, as server-sent events or over a WebSocket
+
+All but `accepted` say the position in the answer, in bytes. A turn that is read on begins with `begin`, at
+the position up to which it has been read; its text is all that its client has read of it.
 """
 
 from typing import Any
@@ -26,10 +29,15 @@ class TurnReader(ReplyReader):
     """Reads one reply. What it says is None or empty until it has said it.
 
     `accepted_kept`: the question is in the database; `ended_kept`: the end is; `outcome`: of the turn.
+    `before`: what its client has read of the turn, which it reads on; None: it asks. `last`: the type of the
+    last message. `start`: where it begins to read, in bytes.
     """
 
-    def __init__(self, status: int, question: str, *, stream: bool) -> None:
+    def __init__(self, status: int, question: str, *, stream: bool, before: str | None = None) -> None:
         super().__init__(status, question, stream=stream)
+        self.text = before or ""
+        self.start: int | None = None
+        self.last = ""
         self.turn = ""
         self.conversation = ""
         self.asked_as = ""
@@ -39,42 +47,80 @@ class TurnReader(ReplyReader):
         self.memory_lost = False
         self.pruned_turns = 0
         self.degraded: str | None = None
-        self._seq = 0
-        self._types: list[str] = []
+        self.target: str | None = None
+        self.remaining: int | None = None  # the questions that a rate limit leaves
+        self._kept_less = False
+        self._is_read_on = before is not None
+        self._seq = len(self.text.encode())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last message was there."""
+        return self._done or self._error is not None
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Read one message."""
+        try:
+            self._message(message["type"], message)
+        except (TypeError, KeyError):
+            self._is_dishonest("unreadable_message")
 
     def _take(self, event: str) -> None:
         try:
-            message = msgspec.json.decode(event)
-            self._message(message["type"], message)
-        except (msgspec.DecodeError, TypeError, KeyError):
-            self._dishonesty = self._dishonesty or "unreadable_message"
+            self.take(msgspec.json.decode(event))
+        except msgspec.DecodeError:
+            self._is_dishonest("unreadable_message")
+
+    def _is_dishonest(self, why: str) -> None:
+        self._dishonesty = self._dishonesty or why
 
     def _message(self, kind: str, message: dict[str, Any]) -> None:
-        if (self._types[-1] if self._types else "") not in _BEFORE.get(kind, ()):
-            self._dishonesty = self._dishonesty or f"{kind}_out_of_order"
-        self._types.append(kind)
+        before = "accepted" if self._is_read_on and not self.last else self.last
+        if before not in _BEFORE.get(kind, ()):
+            self._is_dishonest(f"{kind}_out_of_order")
+        self.last = kind
+        if kind == "error":
+            self._error = str(message["error"]["code"])
+        if kind == "error" and "turn" not in message:  # it never was a turn
+            return
         if self.turn and message["turn"] != self.turn:
-            self._dishonesty = self._dishonesty or "two_turns"
+            self._is_dishonest("two_turns")
         self.turn = message["turn"]
         if kind == "accepted":
             self.conversation, self.asked_as = message["conversation"], message["id"]
-            self.accepted_kept = message["kept"]
-            return
-        if kind != "begin" and message["seq"] != self._seq + 1:
-            self._dishonesty = self._dishonesty or "a_gap_in_its_numbers"
-        self._seq = message["seq"]
-        if kind == "begin":
-            self._about(message)
-        elif kind == "delta":
-            self.text += message["text"]
-            self.content_seen = True
-        elif kind == "end":
+            self.accepted_kept, self.remaining = message["kept"], message.get("remaining")
+        elif kind == "begin":
+            self._begin(message)
+        else:
+            self._piece(kind, message)
+
+    def _begin(self, message: dict[str, Any]) -> None:
+        """Check where it begins: of what a dead process had said, less may be kept."""
+        self._about(message)
+        self.start = message["seq"]
+        if self.start > self._seq:
+            self._is_dishonest("a_gap_in_its_numbers")
+        self._kept_less = self.start < self._seq
+        self._seq = self.start
+
+    def _piece(self, kind: str, message: dict[str, Any]) -> None:
+        text = message["text"] if kind == "delta" else ""
+        seq = self._seq + len(text.encode())
+        said = message.get("seq", seq) if kind == "error" else message["seq"]  # a refusal has none
+        if said != seq:
+            self._is_dishonest("a_gap_in_its_numbers")
+        self._seq = seq
+        if text and self._kept_less:
+            self._is_dishonest("goes_on_before_its_end")
+        self.text += text
+        self.content_seen = self.content_seen or bool(text)
+        if kind == "end":
             self.outcome, self.ended_kept, self._done = message["outcome"], message["kept"], True
-        elif kind == "error":
-            self._error = str(message["error"]["code"])
+            if self._kept_less and self.outcome != "cut":
+                self._is_dishonest("less_than_was_read")
 
     def _about(self, told: dict[str, Any]) -> None:
-        self.degraded = told.get("degraded")
+        self.degraded, self.target = told.get("degraded"), told.get("target")
         self.memory_lost = told.get("memory") == "lost"
         self.pruned_turns = (told.get("pruned") or {}).get("turns", 0)
 
@@ -125,5 +171,5 @@ _BEFORE = {
     "begin": ("accepted",),
     "delta": ("begin", "delta"),
     "end": ("begin", "delta"),
-    "error": ("", "begin", "delta"),  # first, where heartbeats held the stream open
+    "error": ("", "accepted", "begin", "delta"),  # first, where heartbeats held the stream open
 }

@@ -9,6 +9,7 @@ import msgspec
 from litestar.types import Receive
 from msgspec import Struct
 
+from dub5.service import clock
 from dub5.service.admission.sessions import Session
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.socket_handshake import PATH
@@ -77,7 +78,8 @@ class SocketExchange(TurnExchange):
             parse_turn(headers, body, conversations.settings.question_chars_max)  # raises before one begins
             if model is not None:
                 self.deps.gateway.route(model)
-            await conversations.create(self._client.owner, "", model or "", self._conversation)
+            model = model or conversations.usual_model
+            conversations.begin(self._client.owner, self._conversation, "", model, clock.wall())
         await super()._handle(headers, caller, body)
 
 

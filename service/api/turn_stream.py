@@ -5,7 +5,7 @@ TurnEvents    sends the stream of a turn that was asked before
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -75,6 +75,7 @@ class _Carrier:
         self.timeouts = Timeouts(NEVER)
         self.writer = TurnWriter(request_id, send, self.timeouts, deps.server.client_stall_s)
         self.is_held = is_held
+        self.more_headers: Callable[[], Mapping[str, str]] = dict  # of the response; known once it is counted
 
     async def send_events(self, listener: TurnListener, begin_by_s: float = NEVER) -> None:
         """Send a stream. Nothing is sent before its first piece, so that an error has a status of its own."""
@@ -124,6 +125,7 @@ class _Carrier:
 
     async def beat(self) -> None:
         """Send a heartbeat, the first one with the head of a stream. Raises TimeoutError."""
+        self.writer.more_headers = self.more_headers()
         await self.writer.send_heartbeat(self._own_headers())
 
     async def _read(self, listener: TurnListener, begin_by_s: float) -> list[TurnStep]:
@@ -158,6 +160,7 @@ class TurnPost:
         exchange = self._exchange
         task = self._turns.live.run(exchange(scope, receive, send), f"turn {exchange.id}")
         carrier = _Carrier(self._deps, send, exchange.id, lambda: exchange.is_held)
+        carrier.more_headers = lambda: exchange.more_headers
         try:
             await self._carry(carrier)
         except (ClientGone, StreamStalled, TimeoutError):

@@ -109,11 +109,21 @@ class TurnExchange(Exchange):
         self.leave()
 
     def leave(self) -> None:
-        """Note that the client is gone: it listens no more. A turn that is not its own is not waited for."""
-        if self.listener.done() and not self.listener.cancelled() and self.listener.exception() is None:
+        """Note that the client is gone: it listens no more, nor to a turn that opens later.
+
+        A turn that is not its own is not waited for.
+        """
+        if not self.listener.done():
+            self.listener.add_done_callback(lambda _: self.leave())
+        elif not self.listener.cancelled() and self.listener.exception() is None:
             self.listener.result().leave()
-        if self._has_started and (self._turn is None or self._turn.unknown):
+        if self._has_started and not self.is_over and (self._turn is None or self._turn.unknown):
             self._cancel(EndedBy.CLIENT)
+
+    def _cancel(self, by: EndedBy) -> None:
+        """Cancel the exchange, unless the answer is whole: its end is being written."""
+        if self._turn is None or self._turn.view is None:
+            super()._cancel(by)
 
     async def _handle(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> None:
         asked = parse_turn(headers, body, self._turns.conversations.settings.question_chars_max)

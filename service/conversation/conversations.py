@@ -16,7 +16,7 @@ from dub5.service.conversation.model import Conversation, Turn
 from dub5.service.conversation.rows import CONVERSATION_COLUMNS, conversation_of, turn_of
 from dub5.service.errors import ConversationNotFound, StorageUnavailable
 from dub5.service.store.base import BoundStatement, Row, StatementRefused
-from dub5.service.store.store import Store, StoreLost
+from dub5.service.store.store import PendingWrite, Store, StoreLost
 
 RETRY_AFTER_S = 5.0
 REMEMBERED_MAX = 10_000
@@ -82,13 +82,16 @@ class Conversations:
         if len(self._models) > REMEMBERED_MAX:
             self._models.popitem(last=False)
 
-    async def create(self, owner: str, title: str, model: str, id_: str = "") -> Conversation:
-        """Begin a conversation, unless there is one with this id. A lost database is told of it later."""
-        id_, now, model = id_ or self.ids.new(), clock.wall(), model or self.usual_model
-        self.remember_model(owner, id_, model)
-        bound = statements.CREATE.bind(owner, id_, title, model, now)
-        rows = await self.store.write([bound], lane=id_).kept(self.store.patience_s)
+    async def create(self, owner: str, title: str, model: str) -> Conversation:
+        """Begin a conversation. A lost database is told of it later."""
+        id_, now, model = self.ids.new(), clock.wall(), model or self.usual_model
+        rows = await self.begin(owner, id_, title, model, now).kept(self.store.patience_s)
         return Conversation(id_, title, model, now, now, rows is not None)
+
+    def begin(self, owner: str, id_: str, title: str, model: str, at: float) -> PendingWrite:
+        """Write a conversation, unless there is one with this id."""
+        self.remember_model(owner, id_, model)
+        return self.store.write([statements.CREATE.bind(owner, id_, title, model, at)], lane=id_)
 
     async def list_page(self, owner: str, limit: int, before: str | None) -> ConversationPage:
         """Return the conversations of an owner. Raises StorageUnavailable."""

@@ -11,17 +11,21 @@ from unittest import mock
 
 from msgspec.structs import replace
 
-from dub5.service.api.turn_stream import TurnStream
+from dub5.service.api.chat import EndedBy
+from dub5.service.api.socket import Socket
+from dub5.service.api.turns import TurnExchange
 from dub5.service.conversation import history, statements, turns
 from dub5.service.conversation.history import Fitted
+from dub5.service.conversation.live_turn import LiveTurn
+from dub5.service.conversation.live_turns import LiveTurns
 from dub5.service.conversation.turns import Turns
+from dub5.service.model import Outcome
 from dub5.service.store import opening
 from dub5.service.store.base import Statement
 from dub5.service.store.outbox import Outbox
 from dub5.service.store.store import PendingWrite, StoreOptions
 
 LONG_S = 30.0
-EARLY: set[asyncio.Task[Any]] = set()
 
 
 @contextlib.contextmanager
@@ -78,31 +82,82 @@ def outbox_dropped() -> Iterator[None]:
 
 @contextlib.contextmanager
 def end_written_early() -> Iterator[None]:
-    """Write the end of a stream with its first words."""
-    whole = TurnStream.begin
+    """Write the end of an answer with its first words."""
+    whole = TurnExchange._begin
 
-    def begin(self: TurnStream, *args: Any) -> Any:
-        messages = whole(self, *args)
-        task: asyncio.Task[Any] = asyncio.create_task(self._end())  # type: ignore[arg-type]
-        EARLY.add(task)
-        task.add_done_callback(EARLY.discard)
-        return messages
+    def begin(self: TurnExchange, answer: Any) -> LiveTurn:
+        live, turn = whole(self, answer), self._open_turn
+        self._turns.end(turn, self._end_of(turn, Outcome.COMPLETE))
+        return live
 
-    with mock.patch.object(TurnStream, "begin", begin):
+    with mock.patch.object(TurnExchange, "_begin", begin):
         yield
 
 
 @contextlib.contextmanager
 def asked_again() -> Iterator[None]:
-    """Ask a question that has the id of another one."""
+    """Ask a question that has the id of another one, wherever that is."""
 
     async def none(self: Turns, *args: Any) -> None:
         return None
 
     with (
-        mock.patch.object(Turns, "wait_for_equal", none),
-        mock.patch.object(Turns, "_asked", none),
+        mock.patch.object(Turns, "find", lambda self, *args: None),
+        mock.patch.object(Turns, "_equal", none),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def resumed_off_by_one() -> Iterator[None]:
+    """Read a turn on one byte too late."""
+    whole = LiveTurn.text_after
+
+    def text_after(self: LiveTurn, position: int) -> str:
+        return whole(self, position + 1)
+
+    with mock.patch.object(LiveTurn, "text_after", text_after):
+        yield
+
+
+@contextlib.contextmanager
+def linger_forgotten() -> Iterator[None]:
+    """Answer a turn that nobody listens to."""
+    with mock.patch.object(TurnExchange, "_begin_to_linger", lambda self: None):
+        yield
+
+
+@contextlib.contextmanager
+def linger_cut_short() -> Iterator[None]:
+    """End a turn as soon as nobody listens to it."""
+
+    async def linger(self: TurnExchange) -> None:
+        self._cancel(EndedBy.CLIENT)
+
+    with mock.patch.object(TurnExchange, "_linger", linger):
+        yield
+
+
+@contextlib.contextmanager
+def owner_missing_in_memory() -> Iterator[None]:
+    """Find a turn of this process whoever owns it."""
+
+    def get(self: LiveTurns, owner: str, id_: str) -> LiveTurn | None:
+        return self._by_id.get(id_)
+
+    with mock.patch.object(LiveTurns, "get", get):
+        yield
+
+
+@contextlib.contextmanager
+def bye_forgotten() -> Iterator[None]:
+    """Close WebSockets without a word in a drain."""
+
+    def drain(self: Socket) -> None:
+        self._bye = ""
+        self._wake()
+
+    with mock.patch.object(Socket, "drain", drain):
         yield
 
 
@@ -156,6 +211,11 @@ MUTANTS = (
     outbox_dropped,
     end_written_early,
     asked_again,
+    resumed_off_by_one,
+    linger_forgotten,
+    linger_cut_short,
+    owner_missing_in_memory,
+    bye_forgotten,
     patience_not_held,
     one_turn_kept,
     turns_reordered,

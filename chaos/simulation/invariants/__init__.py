@@ -34,6 +34,9 @@ wire, what each client received, the events that the service emitted, /status an
     half_no_answer                 people_kept                     at a crash; at the end
     owners_apart                   people_owners                   as a list is read; at the end
     asked_once                     people_owners                   at the end
+    linger_respected               people_linger                   as each turn ends
+    read_on_exactly                people_readings                 at the end
+    socket_honest                  people_sockets                  as each message is read
     database_not_needed            people_database                 at the end
     prompt_fits                    people_prompts                  at the end
     enough_complete                availability                    at the end

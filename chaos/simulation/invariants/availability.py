@@ -74,7 +74,13 @@ def could_be_answered(
         return False
     if plan.embed or plan.again:  # a route may have no model for embeddings
         return False
-    if request.left_s is not None or plan.pause_s or (world.drain and plan.at_s + time_s > world.drain.at_s):
+    stopped = request.audience is not None and request.audience.stopped_s is not None
+    if (
+        request.left_s is not None
+        or stopped
+        or plan.pause_s
+        or (world.drain and plan.at_s + time_s > world.drain.at_s)
+    ):
         return False
     if ended is None or ended.outcome is Outcome.COMPLETE:
         return True

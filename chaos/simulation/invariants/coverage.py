@@ -100,6 +100,19 @@ REQUIRED = (
     "history pruned",
     "turn asked twice",
     "stranger refused",
+    "stranger refused on a socket",
+    "resumed live",
+    "resumed in mid-answer",
+    "resumed from memory",
+    "resumed from the database",
+    "resumed after a crash",
+    "resumed by events",
+    "resumed by resume",
+    "came back in time",
+    "came back too late",
+    "two connections on one turn",
+    "stopped",
+    "bye on drain",
 )
 
 

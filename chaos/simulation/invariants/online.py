@@ -27,8 +27,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from dub5.chaos.simulation.invariants.audience import LEAVE_S
 from dub5.chaos.simulation.invariants.breakers import ObservedBreakers
 from dub5.chaos.simulation.invariants.cache_and_sharing import CacheAndSharing
+from dub5.chaos.simulation.invariants.people_linger import check_linger, is_whole
 from dub5.chaos.simulation.invariants.record import (
     CURRENT_REQUEST,
     FINISHES_IN_BACKGROUND,
@@ -68,7 +70,6 @@ from dub5.service.model import AttemptRecord
 from dub5.service.resilience.classify import WAIT_MAX_S
 from dub5.service.wire.base import WireRequest, WireResponse
 
-LEAVE_S = 0.1  # within which a provider sees that the client has left
 EPSILON_S = 1e-6
 FINAL_STATUSES = frozenset({400, 404, 405, 413, 422})  # repeating the request at that target cannot help
 KEY_REFUSED = frozenset({401, 402, 403})
@@ -176,7 +177,11 @@ class OnlineInvariants:
                     "cancelled_when_client_leaves",
                     f"#{attempt.number}: {attempt.target} ran in the background for too long",
                 )
-        elif all_left_s is not None and self._record.ran_s(all_left_s, now_s) > LEAVE_S:
+        elif (
+            all_left_s is not None
+            and self._record.ran_s(all_left_s, now_s) > LEAVE_S
+            and not (request.audience is not None and is_whole(attempt))  # the end is being written
+        ):
             self._record.violated(
                 "cancelled_when_client_leaves",
                 f"#{attempt.number}: {attempt.target} ran {now_s - all_left_s:.3f} s after the client left",
@@ -369,6 +374,9 @@ class OnlineInvariants:
         if request.ended is not None:
             self._record.violated("one_agreed_end", f"#{number} has ended twice")
         request.ended, request.ended_s = event, self._now()
+        if request.audience is not None and request.attempts:
+            assert self._world.people is not None, "they ask turns"
+            check_linger(self._world.people, self._record, request)
         self.breakers.check_last_resort(request, event)
         self._sharing.ended(request)
 

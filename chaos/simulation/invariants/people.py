@@ -4,6 +4,7 @@ from dub5.chaos.simulation.invariants.people_database import check_database, dis
 from dub5.chaos.simulation.invariants.people_kept import check_kept, check_kept_later
 from dub5.chaos.simulation.invariants.people_owners import check_asked_once, check_owners
 from dub5.chaos.simulation.invariants.people_prompts import check_prompts
+from dub5.chaos.simulation.invariants.people_readings import check_readings
 from dub5.chaos.simulation.invariants.people_record import PeopleRecord
 from dub5.chaos.simulation.invariants.record import RunRecord
 from dub5.chaos.simulation.world.model import World
@@ -32,4 +33,5 @@ def check_people(
     check_asked_once(world, record, people)
     check_database(world, record, people)
     check_prompts(world, record, people)
+    check_readings(record, people)
     record.sometimes["unsure write repeated"] += storage.repeated

@@ -33,6 +33,10 @@ def check_database(world: World, record: RunRecord, people: PeopleRecord) -> Non
             _violated(record, f"{other.what} at {other.began_s:.3f} s is refused with {other.code}")
     for turn in people.turns:
         _check_turn(world, record, people, options, turn)
+    for reading in people.readings:
+        ended_s = reading.ended_s
+        if reading.code == UNAVAILABLE and ended_s and not disturbed(world, record, reading.began_s, ended_s):
+            _violated(record, f"{reading.asked.asked_as} cannot be read at {reading.began_s:.3f} s")
 
 
 def _check_turn(
@@ -40,11 +44,7 @@ def _check_turn(
 ) -> None:
     request, number = turn.request, turn.request.plan.number
     record.sometimes["memory lost"] += turn.memory_lost
-    if (
-        turn.ended_s is None
-        or request.ended is None
-        or people.conversations[turn.conversation].owner != turn.owner
-    ):
+    if turn.ended_s is None or request.ended is None or people.conversation(turn).owner != turn.owner:
         return
     if request.ended.code == UNAVAILABLE and not request.plan.again:
         _violated(record, f"#{number} failed for it")
@@ -70,7 +70,7 @@ def _check_turn(
 
 def has_memory(world: World, record: RunRecord, turn: TurnRequest) -> bool:
     """Say whether a turn was asked with its history: as it was told, or else as nothing was in the way."""
-    if turn.accepted_kept is not None:
+    if turn.has_begun:
         return not turn.memory_lost
     return not disturbed(world, record, turn.began_s, turn.ended_s or turn.began_s)
 

@@ -55,7 +55,7 @@ def check_kept_later(record: RunRecord, people: PeopleRecord, storage: VirtualSt
         if is_due and not storage.rows(CONVERSATION, conversation.id):
             record.violated("kept_in_the_end", f"conversation {conversation.id} is not in the database")
     for turn in people.turns:
-        conversation = people.conversations[turn.conversation]
+        conversation = people.conversation(turn)
         there = conversation.owner == turn.owner and (conversation.kept or conversation.life == life)
         if turn.life != life or not turn.outcome or turn.ended_kept or not there or conversation.deleted:
             continue

@@ -82,7 +82,7 @@ def _what_is_missing(turn: TurnRequest, prompt: Prompt, before: list[str]) -> st
         return f"{said} are not in order"
     if known != before[len(before) - len(known) :]:
         return f"of {before} only {known} are said"
-    if not turn.pruned_turns and turn.accepted_kept is not None and len(known) < len(before):
+    if not turn.pruned_turns and turn.has_begun and len(known) < len(before):
         return f"{len(before) - len(known)} turns are missing, and it was not told"
     if len(said) < min(ALWAYS_KEPT, len(before)):
         return f"it keeps {len(said)} of {len(before)} turns"

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from dub5.chaos.run.judge import Ending
+from dub5.chaos.simulation.invariants.audience import Audience
 from dub5.chaos.simulation.invariants.record import RequestRecord
 
 
@@ -19,6 +21,7 @@ class Prompt:
 class TurnRequest:
     """One request for a turn. What its reply says is None or empty until it has been read.
 
+    `has_begun`: it has said which target answers, and what was left out.
     `owner`: of the person who asks, which is another one than the conversation's if it is a stranger.
     """
 
@@ -31,6 +34,7 @@ class TurnRequest:
     turn: str = ""
     accepted_kept: bool | None = None
     ended_kept: bool | None = None
+    has_begun: bool = False
     memory_lost: bool = False
     pruned_turns: int = 0
     outcome: str = ""
@@ -39,6 +43,31 @@ class TurnRequest:
     began_s: float = 0.0
     ended_s: float | None = None
     was_there: bool = False  # the question was in the database when its process died
+
+
+@dataclass(slots=True, eq=False)
+class TurnReading:
+    """One connection that reads a turn on, which was asked before. `by`: "resume" or "events".
+
+    `text`: all that its client has read of the turn, with what it knew before; `start`: where it began, in
+    bytes, None if it has read nothing. `was_missed`: nobody listened when it came, in time. `own`: the reader
+    is its owner. `code`: of an error.
+    """
+
+    asked: TurnRequest
+    life: int
+    by: str
+    own: bool
+    began_s: float
+    before: str = ""
+    start: int | None = None
+    text: str = ""
+    outcome: str = ""
+    code: str = ""
+    ended_kept: bool | None = None
+    was_missed: bool = False
+    ending: Ending | None = None
+    ended_s: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +103,17 @@ class PeopleRecord:
         self.by_number: dict[int, TurnRequest] = {}
         self.conversations: dict[str, ConversationRecord] = {}
         self.others: list[OtherRequest] = []
+        self.readings: list[TurnReading] = []
+        self._audiences: dict[tuple[int, str, str], Audience] = {}
+
+    def conversation(self, turn: TurnRequest) -> ConversationRecord:
+        """Return the conversation of a turn, or one of which nothing is known: it may never have begun."""
+        unknown = ConversationRecord(turn.conversation, turn.owner, kept=False, life=-1, deleted=True)
+        return self.conversations.get(turn.conversation, unknown)
+
+    def audience(self, life: int, owner: str, asked_as: str, linger_s: float) -> Audience:
+        """Return the listeners of a question's turn in one process."""
+        return self._audiences.setdefault((life, owner, asked_as), Audience(linger_s))
 
     def add(self, turn: TurnRequest) -> None:
         """Add a request for a turn that is being sent."""

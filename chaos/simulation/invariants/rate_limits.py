@@ -151,11 +151,11 @@ def _check_refused(
     record: RunRecord, request: RequestRecord, keys: list[CountedKey], blocks: Blocks | None
 ) -> None:
     """Check that a refusal has a reason: the limit that it names is full, or its client is blocked."""
-    named = request.headers["ratelimit"].partition(";")[0].strip('"')
+    named, any_of = request.headers["ratelimit"].partition(";")[0].strip('"'), request.plan.socket
     record.sometimes["rate limited"] += 1
-    if any(key.by == named and key.may_be_full(request.began_s) for key in keys):
+    if any((any_of or key.by == named) and key.may_be_full(request.began_s) for key in keys):
         return
-    if keys[0].by == named and blocks is not None and blocks.may_be_on(request.began_s):
+    if (any_of or keys[0].by == named) and blocks is not None and blocks.may_be_on(request.began_s):
         record.sometimes["rate limit: blocked"] += 1
         return
     record.violated(

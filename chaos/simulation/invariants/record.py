@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from dub5.chaos.run.judge import Ending
+from dub5.chaos.simulation.invariants.audience import Audience
 from dub5.chaos.simulation.world.requests import PlannedRequest
 from dub5.service.events import RequestEnded
 from dub5.service.model import AttemptRecord
@@ -84,6 +85,7 @@ class RequestRecord:
     leader: "RequestRecord | None" = None  # the request whose call it shares
     subscribers: list["RequestRecord"] = field(default_factory=list)  # requests that share its call
     waits: list["QueueWait"] = field(default_factory=list)  # its own, or those of its call
+    audience: Audience | None = None  # of a turn: it may outlive the connection that asked
 
     def arrive(self, now_s: float, generation: int) -> None:
         """Record that the request has reached the service: its deadline counts from then."""
@@ -114,6 +116,11 @@ class RequestRecord:
             for request in (self, *self.subscribers)
         )
 
+    @property
+    def gone_s(self) -> float | None:
+        """Return from when on nobody waits for its own answer; None while somebody does."""
+        return self.left_s if self.audience is None else self.audience.given_up_s()
+
     def has_ended(self) -> bool:
         """Say whether every request that waits for its attempts has ended."""
         return all(
@@ -124,11 +131,13 @@ class RequestRecord:
         """Return when the last client that waits for its attempts left; None if a client stays or none has
         left."""
         waiting = (self, *self.subscribers)
-        if any(request.is_refresh for request in waiting) or all(
-            request.left_s is None for request in waiting
-        ):
+        gone = [request.gone_s for request in waiting]
+        if any(request.is_refresh for request in waiting) or all(gone_s is None for gone_s in gone):
             return None
-        ends = [request.left_s if request.left_s is not None else _end_s(request) for request in waiting]
+        ends = [
+            gone_s if gone_s is not None else _end_s(request)
+            for gone_s, request in zip(gone, waiting, strict=True)
+        ]
         return max(ends) if None not in ends else None  # type: ignore[type-var]
 
 

@@ -126,7 +126,7 @@ def _kept(people: People) -> dict[str, msgspec.Struct]:
         "session": SessionSettings(),
         "database": DatabaseSettings(patience_s=people.patience_s, keep_s=people.keep_s),
         "conversation": ConversationSettings(
-            context_tokens=people.context_tokens, answer_tokens=ANSWER_TOKENS
+            context_tokens=people.context_tokens, answer_tokens=ANSWER_TOKENS, linger_s=people.linger_s
         ),
     }
 

@@ -28,7 +28,7 @@ def with_people(world: World) -> World:
         turns=turns,
         think_s=round(world.traffic_s / (turns + 1) * rng.uniform(0.5, 1.0), 2),
         stream_share=rng.choice((0.0, 0.5, 0.5, 1.0)),
-        leave_share=rng.choice((0.0, 0.0, 0.1, 0.3)),
+        leave_share=rng.choice((0.0, 0.1, 0.3, 0.5)),
         ask_twice_share=rng.choice((0.0, 0.2, 0.5)),
         stranger_share=rng.choice((0.0, 0.2)),
         reread_share=rng.choice((0.1, 0.4)),
@@ -36,6 +36,11 @@ def with_people(world: World) -> World:
         new_share=rng.choice((0.0, 0.05, 0.2)),
         tidy_share=rng.choice((0.0, 0.1, 0.3)),
         context_tokens=rng.choice((600, 1_200, 8_000)),
+        socket_share=rng.choice((0.0, 0.5, 0.7, 1.0)),
+        back_share=rng.choice((0.0, 0.7, 1.0)),
+        beside_share=rng.choice((0.0, 0.0, 0.2)),
+        stop_share=rng.choice((0.0, 0.0, 0.1)),
+        linger_s=rng.choice((0.0, 0.3, 2.0, 15.0)),
     )
     return _with_crash(replace(world, people=people, database=_faults(world)))
 

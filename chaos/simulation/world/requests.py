@@ -46,6 +46,7 @@ class PlannedRequest:
     address: str = ""  # of its client, as a proxy reports it
     embed: bool = False  # asks for the embedding of its prompt, not for a chat
     turn: bool = False  # asks in a conversation (people.py)
+    socket: bool = False  # over a WebSocket
     session: int | None = None  # of the person whose session asks
     again: bool = False  # it may get the end of an equal question, or be a stranger's
 
