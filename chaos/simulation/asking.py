@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from dub5.chaos.run.judge import LEFT, ClientOutcome, Ending, Stop
-from dub5.chaos.simulation.invariants.audience import Listener
+from dub5.chaos.simulation.invariants.audience import PresentListener
 from dub5.chaos.simulation.invariants.people_kept import check_told
 from dub5.chaos.simulation.invariants.people_record import (
     OtherRequest,
@@ -23,7 +23,7 @@ from dub5.chaos.simulation.one_ask import Lost, OneAsk, has_reached
 from dub5.chaos.simulation.person_socket import PersonSocket
 from dub5.chaos.simulation.turn_reader import TurnReader
 from dub5.chaos.simulation.world.model import World
-from dub5.chaos.simulation.world.planned_people import Connection, PlannedPerson, PlannedTurn
+from dub5.chaos.simulation.world.planned_people import PlannedConnection, PlannedPerson, PlannedTurn
 from dub5.chaos.simulation.world.requests import PlannedRequest
 from dub5.simulators.virtual import AppFault
 
@@ -134,7 +134,7 @@ class Asking:
         named = len(self._world.routes) > 1 or conversation not in self._people.conversations
         one = OneAsk(
             asked,
-            Connection(socket=turn.connection.socket) if again else turn.connection,
+            PlannedConnection(socket=turn.connection.socket) if again else turn.connection,
             life,
             socket,
             self._headers(),
@@ -196,7 +196,7 @@ class Asking:
         self._people.readings.append(reading)
         self._record.log(f"person {self._plan.number} reads turn {asked.asked_as} on by {by}")
         audience = self._people.audience(life.number, asked.owner, asked.asked_as, self._linger_s)
-        listener = audience.come(began_s, self._record.ran_s) if own else Listener(0)
+        listener = audience.come(began_s, self._record.ran_s) if own else PresentListener(0)
         reading.was_missed = listener.was_missed
         hung_s = max(asked.request.deadline_s, began_s) + ELSEWHERE_S + (SLOW_S if pause_s else 0.0)
         reader = TurnReader(200, asked.question, stream=True, before=before)

@@ -12,7 +12,7 @@ from dub5.chaos.simulation.invariants.record import CURRENT_REQUEST, RunRecord
 from dub5.chaos.simulation.life import Life
 from dub5.chaos.simulation.person_socket import PersonSocket
 from dub5.chaos.simulation.turn_reader import TurnReader
-from dub5.chaos.simulation.world.planned_people import Connection
+from dub5.chaos.simulation.world.planned_people import PlannedConnection
 from dub5.simulators.virtual import AppFault, VirtualStorage
 
 CONVERSATIONS = "/v1/conversations"
@@ -34,7 +34,7 @@ class OneAsk:
     def __init__(
         self,
         asked: TurnRequest,
-        planned: Connection,
+        planned: PlannedConnection,
         life: Life,
         socket: PersonSocket | None,
         headers: Mapping[str, str],

@@ -316,7 +316,6 @@ class Socket:
                 await self._read_turn(found.result(), exchange.begin_by_s, exchange.remaining)
         finally:
             exchange.leave()
-            found.add_done_callback(lambda _: exchange.leave())  # a turn that opens later has no listener
 
     async def _resume(self, turns: Turns, owner: str, message: Resume) -> None:
         await self._read_turn(await turns.resume(owner, message.turn, message.after))

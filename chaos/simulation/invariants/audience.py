@@ -8,7 +8,7 @@ EPSILON_S = 1e-6
 
 
 @dataclass(slots=True, eq=False)
-class Listener:
+class PresentListener:
     """One connection. `in_time`: the turn goes on for it; `was_missed`: nobody listened before.
 
     `is_sure`: it has read of the turn, so it listens.
@@ -26,22 +26,22 @@ class Audience:
 
     linger_s: float
     number: int = 0  # of the listeners so far
-    present: dict[int, Listener] = field(default_factory=dict)
+    present: dict[int, PresentListener] = field(default_factory=dict)
     left_s: float | None = None  # when the last one left
     sure_left_s: float | None = None  # when the last one left that surely listened
     stopped_s: float | None = None
 
-    def come(self, now_s: float, ran_s: Callable[[float, float], float]) -> Listener:
+    def come(self, now_s: float, ran_s: Callable[[float, float], float]) -> PresentListener:
         """Add a listener. One who comes too late may hear of the end; after a stall it may be in time."""
         gone_s = self.given_up_s()
         self.number += 1
-        listener = Listener(self.number, in_time=gone_s is None or now_s < gone_s)
+        listener = PresentListener(self.number, in_time=gone_s is None or now_s < gone_s)
         if gone_s is None or ran_s(gone_s, now_s) <= LEAVE_S:
             listener.was_missed = self.left_s is not None and not self.present
             self.present[listener.number] = listener
         return listener
 
-    def leave(self, listener: Listener, now_s: float) -> None:
+    def leave(self, listener: PresentListener, now_s: float) -> None:
         """Remove a listener."""
         if self.present.pop(listener.number, None) is None:
             return

@@ -21,7 +21,7 @@ STOLEN = "stolen"  # the title that a stranger gives to a conversation
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class PlannedConnection:
     """What becomes of the connections of a turn. Moments are types of messages, "" is none.
 
     `socket`: it is asked over a WebSocket. `lost_after`: the moment after which the connection is lost,
@@ -56,7 +56,7 @@ class PlannedTurn:
     stranger: str = ""  # what it tries with the conversation of somebody else
     tidy: str = ""
     last: bool = False
-    connection: Connection = Connection()
+    connection: PlannedConnection = PlannedConnection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _turn(world: World, people: People, person: int, i: int, *, last: bool = Fal
 
 def _connection(
     world: World, people: People, person: int, i: int, *, leaves: bool, stream: bool
-) -> Connection:
+) -> PlannedConnection:
     rng = Random(f"{world.seed}:person:{person}:turn:{i}:connection")
     drawn = {name: rng.random() for name in ("socket", "back", "again", "beside", "stop")}
     moment, again, stop_after = rng.choice(MOMENTS), rng.choice(MOMENTS), rng.choice(("accepted", "delta"))
@@ -147,7 +147,7 @@ def _connection(
     back_by, beside = rng.choice(("resume", "resume", "events", "ask")), rng.choice(("resume", "events"))
     pause_s = rng.choice((0.0, 0.0, 0.05, 0.5))
     back, socket = leaves and drawn["back"] < people.back_share, drawn["socket"] < people.socket_share
-    return Connection(
+    return PlannedConnection(
         socket=socket,
         lost_after=moment if leaves and (socket or stream) else "",
         back_s=back_s if back else None,
@@ -159,5 +159,5 @@ def _connection(
     )
 
 
-def _undisturbed(connection: Connection) -> Connection:
-    return Connection(socket=connection.socket, back_by=connection.back_by)
+def _undisturbed(connection: PlannedConnection) -> PlannedConnection:
+    return PlannedConnection(socket=connection.socket, back_by=connection.back_by)
