@@ -1,4 +1,4 @@
-"""A relay on TCP between a browser and a service, which a test cuts, and lets work again."""
+"""A relay on TCP between clients and a service, which a test cuts, and lets work again."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,11 +9,15 @@ PIECE_BYTES = 65536
 
 
 class Relay:
-    """Forwards connections. `refused`: how a first line begins that is answered by 403, as proxies do."""
+    """Forwards connections. `refused`: how a first line begins that is answered by 403, as proxies do.
+
+    `cut_at`: what breaks the connection on which it comes, until `mend`.
+    """
 
     def __init__(self, upstream: str) -> None:
         self.url = ""
         self.refused = b"\0"
+        self.cut_at: bytes | None = None
         self._port = urlsplit(upstream).port
         self._is_cut = False
         self._flows = asyncio.Event()
@@ -39,7 +43,7 @@ class Relay:
 
     def mend(self) -> None:
         """Work again."""
-        self._is_cut = False
+        self._is_cut, self.cut_at = False, None
         self._flows.set()
         self._replies.set()
 
@@ -94,6 +98,8 @@ class Relay:
             while data := await reader.read(PIECE_BYTES):
                 for door in doors:
                     await door.wait()
+                if self.cut_at is not None and self.cut_at in data:
+                    return
                 writer.write(data)
                 await writer.drain()
 
