@@ -13,6 +13,7 @@ from msgspec import Struct
 from tests.support.conversing import ServiceProcess, client
 from tests.support.example_clients import ExampleClient, example_clients
 from tests.support.machine import free_port
+from tests.support.nginx import nginx
 from tests.support.relay import Relay, relaying
 from tests.support.slow_provider import SlowProvider, slow_provider
 
@@ -167,6 +168,18 @@ async def test_provider_down(tmp_path: Path, request: pytest.FixtureRequest) -> 
         async with asking(stage) as clients:
             assert await all_end(clients) == {each.name: (1, "\n") for each in clients}
             assert all("Try again" in each.noted for each in clients)
+
+
+async def test_behind_nginx(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """With the lines of docs/operate/deploy.md nginx lets both carriers through, piece by piece."""
+    async with staged(tmp_path, request) as stage:
+        with nginx(tmp_path, [stage.service.port]) as url:
+            async with example_clients(url, "Why?") as clients:
+                stage.provider.say(1)
+                await all_of([each.until(said=BEGINNING) for each in clients])
+                stage.provider.say(3)
+                assert await all_end(clients) == {each.name: (0, f"{ANSWER}\n") for each in clients}
+                assert stage.provider.asked == len(clients)
 
 
 async def read_ends(url: str) -> list[tuple[str, bool]]:
