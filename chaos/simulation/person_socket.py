@@ -98,7 +98,8 @@ class PersonSocket:
         """Close the connection; or wait that a drain does, until then."""
         if until_s is not None and self._life is self._lives.now:
             try:
-                async with asyncio.timeout_at(until_s):
+                now_s = asyncio.get_running_loop().time()  # what came meanwhile is still to be read
+                async with asyncio.timeout_at(max(until_s, now_s + PATIENCE_S)):
                     while await self.receive() is not None:
                         pass
             except TimeoutError:

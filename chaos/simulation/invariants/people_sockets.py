@@ -1,8 +1,8 @@
 """WebSockets: what each of them promises, whatever is asked over it.
 
 rule           says
-socket_honest  a socket that is let in says `ready` first, answers pings, and in a drain says `bye` before it is
-               closed; one that is not let in says why before it is closed
+socket_honest  a socket that is let in says `ready` first, answers pings, and says `bye` before a drain closes
+               it; one that is not let in says why before it is closed
 """
 
 from typing import Any
