@@ -1,9 +1,10 @@
-"""A provider that says its answer in parts, each when a test lets it: OpenAI's streams over real sockets."""
+"""A provider in the openai dialect that says its answer in parts to many at once, when a test lets it."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+
+from tests.support.openai_events import DONE, STOP, choice, event
 
 
 class SlowProvider:
@@ -17,8 +18,8 @@ class SlowProvider:
 
     def say(self, count: int) -> None:
         """Let the first `count` parts be said."""
-        for event in self._may_say[:count]:
-            event.set()
+        for may_say in self._may_say[:count]:
+            may_say.set()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request, and close the connection."""
@@ -31,20 +32,14 @@ class SlowProvider:
             for may_say, part in zip(self._may_say, self._parts, strict=True):
                 await may_say.wait()
                 for word in part.split(" "):
-                    writer.write(_event({"content": f"{word} "}))
+                    writer.write(event(choices=[choice({"content": f"{word} "})]))
                 await writer.drain()
-            writer.write(_event({}, "stop") + b"data: [DONE]\n\n")
+            writer.write(STOP + DONE)
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
             pass  # the service has left
         finally:
             writer.close()
-
-
-def _event(delta: dict[str, str], finish: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
-    return b"data: %s\n\n" % json.dumps(chunk, ensure_ascii=False).encode()
 
 
 @asynccontextmanager
