@@ -17,7 +17,7 @@ START = """{{
 window.said = ""; window.noted = []; window.isWhole = null;
 ask("Why?", {{
   url: location.origin,
-  write: (piece) => (window.said += piece),
+  write: (piece, before) => (window.said = before + piece),
   note: (line) => window.noted.push(line),
   stop: new AbortController().signal,
 }}).then((isWhole) => (window.isWhole = isWhole));

@@ -16,6 +16,7 @@ const encoder = new TextEncoder(), decoder = new TextDecoder();
 class Turn {
   conversation = null;
   turn = null;
+  isLost = false; // the service does not know the turn any more
   answer = "";
   seq = 0;
   over = null;
@@ -33,7 +34,11 @@ class Turn {
   take(message) {
     switch (message.type) {
       case "accepted":
-        if (message.turn !== this.turn) [this.turn, this.answer, this.seq] = [message.turn, "", 0];
+        if (message.turn !== this.turn && this.seq > 0) {
+          this.note("the answer begins again"); // another turn has another answer
+          [this.answer, this.seq] = ["", 0];
+        }
+        [this.turn, this.isLost] = [message.turn, false];
         break;
       case "begin":
         return message.seq <= this.seq; // else there is a gap: read on, from where we are
@@ -56,17 +61,19 @@ class Turn {
     if (start < this.seq) {
       this.note(start === 0 ? "the answer begins again" : `the answer goes on from byte ${start}`);
       this.answer = decoder.decode(encoder.encode(this.answer).slice(0, start));
-      this.write(this.answer);
+      this.write(this.answer, "");
     }
-    this.write(text);
+    this.write(text, this.answer);
     [this.answer, this.seq, this.tries] = [this.answer + text, seq, 0];
     return true;
   }
 
   /** Take in an error: of the turn, which is then over; or a refusal, after which one may wait. */
   fail({ error }) {
-    if (error.code === "conversation_not_found" && this.turn !== null) {
-      this.turn = null; // the service has lost the turn: ask again
+    if (error.code === "conversation_not_found" && !this.isLost) {
+      this.isLost = true; // ask again
+    } else if (error.code === "conversation_not_found" && this.conversation !== null) {
+      this.conversation = null; // that is lost, too
     } else if (NOT_ASKED.includes(error.code) && (error.retry_after ?? Infinity) <= RETRY_AFTER_S_MAX) {
       this.retryAfterMs = error.retry_after * 1000;
     } else {
@@ -114,7 +121,7 @@ async function read(turn, url, key, stop) {
       turn.conversation = body.id;
     }
     if (stop.aborted) await sendStop();
-    const reply = turn.turn
+    const reply = turn.turn && !turn.isLost
       ? await call("GET", `/v1/turns/${turn.turn}/events`, null, { "last-event-id": `${turn.seq}` })
       : await call("POST", `/v1/conversations/${turn.conversation}/turns`, turn.question);
     if (!reply.ok) return turn.fail(await reply.json());
@@ -131,7 +138,8 @@ async function read(turn, url, key, stop) {
 
 /**
  * Ask, and read to the end. Return whether the answer is whole.
- * `write` gets the pieces of the answer, `note` all else that is to be told; `stop` is an AbortSignal.
+ * `write` gets each piece of the answer, and what is before it; `note` all else that is to be told. `stop` is an
+ * AbortSignal.
  */
 export async function ask(text, { url, key = "", write, note, stop }) {
   const turn = new Turn(text, { write, note });
@@ -140,7 +148,7 @@ export async function ask(text, { url, key = "", write, note, stop }) {
     await read(turn, url, key, stop).catch(() => {}); // what fails here is the network
     if (turn.over !== null) break;
     const waitMs = Math.min(FIRST_WAIT_MS * 2 ** turn.tries, WAIT_MS_MAX) * (0.5 + Math.random() / 2);
-    note(turn.turn ? `reading on from byte ${turn.seq}` : "asking again");
+    note(turn.turn === null ? "asking again" : `reading on from byte ${turn.seq}`);
     turn.tries += 1;
     await new Promise((done) => setTimeout(done, Math.max(waitMs, turn.retryAfterMs)));
   }

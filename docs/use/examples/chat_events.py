@@ -65,6 +65,7 @@ class Turn:
         self.conversation: str | None = None
         self.turn: str | None = None
         self.answer = b""
+        self.is_lost = False  # the service does not know the turn any more
         self.over: str | None = None
         self.stopping = False
         self.tries = 0
@@ -86,7 +87,7 @@ class Turn:
                 self.fail({"type": "error", **json.load(begun)})
                 return
             self.conversation = json.load(begun)["id"]
-        if self.turn is None:
+        if self.turn is None or self.is_lost:
             reply = call("POST", f"/v1/conversations/{self.conversation}/turns", self.ask)
         else:
             reply = call("GET", f"/v1/turns/{self.turn}/events", after=len(self.answer))
@@ -100,8 +101,8 @@ class Turn:
     def take(self, message: dict[str, Any]) -> bool:
         """Take in a message. Return whether to go on with this connection."""
         match message["type"]:
-            case "accepted" if message["turn"] != self.turn:
-                self.turn, self.answer = message["turn"], b""
+            case "accepted":
+                self.accept(message["turn"])
             case "begin":
                 return self.has_no_gap(message["seq"])
             case "delta":
@@ -111,6 +112,13 @@ class Turn:
             case "error":
                 return self.fail(message)
         return self.over is None  # messages of other types are of a newer service
+
+    def accept(self, turn: str) -> None:
+        """Take in the id of the turn. Another one than before has another answer."""
+        if self.turn != turn and self.answer:
+            note("the answer begins again")
+            self.answer = b""
+        self.turn, self.is_lost = turn, False
 
     def has_no_gap(self, start: int) -> bool:
         """Return whether text that begins at this byte follows ours. If not: read on, from where we are."""
@@ -138,8 +146,10 @@ class Turn:
     def fail(self, message: dict[str, Any]) -> bool:
         """Take in an error: of the turn, which is then over; or a refusal, after which one may wait."""
         error = message["error"]
-        if error["code"] == "conversation_not_found" and self.turn is not None:
-            self.turn = None  # the service has lost the turn: ask again
+        if error["code"] == "conversation_not_found" and not self.is_lost:
+            self.is_lost = True  # ask again
+        elif error["code"] == "conversation_not_found" and self.conversation is not None:
+            self.conversation = None  # that is lost, too
         elif error["code"] in NOT_ASKED and (error["retry_after"] or math.inf) <= RETRY_AFTER_S_MAX:
             self.retry_after_s = error["retry_after"]
         else:
@@ -160,7 +170,7 @@ def ask(text: str) -> bool:
                 pass
             if turn.over is None:
                 wait_s = min(FIRST_WAIT_S * 2**turn.tries, WAIT_S_MAX) * random.uniform(0.5, 1)
-                note(f"reading on from byte {len(turn.answer)}" if turn.turn else "asking again")
+                note("asking again" if turn.turn is None else f"reading on from byte {len(turn.answer)}")
                 turn.tries += 1
                 time.sleep(max(wait_s, turn.retry_after_s))
         except KeyboardInterrupt:

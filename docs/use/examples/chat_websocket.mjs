@@ -15,6 +15,7 @@ const encoder = new TextEncoder(), decoder = new TextDecoder();
 /** A question, and as much of its answer as has come. `seq`: its bytes in UTF-8. `over`: how it ended. */
 class Turn {
   turn = null;
+  isLost = false; // the service does not know the turn any more
   answer = "";
   seq = 0;
   over = null;
@@ -30,14 +31,18 @@ class Turn {
 
   /** Return the message that asks; once the turn is known, the one that reads on. */
   request() {
-    return this.turn === null ? this.question : { type: "resume", turn: this.turn, after: this.seq };
+    return this.turn === null || this.isLost ? this.question : { type: "resume", turn: this.turn, after: this.seq };
   }
 
   /** Take in a message. Return whether to go on with this connection. */
   take(message) {
     switch (message.type) {
       case "accepted":
-        if (message.turn !== this.turn) [this.turn, this.answer, this.seq] = [message.turn, "", 0];
+        if (message.turn !== this.turn && this.seq > 0) {
+          this.note("the answer begins again"); // another turn has another answer
+          [this.answer, this.seq] = ["", 0];
+        }
+        [this.turn, this.isLost] = [message.turn, false];
         break;
       case "begin":
         return message.seq <= this.seq; // else there is a gap: read on, from where we are
@@ -62,9 +67,9 @@ class Turn {
     if (start < this.seq) {
       this.note(start === 0 ? "the answer begins again" : `the answer goes on from byte ${start}`);
       this.answer = decoder.decode(encoder.encode(this.answer).slice(0, start));
-      this.write(this.answer);
+      this.write(this.answer, "");
     }
-    this.write(text);
+    this.write(text, this.answer);
     [this.answer, this.seq, this.tries] = [this.answer + text, seq, 0];
     return true;
   }
@@ -72,8 +77,8 @@ class Turn {
   /** Take in an error: of the turn, which is then over; or a refusal, after which one may wait. */
   fail({ error, seq }) {
     const isRefusal = seq === undefined;
-    if (isRefusal && error.code === "conversation_not_found" && this.turn !== null) {
-      this.turn = null; // the service has lost the turn: ask again
+    if (isRefusal && error.code === "conversation_not_found" && !this.isLost) {
+      this.isLost = true; // ask again
     } else if (isRefusal && (error.retry_after ?? Infinity) <= RETRY_AFTER_S_MAX) {
       this.retryAfterMs = error.retry_after * 1000; // such as a rate limit
     } else {
@@ -124,7 +129,8 @@ async function read(turn, url, key, stop) {
 
 /**
  * Ask, and read to the end. Return whether the answer is whole.
- * `write` gets the pieces of the answer, `note` all else that is to be told; `stop` is an AbortSignal.
+ * `write` gets each piece of the answer, and what is before it; `note` all else that is to be told. `stop` is an
+ * AbortSignal.
  */
 export async function ask(text, { url, key = "", write, note, stop }) {
   const turn = new Turn(text, { write, note });
@@ -133,7 +139,7 @@ export async function ask(text, { url, key = "", write, note, stop }) {
     await read(turn, url, key, stop).catch(() => {}); // what fails here is the network
     if (turn.over !== null) break;
     const waitMs = Math.min(FIRST_WAIT_MS * 2 ** turn.tries, WAIT_MS_MAX) * (0.5 + Math.random() / 2);
-    note(turn.turn ? `reading on from byte ${turn.seq}` : "asking again");
+    note(turn.turn === null ? "asking again" : `reading on from byte ${turn.seq}`);
     turn.tries += 1;
     await new Promise((done) => setTimeout(done, Math.max(waitMs, turn.retryAfterMs)));
   }

@@ -42,22 +42,22 @@ class Turn:
         self.turn: str | None = None
         self.known = asyncio.Event()  # `turn` is
         self.answer = b""
+        self.is_lost = False  # the service does not know the turn any more
         self.over: str | None = None
         self.tries = 0
         self.retry_after_s = 0.0
 
     def request(self) -> dict[str, Any]:
         """Return the message that asks; once the turn is known, the one that reads on."""
-        if self.turn is None:
+        if self.turn is None or self.is_lost:
             return self.ask
         return {"type": "resume", "turn": self.turn, "after": len(self.answer)}
 
     def take(self, message: dict[str, Any]) -> bool:
         """Take in a message. Return whether to go on with this connection."""
         match message["type"]:
-            case "accepted" if message["turn"] != self.turn:
-                self.turn, self.answer = message["turn"], b""
-                self.known.set()
+            case "accepted":
+                self.accept(message["turn"])
             case "begin":
                 return self.has_no_gap(message["seq"])
             case "delta":
@@ -69,6 +69,14 @@ class Turn:
             case "bye":
                 self.retry_after_s = message["retry_after_s"]  # the connection ends when the turn has
         return self.over is None  # messages of other types are of a newer service
+
+    def accept(self, turn: str) -> None:
+        """Take in the id of the turn. Another one than before has another answer."""
+        if self.turn != turn and self.answer:
+            note("the answer begins again")
+            self.answer = b""
+        self.turn, self.is_lost = turn, False
+        self.known.set()
 
     def has_no_gap(self, start: int) -> bool:
         """Return whether text that begins at this byte follows ours. If not: read on, from where we are."""
@@ -97,8 +105,8 @@ class Turn:
         """Take in an error: of the turn, which is then over; or a refusal, after which one may wait."""
         error = message["error"]
         is_refusal = "seq" not in message
-        if is_refusal and error["code"] == "conversation_not_found" and self.turn is not None:
-            self.turn = None  # the service has lost the turn: ask again
+        if is_refusal and error["code"] == "conversation_not_found" and not self.is_lost:
+            self.is_lost = True  # ask again
         elif is_refusal and (error["retry_after"] or math.inf) <= RETRY_AFTER_S_MAX:  # such as a rate limit
             self.retry_after_s = error["retry_after"]
         else:
@@ -146,7 +154,7 @@ async def ask(text: str) -> bool:
             pass
         if turn.over is None:
             wait_s = min(FIRST_WAIT_S * 2**turn.tries, WAIT_S_MAX) * random.uniform(0.5, 1)
-            note(f"reading on from byte {len(turn.answer)}" if turn.turn else "asking again")
+            note("asking again" if turn.turn is None else f"reading on from byte {len(turn.answer)}")
             turn.tries += 1
             await asyncio.sleep(max(wait_s, turn.retry_after_s))
     print()

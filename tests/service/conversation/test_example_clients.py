@@ -116,6 +116,20 @@ async def test_process_killed(engine: str, tmp_path: Path, request: pytest.Fixtu
         assert stage.provider.asked == len(clients)
 
 
+async def test_all_is_lost(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Process and database are lost: each program asks again with its id, and says so."""
+    async with staged(tmp_path, request) as stage, asking(stage) as clients:
+        stage.provider.say(1)
+        await all_of([each.until(said=BEGINNING) for each in clients])
+        stage.service.kill()
+        for file in tmp_path.glob("kept.db*"):
+            file.unlink()
+        stage.provider.say(3)
+        await stage.service.start()
+        assert await all_end(clients) == {each.name: (0, f"{BEGINNING}{ANSWER}\n") for each in clients}
+        assert all("[the answer begins again]" in each.noted for each in clients)
+
+
 async def test_accepted_is_lost(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The network goes before `accepted` has come: the question is sent again with its id, and asked once."""
     async with staged(tmp_path, request) as stage:
