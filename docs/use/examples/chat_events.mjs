@@ -87,9 +87,10 @@ class Turn {
 /** Yield the messages of a stream. `heard` is called with each piece of it, comments among them. */
 async function* messages(body, heard) {
   let rest = "";
-  for await (const piece of body.pipeThrough(new TextDecoderStream())) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader(); // not every browser iterates a stream
+  for (let read = await reader.read(); !read.done; read = await reader.read()) {
     heard();
-    const events = (rest + piece).split("\n\n");
+    const events = (rest + read.value).split("\n\n");
     rest = events.pop();
     for (const event of events) {
       const data = event.split("\n").find((line) => line.startsWith("data: "));
