@@ -127,7 +127,7 @@ class TurnExchange(Exchange):
 
     async def _handle(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> None:
         asked = parse_turn(headers, body, self._turns.conversations.settings.question_chars_max)
-        after = parse_position(headers.get("last-event-id", "0"))
+        after = parse_position(headers.get("last-event-id") or "0")
         owner = owner_of(caller, self._session)
         if asked.model is not None:
             self.deps.gateway.route(asked.model)

@@ -542,6 +542,27 @@ async def test_drain() -> None:
         assert [event.code for event in world.of(SocketClosed)] == [1012] * 3
 
 
+async def test_a_drain_of_fifty() -> None:
+    """Each of fifty connections is told to go, and closed once its turn is whole, whatever state that is in."""
+
+    async def person(world: ConversationWorld, number: int) -> tuple[int, str]:
+        async with talking(world, ("me", "you")[number % 2]) as talk:
+            if number % 3:
+                await asyncio.sleep(4 - number * 0.08)
+                await talk.ask(f"q-{number}")
+            heard = await talk.until()
+            assert "bye" in [message["type"] for message in heard[:-1]]
+            return heard[-1], text_of(heard[:-1])
+
+    async with ConversationWorld(**SLOW) as world:
+        people = [asyncio.create_task(person(world, number)) for number in range(50)]
+        await asyncio.sleep(4)
+        await world.service.drain()
+        ends = [await one for one in people]
+        assert ends == [(1012, "hello big world" if number % 3 else "") for number in range(50)]
+        assert world.service.sockets.count == world.service.admission.in_flight == 0
+
+
 async def test_a_drain_that_cuts() -> None:
     """A turn that is not over when the drain's time is up ends with an error, and then its connection."""
     endless = healthy(first_s=0.1, gap_s=10.0)
