@@ -16,7 +16,7 @@ from types import FrameType
 import uvicorn
 
 from dub5.service import VERSION
-from dub5.service.api.socket_messages import FRAME_BYTES_MAX
+from dub5.service.api.socket_messages import FRAME_BYTES_MAX, PING_S
 from dub5.service.app import Service, build_wire
 from dub5.service.closed_output import ends_with_its_reader
 from dub5.service.config.load import DEFAULT_FILE, config_file, load, variables
@@ -209,8 +209,8 @@ def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedS
         http=BoundedProtocol,
         ws=load_part("socket protocol") if service.store is not None else "none",
         ws_max_size=FRAME_BYTES_MAX,
-        ws_ping_interval=20.0,
-        ws_ping_timeout=20.0,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PING_S,
         ws_per_message_deflate=False,  # answers are short pieces; a context for each socket costs more
         access_log=False,
         server_header=False,

@@ -21,6 +21,7 @@ from dub5.service.errors import GatewayError, InvalidRequest
 MESSAGE_BYTES_MAX = 64 * 1024
 FRAME_BYTES_MAX = 128 * 1024  # what is larger is not read to its end, and gets no `error`
 PARTS_MAX = 1000
+PING_S = 20.0  # between two pings of the server, and until the answer to one
 
 
 class Ask(Struct, tag="ask", tag_field="type", frozen=True, forbid_unknown_fields=True):

@@ -131,7 +131,7 @@ def test_bounds() -> None:
         conversation.linger_s,
         socket.IDLE_S,
         server.client_stall_s,
-        20,  # of uvicorn, in service/command.py
+        socket_messages.PING_S,
         HEARTBEAT_S,
         REMEMBER_S,
         ANSWER_BYTES_MAX,

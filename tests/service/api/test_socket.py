@@ -543,7 +543,7 @@ async def test_drain() -> None:
 
 
 async def test_a_drain_of_fifty() -> None:
-    """Each of fifty connections is told to go, and closed once its turn is whole, whatever state that is in."""
+    """Each of fifty connections is told to go, and closed once its turn is whole, however far that was."""
 
     async def person(world: ConversationWorld, number: int) -> tuple[int, str]:
         async with talking(world, ("me", "you")[number % 2]) as talk:
