@@ -16,7 +16,7 @@ from dub5.service.conversation.live_turns import LiveTurns
 from dub5.service.conversation.model import CountedBy, NewQuestion, Pruned, Turn, TurnEnd
 from dub5.service.conversation.open_turn import OpenTurn
 from dub5.service.conversation.rows import TURN_COLUMNS, History, RememberedTurn, history_of, turn_of
-from dub5.service.errors import ConversationNotFound, InvalidRequest
+from dub5.service.errors import ConversationNotFound, InvalidRequest, Overloaded
 from dub5.service.events import Events, HistoryPruned, ResumedFrom, TurnResumed
 from dub5.service.model import Outcome
 from dub5.service.store.base import BoundStatement, Row
@@ -26,6 +26,7 @@ TITLE_CHARS = 60
 ANSWER_BYTES_MAX = 1024 * 1024
 LOOK_S = 1.0  # how often the database is asked about a turn of another process
 WATCHED_S = 5.0  # a turn goes on so long after somebody elsewhere has looked for its end
+WAITING_ELSEWHERE_MAX = 1_000  # each asks the database every LOOK_S
 ELSEWHERE = "Another process answers the turn: it ends when nobody listens to it any more."
 
 Rows = list[list[Row]] | None
@@ -39,6 +40,7 @@ class Turns:
         self.live = live
         self._store = conversations.store
         self._events = events
+        self._waiting_elsewhere = 0
 
     def find(self, owner: str, conversation: str, asked_as: str) -> LiveTurn | None:
         """Return the turn of an equal question, as far as this process knows it."""
@@ -166,12 +168,26 @@ class Turns:
         """Wait for the end of a turn that another process answers, and tell that one so.
 
         It is cut if that process is gone, or if it is this one, which does not answer it any more.
-        Raises StorageUnavailable.
+        Raises StorageUnavailable, Overloaded.
         """
+        if self._waiting_elsewhere >= WAITING_ELSEWHERE_MAX:
+            raise Overloaded("Too many turns of other processes are waited for.", retry_after_s=WATCHED_S)
+        self._waiting_elsewhere += 1
+        try:
+            other = await self._watch(owner, other)
+        finally:
+            self._waiting_elsewhere -= 1
+        if other.ended and other.alive:
+            return other
         where = owner, other.conversation
-        while other.alive and other.worker != self._store.worker:
-            if other.ended:
-                return other
+        abandon = statements.ABANDON.bind(*where, other.id, clock.wall(), self._store.worker)
+        self._store.write([abandon], lane=other.conversation)
+        return replace(other, ended=True, outcome=Outcome.CUT)
+
+    async def _watch(self, owner: str, other: Turn) -> Turn:
+        """Return a turn of another process once one of both has ended. Raises StorageUnavailable."""
+        where = owner, other.conversation
+        while other.alive and other.worker != self._store.worker and not other.ended:
             watch = statements.WATCH.bind(*where, other.id, clock.wall() + WATCHED_S)
             self._store.write([watch], lane=other.conversation)
             await asyncio.sleep(LOOK_S)
@@ -180,11 +196,7 @@ class Turns:
             if not rows:
                 raise not_found()
             other = turn_of(rows[0], other.conversation)
-        if other.ended and other.alive:
-            return other
-        abandon = statements.ABANDON.bind(*where, other.id, clock.wall(), self._store.worker)
-        self._store.write([abandon], lane=other.conversation)
-        return replace(other, ended=True, outcome=Outcome.CUT)
+        return other
 
     async def is_watched(self, live: LiveTurn) -> bool:
         """Return whether another process waits for the end of this turn."""

@@ -202,6 +202,15 @@ async def test_answered_elsewhere() -> None:
         assert len(a.asked["one"]) + len(b.asked["one"]) == 1
 
 
+async def test_too_many_wait_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns of other processes are waited for by a bounded number of connections; one more is refused."""
+    monkeypatch.setattr("dub5.service.conversation.turns.WAITING_ELSEWHERE_MAX", 2)
+    async with TwoProcesses() as (a, b), left(a, 1.5) as (_, turn, *_):
+        many = await asyncio.gather(*(events(b, turn) for _ in range(3)))
+        assert sorted(one.status for one in many) == [200, 200, 503]
+        assert (await events(b, turn)).status == 200
+
+
 async def test_its_process_died() -> None:
     """A turn whose process has died ends as cut, and says so; what was read before is all there is."""
     async with TwoProcesses() as (a, b), left(a, 2.5) as (_, turn, after, _):
