@@ -58,7 +58,10 @@ class Chat {
     byId("new-chat").addEventListener("click", () => {
       this.clear();
       if (this.sidebar) this.sidebar.leave();
-      else leaveAddress(); // the list of models may still come, and conversations with it
+      else {
+        leaveAddress(); // the list of models may still come, and conversations with it
+        this.showDraft("", false);
+      }
       this.composer.focus();
     });
     byId("examples").addEventListener("click", (event) => {
