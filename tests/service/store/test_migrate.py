@@ -37,7 +37,7 @@ async def _steps(url: str) -> list[Step]:
 
 
 def test_four_processes_at_once(url: str) -> None:
-    """Of four processes that migrate at the same time one applies, and three find it done."""
+    """Of four processes that migrate at the same time each file is applied by one; others find it done."""
     command = [sys.executable, "-m", "dub5", "db", "up", "--url", url]
     started = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -45,15 +45,15 @@ def test_four_processes_at_once(url: str) -> None:
     ]
     said = [process.communicate(timeout=120)[0] for process in started]
     assert [process.returncode for process in started] == [0] * 4, said
-    assert sorted(text.splitlines()[-1] for text in said) == sorted(
-        [f"{len(migrate.read_migrations('sqlite'))} applied.", *["Nothing was pending."] * 3]
-    )
+    ends = [text.splitlines()[-1] for text in said]
+    counts = [int(end.removesuffix(" applied.")) for end in ends if end != "Nothing was pending."]
+    assert sum(counts) == len(migrate.read_migrations("sqlite")), said
 
 
 async def test_four_connections_at_once(url: str) -> None:
     """The same in one process; each file has one row, and says how long it took and for which release."""
     done = await asyncio.gather(*(migrate.up(url, release="1.2.3") for _ in range(4)))
-    (rows,) = [rows for rows in done if rows]
+    rows = sorted((row for rows in done for row in rows), key=lambda row: row.number)
     assert [row.number for row in rows] == list(range(1, len(migrate.read_migrations("sqlite")) + 1))
     assert all(row.release == "1.2.3" and row.took_ms >= 0 and row.at > 1e9 for row in rows)
     assert await migrate.migrate_at_start(url) == []
