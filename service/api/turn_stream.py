@@ -15,7 +15,7 @@ from msgspec import Raw
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.errors import ClientGone
 from dub5.service.api.response import ResponseWriter
-from dub5.service.api.stream import HEARTBEAT_S
+from dub5.service.api.stream import HEARTBEAT, HEARTBEAT_S
 from dub5.service.api.turn_messages import (
     PROTOCOL,
     PROTOCOL_HEADER,
@@ -46,16 +46,23 @@ class TurnWriter(ResponseWriter):
 
 
 class TurnStream:
-    """The messages of a listener, as chunks that are ready to send."""
+    """The messages of a listener, as chunks that are ready to send; a heartbeat after `silence_max_s`."""
 
     usage = None
 
-    def __init__(self, listener: TurnListener) -> None:
+    def __init__(self, listener: TurnListener, silence_max_s: float) -> None:
         self._listener = listener
+        self._silence_max_s = silence_max_s
 
     async def read(self) -> list[Chunk]:
-        """Return the next messages; none after the end."""
-        return self.chunks(await self._listener.read())
+        """Return the next messages, or a heartbeat; nothing after the end."""
+        if self._silence_max_s == NEVER:
+            return self.chunks(await self._listener.read())
+        try:
+            async with asyncio.timeout(self._silence_max_s):
+                return self.chunks(await self._listener.read())
+        except TimeoutError:
+            return [Chunk(HEARTBEAT)]
 
     def chunks(self, steps: list[TurnStep]) -> list[Chunk]:
         """Return the messages of these steps."""
@@ -77,7 +84,9 @@ class _Carrier:
         self.is_held = is_held
         self.more_headers: Callable[[], Mapping[str, str]] = dict  # of the response; known once it is counted
 
-    async def send_events(self, listener: TurnListener, begin_by_s: float = NEVER) -> None:
+    async def send_events(
+        self, listener: TurnListener, begin_by_s: float = NEVER, silence_max_s: float = NEVER
+    ) -> None:
         """Send a stream. Nothing is sent before its first piece, so that an error has a status of its own."""
         steps = list[TurnStep]()
         while not any(isinstance(step, Begun | Failed) for step in steps):
@@ -89,7 +98,7 @@ class _Carrier:
         if begun is None and isinstance(steps[-1], Failed):
             await self.send_failed(steps[-1])
             return
-        stream = TurnStream(listener)
+        stream = TurnStream(listener, silence_max_s)
         await self.writer.send_stream(
             {**(begun.headers if begun else {}), **self._own_headers()}, stream.chunks(steps), stream
         )
@@ -209,7 +218,7 @@ class TurnEvents:
         found = asyncio.ensure_future(self._turns.resume(*self._turn))
         try:
             await carrier.until(found)
-            await carrier.send_events(found.result())
+            await carrier.send_events(found.result(), silence_max_s=HEARTBEAT_S)
         except GatewayError as error:
             await carrier.writer.send_error(error)
         except (ClientGone, StreamStalled, TimeoutError):

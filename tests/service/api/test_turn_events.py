@@ -72,6 +72,20 @@ async def test_read_on(at_s: float, away_s: float) -> None:
         assert [event.source for event in world.of(TurnResumed)] == [source]
 
 
+async def test_a_silent_answer() -> None:
+    """Who reads a turn on gets a comment each ten seconds in which nothing is said, also in mid-answer."""
+    slow = healthy(first_s=12.0, gap_s=12.0, words=WORDS[:2])
+    async with ConversationWorld(one=slow) as world:
+        asking = asyncio.create_task(world.ask_in(await world.begin(), "Hi", stream=True))
+        await asyncio.sleep(0.5)
+        ((turn,),) = world.database.storage.rows("SELECT id FROM turn")
+        reply = await events(world, turn)
+        assert follows(reply.body, 0) == "".join(WORDS[:2])
+        before, after = reply.body.split(b"event: begin")
+        assert (before.count(b": the answer"), after.count(b": the answer")) == (1, 2)
+        await asking
+
+
 async def test_any_position() -> None:
     """A turn is read from each position between two characters; inside of one there is no message."""
     async with ConversationWorld(**SLOW) as world, left(world, 9.0) as (_, turn, *_):
