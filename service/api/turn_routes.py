@@ -7,7 +7,7 @@ POST /v1/turns/{turn}/stop     end it
 
 from collections.abc import Callable
 
-from litestar import Response, post
+from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.types import ASGIApp
@@ -31,7 +31,7 @@ def turn_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler]:
         turns, owner = turns_of(deps(), request, turn), owner_of_request(deps(), request)
         return json_response(turn_object(await turns.view(owner, turn)))
 
-    @get_or_head(f"{PATH}/events")
+    @get(f"{PATH}/events")
     async def events(request: HttpRequest, turn: FromPath[str]) -> ASGIApp:
         """Send the messages of a turn."""
         turns, owner = turns_of(deps(), request, turn), owner_of_request(deps(), request)

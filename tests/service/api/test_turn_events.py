@@ -112,6 +112,13 @@ async def test_a_position_that_never_was(after: str) -> None:
         assert reply.json()["error"]["message"].startswith("after: ")
 
 
+async def test_no_stream_without_a_body() -> None:
+    """HEAD for the messages of a turn, which would wait for its end and send nothing, is refused."""
+    async with ConversationWorld(**SLOW) as world, left(world, 0.5) as (_, turn, *_):
+        reply = await world.client.request("HEAD", f"/v1/turns/{turn}/events", headers=world.signed("me"))
+        assert reply.status == 405
+
+
 async def test_somebody_else() -> None:
     """Nobody reads or stops the turn of another one, open or ended; its existence is not told."""
     async with ConversationWorld(**SLOW) as world, left(world, 0.5) as (_, turn, *_):
