@@ -192,7 +192,7 @@ function endingOf(turn) {
     const held = turn.heldUntilS && `The limit of questions is reached: this one is asked at ${timeOfDay(turn.heldUntilS)}.`;
     return [h("p", {}, held || "This question is kept in this browser, and asked as soon as it can be.")];
   }
-  if (turn.state === "stopped") return [h("p", {}, "You stopped this answer.")];
+  if (turn.state === "stopped") return [h("p", {}, "This answer was stopped before its end.")];
   if (turn.state === "whole") {
     const empty = turn.answer ? "" : "The answer is complete, but has no text.";
     const label = fallbackLabel(turn.degraded) || finishLabel(turn.finish) || empty;
