@@ -5,7 +5,8 @@
 
     python -m benchmarks.conversations --turns 100000        memory, and pauses of the garbage collector
 
-test_conversations.py compares the processor time of a turn with that of the gateway's own request.
+test_conversations.py compares the processor time of a turn with that of its parts: the gateway's own request,
+and three bare calls of the database (bare_database.py).
 """
 
 import argparse
@@ -24,6 +25,7 @@ from typing import Any, Self
 
 import msgspec
 
+from benchmarks.bare_database import bare_database
 from benchmarks.canned import MESSAGE, CannedWire
 from benchmarks.conftest import machine
 from benchmarks.paired import RunBatch
@@ -48,6 +50,10 @@ WINDOW = ConversationSettings(context_tokens=1_500, answer_tokens=300)
 PATIENT = DatabaseSettings(patience_s=10.0, keep_s=10.0)
 CONVERSATIONS = 16
 HEADERS = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
+EXCHANGE = [{"role": "user", "content": QUESTION}, MESSAGE]
+CHAT = msgspec.json.encode(
+    {"model": "chat", "messages": [*(EXCHANGE * EXCHANGES), {"role": "user", "content": QUESTION}]}
+)
 
 
 def service(database_url: str) -> Service:
@@ -73,6 +79,7 @@ class ConversationBench:
         self._count = conversations
         self._ids: list[str] = []
         self._names = itertools.count()
+        self._bare = bare_database(database_url)
 
     def __enter__(self) -> Self:
         self._runner.__enter__()
@@ -81,6 +88,7 @@ class ConversationBench:
 
     def __exit__(self, *error: object) -> None:
         self._runner.run(self._client.__aexit__(None, None, None))
+        self._runner.run(self._bare.aclose())
         self._runner.close()
 
     async def _open(self) -> AppClient:
@@ -88,23 +96,25 @@ class ConversationBench:
         for _ in range(self._count):
             begun = await self._post("/v1/conversations", {})
             self._ids.append(begun["id"])
+        await self._bare.open()
         return self._client
 
     def turns(self, count: int, *, together: int = 1) -> RunBatch:
         """Ask `count` questions, `together` at a time, each in the next conversation."""
         return lambda: self._runner.run(self._spread(count, together, self._turn))
 
-    def chats(self, count: int, *, together: int = 1) -> RunBatch:
+    def parts(self, count: int, *, together: int = 1) -> RunBatch:
+        """Send the gateway what those turns send it, and ask a bare database as often as they do."""
+
+        async def part(number: int) -> None:
+            await self._chat(number)
+            await self._bare.turn(QUESTION)
+
+        return lambda: self._runner.run(self._spread(count, together, part))
+
+    def chats(self, count: int) -> RunBatch:
         """Send the gateway what those turns send it."""
-        exchange = [{"role": "user", "content": QUESTION}, MESSAGE]
-        messages = [*(exchange * EXCHANGES), {"role": "user", "content": QUESTION}]
-        body = msgspec.json.encode({"model": "chat", "messages": messages})
-
-        async def chat(_: int) -> None:
-            answer = await self._client.request("POST", "/v1/chat/completions", body=body, headers=HEADERS)
-            assert answer.status == 200
-
-        return lambda: self._runner.run(self._spread(count, together, chat))
+        return lambda: self._runner.run(self._spread(count, 1, self._chat))
 
     def readings(self, count: int) -> RunBatch:
         """Read the newest 100 turns of the first conversation `count` times."""
@@ -116,6 +126,10 @@ class ConversationBench:
             assert answer.body.count(b'"object":"turn"') == 100
 
         return lambda: self._runner.run(self._spread(count, 1, read))
+
+    async def _chat(self, _: int) -> None:
+        answer = await self._client.request("POST", "/v1/chat/completions", body=CHAT, headers=HEADERS)
+        assert answer.status == 200
 
     async def _turn(self, number: int) -> None:
         path = f"/v1/conversations/{self._ids[number % len(self._ids)]}/turns"

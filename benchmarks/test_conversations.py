@@ -1,4 +1,4 @@
-"""The processor time of a turn of a conversation, as a multiple of the gateway's own request."""
+"""The processor time of a turn of a conversation, as a multiple of its parts: a request, and bare calls."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,11 +35,11 @@ def _filled(url: str) -> ConversationBench:
 
 @pytest.mark.parametrize("together", [1, BATCH], ids=lambda count: f"{count}_at_a_time")
 def test_a_turn(engine: tuple[str, ConversationBench], together: int, gate: BudgetGate) -> None:
-    """A turn costs no more than its budgeted multiple of the request that it makes to the gateway."""
+    """A turn costs no more than its budgeted multiple of what it asks the gateway and a bare database."""
     name, bench = engine
     case = f"turn_{name}" if together == 1 else f"turns_{name}"
-    turns, chats = bench.turns(BATCH, together=together), bench.chats(BATCH, together=together)
-    gate.check(case, best_within(turns, chats, gate.budget(case)), BATCH)
+    turns, parts = bench.turns(BATCH, together=together), bench.parts(BATCH, together=together)
+    gate.check(case, best_within(turns, parts, gate.budget(case)), BATCH)
 
 
 def test_reading(engine: tuple[str, ConversationBench], gate: BudgetGate) -> None:
