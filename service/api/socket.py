@@ -252,9 +252,12 @@ class Socket:
     async def _stop(self, message: StopTurn) -> None:
         """End a turn; those who read it are told how it ended."""
         try:
+            client = self._renewed()
             if not is_id(message.turn):
                 raise turn_not_found()
-            await self._turns().stop(self._client.owner, message.turn)
+            await self._turns().stop(client.owner, message.turn)
+        except Unauthorized as error:
+            await self._refuse(error, CloseCode.NO_ACCESS)
         except GatewayError as error:  # without the turn: it may still be read here
             await self._refuse(error)
 
@@ -273,13 +276,16 @@ class Socket:
             self._open[task] = None
             task.add_done_callback(self._on_followed)
 
+    def _renewed(self) -> SocketClient:
+        """Return the client, if its API key is still valid. Raises Unauthorized."""
+        return replace(self._client, caller=self._deps().callers.renew(self._client.caller))
+
     def _reader_of(self, message: Ask | Resume) -> tuple[ReadTurn, str]:
         """Return what reads a turn, and the id of its errors.
 
         Raises ShuttingDown, TooManyTurns, Unauthorized, NotFound, ConversationNotFound.
         """
-        deps, turns = self._deps(), self._turns()
-        client = replace(self._client, caller=deps.callers.renew(self._client.caller))
+        deps, turns, client = self._deps(), self._turns(), self._renewed()
         if self._bye is not None:
             raise ShuttingDown("This connection will be closed.", retry_after_s=1.0)
         if len(self._open) >= TURNS_MAX:

@@ -56,7 +56,7 @@ class LiveTurns:
             del self._by_key[live.key]
 
     def remember(self, live: LiveTurn, end: PendingWrite | None) -> None:
-        """Let a turn that has ended be found for a while: until its end is kept, at least."""
+        """Let a turn that has ended be found for a while, and until its end is kept, if there is room."""
         self._ended[live.id] = clock.now() + REMEMBER_S, end
         self._ended_bytes += _bytes_of(live)
         while self._ended_bytes > REMEMBERED_BYTES_MAX:

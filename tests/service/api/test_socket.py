@@ -413,7 +413,7 @@ async def test_nobody() -> None:
 
 
 async def test_keys() -> None:
-    """A program connects with its key, a page with a ticket of it; once the key is revoked, neither asks."""
+    """A program connects with its key, a page with a ticket of it; a revoked key neither asks nor stops."""
     key = {"authorization": "Bearer key-1"}
     async with ConversationWorld(caller_keys=("key-1",)) as world:
         ticket = await ticket_of(world, **key)
@@ -436,8 +436,8 @@ async def test_keys() -> None:
             assert len(world.asked["one"]) == 1  # both belong to the same caller
             await asyncio.sleep(IDLE_S - 10)  # a ticket that is too old by now has done its part
             world.service.reload(replace(world.loaded, caller_keys=(Secret("key-2"),)))
-            for talk in talks:
-                await talk.ask("q-2")
+            for talk, say in zip(talks, ("ask", "stop"), strict=True):
+                await talk.say(say, **({"id": "q-2", "text": "Hi"} if say == "ask" else {"turn": "0" * 26}))
                 assert [code_of(await talk.hear()), await talk.hear()] == ["invalid_api_key", 4401]
 
 
