@@ -62,6 +62,11 @@ class ApiDependencies:
     gate: RateLimitGate | None = None  # none: nothing is limited
     turns: Turns | None = None  # none: conversations are not kept
 
+    def identify(self, scope: Scope, headers: Mapping[str, str]) -> tuple[Caller, Session | None]:
+        """Return who asks. Raises Unauthorized, RateLimited, CsrfRefused."""
+        caller = self.callers.identify(headers.get("authorization", ""), scope)
+        return caller, None if self.sessions is None else self.sessions.identify(scope, headers)
+
 
 class _LogFields(Struct):
     """What the log says of an exchange."""
@@ -148,9 +153,7 @@ class Exchange:
 
     def _identify(self, scope: Scope, headers: Mapping[str, str]) -> Caller:
         """Return the caller, and note the session. Raises Unauthorized, RateLimited, CsrfRefused."""
-        caller = self.deps.callers.identify(headers.get("authorization", ""), scope)
-        if self.deps.sessions is not None:
-            self._session = self.deps.sessions.identify(scope, headers)
+        caller, self._session = self.deps.identify(scope, headers)
         return caller
 
     async def _pass_gate(self, gate: RateLimitGate, scope: Scope, caller: Caller) -> None:

@@ -94,10 +94,7 @@ def _opened(deps: ApiDependencies, request: HttpRequest, id_: str | None = None)
 
 def owner_of_request(deps: ApiDependencies, request: HttpRequest) -> str:
     """Return whose conversations a request is about. Raises Unauthorized, SessionRequired, CsrfRefused."""
-    headers = dict(request.headers)
-    caller = deps.callers.identify(headers.get("authorization", ""), request.scope)
-    session = None if deps.sessions is None else deps.sessions.identify(request.scope, headers)
-    return owner_of(caller, session)
+    return owner_of(*deps.identify(request.scope, dict(request.headers)))
 
 
 def turns_of(deps: ApiDependencies, request: HttpRequest, id_: str | None) -> Turns:

@@ -3,16 +3,16 @@
 What it hands on has the scheme and the address of the client itself, as far as proxies can be believed.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send, WebSocketScope
 
 from dub5.service.api.client_address import UNKNOWN, address_key
-from dub5.service.api.edge_rules import EdgeDecision, EdgeRules, RawHeaders, RequestHead
+from dub5.service.api.edge_rules import EdgeDecision, EdgeRules, RequestHead
 from dub5.service.api.errors import request_id
-from dub5.service.api.refusal import refuse, respond
+from dub5.service.api.refusal import joined, refuse, respond
 from dub5.service.config.settings import Settings
 from dub5.service.events import Events, SecurityNoted
 
@@ -50,7 +50,7 @@ class EdgeApp:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                message["headers"] = _joined(message.get("headers", ()), decision.headers)
+                message["headers"] = joined(message.get("headers", ()), decision.headers)
             await send(message)
 
         sent = decision.sent
@@ -68,14 +68,7 @@ class EdgeApp:
             await refuse(scope, send, decision.error, id_, decision.headers)
             return
         own = [(b"content-length", b"0")] if status != 204 else []
-        await respond(scope, send, status, _joined(own, decision.headers), b"")
-
-
-def _joined(own: Iterable[tuple[bytes, bytes]], added: RawHeaders) -> list[tuple[bytes, bytes]]:
-    """Return both. What a response says itself has precedence: the page has a policy of its own."""
-    headers = list(own)
-    known = {name.lower() for name, _ in headers if name.lower() != b"vary"}  # lines of Vary add up
-    return headers + [header for header in added if header[0] not in known]
+        await respond(scope, send, status, joined(own, decision.headers), b"")
 
 
 def _given_id(head: RequestHead) -> Mapping[str, str]:

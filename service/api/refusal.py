@@ -20,8 +20,7 @@ async def refuse(
     body = msgspec.json.encode(error_body(error, id_))
     own = error_headers(error, id_) | {"content-length": str(len(body))}
     lines = [(name.encode(), value.encode()) for name, value in own.items()]
-    lines += [line for line in headers if line[0].decode() not in own]
-    await respond(scope, send, error.status, lines, body)
+    await respond(scope, send, error.status, joined(lines, headers), body)
 
 
 async def respond(
@@ -36,3 +35,12 @@ async def respond(
             return
     await send({"type": f"{kind}.start", "status": status, "headers": list(headers)})
     await send({"type": f"{kind}.body", "body": body, "more_body": False})
+
+
+def joined(
+    own: Iterable[tuple[bytes, bytes]], added: Iterable[tuple[bytes, bytes]]
+) -> list[tuple[bytes, bytes]]:
+    """Return both. What a response says itself has precedence: the page has a policy of its own."""
+    headers = list(own)
+    known = {name.lower() for name, _ in headers if name.lower() != b"vary"}  # lines of Vary add up
+    return headers + [header for header in added if header[0] not in known]

@@ -15,6 +15,7 @@ from dub5.service.api.browser_sessions import BrowserSessions, is_https
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.errors import no_such_path
 from dub5.service.api.routes import NO_STORE, HttpRequest, json_response
+from dub5.service.model import Caller
 
 PATH = "/v1/session"
 
@@ -25,7 +26,7 @@ def session_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler
     @post(PATH)
     async def begin(request: HttpRequest) -> Response[bytes]:
         """Begin a session, or return the one that the cookie proves; its cookie is renewed once a day."""
-        sessions, headers = _opened(deps(), request)
+        sessions, headers, _ = _opened(deps(), request)
         sessions.refuse_cross_site(request.scope, headers)
         tokens, known = sessions.tokens, sessions.by_cookie(request.scope, headers)
         session = known or tokens.start()
@@ -40,8 +41,7 @@ def session_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler
     @post(f"{PATH}/ticket")
     async def ticket(request: HttpRequest) -> Response[bytes]:
         """Write a ticket: a proof of the session that is no cookie."""
-        sessions, headers = _opened(deps(), request)
-        caller = deps().callers.identify(headers.get("authorization", ""), request.scope)
+        sessions, headers, caller = _opened(deps(), request)
         tokens = sessions.tokens
         session = sessions.identify(request.scope, headers) or tokens.start()
         body = {"session": session.label, "ticket": tokens.write_ticket(session, caller)}
@@ -50,7 +50,7 @@ def session_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler
     @delete(PATH)
     async def end(request: HttpRequest) -> Response[None]:
         """Clear the cookie."""
-        sessions, headers = _opened(deps(), request)
+        sessions, headers, _ = _opened(deps(), request)
         sessions.refuse_cross_site(request.scope, headers)
         sessions.by_cookie(request.scope, headers)
         cookie = clear_cookie(https=is_https(request.scope))
@@ -59,10 +59,10 @@ def session_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler
     return [begin, ticket, end]
 
 
-def _opened(deps: ApiDependencies, request: HttpRequest) -> tuple[BrowserSessions, Mapping[str, str]]:
-    """Return the sessions, and the headers. Raises NotFound without sessions, Unauthorized."""
+def _opened(deps: ApiDependencies, request: HttpRequest) -> tuple[BrowserSessions, Mapping[str, str], Caller]:
+    """Return the sessions, the headers, and who asks. Raises NotFound without sessions, Unauthorized."""
     headers = dict(request.headers)
     if deps.sessions is None:
         raise no_such_path(request.scope["path"])
-    deps.callers.identify(headers.get("authorization", ""), request.scope)
-    return deps.sessions, headers
+    caller = deps.callers.identify(headers.get("authorization", ""), request.scope)
+    return deps.sessions, headers, caller

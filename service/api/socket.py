@@ -34,17 +34,15 @@ from dub5.service.api.socket_messages import (
     StopTurn,
     as_text,
     read_message,
-    refusal,
 )
 from dub5.service.api.socket_turn import SocketClient, SocketExchange
-from dub5.service.api.turn_messages import PROTOCOL, Accepted, messages_of
-from dub5.service.api.turns import TOO_LATE
+from dub5.service.api.turn_messages import PROTOCOL, Accepted, error_message, messages_of
+from dub5.service.api.turns import read_by
 from dub5.service.conversation.ids import is_id
-from dub5.service.conversation.live_turn import Begun, TurnListener, TurnStep
+from dub5.service.conversation.live_turn import Begun, TurnListener
 from dub5.service.conversation.live_turns import REMEMBER_S
 from dub5.service.conversation.turns import Turns, turn_not_found
 from dub5.service.errors import (
-    DeadlineExceeded,
     GatewayError,
     InvalidRequest,
     ShuttingDown,
@@ -243,9 +241,11 @@ class Socket:
             await self._begin(message)
 
     async def _refuse(
-        self, error: GatewayError, code: CloseCode | None = None, named: Mapping[str, str] = {}
+        self, error: GatewayError, code: CloseCode | None = None, named: Mapping[str, Any] = {}
     ) -> None:
-        await self.send(refusal(error, self._deps().new_id(), **named))
+        await self.send(error_message(error, self._deps().new_id(), **named))
+        if isinstance(error, Unauthorized):
+            code = CloseCode.NO_ACCESS
         if code is not None:
             await self.close(code)
 
@@ -256,8 +256,6 @@ class Socket:
             if not is_id(message.turn):
                 raise turn_not_found()
             await self._turns().stop(client.owner, message.turn)
-        except Unauthorized as error:
-            await self._refuse(error, CloseCode.NO_ACCESS)
         except GatewayError as error:  # without the turn: it may still be read here
             await self._refuse(error)
 
@@ -266,10 +264,8 @@ class Socket:
         named = {"id_": message.id} if isinstance(message, Ask) else {"turn": message.turn}
         try:
             read, id_ = self._reader_of(message)
-        except Unauthorized as error:
-            await self._refuse(error, CloseCode.NO_ACCESS, named)
         except GatewayError as error:
-            await self._refuse(error, None, named)
+            await self._refuse(error, named=named)
         else:
             self.turns += 1
             task = asyncio.create_task(self._follow(read, id_, named), name=f"socket {id_}")
@@ -297,13 +293,13 @@ class Socket:
             raise turn_not_found()
         return partial(self._resume, turns, client.owner, message), deps.new_id()
 
-    async def _follow(self, read: ReadTurn, id_: str, named: Mapping[str, str]) -> None:
+    async def _follow(self, read: ReadTurn, id_: str, named: Mapping[str, Any]) -> None:
         """Read a turn to its end, or to that of the connection."""
         try:
             await report_crashes(read(), id_, self._deps().events)
         except GatewayError as error:
             with suppress(ClientGone):
-                await self.send(refusal(error, id_, **named))
+                await self.send(error_message(error, id_, **named))
         except ClientGone:
             pass
 
@@ -335,7 +331,7 @@ class Socket:
         if before is not None:
             before.leave()
         try:
-            while steps := await _heard(listener, begin_by_s):
+            while steps := await read_by(listener, begin_by_s):
                 for message, _ in messages_of(listener, steps):
                     if self._following.get(turn) is not listener:
                         return
@@ -355,14 +351,3 @@ class Socket:
         if turns is None:
             raise no_such_path(PATH)
         return turns
-
-
-async def _heard(listener: TurnListener, begin_by_s: float) -> list[TurnStep]:
-    """Return what is new. Raises DeadlineExceeded if nothing has begun by then."""
-    if begin_by_s == NEVER:
-        return await listener.read()
-    try:
-        async with asyncio.timeout_at(begin_by_s):
-            return await listener.read()
-    except TimeoutError:
-        raise DeadlineExceeded(TOO_LATE) from None

@@ -9,14 +9,12 @@ ping     is anybody there?
 from typing import Annotated
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import Meta, Struct
 
-from dub5.service.api.errors import error_body
 from dub5.service.api.structure import check_structure
 from dub5.service.api.turn_body import DEPTH_MAX, ClientId, Model
-from dub5.service.api.turn_messages import ErrorMessage
 from dub5.service.config.decode_messages import field_path, validation_message
-from dub5.service.errors import GatewayError, InvalidRequest
+from dub5.service.errors import InvalidRequest
 
 MESSAGE_BYTES_MAX = 64 * 1024
 FRAME_BYTES_MAX = 128 * 1024  # what is larger is not read to its end, and gets no `error`
@@ -97,11 +95,3 @@ def read_message(text: str) -> ClientMessage:
 def as_text(message: Struct) -> str:
     """Return a message of ours as it is sent."""
     return _ENCODE(message).decode()
-
-
-def refusal(
-    error: GatewayError, request_id: str, *, id_: str | UnsetType = UNSET, turn: str | UnsetType = UNSET
-) -> ErrorMessage:
-    """Return the message that refuses one of a client's. With `turn`, nothing more of that turn is sent."""
-    body = Raw(_ENCODE(error_body(error, request_id)["error"]))
-    return ErrorMessage(body, turn=turn, id=id_)

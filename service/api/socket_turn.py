@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,7 +13,7 @@ from dub5.service.admission.sessions import Session
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.socket_handshake import PATH
 from dub5.service.api.socket_messages import Ask
-from dub5.service.api.turn_body import owner_of, parse_turn
+from dub5.service.api.turn_body import TurnBody, owner_of
 from dub5.service.api.turns import TurnExchange
 from dub5.service.conversation.conversations import not_found
 from dub5.service.conversation.ids import id_of, is_id
@@ -72,15 +71,12 @@ class SocketExchange(TurnExchange):
             body["model"] = asked.model
         await self(scope, _received(msgspec.json.encode(body)), _unused)
 
-    async def _handle(self, headers: Mapping[str, str], caller: Caller, body: bytes) -> None:
+    def _find_conversation(self, owner: str, asked: TurnBody) -> None:
+        """Begin a conversation, unless the client has named one."""
         if self._asked.conversation is None:
-            conversations, model = self._turns.conversations, self._asked.model
-            parse_turn(headers, body, conversations.settings.question_chars_max)  # raises before one begins
-            if model is not None:
-                self.deps.gateway.route(model)
-            model = model or conversations.usual_model
-            conversations.begin(self._client.owner, self._conversation, "", model, clock.wall())
-        await super()._handle(headers, caller, body)
+            conversations = self._turns.conversations
+            model = asked.model or conversations.usual_model
+            conversations.begin(owner, self._conversation, "", model, clock.wall())
 
 
 def _received(body: bytes) -> Receive:

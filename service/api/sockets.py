@@ -20,8 +20,9 @@ from dub5.service.api.errors import no_such_path, report_crashes, request_id
 from dub5.service.api.refusal import refuse
 from dub5.service.api.socket import Socket
 from dub5.service.api.socket_handshake import PATH, VERSION, SocketHandshake, read_handshake
-from dub5.service.api.socket_messages import as_text, refusal
+from dub5.service.api.socket_messages import as_text
 from dub5.service.api.socket_turn import SocketClient
+from dub5.service.api.turn_messages import error_message
 from dub5.service.errors import GatewayError, OriginNotAllowed, Overloaded, ShuttingDown, UpgradeRequired
 from dub5.service.events import CloseCode, SecurityKind, SecurityNoted, SocketClosed, SocketOpened
 
@@ -150,9 +151,7 @@ class SocketApp:
         assert deps.turns is not None, "there are conversations"
         if self._sockets.draining or deps.admission.draining:
             raise ShuttingDown("This instance is shutting down.", retry_after_s=1.0)
-        caller = deps.callers.identify(headers["authorization"], scope)
-        session = None if deps.sessions is None else deps.sessions.identify(scope, headers)
-        client = SocketClient(caller, session, scope.get("client"))
+        client = SocketClient(*deps.identify(scope, headers), scope.get("client"))
         client.owner  # noqa: B018  # raises where nobody owns what is asked
         if self._sockets.count >= deps.turns.conversations.settings.sockets_max:
             retry_after_s = self._sockets.retry_after_s()
@@ -166,7 +165,7 @@ class SocketApp:
         try:
             await report_crashes(socket.run(), id_, events)
         except GatewayError as error:
-            await socket.fail(refusal(error, id_))
+            await socket.fail(error_message(error, id_))
         finally:
             self._sockets.remove(socket)
             code = socket.closed or CloseCode.ABNORMAL
@@ -180,7 +179,7 @@ async def _turn_away(send: Any, error: GatewayError, id_: str, within_s: float) 
         code = CloseCode.DRAIN
     try:
         async with asyncio.timeout(within_s):
-            await send({"type": "websocket.send", "text": as_text(refusal(error, id_))})
+            await send({"type": "websocket.send", "text": as_text(error_message(error, id_))})
             await send({"type": "websocket.close", "code": int(code)})
     except OSError:  # gone, or it does not read
         pass

@@ -155,14 +155,19 @@ def messages_of(listener: TurnListener, steps: Iterable[TurnStep]) -> Iterator[t
             case Finished():
                 yield _end(step.view, listener.seq), listener.seq
             case Failed():
-                yield error_message(step.error, step.request_id, id_, listener.seq), listener.seq
+                yield error_message(step.error, step.request_id, turn=id_, seq=listener.seq), listener.seq
 
 
 def error_message(
-    error: GatewayError, request_id: str, turn: str | UnsetType = UNSET, seq: int | UnsetType = UNSET
+    error: GatewayError,
+    request_id: str,
+    *,
+    turn: str | UnsetType = UNSET,
+    seq: int | UnsetType = UNSET,
+    id_: str | UnsetType = UNSET,
 ) -> ErrorMessage:
-    """Return the message of an error."""
-    return ErrorMessage(Raw(_ENCODE(error_body(error, request_id)["error"])), turn, seq)
+    """Return the message of an error; with `turn`, nothing more of that turn is sent."""
+    return ErrorMessage(Raw(_ENCODE(error_body(error, request_id)["error"])), turn, seq, id_)
 
 
 def _begin(turn: str, begun: Begun, seq: int) -> Begin:

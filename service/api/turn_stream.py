@@ -1,7 +1,7 @@
 """Turns over HTTP: a listener's steps as JSON, or as server-sent events. The turn itself ends with neither.
 
-TurnPost   asks, and sends the turn as one object or as a stream
-TurnEvents    sends the stream of a turn that was asked before
+TurnPost     asks, and sends the turn as one object or as a stream
+TurnEvents   sends the stream of a turn that was asked before
 """
 
 import asyncio
@@ -24,10 +24,10 @@ from dub5.service.api.turn_messages import (
     sse,
     turn_object,
 )
-from dub5.service.api.turns import TOO_LATE, TurnExchange
+from dub5.service.api.turns import TurnExchange, read_by
 from dub5.service.conversation.live_turn import Begun, Failed, Finished, TurnListener, TurnStep
 from dub5.service.conversation.turns import Turns
-from dub5.service.errors import DeadlineExceeded, GatewayError, StreamStalled
+from dub5.service.errors import GatewayError, StreamStalled
 from dub5.service.model import Chunk
 from dub5.service.timeouts import NEVER, Timeouts
 
@@ -139,17 +139,12 @@ class _Carrier:
 
     async def _read(self, listener: TurnListener, begin_by_s: float) -> list[TurnStep]:
         """Return what is new. Raises DeadlineExceeded if nothing has begun by then."""
-        if begin_by_s == NEVER and not self.is_held():
-            return await listener.read()
-        reading = asyncio.ensure_future(listener.read())
+        if not self.is_held():
+            return await read_by(listener, begin_by_s)
+        reading = asyncio.ensure_future(read_by(listener, begin_by_s))
         try:
-            async with asyncio.timeout_at(None if begin_by_s == NEVER else begin_by_s) as bound:
-                await self.until(reading)
-                return reading.result()
-        except TimeoutError:
-            if bound.expired():
-                raise DeadlineExceeded(TOO_LATE) from None
-            raise
+            await self.until(reading)
+            return reading.result()
         finally:
             reading.cancel()
 

@@ -21,7 +21,15 @@ from dub5.service.api.schema import deadline_s, delivery
 from dub5.service.api.turn_answer import TurnAnswer
 from dub5.service.api.turn_body import BODY_BYTES_MAX, TurnBody, chat_body, owner_of, parse_turn
 from dub5.service.api.turn_messages import LOST
-from dub5.service.conversation.live_turn import Begun, Failed, Finished, LiveTurn, Opened, TurnListener
+from dub5.service.conversation.live_turn import (
+    Begun,
+    Failed,
+    Finished,
+    LiveTurn,
+    Opened,
+    TurnListener,
+    TurnStep,
+)
 from dub5.service.conversation.model import NewQuestion, Turn, TurnEnd, estimated
 from dub5.service.conversation.open_turn import OpenTurn
 from dub5.service.conversation.turns import Turns
@@ -131,6 +139,7 @@ class TurnExchange(Exchange):
         owner = owner_of(caller, self._session)
         if asked.model is not None:
             self.deps.gateway.route(asked.model)
+        self._find_conversation(owner, asked)
         await self._look_for_injection(asked.text)
         self._log.stream = bool(asked.stream)
         question = self._question(asked)
@@ -153,6 +162,9 @@ class TurnExchange(Exchange):
         live.open(Opened(turn.asked_as, turn.conversation, turn.kept, question.flags))
         self.listener.set_result(live.listen())
         await super()._handle(headers, caller, chat_body(turn, stream=self._log.stream))
+
+    def _find_conversation(self, owner: str, asked: TurnBody) -> None:
+        """Do nothing: the client has named one."""
 
     def _question(self, asked: TurnBody) -> NewQuestion:
         count = estimated(asked.text)
@@ -341,6 +353,17 @@ def parse_position(text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) <= POSITION_DIGITS_MAX:
         return int(text)
     raise InvalidRequest("after: must be the `seq` of a message, a whole number.", param="after")
+
+
+async def read_by(listener: TurnListener, until_s: float) -> list[TurnStep]:
+    """Return what a listener hears. Raises DeadlineExceeded if that is nothing by then."""
+    if until_s == NEVER:
+        return await listener.read()
+    try:
+        async with asyncio.timeout_at(until_s):
+            return await listener.read()
+    except TimeoutError:
+        raise DeadlineExceeded(TOO_LATE) from None
 
 
 def _view_of(live: LiveTurn | None) -> Turn | None:

@@ -237,18 +237,16 @@ class Turns:
             raise turn_not_found()
         return turn_of(rows[0], str(rows[0][TURN_COLUMNS]))
 
-    async def stop(self, owner: str, id_: str) -> bool:
-        """End a turn, whoever listens. Return whether it was still answered.
+    async def stop(self, owner: str, id_: str) -> None:
+        """End a turn, whoever listens. One that has ended stays as it is.
 
         Raises ConversationNotFound, StorageUnavailable, InvalidRequest.
         """
         live = self.live.get(owner, id_)
-        if live is not None and live.over is None:
+        if live is not None:
             live.stop()
-            return True
-        if live is None and not (await self.read(owner, id_)).ended:
+        elif not (await self.read(owner, id_)).ended:
             raise InvalidRequest(ELSEWHERE, param="turn")
-        return False
 
     def end(self, turn: OpenTurn, end: TurnEnd) -> None:
         """Write the end of a turn, if it is ours; without its answer, if that is too large."""
