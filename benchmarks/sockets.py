@@ -30,6 +30,7 @@ import msgspec
 
 from benchmarks.conftest import machine
 from benchmarks.socket_clients import KEY_ENV, Reading
+from tests.support.one_route import one_route
 
 IDLE_KB_MAX = 30.0
 OVER_MS_MAX = 50.0
@@ -40,21 +41,17 @@ SETTLE_S = 2.0
 STOP_S = 60.0
 LINE_BYTES_MAX = 64 * 1024 * 1024
 DIRECT_PART = 10  # one direct client for so many that talk over the service
-SETTINGS = """
+SETTINGS = (
+    one_route("{provider}/v1")
+    + """
 [server]
 port = 0
 caller_keys_env = ["{key_env}"]
 [database]
 url = "sqlite:///{folder}/kept.db"
 [conversation]
-[[provider]]
-name = "one"
-dialect = "openai"
-base_url = "{provider}/v1"
-[[route]]
-name = "chat"
-targets = ["one/m"]
 """
+)
 
 
 def memory_kb(pid: int) -> dict[str, int]:

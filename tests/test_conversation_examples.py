@@ -11,18 +11,14 @@ import pytest
 from dub5.simulators.server.thread import SimulatorThread
 from tests.support.child_processes import serving
 from tests.support.machine import program
+from tests.support.one_route import one_route
 from tests.support.source import ROOT
 
 PAGE = (ROOT / "docs" / "use" / "conversations.md").read_text(encoding="utf-8")
 ADDRESS = "http://127.0.0.1:8080"
-SETTINGS = """
-[[provider]]
-name = "one"
-dialect = "openai"
-base_url = "{provider}/v1"
-[[route]]
-name = "chat"
-targets = ["one/m"]
+SETTINGS = (
+    one_route("{provider}/v1")
+    + """
 [session]
 [conversation]
 [database]
@@ -30,6 +26,7 @@ url = "sqlite:///{file}"
 patience_s = 5.0
 keep_s = 5.0
 """
+)
 
 
 def example(language: str) -> str:

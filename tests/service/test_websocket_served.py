@@ -16,23 +16,20 @@ from websockets.typing import Origin, Subprotocol
 from dub5.simulators.server.sockets import serve
 from tests.support.child_processes import serving
 from tests.support.conversation_world import counting
+from tests.support.one_route import one_route
 from tests.support.world import healthy
 
 pytestmark = pytest.mark.real_sockets
 PROTOCOL = Subprotocol("dub5.v1")
-SETTINGS = """
-[[provider]]
-name = "one"
-dialect = "openai"
-base_url = "{url}/v1"
-[[route]]
-name = "chat"
-targets = ["one/m"]
+SETTINGS = (
+    one_route("{url}/v1")
+    + """
 [server]
 caller_keys_env = ["DUB5_TEST_KEY"]
 client_stall_s = 1.0
 {more}
 """
+)
 KEEPING = """
 [conversation]
 [session]

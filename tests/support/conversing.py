@@ -12,10 +12,13 @@ from typing import Any
 import aiohttp
 
 from tests.support.machine import free_port
+from tests.support.one_route import one_route
 
 KEY = "a-key-of-the-people-of-this-test"
 START_S = 30.0
-SETTINGS = """
+SETTINGS = (
+    one_route("{provider}/v1")
+    + """
 [server]
 port = {port}
 caller_keys_env = ["DUB5_TEST_CALLERS_KEY"]
@@ -25,14 +28,8 @@ patience_s = {patience_s}
 keep_s = {keep_s}
 [conversation]
 linger_s = {linger_s}
-[[provider]]
-name = "one"
-dialect = "openai"
-base_url = "{provider}/v1"
-[[route]]
-name = "chat"
-targets = ["one/m"]
 """
+)
 
 
 class Interrupted(Exception):

@@ -11,16 +11,12 @@ import pytest
 from dub5.simulators.server.sockets import serve
 from tests.support.child_processes import serving
 from tests.support.conversation_world import PAGE, PATH, counting, messages, said
+from tests.support.one_route import one_route
 
 TEXT = "word " * 1_500
-SETTINGS = """
-[[provider]]
-name = "one"
-dialect = "openai"
-base_url = "{url}/v1"
-[[route]]
-name = "chat"
-targets = ["one/m"]
+SETTINGS = (
+    one_route("{url}/v1")
+    + """
 [session]
 [conversation]
 question_chars_max = 10_000
@@ -29,6 +25,7 @@ url = "sqlite:///{file}"
 keep_s = 10
 patience_s = 10
 """
+)
 
 
 class Browser:
