@@ -93,7 +93,7 @@ def vulnerable(session: nox.Session, service: str, requirements: Path) -> list[s
 @nox.session
 def types(session: nox.Session) -> None:
     """Check every type, strictly."""
-    install(session, "-e", ".[chaos,postgres,redis,load]", "--group", "dev")
+    install(session, "-e", ".[chaos,documents,postgres,redis,sentry,load]", "--group", "dev")
     session.run("mypy", "-p", "dub5")
     session.run("mypy", "--explicit-package-bases", "dashboards", "benchmarks")
 
@@ -101,7 +101,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the test suite as `make test` does, or pytest with the arguments."""
-    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,documents,postgres,redis,sentry]", "--group", "test")
     session.run("python", "-m", "pytest", *(session.posargs or PARALLEL))
 
 
@@ -111,7 +111,7 @@ def thorough(session: nox.Session) -> None:
 
     Ten times the examples of each property, every case of a matrix, 20,000 streams of random upstream bytes.
     """
-    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,documents,postgres,redis,sentry]", "--group", "test")
     session.run(
         "python", "-m", "pytest", "--thorough", "-m", "thorough or hypothesis", *PARALLEL, *session.posargs
     )
@@ -121,7 +121,7 @@ def thorough(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Measure which branches of service/ the test suite takes, in the processes that it starts too."""
-    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test", "--group", "dev")
+    install(session, "-e", ".[chaos,documents,postgres,redis,sentry]", "--group", "test", "--group", "dev")
     session.env["COVERAGE_FILE"] = os.path.join(session.create_tmp(), "coverage")
     session.run("python", "-m", "coverage", "erase")
     session.run("python", "-m", "coverage", "run", "-m", "pytest", *(session.posargs or PARALLEL))
@@ -132,7 +132,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Check that generated pages are up to date: `-- --write` generates them again."""
-    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,documents,postgres,redis,sentry]", "--group", "test")
     session.run("python", "-m", "dashboards.generate", *(() if session.posargs else ("--check",)))
     for name, command in PAGES.items():
         page = Path(name)
@@ -176,7 +176,7 @@ def load(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks: ratios within one process, compared with their budgets."""
-    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,documents,postgres,redis,sentry]", "--group", "test")
     flags = ("-p", "no:cacheprovider", "--benchmark-enable")
     session.run("python", "-m", "pytest", "benchmarks", *flags, *session.posargs)
 
@@ -184,14 +184,14 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def sockets(session: nox.Session) -> None:
     """Measure what WebSockets cost: memory of 5,000 idle ones, the way of messages with 500 that talk."""
-    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,documents,postgres,redis,sentry]", "--group", "test")
     session.run("python", "-m", "benchmarks.sockets", *session.posargs)
 
 
 @nox.session
 def instructions(session: nox.Session) -> None:
     """Count the processor instructions of a request by callgrind: `-- --checkout DIR` compares two."""
-    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,documents,postgres,redis,sentry]", "--group", "test")
     if shutil.which("valgrind") is None:
         missing(session, "no valgrind on PATH (Debian, Ubuntu: apt install valgrind)")
     else:
@@ -201,7 +201,7 @@ def instructions(session: nox.Session) -> None:
 @nox.session
 def dashboards(session: nox.Session) -> None:
     """Check that the dashboards are as generated, and true about real traffic on a real Prometheus."""
-    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,documents,postgres,redis,sentry]", "--group", "test")
     session.run("python", "-m", "dashboards.generate", "--check")
     if shutil.which("prometheus") is None:
         missing(session, "no prometheus on PATH (Debian, Ubuntu: apt install prometheus)")
@@ -212,7 +212,7 @@ def dashboards(session: nox.Session) -> None:
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Send random upstream bytes through the service, on virtual time: `-- --streams 100000 --seed N`."""
-    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,documents,postgres,redis,sentry]", "--group", "test")
     session.run(
         "python", "-m", "tests.experiments.fuzz_upstream", *(session.posargs or ("--streams", "100000"))
     )
@@ -221,7 +221,7 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def soak(session: nox.Session) -> None:
     """Send 10,000 streams through one real process; connections, permits and memory must be released."""
-    install(session, "-e", ".[chaos,postgres,redis]", "--group", "test")
+    install(session, "-e", ".[chaos,documents,postgres,redis,sentry]", "--group", "test")
     numbers = os.path.join(session.create_tmp(), "soak.json")
     session.run("python", "-m", "benchmarks.soak", *(session.posargs or ("--out", numbers)))
 

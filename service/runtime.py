@@ -38,7 +38,6 @@ from dub5.service.config.settings import (
     Settings,
 )
 from dub5.service.conversation.conversations import Conversations, Window
-from dub5.service.conversation.ids import Ids
 from dub5.service.conversation.live_turns import LiveTurns
 from dub5.service.conversation.turns import Turns
 from dub5.service.events import Events
@@ -50,6 +49,7 @@ from dub5.service.failover.rejected_content import RejectPatterns
 from dub5.service.fallback.fallback import Fallbacks
 from dub5.service.fallback.offline_pack import build_pack
 from dub5.service.gateway import Gateway, Route
+from dub5.service.ids import Ids
 from dub5.service.model import Target
 from dub5.service.providers.features import Feature, missing_features
 from dub5.service.providers.registry import dialect_of

@@ -23,9 +23,9 @@ from dub5.service.api.turn_body import BODY_BYTES_MAX, ConversationBody, owner_o
 from dub5.service.api.turn_messages import conversation_object, list_object
 from dub5.service.api.turn_stream import TurnPost
 from dub5.service.conversation.conversations import Conversations, not_found
-from dub5.service.conversation.ids import is_id
 from dub5.service.conversation.turns import Turns
 from dub5.service.errors import InvalidRequest
+from dub5.service.ids import is_id
 
 PATH = "/v1/conversations"
 LIST_LIMIT = 20

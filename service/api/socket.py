@@ -38,7 +38,6 @@ from dub5.service.api.socket_messages import (
 from dub5.service.api.socket_turn import SocketClient, SocketExchange
 from dub5.service.api.turn_messages import PROTOCOL, Accepted, error_message, messages_of
 from dub5.service.api.turns import read_by
-from dub5.service.conversation.ids import is_id
 from dub5.service.conversation.live_turn import Begun, TurnListener
 from dub5.service.conversation.live_turns import REMEMBER_S
 from dub5.service.conversation.turns import Turns, turn_not_found
@@ -51,6 +50,7 @@ from dub5.service.errors import (
     Unauthorized,
 )
 from dub5.service.events import CloseCode
+from dub5.service.ids import is_id
 from dub5.service.timeouts import NEVER
 
 ReadTurn = Callable[[], Awaitable[None]]

@@ -16,8 +16,8 @@ from dub5.service.api.socket_messages import Ask
 from dub5.service.api.turn_body import TurnBody, owner_of
 from dub5.service.api.turns import TurnExchange
 from dub5.service.conversation.conversations import not_found
-from dub5.service.conversation.ids import id_of, is_id
 from dub5.service.conversation.turns import Turns
+from dub5.service.ids import id_of, is_id
 from dub5.service.model import Caller
 
 REMAINING = "x-ratelimit-remaining-requests"

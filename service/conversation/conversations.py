@@ -11,10 +11,10 @@ from msgspec import Struct
 from dub5.service import clock
 from dub5.service.config.settings import ConversationSettings
 from dub5.service.conversation import statements
-from dub5.service.conversation.ids import AFTER_ALL, Ids
 from dub5.service.conversation.model import Conversation, Turn
 from dub5.service.conversation.rows import CONVERSATION_COLUMNS, conversation_of, turn_of
 from dub5.service.errors import ConversationNotFound, StorageUnavailable
+from dub5.service.ids import AFTER_ALL, Ids
 from dub5.service.store.base import BoundStatement, Row, StatementRefused
 from dub5.service.store.store import PendingWrite, Store, StoreLost
 

@@ -3,6 +3,7 @@
 # Low to high. Peers of one level may import each other, without a cycle; no two folders import each other.
 LEVELS = (
     ("", "clock", "closed_output", "optional_parts", "model", "errors", "terminal", "timeouts", "tokens"),
+    ("documents.model", "documents.extract", "documents.reading", "ids"),
     ("config.decode_messages", "store.base", "store.url"),
     ("config", "events"),
     ("wire",),
@@ -11,7 +12,8 @@ LEVELS = (
     ("failover",),
     ("cache", "fallback", "admission", "single_flight", "store"),
     ("gateway",),
-    ("conversation",),
+    ("conversation", "documents", "jobs"),
+    ("study",),
     ("api", "telemetry"),
     ("app", "runtime", "online_check", "personality_trial", "socket_protocol", "unread"),
     ("asgi", "command", "database_command", "http_protocol", "personality_command", "verify"),

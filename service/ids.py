@@ -1,4 +1,4 @@
-"""Ids of conversations and turns: 48 bits of time and 80 of chance, in 26 characters of Crockford's base 32.
+"""Ids of what is kept in the database: 48 bits of time and 80 of chance, 26 characters of base 32.
 
 They sort by time. Within a process each one is larger than the one before.
 """

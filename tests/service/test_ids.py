@@ -6,7 +6,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.service.conversation.ids import AFTER_ALL, Ids, is_id
+from dub5.service.ids import AFTER_ALL, Ids, is_id
 
 
 async def test_ids() -> None:

@@ -1,0 +1,1 @@
+"""Jobs: background work in steps that are kept. A crash repeats at most the step that was under way."""
