@@ -16,6 +16,8 @@ PARTS = {
     "socket protocol": ("dub5.service.socket_protocol", "SocketProtocol"),
     "database sqlite": ("dub5.service.store.sqlite", "SqliteDatabase"),
     "database postgresql": ("dub5.service.store.postgres", "PostgresDatabase"),
+    "document pdf": ("dub5.service.documents.pdf", "PdfReader"),
+    "document docx": ("dub5.service.documents.word", "WordReader"),
     "migrations sqlite": ("dub5.service.store.sqlite", "SqliteSession"),
     "migrations postgresql": ("dub5.service.store.postgres", "PostgresSession"),
 }

@@ -3,7 +3,9 @@
 # Low to high. Peers of one level may import each other, without a cycle; no two folders import each other.
 LEVELS = (
     ("", "clock", "closed_output", "optional_parts", "model", "errors", "terminal", "timeouts", "tokens"),
-    ("documents.model", "documents.extract", "documents.reading", "ids"),
+    ("documents.model", "documents.refusals", "documents.report", "ids"),
+    ("documents.kinds", "documents.plain_text"),
+    ("documents.extract", "documents.reading", "documents.read_child"),
     ("config.decode_messages", "store.base", "store.url"),
     ("config", "events"),
     ("wire",),

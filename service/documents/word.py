@@ -1,0 +1,219 @@
+"""The text of a Word file, by python-docx. Imported only where one is read: `load_part("document docx")`.
+
+headings  as Markdown has them, by the styles "heading 1" to "heading 9" and "Title"
+lists     a hyphen before each entry
+tables    a line for each row, cells between bars; cells of several paragraphs one after another
+boxes     after the paragraph that holds them; page headers before all
+"""
+
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import docx
+from docx.opc.exceptions import PackageNotFoundError
+from docx.oxml.ns import qn
+from lxml import etree
+
+from dub5.service.documents.refusals import TEXT_BYTES_MAX, ReadRefused
+
+ENTRIES_MAX = 2_000
+UNPACKED_BYTES_MAX = 64 * 1024 * 1024
+XML_BYTES_MAX = 16 * 1024 * 1024
+CHUNK_BYTES = 256 * 1024
+ENCRYPTED_FLAG = 0x1
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DECLARATION = re.compile(rb"<!(?:DOCTYPE|ENTITY)", re.IGNORECASE)
+_MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
+_P, _TBL, _TR, _TC = qn("w:p"), qn("w:tbl"), qn("w:tr"), qn("w:tc")
+_T, _TAB, _BOX, _STYLE = qn("w:t"), qn("w:tab"), qn("w:txbxContent"), qn("w:pStyle")
+_PROPERTIES, _VALUE = qn("w:pPr"), qn("w:val")
+_BREAKS = (qn("w:br"), qn("w:cr"))
+_HYPHEN = qn("w:noBreakHyphen")
+_CONTENT = f"{_MC}AlternateContent"
+_LEFT_OUT = frozenset({qn("w:del"), qn("w:moveFrom"), f"{_MC}Fallback", _PROPERTIES, qn("w:rPr")})
+_HEADING = re.compile(r"heading ([1-9])", re.IGNORECASE)
+# What python-docx and lxml raise for a file that is not as they expect.
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, etree.LxmlError, PackageNotFoundError),
+    *(KeyError, ValueError, IndexError, AttributeError, TypeError, AssertionError, RecursionError),
+    *(EOFError, OSError, NotImplementedError, RuntimeError, OverflowError),
+)
+
+
+class WordReader:
+    """Reads Word files."""
+
+    def __call__(self, data: bytes) -> list[str]:
+        """Return the text, as one page. Raises ReadRefused."""
+        try:
+            _check_parts(data)
+            return ["\n\n".join(_texts(data))]
+        except DAMAGE as error:
+            raise ReadRefused("damaged_docx", f"{type(error).__name__}") from None
+
+
+def _check_parts(data: bytes) -> None:
+    """Look at all that the file unpacks to, in pieces. Raises ReadRefused, and what zipfile raises."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = archive.infolist()
+        if any(entry.flag_bits & ENCRYPTED_FLAG for entry in entries):
+            raise ReadRefused("encrypted_docx")
+        if any(entry.compress_type not in COMPRESSIONS for entry in entries):
+            raise ReadRefused("damaged_docx")
+        if len(entries) > ENTRIES_MAX or sum(entry.file_size for entry in entries) > UNPACKED_BYTES_MAX:
+            raise ReadRefused("unpacks_too_large")
+        left = UNPACKED_BYTES_MAX
+        for entry in entries:
+            left -= _check_part(archive, entry, left)
+        _check_types(archive.read("[Content_Types].xml"))
+
+
+def _check_part(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, left: int) -> int:
+    """Return the size of a part. Raises ReadRefused if it is over `left`, or declares a document type."""
+    is_xml = entry.filename.lower().endswith((".xml", ".rels", ".vml"))
+    size, before = 0, b""
+    with archive.open(entry) as part:
+        while chunk := part.read(CHUNK_BYTES):
+            size += len(chunk)
+            if size > (min(left, XML_BYTES_MAX) if is_xml else left):
+                raise ReadRefused("unpacks_too_large")
+            if is_xml:
+                seen = before + chunk.replace(b"\0", b"")  # in UTF-16 as well
+                if _DECLARATION.search(seen):
+                    raise ReadRefused("declares_entities")
+                before = seen[-16:]
+    return size
+
+
+def _check_types(types: bytes) -> None:
+    """Raise ReadRefused for a file with macros, or a template."""
+    if b"macroEnabled.main" in types or b"template.main+xml" in types or b"macroEnabledTemplate" in types:
+        raise ReadRefused("docm")
+
+
+def _texts(data: bytes) -> Iterator[str]:
+    """Yield the headers of its pages, and each block of the body. Raises ReadRefused, and DAMAGE."""
+    try:
+        file = docx.Document(io.BytesIO(data))
+    except KeyError:
+        if b"purl.oclc.org/ooxml" in _relationships(data):
+            raise ReadRefused("strict_docx") from None
+        raise
+    styles = _levels(file.part)
+    chars, known = 0, set[str]()
+    for header in _related(file.part, "/header"):
+        text = "\n".join(_blocks(header.element, styles))
+        if text not in known:
+            known.add(text)
+            yield text
+    for block in _blocks(file.element.body, styles):
+        chars += len(block)
+        if chars > 2 * TEXT_BYTES_MAX:
+            raise ReadRefused("too_long")
+        yield block
+
+
+def _relationships(data: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return archive.read("_rels/.rels")
+
+
+def _related(part: Any, kind: str) -> list[Any]:
+    """Return the parts that are related to a part in this way; none that lies elsewhere."""
+    found = [
+        one.target_part for one in part.rels.values() if not one.is_external and one.reltype.endswith(kind)
+    ]
+    return [one for one in found if hasattr(one, "element")]
+
+
+def _levels(part: Any) -> dict[str, int]:
+    """Return the level of each style of headings, by its id."""
+    levels = {}
+    for styles in _related(part, "/styles"):
+        for style in styles.element.iter(qn("w:style")):
+            name = style.find(qn("w:name"))
+            said = "" if name is None else name.get(_VALUE, "")
+            if (heading := _HEADING.fullmatch(said)) is not None:
+                levels[style.get(qn("w:styleId"), "")] = min(int(heading[1]), 6)
+            elif said.lower() == "title":
+                levels[style.get(qn("w:styleId"), "")] = 1
+    return levels
+
+
+def _blocks(parent: Any, styles: dict[str, int]) -> Iterator[str]:
+    """Yield the texts of the paragraphs and tables in an element."""
+    for child in parent.iterchildren():
+        if child.tag == _P:
+            yield from _paragraph(child, styles)
+        elif child.tag == _TBL:
+            if table := "\n".join(row for row in _rows(child, styles) if row):
+                yield table
+        elif isinstance(child.tag, str) and child.tag not in _LEFT_OUT:
+            yield from _blocks(child, styles)  # a content control, or a change that was made
+
+
+def _rows(parent: Any, styles: dict[str, int]) -> Iterator[str]:
+    for child in parent.iterchildren():
+        if child.tag == _TR:
+            yield _row(child, styles)
+        elif isinstance(child.tag, str) and child.tag not in _LEFT_OUT:
+            yield from _rows(child, styles)
+
+
+def _row(row: Any, styles: dict[str, int]) -> str:
+    """Return the text of a row. A cell of several lines is a part of a layout: it stands for itself."""
+    cells = ["\n".join(_blocks(cell, styles)).strip() for cell in _cells(row)]
+    cells = [cell for cell in cells if cell]
+    return ("\n" if any("\n" in cell for cell in cells) else " | ").join(cells)
+
+
+def _cells(row: Any) -> Iterator[Any]:
+    for child in row.iterchildren():
+        if child.tag == _TC:
+            yield child
+        elif isinstance(child.tag, str) and child.tag not in _LEFT_OUT:
+            yield from _cells(child)
+
+
+def _paragraph(paragraph: Any, styles: dict[str, int]) -> Iterator[str]:
+    """Yield the text of a paragraph, and that of each box in it."""
+    boxes = list[Any]()
+    text = "".join(_pieces(paragraph, boxes)).strip()
+    if text:
+        yield _marked(paragraph, text, styles)
+    for box in boxes:
+        yield from _blocks(box, styles)
+
+
+def _marked(paragraph: Any, text: str, styles: dict[str, int]) -> str:
+    """Return the text of a heading or of an entry of a list, marked as one."""
+    properties = paragraph.find(_PROPERTIES)
+    if properties is None:
+        return text
+    style = properties.find(_STYLE)
+    level = 0 if style is None else styles.get(style.get(_VALUE, ""), 0)
+    if level:
+        return f"{'#' * level} {' '.join(text.split())}"
+    return f"- {text}" if properties.find(qn("w:numPr")) is not None else text
+
+
+def _pieces(parent: Any, boxes: list[Any]) -> Iterator[str]:
+    """Yield the pieces of text in an element; add the text boxes in it to `boxes`."""
+    for child in parent.iterchildren():
+        tag = child.tag
+        if tag == _T:
+            yield child.text or ""
+        elif tag == _TAB:
+            yield "\t"
+        elif tag in _BREAKS:
+            yield "\n"
+        elif tag == _HYPHEN:
+            yield "-"
+        elif tag == _BOX:
+            boxes.append(child)
+        elif isinstance(tag, str) and (tag not in _LEFT_OUT):
+            yield from _pieces(child, boxes)
