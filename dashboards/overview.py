@@ -348,6 +348,19 @@ OVERVIEW = Dashboard(
             often_empty=True,
         ),
         Panel(
+            "Documents",
+            "Uploaded files per second by what came of reading them, and p95 of the time that reading took, "
+            "with the wait for a reader. timed_out, out_of_memory, unsafe, crashed: made to do harm, or "
+            "damaged; the process that reads is ended, and nothing else. missing_package: install "
+            "dub5[documents]. Empty without documents.",
+            "short",
+            (
+                Query(rate(names.DOCUMENT_READ, suffix="_count", by="result, kind"), "{{result}} {{kind}}"),
+                Query(quantile(0.95, names.DOCUMENT_READ, by="kind"), "p95 s {{kind}}"),
+            ),
+            often_empty=True,
+        ),
+        Panel(
             "Tokens",
             "Tokens per second by target and type. Tokens of the certainty maybe belong to attempts that "
             "failed, were cut or cancelled, and may be billed. Some are estimated.",

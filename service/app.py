@@ -29,6 +29,7 @@ from dub5.service.admission.shared_log import open_shared_log
 from dub5.service.api.admin import Admin, admin_routes
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.conversations import conversation_routes
+from dub5.service.api.documents import document_routes
 from dub5.service.api.edge import with_edge
 from dub5.service.api.edge_rules import EdgeRules
 from dub5.service.api.errors import exception_handler
@@ -42,6 +43,8 @@ from dub5.service.cache.factory import open_cache
 from dub5.service.cache.warming import Warm, warm
 from dub5.service.config.settings import LoadedSettings, Secret, ServerSettings, Settings
 from dub5.service.conversation.live_turns import LiveTurns
+from dub5.service.documents.readers import ReadFile
+from dub5.service.documents.reading import read_file
 from dub5.service.events import DrainBegan, Events, SecurityKind, SettingsReloaded, Subscriber
 from dub5.service.failover.loop import Failover
 from dub5.service.gateway import Gateway
@@ -72,8 +75,8 @@ class _BareLitestar(Litestar):
 class Service:
     """The whole service. `asgi` is the application; `reload` changes its settings; `drain` ends its requests.
 
-    `wire`, `database` and `seed` are the seams of the simulation; `log` is the subscriber that writes log
-    lines.
+    `wire`, `database`, `read_file` and `seed` are the seams of the simulation; `log` is the subscriber that
+    writes log lines.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Service:
         *,
         wire: Wire | None = None,
         database: Database | None = None,
+        read_file: ReadFile = read_file,
         seed: str | None = None,
         log: Subscriber | None = None,
     ) -> None:
@@ -126,6 +130,7 @@ class Service:
             self._shared_log,
             self.store,
             live_turns,
+            read_file,
         )
         self._gateways: WeakSet[Gateway] = WeakSet()  # old ones included, while a request uses them
         self._failovers: WeakSet[Failover] = WeakSet()
@@ -180,6 +185,7 @@ class Service:
                 *session_routes(deps),
                 *conversation_routes(deps),
                 *turn_routes(deps),
+                *document_routes(deps),
                 *admin_routes(self.admin),
             ],
             lifespan=[lifespan],

@@ -4,7 +4,9 @@
     ├── InvalidRequest 400
     │   ├── QuestionTooLong
     │   ├── SuspiciousInput
-    │   └── HostNotAllowed
+    │   ├── HostNotAllowed
+    │   ├── UnreadableDocument
+    │   └── TooManyDocuments
     ├── Unauthorized 401
     │   ├── WrongAdminToken
     │   └── SessionRequired
@@ -13,10 +15,12 @@
     ├── CsrfRefused 403
     ├── NotFound 404
     │   ├── ModelNotFound
-    │   └── ConversationNotFound
+    │   ├── ConversationNotFound
+    │   └── DocumentNotFound
     ├── MethodNotAllowed 405
     ├── RequestTimeout 408
     ├── TooLarge 413
+    │   └── DocumentTooLarge
     ├── CompressedBody 415
     ├── HeadTooLarge 431
     ├── UpgradeRequired 426
@@ -112,6 +116,20 @@ class HostNotAllowed(InvalidRequest):
     suggestion = "Use the address that the operator of this service has published."
 
 
+class UnreadableDocument(InvalidRequest):
+    """The file holds no text that can be read here; the message says why, and what to do."""
+
+    code = "unreadable_document"
+    suggestion = "Files with text are read here: .pdf, .docx, .md and .txt."
+
+
+class TooManyDocuments(InvalidRequest):
+    """The caller has as many documents as one may have."""
+
+    code = "too_many_documents"
+    suggestion = "Delete one that is not needed any more, and upload this one again."
+
+
 class OriginNotAllowed(GatewayError):
     """A page of an origin that is not in `server.origins` asks."""
 
@@ -194,6 +212,13 @@ class ConversationNotFound(NotFound):
     suggestion = "GET /v1/conversations lists yours; POST /v1/conversations begins one."
 
 
+class DocumentNotFound(NotFound):
+    """The caller has no document with this id."""
+
+    code = "document_not_found"
+    suggestion = "GET /v1/documents lists yours; POST /v1/documents uploads one."
+
+
 class MethodNotAllowed(GatewayError):
     """The path takes another method."""
 
@@ -220,7 +245,7 @@ class CompressedBody(GatewayError):
     status = 415
     type = "invalid_request_error"
     code = "compressed_body"
-    suggestion = "Send the body as plain JSON, without a content-encoding."
+    suggestion = "Send the body as it is, without a content-encoding."
     outcome = "refused"
 
 
@@ -242,6 +267,13 @@ class TooLarge(GatewayError):
     code = "request_too_large"
     suggestion = "Shorten the conversation, or send images as URLs."
     outcome = "refused"
+
+
+class DocumentTooLarge(TooLarge):
+    """The file is over the limit."""
+
+    code = "document_too_large"
+    suggestion = "A file without pictures is much smaller."
 
 
 class UpgradeRequired(GatewayError):

@@ -326,6 +326,20 @@ class TurnEnded(Struct, frozen=True):
     session: str | None = None
 
 
+class DocumentRead(Struct, frozen=True):
+    """A file that somebody uploaded was read, or refused.
+
+    `kind`: "pdf", "docx", "md" or "txt"; empty if it was refused. `result`: "read", or why not, of the closed
+    list in documents/refusals.py. `size`: its bytes. `why`: more of the reason, for the operator.
+    """
+
+    kind: str
+    result: str
+    took_s: float
+    size: int
+    why: str = ""
+
+
 Event = (
     AttemptEnded
     | RequestEnded
@@ -354,6 +368,7 @@ Event = (
     | TurnResumed
     | SocketOpened
     | SocketClosed
+    | DocumentRead
 )
 Subscriber = Callable[[Event], None]
 

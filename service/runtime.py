@@ -40,6 +40,8 @@ from dub5.service.config.settings import (
 from dub5.service.conversation.conversations import Conversations, Window
 from dub5.service.conversation.live_turns import LiveTurns
 from dub5.service.conversation.turns import Turns
+from dub5.service.documents.documents import Documents
+from dub5.service.documents.readers import Readers, ReadFile
 from dub5.service.events import Events
 from dub5.service.failover.context import Dependencies, Upstream
 from dub5.service.failover.hedging import Hedges
@@ -83,6 +85,7 @@ class ProcessScope:
     shared_log: SharedLog | None  # of rate limits
     store: "Store | None"  # of conversations; None where the settings have none
     live_turns: LiveTurns
+    read_file: ReadFile  # of documents
 
 
 class Runtime:
@@ -135,8 +138,8 @@ class Runtime:
             sessions,
             _gate(settings, process, previous),
             _turns(settings, process, upstreams, personalities, previous),
+            _documents(settings, process, previous),
         )
-        offline = build_pack((route.settings, route.fallbacks) for route in routes.values())
         capabilities = {
             target.name: Capabilities(upstream.missing_features.keys(), upstream.context_tokens)
             for target, upstream in upstreams.items()
@@ -148,7 +151,7 @@ class Runtime:
             process.board,
             self.states,
             capabilities,
-            offline,
+            build_pack((route.settings, route.fallbacks) for route in routes.values()),
             personalities,
             process.store.snapshot if process.store is not None else None,
         )
@@ -277,6 +280,20 @@ def _turns(
     known = before.conversations if before else None
     ids = known.ids if known else Ids(process.rng("conversations"))
     return Turns(Conversations(store, options, ids, windows, known), process.events, process.live_turns)
+
+
+def _documents(settings: Settings, process: ProcessScope, previous: Runtime | None) -> Documents | None:
+    """Return the documents. None: there are none."""
+    options, conversation, store = settings.documents, settings.conversation, process.store
+    if options is None or conversation is None or store is None:
+        return None
+    before = previous.deps.documents if previous else None
+    if before is None or before.readers.count != options.readers:
+        readers = Readers(process.read_file, options.readers)
+    else:
+        readers = before.readers
+    ids = before.ids if before else Ids(process.rng("documents"))
+    return Documents(store, options, ids, readers, process.events, scans=conversation.injection != "off")
 
 
 def _sessions(loaded: LoadedSettings, process: ProcessScope) -> BrowserSessions | None:

@@ -2,7 +2,7 @@
 
 What a browser knows of it is there again at the next start: its conversations, its session, the address.
 
-    data/dub5.db           the conversations
+    data/dub5.db           the conversations and documents
     data/session.secret    by which the service knows the cookie again (service/config/session_secret.py)
     data/port              the port of the last start, if it was not the default
 """
@@ -86,9 +86,9 @@ def _read_port(file: Path) -> int:
 
 
 def _kept_in(data: Path) -> str:
-    """Return the settings that keep sessions and conversations in this folder."""
+    """Return the settings that keep sessions, conversations and documents in this folder."""
     url = f"sqlite:///{quote(str((data / 'dub5.db').resolve()))}"
-    return f"\n[session]\n\n[conversation]\n\n[database]\nurl = {json.dumps(url)}\n"
+    return f"\n[session]\n\n[conversation]\n\n[documents]\n\n[database]\nurl = {json.dumps(url)}\n"
 
 
 def _welcome(running: Stack, data: Path) -> str:
@@ -99,7 +99,7 @@ Send a chat:  curl -N {running.url}/v1/chat/completions -H 'content-type: applic
 Add a fault:  curl -X PUT {running.admin}/faults/one -H 'authorization: Bearer {running.token}' \\
                 -d '{{"kind": "status", "status": 530, "body": "cloudflare_1033_text"}}'
 Remove it:    curl -X DELETE {running.admin}/faults/one -H 'authorization: Bearer {running.token}'
-Kept:         conversations, and the secret of sessions, in {data}: the next start has them again.
+Kept:         conversations, documents, and the secret of sessions, in {data}: the next start has them again.
 
 Ctrl-C stops everything.
 """

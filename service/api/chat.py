@@ -27,6 +27,7 @@ from dub5.service.api.schema import deadline_s, delivery, parse_chat, parse_larg
 from dub5.service.api.stream import HEARTBEAT_S, trail_header
 from dub5.service.config.settings import ServerSettings
 from dub5.service.conversation.turns import Turns
+from dub5.service.documents.documents import Documents
 from dub5.service.errors import (
     GatewayError,
     InvalidRequest,
@@ -61,6 +62,7 @@ class ApiDependencies:
     sessions: BrowserSessions | None = None  # none: not configured
     gate: RateLimitGate | None = None  # none: nothing is limited
     turns: Turns | None = None  # none: conversations are not kept
+    documents: Documents | None = None  # none: not configured
 
     def identify(self, scope: Scope, headers: Mapping[str, str]) -> tuple[Caller, Session | None]:
         """Return who asks. Raises Unauthorized, RateLimited, CsrfRefused."""
@@ -324,9 +326,14 @@ class Exchange:
             raise asyncio.CancelledError
         self._uncancel()  # or the sending below would be cancelled as well
         attempts = self._log.context.progress.trail if self._log.context else ()
-        how = "the answer is not whole" if self._has_begun() else "no provider had answered yet"
-        error = ShuttingDown(f"This instance is shutting down; {how}.", retry_after_s=1.0, attempts=attempts)
+        error = ShuttingDown(
+            f"This instance is shutting down; {self._how_far()}.", retry_after_s=1.0, attempts=attempts
+        )
         return await self._fail(error, Outcome.FAILED)
+
+    def _how_far(self) -> str:
+        """Return how far the exchange has come, for who is told that it is cut."""
+        return "the answer is not whole" if self._has_begun() else "no provider had answered yet"
 
     def _has_begun(self) -> bool:
         return self._response.sent is not Sent.NOTHING

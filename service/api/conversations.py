@@ -48,14 +48,14 @@ def conversation_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHa
     async def list_(request: HttpRequest) -> Response[bytes]:
         """List the conversations of the caller."""
         conversations, owner = _opened(deps(), request)
-        limit, before = _limit(request, LIST_LIMIT), _before(request)
+        limit, before = limit_of(request, LIST_LIMIT), before_of(request)
         return json_response(list_object(await conversations.list_page(owner, limit, before)))
 
     @get_or_head(f"{PATH}/{{id:str}}")
     async def read(request: HttpRequest, id: FromPath[str]) -> Response[bytes]:
         """Return a conversation with its turns."""
         conversations, owner = _opened(deps(), request, id)
-        page = await conversations.read(owner, id, _limit(request, TURNS_LIMIT), _before(request))
+        page = await conversations.read(owner, id, limit_of(request, TURNS_LIMIT), before_of(request))
         return json_response(conversation_object(page.conversation, page))
 
     @patch(f"{PATH}/{{id:str}}")
@@ -118,7 +118,7 @@ async def _body(deps: ApiDependencies, request: HttpRequest) -> ConversationBody
     return given
 
 
-def _limit(request: HttpRequest, usual: int) -> int:
+def limit_of(request: HttpRequest, usual: int) -> int:
     """Return the parameter `limit`. Raises InvalidRequest."""
     given = request.query_params.get("limit", str(usual))
     if not (given.isascii() and given.isdigit() and len(given) <= 3 and 1 <= int(given) <= LIMIT_MAX):
@@ -126,7 +126,7 @@ def _limit(request: HttpRequest, usual: int) -> int:
     return int(given)
 
 
-def _before(request: HttpRequest) -> str | None:
+def before_of(request: HttpRequest) -> str | None:
     """Return the parameter `before`. Raises InvalidRequest."""
     given: str | None = request.query_params.get("before")
     if given is not None and not is_id(given):

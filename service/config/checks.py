@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from dub5.service.config import templates
 from dub5.service.config.addresses import address_warnings
 from dub5.service.config.conversation_checks import conversation_problems, conversation_warnings
+from dub5.service.config.document_checks import document_problems, document_warnings
 from dub5.service.config.edge_checks import edge_problems, edge_warnings
 from dub5.service.config.options import AdmissionOptions, RedisOptions, SanitizeOptions, TimeoutOptions
 from dub5.service.config.personalities import unused_personalities
@@ -42,7 +43,7 @@ def contradictions(settings: Settings, providers: list[str]) -> list[str]:
     for route in settings.route:
         found += _route_problems(route, providers)
     found += _priority_problems(settings.admission, settings.server) + _limits_problems(settings)
-    found += conversation_problems(settings)
+    found += conversation_problems(settings) + document_problems(settings)
     breaker, retry, limiter = settings.breaker, settings.retry, settings.limiter
     for longest in ("open_max_s", "host_open_max_s"):
         if breaker.open_s > getattr(breaker, longest):
@@ -88,6 +89,7 @@ def warnings(settings: Settings) -> list[str]:
     """Return one sentence for each value that is valid but hardly intended."""
     found_warnings = [text for provider in settings.provider for text in address_warnings(provider)]
     found_warnings += edge_warnings(settings.server) + conversation_warnings(settings)
+    found_warnings += document_warnings(settings)
     isolated = {provider.name for provider in settings.provider if provider.isolated}
     for route in settings.route:
         if {target.partition("/")[0] for target in route.targets} <= isolated:

@@ -35,6 +35,7 @@ TargetName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*\Z")]  # it stands 
 Title = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z", max_length=100)]
 RouteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*\Z", max_length=128)]
 
+DOCUMENT_BYTES_MAX = 10 * 1024 * 1024
 OTHERS = "others"  # in admission.priorities: all callers that are not named
 DialectName = Literal["openai", "mistral", "anthropic"]
 WireName = Literal["aiohttp", "httpx"]
@@ -194,6 +195,18 @@ class ConversationSettings(Struct, frozen=True):
     sockets_max: Annotated[int, Meta(ge=0)] = 10_000
 
 
+class DocumentSettings(Struct, frozen=True):
+    """Documents that people upload. The table turns them on, even if it is empty; it needs [conversation].
+
+    `readers`: files that are read at one time, each by a process. `bytes_max`: of a file. `per_owner_max`:
+    documents of one session or caller.
+    """
+
+    readers: Annotated[int, Meta(ge=1, le=64)] = 2
+    bytes_max: Annotated[int, Meta(ge=1_024, le=DOCUMENT_BYTES_MAX)] = DOCUMENT_BYTES_MAX
+    per_owner_max: Annotated[int, Meta(ge=1, le=1_000)] = 50
+
+
 class Settings(Struct, frozen=True):
     """All settings, without secrets: those are in LoadedSettings."""
 
@@ -216,6 +229,7 @@ class Settings(Struct, frozen=True):
     session: SessionSettings | None = None
     database: DatabaseSettings = DatabaseSettings()
     conversation: ConversationSettings | None = None
+    documents: DocumentSettings | None = None
 
 
 class Secret:

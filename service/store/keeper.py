@@ -2,7 +2,7 @@
 
 watch      makes or checks the tables; finds out whether a lost database is back
 renew      this process's row of `worker`
-retention  deletes old conversations
+retention  deletes old conversations and documents
 """
 
 import asyncio
@@ -35,10 +35,17 @@ RENEW = Statement(
     "INSERT INTO worker (id, until) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET until = excluded.until",
 )
 DELETE_WORKERS = Statement("delete_workers", "DELETE FROM worker WHERE until < $1")
-DELETE_OLD = Statement(
-    "delete_old",
-    "DELETE FROM conversation WHERE id IN"
-    " (SELECT id FROM conversation WHERE used_at < $1 ORDER BY used_at LIMIT $2) RETURNING id",
+DELETE_OLD = (
+    Statement(
+        "delete_old",
+        "DELETE FROM conversation WHERE id IN"
+        " (SELECT id FROM conversation WHERE used_at < $1 ORDER BY used_at LIMIT $2) RETURNING id",
+    ),
+    Statement(
+        "delete_old_documents",
+        "DELETE FROM document WHERE id IN"
+        " (SELECT id FROM document WHERE used_at < $1 ORDER BY used_at LIMIT $2) RETURNING id",
+    ),
 )
 
 # Makes or checks the tables. Returns None, or why they do not fit this release. Raises DatabaseLost.
@@ -205,7 +212,7 @@ class Keeper:
         return RENEW.bind(self._store.worker, clock.wall() + GOOD_FOR_S)
 
     async def _retention(self) -> None:
-        """Delete old conversations, at the start and each `RETENTION_S`."""
+        """Delete old conversations and documents, at the start and each `RETENTION_S`."""
         while True:
             if self._store.status == "ok":
                 await self._delete_old()
@@ -215,11 +222,12 @@ class Keeper:
     async def _delete_old(self) -> None:
         now = clock.wall()
         self._store.write([DELETE_WORKERS.bind(now - DAY_S)], lane="retention")
-        deleted = BATCH
-        while deleted == BATCH:
-            delete = DELETE_OLD.bind(now - self.keep_days * DAY_S, BATCH)
-            rows = await self._store.write([delete], lane="retention").kept(BATCH_WAIT_S)
-            deleted = 0 if rows is None else len(rows[0])
+        for statement in DELETE_OLD:
+            deleted = BATCH
+            while deleted == BATCH:
+                delete = statement.bind(now - self.keep_days * DAY_S, BATCH)
+                rows = await self._store.write([delete], lane="retention").kept(BATCH_WAIT_S)
+                deleted = 0 if rows is None else len(rows[0])
 
 
 async def _wait(event: asyncio.Event, at_most_s: float) -> None:

@@ -23,6 +23,7 @@ from dub5.service.events import (
     CallerBarred,
     CloseCode,
     Crashed,
+    DocumentRead,
     DrainBegan,
     HealthChanged,
     Hedged,
@@ -143,6 +144,7 @@ HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
     CacheInvalidated: lambda event: ("cache_invalidated",),
     CacheWarmed: lambda event: (),
     CallerBarred: lambda event: (),
+    DocumentRead: lambda event: ("document_read",) if event.kind else ("document_refused",),
     Hedged: lambda event: ("hedged",),
     HistoryPruned: lambda event: ("history_pruned",),
     LimitCountedLocally: lambda event: ("rate_limit_local",),
@@ -204,6 +206,17 @@ LINES: Mapping[type, Callable[[Any], Line | None]] = {
         Level.INFO,
         "history_pruned",
         {"id": event.request_id, "route": event.route, "turns": event.turns, "tokens": event.tokens},
+    ),
+    DocumentRead: lambda event: Line(
+        Level.WARNING if event.why else Level.INFO,
+        "document_read",
+        {
+            "kind": event.kind,
+            "result": event.result,
+            "took_s": round(event.took_s, 3),
+            "bytes": event.size,
+            "why": event.why,
+        },
     ),
     SocketClosed: lambda event: Line(
         Level.INFO,

@@ -32,6 +32,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from dub5.service import clock
 from dub5.service.events import (
     AttemptEnded,
+    DocumentRead,
     DrainBegan,
     Event,
     QueueLeft,
@@ -207,6 +208,7 @@ class Metrics:
         self._first_chunk = self._histogram(names.FIRST_CHUNK)
         self._token_usage = self._histogram(names.TOKEN_USAGE)
         self._store_duration = self._histogram(names.STORE_DURATION)
+        self._document_duration = self._histogram(names.DOCUMENT_READ)
 
     def _make_gauges(self, in_flight: Callable[[], int]) -> None:
         def per_target(value: Callable[[TargetSnapshot], float]) -> ReadValues:
@@ -260,6 +262,9 @@ class Metrics:
 
     def _statement_ended(self, event: StatementEnded) -> None:
         self._store_duration.record(event.took_s, (event.statement, event.result))
+
+    def _document_read(self, event: DocumentRead) -> None:
+        self._document_duration.record(event.took_s, (event.kind or "none", event.result))
 
     def _writes_forgotten(self, event: WritesForgotten) -> None:
         self._forgotten[()] += event.count
@@ -374,6 +379,7 @@ class Metrics:
 
     METHODS: ClassVar[Mapping[type, Callable[["Metrics", Any], None]]] = {
         AttemptEnded: _attempt_ended,
+        DocumentRead: _document_read,
         DrainBegan: _drain_began,
         QueueLeft: _queue_left,
         RequestEnded: _request_ended,

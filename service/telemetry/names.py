@@ -54,6 +54,7 @@ FIRST_S = tuple(ms / 1000 for ms in FIRST_MS)
 TOKEN_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 OVERHEAD_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 STORE_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+READ_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 45.0)
 TOKENS = tuple(4.0**power for power in range(14))
 
 # Seen by clients.
@@ -335,6 +336,16 @@ STORE_FORGOTTEN = Metric(
 )
 STORE_READY = Metric(
     "gateway_store_ready", MetricKind.GAUGE, "", "1 while requests use the database, 0 while it is lost."
+)
+
+# Documents.
+DOCUMENT_READ = Metric(
+    "gateway_document_read_duration",
+    MetricKind.HISTOGRAM,
+    "s",
+    "Time that reading an uploaded file took, with the wait for a reader, by kind and by what came of it.",
+    ("kind", "result"),
+    READ_S,
 )
 
 # The process.

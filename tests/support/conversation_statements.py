@@ -3,6 +3,7 @@
 import importlib
 
 from dub5.service.conversation.statements import ASK, CREATE
+from dub5.service.documents.statements import CREATE as CREATE_DOCUMENT
 from dub5.service.store.base import Statement, Value
 from tests.support.source import ROOT
 
@@ -39,15 +40,23 @@ VALUES: dict[str, tuple[Value, ...]] = {
     "turn_read": (TURN, NOW),
     "turn_watch": (TALK, TURN, NOW + 10),
     "turn_watched": (TALK, TURN, NOW),
+    "document_list": (10,),
+    "document_list_before": (OTHER, 10),
+    "document_counted": (10,),
+    "document_read": (TALK,),
+    "document_text": (TALK,),
+    "document_use": (TALK, NOW + 10),
+    "document_delete": (TALK,),
     "turn_abandon": (TALK, TURN, NOW, "other"),
 }
-FOR_ITS_MAKER = {"conversation_create"}
-# A conversation of mine, whose one turn is open, and one of somebody else.
+FOR_ITS_MAKER = {"conversation_create", "document_create", "document_lock_owner"}
+# A conversation of mine, whose one turn is open, and a document; and those of somebody else.
 FILLING = [
     bound
     for owner, id_, turn in ((ME, TALK, TURN), ("session:other", OTHER, OTHER))
     for bound in (
         CREATE.bind(owner, id_, "", "chat", NOW),
         ASK.bind(owner, id_, turn, "asked", "Hi", 1, "estimate", "", "", "r", "w", NOW),
+        CREATE_DOCUMENT.bind(owner, id_, "a.txt", "txt", 4, 1, 1, "", "text", NOW, 50),
     )
 ]

@@ -41,6 +41,7 @@ class ConversationWorld(ServiceWorld):
         conversation: ConversationSettings | None = None,
         database: Any = None,
         seed: str = "test",
+        service_options: Mapping[str, Any] = {},
         **more: Any,
     ) -> None:
         tables = {"session": SessionSettings(), "conversation": conversation or ConversationSettings()}
@@ -48,7 +49,9 @@ class ConversationWorld(ServiceWorld):
         self.database = database or VirtualDatabase(schema(), random.Random(1))
         super().__init__(**({"one": healthy()} | options | more))
         self.loaded = replace(self.loaded, database_url=Secret("sqlite:///unused"))
-        self.service = Service(self.loaded, wire=self.wire, seed=seed, database=self.database)
+        self.service = Service(
+            self.loaded, wire=self.wire, seed=seed, database=self.database, **service_options
+        )
         self.client = AppClient(self.service.asgi)
         self.events: list[Event] = []
         self.service.events._subscribers += (self.events.append,)

@@ -22,6 +22,10 @@ from tests.support.conversation_statements import (
 from tests.support.conversation_world import schema
 
 SQL_VALUES = re.compile(r"INSERT INTO conversation \(owner, .*\) VALUES \(\$1, ")  # its owner is who makes it
+BOTH_ARE_MINE = {
+    "conversation": "UPDATE conversation SET owner = $1, used_at = used_at + 1",
+    "document": "UPDATE document SET owner = $1, used_at = used_at + 1",
+}
 INNERMOST = re.compile(r"\(([^()]*)\)")
 WHERE = re.compile(r"\bWHERE (.*?)(?= ORDER BY | LIMIT | RETURNING | ON CONFLICT |$)")
 
@@ -41,7 +45,7 @@ def problem(sql: str) -> str | None:
     for scope in scopes(sql):
         where = WHERE.search(scope)
         conjuncts = [] if where is None or " OR " in where[1] else where[1].split(" AND ")
-        if re.search(r"\b(FROM|UPDATE|JOIN) conversation\b", scope):
+        if re.search(r"\b(FROM|UPDATE|JOIN) (conversation|document)\b", scope):
             if not any(re.fullmatch(r"(c\.)?owner = \$1", one) for one in conjuncts):
                 return scope
         elif re.search(r"\b(FROM|UPDATE) turn\b", scope) and not any(
@@ -91,6 +95,7 @@ def content(storage: VirtualStorage) -> list[object]:
     return [
         storage.rows("SELECT * FROM conversation ORDER BY id"),
         storage.rows("SELECT * FROM turn ORDER BY id"),
+        storage.rows("SELECT * FROM document ORDER BY id"),
     ]
 
 
@@ -108,8 +113,9 @@ def test_a_stranger(name: str) -> None:
     assert storage.rows(sql, STRANGER, *VALUES[name]) == []
     assert content(storage) == before
 
-    if name == "conversation_list_before":
-        storage.rows("UPDATE conversation SET owner = $1, used_at = used_at + 1", ME)  # both are mine
+    if name.endswith("_list_before"):
+        table = name.partition("_")[0]
+        storage.rows(BOTH_ARE_MINE[table], ME)
         before = content(storage)
     if name == "turn_watched":
         storage.rows(statements()["turn_watch"].sql, ME, *VALUES["turn_watch"])
@@ -124,7 +130,9 @@ def test_no_table_is_scanned(name: str) -> None:
     storage = filled()
     plan = storage.rows("EXPLAIN QUERY PLAN " + statements()[name].sql, ME, *VALUES[name])
     steps = [str(step[-1]) for step in plan]
-    assert not [step for step in steps if re.match(r"SCAN (conversation|turn|worker|t|c|w)\b", step)], steps
+    assert not [
+        step for step in steps if re.match(r"SCAN (conversation|turn|worker|document|t|c|w)\b", step)
+    ], steps
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.real_sockets
 CONTENT = (
     Statement("conversations", "SELECT * FROM conversation ORDER BY id"),
     Statement("turns", "SELECT * FROM turn ORDER BY id"),
+    Statement("documents", "SELECT * FROM document ORDER BY id"),
 )
 
 
