@@ -33,6 +33,7 @@ from dub5.service.api.documents import document_routes
 from dub5.service.api.edge import with_edge
 from dub5.service.api.edge_rules import EdgeRules
 from dub5.service.api.errors import exception_handler
+from dub5.service.api.jobs import job_routes
 from dub5.service.api.key_guard import KeyGuard
 from dub5.service.api.page import read_files
 from dub5.service.api.routes import routes
@@ -43,11 +44,15 @@ from dub5.service.cache.factory import open_cache
 from dub5.service.cache.warming import Warm, warm
 from dub5.service.config.settings import LoadedSettings, Secret, ServerSettings, Settings
 from dub5.service.conversation.live_turns import LiveTurns
+from dub5.service.documents import statements as document_statements
 from dub5.service.documents.readers import ReadFile
 from dub5.service.documents.reading import read_file
 from dub5.service.events import DrainBegan, Events, SecurityKind, SettingsReloaded, Subscriber
 from dub5.service.failover.loop import Failover
 from dub5.service.gateway import Gateway
+from dub5.service.ids import Ids
+from dub5.service.jobs import statements as job_statements
+from dub5.service.jobs.jobs import Jobs
 from dub5.service.optional_parts import load_part
 from dub5.service.resilience.fleet import Fleet
 from dub5.service.runtime import ProcessScope, Runtime
@@ -61,6 +66,7 @@ if TYPE_CHECKING:  # loaded by name, where there are conversations
 
 WEB = Path(str(files("dub5.service") / "web"))
 WARM_UP_S = 2.0
+DELETIONS = (document_statements.DELETE_OLD, job_statements.DELETE_OLD)  # of what is old
 FINAL_ERRORS_S = 2.0  # for the error events of streams that a drain cuts
 
 
@@ -107,6 +113,7 @@ class Service:
         self.wire = wire or build_wire(settings.server)
         self.cache = open_cache(settings.cache, loaded.redis_url, self.events, rng("cache"))
         self.store = _open_store(loaded, database, self.events, rng("store"))
+        self.jobs = self._open_jobs(settings, rng)
         live_turns = LiveTurns()
         if self.store is not None:
             outbox = self.store.outbox
@@ -131,6 +138,7 @@ class Service:
             self.store,
             live_turns,
             read_file,
+            self.jobs,
         )
         self._gateways: WeakSet[Gateway] = WeakSet()  # old ones included, while a request uses them
         self._failovers: WeakSet[Failover] = WeakSet()
@@ -160,6 +168,15 @@ class Service:
         """The targets that new requests may be sent to."""
         return self._current.fleet
 
+    def _open_jobs(self, settings: Settings, rng: Callable[[str], random.Random]) -> Jobs | None:
+        """Return the jobs, whose kinds are to be named here; None without a database."""
+        if self.store is None:
+            return None
+        jobs = Jobs(self.store, Ids(rng("job ids")), self.events, rng("jobs"), settings.jobs)
+        self.store.keeper.deletions += DELETIONS
+        self.metrics.observe_jobs(lambda: jobs.worker.count)
+        return jobs
+
     def _build_runtime(self, loaded: LoadedSettings, previous: Runtime | None) -> Runtime:
         runtime = Runtime(loaded, self._process, previous)
         self._gateways.add(runtime.deps.gateway)
@@ -186,6 +203,7 @@ class Service:
                 *conversation_routes(deps),
                 *turn_routes(deps),
                 *document_routes(deps),
+                *job_routes(deps),
                 *admin_routes(self.admin),
             ],
             lifespan=[lifespan],
@@ -201,6 +219,8 @@ class Service:
         if self.store is not None:
             await self.store.start()
         self._activate()
+        if self.jobs is not None:
+            self.jobs.start()
         await self._warm_up()
 
     def _activate(self) -> None:
@@ -229,6 +249,8 @@ class Service:
         self.cache.bounds = loaded.settings.cache
         if self.store is not None and loaded.settings.conversation is not None:
             self.store.keeper.keep_days = loaded.settings.conversation.keep_days
+        if self.jobs is not None:
+            self.jobs.worker.options = loaded.settings.jobs
         self.admin.reload(loaded.admin_token)
         self._activate()
         self.events.emit(SettingsReloaded(True, loaded.warnings))
@@ -241,12 +263,18 @@ class Service:
         """Admit no requests; let open ones finish within `drain_s`, then end them with an honest error."""
         server = self.settings.server
         self.events.emit(DrainBegan(self.admission.in_flight))
+        jobs = asyncio.create_task(self._drain_jobs(), name="drain of jobs")
         await self.admission.announce_drain(server.announce_s)
         self.sockets.drain()
         if not await self.admission.wait_until_empty(server.drain_s):
             self.admission.cut_all()
             await self.admission.wait_until_empty(FINAL_ERRORS_S)
         await self.sockets.wait_until_empty()
+        await jobs
+
+    async def _drain_jobs(self) -> None:
+        if self.jobs is not None:
+            await self.jobs.drain()
 
     async def aclose(self) -> None:
         """Close all that was opened."""
@@ -254,6 +282,8 @@ class Service:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        if self.jobs is not None:
+            await self.jobs.aclose()
         await self._process.live_turns.aclose()
         for gateway in list(self._gateways):
             await gateway.aclose()

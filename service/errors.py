@@ -219,6 +219,13 @@ class DocumentNotFound(NotFound):
     suggestion = "GET /v1/documents lists yours; POST /v1/documents uploads one."
 
 
+class JobNotFound(NotFound):
+    """The caller has no job with this id."""
+
+    code = "job_not_found"
+    suggestion = "A job is deleted some time after its end; what it has made says its state, too."
+
+
 class MethodNotAllowed(GatewayError):
     """The path takes another method."""
 

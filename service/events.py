@@ -340,6 +340,37 @@ class DocumentRead(Struct, frozen=True):
     why: str = ""
 
 
+class StepResult(StrEnum):
+    """How a step of a job ended in this process."""
+
+    KEPT = "kept"
+    RETRY = "retry"  # it is tried again later
+    FAILED = "failed"  # and so the job
+    LOST = "lost"  # another process has the job, or its owner stopped or deleted it
+    GIVEN_BACK = "given_back"  # this process ends, or nobody watches any more
+
+
+class JobStepEnded(Struct, frozen=True):
+    """A step of a job is over in this process. `step`: its number; `tries`: at it, with this one."""
+
+    kind: str
+    job: str
+    step: int
+    result: StepResult
+    took_s: float
+    tries: int
+
+
+class JobEnded(Struct, frozen=True):
+    """A job is over: "done" or "failed". `took_s`: since it was made; `tries`: at its last step."""
+
+    kind: str
+    job: str
+    state: str
+    took_s: float
+    tries: int
+
+
 Event = (
     AttemptEnded
     | RequestEnded
@@ -369,6 +400,8 @@ Event = (
     | SocketOpened
     | SocketClosed
     | DocumentRead
+    | JobStepEnded
+    | JobEnded
 )
 Subscriber = Callable[[Event], None]
 

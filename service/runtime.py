@@ -52,6 +52,7 @@ from dub5.service.fallback.fallback import Fallbacks
 from dub5.service.fallback.offline_pack import build_pack
 from dub5.service.gateway import Gateway, Route
 from dub5.service.ids import Ids
+from dub5.service.jobs.jobs import Jobs
 from dub5.service.model import Target
 from dub5.service.providers.features import Feature, missing_features
 from dub5.service.providers.registry import dialect_of
@@ -86,6 +87,7 @@ class ProcessScope:
     store: "Store | None"  # of conversations; None where the settings have none
     live_turns: LiveTurns
     read_file: ReadFile  # of documents
+    jobs: Jobs | None  # None without a store
 
 
 class Runtime:
@@ -139,12 +141,30 @@ class Runtime:
             _gate(settings, process, previous),
             _turns(settings, process, upstreams, personalities, previous),
             _documents(settings, process, previous),
+            process.jobs,
         )
+        self.ops = self._ops(settings, process, upstreams, routes, personalities)
+        timeout_options = {
+            target: route.settings.timeouts for route in routes.values() for target in route.targets
+        }
+        self.prober = Prober(
+            self.failover, timeout_options, settings.probe, process.rng("probes"), process.new_id
+        )
+
+    def _ops(
+        self,
+        settings: Settings,
+        process: ProcessScope,
+        upstreams: dict[Target, Upstream],
+        routes: dict[str, Route],
+        personalities: dict[str, Personality],
+    ) -> Ops:
+        offline = build_pack((route.settings, route.fallbacks) for route in routes.values())
         capabilities = {
             target.name: Capabilities(upstream.missing_features.keys(), upstream.context_tokens)
             for target, upstream in upstreams.items()
         }
-        self.ops = Ops(
+        return Ops(
             settings,
             process.admission,
             process.queue,
@@ -154,12 +174,6 @@ class Runtime:
             build_pack((route.settings, route.fallbacks) for route in routes.values()),
             personalities,
             process.store.snapshot if process.store is not None else None,
-        )
-        timeout_options = {
-            target: route.settings.timeouts for route in routes.values() for target in route.targets
-        }
-        self.prober = Prober(
-            self.failover, timeout_options, settings.probe, process.rng("probes"), process.new_id
         )
 
     def isolate(self) -> None:

@@ -164,3 +164,12 @@ class Timeouts:
         self._expired = True
         self._until_s = NEVER
         self.task.cancel()
+
+
+async def wait_at_most(event: asyncio.Event, at_most_s: float) -> None:
+    """Wait for an event, or until this time is up."""
+    try:
+        async with asyncio.timeout(at_most_s):
+            await event.wait()
+    except TimeoutError:
+        pass

@@ -39,6 +39,7 @@ from dub5.service.errors import (
 from dub5.service.events import Events, RequestEnded, SecurityKind, SecurityNoted
 from dub5.service.failover.context import RequestContext
 from dub5.service.gateway import Answer, Gateway, Route
+from dub5.service.jobs.jobs import Jobs
 from dub5.service.model import AnyRequest, Caller, ChatRequest, Chunks, Outcome, Usage
 from dub5.service.providers.slices import LARGE_BYTES, finish, in_turns
 from dub5.service.timeouts import TimedOut, Timeouts
@@ -63,6 +64,7 @@ class ApiDependencies:
     gate: RateLimitGate | None = None  # none: nothing is limited
     turns: Turns | None = None  # none: conversations are not kept
     documents: Documents | None = None  # none: not configured
+    jobs: Jobs | None = None  # none: there is no database
 
     def identify(self, scope: Scope, headers: Mapping[str, str]) -> tuple[Caller, Session | None]:
         """Return who asks. Raises Unauthorized, RateLimited, CsrfRefused."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
 from dub5.service.config.secrets import PLACEHOLDER, ReadVariable, SecretReader
-from dub5.service.config.settings import DatabaseSettings, Secret, Settings
+from dub5.service.config.settings import DatabaseSettings, JobsSettings, Secret, Settings
 from dub5.service.store.url import DEFAULT_URL, url_problems
 
 EPHEMERAL = "VERCEL"  # set where each instance has a disk of its own, which ends with it
@@ -42,9 +42,10 @@ def conversation_problems(settings: Settings) -> list[str]:
 
 def conversation_warnings(settings: Settings) -> list[str]:
     """Return one sentence for each value that is valid but hardly intended."""
-    if settings.conversation is None and settings.database != DatabaseSettings():
-        return ["database: has no effect, as there is no [conversation] table."]
-    return []
+    if settings.conversation is not None:
+        return []
+    found = {"database": settings.database != DatabaseSettings(), "jobs": settings.jobs != JobsSettings()}
+    return [f"{name}: has no effect, as there is no [conversation] table." for name in found if found[name]]
 
 
 def database_url_problems(url: str) -> list[str]:

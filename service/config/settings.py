@@ -207,6 +207,17 @@ class DocumentSettings(Struct, frozen=True):
     per_owner_max: Annotated[int, Meta(ge=1, le=1_000)] = 50
 
 
+class JobsSettings(Struct, frozen=True):
+    """Work in the background, where the settings turn on what needs it.
+
+    `workers`: jobs that a process does at one time. `watchers_work`: whoever watches a job does its steps,
+    for hosts that run nothing between requests.
+    """
+
+    workers: Annotated[int, Meta(ge=0, le=16)] = 1
+    watchers_work: bool = False
+
+
 class Settings(Struct, frozen=True):
     """All settings, without secrets: those are in LoadedSettings."""
 
@@ -230,6 +241,7 @@ class Settings(Struct, frozen=True):
     database: DatabaseSettings = DatabaseSettings()
     conversation: ConversationSettings | None = None
     documents: DocumentSettings | None = None
+    jobs: JobsSettings = JobsSettings()
 
 
 class Secret:

@@ -41,3 +41,8 @@ USE = Statement(
     " WHERE owner = $1 AND id = $2 AND used_at < CAST($3 AS DOUBLE PRECISION)",
 )
 DELETE = Statement("document_delete", "DELETE FROM document WHERE owner = $1 AND id = $2 RETURNING id")
+DELETE_OLD = Statement(  # of all owners: those that were used last before $1
+    "document_delete_old",
+    "DELETE FROM document WHERE id IN"
+    " (SELECT id FROM document WHERE used_at < $1 ORDER BY used_at LIMIT $2) RETURNING id",
+)

@@ -2,7 +2,7 @@
 
 watch      makes or checks the tables; finds out whether a lost database is back
 renew      this process's row of `worker`
-retention  deletes old conversations and documents
+retention  deletes what is old: conversations, and what other rooms keep
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from dub5.service import clock
 from dub5.service.resilience.circuit_breaker import Breaker, BreakerState
 from dub5.service.resilience.storage_guard import Patience, StorageLost
 from dub5.service.store.base import BoundStatement, Database, DatabaseLost, Row, Statement, StatementRefused
+from dub5.service.timeouts import wait_at_most
 
 SILENCE_S = 5.0  # without any call, the database is asked whether it is there
 PROBE_S = 0.9  # less than the breaker gives a probe to come back
@@ -35,17 +36,10 @@ RENEW = Statement(
     "INSERT INTO worker (id, until) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET until = excluded.until",
 )
 DELETE_WORKERS = Statement("delete_workers", "DELETE FROM worker WHERE until < $1")
-DELETE_OLD = (
-    Statement(
-        "delete_old",
-        "DELETE FROM conversation WHERE id IN"
-        " (SELECT id FROM conversation WHERE used_at < $1 ORDER BY used_at LIMIT $2) RETURNING id",
-    ),
-    Statement(
-        "delete_old_documents",
-        "DELETE FROM document WHERE id IN"
-        " (SELECT id FROM document WHERE used_at < $1 ORDER BY used_at LIMIT $2) RETURNING id",
-    ),
+DELETE_OLD = Statement(
+    "delete_old",
+    "DELETE FROM conversation WHERE id IN"
+    " (SELECT id FROM conversation WHERE used_at < $1 ORDER BY used_at LIMIT $2) RETURNING id",
 )
 
 # Makes or checks the tables. Returns None, or why they do not fit this release. Raises DatabaseLost.
@@ -99,6 +93,8 @@ class Keeper:
         self._breaker = breaker
         self._prepare = prepare
         self.keep_days = keep_days
+        # What deletes old rows, the oldest first: $1 is the time up to which, $2 how many at once.
+        self.deletions: tuple[Statement, ...] = (DELETE_OLD,)
         self._rng = rng
         self._changed = asyncio.Event()
         self._renewal_due = asyncio.Event()
@@ -118,7 +114,7 @@ class Keeper:
     async def wait_until_tried(self, at_most_s: float) -> None:
         """Wait until the tables are there, or the first try at them has failed."""
         if not self.ready:
-            await _wait(self._tried, at_most_s)
+            await wait_at_most(self._tried, at_most_s)
 
     def wake(self) -> None:
         """Look at the breaker again: it has changed."""
@@ -147,7 +143,7 @@ class Keeper:
             if clock.now() >= due_s:
                 await self._probe()
             else:
-                await _wait(self._changed, due_s - clock.now())
+                await wait_at_most(self._changed, due_s - clock.now())
 
     async def _make_ready(self) -> None:
         pause_s = PREPARE_FIRST_S
@@ -206,13 +202,13 @@ class Keeper:
             self._renewal_due.clear()
             if self._store.status == "ok":
                 self._store.write([self._renewal()], lane="worker")
-            await _wait(self._renewal_due, RENEW_S)
+            await wait_at_most(self._renewal_due, RENEW_S)
 
     def _renewal(self) -> BoundStatement:
         return RENEW.bind(self._store.worker, clock.wall() + GOOD_FOR_S)
 
     async def _retention(self) -> None:
-        """Delete old conversations and documents, at the start and each `RETENTION_S`."""
+        """Delete what is old, at the start and each `RETENTION_S`."""
         while True:
             if self._store.status == "ok":
                 await self._delete_old()
@@ -222,17 +218,9 @@ class Keeper:
     async def _delete_old(self) -> None:
         now = clock.wall()
         self._store.write([DELETE_WORKERS.bind(now - DAY_S)], lane="retention")
-        for statement in DELETE_OLD:
+        for statement in self.deletions:
             deleted = BATCH
             while deleted == BATCH:
                 delete = statement.bind(now - self.keep_days * DAY_S, BATCH)
                 rows = await self._store.write([delete], lane="retention").kept(BATCH_WAIT_S)
                 deleted = 0 if rows is None else len(rows[0])
-
-
-async def _wait(event: asyncio.Event, at_most_s: float) -> None:
-    try:
-        async with asyncio.timeout(at_most_s):
-            await event.wait()
-    except TimeoutError:
-        pass

@@ -35,6 +35,7 @@ GROUP_MAX = 256  # writes in one transaction
 LOOK_S = 1.0  # how often an idle thread looks whether the interpreter ends
 CLOSE_S = 5.0
 PLACEHOLDER = re.compile(r"\$(\d+)")
+ROW_LOCK = " FOR UPDATE SKIP LOCKED"  # needless here: one transaction writes at a time
 # What sqlite3 raises, for values too.
 ERRORS = (sqlite3.Error, sqlite3.Warning, OverflowError, ValueError, TypeError, MemoryError, OSError)
 LOST = {  # primary result codes -> what a person can do
@@ -327,8 +328,8 @@ def connect(path: Path, sync: Literal["power", "process"], busy_s: float, *, rea
 
 @lru_cache(1_024)
 def question_marks(sql: str) -> str:
-    """Return a statement with SQLite's placeholders: ?1 for $1."""
-    return PLACEHOLDER.sub(r"?\1", sql)
+    """Return a statement in SQLite's words: ?1 for $1, and without locks of rows."""
+    return PLACEHOLDER.sub(r"?\1", sql.replace(ROW_LOCK, ""))
 
 
 def understood(error: Exception, path: Path) -> DatabaseLost | StatementRefused:

@@ -1,7 +1,8 @@
 """The store: what conversations ask of the database. A lost database costs milliseconds, never an answer.
 
-    read    behind a guard: within `patience_s`, or StoreLost
-    write   into the outbox, at once; `PendingWrite.kept` waits for it, as long as its caller likes
+    read        behind a guard: within `patience_s`, or StoreLost
+    write       into the outbox, at once; `PendingWrite.kept` waits for it, as long as its caller likes
+    write_once  behind the guard, for what must not be sent again
 
 A write that failed because the database was lost stays the first of its lane, and is sent again when the
 database is back. No request finds out whether it is: keeper.py does.
@@ -48,13 +49,14 @@ class StoreLost(Exception):
 class PendingWrite:
     """A write on its way to the database. Nothing that happens to its request cancels it."""
 
-    __slots__ = ("_changed", "_store", "bounds", "done", "lane", "rows", "size")
+    __slots__ = ("_changed", "_store", "bounds", "done", "lane", "refused", "rows", "size")
 
     def __init__(self, store: "Store", bounds: list[BoundStatement], lane: str) -> None:
         self.bounds = bounds
         self.lane = lane
         self.size = size_of(bounds)
         self.done = False  # kept, refused or forgotten
+        self.refused = False  # by the database, which would refuse it again
         self.rows: list[list[Row]] | None = None
         self._store = store
         self._changed: asyncio.Future[None] | None = None
@@ -168,6 +170,21 @@ class Store:
             self._pump()
         return write
 
+    async def write_once(self, bounds: list[BoundStatement]) -> list[list[Row]]:
+        """Commit these statements as one transaction, tried once; return the rows of each.
+
+        For what must not be sent again, and is in no lane. Raises StoreLost: nobody knows what became of it.
+        """
+        if self.status != "ok":
+            raise StoreLost(f"the database is {self.status}")
+        patience = Patience(WRITE_S, slow_s=self.keep_s)
+        try:
+            return await self.call(patience, bounds[0].statement, lambda: self.database.write(bounds))
+        except StorageLost as error:
+            raise StoreLost(str(error)) from None
+        except StatementRefused:
+            raise StoreLost("the database refused the statement") from None
+
     async def start(self) -> None:
         """Begin to look after the database, which need not be there: it is waited for, at most `START_S`."""
         self._keeper_tasks = self.keeper.start()
@@ -242,7 +259,7 @@ class Store:
             rows = await self.database.write(write.bounds)
             again = False
         except StatementRefused:
-            again = False
+            again, write.refused = False, True
             self._tell_refused(write.bounds[0].statement)
         finally:
             self._settle(write, rows, again=again)
@@ -300,7 +317,7 @@ class Store:
             if self.status == "ok":
                 await asyncio.sleep(RETRY_S * self._rng.uniform(0.5, 1.5))
         except StatementRefused:
-            pass  # a defect, which has been told; the others go on
+            write.refused = True  # a defect, which has been told; the others go on
         except asyncio.CancelledError:
             again = True
             raise

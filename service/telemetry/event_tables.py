@@ -28,6 +28,8 @@ from dub5.service.events import (
     HealthChanged,
     Hedged,
     HistoryPruned,
+    JobEnded,
+    JobStepEnded,
     LimitCountedLocally,
     LimitLowered,
     MigrationEnded,
@@ -122,6 +124,7 @@ COUNTS: Mapping[type, CountRule] = {
         names.HEDGES, lambda event, known: (known.scope(event.target), _hedge_reason(event.why))
     ),
     HistoryPruned: CountRule(names.HISTORY_PRUNED, lambda event, known: (known.route(event.route),)),
+    JobEnded: CountRule(names.JOBS_ENDED, lambda event, known: (event.kind, event.state)),
     LimitCountedLocally: CountRule(names.RATE_LIMIT_LOCAL, lambda event, known: ()),
     LimitLowered: CountRule(names.LIMIT_LOWERED, lambda event, known: (known.provider(event.provider),)),
     RateLimitHit: CountRule(
@@ -147,6 +150,8 @@ HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
     DocumentRead: lambda event: ("document_read",) if event.kind else ("document_refused",),
     Hedged: lambda event: ("hedged",),
     HistoryPruned: lambda event: ("history_pruned",),
+    JobEnded: lambda event: (f"job_{event.state}",),
+    JobStepEnded: lambda event: (f"job_step_{event.result}",),
     LimitCountedLocally: lambda event: ("rate_limit_local",),
     MigrationEnded: lambda event: ("migrated" if event.ok else "migration_failed",),
     QueueLeft: lambda event: (
@@ -216,6 +221,29 @@ LINES: Mapping[type, Callable[[Any], Line | None]] = {
             "took_s": round(event.took_s, 3),
             "bytes": event.size,
             "why": event.why,
+        },
+    ),
+    JobEnded: lambda event: Line(
+        Level.INFO if event.state == "done" else Level.WARNING,
+        "job",
+        {
+            "job": event.job,
+            "kind": event.kind,
+            "state": event.state,
+            "took_s": round(event.took_s, 3),
+            "tries": event.tries,
+        },
+    ),
+    JobStepEnded: lambda event: Line(
+        Level.DEBUG if event.result == "kept" else Level.INFO,
+        "job_step",
+        {
+            "job": event.job,
+            "kind": event.kind,
+            "step": event.step,
+            "result": event.result,
+            "took_s": round(event.took_s, 3),
+            "tries": event.tries,
         },
     ),
     SocketClosed: lambda event: Line(

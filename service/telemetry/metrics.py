@@ -35,6 +35,7 @@ from dub5.service.events import (
     DocumentRead,
     DrainBegan,
     Event,
+    JobStepEnded,
     QueueLeft,
     RequestEnded,
     ResumedFrom,
@@ -209,6 +210,7 @@ class Metrics:
         self._token_usage = self._histogram(names.TOKEN_USAGE)
         self._store_duration = self._histogram(names.STORE_DURATION)
         self._document_duration = self._histogram(names.DOCUMENT_READ)
+        self._job_step_duration = self._histogram(names.JOB_STEP_DURATION)
 
     def _make_gauges(self, in_flight: Callable[[], int]) -> None:
         def per_target(value: Callable[[TargetSnapshot], float]) -> ReadValues:
@@ -291,6 +293,13 @@ class Metrics:
     def observe_sockets(self, count: Callable[[], int]) -> None:
         """Read the number of WebSockets at each scrape; without conversations there is no such gauge."""
         self._observe(names.SOCKETS, lambda: [((), count())])
+
+    def observe_jobs(self, count: Callable[[], int]) -> None:
+        """Read the number of jobs at work at each scrape; without a database there is no such gauge."""
+        self._observe(names.JOBS_RUNNING, lambda: [((), count())])
+
+    def _job_step_ended(self, event: JobStepEnded) -> None:
+        self._job_step_duration.record(event.took_s, (event.kind, event.result))
 
     def _queue_left(self, event: QueueLeft) -> None:
         route = self._known.route(event.route)
@@ -381,6 +390,7 @@ class Metrics:
         AttemptEnded: _attempt_ended,
         DocumentRead: _document_read,
         DrainBegan: _drain_began,
+        JobStepEnded: _job_step_ended,
         QueueLeft: _queue_left,
         RequestEnded: _request_ended,
         StatementEnded: _statement_ended,

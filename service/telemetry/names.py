@@ -347,6 +347,23 @@ DOCUMENT_READ = Metric(
     ("kind", "result"),
     READ_S,
 )
+# Work in the background.
+JOBS_RUNNING = Metric("gateway_jobs_running", MetricKind.GAUGE, "{job}", "Jobs that this process does now.")
+JOBS_ENDED = Metric(
+    "gateway_jobs_ended",
+    MetricKind.COUNTER,
+    "{job}",
+    "Jobs that are over, by their kind, and whether they are done or have failed.",
+    ("kind", "state"),
+)
+JOB_STEP_DURATION = Metric(
+    "gateway_job_step_duration",
+    MetricKind.HISTOGRAM,
+    "s",
+    "Time that a step of a job took, by the job's kind and what became of the step.",
+    ("kind", "result"),
+    LONG_S,
+)
 
 # The process.
 IN_FLIGHT = Metric("gateway_requests_in_flight", MetricKind.GAUGE, "{request}", "Requests in flight.")

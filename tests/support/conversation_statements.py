@@ -4,12 +4,15 @@ import importlib
 
 from dub5.service.conversation.statements import ASK, CREATE
 from dub5.service.documents.statements import CREATE as CREATE_DOCUMENT
+from dub5.service.jobs.statements import CLAIM, RENEW
+from dub5.service.jobs.statements import CREATE as CREATE_JOB
 from dub5.service.store.base import Statement, Value
 from tests.support.source import ROOT
 
 ME, STRANGER = "session:me", "session:stranger"
 TALK, TURN, NOW = "01ARZ3NDEKTSV4RRFFQ69G5FAV", "01ARZ3NDEKTSV4RRFFQ69G5FAX", 1_000.0
 OTHER = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"  # a conversation of somebody else, and its turn
+LEASE = "0123456789abcdef"
 
 
 def statements() -> dict[str, Statement]:
@@ -48,9 +51,25 @@ VALUES: dict[str, tuple[Value, ...]] = {
     "document_use": (TALK, NOW + 10),
     "document_delete": (TALK,),
     "turn_abandon": (TALK, TURN, NOW, "other"),
+    "job_read": (TURN,),
+    "job_stop": (TURN, "It was stopped.", NOW + 1),
+    "job_delete": (TALK,),
+    "job_claim_one": (TURN, LEASE, NOW + 60, NOW + 90),
+    "job_renew": (TURN, LEASE, NOW + 60),
+    "job_advance": (TURN, LEASE, 0, NOW + 1, NOW + 31),
+    "job_fail": (TURN, LEASE, "It failed.", NOW + 1),
+    "job_release": (TURN, LEASE, NOW + 1, 0),
 }
-FOR_ITS_MAKER = {"conversation_create", "document_create", "document_lock_owner"}
-# A conversation of mine, whose one turn is open, and a document; and those of somebody else.
+FOR_ITS_MAKER = {"conversation_create", "document_create", "document_lock_owner", "job_create"}
+FOR_ALL_OWNERS = {
+    "document_delete_old",
+    "job_claim",
+    "job_waiting",
+    "job_delete_old",
+}  # of a process by itself
+OWNED_TABLES = ("conversation", "document", "job")  # with an owner in each row
+TABLES = (*OWNED_TABLES, "turn")
+# A conversation of mine, whose one turn is open, a document, a job at work; and the same of somebody else.
 FILLING = [
     bound
     for owner, id_, turn in ((ME, TALK, TURN), ("session:other", OTHER, OTHER))
@@ -58,5 +77,8 @@ FILLING = [
         CREATE.bind(owner, id_, "", "chat", NOW),
         ASK.bind(owner, id_, turn, "asked", "Hi", 1, "estimate", "", "", "r", "w", NOW),
         CREATE_DOCUMENT.bind(owner, id_, "a.txt", "txt", 4, 1, 1, "", "text", NOW, 50),
+        CREATE_JOB.bind(owner, turn, "deck", id_, 2, NOW),
+        CLAIM.bind(LEASE, NOW, NOW + 30, "deck"),
+        RENEW.bind(owner, turn, LEASE, NOW + 30),
     )
 ]

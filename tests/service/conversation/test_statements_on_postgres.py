@@ -6,18 +6,14 @@ import pytest
 
 from dub5.service.store.base import BoundStatement, Row, Statement
 from dub5.simulators.virtual.database import VirtualStorage
-from tests.support.conversation_statements import FILLING, ME, STRANGER, VALUES, statements
+from tests.support.conversation_statements import FILLING, ME, STRANGER, TABLES, VALUES, statements
 from tests.support.conversation_world import schema
 from tests.support.databases import opened
 from tests.support.postgres import PostgresServer, postgres_server
 
 pytestmark = pytest.mark.real_sockets
 
-CONTENT = (
-    Statement("conversations", "SELECT * FROM conversation ORDER BY id"),
-    Statement("turns", "SELECT * FROM turn ORDER BY id"),
-    Statement("documents", "SELECT * FROM document ORDER BY id"),
-)
+CONTENT = tuple(Statement(table, f"SELECT * FROM {table} ORDER BY id") for table in TABLES)
 
 
 @pytest.fixture(scope="module")
