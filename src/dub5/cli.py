@@ -18,6 +18,7 @@ examples:
   dub5 serve --config dub5.toml           run the service; `dub5 serve --help` shows a minimal settings file
   dub5 verify https://dub5.example        ask a deployed service whether all of it works
   dub5 db up                              make or update the tables that conversations are kept in
+  dub5 work --config dub5.toml            do background work in a process of its own
   dub5 personality list                   list the system prompts that routes may offer
   dub5 playground                         run the service over simulated providers, to try it
   dub5 demo                               watch a minute of an incident, with a verdict and a report
@@ -41,6 +42,7 @@ VERBS = {
     "serve": Verb("dub5.service.command", "run the service over your providers"),
     "check": Verb("dub5.service.command", "check the settings offline and list every error"),
     "verify": Verb("dub5.service.verify.command", "ask a deployed service whether all of it works"),
+    "work": Verb("dub5.service.work_command", "do background work in a process of its own"),
     "db": Verb("dub5.service.database_command", "show or apply the migrations of the database"),
     "personality": Verb(
         "dub5.service.personality_command", "list the personalities, or try one on questions"

@@ -18,6 +18,6 @@ LEVELS = (
     ("study",),
     ("api", "telemetry"),
     ("app", "runtime", "online_check", "personality_trial", "socket_protocol", "unread"),
-    ("asgi", "command", "database_command", "http_protocol", "personality_command", "verify"),
+    ("asgi", "command", "database_command", "http_protocol", "personality_command", "work_command", "verify"),
     ("__main__",),
 )
