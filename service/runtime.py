@@ -171,7 +171,7 @@ class Runtime:
             process.board,
             self.states,
             capabilities,
-            build_pack((route.settings, route.fallbacks) for route in routes.values()),
+            offline,
             personalities,
             process.store.snapshot if process.store is not None else None,
         )

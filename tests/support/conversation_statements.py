@@ -66,7 +66,7 @@ FOR_ALL_OWNERS = {
     "job_claim",
     "job_waiting",
     "job_delete_old",
-}  # of a process by itself
+}  # of a process
 OWNED_TABLES = ("conversation", "document", "job")  # with an owner in each row
 TABLES = (*OWNED_TABLES, "turn")
 # A conversation of mine, whose one turn is open, a document, a job at work; and the same of somebody else.

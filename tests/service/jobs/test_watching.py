@@ -141,23 +141,25 @@ async def test_stop(*, away: bool) -> None:
     storage = job_database(random.Random(1))
     options = {"jobs": JobsSettings(workers=0 if away else 1)}
     slow = NumberKind([], ask_s=1_000.0)
-    async with world(database=storage, options=options, kind=slow) as here:
-        async with world(database=storage.reopen(), seed="other", kind=slow) as other:
-            job = await mine(here)
-            while here.row(job)[0] != "running":
-                await asyncio.sleep(0.1)
-            reply = await asked(here, "POST", f"{job.id}/stop")
-            assert (reply.status, reply.json()["state"], reply.json()["problem"]) == (
-                200,
-                "failed",
-                "It was stopped.",
-            )
-            again = await asked(here, "POST", f"{job.id}/stop")
-            assert again.json() == reply.json()
-            await asyncio.sleep(11.0)
-            assert [event.result for event in [*here.of(JobStepEnded), *other.of(JobStepEnded)]] == ["lost"]
-            assert not slow.paid
-            assert [name for name, _ in await watched(here, job)] == ["progress", "end"]
+    async with (
+        world(database=storage, options=options, kind=slow) as here,
+        world(database=storage.reopen(), seed="other", kind=slow) as other,
+    ):
+        job = await mine(here)
+        while here.row(job)[0] != "running":
+            await asyncio.sleep(0.1)
+        reply = await asked(here, "POST", f"{job.id}/stop")
+        assert (reply.status, reply.json()["state"], reply.json()["problem"]) == (
+            200,
+            "failed",
+            "It was stopped.",
+        )
+        again = await asked(here, "POST", f"{job.id}/stop")
+        assert again.json() == reply.json()
+        await asyncio.sleep(11.0)
+        assert [event.result for event in [*here.of(JobStepEnded), *other.of(JobStepEnded)]] == ["lost"]
+        assert not slow.paid
+        assert [name for name, _ in await watched(here, job)] == ["progress", "end"]
 
 
 async def test_watchers_work() -> None:
