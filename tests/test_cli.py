@@ -19,7 +19,7 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"usage: dub5 {verb}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["serve", "check"])
+@pytest.mark.parametrize("verb", ["serve", "check", "work"])
 def test_no_settings(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

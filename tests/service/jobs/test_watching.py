@@ -13,6 +13,7 @@ from dub5.service.events import JobEnded, JobStepEnded
 from dub5.service.jobs.model import Job
 from dub5.simulators.virtual.database import DatabaseFault
 from tests.support.job_world import ASK_S, JobWorld, NumberKind, job_database
+from tests.support.world import ServiceWorld, healthy
 
 NOBODY = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
@@ -36,7 +37,7 @@ async def watched(
     text = ""
     async with world.client.stream("GET", f"/v1/jobs/{job.id}/events", headers=world.signed("me")) as stream:
         assert stream.status == 200
-        async for piece in stream:
+        while piece := await stream.read():
             text += piece.decode()
             if at is not None:
                 at.append(clock.now())
@@ -149,13 +150,9 @@ async def test_stop(*, away: bool) -> None:
         while here.row(job)[0] != "running":
             await asyncio.sleep(0.1)
         reply = await asked(here, "POST", f"{job.id}/stop")
-        assert (reply.status, reply.json()["state"], reply.json()["problem"]) == (
-            200,
-            "failed",
-            "It was stopped.",
-        )
-        again = await asked(here, "POST", f"{job.id}/stop")
-        assert again.json() == reply.json()
+        found = reply.json()
+        assert (reply.status, found["state"], found["problem"]) == (200, "failed", "It was stopped.")
+        assert (await asked(here, "POST", f"{job.id}/stop")).json() == found
         await asyncio.sleep(11.0)
         assert [event.result for event in [*here.of(JobStepEnded), *other.of(JobStepEnded)]] == ["lost"]
         assert not slow.paid
@@ -184,5 +181,6 @@ async def test_watchers_work() -> None:
 
 async def test_no_database() -> None:
     """Without a database the paths do not exist."""
-    async with JobWorld(options={"conversation": None}) as one:
-        assert (await asked(one, "GET", NOBODY)).json()["error"]["code"] == "not_found"
+    async with ServiceWorld(one=healthy()) as one:
+        reply = await one.client.request("GET", f"/v1/jobs/{NOBODY}")
+        assert reply.json()["error"]["code"] == "not_found"
