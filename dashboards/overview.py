@@ -361,6 +361,31 @@ OVERVIEW = Dashboard(
             often_empty=True,
         ),
         Panel(
+            "Jobs",
+            "Background work: jobs at work now, jobs per hour that are over, by kind and state, and "
+            "steps per hour that were not kept. Retry: providers are down, or a defect. Empty without jobs.",
+            "short",
+            (
+                Query(f"sum ({series(names.JOBS_RUNNING)})", "running"),
+                Query(f"3600 * {rate(names.JOBS_ENDED, by='kind, state')}", "{{kind}} {{state}} per hour"),
+                Query(
+                    "3600 * "
+                    + rate(
+                        names.JOB_STEP_DURATION, suffix="_count", by="kind, result", match='result!="kept"'
+                    ),
+                    "{{kind}} step {{result}} per hour",
+                ),
+            ),
+            often_empty=True,
+        ),
+        Panel(
+            "Steps of jobs",
+            "Time that nine of ten steps of jobs took at most, by kind. Empty without jobs.",
+            "s",
+            (Query(quantile(0.9, names.JOB_STEP_DURATION, by="kind"), "{{kind}} p90"),),
+            often_empty=True,
+        ),
+        Panel(
             "Tokens",
             "Tokens per second by target and type. Tokens of the certainty maybe belong to attempts that "
             "failed, were cut or cancelled, and may be billed. Some are estimated.",

@@ -174,7 +174,6 @@ class Service:
             return None
         jobs = Jobs(self.store, Ids(rng("job ids")), self.events, rng("jobs"), settings.jobs)
         self.store.keeper.deletions += DELETIONS
-        self.metrics.observe_jobs(lambda: jobs.worker.count)
         return jobs
 
     def _build_runtime(self, loaded: LoadedSettings, previous: Runtime | None) -> Runtime:
@@ -219,9 +218,14 @@ class Service:
         if self.store is not None:
             await self.store.start()
         self._activate()
-        if self.jobs is not None:
-            self.jobs.start()
+        self._start_jobs()
         await self._warm_up()
+
+    def _start_jobs(self) -> None:
+        if self.jobs is not None and self.jobs.kinds:
+            worker = self.jobs.worker
+            self.metrics.observe_jobs(lambda: worker.count, self.jobs.kinds)
+            self.jobs.start()
 
     def _activate(self) -> None:
         """Start the isolation and the probes of the current runtime; stop the probes of the previous one."""

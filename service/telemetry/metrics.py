@@ -294,8 +294,11 @@ class Metrics:
         """Read the number of WebSockets at each scrape; without conversations there is no such gauge."""
         self._observe(names.SOCKETS, lambda: [((), count())])
 
-    def observe_jobs(self, count: Callable[[], int]) -> None:
-        """Read the number of jobs at work at each scrape; without a database there is no such gauge."""
+    def observe_jobs(self, count: Callable[[], int], kinds: Iterable[str]) -> None:
+        """Read the number of jobs at work at each scrape; without kinds of jobs there is no such gauge."""
+        for kind in kinds:
+            for state in ("done", "failed"):
+                self._counters[names.JOBS_ENDED][kind, state] += 0
         self._observe(names.JOBS_RUNNING, lambda: [((), count())])
 
     def _job_step_ended(self, event: JobStepEnded) -> None:

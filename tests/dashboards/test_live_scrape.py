@@ -12,8 +12,10 @@ from dashboards.generate import DASHBOARDS, render
 from dashboards.providers import PROVIDERS, settings
 from dub5.service.app import Service
 from dub5.service.config.load import load
+from dub5.service.events import JobEnded, JobStepEnded, StepResult
 from dub5.simulators.virtual import AppClient, VirtualWire
 from tests.support.fake_database import FakeDatabase
+from tests.support.job_world import NumberKind
 
 IGNORED = {"le", "job", "instance"}  # added by the histogram's text and by Prometheus itself
 
@@ -30,14 +32,19 @@ async def scrape(folder: Path) -> str:
     """Return the metrics after an incident.
 
     It has failovers, a cached answer, a cut stream, an open breaker, denied retries, a hedged probe, a
-    fallback answer, a queue and a shared call. A WebSocket has come and gone.
+    fallback answer, a queue and a shared call. A WebSocket has come and gone, and a job.
     """
     requests = [("chat", True, 1), ("chat", False, 0), ("chat", False, 0), ("torn", True, 1)]
     requests += [("down", False, 1)] * 8  # until its breaker opens, and beyond
     requests += [("sorry", False, 1)]
     requests += [("flaky", False, 1)] * 60
     concurrent = [("slow", False, 1)] * 6 + [("slow", False, 0)] * 2
-    async with AppClient(service(folder).asgi) as client:
+    served = service(folder)
+    assert served.jobs is not None
+    served.jobs.kinds["number"] = NumberKind([])
+    async with AppClient(served.asgi) as client:
+        served.events.emit(JobStepEnded("number", "job", 0, StepResult.RETRY, 1.0, 1))
+        served.events.emit(JobEnded("number", "job", "done", 9.0, 2))
         await asyncio.gather(
             *(client.request("POST", "/v1/chat/completions", json=body(*one)) for one in concurrent)
         )

@@ -18,6 +18,7 @@ TAGS = {
     "sessions": "Browsers told apart by a cookie; only where `[session]` is set.",
     "conversations": "Conversations that are kept; only where `[conversation]` is set."
     " Each belongs to the session or the API key that began it.",
+    "jobs": "Work in the background; only where `[conversation]` is set. Each belongs to who asked for it.",
     "operations": "For operators and monitors.",
     "page": "For people.",
 }
@@ -33,6 +34,7 @@ SECURITY = {
 PARAMETERS = {
     "id": text("The id of a conversation."),
     "turn": text("The id of a turn."),
+    "job": text("The id of a job."),
     "after": number("The `seq` of the last message that was read, as `Last-Event-ID`; 0: all of them."),
     "name": text("A name."),
     "deep": flag("Check each component."),
@@ -114,7 +116,7 @@ def _security(operation: Operation) -> list[dict[str, list[str]]]:
     match operation.tag:
         case "chat" | "models":
             return [{}, {"key": []}]
-        case "sessions" | "conversations":
+        case "sessions" | "conversations" | "jobs":
             return [{"session": []}, {"key": []}]
     if operation.path.startswith("/admin"):
         return [{"admin": []}]

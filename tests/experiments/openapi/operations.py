@@ -12,6 +12,7 @@ from dub5.service.errors import (
     FeatureUnavailable,
     GatewayError,
     InvalidRequest,
+    JobNotFound,
     KeysRefused,
     ModelNotFound,
     NotFound,
@@ -41,6 +42,7 @@ ASKED: Errors = (
 )
 OWNED: Errors = (*CALLER, SessionRequired, CsrfRefused, NotFound)
 KEPT: Errors = (*OWNED, ConversationNotFound, StorageUnavailable)
+KEPT_JOB: Errors = (*OWNED, JobNotFound, StorageUnavailable)
 
 CONVERSATION = "01JE0000000000000000000000"
 QUESTION = "Why is the sky blue?"
@@ -70,6 +72,29 @@ TURN_EXAMPLE = {
     "ended_at": 1764460812,
     "kept": True,
 }
+JOB_EXAMPLE = {
+    "id": "01JE0000000000000000000002",
+    "object": "job",
+    "kind": "deck",
+    "subject": "01JE0000000000000000000003",
+    "state": "running",
+    "done": 3,
+    "steps": 12,
+    "problem": None,
+    "created_at": 1764460800,
+    "ended_at": None,
+}
+JOB_EVENTS = """\
+event: progress
+data: {"object": "job", "state": "running", "done": 11, "steps": 12, ...}
+
+event: progress
+data: {"object": "job", "state": "done", "done": 12, "steps": 12, ...}
+
+event: end
+data: {"object": "job", "state": "done", "done": 12, "steps": 12, ...}
+
+"""
 MODEL_EXAMPLE = {
     "id": "chat",
     "object": "model",
@@ -232,6 +257,21 @@ OPERATIONS: tuple[Operation, ...] = (
         *("conversations", "POST", "/v1/turns/{turn}/stop", "End a turn that is being answered"),
         {204: ("", None)},
         (*KEPT, InvalidRequest),
+    ),
+    Operation(
+        *("jobs", "GET", "/v1/jobs/{job}", "Read how far a job is"),
+        {200: ("Job", JOB_EXAMPLE)},
+        KEPT_JOB,
+    ),
+    Operation(
+        *("jobs", "GET", "/v1/jobs/{job}/events", "Watch a job: an event for each change"),
+        {200: ("text/event-stream", JOB_EVENTS)},
+        (*KEPT_JOB, Overloaded),
+    ),
+    Operation(
+        *("jobs", "POST", "/v1/jobs/{job}/stop", "End a job"),
+        {200: ("Job", JOB_EXAMPLE | {"state": "failed", "problem": "It was stopped."})},
+        KEPT_JOB,
     ),
     Operation(
         *("operations", "GET", "/livez", "Return 200 while the process runs"),

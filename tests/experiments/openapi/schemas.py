@@ -269,6 +269,24 @@ CONVERSATION_TURNS = table(
         "has_more": flag("There are older ones: ask again with `before`."),
     },
 )
+JOB = table(
+    "A job: work in the background.",
+    {
+        "id": ID,
+        "object": {"const": "job"},
+        "kind": text("What is done."),
+        "subject": text("The id of what it is about."),
+        "state": text(
+            "`ready`: it waits for a worker. `failed`: see `problem`.",
+            enum=["ready", "running", "done", "failed"],
+        ),
+        "done": number("How many of its steps are kept."),
+        "steps": number("How many there are."),
+        "problem": optional(text("Why it has failed, for people.")),
+        "created_at": WHEN,
+        "ended_at": optional(WHEN),
+    },
+)
 INVALIDATION = table(
     "Exactly one of these.",
     {},
@@ -296,6 +314,7 @@ SCHEMAS: dict[str, Schema] = {
     "ChatAnswer": CHAT_ANSWER,
     "EmbeddingsRequest": EMBEDDINGS_REQUEST,
     "Embeddings": EMBEDDINGS,
+    "Job": JOB,
     "Model": MODEL,
     "Models": MODELS,
     "Session": SESSION,

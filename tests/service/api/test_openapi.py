@@ -1,6 +1,7 @@
 """The OpenAPI document: valid, as generated, complete, and true about what the service takes and answers."""
 
 import json
+import random
 import re
 from typing import Any
 
@@ -18,7 +19,7 @@ from dub5.simulators.virtual import AppResponse, run
 from tests.experiments.openapi.document import document
 from tests.experiments.openapi.operations import OPERATIONS, Operation
 from tests.experiments.openapi.schemas import SCHEMAS
-from tests.support.conversation_world import ConversationWorld
+from tests.support.job_world import JobWorld, job_database
 from tests.support.source import ROOT
 from tests.support.world import ServiceWorld, completion, healthy, reply
 
@@ -109,18 +110,29 @@ def answer(request: SimRequest) -> Script:
     return reply(200, json.dumps(whole | {"object": "chat.completion"}).encode())
 
 
-class DocumentedWorld(ConversationWorld):
+class DocumentedWorld(JobWorld):
     """A service that has all that the document describes."""
 
     def __init__(self) -> None:
-        super().__init__(one=answer, route={"sanitize": SanitizeOptions(enabled=True)})
-        self.conversation = self.turn = ""
+        super().__init__(
+            one=answer,
+            route={"sanitize": SanitizeOptions(enabled=True)},
+            database=job_database(random.Random(1)),
+        )
+        self.conversation = self.turn = self.job = ""
+
+    async def make_job(self) -> None:
+        """Make a job of the owner of the conversation, whose one step ends at once."""
+        ((owner,),) = self.database.storage.rows("SELECT owner FROM conversation")
+        job = await self.make(1, owner)
+        self.job = job.id
 
     async def follow(self, operation: Operation) -> AppResponse:
         """Send the example of an operation."""
         values = {
             "id": self.conversation,
             "turn": self.turn,
+            "job": self.job,
             "name": "index.html" if "web" in operation.path else "chat",
         }
         path = re.sub(r"{(\w+)}", lambda found: values[found[1]], operation.path)
@@ -147,6 +159,7 @@ def test_answers() -> None:
                     wrong.extend(f"{title(operation)}: {one}" for one in problems(name, found.json()))
                 if title(operation) == "POST /v1/conversations":
                     world.conversation = found.json()["id"]
+                    await world.make_job()
                 if title(operation) == "POST /v1/conversations/{id}/turns":
                     world.turn = found.json()["id"]
 

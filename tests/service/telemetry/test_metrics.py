@@ -19,11 +19,14 @@ from dub5.service.events import (
     HealthChanged,
     Hedged,
     HistoryPruned,
+    JobEnded,
+    JobStepEnded,
     LimitLowered,
     QueueLeft,
     RequestEnded,
     SocketClosed,
     StatementEnded,
+    StepResult,
     TurnEnded,
 )
 from dub5.service.failover.hedging import LATE, SILENT, SLOW
@@ -303,6 +306,9 @@ async def test_every_name_in_the_table(
     metrics.count(TurnEnded("req_1", "chat", Outcome.COMPLETE, kept=True))
     metrics.observe_sockets(lambda: 2)
     metrics.count(SocketClosed("req_1", 4999, 0, 1.0))
+    metrics.observe_jobs(lambda: 1, ["deck"])
+    metrics.count(JobStepEnded("deck", "job", 0, StepResult.KEPT, 1.0, 1))
+    metrics.count(JobEnded("deck", "job", "done", 9.0, 1))
     families = {f.name: f for f in text_string_to_metric_families(metrics.scrape().decode())}
 
     assert {m.prometheus_name.removesuffix("_total") for m in names.ALL} == set(families) - {"target"} - {
