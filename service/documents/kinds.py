@@ -13,6 +13,7 @@ BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")  # of UTF-8 and UTF-16; that 
 _BLANK = b"\xef\xbb\xbf \t\r\n\x0b\x0c\0"
 _HTML = re.compile(rb"(?is)\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b")
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_WORD_TEXT = re.compile(r"word/document\d*\.xml")
 _ENCRYPTED, _WORD = "EncryptedPackage".encode("utf-16-le"), "WordDocument".encode("utf-16-le")
 
 
@@ -101,7 +102,7 @@ def _kind_of_zip(data: bytes) -> FileKind:
             said = archive.read("mimetype")[:100] if stored is not None and stored.file_size < 200 else b""
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError):
         return FileKind.DAMAGED_WORD if b"word/" in data[: 64 * HEAD_BYTES] else FileKind.ARCHIVE
-    if "word/document.xml" in names:
+    if any(map(_WORD_TEXT.fullmatch, names)):
         return FileKind.WORD
     for name, kind in ZIP_NAMES.items():
         if name in names:

@@ -6,7 +6,7 @@ import unicodedata
 from dub5.service.documents.kinds import BOMS
 from dub5.service.documents.refusals import ReadRefused
 
-CONTROL_SHARE_MAX = 0.02
+CONTROLS_MAX, CONTROL_SHARE_MAX = 3, 0.02
 MARKS_MAX = 30  # on one letter
 _UTF32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
@@ -24,7 +24,7 @@ def decode(data: bytes) -> str:
     except UnicodeDecodeError:
         raise ReadRefused("damaged_text" if data.startswith(BOMS) else "binary") from None
     controls = len(_CONTROL.findall(text[: 64 * 1024]))
-    if controls > CONTROL_SHARE_MAX * min(len(text), 64 * 1024):
+    if controls > max(CONTROLS_MAX, CONTROL_SHARE_MAX * min(len(text), 64 * 1024)):
         raise ReadRefused("binary")
     return text
 

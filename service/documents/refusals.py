@@ -88,7 +88,10 @@ REFUSALS = {
     "media": _other("a sound or a film", "upload a PDF or Word file with text, or paste the text as .txt"),
     "archive": _other("an archive (such as .zip)", "unpack it, and upload a .pdf, .docx, .md or .txt of it"),
     "program": _other("a program", "upload a .pdf, .docx, .md or .txt"),
-    "binary": _other("no text", "upload a .pdf or .docx, or a .txt or .md that is saved as UTF-8"),
+    "binary": Refusal(
+        ReadResult.OTHER_KIND,
+        "This file holds no text that can be read: upload a .pdf or .docx, or a .txt or .md saved as UTF-8.",
+    ),
     "damaged_pdf": Refusal(ReadResult.DAMAGED, f"This PDF is damaged or not whole: {_ANEW}."),
     "damaged_docx": Refusal(ReadResult.DAMAGED, f"This Word file is damaged or not whole: {_ANEW}."),
     "damaged_text": Refusal(

@@ -15,18 +15,21 @@ from typing import Any
 
 import docx
 from docx.opc.exceptions import PackageNotFoundError
+from docx.opc.oxml import parse_xml
+from docx.opc.packuri import PACKAGE_URI, PackURI
 from docx.oxml.ns import qn
 from lxml import etree
 
 from dub5.service.documents.refusals import TEXT_BYTES_MAX, ReadRefused
 
 ENTRIES_MAX = 2_000
-UNPACKED_BYTES_MAX = 64 * 1024 * 1024
 XML_BYTES_MAX = 16 * 1024 * 1024
-CHUNK_BYTES = 256 * 1024
+PARTS_MAX = 50  # with text, that one part refers to
+MAIN, WITH_TEXT = ("/officeDocument",), ("/styles", "/header")
 ENCRYPTED_FLAG = 0x1
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DECLARATION = re.compile(rb"<!(?:DOCTYPE|ENTITY)", re.IGNORECASE)
+_MACROS_OR_TEMPLATE = re.compile(rb"macroEnabled|template\.main\+xml")
 _MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
 _P, _TBL, _TR, _TC = qn("w:p"), qn("w:tbl"), qn("w:tr"), qn("w:tc")
 _T, _TAB, _BOX, _STYLE = qn("w:t"), qn("w:tab"), qn("w:txbxContent"), qn("w:pStyle")
@@ -50,64 +53,85 @@ class WordReader:
     def __call__(self, data: bytes) -> list[str]:
         """Return the text, as one page. Raises ReadRefused."""
         try:
-            _check_parts(data)
-            return ["\n\n".join(_texts(data))]
+            return ["\n\n".join(_texts(_text_parts(data)))]
         except DAMAGE as error:
-            raise ReadRefused("damaged_docx", f"{type(error).__name__}") from None
+            raise ReadRefused("damaged_docx", type(error).__name__) from None
 
 
-def _check_parts(data: bytes) -> None:
-    """Look at all that the file unpacks to, in pieces. Raises ReadRefused, and what zipfile raises."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        entries = archive.infolist()
-        if any(entry.flag_bits & ENCRYPTED_FLAG for entry in entries):
-            raise ReadRefused("encrypted_docx")
-        if any(entry.compress_type not in COMPRESSIONS for entry in entries):
-            raise ReadRefused("damaged_docx")
-        if len(entries) > ENTRIES_MAX or sum(entry.file_size for entry in entries) > UNPACKED_BYTES_MAX:
+def _text_parts(data: bytes) -> io.BytesIO:
+    """Return the file with the parts alone that hold text: no picture, no macro, nothing that lies elsewhere.
+
+    Raises ReadRefused, and DAMAGE.
+    """
+    reduced = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(reduced, "w") as kept:
+        if len(archive.infolist()) > ENTRIES_MAX:
             raise ReadRefused("unpacks_too_large")
-        left = UNPACKED_BYTES_MAX
-        for entry in entries:
-            left -= _check_part(archive, entry, left)
-        _check_types(archive.read("[Content_Types].xml"))
+        types = _part(archive, "[Content_Types].xml")
+        if _MACROS_OR_TEMPLATE.search(types):
+            raise ReadRefused("docm")
+        kept.writestr("[Content_Types].xml", types)
+        (main,) = _relate(archive, kept, PACKAGE_URI, MAIN)[:1]
+        kept.writestr(main.membername, _part(archive, main.membername))
+        for part in _relate(archive, kept, main, WITH_TEXT):
+            if part.membername not in kept.namelist():
+                kept.writestr(part.membername, _part(archive, part.membername))
+    reduced.seek(0)
+    return reduced
 
 
-def _check_part(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, left: int) -> int:
-    """Return the size of a part. Raises ReadRefused if it is over `left`, or declares a document type."""
-    is_xml = entry.filename.lower().endswith((".xml", ".rels", ".vml"))
-    size, before = 0, b""
+def _relate(
+    archive: zipfile.ZipFile, kept: zipfile.ZipFile, source: PackURI, kinds: tuple[str, ...]
+) -> list[PackURI]:
+    """Keep the relationships of a part that are of these kinds; return the parts that are there.
+
+    Raises ReadRefused, and DAMAGE.
+    """
+    member, found, names = source.rels_uri.membername, list[PackURI](), set(archive.namelist())
+    if member not in names and source != PACKAGE_URI:
+        return found
+    related = parse_xml(_part(archive, member))  # type: ignore[arg-type]  # bytes, or it fails
+    for one in list(related):
+        kind, mode = one.get("Type", ""), one.get("TargetMode", "Internal")
+        if kind.startswith("http://purl.oclc.org/ooxml/"):
+            raise ReadRefused("strict_docx")
+        part = None
+        if kind.endswith(kinds) and mode == "Internal":
+            part = PackURI.from_rel_ref(source.baseURI, one.get("Target", ""))
+        if part is not None and part.membername in names:
+            found.append(part)
+        else:
+            related.remove(one)
+    kept.writestr(member, etree.tostring(related, encoding="utf-8", xml_declaration=True))
+    return found[:PARTS_MAX]
+
+
+def _part(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return a part of XML. Raises ReadRefused for what no Word file holds, and what zipfile raises."""
+    entry = archive.getinfo(name)
+    if entry.flag_bits & ENCRYPTED_FLAG:
+        raise ReadRefused("encrypted_docx")
+    if entry.compress_type not in COMPRESSIONS:
+        raise ReadRefused("damaged_docx")
+    if entry.file_size > XML_BYTES_MAX:
+        raise ReadRefused("unpacks_too_large")
     with archive.open(entry) as part:
-        while chunk := part.read(CHUNK_BYTES):
-            size += len(chunk)
-            if size > (min(left, XML_BYTES_MAX) if is_xml else left):
-                raise ReadRefused("unpacks_too_large")
-            if is_xml:
-                seen = before + chunk.replace(b"\0", b"")  # in UTF-16 as well
-                if _DECLARATION.search(seen):
-                    raise ReadRefused("declares_entities")
-                before = seen[-16:]
-    return size
+        data = part.read(XML_BYTES_MAX + 1)
+    if len(data) > XML_BYTES_MAX:
+        raise ReadRefused("unpacks_too_large")
+    if _DECLARATION.search(data.replace(b"\0", b"")):  # in UTF-16 as well
+        raise ReadRefused("declares_entities")
+    return data
 
 
-def _check_types(types: bytes) -> None:
-    """Raise ReadRefused for a file with macros, or a template."""
-    if b"macroEnabled.main" in types or b"template.main+xml" in types or b"macroEnabledTemplate" in types:
-        raise ReadRefused("docm")
-
-
-def _texts(data: bytes) -> Iterator[str]:
+def _texts(data: io.BytesIO) -> Iterator[str]:
     """Yield the headers of its pages, and each block of the body. Raises ReadRefused, and DAMAGE."""
-    try:
-        file = docx.Document(io.BytesIO(data))
-    except KeyError:
-        if b"purl.oclc.org/ooxml" in _relationships(data):
-            raise ReadRefused("strict_docx") from None
-        raise
+    file = docx.Document(data)
     styles = _levels(file.part)
     chars, known = 0, set[str]()
     for header in _related(file.part, "/header"):
         text = "\n".join(_blocks(header.element, styles))
-        if text not in known:
+        if text and text not in known:
             known.add(text)
             yield text
     for block in _blocks(file.element.body, styles):
@@ -117,16 +141,9 @@ def _texts(data: bytes) -> Iterator[str]:
         yield block
 
 
-def _relationships(data: bytes) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return archive.read("_rels/.rels")
-
-
 def _related(part: Any, kind: str) -> list[Any]:
-    """Return the parts that are related to a part in this way; none that lies elsewhere."""
-    found = [
-        one.target_part for one in part.rels.values() if not one.is_external and one.reltype.endswith(kind)
-    ]
+    """Return the parts of XML that are related to a part in this way."""
+    found = [one.target_part for one in part.rels.values() if one.reltype.endswith(kind)]
     return [one for one in found if hasattr(one, "element")]
 
 
