@@ -33,6 +33,7 @@ from dub5.service.api.documents import document_routes
 from dub5.service.api.edge import with_edge
 from dub5.service.api.edge_rules import EdgeRules
 from dub5.service.api.errors import exception_handler
+from dub5.service.api.feedback import feedback_routes
 from dub5.service.api.jobs import job_routes
 from dub5.service.api.key_guard import KeyGuard
 from dub5.service.api.page import read_files
@@ -49,6 +50,7 @@ from dub5.service.documents.readers import ReadFile
 from dub5.service.documents.reading import read_file
 from dub5.service.events import DrainBegan, Events, SecurityKind, SettingsReloaded, Subscriber
 from dub5.service.failover.loop import Failover
+from dub5.service.feedback.feedback import Feedback
 from dub5.service.gateway import Gateway
 from dub5.service.ids import Ids
 from dub5.service.jobs import statements as job_statements
@@ -139,6 +141,7 @@ class Service:
             live_turns,
             read_file,
             self.jobs,
+            Feedback(self.store, Ids(rng("feedback")), self.events, self.board.find_request),
         )
         self._gateways: WeakSet[Gateway] = WeakSet()  # old ones included, while a request uses them
         self._failovers: WeakSet[Failover] = WeakSet()
@@ -204,6 +207,7 @@ class Service:
                 *document_routes(deps),
                 *job_routes(deps),
                 *admin_routes(self.admin),
+                *feedback_routes(deps, self.admin),
             ],
             lifespan=[lifespan],
             exception_handlers={Exception: exception_handler(self.events, self._process.new_id)},

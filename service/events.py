@@ -371,6 +371,25 @@ class JobEnded(Struct, frozen=True):
     tries: int
 
 
+class FeedbackGiven(Struct, frozen=True):
+    """Somebody said what an answer is worth, or that something is wrong. `value`: 1 or -1 of an answer.
+
+    `note`: what was said, where only the log keeps it.
+    """
+
+    id: str
+    caller: str
+    session: str | None
+    kind: str
+    value: int | None
+    turn: str | None
+    request_id: str | None
+    route: str | None
+    target: str | None
+    note: str | None
+    kept: bool
+
+
 Event = (
     AttemptEnded
     | RequestEnded
@@ -402,6 +421,7 @@ Event = (
     | DocumentRead
     | JobStepEnded
     | JobEnded
+    | FeedbackGiven
 )
 Subscriber = Callable[[Event], None]
 

@@ -50,6 +50,7 @@ from dub5.service.failover.prober import Prober
 from dub5.service.failover.rejected_content import RejectPatterns
 from dub5.service.fallback.fallback import Fallbacks
 from dub5.service.fallback.offline_pack import build_pack
+from dub5.service.feedback.feedback import Feedback
 from dub5.service.gateway import Gateway, Route
 from dub5.service.ids import Ids
 from dub5.service.jobs.jobs import Jobs
@@ -88,6 +89,7 @@ class ProcessScope:
     live_turns: LiveTurns
     read_file: ReadFile  # of documents
     jobs: Jobs | None  # None without a store
+    feedback: Feedback
 
 
 class Runtime:
@@ -137,6 +139,7 @@ class Runtime:
             process.events,
             settings.server,
             process.new_id,
+            process.feedback,
             sessions,
             _gate(settings, process, previous),
             _turns(settings, process, upstreams, personalities, previous),
@@ -201,6 +204,13 @@ def _upstreams(settings: Settings) -> dict[Target, Upstream]:
         for target in map(_parse_target, names)
         for provider in [providers[target.provider]]
         for dialect in [dialect_of(provider, event_bytes_max)]
+    }
+
+
+def _capabilities(upstreams: dict[Target, Upstream]) -> dict[str, Capabilities]:
+    return {
+        target.name: Capabilities(upstream.missing_features.keys(), upstream.context_tokens)
+        for target, upstream in upstreams.items()
     }
 
 

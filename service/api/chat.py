@@ -38,6 +38,7 @@ from dub5.service.errors import (
 )
 from dub5.service.events import Events, RequestEnded, SecurityKind, SecurityNoted
 from dub5.service.failover.context import RequestContext
+from dub5.service.feedback.feedback import Feedback
 from dub5.service.gateway import Answer, Gateway, Route
 from dub5.service.jobs.jobs import Jobs
 from dub5.service.model import AnyRequest, Caller, ChatRequest, Chunks, Outcome, Usage
@@ -60,6 +61,7 @@ class ApiDependencies:
     events: Events
     server: ServerSettings
     new_id: Callable[[], str]
+    feedback: Feedback
     sessions: BrowserSessions | None = None  # none: not configured
     gate: RateLimitGate | None = None  # none: nothing is limited
     turns: Turns | None = None  # none: conversations are not kept

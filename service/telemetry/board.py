@@ -81,6 +81,8 @@ COUNTERS = (  # of `happened`: each begins at zero
     "migrated",
     "migration_failed",
     "writes_forgotten",
+    "feedback",
+    "feedback_down",
     "drained",
     "crashed",
     *SecurityKind,
@@ -343,6 +345,10 @@ class StatusBoard:
     def _add_incident(self, what: str, target: str | None, why: str) -> None:
         at = round(clock.wall(), 3)
         self._incidents.append({"at": at, "what": what, "target": target, "why": why[:TEXT_CHARS_MAX]})
+
+    def find_request(self, id_: str) -> RequestEnded | None:
+        """Return a request that has ended, if it is one of the last."""
+        return next((event for _, event in reversed(self._recent) if event.request_id == id_), None)
 
     def snapshot(self) -> dict[str, Any]:
         """Return plain data for /status, newest first. Times are epoch seconds; targets are keyed by name."""

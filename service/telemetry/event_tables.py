@@ -25,6 +25,7 @@ from dub5.service.events import (
     Crashed,
     DocumentRead,
     DrainBegan,
+    FeedbackGiven,
     HealthChanged,
     Hedged,
     HistoryPruned,
@@ -117,6 +118,14 @@ COUNTS: Mapping[type, CountRule] = {
     BudgetSpent: CountRule(names.RETRIES_DENIED, lambda event, known: (known.provider(event.provider),)),
     CacheLooked: CountRule(names.CACHE, lambda event, known: (known.route(event.route), event.result)),
     Crashed: CountRule(names.CRASHES, lambda event, known: ()),
+    FeedbackGiven: CountRule(
+        names.FEEDBACK,
+        lambda event, known: (
+            event.kind,
+            names.FEEDBACK_VALUES[event.value],
+            known.scope(event.target or ""),
+        ),
+    ),
     HealthChanged: CountRule(
         names.HEALTH_CHANGES, lambda event, known: (known.scope(event.target), event.after)
     ),
@@ -148,6 +157,7 @@ HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
     CacheWarmed: lambda event: (),
     CallerBarred: lambda event: (),
     DocumentRead: lambda event: ("document_read",) if event.kind else ("document_refused",),
+    FeedbackGiven: lambda event: ("feedback",) if event.value != -1 else ("feedback", "feedback_down"),
     Hedged: lambda event: ("hedged",),
     HistoryPruned: lambda event: ("history_pruned",),
     JobEnded: lambda event: (f"job_{event.state}",),
@@ -185,6 +195,23 @@ LINES: Mapping[type, Callable[[Any], Line | None]] = {
     ),
     Crashed: lambda event: Line(Level.ERROR, "crash", {"id": event.request_id, "where": event.where}),
     DrainBegan: lambda event: Line(Level.INFO, "drain", {"in_flight": event.in_flight}),
+    FeedbackGiven: lambda event: Line(
+        Level.INFO,
+        "feedback",
+        {
+            "id": event.id,
+            "caller": event.caller,
+            "session": event.session,
+            "kind": event.kind,
+            "value": event.value,
+            "turn": event.turn,
+            "request": event.request_id,
+            "route": event.route,
+            "target": event.target,
+            "kept": event.kept,
+        }
+        | ({} if event.note is None else {"note": event.note}),
+    ),
     HealthChanged: lambda event: Line(
         Level.WARNING if event.before == "healthy" else Level.INFO,
         "health",

@@ -183,6 +183,8 @@ class Metrics:
             self._counters[names.RETRIES_DENIED][provider,] += 0
             self._counters[names.LIMIT_LOWERED][provider,] += 0
         for target in self._known.targets:
+            for value in ("up", "down") if self._has_store else ():
+                self._counters[names.FEEDBACK]["answer", value, target] += 0
             for why in sorted(names.HEDGE_REASONS):
                 self._counters[names.HEDGES][target, why] += 0
             for after in names.HEALTH_LEVEL:

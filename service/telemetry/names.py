@@ -193,6 +193,13 @@ HISTORY_PRUNED = Metric(
     "Turns asked without some of what was said before, because it did not fit in the model's window.",
     ("route",),
 )
+FEEDBACK = Metric(
+    "gateway_feedback",
+    MetricKind.COUNTER,
+    "{feedback}",
+    "Feedback that people gave, by kind, by value, and by the target that the answer came from.",
+    ("kind", "value", "target"),
+)
 
 # Done by providers.
 PROVIDER_LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
@@ -396,6 +403,7 @@ ALL = tuple(value for value in tuple(globals().values()) if isinstance(value, Me
 
 BREAKER_LEVEL = {"closed": 0, "half_open": 1, "open": 2, "isolated": 3}
 HEALTH_LEVEL = {"healthy": 0, "degraded": 1, "unhealthy": 2}
+FEEDBACK_VALUES = {1: "up", -1: "down", None: "none"}
 # Why an attempt was made, and why one was hedged.
 ATTEMPT_KINDS = frozenset({"first", "retry", "fresh", "key", "plain", "hedge", "probe"})
 HEDGE_REASONS = frozenset({"probe", "degraded", "slow", "silent", "late"})

@@ -3,6 +3,7 @@
 import importlib
 
 from dub5.service.conversation.statements import ASK, CREATE
+from dub5.service.feedback.statements import GIVE_OF_TURN
 from dub5.service.documents.statements import CREATE as CREATE_DOCUMENT
 from dub5.service.jobs.statements import CLAIM, RENEW
 from dub5.service.jobs.statements import CREATE as CREATE_JOB
@@ -59,15 +60,25 @@ VALUES: dict[str, tuple[Value, ...]] = {
     "job_advance": (TURN, LEASE, 0, NOW + 1, NOW + 31),
     "job_fail": (TURN, LEASE, "It failed.", NOW + 1),
     "job_release": (TURN, LEASE, NOW + 1, 0),
+    "feedback_give_of_turn": ("new", "issue", "new", None, "Slow", NOW, 0.0, 10, TURN),
+    "feedback_find": ("answer", f"turn {TURN}"),
+    "feedback_find_turn": (TURN,),
+    "feedback_list": (TALK, "8", 10),
 }
-FOR_ITS_MAKER = {"conversation_create", "document_create", "document_lock_owner", "job_create"}
+FOR_ITS_MAKER = {
+    "conversation_create",
+    "document_create",
+    "document_lock_owner",
+    "job_create",
+    "feedback_give",
+}
 FOR_ALL_OWNERS = {
     "document_delete_old",
     "job_claim",
     "job_waiting",
     "job_delete_old",
 }  # of a process
-OWNED_TABLES = ("conversation", "document", "job")  # with an owner in each row
+OWNED_TABLES = ("conversation", "document", "feedback", "job")  # with an owner in each row
 TABLES = (*OWNED_TABLES, "turn")
 # A conversation of mine, whose one turn is open, a document, a job at work; and the same of somebody else.
 FILLING = [
@@ -80,5 +91,6 @@ FILLING = [
         CREATE_JOB.bind(owner, turn, "deck", id_, 2, NOW),
         CLAIM.bind(LEASE, NOW, NOW + 30, "deck"),
         RENEW.bind(owner, turn, LEASE, NOW + 30),
+        GIVE_OF_TURN.bind(owner, turn, "answer", f"turn {turn}", 1, None, NOW, 0.0, 10, turn),
     )
 ]

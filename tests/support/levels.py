@@ -14,7 +14,7 @@ LEVELS = (
     ("failover",),
     ("cache", "fallback", "admission", "single_flight", "store"),
     ("gateway",),
-    ("conversation", "documents", "jobs"),
+    ("conversation", "documents", "feedback", "jobs"),
     ("study",),
     ("api", "telemetry"),
     ("app", "runtime", "online_check", "personality_trial", "socket_protocol", "unread"),

@@ -1,0 +1,1 @@
+"""Feedback: what people say of answers, and of what is wrong."""
