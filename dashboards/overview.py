@@ -386,6 +386,35 @@ OVERVIEW = Dashboard(
             often_empty=True,
         ),
         Panel(
+            "Feedback: thumbs down",
+            "Share of the thumbs that are down, by the target that had answered. A target that is fast and "
+            "never fails may still answer badly: only people can say so. Empty without thumbs.",
+            "percentunit",
+            (
+                Query(
+                    rate(names.FEEDBACK, by="target", match='value="down"')
+                    + " / "
+                    + rate(names.FEEDBACK, by="target", match='kind="answer"'),
+                    "{{target}}",
+                ),
+            ),
+            max_value=1,
+            often_empty=True,
+        ),
+        Panel(
+            "Feedback: what comes in",
+            "Feedback by kind and value. Issues and crashes are in words: GET /admin/feedback lists them.",
+            "short",
+            (
+                Query(
+                    f"sum by (kind, value) (increase({series(names.FEEDBACK)}[$__rate_interval]))",
+                    "{{kind}} {{value}}",
+                ),
+            ),
+            stacked=True,
+            often_empty=True,
+        ),
+        Panel(
             "Tokens",
             "Tokens per second by target and type. Tokens of the certainty maybe belong to attempts that "
             "failed, were cut or cancelled, and may be billed. Some are estimated.",

@@ -55,6 +55,8 @@ MUST_MOVE = (  # panels that must show a value above zero
     "Turns of conversations",
     "Turns live, and read on",
     "WebSockets",
+    "Feedback: thumbs down",
+    "Feedback: what comes in",
 )
 # The repeated pattern of requests: failovers, cached answers, cut streams, a route whose only target's
 # breaker opens, a route with a fallback answer then, one that exhausts its retry budget, and one with equal
@@ -128,6 +130,8 @@ async def _talk(service: str, postgres: PostgresServer) -> None:
                     postgres.resume()
                 turn = await client.post(f"/v1/conversations/{begun['id']}/turns", json={"text": "?"})
                 turn.raise_for_status()
+                thumb = {"kind": "answer", "turn": turn.json()["id"], "value": 1 if number % 2 else -1}
+                await client.post("/v1/feedback", json=thumb)
                 await _read_on(service, cookie, begun["id"], f"over-a-socket-{number}")
                 await asyncio.sleep(TURN_EVERY_S)
 

@@ -20,7 +20,7 @@ from dub5.service.admission.sessions import Session
 from dub5.service.api.admin import Admin
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.client_address import scope_address
-from dub5.service.api.conversations import owner_of_request, page_limit, page_start
+from dub5.service.api.conversations import before_of, limit_of, owner_of_request
 from dub5.service.api.errors import no_such_path
 from dub5.service.api.routes import HttpRequest, get_or_head, json_response
 from dub5.service.api.schema import read_json
@@ -97,7 +97,7 @@ def feedback_routes(deps: Callable[[], ApiDependencies], admin: Admin) -> list[H
         if not is_id(conversation):
             raise not_found()
         page = await feedback.list_page(
-            owner, conversation, page_limit(request, LIST_LIMIT), page_start(request)
+            owner, conversation, limit_of(request, LIST_LIMIT), before_of(request)
         )
         return json_response(_page_object(page, feedback_object))
 
@@ -106,7 +106,7 @@ def feedback_routes(deps: Callable[[], ApiDependencies], admin: Admin) -> list[H
         """List the feedback of everybody."""
         admin.check(request.scope, dict(request.headers))
         feedback, wanted = _kept(deps(), request), _filter(request)
-        page = await feedback.list_all(wanted, page_limit(request, LIST_LIMIT), page_start(request))
+        page = await feedback.list_all(wanted, limit_of(request, LIST_LIMIT), before_of(request))
         return json_response(_page_object(page, operator_object))
 
     @patch(f"{ADMIN_PATH}/{{id:str}}")

@@ -3,8 +3,8 @@
 import importlib
 
 from dub5.service.conversation.statements import ASK, CREATE
-from dub5.service.feedback.statements import GIVE_OF_TURN
 from dub5.service.documents.statements import CREATE as CREATE_DOCUMENT
+from dub5.service.feedback.statements import GIVE_OF_TURN
 from dub5.service.jobs.statements import CLAIM, RENEW
 from dub5.service.jobs.statements import CREATE as CREATE_JOB
 from dub5.service.store.base import Statement, Value

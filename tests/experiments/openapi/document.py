@@ -19,6 +19,7 @@ TAGS = {
     "conversations": "Conversations that are kept; only where `[conversation]` is set."
     " Each belongs to the session or the API key that began it.",
     "jobs": "Work in the background; only where `[conversation]` is set. Each belongs to who asked for it.",
+    "feedback": "What people say of answers, and of what is wrong.",
     "operations": "For operators and monitors.",
     "page": "For people.",
 }
@@ -32,11 +33,16 @@ SECURITY = {
     "admin": {"type": "http", "scheme": "bearer", "description": "The admin token."},
 }
 PARAMETERS = {
-    "id": text("The id of a conversation."),
+    "id": text("The id of a conversation, or of feedback."),
     "turn": text("The id of a turn."),
     "job": text("The id of a job."),
     "after": number("The `seq` of the last message that was read, as `Last-Event-ID`; 0: all of them."),
     "name": text("A name."),
+    "conversation": text("The id of a conversation."),
+    "kind": text("Only of this kind.", enum=["answer", "issue", "crash"]),
+    "value": number("Only with this value.", enum=[-1, 1]),
+    "target": text("Only on answers of this target."),
+    "state": text("Only in this state.", enum=["open", "done"]),
     "deep": flag("Check each component."),
     "limit": number("How many, at most.", minimum=1, maximum=100),
     "before": text("Only what comes after the one with this id, on the way back in time."),
@@ -116,7 +122,7 @@ def _security(operation: Operation) -> list[dict[str, list[str]]]:
     match operation.tag:
         case "chat" | "models":
             return [{}, {"key": []}]
-        case "sessions" | "conversations" | "jobs":
+        case "sessions" | "conversations" | "jobs" | "feedback":
             return [{"session": []}, {"key": []}]
     if operation.path.startswith("/admin"):
         return [{"admin": []}]

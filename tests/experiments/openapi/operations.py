@@ -122,6 +122,24 @@ TURN_EVENTS = (
     'event: delta\nid: 3\ndata: {"type": "delta", "seq": 3, "text": "Air"}\n\n'
     'event: end\nid: 3\ndata: {"type": "end", "seq": 3, "outcome": "complete", "kept": true, ...}\n\n'
 )
+FEEDBACK_EXAMPLE = {
+    "object": "feedback",
+    "id": "01JE0000000000000000000002",
+    "kind": "answer",
+    "value": -1,
+    "note": "The sky is not green.",
+    "turn": "01JE0000000000000000000001",
+    "request_id": "req_0123456789abcdef01234567",
+    "created_at": 1764460830,
+    "kept": True,
+}
+OPERATOR_FEEDBACK_EXAMPLE = FEEDBACK_EXAMPLE | {
+    "owner": "session:5f3a9c01",
+    "route": "chat",
+    "target": "openai/gpt-4o-mini",
+    "state": "open",
+    "done_at": None,
+}
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
@@ -274,6 +292,18 @@ OPERATIONS: tuple[Operation, ...] = (
         KEPT_JOB,
     ),
     Operation(
+        *("feedback", "POST", "/v1/feedback", "Say what an answer is worth, or that something is wrong"),
+        {201: ("Feedback", FEEDBACK_EXAMPLE), 202: ("Feedback", FEEDBACK_EXAMPLE | {"kept": False})},
+        (*OWNED, *BODY, ConversationNotFound),
+        ("FeedbackRequest", {"kind": "issue", "note": "The answer stops in the middle."}),
+    ),
+    Operation(
+        *("feedback", "GET", "/v1/feedback", "Read your feedback on the answers of a conversation"),
+        {200: ("FeedbackList", {"object": "list", "data": [FEEDBACK_EXAMPLE], "has_more": False})},
+        (*KEPT, InvalidRequest),
+        query=("conversation", *PAGED),
+    ),
+    Operation(
         *("operations", "GET", "/livez", "Return 200 while the process runs"),
         {200: ("State", {"status": "ok"})},
     ),
@@ -314,6 +344,23 @@ OPERATIONS: tuple[Operation, ...] = (
         {200: ("Invalidated", {"invalidated": {"route": "chat"}})},
         (WrongAdminToken, RateLimited, NotFound, Unavailable, *BODY),
         ("Invalidation", {"route": "chat"}),
+    ),
+    Operation(
+        *("operations", "GET", "/admin/feedback", "Read the feedback of everybody (from this machine only)"),
+        {
+            200: (
+                "OperatorFeedbackList",
+                {"object": "list", "data": [OPERATOR_FEEDBACK_EXAMPLE], "has_more": False},
+            )
+        },
+        (WrongAdminToken, RateLimited, NotFound, StorageUnavailable, InvalidRequest),
+        query=("kind", "value", "target", "state", *PAGED),
+    ),
+    Operation(
+        *("operations", "PATCH", "/admin/feedback/{id}", "Mark feedback as done, or open it again"),
+        {200: ("OperatorFeedback", OPERATOR_FEEDBACK_EXAMPLE | {"state": "done", "done_at": 1764460900})},
+        (WrongAdminToken, RateLimited, NotFound, StorageUnavailable, *BODY),
+        ("FeedbackMark", {"state": "done"}),
     ),
     Operation(
         *("page", "GET", "/", "Serve the page for people"),

@@ -287,6 +287,60 @@ JOB = table(
         "ended_at": optional(WHEN),
     },
 )
+
+
+FEEDBACK_REQUEST = table(
+    "What somebody says of an answer, or of what is wrong.",
+    {"kind": text("What it is about.", enum=["answer", "issue", "crash"])},
+    {
+        "value": number("What the answer is worth; only of an answer.", enum=[-1, 1]),
+        "note": text("In words, at most 2,000 characters; an issue needs it."),
+        "turn": text("The turn of the answer."),
+        "request_id": text("Without a turn: the `x-request-id` of the reply.", maxLength=128),
+    },
+)
+FEEDBACK = table(
+    "Feedback as it is kept.",
+    {
+        "object": {"const": "feedback"},
+        "id": ID,
+        "kind": text("What it is about.", enum=["answer", "issue", "crash"]),
+        "value": optional(number("What the answer is worth.", enum=[-1, 1])),
+        "note": optional(text("In words, without control characters.")),
+        "turn": optional(text("The turn of the answer; null once its conversation is deleted.")),
+        "request_id": optional(text("The request of the answer.")),
+        "created_at": WHEN,
+        "kept": flag("Whether it is in the database; else it is a line of the log."),
+    },
+)
+FEEDBACK_LIST = table(
+    "Your feedback on the answers of a conversation, that of the newest turn first.",
+    {
+        "object": {"const": "list"},
+        "data": array(ref("Feedback"), "The feedback."),
+        "has_more": flag("There is older one: ask again with `before`, a turn."),
+    },
+)
+OPERATOR_FEEDBACK = table(
+    "Feedback as the operator sees it.",
+    {
+        **FEEDBACK["properties"],
+        "owner": text("Who gave it, as in the log."),
+        "route": optional(text("The route of the answer.")),
+        "target": optional(text("Who answered: `provider/model`.")),
+        "state": text("Whether the operator is through with it.", enum=["open", "done"]),
+        "done_at": optional(WHEN),
+    },
+)
+OPERATOR_FEEDBACK_LIST = table(
+    "Feedback of everybody, the newest first.",
+    {
+        "object": {"const": "list"},
+        "data": array(ref("OperatorFeedback"), "The feedback."),
+        "has_more": flag("There is older one: ask again with `before`, an id."),
+    },
+)
+FEEDBACK_MARK = table("The state.", {"state": text("The state.", enum=["open", "done"])})
 INVALIDATION = table(
     "Exactly one of these.",
     {},
@@ -325,6 +379,12 @@ SCHEMAS: dict[str, Schema] = {
     "ConversationTurns": CONVERSATION_TURNS,
     "TurnRequest": TURN_REQUEST,
     "Turn": TURN,
+    "FeedbackRequest": FEEDBACK_REQUEST,
+    "Feedback": FEEDBACK,
+    "FeedbackList": FEEDBACK_LIST,
+    "OperatorFeedback": OPERATOR_FEEDBACK,
+    "OperatorFeedbackList": OPERATOR_FEEDBACK_LIST,
+    "FeedbackMark": FEEDBACK_MARK,
     "Invalidation": INVALIDATION,
     "Invalidated": INVALIDATED,
     "Health": HEALTH,

@@ -10,6 +10,7 @@ from jsonschema import Draft202012Validator
 from msgspec.structs import fields
 from openapi_spec_validator import validate
 
+from dub5.service.api.feedback import FeedbackBody, FeedbackMark
 from dub5.service.cache.cache import Selection
 from dub5.service.config.options import SanitizeOptions
 from dub5.service.errors import every_error
@@ -29,6 +30,8 @@ STRUCTS = {
     "EmbeddingsRequest": EmbedBody,
     "Message": Message,
     "Invalidation": Selection,
+    "FeedbackRequest": FeedbackBody,
+    "FeedbackMark": FeedbackMark,
 }
 # Raised before a path is known, or only inside a stream: no operation lists them.
 UNLISTED = {"method_not_allowed", "request_head_too_large", "host_not_allowed", "https_required"} | {
@@ -119,7 +122,7 @@ class DocumentedWorld(JobWorld):
             route={"sanitize": SanitizeOptions(enabled=True)},
             database=job_database(random.Random(1)),
         )
-        self.conversation = self.turn = self.job = ""
+        self.conversation = self.turn = self.job = self.feedback = ""
 
     async def make_job(self) -> None:
         """Make a job of the owner of the conversation, whose one step ends at once."""
@@ -130,12 +133,14 @@ class DocumentedWorld(JobWorld):
     async def follow(self, operation: Operation) -> AppResponse:
         """Send the example of an operation."""
         values = {
-            "id": self.conversation,
+            "id": self.feedback if "feedback" in operation.path else self.conversation,
             "turn": self.turn,
             "job": self.job,
             "name": "index.html" if "web" in operation.path else "chat",
         }
         path = re.sub(r"{(\w+)}", lambda found: values[found[1]], operation.path)
+        if "conversation" in operation.query:
+            path += f"?conversation={self.conversation}"
         headers = self.signed("me")
         if operation.path.startswith("/admin"):
             headers = {"authorization": f"Bearer {self.service.admin.token.reveal()}", "host": "127.0.0.1"}
@@ -162,6 +167,8 @@ def test_answers() -> None:
                     await world.make_job()
                 if title(operation) == "POST /v1/conversations/{id}/turns":
                     world.turn = found.json()["id"]
+                if title(operation) == "POST /v1/feedback":
+                    world.feedback = found.json()["id"]
 
     run(main(), seed=1)
     assert not wrong, "\n".join(wrong)

@@ -16,6 +16,7 @@ from dub5.service.events import (
     CacheLooked,
     Crashed,
     DrainBegan,
+    FeedbackGiven,
     HealthChanged,
     Hedged,
     HistoryPruned,
@@ -304,6 +305,7 @@ async def test_every_name_in_the_table(
     metrics.count(StatementEnded("renew_worker", "ok", 0.002))
     metrics.count(HistoryPruned("req_1", "chat", 3, 900))
     metrics.count(TurnEnded("req_1", "chat", Outcome.COMPLETE, kept=True))
+    metrics.count(FeedbackGiven("f", "anonymous", None, "crash", *[None] * 6, kept=False))
     metrics.observe_sockets(lambda: 2)
     metrics.count(SocketClosed("req_1", 4999, 0, 1.0))
     metrics.observe_jobs(lambda: 1, ["deck"])
