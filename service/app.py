@@ -61,6 +61,7 @@ from dub5.service.runtime import ProcessScope, Runtime
 from dub5.service.store.base import Database
 from dub5.service.telemetry.board import StatusBoard
 from dub5.service.telemetry.metrics import Metrics
+from dub5.service.telemetry.process_watch import ProcessWatch
 from dub5.service.wire.base import Slots, Wire
 
 if TYPE_CHECKING:  # loaded by name, where there are conversations
@@ -84,7 +85,7 @@ class Service:
     """The whole service. `asgi` is the application; `reload` changes its settings; `drain` ends its requests.
 
     `wire`, `database`, `read_file` and `seed` are the seams of the simulation; `log` is the subscriber that
-    writes log lines.
+    writes log lines; `watch` watches the process, where it is one of its own.
     """
 
     def __init__(
@@ -96,9 +97,11 @@ class Service:
         read_file: ReadFile = read_file,
         seed: str | None = None,
         log: Subscriber | None = None,
+        watch: ProcessWatch | None = None,
     ) -> None:
         settings, rng = loaded.settings, _rng(seed)
         self.board = StatusBoard()
+        self._watch = watch
         self.admission = Admission(settings.server.in_flight_max, settings.server.bodies_bytes_max)
         self.metrics = Metrics(
             version=VERSION,
@@ -120,7 +123,11 @@ class Service:
         if self.store is not None:
             outbox = self.store.outbox
             self.metrics.observe_store(
-                lambda: outbox.count, self.store.is_ok, self.store.pool, lambda: live_turns.count
+                lambda: outbox.count,
+                self.store.is_ok,
+                self.store.pool,
+                lambda: live_turns.count,
+                self.store.room,
             )
         self._shared_log = open_shared_log(settings, loaded.redis_url, self.events, rng("limits"))
         guard = partial(KeyGuard, events=self.events, proxies_known=bool(settings.server.trusted_proxies))
@@ -219,6 +226,8 @@ class Service:
     async def start(self) -> None:
         """Start isolation, probes and warm caches. The lifespan of `asgi` calls it, if there is one."""
         self.board.started_at = clock.wall()
+        if self._watch is not None:
+            self.metrics.watch_process(self._watch)
         if self.store is not None:
             await self.store.start()
         self._activate()
@@ -286,6 +295,8 @@ class Service:
 
     async def aclose(self) -> None:
         """Close all that was opened."""
+        if self._watch is not None:
+            self._watch.close()
         background = [*self._prober_tasks, *self._warm_up_tasks]
         for task in background:
             task.cancel()

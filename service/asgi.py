@@ -19,6 +19,7 @@ from dub5.service.config.settings import LoadedSettings, SettingsProblems
 from dub5.service.online_check import targets
 from dub5.service.telemetry.event_tables import Level
 from dub5.service.telemetry.logs import EventLogger, LineWriter
+from dub5.service.telemetry.process_watch import ProcessWatch
 
 
 class StandaloneApp:
@@ -32,7 +33,7 @@ class StandaloneApp:
         log = loaded.settings.log
         self._writer = LineWriter()
         self._logger = EventLogger(self._writer.write, Level[log.level.upper()], log.format)
-        self._service = Service(loaded, log=self._logger.log)
+        self._service = Service(loaded, log=self._logger.log, watch=ProcessWatch())
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -32,6 +32,12 @@ def tick_ns() -> int:
     return read()
 
 
+def tick_reader() -> Callable[[], int]:
+    """Return what `tick_ns` reads inside this loop, for a caller that may be outside of it."""
+    read: Callable[[], int] = getattr(asyncio.get_running_loop(), "time_ns", time.perf_counter_ns)
+    return read
+
+
 class _Wall:
     """Epoch seconds that advance with the loop's clock.
 

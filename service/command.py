@@ -30,6 +30,7 @@ from dub5.service.optional_parts import load_part
 from dub5.service.store.url import describe
 from dub5.service.telemetry.event_tables import Level
 from dub5.service.telemetry.logs import EventLogger, LineWriter
+from dub5.service.telemetry.process_watch import ProcessWatch
 
 EPILOG = """\
 the smallest settings file:
@@ -200,7 +201,7 @@ def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedS
     _raise_file_limit()
     writer, log = LineWriter(), loaded.settings.log
     logger = EventLogger(writer.write, Level[log.level.upper()], log.format)
-    service = Service(loaded, log=logger.log)
+    service = Service(loaded, log=logger.log, watch=ProcessWatch())
     config = uvicorn.Config(
         service.asgi,
         host=loaded.settings.server.host,
@@ -234,6 +235,7 @@ def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedS
         logger.started(VERSION, str(file), address, targets(loaded), token, loaded.warnings)
 
     server = DrainingServer(config, service, reload_settings, on_start)
+    service.metrics.observe_connections(lambda: len(server.server_state.connections))
     try:
         server.run(sockets=[listening])
     finally:

@@ -49,6 +49,7 @@ class ConfiguredStore(Store):
         tables = _Tables(url, options.migrate, events)
         super().__init__(open_database(url, options), store_options, events, rng, tables.prepare)
         self.engine = parsed.engine
+        self.folder = parsed.path.parent if parsed.engine == "sqlite" else None
         self.places = (f"{describe(url)}: ", f"{parsed.path}: ")
 
 

@@ -9,8 +9,10 @@ database is back. No request finds out whether it is: keeper.py does.
 """
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any, Literal, TypeVar
 
@@ -118,6 +120,7 @@ class Store:
         self.outbox: Outbox[PendingWrite] = Outbox()
         self.last_error: str | None = None  # of the last call that failed
         self.engine = "given"
+        self.folder: Path | None = None  # of SQLite
         self.places: tuple[str, ...] = ()  # what errors begin with, and strangers need not know
         self._events = events
         self._rng = rng
@@ -240,6 +243,16 @@ class Store:
         """Return the connections, by state; None where the database has no pool."""
         read: Callable[[], Mapping[str, int] | None] | None = getattr(self.database, "pool", None)
         return None if read is None else read()
+
+    def room(self) -> int | None:
+        """Return the free room of the disk that the database writes to; None where it is not ours to know."""
+        if self.folder is None:
+            return None
+        try:
+            found = os.statvfs(self.folder)
+        except OSError:
+            return None
+        return found.f_bavail * found.f_frsize
 
     def resume(self) -> None:
         """Send what waits: the database is ready, or back."""

@@ -49,7 +49,9 @@ from dub5.service.telemetry import names, process
 from dub5.service.telemetry.attempt_views import OK, STOPPED, failed_over
 from dub5.service.telemetry.costs import CostCounters
 from dub5.service.telemetry.event_tables import COUNTS, KnownNames, Labels
+from dub5.service.telemetry.host import HostUsage, read_host
 from dub5.service.telemetry.names import OTHER, Metric, MetricKind
+from dub5.service.telemetry.process_watch import GENERATIONS, ProcessWatch
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ReadValues = Callable[[], Iterable[tuple[Labels, float]]]
@@ -65,11 +67,15 @@ class Histogram:
         self.metric = metric
         self._rows: dict[Labels, list[float]] = {}  # the sum, then the count of each bucket
 
+    def start(self, labels: Labels) -> list[float]:
+        """Begin a series at zero, and return its row."""
+        return self._rows.setdefault(labels, [0.0] * (len(self.metric.buckets) + 2))
+
     def record(self, value: float, labels: Labels) -> None:
         """Add one value, in the metric's unit."""
         row = self._rows.get(labels)
         if row is None:
-            row = self._rows[labels] = [0.0] * (len(self.metric.buckets) + 2)
+            row = self.start(labels)
         row[0] += value
         row[1 + bisect_left(self.metric.buckets, value)] += 1
 
@@ -147,6 +153,7 @@ class Metrics:
         self._has_store = False
         self._states = states
         self._scraped_states: Sequence[TargetSnapshot] = ()  # at this scrape
+        self._scraped_host = HostUsage()  # likewise
         self._make_counters()
         self.add_labels(routes, targets, hosts)
         self._make_histograms()
@@ -213,6 +220,8 @@ class Metrics:
         self._store_duration = self._histogram(names.STORE_DURATION)
         self._document_duration = self._histogram(names.DOCUMENT_READ)
         self._job_step_duration = self._histogram(names.JOB_STEP_DURATION)
+        self._loop_lag = self._histogram(names.LOOP_LAG)
+        self._gc_pause = self._histogram(names.GC_PAUSE)
 
     def _make_gauges(self, in_flight: Callable[[], int]) -> None:
         def per_target(value: Callable[[TargetSnapshot], float]) -> ReadValues:
@@ -231,6 +240,21 @@ class Metrics:
         self._observe(names.CPU, lambda: [((), process.cpu_s())])
         self._observe(names.MEMORY, lambda: [((), process.memory_bytes())])
         self._observe(names.DESCRIPTORS, lambda: [((), process.descriptors())])
+        self._observe(names.DESCRIPTORS_MAX, lambda: [((), process.descriptors_max())])
+        self._make_host_gauges()
+
+    def _make_host_gauges(self) -> None:
+        def known(value: float | None, *labels: str) -> list[tuple[Labels, float]]:
+            return [] if value is None else [(labels, value)]
+
+        def host() -> HostUsage:
+            return self._scraped_host
+
+        self._observe(names.MEMORY_USED, lambda: known(host().memory_bytes, host().memory_source))
+        self._observe(names.MEMORY_LIMIT, lambda: known(host().memory_limit_bytes, host().memory_source))
+        self._observe(names.CPU_LIMIT, lambda: known(host().cpus, host().cpu_source))
+        self._observe(names.CPU_THROTTLED, lambda: known(host().throttled_s))
+        self._observe(names.HOST_LOAD, lambda: known(host().load))
 
     def _counter(self, metric: Metric) -> defaultdict[Labels, float]:
         counter: defaultdict[Labels, float] = defaultdict(int)
@@ -279,6 +303,7 @@ class Metrics:
         ready: Callable[[], bool],
         pool: Callable[[], Mapping[str, int] | None],
         turns_live: Callable[[], int],
+        room: Callable[[], int | None] = lambda: None,
     ) -> None:
         """Read the state of the store and of its turns at each scrape; without one, there is none."""
         self._has_store = True  # there are conversations, and counters of theirs begin at zero
@@ -288,9 +313,28 @@ class Metrics:
         self._observe(names.STORE_OUTBOX, lambda: [((), outbox())])
         self._observe(names.STORE_READY, lambda: [((), ready())])
         self._observe(names.TURNS_LIVE, lambda: [((), turns_live())])
+        self._observe(names.STORE_ROOM, lambda: [((), free)] if (free := room()) is not None else [])
         self._observe(
             names.STORE_POOL, lambda: [((state,), count) for state, count in (pool() or {}).items()]
         )
+
+    def watch_process(self, watch: ProcessWatch) -> None:
+        """Begin to watch the process; each kind of collection has its series from the beginning."""
+        for generation in GENERATIONS:
+            self._gc_pause.start((str(generation),))
+        watch.start(self.note_loop_lag, self.note_gc_pause)
+
+    def note_loop_lag(self, lag_s: float) -> None:
+        """Note how late a timer came."""
+        self._loop_lag.record(lag_s, ())
+
+    def note_gc_pause(self, generation: int, pause_s: float) -> None:
+        """Note how long a garbage collection took."""
+        self._gc_pause.record(pause_s, (str(generation),))
+
+    def observe_connections(self, count: Callable[[], int]) -> None:
+        """Read the number of connections at each scrape; only our own server knows it."""
+        self._observe(names.CONNECTIONS, lambda: [((), count())])
 
     def observe_sockets(self, count: Callable[[], int]) -> None:
         """Read the number of WebSockets at each scrape; without conversations there is no such gauge."""
@@ -385,6 +429,7 @@ class Metrics:
     def scrape(self) -> bytes:
         """Render all metrics as `CONTENT_TYPE`. Call it inside the running loop, which dates histograms."""
         self._scraped_states = self._states()
+        self._scraped_host = read_host()
         return generate_latest(self._registry)
 
     def close(self) -> None:

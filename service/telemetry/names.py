@@ -53,6 +53,7 @@ FIRST_MS = (1, 5, 10, 20, 40, 60, 80, 100, 250, 500, 750, 1000, 2500, 5000, 7500
 FIRST_S = tuple(ms / 1000 for ms in FIRST_MS)
 TOKEN_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 OVERHEAD_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+LAG_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 STORE_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 READ_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 45.0)
 TOKENS = tuple(4.0**power for power in range(14))
@@ -398,6 +399,61 @@ MEMORY = Metric(
     "Resident memory; its peak where only that is available (macOS).",
 )
 DESCRIPTORS = Metric("process_open_fds", MetricKind.GAUGE, "{descriptor}", "Open file descriptors.")
+DESCRIPTORS_MAX = Metric(
+    "process_max_fds", MetricKind.GAUGE, "{descriptor}", "File descriptors that the process may have open."
+)
+CONNECTIONS = Metric(
+    "gateway_connections", MetricKind.GAUGE, "{connection}", "Open connections of clients, idle ones too."
+)
+LOOP_LAG = Metric(
+    "process_loop_lag",
+    MetricKind.HISTOGRAM,
+    "s",
+    "How late a timer of the event loop comes, each half second: all requests wait for as long.",
+    (),
+    LAG_S,
+)
+GC_PAUSE = Metric(
+    "process_gc_pause",
+    MetricKind.HISTOGRAM,
+    "s",
+    "How long a garbage collection stops the process, by its generation.",
+    ("generation",),
+    LAG_S,
+)
+MEMORY_USED = Metric(
+    "process_memory_used",
+    MetricKind.GAUGE,
+    "By",
+    "Memory in use: of all in the cgroup where that has a limit, else of the host; without idle file pages.",
+    ("source",),
+)
+MEMORY_LIMIT = Metric(
+    "process_memory_limit",
+    MetricKind.GAUGE,
+    "By",
+    "Memory that there is: the limit of the cgroup, or the host's. Who needs more is killed.",
+    ("source",),
+)
+CPU_LIMIT = Metric(
+    "process_cpu_limit",
+    MetricKind.GAUGE,
+    "{cpu}",
+    "Processors that there are: the quota of the cgroup, or those of the host.",
+    ("source",),
+)
+CPU_THROTTLED = Metric(
+    "process_cpu_throttled",
+    MetricKind.COUNTER,
+    "s",
+    "How long the kernel has held the cgroup's processes back, because its quota was used up.",
+)
+HOST_LOAD = Metric(
+    "process_host_load", MetricKind.GAUGE, "{task}", "Tasks of the host that want to run, over a minute."
+)
+STORE_ROOM = Metric(
+    "gateway_store_room", MetricKind.GAUGE, "By", "Free room of the disk that SQLite writes to."
+)
 
 ALL = tuple(value for value in tuple(globals().values()) if isinstance(value, Metric))
 

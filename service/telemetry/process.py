@@ -23,6 +23,12 @@ def memory_bytes() -> int:
         return highest if sys.platform == "darwin" else highest * 1024
 
 
+def descriptors_max() -> float:
+    """Return how many file descriptors the process may have open; infinite without a limit."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return float("inf") if limit == resource.RLIM_INFINITY else limit
+
+
 def descriptors() -> int:
     """Count open file descriptors, without the one used for counting."""
     for folder in ("/proc/self/fd", "/dev/fd"):

@@ -34,6 +34,7 @@ from dub5.service.failover.hedging import LATE, SILENT, SLOW
 from dub5.service.model import AttemptRecord, Outcome, Target, Usage
 from dub5.service.resilience.health import Health, TargetSnapshot
 from dub5.service.telemetry import names
+from dub5.service.telemetry.host import HostUsage
 from dub5.service.telemetry.metrics import Metrics
 from tests.support.source import ROOT, Source, sources
 from tests.support.world import ServiceWorld, status
@@ -291,6 +292,7 @@ async def test_every_name_in_the_table(
     metrics: Metrics,
     request_ended: Callable[..., RequestEnded],
     attempt_ended: Callable[..., AttemptEnded],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The table names what a scrape holds, with the same kinds and labels, and nothing else."""
     not_permitted = AttemptRecord("one/fast", 0.0, 0.0, "breaker_open", tried=False)
@@ -301,7 +303,14 @@ async def test_every_name_in_the_table(
     metrics.count(CacheLooked("chat", "hit"))
     metrics.count(QueueLeft("req_1", "chat", "normal", "served", 0.2))
     metrics.count(BreakerChanged("http://one:80", "closed", "open", "5 failures in a row"))
-    metrics.observe_store(lambda: 3, lambda: True, lambda: {"open": 2, "idle": 1, "max": 10}, lambda: 1)
+    metrics.observe_store(
+        lambda: 3, lambda: True, lambda: {"open": 2, "idle": 1, "max": 10}, lambda: 1, lambda: 9
+    )
+    metrics.observe_connections(lambda: 4)
+    metrics.note_loop_lag(0.1)
+    metrics.note_gc_pause(2, 0.01)
+    everything = HostUsage(1, 2, "cgroup", 0.5, "cgroup", 1.5, 0.25)  # which not every host tells
+    monkeypatch.setattr("dub5.service.telemetry.metrics.read_host", lambda: everything)
     metrics.count(StatementEnded("renew_worker", "ok", 0.002))
     metrics.count(HistoryPruned("req_1", "chat", 3, 900))
     metrics.count(TurnEnded("req_1", "chat", Outcome.COMPLETE, kept=True))
