@@ -10,12 +10,12 @@ Grafana reads files, and reviews show changes of panels.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 from dashboards.overview import OVERVIEW
-from dashboards.panels import Dashboard, Panel, Query
+from dashboards.panels import Dashboard, Panel, PanelRow, Query
 
 FOLDER = Path(__file__).parent
 DASHBOARDS = (OVERVIEW,)
@@ -32,7 +32,10 @@ def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
         "editable": False,
         "graphTooltip": 1,  # one crosshair for all panels
         "id": None,
-        "panels": [panel_json(panel, place) for panel, place in layout(dashboard)],
+        "panels": [
+            panel_json(item, place) if isinstance(item, Panel) else row_json(item, place)
+            for item, place in layout(dashboard)
+        ],
         "refresh": "10s",
         "schemaVersion": SCHEMA_VERSION,
         "tags": ["dub5"],
@@ -44,14 +47,28 @@ def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
     }
 
 
-def layout(dashboard: Dashboard) -> Iterator[tuple[Panel, dict[str, int]]]:
-    """Yield panels with their places, from left to right; a row is as high as its highest panel."""
-    x = y = row_height = 0
-    for panel in dashboard.panels:
+def layout(dashboard: Dashboard) -> Iterator[tuple[Panel | PanelRow, dict[str, int]]]:
+    """Yield panels and titles of rows with their places, from top to bottom."""
+    y = yield from _places(dashboard.panels, 0)
+    for row in dashboard.rows:
+        yield row, {"x": 0, "y": y, "w": COLUMNS, "h": 1}
+        y = yield from _places(row.panels, y + 1)
+
+
+def _places(panels: tuple[Panel, ...], y: int) -> Generator[tuple[Panel, dict[str, int]], None, int]:
+    """Yield panels with their places, from left to right, a line as high as its highest; return its end."""
+    x = line_height = 0
+    for panel in panels:
         if x + panel.width > COLUMNS:
-            x, y, row_height = 0, y + row_height, 0
+            x, y, line_height = 0, y + line_height, 0
         yield panel, {"x": x, "y": y, "w": panel.width, "h": panel.height}
-        x, row_height = x + panel.width, max(row_height, panel.height)
+        x, line_height = x + panel.width, max(line_height, panel.height)
+    return y + line_height
+
+
+def row_json(row: PanelRow, place: dict[str, int]) -> dict[str, Any]:
+    """Return the title of a row in Grafana's format; what follows it belongs to it."""
+    return {"type": "row", "title": row.title, "collapsed": False, "gridPos": place, "panels": []}
 
 
 def panel_json(panel: Panel, place: dict[str, int]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The overview dashboard: is every request answered, and if not, which provider or mechanism is the cause?"""
 
+from dashboards.feedback import FEEDBACK
 from dashboards.panels import Dashboard, Panel, Query, ValueMapping, quantile, quantiles, rate, series
+from dashboards.system import SYSTEM
 from dub5.service.telemetry import names
 
 TARGET = "gen_ai_provider_name, gen_ai_request_model"
@@ -232,24 +234,6 @@ OVERVIEW = Dashboard(
             quantiles(names.OVERHEAD),
         ),
         Panel(
-            "CPU",
-            "CPU seconds per second; one process cannot use more than about one.",
-            "short",
-            (Query(f"rate({series(names.CPU)}[$__rate_interval])", "{{instance}}"),),
-        ),
-        Panel(
-            "Memory",
-            "Resident memory of each process.",
-            "bytes",
-            (Query(series(names.MEMORY), "{{instance}}"),),
-        ),
-        Panel(
-            "Open file descriptors",
-            "Open file descriptors: two for each stream in flight. The usual hard limit is 20,000.",
-            "short",
-            (Query(series(names.DESCRIPTORS), "{{instance}}"),),
-        ),
-        Panel(
             "Internal errors",
             "Internal errors: defects of the gateway. Each one is in the log under its request's id.",
             "short",
@@ -386,35 +370,6 @@ OVERVIEW = Dashboard(
             often_empty=True,
         ),
         Panel(
-            "Feedback: thumbs down",
-            "Share of the thumbs that are down, by the target that had answered. A target that is fast and "
-            "never fails may still answer badly: only people can say so. Empty without thumbs.",
-            "percentunit",
-            (
-                Query(
-                    rate(names.FEEDBACK, by="target", match='value="down"')
-                    + " / "
-                    + rate(names.FEEDBACK, by="target", match='kind="answer"'),
-                    "{{target}}",
-                ),
-            ),
-            max_value=1,
-            often_empty=True,
-        ),
-        Panel(
-            "Feedback: what comes in",
-            "Feedback by kind and value. Issues and crashes are in words: GET /admin/feedback lists them.",
-            "short",
-            (
-                Query(
-                    f"sum by (kind, value) (increase({series(names.FEEDBACK)}[$__rate_interval]))",
-                    "{{kind}} {{value}}",
-                ),
-            ),
-            stacked=True,
-            often_empty=True,
-        ),
-        Panel(
             "Tokens",
             "Tokens per second by target and type. Tokens of the certainty maybe belong to attempts that "
             "failed, were cut or cancelled, and may be billed. Some are estimated.",
@@ -442,4 +397,5 @@ OVERVIEW = Dashboard(
             often_empty=True,
         ),
     ),
+    rows=(SYSTEM, FEEDBACK),
 )

@@ -25,7 +25,7 @@ class ValueMapping:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A panel. `often_empty`: without incidents it has no data."""
+    """A panel. `often_empty`: without incidents it has no data. `host_dependent`: some machines have none."""
 
     title: str
     description: str
@@ -38,11 +38,20 @@ class Panel:
     max_value: float | None = None
     value_mappings: tuple[ValueMapping, ...] = ()
     often_empty: bool = False
+    host_dependent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PanelRow:
+    """Panels under a title of their own, which can be folded away."""
+
+    title: str
+    panels: tuple[Panel, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """A dashboard. `up` is a metric that every instance exports."""
+    """A dashboard. `up` is a metric that every instance exports. `panels` come before the rows."""
 
     file: str
     uid: str
@@ -50,6 +59,12 @@ class Dashboard:
     description: str
     up: str
     panels: tuple[Panel, ...]
+    rows: tuple[PanelRow, ...] = ()
+
+    @property
+    def all_panels(self) -> tuple[Panel, ...]:
+        """The panels, those of the rows too."""
+        return self.panels + tuple(panel for row in self.rows for panel in row.panels)
 
 
 def series(metric: Metric, match: str = "", suffix: str = "") -> str:

@@ -49,7 +49,6 @@ from dub5.service.failover.loop import Failover
 from dub5.service.failover.prober import Prober
 from dub5.service.failover.rejected_content import RejectPatterns
 from dub5.service.fallback.fallback import Fallbacks
-from dub5.service.fallback.offline_pack import build_pack
 from dub5.service.feedback.feedback import Feedback
 from dub5.service.gateway import Gateway, Route
 from dub5.service.ids import Ids
@@ -162,7 +161,6 @@ class Runtime:
         routes: dict[str, Route],
         personalities: dict[str, Personality],
     ) -> Ops:
-        offline = build_pack((route.settings, route.fallbacks) for route in routes.values())
         capabilities = {
             target.name: Capabilities(upstream.missing_features.keys(), upstream.context_tokens)
             for target, upstream in upstreams.items()
@@ -204,13 +202,6 @@ def _upstreams(settings: Settings) -> dict[Target, Upstream]:
         for target in map(_parse_target, names)
         for provider in [providers[target.provider]]
         for dialect in [dialect_of(provider, event_bytes_max)]
-    }
-
-
-def _capabilities(upstreams: dict[Target, Upstream]) -> dict[str, Capabilities]:
-    return {
-        target.name: Capabilities(upstream.missing_features.keys(), upstream.context_tokens)
-        for target, upstream in upstreams.items()
     }
 
 

@@ -240,7 +240,6 @@ class Metrics:
         self._observe(names.CPU, lambda: [((), process.cpu_s())])
         self._observe(names.MEMORY, lambda: [((), process.memory_bytes())])
         self._observe(names.DESCRIPTORS, lambda: [((), process.descriptors())])
-        self._observe(names.DESCRIPTORS_MAX, lambda: [((), process.descriptors_max())])
         self._make_host_gauges()
 
     def _make_host_gauges(self) -> None:
@@ -250,6 +249,7 @@ class Metrics:
         def host() -> HostUsage:
             return self._scraped_host
 
+        self._observe(names.DESCRIPTORS_MAX, lambda: known(process.descriptors_max()))
         self._observe(names.MEMORY_USED, lambda: known(host().memory_bytes, host().memory_source))
         self._observe(names.MEMORY_LIMIT, lambda: known(host().memory_limit_bytes, host().memory_source))
         self._observe(names.CPU_LIMIT, lambda: known(host().cpus, host().cpu_source))

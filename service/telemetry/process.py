@@ -23,10 +23,10 @@ def memory_bytes() -> int:
         return highest if sys.platform == "darwin" else highest * 1024
 
 
-def descriptors_max() -> float:
-    """Return how many file descriptors the process may have open; infinite without a limit."""
+def descriptors_max() -> int | None:
+    """Return how many file descriptors the process may have open; None without a limit."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return float("inf") if limit == resource.RLIM_INFINITY else limit
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def descriptors() -> int:

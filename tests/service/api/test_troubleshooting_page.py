@@ -1,7 +1,5 @@
 """The commands of docs/use/troubleshooting.md, as they stand there, against a service."""
 
-import asyncio
-import os
 import re
 from pathlib import Path
 
@@ -9,11 +7,12 @@ import pytest
 
 from tests.support.conversing import KEY, Person, ServiceProcess, client
 from tests.support.machine import program
+from tests.support.page_commands import commands_of, output_of
 from tests.support.slow_provider import slow_provider
 from tests.support.source import ROOT
 
 pytestmark = pytest.mark.real_sockets
-PAGE = (ROOT / "docs" / "use" / "troubleshooting.md").read_text(encoding="utf-8")
+PAGE = ROOT / "docs" / "use" / "troubleshooting.md"
 EXPECTED = (  # of each command, in their order
     r"HTTP/1\.1 101 [\s\S]*\"type\":\"ready\"",
     r"^gateway_sockets 0",
@@ -26,7 +25,7 @@ EXPECTED = (  # of each command, in their order
 async def test_commands(tmp_path: Path) -> None:
     """Each command shows what the page says."""
     program("curl")
-    variables, *commands = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    variables, *commands = commands_of(PAGE)
     async with slow_provider(("Blue.",)) as provider, client() as http:
         service = ServiceProcess(tmp_path, "service", f"sqlite:///{tmp_path}/kept.db", provider.url)
         provider.say(1)
@@ -42,11 +41,3 @@ async def test_commands(tmp_path: Path) -> None:
             service.kill()
     for text, pattern in zip(said, EXPECTED, strict=True):
         assert re.search(pattern, text, re.MULTILINE), text
-
-
-async def output_of(command: str, variables: dict[str, str]) -> str:
-    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
-    environ = variables | {"PATH": os.environ["PATH"]}
-    process = await asyncio.create_subprocess_exec("sh", "-c", command, env=environ, **pipes)
-    said, _ = await process.communicate()
-    return said.decode(errors="replace")

@@ -144,3 +144,17 @@ def test_without_conversations_no_engine_is_loaded() -> None:
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert told.stdout.strip() == "[]"
     assert service_of(None).store is None
+
+
+async def test_room_on_the_disk(tmp_path: Path) -> None:
+    """With SQLite the free room of its disk is a metric; a folder that is gone, or PostgreSQL, has none."""
+    name = "gateway_store_room_bytes"
+    for url, has_room in {
+        f"sqlite:///{tmp_path}/dub5.db": True,
+        f"sqlite:///{tmp_path}/gone/dub5.db": False,
+        "postgresql://dub5@127.0.0.1:1/dub5": False,
+    }.items():
+        service = service_of(url)
+        lines = [line for line in service.metrics.scrape().decode().splitlines() if line.startswith(name)]
+        assert [float(line.split()[1]) > 1e6 for line in lines] == [True] * has_room, url
+        service.metrics.close()
