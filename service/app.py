@@ -50,6 +50,7 @@ from dub5.service.documents.readers import ReadFile
 from dub5.service.documents.reading import read_file
 from dub5.service.events import DrainBegan, Events, SecurityKind, SettingsReloaded, Subscriber
 from dub5.service.failover.loop import Failover
+from dub5.service.feedback import statements as feedback_statements
 from dub5.service.feedback.feedback import Feedback
 from dub5.service.gateway import Gateway
 from dub5.service.ids import Ids
@@ -69,7 +70,11 @@ if TYPE_CHECKING:  # loaded by name, where there are conversations
 
 WEB = Path(str(files("dub5.service") / "web"))
 WARM_UP_S = 2.0
-DELETIONS = (document_statements.DELETE_OLD, job_statements.DELETE_OLD)  # of what is old
+DELETIONS = (  # of what is old
+    document_statements.DELETE_OLD,
+    job_statements.DELETE_OLD,
+    feedback_statements.DELETE_OLD,
+)
 FINAL_ERRORS_S = 2.0  # for the error events of streams that a drain cuts
 
 
@@ -120,15 +125,7 @@ class Service:
         self.store = _open_store(loaded, database, self.events, rng("store"))
         self.jobs = self._open_jobs(settings, rng)
         live_turns = LiveTurns()
-        if self.store is not None:
-            outbox = self.store.outbox
-            self.metrics.observe_store(
-                lambda: outbox.count,
-                self.store.is_ok,
-                self.store.pool,
-                lambda: live_turns.count,
-                self.store.room,
-            )
+        self._observe_store(live_turns)
         self._shared_log = open_shared_log(settings, loaded.redis_url, self.events, rng("limits"))
         guard = partial(KeyGuard, events=self.events, proxies_known=bool(settings.server.trusted_proxies))
         self.admin = Admin(self.cache, loaded.admin_token, guard(SecurityKind.ADMIN_REFUSED))
@@ -185,6 +182,18 @@ class Service:
         jobs = Jobs(self.store, Ids(rng("job ids")), self.events, rng("jobs"), settings.jobs)
         self.store.keeper.deletions += DELETIONS
         return jobs
+
+    def _observe_store(self, live_turns: LiveTurns) -> None:
+        """Let the metrics read the state of the store at each scrape, if there is one."""
+        if self.store is not None:
+            outbox = self.store.outbox
+            self.metrics.observe_store(
+                lambda: outbox.count,
+                self.store.is_ok,
+                self.store.pool,
+                lambda: live_turns.count,
+                self.store.room,
+            )
 
     def _build_runtime(self, loaded: LoadedSettings, previous: Runtime | None) -> Runtime:
         runtime = Runtime(loaded, self._process, previous)

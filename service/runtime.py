@@ -172,7 +172,7 @@ class Runtime:
             process.board,
             self.states,
             capabilities,
-            offline,
+            build_pack((route.settings, route.fallbacks) for route in routes.values()),
             personalities,
             process.store.snapshot if process.store is not None else None,
         )

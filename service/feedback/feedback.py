@@ -13,7 +13,7 @@ from dub5.service import clock
 from dub5.service.admission.rate_limit import RateLimit, SlidingLog
 from dub5.service.errors import ConversationNotFound, NotFound, RateLimited, StorageUnavailable
 from dub5.service.events import Events, FeedbackGiven, RequestEnded
-from dub5.service.feedback import operator_statements, statements
+from dub5.service.feedback import statements
 from dub5.service.feedback.model import (
     FeedbackEntry,
     FeedbackFilter,
@@ -134,7 +134,7 @@ class Feedback:
 
     async def list_all(self, wanted: FeedbackFilter, limit: int, before: str | None) -> FeedbackPage:
         """Return the feedback of all owners, the newest first. Raises StorageUnavailable."""
-        bound = operator_statements.LIST_ALL.bind(
+        bound = statements.LIST_ALL.bind(
             before or AFTER_ALL, wanted.kind, wanted.value, wanted.target, wanted.state, limit + 1
         )
         return _page(await self._read(bound, "feedback"), limit)
@@ -144,7 +144,7 @@ class Feedback:
         if self.store is None or not self.store.is_ok():
             raise _unavailable()
         done_at = clock.wall() if state is FeedbackState.DONE else None
-        bound = operator_statements.MARK.bind(id_, state, done_at)
+        bound = statements.MARK.bind(id_, state, done_at)
         rows = await self.store.write([bound], lane="feedback").kept(self.store.keep_s)
         if rows is None:
             raise _unavailable()

@@ -1,4 +1,4 @@
-"""The SQL of those who give feedback. $1 is the owner: nobody speaks of another one's turn.
+"""The SQL of feedback. $1 is the owner, but for the operator: nobody speaks of another one's turn.
 
 One row for each owner and answer: the later feedback wins, by its id, however often both are sent. An issue
 is a subject of its own. What an INSERT selects is cast: PostgreSQL takes it for text.
@@ -50,4 +50,22 @@ LIST = Statement(  # of the answers in a conversation, $2, that are older than t
     " JOIN feedback f ON f.turn = t.id"
     " WHERE c.owner = $1 AND c.id = $2 AND t.id < $3 AND f.owner = $1 AND f.kind = 'answer'"
     " ORDER BY t.id DESC LIMIT $4",
+)
+# Of the operator, who reads the feedback of all owners, and of the retention.
+LIST_ALL = Statement(  # older than $1; each filter is NULL for whatever it is
+    "feedback_list_all",
+    f"SELECT {ENTRY}, f.owner FROM feedback f WHERE f.id < $1"
+    " AND (CAST($2 AS TEXT) IS NULL OR f.kind = $2) AND (CAST($3 AS BIGINT) IS NULL OR f.value = $3)"
+    " AND (CAST($4 AS TEXT) IS NULL OR f.target = $4) AND (CAST($5 AS TEXT) IS NULL OR f.state = $5)"
+    " ORDER BY f.id DESC LIMIT $6",
+)
+MARK = Statement(
+    "feedback_mark",
+    "UPDATE feedback SET state = $2, done_at = CAST($3 AS DOUBLE PRECISION) WHERE id = $1"
+    " RETURNING id, kind, value, note, turn, request_id, route, target, made_at, state, done_at, owner",
+)
+DELETE_OLD = Statement(
+    "feedback_delete_old",
+    "DELETE FROM feedback WHERE id IN"
+    " (SELECT id FROM feedback WHERE made_at < $1 ORDER BY made_at LIMIT $2) RETURNING id",
 )

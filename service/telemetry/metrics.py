@@ -319,7 +319,8 @@ class Metrics:
         )
 
     def watch_process(self, watch: ProcessWatch) -> None:
-        """Begin to watch the process; each kind of collection has its series from the beginning."""
+        """Begin to watch the process; what it notes has its series from the beginning."""
+        self._loop_lag.start(())
         for generation in GENERATIONS:
             self._gc_pause.start((str(generation),))
         watch.start(self.note_loop_lag, self.note_gc_pause)

@@ -77,7 +77,10 @@ FOR_ALL_OWNERS = {
     "job_claim",
     "job_waiting",
     "job_delete_old",
-}  # of a process
+    "feedback_list_all",
+    "feedback_mark",
+    "feedback_delete_old",
+}  # of a process by itself
 OWNED_TABLES = ("conversation", "document", "feedback", "job")  # with an owner in each row
 TABLES = (*OWNED_TABLES, "turn")
 # A conversation of mine, whose one turn is open, a document, a job at work; and the same of somebody else.

@@ -9,7 +9,7 @@ import pytest
 from dub5.service import clock
 from dub5.service.api.feedback import BODY_BYTES_MAX, NOTE_CHARS_MAX
 from dub5.service.events import FeedbackGiven
-from dub5.service.feedback import operator_statements, statements
+from dub5.service.feedback import statements
 from dub5.service.feedback.feedback import PER_DAY_MAX
 from dub5.service.telemetry import names
 from dub5.simulators.virtual import AppResponse
@@ -331,7 +331,7 @@ def test_the_order_of_ids_decides(later: bool) -> None:
         give = ("me", id_, "answer", "request r", value, None, 1.0, 0.0, 10, "r", None, None)
         storage.rows(statements.GIVE.sql, *give)
     assert storage.rows("SELECT id, value FROM feedback") == [("2", -1)]
-    storage.rows(operator_statements.MARK.sql, "2", "done", 5.0)
+    storage.rows(statements.MARK.sql, "2", "done", 5.0)
     storage.rows(
         statements.GIVE.sql, *("me", "2", "answer", "request r", -1, None, 1.0, 0.0, 10), *3 * ("r",)
     )
@@ -344,6 +344,16 @@ def test_old_feedback_is_deleted() -> None:
     for number in range(5):
         give = ("me", str(number), "issue", str(number), None, "n", float(number), 0.0, 10, None, None, None)
         storage.rows(statements.GIVE.sql, *give)
-    assert storage.rows(operator_statements.DELETE_OLD.sql, 3.0, 2) == [("0",), ("1",)]
-    assert storage.rows(operator_statements.DELETE_OLD.sql, 3.0, 2) == [("2",)]
+    assert storage.rows(statements.DELETE_OLD.sql, 3.0, 2) == [("0",), ("1",)]
+    assert storage.rows(statements.DELETE_OLD.sql, 3.0, 2) == [("2",)]
     assert storage.rows("SELECT id FROM feedback ORDER BY id") == [("3",), ("4",)]
+
+
+async def test_retention() -> None:
+    """The service deletes feedback that is older than conversations may be, and nothing younger."""
+    async with ConversationWorld() as world:
+        await give(world, kind="issue", note="It is old.")
+        world.database.storage.rows("UPDATE feedback SET made_at = made_at - 31 * 86400")
+        await give(world, kind="issue", note="It is new.")
+        await asyncio.sleep(2 * 3600)
+        assert [one["note"] for one in (await order(world, "GET")).json()["data"]] == ["It is new."]
