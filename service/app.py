@@ -63,6 +63,7 @@ from dub5.service.store.base import Database
 from dub5.service.telemetry.board import StatusBoard
 from dub5.service.telemetry.metrics import Metrics
 from dub5.service.telemetry.process_watch import ProcessWatch
+from dub5.service.telemetry.watch import Watch
 from dub5.service.wire.base import Slots, Wire
 
 if TYPE_CHECKING:  # loaded by name, where there are conversations
@@ -106,7 +107,7 @@ class Service:
     ) -> None:
         settings, rng = loaded.settings, _rng(seed)
         self.board = StatusBoard()
-        self._watch = watch
+        self._process_watch = watch
         self.admission = Admission(settings.server.in_flight_max, settings.server.bodies_bytes_max)
         self.metrics = Metrics(
             version=VERSION,
@@ -118,14 +119,18 @@ class Service:
             states=lambda: self._current.states(),
         )
         service_times = ServiceTimes()
-        self.events = Events(self.metrics.count, self.board.note, service_times.note, *([log] if log else []))
-        self.queue = Queue(settings.admission, service_times, self.events)
         self.wire = wire or build_wire(settings.server)
+        self.watch = Watch(loaded, self.wire, self.metrics, rng("watch"))
+        subscribers = (self.metrics.count, self.board.note, service_times.note, *self.watch.subscribers)
+        self.events = self.watch.events = Events(*subscribers, *([log] if log else []))
+        self.queue = Queue(settings.admission, service_times, self.events)
         self.cache = open_cache(settings.cache, loaded.redis_url, self.events, rng("cache"))
         self.store = _open_store(loaded, database, self.events, rng("store"))
         self.jobs = self._open_jobs(settings, rng)
         live_turns = LiveTurns()
         self._observe_store(live_turns)
+        if self.store is not None:
+            self.watch.keep_in(self.store)
         self._shared_log = open_shared_log(settings, loaded.redis_url, self.events, rng("limits"))
         guard = partial(KeyGuard, events=self.events, proxies_known=bool(settings.server.trusted_proxies))
         self.admin = Admin(self.cache, loaded.admin_token, guard(SecurityKind.ADMIN_REFUSED))
@@ -146,6 +151,7 @@ class Service:
             read_file,
             self.jobs,
             Feedback(self.store, Ids(rng("feedback")), self.events, self.board.find_request),
+            self.watch,
         )
         self._gateways: WeakSet[Gateway] = WeakSet()  # old ones included, while a request uses them
         self._failovers: WeakSet[Failover] = WeakSet()
@@ -235,10 +241,11 @@ class Service:
     async def start(self) -> None:
         """Start isolation, probes and warm caches. The lifespan of `asgi` calls it, if there is one."""
         self.board.started_at = clock.wall()
-        if self._watch is not None:
-            self.metrics.watch_process(self._watch)
+        if self._process_watch is not None:
+            self.metrics.watch_process(self._process_watch)
         if self.store is not None:
             await self.store.start()
+        self.watch.start()
         self._activate()
         self._start_jobs()
         await self._warm_up()
@@ -304,8 +311,8 @@ class Service:
 
     async def aclose(self) -> None:
         """Close all that was opened."""
-        if self._watch is not None:
-            self._watch.close()
+        if self._process_watch is not None:
+            self._process_watch.close()
         background = [*self._prober_tasks, *self._warm_up_tasks]
         for task in background:
             task.cancel()
@@ -317,6 +324,7 @@ class Service:
             await gateway.aclose()
         for failover in list(self._failovers):
             await failover.aclose()
+        await self.watch.aclose()
         if self.store is not None:  # after all that writes to it
             await self.store.aclose()
         await self.cache.aclose()

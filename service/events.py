@@ -272,6 +272,47 @@ class TurnResumed(Struct, frozen=True):
     source: ResumedFrom
 
 
+class RouteMeasure(StrEnum):
+    """What a route is watched for: worse than usual is told."""
+
+    NOT_WHOLE = "not_whole"  # the share of requests that were not answered whole
+    FIRST_TOKEN = "first_token"  # noqa: S105  # the p95 of the time to the first token of a stream, in seconds
+
+
+class RouteDegraded(Struct, frozen=True):
+    """A route does worse than usual. `usual`: its own of the hour before; None: not known yet."""
+
+    route: str
+    what: RouteMeasure
+    value: float
+    usual: float | None
+    words: str
+
+
+class RouteRecovered(Struct, frozen=True):
+    """A route does as usual again, or nobody asks it any more. `value`: None if nobody does."""
+
+    route: str
+    what: RouteMeasure
+    value: float | None
+    usual: float | None
+    lasted_s: float
+    words: str
+
+
+class NotificationEnded(Struct, frozen=True):
+    """A message to the operator's hook or to Sentry (`to`) was sent, or given up.
+
+    `what`: the kind of incident. `result`: "sent", "failed" or "dropped" (too many waited).
+    """
+
+    to: str
+    what: str
+    result: str
+    tries: int
+    why: str = ""
+
+
 class CloseCode(IntEnum):
     """Why a WebSocket is closed: as in RFC 6455, 7.4, and IANA's registry; those from 4000 on are our own."""
 
@@ -422,6 +463,9 @@ Event = (
     | JobStepEnded
     | JobEnded
     | FeedbackGiven
+    | RouteDegraded
+    | RouteRecovered
+    | NotificationEnded
 )
 Subscriber = Callable[[Event], None]
 

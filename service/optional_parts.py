@@ -18,6 +18,9 @@ PARTS = {
     "database postgresql": ("dub5.service.store.postgres", "PostgresDatabase"),
     "document pdf": ("dub5.service.documents.pdf", "PdfReader"),
     "document docx": ("dub5.service.documents.word", "WordReader"),
+    "problem rows": ("dub5.service.telemetry.problem_rows", "ProblemRows"),
+    "notifier": ("dub5.service.telemetry.notifier", "Notifier"),
+    "sentry": ("dub5.service.telemetry.sentry", "SentryReporter"),
     "migrations sqlite": ("dub5.service.store.sqlite", "SqliteSession"),
     "migrations postgresql": ("dub5.service.store.postgres", "PostgresSession"),
 }

@@ -49,6 +49,7 @@ from dub5.service.failover.loop import Failover
 from dub5.service.failover.prober import Prober
 from dub5.service.failover.rejected_content import RejectPatterns
 from dub5.service.fallback.fallback import Fallbacks
+from dub5.service.fallback.offline_pack import build_pack
 from dub5.service.feedback.feedback import Feedback
 from dub5.service.gateway import Gateway, Route
 from dub5.service.ids import Ids
@@ -59,6 +60,7 @@ from dub5.service.providers.registry import dialect_of
 from dub5.service.resilience.fleet import Fleet, GuardOptions
 from dub5.service.resilience.health import TargetSnapshot
 from dub5.service.telemetry.board import StatusBoard
+from dub5.service.telemetry.watch import Watch
 from dub5.service.tokens import estimate_tokens
 from dub5.service.wire.base import Wire, origin_of
 
@@ -89,6 +91,7 @@ class ProcessScope:
     read_file: ReadFile  # of documents
     jobs: Jobs | None  # None without a store
     feedback: Feedback
+    watch: Watch
 
 
 class Runtime:
@@ -161,19 +164,16 @@ class Runtime:
         routes: dict[str, Route],
         personalities: dict[str, Personality],
     ) -> Ops:
-        capabilities = {
-            target.name: Capabilities(upstream.missing_features.keys(), upstream.context_tokens)
-            for target, upstream in upstreams.items()
-        }
         return Ops(
             settings,
             process.admission,
             process.queue,
             process.board,
             self.states,
-            capabilities,
+            _capabilities(upstreams),
             build_pack((route.settings, route.fallbacks) for route in routes.values()),
             personalities,
+            process.watch,
             process.store.snapshot if process.store is not None else None,
         )
 
@@ -202,6 +202,13 @@ def _upstreams(settings: Settings) -> dict[Target, Upstream]:
         for target in map(_parse_target, names)
         for provider in [providers[target.provider]]
         for dialect in [dialect_of(provider, event_bytes_max)]
+    }
+
+
+def _capabilities(upstreams: dict[Target, Upstream]) -> dict[str, Capabilities]:
+    return {
+        target.name: Capabilities(upstream.missing_features.keys(), upstream.context_tokens)
+        for target, upstream in upstreams.items()
     }
 
 

@@ -12,6 +12,7 @@ from dub5.service.config.settings import Personality, RouteSettings, Settings
 from dub5.service.fallback.offline_pack import OfflinePack
 from dub5.service.resilience.health import Health, TargetSnapshot
 from dub5.service.telemetry.board import RouteCounters, StatusBoard, TargetCounters
+from dub5.service.telemetry.watch import Watch
 from dub5.service.wire.base import origin_of
 
 NO_CALLS = RouteCounters()
@@ -29,6 +30,7 @@ class Ops:
     capabilities: Mapping[str, Capabilities]
     offline: OfflinePack
     personalities: Mapping[str, Personality]  # by model name
+    watch: Watch
     database: Callable[[], dict[str, Any]] | None = None  # its state; None without conversations
 
     def ready(self) -> bool:
@@ -138,6 +140,8 @@ class Ops:
                 for name, targets, features in self.features()
             ],
             "targets": targets,
+            "degraded": self.watch.degraded(),
+            "problems": self.watch.problems.snapshot(),
             **board,
             "incidents": [self._with_provider(incident) for incident in board["incidents"]],
         }

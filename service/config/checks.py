@@ -15,6 +15,7 @@ from dub5.service.config.addresses import address_warnings
 from dub5.service.config.conversation_checks import conversation_problems, conversation_warnings
 from dub5.service.config.document_checks import document_problems, document_warnings
 from dub5.service.config.edge_checks import edge_problems, edge_warnings
+from dub5.service.config.notify_checks import notify_problems
 from dub5.service.config.options import AdmissionOptions, RedisOptions, SanitizeOptions, TimeoutOptions
 from dub5.service.config.personalities import unused_personalities
 from dub5.service.config.settings import OTHERS, ProviderSettings, RouteSettings, ServerSettings, Settings
@@ -43,7 +44,7 @@ def contradictions(settings: Settings, providers: list[str]) -> list[str]:
     for route in settings.route:
         found += _route_problems(route, providers)
     found += _priority_problems(settings.admission, settings.server) + _limits_problems(settings)
-    found += conversation_problems(settings) + document_problems(settings)
+    found += conversation_problems(settings) + document_problems(settings) + notify_problems(settings)
     breaker, retry, limiter = settings.breaker, settings.retry, settings.limiter
     for longest in ("open_max_s", "host_open_max_s"):
         if breaker.open_s > getattr(breaker, longest):

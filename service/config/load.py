@@ -20,6 +20,7 @@ from msgspec import Struct
 from dub5.service.config.checks import contradictions, exposure_problems, redis_url_problems, warnings
 from dub5.service.config.conversation_checks import database_variables, read_database_url
 from dub5.service.config.decode_messages import field_path, table_label, validation_message
+from dub5.service.config.notify_checks import notify_variables, read_notify, read_sentry
 from dub5.service.config.options import RedisOptions
 from dub5.service.config.personalities import read_personalities
 from dub5.service.config.renamed import new_name, old_names, rename, renamed_variables
@@ -94,6 +95,8 @@ def load(
         personalities,
         _session_secrets(kept.session, keys, problems),
         read_database_url(kept, keys, environ, problems),
+        read_notify(kept.notify, keys, problems),
+        read_sentry(kept.sentry, keys, problems),
     )
     if problems:
         raise SettingsProblems([*problems, *renames])
@@ -141,7 +144,7 @@ def _secret_variables(settings: Settings, environ: Mapping[str, str]) -> list[Re
     )
     named += [(name, where) for name, where in single if name is not None]
     found = [ReadVariable.of(name, where, environ, may_be_a_file=True) for name, where in named]
-    return found + database_variables(settings, environ)
+    return found + database_variables(settings, environ) + notify_variables(settings, environ)
 
 
 def _keep_bound(settings: Settings, running: Settings | None) -> tuple[Settings, list[str]]:
@@ -160,6 +163,11 @@ def _keep_bound(settings: Settings, running: Settings | None) -> tuple[Settings,
         restart_warnings.append("log: needs a restart; the old values stay.")
     if settings.database != running.database:
         restart_warnings.append("database: needs a restart; the old values stay.")
+    restart_warnings += [
+        f"{table}: needs a restart; the old values stay."
+        for table in ("notify", "sentry")
+        if getattr(settings, table) != getattr(running, table)
+    ]
     conversation = settings.conversation
     if (conversation is None) is not (running.conversation is None):
         what = "to begin" if running.conversation is None else "to end"
@@ -175,6 +183,8 @@ def _keep_bound(settings: Settings, running: Settings | None) -> tuple[Settings,
         log=running.log,
         database=running.database,
         conversation=conversation,
+        notify=running.notify,
+        sentry=running.sentry,
     )
     return kept, restart_warnings
 
@@ -296,7 +306,9 @@ def _problem(kind: Any, value: Any, where: str, error: msgspec.ValidationError) 
     where += inside if inside.startswith("[") or not inside else f".{inside}"
     if any(list_ in where for list_ in ("key_env", "keys_env", "secret_env")):  # a key here must not be shown
         return f"{where}: must be a list of names of environment variables, not the keys."
-    if where.endswith((".url_env", ".token_env", ".url")) or ".headers" in where:  # nor a password
+    if (
+        where.endswith((".url_env", ".dsn_env", ".token_env", ".url")) or ".headers" in where
+    ):  # nor a password
         return f"{where}: {validation_message(error)}."
     if get_origin(kind) is Literal:
         return f"{where}: must be one of {', '.join(get_args(kind))} (it is {value!r})."

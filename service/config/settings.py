@@ -1,7 +1,7 @@
 """All settings as frozen structs: read by load.py, validated by checks.py, listed in docs/use/settings.md."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
 
@@ -44,6 +44,15 @@ DeliveryName = Literal["live", "whole"]
 PolicyName = Literal["ordered", "balanced"]
 LogLevelName = Literal["debug", "info", "warning", "error"]
 LogFormatName = Literal["json", "text"]
+NotifyKind = Literal[
+    "degraded",
+    "database_lost",
+    "breaker_flaps",
+    "crash",
+    "writes_forgotten",
+    "migration_failed",
+    "security",
+]
 
 
 class ServerSettings(Struct, frozen=True):
@@ -218,6 +227,25 @@ class JobsSettings(Struct, frozen=True):
     watchers_work: bool = False
 
 
+class NotifySettings(Struct, frozen=True):
+    """A hook of the operator's that is told of incidents. The table turns it on.
+
+    `url_env`: the variable that holds its address. `secret_env`: those that hold the secrets which sign; a
+    message has a signature for each. `events`: what it is told of.
+    """
+
+    url_env: Variable | None = None
+    secret_env: tuple[Variable, ...] = ()
+    events: tuple[NotifyKind, ...] = get_args(NotifyKind)
+
+
+class SentrySettings(Struct, frozen=True):
+    """Sentry, which is told of crashes and problems. The table turns it on. `dsn_env` holds its address."""
+
+    dsn_env: Variable | None = None
+    environment: Name = "production"
+
+
 class Settings(Struct, frozen=True):
     """All settings, without secrets: those are in LoadedSettings."""
 
@@ -242,6 +270,8 @@ class Settings(Struct, frozen=True):
     conversation: ConversationSettings | None = None
     documents: DocumentSettings | None = None
     jobs: JobsSettings = JobsSettings()
+    notify: NotifySettings | None = None
+    sentry: SentrySettings | None = None
 
 
 class Secret:
@@ -260,6 +290,14 @@ class Secret:
         return "Secret(***)"
 
 
+class NotifyHook(Struct, frozen=True):
+    """The hook of [notify]: its address, and the secrets that sign. `events`: what it is told of."""
+
+    url: Secret
+    secrets: tuple[Secret, ...]
+    events: tuple[NotifyKind, ...]
+
+
 class LoadedSettings(Struct, frozen=True):
     """Settings, and the secrets and texts that they name.
 
@@ -275,6 +313,8 @@ class LoadedSettings(Struct, frozen=True):
     personalities: Mapping[str, Personality] = {}
     session_secrets: tuple[Secret, ...] = ()
     database_url: Secret | None = None  # with its password; None without [conversation]
+    notify: NotifyHook | None = None
+    sentry_dsn: Secret | None = None
 
 
 class SettingsProblems(Exception):

@@ -17,6 +17,8 @@ from dub5.service.events import (
     HealthChanged,
     LimitLowered,
     RequestEnded,
+    RouteDegraded,
+    RouteRecovered,
     SecurityKind,
     SecurityNoted,
     SettingsReloaded,
@@ -83,6 +85,11 @@ COUNTERS = (  # of `happened`: each begins at zero
     "writes_forgotten",
     "feedback",
     "feedback_down",
+    "route_degraded",
+    "route_recovered",
+    "notification_sent",
+    "notification_failed",
+    "notification_dropped",
     "drained",
     "crashed",
     *SecurityKind,
@@ -312,6 +319,12 @@ class StatusBoard:
         elif (event.before, event.after) == ("healthy", "degraded"):
             self.happened["health_degraded"] += 1
 
+    def _degraded(self, event: RouteDegraded) -> None:
+        self._count_incident("route_degraded", event.route, event.words)
+
+    def _recovered(self, event: RouteRecovered) -> None:
+        self._count_incident("route_recovered", event.route, event.words)
+
     def _limit(self, event: LimitLowered) -> None:
         self.happened["limit_lowered"] += 1
         if self._is_due("limit_lowered", event.provider):
@@ -374,6 +387,8 @@ class StatusBoard:
         HealthChanged: _health,
         LimitLowered: _limit,
         RequestEnded: _request,
+        RouteDegraded: _degraded,
+        RouteRecovered: _recovered,
         SecurityNoted: _security,
         SettingsReloaded: _settings,
         WritesForgotten: _forgotten,

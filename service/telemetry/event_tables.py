@@ -34,8 +34,11 @@ from dub5.service.events import (
     LimitCountedLocally,
     LimitLowered,
     MigrationEnded,
+    NotificationEnded,
     QueueLeft,
     RateLimitHit,
+    RouteDegraded,
+    RouteRecovered,
     SecurityNoted,
     SettingsReloaded,
     Shared,
@@ -136,6 +139,9 @@ COUNTS: Mapping[type, CountRule] = {
     JobEnded: CountRule(names.JOBS_ENDED, lambda event, known: (event.kind, event.state)),
     LimitCountedLocally: CountRule(names.RATE_LIMIT_LOCAL, lambda event, known: ()),
     LimitLowered: CountRule(names.LIMIT_LOWERED, lambda event, known: (known.provider(event.provider),)),
+    NotificationEnded: CountRule(
+        names.NOTIFICATIONS, lambda event, known: (event.to, event.what, event.result)
+    ),
     RateLimitHit: CountRule(
         names.RATE_LIMITED, lambda event, known: (event.by, "true" if event.blocked else "false")
     ),
@@ -149,7 +155,9 @@ COUNTS: Mapping[type, CountRule] = {
     ),
     TurnResumed: CountRule(names.TURNS_RESUMED, lambda event, known: (event.source,)),
 }
-LOG_ONLY = frozenset({CacheInvalidated, CacheWarmed, CallerBarred, MigrationEnded, SocketOpened})
+LOG_ONLY = frozenset(  # or a gauge says it
+    {CacheInvalidated, CacheWarmed, CallerBarred, MigrationEnded, RouteDegraded, RouteRecovered, SocketOpened}
+)
 
 HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
     BudgetSpent: lambda event: ("budget_spent",),
@@ -164,6 +172,7 @@ HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
     JobStepEnded: lambda event: (f"job_step_{event.result}",),
     LimitCountedLocally: lambda event: ("rate_limit_local",),
     MigrationEnded: lambda event: ("migrated" if event.ok else "migration_failed",),
+    NotificationEnded: lambda event: (f"notification_{event.result}",),
     QueueLeft: lambda event: (
         ("queued",) if event.how in ("served", "left") else ("queued", f"shed_{event.how}")
     ),
@@ -227,6 +236,34 @@ LINES: Mapping[type, Callable[[Any], Line | None]] = {
             "ok": event.ok,
             "took_ms": round(event.took_ms, 1),
             "why": event.why,
+        },
+    ),
+    NotificationEnded: lambda event: Line(
+        Level.INFO if event.result == "sent" else Level.WARNING,
+        "notification",
+        {"to": event.to, "what": event.what, "result": event.result, "tries": event.tries, "why": event.why},
+    ),
+    RouteDegraded: lambda event: Line(
+        Level.WARNING,
+        "route_degraded",
+        {
+            "route": event.route,
+            "what": event.what,
+            "value": event.value,
+            "usual": event.usual,
+            "words": event.words,
+        },
+    ),
+    RouteRecovered: lambda event: Line(
+        Level.INFO,
+        "route_recovered",
+        {
+            "route": event.route,
+            "what": event.what,
+            "value": event.value,
+            "usual": event.usual,
+            "lasted_s": round(event.lasted_s),
+            "words": event.words,
         },
     ),
     Shared: lambda event: None,

@@ -30,6 +30,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry, generate_latest
 
 from dub5.service import clock
+from dub5.service.errors import Overloaded
 from dub5.service.events import (
     AttemptEnded,
     DocumentRead,
@@ -39,6 +40,7 @@ from dub5.service.events import (
     QueueLeft,
     RequestEnded,
     ResumedFrom,
+    RouteMeasure,
     SecurityKind,
     StatementEnded,
     WritesForgotten,
@@ -48,6 +50,7 @@ from dub5.service.resilience.health import TargetSnapshot
 from dub5.service.telemetry import names, process
 from dub5.service.telemetry.attempt_views import OK, STOPPED, failed_over
 from dub5.service.telemetry.costs import CostCounters
+from dub5.service.telemetry.degradation import RouteTotals
 from dub5.service.telemetry.event_tables import COUNTS, KnownNames, Labels
 from dub5.service.telemetry.host import HostUsage, read_host
 from dub5.service.telemetry.names import OTHER, Metric, MetricKind
@@ -78,6 +81,11 @@ class Histogram:
             row = self.start(labels)
         row[0] += value
         row[1 + bisect_left(self.metric.buckets, value)] += 1
+
+    def counts(self, labels: Labels) -> Sequence[float]:
+        """Return the count of each bucket."""
+        row = self._rows.get(labels)
+        return row[1:] if row is not None else [0.0] * (len(self.metric.buckets) + 1)
 
     def collect(self, at_ns: int) -> MetricData:
         """Return all points in OpenTelemetry's format."""
@@ -336,6 +344,38 @@ class Metrics:
     def observe_connections(self, count: Callable[[], int]) -> None:
         """Read the number of connections at each scrape; only our own server knows it."""
         self._observe(names.CONNECTIONS, lambda: [((), count())])
+
+    def observe_problems(
+        self,
+        problems: Callable[[], Mapping[str, int]],
+        degraded: Callable[[], Iterable[tuple[str, str]]],
+    ) -> None:
+        """Read the problems by state, and the degraded routes with what is worse, at each scrape."""
+        self._observe(names.PROBLEMS, lambda: [((state,), count) for state, count in problems().items()])
+        self._observe(names.ROUTE_DEGRADED, lambda: self._read_degraded(set(degraded())))
+
+    def _read_degraded(self, degraded: set[tuple[str, str]]) -> list[tuple[Labels, float]]:
+        return [
+            ((route, what), float((route, what) in degraded))
+            for route in sorted(self._known.routes)
+            for what in RouteMeasure
+        ]
+
+    def route_totals(self) -> dict[str, RouteTotals]:
+        """Return what each route of the settings has done since the start, as degradation.py looks at it."""
+        return {
+            route: RouteTotals(
+                self._requests_of(route, Outcome.COMPLETE),
+                self._requests_of(route, Outcome.FAILED, Outcome.CUT, Outcome.DEGRADED)
+                + self._errors.get((route, Overloaded.code), 0),  # refused, and no fault of the client
+                self._first_token.counts((route, BOOLEAN_LABELS[False])),
+            )
+            for route in self._known.routes
+        }
+
+    def _requests_of(self, route: str, *outcomes: Outcome) -> float:
+        labels = ((route, outcome, stream) for outcome in outcomes for stream in BOOLEAN_LABELS.values())
+        return sum(self._requests.get(each, 0) for each in labels)
 
     def observe_sockets(self, count: Callable[[], int]) -> None:
         """Read the number of WebSockets at each scrape; without conversations there is no such gauge."""

@@ -391,6 +391,27 @@ SECURITY_EVENTS = Metric(
     "Security events: refused keys, tokens, hosts, origins and sessions, and misuse.",
     ("what",),
 )
+PROBLEMS = Metric(
+    "gateway_problems",
+    MetricKind.GAUGE,
+    "{problem}",
+    "Kinds of errors of this process: now (seen within 5 minutes), or over.",
+    ("state",),
+)
+ROUTE_DEGRADED = Metric(
+    "gateway_route_degraded",
+    MetricKind.GAUGE,
+    "",
+    "1 while a route does worse than usual: not_whole (requests not answered whole), first_token (p95).",
+    ("route", "what"),
+)
+NOTIFICATIONS = Metric(
+    "gateway_notifications",
+    MetricKind.COUNTER,
+    "{message}",
+    "Messages to the operator's hook or to Sentry, by what they tell of and what became of them.",
+    ("to", "what", "result"),
+)
 CPU = Metric("process_cpu", MetricKind.COUNTER, "s", "User and system time of this process.")
 MEMORY = Metric(
     "process_resident_memory",

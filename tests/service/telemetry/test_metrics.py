@@ -23,6 +23,7 @@ from dub5.service.events import (
     JobEnded,
     JobStepEnded,
     LimitLowered,
+    NotificationEnded,
     QueueLeft,
     RequestEnded,
     SocketClosed,
@@ -320,6 +321,8 @@ async def test_every_name_in_the_table(
     metrics.observe_jobs(lambda: 1, ["deck"])
     metrics.count(JobStepEnded("deck", "job", 0, StepResult.KEPT, 1.0, 1))
     metrics.count(JobEnded("deck", "job", "done", 9.0, 1))
+    metrics.observe_problems(lambda: {"now": 1, "over": 2}, lambda: [("chat", "not_whole")])
+    metrics.count(NotificationEnded("hook", "crash", "sent", 1))
     families = {f.name: f for f in text_string_to_metric_families(metrics.scrape().decode())}
 
     assert {m.prometheus_name.removesuffix("_total") for m in names.ALL} == set(families) - {"target"} - {
