@@ -240,6 +240,34 @@ OVERVIEW = Dashboard(
             (Query(f"sum (increase({series(names.CRASHES)}[$__rate_interval]))", "crashes"),),
         ),
         Panel(
+            "Degraded routes",
+            "Routes that do worse than their own hour before. not_whole: more requests that were not "
+            "answered whole; first_token: a longer time to the first token.",
+            "short",
+            (Query(f"max by (route, what) ({series(names.ROUTE_DEGRADED)}) > 0", "{{route}} {{what}}"),),
+            often_empty=True,
+        ),
+        Panel(
+            "Problems",
+            "Kinds of errors: those seen within the last five minutes, and those that are over. /status has "
+            "each of them, with its count and request ids.",
+            "short",
+            (Query(f"sum by (state) ({series(names.PROBLEMS)})", "{{state}}"),),
+        ),
+        Panel(
+            "Notifications",
+            "Messages to the operator's hook and to Sentry. Failed: three tries were not taken; dropped: too "
+            "many waited.",
+            "short",
+            (
+                Query(
+                    f"sum by (to, what, result) (increase({series(names.NOTIFICATIONS)}[$__rate_interval]))",
+                    "{{to}} {{what}} {{result}}",
+                ),
+            ),
+            often_empty=True,
+        ),
+        Panel(
             "Rate limits",
             "Requests per second that were refused for a rate limit, by what the limit counts. Blocked: of "
             "clients that go on sending while they are refused. Counted locally: the shared log did not "

@@ -100,6 +100,7 @@ def settings(urls: Mapping[str, str]) -> str:
     """Return the settings of a service over these providers, with a concurrency limit of 4."""
     lines = ["[limiter]", "max = 4", "[session]", "[conversation]"]
     lines += ["[database]", 'url_env = "DUB5_DATABASE_URL"']
+    lines += ["[notify]", 'url_env = "DUB5_HOOK_URL"', 'secret_env = ["DUB5_HOOK_SECRET"]']
     for name, url in urls.items():
         lines += ["[[provider]]", f'name = "{name}"', 'dialect = "openai"', f'base_url = "{url}/v1"']
         lines += ["[provider.prices]", f"m = {{prompt = {PRICE[0]}, completion = {PRICE[1]}}}"]

@@ -52,6 +52,8 @@ MUST_MOVE = (  # panels that must show a value above zero
     "Fallback answers",
     "Shared calls",
     "Breaker, health and limit changes",
+    "Problems",
+    "Notifications",
     "Tokens",
     "Cost",
     "Database: what failed",
@@ -239,7 +241,8 @@ async def _service(folder: Path, urls: dict[str, str], database_url: str) -> Asy
     config = folder / "service.toml"
     config.write_text(settings(urls), encoding="utf-8")
     command = (sys.executable, "-m", "dub5.service", "serve", "--config", str(config), "--port", "0")
-    async with _process(folder, *command, DUB5_DATABASE_URL=database_url) as process:
+    variables = {"DUB5_HOOK_URL": urls["up"], "DUB5_HOOK_SECRET": "0" * 32}
+    async with _process(folder, *command, DUB5_DATABASE_URL=database_url, **variables) as process:
         assert process.stdout is not None, "the pipe was requested"
         first_line = await asyncio.wait_for(process.stdout.readline(), START_S)
         yield first_line.decode().removeprefix("listening on ").strip()

@@ -25,7 +25,7 @@ from dub5.service.config.secrets import ReadVariable
 from dub5.service.config.session_secret import keep_session_secret, secret_plan
 from dub5.service.config.settings import LoadedSettings, Settings, SettingsProblems
 from dub5.service.http_protocol import BoundedProtocol
-from dub5.service.online_check import LIMIT_S, ask_targets, targets
+from dub5.service.online_check import LIMIT_S, ask_hook, ask_targets, targets
 from dub5.service.optional_parts import load_part
 from dub5.service.store.url import describe
 from dub5.service.telemetry.event_tables import Level
@@ -53,7 +53,7 @@ VERBS = {
     "serve": "Run the service. SIGTERM or Ctrl-C lets open answers finish; a second signal ends them."
     " SIGHUP reloads the settings for new requests.",
     "check": "Check the settings: list every error, or show what would be served."
-    " With --online also ask each target once.",
+    " With --online also ask each target once, and send a test message to the hook.",
 }
 NO_CONFIG = """\
 No settings file: ./dub5.toml does not exist. Name another with --config FILE, or in DUB5_CONFIG.
@@ -280,6 +280,10 @@ def _summary(loaded: LoadedSettings) -> str:
             f"  model {model_name(route.name, name)}: the same, as {loaded.personalities[name].title!r}"
             for name in route.personalities
         ]
+    if loaded.notify is not None:
+        lines.append(f"  hook: is told of {', '.join(loaded.notify.events)}")
+    if loaded.sentry_dsn is not None and settings.sentry is not None:
+        lines.append(f"  sentry: is told of crashes and problems, as {settings.sentry.environment}")
     if (plan := secret_plan(loaded)) is not None:
         lines.append(f"  {plan}")
     lines += [f"Warning: {warning}" for warning in loaded.warnings]
@@ -290,7 +294,7 @@ async def _check_online(loaded: LoadedSettings) -> int:
     """Ask each target once, and print what came of it. Return the exit code."""
     total, problems = len(targets(loaded)), 0
     print(f"Asking each of {total} targets once, each for at most {LIMIT_S:g} s:", flush=True)
-    wire = build_wire(loaded.settings.server)
+    wire, hook_problem = build_wire(loaded.settings.server), ""
     try:
         done = 0
         async for finding in ask_targets(loaded, wire):
@@ -298,9 +302,14 @@ async def _check_online(loaded: LoadedSettings) -> int:
             problems += bool(finding.problem)
             result = f"NO: {finding.problem}" if finding.problem else f"answers, after {finding.took_s:.1f} s"
             print(f"  [{done}/{total}] {finding.target}: {result}", flush=True)
+        if loaded.notify is not None:
+            hook_problem = await ask_hook(loaded.notify, wire)
+            result = f"NO: {hook_problem}" if hook_problem else "it has taken a test message"
+            print(f"  the hook of [notify]: {result}", flush=True)
     finally:
         await wire.aclose()
     print(f"{total - problems} of {total} targets answer.")
+    problems += bool(hook_problem)
     return 1 if problems else 0
 
 

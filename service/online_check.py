@@ -1,5 +1,7 @@
 """`dub5 check --online`: asks each target once, with a few tokens, and says in words what is wrong.
 
+The hook of incidents gets a test message.
+
     target -> one request -> first content: well | failure --explain--> a sentence for the operator
 
 Nothing of the request path is used but dialects and the wire: no failover, no breaker, no retry.
@@ -7,17 +9,20 @@ Nothing of the request path is used but dialects and the wire: no failover, no b
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from random import Random
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from dub5.service import clock
-from dub5.service.config.settings import LoadedSettings, ProviderSettings
+from dub5.service.config.settings import LoadedSettings, NotifyHook, ProviderSettings
 from dub5.service.failover.body import ResponseBody
 from dub5.service.failover.prober import CHAT, CHAT_FIELDS, VECTOR, VECTOR_FIELDS
 from dub5.service.model import AnyRequest, Caller, ChatRequest, EmbedRequest
+from dub5.service.optional_parts import load_part
 from dub5.service.providers.base import Dialect, ProviderFault, Unsupported, decode_reply, encode_request
 from dub5.service.providers.registry import dialect_of
+from dub5.service.telemetry.outgoing import Outgoing
 from dub5.service.terminal import printable
 from dub5.service.wire.base import FailureKind, Stage, Wire, WireFailure, WireRequest
 
@@ -48,6 +53,13 @@ async def ask_targets(loaded: LoadedSettings, wire: Wire, limit_s: float = LIMIT
         for task in asked:
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def ask_hook(hook: NotifyHook, wire: Wire) -> str:
+    """Send a test message to the hook of incidents. Return why it has not taken it; empty if it has."""
+    outgoing = Outgoing("hook", wire, lambda event: None, Random(), tries=1)
+    problem: str = await load_part("notifier")(hook, outgoing, Random()).probe()
+    return problem
 
 
 def targets(loaded: LoadedSettings) -> Sequence[str]:

@@ -354,6 +354,12 @@ class Metrics:
         self._observe(names.PROBLEMS, lambda: [((state,), count) for state, count in problems().items()])
         self._observe(names.ROUTE_DEGRADED, lambda: self._read_degraded(set(degraded())))
 
+    def expect_notifications(self, to: str, kinds: Iterable[str]) -> None:
+        """Let the counters of messages to a receiver begin at zero."""
+        for kind in kinds:
+            for result in ("sent", "failed", "dropped"):
+                self._counters[names.NOTIFICATIONS][to, kind, result] += 0
+
     def _read_degraded(self, degraded: set[tuple[str, str]]) -> list[tuple[Labels, float]]:
         return [
             ((route, what), float((route, what) in degraded))

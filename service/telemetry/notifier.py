@@ -31,6 +31,7 @@ class Notifier:
     def __init__(self, hook: NotifyHook, outgoing: Outgoing, rng: Random) -> None:
         self._outgoing = outgoing
         self._hook = hook
+        self._rng = rng
         self._incidents = Incidents(frozenset(hook.events), rng)
 
     def note(self, event: Event) -> None:
@@ -48,6 +49,13 @@ class Notifier:
     def tell(self, notice: IncidentNotice) -> None:
         """Send a notice later."""
         self._outgoing.put(post_of(notice, self._hook))
+
+    async def probe(self) -> str:
+        """Send a notice that tells of nothing, now. Return why the hook has not taken it; empty if it has."""
+        now = clock.wall()
+        words = "This is a test: `dub5 check --online` asks whether the hook answers."
+        notice = IncidentNotice(f"{self._rng.getrandbits(64):016x}", "check", "test", now, now, words, {})
+        return await self._outgoing.send(post_of(notice, self._hook))
 
 
 def post_of(notice: IncidentNotice, hook: NotifyHook) -> Post:
@@ -90,13 +98,6 @@ def key_bytes(secret: Secret) -> bytes:
     if text.startswith(BASE64_PREFIX):
         return base64.b64decode(text.removeprefix(BASE64_PREFIX))
     return text.encode()
-
-
-def probe_notice(id_: str) -> IncidentNotice:
-    """Return a notice that tells of nothing: `dub5 check --online` sends it."""
-    now = clock.wall()
-    words = "This is a test: `dub5 check --online` asks whether the hook answers."
-    return IncidentNotice(id_, "check", "test", now, now, words, {})
 
 
 def _date(at: float) -> str:

@@ -80,7 +80,8 @@ class Outgoing:
     async def _try(self, post: Post) -> str:
         try:
             async with asyncio.timeout(TRY_S):
-                response = await self._wire.send(WireRequest("POST", post.url, post.headers, post.body))
+                request = WireRequest("POST", post.url, post.headers, post.body, fresh=True)
+                response = await self._wire.send(request)  # messages are rare: no kept connection lasts
                 await response.aclose()
         except TimeoutError:
             return f"no answer within {TRY_S:g} s"

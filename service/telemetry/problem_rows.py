@@ -1,6 +1,6 @@
 """Problems kept in the database, a row for each process and group, so that a restart forgets nothing.
 
-    each `SAVE_S`   what this process has counted since -> its rows;  rows of other processes -> `others`
+    each 30 s   what this process has counted since -> its rows;  rows of other processes -> `others`
 
 A row holds all that its process has counted, so writing it again changes nothing. Rows of one fingerprint are
 united where they are read. Loaded by name where there is a database.
@@ -14,11 +14,11 @@ from dub5.service.store.base import Row, Statement
 from dub5.service.store.store import Store, StoreLost
 from dub5.service.telemetry.problems import Fingerprint, Problem, Problems
 
-SAVE_S = 30.0
 WRITE_S = 2.0  # how long a save waits for the database
 ROWS_MAX = 1_000  # of other processes, the newest
 AT_ONCE = 100  # rows in one transaction
 CLOCKS_APART_S = 120.0  # of two machines
+DELETE_EVERY_S = 3_600.0
 DAY_S = 86_400.0
 LANE = "problems"
 
@@ -36,7 +36,11 @@ READ = Statement(
     "SELECT worker, number, what, code, reason, route, target, count, anonymous, people, requests, first_at,"
     " last_at FROM problem WHERE saved_at > $1 AND worker <> $2 ORDER BY saved_at DESC LIMIT $3",
 )
-DELETE_OLD = Statement("problem_delete_old", "DELETE FROM problem WHERE saved_at < $1")
+DELETE_OLD = Statement(
+    "problem_delete_old",
+    "DELETE FROM problem WHERE (worker, number) IN"
+    " (SELECT worker, number FROM problem WHERE saved_at < $1 ORDER BY saved_at LIMIT $2) RETURNING number",
+)
 
 
 class ProblemRows:
@@ -56,10 +60,10 @@ class ProblemRows:
             return
         await self.save(WRITE_S)
         await self._read()
-        if clock.wall() - self._deleted_at > DAY_S:
+        if clock.wall() - self._deleted_at > DELETE_EVERY_S:
             self._deleted_at = clock.wall()
             before = self._deleted_at - self._store.keeper.keep_days * DAY_S
-            self._store.write([DELETE_OLD.bind(before)], lane=LANE)
+            self._store.write([DELETE_OLD.bind(before, ROWS_MAX)], lane=LANE)
 
     async def save(self, within_s: float) -> None:
         """Save what is unsaved; what the database has not taken within this time, it may still take."""

@@ -17,8 +17,9 @@ from typing import Any, ClassVar, NamedTuple
 from dub5.service import clock
 from dub5.service.errors import Internal, Overloaded
 from dub5.service.events import Crashed, Event, MigrationEnded, RequestEnded, WritesForgotten
-from dub5.service.model import Caller, Outcome
+from dub5.service.model import ANONYMOUS, Outcome
 from dub5.service.telemetry.attempt_views import failed
+from dub5.service.terminal import printable
 
 PROBLEMS_MAX = 500
 SHOWN_MAX = 50
@@ -29,7 +30,6 @@ TEXT_CHARS_MAX = 200
 PEOPLE_BITS = 4096
 PEOPLE_MAX = 1_000  # more are "1,000 or more"
 ANSWERED_BADLY = (Outcome.FAILED, Outcome.CUT, Outcome.DEGRADED)
-ANONYMOUS = Caller("").key
 CRASH, FORGOTTEN, MIGRATION = "crash", "writes_forgotten", "migration_failed"
 
 
@@ -78,7 +78,7 @@ class Problem:
     def add_person(self, event: RequestEnded) -> None:
         """Count who asked, once."""
         label = event.session or event.caller
-        if label == ANONYMOUS:
+        if label == ANONYMOUS.key:
             self.anonymous += 1
         else:
             self.people |= 1 << person_bit(label)
@@ -208,7 +208,7 @@ class Problems:
             self._add(Fingerprint(MIGRATION, "", event.name, "", ""), "")
 
     def _add(self, fingerprint: Fingerprint, request_id: str, count: int = 1) -> Problem:
-        fingerprint = Fingerprint(*(text[:TEXT_CHARS_MAX] for text in fingerprint))
+        fingerprint = Fingerprint(*(printable(text[:TEXT_CHARS_MAX]) for text in fingerprint))
         at, problem = clock.wall(), self._own.get(fingerprint)
         if problem is None:
             self._made += 1

@@ -51,7 +51,6 @@ class SentryReporter:
             enable_backpressure_handling=False,
             include_local_variables=False,
             include_source_context=False,
-            send_default_pii=False,
             send_client_reports=False,
             auto_session_tracking=False,
             max_breadcrumbs=0,

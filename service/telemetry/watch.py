@@ -72,11 +72,13 @@ class Watch:
             hook = Outgoing("hook", wire, emit, rng)
             self._notifier = load_part("notifier")(loaded.notify, hook, rng)
             self._outgoing.append(hook)
+            metrics.expect_notifications("hook", loaded.notify.events)
         if loaded.sentry_dsn is not None and loaded.settings.sentry is not None:
             sentry = Outgoing("sentry", wire, emit, rng, tries=1)
             environment = loaded.settings.sentry.environment
             self._reporter = load_part("sentry")(loaded.sentry_dsn.reveal(), environment, sentry.put)
             self._outgoing.append(sentry)
+            metrics.expect_notifications("sentry", ["problem"])
 
     @property
     def subscribers(self) -> list[Subscriber]:

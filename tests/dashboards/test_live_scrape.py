@@ -27,7 +27,8 @@ def service(folder: Path) -> Service:
     config = folder / "service.toml"
     config.write_text(settings({name: f"http://{name}" for name in PROVIDERS}))
     wire = VirtualWire({f"http://{name}": respond for name, respond in PROVIDERS.items()})
-    loaded = load(config, {"DUB5_DATABASE_URL": "sqlite:///never.db"})
+    variables = {"DUB5_DATABASE_URL": "sqlite:///never.db", "DUB5_HOOK_URL": "http://hook/"}
+    loaded = load(config, variables | {"DUB5_HOOK_SECRET": "0" * 32})
     made = Service(loaded, wire=wire, database=FakeDatabase(), seed="0", watch=ProcessWatch())
     assert made.store is not None
     made.store.folder = folder

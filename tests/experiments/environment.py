@@ -22,6 +22,9 @@ KEYS = {
     "DUB5_ADMIN_TOKEN": "the token of the admin API, named in `admin.token_env`",
     "DUB5_REDIS_URL": "address of a Redis with its password, named in `cache.redis.url_env`",
     "DUB5_DATABASE_URL": "URL of the database with its password, named in `database.url_env`",
+    "DUB5_HOOK_URL": "address of a hook that is told of incidents, named in `notify.url_env`",
+    "DUB5_HOOK_SECRET": "the secret that signs its messages, named in `notify.secret_env`",
+    "SENTRY_DSN": "the DSN of a Sentry project, named in `sentry.dsn_env`",
 }
 PAGE = """\
 # Environment

@@ -113,3 +113,31 @@ async def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "Asking each of 2 targets once" in said and "1 of 2 targets answer" in said
     assert "one/m: answers, after" in said and "two/m: NO: HTTP 401: no key is sent" in said
     assert "[1/2]" in said and "[2/2]" in said
+
+
+@pytest.mark.real_sockets
+async def test_the_hook(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command sends the hook a signed test message, and says whether it was taken."""
+    taken: list[SimRequest] = []
+
+    def take(request: SimRequest) -> Script:
+        taken.append(request)
+        return status(204)(request)
+
+    for answer, said, code in ((take, "it has taken a test message", 0), (status(403), "it answered 403", 1)):
+        async with serve(healthy()) as well, serve(answer) as hook:
+            monkeypatch.setenv("HOOK_URL", f"{hook.url}/x")
+            monkeypatch.setenv("HOOK_SECRET", "0123456789abcdef0123456789abcdef")
+            config = tmp_path / "dub5.toml"
+            config.write_text(
+                f'[[provider]]\nname = "one"\ndialect = "openai"\nbase_url = "{well.url}/v1"\n'
+                '[[route]]\nname = "chat"\ntargets = ["one/m"]\n'
+                '[notify]\nurl_env = "HOOK_URL"\nsecret_env = ["HOOK_SECRET"]\n'
+            )
+            assert await asyncio.to_thread(main, ["check", "--online", "--config", str(config)]) == code
+        output = capsys.readouterr().out
+        assert f"the hook of [notify]: {said}" in output or f"the hook of [notify]: NO: {said}" in output
+        assert hook.url not in output
+    assert [request.path for request in taken] == ["/x"] and "webhook-signature" in taken[0].headers

@@ -1,6 +1,7 @@
 """Facts as they are told, one of each kind, to be changed at will."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from msgspec.structs import replace
 
 from dub5.service.events import AttemptEnded, RequestEnded
 from dub5.service.model import AttemptRecord, Outcome, Usage
+from tests.support.postgres import PostgresServer
 
 FAILED = AttemptRecord("one/fast", 0.0, 0.2, "http_530", status=530)
 ANSWERED = AttemptRecord("two/slow", 0.2, 1.5, "ok", status=200, first_token_s=0.5)
@@ -46,3 +48,12 @@ def attempt_ended() -> Callable[..., AttemptEnded]:
         return AttemptEnded("r-1", "chat", "one", replace(FAILED, **changes), "target")
 
     return changed
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty database, of each engine."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/data/dub5.db"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
