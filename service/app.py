@@ -129,8 +129,6 @@ class Service:
         self.jobs = self._open_jobs(settings, rng)
         live_turns = LiveTurns()
         self._observe_store(live_turns)
-        if self.store is not None:
-            self.watch.keep_in(self.store)
         self._shared_log = open_shared_log(settings, loaded.redis_url, self.events, rng("limits"))
         guard = partial(KeyGuard, events=self.events, proxies_known=bool(settings.server.trusted_proxies))
         self.admin = Admin(self.cache, loaded.admin_token, guard(SecurityKind.ADMIN_REFUSED))
@@ -159,12 +157,7 @@ class Service:
         self._warm_up_tasks: set[asyncio.Task[None]] = set()
         self._current = self._build_runtime(loaded, None)
         self.sockets = Sockets(rng("sockets"))
-        app: ASGIApp = self._build_app()
-        if self.store is not None:
-            is_listed = EdgeRules(settings.server).is_listed
-            app = SocketApp(app, self.sockets, lambda: self._current.deps, is_listed)
-            self.metrics.observe_sockets(lambda: self.sockets.count)
-        self.asgi = with_edge(app, lambda: self.settings, self.events, self._process.new_id)
+        self.asgi = self._build_asgi()
 
     @property
     def settings(self) -> Settings:
@@ -190,8 +183,9 @@ class Service:
         return jobs
 
     def _observe_store(self, live_turns: LiveTurns) -> None:
-        """Let the metrics read the state of the store at each scrape, if there is one."""
+        """Let the metrics read the state of the store, and the watch keep problems in it, if there is one."""
         if self.store is not None:
+            self.watch.keep_in(self.store)
             outbox = self.store.outbox
             self.metrics.observe_store(
                 lambda: outbox.count,
@@ -209,6 +203,14 @@ class Service:
             list(runtime.deps.gateway.routes), runtime.targets, sorted(set(runtime.targets.values()))
         )
         return runtime
+
+    def _build_asgi(self) -> ASGIApp:
+        app: ASGIApp = self._build_app()
+        if self.store is not None:
+            is_listed = EdgeRules(self.settings.server).is_listed
+            app = SocketApp(app, self.sockets, lambda: self._current.deps, is_listed)
+            self.metrics.observe_sockets(lambda: self.sockets.count)
+        return with_edge(app, lambda: self.settings, self.events, self._process.new_id)
 
     def _build_app(self) -> Litestar:
         @asynccontextmanager

@@ -77,7 +77,7 @@ async def test_a_service_starts_and_ends_its_watch() -> None:
     """The watch runs from the start of the service to its end; its values are among the metrics."""
     before = list(gc.callbacks)
     world = ServiceWorld(one=healthy())
-    world.service._watch = ProcessWatch()
+    world.service._process_watch = ProcessWatch()
     async with world:
         await asyncio.sleep(60)
         gc.collect()
