@@ -34,6 +34,11 @@ FUNCTION_LINES_MAX = 70
 BANNED_MODULES = {
     "time": ({"clock.py"}, "dub5.service.clock"),
     "requests": (set(), "the wire"),
+    "urllib.request": (set(), "the wire"),
+    "http.client": (set(), "the wire"),
+    "smtplib": (set(), "the wire"),
+    "multiprocessing": (set(), "nothing: no thread and no process on the request path"),
+    "concurrent.futures": (set(), "nothing: no thread on the request path"),
     "threading": ({"sqlite.py"}, "nothing: no thread on the request path"),
 }
 BANNED_CALLS = {
