@@ -1,0 +1,1 @@
+"""Studying: flashcards from documents."""
