@@ -29,6 +29,7 @@ from dub5.service.admission.shared_log import open_shared_log
 from dub5.service.api.admin import Admin, admin_routes
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.conversations import conversation_routes
+from dub5.service.api.decks import deck_routes
 from dub5.service.api.documents import document_routes
 from dub5.service.api.edge import with_edge
 from dub5.service.api.edge_rules import EdgeRules
@@ -60,6 +61,9 @@ from dub5.service.optional_parts import load_part
 from dub5.service.resilience.fleet import Fleet
 from dub5.service.runtime import ProcessScope, Runtime
 from dub5.service.store.base import Database
+from dub5.service.study import deck_kind
+from dub5.service.study import statements as deck_statements
+from dub5.service.study.asking import Asker
 from dub5.service.telemetry.board import StatusBoard
 from dub5.service.telemetry.metrics import Metrics
 from dub5.service.telemetry.process_watch import ProcessWatch
@@ -73,6 +77,7 @@ WEB = Path(str(files("dub5.service") / "web"))
 WARM_UP_S = 2.0
 DELETIONS = (  # of what is old
     document_statements.DELETE_OLD,
+    deck_statements.DELETE_OLD,
     job_statements.DELETE_OLD,
     feedback_statements.DELETE_OLD,
 )
@@ -180,6 +185,7 @@ class Service:
             return None
         jobs = Jobs(self.store, Ids(rng("job ids")), self.events, rng("jobs"), settings.jobs)
         self.store.keeper.deletions += DELETIONS
+        self._name_kinds(jobs, settings, rng)
         return jobs
 
     def _observe_store(self, live_turns: LiveTurns) -> None:
@@ -194,6 +200,19 @@ class Service:
                 lambda: live_turns.count,
                 self.store.room,
             )
+
+    def _name_kinds(self, jobs: Jobs, settings: Settings, rng: Callable[[str], random.Random]) -> bool:
+        """Name the kinds of jobs that the settings have use for. Return whether there is a new one."""
+        if settings.documents is None or deck_kind.KIND in jobs.kinds:
+            return False
+        assert self.store is not None, "jobs are kept in it"
+        jobs.kinds[deck_kind.KIND] = deck_kind.DeckKind(self.store, self._asker, rng("decks"))
+        return True
+
+    def _asker(self) -> Asker:
+        """Return what asks in the background, by the settings in use."""
+        deps = self._current.deps
+        return Asker(deps.gateway, deps.admission, deps.events, deps.new_id)
 
     def _build_runtime(self, loaded: LoadedSettings, previous: Runtime | None) -> Runtime:
         runtime = Runtime(loaded, self._process, previous)
@@ -229,6 +248,7 @@ class Service:
                 *conversation_routes(deps),
                 *turn_routes(deps),
                 *document_routes(deps),
+                *deck_routes(deps),
                 *job_routes(deps),
                 *admin_routes(self.admin),
                 *feedback_routes(deps, self.admin),
@@ -286,6 +306,8 @@ class Service:
             self.store.keeper.keep_days = loaded.settings.conversation.keep_days
         if self.jobs is not None:
             self.jobs.worker.options = loaded.settings.jobs
+            if self._name_kinds(self.jobs, loaded.settings, self._process.rng):
+                self.jobs.start()
         self.admin.reload(loaded.admin_token)
         self._activate()
         self.events.emit(SettingsReloaded(True, loaded.warnings))

@@ -6,7 +6,8 @@
     │   ├── SuspiciousInput
     │   ├── HostNotAllowed
     │   ├── UnreadableDocument
-    │   └── TooManyDocuments
+    │   ├── TooManyDocuments
+    │   └── TooManyDecks
     ├── Unauthorized 401
     │   ├── WrongAdminToken
     │   └── SessionRequired
@@ -16,7 +17,8 @@
     ├── NotFound 404
     │   ├── ModelNotFound
     │   ├── ConversationNotFound
-    │   └── DocumentNotFound
+    │   ├── DocumentNotFound
+    │   └── DeckNotFound
     ├── MethodNotAllowed 405
     ├── RequestTimeout 408
     ├── TooLarge 413
@@ -130,6 +132,13 @@ class TooManyDocuments(InvalidRequest):
     suggestion = "Delete one that is not needed any more, and upload this one again."
 
 
+class TooManyDecks(InvalidRequest):
+    """The caller has as many decks as one may have."""
+
+    code = "too_many_decks"
+    suggestion = "Delete one that is not needed any more, and make this one again."
+
+
 class OriginNotAllowed(GatewayError):
     """A page of an origin that is not in `server.origins` asks."""
 
@@ -217,6 +226,13 @@ class DocumentNotFound(NotFound):
 
     code = "document_not_found"
     suggestion = "GET /v1/documents lists yours; POST /v1/documents uploads one."
+
+
+class DeckNotFound(NotFound):
+    """The caller has no deck with this id."""
+
+    code = "deck_not_found"
+    suggestion = "GET /v1/decks lists yours; POST /v1/decks makes one from a document."
 
 
 class JobNotFound(NotFound):

@@ -59,6 +59,7 @@ from dub5.service.providers.features import Feature, missing_features
 from dub5.service.providers.registry import dialect_of
 from dub5.service.resilience.fleet import Fleet, GuardOptions
 from dub5.service.resilience.health import TargetSnapshot
+from dub5.service.study.decks import Decks
 from dub5.service.telemetry.board import StatusBoard
 from dub5.service.telemetry.watch import Watch
 from dub5.service.tokens import estimate_tokens
@@ -134,6 +135,7 @@ class Runtime:
             last_operations,
         )
         self.failover: Failover = Failover(dependencies)
+        documents = _documents(settings, process, previous)
         self.deps: ApiDependencies = ApiDependencies(
             Gateway(routes, process.cache, process.queue, self.failover, process.rng("router")),
             process.admission,
@@ -145,8 +147,9 @@ class Runtime:
             sessions,
             _gate(settings, process, previous),
             _turns(settings, process, upstreams, personalities, previous),
-            _documents(settings, process, previous),
+            documents,
             process.jobs,
+            _decks(process, documents, previous),
         )
         self.ops = self._ops(settings, process, upstreams, routes, personalities)
         timeout_options = {
@@ -316,6 +319,15 @@ def _documents(settings: Settings, process: ProcessScope, previous: Runtime | No
         readers = before.readers
     ids = before.ids if before else Ids(process.rng("documents"))
     return Documents(store, options, ids, readers, process.events, scans=conversation.injection != "off")
+
+
+def _decks(process: ProcessScope, documents: Documents | None, previous: Runtime | None) -> Decks | None:
+    """Return the decks. None: there are no documents to make them from."""
+    if documents is None or process.store is None or process.jobs is None:
+        return None
+    before = previous.deps.decks if previous else None
+    ids = before.ids if before else Ids(process.rng("deck ids"))
+    return Decks(process.store, documents, process.jobs, ids)
 
 
 def _sessions(loaded: LoadedSettings, process: ProcessScope) -> BrowserSessions | None:

@@ -43,6 +43,7 @@ from dub5.service.gateway import Answer, Gateway, Route
 from dub5.service.jobs.jobs import Jobs
 from dub5.service.model import AnyRequest, Caller, ChatRequest, Chunks, Outcome, Usage
 from dub5.service.providers.slices import LARGE_BYTES, finish, in_turns
+from dub5.service.study.decks import Decks
 from dub5.service.timeouts import TimedOut, Timeouts
 
 UPLOAD_S = 300.0
@@ -67,6 +68,7 @@ class ApiDependencies:
     turns: Turns | None = None  # none: conversations are not kept
     documents: Documents | None = None  # none: not configured
     jobs: Jobs | None = None  # none: there is no database
+    decks: Decks | None = None  # none: there are no documents
 
     def identify(self, scope: Scope, headers: Mapping[str, str]) -> tuple[Caller, Session | None]:
         """Return who asks. Raises Unauthorized, RateLimited, CsrfRefused."""

@@ -50,7 +50,7 @@ _ABOUT = {
 _POINTERS = frozenset(
     word
     for words_of_language in (
-        "it this that these those there here he she they we you i who what which where when how why if as one",
+        "it this that these those there here he she they we you i who what which where when how why if one",
         "er sie es das dies dieser diese dieses hier da wir ihr was wer wenn wie man jener jede",
         "il elle ils elles ce cela c'est cette ces ceci on nous vous qui que si quand o\u00f9",
         "\u00e9l ella ellos ellas esto eso este esta estos estas ese esa aqu\u00ed all\u00ed cuando donde lo",

@@ -15,6 +15,7 @@ import msgspec
 
 from dub5.simulators.answers import answer_text, pieces
 from dub5.simulators.personas.base import ParsedRequest, PersonaContext, Refusal
+from dub5.simulators.personas.flashcards import flashcards
 from dub5.simulators.schema_values import NoValue, value_of
 
 JSON_IN_TEXT = JSONDecoder()
@@ -129,10 +130,15 @@ def schema_in(text: str) -> object:
 def compose(
     parsed: ParsedRequest, context: PersonaContext, wanted: Wanted, tokens_max: int | None
 ) -> TokenizedAnswer:
-    """Return the answer in at most `tokens_max` tokens; its text proves itself. Raises Refusal."""
+    """Return the answer in at most `tokens_max` tokens. Raises Refusal.
+
+    Its text proves itself, but for flashcards, each of which quotes what it was made of.
+    """
     profile = context.profile
     if profile.saying:
         return _cut(pieces(profile.saying), tokens_max)
+    if (cards := flashcards(parsed.prompt)) is not None:
+        return _cut(pieces(cards), tokens_max)
     text = answer_text(profile.name, parsed.prompt, profile.words)
     if called := wanted.called(parsed.prompt):
         return _calls(called, text, tokens_max)

@@ -1,0 +1,218 @@
+"""Decks of flashcards. `Decks` makes them from documents, and lists, returns, retries and deletes them.
+
+document -> parts (chunks.py) -> a deck, its parts and a job in one transaction -> DeckKind, step by step
+
+A deck keeps the texts of its parts, so that it outlives its document, and can ask again for what has failed.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import msgspec
+from msgspec import Struct
+
+from dub5.service import clock
+from dub5.service.documents.documents import Documents
+from dub5.service.errors import DeckNotFound, StorageUnavailable, TooManyDecks, UnreadableDocument
+from dub5.service.ids import Ids
+from dub5.service.jobs.jobs import Jobs
+from dub5.service.jobs.model import Job
+from dub5.service.jobs.rows import job_of
+from dub5.service.providers.slices import in_turns
+from dub5.service.store.base import BoundStatement, Row, StatementRefused
+from dub5.service.store.store import Store, StoreLost
+from dub5.service.study import statements
+from dub5.service.study.cards import Flashcard, spread
+from dub5.service.study.chunks import TextPart, cut_in_steps
+from dub5.service.study.deck_kind import KIND
+from dub5.service.study.model import CardSource, Deck, DeckPart
+from dub5.service.tokens import estimate_tokens
+
+PER_OWNER_MAX = 100
+KEPT_WITHIN_S = 5.0  # 200 parts take a database longer than a question does
+USED_AGAIN_S = 3_600.0  # how often a deck that is read is noted as used
+RETRY_AFTER_S = 5.0
+DECK_COLUMNS = 8
+UNREADABLE = (StoreLost, StatementRefused)
+
+
+class DeckPage(Struct, frozen=True):
+    """Decks, the newest first."""
+
+    decks: list[Deck]
+    has_more: bool
+
+
+class Decks:
+    """The decks of all owners."""
+
+    def __init__(self, store: Store, documents: Documents, jobs: Jobs, ids: Ids) -> None:
+        self.ids = ids
+        self._store = store
+        self._documents = documents
+        self._jobs = jobs
+
+    async def create(self, owner: str, document: str, title: str, model: str, wanted: int) -> Deck:
+        """Make a deck of at most `wanted` cards from a document. It is committed; its cards come later.
+
+        Raises DocumentNotFound, UnreadableDocument, TooManyDecks, StorageUnavailable.
+        """
+        rows = await self._rows(statements.COUNT.bind(owner), owner)
+        if int(rows[0][0] or 0) >= PER_OWNER_MAX:
+            raise _too_many()
+        source, text = await self._documents.text(owner, document)
+        chosen = await _parts(text, wanted)
+        id_, now = self.ids.new(), clock.wall()
+        job = self._jobs.new(owner, KIND, id_, len(chosen))
+        deck = Deck(id_, title or _title_of(source.name), document, model, now, now, len(chosen), 0, job)
+        await self._keep(owner, deck, job, chosen)
+        self._jobs.wake()
+        return deck
+
+    async def list_page(self, owner: str, limit: int, before: str | None = None) -> DeckPage:
+        """Return the decks of an owner. Raises StorageUnavailable."""
+        if before is None:
+            bound = statements.LIST.bind(owner, limit + 1)
+        else:
+            bound = statements.LIST_BEFORE.bind(owner, before, limit + 1)
+        rows = await self._rows(bound, owner)
+        return DeckPage([_deck_of(row) for row in rows[:limit]], len(rows) > limit)
+
+    async def read(self, owner: str, id_: str) -> tuple[Deck, list[DeckPart]]:
+        """Return a deck and its parts. Raises DeckNotFound, StorageUnavailable."""
+        deck, now = await self._deck(owner, id_), clock.wall()
+        rows = await self._rows(statements.PARTS.bind(owner, id_), id_)
+        if deck.used_at < now - USED_AGAIN_S:
+            self._store.write([statements.USE.bind(owner, id_, now)], lane=id_)
+        return deck, [_part_of(row) for row in rows]
+
+    async def retry(self, owner: str, id_: str) -> Deck:
+        """Ask again for the parts without a model's cards, unless that is being done, or there are none.
+
+        Raises DeckNotFound, StorageUnavailable.
+        """
+        deck, parts = await self.read(owner, id_)
+        left = sum(part.source is not CardSource.MODEL for part in parts)
+        rows = await self._rows(statements.JOB_OF.bind(owner, id_), id_)
+        if not left or not rows or (deck.job is not None and not deck.job.ended):
+            return deck
+        job = self._jobs.new(owner, KIND, id_, left)
+        take_over = statements.TAKE_OVER.bind(owner, id_, job.id, rows[0][0])
+        await self._changed([take_over, self._jobs.creation(job)], id_)
+        self._jobs.wake()
+        return await self._deck(owner, id_)
+
+    async def delete(self, owner: str, id_: str) -> None:
+        """Delete a deck with its cards, and its jobs. Raises DeckNotFound, StorageUnavailable."""
+        deletion = [statements.DELETE.bind(owner, id_), self._jobs.deletion(owner, id_)]
+        if not (await self._changed(deletion, id_))[0]:
+            raise deck_not_found()
+
+    async def _keep(self, owner: str, deck: Deck, job: Job, parts: "Sequence[ChosenPart]") -> None:
+        """Write a deck, its parts and its job. Raises TooManyDecks, StorageUnavailable."""
+        values = (deck.id, deck.document, deck.title, deck.model, job.id, deck.made_at, PER_OWNER_MAX)
+        create = statements.CREATE.bind(owner, *values)
+        add = [
+            statements.ADD_PART.bind(owner, deck.id, number, one.part.page, one.wanted, one.part.text)
+            for number, one in enumerate(parts, 1)
+        ]
+        bounds = [create, *add, self._jobs.creation(job), statements.JOB_OF.bind(owner, deck.id)]
+        write = self._store.write(bounds, lane=deck.id)
+        try:
+            rows = await write.kept(KEPT_WITHIN_S)
+        except asyncio.CancelledError:
+            self._withdraw(owner, deck.id)
+            raise
+        if rows is None:
+            self._withdraw(owner, deck.id)
+            raise _unavailable()
+        if not rows[-1]:
+            self._withdraw(owner, deck.id)
+            raise _too_many()
+
+    def _withdraw(self, owner: str, id_: str) -> None:
+        """Delete what may still be written: nobody was told that it is there."""
+        deletion = [statements.DELETE.bind(owner, id_), self._jobs.deletion(owner, id_)]
+        self._store.write(deletion, lane=id_)
+
+    async def _deck(self, owner: str, id_: str) -> Deck:
+        rows = await self._rows(statements.READ.bind(owner, id_), id_)
+        if not rows:
+            raise deck_not_found()
+        return _deck_of(rows[0])
+
+    async def _changed(self, bounds: list[BoundStatement], lane: str) -> list[list[Row]]:
+        """Write, and return the rows. Raises StorageUnavailable."""
+        if self._store.status != "ok":
+            raise _unavailable()
+        rows = await self._store.write(bounds, lane=lane).kept(KEPT_WITHIN_S)
+        if rows is None:
+            raise _unavailable()
+        return rows
+
+    async def _rows(self, bound: BoundStatement, lane: str) -> list[Row]:
+        """Return the rows of a query. Raises StorageUnavailable."""
+        try:
+            return await self._store.read(bound, lane=lane)
+        except UNREADABLE:
+            raise _unavailable() from None
+
+
+class ChosenPart(Struct, frozen=True):
+    """A part of a document, and how many cards it is asked for."""
+
+    part: TextPart
+    wanted: int
+
+
+async def _parts(text: str, wanted: int) -> list[ChosenPart]:
+    """Return the parts that are asked, in order. Raises UnreadableDocument."""
+    parts = await in_turns(cut_in_steps(text))
+    if not parts:
+        raise UnreadableDocument("The document holds no text to make cards from.", param="document")
+    chosen = spread(wanted, [estimate_tokens([part.text]) for part in parts])
+    return [ChosenPart(parts[number], count) for number, count in chosen.items()]
+
+
+def deck_not_found() -> DeckNotFound:
+    """Return the error for a deck that the owner does not have."""
+    return DeckNotFound("There is no deck with this id here.")
+
+
+def _title_of(name: str) -> str:
+    return PurePosixPath(name.replace("\\", "/")).stem.strip() or name
+
+
+def _too_many() -> TooManyDecks:
+    return TooManyDecks(f"There are {PER_OWNER_MAX} decks of yours here already, which is the most.")
+
+
+def _unavailable() -> StorageUnavailable:
+    return StorageUnavailable("Decks cannot be made, read or changed now.", retry_after_s=RETRY_AFTER_S)
+
+
+def _deck_of(row: Row) -> Deck:
+    id_, title, document, model, made_at, used_at, parts, template_parts = row[:DECK_COLUMNS]
+    job = row[DECK_COLUMNS:]
+    return Deck(
+        str(id_),
+        str(title),
+        str(document),
+        str(model),
+        float(made_at or 0),
+        float(used_at or 0),
+        int(parts or 0),
+        int(template_parts or 0),
+        None if job[0] is None else job_of(job),
+    )
+
+
+def _part_of(row: Row) -> DeckPart:
+    number, page, cards, source = row
+    return DeckPart(
+        int(number or 0),
+        int(page or 0),
+        [] if cards is None else msgspec.json.decode(str(cards), type=list[Flashcard]),
+        None if source is None else CardSource(str(source)),
+    )
