@@ -1,14 +1,16 @@
 /**
- * The page's entry point: the chat, the live view, and the link between them.
+ * The page's entry point: the chat, the live view, and the links between them.
  *
  *     chat.js  -- POST /v1/chat/completions, GET /v1/models     live.js -- GET /status, each second
- *        ^                                                         |
+ *        ^  |                                                      |
+ *        |  +-- what the service has --> places.js -- study.js     |
  *        +------------- routes, and "the service is back" ---------+
  */
 
 import { startChat } from "./chat.js";
 import { byId, put } from "./dom.js";
 import { startLive } from "./live.js";
+import { Places, isElsewhere } from "./places.js";
 
 const caller = {
   key: "",
@@ -37,10 +39,14 @@ function show(part) {
   byId("show-live").setAttribute("aria-pressed", String(part === "live"));
 }
 
-const chat = startChat(caller);
+const places = new Places(caller);
+const chat = startChat(caller, (list) => places.offer(Boolean(list.documents)));
 const live = startLive(caller, (status) => chat.updateRoutes(status.routes ?? []));
 
-byId("show-chat").addEventListener("click", () => show("chat"));
+byId("show-chat").addEventListener("click", () => {
+  if (isElsewhere()) location.hash = "#question";
+  show("chat");
+});
 byId("show-live").addEventListener("click", () => show("live"));
 
 byId("key-form").addEventListener("submit", (event) => {

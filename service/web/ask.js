@@ -10,13 +10,14 @@
 import { bodyOf, eventsOf, headOf, parsed, problemOf, unfinished, unreachable } from "./reply.js";
 
 /** @typedef {import("./reply.js").Problem} Problem */
+/** @typedef {import("./conversations.js").Grounding} Grounding */
 /** @typedef {import("./reply.js").Head} Head */
 /**
  * @typedef {{kind: "head", head: Head} | {kind: "degraded", source: string} | {kind: "text", text: string}
  *   | {kind: "accepted", conversation: string, turn: string, remaining?: number} | {kind: "lost"}
  *   | {kind: "held", untilS: number}
  *   | {kind: "memory", lost: boolean, pruned: number}
- *   | {kind: "whole", finish: string, kept?: boolean} | {kind: "cut" | "failed", problem: Problem, status: number}
+ *   | {kind: "whole", finish: string, kept?: boolean, grounding?: Grounding} | {kind: "cut" | "failed", problem: Problem, status: number}
  *   | {kind: "stopped"}} Step
  * @typedef {{model: string, messages: {role: string, content: string}[], stream: boolean,
  *   repeatable: boolean}} Question

@@ -5,10 +5,11 @@
  * does not have yet wait in the outbox. Else the history is sent with each question, and ends with the tab.
  */
 
+import { beginSession } from "./api.js";
 import { ask, messagesOf } from "./ask.js";
 import { Composer } from "./composer.js";
-import { Conversations, beginSession } from "./conversations.js";
-import { byId, put } from "./dom.js";
+import { Conversations } from "./conversations.js";
+import { byId, h, put } from "./dom.js";
 import { Carriers, LEFT } from "./follow.js";
 import { ModelPicker } from "./models.js";
 import { noteRequest } from "./offline.js";
@@ -25,28 +26,33 @@ import { TurnList } from "./turnlist.js";
 
 const STORAGE_KEY = "dub5.chat"; // in sessionStorage, which ends with the tab
 
-/** @param {Caller} caller */
-export function startChat(caller) {
-  const chat = new Chat(caller);
+/** @param {Caller} caller @param {(list: {documents?: boolean}) => void} onModels */
+export function startChat(caller, onModels) {
+  const chat = new Chat(caller, onModels);
   chat.listen();
   chat.loadModels();
   return chat;
 }
 
 class Chat {
-  /** @param {Caller} caller */
-  constructor(caller) {
+  /** @param {Caller} caller @param {(list: {documents?: boolean}) => void} onModels */
+  constructor(caller, onModels) {
     this.caller = caller;
+    this.onModels = onModels;
     this.composer = new Composer(addressed(), { send: () => this.send(), typing: () => this.sidebar?.connect() });
     this.models = new ModelPicker();
     this.stream = /** @type {HTMLInputElement} */ (byId("stream"));
     this.repeatable = /** @type {HTMLInputElement} */ (byId("repeatable"));
-    this.list = new TurnList({ again: (turn) => this.again(turn), cancel: (turn) => this.cancel(turn) });
+    this.list = new TurnList({
+      again: (turn) => this.again(turn), cancel: (turn) => this.cancel(turn), extend: (view) => this.extend(view),
+    });
     /** @type {AbortController | null} */
     this.running = null;
     /** @type {Turn | null} */
     this.asked = null; // what is running
     this.loading = false;
+    /** @type {import("./feedback.js").Feedback | null} */
+    this.opinions = null;
     /** @type {Sidebar | null} */
     this.sidebar = null; // where the service keeps conversations
     this.restore();
@@ -63,6 +69,13 @@ class Chat {
         this.showDraft("", false);
       }
       this.composer.focus();
+    });
+    byId("report").addEventListener("click", async () => {
+      try {
+        (await this.feedback()).report();
+      } catch {
+        this.note("This part of the page could not be loaded. Check that you are online, then try again.");
+      }
     });
     byId("examples").addEventListener("click", (event) => {
       const example = event.target instanceof Element ? event.target.closest("button") : null;
@@ -90,6 +103,7 @@ class Chat {
         const list = await response.json();
         if (list.sessions) await beginSession(headers);
         this.models.show(list.data);
+        this.onModels(list);
         this.keepConversations(Boolean(list.conversations));
         this.next(); // what has waited for a key
       } else this.models.showNone("no models available");
@@ -157,6 +171,26 @@ class Chat {
     const { composer } = this;
     if (composer.conversation !== conversation) composer.drafts.of(conversation) || composer.drafts.keep(conversation, text);
     else if (!composer.box.value) composer.put(text);
+  }
+
+  /** Add what is loaded when it is needed: the sources of an answer, and what its reader thinks of it.
+   * @param {import("./turn.js").TurnView} view */
+  async extend(view) {
+    const { turn } = view;
+    if (!turn.answer || isOpen(turn)) return;
+    try {
+      if (turn.grounding) (await import("./sources.js")).showSources(view);
+      if (turn.turn || turn.request) await (await this.feedback()).show(view, this.sidebar?.current ?? "");
+    } catch {
+      const again = h("button.quiet", { type: "button", onclick: () => this.extend(view) }, "Try again");
+      view.more.replaceChildren(h("p", {}, "A part of this answer could not be loaded. "), again);
+    }
+  }
+
+  /** Return the part of the page for feedback. Throws if it cannot be loaded. */
+  async feedback() {
+    const { Feedback } = await import("./feedback.js");
+    return (this.opinions ??= new Feedback(this.caller));
   }
 
   /** Say something about the conversation. @param {string} text "": nothing */
@@ -280,15 +314,17 @@ class Chat {
       return;
     }
     if (step.kind === "head") {
-      const { target, cache, degraded, trail } = step.head;
-      Object.assign(turn, { target, cache, degraded }, trail.length ? { trail } : {});
+      const { target, cache, degraded, trail, id: request } = step.head;
+      Object.assign(turn, { target, cache, degraded, request }, trail.length ? { trail } : {});
     } else if (step.kind === "degraded") turn.degraded = step.source; // heartbeats had sent the head before
     else if (step.kind === "memory") Object.assign(turn, { memoryLost: step.lost, pruned: step.pruned });
     else if (step.kind === "accepted") {
       turn.turn = step.turn;
       if (step.turn) this.composer.limitQuestions(step.remaining);
     } else Object.assign(turn, { state: step.kind, totalMs: ms, endedAt: Date.now() / 1000 });
-    if (step.kind === "whole") Object.assign(turn, { finish: step.finish, kept: step.kept ?? null });
+    if (step.kind === "whole") {
+      Object.assign(turn, { finish: step.finish, kept: step.kept ?? null, grounding: step.grounding ?? null });
+    }
     if (step.kind === "cut" || step.kind === "failed") {
       Object.assign(turn, { problem: step.problem, status: step.status });
       if (step.problem.trail.length) turn.trail = step.problem.trail;
@@ -335,7 +371,7 @@ class Chat {
   keep() {
     const { turns } = this.list;
     const options = { stream: this.stream.checked, repeatable: this.repeatable.checked };
-    const kept = { conversation: addressed(), turns, model: this.models.value, ...options };
+    const kept = { conversation: this.sidebar?.current ?? addressed(), turns, model: this.models.value, ...options };
     try {
       sessionStorage.setItem(STORAGE_KEY, JSON.stringify(kept));
     } catch {

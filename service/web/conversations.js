@@ -7,17 +7,18 @@
  * The messages: accepted, begin, delta*, then end or error. An answer that comes as JSON is made into the same ones.
  */
 
-import { Broken, bodyOf, eventsOf, headOf, parsed, problemOf, unreachable } from "./reply.js";
+import { Api } from "./api.js";
+import { Broken, bodyOf, eventsOf, parsed } from "./reply.js";
 
 /** @typedef {import("./socket.js").Message} Message */
-/** @typedef {import("./reply.js").Problem} Problem */
-/** @typedef {import("./chat.js").Caller} Caller */
 /** @typedef {{id: string, title: string, model: string, used_at: number, kept: boolean}} Conversation */
 /**
  * @typedef {{id: string, conversation: string, asked_as: string, question: {text: string}, answer: {text: string} | null,
  *   state: "open" | "ended", outcome: string | null, finish: string | null, target: string | null,
  *   asked_at: number, ended_at: number | null, kept: boolean, degraded?: string,
- *   pruned?: {turns: number}, memory?: string}} KeptTurn
+ *   pruned?: {turns: number}, memory?: string, grounding?: Grounding}} KeptTurn
+ * @typedef {{grounded: boolean, sources: {number: number, text: string, page: number | null}[],
+ *   withheld: number}} Grounding of an answer about a document
  * @typedef {{text: string, id: string, model: string, stream: boolean}} Asked
  */
 
@@ -25,72 +26,49 @@ const PATH = "/v1/conversations";
 const TURNS = "/v1/turns";
 const PROXY = new Set([502, 503, 504]); // what a proxy says for a service that it cannot reach
 
-/**
- * Ask for the cookie by which the service counts this browser; the chat works without one, too.
- * @param {Record<string, string>} headers
- */
-export async function beginSession(headers) {
-  await fetch("/v1/session", { method: "POST", headers }).catch(() => {});
-}
-
-/** The service refused a call, or did not answer it (status 0). */
-export class Refused extends Error {
-  /** @param {Problem} problem @param {number} status */
-  constructor(problem, status) {
-    super(problem.message);
-    this.problem = problem;
-    this.status = status;
-  }
-}
-
-export class Conversations {
-  /** @param {Caller} caller */
-  constructor(caller) {
-    this.caller = caller;
-  }
-
+export class Conversations extends Api {
   /** @param {string} before the id of the last one that is known; "": the newest
    * @returns {Promise<{data: Conversation[], has_more: boolean}>} */
   list(before) {
-    return this.#json("GET", before ? `${PATH}?before=${before}` : PATH);
+    return this.json("GET", before ? `${PATH}?before=${before}` : PATH);
   }
 
   /** @param {string} id @param {string} before the id of the oldest turn that is known; "": the newest
    * @returns {Promise<Conversation & {turns: KeptTurn[], has_more: boolean}>} */
   open(id, before) {
-    return this.#json("GET", before ? `${PATH}/${id}?before=${before}` : `${PATH}/${id}`);
+    return this.json("GET", before ? `${PATH}/${id}?before=${before}` : `${PATH}/${id}`);
   }
 
   /** @param {string} model @param {AbortSignal} signal @returns {Promise<Conversation>} */
   begin(model, signal) {
-    return this.#json("POST", PATH, { model }, signal);
+    return this.json("POST", PATH, { model }, signal);
   }
 
   /** @param {string} id @param {string} title @returns {Promise<Conversation>} */
   rename(id, title) {
-    return this.#json("PATCH", `${PATH}/${id}`, { title });
+    return this.json("PATCH", `${PATH}/${id}`, { title });
   }
 
   /** @param {string} id @returns {Promise<void>} */
   remove(id) {
-    return this.#json("DELETE", `${PATH}/${id}`);
+    return this.json("DELETE", `${PATH}/${id}`);
   }
 
   /** End a turn. @param {string} turn @returns {Promise<void>} */
   stop(turn) {
-    return this.#json("POST", `${TURNS}/${turn}/stop`);
+    return this.json("POST", `${TURNS}/${turn}/stop`);
   }
 
   /** Return a ticket of the caller, for a connection that cannot send its key. @returns {Promise<string>} */
   async ticket() {
-    return (await this.#json("POST", "/v1/session/ticket")).ticket;
+    return (await this.json("POST", "/v1/session/ticket")).ticket;
   }
 
   /** Ask a question. @param {string} conversation @param {Asked} asked @param {AbortSignal} signal
    * @returns {AsyncGenerator<Message, void>} */
   async *ask(conversation, { text, id, model, stream }, signal) {
     const body = { text, id, model, stream };
-    const response = await this.#reach(() => this.#send("POST", `${PATH}/${conversation}/turns`, body, signal));
+    const response = await this.#reach(() => this.send("POST", `${PATH}/${conversation}/turns`, body, signal));
     yield* messagesOf(response, stream ? streamed : whole, signal);
   }
 
@@ -98,7 +76,7 @@ export class Conversations {
    * @returns {AsyncGenerator<Message, void>} */
   async *events(turn, after, signal) {
     const path = `${TURNS}/${turn}/events?after=${after}`;
-    yield* messagesOf(await this.#reach(() => this.#send("GET", path, undefined, signal)), streamed, signal);
+    yield* messagesOf(await this.#reach(() => this.send("GET", path, undefined, signal)), streamed, signal);
   }
 
   /** Return the reply to a request. Throws Broken. @param {() => Promise<Response>} send */
@@ -108,38 +86,6 @@ export class Conversations {
     } catch (error) {
       throw brokenBy(error);
     }
-  }
-
-  /** @param {string} method @param {string} path @param {object} [body] @param {AbortSignal} [signal]
-   * @returns {Promise<any>} */
-  async #json(method, path, body, signal) {
-    let response;
-    try {
-      response = await this.#send(method, path, body, signal);
-    } catch (error) {
-      throw new Refused(unreachable(false, error), 0);
-    }
-    const data = await bodyOf(response);
-    if (!response.ok) throw new Refused(problemOf(data, headOf(response.headers)), response.status);
-    return data;
-  }
-
-  /**
-   * Send a request; begin a session if the service misses one, as after a cookie has ended.
-   * @param {string} method @param {string} path @param {object} [body] @param {AbortSignal} [signal]
-   */
-  async #send(method, path, body, signal) {
-    const headers = this.caller.headers();
-    const content = body && { body: JSON.stringify(body), headers: { "content-type": "application/json", ...headers } };
-    const send = () => fetch(path, { method, headers, signal, ...content });
-    const response = await send();
-    if (response.status !== 401) return response;
-    if ((await bodyOf(response.clone()))?.error?.code === "session_required") {
-      await beginSession(headers);
-      return send();
-    }
-    this.caller.unauthorized(headers);
-    return response;
   }
 }
 
@@ -174,14 +120,14 @@ async function* whole(response) {
     yield errorOf(turn, response.status);
     return;
   }
-  const { id, conversation, target, degraded, pruned, memory, outcome, finish, kept } = turn;
+  const { id, conversation, target, degraded, pruned, memory, outcome, finish, kept, grounding } = turn;
   const [text, trail] = [turn.answer?.text ?? "", response.headers.get("x-dub5-trail") ?? ""];
   const route = response.headers.get("x-dub5-route") ?? "";
   const seq = bytesOf(text);
   yield { type: "accepted", turn: id, conversation, remaining: remainingIn(response) };
   yield { type: "begin", turn: id, seq: 0, route, target, trail, degraded, pruned, memory };
   if (text) yield { type: "delta", turn: id, seq, text };
-  yield { type: "end", turn: id, seq, outcome, finish, kept };
+  yield { type: "end", turn: id, seq, outcome, finish, kept, grounding };
 }
 
 /** @param {any} body @param {number} status @returns {Message} */

@@ -7,7 +7,8 @@
  * the position in the answer, in bytes: what does not fit in is read again from where the text ends.
  */
 
-import { Refused, bytesOf } from "./conversations.js";
+import { Refused } from "./api.js";
+import { bytesOf } from "./conversations.js";
 import { parseTrail } from "./labels.js";
 import { network } from "./offline.js";
 import { Broken, ownProblem, problemOf, unfinished } from "./reply.js";
@@ -183,8 +184,8 @@ class Reading {
   }
 
   /** @param {Message} message @returns {Step} */
-  #ended({ outcome, finish, kept }) {
-    if (outcome === "complete" || outcome === "degraded") return { kind: "whole", finish: finish ?? "", kept };
+  #ended({ outcome, finish, kept, grounding }) {
+    if (outcome === "complete" || outcome === "degraded") return { kind: "whole", finish: finish ?? "", kept, grounding };
     if (outcome !== "cancelled") return this.without(interrupted(), 200);
     return this.wasLost ? this.without(away(), 200) : { kind: "stopped" };
   }

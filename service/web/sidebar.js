@@ -3,10 +3,11 @@
  * a reload, a bookmark and the back button find it again. On a narrow screen the list is a drawer.
  */
 
-import { Refused } from "./conversations.js";
+import { Refused } from "./api.js";
 import { Delivery } from "./delivery.js";
 import { byId, h, icon, onChange, put } from "./dom.js";
 import { titleLabel, whenLabel } from "./labels.js";
+import { isElsewhere } from "./places.js";
 
 /** @typedef {import("./conversations.js").Conversations} Conversations */
 /** @typedef {import("./conversations.js").Conversation} Conversation */
@@ -67,6 +68,7 @@ export class Sidebar {
     byId("history").hidden = byId("show-history").hidden = false;
     const { signal } = this.events;
     addEventListener("hashchange", () => this.#onAddress(), { signal });
+    byId("to-documents").addEventListener("click", closeDrawer, { signal });
     byId("more-history").addEventListener("click", () => this.#more(), { signal });
     byId("earlier").addEventListener("click", () => this.#earlier(), { signal });
     byId("history-again").addEventListener("click", () => this.refresh(), { signal });
@@ -163,7 +165,7 @@ export class Sidebar {
     const asked = { id, turn, text, stream, model, conversation: this.current };
     for await (const step of this.delivery.ask(asked, this.begins, state === "queued", signal)) {
       if (step.kind === "accepted" && !this.current && !signal.aborted) {
-        history.pushState(null, "", `#c/${step.conversation}`);
+        if (!isElsewhere()) history.pushState(null, "", `#c/${step.conversation}`);
         this.#goTo(step.conversation, true);
       }
       if (step.kind === "failed" && step.problem.code === "conversation_not_found") this.leave(GONE);
@@ -200,7 +202,7 @@ export class Sidebar {
 
   #onAddress() {
     const id = addressed();
-    if (id === this.current) return;
+    if (isElsewhere() || id === this.current) return;
     if (location.hash && !id) {
       history.replaceState(null, "", this.current ? `#c/${this.current}` : location.pathname); // a skip link
       return;

@@ -33,12 +33,16 @@ import { memoryLabel, reasonLabel, timeOfDay } from "./labels.js";
  * @property {boolean | null} kept whether the service has saved the answer; null where it keeps none
  * @property {boolean} memoryLost answered without what was said before
  * @property {number} pruned earlier turns that the model was not told
+ * @property {import("./conversations.js").Grounding | null} grounding of an answer about a document
+ * @property {string} request the id of the request; "" where the service has the turn
+ * @property {number} thumb what the reader thinks of the answer: 1, -1, or 0
  */
 
 /** @param {string} question @param {boolean} stream @param {string} [model] @returns {Turn} */
 export function newTurn(question, stream, model = "") {
   return {
     id: newId(), turn: "", isLost: false, heldUntilS: 0, model, kept: null, memoryLost: false, pruned: 0,
+    grounding: null, request: "", thumb: 0,
     question, stream, answer: "", state: "waiting", target: "", cache: "", degraded: "", trail: [], problem: null,
     status: 0, finish: "", firstMs: null, totalMs: null, endedAt: 0,
   };
@@ -59,6 +63,7 @@ export function turnOf(kept) {
     problem: state === "cut" || state === "failed" ? interrupted() : null,
     totalMs: ended_at === null ? null : Math.max(0, ended_at - asked_at) * 1000,
     endedAt: ended_at ?? asked_at, memoryLost: memory === "lost", pruned: pruned?.turns ?? 0,
+    grounding: kept.grounding ?? null,
   };
 }
 
@@ -96,20 +101,25 @@ export function announcementOf(turn) {
   return texts[turn.state];
 }
 
-/** @typedef {{again: (turn: Turn) => void, cancel: (turn: Turn) => void}} TurnActions */
+/**
+ * What a view asks of the chat; `extend`: add what other parts of the page have for an answer.
+ * @typedef {{again: (turn: Turn) => void, cancel: (turn: Turn) => void, extend?: (view: TurnView) => void}} TurnActions
+ */
 
 export class TurnView {
   /** @param {Turn} turn @param {TurnActions} on */
   constructor(turn, on) {
     this.turn = turn;
+    this.on = on;
     this.text = document.createTextNode(turn.answer);
     this.by = h("p.by");
     this.note = h("div.note");
     this.facts = h("div.facts");
+    this.more = h("div.more"); // what is loaded when needed
     this.bones = h("div.bones", {}, h("span.bone"), h("span.bone.short"));
     this.again = /** @type {HTMLButtonElement} */ (h("button.quiet", { type: "button", onclick: () => on.again(turn) }));
     this.cancel = h("button.quiet", { type: "button", onclick: () => on.cancel(turn) }, "Cancel this question");
-    this.answer = h("div.answer", {}, this.by, h("p.text", {}, this.text), this.bones, this.note, this.facts);
+    this.answer = h("div.answer", {}, this.by, h("p.text", {}, this.text), this.bones, this.note, this.more, this.facts);
     this.node = h(
       "article.turn", {},
       h("p.question", {}, h("span.sr", {}, "You asked: "), turn.question),
@@ -143,6 +153,7 @@ export class TurnView {
     this.note.hidden = this.note.childElementCount === 0;
     if (focused instanceof HTMLElement) (focused.isConnected ? focused : byId("question")).focus();
     this.facts.replaceChildren(...factsOf(turn));
+    this.on.extend?.(this);
   }
 
   /** Show the button, which waits where the service has said how long nothing can be asked. */

@@ -247,7 +247,7 @@ async def test_messages(browser: str, service: str) -> None:
 
 SIDEBAR = """(async () => {
   const { Sidebar } = await import("/web/sidebar.js");
-  const { Refused } = await import("/web/conversations.js");
+  const { Refused } = await import("/web/api.js");
   const [A, B] = ["A", "B"].map((letter) => letter.repeat(26));
   const refused = (status, code = "") => {
     throw new Refused({ message: "No.", suggestion: "", code, id: "", retryAfterS: null, trail: [] }, status);

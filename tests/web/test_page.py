@@ -2,6 +2,7 @@
 
 import gzip
 import re
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,6 +24,8 @@ STYLE = (WEB / "style.css").read_text()
 SCRIPTS = {path.name: path.read_text() for path in sorted(WEB.glob("*.js"))}
 EVERY_SCRIPT = "\n".join(SCRIPTS.values())
 FIRST_LOAD_BYTES_MAX = 60 * 1024
+PART_BYTES_MAX = 16 * 1024
+PLACES = {"documents"}  # addresses of parts of the page, which are no ids
 VOID = {"meta", "link", "input", "br", "img"}
 OWN_URL = re.compile(r"^(/web/[a-z]+\.(js|css|svg)|#[\w-]+)$")
 
@@ -106,31 +109,56 @@ def test_ids(page: PageReader) -> None:
 
     assert len(found) == len(set(found))
     assert by_scripts, "the pattern no longer finds how scripts name ids"
-    assert by_scripts | by_attributes | icons <= set(found)
+    assert by_scripts | (by_attributes - PLACES) | icons <= set(found)
+
+
+def imported(*names: str) -> set[str]:
+    """Return all modules that these import at once, and those in turn."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        more = set(re.findall(r'from "\./([\w.]+)"', SCRIPTS[waiting.pop()])) - found
+        found |= more
+        waiting += more
+    return found
+
+
+AT_ONCE = imported("app.js")
+WHEN_NEEDED = {name for text in SCRIPTS.values() for name in re.findall(r'await import\("\./([\w.]+)"\)', text)}
 
 
 def test_modules_exist(page: PageReader) -> None:
     """Every file that the page or a module names exists and has a served type; every file is used. The page
-    asks for all modules at once, not for each when another one has come."""
-    imported = {name for text in SCRIPTS.values() for name in re.findall(r'from "\./([\w.]+)"', text)}
+    asks for all modules at once, not for each when another one has come, and for no part that a chat can do
+    without."""
     links = [
         (a.get("rel"), (a.get("src") or a.get("href") or "").removeprefix("/web/")) for _, a in page.tags
     ]
     preloaded = [name for rel, name in links if rel == "modulepreload"]
-    named = {name for rel, name in links if name and not name.startswith("#") and rel != "modulepreload"}
+    named = {name for rel, name in links if name and "#" not in name and rel != "modulepreload"}
     there = {path.name for path in WEB.iterdir()}
     others = {"index.html", "openapi.json"}  # the page itself, and a document that programs ask for
+    styles = set(re.findall(r'rel: "stylesheet", href: "/web/([\w.]+)"', EVERY_SCRIPT))
 
-    assert named | imported == there - others
-    assert preloaded == sorted(imported)
+    assert WHEN_NEEDED, "the pattern no longer finds what is loaded when it is needed"
+    assert not WHEN_NEEDED & AT_ONCE
+    assert named | AT_ONCE | WHEN_NEEDED | imported(*WHEN_NEEDED) | styles == there - others
+    assert preloaded == sorted(AT_ONCE)
     assert {Path(name).suffix for name in there} <= set(MEDIA_TYPES)
 
 
 def test_first_load() -> None:
-    """All that the first visit loads is small, as it is sent by a proxy that compresses."""
-    files = [path for path in WEB.iterdir() if path.name != "openapi.json"]
+    """All that the first visit loads is small, as it is sent by a proxy that compresses; so is each part that
+    comes when it is needed."""
+    first = ["app.js", *AT_ONCE, "index.html", "style.css", "favicon.svg"]
 
-    assert sum(len(gzip.compress(path.read_bytes(), mtime=0)) for path in files) <= FIRST_LOAD_BYTES_MAX
+    assert compressed(first) <= FIRST_LOAD_BYTES_MAX
+    for part in WHEN_NEEDED:
+        assert compressed({part, *imported(part)} - AT_ONCE) <= PART_BYTES_MAX, part
+
+
+def compressed(names: Iterable[str]) -> int:
+    return sum(len(gzip.compress((WEB / name).read_bytes(), mtime=0)) for name in names)
 
 
 def test_labelled(page: PageReader) -> None:

@@ -1,0 +1,197 @@
+/** A deck: how far it is made, its cards as they come, and what can be done with it. */
+
+import { Refused } from "./api.js";
+import { confirmDelete } from "./dialogs.js";
+import { hasEnded, sayingOf } from "./documents.js";
+import { h, icon, onChange, put } from "./dom.js";
+import { Flashcards, TEMPLATE } from "./flashcards.js";
+import { pause, waitS } from "./follow.js";
+import { count } from "./labels.js";
+
+/** @typedef {import("./documents.js").Deck} Deck */
+/** @typedef {import("./documents.js").Job} Job */
+/** @typedef {import("./documents.js").Card} Card */
+
+const LOST = "The connection is lost. The deck goes on by itself once the service is back.";
+const GONE = "These flashcards are not there any more.";
+
+export class DeckView {
+  title = "Flashcards";
+
+  /** @param {import("./documents.js").Documents} api @param {string} id */
+  constructor(api, id) {
+    this.api = api;
+    this.id = id;
+    this.events = new AbortController();
+    /** @type {Deck | null} */
+    this.deck = null;
+    this.isReading = false;
+    this.isStale = false; // there is more than what was read last
+    this.heading = h("h2", { tabIndex: -1 }, this.title);
+    this.facts = h("p", {}, "Loading…");
+    this.bar = /** @type {HTMLProgressElement} */ (h("progress", { hidden: true, max: 1, ariaLabel: "Cards being made" }));
+    this.state = h("p.state", { role: "status" });
+    this.stop_ = this.#button("Stop", () => this.#act(() => this.#stop()));
+    this.templates = h("span");
+    this.again = this.#button("Ask again for these", () => this.#act(() => this.#retry()));
+    this.made = h("p.flag", { hidden: true }, icon("fallback"), this.templates, this.again);
+    this.problem = h("p.problem", { role: "alert" });
+    this.reload = this.#button("Try again", () => this.start());
+    this.cards = new Flashcards();
+    this.all = h("ol.all");
+    this.list = h("details", { hidden: true }, h("summary", {}, "All cards"), this.all);
+    this.files = h(
+      "p.buttons", { hidden: true },
+      this.#button("Download as CSV", () => this.#act(() => this.#download("cards.csv"))),
+      this.#button("Download for Anki", () => this.#act(() => this.#download("cards.txt"))),
+      h("button.danger", { type: "button", onclick: () => this.#remove() }, "Delete"),
+    );
+    this.node = h(
+      "div.deck", {},
+      h("header.part", {}, this.heading, this.facts, h("a.back", { href: "#documents" }, "All documents")),
+      h("div.making", {}, this.bar, this.state, this.stop_, this.reload), this.problem, this.made,
+      this.cards.node, this.files, this.list,
+    );
+    this.build = onChange((/** @type {Card[]} */ cards) => this.all.replaceChildren(...cards.map(row)));
+    this.node.addEventListener("keydown", (event) => this.cards.onKey(event));
+  }
+
+  async start() {
+    this.reload.hidden = true;
+    put(this.problem, "");
+    for (let attempt = 0; !this.deck && !this.events.signal.aborted; attempt += 1) {
+      await this.#read();
+      if (this.deck || !this.reload.hidden) break;
+      await pause(waitS(attempt, 0), this.events.signal);
+    }
+    if (this.deck) await this.#follow();
+  }
+
+  stop() {
+    this.events.abort();
+  }
+
+  /** Follow the job to its end. */
+  async #follow() {
+    const job = this.deck?.job;
+    if (!job || hasEnded(job)) return;
+    try {
+      for await (const now of this.api.watch(job.id, this.events.signal)) {
+        if (!this.deck) return;
+        if (!now) put(this.state, LOST);
+        else {
+          this.#progress(now);
+          await this.#read();
+        }
+      }
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  /** Read the deck as it is now. */
+  async #read() {
+    try {
+      const deck = await this.api.deck(this.id);
+      if (this.events.signal.aborted) return;
+      this.deck = deck;
+      this.#show(deck);
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  /** @param {Deck} deck */
+  #show(deck) {
+    const { title, job, parts, template_parts } = deck;
+    const cards = (deck.cards ?? []).slice().sort((a, b) => a.number - b.number);
+    put(this.heading, title);
+    document.title = document.title.replace(this.title, title);
+    this.title = title;
+    put(this.facts, `${count(cards.length)} card${cards.length === 1 ? "" : "s"}, each with the sentence that it is from.`);
+    this.#progress(job);
+    const isOver = hasEnded(job);
+    this.made.hidden = template_parts === 0;
+    put(this.templates, `${count(template_parts)} of ${count(parts)} parts: ${TEMPLATE}. `);
+    this.again.hidden = !isOver;
+    this.files.hidden = false;
+    for (const button of [...this.files.querySelectorAll("button")].slice(0, 2)) button.disabled = cards.length === 0;
+    this.list.hidden = cards.length === 0;
+    this.build(cards);
+    this.cards.update(cards);
+  }
+
+  /** @param {Job | null} job */
+  #progress(job) {
+    const isOver = hasEnded(job);
+    this.bar.hidden = isOver;
+    this.stop_.hidden = isOver;
+    this.reload.hidden = true;
+    if (!job) return put(this.state, "");
+    this.bar.max = job.steps;
+    this.bar.value = job.done;
+    const part = `Making cards: part ${count(Math.min(job.done + 1, job.steps))} of ${count(job.steps)}`;
+    const said = { ready: job.done ? part : "Waiting to begin…", running: part, done: "", failed: `${job.problem ?? ""} The cards that are there stay.` };
+    put(this.state, said[job.state]);
+  }
+
+  async #stop() {
+    const { deck } = this;
+    if (deck?.job) await this.api.stop(deck.job.id);
+    await this.#read();
+  }
+
+  async #retry() {
+    this.deck = await this.api.retry(this.id);
+    await this.#read();
+    this.heading.focus();
+    this.#follow();
+  }
+
+  /** @param {"cards.csv" | "cards.txt"} name */
+  async #download(name) {
+    const url = URL.createObjectURL(await this.api.file(this.id, name));
+    const link = h("a", { href: url, download: `${this.deck?.title ?? "cards"}${name.slice(name.lastIndexOf("."))}` });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+  }
+
+  async #remove() {
+    if (!(await confirmDelete("Delete these flashcards?", this.title, "All its cards are gone for good."))) return;
+    await this.#act(async () => {
+      await this.api.removeDeck(this.id).catch((error) => {
+        if (!(error instanceof Refused && error.status === 404)) throw error;
+      });
+      location.hash = "#documents";
+    });
+  }
+
+  /** Do something, and say if it cannot be. @param {() => Promise<void>} act */
+  async #act(act) {
+    put(this.problem, "");
+    try {
+      await act();
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  /** @param {unknown} error */
+  #fail(error) {
+    if (this.events.signal.aborted) return;
+    const isGone = error instanceof Refused && error.status === 404;
+    put(this.problem, isGone ? GONE : sayingOf(error));
+    this.reload.hidden = isGone || this.deck !== null;
+    if (!this.deck) put(this.facts, "");
+  }
+
+  /** @param {string} text @param {() => void} onclick */
+  #button(text, onclick) {
+    return h("button.quiet", { type: "button", hidden: true, onclick }, text);
+  }
+}
+
+/** @param {Card} card */
+function row({ front, back, source }) {
+  return h("li", {}, h("p", {}, h("strong", {}, front)), h("p", {}, back), source === "template" && h("p.hint", {}, TEMPLATE));
+}

@@ -1,0 +1,61 @@
+/**
+ * What stands in the middle of the page, by its address: the chat, or a part that is loaded when it is first wanted.
+ *
+ *     #documents, #decks/<id> -> study.js        else -> the chat
+ */
+
+import { byId, h } from "./dom.js";
+
+const STUDY = /^#(documents|decks\/[0-9A-HJKMNP-TV-Z]{26})$/;
+
+/** Return whether the address names another place than the chat. */
+export function isElsewhere() {
+  return STUDY.test(location.hash);
+}
+
+export class Places {
+  /** @param {import("./chat.js").Caller} caller */
+  constructor(caller) {
+    this.caller = caller;
+    this.section = byId("study");
+    this.link = byId("to-documents");
+    /** @type {boolean | null} */
+    this.offered = null; // unknown until the service has said whether it keeps documents
+    /** @type {import("./study.js").Study | null} */
+    this.study = null;
+    addEventListener("hashchange", () => this.show());
+    this.show();
+  }
+
+  /** Note whether the service keeps documents. @param {boolean} on */
+  offer(on) {
+    if (on === this.offered) return;
+    this.offered = on;
+    this.link.hidden = !on;
+    this.show();
+  }
+
+  async show() {
+    const isStudy = isElsewhere() && this.offered !== false;
+    const wasStudy = !this.section.hidden;
+    this.section.hidden = !isStudy;
+    byId("chat").hidden = isStudy;
+    if (isStudy) this.link.setAttribute("aria-current", "page");
+    else this.link.removeAttribute("aria-current");
+    if (!isStudy) {
+      this.study?.leave();
+      if (wasStudy) byId("scroll").focus();
+      return;
+    }
+    if (!this.study) this.section.replaceChildren(h("div.bones", { ariaBusy: "true" }, h("span.bone"), h("span.bone.short")));
+    if (!this.offered) return;
+    try {
+      this.study ??= await (await import("./study.js")).startStudy(this.section, this.caller);
+      if (isElsewhere()) this.study.show(location.hash);
+    } catch {
+      const again = h("button.quiet", { type: "button", onclick: () => this.show() }, "Try again");
+      const why = "This part of the page could not be loaded. Check that you are online, then try again.";
+      this.section.replaceChildren(h("p", { role: "alert" }, why), again);
+    }
+  }
+}
