@@ -87,9 +87,11 @@ function post({ model, messages, stream, repeatable }, headers, signal) {
 /** @param {Response} response @returns {AsyncGenerator<Step, void>} */
 async function* streamed(response) {
   let finish = "";
+  let grounding;
   for await (const data of eventsOf(response)) {
     if (data === "[DONE]") break;
     const chunk = parsed(data);
+    grounding ??= chunk?.grounding;
     if (chunk?.error) {
       yield { kind: "cut", problem: problemOf(chunk, null), status: response.status };
       return;
@@ -100,7 +102,7 @@ async function* streamed(response) {
     if (typeof text === "string" && text !== "") yield { kind: "text", text };
     finish ||= choice?.finish_reason ?? "";
   }
-  if (finish) yield { kind: "whole", finish };
+  if (finish) yield { kind: "whole", finish, grounding };
   else yield { kind: "cut", problem: unfinished(), status: response.status };
 }
 
@@ -110,7 +112,7 @@ async function* whole(response) {
   const choice = body?.choices?.[0];
   const text = choice?.message?.content ?? choice?.message?.refusal;
   if (typeof text === "string" && text !== "") yield { kind: "text", text };
-  if (choice?.finish_reason) yield { kind: "whole", finish: choice.finish_reason };
+  if (choice?.finish_reason) yield { kind: "whole", finish: choice.finish_reason, grounding: body.grounding };
   else {
     const problem = body?.error ? problemOf(body, null) : unfinished();
     yield { kind: "cut", problem, status: response.status };

@@ -25,31 +25,31 @@ export class DeckView {
     this.events = new AbortController();
     /** @type {Deck | null} */
     this.deck = null;
-    this.isReading = false;
-    this.isStale = false; // there is more than what was read last
     this.heading = h("h2", { tabIndex: -1 }, this.title);
     this.facts = h("p", {}, "Loading…");
     this.bar = /** @type {HTMLProgressElement} */ (h("progress", { hidden: true, max: 1, ariaLabel: "Cards being made" }));
     this.state = h("p.state", { role: "status" });
-    this.stop_ = this.#button("Stop", () => this.#act(() => this.#stop()));
+    this.halt = this.#button("Stop", () => this.#act(() => this.#halt()));
     this.templates = h("span");
     this.again = this.#button("Ask again for these", () => this.#act(() => this.#retry()));
-    this.made = h("p.flag", { hidden: true }, icon("fallback"), this.templates, this.again);
+    this.made = h("div.flag", { hidden: true }, icon("fallback"), this.templates, this.again);
     this.problem = h("p.problem", { role: "alert" });
     this.reload = this.#button("Try again", () => this.start());
     this.cards = new Flashcards();
     this.all = h("ol.all");
     this.list = h("details", { hidden: true }, h("summary", {}, "All cards"), this.all);
-    this.files = h(
-      "p.buttons", { hidden: true },
+    this.downloads = [
       this.#button("Download as CSV", () => this.#act(() => this.#download("cards.csv"))),
       this.#button("Download for Anki", () => this.#act(() => this.#download("cards.txt"))),
+    ];
+    this.files = h(
+      "p.buttons", { hidden: true }, ...this.downloads,
       h("button.danger", { type: "button", onclick: () => this.#remove() }, "Delete"),
     );
     this.node = h(
       "div.deck", {},
       h("header.part", {}, this.heading, this.facts, h("a.back", { href: "#documents" }, "All documents")),
-      h("div.making", {}, this.bar, this.state, this.stop_, this.reload), this.problem, this.made,
+      h("div.making", {}, this.bar, this.state, this.halt, this.reload), this.problem, this.made,
       this.cards.node, this.files, this.list,
     );
     this.build = onChange((/** @type {Card[]} */ cards) => this.all.replaceChildren(...cards.map(row)));
@@ -112,10 +112,10 @@ export class DeckView {
     this.#progress(job);
     const isOver = hasEnded(job);
     this.made.hidden = template_parts === 0;
-    put(this.templates, `${count(template_parts)} of ${count(parts)} parts: ${TEMPLATE}. `);
+    put(this.templates, `The cards of ${count(template_parts)} of ${count(parts)} parts were ${TEMPLATE}.`);
     this.again.hidden = !isOver;
     this.files.hidden = false;
-    for (const button of [...this.files.querySelectorAll("button")].slice(0, 2)) button.disabled = cards.length === 0;
+    for (const button of this.downloads) button.hidden = cards.length === 0;
     this.list.hidden = cards.length === 0;
     this.build(cards);
     this.cards.update(cards);
@@ -125,17 +125,17 @@ export class DeckView {
   #progress(job) {
     const isOver = hasEnded(job);
     this.bar.hidden = isOver;
-    this.stop_.hidden = isOver;
+    this.halt.hidden = isOver;
     this.reload.hidden = true;
     if (!job) return put(this.state, "");
     this.bar.max = job.steps;
     this.bar.value = job.done;
     const part = `Making cards: part ${count(Math.min(job.done + 1, job.steps))} of ${count(job.steps)}`;
-    const said = { ready: job.done ? part : "Waiting to begin…", running: part, done: "", failed: `${job.problem ?? ""} The cards that are there stay.` };
+    const said = { ready: job.done ? part : "Waiting to begin…", running: part, done: "All parts are done.", failed: `${job.problem ?? ""} The cards that are there stay.` };
     put(this.state, said[job.state]);
   }
 
-  async #stop() {
+  async #halt() {
     const { deck } = this;
     if (deck?.job) await this.api.stop(deck.job.id);
     await this.#read();

@@ -1,10 +1,10 @@
 /** The documents and decks of the caller: adding files, making cards, deleting. */
 
+import { Refused } from "./api.js";
 import { askNumber, confirmDelete } from "./dialogs.js";
 import { hasEnded, sayingOf } from "./documents.js";
 import { h, icon, onChange, put } from "./dom.js";
 import { count, whenLabel } from "./labels.js";
-import { Refused } from "./api.js";
 import { Uploads } from "./uploads.js";
 
 /** @typedef {import("./documents.js").Document} Document */

@@ -16,7 +16,8 @@ import { reducedLabel, simulatedLabel, timeOfDay, trailEntries } from "./labels.
  *   outcomes: Record<string, number>, happened: Record<string, number>,
  *   routes: {name: string, targets: string[], features?: Record<string, string>}[],
  *   spent?: {billed: import("./labels.js").Cost, maybe: import("./labels.js").Cost},
- *   targets: import("./cards.js").Target[], recent: Recent[], incidents: Incident[]}} Status
+ *   targets: import("./cards.js").Target[], recent: Recent[],
+ *   incidents: Incident[]} & import("./operator.js").Watched} Status
  */
 
 const EVERY_MS = 1_000;
@@ -64,6 +65,8 @@ class Live {
     this.showRecent = onChange(showRecent);
     this.showOutcomes = onChange(showOutcomes);
     this.showCounters = onChange(showCounters);
+    /** @type {import("./operator.js").Operator | null} */
+    this.operator = null;
   }
 
   /** Poll at once, then after each `waitMs`. */
@@ -138,7 +141,22 @@ class Live {
     this.showTargets(status.targets ?? []);
     this.showIncidents((status.incidents ?? []).slice().sort(newestFirst).slice(0, INCIDENTS_SHOWN));
     this.showRecent((status.recent ?? []).slice().sort(newestFirst).slice(0, RECENT_SHOWN));
+    this.showOperator(status);
     this.onStatus(status);
+  }
+
+  /** Show what an operator looks after; loaded once there is any. @param {Status} status */
+  async showOperator(status) {
+    const { problems, degraded, keys, happened } = status;
+    const isThere = problems?.worst.length || degraded?.length || keys?.length || happened?.feedback;
+    if (!this.operator && !isThere) return;
+    try {
+      const { Operator } = await import("./operator.js");
+      this.operator ??= new Operator(byId("operator"));
+      this.operator.update(status);
+    } catch {
+      // It could not be loaded: the next status tries again.
+    }
   }
 
   /** @param {import("./cards.js").Target[]} targets */

@@ -1,6 +1,6 @@
 /**
- * The sources of an answer about a document: [n] in its text becomes a button that shows the passage. An answer
- * without a source, and what was left out of one, is said.
+ * The sources of an answer about a document: [n] in its text becomes a button that shows the passage. What the
+ * document does not say, and what was left out of the answer for that, is labelled.
  */
 
 import { h, icon } from "./dom.js";
@@ -24,14 +24,11 @@ export function showSources(view) {
 }
 
 /** Return the words about what an answer does not say. @param {Grounding} grounding */
-function notesOf({ grounded, sources, withheld }) {
+function notesOf({ grounded, withheld }) {
   const notes = [];
-  if (!grounded && sources.length === 0) notes.push("No sentence of this answer is supported by the document.");
-  else if (!grounded) notes.push("Parts of this answer are not supported by the document.");
-  if (withheld > 0) {
-    const were = withheld === 1 ? "statement was" : "statements were";
-    notes.push(`${withheld} ${were} left out, because the document does not say so.`);
-  }
+  if (!grounded) notes.push("The document does not say this.");
+  if (withheld === 1) notes.push("One statement of the model was left out: the document does not support it.");
+  if (withheld > 1) notes.push(`${withheld} statements of the model were left out: the document does not support them.`);
   return notes.map((text) => h("p.flag", {}, icon("degraded"), text));
 }
 
