@@ -154,10 +154,12 @@ class Ops:
     def models(self) -> dict[str, Any]:
         """Return the routes as OpenAI's list of models.
 
-        `sessions` and `conversations` tell the page that it can have them.
+        `sessions`, `conversations` and `documents` tell the page that it can have them.
         """
-        more = {} if self.settings.session is None else {"sessions": True}
+        more: dict[str, Any] = {} if self.settings.session is None else {"sessions": True}
         more |= {} if self.settings.conversation is None else {"conversations": True}
+        if self.settings.documents is not None:
+            more |= {"documents": {"bytes_max": self.settings.documents.bytes_max}}
         data = [self._model(name, features) for name, _, features in self.features()]
         return {"object": "list", "data": data, **more}
 

@@ -40,7 +40,7 @@ function show(part) {
 }
 
 const places = new Places(caller);
-const chat = startChat(caller, (list) => places.offer(Boolean(list.documents)));
+const chat = startChat(caller, (list) => places.offer(list.documents ?? null));
 const live = startLive(caller, (status) => chat.updateRoutes(status.routes ?? []));
 
 byId("show-chat").addEventListener("click", () => {

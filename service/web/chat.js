@@ -26,7 +26,7 @@ import { TurnList } from "./turnlist.js";
 
 const STORAGE_KEY = "dub5.chat"; // in sessionStorage, which ends with the tab
 
-/** @param {Caller} caller @param {(list: {documents?: boolean}) => void} onModels */
+/** @param {Caller} caller @param {(list: {documents?: import("./places.js").Offer}) => void} onModels */
 export function startChat(caller, onModels) {
   const chat = new Chat(caller, onModels);
   chat.listen();
@@ -35,7 +35,7 @@ export function startChat(caller, onModels) {
 }
 
 class Chat {
-  /** @param {Caller} caller @param {(list: {documents?: boolean}) => void} onModels */
+  /** @param {Caller} caller @param {(list: {documents?: import("./places.js").Offer}) => void} onModels */
   constructor(caller, onModels) {
     this.caller = caller;
     this.onModels = onModels;

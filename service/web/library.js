@@ -43,8 +43,9 @@ class Listing {
       this.#show([...data, ...rest.filter((one) => !data.some(({ id }) => id === one.id))], has_more);
       return true;
     } catch (error) {
-      this.say(sayingOf(error), true);
-      return false;
+      this.node.hidden = error instanceof Refused && error.status === 404; // the service does not have it
+      if (!this.node.hidden) this.say(sayingOf(error), true);
+      return this.node.hidden;
     } finally {
       this.list.setAttribute("aria-busy", "false");
     }
@@ -79,11 +80,11 @@ class Listing {
 export class Library {
   title = "Documents";
 
-  /** @param {import("./documents.js").Documents} api */
-  constructor(api) {
+  /** @param {import("./documents.js").Documents} api @param {number} bytesMax of a file */
+  constructor(api, bytesMax) {
     this.api = api;
     this.heading = h("h2", { tabIndex: -1 }, "Documents");
-    this.uploads = new Uploads(api.caller, () => this.documents.refresh());
+    this.uploads = new Uploads(api.caller, bytesMax, () => this.documents.refresh());
     this.documents = new Listing(
       "Your documents", "None yet. Add one to make flashcards from it, or to ask about it.",
       (before) => api.list(before), (one) => this.#document(one),

@@ -6,6 +6,8 @@
 
 import { byId, h } from "./dom.js";
 
+/** @typedef {{bytes_max: number}} Offer of documents: how large a file may be */
+
 const STUDY = /^#(documents|decks\/[0-9A-HJKMNP-TV-Z]{26})$/;
 
 /** Return whether the address names another place than the chat. */
@@ -19,24 +21,24 @@ export class Places {
     this.caller = caller;
     this.section = byId("study");
     this.link = byId("to-documents");
-    /** @type {boolean | null} */
-    this.offered = null; // unknown until the service has said whether it keeps documents
+    /** @type {Offer | null | undefined} */
+    this.offered = undefined; // until the service has said whether it keeps documents
     /** @type {import("./study.js").Study | null} */
     this.study = null;
     addEventListener("hashchange", () => this.show());
     this.show();
   }
 
-  /** Note whether the service keeps documents. @param {boolean} on */
-  offer(on) {
-    if (on === this.offered) return;
-    this.offered = on;
-    this.link.hidden = !on;
+  /** Note whether the service keeps documents. @param {Offer | null} offered */
+  offer(offered) {
+    if (Boolean(offered) === Boolean(this.offered) && this.offered !== undefined) return;
+    this.offered = offered;
+    this.link.hidden = !offered;
     this.show();
   }
 
   async show() {
-    const isStudy = isElsewhere() && this.offered !== false;
+    const isStudy = isElsewhere() && this.offered !== null;
     const wasStudy = !this.section.hidden;
     this.section.hidden = !isStudy;
     byId("chat").hidden = isStudy;
@@ -50,7 +52,7 @@ export class Places {
     if (!this.study) this.section.replaceChildren(h("div.bones", { ariaBusy: "true" }, h("span.bone"), h("span.bone.short")));
     if (!this.offered) return;
     try {
-      this.study ??= await (await import("./study.js")).startStudy(this.section, this.caller);
+      this.study ??= await (await import("./study.js")).startStudy(this.section, this.caller, this.offered.bytes_max);
       if (isElsewhere()) this.study.show(location.hash);
     } catch {
       const again = h("button.quiet", { type: "button", onclick: () => this.show() }, "Try again");

@@ -12,8 +12,8 @@ import { Library } from "./library.js";
 const TITLE = document.title;
 
 /** Load the styles, and return the part. Throws if they cannot be loaded.
- * @param {HTMLElement} section @param {import("./chat.js").Caller} caller */
-export async function startStudy(section, caller) {
+ * @param {HTMLElement} section @param {import("./chat.js").Caller} caller @param {number} bytesMax of a file */
+export async function startStudy(section, caller, bytesMax) {
   const styles = h("link", { rel: "stylesheet", href: "/web/study.css" });
   await new Promise((resolve, reject) => {
     Object.assign(styles, { onload: resolve, onerror: reject });
@@ -22,14 +22,15 @@ export async function startStudy(section, caller) {
     styles.remove();
     throw error;
   });
-  return new Study(section, caller);
+  return new Study(section, caller, bytesMax);
 }
 
 export class Study {
-  /** @param {HTMLElement} section @param {import("./chat.js").Caller} caller */
-  constructor(section, caller) {
+  /** @param {HTMLElement} section @param {import("./chat.js").Caller} caller @param {number} bytesMax */
+  constructor(section, caller, bytesMax) {
     this.section = section;
     this.api = new Documents(caller);
+    this.bytesMax = bytesMax;
     /** @type {Library | DeckView | null} */
     this.view = null;
   }
@@ -38,7 +39,7 @@ export class Study {
   show(address) {
     this.leave();
     const [, deck] = address.split("/");
-    this.view = deck ? new DeckView(this.api, deck) : new Library(this.api);
+    this.view = deck ? new DeckView(this.api, deck) : new Library(this.api, this.bytesMax);
     this.section.replaceChildren(this.view.node);
     document.title = `${this.view.title} · ${TITLE}`;
     this.view.heading.focus();

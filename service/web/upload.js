@@ -1,11 +1,9 @@
 /** Sends a file to the service, and says how much of it has gone: by XMLHttpRequest, for fetch does not tell. */
 
 import { Refused, beginSession } from "./api.js";
-import { headOf, ownProblem, parsed, problemOf, unreachable } from "./reply.js";
+import { headOf, parsed, problemOf, unreachable } from "./reply.js";
 
 /** @typedef {import("./documents.js").Document} Document */
-
-export const FILE_BYTES_MAX = 10 * 1024 * 1024; // as the service has it, which then need not refuse it after minutes
 
 /**
  * Return the document that the service has made of a file. Throws Refused, or the reason of `signal`.
@@ -13,10 +11,6 @@ export const FILE_BYTES_MAX = 10 * 1024 * 1024; // as the service has it, which 
  * @param {AbortSignal} signal @returns {Promise<Document>}
  */
 export async function upload(file, caller, onProgress, signal) {
-  if (file.size > FILE_BYTES_MAX) {
-    const most = `${FILE_BYTES_MAX / 1024 / 1024} MiB`;
-    throw new Refused(ownProblem(`This file is larger than ${most}.`, "Split it, or save it without its pictures.", ""), 413);
-  }
   const headers = caller.headers();
   try {
     return await sent(file, headers, onProgress, signal);

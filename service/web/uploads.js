@@ -3,9 +3,11 @@
 import { Refused } from "./api.js";
 import { sayingOf } from "./documents.js";
 import { h, put } from "./dom.js";
+import { ownProblem } from "./reply.js";
 import { upload } from "./upload.js";
 
 const KINDS = ".pdf,.docx,.md,.txt";
+const OF_THE_FILE = new Set(["unreadable_document", "document_too_large"]); // the message says what to do
 const WORTH_AGAIN = new Set([0, 401, 408, 429, 500, 503]);
 
 /** One file on its way. */
@@ -46,16 +48,18 @@ class Sending {
   fail(error) {
     this.bar.hidden = true;
     put(this.state, "Not added.");
-    put(this.problem, sayingOf(error));
+    const isOfFile = error instanceof Refused && OF_THE_FILE.has(error.problem.code);
+    put(this.problem, isOfFile ? error.message : sayingOf(error));
     this.again.hidden = !(error instanceof Refused && WORTH_AGAIN.has(error.status));
     put(this.close, "Remove from this list");
   }
 }
 
 export class Uploads {
-  /** @param {import("./chat.js").Caller} caller @param {() => unknown} onAdded */
-  constructor(caller, onAdded) {
+  /** @param {import("./chat.js").Caller} caller @param {number} bytesMax of a file @param {() => unknown} onAdded */
+  constructor(caller, bytesMax, onAdded) {
     this.caller = caller;
+    this.bytesMax = bytesMax;
     this.onAdded = onAdded;
     /** @type {Sending[]} */
     this.waiting = [];
@@ -67,7 +71,7 @@ export class Uploads {
       "div.adding", {},
       h(
         "div.drop", {}, this.field, h("label", { htmlFor: "files" }, "Choose files"),
-        h("p.hint", {}, "or drop them here: PDF, Word (docx), Markdown or plain text, up to 10 MiB each."),
+        h("p.hint", {}, `or drop them here: PDF, Word (docx), Markdown or plain text, up to ${sizeLabel(bytesMax)} each.`),
       ),
       this.list,
     );
@@ -130,7 +134,7 @@ export class Uploads {
       const sending = one;
       sending.begin();
       try {
-        await upload(sending.file, this.caller, (share) => sending.progress(share), sending.leaving.signal);
+        await this.#send(sending.file, (share) => sending.progress(share), sending.leaving.signal);
         await this.onAdded();
         const hadFocus = sending.node.contains(document.activeElement);
         sending.node.remove();
@@ -141,4 +145,19 @@ export class Uploads {
     }
     this.sending = null;
   }
+
+  /** Send a file; one that is too large would be refused only after it has gone.
+   * @param {File} file @param {(share: number) => void} onProgress @param {AbortSignal} signal */
+  #send(file, onProgress, signal) {
+    if (file.size > this.bytesMax) {
+      const message = `This file is larger than ${sizeLabel(this.bytesMax)}: leave out its pictures, or add it in parts.`;
+      throw new Refused(ownProblem(message, "", "document_too_large"), 413);
+    }
+    return upload(file, this.caller, onProgress, signal);
+  }
+}
+
+/** @param {number} bytes */
+function sizeLabel(bytes) {
+  return bytes < 2 ** 20 ? `${Math.floor(bytes / 1024)} KiB` : `${Math.floor(bytes / 2 ** 20)} MiB`;
 }

@@ -179,7 +179,11 @@ MODEL = table(
 MODELS = table(
     "The models.",
     {"object": {"const": "list"}, "data": array(ref("Model"), "The models.")},
-    {"sessions": flag("There are sessions."), "conversations": flag("Conversations are kept.")},
+    {
+        "sessions": flag("There are sessions."),
+        "conversations": flag("Conversations are kept."),
+        "documents": table("Documents are kept.", {"bytes_max": number("Of a file, at most.")}),
+    },
 )
 SESSION = table(
     "A session.",
