@@ -31,7 +31,7 @@ export class DeckView {
     this.state = h("p.state", { role: "status" });
     this.halt = this.#button("Stop", () => this.#act(() => this.#halt()));
     this.templates = h("span");
-    this.again = this.#button("Ask again for these", () => this.#act(() => this.#retry()));
+    this.again = this.#button("", () => this.#act(() => this.#retry()));
     this.made = h("div.flag", { hidden: true }, icon("fallback"), this.templates, this.again);
     this.problem = h("p.problem", { role: "alert" });
     this.reload = this.#button("Try again", () => this.start());
@@ -111,8 +111,13 @@ export class DeckView {
     put(this.facts, `${count(cards.length)} card${cards.length === 1 ? "" : "s"}, each with the sentence that it is from.`);
     this.#progress(job);
     const isOver = hasEnded(job);
-    this.made.hidden = template_parts === 0;
-    put(this.templates, `The cards of ${count(template_parts)} of ${count(parts)} parts were ${TEMPLATE}.`);
+    const isUnfinished = job?.state === "failed";
+    this.made.hidden = template_parts === 0 && !isUnfinished;
+    put(this.templates, [
+      template_parts > 0 && `The cards of ${count(template_parts)} of ${count(parts)} parts were ${TEMPLATE}.`,
+      isUnfinished && "Some parts have no cards yet.",
+    ].filter(Boolean).join(" "));
+    put(this.again, isUnfinished ? "Go on" : "Ask again for these");
     this.again.hidden = !isOver;
     this.files.hidden = false;
     for (const button of this.downloads) button.hidden = cards.length === 0;

@@ -124,7 +124,7 @@ def imported(*names: str) -> set[str]:
 
 
 AT_ONCE = imported("app.js")
-WHEN_NEEDED = {name for text in SCRIPTS.values() for name in re.findall(r'await import\("\./([\w.]+)"\)', text)}
+WHEN_NEEDED = set(re.findall(r'await import\("\./([\w.]+)"\)', EVERY_SCRIPT))
 
 
 def test_modules_exist(page: PageReader) -> None:
