@@ -58,8 +58,7 @@ class Decks:
 
         Raises DocumentNotFound, UnreadableDocument, TooManyDecks, StorageUnavailable.
         """
-        rows = await self._rows(statements.COUNT.bind(owner), owner)
-        if int(rows[0][0] or 0) >= PER_OWNER_MAX:
+        if len(await self._rows(statements.COUNTED.bind(owner, PER_OWNER_MAX), owner)) >= PER_OWNER_MAX:
             raise _too_many()
         source, text = await self._documents.text(owner, document)
         chosen = await _parts(text, wanted)

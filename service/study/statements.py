@@ -12,7 +12,7 @@ _DECK = (
     " (SELECT COUNT(*) FROM deck_part p WHERE p.deck = d.id),"
     " (SELECT COUNT(*) FROM deck_part p WHERE p.deck = d.id AND p.source = 'template'),"
     f" {', '.join(f'j.{column}' for column in JOB_COLUMNS.split(', '))}"
-    " FROM deck d LEFT JOIN job j ON j.id = d.job AND j.owner = d.owner"
+    f" FROM deck d LEFT JOIN (SELECT {JOB_COLUMNS} FROM job WHERE owner = $1) j ON j.id = d.job"
 )
 
 # Does nothing if the owner has $8 others: JOB_OF after it, in the same transaction, says whether it is there.
@@ -27,9 +27,9 @@ ADD_PART = Statement(
     "deck_add_part",
     "INSERT INTO deck_part (deck, number, page, wanted, text)"
     " SELECT id, CAST($3 AS BIGINT), CAST($4 AS BIGINT), CAST($5 AS BIGINT), $6"
-    " FROM deck WHERE owner = $1 AND id = $2 ON CONFLICT DO NOTHING",
+    " FROM deck WHERE owner = $1 AND id = $2 ON CONFLICT DO NOTHING RETURNING number",
 )
-COUNT = Statement("deck_count", "SELECT COUNT(*) FROM deck WHERE owner = $1")
+COUNTED = Statement("deck_counted", "SELECT id FROM deck WHERE owner = $1 LIMIT $2")
 LIST = Statement("deck_list", f"SELECT {_DECK} WHERE d.owner = $1 ORDER BY d.id DESC LIMIT $2")
 LIST_BEFORE = Statement(
     "deck_list_before", f"SELECT {_DECK} WHERE d.owner = $1 AND d.id < $2 ORDER BY d.id DESC LIMIT $3"
@@ -62,7 +62,7 @@ KEEP_PART = Statement(  # once for each job: of two workers at one step the firs
     "deck_keep_part",
     "UPDATE deck_part SET cards = $5, source = $6, asked_by = $3"
     " WHERE deck IN (SELECT id FROM deck WHERE owner = $1 AND id = $2 AND job = $3)"
-    " AND number = $4 AND (asked_by IS NULL OR asked_by <> $3)",
+    " AND number = $4 AND (asked_by IS NULL OR asked_by <> $3) RETURNING number",
 )
 DELETE_OLD = Statement(
     "deck_delete_old",

@@ -8,6 +8,8 @@ from dub5.service.feedback.statements import GIVE_OF_TURN
 from dub5.service.jobs.statements import CLAIM, RENEW
 from dub5.service.jobs.statements import CREATE as CREATE_JOB
 from dub5.service.store.base import Statement, Value
+from dub5.service.study.statements import ADD_PART
+from dub5.service.study.statements import CREATE as CREATE_DECK
 from tests.support.source import ROOT
 
 ME, STRANGER = "session:me", "session:stranger"
@@ -52,6 +54,18 @@ VALUES: dict[str, tuple[Value, ...]] = {
     "document_use": (TALK, NOW + 10),
     "document_delete": (TALK,),
     "turn_abandon": (TALK, TURN, NOW, "other"),
+    "deck_counted": (10,),
+    "deck_list": (10,),
+    "deck_list_before": (OTHER, 10),
+    "deck_read": (TALK,),
+    "deck_parts": (TALK,),
+    "deck_use": (TALK, NOW + 10),
+    "deck_job": (TALK,),
+    "deck_delete": (TALK,),
+    "deck_add_part": (TALK, 2, 1, 1, "theirs"),
+    "deck_take_over": (TALK, "new", TURN),
+    "deck_next_part": (TALK, TURN),
+    "deck_keep_part": (TALK, TURN, 1, "[]", "template"),
     "job_read": (TURN,),
     "job_stop": (TURN, "It was stopped.", NOW + 1),
     "job_delete": (TALK,),
@@ -67,12 +81,14 @@ VALUES: dict[str, tuple[Value, ...]] = {
 }
 FOR_ITS_MAKER = {
     "conversation_create",
+    "deck_create",
     "document_create",
     "document_lock_owner",
     "job_create",
     "feedback_give",
 }
 FOR_ALL_OWNERS = {
+    "deck_delete_old",
     "document_delete_old",
     "job_claim",
     "job_waiting",
@@ -81,9 +97,9 @@ FOR_ALL_OWNERS = {
     "feedback_mark",
     "feedback_delete_old",
 }  # of a process by itself
-OWNED_TABLES = ("conversation", "document", "feedback", "job")  # with an owner in each row
-TABLES = (*OWNED_TABLES, "turn")
-# A conversation of mine, whose one turn is open, a document, a job at work; and the same of somebody else.
+OWNED_TABLES = ("conversation", "deck", "document", "feedback", "job")  # with an owner in each row
+TABLES = (*OWNED_TABLES, "deck_part", "turn")
+# A conversation of mine, whose one turn is open, a document, a job at work for a deck; and the same of somebody else.
 FILLING = [
     bound
     for owner, id_, turn in ((ME, TALK, TURN), ("session:other", OTHER, OTHER))
@@ -94,6 +110,8 @@ FILLING = [
         CREATE_JOB.bind(owner, turn, "deck", id_, 2, NOW),
         CLAIM.bind(LEASE, NOW, NOW + 30, "deck"),
         RENEW.bind(owner, turn, LEASE, NOW + 30),
+        CREATE_DECK.bind(owner, id_, id_, "A", "chat", turn, NOW, 100),
+        ADD_PART.bind(owner, id_, 1, 1, 5, "text"),
         GIVE_OF_TURN.bind(owner, turn, "answer", f"turn {turn}", 1, None, NOW, 0.0, 10, turn),
     )
 ]

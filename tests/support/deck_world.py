@@ -15,7 +15,8 @@ from tests.support.world import SSE, chunk
 DECKS = "/v1/decks"
 OPEN_JOBS = "SELECT COUNT(*) FROM job WHERE subject = $1 AND ended_at IS NULL"
 WORDS = (
-    ["cell", "membrane", "nucleus", "enzyme", "protein", "water", "oxygen", "energy", "light", "sugar", "root", "leaf", "stem", "seed", "flower"]
+    *("cell", "membrane", "nucleus", "enzyme", "protein", "water", "oxygen", "energy", "light", "sugar"),
+    *("root", "leaf", "stem", "seed", "flower"),
 )
 
 

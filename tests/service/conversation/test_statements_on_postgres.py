@@ -13,7 +13,7 @@ from tests.support.postgres import PostgresServer, postgres_server
 
 pytestmark = pytest.mark.real_sockets
 
-CONTENT = tuple(Statement(table, f"SELECT * FROM {table} ORDER BY id") for table in TABLES)
+CONTENT = tuple(Statement(table, f"SELECT * FROM {table} ORDER BY 1, 2") for table in TABLES)
 
 
 @pytest.fixture(scope="module")
