@@ -18,6 +18,7 @@ TAGS = {
     "sessions": "Browsers told apart by a cookie; only where `[session]` is set.",
     "conversations": "Conversations that are kept; only where `[conversation]` is set."
     " Each belongs to the session or the API key that began it.",
+    "decks": "Flashcards of documents; only where `[documents]` is set. Each belongs to who made it.",
     "jobs": "Work in the background; only where `[conversation]` is set. Each belongs to who asked for it.",
     "feedback": "What people say of answers, and of what is wrong.",
     "operations": "For operators and monitors.",
@@ -33,7 +34,7 @@ SECURITY = {
     "admin": {"type": "http", "scheme": "bearer", "description": "The admin token."},
 }
 PARAMETERS = {
-    "id": text("The id of a conversation, or of feedback."),
+    "id": text("The id of a conversation, a deck, or feedback."),
     "turn": text("The id of a turn."),
     "job": text("The id of a job."),
     "after": number("The `seq` of the last message that was read, as `Last-Event-ID`; 0: all of them."),
@@ -122,7 +123,7 @@ def _security(operation: Operation) -> list[dict[str, list[str]]]:
     match operation.tag:
         case "chat" | "models":
             return [{}, {"key": []}]
-        case "sessions" | "conversations" | "jobs" | "feedback":
+        case "sessions" | "conversations" | "decks" | "jobs" | "feedback":
             return [{"session": []}, {"key": []}]
     if operation.path.startswith("/admin"):
         return [{"admin": []}]

@@ -9,6 +9,8 @@ from dub5.service.errors import (
     ConversationNotFound,
     CsrfRefused,
     DeadlineExceeded,
+    DeckNotFound,
+    DocumentNotFound,
     FeatureUnavailable,
     GatewayError,
     InvalidRequest,
@@ -26,8 +28,10 @@ from dub5.service.errors import (
     StorageUnavailable,
     SuspiciousInput,
     TooLarge,
+    TooManyDecks,
     Unauthorized,
     Unavailable,
+    UnreadableDocument,
     WrongAdminToken,
 )
 
@@ -42,6 +46,7 @@ ASKED: Errors = (
 )
 OWNED: Errors = (*CALLER, SessionRequired, CsrfRefused, NotFound)
 KEPT: Errors = (*OWNED, ConversationNotFound, StorageUnavailable)
+KEPT_DECK: Errors = (*OWNED, DeckNotFound, StorageUnavailable)
 KEPT_JOB: Errors = (*OWNED, JobNotFound, StorageUnavailable)
 
 CONVERSATION = "01JE0000000000000000000000"
@@ -84,6 +89,26 @@ JOB_EXAMPLE = {
     "created_at": 1764460800,
     "ended_at": None,
 }
+DECK_EXAMPLE = {
+    "id": "01JE0000000000000000000003",
+    "object": "deck",
+    "title": "Biology",
+    "document": "01JE0000000000000000000004",
+    "model": "chat",
+    "job": JOB_EXAMPLE,
+    "parts": 12,
+    "template_parts": 1,
+    "created_at": 1764460800,
+}
+CARD_EXAMPLE = {
+    "number": 1,
+    "front": "What is osmosis?",
+    "back": "The movement of water through a membrane.",
+    "quote": "Osmosis is the movement of water through a membrane.",
+    "source": "model",
+    "part": 1,
+}
+CARD_LINE = '"What is osmosis?","The movement ...","Osmosis is the movement ...","model"'
 JOB_EVENTS = """\
 event: progress
 data: {"object": "job", "state": "running", "done": 11, "steps": 12, ...}
@@ -275,6 +300,51 @@ OPERATIONS: tuple[Operation, ...] = (
         *("conversations", "POST", "/v1/turns/{turn}/stop", "End a turn that is being answered"),
         {204: ("", None)},
         (*KEPT, InvalidRequest),
+    ),
+    Operation(
+        *("decks", "POST", "/v1/decks", "Make a deck of flashcards from a document"),
+        {202: ("Deck", DECK_EXAMPLE)},
+        (
+            *OWNED,
+            *BODY,
+            ModelNotFound,
+            DocumentNotFound,
+            UnreadableDocument,
+            TooManyDecks,
+            StorageUnavailable,
+        ),
+        ("DeckRequest", {"document": "01JE0000000000000000000004", "cards": 40}),
+    ),
+    Operation(
+        *("decks", "GET", "/v1/decks", "List your decks"),
+        {200: ("Decks", {"object": "list", "data": [DECK_EXAMPLE], "has_more": False})},
+        (*OWNED, InvalidRequest, StorageUnavailable),
+        query=PAGED,
+    ),
+    Operation(
+        *("decks", "GET", "/v1/decks/{id}", "Read a deck with its cards"),
+        {200: ("DeckCards", DECK_EXAMPLE | {"cards": [CARD_EXAMPLE]})},
+        KEPT_DECK,
+    ),
+    Operation(
+        *("decks", "DELETE", "/v1/decks/{id}", "Delete a deck"),
+        {204: ("", None)},
+        KEPT_DECK,
+    ),
+    Operation(
+        *("decks", "POST", "/v1/decks/{id}/retry", "Ask again for the parts without cards of a model"),
+        {202: ("Deck", DECK_EXAMPLE)},
+        KEPT_DECK,
+    ),
+    Operation(
+        *("decks", "GET", "/v1/decks/{id}/cards.csv", "Return the cards for a spreadsheet"),
+        {200: ("text/csv", f"Front,Back,Quote,Source\r\n{CARD_LINE}\r\n")},
+        KEPT_DECK,
+    ),
+    Operation(
+        *("decks", "GET", "/v1/decks/{id}/cards.txt", "Return the cards for Anki"),
+        {200: ("text/plain", "#separator:tab\n#html:false\n#deck:Biology\n...\n")},
+        KEPT_DECK,
     ),
     Operation(
         *("jobs", "GET", "/v1/jobs/{job}", "Read how far a job is"),

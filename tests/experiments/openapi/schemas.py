@@ -291,6 +291,55 @@ JOB = table(
         "ended_at": optional(WHEN),
     },
 )
+DECK_REQUEST = table(
+    "What a deck is made of.",
+    {"document": text("The id of a document.")},
+    {
+        "title": text("What it is called; without one as the document is.", maxLength=200),
+        "model": text("Who is asked for the cards; without one the first model of the service."),
+        "cards": number("How many cards, at most; a short text has fewer.", minimum=1, maximum=200),
+    },
+)
+CARD = table(
+    "A card.",
+    {
+        "number": number("Its place in the deck, from 1 on."),
+        "front": text("The question."),
+        "back": text("The answer."),
+        "quote": text("The words of the document that hold the answer."),
+        "source": text(
+            "`model`: a model wrote it. `template`: made of the text itself, as no model answered.",
+            enum=["model", "template"],
+        ),
+        "part": number("The part of the document that it is about, from 1 on."),
+    },
+)
+DECK = table(
+    "A deck of flashcards.",
+    {
+        "id": ID,
+        "object": {"const": "deck"},
+        "title": text("What it is called."),
+        "document": text("The id of its document, which it outlives."),
+        "model": text("Who is asked for its cards."),
+        "job": optional(ref("Job")),
+        "parts": number("In how many parts the document is asked about."),
+        "template_parts": number("Of how many parts no model has written cards: `retry` asks again."),
+        "created_at": WHEN,
+    },
+)
+DECK_CARDS = table(
+    "A deck with its cards, as far as they are made.",
+    {**DECK["properties"], "cards": array(ref("Card"), "In the order of the document.")},
+)
+DECKS = table(
+    "Decks, the newest first.",
+    {
+        "object": {"const": "list"},
+        "data": array(ref("Deck"), "The decks, without their cards."),
+        "has_more": flag("There are older ones: ask again with `before`."),
+    },
+)
 
 
 FEEDBACK_REQUEST = table(
@@ -373,6 +422,11 @@ SCHEMAS: dict[str, Schema] = {
     "EmbeddingsRequest": EMBEDDINGS_REQUEST,
     "Embeddings": EMBEDDINGS,
     "Job": JOB,
+    "DeckRequest": DECK_REQUEST,
+    "Card": CARD,
+    "Deck": DECK,
+    "DeckCards": DECK_CARDS,
+    "Decks": DECKS,
     "Model": MODEL,
     "Models": MODELS,
     "Session": SESSION,

@@ -10,9 +10,11 @@ from jsonschema import Draft202012Validator
 from msgspec.structs import fields
 from openapi_spec_validator import validate
 
+from dub5.service.api.decks import DeckBody
 from dub5.service.api.feedback import FeedbackBody, FeedbackMark
 from dub5.service.cache.cache import Selection
 from dub5.service.config.options import SanitizeOptions
+from dub5.service.config.settings import DocumentSettings
 from dub5.service.errors import every_error
 from dub5.service.model import ChatBody, EmbedBody, Message
 from dub5.simulators.script import Script, SimRequest
@@ -20,6 +22,7 @@ from dub5.simulators.virtual import AppResponse, run
 from tests.experiments.openapi.document import document
 from tests.experiments.openapi.operations import OPERATIONS, Operation
 from tests.experiments.openapi.schemas import SCHEMAS
+from tests.support.document_world import read_here
 from tests.support.job_world import JobWorld, job_database
 from tests.support.source import ROOT
 from tests.support.world import ServiceWorld, completion, healthy, reply
@@ -30,6 +33,7 @@ STRUCTS = {
     "EmbeddingsRequest": EmbedBody,
     "Message": Message,
     "Invalidation": Selection,
+    "DeckRequest": DeckBody,
     "FeedbackRequest": FeedbackBody,
     "FeedbackMark": FeedbackMark,
 }
@@ -120,9 +124,11 @@ class DocumentedWorld(JobWorld):
         super().__init__(
             one=answer,
             route={"sanitize": SanitizeOptions(enabled=True)},
+            options={"documents": DocumentSettings()},
+            service_options={"read_file": read_here},
             database=job_database(random.Random(1)),
         )
-        self.conversation = self.turn = self.job = self.feedback = ""
+        self.conversation = self.turn = self.job = self.feedback = self.deck = ""
 
     async def make_job(self) -> None:
         """Make a job of the owner of the conversation, whose one step ends at once."""
@@ -130,10 +136,18 @@ class DocumentedWorld(JobWorld):
         job = await self.make(1, owner)
         self.job = job.id
 
+    async def make_document(self) -> str:
+        """Upload a document of the owner of the conversation. Return its id."""
+        headers = self.signed("me", {"content-type": "application/octet-stream"})
+        made = await self.client.request("POST", "/v1/documents", headers=headers, body=b"Water is wet.")
+        return str(made.json()["id"])
+
     async def follow(self, operation: Operation) -> AppResponse:
         """Send the example of an operation."""
+        ids = {"feedback": self.feedback, "decks": self.deck}
+        room = operation.path.partition("/{id}")[0].rpartition("/")[2]
         values = {
-            "id": self.feedback if "feedback" in operation.path else self.conversation,
+            "id": ids.get(room, self.conversation),
             "turn": self.turn,
             "job": self.job,
             "name": "index.html" if "web" in operation.path else "chat",
@@ -145,6 +159,8 @@ class DocumentedWorld(JobWorld):
         if operation.path.startswith("/admin"):
             headers = {"authorization": f"Bearer {self.service.admin.token.reveal()}", "host": "127.0.0.1"}
         body = {} if operation.takes is None else {"json": operation.takes[1]}
+        if title(operation) == "POST /v1/decks":
+            body["json"] = {**body["json"], "document": await self.make_document()}
         return await self.client.request(operation.method, path, headers=headers, **body)
 
 
@@ -167,6 +183,8 @@ def test_answers() -> None:
                     await world.make_job()
                 if title(operation) == "POST /v1/conversations/{id}/turns":
                     world.turn = found.json()["id"]
+                if title(operation) == "POST /v1/decks":
+                    world.deck = found.json()["id"]
                 if title(operation) == "POST /v1/feedback":
                     world.feedback = found.json()["id"]
 
