@@ -4,6 +4,7 @@ It limits itself before it reads anything, and can open nothing more once it kno
 """
 
 import codecs
+import os
 import resource
 import signal
 import sys
@@ -72,3 +73,4 @@ def main(name: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    os._exit(0)  # nothing is to be tidied up

@@ -7,6 +7,7 @@ The process has no environment, no file and no socket, and is killed after WALL_
 """
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from dub5.service.documents.report import DECODER, WALL_S, ReadText
 
 REPORT_BYTES_MAX = 8 * 1024 * 1024  # a text of control characters would be six times as long in JSON
 WHY_CHARS_MAX = 200
+PART_BYTES = 64 * 1024
+LOOK_S = 0.002  # how often it is looked for the end of a process that writes no more
 # The packages are where this process has found them; neither variables nor the folder it runs in say more.
 BOOT = (
     "import sys; sys.path[:] = sys.argv[2:]; del sys.argv[2:];"
@@ -25,51 +28,115 @@ BOOT = (
 )
 
 
+class _Exchange:
+    """What a process is sent and writes. `whole`: it writes no more, or has written too much."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, process: "subprocess.Popen[bytes]", data: bytes
+    ) -> None:
+        assert process.stdin is not None and process.stdout is not None, "both are pipes"
+        self.report = bytearray()
+        self.whole: asyncio.Future[None] = loop.create_future()
+        self._loop = loop
+        self._stdin, self._stdout = process.stdin, process.stdout
+        self._left = memoryview(data)
+        for pipe in (self._stdin, self._stdout):
+            os.set_blocking(pipe.fileno(), False)
+        loop.add_reader(self._stdout.fileno(), self._read)
+        loop.add_writer(self._stdin.fileno(), self._write)
+
+    def close(self) -> None:
+        """Close the pipes."""
+        self._close_stdin()
+        if not self._stdout.closed:
+            self._loop.remove_reader(self._stdout.fileno())
+            self._stdout.close()
+
+    def _read(self) -> None:
+        try:
+            part = os.read(self._stdout.fileno(), PART_BYTES)
+        except BlockingIOError:
+            return
+        self.report += part
+        if (not part or len(self.report) > REPORT_BYTES_MAX) and not self.whole.done():
+            self._loop.remove_reader(self._stdout.fileno())
+            self.whole.set_result(None)
+
+    def _write(self) -> None:
+        try:
+            self._left = self._left[os.write(self._stdin.fileno(), self._left[:PART_BYTES]) :]
+        except BlockingIOError:
+            return
+        except OSError:  # the process has ended, and its report says why, or nothing does
+            self._left = self._left[:0]
+        if not self._left:
+            self._close_stdin()
+
+    def _close_stdin(self) -> None:
+        if not self._stdin.closed:
+            self._loop.remove_writer(self._stdin.fileno())
+            self._stdin.close()
+
+
 async def read_file(data: bytes, name: str = "") -> ReadText:
-    """Return the text of a file. Raises ReadRefused. A caller that is cancelled ends the process."""
+    """Return the text of a file. Raises ReadRefused. A caller that is cancelled ends the process.
+
+    It is not started by the loop: uvloop forks, and runs Python's fork handlers before the new program, where
+    any lock of a library may hang; and the loop of Python 3.11 waits for each process in a thread.
+    """
+    process = _start(name)
+    exchange = _Exchange(asyncio.get_running_loop(), process, data)
     try:
-        process = await asyncio.create_subprocess_exec(
-            *_command(name),
+        async with asyncio.timeout(WALL_S):
+            await exchange.whole
+            if len(exchange.report) > REPORT_BYTES_MAX:
+                raise ReadRefused("crashed", "its report is too long")
+            code = await _end_of(process)
+    except TimeoutError:
+        raise ReadRefused("timed_out") from None
+    finally:
+        exchange.close()
+        if process.poll() is None:
+            process.kill()
+            await _end_of(process)
+    return outcome(code, bytes(exchange.report))
+
+
+def _start(name: str) -> "subprocess.Popen[bytes]":
+    """Start the process, which takes some milliseconds. Raises ReadRefused."""
+    try:
+        return subprocess.Popen(
+            _command(name),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={},
+            bufsize=0,
             start_new_session=True,  # Ctrl-C is for the service, which lets this one finish
-            limit=REPORT_BYTES_MAX,
         )
     except OSError as error:
         raise ReadRefused("no_reader", f"{type(error).__name__} at the start of a process") from None
-    try:
-        async with asyncio.timeout(WALL_S):
-            report = await _exchange(process, data)
-            code = await process.wait()
-    except TimeoutError:
-        raise ReadRefused("timed_out") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return outcome(code, report)
+
+
+async def _end_of(process: "subprocess.Popen[bytes]") -> int:
+    """Return how the process ended."""
+    while (code := process.poll()) is None:
+        await asyncio.sleep(LOOK_S)
+    return code
 
 
 def read_now(data: bytes, name: str = "") -> ReadText:
     """Return the text of a file, as `read_file` does; nothing else runs meanwhile. Raises ReadRefused."""
+    process = _start(name)
     try:
-        ended = subprocess.run(
-            _command(name),
-            input=data,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={},
-            start_new_session=True,
-            timeout=WALL_S,
-            check=False,
-        )
+        report, _ = process.communicate(data, timeout=WALL_S)
     except subprocess.TimeoutExpired:
         raise ReadRefused("timed_out") from None
-    except OSError as error:
-        raise ReadRefused("no_reader", f"{type(error).__name__} at the start of a process") from None
-    return outcome(ended.returncode, ended.stdout)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    return outcome(process.returncode, report)
 
 
 def outcome(code: int, report: bytes) -> ReadText:
@@ -77,7 +144,7 @@ def outcome(code: int, report: bytes) -> ReadText:
     try:
         said = DECODER.decode(report)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise ReadRefused(*_end_of(code)) from None
+        raise ReadRefused(*_why_no_report(code)) from None
     found = said.found
     if found is None:
         name = said.refused if said.refused in REFUSALS else "crashed"
@@ -87,34 +154,12 @@ def outcome(code: int, report: bytes) -> ReadText:
     return found
 
 
-def _end_of(code: int) -> tuple[str, str]:
+def _why_no_report(code: int) -> tuple[str, str]:
     """Return the refusal for a process that ended without a report, and what the operator may know."""
     if code < 0:
         timed_out = -code in (signal.SIGXCPU, signal.SIGKILL, signal.SIGALRM)
         return ("timed_out" if timed_out else "crashed"), f"ended by signal {-code}"
     return "crashed" if code == 0 else "no_reader", f"ended with code {code}"
-
-
-async def _exchange(process: asyncio.subprocess.Process, data: bytes) -> bytes:
-    """Send the file, and return the report; its beginning if it is too long."""
-    assert process.stdin is not None and process.stdout is not None, "both are pipes"
-    sending = asyncio.create_task(_send(process.stdin, data), name="file to read")
-    report = bytearray()
-    try:
-        while len(report) <= REPORT_BYTES_MAX and (part := await process.stdout.read(64 * 1024)):
-            report += part
-    finally:
-        sending.cancel()
-    return bytes(report) if len(report) <= REPORT_BYTES_MAX else b""
-
-
-async def _send(pipe: asyncio.StreamWriter, data: bytes) -> None:
-    try:
-        pipe.write(data)
-        await pipe.drain()
-        pipe.close()
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the process has ended, and its report says why, or nothing does
 
 
 def _command(name: str) -> list[str]:

@@ -32,43 +32,43 @@ class ReadResult(StrEnum):
     CANCELLED = "cancelled"  # the client has left
 
 
-class Refusal(NamedTuple):
+class ReadRefusal(NamedTuple):
     """A reason for which a file is not read. `sentence`: for the person, with what to do."""
 
     result: ReadResult
     sentence: str
 
 
-def _other(what: str, instead: str = _SAVE) -> Refusal:
-    return Refusal(ReadResult.OTHER_KIND, f"This is {what}, which is not read here: {instead}.")
+def _other(what: str, instead: str = _SAVE) -> ReadRefusal:
+    return ReadRefusal(ReadResult.OTHER_KIND, f"This is {what}, which is not read here: {instead}.")
 
 
 REFUSALS = {
-    "empty": Refusal(ReadResult.EMPTY, "This file is empty: choose one that holds text."),
-    "blank": Refusal(ReadResult.EMPTY, "This file holds no text, only blanks: choose one that holds text."),
-    "too_large": Refusal(
+    "empty": ReadRefusal(ReadResult.EMPTY, "This file is empty: choose one that holds text."),
+    "blank": ReadRefusal(ReadResult.EMPTY, "This file holds blanks alone: choose one that holds text."),
+    "too_large": ReadRefusal(
         ReadResult.TOO_LARGE,
         f"This file is larger than {FILE_BYTES_MAX // 2**20} MiB: leave out its pictures, or upload it in"
         " parts.",
     ),
-    "too_long": Refusal(
+    "too_long": ReadRefusal(
         ReadResult.TOO_LONG,
         f"This file holds more than {TEXT_BYTES_MAX // 2**20} MiB of text: upload the parts that matter.",
     ),
-    "too_many_pages": Refusal(
+    "too_many_pages": ReadRefusal(
         ReadResult.TOO_LONG, f"This PDF has more than {PAGES_MAX} pages: upload the pages that matter."
     ),
-    "encrypted_pdf": Refusal(
+    "encrypted_pdf": ReadRefusal(
         ReadResult.ENCRYPTED, "This PDF is protected by a password: upload a version without it."
     ),
-    "encrypted_docx": Refusal(
+    "encrypted_docx": ReadRefusal(
         ReadResult.ENCRYPTED, "This Word file is protected by a password: upload a version without it."
     ),
-    "no_text": Refusal(
+    "no_text": ReadRefusal(
         ReadResult.NO_TEXT,
         "This PDF holds pictures of pages, not text: upload a version with text, or paste the text as .txt.",
     ),
-    "unknown_letters": Refusal(
+    "unknown_letters": ReadRefusal(
         ReadResult.UNKNOWN_LETTERS,
         "The fonts of this PDF hide which letters they draw: export it anew, or paste the text as .txt.",
     ),
@@ -88,36 +88,36 @@ REFUSALS = {
     "media": _other("a sound or a film", "upload a PDF or Word file with text, or paste the text as .txt"),
     "archive": _other("an archive (such as .zip)", "unpack it, and upload a .pdf, .docx, .md or .txt of it"),
     "program": _other("a program", "upload a .pdf, .docx, .md or .txt"),
-    "binary": Refusal(
+    "binary": ReadRefusal(
         ReadResult.OTHER_KIND,
         "This file holds no text that can be read: upload a .pdf or .docx, or a .txt or .md saved as UTF-8.",
     ),
-    "damaged_pdf": Refusal(ReadResult.DAMAGED, f"This PDF is damaged or not whole: {_ANEW}."),
-    "damaged_docx": Refusal(ReadResult.DAMAGED, f"This Word file is damaged or not whole: {_ANEW}."),
-    "damaged_text": Refusal(
+    "damaged_pdf": ReadRefusal(ReadResult.DAMAGED, f"This PDF is damaged or not whole: {_ANEW}."),
+    "damaged_docx": ReadRefusal(ReadResult.DAMAGED, f"This Word file is damaged or not whole: {_ANEW}."),
+    "damaged_text": ReadRefusal(
         ReadResult.DAMAGED, "This text is not whole: save it anew as UTF-8, and upload that."
     ),
-    "unpacks_too_large": Refusal(
+    "unpacks_too_large": ReadRefusal(
         ReadResult.UNSAFE, f"What this Word file holds is far too large when unpacked: {_ANEW}."
     ),
-    "declares_entities": Refusal(
+    "declares_entities": ReadRefusal(
         ReadResult.UNSAFE, f"This Word file declares a document type, which Word never does: {_ANEW}."
     ),
-    "timed_out": Refusal(
+    "timed_out": ReadRefusal(
         ReadResult.TIMED_OUT, f"Reading this file takes too long: upload a part of it, {_ANEW}."
     ),
-    "out_of_memory": Refusal(
+    "out_of_memory": ReadRefusal(
         ReadResult.OUT_OF_MEMORY, f"Reading this file takes too much memory: upload a part of it, {_ANEW}."
     ),
-    "crashed": Refusal(ReadResult.CRASHED, f"This file is damaged, and cannot be read: {_ANEW}."),
-    "overloaded": Refusal(ReadResult.OVERLOADED, "Many files are being read at this moment."),
-    "no_pdf": Refusal(
+    "crashed": ReadRefusal(ReadResult.CRASHED, f"This file is damaged, and cannot be read: {_ANEW}."),
+    "overloaded": ReadRefusal(ReadResult.OVERLOADED, "Many files are being read at this moment."),
+    "no_pdf": ReadRefusal(
         ReadResult.MISSING_PACKAGE, "PDFs are not read on this server now: paste the text as .txt."
     ),
-    "no_docx": Refusal(
+    "no_docx": ReadRefusal(
         ReadResult.MISSING_PACKAGE, "Word files are not read on this server now: paste the text as .txt."
     ),
-    "no_reader": Refusal(
+    "no_reader": ReadRefusal(
         ReadResult.CRASHED,
         "Files are not read on this server now: tell its operator, who finds why in its log.",
     ),
