@@ -14,9 +14,11 @@ from contextvars import ContextVar
 from random import Random
 from typing import Any
 
+from dub5.chaos.simulation.invariants.jobs import JobsRecord
 from dub5.chaos.simulation.invariants.online import OnlineInvariants
 from dub5.chaos.simulation.invariants.people_record import PeopleRecord
 from dub5.chaos.simulation.invariants.record import CURRENT_REQUEST, ObservedAttempt, RunRecord
+from dub5.chaos.simulation.job_kind import KIND, SimulatedKind
 from dub5.chaos.simulation.observed_wire import ObservedWire
 from dub5.chaos.simulation.world import build
 from dub5.chaos.simulation.world.model import World
@@ -48,6 +50,7 @@ class Life:
         providers: Mapping[str, SimulatedProvider],
         storage: VirtualStorage | None,
         people: PeopleRecord | None,
+        jobs: JobsRecord | None,
         number: int = 0,
     ) -> None:
         self._world = world
@@ -71,6 +74,8 @@ class Life:
             log=self._on_event,
             database=self.database,
         )
+        if jobs is not None and world.jobs is not None and self.service.jobs is not None:
+            self.service.jobs.kinds[KIND] = SimulatedKind(world.jobs, jobs, number, world.seed)
         app = self._observed(self.service.asgi)
         self.client = AppClient(app)
         self.slow_client = AppClient(app, lifespan=False, buffer_bytes_max=BUFFER_BYTES)
@@ -174,7 +179,8 @@ class Lives:
         self.lines_before = 0  # of the ledger, when the process that runs now was started
         self.storage = build.storage(world)
         self.people = PeopleRecord() if world.people is not None else None
-        self.now = Life(world, record, providers, self.storage, self.people)
+        self.jobs = JobsRecord(record, self.storage) if self.storage and world.jobs else None
+        self.now = Life(world, record, providers, self.storage, self.people, self.jobs)
         self._up = asyncio.Event()
 
     @property
@@ -198,7 +204,7 @@ class Lives:
         old, past = self.now, self._record.split()
         own = await old.kill()
         self.lines_before = self._ledger.last
-        args = self._world, self._record, self._providers, self.storage, self.people
+        args = self._world, self._record, self._providers, self.storage, self.people, self.jobs
         self.now = Life(*args, old.number + 1)
         await self.start()
         self._record.log("another process is up")

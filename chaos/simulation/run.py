@@ -19,6 +19,7 @@ from dub5.chaos.simulation.invariants.coverage import count_coverage
 from dub5.chaos.simulation.invariants.delivery import check_delivery
 from dub5.chaos.simulation.invariants.fallbacks import check_fallbacks
 from dub5.chaos.simulation.invariants.hedging import check_hedging
+from dub5.chaos.simulation.invariants.jobs import check_jobs
 from dub5.chaos.simulation.invariants.others_unharmed import check_others_unharmed
 from dub5.chaos.simulation.invariants.own_faults import check_own_faults
 from dub5.chaos.simulation.invariants.people import check_crash, check_people
@@ -28,6 +29,7 @@ from dub5.chaos.simulation.invariants.record import RunRecord
 from dub5.chaos.simulation.invariants.recovery import RecoveryInvariants
 from dub5.chaos.simulation.invariants.retry_budget import check_retry_budget
 from dub5.chaos.simulation.invariants.shutdown import ShutdownInvariants
+from dub5.chaos.simulation.jobs import WorldJobs
 from dub5.chaos.simulation.life import Lives
 from dub5.chaos.simulation.people import WorldPeople
 from dub5.chaos.simulation.world import build
@@ -129,6 +131,8 @@ class Simulation:
         drain = asyncio.create_task(self._drain(lives, shutdown), name="drain")
         crash = asyncio.create_task(self._crash(lives, shutdown), name="crash") if world.crash else None
         people = WorldPeople(lives, record, world).start()
+        jobs = WorldJobs(world, lives) if world.jobs is not None else None
+        people += [jobs.start()] if jobs is not None else []
         await clients.send_all(planned_requests(world))
         await drain
         if crash is not None:
@@ -139,6 +143,8 @@ class Simulation:
         await asyncio.gather(*background, return_exceptions=True)
         await asyncio.sleep(max(0.0, world.end_s - loop.time()) if not world.drain else 0.0)
         await self._check(lives, shutdown)
+        if jobs is not None:
+            await self._check_jobs(lives, jobs)
         await lives.now.stop()
         self.end_s = loop.time()
 
@@ -159,12 +165,19 @@ class Simulation:
         if lives.people is not None and lives.storage is not None:
             check_people(world, record, lives.people, lives.storage, life.number, loop.time())
 
+    async def _check_jobs(self, lives: Lives, jobs: WorldJobs) -> None:
+        await jobs.until_ended()
+        assert lives.jobs is not None and lives.storage is not None, "the world has jobs"
+        check_jobs(self._world, self.record, lives.jobs, lives.storage)
+
     async def _crash(self, lives: Lives, shutdown: ShutdownInvariants) -> None:
         loop, crash = asyncio.get_running_loop(), self._world.crash
         assert crash is not None, "the world has one"
         await asyncio.sleep(crash.at_s - loop.time())
         if lives.people is not None and lives.storage is not None:
             check_crash(self.record, lives.people, lives.storage)
+        if lives.jobs is not None:
+            lives.jobs.note_crash()
         self.past_requests = len(self.record.requests)
         past = await lives.crash()
         shutdown.check_ends(past.requests.values())

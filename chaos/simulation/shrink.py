@@ -75,7 +75,7 @@ class Shrinker:
         people = world.people
         if people is None:
             return world
-        nobody = dataclasses.replace(world, people=None, database=(), crash=None)
+        nobody = dataclasses.replace(world, people=None, database=(), crash=None, jobs=None)
         if self._fails(nobody):
             return nobody
         for name in ("count", "turns"):
@@ -129,6 +129,8 @@ def _plainer(world: World) -> Iterator[World]:
         yield dataclasses.replace(world, drain=None)
     if world.crash is not None:
         yield dataclasses.replace(world, crash=None)
+    if world.jobs is not None:
+        yield dataclasses.replace(world, jobs=None)
     if world.reload is not None:
         yield dataclasses.replace(world, reload=None)
     if world.odd is not None:

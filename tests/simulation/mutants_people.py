@@ -19,6 +19,9 @@ from dub5.service.conversation.history import Fitted
 from dub5.service.conversation.live_turn import LiveTurn
 from dub5.service.conversation.live_turns import LiveTurns
 from dub5.service.conversation.turns import Turns
+from dub5.service.jobs import job_run, worker
+from dub5.service.jobs import statements as job_statements
+from dub5.service.jobs.job_run import JobRun
 from dub5.service.model import Outcome
 from dub5.service.store import opening
 from dub5.service.store.base import Statement
@@ -26,6 +29,7 @@ from dub5.service.store.outbox import Outbox
 from dub5.service.store.store import PendingWrite, StoreOptions
 
 LONG_S = 30.0
+FOR_EVER_S = 1e9
 
 
 @contextlib.contextmanager
@@ -203,7 +207,40 @@ def told_before_commit() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def lease_for_ever() -> Iterator[None]:
+    """Give leases that never run out: nobody goes on with the job of a process that has died."""
+    with mock.patch.object(job_run, "LEASE_S", FOR_EVER_S), mock.patch.object(worker, "LEASE_S", FOR_EVER_S):
+        yield
+
+
+@contextlib.contextmanager
+def result_given_up() -> Iterator[None]:
+    """Do a step again that ended while the database was lost."""
+    whole = JobRun._kept
+
+    async def kept(self: JobRun, bounds: Any) -> Any:
+        return await whole(self, bounds) if self._store.is_ok() else None
+
+    with mock.patch.object(JobRun, "_kept", kept):
+        yield
+
+
+@contextlib.contextmanager
+def position_forgotten() -> Iterator[None]:
+    """Begin a job that is taken over from its first step."""
+    broken = replace(
+        job_statements.CLAIM,
+        sql=job_statements.CLAIM.sql.replace("SET state", "SET done = 0, state"),
+    )
+    with mock.patch.object(job_statements, "CLAIM", broken):
+        yield
+
+
 MUTANTS = (
+    lease_for_ever,
+    result_given_up,
+    position_forgotten,
     conflict_raised,
     owner_missing_in_read,
     owner_missing_in_change,

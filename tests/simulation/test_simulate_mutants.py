@@ -60,6 +60,9 @@ CAUGHT = {
     "one_turn_kept": (1, {"prompt_fits"}),
     "turns_reordered": (1, {"prompt_fits"}),
     "told_before_commit": (1, {"kept_is_kept"}),
+    "lease_for_ever": (42, {"jobs_end"}),
+    "position_forgotten": (1, {"steps_kept_once"}),
+    "result_given_up": (1, {"steps_kept_once"}),
 }
 
 

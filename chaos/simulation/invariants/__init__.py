@@ -39,6 +39,8 @@ wire, what each client received, the events that the service emitted, /status an
     socket_honest                  people_sockets                  as each message is read
     database_not_needed            people_database                 at the end
     prompt_fits                    people_prompts                  at the end
+    jobs_end                       jobs                            at the end
+    steps_kept_once                jobs                            as each step is asked; at the end
     enough_complete                availability                    at the end
     others_unharmed                others_unharmed                 at the end
 

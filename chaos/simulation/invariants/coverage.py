@@ -113,6 +113,10 @@ REQUIRED = (
     "two connections on one turn",
     "stopped",
     "bye on drain",
+    "job done",
+    "job failed",
+    "job step tried again",
+    "lease taken over",
 )
 
 

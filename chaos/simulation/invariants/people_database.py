@@ -64,8 +64,14 @@ def _check_turn(
         in_time = request.deadline_s - turn.ended_s > EPSILON_S  # else nobody waits for the database any more
         if in_time and (not turn.ended_kept or turn.accepted_kept is False):
             _violated(record, f"#{number} is not kept, and nothing is wrong with the database")
-        if turn.memory_lost:
+        first_s = min(one.began_s for one in people.turns if _is_same(one, turn))
+        if turn.memory_lost and not disturbed(world, record, first_s, turn.ended_s):
             _violated(record, f"#{number} has lost its memory, and nothing is wrong with the database")
+
+
+def _is_same(one: TurnRequest, other: TurnRequest) -> bool:
+    """Say whether two requests ask one turn: the second may be told what became of the first."""
+    return (one.conversation, one.asked_as) == (other.conversation, other.asked_as)
 
 
 def has_memory(world: World, record: RunRecord, turn: TurnRequest) -> bool:

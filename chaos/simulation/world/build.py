@@ -21,6 +21,7 @@ from dub5.service.config.settings import (
     ConversationSettings,
     DatabaseSettings,
     DialectName,
+    JobsSettings,
     LoadedSettings,
     ProviderSettings,
     RouteSettings,
@@ -108,7 +109,8 @@ def loaded(world: World, generation: int = 0) -> LoadedSettings:
         ),
     )
     if world.people is not None:
-        settings = msgspec.structs.replace(settings, **_kept(world.people))
+        jobs = JobsSettings(workers=world.jobs.workers if world.jobs else 0)
+        settings = msgspec.structs.replace(settings, **_kept(world.people), jobs=jobs)
     rotated = reload.rotated if reload else ()
     secrets = {p.name: tuple(map(Secret, keys(p, rotated=p.name in rotated))) for p in world.providers}
     return LoadedSettings(

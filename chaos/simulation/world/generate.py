@@ -14,6 +14,7 @@ from msgspec import structs
 
 from dub5.chaos.simulation.world.generate_extras import with_extras
 from dub5.chaos.simulation.world.generate_faults import generate_faults
+from dub5.chaos.simulation.world.generate_jobs import with_jobs
 from dub5.chaos.simulation.world.generate_limits import with_limits
 from dub5.chaos.simulation.world.generate_people import with_people
 from dub5.chaos.simulation.world.generate_settings import generate_settings
@@ -83,7 +84,7 @@ def generate_world(seed: int) -> World:
         odd=odd_caller(seed, providers, len(callers), often=always_healthy is not None),
     )
     world = with_limits(with_extras(world, always_healthy))
-    return with_people(_with_thinkers(Random(f"{seed}:thinkers"), world, always_healthy))
+    return with_jobs(with_people(_with_thinkers(Random(f"{seed}:thinkers"), world, always_healthy)))
 
 
 def _with_thinkers(rng: Random, world: World, always_healthy: WorldProvider | None) -> World:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from dub5.chaos.simulation.world.jobs import JobLoad
 from dub5.chaos.simulation.world.people import Crash, People, people_lines
 from dub5.service.config.options import (
     AdmissionOptions,
@@ -200,6 +201,7 @@ class World:
     people: People | None = None
     database: tuple[DatabaseFault, ...] = ()
     crash: Crash | None = None
+    jobs: JobLoad | None = None
 
     @property
     def heal_s(self) -> float:
@@ -279,6 +281,7 @@ class World:
             stalls.append(f"wakes up to {self.stalls.overshoot_s * 1e3:g} ms late")
             lines.append(f"  the event loop stands still: {', '.join(stalls)}")
         lines += people_lines(self.people, self.database, self.crash)
+        lines += [self.jobs.line()] if self.jobs else []
         if self.kept is not None:
             lines.append(f"  only the requests {', '.join(f'{a}-{b}' for a, b in self.kept)}")
         return [*lines, f"  settings: {', '.join(_changed(self.tuning)) or 'all defaults'}"]
