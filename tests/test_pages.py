@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from dub5.cli import VERBS
+from dub5.service.telemetry import names
 from tests.support.levels import LEVELS
 from tests.support.source import ROOT
 
@@ -22,8 +23,10 @@ PAGES = (
     "docs/decisions/0005-one-import-name.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    *(f"docs/phases/{name}.md" for name in ("1-diagnosis", "2-reliability", "3-trust", "4-scale")),
 )
 TOPS = ("service", "simulators", "chaos", "loadtests", "benchmarks", "dashboards")
+METRICS = {metric.prometheus_name for metric in names.ALL}
 USED_TWICE: dict[str, str] = {}  # public type names, each with the reason; five at most
 
 FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
@@ -132,7 +135,8 @@ def test_other_names() -> None:
         for span in SPAN.findall(prose(name))
         if WORD.fullmatch(span) and not PATH.fullmatch(span)
     ]
-    unknown = set().union(*(words for _, words in named))
+    alerts = re.findall(r"- alert: (\w+)", page("dashboards/alerts.yml"))
+    unknown = set().union(*(words for _, words in named)) - {*alerts, *METRICS}
     for path in sources():  # most words are found in the first files: the others need not be read
         if unknown & set(re.findall(r"\w+", path.read_text(encoding="utf-8"))):
             unknown -= set(words_of(tree_of(path)))
