@@ -107,6 +107,18 @@ def test_links() -> None:
     assert [f"{path.name}: {target}" for path, target in links if not (path.parent / target).exists()] == []
 
 
+def test_readme() -> None:
+    """The README has each part that a reader looks for, and the architecture as a diagram."""
+    text = README.read_text()
+    parts = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    wanted = ["Overview", "Architecture", "Stack", "Prerequisites", "Setup", "Database", "Running", "API"]
+    wanted += ["WebSocket", "Configuration", "Testing", "Troubleshooting"]
+    assert [part for part in parts if part in wanted] == wanted
+    (diagram,) = re.findall(r"^```mermaid\nflowchart TD\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert "failover" in diagram
+    assert len(text.splitlines()) < 300
+
+
 def linked(page: Path) -> set[Path]:
     """Return the pages that a page links to, of those that exist."""
     targets = re.findall(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)", page.read_text())

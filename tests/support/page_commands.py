@@ -14,7 +14,7 @@ def commands_of(page: Path) -> list[str]:
 async def output_of(command: str, variables: dict[str, str]) -> str:
     """Run a command with these variables; return what it writes."""
     pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
-    environ = variables | {"PATH": os.environ["PATH"]}
+    environ = {"PATH": os.environ["PATH"]} | variables
     process = await asyncio.create_subprocess_exec("sh", "-c", command, env=environ, **pipes)
     said, _ = await process.communicate()
     return said.decode(errors="replace")
